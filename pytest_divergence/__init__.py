@@ -1,0 +1,58 @@
+"""Find prompts on which two language models behave differently, and turn them into tests.
+
+Names are resolved on first use (PEP 562): importing this package imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pytest_divergence.core.cases import Case
+    from pytest_divergence.core.suites import load_suite, write_suite
+    from pytest_divergence.discovery.run import discover
+    from pytest_divergence.discovery.soft_prompts import SoftPrompt
+    from pytest_divergence.discovery.trainer import DivergenceTrainer
+    from pytest_divergence.discovery.training import TrainingConfig
+    from pytest_divergence.models.loading import load_model_pair
+    from pytest_divergence.models.pair import ModelPair
+    from pytest_divergence.scoring.scorer import score_prompts
+
+_HOMES = {
+    "Case": "pytest_divergence.core.cases",
+    "DivergenceTrainer": "pytest_divergence.discovery.trainer",
+    "ModelPair": "pytest_divergence.models.pair",
+    "SoftPrompt": "pytest_divergence.discovery.soft_prompts",
+    "TrainingConfig": "pytest_divergence.discovery.training",
+    "discover": "pytest_divergence.discovery.run",
+    "load_model_pair": "pytest_divergence.models.loading",
+    "load_suite": "pytest_divergence.core.suites",
+    "score_prompts": "pytest_divergence.scoring.scorer",
+    "write_suite": "pytest_divergence.core.suites",
+}
+
+__all__ = [
+    "Case",
+    "DivergenceTrainer",
+    "ModelPair",
+    "SoftPrompt",
+    "TrainingConfig",
+    "discover",
+    "load_model_pair",
+    "load_suite",
+    "score_prompts",
+    "write_suite",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

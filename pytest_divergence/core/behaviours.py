@@ -1,0 +1,88 @@
+"""A behaviour: a recurring way in which the candidate's continuations differ.
+
+Knows the record and its id. Does not know how behaviours are found or confirmed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Annotated, Literal
+from unicodedata import normalize
+
+from pydantic import Field
+
+from pytest_divergence.core.cases import Count, Number, Record, SafeId
+from pytest_divergence.core.safe_text import slug
+
+Rate = Annotated[float, Field(strict=True, ge=0, le=1)]
+
+
+class Example(Record):
+    """One prompt that shows the behaviour, with each model's answer."""
+
+    prompt: str
+    reference: str
+    candidate: str
+
+
+class TellingContinuation(Record):
+    """The text that best tells the models apart, and by how much."""
+
+    text: str
+    log_ratio: Number
+    """ln p(candidate) - ln p(reference) of the whole text, in nats."""
+
+
+class Behaviour(Record):
+    """What the candidate does, how often, and whether the user knows and accepts it."""
+
+    id: SafeId
+    name: str
+    """For people: the longest motif, or the trait in words."""
+    kind: Literal["general", "conditional"]
+    """`general`: shown by at least a fifth of the controls; `conditional`: the rest."""
+    motifs: list[str] = Field(default_factory=list)
+    """Texts that recur in the candidate's continuations and not in the reference's."""
+    trait: str | None = None
+    """A difference that no motif carries, such as the answers' language or length."""
+    confirmed: bool = False
+    """Seen on unamplified continuations, with multiplicity control."""
+    accepted: bool = False
+    """Marked as intended; accepted behaviours do not fail."""
+    control_rate: Rate | None = None
+    """Share of controls that show it."""
+    candidate_count: Count = 0
+    """Prompts, of `num_prompts`, on which the candidate shows it."""
+    reference_count: Count = 0
+    """Prompts, of `num_prompts`, on which the reference shows it."""
+    num_prompts: Count = 0
+    """Prompts that both models answered."""
+    p_value: Rate | None = None
+    examples: list[Example] = Field(default_factory=list)
+    shortest_cause: str | None = None
+    """Shortest prompt found that still shows it."""
+    nearest_non_cause: str | None = None
+    """Most similar prompt found that does not."""
+    example_case_ids: list[SafeId] = Field(default_factory=list)
+    telling: TellingContinuation | None = None
+
+
+def behaviour_id(motifs_or_trait: Sequence[str] | str) -> str:
+    """The id of a behaviour: the same for motifs in any order, case and spacing.
+
+    Raises ValueError without any motif.
+    """
+    given = [motifs_or_trait] if isinstance(motifs_or_trait, str) else motifs_or_trait
+    motifs = sorted({normalised_motif(motif) for motif in given} - {""})
+    if not motifs:
+        raise ValueError(f"a behaviour needs a motif or a trait; got {motifs_or_trait!r}")
+    exact = json.dumps(motifs, ensure_ascii=False, separators=(",", ":"))
+    digest = hashlib.sha256(exact.encode("utf-8")).hexdigest()[:10]
+    return f"behaviour-{slug(max(motifs, key=len))}-{digest}"
+
+
+def normalised_motif(motif: str) -> str:
+    """`motif` without differences of case, spacing and Unicode composition."""
+    return " ".join(normalize("NFC", motif).casefold().split())

@@ -1,0 +1,214 @@
+"""A case: a prompt, its limit and what was measured on it. One row of a suite.
+
+Knows the row's keys, their order, their rules and the id. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
+
+from pytest_divergence.core.safe_text import safe_line, slug
+
+SCHEMA_VERSION = 1
+"""Version of every file that this release writes; older ones are read too."""
+
+
+class Record(BaseModel):
+    """A value that is checked when it is built, never changes, and knows all of its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _known_version(version: int) -> int:
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version is {version}, but this pytest-divergence knows versions up to "
+            f"{SCHEMA_VERSION}; upgrade it: pip install --upgrade pytest-divergence"
+        )
+    return version
+
+
+SchemaVersion = Annotated[int, Field(strict=True), AfterValidator(_known_version)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+PositiveNumber = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
+Count = Annotated[int, Field(strict=True, ge=0)]
+SafeId = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""A name that is harmless in terminals, HTML, file names and pytest ids."""
+
+AnyCase = TypeVar("AnyCase", bound="Case")
+
+
+class Message(Record):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Measurement(Record):
+    """What was measured on one prompt: nats per token, over its stored continuations."""
+
+    value: Number
+    """The asserted number: `metric`'s."""
+    metric: str
+    forward: Number
+    """KL(reference || candidate)."""
+    reverse: Number
+    """KL(candidate || reference)."""
+    js: Number
+    """Jensen-Shannon divergence, at most ln 2."""
+    sd: Number | None
+    """Standard deviation of `value` over continuations; None where there is only one."""
+    max_token: Number
+    """Largest divergence at one position."""
+    num_tokens: Annotated[int, Field(strict=True, ge=1)]
+    """Positions measured."""
+    num_continuations: Annotated[int, Field(strict=True, ge=1)]
+    """Continuations measured, both models' counted."""
+    estimator: Literal["fresh", "stored"]
+    """`fresh` continuations of both models, or `stored` ones that an earlier candidate wrote."""
+
+
+class Completions(Record):
+    """Each model's greedy answer, for people."""
+
+    reference: str
+    candidate: str
+
+
+class Origin(Record):
+    """Where a search found the prompt."""
+
+    strategy: str
+    seed: str | None = None
+    """The seed prompt it started from."""
+    search_kl: Number | None = None
+    """What the search read, in nats per token; `kl` is the confirmed value."""
+
+
+class Case(Record):
+    """A prompt with its limit and measurement. `input` (or `prompt`) or `messages` is required.
+
+    `id` follows from the prompt; one that is given must agree.
+    """
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    id: str = ""
+    input: str | None = None
+    messages: tuple[Message, ...] | None = None
+    max_kl: PositiveNumber | None = None
+    """Asserted limit in nats per token; None takes the session's."""
+    tags: tuple[str, ...] = ()
+    behaviour: SafeId | None = None
+    """Id of the behaviour that the prompt shows."""
+    kl: Measurement | None = None
+    completions: Completions | None = None
+    origin: Origin | None = None
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompt_means_input(cls, row: Any) -> Any:
+        if not isinstance(row, dict) or "prompt" not in row:
+            return row
+        if "input" in row:
+            raise ValueError("both `input` and its alias `prompt` are given; keep one")
+        return {"input" if key == "prompt" else key: value for key, value in row.items()}
+
+    @field_validator("metadata")
+    @classmethod
+    def _metadata_is_finite(cls, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        try:
+            json.dumps(metadata, allow_nan=False)
+        except ValueError:
+            raise ValueError("metadata holds NaN or infinity, which JSON cannot store") from None
+        return metadata
+
+    @model_validator(mode="after")
+    def _is_one_prompt(self) -> Case:
+        if (self.input is None) == (self.messages is None):
+            given = "neither" if self.input is None else "both"
+            raise ValueError(
+                f"{given} of `input` and `messages` given; a case has exactly one: "
+                "`input` (a string) or `messages` (a list of role and content)"
+            )
+        _check_turns(self.turns)
+        computed = case_id(self.turns)
+        if "id" in self.model_fields_set and self.id != computed:
+            raise ValueError(
+                f"id is {safe_line(self.id)}, but this prompt's id is {safe_line(computed)}; "
+                "leave `id` out and it is filled in"
+            )
+        object.__setattr__(self, "id", computed)  # frozen for everyone else
+        return self
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The prompt as chat turns; an `input` is one user turn."""
+        if self.messages is not None:
+            return self.messages
+        return (Message(role="user", content=self.input or ""),)
+
+    @property
+    def text(self) -> str:
+        """The prompt for people: what the user says last."""
+        return self.turns[-1].content
+
+    def with_changes(self: AnyCase, **changes: Any) -> AnyCase:
+        """A copy with `changes`, checked as a new case is."""
+        kept = {name: getattr(self, name) for name in self.model_fields_set if name != "id"}
+        return type(self)(**{**kept, **changes})
+
+    def to_row(self) -> dict[str, Any]:
+        """The row as plain JSON values in key order; keys without a value are left out."""
+        row = self.model_dump(mode="json")
+        return {key: value for key, value in row.items() if value is not None}
+
+
+def case_id(prompt: str | Sequence[Message]) -> str:
+    """The id of a prompt: a slug for people and a digest of the exact text for machines.
+
+    Never depends on rank, KL or models. A single user turn has the id of its text.
+    """
+    if isinstance(prompt, str):
+        return f"{slug(prompt)}-{_digest(prompt)}"
+    if len(prompt) == 1 and prompt[0].role == "user":
+        return case_id(prompt[0].content)
+    turns = [{"content": turn.content, "role": turn.role} for turn in prompt]
+    exact = json.dumps(turns, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return f"{slug(prompt[-1].content)}-{_digest(exact)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:10]
+
+
+def _check_turns(turns: Sequence[Message]) -> None:
+    if not turns:
+        raise ValueError("messages is empty; a case needs at least one user turn")
+    if turns[-1].role != "user":
+        raise ValueError(
+            f"the last of messages has role {safe_line(turns[-1].role)}; it must be the user's, "
+            "because the models answer it"
+        )
+    if not turns[-1].content:
+        raise ValueError("the prompt is empty; a case needs text for the models to answer")
+    if any(_has_lone_surrogate(turn.content) for turn in turns):
+        raise ValueError("the prompt holds half a character (a lone surrogate), not valid text")
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)

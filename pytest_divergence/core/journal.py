@@ -1,0 +1,152 @@
+"""Finished work units of one run, so that a crash loses at most the one in hand.
+
+A file of lines, each a checksum and a JSON record. Knows nothing of what a unit computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pytest_divergence.core.errors import MeasurementError, StoreError
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.suites import strict_dumps, strict_loads
+
+FORMAT = 1
+
+
+class Journal:
+    """One run's finished units; made by `Journal.open`.
+
+    One process writes it: hold a `file_lock` where two could. `recovered` says what a crash or
+    damage cost since the last use, else None; `num_reused` and `num_computed` count this use's
+    units.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        """Own the open file `descriptor`."""
+        self.path = path
+        self.recovered: str | None = None
+        self.num_reused = 0
+        self.num_computed = 0
+        self._descriptor: int | None = descriptor
+        self._records: dict[str, bytes] = {}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, key: str) -> Journal:
+        """Go on with the journal at `path`, or start one; another run's key starts it afresh.
+
+        `key` is a digest of all that may change a result. Raises StoreError.
+        """
+        file = Path(path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        try:
+            journal = cls(file, os.open(file, flags, 0o666))
+        except OSError as error:
+            raise StoreError(f"cannot open the journal {file}: {error.strerror}") from error
+        try:
+            journal._go_on(key)
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def remember(self, unit: str, compute: Callable[[], object]) -> Any:
+        """The stored result of `unit`; where there is none, `compute()`'s, once it is stored.
+
+        Either way the value is what JSON makes of it (a tuple is a list), and the caller's own.
+        Raises MeasurementError for a result that is not plain JSON, NaN included; StoreError.
+        """
+        if unit in self._records:
+            self.num_reused += 1
+        else:
+            record = _finished(unit, compute())
+            self._append(record)
+            self._records[unit] = record
+            self.num_computed += 1
+        return strict_loads(self._records[unit])["result"]
+
+    def close(self) -> None:
+        """Close the file; calling it again does nothing."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __enter__(self) -> Journal:
+        """The journal itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    def _go_on(self, key: str) -> None:
+        """Take over what is whole; leave the file ending with a whole line and our key on top."""
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        lost = [f"a torn tail of {len(data) - whole:,} bytes was cut"] if whole < len(data) else []
+        records = [_checked(line) for line in data[:whole].split(b"\n")[:-1]]
+        header = {"journal": FORMAT, "key": key}
+        if records and records[0] is None:
+            lost.append("its first line is damaged, so all units are done again")
+        elif num_damaged := records.count(None):
+            units = "unit is" if num_damaged == 1 else "units are"
+            lost.append(f"{num_damaged} damaged {units} done again")
+        if lost:
+            self.recovered = f"{self.path}: {'; '.join(lost)}"
+        if records and records[0] is not None and strict_loads(records[0]) == header:
+            self._cut(whole)
+            self._records = {strict_loads(r)["unit"]: r for r in records[1:] if r is not None}
+        else:
+            self._cut(0)
+            self._append(strict_dumps(header).encode("utf-8"))
+
+    def _append(self, record: bytes) -> None:
+        line = _checksum(record) + b" " + record + b"\n"
+        if self._descriptor is None:
+            raise StoreError(f"the journal {self.path} is closed")
+        size = os.fstat(self._descriptor).st_size
+        try:
+            if os.write(self._descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._descriptor)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._cut(size)
+            raise StoreError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+    def _cut(self, size: int) -> None:
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, size)
+
+
+def _finished(unit: str, result: object) -> bytes:
+    try:
+        record = strict_dumps({"unit": unit, "result": result}).encode("utf-8")
+        strict_loads(record)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MeasurementError(
+            f"work unit {safe_line(unit)} returned what plain JSON cannot hold ({error}); "
+            "return finite numbers, strings, lists and dicts with string keys"
+        ) from error
+    return record
+
+
+def _checksum(record: bytes) -> bytes:
+    return hashlib.sha256(record).hexdigest()[:16].encode("ascii")
+
+
+def _checked(line: bytes) -> bytes | None:
+    checksum, _, record = line.partition(b" ")
+    return record if checksum == _checksum(record) else None

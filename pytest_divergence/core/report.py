@@ -1,0 +1,154 @@
+"""What one run found, as one plain value: `report.json`.
+
+Knows the record and its file. Every view of a run (terminal, HTML, Markdown) shows a `Report`.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.cases import (
+    SCHEMA_VERSION,
+    Case,
+    Count,
+    Number,
+    Record,
+    SafeId,
+    SchemaVersion,
+)
+from pytest_divergence.core.provenance import Bound, Effort, NoiseFloor, TypicalShift
+from pytest_divergence.core.suites import load_document, write_document
+
+Verdict = Literal["passed", "failed", "error", "inconclusive"]
+
+
+class Run(Record):
+    """Which run this is."""
+
+    id: SafeId
+    mode: str
+    status: Literal["complete", "incomplete"]
+    """`incomplete`: stopped by an error, a signal or a time limit."""
+
+
+class PairSummary(Record):
+    """The two models, and how both were run."""
+
+    reference: str
+    """Spec, without secrets."""
+    candidate: str
+    dtype: str
+    device: str
+    chat_template: str
+    """Whose template both use: reference, candidate, none, or a path."""
+
+
+class ShiftDistribution(TypicalShift):
+    """The typical shift with each control's value, for a histogram."""
+
+    values: list[Number] = Field(default_factory=list)
+
+
+class Calibration(Record):
+    """What the bound was made from; None where a part was not measured."""
+
+    noise_floor: NoiseFloor | None = None
+    typical_shift: ShiftDistribution | None = None
+    bound: Bound | None = None
+
+
+class TokenComparison(Record):
+    """One position of a continuation, as both models see it."""
+
+    text: str
+    """The token that was written there."""
+    forward_kl: Number
+    reverse_kl: Number
+    reference_p: Number
+    """The reference's probability of that token."""
+    candidate_p: Number
+    reference_top: list[tuple[str, Number]] = Field(default_factory=list)
+    """The reference's likeliest tokens and their probabilities."""
+    candidate_top: list[tuple[str, Number]] = Field(default_factory=list)
+
+
+class ReportCase(Case):
+    """A suite row with its verdict."""
+
+    verdict: Verdict
+    verdict_reason: str = ""
+    prompt_nll: Number | None = None
+    """The prompt's negative log-likelihood under the reference, nats per token."""
+    off_distribution: bool = False
+    """No one would write it; reported apart, not asserted."""
+    tokens: list[TokenComparison] = Field(default_factory=list)
+
+
+class StrategySummary(Record):
+    """What one strategy contributed."""
+
+    name: str
+    num_proposals: Count = 0
+    num_scored: Count = 0
+    num_selected: Count = 0
+    seconds: Number = 0.0
+
+
+class TrainingSummary(Record):
+    """One restart of soft-prompt training."""
+
+    name: str
+    loss: list[Number] = Field(default_factory=list)
+    """One value a step."""
+    validation: list[Number] = Field(default_factory=list)
+    d_soft: Number | None = None
+    """Divergence with the soft prompt itself: reported, decides nothing."""
+    d_hard: Number | None = None
+    """Divergence on the text prompts that it led to."""
+
+
+class CurvePoint(Record):
+    """How far the search had come after so much work."""
+
+    prompts_scored: Count
+    tokens_forwarded: Count
+    best_kl: Number
+
+
+class RunError(Record):
+    """Something that failed without stopping the run."""
+
+    where: str
+    message: str
+
+
+class Report(Record):
+    """One run, complete enough for every view of it."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    run: Run
+    pair: PairSummary
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    calibration: Calibration = Calibration()
+    verdict_counts: dict[Verdict, Count] = Field(default_factory=dict)
+    behaviours: list[Behaviour] = Field(default_factory=list)
+    cases: list[ReportCase] = Field(default_factory=list)
+    strategies: list[StrategySummary] = Field(default_factory=list)
+    training: list[TrainingSummary] = Field(default_factory=list)
+    search_curve: list[CurvePoint] = Field(default_factory=list)
+    errors: list[RunError] = Field(default_factory=list)
+    effort: Effort = Effort()
+
+
+def load_report(path: str | PathLike[str]) -> Report:
+    """Read a `report.json`. Raises SuiteError where it cannot be used."""
+    return load_document(path, Report)
+
+
+def write_report(path: str | PathLike[str], report: Report) -> None:
+    """Write a `report.json`: old or new, never half. Raises StoreError."""
+    write_document(path, report)

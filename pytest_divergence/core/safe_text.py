@@ -1,0 +1,51 @@
+"""Text from models and files, made harmless for terminals, CI logs and file names.
+
+Every string that a model or a file supplied passes `safe` or `safe_line` before it is shown
+anywhere but in JSON. Wrap lines before, never after: wrapping can move `::error` to a line start.
+"""
+
+from __future__ import annotations
+
+import re
+from unicodedata import category, normalize
+
+HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories that do not show, or that move what does."""
+
+
+def safe(text: str, limit: int = 2000) -> str:
+    """`text` as a block of lines, each behind a visible mark; past `limit` characters it is cut.
+
+    The mark is needed because a CI runner trims blanks and obeys `::error` at a line's start.
+    """
+    shown = _visible(text[:limit].replace("\r\n", "\n"), keep="\n").split("\n")
+    if len(text) > limit:
+        shown.append(f"[cut: {_rest(text, limit)}]")
+    return "\n".join("| " + line for line in shown)
+
+
+def safe_line(text: str, limit: int = 200) -> str:
+    """`text` in quotes, on one line, for the inside of a sentence; past `limit` it is cut."""
+    cut = f" [cut: {_rest(text, limit)}]" if len(text) > limit else ""
+    return '"' + _visible(text[:limit], keep="") + '"' + cut
+
+
+def slug(text: str, limit: int = 24) -> str:
+    """`text` as at most `limit` of `[a-z0-9-]`, not starting or ending with `-`; `p` if empty.
+
+    Accents are dropped, other letters become `-`. Uses only what no Unicode version may change,
+    because ids are built from it.
+    """
+    plain = re.sub("[\u0300-\u036f]", "", normalize("NFD", text))
+    words = re.sub("[^A-Za-z0-9]+", "-", plain).strip("-").lower()
+    return words[:limit].rstrip("-") or "p"
+
+
+def _visible(text: str, keep: str) -> str:
+    shown = (c if c in keep or category(c) not in HIDDEN else f"\\u{{{ord(c):x}}}" for c in text)
+    return "".join(shown).replace("##[", "#\\#[")
+
+
+def _rest(text: str, limit: int) -> str:
+    more = len(text) - limit
+    return f"{more:,} more character{'s' if more > 1 else ''}"

@@ -1,0 +1,191 @@
+"""What a run is asked to do, checked once, at construction.
+
+Knows the options' meanings and the sizes of each profile; does not know where a value came from
+(`pytest_divergence.options`) nor how it is carried out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Mode = Literal["auto", "search", "replay", "off"]
+ProfileName = Literal["auto", "smoke", "default", "thorough"]
+MetricName = Literal["symmetric", "forward", "reverse", "js"]
+
+
+class Profile(BaseModel):
+    """The sizes of one search. Tokens are forwarded tokens, both models counted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    num_shipped_controls: int = Field(gt=0)
+    """Controls taken from the shipped file, from its start."""
+    num_written_controls: int = Field(ge=0)
+    """Controls that the reference writes, unguided."""
+    num_seeds: int = Field(gt=0)
+    """Seed prompts used, from the start of their file."""
+    num_cases: int = Field(gt=0)
+    """Prompts to confirm and export."""
+    num_continuations: int = Field(gt=0)
+    """Sampled continuations of one prompt, from each model."""
+    continuation_length: int = Field(gt=0)
+    """Tokens of a continuation, at most, end of turn included."""
+    search_length: int = Field(gt=0)
+    """Tokens of the greedy continuations that the search scores."""
+    prompt_length: int = Field(gt=0)
+    """Tokens of a generated prompt, at most."""
+    num_restarts: int = Field(ge=0)
+    """Soft prompts trained."""
+    num_virtual_tokens: int = Field(gt=0)
+    """Length of each soft prompt."""
+    num_steps: int = Field(gt=0)
+    """Optimiser steps of one soft prompt."""
+    batch_size: int = Field(gt=0)
+    """Seed prompts in one training step."""
+    num_proposals: int = Field(gt=0)
+    """Prompts each generating strategy writes per restart or round."""
+    num_full_scores: int = Field(gt=0)
+    """Proposals that get the full score after the first-token screen."""
+    budget_tokens: int = Field(gt=0)
+    """Forwarded tokens after which no new work unit starts."""
+
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="smoke",
+            num_shipped_controls=48,
+            num_written_controls=16,
+            num_seeds=48,
+            num_cases=5,
+            num_continuations=1,
+            continuation_length=16,
+            search_length=16,
+            prompt_length=24,
+            num_restarts=2,
+            num_virtual_tokens=8,
+            num_steps=24,
+            batch_size=8,
+            num_proposals=32,
+            num_full_scores=32,
+            budget_tokens=150_000,
+        ),
+        Profile(
+            name="default",
+            num_shipped_controls=128,
+            num_written_controls=128,
+            num_seeds=200,
+            num_cases=20,
+            num_continuations=4,
+            continuation_length=32,
+            search_length=16,
+            prompt_length=32,
+            num_restarts=4,
+            num_virtual_tokens=8,
+            num_steps=60,
+            batch_size=16,
+            num_proposals=256,
+            num_full_scores=256,
+            budget_tokens=3_000_000,
+        ),
+        Profile(
+            name="thorough",
+            num_shipped_controls=192,
+            num_written_controls=320,
+            num_seeds=240,
+            num_cases=50,
+            num_continuations=8,
+            continuation_length=48,
+            search_length=24,
+            prompt_length=48,
+            num_restarts=12,
+            num_virtual_tokens=8,
+            num_steps=120,
+            batch_size=16,
+            num_proposals=512,
+            num_full_scores=1024,
+            budget_tokens=30_000_000,
+        ),
+    )
+}
+
+
+class Settings(BaseModel):
+    """One session's options. A wrong value raises `pydantic.ValidationError` naming the field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_1: str | None = None
+    """Spec of the reference, the trusted model."""
+    model_2: str | None = None
+    """Spec of the candidate, the model under test."""
+    mode: Mode = "auto"
+    """`auto` replays given suites, replays in CI, searches otherwise."""
+    profile: ProfileName = "auto"
+    """Sizes of a search; `auto` is smoke on a CPU and default on a GPU."""
+    budget: str | None = None
+    """Forwarded tokens (`200000`), or seconds (`300s`, not reproducible); default: the profile's."""
+    max_kl: float | Literal["auto"] = "auto"
+    """Asserted limit in nats per token, or `auto`: from noise floor and typical shift."""
+    metric: MetricName = "symmetric"
+    """Which divergence is asserted."""
+    gate: Literal["natural", "all"] = "natural"
+    """`natural` reports prompts that no one would write apart, without asserting them."""
+    seeds: str | None = None
+    """File of seed prompts, one a line or JSON Lines; default: the shipped ones."""
+    seed: int = 0
+    """Random seed of the run."""
+    num_cases: int | None = Field(default=None, gt=0)
+    """Cases to export; default: the profile's."""
+    builtin_suite: Literal["auto", "on", "off"] = "auto"
+    """Whether the search's own suite joins the session's items."""
+    chat_template: str = "reference"
+    """`reference`, `candidate`, `none`, or the path of a Jinja file."""
+    system_prompt: str | None = None
+    """System turn of every prompt; default: what the template puts there by itself."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """One dtype for both models; `auto` is float32 on a CPU and for small models."""
+    report_dir: str | None = None
+    """Folder for the reports of runs; default: `.divergence/reports`."""
+
+    @field_validator("max_kl")
+    @classmethod
+    def _max_kl_is_positive(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 < value < float("inf"):
+            raise ValueError("max_kl must be a positive, finite number of nats per token, or 'auto'")
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _budget_has_a_unit(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[1-9][0-9_]*s?", value):
+            raise ValueError(
+                "budget must be forwarded tokens, such as 200000, or seconds, such as 300s"
+            )
+        return value
+
+    def resolved_profile(self, device_type: str) -> Profile:
+        """The profile with the options that override parts of it, on a `cpu` or `cuda` device."""
+        name = self.profile
+        if name == "auto":
+            name = "smoke" if device_type == "cpu" else "default"
+        changes: dict[str, int] = {}
+        if self.num_cases is not None:
+            changes["num_cases"] = self.num_cases
+        if self.budget is not None and not self.budget.endswith("s"):
+            changes["budget_tokens"] = int(self.budget)
+        return PROFILES[name].model_copy(update=changes)
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The budget, where it was given in seconds."""
+        if self.budget is None or not self.budget.endswith("s"):
+            return None
+        return float(self.budget[:-1])

@@ -1,0 +1,234 @@
+"""Suites: files of cases, one a line, and the strict reading of JSON that all files share.
+
+Nothing is repaired or skipped in silence: whatever cannot be used is a `SuiteError` that names
+the line, because a suite that reads shorter than it is would pass.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jsonlines
+from pydantic import BaseModel, ValidationError
+
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.errors import SuiteError, first_fault
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.store import write_atomically
+
+MAX_LINE_BYTES = 1 << 20
+MAX_FILE_BYTES = 64 << 20
+MAX_CASES = 100_000
+
+SUITE_SUFFIX = ".divergence.jsonl"
+
+AnyPath = str | PathLike[str]
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The cases of one file, in its order."""
+
+    path: Path
+    cases: tuple[Case, ...]
+    lines: Mapping[str, int]
+    """Each case's line number, from 1, by id."""
+
+
+def load_suite(path: AnyPath) -> Suite:
+    """Read a suite. Raises SuiteError naming the line of the first row that cannot be used."""
+    lines: dict[str, int] = {}
+    cases: list[Case] = []
+    for number, row in read_rows(path):
+        case = validated(path, number, row, Case)
+        if case.id in lines:
+            raise SuiteError(
+                path, number, f"the prompt of line {lines[case.id]} again (id {case.id}); drop one"
+            )
+        if len(cases) == MAX_CASES:
+            raise SuiteError(path, number, f"more than {MAX_CASES:,} cases; split the suite")
+        lines[case.id] = number
+        cases.append(case)
+    if not cases:
+        raise SuiteError(path, None, "holds no case; an empty suite would pass without a test")
+    return Suite(Path(path), tuple(cases), lines)
+
+
+def write_suite(path: AnyPath, cases: Iterable[Case]) -> None:
+    """Write a suite, sorted by id: old or new, never half. What it writes, `load_suite` reads.
+
+    Raises SuiteError for no cases, one prompt twice or a row over the limits; StoreError.
+    """
+    rows = [case.to_row() for case in cases]
+    if not rows:
+        raise SuiteError(path, None, "no cases to write; an empty suite would pass without a test")
+    if len(rows) > MAX_CASES:
+        raise SuiteError(path, None, f"{len(rows):,} cases, over {MAX_CASES:,}; split the suite")
+    write_rows(path, rows)
+
+
+def sidecar_path(suite_path: AnyPath, kind: str) -> Path:
+    """The file beside a suite: `x.divergence.jsonl` and `tokens.jsonl` give `x.tokens.jsonl`."""
+    path = Path(suite_path)
+    is_suite = path.name.endswith(SUITE_SUFFIX)
+    stem = path.name[: -len(SUITE_SUFFIX)] if is_suite else path.stem
+    return path.with_name(f"{stem}.{kind}")
+
+
+def strict_loads(text: str | bytes) -> Any:
+    """Parse JSON that means one thing only.
+
+    Raises ValueError for duplicate keys, NaN, infinity (`1e999` too), lone surrogates, nesting
+    too deep and text that is not UTF-8.
+    """
+    try:
+        value = json.loads(
+            text.decode("utf-8-sig") if isinstance(text, bytes) else text,
+            object_pairs_hook=_unique,
+            parse_float=_finite,
+            parse_constant=_refuse_constant,
+        )
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise ValueError(f"{error.msg} at {line}column {error.colno}") from None
+    except UnicodeEncodeError:
+        raise ValueError("a string holds half a character (a lone surrogate)") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 ({error.reason} at byte {error.start})") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def strict_dumps(value: object, indent: int | None = None) -> str:
+    """`value` as JSON that `strict_loads` reads. Raises ValueError for NaN and infinity."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line that is not blank. Raises SuiteError."""
+    number = 0
+
+    def counted_lines() -> Iterator[bytes]:
+        nonlocal number
+        for number, line in enumerate(io.BytesIO(_read(path)), start=1):
+            _check_size(path, number, len(line), MAX_LINE_BYTES, "line")
+            yield line
+
+    with jsonlines.Reader(counted_lines(), loads=strict_loads) as reader:
+        try:
+            for row in reader.iter(type=dict, skip_empty=True):
+                yield number, row
+        except jsonlines.InvalidLineError as error:
+            raise SuiteError(path, error.lineno, _why_invalid(error)) from None
+
+
+def write_rows(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one object a line, sorted by `id`: old or new, never half.
+
+    Raises SuiteError for an id given twice or a row over the limits; StoreError.
+    """
+    ordered = sorted(rows, key=itemgetter("id"))
+    for row, following in itertools.pairwise(ordered):
+        if row["id"] == following["id"]:
+            raise SuiteError(path, None, f"case {row['id']} is given twice; drop one")
+    text = io.StringIO()
+    try:
+        with jsonlines.Writer(text, dumps=strict_dumps) as writer:
+            writer.write_all(ordered)
+        data = text.getvalue().encode("utf-8")
+    except ValueError as error:
+        raise SuiteError(path, None, f"a row cannot be stored as JSON: {error}") from error
+    for number, line in enumerate(io.BytesIO(data), start=1):
+        _check_size(path, number, len(line), MAX_LINE_BYTES, "line")
+    _check_size(path, None, len(data), MAX_FILE_BYTES, "file")
+    write_atomically(path, data)
+
+
+def load_document(path: AnyPath, model: type[AnyModel]) -> AnyModel:
+    """Read a file that is one JSON object. Raises SuiteError."""
+    try:
+        value = strict_loads(_read(path))
+    except ValueError as error:
+        raise SuiteError(path, None, f"not valid JSON: {error}") from None
+    return validated(path, None, value, model)
+
+
+def write_document(path: AnyPath, document: BaseModel) -> None:
+    """Write a file that is one JSON object: old or new, never half.
+
+    Raises SuiteError for what JSON cannot hold; StoreError.
+    """
+    try:
+        data = (strict_dumps(document.model_dump(mode="json"), indent=2) + "\n").encode("utf-8")
+    except ValueError as error:
+        raise SuiteError(path, None, f"cannot be stored as JSON: {error}") from error
+    write_atomically(path, data)
+
+
+def validated(path: AnyPath, line: int | None, value: object, model: type[AnyModel]) -> AnyModel:
+    """`value` as a `model`. Raises SuiteError with the first fault as one sentence."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise SuiteError(path, line, first_fault(error, model)) from None
+
+
+def _read(path: AnyPath) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise SuiteError(path, None, f"cannot be read: {error.strerror or error}") from None
+    _check_size(path, None, len(data), MAX_FILE_BYTES, "file")
+    return data
+
+
+def _check_size(path: AnyPath, line: int | None, size: int, limit: int, what: str) -> None:
+    if size > limit:
+        raise SuiteError(path, line, f"the {what} is longer than {limit >> 20} MiB; split it")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {safe_line(twice, 60)} is given twice")
+    return row
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {safe_line(text, 40)} is too large")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that JSON knows")
+
+
+def _why_invalid(error: jsonlines.InvalidLineError) -> str:
+    cause = error.__cause__
+    line = str(error.line)
+    if cause is None:
+        return (
+            f"each line must be one JSON object, in braces; this is {safe_line(line.strip(), 60)}"
+        )
+    if isinstance(cause, UnicodeDecodeError):
+        return f"not UTF-8 ({cause.reason} at byte {cause.start}); save the file as UTF-8"
+    if line.endswith("\n"):
+        return f"not valid JSON: {cause}"
+    return f"not valid JSON: {cause}; the last line has no end, so the file may have been cut off"

@@ -1,0 +1,1 @@
+"""All that knows transformers: specs, loading, the pair, chat inputs, forward passes, decoding."""

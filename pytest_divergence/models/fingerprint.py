@@ -1,0 +1,63 @@
+"""Digests of model folders, so that a carried number is never taken for another model's.
+
+Names, sizes and headers are equal across retrainings, so whole files are hashed; a memo by path,
+size, modification time and inode makes that cheap the second time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from pytest_divergence.core.errors import StoreError
+from pytest_divergence.core.store import user_cache, write_atomically
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 over all safetensors files of a folder and the config beside them."""
+    files = sorted(folder.glob("*.safetensors"))
+    files += [p for p in (folder / "config.json", folder / "adapter_config.json") if p.is_file()]
+    return _combined(files)
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """sha256 over the tokenizer's files."""
+    return _combined([folder / name for name in TOKENIZER_FILES if (folder / name).is_file()])
+
+
+def hub_commit(folder: Path) -> str | None:
+    """The commit of a folder inside the Hub cache, else None."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _combined(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}\0{_file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    stat = path.stat()
+    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+    memo = user_cache("digests") / hashlib.sha256(identity.encode()).hexdigest()[:32]
+    if memo.is_file():
+        return json.loads(memo.read_text("utf-8"))["sha256"]  # type: ignore[no-any-return]
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        for block in iter(lambda: stream.read(1 << 22), b""):
+            digest.update(block)
+    try:
+        write_atomically(memo, json.dumps({"file": path.name, "sha256": digest.hexdigest()}))
+    except StoreError:
+        pass  # a cache that cannot be written costs time, never correctness
+    return digest.hexdigest()

@@ -1,0 +1,163 @@
+"""The reference and the candidate, ready to be run side by side.
+
+Owns what the two share: one tokenizer, one chat format, one device and dtype. Does not know where
+models come from (`pytest_divergence.models.loading`) or what is measured on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.models.chat import ChatFormat, Prompt
+from pytest_divergence.models.side import Meter, ModelSide
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What one model of a pair is: shown to people, and digested for caches."""
+
+    spec: str
+    kind: str
+    weights_sha256: str
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """Two causal language models over one vocabulary.
+
+    Build one with `load_model_pair` from specs, or `ModelPair.from_models` from memory.
+    """
+
+    reference: ModelSide
+    candidate: ModelSide
+    chat: ChatFormat
+    reference_identity: ModelIdentity
+    candidate_identity: ModelIdentity
+    dtype: torch.dtype
+
+    @classmethod
+    def from_models(
+        cls,
+        reference: PreTrainedModel,
+        candidate: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        system_prompt: str | None = None,
+        identities: tuple[ModelIdentity, ModelIdentity] | None = None,
+    ) -> ModelPair:
+        """A pair of models already in memory; both are frozen and set to evaluation.
+
+        `candidate` may be a `PeftModel` around `reference` itself: then one copy of the weights
+        serves both sides. Raises `ModelLoadError` where their vocabularies differ.
+        """
+        meter = Meter()
+        candidate_side = ModelSide("candidate", _plain(candidate), meter=meter)
+        reference_side = ModelSide("reference", reference, meter=meter)
+        if _plain(candidate) is reference and hasattr(candidate, "disable_adapter"):
+            reference_side = replace(reference_side, activate=candidate.disable_adapter)
+        for model in (reference, _plain(candidate)):
+            model.requires_grad_(False)
+            model.eval()
+        if reference_side.vocab_size != candidate_side.vocab_size:
+            raise ModelLoadError(
+                f"the reference has {reference_side.vocab_size} tokens in its vocabulary, the "
+                f"candidate {candidate_side.vocab_size}; a divergence needs one vocabulary"
+            )
+        template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
+        stop_ids = _stop_ids(tokenizer, reference, _plain(candidate))
+        return cls(
+            reference=reference_side,
+            candidate=candidate_side,
+            chat=ChatFormat(tokenizer, template, system_prompt, stop_ids),
+            reference_identity=(identities or _identities_in_memory(reference, candidate))[0],
+            candidate_identity=(identities or _identities_in_memory(reference, candidate))[1],
+            dtype=reference.dtype,
+        )
+
+    def with_template(self, template: str | None) -> ModelPair:
+        """The same models under another chat template (None: plain text continuation)."""
+        return replace(self, chat=replace(self.chat, template=template))
+
+    @property
+    def sides(self) -> tuple[ModelSide, ModelSide]:
+        """Reference and candidate, in this order."""
+        return self.reference, self.candidate
+
+    @property
+    def device(self) -> torch.device:
+        """Where the reference's inputs go."""
+        return self.reference.device
+
+    @property
+    def is_same_model(self) -> bool:
+        """Whether both sides are the same weights without an adapter between them."""
+        return self.reference_identity.weights_sha256 == self.candidate_identity.weights_sha256
+
+    @property
+    def tokens_forwarded(self) -> int:
+        """Tokens that both models have forwarded so far."""
+        return self.reference.meter.tokens_forwarded
+
+    def prompt_rows(self, prompts: Sequence[Prompt]) -> list[tuple[tuple[int, ...], Tensor]]:
+        """Each prompt as the shared prefix (empty where it does not apply) and the ids after it."""
+        rows = []
+        for prompt in prompts:
+            prefix, body = self.chat.split(self.chat.prompt_ids(prompt))
+            rows.append((prefix, torch.tensor(body, dtype=torch.long)))
+        return rows
+
+    def adapter_switch(self) -> AbstractContextManager[object]:
+        """Entered, the reference is active; for code that calls its model directly."""
+        return self.reference.activate() if self.reference.activate else nullcontext()
+
+
+def _plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The transformers model inside a PEFT wrapper, with the adapter's layers in place."""
+    if hasattr(model, "get_base_model"):
+        inner: PreTrainedModel = model.get_base_model()
+        return inner
+    return model  # type: ignore[return-value]  # peft is not installed everywhere
+
+
+def _stop_ids(tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel) -> frozenset[int]:
+    found: set[int] = set()
+    for owner in (tokenizer, *(m.generation_config for m in models), *(m.config for m in models)):
+        value = getattr(owner, "eos_token_id", None)
+        found.update(value if isinstance(value, (list, tuple)) else [value])
+    return frozenset(token_id for token_id in found if token_id is not None)
+
+
+def _identities_in_memory(
+    reference: PreTrainedModel, candidate: PreTrainedModel | PeftModel
+) -> tuple[ModelIdentity, ModelIdentity]:
+    def identity(model: PreTrainedModel | PeftModel, digest: str) -> ModelIdentity:
+        return ModelIdentity(f"in memory: {type(_plain(model)).__name__}", "memory", digest)
+
+    whole = _weights_digest(_plain(candidate))
+    if _plain(candidate) is reference and hasattr(candidate, "disable_adapter"):
+        own = _weights_digest(reference, without=".lora_")
+        return identity(reference, own), identity(candidate, whole)
+    return identity(reference, _weights_digest(reference)), identity(candidate, whole)
+
+
+def _weights_digest(model: PreTrainedModel, *, without: str | None = None) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if without is None or without not in name:
+            digest.update(name.encode("utf-8"))
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

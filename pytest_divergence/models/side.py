@@ -1,0 +1,184 @@
+"""One model of a pair: forward passes over rows of tokens or embeddings.
+
+Rows are padded on the left and carry explicit position ids, so a row's logits do not depend on
+what else is in the batch. What every row begins with, the chat prefix, is computed once and its
+keys and values are shared. Does not know chat formats, divergences or sampling.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+Role = Literal["reference", "candidate"]
+
+
+@dataclass
+class Meter:
+    """Counts the tokens that both models of a pair have forwarded."""
+
+    tokens_forwarded: int = 0
+
+
+@dataclass
+class Padded:
+    """Rows padded on the left: `rows` (B, L) ids or (B, L, D) embeddings, `mask` (B, L)."""
+
+    rows: Tensor
+    mask: Tensor
+
+    @staticmethod
+    def of(bodies: Sequence[Tensor], device: torch.device) -> Padded:
+        """Pad rows of ids (L,) or of embeddings (L, D); all of one kind."""
+        longest = max(len(body) for body in bodies)
+        rows, mask = [], torch.zeros(len(bodies), longest, dtype=torch.long, device=device)
+        for index, body in enumerate(bodies):
+            missing = longest - len(body)
+            padding = body.new_zeros((missing, *body.shape[1:]))
+            rows.append(torch.cat([padding, body]).to(device))
+            mask[index, missing:] = 1
+        return Padded(torch.stack(rows), mask)
+
+
+@dataclass
+class ModelSide:
+    """The reference or the candidate of a pair, ready to be run."""
+
+    role: Role
+    model: PreTrainedModel
+    activate: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Entered around each use: for an adapter pair it switches the adapter."""
+    meter: Meter = field(default_factory=Meter)
+    _prefixes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parameters = inspect.signature(self.model.forward).parameters
+        self._keeps_logits = "logits_to_keep" in parameters
+        self._shares_prefix = "past_key_values" in parameters and not getattr(
+            self.model, "_is_stateful", False
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the input embeddings live."""
+        weight: Tensor = self.model.get_input_embeddings().weight
+        return weight.device
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the input embedding."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Input embeddings of ids: (L,) -> (L, D), as the model itself computes them."""
+        with self.activate():
+            embedded: Tensor = self.model.get_input_embeddings()(token_ids.to(self.device))
+        return embedded
+
+    def logits(
+        self, bodies: Sequence[Tensor], *, prefix: tuple[int, ...] = (), num_logits: int
+    ) -> Tensor:
+        """Logits at the last `num_logits` positions of each row, in float32: (B, num_logits, V).
+
+        `bodies` are ids (L,) or embeddings (L, D) that follow `prefix`. Gradients flow to
+        embeddings that ask for them.
+        """
+        with self.activate():
+            return self._start(bodies, prefix, num_logits=num_logits, use_cache=False)[0]
+
+    def start(self, bodies: Sequence[Tensor], *, prefix: tuple[int, ...] = ()) -> Decoding:
+        """Begin to decode after each row."""
+        with self.activate():
+            logits, cache, mask = self._start(bodies, prefix, num_logits=1, use_cache=True)
+        return Decoding(self, logits[:, -1], cache, mask)
+
+    def _start(
+        self,
+        bodies: Sequence[Tensor],
+        prefix: tuple[int, ...],
+        *,
+        num_logits: int,
+        use_cache: bool,
+    ) -> tuple[Tensor, DynamicCache | None, Tensor]:
+        shared = self._prefix(prefix) if prefix and self._shares_prefix else None
+        if shared is None and prefix:
+            bodies = [self._with_prefix(prefix, body) for body in bodies]
+        padded = Padded.of(bodies, self.device)
+        cache = self._new_cache(shared, len(bodies)) if shared or use_cache else None
+        num_shared = len(prefix) if shared else 0
+        mask = torch.cat([padded.mask.new_ones(len(bodies), num_shared), padded.mask], dim=1)
+        positions = num_shared + (padded.mask.cumsum(1) - 1).clamp(min=0)
+        self.meter.tokens_forwarded += int(padded.mask.sum())
+        logits = self._forward(padded.rows, mask, positions, cache, num_logits)
+        return logits, cache, mask
+
+    def _forward(
+        self,
+        rows: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: DynamicCache | None,
+        num_logits: int,
+    ) -> Tensor:
+        name = "inputs_embeds" if rows.is_floating_point() else "input_ids"
+        options: dict[str, object] = {"logits_to_keep": num_logits} if self._keeps_logits else {}
+        output = self.model(
+            **{name: rows},
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **options,
+        )
+        logits: Tensor = output.logits[:, -num_logits:]
+        return logits.float()
+
+    def _with_prefix(self, prefix: tuple[int, ...], body: Tensor) -> Tensor:
+        ids = torch.tensor(prefix, device=self.device)
+        start = self.embed(ids) if body.is_floating_point() else ids
+        return torch.cat([start, body.to(self.device)])
+
+    @torch.no_grad()
+    def _prefix(self, prefix: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of every layer after the prefix, each (1, heads, len(prefix), size)."""
+        if prefix not in self._prefixes:
+            cache = DynamicCache(config=self.model.config)
+            row = torch.tensor([prefix], device=self.device)
+            positions = torch.arange(len(prefix), device=self.device)[None]
+            self._forward(row, torch.ones_like(row), positions, cache, 1)
+            self.meter.tokens_forwarded += len(prefix)
+            self._prefixes[prefix] = [(layer.keys, layer.values) for layer in cache.layers]
+        return self._prefixes[prefix]
+
+    def _new_cache(self, shared: list[tuple[Tensor, Tensor]] | None, size: int) -> DynamicCache:
+        cache = DynamicCache(config=self.model.config)
+        for index, (keys, values) in enumerate(shared or []):
+            cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
+        return cache
+
+
+@dataclass
+class Decoding:
+    """A batch in the middle of decoding; `logits` (B, V) predict the next token, in float32."""
+
+    side: ModelSide
+    logits: Tensor
+    _cache: DynamicCache | None
+    _mask: Tensor
+
+    def step(self, token_ids: Tensor) -> None:
+        """Append one token to each row: (B,)."""
+        mask = torch.cat([self._mask, self._mask.new_ones(len(token_ids), 1)], dim=1)
+        positions = self._mask.sum(1, keepdim=True)
+        side = self.side
+        with side.activate():
+            logits = side._forward(token_ids[:, None], mask, positions, self._cache, 1)
+        side.meter.tokens_forwarded += len(token_ids)
+        self.logits, self._mask = logits[:, -1], mask

@@ -1,0 +1,111 @@
+"""What a user wrote after `--model-1`: parsed, checked, and safe to show.
+
+Knows the four kinds of spec; does not load anything.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pytest_divergence.core.errors import ModelLoadError
+
+Kind = Literal["hub", "folder", "adapter", "demo"]
+OPTIONS = ("dtype", "revision")
+DEMO_PREFIX = "demo:"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One parsed spec: `location[,option=value…]`."""
+
+    kind: Kind
+    location: str
+    """Hub id, absolute folder, or the demo's name."""
+    revision: str | None = None
+    dtype: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The folder of a `folder` or `adapter` spec."""
+        return Path(self.location)
+
+    def __str__(self) -> str:
+        """The spec without secrets, as it is shown and stored."""
+        name = f"{DEMO_PREFIX}{self.location}" if self.kind == "demo" else self.location
+        if self.kind in ("folder", "adapter"):
+            name = _relative_to_here(self.path)
+        options = [
+            f"{key}={getattr(self, key)}" for key in OPTIONS if getattr(self, key) is not None
+        ]
+        return ",".join([name, *options])
+
+
+def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
+    """Parse one spec; `role` is the option it came from, `root` resolves relative folders.
+
+    Raises `ModelLoadError` for an empty spec, an unknown option, a URL, a file, or a name that is
+    neither a folder nor a possible Hub id.
+    """
+    location, *raw_options = text.strip().split(",")
+    options = dict(_option(part, role=role) for part in raw_options)
+    location = location.strip()
+    if not location:
+        raise ModelLoadError(f"{role} is empty; give a Hub id, a local folder or demo:NAME")
+    if "://" in location:
+        host = urlsplit(location).hostname or "a URL"
+        raise ModelLoadError(
+            f"{role} is a URL (host {host}); models are loaded from a Hub id such as "
+            "owner/name or from a local folder"
+        )
+    kind, location = _kind_and_location(location, role=role, root=root or Path.cwd())
+    return ModelSpec(kind, location, options.get("revision"), options.get("dtype"))
+
+
+def _option(part: str, *, role: str) -> tuple[str, str]:
+    key, separator, value = part.strip().partition("=")
+    if key not in OPTIONS or not separator or not value:
+        raise ModelLoadError(
+            f"{role}: {part.strip()!r} is not an option of a spec; write spec,"
+            + ",".join(f"{name}=…" for name in OPTIONS)
+        )
+    return key, value
+
+
+def _kind_and_location(location: str, *, role: str, root: Path) -> tuple[Kind, str]:
+    if location.startswith(DEMO_PREFIX):
+        return "demo", location[len(DEMO_PREFIX) :]
+    folder = root / Path(location).expanduser()
+    if folder.is_dir():
+        kind: Kind = "adapter" if (folder / "adapter_config.json").is_file() else "folder"
+        return kind, str(folder.resolve())
+    if folder.is_file():
+        raise ModelLoadError(
+            f"{role} is the file {location!r}; give the folder that holds config.json and "
+            "the safetensors"
+        )
+    is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", location) and ".." not in location
+    if not is_hub_id or location.startswith("."):
+        raise ModelLoadError(f"{role}: no folder {location!r} here, and it is not a Hub id")
+    return "hub", location
+
+
+def adapter_base_name(folder: Path) -> str | None:
+    """The base that an adapter says it was made from: shown, never followed."""
+    try:
+        name = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    base = name.get("base_model_name_or_path") if isinstance(name, dict) else None
+    return base if isinstance(base, str) else None
+
+
+def _relative_to_here(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

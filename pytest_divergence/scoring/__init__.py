@@ -1,0 +1,1 @@
+"""All that measures: divergences, the scorer, calibration and bounds."""
