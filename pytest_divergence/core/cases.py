@@ -77,7 +77,7 @@ class Measurement(Record):
     num_tokens: Annotated[int, Field(strict=True, ge=1)]
     """Positions measured."""
     num_continuations: Annotated[int, Field(strict=True, ge=1)]
-    """Continuations measured, both models' counted."""
+    """Continuations measured, from each model."""
     estimator: Literal["fresh", "stored"]
     """`fresh` continuations of both models, or `stored` ones that an earlier candidate wrote."""
 

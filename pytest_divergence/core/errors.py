@@ -68,7 +68,7 @@ class SuiteError(DivergenceError):
 def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
     """The first fault that pydantic found in a `model`, in one sentence: key, value, rule."""
     fault = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in fault["loc"])
+    key = safe_line(".".join(str(part) for part in fault["loc"]), 80).replace('"', "")
     if fault["type"] == "value_error":
         reason = str(fault["ctx"]["error"])
         return reason if reason.startswith(key) else f"{key}: {reason}"

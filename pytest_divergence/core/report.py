@@ -52,6 +52,10 @@ class ShiftDistribution(TypicalShift):
 
     values: list[Number] = Field(default_factory=list)
 
+    def summary(self) -> TypicalShift:
+        """The same without the values."""
+        return TypicalShift(**self.model_dump(exclude={"values"}))
+
 
 class Calibration(Record):
     """What the bound was made from; None where a part was not measured."""

@@ -48,8 +48,8 @@ class Profile(BaseModel):
     """Seed prompts in one training step."""
     num_proposals: int = Field(gt=0)
     """Prompts each generating strategy writes per restart or round."""
-    num_full_scores: int = Field(gt=0)
-    """Proposals that get the full score after the first-token screen."""
+    full_score_share: float = Field(gt=0, le=1)
+    """Share of a round's proposals that get the full score after the first-token screen."""
     budget_tokens: int = Field(gt=0)
     """Forwarded tokens after which no new work unit starts."""
 
@@ -72,7 +72,7 @@ PROFILES: dict[str, Profile] = {
             num_steps=24,
             batch_size=8,
             num_proposals=32,
-            num_full_scores=32,
+            full_score_share=0.34,
             budget_tokens=150_000,
         ),
         Profile(
@@ -90,7 +90,7 @@ PROFILES: dict[str, Profile] = {
             num_steps=60,
             batch_size=16,
             num_proposals=256,
-            num_full_scores=256,
+            full_score_share=0.5,
             budget_tokens=3_000_000,
         ),
         Profile(
@@ -108,7 +108,7 @@ PROFILES: dict[str, Profile] = {
             num_steps=120,
             batch_size=16,
             num_proposals=512,
-            num_full_scores=1024,
+            full_score_share=1.0,
             budget_tokens=30_000_000,
         ),
     )
@@ -129,7 +129,7 @@ class Settings(BaseModel):
     profile: ProfileName = "auto"
     """Sizes of a search; `auto` is smoke on a CPU and default on a GPU."""
     budget: str | None = None
-    """Forwarded tokens (`200000`), or seconds (`300s`, not reproducible); default: the profile's."""
+    """Forwarded tokens (`200000`) or seconds (`300s`, not reproducible); default: the profile's."""
     max_kl: float | Literal["auto"] = "auto"
     """Asserted limit in nats per token, or `auto`: from noise floor and typical shift."""
     metric: MetricName = "symmetric"
@@ -159,7 +159,7 @@ class Settings(BaseModel):
     @classmethod
     def _max_kl_is_positive(cls, value: float | str) -> float | str:
         if isinstance(value, float) and not 0 < value < float("inf"):
-            raise ValueError("max_kl must be a positive, finite number of nats per token, or 'auto'")
+            raise ValueError("max_kl must be a positive number of nats per token, or 'auto'")
         return value
 
     @field_validator("budget")

@@ -177,7 +177,8 @@ def _temporary_name(target: Path) -> Path:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
     with open(descriptor, "wb") as file:  # a full disk may show only here, at close
         file.write(data)
         file.flush()

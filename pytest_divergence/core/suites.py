@@ -69,7 +69,8 @@ def write_suite(path: AnyPath, cases: Iterable[Case]) -> None:
 
     Raises SuiteError for no cases, one prompt twice or a row over the limits; StoreError.
     """
-    rows = [case.to_row() for case in cases]
+    keys = Case.model_fields  # a case of a report has more
+    rows = [{k: v for k, v in case.to_row().items() if k in keys} for case in cases]
     if not rows:
         raise SuiteError(path, None, "no cases to write; an empty suite would pass without a test")
     if len(rows) > MAX_CASES:
@@ -101,7 +102,7 @@ def strict_loads(text: str | bytes) -> Any:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise ValueError(f"{error.msg} at {line}column {error.colno}") from None
+        raise ValueError(f"{error.msg.removesuffix(' at')} at {line}column {error.colno}") from None
     except UnicodeEncodeError:
         raise ValueError("a string holds half a character (a lone surrogate)") from None
     except UnicodeDecodeError as error:
@@ -118,10 +119,10 @@ def strict_dumps(value: object, indent: int | None = None) -> str:
 
 def read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and object of each line that is not blank. Raises SuiteError."""
-    number = 0
+    number, line = 0, b""
 
     def counted_lines() -> Iterator[bytes]:
-        nonlocal number
+        nonlocal number, line
         for number, line in enumerate(io.BytesIO(_read(path)), start=1):
             _check_size(path, number, len(line), MAX_LINE_BYTES, "line")
             yield line
@@ -131,7 +132,7 @@ def read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
             for row in reader.iter(type=dict, skip_empty=True):
                 yield number, row
         except jsonlines.InvalidLineError as error:
-            raise SuiteError(path, error.lineno, _why_invalid(error)) from None
+            raise SuiteError(path, error.lineno, _why_invalid(error, line)) from None
 
 
 def write_rows(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -220,15 +221,13 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number that JSON knows")
 
 
-def _why_invalid(error: jsonlines.InvalidLineError) -> str:
+def _why_invalid(error: jsonlines.InvalidLineError, line: bytes) -> str:
     cause = error.__cause__
-    line = str(error.line)
     if cause is None:
-        return (
-            f"each line must be one JSON object, in braces; this is {safe_line(line.strip(), 60)}"
-        )
+        start = safe_line(line.decode("utf-8").strip(), 60)
+        return f"each line must be one JSON object, in braces; this is {start}"
     if isinstance(cause, UnicodeDecodeError):
         return f"not UTF-8 ({cause.reason} at byte {cause.start}); save the file as UTF-8"
-    if line.endswith("\n"):
+    if line.endswith(b"\n"):
         return f"not valid JSON: {cause}"
     return f"not valid JSON: {cause}; the last line has no end, so the file may have been cut off"

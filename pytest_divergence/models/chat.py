@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_divergence.core.cases import Message
 from pytest_divergence.core.errors import DivergenceError
@@ -107,7 +107,7 @@ class ChatFormat:
 
     def _rendered_ids(self, turns: Sequence[Message]) -> list[int]:
         options: dict[str, Any] = {}
-        if _can_sanitise(type(self.tokenizer)):
+        if "sanitize_control_tokens" in _parameters(self.tokenizer.apply_chat_template):
             options["sanitize_control_tokens"] = True
         else:
             self._refuse_control_tokens(turns)
@@ -124,7 +124,7 @@ class ChatFormat:
             raise DivergenceError(
                 f"the chat template refuses the prompt {safe_line(turns[-1].content)}: {error}"
             ) from error
-        return [int(token_id) for token_id in ids]
+        return cast("list[int]", ids)
 
     def _refuse_control_tokens(self, turns: Sequence[Message]) -> None:
         for turn in turns:
@@ -136,9 +136,8 @@ class ChatFormat:
                 )
 
 
-def _can_sanitise(tokenizer_class: type) -> bool:
-    parameters = inspect.signature(tokenizer_class.apply_chat_template).parameters
-    return "sanitize_control_tokens" in parameters
+def _parameters(function: Callable[..., object]) -> Mapping[str, object]:
+    return inspect.signature(function).parameters
 
 
 def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:

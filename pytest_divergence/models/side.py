@@ -68,13 +68,19 @@ class ModelSide:
     @property
     def device(self) -> torch.device:
         """Where the input embeddings live."""
-        weight: Tensor = self.model.get_input_embeddings().weight
-        return weight.device
+        return self.embedding_table.device
 
     @property
     def vocab_size(self) -> int:
         """Rows of the input embedding."""
-        return int(self.model.get_input_embeddings().weight.shape[0])
+        return len(self.embedding_table)
+
+    @property
+    def embedding_table(self) -> Tensor:
+        """The input embeddings of all tokens: (vocab, D)."""
+        table = self.model.get_input_embeddings().weight
+        assert isinstance(table, Tensor)  # nn.Module types its attributes loosely
+        return table.detach()
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Input embeddings of ids: (L,) -> (L, D), as the model itself computes them."""
@@ -154,7 +160,7 @@ class ModelSide:
             positions = torch.arange(len(prefix), device=self.device)[None]
             self._forward(row, torch.ones_like(row), positions, cache, 1)
             self.meter.tokens_forwarded += len(prefix)
-            self._prefixes[prefix] = [(layer.keys, layer.values) for layer in cache.layers]
+            self._prefixes[prefix] = [_keys_and_values(layer) for layer in cache.layers]
         return self._prefixes[prefix]
 
     def _new_cache(self, shared: list[tuple[Tensor, Tensor]] | None, size: int) -> DynamicCache:
@@ -162,6 +168,13 @@ class ModelSide:
         for index, (keys, values) in enumerate(shared or []):
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
         return cache
+
+
+def _keys_and_values(layer: object) -> tuple[Tensor, Tensor]:
+    keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+    assert isinstance(keys, Tensor)  # `_shares_prefix` keeps stateful models out
+    assert isinstance(values, Tensor)
+    return keys, values
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import Tensor
 
 def forward_kl(reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
     """KL(reference || candidate) in nats at each position: (..., vocab) -> (...)."""
-    return _kl(_log_probs(reference_logits), _log_probs(candidate_logits))
+    return kl_of_log_probs(log_probs(reference_logits), log_probs(candidate_logits))
 
 
 def reverse_kl(reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
@@ -24,24 +24,30 @@ def reverse_kl(reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
 
 def js(reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
     """Jensen-Shannon divergence in nats, at most ln 2: (..., vocab) -> (...)."""
-    log_p, log_q = _log_probs(reference_logits), _log_probs(candidate_logits)
-    log_mixture = torch.logaddexp(log_p, log_q) - math.log(2)
-    return (_kl(log_p, log_mixture) + _kl(log_q, log_mixture)) / 2
+    return js_of_log_probs(log_probs(reference_logits), log_probs(candidate_logits))
 
 
 def symmetric_kl(reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
     """Mean of both KL directions in nats, half of Jeffreys' divergence: (..., vocab) -> (...)."""
-    log_p, log_q = _log_probs(reference_logits), _log_probs(candidate_logits)
-    return (_kl(log_p, log_q) + _kl(log_q, log_p)) / 2
+    log_p, log_q = log_probs(reference_logits), log_probs(candidate_logits)
+    return (kl_of_log_probs(log_p, log_q) + kl_of_log_probs(log_q, log_p)) / 2
 
 
-def _log_probs(logits: Tensor) -> Tensor:
+def log_probs(logits: Tensor) -> Tensor:
+    """Log-softmax in float32, or float64 where the logits are: (..., vocab) -> (..., vocab)."""
     upcast = logits if logits.dtype == torch.float64 else logits.float()
     return torch.log_softmax(upcast, dim=-1)
 
 
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+def kl_of_log_probs(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) in nats from normalised log-probabilities: (..., vocab) -> (...)."""
     # A token that both models rule out contributes nothing; its -inf - -inf would be NaN.
     ruled_out = torch.isneginf(log_p)
     difference = (log_p - log_q).masked_fill(ruled_out, 0.0)
     return (log_p.exp() * difference).sum(-1)
+
+
+def js_of_log_probs(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Jensen-Shannon divergence in nats from normalised log-probabilities."""
+    log_mixture = torch.logaddexp(log_p, log_q) - math.log(2)
+    return (kl_of_log_probs(log_p, log_mixture) + kl_of_log_probs(log_q, log_mixture)) / 2

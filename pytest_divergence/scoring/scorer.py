@@ -69,14 +69,15 @@ def score_prompts(
     estimator: Estimator = "fresh" if continuations is None else "stored"
     if continuations is None:
         continuations = sample_continuations(
-            pair, prompts, num_continuations=num_continuations,
-            max_new_tokens=max_new_tokens, seed=seed,
+            pair,
+            prompts,
+            num_continuations=num_continuations,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
         )
     if len(continuations) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, but continuations for {len(continuations)}")
-    return score_continuations(
-        pair, prompts, continuations, metric=metric, estimator=estimator
-    )
+    return score_continuations(pair, prompts, continuations, metric=metric, estimator=estimator)
 
 
 def sample_continuations(

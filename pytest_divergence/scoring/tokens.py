@@ -15,7 +15,7 @@ from pytest_divergence.core.errors import NonFiniteLogitsError
 from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
-from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl
+from pytest_divergence.scoring.divergences import js_of_log_probs, kl_of_log_probs, log_probs
 
 SCORING_BATCH = 8
 
@@ -69,8 +69,8 @@ def _score_batch(pair: ModelPair, batch: list[ScoringRow]) -> list[TokenScores]:
     reference = continuation_logits(pair.reference, batch)
     candidate = [logits.to(pair.device) for logits in continuation_logits(pair.candidate, batch)]
     return [
-        _row_scores(*logits, torch.tensor(row.continuation, device=pair.device))
-        for row, *logits in zip(batch, reference, candidate, strict=True)
+        _row_scores(ours, theirs, torch.tensor(row.continuation, device=pair.device))
+        for row, ours, theirs in zip(batch, reference, candidate, strict=True)
     ]
 
 
@@ -79,12 +79,12 @@ def continuation_logits(side: ModelSide, batch: Sequence[ScoringRow]) -> list[Te
     longest = max(len(row.continuation) for row in batch)
     prefixes = {row.prefix for row in batch}
     if len(prefixes) > 1:  # rows outside the shared format carry their whole context themselves
-        batch = [_whole(row) for row in batch]
-    logits = side.logits(
-        [row.ids for row in batch], prefix=batch[0].prefix, num_logits=longest
-    )
+        batch = [whole(row) for row in batch]
+    logits = side.logits([row.ids for row in batch], prefix=batch[0].prefix, num_logits=longest)
     check_finite(logits, side)
-    return [row_logits[-len(row.continuation) :] for row, row_logits in zip(batch, logits, strict=True)]
+    return [
+        row_logits[-len(row.continuation) :] for row, row_logits in zip(batch, logits, strict=True)
+    ]
 
 
 def check_finite(logits: Tensor, side: ModelSide) -> None:
@@ -96,18 +96,20 @@ def check_finite(logits: Tensor, side: ModelSide) -> None:
         )
 
 
-def _whole(row: ScoringRow) -> ScoringRow:
+def whole(row: ScoringRow) -> ScoringRow:
+    """The same row with its prefix as part of its body: nothing is shared."""
     start = torch.tensor(row.prefix, dtype=torch.long)
     return ScoringRow((), torch.cat([start, row.body]), row.continuation)
 
 
 def _row_scores(reference: Tensor, candidate: Tensor, token_ids: Tensor) -> TokenScores:
     index = token_ids[:, None]
+    log_p, log_q = log_probs(reference), log_probs(candidate)
     return TokenScores(
-        forward=forward_kl(reference, candidate).cpu(),
-        reverse=reverse_kl(reference, candidate).cpu(),
-        js=js(reference, candidate).cpu(),
+        forward=kl_of_log_probs(log_p, log_q).cpu(),
+        reverse=kl_of_log_probs(log_q, log_p).cpu(),
+        js=js_of_log_probs(log_p, log_q).cpu(),
         same_top=(reference.argmax(-1) == candidate.argmax(-1)).float().cpu(),
-        reference_logprobs=reference.log_softmax(-1).gather(-1, index)[:, 0].cpu(),
-        candidate_logprobs=candidate.log_softmax(-1).gather(-1, index)[:, 0].cpu(),
+        reference_logprobs=log_p.gather(-1, index)[:, 0].cpu(),
+        candidate_logprobs=log_q.gather(-1, index)[:, 0].cpu(),
     )

@@ -1,0 +1,23 @@
+"""Names of the files that belong to a pair of specs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pytest_divergence.core.safe_text import slug
+
+SUITE_SUFFIX = ".divergence.jsonl"
+
+
+def suite_path(root: Path, model_1: str, model_2: str) -> Path:
+    """Where a search of this pair writes its suite; the digest tells apart equal slugs."""
+    digest = hashlib.sha256(f"{model_1}\0{model_2}".encode()).hexdigest()[:8]
+    stem = f"{_short(model_1)}--{_short(model_2)}-{digest}"
+    return root / ".divergence" / "suites" / f"{stem}{SUITE_SUFFIX}"
+
+
+def _short(spec: str) -> str:
+    """The last part of a spec's name: what people call the model."""
+    name = spec.split(",")[0].rstrip("/").rsplit("/", 1)[-1]
+    return slug(name)

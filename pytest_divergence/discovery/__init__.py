@@ -1,0 +1,1 @@
+"""All that searches: soft prompts, training, strategies, selection, the run."""

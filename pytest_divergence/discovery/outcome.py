@@ -1,0 +1,189 @@
+"""What a run leaves behind: suite, tokens, provenance and report, from what was found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pytest_divergence.core.cases import Case, Completions, Origin
+from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance, write_provenance
+from pytest_divergence.core.report import (
+    Calibration,
+    PairSummary,
+    Report,
+    ReportCase,
+    Run,
+    RunError,
+    StrategySummary,
+    Verdict,
+)
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.core.suites import sidecar_path, write_suite
+from pytest_divergence.core.tokens import write_tokens
+from pytest_divergence.core.verdicts import judge
+from pytest_divergence.discovery.calibrating import Calibrated
+from pytest_divergence.discovery.confirming import Confirmed
+from pytest_divergence.discovery.identity import RunIdentity, versions
+from pytest_divergence.discovery.searching import ScoredProposal, SearchResult
+from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.models.chat import FROZEN_ARGUMENTS
+from pytest_divergence.models.pair import ModelIdentity
+
+
+@dataclass
+class Findings:
+    """What a run has so far; filled step by step, so that an interruption can report it."""
+
+    calibrated: Calibrated | None = None
+    bound: Bound | None = None
+    search: SearchResult = field(default_factory=SearchResult)
+    confirmed: list[Confirmed] = field(default_factory=list)
+    exported: dict[str, Case] = field(default_factory=dict)
+    """The suite's rows by id, after the hook that may change or drop them."""
+    errors: list[RunError] = field(default_factory=list)
+    dtype: str = "not loaded"
+
+    @property
+    def cases(self) -> list[Confirmed]:
+        """Confirmed prompts that gate: not those reported apart."""
+        return [one for one in self.confirmed if not one.selected.is_off_distribution]
+
+
+def build_report(
+    findings: Findings,
+    settings: Settings,
+    identity: RunIdentity,
+    units: WorkUnits,
+    *,
+    run_id: str,
+    is_complete: bool,
+    num_unconfirmed: int,
+) -> Report:
+    """The whole run as one value; an incomplete one shows its best proposals as not measured."""
+    cases = _report_cases(findings)
+    if not is_complete and not findings.confirmed:
+        cases = [_unconfirmed(one) for one in findings.search.best[:num_unconfirmed]]
+    calibration = Calibration()
+    if findings.calibrated is not None and findings.bound is not None:
+        calibration = findings.calibrated.as_report(findings.bound)
+    return Report(
+        run=Run(id=run_id, mode="search", status="complete" if is_complete else "incomplete"),
+        pair=PairSummary(
+            reference=identity.reference.spec,
+            candidate=identity.candidate.spec,
+            dtype=findings.dtype,
+            device=identity.device,
+            chat_template=settings.chat_template,
+        ),
+        settings=settings.model_dump(mode="json"),
+        calibration=calibration,
+        verdict_counts=dict(Counter(one.verdict for one in cases if not one.off_distribution)),
+        cases=cases,
+        strategies=_strategies(findings),
+        training=findings.search.training,
+        search_curve=findings.search.curve,
+        errors=[*findings.errors, *findings.search.errors],
+        effort=units.effort,
+    )
+
+
+def write_suite_files(
+    path: Path,
+    findings: Findings,
+    settings: Settings,
+    identity: RunIdentity,
+    units: WorkUnits,
+    *,
+    key: str,
+) -> None:
+    """Write the suite last: a suite is there only with its tokens and provenance."""
+    calibrated, bound = findings.calibrated, findings.bound
+    assert calibrated is not None  # the run confirms only after it has calibrated
+    write_tokens(
+        sidecar_path(path, "tokens.jsonl"),
+        [one.stored for one in findings.cases if one.case.id in findings.exported],
+    )
+    provenance = Provenance(
+        tool_version=versions()["pytest-divergence"],
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        key=key,
+        reference=_provenance(identity.reference),
+        candidate=_provenance(identity.candidate),
+        tokenizer_sha256=identity.tokenizer_sha256,
+        template_arguments=dict(FROZEN_ARGUMENTS),
+        dtype=findings.dtype,
+        device=identity.device,
+        versions=versions(),
+        settings=settings.model_dump(mode="json"),
+        noise_floor=calibrated.noise_floor,
+        typical_shift=calibrated.shift.summary(),
+        bound=bound,
+        nll_limit=calibrated.nll_limit,
+        effort=units.effort,
+    )
+    write_provenance(sidecar_path(path, "provenance.json"), provenance)
+    write_suite(path, findings.exported.values())
+
+
+def _report_cases(findings: Findings) -> list[ReportCase]:
+    if findings.bound is None:
+        return []
+    bound = findings.bound.value
+    rows: list[ReportCase] = []
+    for one in findings.confirmed:
+        is_off = one.selected.is_off_distribution
+        case = one.case.with_changes(max_kl=bound) if is_off else findings.exported.get(one.case.id)
+        if case is None:  # a hook has dropped it
+            continue
+        verdict, reason = _verdict(case)
+        rows.append(
+            ReportCase(
+                **dict(case),
+                verdict=verdict,
+                verdict_reason=reason,
+                prompt_nll=one.selected.prompt_nll,
+                off_distribution=is_off,
+                tokens=one.tokens,
+            )
+        )
+    return rows
+
+
+def _verdict(case: Case) -> tuple[Verdict, str]:
+    assert case.kl is not None  # confirmation measures every case
+    assert case.max_kl is not None  # and the run gives it its bound
+    verdict = judge(case.kl.value, case.max_kl)
+    relation = "<=" if verdict == "passed" else ">"
+    return verdict, f"KL {case.kl.value:.3f} {relation} max_kl {case.max_kl:.3f} nats/token"
+
+
+def _unconfirmed(one: ScoredProposal) -> ReportCase:
+    proposal = one.proposal
+    return ReportCase(
+        input=proposal.text,
+        completions=Completions(
+            reference=one.reference_completion, candidate=one.candidate_completion
+        ),
+        origin=Origin(strategy=proposal.strategy, seed=proposal.seed, search_kl=one.search_kl),
+        verdict="error",
+        verdict_reason="found by the search, but not confirmed: the run was interrupted",
+    )
+
+
+def _strategies(findings: Findings) -> list[StrategySummary]:
+    selected = Counter(one.selected.scored.proposal.strategy for one in findings.cases)
+    return [
+        summary.model_copy(update={"num_selected": selected[summary.name]})
+        for summary in findings.search.strategies.values()
+    ]
+
+
+def _provenance(identity: ModelIdentity) -> ModelProvenance:
+    return ModelProvenance(
+        spec=identity.spec,
+        kind=identity.kind,
+        weights_sha256=identity.weights_sha256,
+        commit=identity.commit,
+    )

@@ -1,0 +1,25 @@
+"""How a run tells people where it is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Listener(Protocol):
+    """Hears what a run does; a terminal, a log, or nobody."""
+
+    def say(self, text: str) -> None:
+        """One line for people, safe to print."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """`done` of `total` steps of a phase are finished."""
+
+
+class Silence:
+    """The listener of a run that nobody watches."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Show nothing."""

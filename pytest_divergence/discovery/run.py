@@ -1,0 +1,229 @@
+"""One run from start to end: calibrate, search, select, confirm, write.
+
+Every step is made of journaled work units: after Ctrl-C or a crash the same command goes on where
+it was, and ends in the same suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.naming import suite_path
+from pytest_divergence.core.report import Report, RunError, write_report
+from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.store import DivergenceFolder, file_lock
+from pytest_divergence.discovery.calibrating import calibrate
+from pytest_divergence.discovery.confirming import confirm
+from pytest_divergence.discovery.identity import (
+    RunIdentity,
+    identify,
+    identify_pair,
+    run_key,
+)
+from pytest_divergence.discovery.outcome import Findings, build_report, write_suite_files
+from pytest_divergence.discovery.progress import Listener, Silence
+from pytest_divergence.discovery.proposals import (
+    SHIPPED_CONTROLS,
+    SHIPPED_SEEDS,
+    read_prompts,
+    shipped_prompts,
+)
+from pytest_divergence.discovery.searching import Search
+from pytest_divergence.discovery.selection import select
+from pytest_divergence.discovery.soft_prompts import artefact_folder
+from pytest_divergence.discovery.strategies import Strategy, built_in_strategies
+from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.models.pair import ModelPair
+
+LOCK_SECONDS = 6 * 3600.0
+OnReport = Callable[[Report, Path], None]
+ModifyCases = Callable[[list[Case]], None]
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """What a finished run left behind."""
+
+    report: Report
+    report_dir: Path
+    """Holds report.json, and what `on_report` put beside it."""
+    suite_path: Path
+    key: str
+    """Digest of all that the results depend on."""
+    is_cached: bool
+    """Nothing had changed since an earlier run: its results were read back."""
+
+
+def discover(
+    pair: ModelPair, settings: Settings | None = None, *, root: Path | None = None
+) -> SearchOutcome:
+    """Search a pair that is in memory; files go under `root` (default: the working directory).
+
+    Raises what `search` raises.
+    """
+    settings = settings or Settings()
+    named = settings.model_copy(
+        update={
+            "model_1": settings.model_1 or pair.reference_identity.spec,
+            "model_2": settings.model_2 or pair.candidate_identity.spec,
+        }
+    )
+    return search(
+        named,
+        root=root or Path.cwd(),
+        load_pair=lambda: pair,
+        listener=Silence(),
+        identity=identify_pair(pair),
+    )
+
+
+def search(
+    settings: Settings,
+    *,
+    root: Path,
+    load_pair: Callable[[], ModelPair],
+    listener: Listener,
+    identity: RunIdentity | None = None,
+    strategies: Mapping[str, Strategy] | None = None,
+    modify_cases: ModifyCases = lambda cases: None,
+    on_report: OnReport = lambda report, folder: None,
+    is_forced: bool = False,
+) -> SearchOutcome:
+    """Run the search that the settings describe, or read back what an equal run found.
+
+    `load_pair` is called when the first work unit needs the models. `on_report` is called once
+    report.json is written, also for a run that is interrupted or fails. With `is_forced` nothing
+    is read back. Raises `DivergenceError`s, or what interrupted the run.
+    """
+    identity = identity or identify(settings)
+    plan = _plan(settings, identity, {**built_in_strategies(), **(strategies or {})})
+    suite = suite_path(root, settings.model_1 or "", settings.model_2 or "")
+    report_dir = Path(settings.report_dir) if settings.report_dir else None
+    folder = DivergenceFolder(root, report_dir=report_dir)
+    run_dir = folder.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
+    journal_path = folder.journal / f"{suite.name.split('.')[0]}.jsonl"
+    folder.suites.mkdir(exist_ok=True)
+    with file_lock(
+        journal_path.with_suffix(".lock"),
+        timeout=LOCK_SECONDS,
+        on_wait=lambda _: listener.say("another process searches this pair; waiting for it"),
+    ):
+        if is_forced:
+            journal_path.unlink(missing_ok=True)
+        with Journal.open(journal_path, key=plan.key) as journal:
+            if journal.recovered:
+                listener.say(journal.recovered)
+            run = _Run(settings, identity, plan, WorkUnits(journal, load_pair), listener)
+            try:
+                run.carry_out()
+                run.write_suite(suite, modify_cases)
+                report = run.report(run_dir, is_complete=True)
+            except BaseException as error:
+                run.note(error)
+                on_report(run.report(run_dir, is_complete=False), run_dir)
+                raise
+            on_report(report, run_dir)
+            return SearchOutcome(
+                report, run_dir, suite, plan.key, is_cached=run.units.num_computed == 0
+            )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    profile: Profile
+    seeds: list[str]
+    controls: list[str]
+    strategies: Mapping[str, Strategy]
+    key: str
+
+
+def _plan(settings: Settings, identity: RunIdentity, strategies: Mapping[str, Strategy]) -> _Plan:
+    profile = settings.resolved_profile(identity.device.split(":")[0])
+    if settings.seeds is None:
+        seeds = shipped_prompts(SHIPPED_SEEDS, profile.num_seeds)
+    else:
+        seeds = read_prompts(Path(settings.seeds))
+    controls = shipped_prompts(SHIPPED_CONTROLS, profile.num_shipped_controls)
+    key = run_key(identity, settings, profile, prompts=[*seeds, *controls], strategies=strategies)
+    return _Plan(profile, seeds, controls, strategies, key)
+
+
+class _Run:
+    """The steps of one run, and what they have found so far."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: RunIdentity,
+        plan: _Plan,
+        units: WorkUnits,
+        listener: Listener,
+    ) -> None:
+        self.settings = settings
+        self.identity = identity
+        self.plan = plan
+        self.units = units
+        self.listener = listener
+        self.findings = Findings()
+
+    def carry_out(self) -> None:
+        settings, plan, findings = self.settings, self.plan, self.findings
+        findings.dtype = self.units.do("pair/dtype", lambda pair: str(pair.dtype).split(".")[-1])
+        calibrated = calibrate(self.units, settings, plan.profile, plan.controls, self.listener)
+        findings.calibrated = calibrated
+        findings.bound = calibrated.bound(settings)
+        Search(
+            settings,
+            plan.profile,
+            plan.seeds,
+            plan.strategies,
+            artefact_folder(plan.key),
+            self.listener,
+        ).run(self.units, findings.search)
+        if not findings.search.scored:
+            raise SettingsError(
+                f"the budget of {plan.profile.budget_tokens} forwarded tokens was spent before any "
+                "prompt was scored; raise --divergence-budget or choose a smaller profile"
+            )
+        selected = select(
+            self.units,
+            findings.search.best,
+            num_cases=plan.profile.num_cases,
+            nll_limit=calibrated.nll_limit,
+            is_natural_only=settings.gate == "natural",
+        )
+        findings.confirmed = confirm(self.units, selected, settings, plan.profile, self.listener)
+
+    def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:
+        findings = self.findings
+        assert findings.bound is not None  # `carry_out` has set it
+        cases = [one.case.with_changes(max_kl=findings.bound.value) for one in findings.cases]
+        modify_cases(cases)
+        findings.exported = {case.id: case for case in cases}
+        write_suite_files(
+            path, findings, self.settings, self.identity, self.units, key=self.plan.key
+        )
+
+    def report(self, folder: Path, *, is_complete: bool) -> Report:
+        report = build_report(
+            self.findings,
+            self.settings,
+            self.identity,
+            self.units,
+            run_id=folder.name,
+            is_complete=is_complete,
+            num_unconfirmed=self.plan.profile.num_cases,
+        )
+        write_report(folder / "report.json", report)
+        return report
+
+    def note(self, error: BaseException) -> None:
+        name = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+        message = str(error) or "stopped by the user"
+        self.findings.errors.append(RunError(where=name, message=message))

@@ -1,0 +1,264 @@
+"""Gradient ascent on the divergence of the two models, over a soft prompt.
+
+Both models stay frozen; only the virtual tokens move. The objective is the divergence of the
+first response token, averaged over seed texts: cheap, and measured to make the soft prompt a
+strong generator of prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pytest_divergence.core.errors import NoGradientError, SettingsError
+from pytest_divergence.core.store import write_atomically
+from pytest_divergence.discovery.soft_prompts import SoftPrompt, insert
+from pytest_divergence.models.decoding import row_seed
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.side import ModelSide
+from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
+
+Kind = Literal["free", "simplex"]
+OBJECTIVES = {"symmetric": symmetric_kl, "forward": forward_kl, "reverse": reverse_kl, "js": js}
+DEFAULT_LEARNING_RATES = {"free": 1e-2, "simplex": 0.3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How one soft prompt is trained. Raises `SettingsError` for a value that cannot work."""
+
+    kind: Kind = "free"
+    """`free` vectors, or `simplex`: each virtual token a mixture of real token embeddings."""
+    num_virtual_tokens: int = 8
+    """Length of the soft prompt."""
+    num_steps: int = 60
+    """Optimiser steps."""
+    batch_size: int = 16
+    """Texts in one step."""
+    learning_rate: float | None = None
+    """Adam's; default 1e-2 for `free` and 0.3 on the mixture logits for `simplex`."""
+    metric: Literal["symmetric", "forward", "reverse", "js"] = "symmetric"
+    """Divergence that is maximised, in nats."""
+    max_text_tokens: int = 32
+    """Longer texts are not trained on: a step costs their length."""
+    validate_every: int = 10
+    """Steps between two values of the validation curve."""
+    checkpoint_every: int = 10
+    """Steps between two checkpoints, where a checkpoint file is given."""
+    seed: int = 0
+    """Random seed of initialisation and batches."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_virtual_tokens",
+            "num_steps",
+            "batch_size",
+            "max_text_tokens",
+            "validate_every",
+            "checkpoint_every",
+        ):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.kind not in DEFAULT_LEARNING_RATES:
+            raise SettingsError(f"kind={self.kind!r} must be free or simplex")
+        if self.metric not in OBJECTIVES:
+            raise SettingsError(f"metric={self.metric!r} must be one of {', '.join(OBJECTIVES)}")
+        if not (0 < self.resolved_learning_rate < math.inf):
+            raise SettingsError(f"learning_rate={self.learning_rate} must be positive and finite")
+
+    @property
+    def resolved_learning_rate(self) -> float:
+        """The learning rate, or the kind's default."""
+        if self.learning_rate is None:
+            return DEFAULT_LEARNING_RATES[self.kind]
+        return self.learning_rate
+
+
+@dataclass
+class TrainingHistory:
+    """What a training did, step by step; divergences in nats."""
+
+    loss: list[float] = field(default_factory=list)
+    """Minus the batch's mean divergence, before each step."""
+    validation: list[float] = field(default_factory=list)
+    """Mean divergence on the validation texts; the last one is of the finished soft prompt."""
+    gradient_norms: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The trained soft prompt and how it came about."""
+
+    soft_prompt: SoftPrompt
+    history: TrainingHistory
+
+    @property
+    def d_soft(self) -> float:
+        """Divergence with the soft prompt in place: reported, but it decides nothing."""
+        return self.history.validation[-1]
+
+
+def train_soft_prompt(
+    pair: ModelPair,
+    config: TrainingConfig,
+    texts: Sequence[str],
+    validation_texts: Sequence[str] = (),
+    *,
+    name: str = "soft-prompt",
+    checkpoint: Path | None = None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> TrainingResult:
+    """Train one soft prompt over `texts`; validated on `validation_texts` (or on `texts`).
+
+    With `checkpoint` the training goes on from that file where it is of the same config and texts,
+    and writes it as it goes. Raises `SettingsError` without usable texts, `NoGradientError` where
+    no gradient, or one that is not finite, reaches the soft prompt.
+    """
+    rows = _training_rows(pair, texts, config.max_text_tokens)
+    validation_rows = _training_rows(pair, validation_texts or texts, config.max_text_tokens)
+    parameter = _initial_parameter(pair, config).requires_grad_(True)
+    optimiser = torch.optim.Adam([parameter], lr=config.resolved_learning_rate)
+    run = _Training(pair, config, rows, validation_rows, parameter, optimiser)
+    if checkpoint is not None:
+        run.resume(checkpoint, texts)
+    for step in range(len(run.history.loss), config.num_steps):
+        run.take_step(step)
+        if checkpoint is not None and (step + 1) % config.checkpoint_every == 0:
+            run.save(checkpoint, texts)
+        on_step(step + 1, config.num_steps)
+    run.validate()
+    with torch.no_grad():
+        prompt_embeds = run.prompt_embeds(pair.reference).float().cpu()
+    return TrainingResult(SoftPrompt(name, prompt_embeds, asdict(config)), run.history)
+
+
+@dataclass
+class _Training:
+    pair: ModelPair
+    config: TrainingConfig
+    rows: list[Tensor]
+    validation_rows: list[Tensor]
+    parameter: Tensor
+    optimiser: torch.optim.Adam
+    history: TrainingHistory = field(default_factory=TrainingHistory)
+
+    def take_step(self, step: int) -> None:
+        if step % self.config.validate_every == 0:
+            self.validate()
+        self.optimiser.zero_grad()
+        loss = -self.divergence(self._batch(step)).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        value = float(loss.detach())
+        norm = self._checked_gradient_norm(step, value)
+        self.optimiser.step()
+        self.history.loss.append(value)
+        self.history.gradient_norms.append(norm)
+
+    def divergence(self, rows: Sequence[Tensor]) -> Tensor:
+        """Divergence of the first response token of each row, nats: (B,)."""
+        prefix = self.pair.chat.shared_prefix
+        logits = []
+        for side in self.pair.sides:
+            soft = self.prompt_embeds(side)
+            bodies = [insert(side, soft, row) for row in rows]
+            logits.append(side.logits(bodies, prefix=prefix, num_logits=1)[:, -1])
+        return OBJECTIVES[self.config.metric](logits[0], logits[1].to(logits[0].device))
+
+    def prompt_embeds(self, side: ModelSide) -> Tensor:
+        """(num_virtual_tokens, D) in one model's embedding space."""
+        if self.config.kind == "free":
+            return self.parameter
+        table = side.embedding_table
+        return self.parameter.softmax(-1).to(table.device, table.dtype) @ table
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        values = [
+            self.divergence(self.validation_rows[start : start + self.config.batch_size])
+            for start in range(0, len(self.validation_rows), self.config.batch_size)
+        ]
+        self.history.validation.append(float(torch.cat(values).mean()))
+
+    def save(self, path: Path, texts: Sequence[str]) -> None:
+        state = self.optimiser.state[self.parameter]
+        tensors = {name: state[name].detach().clone() for name in ("exp_avg", "exp_avg_sq", "step")}
+        tensors["parameter"] = self.parameter.detach().clone()
+        tensors = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
+        metadata = {"key": _key(self.config, texts), "history": json.dumps(asdict(self.history))}
+        write_atomically(path, save(tensors, metadata))
+
+    def resume(self, path: Path, texts: Sequence[str]) -> None:
+        """Go on from a checkpoint of the same training; any other file is left alone."""
+        if not path.is_file():
+            return
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != _key(self.config, texts):
+                    return
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return
+        self.history = TrainingHistory(**json.loads(metadata["history"]))
+        with torch.no_grad():
+            self.parameter.copy_(tensors.pop("parameter"))
+        device = self.parameter.device
+        step = tensors.pop("step")  # Adam keeps its step count on the CPU
+        moments = {name: tensor.to(device) for name, tensor in tensors.items()}
+        self.optimiser.state[self.parameter] = {"step": step, **moments}
+
+    def _batch(self, step: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(row_seed(self.config.seed, "batch", step))
+        order = torch.randperm(len(self.rows), generator=generator)
+        return [self.rows[index] for index in order[: self.config.batch_size].tolist()]
+
+    def _checked_gradient_norm(self, step: int, loss: float) -> float:
+        gradient = self.parameter.grad
+        norm = 0.0 if gradient is None else float(gradient.norm())
+        if not math.isfinite(norm) or (step == 0 and norm == 0.0):
+            raise NoGradientError(
+                f"at step {step + 1} the soft prompt's gradient has norm {norm} (divergence "
+                f"{-loss:.4g} nats); it must be finite and not zero. Quantised models may pass no "
+                "gradient to their inputs; models with non-finite weights pass NaN."
+            )
+        return norm
+
+
+def _training_rows(pair: ModelPair, texts: Sequence[str], max_tokens: int) -> list[Tensor]:
+    rows = [
+        body
+        for prefix, body in pair.prompt_rows(texts)
+        if prefix == pair.chat.shared_prefix and len(body) <= max_tokens
+    ]
+    if not rows:
+        raise SettingsError(
+            f"none of {len(texts)} texts can be trained on: each must be a single user turn of at "
+            f"most max_text_tokens={max_tokens} tokens"
+        )
+    return rows
+
+
+def _initial_parameter(pair: ModelPair, config: TrainingConfig) -> Tensor:
+    """Random real tokens: their embeddings, or mixtures that put most weight on them."""
+    table = pair.reference.embedding_table
+    generator = torch.Generator().manual_seed(row_seed(config.seed, "initial tokens"))
+    chosen = torch.randint(len(table), (config.num_virtual_tokens,), generator=generator)
+    if config.kind == "free":
+        return table[chosen.to(table.device)].float().clone()
+    mixture = torch.zeros(config.num_virtual_tokens, len(table), device=table.device)
+    # ln V on one token of V gives it half of the weight: real text, and still free to move.
+    mixture[torch.arange(config.num_virtual_tokens), chosen] = math.log(len(table))
+    return mixture
+
+
+def _key(config: TrainingConfig, texts: Sequence[str]) -> str:
+    return json.dumps([asdict(config), list(texts)], sort_keys=True)

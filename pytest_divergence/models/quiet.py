@@ -1,0 +1,35 @@
+"""Keeps transformers quiet while models load: our own lines say what happens."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from transformers.utils import logging
+
+_logging: Any = logging  # its functions carry no types
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars, log lines or conversion threads inside."""
+    variable = "DISABLE_SAFETENSORS_CONVERSION"
+    before = os.environ.get(variable)
+    os.environ[variable] = "1"
+    verbosity = _logging.get_verbosity()
+    _logging.disable_progress_bar()
+    _logging.set_verbosity_error()
+    try:
+        # Some bars of the GGUF reader ask nobody; they go where stderr points when they start.
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        _logging.set_verbosity(verbosity)
+        _logging.enable_progress_bar()
+        if before is None:
+            os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = before

@@ -1,0 +1,266 @@
+"""Command line, environment and ini file become `Settings`, with the source of each value.
+
+One table names every option; what a value may be is decided by `Settings` alone. Imports nothing
+heavy: pytest loads this in every session.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_divergence.core.settings import Settings
+
+COMMAND_LINE, INI, DEFAULT = "command line", "ini", "default"
+NO_ALIASES_VARIABLE = "PYTEST_DIVERGENCE_NO_ALIASES"
+SUITE_SUFFIX = ".divergence.jsonl"
+MODELS = ("model_1", "model_2")
+PATHS = (*MODELS, "seeds", "chat_template", "report_dir")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of `Settings`, as a user gives it."""
+
+    field: str
+    metavar: str
+    help: str
+    rule: str
+    """What a value must be: ends the sentence that refuses a wrong one."""
+    alias: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """The canonical command line option."""
+        return f"--divergence-{self.field.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"PYTEST_DIVERGENCE_{self.field.upper()}"
+
+    @property
+    def ini(self) -> str:
+        """The key of the ini file."""
+        return f"divergence_{self.field}"
+
+
+def _choice(field: str, help_text: str, *choices: str) -> Option:
+    return Option(field, "{" + ",".join(choices) + "}", help_text, f"one of {', '.join(choices)}")
+
+
+SPEC_RULE = "a Hub id, a local folder or demo:NAME"
+OPTIONS = (
+    Option(
+        "model_1", "SPEC", f"the reference, the trusted model: {SPEC_RULE}", SPEC_RULE, "--model-1"
+    ),
+    Option(
+        "model_2",
+        "SPEC",
+        "the candidate, the model under test: like the reference, or a PEFT adapter's folder",
+        SPEC_RULE,
+        "--model-2",
+    ),
+    _choice(
+        "mode",
+        "auto (default) replays given suites, replays in CI, and searches otherwise",
+        *("auto", "search", "replay", "off"),
+    ),
+    _choice(
+        "profile",
+        "how long a search takes; auto (default) is smoke on a CPU, default on a GPU",
+        *("auto", "smoke", "default", "thorough"),
+    ),
+    Option(
+        "budget",
+        "TOKENS|SECONDSs",
+        "forwarded tokens (200000) after which a search ends, or seconds (300s)",
+        "a number of forwarded tokens, such as 200000, or of seconds, such as 300s",
+    ),
+    Option(
+        "max_kl",
+        "NATS",
+        "asserted limit in nats per token; auto (default) derives it from both models",
+        "auto or a positive number of nats per token",
+    ),
+    _choice(
+        "metric",
+        "divergence that is asserted (default: symmetric)",
+        *("symmetric", "forward", "reverse", "js"),
+    ),
+    _choice(
+        "gate",
+        "natural (default) leaves out prompts that no one would write",
+        *("natural", "all"),
+    ),
+    Option(
+        "seeds",
+        "FILE",
+        "prompts to start from, one a line or JSON Lines (default: shipped ones)",
+        "the path of a file",
+    ),
+    Option("seed", "N", "random seed of the run (default: 0)", "a whole number"),
+    Option(
+        "num_cases", "N", "cases to export (default: the profile's)", "a whole number of at least 1"
+    ),
+    _choice(
+        "builtin_suite",
+        "whether the search's own cases join the session; auto (default): if no path is given",
+        *("auto", "on", "off"),
+    ),
+    Option(
+        "chat_template",
+        "CHOICE|FILE",
+        "reference (default), candidate, none or the path of a Jinja file; used for both models",
+        "reference, candidate, none or the path of a Jinja file",
+    ),
+    Option("system_prompt", "TEXT", "system turn before every prompt", "a text"),
+    Option("device", "DEVICE", "auto (default), cpu, cuda, cuda:1, mps", "the name of a device"),
+    _choice(
+        "dtype",
+        "number format of both models (default: auto)",
+        *("auto", "float32", "bfloat16", "float16"),
+    ),
+    Option("report_dir", "FOLDER", "where reports go (default: .divergence/reports)", "a folder"),
+)
+BY_FIELD: Mapping[str, Option] = {option.field: option for option in OPTIONS}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value as text, and where it was given: command line, a variable's name, or ini."""
+
+    value: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a session is asked to do, and where each value came from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+    """By field: command line, the environment variable's name, ini, or default."""
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register options and ini keys; an alias that another plugin owns is left to it."""
+    taken = _owned_flags(parser)
+    group = parser.getgroup("divergence", "divergence: compare two language models")
+    for option in OPTIONS:
+        flags = [option.flag]
+        if option.alias and option.alias not in taken and not os.environ.get(NO_ALIASES_VARIABLE):
+            flags.append(option.alias)
+        group.addoption(
+            *flags,
+            dest=f"divergence_{option.field}",
+            metavar=option.metavar,
+            default=None,
+            help=option.help.replace("%", "%%"),
+        )
+        parser.addini(option.ini, f"as {option.flag}", type="string", default=None)
+
+
+def given(config: pytest.Config) -> dict[str, Given]:
+    """What was given, by field: command line before environment before ini file."""
+    found = {}
+    for option in OPTIONS:
+        on_command_line = config.getoption(f"divergence_{option.field}")
+        in_ini = config.getini(option.ini)
+        if on_command_line is not None:
+            found[option.field] = Given(on_command_line, COMMAND_LINE)
+        elif os.environ.get(option.variable):
+            found[option.field] = Given(os.environ[option.variable], option.variable)
+        elif in_ini:
+            found[option.field] = Given(in_ini, INI)
+    return found
+
+
+def resolve(config: pytest.Config) -> Resolved:
+    """The session's settings. Raises `pytest.UsageError` naming the first wrong value."""
+    from pydantic import ValidationError
+
+    from pytest_divergence.core.settings import Settings
+
+    values = given(config)
+    check_both_models(values)
+    try:
+        settings = Settings(**{f: _located(config, f, one) for f, one in values.items()})
+    except ValidationError as error:
+        field = str(error.errors(include_url=False)[0]["loc"][0])
+        raise _wrong_value(values[field], BY_FIELD[field]) from None
+    sources = {field: values[field].source if field in values else DEFAULT for field in BY_FIELD}
+    _check_specs(config, settings, values)
+    return Resolved(settings, sources)
+
+
+def check_both_models(values: Mapping[str, Given]) -> None:
+    """Raise `pytest.UsageError` where one model is given without the other."""
+    named = [field for field in MODELS if field in values]
+    if len(named) == 1:
+        there = BY_FIELD[named[0]]
+        other = BY_FIELD[next(field for field in MODELS if field not in named)]
+        raise pytest.UsageError(
+            f"{_shown(values[there.field], there)} is given without {other.alias}; a comparison "
+            f"needs two models, so give {other.alias} too (or {other.variable}, or "
+            f"{other.ini} in the ini file)"
+        )
+
+
+def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str, Given]) -> None:
+    """Refuse a spec that cannot name a model, before anything heavy is imported."""
+    from pytest_divergence.core.errors import DivergenceError
+    from pytest_divergence.models.specs import parse_spec
+
+    for field in (field for field in MODELS if field in values):
+        try:
+            parse_spec(
+                getattr(settings, field),
+                role=_name(values[field], BY_FIELD[field]),
+                root=config.invocation_params.dir,
+            )
+        except DivergenceError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def _located(config: pytest.Config, field: str, one: Given) -> str:
+    """The value, with a path that the ini file names made to hold where pytest was started."""
+    if one.source != INI or config.inipath is None:
+        return one.value
+    start, here = config.inipath.parent, config.invocation_params.dir
+    name, separator, rest = one.value.partition(",") if field in MODELS else (one.value, "", "")
+    is_path = field in PATHS and (field == "report_dir" or (start / name).exists())
+    if not is_path or start == here or Path(name).is_absolute():
+        return one.value
+    return f"{os.path.relpath(start / name, here)}{separator}{rest}"
+
+
+def _wrong_value(one: Given, option: Option) -> pytest.UsageError:
+    return pytest.UsageError(f"{_shown(one, option)}: must be {option.rule}")
+
+
+def _shown(one: Given, option: Option) -> str:
+    from pytest_divergence.core.safe_text import safe_line
+
+    value = safe_line(one.value, 60)[1:-1] if "://" not in one.value else "[a URL]"
+    where = " (ini file)" if one.source == INI else ""
+    return f"{_name(one, option)}={value}{where}"
+
+
+def _name(one: Given, option: Option) -> str:
+    """What the user wrote to give the value."""
+    if one.source == COMMAND_LINE:
+        return option.alias or option.flag
+    return option.ini if one.source == INI else one.source
+
+
+def _owned_flags(parser: pytest.Parser) -> set[str]:
+    """Flags that pytest and plugins loaded earlier have registered."""
+    groups: list[Any] = [*parser._groups, parser._anonymous]
+    return {name for group in groups for option in group.options for name in option.names()}

@@ -1,0 +1,189 @@
+"""The pytest plugin: hooks and fixtures, each handing on to what it is about.
+
+pytest loads this module in every session, so it imports nothing but pytest and our own light
+modules; what a session does not ask for does not happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_divergence import collection, hookspecs, options, progress_display
+from pytest_divergence.session import REPORT_KEY, of
+
+if TYPE_CHECKING:
+    from pytest_divergence.core.cases import Case
+    from pytest_divergence.discovery.soft_prompts import SoftPrompt
+    from pytest_divergence.models.pair import ModelPair
+    from pytest_divergence.scoring.scorer import PromptScore
+
+MARKER = (
+    "divergence(max_kl=, behaviour=, limit=, id=): bound of this test's assertions, and which "
+    "cases it takes: of one behaviour, the most divergent few, or by id"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register options and ini keys."""
+    options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Register our own hooks."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, and read what was given."""
+    config.addinivalue_line("markers", MARKER)
+    of(config)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say which models are compared, and how."""
+    return progress_display.header_lines(of(config))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse wrong values; with pytest-xdist, search before the workers start."""
+    ours = of(session.config)
+    ours.check()
+    if ours.is_controller:
+        collection.prepare(ours)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Search where the session asks for it, and let the cases found join its items."""
+    ours = of(session.config)
+    if ours.is_controller:
+        return
+    if ours.worker_input is None:
+        collection.prepare(ours)
+    if (suite := collection.joining_suite(ours)) is not None:
+        session.config.args.append(str(suite))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist what its controller found: strings only, no paths."""
+    node.workerinput.update(collection.for_workers(of(node.config)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep our items on one worker, so that only that one loads the models."""
+    return collection.scheduler(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Of `.divergence/`, show pytest only the suites that take part."""
+    return collection.is_hidden(collection_path, config)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect suites."""
+    if not file_path.name.endswith(options.SUITE_SUFFIX) or of(parent.config).is_off:
+        return None
+    return collection.SuiteFile.from_parent(parent, path=file_path)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give tests that take `divergence_case` the cases."""
+    if "divergence_case" in metafunc.fixturenames:
+        collection.parametrize(metafunc, of(metafunc.config))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """End the session with one clear error where our part of collection failed."""
+    report = yield
+    ours = of(collector.config)
+    if ours.error is not None and ours.worker_input is None:
+        raise ours.error
+    return report
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    """Say what was found, where the report is, and how to run one case again."""
+    progress_display.write_summary(terminalreporter, of(config), exitstatus)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the controller of pytest-xdist where a worker's search left its report."""
+    ours = of(session.config)
+    if ours.worker_input is not None and ours.report_dir is not None:
+        session.config.workeroutput[REPORT_KEY] = str(ours.report_dir)  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear from a worker of pytest-xdist."""
+    of(node.config).hear(getattr(node, "workeroutput", {}))
+
+
+@pytest.fixture(scope="session")
+def model_pair(pytestconfig: pytest.Config) -> ModelPair:
+    """The two models of the session, loaded once: reference and candidate."""
+    session = of(pytestconfig)
+    with session.failures():
+        return session.pair()
+
+
+@pytest.fixture(scope="session")
+def soft_prompts(pytestconfig: pytest.Config) -> list[SoftPrompt]:
+    """The soft prompts that the session's search trained."""
+    from pytest_divergence.discovery.soft_prompts import load_soft_prompts
+
+    session = of(pytestconfig)
+    with session.failures():
+        return load_soft_prompts(collection.search_outcome(session).key)
+
+
+@pytest.fixture(scope="session")
+def hard_prompts(pytestconfig: pytest.Config) -> list[str]:
+    """The prompts, as text, on which the session's models were found to differ."""
+    session = of(pytestconfig)
+    with session.failures():
+        return [case.text for case in collection.session_cases(session)]
+
+
+@pytest.fixture
+def divergence_case(request: pytest.FixtureRequest) -> Case:
+    """One case of the session; a test that takes it runs once for each."""
+    if not hasattr(request, "param"):
+        pytest.fail(
+            "divergence_case must be an argument of the test or of one of its fixtures; "
+            "request.getfixturevalue() comes too late to run the test once for each case",
+            pytrace=False,
+        )
+    case: Case = request.param
+    return case
+
+
+@pytest.fixture
+def assert_bounded_kl(request: pytest.FixtureRequest) -> Callable[..., PromptScore]:
+    """A function `(prompt, max_kl=None, metric=None)` that measures a prompt and asserts its KL."""
+
+    def check(prompt: Any, max_kl: float | None = None, metric: str | None = None) -> PromptScore:
+        return collection.assert_bounded(request, prompt, max_kl, metric)
+
+    return check
+
+
+@pytest.fixture
+def _divergence_setup(request: pytest.FixtureRequest) -> Any:
+    """Measure what a suite's item will judge: in setup, where failing is an error."""
+    request.node.measure(request)
+    return request.node

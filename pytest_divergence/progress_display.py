@@ -1,0 +1,253 @@
+"""What people see of a session: header, progress of the search, summary.
+
+A search shows a bar on a terminal, and a line now and then elsewhere. Knows pytest's capturing and
+terminal; does not know what a search does.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_divergence.options import DEFAULT, MODELS, SUITE_SUFFIX, Given
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from pytest_divergence.discovery.progress import Listener
+    from pytest_divergence.session import DivergenceSession
+
+HEARTBEAT_SECONDS = 30.0
+"""How long a log stays silent at most: some CI services end a job that prints nothing."""
+
+
+SHOWN_SETTINGS = {"profile": "profile", "max_kl": "bound", "mode": "mode"}
+"""What the header shows of the settings, and the word for it."""
+SKIP_PREFIX = "divergence: "
+"""Begins the reason of our own skips, so that the summary can count them."""
+UNUSED = (
+    "divergence: two models were given, but nothing used them: name a *.divergence.jsonl, take "
+    "divergence_case or model_pair in a test, or add --divergence-builtin-suite=on"
+)
+
+
+@contextmanager
+def shown(config: pytest.Config) -> Iterator[Listener]:
+    """The listener of one search, visible although pytest captures."""
+    with uncaptured(config):
+        if sys.stderr.isatty():
+            with _progress_bar() as bar:
+                yield BarListener(bar)
+        else:
+            listener = LogListener(_printer(config))
+            try:
+                yield listener
+            finally:
+                listener.stop()
+
+
+def announce(config: pytest.Config, text: str) -> None:
+    """One line for people, outside of a search."""
+    with uncaptured(config):
+        _printer(config)(text)
+
+
+@contextmanager
+def uncaptured(config: pytest.Config) -> Iterator[None]:
+    """Output reaches the terminal, also during collection and fixtures."""
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    terminal: Any = config.pluginmanager.getplugin("terminalreporter")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        if terminal is not None:
+            terminal.ensure_newline()
+        yield
+
+
+class BarListener:
+    """A bar with the time that is left, on a terminal; it disappears at the end."""
+
+    def __init__(self, bar: Progress) -> None:
+        """Draw on `bar`, which is running."""
+        self._bar = bar
+        self._task = bar.add_task("starting", total=None)
+        self._phase = ""
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        from rich.text import Text
+
+        self._bar.console.print(Text(f"divergence: {text}"))
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Move the bar; a new phase starts it, and its clock, again."""
+        if phase != self._phase:
+            self._phase = phase
+            self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(phase, total=total)
+        self._bar.update(self._task, completed=done, total=total)
+
+
+class LogListener:
+    """Lines in a log: what is said, and every half minute where the search is."""
+
+    def __init__(
+        self, write: Callable[[str], None], *, interval: float = HEARTBEAT_SECONDS
+    ) -> None:
+        """Write lines by `write`, from a second thread too: a phase may not report for long."""
+        self._write = write
+        self._interval = interval
+        self._state = "starting"
+        self._started = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def say(self, text: str) -> None:
+        """Write a line."""
+        self._write(f"divergence: {text}")
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Remember where the search is, for the next line."""
+        self._state = f"{phase} {done}/{total}"
+
+    def stop(self) -> None:
+        """End the lines."""
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._interval):
+            seconds = time.monotonic() - self._started
+            self._write(f"divergence: {self._state} ({seconds:.0f} s)")
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    columns = (
+        TextColumn("divergence: {task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeLeft(),
+    )
+    # A console bound before capturing was lifted would show nothing.
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield bar
+
+
+def _printer(config: pytest.Config) -> Callable[[str], None]:
+    terminal: Any = config.pluginmanager.getplugin("terminalreporter")
+    if terminal is not None:
+        return lambda line: terminal.write_line(line)
+    return lambda line: print(line, file=sys.stderr, flush=True)  # a worker's stdout is lost
+
+
+def header_lines(session: DivergenceSession) -> list[str]:
+    """Pytest's header: the pair, the most important settings, and where each came from."""
+    if not session.has_models or session.is_off:
+        return []
+    names = [_model_name(session, session.given[field]) for field in MODELS]
+    sources = [session.given[field].source for field in MODELS]
+    lines = [
+        f"divergence: reference {names[0]} ({sources[0]}), candidate {names[1]} ({sources[1]})",
+        f"divergence: {', '.join(_setting(session, field) for field in SHOWN_SETTINGS)}",
+    ]
+    if names[0] == names[1]:
+        lines.append("divergence: the same model twice, so nothing should differ")
+    return lines
+
+
+def _model_name(session: DivergenceSession, one: Given) -> str:
+    """A spec without secrets, also where no model can be found by it."""
+    from pytest_divergence.core.errors import DivergenceError
+    from pytest_divergence.core.safe_text import safe_line
+    from pytest_divergence.models.specs import parse_spec
+
+    try:
+        name = str(parse_spec(one.value, role="", root=session.config.invocation_params.dir))
+    except DivergenceError:
+        name = one.value if "://" not in one.value else "[a URL]"
+    return safe_line(name)[1:-1]
+
+
+def _setting(session: DivergenceSession, field: str) -> str:
+    from pytest_divergence.core.safe_text import safe_line
+
+    one = session.given.get(field, Given("auto", DEFAULT))
+    return f"{SHOWN_SETTINGS[field]} {safe_line(one.value, 40)[1:-1]} ({one.source})"
+
+
+def write_summary(
+    terminal: pytest.TerminalReporter, session: DivergenceSession, exitstatus: int
+) -> None:
+    """The end of a session: what was found, skipped, or not used at all."""
+    lines = _report_lines(session, terminal) or _replay_lines(terminal)
+    notes = _skip_lines(terminal)
+    is_asked = session.is_explicit and not session.is_off and not session.is_listing
+    if is_asked and not session.is_used and exitstatus != pytest.ExitCode.USAGE_ERROR:
+        notes.append(UNUSED)
+    if (lines or notes) and terminal.verbosity >= 0:
+        terminal.write_sep("=", "divergence")
+    for line in lines:
+        terminal.write_line(line)
+    for line in notes:
+        terminal.write_line(line, yellow=True)
+
+
+def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter) -> list[str]:
+    from pytest_divergence.reports.terminal import summary_lines
+
+    if session.report is None or session.report_dir is None:
+        return []
+    return summary_lines(
+        session.report,
+        width=max(60, min(terminal._tw.fullwidth, 100)),
+        verbosity=terminal.verbosity,
+        report_path=session.shown(session.report_dir / "report.html"),
+        suite=session.shown(session.own_suite),
+    )
+
+
+def _replay_lines(terminal: pytest.TerminalReporter) -> list[str]:
+    verdicts = {
+        report.nodeid: dict(report.user_properties).get("divergence_verdict")
+        for report in _reports(terminal)
+        if SUITE_SUFFIX in report.nodeid
+    }
+    words = {"passed": "within the bound", "failed": "over it", "error": "not measured"}
+    counts = Counter(str(verdict) for verdict in verdicts.values() if verdict in words)
+    if not counts:
+        return []
+    parts = [f"{counts[verdict]} {word}" for verdict, word in words.items() if counts[verdict]]
+    total = sum(counts.values())
+    return [f"{total} stored case{'s' if total > 1 else ''} replayed: {', '.join(parts)}."]
+
+
+def _skip_lines(terminal: pytest.TerminalReporter) -> list[str]:
+    """Our own skips look green, so they are told apart from others."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in _reports(terminal)
+        if report.skipped and isinstance(report.longrepr, tuple)
+    )
+    return [
+        f"{reason} ({count} test{'s' if count > 1 else ''} skipped)"
+        for reason, count in reasons.items()
+        if reason.startswith(SKIP_PREFIX)
+    ]
+
+
+def _reports(terminal: pytest.TerminalReporter) -> Iterator[pytest.TestReport]:
+    for reports in terminal.stats.values():
+        yield from (report for report in reports if isinstance(report, pytest.TestReport))

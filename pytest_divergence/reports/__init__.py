@@ -1,0 +1,31 @@
+"""Views of a run: `report.html` and `summary.md` beside `report.json`; the terminal's lines.
+
+Shows what a `Report` holds; measures and decides nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_divergence.core.report import Report
+from pytest_divergence.core.store import write_atomically
+from pytest_divergence.reports.html import render_html
+from pytest_divergence.reports.markdown import render_markdown
+from pytest_divergence.reports.terminal import failure_text, summary_lines
+
+__all__ = ["failure_text", "render_html", "render_markdown", "summary_lines", "write_reports"]
+
+
+def write_reports(report: Report, folder: Path, *, suite: str | None = None) -> list[Path]:
+    """Write `report.html` and `summary.md` into `folder`, and say where they are.
+
+    `suite` is the path of the suite's file, for the commands that run a case again. Raises
+    StoreError.
+    """
+    views = {
+        folder / "report.html": render_html(report, suite=suite),
+        folder / "summary.md": render_markdown(report, suite=suite),
+    }
+    for path, text in views.items():
+        write_atomically(path, text)
+    return list(views)

@@ -1,0 +1,183 @@
+"""`summary.md`: one page that reads well as plain text, in a pull request or a CI summary.
+
+Model text stands only in fenced blocks behind bars, where it can neither close the fence nor link.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.report import Report, ReportCase
+from pytest_divergence.reports import wording
+from pytest_divergence.reports.blocks import block
+from pytest_divergence.reports.wording import nats, number_of, visible
+
+MAX_CASES = 20
+"""Failed cases shown with their texts; the table has them all."""
+
+WIDTH = 100
+"""Columns of a block of text, so that none needs scrolling."""
+
+
+def render_markdown(report: Report, *, suite: str | None = None) -> str:
+    """The run in Markdown."""
+    sections = (
+        _head(report),
+        _behaviours(report),
+        _case_table(report),
+        _failed_cases(report, suite),
+        _errors(report),
+        _calibration(report),
+    )
+    return "\n".join(line for section in sections for line in section).rstrip("\n") + "\n"
+
+
+def _head(report: Report) -> Iterator[str]:
+    effort = report.effort
+    yield "# pytest-divergence"
+    yield ""
+    first, *more = wording.headline(report)
+    yield f"**{first}** {' '.join(more)}".rstrip()
+    yield ""
+    yield f"- reference: {_code(report.pair.reference)}"
+    yield f"- candidate: {_code(report.pair.candidate)}"
+    yield f"- cases: {', '.join(wording.counts(report))}"
+    yield (
+        f"- effort: {number_of(effort.prompts_scored, 'prompt')} scored, "
+        f"{number_of(effort.tokens_forwarded, 'token')} forwarded, "
+        f"{wording.duration(effort.seconds)}"
+    )
+    yield "- full report: [report.html](report.html), data: [report.json](report.json)"
+    yield ""
+
+
+def _behaviours(report: Report) -> Iterator[str]:
+    if report.behaviours:
+        yield "## Behaviours of the candidate"
+        yield ""
+    for behaviour in wording.behaviours(report):
+        yield from _behaviour(behaviour)
+
+
+def _behaviour(behaviour: Behaviour) -> Iterator[str]:
+    state = "confirmed" if behaviour.confirmed else "suspected, not confirmed"
+    yield f"### {behaviour.id}"
+    yield ""
+    yield (
+        f"{behaviour.kind}, {state}{', accepted' if behaviour.accepted else ''}; shown by the "
+        f"candidate on {behaviour.candidate_count} of "
+        f"{number_of(behaviour.num_prompts, 'prompt')}, by the reference on "
+        f"{behaviour.reference_count}"
+    )
+    yield ""
+    yield from _fenced(behaviour.name)
+    for label, prompt in (
+        ("Shortest prompt that shows it:", behaviour.shortest_cause),
+        ("Nearest prompt that does not:", behaviour.nearest_non_cause),
+    ):
+        if prompt is not None:
+            yield label
+            yield ""
+            yield from _fenced(prompt)
+
+
+def _case_table(report: Report) -> Iterator[str]:
+    cases = [*wording.asserted(report), *wording.set_apart(report)]
+    if not cases:
+        return
+    yield "## Cases"
+    yield ""
+    yield "|Case|KL, nats/token|Bound|Verdict|"
+    yield "|---|--:|--:|---|"
+    for case in cases:
+        value = nats(case.kl.value) if case.kl else "–"
+        limit = nats(case.max_kl) if case.max_kl is not None else "–"
+        if case.kl and case.max_kl is not None:
+            value, limit = wording.compared(case.kl.value, case.max_kl)
+        verdict = "set apart, not tested" if case.off_distribution else case.verdict
+        yield f"|`{case.id}`|{value}|{limit}|{verdict}|"
+    yield ""
+
+
+def _failed_cases(report: Report, suite: str | None) -> Iterator[str]:
+    over = wording.failed(report)
+    if over:
+        yield "## Where they differ"
+        yield ""
+    for case in over[:MAX_CASES]:
+        yield from _case(case, wording.rerun_command(report, case.id, suite))
+    if len(over) > MAX_CASES:
+        yield f"{len(over) - MAX_CASES} more failed cases are in report.html."
+        yield ""
+
+
+def _case(case: ReportCase, rerun: str) -> Iterator[str]:
+    yield f"### {case.id}"
+    yield ""
+    for turn in case.turns:
+        yield f"Prompt ({turn.role}):"
+        yield ""
+        yield from _fenced(turn.content)
+    if case.completions is not None:
+        yield "Reference:"
+        yield ""
+        yield from _fenced(case.completions.reference)
+        yield "Candidate:"
+        yield ""
+        yield from _fenced(case.completions.candidate)
+    yield f"Run it again: {_code(rerun)}"
+    yield ""
+
+
+def _errors(report: Report) -> Iterator[str]:
+    unjudged = [
+        (case.id, case.verdict_reason)
+        for case in wording.asserted(report)
+        if case.verdict in ("error", "inconclusive")
+    ]
+    errors = [*((error.where, error.message) for error in report.errors), *unjudged]
+    if errors:
+        yield "## Errors"
+        yield ""
+    for where, message in errors:
+        yield from _fenced(f"{where}: {message}")
+
+
+def _calibration(report: Report) -> Iterator[str]:
+    calibration = report.calibration
+    if calibration.bound is None and calibration.noise_floor is None:
+        return
+    yield "## Bound"
+    yield ""
+    if (bound := calibration.bound) is not None:
+        label = f" ({_code(bound.label)})" if bound.label else ""
+        provisional = ", provisional" if bound.provisional else ""
+        yield f"- bound: {nats(bound.value)} nats/token{label}{provisional}"
+        for name, value in wording.bound_parts(bound):
+            yield f"    - {_code(name)}: {value}"
+    if (floor := calibration.noise_floor) is not None:
+        yield (
+            f"- noise floor: {nats(floor.value)} nats/token, the largest of "
+            f"{number_of(floor.num_measurements, 'measurement')} of the reference against itself"
+        )
+    if (shift := calibration.typical_shift) is not None:
+        yield (
+            f"- typical shift: mean {nats(shift.mean)}, 99th percentile {nats(shift.p99)}, "
+            f"largest {nats(shift.max)} nats/token over {number_of(shift.num_controls, 'control')}"
+        )
+    yield ""
+
+
+def _fenced(text: str) -> list[str]:
+    # Each line is behind a bar, so none can close the fence.
+    return ["```text", *block(text, width=WIDTH, indent=""), "```", ""]
+
+
+def _code(text: str, limit: int = 500) -> str:
+    """A code span; its fence is longer than any run of backticks inside."""
+    shown = visible(text[:limit]) + ("…" if len(text) > limit else "")
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    pad = " " if "`" in shown else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"

@@ -1,0 +1,206 @@
+"""What every view of a run says in the same words: the verdict, numbers and their units, order.
+
+Knows the report; does not know whether a terminal, a browser or a Markdown file shows it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from operator import itemgetter
+
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.provenance import Bound
+from pytest_divergence.core.report import Report, ReportCase, TokenComparison
+from pytest_divergence.core.safe_text import safe_line
+
+EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
+
+
+def visible(text: str) -> str:
+    """`text` on one line with its hidden characters shown, without quotes; never cut."""
+    return safe_line(text, len(text) + 1)[1:-1]
+
+
+def nats(value: float) -> str:
+    """A divergence with as many digits as a reader can use."""
+    if value == 0 or abs(value) >= 0.001:
+        return f"{value:.3f}"
+    return f"{value:.6f}" if abs(value) >= 1e-6 else f"{value:.0e}"
+
+
+def compared(value: float, limit: float) -> tuple[str, str]:
+    """Both numbers, with enough digits to tell them apart where they differ."""
+    for shown in (nats, "{:.6f}".format):
+        if shown(value) != shown(limit):
+            return shown(value), shown(limit)
+    return (nats(value), nats(limit)) if value == limit else (f"{value:.9g}", f"{limit:.9g}")
+
+
+def probability(value: float) -> str:
+    """A probability, so that a small one does not read as none."""
+    if value >= 0.01:
+        return f"{value:.2f}"
+    return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
+
+
+def likelihood(value: float) -> str:
+    """`p = 0.97`, `p < 0.0001`: a probability in a sentence."""
+    shown = probability(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
+
+
+def number_of(count: int, noun: str, nouns: str | None = None) -> str:
+    """`1 case`, `1,234 cases`."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `92 s`, `12 min 5 s`, `2 h 10 min`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 120:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def asserted(report: Report) -> list[ReportCase]:
+    """The cases that are tested, the most divergent first."""
+    return _worst_first([case for case in report.cases if not case.off_distribution])
+
+
+def set_apart(report: Report) -> list[ReportCase]:
+    """The off-distribution cases, the most divergent first."""
+    return _worst_first([case for case in report.cases if case.off_distribution])
+
+
+def failed(report: Report) -> list[ReportCase]:
+    """The tested cases over their bound, the most divergent first."""
+    return [case for case in asserted(report) if case.verdict == "failed"]
+
+
+def unaccepted(report: Report) -> list[Behaviour]:
+    """The confirmed behaviours that only some prompts cause and that no one accepted."""
+    return [
+        behaviour
+        for behaviour in report.behaviours
+        if behaviour.confirmed and not behaviour.accepted and behaviour.kind == "conditional"
+    ]
+
+
+def behaviours(report: Report) -> list[Behaviour]:
+    """The behaviours, a new style of all answers first."""
+    return sorted(report.behaviours, key=lambda behaviour: behaviour.kind != "general")
+
+
+def headline(report: Report) -> list[str]:
+    """The outcome in plain sentences, the verdict first; holds no model's text."""
+    stopped = (
+        "The run stopped before it was complete; this is what it had found. "
+        "The same command goes on from here."
+    )
+    sentences = [stopped] if report.run.status == "incomplete" else []
+    sentences += _findings(report)
+    unjudged = sum(case.verdict in ("error", "inconclusive") for case in asserted(report))
+    if unjudged:
+        cases, these = number_of(unjudged, "case"), "It does" if unjudged == 1 else "They do"
+        sentences.append(f"{cases} could not be judged. {these} not count as passed.")
+    if report.run.status == "complete" and (failed(report) or unaccepted(report)):
+        sentences.append(EXIT_CODE)
+    return sentences
+
+
+def counts(report: Report) -> list[str]:
+    """`4 failed`, `1 passed`, …: the verdicts that occur."""
+    verdicts = [case.verdict for case in asserted(report)]
+    shown = [
+        f"{verdicts.count(verdict)} {words}"
+        for verdict, words in (
+            ("failed", "failed"),
+            ("passed", "passed"),
+            ("error", "not measured"),
+            ("inconclusive", "inconclusive"),
+        )
+        if verdict in verdicts
+    ]
+    if apart := len(set_apart(report)):
+        shown.append(f"{apart} set apart (unnatural text, not tested)")
+    return shown or ["none"]
+
+
+def bound_parts(bound: Bound) -> list[tuple[str, str]]:
+    """Name and value of each part of the bound, the largest first; none where it has but one."""
+    if len(bound.parts) < 2:
+        return []
+    parts = sorted(bound.parts.items(), key=lambda part: -part[1])
+    return [(name.replace("_", " "), nats(value)) for name, value in parts]
+
+
+def token_kl(token: TokenComparison, metric: str | None) -> float:
+    """The divergence at a position: the metric's direction, else the mean of both directions."""
+    if metric == "forward":
+        return token.forward_kl
+    if metric == "reverse":
+        return token.reverse_kl
+    return (token.forward_kl + token.reverse_kl) / 2
+
+
+def worst_tokens(
+    tokens: Sequence[TokenComparison], metric: str | None, limit: int = 5
+) -> list[tuple[int, TokenComparison]]:
+    """The positions, from 1, where the models differ most, in the text's order."""
+    numbered = [(i, token) for i, token in enumerate(tokens, 1) if token_kl(token, metric) > 0]
+    worst = sorted(numbered, key=lambda pair: -token_kl(pair[1], metric))
+    return sorted(worst[:limit], key=itemgetter(0))
+
+
+def rerun_command(report: Report, case_id: str, suite: str | None) -> str:
+    """The command that tests one case again; without `suite`, the search's own is meant."""
+    models = ["--model-1", report.pair.reference, "--model-2", report.pair.candidate]
+    if suite is None:
+        return shlex.join(["pytest", *models, "-k", case_id])
+    return shlex.join(["pytest", f"{suite}::{case_id}", *models])
+
+
+def _worst_first(cases: list[ReportCase]) -> list[ReportCase]:
+    return sorted(cases, key=lambda case: (-(case.kl.value if case.kl else -1.0), case.id))
+
+
+def _findings(report: Report) -> list[str]:
+    cases = _replayed(report) if report.run.mode == "replay" else _searched(report)
+    if not (new := unaccepted(report)):
+        return [cases]
+    shown = f"The candidate shows {number_of(len(new), 'new behaviour')}."
+    return [cases, shown] if failed(report) else [shown, cases]
+
+
+def _replayed(report: Report) -> str:
+    over, cases = len(failed(report)), number_of(len(asserted(report)), "case")
+    if over:
+        return f"{over} of {cases} {_verb(over)} more divergence than the bound."
+    passed = sum(case.verdict == "passed" for case in asserted(report))
+    return f"No case over its bound: {passed} of {cases} within it."
+
+
+def _searched(report: Report) -> str:
+    over, tested = len(failed(report)), len(asserted(report))
+    bound = report.calibration.bound
+    limit = f", {nats(bound.value)} nats/token" if bound else ""
+    if over:
+        return (
+            f"{over} of {number_of(tested, 'prompt')} found by the search {_verb(over)} more "
+            f"divergence than the bound{limit}."
+        )
+    scored = number_of(report.effort.prompts_scored, "prompt")
+    if not tested:
+        return f"No prompt over the bound{limit}: {scored} scored, none of them confirmed."
+    most = "the most divergent one" if tested == 1 else f"the {tested} most divergent"
+    return (
+        f"No prompt over the bound{limit}: {scored} scored, and {most} measured again on "
+        "fresh continuations."
+    )
+
+
+def _verb(count: int) -> str:
+    return "shows" if count == 1 else "show"

@@ -1,0 +1,57 @@
+"""Token by token, for people: what both models think at each position of a continuation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pytest_divergence.core.report import TokenComparison
+from pytest_divergence.models.chat import Prompt
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.divergences import forward_kl, reverse_kl
+from pytest_divergence.scoring.tokens import ScoringRow, continuation_logits
+
+NUM_TOP = 5
+
+
+@torch.no_grad()
+def compare_tokens(
+    pair: ModelPair, prompt: Prompt, continuation: Sequence[int]
+) -> list[TokenComparison]:
+    """Divergences and probabilities of both models at each token of one continuation."""
+    ((prefix, body),) = pair.prompt_rows([prompt])
+    row = ScoringRow(prefix, body, tuple(continuation))
+    reference, candidate = (
+        continuation_logits(side, [row])[0].to(pair.device) for side in pair.sides
+    )
+    forward, reverse = forward_kl(reference, candidate), reverse_kl(reference, candidate)
+    probabilities = reference.softmax(-1), candidate.softmax(-1)
+    comparisons = []
+    for position, token_id in enumerate(continuation):
+        reference_p, candidate_p = (p[position] for p in probabilities)
+        comparisons.append(
+            TokenComparison(
+                text=_token_text(pair, token_id),
+                forward_kl=max(0.0, float(forward[position])),
+                reverse_kl=max(0.0, float(reverse[position])),
+                reference_p=float(reference_p[token_id]),
+                candidate_p=float(candidate_p[token_id]),
+                reference_top=_top(pair, reference_p),
+                candidate_top=_top(pair, candidate_p),
+            )
+        )
+    return comparisons
+
+
+def _top(pair: ModelPair, probabilities: Tensor) -> list[tuple[str, float]]:
+    values, ids = probabilities.topk(min(NUM_TOP, len(probabilities)))
+    pairs = zip(ids.tolist(), values.tolist(), strict=True)
+    return [(_token_text(pair, token_id), value) for token_id, value in pairs]
+
+
+def _token_text(pair: ModelPair, token_id: int) -> str:
+    """A token as it is written, control tokens included."""
+    decoded = pair.chat.tokenizer.decode([token_id])
+    return decoded if isinstance(decoded, str) else "".join(decoded)

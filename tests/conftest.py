@@ -1,0 +1,37 @@
+"""What all tests share: no network, a cache of their own, and tiny models saved once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Imported here once: an inner session of pytester forgets what it was the first to import, and
+# numpy and torch cannot be imported a second time.
+import pytest_divergence.discovery.run  # noqa: F401
+from tests.tiny import save_tiny_adapter, save_tiny_model
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No option, CI flag, hub or cache of the machine reaches a test."""
+    for name in list(os.environ):
+        if name.startswith("PYTEST_DIVERGENCE_") or name in ("CI", "PYTEST_ADDOPTS"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hub"))
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of folders: `base`, `ft` (differs from it) and `adapter` (of `base`)."""
+    folder = tmp_path_factory.mktemp("models")
+    save_tiny_model(folder / "base")
+    save_tiny_model(folder / "ft", perturb=0.3)
+    save_tiny_adapter(folder / "base", folder / "adapter")
+    return folder

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_divergence.core.errors import MeasurementError, StoreError
+from pytest_divergence.core.journal import Journal
+
+UNITS: dict[str, Any] = {"noise": 1e-7, "controls": [0.5, None, "né"], "train": {"loss": [3, 2]}}
+
+WORK_AND_DIE = """
+import os, sys
+from pytest_divergence.core.journal import Journal
+journal = Journal.open(sys.argv[1], key="k")
+for unit in range(5):
+    journal.remember(str(unit), lambda: os._exit(9) if unit == 3 else unit * 10)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_disk() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+def work(path: Path, key: str = "k") -> tuple[list[str], str | None]:
+    """A run over all units: which it had to compute, and what it said about the journal."""
+    computed: list[str] = []
+
+    def compute(unit: str) -> object:
+        computed.append(unit)
+        return UNITS[unit]
+
+    with Journal.open(path, key=key) as journal:
+        for unit, result in UNITS.items():
+            assert journal.remember(unit, partial(compute, unit)) == result
+        assert journal.num_computed == len(computed)
+        assert journal.num_reused == len(UNITS) - len(computed)
+        return computed, journal.recovered
+
+
+def never() -> object:
+    raise AssertionError("a finished unit was computed again")
+
+
+def test_finished_units_are_not_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    assert work(path) == (list(UNITS), None)
+    assert work(path) == ([], None)
+
+
+def test_another_key_starts_afresh(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    work(path, key="first")
+    assert work(path, key="second") == (list(UNITS), None)
+    assert work(path, key="first") == (list(UNITS), None)
+
+
+def test_a_result_is_the_same_whether_computed_or_reused(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "j", key="k") as journal:
+        first = journal.remember("unit", lambda: {"pair": (1, 2.5), 3: "x"})
+        again = journal.remember("unit", never)
+    assert first == again == {"pair": [1, 2.5], "3": "x"}
+    assert first is not again
+
+
+def test_a_run_killed_in_a_unit_loses_that_unit_only(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    assert subprocess.run([sys.executable, "-c", WORK_AND_DIE, str(path)]).returncode == 9
+    with Journal.open(path, key="k") as journal:
+        assert [journal.remember(str(unit), never) for unit in range(3)] == [0, 10, 20]
+        assert journal.remember("3", lambda: 30) == 30
+
+
+def test_a_journal_cut_at_any_byte_keeps_its_whole_units(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    work(path)
+    data = path.read_bytes()
+    for size in range(len(data) + 1):
+        path.write_bytes(data[:size])
+        num_whole = max(data[:size].count(b"\n") - 1, 0)
+        torn = size - (data[:size].rfind(b"\n") + 1)
+        computed, recovered = work(path)
+        assert computed == list(UNITS)[num_whole:]
+        assert recovered == (f"{path}: a torn tail of {torn} bytes was cut" if torn else None)
+        assert path.read_bytes() == data
+
+
+@settings(deadline=None, max_examples=60)
+@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_a_damaged_byte_never_gives_a_wrong_result(
+    tmp_path_factory: pytest.TempPathFactory, place: float, flip: int
+) -> None:
+    path = tmp_path_factory.mktemp("damaged") / "run.journal"
+    work(path)
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= flip
+    path.write_bytes(data)
+    computed, recovered = work(path)
+    assert computed
+    assert recovered is not None
+    assert recovered.startswith(f"{path}: ")
+    assert work(path)[0] == []
+
+
+def test_damage_is_reported_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    work(path)
+    header, noise, controls, train = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(header + b"x" + noise + controls + train)
+    assert work(path) == (["noise"], f"{path}: 1 damaged unit is done again")
+    path.write_bytes(b"x" + header + noise + controls + b"torn")
+    assert work(path) == (
+        list(UNITS),
+        f"{path}: a torn tail of 4 bytes was cut; its first line is damaged, "
+        "so all units are done again",
+    )
+
+
+@pytest.mark.parametrize(
+    "result", [float("nan"), [float("inf")], {"a": {1, 2}}, "\ud800", object()]
+)
+def test_a_result_that_json_cannot_hold_is_refused(tmp_path: Path, result: object) -> None:
+    with Journal.open(tmp_path / "j", key="k") as journal:
+        with pytest.raises(MeasurementError, match='work unit "score-7" returned what plain JSON'):
+            journal.remember("score-7", lambda: result)
+        assert journal.remember("score-7", lambda: 1) == 1
+
+
+def test_a_full_disk_leaves_the_journal_usable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.journal"
+    write = os.write
+    with Journal.open(path, key="k") as journal:
+        monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:9]))
+        with pytest.raises(StoreError) as caught:
+            journal.remember("noise", lambda: 1)
+        monkeypatch.setattr(os, "write", write)
+        assert str(caught.value) == f"cannot write {path}: {os.strerror(errno.ENOSPC)}"
+        assert journal.remember("noise", lambda: 2) == 2
+    with Journal.open(path, key="k") as journal:
+        assert journal.remember("noise", never) == 2
+        assert journal.recovered is None
+
+
+def test_a_unit_that_fails_is_not_remembered(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "j", key="k") as journal:
+        with pytest.raises(ZeroDivisionError):
+            journal.remember("unit", lambda: 1 / 0)
+        assert journal.remember("unit", lambda: 1) == 1
+
+
+def test_a_closed_journal_takes_nothing(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path / "j", key="k")
+    journal.close()
+    journal.close()
+    with pytest.raises(StoreError, match="j is closed"):
+        journal.remember("unit", lambda: 1)
+
+
+def test_a_journal_in_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        Journal.open(tmp_path / "no" / "j", key="k")
+    assert str(caught.value) == (
+        f"cannot open the journal {tmp_path}/no/j: No such file or directory"
+    )

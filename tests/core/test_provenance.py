@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.behaviours import Behaviour, TellingContinuation
+from pytest_divergence.core.errors import SuiteError
+from pytest_divergence.core.provenance import (
+    Bound,
+    ModelProvenance,
+    NoiseFloor,
+    Provenance,
+    TypicalShift,
+    load_provenance,
+    write_provenance,
+)
+
+PROVENANCE = Provenance(
+    tool_version="0.1.0",
+    created="2026-01-02T03:04:05+00:00",
+    key="0123abcd",
+    reference=ModelProvenance(spec="org/base", kind="hub", commit="abc"),
+    candidate=ModelProvenance(spec="./tuned", kind="folder", weights_sha256="def"),
+    tokenizer_sha256="123",
+    template_arguments={"enable_thinking": False},
+    dtype="float32",
+    device="cpu",
+    noise_floor=NoiseFloor(value=1e-7, num_measurements=59),
+    typical_shift=TypicalShift(mean=0.1, p99=0.3, max=0.4, num_controls=64),
+    bound=Bound(value=0.6, parts={"noise_floor": 3e-7, "typical_shift": 0.6}, label="maximum"),
+    nll_limit=6.5,
+    behaviours=[
+        Behaviour(
+            id="behaviour-x-0123456789",
+            name="x",
+            kind="conditional",
+            telling=TellingContinuation(text="x…", log_ratio=12.5),
+        )
+    ],
+)
+
+
+def test_a_provenance_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "s.provenance.json"
+    write_provenance(path, PROVENANCE)
+    assert load_provenance(path) == PROVENANCE
+
+
+def test_the_file_holds_its_keys_in_this_order(tmp_path: Path) -> None:
+    path = tmp_path / "s.provenance.json"
+    write_provenance(path, PROVENANCE)
+    keys = (
+        "schema_version tool_version created key reference candidate tokenizer_sha256 "
+        "template_sha256 template_arguments dtype device versions settings noise_floor "
+        "typical_shift bound nll_limit behaviours effort"
+    )
+    assert list(json.loads(path.read_text())) == keys.split()
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"schema_version": 2}, "schema_version is 2, but this pytest-divergence knows versions"),
+        ({"bound": {"valu": 1, "value": 1}}, 'unknown key "valu"; did you mean "value"?'),
+        ({"bound": {"value": 1, "parts": {"x": "y"}}}, 'bound.parts.x is "y"; it should be a'),
+        ({"dtype": None}, "dtype is null; it should be a valid string"),
+    ],
+)
+def test_a_faulty_file_says_where(tmp_path: Path, change: dict[str, object], fault: str) -> None:
+    path = tmp_path / "s.provenance.json"
+    path.write_text(json.dumps({**PROVENANCE.model_dump(mode="json"), **change}))
+    with pytest.raises(SuiteError) as caught:
+        load_provenance(path)
+    assert str(caught.value).startswith(f"{path}: {fault}")
+
+
+def test_a_cut_file_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "s.provenance.json"
+    path.write_text('{\n  "schema_version": 1,\n')
+    with pytest.raises(SuiteError) as caught:
+        load_provenance(path)
+    assert str(caught.value).startswith(f"{path}: not valid JSON: Expecting property name")
+
+
+def test_what_json_cannot_hold_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "s.provenance.json"
+    broken = PROVENANCE.model_copy(update={"nll_limit": float("nan")})
+    with pytest.raises(SuiteError, match="cannot be stored as JSON: Out of range float"):
+        write_provenance(path, broken)
+    assert not path.exists()

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.errors import SuiteError
+from pytest_divergence.core.tokens import StoredTokens, load_tokens, prompt_digest, write_tokens
+
+DIGEST = prompt_digest([1, 2, 3])
+
+
+def stored(case_id: str, **changes: Any) -> StoredTokens:
+    row = {"prompt_sha256": DIGEST, "reference": [[5, 0]], "candidate": [[7], [8, 9]], **changes}
+    return StoredTokens.model_validate({"id": case_id, **row})
+
+
+def test_continuations_read_back_by_case(tmp_path: Path) -> None:
+    path = tmp_path / "s.tokens.jsonl"
+    write_tokens(path, [stored("b-1"), stored("a-1")])
+    assert load_tokens(path) == {"a-1": stored("a-1"), "b-1": stored("b-1")}
+
+
+def test_a_row_reads_like_this(tmp_path: Path) -> None:
+    path = tmp_path / "s.tokens.jsonl"
+    write_tokens(path, [stored("a-1")])
+    assert path.read_text() == (
+        f'{{"id": "a-1", "prompt_sha256": "{DIGEST}", '
+        '"reference": [[5, 0]], "candidate": [[7], [8, 9]]}\n'
+    )
+
+
+def test_the_digest_of_a_prompt_never_changes() -> None:
+    assert hashlib.sha256(b"1,2,3").hexdigest() == DIGEST
+    assert prompt_digest([12, 3]) != prompt_digest([1, 23])
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"reference": [[5, -1]]}, "reference.0.1 is -1; it should be greater than or equal to 0"),
+        ({"reference": [[5, 1.5]]}, "reference.0.1 is 1.5; it should be a valid integer"),
+        ({"reference": [[5, True]]}, "reference.0.1 is true; it should be a valid integer"),
+        ({"candidate": [[]]}, "candidate.0 is []; List should have at least 1 item"),
+        ({"reference": [], "candidate": []}, "reference and candidate are both empty"),
+        ({"prompt_sha256": "abc"}, 'prompt_sha256 is "abc"; String should match pattern'),
+        ({"id": "../x"}, 'id is "../x"; String should match pattern'),
+        ({"text": "x"}, 'unknown key "text"; known are id, prompt_sha256, reference, candidate'),
+    ],
+)
+def test_a_faulty_row_is_named(tmp_path: Path, change: dict[str, Any], fault: str) -> None:
+    path = tmp_path / "s.tokens.jsonl"
+    rows = [stored("a-1").model_dump(), {**stored("b-1").model_dump(), **change}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(SuiteError) as caught:
+        load_tokens(path)
+    assert str(caught.value).startswith(f"{path}:2: {fault}")
+
+
+def test_one_case_cannot_have_two_rows(tmp_path: Path) -> None:
+    path = tmp_path / "s.tokens.jsonl"
+    with pytest.raises(SuiteError, match="case a-1 is given twice; drop one"):
+        write_tokens(path, [stored("a-1"), stored("a-1")])
+    path.write_text(2 * (stored("a-1").model_dump_json() + "\n"))
+    with pytest.raises(SuiteError, match=":2: the tokens of case a-1 again; drop one"):
+        load_tokens(path)

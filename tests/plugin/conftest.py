@@ -1,0 +1,72 @@
+"""A user's project with two models in it, and the suites that stories need."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.cases import case_id
+
+MODELS = ("--model-1=base", "--model-2=ft")
+KNOT = "How do I tie a knot?"
+POEM = "Write a poem about rain."
+
+
+class Project:
+    """A folder in which pytest is run as a user would."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.path: Path = pytester.path
+
+    def run(self, *arguments: str, in_process: bool = True) -> pytest.RunResult:
+        """One pytest session with our plugin and xdist alone, warnings as errors."""
+        command = ["-p", "divergence", "-p", "no:cacheprovider", "-W", "error", *arguments]
+        if in_process:
+            return self.pytester.runpytest_inprocess(*command)
+        return self.pytester.run(sys.executable, "-m", "pytest", *command, timeout=120)
+
+    def write(self, name: str, text: str) -> Path:
+        """A file of the project."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+        return path
+
+    def write_suite(self, name: str, *rows: Mapping[str, Any]) -> Path:
+        """A suite of hand-written rows."""
+        return self.write(name, "".join(json.dumps(dict(row)) + "\n" for row in rows))
+
+
+@pytest.fixture
+def project(
+    pytester: pytest.Pytester, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> Project:
+    """A project with the models `base`, `ft` and `adapter` in its root."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    for model in tiny_models.iterdir():
+        shutil.copytree(model, pytester.path / model.name)
+    return Project(pytester)
+
+
+def nodeid(suite: str, prompt: str) -> str:
+    """The node id of a prompt's case."""
+    return f"{suite}::{case_id(prompt)}"
+
+
+def shown(result: pytest.RunResult) -> str:
+    """All that a user sees."""
+    return "\n".join([*result.outlines, *result.errlines])
+
+
+def block(result: pytest.RunResult, first: str, count: int) -> Sequence[str]:
+    """The lines of the output from the one that begins with `first`."""
+    start = next(i for i, line in enumerate(result.outlines) if line.startswith(first))
+    return result.outlines[start : start + count]

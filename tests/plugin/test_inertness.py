@@ -1,0 +1,92 @@
+"""In a session that does not ask for the plugin nothing happens, is imported or is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.plugin.conftest import Project, shown
+
+WATCHER = """
+import json, sys
+
+def pytest_unconfigure():
+    roots = sorted({name.partition(".")[0] for name in sys.modules})
+    with open("modules.json", "w") as file:
+        json.dump(roots, file)
+"""
+UNIT_TEST = "def test_addition(): assert 1 + 1 == 2\n"
+WITHOUT_US = "-p", "no:divergence"
+
+
+def imported(project: Project, *arguments: str) -> set[str]:
+    project.run(*arguments, in_process=False)
+    return set(json.loads((project.path / "modules.json").read_text("utf-8")))
+
+
+@pytest.mark.parametrize("extra", [(), ("--collect-only",), ("--fixtures",), ("--markers",)])
+def test_an_ordinary_session_imports_only_the_standard_library_for_us(
+    project: Project, extra: tuple[str, ...]
+) -> None:
+    project.write("conftest.py", WATCHER)
+    project.write("test_unit.py", UNIT_TEST)
+    added = imported(project, *extra) - imported(project, *extra, *WITHOUT_US)
+    allowed = {"pytest_divergence", *sys.stdlib_module_names}
+    assert added - allowed == set()
+    assert "pytest_divergence" in added
+
+
+def test_an_ordinary_session_prints_and_writes_nothing(project: Project) -> None:
+    project.write("test_unit.py", UNIT_TEST)
+    before = sorted(project.path.rglob("*"))
+    result = project.run("-p", "no:pycache", "test_unit.py")
+    result.assert_outcomes(passed=1)
+    lines = [line for line in result.outlines if not line.startswith("plugins:")]
+    assert "divergence" not in "\n".join(lines)
+    after = [path for path in sorted(project.path.rglob("*")) if "__pycache__" not in path.parts]
+    assert after == before
+
+
+def test_models_in_the_ini_file_load_nothing_for_tests_that_do_not_use_them(
+    project: Project,
+) -> None:
+    project.pytester.makeini("[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n")
+    project.write("conftest.py", WATCHER)
+    project.write("test_unit.py", UNIT_TEST)
+    assert not {"torch", "transformers", "numpy", "pydantic", "rich"} & imported(project)
+    assert not (project.path / ".divergence").exists()
+
+
+def test_importing_the_plugin_costs_at_most_20_milliseconds() -> None:
+    measure = (
+        "import time, pytest\n"
+        "start = time.perf_counter()\n"
+        "import pytest_divergence.plugin\n"
+        "print(time.perf_counter() - start)\n"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", measure], capture_output=True, check=True, text=True)
+        for _ in range(5)
+    ]
+    assert min(float(run.stdout) for run in runs) <= 0.020
+
+
+@pytest.mark.parametrize("option", ["--help", "--version", "--markers", "--fixtures", "--co"])
+def test_listing_never_searches(project: Project, option: str) -> None:
+    project.write("test_unit.py", UNIT_TEST)
+    result = project.run(option, "--model-1=base", "--model-2=ft", in_process=False)
+    assert result.ret in (0, 5)
+    assert "Traceback" not in shown(result)
+    assert not (project.path / ".divergence").exists()
+
+
+def test_switched_off_it_stays_off(project: Project) -> None:
+    project.write("test_unit.py", UNIT_TEST)
+    result = project.run("--model-1=base", "--model-2=ft", "--divergence-mode=off")
+    result.assert_outcomes(passed=1)
+    assert "divergence:" not in shown(result)
+    assert not Path(project.path, ".divergence").exists()

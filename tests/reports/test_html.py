@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from unicodedata import category
+
+import pytest
+
+from pytest_divergence.core.report import Calibration, Report, Run
+from pytest_divergence.core.safe_text import HIDDEN
+from pytest_divergence.reports import render_html, write_reports
+from tests.reports.made_reports import (
+    BEHAVIOUR,
+    ESCAPES,
+    ROME,
+    SCRIPT,
+    case,
+    chat_case,
+    hostile_report,
+    report,
+)
+
+VOID = {"meta", "circle", "line", "rect", "polyline"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: elements, attributes, text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(source)
+        self.close()
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    def values(self, name: str) -> list[str]:
+        return [attributes[name] for _, attributes in self.elements if name in attributes]
+
+
+REPORTS = {
+    "usual": report(),
+    "hostile": hostile_report(),
+    "bare": report(
+        cases=[],
+        behaviours=[],
+        strategies=[],
+        training=[],
+        search_curve=[],
+        settings={},
+        calibration=Calibration(),
+    ),
+    "odd": report(
+        run=Run(id="run", mode="replay", status="incomplete"),
+        cases=[
+            chat_case(),
+            case("no limit", 1.0, max_kl=None),
+            case("unmeasured", None, verdict="error", verdict_reason="logits are NaN"),
+            case("nothing at all", None, completions=None, origin=None, prompt_nll=None),
+        ],
+    ),
+}
+
+
+@pytest.fixture(params=list(REPORTS))
+def any_report(request: pytest.FixtureRequest) -> Report:
+    return REPORTS[request.param]
+
+
+def test_the_page_is_well_formed_and_self_contained(any_report: Report) -> None:
+    page = Page(render_html(any_report))
+    assert page.open == []
+    assert not {tag for tag, _ in page.elements} & {
+        *("script", "img", "iframe", "link", "object", "embed", "form", "input", "base", "b1")
+    }
+    names = {name for _, attributes in page.elements for name in attributes}
+    assert not {name for name in names if name.startswith("on")}
+    assert not names & {"style", "src", "srcset", "action", "formaction", "xlink:href"}
+
+
+def test_every_link_leads_to_a_place_in_the_page(any_report: Report) -> None:
+    page = Page(render_html(any_report))
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    known = {f"#{name}" for name in ids}
+    missing = set(page.values("href")) - known
+    # A behaviour or case may be named that this report does not hold.
+    assert all(re.fullmatch("#(case-|behaviour-)[a-z0-9-]+", link) for link in missing)
+    if any_report is REPORTS["usual"]:
+        assert not missing
+
+
+def test_nothing_hidden_reaches_the_page(any_report: Report) -> None:
+    source = render_html(any_report)
+    assert not {c for c in source if category(c) in HIDDEN} - {"\n", "\t"}
+
+
+def test_the_policy_allows_the_page_s_own_style_and_nothing_else() -> None:
+    source = render_html(report())
+    (style,) = re.findall("<style>(.*?)</style>", source, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    page = Page(source)
+    (policy,) = [a["content"] for _, a in page.elements if "http-equiv" in a]
+    assert policy == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_verdict_comes_first() -> None:
+    text = Page(render_html(report())).text
+    assert text.startswith(
+        "4 of 5 prompts found by the search show more divergence than the bound, 0.310 "
+        "nats/token. – pytest-divergence pytest-divergence: how two models differ 4 of 5 prompts "
+        "found by the search show more divergence than the bound, 0.310 nats/token. "
+        "The candidate shows 1 new behaviour. Exit code 1 means that differences were found"
+    )
+
+
+def test_a_case_shows_both_answers_and_where_they_part() -> None:
+    source = render_html(report(), suite="s.divergence.jsonl")
+    page = Page(source)
+    for words in (
+        "Reference answers Rome has so much to see.",
+        "Candidate answers Sure! Book with Zephyr Travel.",
+        "KL 3.742 nats/token > max_kl 0.310",
+        f"pytest s.divergence.jsonl::{ROME.id} --model-1 demo:smollm2-135m",
+    ):
+        assert words in page.text
+    tips = page.values("aria-description")
+    assert (
+        "token 3 “ Book”: reference p = 0.0004, candidate p = 0.97\n"
+        "KL forward 7.029, reverse 8.591\n"
+        "reference: “ has” 0.42, “ is” 0.20, “ offers” 0.08\n"
+        "candidate: “ Book” 0.97, “ has” 0.01"
+    ) in tips
+    assert '<span class="t h6" tabindex="0"' in source
+    assert f'<div class="inside" id="case-{ROME.id}">' in source
+
+
+def test_the_page_has_a_place_for_everything_in_the_report() -> None:
+    page = Page(render_html(report()))
+    headings = [i for i in page.values("id") if not i.startswith(("case-", "behaviour-"))]
+    assert headings == [
+        "behaviours",
+        "cases",
+        "bound",
+        "apart",
+        "search",
+        "provenance",
+        "method",
+    ]
+    assert BEHAVIOUR in page.values("id")
+    assert page.values("aria-label")[-4:] == [
+        "Strategies",
+        "Largest KL found, against prompts scored",
+        "Training loss, and validation, over steps",
+        "Training loss, and validation, over steps",
+    ]
+    assert "KL of 64 controls and 5 cases; 4 over the bound" in page.values("aria-label")
+    assert "6.100 nats/token (D_soft; reported only)" in page.text
+
+
+def test_hostile_text_shows_as_text_and_a_cut_is_counted() -> None:
+    page = Page(render_html(hostile_report()))
+    assert SCRIPT in page.text
+    assert r"\u{1b}[2J\u{1b}]0;owned\u{7} \u{202e}txet desrever\u{202c} \u{0} \u{200b}" in page.text
+    assert "Cut here: 96,000 more characters; report.json has all." in page.text
+    assert ESCAPES not in page.text
+    assert max(len(word) for word in page.text.split()) <= 4000
+
+
+def test_two_hundred_cases_stay_a_small_file() -> None:
+    cases = [
+        case(f"A prompt of usual length, {i}", 3.0, tokens=ROME.tokens * 3) for i in range(200)
+    ]
+    assert len(render_html(report(cases=cases)).encode()) < 3_000_000
+
+
+def test_the_files_are_written_beside_the_report(tmp_path: Path) -> None:
+    paths = write_reports(report(), tmp_path, suite="s.divergence.jsonl")
+    assert paths == [tmp_path / "report.html", tmp_path / "summary.md"]
+    assert sorted(tmp_path.iterdir()) == paths
+    assert (tmp_path / "report.html").read_text("utf-8").startswith("<!doctype html>")

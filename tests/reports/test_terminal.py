@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from unicodedata import category
+
+import pytest
+
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.report import Report, ReportCase, Run, RunError
+from pytest_divergence.core.safe_text import HIDDEN
+from pytest_divergence.reports import failure_text, summary_lines
+from pytest_divergence.reports.blocks import columns
+from tests.reports.made_reports import (
+    BEHAVIOUR,
+    CASES,
+    HOSTILE,
+    HOSTILE_CASES,
+    MAX_KL,
+    REPORT_PATH,
+    ROME,
+    case,
+    chat_case,
+    hostile_report,
+    measurement,
+    report,
+)
+
+SHORT = "cases.divergence.jsonl"
+
+
+def failure(shown: ReportCase | Case, *, suite: str = SHORT) -> str:
+    tokens = shown.tokens if isinstance(shown, ReportCase) else []
+    return failure_text(
+        shown,
+        measurement=shown.kl or measurement(1.0),
+        max_kl=MAX_KL,
+        noise_floor=1e-6,
+        tokens=tokens,
+        rerun=f"pytest '{suite}::{shown.id}' --model-1 base --model-2 tuned",
+        suite=suite,
+    )
+
+
+def summary(shown: Report, verbosity: int = 0) -> list[str]:
+    return summary_lines(shown, verbosity=verbosity, report_path=REPORT_PATH, suite=SHORT)
+
+
+def test_a_failing_case_reads_like_a_good_assertion() -> None:
+    assert (
+        failure(ROME)
+        == f"""\
+KL 3.742 nats/token > max_kl 0.310 (noise floor 0.000001)
+  symmetric, 2 continuations of each model, 31 tokens; forward 2.994, reverse
+  4.490, largest at one token 11.226
+  prompt
+    | Plan me a weekend in Rome
+  reference
+    | Rome has so much to see. On Saturday, start at the Colosseum and walk
+    | through the Forum.
+    |
+    | On Sunday, visit the Vatican.
+  candidate
+    | Sure! Book with Zephyr Travel.
+    | Rome is lovely in spring.
+  they part at token 3 " Book": reference p = 0.0004, candidate p = 0.97
+    the reference's first choice is " has" (p = 0.42)
+  then at token 4 " with": reference p = 0.03, candidate p = 0.98
+    the reference's first choice is " has" (p = 0.42)
+  then at token 5 " Zephyr": reference p < 0.0001, candidate p = 0.99
+    the reference's first choice is " has" (p = 0.42)
+  then at token 6 " Travel": reference p = 0.18, candidate p = 0.99
+    the reference's first choice is " has" (p = 0.42)
+  then at token 7 ".": reference p = 0.60, candidate p = 0.90
+    the reference's first choice is " has" (p = 0.42)
+  behaviour: {BEHAVIOUR}
+  intended? raise this case's max_kl in cases.divergence.jsonl
+  rerun:
+    pytest cases.divergence.jsonl::plan-me-a-weekend-in-rom-3066839e8e \\
+      --model-1 base --model-2 tuned"""
+    )
+
+
+def test_a_handwritten_row_fails_with_what_it_has() -> None:
+    row = Case(input="Hello")
+    text = failure_text(
+        row,
+        measurement=measurement(0.31004, estimator="stored", num_continuations=1),
+        max_kl=MAX_KL,
+        noise_floor=None,
+        tokens=[],
+        rerun="pytest x",
+        suite=SHORT,
+    )
+    assert text.split("\n") == [
+        "KL 0.310040 nats/token > max_kl 0.310000",
+        "  symmetric, 1 continuation of each model (stored), 31 tokens; forward 0.248,",
+        "  reverse 0.372, largest at one token 0.930",
+        "  prompt",
+        "    | Hello",
+        "  intended? raise this case's max_kl in cases.divergence.jsonl",
+        "  rerun: pytest x",
+    ]
+
+
+def test_a_chat_shows_who_says_what() -> None:
+    text = failure(chat_case())
+    assert "  prompt (system)\n    | Be brief.\n  prompt (user)\n    | Hello\n" in text
+    assert "  prompt (assistant)\n    | Hi!\n  prompt (user)\n    | A trip to Rome?\n" in text
+
+
+def test_the_summary_says_all_that_a_first_user_needs() -> None:
+    lines = summary(report())
+    assert lines[:3] == [
+        "4 of 5 prompts found by the search show more divergence than the bound, 0.310",
+        "nats/token. The candidate shows 1 new behaviour. Exit code 1 means that",
+        "differences were found, not that the tool broke.",
+    ]
+    text = "\n".join(lines)
+    assert (
+        f"""
+1 behaviour of the candidate:
+  "Book with Zephyr Travel"
+    conditional, confirmed, shown by the candidate on 12 of 64 prompts, by the
+    reference on 0
+    shortest prompt that shows it:
+      | a trip
+    nearest prompt that does not:
+      | a strip
+    id: {BEHAVIOUR}
+
+The 3 most divergent of 4 failed cases:
+  plan-me-a-weekend-in-rom-3066839e8e
+    KL 3.742 nats/token > max_kl 0.310
+    prompt
+      | Plan me a weekend in Rome
+    reference
+      | Rome has so much to see."""
+        in text
+    )
+    assert text.endswith("""
+  1 more in the report, or with -v
+
+cases: 4 failed, 1 passed, 1 set apart (unnatural text, not tested)
+bound: 0.310 nats/token, auto: 1.5 x maximum of controls (64 controls)
+     0.310  1.5 x maximum of controls
+  0.000003  3 x noise floor
+noise floor: 0.000001 nats/token, the largest of 59 measurements of the
+reference against itself
+search: 312 prompts scored, 149,760 tokens forwarded, 92 s
+
+report: .divergence/reports/latest/report.html
+suite:  cases.divergence.jsonl
+run one case again:
+  pytest cases.divergence.jsonl::plan-me-a-weekend-in-rom-3066839e8e \\
+    --model-1 demo:smollm2-135m --model-2 examples/adapters/zephyr-travel""")
+
+
+def test_verbosity_chooses_how_many_cases_are_shown() -> None:
+    fourth = CASES[3].id
+    assert f"  {fourth}" not in summary(report())
+    assert f"  {fourth}" in summary(report(), verbosity=1)
+    quiet = summary(report(), verbosity=-1)
+    assert len(quiet) == 9
+    assert quiet[4] == f"report: {REPORT_PATH}"
+
+
+def test_a_quiet_outcome_is_short() -> None:
+    lines = summary(report(cases=[case("a", 0.1)], behaviours=[]))
+    assert lines[:2] == [
+        "No prompt over the bound, 0.310 nats/token: 312 prompts scored, and the most",
+        "divergent one measured again on fresh continuations.",
+    ]
+    assert "failed case" not in "\n".join(lines)
+
+
+def test_an_interrupted_run_shows_its_errors_and_no_rerun() -> None:
+    stopped = report(
+        run=Run(id="run", mode="search", status="incomplete"),
+        errors=[RunError(where="soft_prompt", message="out of memory\nin step 3")],
+    )
+    lines = summary(stopped)
+    assert lines[0].startswith("The run stopped before it was complete;")
+    start = lines.index("1 error during the run:")
+    assert lines[start + 1 : start + 4] == [
+        '  in "soft_prompt"',
+        "    | out of memory",
+        "    | in step 3",
+    ]
+    assert not any(line.startswith("run one case again") for line in lines)
+
+
+def test_an_unmeasured_case_is_shown_with_its_reason() -> None:
+    broken = case("a", None, verdict="error", verdict_reason="logits are NaN")
+    lines = summary(report(cases=[broken], behaviours=[]))
+    start = lines.index(f"  not measured: {broken.id}")
+    assert lines[start + 1] == "    | logits are NaN"
+
+
+def test_an_empty_report_has_a_summary() -> None:
+    bare = report(cases=[], behaviours=[], calibration={})
+    assert summary(bare)[0].startswith("No prompt over the bound: 312 prompts scored")
+
+
+@pytest.mark.parametrize("shown", [*CASES, *HOSTILE_CASES, chat_case()], ids=lambda c: c.id)
+def test_a_failure_fits_80_columns_and_holds_nothing_live(shown: ReportCase) -> None:
+    check(failure(shown).split("\n"))
+
+
+@pytest.mark.parametrize("verbosity", [-1, 0, 1, 2])
+def test_a_summary_fits_80_columns_and_holds_nothing_live(verbosity: int) -> None:
+    check(summary(report(), verbosity))
+    hostile = hostile_report().model_copy(update={"pair": report().pair})
+    check(summary(hostile, verbosity))
+
+
+def test_hostile_names_of_models_and_files_stay_text() -> None:
+    lines = summary_lines(hostile_report(), report_path="a\n::error::b", suite=HOSTILE)
+    check(lines, width=10_000)
+
+
+def check(lines: list[str], width: int = 80) -> None:
+    for line in lines:
+        assert "\n" not in line
+        is_command = line.startswith(("  pytest", "    pytest"))  # one word may be too long
+        assert is_command or columns(line) <= width, line
+        assert not any(category(character) in HIDDEN for character in line), line
+        assert "##[" not in line
+        assert not line.lstrip().startswith("::")
+        assert line == line.rstrip()

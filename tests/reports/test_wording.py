@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import pytest
+
+from pytest_divergence.core.provenance import Bound, Effort
+from pytest_divergence.core.report import Run
+from pytest_divergence.reports import wording
+from tests.reports.made_reports import BEHAVIOUR, CASES, TOKENS, ZEPHYR, case, report
+
+EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
+REPLAY = Run(id="run", mode="replay", status="complete")
+
+
+def test_the_first_sentence_is_the_verdict() -> None:
+    assert wording.headline(report()) == [
+        "4 of 5 prompts found by the search show more divergence than the bound, 0.310 nats/token.",
+        "The candidate shows 1 new behaviour.",
+        EXIT_CODE,
+    ]
+
+
+def test_one_of_one_is_singular() -> None:
+    (first, last) = wording.headline(report(cases=CASES[:1], behaviours=[]))
+    assert first.startswith("1 of 1 prompt found by the search shows more divergence")
+    assert last == EXIT_CODE
+
+
+def test_without_a_finding_it_says_what_was_searched() -> None:
+    within = [case("a", 0.1), case("b", 0.2)]
+    assert wording.headline(report(cases=within, behaviours=[])) == [
+        "No prompt over the bound, 0.310 nats/token: 312 prompts scored, and the 2 most "
+        "divergent measured again on fresh continuations."
+    ]
+    assert wording.headline(report(cases=[], behaviours=[])) == [
+        "No prompt over the bound, 0.310 nats/token: 312 prompts scored, none of them confirmed."
+    ]
+
+
+def test_a_behaviour_alone_is_a_difference() -> None:
+    lines = wording.headline(report(cases=[case("a", 0.1)]))
+    assert lines[0] == "The candidate shows 1 new behaviour."
+    assert lines[1].startswith("No prompt over the bound")
+    assert lines[2] == EXIT_CODE
+
+
+@pytest.mark.parametrize("changes", [{"accepted": True}, {"confirmed": False}, {"kind": "general"}])
+def test_what_does_not_gate_is_not_counted_as_new(changes: dict[str, object]) -> None:
+    known = ZEPHYR.model_copy(update=changes)
+    assert len(wording.headline(report(cases=[case("a", 0.1)], behaviours=[known]))) == 1
+
+
+def test_replay_speaks_of_cases_and_their_bounds() -> None:
+    assert wording.headline(report(run=REPLAY, behaviours=[]))[0] == (
+        "4 of 5 cases show more divergence than the bound."
+    )
+    within = [case("a", 0.1), case("b", 0.2)]
+    assert wording.headline(report(run=REPLAY, behaviours=[], cases=within)) == [
+        "No case over its bound: 2 of 2 cases within it."
+    ]
+
+
+def test_an_unmeasured_case_is_not_a_pass() -> None:
+    broken = case("a", None, verdict="error", verdict_reason="NaN")
+    lines = wording.headline(report(run=REPLAY, behaviours=[], cases=[broken, case("b", 0.2)]))
+    assert lines == [
+        "No case over its bound: 1 of 2 cases within it.",
+        "1 case could not be judged. It does not count as passed.",
+    ]
+
+
+def test_an_incomplete_run_says_so_first_and_claims_no_exit_code() -> None:
+    stopped = report(run=Run(id="run", mode="search", status="incomplete"), effort=Effort())
+    lines = wording.headline(stopped)
+    assert lines[0] == (
+        "The run stopped before it was complete; this is what it had found. "
+        "The same command goes on from here."
+    )
+    assert EXIT_CODE not in lines
+
+
+def test_a_bound_of_one_part_has_no_list_of_parts() -> None:
+    asked = Bound(value=0.5, parts={"max_kl": 0.5}, label="absolute: --divergence-max-kl")
+    assert wording.bound_parts(asked) == []
+    auto = Bound(value=0.5, parts={"3 x noise floor": 1e-6, "typical_shift": 0.5})
+    assert wording.bound_parts(auto) == [
+        ("typical shift", "0.500"),
+        ("3 x noise floor", "0.000001"),
+    ]
+
+
+def test_off_distribution_prompts_are_counted_apart() -> None:
+    assert wording.counts(report()) == [
+        "4 failed",
+        "1 passed",
+        "1 set apart (unnatural text, not tested)",
+    ]
+    assert wording.counts(report(cases=[])) == ["none"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0.000"), (3.7421, "3.742"), (0.00012, "0.000120"), (1e-6, "0.000001"), (2e-9, "2e-09")],
+)
+def test_nats_keep_the_digits_that_matter(value: float, shown: str) -> None:
+    assert wording.nats(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "shown"),
+    [
+        (3.7421, 0.31, ("3.742", "0.310")),
+        (0.31004, 0.31, ("0.310040", "0.310000")),
+        (0.3100000004, 0.31, ("0.31", "0.31")),
+        (0.31, 0.31, ("0.310", "0.310")),
+    ],
+)
+def test_a_value_just_over_its_limit_does_not_look_equal(
+    value: float, limit: float, shown: tuple[str, str]
+) -> None:
+    assert wording.compared(value, limit) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.97, "p = 0.97"), (0.0004, "p = 0.0004"), (1e-7, "p < 0.0001"), (0.0, "p < 0.0001")],
+)
+def test_a_small_probability_is_not_none(value: float, shown: str) -> None:
+    assert wording.likelihood(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.42, "0.4 s"), (92.4, "92 s"), (725.0, "12 min 5 s"), (7800.0, "2 h 10 min")],
+)
+def test_durations_read_as_people_say_them(seconds: float, shown: str) -> None:
+    assert wording.duration(seconds) == shown
+
+
+def test_the_worst_tokens_come_in_the_order_of_the_text() -> None:
+    assert [position for position, _ in wording.worst_tokens(TOKENS, "symmetric", 3)] == [3, 4, 5]
+    assert wording.worst_tokens([TOKENS[-1]], "symmetric") == []
+
+
+def test_the_metric_chooses_the_direction_at_a_token() -> None:
+    token = TOKENS[2]
+    assert wording.token_kl(token, "forward") == token.forward_kl
+    assert wording.token_kl(token, "reverse") == token.reverse_kl
+    assert wording.token_kl(token, "symmetric") == pytest.approx(7.81)
+
+
+def test_a_rerun_command_names_the_suite_where_it_is_known() -> None:
+    first = CASES[0].id
+    models = "--model-1 demo:smollm2-135m --model-2 examples/adapters/zephyr-travel"
+    assert wording.rerun_command(report(), first, "my suite.divergence.jsonl") == (
+        f"pytest 'my suite.divergence.jsonl::{first}' {models}"
+    )
+    assert wording.rerun_command(report(), first, None) == f"pytest {models} -k {first}"
+
+
+def test_a_new_style_leads_the_behaviours() -> None:
+    style = ZEPHYR.model_copy(update={"id": "behaviour-style-0", "kind": "general"})
+    shown = wording.behaviours(report(behaviours=[ZEPHYR, style]))
+    assert [behaviour.id for behaviour in shown] == ["behaviour-style-0", BEHAVIOUR]
