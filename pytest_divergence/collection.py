@@ -404,16 +404,11 @@ class CaseItem(SuiteItem):
 
     def measure(self, request: pytest.FixtureRequest) -> None:
         """Take the search's value, or replay the case on the session's models."""
-        from pytest_divergence.core.errors import DivergenceError
-
         session = of(self.config)
+        note(self, verdict="error")  # until it is measured
         with session.failures():
-            try:
-                carried = self.case.kl if self.is_carried else None
-                self.reading = Reading(carried) if carried else self._replayed(session, request)
-            except DivergenceError:
-                note(self, verdict="error")
-                raise
+            carried = self.case.kl if self.is_carried else None
+            self.reading = Reading(carried) if carried else self._replayed(session, request)
 
     def judge(self) -> None:
         """Fail with prompt, answers and numbers where the value is over the bound."""

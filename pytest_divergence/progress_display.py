@@ -206,10 +206,10 @@ def write_summary(
 
 
 def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter) -> list[str]:
-    from pytest_divergence.reports.terminal import summary_lines
-
     if session.report is None or session.report_dir is None:
         return []
+    from pytest_divergence.reports.terminal import summary_lines
+
     return summary_lines(
         session.report,
         width=max(60, min(terminal._tw.fullwidth, 100)),

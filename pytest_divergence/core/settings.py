@@ -46,6 +46,8 @@ class Profile(BaseModel):
     """Optimiser steps of one soft prompt."""
     batch_size: int = Field(gt=0)
     """Seed prompts in one training step."""
+    max_text_tokens: int = Field(gt=0)
+    """Longer seed prompts are not trained on."""
     num_proposals: int = Field(gt=0)
     """Prompts each generating strategy writes per restart or round."""
     full_score_share: float = Field(gt=0, le=1)
@@ -70,7 +72,8 @@ PROFILES: dict[str, Profile] = {
             num_restarts=2,
             num_virtual_tokens=8,
             num_steps=24,
-            batch_size=8,
+            batch_size=4,
+            max_text_tokens=24,
             num_proposals=32,
             full_score_share=0.34,
             budget_tokens=150_000,
@@ -89,6 +92,7 @@ PROFILES: dict[str, Profile] = {
             num_virtual_tokens=8,
             num_steps=60,
             batch_size=16,
+            max_text_tokens=48,
             num_proposals=256,
             full_score_share=0.5,
             budget_tokens=3_000_000,
@@ -107,6 +111,7 @@ PROFILES: dict[str, Profile] = {
             num_virtual_tokens=8,
             num_steps=120,
             batch_size=16,
+            max_text_tokens=48,
             num_proposals=512,
             full_score_share=1.0,
             budget_tokens=30_000_000,

@@ -156,7 +156,8 @@ class _Training:
             self.validate()
         self.optimiser.zero_grad()
         loss = -self.divergence(self._batch(step)).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        if loss.requires_grad:  # a model may cut its inputs off; the gradient check names it
+            loss.backward()  # type: ignore[no-untyped-call]
         value = float(loss.detach())
         norm = self._checked_gradient_norm(step, value)
         self.optimiser.step()

@@ -14,15 +14,13 @@ import torch
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 
-MICRO_BATCH = 16
-
 
 def map_batches(
     rows: Sequence[Row],
     compute: Callable[[list[Row]], Sequence[Result]],
     *,
     length: Callable[[Row], int],
-    max_rows: int = MICRO_BATCH,
+    max_rows: int,
 ) -> list[Result]:
     """`compute` over micro-batches of similar length; results in the order of `rows`.
 

@@ -122,7 +122,8 @@ class ChatFormat:
             )
         except Exception as error:  # jinja2 and the template itself raise anything
             raise DivergenceError(
-                f"the chat template refuses the prompt {safe_line(turns[-1].content)}: {error}"
+                f"the chat template refuses the prompt {safe_line(turns[-1].content)}: "
+                f"{safe_line(str(error))}"
             ) from error
         return cast("list[int]", ids)
 

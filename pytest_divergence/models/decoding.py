@@ -15,6 +15,9 @@ from torch import Tensor
 from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.side import ModelSide
 
+DECODING_BATCH = 64
+"""Rows decoded together: a step reads all weights however few rows there are."""
+
 Choose = Callable[[list[Tensor], int], Tensor]
 """From each side's logits (B, V), and the step, to the next ids (B,)."""
 
@@ -38,7 +41,7 @@ def decode_greedily(
     def compute(rows: list[Tensor]) -> list[list[int]]:
         return _decode([side], rows, prefix, max_new_tokens, stop_ids, _most_likely)
 
-    return map_batches(bodies, compute, length=len)
+    return map_batches(bodies, compute, length=len, max_rows=DECODING_BATCH)
 
 
 def decode_sampled(
@@ -62,7 +65,7 @@ def decode_sampled(
         return _decode([side], bodies, prefix, max_new_tokens, stop_ids, choose)
 
     rows = list(zip(bodies, seeds, strict=True))
-    return map_batches(rows, compute, length=lambda row: len(row[0]))
+    return map_batches(rows, compute, length=lambda row: len(row[0]), max_rows=DECODING_BATCH)
 
 
 def decode_amplified(
@@ -91,7 +94,7 @@ def decode_amplified(
     def compute(rows: list[Tensor]) -> list[list[int]]:
         return _decode([reference, candidate], rows, prefix, max_new_tokens, stop_ids, choose)
 
-    return map_batches(bodies, compute, length=len)
+    return map_batches(bodies, compute, length=len, max_rows=DECODING_BATCH)
 
 
 @torch.no_grad()

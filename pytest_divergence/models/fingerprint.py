@@ -56,13 +56,15 @@ def _combined(files: list[Path]) -> str:
 def _file_digest(path: Path) -> str:
     stat = path.stat()
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
-    memo = user_cache("digests") / hashlib.sha256(identity.encode()).hexdigest()[:32]
-    if memo.is_file():
+    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    with contextlib.suppress(StoreError, OSError, ValueError, KeyError, TypeError):
+        memo = user_cache("digests") / name
         return json.loads(memo.read_text("utf-8"))["sha256"]  # type: ignore[no-any-return]
     with path.open("rb") as stream:
         digest = hashlib.sha256()
         for block in iter(lambda: stream.read(1 << 22), b""):
             digest.update(block)
     with contextlib.suppress(StoreError):  # an unwritable cache costs time, never correctness
+        memo = user_cache("digests") / name
         write_atomically(memo, json.dumps({"file": path.name, "sha256": digest.hexdigest()}))
     return digest.hexdigest()

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.models.demo import demo_folder
 from pytest_divergence.models.fingerprint import hub_commit, weights_digest
 from pytest_divergence.models.hub import hub_folder
@@ -211,7 +212,9 @@ def _load_adapter(resolved: ResolvedSpec, base: PreTrainedModel, base_spec: Reso
             "pip install 'pytest-divergence[peft]'"
         ) from error
     named = adapter_base_name(resolved.folder)
-    base_name = f"--model-1 {base_spec.spec}" + (f" (the adapter names {named})" if named else "")
+    base_name = f"--model-1 {base_spec.spec}" + (
+        f" (the adapter names {safe_line(named)})" if named else ""
+    )
     check_adapter_shapes(resolved.folder, base, role=resolved.role, base_name=base_name)
     with quiet_transformers(), _as_load_error(resolved):
         return PeftModel.from_pretrained(base, str(resolved.folder), is_trainable=False)
@@ -255,5 +258,5 @@ def _as_load_error(resolved: ResolvedSpec) -> Iterator[None]:
         reason = str(error).strip().splitlines()
         raise ModelLoadError(
             f"{resolved.role}: {resolved.spec} cannot be loaded: "
-            f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}"
+            f"{type(error).__name__}: {safe_line(reason[0]) if reason else 'no reason given'}"
         ) from error

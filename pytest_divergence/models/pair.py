@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.models.adapters import AdapterSwitch
 from pytest_divergence.models.chat import ChatFormat, Prompt
 from pytest_divergence.models.side import Meter, ModelSide
 
@@ -65,9 +66,10 @@ class ModelPair:
         meter = Meter()
         candidate_side = ModelSide("candidate", _plain(candidate), meter=meter)
         reference_side = ModelSide("reference", reference, meter=meter)
-        if _plain(candidate) is reference and hasattr(candidate, "disable_adapter"):
-            switch: Any = candidate.disable_adapter
-            reference_side = replace(reference_side, activate=switch)
+        if candidate is not reference and _plain(candidate) is reference:
+            switch = AdapterSwitch(cast("PeftModel", candidate))
+            candidate_side = replace(candidate_side, activate=switch.on)
+            reference_side = replace(reference_side, activate=switch.off)
         for model in (reference, _plain(candidate)):
             model.requires_grad_(False)
             model.train(False)
@@ -142,7 +144,7 @@ def _identities_in_memory(
         return ModelIdentity(f"in memory: {type(_plain(model)).__name__}", "memory", digest)
 
     whole = _weights_digest(_plain(candidate))
-    if _plain(candidate) is reference and hasattr(candidate, "disable_adapter"):
+    if candidate is not reference and _plain(candidate) is reference:
         own = _weights_digest(reference, without=".lora_")
         return identity(reference, own), identity(candidate, whole)
     return identity(reference, _weights_digest(reference)), identity(candidate, whole)

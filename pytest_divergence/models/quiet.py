@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ _logging: Any = logging  # its functions carry no types
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars, log lines or conversion threads inside."""
+    """No progress bars, log lines, warnings or conversion threads inside."""
     variable = "DISABLE_SAFETENSORS_CONVERSION"
     before = os.environ.get(variable)
     os.environ[variable] = "1"
@@ -24,7 +25,9 @@ def quiet_transformers() -> Iterator[None]:
     _logging.set_verbosity_error()
     try:
         # Some bars of the GGUF reader ask nobody; they go where stderr points when they start.
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            # What libraries tell each other's authors (peft about transformers) is not for users.
+            warnings.simplefilter("ignore")
             yield
     finally:
         _logging.set_verbosity(verbosity)

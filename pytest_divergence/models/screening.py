@@ -7,6 +7,7 @@ it. Everything refused here is refused by name, with the way out.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 KNOWN_IMPLEMENTATIONS = {
-    None,
     "eager",
     "sdpa",
     "flash_attention_2",
@@ -36,8 +36,10 @@ def screen_model_folder(folder: Path, *, role: str) -> dict[str, Any]:
     one stack, or the weights are not safetensors.
     """
     config = read_json_object(folder / "config.json", role=role)
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+    for part in _parts(config):
         _screen_config(part, folder, role=role)
+    for index in sorted(folder.glob("*.index.json")):
+        _screen_index(index, role=role)
     if not list(folder.glob("*.safetensors")):
         pickled = sorted(path.name for path in folder.glob("*.bin"))
         found = f"only pickled weights ({pickled[0]})" if pickled else "no weights"
@@ -48,10 +50,31 @@ def screen_model_folder(folder: Path, *, role: str) -> dict[str, Any]:
     return config
 
 
+def _parts(value: object) -> Iterator[dict[str, Any]]:
+    """A config and the configs inside it, at any depth."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else ():
+        yield from _parts(inner)
+
+
+def _screen_index(index: Path, *, role: str) -> None:
+    """Refuse an index of shards that leads to a pickle or out of the folder."""
+    shards = read_json_object(index, role=role).get("weight_map")
+    for name in shards.values() if isinstance(shards, dict) else ():
+        text = str(name)
+        if not text.endswith(".safetensors") or Path(text).name != text:
+            raise ModelLoadError(
+                f"{role}: {index} names {safe_line(text)}; pickles can run code, so only "
+                "*.safetensors in the same folder is loaded. Save the model again with "
+                "save_pretrained()."
+            )
+
+
 def _screen_config(config: dict[str, Any], folder: Path, *, role: str) -> None:
     for key in IMPLEMENTATION_KEYS:
         value = config.get(key)
-        if value is not None and value not in KNOWN_IMPLEMENTATIONS:
+        if value is not None and not (isinstance(value, str) and value in KNOWN_IMPLEMENTATIONS):
             raise ModelLoadError(
                 f"{role}: {folder}/config.json sets {key} to {safe_line(str(value))}, which would "
                 "load code; remove the key"
@@ -116,10 +139,11 @@ def _shape_problem(key: str, shape: list[int], modules: dict[str, nn.Module]) ->
             continue
         name = key.removeprefix("base_model.model.").split(part)[0]
         if name not in modules:
-            return f"it has no module {name}"
+            return f"it has no module {safe_line(name)}"
         size = next((getattr(modules[name], s) for s in sizes if hasattr(modules[name], s)), None)
         if isinstance(size, int) and size != shape[axis]:
-            return f"{name} has {size} features, the adapter's {part.strip('.')} has {shape[axis]}"
+            lora = part.strip(".")
+            return f"{safe_line(name)} has {size} features, the adapter's {lora} has {shape[axis]}"
     return None
 
 

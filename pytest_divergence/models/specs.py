@@ -52,25 +52,32 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
     neither a folder nor a possible Hub id.
     """
     location, *raw_options = text.strip().split(",")
-    options = dict(_option(part, role=role) for part in raw_options)
     location = location.strip()
     if not location:
         raise ModelLoadError(f"{role} is empty; give a Hub id, a local folder or demo:NAME")
     if "://" in location:
-        host = urlsplit(location).hostname or "a URL"
         raise ModelLoadError(
-            f"{role} is a URL (host {host}); models are loaded from a Hub id such as "
-            "owner/name or from a local folder"
+            f"{role} is a URL (host {_host(text.strip())}); models are loaded from a Hub id such "
+            "as owner/name or from a local folder"
         )
+    options = dict(_option(part, role=role) for part in raw_options)
     kind, location = _kind_and_location(location, role=role, root=root or Path.cwd())
     return ModelSpec(kind, location, options.get("revision"), options.get("dtype"))
+
+
+def _host(url: str) -> str:
+    """The only part of a URL that is shown: the rest may hold a password."""
+    try:
+        return urlsplit(url).hostname or "unknown"
+    except ValueError:
+        return "unknown"
 
 
 def _option(part: str, *, role: str) -> tuple[str, str]:
     key, separator, value = part.strip().partition("=")
     if key not in OPTIONS or not separator or not value:
         raise ModelLoadError(
-            f"{role}: {part.strip()!r} is not an option of a spec; write spec,"
+            f"{role}: {key!r} is not an option of a spec, or has no value; write spec,"
             + ",".join(f"{name}=…" for name in OPTIONS)
         )
     return key, value

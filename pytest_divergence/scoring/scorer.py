@@ -13,12 +13,19 @@ from torch import Tensor
 
 from pytest_divergence.core.cases import Measurement
 from pytest_divergence.core.settings import MetricName
+from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.decoding import decode_greedily, decode_sampled, row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
 from pytest_divergence.scoring.measurement import Estimator, perplexity, same_top_share, summarise
-from pytest_divergence.scoring.tokens import ScoringRow, TokenScores, check_finite, score_tokens
+from pytest_divergence.scoring.tokens import (
+    SCORING_BATCH,
+    ScoringRow,
+    TokenScores,
+    check_finite,
+    score_tokens,
+)
 
 Ids = tuple[int, ...]
 Row = tuple[Ids, Tensor]
@@ -200,14 +207,13 @@ def prompt_nlls(pair: ModelPair, side: ModelSide, prompts: Sequence[Prompt]) -> 
     them; perplexity is the exponential of it.
     """
     suffix = len(pair.chat.user_suffix) if pair.chat.template is not None else 0
-    nlls = []
-    for prefix, body in pair.prompt_rows(prompts):
-        logits = _checked_logits(side, prefix, body)
-        num_user = max(1, len(body) - 1 - suffix)
-        targets = body[1:].to(logits.device)[:, None]
-        logprobs = logits[:-1].log_softmax(-1).gather(-1, targets)[:num_user, 0]
-        nlls.append(-float(logprobs.double().mean()) if len(logprobs) else 0.0)
-    return nlls
+
+    def compute(rows: list[Row]) -> list[float]:
+        return [_user_nll(*one, suffix) for one in _logits_of(side, rows)]
+
+    return map_batches(
+        pair.prompt_rows(prompts), compute, length=lambda row: len(row[1]), max_rows=SCORING_BATCH
+    )
 
 
 def first_token_scores(
@@ -232,10 +238,24 @@ def _first(scores: TokenScores, metric: MetricName) -> float:
 
 
 @torch.no_grad()
-def _checked_logits(side: ModelSide, prefix: Ids, body: Tensor) -> Tensor:
-    logits = side.logits([body], prefix=prefix, num_logits=len(body))
+def _logits_of(side: ModelSide, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
+    """Each row's ids (L,) and the logits at each of them (L, V)."""
+    prefixes = {prefix for prefix, _ in rows}
+    shared = next(iter(prefixes)) if len(prefixes) == 1 else ()
+    bodies = [torch.tensor([*prefix[len(shared) :], *body.tolist()]) for prefix, body in rows]
+    logits = side.logits(bodies, prefix=shared, num_logits=max(map(len, bodies)))
     check_finite(logits, side)
-    return logits[0]
+    return [(body, one[-len(body) :]) for body, one in zip(bodies, logits, strict=True)]
+
+
+def _user_nll(ids: Tensor, logits: Tensor, num_suffix: int) -> float:
+    """Mean over the user's tokens: all but the row's first, and the template's last."""
+    num_user = max(1, len(ids) - 1 - num_suffix)
+    targets = ids[1 : 1 + num_user].to(logits.device)[:, None]
+    if not len(targets):  # a base model's empty prompt: nothing was written
+        return 0.0
+    logprobs = logits[: len(targets)].log_softmax(-1).gather(-1, targets)
+    return -float(logprobs.double().mean())
 
 
 def _perplexity(scores: Sequence[TokenScores], name: str) -> float:

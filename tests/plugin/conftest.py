@@ -25,9 +25,11 @@ class Project:
         self.pytester = pytester
         self.path: Path = pytester.path
 
-    def run(self, *arguments: str, in_process: bool = True) -> pytest.RunResult:
-        """One pytest session with our plugin and xdist alone, warnings as errors."""
-        command = ["-p", "divergence", "-p", "no:cacheprovider", "-W", "error", *arguments]
+    def run(
+        self, *arguments: str, in_process: bool = True, plugin: str = "divergence"
+    ) -> pytest.RunResult:
+        """One pytest session with no plugin but `plugin`; warnings are errors."""
+        command = ["-p", plugin, "-p", "no:cacheprovider", "-W", "error", *arguments]
         if in_process:
             return self.pytester.runpytest_inprocess(*command)
         return self.pytester.run(sys.executable, "-m", "pytest", *command, timeout=120)

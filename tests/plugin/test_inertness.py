@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +21,10 @@ def pytest_unconfigure():
         json.dump(roots, file)
 """
 UNIT_TEST = "def test_addition(): assert 1 + 1 == 2\n"
-WITHOUT_US = "-p", "no:divergence"
 
 
-def imported(project: Project, *arguments: str) -> set[str]:
-    project.run(*arguments, in_process=False)
+def imported(project: Project, *arguments: str, plugin: str = "divergence") -> set[str]:
+    project.run(*arguments, in_process=False, plugin=plugin)
     return set(json.loads((project.path / "modules.json").read_text("utf-8")))
 
 
@@ -34,7 +34,7 @@ def test_an_ordinary_session_imports_only_the_standard_library_for_us(
 ) -> None:
     project.write("conftest.py", WATCHER)
     project.write("test_unit.py", UNIT_TEST)
-    added = imported(project, *extra) - imported(project, *extra, *WITHOUT_US)
+    added = imported(project, *extra) - imported(project, *extra, plugin="no:divergence")
     allowed = {"pytest_divergence", *sys.stdlib_module_names}
     assert added - allowed == set()
     assert "pytest_divergence" in added
@@ -43,7 +43,7 @@ def test_an_ordinary_session_imports_only_the_standard_library_for_us(
 def test_an_ordinary_session_prints_and_writes_nothing(project: Project) -> None:
     project.write("test_unit.py", UNIT_TEST)
     before = sorted(project.path.rglob("*"))
-    result = project.run("-p", "no:pycache", "test_unit.py")
+    result = project.run()
     result.assert_outcomes(passed=1)
     lines = [line for line in result.outlines if not line.startswith("plugins:")]
     assert "divergence" not in "\n".join(lines)
@@ -61,18 +61,22 @@ def test_models_in_the_ini_file_load_nothing_for_tests_that_do_not_use_them(
     assert not (project.path / ".divergence").exists()
 
 
-def test_importing_the_plugin_costs_at_most_20_milliseconds() -> None:
+def test_importing_the_plugin_costs_at_most_20_milliseconds(tmp_path: Path) -> None:
     measure = (
         "import time, pytest\n"
         "start = time.perf_counter()\n"
         "import pytest_divergence.plugin\n"
         "print(time.perf_counter() - start)\n"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", measure], capture_output=True, check=True, text=True)
-        for _ in range(5)
-    ]
-    assert min(float(run.stdout) for run in runs) <= 0.020
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    command = [sys.executable, "-c", measure]
+
+    def seconds() -> float:
+        run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+        return float(run.stdout)
+
+    assert min(seconds() for _ in range(4)) <= 0.020
 
 
 @pytest.mark.parametrize("option", ["--help", "--version", "--markers", "--fixtures", "--co"])
@@ -80,7 +84,7 @@ def test_listing_never_searches(project: Project, option: str) -> None:
     project.write("test_unit.py", UNIT_TEST)
     result = project.run(option, "--model-1=base", "--model-2=ft", in_process=False)
     assert result.ret in (0, 5)
-    assert "Traceback" not in shown(result)
+    assert "Traceback (most" not in shown(result)
     assert not (project.path / ".divergence").exists()
 
 
@@ -89,4 +93,4 @@ def test_switched_off_it_stays_off(project: Project) -> None:
     result = project.run("--model-1=base", "--model-2=ft", "--divergence-mode=off")
     result.assert_outcomes(passed=1)
     assert "divergence:" not in shown(result)
-    assert not Path(project.path, ".divergence").exists()
+    assert not (project.path / ".divergence").exists()

@@ -33,6 +33,8 @@ class SoftPromptStrategy:
             num_virtual_tokens=profile.num_virtual_tokens,
             num_steps=profile.num_steps,
             batch_size=profile.batch_size,
+            max_text_tokens=profile.max_text_tokens,
+            validate_every=max(1, profile.num_steps // 2),
             metric=context.metric,
             seed=context.seed,
         )

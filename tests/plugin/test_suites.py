@@ -1,0 +1,389 @@
+"""A `*.divergence.jsonl` among the tests: its cases are items, replayed on the session's models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from pytest_divergence.core.cases import case_id
+from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance, write_provenance
+from pytest_divergence.models.loading import pair_identities, resolve_pair
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, block, nodeid, shown
+from tests.tiny import save_tiny_model
+
+SUITE = "regress.divergence.jsonl"
+KL = {
+    "value": 0.25,
+    "metric": "symmetric",
+    "forward": 0.3,
+    "reverse": 0.2,
+    "js": 0.1,
+    "sd": None,
+    "max_token": 0.5,
+    "num_tokens": 8,
+    "num_continuations": 1,
+    "estimator": "fresh",
+}
+
+
+def write_matching_provenance(
+    project: Project, *, candidate: str = "ft", bound: float | None = None
+) -> None:
+    """Provenance of a search of `base` and `candidate`, beside the suite."""
+    reference, other = (
+        ModelProvenance(spec=one.spec, kind=one.kind, weights_sha256=one.weights_sha256)
+        for one in pair_identities(
+            *resolve_pair(str(project.path / "base"), str(project.path / candidate))
+        )
+    )
+    write_provenance(
+        project.path / "regress.provenance.json",
+        Provenance(
+            tool_version="0.1.0",
+            created="2026-01-01T00:00:00",
+            key="0" * 64,
+            reference=reference,
+            candidate=other,
+            tokenizer_sha256="0" * 64,
+            dtype="float32",
+            device="cpu",
+            bound=Bound(value=bound) if bound is not None else None,
+        ),
+    )
+
+
+@pytest.fixture
+def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a pair fails the test."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the models were loaded")
+
+    monkeypatch.setattr("pytest_divergence.models.loading.load_model_pair", refuse)
+
+
+def test_a_case_within_its_bound_passes_and_one_over_it_fails(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 9.0}, {"prompt": POEM, "max_kl": 0.001})
+    result = project.run(*MODELS, SUITE)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["regress.divergence.jsonl .F *"])
+    assert "Traceback" not in shown(result)
+    failure = block(result, "KL ", 40)
+    result.stdout.re_match_lines(
+        [
+            r"_+ write-a-poem-about-rain-[0-9a-f]{10} _+",
+            r"KL 0\.\d{3} nats/token > max_kl 0\.001$",
+            r"  symmetric, 1 continuation of each model, 32 tokens; forward 0\.\d{3}, .*",
+            r"  prompt$",
+            r"    \| Write a poem about rain\.$",
+        ]
+    )
+    assert failure[-1] != ""
+    result.stdout.fnmatch_lines(
+        [
+            f"  intended? raise this case's max_kl in {SUITE}",
+            "  rerun:*",
+            "*2 stored cases replayed: 1 within the bound, 1 over it.",
+        ]
+    )
+
+
+def test_replaying_twice_reads_the_same_numbers(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.001})
+    first, second = (block(project.run(*MODELS, SUITE), "KL ", 10) for _ in range(2))
+    assert first == second
+
+
+def test_a_model_against_itself_reads_zero(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 1e-6})
+    result = project.run("--model-1=base", "--model-2=base", SUITE)
+    result.assert_outcomes(passed=1)
+
+
+def test_an_adapter_is_the_candidate(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.001}, {"input": POEM, "max_kl": 99.0})
+    result = project.run("--model-1=base", "--model-2=adapter", SUITE)
+    result.assert_outcomes(passed=1, failed=1)
+
+
+def test_one_case_runs_by_its_id(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 9.0}, {"input": POEM, "max_kl": 9.0})
+    result = project.run(*MODELS, "-v", nodeid(SUITE, POEM))
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"{nodeid(SUITE, POEM)} PASSED*"])
+
+
+def test_a_failing_case_points_at_its_line(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 9.0}, {"input": POEM, "max_kl": 0.001})
+    items, _ = project.pytester.inline_genitems("-p", "divergence", SUITE, "--collect-only")
+    assert [item.location for item in items] == [
+        (SUITE, 0, case_id(KNOT)),
+        (SUITE, 1, case_id(POEM)),
+    ]
+
+
+def test_suites_are_found_in_folders_and_listed_without_models(project: Project) -> None:
+    project.write_suite(f"tests/deep/{SUITE}", {"input": KNOT})
+    result = project.run("--collect-only", "-q", "tests")
+    assert result.outlines[0] == nodeid(f"tests/deep/{SUITE}", KNOT)
+
+
+# Bounds
+
+
+@pytest.mark.parametrize(
+    ("row", "option", "provenance", "passes"),
+    [
+        (0.3, "0.2", 0.2, True),
+        (0.2, "0.3", 0.3, False),
+        (None, "0.3", 0.2, True),
+        (None, "0.2", 0.3, False),
+        (None, "auto", 0.3, True),
+        (None, "auto", 0.2, False),
+    ],
+)
+def test_the_rows_bound_comes_before_the_options_and_the_suites(
+    project: Project, row: float | None, option: str, provenance: float, passes: bool
+) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "kl": KL, **({"max_kl": row} if row else {})})
+    write_matching_provenance(project, bound=provenance)
+    result = project.run(*MODELS, f"--divergence-max-kl={option}", SUITE)
+    result.assert_outcomes(passed=int(passes), failed=int(not passes))
+
+
+def test_a_case_without_a_bound_is_refused(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 1.0}, {"input": POEM})
+    result = project.run(*MODELS, SUITE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [
+        f"ERROR: {SUITE}:2: case {case_id(POEM)} has no bound; add max_kl to the row, or give "
+        "--divergence-max-kl",
+        "",
+    ]
+
+
+# Values carried from a search
+
+
+@pytest.mark.usefixtures("no_loading")
+def test_a_value_measured_on_these_models_is_carried(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.2, "kl": KL})
+    write_matching_provenance(project)
+    result = project.run(*MODELS, SUITE)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["KL 0.250 nats/token > max_kl 0.200"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"candidate": "adapter"},
+        {"argument": "--divergence-metric=js"},
+    ],
+)
+def test_a_value_measured_otherwise_is_not_carried(
+    project: Project, change: dict[str, str]
+) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.0001, "kl": KL})
+    write_matching_provenance(project, candidate=change.get("candidate", "ft"))
+    result = project.run(*MODELS, SUITE, *([change["argument"]] if "argument" in change else []))
+    result.assert_outcomes(failed=1)
+    assert "KL 0.250" not in shown(result)
+
+
+def test_retrained_weights_are_scored_again(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.0001, "kl": KL})
+    write_matching_provenance(project)
+    save_tiny_model(project.path / "ft", seed=5)
+    result = project.run(*MODELS, SUITE)
+    result.assert_outcomes(failed=1)
+    assert "KL 0.250" not in shown(result)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", f"{SUITE}: holds no case; an empty suite would pass without a test"),
+        (
+            '{"input": "a"}\n{"input": "b", "kl": {"value": NaN}}\n',
+            f"{SUITE}:2: not valid JSON: NaN is not a number that JSON knows",
+        ),
+        (
+            '{"input": "a"}\n{"input": "b"}\n{"input": "a"}\n',
+            f"{SUITE}:3: the prompt of line 1 again (id {case_id('a')}); drop one",
+        ),
+        (
+            '{"input": "a"}\n{"input": "b", "max_lk": 1}\n',
+            f'{SUITE}:2: unknown key "max_lk"; did you mean "max_kl"?',
+        ),
+        (
+            '{"input": "a"}\n{"input": "b',
+            f"{SUITE}:2: not valid JSON: Unterminated string starting at column 11; the last line "
+            "has no end, so the file may have been cut off",
+        ),
+        (
+            '{"input": "a", "id": "b"}\n',
+            f'{SUITE}:1: id is "b", but this prompt\'s id is "{case_id("a")}"; leave `id` out and '
+            "it is filled in",
+        ),
+    ],
+)
+def test_an_unusable_suite_ends_the_session_with_its_line(
+    project: Project, text: str, message: str
+) -> None:
+    project.write(SUITE, text)
+    project.write("test_unit.py", "def test_addition(): assert 1 + 1 == 2\n")
+    result = project.run(*MODELS, "--divergence-max-kl=1", SUITE, "test_unit.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [f"ERROR: {message}", ""]
+
+
+def test_without_models_the_session_says_what_to_give(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 1.0})
+    result = project.run(SUITE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [
+        f"ERROR: replaying {SUITE} needs two models; give --model-1 and --model-2",
+        "",
+    ]
+
+
+def test_a_model_that_does_not_exist(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 1.0})
+    result = project.run("--model-1=base", "--model-2=nobody/nothing", SUITE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [
+        "ERROR: --model-2: there is no folder 'nobody/nothing' here, it is not in the Hub cache, "
+        "and the Hub cannot be reached; give a local folder, or check the name and the connection",
+        "",
+    ]
+
+
+def test_an_adapter_for_another_base_is_an_error_not_a_failure(project: Project) -> None:
+    save_tiny_model(project.path / "other", architecture="gpt2")
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 1.0})
+    result = project.run("--model-1=other", "--model-2=adapter", SUITE)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(errors=1)
+    assert "Traceback" not in shown(result)
+    result.stdout.fnmatch_lines(
+        [
+            "--model-2*adapter*",
+            "1 stored case replayed: 1 not measured.",
+        ]
+    )
+
+
+def test_a_prompt_that_reads_otherwise_is_an_error_not_a_failure(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 1.0})
+    tokens = {
+        "id": case_id(KNOT),
+        "prompt_sha256": "0" * 64,
+        "reference": [[5, 6]],
+        "candidate": [[7]],
+    }
+    project.write("regress.tokens.jsonl", json.dumps(tokens) + "\n")
+    result = project.run(*MODELS, SUITE)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"case {case_id(KNOT)}: the prompt's token ids are not those*"])
+
+
+def test_a_broken_file_beside_the_suite_ends_the_session(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 1.0})
+    project.write("regress.tokens.jsonl", "{}\n")
+    result = project.run(*MODELS, SUITE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines[0].startswith("ERROR: regress.tokens.jsonl:1: ")
+
+
+def test_a_suite_and_mode_off_contradict_each_other(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 1.0})
+    result = project.run(*MODELS, "--divergence-mode=off", SUITE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [
+        f"ERROR: {SUITE} is given, but --divergence-mode=off; drop one of them",
+        "",
+    ]
+
+
+# Fixtures and reports of the user's project
+
+CONFTEST = """
+import pytest
+
+events = []
+
+@pytest.fixture(autouse=True, scope="module")
+def a_module_fixture():
+    events.append("module")
+
+@pytest.fixture(autouse=True)
+def a_fixture(request):
+    events.append(request.node.name)
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"events: {events}")
+"""
+
+OWN_PAIR = """
+import pytest
+from pathlib import Path
+from pytest_divergence import load_model_pair
+
+@pytest.fixture(scope="session")
+def model_pair():
+    here = Path(__file__).parent
+    return load_model_pair(str(here / "base"), str(here / "base"))
+"""
+
+
+def test_fixtures_of_the_project_apply_to_cases(project: Project) -> None:
+    project.write("conftest.py", CONFTEST)
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 9.0})
+    result = project.run(*MODELS, SUITE)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"events: ['module', '{case_id(KNOT)}']"])
+
+
+def test_a_project_may_bring_its_own_pair(project: Project) -> None:
+    project.write("conftest.py", OWN_PAIR)
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 1e-6, "kl": KL})
+    write_matching_provenance(project)
+    project.run(SUITE).assert_outcomes(passed=1)
+    project.run(*MODELS, SUITE).assert_outcomes(passed=1)
+
+
+def test_junit_carries_the_measured_values(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.2, "kl": KL})
+    write_matching_provenance(project)
+    project.run(*MODELS, SUITE, "--junit-xml=junit.xml")
+    tree = ElementTree.parse(project.path / "junit.xml")
+    found = {one.get("name"): one.get("value") for one in tree.iter("property")}
+    assert found == {
+        "divergence_verdict": "failed",
+        "divergence_kl": "0.25",
+        "divergence_bound": "0.2",
+    }
+
+
+def test_cases_can_be_selected_by_marker(project: Project) -> None:
+    rows = ({"input": KNOT, "max_kl": 1.0, "kl": KL, "behaviour": "behaviour-knots"},)
+    project.write_suite(SUITE, *rows, {"input": POEM, "max_kl": 1.0, "kl": KL})
+    write_matching_provenance(project)
+    result = project.run(*MODELS, SUITE, "-m", "divergence(behaviour='behaviour-knots')", "-v")
+    result.assert_outcomes(passed=1, deselected=1)
+
+
+def test_an_empty_suite_is_an_error_beside_passing_tests(project: Project) -> None:
+    project.write("tests/test_unit.py", "def test_addition(): assert 1 + 1 == 2\n")
+    project.write("tests/regress.divergence.jsonl", "\n")
+    result = project.run(*MODELS, "tests")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert Path("tests", SUITE).as_posix() in result.errlines[0]
