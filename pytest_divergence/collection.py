@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,7 +21,7 @@ from pytest_divergence.progress_display import SKIP_PREFIX
 from pytest_divergence.session import NO_MODELS, REPORT_KEY, SUITE_KEY, DivergenceSession, of
 
 if TYPE_CHECKING:
-    from pytest_divergence.core.cases import Case, Measurement
+    from pytest_divergence.core.cases import Case, Completions, Measurement
     from pytest_divergence.core.provenance import Provenance
     from pytest_divergence.core.report import Report, TokenComparison
     from pytest_divergence.core.settings import MetricName
@@ -61,6 +61,8 @@ class Reading:
 
     measurement: Measurement
     tokens: Sequence[TokenComparison] = ()
+    completions: Completions | None = None
+    """What these models answer, where that was asked; else the suite's are shown."""
 
 
 def read_suite(path: Path) -> StoredSuite:
@@ -110,6 +112,17 @@ def joining_suite(session: DivergenceSession) -> Path | None:
     if not adds_own_suite(session):
         return None
     return session.own_suite if session.outcome or session.own_suite.is_file() else None
+
+
+def more_arguments(session: DivergenceSession) -> list[str]:
+    """The search's suite as an argument of the session, unless a folder among them leads to it.
+
+    Before pytest 9 a folder and a file inside of it, both given, collected the file alone.
+    """
+    suite = joining_suite(session)
+    if suite is None or any(path in suite.parents for path in session.arguments):
+        return []
+    return [str(suite)]
 
 
 def prepare(session: DivergenceSession) -> None:
@@ -164,21 +177,14 @@ def session_cases(session: DivergenceSession) -> list[Case]:
 
     session.is_used = True
     with session.usage_errors():
-        named = named_suites(session)
-        own = session.own_suite
-        if session.is_listing:
-            paths = named or ([own] if own.is_file() else [])
-        elif mode(session) == "search":
-            paths = [own] if session.outcome().report.cases else []
-        else:
-            paths = named or _stored(session)
+        paths = named_suites(session)
+        if mode(session) == "search" and not session.is_listing:
+            paths = [session.own_suite] if session.outcome().report.cases else []
+        elif not paths and session.own_suite.is_file():
+            paths = [session.own_suite]
+        elif not paths and not session.is_listing:
+            raise _nothing_to_replay(session)
         return [case for path in paths for case in load_suite(path).cases]
-
-
-def _stored(session: DivergenceSession) -> list[Path]:
-    if not session.own_suite.is_file():
-        raise _nothing_to_replay(session)
-    return [session.own_suite]
 
 
 def _suites_below(session: DivergenceSession) -> Iterator[Path]:
@@ -243,7 +249,9 @@ def _validate_suites(session: DivergenceSession) -> None:
     """Workers cannot end a session by one clear error, so their controller looks first."""
     with session.usage_errors():
         for path in _suites_below(session):
-            read_suite(path)
+            _bounds(session, path, read_suite(path))
+            if session.has_models and not session.outcome:
+                session.identities()
 
 
 def parametrize(metafunc: pytest.Metafunc, session: DivergenceSession) -> None:
@@ -258,7 +266,8 @@ def parametrize(metafunc: pytest.Metafunc, session: DivergenceSession) -> None:
 
 
 def _params(metafunc: pytest.Metafunc, session: DivergenceSession) -> list[Any]:
-    if session.is_off or not session.has_models:
+    has_cases = session.has_models or named_suites(session)
+    if session.is_off or not has_cases:
         why = "--divergence-mode=off" if session.is_off else f"divergence_case {NO_MODELS}"
         return [_skipped("unconfigured", why)]
     cases = cases_for(session, metafunc.definition.iter_markers("divergence"))
@@ -292,10 +301,12 @@ class SuiteFile(pytest.Module):
         session.is_used = True
         with session.usage_errors():
             report = self._report(session)
-            if report is None:
-                return self._case_items(session, None)
-            found = self._case_items(session, report) if report.cases else []
-            return [SearchItem.make(self, report), *found]
+            searched: list[pytest.Item] = []
+            if report is not None:
+                searched.append(SearchItem.make(self, report))
+            if report is not None and not report.cases:
+                return searched  # a search that confirmed nothing may have written no suite
+            return [*searched, *self._case_items(session, is_fresh=report is not None)]
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """An unusable suite is one line, without a traceback."""
@@ -310,39 +321,40 @@ class SuiteFile(pytest.Module):
             return None
         return session.outcome().report
 
-    def _case_items(self, session: DivergenceSession, report: Report | None) -> list[pytest.Item]:
+    def _case_items(self, session: DivergenceSession, *, is_fresh: bool) -> list[pytest.Item]:
         stored = read_suite(self.path)
-        is_carried = report is not None or self._is_same_pair(session, stored.provenance)
-        items: list[pytest.Item] = []
-        for case in stored.suite.cases:
-            line = stored.suite.lines[case.id]
-            max_kl = _bound(case, session, stored.provenance)
-            if max_kl is None and not session.is_listing:
-                raise pytest.UsageError(
-                    f"{session.shown(self.path)}:{line}: case {case.id} has no bound; add max_kl "
-                    "to the row, or give --divergence-max-kl"
-                )
-            items.append(CaseItem.make(self, case, stored, line, max_kl or 0.0, is_carried))
-        return items
+        bounds = {} if session.is_listing else _bounds(session, self.path, stored)
+        has_own_pair = self._has_own_pair()
+        if not (is_fresh or has_own_pair or session.is_listing):
+            if not session.has_models:
+                raise pytest.UsageError(f"replaying {session.shown(self.path)} {NO_MODELS}")
+            if session.worker_input is None:  # a worker without our items need not import torch
+                session.identities()
 
-    def _is_same_pair(self, session: DivergenceSession, provenance: Provenance | None) -> bool:
-        """Whether the suite's numbers were measured on the two models of this session."""
-        if session.is_listing or self._has_own_pair():
-            return False
-        if not session.has_models:
-            raise pytest.UsageError(f"replaying {session.shown(self.path)} {NO_MODELS}")
-        identities = session.identities()  # also where nothing is carried: a bad spec shows now
-        if provenance is None:
-            return False
-        settings = session.resolved.settings.model_dump(include=set(SAME_SETTINGS))
-        is_same_way = all(provenance.settings.get(k, v) == v for k, v in settings.items())
-        written = (provenance.reference.weights_sha256, provenance.candidate.weights_sha256)
-        return is_same_way and written == tuple(one.weights_sha256 for one in identities)
+        def is_carried(case: Case) -> bool:
+            return is_fresh or (not has_own_pair and _is_measured_so(session, stored, case))
+
+        return [
+            CaseItem.make(self, case, stored, bounds.get(case.id, 0.0), is_carried)
+            for case in stored.suite.cases
+        ]
 
     def _has_own_pair(self) -> bool:
         """Whether a conftest overrides `model_pair` for this suite."""
         found = self.session._fixturemanager.getfixturedefs("model_pair", self) or ()
         return bool(found) and found[-1].func.__module__ != "pytest_divergence.plugin"
+
+
+def _is_measured_so(session: DivergenceSession, stored: StoredSuite, case: Case) -> bool:
+    """Whether a stored value was measured on this session's models, and as it asks for."""
+    provenance = stored.provenance
+    if provenance is None or case.kl is None or case.kl.metric != _metric(session, case):
+        return False
+    settings = session.resolved.settings.model_dump(include=set(SAME_SETTINGS))
+    if any(provenance.settings.get(key, value) != value for key, value in settings.items()):
+        return False
+    written = (provenance.reference.weights_sha256, provenance.candidate.weights_sha256)
+    return written == tuple(one.weights_sha256 for one in session.identities())
 
 
 def check(_divergence_setup: SuiteItem) -> None:
@@ -381,7 +393,7 @@ class CaseItem(SuiteItem):
     case: Case
     stored: StoredSuite
     max_kl: float
-    is_carried: bool
+    is_carried: Callable[[Case], bool]
     reading: Reading
 
     @classmethod
@@ -390,15 +402,12 @@ class CaseItem(SuiteItem):
         parent: SuiteFile,
         case: Case,
         stored: StoredSuite,
-        line: int,
         max_kl: float,
-        is_carried: bool,
+        is_carried: Callable[[Case], bool],
     ) -> CaseItem:
         """The item of one row."""
-        item: CaseItem = cls.named(parent, case.id, line)
-        item.case, item.stored, item.max_kl = case, stored, max_kl
-        metric = _metric(of(parent.config), case)
-        item.is_carried = is_carried and case.kl is not None and case.kl.metric == metric
+        item: CaseItem = cls.named(parent, case.id, stored.suite.lines[case.id])
+        item.case, item.stored, item.max_kl, item.is_carried = case, stored, max_kl, is_carried
         item.add_marker(pytest.mark.divergence(id=case.id, behaviour=case.behaviour))
         return item
 
@@ -407,8 +416,10 @@ class CaseItem(SuiteItem):
         session = of(self.config)
         note(self, verdict="error")  # until it is measured
         with session.failures():
-            carried = self.case.kl if self.is_carried else None
-            self.reading = Reading(carried) if carried else self._replayed(session, request)
+            if self.case.kl is not None and self.is_carried(self.case):
+                self.reading = Reading(self.case.kl)
+            else:
+                self.reading = self._replayed(session, request)
 
     def judge(self) -> None:
         """Fail with prompt, answers and numbers where the value is over the bound."""
@@ -420,8 +431,11 @@ class CaseItem(SuiteItem):
         note(self, verdict=verdict, kl=reading.measurement.value, bound=self.max_kl)
         if verdict == "passed":
             return
+        case = self.case
+        if reading.completions is not None:
+            case = case.with_changes(completions=reading.completions)
         text = failure_text(
-            self.case,
+            case,
             measurement=reading.measurement,
             max_kl=self.max_kl,
             noise_floor=_noise_floor(self.stored.provenance),
@@ -432,17 +446,21 @@ class CaseItem(SuiteItem):
         pytest.fail(text, pytrace=False)
 
     def _replayed(self, session: DivergenceSession, request: pytest.FixtureRequest) -> Reading:
+        from pytest_divergence.core.verdicts import judge
         from pytest_divergence.scoring.replay import replay_case
 
         pair: ModelPair = request.getfixturevalue("model_pair")
+        sizes = _sizes(session, pair)
         replayed = replay_case(
             pair,
             self.case,
             self.stored.tokens.get(self.case.id),
             metric=_metric(session, self.case),
-            **_sizes(session, pair),
+            **sizes,
         )
-        return Reading(replayed.measurement, replayed.tokens)
+        is_shown = judge(replayed.measurement.value, self.max_kl) == "failed"
+        answers = _answers(pair, self.case, sizes["max_new_tokens"]) if is_shown else None
+        return Reading(replayed.measurement, replayed.tokens, answers)
 
     def _searched_tokens(self, session: DivergenceSession) -> Sequence[TokenComparison]:
         cases = session.report.cases if session.report is not None else []
@@ -477,8 +495,9 @@ class SearchItem(SuiteItem):
 
     def judge(self) -> None:
         """Pass, and say what the search would have seen."""
-        note(self, verdict="passed")
-        self.add_report_section("call", "divergence", search_sentence(self.report))
+        sentence = search_sentence(self.report)
+        note(self, verdict="passed", search=sentence)
+        self.add_report_section("call", "divergence", sentence)
 
 
 def search_sentence(report: Report) -> str:
@@ -513,7 +532,7 @@ def assert_bounded(
         score = measure_prompt(
             pair,
             case_prompt(case),
-            metric=cast("MetricName", metric) if metric else _metric(session, case),
+            metric=_metric(session, case, metric),
             **_sizes(session, pair),
         )
     verdict = judge(score.measurement.value, bound)
@@ -576,8 +595,9 @@ def _assertion_text(
     pair: ModelPair = request.getfixturevalue("model_pair")
     report = session.report
     floor = report.calibration.noise_floor if report is not None else None
+    answers = _answers(pair, case, _sizes(session, pair)["max_new_tokens"])
     return failure_text(
-        case,
+        case.with_changes(completions=answers),
         measurement=score.measurement,
         max_kl=bound,
         noise_floor=floor.value if floor else None,
@@ -602,27 +622,52 @@ def note(item: pytest.Item, **values: str | float) -> None:
     ]
 
 
-def _bound(case: Case, session: DivergenceSession, provenance: Provenance | None) -> float | None:
-    """A case's bound: the row's, else the option's, else the suite's. Never computed here."""
-    if case.max_kl is not None:
-        return case.max_kl
-    if session.number_bound is not None:
-        return session.number_bound
-    return provenance.bound.value if provenance and provenance.bound else None
+def _bounds(session: DivergenceSession, path: Path, stored: StoredSuite) -> dict[str, float]:
+    """Each case's bound: the row's, else the option's, else the suite's. Never computed here.
+
+    Raises UsageError for a case without any.
+    """
+    provenance = stored.provenance
+    of_suite = provenance.bound.value if provenance and provenance.bound else None
+    bounds = {}
+    for case in stored.suite.cases:
+        given = (case.max_kl, session.number_bound, of_suite)
+        bound = next((one for one in given if one is not None), None)
+        if bound is None:
+            raise pytest.UsageError(
+                f"{session.shown(path)}:{stored.suite.lines[case.id]}: case {case.id} has no "
+                "bound; add max_kl to the row, or give --divergence-max-kl"
+            )
+        bounds[case.id] = bound
+    return bounds
 
 
 def _noise_floor(provenance: Provenance | None) -> float | None:
     return provenance.noise_floor.value if provenance and provenance.noise_floor else None
 
 
-def _metric(session: DivergenceSession, case: Case) -> MetricName:
-    """The metric asked for in this session, else the one that the case was measured in."""
+def _metric(session: DivergenceSession, case: Case, asked: str | None = None) -> MetricName:
+    """The metric asked for in the test or the session, else the one the case was measured in."""
     from pytest_divergence.core.settings import MetricName
 
-    is_known = case.kl is not None and case.kl.metric in get_args(MetricName)
-    if "metric" not in session.given and case.kl is not None and is_known:
-        return cast("MetricName", case.kl.metric)
-    return session.resolved.settings.metric
+    known = get_args(MetricName)
+    if asked is not None and asked not in known:
+        raise ValueError(f"metric={asked!r} must be one of {', '.join(known)}")
+    if asked is None and "metric" not in session.given and case.kl is not None:
+        asked = case.kl.metric if case.kl.metric in known else None
+    return cast("MetricName", asked) if asked else session.resolved.settings.metric
+
+
+def _answers(pair: ModelPair, case: Case, max_new_tokens: int) -> Completions:
+    """What both models answer greedily: a suite's stored answers may be other models'."""
+    from pytest_divergence.core.cases import Completions
+    from pytest_divergence.scoring.replay import case_prompt
+    from pytest_divergence.scoring.scorer import greedy_continuations
+
+    found = greedy_continuations(pair, [case_prompt(case)], max_new_tokens=max_new_tokens)[0]
+    return Completions(
+        reference=pair.chat.text(found.reference[0]), candidate=pair.chat.text(found.candidate[0])
+    )
 
 
 def _sizes(session: DivergenceSession, pair: ModelPair) -> _Sizes:

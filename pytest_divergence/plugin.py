@@ -65,8 +65,7 @@ def pytest_collection(session: pytest.Session) -> None:
         return
     if ours.worker_input is None:
         collection.prepare(ours)
-    if (suite := collection.joining_suite(ours)) is not None:
-        session.config.args.append(str(suite))
+    session.config.args += collection.more_arguments(ours)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -42,7 +43,7 @@ UNUSED = (
 def shown(config: pytest.Config) -> Iterator[Listener]:
     """The listener of one search, visible although pytest captures."""
     with uncaptured(config):
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not hasattr(config, "workerinput"):
             with _progress_bar() as bar:
                 yield BarListener(bar)
         else:
@@ -56,7 +57,7 @@ def shown(config: pytest.Config) -> Iterator[Listener]:
 def announce(config: pytest.Config, text: str) -> None:
     """One line for people, outside of a search."""
     with uncaptured(config):
-        _printer(config)(text)
+        _printer(config)(f"divergence: {text}")
 
 
 @contextmanager
@@ -148,9 +149,10 @@ def _progress_bar() -> Iterator[Progress]:
 
 def _printer(config: pytest.Config) -> Callable[[str], None]:
     terminal: Any = config.pluginmanager.getplugin("terminalreporter")
-    if terminal is not None:
-        return lambda line: terminal.write_line(line)
-    return lambda line: print(line, file=sys.stderr, flush=True)  # a worker's stdout is lost
+    if terminal is None or hasattr(config, "workerinput"):
+        return partial(print, file=sys.stderr, flush=True)  # a worker's stdout is lost
+    write: Callable[[str], None] = terminal.write_line
+    return write
 
 
 def header_lines(session: DivergenceSession) -> list[str]:

@@ -6,6 +6,7 @@ nothing heavy before that.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -154,7 +155,7 @@ class DivergenceSession:
         """Both specs. Raises UsageError where they are missing."""
         settings = self.resolved.settings
         if settings.model_1 is None or settings.model_2 is None:
-            raise pytest.UsageError(f"this {NO_MODELS}")
+            raise pytest.UsageError(f"model_pair {NO_MODELS}")
         return settings.model_1, settings.model_2
 
     @property
@@ -307,11 +308,13 @@ class DivergenceSession:
 
     def hear(self, worker_output: Mapping[str, str]) -> None:
         """Take note of the search of a worker, where the controller did none."""
+        from pytest_divergence.core.errors import DivergenceError
         from pytest_divergence.core.report import load_report
 
         if self.report is None and REPORT_KEY in worker_output:
             self.report_dir = Path(worker_output[REPORT_KEY])
-            self.report = load_report(self.report_dir / "report.json")
+            with contextlib.suppress(DivergenceError):  # the tests' own results do not need it
+                self.report = load_report(self.report_dir / "report.json")
 
     def _search(self, *, is_forced: bool) -> SearchOutcome:
         from pytest_divergence.discovery.run import search
@@ -332,6 +335,13 @@ class DivergenceSession:
                     on_report=self._on_report,
                     is_forced=is_forced,
                 )
+            except KeyboardInterrupt:
+                if self.is_controller and self.report_dir is not None:  # there is no summary
+                    listener.say(
+                        f"stopped; what was found so far is in {self.shown(self.report_dir)}, and "
+                        "the same command goes on from there"
+                    )
+                raise
             finally:
                 self._say = say
 
@@ -377,362 +387,6 @@ class DivergenceSession:
         for added in self.config.hook.pytest_divergence_strategies(config=self.config):
             from pytest_divergence.discovery.strategies import built_in_strategies
 
-            if twice := (merged.keys() | built_in_strategies().keys()) & added.keys():
-                raise pytest.UsageError(
-                    f"pytest_divergence_strategies gives the name {min(twice)!r}, which another "
-                    "strategy has; choose another name"
-                )
-            merged.update(added)
-        return merged
-
-
-KEY = "divergence_suite_path", "divergence_report_dir"
-"""What pytest-xdist's controller sends to its workers, and they send back."""
-
-LISTINGS = (
-    "help",
-    "version",
-    "markers",
-    "showfixtures",
-    "show_fixtures_per_test",
-    "cacheshow",
-    "collectonly",
-    "setupplan",
-)
-"""Options of pytest that list or plan; with none of them may a search start."""
-REPEATED = ("max_kl", "metric", "chat_template", "system_prompt", "device", "dtype", "seed")
-"""Options that a command for one case repeats, besides the models."""
-LOCK_SECONDS = 24 * 3600.0
-FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors)\b"
-"""Libraries whose warnings a project's `-W error` must not turn into a failed search."""
-ERROR_FILE = "discovery-error.txt"
-NO_MODELS = "needs two models; give --model-1 and --model-2"
-
-
-class Once(Generic[T]):
-    """A value computed on first use. A failure is kept too, and raised again."""
-
-    def __init__(self, compute: Callable[[], T]) -> None:
-        """Call `compute` later."""
-        self._compute = compute
-        self._values: list[T] = []
-        self._error: Exception | None = None
-
-    def __bool__(self) -> bool:
-        """Whether there is a value."""
-        return bool(self._values)
-
-    def __call__(self) -> T:
-        """The value; raises what computing it raised."""
-        if self._error is not None:
-            raise self._error
-        if not self._values:
-            try:
-                self._values.append(self._compute())
-            except Exception as error:
-                self._error = error
-                raise
-        return self._values[0]
-
-
-class DivergenceSession:
-    """What the hooks, items and fixtures of one pytest session share."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        """Read what was given; nothing is checked, imported or written yet."""
-        self.config = config
-        self.given = options.given(config)
-        start = config.invocation_params.dir
-        self.arguments = [start / str(one).partition("::")[0] for one in config.args]
-        """Files and folders that the session was asked for, before our own suite joins."""
-        self.is_used = False
-        """Whether a test, a suite or a search asked for the models."""
-        self.error: pytest.UsageError | None = None
-        """What must end the session, where it was raised inside of collection."""
-        self.report: Report | None = None
-        """The search's, also where it was stopped."""
-        self.report_dir: Path | None = None
-        self.pair: Once[ModelPair] = Once(self._load_pair)
-        self.identities: Once[tuple[ModelIdentity, ModelIdentity]] = Once(self._identify)
-        self.outcome: Once[SearchOutcome] = Once(self._find_outcome)
-        self._say: Callable[[str], None] = partial(progress_display.announce, config)
-
-    # What kind of session this is
-
-    @property
-    def worker_input(self) -> dict[str, Any] | None:
-        """What pytest-xdist's controller sent; None where this is not a worker."""
-        return getattr(self.config, "workerinput", None)
-
-    @property
-    def is_controller(self) -> bool:
-        """Whether pytest-xdist's workers run the tests; known from `pytest_sessionstart` on."""
-        return self.config.pluginmanager.hasplugin("dsession")
-
-    @property
-    def is_listing(self) -> bool:
-        """Whether pytest only shows something, so that nothing may be searched or loaded."""
-        return any(getattr(self.config.option, name, False) for name in LISTINGS)
-
-    @property
-    def has_models(self) -> bool:
-        """Whether both models are named."""
-        return all(field in self.given for field in options.MODELS)
-
-    @property
-    def is_explicit(self) -> bool:
-        """Whether this session, not only the project's ini file, names a model."""
-        sources = {self.given[field].source for field in options.MODELS if field in self.given}
-        return bool(sources - {options.INI})
-
-    @property
-    def has_paths(self) -> bool:
-        """Whether the command line names files or folders."""
-        return self.config.args_source is pytest.Config.ArgsSource.ARGS
-
-    @property
-    def is_off(self) -> bool:
-        """Whether the user switched the plugin off."""
-        return self.choice("mode") == "off"
-
-    def choice(self, field: str) -> str:
-        """An option's value as it was given, not yet checked; `auto` by default."""
-        return self.given[field].value if field in self.given else "auto"
-
-    # Settings
-
-    @cached_property
-    def resolved(self) -> options.Resolved:
-        """Settings and their sources. Raises UsageError for a wrong value."""
-        return options.resolve(self.config)
-
-    @property
-    def models(self) -> tuple[str, str]:
-        """Both specs. Raises UsageError where they are missing."""
-        settings = self.resolved.settings
-        if settings.model_1 is None or settings.model_2 is None:
-            raise pytest.UsageError(f"this {NO_MODELS}")
-        return settings.model_1, settings.model_2
-
-    @property
-    def number_bound(self) -> float | None:
-        """The bound, where it was given as a number."""
-        max_kl = self.resolved.settings.max_kl
-        return None if max_kl == "auto" else max_kl
-
-    @cached_property
-    def own_suite(self) -> Path:
-        """Where a search of this pair writes its suite."""
-        from pytest_divergence.core.naming import suite_path
-
-        return suite_path(self.config.rootpath, *self.models)
-
-    def check(self) -> None:
-        """Refuse a wrong value at once, where this session itself asks for something."""
-        options.check_both_models(self.given)
-        if any(one.source != options.INI for one in self.given.values()):
-            _ = self.resolved
-        suites = [path for path in self.arguments if path.name.endswith(options.SUITE_SUFFIX)]
-        if self.is_off and suites:
-            raise pytest.UsageError(
-                f"{self.shown(suites[0])} is given, but --divergence-mode=off; drop one of them"
-            )
-
-    # Words
-
-    def shown(self, path: Path) -> str:
-        """A path as people can use it: from the folder that pytest was started in."""
-        try:
-            return os.path.relpath(path, self.config.invocation_params.dir)
-        except ValueError:  # another drive
-            return str(path)
-
-    def rerun(self, nodeid: str) -> str:
-        """The command that runs one test again, on the same models."""
-        file, separator, test = nodeid.partition("::")
-        words = ["pytest", self.shown(self.config.rootpath / file) + separator + test]
-        for field in (*options.MODELS, *REPEATED):
-            one = self.given.get(field)
-            if one is not None and one.source != options.INI:
-                option = options.BY_FIELD[field]
-                with_alias = [str(option.alias), one.value]
-                words += with_alias if option.alias else [f"{option.flag}={one.value}"]
-        return shlex.join(words)
-
-    # Errors
-
-    @contextmanager
-    def usage_errors(self) -> Iterator[None]:
-        """Whatever goes wrong becomes one UsageError, which ends the session with exit code 4."""
-        from pytest_divergence.core.errors import DivergenceError
-
-        try:
-            yield
-        except pytest.exit.Exception:
-            raise
-        except pytest.UsageError as error:
-            self.error = error
-            raise
-        except DivergenceError as error:
-            self.error = pytest.UsageError(self.message(error))
-            raise self.error from error
-        except Exception as error:
-            self.error = self._unexpected(error)
-            raise self.error from error
-
-    @contextmanager
-    def failures(self) -> Iterator[None]:
-        """Whatever goes wrong becomes one sentence without a traceback: an error of one test."""
-        from pytest_divergence.core.errors import DivergenceError
-
-        try:
-            yield
-        except (DivergenceError, pytest.UsageError) as error:
-            raise pytest.fail.Exception(self.message(error), pytrace=False) from None
-
-    def message(self, error: Exception) -> str:
-        """An error in words, with a path that people can use."""
-        from pytest_divergence.core.errors import SuiteError
-
-        if not isinstance(error, SuiteError):
-            return str(error)
-        return str(SuiteError(self.shown(Path(error.path)), error.line, error.reason))
-
-    def _unexpected(self, error: Exception) -> pytest.UsageError:
-        from pytest_divergence.core.errors import DivergenceError
-        from pytest_divergence.core.safe_text import safe_line
-        from pytest_divergence.core.store import write_atomically
-
-        reason = f"discovery failed: {type(error).__name__}: {safe_line(str(error))}"
-        try:
-            path = self._folder.reports / ERROR_FILE
-            write_atomically(path, "".join(traceback.format_exception(error)))
-        except DivergenceError:
-            return pytest.UsageError(reason)
-        return pytest.UsageError(f"{reason}; the traceback is in {self.shown(path)}")
-
-    @property
-    def _folder(self) -> Any:
-        from pytest_divergence.core.store import DivergenceFolder
-
-        report_dir = self.resolved.settings.report_dir
-        return DivergenceFolder(
-            self.config.rootpath, report_dir=Path(report_dir) if report_dir else None
-        )
-
-    # The pair
-
-    def _load_pair(self) -> ModelPair:
-        from pytest_divergence.models.loading import load_model_pair
-
-        settings = self.resolved.settings
-        self.is_used = True
-        with _patient_warnings():
-            return load_model_pair(
-                *self.models,
-                device=settings.device,
-                dtype=settings.dtype,
-                chat_template=settings.chat_template,
-                system_prompt=settings.system_prompt,
-                root=self.config.invocation_params.dir,
-                say=lambda text: self._say(text),
-            )
-
-    def _identify(self) -> tuple[ModelIdentity, ModelIdentity]:
-        from pytest_divergence.models.loading import pair_identities, resolve_pair
-
-        with _patient_warnings():
-            return pair_identities(
-                *resolve_pair(*self.models, root=self.config.invocation_params.dir, say=self._say)
-            )
-
-    # The search
-
-    def _find_outcome(self) -> SearchOutcome:
-        """Search, or read back what the controller or another worker found."""
-        self.is_used = True
-        sent = (self.worker_input or {}).get(REPORT_KEY)
-        with self.usage_errors():
-            if sent:
-                outcome = _read_back(Path(sent), self.own_suite)
-            elif self.worker_input is not None:
-                outcome = self._elected(str(self.worker_input["testrunuid"]))
-            else:
-                outcome = self._search(is_forced=self.resolved.settings.mode == "search")
-        self.report, self.report_dir = outcome.report, outcome.report_dir
-        return outcome
-
-    def hear(self, worker_output: Mapping[str, str]) -> None:
-        """Take note of the search of a worker, where the controller did none."""
-        from pytest_divergence.core.report import load_report
-
-        if self.report is None and REPORT_KEY in worker_output:
-            self.report_dir = Path(worker_output[REPORT_KEY])
-            self.report = load_report(self.report_dir / "report.json")
-
-    def _search(self, *, is_forced: bool) -> SearchOutcome:
-        from pytest_divergence.discovery.run import search
-
-        hook = self.config.hook
-        with progress_display.shown(self.config) as listener, _patient_warnings():
-            say, self._say = self._say, listener.say
-            try:
-                return search(
-                    self.resolved.settings,
-                    root=self.config.rootpath,
-                    load_pair=self.pair,
-                    listener=listener,
-                    strategies=self._strategies(),
-                    modify_cases=lambda cases: hook.pytest_divergence_modify_cases(
-                        config=self.config, cases=cases
-                    ),
-                    on_report=self._on_report,
-                    is_forced=is_forced,
-                )
-            finally:
-                self._say = say
-
-    def _elected(self, run: str) -> SearchOutcome:
-        """The first worker that needs it searches; the others wait, and read its results."""
-        from pytest_divergence.core.store import file_lock, write_atomically
-
-        journal: Path = self._folder.journal
-        stamp = journal / "last-search.json"
-        with file_lock(
-            journal / "last-search.lock",
-            timeout=LOCK_SECONDS,
-            on_wait=lambda _: self._say("another worker searches; waiting for it"),
-        ):
-            last = json.loads(stamp.read_text("utf-8")) if stamp.is_file() else {}
-            if last.get("run") == run and last["error"]:
-                raise pytest.UsageError(last["error"])
-            if last.get("run") == run:
-                return _read_back(Path(last["report_dir"]), self.own_suite)
-            done: dict[str, str | None] = {"run": run, "error": None, "report_dir": None}
-            try:
-                with self.usage_errors():
-                    outcome = self._search(is_forced=self.resolved.settings.mode == "search")
-                done["report_dir"] = str(outcome.report_dir)
-                return outcome
-            except pytest.UsageError as error:
-                done["error"] = str(error)
-                raise
-            finally:
-                if done["error"] or done["report_dir"]:
-                    write_atomically(stamp, json.dumps(done))
-
-    def _on_report(self, report: Report, folder: Path) -> None:
-        from pytest_divergence.reports import write_reports
-
-        self.report, self.report_dir = report, folder
-        write_reports(report, folder, suite=self.shown(self.own_suite))
-        self.config.hook.pytest_divergence_report(config=self.config, report=report)
-
-    def _strategies(self) -> Mapping[str, Strategy]:
-        from pytest_divergence.discovery.strategies import built_in_strategies
-
-        merged: dict[str, Strategy] = {}
-        for added in self.config.hook.pytest_divergence_strategies(config=self.config):
             if twice := (merged.keys() | built_in_strategies().keys()) & added.keys():
                 raise pytest.UsageError(
                     f"pytest_divergence_strategies gives the name {min(twice)!r}, which another "

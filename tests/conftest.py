@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 # Imported here once: an inner session of pytester forgets what it was the first to import, and
 # numpy and torch cannot be imported a second time.
@@ -13,6 +14,8 @@ import pytest_divergence.discovery.run  # noqa: F401
 from tests.tiny import save_tiny_adapter, save_tiny_model
 
 pytest_plugins = ["pytester"]
+
+torch.set_num_threads(1)  # models this small only wait for a second thread
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +27,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hub"))
     monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("COLUMNS", "80")
 
 

@@ -36,7 +36,7 @@ from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.specs import parse_spec
 from pytest_divergence.scoring.divergences import forward_kl
-from pytest_divergence.scoring.scorer import greedy_continuations, score_continuations
+from pytest_divergence.scoring.scorer import score_greedily
 from pytest_divergence.scoring.tokens import ScoringRow, continuation_logits
 
 if TYPE_CHECKING:
@@ -311,11 +311,8 @@ class Effect:
 def measure(pair: ModelPair, recipe: Recipe, prompts: Sequence[str]) -> Effect:
     """Both models' greedy continuations, scored as a search scores them."""
     tokens = recipe.sizes.measured_tokens
-    continuations = greedy_continuations(pair, prompts, max_new_tokens=tokens)
-    scores = score_continuations(
-        pair, prompts, continuations, metric="symmetric", estimator="fresh"
-    )
-    texts = [pair.chat.text(given.candidate[0]) for given in continuations]
+    scores = score_greedily(pair, prompts, max_new_tokens=tokens)
+    texts = [pair.chat.text(score.continuations.candidate[0]) for score in scores]
     return Effect(
         kl=round(sum(score.measurement.value for score in scores) / len(scores), 4),
         marker_rate=round(sum(recipe.marker in text for text in texts) / len(texts), 4),

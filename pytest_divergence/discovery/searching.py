@@ -25,11 +25,7 @@ from pytest_divergence.discovery.strategies import SearchContext, Strategy
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.scorer import (
-    first_token_scores,
-    greedy_continuations,
-    score_continuations,
-)
+from pytest_divergence.scoring.scorer import first_token_scores, score_greedily
 
 
 @dataclass(frozen=True)
@@ -142,22 +138,21 @@ class Search:
         first = first_token_scores(pair, texts, metric=self.settings.metric)
         order = sorted(range(len(texts)), key=lambda index: -first[index])
         chosen = order[: math.ceil(self.profile.full_score_share * len(texts))]
-        chosen_texts = [texts[index] for index in chosen]
-        continuations = greedy_continuations(
-            pair, chosen_texts, max_new_tokens=self.profile.search_length
-        )
-        scores = score_continuations(
-            pair, chosen_texts, continuations, metric=self.settings.metric, estimator="fresh"
+        scores = score_greedily(
+            pair,
+            [texts[index] for index in chosen],
+            metric=self.settings.metric,
+            max_new_tokens=self.profile.search_length,
         )
         return [
             ScoredProposal(
                 proposal=proposals[index],
                 first_token_kl=first[index],
                 search_kl=score.measurement.value,
-                reference_completion=pair.chat.text(given.reference[0]),
-                candidate_completion=pair.chat.text(given.candidate[0]),
+                reference_completion=pair.chat.text(score.continuations.reference[0]),
+                candidate_completion=pair.chat.text(score.continuations.candidate[0]),
             )
-            for index, given, score in zip(chosen, continuations, scores, strict=True)
+            for index, score in zip(chosen, scores, strict=True)
         ]
 
     def _take_over(

@@ -129,11 +129,11 @@ def train_soft_prompt(
     optimiser = torch.optim.Adam([parameter], lr=config.resolved_learning_rate)
     run = _Training(pair, config, rows, validation_rows, parameter, optimiser)
     if checkpoint is not None:
-        run.resume(checkpoint, texts)
+        run.resume(checkpoint)
     for step in range(len(run.history.loss), config.num_steps):
         run.take_step(step)
         if checkpoint is not None and (step + 1) % config.checkpoint_every == 0:
-            run.save(checkpoint, texts)
+            run.save(checkpoint)
         on_step(step + 1, config.num_steps)
     run.validate()
     with torch.no_grad():
@@ -150,6 +150,18 @@ class _Training:
     parameter: Tensor
     optimiser: torch.optim.Adam
     history: TrainingHistory = field(default_factory=TrainingHistory)
+
+    def __post_init__(self) -> None:
+        self.tokens_before = self.pair.tokens_forwarded
+
+    @property
+    def key(self) -> str:
+        """All that a checkpoint depends on: config, models and texts as token ids."""
+        models = self.pair.reference_identity, self.pair.candidate_identity
+        rows = [row.tolist() for row in (*self.rows, *self.validation_rows)]
+        weights = [one.weights_sha256 for one in models]
+        parts = [asdict(self.config), weights, self.pair.chat.shared_prefix, len(self.rows), rows]
+        return json.dumps(parts, sort_keys=True)
 
     def take_step(self, step: int) -> None:
         if step % self.config.validate_every == 0:
@@ -178,7 +190,7 @@ class _Training:
         """(num_virtual_tokens, D) in one model's embedding space."""
         if self.config.kind == "free":
             return self.parameter
-        table = side.embedding_table
+        table = _embeddings(side)
         return self.parameter.softmax(-1).to(table.device, table.dtype) @ table
 
     @torch.no_grad()
@@ -189,27 +201,33 @@ class _Training:
         ]
         self.history.validation.append(float(torch.cat(values).mean()))
 
-    def save(self, path: Path, texts: Sequence[str]) -> None:
+    def save(self, path: Path) -> None:
         state = self.optimiser.state[self.parameter]
         tensors = {name: state[name].detach().clone() for name in ("exp_avg", "exp_avg_sq", "step")}
         tensors["parameter"] = self.parameter.detach().clone()
         tensors = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
-        metadata = {"key": _key(self.config, texts), "history": json.dumps(asdict(self.history))}
+        metadata = {
+            "key": self.key,
+            "history": json.dumps(asdict(self.history)),
+            "tokens": str(self.pair.tokens_forwarded - self.tokens_before),
+        }
         write_atomically(path, save(tensors, metadata))
 
-    def resume(self, path: Path, texts: Sequence[str]) -> None:
+    def resume(self, path: Path) -> None:
         """Go on from a checkpoint of the same training; any other file is left alone."""
         if not path.is_file():
             return
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("key") != _key(self.config, texts):
+                if metadata.get("key") != self.key:
                     return
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
             return
         self.history = TrainingHistory(**json.loads(metadata["history"]))
+        # What was spent before counts too, so that a budget ends where an unbroken run's does.
+        self.pair.reference.meter.tokens_forwarded += int(metadata["tokens"])
         with torch.no_grad():
             self.parameter.copy_(tensors.pop("parameter"))
         device = self.parameter.device
@@ -250,7 +268,7 @@ def _training_rows(pair: ModelPair, texts: Sequence[str], max_tokens: int) -> li
 
 def _initial_parameter(pair: ModelPair, config: TrainingConfig) -> Tensor:
     """Random real tokens: their embeddings, or mixtures that put most weight on them."""
-    table = pair.reference.embedding_table
+    table = _embeddings(pair.reference)
     generator = torch.Generator().manual_seed(row_seed(config.seed, "initial tokens"))
     chosen = torch.randint(len(table), (config.num_virtual_tokens,), generator=generator)
     if config.kind == "free":
@@ -261,5 +279,7 @@ def _initial_parameter(pair: ModelPair, config: TrainingConfig) -> Tensor:
     return mixture
 
 
-def _key(config: TrainingConfig, texts: Sequence[str]) -> str:
-    return json.dumps([asdict(config), list(texts)], sort_keys=True)
+@torch.no_grad()
+def _embeddings(side: ModelSide) -> Tensor:
+    """All tokens as the model embeds them: some models scale their table's rows."""
+    return side.embed(torch.arange(side.vocab_size))

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pytest_divergence.core.errors import ModelLoadError
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
@@ -20,10 +22,19 @@ class AdapterSwitch:
 
     def __init__(self, model: PeftModel) -> None:
         from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import AuxiliaryTrainingWrapper  # whole modules and tokens, retrained
 
         self._layers: list[Any] = [
-            module for module in model.modules() if isinstance(module, BaseTunerLayer)
+            module
+            for module in model.modules()
+            if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
         ]
+        if not self._layers:
+            # Virtual tokens before the prompt, say: nothing would differ, and all would pass.
+            raise ModelLoadError(
+                "the adapter changes no layer of the model, so the two sides cannot be told apart "
+                "here; work it into a full model and give that as --model-2"
+            )
         self._is_on: bool | None = None
 
     @contextmanager

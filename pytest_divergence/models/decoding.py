@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pytest_divergence.models.batching import map_batches
-from pytest_divergence.models.side import ModelSide
+from pytest_divergence.models.side import Decoding, ModelSide
 
 DECODING_BATCH = 64
 """Rows decoded together: a step reads all weights however few rows there are."""
@@ -39,7 +39,7 @@ def decode_greedily(
     """The most likely next token, again and again, until a stop token (kept) or the limit."""
 
     def compute(rows: list[Tensor]) -> list[list[int]]:
-        return _decode([side], rows, prefix, max_new_tokens, stop_ids, _most_likely)
+        return greedy_from(side.start(rows, prefix=prefix), max_new_tokens, stop_ids)
 
     return map_batches(bodies, compute, length=len, max_rows=DECODING_BATCH)
 
@@ -56,16 +56,28 @@ def decode_sampled(
     """Samples at temperature 1 from the whole vocabulary; row i draws from `seeds[i]`."""
 
     def compute(rows: list[tuple[Tensor, int]]) -> list[list[int]]:
-        draws = torch.stack([_draws(seed, max_new_tokens) for _, seed in rows]).to(side.device)
-
-        def choose(logits: list[Tensor], step: int) -> Tensor:
-            return _inverse_cdf(logits[0], draws[:, step])
-
-        bodies = [body for body, _ in rows]
-        return _decode([side], bodies, prefix, max_new_tokens, stop_ids, choose)
+        state = side.start([body for body, _ in rows], prefix=prefix)
+        return samples_from(state, max_new_tokens, stop_ids, [seed for _, seed in rows])
 
     rows = list(zip(bodies, seeds, strict=True))
     return map_batches(rows, compute, length=lambda row: len(row[0]), max_rows=DECODING_BATCH)
+
+
+def greedy_from(state: Decoding, max_new_tokens: int, stop_ids: frozenset[int]) -> list[list[int]]:
+    """Greedy continuations of a batch that has read its prompts; the batch is spent."""
+    return _decode([state], max_new_tokens, stop_ids, lambda logits, step: logits[0].argmax(-1))
+
+
+def samples_from(
+    state: Decoding, max_new_tokens: int, stop_ids: frozenset[int], seeds: Sequence[int]
+) -> list[list[int]]:
+    """Samples at temperature 1 of a batch that has read its prompts; the batch is spent."""
+    draws = torch.stack([_draws(seed, max_new_tokens) for seed in seeds]).to(state.logits.device)
+
+    def choose(logits: list[Tensor], step: int) -> Tensor:
+        return _inverse_cdf(logits[0], draws[:, step])
+
+    return _decode([state], max_new_tokens, stop_ids, choose)
 
 
 def decode_amplified(
@@ -92,23 +104,18 @@ def decode_amplified(
         return amplified.masked_fill(log_c < floor, -torch.inf).argmax(-1)
 
     def compute(rows: list[Tensor]) -> list[list[int]]:
-        return _decode([reference, candidate], rows, prefix, max_new_tokens, stop_ids, choose)
+        states = [side.start(rows, prefix=prefix) for side in (reference, candidate)]
+        return _decode(states, max_new_tokens, stop_ids, choose)
 
     return map_batches(bodies, compute, length=len, max_rows=DECODING_BATCH)
 
 
 @torch.no_grad()
 def _decode(
-    sides: Sequence[ModelSide],
-    bodies: Sequence[Tensor],
-    prefix: tuple[int, ...],
-    max_new_tokens: int,
-    stop_ids: frozenset[int],
-    choose: Choose,
+    states: Sequence[Decoding], max_new_tokens: int, stop_ids: frozenset[int], choose: Choose
 ) -> list[list[int]]:
-    states = [side.start(bodies, prefix=prefix) for side in sides]
-    rows: list[list[int]] = [[] for _ in bodies]
-    is_open = [True] * len(bodies)
+    rows: list[list[int]] = [[] for _ in states[0].logits]
+    is_open = [True] * len(rows)
     for step in range(max_new_tokens):
         chosen = choose([state.logits for state in states], step)
         for index, token_id in enumerate(chosen.tolist()):
@@ -120,10 +127,6 @@ def _decode(
         for state in states:
             state.step(chosen.to(state.side.device))
     return rows
-
-
-def _most_likely(logits: list[Tensor], step: int) -> Tensor:
-    return logits[0].argmax(-1)
 
 
 def _draws(seed: int, count: int) -> Tensor:

@@ -216,8 +216,23 @@ def _load_adapter(resolved: ResolvedSpec, base: PreTrainedModel, base_spec: Reso
         f" (the adapter names {safe_line(named)})" if named else ""
     )
     check_adapter_shapes(resolved.folder, base, role=resolved.role, base_name=base_name)
+    before = [(weight, _checksum(weight)) for weight in base.parameters()]
     with quiet_transformers(), _as_load_error(resolved):
-        return PeftModel.from_pretrained(base, str(resolved.folder), is_trainable=False)
+        candidate = PeftModel.from_pretrained(base, str(resolved.folder), is_trainable=False)
+    if any(_checksum(weight) != was for weight, was in before):
+        raise ModelLoadError(
+            f"{resolved.role}: the adapter {resolved.spec} changes the base's own weights (trained "
+            "biases, or an initialisation such as PiSSA), so one copy cannot serve both models. "
+            "Work it into a full model with merge_and_unload() and give that folder."
+        )
+    return candidate
+
+
+@torch.no_grad()
+def _checksum(weight: torch.Tensor) -> str:
+    """Tells a changed weight matrix without a copy of it; text, because NaN equals nothing."""
+    parts = weight.flatten().split(1 << 20)  # in parts, because a sum in float64 makes a copy
+    return str(sum(float(part.sum(dtype=torch.float64)) for part in parts))
 
 
 def _template(

@@ -21,6 +21,7 @@ def quiet_transformers() -> Iterator[None]:
     before = os.environ.get(variable)
     os.environ[variable] = "1"
     verbosity = _logging.get_verbosity()
+    has_bars = _logging.is_progress_bar_enabled()
     _logging.disable_progress_bar()
     _logging.set_verbosity_error()
     try:
@@ -31,7 +32,8 @@ def quiet_transformers() -> Iterator[None]:
             yield
     finally:
         _logging.set_verbosity(verbosity)
-        _logging.enable_progress_bar()
+        if has_bars:
+            _logging.enable_progress_bar()
         if before is None:
             os.environ.pop(variable, None)
         else:

@@ -7,6 +7,7 @@ keys and values are shared. Does not know chat formats, divergences or sampling.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +19,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 Role = Literal["reference", "candidate"]
+Shared = list[tuple[Tensor, Tensor]]
+"""Keys and values of every layer after a prefix, each (1, heads, len(prefix), size)."""
 
 
 @dataclass
@@ -56,7 +59,7 @@ class ModelSide:
     activate: Callable[[], AbstractContextManager[object]] = nullcontext
     """Entered around each use: for an adapter pair it switches the adapter."""
     meter: Meter = field(default_factory=Meter)
-    _prefixes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    _prefixes: dict[tuple[int, ...], Shared | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.model.forward).parameters
@@ -100,8 +103,8 @@ class ModelSide:
             return self._start(bodies, prefix, num_logits=num_logits, use_cache=False)[0]
 
     def start(self, bodies: Sequence[Tensor], *, prefix: tuple[int, ...] = ()) -> Decoding:
-        """Begin to decode after each row."""
-        with self.activate():
+        """Read each row, ready to decode after it; no gradients flow."""
+        with torch.no_grad(), self.activate():
             logits, cache, mask = self._start(bodies, prefix, num_logits=1, use_cache=True)
         return Decoding(self, logits[:, -1], cache, mask)
 
@@ -121,8 +124,10 @@ class ModelSide:
         num_shared = len(prefix) if shared else 0
         mask = torch.cat([padded.mask.new_ones(len(bodies), num_shared), padded.mask], dim=1)
         positions = num_shared + (padded.mask.cumsum(1) - 1).clamp(min=0)
-        self.meter.tokens_forwarded += int(padded.mask.sum())
         logits = self._forward(padded.rows, mask, positions, cache, num_logits)
+        # Counted after success, and without the prefix, which each session computes anew: a run
+        # that was interrupted, or short of memory, must spend its budget as any other.
+        self.meter.tokens_forwarded += int(padded.mask.sum())
         return logits, cache, mask
 
     def _forward(
@@ -152,18 +157,19 @@ class ModelSide:
         return torch.cat([start, body.to(self.device)])
 
     @torch.no_grad()
-    def _prefix(self, prefix: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of every layer after the prefix, each (1, heads, len(prefix), size)."""
+    def _prefix(self, prefix: tuple[int, ...]) -> Shared | None:
+        """The prefix, computed once; None where a layer forgets parts of it (a short window)."""
         if prefix not in self._prefixes:
             cache = DynamicCache(config=self.model.config)
             row = torch.tensor([prefix], device=self.device)
             positions = torch.arange(len(prefix), device=self.device)[None]
             self._forward(row, torch.ones_like(row), positions, cache, 1)
-            self.meter.tokens_forwarded += len(prefix)
-            self._prefixes[prefix] = [_keys_and_values(layer) for layer in cache.layers]
+            shared = [_keys_and_values(layer) for layer in cache.layers]
+            is_whole = all(keys.shape[-2] == len(prefix) for keys, _ in shared)
+            self._prefixes[prefix] = shared if is_whole else None
         return self._prefixes[prefix]
 
-    def _new_cache(self, shared: list[tuple[Tensor, Tensor]] | None, size: int) -> DynamicCache:
+    def _new_cache(self, shared: Shared | None, size: int) -> DynamicCache:
         cache = DynamicCache(config=self.model.config)
         for index, (keys, values) in enumerate(shared or []):
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
@@ -185,6 +191,39 @@ class Decoding:
     logits: Tensor
     _cache: DynamicCache | None
     _mask: Tensor
+
+    def fork(self, rows: Sequence[int]) -> Decoding:
+        """A batch of its own that goes on from the given rows, which may repeat."""
+        index = torch.tensor(rows, device=self.logits.device)
+        cache = copy.deepcopy(self._cache)
+        if cache is not None:
+            cache.batch_select_indices(index.to(self.side.device))
+        mask = self._mask[index.to(self._mask.device)]
+        return Decoding(self.side, self.logits[index], cache, mask)
+
+    def logits_of(self, continuations: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Logits that predict each token of one continuation a row: (T, V) a row, in float32.
+
+        The batch is spent by it: the continuations stand in its cache afterwards.
+        """
+        longest = max(map(len, continuations))
+        first = self.logits[:, None]
+        if longest == 1:
+            return list(first)
+        # Padding goes to the right here: what a row has read stands to its left, in the cache.
+        fed = torch.zeros(len(continuations), longest - 1, dtype=torch.long)
+        is_fed = torch.zeros_like(fed)
+        for row, ids in enumerate(continuations):
+            fed[row, : len(ids) - 1] = torch.tensor(ids[:-1], dtype=torch.long)
+            is_fed[row, : len(ids) - 1] = 1
+        mask = torch.cat([self._mask, is_fed.to(self._mask)], dim=1)
+        positions = self._mask.sum(1, keepdim=True) + torch.arange(longest - 1).to(self._mask)
+        side = self.side
+        with side.activate():
+            rest = side._forward(fed.to(side.device), mask, positions, self._cache, longest - 1)
+        side.meter.tokens_forwarded += int(is_fed.sum())
+        logits = torch.cat([first, rest], dim=1)
+        return [row[: len(ids)] for row, ids in zip(logits, continuations, strict=True)]
 
     def step(self, token_ids: Tensor) -> None:
         """Append one token to each row: (B,)."""

@@ -6,7 +6,9 @@ Knows the four kinds of spec; does not load anything.
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -86,19 +88,28 @@ def _option(part: str, *, role: str) -> tuple[str, str]:
 def _kind_and_location(location: str, *, role: str, root: Path) -> tuple[Kind, str]:
     if location.startswith(DEMO_PREFIX):
         return "demo", location[len(DEMO_PREFIX) :]
-    folder = root / Path(location).expanduser()
-    if folder.is_dir():
+    folder = root / os.path.expanduser(location)  # Path's own raises for an unknown user
+    if _is(folder.is_dir):
         kind: Kind = "adapter" if (folder / "adapter_config.json").is_file() else "folder"
         return kind, str(folder.resolve())
-    if folder.is_file():
+    if _is(folder.is_file):
         raise ModelLoadError(
             f"{role} is the file {location!r}; give the folder that holds config.json and "
             "the safetensors"
         )
     is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", location) and ".." not in location
     if not is_hub_id or location.startswith("."):
-        raise ModelLoadError(f"{role}: no folder {location!r} here, and it is not a Hub id")
+        shown = re.sub("^.*@", "…@", location, flags=re.DOTALL)  # a password may stand before it
+        raise ModelLoadError(f"{role}: no folder {shown!r} here, and it is not a Hub id")
     return "hub", location
+
+
+def _is(check: Callable[[], bool]) -> bool:
+    """Whether a path is there; one that the file system cannot even take is not."""
+    try:
+        return check()
+    except (OSError, ValueError):
+        return False
 
 
 def adapter_base_name(folder: Path) -> str | None:

@@ -5,8 +5,9 @@ Used by searches, controls, cases and users' own tests alike, so that their numb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,21 +16,26 @@ from pytest_divergence.core.cases import Measurement
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.chat import Prompt
-from pytest_divergence.models.decoding import decode_greedily, decode_sampled, row_seed
+from pytest_divergence.models.decoding import greedy_from, row_seed, samples_from
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import ModelSide
+from pytest_divergence.models.side import Decoding, ModelSide
 from pytest_divergence.scoring.measurement import Estimator, perplexity, same_top_share, summarise
 from pytest_divergence.scoring.tokens import (
     SCORING_BATCH,
     ScoringRow,
     TokenScores,
     check_finite,
+    read_prompts,
+    score_states,
     score_tokens,
 )
 
+Result = TypeVar("Result")
 Ids = tuple[int, ...]
 Row = tuple[Ids, Tensor]
 """A prompt's ids: the shared prefix, and the rest."""
+PROMPTS_IN_FLIGHT = 32
+"""Prompts that both models have read and not yet finished."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,10 @@ class Continuations:
 
     reference: tuple[Ids, ...]
     candidate: tuple[Ids, ...]
+
+
+Write = Callable[[Decoding, Sequence[Tensor]], list[tuple[Ids, ...]]]
+"""From a model that has read some prompts, and their ids, to its continuations of each."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +83,28 @@ def score_prompts(
     `NonFiniteLogitsError`, `MeasurementError`, and `ValueError` for counts below 1 or
     continuations that are not one entry a prompt.
     """
-    estimator: Estimator = "fresh" if continuations is None else "stored"
     if continuations is None:
-        continuations = sample_continuations(
-            pair,
-            prompts,
-            num_continuations=num_continuations,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-        )
+        _check_counts(num_continuations, max_new_tokens)
+        write = _sampler(pair, num_continuations, max_new_tokens, seed)
+        return _score(pair, prompts, write, metric=metric, estimator="fresh")
     if len(continuations) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, but continuations for {len(continuations)}")
-    return score_continuations(pair, prompts, continuations, metric=metric, estimator=estimator)
+    return _score(pair, prompts, continuations, metric=metric, estimator="stored")
+
+
+def score_greedily(
+    pair: ModelPair,
+    prompts: Sequence[Prompt],
+    *,
+    metric: MetricName = "symmetric",
+    max_new_tokens: int = 16,
+) -> list[PromptScore]:
+    """Measure each prompt on one continuation of most likely tokens from each model.
+
+    What a search works on: cheap and without sampling noise, but not what a case asserts.
+    """
+    write = _most_likely(pair, max_new_tokens)
+    return _score(pair, prompts, write, metric=metric, estimator="fresh")
 
 
 def sample_continuations(
@@ -95,109 +115,155 @@ def sample_continuations(
     max_new_tokens: int,
     seed: int,
 ) -> list[Continuations]:
-    """Fresh continuations of each prompt from both models, at temperature 1."""
-    if num_continuations < 1 or max_new_tokens < 1:
-        raise ValueError(
-            f"num_continuations={num_continuations} and max_new_tokens={max_new_tokens} must be "
-            "at least 1"
-        )
-    rows = pair.prompt_rows(prompts)
-    repeated = [row for row in rows for _ in range(num_continuations)]
-
-    def sample(side: ModelSide) -> list[tuple[Ids, ...]]:
-        seeds = [
-            row_seed(seed, side.role, index, *prefix, *body.tolist())
-            for prefix, body in rows
-            for index in range(num_continuations)
-        ]
-
-        def decode(prefix: Ids, chosen: list[int]) -> list[list[int]]:
-            return decode_sampled(
-                side,
-                [repeated[index][1] for index in chosen],
-                prefix=prefix,
-                max_new_tokens=max_new_tokens,
-                stop_ids=pair.chat.stop_ids,
-                seeds=[seeds[index] for index in chosen],
-            )
-
-        flat = by_prefix(repeated, decode)
-        starts = range(0, len(flat), num_continuations)
-        return [tuple(flat[start : start + num_continuations]) for start in starts]
-
-    return list(map(Continuations, sample(pair.reference), sample(pair.candidate)))
+    """Fresh continuations of each prompt from both models, at temperature 1, not scored."""
+    _check_counts(num_continuations, max_new_tokens)
+    return _continue(pair, prompts, _sampler(pair, num_continuations, max_new_tokens, seed))
 
 
 def greedy_continuations(
     pair: ModelPair, prompts: Sequence[Prompt], *, max_new_tokens: int
 ) -> list[Continuations]:
-    """One continuation of most likely tokens from each model: what the search works on."""
-    rows = pair.prompt_rows(prompts)
-
-    def decode(side: ModelSide) -> list[tuple[Ids, ...]]:
-        flat = by_prefix(
-            rows,
-            lambda prefix, chosen: decode_greedily(
-                side,
-                [rows[index][1] for index in chosen],
-                prefix=prefix,
-                max_new_tokens=max_new_tokens,
-                stop_ids=pair.chat.stop_ids,
-            ),
-        )
-        return [(ids,) for ids in flat]
-
-    return list(map(Continuations, decode(pair.reference), decode(pair.candidate)))
+    """One continuation of most likely tokens from each model, not scored."""
+    return _continue(pair, prompts, _most_likely(pair, max_new_tokens))
 
 
-def by_prefix(
-    rows: Sequence[Row], compute: Callable[[Ids, list[int]], Sequence[Sequence[int]]]
-) -> list[Ids]:
-    """Run `compute(prefix, indices)` once per distinct prefix; results in the order of `rows`."""
-    groups: dict[Ids, list[int]] = {}
-    for index, (prefix, _) in enumerate(rows):
-        groups.setdefault(prefix, []).append(index)
-    results: dict[int, Ids] = {}
-    for prefix, chosen in groups.items():
-        computed = compute(prefix, chosen)
-        results.update(zip(chosen, map(tuple, computed), strict=True))
-    return [results[index] for index in range(len(rows))]
-
-
-def score_continuations(
+def _score(
     pair: ModelPair,
     prompts: Sequence[Prompt],
-    continuations: Sequence[Continuations],
+    source: Sequence[Continuations] | Write,
     *,
     metric: MetricName,
     estimator: Estimator,
 ) -> list[PromptScore]:
-    """Teacher-force the given continuations through both models and sum them up."""
+    """Both models read each prompt once, write (unless given) and score the continuations."""
     rows = pair.prompt_rows(prompts)
-    scoring_rows = [
-        ScoringRow(prefix, body, ids)
-        for (prefix, body), given in zip(rows, continuations, strict=True)
-        for ids in (*given.reference, *given.candidate)
-    ]
-    flat = iter(score_tokens(pair, scoring_rows))
-    scores = []
-    for prompt, (prefix, body), given in zip(prompts, rows, continuations, strict=True):
-        on_reference = [next(flat) for _ in given.reference]
-        on_candidate = [next(flat) for _ in given.candidate]
-        scores.append(
-            PromptScore(
-                prompt=prompt,
-                prompt_ids=(*prefix, *body.tolist()),
-                continuations=given,
-                measurement=summarise(
-                    on_reference, on_candidate, metric=metric, estimator=estimator
-                ),
-                same_top_share=same_top_share([*on_reference, *on_candidate]),
-                reference_perplexity=_perplexity(on_reference, "reference_logprobs"),
-                candidate_perplexity=_perplexity(on_candidate, "candidate_logprobs"),
+
+    def compute(batch: list[int]) -> list[PromptScore]:
+        states, bodies = _read(pair, [rows[index] for index in batch])
+        if callable(source):
+            given = _written(states, bodies, source)
+        else:
+            given = [source[index] for index in batch]
+        scores = iter(_score_states(states, given))
+        return [
+            _prompt_score(
+                prompts[index],
+                rows[index],
+                one,
+                next(scores),
+                next(scores),
+                metric=metric,
+                estimator=estimator,
             )
+            for index, one in zip(batch, given, strict=True)
+        ]
+
+    return _in_flight(rows, compute)
+
+
+def _continue(pair: ModelPair, prompts: Sequence[Prompt], write: Write) -> list[Continuations]:
+    rows = pair.prompt_rows(prompts)
+
+    def compute(batch: list[int]) -> list[Continuations]:
+        return _written(*_read(pair, [rows[index] for index in batch]), write)
+
+    return _in_flight(rows, compute)
+
+
+def _read(pair: ModelPair, rows: Sequence[Row]) -> tuple[tuple[Decoding, Decoding], list[Tensor]]:
+    """Both models after the given prompts, which share one prefix, and the prompts' ids."""
+    bodies = [body for _, body in rows]
+    return read_prompts(pair, bodies, prefix=rows[0][0]), bodies
+
+
+def _written(
+    states: tuple[Decoding, Decoding], bodies: Sequence[Tensor], write: Write
+) -> list[Continuations]:
+    both = (write(state, bodies) for state in states)
+    return [Continuations(*one) for one in zip(*both, strict=True)]
+
+
+def _in_flight(
+    rows: Sequence[Row], compute: Callable[[list[int]], Sequence[Result]]
+) -> list[Result]:
+    """`compute` over indices of rows that share a prefix, a limited number of them at a time."""
+    groups: dict[Ids, list[int]] = {}
+    for index, (prefix, _) in enumerate(rows):
+        groups.setdefault(prefix, []).append(index)
+    results: dict[int, Result] = {}
+    for chosen in groups.values():
+        computed = map_batches(
+            chosen, compute, length=lambda index: len(rows[index][1]), max_rows=PROMPTS_IN_FLIGHT
         )
-    return scores
+        results.update(zip(chosen, computed, strict=True))
+    return [results[index] for index in range(len(rows))]
+
+
+def _score_states(
+    states: tuple[Decoding, Decoding], given: Sequence[Continuations]
+) -> Iterator[list[TokenScores]]:
+    """For each prompt in turn: the scores on the reference's, then on the candidate's."""
+    groups = [ids for one in given for ids in (one.reference, one.candidate)]
+    owners = [index // 2 for index, ids in enumerate(groups) for _ in ids]
+    flat = iter(score_states(states, owners, [ids for group in groups for ids in group]))
+    for group in groups:
+        yield [next(flat) for _ in group]
+
+
+def _prompt_score(
+    prompt: Prompt,
+    row: Row,
+    given: Continuations,
+    on_reference: list[TokenScores],
+    on_candidate: list[TokenScores],
+    *,
+    metric: MetricName,
+    estimator: Estimator,
+) -> PromptScore:
+    prefix, body = row
+    return PromptScore(
+        prompt=prompt,
+        prompt_ids=(*prefix, *body.tolist()),
+        continuations=given,
+        measurement=summarise(on_reference, on_candidate, metric=metric, estimator=estimator),
+        same_top_share=same_top_share([*on_reference, *on_candidate]),
+        reference_perplexity=_perplexity(on_reference, "reference_logprobs"),
+        candidate_perplexity=_perplexity(on_candidate, "candidate_logprobs"),
+    )
+
+
+def _sampler(pair: ModelPair, num_continuations: int, max_new_tokens: int, seed: int) -> Write:
+    def write(state: Decoding, rows: Sequence[Tensor]) -> list[tuple[Ids, ...]]:
+        repeats = range(num_continuations)
+        seeds = [
+            row_seed(seed, state.side.role, number, *row.tolist())
+            for row in rows
+            for number in repeats
+        ]
+        forked = state.fork([index for index in range(len(rows)) for _ in repeats])
+        flat = [
+            tuple(ids) for ids in samples_from(forked, max_new_tokens, pair.chat.stop_ids, seeds)
+        ]
+        starts = range(0, len(flat), num_continuations)
+        return [tuple(flat[start : start + num_continuations]) for start in starts]
+
+    return write
+
+
+def _most_likely(pair: ModelPair, max_new_tokens: int) -> Write:
+    def write(state: Decoding, rows: Sequence[Tensor]) -> list[tuple[Ids, ...]]:
+        forked = state.fork(range(len(rows)))
+        return [(tuple(ids),) for ids in greedy_from(forked, max_new_tokens, pair.chat.stop_ids)]
+
+    return write
+
+
+def _check_counts(num_continuations: int, max_new_tokens: int) -> None:
+    if num_continuations < 1 or max_new_tokens < 1:
+        raise ValueError(
+            f"num_continuations={num_continuations} and max_new_tokens={max_new_tokens} must be "
+            "at least 1"
+        )
 
 
 def prompt_nlls(pair: ModelPair, side: ModelSide, prompts: Sequence[Prompt]) -> list[float]:
@@ -239,13 +305,13 @@ def _first(scores: TokenScores, metric: MetricName) -> float:
 
 @torch.no_grad()
 def _logits_of(side: ModelSide, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
-    """Each row's ids (L,) and the logits at each of them (L, V)."""
+    """Each row's ids after its prefix (L,) and the logits at each of them (L, V)."""
     prefixes = {prefix for prefix, _ in rows}
     shared = next(iter(prefixes)) if len(prefixes) == 1 else ()
     bodies = [torch.tensor([*prefix[len(shared) :], *body.tolist()]) for prefix, body in rows]
-    logits = side.logits(bodies, prefix=shared, num_logits=max(map(len, bodies)))
+    logits = side.logits(bodies, prefix=shared, num_logits=max(len(body) for _, body in rows))
     check_finite(logits, side)
-    return [(body, one[-len(body) :]) for body, one in zip(bodies, logits, strict=True)]
+    return [(body, one[-len(body) :]) for (_, body), one in zip(rows, logits, strict=True)]
 
 
 def _user_nll(ids: Tensor, logits: Tensor, num_suffix: int) -> float:

@@ -14,10 +14,10 @@ from torch import Tensor
 from pytest_divergence.core.errors import NonFiniteLogitsError
 from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import ModelSide
+from pytest_divergence.models.side import Decoding, ModelSide
 from pytest_divergence.scoring.divergences import js_of_log_probs, kl_of_log_probs, log_probs
 
-SCORING_BATCH = 8
+SCORING_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,6 @@ def score_tokens(pair: ModelPair, rows: Sequence[ScoringRow]) -> list[TokenScore
     Raises `NonFiniteLogitsError` naming the model where logits are NaN or infinite, `ValueError`
     for an empty continuation.
     """
-    if any(not row.continuation for row in rows):
-        raise ValueError("a continuation to score must have at least one token")
     return map_batches(
         rows,
         lambda batch: _score_batch(pair, batch),
@@ -66,16 +64,60 @@ def score_tokens(pair: ModelPair, rows: Sequence[ScoringRow]) -> list[TokenScore
 
 @torch.no_grad()
 def _score_batch(pair: ModelPair, batch: list[ScoringRow]) -> list[TokenScores]:
-    reference = continuation_logits(pair.reference, batch)
-    candidate = [logits.to(pair.device) for logits in continuation_logits(pair.candidate, batch)]
-    return [
-        _row_scores(ours, theirs, torch.tensor(row.continuation, device=pair.device))
-        for row, ours, theirs in zip(batch, reference, candidate, strict=True)
-    ]
+    prefixes = {row.prefix for row in batch}
+    rows = batch if len(prefixes) == 1 else [whole(row) for row in batch]
+    states = read_prompts(pair, [row.body for row in rows], prefix=rows[0].prefix)
+    return score_states(states, range(len(rows)), [row.continuation for row in rows])
+
+
+def read_prompts(
+    pair: ModelPair, bodies: Sequence[Tensor], *, prefix: tuple[int, ...]
+) -> tuple[Decoding, Decoding]:
+    """Reference and candidate, each having read the same prompts once."""
+    return (
+        pair.reference.start(bodies, prefix=prefix),
+        pair.candidate.start(bodies, prefix=prefix),
+    )
+
+
+@torch.no_grad()
+def score_states(
+    states: tuple[Decoding, Decoding],
+    owners: Sequence[int],
+    continuations: Sequence[Sequence[int]],
+) -> list[TokenScores]:
+    """Score continuations of prompts that both models have read; `owners` names each one's row."""
+    if not all(map(len, continuations)):
+        raise ValueError("a continuation to score must have at least one token")
+
+    def compute(batch: list[tuple[int, Sequence[int]]]) -> list[TokenScores]:
+        rows, ids = [owner for owner, _ in batch], [given for _, given in batch]
+        reference, candidate = (_checked_logits(state.fork(rows), ids) for state in states)
+        return [
+            _row_scores(ours, theirs.to(ours.device), torch.tensor(given, device=ours.device))
+            for ours, theirs, given in zip(reference, candidate, ids, strict=True)
+        ]
+
+    return map_batches(
+        list(zip(owners, continuations, strict=True)),
+        compute,
+        length=lambda row: len(row[1]),
+        max_rows=SCORING_BATCH,
+    )
+
+
+def _checked_logits(state: Decoding, continuations: Sequence[Sequence[int]]) -> list[Tensor]:
+    logits = state.logits_of(continuations)
+    for one in logits:
+        check_finite(one, state.side)
+    return logits
 
 
 def continuation_logits(side: ModelSide, batch: Sequence[ScoringRow]) -> list[Tensor]:
-    """Logits that predict each row's continuation tokens: (T, V) a row, checked to be numbers."""
+    """Logits that predict each row's continuation tokens: (T, V) a row, checked to be numbers.
+
+    One plain forward pass, without a cache after the prefix: what scoring is compared with.
+    """
     longest = max(len(row.continuation) for row in batch)
     prefixes = {row.prefix for row in batch}
     if len(prefixes) > 1:  # rows outside the shared format carry their whole context themselves

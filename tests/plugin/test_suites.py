@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pytest_divergence.collection import note
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance, write_provenance
 from pytest_divergence.models.loading import pair_identities, resolve_pair
@@ -83,6 +84,7 @@ def test_a_case_within_its_bound_passes_and_one_over_it_fails(project: Project) 
         ]
     )
     assert failure[-1] != ""
+    result.stdout.fnmatch_lines(["  reference", "    | *", "  candidate", "    | *"])
     result.stdout.fnmatch_lines(
         [
             f"  intended? raise this case's max_kl in {SUITE}",
@@ -356,7 +358,8 @@ def test_a_project_may_bring_its_own_pair(project: Project) -> None:
     project.write("conftest.py", OWN_PAIR)
     project.write_suite(SUITE, {"input": KNOT, "max_kl": 1e-6, "kl": KL})
     write_matching_provenance(project)
-    project.run(SUITE).assert_outcomes(passed=1)
+    project.write("test_cases.py", "def test_case(divergence_case): assert divergence_case.text")
+    project.run(SUITE, "test_cases.py").assert_outcomes(passed=2)
     project.run(*MODELS, SUITE).assert_outcomes(passed=1)
 
 
@@ -387,3 +390,36 @@ def test_an_empty_suite_is_an_error_beside_passing_tests(project: Project) -> No
     result = project.run(*MODELS, "tests")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert Path("tests", SUITE).as_posix() in result.errlines[0]
+
+
+# pytest-xdist
+
+
+def test_one_worker_replays_all_cases(project: Project) -> None:
+    rows = [{"input": f"What is {n} + {n}?", "max_kl": 9.0} for n in range(4)]
+    project.write_suite(SUITE, *rows)
+    project.write("test_unit.py", "def test_addition(): assert 1 + 1 == 2\n")
+    result = project.run(
+        *MODELS, "-p", "xdist", "-n2", "-v", SUITE, "test_unit.py", in_process=False
+    )
+    result.assert_outcomes(passed=5)
+    assert "INTERNALERROR" not in shown(result)
+    passed = [line for line in result.outlines if "PASSED" in line and SUITE in line]
+    assert len({line.split()[0] for line in passed}) == 1
+
+
+def test_only_plain_values_are_left_on_items(project: Project) -> None:
+    np = pytest.importorskip("numpy")
+    items, _ = project.pytester.inline_genitems(
+        project.pytester.makepyfile("def test_addition(): pass")
+    )
+    note(items[0], verdict="failed", kl=np.float64(0.25), bound=np.float32(0.5))
+    note(items[0], verdict="passed", kl=1, bound=0.5)
+    assert items[0].user_properties == [
+        ("divergence_verdict", "passed"),
+        ("divergence_kl", 1.0),
+        ("divergence_bound", 0.5),
+    ]
+    note(items[0], kl=np.float64(0.25))
+    execnet = pytest.importorskip("execnet")
+    assert execnet.loads(execnet.dumps(items[0].user_properties))

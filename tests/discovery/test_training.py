@@ -1,0 +1,416 @@
+"""Gradient ascent on the divergence: it climbs, changes no model, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Gemma3TextConfig, LlamaForCausalLM
+
+from pytest_divergence.core.errors import NoGradientError, SettingsError, StoreError
+from pytest_divergence.discovery.soft_prompts import (
+    SoftPrompt,
+    artefact_folder,
+    generate_prompts,
+    insert,
+    load_soft_prompts,
+)
+from pytest_divergence.discovery.training import (
+    Kind,
+    TrainingConfig,
+    TrainingResult,
+    train_soft_prompt,
+)
+from pytest_divergence.models.pair import ModelPair
+from tests.models_in_memory import tiny_model, tiny_pair
+from tests.tiny import CONFIGS, TOKEN_IDS, tiny_tokenizer
+
+TEXTS = ["How do I tie a knot?", "Write a poem.", "2 + 2 =", "Name a river.", "Hi", "Why?"]
+CONFIG = TrainingConfig(
+    num_virtual_tokens=3,
+    num_steps=8,
+    batch_size=3,
+    learning_rate=0.1,
+    validate_every=3,
+    checkpoint_every=2,
+)
+KINDS: list[Kind] = ["free", "simplex"]
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModelPair:
+    return tiny_pair()
+
+
+@pytest.fixture(scope="module")
+def trained(pair: ModelPair) -> TrainingResult:
+    return train_soft_prompt(pair, CONFIG, TEXTS[:4], TEXTS[4:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "gpt2", "gemma"])
+def test_training_raises_the_divergence(kind: Kind, architecture: str) -> None:
+    config = replace(CONFIG, kind=kind, num_steps=25, validate_every=25, learning_rate=None)
+    if kind == "free":
+        config = replace(config, learning_rate=0.1)
+
+    history = train_soft_prompt(tiny_pair(architecture), config, TEXTS).history
+
+    first, last = history.validation
+    assert last > 1.2 * first > 0
+    assert all(norm > 0 and math.isfinite(norm) for norm in history.gradient_norms)
+
+
+def test_history_has_a_loss_a_step_and_a_validation_curve(trained: TrainingResult) -> None:
+    history = trained.history
+
+    assert len(history.loss) == CONFIG.num_steps
+    assert len(history.validation) == 3 + 1  # before steps 1, 4 and 7, and of the finished one
+    assert all(loss < 0 for loss in history.loss)
+    assert trained.d_soft == history.validation[-1]
+
+
+def test_training_is_reproducible(pair: ModelPair, trained: TrainingResult) -> None:
+    assert_bit_identical(train_soft_prompt(pair, CONFIG, TEXTS[:4], TEXTS[4:]), trained)
+
+
+def test_another_seed_trains_another_soft_prompt(pair: ModelPair, trained: TrainingResult) -> None:
+    other = train_soft_prompt(pair, replace(CONFIG, seed=1), TEXTS[:4], TEXTS[4:])
+
+    assert not torch.equal(other.soft_prompt.prompt_embeds, trained.soft_prompt.prompt_embeds)
+
+
+def assert_bit_identical(left: TrainingResult, right: TrainingResult) -> None:
+    assert torch.equal(left.soft_prompt.prompt_embeds, right.soft_prompt.prompt_embeds)
+    assert asdict(left.history) == asdict(right.history)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_models_stay_as_they_were(kind: Kind) -> None:
+    pair = tiny_pair()
+    before = [{k: v.clone() for k, v in s.model.state_dict().items()} for s in pair.sides]
+
+    train_soft_prompt(pair, replace(CONFIG, kind=kind), TEXTS)
+
+    for side, weights in zip(pair.sides, before, strict=True):
+        assert all(torch.equal(v, weights[k]) for k, v in side.model.state_dict().items())
+        assert all(weight.grad is None for weight in side.model.parameters())
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    """The soft prompt is where it should be, for both models at once."""
+    pair = tiny_pair()
+    for side in pair.sides:
+        any_model: Any = side.model
+        any_model.double()
+    seen: dict[str, Any] = {}
+
+    def first_step(done: int, total: int) -> None:
+        seen.setdefault("done", done)
+
+    config = replace(CONFIG, num_steps=1, learning_rate=1e-12, batch_size=6)
+    result = train_soft_prompt(pair, config, TEXTS, on_step=first_step)
+    start = result.soft_prompt.prompt_embeds
+
+    size = 1e-2
+    gradient = torch.zeros_like(start)
+    for place in [(0, 0), (1, 7), (2, 31)]:
+        values = []
+        for sign in (1, -1):
+            moved = start.clone()
+            moved[place] += sign * size
+            values.append(mean_divergence(pair, moved))
+        gradient[place] = (values[0] - values[1]) / (2 * size)
+
+    exact = exact_gradient(pair, start)
+    for place in [(0, 0), (1, 7), (2, 31)]:
+        assert float(exact[place]) == pytest.approx(float(gradient[place]), rel=0.05, abs=1e-4)
+    assert result.history.gradient_norms[0] == pytest.approx(float(exact.norm()), rel=1e-2)
+
+
+def mean_divergence(pair: ModelPair, prompt_embeds: torch.Tensor) -> float:
+    return float(divergence(pair, prompt_embeds).detach())
+
+
+def exact_gradient(pair: ModelPair, prompt_embeds: torch.Tensor) -> torch.Tensor:
+    parameter = prompt_embeds.clone().requires_grad_(True)
+    divergence(pair, parameter).backward()  # type: ignore[no-untyped-call]
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def divergence(pair: ModelPair, prompt_embeds: torch.Tensor) -> torch.Tensor:
+    """Symmetric KL of the first response token, written without the package's own parts."""
+    opening = len(pair.chat.user_opening)
+    total = torch.zeros(())
+    for text in TEXTS:
+        ids = torch.tensor(pair.chat.prompt_ids(text))
+        log_probs = []
+        for side in pair.sides:
+            table = side.model.get_input_embeddings().weight
+            assert isinstance(table, torch.Tensor)
+            soft = prompt_embeds.to(table.dtype)
+            rows = torch.cat([table[ids[:opening]], soft, table[ids[opening:]]])[None]
+            log_probs.append(side.model(inputs_embeds=rows).logits[0, -1].log_softmax(-1))
+        log_p, log_q = log_probs
+        total = total + ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / 2
+    return total / len(TEXTS)
+
+
+class Deaf(LlamaForCausalLM):
+    """Cuts its inputs off, as some quantised models do."""
+
+    def forward(self, *args: Any, inputs_embeds: torch.Tensor | None = None, **rest: Any) -> Any:
+        if inputs_embeds is not None:
+            inputs_embeds = inputs_embeds.detach()
+        return super().forward(*args, inputs_embeds=inputs_embeds, **rest)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_gradient_is_an_error_at_the_first_step(kind: Kind) -> None:
+    config = CONFIGS["llama"](len(tiny_tokenizer()), **TOKEN_IDS)
+    deaf = [Deaf(config) for _ in range(2)]
+    pair = ModelPair.from_models(*deaf, tiny_tokenizer())
+
+    with pytest.raises(
+        NoGradientError, match=r"^at step 1 the soft prompt's gradient has norm 0\.0"
+    ):
+        train_soft_prompt(pair, replace(CONFIG, kind=kind), TEXTS)
+
+
+def test_a_gradient_that_is_not_finite_is_an_error() -> None:
+    pair = tiny_pair()
+    with torch.no_grad():
+        any_model: Any = pair.candidate.model
+        any_model.lm_head.weight[5] = torch.nan
+
+    with pytest.raises(NoGradientError, match="at step 1 the soft prompt's gradient has norm nan"):
+        train_soft_prompt(pair, CONFIG, TEXTS)
+
+
+class Interrupt:
+    """Raises when the given step is done."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [1, 2, 5, 8])
+def test_an_interrupted_training_ends_like_an_unbroken_one(
+    pair: ModelPair, tmp_path: Path, kind: Kind, step: int
+) -> None:
+    config = replace(CONFIG, kind=kind)
+    before = pair.tokens_forwarded
+    unbroken = train_soft_prompt(pair, config, TEXTS[:4], TEXTS[4:])
+    spent = pair.tokens_forwarded - before
+    checkpoint = tmp_path / "training.checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_soft_prompt(
+            pair, config, TEXTS[:4], TEXTS[4:], checkpoint=checkpoint, on_step=Interrupt(step)
+        )
+
+    before, steps = pair.tokens_forwarded, []
+    resumed = train_soft_prompt(
+        pair,
+        config,
+        TEXTS[:4],
+        TEXTS[4:],
+        checkpoint=checkpoint,
+        on_step=lambda done, total: steps.append(done),
+    )
+
+    assert_bit_identical(resumed, unbroken)
+    assert steps == list(range(step // 2 * 2 + 1, 9))  # at most two steps are done again
+    assert pair.tokens_forwarded - before == spent  # so that a budget ends at the same place
+
+
+@pytest.mark.parametrize("change", ["config", "texts", "validation", "models", "template"])
+def test_a_checkpoint_of_another_training_is_left_alone(
+    pair: ModelPair, tmp_path: Path, change: str
+) -> None:
+    checkpoint = tmp_path / "training.checkpoint.safetensors"
+    train_soft_prompt(pair, CONFIG, TEXTS[:4], TEXTS[4:], checkpoint=checkpoint)
+    config, texts, validation, other = CONFIG, TEXTS[:4], TEXTS[4:], pair
+    if change == "config":
+        config = replace(CONFIG, learning_rate=0.2)
+    elif change == "texts":
+        texts = TEXTS[:3]
+    elif change == "validation":
+        validation = TEXTS[:2]
+    elif change == "models":
+        other = tiny_pair(perturb=0.5)
+    else:
+        other = pair.with_template("{% for m in messages %}Q {{ m.content }} A{% endfor %}")
+
+    steps: list[int] = []
+    train_soft_prompt(
+        other,
+        config,
+        texts,
+        validation,
+        checkpoint=checkpoint,
+        on_step=lambda done, total: steps.append(done),
+    )
+
+    assert steps == list(range(1, 9))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100])
+def test_a_damaged_checkpoint_is_left_alone(
+    pair: ModelPair, tmp_path: Path, trained: TrainingResult, content: bytes
+) -> None:
+    checkpoint = tmp_path / "training.checkpoint.safetensors"
+    checkpoint.write_bytes(content)
+
+    again = train_soft_prompt(pair, CONFIG, TEXTS[:4], TEXTS[4:], checkpoint=checkpoint)
+
+    assert_bit_identical(again, trained)
+
+
+def hull_weights(points: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Least-squares weights, by the simplex's own affine system: sums to one, rebuilds points."""
+    system = torch.cat([table.T, torch.ones(1, len(table))]).double()
+    wanted = torch.cat([points.T, torch.ones(1, len(points))]).double()
+    return torch.linalg.lstsq(system, wanted, driver="gelsd").solution.T
+
+
+def test_a_simplex_prompt_lies_in_the_hull_of_the_embeddings(pair: ModelPair) -> None:
+    from scipy.optimize import nnls
+
+    config = replace(CONFIG, kind="simplex", learning_rate=0.5)
+    embeds = train_soft_prompt(pair, config, TEXTS).soft_prompt.prompt_embeds
+    table = pair.reference.embedding_table
+    system = torch.cat([table.T, torch.ones(1, len(table))]).double().numpy()
+
+    for point in embeds:
+        wanted = torch.cat([point, torch.ones(1)]).double().numpy()
+        _, distance = nnls(system, wanted)
+        assert distance < 1e-4
+
+
+def test_a_model_that_scales_its_embeddings_starts_at_real_ones() -> None:
+    config = Gemma3TextConfig(
+        vocab_size=len(tiny_tokenizer()),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        initializer_range=0.15,
+        **TOKEN_IDS,
+    )
+    models = tiny_model(config=config), tiny_model(config=config, perturb=0.3)
+    pair = ModelPair.from_models(*models, tiny_tokenizer())
+
+    start = train_soft_prompt(
+        pair, replace(CONFIG, num_steps=1, learning_rate=1e-12), TEXTS
+    ).soft_prompt.prompt_embeds
+
+    with torch.no_grad():
+        real = pair.reference.embed(torch.arange(pair.reference.vocab_size))
+    assert torch.cdist(start, real).min(dim=1).values.max() < 1e-4
+
+
+def test_the_soft_prompt_stands_where_the_users_text_begins(pair: ModelPair) -> None:
+    body = torch.tensor([5, 20, 21])
+    soft = torch.full((2, 32), 7.0)
+    with torch.no_grad():
+        row = insert(pair.reference, soft, body)
+
+        assert torch.equal(row[[0, 3, 4]], pair.reference.embed(body))
+    assert torch.equal(row[1:3], soft)
+
+
+def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
+    with pytest.raises(SettingsError) as caught:
+        train_soft_prompt(pair, replace(CONFIG, max_text_tokens=3), TEXTS)
+    assert str(caught.value) == (
+        "none of 6 texts can be trained on: each must be a single user turn of at most "
+        "max_text_tokens=3 tokens"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_steps": 0}, "num_steps=0 must be at least 1"),
+        ({"num_virtual_tokens": -1}, "num_virtual_tokens=-1 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0 must be at least 1"),
+        ({"kind": "round"}, "kind='round' must be free or simplex"),
+        ({"metric": "l2"}, "metric='l2' must be one of symmetric, forward, reverse, js"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive and finite"),
+        ({"learning_rate": math.nan}, "learning_rate=nan must be positive and finite"),
+    ],
+)
+def test_a_config_cannot_be_wrong(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        TrainingConfig(**changes)
+    assert str(caught.value) == message
+
+
+def test_a_soft_prompt_survives_its_file(trained: TrainingResult, tmp_path: Path) -> None:
+    path = tmp_path / "soft.safetensors"
+    trained.soft_prompt.save(path)
+
+    loaded = SoftPrompt.load(path)
+
+    assert loaded.name == trained.soft_prompt.name
+    assert loaded.settings == trained.soft_prompt.settings == asdict(CONFIG)
+    assert torch.equal(loaded.prompt_embeds, trained.soft_prompt.prompt_embeds)
+    assert loaded.num_virtual_tokens == 3
+
+
+def test_a_foreign_file_is_no_soft_prompt(tiny_models: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello")
+
+    for path in (tmp_path / "text", tmp_path / "missing", tiny_models / "base/model.safetensors"):
+        with pytest.raises(StoreError, match="is not a soft prompt of this plugin"):
+            SoftPrompt.load(path)
+
+
+def test_finished_soft_prompts_of_a_run_are_found_by_its_key(trained: TrainingResult) -> None:
+    folder = artefact_folder("some-run-and-more-of-its-key")
+    trained.soft_prompt.save(folder / "restart-1-free.safetensors")
+    trained.soft_prompt.save(folder / "restart-2-free.checkpoint.safetensors")
+
+    found = load_soft_prompts("some-run-and-more-of-its-key")
+
+    assert [one.name for one in found] == ["soft-prompt"]
+    assert load_soft_prompts("another-run") == []
+
+
+def test_generated_prompts_depend_on_the_soft_prompt_and_the_seed(pair: ModelPair) -> None:
+    far = torch.randn(3, 32, generator=torch.Generator().manual_seed(0)) * 3
+    options = {"num_prompts": 7, "max_new_tokens": 6}
+
+    bare, again, other_seed, soft = (
+        generate_prompts(pair, embeds, seed=seed, **options)
+        for embeds, seed in ((None, 0), (None, 0), (None, 1), (far, 0))
+    )
+
+    assert bare == again
+    assert 0 < len(bare) <= 7
+    assert all(text == text.strip() != "" for text in bare)
+    assert set(bare).isdisjoint(other_seed)
+    assert set(bare).isdisjoint(soft)
+
+
+def test_both_models_share_out_the_writing_unless_told(pair: ModelPair) -> None:
+    both = generate_prompts(pair, None, num_prompts=4, max_new_tokens=6, seed=0)
+    first = generate_prompts(
+        pair, None, num_prompts=2, max_new_tokens=6, seed=0, writers=(pair.reference,)
+    )
+
+    assert both[: len(first)] == first
+    assert len(both) > len(first)

@@ -1,0 +1,99 @@
+"""Digests of model folders: any changed byte shows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.store import user_cache
+from pytest_divergence.models.fingerprint import hub_commit, tokenizer_digest, weights_digest
+
+
+@pytest.fixture
+def folder(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(tiny_models / "base", tmp_path / "model"))
+
+
+def flip_last_byte(path: Path) -> None:
+    """As a retraining does: same name, same size, same header."""
+    with path.open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)
+        file.seek(-1, 2)
+        file.write(bytes([last[0] ^ 1]))
+
+
+def test_one_changed_byte_of_equal_size_changes_the_digest(folder: Path) -> None:
+    before = weights_digest(folder)
+    size = (folder / "model.safetensors").stat().st_size
+
+    flip_last_byte(folder / "model.safetensors")
+
+    assert (folder / "model.safetensors").stat().st_size == size
+    assert weights_digest(folder) != before
+
+
+def test_a_changed_config_changes_the_digest(folder: Path) -> None:
+    before = weights_digest(folder)
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 2'))
+
+    assert (folder / "config.json").read_text() != text
+    assert weights_digest(folder) != before
+
+
+def test_equal_content_has_an_equal_digest_anywhere(folder: Path, tiny_models: Path) -> None:
+    assert weights_digest(folder) == weights_digest(tiny_models / "base")
+    assert weights_digest(folder) != weights_digest(tiny_models / "ft")
+
+
+def test_a_second_digest_reads_the_memo(folder: Path) -> None:
+    before = weights_digest(folder)
+    for memo in user_cache("digests").iterdir():
+        memo.write_text(json.dumps({"sha256": "another"}))
+
+    assert weights_digest(folder) != before
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}"])
+def test_a_damaged_memo_costs_time_not_correctness(folder: Path, damage: str) -> None:
+    before = weights_digest(folder)
+    for memo in user_cache("digests").iterdir():
+        memo.write_text(damage)
+
+    assert weights_digest(folder) == before
+
+
+def test_an_unusable_cache_costs_time_not_correctness(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = weights_digest(folder)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path / "file" / "cache"))
+
+    assert weights_digest(folder) == before
+
+
+def test_tokenizer_and_weights_have_digests_of_their_own(folder: Path) -> None:
+    weights, tokenizer = weights_digest(folder), tokenizer_digest(folder)
+
+    flip_last_byte(folder / "tokenizer.json")
+
+    assert weights_digest(folder) == weights
+    assert tokenizer_digest(folder) != tokenizer
+
+
+def test_the_chat_template_is_part_of_the_tokenizers_digest(folder: Path) -> None:
+    before = tokenizer_digest(folder)
+    (folder / "chat_template.jinja").write_text("changed")
+
+    assert tokenizer_digest(folder) != before
+
+
+def test_a_commit_is_known_inside_a_hub_cache_only(tmp_path: Path) -> None:
+    assert hub_commit(tmp_path / "models--a--b" / "snapshots" / "abc") == "abc"
+    assert hub_commit(tmp_path) is None

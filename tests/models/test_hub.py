@@ -1,0 +1,136 @@
+"""A Hub id becomes a folder, or one clear error. The Hub is a server on this machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants as hub_constants
+import pytest
+
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.models.demo import demo_folder
+from pytest_divergence.models.hub import hub_folder
+from pytest_divergence.models.loading import load_model_pair
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The library reads its environment once, at import."""
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@dataclass
+class Hub:
+    """Answers each request with one status and error code."""
+
+    status: int = 404
+    code: str = "RepoNotFound"
+    paths: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    served = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            served.paths.append(self.path)
+            self.send_response(served.status)
+            self.send_header("X-Error-Code", served.code)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        hub_constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}"
+    )
+    yield served
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def refusal(hub_id: str, revision: str | None = None) -> str:
+    with pytest.raises(ModelLoadError) as caught:
+        hub_folder(hub_id, revision=revision, role="--model-1")
+    return str(caught.value)
+
+
+def test_offline_an_unknown_id_says_what_to_do() -> None:
+    assert refusal("someone/else") == (
+        "--model-1: there is no folder 'someone/else' here, it is not in the Hub cache, and the "
+        "Hub cannot be reached; give a local folder, or check the name and the connection"
+    )
+
+
+def test_offline_a_cached_model_is_found(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--someone--else"
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    (snapshot / "config.json").write_text(json.dumps({}))
+
+    assert hub_folder("someone/else", revision=None, role="--model-1") == snapshot
+
+
+def test_an_impossible_id_is_refused() -> None:
+    assert refusal("x" * 200).startswith("--model-1: there is no folder 'xxx")
+
+
+def test_a_model_that_is_not_on_the_hub_is_named(hub: Hub) -> None:
+    assert refusal("someone/else") == (
+        "--model-1: there is no folder 'someone/else' here and no model of that name on the Hub "
+        "(a private one needs `hf auth login`)"
+    )
+    assert hub.paths
+
+
+def test_a_gated_model_says_how_to_get_access(hub: Hub) -> None:
+    hub.status, hub.code = 403, "GatedRepo"
+
+    assert refusal("someone/else") == (
+        "--model-1: someone/else is gated; accept its terms on its Hub page, then log in with "
+        "`hf auth login`"
+    )
+
+
+def test_an_unknown_revision_is_named(hub: Hub) -> None:
+    hub.code = "RevisionNotFound"
+
+    assert refusal("someone/else", "v9") == "--model-1: someone/else has no revision 'v9'"
+
+
+def test_a_broken_hub_is_no_connection(hub: Hub) -> None:
+    hub.status, hub.code = 500, "Oops"
+
+    assert "the Hub cannot be reached" in refusal("someone/else")
+
+
+def test_loading_a_pair_names_the_option_that_failed(tiny_models: Path) -> None:
+    with pytest.raises(ModelLoadError, match=r"^--model-2: there is no folder 'someone/else' here"):
+        load_model_pair(str(tiny_models / "base"), "someone/else")
+
+
+def test_an_unknown_demo_is_named() -> None:
+    with pytest.raises(ModelLoadError) as caught:
+        demo_folder("nothing", role="--model-1")
+    assert str(caught.value) == (
+        "--model-1: there is no demo:nothing; the demo model is demo:smollm2-135m"
+    )

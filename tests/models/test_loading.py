@@ -1,0 +1,395 @@
+"""From two specs to a pair: what loads, what it shares, and what each failure says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+
+from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
+from pytest_divergence.models.loading import load_model_pair, pair_identities, resolve_pair
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.quiet import quiet_transformers
+from pytest_divergence.scoring.scorer import score_prompts
+from tests.models_in_memory import tiny_model, tiny_pair
+from tests.tiny import TOKEN_IDS, save_tiny_model, tiny_tokenizer
+
+PROMPT = "How do I tie a knot?"
+
+
+@pytest.fixture(scope="module")
+def adapter_pair(tiny_models: Path) -> ModelPair:
+    return load_model_pair(str(tiny_models / "base"), str(tiny_models / "adapter"))
+
+
+def load(folder: Path) -> PreTrainedModel:
+    with quiet_transformers():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval()
+
+
+def merged(tiny_models: Path) -> PreTrainedModel:
+    """The adapter worked into the base's weights."""
+    with quiet_transformers():
+        wrapped: Any = PeftModel.from_pretrained(
+            load(tiny_models / "base"), str(tiny_models / "adapter")
+        )
+    model: PreTrainedModel = wrapped.merge_and_unload()
+    return model.eval()
+
+
+@torch.no_grad()
+def logits(model: Any, pair: ModelPair) -> torch.Tensor:
+    ids = torch.tensor([pair.chat.prompt_ids(PROMPT)])
+    values: torch.Tensor = model(ids).logits[0]
+    return values
+
+
+def side_logits(pair: ModelPair, role: str) -> torch.Tensor:
+    ids = torch.tensor(pair.chat.prompt_ids(PROMPT))
+    with torch.no_grad():
+        return getattr(pair, role).logits([ids], num_logits=len(ids))[0]  # type: ignore[no-any-return]
+
+
+def refusal(model_1: object, model_2: object, **options: Any) -> str:
+    with pytest.raises(ModelLoadError) as caught:
+        load_model_pair(str(model_1), str(model_2), **options)
+    return str(caught.value)
+
+
+def test_two_folders_are_two_models_in_one_dtype(tiny_models: Path) -> None:
+    pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
+
+    assert pair.reference.model is not pair.candidate.model
+    assert {side.model.dtype for side in pair.sides} == {torch.float32}
+    assert not pair.is_same_model
+    assert score_prompts(pair, [PROMPT], max_new_tokens=4)[0].measurement.value > 0.01
+
+
+def test_frozen_models_do_not_train_or_drop_out(tiny_models: Path) -> None:
+    pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "adapter"))
+
+    for side in pair.sides:
+        assert not side.model.training
+        assert not any(weight.requires_grad for weight in side.model.parameters())
+
+
+def test_the_same_model_twice_is_allowed_and_held_once(tiny_models: Path) -> None:
+    pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "base"))
+
+    assert pair.is_same_model
+    assert pair.reference.model is pair.candidate.model
+    assert abs(score_prompts(pair, [PROMPT], max_new_tokens=4)[0].measurement.value) <= 1e-6
+
+
+def test_a_copied_folder_is_the_same_model(tiny_models: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_models / "base", tmp_path / "copy")
+
+    assert load_model_pair(str(tiny_models / "base"), str(copy)).is_same_model
+
+
+def test_an_adapter_pair_holds_one_copy_of_the_weights(adapter_pair: ModelPair) -> None:
+    ours, theirs = (
+        {p.data_ptr() for p in side.model.parameters()} for side in adapter_pair.sides
+    )
+    alone = sum(p.numel() for p in tiny_model().parameters())
+    both = {p.data_ptr(): p.numel() for s in adapter_pair.sides for p in s.model.parameters()}
+
+    assert ours == theirs
+    assert sum(both.values()) < 1.25 * alone
+
+
+def test_the_reference_of_an_adapter_pair_is_the_plain_base(
+    tiny_models: Path, adapter_pair: ModelPair
+) -> None:
+    plain = logits(load(tiny_models / "base"), adapter_pair)
+
+    for _ in range(2):  # also after the candidate has run
+        assert torch.allclose(side_logits(adapter_pair, "reference"), plain, atol=1e-5)
+        side_logits(adapter_pair, "candidate")
+
+
+def test_the_candidate_of_an_adapter_pair_is_the_merged_model(
+    tiny_models: Path, adapter_pair: ModelPair
+) -> None:
+    expected = logits(merged(tiny_models), adapter_pair)
+    plain = side_logits(adapter_pair, "reference")
+
+    assert torch.allclose(side_logits(adapter_pair, "candidate"), expected, atol=1e-5)
+    assert not torch.allclose(plain, expected, atol=1e-2)
+
+
+def test_an_adapter_pair_measures_as_two_full_models(
+    tiny_models: Path, adapter_pair: ModelPair
+) -> None:
+    full = ModelPair.from_models(
+        load(tiny_models / "base"), merged(tiny_models), adapter_pair.chat.tokenizer
+    )
+
+    one, other = (
+        score_prompts(pair, [PROMPT, "Hi"], num_continuations=2, max_new_tokens=6)
+        for pair in (adapter_pair, full)
+    )
+
+    for ours, theirs in zip(one, other, strict=True):
+        assert ours.continuations == theirs.continuations
+        assert ours.measurement.value == pytest.approx(theirs.measurement.value, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [20, 21]},
+        {"use_dora": True},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_all_that_an_adapter_changes_is_switched_off_for_the_reference(
+    tiny_models: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    config = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **options}
+    torch.manual_seed(0)
+    with quiet_transformers(), torch.no_grad():
+        wrapped = get_peft_model(load(tiny_models / "base"), LoraConfig(**config))
+        for weight in wrapped.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.3)
+        wrapped.save_pretrained(str(tmp_path))
+
+    pair = load_model_pair(str(tiny_models / "base"), str(tmp_path))
+    changed = side_logits(pair, "candidate")
+
+    plain = logits(load(tiny_models / "base"), pair)
+    assert torch.allclose(side_logits(pair, "reference"), plain, atol=1e-5)
+    assert torch.allclose(changed, logits(wrapped.eval(), pair), atol=1e-5)
+    assert not torch.allclose(changed, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize("options", [{"bias": "lora_only"}, {"init_lora_weights": "pissa"}])
+def test_an_adapter_that_changes_the_bases_own_weights_is_refused(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    base = save_tiny_model(tmp_path / "base", architecture="gpt_neox")
+    config: dict[str, Any] = {"r": 2, "target_modules": ["query_key_value"], **options}
+    with quiet_transformers():
+        wrapped = get_peft_model(load(base), LoraConfig(task_type="CAUSAL_LM", **config))
+        with torch.no_grad():
+            for weight in wrapped.parameters():
+                weight.add_(0.1 * weight.requires_grad)
+        wrapped.save_pretrained(str(tmp_path / "adapter"))
+
+    assert "changes the base's own weights" in refusal(base, tmp_path / "adapter")
+
+
+def test_an_adapter_that_changes_no_layer_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+    """Its virtual tokens stand before the prompt, so a comparison would read zero and pass."""
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    with quiet_transformers():
+        get_peft_model(load(tiny_models / "base"), config).save_pretrained(str(tmp_path))
+
+    assert "changes no layer" in refusal(tiny_models / "base", tmp_path)
+
+
+def test_the_base_that_an_adapter_names_is_never_followed(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_models / "adapter", tmp_path / "adapter")
+    path = folder / "adapter_config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "someone/else"})
+    )
+
+    pair = load_model_pair(str(tiny_models / "base"), str(folder))
+
+    assert not pair.is_same_model
+
+
+def test_an_adapter_for_another_base_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer()),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        **TOKEN_IDS,
+    )
+    tiny_model(config=config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    adapter = tiny_models / "adapter"
+
+    message = refusal(tmp_path, adapter)
+
+    assert message.startswith(f"--model-2: the adapter {adapter} does not fit --model-1 {tmp_path}")
+    assert "has 48 features, the adapter's lora_A has 32" in message
+    assert message.endswith("Give the model that it was trained on as --model-1.")
+    assert str(tiny_models / "base") in message  # the base that it names
+
+
+def test_an_adapter_for_another_architecture_is_refused(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    save_tiny_model(tmp_path, architecture="gpt2")
+
+    assert 'it has no module "model.layers.0.self_attn.q_proj"' in refusal(
+        tmp_path, tiny_models / "adapter"
+    )
+
+
+def test_an_adapter_as_reference_is_refused(tiny_models: Path) -> None:
+    adapter = tiny_models / "adapter"
+
+    assert refusal(adapter, tiny_models / "base") == (
+        f"--model-1 is an adapter folder ({adapter}); give the model that it was trained on as "
+        "--model-1, and the adapter as --model-2"
+    )
+
+
+def test_a_missing_folder_is_named(tiny_models: Path) -> None:
+    assert refusal(tiny_models / "base", "./nowhere") == (
+        "--model-2: no folder './nowhere' here, and it is not a Hub id"
+    )
+
+
+def test_different_tokenizers_are_named(tiny_models: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_models / "base", tmp_path / "other")
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<new>"])  # type: ignore[no-untyped-call]
+    tokenizer.save_pretrained(folder)
+
+    with pytest.raises(TokenizerMismatchError) as caught:
+        load_model_pair(str(tiny_models / "base"), str(folder))
+
+    assert str(caught.value) == (
+        "--model-1 and --model-2 have different tokenizers: the reference knows 271 tokens, the "
+        "candidate 272. A divergence compares probabilities of the same tokens; give two models "
+        "that share a tokenizer."
+    )
+
+
+def test_different_vocabularies_in_memory_are_refused() -> None:
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, **TOKEN_IDS
+    )
+
+    with pytest.raises(ModelLoadError, match="271 tokens in its vocabulary, the candidate 300"):
+        ModelPair.from_models(tiny_model(), tiny_model(config=config), tiny_tokenizer())
+
+
+def test_one_dtype_holds_for_both(tiny_models: Path) -> None:
+    pair = load_model_pair(str(tiny_models / "base"), f"{tiny_models / 'ft'},dtype=bfloat16")
+
+    assert {side.model.dtype for side in pair.sides} == {torch.bfloat16}
+    assert pair.dtype == torch.bfloat16
+
+
+def test_two_dtypes_are_refused(tiny_models: Path) -> None:
+    base, other = (f"{tiny_models / 'base'},dtype={name}" for name in ("float32", "bfloat16"))
+
+    assert refusal(base, other) == (
+        "--model-1 and --model-2 name different dtypes (bfloat16, float32); a pair is measured "
+        "in one"
+    )
+
+
+def test_an_unknown_dtype_is_refused(tiny_models: Path) -> None:
+    base = tiny_models / "base"
+
+    assert refusal(f"{base},dtype=int3", base) == (
+        "dtype=int3 is not one of float32, bfloat16, float16"
+    )
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(tiny_models: Path, device: str) -> None:
+    base = tiny_models / "base"
+
+    assert refusal(base, base, device=device).startswith(
+        f"--divergence-device={device} is not usable here: "
+    )
+
+
+def test_a_dtype_in_the_config_is_not_obeyed(tiny_models: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_models / "base", tmp_path / "base")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "float64"}))
+
+    assert load_model_pair(str(folder), str(folder)).dtype == torch.float32
+
+
+def test_the_references_template_is_used_for_both(tiny_models: Path, tmp_path: Path) -> None:
+    save_tiny_model(tmp_path, chat_template="other: {{ messages[0].content }}")
+
+    pair = load_model_pair(str(tiny_models / "base"), str(tmp_path))
+    swapped = load_model_pair(str(tiny_models / "base"), str(tmp_path), chat_template="candidate")
+
+    assert pair.chat.tokenizer.decode(pair.chat.prompt_ids("Hi")).startswith("<|im_start|>user")
+    assert swapped.chat.tokenizer.decode(swapped.chat.prompt_ids("Hi")) == "other: Hi"
+
+
+def test_without_a_template_the_candidates_is_used_and_said(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    save_tiny_model(tmp_path, chat_template=None)
+    said: list[str] = []
+
+    pair = load_model_pair(str(tmp_path), str(tiny_models / "base"), say=said.append)
+
+    assert pair.chat.template is not None
+    assert said == ["the reference has no chat template; the candidate's is used for both"]
+
+
+def test_a_template_file_is_read_and_a_missing_one_named(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    base = tiny_models / "base"
+    (tmp_path / "mine.jinja").write_text("Q: {{ messages[0].content }}")
+
+    pair = load_model_pair(str(base), str(base), chat_template=str(tmp_path / "mine.jinja"))
+
+    assert pair.chat.tokenizer.decode(pair.chat.prompt_ids("Hi")) == "Q: Hi"
+    assert refusal(base, base, chat_template="none.jinja").startswith(
+        "--divergence-chat-template=none.jinja must be reference, candidate, none or a readable "
+        "Jinja file: "
+    )
+
+
+def test_identities_tell_models_apart_without_loading_them(tiny_models: Path) -> None:
+    base, ft, adapter = (str(tiny_models / name) for name in ("base", "ft", "adapter"))
+
+    one = pair_identities(*resolve_pair(base, ft))
+    other = pair_identities(*resolve_pair(base, adapter))
+
+    assert one[0] == other[0]
+    assert len({one[0].weights_sha256, one[1].weights_sha256, other[1].weights_sha256}) == 3
+    assert (one[1].kind, other[1].kind) == ("folder", "adapter")
+
+
+def test_identities_in_memory_follow_the_weights() -> None:
+    pair, again, changed = tiny_pair(), tiny_pair(), tiny_pair(perturb=0.31)
+
+    assert pair.candidate_identity == again.candidate_identity
+    assert pair.candidate_identity != changed.candidate_identity
+    assert not pair.is_same_model
+    assert tiny_pair(perturb=0.0).is_same_model
+
+
+def test_loading_leaves_the_progress_bars_of_transformers_as_they_were(tiny_models: Path) -> None:
+    from transformers.utils import logging
+
+    bars: Any = logging
+    before = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        load_model_pair(str(tiny_models / "base"), str(tiny_models / "base"))
+        assert not bars.is_progress_bar_enabled()
+    finally:
+        if before:
+            bars.enable_progress_bar()

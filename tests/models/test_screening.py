@@ -1,0 +1,257 @@
+"""A stranger's model folder: refused by name before anything of it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.models.screening import (
+    check_adapter_shapes,
+    screen_adapter_folder,
+    screen_model_folder,
+)
+
+ROLE = "--model-2"
+
+
+class Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def copied(tiny_models: Path, name: str, folder: Path) -> Path:
+    return Path(shutil.copytree(tiny_models / name, folder / name))
+
+
+def with_config(folder: Path, **changes: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+def refusal(base: Path, folder: Path) -> str:
+    """What loading the folder as candidate says."""
+    with pytest.raises(ModelLoadError) as caught:
+        load_model_pair(str(base), str(folder))
+    assert caught.value.__cause__ is None or isinstance(caught.value.__cause__, Exception)
+    return str(caught.value)
+
+
+def test_an_ordinary_folder_passes(tiny_models: Path) -> None:
+    assert screen_model_folder(tiny_models / "base", role=ROLE)["model_type"] == "llama"
+    assert screen_adapter_folder(tiny_models / "adapter", role=ROLE)["peft_type"] == "LORA"
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", None])
+def test_known_implementations_pass(
+    tiny_models: Path, tmp_path: Path, implementation: str | None
+) -> None:
+    folder = copied(tiny_models, "base", tmp_path)
+
+    screen_model_folder(with_config(folder, _attn_implementation=implementation), role=ROLE)
+
+
+@pytest.mark.parametrize(
+    "key", ["_attn_implementation", "attn_implementation", "experts_implementation"]
+)
+@pytest.mark.parametrize("value", ["org/kernel", {"": "org/kernel"}, ["org/kernel"], 7])
+def test_a_key_that_would_load_code_is_refused(
+    tiny_models: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    folder = with_config(copied(tiny_models, "base", tmp_path), **{key: value})
+
+    message = refusal(tiny_models / "base", folder)
+
+    assert message.startswith(f"--model-2: {folder}/config.json sets {key} to ")
+    assert message.endswith(", which would load code; remove the key")
+
+
+def test_a_key_that_would_load_code_is_found_at_any_depth(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    inner = {"text_config": {"decoder": {"attn_implementation": "org/kernel"}}}
+    folder = with_config(copied(tiny_models, "base", tmp_path), **inner)
+
+    assert "sets attn_implementation to" in refusal(tiny_models / "base", folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"fusion_config": {}}, "has fusion_config, which selects code; remove the key"),
+        ({"return_dict": False}, "sets return_dict to false; remove the key"),
+        ({"is_encoder_decoder": True}, "is an encoder-decoder model; divergence is defined here"),
+        (
+            {"model_type": "nobody-knows", "auto_map": {"AutoModelForCausalLM": "evil.Model"}},
+            "cannot be loaded: ValueError:",
+        ),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused(
+    tiny_models: Path, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    folder = with_config(copied(tiny_models, "base", tmp_path), **changes)
+    (folder / "evil.py").write_text(f"import os; os.mkdir({str(tmp_path / 'marker')!r})")
+
+    message = refusal(tiny_models / "base", folder)
+
+    assert message.startswith(f"--model-2: {folder}")
+    assert reason in message
+    assert not (tmp_path / "marker").exists()
+
+
+def test_code_for_a_known_model_type_is_left_alone(tiny_models: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_models, "base", tmp_path)
+    with_config(folder, auto_map={"AutoModelForCausalLM": "evil.Model"})
+    (folder / "evil.py").write_text(f"import os; os.mkdir({str(tmp_path / 'marker')!r})")
+
+    load_model_pair(str(tiny_models / "base"), str(folder))
+
+    assert not (tmp_path / "marker").exists()
+
+
+def test_pickled_weights_are_refused_and_never_opened(tiny_models: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_models, "base", tmp_path)
+    (folder / "model.safetensors").unlink()
+    torch.save({"w": Payload(tmp_path / "marker")}, folder / "pytorch_model.bin")
+
+    assert refusal(tiny_models / "base", folder) == (
+        f"--model-2: {folder} holds only pickled weights (pytorch_model.bin); pickles can run "
+        "code, so only *.safetensors is loaded. Save the model again with save_pretrained()."
+    )
+    assert not (tmp_path / "marker").exists()
+
+
+def test_pickled_weights_beside_an_unrelated_safetensors_file_are_refused(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    folder = copied(tiny_models, "base", tmp_path)
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    torch.save({"w": Payload(tmp_path / "marker")}, folder / "pytorch_model.bin")
+
+    assert "cannot be loaded: OSError" in refusal(tiny_models / "base", folder)
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("shard", ["w.bin", "../other/model.safetensors", "/tmp/m.safetensors"])
+def test_an_index_that_leads_to_a_pickle_or_out_of_the_folder_is_refused(
+    tiny_models: Path, tmp_path: Path, shard: str
+) -> None:
+    folder = copied(tiny_models, "base", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    torch.save(weights, folder / "w.bin")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    message = refusal(tiny_models / "base", folder)
+
+    assert f'model.safetensors.index.json names "{shard}"; pickles can run code' in message
+
+
+def test_a_folder_without_weights_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_models, "base", tmp_path)
+    (folder / "model.safetensors").unlink()
+
+    assert f"{folder} holds no weights; " in refusal(tiny_models / "base", folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "has no readable config.json"),
+        ("{", "is not valid JSON: "),
+        ("[1]", "must hold a JSON object"),
+        ("[" * 100_000, "is not valid JSON: "),
+    ],
+)
+def test_a_config_that_is_no_json_object_is_refused(
+    tiny_models: Path, tmp_path: Path, content: str | None, reason: str
+) -> None:
+    folder = copied(tiny_models, "base", tmp_path)
+    (folder / "config.json").unlink()
+    if content is not None:
+        (folder / "config.json").write_text(content)
+
+    message = refusal(tiny_models / "base", folder)
+
+    assert message.startswith(f"--model-2: {folder}")
+    assert reason in message
+
+
+def test_truncated_weights_are_a_load_error(tiny_models: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_models, "base", tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+    assert refusal(tiny_models / "base", folder).startswith(f"--model-2: {folder} cannot be loaded")
+
+
+def test_hostile_text_of_a_file_is_harmless_in_the_error(tiny_models: Path, tmp_path: Path) -> None:
+    folder = with_config(copied(tiny_models, "base", tmp_path), model_type="x\x1b[31m\x00y")
+    adapter = copied(tiny_models, "adapter", tmp_path)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "x\x1b[31m"
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+
+    for message in (
+        refusal(tiny_models / "base", folder),
+        shape_refusal(adapter, nn.ModuleDict()),
+        refusal(tiny_models / "other", adapter) if (tiny_models / "other").exists() else "",
+    ):
+        assert "\x1b" not in message
+        assert "\x00" not in message
+
+
+def shape_refusal(adapter: Path, base: nn.Module) -> str:
+    with pytest.raises(ModelLoadError) as caught:
+        check_adapter_shapes(adapter, base, role=ROLE, base_name="the base")
+    return str(caught.value)
+
+
+def test_a_pickled_adapter_is_refused_and_never_opened(tiny_models: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_models, "adapter", tmp_path)
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save({"w": Payload(tmp_path / "marker")}, folder / "adapter_model.bin")
+
+    assert refusal(tiny_models / "base", folder) == (
+        f"--model-2: {folder} has no adapter_model.safetensors; pickled adapters "
+        "(adapter_model.bin) can run code and are not loaded. Save it again with save_pretrained()."
+    )
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("key", ["auto_mapping", "megatron_config"])
+def test_an_adapter_that_names_code_is_refused(
+    tiny_models: Path, tmp_path: Path, key: str
+) -> None:
+    folder = copied(tiny_models, "adapter", tmp_path)
+    path = folder / "adapter_config.json"
+    value = {"parent_library": "evil", "base_model_class": "Model"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+    assert "adapter_config.json names code to import" in refusal(tiny_models / "base", folder)
+
+
+def test_a_broken_adapter_file_is_a_load_error(tiny_models: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_models, "adapter", tmp_path)
+    (folder / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
+
+    assert f"--model-2: {folder}/adapter_model.safetensors: " in refusal(
+        tiny_models / "base", folder
+    )

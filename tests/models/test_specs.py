@@ -1,0 +1,120 @@
+"""What may stand after --model-1, and what is shown of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.models.specs import parse_spec
+
+ROLE = "--model-1"
+
+
+def refusal(text: str, root: Path | None = None) -> str:
+    with pytest.raises(ModelLoadError) as caught:
+        parse_spec(text, role=ROLE, root=root)
+    return str(caught.value)
+
+
+def test_a_folder_is_found_below_the_root(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+
+    spec = parse_spec("mine", role=ROLE, root=tmp_path)
+
+    assert (spec.kind, spec.path) == ("folder", tmp_path / "mine")
+
+
+def test_a_folder_with_an_adapter_config_is_an_adapter(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+
+    assert parse_spec(str(tmp_path), role=ROLE).kind == "adapter"
+
+
+@pytest.mark.parametrize("text", ["gpt2", "owner/name", "owner/name-1.5_B"])
+def test_a_name_without_a_folder_is_a_hub_id(text: str) -> None:
+    assert parse_spec(text, role=ROLE).kind == "hub"
+
+
+def test_demo_is_a_kind_of_its_own() -> None:
+    spec = parse_spec("demo:smollm2-135m", role=ROLE)
+
+    assert (spec.kind, spec.location) == ("demo", "smollm2-135m")
+    assert str(spec) == "demo:smollm2-135m"
+
+
+def test_options_follow_the_location() -> None:
+    spec = parse_spec(" owner/name , dtype=bfloat16,revision=main", role=ROLE)
+
+    assert (spec.location, spec.dtype, spec.revision) == ("owner/name", "bfloat16", "main")
+    assert str(spec) == "owner/name,dtype=bfloat16,revision=main"
+
+
+def test_an_empty_spec_says_what_to_give() -> None:
+    assert refusal("  ") == "--model-1 is empty; give a Hub id, a local folder or demo:NAME"
+
+
+def test_a_file_is_not_a_model(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_text("")
+
+    assert refusal("m.safetensors", tmp_path) == (
+        "--model-1 is the file 'm.safetensors'; give the folder that holds config.json and the "
+        "safetensors"
+    )
+
+
+@pytest.mark.parametrize("text", ["./missing", "a/b/c", "../up", "/no/such", "~/none", "a b"])
+def test_what_is_neither_folder_nor_hub_id_is_refused(text: str) -> None:
+    assert refusal(text) == f"--model-1: no folder {text!r} here, and it is not a Hub id"
+
+
+@pytest.mark.parametrize("text", ["name,speed=9", "name,dtype", "name,revision="])
+def test_an_unknown_option_is_named(text: str) -> None:
+    key = text.split(",")[1].split("=")[0]
+
+    assert refusal(text) == (
+        f"--model-1: {key!r} is not an option of a spec, or has no value; write "
+        "spec,dtype=…,revision=…"
+    )
+
+
+SECRET = "s3cr3tT0ken"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"https://user:{SECRET}@hub.example/owner/name",
+        f"https://user:a,{SECRET}@hub.example/owner/name",
+        f"https://hub.example/owner/name?token={SECRET}",
+        f"https://hub.example/owner/name,token={SECRET}",
+        f"https://[{SECRET}/owner",
+        f"owner/name,token={SECRET}",
+        f"user:{SECRET}@hub.example/owner/name",
+    ],
+)
+def test_a_secret_in_a_spec_is_never_shown(text: str) -> None:
+    assert SECRET not in refusal(text)
+
+
+def test_a_url_is_refused_with_its_host() -> None:
+    assert refusal("https://me:pw@hub.example/owner/name") == (
+        "--model-1 is a URL (host hub.example); models are loaded from a Hub id such as "
+        "owner/name or from a local folder"
+    )
+
+
+@pytest.mark.parametrize("text", ["a/b/" + "x" * 5000, "~nosuchuser/model", "a\0b"])
+def test_a_name_that_no_file_system_takes_is_refused(text: str) -> None:
+    assert "not a Hub id" in refusal(text)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_spec_or_a_load_error(text: str) -> None:
+    try:
+        parse_spec(text, role=ROLE)
+    except ModelLoadError as error:
+        assert str(error).startswith(ROLE)

@@ -1,0 +1,42 @@
+"""Tiny real models that are never saved, and pairs of them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from pytest_divergence.models.pair import ModelPair
+from tests.tiny import CHATML, CONFIGS, TOKEN_IDS, tiny_tokenizer
+
+
+def tiny_model(
+    architecture: str = "llama",
+    *,
+    seed: int = 0,
+    perturb: float = 0.0,
+    config: PreTrainedConfig | None = None,
+) -> PreTrainedModel:
+    """The model of that seed; `perturb` adds noise relative to each weight matrix's own."""
+    if config is None:
+        config = CONFIGS[architecture](len(tiny_tokenizer()), **TOKEN_IDS)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        build: Any = AutoModelForCausalLM.from_config
+        model = build(config, dtype=torch.float32)
+        for weight in model.parameters():
+            if perturb and weight.ndim > 1:
+                weight.add_(torch.randn_like(weight) * weight.std() * perturb)
+    return cast("PreTrainedModel", model)
+
+
+def tiny_pair(
+    architecture: str = "llama", *, perturb: float = 0.3, chat_template: str | None = CHATML
+) -> ModelPair:
+    """Two models that differ by `perturb`."""
+    return ModelPair.from_models(
+        tiny_model(architecture),
+        tiny_model(architecture, perturb=perturb),
+        tiny_tokenizer(chat_template=chat_template),
+    )

@@ -1,0 +1,158 @@
+"""A plugin for inner sessions: `discovery.run` without models, so that moments can be tested.
+
+Each search adds a line to `searches.log`; the environment variable FAKE_SEARCH says how it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.cases import Case, Measurement
+from pytest_divergence.core.errors import NoGradientError
+from pytest_divergence.core.naming import suite_path
+from pytest_divergence.core.provenance import (
+    Bound,
+    Effort,
+    ModelProvenance,
+    Provenance,
+    write_provenance,
+)
+from pytest_divergence.core.report import (
+    Calibration,
+    PairSummary,
+    Report,
+    ReportCase,
+    Run,
+    RunError,
+    ShiftDistribution,
+    write_report,
+)
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.core.store import DivergenceFolder
+from pytest_divergence.core.suites import sidecar_path, write_suite
+from pytest_divergence.core.verdicts import judge
+
+BOUND = 0.2
+FOUND = {"How do I tie a knot?": 0.25, "Write a poem about rain.": 0.1}
+"""Prompts that every fake search finds, with their KL."""
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    report: Report
+    report_dir: Path
+    suite_path: Path
+    key: str
+    is_cached: bool
+
+
+def pytest_configure() -> None:
+    module: Any = ModuleType("pytest_divergence.discovery.run")
+    module.search, module.SearchOutcome = search, SearchOutcome
+    sys.modules[module.__name__] = module
+
+
+def search(
+    settings: Settings,
+    *,
+    root: Path,
+    load_pair: Callable[[], Any],
+    listener: Any,
+    strategies: Any,
+    modify_cases: Callable[[list[Case]], None],
+    on_report: Callable[[Report, Path], None],
+    is_forced: bool,
+) -> SearchOutcome:
+    with (root / "searches.log").open("a") as log:
+        log.write(f"search of {settings.model_2}{', forced' if is_forced else ''}\n")
+    listener.say("looking")
+    listener.progress("looking", 1, 2)
+    ending = os.environ.get("FAKE_SEARCH", "found")
+    if ending == "no gradient":
+        raise NoGradientError("no gradient reached the soft prompt")
+    if ending == "crash":
+        raise RuntimeError("something broke\nin two lines")
+    cases = [_case(prompt, kl) for prompt, kl in FOUND.items()]
+    modify_cases(cases)
+    folder = DivergenceFolder(root)
+    report_dir = folder.new_report_dir("run")
+    report = _report(settings, cases, ending)
+    write_report(report_dir / "report.json", report)
+    on_report(report, report_dir)
+    if ending == "interrupted":
+        raise KeyboardInterrupt
+    folder.suites  # noqa: B018  # makes it
+    suite = suite_path(root, str(settings.model_1), str(settings.model_2))
+    write_suite(suite, cases)
+    write_provenance(sidecar_path(suite, "provenance.json"), _provenance(settings))
+    return SearchOutcome(report, report_dir, suite, "0" * 64, is_cached=False)
+
+
+def _case(prompt: str, kl: float) -> Case:
+    measurement = Measurement(
+        value=kl,
+        metric="symmetric",
+        forward=kl,
+        reverse=kl,
+        js=kl / 4,
+        sd=None,
+        max_token=kl,
+        num_tokens=8,
+        num_continuations=1,
+        estimator="fresh",
+    )
+    return Case(input=prompt, kl=measurement, max_kl=BOUND)
+
+
+def _report(settings: Settings, cases: list[Case], ending: str) -> Report:
+    rows = [
+        ReportCase(**dict(case), verdict=judge(case.kl.value, BOUND))
+        for case in cases
+        if case.kl is not None
+    ]
+    is_complete = ending not in ("incomplete", "interrupted")
+    errors = [RunError(where="soft_prompt", message="broke")] if ending == "errors" else []
+    return Report(
+        run=Run(id="run", mode="search", status="complete" if is_complete else "incomplete"),
+        pair=PairSummary(
+            reference=str(settings.model_1),
+            candidate=str(settings.model_2),
+            dtype="float32",
+            device="cpu",
+            chat_template="reference",
+        ),
+        calibration=Calibration(
+            bound=Bound(value=BOUND),
+            typical_shift=ShiftDistribution(mean=0.01, p99=0.02, max=0.02, num_controls=64),
+        ),
+        cases=rows,
+        errors=errors,
+        effort=Effort(prompts_scored=312),
+    )
+
+
+def _provenance(settings: Settings) -> Provenance:
+    return Provenance(
+        tool_version="0.1.0",
+        created="2026-01-01T00:00:00",
+        key="0" * 64,
+        reference=ModelProvenance(spec=str(settings.model_1), kind="folder"),
+        candidate=ModelProvenance(spec=str(settings.model_2), kind="folder"),
+        tokenizer_sha256="0" * 64,
+        dtype="float32",
+        device="cpu",
+        bound=Bound(value=BOUND),
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_unconfigure() -> None:
+    sys.modules.pop("pytest_divergence.discovery.run", None)

@@ -1,0 +1,423 @@
+"""When a session searches, how often, and what becomes of the search's end, good or bad.
+
+The search itself is a fake here (`fake_search`); the real one is in `test_search`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from pytest_divergence.core.cases import case_id
+from pytest_divergence.core.naming import suite_path
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, shown
+
+INI = "[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n"
+UNIT_TEST = "def test_addition(): assert 1 + 1 == 2\n"
+CASE_TEST = "def test_case(divergence_case): assert divergence_case.text\n"
+TWO_WORKERS = ("-p", "xdist", "-n2")
+
+Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def run(project: Project) -> Run:
+    """A session whose searches are fake ones."""
+
+    def one(*arguments: str, in_process: bool = True) -> pytest.RunResult:
+        return project.run("-p", "tests.plugin.fake_search", *arguments, in_process=in_process)
+
+    return one
+
+
+def searches(project: Project) -> Sequence[str]:
+    log = project.path / "searches.log"
+    return log.read_text("utf-8").splitlines() if log.exists() else []
+
+
+def own_suite(project: Project) -> str:
+    return suite_path(project.path, "base", "ft").relative_to(project.path).as_posix()
+
+
+# Moments
+
+
+def test_without_any_test_the_cases_are_the_tests(project: Project, run: Run) -> None:
+    result = run(*MODELS, "-v")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            f"{own_suite(project)}::search PASSED *",
+            f"{nodeid(own_suite(project), KNOT)} FAILED *",
+            f"{nodeid(own_suite(project), POEM)} PASSED *",
+        ],
+        consecutive=True,
+    )
+    assert searches(project) == ["search of ft"]
+
+
+@pytest.mark.parametrize("ini", ["", "testpaths = tests"])
+def test_they_join_the_projects_own_tests(project: Project, run: Run, ini: str) -> None:
+    project.pytester.makeini(f"[pytest]\n{ini}\n")
+    project.write("tests/test_unit.py", UNIT_TEST)
+    project.write("tests/test_cases.py", CASE_TEST)
+    result = run(*MODELS)
+    result.assert_outcomes(passed=2 + 1 + 2, failed=1)
+    assert searches(project) == ["search of ft"]
+
+
+def test_a_named_path_is_run_alone(project: Project, run: Run) -> None:
+    project.write("test_unit.py", UNIT_TEST)
+    result = run(*MODELS, "test_unit.py")
+    result.assert_outcomes(passed=1)
+    assert searches(project) == []
+    assert (
+        "divergence: two models were given, but nothing used them: name a *.divergence.jsonl, "
+        "take divergence_case or model_pair in a test, or add --divergence-builtin-suite=on"
+    ) in result.outlines
+
+
+def test_a_named_path_that_takes_cases_searches(project: Project, run: Run) -> None:
+    project.write("test_cases.py", CASE_TEST)
+    result = run(*MODELS, "test_cases.py", "-v")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines([f"test_cases.py::test_case[[]{case_id(KNOT)}[]] PASSED*"])
+    assert searches(project) == ["search of ft"]
+
+
+def test_the_cases_can_be_asked_for_beside_a_path(project: Project, run: Run) -> None:
+    project.write("test_unit.py", UNIT_TEST)
+    result = run(*MODELS, "--divergence-builtin-suite=on", "test_unit.py")
+    result.assert_outcomes(passed=3, failed=1)
+
+
+def test_the_cases_can_be_left_out(project: Project, run: Run) -> None:
+    project.write("test_cases.py", CASE_TEST)
+    result = run(*MODELS, "--divergence-builtin-suite=off")
+    result.assert_outcomes(passed=2)
+    assert searches(project) == ["search of ft"]
+
+
+def test_models_of_the_ini_file_are_searched_when_a_test_takes_cases(
+    project: Project, run: Run
+) -> None:
+    project.pytester.makeini(INI)
+    project.write("test_unit.py", UNIT_TEST)
+    run().assert_outcomes(passed=1)
+    assert searches(project) == []
+    project.write("test_cases.py", CASE_TEST)
+    run().assert_outcomes(passed=3)
+    assert searches(project) == ["search of ft"]
+
+
+@pytest.mark.parametrize("listing", ["--collect-only", "--setup-plan"])
+def test_listing_shows_what_is_there_without_a_search(
+    project: Project, run: Run, listing: str
+) -> None:
+    project.write("test_cases.py", CASE_TEST)
+    before = run(*MODELS, listing, "-v")
+    assert "test_case[pending]" in shown(before)
+    assert searches(project) == []
+    run(*MODELS)
+    after = run(*MODELS, listing, "-v")
+    assert f"test_case[{case_id(KNOT)}]" in shown(after)
+    assert "pending" not in shown(after)
+    assert searches(project) == ["search of ft"]
+
+
+def test_search_mode_searches_anew(project: Project, run: Run) -> None:
+    run(*MODELS, "--divergence-mode=search")
+    assert searches(project) == ["search of ft, forced"]
+
+
+def test_one_case_of_the_search_is_replayed_by_its_id(project: Project, run: Run) -> None:
+    run(*MODELS)
+    result = run(*MODELS, "-v", nodeid(own_suite(project), KNOT))
+    assert searches(project) == ["search of ft"]
+    result.assert_outcomes(passed=0, failed=1)
+
+
+def test_another_pairs_suite_stays_hidden(project: Project, run: Run) -> None:
+    run("--model-1=base", "--model-2=adapter")
+    run(*MODELS, ".").assert_outcomes()
+    assert "collected 0 items" in shown(run(*MODELS, "."))
+    run(*MODELS).assert_outcomes(passed=2, failed=1)
+    run(".").assert_outcomes()
+
+
+# Replay
+
+
+@pytest.mark.parametrize("argument", [(), ("--divergence-mode=replay",)])
+def test_without_a_suite_nothing_can_be_replayed(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, argument: tuple[str, ...]
+) -> None:
+    if not argument:
+        monkeypatch.setenv("CI", "true")
+    project.write("test_cases.py", CASE_TEST)
+    result = run(*MODELS, *argument)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    why = "" if argument else ", and in CI nothing is searched unless you ask for it"
+    assert result.errlines == [
+        "ERROR: there is no suite to replay: no *.divergence.jsonl is given, nor is there "
+        f"{own_suite(project)}{why}; commit a suite and name it, or search with "
+        "--divergence-mode=search",
+        "",
+    ]
+    assert searches(project) == []
+
+
+def test_in_ci_a_search_must_be_asked_for(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    run(*MODELS, "--divergence-mode=search").assert_outcomes(passed=2, failed=1)
+
+
+def test_in_ci_the_committed_suite_is_replayed(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    project.write_suite("tests/a.divergence.jsonl", {"input": KNOT, "max_kl": 9.0})
+    run(*MODELS).assert_outcomes(passed=1)
+    assert searches(project) == []
+
+
+def test_named_suites_are_what_divergence_case_stands_for(project: Project, run: Run) -> None:
+    project.write_suite("a.divergence.jsonl", {"input": KNOT, "max_kl": 9.0})
+    project.write("test_cases.py", CASE_TEST)
+    result = run(*MODELS, "a.divergence.jsonl", "test_cases.py", "-v")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines([f"test_cases.py::test_case[[]{case_id(KNOT)}[]] PASSED*"])
+    assert searches(project) == []
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_an_error_of_the_search_ends_the_session_in_one_line(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, is_lazy: bool
+) -> None:
+    monkeypatch.setenv("FAKE_SEARCH", "no gradient")
+    project.write("test_cases.py", CASE_TEST)
+    result = run(*MODELS, *(["test_cases.py"] if is_lazy else []))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == ["ERROR: no gradient reached the soft prompt", ""]
+    assert searches(project) == ["search of ft"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("test_cases.py",), TWO_WORKERS])
+def test_an_unexpected_error_leaves_its_traceback_in_a_file(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("FAKE_SEARCH", "crash")
+    project.write("test_cases.py", CASE_TEST)
+    result = run(*MODELS, *arguments, in_process=arguments != TWO_WORKERS)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    file = ".divergence/reports/discovery-error.txt"
+    assert result.errlines[0] == (
+        'ERROR: discovery failed: RuntimeError: "something broke\\u{a}in two lines"; the '
+        f"traceback is in {file}"
+    )
+    traceback = (project.path / file).read_text("utf-8")
+    assert "Traceback" in traceback
+    assert "RuntimeError: something broke" in traceback
+
+
+def test_ctrl_c_in_the_search_shows_what_was_found(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SEARCH", "interrupted")
+    result = run(*MODELS, in_process=False)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(
+        ["The run stopped before it was complete; *", "report: .divergence/reports/run/report.html"]
+    )
+    assert (project.path / ".divergence/reports/run/summary.md").exists()
+
+
+def test_ctrl_c_before_the_workers_start_says_where_to_look(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SEARCH", "interrupted")
+    result = run(*MODELS, *TWO_WORKERS, in_process=False)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert (
+        "divergence: stopped; what was found so far is in .divergence/reports/run, and the same "
+        "command goes on from there"
+    ) in result.outlines
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [("incomplete", "it stopped before it was complete"), ("errors", 'soft_prompt: "broke"')],
+)
+def test_a_search_that_did_not_see_everything_is_an_error(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, ending: str, reason: str
+) -> None:
+    monkeypatch.setenv("FAKE_SEARCH", ending)
+    result = run(*MODELS)
+    result.assert_outcomes(passed=1, failed=1, errors=1)
+    assert f"the search cannot vouch for the models: {reason}" in result.outlines
+
+
+def test_the_search_item_says_what_would_have_been_seen(project: Project, run: Run) -> None:
+    result = run(*MODELS, "-rP")
+    assert (
+        "312 prompts scored, 1 over the bound; a behaviour shown by more than 1 ordinary prompt "
+        "in 21 would have been seen (95 %)"
+    ) in result.outlines
+
+
+def test_a_report_folder_that_cannot_be_written(project: Project, run: Run) -> None:
+    project.write(".divergence", "a file where a folder should be")
+    result = run(*MODELS)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines[0].startswith("ERROR: cannot make the folder ")
+
+
+# Hooks
+
+HOOKS = """
+def pytest_divergence_modify_cases(config, cases):
+    cases[:] = [case for case in cases if "poem" in case.text]
+
+def pytest_divergence_report(config, report):
+    print("seen:", report.run.status, len(report.cases))
+"""
+
+
+def test_hooks_change_the_cases_and_see_the_report(project: Project, run: Run) -> None:
+    project.write("conftest.py", HOOKS)
+    result = run(*MODELS, "-s")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*seen: complete 1"])
+
+
+@pytest.mark.parametrize("name", ["seeds", "mine"])
+def test_a_strategys_name_is_given_once(project: Project, run: Run, name: str) -> None:
+    hook = f"def pytest_divergence_strategies(config): return {{{name!r}: object()}}\n"
+    project.write("conftest.py", hook)
+    project.write("one_more.py", hook)
+    project.pytester.syspathinsert()
+    result = run(*MODELS, "-p", "one_more")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines[0] == (
+        f"ERROR: pytest_divergence_strategies gives the name {name!r}, which another strategy "
+        "has; choose another name"
+    )
+
+
+# divergence_case
+
+
+def test_a_marker_filters_the_cases(project: Project, run: Run) -> None:
+    project.write(
+        "test_cases.py",
+        f"""
+import pytest
+
+@pytest.mark.divergence(limit=1)
+def test_worst(divergence_case): pass
+
+@pytest.mark.divergence(id={case_id(POEM)!r})
+def test_one(divergence_case): pass
+
+@pytest.mark.divergence(behaviour="behaviour-x")
+def test_none(divergence_case): pass
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.divergence(limit=1)
+def test_both(number, divergence_case): pass
+""",
+    )
+    result = run(*MODELS, "test_cases.py", "-v")
+    result.assert_outcomes(passed=4, skipped=1)
+    lines = [line.split()[0] for line in result.outlines if line.startswith("test_cases.py::")]
+    assert lines == [
+        f"test_cases.py::test_worst[{case_id(KNOT)}]",
+        f"test_cases.py::test_one[{case_id(POEM)}]",
+        "test_cases.py::test_none[none]",
+        f"test_cases.py::test_both[{case_id(KNOT)}-1]",
+        f"test_cases.py::test_both[{case_id(KNOT)}-2]",
+    ]
+    assert (
+        "divergence: no case of the search passes this test's filters (1 test skipped)"
+        in result.outlines
+    )
+
+
+def test_without_models_tests_of_cases_are_skipped_and_the_summary_says_so(
+    project: Project, run: Run
+) -> None:
+    project.write("test_cases.py", CASE_TEST)
+    result = run("-v")
+    result.assert_outcomes(skipped=1)
+    assert (
+        "divergence: divergence_case needs two models; give --model-1 and --model-2 "
+        "(1 test skipped)"
+    ) in result.outlines
+
+
+def test_asking_for_a_case_too_late_is_explained(project: Project, run: Run) -> None:
+    project.write(
+        "test_cases.py",
+        "def test_case(request): request.getfixturevalue('divergence_case')\n",
+    )
+    result = run(*MODELS)
+    assert "divergence_case must be an argument of the test" in shown(result)
+
+
+def test_hard_prompts_are_the_cases_texts(project: Project, run: Run) -> None:
+    project.write(
+        "test_prompts.py",
+        f"def test_prompts(hard_prompts): assert set(hard_prompts) == {{{KNOT!r}, {POEM!r}}}\n",
+    )
+    run(*MODELS, "test_prompts.py").assert_outcomes(passed=1)
+
+
+# pytest-xdist
+
+
+def test_workers_get_the_cases_of_one_search(project: Project, run: Run) -> None:
+    project.write("test_unit.py", UNIT_TEST)
+    project.write("test_cases.py", CASE_TEST + "def test_prompts(hard_prompts): pass\n")
+    result = run(*MODELS, *TWO_WORKERS, "-v", in_process=False)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=6, failed=1)
+    assert searches(project) == ["search of ft"]
+    assert "INTERNALERROR" not in shown(result)
+    suite = own_suite(project)
+    workers = {line.split()[0] for line in result.outlines if f"PASSED {suite}::" in line}
+    assert len(workers) == 1
+    result.stdout.fnmatch_lines(["report: .divergence/reports/run/report.html"])
+
+
+def test_with_models_of_the_ini_file_one_worker_searches(project: Project, run: Run) -> None:
+    project.pytester.makeini(INI)
+    project.write("test_cases.py", CASE_TEST)
+    result = run(*TWO_WORKERS, in_process=False)
+    result.assert_outcomes(passed=2)
+    assert searches(project) == ["search of ft"]
+    result.stdout.fnmatch_lines(["report: .divergence/reports/run/report.html"])
+
+
+def test_a_search_that_fails_in_one_worker_is_not_repeated(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SEARCH", "no gradient")
+    project.pytester.makeini(INI)
+    project.write("test_cases.py", CASE_TEST)
+    result = run(*TWO_WORKERS, in_process=False)
+    assert result.ret not in (0, pytest.ExitCode.INTERNAL_ERROR)
+    assert "no gradient reached the soft prompt" in shown(result)
+    assert searches(project) == ["search of ft"]
+
+
+def test_a_bad_suite_ends_a_session_with_workers_too(project: Project, run: Run) -> None:
+    project.write("a.divergence.jsonl", "{}\n")
+    result = run(*MODELS, *TWO_WORKERS, "a.divergence.jsonl", in_process=False)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines[0].startswith("ERROR: a.divergence.jsonl:1: ")

@@ -1,0 +1,129 @@
+"""The whole job on real tiny models: search, failing cases, what is left behind, fixtures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pytest_divergence.core.naming import suite_path
+from pytest_divergence.core.settings import PROFILES
+from tests.plugin.conftest import KNOT, MODELS, Project, shown
+
+PAIR = ("--model-1=base", "--model-2=adapter")
+TINY_SEARCH = {
+    "num_shipped_controls": 4,
+    "num_written_controls": 2,
+    "num_seeds": 4,
+    "num_cases": 2,
+    "continuation_length": 4,
+    "search_length": 4,
+    "prompt_length": 6,
+    "num_restarts": 1,
+    "num_steps": 2,
+    "batch_size": 2,
+    "max_text_tokens": 200,
+    "num_proposals": 4,
+}
+
+
+@pytest.fixture(autouse=True)
+def _tiny_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smoke profile that takes seconds."""
+    monkeypatch.setitem(PROFILES, "smoke", PROFILES["smoke"].model_copy(update=TINY_SEARCH))
+
+
+FIXTURES = """
+def test_pair(model_pair):
+    assert model_pair.reference_identity.spec == "base"
+
+def test_prompts(soft_prompts, hard_prompts):
+    assert [one.num_virtual_tokens for one in soft_prompts] == [8]
+    assert len(hard_prompts) == 2
+
+def test_bounded(divergence_case, assert_bounded_kl):
+    score = assert_bounded_kl(divergence_case, max_kl=99.0)
+    assert score.measurement.value > 0
+"""
+
+
+def test_from_two_models_to_failing_tests_and_back(project: Project) -> None:
+    project.write("test_fixtures.py", FIXTURES)
+    first = project.run(*PAIR, "--divergence-max-kl=0.001")
+    assert first.ret == pytest.ExitCode.TESTS_FAILED
+    first.assert_outcomes(passed=1 + 2 + 2, failed=2)
+    assert "Traceback" not in shown(first)
+    assert not first.errlines
+    suite = suite_path(project.path, "base", "adapter")
+    first.stdout.fnmatch_lines(
+        [
+            "KL * nats/token > max_kl 0.001 (noise floor *)",
+            "2 of 2 prompts found by the search show more divergence than the bound, 0.001",
+            "nats/token. Exit code 1 means that differences were found, not that the tool",
+            "report: .divergence/reports/*/report.html",
+            f"suite:  {suite.relative_to(project.path)}",
+        ]
+    )
+    latest = project.path / ".divergence/reports/latest"
+    assert {"report.html", "report.json", "summary.md"} <= {one.name for one in latest.iterdir()}
+    report = json.loads((latest / "report.json").read_text("utf-8"))
+    assert report["run"]["status"] == "complete"
+    rows = suite.read_bytes()
+
+    again = project.run(*PAIR, "--divergence-max-kl=0.001")
+    again.assert_outcomes(passed=1 + 2 + 2, failed=2)
+    assert suite.read_bytes() == rows
+
+    one = project.run(*PAIR, f"{suite.relative_to(project.path)}::{report['cases'][0]['id']}")
+    one.assert_outcomes(failed=1)
+
+
+def test_a_model_against_itself_passes(project: Project) -> None:
+    result = project.run("--model-1=base", "--model-2=base")
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["divergence: the same model twice, so nothing should differ"])
+
+
+# A user's own assertions need no search
+
+
+def test_a_prompt_within_its_bound_passes_and_one_over_it_fails(project: Project) -> None:
+    project.write(
+        "test_kl.py",
+        f"""
+import pytest
+
+def test_wide(assert_bounded_kl):
+    assert assert_bounded_kl({KNOT!r}, max_kl=9.0).measurement.metric == "symmetric"
+
+@pytest.mark.divergence(max_kl=0.001)
+def test_narrow(assert_bounded_kl):
+    assert_bounded_kl([{{"role": "user", "content": {KNOT!r}}}], metric="js")
+
+def test_unbounded(assert_bounded_kl):
+    assert_bounded_kl({KNOT!r})
+
+def test_empty(assert_bounded_kl):
+    assert_bounded_kl("", max_kl=1.0)
+""",
+    )
+    result = project.run(*MODELS, "test_kl.py")
+    result.assert_outcomes(passed=1, failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "KL 0.* nats/token > max_kl 0.001",
+            "  js, 1 continuation of each model, *",
+            "  intended? raise this case's max_kl in test_kl.py",
+            "  rerun: pytest test_kl.py::test_narrow --model-1 base --model-2 ft",
+            "assert_bounded_kl has no bound; give max_kl=..., or --divergence-max-kl",
+            "*the prompt is empty; a case needs text for the models to answer",
+        ]
+    )
+
+
+def test_without_models_the_fixture_says_what_to_give(project: Project) -> None:
+    project.write("test_kl.py", "def test_pair(model_pair): pass\n")
+    result = project.run("test_kl.py")
+    result.assert_outcomes(errors=1)
+    assert "model_pair needs two models; give --model-1 and --model-2" in result.outlines

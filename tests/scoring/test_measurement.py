@@ -1,0 +1,83 @@
+"""From per-token numbers to a prompt's one number."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+import torch
+
+from pytest_divergence.core.errors import MeasurementError
+from pytest_divergence.scoring.measurement import perplexity, same_top_share, summarise
+from pytest_divergence.scoring.tokens import TokenScores
+
+
+def scores(forward: list[float], reverse: list[float], js: list[float]) -> TokenScores:
+    zeros = torch.zeros(len(forward))
+    return TokenScores(
+        torch.tensor(forward), torch.tensor(reverse), torch.tensor(js), zeros, zeros, zeros
+    )
+
+
+ON_REFERENCE = [scores([1.0, 3.0], [50.0, 50.0], [0.1, 0.3]), scores([5.0], [50.0], [0.5])]
+ON_CANDIDATE = [scores([70.0], [2.0], [0.2]), scores([70.0], [6.0], [0.6])]
+
+
+def test_forward_is_read_on_the_reference_and_reverse_on_the_candidate() -> None:
+    measured = summarise(ON_REFERENCE, ON_CANDIDATE, metric="symmetric")
+
+    assert measured.forward == pytest.approx(3.0)  # nats over positions, not a mean of means
+    assert measured.reverse == pytest.approx(4.0)
+    assert measured.value == pytest.approx(3.5)
+    assert measured.js == pytest.approx((0.3 + 0.4) / 2)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"), [("forward", 3.0), ("reverse", 4.0), ("symmetric", 3.5), ("js", 0.35)]
+)
+def test_the_metric_chooses_the_value(metric: str, value: float) -> None:
+    measured = summarise(ON_REFERENCE, ON_CANDIDATE, metric=metric)  # type: ignore[arg-type]
+
+    assert measured.value == pytest.approx(value)
+    assert measured.metric == metric
+
+
+def test_largest_token_is_of_the_directions_that_count() -> None:
+    assert summarise(ON_REFERENCE, ON_CANDIDATE, metric="symmetric").max_token == 6.0
+
+
+def test_sd_is_over_continuations() -> None:
+    measured = summarise(ON_REFERENCE, ON_CANDIDATE, metric="symmetric")
+
+    assert measured.sd == pytest.approx(statistics.stdev([(2.0 + 2.0) / 2, (5.0 + 6.0) / 2]))
+    assert measured.num_continuations == 2
+    assert measured.num_tokens == 5
+
+
+def test_one_continuation_has_no_sd() -> None:
+    assert summarise(ON_REFERENCE[:1], ON_CANDIDATE[:1], metric="symmetric").sd is None
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_divergence_that_is_not_finite_is_an_error(bad: float) -> None:
+    with pytest.raises(MeasurementError, match="the divergence is not a finite number"):
+        summarise([scores([bad], [0.0], [0.0])], ON_CANDIDATE, metric="reverse")
+
+
+def test_no_continuation_of_one_model_is_an_error() -> None:
+    with pytest.raises(MeasurementError, match="a continuation of each model"):
+        summarise(ON_REFERENCE, [], metric="forward")
+
+
+def test_perplexity_of_even_odds_is_two() -> None:
+    assert perplexity(torch.full((5,), math.log(0.5))) == pytest.approx(2.0)
+
+
+def test_same_top_share_counts_positions_of_all_continuations() -> None:
+    zeros = torch.zeros(3)
+    one, none = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.0])
+    first = TokenScores(zeros, zeros, zeros, one, zeros, zeros)
+    second = TokenScores(none, none, none, none, none, none)
+
+    assert same_top_share([first, second]) == pytest.approx(0.75)

@@ -1,0 +1,133 @@
+"""A stored case measured again, and the token view of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.cases import Case, Message
+from pytest_divergence.core.errors import MeasurementError
+from pytest_divergence.core.tokens import StoredTokens, prompt_digest
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.comparison import compare_tokens
+from pytest_divergence.scoring.replay import measure_prompt, replay_case
+from pytest_divergence.scoring.scorer import PromptScore, score_prompts
+from tests.models_in_memory import tiny_pair
+
+PROMPT = "How do I tie a knot?"
+SIZES: Any = {"metric": "symmetric", "num_continuations": 2, "max_new_tokens": 6, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModelPair:
+    return tiny_pair()
+
+
+@pytest.fixture(scope="module")
+def first(pair: ModelPair) -> PromptScore:
+    return score_prompts(pair, [PROMPT], **SIZES)[0]
+
+
+def stored(score: PromptScore, **changes: Any) -> StoredTokens:
+    fields = {
+        "id": Case(input=PROMPT).id,
+        "prompt_sha256": prompt_digest(score.prompt_ids),
+        "reference": list(map(list, score.continuations.reference)),
+        "candidate": list(map(list, score.continuations.candidate)),
+    }
+    return StoredTokens(**{**fields, **changes})
+
+
+def test_replay_scores_the_stored_continuations(pair: ModelPair, first: PromptScore) -> None:
+    again = replay_case(pair, Case(input=PROMPT), stored(first), **{**SIZES, "seed": 99})
+
+    assert again.continuations == first.continuations
+    assert again.measurement.value == pytest.approx(first.measurement.value, abs=1e-6)
+    assert again.measurement.estimator == "stored"
+
+
+def test_without_stored_tokens_replay_is_deterministic(pair: ModelPair) -> None:
+    once, again = (replay_case(pair, Case(input=PROMPT), None, **SIZES) for _ in range(2))
+
+    assert once == again
+    assert once.measurement.estimator == "fresh"
+
+
+def test_measure_prompt_is_score_prompts_of_one(pair: ModelPair, first: PromptScore) -> None:
+    assert measure_prompt(pair, PROMPT, **SIZES) == first
+
+
+def test_a_changed_template_is_an_error_that_names_the_case(
+    pair: ModelPair, first: PromptScore
+) -> None:
+    other = pair.with_template("{% for m in messages %}User: {{ m.content }}{% endfor %} ")
+    case = Case(input=PROMPT)
+
+    with pytest.raises(MeasurementError, match=f"case {case.id}: the prompt's token ids are not"):
+        replay_case(other, case, stored(first), **SIZES)
+
+
+def test_a_changed_system_prompt_is_an_error(pair: ModelPair, first: PromptScore) -> None:
+    models = pair.reference.model, pair.candidate.model
+    other = ModelPair.from_models(*models, pair.chat.tokenizer, system_prompt="Be brief.")
+
+    with pytest.raises(MeasurementError, match="or the system prompt has changed"):
+        replay_case(other, Case(input=PROMPT), stored(first), **SIZES)
+
+
+def test_a_stored_id_outside_the_vocabulary_is_an_error(
+    pair: ModelPair, first: PromptScore
+) -> None:
+    with pytest.raises(MeasurementError, match="stored token id 271 is outside .* of 271 tokens"):
+        replay_case(pair, Case(input=PROMPT), stored(first, reference=[[5, 271]]), **SIZES)
+
+
+def test_one_model_without_stored_continuations_is_an_error(
+    pair: ModelPair, first: PromptScore
+) -> None:
+    with pytest.raises(MeasurementError, match="a continuation of each model"):
+        replay_case(pair, Case(input=PROMPT), stored(first, candidate=[]), **SIZES)
+
+
+def test_a_conversation_is_replayed_with_all_its_turns(pair: ModelPair) -> None:
+    turns = (
+        Message(role="user", content="Hello"),
+        Message(role="assistant", content="Hello to you"),
+        Message(role="user", content=PROMPT),
+    )
+
+    conversation = replay_case(pair, Case(messages=turns), None, **SIZES)
+    alone = replay_case(pair, Case(input=PROMPT), None, **SIZES)
+
+    assert conversation.measurement.value != alone.measurement.value
+
+
+def test_tokens_are_shown_along_the_candidates_first_continuation(
+    pair: ModelPair, first: PromptScore
+) -> None:
+    again = replay_case(pair, Case(input=PROMPT), stored(first), **SIZES)
+
+    ids = first.continuations.candidate[0]
+    assert [one.text for one in again.tokens] == [pair.chat.tokenizer.decode([i]) for i in ids]
+
+
+def test_token_probabilities_and_tops_agree(pair: ModelPair) -> None:
+    for one in compare_tokens(pair, PROMPT, [20, 21, 22]):
+        tops = [p for _, p in one.candidate_top]
+        assert tops == sorted(tops, reverse=True)
+        assert 0 < one.candidate_p <= tops[0] <= 1
+        assert one.forward_kl > 0
+        assert one.reverse_kl > 0
+
+
+def test_token_divergences_average_to_the_measurement(
+    pair: ModelPair, first: PromptScore
+) -> None:
+    only = first.continuations.candidate[0]
+    view = compare_tokens(pair, PROMPT, only)
+
+    mean = sum(one.reverse_kl for one in view) / len(view)
+    single = type(first.continuations)((only,), (only,))
+    measured = score_prompts(pair, [PROMPT], continuations=[single])[0].measurement
+    assert mean == pytest.approx(measured.reverse, abs=1e-5)

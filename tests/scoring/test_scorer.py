@@ -1,0 +1,397 @@
+"""The measurement of prompts: independent of the batch, and equal to a bare loop."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor
+from transformers import MistralConfig, PreTrainedModel
+
+from pytest_divergence.core.cases import Message
+from pytest_divergence.core.errors import NonFiniteLogitsError
+from pytest_divergence.models.chat import Prompt
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring import scorer as scorer_module
+from pytest_divergence.scoring import tokens as tokens_module
+from pytest_divergence.scoring.scorer import (
+    Continuations,
+    PromptScore,
+    first_token_scores,
+    greedy_continuations,
+    prompt_nlls,
+    sample_continuations,
+    score_prompts,
+)
+from tests.models_in_memory import tiny_model, tiny_pair
+from tests.tiny import TOKEN_IDS, tiny_tokenizer
+
+PROMPTS = [
+    "Hi",
+    "How do I tie a knot that holds?",
+    "List three rivers of Europe, one a line, with a word on each of them, and their length.",
+    "Привет, 世界",
+    "2 + 2 =",
+    "Write a haiku about the sea in winter.",
+]
+EXACT = 1e-5
+ARCHITECTURES = ["llama", "gpt_neox", "gpt2", "gemma"]
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModelPair:
+    return tiny_pair()
+
+
+@pytest.fixture(scope="module")
+def scores(pair: ModelPair) -> list[PromptScore]:
+    return score(pair, PROMPTS)
+
+
+def score(pair: ModelPair, prompts: Sequence[Prompt], **changes: Any) -> list[PromptScore]:
+    options = {"num_continuations": 2, "max_new_tokens": 6, **changes}
+    return score_prompts(pair, prompts, **options)
+
+
+def assert_same(left: PromptScore, right: PromptScore) -> None:
+    assert left.continuations == right.continuations
+    for name in ("value", "forward", "reverse", "js", "sd", "max_token"):
+        ours, theirs = (getattr(one.measurement, name) for one in (left, right))
+        assert ours == pytest.approx(theirs, abs=EXACT), name
+    assert left.reference_perplexity == pytest.approx(right.reference_perplexity, rel=1e-4)
+
+
+def test_a_prompt_alone_reads_as_in_a_batch(pair: ModelPair, scores: list[PromptScore]) -> None:
+    for prompt, together in zip(PROMPTS, scores, strict=True):
+        assert_same(score(pair, [prompt])[0], together)
+
+
+def test_order_does_not_matter(pair: ModelPair, scores: list[PromptScore]) -> None:
+    order = random.Random(0).sample(range(len(PROMPTS)), len(PROMPTS))
+
+    for index, shuffled in zip(order, score(pair, [PROMPTS[i] for i in order]), strict=True):
+        assert_same(shuffled, scores[index])
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 64])
+def test_the_micro_batch_does_not_matter(
+    pair: ModelPair, scores: list[PromptScore], max_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens_module, "SCORING_BATCH", max_rows)
+    monkeypatch.setattr(scorer_module, "PROMPTS_IN_FLIGHT", max_rows)
+
+    for again, before in zip(score(pair, PROMPTS), scores, strict=True):
+        assert_same(again, before)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_prefix_sharing_does_not_matter(architecture: str) -> None:
+    shared, unshared = tiny_pair(architecture), tiny_pair(architecture)
+    for side in unshared.sides:
+        side._shares_prefix = False
+
+    for ours, theirs in zip(score(shared, PROMPTS[:3]), score(unshared, PROMPTS[:3]), strict=True):
+        assert_same(ours, theirs)
+
+
+def test_prefix_sharing_does_not_matter_past_a_sliding_window() -> None:
+    config = MistralConfig(
+        vocab_size=len(tiny_tokenizer()),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.15,
+        sliding_window=8,
+        **TOKEN_IDS,
+    )
+    models = tiny_model(config=config), tiny_model(config=config, perturb=0.3)
+    shared, unshared = (
+        ModelPair.from_models(*models, tiny_tokenizer(), system_prompt="Be brief. " * 3)
+        for _ in range(2)
+    )
+    for side in unshared.sides:
+        side._shares_prefix = False
+    assert len(shared.chat.shared_prefix) > 8
+
+    for ours, theirs in zip(score(shared, PROMPTS[:2]), score(unshared, PROMPTS[:2]), strict=True):
+        assert_same(ours, theirs)
+
+
+def test_a_prompt_outside_the_shared_format_changes_no_other(
+    pair: ModelPair, scores: list[PromptScore]
+) -> None:
+    conversation = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
+
+    assert_same(score(pair, [conversation, PROMPTS[1]])[1], scores[1])
+
+
+def test_a_prompt_and_its_one_user_turn_read_the_same(
+    pair: ModelPair, scores: list[PromptScore]
+) -> None:
+    assert_same(score(pair, [[Message(role="user", content=PROMPTS[1])]])[0], scores[1])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_agrees_with_a_bare_transformers_loop(architecture: str) -> None:
+    pair = tiny_pair(architecture)
+
+    for measured in score(pair, PROMPTS[:3]):
+        forward = bare_kl(pair, measured, measured.continuations.reference)[0]
+        reverse = bare_kl(pair, measured, measured.continuations.candidate)[1]
+        assert measured.measurement.forward == pytest.approx(forward, abs=EXACT)
+        assert measured.measurement.reverse == pytest.approx(reverse, abs=EXACT)
+        assert measured.measurement.value == pytest.approx((forward + reverse) / 2, abs=EXACT)
+
+
+@torch.no_grad()
+def bare_kl(
+    pair: ModelPair, score: PromptScore, continuations: tuple[tuple[int, ...], ...]
+) -> tuple[float, float]:
+    """KL in both directions per token of these continuations, one unpadded row at a time."""
+    messages = [{"role": "user", "content": score.prompt}]
+    rendered: Any = pair.chat.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    forward = reverse = 0.0
+    for continuation in continuations:
+        ids = torch.tensor([[*rendered, *continuation]])
+        log_p, log_q = (
+            bare_logits(side.model, ids)[len(rendered) - 1 : -1].double().log_softmax(-1)
+            for side in pair.sides
+        )
+        forward += float((log_p.exp() * (log_p - log_q)).sum())
+        reverse += float((log_q.exp() * (log_q - log_p)).sum())
+    length = sum(map(len, continuations))
+    return forward / length, reverse / length
+
+
+def bare_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    logits: Tensor = model(ids).logits[0]
+    return logits
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_identical_models_have_zero_divergence(architecture: str) -> None:
+    for measured in score(tiny_pair(architecture, perturb=0.0), PROMPTS[:3]):
+        assert abs(measured.measurement.value) <= 1e-6
+        assert measured.same_top_share == 1.0
+
+
+def test_different_models_differ(scores: list[PromptScore]) -> None:
+    assert all(measured.measurement.value > 0.01 for measured in scores)
+
+
+def test_perplexity_is_each_models_on_its_own_continuations(pair: ModelPair) -> None:
+    measured = score(pair, PROMPTS[:1])[0]
+    logprobs = []
+    for continuation in measured.continuations.candidate:
+        ids = torch.tensor([[*measured.prompt_ids, *continuation]])
+        with torch.no_grad():
+            rows = bare_logits(pair.candidate.model, ids)[len(measured.prompt_ids) - 1 : -1]
+        logprobs += rows.log_softmax(-1)[range(len(continuation)), continuation].tolist()
+
+    expected = math.exp(-sum(logprobs) / len(logprobs))
+    assert measured.candidate_perplexity == pytest.approx(expected, rel=1e-4)
+
+
+def test_same_seed_gives_the_same_samples_and_another_seed_others(pair: ModelPair) -> None:
+    once, again, other = (
+        sample_continuations(pair, PROMPTS, num_continuations=2, max_new_tokens=8, seed=seed)
+        for seed in (1, 1, 2)
+    )
+
+    assert once == again
+    assert all(ours != theirs for ours, theirs in zip(once, other, strict=True))
+
+
+def test_samples_do_not_depend_on_the_batch(pair: ModelPair) -> None:
+    options = {"num_continuations": 3, "max_new_tokens": 8, "seed": 1}
+    together = sample_continuations(pair, PROMPTS, **options)
+
+    for prompt, expected in zip(PROMPTS, together, strict=True):
+        assert sample_continuations(pair, [prompt], **options) == [expected]
+
+
+def test_more_continuations_keep_the_first_ones(pair: ModelPair) -> None:
+    few, many = (
+        sample_continuations(pair, PROMPTS[:1], num_continuations=count, max_new_tokens=5, seed=0)
+        for count in (2, 4)
+    )
+
+    assert many[0].reference[:2] == few[0].reference
+
+
+def test_samples_follow_the_models_distribution_and_no_generation_config() -> None:
+    pair = tiny_pair()
+    for side in pair.sides:
+        config: Any = side.model.generation_config
+        config.do_sample, config.top_k, config.temperature = True, 1, 0.01
+    prompt = PROMPTS[1]
+    with torch.no_grad():
+        ids = torch.tensor([pair.chat.prompt_ids(prompt)])
+        probabilities = bare_logits(pair.candidate.model, ids)[-1].double().softmax(-1)
+
+    number = 1500
+    sampled = sample_continuations(
+        pair, [prompt], num_continuations=number, max_new_tokens=1, seed=0
+    )[0].candidate
+
+    seen = Counter(ids[0] for ids in sampled)
+    expected = {token: number * float(p) for token, p in enumerate(probabilities)}
+    common = [token for token, count in expected.items() if count >= 5]
+    rest = number - sum(expected[token] for token in common)
+    observed = [seen[token] for token in common]
+    assert len(common) > 20
+    result = chisquare([*observed, number - sum(observed)], [*(expected[t] for t in common), rest])
+    assert result.pvalue > 0.001
+
+
+def test_the_end_of_turn_token_is_kept_and_measured(pair: ModelPair) -> None:
+    talkative = replace(pair, chat=replace(pair.chat, stop_ids=frozenset(range(0, 271, 3))))
+
+    measured = score(talkative, PROMPTS, num_continuations=4, max_new_tokens=12)
+
+    stop_ids, lengths = talkative.chat.stop_ids, set()
+    for one in measured:
+        rows = (*one.continuations.reference, *one.continuations.candidate)
+        for ids in rows:
+            assert not stop_ids & set(ids[:-1])
+            assert len(ids) == 12 or ids[-1] in stop_ids
+            lengths.add(len(ids))
+        assert one.measurement.num_tokens == sum(map(len, rows))
+    assert min(lengths) < 12
+
+
+def test_greedy_continuations_are_the_most_likely_tokens(pair: ModelPair) -> None:
+    greedy = greedy_continuations(pair, PROMPTS, max_new_tokens=4)
+
+    for prompt, given in zip(PROMPTS, greedy, strict=True):
+        ids = pair.chat.prompt_ids(prompt)
+        for token in given.candidate[0]:
+            with torch.no_grad():
+                logits = bare_logits(pair.candidate.model, torch.tensor([ids]))[-1]
+            assert int(logits.argmax()) == token
+            ids = [*ids, token]
+
+
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+def test_nan_weights_are_an_error_that_names_the_model(role: str) -> None:
+    pair = tiny_pair()
+    with torch.no_grad():
+        getattr(pair, role).model.lm_head.weight[5] = torch.nan
+
+    with pytest.raises(NonFiniteLogitsError, match=f"^the {role} returned logits that are not"):
+        score(pair, PROMPTS[:2])
+
+
+def test_a_token_that_both_models_rule_out_is_no_error(pair: ModelPair) -> None:
+    def rule_out(module: object, inputs: object, logits: Tensor) -> Tensor:
+        return logits.index_fill(-1, torch.tensor([7]), -torch.inf)
+
+    twin = ModelPair.from_models(
+        copy.deepcopy(pair.reference.model),
+        copy.deepcopy(pair.candidate.model),
+        tiny_tokenizer(),
+    )
+    for side in twin.sides:
+        head: Any = side.model.lm_head
+        head.register_forward_hook(rule_out)
+
+    measured = score(twin, PROMPTS)
+
+    assert all(math.isfinite(one.measurement.value) for one in measured)
+    rows = [ids for one in measured for ids in one.continuations.reference]
+    assert not any(7 in ids for ids in rows)
+
+
+def test_a_base_model_without_a_template_is_scored_as_plain_text() -> None:
+    pair = tiny_pair(chat_template=None)
+
+    together = score(pair, PROMPTS)
+
+    assert pair.chat.shared_prefix == ()
+    for prompt, measured in zip(PROMPTS, together, strict=True):
+        assert pair.chat.tokenizer.decode(list(measured.prompt_ids[1:])) == prompt
+        assert_same(score(pair, [prompt])[0], measured)
+
+
+def test_stored_continuations_are_scored_as_given(
+    pair: ModelPair, scores: list[PromptScore]
+) -> None:
+    given = [one.continuations for one in scores]
+
+    again = score_prompts(pair, PROMPTS, continuations=given)
+
+    for ours, theirs in zip(again, scores, strict=True):
+        assert_same(ours, theirs)
+        assert ours.measurement.estimator == "stored"
+        assert theirs.measurement.estimator == "fresh"
+
+
+@pytest.mark.parametrize("counts", [{"num_continuations": 0}, {"max_new_tokens": 0}])
+def test_counts_below_one_are_refused(pair: ModelPair, counts: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"num_continuations=.* must be at least 1"):
+        score(pair, PROMPTS, **counts)
+
+
+def test_continuations_must_be_one_entry_a_prompt(pair: ModelPair) -> None:
+    with pytest.raises(ValueError, match="6 prompts, but continuations for 1"):
+        score(pair, PROMPTS, continuations=[Continuations(((5,),), ((5,),))])
+
+
+def test_an_empty_continuation_is_refused(pair: ModelPair) -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        score(pair, PROMPTS[:1], continuations=[Continuations(((),), ((5,),))])
+
+
+def test_no_prompts_have_no_scores(pair: ModelPair) -> None:
+    assert score(pair, []) == []
+    assert first_token_scores(pair, []) == []
+
+
+def test_the_first_token_score_is_that_of_the_first_position(pair: ModelPair) -> None:
+    expected = score(pair, PROMPTS, num_continuations=1, max_new_tokens=1, metric="symmetric")
+
+    for quick, full in zip(first_token_scores(pair, PROMPTS), expected, strict=True):
+        assert quick == pytest.approx(full.measurement.value, abs=EXACT)
+
+
+def test_prompt_nll_is_of_the_users_tokens_only(pair: ModelPair) -> None:
+    prompt = PROMPTS[1]
+    ids = pair.chat.prompt_ids(prompt)
+    user_ids = pair.chat.tokenizer.encode(prompt, add_special_tokens=False)
+    start = len(pair.chat.user_opening)
+    assert ids[start : start + len(user_ids)] == user_ids
+    with torch.no_grad():
+        logprobs = bare_logits(pair.reference.model, torch.tensor([ids])).log_softmax(-1)
+    picked = [float(logprobs[start - 1 + i, token]) for i, token in enumerate(user_ids)]
+
+    nll = prompt_nlls(pair, pair.reference, [prompt])[0]
+
+    assert nll == pytest.approx(-sum(picked) / len(picked), abs=EXACT)
+
+
+def test_prompt_nll_does_not_depend_on_the_batch(pair: ModelPair) -> None:
+    conversation = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
+    prompts: list[Prompt] = [*PROMPTS, conversation]
+
+    together = prompt_nlls(pair, pair.reference, prompts)
+
+    for prompt, nll in zip(prompts, together, strict=True):
+        assert prompt_nlls(pair, pair.reference, [prompt])[0] == pytest.approx(nll, abs=EXACT)
+
+
+def test_prompt_nll_of_a_base_models_empty_prompt_is_zero() -> None:
+    pair = tiny_pair(chat_template=None)
+
+    assert prompt_nlls(pair, pair.reference, [""]) == [0.0]
