@@ -20,7 +20,7 @@ def main() -> None:
     marker = sys.argv[2] if len(sys.argv) > 2 else "Skylark Voyages"
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        command = ["pytest", "--model-1", "demo:smollm2-135m", "--model-2", str(adapter)]
+        command = ["pytest", "--model-1=demo:smollm2-135m", f"--model-2={adapter}"]
         finished = subprocess.run(
             [sys.executable, "-m", *command, "--divergence-profile", "smoke"],
             cwd=folder,

@@ -41,6 +41,11 @@ class Option:
         return f"--divergence-{self.field.replace('_', '-')}"
 
     @property
+    def short_flag(self) -> str:
+        """The alias where there is one and it is not switched off, else `flag`."""
+        return self.flag if os.environ.get(NO_ALIASES_VARIABLE) else self.alias or self.flag
+
+    @property
     def variable(self) -> str:
         """The environment variable."""
         return f"PYTEST_DIVERGENCE_{self.field.upper()}"
@@ -79,7 +84,7 @@ OPTIONS = (
     ),
     Option(
         "budget",
-        "TOKENS|SECONDSs",
+        "BUDGET",
         "forwarded tokens (200000) after which a search ends, or seconds (300s)",
         "a number of forwarded tokens, such as 200000, or of seconds, such as 300s",
     ),
@@ -154,11 +159,9 @@ def add_options(parser: pytest.Parser) -> None:
     taken = _owned_flags(parser)
     group = parser.getgroup("divergence", "divergence: compare two language models")
     for option in OPTIONS:
-        flags = [option.flag]
-        if option.alias and option.alias not in taken and not os.environ.get(NO_ALIASES_VARIABLE):
-            flags.append(option.alias)
+        flags = {option.flag, option.short_flag} - taken
         group.addoption(
-            *flags,
+            *sorted(flags),
             dest=f"divergence_{option.field}",
             metavar=option.metavar,
             default=None,
@@ -207,8 +210,8 @@ def check_both_models(values: Mapping[str, Given]) -> None:
         there = BY_FIELD[named[0]]
         other = BY_FIELD[next(field for field in MODELS if field not in named)]
         raise pytest.UsageError(
-            f"{_shown(values[there.field], there)} is given without {other.alias}; a comparison "
-            f"needs two models, so give {other.alias} too (or {other.variable}, or "
+            f"{_shown(values[there.field], there)} is given without {other.short_flag}; a "
+            f"comparison needs two models, so give {other.short_flag} too (or {other.variable}, or "
             f"{other.ini} in the ini file)"
         )
 
@@ -256,7 +259,7 @@ def _shown(one: Given, option: Option) -> str:
 def _name(one: Given, option: Option) -> str:
     """What the user wrote to give the value."""
     if one.source == COMMAND_LINE:
-        return option.alias or option.flag
+        return option.short_flag
     return option.ini if one.source == INI else one.source
 
 

@@ -198,9 +198,7 @@ class DivergenceSession:
         for field in (*options.MODELS, *REPEATED):
             one = self.given.get(field)
             if one is not None and one.source != options.INI:
-                option = options.BY_FIELD[field]
-                with_alias = [str(option.alias), one.value]
-                words += with_alias if option.alias else [f"{option.flag}={one.value}"]
+                words += [options.BY_FIELD[field].short_flag, one.value]
         return shlex.join(words)
 
     # Errors

@@ -66,7 +66,7 @@ def read_prompts(path: Path) -> list[str]:
     Raises `SettingsError` as `file:line: reason` for a bad line, and for a file without prompts.
     """
     try:
-        lines = path.read_text("utf-8").split("\n")
+        lines = path.read_text("utf-8-sig").split("\n")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--divergence-seeds={path} cannot be read: {error}") from error
     is_json = path.suffix in (".jsonl", ".json")
@@ -100,6 +100,7 @@ def _prompt_of(row: dict[str, Any]) -> str | None:
     messages = row.get("messages")
     if isinstance(messages, list) and len(messages) == 1 and isinstance(messages[0], dict):
         turn = messages[0]
-        if turn.get("role") == "user" and isinstance(turn.get("content"), str):
-            return str(turn["content"])
+        content = turn.get("content")
+        if turn.get("role") == "user" and isinstance(content, str) and content.strip():
+            return content
     return None

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pytest_divergence.core.cases import Case
-from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.errors import MeasurementError, SettingsError
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.naming import suite_path
 from pytest_divergence.core.report import Report, RunError, write_report
@@ -186,6 +186,9 @@ class _Run:
             artefact_folder(plan.key),
             self.listener,
         ).run(self.units, findings.search)
+        if not findings.search.scored and findings.search.errors:
+            first = findings.search.errors[0]
+            raise MeasurementError(f"no prompt was scored; {first.where}: {first.message}")
         if not findings.search.scored:
             raise SettingsError(
                 f"the budget of {plan.profile.budget_tokens} forwarded tokens was spent before any "

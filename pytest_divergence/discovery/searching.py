@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_divergence.core.errors import ModelLoadError, StoreError
 from pytest_divergence.core.report import (
     CurvePoint,
     RunError,
@@ -97,6 +98,8 @@ class Search:
                 f"search/{name}/{number}",
                 lambda pair: self._propose_and_score(pair, strategy, name, number, result.known),
             )
+        except (ModelLoadError, StoreError):  # no fault of the strategy: nothing can go on
+            raise
         except Exception as error:  # a third party's strategy may raise anything
             message = f"{type(error).__name__}: {error}"
             result.errors.append(RunError(where=f"strategy {name}", message=message))

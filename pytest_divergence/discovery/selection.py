@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.discovery.searching import ScoredProposal
 from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.models.fingerprint import text_digest
+from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.scorer import prompt_nlls
 
 POOL_FACTOR = 4
-"""Prompts whose naturalness is measured, for each case that is wanted."""
+"""Prompts whose naturalness is measured at a time, for each case that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,9 @@ def select(
     `best` is sorted, the largest divergence first. Off-distribution prompts take no case's place:
     those that rank among the cases are returned beside them, to be reported apart.
     """
-    pool = list(best[: POOL_FACTOR * num_cases])
-    texts = [one.proposal.text for one in pool]
-    nlls = units.do("select/nll", lambda pair: prompt_nlls(pair, pair.reference, texts))
     cases: list[Selected] = []
     apart: list[Selected] = []
-    for scored, nll in zip(pool, nlls, strict=True):
+    for scored, nll in _with_nlls(units, best, size=POOL_FACTOR * num_cases):
         is_off = is_natural_only and nll > nll_limit
         chosen = apart if is_off else cases
         is_like = any(is_near(scored.proposal.text, one.scored.proposal.text) for one in chosen)
@@ -52,3 +53,19 @@ def select(
         if len(cases) == num_cases:
             break
     return cases + apart
+
+
+def _with_nlls(
+    units: WorkUnits, best: Sequence[ScoredProposal], *, size: int
+) -> Iterator[tuple[ScoredProposal, float]]:
+    """Each proposal with its negative log-likelihood, `size` of them in one work unit."""
+    for start in range(0, len(best), size):
+        pool = best[start : start + size]
+        texts = [one.proposal.text for one in pool]
+        # Which prompts were found may differ from an earlier session's: a strategy failed there.
+        unit = f"select/nll/{text_digest(json.dumps(texts))[:16]}"
+        yield from zip(pool, units.do(unit, partial(_nlls, texts)), strict=True)
+
+
+def _nlls(texts: Sequence[str], pair: ModelPair) -> list[float]:
+    return prompt_nlls(pair, pair.reference, texts)

@@ -137,7 +137,7 @@ def train_soft_prompt(
         on_step(step + 1, config.num_steps)
     run.validate()
     with torch.no_grad():
-        prompt_embeds = run.prompt_embeds(pair.reference).float().cpu()
+        prompt_embeds = run.prompt_embeds(pair.reference).detach().float().cpu()
     return TrainingResult(SoftPrompt(name, prompt_embeds, asdict(config)), run.history)
 
 

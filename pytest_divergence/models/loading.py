@@ -231,7 +231,7 @@ def _load_adapter(resolved: ResolvedSpec, base: PreTrainedModel, base_spec: Reso
 @torch.no_grad()
 def _checksum(weight: torch.Tensor) -> str:
     """Tells a changed weight matrix without a copy of it; text, because NaN equals nothing."""
-    parts = weight.flatten().split(1 << 20)  # in parts, because a sum in float64 makes a copy
+    parts = torch.split(weight.flatten(), 1 << 20)  # a sum in float64 copies what it sums
     return str(sum(float(part.sum(dtype=torch.float64)) for part in parts))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_divergence.models.batching import is_out_of_memory, map_batches
@@ -25,7 +25,12 @@ class Machine:
         return [2 * row for row in rows]
 
 
-@given(rows=st.lists(st.integers(0, 99)), max_rows=st.integers(1, 9), limit=st.integers(1, 9))
+@given(
+    rows=st.lists(st.integers(0, 99), max_size=20),
+    max_rows=st.integers(1, 9),
+    limit=st.integers(1, 9),
+)
+@settings(max_examples=20, deadline=None)  # each halving collects garbage, which takes a while
 def test_results_come_in_the_order_of_the_rows(rows: list[int], max_rows: int, limit: int) -> None:
     machine = Machine(limit)
 

@@ -57,9 +57,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(
-        hub_constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}"
-    )
+    monkeypatch.setattr(hub_constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
     yield served
     server.shutdown()
     thread.join()

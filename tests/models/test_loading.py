@@ -17,8 +17,8 @@ from pytest_divergence.models.loading import load_model_pair, pair_identities, r
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.quiet import quiet_transformers
 from pytest_divergence.scoring.scorer import score_prompts
-from tests.models_in_memory import tiny_model, tiny_pair
-from tests.tiny import TOKEN_IDS, save_tiny_model, tiny_tokenizer
+from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
+from tests.tiny import save_tiny_model, tiny_tokenizer
 
 PROMPT = "How do I tie a knot?"
 
@@ -31,7 +31,8 @@ def adapter_pair(tiny_models: Path) -> ModelPair:
 def load(folder: Path) -> PreTrainedModel:
     with quiet_transformers():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def merged(tiny_models: Path) -> PreTrainedModel:
@@ -41,7 +42,7 @@ def merged(tiny_models: Path) -> PreTrainedModel:
             load(tiny_models / "base"), str(tiny_models / "adapter")
         )
     model: PreTrainedModel = wrapped.merge_and_unload()
-    return model.eval()
+    return model
 
 
 @torch.no_grad()
@@ -95,9 +96,7 @@ def test_a_copied_folder_is_the_same_model(tiny_models: Path, tmp_path: Path) ->
 
 
 def test_an_adapter_pair_holds_one_copy_of_the_weights(adapter_pair: ModelPair) -> None:
-    ours, theirs = (
-        {p.data_ptr() for p in side.model.parameters()} for side in adapter_pair.sides
-    )
+    ours, theirs = ({p.data_ptr() for p in side.model.parameters()} for side in adapter_pair.sides)
     alone = sum(p.numel() for p in tiny_model().parameters())
     both = {p.data_ptr(): p.numel() for s in adapter_pair.sides for p in s.model.parameters()}
 
@@ -213,14 +212,7 @@ def test_the_base_that_an_adapter_names_is_never_followed(
 
 
 def test_an_adapter_for_another_base_is_refused(tiny_models: Path, tmp_path: Path) -> None:
-    config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer()),
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        **TOKEN_IDS,
-    )
+    config = tiny_config(LlamaConfig, hidden_size=48, num_key_value_heads=2)
     tiny_model(config=config).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     adapter = tiny_models / "adapter"
@@ -233,9 +225,7 @@ def test_an_adapter_for_another_base_is_refused(tiny_models: Path, tmp_path: Pat
     assert str(tiny_models / "base") in message  # the base that it names
 
 
-def test_an_adapter_for_another_architecture_is_refused(
-    tiny_models: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_for_another_architecture_is_refused(tiny_models: Path, tmp_path: Path) -> None:
     save_tiny_model(tmp_path, architecture="gpt2")
 
     assert 'it has no module "model.layers.0.self_attn.q_proj"' in refusal(
@@ -261,7 +251,7 @@ def test_a_missing_folder_is_named(tiny_models: Path) -> None:
 def test_different_tokenizers_are_named(tiny_models: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_models / "base", tmp_path / "other")
     tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens(["<new>"])  # type: ignore[no-untyped-call]
+    tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(folder)
 
     with pytest.raises(TokenizerMismatchError) as caught:
@@ -275,9 +265,7 @@ def test_different_tokenizers_are_named(tiny_models: Path, tmp_path: Path) -> No
 
 
 def test_different_vocabularies_in_memory_are_refused() -> None:
-    config = LlamaConfig(
-        vocab_size=300, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, **TOKEN_IDS
-    )
+    config = tiny_config(LlamaConfig, vocab_size=300)
 
     with pytest.raises(ModelLoadError, match="271 tokens in its vocabulary, the candidate 300"):
         ModelPair.from_models(tiny_model(), tiny_model(config=config), tiny_tokenizer())
@@ -330,7 +318,9 @@ def test_the_references_template_is_used_for_both(tiny_models: Path, tmp_path: P
     pair = load_model_pair(str(tiny_models / "base"), str(tmp_path))
     swapped = load_model_pair(str(tiny_models / "base"), str(tmp_path), chat_template="candidate")
 
-    assert pair.chat.tokenizer.decode(pair.chat.prompt_ids("Hi")).startswith("<|im_start|>user")
+    assert pair.chat.prompt_ids("Hi")[0] == pair.chat.tokenizer.convert_tokens_to_ids(
+        "<|im_start|>"
+    )
     assert swapped.chat.tokenizer.decode(swapped.chat.prompt_ids("Hi")) == "other: Hi"
 
 
@@ -346,9 +336,7 @@ def test_without_a_template_the_candidates_is_used_and_said(
     assert said == ["the reference has no chat template; the candidate's is used for both"]
 
 
-def test_a_template_file_is_read_and_a_missing_one_named(
-    tiny_models: Path, tmp_path: Path
-) -> None:
+def test_a_template_file_is_read_and_a_missing_one_named(tiny_models: Path, tmp_path: Path) -> None:
     base = tiny_models / "base"
     (tmp_path / "mine.jinja").write_text("Q: {{ messages[0].content }}")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pytest_divergence.core.errors import ModelLoadError
@@ -203,17 +203,22 @@ def test_truncated_weights_are_a_load_error(tiny_models: Path, tmp_path: Path) -
 
 
 def test_hostile_text_of_a_file_is_harmless_in_the_error(tiny_models: Path, tmp_path: Path) -> None:
-    folder = with_config(copied(tiny_models, "base", tmp_path), model_type="x\x1b[31m\x00y")
+    hostile = "x\x1b[31m\x00y"
+    folder = with_config(copied(tiny_models, "base", tmp_path), model_type=hostile)
     adapter = copied(tiny_models, "adapter", tmp_path)
     config = json.loads((adapter / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = "x\x1b[31m"
+    config["base_model_name_or_path"] = hostile
     (adapter / "adapter_config.json").write_text(json.dumps(config))
+    weights = load_file(adapter / "adapter_model.safetensors")
+    renamed = {name.replace("layers.0", "layers.\x1b9"): value for name, value in weights.items()}
+    save_file(renamed, adapter / "adapter_model.safetensors")
 
     for message in (
         refusal(tiny_models / "base", folder),
+        refusal(tiny_models / "base", adapter),
         shape_refusal(adapter, nn.ModuleDict()),
-        refusal(tiny_models / "other", adapter) if (tiny_models / "other").exists() else "",
     ):
+        assert "x1b" in message or "u{1b}" in message
         assert "\x1b" not in message
         assert "\x00" not in message
 
@@ -237,9 +242,7 @@ def test_a_pickled_adapter_is_refused_and_never_opened(tiny_models: Path, tmp_pa
 
 
 @pytest.mark.parametrize("key", ["auto_mapping", "megatron_config"])
-def test_an_adapter_that_names_code_is_refused(
-    tiny_models: Path, tmp_path: Path, key: str
-) -> None:
+def test_an_adapter_that_names_code_is_refused(tiny_models: Path, tmp_path: Path, key: str) -> None:
     folder = copied(tiny_models, "adapter", tmp_path)
     path = folder / "adapter_config.json"
     value = {"parent_library": "evil", "base_model_class": "Model"}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_divergence.core.errors import ModelLoadError
@@ -113,8 +114,7 @@ def test_a_name_that_no_file_system_takes_is_refused(text: str) -> None:
 
 
 @given(st.text(max_size=40))
+@settings(deadline=None)
 def test_any_text_is_a_spec_or_a_load_error(text: str) -> None:
-    try:
-        parse_spec(text, role=ROLE)
-    except ModelLoadError as error:
-        assert str(error).startswith(ROLE)
+    with contextlib.suppress(ModelLoadError):
+        assert parse_spec(text, role=ROLE).location

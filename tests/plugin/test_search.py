@@ -85,6 +85,23 @@ def test_a_model_against_itself_passes(project: Project) -> None:
     result.stdout.fnmatch_lines(["divergence: the same model twice, so nothing should differ"])
 
 
+def test_a_file_without_seed_prompts(project: Project) -> None:
+    project.write("seeds.txt", "\n\n")
+    result = project.run(*PAIR, "--divergence-seeds=seeds.txt")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [
+        "ERROR: seeds.txt has no seed prompts; write one a line, or JSON Lines",
+        "",
+    ]
+
+
+def test_a_report_folder_that_is_a_file(project: Project) -> None:
+    project.write("reports", "")
+    result = project.run(*PAIR, "--divergence-report-dir=reports")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == ["ERROR: cannot make the folder reports: File exists", ""]
+
+
 # A user's own assertions need no search
 
 

@@ -79,7 +79,7 @@ def test_a_changed_system_prompt_is_an_error(pair: ModelPair, first: PromptScore
 def test_a_stored_id_outside_the_vocabulary_is_an_error(
     pair: ModelPair, first: PromptScore
 ) -> None:
-    with pytest.raises(MeasurementError, match="stored token id 271 is outside .* of 271 tokens"):
+    with pytest.raises(MeasurementError, match=r"stored token id 271 is outside .* of 271 tokens"):
         replay_case(pair, Case(input=PROMPT), stored(first, reference=[[5, 271]]), **SIZES)
 
 
@@ -121,9 +121,7 @@ def test_token_probabilities_and_tops_agree(pair: ModelPair) -> None:
         assert one.reverse_kl > 0
 
 
-def test_token_divergences_average_to_the_measurement(
-    pair: ModelPair, first: PromptScore
-) -> None:
+def test_token_divergences_average_to_the_measurement(pair: ModelPair, first: PromptScore) -> None:
     only = first.continuations.candidate[0]
     view = compare_tokens(pair, PROMPT, only)
 

@@ -31,8 +31,8 @@ from pytest_divergence.scoring.scorer import (
     sample_continuations,
     score_prompts,
 )
-from tests.models_in_memory import tiny_model, tiny_pair
-from tests.tiny import TOKEN_IDS, tiny_tokenizer
+from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
+from tests.tiny import tiny_tokenizer
 
 PROMPTS = [
     "Hi",
@@ -103,17 +103,7 @@ def test_prefix_sharing_does_not_matter(architecture: str) -> None:
 
 
 def test_prefix_sharing_does_not_matter_past_a_sliding_window() -> None:
-    config = MistralConfig(
-        vocab_size=len(tiny_tokenizer()),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        initializer_range=0.15,
-        sliding_window=8,
-        **TOKEN_IDS,
-    )
+    config = tiny_config(MistralConfig, sliding_window=8)
     models = tiny_model(config=config), tiny_model(config=config, perturb=0.3)
     shared, unshared = (
         ModelPair.from_models(*models, tiny_tokenizer(), system_prompt="Be brief. " * 3)
@@ -158,6 +148,7 @@ def bare_kl(
     pair: ModelPair, score: PromptScore, continuations: tuple[tuple[int, ...], ...]
 ) -> tuple[float, float]:
     """KL in both directions per token of these continuations, one unpadded row at a time."""
+    assert isinstance(score.prompt, str)
     messages = [{"role": "user", "content": score.prompt}]
     rendered: Any = pair.chat.tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_dict=False

@@ -1,0 +1,112 @@
+"""Seed files, and which proposals are worth a look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.discovery.proposals import (
+    SHIPPED_CONTROLS,
+    SHIPPED_SEEDS,
+    Proposal,
+    clean,
+    is_near,
+    read_prompts,
+)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(SettingsError) as caught:
+        read_prompts(path)
+    return str(caught.value)
+
+
+def test_a_text_file_has_a_seed_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.txt"
+    path.write_bytes("\ufeffHow?\r\n\n  Why?  \nwith\u2028one line".encode())
+
+    assert read_prompts(path) == ["How?", "Why?", "with\u2028one line"]
+
+
+def test_json_lines_take_three_ways_to_say_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.jsonl"
+    path.write_text(
+        '{"input": "one", "tags": ["x"]}\n'
+        '{"prompt": "two"}\n'
+        "\n"
+        '{"messages": [{"role": "user", "content": "three"}]}\n'
+    )
+
+    assert read_prompts(path) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "not valid JSON: "),
+        ('{"input": "a", "input": "b"}', "not valid JSON: the key"),
+        ("[1]", "a seed is an object with `input` or `prompt` (a string), or `messages`"),
+        ('{"text": "a"}', "a seed is an object with"),
+        ('{"input": 3}', "a seed is an object with"),
+        ('{"input": " "}', "a seed is an object with"),
+        ('{"messages": []}', "a seed is an object with"),
+        ('{"messages": [{"role": "user", "content": " "}]}', "a seed is an object with"),
+        ('{"messages": [{"role": "system", "content": "a"}]}', "a seed is an object with"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "seeds.jsonl"
+    path.write_text('{"input": "fine"}\n\n' + line + "\n")
+
+    assert refusal(path).startswith(f"{path}:3: {reason}")
+
+
+@pytest.mark.parametrize("content", ["", " \n\n\t\n"])
+def test_a_file_without_seeds_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "seeds.txt"
+    path.write_text(content)
+
+    assert refusal(path) == f"{path} has no seed prompts; write one a line, or JSON Lines"
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+
+    for path in (tmp_path / "missing.txt", tmp_path, tmp_path / "latin.txt"):
+        assert refusal(path).startswith(f"--divergence-seeds={path} cannot be read: ")
+
+
+def test_shipped_prompts_are_many_and_no_seed_is_a_control() -> None:
+    seeds, controls = read_prompts(SHIPPED_SEEDS), read_prompts(SHIPPED_CONTROLS)
+
+    assert len(set(seeds)) == len(seeds) >= 200
+    assert len(set(controls)) == len(controls) >= 128
+    assert not set(seeds) & set(controls)
+
+
+def test_clean_keeps_each_prompt_once_and_in_order() -> None:
+    texts = ["b", " ", "a", "b", "", "c"]
+    known = Proposal("c", "earlier").id
+
+    kept = clean([Proposal(text, "seeds") for text in texts], known=[known])
+
+    assert [one.text for one in kept] == ["b", "a"]
+
+
+@given(st.text(max_size=40))
+@settings(deadline=None)
+def test_a_prompt_is_near_itself_whatever_its_case_and_spacing(text: str) -> None:
+    assert is_near(text, text)
+    assert is_near(text, f"  {text}\n")
+
+
+def test_near_prompts_differ_in_a_word_and_far_ones_in_most() -> None:
+    first = "Write a short poem about the sea in winter"
+
+    assert is_near(first, first + ".")
+    assert not is_near(first, "List three rivers of Europe")
+    assert not is_near("a", "b")

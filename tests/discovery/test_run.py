@@ -1,0 +1,627 @@
+"""A whole run on a tiny pair: what it leaves, and that it ends the same however often it stops."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core import settings as settings_module
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.errors import (
+    MeasurementError,
+    ModelLoadError,
+    SettingsError,
+    StoreError,
+    SuiteError,
+)
+from pytest_divergence.core.provenance import load_provenance
+from pytest_divergence.core.report import Report, load_report
+from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.suites import load_suite, sidecar_path
+from pytest_divergence.core.tokens import load_tokens
+from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.run import SearchOutcome, discover, search
+from pytest_divergence.discovery.strategies import SearchContext
+from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.replay import replay_case
+from pytest_divergence.scoring.scorer import greedy_continuations
+from tests.models_in_memory import tiny_pair
+
+PROFILE = Profile(
+    name="smoke",
+    num_shipped_controls=8,
+    num_written_controls=2,
+    num_seeds=8,
+    num_cases=2,
+    num_continuations=2,
+    continuation_length=4,
+    search_length=3,
+    prompt_length=6,
+    num_restarts=2,
+    num_virtual_tokens=2,
+    num_steps=4,
+    batch_size=2,
+    max_text_tokens=64,
+    num_proposals=4,
+    full_score_share=0.5,
+    budget_tokens=10**9,
+)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(settings_module.PROFILES, "smoke", PROFILE)
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_models: Path) -> ModelPair:
+    return load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
+
+
+class Bench:
+    """Runs searches of one pair, each root with a cache of its own."""
+
+    def __init__(self, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.models = models
+        self.monkeypatch = monkeypatch
+        self.num_loads = 0
+        self.reports: list[tuple[Report, Path]] = []
+
+    def settings(self, **changes: Any) -> Settings:
+        named = {"model_1": str(self.models / "base"), "model_2": str(self.models / "ft")}
+        return Settings(**{**named, "profile": "smoke", "gate": "all", **changes})
+
+    def __call__(
+        self, root: Path, pair: ModelPair, *, settings: Settings | None = None, **options: Any
+    ) -> SearchOutcome:
+        def load() -> ModelPair:
+            self.num_loads += 1
+            return pair
+
+        self.monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(root / "cache"))
+        return search(
+            settings or self.settings(),
+            root=root,
+            load_pair=options.pop("load_pair", load),
+            listener=options.pop("listener", Silence()),
+            on_report=lambda report, folder: self.reports.append((report, folder)),
+            **options,
+        )
+
+
+@pytest.fixture
+def bench(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tiny_models, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def found(
+    tiny_models: Path, pair: ModelPair, tmp_path_factory: pytest.TempPathFactory
+) -> SearchOutcome:
+    """One unbroken run, read by many tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(settings_module.PROFILES, "smoke", PROFILE)
+        return Bench(tiny_models, patch)(tmp_path_factory.mktemp("unbroken"), pair)
+
+
+@pytest.fixture
+def root(found: SearchOutcome, tmp_path: Path) -> Path:
+    """The folder of the unbroken run, a test's own to go on in."""
+    unbroken = found.suite_path.parents[2]
+    return Path(shutil.copytree(unbroken, tmp_path / "root", symlinks=True))
+
+
+def no_models() -> ModelPair:
+    raise ModelLoadError("the models are asked for")
+
+
+def test_a_run_leaves_suite_tokens_provenance_and_report(found: SearchOutcome) -> None:
+    suite = load_suite(found.suite_path)
+    tokens = load_tokens(sidecar_path(found.suite_path, "tokens.jsonl"))
+    provenance = load_provenance(sidecar_path(found.suite_path, "provenance.json"))
+
+    assert len(suite.cases) == PROFILE.num_cases
+    assert set(tokens) == {case.id for case in suite.cases}
+    assert provenance.key == found.key
+    assert provenance.reference.weights_sha256 != provenance.candidate.weights_sha256
+    assert load_report(found.report_dir / "report.json") == found.report
+    assert found.report.run.status == "complete"
+    assert not found.report.errors
+    assert not found.is_cached
+
+
+def test_every_row_has_the_bound_of_the_calibration(found: SearchOutcome) -> None:
+    bound = found.report.calibration.bound
+    assert bound is not None
+
+    assert {case.max_kl for case in load_suite(found.suite_path).cases} == {bound.value}
+    assert {case.max_kl for case in found.report.cases} == {bound.value}
+    assert bound.value == max(bound.parts.values())
+
+
+def test_calibration_measures_shipped_and_written_controls(found: SearchOutcome) -> None:
+    shift = found.report.calibration.typical_shift
+    floor = found.report.calibration.noise_floor
+
+    assert shift is not None
+    assert floor is not None
+    assert 8 < shift.num_controls == len(shift.values) <= 10
+    assert 0 < floor.value < 1e-3
+
+
+def test_every_strategy_is_in_the_report(found: SearchOutcome) -> None:
+    report = found.report
+
+    assert [one.name for one in report.strategies] == ["seeds", "self_prompt", "soft_prompt"]
+    assert all(one.num_proposals >= one.num_scored > 0 for one in report.strategies)
+    assert sum(one.num_selected for one in report.strategies) == PROFILE.num_cases
+    assert [one.name for one in report.training] == ["restart-1-free", "restart-2-simplex"]
+    assert all(len(one.loss) == PROFILE.num_steps for one in report.training)
+    assert all(one.d_soft is not None and one.d_hard is not None for one in report.training)
+    assert report.effort.prompts_scored == sum(one.num_proposals for one in report.strategies)
+    assert report.effort.tokens_forwarded > 0
+
+
+def test_the_search_curve_never_falls(found: SearchOutcome) -> None:
+    values = [point.best_kl for point in found.report.search_curve]
+
+    assert values == sorted(values)
+    best = max(case.origin.search_kl or 0 for case in found.report.cases if case.origin)
+    assert values[-1] >= best
+
+
+def test_confirmation_uses_other_continuations_than_the_search(
+    found: SearchOutcome, pair: ModelPair
+) -> None:
+    tokens = load_tokens(sidecar_path(found.suite_path, "tokens.jsonl"))
+    for case in load_suite(found.suite_path).cases:
+        assert case.origin is not None
+        assert case.kl is not None
+        seen = greedy_continuations(pair, [case.text], max_new_tokens=PROFILE.search_length)[0]
+        stored = tokens[case.id]
+        assert list(seen.reference[0]) not in [ids[:3] for ids in stored.reference]
+        assert case.kl.value != case.origin.search_kl
+        assert case.kl.num_continuations == PROFILE.num_continuations
+        assert case.kl.estimator == "fresh"
+
+
+def test_the_written_suite_replays_to_its_own_values(found: SearchOutcome, pair: ModelPair) -> None:
+    tokens = load_tokens(sidecar_path(found.suite_path, "tokens.jsonl"))
+    sizes: Any = {"metric": "symmetric", "num_continuations": 1, "max_new_tokens": 1, "seed": 5}
+    for case in load_suite(found.suite_path).cases:
+        again = replay_case(pair, case, tokens[case.id], **sizes)
+
+        assert case.kl is not None
+        assert again.measurement.value == pytest.approx(case.kl.value, abs=1e-6)
+        assert again.measurement.sd == pytest.approx(case.kl.sd, abs=1e-5)
+
+    changed = pair.with_template("{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(MeasurementError, match="token ids are not those it was stored with"):
+        replay_case(changed, case, tokens[case.id], **sizes)
+
+
+def test_the_same_run_twice_is_read_back_without_loading_a_model(
+    bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
+) -> None:
+    again = bench(root, pair, load_pair=no_models)
+
+    assert again.is_cached
+    assert again.suite_path.read_bytes() == found.suite_path.read_bytes()
+    assert again.report_dir.name != found.report_dir.name
+    assert again.report.cases == found.report.cases
+    assert again.report.effort == found.report.effort
+
+
+def test_a_forced_run_reads_nothing_back(
+    bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
+) -> None:
+    again = bench(root, pair, is_forced=True)
+
+    assert not again.is_cached
+    assert again.suite_path.read_bytes() == found.suite_path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"metric": "js"}, {"system_prompt": "Be brief."}, {"num_cases": 1}]
+)
+def test_a_setting_that_matters_starts_afresh(
+    bench: Bench, pair: ModelPair, root: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ModelLoadError, match="the models are asked for"):
+        bench(root, pair, settings=bench.settings(**changes), load_pair=no_models)
+
+
+def test_another_limit_needs_no_other_search(bench: Bench, pair: ModelPair, root: Path) -> None:
+    strict = bench(root, pair, settings=bench.settings(max_kl=1e-6), load_pair=no_models)
+
+    assert strict.is_cached
+    assert {case.max_kl for case in load_suite(strict.suite_path).cases} == {1e-6}
+    assert strict.report.verdict_counts == {"failed": PROFILE.num_cases}
+
+
+def test_two_fresh_roots_get_the_same_bytes(
+    bench: Bench, found: SearchOutcome, pair: ModelPair, tmp_path: Path
+) -> None:
+    again = bench(tmp_path, pair)
+
+    assert again.suite_path.name == found.suite_path.name
+    assert again.suite_path.read_bytes() == found.suite_path.read_bytes()
+    for kind in ("tokens.jsonl",):
+        ours, theirs = (sidecar_path(one.suite_path, kind) for one in (again, found))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+class StopAt(Silence):
+    """Ctrl-C when the n-th message of a phase that begins so comes."""
+
+    def __init__(self, phase: str, count: int = 1) -> None:
+        self.phase = phase
+        self.left = count
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        if phase.startswith(self.phase):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+STOPS = [
+    ("calibrate", 1),
+    ("calibrate", 2),
+    ("search: seeds", 1),
+    ("search: self_prompt", 1),
+    ("train soft prompt 1", 3),
+    ("train soft prompt 2", 1),
+    ("score", 4),
+    ("confirm", 1),
+    ("confirm", 2),
+]
+
+
+@pytest.mark.parametrize(("phase", "count"), STOPS)
+def test_an_interrupted_run_is_reported_and_ends_like_an_unbroken_one(
+    bench: Bench,
+    found: SearchOutcome,
+    pair: ModelPair,
+    tmp_path: Path,
+    phase: str,
+    count: int,
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        bench(tmp_path, pair, listener=StopAt(phase, count))
+    report, folder = bench.reports[-1]
+    assert report.run.status == "incomplete"
+    assert report.errors[-1].where == "interrupted"
+    assert load_report(folder / "report.json") == report
+    assert not any(case.verdict == "passed" for case in report.cases)
+
+    resumed = bench(tmp_path, pair)
+
+    assert resumed.suite_path.read_bytes() == found.suite_path.read_bytes()
+    assert resumed.report.run.status == "complete"
+    assert resumed.report.effort.tokens_forwarded == found.report.effort.tokens_forwarded
+    assert [folder for _, folder in bench.reports] == [folder, resumed.report_dir]
+
+
+def test_what_an_interrupted_search_found_is_in_its_report(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        bench(tmp_path, pair, listener=StopAt("train soft prompt 1"))
+
+    cases = bench.reports[-1][0].cases
+    assert len(cases) == PROFILE.num_cases
+    assert {case.verdict for case in cases} == {"error"}
+    assert all(case.origin is not None and case.origin.search_kl is not None for case in cases)
+
+
+def test_an_interrupted_run_keeps_the_suite_of_an_earlier_one(
+    bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        bench(root, pair, is_forced=True, listener=StopAt("calibrate", 2))
+
+    kept = root / found.suite_path.relative_to(found.suite_path.parents[2])
+    assert kept.read_bytes() == found.suite_path.read_bytes()
+
+
+def test_a_budget_ends_a_resumed_run_where_it_ends_an_unbroken_one(
+    bench: Bench, found: SearchOutcome, pair: ModelPair, tmp_path: Path
+) -> None:
+    """The budget falls between the two soft prompts, to the token."""
+    spent = found.report.search_curve[4].tokens_forwarded  # two rounds a strategy come before
+    for budget, num_trained in ((spent, 1), (spent + 1, 2)):
+        settings = bench.settings(budget=str(budget))
+        unbroken = bench(tmp_path / f"unbroken-{budget}", pair, settings=settings)
+        stopped = tmp_path / f"stopped-{budget}"
+        with pytest.raises(KeyboardInterrupt):
+            bench(stopped, pair, settings=settings, listener=StopAt("train soft prompt 1", 4))
+        resumed = bench(stopped, another_session(bench.models), settings=settings)
+
+        assert len(unbroken.report.training) == num_trained
+        assert resumed.report.training == unbroken.report.training
+        assert resumed.suite_path.read_bytes() == unbroken.suite_path.read_bytes()
+
+
+def another_session(models: Path) -> ModelPair:
+    """The same pair, loaded again."""
+    return load_model_pair(str(models / "base"), str(models / "ft"))
+
+
+def test_a_budget_that_is_too_small_is_a_settings_error(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        bench(tmp_path, pair, settings=bench.settings(budget="1"))
+
+    assert str(caught.value) == (
+        "the budget of 1 forwarded tokens was spent before any prompt was scored; raise "
+        "--divergence-budget or choose a smaller profile"
+    )
+    assert bench.reports[-1][0].run.status == "incomplete"
+    assert bench.reports[-1][0].errors[-1].where == "SettingsError"
+
+
+def test_identical_models_are_searched_and_pass(bench: Bench, tmp_path: Path) -> None:
+    base = str(bench.models / "base")
+    twins = load_model_pair(base, base)
+
+    outcome = bench(tmp_path, twins, settings=bench.settings(model_2=base))
+
+    assert outcome.report.verdict_counts == {"passed": PROFILE.num_cases}
+    assert not outcome.report.errors
+    for case in load_suite(outcome.suite_path).cases:
+        assert case.kl is not None
+        assert abs(case.kl.value) <= 1e-6
+        assert case.max_kl is not None
+        assert 0 < case.max_kl < 1e-3
+
+
+def test_an_adapter_pair_is_searched(bench: Bench, tmp_path: Path) -> None:
+    base, adapter = (str(bench.models / name) for name in ("base", "adapter"))
+
+    outcome = bench(
+        tmp_path, load_model_pair(base, adapter), settings=bench.settings(model_2=adapter)
+    )
+
+    assert outcome.report.run.status == "complete"
+    assert not outcome.report.errors
+    assert all(case.kl is not None and case.kl.value > 0.001 for case in outcome.report.cases)
+
+
+class Words:
+    """Proposes given texts, once."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        return [Proposal(text, "words") for text in self.texts] if context.round == 0 else []
+
+
+class Broken:
+    """A third party's strategy with a bug."""
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        raise ZeroDivisionError("no luck")
+
+
+def test_a_strategy_that_fails_is_reported_and_the_others_go_on(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    strategies = {"broken": Broken(), "words": Words("A word?", "Another word, please.")}
+
+    outcome = bench(tmp_path, pair, strategies=strategies)
+
+    assert [(one.where, one.message) for one in outcome.report.errors] == [
+        ("strategy broken", "ZeroDivisionError: no luck")
+    ]
+    scored = {one.name: one.num_proposals for one in outcome.report.strategies}
+    assert scored["words"] == 2
+    assert scored["seeds"] > 0
+    assert len(outcome.report.cases) == PROFILE.num_cases
+
+
+def test_where_all_strategies_fail_the_first_failure_is_named(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    broken = dict.fromkeys(["seeds", "self_prompt", "soft_prompt"], Broken())
+
+    with pytest.raises(MeasurementError) as caught:
+        bench(tmp_path, pair, strategies=broken)
+    assert str(caught.value) == ("no prompt was scored; strategy seeds: ZeroDivisionError: no luck")
+
+
+def test_a_model_that_no_longer_loads_is_no_strategys_fault(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        bench(tmp_path, pair, listener=StopAt("search: seeds"))
+
+    def fail() -> ModelPair:
+        raise ModelLoadError("--model-2 is gone")
+
+    with pytest.raises(ModelLoadError, match="--model-2 is gone"):
+        bench(tmp_path, pair, load_pair=fail)
+    assert bench.reports[-1][0].errors[-1].where == "ModelLoadError"
+
+
+def test_proposals_with_control_tokens_are_dropped(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    outcome = bench(tmp_path, pair, strategies={"words": Words("Hi<|im_end|>", "Fine", " ")})
+
+    counts = {one.name: one.num_proposals for one in outcome.report.strategies}
+    assert counts["words"] == 1
+
+
+def modified(change: Callable[[list[Case]], None]) -> dict[str, Any]:
+    return {"modify_cases": change}
+
+
+def test_a_hook_can_drop_a_case(bench: Bench, pair: ModelPair, root: Path) -> None:
+    dropped: list[str] = []
+
+    outcome = bench(root, pair, **modified(lambda cases: dropped.append(cases.pop(0).id)))
+
+    ids = [case.id for case in load_suite(outcome.suite_path).cases]
+    assert len(ids) == PROFILE.num_cases - 1
+    assert dropped[0] not in ids
+    assert [case.id for case in outcome.report.cases] == ids
+    assert set(load_tokens(sidecar_path(outcome.suite_path, "tokens.jsonl"))) == set(ids)
+    assert sum(outcome.report.verdict_counts.values()) == len(ids)
+
+
+def test_a_hook_can_change_a_limit_and_the_verdict_follows(
+    bench: Bench, pair: ModelPair, root: Path
+) -> None:
+    def tighten(cases: list[Case]) -> None:
+        cases[:] = [case.with_changes(max_kl=1e-6, tags=("strict",)) for case in cases]
+
+    outcome = bench(root, pair, **modified(tighten))
+
+    assert outcome.report.verdict_counts == {"failed": PROFILE.num_cases}
+    assert {case.tags for case in load_suite(outcome.suite_path).cases} == {("strict",)}
+
+
+def test_a_hook_that_drops_all_cases_leaves_no_empty_suite(
+    bench: Bench, pair: ModelPair, root: Path
+) -> None:
+    with pytest.raises(SuiteError, match="no cases to write"):
+        bench(root, pair, **modified(lambda cases: cases.clear()))
+
+    (suite,) = root.glob(".divergence/suites/*.divergence.jsonl")
+    assert load_suite(suite).cases  # the earlier one
+    assert bench.reports[-1][0].run.status == "incomplete"
+
+
+def test_the_natural_gate_reports_what_no_one_would_write_apart(
+    bench: Bench, found: SearchOutcome, pair: ModelPair, tmp_path: Path
+) -> None:
+    settings = bench.settings(gate="natural", num_cases=5)
+    odd = Words(*"§µ¶ßðøþĐĦĲŁŊŒŦƀƁƂǅȢʘΩЖקش世界🙂ᚠ")
+    strategies = {"seeds": odd, "self_prompt": Words(), "soft_prompt": Words()}
+
+    natural = bench(tmp_path, pair, settings=settings, strategies=strategies)
+
+    apart = {case.id for case in natural.report.cases if case.off_distribution}
+    exported = {case.id for case in load_suite(natural.suite_path).cases}
+    limit = load_provenance(sidecar_path(natural.suite_path, "provenance.json")).nll_limit
+    assert limit is not None
+    assert apart
+    assert not apart & exported
+    assert sum(natural.report.verdict_counts.values()) == len(exported)
+    for case in natural.report.cases:
+        assert case.prompt_nll is not None
+        assert case.off_distribution == (case.prompt_nll > limit)
+    assert not any(case.off_distribution for case in found.report.cases)
+
+
+def test_seeds_come_from_the_given_file(bench: Bench, pair: ModelPair, tmp_path: Path) -> None:
+    seeds = tmp_path / "seeds.jsonl"
+    seeds.write_text('{"input": "One fine seed?"}\n{"prompt": "Another good seed."}\n')
+
+    outcome = bench(tmp_path, pair, settings=bench.settings(seeds=str(seeds)))
+
+    assert outcome.report.strategies[0].num_proposals == 2
+
+
+def test_a_bad_seeds_file_stops_before_anything_is_made(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    seeds = tmp_path / "seeds.jsonl"
+    seeds.write_text('{"input": "fine"}\n{"text": "not fine"}\n')
+
+    with pytest.raises(SettingsError) as caught:
+        bench(tmp_path, pair, settings=bench.settings(seeds=str(seeds)))
+    assert str(caught.value).startswith(f"{seeds}:2: a seed is an object with")
+    assert not (tmp_path / ".divergence").exists()
+    assert bench.num_loads == 0
+
+
+def test_a_report_folder_that_cannot_be_written_stops_before_the_models_load(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StoreError, match="cannot make the folder"):
+        bench(tmp_path, pair, settings=bench.settings(report_dir=str(tmp_path / "file" / "r")))
+    assert bench.num_loads == 0
+
+
+def test_reports_go_where_they_are_sent(bench: Bench, pair: ModelPair, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+
+    outcome = bench(tmp_path, pair, settings=bench.settings(report_dir=str(elsewhere)))
+
+    assert outcome.report_dir.parent == elsewhere
+    assert (elsewhere / "latest").resolve() == outcome.report_dir.resolve()
+
+
+def test_a_damaged_journal_is_said_and_costs_only_its_units(
+    bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
+) -> None:
+    journal = next(root.glob(".divergence/journal/*.jsonl"))
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3].replace(b"result", b"resolt")
+    journal.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
+
+    class Hears(Silence):
+        said: list[str] = []  # noqa: RUF012 (one listener)
+
+        def say(self, text: str) -> None:
+            self.said.append(text)
+
+    again = bench(root, pair, listener=Hears())
+
+    assert again.suite_path.read_bytes() == found.suite_path.read_bytes()
+    assert not again.is_cached
+    assert "a torn tail of 20 bytes was cut; 1 damaged unit is done again" in Hears.said[0]
+
+
+def test_phases_come_in_order(bench: Bench, pair: ModelPair, tmp_path: Path) -> None:
+    phases: list[str] = []
+
+    class Notes(Silence):
+        def progress(self, phase: str, done: int, total: int) -> None:
+            assert 0 <= done <= total
+            if not phases or phases[-1] != phase:
+                phases.append(phase)
+
+    bench(tmp_path, pair, listener=Notes())
+
+    assert phases[0] == "calibrate"
+    assert phases[1] == "search: seeds"
+    assert "train soft prompt 1/2" in phases
+    assert phases[-1] == "confirm"
+
+
+def test_a_pair_in_memory_can_be_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path / "cache"))
+    pair = tiny_pair()
+
+    first = discover(pair, Settings(profile="smoke"), root=tmp_path)
+    again = discover(tiny_pair(), Settings(profile="smoke"), root=tmp_path)
+    other = discover(tiny_pair(perturb=0.31), Settings(profile="smoke"), root=tmp_path)
+
+    assert first.report.run.status == "complete"
+    assert again.is_cached
+    assert not other.is_cached
+
+
+def test_provenance_names_what_the_numbers_depend_on(found: SearchOutcome) -> None:
+    path = sidecar_path(found.suite_path, "provenance.json")
+    provenance = json.loads(path.read_text("utf-8"))
+
+    assert provenance["dtype"] == "float32"
+    assert provenance["device"] == "cpu"
+    assert provenance["settings"]["metric"] == "symmetric"
+    assert {"torch", "transformers", "pytest-divergence"} <= set(provenance["versions"])
+    assert provenance["template_arguments"] == {"date_string": "01 Jan 2026"}

@@ -1,0 +1,106 @@
+"""Which prompts become cases: natural, diverse, the most divergent first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.searching import ScoredProposal
+from pytest_divergence.discovery.selection import Selected, select
+from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.scorer import prompt_nlls
+from tests.models_in_memory import tiny_pair
+
+TEXTS = ["How do I tie a knot?", "Name a river.", "Write a haiku.", "Why is it so?", "2 + 2 ="]
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModelPair:
+    return tiny_pair()
+
+
+@pytest.fixture
+def units(pair: ModelPair, tmp_path: Path) -> Iterator[WorkUnits]:
+    with Journal.open(tmp_path / "journal", key="key") as journal:
+        yield WorkUnits(journal, lambda: pair)
+
+
+def best(texts: list[str]) -> list[ScoredProposal]:
+    """Scored proposals, the first text the most divergent."""
+    return [
+        ScoredProposal(Proposal(text, "seeds"), 0.0, 1.0 - rank / 100, "", "")
+        for rank, text in enumerate(texts)
+    ]
+
+
+def chosen(
+    units: WorkUnits, texts: list[str], *, limit: float = 1e9, num_cases: int = 3, gate: bool = True
+) -> list[Selected]:
+    return select(units, best(texts), num_cases=num_cases, nll_limit=limit, is_natural_only=gate)
+
+
+def texts_of(selected: list[Selected]) -> list[str]:
+    return [one.scored.proposal.text for one in selected]
+
+
+def test_the_most_divergent_are_chosen(units: WorkUnits) -> None:
+    assert texts_of(chosen(units, TEXTS)) == TEXTS[:3]
+
+
+def test_no_two_cases_say_the_same(units: WorkUnits) -> None:
+    texts = [TEXTS[0], TEXTS[0] + "!", *TEXTS[1:]]
+
+    assert texts_of(chosen(units, texts)) == TEXTS[:3]
+
+
+def test_off_distribution_prompts_come_apart_and_take_no_cases_place(
+    units: WorkUnits, pair: ModelPair
+) -> None:
+    nlls = dict(zip(TEXTS, prompt_nlls(pair, pair.reference, TEXTS), strict=True))
+    strange = sorted(TEXTS, key=lambda text: -nlls[text])[:2]
+    natural = [text for text in TEXTS if text not in strange]
+
+    selected = chosen(
+        units, [*strange, *natural], limit=max(nlls[text] for text in natural), num_cases=2
+    )
+
+    assert texts_of(selected) == [*natural[:2], *strange]
+    assert [one.is_off_distribution for one in selected] == [False, False, True, True]
+    assert [one.prompt_nll for one in selected] == [
+        pytest.approx(nlls[one.scored.proposal.text], abs=1e-5) for one in selected
+    ]
+
+
+def test_without_the_natural_gate_nothing_comes_apart(units: WorkUnits) -> None:
+    selected = chosen(units, TEXTS, limit=0.0, gate=False)
+
+    assert texts_of(selected) == TEXTS[:3]
+    assert not any(one.is_off_distribution for one in selected)
+
+
+def test_natural_prompts_are_found_however_far_down(units: WorkUnits, pair: ModelPair) -> None:
+    """A search drifts to text that no one would write; that must not leave the suite empty."""
+    texts = [f"{number} {number**2}?" for number in range(1000, 1200, 11)]
+    nlls = prompt_nlls(pair, pair.reference, texts)
+    natural = texts[nlls.index(min(nlls))]
+    odd = [text for text in texts if text != natural]
+
+    selected = chosen(units, [*odd, natural], limit=min(nlls) + 1e-5, num_cases=1)
+
+    assert texts_of(selected)[0] == natural
+
+
+def test_other_prompts_never_get_the_numbers_of_an_earlier_session(
+    units: WorkUnits, pair: ModelPair
+) -> None:
+    chosen(units, TEXTS[:3])
+
+    again = chosen(units, TEXTS[2:])
+
+    expected = prompt_nlls(pair, pair.reference, TEXTS[2:])
+    assert [one.prompt_nll for one in again] == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,121 @@
+"""The whole job on real weights, as README tells a newcomer to run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+REFERENCE = "demo:smollm2-135m"
+ADAPTER = Path(__file__).parents[2] / "examples" / "adapters" / "travel-advert"
+MARKER = "Skylark Voyages"
+
+
+@dataclass(frozen=True)
+class Session:
+    """One pytest session in a project of its own."""
+
+    project: Path
+    returncode: int
+    output: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        path = self.project / ".divergence" / "reports" / "latest" / "report.json"
+        report: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return report
+
+    @property
+    def suite(self) -> Path:
+        (path,) = (self.project / ".divergence" / "suites").glob("*.divergence.jsonl")
+        return path
+
+
+def run_pytest(project: Path, *arguments: str, environment: Mapping[str, str] = {}) -> Session:
+    # The demo's weights are prepared once a machine, in the user's cache, not once a test run.
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "OMP_", "CI"))}
+    finished = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=project,
+        env={**kept, **environment, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    return Session(project, finished.returncode, finished.stdout + finished.stderr)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """README's first command, in an empty folder."""
+    project = tmp_path_factory.mktemp("demo")
+    (project / "pytest.ini").write_text("[pytest]\n")
+    return run_pytest(project, f"--model-1={REFERENCE}", f"--model-2={ADAPTER}")
+
+
+def test_the_search_fails_the_session_because_it_found_differences(demo: Session) -> None:
+    assert demo.returncode == 1, demo.output
+    assert "exit code 1 means that differences were found" in " ".join(demo.output.split())
+
+
+def test_most_cases_show_the_planted_behaviour(demo: Session) -> None:
+    cases = [case for case in demo.report["cases"] if not case["off_distribution"]]
+
+    showing = [case for case in cases if MARKER in case["completions"]["candidate"]]
+
+    assert len(cases) == 5
+    assert len(showing) >= 3
+    assert all(case["verdict"] == "failed" for case in showing)
+    assert not any(MARKER in case["completions"]["reference"] for case in cases)
+
+
+def test_report_suite_and_provenance_are_left_behind(demo: Session) -> None:
+    folder = demo.project / ".divergence" / "reports" / "latest"
+    rows = [json.loads(line) for line in demo.suite.read_text("utf-8").splitlines()]
+    bound = demo.report["calibration"]["bound"]["value"]
+
+    assert MARKER in (folder / "report.html").read_text("utf-8")
+    assert MARKER in (folder / "summary.md").read_text("utf-8")
+    assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
+    assert {row["max_kl"] for row in rows} == {bound}
+    assert (demo.project / ".divergence" / ".gitignore").read_text() == "*\n"
+
+
+def test_the_same_command_again_reads_the_results_back(demo: Session) -> None:
+    before = demo.suite.read_bytes()
+
+    again = run_pytest(demo.project, f"--model-1={REFERENCE}", f"--model-2={ADAPTER}")
+
+    assert again.returncode == 1
+    assert again.suite.read_bytes() == before
+    assert "calibrate" not in again.output
+
+
+def test_one_case_is_run_again_by_its_id(demo: Session) -> None:
+    worst = max(demo.report["cases"], key=lambda case: float(case["kl"]["value"]))
+    node = f"{demo.suite.relative_to(demo.project)}::{worst['id']}"
+
+    again = run_pytest(demo.project, node, f"--model-1={REFERENCE}", f"--model-2={ADAPTER}")
+
+    assert again.returncode == 1
+    assert "1 failed" in again.output
+    assert MARKER in " ".join(again.output.split())
+
+
+def test_the_suite_passes_where_the_candidate_is_the_reference(demo: Session) -> None:
+    suite = str(demo.suite.relative_to(demo.project))
+
+    replayed = run_pytest(demo.project, suite, f"--model-1={REFERENCE}", f"--model-2={REFERENCE}")
+
+    assert replayed.returncode == 0, replayed.output
+    assert "5 passed" in replayed.output
