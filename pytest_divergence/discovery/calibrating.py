@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 
 from pytest_divergence.core.provenance import Bound, NoiseFloor
@@ -30,19 +30,36 @@ CHUNK = 16
 
 
 @dataclass(frozen=True)
+class Control:
+    """One control with its divergence, nats per token, and a continuation of each model."""
+
+    text: str
+    value: float
+    reference: str
+    candidate: str
+
+
+@dataclass(frozen=True)
 class Calibrated:
     """Noise floor, typical shift and naturalness limit of one pair."""
 
     noise_floor: NoiseFloor
     shift: ShiftDistribution
+    controls: list[Control]
     nll_limit: float
     """Nats per token; less likely prompts are off distribution."""
 
-    def bound(self, settings: Settings) -> Bound:
-        """The asserted limit: the option's, or computed from the parts."""
+    def bound(
+        self, settings: Settings, is_ordinary: Callable[[Control], bool] = lambda control: True
+    ) -> Bound:
+        """The asserted limit: the option's, or computed from the parts.
+
+        Controls that are not ordinary, since they show a behaviour, do not raise it.
+        """
         if isinstance(settings.max_kl, float):
             return absolute_bound(settings.max_kl)
-        return automatic_bound(self.noise_floor, self.shift)
+        values = [one.value for one in self.controls if is_ordinary(one)]
+        return automatic_bound(self.noise_floor, typical_shift(values or self.shift.values))
 
     def as_report(self, bound: Bound) -> Calibration:
         """The same for `report.json`."""
@@ -61,17 +78,18 @@ def calibrate(
     listener.progress("calibrate", 0, total)
     written = units.do("controls/written", lambda pair: _written(pair, settings, profile))
     texts = [one.text for one in clean(Proposal(text, "control") for text in (*shipped, *written))]
-    values: list[float] = []
+    controls: list[Control] = []
     nlls: list[float] = []
     for start in range(0, len(texts), CHUNK):
         chunk = texts[start : start + CHUNK]
         scored = units.do(f"controls/score/{start}", partial(_score, chunk, settings, profile))
-        values += scored["values"]
+        controls += [Control(**row) for row in scored["controls"]]
         nlls += scored["nlls"]
         listener.progress("calibrate", min(start + CHUNK, total), total)
     floor = units.do("calibrate/noise-floor", lambda pair: _floor(pair, texts, settings, profile))
+    values = [one.value for one in controls]
     shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)
-    return Calibrated(NoiseFloor(**floor), shift, nll_limit(nlls))
+    return Calibrated(NoiseFloor(**floor), shift, controls, nll_limit(nlls))
 
 
 def _written(pair: ModelPair, settings: Settings, profile: Profile) -> list[str]:
@@ -90,7 +108,7 @@ def _written(pair: ModelPair, settings: Settings, profile: Profile) -> list[str]
 
 def _score(
     texts: Sequence[str], settings: Settings, profile: Profile, pair: ModelPair
-) -> dict[str, list[float]]:
+) -> dict[str, object]:
     scores = score_prompts(
         pair,
         texts,
@@ -100,7 +118,17 @@ def _score(
         seed=row_seed(settings.seed, "controls"),
     )
     return {
-        "values": [score.measurement.value for score in scores],
+        "controls": [
+            asdict(
+                Control(
+                    text=text,
+                    value=score.measurement.value,
+                    reference=pair.chat.text(score.continuations.reference[0]),
+                    candidate=pair.chat.text(score.continuations.candidate[0]),
+                )
+            )
+            for text, score in zip(texts, scores, strict=True)
+        ],
         "nlls": prompt_nlls(pair, pair.reference, texts),
     }
 

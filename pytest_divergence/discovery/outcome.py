@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Completions, Origin
 from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance, write_provenance
 from pytest_divergence.core.report import (
@@ -42,6 +43,7 @@ class Findings:
     confirmed: list[Confirmed] = field(default_factory=list)
     exported: dict[str, Case] = field(default_factory=dict)
     """The suite's rows by id, after the hook that may change or drop them."""
+    behaviours: list[Behaviour] = field(default_factory=list)
     errors: list[RunError] = field(default_factory=list)
     dtype: str = "not loaded"
 
@@ -80,6 +82,7 @@ def build_report(
         settings=settings.model_dump(mode="json"),
         calibration=calibration,
         verdict_counts=dict(Counter(one.verdict for one in cases if not one.off_distribution)),
+        behaviours=findings.behaviours,
         cases=cases,
         strategies=_strategies(findings),
         training=findings.search.training,
@@ -121,6 +124,7 @@ def write_suite_files(
         typical_shift=calibrated.shift.summary(),
         bound=bound,
         nll_limit=calibrated.nll_limit,
+        behaviours=findings.behaviours,
         effort=units.effort,
     )
     write_provenance(sidecar_path(path, "provenance.json"), provenance)

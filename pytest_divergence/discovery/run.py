@@ -18,7 +18,8 @@ from pytest_divergence.core.naming import suite_path
 from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.store import DivergenceFolder, file_lock
-from pytest_divergence.discovery.calibrating import calibrate
+from pytest_divergence.discovery.behaviours import Answered, shows, suspected_behaviours
+from pytest_divergence.discovery.calibrating import Calibrated, calibrate
 from pytest_divergence.discovery.confirming import confirm
 from pytest_divergence.discovery.identity import (
     RunIdentity,
@@ -194,6 +195,7 @@ class _Run:
                 f"the budget of {plan.profile.budget_tokens} forwarded tokens was spent before any "
                 "prompt was scored; raise --divergence-budget or choose a smaller profile"
             )
+        self._name_behaviours(calibrated)
         selected = select(
             self.units,
             findings.search.best,
@@ -202,6 +204,29 @@ class _Run:
             is_natural_only=settings.gate == "natural",
         )
         findings.confirmed = confirm(self.units, selected, settings, plan.profile, self.listener)
+
+    def _name_behaviours(self, calibrated: Calibrated) -> None:
+        """Name what recurs; controls that show it are not ordinary, and do not raise the bound."""
+        findings = self.findings
+        answered = [
+            Answered(one.text, one.reference, one.candidate, is_control=True)
+            for one in calibrated.controls
+        ]
+        answered += [
+            Answered(
+                one.proposal.text,
+                one.reference_completion,
+                one.candidate_completion,
+                is_control=False,
+            )
+            for one in findings.search.scored
+        ]
+        findings.behaviours = suspected_behaviours(answered)
+        conditional = [one for one in findings.behaviours if one.kind == "conditional"]
+        findings.bound = calibrated.bound(
+            self.settings,
+            lambda control: not any(shows(one, control.candidate) for one in conditional),
+        )
 
     def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:
         findings = self.findings

@@ -14,6 +14,11 @@ import torch
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 
+FREE_PADDING = 64
+"""Padded positions that no batch is cut for."""
+MAX_PADDING_SHARE = 0.25
+"""Padded positions beyond that, as a share of the real ones."""
+
 
 def map_batches(
     rows: Sequence[Row],
@@ -30,7 +35,8 @@ def map_batches(
     results: dict[int, Result] = {}
     start = 0
     while start < len(order):
-        chosen = order[start : start + max_rows]
+        lengths = [length(rows[index]) for index in order[start : start + max_rows]]
+        chosen = order[start : start + _num_alike(lengths)]
         try:
             computed = compute([rows[index] for index in chosen])
         except Exception as error:
@@ -46,6 +52,16 @@ def map_batches(
         results.update(zip(chosen, computed, strict=True))
         start += len(chosen)
     return [results[index] for index in range(len(rows))]
+
+
+def _num_alike(lengths: Sequence[int]) -> int:
+    """How many rows, shortest first, go together before padding costs more than a batch saves."""
+    total = 0
+    for count, longest in enumerate(lengths):
+        total += longest
+        if longest * (count + 1) - total > FREE_PADDING + MAX_PADDING_SHARE * total:
+            return count
+    return len(lengths)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
