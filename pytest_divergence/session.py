@@ -164,12 +164,23 @@ class DivergenceSession:
         max_kl = self.resolved.settings.max_kl
         return None if max_kl == "auto" else max_kl
 
+    @property
+    def root(self) -> Path:
+        """Where `.divergence/` goes: pytest's root folder, where it belongs to this project.
+
+        pytest takes a model's folder behind `--model-2` for a test path when it looks for its root,
+        before any plugin is asked; nothing may be written beside a stranger's model for that.
+        """
+        start, found = self.config.invocation_params.dir, self.config.rootpath
+        is_ours = start == found or (found in start.parents and self.config.inipath is not None)
+        return found if is_ours or self.has_paths else start
+
     @cached_property
     def own_suite(self) -> Path:
         """Where a search of this pair writes its suite."""
         from pytest_divergence.core.naming import suite_path
 
-        return suite_path(self.config.rootpath, *self.models)
+        return suite_path(self.root, *self.models)
 
     def check(self) -> None:
         """Refuse a wrong value at once, where this session itself asks for something."""
@@ -259,7 +270,7 @@ class DivergenceSession:
 
         report_dir = self.resolved.settings.report_dir
         return DivergenceFolder(
-            self.config.rootpath, report_dir=Path(report_dir) if report_dir else None
+            self.root, report_dir=Path(report_dir) if report_dir else None
         )
 
     # The pair
@@ -323,7 +334,7 @@ class DivergenceSession:
             try:
                 return search(
                     self.resolved.settings,
-                    root=self.config.rootpath,
+                    root=self.root,
                     load_pair=self.pair,
                     listener=listener,
                     strategies=self._strategies(),
