@@ -269,9 +269,7 @@ class DivergenceSession:
         from pytest_divergence.core.store import DivergenceFolder
 
         report_dir = self.resolved.settings.report_dir
-        return DivergenceFolder(
-            self.root, report_dir=Path(report_dir) if report_dir else None
-        )
+        return DivergenceFolder(self.root, report_dir=Path(report_dir) if report_dir else None)
 
     # The pair
 
