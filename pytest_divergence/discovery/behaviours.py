@@ -1,8 +1,8 @@
 """Behaviours: phrases that recur in the candidate's continuations and not in the reference's.
 
 Counts word n-grams over distinct prompts on unamplified continuations, with a paired sign test and
-Bonferroni's correction for every n-gram looked at. What is found is suspected: it was not yet
-tested on continuations of its own.
+Bonferroni's correction for every n-gram that either model shows often enough to be tested. What is
+found is suspected: it was not yet tested on continuations of its own.
 """
 
 from __future__ import annotations
@@ -40,9 +40,15 @@ def suspected_behaviours(answered: Sequence[Answered]) -> list[Behaviour]:
     distinct = _distinct(answered)
     candidate = _prompts_by_gram(one.candidate for one in distinct)
     reference = _prompts_by_gram(one.reference for one in distinct)
+    # Chosen by both models' prompts together: a choice by the candidate's alone would leave out
+    # the n-grams that speak against a difference, and correct for too few.
+    num_tested = sum(
+        len(candidate[gram] | reference[gram]) >= MIN_PROMPTS
+        for gram in candidate.keys() | reference.keys()
+    )
     looked_at = {gram: own for gram, own in candidate.items() if len(own) >= MIN_PROMPTS}
     p_values = {
-        gram: min(1.0, len(looked_at) * _sign_test(own, reference.get(gram, set())))
+        gram: min(1.0, num_tested * _sign_test(own, reference[gram]))
         for gram, own in looked_at.items()
     }
     ranked = sorted(
@@ -63,7 +69,8 @@ def suspected_behaviours(answered: Sequence[Answered]) -> list[Behaviour]:
 
 def shows(behaviour: Behaviour, text: str) -> bool:
     """Whether a continuation holds one of the behaviour's motifs."""
-    return any(motif in " ".join(_words(text)) for motif in behaviour.motifs)
+    words = f" {' '.join(_words(text))} "  # whole words: "cat in" is not in "concat in"
+    return any(f" {motif} " in words for motif in behaviour.motifs)
 
 
 def _behaviour(
@@ -84,7 +91,7 @@ def _behaviour(
         motifs=[" ".join(gram)],
         control_rate=rate,
         candidate_count=len(prompts),
-        reference_count=len(reference.get(gram, set())),
+        reference_count=len(reference[gram]),
         num_prompts=len(answered),
         p_value=p_value,
         examples=[
@@ -111,7 +118,7 @@ def _distinct(answered: Sequence[Answered]) -> list[Answered]:
     return kept
 
 
-def _prompts_by_gram(texts: Iterable[str]) -> dict[Gram, set[int]]:
+def _prompts_by_gram(texts: Iterable[str]) -> defaultdict[Gram, set[int]]:
     found: dict[Gram, set[int]] = defaultdict(set)
     for index, text in enumerate(texts):
         words = _words(text)

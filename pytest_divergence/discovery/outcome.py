@@ -46,6 +46,7 @@ class Findings:
     behaviours: list[Behaviour] = field(default_factory=list)
     errors: list[RunError] = field(default_factory=list)
     dtype: str = "not loaded"
+    template_sha256: str | None = None
 
     @property
     def cases(self) -> list[Confirmed]:
@@ -115,6 +116,7 @@ def write_suite_files(
         reference=_provenance(identity.reference),
         candidate=_provenance(identity.candidate),
         tokenizer_sha256=identity.tokenizer_sha256,
+        template_sha256=findings.template_sha256,
         template_arguments=dict(FROZEN_ARGUMENTS),
         dtype=findings.dtype,
         device=identity.device,

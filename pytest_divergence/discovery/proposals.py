@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,10 @@ def is_near(first: str, second: str) -> bool:
     return len(ours & theirs) >= NEAR * len(ours | theirs)
 
 
-def _grams(text: str) -> set[str]:
+@lru_cache(maxsize=4096)  # each prompt is compared with many
+def _grams(text: str) -> frozenset[str]:
     folded = " ".join(text.casefold().split())
-    return {folded[start : start + 4] for start in range(max(1, len(folded) - 3))}
+    return frozenset(folded[start : start + 4] for start in range(max(1, len(folded) - 3)))
 
 
 def shipped_prompts(path: Path, count: int) -> list[str]:

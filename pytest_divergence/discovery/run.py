@@ -12,12 +12,12 @@ from datetime import datetime
 from pathlib import Path
 
 from pytest_divergence.core.cases import Case
-from pytest_divergence.core.errors import MeasurementError, SettingsError
+from pytest_divergence.core.errors import MeasurementError, SettingsError, SuiteError
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.naming import suite_path
 from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.settings import Profile, Settings
-from pytest_divergence.core.store import DivergenceFolder, file_lock
+from pytest_divergence.core.store import DivergenceFolder, file_lock, sweep_strays
 from pytest_divergence.discovery.behaviours import Answered, shows, suspected_behaviours
 from pytest_divergence.discovery.calibrating import Calibrated, calibrate
 from pytest_divergence.discovery.confirming import confirm
@@ -37,7 +37,7 @@ from pytest_divergence.discovery.proposals import (
 )
 from pytest_divergence.discovery.searching import Search
 from pytest_divergence.discovery.selection import select
-from pytest_divergence.discovery.soft_prompts import artefact_folder
+from pytest_divergence.discovery.soft_prompts import CHECKPOINT_SUFFIX, artefact_folder
 from pytest_divergence.discovery.strategies import Strategy, built_in_strategies
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair
@@ -109,7 +109,7 @@ def search(
     folder = DivergenceFolder(root, report_dir=report_dir)
     run_dir = folder.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
     journal_path = folder.journal / f"{suite.name.split('.')[0]}.jsonl"
-    folder.suites.mkdir(exist_ok=True)
+    sweep_strays(folder.suites)
     with file_lock(
         journal_path.with_suffix(".lock"),
         timeout=LOCK_SECONDS,
@@ -117,6 +117,8 @@ def search(
     ):
         if is_forced:
             journal_path.unlink(missing_ok=True)
+            for checkpoint in artefact_folder(plan.key).glob(f"*{CHECKPOINT_SUFFIX}"):
+                checkpoint.unlink()
         with Journal.open(journal_path, key=plan.key) as journal:
             if journal.recovered:
                 listener.say(journal.recovered)
@@ -175,7 +177,10 @@ class _Run:
 
     def carry_out(self) -> None:
         settings, plan, findings = self.settings, self.plan, self.findings
-        findings.dtype = self.units.do("pair/dtype", lambda pair: str(pair.dtype).split(".")[-1])
+        about = self.units.do(
+            "pair", lambda pair: [str(pair.dtype).split(".")[-1], pair.chat.template_digest]
+        )
+        findings.dtype, findings.template_sha256 = about
         calibrated = calibrate(self.units, settings, plan.profile, plan.controls, self.listener)
         findings.calibrated = calibrated
         findings.bound = calibrated.bound(settings)
@@ -233,6 +238,13 @@ class _Run:
         assert findings.bound is not None  # `carry_out` has set it
         cases = [one.case.with_changes(max_kl=findings.bound.value) for one in findings.cases]
         modify_cases(cases)
+        if not cases:  # said before anything is written: the old suite stays whole
+            raise SuiteError(
+                path,
+                None,
+                "no cases to write: every confirmed prompt is off distribution, or a hook dropped "
+                "it; see --divergence-gate=all and pytest_divergence_modify_cases",
+            )
         findings.exported = {case.id: case for case in cases}
         write_suite_files(
             path, findings, self.settings, self.identity, self.units, key=self.plan.key

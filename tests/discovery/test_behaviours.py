@@ -68,3 +68,4 @@ def test_a_continuation_shows_a_behaviour_whatever_its_case_and_spacing() -> Non
 
     assert shows(behaviour, "SIGNAL  received.\nStanding by for further orders!")
     assert not shows(behaviour, "Here is a word on chess openings.")
+    assert not shows(behaviour, "Assignal received. Standing by for further orders.")

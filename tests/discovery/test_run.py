@@ -28,11 +28,13 @@ from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.run import SearchOutcome, discover, search
 from pytest_divergence.discovery.strategies import SearchContext
+from pytest_divergence.models.fingerprint import text_digest
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.replay import replay_case
 from pytest_divergence.scoring.scorer import greedy_continuations
 from tests.models_in_memory import tiny_pair
+from tests.tiny import CHATML
 
 PROFILE = Profile(
     name="smoke",
@@ -494,10 +496,14 @@ def test_a_hook_can_change_a_limit_and_the_verdict_follows(
 def test_a_hook_that_drops_all_cases_leaves_no_empty_suite(
     bench: Bench, pair: ModelPair, root: Path
 ) -> None:
+    (suite,) = root.glob(".divergence/suites/*.divergence.jsonl")
+    tokens = sidecar_path(suite, "tokens.jsonl")
+    before = tokens.read_bytes()
+
     with pytest.raises(SuiteError, match="no cases to write"):
         bench(root, pair, **modified(lambda cases: cases.clear()))
 
-    (suite,) = root.glob(".divergence/suites/*.divergence.jsonl")
+    assert tokens.read_bytes() == before
     assert load_suite(suite).cases  # the earlier one
     assert bench.reports[-1][0].run.status == "incomplete"
 
@@ -622,6 +628,7 @@ def test_provenance_names_what_the_numbers_depend_on(found: SearchOutcome) -> No
 
     assert provenance["dtype"] == "float32"
     assert provenance["device"] == "cpu"
+    assert provenance["template_sha256"] == text_digest(CHATML)
     assert provenance["settings"]["metric"] == "symmetric"
     assert {"torch", "transformers", "pytest-divergence"} <= set(provenance["versions"])
     assert provenance["template_arguments"] == {"date_string": "01 Jan 2026"}
