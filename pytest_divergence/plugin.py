@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence import collection, hookspecs, options, progress_display
+from pytest_divergence import hookspecs, options, participation, progress_display
 from pytest_divergence.session import REPORT_KEY, of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     ours = of(session.config)
     ours.check()
     if ours.is_controller:
-        collection.prepare(ours)
+        participation.prepare(ours)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -64,40 +64,42 @@ def pytest_collection(session: pytest.Session) -> None:
     if ours.is_controller:
         return
     if ours.worker_input is None:
-        collection.prepare(ours)
-    session.config.args += collection.more_arguments(ours)
+        participation.prepare(ours)
+    session.config.args += participation.more_arguments(ours)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of pytest-xdist what its controller found: strings only, no paths."""
-    node.workerinput.update(collection.for_workers(of(node.config)))
+    node.workerinput.update(participation.for_workers(of(node.config)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep our items on one worker, so that only that one loads the models."""
-    return collection.scheduler(config, log)
+    return participation.scheduler(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Of `.divergence/`, show pytest only the suites that take part."""
-    return collection.is_hidden(collection_path, config)
+    return participation.is_hidden(collection_path, config)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Collect suites."""
     if not file_path.name.endswith(options.SUITE_SUFFIX) or of(parent.config).is_off:
         return None
-    return collection.SuiteFile.from_parent(parent, path=file_path)
+    from pytest_divergence.collection import SuiteFile
+
+    return SuiteFile.from_parent(parent, path=file_path)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give tests that take `divergence_case` the cases."""
     if "divergence_case" in metafunc.fixturenames:
-        collection.parametrize(metafunc, of(metafunc.config))
+        participation.parametrize(metafunc, of(metafunc.config))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -147,7 +149,7 @@ def soft_prompts(pytestconfig: pytest.Config) -> list[SoftPrompt]:
 
     session = of(pytestconfig)
     with session.failures():
-        return load_soft_prompts(collection.search_outcome(session).key)
+        return load_soft_prompts(participation.search_outcome(session).key)
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +157,7 @@ def hard_prompts(pytestconfig: pytest.Config) -> list[str]:
     """The prompts, as text, on which the session's models were found to differ."""
     session = of(pytestconfig)
     with session.failures():
-        return [case.text for case in collection.session_cases(session)]
+        return [case.text for case in participation.session_cases(session)]
 
 
 @pytest.fixture
@@ -176,7 +178,9 @@ def assert_bounded_kl(request: pytest.FixtureRequest) -> Callable[..., PromptSco
     """A function `(prompt, max_kl=None, metric=None)` that measures a prompt and asserts its KL."""
 
     def check(prompt: Any, max_kl: float | None = None, metric: str | None = None) -> PromptScore:
-        return collection.assert_bounded(request, prompt, max_kl, metric)
+        from pytest_divergence.assertions import assert_bounded
+
+        return assert_bounded(request, prompt, max_kl, metric)
 
     return check
 

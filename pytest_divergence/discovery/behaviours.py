@@ -119,7 +119,7 @@ def _distinct(answered: Sequence[Answered]) -> list[Answered]:
 
 
 def _prompts_by_gram(texts: Iterable[str]) -> defaultdict[Gram, set[int]]:
-    found: dict[Gram, set[int]] = defaultdict(set)
+    found: defaultdict[Gram, set[int]] = defaultdict(set)
     for index, text in enumerate(texts):
         words = _words(text)
         for size in SIZES:

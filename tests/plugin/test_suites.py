@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pytest_divergence.collection import note
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance, write_provenance
+from pytest_divergence.measuring import note
 from pytest_divergence.models.loading import pair_identities, resolve_pair
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, block, nodeid, shown
 from tests.tiny import save_tiny_model

@@ -1,0 +1,107 @@
+"""`assert_bounded_kl`: a user's own assertion on one prompt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_divergence.measuring import answers_of, metric_for, note, sizes_for
+from pytest_divergence.session import DivergenceSession, of
+from pytest_divergence.stored import read_suite
+
+if TYPE_CHECKING:
+    from pytest_divergence.core.cases import Case
+    from pytest_divergence.models.pair import ModelPair
+    from pytest_divergence.scoring.scorer import PromptScore
+
+
+def assert_bounded(
+    request: pytest.FixtureRequest, prompt: Any, max_kl: float | None, metric: str | None
+) -> PromptScore:
+    """Measure a prompt (text, messages or case); fail in words where it is over its bound."""
+    from pytest_divergence.core.cases import Case
+    from pytest_divergence.core.verdicts import judge
+    from pytest_divergence.scoring.replay import case_prompt, measure_prompt
+
+    session = of(request.config)
+    with session.failures():
+        pair: ModelPair = request.getfixturevalue("model_pair")
+        case = prompt if isinstance(prompt, Case) else _case_of(prompt)
+        bound = _assertion_bound(request, session, case, max_kl)
+        score = measure_prompt(
+            pair,
+            case_prompt(case),
+            metric=metric_for(session, case, metric),
+            **sizes_for(session, pair),
+        )
+    verdict = judge(score.measurement.value, bound)
+    note(request.node, verdict=verdict, kl=score.measurement.value, bound=bound)
+    if verdict == "failed":
+        pytest.fail(_assertion_text(request, session, case, score, bound), pytrace=False)
+    return score
+
+
+def _case_of(prompt: Any) -> Case:
+    from pydantic import ValidationError
+
+    from pytest_divergence.core.cases import Case
+    from pytest_divergence.core.errors import first_fault
+
+    try:
+        return Case(input=prompt) if isinstance(prompt, str) else Case(messages=tuple(prompt))
+    except ValidationError as error:
+        raise ValueError(first_fault(error, Case)) from None
+
+
+def _assertion_bound(
+    request: pytest.FixtureRequest, session: DivergenceSession, case: Case, max_kl: float | None
+) -> float:
+    """The bound of an assertion: argument, marker, case, option, then the search's own."""
+    marks = (mark.kwargs.get("max_kl") for mark in request.node.iter_markers("divergence"))
+    given = [max_kl, *marks, case.max_kl, session.number_bound]
+    bound = next((one for one in given if one is not None), None)
+    if bound is None and session.has_models:
+        bound = _search_bound(session)
+    if bound is None:
+        raise pytest.UsageError(
+            "assert_bounded_kl has no bound; give max_kl=..., or --divergence-max-kl"
+        )
+    if not 0 < bound < float("inf"):
+        raise ValueError(f"max_kl={bound} must be a positive number of nats per token")
+    return float(bound)
+
+
+def _search_bound(session: DivergenceSession) -> float | None:
+    if session.report is not None:
+        bound = session.report.calibration.bound
+        return bound.value if bound else None
+    if not session.own_suite.is_file():
+        return None
+    provenance = read_suite(session.own_suite).provenance
+    return provenance.bound.value if provenance and provenance.bound else None
+
+
+def _assertion_text(
+    request: pytest.FixtureRequest,
+    session: DivergenceSession,
+    case: Case,
+    score: PromptScore,
+    bound: float,
+) -> str:
+    from pytest_divergence.reports.terminal import failure_text
+    from pytest_divergence.scoring.comparison import compare_tokens
+
+    pair: ModelPair = request.getfixturevalue("model_pair")
+    report = session.report
+    floor = report.calibration.noise_floor if report is not None else None
+    answers = answers_of(pair, case, sizes_for(session, pair)["max_new_tokens"])
+    return failure_text(
+        case.with_changes(completions=answers),
+        measurement=score.measurement,
+        max_kl=bound,
+        noise_floor=floor.value if floor else None,
+        tokens=compare_tokens(pair, score.prompt, score.continuations.candidate[0]),
+        rerun=session.rerun(request.node.nodeid),
+        suite=session.shown(request.node.path),
+    )

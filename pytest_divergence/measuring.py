@@ -1,0 +1,109 @@
+"""What suite items and users' own assertions share: how to measure, and what to leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict, cast, get_args
+
+import pytest
+
+from pytest_divergence.session import DivergenceSession
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_divergence.core.cases import Case, Completions, Measurement
+    from pytest_divergence.core.provenance import Provenance
+    from pytest_divergence.core.report import TokenComparison
+    from pytest_divergence.core.settings import MetricName
+    from pytest_divergence.models.pair import ModelPair
+    from pytest_divergence.stored import StoredSuite
+
+
+class _Sizes(TypedDict):
+    num_continuations: int
+    max_new_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an item judges: a measurement, and the positions that it was made of."""
+
+    measurement: Measurement
+    tokens: Sequence[TokenComparison] = ()
+    completions: Completions | None = None
+    """What these models answer, where that was asked; else the suite's are shown."""
+
+
+def note(item: pytest.Item, **values: str | float) -> None:
+    """Leave what was measured on the item, for JUnit and other reports: plain values only.
+
+    A value that pytest-xdist cannot send would lose the whole report, failure and all.
+    """
+    own = {f"divergence_{name}": value for name, value in values.items()}
+    kept = [pair for pair in item.user_properties if pair[0] not in own]
+    item.user_properties[:] = kept + [
+        (name, value if isinstance(value, str) else float(value)) for name, value in own.items()
+    ]
+
+
+def noise_floor_of(provenance: Provenance | None) -> float | None:
+    """The noise floor that a suite was made with, nats per token."""
+    return provenance.noise_floor.value if provenance and provenance.noise_floor else None
+
+
+def metric_for(session: DivergenceSession, case: Case, asked: str | None = None) -> MetricName:
+    """The metric asked for in the test or the session, else the one the case was measured in."""
+    from pytest_divergence.core.settings import MetricName
+
+    known = get_args(MetricName)
+    if asked is not None and asked not in known:
+        raise ValueError(f"metric={asked!r} must be one of {', '.join(known)}")
+    if asked is None and "metric" not in session.given and case.kl is not None:
+        asked = case.kl.metric if case.kl.metric in known else None
+    return cast("MetricName", asked) if asked else session.resolved.settings.metric
+
+
+def answers_of(pair: ModelPair, case: Case, max_new_tokens: int) -> Completions:
+    """What both models answer greedily: a suite's stored answers may be other models'."""
+    from pytest_divergence.core.cases import Completions
+    from pytest_divergence.scoring.replay import case_prompt
+    from pytest_divergence.scoring.scorer import greedy_continuations
+
+    found = greedy_continuations(pair, [case_prompt(case)], max_new_tokens=max_new_tokens)[0]
+    return Completions(
+        reference=pair.chat.text(found.reference[0]), candidate=pair.chat.text(found.candidate[0])
+    )
+
+
+def sizes_for(session: DivergenceSession, pair: ModelPair) -> _Sizes:
+    """Number, length and seed of the continuations that this session samples."""
+    settings = session.resolved.settings
+    profile = settings.resolved_profile(pair.device.type)
+    return {
+        "num_continuations": profile.num_continuations,
+        "max_new_tokens": profile.continuation_length,
+        "seed": settings.seed,
+    }
+
+
+def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) -> dict[str, float]:
+    """Each case's bound: the row's, else the option's, else the suite's. Never computed here.
+
+    Raises UsageError for a case without any.
+    """
+    provenance = stored.provenance
+    of_suite = provenance.bound.value if provenance and provenance.bound else None
+    bounds = {}
+    for case in stored.suite.cases:
+        given = (case.max_kl, session.number_bound, of_suite)
+        bound = next((one for one in given if one is not None), None)
+        if bound is None:
+            raise pytest.UsageError(
+                f"{session.shown(path)}:{stored.suite.lines[case.id]}: case {case.id} has no "
+                "bound; add max_kl to the row, or give --divergence-max-kl"
+            )
+        bounds[case.id] = bound
+    return bounds

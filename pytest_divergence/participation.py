@@ -1,0 +1,235 @@
+"""Which suites and cases take part in a session, and how pytest and its workers are told.
+
+Loaded in every session, so nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_divergence.options import SUITE_SUFFIX
+from pytest_divergence.progress_display import SKIP_PREFIX
+from pytest_divergence.session import NO_MODELS, REPORT_KEY, SUITE_KEY, DivergenceSession, of
+
+if TYPE_CHECKING:
+    from pytest_divergence.core.cases import Case
+    from pytest_divergence.discovery.run import SearchOutcome
+
+FOLDER = ".divergence"
+OUR_NODEIDS = re.compile(r"\.divergence\.jsonl::|\[[^\]]*-[0-9a-f]{10}\b")
+"""Suite items, and tests that run once for each case."""
+
+
+def named_suites(session: DivergenceSession) -> list[Path]:
+    """The suites among the session's arguments."""
+    return [path for path in session.arguments if path.name.endswith(SUITE_SUFFIX)]
+
+
+def mode(session: DivergenceSession) -> str:
+    """`search`, `replay` or `off`; `auto` replays given suites, and always in CI."""
+    asked = session.resolved.settings.mode
+    if asked != "auto":
+        return asked
+    is_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    return "replay" if is_ci or named_suites(session) else "search"
+
+
+def adds_own_suite(session: DivergenceSession) -> bool:
+    """Whether the search's cases join the session without being named."""
+    choice = session.choice("builtin_suite")
+    if not session.has_models or session.is_off or choice == "off":
+        return False
+    return choice == "on" or (session.is_explicit and not session.has_paths)
+
+
+def joining_suite(session: DivergenceSession) -> Path | None:
+    """The search's suite, where it joins this session and exists."""
+    if session.worker_input is not None:
+        sent = session.worker_input.get(SUITE_KEY)
+        return Path(sent) if sent else None
+    if not adds_own_suite(session):
+        return None
+    return session.own_suite if session.outcome or session.own_suite.is_file() else None
+
+
+def more_arguments(session: DivergenceSession) -> list[str]:
+    """The search's suite as an argument of the session, unless a folder among them leads to it.
+
+    Before pytest 9 a folder and a file inside of it, both given, collected the file alone.
+    """
+    suite = joining_suite(session)
+    if suite is None or any(path in suite.parents for path in session.arguments):
+        return []
+    return [str(suite)]
+
+
+def prepare(session: DivergenceSession) -> None:
+    """Before collection: search, or make sure that there is something to replay.
+
+    Nothing happens where only a path or the ini file could ask for the models: that shows later.
+    """
+    is_ours = session.has_models and not session.is_off and not session.is_listing
+    is_eager = session.is_explicit and (session.is_controller or not session.has_paths)
+    if is_ours and (is_eager or adds_own_suite(session)):
+        session.is_used = True
+        if mode(session) == "search":
+            session.outcome()
+        elif adds_own_suite(session):
+            _require_suite(session)
+    if session.is_controller and (session.is_used or named_suites(session)):
+        _validate_suites(session)
+
+
+def is_hidden(path: Path, config: pytest.Config) -> bool | None:
+    """Whether to ignore a path of `.divergence/`: all but the suites that take part.
+
+    None for paths elsewhere. The folder would be skipped as a hidden one, suites and all.
+    """
+    if FOLDER not in path.parts:
+        return None
+    session = of(config)
+    own = joining_suite(session)
+    shown = [*named_suites(session), *([own] if own else [])]
+    return not any(path in (one, *one.parents[:2]) for one in shown)
+
+
+def cases_for(session: DivergenceSession, marks: Iterator[pytest.Mark]) -> list[Case]:
+    """What `divergence_case` stands for in one test, after its marker's filters, by id."""
+    chosen = session_cases(session)
+    for wanted in (mark.kwargs for mark in marks):
+        ids = wanted.get("id")
+        ids = [ids] if isinstance(ids, str) else ids
+        chosen = [
+            case
+            for case in chosen
+            if (ids is None or case.id in ids) and wanted.get("behaviour") in (None, case.behaviour)
+        ]
+        if (limit := wanted.get("limit")) is not None:
+            chosen = sorted(chosen, key=lambda case: -(case.kl.value if case.kl else 0.0))[:limit]
+    return sorted(chosen, key=lambda case: case.id)
+
+
+def session_cases(session: DivergenceSession) -> list[Case]:
+    """The cases of the named suites in replay, else of the search. Raises UsageError."""
+    from pytest_divergence.core.suites import load_suite
+
+    session.is_used = True
+    with session.usage_errors():
+        paths = named_suites(session)
+        if mode(session) == "search" and not session.is_listing:
+            paths = [session.own_suite] if session.outcome().report.cases else []
+        elif not paths and session.own_suite.is_file():
+            paths = [session.own_suite]
+        elif not paths and not session.is_listing:
+            raise _nothing_to_replay(session)
+        return [case for path in paths for case in load_suite(path).cases]
+
+
+def _suites_below(session: DivergenceSession) -> Iterator[Path]:
+    """Every suite that pytest would find from the session's arguments."""
+    hidden = session.config.getini("norecursedirs")
+    for path in session.arguments:
+        if path.is_file() and path.name.endswith(SUITE_SUFFIX):
+            yield path
+        for folder, below, files in os.walk(path):
+            below[:] = [one for one in below if not any(fnmatch(one, p) for p in hidden)]
+            yield from (Path(folder, file) for file in files if file.endswith(SUITE_SUFFIX))
+
+
+def _require_suite(session: DivergenceSession) -> None:
+    if not session.own_suite.is_file() and not any(_suites_below(session)):
+        raise _nothing_to_replay(session)
+
+
+def _nothing_to_replay(session: DivergenceSession) -> pytest.UsageError:
+    is_ci = session.resolved.settings.mode == "auto"
+    why = ", and in CI nothing is searched unless you ask for it" if is_ci else ""
+    return pytest.UsageError(
+        f"there is no suite to replay: no *{SUITE_SUFFIX} is given, nor is there "
+        f"{session.shown(session.own_suite)}{why}; commit a suite and name it, or search with "
+        "--divergence-mode=search"
+    )
+
+
+def search_outcome(session: DivergenceSession) -> SearchOutcome:
+    """The outcome of this session's search. Raises UsageError where it only replays."""
+    if session.has_models and mode(session) != "search":
+        raise pytest.UsageError(
+            "this needs a search, and this session only replays; add --divergence-mode=search"
+        )
+    return session.outcome()
+
+
+def for_workers(session: DivergenceSession) -> dict[str, str]:
+    """What the controller of pytest-xdist tells its workers."""
+    told = {}
+    if (suite := joining_suite(session)) is not None:
+        told[SUITE_KEY] = str(suite)
+    if session.outcome:
+        told[REPORT_KEY] = str(session.outcome().report_dir)
+    return told
+
+
+def scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `--dist load`: our items on one worker, all others one by one."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class DivergenceScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "divergence" if OUR_NODEIDS.search(nodeid) else nodeid
+
+    return DivergenceScheduling(config, log)
+
+
+def _validate_suites(session: DivergenceSession) -> None:
+    """Workers cannot end a session by one clear error, so their controller looks first."""
+    from pytest_divergence.measuring import suite_bounds
+    from pytest_divergence.stored import read_suite
+
+    with session.usage_errors():
+        for path in _suites_below(session):
+            suite_bounds(session, path, read_suite(path))
+            if session.has_models and not session.outcome:
+                session.identities()
+
+
+def parametrize(metafunc: pytest.Metafunc, session: DivergenceSession) -> None:
+    """Give a test that takes `divergence_case` one run a case; our id comes first in brackets."""
+    try:
+        params = _params(metafunc, session)
+    except pytest.UsageError:
+        if session.worker_input is not None:
+            raise
+        params = []  # `session.error` ends the session once this file is collected
+    metafunc.parametrize("divergence_case", params, indirect=True)
+
+
+def _params(metafunc: pytest.Metafunc, session: DivergenceSession) -> list[Any]:
+    has_cases = session.has_models or named_suites(session)
+    if session.is_off or not has_cases:
+        why = "--divergence-mode=off" if session.is_off else f"divergence_case {NO_MODELS}"
+        return [_skipped("unconfigured", why)]
+    cases = cases_for(session, metafunc.definition.iter_markers("divergence"))
+    if not cases and session.is_listing:
+        return [_skipped("pending", "no search has run yet")]
+    if not cases:
+        return [_skipped("none", "no case of the search passes this test's filters")]
+    return [
+        pytest.param(
+            case, id=case.id, marks=pytest.mark.divergence(id=case.id, behaviour=case.behaviour)
+        )
+        for case in cases
+    ]
+
+
+def _skipped(name: str, why: str) -> Any:
+    return pytest.param(None, id=name, marks=pytest.mark.skip(reason=SKIP_PREFIX + why))
