@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -144,3 +145,19 @@ def test_without_models_the_fixture_says_what_to_give(project: Project) -> None:
     result = project.run("test_kl.py")
     result.assert_outcomes(errors=1)
     assert "model_pair needs two models; give --model-1 and --model-2" in result.outlines
+
+
+def test_nothing_is_written_beside_a_model_that_lies_elsewhere(
+    project: Project, tiny_models: Path
+) -> None:
+    elsewhere = sorted(tiny_models.rglob("*"))
+    models = [f"--model-{side}" for side in (1, 2)]
+
+    # Behind a space, pytest takes the folder for a test path when it looks for its root.
+    result = project.run(
+        models[0], str(tiny_models / "base"), models[1], str(tiny_models / "adapter")
+    )
+
+    assert "collected 3 items" in shown(result)
+    assert len(list(project.path.glob(".divergence/suites/*.divergence.jsonl"))) == 1
+    assert sorted(tiny_models.rglob("*")) == elsewhere
