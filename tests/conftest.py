@@ -15,7 +15,14 @@ from tests.tiny import save_tiny_adapter, save_tiny_model
 
 pytest_plugins = ["pytester"]
 
-torch.set_num_threads(1)  # models this small only wait for a second thread
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Models this small only wait for a second thread.
+
+    In a fixture: pytest imports this file also where a pair is tried out beside these tests.
+    """
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
