@@ -22,16 +22,17 @@ def assert_bounded(
     """Measure a prompt (text, messages or case); fail in words where it is over its bound."""
     from pytest_divergence.core.cases import Case
     from pytest_divergence.core.verdicts import judge
-    from pytest_divergence.scoring.replay import case_prompt, measure_prompt
+    from pytest_divergence.scoring.replay import case_prompt
+    from pytest_divergence.scoring.scorer import score_prompts
 
     session = of(request.config)
     with session.failures():
         pair: ModelPair = request.getfixturevalue("model_pair")
         case = prompt if isinstance(prompt, Case) else _case_of(prompt)
         bound = _assertion_bound(request, session, case, max_kl)
-        score = measure_prompt(
+        (score,) = score_prompts(
             pair,
-            case_prompt(case),
+            [case_prompt(case)],
             metric=metric_for(session, case, metric),
             **sizes_for(session, pair),
         )

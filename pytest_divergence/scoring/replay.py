@@ -15,7 +15,7 @@ from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.comparison import compare_tokens
-from pytest_divergence.scoring.scorer import Continuations, PromptScore, score_prompts
+from pytest_divergence.scoring.scorer import Continuations, score_prompts
 
 
 @dataclass(frozen=True)
@@ -66,26 +66,6 @@ def replay_case(
     )[0]
     tokens = compare_tokens(pair, prompt, score.continuations.candidate[0])
     return ReplayedCase(score.measurement, score.continuations, tokens)
-
-
-def measure_prompt(
-    pair: ModelPair,
-    prompt: Prompt,
-    *,
-    metric: MetricName = "symmetric",
-    num_continuations: int = 4,
-    max_new_tokens: int = 32,
-    seed: int = 0,
-) -> PromptScore:
-    """`score_prompts` of one prompt, for a user's own test."""
-    return score_prompts(
-        pair,
-        [prompt],
-        metric=metric,
-        num_continuations=num_continuations,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-    )[0]
 
 
 def _check_stored(pair: ModelPair, case: Case, prompt: Prompt, stored: StoredTokens) -> None:

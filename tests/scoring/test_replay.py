@@ -11,7 +11,7 @@ from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.comparison import compare_tokens
-from pytest_divergence.scoring.replay import measure_prompt, replay_case
+from pytest_divergence.scoring.replay import replay_case
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts
 from tests.models_in_memory import tiny_pair
 
@@ -52,10 +52,6 @@ def test_without_stored_tokens_replay_is_deterministic(pair: ModelPair) -> None:
 
     assert once == again
     assert once.measurement.estimator == "fresh"
-
-
-def test_measure_prompt_is_score_prompts_of_one(pair: ModelPair, first: PromptScore) -> None:
-    assert measure_prompt(pair, PROMPT, **SIZES) == first
 
 
 def test_a_changed_template_is_an_error_that_names_the_case(
