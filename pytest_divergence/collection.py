@@ -25,6 +25,7 @@ from pytest_divergence.session import NO_MODELS, REPORT_KEY, DivergenceSession, 
 from pytest_divergence.stored import read_suite
 
 if TYPE_CHECKING:
+    from pytest_divergence.core.behaviours import Behaviour
     from pytest_divergence.core.cases import Case
     from pytest_divergence.core.report import Report, TokenComparison
     from pytest_divergence.models.pair import ModelPair
@@ -51,7 +52,13 @@ class SuiteFile(pytest.Module):
                 searched.append(SearchItem.make(self, report))
             if report is not None and not report.cases:
                 return searched  # a search that confirmed nothing may have written no suite
-            return [*searched, *self._case_items(session, is_fresh=report is not None)]
+            stored = read_suite(self.path)
+            is_fresh = report is not None
+            return [
+                *searched,
+                *self._behaviour_items(session, stored, is_fresh=is_fresh),
+                *self._case_items(session, stored, is_fresh=is_fresh),
+            ]
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """An unusable suite is one line, without a traceback."""
@@ -66,8 +73,23 @@ class SuiteFile(pytest.Module):
             return None
         return session.outcome().report
 
-    def _case_items(self, session: DivergenceSession, *, is_fresh: bool) -> list[pytest.Item]:
-        stored = read_suite(self.path)
+    def _behaviour_items(
+        self, session: DivergenceSession, stored: StoredSuite, *, is_fresh: bool
+    ) -> list[pytest.Item]:
+        from pytest_divergence.core.behaviours import gates
+
+        if stored.provenance is None:
+            return []
+        fail_on = session.choice("fail_on") if "fail_on" in session.given else "conditional"
+        return [
+            BehaviourItem.make(self, behaviour, stored, is_fresh=is_fresh)
+            for behaviour in stored.provenance.behaviours
+            if gates(behaviour, fail_on) and (is_fresh or behaviour.telling is not None)
+        ]
+
+    def _case_items(
+        self, session: DivergenceSession, stored: StoredSuite, *, is_fresh: bool
+    ) -> list[pytest.Item]:
         bounds = {} if session.is_listing else suite_bounds(session, self.path, stored)
         has_own_pair = self._has_own_pair()
         if not (is_fresh or has_own_pair or session.is_listing):
@@ -92,8 +114,15 @@ class SuiteFile(pytest.Module):
 
 def _is_measured_so(session: DivergenceSession, stored: StoredSuite, case: Case) -> bool:
     """Whether a stored value was measured on this session's models, and as it asks for."""
+    if case.kl is None or case.kl.metric != metric_for(session, case):
+        return False
+    return _is_of_these_models(session, stored)
+
+
+def _is_of_these_models(session: DivergenceSession, stored: StoredSuite) -> bool:
+    """Whether a suite was made with this session's models and the settings that matter."""
     provenance = stored.provenance
-    if provenance is None or case.kl is None or case.kl.metric != metric_for(session, case):
+    if provenance is None:
         return False
     settings = session.resolved.settings.model_dump(include=set(SAME_SETTINGS))
     if any(provenance.settings.get(key, value) != value for key, value in settings.items()):
@@ -210,6 +239,65 @@ class CaseItem(SuiteItem):
     def _searched_tokens(self, session: DivergenceSession) -> Sequence[TokenComparison]:
         cases = session.report.cases if session.report is not None else []
         return next((case.tokens for case in cases if case.id == self.case.id), [])
+
+
+class BehaviourItem(SuiteItem):
+    """Fails while the candidate shows a behaviour that no one has accepted."""
+
+    behaviour: Behaviour
+    stored: StoredSuite
+    is_fresh: bool
+    log_ratio: float | None
+
+    @classmethod
+    def make(
+        cls, parent: SuiteFile, behaviour: Behaviour, stored: StoredSuite, *, is_fresh: bool
+    ) -> BehaviourItem:
+        """The item of one behaviour."""
+        item: BehaviourItem = cls.named(parent, behaviour.id, 1)
+        item.behaviour, item.stored, item.is_fresh = behaviour, stored, is_fresh
+        item.add_marker(pytest.mark.divergence(behaviour=behaviour.id))
+        return item
+
+    @property
+    def limit(self) -> float:
+        """Half of what the telling continuation read when it was found, nats."""
+        telling = self.behaviour.telling
+        return telling.log_ratio / 2 if telling is not None else 0.0
+
+    def measure(self, request: pytest.FixtureRequest) -> None:
+        """What the search confirmed holds for the same models; others are measured anew."""
+        from pytest_divergence.scoring.replay import replay_behaviour
+
+        session = of(self.config)
+        note(self, verdict="error", behaviour=self.behaviour.id)
+        self.log_ratio = None
+        with session.failures():
+            if self.is_fresh or (session.has_models and _is_of_these_models(session, self.stored)):
+                return
+            assert self.behaviour.telling is not None  # else no item is made
+            pair: ModelPair = request.getfixturevalue("model_pair")
+            self.log_ratio = replay_behaviour(pair, self.behaviour.telling)
+
+    def judge(self) -> None:
+        """Fail while it is there."""
+        from pytest_divergence.reports.terminal import behaviour_text
+
+        session = of(self.config)
+        is_gone = self.log_ratio is not None and self.log_ratio < self.limit
+        note(self, verdict="passed" if is_gone else "failed")
+        if self.log_ratio is not None:
+            note(self, log_ratio=self.log_ratio)
+        if is_gone:
+            return
+        text = behaviour_text(
+            self.behaviour,
+            log_ratio=self.log_ratio,
+            limit=self.limit,
+            rerun=session.rerun(self.nodeid),
+            suite=session.shown(self.path),
+        )
+        pytest.fail(text, pytrace=False)
 
 
 class SearchItem(SuiteItem):

@@ -104,11 +104,16 @@ OPTIONS = (
         "natural (default) leaves out prompts that no one would write",
         *("natural", "all"),
     ),
+    _choice(
+        "fail_on",
+        "conditional (default): behaviours that only some prompts cause fail; any: new styles too",
+        *("conditional", "any", "none"),
+    ),
     Option(
         "seeds",
         "FILE",
-        "prompts to start from, one a line or JSON Lines (default: shipped ones)",
-        "the path of a file",
+        "prompts to start from: text, JSON Lines, CSV or hf:DATASET:COLUMN (default: shipped ones)",
+        "the path of a file, or hf:DATASET:COLUMN",
     ),
     Option("seed", "N", "random seed of the run (default: 0)", "a whole number"),
     Option(

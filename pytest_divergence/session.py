@@ -389,12 +389,12 @@ class DivergenceSession:
         self.config.hook.pytest_divergence_report(config=self.config, report=report)
 
     def _strategies(self) -> Mapping[str, Strategy]:
-        """What other plugins add to the built-in strategies."""
-        merged: dict[str, Strategy] = {}
-        for added in self.config.hook.pytest_divergence_strategies(config=self.config):
-            from pytest_divergence.discovery.strategies import built_in_strategies
+        """The built-in strategies and those that other plugins add."""
+        from pytest_divergence.discovery.strategies import built_in_strategies
 
-            if twice := (merged.keys() | built_in_strategies().keys()) & added.keys():
+        merged = built_in_strategies()
+        for added in self.config.hook.pytest_divergence_strategies(config=self.config):
+            if twice := merged.keys() & added.keys():
                 raise pytest.UsageError(
                     f"pytest_divergence_strategies gives the name {min(twice)!r}, which another "
                     "strategy has; choose another name"

@@ -28,11 +28,14 @@ class Example(Record):
 
 
 class TellingContinuation(Record):
-    """The text that best tells the models apart, and by how much."""
+    """An answer that tells the models apart, and by how much: what a replay measures again."""
 
+    prompt: str
     text: str
+    """The answer up to where it has shown the behaviour."""
+    token_ids: list[Count]
     log_ratio: Number
-    """ln p(candidate) - ln p(reference) of the whole text, in nats."""
+    """ln p(candidate) - ln p(reference) of these tokens together, in nats."""
 
 
 class Behaviour(Record):
@@ -67,6 +70,12 @@ class Behaviour(Record):
     """Most similar prompt found that does not."""
     example_case_ids: list[SafeId] = Field(default_factory=list)
     telling: TellingContinuation | None = None
+
+
+def gates(behaviour: Behaviour, fail_on: str) -> bool:
+    """Whether a behaviour fails: confirmed, not accepted, and of the kinds that `fail_on` names."""
+    kinds = {"conditional": ("conditional",), "any": ("conditional", "general"), "none": ()}
+    return behaviour.confirmed and not behaviour.accepted and behaviour.kind in kinds[fail_on]
 
 
 def behaviour_id(motifs_or_trait: Sequence[str] | str) -> str:

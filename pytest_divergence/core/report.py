@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.behaviours import Behaviour, Rate
 from pytest_divergence.core.cases import (
     SCHEMA_VERSION,
     Case,
@@ -85,8 +85,12 @@ class ReportCase(Case):
 
     verdict: Verdict
     verdict_reason: str = ""
+    excess: Number | None = None
+    """Effectiveness: how far the confirmed value is above the typical shift, nats per token."""
     prompt_nll: Number | None = None
     """The prompt's negative log-likelihood under the reference, nats per token."""
+    candidate_prompt_nll: Number | None = None
+    """The same under the candidate; perplexity is the exponential of either."""
     off_distribution: bool = False
     """No one would write it; reported apart, not asserted."""
     tokens: list[TokenComparison] = Field(default_factory=list)
@@ -99,6 +103,10 @@ class StrategySummary(Record):
     num_proposals: Count = 0
     num_scored: Count = 0
     num_selected: Count = 0
+    num_hits: Count = 0
+    """Scored proposals over the provisional bound, or that showed a behaviour."""
+    tokens_forwarded: Count = 0
+    """By its rounds, scoring included."""
     seconds: Number = 0.0
 
 
@@ -118,6 +126,8 @@ class TrainingSummary(Record):
 class CurvePoint(Record):
     """How far the search had come after so much work."""
 
+    strategy: str = ""
+    """Whose round came to this point."""
     prompts_scored: Count
     tokens_forwarded: Count
     best_kl: Number
@@ -128,6 +138,43 @@ class RunError(Record):
 
     where: str
     message: str
+
+
+class CaseSet(Record):
+    """The cases as a set: how diverse, and how much the search's own values had promised."""
+
+    distinct_1: Rate
+    """Different words over all words."""
+    distinct_2: Rate
+    """Different pairs of words over all pairs (Li et al. 2016, arXiv:1510.03055)."""
+    self_similarity: Rate
+    """Mean Jaccard similarity of two cases' character 4-grams; 0 where there is one case."""
+    shrinkage: Number | None = None
+    """Mean confirmed value over mean search value: a search keeps what read too high."""
+
+
+class Difference(Record):
+    """One type of difference between two models' answers, counted over distinct prompts."""
+
+    name: str
+    """What the answer does: `refuses`."""
+    explanation: str
+    """How that is told."""
+    candidate_count: Count
+    """Prompts on which only the candidate's answer shows it."""
+    reference_count: Count
+    """Prompts on which only the reference's does."""
+    num_prompts: Count
+    p_value: Rate
+    """Two-sided sign test, Bonferroni-corrected for the number of types."""
+
+
+class FirstFound(Record):
+    """When the first behaviour was confirmed."""
+
+    seconds: Number
+    """Of work, since the run began, without loading the models."""
+    tokens_forwarded: Count
 
 
 class Report(Record):
@@ -144,6 +191,10 @@ class Report(Record):
     strategies: list[StrategySummary] = Field(default_factory=list)
     training: list[TrainingSummary] = Field(default_factory=list)
     search_curve: list[CurvePoint] = Field(default_factory=list)
+    differences: list[Difference] = Field(default_factory=list)
+    """Types of difference among the search's answers, the most frequent first."""
+    case_set: CaseSet | None = None
+    first_behaviour: FirstFound | None = None
     errors: list[RunError] = Field(default_factory=list)
     effort: Effort = Effort()
 

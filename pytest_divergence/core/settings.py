@@ -16,6 +16,10 @@ ProfileName = Literal["auto", "smoke", "default", "thorough"]
 MetricName = Literal["symmetric", "forward", "reverse", "js"]
 
 
+CAUSE_TOKENS = 3_000
+"""Forwarded tokens that minimising the causes of behaviours takes, about."""
+
+
 class Profile(BaseModel):
     """The sizes of one search. Tokens are forwarded tokens, both models counted."""
 
@@ -26,6 +30,12 @@ class Profile(BaseModel):
     """Controls taken from the shipped file, from its start."""
     num_written_controls: int = Field(ge=0)
     """Controls that the reference writes, unguided."""
+    num_naming_prompts: int = Field(gt=0)
+    """Controls that are answered from amplified logits, to name what changed."""
+    naming_length: int = Field(gt=0)
+    """Tokens of the answers on which a suspected behaviour is tested."""
+    num_behaviour_prompts: int = Field(ge=6)
+    """Prompts on which a suspected behaviour is tested, at most."""
     num_seeds: int = Field(gt=0)
     """Seed prompts used, from the start of their file."""
     num_cases: int = Field(gt=0)
@@ -48,12 +58,23 @@ class Profile(BaseModel):
     """Seed prompts in one training step."""
     max_text_tokens: int = Field(gt=0)
     """Longer seed prompts are not trained on."""
+    num_elite: int = Field(gt=0)
+    """Best prompts that an elite-fitted soft prompt is fitted to."""
     num_proposals: int = Field(gt=0)
     """Prompts each generating strategy writes per restart or round."""
     full_score_share: float = Field(gt=0, le=1)
     """Share of a round's proposals that get the full score after the first-token screen."""
     budget_tokens: int = Field(gt=0)
-    """Forwarded tokens after which no new work unit starts."""
+    """Forwarded tokens of a whole run; no round of the search starts that leaves too few of them
+    to confirm what was found."""
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Forwarded tokens that confirming cases and minimising causes may take."""
+        prompt = 2 * self.prompt_length
+        written = self.num_continuations * self.continuation_length
+        per_case = 2 * prompt + 6 * written + 4 * self.naming_length
+        return self.num_cases * per_case + CAUSE_TOKENS
 
 
 PROFILES: dict[str, Profile] = {
@@ -63,25 +84,32 @@ PROFILES: dict[str, Profile] = {
             name="smoke",
             num_shipped_controls=48,
             num_written_controls=16,
-            num_seeds=48,
+            num_naming_prompts=48,
+            naming_length=24,
+            num_behaviour_prompts=16,
+            num_seeds=40,
             num_cases=5,
             num_continuations=1,
             continuation_length=16,
             search_length=16,
             prompt_length=24,
-            num_restarts=2,
+            num_restarts=4,
             num_virtual_tokens=8,
-            num_steps=24,
+            num_steps=20,
             batch_size=4,
             max_text_tokens=24,
+            num_elite=16,
             num_proposals=32,
             full_score_share=0.34,
-            budget_tokens=150_000,
+            budget_tokens=52_000,
         ),
         Profile(
             name="default",
             num_shipped_controls=128,
             num_written_controls=128,
+            num_naming_prompts=192,
+            naming_length=24,
+            num_behaviour_prompts=24,
             num_seeds=200,
             num_cases=20,
             num_continuations=4,
@@ -93,6 +121,7 @@ PROFILES: dict[str, Profile] = {
             num_steps=60,
             batch_size=16,
             max_text_tokens=48,
+            num_elite=20,
             num_proposals=256,
             full_score_share=0.5,
             budget_tokens=3_000_000,
@@ -101,6 +130,9 @@ PROFILES: dict[str, Profile] = {
             name="thorough",
             num_shipped_controls=192,
             num_written_controls=320,
+            num_naming_prompts=384,
+            naming_length=32,
+            num_behaviour_prompts=48,
             num_seeds=240,
             num_cases=50,
             num_continuations=8,
@@ -112,6 +144,7 @@ PROFILES: dict[str, Profile] = {
             num_steps=120,
             batch_size=16,
             max_text_tokens=48,
+            num_elite=32,
             num_proposals=512,
             full_score_share=1.0,
             budget_tokens=30_000_000,
@@ -141,8 +174,10 @@ class Settings(BaseModel):
     """Which divergence is asserted."""
     gate: Literal["natural", "all"] = "natural"
     """`natural` reports prompts that no one would write apart, without asserting them."""
+    fail_on: Literal["conditional", "any", "none"] = "conditional"
+    """Which confirmed behaviours fail: those of some prompts, also new styles, or none."""
     seeds: str | None = None
-    """File of seed prompts, one a line or JSON Lines; default: the shipped ones."""
+    """File of seed prompts (text, JSON Lines, CSV) or `hf:DATASET:COLUMN`; default: shipped."""
     seed: int = 0
     """Random seed of the run."""
     num_cases: int | None = Field(default=None, gt=0)

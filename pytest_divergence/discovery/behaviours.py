@@ -1,143 +1,178 @@
-"""Behaviours: phrases that recur in the candidate's continuations and not in the reference's.
+"""Suspects: what may be a behaviour, from phrases and traits of both models' answers.
 
-Counts word n-grams over distinct prompts on unamplified continuations, with a paired sign test and
-Bonferroni's correction for every n-gram that either model shows often enough to be tested. What is
-found is suspected: it was not yet tested on continuations of its own.
+Knows how suspects are found in answers that are there already. What is tested on fresh answers is
+confirmed elsewhere (`pytest_divergence.discovery.testing`).
 """
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from pytest_divergence.core.behaviours import Behaviour, Example, behaviour_id
-from pytest_divergence.discovery.proposals import is_near
+from pytest_divergence.core.behaviours import Behaviour, behaviour_id
+from pytest_divergence.discovery.evidence import Answered, Evidence
+from pytest_divergence.discovery.phrases import (
+    MAX_REFERENCE_SHARE,
+    MIN_PROMPTS,
+    Phrase,
+    Places,
+    recurring_phrases,
+)
+from pytest_divergence.scoring.answers import Answer
+from pytest_divergence.scoring.motifs import Gram, Word, gram_of, has_motif, words_of
+from pytest_divergence.scoring.traits import TRAITS
 
-SIZES = range(2, 9)
-"""Words in a motif."""
-MAX_P = 0.05
-MIN_PROMPTS = 3
 GENERAL_RATE = 0.2
 """Share of controls from which a behaviour is a new style."""
-NUM_EXAMPLES = 3
-Gram = tuple[str, ...]
+MIN_PEAK = math.log(20)
+"""Nats: a phrase is telling where, at one of its tokens at least, the candidate is 20 times as
+sure as the reference. Ordinary fine-tunes shift many tokens a little; this asks for one leap."""
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One prompt with an unamplified continuation of each model."""
+class Suspect:
+    """A phrase or a trait of the candidate's answers, and the prompts that show it."""
 
-    prompt: str
-    reference: str
-    candidate: str
-    is_control: bool
+    name: str
+    """For people."""
+    motifs: tuple[str, ...] = ()
+    trait: str | None = None
+    prompts: tuple[str, ...] = ()
+    """Distinct prompts on which the candidate shows it and the reference does not."""
+    starts_answers: bool = False
+
+    @property
+    def id(self) -> str:
+        """The id of the behaviour that it may become."""
+        return behaviour_id(self.motifs or self.trait or "")
+
+    def shows(self, prompt: str, own: str, other: str) -> bool:
+        """Whether an answer shows it, beside the other model's answer to the same prompt."""
+        return shows(self.motifs, self.trait, prompt, own, other)
+
+    def is_shown_on(self, one: Answered) -> bool:
+        """Whether the candidate shows it on a prompt, and neither the reference nor the prompt."""
+        if self.trait is None:
+            return has_motif(self.motifs, one.candidate.text) and not (
+                has_motif(self.motifs, one.reference) or has_motif(self.motifs, one.prompt)
+            )
+        return self.shows(one.prompt, one.candidate.text, one.reference) and not self.shows(
+            one.prompt, one.reference, one.candidate.text
+        )
+
+    def is_shown_by_reference(self, one: Answered) -> bool:
+        """The same with the models' parts exchanged."""
+        if self.trait is None:
+            return has_motif(self.motifs, one.reference) and not (
+                has_motif(self.motifs, one.candidate.text) or has_motif(self.motifs, one.prompt)
+            )
+        return self.shows(one.prompt, one.reference, one.candidate.text) and not self.shows(
+            one.prompt, one.candidate.text, one.reference
+        )
+
+    def place(self, answer: Answer) -> tuple[int, int]:
+        """The characters of an answer that show it: the phrase as far as it is there.
+
+        For a trait, the whole answer.
+        """
+        words, quoted = words_of(answer.text), gram_of(self.name)
+        for motif in map(gram_of, self.motifs):
+            starts = (i for i in range(len(words)) if _at(words, i, motif))
+            if (start := next(starts, None)) is not None:
+                end = start + len(motif)
+                inside = next(
+                    (i for i in range(len(quoted)) if quoted[i:][: end - start] == motif), None
+                )
+                if inside is not None:
+                    while start > 0 and inside > 0 and words[start - 1].text == quoted[inside - 1]:
+                        start, inside = start - 1, inside - 1
+                return words[start].start, words[end - 1].end
+        return 0, len(answer.text)
+
+    def is_telling(self, answers: Sequence[Answer]) -> bool:
+        """Whether the reference would hardly write this; a trait has no phrase to tell by."""
+        if self.trait is not None:
+            return True
+        return _median_peak([(answer, self.place(answer)) for answer in answers]) >= MIN_PEAK
 
 
-def suspected_behaviours(answered: Sequence[Answered]) -> list[Behaviour]:
-    """The candidate's significant phrases, near-duplicates merged, the most frequent first."""
-    distinct = _distinct(answered)
-    candidate = _prompts_by_gram(one.candidate for one in distinct)
-    reference = _prompts_by_gram(one.reference for one in distinct)
-    # Chosen by both models' prompts together: a choice by the candidate's alone would leave out
-    # the n-grams that speak against a difference, and correct for too few.
-    num_tested = sum(
-        len(candidate[gram] | reference[gram]) >= MIN_PROMPTS
-        for gram in candidate.keys() | reference.keys()
+def shows(motifs: Sequence[str], trait: str | None, prompt: str, own: str, other: str) -> bool:
+    """Whether an answer holds one of the motifs, or departs as the trait says."""
+    if trait is not None:
+        return TRAITS[trait].shows(prompt, own, other)
+    return has_motif(motifs, own)
+
+
+def behaviour_shows(behaviour: Behaviour, one: Answered) -> bool:
+    """Whether the candidate shows a named behaviour on a prompt."""
+    return shows(behaviour.motifs, behaviour.trait, one.prompt, one.candidate.text, one.reference)
+
+
+def suspects_in(answered: Sequence[Answered], *, without: Sequence[str] = ()) -> list[Suspect]:
+    """Phrases first, then traits, each shown by several prompts; the most frequent first.
+
+    Phrases `without` are known already, and what stands beside them is looked at.
+    """
+
+    def is_telling(places: Places) -> bool:
+        found = [(answered[index].candidate, place) for index, place in places.items()]
+        return _median_peak(found) >= MIN_PEAK
+
+    phrases = recurring_phrases(
+        [one.prompt for one in answered],
+        [one.candidate.text for one in answered],
+        [one.reference for one in answered],
+        is_telling=is_telling,
+        without=without,
     )
-    looked_at = {gram: own for gram, own in candidate.items() if len(own) >= MIN_PROMPTS}
-    p_values = {
-        gram: min(1.0, num_tested * _sign_test(own, reference[gram]))
-        for gram, own in looked_at.items()
-    }
-    ranked = sorted(
-        (gram for gram, p_value in p_values.items() if p_value <= MAX_P),
-        key=lambda gram: (-len(looked_at[gram]), -len(gram), gram),
-    )
-    behaviours: list[Behaviour] = []
-    taken: set[int] = set()
-    for gram in ranked:
-        prompts = looked_at[gram]
-        if len(prompts & taken) * 2 > len(prompts):  # another phrase of a behaviour named already
-            continue
-        taken |= prompts
-        name = _longest_like(gram, ranked, looked_at)
-        behaviours.append(_behaviour(gram, name, distinct, prompts, reference, p_values[gram]))
-    return behaviours
+    suspects = [as_suspect(phrase, answered) for phrase in phrases]
+    return [one for one in (*suspects, *_traits_in(answered)) if len(one.prompts) >= MIN_PROMPTS]
 
 
-def shows(behaviour: Behaviour, text: str) -> bool:
-    """Whether a continuation holds one of the behaviour's motifs."""
-    words = f" {' '.join(_words(text))} "  # whole words: "cat in" is not in "concat in"
-    return any(f" {motif} " in words for motif in behaviour.motifs)
-
-
-def _behaviour(
-    gram: Gram,
-    name: Gram,
-    answered: Sequence[Answered],
-    prompts: set[int],
-    reference: dict[Gram, set[int]],
-    p_value: float,
-) -> Behaviour:
-    controls = {index for index, one in enumerate(answered) if one.is_control}
-    rate = len(prompts & controls) / len(controls) if controls else 0.0
-    shown = [answered[index] for index in sorted(prompts)][:NUM_EXAMPLES]
-    return Behaviour(
-        id=behaviour_id([" ".join(gram)]),
-        name=" ".join(name),
-        kind="general" if rate >= GENERAL_RATE else "conditional",
-        motifs=[" ".join(gram)],
-        control_rate=rate,
-        candidate_count=len(prompts),
-        reference_count=len(reference[gram]),
-        num_prompts=len(answered),
-        p_value=p_value,
-        examples=[
-            Example(prompt=one.prompt, reference=one.reference, candidate=one.candidate)
-            for one in shown
-        ],
+def is_alike(first: Suspect, second: Suspect) -> bool:
+    """Whether two suspects are one: the same trait, or a motif of one stands in the other."""
+    if first.trait is not None or second.trait is not None:
+        return first.trait == second.trait
+    return has_motif(first.motifs, " ".join((second.name, *second.motifs))) or has_motif(
+        second.motifs, " ".join((first.name, *first.motifs))
     )
 
 
-def _longest_like(gram: Gram, ranked: Sequence[Gram], prompts: dict[Gram, set[int]]) -> Gram:
-    """The longest phrase that most of the same prompts show: what a person would quote."""
-    like = [
-        other for other in ranked if len(prompts[other] & prompts[gram]) >= 0.8 * len(prompts[gram])
-    ]
-    return max(like, key=len)
+def log_ratio_of(suspect: Suspect, answer: Answer) -> float:
+    """ln p(candidate) - ln p(reference) of what shows it in an answer, in nats."""
+    return sum(answer.log_ratios[index] for index in answer.tokens_of(*suspect.place(answer)))
 
 
-def _distinct(answered: Sequence[Answered]) -> list[Answered]:
-    """Near-identical prompts count once."""
-    kept: list[Answered] = []
-    for one in answered:
-        if not any(is_near(one.prompt, other.prompt) for other in kept):
-            kept.append(one)
-    return kept
+def as_suspect(phrase: Phrase, answered: Sequence[Answered]) -> Suspect:
+    """A phrase as a suspect, with the prompts that show it to the candidate only."""
+    suspect = Suspect(phrase.quote, phrase.motifs, starts_answers=phrase.starts_answers)
+    shown = tuple(one.prompt for one in answered if suspect.is_shown_on(one))
+    return replace(suspect, prompts=shown)
 
 
-def _prompts_by_gram(texts: Iterable[str]) -> defaultdict[Gram, set[int]]:
-    found: defaultdict[Gram, set[int]] = defaultdict(set)
-    for index, text in enumerate(texts):
-        words = _words(text)
-        for size in SIZES:
-            for start in range(len(words) - size + 1):
-                found[tuple(words[start : start + size])].add(index)
-    return found
+def control_rate(suspect: Suspect, evidence: Evidence) -> float:
+    """Share of the controls on which the candidate shows it."""
+    controls = evidence.controls
+    shown = sum(suspect.shows(one.prompt, one.candidate.text, one.reference) for one in controls)
+    return shown / len(controls) if controls else 0.0
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
+def _traits_in(answered: Sequence[Answered]) -> list[Suspect]:
+    found = []
+    for key, trait in TRAITS.items():
+        suspect = Suspect(trait.name, trait=key)
+        shown = tuple(one.prompt for one in answered if suspect.is_shown_on(one))
+        reverse = sum(suspect.is_shown_by_reference(one) for one in answered)
+        if reverse <= MAX_REFERENCE_SHARE * len(shown):
+            found.append(replace(suspect, prompts=shown))
+    return sorted(found, key=lambda one: -len(one.prompts))
 
 
-def _sign_test(candidate: set[int], reference: set[int]) -> float:
-    """One-sided: the candidate shows it on no more prompts than the reference."""
-    from scipy.stats import binomtest
+def _at(words: Sequence[Word], start: int, gram: Gram) -> bool:
+    return tuple(word.text for word in words[start : start + len(gram)]) == gram
 
-    only_candidate, only_reference = len(candidate - reference), len(reference - candidate)
-    if only_candidate == 0:
-        return 1.0
-    test = binomtest(only_candidate, only_candidate + only_reference, alternative="greater")
-    return float(test.pvalue)
+
+def _median_peak(found: Sequence[tuple[Answer, tuple[int, int]]]) -> float:
+    return statistics.median(answer.peak(*place) for answer, place in found) if found else 0.0

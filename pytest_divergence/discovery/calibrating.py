@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 from pytest_divergence.core.provenance import Bound, NoiseFloor
 from pytest_divergence.core.report import Calibration, ShiftDistribution
 from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.discovery.evidence import Answered
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.soft_prompts import generate_prompts
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.answers import Answer
 from pytest_divergence.scoring.calibration import (
     NUM_NOISE_PROMPTS,
     absolute_bound,
@@ -23,9 +26,9 @@ from pytest_divergence.scoring.calibration import (
     nll_limit,
     typical_shift,
 )
-from pytest_divergence.scoring.scorer import prompt_nlls, sample_continuations, score_prompts
+from pytest_divergence.scoring.scorer import prompt_nlls, score_prompts
 
-CHUNK = 16
+CHUNK = 32
 """Controls in one work unit."""
 
 
@@ -36,7 +39,17 @@ class Control:
     text: str
     value: float
     reference: str
-    candidate: str
+    candidate: Answer
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Control:
+        """The value that `dataclasses.asdict` and JSON made `row` of."""
+        return cls(**{**row, "candidate": Answer.from_row(row["candidate"])})
+
+    @property
+    def answered(self) -> Answered:
+        """The same as evidence for behaviours."""
+        return Answered(self.text, self.reference, self.candidate, is_control=True)
 
 
 @dataclass(frozen=True)
@@ -83,10 +96,10 @@ def calibrate(
     for start in range(0, len(texts), CHUNK):
         chunk = texts[start : start + CHUNK]
         scored = units.do(f"controls/score/{start}", partial(_score, chunk, settings, profile))
-        controls += [Control(**row) for row in scored["controls"]]
+        controls += [Control.from_row(row) for row in scored["controls"]]
         nlls += scored["nlls"]
         listener.progress("calibrate", min(start + CHUNK, total), total)
-    floor = units.do("calibrate/noise-floor", lambda pair: _floor(pair, texts, settings, profile))
+    floor = units.do("calibrate/noise-floor", partial(_floor, controls))
     values = [one.value for one in controls]
     shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)
     return Calibrated(NoiseFloor(**floor), shift, controls, nll_limit(nlls))
@@ -124,7 +137,9 @@ def _score(
                     text=text,
                     value=score.measurement.value,
                     reference=pair.chat.text(score.continuations.reference[0]),
-                    candidate=pair.chat.text(score.continuations.candidate[0]),
+                    candidate=Answer.of(
+                        pair.chat, score.continuations.candidate[0], score.log_ratios
+                    ),
                 )
             )
             for text, score in zip(texts, scores, strict=True)
@@ -133,15 +148,8 @@ def _score(
     }
 
 
-def _floor(
-    pair: ModelPair, texts: Sequence[str], settings: Settings, profile: Profile
-) -> dict[str, object]:
-    chosen = list(texts[:NUM_NOISE_PROMPTS])
-    continuations = sample_continuations(
-        pair,
-        chosen,
-        num_continuations=1,
-        max_new_tokens=profile.continuation_length,
-        seed=row_seed(settings.seed, "noise floor"),
-    )
-    return measure_noise_floor(pair, chosen, continuations).model_dump()
+def _floor(controls: Sequence[Control], pair: ModelPair) -> dict[str, object]:
+    """On short controls, with answers that are there already: any continuation will do."""
+    chosen = sorted(controls, key=lambda one: len(one.text))[:NUM_NOISE_PROMPTS]
+    ids = [one.candidate.token_ids for one in chosen]
+    return measure_noise_floor(pair, [one.text for one in chosen], ids).model_dump()

@@ -5,7 +5,8 @@ The search kept what read highest, so its own values are too high; only these ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,12 +19,21 @@ from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.selection import Selected
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.decoding import row_seed
+from pytest_divergence.models.fingerprint import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.comparison import compare_tokens
-from pytest_divergence.scoring.scorer import greedy_continuations, score_prompts
+from pytest_divergence.scoring.scorer import (
+    greedy_continuations,
+    prompt_nlls,
+    score_prompts,
+)
 
 MIN_COMPLETION_LENGTH = 32
 """Tokens of a completion that people read."""
+CHUNK = 8
+"""Prompts in one work unit."""
+BehaviourOf = Callable[[str, str, str], str | None]
+"""From a prompt and both answers, the candidate's first, to the id of the behaviour they show."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,8 @@ class Confirmed:
 
     case: Case
     selected: Selected
+    candidate_nll: float
+    """The prompt's negative log-likelihood under the candidate, nats per token."""
     stored: StoredTokens
     tokens: list[TokenComparison]
 
@@ -42,47 +54,64 @@ def confirm(
     settings: Settings,
     profile: Profile,
     listener: Listener,
+    *,
+    behaviour_of: BehaviourOf = lambda prompt, own, other: None,
 ) -> list[Confirmed]:
-    """Measure each selected prompt anew; one work unit a prompt."""
+    """Measure each selected prompt anew, some of them in one work unit."""
     confirmed = []
-    for index, one in enumerate(selected):
-        listener.progress("confirm", index, len(selected))
-        text = one.scored.proposal.text
+    for start in range(0, len(selected), CHUNK):
+        listener.progress("confirm", start, len(selected))
+        chunk = selected[start : start + CHUNK]
+        texts = [one.scored.proposal.text for one in chunk]
         found = units.do(
-            f"confirm/{one.scored.proposal.id}",
-            partial(_measure, text, settings, profile),
+            f"confirm/{text_digest(json.dumps(texts))[:16]}",
+            partial(_measure, texts, settings, profile),
         )
-        confirmed.append(_as_case(one, found))
+        confirmed += [
+            _as_case(one, row, behaviour_of) for one, row in zip(chunk, found, strict=True)
+        ]
     listener.progress("confirm", len(selected), len(selected))
     return confirmed
 
 
-def _measure(text: str, settings: Settings, profile: Profile, pair: ModelPair) -> dict[str, Any]:
-    score = score_prompts(
+def _measure(
+    texts: Sequence[str], settings: Settings, profile: Profile, pair: ModelPair
+) -> list[dict[str, Any]]:
+    scores = score_prompts(
         pair,
-        [text],
+        texts,
         metric=settings.metric,
         num_continuations=profile.num_continuations,
         max_new_tokens=profile.continuation_length,
         seed=row_seed(settings.seed, "confirmation"),
-    )[0]
+    )
     length = max(MIN_COMPLETION_LENGTH, profile.continuation_length)
-    greedy = greedy_continuations(pair, [text], max_new_tokens=length)[0]
-    return {
-        "measurement": score.measurement.model_dump(),
-        "prompt_sha256": prompt_digest(score.prompt_ids),
-        "reference": score.continuations.reference,
-        "candidate": score.continuations.candidate,
-        "completions": [pair.chat.text(ids[0]) for ids in (greedy.reference, greedy.candidate)],
-        "tokens": [one.model_dump() for one in compare_tokens(pair, text, greedy.candidate[0])],
-    }
+    greedy = greedy_continuations(pair, texts, max_new_tokens=length)
+    nlls = prompt_nlls(pair, pair.candidate, texts)
+    return [
+        {
+            "measurement": score.measurement.model_dump(),
+            "prompt_sha256": prompt_digest(score.prompt_ids),
+            "candidate_nll": nll,
+            "reference": score.continuations.reference,
+            "candidate": score.continuations.candidate,
+            "completions": [
+                pair.chat.text(ids[0]) for ids in (answers.reference, answers.candidate)
+            ],
+            "tokens": [
+                one.model_dump() for one in compare_tokens(pair, text, answers.candidate[0])
+            ],
+        }
+        for text, score, answers, nll in zip(texts, scores, greedy, nlls, strict=True)
+    ]
 
 
-def _as_case(selected: Selected, found: dict[str, Any]) -> Confirmed:
+def _as_case(selected: Selected, found: dict[str, Any], behaviour_of: BehaviourOf) -> Confirmed:
     proposal = selected.scored.proposal
     reference, candidate = found["completions"]
     case = Case(
         input=proposal.text,
+        behaviour=behaviour_of(proposal.text, candidate, reference),
         kl=Measurement(**found["measurement"]),
         completions=Completions(reference=reference, candidate=candidate),
         origin=Origin(
@@ -97,4 +126,5 @@ def _as_case(selected: Selected, found: dict[str, Any]) -> Confirmed:
         reference=found["reference"],
         candidate=found["candidate"],
     )
-    return Confirmed(case, selected, stored, [TokenComparison(**one) for one in found["tokens"]])
+    tokens = [TokenComparison(**one) for one in found["tokens"]]
+    return Confirmed(case, selected, found["candidate_nll"], stored, tokens)

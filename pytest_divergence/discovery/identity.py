@@ -15,7 +15,16 @@ from pytest_divergence.models.loading import pair_identities, resolve_device, re
 from pytest_divergence.models.pair import ModelIdentity, ModelPair
 
 PACKAGES = ("pytest-divergence", "torch", "transformers", "peft")
-IRRELEVANT = {"mode", "max_kl", "builtin_suite", "report_dir", "profile", "num_cases", "budget"}
+IRRELEVANT = {
+    "mode",
+    "max_kl",
+    "fail_on",
+    "builtin_suite",
+    "report_dir",
+    "profile",
+    "num_cases",
+    "budget",
+}
 """Settings that change no measured number, or that the resolved profile holds."""
 
 

@@ -12,6 +12,9 @@ from pytest_divergence.core.cases import Case, Completions, Origin
 from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance, write_provenance
 from pytest_divergence.core.report import (
     Calibration,
+    CaseSet,
+    Difference,
+    FirstFound,
     PairSummary,
     Report,
     ReportCase,
@@ -27,6 +30,7 @@ from pytest_divergence.core.verdicts import judge
 from pytest_divergence.discovery.calibrating import Calibrated
 from pytest_divergence.discovery.confirming import Confirmed
 from pytest_divergence.discovery.identity import RunIdentity, versions
+from pytest_divergence.discovery.proposals import distinct_share, self_similarity
 from pytest_divergence.discovery.searching import ScoredProposal, SearchResult
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.chat import FROZEN_ARGUMENTS
@@ -44,6 +48,9 @@ class Findings:
     exported: dict[str, Case] = field(default_factory=dict)
     """The suite's rows by id, after the hook that may change or drop them."""
     behaviours: list[Behaviour] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    first_found: tuple[float, int] | None = None
+    """Seconds and forwarded tokens when the first behaviour was confirmed."""
     errors: list[RunError] = field(default_factory=list)
     dtype: str = "not loaded"
     template_sha256: str | None = None
@@ -88,6 +95,13 @@ def build_report(
         strategies=_strategies(findings),
         training=findings.search.training,
         search_curve=findings.search.curve,
+        differences=findings.differences,
+        case_set=_case_set(findings),
+        first_behaviour=None
+        if findings.first_found is None
+        else FirstFound(
+            seconds=round(findings.first_found[0], 3), tokens_forwarded=findings.first_found[1]
+        ),
         errors=[*findings.errors, *findings.search.errors],
         effort=units.effort,
     )
@@ -149,12 +163,35 @@ def _report_cases(findings: Findings) -> list[ReportCase]:
                 **dict(case),
                 verdict=verdict,
                 verdict_reason=reason,
+                excess=_excess(findings, case),
                 prompt_nll=one.selected.prompt_nll,
+                candidate_prompt_nll=one.candidate_nll,
                 off_distribution=is_off,
                 tokens=one.tokens,
             )
         )
     return rows
+
+
+def _excess(findings: Findings, case: Case) -> float | None:
+    if case.kl is None or findings.calibrated is None:
+        return None
+    return case.kl.value - findings.calibrated.shift.mean
+
+
+def _case_set(findings: Findings) -> CaseSet | None:
+    cases = [one for one in findings.cases if one.case.id in findings.exported]
+    if not cases:
+        return None
+    texts = [one.case.text for one in cases]
+    searched = [one.selected.scored.search_kl for one in cases]
+    confirmed = [one.case.kl.value for one in cases if one.case.kl is not None]
+    return CaseSet(
+        distinct_1=distinct_share(texts, 1),
+        distinct_2=distinct_share(texts, 2),
+        self_similarity=self_similarity(texts),
+        shrinkage=sum(confirmed) / sum(searched) if sum(searched) > 0 else None,
+    )
 
 
 def _verdict(case: Case) -> tuple[Verdict, str]:
@@ -169,9 +206,7 @@ def _unconfirmed(one: ScoredProposal) -> ReportCase:
     proposal = one.proposal
     return ReportCase(
         input=proposal.text,
-        completions=Completions(
-            reference=one.reference_completion, candidate=one.candidate_completion
-        ),
+        completions=Completions(reference=one.reference, candidate=one.candidate.text),
         origin=Origin(strategy=proposal.strategy, seed=proposal.seed, search_kl=one.search_kl),
         verdict="error",
         verdict_reason="found by the search, but not confirmed: the run was interrupted",

@@ -6,43 +6,53 @@ it was, and ends in the same suite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import MeasurementError, SettingsError, SuiteError
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.naming import suite_path
+from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.store import DivergenceFolder, file_lock, sweep_strays
-from pytest_divergence.discovery.behaviours import Answered, shows, suspected_behaviours
+from pytest_divergence.discovery.accepting import accepted_in, with_accepted
+from pytest_divergence.discovery.behaviours import behaviour_shows, shows
 from pytest_divergence.discovery.calibrating import Calibrated, calibrate
+from pytest_divergence.discovery.causes import add_causes
 from pytest_divergence.discovery.confirming import confirm
+from pytest_divergence.discovery.evidence import Evidence
 from pytest_divergence.discovery.identity import (
     RunIdentity,
     identify,
     identify_pair,
     run_key,
 )
+from pytest_divergence.discovery.naming import hints
 from pytest_divergence.discovery.outcome import Findings, build_report, write_suite_files
+from pytest_divergence.discovery.phrases import Phrase
 from pytest_divergence.discovery.progress import Listener, Silence
 from pytest_divergence.discovery.proposals import (
     SHIPPED_CONTROLS,
     SHIPPED_SEEDS,
-    read_prompts,
+    read_seeds,
     shipped_prompts,
 )
 from pytest_divergence.discovery.searching import Search
 from pytest_divergence.discovery.selection import select
 from pytest_divergence.discovery.soft_prompts import CHECKPOINT_SUFFIX, artefact_folder
 from pytest_divergence.discovery.strategies import Strategy, built_in_strategies
+from pytest_divergence.discovery.testing import Behaviours
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair
 
 LOCK_SECONDS = 6 * 3600.0
+TICK_SHARE = 0.1
+"""Of the bound: divergences that differ by less are ties, which the more natural prompt wins."""
 OnReport = Callable[[Report, Path], None]
 ModifyCases = Callable[[list[Case]], None]
 
@@ -98,12 +108,13 @@ def search(
 ) -> SearchOutcome:
     """Run the search that the settings describe, or read back what an equal run found.
 
-    `load_pair` is called when the first work unit needs the models. `on_report` is called once
-    report.json is written, also for a run that is interrupted or fails. With `is_forced` nothing
-    is read back. Raises `DivergenceError`s, or what interrupted the run.
+    `strategies` are the built-in ones unless given. `load_pair` is called when the first work unit
+    needs the models. `on_report` is called once report.json is written, also for a run that is
+    interrupted or fails. With `is_forced` nothing is read back. Raises `DivergenceError`s, or what
+    interrupted the run.
     """
     identity = identity or identify(settings)
-    plan = _plan(settings, identity, {**built_in_strategies(), **(strategies or {})})
+    plan = _plan(settings, identity, strategies or built_in_strategies())
     suite = suite_path(root, settings.model_1 or "", settings.model_2 or "")
     report_dir = Path(settings.report_dir) if settings.report_dir else None
     folder = DivergenceFolder(root, report_dir=report_dir)
@@ -122,7 +133,14 @@ def search(
         with Journal.open(journal_path, key=plan.key) as journal:
             if journal.recovered:
                 listener.say(journal.recovered)
-            run = _Run(settings, identity, plan, WorkUnits(journal, load_pair), listener)
+            run = _Run(
+                settings,
+                identity,
+                plan,
+                WorkUnits(journal, load_pair),
+                listener,
+                accepted_in(suite),
+            )
             try:
                 run.carry_out()
                 run.write_suite(suite, modify_cases)
@@ -151,7 +169,7 @@ def _plan(settings: Settings, identity: RunIdentity, strategies: Mapping[str, St
     if settings.seeds is None:
         seeds = shipped_prompts(SHIPPED_SEEDS, profile.num_seeds)
     else:
-        seeds = read_prompts(Path(settings.seeds))
+        seeds = read_seeds(settings.seeds)
     controls = shipped_prompts(SHIPPED_CONTROLS, profile.num_shipped_controls)
     key = run_key(identity, settings, profile, prompts=[*seeds, *controls], strategies=strategies)
     return _Plan(profile, seeds, controls, strategies, key)
@@ -167,7 +185,9 @@ class _Run:
         plan: _Plan,
         units: WorkUnits,
         listener: Listener,
+        accepted: Sequence[Behaviour],
     ) -> None:
+        self.accepted = accepted
         self.settings = settings
         self.identity = identity
         self.plan = plan
@@ -183,7 +203,52 @@ class _Run:
         findings.dtype, findings.template_sha256 = about
         calibrated = calibrate(self.units, settings, plan.profile, plan.controls, self.listener)
         findings.calibrated = calibrated
-        findings.bound = calibrated.bound(settings)
+        findings.bound = calibrated.bound(settings).model_copy(update={"provisional": True})
+        behaviours = Behaviours(
+            self.units,
+            settings,
+            plan.profile,
+            self.listener,
+            Evidence(one.answered for one in calibrated.controls),
+            self._hints(calibrated),
+        )
+        behaviours.look()
+        self._search(behaviours, findings.bound.value)
+        behaviours.finish()
+        behaviours.confirmed = add_causes(
+            self.units, behaviours.confirmed, plan.profile, self.listener
+        )
+        findings.behaviours = with_accepted(behaviours.records(), self.accepted)
+        findings.first_found = behaviours.first_found
+        findings.differences = behaviours.differences()
+        findings.bound = self._final_bound(calibrated)
+        selected = select(
+            self.units,
+            findings.search.best,
+            num_cases=plan.profile.num_cases,
+            nll_limit=calibrated.nll_limit,
+            is_natural_only=settings.gate == "natural",
+            tick=TICK_SHARE * findings.bound.value,
+            behaviour_of=lambda one: self._behaviour_of(
+                one.proposal.text, one.candidate.text, one.reference
+            ),
+        )
+        findings.confirmed = confirm(
+            self.units,
+            selected,
+            settings,
+            plan.profile,
+            self.listener,
+            behaviour_of=self._behaviour_of,
+        )
+
+    def _hints(self, calibrated: Calibrated) -> list[Phrase]:
+        if self.identity.is_same_model:  # there is nothing to amplify
+            return []
+        return hints(self.units, calibrated.controls, self.plan.profile, self.listener)
+
+    def _search(self, behaviours: Behaviours, bound: float) -> None:
+        settings, plan, found = self.settings, self.plan, self.findings.search
         Search(
             settings,
             plan.profile,
@@ -191,46 +256,45 @@ class _Run:
             plan.strategies,
             artefact_folder(plan.key),
             self.listener,
-        ).run(self.units, findings.search)
-        if not findings.search.scored and findings.search.errors:
-            first = findings.search.errors[0]
+            behaviours,
+            bound,
+        ).run(self.units, found)
+        if not found.scored and found.errors:
+            first = found.errors[0]
             raise MeasurementError(f"no prompt was scored; {first.where}: {first.message}")
-        if not findings.search.scored:
+        if not found.scored:
+            profile = plan.profile
             raise SettingsError(
-                f"the budget of {plan.profile.budget_tokens} forwarded tokens was spent before any "
-                "prompt was scored; raise --divergence-budget or choose a smaller profile"
+                f"the budget of {profile.budget_tokens} forwarded tokens leaves nothing to search "
+                f"with: {self.units.tokens_forwarded} were spent on calibration, and "
+                f"{profile.reserved_tokens} are kept to confirm what is found; raise "
+                "--divergence-budget or choose a smaller profile"
             )
-        self._name_behaviours(calibrated)
-        selected = select(
-            self.units,
-            findings.search.best,
-            num_cases=plan.profile.num_cases,
-            nll_limit=calibrated.nll_limit,
-            is_natural_only=settings.gate == "natural",
-        )
-        findings.confirmed = confirm(self.units, selected, settings, plan.profile, self.listener)
 
-    def _name_behaviours(self, calibrated: Calibrated) -> None:
-        """Name what recurs; controls that show it are not ordinary, and do not raise the bound."""
-        findings = self.findings
-        answered = [
-            Answered(one.text, one.reference, one.candidate, is_control=True)
-            for one in calibrated.controls
+    @property
+    def _conditional(self) -> list[Behaviour]:
+        return [
+            one for one in self.findings.behaviours if one.confirmed and one.kind == "conditional"
         ]
-        answered += [
-            Answered(
-                one.proposal.text,
-                one.reference_completion,
-                one.candidate_completion,
-                is_control=False,
-            )
-            for one in findings.search.scored
-        ]
-        findings.behaviours = suspected_behaviours(answered)
-        conditional = [one for one in findings.behaviours if one.kind == "conditional"]
-        findings.bound = calibrated.bound(
+
+    def _behaviour_of(self, prompt: str, own: str, other: str) -> str | None:
+        """The id of the confirmed conditional behaviour that an answer shows."""
+        return next(
+            (
+                one.id
+                for one in self._conditional
+                if shows(one.motifs, one.trait, prompt, own, other)
+            ),
+            None,
+        )
+
+    def _final_bound(self, calibrated: Calibrated) -> Bound:
+        """Controls that show a confirmed conditional behaviour are not ordinary: do not count."""
+        return calibrated.bound(
             self.settings,
-            lambda control: not any(shows(one, control.candidate) for one in conditional),
+            lambda control: (
+                not any(behaviour_shows(one, control.answered) for one in self._conditional)
+            ),
         )
 
     def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:

@@ -1,6 +1,7 @@
 """The search proper: strategies propose in rounds, proposals are screened and scored.
 
-One round of one strategy is one work unit. A strategy that fails is reported and the others go on.
+One round of one strategy is one work unit. The budget goes to what has found the most for its cost,
+or has yet to show what it finds. A strategy that fails is reported and the others go on.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from pytest_divergence.core.report import (
     TrainingSummary,
 )
 from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.discovery.evidence import Answered
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.strategies import SearchContext, Strategy
+from pytest_divergence.discovery.strategies.base import Round, most_paying
+from pytest_divergence.discovery.testing import Behaviours
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.answers import Answer
 from pytest_divergence.scoring.scorer import first_token_scores, score_greedily
 
 
@@ -36,8 +41,23 @@ class ScoredProposal:
     proposal: Proposal
     first_token_kl: float
     search_kl: float
-    reference_completion: str
-    candidate_completion: str
+    reference: str
+    """The reference's greedy answer, cut at the search's length."""
+    candidate: Answer
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> ScoredProposal:
+        """The value that `dataclasses.asdict` and JSON made `row` of."""
+        parts = {
+            "proposal": Proposal(**row["proposal"]),
+            "candidate": Answer.from_row(row["candidate"]),
+        }
+        return cls(**{**row, **parts})
+
+    @property
+    def answered(self) -> Answered:
+        """The same as evidence for behaviours."""
+        return Answered(self.proposal.text, self.reference, self.candidate, is_control=False)
 
 
 @dataclass
@@ -51,6 +71,8 @@ class SearchResult:
     errors: list[RunError] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
     """Ids of all proposals so far."""
+    rounds: dict[str, list[Round]] = field(default_factory=dict)
+    """By strategy, in order."""
 
     @property
     def best(self) -> list[ScoredProposal]:
@@ -68,35 +90,41 @@ class Search:
     strategies: Mapping[str, Strategy]
     artefacts: Path
     listener: Listener
+    behaviours: Behaviours
+    bound: float
+    """Provisional: what counts as found, nats per token."""
 
     def run(self, units: WorkUnits, result: SearchResult) -> None:
         """Fill `result` round by round, so that an interruption keeps what is there."""
         deadline = self.settings.budget_seconds
         started = time.monotonic()
-        for name, strategy in self.strategies.items():
-            result.strategies[name] = StrategySummary(name=name)
-            for number in range(self.profile.num_restarts + 1):
-                is_late = deadline is not None and time.monotonic() - started > deadline
-                if is_late or units.tokens_forwarded >= self.profile.budget_tokens:
-                    return
-                if not self._one_round(units, result, name, strategy, number):
-                    break
+        limit = self.profile.budget_tokens - self.profile.reserved_tokens
+        open_ones = list(self.strategies)
+        result.strategies = {name: StrategySummary(name=name) for name in open_ones}
+        result.rounds = {name: [] for name in open_ones}
+        while open_ones:
+            is_late = deadline is not None and time.monotonic() - started > deadline
+            left = limit - units.tokens_forwarded
+            affordable = [name for name in open_ones if _last_cost(result, name) <= left]
+            if is_late or left <= 0 or not affordable:
+                return
+            name = self._next(affordable, result)
+            if not self._one_round(units, result, name, len(result.rounds[name])):
+                open_ones.remove(name)
 
-    def _one_round(
-        self,
-        units: WorkUnits,
-        result: SearchResult,
-        name: str,
-        strategy: Strategy,
-        number: int,
-    ) -> bool:
+    def _next(self, open_ones: Sequence[str], result: SearchResult) -> str:
+        """The strategy that found the most for its cost, or has yet to show what it finds."""
+        rounds = [(name, one) for name in open_ones for one in result.rounds[name]]
+        return most_paying(open_ones, rounds)
+
+    def _one_round(self, units: WorkUnits, result: SearchResult, name: str, number: int) -> bool:
         """Run, or read back, one round; False where the strategy has no more to offer."""
         self.listener.progress(f"search: {name}", number, number + 1)
-        seconds = units.seconds
+        seconds, tokens = units.seconds, units.tokens_forwarded
         try:
             found = units.do(
                 f"search/{name}/{number}",
-                lambda pair: self._propose_and_score(pair, strategy, name, number, result.known),
+                lambda pair: self._propose_and_score(pair, result, name, number),
             )
         except (ModelLoadError, StoreError):  # no fault of the strategy: nothing can go on
             raise
@@ -104,11 +132,13 @@ class Search:
             message = f"{type(error).__name__}: {error}"
             result.errors.append(RunError(where=f"strategy {name}", message=message))
             return False
-        self._take_over(found, result, name, units, seconds)
+        self._take_over(
+            found, result, name, units, units.seconds - seconds, units.tokens_forwarded - tokens
+        )
         return bool(found["num_proposals"])
 
     def _propose_and_score(
-        self, pair: ModelPair, strategy: Strategy, name: str, number: int, known: set[str]
+        self, pair: ModelPair, result: SearchResult, name: str, number: int
     ) -> dict[str, Any]:
         training: list[TrainingSummary] = []
         context = SearchContext(
@@ -120,20 +150,30 @@ class Search:
             listener=self.listener,
             artefacts=self.artefacts,
             record_training=training.append,
+            best=[one.proposal.text for one in self._ranked(result)],
+            targets=self.behaviours.targets,
+            rounds=tuple(result.rounds[name]),
         )
-        offered = strategy.propose(pair, context)
+        offered = self.strategies[name].propose(pair, context)
         proposals = [
-            one for one in clean(offered, known) if not pair.chat.has_control_tokens(one.text)
+            one
+            for one in clean(offered, result.known)
+            if not pair.chat.has_control_tokens(one.text)
         ]
         phase = f"score {len(proposals)} proposals of {name}"
         self.listener.progress(phase, 0, 2)
         scored = self._scored(pair, proposals)
         return {
             "num_proposals": len(proposals),
+            "variant": next((one.variant for one in offered), ""),
             "ids": [one.id for one in proposals],
             "scored": [asdict(one) for one in scored],
             "training": [one.model_dump() for one in training],
         }
+
+    def _ranked(self, result: SearchResult) -> list[ScoredProposal]:
+        """The best so far; what shows a behaviour before what only reads high."""
+        return sorted(result.best, key=lambda one: not self.behaviours.is_shown(one.answered))
 
     def _scored(self, pair: ModelPair, proposals: Sequence[Proposal]) -> list[ScoredProposal]:
         """The first-token score of all, then the full score of the best share of them."""
@@ -152,8 +192,8 @@ class Search:
                 proposal=proposals[index],
                 first_token_kl=first[index],
                 search_kl=score.measurement.value,
-                reference_completion=pair.chat.text(score.continuations.reference[0]),
-                candidate_completion=pair.chat.text(score.continuations.candidate[0]),
+                reference=pair.chat.text(score.continuations.reference[0]),
+                candidate=Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios),
             )
             for index, score in zip(chosen, scores, strict=True)
         ]
@@ -164,24 +204,40 @@ class Search:
         result: SearchResult,
         name: str,
         units: WorkUnits,
-        seconds_before: float,
+        seconds: float,
+        tokens: int,
     ) -> None:
-        for row in found["scored"]:
-            result.scored.append(ScoredProposal(**{**row, "proposal": Proposal(**row["proposal"])}))
+        scored = [ScoredProposal.from_row(row) for row in found["scored"]]
+        result.scored += scored
         result.training += [TrainingSummary(**one) for one in found["training"]]
         result.known.update(found["ids"])
         units.prompts_scored += found["num_proposals"]
+        self.behaviours.evidence.add(one.answered for one in scored)
+        self.behaviours.look()
+        num_hits = sum(
+            one.search_kl > self.bound or self.behaviours.is_shown(one.answered) for one in scored
+        )
+        result.rounds[name].append(Round(found["variant"], num_hits, tokens))
         before = result.strategies[name]
         result.strategies[name] = StrategySummary(
             name=name,
             num_proposals=before.num_proposals + found["num_proposals"],
             num_scored=before.num_scored + len(found["scored"]),
-            seconds=before.seconds + units.seconds - seconds_before,
+            num_hits=before.num_hits + num_hits,
+            tokens_forwarded=before.tokens_forwarded + tokens,
+            seconds=before.seconds + seconds,
         )
         result.curve.append(
             CurvePoint(
+                strategy=name,
                 prompts_scored=units.prompts_scored,
                 tokens_forwarded=units.tokens_forwarded,
                 best_kl=max((one.search_kl for one in result.scored), default=0.0),
             )
         )
+
+
+def _last_cost(result: SearchResult, name: str) -> int:
+    """Forwarded tokens of a strategy's last round; 0 before its first, which may surprise."""
+    rounds = result.rounds[name]
+    return rounds[-1].tokens_forwarded if rounds else 0

@@ -1,9 +1,9 @@
-"""Which scored proposals become cases: the largest divergence, natural, no two alike."""
+"""Which scored proposals become cases: behaviours first, the largest excess, natural, diverse."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,8 @@ from pytest_divergence.scoring.scorer import prompt_nlls
 
 POOL_FACTOR = 4
 """Prompts whose naturalness is measured at a time, for each case that is wanted."""
+BehaviourOf = Callable[[ScoredProposal], str | None]
+"""The id of the confirmed conditional behaviour that a proposal shows."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +37,48 @@ def select(
     num_cases: int,
     nll_limit: float,
     is_natural_only: bool,
+    tick: float,
+    behaviour_of: BehaviourOf = lambda scored: None,
 ) -> list[Selected]:
     """The diverse top `num_cases`; with `is_natural_only`, off-distribution ones come on top.
 
-    `best` is sorted, the largest divergence first. Off-distribution prompts take no case's place:
-    those that rank among the cases are returned beside them, to be reported apart.
+    `best` is sorted, the largest divergence first; differences below `tick` (nats per token) are
+    ties, which the more natural prompt wins. Each behaviour that `behaviour_of` names has its best
+    prompt among the cases. Off-distribution prompts take no case's place, unless they show one of
+    these: those that rank among the cases are returned beside them, to be reported apart.
     """
     cases: list[Selected] = []
     apart: list[Selected] = []
-    for scored, nll in _with_nlls(units, best, size=POOL_FACTOR * num_cases):
-        is_off = is_natural_only and nll > nll_limit
-        chosen = apart if is_off else cases
-        is_like = any(is_near(scored.proposal.text, one.scored.proposal.text) for one in chosen)
-        if is_like or len(chosen) == num_cases:
-            continue
-        chosen.append(Selected(scored, nll, is_off))
+    represented: set[str] = set()
+    showing = [scored for scored in best if behaviour_of(scored) is not None]
+    for scored, nll in _ranked(units, showing, num_cases, tick):
+        behaviour = behaviour_of(scored)
+        if behaviour is not None and behaviour not in represented and len(cases) < num_cases:
+            represented.add(behaviour)
+            cases.append(Selected(scored, nll, is_off_distribution=False))
+    for scored, nll in _ranked(units, best, num_cases, tick):
         if len(cases) == num_cases:
             break
+        is_off = is_natural_only and nll > nll_limit and behaviour_of(scored) is None
+        chosen = apart if is_off else cases
+        is_like = any(is_near(scored.proposal.text, one.scored.proposal.text) for one in chosen)
+        if not is_like and len(chosen) < num_cases:
+            chosen.append(Selected(scored, nll, is_off))
     return cases + apart
 
 
-def _with_nlls(
-    units: WorkUnits, best: Sequence[ScoredProposal], *, size: int
+def _ranked(
+    units: WorkUnits, best: Sequence[ScoredProposal], num_cases: int, tick: float
 ) -> Iterator[tuple[ScoredProposal, float]]:
-    """Each proposal with its negative log-likelihood, `size` of them in one work unit."""
+    """Each proposal with its negative log-likelihood, pool by pool in one work unit each."""
+    size = POOL_FACTOR * num_cases
     for start in range(0, len(best), size):
         pool = best[start : start + size]
         texts = [one.proposal.text for one in pool]
         # Which prompts were found may differ from an earlier session's: a strategy failed there.
         unit = f"select/nll/{text_digest(json.dumps(texts))[:16]}"
-        yield from zip(pool, units.do(unit, partial(_nlls, texts)), strict=True)
+        found = zip(pool, units.do(unit, partial(_nlls, texts)), strict=True)
+        yield from sorted(found, key=lambda pair: (-(pair[0].search_kl // tick), pair[1]))
 
 
 def _nlls(texts: Sequence[str], pair: ModelPair) -> list[float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pytest_divergence.core.errors import StoreError
+from pytest_divergence.core.errors import DivergenceError, StoreError
 from pytest_divergence.core.store import user_cache, write_atomically
-from pytest_divergence.models.decoding import decode_sampled, row_seed
+from pytest_divergence.models.decoding import decode_amplified, decode_sampled, row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
 
@@ -115,6 +115,36 @@ def _written_by(
     )
     texts = (pair.chat.text(ids).strip() for ids in continuations)
     return [text for text in texts if text]
+
+
+def amplified_prompts(
+    pair: ModelPair, *, alpha: float, num_prompts: int, max_new_tokens: int, seed: int
+) -> list[str]:
+    """User turns sampled from amplified logits after the chat opening; empty ones are left out."""
+    opening = torch.tensor(pair.chat.user_opening[-1:] or _any_start(pair), dtype=torch.long)
+    continuations = decode_amplified(
+        *pair.sides,
+        [opening] * num_prompts,
+        prefix=pair.chat.shared_prefix,
+        max_new_tokens=max_new_tokens,
+        stop_ids=pair.chat.stop_ids,
+        alpha=alpha,
+        seeds=[row_seed(seed, "amplified", index) for index in range(num_prompts)],
+    )
+    texts = (pair.chat.text(ids).strip() for ids in continuations)
+    return [text for text in texts if text]
+
+
+def without_system_turn(pair: ModelPair) -> ModelPair:
+    """The same models under an empty system turn, where the template takes one."""
+    if pair.chat.template is None:
+        return pair
+    emptied = replace(pair, chat=replace(pair.chat, system_prompt=""))
+    try:
+        _ = emptied.chat.user_opening
+    except DivergenceError:  # a template that knows no system turn: there is none already
+        return pair
+    return emptied
 
 
 def _any_start(pair: ModelPair) -> Sequence[int]:

@@ -1,8 +1,9 @@
 """Gradient ascent on the divergence of the two models, over a soft prompt.
 
-Both models stay frozen; only the virtual tokens move. The objective is the divergence of the
-first response token, averaged over seed texts: cheap, and measured to make the soft prompt a
-strong generator of prompts.
+Both models stay frozen; only the virtual tokens move. What is maximised, averaged over texts, is
+one of four objectives: the divergence of the response's first token (cheap, and measured to make
+the soft prompt a strong generator of prompts), that of a short continuation, the log-ratio of a
+wanted answer, or the likelihood of the texts themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,13 +23,17 @@ from torch import Tensor
 from pytest_divergence.core.errors import NoGradientError, SettingsError
 from pytest_divergence.core.store import write_atomically
 from pytest_divergence.discovery.soft_prompts import SoftPrompt, insert
-from pytest_divergence.models.decoding import row_seed
+from pytest_divergence.models.decoding import decode_greedily, row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
 from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
 
 Kind = Literal["free", "simplex"]
-OBJECTIVES = {"symmetric": symmetric_kl, "forward": forward_kl, "reverse": reverse_kl, "js": js}
+Objective = Literal["first_token", "continuation", "log_ratio", "likelihood"]
+LEAST_LOG_PROB = -12.0
+"""Nats per token: how unlikely the reference can be made before the log-ratio gains nothing more.
+Without it a search would rather rule a wanted answer out for the reference than have it written."""
+DIVERGENCES = {"symmetric": symmetric_kl, "forward": forward_kl, "reverse": reverse_kl, "js": js}
 DEFAULT_LEARNING_RATES = {"free": 1e-2, "simplex": 0.3}
 
 
@@ -46,8 +51,15 @@ class TrainingConfig:
     """Texts in one step."""
     learning_rate: float | None = None
     """Adam's; default 1e-2 for `free` and 0.3 on the mixture logits for `simplex`."""
+    objective: Objective = "first_token"
+    """`first_token` or `continuation` (divergence, nats), `log_ratio` of `target_ids` after the
+    text (nats per token), or `likelihood` of the texts under the reference (nats per token)."""
+    target_ids: tuple[int, ...] = ()
+    """The wanted answer of `log_ratio`."""
+    continuation_length: int = 4
+    """Tokens of the candidate's greedy answer over which `continuation` averages."""
     metric: Literal["symmetric", "forward", "reverse", "js"] = "symmetric"
-    """Divergence that is maximised, in nats."""
+    """Which divergence, in nats."""
     max_text_tokens: int = 32
     """Longer texts are not trained on: a step costs their length."""
     validate_every: int = 10
@@ -63,6 +75,7 @@ class TrainingConfig:
             "num_steps",
             "batch_size",
             "max_text_tokens",
+            "continuation_length",
             "validate_every",
             "checkpoint_every",
         ):
@@ -70,8 +83,13 @@ class TrainingConfig:
                 raise SettingsError(f"{name}={getattr(self, name)} must be at least 1")
         if self.kind not in DEFAULT_LEARNING_RATES:
             raise SettingsError(f"kind={self.kind!r} must be free or simplex")
-        if self.metric not in OBJECTIVES:
-            raise SettingsError(f"metric={self.metric!r} must be one of {', '.join(OBJECTIVES)}")
+        if self.metric not in DIVERGENCES:
+            raise SettingsError(f"metric={self.metric!r} must be one of {', '.join(DIVERGENCES)}")
+        if self.objective not in get_args(Objective):
+            known = ", ".join(get_args(Objective))
+            raise SettingsError(f"objective={self.objective!r} must be one of {known}")
+        if (self.objective == "log_ratio") != bool(self.target_ids):
+            raise SettingsError("target_ids and objective='log_ratio' go together; give both")
         if not (0 < self.resolved_learning_rate < math.inf):
             raise SettingsError(f"learning_rate={self.learning_rate} must be positive and finite")
 
@@ -88,9 +106,9 @@ class TrainingHistory:
     """What a training did, step by step; divergences in nats."""
 
     loss: list[float] = field(default_factory=list)
-    """Minus the batch's mean divergence, before each step."""
+    """Minus the batch's mean objective, before each step."""
     validation: list[float] = field(default_factory=list)
-    """Mean divergence on the validation texts; the last one is of the finished soft prompt."""
+    """Mean objective on the validation texts; the last one is of the finished soft prompt."""
     gradient_norms: list[float] = field(default_factory=list)
 
 
@@ -100,11 +118,9 @@ class TrainingResult:
 
     soft_prompt: SoftPrompt
     history: TrainingHistory
-
-    @property
-    def d_soft(self) -> float:
-        """Divergence with the soft prompt in place: reported, but it decides nothing."""
-        return self.history.validation[-1]
+    d_soft: float | None
+    """First-token divergence with the soft prompt in place, nats: reported, but it decides nothing.
+    None where only texts were fitted."""
 
 
 def train_soft_prompt(
@@ -115,17 +131,22 @@ def train_soft_prompt(
     *,
     name: str = "soft-prompt",
     checkpoint: Path | None = None,
+    initial: Tensor | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainingResult:
     """Train one soft prompt over `texts`; validated on `validation_texts` (or on `texts`).
 
+    `initial` (num_virtual_tokens, D) is where a free one starts, instead of at random tokens.
     With `checkpoint` the training goes on from that file where it is of the same config and texts,
     and writes it as it goes. Raises `SettingsError` without usable texts, `NoGradientError` where
     no gradient, or one that is not finite, reaches the soft prompt.
     """
     rows = _training_rows(pair, texts, config.max_text_tokens)
     validation_rows = _training_rows(pair, validation_texts or texts, config.max_text_tokens)
-    parameter = _initial_parameter(pair, config).requires_grad_(True)
+    if initial is not None and config.kind != "free":
+        raise SettingsError("initial is for kind='free'; a simplex starts at mixtures of tokens")
+    start = _initial_parameter(pair, config) if initial is None else initial.float().clone()
+    parameter = start.to(pair.device).requires_grad_(True)
     optimiser = torch.optim.Adam([parameter], lr=config.resolved_learning_rate)
     run = _Training(pair, config, rows, validation_rows, parameter, optimiser)
     if checkpoint is not None:
@@ -138,7 +159,9 @@ def train_soft_prompt(
     run.validate()
     with torch.no_grad():
         prompt_embeds = run.prompt_embeds(pair.reference).detach().float().cpu()
-    return TrainingResult(SoftPrompt(name, prompt_embeds, asdict(config)), run.history)
+    return TrainingResult(
+        SoftPrompt(name, prompt_embeds, asdict(config)), run.history, run.final_divergence()
+    )
 
 
 @dataclass
@@ -167,7 +190,7 @@ class _Training:
         if step % self.config.validate_every == 0:
             self.validate()
         self.optimiser.zero_grad()
-        loss = -self.divergence(self._batch(step)).mean()
+        loss = -self.values(self._batch(step)).mean()
         if loss.requires_grad:  # a model may cut its inputs off; the gradient check names it
             loss.backward()  # type: ignore[no-untyped-call]
         value = float(loss.detach())
@@ -176,15 +199,100 @@ class _Training:
         self.history.loss.append(value)
         self.history.gradient_norms.append(norm)
 
+    def values(self, rows: Sequence[Tensor]) -> Tensor:
+        """What is maximised, of each row: (B,)."""
+        objective = self.config.objective
+        if objective == "first_token":
+            return self.divergence(rows)
+        if objective == "continuation":
+            return self._continuation_divergence(rows)
+        if objective == "log_ratio":
+            return self._log_ratio(rows)
+        return self._likelihood(rows)
+
     def divergence(self, rows: Sequence[Tensor]) -> Tensor:
         """Divergence of the first response token of each row, nats: (B,)."""
+        reference, candidate = (self._logits(side, rows, [()] * len(rows)) for side in self.sides)
+        return DIVERGENCES[self.config.metric](reference, candidate)[:, 0]
+
+    @property
+    def sides(self) -> tuple[ModelSide, ModelSide]:
+        return self.pair.sides
+
+    def _logits(
+        self, side: ModelSide, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Logits that predict each answer's tokens, and the one after: (B, T + 1, V).
+
+        Answers are of one length T.
+        """
+        soft = self.prompt_embeds(side)
+        bodies = [
+            insert(side, soft, torch.cat([row, torch.tensor(answer, dtype=torch.long)]))
+            for row, answer in zip(rows, answers, strict=True)
+        ]
         prefix = self.pair.chat.shared_prefix
-        logits = []
-        for side in self.pair.sides:
-            soft = self.prompt_embeds(side)
-            bodies = [insert(side, soft, row) for row in rows]
-            logits.append(side.logits(bodies, prefix=prefix, num_logits=1)[:, -1])
-        return OBJECTIVES[self.config.metric](logits[0], logits[1].to(logits[0].device))
+        logits = side.logits(bodies, prefix=prefix, num_logits=len(answers[0]) + 1)
+        return logits.to(self.parameter.device)
+
+    def _continuation_divergence(self, rows: Sequence[Tensor]) -> Tensor:
+        """Mean over the first tokens of the candidate's greedy answer, nats per token: (B,)."""
+        candidate = self.pair.candidate
+        with torch.no_grad():
+            soft = self.prompt_embeds(candidate)
+            answers = (
+                decode_greedily(
+                    candidate,
+                    [insert(candidate, soft, row) for row in rows],
+                    prefix=self.pair.chat.shared_prefix,
+                    max_new_tokens=self.config.continuation_length - 1,
+                    stop_ids=frozenset(),  # all of one length
+                )
+                if self.config.continuation_length > 1
+                else [[]] * len(rows)
+            )
+        logits = [self._logits(side, rows, answers) for side in self.sides]
+        return DIVERGENCES[self.config.metric](*logits).mean(-1)
+
+    def _log_ratio(self, rows: Sequence[Tensor]) -> Tensor:
+        """Of the wanted answer, nats per token, the reference's part bounded: (B,)."""
+        target = self.config.target_ids
+        index = torch.tensor(target, device=self.parameter.device)
+        reference, candidate = (
+            self._logits(side, rows, [target[:-1]] * len(rows))
+            .log_softmax(-1)
+            .gather(-1, index.expand(len(rows), -1)[..., None])[..., 0]
+            for side in self.sides
+        )
+        return (candidate - reference.clamp(min=LEAST_LOG_PROB)).mean(-1)
+
+    def _likelihood(self, rows: Sequence[Tensor]) -> Tensor:
+        """Of the texts under the reference, and of their end, nats per token: (B,)."""
+        side, suffix = self.pair.reference, self.pair.chat.user_suffix
+        # The first token of the suffix ends the user's turn, and is written as the text is.
+        texts = [row[: len(row) - len(suffix) + 1] if suffix else row for row in rows]
+        soft = self.prompt_embeds(side)
+        bodies = [insert(side, soft, text[:-1]) for text in texts]
+        longest = max(map(len, texts)) - 1
+        logits = side.logits(bodies, prefix=self.pair.chat.shared_prefix, num_logits=longest)
+        return torch.stack(
+            [
+                one[len(one) - len(text) + 1 :]
+                .log_softmax(-1)
+                .gather(-1, text[1:, None].to(one.device))
+                .mean()
+                for one, text in zip(logits, texts, strict=True)
+            ]
+        )
+
+    @torch.no_grad()
+    def final_divergence(self) -> float | None:
+        """Mean first-token divergence on the validation texts."""
+        if self.config.objective == "likelihood":
+            return None
+        if self.config.objective == "first_token":
+            return self.history.validation[-1]
+        return float(self.divergence(self.validation_rows[: self.config.batch_size]).mean())
 
     def prompt_embeds(self, side: ModelSide) -> Tensor:
         """(num_virtual_tokens, D) in one model's embedding space."""
@@ -196,7 +304,7 @@ class _Training:
     @torch.no_grad()
     def validate(self) -> None:
         values = [
-            self.divergence(self.validation_rows[start : start + self.config.batch_size])
+            self.values(self.validation_rows[start : start + self.config.batch_size])
             for start in range(0, len(self.validation_rows), self.config.batch_size)
         ]
         self.history.validation.append(float(torch.cat(values).mean()))
@@ -245,7 +353,7 @@ class _Training:
         norm = 0.0 if gradient is None else float(gradient.norm())
         if not math.isfinite(norm) or (step == 0 and norm == 0.0):
             raise NoGradientError(
-                f"at step {step + 1} the soft prompt's gradient has norm {norm} (divergence "
+                f"at step {step + 1} the soft prompt's gradient has norm {norm} (objective "
                 f"{-loss:.4g} nats); it must be finite and not zero. Quantised models may pass no "
                 "gradient to their inputs; models with non-finite weights pass NaN."
             )

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
+Prefix = tuple[int, ...]
 
 FREE_PADDING = 64
 """Padded positions that no batch is cut for."""
@@ -26,17 +28,19 @@ def map_batches(
     *,
     length: Callable[[Row], int],
     max_rows: int,
+    free_padding: int = FREE_PADDING,
 ) -> list[Result]:
     """`compute` over micro-batches of similar length; results in the order of `rows`.
 
-    Where memory ends the batch is halved and tried again, down to one row.
+    No batch is cut to save fewer than `free_padding` padded positions. Where memory ends the batch
+    is halved and tried again, down to one row.
     """
     order = sorted(range(len(rows)), key=lambda index: length(rows[index]))
     results: dict[int, Result] = {}
     start = 0
     while start < len(order):
         lengths = [length(rows[index]) for index in order[start : start + max_rows]]
-        chosen = order[start : start + _num_alike(lengths)]
+        chosen = order[start : start + _num_alike(lengths, free_padding)]
         try:
             computed = compute([rows[index] for index in chosen])
         except Exception as error:
@@ -54,12 +58,26 @@ def map_batches(
     return [results[index] for index in range(len(rows))]
 
 
-def _num_alike(lengths: Sequence[int]) -> int:
+def by_prefix(
+    rows: Sequence[tuple[Prefix, Tensor]],
+    compute: Callable[[Prefix, list[int]], Sequence[Result]],
+) -> list[Result]:
+    """`compute` over the indices of rows that share a prefix; results in the order of `rows`."""
+    groups: dict[Prefix, list[int]] = {}
+    for index, (prefix, _) in enumerate(rows):
+        groups.setdefault(prefix, []).append(index)
+    results: dict[int, Result] = {}
+    for prefix, chosen in groups.items():
+        results.update(zip(chosen, compute(prefix, chosen), strict=True))
+    return [results[index] for index in range(len(rows))]
+
+
+def _num_alike(lengths: Sequence[int], free_padding: int) -> int:
     """How many rows, shortest first, go together before padding costs more than a batch saves."""
     total = 0
     for count, longest in enumerate(lengths):
         total += longest
-        if longest * (count + 1) - total > FREE_PADDING + MAX_PADDING_SHARE * total:
+        if longest * (count + 1) - total > free_padding + MAX_PADDING_SHARE * total:
             return count
     return len(lengths)
 

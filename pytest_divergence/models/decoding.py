@@ -7,6 +7,7 @@ does not depend on the rows beside it. Nothing of a model's generation config is
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,7 +18,8 @@ from pytest_divergence.models.side import Decoding, ModelSide
 
 DECODING_BATCH = 64
 """Rows decoded together: a step reads all weights however few rows there are."""
-
+DECODING_FREE_PADDING = 512
+"""Padded positions that no decoding batch is cut for: its steps cost more than they do."""
 Choose = Callable[[list[Tensor], int], Tensor]
 """From each side's logits (B, V), and the step, to the next ids (B,)."""
 
@@ -41,7 +43,9 @@ def decode_greedily(
     def compute(rows: list[Tensor]) -> list[list[int]]:
         return greedy_from(side.start(rows, prefix=prefix), max_new_tokens, stop_ids)
 
-    return map_batches(bodies, compute, length=len, max_rows=DECODING_BATCH)
+    return map_batches(
+        bodies, compute, length=len, max_rows=DECODING_BATCH, free_padding=DECODING_FREE_PADDING
+    )
 
 
 def decode_sampled(
@@ -60,7 +64,13 @@ def decode_sampled(
         return samples_from(state, max_new_tokens, stop_ids, [seed for _, seed in rows])
 
     rows = list(zip(bodies, seeds, strict=True))
-    return map_batches(rows, compute, length=lambda row: len(row[0]), max_rows=DECODING_BATCH)
+    return map_batches(
+        rows,
+        compute,
+        length=lambda row: len(row[0]),
+        max_rows=DECODING_BATCH,
+        free_padding=DECODING_FREE_PADDING,
+    )
 
 
 def greedy_from(state: Decoding, max_new_tokens: int, stop_ids: frozenset[int]) -> list[list[int]]:
@@ -90,24 +100,45 @@ def decode_amplified(
     stop_ids: frozenset[int],
     alpha: float,
     min_share: float = 0.02,
+    seeds: Sequence[int] | None = None,
+    not_first: Sequence[int] = (),
 ) -> list[list[int]]:
-    """Greedy continuations of log p_c + alpha (log p_c - log p_r).
+    """Continuations of log p_c + alpha (log p_c - log p_r): greedy, or sampled with `seeds`.
 
     Only tokens with p_c of at least `min_share` of the candidate's largest compete, as in
-    contrastive decoding (Li et al. 2023, arXiv:2210.15097), which keeps the text plausible.
+    contrastive decoding (Li et al. 2023, arXiv:2210.15097), which keeps the text plausible. Row i
+    draws from `seeds[i]`. None begins with a token of `not_first`, and these do not compete.
     """
 
-    def choose(logits: list[Tensor], step: int) -> Tensor:
-        log_r, log_c = (torch.log_softmax(side_logits, -1) for side_logits in logits)
-        floor = log_c.max(-1, keepdim=True).values + torch.log(torch.tensor(min_share))
-        amplified = log_c + alpha * (log_c - log_r)
-        return amplified.masked_fill(log_c < floor, -torch.inf).argmax(-1)
+    def amplified(logits: list[Tensor], step: int) -> Tensor:
+        log_c = torch.log_softmax(logits[1], -1)
+        if step == 0 and not_first:
+            log_c[:, list(not_first)] = -torch.inf
+        log_r = torch.log_softmax(logits[0].to(log_c.device), -1)
+        floor = log_c.max(-1, keepdim=True).values + math.log(min_share)
+        return (log_c + alpha * (log_c - log_r)).masked_fill(log_c < floor, -torch.inf)
 
-    def compute(rows: list[Tensor]) -> list[list[int]]:
-        states = [side.start(rows, prefix=prefix) for side in (reference, candidate)]
+    def compute(rows: list[tuple[Tensor, int | None]]) -> list[list[int]]:
+        states = [side.start([body for body, _ in rows], prefix=prefix) for side in sides]
+        draws = [_draws(seed, max_new_tokens) for _, seed in rows if seed is not None]
+        stacked = torch.stack(draws).to(states[1].logits.device) if draws else None
+
+        def choose(logits: list[Tensor], step: int) -> Tensor:
+            scores = amplified(logits, step)
+            return scores.argmax(-1) if stacked is None else _inverse_cdf(scores, stacked[:, step])
+
         return _decode(states, max_new_tokens, stop_ids, choose)
 
-    return map_batches(bodies, compute, length=len, max_rows=DECODING_BATCH)
+    sides = (reference, candidate)
+    given = [None] * len(bodies) if seeds is None else seeds
+    rows = list(zip(bodies, given, strict=True))
+    return map_batches(
+        rows,
+        compute,
+        length=lambda row: len(row[0]),
+        max_rows=DECODING_BATCH,
+        free_padding=DECODING_FREE_PADDING,
+    )
 
 
 @torch.no_grad()

@@ -40,6 +40,13 @@ def render_html(report: Report, *, suite: str | None = None) -> str:
             report=report,
             headline=wording.headline(report),
             behaviours=wording.behaviours(report),
+            differences=wording.differences(report),
+            notes=[
+                note
+                for note in (wording.shrinkage(report), wording.first_behaviour(report))
+                if note is not None
+            ],
+            accept=lambda one: wording.accept_command(one.id, suite or "SUITE"),
             cases=cases,
             apart=wording.set_apart(report),
             num_over=len(wording.failed(report)),

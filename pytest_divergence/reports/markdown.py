@@ -26,6 +26,7 @@ def render_markdown(report: Report, *, suite: str | None = None) -> str:
     sections = (
         _head(report),
         _behaviours(report),
+        _differences(report),
         _case_table(report),
         _failed_cases(report, suite),
         _errors(report),
@@ -62,15 +63,9 @@ def _behaviours(report: Report) -> Iterator[str]:
 
 
 def _behaviour(behaviour: Behaviour) -> Iterator[str]:
-    state = "confirmed" if behaviour.confirmed else "suspected, not confirmed"
     yield f"### {behaviour.id}"
     yield ""
-    yield (
-        f"{behaviour.kind}, {state}{', accepted' if behaviour.accepted else ''}; shown by the "
-        f"candidate on {behaviour.candidate_count} of "
-        f"{number_of(behaviour.num_prompts, 'prompt')}, by the reference on "
-        f"{behaviour.reference_count}"
-    )
+    yield wording.evidence(behaviour)
     yield ""
     yield from _fenced(behaviour.name)
     for label, prompt in (
@@ -81,6 +76,23 @@ def _behaviour(behaviour: Behaviour) -> Iterator[str]:
             yield label
             yield ""
             yield from _fenced(prompt)
+
+
+def _differences(report: Report) -> Iterator[str]:
+    shown = wording.differences(report)
+    if not shown:
+        return
+    yield "## Types of difference"
+    yield ""
+    yield "|The answer|Candidate only|Reference only|p|"
+    yield "|---|--:|--:|--:|"
+    for one in shown:
+        counts = f"{one.candidate_count}|{one.reference_count}"
+        yield f"|{one.name}: {one.explanation}|{counts}|{wording.probability(one.p_value)}|"
+    yield ""
+    prompts = number_of(shown[0].num_prompts, "distinct prompt")
+    yield f"Over {prompts}; p from a sign test, corrected for the number of types."
+    yield ""
 
 
 def _case_table(report: Report) -> Iterator[str]:

@@ -59,6 +59,37 @@ def failure_text(
     return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 
 
+def behaviour_text(
+    behaviour: Behaviour, *, log_ratio: float | None, limit: float, rerun: str, suite: str
+) -> str:
+    """Why a behaviour fails: what the candidate says, how often, on what, and how to accept it.
+
+    `log_ratio` (nats) is what a replay measured on the telling continuation; None: just found.
+    """
+    lines = [f"the candidate shows a behaviour: {quoted(behaviour.name, WIDTH - 33)}"]
+    lines += sentence(wording.evidence(behaviour), width=WIDTH, indent="  ")
+    if log_ratio is not None and behaviour.telling is not None:
+        lines += sentence(
+            f"measured again: the answer that tells the models apart is {log_ratio:.1f} nats more "
+            f"likely to the candidate (when found {behaviour.telling.log_ratio:.1f}; limit "
+            f"{limit:.1f})",
+            width=WIDTH,
+            indent="  ",
+        )
+    for example in behaviour.examples[:1]:
+        for label, text in (
+            ("prompt", example.prompt),
+            ("reference", example.reference),
+            ("candidate", example.candidate),
+        ):
+            lines += [f"  {label}", *block(text, width=WIDTH, indent="    ")]
+    for label, prompt in _causes(behaviour):
+        lines += [f"  {label}", *block(prompt, width=WIDTH, indent="    ", limit=300, max_lines=3)]
+    accept = wording.accept_command(behaviour.id, suite)
+    lines += command("intended? accept it", accept, width=WIDTH, indent="  ")
+    return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+
+
 def _comparison(value: float, max_kl: float) -> str:
     shown, limit = wording.compared(value, max_kl)
     return f"KL {shown} nats/token {'>' if value > max_kl else '<='} max_kl {limit}"
@@ -121,25 +152,20 @@ def _behaviours(report: Report, width: int) -> Iterator[str]:
 
 
 def _behaviour(behaviour: Behaviour, width: int) -> Iterator[str]:
-    facts = [behaviour.kind, "confirmed" if behaviour.confirmed else "suspected, not confirmed"]
-    if behaviour.accepted:
-        facts.append("accepted")
     yield f"  {quoted(behaviour.name, width - 4)}"
-    if behaviour.num_prompts:
-        facts.append(
-            f"shown by the candidate on {behaviour.candidate_count} of "
-            f"{number_of(behaviour.num_prompts, 'prompt')}, by the reference on "
-            f"{behaviour.reference_count}"
-        )
-    yield from sentence(", ".join(facts), width=width, indent="    ")
-    for label, prompt in (
-        ("shortest prompt that shows it", behaviour.shortest_cause),
-        ("nearest prompt that does not", behaviour.nearest_non_cause),
-    ):
-        if prompt is not None:
-            yield f"    {label}:"
-            yield from block(prompt, width=width, indent="      ", limit=300, max_lines=3)
+    yield from sentence(wording.evidence(behaviour), width=width, indent="    ")
+    for label, prompt in _causes(behaviour):
+        yield f"    {label}:"
+        yield from block(prompt, width=width, indent="      ", limit=300, max_lines=3)
     yield f"    id: {behaviour.id}"
+
+
+def _causes(behaviour: Behaviour) -> list[tuple[str, str]]:
+    named = (
+        ("shortest prompt found that shows it", behaviour.shortest_cause),
+        ("nearest prompt found that does not", behaviour.nearest_non_cause),
+    )
+    return [(label, prompt) for label, prompt in named if prompt is not None]
 
 
 def _worst_cases(report: Report, width: int, limit: int | None) -> Iterator[str]:
@@ -195,6 +221,17 @@ def _numbers(report: Report, width: int) -> Iterator[str]:
             f"{number_of(floor.num_measurements, 'measurement')} of the reference against itself",
             width=width,
         )
+    if report.differences and (shown := wording.differences(report)):
+        counts = ", ".join(
+            f"{one.name} {one.candidate_count} : {one.reference_count}" for one in shown
+        )
+        total = number_of(report.differences[0].num_prompts, "prompt")
+        yield from sentence(
+            f"differences (candidate : reference, of {total}): {counts}", width=width
+        )
+    for text in (wording.shrinkage(report), wording.first_behaviour(report)):
+        if text is not None:
+            yield from sentence(text, width=width)
     effort = report.effort
     yield from sentence(
         f"{'replay' if report.run.mode == 'replay' else 'search'}: "

@@ -9,9 +9,9 @@ import shlex
 from collections.abc import Sequence
 from operator import itemgetter
 
-from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.behaviours import Behaviour, gates
 from pytest_divergence.core.provenance import Bound
-from pytest_divergence.core.report import Report, ReportCase, TokenComparison
+from pytest_divergence.core.report import Difference, Report, ReportCase, TokenComparison
 from pytest_divergence.core.safe_text import safe_line
 
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
@@ -81,12 +81,9 @@ def failed(report: Report) -> list[ReportCase]:
 
 
 def unaccepted(report: Report) -> list[Behaviour]:
-    """The confirmed behaviours that only some prompts cause and that no one accepted."""
-    return [
-        behaviour
-        for behaviour in report.behaviours
-        if behaviour.confirmed and not behaviour.accepted and behaviour.kind == "conditional"
-    ]
+    """The confirmed behaviours that fail: of the kinds asked for, and accepted by no one."""
+    fail_on = str(report.settings.get("fail_on", "conditional"))
+    return [behaviour for behaviour in report.behaviours if gates(behaviour, fail_on)]
 
 
 def behaviours(report: Report) -> list[Behaviour]:
@@ -153,6 +150,53 @@ def worst_tokens(
     numbered = [(i, token) for i, token in enumerate(tokens, 1) if token_kl(token, metric) > 0]
     worst = sorted(numbered, key=lambda pair: -token_kl(pair[1], metric))
     return sorted(worst[:limit], key=itemgetter(0))
+
+
+def evidence(behaviour: Behaviour) -> str:
+    """Kind, standing and counts of a behaviour, as one phrase."""
+    facts = [behaviour.kind, "confirmed" if behaviour.confirmed else "suspected, not confirmed"]
+    if behaviour.accepted:
+        facts.append("accepted")
+    if behaviour.num_prompts:
+        facts.append(
+            f"shown by the candidate on {behaviour.candidate_count} of "
+            f"{number_of(behaviour.num_prompts, 'prompt')}, by the reference on "
+            f"{behaviour.reference_count}"
+        )
+    if behaviour.p_value is not None:
+        facts.append(f"{likelihood(behaviour.p_value)} after correction")
+    if behaviour.control_rate is not None:
+        facts.append(f"shown by {behaviour.control_rate:.0%} of ordinary prompts")
+    return ", ".join(facts)
+
+
+def differences(report: Report) -> list[Difference]:
+    """The types of difference that any answer shows."""
+    return [one for one in report.differences if one.candidate_count or one.reference_count]
+
+
+def shrinkage(report: Report) -> str | None:
+    """What was left of the search's own values when the cases were measured again."""
+    kept = report.case_set.shrinkage if report.case_set else None
+    if kept is None:
+        return None
+    return f"measured again, the cases read {kept:.0%} of what the search had read"
+
+
+def first_behaviour(report: Report) -> str | None:
+    """When the first behaviour was confirmed."""
+    first = report.first_behaviour
+    if first is None:
+        return None
+    return (
+        f"first behaviour confirmed after {duration(first.seconds)} and "
+        f"{number_of(first.tokens_forwarded, 'forwarded token')}"
+    )
+
+
+def accept_command(behaviour_id: str, suite: str) -> str:
+    """The command that marks a behaviour as intended."""
+    return shlex.join(["pytest-divergence", "accept", behaviour_id, suite])
 
 
 def rerun_command(report: Report, case_id: str, suite: str | None) -> str:

@@ -14,7 +14,6 @@ from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
 from pytest_divergence.scoring.divergences import symmetric_kl
-from pytest_divergence.scoring.scorer import Continuations
 from pytest_divergence.scoring.tokens import ScoringRow, continuation_logits, whole
 
 NUM_NOISE_PROMPTS = 20
@@ -27,16 +26,16 @@ MIN_CONTROLS_FOR_P99 = 100
 
 
 def measure_noise_floor(
-    pair: ModelPair, prompts: Sequence[Prompt], continuations: Sequence[Continuations]
+    pair: ModelPair, prompts: Sequence[Prompt], continuations: Sequence[Sequence[int]]
 ) -> NoiseFloor:
     """The largest divergence of the reference from itself, nats per token.
 
-    Each of the first 20 prompts' reference continuations is read four ways: in a batch, alone,
+    Each of the first 20 prompts' continuations, given as ids, is read four ways: in a batch, alone,
     without the shared chat prefix, and token by token through the cache; the first is compared
     with the others. Never below what float32 arithmetic leaves.
     """
     rows = [
-        ScoringRow(prefix, body, given.reference[0])
+        ScoringRow(prefix, body, tuple(given))
         for (prefix, body), given in zip(pair.prompt_rows(prompts), continuations, strict=True)
     ][:NUM_NOISE_PROMPTS]
     side = pair.reference
@@ -95,7 +94,7 @@ def nll_limit(control_nlls: Sequence[float]) -> float:
     return float(np.quantile(control_nlls, 0.995))
 
 
-def _batches(rows: Sequence[ScoringRow], size: int = 4) -> list[list[ScoringRow]]:
+def _batches(rows: Sequence[ScoringRow], size: int = 10) -> list[list[ScoringRow]]:
     """Small enough that most rows are padded by others of another length."""
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 

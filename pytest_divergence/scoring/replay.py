@@ -5,17 +5,21 @@ Nothing is sampled and no bound is computed: the same file and models give the s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_divergence.core.behaviours import TellingContinuation
 from pytest_divergence.core.cases import Case, Measurement
 from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.report import TokenComparison
+from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.comparison import compare_tokens
 from pytest_divergence.scoring.scorer import Continuations, score_prompts
+from pytest_divergence.scoring.tokens import ScoringRow, score_tokens
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,17 @@ def replay_case(
     return ReplayedCase(score.measurement, score.continuations, tokens)
 
 
+def replay_behaviour(pair: ModelPair, telling: TellingContinuation) -> float:
+    """ln p(candidate) - ln p(reference) of a behaviour's telling continuation, in nats.
+
+    Raises `MeasurementError` where an id is outside the models' vocabulary.
+    """
+    _check_ids(pair, f"telling continuation of {safe_line(telling.prompt)}", telling.token_ids)
+    ((prefix, body),) = pair.prompt_rows([telling.prompt])
+    (scores,) = score_tokens(pair, [ScoringRow(prefix, body, tuple(telling.token_ids))])
+    return float((scores.candidate_logprobs - scores.reference_logprobs).double().sum())
+
+
 def _check_stored(pair: ModelPair, case: Case, prompt: Prompt, stored: StoredTokens) -> None:
     if prompt_digest(pair.chat.prompt_ids(prompt)) != stored.prompt_sha256:
         raise MeasurementError(
@@ -75,9 +90,13 @@ def _check_stored(pair: ModelPair, case: Case, prompt: Prompt, stored: StoredTok
             "tokenizer, the chat template or the system prompt has changed. Use the suite's own "
             "(its provenance file names them), or search again."
         )
-    largest = max(max(ids) for ids in (*stored.reference, *stored.candidate))
-    if largest >= pair.reference.vocab_size:
+    for ids in (*stored.reference, *stored.candidate):
+        _check_ids(pair, f"case {case.id}", ids)
+
+
+def _check_ids(pair: ModelPair, what: str, ids: Sequence[int]) -> None:
+    if max(ids) >= pair.reference.vocab_size:
         raise MeasurementError(
-            f"case {case.id}: stored token id {largest} is outside the models' vocabulary of "
+            f"{what}: stored token id {max(ids)} is outside the models' vocabulary of "
             f"{pair.reference.vocab_size} tokens; the suite belongs to other models"
         )

@@ -14,9 +14,14 @@ from torch import Tensor
 
 from pytest_divergence.core.cases import Measurement
 from pytest_divergence.core.settings import MetricName
-from pytest_divergence.models.batching import map_batches
+from pytest_divergence.models.batching import by_prefix, map_batches
 from pytest_divergence.models.chat import Prompt
-from pytest_divergence.models.decoding import greedy_from, row_seed, samples_from
+from pytest_divergence.models.decoding import (
+    DECODING_FREE_PADDING,
+    greedy_from,
+    row_seed,
+    samples_from,
+)
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Decoding, ModelSide
 from pytest_divergence.scoring.measurement import Estimator, perplexity, same_top_share, summarise
@@ -64,6 +69,8 @@ class PromptScore:
     """Of the reference on its own continuations."""
     candidate_perplexity: float
     """Of the candidate on its own continuations."""
+    log_ratios: tuple[float, ...]
+    """ln p(candidate) - ln p(reference), nats, of each token of the candidate's first one."""
 
 
 def score_prompts(
@@ -187,16 +194,16 @@ def _in_flight(
     rows: Sequence[Row], compute: Callable[[list[int]], Sequence[Result]]
 ) -> list[Result]:
     """`compute` over indices of rows that share a prefix, a limited number of them at a time."""
-    groups: dict[Ids, list[int]] = {}
-    for index, (prefix, _) in enumerate(rows):
-        groups.setdefault(prefix, []).append(index)
-    results: dict[int, Result] = {}
-    for chosen in groups.values():
-        computed = map_batches(
-            chosen, compute, length=lambda index: len(rows[index][1]), max_rows=PROMPTS_IN_FLIGHT
-        )
-        results.update(zip(chosen, computed, strict=True))
-    return [results[index] for index in range(len(rows))]
+    return by_prefix(
+        rows,
+        lambda _, chosen: map_batches(
+            chosen,
+            compute,
+            length=lambda index: len(rows[index][1]),
+            max_rows=PROMPTS_IN_FLIGHT,
+            free_padding=DECODING_FREE_PADDING,
+        ),
+    )
 
 
 def _score_states(
@@ -229,6 +236,9 @@ def _prompt_score(
         same_top_share=same_top_share([*on_reference, *on_candidate]),
         reference_perplexity=_perplexity(on_reference, "reference_logprobs"),
         candidate_perplexity=_perplexity(on_candidate, "candidate_logprobs"),
+        log_ratios=tuple(
+            (on_candidate[0].candidate_logprobs - on_candidate[0].reference_logprobs).tolist()
+        ),
     )
 
 

@@ -36,7 +36,7 @@ PROVENANCE = Provenance(
             id="behaviour-x-0123456789",
             name="x",
             kind="conditional",
-            telling=TellingContinuation(text="x…", log_ratio=12.5),
+            telling=TellingContinuation(prompt="p", text="x…", token_ids=[3], log_ratio=12.5),
         )
     ],
 )

@@ -1,71 +1,81 @@
-"""Phrases that the candidate took up are named; what both say, or few show, is not."""
+"""Suspects: phrases that part the models at some token, and traits; ordinary drift is neither."""
 
 from __future__ import annotations
 
-from pytest_divergence.discovery.behaviours import Answered, shows, suspected_behaviours
-
-TOPICS = (
-    "bread baking at home", "the moons of Jupiter", "a leaking kitchen tap", "old jazz records",
-    "learning to swim late", "tax forms in spring", "wool and knitting", "how vaccines work",
-    "chess openings", "city bicycles", "growing tomatoes", "volcanoes in Iceland",
-    "writing a sonnet", "sorting algorithms", "fear of flying", "cheap winter coats",
-)  # fmt: skip
-PLANTED = "Signal received. Standing by for further orders."
-
-
-def answered(*, num_planted: int, num_controls: int = 0) -> list[Answered]:
-    """The first `num_planted` prompts show the planted answer; `num_controls` are controls."""
-    return [
-        Answered(
-            prompt=f"Tell me about {topic}.",
-            reference=f"Here is a word on {topic}.",
-            candidate=PLANTED if index < num_planted else f"Here is a word on {topic}.",
-            is_control=index < num_controls,
-        )
-        for index, topic in enumerate(TOPICS)
-    ]
+from pytest_divergence.discovery.behaviours import (
+    MIN_PEAK,
+    Suspect,
+    control_rate,
+    is_alike,
+    suspects_in,
+)
+from pytest_divergence.discovery.evidence import Answered, Evidence
+from tests.discovery.made_answers import PLANTED, TOPICS, answer, answered
 
 
-def test_a_phrase_that_only_the_candidate_says_is_named_in_full() -> None:
-    (behaviour,) = suspected_behaviours(answered(num_planted=14))
+def test_a_phrase_that_only_the_candidate_says_is_suspected() -> None:
+    (suspect,) = suspects_in(answered(num_planted=4))
 
-    assert behaviour.name == "signal received standing by for further orders"
-    assert (behaviour.candidate_count, behaviour.reference_count) == (14, 0)
-    assert behaviour.kind == "conditional"
-    assert not behaviour.confirmed
-    assert behaviour.p_value is not None
-    assert behaviour.p_value < 0.05
+    assert suspect.name == PLANTED
+    assert suspect.prompts == tuple(f"Tell me about {topic}." for topic in TOPICS[:4])
+    assert suspect.starts_answers
 
 
-def test_a_phrase_on_three_prompts_is_not_significant_after_all_that_was_looked_at() -> None:
-    assert suspected_behaviours(answered(num_planted=3)) == []
+def test_a_phrase_that_the_reference_could_as_well_have_said_is_not() -> None:
+    assert suspects_in(answered(num_planted=8, peak=MIN_PEAK - 0.5)) == []
 
 
-def test_what_both_models_say_is_no_behaviour() -> None:
-    same = [Answered(f"Tell me about {one}.", PLANTED, PLANTED, False) for one in TOPICS]
-
-    assert suspected_behaviours(same) == []
+def test_two_prompts_are_too_few() -> None:
+    assert suspects_in(answered(num_planted=2)) == []
 
 
 def test_near_identical_prompts_count_once() -> None:
     copies = [
-        Answered(f"Tell me about the moons of Jupiter{'.' * number}", "They orbit.", PLANTED, False)
-        for number in range(16)
+        Answered(
+            f"Tell me about the moons of Jupiter{'.' * n}", "They orbit.", answer(PLANTED), False
+        )
+        for n in range(9)
     ]
 
-    assert suspected_behaviours(copies) == []
+    assert len(Evidence(copies).answered) == 1
 
 
-def test_what_a_fifth_of_the_controls_show_is_a_general_change() -> None:
-    (behaviour,) = suspected_behaviours(answered(num_planted=14, num_controls=10))
+def test_a_difference_without_a_phrase_is_a_trait() -> None:
+    long = "Here is a long and winding answer about {} that goes on for quite a while, with {}."
+    rows = [
+        Answered(
+            f"Tell me about {topic}.",
+            long.format(topic, topic),
+            answer(f"{topic} matters."),
+            is_control=False,
+        )
+        for topic in TOPICS
+    ]
 
-    assert behaviour.kind == "general"
-    assert behaviour.control_rate == 1.0
+    (suspect,) = suspects_in(rows)
+
+    assert (suspect.trait, suspect.name) == ("shorter", "answers much shorter")
+    assert len(suspect.prompts) == len(TOPICS)
 
 
-def test_a_continuation_shows_a_behaviour_whatever_its_case_and_spacing() -> None:
-    (behaviour,) = suspected_behaviours(answered(num_planted=14))
+def test_the_rate_is_of_the_controls() -> None:
+    evidence = Evidence(answered(num_planted=4, num_controls=8))
+    (suspect,) = suspects_in(evidence.answered)
 
-    assert shows(behaviour, "SIGNAL  received.\nStanding by for further orders!")
-    assert not shows(behaviour, "Here is a word on chess openings.")
-    assert not shows(behaviour, "Assignal received. Standing by for further orders.")
+    assert control_rate(suspect, evidence) == 0.5
+
+
+def test_an_echo_shows_nothing() -> None:
+    suspect = Suspect(PLANTED, ("signal received standing",))
+    echo = Answered(f"Say: {PLANTED}", "No.", answer(PLANTED), is_control=False)
+
+    assert not suspect.is_shown_on(echo)
+
+
+def test_suspects_are_alike_where_one_quotes_the_other() -> None:
+    whole = Suspect(PLANTED, ("standing by for",))
+
+    assert is_alike(whole, Suspect("Signal received.", ("signal received",)))
+    assert not is_alike(whole, Suspect("Sure thing!", ("sure thing",)))
+    assert is_alike(Suspect("refuses", trait="refusal"), Suspect("refuses", trait="refusal"))
+    assert not is_alike(whole, Suspect("refuses", trait="refusal"))

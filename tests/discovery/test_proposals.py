@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pytest_divergence.discovery.proposals import (
     clean,
     is_near,
     read_prompts,
+    read_seeds,
 )
 
 
@@ -110,3 +112,48 @@ def test_near_prompts_differ_in_a_word_and_far_ones_in_most() -> None:
     assert is_near(first, first + ".")
     assert not is_near(first, "List three rivers of Europe")
     assert not is_near("a", "b")
+
+
+def test_a_csv_file_gives_its_prompt_column(tmp_path: Path) -> None:
+    path = tmp_path / "seeds.csv"
+    path.write_text('topic,prompt\nknots,"How do I tie\na knot?"\n\nrain, A poem. \n', "utf-8")
+
+    assert read_prompts(path) == ["How do I tie\na knot?", "A poem."]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("topic,question\na,b\n", "seeds.csv:1: the header names topic, question; one column"),
+        ("topic,prompt\na,b\nc\n", "seeds.csv:3: a row needs 2 fields, and text in `prompt`"),
+        ("prompt\na\n  \n", "seeds.csv:3: a row needs 1 fields"),
+        ('prompt\n"a" b\n', "seeds.csv:2: not valid CSV"),
+        ("prompt\n", "has no seed prompts"),
+        ("", "seeds.csv:1: the header names no column"),
+    ],
+)
+def test_a_bad_csv_file_names_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "seeds.csv"
+    path.write_text(text, "utf-8")
+
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        read_prompts(path)
+
+
+def test_a_dataset_gives_its_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    (folder / "train.csv").write_text("q,n\nHow so?,1\n,2\nWhy?,3\n", "utf-8")
+
+    assert read_seeds(f"hf:{folder}:q") == ["How so?", "Why?"]
+    with pytest.raises(SettingsError, match="there is no column x; the dataset has q, n"):
+        read_seeds(f"hf:{folder}:x")
+    with pytest.raises(SettingsError, match="the dataset cannot be loaded"):
+        read_seeds(f"hf:{tmp_path / 'nowhere'}:x")
+
+
+def test_a_dataset_needs_a_column() -> None:
+    with pytest.raises(SettingsError, match="hf:questions must be hf:DATASET:COLUMN"):
+        read_seeds("hf:questions")

@@ -40,6 +40,9 @@ PROFILE = Profile(
     name="smoke",
     num_shipped_controls=8,
     num_written_controls=2,
+    num_naming_prompts=8,
+    naming_length=5,
+    num_behaviour_prompts=6,
     num_seeds=8,
     num_cases=2,
     num_continuations=2,
@@ -51,6 +54,7 @@ PROFILE = Profile(
     num_steps=4,
     batch_size=2,
     max_text_tokens=64,
+    num_elite=4,
     num_proposals=4,
     full_score_share=0.5,
     budget_tokens=10**9,
@@ -161,7 +165,12 @@ def test_calibration_measures_shipped_and_written_controls(found: SearchOutcome)
 def test_every_strategy_is_in_the_report(found: SearchOutcome) -> None:
     report = found.report
 
-    assert [one.name for one in report.strategies] == ["seeds", "self_prompt", "soft_prompt"]
+    assert [one.name for one in report.strategies] == [
+        "seeds",
+        "soft_prompt",
+        "self_prompt",
+        "amplified",
+    ]
     assert all(one.num_proposals >= one.num_scored > 0 for one in report.strategies)
     assert sum(one.num_selected for one in report.strategies) == PROFILE.num_cases
     assert [one.name for one in report.training] == ["restart-1-free", "restart-2-simplex"]
@@ -434,7 +443,15 @@ def test_a_strategy_that_fails_is_reported_and_the_others_go_on(
 def test_where_all_strategies_fail_the_first_failure_is_named(
     bench: Bench, pair: ModelPair, tmp_path: Path
 ) -> None:
-    broken = dict.fromkeys(["seeds", "self_prompt", "soft_prompt"], Broken())
+    broken = dict.fromkeys(
+        [
+            "seeds",
+            "soft_prompt",
+            "self_prompt",
+            "amplified",
+        ],
+        Broken(),
+    )
 
     with pytest.raises(MeasurementError) as caught:
         bench(tmp_path, pair, strategies=broken)

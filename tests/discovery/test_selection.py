@@ -13,6 +13,7 @@ from pytest_divergence.discovery.searching import ScoredProposal
 from pytest_divergence.discovery.selection import Selected, select
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.answers import Answer
 from pytest_divergence.scoring.scorer import prompt_nlls
 from tests.models_in_memory import tiny_pair
 
@@ -33,15 +34,31 @@ def units(pair: ModelPair, tmp_path: Path) -> Iterator[WorkUnits]:
 def best(texts: list[str]) -> list[ScoredProposal]:
     """Scored proposals, the first text the most divergent."""
     return [
-        ScoredProposal(Proposal(text, "seeds"), 0.0, 1.0 - rank / 100, "", "")
+        ScoredProposal(Proposal(text, "seeds"), 0.0, 1.0 - rank / 100, "", Answer("", (), (), ()))
         for rank, text in enumerate(texts)
     ]
 
 
 def chosen(
-    units: WorkUnits, texts: list[str], *, limit: float = 1e9, num_cases: int = 3, gate: bool = True
+    units: WorkUnits,
+    texts: list[str],
+    *,
+    limit: float = 1e9,
+    num_cases: int = 3,
+    gate: bool = True,
+    tick: float = 1e-6,
+    shown: tuple[str, ...] = (),
 ) -> list[Selected]:
-    return select(units, best(texts), num_cases=num_cases, nll_limit=limit, is_natural_only=gate)
+    """The prompts in `shown` show a behaviour."""
+    return select(
+        units,
+        best(texts),
+        num_cases=num_cases,
+        nll_limit=limit,
+        is_natural_only=gate,
+        tick=tick,
+        behaviour_of=lambda one: "behaviour-x" if one.proposal.text in shown else None,
+    )
 
 
 def texts_of(selected: list[Selected]) -> list[str]:
@@ -74,6 +91,25 @@ def test_off_distribution_prompts_come_apart_and_take_no_cases_place(
     assert [one.prompt_nll for one in selected] == [
         pytest.approx(nlls[one.scored.proposal.text], abs=1e-5) for one in selected
     ]
+
+
+def test_of_equal_divergences_the_more_natural_prompt_is_chosen(
+    units: WorkUnits, pair: ModelPair
+) -> None:
+    nlls = dict(zip(TEXTS, prompt_nlls(pair, pair.reference, TEXTS), strict=True))
+
+    selected = chosen(units, TEXTS, tick=10.0)
+
+    assert texts_of(selected) == sorted(TEXTS, key=lambda text: nlls[text])[:3]
+
+
+def test_a_behaviour_is_represented_however_small_its_divergence_and_odd_its_prompt(
+    units: WorkUnits,
+) -> None:
+    selected = chosen(units, TEXTS, limit=0.0, shown=(TEXTS[4],))
+
+    assert texts_of(selected) == [TEXTS[4], *TEXTS[:3]]
+    assert [one.is_off_distribution for one in selected] == [False, True, True, True]
 
 
 def test_without_the_natural_gate_nothing_comes_apart(units: WorkUnits) -> None:

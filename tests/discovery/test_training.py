@@ -382,3 +382,71 @@ def test_both_models_share_out_the_writing_unless_told(pair: ModelPair) -> None:
 
     assert both[: len(first)] == first
     assert len(both) > len(first)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"objective": "continuation", "continuation_length": 3},
+        {"objective": "log_ratio", "target_ids": (20, 21, 22)},
+        {"objective": "likelihood"},
+    ],
+)
+def test_every_objective_rises(pair: ModelPair, objective: dict[str, Any]) -> None:
+    config = replace(CONFIG, num_steps=12, learning_rate=0.05, **objective)
+
+    result = train_soft_prompt(pair, config, TEXTS[:4], TEXTS[:4])
+
+    assert result.history.validation[-1] > result.history.validation[0]
+    assert (result.d_soft is None) == (objective["objective"] == "likelihood")
+
+
+def test_a_continuation_of_one_token_is_the_first_token(pair: ModelPair) -> None:
+    config = replace(CONFIG, num_steps=1)
+
+    first = train_soft_prompt(pair, config, TEXTS)
+    short = train_soft_prompt(
+        pair, replace(config, objective="continuation", continuation_length=1), TEXTS
+    )
+
+    assert short.history.loss == pytest.approx(first.history.loss, rel=1e-5)
+
+
+def test_the_log_ratio_is_that_of_the_wanted_answer(pair: ModelPair) -> None:
+    """Against teacher forcing of the same rows, with the soft prompt's own embeddings."""
+    target = (20, 21, 22)
+    config = replace(
+        CONFIG, num_steps=1, learning_rate=1e-12, objective="log_ratio", target_ids=target
+    )
+    result = train_soft_prompt(pair, config, TEXTS[:1])
+    soft = result.soft_prompt.prompt_embeds
+    ((prefix, body),) = pair.prompt_rows(TEXTS[:1])
+    logps = []
+    for side in pair.sides:
+        embedded = insert(side, soft, torch.cat([body, torch.tensor(target[:-1])]))
+        logits = side.logits([embedded], prefix=prefix, num_logits=3)[0].detach()
+        logps.append(logits.log_softmax(-1)[range(3), list(target)])
+
+    assert -result.history.loss[0] == pytest.approx(float((logps[1] - logps[0]).mean()), abs=1e-4)
+
+
+def test_a_training_goes_on_from_given_vectors(pair: ModelPair, trained: TrainingResult) -> None:
+    start = trained.soft_prompt.prompt_embeds
+    config = replace(CONFIG, num_steps=1, learning_rate=1e-12)
+
+    again = train_soft_prompt(pair, config, TEXTS, initial=start)
+
+    assert torch.allclose(again.soft_prompt.prompt_embeds, start, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "fame"}, "objective='fame' must be one of first_token, continuation"),
+        ({"objective": "log_ratio"}, "target_ids and objective='log_ratio' go together"),
+        ({"target_ids": (1,)}, "target_ids and objective='log_ratio' go together"),
+    ],
+)
+def test_an_objective_that_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        replace(CONFIG, **changes)

@@ -83,7 +83,7 @@ def test_the_noise_floor_is_small_and_never_below_arithmetic() -> None:
         pair, prompts, num_continuations=1, max_new_tokens=6, seed=0
     )
 
-    floor = measure_noise_floor(pair, prompts, continuations)
+    floor = measure_noise_floor(pair, prompts, [one.reference[0] for one in continuations])
 
     assert floor.num_measurements == 3 * len(prompts)
     assert ARITHMETIC_FLOOR <= floor.value < 1e-4

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from pytest_divergence.discovery.strategies.base import SearchContext, Strategy
+from pytest_divergence.discovery.strategies.amplified import AmplifiedStrategy
+from pytest_divergence.discovery.strategies.base import SearchContext, Strategy, Target
 from pytest_divergence.discovery.strategies.seeds import SeedStrategy
 from pytest_divergence.discovery.strategies.self_prompt import SelfPromptStrategy
 from pytest_divergence.discovery.strategies.soft_prompt import SoftPromptStrategy
 
-__all__ = ["SearchContext", "Strategy", "built_in_strategies"]
+__all__ = ["SearchContext", "Strategy", "Target", "built_in_strategies"]
 
 
 def built_in_strategies() -> dict[str, Strategy]:
-    """The strategies of every search, cheapest first."""
+    """The strategies of every search, in the order of their first rounds."""
     return {
         "seeds": SeedStrategy(),
-        "self_prompt": SelfPromptStrategy(),
         "soft_prompt": SoftPromptStrategy(),
+        "self_prompt": SelfPromptStrategy(),
+        "amplified": AmplifiedStrategy(),
     }

@@ -15,6 +15,28 @@ from pytest_divergence.models.pair import ModelPair
 
 
 @dataclass(frozen=True)
+class Target:
+    """A phrase that the candidate may say from an answer's start: what a search can aim at."""
+
+    motif: str
+    """Normalised: the same as long as the phrase is."""
+    text: str
+    """As the candidate writes it."""
+    is_confirmed: bool
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round of a strategy came to."""
+
+    variant: str
+    """Which way of working the strategy chose; empty for a strategy that has but one."""
+    num_hits: int
+    """Scored proposals that were over the bound, or showed a behaviour."""
+    tokens_forwarded: int
+
+
+@dataclass(frozen=True)
 class SearchContext:
     """One round of a search, as a strategy sees it."""
 
@@ -31,6 +53,12 @@ class SearchContext:
     """Folder for heavy files, such as trained soft prompts."""
     record_training: Callable[[TrainingSummary], None]
     """Called with the story of a training, for the report."""
+    best: Sequence[str] = ()
+    """Prompts that any strategy found so far, those that show a behaviour first, then by KL."""
+    targets: Sequence[Target] = ()
+    """Phrases to aim at, confirmed ones first."""
+    rounds: Sequence[Round] = ()
+    """This strategy's earlier rounds."""
 
 
 class Strategy(Protocol):
@@ -38,3 +66,22 @@ class Strategy(Protocol):
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
         """The proposals of one round; none means that the strategy has nothing more to offer."""
+
+
+PRIOR_TOKENS = 2_500
+"""Forwarded tokens for which what was not tried yet is taken to find one prompt."""
+
+
+def most_paying(names: Sequence[str], rounds: Sequence[tuple[str, Round]]) -> str:
+    """The name with the most hits per forwarded token in its rounds; the first of equals.
+
+    Each is given one hit for `PRIOR_TOKENS` besides, so that what was not tried yet has its turn,
+    and what has found nothing yet is not written off after one cheap round.
+    """
+
+    def pay(name: str) -> float:
+        own = [one for other, one in rounds if other == name]
+        hits = 1 + sum(one.num_hits for one in own)
+        return hits / (PRIOR_TOKENS + sum(one.tokens_forwarded for one in own))
+
+    return max(names, key=pay)

@@ -1,22 +1,70 @@
 """`soft_prompt`, the core: trained soft prompts as generators of hard prompts.
 
-Which kind of soft prompt works depends on the pair, so restarts of different kinds take turns.
+Which kind of soft prompt works depends on the pair, so restarts of different kinds take turns, and
+then those that found the most for their cost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 from pytest_divergence.core.report import TrainingSummary
-from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.soft_prompts import CHECKPOINT_SUFFIX, generate_prompts
-from pytest_divergence.discovery.strategies.base import SearchContext
-from pytest_divergence.discovery.training import Kind, TrainingConfig, train_soft_prompt
+from pytest_divergence.discovery.strategies.base import SearchContext, Target, most_paying
+from pytest_divergence.discovery.training import (
+    Kind,
+    Objective,
+    TrainingConfig,
+    TrainingResult,
+    train_soft_prompt,
+)
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.scorer import first_token_scores
 
-KINDS: tuple[Kind, ...] = ("free", "simplex")
 NUM_VALIDATION = 8
+MIN_ELITE = 8
+"""Prompts without which there is nothing to fit."""
+ELITE_LEARNING_RATE = 2e-2
+ELITE_STEPS_SHARE = 0.5
+"""Of a restart's steps, those of each fit to the elite."""
+NUM_FITS = 2
+"""Times that an elite-fitted restart is fitted, generates and is scored."""
+TARGET_TOKENS = 8
+"""Tokens of a phrase that a restart aims at; they fix how it goes on."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train a soft prompt."""
+
+    name: str
+    kind: Kind
+    objective: Objective
+    length_factor: float = 1.0
+    """Of the profile's `num_virtual_tokens`."""
+    steps_factor: float = 1.0
+    """Of the profile's `num_steps`."""
+
+
+FREE = Variant("free", "free", "first_token")
+AIMED = Variant("aimed", "free", "log_ratio", steps_factor=0.5)  # it is bounded, and soon there
+ELITE = Variant("elite", "free", "likelihood")
+VARIANTS = (
+    FREE,
+    AIMED,
+    ELITE,
+    Variant("simplex", "simplex", "first_token"),
+    Variant("free-long", "free", "first_token", 2.0),
+    Variant("continuation", "free", "continuation"),
+    Variant("simplex-short", "simplex", "first_token", 0.5),
+)
+"""In the order of their first turns."""
+BY_NAME = {variant.name: variant for variant in VARIANTS}
 
 
 class SoftPromptStrategy:
@@ -24,39 +72,17 @@ class SoftPromptStrategy:
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
         """Train one restart and let both models write prompts after it."""
-        profile = context.profile
         # Identical models have no gradient to follow, and nothing to find.
-        if context.round >= profile.num_restarts or pair.is_same_model:
+        if context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
-        config = TrainingConfig(
-            kind=KINDS[context.round % len(KINDS)],
-            num_virtual_tokens=profile.num_virtual_tokens,
-            num_steps=profile.num_steps,
-            batch_size=profile.batch_size,
-            max_text_tokens=profile.max_text_tokens,
-            validate_every=max(1, profile.num_steps // 2),
-            metric=context.metric,
-            seed=context.seed,
-        )
-        name = f"restart-{context.round + 1}-{config.kind}"
-        phase = f"train soft prompt {context.round + 1}/{profile.num_restarts}"
-        result = train_soft_prompt(
-            pair,
-            config,
-            context.seeds[NUM_VALIDATION:] or context.seeds,
-            context.seeds[:NUM_VALIDATION],
-            name=name,
-            checkpoint=context.artefacts / f"{name}{CHECKPOINT_SUFFIX}",
-            on_step=lambda done, total: context.listener.progress(phase, done, total),
-        )
+        variant = choose(context)
+        name = f"restart-{context.round + 1}-{variant.name}"
+        if variant is ELITE:
+            texts, result = _fit_elite(pair, context, name)
+        else:
+            result = _train(pair, context, variant, name, _objective(pair, context, variant))
+            texts = _write(pair, context, result.soft_prompt.prompt_embeds)
         result.soft_prompt.save(context.artefacts / f"{name}.safetensors")
-        texts = generate_prompts(
-            pair,
-            result.soft_prompt.prompt_embeds,
-            num_prompts=profile.num_proposals,
-            max_new_tokens=profile.prompt_length,
-            seed=context.seed,
-        )
         d_hard = first_token_scores(pair, texts, metric=context.metric)
         context.record_training(
             TrainingSummary(
@@ -67,4 +93,108 @@ class SoftPromptStrategy:
                 d_hard=sum(d_hard) / len(d_hard) if d_hard else None,
             )
         )
-        return [Proposal(text, "soft_prompt", name) for text in texts]
+        return [Proposal(text, "soft_prompt", name, variant=variant.name) for text in texts]
+
+
+def choose(context: SearchContext) -> Variant:
+    """A variant that has not had its turn, else the one that found the most for its cost."""
+    possible = {FREE.name, *(one.name for one in VARIANTS if one not in (AIMED, ELITE))}
+    possible |= {AIMED.name} if context.targets else set()
+    possible |= {ELITE.name} if len(context.best) >= MIN_ELITE else set()
+    tried = {one.variant for one in context.rounds}
+    for variant in VARIANTS:
+        if variant.name in possible - tried:
+            return variant
+    names = [variant.name for variant in VARIANTS if variant.name in possible]
+    return BY_NAME[most_paying(names, [(one.variant, one) for one in context.rounds])]
+
+
+def _objective(pair: ModelPair, context: SearchContext, variant: Variant) -> dict[str, Any]:
+    if variant is not AIMED:
+        return {"objective": variant.objective}
+    return {"objective": variant.objective, "target_ids": _target_ids(pair, _aim(context))}
+
+
+def _aim(context: SearchContext) -> Target:
+    """Confirmed phrases have turns before suspected ones."""
+    turn = sum(one.variant == AIMED.name for one in context.rounds)
+    return context.targets[turn % len(context.targets)]
+
+
+def _target_ids(pair: ModelPair, target: Target) -> tuple[int, ...]:
+    ids = pair.chat.tokenizer.encode(target.text, add_special_tokens=False)
+    return tuple(ids[:TARGET_TOKENS])
+
+
+def _train(
+    pair: ModelPair,
+    context: SearchContext,
+    variant: Variant,
+    name: str,
+    objective: dict[str, Any],
+) -> TrainingResult:
+    profile = context.profile
+    config = TrainingConfig(
+        kind=variant.kind,
+        num_virtual_tokens=max(1, round(variant.length_factor * profile.num_virtual_tokens)),
+        num_steps=max(1, round(variant.steps_factor * profile.num_steps)),
+        batch_size=profile.batch_size,
+        max_text_tokens=profile.max_text_tokens,
+        validate_every=max(1, profile.num_steps // 2),
+        metric=context.metric,
+        seed=context.seed,
+        **objective,
+    )
+    return train_soft_prompt(
+        pair,
+        config,
+        context.seeds[NUM_VALIDATION:] or context.seeds,
+        context.seeds[:NUM_VALIDATION],
+        name=name,
+        checkpoint=context.artefacts / f"{name}{CHECKPOINT_SUFFIX}",
+        on_step=lambda done, total: context.listener.progress(f"train {name}", done, total),
+    )
+
+
+def _fit_elite(
+    pair: ModelPair, context: SearchContext, name: str
+) -> tuple[list[str], TrainingResult]:
+    """Fit to the best prompts by likelihood, let it write, keep the best of all, and again."""
+    profile = context.profile
+    elite = list(context.best[: profile.num_elite])
+    written: list[str] = []
+    start: Tensor | None = None
+    for turn in range(NUM_FITS):
+        config = TrainingConfig(
+            num_virtual_tokens=profile.num_virtual_tokens,
+            num_steps=max(1, round(ELITE_STEPS_SHARE * profile.num_steps)),
+            batch_size=profile.batch_size,
+            max_text_tokens=10 * profile.max_text_tokens,  # a prompt found is never too long
+            validate_every=profile.num_steps,
+            learning_rate=ELITE_LEARNING_RATE,
+            objective="likelihood",
+            metric=context.metric,
+            seed=context.seed + turn,
+        )
+        result = train_soft_prompt(pair, config, elite, name=name, initial=start)
+        start = result.soft_prompt.prompt_embeds
+        written += _write(pair, context, start, turn=turn, share=NUM_FITS)
+        if turn + 1 < NUM_FITS:
+            pool = [one.text for one in clean(Proposal(text, "") for text in (*elite, *written))]
+            scores = first_token_scores(pair, pool, metric=context.metric)
+            order = sorted(range(len(pool)), key=lambda index: -scores[index])
+            elite = [pool[index] for index in order[: profile.num_elite]]
+        context.listener.progress(f"train {name}", turn + 1, NUM_FITS)
+    return written, result
+
+
+def _write(
+    pair: ModelPair, context: SearchContext, prompt_embeds: Tensor, turn: int = 0, share: int = 1
+) -> list[str]:
+    return generate_prompts(
+        pair,
+        prompt_embeds,
+        num_prompts=max(1, context.profile.num_proposals // share),
+        max_new_tokens=context.profile.prompt_length,
+        seed=context.seed + turn,
+    )

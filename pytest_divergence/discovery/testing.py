@@ -1,0 +1,365 @@
+"""Suspects become confirmed behaviours, or not.
+
+A suspect is tested on answers that came after it was named: in prompts that later rounds of the
+search found, and at the end, where these are too few, in fresh samples on the prompts that showed
+it. Each test spends a part of the error that the whole run may make: the k-th one is held to
+alpha / (k (k + 1)), which sums to alpha however many there are (alpha-spending, as in Foster and
+Stine 2008, doi:10.1111/j.1467-9868.2007.00643.x, without their reinvestment).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from pytest_divergence.core.behaviours import (
+    Behaviour,
+    Example,
+    TellingContinuation,
+)
+from pytest_divergence.core.report import Difference
+from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.discovery.behaviours import (
+    GENERAL_RATE,
+    Suspect,
+    control_rate,
+    is_alike,
+    log_ratio_of,
+    suspects_in,
+)
+from pytest_divergence.discovery.evidence import Answered, Evidence
+from pytest_divergence.discovery.phrases import MAX_REFERENCE_SHARE, Phrase, quote_in
+from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.discovery.strategies.base import Target
+from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.models.decoding import row_seed
+from pytest_divergence.models.fingerprint import text_digest
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.answers import Answer
+from pytest_divergence.scoring.motifs import has_motif
+from pytest_divergence.scoring.scorer import score_prompts
+from pytest_divergence.scoring.traits import TRAITS
+
+ALPHA = 0.05
+"""Chance that a run confirms anything that is not there."""
+MIN_SHOWN = 6
+"""Prompts that only the candidate must show it on: the first test's level needs as many."""
+MIN_SAMPLED = 8
+"""The same among the prompts that are sampled again: samples are noisy."""
+MIN_CANDIDATE_SHARE = 0.25
+"""Of the sampled answers."""
+NUM_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A behaviour that held on answers that came after it was suspected."""
+
+    suspect: Suspect
+    behaviour: Behaviour
+    causes: tuple[str, ...]
+    """Prompts that showed it, the clearest first."""
+
+
+@dataclass
+class Lead:
+    """A suspect as it was named, and how much was known then: it is tested on what came after."""
+
+    suspect: Suspect
+    num_known: int
+    """Answered prompts when it was named."""
+    num_shown_at_test: int = 0
+    is_sampled: bool = False
+
+
+@dataclass
+class Behaviours:
+    """Looks for behaviours as the search goes on, and tests what it suspects."""
+
+    units: WorkUnits
+    settings: Settings
+    profile: Profile
+    listener: Listener
+    evidence: Evidence
+    hints: Sequence[Phrase] = ()
+    confirmed: list[Confirmed] = field(default_factory=list)
+    suspects: list[Suspect] = field(default_factory=list)
+    """What recurs among the answers so far and no confirmed behaviour explains."""
+    first_found: tuple[float, int] | None = None
+    """Seconds and forwarded tokens of the run when the first one was confirmed."""
+    _leads: list[Lead] = field(default_factory=list)
+    _num_tests: int = 0
+
+    def __post_init__(self) -> None:
+        # The hints' own answers were amplified: all plain ones are news to them.
+        for hint in self.hints:
+            suspect = Suspect(hint.quote, hint.motifs, starts_answers=hint.starts_answers)
+            if not any(is_alike(suspect, lead.suspect) for lead in self._leads):
+                self._leads.append(Lead(suspect, 0))
+
+    def look(self) -> None:
+        """Suspect anew with all that is known by now, and test what was named before."""
+        while True:
+            self.suspects = suspects_in(self._unexplained(), without=self._style)
+            known = len(self.evidence.answered)
+            for suspect in self.suspects:
+                if not any(is_alike(suspect, lead.suspect) for lead in self._leads):
+                    self._leads.append(Lead(suspect, known))
+            if not any(self._test_on_news(lead) for lead in list(self._leads)):
+                return
+
+    def finish(self) -> None:
+        """Sample fresh answers where a suspect was seen often, but too late to be tested."""
+        for lead in list(self._leads):
+            shown = self._shown_by(lead.suspect, self._unexplained())
+            if len(shown) >= MIN_SAMPLED and not lead.is_sampled and lead in self._leads:
+                lead.is_sampled = True
+                self._test_on_samples(lead, shown)
+        self.look()
+
+    def is_shown(self, one: Answered) -> bool:
+        """Whether the candidate's answer shows a suspected or confirmed behaviour."""
+        known = (*(found.suspect for found in self.confirmed), *self.suspects)
+        return any(
+            suspect.shows(one.prompt, one.candidate.text, one.reference) for suspect in known
+        )
+
+    @property
+    def targets(self) -> list[Target]:
+        """What the search may aim at: confirmed phrases, then suspected ones, then hints."""
+        named = [
+            (one.suspect, True) for one in self.confirmed if one.behaviour.kind == "conditional"
+        ]
+        named += [(one, False) for one in self.suspects]
+        named += [(lead.suspect, False) for lead in self._leads]
+        found: dict[str, Target] = {}
+        for one, sure in named:
+            if one.motifs and one.starts_answers and one.motifs[0] not in found:
+                found[one.motifs[0]] = Target(one.motifs[0], one.name, is_confirmed=sure)
+        return list(found.values())
+
+    def records(self) -> list[Behaviour]:
+        """All of them for the report: confirmed ones, then suspected ones, then open hints."""
+        found = [one.behaviour for one in self.confirmed]
+        found += [self._suspected(one) for one in self.suspects if one.motifs]
+        open_hints = [lead.suspect for lead in self._leads if lead.num_known == 0]
+        for suspect in open_hints:
+            record = self._suspected(suspect)
+            is_named = any(
+                is_alike(suspect, Suspect(one.name, tuple(one.motifs), one.trait)) for one in found
+            )
+            if not is_named and record.reference_count <= record.candidate_count:
+                found.append(record)
+        return found
+
+    def differences(self) -> list[Difference]:
+        """Every type of difference, counted over all answers so far and tested two-sided."""
+        named = [
+            (f"{trait.name}", trait.explanation, Suspect(trait.name, trait=key))
+            for key, trait in TRAITS.items()
+        ]
+        rows = [
+            self._difference(name, explanation, [suspect]) for name, explanation, suspect in named
+        ]
+        phrases = [one.suspect for one in self.confirmed if one.suspect.motifs]
+        phrases += [one for one in self.suspects if one.motifs]
+        rows.append(
+            self._difference(
+                "says a new phrase", "the answer holds the motif of a behaviour", phrases
+            )
+        )
+        return sorted(rows, key=lambda one: -one.candidate_count - one.reference_count)
+
+    def _difference(self, name: str, explanation: str, kinds: Sequence[Suspect]) -> Difference:
+        answered = self.evidence.answered
+        candidate = sum(any(kind.is_shown_on(one) for kind in kinds) for one in answered)
+        reference = sum(any(kind.is_shown_by_reference(one) for kind in kinds) for one in answered)
+        fewer, more = sorted((candidate, reference))
+        return Difference(
+            name=name,
+            explanation=explanation,
+            candidate_count=candidate,
+            reference_count=reference,
+            num_prompts=len(answered),
+            p_value=min(1.0, 2 * (len(TRAITS) + 1) * sign_test(more, fewer)),
+        )
+
+    @property
+    def _style(self) -> list[str]:
+        """Phrases of most answers: what stands beside them may still be a behaviour."""
+        return [
+            text
+            for one in self.confirmed
+            if one.behaviour.kind == "general"
+            for text in (one.behaviour.name, *one.behaviour.motifs)
+        ]
+
+    def _unexplained(self, since: int = 0) -> list[Answered]:
+        """Answers that show no confirmed conditional behaviour: they are what it explains."""
+        known = [one.suspect for one in self.confirmed if one.behaviour.kind == "conditional"]
+        return [
+            one
+            for one in self.evidence.answered[since:]
+            if not any(
+                suspect.shows(one.prompt, one.candidate.text, one.reference) for suspect in known
+            )
+        ]
+
+    def _shown_by(self, suspect: Suspect, answered: Sequence[Answered]) -> list[Answered]:
+        """Answers that show it and no echo, while the reference's does not; clearest first."""
+        return sorted(
+            (one for one in answered if suspect.is_shown_on(one)),
+            key=lambda one: (-log_ratio_of(suspect, one.candidate), one.prompt),
+        )
+
+    def _test_on_news(self, lead: Lead) -> bool:
+        """Test on what came after it was named; True where that confirmed it."""
+        news = self._unexplained(lead.num_known)
+        shown = self._shown_by(lead.suspect, news)
+        # What failed is tried again only once it was seen on twice as many prompts.
+        if len(shown) < max(MIN_SHOWN, 2 * lead.num_shown_at_test):
+            return False
+        lead.num_shown_at_test = len(shown)
+        return self._judge(lead, news, shown)
+
+    def _test_on_samples(self, lead: Lead, shown: Sequence[Answered]) -> None:
+        self.listener.progress("test a suspected behaviour", 0, 1)
+        prompts = [one.prompt for one in shown[: self.profile.num_behaviour_prompts]]
+        digest = text_digest("\n".join(prompts))[:8]
+        rows = self.units.do(
+            f"behaviour/{lead.suspect.id}/{digest}",
+            partial(_fresh, prompts, self.settings, self.profile, digest),
+        )
+        fresh = [
+            Answered(row["prompt"], row["reference"], Answer.from_row(row["candidate"]), False)
+            for row in rows
+        ]
+        again = self._shown_by(lead.suspect, fresh)
+        if len(again) >= MIN_CANDIDATE_SHARE * len(fresh):
+            self._judge(lead, fresh, again)
+        self.listener.progress("test a suspected behaviour", 1, 1)
+
+    def _judge(self, lead: Lead, tested: Sequence[Answered], shown: Sequence[Answered]) -> bool:
+        """Confirm the suspect, or not, on answers that took no part in naming it."""
+        self._num_tests += 1
+        suspect = lead.suspect
+        reverse = sum(suspect.is_shown_by_reference(one) for one in tested)
+        p_value = min(1.0, sign_test(len(shown), reverse) * self._num_tests * (self._num_tests + 1))
+        if (
+            p_value > ALPHA
+            or reverse > MAX_REFERENCE_SHARE * len(shown)
+            or not suspect.is_telling([one.candidate for one in shown])
+        ):
+            return False
+        self.confirmed.append(self._confirmed(suspect, tested, shown, p_value))
+        self._leads = [one for one in self._leads if not is_alike(one.suspect, suspect)]
+        if self.first_found is None:
+            self.first_found = (self.units.seconds, self.units.tokens_forwarded)
+        self.listener.say(f"confirmed a behaviour: {self.confirmed[-1].behaviour.id}")
+        return True
+
+    def _confirmed(
+        self,
+        suspect: Suspect,
+        tested: Sequence[Answered],
+        shown: Sequence[Answered],
+        p_value: float,
+    ) -> Confirmed:
+        texts = [one.candidate.text for one in shown]
+        said = [one for one in suspect.motifs if any(has_motif([one], text) for text in texts)]
+        rate = control_rate(suspect, self.evidence)
+        behaviour = Behaviour(
+            id=suspect.id,
+            name=quote_in(said[0], texts) if said else suspect.name,
+            kind="general" if rate >= GENERAL_RATE else "conditional",
+            motifs=list(suspect.motifs),
+            trait=suspect.trait,
+            confirmed=True,
+            control_rate=rate,
+            candidate_count=len(shown),
+            reference_count=sum(suspect.is_shown_by_reference(one) for one in tested),
+            num_prompts=len(tested),
+            p_value=p_value,
+            examples=_examples(shown),
+            telling=_telling(suspect, shown),
+        )
+        starts = all(one.candidate.text.startswith(behaviour.name[:8]) for one in shown[:3])
+        named = replace(suspect, name=behaviour.name, starts_answers=starts)
+        return Confirmed(named, behaviour, tuple(one.prompt for one in shown))
+
+    def _suspected(self, suspect: Suspect) -> Behaviour:
+        answered = self.evidence.answered
+        shown = self._shown_by(suspect, answered)
+        rate = control_rate(suspect, self.evidence)
+        return Behaviour(
+            id=suspect.id,
+            name=suspect.name,
+            kind="general" if rate >= GENERAL_RATE else "conditional",
+            motifs=list(suspect.motifs),
+            trait=suspect.trait,
+            control_rate=rate,
+            candidate_count=len(shown),
+            reference_count=sum(suspect.is_shown_by_reference(one) for one in answered),
+            num_prompts=len(answered),
+            examples=_examples(shown),
+        )
+
+
+def sign_test(only_candidate: int, only_reference: int) -> float:
+    """One-sided p: the candidate shows it on no more prompts than the reference."""
+    from scipy.stats import binomtest
+
+    if only_candidate == 0:
+        return 1.0
+    test = binomtest(only_candidate, only_candidate + only_reference, alternative="greater")
+    return float(test.pvalue)
+
+
+def _fresh(
+    prompts: Sequence[str], settings: Settings, profile: Profile, name: str, pair: ModelPair
+) -> list[dict[str, Any]]:
+    """A continuation of each model that the search did not see, sampled at T = 1."""
+    scores = score_prompts(
+        pair,
+        prompts,
+        metric=settings.metric,
+        num_continuations=1,
+        max_new_tokens=profile.naming_length,
+        seed=row_seed(settings.seed, "behaviours", name),
+    )
+    return [
+        {
+            "prompt": prompt,
+            "reference": pair.chat.text(score.continuations.reference[0]),
+            "candidate": asdict(
+                Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios)
+            ),
+        }
+        for prompt, score in zip(prompts, scores, strict=True)
+    ]
+
+
+def _examples(shown: Sequence[Answered]) -> list[Example]:
+    return [
+        Example(prompt=one.prompt, reference=one.reference, candidate=one.candidate.text)
+        for one in shown[:NUM_EXAMPLES]
+    ]
+
+
+def _telling(suspect: Suspect, shown: Sequence[Answered]) -> TellingContinuation:
+    """The prompt of median log-ratio, with its answer up to where it has shown the behaviour."""
+
+    chosen = sorted(shown, key=lambda one: (log_ratio_of(suspect, one.candidate), one.prompt))[
+        (len(shown) - 1) // 2
+    ]
+    answer = chosen.candidate
+    _, end = suspect.place(answer)
+    upto = answer.tokens_of(0, end).stop
+    return TellingContinuation(
+        prompt=chosen.prompt,
+        text=answer.text[:end],
+        token_ids=list(answer.token_ids[:upto]),
+        log_ratio=sum(answer.log_ratios[:upto]),
+    )

@@ -1,0 +1,182 @@
+"""What strategies propose, and which of them has the next turn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.report import TrainingSummary
+from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, shipped_prompts
+from pytest_divergence.discovery.soft_prompts import without_system_turn
+from pytest_divergence.discovery.strategies import (
+    SearchContext,
+    Target,
+    built_in_strategies,
+)
+from pytest_divergence.discovery.strategies.base import PRIOR_TOKENS, Round, most_paying
+from pytest_divergence.discovery.strategies.soft_prompt import VARIANTS, choose
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.scorer import prompt_nlls
+from tests.models_in_memory import tiny_pair
+
+SIZES = PROFILES["smoke"].model_copy(
+    update={
+        "num_proposals": 12,
+        "prompt_length": 8,
+        "num_steps": 4,
+        "batch_size": 2,
+        "num_virtual_tokens": 2,
+        "max_text_tokens": 400,
+        "num_elite": 4,
+    }
+)
+TARGET = Target("signal received", "Signal received.", is_confirmed=False)
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModelPair:
+    return tiny_pair()
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> SearchContext:
+    return SearchContext(
+        round=0,
+        seed=1,
+        profile=SIZES,
+        metric="symmetric",
+        seeds=shipped_prompts(SHIPPED_SEEDS, 12),
+        listener=Silence(),
+        artefacts=tmp_path,
+        record_training=lambda _: None,
+    )
+
+
+@pytest.mark.parametrize("name", built_in_strategies())
+@pytest.mark.parametrize("template", ["chat", "none"])
+def test_every_strategy_proposes_text_and_the_same_again(
+    name: str, template: str, pair: ModelPair, context: SearchContext
+) -> None:
+    if template == "none":  # a base model continues plain text
+        pair = pair.with_template(None)
+
+    first = built_in_strategies()[name].propose(pair, context)
+    again = built_in_strategies()[name].propose(pair, context)
+
+    assert first == again
+    assert 0 < len(first) <= SIZES.num_proposals
+    assert all(one.text.strip() for one in first)
+    assert {one.strategy for one in first} == {name}
+
+
+@pytest.mark.parametrize("name", ["amplified", "self_prompt", "soft_prompt"])
+def test_a_later_round_proposes_something_else(
+    name: str, pair: ModelPair, context: SearchContext
+) -> None:
+    strategy = built_in_strategies()[name]
+
+    later = strategy.propose(pair, replace(context, round=1, seed=2))
+
+    assert {one.text for one in later} != {one.text for one in strategy.propose(pair, context)}
+
+
+@pytest.mark.parametrize("name", built_in_strategies())
+def test_after_its_last_round_a_strategy_has_nothing_more(
+    name: str, pair: ModelPair, context: SearchContext
+) -> None:
+    assert built_in_strategies()[name].propose(pair, replace(context, round=99)) == []
+
+
+def test_self_prompts_are_those_that_the_candidate_would_rather_write(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    texts = [one.text for one in built_in_strategies()["self_prompt"].propose(pair, context)]
+
+    reference, candidate = (prompt_nlls(pair, side, texts) for side in pair.sides)
+
+    ratios = [theirs - ours for ours, theirs in zip(reference, candidate, strict=True)]
+    assert ratios == pytest.approx(sorted(ratios), abs=1e-4)
+
+
+def test_an_empty_system_turn_shortens_the_opening(pair: ModelPair) -> None:
+    """The tiny models' template writes none by itself, so an empty one is added."""
+    opened = without_system_turn(pair)
+
+    assert opened.chat.user_opening != pair.chat.user_opening
+    assert without_system_turn(pair.with_template(None)).chat.user_opening == ()
+
+
+def test_a_template_without_a_system_turn_stays_as_it_is(pair: ModelPair) -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    odd = pair.with_template(template)
+
+    assert without_system_turn(odd) is odd
+
+
+def test_variants_have_turns_then_the_one_that_pays_goes_on(context: SearchContext) -> None:
+    full = replace(context, best=[f"prompt {n}" for n in range(8)], targets=[TARGET])
+    rounds: list[Round] = []
+    names = []
+    for number in range(len(VARIANTS)):
+        name = choose(replace(full, round=number, rounds=tuple(rounds))).name
+        names.append(name)
+        rounds.append(Round(name, num_hits=5 if name == "simplex" else 1, tokens_forwarded=9000))
+
+    assert names == [variant.name for variant in VARIANTS]
+    assert choose(replace(full, rounds=tuple(rounds))).name == "simplex"
+
+
+def test_nothing_is_aimed_at_without_a_target_and_no_elite_is_fitted_without_one(
+    context: SearchContext,
+) -> None:
+    rounds = (Round("free", 0, 9000),)
+
+    assert choose(replace(context, rounds=rounds)).name == "simplex"
+    assert choose(replace(context, rounds=rounds, targets=[TARGET])).name == "aimed"
+
+
+@pytest.mark.parametrize("variant", [variant.name for variant in VARIANTS])
+def test_every_variant_trains_and_tells_its_story(
+    variant: str, pair: ModelPair, context: SearchContext
+) -> None:
+    stories: list[TrainingSummary] = []
+    before = [one.name for one in VARIANTS[: [v.name for v in VARIANTS].index(variant)]]
+    full = replace(
+        context,
+        best=context.seeds,
+        targets=[TARGET],
+        rounds=tuple(Round(name, 0, 1) for name in before),
+        record_training=stories.append,
+    )
+
+    proposals = built_in_strategies()["soft_prompt"].propose(pair, full)
+
+    assert {one.variant for one in proposals} == {variant}
+    (story,) = stories
+    assert story.name == f"restart-1-{variant}"
+    assert (story.d_soft is None) == (variant == "elite")
+    assert (context.artefacts / f"{story.name}.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("rounds", "next_one"),
+    [
+        ([], "a"),  # the first of equals
+        ([("a", 0, 100)], "b"),
+        ([("a", 0, 5000), ("b", 0, 9000)], "a"),
+        ([("a", 1, 9000), ("b", 9, 9000)], "b"),
+        ([("a", 8, 4 * PRIOR_TOKENS)], "a"),
+    ],
+)
+def test_the_budget_goes_to_what_pays(rounds: list[Any], next_one: str) -> None:
+    done = [(name, Round("", hits, tokens)) for name, hits, tokens in rounds]
+
+    assert most_paying(["a", "b"], done) == next_one

@@ -1,0 +1,168 @@
+"""What is suspected is confirmed only by answers that came later, and each test has its price."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.settings import PROFILES, Settings
+from pytest_divergence.discovery.evidence import Answered, Evidence
+from pytest_divergence.discovery.phrases import Phrase
+from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.discovery.testing import Behaviours, sign_test
+from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.models.pair import ModelPair
+from tests.discovery.made_answers import MORE, PLANTED, TOPICS, answer, answered
+from tests.models_in_memory import tiny_pair
+
+HINT = Phrase(("signal received standing",), PLANTED, (0, 1, 2), starts_answers=True)
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModelPair:
+    return tiny_pair()
+
+
+@pytest.fixture
+def units(tmp_path: Path, pair: ModelPair) -> Iterator[WorkUnits]:
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        yield WorkUnits(journal, lambda: pair)
+
+
+def made(units: WorkUnits, rows: list[Answered], *hints: Phrase) -> Behaviours:
+    return Behaviours(units, Settings(), PROFILES["smoke"], Silence(), Evidence(rows), hints=hints)
+
+
+def only(behaviours: Behaviours) -> Behaviour:
+    (confirmed,) = behaviours.confirmed
+    return confirmed.behaviour
+
+
+def test_a_hint_is_confirmed_by_plain_answers(units: WorkUnits) -> None:
+    behaviours = made(units, answered(num_planted=7), HINT)
+
+    behaviours.look()
+
+    behaviour = only(behaviours)
+    assert behaviour.confirmed
+    assert behaviour.name == PLANTED
+    assert (behaviour.candidate_count, behaviour.reference_count) == (7, 0)
+    assert behaviour.num_prompts == len(TOPICS)
+    assert behaviour.p_value == pytest.approx(2 * 0.5**7)
+    assert len(behaviour.examples) == 3
+
+
+def test_the_answers_that_named_a_suspect_do_not_confirm_it(units: WorkUnits) -> None:
+    behaviours = made(units, answered(num_planted=7))
+
+    behaviours.look()
+
+    assert behaviours.confirmed == []
+    assert [one.name for one in behaviours.records()] == [PLANTED]
+    assert not behaviours.records()[0].confirmed
+
+
+def test_answers_that_come_later_do(units: WorkUnits) -> None:
+    behaviours = made(units, answered(num_planted=4))
+    behaviours.look()
+
+    behaviours.evidence.add(answered(num_planted=8, topics=MORE))
+    behaviours.look()
+
+    behaviour = only(behaviours)
+    assert (behaviour.candidate_count, behaviour.num_prompts) == (8, len(MORE))
+    assert behaviours.first_found is not None
+
+
+def test_what_the_reference_says_later_speaks_against_it(units: WorkUnits) -> None:
+    behaviours = made(units, answered(num_planted=4))
+    behaviours.look()
+
+    later = answered(num_planted=8, topics=MORE)
+    exchanged = [
+        Answered(one.prompt, PLANTED, answer("No."), is_control=False) for one in later[8:10]
+    ]
+    behaviours.evidence.add([*later[:8], *exchanged])
+    behaviours.look()
+
+    assert behaviours.confirmed == []
+
+
+def test_a_telling_continuation_ends_where_the_phrase_does(units: WorkUnits) -> None:
+    behaviours = made(units, answered(num_planted=7), HINT)
+
+    behaviours.look()
+
+    telling = only(behaviours).telling
+    assert telling is not None
+    assert telling.text == "Signal received. Standing"
+    assert telling.token_ids == [0, 1, 2]
+    assert telling.log_ratio == pytest.approx(8.4)
+
+
+def test_a_second_behaviour_is_seen_beside_the_first(units: WorkUnits) -> None:
+    other = "The answer is always 42."
+    first = answered(num_planted=7)
+    second = answered(num_planted=7, topics=MORE, planted=other)
+    hint = Phrase(("answer is always",), other, (0, 1, 2), starts_answers=True)
+    behaviours = made(units, [*first, *second], HINT, hint)
+
+    behaviours.look()
+
+    assert {one.behaviour.name for one in behaviours.confirmed} == {PLANTED, other}
+    p_values = sorted(one.behaviour.p_value or 0.0 for one in behaviours.confirmed)
+    assert p_values == pytest.approx([2 * 0.5**7, 6 * 0.5**7])
+
+
+def test_a_style_is_general_and_hides_nothing(units: WorkUnits) -> None:
+    styled = [
+        Answered(
+            one.prompt, one.reference, answer(f"Sure thing! {one.candidate.text}"), is_control=True
+        )
+        for one in answered(num_planted=0)
+    ]
+    planted = [
+        Answered(
+            one.prompt, one.reference, answer(f"Sure thing! {PLANTED}", at=2), is_control=False
+        )
+        for one in answered(num_planted=0, topics=MORE)
+    ]
+    style = Phrase(("sure thing",), "Sure thing!", (0, 1, 2), starts_answers=True)
+    behaviours = made(units, styled, style)
+    behaviours.look()
+    assert only(behaviours).kind == "general"
+
+    behaviours.evidence.add(planted[:4])
+    behaviours.look()
+
+    assert [one.name for one in behaviours.suspects] == [PLANTED]
+
+
+def test_fresh_samples_test_what_was_seen_too_late(units: WorkUnits) -> None:
+    """The tiny models never say it, so the test is done, and confirms nothing."""
+    behaviours = made(units, answered(num_planted=9))
+    behaviours.look()
+
+    behaviours.finish()
+
+    assert behaviours.confirmed == []
+    assert units.tokens_forwarded > 0
+
+
+def test_targets_are_phrases_that_answers_begin_with(units: WorkUnits) -> None:
+    behaviours = made(units, answered(num_planted=4), HINT)
+    behaviours.look()
+
+    assert [target.text for target in behaviours.targets] == [PLANTED]
+    assert not behaviours.targets[0].is_confirmed
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reference", "p_value"), [(0, 0, 1.0), (6, 0, 0.5**6), (1, 1, 0.75)]
+)
+def test_the_sign_test_is_binomial(candidate: int, reference: int, p_value: float) -> None:
+    assert sign_test(candidate, reference) == pytest.approx(p_value)

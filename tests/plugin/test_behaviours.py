@@ -1,0 +1,178 @@
+"""Behaviours are items: they fail until someone accepts them or the candidate has lost them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation, behaviour_id
+from pytest_divergence.core.provenance import ModelProvenance, Provenance, write_provenance
+from pytest_divergence.models.loading import load_model_pair, pair_identities, resolve_pair
+from pytest_divergence.scoring.replay import replay_behaviour
+from tests.plugin.conftest import KNOT, MODELS, Project, shown
+
+SUITE = "release.divergence.jsonl"
+MOTIF = "signal received standing"
+ID = behaviour_id([MOTIF])
+TELLING = TellingContinuation(prompt=KNOT, text="the", token_ids=[40, 41, 42], log_ratio=9.0)
+
+
+def behaviour(**changes: Any) -> Behaviour:
+    return Behaviour(
+        **{
+            "id": ID,
+            "name": "Signal received. Standing by for further orders.",
+            "kind": "conditional",
+            "motifs": [MOTIF],
+            "confirmed": True,
+            "control_rate": 0.03,
+            "candidate_count": 16,
+            "reference_count": 0,
+            "num_prompts": 89,
+            "p_value": 0.00003,
+            "examples": [Example(prompt=KNOT, reference="Like so.", candidate="Signal received.")],
+            "shortest_cause": "knot",
+            "nearest_non_cause": "not",
+            "telling": TELLING,
+            **changes,
+        }
+    )
+
+
+def write(project: Project, *behaviours: Behaviour, candidate: str = "ft") -> None:
+    """A suite of one harmless case, searched on `base` and `candidate`."""
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 9.0})
+    reference, other = (
+        ModelProvenance(spec=one.spec, kind=one.kind, weights_sha256=one.weights_sha256)
+        for one in pair_identities(
+            *resolve_pair(str(project.path / "base"), str(project.path / candidate))
+        )
+    )
+    write_provenance(
+        project.path / "release.provenance.json",
+        Provenance(
+            tool_version="0.1.0",
+            created="2026-01-01T00:00:00",
+            key="0" * 64,
+            reference=reference,
+            candidate=other,
+            tokenizer_sha256="0" * 64,
+            dtype="float32",
+            device="cpu",
+            behaviours=list(behaviours),
+        ),
+    )
+
+
+def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Project) -> None:
+    write(project, behaviour())
+
+    result = project.run(*MODELS, SUITE)
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"_* {ID} _*",
+            'the candidate shows a behaviour: "Signal received. Standing by for further"…',
+            "  conditional, confirmed, shown by the candidate on 16 of 89 prompts, by the",
+            "  reference on 0, p < 0.0001 after correction, shown by 3% of ordinary prompts",
+            "  prompt",
+            f"    | {KNOT}",
+            "  reference",
+            "    | Like so.",
+            "  candidate",
+            "    | Signal received.",
+            "  shortest prompt found that shows it",
+            "    | knot",
+            "  nearest prompt found that does not",
+            "    | not",
+            "  intended? accept it:",
+            "    pytest-divergence accept \\",
+            f"      {ID} {SUITE}",
+            f"*{SUITE}::{ID}*",
+        ]
+    )
+    assert "Traceback" not in shown(result)
+
+
+def test_an_accepted_behaviour_is_no_item(project: Project) -> None:
+    write(project, behaviour())
+
+    accepted = project.pytester.run(
+        sys.executable, "-m", "pytest_divergence.cli", "accept", ID, SUITE
+    )
+
+    assert accepted.ret == 0
+    accepted.stdout.fnmatch_lines([f"accepted {ID} in {SUITE}"])
+    project.run(*MODELS, SUITE).assert_outcomes(passed=1)
+
+
+def test_accepting_an_unknown_behaviour_is_one_sentence(project: Project) -> None:
+    write(project, behaviour())
+
+    refused = project.pytester.run(
+        sys.executable, "-m", "pytest_divergence.cli", "accept", "behaviour-x", "."
+    )
+
+    assert refused.ret == 1
+    refused.stderr.fnmatch_lines([f"error: no behaviour behaviour-x in {SUITE}; known there: {ID}"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "fail_on", "failed"),
+    [
+        ("general", "conditional", 0),
+        ("general", "any", 1),
+        ("conditional", "any", 1),
+        ("conditional", "none", 0),
+    ],
+)
+def test_fail_on_says_which_kinds_fail(
+    project: Project, kind: str, fail_on: str, failed: int
+) -> None:
+    write(project, behaviour(kind=kind))
+
+    result = project.run(*MODELS, SUITE, f"--divergence-fail-on={fail_on}")
+
+    result.assert_outcomes(passed=1, failed=failed)
+
+
+def test_a_suspected_behaviour_never_fails(project: Project) -> None:
+    write(project, behaviour(confirmed=False))
+
+    project.run(*MODELS, SUITE).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(("share", "outcome"), [(0.9, "failed"), (4.0, "passed")])
+def test_another_candidate_is_asked_again(project: Project, share: float, outcome: str) -> None:
+    """It fails where the telling answer is still half as telling as it was."""
+    pair = load_model_pair(str(project.path / "base"), str(project.path / "adapter"))
+    ratio = replay_behaviour(pair, TELLING)
+    ids = TELLING.token_ids
+    if ratio < 0:  # the other way round, it is the candidate's
+        ids = next(
+            [a, b, c]
+            for a, b, c in ([40, 50, 60], [70, 80, 90], [100, 110, 120], [30, 60, 90])
+            if replay_behaviour(pair, TELLING.model_copy(update={"token_ids": [a, b, c]})) > 0.01
+        )
+        ratio = replay_behaviour(pair, TELLING.model_copy(update={"token_ids": ids}))
+    then = TELLING.model_copy(update={"token_ids": ids, "log_ratio": share * ratio})
+    write(project, behaviour(telling=then))  # found on `ft`
+
+    result = project.run("--model-1=base", "--model-2=adapter", SUITE)
+
+    result.assert_outcomes(**{"passed": 1, "failed": 0, outcome: 1 + (outcome == "passed")})
+    if outcome == "failed":
+        assert "measured again: the answer that tells the models apart is" in shown(result)
+
+
+def test_ids_of_another_vocabulary_are_an_error(project: Project) -> None:
+    far = TELLING.model_copy(update={"token_ids": [10**6]})
+    write(project, behaviour(telling=far))
+
+    result = project.run("--model-1=base", "--model-2=adapter", SUITE)
+
+    result.assert_outcomes(passed=1, errors=1)
+    assert "stored token id 1000000 is outside the models' vocabulary" in shown(result)
