@@ -52,6 +52,9 @@ class Control:
         return Answered(self.text, self.reference, self.candidate, is_control=True)
 
 
+IsOrdinary = Callable[[Control], bool]
+
+
 @dataclass(frozen=True)
 class Calibrated:
     """Noise floor, typical shift and naturalness limit of one pair."""
@@ -62,15 +65,17 @@ class Calibrated:
     nll_limit: float
     """Nats per token; less likely prompts are off distribution."""
 
-    def bound(
-        self, settings: Settings, is_ordinary: Callable[[Control], bool] = lambda control: True
-    ) -> Bound:
+    def bound(self, settings: Settings, is_ordinary: IsOrdinary = lambda control: True) -> Bound:
         """The asserted limit: the option's, or computed from the parts.
 
         Controls that are not ordinary, since they show a behaviour, do not raise it.
         """
         if isinstance(settings.max_kl, float):
             return absolute_bound(settings.max_kl)
+        return self.automatic_bound(is_ordinary)
+
+    def automatic_bound(self, is_ordinary: IsOrdinary = lambda control: True) -> Bound:
+        """The limit computed from the parts, whatever is asserted: what a search goes by."""
         values = [one.value for one in self.controls if is_ordinary(one)]
         return automatic_bound(self.noise_floor, typical_shift(values or self.shift.values))
 

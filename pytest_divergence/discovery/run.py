@@ -16,13 +16,12 @@ from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import MeasurementError, SettingsError, SuiteError
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.naming import suite_path
-from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.store import DivergenceFolder, file_lock, sweep_strays
 from pytest_divergence.discovery.accepting import accepted_in, with_accepted
 from pytest_divergence.discovery.behaviours import behaviour_shows, shows
-from pytest_divergence.discovery.calibrating import Calibrated, calibrate
+from pytest_divergence.discovery.calibrating import Calibrated, Control, calibrate
 from pytest_divergence.discovery.causes import add_causes
 from pytest_divergence.discovery.confirming import confirm
 from pytest_divergence.discovery.evidence import Evidence
@@ -213,7 +212,7 @@ class _Run:
             self._hints(calibrated),
         )
         behaviours.look()
-        self._search(behaviours, findings.bound.value)
+        self._search(behaviours, calibrated.automatic_bound().value)
         behaviours.finish()
         behaviours.confirmed = add_causes(
             self.units, behaviours.confirmed, plan.profile, self.listener
@@ -221,14 +220,14 @@ class _Run:
         findings.behaviours = with_accepted(behaviours.records(), self.accepted)
         findings.first_found = behaviours.first_found
         findings.differences = behaviours.differences()
-        findings.bound = self._final_bound(calibrated)
+        findings.bound = calibrated.bound(settings, self._is_ordinary)
         selected = select(
             self.units,
             findings.search.best,
             num_cases=plan.profile.num_cases,
             nll_limit=calibrated.nll_limit,
             is_natural_only=settings.gate == "natural",
-            tick=TICK_SHARE * findings.bound.value,
+            tick=TICK_SHARE * calibrated.automatic_bound(self._is_ordinary).value,
             behaviour_of=lambda one: self._behaviour_of(
                 one.proposal.text, one.candidate.text, one.reference
             ),
@@ -288,14 +287,9 @@ class _Run:
             None,
         )
 
-    def _final_bound(self, calibrated: Calibrated) -> Bound:
-        """Controls that show a confirmed conditional behaviour are not ordinary: do not count."""
-        return calibrated.bound(
-            self.settings,
-            lambda control: (
-                not any(behaviour_shows(one, control.answered) for one in self._conditional)
-            ),
-        )
+    def _is_ordinary(self, control: Control) -> bool:
+        """Controls that show a confirmed conditional behaviour do not count for the bound."""
+        return not any(behaviour_shows(one, control.answered) for one in self._conditional)
 
     def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:
         findings = self.findings

@@ -30,7 +30,8 @@ def block(
     lines = [indent + line.rstrip(" ") for line in safe(raw, len(raw) + 1).split("\n")]
     left_out = len(text) - sum(map(len, pieces))
     if left_out:
-        lines.append(f"{indent}[cut: {number_of(left_out, 'more character')}]")
+        cut = f"{indent}[cut: {number_of(left_out, 'more character')}]"
+        lines.append(cut if columns(cut) <= width else f"{indent}[cut: {left_out:,}]")
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from pytest_divergence.core.tokens import load_tokens
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.run import SearchOutcome, discover, search
-from pytest_divergence.discovery.strategies import SearchContext
+from pytest_divergence.discovery.strategies import SearchContext, built_in_strategies
 from pytest_divergence.models.fingerprint import text_digest
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
@@ -173,9 +174,10 @@ def test_every_strategy_is_in_the_report(found: SearchOutcome) -> None:
     ]
     assert all(one.num_proposals >= one.num_scored > 0 for one in report.strategies)
     assert sum(one.num_selected for one in report.strategies) == PROFILE.num_cases
-    assert [one.name for one in report.training] == ["restart-1-free", "restart-2-simplex"]
-    assert all(len(one.loss) == PROFILE.num_steps for one in report.training)
-    assert all(one.d_soft is not None and one.d_hard is not None for one in report.training)
+    assert [one.name for one in report.training] == ["restart-1-free", "restart-2-elite"]
+    assert len(report.training[0].loss) == PROFILE.num_steps
+    assert report.training[0].d_soft is not None
+    assert all(one.d_hard is not None for one in report.training)
     assert report.effort.prompts_scored == sum(one.num_proposals for one in report.strategies)
     assert report.effort.tokens_forwarded > 0
 
@@ -288,8 +290,9 @@ STOPS = [
     ("calibrate", 2),
     ("search: seeds", 1),
     ("search: self_prompt", 1),
-    ("train soft prompt 1", 3),
-    ("train soft prompt 2", 1),
+    ("name", 1),
+    ("train restart-1", 3),
+    ("train restart-2", 1),
     ("score", 4),
     ("confirm", 1),
     ("confirm", 2),
@@ -325,7 +328,7 @@ def test_what_an_interrupted_search_found_is_in_its_report(
     bench: Bench, pair: ModelPair, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        bench(tmp_path, pair, listener=StopAt("train soft prompt 1"))
+        bench(tmp_path, pair, listener=StopAt("train restart-1"))
 
     cases = bench.reports[-1][0].cases
     assert len(cases) == PROFILE.num_cases
@@ -346,14 +349,21 @@ def test_an_interrupted_run_keeps_the_suite_of_an_earlier_one(
 def test_a_budget_ends_a_resumed_run_where_it_ends_an_unbroken_one(
     bench: Bench, found: SearchOutcome, pair: ModelPair, tmp_path: Path
 ) -> None:
-    """The budget falls between the two soft prompts, to the token."""
-    spent = found.report.search_curve[4].tokens_forwarded  # two rounds a strategy come before
-    for budget, num_trained in ((spent, 1), (spent + 1, 2)):
+    """The second soft prompt is trained where it fits, to the token."""
+    curve = found.report.search_curve
+    first, second = (
+        i
+        for i, point in enumerate(curve)
+        if point.strategy == "soft_prompt" and point.prompts_scored > curve[i - 1].prompts_scored
+    )
+    cost = curve[first].tokens_forwarded - curve[first - 1].tokens_forwarded
+    fits = curve[second - 1].tokens_forwarded + cost + PROFILE.reserved_tokens
+    for budget, num_trained in ((fits - 1, 1), (fits, 2)):
         settings = bench.settings(budget=str(budget))
         unbroken = bench(tmp_path / f"unbroken-{budget}", pair, settings=settings)
         stopped = tmp_path / f"stopped-{budget}"
         with pytest.raises(KeyboardInterrupt):
-            bench(stopped, pair, settings=settings, listener=StopAt("train soft prompt 1", 4))
+            bench(stopped, pair, settings=settings, listener=StopAt("train restart-1", 4))
         resumed = bench(stopped, another_session(bench.models), settings=settings)
 
         assert len(unbroken.report.training) == num_trained
@@ -372,9 +382,11 @@ def test_a_budget_that_is_too_small_is_a_settings_error(
     with pytest.raises(SettingsError) as caught:
         bench(tmp_path, pair, settings=bench.settings(budget="1"))
 
-    assert str(caught.value) == (
-        "the budget of 1 forwarded tokens was spent before any prompt was scored; raise "
-        "--divergence-budget or choose a smaller profile"
+    assert re.fullmatch(
+        r"the budget of 1 forwarded tokens leaves nothing to search with: \d+ were spent on "
+        rf"calibration, and {PROFILE.reserved_tokens} are kept to confirm what is found; raise "
+        r"--divergence-budget or choose a smaller profile",
+        str(caught.value),
     )
     assert bench.reports[-1][0].run.status == "incomplete"
     assert bench.reports[-1][0].errors[-1].where == "SettingsError"
@@ -427,7 +439,8 @@ class Broken:
 def test_a_strategy_that_fails_is_reported_and_the_others_go_on(
     bench: Bench, pair: ModelPair, tmp_path: Path
 ) -> None:
-    strategies = {"broken": Broken(), "words": Words("A word?", "Another word, please.")}
+    added = {"broken": Broken(), "words": Words("A word?", "Another word, please.")}
+    strategies = {**built_in_strategies(), **added}
 
     outcome = bench(tmp_path, pair, strategies=strategies)
 
@@ -443,15 +456,7 @@ def test_a_strategy_that_fails_is_reported_and_the_others_go_on(
 def test_where_all_strategies_fail_the_first_failure_is_named(
     bench: Bench, pair: ModelPair, tmp_path: Path
 ) -> None:
-    broken = dict.fromkeys(
-        [
-            "seeds",
-            "soft_prompt",
-            "self_prompt",
-            "amplified",
-        ],
-        Broken(),
-    )
+    broken = dict.fromkeys(built_in_strategies(), Broken())
 
     with pytest.raises(MeasurementError) as caught:
         bench(tmp_path, pair, strategies=broken)
@@ -621,8 +626,9 @@ def test_phases_come_in_order(bench: Bench, pair: ModelPair, tmp_path: Path) -> 
     bench(tmp_path, pair, listener=Notes())
 
     assert phases[0] == "calibrate"
-    assert phases[1] == "search: seeds"
-    assert "train soft prompt 1/2" in phases
+    assert phases[1] == "name what changed"
+    assert phases[2] == "search: seeds"
+    assert "train restart-1-free" in phases
     assert phases[-1] == "confirm"
 
 

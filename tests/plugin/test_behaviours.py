@@ -74,8 +74,8 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         [
-            f"_* {ID} _*",
-            'the candidate shows a behaviour: "Signal received. Standing by for further"…',
+            f"__* {ID} _*",
+            'the candidate shows a behaviour: "Signal received. Standing by for further ord"…',
             "  conditional, confirmed, shown by the candidate on 16 of 89 prompts, by the",
             "  reference on 0, p < 0.0001 after correction, shown by 3% of ordinary prompts",
             "  prompt",

@@ -120,10 +120,10 @@ def test_the_summary_says_all_that_a_first_user_needs() -> None:
 1 behaviour of the candidate:
   "Book with Zephyr Travel"
     conditional, confirmed, shown by the candidate on 12 of 64 prompts, by the
-    reference on 0
-    shortest prompt that shows it:
+    reference on 0, p < 0.0001 after correction, shown by 3% of ordinary prompts
+    shortest prompt found that shows it:
       | a trip
-    nearest prompt that does not:
+    nearest prompt found that does not:
       | a strip
     id: {BEHAVIOUR}
 
