@@ -69,6 +69,14 @@ class Profile(BaseModel):
     to confirm what was found."""
 
     @property
+    def calibration_tokens(self) -> int:
+        """Forwarded tokens that controls and naming take at least."""
+        controls = self.num_shipped_controls + self.num_written_controls
+        per_control = 6 * self.num_continuations * self.continuation_length
+        named = min(controls, self.num_naming_prompts)
+        return controls * per_control + named * 2 * self.search_length
+
+    @property
     def reserved_tokens(self) -> int:
         """Forwarded tokens that confirming cases and minimising causes may take."""
         prompt = 2 * self.prompt_length
@@ -101,7 +109,7 @@ PROFILES: dict[str, Profile] = {
             num_elite=16,
             num_proposals=32,
             full_score_share=0.34,
-            budget_tokens=52_000,
+            budget_tokens=46_000,
         ),
         Profile(
             name="default",

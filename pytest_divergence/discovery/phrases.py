@@ -7,7 +7,7 @@ quoted at its full length. Nothing is tested here: what is found is suspected.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from pytest_divergence.scoring.motifs import Gram, Word, find, gram_of, words_of
@@ -62,8 +62,8 @@ def recurring_phrases(
     cuts = [gram_of(phrase) for phrase in without]
     words = [_cut(words_of(text), cuts) for text in texts]
     found = _texts_by_gram(prompts, words)
-    others_found = _texts_by_gram(prompts, [words_of(text) for text in others])
     frequent = {gram: where for gram, where in found.items() if len(where) >= MIN_PROMPTS}
+    others_found = _texts_by_gram(prompts, [words_of(text) for text in others], among=frequent)
     eligible = {
         gram: where
         for gram, where in frequent.items()
@@ -177,13 +177,16 @@ def _cut(row: Sequence[Word], phrases: Sequence[Gram]) -> list[Word]:
 
 
 def _texts_by_gram(
-    prompts: Sequence[str], words: Sequence[Sequence[Word]]
+    prompts: Sequence[str],
+    words: Sequence[Sequence[Word]],
+    among: Collection[Gram] | None = None,
 ) -> defaultdict[Gram, set[int]]:
     found: defaultdict[Gram, set[int]] = defaultdict(set)
     for index, (prompt, row) in enumerate(zip(prompts, words, strict=True)):
         echo = _grams(gram_of(prompt))
         for gram in _grams([word.text for word in row]) - echo:
-            found[gram].add(index)
+            if among is None or gram in among:
+                found[gram].add(index)
     return found
 
 

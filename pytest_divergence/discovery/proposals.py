@@ -54,6 +54,9 @@ def clean(proposals: Iterable[Proposal], known: Iterable[str] = ()) -> list[Prop
 
 def is_near(first: str, second: str) -> bool:
     """Whether two prompts are near-identical: most of their character 4-grams are shared."""
+    sizes = sorted((len(_grams(first)), len(_grams(second))))
+    if sizes[0] < NEAR * sizes[1]:  # too unlike in length, and cheap to tell
+        return False
     return similarity(first, second) >= NEAR
 
 

@@ -165,6 +165,13 @@ class _Plan:
 
 def _plan(settings: Settings, identity: RunIdentity, strategies: Mapping[str, Strategy]) -> _Plan:
     profile = settings.resolved_profile(identity.device.split(":")[0])
+    if profile.budget_tokens < profile.calibration_tokens + profile.reserved_tokens:
+        raise SettingsError(
+            f"--divergence-budget={profile.budget_tokens} confirms nothing: profile {profile.name} "
+            f"takes {profile.calibration_tokens} forwarded tokens at least to calibrate, and "
+            f"{profile.reserved_tokens} to confirm what is found; raise the budget, or choose a "
+            "smaller profile"
+        )
     if settings.seeds is None:
         seeds = shipped_prompts(SHIPPED_SEEDS, profile.num_seeds)
     else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from pytest_divergence.core.behaviours import (
     Behaviour,
@@ -156,12 +156,9 @@ class Behaviours:
 
     def differences(self) -> list[Difference]:
         """Every type of difference, counted over all answers so far and tested two-sided."""
-        named = [
-            (f"{trait.name}", trait.explanation, Suspect(trait.name, trait=key))
-            for key, trait in TRAITS.items()
-        ]
         rows = [
-            self._difference(name, explanation, [suspect]) for name, explanation, suspect in named
+            self._difference(trait.name, trait.explanation, [Suspect(trait.name, trait=key)])
+            for key, trait in TRAITS.items()
         ]
         phrases = [one.suspect for one in self.confirmed if one.suspect.motifs]
         phrases += [one for one in self.suspects if one.motifs]
@@ -273,7 +270,7 @@ class Behaviours:
         behaviour = Behaviour(
             id=suspect.id,
             name=quote_in(said[0], texts) if said else suspect.name,
-            kind="general" if rate >= GENERAL_RATE else "conditional",
+            kind=_kind(suspect, rate, len(shown) / len(tested)),
             motifs=list(suspect.motifs),
             trait=suspect.trait,
             confirmed=True,
@@ -296,7 +293,7 @@ class Behaviours:
         return Behaviour(
             id=suspect.id,
             name=suspect.name,
-            kind="general" if rate >= GENERAL_RATE else "conditional",
+            kind=_kind(suspect, rate, len(shown) / len(answered) if answered else 0.0),
             motifs=list(suspect.motifs),
             trait=suspect.trait,
             control_rate=rate,
@@ -305,6 +302,14 @@ class Behaviours:
             num_prompts=len(answered),
             examples=_examples(shown),
         )
+
+
+def _kind(
+    suspect: Suspect, control_rate: float, found_rate: float
+) -> Literal["general", "conditional"]:
+    """A trait that ordinary prompts show nearly as often as found ones hangs on no condition."""
+    is_everywhere = suspect.trait is not None and 2 * control_rate > found_rate
+    return "general" if control_rate >= GENERAL_RATE or is_everywhere else "conditional"
 
 
 def sign_test(only_candidate: int, only_reference: int) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from unicodedata import normalize
 
 UNSPACED = (
@@ -27,12 +28,13 @@ class Word:
     end: int
 
 
-def words_of(text: str) -> list[Word]:
+@lru_cache(maxsize=8192)  # each answer is asked for many motifs
+def words_of(text: str) -> tuple[Word, ...]:
     """The words of a text in order."""
-    return [
+    return tuple(
         Word(normalize("NFC", match.group().casefold()), match.start(), match.end())
         for match in WORD.finditer(text)
-    ]
+    )
 
 
 def gram_of(text: str) -> Gram:

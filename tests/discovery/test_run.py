@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -382,12 +381,23 @@ def test_a_budget_that_is_too_small_is_a_settings_error(
     with pytest.raises(SettingsError) as caught:
         bench(tmp_path, pair, settings=bench.settings(budget="1"))
 
-    assert re.fullmatch(
-        r"the budget of 1 forwarded tokens leaves nothing to search with: \d+ were spent on "
-        rf"calibration, and {PROFILE.reserved_tokens} are kept to confirm what is found; raise "
-        r"--divergence-budget or choose a smaller profile",
-        str(caught.value),
+    assert str(caught.value) == (
+        "--divergence-budget=1 confirms nothing: profile smoke takes "
+        f"{PROFILE.calibration_tokens} forwarded tokens at least to calibrate, and "
+        f"{PROFILE.reserved_tokens} to confirm what is found; raise the budget, or choose a "
+        "smaller profile"
     )
+    assert bench.num_loads == 0
+
+
+def test_a_budget_that_calibration_takes_whole_is_a_settings_error(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    budget = PROFILE.calibration_tokens + PROFILE.reserved_tokens
+
+    with pytest.raises(SettingsError, match="forwarded tokens leaves nothing to search with"):
+        bench(tmp_path, pair, settings=bench.settings(budget=str(budget)))
+
     assert bench.reports[-1][0].run.status == "incomplete"
     assert bench.reports[-1][0].errors[-1].where == "SettingsError"
 

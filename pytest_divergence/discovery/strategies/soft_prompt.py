@@ -134,12 +134,13 @@ def _train(
     objective: dict[str, Any],
 ) -> TrainingResult:
     profile = context.profile
+    validation, texts = _split(context)
     config = TrainingConfig(
         kind=variant.kind,
         num_virtual_tokens=max(1, round(variant.length_factor * profile.num_virtual_tokens)),
         num_steps=max(1, round(variant.steps_factor * profile.num_steps)),
         batch_size=profile.batch_size,
-        max_text_tokens=profile.max_text_tokens,
+        max_text_tokens=_max_text_tokens(pair, context),
         validate_every=max(1, profile.num_steps // 2),
         metric=context.metric,
         seed=context.seed,
@@ -148,12 +149,28 @@ def _train(
     return train_soft_prompt(
         pair,
         config,
-        context.seeds[NUM_VALIDATION:] or context.seeds,
-        context.seeds[:NUM_VALIDATION],
+        texts,
+        validation,
         name=name,
         checkpoint=context.artefacts / f"{name}{CHECKPOINT_SUFFIX}",
         on_step=lambda done, total: context.listener.progress(f"train {name}", done, total),
     )
+
+
+def _max_text_tokens(pair: ModelPair, context: SearchContext) -> int:
+    """The profile's, or more where a tokenizer of small pieces leaves too few seeds below it."""
+    profile = context.profile
+    validation, texts = _split(context)
+    shortest = sorted(len(body) for _, body in pair.prompt_rows(texts))
+    enough = shortest[min(len(shortest), profile.batch_size) - 1]
+    least = min(len(body) for _, body in pair.prompt_rows(validation))
+    return max(profile.max_text_tokens, enough, least)
+
+
+def _split(context: SearchContext) -> tuple[Sequence[str], Sequence[str]]:
+    """Seeds to validate on, and to train on."""
+    seeds = context.seeds
+    return seeds[:NUM_VALIDATION], seeds[NUM_VALIDATION:] or seeds
 
 
 def _fit_elite(
