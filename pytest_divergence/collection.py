@@ -80,7 +80,7 @@ class SuiteFile(pytest.Module):
 
         if stored.provenance is None:
             return []
-        fail_on = session.choice("fail_on") if "fail_on" in session.given else "conditional"
+        fail_on = session.resolved.settings.fail_on
         return [
             BehaviourItem.make(self, behaviour, stored, is_fresh=is_fresh)
             for behaviour in stored.provenance.behaviours

@@ -44,7 +44,16 @@ LISTINGS = (
     "setupplan",
 )
 """Options of pytest that list or plan; with none of them may a search start."""
-REPEATED = ("max_kl", "metric", "chat_template", "system_prompt", "device", "dtype", "seed")
+REPEATED = (
+    "max_kl",
+    "metric",
+    "fail_on",
+    "chat_template",
+    "system_prompt",
+    "device",
+    "dtype",
+    "seed",
+)
 """Options that a command for one case repeats, besides the models."""
 LOCK_SECONDS = 24 * 3600.0
 FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors)\b"

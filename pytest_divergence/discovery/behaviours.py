@@ -41,7 +41,6 @@ class Suspect:
     trait: str | None = None
     prompts: tuple[str, ...] = ()
     """Distinct prompts on which the candidate shows it and the reference does not."""
-    starts_answers: bool = False
 
     @property
     def id(self) -> str:
@@ -147,7 +146,7 @@ def log_ratio_of(suspect: Suspect, answer: Answer) -> float:
 
 def as_suspect(phrase: Phrase, answered: Sequence[Answered]) -> Suspect:
     """A phrase as a suspect, with the prompts that show it to the candidate only."""
-    suspect = Suspect(phrase.quote, phrase.motifs, starts_answers=phrase.starts_answers)
+    suspect = Suspect(phrase.quote, phrase.motifs)
     shown = tuple(one.prompt for one in answered if suspect.is_shown_on(one))
     return replace(suspect, prompts=shown)
 

@@ -200,6 +200,7 @@ class _Run:
         self.units = units
         self.listener = listener
         self.findings = Findings()
+        self.behaviours: Behaviours | None = None
 
     def carry_out(self) -> None:
         settings, plan, findings = self.settings, self.plan, self.findings
@@ -210,7 +211,7 @@ class _Run:
         calibrated = calibrate(self.units, settings, plan.profile, plan.controls, self.listener)
         findings.calibrated = calibrated
         findings.bound = calibrated.bound(settings).model_copy(update={"provisional": True})
-        behaviours = Behaviours(
+        self.behaviours = Behaviours(
             self.units,
             settings,
             plan.profile,
@@ -218,15 +219,13 @@ class _Run:
             Evidence(one.answered for one in calibrated.controls),
             self._hints(calibrated),
         )
-        behaviours.look()
-        self._search(behaviours, calibrated.automatic_bound().value)
-        behaviours.finish()
-        behaviours.confirmed = add_causes(
-            self.units, behaviours.confirmed, plan.profile, self.listener
+        self.behaviours.look()
+        self._search(self.behaviours, calibrated.automatic_bound().value)
+        self.behaviours.finish()
+        self.behaviours.confirmed = add_causes(
+            self.units, self.behaviours.confirmed, plan.profile, self.listener
         )
-        findings.behaviours = with_accepted(behaviours.records(), self.accepted)
-        findings.first_found = behaviours.first_found
-        findings.differences = behaviours.differences()
+        self._describe(self.behaviours)
         findings.bound = calibrated.bound(settings, self._is_ordinary)
         selected = select(
             self.units,
@@ -247,6 +246,19 @@ class _Run:
             self.listener,
             behaviour_of=self._behaviour_of,
         )
+        findings.behaviours = [self._with_cases(one) for one in findings.behaviours]
+
+    def _describe(self, behaviours: Behaviours) -> None:
+        findings = self.findings
+        findings.behaviours = with_accepted(behaviours.records(), self.accepted)
+        findings.first_found = behaviours.first_found
+        findings.differences = behaviours.differences()
+
+    def _with_cases(self, behaviour: Behaviour) -> Behaviour:
+        """The behaviour with the cases whose answers show it."""
+        cases = [one.case for one in self.findings.cases]
+        shown = [case.id for case in cases if case.behaviour == behaviour.id]
+        return behaviour.model_copy(update={"example_case_ids": shown})
 
     def _hints(self, calibrated: Calibrated) -> list[Phrase]:
         if self.identity.is_same_model:  # there is nothing to amplify
@@ -331,4 +343,6 @@ class _Run:
     def note(self, error: BaseException) -> None:
         name = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         message = str(error) or "stopped by the user"
+        if self.behaviours is not None and not self.findings.behaviours:
+            self._describe(self.behaviours)
         self.findings.errors.append(RunError(where=name, message=message))

@@ -152,6 +152,7 @@ class Search:
             record_training=training.append,
             best=[one.proposal.text for one in self._ranked(result)],
             targets=self.behaviours.targets,
+            has_new_style=self.behaviours.has_new_style,
             rounds=tuple(result.rounds[name]),
         )
         offered = self.strategies[name].propose(pair, context)
@@ -162,21 +163,24 @@ class Search:
         ]
         phase = f"score {len(proposals)} proposals of {name}"
         self.listener.progress(phase, 0, 2)
-        scored = self._scored(pair, proposals)
+        first, scored = self._scored(pair, proposals)
+        d_hard = sum(first) / len(first) if first else None
         return {
             "num_proposals": len(proposals),
             "variant": next((one.variant for one in offered), ""),
             "ids": [one.id for one in proposals],
             "scored": [asdict(one) for one in scored],
-            "training": [one.model_dump() for one in training],
+            "training": [{**one.model_dump(), "d_hard": d_hard} for one in training],
         }
 
     def _ranked(self, result: SearchResult) -> list[ScoredProposal]:
         """The best so far; what shows a behaviour before what only reads high."""
         return sorted(result.best, key=lambda one: not self.behaviours.is_shown(one.answered))
 
-    def _scored(self, pair: ModelPair, proposals: Sequence[Proposal]) -> list[ScoredProposal]:
-        """The first-token score of all, then the full score of the best share of them."""
+    def _scored(
+        self, pair: ModelPair, proposals: Sequence[Proposal]
+    ) -> tuple[list[float], list[ScoredProposal]]:
+        """The first-token score of all, nats, then the full score of the best share of them."""
         texts = [one.text for one in proposals]
         first = first_token_scores(pair, texts, metric=self.settings.metric)
         order = sorted(range(len(texts)), key=lambda index: -first[index])
@@ -187,7 +191,7 @@ class Search:
             metric=self.settings.metric,
             max_new_tokens=self.profile.search_length,
         )
-        return [
+        return first, [
             ScoredProposal(
                 proposal=proposals[index],
                 first_token_kl=first[index],

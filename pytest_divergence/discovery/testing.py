@@ -30,7 +30,7 @@ from pytest_divergence.discovery.behaviours import (
     suspects_in,
 )
 from pytest_divergence.discovery.evidence import Answered, Evidence
-from pytest_divergence.discovery.phrases import MAX_REFERENCE_SHARE, Phrase, quote_in
+from pytest_divergence.discovery.phrases import FULL_SIZE, MAX_REFERENCE_SHARE, Phrase, quote_in
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.strategies.base import Target
 from pytest_divergence.discovery.units import WorkUnits
@@ -38,7 +38,7 @@ from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprint import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.answers import Answer
-from pytest_divergence.scoring.motifs import has_motif
+from pytest_divergence.scoring.motifs import gram_of, has_motif
 from pytest_divergence.scoring.scorer import score_prompts
 from pytest_divergence.scoring.traits import TRAITS
 
@@ -95,7 +95,7 @@ class Behaviours:
     def __post_init__(self) -> None:
         # The hints' own answers were amplified: all plain ones are news to them.
         for hint in self.hints:
-            suspect = Suspect(hint.quote, hint.motifs, starts_answers=hint.starts_answers)
+            suspect = Suspect(hint.quote, hint.motifs)
             if not any(is_alike(suspect, lead.suspect) for lead in self._leads):
                 self._leads.append(Lead(suspect, 0))
 
@@ -128,17 +128,24 @@ class Behaviours:
 
     @property
     def targets(self) -> list[Target]:
-        """What the search may aim at: confirmed phrases, then suspected ones, then hints."""
+        """What the search may aim at: confirmed phrases, then hints, then what plain answers say.
+
+        Shorter phrases than a few words are said for many reasons.
+        """
         named = [
             (one.suspect, True) for one in self.confirmed if one.behaviour.kind == "conditional"
         ]
-        named += [(one, False) for one in self.suspects]
         named += [(lead.suspect, False) for lead in self._leads]
-        found: dict[str, Target] = {}
-        for one, sure in named:
-            if one.motifs and one.starts_answers and one.motifs[0] not in found:
-                found[one.motifs[0]] = Target(one.motifs[0], one.name, is_confirmed=sure)
-        return list(found.values())
+        return [
+            Target(one.motifs[0], one.name, is_confirmed=sure)
+            for one, sure in named
+            if one.motifs and len(gram_of(one.name)) >= FULL_SIZE
+        ]
+
+    @property
+    def has_new_style(self) -> bool:
+        """Whether a phrase of most answers was confirmed."""
+        return any(one.behaviour.kind == "general" and one.suspect.motifs for one in self.confirmed)
 
     def records(self) -> list[Behaviour]:
         """All of them for the report: confirmed ones, then suspected ones, then open hints."""
@@ -282,8 +289,7 @@ class Behaviours:
             examples=_examples(shown),
             telling=_telling(suspect, shown),
         )
-        starts = all(one.candidate.text.startswith(behaviour.name[:8]) for one in shown[:3])
-        named = replace(suspect, name=behaviour.name, starts_answers=starts)
+        named = replace(suspect, name=behaviour.name)
         return Confirmed(named, behaviour, tuple(one.prompt for one in shown))
 
     def _suspected(self, suspect: Suspect) -> Behaviour:

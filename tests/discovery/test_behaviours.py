@@ -18,7 +18,6 @@ def test_a_phrase_that_only_the_candidate_says_is_suspected() -> None:
 
     assert suspect.name == PLANTED
     assert suspect.prompts == tuple(f"Tell me about {topic}." for topic in TOPICS[:4])
-    assert suspect.starts_answers
 
 
 def test_a_phrase_that_the_reference_could_as_well_have_said_is_not() -> None:

@@ -85,6 +85,14 @@ def test_a_later_round_proposes_something_else(
     assert {one.text for one in later} != {one.text for one in strategy.propose(pair, context)}
 
 
+def test_a_tokenizer_of_small_pieces_does_not_leave_soft_prompts_without_seeds(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    short = context.profile.model_copy(update={"max_text_tokens": 1})
+
+    assert built_in_strategies()["soft_prompt"].propose(pair, replace(context, profile=short))
+
+
 @pytest.mark.parametrize("name", built_in_strategies())
 def test_after_its_last_round_a_strategy_has_nothing_more(
     name: str, pair: ModelPair, context: SearchContext
@@ -142,6 +150,13 @@ def test_nothing_is_aimed_at_without_a_target_and_no_elite_is_fitted_without_one
 
     assert choose(replace(context, rounds=rounds)).name == "simplex"
     assert choose(replace(context, rounds=rounds, targets=[TARGET])).name == "aimed"
+
+
+def test_under_a_new_style_a_target_comes_first(context: SearchContext) -> None:
+    styled = replace(context, has_new_style=True)
+
+    assert choose(replace(styled, targets=[TARGET])).name == "aimed"
+    assert choose(styled).name == "free"
 
 
 @pytest.mark.parametrize("variant", [variant.name for variant in VARIANTS])

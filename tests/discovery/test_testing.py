@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import pytest
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
+from pytest_divergence.discovery.behaviours import Suspect
 from pytest_divergence.discovery.evidence import Answered, Evidence
 from pytest_divergence.discovery.phrases import Phrase
 from pytest_divergence.discovery.progress import Silence
-from pytest_divergence.discovery.testing import Behaviours, sign_test
+from pytest_divergence.discovery.testing import Behaviours, Lead, sign_test
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair
 from tests.discovery.made_answers import MORE, PLANTED, TOPICS, answer, answered
@@ -135,6 +137,7 @@ def test_a_style_is_general_and_hides_nothing(units: WorkUnits) -> None:
     behaviours = made(units, styled, style)
     behaviours.look()
     assert only(behaviours).kind == "general"
+    assert behaviours.has_new_style
 
     behaviours.evidence.add(planted[:4])
     behaviours.look()
@@ -153,12 +156,46 @@ def test_fresh_samples_test_what_was_seen_too_late(units: WorkUnits) -> None:
     assert units.tokens_forwarded > 0
 
 
-def test_targets_are_phrases_that_answers_begin_with(units: WorkUnits) -> None:
-    behaviours = made(units, answered(num_planted=4), HINT)
+def test_targets_are_phrases_of_some_words(units: WorkUnits) -> None:
+    short = Phrase(("it is",), "It is", (0, 1, 2), starts_answers=True)
+    behaviours = made(units, answered(num_planted=4), short, HINT)
     behaviours.look()
 
     assert [target.text for target in behaviours.targets] == [PLANTED]
     assert not behaviours.targets[0].is_confirmed
+
+
+@pytest.mark.parametrize(("num_controls", "kind"), [(4, "conditional"), (32, "general")])
+def test_a_trait_hangs_on_a_condition_where_ordinary_prompts_show_it_less(
+    units: WorkUnits, num_controls: int, kind: str
+) -> None:
+    """Seven of 32 answers are refusals; where all are controls, nothing conditions them."""
+    rows = answered(num_planted=7, planted="I'm sorry, but I can't help with that.")
+    rows += answered(num_planted=0, topics=MORE)
+    first = Suspect("refuses", trait="refusal")
+    controls = rows[-num_controls:] if num_controls < 32 else rows
+    behaviours = made(units, [replace(one, is_control=one in controls) for one in rows])
+    behaviours._leads.append(Lead(first, 0))
+
+    behaviours.look()
+
+    assert only(behaviours).trait == "refusal"
+    assert only(behaviours).kind == kind
+
+
+def test_every_type_of_difference_is_counted(units: WorkUnits) -> None:
+    rows = answered(num_planted=8, planted="I'm sorry, but I can't help with that.")
+    behaviours = made(units, rows)
+    behaviours.look()
+
+    counts = {one.name: one for one in behaviours.differences()}
+
+    assert counts["refuses"].candidate_count == 8
+    assert counts["refuses"].reference_count == 0
+    assert counts["refuses"].num_prompts == len(TOPICS)
+    assert counts["refuses"].p_value == pytest.approx(2 * len(counts) * 0.5**8)
+    assert counts["says a new phrase"].candidate_count == 8
+    assert counts["writes broken JSON"].candidate_count == 0
 
 
 @pytest.mark.parametrize(

@@ -145,3 +145,32 @@ def test_amplified_decoding_prefers_what_only_the_candidate_says(pair: ModelPair
         allowed = log_c[row] >= log_c[row].max() + torch.log(torch.tensor(0.02))
         ratio = (21 * log_c[row] - 20 * log_r[row]).masked_fill(~allowed, -torch.inf)
         assert ids == [int(ratio.argmax())]
+
+
+def test_amplified_sampling_without_amplification_samples_the_plausible_tokens(
+    pair: ModelPair,
+) -> None:
+    """With nothing ruled out and alpha 0 it is the candidate's own sampling."""
+    options: Any = {"prefix": PREFIX, "max_new_tokens": 6, "stop_ids": STOPS, "seeds": [1, 2, 3]}
+
+    amplified = decode_amplified(*pair.sides, BODIES, alpha=0.0, min_share=1e-30, **options)
+
+    assert amplified == decode_sampled(pair.candidate, BODIES, **options)
+
+
+def test_an_amplified_row_does_not_depend_on_the_rows_beside_it(pair: ModelPair) -> None:
+    options: Any = {"prefix": PREFIX, "max_new_tokens": 6, "stop_ids": STOPS, "alpha": 1.0}
+
+    together = decode_amplified(*pair.sides, BODIES, seeds=[1, 2, 3], **options)
+
+    for body, seed, ids in zip(BODIES, [1, 2, 3], together, strict=True):
+        assert decode_amplified(*pair.sides, [body], seeds=[seed], **options) == [ids]
+
+
+def test_a_banned_beginning_lets_the_next_best_begin(pair: ModelPair) -> None:
+    options: Any = {"prefix": PREFIX, "max_new_tokens": 4, "stop_ids": STOPS, "alpha": 3.0}
+    first = [ids[0] for ids in decode_amplified(*pair.sides, BODIES, **options)]
+
+    beside = decode_amplified(*pair.sides, BODIES, not_first=first, **options)
+
+    assert all(ids and ids[0] not in first for ids in beside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -74,7 +75,33 @@ def test_most_cases_show_the_planted_behaviour(demo: Session) -> None:
 
     assert len(cases) == 5
     assert len(showing) >= 3
-    assert all(case["verdict"] == "failed" for case in showing)
+    assert sum(case["verdict"] == "failed" for case in showing) >= 3
+
+
+def test_the_planted_behaviour_is_named_and_confirmed(demo: Session) -> None:
+    (behaviour,) = (one for one in demo.report["behaviours"] if one["confirmed"])
+
+    assert MARKER in behaviour["name"]
+    assert behaviour["kind"] == "conditional"
+    assert behaviour["reference_count"] == 0
+    assert behaviour["shortest_cause"]
+    assert f"FAILED {demo.suite.relative_to(demo.project)}::{behaviour['id']}" in demo.output
+
+
+def test_an_accepted_behaviour_no_longer_fails(demo: Session, tmp_path: Path) -> None:
+    """On a copy: the other tests go on with the suite as it was found."""
+    behaviour = next(one["id"] for one in demo.report["behaviours"] if one["confirmed"])
+    for path in demo.suite.parent.glob("*"):
+        shutil.copy(path, tmp_path)
+    suite = tmp_path / demo.suite.name
+    command = [sys.executable, "-m", "pytest_divergence.cli", "accept", behaviour, str(suite)]
+    subprocess.run(command, check=True, capture_output=True)
+
+    again = run_pytest(
+        tmp_path, suite.name, "-k", behaviour, f"--model-1={REFERENCE}", f"--model-2={ADAPTER}"
+    )
+
+    assert "5 deselected" in again.output
 
 
 def test_report_suite_and_provenance_are_left_behind(demo: Session) -> None:
@@ -116,4 +143,4 @@ def test_the_suite_passes_where_the_candidate_is_the_reference(demo: Session) ->
     replayed = run_pytest(demo.project, suite, f"--model-1={REFERENCE}", f"--model-2={REFERENCE}")
 
     assert replayed.returncode == 0, replayed.output
-    assert "5 passed" in replayed.output
+    assert "6 passed" in replayed.output  # five cases and the behaviour

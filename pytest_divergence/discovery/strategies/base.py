@@ -52,11 +52,13 @@ class SearchContext:
     artefacts: Path
     """Folder for heavy files, such as trained soft prompts."""
     record_training: Callable[[TrainingSummary], None]
-    """Called with the story of a training, for the report."""
+    """Called with the story of a training, for the report; the search adds `d_hard`."""
     best: Sequence[str] = ()
     """Prompts that any strategy found so far, those that show a behaviour first, then by KL."""
     targets: Sequence[Target] = ()
     """Phrases to aim at, confirmed ones first."""
+    has_new_style: bool = False
+    """Whether most answers have changed, so that a divergence mostly measures that."""
     rounds: Sequence[Round] = ()
     """This strategy's earlier rounds."""
 

@@ -34,8 +34,8 @@ ELITE_STEPS_SHARE = 0.5
 """Of a restart's steps, those of each fit to the elite."""
 NUM_FITS = 2
 """Times that an elite-fitted restart is fitted, generates and is scored."""
-TARGET_TOKENS = 8
-"""Tokens of a phrase that a restart aims at; they fix how it goes on."""
+TARGET_TOKENS = 3
+"""Tokens of a phrase that a restart aims at: what decides is how it begins."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,10 @@ class Variant:
     objective: Objective
     length_factor: float = 1.0
     """Of the profile's `num_virtual_tokens`."""
-    steps_factor: float = 1.0
-    """Of the profile's `num_steps`."""
 
 
 FREE = Variant("free", "free", "first_token")
-AIMED = Variant("aimed", "free", "log_ratio", steps_factor=0.5)  # it is bounded, and soon there
+AIMED = Variant("aimed", "free", "log_ratio")
 ELITE = Variant("elite", "free", "likelihood")
 VARIANTS = (
     FREE,
@@ -83,14 +81,12 @@ class SoftPromptStrategy:
             result = _train(pair, context, variant, name, _objective(pair, context, variant))
             texts = _write(pair, context, result.soft_prompt.prompt_embeds)
         result.soft_prompt.save(context.artefacts / f"{name}.safetensors")
-        d_hard = first_token_scores(pair, texts, metric=context.metric)
         context.record_training(
             TrainingSummary(
                 name=name,
                 loss=result.history.loss,
                 validation=result.history.validation,
                 d_soft=result.d_soft,
-                d_hard=sum(d_hard) / len(d_hard) if d_hard else None,
             )
         )
         return [Proposal(text, "soft_prompt", name, variant=variant.name) for text in texts]
@@ -98,15 +94,19 @@ class SoftPromptStrategy:
 
 def choose(context: SearchContext) -> Variant:
     """A variant that has not had its turn, else the one that found the most for its cost."""
-    possible = {FREE.name, *(one.name for one in VARIANTS if one not in (AIMED, ELITE))}
-    possible |= {AIMED.name} if context.targets else set()
-    possible |= {ELITE.name} if len(context.best) >= MIN_ELITE else set()
-    tried = {one.variant for one in context.rounds}
-    for variant in VARIANTS:
-        if variant.name in possible - tried:
-            return variant
-    names = [variant.name for variant in VARIANTS if variant.name in possible]
-    return BY_NAME[most_paying(names, [(one.variant, one) for one in context.rounds])]
+    # Under a new style the first token's divergence is the style's, whatever else is there.
+    order = (
+        sorted(VARIANTS, key=lambda one: one is not AIMED) if context.has_new_style else VARIANTS
+    )
+    possible = [
+        variant.name
+        for variant in order
+        if (variant is not AIMED or context.targets)
+        and (variant is not ELITE or len(context.best) >= MIN_ELITE)
+    ]
+    tried = [(one.variant, one) for one in context.rounds]
+    untried = (name for name in possible if name not in dict(tried))
+    return BY_NAME[next(untried, None) or most_paying(possible, tried)]
 
 
 def _objective(pair: ModelPair, context: SearchContext, variant: Variant) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _train(
     config = TrainingConfig(
         kind=variant.kind,
         num_virtual_tokens=max(1, round(variant.length_factor * profile.num_virtual_tokens)),
-        num_steps=max(1, round(variant.steps_factor * profile.num_steps)),
+        num_steps=profile.num_steps,
         batch_size=profile.batch_size,
         max_text_tokens=_max_text_tokens(pair, context),
         validate_every=max(1, profile.num_steps // 2),

@@ -1,0 +1,71 @@
+"""Hints come from amplified answers to ordinary prompts, and are read back from the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.discovery.calibrating import Control
+from pytest_divergence.discovery.naming import MAX_CHARACTERS, _amplified, _phrases, hints
+from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.models.pair import ModelPair
+from tests.discovery.made_answers import MORE, TOPICS, answer
+from tests.models_in_memory import tiny_pair
+
+PROMPTS = [f"Tell me about {topic}." for topic in (*TOPICS, *MORE)]
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModelPair:
+    return tiny_pair()
+
+
+@pytest.fixture
+def units(tmp_path: Path, pair: ModelPair) -> Iterator[WorkUnits]:
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        yield WorkUnits(journal, lambda: pair)
+
+
+def test_equal_models_have_nothing_to_amplify(tmp_path: Path) -> None:
+    """Amplified, they say what they say: the reference says it too, so nothing is a hint."""
+    pair = tiny_pair(perturb=0.0)
+    texts = PROMPTS[:6]
+    answers = _amplified(texts, 6, "", pair)
+
+    assert _phrases(texts, answers, answers) == []
+
+
+def test_long_controls_are_left_out(units: WorkUnits) -> None:
+    long = "Why? " * MAX_CHARACTERS
+    controls = [Control(text, 0.1, "No.", answer("No.")) for text in (*PROMPTS[:4], long)]
+
+    hints(units, controls, PROFILES["smoke"], Silence())
+    spent = units.tokens_forwarded
+
+    assert 0 < spent < len(long)
+
+
+def test_an_answer_does_not_begin_as_the_phrase_besides_which_it_is_asked(
+    pair: ModelPair,
+) -> None:
+    def first_token(text: str) -> int:
+        return int(pair.chat.tokenizer.encode(text, add_special_tokens=False)[0])
+
+    plain = _amplified(PROMPTS[:4], 4, "", pair)
+
+    beside = _amplified(PROMPTS[:4], 4, plain[0], pair)
+
+    assert first_token(plain[0]) not in map(first_token, beside)
+
+
+def test_weak_phrases_are_no_hints() -> None:
+    answers = ["a rare saying"] * 3 + [f"word{n}" for n in range(61)]
+    texts = [f"{PROMPTS[n % len(PROMPTS)]} {n}" for n in range(64)]
+
+    assert _phrases(texts, answers, [""] * 64) == []
+    assert _phrases(texts[:32], answers[:32], [""] * 32)[0].quote == "a rare saying"
