@@ -56,11 +56,16 @@ def test_an_answer_does_not_begin_as_the_phrase_besides_which_it_is_asked(
     def first_token(text: str) -> int:
         return int(pair.chat.tokenizer.encode(text, add_special_tokens=False)[0])
 
-    plain = _amplified(PROMPTS[:4], 4, "", pair)
+    def readable(texts: list[str]) -> list[str]:
+        """Random models also begin with half a character, which text cannot hold."""
+        return [text for text in texts if text[:1].isascii() and text]
 
-    beside = _amplified(PROMPTS[:4], 4, plain[0], pair)
+    plain = readable(_amplified(PROMPTS, 4, "", pair))
+    start = plain[0]
 
-    assert first_token(plain[0]) not in map(first_token, beside)
+    beside = readable(_amplified(PROMPTS, 4, start, pair))
+
+    assert first_token(start) not in map(first_token, beside)
 
 
 def test_weak_phrases_are_no_hints() -> None:
