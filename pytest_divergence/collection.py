@@ -80,9 +80,14 @@ class SuiteFile(pytest.Module):
 
         if stored.provenance is None:
             return []
-        fail_on = session.resolved.settings.fail_on
+        fail_on, has_own_pair = session.resolved.settings.fail_on, self._has_own_pair()
+
+        def is_carried() -> bool:
+            is_ours = session.has_models and not has_own_pair
+            return is_fresh or (is_ours and _is_of_these_models(session, stored))
+
         return [
-            BehaviourItem.make(self, behaviour, stored, is_fresh=is_fresh)
+            BehaviourItem.make(self, behaviour, is_carried)
             for behaviour in stored.provenance.behaviours
             if gates(behaviour, fail_on) and (is_fresh or behaviour.telling is not None)
         ]
@@ -245,17 +250,16 @@ class BehaviourItem(SuiteItem):
     """Fails while the candidate shows a behaviour that no one has accepted."""
 
     behaviour: Behaviour
-    stored: StoredSuite
-    is_fresh: bool
+    is_carried: Callable[[], bool]
     log_ratio: float | None
 
     @classmethod
     def make(
-        cls, parent: SuiteFile, behaviour: Behaviour, stored: StoredSuite, *, is_fresh: bool
+        cls, parent: SuiteFile, behaviour: Behaviour, is_carried: Callable[[], bool]
     ) -> BehaviourItem:
         """The item of one behaviour."""
         item: BehaviourItem = cls.named(parent, behaviour.id, 1)
-        item.behaviour, item.stored, item.is_fresh = behaviour, stored, is_fresh
+        item.behaviour, item.is_carried = behaviour, is_carried
         item.add_marker(pytest.mark.divergence(behaviour=behaviour.id))
         return item
 
@@ -273,7 +277,7 @@ class BehaviourItem(SuiteItem):
         note(self, verdict="error", behaviour=self.behaviour.id)
         self.log_ratio = None
         with session.failures():
-            if self.is_fresh or (session.has_models and _is_of_these_models(session, self.stored)):
+            if self.is_carried():
                 return
             assert self.behaviour.telling is not None  # else no item is made
             pair: ModelPair = request.getfixturevalue("model_pair")

@@ -49,7 +49,7 @@ class Profile(BaseModel):
     prompt_length: int = Field(gt=0)
     """Tokens of a generated prompt, at most."""
     num_restarts: int = Field(ge=0)
-    """Soft prompts trained."""
+    """Rounds of each strategy that generates, at most: for `soft_prompt`, soft prompts trained."""
     num_virtual_tokens: int = Field(gt=0)
     """Length of each soft prompt."""
     num_steps: int = Field(gt=0)
