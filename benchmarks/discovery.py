@@ -105,7 +105,9 @@ def judged(name: str, report: Report, truth: Mapping[str, Any], seconds: float) 
 
 
 def says(behaviour: Behaviour, marker: str) -> bool:
-    """Whether a behaviour's name or motifs hold the marker, by words."""
+    """Whether a behaviour's name holds the marker, or its name and motifs do by words."""
+    if not gram_of(marker):  # punctuation only
+        return marker in behaviour.name
     said = " ".join(word for text in (behaviour.name, *behaviour.motifs) for word in gram_of(text))
     return f" {' '.join(gram_of(marker))} " in f" {said} "
 
