@@ -18,7 +18,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from pytest_divergence.core.errors import ModelLoadError
+
 Role = Literal["reference", "candidate"]
+CACHE_ARGUMENTS = ("cache", "past_key_values")
+"""What models call their key-value cache, the newest name first: transformers 5.24 renamed it."""
 Shared = list[tuple[Tensor, Tensor]]
 """Keys and values of every layer after a prefix, each (1, heads, len(prefix), size)."""
 
@@ -62,11 +66,18 @@ class ModelSide:
     _prefixes: dict[tuple[int, ...], Shared | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        parameters = inspect.signature(self.model.forward).parameters
+        parameters = _forward_parameters(type(self.model))
         self._keeps_logits = "logits_to_keep" in parameters
-        self._shares_prefix = "past_key_values" in parameters and not getattr(
-            self.model, "_is_stateful", False
-        )
+        # By a name that a model merely swallows, it would keep nothing of what it has read.
+        known = [name for name in CACHE_ARGUMENTS if name in parameters]
+        if not known:
+            raise ModelLoadError(
+                f"the {self.role}, a {type(self.model).__name__}, takes no key-value cache (none "
+                f"of {', '.join(CACHE_ARGUMENTS)}), without which nothing can be decoded; update "
+                "transformers, or choose another model"
+            )
+        self._cache_argument = known[0]
+        self._shares_prefix = not getattr(self.model, "_is_stateful", False)
 
     @property
     def device(self) -> torch.device:
@@ -140,11 +151,11 @@ class ModelSide:
     ) -> Tensor:
         name = "inputs_embeds" if rows.is_floating_point() else "input_ids"
         options: dict[str, object] = {"logits_to_keep": num_logits} if self._keeps_logits else {}
+        options[self._cache_argument] = cache
         output = self.model(
             **{name: rows},
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=cache is not None,
             **options,
         )
@@ -174,6 +185,12 @@ class ModelSide:
         for index, (keys, values) in enumerate(shared or []):
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
         return cache
+
+
+def _forward_parameters(model: type) -> set[str]:
+    """What `forward` takes, by name, also where a subclass hands on `**kwargs`."""
+    forwards = [one.__dict__["forward"] for one in model.__mro__ if "forward" in one.__dict__]
+    return {name for forward in forwards for name in inspect.signature(forward).parameters}
 
 
 def _keys_and_values(layer: object) -> tuple[Tensor, Tensor]:

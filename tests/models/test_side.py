@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
+from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily, decode_sampled
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
@@ -42,6 +43,27 @@ def test_a_rows_logits_are_those_of_the_model_alone(
     for body, logits in zip(BODIES, together, strict=True):
         expected = bare(side, [*prefix, *body.tolist()])[-1:]
         assert torch.allclose(logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_prefix_is_forwarded_once(architecture: str) -> None:
+    side = tiny_pair(architecture).candidate
+
+    with torch.no_grad():
+        side.logits(BODIES, prefix=PREFIX, num_logits=1)
+
+    assert side.meter.tokens_forwarded == sum(map(len, BODIES))
+
+
+def test_a_model_without_a_cache_is_refused() -> None:
+    class Cacheless(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return input_ids
+
+    with pytest.raises(
+        ModelLoadError, match="the candidate, a Cacheless, takes no key-value cache"
+    ):
+        ModelSide("candidate", cast(Any, Cacheless()))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
