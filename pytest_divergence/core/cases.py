@@ -48,6 +48,9 @@ Count = Annotated[int, Field(strict=True, ge=0)]
 SafeId = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """A name that is harmless in terminals, HTML, file names and pytest ids."""
 
+CONTROL_TAG = "control"
+"""Tag of a suite's control rows: ordinary prompts, measured together and not one by one."""
+
 AnyCase = TypeVar("AnyCase", bound="Case")
 
 
@@ -161,6 +164,11 @@ class Case(Record):
         if self.messages is not None:
             return self.messages
         return (Message(role="user", content=self.input or ""),)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is an ordinary prompt that shows broad change, and no item of its own."""
+        return CONTROL_TAG in self.tags
 
     @property
     def text(self) -> str:

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from operator import itemgetter
 from os import PathLike
 from pathlib import Path
@@ -37,12 +38,22 @@ AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Suite:
-    """The cases of one file, in its order."""
+    """The rows of one file, in its order."""
 
     path: Path
-    cases: tuple[Case, ...]
+    rows: tuple[Case, ...]
     lines: Mapping[str, int]
-    """Each case's line number, from 1, by id."""
+    """Each row's line number, from 1, by id."""
+
+    @cached_property
+    def cases(self) -> tuple[Case, ...]:
+        """The rows that are tested one by one."""
+        return tuple(row for row in self.rows if not row.is_control)
+
+    @cached_property
+    def controls(self) -> tuple[Case, ...]:
+        """The rows that are measured together, to show broad change."""
+        return tuple(row for row in self.rows if row.is_control)
 
 
 def load_suite(path: AnyPath) -> Suite:
@@ -59,14 +70,16 @@ def load_suite(path: AnyPath) -> Suite:
             raise SuiteError(path, number, f"more than {MAX_CASES:,} cases; split the suite")
         lines[case.id] = number
         cases.append(case)
-    if not cases:
+    suite = Suite(Path(path), tuple(cases), lines)
+    if not suite.cases:
         raise SuiteError(path, None, "holds no case; an empty suite would pass without a test")
-    return Suite(Path(path), tuple(cases), lines)
+    return suite
 
 
 def write_suite(path: AnyPath, cases: Iterable[Case]) -> None:
-    """Write a suite, sorted by id: old or new, never half. What it writes, `load_suite` reads.
+    """Write a suite, cases and control rows, sorted by id: old or new, never half.
 
+    What it writes, `load_suite` reads.
     Raises SuiteError for no cases, one prompt twice or a row over the limits; StoreError.
     """
     keys = Case.model_fields  # a case of a report has more

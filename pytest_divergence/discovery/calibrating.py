@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from pytest_divergence.core.cases import CONTROL_TAG, Case, Measurement, case_id
 from pytest_divergence.core.provenance import Bound, NoiseFloor
 from pytest_divergence.core.report import Calibration, ShiftDistribution
 from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.discovery.evidence import Answered
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
@@ -26,7 +28,7 @@ from pytest_divergence.scoring.calibration import (
     nll_limit,
     typical_shift,
 )
-from pytest_divergence.scoring.scorer import prompt_nlls, score_prompts
+from pytest_divergence.scoring.scorer import prompt_nlls, score_prompts, stored_tokens
 
 CHUNK = 32
 """Controls in one work unit."""
@@ -34,17 +36,44 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class Control:
-    """One control with its divergence, nats per token, and a continuation of each model."""
+    """One control with what was measured on it, and a continuation of each model."""
 
     text: str
-    value: float
+    measurement: Measurement
     reference: str
     candidate: Answer
+    stored: StoredTokens
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Control:
-        """The value that `dataclasses.asdict` and JSON made `row` of."""
-        return cls(**{**row, "candidate": Answer.from_row(row["candidate"])})
+        """The value that `to_row` and JSON made `row` of."""
+        return cls(
+            text=row["text"],
+            measurement=Measurement(**row["measurement"]),
+            reference=row["reference"],
+            candidate=Answer.from_row(row["candidate"]),
+            stored=StoredTokens(**row["stored"]),
+        )
+
+    def to_row(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        return {
+            "text": self.text,
+            "measurement": self.measurement.model_dump(),
+            "reference": self.reference,
+            "candidate": asdict(self.candidate),
+            "stored": self.stored.model_dump(),
+        }
+
+    @property
+    def value(self) -> float:
+        """Its divergence in the run's metric, nats per token."""
+        return self.measurement.value
+
+    @property
+    def case(self) -> Case:
+        """The same as a suite's control row."""
+        return Case(input=self.text, tags=(CONTROL_TAG,), kl=self.measurement)
 
     @property
     def answered(self) -> Answered:
@@ -137,16 +166,13 @@ def _score(
     )
     return {
         "controls": [
-            asdict(
-                Control(
-                    text=text,
-                    value=score.measurement.value,
-                    reference=pair.chat.text(score.continuations.reference[0]),
-                    candidate=Answer.of(
-                        pair.chat, score.continuations.candidate[0], score.log_ratios
-                    ),
-                )
-            )
+            Control(
+                text=text,
+                measurement=score.measurement,
+                reference=pair.chat.text(score.continuations.reference[0]),
+                candidate=Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios),
+                stored=stored_tokens(case_id(text), score),
+            ).to_row()
             for text, score in zip(texts, scores, strict=True)
         ],
         "nlls": prompt_nlls(pair, pair.reference, texts),

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pytest_divergence.core.cases import Case, Completions, Measurement, Origin
+from pytest_divergence.core.cases import Case, Completions, Measurement, Origin, case_id
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.settings import Profile, Settings
-from pytest_divergence.core.tokens import StoredTokens, prompt_digest
+from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.selection import Selected
 from pytest_divergence.discovery.units import WorkUnits
@@ -26,6 +26,7 @@ from pytest_divergence.scoring.scorer import (
     greedy_continuations,
     prompt_nlls,
     score_prompts,
+    stored_tokens,
 )
 
 MIN_COMPLETION_LENGTH = 32
@@ -91,10 +92,8 @@ def _measure(
     return [
         {
             "measurement": score.measurement.model_dump(),
-            "prompt_sha256": prompt_digest(score.prompt_ids),
             "candidate_nll": nll,
-            "reference": score.continuations.reference,
-            "candidate": score.continuations.candidate,
+            "stored": stored_tokens(case_id(text), score).model_dump(),
             "completions": [
                 pair.chat.text(ids[0]) for ids in (answers.reference, answers.candidate)
             ],
@@ -120,11 +119,6 @@ def _as_case(selected: Selected, found: dict[str, Any], behaviour_of: BehaviourO
             search_kl=selected.scored.search_kl,
         ),
     )
-    stored = StoredTokens(
-        id=case.id,
-        prompt_sha256=found["prompt_sha256"],
-        reference=found["reference"],
-        candidate=found["candidate"],
-    )
     tokens = [TokenComparison(**one) for one in found["tokens"]]
+    stored = StoredTokens(**found["stored"])
     return Confirmed(case, selected, found["candidate_nll"], stored, tokens)

@@ -28,6 +28,16 @@ IRRELEVANT = {
 """Settings that change no measured number, or that the resolved profile holds."""
 
 
+CALIBRATION_SETTINGS = {"chat_template", "system_prompt", "dtype", "metric", "seed"}
+CALIBRATION_SIZES = {
+    "num_shipped_controls",
+    "num_written_controls",
+    "num_continuations",
+    "continuation_length",
+    "prompt_length",
+}
+
+
 @dataclass(frozen=True)
 class RunIdentity:
     """The two models, what they share, and where they run."""
@@ -62,6 +72,24 @@ def identify_pair(pair: ModelPair) -> RunIdentity:
     )
 
 
+def calibration_key(
+    identity: RunIdentity, settings: Settings, profile: Profile, controls: Sequence[str]
+) -> str:
+    """sha256 over all that calibration depends on: searches that differ elsewhere share it."""
+    sizes = profile.model_dump(include=CALIBRATION_SIZES)
+    return text_digest(
+        json.dumps(
+            {
+                **_common(identity, settings),
+                "settings": settings.model_dump(include=CALIBRATION_SETTINGS),
+                "profile": sizes,
+                "controls": text_digest(json.dumps(list(controls))),
+            },
+            sort_keys=True,
+        )
+    )
+
+
 def run_key(
     identity: RunIdentity,
     settings: Settings,
@@ -71,18 +99,24 @@ def run_key(
     strategies: Mapping[str, object],
 ) -> str:
     """sha256 over all that may change a result; `prompts` are the seeds and controls used."""
-    template = Path(settings.chat_template)
     parts: dict[str, Any] = {
-        "identity": asdict(identity),
+        **_common(identity, settings),
         "settings": settings.model_dump(exclude=IRRELEVANT),
         "profile": profile.model_dump(),
         "budget_seconds": settings.budget_seconds,
-        "template": text_digest(template.read_text("utf-8")) if template.is_file() else None,
         "prompts": text_digest(json.dumps(list(prompts))),
         "strategies": {name: type(one).__qualname__ for name, one in strategies.items()},
-        "versions": versions(),
     }
     return text_digest(json.dumps(parts, sort_keys=True))
+
+
+def _common(identity: RunIdentity, settings: Settings) -> dict[str, Any]:
+    template = Path(settings.chat_template)
+    return {
+        "identity": asdict(identity),
+        "template": text_digest(template.read_text("utf-8")) if template.is_file() else None,
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:

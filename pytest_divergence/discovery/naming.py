@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from pytest_divergence.core.settings import Profile
-from pytest_divergence.discovery.calibrating import Control
+from pytest_divergence.discovery.evidence import Answered
 from pytest_divergence.discovery.phrases import Phrase, recurring_phrases
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import is_near
@@ -30,18 +30,18 @@ MIN_SHARE = 1 / 16
 
 
 def hints(
-    units: WorkUnits, controls: Sequence[Control], profile: Profile, listener: Listener
+    units: WorkUnits, controls: Sequence[Answered], profile: Profile, listener: Listener
 ) -> list[Phrase]:
     """Phrases that recur in amplified answers and that the reference never says."""
-    prompts: list[Control] = []
+    prompts: list[Answered] = []
     for one in controls:
         if len(prompts) == profile.num_naming_prompts:
             break
-        is_long = len(one.text) > MAX_CHARACTERS
-        if not is_long and not any(is_near(one.text, other.text) for other in prompts):
+        is_long = len(one.prompt) > MAX_CHARACTERS
+        if not is_long and not any(is_near(one.prompt, other.prompt) for other in prompts):
             prompts.append(one)
     listener.progress("name what changed", 0, 1)
-    texts = [one.text for one in prompts]
+    texts = [one.prompt for one in prompts]
     references = [one.reference for one in prompts]
     amplified = partial(_amplified, texts, profile.search_length)
     found = _phrases(texts, units.do("name/amplified", partial(amplified, "")), references)

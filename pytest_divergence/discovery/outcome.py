@@ -36,6 +36,9 @@ from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.chat import FROZEN_ARGUMENTS
 from pytest_divergence.models.pair import ModelIdentity
 
+NUM_CONTROL_ROWS = 64
+"""Controls that a suite carries, so that a replay sees broad change too."""
+
 
 @dataclass
 class Findings:
@@ -119,10 +122,11 @@ def write_suite_files(
     """Write the suite last: a suite is there only with its tokens and provenance."""
     calibrated, bound = findings.calibrated, findings.bound
     assert calibrated is not None  # the run confirms only after it has calibrated
-    write_tokens(
-        sidecar_path(path, "tokens.jsonl"),
-        [one.stored for one in findings.cases if one.case.id in findings.exported],
-    )
+    cases = [one for one in findings.cases if one.case.id in findings.exported]
+    controls = [one for one in calibrated.controls if one.case.id not in findings.exported]
+    controls = controls[:NUM_CONTROL_ROWS]
+    stored = [*(one.stored for one in cases), *(one.stored for one in controls)]
+    write_tokens(sidecar_path(path, "tokens.jsonl"), stored)
     provenance = Provenance(
         tool_version=versions()["pytest-divergence"],
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -144,7 +148,7 @@ def write_suite_files(
         effort=units.effort,
     )
     write_provenance(sidecar_path(path, "provenance.json"), provenance)
-    write_suite(path, findings.exported.values())
+    write_suite(path, [*findings.exported.values(), *(one.case for one in controls)])
 
 
 def _report_cases(findings: Findings) -> list[ReportCase]:

@@ -27,6 +27,7 @@ from pytest_divergence.discovery.confirming import confirm
 from pytest_divergence.discovery.evidence import Evidence
 from pytest_divergence.discovery.identity import (
     RunIdentity,
+    calibration_key,
     identify,
     identify_pair,
     run_key,
@@ -125,18 +126,26 @@ def search(
         timeout=LOCK_SECONDS,
         on_wait=lambda _: listener.say("another process searches this pair; waiting for it"),
     ):
+        calibration_path = folder.journal / f"calibration-{plan.calibration_key[:16]}.jsonl"
         if is_forced:
             journal_path.unlink(missing_ok=True)
+            calibration_path.unlink(missing_ok=True)
             for checkpoint in artefact_folder(plan.key).glob(f"*{CHECKPOINT_SUFFIX}"):
                 checkpoint.unlink()
-        with Journal.open(journal_path, key=plan.key) as journal:
-            if journal.recovered:
-                listener.say(journal.recovered)
+        with (
+            Journal.open(calibration_path, key=plan.calibration_key) as calibration,
+            Journal.open(journal_path, key=plan.key) as journal,
+        ):
+            for one in (calibration, journal):
+                if one.recovered:
+                    listener.say(one.recovered)
+            units = WorkUnits(journal, load_pair)
             run = _Run(
                 settings,
                 identity,
                 plan,
-                WorkUnits(journal, load_pair),
+                units,
+                units.kept_in(calibration),
                 listener,
                 accepted_in(suite),
             )
@@ -150,7 +159,7 @@ def search(
                 raise
             on_report(report, run_dir)
             return SearchOutcome(
-                report, run_dir, suite, plan.key, is_cached=run.units.num_computed == 0
+                report, run_dir, suite, plan.key, is_cached=units.spent.num_computed == 0
             )
 
 
@@ -161,6 +170,7 @@ class _Plan:
     controls: list[str]
     strategies: Mapping[str, Strategy]
     key: str
+    calibration_key: str
 
 
 def _plan(settings: Settings, identity: RunIdentity, strategies: Mapping[str, Strategy]) -> _Plan:
@@ -178,7 +188,8 @@ def _plan(settings: Settings, identity: RunIdentity, strategies: Mapping[str, St
         seeds = read_seeds(settings.seeds)
     controls = shipped_prompts(SHIPPED_CONTROLS, profile.num_shipped_controls)
     key = run_key(identity, settings, profile, prompts=[*seeds, *controls], strategies=strategies)
-    return _Plan(profile, seeds, controls, strategies, key)
+    calibrating = calibration_key(identity, settings, profile, controls)
+    return _Plan(profile, seeds, controls, strategies, key, calibrating)
 
 
 class _Run:
@@ -190,6 +201,7 @@ class _Run:
         identity: RunIdentity,
         plan: _Plan,
         units: WorkUnits,
+        calibration_units: WorkUnits,
         listener: Listener,
         accepted: Sequence[Behaviour],
     ) -> None:
@@ -198,6 +210,7 @@ class _Run:
         self.identity = identity
         self.plan = plan
         self.units = units
+        self.calibration_units = calibration_units
         self.listener = listener
         self.findings = Findings()
         self.behaviours: Behaviours | None = None
@@ -208,7 +221,9 @@ class _Run:
             "pair", lambda pair: [str(pair.dtype).split(".")[-1], pair.chat.template_digest]
         )
         findings.dtype, findings.template_sha256 = about
-        calibrated = calibrate(self.units, settings, plan.profile, plan.controls, self.listener)
+        calibrated = calibrate(
+            self.calibration_units, settings, plan.profile, plan.controls, self.listener
+        )
         findings.calibrated = calibrated
         findings.bound = calibrated.bound(settings).model_copy(update={"provisional": True})
         self.behaviours = Behaviours(
@@ -263,7 +278,8 @@ class _Run:
     def _hints(self, calibrated: Calibrated) -> list[Phrase]:
         if self.identity.is_same_model:  # there is nothing to amplify
             return []
-        return hints(self.units, calibrated.controls, self.plan.profile, self.listener)
+        controls = [one.answered for one in calibrated.controls]
+        return hints(self.units, controls, self.plan.profile, self.listener)
 
     def _search(self, behaviours: Behaviours, bound: float) -> None:
         settings, plan, found = self.settings, self.plan, self.findings.search
@@ -284,7 +300,7 @@ class _Run:
             profile = plan.profile
             raise SettingsError(
                 f"the budget of {profile.budget_tokens} forwarded tokens leaves nothing to search "
-                f"with: {self.units.tokens_forwarded} were spent on calibration, and "
+                f"with: {self.units.spent.tokens_forwarded} were spent on calibration, and "
                 f"{profile.reserved_tokens} are kept to confirm what is found; raise "
                 "--divergence-budget or choose a smaller profile"
             )

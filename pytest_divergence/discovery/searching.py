@@ -104,7 +104,7 @@ class Search:
         result.rounds = {name: [] for name in open_ones}
         while open_ones:
             is_late = deadline is not None and time.monotonic() - started > deadline
-            left = limit - units.tokens_forwarded
+            left = limit - units.spent.tokens_forwarded
             affordable = [name for name in open_ones if _last_cost(result, name) <= left]
             if is_late or left <= 0 or not affordable:
                 return
@@ -120,7 +120,7 @@ class Search:
     def _one_round(self, units: WorkUnits, result: SearchResult, name: str, number: int) -> bool:
         """Run, or read back, one round; False where the strategy has no more to offer."""
         self.listener.progress(f"search: {name}", number, number + 1)
-        seconds, tokens = units.seconds, units.tokens_forwarded
+        seconds, tokens = units.spent.seconds, units.spent.tokens_forwarded
         try:
             found = units.do(
                 f"search/{name}/{number}",
@@ -133,7 +133,12 @@ class Search:
             result.errors.append(RunError(where=f"strategy {name}", message=message))
             return False
         self._take_over(
-            found, result, name, units, units.seconds - seconds, units.tokens_forwarded - tokens
+            found,
+            result,
+            name,
+            units,
+            units.spent.seconds - seconds,
+            units.spent.tokens_forwarded - tokens,
         )
         return bool(found["num_proposals"])
 
@@ -215,7 +220,7 @@ class Search:
         result.scored += scored
         result.training += [TrainingSummary(**one) for one in found["training"]]
         result.known.update(found["ids"])
-        units.prompts_scored += found["num_proposals"]
+        units.spent.prompts_scored += found["num_proposals"]
         self.behaviours.evidence.add(one.answered for one in scored)
         self.behaviours.look()
         num_hits = sum(
@@ -234,8 +239,8 @@ class Search:
         result.curve.append(
             CurvePoint(
                 strategy=name,
-                prompts_scored=units.prompts_scored,
-                tokens_forwarded=units.tokens_forwarded,
+                prompts_scored=units.spent.prompts_scored,
+                tokens_forwarded=units.spent.tokens_forwarded,
                 best_kl=max((one.search_kl for one in result.scored), default=0.0),
             )
         )

@@ -260,7 +260,7 @@ class Behaviours:
         self.confirmed.append(self._confirmed(suspect, tested, shown, p_value))
         self._leads = [one for one in self._leads if not is_alike(one.suspect, suspect)]
         if self.first_found is None:
-            self.first_found = (self.units.seconds, self.units.tokens_forwarded)
+            self.first_found = (self.units.spent.seconds, self.units.spent.tokens_forwarded)
         self.listener.say(f"confirmed a behaviour: {self.confirmed[-1].behaviour.id}")
         return True
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_divergence.core.journal import Journal
@@ -15,16 +16,31 @@ from pytest_divergence.core.provenance import Effort
 from pytest_divergence.models.pair import ModelPair
 
 
+@dataclass
+class Spent:
+    """What all units have cost, also those that an earlier session did."""
+
+    tokens_forwarded: int = 0
+    seconds: float = 0.0
+    prompts_scored: int = 0
+    num_computed: int = 0
+    """Units that this session did itself."""
+
+
 class WorkUnits:
     """Runs units of work on a pair that is loaded when the first unit needs it."""
 
-    def __init__(self, journal: Journal, load_pair: Callable[[], ModelPair]) -> None:
+    def __init__(
+        self, journal: Journal, load_pair: Callable[[], ModelPair], spent: Spent | None = None
+    ) -> None:
+        """Remember units in `journal`; `spent` is counted up."""
         self._journal = journal
         self._load_pair = load_pair
-        self.tokens_forwarded = 0
-        """Of all units, also those that an earlier session did."""
-        self.seconds = 0.0
-        self.prompts_scored = 0
+        self.spent = spent or Spent()
+
+    def kept_in(self, journal: Journal) -> WorkUnits:
+        """The same units, remembered in another journal and counted together."""
+        return WorkUnits(journal, self._load_pair, self.spent)
 
     def do(self, unit: str, compute: Callable[[ModelPair], object]) -> Any:
         """The unit's result as plain JSON, from the journal or computed now."""
@@ -33,6 +49,7 @@ class WorkUnits:
             pair = self._load_pair()
             started, tokens = time.monotonic(), pair.tokens_forwarded
             result = compute(pair)
+            self.spent.num_computed += 1
             return {
                 "result": result,
                 "tokens": pair.tokens_forwarded - tokens,
@@ -40,20 +57,15 @@ class WorkUnits:
             }
 
         record = self._journal.remember(unit, measured)
-        self.tokens_forwarded += record["tokens"]
-        self.seconds += record["seconds"]
+        self.spent.tokens_forwarded += record["tokens"]
+        self.spent.seconds += record["seconds"]
         return record["result"]
-
-    @property
-    def num_computed(self) -> int:
-        """Units that this session did itself."""
-        return self._journal.num_computed
 
     @property
     def effort(self) -> Effort:
         """What all units together cost."""
         return Effort(
-            prompts_scored=self.prompts_scored,
-            tokens_forwarded=self.tokens_forwarded,
-            seconds=round(self.seconds, 3),
+            prompts_scored=self.spent.prompts_scored,
+            tokens_forwarded=self.spent.tokens_forwarded,
+            seconds=round(self.spent.seconds, 3),
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pytest_divergence.core.cases import Measurement
 from pytest_divergence.core.settings import MetricName
+from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.batching import by_prefix, map_batches
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.decoding import (
@@ -266,6 +267,16 @@ def _most_likely(pair: ModelPair, max_new_tokens: int) -> Write:
         return [(tuple(ids),) for ids in greedy_from(forked, max_new_tokens, pair.chat.stop_ids)]
 
     return write
+
+
+def stored_tokens(case_id: str, score: PromptScore) -> StoredTokens:
+    """What a suite keeps of a score, to measure the same continuations again."""
+    return StoredTokens(
+        id=case_id,
+        prompt_sha256=prompt_digest(score.prompt_ids),
+        reference=[list(ids) for ids in score.continuations.reference],
+        candidate=[list(ids) for ids in score.continuations.candidate],
+    )
 
 
 def _check_counts(num_continuations: int, max_new_tokens: int) -> None:

@@ -82,14 +82,14 @@ def test_a_models_own_answer_is_minimised_and_asked_once(units: WorkUnits) -> No
     given = confirmed(tiny_pair(), prompt)
 
     (found,) = add_causes(units, [given], PROFILES["smoke"], Silence())
-    spent = units.tokens_forwarded
+    spent = units.spent.tokens_forwarded
     (again,) = add_causes(units, [given], PROFILES["smoke"], Silence())
 
     shortest = found.behaviour.shortest_cause
     assert shortest is not None
     assert set(shortest.split()) <= set(prompt.split())
     assert again == found
-    assert units.tokens_forwarded == 2 * spent > 0  # counted again, though not done again
+    assert units.spent.tokens_forwarded == 2 * spent > 0  # counted again, though not done again
     (answers,) = greedy_continuations(tiny_pair(), [shortest], max_new_tokens=24)
     assert given.suspect.shows(shortest, tiny_pair().chat.text(answers.candidate[0]), "")
 

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES
-from pytest_divergence.discovery.calibrating import Control
+from pytest_divergence.discovery.evidence import Answered
 from pytest_divergence.discovery.naming import MAX_CHARACTERS, _amplified, _phrases, hints
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.units import WorkUnits
@@ -42,10 +42,12 @@ def test_equal_models_have_nothing_to_amplify(tmp_path: Path) -> None:
 
 def test_long_controls_are_left_out(units: WorkUnits) -> None:
     long = "Why? " * MAX_CHARACTERS
-    controls = [Control(text, 0.1, "No.", answer("No.")) for text in (*PROMPTS[:4], long)]
+    controls = [
+        Answered(text, "No.", answer("No."), is_control=True) for text in (*PROMPTS[:4], long)
+    ]
 
     hints(units, controls, PROFILES["smoke"], Silence())
-    spent = units.tokens_forwarded
+    spent = units.spent.tokens_forwarded
 
     assert 0 < spent < len(long)
 

@@ -134,13 +134,37 @@ def test_a_run_leaves_suite_tokens_provenance_and_report(found: SearchOutcome) -
     provenance = load_provenance(sidecar_path(found.suite_path, "provenance.json"))
 
     assert len(suite.cases) == PROFILE.num_cases
-    assert set(tokens) == {case.id for case in suite.cases}
+    assert set(tokens) == {case.id for case in suite.rows}
     assert provenance.key == found.key
     assert provenance.reference.weights_sha256 != provenance.candidate.weights_sha256
     assert load_report(found.report_dir / "report.json") == found.report
     assert found.report.run.status == "complete"
     assert not found.report.errors
     assert not found.is_cached
+
+
+def test_a_suite_carries_control_rows_with_their_tokens(found: SearchOutcome) -> None:
+    suite = load_suite(found.suite_path)
+    tokens = load_tokens(sidecar_path(found.suite_path, "tokens.jsonl"))
+    shift = found.report.calibration.typical_shift
+
+    assert shift is not None
+    assert len(suite.controls) == min(64, shift.num_controls)
+    assert {row.id for row in suite.controls} <= set(tokens)
+    assert {row.kl.value for row in suite.controls if row.kl} <= set(shift.values)
+    assert not any(row.max_kl for row in suite.controls)
+
+
+def test_another_search_of_the_pair_shares_its_calibration(
+    bench: Bench, pair: ModelPair, root: Path
+) -> None:
+    """Other strategies change what is found, not what ordinary prompts read."""
+    seeds_only = {"seeds": built_in_strategies()["seeds"]}
+    before = pair.tokens_forwarded
+    other = bench(root, pair, strategies=seeds_only)
+    spent = pair.tokens_forwarded - before
+
+    assert 0 < spent < other.report.effort.tokens_forwarded
 
 
 def test_every_row_has_the_bound_of_the_calibration(found: SearchOutcome) -> None:
@@ -505,11 +529,13 @@ def test_a_hook_can_drop_a_case(bench: Bench, pair: ModelPair, root: Path) -> No
 
     outcome = bench(root, pair, **modified(lambda cases: dropped.append(cases.pop(0).id)))
 
-    ids = [case.id for case in load_suite(outcome.suite_path).cases]
+    suite = load_suite(outcome.suite_path)
+    ids = [case.id for case in suite.cases]
     assert len(ids) == PROFILE.num_cases - 1
     assert dropped[0] not in ids
     assert [case.id for case in outcome.report.cases] == ids
-    assert set(load_tokens(sidecar_path(outcome.suite_path, "tokens.jsonl"))) == set(ids)
+    tokens = load_tokens(sidecar_path(outcome.suite_path, "tokens.jsonl"))
+    assert set(tokens) == {row.id for row in suite.rows}
     assert sum(outcome.report.verdict_counts.values()) == len(ids)
 
 

@@ -153,7 +153,7 @@ def test_fresh_samples_test_what_was_seen_too_late(units: WorkUnits) -> None:
     behaviours.finish()
 
     assert behaviours.confirmed == []
-    assert units.tokens_forwarded > 0
+    assert units.spent.tokens_forwarded > 0
 
 
 def test_targets_are_phrases_of_some_words(units: WorkUnits) -> None:
