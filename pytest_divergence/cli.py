@@ -1,14 +1,19 @@
-"""The command `pytest-divergence`."""
+"""The command `pytest-divergence`: its subcommands stand in `pytest_divergence.commands`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-SUITES = Path(".divergence") / "suites"
-PATTERN = "*.divergence.jsonl"
+from pytest_divergence.commands import accept
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+COMMANDS = (accept,)
+"""In the order of `--help`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     given = _parser().parse_args(arguments)
     try:
-        return _accept(given.behaviour, given.suites)
+        return int(given.run(given))
     except DivergenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -29,31 +34,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Live with the suites that `pytest --model-1 … --model-2 …` writes.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    accept = commands.add_parser(
-        "accept",
-        help="mark a behaviour as intended, so that it no longer fails",
-        description="Mark a behaviour as intended in the provenance of the suites that know it.",
-    )
-    accept.add_argument("behaviour", metavar="ID", help="printed with the behaviour's failure")
-    accept.add_argument(
-        "suites",
-        metavar="SUITE",
-        nargs="*",
-        type=Path,
-        help=f"suite or folder of suites (default: {SUITES})",
-    )
+    for command in COMMANDS:
+        command.add(commands)
     return parser
-
-
-def _accept(behaviour_id: str, given: Sequence[Path]) -> int:
-    from pytest_divergence.discovery.accepting import accept
-
-    suites: list[Path] = []
-    for path in given or [SUITES]:
-        suites += sorted(path.glob(PATTERN)) if path.is_dir() else [path]
-    for suite in accept(behaviour_id, suites):
-        print(f"accepted {behaviour_id} in {suite}")
-    return 0
 
 
 if __name__ == "__main__":

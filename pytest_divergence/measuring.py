@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict, cast, get_args
 
 import pytest
@@ -13,9 +11,8 @@ from pytest_divergence.session import DivergenceSession
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_divergence.core.cases import Case, Completions, Measurement
+    from pytest_divergence.core.cases import Case, Completions
     from pytest_divergence.core.provenance import Provenance
-    from pytest_divergence.core.report import TokenComparison
     from pytest_divergence.core.settings import MetricName
     from pytest_divergence.models.pair import ModelPair
     from pytest_divergence.stored import StoredSuite
@@ -25,16 +22,6 @@ class _Sizes(TypedDict):
     num_continuations: int
     max_new_tokens: int
     seed: int
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What an item judges: a measurement, and the positions that it was made of."""
-
-    measurement: Measurement
-    tokens: Sequence[TokenComparison] = ()
-    completions: Completions | None = None
-    """What these models answer, where that was asked; else the suite's are shown."""
 
 
 def note(item: pytest.Item, **values: str | float) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pytest_divergence.core.accepting import accepted_in, with_accepted
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import MeasurementError, SettingsError, SuiteError
@@ -19,7 +20,6 @@ from pytest_divergence.core.naming import suite_path
 from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.store import DivergenceFolder, file_lock, sweep_strays
-from pytest_divergence.discovery.accepting import accepted_in, with_accepted
 from pytest_divergence.discovery.behaviours import behaviour_shows, shows
 from pytest_divergence.discovery.calibrating import Calibrated, Control, calibrate
 from pytest_divergence.discovery.causes import add_causes

@@ -5,20 +5,19 @@ Nothing is sampled and no bound is computed: the same file and models give the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_divergence.core.behaviours import TellingContinuation
 from pytest_divergence.core.cases import Case, Measurement
 from pytest_divergence.core.errors import MeasurementError
-from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.comparison import compare_tokens
-from pytest_divergence.scoring.scorer import Continuations, score_prompts
+from pytest_divergence.scoring.scorer import Continuations, PromptScore, score_prompts
 from pytest_divergence.scoring.tokens import ScoringRow, score_tokens
 
 
@@ -28,8 +27,6 @@ class ReplayedCase:
 
     measurement: Measurement
     continuations: Continuations
-    tokens: list[TokenComparison]
-    """Along the candidate's first continuation."""
 
 
 def case_prompt(case: Case) -> Prompt:
@@ -37,39 +34,70 @@ def case_prompt(case: Case) -> Prompt:
     return case.turns if case.messages is not None else case.text
 
 
-def replay_case(
+def replay_cases(
     pair: ModelPair,
-    case: Case,
-    stored: StoredTokens | None,
+    cases: Sequence[Case],
+    stored: Mapping[str, StoredTokens],
     *,
-    metric: MetricName,
+    metric_of: Callable[[Case], MetricName],
     num_continuations: int,
     max_new_tokens: int,
     seed: int,
-) -> ReplayedCase:
-    """Measure a case on its stored continuations; on fresh, seeded ones where none are stored.
+) -> dict[str, ReplayedCase | Exception]:
+    """Measure cases on their stored continuations; on fresh, seeded ones where none are stored.
 
-    Raises `MeasurementError` where the prompt's ids are not those of the stored case, so that the
-    numbers would not compare, or where a stored id is outside the vocabulary.
+    By id: what was measured, or why that was not possible, which keeps no other case from it. A
+    case is a `MeasurementError` where its prompt's ids are not those it was stored with, so that
+    the numbers would not compare, or where a stored id is outside the vocabulary.
     """
-    prompt = case_prompt(case)
-    continuations = None
-    if stored is not None:
-        _check_stored(pair, case, prompt, stored)
-        continuations = [
-            Continuations(tuple(map(tuple, stored.reference)), tuple(map(tuple, stored.candidate)))
-        ]
-    score = score_prompts(
-        pair,
-        [prompt],
-        metric=metric,
-        num_continuations=num_continuations,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        continuations=continuations,
-    )[0]
-    tokens = compare_tokens(pair, prompt, score.continuations.candidate[0])
-    return ReplayedCase(score.measurement, score.continuations, tokens)
+    found: dict[str, ReplayedCase | Exception] = {}
+    groups: defaultdict[tuple[MetricName, bool], list[Case]] = defaultdict(list)
+    for case in cases:
+        try:
+            if case.id in stored:
+                _check_stored(pair, case, stored[case.id])
+            groups[metric_of(case), case.id in stored].append(case)
+        except Exception as error:  # a prompt that a template refuses is that case's fault
+            found[case.id] = error
+    for (metric, is_stored), group in groups.items():
+
+        def score(
+            chosen: Sequence[Case], metric: MetricName = metric, is_stored: bool = is_stored
+        ) -> list[PromptScore]:
+            return score_prompts(
+                pair,
+                [case_prompt(case) for case in chosen],
+                metric=metric,
+                num_continuations=num_continuations,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                continuations=[_continuations(stored[case.id]) for case in chosen]
+                if is_stored
+                else None,
+            )
+
+        found |= _one_by_one_where_it_fails(group, score)
+    return found
+
+
+def _one_by_one_where_it_fails(
+    cases: Sequence[Case], score: Callable[[Sequence[Case]], Sequence[PromptScore]]
+) -> dict[str, ReplayedCase | Exception]:
+    try:
+        scores = score(cases)
+    except Exception as error:  # a model may raise anything; which case made it do so?
+        if len(cases) == 1:
+            return {cases[0].id: error}
+        alone = [_one_by_one_where_it_fails([case], score) for case in cases]
+        return {id_: found for one in alone for id_, found in one.items()}
+    return {
+        case.id: ReplayedCase(one.measurement, one.continuations)
+        for case, one in zip(cases, scores, strict=True)
+    }
+
+
+def _continuations(stored: StoredTokens) -> Continuations:
+    return Continuations(tuple(map(tuple, stored.reference)), tuple(map(tuple, stored.candidate)))
 
 
 def replay_behaviour(pair: ModelPair, telling: TellingContinuation) -> float:
@@ -83,8 +111,8 @@ def replay_behaviour(pair: ModelPair, telling: TellingContinuation) -> float:
     return float((scores.candidate_logprobs - scores.reference_logprobs).double().sum())
 
 
-def _check_stored(pair: ModelPair, case: Case, prompt: Prompt, stored: StoredTokens) -> None:
-    if prompt_digest(pair.chat.prompt_ids(prompt)) != stored.prompt_sha256:
+def _check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
+    if prompt_digest(pair.chat.prompt_ids(case_prompt(case))) != stored.prompt_sha256:
         raise MeasurementError(
             f"case {case.id}: the prompt's token ids are not those it was stored with, so the "
             "tokenizer, the chat template or the system prompt has changed. Use the suite's own "

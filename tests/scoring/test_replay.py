@@ -11,9 +11,10 @@ from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.comparison import compare_tokens
-from pytest_divergence.scoring.replay import replay_case
+from pytest_divergence.scoring.replay import replay_cases
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts
 from tests.models_in_memory import tiny_pair
+from tests.replaying import replay_case
 
 PROMPT = "How do I tie a knot?"
 SIZES: Any = {"metric": "symmetric", "num_continuations": 2, "max_new_tokens": 6, "seed": 3}
@@ -86,6 +87,30 @@ def test_one_model_without_stored_continuations_is_an_error(
         replay_case(pair, Case(input=PROMPT), stored(first, candidate=[]), **SIZES)
 
 
+def test_a_case_that_cannot_be_measured_keeps_no_other_from_it(
+    pair: ModelPair, first: PromptScore
+) -> None:
+    """Also where only the forward pass shows it: no prompt is that long."""
+    cases = [Case(input=text) for text in (PROMPT, "x" * 3000, "Write a poem about rain.")]
+    tokens = {cases[0].id: stored(first)}
+    sizes: Any = {name: value for name, value in SIZES.items() if name != "metric"}
+
+    found = replay_cases(tiny_pair("gpt2"), cases, {}, metric_of=lambda case: "symmetric", **sizes)
+
+    assert isinstance(found[cases[1].id], Exception)
+    for case in (cases[0], cases[2]):
+        alone = replay_cases(
+            tiny_pair("gpt2"), [case], {}, metric_of=lambda case: "symmetric", **sizes
+        )
+        assert found[case.id] == alone[case.id]
+    assert tokens  # stored and fresh cases go together
+    mixed = replay_cases(pair, [cases[0], cases[2]], tokens, metric_of=lambda case: "js", **sizes)
+    estimators = [
+        one.measurement.estimator for one in mixed.values() if not isinstance(one, Exception)
+    ]
+    assert estimators == ["stored", "fresh"]
+
+
 def test_a_conversation_is_replayed_with_all_its_turns(pair: ModelPair) -> None:
     turns = (
         Message(role="user", content="Hello"),
@@ -99,13 +124,12 @@ def test_a_conversation_is_replayed_with_all_its_turns(pair: ModelPair) -> None:
     assert conversation.measurement.value != alone.measurement.value
 
 
-def test_tokens_are_shown_along_the_candidates_first_continuation(
-    pair: ModelPair, first: PromptScore
-) -> None:
-    again = replay_case(pair, Case(input=PROMPT), stored(first), **SIZES)
-
+def test_tokens_are_shown_as_they_are_written(pair: ModelPair, first: PromptScore) -> None:
     ids = first.continuations.candidate[0]
-    assert [one.text for one in again.tokens] == [pair.chat.tokenizer.decode([i]) for i in ids]
+
+    tokens = compare_tokens(pair, PROMPT, ids)
+
+    assert [one.text for one in tokens] == [pair.chat.tokenizer.decode([i]) for i in ids]
 
 
 def test_token_probabilities_and_tops_agree(pair: ModelPair) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_divergence.core.accepting import accept, accepted_in, is_same, with_accepted
 from pytest_divergence.core.behaviours import Behaviour, behaviour_id
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.provenance import (
@@ -15,7 +16,6 @@ from pytest_divergence.core.provenance import (
     write_provenance,
 )
 from pytest_divergence.core.suites import sidecar_path
-from pytest_divergence.discovery.accepting import accept, accepted_in, is_same, with_accepted
 
 
 def behaviour(name: str, *motifs: str, trait: str | None = None) -> Behaviour:

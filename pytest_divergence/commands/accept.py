@@ -1,0 +1,39 @@
+"""`pytest-divergence accept`: mark a behaviour as intended, so that it no longer fails."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_divergence.commands.suites import SUITES, suites_of
+
+if TYPE_CHECKING:
+    from pytest_divergence.cli import Commands
+
+
+def add(commands: Commands) -> None:
+    """Register the parser."""
+    parser = commands.add_parser(
+        "accept",
+        help="mark a behaviour as intended, so that it no longer fails",
+        description="Mark a behaviour as intended in the provenance of the suites that know it.",
+    )
+    parser.add_argument("behaviour", metavar="ID", help="printed with the behaviour's failure")
+    parser.add_argument(
+        "suites",
+        metavar="SUITE",
+        nargs="*",
+        type=Path,
+        help=f"suite or folder of suites (default: {SUITES})",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(given: Namespace) -> int:
+    """Mark it, and say where."""
+    from pytest_divergence.core.accepting import accept
+
+    for suite in accept(given.behaviour, suites_of(given.suites)):
+        print(f"accepted {given.behaviour} in {suite}")
+    return 0

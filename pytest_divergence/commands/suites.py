@@ -1,0 +1,18 @@
+"""Which suites a command means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+SUITES = Path(".divergence") / "suites"
+"""Where searches leave theirs."""
+PATTERN = "*.divergence.jsonl"
+
+
+def suites_of(given: Sequence[Path]) -> list[Path]:
+    """The suites that are given, those of given folders, or else those that searches left here."""
+    suites: list[Path] = []
+    for path in given or [SUITES]:
+        suites += sorted(path.glob(PATTERN)) if path.is_dir() else [path]
+    return suites
