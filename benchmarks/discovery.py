@@ -1,11 +1,13 @@
 """What a search finds on organisms, adapters whose planted behaviour is known.
 
-    python benchmarks/discovery.py FOLDER... [--profile smoke] [--only seeds,self_prompt]
-    python benchmarks/discovery.py FOLDER... --hits
+    python benchmarks/discovery.py FOLDER... [--profile smoke] [--budget 200000]
+    python benchmarks/discovery.py FOLDER... --alone
 
 Each folder holds an adapter of demo:smollm2-135m and its truth.json, which is read only once the
-search has ended. `--only` searches with some of the strategies and the whole budget; `--hits`
-answers every prompt that a strategy generates, and compares the shares that show the behaviour.
+search has ended; a folder called `same` stands for the reference against itself. With `--alone`,
+each strategy searches by itself with the whole budget, and every prompt that it generated is
+answered: those that show the planted behaviour are hits. Searches of one organism share their
+calibration then.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Report
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.progress import Silence
-from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, shipped_prompts
+from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.run import search
 from pytest_divergence.discovery.strategies import SearchContext, Strategy, built_in_strategies
 from pytest_divergence.models.loading import load_model_pair
@@ -32,6 +35,14 @@ from pytest_divergence.scoring.scorer import greedy_continuations
 
 REFERENCE = "demo:smollm2-135m"
 ANSWER_TOKENS = 24
+SEARCH_HEADER = (
+    "organism", "named", "cases", "failed", "hits", "false", "s", "tokens",
+    "s to 1st", "tokens to 1st", "proposals", "names",
+)  # fmt: skip
+ALONE_HEADER = (
+    "organism", "strategy", "named", "case hits", "generated", "hits", "share",
+    "tokens", "hits/10k tokens", "tokens to 1st",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -39,47 +50,89 @@ def main() -> None:
     parser.add_argument("organisms", nargs="+", type=Path, help="folders: adapter and truth.json")
     parser.add_argument("--profile", default="smoke")
     parser.add_argument("--budget", help="forwarded tokens, instead of the profile's")
-    parser.add_argument("--only", help="strategies to search with, separated by commas")
-    parser.add_argument("--hits", action="store_true", help="shares of generated prompts")
+    parser.add_argument("--alone", action="store_true", help="each strategy by itself")
     given = parser.parse_args()
-    strategies = built_in_strategies()
-    if given.only:
-        strategies = {name: strategies[name] for name in given.only.split(",")}
-    print_row(HITS_HEADER if given.hits else SEARCH_HEADER)
+    print_row(ALONE_HEADER if given.alone else SEARCH_HEADER)
     for folder in given.organisms:
-        if given.hits:
-            for row in hits(folder, strategies, given.profile):
+        with tempfile.TemporaryDirectory() as root:
+            bench = Bench(folder, Path(root), given.profile, given.budget)
+            rows = bench.each_alone() if given.alone else iter([bench.all_together()])
+            for row in rows:
                 print_row(row)
-        else:
-            print_row(searched(folder, strategies, given.profile, given.budget))
 
 
-SEARCH_HEADER = (
-    "organism", "named", "cases", "failed", "hits", "false", "s", "tokens",
-    "s to 1st", "tokens to 1st", "proposals", "names",
-)  # fmt: skip
-HITS_HEADER = ("organism", "strategy", "generated", "hits", "share", "tokens", "hits/10k tokens")
+@dataclass
+class Recorded:
+    """A strategy whose proposals are kept, also those that no one scores."""
+
+    strategy: Strategy
+    texts: list[str] = field(default_factory=list)
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        proposals = self.strategy.propose(pair, context)
+        self.texts += [one.text for one in proposals]
+        return proposals
 
 
-def searched(
-    folder: Path, strategies: Mapping[str, Strategy], profile: str, budget: str | None
-) -> Sequence[object]:
-    """One search from an empty folder, and what the truth says of it afterwards."""
-    settings = Settings(
-        model_1=REFERENCE, model_2=str(folder.resolve()), profile=profile, budget=budget
-    )
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as root:
-        report = search(
+@dataclass(frozen=True)
+class Bench:
+    """Searches of one organism, all in one folder."""
+
+    folder: Path
+    root: Path
+    profile: str
+    budget: str | None
+
+    @property
+    def candidate(self) -> str:
+        return REFERENCE if self.folder.name == "same" else str(self.folder.resolve())
+
+    @property
+    def truth(self) -> dict[str, Any]:
+        if self.folder.name == "same":
+            return {"marker": None}
+        truth: dict[str, Any] = json.loads((self.folder / "truth.json").read_text("utf-8"))
+        return truth
+
+    def all_together(self) -> Sequence[object]:
+        started = time.perf_counter()
+        report = self.search(built_in_strategies())
+        return judged(self.folder.name, report, self.truth, time.perf_counter() - started)
+
+    def each_alone(self) -> Iterator[Sequence[object]]:
+        for name, strategy in built_in_strategies().items():
+            yield self.alone(name, Recorded(strategy))
+
+    def alone(self, name: str, recorded: Recorded) -> Sequence[object]:
+        report = self.search({name: recorded})
+        pair, marker = self.load(), self.truth["marker"]
+        answers = greedy_continuations(pair, recorded.texts, max_new_tokens=ANSWER_TOKENS)
+        shown = sum(marker in pair.chat.text(one.candidate[0]) for one in answers)
+        _, named, _, _, case_hits, *_ = judged(name, report, self.truth, 0.0)
+        generated, tokens = len(recorded.texts), report.strategies[0].tokens_forwarded
+        first = report.first_behaviour
+        return (
+            *(self.folder.name, name, named, case_hits, generated, shown),
+            f"{shown / max(1, generated):.1%}",
+            tokens,
+            f"{1e4 * shown / max(1, tokens):.2f}",
+            "-" if first is None else first.tokens_forwarded,
+        )
+
+    def search(self, strategies: Mapping[str, Strategy]) -> Report:
+        settings = Settings(
+            model_1=REFERENCE, model_2=self.candidate, profile=self.profile, budget=self.budget
+        )
+        return search(
             settings,
-            root=Path(root),
-            load_pair=lambda: pair_of(folder),
+            root=self.root,
+            load_pair=self.load,
             listener=Silence(),
             strategies=strategies,
-            is_forced=True,
         ).report
-    seconds = time.perf_counter() - started
-    return judged(folder.name, report, truth_of(folder), seconds)
+
+    def load(self) -> ModelPair:
+        return load_model_pair(REFERENCE, self.candidate)
 
 
 def judged(name: str, report: Report, truth: Mapping[str, Any], seconds: float) -> Sequence[object]:
@@ -116,50 +169,6 @@ def shows(behaviour: Behaviour, marker: str | None) -> bool:
     """Whether most of a behaviour's examples show what was planted."""
     shown = [marker is not None and marker in one.candidate for one in behaviour.examples]
     return says(behaviour, marker or "\0") or 2 * sum(shown) > len(shown)
-
-
-def hits(folder: Path, strategies: Mapping[str, Strategy], profile: str) -> list[Sequence[object]]:
-    """Of the prompts that one round of each strategy generates, those that show the marker."""
-    marker = truth_of(folder)["marker"]
-    pair = pair_of(folder)
-    rows: list[Sequence[object]] = []
-    for name, strategy in strategies.items():
-        before = pair.tokens_forwarded
-        with tempfile.TemporaryDirectory() as artefacts:
-            context = context_of(profile, Path(artefacts))
-            prompts = [one.text for one in strategy.propose(pair, context)]
-        tokens = pair.tokens_forwarded - before
-        answers = greedy_continuations(pair, prompts, max_new_tokens=ANSWER_TOKENS)
-        shown = sum(marker in pair.chat.text(one.candidate[0]) for one in answers)
-        share = shown / max(1, len(prompts))
-        per_token = 1e4 * shown / max(1, tokens)
-        rows.append(
-            (folder.name, name, len(prompts), shown, f"{share:.1%}", tokens, f"{per_token:.2f}")
-        )
-    return rows
-
-
-def context_of(profile: str, artefacts: Path) -> SearchContext:
-    sizes = Settings(profile=profile).resolved_profile("cpu")
-    return SearchContext(
-        round=0,
-        seed=1,
-        profile=sizes,
-        metric="symmetric",
-        seeds=shipped_prompts(SHIPPED_SEEDS, sizes.num_seeds),
-        listener=Silence(),
-        artefacts=artefacts,
-        record_training=lambda _: None,
-    )
-
-
-def pair_of(folder: Path) -> ModelPair:
-    return load_model_pair(REFERENCE, str(folder.resolve()))
-
-
-def truth_of(folder: Path) -> dict[str, Any]:
-    truth: dict[str, Any] = json.loads((folder / "truth.json").read_text("utf-8"))
-    return truth
 
 
 def print_row(row: Sequence[object]) -> None:
