@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -345,6 +347,35 @@ def test_an_interrupted_run_is_reported_and_ends_like_an_unbroken_one(
     assert resumed.report.run.status == "complete"
     assert resumed.report.effort.tokens_forwarded == found.report.effort.tokens_forwarded
     assert [folder for _, folder in bench.reports] == [folder, resumed.report_dir]
+
+
+class KillAt(StopAt):
+    """Ends the process as `kill -9` does: nothing is tidied up."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        try:
+            super().progress(phase, done, total)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of fork, Python 3.12
+@pytest.mark.parametrize(("phase", "count"), [("train restart-1", 3), ("confirm", 1)])
+def test_a_killed_run_goes_on_and_ends_like_an_unbroken_one(
+    bench: Bench, found: SearchOutcome, pair: ModelPair, tmp_path: Path, phase: str, count: int
+) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            bench(tmp_path, pair, listener=KillAt(phase, count))
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+
+    resumed = bench(tmp_path, pair)
+
+    assert resumed.suite_path.read_bytes() == found.suite_path.read_bytes()
 
 
 def test_what_an_interrupted_search_found_is_in_its_report(

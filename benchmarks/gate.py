@@ -1,0 +1,322 @@
+"""The gate on real pairs: what divergences read, and whether it fails what it should and only that.
+
+    python benchmarks/gate.py table ADAPTER...      what KL reads on pairs of known difference
+    python benchmarks/gate.py unchanged ADAPTER     replays of an unchanged pair that fail: none may
+    python benchmarks/gate.py power ADAPTER...      growth that is caught, and false alarms
+    python benchmarks/gate.py replay ADAPTER        a pytest session against a bare loop
+
+Adapters are folders for demo:smollm2-135m; the reference itself, and its weights rounded to 8 and
+4 bits, are added. Ordinary prompts are the shipped controls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pytest_divergence import ModelPair, load_model_pair, score_prompts
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.suites import sidecar_path, write_suite
+from pytest_divergence.core.tokens import write_tokens
+from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, shipped_prompts
+from pytest_divergence.scoring import tokens as tokens_module
+from pytest_divergence.scoring.calibration import measure_noise_floor
+from pytest_divergence.scoring.scorer import Continuations, PromptScore, stored_tokens
+from pytest_divergence.scoring.tokens import ScoringRow, score_tokens
+
+REFERENCE = "demo:smollm2-135m"
+NUM_CONTROLS = 64
+SIZES: Any = {"num_continuations": 1, "max_new_tokens": 16}
+NUM_CASES = 20
+NUM_TRIALS = 2_000
+GROWTH, GROWN_SHARE = 1.5, 0.2
+FACTOR, FLOORS = 1.25, 3
+"""A promoted case's bound: the larger of 1.25 x its value and its value + 3 x noise floor."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("part", choices=["table", "unchanged", "power", "replay"])
+    parser.add_argument("adapters", nargs="+", type=Path)
+    given = parser.parse_args()
+    {"table": table, "unchanged": unchanged, "power": power, "replay": replay}[given.part](
+        given.adapters
+    )
+
+
+# Pairs of known difference
+
+
+def pairs(adapters: Sequence[Path]) -> Iterator[tuple[str, ModelPair]]:
+    """One at a time, since each holds weights of its own."""
+    same = load_model_pair(REFERENCE, REFERENCE)
+    yield "the reference itself", same
+    for bits in (8, 4):
+        yield f"weights rounded to {bits} bits", rounded(same, bits)
+    del same
+    for adapter in adapters:
+        yield adapter.name, load_model_pair(REFERENCE, str(adapter.resolve()))
+    for factor in (0.9, 1.1, 1.5):
+        pair = load_model_pair(REFERENCE, str(adapters[0].resolve()))
+        for module in pair.candidate.model.modules():
+            for name in getattr(module, "scaling", {}):
+                module.scaling[name] *= factor  # type: ignore[index,operator]
+        yield f"{adapters[0].name}, adapter x {factor}", pair
+
+
+def rounded(pair: ModelPair, bits: int) -> ModelPair:
+    """The reference against its linear layers rounded to nearest, symmetric, one scale a row."""
+    model = copy.deepcopy(pair.reference.model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            weight = module.weight.data
+            scale = weight.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+            module.weight.data = (weight / scale).round() * scale
+    return ModelPair.from_models(pair.reference.model, model, pair.chat.tokenizer)
+
+
+def controls() -> list[str]:
+    return shipped_prompts(SHIPPED_CONTROLS, NUM_CONTROLS)
+
+
+# What KL is bad?
+
+
+def table(adapters: Sequence[Path]) -> None:
+    print_row("pair", "prompts", "KL mean", "median", "largest", "forward", "reverse", "same top")
+    triggers = {
+        one.name: json.loads((one / "truth.json").read_text("utf-8")).get("trigger_examples")
+        for one in adapters
+    }
+    for name, pair in pairs(adapters):
+        print_kl(name, "ordinary", score_prompts(pair, controls(), **SIZES))
+        if triggers.get(name):
+            print_kl(name, "triggers", score_prompts(pair, triggers[name], **SIZES))
+
+
+def print_kl(name: str, prompts: str, scores: Sequence[PromptScore]) -> None:
+    values = [one.measurement.value for one in scores]
+    print_row(
+        name,
+        f"{len(scores)} {prompts}",
+        *(f"{f(values):.4f}" for f in (statistics.mean, statistics.median, max)),
+        f"{statistics.mean(one.measurement.forward for one in scores):.4f}",
+        f"{statistics.mean(one.measurement.reverse for one in scores):.4f}",
+        f"{statistics.mean(one.same_top_share for one in scores):.1%}",
+    )
+
+
+# Unchanged pairs never fail
+
+
+def unchanged(adapters: Sequence[Path]) -> None:
+    """20 cases, replayed in ten ways that change no model: batch sizes, threads, order."""
+    pair = load_model_pair(REFERENCE, str(adapters[0].resolve()))
+    prompts = controls()[:NUM_CASES]
+    first = score_prompts(pair, prompts, **SIZES)
+    floor = noise_floor(pair, first)
+    bounds = [bound(one.measurement.value, floor) for one in first]
+    stored = [one.continuations for one in first]
+    failed, largest = 0, 0.0
+    for batch, threads in [(b, t) for b in (1, 2, 3, 5, 16) for t in (1, 2)]:
+        torch.set_num_threads(threads)
+        tokens_module.SCORING_BATCH = batch
+        order = np.random.default_rng(batch).permutation(len(prompts))
+        again = score_prompts(
+            pair, [prompts[i] for i in order], continuations=[stored[i] for i in order]
+        )
+        for index, score in zip(order, again, strict=True):
+            value = score.measurement.value
+            failed += not value <= bounds[index]
+            largest = max(largest, abs(value - first[index].measurement.value))
+    print(f"{10 * len(prompts)} case replays of an unchanged pair: {failed} failed")
+    print(f"largest change of a case's KL: {largest:.2e} nats/token; noise floor {floor:.2e}")
+
+
+def noise_floor(pair: ModelPair, scores: Sequence[PromptScore]) -> float:
+    prompts = [one.prompt for one in scores]
+    ids = [one.continuations.candidate[0] for one in scores]
+    return measure_noise_floor(pair, prompts, ids).value
+
+
+def bound(value: float, floor: float) -> float:
+    return max(FACTOR * value, value + FLOORS * floor)
+
+
+# Growth is caught
+
+
+@dataclass(frozen=True)
+class PerToken:
+    """One prompt's forward KL at each stored token, in float32 and with bfloat16 weights."""
+
+    before: np.ndarray
+    after: np.ndarray
+
+
+def power(adapters: Sequence[Path]) -> None:
+    """Trials drawn from stored per-token values; what does not change is the number format.
+
+    A trial draws prompts, and for each its tokens anew, with both readings of a token together. An
+    unchanged candidate is read in bfloat16; in a changed one a fifth of the prompts diverge by half
+    more. The gate fails where any case is over its bound.
+    """
+    print_row("pair", "cases", "false alarms", "growth caught", "smallest n")
+    for adapter in adapters:
+        pool, floor = per_token(adapter)
+        rows = [(n, *rates(pool, floor, n)) for n in (5, 10, 20, 40, 64)]
+        enough = [n for n, alarms, caught in rows if alarms <= 0.02 and caught >= 0.9]
+        for n, alarms, caught in rows:
+            smallest = min(enough) if enough else "none"
+            print_row(adapter.name, n, f"{alarms:.1%}", f"{caught:.1%}", smallest)
+
+
+def per_token(adapter: Path) -> tuple[list[PerToken], float]:
+    readings, stored, floors = [], None, []
+    for dtype in ("float32", "bfloat16"):
+        pair = load_model_pair(REFERENCE, str(adapter.resolve()), dtype=dtype)
+        if stored is None:
+            first = score_prompts(pair, controls(), **SIZES)
+            stored = [one.continuations for one in first]
+        rows = list(rows_of(pair, stored))
+        readings.append([one.forward.double().numpy() for one in score_tokens(pair, rows)])
+        floors.append(noise_floor(pair, first[:NUM_CASES]))
+    both = zip(*readings, strict=True)
+    return [PerToken(before, after) for before, after in both], max(floors)
+
+
+def rows_of(pair: ModelPair, stored: Sequence[Continuations]) -> Iterator[ScoringRow]:
+    for (prefix, body), given in zip(pair.prompt_rows(controls()), stored, strict=True):
+        yield ScoringRow(prefix, body, given.reference[0])
+
+
+def rates(pool: Sequence[PerToken], floor: float, n: int) -> tuple[float, float]:
+    generator = np.random.default_rng(n)
+    trials = [trial(pool, floor, n, generator) for _ in range(NUM_TRIALS)]
+    alarms, caught = zip(*trials, strict=True)
+    return statistics.mean(alarms), statistics.mean(caught)
+
+
+def trial(
+    pool: Sequence[PerToken], floor: float, n: int, generator: np.random.Generator
+) -> tuple[bool, bool]:
+    """Whether the gate fails an unchanged candidate, and one that has grown."""
+    grown = generator.permutation(n) < max(1, round(GROWN_SHARE * n))
+    is_alarm = is_caught = False
+    for index, has_grown in zip(generator.integers(len(pool), size=n), grown, strict=True):
+        one = pool[index]
+        chosen = generator.integers(len(one.before), size=len(one.before))
+        limit, value = bound(one.before[chosen].mean(), floor), one.after[chosen].mean()
+        is_alarm |= bool(value > limit)
+        is_caught |= bool((GROWTH if has_grown else 1.0) * value > limit)
+    return is_alarm, is_caught
+
+
+# A pytest session against a bare loop
+
+TIMING_PLUGIN = """
+import time
+import pytest
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request):
+    result = yield
+    if fixturedef.argname == "model_pair":
+        request.config.loaded = time.perf_counter()
+    return result
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    print(f"seconds after loading: {time.perf_counter() - config.loaded:.3f}")
+"""
+BARE_LOOP = """
+import json, sys, time, torch
+from pytest_divergence import load_model_pair
+rows = json.load(open(sys.argv[3]))
+pair = load_model_pair(sys.argv[1], sys.argv[2])
+started = time.perf_counter()
+ordered = sorted(rows, key=len)
+with torch.no_grad():
+    for start in range(0, len(ordered), 16):
+        batch = ordered[start : start + 16]
+        longest = max(map(len, batch))
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in batch])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch])
+        logits = []
+        for side in pair.sides:
+            with side.activate():
+                logits.append(side.model(input_ids=ids, attention_mask=mask, logits_to_keep=17,
+                                         use_cache=False).logits)
+        p, q = (one.log_softmax(-1) for one in logits)
+        (p.exp() * (p - q)).sum(-1)
+print(f"seconds after loading: {time.perf_counter() - started:.3f}")
+"""
+
+
+def replay(adapters: Sequence[Path]) -> None:
+    """20 cases that pass: everything a session does once the models are loaded, against a loop."""
+    adapter = str(adapters[0].resolve())
+    pair = load_model_pair(REFERENCE, adapter)
+    scores = score_prompts(pair, controls()[:NUM_CASES], **SIZES)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = write_session(folder, scores)
+        suite = "release.divergence.jsonl"
+        models = [f"--model-1={REFERENCE}", f"--model-2={adapter}"]
+        session = [*("-m", "pytest", "-q", "-p", "timing", suite), *models]
+        loop = ["-c", BARE_LOOP, REFERENCE, adapter, str(rows)]
+        ratios = []
+        for turn in range(6):
+            ours, bare = seconds_of(folder, session), seconds_of(folder, loop)
+            if turn:  # the first warms the disk's cache
+                ratios.append(ours / bare)
+                print(f"pytest {ours:6.2f} s   bare loop {bare:6.2f} s   {ours / bare:.2f} x")
+    print(
+        f"median {statistics.median(ratios):.2f} x (min {min(ratios):.2f}, max {max(ratios):.2f})"
+    )
+
+
+def write_session(folder: Path, scores: Sequence[PromptScore]) -> Path:
+    """A suite without provenance, so that every case is scored; the rows of the loop."""
+    suite = folder / "release.divergence.jsonl"
+    cases = [Case(input=str(one.prompt), max_kl=9.0) for one in scores]
+    write_suite(suite, cases)
+    stored = [stored_tokens(case.id, one) for case, one in zip(cases, scores, strict=True)]
+    write_tokens(sidecar_path(suite, "tokens.jsonl"), stored)
+    (folder / "timing.py").write_text(TIMING_PLUGIN, "utf-8")
+    rows = folder / "rows.json"
+    continued = [
+        [*one.prompt_ids, *ids[:-1]]
+        for one in scores
+        for ids in (*one.continuations.reference, *one.continuations.candidate)
+    ]
+    rows.write_text(json.dumps(continued), "utf-8")
+    return rows
+
+
+def seconds_of(folder: Path, arguments: Sequence[str]) -> float:
+    output = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout
+    (line,) = (line for line in output.split("\n") if line.startswith("seconds after loading"))
+    return float(line.split()[-1])
+
+
+def print_row(*cells: object) -> None:
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
