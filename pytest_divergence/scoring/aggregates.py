@@ -1,0 +1,111 @@
+"""What many rows say together, as statistics: growth of KL, breadth and mean shift.
+
+Numbers in, numbers out: knows no model, row or file. What cannot be computed is a
+`MeasurementError`; NaN never becomes a verdict.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+from scipy import stats
+
+from pytest_divergence.core.aggregates import MAX_SHARE_OVER, Breadth, Growth, Shift, log_ratio
+from pytest_divergence.core.errors import MeasurementError
+
+MARGIN = 1.25
+"""Growth of forward KL that a release may not reach."""
+CONFIDENCE = 0.90
+"""Two-sided; each end is a one-sided 95 % limit."""
+UPPER_CONFIDENCE = 0.95
+
+
+def non_inferiority(
+    new: Sequence[float],
+    old: Sequence[float],
+    clusters: Sequence[Hashable],
+    floor: float,
+    margin: float = MARGIN,
+) -> Growth:
+    """How much forward KL has grown, as a ratio: t interval of the clusters' mean log ratio.
+
+    One entry a row; rows with equal `clusters` are averaged first and are one unit. KL below
+    `floor`, nats per token, counts as the floor. Raises `MeasurementError` for no rows or a number
+    that is not finite, `ValueError` for unequal lengths, a floor not above 0 or a margin not above
+    1.
+    """
+    _check("forward KL", [*new, *old])
+    _check("floor or margin", [floor, margin])
+    if not len(new) == len(old) == len(clusters):
+        raise ValueError(f"{len(new)} new, {len(old)} old values and {len(clusters)} clusters")
+    if floor <= 0 or margin <= 1:
+        raise ValueError(f"floor={floor} must be above 0, and margin={margin} above 1")
+    grouped: defaultdict[Hashable, list[float]] = defaultdict(list)
+    for value, stored, cluster in zip(new, old, clusters, strict=True):
+        grouped[cluster].append(log_ratio(value, stored, floor))
+    means = [statistics.mean(values) for values in grouped.values()]
+    mean, (low, high), p_value = _mean_below(means, math.log(margin))
+    return Growth(
+        ratio=math.exp(mean),
+        low=math.exp(low),
+        high=math.exp(high),
+        p_value=p_value,
+        margin=margin,
+        num_rows=len(new),
+        num_clusters=len(means),
+    )
+
+
+def breadth(kls: Sequence[float], bound: float) -> Breadth:
+    """How many of the control rows' values exceed the bound; a value at the bound is within it.
+
+    Exact binomial: whether 5 % or more of ordinary prompts exceed it can be ruled out. Raises
+    `MeasurementError` for no rows or a value that is not finite.
+    """
+    _check("the control rows' divergence", kls)
+    _check("the bound", [bound])
+    num_over = sum(value > bound for value in kls)
+    just_over = math.nextafter(bound, math.inf)  # the test counts values strictly below
+    test = stats.quantile_test(kls, q=just_over, p=1 - MAX_SHARE_OVER, alternative="less")
+    over = stats.binomtest(num_over, len(kls), alternative="less")
+    return Breadth(
+        num_over=num_over,
+        num_rows=len(kls),
+        bound=bound,
+        upper=float(over.proportion_ci(UPPER_CONFIDENCE, method="exact").high),
+        p_value=float(test.pvalue),
+    )
+
+
+def shift(values: Sequence[float], limit: float) -> Shift:
+    """The mean of the control rows' values against its limit, nats per token.
+
+    Raises `MeasurementError` for no rows or a value that is not finite.
+    """
+    _check("the control rows' divergence", values)
+    _check("the limit", [limit])
+    return Shift(mean=statistics.fmean(values), limit=limit, num_rows=len(values))
+
+
+def _mean_below(values: Sequence[float], limit: float) -> tuple[float, tuple[float, float], float]:
+    """The mean, its t interval, and the p-value of the hypothesis that it is `limit` or more."""
+    mean = statistics.mean(values)
+    if len(values) == 1:
+        return mean, (-math.inf, math.inf), 1.0
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    if error == 0:  # unchanged models: nothing varies, so the interval is the point
+        return mean, (mean, mean), 0.0 if mean < limit else 1.0
+    student = stats.t(df=len(values) - 1)
+    reach = float(student.ppf((1 + CONFIDENCE) / 2)) * error
+    return mean, (mean - reach, mean + reach), float(student.cdf((mean - limit) / error))
+
+
+def _check(what: str, values: Sequence[float]) -> None:
+    if not values:
+        raise MeasurementError(f"{what} was measured on no row, so there is no verdict")
+    wrong = [value for value in values if not math.isfinite(value)]
+    if wrong:
+        raise MeasurementError(f"{what} is {wrong[0]}, not a finite number: there is no verdict")
