@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import filelock
@@ -32,21 +32,34 @@ def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
 
     Raises StoreError, with the old file intact, where the folder is missing or cannot be written.
     """
-    target = Path(path)
-    if target.is_symlink():
-        raise StoreError(f"{target} is a symbolic link; name the file that it points to")
-    temporary = _temporary_name(target)
+    write_together({Path(path): data.encode("utf-8") if isinstance(data, str) else data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Replace several files, in order, once the data of all of them is on the disk.
+
+    Raises StoreError, with all old files intact, where one of them cannot be written.
+    """
+    staged: dict[Path, Path] = {}
+    target = Path()
     try:
-        _write_new(temporary, data.encode("utf-8") if isinstance(data, str) else data)
-        if target.exists():
-            shutil.copymode(target, temporary)
-        os.replace(temporary, target)
+        for target, data in files.items():
+            if target.is_symlink():
+                raise StoreError(f"{target} is a symbolic link; name the file that it points to")
+            staged[target] = _temporary_name(target)
+            _write_new(staged[target], data)
+            if target.exists():
+                shutil.copymode(target, staged[target])
+        for target, temporary in staged.items():
+            os.replace(temporary, target)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+        for temporary in staged.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    for folder in {target.parent for target in staged}:
+        _sync_folder(folder)
 
 
 def sweep_strays(folder: Path, *, max_age: float = 3600.0) -> list[Path]:

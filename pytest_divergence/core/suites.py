@@ -82,13 +82,20 @@ def write_suite(path: AnyPath, cases: Iterable[Case]) -> None:
     What it writes, `load_suite` reads.
     Raises SuiteError for no cases, one prompt twice or a row over the limits; StoreError.
     """
-    keys = Case.model_fields  # a case of a report has more
-    rows = [{k: v for k, v in case.to_row().items() if k in keys} for case in cases]
-    if not rows:
-        raise SuiteError(path, None, "no cases to write; an empty suite would pass without a test")
-    if len(rows) > MAX_CASES:
-        raise SuiteError(path, None, f"{len(rows):,} cases, over {MAX_CASES:,}; split the suite")
+    rows = [_suite_row(case) for case in cases]
+    _check_number(path, len(rows))
     write_rows(path, rows)
+
+
+def suite_line(case: Case) -> bytes:
+    """A case as `write_suite` writes it: one line, without its end."""
+    return strict_dumps(_suite_row(case)).encode("utf-8")
+
+
+def lines_data(path: AnyPath, lines: Mapping[str, bytes]) -> bytes:
+    """A suite of lines that are there already, by id, sorted by it. Raises SuiteError."""
+    _check_number(path, len(lines))
+    return _checked(path, b"".join(lines[id_] + b"\n" for id_ in sorted(lines)))
 
 
 def sidecar_path(suite_path: AnyPath, kind: str) -> Path:
@@ -106,13 +113,15 @@ def strict_loads(text: str | bytes) -> Any:
     too deep and text that is not UTF-8.
     """
     try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(
-            text.decode("utf-8-sig") if isinstance(text, bytes) else text,
+            text,
             object_pairs_hook=_unique,
             parse_float=_finite,
             parse_constant=_refuse_constant,
         )
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        has_escapes = "\\u" in text  # else half a character shows in the text itself
+        (json.dumps(value, ensure_ascii=False) if has_escapes else text).encode("utf-8")
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise ValueError(f"{error.msg.removesuffix(' at')} at {line}column {error.colno}") from None
@@ -153,6 +162,11 @@ def write_rows(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> None:
 
     Raises SuiteError for an id given twice or a row over the limits; StoreError.
     """
+    write_atomically(path, rows_data(path, rows))
+
+
+def rows_data(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """What `write_rows` writes. Raises SuiteError."""
     ordered = sorted(rows, key=itemgetter("id"))
     for row, following in itertools.pairwise(ordered):
         if row["id"] == following["id"]:
@@ -164,10 +178,7 @@ def write_rows(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> None:
         data = text.getvalue().encode("utf-8")
     except ValueError as error:
         raise SuiteError(path, None, f"a row cannot be stored as JSON: {error}") from error
-    for number, line in enumerate(io.BytesIO(data), start=1):
-        _check_size(path, number, len(line), MAX_LINE_BYTES, "line")
-    _check_size(path, None, len(data), MAX_FILE_BYTES, "file")
-    write_atomically(path, data)
+    return _checked(path, data)
 
 
 def load_document(path: AnyPath, model: type[AnyModel]) -> AnyModel:
@@ -184,11 +195,15 @@ def write_document(path: AnyPath, document: BaseModel) -> None:
 
     Raises SuiteError for what JSON cannot hold; StoreError.
     """
+    write_atomically(path, document_data(path, document))
+
+
+def document_data(path: AnyPath, document: BaseModel) -> bytes:
+    """What `write_document` writes. Raises SuiteError."""
     try:
-        data = (strict_dumps(document.model_dump(mode="json"), indent=2) + "\n").encode("utf-8")
+        return (strict_dumps(document.model_dump(mode="json"), indent=2) + "\n").encode("utf-8")
     except ValueError as error:
         raise SuiteError(path, None, f"cannot be stored as JSON: {error}") from error
-    write_atomically(path, data)
 
 
 def validated(path: AnyPath, line: int | None, value: object, model: type[AnyModel]) -> AnyModel:
@@ -205,6 +220,26 @@ def _read(path: AnyPath) -> bytes:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise SuiteError(path, None, f"cannot be read: {error.strerror or error}") from None
+    _check_size(path, None, len(data), MAX_FILE_BYTES, "file")
+    return data
+
+
+def _suite_row(case: Case) -> dict[str, Any]:
+    keys = Case.model_fields  # a case of a report has more
+    return {key: value for key, value in case.to_row().items() if key in keys}
+
+
+def _check_number(path: AnyPath, count: int) -> None:
+    if not count:
+        raise SuiteError(path, None, "no cases to write; an empty suite would pass without a test")
+    if count > MAX_CASES:
+        raise SuiteError(path, None, f"{count:,} cases, over {MAX_CASES:,}; split the suite")
+
+
+def _checked(path: AnyPath, data: bytes) -> bytes:
+    """`data`, where all of it is within the limits of reading."""
+    for number, line in enumerate(io.BytesIO(data), start=1):
+        _check_size(path, number, len(line), MAX_LINE_BYTES, "line")
     _check_size(path, None, len(data), MAX_FILE_BYTES, "file")
     return data
 

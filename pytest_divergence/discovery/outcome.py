@@ -24,6 +24,7 @@ from pytest_divergence.core.report import (
     Verdict,
 )
 from pytest_divergence.core.settings import Settings
+from pytest_divergence.core.stored import NUM_CONTROL_ROWS
 from pytest_divergence.core.suites import sidecar_path, write_suite
 from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.core.verdicts import judge
@@ -35,9 +36,6 @@ from pytest_divergence.discovery.searching import ScoredProposal, SearchResult
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.chat import FROZEN_ARGUMENTS
 from pytest_divergence.models.pair import ModelIdentity
-
-NUM_CONTROL_ROWS = 64
-"""Controls that a suite carries, so that a replay sees broad change too."""
 
 
 @dataclass

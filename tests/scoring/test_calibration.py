@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pytest_divergence.core.errors import MeasurementError
+from pytest_divergence.core.limits import ARITHMETIC_FLOOR
 from pytest_divergence.core.provenance import NoiseFloor, TypicalShift
 from pytest_divergence.scoring.calibration import (
-    ARITHMETIC_FLOOR,
     absolute_bound,
     automatic_bound,
     measure_noise_floor,

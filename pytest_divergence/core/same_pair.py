@@ -1,0 +1,48 @@
+"""Whether two provenances speak of the same models, read and prompted in the same way."""
+
+from __future__ import annotations
+
+from pytest_divergence.core.provenance import ModelProvenance, Provenance
+from pytest_divergence.core.safe_text import safe_line
+
+
+def parting(ours: Provenance, theirs: Provenance) -> list[str]:
+    """What differs, each as `the candidate ("ft", weights 01234567…, and not "ft", …)`."""
+    parts = {
+        "the reference": _models(ours.reference, theirs.reference),
+        "the candidate": _models(ours.candidate, theirs.candidate),
+        "the tokenizer": (ours.tokenizer_sha256, theirs.tokenizer_sha256),
+        "the chat template": (ours.template_sha256, theirs.template_sha256),
+        "the template's arguments": (ours.template_arguments, theirs.template_arguments),
+        "the system prompt": tuple(one.settings.get("system_prompt") for one in (ours, theirs)),
+    }
+    return [
+        f"{name} ({_shown(first)}, and not {_shown(second)})"
+        for name, (first, second) in parts.items()
+        if first != second
+    ]
+
+
+def is_same_model(ours: ModelProvenance, theirs: ModelProvenance) -> bool:
+    """By the weights; else by the commit; else, where neither is known, by the spec."""
+    for name in ("weights_sha256", "commit"):
+        first, second = getattr(ours, name), getattr(theirs, name)
+        if first is not None and second is not None:
+            return bool(first == second)
+    return ours.spec == theirs.spec
+
+
+def model_name(model: ModelProvenance) -> str:
+    """A model for people: its spec, and the start of what tells its weights apart."""
+    digest = model.weights_sha256 or model.commit
+    return safe_line(model.spec) + (f" {digest[:8]}" if digest else "")
+
+
+def _models(ours: ModelProvenance, theirs: ModelProvenance) -> tuple[object, object]:
+    return (None, None) if is_same_model(ours, theirs) else (ours, theirs)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, ModelProvenance):
+        return model_name(value)
+    return "none" if value is None else safe_line(str(value), 40)

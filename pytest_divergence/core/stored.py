@@ -1,0 +1,78 @@
+"""A suite as it lies on disk, with the files beside it: read as one, and written as one.
+
+Knows which files there are, and that all of them change or none. What is in them, others know.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.provenance import Provenance, load_provenance
+from pytest_divergence.core.store import write_together
+from pytest_divergence.core.suites import (
+    Suite,
+    document_data,
+    lines_data,
+    load_suite,
+    rows_data,
+    sidecar_path,
+    suite_line,
+)
+from pytest_divergence.core.tokens import StoredTokens, load_tokens
+
+NUM_CONTROL_ROWS = 64
+"""Controls that a suite carries, at most, so that a replay sees broad change too."""
+
+
+@dataclass(frozen=True)
+class StoredSuite:
+    """A suite and the files beside it."""
+
+    suite: Suite
+    provenance: Provenance | None
+    tokens: Mapping[str, StoredTokens]
+    """Continuations by case id; hand-written suites have none."""
+
+
+def read_suite(path: Path) -> StoredSuite:
+    """A suite with its provenance and tokens, where there are any. Raises SuiteError."""
+    provenance, tokens = (sidecar_path(path, kind) for kind in ("provenance.json", "tokens.jsonl"))
+    return StoredSuite(
+        load_suite(path),
+        load_provenance(provenance) if provenance.is_file() else None,
+        load_tokens(tokens) if tokens.is_file() else {},
+    )
+
+
+def write_stored(
+    path: Path, rows: Iterable[Case], tokens: Iterable[StoredTokens], provenance: Provenance
+) -> None:
+    """Write a suite, its tokens and its provenance: all of them, or none where the disk is full.
+
+    A row of the file that says the same as before keeps its text, byte for byte, also where it was
+    written by hand. Raises SuiteError, StoreError.
+    """
+    before = _texts(load_suite(path)) if path.is_file() else {}
+    lines = {row.id: suite_line(row) for row in rows}
+    kept = {id_: text for id_, (line, text) in before.items() if lines.get(id_) == line}
+    tokens_path, provenance_path = (
+        sidecar_path(path, kind) for kind in ("tokens.jsonl", "provenance.json")
+    )
+    stored = (one.model_dump(mode="json") for one in tokens)
+    write_together(  # in this order: a suite is there only with its tokens and provenance
+        {
+            tokens_path: rows_data(tokens_path, stored),
+            provenance_path: document_data(provenance_path, provenance),
+            path: lines_data(path, {**lines, **kept}),
+        }
+    )
+
+
+def _texts(suite: Suite) -> dict[str, tuple[bytes, bytes]]:
+    """By id: a row as we would write it, and as it stands in the file."""
+    lines = suite.path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return {row.id: (suite_line(row), lines[suite.lines[row.id] - 1]) for row in suite.rows}
