@@ -180,7 +180,10 @@ def _score(
 
 
 def _floor(controls: Sequence[Control], pair: ModelPair) -> dict[str, object]:
-    """On short controls, with answers that are there already: any continuation will do."""
+    return measure_noise_floor(pair, *noise_prompts(controls)).model_dump()
+
+
+def noise_prompts(controls: Sequence[Control]) -> tuple[list[str], list[Sequence[int]]]:
+    """Short controls, with answers that are there already: any continuation will do."""
     chosen = sorted(controls, key=lambda one: len(one.text))[:NUM_NOISE_PROMPTS]
-    ids = [one.candidate.token_ids for one in chosen]
-    return measure_noise_floor(pair, [one.text for one in chosen], ids).model_dump()
+    return [one.text for one in chosen], [one.candidate.token_ids for one in chosen]

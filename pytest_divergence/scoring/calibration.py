@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pytest_divergence.core.bounds import FLOOR_FACTOR
 from pytest_divergence.core.errors import MeasurementError
+from pytest_divergence.core.limits import ARITHMETIC_FLOOR
 from pytest_divergence.core.provenance import Bound, NoiseFloor, TypicalShift
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
@@ -18,9 +20,6 @@ from pytest_divergence.scoring.tokens import ScoringRow, continuation_logits, wh
 
 NUM_NOISE_PROMPTS = 20
 """Times three nuisances: at least 59, for the maximum to cover 95 % at 95 % confidence."""
-ARITHMETIC_FLOOR = 1e-6
-"""What float32 arithmetic itself leaves of a divergence of zero, nats."""
-FLOOR_FACTOR = 3.0
 SHIFT_FACTOR = 1.5
 MIN_CONTROLS_FOR_P99 = 100
 
@@ -34,25 +33,35 @@ def measure_noise_floor(
     without the shared chat prefix, and token by token through the cache; the first is compared
     with the others. Never below what float32 arithmetic leaves.
     """
-    rows = [
-        ScoringRow(prefix, body, tuple(given))
-        for (prefix, body), given in zip(pair.prompt_rows(prompts), continuations, strict=True)
-    ][:NUM_NOISE_PROMPTS]
+    rows = noise_rows(pair, prompts, continuations)
     side = pair.reference
     values = []
     with torch.no_grad():
-        together = [
-            logits for batch in _batches(rows) for logits in continuation_logits(side, batch)
-        ]
+        together = batched_logits(side, rows)
         by_cache = [logits for batch in _batches(rows) for logits in _token_by_token(side, batch)]
         for row, baseline, cached in zip(rows, together, by_cache, strict=True):
             alone = continuation_logits(side, [row])[0]
             unshared = continuation_logits(side, [whole(row)])[0]
             for other in (alone, unshared, cached):
                 values.append(float(symmetric_kl(baseline, other).mean()))
-    if not values:
-        raise MeasurementError("the noise floor needs at least one prompt")
     return NoiseFloor(value=max(ARITHMETIC_FLOOR, *values), num_measurements=len(values))
+
+
+def noise_rows(
+    pair: ModelPair, prompts: Sequence[Prompt], continuations: Sequence[Sequence[int]]
+) -> list[ScoringRow]:
+    """What noise is measured on: the first 20 prompts, each with a continuation given as ids."""
+    if not prompts:
+        raise MeasurementError("the noise floor needs at least one prompt")
+    return [
+        ScoringRow(prefix, body, tuple(given))
+        for (prefix, body), given in zip(pair.prompt_rows(prompts), continuations, strict=True)
+    ][:NUM_NOISE_PROMPTS]
+
+
+def batched_logits(side: ModelSide, rows: Sequence[ScoringRow]) -> list[Tensor]:
+    """Logits of each row's continuation, read in a batch with others: (T, V) a row."""
+    return [logits for batch in _batches(rows) for logits in continuation_logits(side, batch)]
 
 
 def typical_shift(values: Sequence[float]) -> TypicalShift:

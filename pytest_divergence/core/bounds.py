@@ -1,0 +1,36 @@
+"""The rule that a bound stands clear of the noise: at least three times the noise floor.
+
+Knows numbers; measures none.
+"""
+
+from __future__ import annotations
+
+import math
+
+FLOOR_FACTOR = 3.0
+ROUNDING = 1e-9
+"""Relative: a bound that was stored as three times the floor is not under it."""
+
+
+def refusal(
+    max_kl: float, noise_floor: float | None, *, name: str = "max_kl", dtype: str | None = None
+) -> str | None:
+    """Why a bound is refused; None where it may stand, or where no floor is known.
+
+    `name` is what the user wrote to give it; `dtype` is the one that the floor was measured in.
+    """
+    if noise_floor is None or max_kl >= FLOOR_FACTOR * noise_floor * (1 - ROUNDING):
+        return None
+    least = f"{_rounded_up(FLOOR_FACTOR * noise_floor):.3g}"
+    way_out = "" if dtype == "float32" else ", or measure in float32 (--divergence-dtype)"
+    return (
+        f"{name}={max_kl:g} is within the noise: the reference reads up to {noise_floor:.3g} "
+        f"nats/token against itself, and a bound must be at least {FLOOR_FACTOR:g} x that, "
+        f"{least}; raise max_kl to at least {least}{way_out}"
+    )
+
+
+def _rounded_up(value: float) -> float:
+    """`value` to three digits, never less: what a message tells people to give must be enough."""
+    digits = 2 - math.floor(math.log10(value))
+    return math.ceil(value * 10.0**digits * (1 - ROUNDING)) / 10.0**digits
