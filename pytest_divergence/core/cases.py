@@ -134,6 +134,8 @@ class Case(Record):
     @field_validator("metadata")
     @classmethod
     def _metadata_is_finite(cls, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if not metadata:
+            return metadata
         try:
             json.dumps(metadata, allow_nan=False)
         except ValueError:
@@ -148,8 +150,9 @@ class Case(Record):
                 f"{given} of `input` and `messages` given; a case has exactly one: "
                 "`input` (a string) or `messages` (a list of role and content)"
             )
-        _check_turns(self.turns)
-        computed = case_id(self.turns)
+        turns = self.turns
+        _check_turns(turns)
+        computed = case_id(turns)
         if "id" in self.model_fields_set and self.id != computed:
             raise ValueError(
                 f"id is {safe_line(self.id)}, but this prompt's id is {safe_line(computed)}; "
@@ -219,4 +222,8 @@ def _check_turns(turns: Sequence[Message]) -> None:
 
 
 def _has_lone_surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False

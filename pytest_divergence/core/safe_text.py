@@ -36,7 +36,7 @@ def slug(text: str, limit: int = 24) -> str:
     Accents are dropped, other letters become `-`. Uses only what no Unicode version may change,
     because ids are built from it.
     """
-    plain = re.sub("[\u0300-\u036f]", "", normalize("NFD", text))
+    plain = text if text.isascii() else re.sub("[\u0300-\u036f]", "", normalize("NFD", text))
     words = re.sub("[^A-Za-z0-9]+", "-", plain).strip("-").lower()
     return words[:limit].rstrip("-") or "p"
 
