@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from pytest_divergence.models.loading import load_model_pair
     from pytest_divergence.models.pair import ModelPair
     from pytest_divergence.scoring.scorer import score_prompts
+    from pytest_divergence.warning import DivergenceWarning
 
 _HOMES = {
     "Case": "pytest_divergence.core.cases",
     "DivergenceTrainer": "pytest_divergence.discovery.trainer",
+    "DivergenceWarning": "pytest_divergence.warning",
     "ModelPair": "pytest_divergence.models.pair",
     "SoftPrompt": "pytest_divergence.discovery.soft_prompts",
     "TrainingConfig": "pytest_divergence.discovery.training",
@@ -37,6 +39,7 @@ _HOMES = {
 __all__ = [
     "Case",
     "DivergenceTrainer",
+    "DivergenceWarning",
     "ModelPair",
     "SoftPrompt",
     "TrainingConfig",

@@ -10,14 +10,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence.options import DEFAULT, MODELS, SUITE_SUFFIX, Given
+from pytest_divergence import replay_summary
+from pytest_divergence.options import DEFAULT, MODELS, Given
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -191,11 +192,17 @@ def _setting(session: DivergenceSession, field: str) -> str:
 
 
 def write_summary(
-    terminal: pytest.TerminalReporter, session: DivergenceSession, exitstatus: int
+    terminal: pytest.TerminalReporter,
+    session: DivergenceSession,
+    exitstatus: int,
+    *,
+    more: Sequence[str] = (),
 ) -> None:
     """The end of a session: what was found, skipped, or not used at all."""
-    lines = _report_lines(session, terminal) or _replay_lines(terminal)
-    notes = _skip_lines(terminal)
+    reports = list(_reports(terminal))
+    lines = _report_lines(session, terminal) or replay_summary.case_lines(reports)
+    lines = [*lines, *more]
+    notes = [*replay_summary.inconclusive_lines(reports), *_skip_lines(terminal)]
     is_asked = session.is_explicit and not session.is_off and not session.is_listing
     if is_asked and not session.is_used and exitstatus != pytest.ExitCode.USAGE_ERROR:
         notes.append(UNUSED)
@@ -219,21 +226,6 @@ def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter)
         report_path=session.shown(session.report_dir / "report.html"),
         suite=session.shown(session.own_suite),
     )
-
-
-def _replay_lines(terminal: pytest.TerminalReporter) -> list[str]:
-    verdicts = {
-        report.nodeid: dict(report.user_properties).get("divergence_verdict")
-        for report in _reports(terminal)
-        if SUITE_SUFFIX in report.nodeid
-    }
-    words = {"passed": "within the bound", "failed": "over it", "error": "not measured"}
-    counts = Counter(str(verdict) for verdict in verdicts.values() if verdict in words)
-    if not counts:
-        return []
-    parts = [f"{counts[verdict]} {word}" for verdict, word in words.items() if counts[verdict]]
-    total = sum(counts.values())
-    return [f"{total} stored case{'s' if total > 1 else ''} replayed: {', '.join(parts)}."]
 
 
 def _skip_lines(terminal: pytest.TerminalReporter) -> list[str]:

@@ -6,14 +6,16 @@ Knows what passes; does not know how a number is computed (`pytest_divergence.sc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
+from pytest_divergence.core.cases import Case
 from pytest_divergence.core.verdicts import judge
 
 AggregateVerdict = Literal["passed", "failed", "inconclusive"]
 
+WORST_FIRST: tuple[AggregateVerdict, ...] = ("failed", "inconclusive", "passed")
 MIN_CLUSTERS = 32
 """Below so many units no interval for their mean is honest."""
 MIN_CONTROLS = 59
@@ -50,6 +52,17 @@ class Growth:
         if self.high < self.margin:
             return "passed"
         return "inconclusive" if self.ratio < self.margin else "failed"
+
+
+@dataclass(frozen=True)
+class GrownRow:
+    """One row's forward KL, nats per token, stored and measured now."""
+
+    id: str
+    stored: float
+    measured: float
+    ratio: float
+    """`measured` over `stored`, neither below the noise floor."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +110,34 @@ class Shift:
         return judge(self.mean, self.limit)
 
 
-def joint_verdict(verdicts: Iterable[AggregateVerdict]) -> AggregateVerdict:
-    """Failed where any check failed, else inconclusive where any is, else passed."""
-    found = set(verdicts)
-    return next((one for one in ("failed", "inconclusive") if one in found), "passed")
+@dataclass(frozen=True)
+class Aggregate:
+    """All that is judged of a suite's rows together."""
+
+    growth: Growth
+    breadth: Breadth | None
+    no_breadth: str
+    """Why breadth is not checked, where it is not."""
+    grown: tuple[GrownRow, ...]
+    """The rows that grew most, the first most of all."""
+
+    @property
+    def verdict(self) -> AggregateVerdict:
+        """Failed where any check failed, else inconclusive where any is, else passed."""
+        found = {self.growth.verdict}
+        if self.breadth is not None:
+            found.add(self.breadth.verdict)
+        return next(one for one in WORST_FIRST if one in found)
 
 
-def ratio_of(new: float, old: float, floor: float) -> float:
-    """How many times `old` the `new` value is; values under the noise floor count as the floor."""
-    return math.exp(log_ratio(new, old, floor))
+def unit_of(row: Case) -> Hashable:
+    """What a row is independent of: rows that a search found from one seed are one unit."""
+    origin = row.origin
+    if row.is_control or origin is None or origin.seed is None:
+        return row.id
+    return origin.strategy, origin.seed
 
 
 def log_ratio(new: float, old: float, floor: float) -> float:
-    """ln of `ratio_of`."""
+    """ln(new / old), where values under the noise floor count as the floor."""
     return math.log(max(new, floor)) - math.log(max(old, floor))

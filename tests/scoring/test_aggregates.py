@@ -18,7 +18,8 @@ NAN, INF = float("nan"), float("inf")
 
 
 def log_normal(num_rows: int, *, seed: int = 0, spread: float = 0.5) -> list[float]:
-    return np.random.default_rng(seed).lognormal(-2.0, spread, num_rows).tolist()
+    drawn: list[float] = np.random.default_rng(seed).lognormal(-2.0, spread, num_rows).tolist()
+    return drawn
 
 
 def grown(old: list[float], factor: float, *, spread: float = 0.1) -> list[float]:

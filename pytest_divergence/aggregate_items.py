@@ -1,0 +1,256 @@
+"""Items about all rows of a suite together: how much they grew, and how far ordinary prompts moved.
+
+Knows which rows count and what a verdict does to a session. Does not know the statistics
+(`pytest_divergence.scoring.aggregates`), nor how a row is measured (`pytest_divergence.replaying`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_divergence.items import SuiteItem
+from pytest_divergence.measuring import noise_floor_of, note
+from pytest_divergence.replaying import SuiteReplay
+from pytest_divergence.session import DivergenceSession, of
+from pytest_divergence.warning import DivergenceWarning
+
+if TYPE_CHECKING:
+    from pytest_divergence.collection import SuiteFile
+    from pytest_divergence.core.aggregates import Aggregate, Breadth, GrownRow, Shift
+    from pytest_divergence.core.cases import Case, Measurement
+    from pytest_divergence.core.report import Report
+    from pytest_divergence.core.stored import StoredSuite
+
+AGGREGATE_ITEM, SHIFT_ITEM = "aggregate", "shift"
+DEFAULT_FLOOR = 1e-6
+"""Nats per token, where the suite names no noise floor: what float32 arithmetic leaves."""
+NUM_SHOWN = 5
+
+
+def has_aggregate(stored: StoredSuite) -> bool:
+    """Whether a suite has stored values that can be measured again on the same continuations."""
+    return any(row.id in stored.tokens for row in _compared(stored))
+
+
+class RowsItem(SuiteItem):
+    """An item that measures many rows of a suite in one pass."""
+
+    replay: SuiteReplay
+    is_carried: Callable[[Case], bool]
+
+    @classmethod
+    def of_rows(
+        cls, parent: SuiteFile, name: str, replay: SuiteReplay, is_carried: Callable[[Case], bool]
+    ) -> RowsItem:
+        """The item of one suite's rows."""
+        item: RowsItem = cls.named(parent, name, 1)
+        item.replay, item.is_carried = replay, is_carried
+        item.add_marker(pytest.mark.divergence)
+        return item
+
+    def measured(
+        self, request: pytest.FixtureRequest, rows: Sequence[Case]
+    ) -> dict[str, Measurement]:
+        """Each row's measurement by id: carried, where these very models were measured, else new.
+
+        Raises `MeasurementError` where a row cannot be measured: without it the others say nothing.
+        """
+        found = {row.id: row.kl for row in rows if row.kl is not None and self.is_carried(row)}
+        others = [row for row in rows if row.id not in found]
+        failed: dict[str, Exception] = {}
+        pair = self.pair(request) if others else None
+        for row in others:
+            assert pair is not None
+            try:
+                found[row.id] = self.replay.of(pair, row, wanted=others).measurement
+            except Exception as error:  # a model may raise anything
+                failed[row.id] = error
+        if failed:
+            raise _unmeasured(failed, len(rows))
+        return found
+
+
+class AggregateItem(RowsItem):
+    """Fails where a suite's rows have grown together, though each may be within its bound."""
+
+    found: Aggregate
+
+    def measure(self, request: pytest.FixtureRequest) -> None:
+        """Measure every row that has a stored value, and compare."""
+        note(self, verdict="error")  # until it is measured
+        with of(self.config).failures():
+            rows = _compared(self.replay.stored)
+            self._check_tokens(rows)
+            self.found = self._compare(rows, self.measured(request, rows))
+
+    def judge(self) -> None:
+        """Fail, warn or pass, and leave the numbers in each case."""
+        from pytest_divergence.reports.aggregates import aggregate_sentence, aggregate_text
+
+        found, session = self.found, of(self.config)
+        sentence = f"{found.verdict}: {aggregate_sentence(found)}"
+        note(
+            self,
+            verdict=found.verdict,
+            ratio=found.growth.ratio,
+            ratio_p_value=found.growth.p_value,
+            aggregate=sentence,
+        )
+        if found.breadth is not None:
+            note(self, share_over=found.breadth.share, share_p_value=found.breadth.p_value)
+        is_failure = session.resolved.settings.inconclusive == "fail"
+        if found.verdict == "failed" or (found.verdict == "inconclusive" and is_failure):
+            whole_suite = session.rerun(self.nodeid.partition("::")[0])
+            text = aggregate_text(
+                found,
+                rerun=session.rerun(self.nodeid),
+                update=f"{whole_suite} --divergence-update",
+            )
+            pytest.fail(text, pytrace=False)
+        self.add_report_section("call", "divergence", sentence)
+        if found.verdict == "inconclusive":
+            self.warn(DivergenceWarning(f"aggregate {sentence}"))
+
+    def _check_tokens(self, rows: Sequence[Case]) -> None:
+        """A value on other continuations than the stored ones would not compare."""
+        from pytest_divergence.core.errors import MeasurementError
+
+        tokens = self.replay.stored.tokens
+        lacking = {
+            row.id: MeasurementError("its continuations are missing from the tokens file")
+            for row in rows
+            if row.id not in tokens and not self.is_carried(row)
+        }
+        if lacking:
+            raise _unmeasured(lacking, len(rows))
+
+    def _compare(self, rows: Sequence[Case], measured: dict[str, Measurement]) -> Aggregate:
+        from pytest_divergence.core.aggregates import Aggregate, unit_of
+        from pytest_divergence.scoring.aggregates import non_inferiority
+
+        stored = self.replay.stored
+        floor = noise_floor_of(stored.provenance) or DEFAULT_FLOOR
+        grown = [_grown(row, measured[row.id], floor) for row in rows]
+        growth = non_inferiority(
+            [row.measured for row in grown],
+            [row.stored for row in grown],
+            [unit_of(row) for row in rows],
+            floor,
+        )
+        breadth, no_breadth = self._breadth(measured)
+        most = sorted(grown, key=lambda row: (-row.ratio, row.id))[:NUM_SHOWN]
+        return Aggregate(growth, breadth, no_breadth, tuple(most))
+
+    def _breadth(self, measured: dict[str, Measurement]) -> tuple[Breadth | None, str]:
+        from pytest_divergence.scoring.aggregates import breadth
+
+        stored = self.replay.stored
+        values = [measured[row.id].value for row in stored.suite.controls if row.id in measured]
+        bound = _suite_bound(of(self.config), stored)
+        if not values:
+            return None, "breadth is not checked: the suite has no control rows"
+        if bound is None:
+            return None, "breadth is not checked: no bound; give --divergence-max-kl"
+        return breadth(values, bound), ""
+
+
+class ShiftItem(RowsItem):
+    """Fails where ordinary prompts, taken together, moved further than `--divergence-max-shift`."""
+
+    report: Report | None = None
+    """Of this session's own search, whose controls are measured already."""
+    shift: Shift
+
+    @classmethod
+    def of_search(cls, parent: SuiteFile, report: Report) -> ShiftItem:
+        """The item of this session's own search."""
+        item: ShiftItem = cls.named(parent, SHIFT_ITEM, 1)
+        item.report = report
+        item.add_marker(pytest.mark.divergence)
+        return item
+
+    def measure(self, request: pytest.FixtureRequest) -> None:
+        """The controls of this session's search, or the suite's on these models."""
+        note(self, verdict="error")
+        with of(self.config).failures():
+            self.shift = self._searched() if self.report else self._replayed(request)
+
+    def judge(self) -> None:
+        """Fail where the mean is over its limit."""
+        from pytest_divergence.reports.aggregates import shift_sentence, shift_text
+
+        shift, session = self.shift, of(self.config)
+        note(self, verdict=shift.verdict, shift=shift.mean, max_shift=shift.limit)
+        if shift.verdict == "failed":
+            pytest.fail(shift_text(shift, rerun=session.rerun(self.nodeid)), pytrace=False)
+        self.add_report_section("call", "divergence", shift_sentence(shift))
+
+    @property
+    def _limit(self) -> float:
+        limit = of(self.config).resolved.settings.max_shift
+        assert limit is not None  # else no item is made
+        return limit
+
+    def _searched(self) -> Shift:
+        from pytest_divergence.core.aggregates import Shift
+        from pytest_divergence.core.errors import MeasurementError
+
+        typical = self.report.calibration.typical_shift if self.report else None
+        if typical is None:
+            raise MeasurementError(
+                "the search measured no typical shift, so --divergence-max-shift cannot be judged"
+            )
+        return Shift(typical.mean, self._limit, typical.num_controls)
+
+    def _replayed(self, request: pytest.FixtureRequest) -> Shift:
+        from pytest_divergence.core.errors import MeasurementError
+        from pytest_divergence.scoring.aggregates import shift
+
+        controls = self.replay.stored.suite.controls
+        if not controls:
+            raise MeasurementError(
+                "the suite has no control rows, so --divergence-max-shift cannot be judged; "
+                "leave it out, or search again"
+            )
+        measured = self.measured(request, controls)
+        return shift([one.value for one in measured.values()], self._limit)
+
+
+def _compared(stored: StoredSuite) -> list[Case]:
+    return [row for row in stored.suite.rows if row.kl is not None]
+
+
+def _grown(row: Case, measurement: Measurement, floor: float) -> GrownRow:
+    import math
+
+    from pytest_divergence.core.aggregates import GrownRow, log_ratio
+
+    assert row.kl is not None  # rows without a value are not compared
+    old, new = row.kl.forward, measurement.forward
+    return GrownRow(row.id, old, new, math.exp(log_ratio(new, old, floor)))
+
+
+def _suite_bound(session: DivergenceSession, stored: StoredSuite) -> float | None:
+    """The bound of the suite's controls: the one it was made with, else the option's."""
+    provenance = stored.provenance
+    if provenance is not None and provenance.bound is not None:
+        return provenance.bound.value
+    return session.number_bound
+
+
+def _unmeasured(failed: Mapping[str, Exception], num_rows: int) -> Exception:
+    """One error for all rows that failed: the first one's reason, and how many there are."""
+    from pytest_divergence.core.errors import DivergenceError, MeasurementError
+    from pytest_divergence.core.safe_text import safe_line
+
+    id_, error = next(iter(failed.items()))
+    is_ours = isinstance(error, DivergenceError)
+    reason = str(error) if is_ours else f"{type(error).__name__}: {safe_line(str(error))}"
+    others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+    return MeasurementError(
+        f"{len(failed)} of {num_rows} rows could not be measured, so there is no verdict: row "
+        f"{id_}{others}: {reason.removeprefix(f'case {id_}: ')}"
+    )

@@ -1,0 +1,116 @@
+"""What a suite's rows say together, in words: one sentence, and the text of a failure.
+
+Knows words and lines; does not know how a number was computed, nor pytest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_divergence.core.aggregates import (
+    MAX_SHARE_OVER,
+    MIN_CLUSTERS,
+    MIN_CONTROLS,
+    Aggregate,
+    Breadth,
+    Growth,
+    Shift,
+)
+from pytest_divergence.reports import wording
+from pytest_divergence.reports.blocks import command, sentence
+from pytest_divergence.reports.wording import likelihood, nats, number_of
+
+WIDTH = 80
+
+
+def aggregate_sentence(found: Aggregate) -> str:
+    """Every check with its numbers."""
+    return "; ".join(_checks(found))
+
+
+def aggregate_text(found: Aggregate, *, rerun: str, update: str) -> str:
+    """Why the aggregate fails: its first line says it, the rest shows it and what to do next."""
+    lines = [_headline(found)]
+    for check in _checks(found):
+        lines += sentence(check, width=WIDTH, indent="  ")
+    lines += _grown(found)
+    if found.verdict == "inconclusive":
+        lines.append("  more rows decide it; --divergence-inconclusive=pass only warns")
+    lines += command("intended? measure the suite anew", update, width=WIDTH, indent="  ")
+    return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+
+
+def shift_sentence(found: Shift) -> str:
+    """The mean on ordinary prompts beside its limit."""
+    mean, limit = wording.compared(found.mean, found.limit)
+    relation = "<=" if found.verdict == "passed" else ">"
+    rows = number_of(found.num_rows, "ordinary prompt")
+    return f"mean KL of {rows} {mean} nats/token {relation} max_shift {limit}"
+
+
+def shift_text(found: Shift, *, rerun: str) -> str:
+    """Why the shift fails."""
+    lines = [shift_sentence(found)]
+    lines.append("  intended? raise --divergence-max-shift")
+    return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+
+
+def _checks(found: Aggregate) -> list[str]:
+    return [
+        _growth(found.growth),
+        _breadth(found.breadth) if found.breadth is not None else found.no_breadth,
+    ]
+
+
+def _growth(growth: Growth) -> str:
+    text = (
+        f"forward KL is {_times(growth.ratio)} the stored values, geometric mean of "
+        f"{number_of(growth.num_rows, 'row')} in {number_of(growth.num_clusters, 'cluster')}"
+    )
+    if growth.is_insufficient:
+        return f"{text} (insufficient: a verdict needs {MIN_CLUSTERS} clusters)"
+    return (
+        f"{text}, 90% interval [{growth.low:.2f}, {growth.high:.2f}], "
+        f"{likelihood(growth.p_value)} for {_times(growth.margin)} or more"
+    )
+
+
+def _breadth(breadth: Breadth) -> str:
+    text = (
+        f"{breadth.num_over} of {number_of(breadth.num_rows, 'control row')} "
+        f"({_percent(breadth.share)}) over the bound of {nats(breadth.bound)} nats/token"
+    )
+    if breadth.is_insufficient:
+        return f"{text} (insufficient: to pass needs {MIN_CONTROLS} rows)"
+    return (
+        f"{text}, at most {_percent(breadth.upper)} at 95% confidence, "
+        f"{likelihood(breadth.p_value)} for {_percent(MAX_SHARE_OVER)} or more"
+    )
+
+
+def _headline(found: Aggregate) -> str:
+    growth, breadth = found.growth, found.breadth
+    reasons = []
+    if growth.verdict == "failed":
+        reasons.append(f"forward KL {_times(growth.ratio)} stored >= {_times(growth.margin)}")
+    if breadth is not None and breadth.verdict == "failed":
+        share, limit = _percent(breadth.share), _percent(MAX_SHARE_OVER)
+        reasons.append(f"{share} of controls over the bound > {limit}")
+    return "; ".join(reasons) or "inconclusive: too little evidence against broad change"
+
+
+def _grown(found: Aggregate) -> Iterator[str]:
+    rows = [row for row in found.grown if row.ratio > 1]
+    if rows:
+        yield "  grown most, forward KL in nats/token"
+    for row in rows:
+        stored, measured = nats(row.stored), nats(row.measured)
+        yield f"    {row.id:<35} {stored} -> {measured} ({_times(row.ratio)})"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f} x"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}".replace(".0%", "%")

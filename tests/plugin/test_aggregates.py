@@ -1,0 +1,351 @@
+"""A replayed suite is also judged as a whole: growth, breadth, and the shift of its controls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from pytest_divergence.core.cases import Case, Origin, case_id
+from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance, write_provenance
+from pytest_divergence.core.suites import write_suite
+from pytest_divergence.core.tokens import write_tokens
+from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.models.resolving import pair_identities, resolve_pair
+from pytest_divergence.scoring.scorer import PromptScore, score_prompts, stored_tokens
+from tests.plugin.conftest import MODELS, Project, shown
+from tests.plugin.test_suites import no_loading  # noqa: F401
+from tests.tiny import save_tiny_model
+
+SUITE = "release.divergence.jsonl"
+AGGREGATE = f"{SUITE}::aggregate"
+CASES = [f"What is {number} + {number}?" for number in range(6)]
+CONTROLS = [f"Tell me about the number {number}." for number in range(64)]
+WORSE = ("--model-1=base", "--model-2=worse")
+SEEDS = ["sums", "sums", "sums", "more sums"]
+
+
+@pytest.fixture(scope="module")
+def scores(tiny_models: Path) -> dict[str, PromptScore]:
+    """What a search of `base` and `ft` measured."""
+    pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
+    prompts = [*CASES, *CONTROLS]
+    found = score_prompts(pair, prompts, num_continuations=1, max_new_tokens=6)
+    return dict(zip(prompts, found, strict=True))
+
+
+class Release:
+    """A project with a suite that was searched on `base` and `ft`."""
+
+    def __init__(self, project: Project, scores: dict[str, PromptScore]) -> None:
+        self.project = project
+        self.scores = scores
+        self.run = project.run
+
+    def write(
+        self, *, num_cases: int = 6, num_controls: int = 64, bound: float | None = 50.0
+    ) -> None:
+        """The suite with its tokens and provenance."""
+        prompts = [*CASES[:num_cases], *CONTROLS[:num_controls]]
+        write_suite(self.project.path / SUITE, map(self._row, prompts))
+        write_tokens(
+            self.project.path / "release.tokens.jsonl",
+            (stored_tokens(case_id(prompt), self.scores[prompt]) for prompt in prompts),
+        )
+        self._write_provenance(bound)
+
+    def break_token_of(self, prompt: str) -> None:
+        """An id that no vocabulary has, in the stored continuation of one prompt."""
+        path = self.project.path / "release.tokens.jsonl"
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for row in rows:
+            if row["id"] == case_id(prompt):
+                row["candidate"] = [[99_999]]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+    def _row(self, prompt: str) -> Case:
+        kl = self.scores[prompt].measurement
+        if prompt in CONTROLS:
+            return Case(input=prompt, tags=("control",), kl=kl)
+        seed = dict(zip(CASES, SEEDS, strict=False)).get(prompt)
+        origin = Origin(strategy="soft_prompt", seed=seed)
+        return Case(input=prompt, max_kl=99.0, kl=kl, origin=origin)
+
+    def _write_provenance(self, bound: float | None) -> None:
+        folders = (str(self.project.path / name) for name in ("base", "ft"))
+        reference, candidate = (
+            ModelProvenance(spec=one.spec, kind=one.kind, weights_sha256=one.weights_sha256)
+            for one in pair_identities(*resolve_pair(*folders))
+        )
+        write_provenance(
+            self.project.path / "release.provenance.json",
+            Provenance(
+                tool_version="0.1.0",
+                created="2026-01-01T00:00:00",
+                key="0" * 64,
+                reference=reference,
+                candidate=candidate,
+                tokenizer_sha256="0" * 64,
+                dtype="float32",
+                device="cpu",
+                bound=Bound(value=bound) if bound is not None else None,
+            ),
+        )
+
+
+@pytest.fixture
+def release(project: Project, scores: dict[str, PromptScore]) -> Release:
+    """The project also has `worse`, which differs from `base` more than `ft` does."""
+    save_tiny_model(project.path / "worse", perturb=1.0)
+    return Release(project, scores)
+
+
+def properties(project: Project, name: str) -> dict[str, str]:
+    """What JUnit keeps of one item."""
+    tree = ElementTree.parse(project.path / "junit.xml")
+    (case,) = (one for one in tree.iter("testcase") if one.get("name") == name)
+    return {str(one.get("name")): str(one.get("value")) for one in case.iter("property")}
+
+
+# Growth and breadth
+
+
+@pytest.mark.usefixtures("no_loading")
+def test_an_unchanged_pair_passes_without_a_model_being_loaded(release: Release) -> None:
+    release.write()
+    result = release.run(*MODELS, SUITE, "-v", "-rP", "--junit-xml=junit.xml")
+    result.assert_outcomes(passed=7)
+    first = next(line for line in result.outlines if line.startswith(SUITE))
+    assert first.startswith(f"{AGGREGATE} PASSED")
+    result.stdout.fnmatch_lines(
+        [
+            "passed: forward KL is 1.00 x the stored values, geometric mean of 70 rows in 68 "
+            "clusters, 90% interval [[]1.00, 1.00[]], p < 0.0001 for 1.25 x or more; 0 of 64 "
+            "control rows (0%) over the bound of 50.000 nats/token, *",
+            "6 stored cases replayed: 6 within the bound.",
+        ]
+    )
+    left = properties(release.project, "aggregate")
+    assert left.pop("divergence_aggregate").startswith("passed: forward KL is 1.00 x")
+    assert float(left.pop("divergence_share_p_value")) == pytest.approx(0.95**64)
+    assert left == {
+        "divergence_verdict": "passed",
+        "divergence_ratio": "1.0",
+        "divergence_ratio_p_value": "0.0",
+        "divergence_share_over": "0.0",
+    }
+
+
+def test_a_candidate_that_moves_everywhere_fails_although_no_case_does(release: Release) -> None:
+    release.write()
+    result = release.run(*WORSE, SUITE)
+    result.assert_outcomes(passed=6, failed=1)
+    assert "Traceback" not in shown(result)
+    result.stdout.re_match_lines(
+        [
+            r"_+ aggregate _+",
+            r"forward KL \d+\.\d\d x stored >= 1\.25 x$",
+            r"  forward KL is \d+\.\d\d x the stored values, geometric mean of 70 rows in 68$",
+            r"  clusters, 90% interval \[\d+\.\d\d, \d+\.\d\d\], p = 1\.00 for 1\.25 x or more$",
+            r"  0 of 64 control rows \(0%\) over the bound of 50\.000 nats/token, at most .* at$",
+            r"  95% confidence, p = 0\.04 for 5% or more$",
+            r"  grown most, forward KL in nats/token$",
+            r"    [a-z0-9-]+-[0-9a-f]{10} +\d\.\d{3} -> \d\.\d{3} \(\d+\.\d\d x\)$",
+        ],
+        consecutive=True,
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "  intended? measure the suite anew:",
+            f"    pytest {SUITE} --model-1 base --model-2 worse *",
+            "      --divergence-update",
+            "  rerun:",
+            f"    pytest {AGGREGATE} --model-1 base --model-2 worse",
+            "6 stored cases replayed: 6 within the bound.",
+        ]
+    )
+
+
+def test_a_candidate_nearer_to_the_reference_passes(release: Release) -> None:
+    release.write()
+    result = release.run("--model-1=base", "--model-2=base", AGGREGATE, "-rP")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["passed: forward KL is 0.00 x the stored values, *"])
+
+
+def test_too_many_ordinary_prompts_over_the_bound_fail(release: Release) -> None:
+    release.write(bound=0.0001)
+    result = release.run(*MODELS, AGGREGATE)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["100% of controls over the bound > 5%"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "; breadth is not checked: no bound; give --divergence-max-kl"),
+        (("--divergence-max-kl=50",), "; 0 of 64 control rows (0%) over the bound of 50.000*"),
+    ],
+)
+def test_the_bound_of_the_controls_may_come_from_the_option(
+    release: Release, arguments: tuple[str, ...], said: str
+) -> None:
+    release.write(bound=None)
+    result = release.run(*MODELS, AGGREGATE, "-rP", *arguments)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"passed: forward KL is 1.00 x *{said}"])
+
+
+# Too little evidence
+
+INSUFFICIENT = (
+    "forward KL is 1.00 x the stored values, geometric mean of 8 rows in 6 clusters "
+    "(insufficient: a verdict needs 32 clusters); 0 of 4 control rows (0%) over the bound of "
+    "50.000 nats/token (insufficient: to pass needs 59 rows)"
+)
+
+
+def test_too_few_rows_pass_with_a_warning(release: Release) -> None:
+    release.write(num_cases=4, num_controls=4)
+    result = release.run(*MODELS, SUITE, "-W", "default")
+    result.assert_outcomes(passed=5, warnings=1)
+    result.stdout.fnmatch_lines(
+        [
+            AGGREGATE,
+            f"  *DivergenceWarning: aggregate inconclusive: {INSUFFICIENT}",
+            "4 stored cases replayed: 4 within the bound.",
+            f"{AGGREGATE} inconclusive: {INSUFFICIENT}",
+        ]
+    )
+
+
+def test_too_few_rows_fail_where_that_is_asked_for(release: Release) -> None:
+    release.write(num_cases=4, num_controls=4)
+    result = release.run(*MODELS, SUITE, "--divergence-inconclusive=fail")
+    result.assert_outcomes(passed=4, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "inconclusive: too little evidence against broad change",
+            "  forward KL is 1.00 x the stored values, geometric mean of 8 rows in 6 clusters",
+            "  (insufficient: a verdict needs 32 clusters)",
+            "  more rows decide it; --divergence-inconclusive=pass only warns",
+            f"    pytest {AGGREGATE} *",
+            "      --divergence-inconclusive fail",
+            f"{AGGREGATE} inconclusive: {INSUFFICIENT}",
+        ]
+    )
+
+
+def test_the_warning_can_be_named_in_a_filter(release: Release) -> None:
+    release.write(num_cases=4, num_controls=0)
+    ignored = "ignore::pytest_divergence.DivergenceWarning"
+    release.run(*MODELS, AGGREGATE, "-W", ignored).assert_outcomes(passed=1, warnings=0)
+
+
+def test_with_workers_the_summary_still_says_what_is_undecided(release: Release) -> None:
+    release.write(num_cases=4, num_controls=4)
+    arguments = ("-p", "xdist", "-n1", "-W", "default")
+    result = release.run(*MODELS, SUITE, *arguments, in_process=False)
+    result.assert_outcomes(passed=5, warnings=1)
+    assert "INTERNALERROR" not in shown(result)
+    result.stdout.fnmatch_lines([f"{AGGREGATE} inconclusive: {INSUFFICIENT}"])
+
+
+# Rows that cannot be measured
+
+
+def test_a_control_row_that_cannot_be_measured_is_an_error(release: Release) -> None:
+    release.write()
+    for prompt in CONTROLS[3:5]:
+        release.break_token_of(prompt)
+    result = release.run(*WORSE, SUITE)
+    result.assert_outcomes(passed=6, errors=1)
+    assert "Traceback" not in shown(result)
+    named = min(map(case_id, CONTROLS[3:5]))
+    result.stdout.fnmatch_lines(
+        [
+            f"2 of 70 rows could not be measured, so there is no verdict: row {named} and 1 more: "
+            "stored token id 99999 is outside the models' vocabulary of *",
+        ]
+    )
+
+
+def test_a_row_without_its_continuations_is_an_error(release: Release) -> None:
+    release.write()
+    path = release.project.path / "release.tokens.jsonl"
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[1:]), "utf-8")
+    lost = json.loads(lines[0])["id"]
+    result = release.run(*WORSE, AGGREGATE)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"1 of 70 rows could not be measured, so there is no verdict: row {lost}: its "
+            "continuations are missing from the tokens file"
+        ]
+    )
+
+
+def test_a_suite_without_stored_continuations_has_no_aggregate(release: Release) -> None:
+    release.write()
+    (release.project.path / "release.tokens.jsonl").unlink()
+    result = release.run(*MODELS, SUITE, "--collect-only", "-q")
+    assert AGGREGATE not in shown(result)
+
+
+# The shift of ordinary prompts
+
+
+@pytest.mark.usefixtures("no_loading")
+@pytest.mark.parametrize(("limit", "passes"), [("50", True), ("0.0001", False)])
+def test_the_shift_of_a_replayed_suite_has_a_limit(
+    release: Release, limit: str, passes: bool
+) -> None:
+    release.write()
+    shift = f"{SUITE}::shift"
+    result = release.run(*MODELS, shift, f"--divergence-max-shift={limit}")
+    result.assert_outcomes(passed=int(passes), failed=int(not passes))
+    if not passes:
+        result.stdout.fnmatch_lines(
+            [
+                "mean KL of 64 ordinary prompts 0.* nats/token > max_shift 0.000100",
+                "  intended? raise --divergence-max-shift",
+                f"    pytest {shift} *",
+                "      --divergence-max-shift 0.0001",
+            ]
+        )
+
+
+def test_the_shift_is_measured_anew_on_another_candidate(release: Release) -> None:
+    release.write()
+    result = release.run("--model-1=base", "--model-2=base", SUITE, "--divergence-max-shift=1e-6")
+    result.assert_outcomes(passed=8)
+
+
+def test_a_shift_that_cannot_be_measured_is_an_error(release: Release) -> None:
+    release.write(num_controls=0)
+    result = release.run(*MODELS, f"{SUITE}::shift", "--divergence-max-shift=1")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "the suite has no control rows, so --divergence-max-shift cannot be judged; leave it "
+            "out, or search again"
+        ]
+    )
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [("0.02", "passed"), ("0.005", "failed")])
+def test_the_shift_of_a_search_has_a_limit(project: Project, limit: str, verdict: str) -> None:
+    search = ("-p", "tests.plugin.fake_search", "--junit-xml=junit.xml")
+    result = project.run(*MODELS, *search, f"--divergence-max-shift={limit}", "-k", "shift")
+    result.assert_outcomes(**{verdict: 1}, deselected=3)
+    assert properties(project, "shift") == {
+        "divergence_verdict": verdict,
+        "divergence_shift": "0.01",
+        "divergence_max_shift": limit,
+    }
+    assert (
+        "mean KL of 64 ordinary prompts 0.010 nats/token > max_shift 0.005" in shown(result)
+    ) == (verdict == "failed")
