@@ -1,0 +1,140 @@
+"""The table of `pytest-divergence calibrate`: plain lines of at most 80 columns.
+
+Shows a `CalibrationReport`; measures and decides nothing.
+"""
+
+from __future__ import annotations
+
+from pytest_divergence.core.bounds import FLOOR_FACTOR
+from pytest_divergence.core.calibration import CalibrationReport, Nuisance, Planted
+from pytest_divergence.reports.blocks import quoted, sentence
+from pytest_divergence.reports.wording import bound_parts, duration, nats, number_of
+
+WIDTH = 80
+NAME = 44
+"""Columns of a row's name; three numbers follow."""
+NUM_FOR_A_FLOOR = 59
+"""Measurements from which a maximum covers 95 % of all at 95 % confidence."""
+
+
+def calibration_lines(report: CalibrationReport) -> list[str]:
+    """The whole table."""
+    return [
+        *_head(report),
+        "",
+        _row("Noise: the reference against itself", "mean", "max", "n"),
+        *_noise(report),
+        "",
+        _row("Shift: the candidate on ordinary prompts", "mean", "max", "n"),
+        *_shift(report),
+        "",
+        *_bound(report),
+        "",
+        _row("Positive control: noise in all weights", "mean", "max", "over bound"),
+        *_positive_control(report),
+        "",
+        *_effort(report),
+    ]
+
+
+def _head(report: CalibrationReport) -> list[str]:
+    pair = report.pair
+    return [
+        f"reference  {quoted(pair.reference, WIDTH - 11)[1:-1]}",
+        f"candidate  {quoted(pair.candidate, WIDTH - 11)[1:-1]}",
+        f"{pair.dtype} on {pair.device}, {report.attention} attention, profile {report.profile}",
+        f"{report.metric} KL in nats per token (noise: symmetric)",
+    ]
+
+
+def _noise(report: CalibrationReport) -> list[str]:
+    floor = report.noise_floor
+    lines = [
+        _row("  noise floor", "", nats(floor.value), str(floor.num_measurements)),
+        *sentence("batch, alone, unshared prefix, cache", width=WIDTH, indent="    "),
+    ]
+    if floor.num_measurements < NUM_FOR_A_FLOOR:
+        lines += sentence(
+            f"fewer than {NUM_FOR_A_FLOOR} measurements: the true floor may be higher",
+            width=WIDTH,
+            indent="    ",
+        )
+    for one in report.nuisances:
+        lines += _nuisance(one)
+    if any(one.max is not None for one in report.nuisances):
+        lines += sentence(
+            "A bound holds for one attention, dtype and device; where a suite is replayed under "
+            f"another, keep it above {FLOOR_FACTOR:g} x that row's max.",
+            width=WIDTH,
+            indent="  ",
+        )
+    return lines
+
+
+def _nuisance(one: Nuisance) -> list[str]:
+    name = f"  same weights, {one.setting} {'' if one.kind == 'dtype' else one.kind}".rstrip()
+    if one.mean is None or one.max is None:
+        return [f"{name}: not measured", *_reason(one.reason)]
+    return [_row(name, nats(one.mean), nats(one.max), str(one.num_measurements))]
+
+
+def _shift(report: CalibrationReport) -> list[str]:
+    shift = report.typical_shift
+    return [
+        _row("  controls", nats(shift.mean), nats(shift.max), str(shift.num_controls)),
+        _row("  their 99th percentile", "", nats(shift.p99), ""),
+    ]
+
+
+def _bound(report: CalibrationReport) -> list[str]:
+    lines = [_row("Bound", "", nats(report.bound.value), "")]
+    lines += sentence(report.bound.label, width=WIDTH, indent="  ")
+    return lines + [_row(f"  {name}", "", value, "") for name, value in bound_parts(report.bound)]
+
+
+def _positive_control(report: CalibrationReport) -> list[str]:
+    num_prompts = len(report.planted_prompts)
+    lines = []
+    for one in report.planted:
+        lines += _planted(one, num_prompts)
+    caught = report.smallest_caught
+    if caught is None:
+        lines += sentence(
+            "None of it is caught: a gate at this bound has not been seen to fail.",
+            width=WIDTH,
+            indent="  ",
+        )
+    else:
+        lines.append(f"  smallest change caught: {caught:g}")
+    return lines + sentence(
+        "Size: standard deviation of the noise, relative to that of each weight matrix. Caught: "
+        "with the reference plus noise as the candidate, a replay of the first "
+        f"{number_of(num_prompts, 'control')} has at least one over the bound.",
+        width=WIDTH,
+        indent="  ",
+    )
+
+
+def _planted(one: Planted, num_prompts: int) -> list[str]:
+    name = f"  {one.size:g}"
+    if not one.values:
+        return [f"{name}: not measured", *_reason(one.reason)]
+    mean = sum(one.values) / len(one.values)
+    over = f"{one.num_over} of {num_prompts}"
+    return [_row(name, nats(mean), nats(max(one.values)), over)]
+
+
+def _reason(reason: str | None) -> list[str]:
+    return sentence(reason or "no reason given", width=WIDTH, indent="    ")
+
+
+def _effort(report: CalibrationReport) -> list[str]:
+    effort = report.effort
+    took = f"{duration(effort.seconds)}, {number_of(effort.tokens_forwarded, 'forwarded token')}"
+    if report.is_cached:
+        return [f"Read back, nothing was measured anew; it had taken {took}."]
+    return [f"Measured in {took}."]
+
+
+def _row(name: str, mean: str, largest: str, count: str) -> str:
+    return f"{name:<{NAME}}{mean:>12}{largest:>12}{count:>12}".rstrip()

@@ -1,0 +1,113 @@
+"""Attention, dtype and device: what each alone makes the reference read against itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.calibration import batched_logits, noise_rows
+from pytest_divergence.scoring.divergences import symmetric_kl
+from pytest_divergence.scoring.nuisances import attention_of, measure_nuisance, nuisances_of
+from pytest_divergence.scoring.scorer import greedy_continuations
+from tests.models_in_memory import tiny_pair
+
+PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Why?")
+TINY = 1e-9
+
+
+@pytest.fixture(params=["ft", "adapter"])
+def pair(request: pytest.FixtureRequest, tiny_models: Path) -> ModelPair:
+    return load_model_pair(str(tiny_models / "base"), str(tiny_models / request.param))
+
+
+def answers(pair: ModelPair) -> list[tuple[int, ...]]:
+    return [one.candidate[0] for one in greedy_continuations(pair, PROMPTS, max_new_tokens=6)]
+
+
+def test_on_a_cpu_in_float32_these_are_the_choices(pair: ModelPair) -> None:
+    assert nuisances_of(pair) == [
+        ("attention", "eager"),
+        ("dtype", "bfloat16"),
+        ("dtype", "float16"),
+    ]
+
+
+def test_another_attention_in_float32_reads_next_to_nothing(pair: ModelPair) -> None:
+    row = measure_nuisance(pair, "attention", "eager", PROMPTS, answers(pair))
+
+    assert row.max is not None
+    assert abs(row.max) < TINY
+    assert row.num_measurements == len(PROMPTS)
+    assert attention_of(pair.reference) == "sdpa"
+
+
+def test_bfloat16_reads_more_and_says_mean_and_maximum(pair: ModelPair) -> None:
+    row = measure_nuisance(pair, "dtype", "bfloat16", PROMPTS, answers(pair))
+
+    assert row.mean is not None
+    assert row.max is not None
+    assert 1e-6 < row.mean <= row.max < 0.01
+
+
+def test_the_same_dtype_reads_zero(pair: ModelPair) -> None:
+    row = measure_nuisance(pair, "dtype", "float32", PROMPTS, answers(pair))
+
+    assert row.max == pytest.approx(0, abs=TINY)
+
+
+def test_a_converted_model_reads_as_one_that_is_loaded_so(tiny_models: Path) -> None:
+    """Also what models keep in float32, such as the frequencies of their positions, is kept."""
+    base = str(tiny_models / "base")
+    ours, loaded = load_model_pair(base, base), load_model_pair(base, base, dtype="bfloat16")
+    given = answers(ours)
+    rows = noise_rows(ours, PROMPTS, given)
+    with torch.no_grad():
+        values = [
+            float(symmetric_kl(p, q).mean())
+            for p, q in zip(
+                *(batched_logits(one.reference, rows) for one in (ours, loaded)), strict=True
+            )
+        ]
+
+    row = measure_nuisance(ours, "dtype", "bfloat16", PROMPTS, given)
+
+    assert row.max == pytest.approx(max(values), rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "setting"), [("attention", "eager"), ("dtype", "bfloat16")])
+def test_nothing_of_it_stays(pair: ModelPair, kind: str, setting: str) -> None:
+    rows = noise_rows(pair, PROMPTS, answers(pair))
+    with torch.no_grad():
+        before = [batched_logits(side, rows) for side in pair.sides]
+        measure_nuisance(pair, kind, setting, PROMPTS, answers(pair))  # type: ignore[arg-type]
+        after = [batched_logits(side, rows) for side in pair.sides]
+
+    for ours, theirs in zip(before, after, strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
+def test_what_could_not_be_measured_says_why() -> None:
+    pair = tiny_pair()
+    row = measure_nuisance(pair, "attention", "no such one", PROMPTS, answers(pair))
+
+    assert row.max is None
+    assert row.num_measurements == 0
+    assert row.reason is not None
+    assert row.reason.startswith("ValueError: ")
+    assert attention_of(pair.reference) == "sdpa"
+
+
+def test_logits_that_overflow_are_no_measurement() -> None:
+    pair = tiny_pair()
+    given = answers(pair)
+    with torch.no_grad():
+        pair.reference.embedding_table.mul_(1e6)  # too large for float16, not for float32
+
+    row = measure_nuisance(pair, "dtype", "float16", PROMPTS, given)
+
+    assert row.max is None
+    assert row.reason == "its logits are not numbers (NaN or infinite)"
