@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence.measuring import answers_of, metric_for, note, sizes_for
+from pytest_divergence.measuring import answers_of, metric_for, note, refusal_of, sizes_for
 from pytest_divergence.session import DivergenceSession, of
-from pytest_divergence.stored import read_suite
 
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case
+    from pytest_divergence.core.provenance import Provenance
     from pytest_divergence.models.pair import ModelPair
     from pytest_divergence.scoring.scorer import PromptScore
 
@@ -70,17 +70,31 @@ def _assertion_bound(
         )
     if not 0 < bound < float("inf"):
         raise ValueError(f"max_kl={bound} must be a positive number of nats per token")
+    _refuse_noise(session, bound)
     return float(bound)
+
+
+def _refuse_noise(session: DivergenceSession, bound: float) -> None:
+    """Raise UsageError for a bound inside the noise, where the pair's search has measured it."""
+    if session.has_models and (reason := refusal_of(session, _own_provenance(session), bound)):
+        raise pytest.UsageError(reason)
 
 
 def _search_bound(session: DivergenceSession) -> float | None:
     if session.report is not None:
         bound = session.report.calibration.bound
         return bound.value if bound else None
-    if not session.own_suite.is_file():
-        return None
-    provenance = read_suite(session.own_suite).provenance
+    provenance = _own_provenance(session)
     return provenance.bound.value if provenance and provenance.bound else None
+
+
+def _own_provenance(session: DivergenceSession) -> Provenance | None:
+    """Of the suite that a search of the pair wrote, in this session or an earlier one."""
+    from pytest_divergence.core.provenance import load_provenance
+    from pytest_divergence.core.suites import sidecar_path
+
+    path = sidecar_path(session.own_suite, "provenance.json")
+    return load_provenance(path) if path.is_file() else None
 
 
 def _assertion_text(

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_divergence.commands import accept
+from pytest_divergence.commands import accept, calibrate
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-COMMANDS = (accept,)
+COMMANDS = (calibrate, accept)
 """In the order of `--help`."""
 
 

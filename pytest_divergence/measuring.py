@@ -76,10 +76,24 @@ def sizes_for(session: DivergenceSession, pair: ModelPair) -> _Sizes:
     }
 
 
+def refusal_of(
+    session: DivergenceSession, provenance: Provenance | None, bound: float, name: str = "max_kl"
+) -> str | None:
+    """Why a bound is refused beside a suite's noise floor; None where it may stand.
+
+    A session that asks for another dtype than the suite's measures with another, unknown floor.
+    """
+    from pytest_divergence.core.bounds import refusal
+
+    if provenance is None or session.choice("dtype") not in ("auto", provenance.dtype):
+        return None
+    return refusal(bound, noise_floor_of(provenance), name=name, dtype=provenance.dtype)
+
+
 def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) -> dict[str, float]:
     """Each case's bound: the row's, else the option's, else the suite's. Never computed here.
 
-    Raises UsageError for a case without any.
+    Raises UsageError for a case without any, and for a bound that lies inside the noise.
     """
     provenance = stored.provenance
     of_suite = provenance.bound.value if provenance and provenance.bound else None
@@ -87,10 +101,13 @@ def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) ->
     for case in stored.suite.cases:
         given = (case.max_kl, session.number_bound, of_suite)
         bound = next((one for one in given if one is not None), None)
+        where = f"{session.shown(path)}:{stored.suite.lines[case.id]}: case {case.id}"
         if bound is None:
             raise pytest.UsageError(
-                f"{session.shown(path)}:{stored.suite.lines[case.id]}: case {case.id} has no "
-                "bound; add max_kl to the row, or give --divergence-max-kl"
+                f"{where} has no bound; add max_kl to the row, or give --divergence-max-kl"
             )
+        name = "max_kl" if case.max_kl is not None else "--divergence-max-kl"
+        if reason := refusal_of(session, provenance, bound, name):
+            raise pytest.UsageError(f"{where}: {reason}")
         bounds[case.id] = bound
     return bounds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,20 +192,27 @@ def given(config: pytest.Config) -> dict[str, Given]:
 
 def resolve(config: pytest.Config) -> Resolved:
     """The session's settings. Raises `pytest.UsageError` naming the first wrong value."""
+    values = given(config)
+    check_both_models(values)
+    settings = settings_of(
+        {f: replace(one, value=_located(config, f, one)) for f, one in values.items()}
+    )
+    sources = {field: values[field].source if field in values else DEFAULT for field in BY_FIELD}
+    _check_specs(config, settings, values)
+    return Resolved(settings, sources)
+
+
+def settings_of(values: Mapping[str, Given]) -> Settings:
+    """What was given as settings. Raises `pytest.UsageError` naming the first wrong value."""
     from pydantic import ValidationError
 
     from pytest_divergence.core.settings import Settings
 
-    values = given(config)
-    check_both_models(values)
     try:
-        settings = Settings(**{f: _located(config, f, one) for f, one in values.items()})
+        return Settings(**{field: one.value for field, one in values.items()})
     except ValidationError as error:
         field = str(error.errors(include_url=False)[0]["loc"][0])
         raise _wrong_value(values[field], BY_FIELD[field]) from None
-    sources = {field: values[field].source if field in values else DEFAULT for field in BY_FIELD}
-    _check_specs(config, settings, values)
-    return Resolved(settings, sources)
 
 
 def check_both_models(values: Mapping[str, Given]) -> None:

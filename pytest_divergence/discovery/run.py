@@ -13,35 +13,24 @@ from pathlib import Path
 
 from pytest_divergence.core.accepting import accepted_in, with_accepted
 from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.bounds import refusal
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import MeasurementError, SettingsError, SuiteError
-from pytest_divergence.core.journal import Journal
-from pytest_divergence.core.naming import suite_path
 from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.settings import Profile, Settings
-from pytest_divergence.core.store import DivergenceFolder, file_lock, sweep_strays
+from pytest_divergence.core.store import sweep_strays
 from pytest_divergence.discovery.behaviours import behaviour_shows, shows
 from pytest_divergence.discovery.calibrating import Calibrated, Control, calibrate
 from pytest_divergence.discovery.causes import add_causes
 from pytest_divergence.discovery.confirming import confirm
 from pytest_divergence.discovery.evidence import Evidence
-from pytest_divergence.discovery.identity import (
-    RunIdentity,
-    calibration_key,
-    identify,
-    identify_pair,
-    run_key,
-)
+from pytest_divergence.discovery.identity import RunIdentity, identify, identify_pair, run_key
 from pytest_divergence.discovery.naming import hints
 from pytest_divergence.discovery.outcome import Findings, build_report, write_suite_files
+from pytest_divergence.discovery.pair_files import CalibrationPlan, PairFiles, opened
 from pytest_divergence.discovery.phrases import Phrase
 from pytest_divergence.discovery.progress import Listener, Silence
-from pytest_divergence.discovery.proposals import (
-    SHIPPED_CONTROLS,
-    SHIPPED_SEEDS,
-    read_seeds,
-    shipped_prompts,
-)
+from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, read_seeds, shipped_prompts
 from pytest_divergence.discovery.searching import Search
 from pytest_divergence.discovery.selection import select
 from pytest_divergence.discovery.soft_prompts import CHECKPOINT_SUFFIX, artefact_folder
@@ -50,7 +39,6 @@ from pytest_divergence.discovery.testing import Behaviours
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair
 
-LOCK_SECONDS = 6 * 3600.0
 TICK_SHARE = 0.1
 """Of the bound: divergences that differ by less are ties, which the more natural prompt wins."""
 OnReport = Callable[[Report, Path], None]
@@ -115,30 +103,22 @@ def search(
     """
     identity = identity or identify(settings)
     plan = _plan(settings, identity, strategies or built_in_strategies())
-    suite = suite_path(root, settings.model_1 or "", settings.model_2 or "")
-    report_dir = Path(settings.report_dir) if settings.report_dir else None
-    folder = DivergenceFolder(root, report_dir=report_dir)
-    run_dir = folder.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
-    journal_path = folder.journal / f"{suite.name.split('.')[0]}.jsonl"
-    sweep_strays(folder.suites)
-    with file_lock(
-        journal_path.with_suffix(".lock"),
-        timeout=LOCK_SECONDS,
-        on_wait=lambda _: listener.say("another process searches this pair; waiting for it"),
-    ):
-        calibration_path = folder.journal / f"calibration-{plan.calibration_key[:16]}.jsonl"
+    files = PairFiles(root, settings)
+    suite = files.suite
+    run_dir = files.folder.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
+    sweep_strays(files.folder.suites)
+    with files.locked(listener):
+        calibration_key = plan.calibration.key
+        calibration_path = files.calibration(calibration_key)
         if is_forced:
-            journal_path.unlink(missing_ok=True)
+            files.search.unlink(missing_ok=True)
             calibration_path.unlink(missing_ok=True)
             for checkpoint in artefact_folder(plan.key).glob(f"*{CHECKPOINT_SUFFIX}"):
                 checkpoint.unlink()
         with (
-            Journal.open(calibration_path, key=plan.calibration_key) as calibration,
-            Journal.open(journal_path, key=plan.key) as journal,
+            opened(calibration_path, calibration_key, listener) as calibration,
+            opened(files.search, plan.key, listener) as journal,
         ):
-            for one in (calibration, journal):
-                if one.recovered:
-                    listener.say(one.recovered)
             units = WorkUnits(journal, load_pair)
             run = _Run(
                 settings,
@@ -165,16 +145,19 @@ def search(
 
 @dataclass(frozen=True)
 class _Plan:
-    profile: Profile
+    calibration: CalibrationPlan
     seeds: list[str]
-    controls: list[str]
     strategies: Mapping[str, Strategy]
     key: str
-    calibration_key: str
+
+    @property
+    def profile(self) -> Profile:
+        return self.calibration.profile
 
 
 def _plan(settings: Settings, identity: RunIdentity, strategies: Mapping[str, Strategy]) -> _Plan:
-    profile = settings.resolved_profile(identity.device.split(":")[0])
+    calibration = CalibrationPlan.of(settings, identity)
+    profile = calibration.profile
     if profile.budget_tokens < profile.calibration_tokens + profile.reserved_tokens:
         raise SettingsError(
             f"--divergence-budget={profile.budget_tokens} confirms nothing: profile {profile.name} "
@@ -186,10 +169,9 @@ def _plan(settings: Settings, identity: RunIdentity, strategies: Mapping[str, St
         seeds = shipped_prompts(SHIPPED_SEEDS, profile.num_seeds)
     else:
         seeds = read_seeds(settings.seeds)
-    controls = shipped_prompts(SHIPPED_CONTROLS, profile.num_shipped_controls)
-    key = run_key(identity, settings, profile, prompts=[*seeds, *controls], strategies=strategies)
-    calibrating = calibration_key(identity, settings, profile, controls)
-    return _Plan(profile, seeds, controls, strategies, key, calibrating)
+    prompts = [*seeds, *calibration.controls]
+    key = run_key(identity, settings, profile, prompts=prompts, strategies=strategies)
+    return _Plan(calibration, seeds, strategies, key)
 
 
 class _Run:
@@ -222,10 +204,15 @@ class _Run:
         )
         findings.dtype, findings.template_sha256 = about
         calibrated = calibrate(
-            self.calibration_units, settings, plan.profile, plan.controls, self.listener
+            self.calibration_units,
+            settings,
+            plan.profile,
+            plan.calibration.controls,
+            self.listener,
         )
         findings.calibrated = calibrated
         findings.bound = calibrated.bound(settings).model_copy(update={"provisional": True})
+        self._refuse_noise(settings.max_kl, "--divergence-max-kl")
         self.behaviours = Behaviours(
             self.units,
             settings,
@@ -331,6 +318,8 @@ class _Run:
         assert findings.bound is not None  # `carry_out` has set it
         cases = [one.case.with_changes(max_kl=findings.bound.value) for one in findings.cases]
         modify_cases(cases)
+        for case in cases:  # what a hook asks for is held to the same rule
+            self._refuse_noise(case.max_kl, f"case {case.id}: max_kl")
         if not cases:  # said before anything is written: the old suite stays whole
             raise SuiteError(
                 path,
@@ -342,6 +331,15 @@ class _Run:
         write_suite_files(
             path, findings, self.settings, self.identity, self.units, key=self.plan.key
         )
+
+    def _refuse_noise(self, max_kl: float | str | None, name: str) -> None:
+        """Raise `SettingsError` for a bound given as a number that the noise alone could break."""
+        calibrated = self.findings.calibrated
+        if calibrated is None or not isinstance(max_kl, float):
+            return
+        floor = calibrated.noise_floor.value
+        if reason := refusal(max_kl, floor, name=name, dtype=self.findings.dtype):
+            raise SettingsError(reason)
 
     def report(self, folder: Path, *, is_complete: bool) -> Report:
         report = build_report(

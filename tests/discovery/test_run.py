@@ -63,6 +63,10 @@ PROFILE = Profile(
 )
 
 
+STRICT = 1e-5
+"""Nats per token: above the noise of a tiny model in float32, and below any real difference."""
+
+
 @pytest.fixture(autouse=True)
 def _tiny_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(settings_module.PROFILES, "smoke", PROFILE)
@@ -277,11 +281,31 @@ def test_a_setting_that_matters_starts_afresh(
 
 
 def test_another_limit_needs_no_other_search(bench: Bench, pair: ModelPair, root: Path) -> None:
-    strict = bench(root, pair, settings=bench.settings(max_kl=1e-6), load_pair=no_models)
+    strict = bench(root, pair, settings=bench.settings(max_kl=STRICT), load_pair=no_models)
 
     assert strict.is_cached
-    assert {case.max_kl for case in load_suite(strict.suite_path).cases} == {1e-6}
+    assert {case.max_kl for case in load_suite(strict.suite_path).cases} == {STRICT}
     assert strict.report.verdict_counts == {"failed": PROFILE.num_cases}
+
+
+def test_a_limit_inside_the_noise_stops_the_run_and_loses_nothing(
+    bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
+) -> None:
+    noise_floor = found.report.calibration.noise_floor
+    assert noise_floor is not None
+    limit = 2 * noise_floor.value
+
+    with pytest.raises(SettingsError, match="is within the noise") as caught:
+        bench(root, pair, settings=bench.settings(max_kl=limit), load_pair=no_models)
+
+    assert f"--divergence-max-kl={limit:g} is within the noise" in str(caught.value)
+    report, _ = bench.reports[-1]
+    assert report.run.status == "incomplete"
+    assert [one.where for one in report.errors] == ["SettingsError"]
+    assert report.calibration.noise_floor == noise_floor
+    (suite,) = root.glob(".divergence/suites/*.divergence.jsonl")
+    assert suite.read_bytes() == found.suite_path.read_bytes()
+    assert bench(root, pair, load_pair=no_models).is_cached
 
 
 def test_two_fresh_roots_get_the_same_bytes(
@@ -574,12 +598,25 @@ def test_a_hook_can_change_a_limit_and_the_verdict_follows(
     bench: Bench, pair: ModelPair, root: Path
 ) -> None:
     def tighten(cases: list[Case]) -> None:
-        cases[:] = [case.with_changes(max_kl=1e-6, tags=("strict",)) for case in cases]
+        cases[:] = [case.with_changes(max_kl=STRICT, tags=("strict",)) for case in cases]
 
     outcome = bench(root, pair, **modified(tighten))
 
     assert outcome.report.verdict_counts == {"failed": PROFILE.num_cases}
     assert {case.tags for case in load_suite(outcome.suite_path).cases} == {("strict",)}
+
+
+def test_a_hook_cannot_set_a_limit_inside_the_noise(
+    bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
+) -> None:
+    def tighten(cases: list[Case]) -> None:
+        cases[0] = cases[0].with_changes(max_kl=1e-9)
+
+    with pytest.raises(SettingsError, match=r"case [\w-]+: max_kl=1e-09 is within the noise"):
+        bench(root, pair, **modified(tighten))
+
+    (suite,) = root.glob(".divergence/suites/*.divergence.jsonl")
+    assert suite.read_bytes() == found.suite_path.read_bytes()
 
 
 def test_a_hook_that_drops_all_cases_leaves_no_empty_suite(
