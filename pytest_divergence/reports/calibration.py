@@ -13,6 +13,8 @@ from pytest_divergence.reports.wording import bound_parts, duration, nats, numbe
 WIDTH = 80
 NAME = 44
 """Columns of a row's name; three numbers follow."""
+NOISE_METRIC = "symmetric"
+"""What noise is measured in, whatever is asserted."""
 NUM_FOR_A_FLOOR = 59
 """Measurements from which a maximum covers 95 % of all at 95 % confidence."""
 
@@ -39,11 +41,12 @@ def calibration_lines(report: CalibrationReport) -> list[str]:
 
 def _head(report: CalibrationReport) -> list[str]:
     pair = report.pair
+    noise = "" if report.metric == NOISE_METRIC else f" (of noise: {NOISE_METRIC})"
     return [
         f"reference  {quoted(pair.reference, WIDTH - 11)[1:-1]}",
         f"candidate  {quoted(pair.candidate, WIDTH - 11)[1:-1]}",
         f"{pair.dtype} on {pair.device}, {report.attention} attention, profile {report.profile}",
-        f"{report.metric} KL in nats per token (noise: symmetric)",
+        f"metric {report.metric}{noise}, nats per token",
     ]
 
 

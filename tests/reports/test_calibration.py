@@ -13,7 +13,7 @@ TABLE = """\
 reference  base
 candidate  ft
 float32 on cpu, sdpa attention, profile smoke
-symmetric KL in nats per token (noise: symmetric)
+metric symmetric, nats per token
 
 Noise: the reference against itself                 mean         max           n
   noise floor                                               0.000001          60
@@ -95,6 +95,10 @@ def test_a_gate_that_caught_nothing_says_so() -> None:
 
     assert "None of it is caught: a gate at this bound has not been seen to fail." in text
     assert "smallest change caught" not in text
+
+
+def test_noise_in_another_metric_than_the_asserted_one_is_named() -> None:
+    assert "metric js (of noise: symmetric), nats per token" in shown(metric="js").splitlines()
 
 
 def test_few_measurements_are_called_few() -> None:
