@@ -700,7 +700,7 @@ def test_reports_go_where_they_are_sent(bench: Bench, pair: ModelPair, tmp_path:
 def test_a_damaged_journal_is_said_and_costs_only_its_units(
     bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
 ) -> None:
-    journal = next(root.glob(".divergence/journal/*.jsonl"))
+    journal = next(root.glob(".divergence/journal/base-*.jsonl"))
     lines = journal.read_bytes().splitlines(keepends=True)
     lines[3] = lines[3].replace(b"result", b"resolt")
     journal.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
