@@ -92,7 +92,15 @@ def _shift(report: CalibrationReport) -> list[str]:
 def _bound(report: CalibrationReport) -> list[str]:
     lines = [_row("Bound", "", nats(report.bound.value), "")]
     lines += sentence(report.bound.label, width=WIDTH, indent="  ")
-    return lines + [_row(f"  {name}", "", value, "") for name, value in bound_parts(report.bound)]
+    if parts := bound_parts(report.bound):
+        lines += [_row(f"  {name}", "", value, "") for name, value in parts]
+        lines += sentence(
+            "A search leaves out the controls that show a confirmed behaviour, which may lower "
+            "it; --max-kl tells what another bound catches, and measures nothing again.",
+            width=WIDTH,
+            indent="  ",
+        )
+    return lines
 
 
 def _positive_control(report: CalibrationReport) -> list[str]:
@@ -134,9 +142,10 @@ def _reason(reason: str | None) -> list[str]:
 def _effort(report: CalibrationReport) -> list[str]:
     effort = report.effort
     took = f"{duration(effort.seconds)}, {number_of(effort.tokens_forwarded, 'forwarded token')}"
-    if report.is_cached:
-        return [f"Read back, nothing was measured anew; it had taken {took}."]
-    return [f"Measured in {took}."]
+    if not report.is_cached:
+        return sentence(f"Measured in {took}.", width=WIDTH)
+    text = f"Read back, nothing was measured anew; it had taken {took}."
+    return sentence(text, width=WIDTH)
 
 
 def _row(name: str, mean: str, largest: str, count: str) -> str:

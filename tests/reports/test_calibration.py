@@ -33,6 +33,9 @@ Bound                                                          0.600
   auto: 1.5 x maximum of controls (64 controls)
   1.5 x maximum of controls                                    0.600
   3 x noise floor                                           0.000003
+  A search leaves out the controls that show a confirmed behaviour, which may
+  lower it; --max-kl tells what another bound catches, and measures nothing
+  again.
 
 Positive control: noise in all weights              mean         max  over bound
   0.1                                              0.200       0.300      0 of 2
@@ -97,6 +100,13 @@ def test_a_gate_that_caught_nothing_says_so() -> None:
     assert "smallest change caught" not in text
 
 
+def test_a_bound_that_was_given_is_not_said_to_change() -> None:
+    given = Bound(value=0.5, parts={"max_kl": 0.5}, label="absolute: --divergence-max-kl")
+
+    assert "absolute: --divergence-max-kl" in shown(bound=given)
+    assert "A search leaves out" not in shown(bound=given)
+
+
 def test_noise_in_another_metric_than_the_asserted_one_is_named() -> None:
     assert "metric js (of noise: symmetric), nats per token" in shown(metric="js").splitlines()
 
@@ -109,7 +119,7 @@ def test_few_measurements_are_called_few() -> None:
 
 def test_what_was_measured_before_is_said_to_be_read_back() -> None:
     assert shown(is_cached=True).endswith(
-        "Read back, nothing was measured anew; it had taken 65 s, 34,567 forwarded tokens."
+        "Read back, nothing was measured anew; it had taken 65 s, 34,567 forwarded\ntokens."
     )
 
 
