@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from pytest_divergence.discovery.trainer import DivergenceTrainer
     from pytest_divergence.discovery.training import TrainingConfig
     from pytest_divergence.models.loading import load_model_pair
+    from pytest_divergence.models.metric import Metric
     from pytest_divergence.models.pair import ModelPair
+    from pytest_divergence.models.providers import LoadedModel
     from pytest_divergence.scoring.scorer import score_prompts
     from pytest_divergence.warning import DivergenceWarning
 
@@ -26,6 +28,8 @@ _HOMES = {
     "Case": "pytest_divergence.core.cases",
     "DivergenceTrainer": "pytest_divergence.discovery.trainer",
     "DivergenceWarning": "pytest_divergence.warning",
+    "LoadedModel": "pytest_divergence.models.providers",
+    "Metric": "pytest_divergence.models.metric",
     "ModelPair": "pytest_divergence.models.pair",
     "SoftPrompt": "pytest_divergence.discovery.soft_prompts",
     "TrainingConfig": "pytest_divergence.discovery.training",
@@ -40,6 +44,8 @@ __all__ = [
     "Case",
     "DivergenceTrainer",
     "DivergenceWarning",
+    "LoadedModel",
+    "Metric",
     "ModelPair",
     "SoftPrompt",
     "TrainingConfig",

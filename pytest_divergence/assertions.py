@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence.measuring import answers_of, metric_for, note, refusal_of, sizes_for
+from pytest_divergence.measuring import UNIT, answers_of, metric_for, note, refusal_of, sizes_for
+from pytest_divergence.pairs import Models, has_own_pair, marked_models, own_pair
 from pytest_divergence.session import DivergenceSession, of
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ def assert_bounded(
 
     session = of(request.config)
     with session.failures():
-        pair: ModelPair = request.getfixturevalue("model_pair")
+        models = marked_models(request)
+        pair = _pair_for(request, session, models)
         case = prompt if isinstance(prompt, Case) else _case_of(prompt)
-        bound = _assertion_bound(request, session, case, max_kl)
+        bound = _assertion_bound(request, session, case, max_kl, is_ours=models is None)
         (score,) = score_prompts(
             pair,
             [case_prompt(case)],
@@ -37,10 +39,28 @@ def assert_bounded(
             **sizes_for(session, pair),
         )
     verdict = judge(score.measurement.value, bound)
-    note(request.node, verdict=verdict, kl=score.measurement.value, bound=bound)
+    found = score.measurement
+    note(
+        request.node,
+        kind="assertion",
+        verdict=verdict,
+        kl=found.value,
+        bound=bound,
+        metric=found.metric,
+        unit=UNIT,
+    )
     if verdict == "failed":
-        pytest.fail(_assertion_text(request, session, case, score, bound), pytrace=False)
+        pytest.fail(_assertion_text(request, pair, case, score, bound), pytrace=False)
     return score
+
+
+def _pair_for(
+    request: pytest.FixtureRequest, session: DivergenceSession, models: Models | None
+) -> ModelPair:
+    """The pair that the test's marker names, else a conftest's, else the session's."""
+    if models is None and has_own_pair(request.node):
+        return own_pair(request)
+    return session.pair_for(request, models)
 
 
 def _case_of(prompt: Any) -> Case:
@@ -56,13 +76,21 @@ def _case_of(prompt: Any) -> Case:
 
 
 def _assertion_bound(
-    request: pytest.FixtureRequest, session: DivergenceSession, case: Case, max_kl: float | None
+    request: pytest.FixtureRequest,
+    session: DivergenceSession,
+    case: Case,
+    max_kl: float | None,
+    *,
+    is_ours: bool,
 ) -> float:
-    """The bound of an assertion: argument, marker, case, option, then the search's own."""
+    """The bound of an assertion: argument, marker, case, option, then the search's own.
+
+    A search's bound counts only for the session's own pair.
+    """
     marks = (mark.kwargs.get("max_kl") for mark in request.node.iter_markers("divergence"))
     given = [max_kl, *marks, case.max_kl, session.number_bound]
     bound = next((one for one in given if one is not None), None)
-    if bound is None and session.has_models:
+    if bound is None and is_ours and session.has_models:
         bound = _search_bound(session)
     if bound is None:
         raise pytest.UsageError(
@@ -70,7 +98,8 @@ def _assertion_bound(
         )
     if not 0 < bound < float("inf"):
         raise ValueError(f"max_kl={bound} must be a positive number of nats per token")
-    _refuse_noise(session, bound)
+    if is_ours:
+        _refuse_noise(session, bound)
     return float(bound)
 
 
@@ -99,7 +128,7 @@ def _own_provenance(session: DivergenceSession) -> Provenance | None:
 
 def _assertion_text(
     request: pytest.FixtureRequest,
-    session: DivergenceSession,
+    pair: ModelPair,
     case: Case,
     score: PromptScore,
     bound: float,
@@ -107,8 +136,8 @@ def _assertion_text(
     from pytest_divergence.reports.terminal import failure_text
     from pytest_divergence.scoring.comparison import compare_tokens
 
-    pair: ModelPair = request.getfixturevalue("model_pair")
-    report = session.report
+    session = of(request.config)
+    report = session.report if marked_models(request) is None else None
     floor = report.calibration.noise_floor if report is not None else None
     answers = answers_of(pair, case, sizes_for(session, pair)["max_new_tokens"])
     return failure_text(

@@ -6,20 +6,37 @@ which suites take part (`pytest_divergence.participation`).
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_divergence import updating
+from pytest_divergence.aggregate_items import (
+    AGGREGATE_ITEM,
+    SHIFT_ITEM,
+    AggregateItem,
+    ShiftItem,
+    has_aggregate,
+)
+from pytest_divergence.core.stored import read_suite
 from pytest_divergence.items import BehaviourItem, CaseItem, SearchItem
 from pytest_divergence.measuring import metric_for, suite_bounds
+from pytest_divergence.pairs import Models, has_own_pair
 from pytest_divergence.replaying import SuiteReplay
 from pytest_divergence.session import NO_MODELS, REPORT_KEY, DivergenceSession, of
-from pytest_divergence.stored import read_suite
+from pytest_divergence.update_items import UpdateItem
 
 if TYPE_CHECKING:
+    from _pytest.fixtures import FuncFixtureInfo
+
+    from pytest_divergence.core.behaviours import Behaviour
     from pytest_divergence.core.cases import Case
     from pytest_divergence.core.report import Report
-    from pytest_divergence.stored import StoredSuite
+    from pytest_divergence.core.stored import StoredSuite
 
 SAME_SETTINGS = ("chat_template", "system_prompt", "dtype")
 """Settings under which a stored value was measured; others give another value."""
@@ -29,24 +46,29 @@ class SuiteFile(pytest.Module):
     """A suite in pytest's tree; a module, so that module-scoped fixtures have a place."""
 
     obj = None
+    fixtureinfo: FuncFixtureInfo | None = None
+    """What pytest knows of the fixtures of each item: they all call one function."""
 
     def collect(self) -> list[pytest.Item]:
         """One item a case, after the item `search` where this session's search wrote the suite."""
         session = of(self.config)
         session.is_used = True
-        with session.usage_errors():
+        with session.usage_errors(), _no_search_for_cycles():
             report = self._report(session)
             searched: list[pytest.Item] = []
             if report is not None:
                 searched.append(SearchItem.make(self, report))
+                if session.resolved.settings.max_shift is not None:
+                    searched.append(ShiftItem.of_search(self, report))
             if report is not None and not report.cases:
                 return searched  # a search that confirmed nothing may have written no suite
             stored = read_suite(self.path)
             is_fresh = report is not None
+            replay = SuiteReplay(session, stored)
             return [
-                *searched,
+                *(searched or self._rows_items(session, replay)),
                 *self._behaviour_items(session, stored, is_fresh=is_fresh),
-                *self._case_items(session, stored, is_fresh=is_fresh),
+                *self._case_items(session, replay, is_fresh=is_fresh),
             ]
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
@@ -69,54 +91,98 @@ class SuiteFile(pytest.Module):
 
         if stored.provenance is None:
             return []
-        fail_on, has_own_pair = session.resolved.settings.fail_on, self._has_own_pair()
+        fail_on, models = session.resolved.settings.fail_on, self._models(session)
 
-        def is_carried() -> bool:
-            is_ours = session.has_models and not has_own_pair
-            return is_fresh or (is_ours and _is_of_these_models(session, stored))
+        def is_carried(behaviour: Behaviour) -> bool:
+            if is_fresh or models is None or behaviour.absent:
+                return is_fresh
+            return _is_of_these_models(session, stored, models)
 
         return [
-            BehaviourItem.make(self, behaviour, is_carried)
+            BehaviourItem.make(self, behaviour, partial(is_carried, behaviour))
             for behaviour in stored.provenance.behaviours
             if gates(behaviour, fail_on) and (is_fresh or behaviour.telling is not None)
         ]
 
+    def _rows_items(self, session: DivergenceSession, replay: SuiteReplay) -> list[pytest.Item]:
+        """The items about all rows of a replayed suite together."""
+        if session.updates:  # what is about to change is not judged
+            return []
+        is_carried = self._carries(session, replay.stored, is_fresh=False)
+        items: list[pytest.Item] = []
+        if has_aggregate(replay.stored):
+            items.append(AggregateItem.of_rows(self, AGGREGATE_ITEM, replay, is_carried))
+        if session.resolved.settings.max_shift is not None:
+            items.append(ShiftItem.of_rows(self, SHIFT_ITEM, replay, is_carried))
+        return items
+
     def _case_items(
-        self, session: DivergenceSession, stored: StoredSuite, *, is_fresh: bool
+        self, session: DivergenceSession, replay: SuiteReplay, *, is_fresh: bool
     ) -> list[pytest.Item]:
-        bounds = {} if session.is_listing else suite_bounds(session, self.path, stored)
-        has_own_pair = self._has_own_pair()
-        if not (is_fresh or has_own_pair or session.is_listing):
-            if not session.has_models:
+        stored = replay.stored
+        if session.is_listing:
+            lines = stored.suite.lines
+            return [CaseItem.listed(self, case, lines[case.id]) for case in stored.suite.cases]
+        update = updating.begin(session, stored)
+        bounds = suite_bounds(session, self.path, stored if update is None else update.judged)
+        if not (is_fresh or has_own_pair(self)):
+            models = session.models_for(self.path)
+            if models is None:
                 raise pytest.UsageError(f"replaying {session.shown(self.path)} {NO_MODELS}")
             if session.worker_input is None:  # a worker without our items need not import torch
-                session.identities()
+                session.pairs.check(models)
 
-        def is_carried(case: Case) -> bool:
-            return is_fresh or (not has_own_pair and _is_measured_so(session, stored, case))
-
-        replay = SuiteReplay(session, stored)
-
+        is_carried = self._carries(session, stored, is_fresh=is_fresh)
         return [
-            CaseItem.make(self, case, replay, bounds.get(case.id, 0.0), is_carried)
+            UpdateItem.make(self, case, update)
+            if update is not None and update.takes(case)
+            else CaseItem.make(self, case, replay, bounds[case.id], is_carried)
             for case in stored.suite.cases
         ]
 
-    def _has_own_pair(self) -> bool:
-        """Whether a conftest overrides `model_pair` for this suite."""
-        found = self.session._fixturemanager.getfixturedefs("model_pair", self) or ()
-        return bool(found) and found[-1].func.__module__ != "pytest_divergence.plugin"
+    def _carries(
+        self, session: DivergenceSession, stored: StoredSuite, *, is_fresh: bool
+    ) -> Callable[[Case], bool]:
+        """Tells whether a row's stored value counts in this session."""
+        models = self._models(session)
+
+        def is_carried(row: Case) -> bool:
+            if is_fresh or models is None:
+                return is_fresh
+            return _is_measured_so(session, row) and _is_of_these_models(session, stored, models)
+
+        return is_carried
+
+    def _models(self, session: DivergenceSession) -> Models | None:
+        """The named models that the suite is replayed on; None where a conftest brings a pair."""
+        return None if has_own_pair(self) else session.models_for(self.path)
 
 
-def _is_measured_so(session: DivergenceSession, stored: StoredSuite, case: Case) -> bool:
-    """Whether a stored value was measured on this session's models, and as it asks for."""
-    if case.kl is None or case.kl.metric != metric_for(session, case):
-        return False
-    return _is_of_these_models(session, stored)
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Pause the garbage collector: it would take as long as reading thousands of rows does.
+
+    Rows make no cycles, so that it would find nothing.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
-def _is_of_these_models(session: DivergenceSession, stored: StoredSuite) -> bool:
-    """Whether a suite was made with this session's models and the settings that matter."""
+def _is_measured_so(session: DivergenceSession, row: Case) -> bool:
+    """Whether a stored value is of the metric asked for; a plugin's may have changed since."""
+    from pytest_divergence.core.settings import BUILT_IN_METRICS
+
+    metric = row.kl.metric if row.kl is not None else None
+    return metric in BUILT_IN_METRICS and metric == metric_for(session, row)
+
+
+def _is_of_these_models(session: DivergenceSession, stored: StoredSuite, models: Models) -> bool:
+    """Whether a suite was made with these models and the settings that matter."""
     provenance = stored.provenance
     if provenance is None:
         return False
@@ -124,4 +190,4 @@ def _is_of_these_models(session: DivergenceSession, stored: StoredSuite) -> bool
     if any(provenance.settings.get(key, value) != value for key, value in settings.items()):
         return False
     written = (provenance.reference.weights_sha256, provenance.candidate.weights_sha256)
-    return written == tuple(one.weights_sha256 for one in session.identities())
+    return written == tuple(one.weights_sha256 for one in session.identities(models))

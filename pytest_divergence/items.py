@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence.measuring import noise_floor_of, note
+from pytest_divergence.measuring import UNIT, noise_floor_of, note
+from pytest_divergence.pairs import has_own_pair, own_pair
 from pytest_divergence.replaying import Carried, Measured, SuiteReplay
 from pytest_divergence.session import of
 
@@ -40,7 +41,9 @@ class SuiteItem(pytest.Function):
     @classmethod
     def named(cls, parent: SuiteFile, name: str, line: int) -> Any:
         """An item called `name`, standing at a line of the suite."""
-        item = cls.from_parent(parent, name=name, callobj=check)
+        shared = parent.fixtureinfo
+        item = cls.from_parent(parent, name=name, callobj=check, fixtureinfo=shared)
+        parent.fixtureinfo = item._fixtureinfo
         item.line = line
         return item
 
@@ -51,6 +54,16 @@ class SuiteItem(pytest.Function):
     def judge(self) -> None:
         """Fail unless the item passes."""
         raise NotImplementedError
+
+    def pair(self, request: pytest.FixtureRequest) -> ModelPair:
+        """The models that this item is measured on: ask for them only where a value is missing."""
+        if has_own_pair(self):
+            return own_pair(request)
+        session = of(self.config)
+        return session.pair_for(request, session.models_for(self.path))
+
+    def forget(self) -> None:
+        """Let go of the models once the item is done: another pair may be next."""
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """The line of the suite, so that editors and CI point at it."""
@@ -76,21 +89,32 @@ class CaseItem(SuiteItem):
         is_carried: Callable[[Case], bool],
     ) -> CaseItem:
         """The item of one row."""
-        item: CaseItem = cls.named(parent, case.id, replay.stored.suite.lines[case.id])
+        item = cls.listed(parent, case, replay.stored.suite.lines[case.id])
         item.case, item.replay, item.max_kl, item.is_carried = case, replay, max_kl, is_carried
+        return item
+
+    @classmethod
+    def listed(cls, parent: SuiteFile, case: Case, line: int) -> CaseItem:
+        """The item of one row where pytest only lists: thousands of rows need not stay."""
+        item: CaseItem = cls.named(parent, case.id, line)
         item.add_marker(pytest.mark.divergence(id=case.id, behaviour=case.behaviour))
         return item
 
     def measure(self, request: pytest.FixtureRequest) -> None:
         """Take the search's value, or replay the case on the session's models."""
         session = of(self.config)
-        note(self, verdict="error")  # until it is measured
+        note(self, kind="case", verdict="error", bound=self.max_kl, unit=UNIT)  # until measured
+        if self.case.behaviour is not None:
+            note(self, behaviour=self.case.behaviour)
         with session.failures():
             if self.has_value:
                 self.reading = Carried(self.case, self._searched_tokens(session))
             else:
-                pair: ModelPair = request.getfixturevalue("model_pair")
-                self.reading = self.replay.of(pair, self.case, wanted=self._wanted())
+                self.reading = self.replay.of(self.pair(request), self.case, wanted=self._wanted())
+
+    def forget(self) -> None:
+        """What was measured can be asked for answers and tokens, so it holds the models."""
+        vars(self).pop("reading", None)
 
     def judge(self) -> None:
         """Fail with prompt, answers and numbers where the value is over the bound."""
@@ -99,7 +123,7 @@ class CaseItem(SuiteItem):
 
         reading, session = self.reading, of(self.config)
         verdict = judge(reading.measurement.value, self.max_kl)
-        note(self, verdict=verdict, kl=reading.measurement.value, bound=self.max_kl)
+        note(self, verdict=verdict, kl=reading.measurement.value, metric=reading.measurement.metric)
         if verdict == "passed":
             return
         text = failure_text(
@@ -149,21 +173,20 @@ class BehaviourItem(SuiteItem):
     def limit(self) -> float:
         """Half of what the telling continuation read when it was found, nats."""
         telling = self.behaviour.telling
-        return telling.log_ratio / 2 if telling is not None else 0.0
+        return telling.limit if telling is not None else 0.0
 
     def measure(self, request: pytest.FixtureRequest) -> None:
         """What the search confirmed holds for the same models; others are measured anew."""
         from pytest_divergence.scoring.replay import replay_behaviour
 
         session = of(self.config)
-        note(self, verdict="error", behaviour=self.behaviour.id)
+        note(self, kind="behaviour", verdict="error", behaviour=self.behaviour.id)
         self.log_ratio = None
         with session.failures():
             if self.is_carried():
                 return
             assert self.behaviour.telling is not None  # else no item is made
-            pair: ModelPair = request.getfixturevalue("model_pair")
-            self.log_ratio = replay_behaviour(pair, self.behaviour.telling)
+            self.log_ratio = replay_behaviour(self.pair(request), self.behaviour.telling)
 
     def judge(self) -> None:
         """Fail while it is there."""
@@ -173,7 +196,7 @@ class BehaviourItem(SuiteItem):
         is_gone = self.log_ratio is not None and self.log_ratio < self.limit
         note(self, verdict="passed" if is_gone else "failed")
         if self.log_ratio is not None:
-            note(self, log_ratio=self.log_ratio)
+            note(self, log_ratio=self.log_ratio, bound=self.limit, unit="nats")
         if is_gone:
             return
         text = behaviour_text(
@@ -203,11 +226,11 @@ class SearchItem(SuiteItem):
         """An incomplete search is an error: what it did not see never counts as a pass."""
         from pytest_divergence.core.safe_text import safe_line
 
+        note(self, kind="search", verdict="error")
         reasons = [f"{one.where}: {safe_line(one.message)}" for one in self.report.errors]
         if self.report.run.status != "complete":
             reasons.insert(0, "it stopped before it was complete")
         if reasons:
-            note(self, verdict="error")
             pytest.fail(
                 "the search cannot vouch for the models: " + "; ".join(reasons), pytrace=False
             )

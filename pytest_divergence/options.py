@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_divergence.added import PluginModels, added_metrics
+
 if TYPE_CHECKING:
     from pytest_divergence.core.settings import Settings
 
@@ -34,6 +36,10 @@ class Option:
     rule: str
     """What a value must be: ends the sentence that refuses a wrong one."""
     alias: str | None = None
+    is_switch: bool = False
+    """Given without a value on the command line."""
+    synonym: str | None = None
+    """Another name, our own too."""
 
     @property
     def flag(self) -> str:
@@ -54,6 +60,10 @@ class Option:
     def ini(self) -> str:
         """The key of the ini file."""
         return f"divergence_{self.field}"
+
+
+def _switch(field: str, help_text: str, synonym: str | None = None) -> Option:
+    return Option(field, "", help_text, "true or false", is_switch=True, synonym=synonym)
 
 
 def _choice(field: str, help_text: str, *choices: str) -> Option:
@@ -94,10 +104,23 @@ OPTIONS = (
         "asserted limit in nats per token; auto (default) derives it from both models",
         "auto or a positive number of nats per token",
     ),
+    Option(
+        "max_shift",
+        "NATS",
+        "limit of the mean divergence on ordinary prompts, in nats per token (default: none)",
+        "a positive number of nats per token",
+    ),
     _choice(
+        "inconclusive",
+        "what too little evidence does to a suite's aggregate: pass (default), with a warning; or "
+        "fail",
+        *("pass", "fail"),
+    ),
+    Option(
         "metric",
-        "divergence that is asserted (default: symmetric)",
-        *("symmetric", "forward", "reverse", "js"),
+        "METRIC",
+        "divergence that is asserted: symmetric (default), forward, reverse, js or a plugin's own",
+        "symmetric, forward, reverse, js or the name of a plugin's metric",
     ),
     _choice(
         "gate",
@@ -138,6 +161,20 @@ OPTIONS = (
         *("auto", "float32", "bfloat16", "float16"),
     ),
     Option("report_dir", "FOLDER", "where reports go (default: .divergence/reports)", "a folder"),
+    _choice(
+        "github",
+        "annotations and a step summary on GitHub; auto (default): where GITHUB_ACTIONS is true",
+        *("auto", "on", "off"),
+    ),
+    _switch(
+        "update",
+        "after an intended change: measure the suites of this session afresh, and rewrite them",
+    ),
+    _switch(
+        "fill",
+        "complete rows written by hand: measure those without kl, and leave all others as they are",
+        "--divergence-update-new-only",
+    ),
 )
 BY_FIELD: Mapping[str, Option] = {option.field: option for option in OPTIONS}
 
@@ -164,11 +201,14 @@ def add_options(parser: pytest.Parser) -> None:
     taken = _owned_flags(parser)
     group = parser.getgroup("divergence", "divergence: compare two language models")
     for option in OPTIONS:
-        flags = {option.flag, option.short_flag} - taken
+        flags = {option.flag, option.short_flag, option.synonym or option.flag} - taken
+        takes: dict[str, str] = {"metavar": option.metavar}
+        if option.is_switch:
+            takes = {"action": "store_const", "const": "true"}
         group.addoption(
             *sorted(flags),
             dest=f"divergence_{option.field}",
-            metavar=option.metavar,
+            **takes,
             default=None,
             help=option.help.replace("%", "%%"),
         )
@@ -199,6 +239,7 @@ def resolve(config: pytest.Config) -> Resolved:
     )
     sources = {field: values[field].source if field in values else DEFAULT for field in BY_FIELD}
     _check_specs(config, settings, values)
+    _check_metric(config, settings.metric, values)
     return Resolved(settings, sources)
 
 
@@ -231,17 +272,31 @@ def check_both_models(values: Mapping[str, Given]) -> None:
 def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str, Given]) -> None:
     """Refuse a spec that cannot name a model, before anything heavy is imported."""
     from pytest_divergence.core.errors import DivergenceError
-    from pytest_divergence.models.specs import parse_spec
+    from pytest_divergence.models.specs import parse_open_spec, parse_spec
 
+    parse = parse_spec if PluginModels.of(config) is None else parse_open_spec
     for field in (field for field in MODELS if field in values):
         try:
-            parse_spec(
+            parse(
                 getattr(settings, field),
                 role=_name(values[field], BY_FIELD[field]),
                 root=config.invocation_params.dir,
             )
         except DivergenceError as error:
             raise pytest.UsageError(str(error)) from None
+
+
+def _check_metric(config: pytest.Config, name: str, values: Mapping[str, Given]) -> None:
+    """Refuse a metric that neither we nor a plugin knows."""
+    from pytest_divergence.core.errors import one_of
+    from pytest_divergence.core.settings import BUILT_IN_METRICS
+
+    if name in BUILT_IN_METRICS:
+        return
+    known = [*BUILT_IN_METRICS, *added_metrics(config)]
+    if name not in known:
+        shown = _shown(values["metric"], BY_FIELD["metric"])
+        raise pytest.UsageError(f"{shown}: {one_of(name, known)}")
 
 
 def _located(config: pytest.Config, field: str, one: Given) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,28 @@ import pytest
 
 from pytest_divergence.options import SUITE_SUFFIX
 from pytest_divergence.progress_display import SKIP_PREFIX
-from pytest_divergence.session import NO_MODELS, REPORT_KEY, SUITE_KEY, DivergenceSession, of
+from pytest_divergence.session import (
+    FOLDER,
+    NO_MODELS,
+    REPORT_KEY,
+    SUITE_KEY,
+    DivergenceSession,
+    of,
+)
 
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case
     from pytest_divergence.discovery.run import SearchOutcome
 
-FOLDER = ".divergence"
 OUR_NODEIDS = re.compile(r"\.divergence\.jsonl::|\[[^\]]*-[0-9a-f]{10}\b")
 """Suite items, and tests that run once for each case."""
+
+
+@dataclass(frozen=True)
+class NoCase:
+    """Stands for the case of a test whose filters let none pass: an error, and no skip."""
+
+    reason: str
 
 
 def named_suites(session: DivergenceSession) -> list[Path]:
@@ -37,8 +51,13 @@ def mode(session: DivergenceSession) -> str:
     asked = session.resolved.settings.mode
     if asked != "auto":
         return asked
-    is_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
-    return "replay" if is_ci or named_suites(session) else "search"
+    is_replay = is_ci() or named_suites(session) or session.updates
+    return "replay" if is_replay else "search"
+
+
+def is_ci() -> bool:
+    """Whether this is a CI service: nobody watches, and nothing that is written is kept."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 def adds_own_suite(session: DivergenceSession) -> bool:
@@ -46,7 +65,8 @@ def adds_own_suite(session: DivergenceSession) -> bool:
     choice = session.choice("builtin_suite")
     if not session.has_models or session.is_off or choice == "off":
         return False
-    return choice == "on" or (session.is_explicit and not session.has_paths)
+    is_ours = session.is_explicit and not session.has_paths and not session.updates
+    return choice == "on" or is_ours
 
 
 def joining_suite(session: DivergenceSession) -> Path | None:
@@ -112,7 +132,8 @@ def cases_for(session: DivergenceSession, marks: Iterator[pytest.Mark]) -> list[
             if (ids is None or case.id in ids) and wanted.get("behaviour") in (None, case.behaviour)
         ]
         if (limit := wanted.get("limit")) is not None:
-            chosen = sorted(chosen, key=lambda case: -(case.kl.value if case.kl else 0.0))[:limit]
+            by_kl = sorted(chosen, key=lambda case: -(case.kl.value if case.kl else 0.0))
+            chosen = by_kl[: max(limit, 0)]
     return sorted(chosen, key=lambda case: case.id)
 
 
@@ -192,14 +213,15 @@ def scheduler(config: pytest.Config, log: Any) -> Any:
 
 def _validate_suites(session: DivergenceSession) -> None:
     """Workers cannot end a session by one clear error, so their controller looks first."""
+    from pytest_divergence.core.stored import read_suite
     from pytest_divergence.measuring import suite_bounds
-    from pytest_divergence.stored import read_suite
 
     with session.usage_errors():
         for path in _suites_below(session):
             suite_bounds(session, path, read_suite(path))
-            if session.has_models and not session.outcome:
-                session.identities()
+            models = session.models_for(path)
+            if models is not None and not session.outcome:
+                session.pairs.check(models)
 
 
 def parametrize(metafunc: pytest.Metafunc, session: DivergenceSession) -> None:
@@ -221,14 +243,25 @@ def _params(metafunc: pytest.Metafunc, session: DivergenceSession) -> list[Any]:
     cases = cases_for(session, metafunc.definition.iter_markers("divergence"))
     if not cases and session.is_listing:
         return [_skipped("pending", "no search has run yet")]
+    if not cases and session_cases(session):
+        return [pytest.param(_no_case(metafunc), id="none")]
     if not cases:
-        return [_skipped("none", "no case of the search passes this test's filters")]
+        return [_skipped("none", "the search found no case")]
     return [
         pytest.param(
             case, id=case.id, marks=pytest.mark.divergence(id=case.id, behaviour=case.behaviour)
         )
         for case in cases
     ]
+
+
+def _no_case(metafunc: pytest.Metafunc) -> NoCase:
+    marks = metafunc.definition.iter_markers("divergence")
+    given = ", ".join(f"{key}={value!r}" for mark in marks for key, value in mark.kwargs.items())
+    return NoCase(
+        f"no case of this session passes the filters of this test, divergence({given}), so that it "
+        "would test nothing; correct them, or name the suite that holds such cases"
+    )
 
 
 def _skipped(name: str, why: str) -> Any:

@@ -6,13 +6,24 @@ modules; what a session does not ask for does not happen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence import hookspecs, options, participation, progress_display
+from pytest_divergence import (
+    github,
+    hookspecs,
+    options,
+    pairs,
+    participation,
+    progress_display,
+    untested,
+    updating,
+)
+from pytest_divergence.frames import forget_frames
 from pytest_divergence.session import REPORT_KEY, of
 
 if TYPE_CHECKING:
@@ -22,14 +33,16 @@ if TYPE_CHECKING:
     from pytest_divergence.scoring.scorer import PromptScore
 
 MARKER = (
-    "divergence(max_kl=, behaviour=, limit=, id=): bound of this test's assertions, and which "
-    "cases it takes: of one behaviour, the most divergent few, or by id"
+    "divergence(max_kl=, models=, behaviour=, limit=, id=): bound of this test's assertions, the "
+    "two models that assert_bounded_kl compares, and which cases the test takes: of one behaviour, "
+    "the most divergent few, or by id"
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register options and ini keys."""
     options.add_options(parser)
+    parser.addini(pairs.INI, pairs.INI_HELP, type="linelist", default=[])
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -53,6 +66,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse wrong values; with pytest-xdist, search before the workers start."""
     ours = of(session.config)
     ours.check()
+    updating.refuse(ours)
     if ours.is_controller:
         participation.prepare(ours)
 
@@ -114,16 +128,35 @@ def pytest_make_collect_report(
     return report
 
 
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Take note of a suite's items that will not run."""
+    if items:
+        untested.note_deselected(of(items[0].config), items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Refuse to rewrite a suite of which only a part would run."""
+    updating.check_selection(session, of(session.config))
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
     """Say what was found, where the report is, and how to run one case again."""
-    progress_display.write_summary(terminalreporter, of(config), exitstatus)
+    ours = of(config)
+    progress_display.write_summary(
+        terminalreporter, ours, exitstatus, more=updating.summary_lines(ours)
+    )
+    untested.write(terminalreporter, ours)
+    github.write(terminalreporter, ours, list(progress_display.final_reports(terminalreporter)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Tell the controller of pytest-xdist where a worker's search left its report."""
+    """Rewrite suites, and tell pytest-xdist's controller where a search left its report."""
     ours = of(session.config)
+    updating.finish(session, ours)
+    untested.finish(session, ours)
     if ours.worker_input is not None and ours.report_dir is not None:
         session.config.workeroutput[REPORT_KEY] = str(ours.report_dir)  # type: ignore[attr-defined]
 
@@ -131,7 +164,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Hear from a worker of pytest-xdist."""
-    of(node.config).hear(getattr(node, "workeroutput", {}))
+    ours, output = of(node.config), getattr(node, "workeroutput", {})
+    ours.hear(output)
+    untested.hear(ours, output)
 
 
 @pytest.fixture(scope="session")
@@ -169,7 +204,9 @@ def divergence_case(request: pytest.FixtureRequest) -> Case:
             "request.getfixturevalue() comes too late to run the test once for each case",
             pytrace=False,
         )
-    case: Case = request.param
+    case: Case | participation.NoCase = request.param
+    if isinstance(case, participation.NoCase):
+        pytest.fail(case.reason, pytrace=False)
     return case
 
 
@@ -188,5 +225,10 @@ def assert_bounded_kl(request: pytest.FixtureRequest) -> Callable[..., PromptSco
 @pytest.fixture
 def _divergence_setup(request: pytest.FixtureRequest) -> Any:
     """Measure what a suite's item will judge: in setup, where failing is an error."""
-    request.node.measure(request)
+    request.addfinalizer(request.node.forget)
+    try:
+        request.node.measure(request)
+    except BaseException as error:  # its frames hold the models, until it has been reported
+        request.addfinalizer(partial(forget_frames, error))  # noqa: PT021  # see above
+        raise
     return request.node

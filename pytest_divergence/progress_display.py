@@ -19,6 +19,7 @@ import pytest
 
 from pytest_divergence import replay_summary
 from pytest_divergence.options import DEFAULT, MODELS, Given
+from pytest_divergence.pairs import INI
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -158,7 +159,15 @@ def _printer(config: pytest.Config) -> Callable[[str], None]:
 
 def header_lines(session: DivergenceSession) -> list[str]:
     """Pytest's header: the pair, the most important settings, and where each came from."""
-    if not session.has_models or session.is_off:
+    if session.is_off:
+        return []
+    num_pairs = 0 if session.is_explicit else len(session.config.getini(INI))
+    more = [f"divergence: {num_pairs} pair{'s' if num_pairs > 1 else ''} from {INI}"]
+    return [*_pair_lines(session), *(more if num_pairs else [])]
+
+
+def _pair_lines(session: DivergenceSession) -> list[str]:
+    if not session.has_models:
         return []
     names = [_model_name(session, session.given[field]) for field in MODELS]
     sources = [session.given[field].source for field in MODELS]
@@ -199,7 +208,7 @@ def write_summary(
     more: Sequence[str] = (),
 ) -> None:
     """The end of a session: what was found, skipped, or not used at all."""
-    reports = list(_reports(terminal))
+    reports = list(final_reports(terminal))
     lines = _report_lines(session, terminal) or replay_summary.case_lines(reports)
     lines = [*lines, *more]
     notes = [*replay_summary.inconclusive_lines(reports), *_skip_lines(terminal)]
@@ -232,7 +241,7 @@ def _skip_lines(terminal: pytest.TerminalReporter) -> list[str]:
     """Our own skips look green, so they are told apart from others."""
     reasons = Counter(
         report.longrepr[2].removeprefix("Skipped: ")
-        for report in _reports(terminal)
+        for report in final_reports(terminal)
         if report.skipped and isinstance(report.longrepr, tuple)
     )
     return [
@@ -242,6 +251,9 @@ def _skip_lines(terminal: pytest.TerminalReporter) -> list[str]:
     ]
 
 
-def _reports(terminal: pytest.TerminalReporter) -> Iterator[pytest.TestReport]:
+def final_reports(terminal: pytest.TerminalReporter) -> Iterator[pytest.TestReport]:
+    """What pytest reported of tests; of one that ran again, only the last run."""
     for reports in terminal.stats.values():
-        yield from (report for report in reports if isinstance(report, pytest.TestReport))
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and str(report.outcome) != "rerun":
+                yield report

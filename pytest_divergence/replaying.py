@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_divergence.core.stored import StoredSuite
+from pytest_divergence.frames import forget_frames
 from pytest_divergence.measuring import answers_of, metric_for, sizes_for
+from pytest_divergence.replay_faults import explained, lost_rows
 from pytest_divergence.session import DivergenceSession
-from pytest_divergence.stored import StoredSuite
 
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case, Completions, Measurement
@@ -105,10 +107,19 @@ class SuiteReplay:
         from pytest_divergence.scoring.replay import replay_cases
 
         others = [one for one in wanted if one.id not in self._found and one.id != row.id]
-        self._found |= replay_cases(
+        rows = [row, *others[: ROWS_TOGETHER - 1]]
+        lost = lost_rows(self._session, self.stored, rows)
+        found_now = replay_cases(
             pair,
-            [row, *others[: ROWS_TOGETHER - 1]],
+            [one for one in rows if one.id not in lost],
             self.stored.tokens,
             metric_of=partial(metric_for, self._session),
             **sizes_for(self._session, pair),
         )
+        for id_, found in found_now.items():
+            if isinstance(found, Exception):
+                found_now[id_] = explained(self._session, self.stored, pair, found)
+        self._found |= {**found_now, **lost}
+        for found in self._found.values():
+            if isinstance(found, Exception):  # kept until the session's end, and the pair is not
+                forget_frames(found)

@@ -11,24 +11,23 @@ import json
 import os
 import shlex
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_divergence import options, progress_display
+from pytest_divergence.added import all_strategies, change_cases
+from pytest_divergence.once import Once
+from pytest_divergence.pairs import Models, Pairs, patient_warnings
 
 if TYPE_CHECKING:
     from pytest_divergence.core.report import Report
     from pytest_divergence.discovery.run import SearchOutcome
-    from pytest_divergence.discovery.strategies import Strategy
     from pytest_divergence.models.pair import ModelIdentity, ModelPair
-
-T = TypeVar("T")
 
 SUITE_KEY, REPORT_KEY = "divergence_suite_path", "divergence_report_dir"
 """What pytest-xdist's controller sends to its workers, and they send back."""
@@ -46,6 +45,8 @@ LISTINGS = (
 """Options of pytest that list or plan; with none of them may a search start."""
 REPEATED = (
     "max_kl",
+    "max_shift",
+    "inconclusive",
     "metric",
     "fail_on",
     "chat_template",
@@ -55,37 +56,11 @@ REPEATED = (
     "seed",
 )
 """Options that a command for one case repeats, besides the models."""
+FOLDER = ".divergence"
+"""Where a search of the session's own pair leaves what it finds."""
 LOCK_SECONDS = 24 * 3600.0
-FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors)\b"
-"""Libraries whose warnings a project's `-W error` must not turn into a failed search."""
 ERROR_FILE = "discovery-error.txt"
 NO_MODELS = "needs two models; give --model-1 and --model-2"
-
-
-class Once(Generic[T]):
-    """A value computed on first use. A failure is kept too, and raised again."""
-
-    def __init__(self, compute: Callable[[], T]) -> None:
-        """Call `compute` later."""
-        self._compute = compute
-        self._values: list[T] = []
-        self._error: Exception | None = None
-
-    def __bool__(self) -> bool:
-        """Whether there is a value."""
-        return bool(self._values)
-
-    def __call__(self) -> T:
-        """The value; raises what computing it raised."""
-        if self._error is not None:
-            raise self._error
-        if not self._values:
-            try:
-                self._values.append(self._compute())
-            except Exception as error:
-                self._error = error
-                raise
-        return self._values[0]
 
 
 class DivergenceSession:
@@ -105,8 +80,7 @@ class DivergenceSession:
         self.report: Report | None = None
         """The search's, also where it was stopped."""
         self.report_dir: Path | None = None
-        self.pair: Once[ModelPair] = Once(self._load_pair)
-        self.identities: Once[tuple[ModelIdentity, ModelIdentity]] = Once(self._identify)
+        self.pairs = Pairs(config, lambda: self.resolved.settings, lambda text: self._say(text))
         self.outcome: Once[SearchOutcome] = Once(self._find_outcome)
         self._say: Callable[[str], None] = partial(progress_display.announce, config)
 
@@ -147,6 +121,12 @@ class DivergenceSession:
     def is_off(self) -> bool:
         """Whether the user switched the plugin off."""
         return self.choice("mode") == "off"
+
+    @property
+    def updates(self) -> str | None:
+        """`update` or `fill`, where suites are measured afresh and rewritten; else None."""
+        asked = (field for field in ("update", "fill") if field in self.given)
+        return next((one for one in asked if getattr(self.resolved.settings, one)), None)
 
     def choice(self, field: str) -> str:
         """An option's value as it was given, not yet checked; `auto` by default."""
@@ -282,29 +262,31 @@ class DivergenceSession:
 
     # The pair
 
-    def _load_pair(self) -> ModelPair:
-        from pytest_divergence.models.loading import load_model_pair
+    def models_for(self, path: Path) -> Models | None:
+        """The models that a suite is replayed on; None: no one names any. Raises UsageError.
 
-        settings = self.resolved.settings
+        The command line and the environment come before `divergence_pairs`, and that before the
+        ini file's one pair.
+        """
+        if not self.is_explicit and FOLDER not in path.parts:
+            found = self.pairs.rule_for(path)
+            if found is not None:
+                return found
+        return Models(*self.models) if self.has_models else None
+
+    def pair(self, models: Models | None = None) -> ModelPair:
+        """The session's pair, or another one: then the one before makes room for it."""
         self.is_used = True
-        with _patient_warnings():
-            return load_model_pair(
-                *self.models,
-                device=settings.device,
-                dtype=settings.dtype,
-                chat_template=settings.chat_template,
-                system_prompt=settings.system_prompt,
-                root=self.config.invocation_params.dir,
-                say=lambda text: self._say(text),
-            )
+        return self.pairs.load(models or Models(*self.models))
 
-    def _identify(self) -> tuple[ModelIdentity, ModelIdentity]:
-        from pytest_divergence.models.loading import pair_identities, resolve_pair
+    def pair_for(self, request: pytest.FixtureRequest, models: Models | None = None) -> ModelPair:
+        """The same for a running test."""
+        self.is_used = True
+        return self.pairs.for_test(request, models or Models(*self.models))
 
-        with _patient_warnings():
-            return pair_identities(
-                *resolve_pair(*self.models, root=self.config.invocation_params.dir, say=self._say)
-            )
+    def identities(self, models: Models | None = None) -> tuple[ModelIdentity, ModelIdentity]:
+        """What the models of the session's pair, or of another one, are."""
+        return self.pairs.identities(models or Models(*self.models))
 
     # The search
 
@@ -335,8 +317,7 @@ class DivergenceSession:
     def _search(self, *, is_forced: bool) -> SearchOutcome:
         from pytest_divergence.discovery.run import search
 
-        hook = self.config.hook
-        with progress_display.shown(self.config) as listener, _patient_warnings():
+        with progress_display.shown(self.config) as listener, patient_warnings():
             say, self._say = self._say, listener.say
             try:
                 return search(
@@ -344,10 +325,9 @@ class DivergenceSession:
                     root=self.root,
                     load_pair=self.pair,
                     listener=listener,
-                    strategies=self._strategies(),
-                    modify_cases=lambda cases: hook.pytest_divergence_modify_cases(
-                        config=self.config, cases=cases
-                    ),
+                    identity=self.pairs.run_identity(Models(*self.models)),
+                    strategies=all_strategies(self.config),
+                    modify_cases=partial(change_cases, self.config),
                     on_report=self._on_report,
                     is_forced=is_forced,
                 )
@@ -397,20 +377,6 @@ class DivergenceSession:
         write_reports(report, folder, suite=self.shown(self.own_suite))
         self.config.hook.pytest_divergence_report(config=self.config, report=report)
 
-    def _strategies(self) -> Mapping[str, Strategy]:
-        """The built-in strategies and those that other plugins add."""
-        from pytest_divergence.discovery.strategies import built_in_strategies
-
-        merged = built_in_strategies()
-        for added in self.config.hook.pytest_divergence_strategies(config=self.config):
-            if twice := merged.keys() & added.keys():
-                raise pytest.UsageError(
-                    f"pytest_divergence_strategies gives the name {min(twice)!r}, which another "
-                    "strategy has; choose another name"
-                )
-            merged.update(added)
-        return merged
-
 
 KEY = pytest.StashKey[DivergenceSession]()
 
@@ -436,10 +402,3 @@ def _read_back(report_dir: Path, suite: Path) -> SearchOutcome:
         key=load_provenance(sidecar_path(suite, "provenance.json")).key,
         is_cached=True,
     )
-
-
-@contextmanager
-def _patient_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=FOREIGN)
-        yield

@@ -51,6 +51,9 @@ SafeId = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 CONTROL_TAG = "control"
 """Tag of a suite's control rows: ordinary prompts, measured together and not one by one."""
 
+CATEGORY = "category"
+"""Key of a case's metadata: the kind of difference that it shows, as a plugin names it."""
+
 AnyCase = TypeVar("AnyCase", bound="Case")
 
 
@@ -172,6 +175,12 @@ class Case(Record):
     def is_control(self) -> bool:
         """Whether it is an ordinary prompt that shows broad change, and no item of its own."""
         return CONTROL_TAG in self.tags
+
+    @property
+    def category(self) -> str | None:
+        """The kind of difference that it shows, where a plugin has named it."""
+        named = self.metadata.get(CATEGORY)
+        return named if isinstance(named, str) else None
 
     @property
     def text(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -45,6 +45,10 @@ class MeasurementError(DivergenceError):
     """A divergence that could not be measured. It never counts as a pass."""
 
 
+class PromptIdsError(MeasurementError):
+    """A prompt that is now read as other token ids than those its continuations belong to."""
+
+
 class StoreError(DivergenceError):
     """A folder or file that cannot be written or locked."""
 
@@ -78,6 +82,12 @@ def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
         return _unknown_key(str(fault["loc"][-1]), _keys_at(model, fault["loc"][:-1]))
     rule = fault["msg"].replace("Input should", "it should")
     return f"{key or 'the value'} is {_shown(fault['input'])}; {rule}"
+
+
+def one_of(name: str, known: Sequence[str]) -> str:
+    """What a name must be, and which of the known ones was meant."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"must be one of {', '.join(known)}" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _unknown_key(key: str, known: list[str]) -> str:

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Mode = Literal["auto", "search", "replay", "off"]
 ProfileName = Literal["auto", "smoke", "default", "thorough"]
-MetricName = Literal["symmetric", "forward", "reverse", "js"]
+MetricName = str
+"""One of `BUILT_IN_METRICS`, or a name that a plugin adds."""
+BUILT_IN_METRICS = ("symmetric", "forward", "reverse", "js")
 
 
 CAUSE_TOKENS = 3_000
@@ -178,6 +180,10 @@ class Settings(BaseModel):
     """Forwarded tokens (`200000`) or seconds (`300s`, not reproducible); default: the profile's."""
     max_kl: float | Literal["auto"] = "auto"
     """Asserted limit in nats per token, or `auto`: from noise floor and typical shift."""
+    max_shift: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Limit of the mean divergence on ordinary prompts, nats per token; default: none."""
+    inconclusive: Literal["pass", "fail"] = "pass"
+    """What a suite's aggregate does where the evidence is too little: pass with a warning."""
     metric: MetricName = "symmetric"
     """Which divergence is asserted."""
     gate: Literal["natural", "all"] = "natural"
@@ -202,6 +208,12 @@ class Settings(BaseModel):
     """One dtype for both models; `auto` is float32 on a CPU and for small models."""
     report_dir: str | None = None
     """Folder for the reports of runs; default: `.divergence/reports`."""
+    github: Literal["auto", "on", "off"] = "auto"
+    """Whether failures become annotations on GitHub, and a step summary: `auto` on its runners."""
+    update: bool = False
+    """Measure the suites of the session afresh, and rewrite them."""
+    fill: bool = False
+    """The same for rows without a measurement alone."""
 
     @field_validator("max_kl")
     @classmethod

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.models.fingerprint import text_digest, tokenizer_digest
-from pytest_divergence.models.loading import pair_identities, resolve_device, resolve_pair
+from pytest_divergence.models.loading import resolve_device
+from pytest_divergence.models.metric import Metric
 from pytest_divergence.models.pair import ModelIdentity, ModelPair
+from pytest_divergence.models.resolving import ResolvedSpec, pair_identities, resolve_pair
 
 PACKAGES = ("pytest-divergence", "torch", "transformers", "peft")
 IRRELEVANT = {
     "mode",
     "max_kl",
+    "max_shift",
+    "inconclusive",
+    "update",
+    "fill",
     "fail_on",
     "builtin_suite",
     "report_dir",
+    "github",
     "profile",
     "num_cases",
     "budget",
@@ -46,19 +54,38 @@ class RunIdentity:
     candidate: ModelIdentity
     tokenizer_sha256: str
     device: str
+    metric_sha256: str | None = None
+    """What the asserted metric is, where it is none of the built-in ones."""
 
     @property
     def is_same_model(self) -> bool:
         """Whether both models have the same weights."""
         return self.reference.weights_sha256 == self.candidate.weights_sha256
 
+    def with_metric(self, metric: Metric | None) -> RunIdentity:
+        """The same, measured in a metric that someone added: its code is part of what it is."""
+        if metric is None:
+            return self
+        kind = type(metric)
+        try:
+            code = inspect.getsource(kind)
+        except (OSError, TypeError):  # typed into an interpreter, say
+            code = ""
+        return replace(self, metric_sha256=text_digest(f"{kind.__qualname__} {code}"))
+
 
 def identify(settings: Settings) -> RunIdentity:
     """The identity of the pair that the settings name; hashes files, loads no weights."""
-    reference, candidate = resolve_pair(settings.model_1 or "", settings.model_2 or "")
-    identities = pair_identities(reference, candidate)
+    return identify_specs(settings, resolve_pair(settings.model_1 or "", settings.model_2 or ""))
+
+
+def identify_specs(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) -> RunIdentity:
+    """The same for specs that are resolved already; each must be known before it is loaded."""
+    reference = specs[0]
+    # A plugin's fingerprint stands for its tokenizer too.
+    tokenizer = tokenizer_digest(reference.folder) if reference.folder else reference.digest
     device = str(resolve_device(settings.device))
-    return RunIdentity(*identities, tokenizer_digest(reference.folder), device)
+    return RunIdentity(*pair_identities(*specs), tokenizer, device)
 
 
 def identify_pair(pair: ModelPair) -> RunIdentity:
@@ -113,7 +140,7 @@ def run_key(
 def _common(identity: RunIdentity, settings: Settings) -> dict[str, Any]:
     template = Path(settings.chat_template)
     return {
-        "identity": asdict(identity),
+        "identity": {key: value for key, value in asdict(identity).items() if value is not None},
         "template": text_digest(template.read_text("utf-8")) if template.is_file() else None,
         "versions": versions(),
     }

@@ -78,7 +78,7 @@ def discover(
         root=root or Path.cwd(),
         load_pair=lambda: pair,
         listener=Silence(),
-        identity=identify_pair(pair),
+        identity=identify_pair(pair).with_metric(pair.metrics.get(named.metric)),
     )
 
 

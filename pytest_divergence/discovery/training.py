@@ -21,19 +21,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pytest_divergence.core.errors import NoGradientError, SettingsError
+from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.store import write_atomically
 from pytest_divergence.discovery.soft_prompts import SoftPrompt, insert
 from pytest_divergence.models.decoding import decode_greedily, row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
-from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
+from pytest_divergence.scoring.metrics import DIVERGENCES
+from pytest_divergence.scoring.screening import LEAST_LOG_PROB
 
 Kind = Literal["free", "simplex"]
 Objective = Literal["first_token", "continuation", "log_ratio", "likelihood"]
-LEAST_LOG_PROB = -12.0
-"""Nats per token: how unlikely the reference can be made before the log-ratio gains nothing more.
-Without it a search would rather rule a wanted answer out for the reference than have it written."""
-DIVERGENCES = {"symmetric": symmetric_kl, "forward": forward_kl, "reverse": reverse_kl, "js": js}
 DEFAULT_LEARNING_RATES = {"free": 1e-2, "simplex": 0.3}
 
 
@@ -58,8 +56,8 @@ class TrainingConfig:
     """The wanted answer of `log_ratio`."""
     continuation_length: int = 4
     """Tokens of the candidate's greedy answer over which `continuation` averages."""
-    metric: Literal["symmetric", "forward", "reverse", "js"] = "symmetric"
-    """Which divergence, in nats."""
+    metric: MetricName = "symmetric"
+    """Which built-in divergence, in nats: one that others add need not have a gradient."""
     max_text_tokens: int = 32
     """Longer texts are not trained on: a step costs their length."""
     validate_every: int = 10

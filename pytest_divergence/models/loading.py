@@ -1,14 +1,13 @@
 """From two specs to a `ModelPair`.
 
-Everything becomes a local folder first, is screened, and is then loaded without remote code and
-from safetensors only. Every failure is a `ModelLoadError` that names the option.
+A screened folder is loaded without remote code and from safetensors only; a plugin's model is taken
+as it is. Every failure is a `ModelLoadError` that names the option.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,77 +21,27 @@ from transformers import (
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.models.demo import demo_folder
-from pytest_divergence.models.fingerprint import hub_commit, weights_digest
-from pytest_divergence.models.hub import hub_folder
-from pytest_divergence.models.pair import ModelIdentity, ModelPair
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.providers import ModelProvider, check_dtype
 from pytest_divergence.models.quiet import quiet_transformers
-from pytest_divergence.models.screening import (
-    check_adapter_shapes,
-    screen_adapter_folder,
-    screen_model_folder,
+from pytest_divergence.models.resolving import (
+    ROLES,
+    ResolvedSpec,
+    Say,
+    pair_identities,
+    provide,
+    resolve_pair,
 )
-from pytest_divergence.models.specs import ModelSpec, adapter_base_name, parse_spec
+from pytest_divergence.models.screening import check_adapter_shapes
+from pytest_divergence.models.specs import adapter_base_name
 from pytest_divergence.models.tokenizers import check_same_tokenizer
 
-ROLES = ("--model-1", "--model-2")
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
 SMALL_MODEL_BYTES = 4 * 1024**3
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ResolvedSpec:
-    """A spec and the local folder that it stands for."""
-
-    spec: ModelSpec
-    folder: Path
-    role: str
-
-    @property
-    def is_adapter(self) -> bool:
-        """Whether the folder is a PEFT adapter, wherever it came from."""
-        return (self.folder / "adapter_config.json").is_file()
-
-    def identity(self, base: ResolvedSpec | None = None) -> ModelIdentity:
-        """Spec and digests; an adapter's digest includes its base's."""
-        digest = weights_digest(self.folder)
-        if base is not None:
-            digest = f"{weights_digest(base.folder)}+{digest}"
-        kind = "adapter" if self.is_adapter else self.spec.kind
-        return ModelIdentity(str(self.spec), kind, digest, hub_commit(self.folder))
-
-
-def resolve_pair(
-    model_1: str, model_2: str, *, root: Path | None = None, say: Say = lambda _: None
-) -> tuple[ResolvedSpec, ResolvedSpec]:
-    """Both specs as screened local folders; nothing is loaded yet."""
-    resolved = []
-    for text, role in zip((model_1, model_2), ROLES, strict=True):
-        spec = parse_spec(text, role=role, root=root)
-        resolved.append(ResolvedSpec(spec, _folder(spec, role, say), role))
-    reference, candidate = resolved
-    if reference.is_adapter:
-        raise ModelLoadError(
-            f"--model-1 is an adapter folder ({reference.spec}); give the model that it was "
-            "trained on as --model-1, and the adapter as --model-2"
-        )
-    for one in resolved:
-        screen = screen_adapter_folder if one.is_adapter else screen_model_folder
-        screen(one.folder, role=one.role)
-    return reference, candidate
-
-
-def pair_identities(
-    reference: ResolvedSpec, candidate: ResolvedSpec
-) -> tuple[ModelIdentity, ModelIdentity]:
-    """Identities of both, without loading either."""
-    base = reference if candidate.is_adapter else None
-    return reference.identity(), candidate.identity(base)
 
 
 def load_model_pair(
@@ -105,16 +54,20 @@ def load_model_pair(
     system_prompt: str | None = None,
     root: Path | None = None,
     say: Say = lambda _: None,
+    roles: tuple[str, str] = ROLES,
+    provider: ModelProvider | None = None,
 ) -> ModelPair:
     """Load reference and candidate.
 
     `device` and `dtype` hold for both. `chat_template` is `reference`, `candidate`, `none` or a
-    Jinja file. Messages for people go to `say`. Raises `ModelLoadError`, and
-    `TokenizerMismatchError` where the tokenizers differ.
+    Jinja file. Messages for people go to `say`, `roles` and `provider` are as in `resolve_pair`.
+    Raises `ModelLoadError`, and `TokenizerMismatchError` where the tokenizers differ.
     """
-    specs = resolve_pair(model_1, model_2, root=root, say=say)
-    reference_spec, candidate_spec = specs
     torch_device = resolve_device(device)
+    specs = resolve_pair(model_1, model_2, root=root, say=say, roles=roles, provider=provider)
+    if provider is not None:
+        specs = provide(specs, provider, torch_device)
+    reference_spec, candidate_spec = specs
     torch_dtype = _resolve_dtype(dtype, specs, torch_device)
     tokenizer = _load_tokenizer(reference_spec)
     other_tokenizer = None if candidate_spec.is_adapter else _load_tokenizer(candidate_spec)
@@ -124,17 +77,20 @@ def load_model_pair(
     candidate: Any
     if candidate_spec.is_adapter:
         candidate = _load_adapter(candidate_spec, reference, reference_spec)
-    elif candidate_spec.folder == reference_spec.folder:
+    elif candidate_spec.is_same_as(reference_spec):
         candidate = reference
     else:
         candidate = _load_model(candidate_spec, torch_dtype, torch_device)
+    is_known = all(one.is_known for one in specs)
     pair = ModelPair.from_models(
         reference,
         candidate,
         tokenizer,
         system_prompt=system_prompt,
-        identities=pair_identities(*specs),
+        identities=pair_identities(*specs) if is_known else None,
     )
+    if not is_known:  # the digests are of the weights in memory, of both sides
+        pair = pair.with_names(*((str(one.spec), one.spec.kind) for one in specs))
     return pair.with_template(_template(chat_template, tokenizer, other_tokenizer, say))
 
 
@@ -152,15 +108,17 @@ def resolve_device(device: str) -> torch.device:
     return chosen
 
 
-def _folder(spec: ModelSpec, role: str, say: Say) -> Path:
-    if spec.kind == "demo":
-        return demo_folder(spec.location, role=role, say=say)
-    if spec.kind == "hub":
-        return hub_folder(spec.location, revision=spec.revision, role=role)
-    return spec.path
-
-
 def _resolve_dtype(
+    dtype: str, specs: tuple[ResolvedSpec, ResolvedSpec], device: torch.device
+) -> torch.dtype:
+    chosen = _chosen_dtype(dtype, specs, device)
+    for one in specs:
+        if one.loaded is not None:
+            check_dtype(one.loaded, chosen, option=one.role)
+    return chosen
+
+
+def _chosen_dtype(
     dtype: str, specs: tuple[ResolvedSpec, ResolvedSpec], device: torch.device
 ) -> torch.dtype:
     named = {resolved.spec.dtype for resolved in specs} - {None}
@@ -170,7 +128,10 @@ def _resolve_dtype(
             " a pair is measured in one"
         )
     name = next(iter(named), None) or dtype
-    if name == "auto":
+    for one in specs:
+        if name == "auto" and one.loaded is not None:  # what a plugin loaded cannot change
+            return one.loaded.model.dtype
+    if name == "auto" and specs[0].folder is not None:
         num_bytes = sum(path.stat().st_size for path in specs[0].folder.glob("*.safetensors"))
         is_small = device.type == "cpu" or num_bytes <= SMALL_MODEL_BYTES
         return torch.float32 if is_small else torch.bfloat16
@@ -182,6 +143,9 @@ def _resolve_dtype(
 def _load_model(
     resolved: ResolvedSpec, dtype: torch.dtype, device: torch.device
 ) -> PreTrainedModel:
+    if resolved.loaded is not None:
+        return resolved.loaded.model
+    assert resolved.folder is not None  # what no plugin loads is a folder
     with quiet_transformers(), _as_load_error(resolved):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             resolved.folder,
@@ -196,6 +160,8 @@ def _load_model(
 
 
 def _load_tokenizer(resolved: ResolvedSpec) -> PreTrainedTokenizerBase:
+    if resolved.loaded is not None:
+        return resolved.loaded.tokenizer
     with quiet_transformers(), _as_load_error(resolved):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             resolved.folder, trust_remote_code=False, local_files_only=True
@@ -211,6 +177,7 @@ def _load_adapter(resolved: ResolvedSpec, base: PreTrainedModel, base_spec: Reso
             f"{resolved.role} is an adapter; loading it needs peft: "
             "pip install 'pytest-divergence[peft]'"
         ) from error
+    assert resolved.folder is not None  # an adapter is a folder
     named = adapter_base_name(resolved.folder)
     base_name = f"--model-1 {base_spec.spec}" + (
         f" (the adapter names {safe_line(named)})" if named else ""

@@ -7,8 +7,8 @@ models come from (`pytest_divergence.models.loading`) or what is measured on the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.adapters import AdapterSwitch
 from pytest_divergence.models.chat import ChatFormat, Prompt
+from pytest_divergence.models.metric import Metric
 from pytest_divergence.models.side import Meter, ModelSide
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class ModelPair:
     reference_identity: ModelIdentity
     candidate_identity: ModelIdentity
     dtype: torch.dtype
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """What it can be measured in besides the built-in metrics, by name."""
 
     @classmethod
     def from_models(
@@ -92,6 +95,20 @@ class ModelPair:
     def with_template(self, template: str | None) -> ModelPair:
         """The same models under another chat template (None: plain text continuation)."""
         return replace(self, chat=replace(self.chat, template=template))
+
+    def with_names(self, *names: tuple[str, str]) -> ModelPair:
+        """The same models, known by other specs: spec and kind of the reference and candidate."""
+        reference, candidate = (
+            replace(identity, spec=spec, kind=kind)
+            for identity, (spec, kind) in zip(
+                (self.reference_identity, self.candidate_identity), names, strict=True
+            )
+        )
+        return replace(self, reference_identity=reference, candidate_identity=candidate)
+
+    def with_metrics(self, metrics: Mapping[str, Metric]) -> ModelPair:
+        """The same models, to be measured in these metrics too, by name."""
+        return replace(self, metrics={**self.metrics, **metrics})
 
     @property
     def sides(self) -> tuple[ModelSide, ModelSide]:

@@ -1,6 +1,6 @@
 """What a user wrote after `--model-1`: parsed, checked, and safe to show.
 
-Knows the four kinds of spec; does not load anything.
+Knows the kinds of spec; does not load anything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pytest_divergence.core.errors import ModelLoadError
 
-Kind = Literal["hub", "folder", "adapter", "demo"]
+Kind = Literal["hub", "folder", "adapter", "demo", "plugin"]
 OPTIONS = ("dtype", "revision")
 DEMO_PREFIX = "demo:"
 
@@ -27,7 +27,7 @@ class ModelSpec:
 
     kind: Kind
     location: str
-    """Hub id, absolute folder, or the demo's name."""
+    """Hub id, absolute folder, the demo's name, or all of a spec that a plugin understands."""
     revision: str | None = None
     dtype: str | None = None
 
@@ -65,6 +65,25 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
     options = dict(_option(part, role=role) for part in raw_options)
     kind, location = _kind_and_location(location, role=role, root=root or Path.cwd())
     return ModelSpec(kind, location, options.get("revision"), options.get("dtype"))
+
+
+def parse_open_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
+    """As `parse_spec`, where a plugin may understand what no rule here does.
+
+    Raises `ModelLoadError` for what may hold a secret: specs are stored with suites and reports.
+    """
+    try:
+        return parse_spec(text, role=role, root=root)
+    except ModelLoadError:
+        is_url = "://" in text
+        if not text.strip() or (is_url and ("@" in text or "?" in text)):
+            raise
+        return plugin_spec(text)
+
+
+def plugin_spec(text: str) -> ModelSpec:
+    """A spec that a plugin understands."""
+    return ModelSpec("plugin", text.strip())
 
 
 def _host(url: str) -> str:

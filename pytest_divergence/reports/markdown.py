@@ -139,6 +139,9 @@ def _case(case: ReportCase, rerun: str) -> Iterator[str]:
         yield "Candidate:"
         yield ""
         yield from _fenced(case.completions.candidate)
+    if case.category is not None:
+        yield f"Category: {_code(case.category)}"
+        yield ""
     yield f"Run it again: {_code(rerun)}"
     yield ""
 

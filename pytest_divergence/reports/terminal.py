@@ -55,6 +55,8 @@ def failure_text(
     ]
     if case.behaviour is not None:
         lines.append(f"  behaviour: {case.behaviour}")
+    if case.category is not None:
+        lines.append(f"  category: {quoted(case.category, WIDTH - 14)}")
     lines += _labelled("  intended? raise this case's max_kl in", suite, WIDTH)
     return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from pytest_divergence.core.cases import Measurement
 from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.settings import MetricName
+from pytest_divergence.scoring.metrics import DIVERGENCES
 from pytest_divergence.scoring.tokens import TokenScores
 
 Estimator = Literal["fresh", "stored"]
@@ -38,13 +39,16 @@ def summarise(
         raise MeasurementError("a measurement needs a continuation of each model; there is none")
     forward = _per_token(on_reference, lambda scores: scores.forward)
     reverse = _per_token(on_candidate, lambda scores: scores.reverse)
-    both_js = [_per_token(scores, lambda one: one.js) for scores in (on_reference, on_candidate)]
+    both = on_reference, on_candidate
+    js = sum(_per_token(scores, lambda one: one.js) for scores in both) / 2
     values = {
         "symmetric": (forward + reverse) / 2,
         "forward": forward,
         "reverse": reverse,
-        "js": sum(both_js) / 2,
+        "js": js,
     }
+    if metric not in values:
+        values[metric] = sum(_per_token(scores, _added) for scores in both) / 2
     largest = max(
         *(float(scores.forward.max()) for scores in on_reference),
         *(float(scores.reverse.max()) for scores in on_candidate),
@@ -56,8 +60,8 @@ def summarise(
         metric=metric,
         forward=forward,
         reverse=reverse,
-        js=values["js"],
-        sd=_spread(on_reference, on_candidate),
+        js=js,
+        sd=_spread(*both, metric),
         max_token=largest,
         num_tokens=sum(len(scores.forward) for scores in (*on_reference, *on_candidate)),
         num_continuations=len(on_reference),
@@ -80,13 +84,22 @@ def _per_token(scores: Sequence[TokenScores], pick: Callable[[TokenScores], Tens
     return float(values.sum() / len(values))
 
 
+def _added(scores: TokenScores) -> Tensor:
+    if scores.added is None:
+        raise MeasurementError("the scores hold no value of the metric that is asked for")
+    return scores.added
+
+
 def _spread(
-    on_reference: Sequence[TokenScores], on_candidate: Sequence[TokenScores]
+    on_reference: Sequence[TokenScores], on_candidate: Sequence[TokenScores], metric: MetricName
 ) -> float | None:
     """Standard deviation over continuations, the i-th of both models taken together."""
     if len(on_reference) < 2 or len(on_reference) != len(on_candidate):
         return None
-    return statistics.stdev(
-        (float(ours.forward.mean()) + float(theirs.reverse.mean())) / 2
-        for ours, theirs in zip(on_reference, on_candidate, strict=True)
-    )
+
+    def mean(ours: TokenScores, theirs: TokenScores) -> float:
+        is_built_in = metric in DIVERGENCES
+        sides = (ours.forward, theirs.reverse) if is_built_in else (_added(ours), _added(theirs))
+        return sum(float(side.mean()) for side in sides) / 2
+
+    return statistics.stdev(map(mean, on_reference, on_candidate))

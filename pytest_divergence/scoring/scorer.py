@@ -26,6 +26,7 @@ from pytest_divergence.models.decoding import (
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Decoding, ModelSide
 from pytest_divergence.scoring.measurement import Estimator, perplexity, same_top_share, summarise
+from pytest_divergence.scoring.metrics import AddedMetric, added_metric
 from pytest_divergence.scoring.tokens import (
     SCORING_BATCH,
     ScoringRow,
@@ -145,6 +146,7 @@ def _score(
 ) -> list[PromptScore]:
     """Both models read each prompt once, write (unless given) and score the continuations."""
     rows = pair.prompt_rows(prompts)
+    added = added_metric(pair, metric)
 
     def compute(batch: list[int]) -> list[PromptScore]:
         states, bodies = _read(pair, [rows[index] for index in batch])
@@ -152,7 +154,7 @@ def _score(
             given = _written(states, bodies, source)
         else:
             given = [source[index] for index in batch]
-        scores = iter(_score_states(states, given))
+        scores = iter(_score_states(states, given, added))
         return [
             _prompt_score(
                 prompts[index],
@@ -208,12 +210,12 @@ def _in_flight(
 
 
 def _score_states(
-    states: tuple[Decoding, Decoding], given: Sequence[Continuations]
+    states: tuple[Decoding, Decoding], given: Sequence[Continuations], added: AddedMetric | None
 ) -> Iterator[list[TokenScores]]:
     """For each prompt in turn: the scores on the reference's, then on the candidate's."""
     groups = [ids for one in given for ids in (one.reference, one.candidate)]
     owners = [index // 2 for index, ids in enumerate(groups) for _ in ids]
-    flat = iter(score_states(states, owners, [ids for group in groups for ids in group]))
+    flat = iter(score_states(states, owners, [ids for group in groups for ids in group], added))
     for group in groups:
         yield [next(flat) for _ in group]
 
@@ -309,11 +311,12 @@ def first_token_scores(
     """Divergence at the response's first token only, nats: cheap, and used to screen proposals."""
     rows = pair.prompt_rows(prompts)
     zeros = [ScoringRow(prefix, body, (0,)) for prefix, body in rows]
-    scores = score_tokens(pair, zeros)
-    return [_first(one, metric) for one in scores]
+    scores = score_tokens(pair, zeros, metric=metric)
+    return [first_divergence(one, metric) for one in scores]
 
 
-def _first(scores: TokenScores, metric: MetricName) -> float:
+def first_divergence(scores: TokenScores, metric: MetricName) -> float:
+    """The divergence at the first token of a continuation, nats."""
     forward, reverse = float(scores.forward[0]), float(scores.reverse[0])
     values = {
         "symmetric": (forward + reverse) / 2,
@@ -321,7 +324,7 @@ def _first(scores: TokenScores, metric: MetricName) -> float:
         "reverse": reverse,
         "js": float(scores.js[0]),
     }
-    return values[metric]
+    return float(scores.added[0]) if scores.added is not None else values[metric]
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Decoding, ModelSide
 from pytest_divergence.scoring.divergences import js_of_log_probs, kl_of_log_probs, log_probs
+from pytest_divergence.scoring.metrics import AddedMetric, added_metric
 
 SCORING_BATCH = 16
 
@@ -46,28 +47,35 @@ class TokenScores:
     """1 where both models would choose the same token."""
     reference_logprobs: Tensor
     candidate_logprobs: Tensor
+    added: Tensor | None = None
+    """The asserted metric's, where it is none of the built-in ones."""
 
 
-def score_tokens(pair: ModelPair, rows: Sequence[ScoringRow]) -> list[TokenScores]:
-    """Divergences at every token of each row's continuation.
+def score_tokens(
+    pair: ModelPair, rows: Sequence[ScoringRow], *, metric: str = "symmetric"
+) -> list[TokenScores]:
+    """Divergences at every token of each row's continuation, in `metric` and the built-in ones.
 
     Raises `NonFiniteLogitsError` naming the model where logits are NaN or infinite, `ValueError`
     for an empty continuation.
     """
+    added = added_metric(pair, metric)
     return map_batches(
         rows,
-        lambda batch: _score_batch(pair, batch),
+        lambda batch: _score_batch(pair, batch, added),
         length=lambda row: len(row.body) + len(row.continuation),
         max_rows=SCORING_BATCH,
     )
 
 
 @torch.no_grad()
-def _score_batch(pair: ModelPair, batch: list[ScoringRow]) -> list[TokenScores]:
+def _score_batch(
+    pair: ModelPair, batch: list[ScoringRow], added: AddedMetric | None
+) -> list[TokenScores]:
     prefixes = {row.prefix for row in batch}
     rows = batch if len(prefixes) == 1 else [whole(row) for row in batch]
     states = read_prompts(pair, [row.body for row in rows], prefix=rows[0].prefix)
-    return score_states(states, range(len(rows)), [row.continuation for row in rows])
+    return score_states(states, range(len(rows)), [row.continuation for row in rows], added)
 
 
 def read_prompts(
@@ -85,6 +93,7 @@ def score_states(
     states: tuple[Decoding, Decoding],
     owners: Sequence[int],
     continuations: Sequence[Sequence[int]],
+    added: AddedMetric | None = None,
 ) -> list[TokenScores]:
     """Score continuations of prompts that both models have read; `owners` names each one's row."""
     if not all(map(len, continuations)):
@@ -94,7 +103,9 @@ def score_states(
         rows, ids = [owner for owner, _ in batch], [given for _, given in batch]
         reference, candidate = (_checked_logits(state.fork(rows), ids) for state in states)
         return [
-            _row_scores(ours, theirs.to(ours.device), torch.tensor(given, device=ours.device))
+            _row_scores(
+                ours, theirs.to(ours.device), torch.tensor(given, device=ours.device), added
+            )
             for ours, theirs, given in zip(reference, candidate, ids, strict=True)
         ]
 
@@ -144,7 +155,9 @@ def whole(row: ScoringRow) -> ScoringRow:
     return ScoringRow((), torch.cat([start, row.body]), row.continuation)
 
 
-def _row_scores(reference: Tensor, candidate: Tensor, token_ids: Tensor) -> TokenScores:
+def _row_scores(
+    reference: Tensor, candidate: Tensor, token_ids: Tensor, added: AddedMetric | None
+) -> TokenScores:
     index = token_ids[:, None]
     log_p, log_q = log_probs(reference), log_probs(candidate)
     return TokenScores(
@@ -154,4 +167,5 @@ def _row_scores(reference: Tensor, candidate: Tensor, token_ids: Tensor) -> Toke
         same_top=(reference.argmax(-1) == candidate.argmax(-1)).float().cpu(),
         reference_logprobs=log_p.gather(-1, index)[:, 0].cpu(),
         candidate_logprobs=log_q.gather(-1, index)[:, 0].cpu(),
+        added=added(reference, candidate) if added is not None else None,
     )

@@ -66,6 +66,7 @@ def search(
     root: Path,
     load_pair: Callable[[], Any],
     listener: Any,
+    identity: Any,
     strategies: Any,
     modify_cases: Callable[[list[Case]], None],
     on_report: Callable[[Report, Path], None],

@@ -10,9 +10,19 @@ import pytest
 
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance, write_provenance
+from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.measuring import note
-from pytest_divergence.models.loading import pair_identities, resolve_pair
-from tests.plugin.conftest import KNOT, MODELS, POEM, Project, block, nodeid, shown
+from pytest_divergence.models.resolving import pair_identities, resolve_pair
+from tests.plugin.conftest import (
+    KNOT,
+    MODELS,
+    POEM,
+    Project,
+    block,
+    nodeid,
+    shown,
+    stored_tokens,
+)
 from tests.tiny import save_tiny_model
 
 SUITE = "regress.divergence.jsonl"
@@ -33,7 +43,7 @@ KL = {
 def write_matching_provenance(
     project: Project, *, candidate: str = "ft", bound: float | None = None
 ) -> None:
-    """Provenance of a search of `base` and `candidate`, beside the suite."""
+    """What a search of `base` and `candidate` leaves beside the suite of KNOT and POEM."""
     reference, other = (
         ModelProvenance(spec=one.spec, kind=one.kind, weights_sha256=one.weights_sha256)
         for one in pair_identities(
@@ -54,6 +64,7 @@ def write_matching_provenance(
             bound=Bound(value=bound) if bound is not None else None,
         ),
     )
+    write_tokens(project.path / "regress.tokens.jsonl", map(stored_tokens, (KNOT, POEM)))
 
 
 @pytest.fixture
@@ -370,9 +381,12 @@ def test_junit_carries_the_measured_values(project: Project) -> None:
     tree = ElementTree.parse(project.path / "junit.xml")
     found = {one.get("name"): one.get("value") for one in tree.iter("property")}
     assert found == {
+        "divergence_kind": "case",
         "divergence_verdict": "failed",
         "divergence_kl": "0.25",
         "divergence_bound": "0.2",
+        "divergence_metric": "symmetric",
+        "divergence_unit": "nats/token",
     }
 
 

@@ -37,7 +37,7 @@ def test_forward_is_read_on_the_reference_and_reverse_on_the_candidate() -> None
     ("metric", "value"), [("forward", 3.0), ("reverse", 4.0), ("symmetric", 3.5), ("js", 0.35)]
 )
 def test_the_metric_chooses_the_value(metric: str, value: float) -> None:
-    measured = summarise(ON_REFERENCE, ON_CANDIDATE, metric=metric)  # type: ignore[arg-type]
+    measured = summarise(ON_REFERENCE, ON_CANDIDATE, metric=metric)
 
     assert measured.value == pytest.approx(value)
     assert measured.metric == metric

@@ -13,9 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from pytest_divergence.core.report import TrainingSummary
+from pytest_divergence.core.settings import MetricName
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.soft_prompts import CHECKPOINT_SUFFIX, generate_prompts
-from pytest_divergence.discovery.strategies.base import SearchContext, Target, most_paying
+from pytest_divergence.discovery.strategies.base import SearchContext, most_paying
 from pytest_divergence.discovery.training import (
     Kind,
     Objective,
@@ -24,7 +25,9 @@ from pytest_divergence.discovery.training import (
     train_soft_prompt,
 )
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.metrics import DIVERGENCES
 from pytest_divergence.scoring.scorer import first_token_scores
+from pytest_divergence.scoring.screening import beginning
 
 NUM_VALIDATION = 8
 MIN_ELITE = 8
@@ -34,8 +37,6 @@ ELITE_STEPS_SHARE = 0.5
 """Of a restart's steps, those of each fit to the elite."""
 NUM_FITS = 2
 """Times that an elite-fitted restart is fitted, generates and is scored."""
-TARGET_TOKENS = 3
-"""Tokens of a phrase that a restart aims at: what decides is how it begins."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,12 @@ class SoftPromptStrategy:
         if context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
         variant = choose(context)
+        aim = _aim(context) if variant is AIMED else ""
         name = f"restart-{context.round + 1}-{variant.name}"
         if variant is ELITE:
             texts, result = _fit_elite(pair, context, name)
         else:
-            result = _train(pair, context, variant, name, _objective(pair, context, variant))
+            result = _train(pair, context, variant, name, _objective(pair, variant, aim))
             texts = _write(pair, context, result.soft_prompt.prompt_embeds)
         result.soft_prompt.save(context.artefacts / f"{name}.safetensors")
         context.record_training(
@@ -89,7 +91,9 @@ class SoftPromptStrategy:
                 d_soft=result.d_soft,
             )
         )
-        return [Proposal(text, "soft_prompt", name, variant=variant.name) for text in texts]
+        return [
+            Proposal(text, "soft_prompt", name, variant=variant.name, aim=aim) for text in texts
+        ]
 
 
 def choose(context: SearchContext) -> Variant:
@@ -109,21 +113,16 @@ def choose(context: SearchContext) -> Variant:
     return BY_NAME[next(untried, None) or most_paying(possible, tried)]
 
 
-def _objective(pair: ModelPair, context: SearchContext, variant: Variant) -> dict[str, Any]:
+def _objective(pair: ModelPair, variant: Variant, aim: str) -> dict[str, Any]:
     if variant is not AIMED:
         return {"objective": variant.objective}
-    return {"objective": variant.objective, "target_ids": _target_ids(pair, _aim(context))}
+    return {"objective": variant.objective, "target_ids": tuple(beginning(pair, aim))}
 
 
-def _aim(context: SearchContext) -> Target:
+def _aim(context: SearchContext) -> str:
     """Confirmed phrases have turns before suspected ones."""
     turn = sum(one.variant == AIMED.name for one in context.rounds)
-    return context.targets[turn % len(context.targets)]
-
-
-def _target_ids(pair: ModelPair, target: Target) -> tuple[int, ...]:
-    ids = pair.chat.tokenizer.encode(target.text, add_special_tokens=False)
-    return tuple(ids[:TARGET_TOKENS])
+    return context.targets[turn % len(context.targets)].text
 
 
 def _train(
@@ -142,7 +141,7 @@ def _train(
         batch_size=profile.batch_size,
         max_text_tokens=_max_text_tokens(pair, context),
         validate_every=max(1, profile.num_steps // 2),
-        metric=context.metric,
+        metric=_trained_metric(context),
         seed=context.seed,
         **objective,
     )
@@ -155,6 +154,11 @@ def _train(
         checkpoint=context.artefacts / f"{name}{CHECKPOINT_SUFFIX}",
         on_step=lambda done, total: context.listener.progress(f"train {name}", done, total),
     )
+
+
+def _trained_metric(context: SearchContext) -> MetricName:
+    """The search's own where it is a built-in one: an added metric need not have a gradient."""
+    return context.metric if context.metric in DIVERGENCES else "symmetric"
 
 
 def _max_text_tokens(pair: ModelPair, context: SearchContext) -> int:
@@ -190,7 +194,7 @@ def _fit_elite(
             validate_every=profile.num_steps,
             learning_rate=ELITE_LEARNING_RATE,
             objective="likelihood",
-            metric=context.metric,
+            metric=_trained_metric(context),
             seed=context.seed + turn,
         )
         result = train_soft_prompt(pair, config, elite, name=name, initial=start)

@@ -1,0 +1,168 @@
+"""What two specs stand for, before anything is loaded.
+
+Everything becomes a local folder first and is screened, but for what a plugin is to load. Knows how
+models are told apart; does not load them (`pytest_divergence.models.loading`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.models.demo import demo_folder
+from pytest_divergence.models.fingerprint import hub_commit, text_digest, weights_digest
+from pytest_divergence.models.hub import hub_folder
+from pytest_divergence.models.pair import ModelIdentity
+from pytest_divergence.models.providers import LoadedModel, ModelProvider, provided_model
+from pytest_divergence.models.screening import screen_adapter_folder, screen_model_folder
+from pytest_divergence.models.specs import ModelSpec, parse_open_spec, parse_spec, plugin_spec
+
+ROLES = ("--model-1", "--model-2")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ResolvedSpec:
+    """A spec and the local folder that it stands for; None where a plugin loads it."""
+
+    spec: ModelSpec
+    folder: Path | None
+    role: str
+    fingerprint: str | None = None
+    """What the plugin says to tell the model from others by."""
+    loaded: LoadedModel | None = None
+    """What the plugin loaded."""
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the folder is a PEFT adapter, wherever it came from."""
+        return self.folder is not None and (self.folder / "adapter_config.json").is_file()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the model can be told from others before it is loaded."""
+        return self.folder is not None or self.fingerprint is not None
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the weights, or of the plugin's fingerprint."""
+        if self.folder is not None:
+            return weights_digest(self.folder)
+        if self.fingerprint is None:
+            raise ModelLoadError(
+                f"{self.role}: {self.spec} cannot be told apart before it is loaded"
+            )
+        return text_digest(f"fingerprint {self.fingerprint}")
+
+    def is_same_as(self, other: ResolvedSpec) -> bool:
+        """Whether both stand for one model."""
+        if self.folder is None:
+            return self.spec == other.spec
+        return self.folder == other.folder
+
+    def identity(self, base: ResolvedSpec | None = None) -> ModelIdentity:
+        """Spec and digests; an adapter's digest includes its base's."""
+        digest = self.digest if base is None else f"{base.digest}+{self.digest}"
+        kind = "adapter" if self.is_adapter else self.spec.kind
+        commit = hub_commit(self.folder) if self.folder is not None else None
+        return ModelIdentity(str(self.spec), kind, digest, commit)
+
+
+def resolve_pair(
+    model_1: str,
+    model_2: str,
+    *,
+    root: Path | None = None,
+    say: Say = lambda _: None,
+    roles: tuple[str, str] = ROLES,
+    provider: ModelProvider | None = None,
+) -> tuple[ResolvedSpec, ResolvedSpec]:
+    """Both specs as screened local folders; nothing is loaded yet.
+
+    `roles` are the specs' names in messages. What `provider` has a fingerprint for, and what no
+    rule here understands, is left to it.
+    """
+    reference, candidate = (
+        _resolve(text, role, root, say, provider)
+        for text, role in zip((model_1, model_2), roles, strict=True)
+    )
+    if reference.is_adapter:
+        raise ModelLoadError(
+            f"{roles[0]} is an adapter folder ({reference.spec}); give the model that it was "
+            f"trained on as {roles[0]}, and the adapter as {roles[1]}"
+        )
+    for one in (reference, candidate):
+        screen = screen_adapter_folder if one.is_adapter else screen_model_folder
+        if one.folder is not None:
+            screen(one.folder, role=one.role)
+    return reference, candidate
+
+
+def _resolve(
+    text: str, role: str, root: Path | None, say: Say, provider: ModelProvider | None
+) -> ResolvedSpec:
+    if provider is None:
+        spec = parse_spec(text, role=role, root=root)
+        return ResolvedSpec(spec, _folder(spec, role, say), role)
+    fingerprint = provider.fingerprint(text)
+    if fingerprint is not None:
+        return ResolvedSpec(plugin_spec(text), None, role, fingerprint)
+    spec = parse_open_spec(text, role=role, root=root)
+    return ResolvedSpec(spec, None if spec.kind == "plugin" else _folder(spec, role, say), role)
+
+
+def pair_identities(
+    reference: ResolvedSpec, candidate: ResolvedSpec
+) -> tuple[ModelIdentity, ModelIdentity]:
+    """Identities of both, without loading either."""
+    base = reference if candidate.is_adapter else None
+    return reference.identity(), candidate.identity(base)
+
+
+def provide(
+    specs: tuple[ResolvedSpec, ResolvedSpec], provider: ModelProvider, device: torch.device
+) -> tuple[ResolvedSpec, ResolvedSpec]:
+    """The same with what the provider loads; raises `ModelLoadError` for a spec of no one's."""
+    reference, candidate = specs
+    reference = _provided(reference, provider, "reference", device)
+    if candidate.is_same_as(reference):
+        return reference, replace(candidate, loaded=reference.loaded)
+    return reference, _provided(candidate, provider, "candidate", device)
+
+
+def _provided(
+    one: ResolvedSpec, provider: ModelProvider, role: str, device: torch.device
+) -> ResolvedSpec:
+    if one.folder is not None:
+        return one
+    spec = one.spec.location
+    found = provided_model(provider, spec, option=one.role, role=role, device=device)
+    if found is None:
+        raise _unknown_spec(one, provider)
+    return replace(one, loaded=found)
+
+
+def _unknown_spec(one: ResolvedSpec, provider: ModelProvider) -> ModelLoadError:
+    if one.fingerprint is not None:
+        return ModelLoadError(
+            f"{one.role}: pytest_divergence_fingerprint knows {safe_line(str(one.spec))}, but "
+            "pytest_divergence_load_model does not load it"
+        )
+    try:
+        parse_spec(one.spec.location, role=one.role)
+    except ModelLoadError as error:
+        return ModelLoadError(f"{error}; nor does {provider.names} know it")
+    return ModelLoadError(f"{one.role}: {provider.names} does not know {safe_line(str(one.spec))}")
+
+
+def _folder(spec: ModelSpec, role: str, say: Say) -> Path:
+    if spec.kind == "demo":
+        return demo_folder(spec.location, role=role, say=say)
+    if spec.kind == "hub":
+        return hub_folder(spec.location, revision=spec.revision, role=role)
+    return spec.path

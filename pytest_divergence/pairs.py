@@ -1,0 +1,257 @@
+"""The pairs of one session: which models a suite or test is about, and the one pair in memory.
+
+Knows `divergence_pairs`, the marker's `models`, and how a pair makes room for another. Does not
+know what is measured on it. Imports nothing heavy before a pair is asked for.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_divergence.added import PluginModels, added_metrics
+from pytest_divergence.frames import forget_frames
+from pytest_divergence.once import Once
+
+if TYPE_CHECKING:
+    from pytest_divergence.core.settings import Settings
+    from pytest_divergence.discovery.identity import RunIdentity
+    from pytest_divergence.models.pair import ModelIdentity, ModelPair
+    from pytest_divergence.models.resolving import ResolvedSpec
+
+INI = "divergence_pairs"
+INI_HELP = (
+    "pairs of models by suite, one a line: GLOB = MODEL_1 MODEL_2. The glob is matched against the "
+    "suite's path from the root folder (* crosses folders), and the first that matches counts. "
+    "Models on the command line or in the environment come before these lines, and these before "
+    "divergence_model_1 and divergence_model_2"
+)
+PLUGIN = "pytest_divergence.plugin"
+FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors)\b"
+"""Libraries whose warnings a project's `-W error` must not turn into a failed search."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The specs of one pair."""
+
+    reference: str
+    candidate: str
+    roles: tuple[str, str] = field(default=("--model-1", "--model-2"), compare=False)
+    """What messages call them: where they were given."""
+
+
+class Pairs:
+    """The pairs that a session asks for, of which one at a time is in memory."""
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        settings: Callable[[], Settings],
+        say: Callable[[str], None],
+    ) -> None:
+        """Read nothing and load nothing yet."""
+        self._config, self._settings, self._say = config, settings, say
+        self._loaded: tuple[Models, ModelPair] | None = None
+        self._failed: dict[Models, Exception] = {}
+        self._identities: dict[Models, Once[tuple[ModelIdentity, ModelIdentity]]] = {}
+        self.rules = Once(partial(pair_rules, config))
+
+    def rule_for(self, path: Path) -> Models | None:
+        """The models that `divergence_pairs` names for a suite. Raises UsageError."""
+        shown = Path(os.path.relpath(path, self._config.rootpath)).as_posix()
+        return next((models for glob, models in self.rules() if fnmatchcase(shown, glob)), None)
+
+    def is_loaded(self, models: Models) -> bool:
+        """Whether asking for this pair costs nothing."""
+        return self._loaded is not None and self._loaded[0] == models
+
+    def load(self, models: Models) -> ModelPair:
+        """The pair, loaded where another one or none is in memory. A failure is kept."""
+        if models in self._failed:
+            raise self._failed[models]
+        if self._loaded is None or self._loaded[0] != models:
+            self.release()
+            try:
+                self._loaded = models, self._load(models)
+            except Exception as error:
+                forget_frames(error)
+                self._failed[models] = error
+                raise
+        return self._loaded[1]
+
+    def release(self) -> None:
+        """Let the pair in memory go."""
+        if self._loaded is None:
+            return
+        self._loaded = None
+        # pytest keeps the last failure for debuggers, with all that its frames hold.
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            vars(sys).pop(name, None)
+        gc.collect()
+        torch: Any = sys.modules["torch"]  # a pair was loaded
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def identities(self, models: Models) -> tuple[ModelIdentity, ModelIdentity]:
+        """What both models are; loads them only where a plugin cannot tell them apart before."""
+        if models not in self._identities:
+            self._identities[models] = Once(partial(self._identify, models))
+        return self._identities[models]()
+
+    def check(self, models: Models) -> None:
+        """Refuse a pair that cannot be there, without loading it."""
+        if all(one.is_known for one in self._resolve(models)):
+            self.identities(models)
+
+    def run_identity(self, models: Models) -> RunIdentity:
+        """What a search of this pair depends on."""
+        from pytest_divergence.discovery.identity import identify_pair, identify_specs
+
+        settings, specs = self._settings(), self._resolve(models)
+        is_known = all(one.is_known for one in specs)
+        found = identify_specs(settings, specs) if is_known else identify_pair(self.load(models))
+        return found.with_metric(added_metrics(self._config).get(settings.metric))
+
+    def identity_of(self, pair: ModelPair) -> RunIdentity:
+        """What numbers depend on that were measured on this pair, a user's own too."""
+        from pytest_divergence.discovery.identity import identify_pair
+
+        if self._loaded is not None and self._loaded[1] is pair:
+            return self.run_identity(self._loaded[0])
+        return identify_pair(pair)
+
+    def _identify(self, models: Models) -> tuple[ModelIdentity, ModelIdentity]:
+        from pytest_divergence.models.resolving import pair_identities
+
+        specs = self._resolve(models)
+        if all(one.is_known for one in specs):
+            return pair_identities(*specs)
+        pair = self.load(models)
+        return pair.reference_identity, pair.candidate_identity
+
+    def _resolve(self, models: Models) -> tuple[ResolvedSpec, ResolvedSpec]:
+        from pytest_divergence.models.resolving import resolve_pair
+
+        with patient_warnings():
+            return resolve_pair(
+                models.reference,
+                models.candidate,
+                root=self._config.invocation_params.dir,
+                say=self._say,
+                roles=models.roles,
+                provider=PluginModels.of(self._config),
+            )
+
+    def _load(self, models: Models) -> ModelPair:
+        from pytest_divergence.models.loading import load_model_pair
+
+        settings = self._settings()
+        with patient_warnings():
+            pair = load_model_pair(
+                models.reference,
+                models.candidate,
+                device=settings.device,
+                dtype=settings.dtype,
+                chat_template=settings.chat_template,
+                system_prompt=settings.system_prompt,
+                root=self._config.invocation_params.dir,
+                say=self._say,
+                roles=models.roles,
+                provider=PluginModels.of(self._config),
+            )
+        return pair.with_metrics(added_metrics(self._config))
+
+    def for_test(self, request: pytest.FixtureRequest, models: Models) -> ModelPair:
+        """The pair, for a running test; a fixture of another pair does not stay in its way."""
+        if not self.is_loaded(models) and "model_pair" not in request.fixturenames:
+            for one in filter(_is_ours, _definitions(request.node)):
+                one.finish(request)  # pytest would keep its value until the session's end
+        return self.load(models)
+
+
+def pair_rules(config: pytest.Config) -> list[tuple[str, Models]]:
+    """The lines of `divergence_pairs`. Raises UsageError with one that cannot be read."""
+    rules = []
+    roles = (f"model 1 of {INI}", f"model 2 of {INI}")
+    start = config.inipath.parent if config.inipath is not None else config.rootpath
+    for line in config.getini(INI):
+        glob, _, specs = line.partition("=")
+        try:
+            (pattern,), (reference, candidate) = shlex.split(glob), shlex.split(specs)
+        except ValueError:
+            raise pytest.UsageError(
+                f"{INI}: the line {line!r} cannot be read; write GLOB = MODEL_1 MODEL_2, in quotes "
+                "what holds blanks"
+            ) from None
+        models = Models(
+            _located(config, start, reference), _located(config, start, candidate), roles
+        )
+        rules.append((pattern, models))
+    return rules
+
+
+def marked_models(request: pytest.FixtureRequest) -> Models | None:
+    """What the test's nearest marker `divergence(models=...)` names. Raises UsageError."""
+    marks = (mark.kwargs.get("models") for mark in request.node.iter_markers("divergence"))
+    given = next((one for one in marks if one is not None), None)
+    if given is None:
+        return None
+    is_two = isinstance(given, (tuple, list)) and len(given) == 2
+    if not is_two or not all(isinstance(one, str) for one in given):
+        raise pytest.UsageError(
+            f"divergence(models={given!r}) must name two models, reference and candidate"
+        )
+    start = request.config.rootpath
+    reference, candidate = (_located(request.config, start, one) for one in given)
+    return Models(reference, candidate, ("model 1 of the marker", "model 2 of the marker"))
+
+
+def has_own_pair(node: pytest.Item | pytest.Collector) -> bool:
+    """Whether a conftest or module overrides `model_pair` for this part of the session."""
+    found = _definitions(node)
+    return bool(found) and not _is_ours(found[-1])
+
+
+def own_pair(request: pytest.FixtureRequest) -> ModelPair:
+    """The pair that overrides the session's, with the metrics of this session."""
+    pair: ModelPair = request.getfixturevalue("model_pair")
+    return pair.with_metrics(added_metrics(request.config))
+
+
+@contextmanager
+def patient_warnings() -> Iterator[None]:
+    """Other libraries' warnings are no errors here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=FOREIGN)
+        yield
+
+
+def _definitions(node: pytest.Item | pytest.Collector) -> Sequence[Any]:
+    """The fixtures `model_pair` that this part of the session sees, the nearest last."""
+    return node.session._fixturemanager.getfixturedefs("model_pair", node) or ()
+
+
+def _is_ours(definition: Any) -> bool:
+    return bool(definition.func.__module__ == PLUGIN)
+
+
+def _located(config: pytest.Config, start: Path, spec: str) -> str:
+    """A spec with a folder beside `start` made to hold where pytest was started."""
+    name, comma, rest = spec.partition(",")
+    here = config.invocation_params.dir
+    if start == here or Path(name).is_absolute() or not (start / name).exists():
+        return spec
+    return f"{os.path.relpath(start / name, here)}{comma}{rest}"
