@@ -6,6 +6,8 @@ Knows which rows count and what a verdict does to a session. Does not know the s
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -60,10 +62,10 @@ class RowsItem(SuiteItem):
         """
         found = {row.id: row.kl for row in rows if row.kl is not None and self.is_carried(row)}
         others = [row for row in rows if row.id not in found]
-        failed: dict[str, Exception] = {}
-        pair = self.pair(request) if others else None
+        if not others:
+            return found
+        pair, failed = self.pair(request), dict[str, Exception]()
         for row in others:
-            assert pair is not None
             try:
                 found[row.id] = self.replay.of(pair, row, wanted=others).measurement
             except Exception as error:  # a model may raise anything
@@ -80,10 +82,9 @@ class AggregateItem(RowsItem):
 
     def measure(self, request: pytest.FixtureRequest) -> None:
         """Measure every row that has a stored value, and compare."""
-        note(self, verdict="error")  # until it is measured
+        note(self, kind=AGGREGATE_ITEM, verdict="error")  # until it is measured
         with of(self.config).failures():
             rows = _compared(self.replay.stored)
-            self._check_tokens(rows)
             self.found = self._compare(rows, self.measured(request, rows))
 
     def judge(self) -> None:
@@ -112,20 +113,11 @@ class AggregateItem(RowsItem):
             pytest.fail(text, pytrace=False)
         self.add_report_section("call", "divergence", sentence)
         if found.verdict == "inconclusive":
-            self.warn(DivergenceWarning(f"aggregate {sentence}"))
+            self._warn(f"aggregate {sentence}")
 
-    def _check_tokens(self, rows: Sequence[Case]) -> None:
-        """A value on other continuations than the stored ones would not compare."""
-        from pytest_divergence.core.errors import MeasurementError
-
-        tokens = self.replay.stored.tokens
-        lacking = {
-            row.id: MeasurementError("its continuations are missing from the tokens file")
-            for row in rows
-            if row.id not in tokens and not self.is_carried(row)
-        }
-        if lacking:
-            raise _unmeasured(lacking, len(rows))
+    def _warn(self, text: str) -> None:
+        """A warning at no line of the suite: pytest would show that line, a model's raw text."""
+        warnings.warn_explicit(text, DivergenceWarning, filename=str(self.path), lineno=0)
 
     def _compare(self, rows: Sequence[Case], measured: dict[str, Measurement]) -> Aggregate:
         from pytest_divergence.core.aggregates import Aggregate, unit_of
@@ -174,9 +166,14 @@ class ShiftItem(RowsItem):
 
     def measure(self, request: pytest.FixtureRequest) -> None:
         """The controls of this session's search, or the suite's on these models."""
-        note(self, verdict="error")
+        note(self, kind=SHIFT_ITEM, verdict="error")
         with of(self.config).failures():
-            self.shift = self._searched() if self.report else self._replayed(request)
+            limit = of(self.config).resolved.settings.max_shift
+            assert limit is not None  # else no item is made
+            if self.report is not None:
+                self.shift = _searched_shift(self.report, limit)
+            else:
+                self.shift = self._replayed(request, limit)
 
     def judge(self) -> None:
         """Fail where the mean is over its limit."""
@@ -188,24 +185,7 @@ class ShiftItem(RowsItem):
             pytest.fail(shift_text(shift, rerun=session.rerun(self.nodeid)), pytrace=False)
         self.add_report_section("call", "divergence", shift_sentence(shift))
 
-    @property
-    def _limit(self) -> float:
-        limit = of(self.config).resolved.settings.max_shift
-        assert limit is not None  # else no item is made
-        return limit
-
-    def _searched(self) -> Shift:
-        from pytest_divergence.core.aggregates import Shift
-        from pytest_divergence.core.errors import MeasurementError
-
-        typical = self.report.calibration.typical_shift if self.report else None
-        if typical is None:
-            raise MeasurementError(
-                "the search measured no typical shift, so --divergence-max-shift cannot be judged"
-            )
-        return Shift(typical.mean, self._limit, typical.num_controls)
-
-    def _replayed(self, request: pytest.FixtureRequest) -> Shift:
+    def _replayed(self, request: pytest.FixtureRequest, limit: float) -> Shift:
         from pytest_divergence.core.errors import MeasurementError
         from pytest_divergence.scoring.aggregates import shift
 
@@ -216,7 +196,19 @@ class ShiftItem(RowsItem):
                 "leave it out, or search again"
             )
         measured = self.measured(request, controls)
-        return shift([one.value for one in measured.values()], self._limit)
+        return shift([one.value for one in measured.values()], limit)
+
+
+def _searched_shift(report: Report, limit: float) -> Shift:
+    from pytest_divergence.core.aggregates import Shift
+    from pytest_divergence.core.errors import MeasurementError
+
+    typical = report.calibration.typical_shift
+    if typical is None:
+        raise MeasurementError(
+            "the search measured no typical shift, so --divergence-max-shift cannot be judged"
+        )
+    return Shift(typical.mean, limit, typical.num_controls)
 
 
 def _compared(stored: StoredSuite) -> list[Case]:
@@ -224,8 +216,6 @@ def _compared(stored: StoredSuite) -> list[Case]:
 
 
 def _grown(row: Case, measurement: Measurement, floor: float) -> GrownRow:
-    import math
-
     from pytest_divergence.core.aggregates import GrownRow, log_ratio
 
     assert row.kl is not None  # rows without a value are not compared
