@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_divergence.commands import accept, calibrate
+from pytest_divergence.commands import accept, calibrate, diff, promote
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-COMMANDS = (calibrate, accept)
+COMMANDS = (calibrate, promote, accept, diff)
 """In the order of `--help`."""
 
 
