@@ -37,6 +37,11 @@ class TellingContinuation(Record):
     log_ratio: Number
     """ln p(candidate) - ln p(reference) of these tokens together, in nats."""
 
+    @property
+    def limit(self) -> float:
+        """Below it, in nats, the behaviour is gone: half of what was read when it was found."""
+        return self.log_ratio / 2
+
 
 class Behaviour(Record):
     """What the candidate does, how often, and whether the user knows and accepts it."""
@@ -70,6 +75,8 @@ class Behaviour(Record):
     """Most similar prompt found that does not."""
     example_case_ids: list[SafeId] = Field(default_factory=list)
     telling: TellingContinuation | None = None
+    absent: bool = False
+    """The suite was updated to a candidate that does not show it; later ones are asked again."""
 
 
 def gates(behaviour: Behaviour, fail_on: str) -> bool:

@@ -5,7 +5,9 @@ The file NAME.provenance.json. Knows the record and its file; computes no digest
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from os import PathLike
+from typing import Annotated
 
 from pydantic import Field, JsonValue
 
@@ -86,12 +88,19 @@ class Provenance(Record):
     nll_limit: Number | None = None
     """Negative log-likelihood, nats per token, above which a prompt is off distribution."""
     behaviours: list[Behaviour] = Field(default_factory=list)
+    num_rows: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Rows of the suite, cases and controls: a file cut between two rows reads as a shorter one."""
     effort: Effort = Effort()
 
 
 def load_provenance(path: str | PathLike[str]) -> Provenance:
     """Read a provenance file. Raises SuiteError where it cannot be used."""
     return load_document(path, Provenance)
+
+
+def with_rows(provenance: Provenance, rows: Iterable[object]) -> Provenance:
+    """The provenance of a suite that holds `rows`: whoever writes the suite writes this with it."""
+    return provenance.model_copy(update={"num_rows": sum(1 for _ in rows)})
 
 
 def write_provenance(path: str | PathLike[str], provenance: Provenance) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_divergence.core.cases import Case
-from pytest_divergence.core.provenance import Provenance, load_provenance
+from pytest_divergence.core.errors import SuiteError
+from pytest_divergence.core.provenance import Provenance, load_provenance, with_rows
 from pytest_divergence.core.store import write_together
 from pytest_divergence.core.suites import (
     Suite,
@@ -41,11 +42,27 @@ class StoredSuite:
 def read_suite(path: Path) -> StoredSuite:
     """A suite with its provenance and tokens, where there are any. Raises SuiteError."""
     provenance, tokens = (sidecar_path(path, kind) for kind in ("provenance.json", "tokens.jsonl"))
-    return StoredSuite(
+    stored = StoredSuite(
         load_suite(path),
         load_provenance(provenance) if provenance.is_file() else None,
         load_tokens(tokens) if tokens.is_file() else {},
     )
+    _check_whole(stored, provenance)
+    return stored
+
+
+def _check_whole(stored: StoredSuite, provenance_path: Path) -> None:
+    """Refuse a suite with fewer rows than it was written with; rows may be added by hand."""
+    written = stored.provenance.num_rows if stored.provenance is not None else None
+    there = len(stored.suite.rows)
+    if written is not None and there < written:
+        raise SuiteError(
+            stored.suite.path,
+            None,
+            f"holds {there} of the {written} rows that it was written with, so it may have been "
+            "cut off; restore it, or where rows were taken out on purpose, set num_rows to "
+            f"{there} in {provenance_path.name}",
+        )
 
 
 def write_stored(
@@ -66,7 +83,7 @@ def write_stored(
     write_together(  # in this order: a suite is there only with its tokens and provenance
         {
             tokens_path: rows_data(tokens_path, stored),
-            provenance_path: document_data(provenance_path, provenance),
+            provenance_path: document_data(provenance_path, with_rows(provenance, lines)),
             path: lines_data(path, {**lines, **kept}),
         }
     )

@@ -28,6 +28,7 @@ from pytest_divergence.scoring.calibration import (
     nll_limit,
     typical_shift,
 )
+from pytest_divergence.scoring.remeasuring import CONTROL_STREAM
 from pytest_divergence.scoring.scorer import prompt_nlls, score_prompts, stored_tokens
 
 CHUNK = 32
@@ -162,7 +163,7 @@ def _score(
         metric=settings.metric,
         num_continuations=profile.num_continuations,
         max_new_tokens=profile.continuation_length,
-        seed=row_seed(settings.seed, "controls"),
+        seed=row_seed(settings.seed, CONTROL_STREAM),
     )
     return {
         "controls": [

@@ -22,6 +22,7 @@ from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprint import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.comparison import compare_tokens
+from pytest_divergence.scoring.remeasuring import CASE_STREAM, MIN_COMPLETION_LENGTH
 from pytest_divergence.scoring.scorer import (
     greedy_continuations,
     prompt_nlls,
@@ -29,8 +30,6 @@ from pytest_divergence.scoring.scorer import (
     stored_tokens,
 )
 
-MIN_COMPLETION_LENGTH = 32
-"""Tokens of a completion that people read."""
 CHUNK = 8
 """Prompts in one work unit."""
 BehaviourOf = Callable[[str, str, str], str | None]
@@ -84,7 +83,7 @@ def _measure(
         metric=settings.metric,
         num_continuations=profile.num_continuations,
         max_new_tokens=profile.continuation_length,
-        seed=row_seed(settings.seed, "confirmation"),
+        seed=row_seed(settings.seed, CASE_STREAM),
     )
     length = max(MIN_COMPLETION_LENGTH, profile.continuation_length)
     greedy = greedy_continuations(pair, texts, max_new_tokens=length)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Completions, Origin
-from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance, write_provenance
+from pytest_divergence.core.provenance import Bound, with_rows, write_provenance
 from pytest_divergence.core.report import (
     Calibration,
     CaseSet,
@@ -30,12 +29,11 @@ from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.discovery.calibrating import Calibrated
 from pytest_divergence.discovery.confirming import Confirmed
-from pytest_divergence.discovery.identity import RunIdentity, versions
+from pytest_divergence.discovery.identity import RunIdentity
 from pytest_divergence.discovery.proposals import distinct_share, self_similarity
+from pytest_divergence.discovery.provenance import provenance_of
 from pytest_divergence.discovery.searching import ScoredProposal, SearchResult
 from pytest_divergence.discovery.units import WorkUnits
-from pytest_divergence.models.chat import FROZEN_ARGUMENTS
-from pytest_divergence.models.pair import ModelIdentity
 
 
 @dataclass
@@ -125,28 +123,25 @@ def write_suite_files(
     controls = controls[:NUM_CONTROL_ROWS]
     stored = [*(one.stored for one in cases), *(one.stored for one in controls)]
     write_tokens(sidecar_path(path, "tokens.jsonl"), stored)
-    provenance = Provenance(
-        tool_version=versions()["pytest-divergence"],
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    made = provenance_of(
+        identity,
+        settings,
         key=key,
-        reference=_provenance(identity.reference),
-        candidate=_provenance(identity.candidate),
-        tokenizer_sha256=identity.tokenizer_sha256,
-        template_sha256=findings.template_sha256,
-        template_arguments=dict(FROZEN_ARGUMENTS),
         dtype=findings.dtype,
-        device=identity.device,
-        versions=versions(),
-        settings=settings.model_dump(mode="json"),
-        noise_floor=calibrated.noise_floor,
-        typical_shift=calibrated.shift.summary(),
-        bound=bound,
-        nll_limit=calibrated.nll_limit,
-        behaviours=findings.behaviours,
-        effort=units.effort,
+        template_sha256=findings.template_sha256,
     )
+    measured = {
+        "noise_floor": calibrated.noise_floor,
+        "typical_shift": calibrated.shift.summary(),
+        "bound": bound,
+        "nll_limit": calibrated.nll_limit,
+        "behaviours": findings.behaviours,
+        "effort": units.effort,
+    }
+    rows = [*findings.exported.values(), *(one.case for one in controls)]
+    provenance = with_rows(made.model_copy(update=measured), rows)
     write_provenance(sidecar_path(path, "provenance.json"), provenance)
-    write_suite(path, [*findings.exported.values(), *(one.case for one in controls)])
+    write_suite(path, rows)
 
 
 def _report_cases(findings: Findings) -> list[ReportCase]:
@@ -221,12 +216,3 @@ def _strategies(findings: Findings) -> list[StrategySummary]:
         summary.model_copy(update={"num_selected": selected[summary.name]})
         for summary in findings.search.strategies.values()
     ]
-
-
-def _provenance(identity: ModelIdentity) -> ModelProvenance:
-    return ModelProvenance(
-        spec=identity.spec,
-        kind=identity.kind,
-        weights_sha256=identity.weights_sha256,
-        commit=identity.commit,
-    )

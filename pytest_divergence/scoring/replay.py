@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pytest_divergence.core.behaviours import TellingContinuation
 from pytest_divergence.core.cases import Case, Measurement
-from pytest_divergence.core.errors import MeasurementError
+from pytest_divergence.core.errors import MeasurementError, PromptIdsError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.scorer import Continuations, PromptScore, score_prompts
+from pytest_divergence.scoring.scorer import Continuations, score_prompts
 from pytest_divergence.scoring.tokens import ScoringRow, score_tokens
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ def replay_cases(
 
         def score(
             chosen: Sequence[Case], metric: MetricName = metric, is_stored: bool = is_stored
-        ) -> list[PromptScore]:
-            return score_prompts(
+        ) -> list[ReplayedCase]:
+            scores = score_prompts(
                 pair,
                 [case_prompt(case) for case in chosen],
                 metric=metric,
@@ -75,25 +78,24 @@ def replay_cases(
                 if is_stored
                 else None,
             )
+            return [ReplayedCase(one.measurement, one.continuations) for one in scores]
 
-        found |= _one_by_one_where_it_fails(group, score)
+        found |= one_by_one_where_it_fails(group, score)
     return found
 
 
-def _one_by_one_where_it_fails(
-    cases: Sequence[Case], score: Callable[[Sequence[Case]], Sequence[PromptScore]]
-) -> dict[str, ReplayedCase | Exception]:
+def one_by_one_where_it_fails(
+    cases: Sequence[Case], measure: Callable[[Sequence[Case]], Sequence[Found]]
+) -> dict[str, Found | Exception]:
+    """What `measure` finds for each case, by id; alone where all together raise an exception."""
     try:
-        scores = score(cases)
+        found = measure(cases)
     except Exception as error:  # a model may raise anything; which case made it do so?
         if len(cases) == 1:
             return {cases[0].id: error}
-        alone = [_one_by_one_where_it_fails([case], score) for case in cases]
-        return {id_: found for one in alone for id_, found in one.items()}
-    return {
-        case.id: ReplayedCase(one.measurement, one.continuations)
-        for case, one in zip(cases, scores, strict=True)
-    }
+        alone = [one_by_one_where_it_fails([case], measure) for case in cases]
+        return {id_: one for each in alone for id_, one in each.items()}
+    return {case.id: one for case, one in zip(cases, found, strict=True)}
 
 
 def _continuations(stored: StoredTokens) -> Continuations:
@@ -113,7 +115,7 @@ def replay_behaviour(pair: ModelPair, telling: TellingContinuation) -> float:
 
 def _check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
     if prompt_digest(pair.chat.prompt_ids(case_prompt(case))) != stored.prompt_sha256:
-        raise MeasurementError(
+        raise PromptIdsError(
             f"case {case.id}: the prompt's token ids are not those it was stored with, so the "
             "tokenizer, the chat template or the system prompt has changed. Use the suite's own "
             "(its provenance file names them), or search again."
