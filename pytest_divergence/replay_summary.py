@@ -26,7 +26,7 @@ def case_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
         for report in reports
         if CASE.search(report.nodeid)
         and "divergence_verdict" in (left := _left(report))
-        and "divergence_behaviour" not in left
+        and left.get("divergence_kind") == "case"
     }
     counts = Counter(verdicts.values())
     if not counts:
@@ -41,7 +41,8 @@ def inconclusive_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
     undecided = {
         report.nodeid: left["divergence_aggregate"]
         for report in reports
-        if (left := _left(report)).get("divergence_verdict") == "inconclusive"
+        if "divergence_aggregate" in (left := _left(report))
+        and left["divergence_verdict"] == "inconclusive"
     }
     return [f"{nodeid} {sentence}" for nodeid, sentence in undecided.items()]
 

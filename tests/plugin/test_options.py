@@ -109,6 +109,18 @@ def test_aliases_can_be_switched_off(project: Project, monkeypatch: pytest.Monke
             "--divergence-max-kl=tiny: must be auto or a positive number of nats per token",
         ),
         (
+            "--divergence-max-shift=inf",
+            "--divergence-max-shift=inf: must be a positive number of nats per token",
+        ),
+        (
+            "--divergence-max-shift=0",
+            "--divergence-max-shift=0: must be a positive number of nats per token",
+        ),
+        (
+            "--divergence-inconclusive=warn",
+            "--divergence-inconclusive=warn: must be one of pass, fail",
+        ),
+        (
             "--divergence-budget=5 minutes",
             "--divergence-budget=5 minutes: must be a number of forwarded tokens, such as 200000, "
             "or of seconds, such as 300s",
