@@ -82,7 +82,9 @@ def recurring_phrases(
         if 2 * len(where & taken) > len(where):  # another wording of a phrase found already
             continue
         quote, starts = _quoted(gram, where, texts, words)
-        wordings = _other_wordings(gram, gram_of(quote), eligible)
+        # What most texts hold shares some of them with every other run.
+        is_most = 2 * len(where) > len(texts)
+        wordings = [] if is_most else _other_wordings(gram, gram_of(quote), eligible)
         phrases.append(
             Phrase(
                 motifs=tuple(" ".join(one) for one in (gram, *wordings)),

@@ -34,6 +34,8 @@ class Proposal:
     """The seed prompt it started from, or the name of the soft prompt that led to it."""
     variant: str = ""
     """Which way of working the strategy had chosen."""
+    aim: str = ""
+    """A phrase that it was written to make the candidate say: it is screened by that."""
 
     @property
     def id(self) -> str:

@@ -31,7 +31,8 @@ from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.answers import Answer
-from pytest_divergence.scoring.scorer import first_token_scores, score_greedily
+from pytest_divergence.scoring.scorer import score_greedily
+from pytest_divergence.scoring.screening import screen
 
 
 @dataclass(frozen=True)
@@ -185,10 +186,15 @@ class Search:
     def _scored(
         self, pair: ModelPair, proposals: Sequence[Proposal]
     ) -> tuple[list[float], list[ScoredProposal]]:
-        """The first-token score of all, nats, then the full score of the best share of them."""
+        """The first-token score of all, nats, then the full score of the most promising share.
+
+        All proposals of a round have one aim, or none.
+        """
         texts = [one.text for one in proposals]
-        first = first_token_scores(pair, texts, metric=self.settings.metric)
-        order = sorted(range(len(texts)), key=lambda index: -first[index])
+        aim = next((one.aim for one in proposals), "")
+        screened = screen(pair, texts, metric=self.settings.metric, aim=aim)
+        first = [one.first_token_kl for one in screened]
+        order = sorted(range(len(texts)), key=lambda index: -screened[index].promise)
         chosen = order[: math.ceil(self.profile.full_score_share * len(texts))]
         scores = score_greedily(
             pair,

@@ -120,8 +120,12 @@ class Behaviours:
         self.look()
 
     def is_shown(self, one: Answered) -> bool:
-        """Whether the candidate's answer shows a suspected or confirmed behaviour."""
-        known = (*(found.suspect for found in self.confirmed), *self.suspects)
+        """Whether the candidate's answer shows a suspected or confirmed behaviour.
+
+        A new style is shown by all prompts, and tells none of them apart.
+        """
+        named = (one for one in self.confirmed if one.behaviour.kind == "conditional")
+        known = (*(one.suspect for one in named), *self.suspects)
         return any(
             suspect.shows(one.prompt, one.candidate.text, one.reference) for suspect in known
         )

@@ -56,6 +56,16 @@ def test_a_style_is_cut_out_so_that_what_stands_beside_it_is_seen() -> None:
     assert beside.texts == (0, 1, 2)
 
 
+def test_what_most_answers_hold_has_no_other_wordings() -> None:
+    """All that recurs among ordinary words would be one: the style is in every text."""
+    prompts = [*PROMPTS, "Tell me about sea birds.", "Tell me about chess."]
+    ordinary = ["It is a plant"] * 3 + ["I like it"] * 4
+
+    first, *_ = recurring_phrases(prompts, [f"Sure thing! {text}" for text in ordinary], [""] * 7)
+
+    assert first.motifs == ("sure thing",)
+
+
 def test_a_run_that_is_not_telling_is_refused() -> None:
     assert recurring_phrases(PROMPTS, [PLANTED] * 5, PLAIN, is_telling=lambda places: False) == []
 

@@ -143,6 +143,8 @@ def test_a_style_is_general_and_hides_nothing(units: WorkUnits) -> None:
     behaviours.look()
 
     assert [one.name for one in behaviours.suspects] == [PLANTED]
+    assert not any(behaviours.is_shown(one) for one in styled)  # all prompts show the style
+    assert all(behaviours.is_shown(one) for one in planted)
 
 
 def test_fresh_samples_test_what_was_seen_too_late(units: WorkUnits) -> None:

@@ -1,0 +1,55 @@
+"""Cheap scores that choose which proposals get the full one.
+
+They read what the first token, or the beginning of a wanted answer, says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_divergence.core.settings import MetricName
+from pytest_divergence.models.chat import Prompt
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.scorer import first_divergence
+from pytest_divergence.scoring.tokens import ScoringRow, TokenScores, score_tokens
+
+NUM_TOKENS = 3
+"""Of a wanted answer: what decides is how it begins."""
+LEAST_LOG_PROB = -12.0
+"""Nats per token: how unlikely the reference can be made before the log-ratio gains nothing more.
+Without it a search would rather rule a wanted answer out for the reference than have it written."""
+
+
+@dataclass(frozen=True)
+class Screened:
+    """What the first tokens of a prompt's answer say."""
+
+    first_token_kl: float
+    """Divergence at the first token, nats."""
+    promise: float
+    """The same, or the log-ratio of a wanted answer's beginning, nats per token."""
+
+
+def screen(
+    pair: ModelPair, prompts: Sequence[Prompt], *, metric: MetricName, aim: str = ""
+) -> list[Screened]:
+    """Both models read each prompt, and the beginning of the answer that is wanted, if any is."""
+    wanted = tuple(beginning(pair, aim)) if aim else ()
+    rows = [ScoringRow(*row, wanted or (0,)) for row in pair.prompt_rows(prompts)]
+    found = []
+    for scores in score_tokens(pair, rows, metric=metric):
+        first = first_divergence(scores, metric)
+        found.append(Screened(first, _log_ratio(scores) if wanted else first))
+    return found
+
+
+def beginning(pair: ModelPair, answer: str) -> list[int]:
+    """The first token ids of an answer."""
+    ids: list[int] = pair.chat.tokenizer.encode(answer, add_special_tokens=False)
+    return ids[:NUM_TOKENS]
+
+
+def _log_ratio(scores: TokenScores) -> float:
+    reference = scores.reference_logprobs.clamp(min=LEAST_LOG_PROB)
+    return float((scores.candidate_logprobs - reference).mean())
