@@ -82,6 +82,11 @@ class SuiteUpdate:
         if self._new is not None and self._new.failed:
             id_, error = next(iter(self._new.failed.items()))
             return f"control row {id_} could not be measured: {self._session.message(error)}"
+        if self._new is None and any(map(self.takes, self.stored.suite.controls)):
+            return (
+                "only control rows have no kl, and they are measured along with a case; measure "
+                "all rows with --divergence-update"
+            )
         return None
 
     def write(self) -> None:

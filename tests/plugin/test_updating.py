@@ -458,6 +458,14 @@ def test_nothing_to_fill_is_said(suite: Project) -> None:
     assert texts(suite.path / "tests") == before
 
 
+def test_control_rows_alone_are_not_filled_and_that_is_said(suite: Project) -> None:
+    edit(suite, *rows_of(suite), {"input": "One more ordinary prompt", "tags": ["control"]})
+
+    said = refused(suite, *MODELS, SUITE, FILL)
+
+    assert f"{SUITE} stays as it was: only control rows have no kl" in said
+
+
 def test_rows_of_another_pair_are_not_mixed(suite: Project) -> None:
     with path_of(suite).open("ab") as file:
         file.write(b'{"input": "What goes into a soup?"}\n')
