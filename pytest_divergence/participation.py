@@ -6,7 +6,6 @@ Loaded in every session, so nothing heavy is imported before it is needed.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -29,9 +28,6 @@ from pytest_divergence.session import (
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case
     from pytest_divergence.discovery.run import SearchOutcome
-
-OUR_NODEIDS = re.compile(r"\.divergence\.jsonl::|\[[^\]]*-[0-9a-f]{10}\b")
-"""Suite items, and tests that run once for each case."""
 
 
 @dataclass(frozen=True)
@@ -196,19 +192,6 @@ def for_workers(session: DivergenceSession) -> dict[str, str]:
     if session.outcome:
         told[REPORT_KEY] = str(session.outcome().report_dir)
     return told
-
-
-def scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `--dist load`: our items on one worker, all others one by one."""
-    if config.getoption("dist") != "load":
-        return None
-    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
-
-    class DivergenceScheduling(LoadScopeScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            return "divergence" if OUR_NODEIDS.search(nodeid) else nodeid
-
-    return DivergenceScheduling(config, log)
 
 
 def _validate_suites(session: DivergenceSession) -> None:

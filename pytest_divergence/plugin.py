@@ -20,6 +20,7 @@ from pytest_divergence import (
     pairs,
     participation,
     progress_display,
+    scheduling,
     untested,
     updating,
 )
@@ -91,7 +92,7 @@ def pytest_configure_node(node: Any) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep our items on one worker, so that only that one loads the models."""
-    return participation.scheduler(config, log)
+    return scheduling.scheduler(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.cases import case_id
+from pytest_divergence.core.tokens import StoredTokens, prompt_digest
+from tests.tiny import tiny_tokenizer
 
 MODELS = ("--model-1=base", "--model-2=ft")
 KNOT = "How do I tie a knot?"
@@ -56,6 +58,19 @@ def project(
     for model in tiny_models.iterdir():
         shutil.copytree(model, pytester.path / model.name)
     return Project(pytester)
+
+
+def stored_tokens(prompt: str) -> StoredTokens:
+    """Made-up continuations of a prompt, as the tiny models' tokenizer reads it."""
+    turns = [{"role": "user", "content": prompt}]
+    text = tiny_tokenizer().apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids = tiny_tokenizer().encode(str(text), add_special_tokens=False)
+    return StoredTokens(
+        id=case_id(prompt),
+        prompt_sha256=prompt_digest(ids),
+        reference=[[40, 41, 42, 2]],
+        candidate=[[50, 51, 2]],
+    )
 
 
 def nodeid(suite: str, prompt: str) -> str:

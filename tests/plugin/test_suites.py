@@ -43,7 +43,7 @@ KL = {
 def write_matching_provenance(
     project: Project, *, candidate: str = "ft", bound: float | None = None
 ) -> None:
-    """What a search of `base` and `candidate` leaves beside the suite of KNOT and POEM."""
+    """Provenance of a search of `base` and `candidate`, beside the suite."""
     reference, other = (
         ModelProvenance(spec=one.spec, kind=one.kind, weights_sha256=one.weights_sha256)
         for one in pair_identities(
@@ -64,7 +64,11 @@ def write_matching_provenance(
             bound=Bound(value=bound) if bound is not None else None,
         ),
     )
-    write_tokens(project.path / "regress.tokens.jsonl", map(stored_tokens, (KNOT, POEM)))
+
+
+def write_continuations(project: Project) -> None:
+    """Continuations of KNOT, beside the suite."""
+    write_tokens(project.path / "regress.tokens.jsonl", [stored_tokens(KNOT)])
 
 
 @pytest.fixture
@@ -203,7 +207,9 @@ def test_a_value_measured_otherwise_is_not_carried(
 ) -> None:
     project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.0001, "kl": KL})
     write_matching_provenance(project, candidate=change.get("candidate", "ft"))
-    result = project.run(*MODELS, SUITE, *([change["argument"]] if "argument" in change else []))
+    write_continuations(project)
+    arguments = [nodeid(SUITE, KNOT), *([change["argument"]] if "argument" in change else [])]
+    result = project.run(*MODELS, *arguments)
     result.assert_outcomes(failed=1)
     assert "KL 0.250" not in shown(result)
 
@@ -211,8 +217,9 @@ def test_a_value_measured_otherwise_is_not_carried(
 def test_retrained_weights_are_scored_again(project: Project) -> None:
     project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.0001, "kl": KL})
     write_matching_provenance(project)
+    write_continuations(project)
     save_tiny_model(project.path / "ft", seed=5)
-    result = project.run(*MODELS, SUITE)
+    result = project.run(*MODELS, nodeid(SUITE, KNOT))
     result.assert_outcomes(failed=1)
     assert "KL 0.250" not in shown(result)
 
@@ -369,9 +376,11 @@ def test_a_project_may_bring_its_own_pair(project: Project) -> None:
     project.write("conftest.py", OWN_PAIR)
     project.write_suite(SUITE, {"input": KNOT, "max_kl": 1e-6, "kl": KL})
     write_matching_provenance(project)
+    write_continuations(project)
     project.write("test_cases.py", "def test_case(divergence_case): assert divergence_case.text")
-    project.run(SUITE, "test_cases.py").assert_outcomes(passed=2)
-    project.run(*MODELS, SUITE).assert_outcomes(passed=1)
+    case = nodeid(SUITE, KNOT)
+    project.run(case, "test_cases.py").assert_outcomes(passed=2)
+    project.run(*MODELS, case).assert_outcomes(passed=1)
 
 
 def test_junit_carries_the_measured_values(project: Project) -> None:

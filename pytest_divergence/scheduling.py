@@ -1,0 +1,44 @@
+"""Which worker of pytest-xdist runs which test: ours stay together, so that one loads the models.
+
+Knows pytest-xdist's scheduler. Does not know what a test does.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+OUR_NODEIDS = re.compile(r"\.divergence\.jsonl::|\[[^\]]*-[0-9a-f]{10}\b")
+"""Suite items, and tests that run once for each case."""
+
+
+def scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `--dist load`: our items on one worker, all others one by one."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class DivergenceScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "divergence" if OUR_NODEIDS.search(nodeid) else nodeid
+
+        def remove_node(self, node: Any) -> str | None:
+            """Give the rest of a killed worker's tests to others, but not the one that killed it.
+
+            The base gives that one to each new worker, until none is left to be killed.
+            """
+            pending = (
+                (tests, nodeid)
+                for tests in self.assigned_work[node].values()
+                for nodeid, is_complete in tests.items()
+                if not is_complete
+            )
+            tests, killer = next(pending, ({}, None))
+            if killer is not None:
+                tests[killer] = True
+            super().remove_node(node)
+            return killer
+
+    return DivergenceScheduling(config, log)
