@@ -86,7 +86,8 @@ def _why(report: pytest.TestReport) -> str:
     """The failure's text, the error's own sentence first where there is a traceback."""
     crash = getattr(report.longrepr, "reprcrash", None)
     text = str(report.longrepr or report.outcome)
-    return f"{crash.message}\n\n{text}" if crash is not None else text
+    said = crash.message.removeprefix("Failed: ") if crash is not None else ""
+    return text if text.startswith(said) else f"{said}\n\n{text}"
 
 
 def _place(report: pytest.TestReport) -> tuple[str, int]:

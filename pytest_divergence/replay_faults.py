@@ -60,14 +60,12 @@ def _changed(session: DivergenceSession, provenance: Provenance, pair: ModelPair
     from pytest_divergence.discovery.identity import versions
 
     identity, settings = session.pairs.identity_of(pair), session.resolved.settings
+    library = "transformers"
     parts: dict[str, tuple[object, object]] = {
         "the chat template": (provenance.template_sha256, pair.chat.template_digest),
         "the tokenizer's files": (provenance.tokenizer_sha256, identity.tokenizer_sha256),
         "the system prompt": (provenance.settings.get("system_prompt"), settings.system_prompt),
-        "transformers": (
-            provenance.versions.get("transformers"),
-            versions().get("transformers"),
-        ),
+        library: (provenance.versions.get(library, versions()[library]), versions()[library]),
     }
     for name, (then, now) in parts.items():
         if then != now:

@@ -35,10 +35,11 @@ def scheduler(config: pytest.Config, log: Any) -> Any:
                 for nodeid, is_complete in tests.items()
                 if not is_complete
             )
-            tests, killer = next(pending, ({}, None))
-            if killer is not None:
+            first = next(pending, None)
+            if first is not None:
+                tests, killer = first
                 tests[killer] = True
             super().remove_node(node)
-            return killer
+            return None if first is None else killer
 
     return DivergenceScheduling(config, log)

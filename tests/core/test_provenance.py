@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.behaviours import Behaviour, TellingContinuation
+from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.provenance import (
     Bound,
@@ -14,8 +15,10 @@ from pytest_divergence.core.provenance import (
     Provenance,
     TypicalShift,
     load_provenance,
+    with_rows,
     write_provenance,
 )
+from pytest_divergence.core.stored import read_suite, write_stored
 
 PROVENANCE = Provenance(
     tool_version="0.1.0",
@@ -90,3 +93,32 @@ def test_what_json_cannot_hold_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match="cannot be stored as JSON: Out of range float"):
         write_provenance(path, broken)
     assert not path.exists()
+
+
+def test_whoever_writes_a_suite_counts_its_rows_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.divergence.jsonl"
+    rows = [Case(input="a"), Case(input="b", tags=("control",))]
+    write_stored(path, rows, [], PROVENANCE)
+    assert read_suite(path).provenance == with_rows(PROVENANCE, rows)
+    assert with_rows(PROVENANCE, rows).num_rows == 2
+
+
+def test_a_suite_with_fewer_rows_than_were_written_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.divergence.jsonl"
+    write_stored(path, [Case(input="a"), Case(input="b")], [], PROVENANCE)
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first)
+    with pytest.raises(SuiteError, match="holds 1 of the 2 rows that it was written with"):
+        read_suite(path)
+    path.write_bytes(first + second + b'{"input": "by hand"}\n')
+    assert len(read_suite(path).suite.rows) == 3
+
+
+def test_a_provenance_of_before_the_count_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "s.divergence.jsonl"
+    write_stored(path, [Case(input="a")], [], PROVENANCE)
+    file = tmp_path / "s.provenance.json"
+    old = json.loads(file.read_text())
+    del old["num_rows"]
+    file.write_text(json.dumps(old))
+    assert read_suite(path).provenance == PROVENANCE
