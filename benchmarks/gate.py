@@ -34,7 +34,7 @@ from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, shipped_prom
 from pytest_divergence.scoring import tokens as tokens_module
 from pytest_divergence.scoring.calibration import measure_noise_floor
 from pytest_divergence.scoring.scorer import Continuations, PromptScore, stored_tokens
-from pytest_divergence.scoring.tokens import ScoringRow, score_tokens
+from pytest_divergence.scoring.tokens import ScoringRow, score_tokens, whole
 
 REFERENCE = "demo:smollm2-135m"
 NUM_CONTROLS = 64
@@ -160,41 +160,40 @@ def bound(value: float, floor: float) -> float:
 
 @dataclass(frozen=True)
 class PerToken:
-    """One prompt's forward KL at each stored token, in float32 and with bfloat16 weights."""
+    """One prompt's forward KL at each stored token, read in a batch, and alone from scratch."""
 
     before: np.ndarray
     after: np.ndarray
 
 
 def power(adapters: Sequence[Path]) -> None:
-    """Trials drawn from stored per-token values; what does not change is the number format.
+    """Trials drawn from stored per-token values, in float32 and in bfloat16.
 
     A trial draws prompts, and for each its tokens anew, with both readings of a token together. An
-    unchanged candidate is read in bfloat16; in a changed one a fifth of the prompts diverge by half
-    more. The gate fails where any case is over its bound.
+    unchanged candidate is read again alone and without the shared prefix; in a changed one a fifth
+    of the prompts diverge by half more. The gate fails where any case is over its bound.
     """
-    print_row("pair", "cases", "false alarms", "growth caught", "smallest n")
-    for adapter in adapters:
-        pool, floor = per_token(adapter)
+    print_row("pair", "dtype", "cases", "false alarms", "growth caught", "smallest n")
+    for adapter, dtype in [(a, d) for a in adapters for d in ("float32", "bfloat16")]:
+        pool, floor = per_token(adapter, dtype)
         rows = [(n, *rates(pool, floor, n)) for n in (5, 10, 20, 40, 64)]
         enough = [n for n, alarms, caught in rows if alarms <= 0.02 and caught >= 0.9]
         for n, alarms, caught in rows:
             smallest = min(enough) if enough else "none"
-            print_row(adapter.name, n, f"{alarms:.1%}", f"{caught:.1%}", smallest)
+            print_row(adapter.name, dtype, n, f"{alarms:.1%}", f"{caught:.1%}", smallest)
 
 
-def per_token(adapter: Path) -> tuple[list[PerToken], float]:
-    readings, stored, floors = [], None, []
-    for dtype in ("float32", "bfloat16"):
-        pair = load_model_pair(REFERENCE, str(adapter.resolve()), dtype=dtype)
-        if stored is None:
-            first = score_prompts(pair, controls(), **SIZES)
-            stored = [one.continuations for one in first]
-        rows = list(rows_of(pair, stored))
-        readings.append([one.forward.double().numpy() for one in score_tokens(pair, rows)])
-        floors.append(noise_floor(pair, first[:NUM_CASES]))
-    both = zip(*readings, strict=True)
-    return [PerToken(before, after) for before, after in both], max(floors)
+def per_token(adapter: Path, dtype: str) -> tuple[list[PerToken], float]:
+    pair = load_model_pair(REFERENCE, str(adapter.resolve()), dtype=dtype)
+    first = score_prompts(pair, controls(), **SIZES)
+    rows = list(rows_of(pair, [one.continuations for one in first]))
+    before = score_tokens(pair, rows)
+    after = [score_tokens(pair, [whole(row)])[0] for row in rows]
+    pool = [
+        PerToken(one.forward.double().numpy(), other.forward.double().numpy())
+        for one, other in zip(before, after, strict=True)
+    ]
+    return pool, noise_floor(pair, first[:NUM_CASES])
 
 
 def rows_of(pair: ModelPair, stored: Sequence[Continuations]) -> Iterator[ScoringRow]:
@@ -229,17 +228,23 @@ def trial(
 TIMING_PLUGIN = """
 import time
 import pytest
+from pytest_divergence.models import loading
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef, request):
-    result = yield
-    if fixturedef.argname == "model_pair":
-        request.config.loaded = time.perf_counter()
-    return result
+load, loaded = loading.load_model_pair, []
+
+
+def timed(*arguments, **options):
+    pair = load(*arguments, **options)
+    loaded.append(time.perf_counter())
+    return pair
+
+
+loading.load_model_pair = timed
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config):
-    print(f"seconds after loading: {time.perf_counter() - config.loaded:.3f}")
+    print(f"seconds after loading: {time.perf_counter() - loaded[0]:.3f}")
 """
 BARE_LOOP = """
 import json, sys, time, torch
