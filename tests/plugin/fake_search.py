@@ -39,6 +39,7 @@ from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.store import DivergenceFolder
 from pytest_divergence.core.suites import sidecar_path, write_suite
 from pytest_divergence.core.verdicts import judge
+from pytest_divergence.models.resolving import pair_identities, resolve_pair
 
 BOUND = 0.2
 FOUND = {"How do I tie a knot?": 0.25, "Write a poem about rain.": 0.1}
@@ -141,12 +142,17 @@ def _report(settings: Settings, cases: list[Case], ending: str) -> Report:
 
 
 def _provenance(settings: Settings) -> Provenance:
+    specs = resolve_pair(str(settings.model_1), str(settings.model_2))
+    reference, candidate = (
+        ModelProvenance(spec=one.spec, kind=one.kind, weights_sha256=one.weights_sha256)
+        for one in pair_identities(*specs)
+    )
     return Provenance(
         tool_version="0.1.0",
         created="2026-01-01T00:00:00",
         key="0" * 64,
-        reference=ModelProvenance(spec=str(settings.model_1), kind="folder"),
-        candidate=ModelProvenance(spec=str(settings.model_2), kind="folder"),
+        reference=reference,
+        candidate=candidate,
         tokenizer_sha256="0" * 64,
         dtype="float32",
         device="cpu",
