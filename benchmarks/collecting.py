@@ -11,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pytest_divergence.core.cases import Case, Completions, Measurement, Origin
-from pytest_divergence.core.suites import write_suite
+from pytest_divergence.core.suites import sidecar_path, write_suite
+from pytest_divergence.core.tokens import StoredTokens, write_tokens
 
 ROOT = Path(__file__).parents[1]
 MINIMAL = """
@@ -65,6 +66,17 @@ def rows(count: int) -> Iterator[Case]:
         )
 
 
+def write(path: Path, cases: Sequence[Case]) -> None:
+    """A suite with the continuations of each case: four of each model, of 32 tokens."""
+    write_suite(path, cases)
+    written = [[1000 + (7 * token) % 40_000 for token in range(32)]] * 4
+    tokens = (
+        StoredTokens(id=case.id, prompt_sha256="0" * 64, reference=written, candidate=written)
+        for case in cases
+    )
+    write_tokens(sidecar_path(path, "tokens.jsonl"), tokens)
+
+
 def seconds(folder: Path, plugin: str, count: int) -> float:
     """One whole `pytest --collect-only -q`, which must have listed every row."""
     command = [sys.executable, "-m", "pytest", "-p", plugin, "-p", "no:cacheprovider"]
@@ -79,7 +91,7 @@ def seconds(folder: Path, plugin: str, count: int) -> float:
         check=True,
     )
     elapsed = time.perf_counter() - started
-    assert f"{count} tests collected" in run.stdout, run.stdout[-300:]
+    assert run.stdout.count("rows.divergence.jsonl::what-") == count, run.stdout[-300:]
     return elapsed
 
 
@@ -90,7 +102,7 @@ def main() -> None:
         ours, minimal = Path(name, "ours"), Path(name, "minimal")
         for folder in (ours, minimal):
             folder.mkdir()
-            write_suite(folder / "rows.divergence.jsonl", rows(count))
+            write(folder / "rows.divergence.jsonl", list(rows(count)))
         (minimal / "conftest.py").write_text(MINIMAL, "utf-8")
         pairs = [
             (seconds(ours, "divergence", count), seconds(minimal, "no:divergence", count))

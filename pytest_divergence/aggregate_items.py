@@ -48,8 +48,14 @@ class RowsItem(SuiteItem):
         cls, parent: SuiteFile, name: str, replay: SuiteReplay, is_carried: Callable[[Case], bool]
     ) -> RowsItem:
         """The item of one suite's rows."""
-        item: RowsItem = cls.named(parent, name, 1)
+        item = cls.listed(parent, name)
         item.replay, item.is_carried = replay, is_carried
+        return item
+
+    @classmethod
+    def listed(cls, parent: SuiteFile, name: str) -> RowsItem:
+        """The item where pytest only lists: it keeps nothing of the suite."""
+        item: RowsItem = cls.named(parent, name, 1)
         item.add_marker(pytest.mark.divergence)
         return item
 

@@ -19,10 +19,11 @@ from pytest_divergence.aggregate_items import (
     AGGREGATE_ITEM,
     SHIFT_ITEM,
     AggregateItem,
+    RowsItem,
     ShiftItem,
     has_aggregate,
 )
-from pytest_divergence.core.stored import read_suite
+from pytest_divergence.core.stored import list_suite, read_suite
 from pytest_divergence.items import BehaviourItem, CaseItem, SearchItem
 from pytest_divergence.measuring import metric_for, suite_bounds
 from pytest_divergence.pairs import Models, has_own_pair
@@ -62,7 +63,7 @@ class SuiteFile(pytest.Module):
                     searched.append(ShiftItem.of_search(self, report))
             if report is not None and not report.cases:
                 return searched  # a search that confirmed nothing may have written no suite
-            stored = read_suite(self.path)
+            stored = (list_suite if session.is_listing else read_suite)(self.path)
             is_fresh = report is not None
             replay = SuiteReplay(session, stored)
             return [
@@ -108,13 +109,15 @@ class SuiteFile(pytest.Module):
         """The items about all rows of a replayed suite together."""
         if session.updates:  # what is about to change is not judged
             return []
-        is_carried = self._carries(session, replay.stored, is_fresh=False)
-        items: list[pytest.Item] = []
+        kinds: dict[str, type[RowsItem]] = {}
         if has_aggregate(replay.stored):
-            items.append(AggregateItem.of_rows(self, AGGREGATE_ITEM, replay, is_carried))
+            kinds[AGGREGATE_ITEM] = AggregateItem
         if session.resolved.settings.max_shift is not None:
-            items.append(ShiftItem.of_rows(self, SHIFT_ITEM, replay, is_carried))
-        return items
+            kinds[SHIFT_ITEM] = ShiftItem
+        if session.is_listing:
+            return [kind.listed(self, name) for name, kind in kinds.items()]
+        is_carried = self._carries(session, replay.stored, is_fresh=False)
+        return [kind.of_rows(self, name, replay, is_carried) for name, kind in kinds.items()]
 
     def _case_items(
         self, session: DivergenceSession, replay: SuiteReplay, *, is_fresh: bool

@@ -6,7 +6,7 @@ Knows which files there are, and that all of them change or none. What is in the
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from pytest_divergence.core.suites import (
     sidecar_path,
     suite_line,
 )
-from pytest_divergence.core.tokens import StoredTokens, load_tokens
+from pytest_divergence.core.tokens import ListedTokens, StoredTokens, load_tokens
 
 NUM_CONTROL_ROWS = 64
 """Controls that a suite carries, at most, so that a replay sees broad change too."""
@@ -41,11 +41,23 @@ class StoredSuite:
 
 def read_suite(path: Path) -> StoredSuite:
     """A suite with its provenance and tokens, where there are any. Raises SuiteError."""
+    return _read(path, load_tokens)
+
+
+def list_suite(path: Path) -> StoredSuite:
+    """The same, with continuations that are read when they are asked for: a listing asks for none.
+
+    Raises SuiteError.
+    """
+    return _read(path, ListedTokens)
+
+
+def _read(path: Path, tokens_in: Callable[[Path], Mapping[str, StoredTokens]]) -> StoredSuite:
     provenance, tokens = (sidecar_path(path, kind) for kind in ("provenance.json", "tokens.jsonl"))
     stored = StoredSuite(
         load_suite(path),
         load_provenance(provenance) if provenance.is_file() else None,
-        load_tokens(tokens) if tokens.is_file() else {},
+        tokens_in(tokens) if tokens.is_file() else {},
     )
     _check_whole(stored, provenance)
     return stored

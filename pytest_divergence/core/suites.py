@@ -145,7 +145,7 @@ def read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
 
     def counted_lines() -> Iterator[bytes]:
         nonlocal number, line
-        for number, line in enumerate(io.BytesIO(_read(path)), start=1):
+        for number, line in enumerate(io.BytesIO(read_limited(path)), start=1):
             _check_size(path, number, len(line), MAX_LINE_BYTES, "line")
             yield line
 
@@ -184,7 +184,7 @@ def rows_data(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> bytes:
 def load_document(path: AnyPath, model: type[AnyModel]) -> AnyModel:
     """Read a file that is one JSON object. Raises SuiteError."""
     try:
-        value = strict_loads(_read(path))
+        value = strict_loads(read_limited(path))
     except ValueError as error:
         raise SuiteError(path, None, f"not valid JSON: {error}") from None
     return validated(path, None, value, model)
@@ -214,7 +214,8 @@ def validated(path: AnyPath, line: int | None, value: object, model: type[AnyMod
         raise SuiteError(path, line, first_fault(error, model)) from None
 
 
-def _read(path: AnyPath) -> bytes:
+def read_limited(path: AnyPath) -> bytes:
+    """A whole file. Raises SuiteError where it cannot be read or is too long."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)

@@ -6,15 +6,20 @@ Replay scores these instead of sampling anew, so that a gate measures the same t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from pytest_divergence.core.cases import Count, Record, SafeId
 from pytest_divergence.core.errors import SuiteError
-from pytest_divergence.core.suites import AnyPath, read_rows, validated, write_rows
+from pytest_divergence.core.suites import AnyPath, read_limited, read_rows, validated, write_rows
 
+WRITTEN_ID = re.compile(rb'{"id": "([A-Za-z0-9._-]+)", ')
+"""How `write_tokens` begins a line."""
 Continuation = Annotated[list[Count], Field(min_length=1)]
 
 
@@ -51,6 +56,36 @@ def load_tokens(path: AnyPath) -> dict[str, StoredTokens]:
             raise SuiteError(path, number, f"the tokens of case {tokens.id} again; drop one")
         stored[tokens.id] = tokens
     return stored
+
+
+class ListedTokens(Mapping[str, StoredTokens]):
+    """A tokens file for a listing: knows whose continuations it holds, and reads them when asked.
+
+    Faults of a row are raised then, as `load_tokens` raises them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the ids alone, where the file is as `write_tokens` writes it."""
+        self._path = path
+        starts = [WRITTEN_ID.match(line) for line in read_limited(path).splitlines()]
+        ids = [start[1].decode("ascii") for start in starts if start]
+        self._ids = set(ids if len(ids) == len(starts) else self._rows)
+
+    @cached_property
+    def _rows(self) -> dict[str, StoredTokens]:
+        return load_tokens(self._path)
+
+    def __getitem__(self, id_: str) -> StoredTokens:
+        return self._rows[id_]
+
+    def __contains__(self, id_: object) -> bool:
+        return id_ in self._ids
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
 
 def write_tokens(path: AnyPath, rows: Iterable[StoredTokens]) -> None:

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.errors import SuiteError
-from pytest_divergence.core.tokens import StoredTokens, load_tokens, prompt_digest, write_tokens
+from pytest_divergence.core.tokens import (
+    ListedTokens,
+    StoredTokens,
+    load_tokens,
+    prompt_digest,
+    write_tokens,
+)
 
 DIGEST = prompt_digest([1, 2, 3])
 
@@ -67,3 +73,26 @@ def test_one_case_cannot_have_two_rows(tmp_path: Path) -> None:
     path.write_text(2 * (stored("a-1").model_dump_json() + "\n"))
     with pytest.raises(SuiteError, match=":2: the tokens of case a-1 again; drop one"):
         load_tokens(path)
+
+
+def test_a_listing_knows_whose_continuations_there_are_before_it_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "s.tokens.jsonl"
+    write_tokens(path, [stored("b-1"), stored("a-1")])
+    listed = ListedTokens(path)
+    path.write_text("{}\n")
+    assert set(listed) == {"a-1", "b-1"}
+    assert "a-1" in listed
+    assert len(listed) == 2
+    with pytest.raises(SuiteError, match="id is missing"):
+        listed["a-1"]
+
+
+def test_a_listing_reads_a_file_that_was_written_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "s.tokens.jsonl"
+    row = stored("a-1").model_dump(mode="json")
+    path.write_text(json.dumps(dict(reversed(row.items()))) + "\n\n")
+    listed = ListedTokens(path)
+    assert dict(listed) == load_tokens(path) == {"a-1": stored("a-1")}
+    path.write_text('{"id": "a"')
+    with pytest.raises(SuiteError):
+        ListedTokens(path)
