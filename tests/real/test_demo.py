@@ -101,7 +101,7 @@ def test_an_accepted_behaviour_no_longer_fails(demo: Session, tmp_path: Path) ->
         tmp_path, suite.name, "-k", behaviour, f"--model-1={REFERENCE}", f"--model-2={ADAPTER}"
     )
 
-    assert "5 deselected" in again.output
+    assert "6 deselected" in again.output  # five cases and the aggregate
 
 
 def test_report_suite_and_provenance_are_left_behind(demo: Session) -> None:
@@ -112,7 +112,10 @@ def test_report_suite_and_provenance_are_left_behind(demo: Session) -> None:
     assert "Skylark" in (folder / "report.html").read_text("utf-8")
     assert "Skylark" in (folder / "summary.md").read_text("utf-8")
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
-    assert {row["max_kl"] for row in rows} == {bound}
+    cases = [row for row in rows if row["tags"] != ["control"]]
+    assert {row["max_kl"] for row in cases} == {bound}
+    assert len(cases) == 5
+    assert len(rows) >= 5 + 59  # controls, enough of them to judge breadth
     assert (demo.project / ".divergence" / ".gitignore").read_text() == "*\n"
 
 
@@ -143,4 +146,4 @@ def test_the_suite_passes_where_the_candidate_is_the_reference(demo: Session) ->
     replayed = run_pytest(demo.project, suite, f"--model-1={REFERENCE}", f"--model-2={REFERENCE}")
 
     assert replayed.returncode == 0, replayed.output
-    assert "6 passed" in replayed.output  # five cases and the behaviour
+    assert "7 passed" in replayed.output  # five cases, the behaviour and the aggregate
