@@ -29,12 +29,10 @@ from pytest_divergence.scoring.measurement import Estimator, perplexity, same_to
 from pytest_divergence.scoring.metrics import AddedMetric, added_metric
 from pytest_divergence.scoring.tokens import (
     SCORING_BATCH,
-    ScoringRow,
     TokenScores,
     check_finite,
     read_prompts,
     score_states,
-    score_tokens,
 )
 
 Result = TypeVar("Result")
@@ -303,16 +301,6 @@ def prompt_nlls(pair: ModelPair, side: ModelSide, prompts: Sequence[Prompt]) -> 
     return map_batches(
         pair.prompt_rows(prompts), compute, length=lambda row: len(row[1]), max_rows=SCORING_BATCH
     )
-
-
-def first_token_scores(
-    pair: ModelPair, prompts: Sequence[Prompt], *, metric: MetricName = "symmetric"
-) -> list[float]:
-    """Divergence at the response's first token only, nats: cheap, and used to screen proposals."""
-    rows = pair.prompt_rows(prompts)
-    zeros = [ScoringRow(prefix, body, (0,)) for prefix, body in rows]
-    scores = score_tokens(pair, zeros, metric=metric)
-    return [first_divergence(one, metric) for one in scores]
 
 
 def first_divergence(scores: TokenScores, metric: MetricName) -> float:

@@ -44,6 +44,13 @@ def screen(
     return found
 
 
+def first_token_scores(
+    pair: ModelPair, prompts: Sequence[Prompt], *, metric: MetricName = "symmetric"
+) -> list[float]:
+    """Divergence at the response's first token only, nats: what screening without an aim reads."""
+    return [one.first_token_kl for one in screen(pair, prompts, metric=metric)]
+
+
 def beginning(pair: ModelPair, answer: str) -> list[int]:
     """The first token ids of an answer."""
     ids: list[int] = pair.chat.tokenizer.encode(answer, add_special_tokens=False)

@@ -25,12 +25,12 @@ from pytest_divergence.scoring import tokens as tokens_module
 from pytest_divergence.scoring.scorer import (
     Continuations,
     PromptScore,
-    first_token_scores,
     greedy_continuations,
     prompt_nlls,
     sample_continuations,
     score_prompts,
 )
+from pytest_divergence.scoring.screening import first_token_scores
 from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.scorer import first_token_scores
-from pytest_divergence.scoring.screening import LEAST_LOG_PROB, beginning, screen
+from pytest_divergence.scoring.screening import (
+    LEAST_LOG_PROB,
+    beginning,
+    first_token_scores,
+    screen,
+)
 from pytest_divergence.scoring.tokens import ScoringRow, score_tokens
 from tests.models_in_memory import tiny_pair
 

@@ -26,8 +26,7 @@ from pytest_divergence.discovery.training import (
 )
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.metrics import DIVERGENCES
-from pytest_divergence.scoring.scorer import first_token_scores
-from pytest_divergence.scoring.screening import beginning
+from pytest_divergence.scoring.screening import beginning, first_token_scores
 
 NUM_VALIDATION = 8
 MIN_ELITE = 8
