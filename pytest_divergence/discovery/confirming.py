@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pytest_divergence.core.cases import Case, Completions, Measurement, Origin, case_id
+from pytest_divergence.core.cases import Case, Completions, Measurement, Origin
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.tokens import StoredTokens
@@ -22,13 +22,8 @@ from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprint import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.comparison import compare_tokens
-from pytest_divergence.scoring.remeasuring import CASE_STREAM, MIN_COMPLETION_LENGTH
-from pytest_divergence.scoring.scorer import (
-    greedy_continuations,
-    prompt_nlls,
-    score_prompts,
-    stored_tokens,
-)
+from pytest_divergence.scoring.remeasuring import CASE_STREAM, Sizes, measure_rows
+from pytest_divergence.scoring.scorer import prompt_nlls
 
 CHUNK = 8
 """Prompts in one work unit."""
@@ -77,30 +72,19 @@ def confirm(
 def _measure(
     texts: Sequence[str], settings: Settings, profile: Profile, pair: ModelPair
 ) -> list[dict[str, Any]]:
-    scores = score_prompts(
-        pair,
-        texts,
-        metric=settings.metric,
-        num_continuations=profile.num_continuations,
-        max_new_tokens=profile.continuation_length,
-        seed=row_seed(settings.seed, CASE_STREAM),
-    )
-    length = max(MIN_COMPLETION_LENGTH, profile.continuation_length)
-    greedy = greedy_continuations(pair, texts, max_new_tokens=length)
+    sizes = Sizes(settings.metric, profile.num_continuations, profile.continuation_length)
+    rows = [Case(input=text) for text in texts]
+    found = measure_rows(pair, sizes, row_seed(settings.seed, CASE_STREAM), rows)
     nlls = prompt_nlls(pair, pair.candidate, texts)
     return [
         {
-            "measurement": score.measurement.model_dump(),
+            "measurement": one.measurement.model_dump(),
             "candidate_nll": nll,
-            "stored": stored_tokens(case_id(text), score).model_dump(),
-            "completions": [
-                pair.chat.text(ids[0]) for ids in (answers.reference, answers.candidate)
-            ],
-            "tokens": [
-                one.model_dump() for one in compare_tokens(pair, text, answers.candidate[0])
-            ],
+            "stored": one.stored.model_dump(),
+            "completions": [one.completions.reference, one.completions.candidate],
+            "tokens": [each.model_dump() for each in compare_tokens(pair, text, one.answer)],
         }
-        for text, score, answers, nll in zip(texts, scores, greedy, nlls, strict=True)
+        for text, one, nll in zip(texts, found, nlls, strict=True)
     ]
 
 

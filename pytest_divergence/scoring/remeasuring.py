@@ -40,6 +40,8 @@ class Remeasured:
     measurement: Measurement
     stored: StoredTokens
     completions: Completions
+    answer: tuple[int, ...]
+    """The candidate's completion as token ids."""
 
 
 def measure_afresh(
@@ -54,12 +56,15 @@ def measure_afresh(
         groups[sizes_of(row), CONTROL_STREAM if row.is_control else CASE_STREAM].append(row)
     found: dict[str, Remeasured | Exception] = {}
     for (sizes, stream), group in groups.items():
-        measure = partial(_measure, pair, sizes, row_seed(seed, stream))
+        measure = partial(measure_rows, pair, sizes, row_seed(seed, stream))
         found |= one_by_one_where_it_fails(group, measure)
     return found
 
 
-def _measure(pair: ModelPair, sizes: Sizes, seed: int, rows: Sequence[Case]) -> list[Remeasured]:
+def measure_rows(
+    pair: ModelPair, sizes: Sizes, seed: int, rows: Sequence[Case]
+) -> list[Remeasured]:
+    """Each row on fresh continuations, with both greedy answers: what a suite keeps of a prompt."""
     prompts = [case_prompt(row) for row in rows]
     scores = score_prompts(
         pair,
@@ -79,6 +84,7 @@ def _measure(pair: ModelPair, sizes: Sizes, seed: int, rows: Sequence[Case]) -> 
                 reference=pair.chat.text(answer.reference[0]),
                 candidate=pair.chat.text(answer.candidate[0]),
             ),
+            answer.candidate[0],
         )
         for row, score, answer in zip(rows, scores, answers, strict=True)
     ]
