@@ -26,6 +26,7 @@ from pytest_divergence.core.store import write_atomically
 from pytest_divergence.discovery.soft_prompts import SoftPrompt, insert
 from pytest_divergence.models.decoding import decode_greedily, row_seed
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.products import fast_products
 from pytest_divergence.models.side import ModelSide
 from pytest_divergence.scoring.metrics import DIVERGENCES
 from pytest_divergence.scoring.screening import LEAST_LOG_PROB
@@ -190,7 +191,8 @@ class _Training:
         self.optimiser.zero_grad()
         loss = -self.values(self._batch(step)).mean()
         if loss.requires_grad:  # a model may cut its inputs off; the gradient check names it
-            loss.backward()  # type: ignore[no-untyped-call]
+            with fast_products():
+                loss.backward()  # type: ignore[no-untyped-call]
         value = float(loss.detach())
         norm = self._checked_gradient_norm(step, value)
         self.optimiser.step()

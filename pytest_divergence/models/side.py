@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.models.products import fast_products
 
 Role = Literal["reference", "candidate"]
 CACHE_ARGUMENTS = ("cache", "past_key_values")
@@ -78,6 +79,9 @@ class ModelSide:
             )
         self._cache_argument = known[0]
         self._shares_prefix = not getattr(self.model, "_is_stateful", False)
+        head = self.model.get_output_embeddings()
+        if isinstance(head, torch.nn.Module):
+            head.register_forward_pre_hook(_contiguous)
 
     @property
     def device(self) -> torch.device:
@@ -152,13 +156,14 @@ class ModelSide:
         name = "inputs_embeds" if rows.is_floating_point() else "input_ids"
         options: dict[str, object] = {"logits_to_keep": num_logits} if self._keeps_logits else {}
         options[self._cache_argument] = cache
-        output = self.model(
-            **{name: rows},
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=cache is not None,
-            **options,
-        )
+        with fast_products():
+            output = self.model(
+                **{name: rows},
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=cache is not None,
+                **options,
+            )
         logits: Tensor = output.logits[:, -num_logits:]
         return logits.float()
 
@@ -185,6 +190,11 @@ class ModelSide:
         for index, (keys, values) in enumerate(shared or []):
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
         return cache
+
+
+def _contiguous(module: torch.nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """The last positions of a batch are a slice, for which oneDNN would copy the head for each."""
+    return (inputs[0].contiguous(),)
 
 
 def _forward_parameters(model: type) -> set[str]:
