@@ -36,7 +36,7 @@ def main() -> None:
         f"{NUM_STEPS} training steps": lambda: train(pair),
     }
     values = [one.measurement.value for one in first]
-    with mock.patch.object(products, "onednn_is_better", lambda: False):
+    with mock.patch.object(products, "onednn_is_better", return_value=False):
         again = score_prompts(pair, prompts, continuations=stored)
     moved = [abs(one.measurement.value - value) for one, value in zip(again, values, strict=True)]
     for name, work in works.items():
@@ -51,7 +51,7 @@ def main() -> None:
 
 def both(work: Callable[[], object]) -> tuple[float, float]:
     ours = seconds(work)
-    with mock.patch.object(products, "onednn_is_better", lambda: False):
+    with mock.patch.object(products, "onednn_is_better", return_value=False):
         return ours, seconds(work)
 
 

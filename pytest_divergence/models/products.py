@@ -40,7 +40,8 @@ def fast_products() -> Iterator[None]:
 @cache
 def onednn_is_better() -> bool:
     """Whether this CPU is one that MKL is slow on, and oneDNN keeps float32's precision there."""
-    if MKL_IS_SLOW_ON not in _cpu_maker() or not torch.backends.mkldnn.is_available():
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not has_onednn or MKL_IS_SLOW_ON not in _cpu_maker():
         return False
     with _through_onednn():
         return all(_error(rows) < MAX_ERROR for rows in PROBED_ROWS)
@@ -48,7 +49,7 @@ def onednn_is_better() -> bool:
 
 @contextmanager
 def _through_onednn() -> Iterator[None]:
-    setting = torch.backends.mkldnn.matmul
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = setting.fp32_precision
     setting.fp32_precision = "bf16"
     try:

@@ -79,7 +79,7 @@ class ModelSide:
             )
         self._cache_argument = known[0]
         self._shares_prefix = not getattr(self.model, "_is_stateful", False)
-        head = self.model.get_output_embeddings()
+        head = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         if isinstance(head, torch.nn.Module):
             head.register_forward_pre_hook(_contiguous)
 

@@ -9,7 +9,7 @@ from pytest_divergence.models import products
 from pytest_divergence.models.products import fast_products, onednn_is_better
 from tests.models_in_memory import tiny_pair
 
-setting = torch.backends.mkldnn.matmul
+setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
 @pytest.fixture
