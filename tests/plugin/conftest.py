@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -87,3 +88,14 @@ def block(result: pytest.RunResult, first: str, count: int) -> Sequence[str]:
     """The lines of the output from the one that begins with `first`."""
     start = next(i for i, line in enumerate(result.outlines) if line.startswith(first))
     return result.outlines[start : start + count]
+
+
+def properties(path: Path) -> dict[str, dict[str, str]]:
+    """By test: what its item left in a JUnit file."""
+    return {
+        str(case.get("name")): {
+            str(one.get("name")).removeprefix("divergence_"): str(one.get("value"))
+            for one in case.iter("property")
+        }
+        for case in ElementTree.parse(path).iter("testcase")
+    }

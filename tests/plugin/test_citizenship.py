@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.measuring import note
-from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, shown
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, properties, shown
 from tests.plugin.test_suites import KL, SUITE, write_matching_provenance
 
 UNIT_TEST = "def test_addition(): assert 1 + 1 == 2\n"
@@ -87,17 +85,6 @@ def test_pytest_html_shows_no_markup_of_a_prompt(suite: Project) -> None:
 
 
 # JUnit, and what travels between processes
-
-
-def properties(path: Path) -> dict[str, dict[str, str]]:
-    """By test: what its items left."""
-    return {
-        str(case.get("name")): {
-            str(one.get("name")).removeprefix("divergence_"): str(one.get("value"))
-            for one in case.iter("property")
-        }
-        for case in ElementTree.parse(path).iter("testcase")
-    }
 
 
 @pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n2")])

@@ -1,0 +1,74 @@
+"""A suite written on one machine replays on another whose CPU knows other instructions.
+
+Emulated: torch and its libraries are told to use older instructions than this CPU has, in a
+process of their own, since they look once. On a CPU that has no newer ones all are alike.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_divergence import load_model_pair, score_prompts
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.suites import sidecar_path, write_suite
+from pytest_divergence.core.tokens import write_tokens
+from pytest_divergence.scoring.scorer import stored_tokens as stored_tokens_of
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, properties
+
+SUITE = "regress.divergence.jsonl"
+TOLERANCE = 1e-4
+"""Nats per token, in float32."""
+INSTRUCTION_SETS = {
+    "AVX2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    },
+    "SSE": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    },
+}
+
+
+@pytest.fixture
+def values(project: Project) -> dict[str, float]:
+    """Of a suite that is written beside the models, on this CPU."""
+    pair = load_model_pair(str(project.path / "base"), str(project.path / "ft"))
+    scores = score_prompts(pair, [KNOT, POEM])
+    cases = [Case(input=str(one.prompt), max_kl=9.0) for one in scores]
+    suite = project.path / SUITE
+    write_suite(suite, cases)
+    rows = [stored_tokens_of(case.id, one) for case, one in zip(cases, scores, strict=True)]
+    write_tokens(sidecar_path(suite, "tokens.jsonl"), rows)
+    return {case.id: one.measurement.value for case, one in zip(cases, scores, strict=True)}
+
+
+def replayed(project: Project) -> dict[str, float]:
+    result = project.run(*MODELS, SUITE, "--junit-xml=junit.xml", in_process=False)
+    assert result.ret == pytest.ExitCode.OK
+    left = properties(project.path / "junit.xml")
+    return {name: float(values["kl"]) for name, values in left.items()}
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_a_suite_reads_the_same_under_other_instructions(
+    project: Project, monkeypatch: pytest.MonkeyPatch, values: dict[str, float], name: str
+) -> None:
+    for variable, value in INSTRUCTION_SETS[name].items():
+        monkeypatch.setenv(variable, value)
+
+    assert replayed(project) == pytest.approx(values, rel=0, abs=TOLERANCE)
+
+
+def test_the_emulation_is_heard(monkeypatch: pytest.MonkeyPatch, project: Project) -> None:
+    project.write(
+        "test_capability.py",
+        "import torch\n\n\ndef test_it():\n"
+        "    assert torch.backends.cpu.get_cpu_capability() == 'DEFAULT'\n",
+    )
+    for variable, value in INSTRUCTION_SETS["SSE"].items():
+        monkeypatch.setenv(variable, value)
+
+    assert project.run("test_capability.py", in_process=False).ret == pytest.ExitCode.OK
