@@ -1,41 +1,64 @@
-"""The command `pytest-divergence`: its subcommands stand in `pytest_divergence.commands`."""
+"""The command `pytest-divergence`: what it can do, by name; the rest is in `commands`.
+
+A command is imported when it is chosen, so that `--help` is there at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import Any
 
-from pytest_divergence.commands import accept, calibrate, diff, promote
-
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-COMMANDS = (calibrate, promote, accept, diff)
-"""In the order of `--help`."""
+COMMANDS = {
+    "promote": "copy cases of a search into a suite that is committed",
+    "accept": "mark a behaviour as intended, so that it no longer fails",
+    "diff": "compare two suites, or the reports of two runs",
+    "calibrate": "measure noise and typical shift of two models, and what their bound catches",
+}
+"""Each command's line in `--help`; its module has the same name, with `_` for `-`."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 1 with a sentence on what went wrong."""
+    given = _parser().parse_args(arguments)
     from pytest_divergence.core.errors import DivergenceError
 
-    given = _parser().parse_args(arguments)
     try:
         return int(given.run(given))
     except DivergenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+class _Command(argparse.ArgumentParser):
+    """The parser of one command, which its module fills when it is chosen."""
+
+    def parse_known_args(self, *arguments: Any, **keywords: Any) -> Any:
+        """Parse as any parser does, once it is filled."""
+        name = self.prog.rsplit(" ", 1)[-1].replace("-", "_")
+        import_module(f"pytest_divergence.commands.{name}").add(self)
+        return super().parse_known_args(*arguments, **keywords)
 
 
 def _parser() -> argparse.ArgumentParser:
+    from pytest_divergence import __version__
+
     parser = argparse.ArgumentParser(
         prog="pytest-divergence",
-        description="Live with the suites that `pytest --model-1 … --model-2 …` writes.",
+        description="Find prompts on which two language models differ, and live with the suites.",
+        epilog="pytest-divergence COMMAND --help says more.",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add(commands)
+    parser.add_argument("-V", "--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
+    for name, line in COMMANDS.items():
+        commands.add_parser(name, help=line)
     return parser
 
 

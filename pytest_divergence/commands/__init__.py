@@ -1,6 +1,6 @@
-"""The subcommands of `pytest-divergence`, one module each.
+"""The subcommands of `pytest-divergence`, one module each; `pytest_divergence.cli` names them.
 
-A module has `add(commands)`, which registers its parser and sets `run`, the function that carries
+A module has `add(parser)`, which describes its arguments and sets `run`, the function that carries
 it out: it takes the parsed arguments, and returns the exit code.
 """
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_divergence.commands.suites import SUITES, suites_of
 
-if TYPE_CHECKING:
-    from pytest_divergence.cli import Commands
 
-
-def add(commands: Commands) -> None:
-    """Register the parser."""
-    parser = commands.add_parser(
-        "accept",
-        help="mark a behaviour as intended, so that it no longer fails",
-        description="Mark a behaviour as intended in the provenance of the suites that know it.",
+def add(parser: ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.description = (
+        "Mark a behaviour as intended in the provenance of the suites that know it."
     )
     parser.add_argument("behaviour", metavar="ID", help="printed with the behaviour's failure")
     parser.add_argument(

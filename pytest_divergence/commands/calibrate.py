@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from pytest_divergence.commands.settings import add_settings, settings_given
 
 if TYPE_CHECKING:
-    from pytest_divergence.cli import Commands
     from pytest_divergence.commands.listening import PhaseLines
     from pytest_divergence.core.settings import Settings
     from pytest_divergence.models.pair import ModelPair
@@ -27,16 +26,12 @@ FIELDS = (
 )
 
 
-def add(commands: Commands) -> None:
-    """Register the parser."""
-    parser = commands.add_parser(
-        "calibrate",
-        help="measure noise and typical shift of two models, and what their bound catches",
-        description=(
-            "Measure what two models read when nothing is wrong, derive the bound from it, and "
-            "plant damage of known sizes to see which of it a gate at that bound catches. What a "
-            "search of the same pair has measured is read back; run it where you run pytest."
-        ),
+def add(parser: ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.description = (
+        "Measure what two models read when nothing is wrong, derive the bound from it, and "
+        "plant damage of known sizes to see which of it a gate at that bound catches. What a "
+        "search of the same pair has measured is read back; run it where you run pytest."
     )
     add_settings(parser, FIELDS)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pytest_divergence.cli import Commands
 
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
 """Exit codes, those of `diff`."""
 
 
-def add(commands: Commands) -> None:
-    """Register the parser."""
-    parser = commands.add_parser(
-        "diff",
-        help="compare two suites, or the reports of two runs",
-        description=(
-            "Say what differs between two suites, or the reports of two runs: cases, the most "
-            "changed first, behaviours, bound, typical shift and models. Exit code 0: nothing "
-            "differs, 1: something does, 2: one of them cannot be read."
-        ),
+def add(parser: ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.description = (
+        "Say what differs between two suites, or the reports of two runs: cases, the most "
+        "changed first, behaviours, bound, typical shift and models. Exit code 0: nothing "
+        "differs, 1: something does, 2: one of them cannot be read."
     )
     for name, metavar in (("before", "A"), ("after", "B")):
         parser.add_argument(

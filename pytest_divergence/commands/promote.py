@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_divergence.cli import Commands
     from pytest_divergence.core.promoting import Promoted
 
 
-def add(commands: Commands) -> None:
-    """Register the parser."""
-    parser = commands.add_parser(
-        "promote",
-        help="copy cases of a search into a suite that is committed",
-        description=(
-            "Copy cases of a search into a suite that is committed, with their continuations, "
-            "behaviours and control rows. Without --id, --behaviour and --all: every case, and "
-            "the behaviours that the cases show."
-        ),
+def add(parser: ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.description = (
+        "Copy cases of a search into a suite that is committed, with their continuations, "
+        "behaviours and control rows. Without --id, --behaviour and --all: every case, and "
+        "the behaviours that the cases show."
     )
     parser.add_argument(
         "source",
