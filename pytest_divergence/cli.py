@@ -12,10 +12,13 @@ from importlib import import_module
 from typing import Any
 
 COMMANDS = {
+    "discover": "search two models for prompts on which they differ",
+    "replay": "replay suites on two models, by pytest",
     "promote": "copy cases of a search into a suite that is committed",
     "accept": "mark a behaviour as intended, so that it no longer fails",
     "diff": "compare two suites, or the reports of two runs",
     "calibrate": "measure noise and typical shift of two models, and what their bound catches",
+    "show-config": "print every setting, and where its value comes from",
 }
 """Each command's line in `--help`; its module has the same name, with `_` for `-`."""
 INTERRUPTED = 130

@@ -224,22 +224,25 @@ class SearchItem(SuiteItem):
 
     def measure(self, request: pytest.FixtureRequest) -> None:
         """An incomplete search is an error: what it did not see never counts as a pass."""
-        from pytest_divergence.core.safe_text import safe_line
-
         note(self, kind="search", verdict="error")
-        reasons = [f"{one.where}: {safe_line(one.message)}" for one in self.report.errors]
-        if self.report.run.status != "complete":
-            reasons.insert(0, "it stopped before it was complete")
-        if reasons:
-            pytest.fail(
-                "the search cannot vouch for the models: " + "; ".join(reasons), pytrace=False
-            )
+        if reason := reason_against(self.report):
+            pytest.fail(reason, pytrace=False)
 
     def judge(self) -> None:
         """Pass, and say what the search would have seen."""
         sentence = search_sentence(self.report)
         note(self, verdict="passed", search=sentence)
         self.add_report_section("call", "divergence", sentence)
+
+
+def reason_against(report: Report) -> str | None:
+    """Why a search says nothing about the models; None: it saw all that it set out to see."""
+    from pytest_divergence.core.safe_text import safe_line
+
+    reasons = [f"{one.where}: {safe_line(one.message)}" for one in report.errors]
+    if report.run.status != "complete":
+        reasons.insert(0, "it stopped before it was complete")
+    return f"the search cannot vouch for the models: {'; '.join(reasons)}" if reasons else None
 
 
 def search_sentence(report: Report) -> str:

@@ -1,12 +1,14 @@
 """Options of a command that are settings of a session too: one table names both.
 
-A command reads its own options and the environment, not the ini file: that is pytest's.
+`settings_given` takes them and the environment as they are; `pytest_words` hands them on to pytest,
+which reads the ini file too.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,14 +19,33 @@ if TYPE_CHECKING:
 
 
 def add_settings(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
-    """Register the options of some fields of `Settings`, short and as pytest knows them."""
+    """Register the options of some fields of `Settings`, short; pytest's names do too."""
+    group = parser.add_argument_group(
+        "settings", "as pytest has them, under these names and under --divergence-…"
+    )
     for option in (BY_FIELD[field] for field in fields):
-        parser.add_argument(
-            *sorted({_short(option.field), option.flag}),
-            dest=option.field,
-            metavar=option.metavar,
-            help=option.help.replace("%", "%%"),
-        )
+        takes: dict[str, str] = {"metavar": option.metavar}
+        if option.is_switch:
+            takes = {"action": "store_const", "const": "true"}
+        shared = {"dest": option.field, **takes}
+        group.add_argument(_short(option.field), **shared, help=option.help.replace("%", "%%"))  # type: ignore[arg-type]
+        group.add_argument(option.flag, **shared, default=SUPPRESS, help=SUPPRESS)  # type: ignore[arg-type]
+
+
+def fields_without(*fields: str) -> tuple[str, ...]:
+    """All fields but those that mean nothing to a command."""
+    return tuple(field for field in BY_FIELD if field not in fields)
+
+
+def pytest_words(given: argparse.Namespace, fields: Sequence[str]) -> list[str]:
+    """The settings that the command line gives, as arguments of pytest.
+
+    Behind `=`: pytest takes a folder that stands alone for a test path.
+    """
+    options = (BY_FIELD[field] for field in fields if getattr(given, field) is not None)
+    return [
+        one.flag if one.is_switch else f"{one.flag}={getattr(given, one.field)}" for one in options
+    ]
 
 
 def settings_given(given: argparse.Namespace, fields: Sequence[str]) -> Settings:

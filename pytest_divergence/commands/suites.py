@@ -16,3 +16,13 @@ def suites_of(given: Sequence[Path]) -> list[Path]:
     for path in given or [SUITES]:
         suites += sorted(path.glob(PATTERN)) if path.is_dir() else [path]
     return suites
+
+
+def suites_below(folder: Path) -> list[Path]:
+    """The suites of a folder and of the folders in it, but for hidden ones."""
+    found = sorted(folder.rglob(PATTERN))
+    return [one for one in found if not _is_hidden(one.relative_to(folder))]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

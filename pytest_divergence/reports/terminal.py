@@ -18,13 +18,20 @@ WIDTH = 80
 
 
 def summary_lines(
-    report: Report, *, width: int = WIDTH, verbosity: int = 0, report_path: str, suite: str
+    report: Report,
+    *,
+    width: int = WIDTH,
+    verbosity: int = 0,
+    report_path: str,
+    suite: str,
+    is_tested: bool = True,
 ) -> list[str]:
     """The end of a run: outcome, behaviours, the worst cases, numbers, and where to look next.
 
     `verbosity` below 0 leaves only the outcome and the paths; above 0 shows every failed case.
+    `is_tested` is False where no test ran.
     """
-    lines = sentence(" ".join(wording.headline(report)), width=width)
+    lines = sentence(" ".join(wording.headline(report, is_tested=is_tested)), width=width)
     if verbosity >= 0:
         for section in (
             list(_behaviours(report, width)),

@@ -91,8 +91,11 @@ def behaviours(report: Report) -> list[Behaviour]:
     return sorted(report.behaviours, key=lambda behaviour: behaviour.kind != "general")
 
 
-def headline(report: Report) -> list[str]:
-    """The outcome in plain sentences, the verdict first; holds no model's text."""
+def headline(report: Report, *, is_tested: bool = True) -> list[str]:
+    """The outcome in plain sentences, the verdict first; holds no model's text.
+
+    `is_tested` is False where no test ran, so that no exit code stands for what was found.
+    """
     stopped = (
         "The run stopped before it was complete; this is what it had found. "
         "The same command goes on from here."
@@ -103,7 +106,8 @@ def headline(report: Report) -> list[str]:
     if unjudged:
         cases, these = number_of(unjudged, "case"), "It does" if unjudged == 1 else "They do"
         sentences.append(f"{cases} could not be judged. {these} not count as passed.")
-    if report.run.status == "complete" and (failed(report) or unaccepted(report)):
+    is_failure = report.run.status == "complete" and (failed(report) or unaccepted(report))
+    if is_tested and is_failure:
         sentences.append(EXIT_CODE)
     return sentences
 
