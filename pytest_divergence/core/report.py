@@ -131,6 +131,11 @@ class CurvePoint(Record):
     prompts_scored: Count
     tokens_forwarded: Count
     best_kl: Number
+    """The largest that any strategy had found."""
+    strategy_best_kl: Number | None = None
+    """The largest that this strategy had found; None in reports of earlier versions."""
+    num_hits: Count | None = None
+    """This strategy's hits so far."""
 
 
 class RunError(Record):

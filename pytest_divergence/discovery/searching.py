@@ -248,6 +248,11 @@ class Search:
                 prompts_scored=units.spent.prompts_scored,
                 tokens_forwarded=units.spent.tokens_forwarded,
                 best_kl=max((one.search_kl for one in result.scored), default=0.0),
+                strategy_best_kl=max(
+                    (one.search_kl for one in result.scored if one.proposal.strategy == name),
+                    default=0.0,
+                ),
+                num_hits=before.num_hits + num_hits,
             )
         )
 
