@@ -160,6 +160,12 @@ OPTIONS = (
         "number format of both models (default: auto)",
         *("auto", "float32", "bfloat16", "float16"),
     ),
+    Option(
+        "memory",
+        "SIZE",
+        "memory that a search may take, such as 30GB (default: what is free)",
+        "a size, such as 30GB or 500MB",
+    ),
     Option("report_dir", "FOLDER", "where reports go (default: .divergence/reports)", "a folder"),
     _choice(
         "github",

@@ -27,6 +27,7 @@ from pytest_divergence.once import Once
 
 if TYPE_CHECKING:
     from pytest_divergence.core.settings import Settings
+    from pytest_divergence.discovery.cost import Memory
     from pytest_divergence.discovery.identity import RunIdentity
     from pytest_divergence.models.pair import ModelIdentity, ModelPair
     from pytest_divergence.models.resolving import ResolvedSpec
@@ -132,6 +133,12 @@ class Pairs:
         if self._loaded is not None and self._loaded[1] is pair:
             return self.run_identity(self._loaded[0])
         return identify_pair(pair)
+
+    def memory(self, models: Models) -> Memory | None:
+        """What a search of this pair takes; None where that cannot be told before it is loaded."""
+        from pytest_divergence.discovery.cost import search_memory
+
+        return search_memory(self._settings(), self._resolve(models))
 
     def _identify(self, models: Models) -> tuple[ModelIdentity, ModelIdentity]:
         from pytest_divergence.models.resolving import pair_identities

@@ -1,14 +1,12 @@
 """What people see of a session: header, progress of the search, summary.
 
-A search shows a bar on a terminal, and a line now and then elsewhere. Knows pytest's capturing and
-terminal; does not know what a search does.
+Knows pytest's capturing and terminal; does not know what a search does, nor how its progress is
+drawn (`pytest_divergence.listeners`).
 """
 
 from __future__ import annotations
 
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,18 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_divergence import replay_summary
+from pytest_divergence.listeners import BarListener, LogListener, bar_on
 from pytest_divergence.options import DEFAULT, MODELS, Given
 from pytest_divergence.pairs import INI
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from pytest_divergence.discovery.progress import Listener
     from pytest_divergence.session import DivergenceSession
-
-HEARTBEAT_SECONDS = 30.0
-"""How long a log stays silent at most: some CI services end a job that prints nothing."""
-
 
 SHOWN_SETTINGS = {"profile": "profile", "max_kl": "bound", "mode": "mode"}
 """What the header shows of the settings, and the word for it."""
@@ -46,14 +39,14 @@ def shown(config: pytest.Config) -> Iterator[Listener]:
     """The listener of one search, visible although pytest captures."""
     with uncaptured(config):
         if sys.stderr.isatty() and not hasattr(config, "workerinput"):
-            with _progress_bar() as bar:
-                yield BarListener(bar)
-        else:
-            listener = LogListener(_printer(config))
-            try:
+            with _bar() as listener:
                 yield listener
+        else:
+            lines = LogListener(_printer(config))
+            try:
+                yield lines
             finally:
-                listener.stop()
+                lines.stop()
 
 
 def announce(config: pytest.Config, text: str) -> None:
@@ -73,80 +66,13 @@ def uncaptured(config: pytest.Config) -> Iterator[None]:
         yield
 
 
-class BarListener:
-    """A bar with the time that is left, on a terminal; it disappears at the end."""
-
-    def __init__(self, bar: Progress) -> None:
-        """Draw on `bar`, which is running."""
-        self._bar = bar
-        self._task = bar.add_task("starting", total=None)
-        self._phase = ""
-
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        from rich.text import Text
-
-        self._bar.console.print(Text(f"divergence: {text}"))
-
-    def progress(self, phase: str, done: int, total: int) -> None:
-        """Move the bar; a new phase starts it, and its clock, again."""
-        if phase != self._phase:
-            self._phase = phase
-            self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(phase, total=total)
-        self._bar.update(self._task, completed=done, total=total)
-
-
-class LogListener:
-    """Lines in a log: what is said, and every half minute where the search is."""
-
-    def __init__(
-        self, write: Callable[[str], None], *, interval: float = HEARTBEAT_SECONDS
-    ) -> None:
-        """Write lines by `write`, from a second thread too: a phase may not report for long."""
-        self._write = write
-        self._interval = interval
-        self._state = "starting"
-        self._started = time.monotonic()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-        self._thread.start()
-
-    def say(self, text: str) -> None:
-        """Write a line."""
-        self._write(f"divergence: {text}")
-
-    def progress(self, phase: str, done: int, total: int) -> None:
-        """Remember where the search is, for the next line."""
-        self._state = f"{phase} {done}/{total}"
-
-    def stop(self) -> None:
-        """End the lines."""
-        self._ended.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        while not self._ended.wait(self._interval):
-            seconds = time.monotonic() - self._started
-            self._write(f"divergence: {self._state} ({seconds:.0f} s)")
-
-
 @contextmanager
-def _progress_bar() -> Iterator[Progress]:
+def _bar() -> Iterator[BarListener]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
 
-    columns = (
-        TextColumn("divergence: {task.description}", markup=False),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeLeft(),
-    )
     # A console bound before capturing was lifted would show nothing.
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield bar
+    with bar_on(Console(stderr=True)) as listener:
+        yield listener
 
 
 def _printer(config: pytest.Config) -> Callable[[str], None]:

@@ -26,6 +26,7 @@ from pytest_divergence.pairs import Models, Pairs, patient_warnings
 
 if TYPE_CHECKING:
     from pytest_divergence.core.report import Report
+    from pytest_divergence.discovery.cost import Memory
     from pytest_divergence.discovery.run import SearchOutcome
     from pytest_divergence.models.pair import ModelIdentity, ModelPair
 
@@ -314,7 +315,13 @@ class DivergenceSession:
             with contextlib.suppress(DivergenceError):  # the tests' own results do not need it
                 self.report = load_report(self.report_dir / "report.json")
 
+    def _memory(self) -> Memory | None:
+        """What a search takes; None where its models are in memory, or of unknown size."""
+        models = Models(*self.models)
+        return None if self.pairs.is_loaded(models) else self.pairs.memory(models)
+
     def _search(self, *, is_forced: bool) -> SearchOutcome:
+        from pytest_divergence.discovery.cost import within_memory
         from pytest_divergence.discovery.run import search
 
         with progress_display.shown(self.config) as listener, patient_warnings():
@@ -323,7 +330,7 @@ class DivergenceSession:
                 return search(
                     self.resolved.settings,
                     root=self.root,
-                    load_pair=self.pair,
+                    load_pair=within_memory(self.pair, self._memory, listener),
                     listener=listener,
                     identity=self.pairs.run_identity(Models(*self.models)),
                     strategies=all_strategies(self.config),

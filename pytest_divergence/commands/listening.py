@@ -15,3 +15,6 @@ class PhaseLines:
     def progress(self, phase: str, done: int, total: int) -> None:
         """Print where a phase is."""
         self.say(f"{phase} {done}/{total}")
+
+    def expect(self, seconds: float) -> None:
+        """Print nothing: each step is a line already."""

@@ -210,6 +210,8 @@ class Settings(BaseModel):
     """Folder for the reports of runs; default: `.divergence/reports`."""
     github: Literal["auto", "on", "off"] = "auto"
     """Whether failures become annotations on GitHub, and a step summary: `auto` on its runners."""
+    memory: str | None = None
+    """Memory that a search may take, such as `30GB`; default: what is free."""
     update: bool = False
     """Measure the suites of the session afresh, and rewrite them."""
     fill: bool = False
@@ -231,6 +233,13 @@ class Settings(BaseModel):
             )
         return value
 
+    @field_validator("memory")
+    @classmethod
+    def _memory_has_a_unit(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[1-9][0-9]*(GB|MB)", value):
+            raise ValueError("memory must be a size, such as 30GB or 500MB")
+        return value
+
     def resolved_profile(self, device_type: str) -> Profile:
         """The profile with the options that override parts of it, on a `cpu` or `cuda` device."""
         name = self.profile
@@ -249,3 +258,10 @@ class Settings(BaseModel):
         if self.budget is None or not self.budget.endswith("s"):
             return None
         return float(self.budget[:-1])
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory that a search may take, where it was given."""
+        if self.memory is None:
+            return None
+        return int(self.memory[:-2]) * (10**9 if self.memory.endswith("GB") else 10**6)

@@ -32,6 +32,7 @@ IRRELEVANT = {
     "profile",
     "num_cases",
     "budget",
+    "memory",
 }
 """Settings that change no measured number, or that the resolved profile holds."""
 

@@ -29,14 +29,14 @@ from pytest_divergence.discovery.naming import hints
 from pytest_divergence.discovery.outcome import Findings, build_report, write_suite_files
 from pytest_divergence.discovery.pair_files import CalibrationPlan, PairFiles, opened
 from pytest_divergence.discovery.phrases import Phrase
-from pytest_divergence.discovery.progress import Listener, Silence
+from pytest_divergence.discovery.progress import Forecast, Listener, Silence
 from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, read_seeds, shipped_prompts
 from pytest_divergence.discovery.searching import Search
 from pytest_divergence.discovery.selection import select
 from pytest_divergence.discovery.soft_prompts import CHECKPOINT_SUFFIX, artefact_folder
 from pytest_divergence.discovery.strategies import Strategy, built_in_strategies
 from pytest_divergence.discovery.testing import Behaviours
-from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.discovery.units import Spent, WorkUnits
 from pytest_divergence.models.pair import ModelPair
 
 TICK_SHARE = 0.1
@@ -119,7 +119,9 @@ def search(
             opened(calibration_path, calibration_key, listener) as calibration,
             opened(files.search, plan.key, listener) as journal,
         ):
-            units = WorkUnits(journal, load_pair)
+            spent = Spent()
+            forecast = Forecast(plan.profile, settings.budget_seconds, spent, listener)
+            units = WorkUnits(journal, load_pair, spent, on_computed=forecast.take)
             run = _Run(
                 settings,
                 identity,

@@ -27,20 +27,33 @@ class Spent:
     """Units that this session did itself."""
 
 
+OnComputed = Callable[[str, int, float], None]
+"""Takes a unit's name, the tokens that it forwarded and its seconds."""
+
+
 class WorkUnits:
     """Runs units of work on a pair that is loaded when the first unit needs it."""
 
     def __init__(
-        self, journal: Journal, load_pair: Callable[[], ModelPair], spent: Spent | None = None
+        self,
+        journal: Journal,
+        load_pair: Callable[[], ModelPair],
+        spent: Spent | None = None,
+        *,
+        on_computed: OnComputed = lambda unit, tokens, seconds: None,
     ) -> None:
-        """Remember units in `journal`; `spent` is counted up."""
+        """Remember units in `journal`; `spent` is counted up.
+
+        `on_computed` hears of each unit that this session did.
+        """
         self._journal = journal
         self._load_pair = load_pair
+        self._on_computed = on_computed
         self.spent = spent or Spent()
 
     def kept_in(self, journal: Journal) -> WorkUnits:
         """The same units, remembered in another journal and counted together."""
-        return WorkUnits(journal, self._load_pair, self.spent)
+        return WorkUnits(journal, self._load_pair, self.spent, on_computed=self._on_computed)
 
     def do(self, unit: str, compute: Callable[[ModelPair], object]) -> Any:
         """The unit's result as plain JSON, from the journal or computed now."""
@@ -56,9 +69,12 @@ class WorkUnits:
                 "seconds": round(time.monotonic() - started, 3),
             }
 
+        num_computed = self.spent.num_computed
         record = self._journal.remember(unit, measured)
         self.spent.tokens_forwarded += record["tokens"]
         self.spent.seconds += record["seconds"]
+        if self.spent.num_computed > num_computed:
+            self._on_computed(unit, record["tokens"], record["seconds"])
         return record["result"]
 
     @property

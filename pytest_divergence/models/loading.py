@@ -111,16 +111,17 @@ def resolve_device(device: str) -> torch.device:
 def _resolve_dtype(
     dtype: str, specs: tuple[ResolvedSpec, ResolvedSpec], device: torch.device
 ) -> torch.dtype:
-    chosen = _chosen_dtype(dtype, specs, device)
+    chosen = chosen_dtype(dtype, specs, device)
     for one in specs:
         if one.loaded is not None:
             check_dtype(one.loaded, chosen, option=one.role)
     return chosen
 
 
-def _chosen_dtype(
+def chosen_dtype(
     dtype: str, specs: tuple[ResolvedSpec, ResolvedSpec], device: torch.device
 ) -> torch.dtype:
+    """The one dtype of both models. Raises `ModelLoadError` where their specs disagree."""
     named = {resolved.spec.dtype for resolved in specs} - {None}
     if len(named) > 1:
         raise ModelLoadError(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_divergence.progress_display import LogListener
+from pytest_divergence.listeners import LogListener
 from tests.plugin.conftest import MODELS, Project, shown
 
 FAKE = ("-p", "tests.plugin.fake_search")
@@ -30,7 +30,7 @@ def test_a_log_hears_where_a_long_phase_is() -> None:
     listener.progress("calibrate", 3, 64)
     assert has_beaten.wait(10)
     listener.stop()
-    assert "divergence: calibrate 3/64 (0 s)" in lines
+    assert "divergence: calibrate 3/64 (0.0 s)" in lines
 
 
 def test_a_short_search_writes_no_such_line() -> None:

@@ -1,0 +1,203 @@
+"""What a search will cost: memory before its models are loaded, minutes from what it forwards.
+
+`batch_bytes` and `estimate_seconds` are arithmetic; `search_memory` reads files and the machine for
+it, and `measure_speed` a pair in memory. Imports nothing heavy before that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_divergence.core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pytest_divergence.core.settings import Profile, Settings
+    from pytest_divergence.discovery.progress import Listener
+    from pytest_divergence.models.pair import ModelPair
+    from pytest_divergence.models.resolving import ResolvedSpec
+    from pytest_divergence.models.sizes import ModelSize
+
+LONG_PROMPT = 200
+"""Tokens of the longest prompts that a batch is full of: the longest shipped ones have 240."""
+PREFIX = 40
+"""Tokens of a chat template before the prompt."""
+WRITING_SPEED = 0.74
+"""Tokens a second while prompts are written, one token a row and pass, as a share of a whole run's.
+
+Measured on the demo pair, two cores: 278 to 302 against 380 to 410, in searches of eight adapters.
+"""
+SAID_FROM = 100_000_000
+"""Bytes: models that need less are not worth a line."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a search takes beyond what is in use already, and what there is; in bytes."""
+
+    weights: int
+    """Of both models; an adapter's base counts once."""
+    batch: int
+    """What the largest batch adds: caches, logits, or the activations of a training step."""
+    free: int | None
+    """None where the machine does not say."""
+    device: str
+    dtype: str
+    allowed: int | None = None
+    """What counts in place of `free`, where a user says so."""
+
+    @property
+    def needed(self) -> int:
+        """The peak, about."""
+        return self.weights + self.batch
+
+    def __str__(self) -> str:
+        """`about 1.3 GB of memory, of 22 GB free on cpu`."""
+        there = "" if self.free is None else f", of {gigabytes(self.free)} free on {self.device}"
+        return f"about {gigabytes(self.needed)} of memory{there}"
+
+    def check(self) -> None:
+        """Raise `SettingsError` where more is needed than is free, or than is allowed."""
+        room = self.free if self.allowed is None else self.allowed
+        if room is None or self.needed <= room:
+            return
+        verb = "free" if self.allowed is None else "allowed by --divergence-memory"
+        smaller = "--divergence-dtype=bfloat16, " if self.dtype == "float32" else ""
+        raise SettingsError(
+            f"a search of these models needs about {gigabytes(self.needed)} of memory on "
+            f"{self.device} ({gigabytes(self.weights)} for weights in {self.dtype}, "
+            f"{gigabytes(self.batch)} for the largest batch), and {gigabytes(room)} are {verb}; "
+            f"use {smaller}a smaller --divergence-profile or another --divergence-device, or try "
+            f"it all the same with --divergence-memory={-(-self.needed // 10**9)}GB"
+        )
+
+
+def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
+    """Bytes that the largest batch of a search takes, in floats of `itemsize` bytes.
+
+    Scoring holds keys and values of all prompts in flight, of both models; beside them stand either
+    the logits of a batch, or nothing but the activations of one training step.
+    """
+    from pytest_divergence.scoring.scorer import PROMPTS_IN_FLIGHT
+    from pytest_divergence.scoring.tokens import SCORING_BATCH
+
+    prompt = PREFIX + LONG_PROMPT
+    written = profile.num_continuations * (prompt + profile.continuation_length)
+    cached = PROMPTS_IN_FLIGHT * (3 * prompt + written)  # of both models, and a copy to write on
+    cache = cached * size.num_layers * size.cache_size * itemsize
+    scored = SCORING_BATCH * max(LONG_PROMPT, 3 * profile.continuation_length)
+    logits = scored * size.vocab_size * 4  # divergences are computed in float32
+    row = PREFIX + profile.num_virtual_tokens + profile.max_text_tokens
+    kept = size.num_layers * (7 * size.hidden_size + 3 * size.intermediate_size) * itemsize
+    training = 2 * profile.batch_size * row * kept  # frozen weights keep no inputs of theirs
+    return max(cache + logits, training)
+
+
+def search_memory(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) -> Memory | None:
+    """What a search of two models takes; None for a plugin's model and for unreadable files.
+
+    What is wrong with such files is the loader's to say.
+    """
+    from pytest_divergence.models.loading import chosen_dtype, resolve_device
+    from pytest_divergence.models.memory import available_memory
+    from pytest_divergence.models.sizes import model_size, weights_bytes
+
+    reference, candidate = (one.folder for one in specs)
+    if reference is None or candidate is None:
+        return None
+    device = resolve_device(settings.device)
+    dtype = chosen_dtype(settings.dtype, specs, device)
+    folders = {reference, candidate}  # the same model twice is loaded once
+    with suppress(Exception):
+        return Memory(
+            weights=sum(weights_bytes(folder, dtype.itemsize) for folder in folders),
+            batch=batch_bytes(
+                settings.resolved_profile(device.type), model_size(reference), dtype.itemsize
+            ),
+            free=available_memory(str(device)),
+            device=str(device),
+            dtype=str(dtype).removeprefix("torch."),
+            allowed=settings.memory_bytes,
+        )
+    return None
+
+
+def within_memory(
+    load_pair: Callable[[], ModelPair],
+    memory: Callable[[], Memory | None],
+    listener: Listener,
+) -> Callable[[], ModelPair]:
+    """`load_pair`, but the first time it says what that takes, and refuses what cannot fit.
+
+    What it returns raises `SettingsError` then, before anything is loaded.
+    """
+    is_checked = False
+
+    def load() -> ModelPair:
+        nonlocal is_checked
+        if not is_checked and (needed := memory()) is not None:
+            needed.check()
+            if needed.needed >= SAID_FROM:
+                listener.say(f"loading the models: {needed}")
+        is_checked = True
+        return load_pair()
+
+    return load
+
+
+def estimate_seconds(
+    profile: Profile,
+    tokens_per_second: float,
+    *,
+    tokens_forwarded: int = 0,
+    budget_seconds: float | None = None,
+) -> float:
+    """Seconds that a search of that speed takes, or what is left of it after `tokens_forwarded`.
+
+    A search spends its budget of tokens; it ends before where its strategies have nothing more to
+    offer. A budget in seconds bounds what lies between calibration and confirmation.
+    """
+    tokens = max(0, profile.budget_tokens - tokens_forwarded)
+    if budget_seconds is None:
+        return tokens / tokens_per_second
+    calibration = max(0, profile.calibration_tokens - tokens_forwarded)
+    fixed = (calibration + profile.reserved_tokens) / tokens_per_second
+    return min(tokens / tokens_per_second, fixed + budget_seconds)
+
+
+def measure_speed(pair: ModelPair, profile: Profile) -> float:
+    """Forwarded tokens per second of a search of this pair, about: it writes for some seconds."""
+    from pytest_divergence.discovery.soft_prompts import generate_prompts
+
+    def write(num_prompts: int) -> None:
+        generate_prompts(
+            pair,
+            None,
+            num_prompts=num_prompts,
+            max_new_tokens=profile.prompt_length,
+            seed=0,
+            writers=(pair.reference,),
+        )
+
+    write(1)  # what a device does once is no part of its speed
+    started, before = time.monotonic(), pair.tokens_forwarded
+    write(16)
+    return (pair.tokens_forwarded - before) / (time.monotonic() - started) / WRITING_SPEED
+
+
+def gigabytes(num_bytes: int) -> str:
+    """`0.4 GB`, `22 GB`: decimal, as few digits as an estimate has."""
+    value = num_bytes / 1e9
+    return f"{value:.1f} GB" if value < 9.95 else f"{value:.0f} GB"
+
+
+def roughly(seconds: float) -> str:
+    """`10 s`, `80 s`, `3 min`, `2.5 h`: no more digits than an estimate has."""
+    if seconds < 95:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    if seconds < 95 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
