@@ -6,6 +6,7 @@ A command is imported when it is chosen, so that `--help` is there at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,6 +19,7 @@ COMMANDS = {
     "accept": "mark a behaviour as intended, so that it no longer fails",
     "diff": "compare two suites, or the reports of two runs",
     "calibrate": "measure noise and typical shift of two models, and what their bound catches",
+    "init": "set a project up: ini file, conftest.py and GitHub workflow",
     "show-config": "print every setting, and where its value comes from",
 }
 """Each command's line in `--help`; its module has the same name, with `_` for `-`."""
@@ -31,13 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from pytest_divergence.core.errors import DivergenceError
 
     try:
-        return int(given.run(given))
+        code = int(given.run(given))
+        sys.stdout.flush()
+        return code
     except DivergenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # whoever reads our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is there more at exit
+        return 1
 
 
 class _Command(argparse.ArgumentParser):

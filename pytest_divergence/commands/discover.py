@@ -49,8 +49,10 @@ def run(given: Namespace) -> int:
 
 
 def _search(given: Namespace, config: pytest.Config) -> int:
+    from pytest_divergence.commands.project import configure
     from pytest_divergence.session import of
 
+    configure(config)
     session = of(config)
     _require_models(session)
     try:

@@ -7,7 +7,7 @@ and no test runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import pytest
 
@@ -16,38 +16,45 @@ PLUGIN = ("-p", "divergence")
 Result = TypeVar("Result")
 
 
-def in_project(arguments: Sequence[str], act: Callable[[pytest.Config], int]) -> int:
+def in_project(arguments: Sequence[str], act: Callable[[pytest.Config], Result]) -> Result:
     """What `act` returns, given the configuration that pytest makes of `arguments`.
 
-    Where pytest cannot set itself up (a wrong ini file, a conftest.py that fails), it says why, and
-    its exit code is returned. Raises what `act` raises, a `pytest.UsageError` as `SettingsError`.
+    stdin is pytest's meanwhile. Raises what `act` raises, a `pytest.UsageError` as `SettingsError`,
+    and `SettingsError` where pytest has said why it cannot set itself up: a wrong ini file, say, or
+    a conftest.py that fails.
     """
     from pytest_divergence.core.errors import SettingsError
 
     instead = _Instead(act)
-    code = int(pytest.main([*PLUGIN, *arguments], plugins=[instead]))
+    pytest.main([*PLUGIN, *arguments], plugins=[instead])
     if isinstance(instead.error, pytest.UsageError):
         raise SettingsError(str(instead.error)) from instead.error
     if instead.error is not None:
         raise instead.error
-    return code
+    if not instead.results:
+        raise SettingsError("pytest cannot set itself up in this folder; it says why above")
+    return instead.results[0]
 
 
-class _Instead:
+def configure(config: pytest.Config) -> None:
+    """As a session begins: whoever prepares something for our hooks does it now."""
+    config._do_configure()
+    # Its lines go to stdout, which is the command's own.
+    config.pluginmanager.unregister(name="terminalreporter")
+
+
+class _Instead(Generic[Result]):
     """A plugin that acts instead of the session."""
 
-    def __init__(self, act: Callable[[pytest.Config], int]) -> None:
+    def __init__(self, act: Callable[[pytest.Config], Result]) -> None:
         self._act = act
+        self.results: list[Result] = []
         self.error: BaseException | None = None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> int:
         try:
-            # As for a session: what plugins prepare in `pytest_configure` may be asked for.
-            config._do_configure()
-            # Its lines go to stdout, which is the command's own.
-            config.pluginmanager.unregister(name="terminalreporter")
-            return self._act(config)
+            self.results.append(self._act(config))
         except BaseException as error:  # pytest would swallow some, and print others its own way
             self.error = error
-            return pytest.ExitCode.INTERNAL_ERROR
+        return 0
