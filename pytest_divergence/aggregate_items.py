@@ -110,11 +110,10 @@ class AggregateItem(RowsItem):
             note(self, share_over=found.breadth.share, share_p_value=found.breadth.p_value)
         is_failure = session.resolved.settings.inconclusive == "fail"
         if found.verdict == "failed" or (found.verdict == "inconclusive" and is_failure):
-            whole_suite = session.rerun(self.nodeid.partition("::")[0])
             text = aggregate_text(
                 found,
                 rerun=session.rerun(self.nodeid),
-                update=f"{whole_suite} --divergence-update",
+                update=session.rerun(self.nodeid.partition("::")[0], "--divergence-update"),
             )
             pytest.fail(text, pytrace=False)
         self.add_report_section("call", "divergence", sentence)

@@ -133,19 +133,20 @@ def _assertion_text(
     score: PromptScore,
     bound: float,
 ) -> str:
-    from pytest_divergence.reports.terminal import failure_text
+    from pytest_divergence.reports.failures import failure_text
     from pytest_divergence.scoring.comparison import compare_tokens
 
     session = of(request.config)
     report = session.report if marked_models(request) is None else None
     floor = report.calibration.noise_floor if report is not None else None
-    answers = answers_of(pair, case, sizes_for(session, pair)["max_new_tokens"])
+    answers, ids = answers_of(pair, case, sizes_for(session, pair)["max_new_tokens"])
     return failure_text(
         case.with_changes(completions=answers),
         measurement=score.measurement,
         max_kl=bound,
         noise_floor=floor.value if floor else None,
-        tokens=compare_tokens(pair, score.prompt, score.continuations.candidate[0]),
+        tokens=compare_tokens(pair, score.prompt, ids),
         rerun=session.rerun(request.node.nodeid),
         suite=session.shown(request.node.path),
+        verbosity=request.config.get_verbosity(),
     )

@@ -119,7 +119,7 @@ class CaseItem(SuiteItem):
     def judge(self) -> None:
         """Fail with prompt, answers and numbers where the value is over the bound."""
         from pytest_divergence.core.verdicts import judge
-        from pytest_divergence.reports.terminal import failure_text
+        from pytest_divergence.reports.failures import failure_text
 
         reading, session = self.reading, of(self.config)
         verdict = judge(reading.measurement.value, self.max_kl)
@@ -134,6 +134,8 @@ class CaseItem(SuiteItem):
             tokens=reading.tokens(),
             rerun=session.rerun(self.nodeid),
             suite=session.shown(self.path),
+            update=session.update_command(self.nodeid),
+            verbosity=self.config.get_verbosity(),
         )
         pytest.fail(text, pytrace=False)
 
@@ -190,7 +192,7 @@ class BehaviourItem(SuiteItem):
 
     def judge(self) -> None:
         """Fail while it is there."""
-        from pytest_divergence.reports.terminal import behaviour_text
+        from pytest_divergence.reports.failures import behaviour_text
 
         session = of(self.config)
         is_gone = self.log_ratio is not None and self.log_ratio < self.limit

@@ -54,16 +54,21 @@ def metric_for(session: DivergenceSession, case: Case, asked: str | None = None)
     return asked or session.resolved.settings.metric
 
 
-def answers_of(pair: ModelPair, case: Case, max_new_tokens: int) -> Completions:
-    """What both models answer greedily: a suite's stored answers may be other models'."""
+def answers_of(
+    pair: ModelPair, case: Case, max_new_tokens: int
+) -> tuple[Completions, tuple[int, ...]]:
+    """What both models answer greedily, and the candidate's answer as token ids.
+
+    A suite's stored answers may be other models'.
+    """
     from pytest_divergence.core.cases import Completions
     from pytest_divergence.scoring.replay import case_prompt
     from pytest_divergence.scoring.scorer import greedy_continuations
 
     found = greedy_continuations(pair, [case_prompt(case)], max_new_tokens=max_new_tokens)[0]
-    return Completions(
-        reference=pair.chat.text(found.reference[0]), candidate=pair.chat.text(found.candidate[0])
-    )
+    answer = found.candidate[0]
+    both = pair.chat.text(found.reference[0]), pair.chat.text(answer)
+    return Completions(reference=both[0], candidate=both[1]), answer
 
 
 def sizes_for(session: DivergenceSession, pair: ModelPair) -> _Sizes:

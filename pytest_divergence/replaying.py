@@ -7,7 +7,7 @@ asserts, nor how a row is scored (`pytest_divergence.scoring.replay`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_divergence.core.stored import StoredSuite
@@ -34,7 +34,7 @@ class Measured(Protocol):
         """The divergences."""
 
     def tokens(self) -> Sequence[TokenComparison]:
-        """Both models at each token of the candidate's first continuation."""
+        """Both models at each token of the candidate's answer."""
 
     def completions(self) -> Completions | None:
         """What both models answer."""
@@ -74,10 +74,14 @@ class Replayed:
         from pytest_divergence.scoring.comparison import compare_tokens
         from pytest_divergence.scoring.replay import case_prompt
 
-        return compare_tokens(self._pair, case_prompt(self._case), self.continuations.candidate[0])
+        return compare_tokens(self._pair, case_prompt(self._case), self._answers[1])
 
     def completions(self) -> Completions:
         """Written anew: a suite's own may be another candidate's."""
+        return self._answers[0]
+
+    @cached_property
+    def _answers(self) -> tuple[Completions, tuple[int, ...]]:
         length = sizes_for(self._session, self._pair)["max_new_tokens"]
         return answers_of(self._pair, self._case, length)
 

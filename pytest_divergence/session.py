@@ -192,7 +192,7 @@ class DivergenceSession:
         except ValueError:  # another drive
             return str(path)
 
-    def rerun(self, nodeid: str) -> str:
+    def rerun(self, nodeid: str, *more: str) -> str:
         """The command that runs one test again, on the same models."""
         file, separator, test = nodeid.partition("::")
         words = ["pytest", self.shown(self.config.rootpath / file) + separator + test]
@@ -200,7 +200,12 @@ class DivergenceSession:
             one = self.given.get(field)
             if one is not None and one.source != options.INI:
                 words += [options.BY_FIELD[field].short_flag, one.value]
-        return shlex.join(words)
+        return shlex.join([*words, *more])
+
+    def update_command(self, nodeid: str) -> str | None:
+        """The command that measures a test's suite anew; None for what the next search rewrites."""
+        file = nodeid.partition("::")[0]
+        return None if FOLDER in Path(file).parts else self.rerun(file, "--divergence-update")
 
     # Errors
 

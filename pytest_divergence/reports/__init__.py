@@ -9,21 +9,31 @@ from pathlib import Path
 
 from pytest_divergence.core.report import Report
 from pytest_divergence.core.store import write_atomically
-from pytest_divergence.reports.html import render_html
+from pytest_divergence.reports.failures import failure_text
+from pytest_divergence.reports.html import Earlier, render_html
 from pytest_divergence.reports.markdown import render_markdown
-from pytest_divergence.reports.terminal import failure_text, summary_lines
+from pytest_divergence.reports.terminal import summary_lines
 
-__all__ = ["failure_text", "render_html", "render_markdown", "summary_lines", "write_reports"]
+__all__ = [
+    "Earlier",
+    "failure_text",
+    "render_html",
+    "render_markdown",
+    "summary_lines",
+    "write_reports",
+]
 
 
-def write_reports(report: Report, folder: Path, *, suite: str | None = None) -> list[Path]:
+def write_reports(
+    report: Report, folder: Path, *, suite: str | None = None, earlier: Earlier | None = None
+) -> list[Path]:
     """Write `report.html` and `summary.md` into `folder`, and say where they are.
 
-    `suite` is the path of the suite's file, for the commands that run a case again. Raises
-    StoreError.
+    `suite` is the path of the suite's file, for the commands that run a case again; `earlier` is
+    a run that the page compares this one with. Raises StoreError.
     """
     views = {
-        folder / "report.html": render_html(report, suite=suite),
+        folder / "report.html": render_html(report, suite=suite, earlier=earlier),
         folder / "summary.md": render_markdown(report, suite=suite),
     }
     for path, text in views.items():

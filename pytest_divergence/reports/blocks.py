@@ -10,7 +10,8 @@ import re
 import shlex
 import textwrap
 from collections.abc import Iterator
-from unicodedata import category, east_asian_width
+
+from rich.cells import cell_len
 
 from pytest_divergence.core.safe_text import safe
 from pytest_divergence.reports.wording import number_of, visible
@@ -77,15 +78,7 @@ def command(label: str, line: str, *, width: int, indent: str) -> list[str]:
 
 def columns(text: str) -> int:
     """How wide `text` is in a terminal."""
-    return sum(_columns_of(character) for character in text)
-
-
-def _columns_of(character: str) -> int:
-    if character.isascii():
-        return 1
-    if category(character) in ("Mn", "Me"):
-        return 0
-    return 2 if east_asian_width(character) in ("W", "F") else 1
+    return cell_len(text)
 
 
 def _pieces(text: str, width: int) -> Iterator[str]:
