@@ -15,12 +15,15 @@ from typing import Any
 COMMANDS = {
     "discover": "search two models for prompts on which they differ",
     "replay": "replay suites on two models, by pytest",
+    "train": "train a soft prompt on two models, and keep a dataset of divergent prompts",
+    "report": "write a run's pages anew, or say what changed between two runs",
     "promote": "copy cases of a search into a suite that is committed",
     "accept": "mark a behaviour as intended, so that it no longer fails",
     "diff": "compare two suites, or the reports of two runs",
     "calibrate": "measure noise and typical shift of two models, and what their bound catches",
     "init": "set a project up: ini file, conftest.py and GitHub workflow",
     "show-config": "print every setting, and where its value comes from",
+    "doctor": "check this machine, and whether a pair would load and fit",
 }
 """Each command's line in `--help`; its module has the same name, with `_` for `-`."""
 INTERRUPTED = 130

@@ -148,9 +148,13 @@ def user_cache(*parts: str) -> Path:
     """
     for part in parts:
         _check_name(part)
+    return _make(user_cache_path().joinpath(*parts))
+
+
+def user_cache_path() -> Path:
+    """Where the user's cache is, or would be: nothing is made."""
     moved = os.environ.get(CACHE_VARIABLE)
-    cache = Path(moved) if moved else platformdirs.user_cache_path("pytest-divergence")
-    return _make(cache.joinpath(*parts))
+    return Path(moved) if moved else platformdirs.user_cache_path("pytest-divergence")
 
 
 @contextlib.contextmanager

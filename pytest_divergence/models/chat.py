@@ -11,10 +11,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_divergence.core.cases import Message
-from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.errors import DivergenceError, ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 
 if TYPE_CHECKING:
@@ -135,6 +136,34 @@ class ChatFormat:
                     "tokens as text, and the installed transformers would read it as the real "
                     "one; remove it, or install a newer transformers"
                 )
+
+
+def choose_template(
+    choice: str,
+    tokenizer: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase | None,
+    say: Callable[[str], None],
+) -> str | None:
+    """The chat template that both models share. Raises `ModelLoadError` for a file not readable."""
+    own, others = (
+        t.chat_template if t is not None and isinstance(t.chat_template, str) else None
+        for t in (tokenizer, other)
+    )
+    if choice == "none":
+        return None
+    if choice == "candidate":
+        return others or own
+    if choice == "reference":
+        if own is None and others is not None:
+            say("the reference has no chat template; the candidate's is used for both")
+        return own or others
+    try:
+        return Path(choice).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelLoadError(
+            f"--divergence-chat-template={choice} must be reference, candidate, none or a "
+            f"readable Jinja file: {error}"
+        ) from error
 
 
 def _parameters(function: Callable[..., object]) -> Mapping[str, object]:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.core.store import file_lock, user_cache
-from pytest_divergence.models.hub import hub_folder
+from pytest_divergence.core.store import file_lock, user_cache, user_cache_path
+from pytest_divergence.models.hub import cached_hub_folder, hub_folder
 from pytest_divergence.models.quiet import quiet_transformers
 
 NAME = "smollm2-135m"
@@ -29,8 +29,7 @@ def demo_folder(name: str, *, role: str, say: Callable[[str], None] = lambda _: 
     Raises `ModelLoadError` for an unknown name, or with the install command where neither the
     package nor the Hub has the weights.
     """
-    if name != NAME:
-        raise ModelLoadError(f"{role}: there is no demo:{name}; the demo model is demo:{NAME}")
+    _check_name(name, role)
     packed = _packed_weights()
     if packed is None:
         try:
@@ -40,8 +39,7 @@ def demo_folder(name: str, *, role: str, say: Callable[[str], None] = lambda _: 
                 f"{role}: demo:{NAME} needs its weights; install them with: {INSTALL} "
                 f"(from the Hub: {error})"
             ) from error
-    # The size stands in for a digest: the package is pinned, and hashing would cost each start.
-    folder = user_cache("demo") / f"{NAME}-{packed.stat().st_size}"
+    folder = user_cache("demo") / _folder_name(packed)
     if not folder.is_dir():
         lock = folder.with_suffix(".lock")
         with file_lock(
@@ -51,6 +49,29 @@ def demo_folder(name: str, *, role: str, say: Callable[[str], None] = lambda _: 
                 say(f"preparing demo:{NAME} (once, about half a minute)")
                 _convert(packed, folder)
     return folder
+
+
+def ready_demo_folder(name: str, *, role: str) -> Path | None:
+    """The same where it is there already; None: `demo_folder` has to make or load it.
+
+    Raises `ModelLoadError` for an unknown name.
+    """
+    _check_name(name, role)
+    packed = _packed_weights()
+    if packed is None:
+        return cached_hub_folder(HUB_ID, revision=None)
+    folder = user_cache_path() / "demo" / _folder_name(packed)
+    return folder if folder.is_dir() else None
+
+
+def _check_name(name: str, role: str) -> None:
+    if name != NAME:
+        raise ModelLoadError(f"{role}: there is no demo:{name}; the demo model is demo:{NAME}")
+
+
+def _folder_name(packed: Path) -> str:
+    """The size stands in for a digest: the package is pinned, and hashing would cost each start."""
+    return f"{NAME}-{packed.stat().st_size}"
 
 
 def _packed_weights() -> Path | None:

@@ -42,3 +42,15 @@ def hub_folder(hub_id: str, *, revision: str | None, role: str) -> Path:
             f"{role}: there is no folder {hub_id!r} here, it is not in the Hub cache, and the Hub "
             "cannot be reached; give a local folder, or check the name and the connection"
         ) from error
+
+
+def cached_hub_folder(hub_id: str, *, revision: str | None) -> Path | None:
+    """The model's folder in the Hub cache, weights and all; None: it must be downloaded first."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return folder if any(folder.glob("*.safetensors")) else None

@@ -6,6 +6,7 @@ as it is. Every failure is a `ModelLoadError` that names the option.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import (
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.models.chat import choose_template
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.providers import ModelProvider, check_dtype
 from pytest_divergence.models.quiet import quiet_transformers
@@ -69,10 +71,7 @@ def load_model_pair(
         specs = provide(specs, provider, torch_device)
     reference_spec, candidate_spec = specs
     torch_dtype = _resolve_dtype(dtype, specs, torch_device)
-    tokenizer = _load_tokenizer(reference_spec)
-    other_tokenizer = None if candidate_spec.is_adapter else _load_tokenizer(candidate_spec)
-    if other_tokenizer is not None:
-        check_same_tokenizer(tokenizer, other_tokenizer)
+    tokenizer, other_tokenizer = load_tokenizers(specs)
     reference = _load_model(reference_spec, torch_dtype, torch_device)
     candidate: Any
     if candidate_spec.is_adapter:
@@ -91,7 +90,23 @@ def load_model_pair(
     )
     if not is_known:  # the digests are of the weights in memory, of both sides
         pair = pair.with_names(*((str(one.spec), one.spec.kind) for one in specs))
-    return pair.with_template(_template(chat_template, tokenizer, other_tokenizer, say))
+    return pair.with_template(choose_template(chat_template, tokenizer, other_tokenizer, say))
+
+
+def load_tokenizers(
+    specs: tuple[ResolvedSpec, ResolvedSpec],
+) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase | None]:
+    """The reference's tokenizer, and the candidate's where it has its own, an equal one.
+
+    Raises `TokenizerMismatchError` where they differ.
+    """
+    reference, candidate = specs
+    tokenizer = _load_tokenizer(reference)
+    if candidate.is_adapter:
+        return tokenizer, None
+    other = _load_tokenizer(candidate)
+    check_same_tokenizer(tokenizer, other)
+    return tokenizer, other
 
 
 def resolve_device(device: str) -> torch.device:
@@ -147,7 +162,7 @@ def _load_model(
     if resolved.loaded is not None:
         return resolved.loaded.model
     assert resolved.folder is not None  # what no plugin loads is a folder
-    with quiet_transformers(), _as_load_error(resolved):
+    with quiet_transformers(), as_load_error(resolved):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             resolved.folder,
             dtype=dtype,
@@ -163,21 +178,26 @@ def _load_model(
 def _load_tokenizer(resolved: ResolvedSpec) -> PreTrainedTokenizerBase:
     if resolved.loaded is not None:
         return resolved.loaded.tokenizer
-    with quiet_transformers(), _as_load_error(resolved):
+    with quiet_transformers(), as_load_error(resolved):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             resolved.folder, trust_remote_code=False, local_files_only=True
         )
     return tokenizer
 
 
-def _load_adapter(resolved: ResolvedSpec, base: PreTrainedModel, base_spec: ResolvedSpec) -> Any:
-    try:
-        from peft import PeftModel
-    except ImportError as error:
+def require_peft(resolved: ResolvedSpec) -> None:
+    """Raise `ModelLoadError` where an adapter cannot be loaded for want of peft."""
+    if importlib.util.find_spec("peft") is None:
         raise ModelLoadError(
             f"{resolved.role} is an adapter; loading it needs peft: "
             "pip install 'pytest-divergence[peft]'"
-        ) from error
+        )
+
+
+def _load_adapter(resolved: ResolvedSpec, base: PreTrainedModel, base_spec: ResolvedSpec) -> Any:
+    require_peft(resolved)
+    from peft import PeftModel
+
     assert resolved.folder is not None  # an adapter is a folder
     named = adapter_base_name(resolved.folder)
     base_name = f"--model-1 {base_spec.spec}" + (
@@ -185,7 +205,7 @@ def _load_adapter(resolved: ResolvedSpec, base: PreTrainedModel, base_spec: Reso
     )
     check_adapter_shapes(resolved.folder, base, role=resolved.role, base_name=base_name)
     before = [(weight, _checksum(weight)) for weight in base.parameters()]
-    with quiet_transformers(), _as_load_error(resolved):
+    with quiet_transformers(), as_load_error(resolved):
         candidate = PeftModel.from_pretrained(base, str(resolved.folder), is_trainable=False)
     if any(_checksum(weight) != was for weight, was in before):
         raise ModelLoadError(
@@ -203,35 +223,8 @@ def _checksum(weight: torch.Tensor) -> str:
     return str(sum(float(part.sum(dtype=torch.float64)) for part in parts))
 
 
-def _template(
-    choice: str,
-    tokenizer: PreTrainedTokenizerBase,
-    other: PreTrainedTokenizerBase | None,
-    say: Say,
-) -> str | None:
-    own, others = (
-        t.chat_template if t is not None and isinstance(t.chat_template, str) else None
-        for t in (tokenizer, other)
-    )
-    if choice == "none":
-        return None
-    if choice == "candidate":
-        return others or own
-    if choice == "reference":
-        if own is None and others is not None:
-            say("the reference has no chat template; the candidate's is used for both")
-        return own or others
-    try:
-        return Path(choice).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelLoadError(
-            f"--divergence-chat-template={choice} must be reference, candidate, none or a "
-            f"readable Jinja file: {error}"
-        ) from error
-
-
 @contextmanager
-def _as_load_error(resolved: ResolvedSpec) -> Iterator[None]:
+def as_load_error(resolved: ResolvedSpec) -> Iterator[None]:
     """Whatever a stranger's files raise becomes one error that names the option."""
     try:
         yield

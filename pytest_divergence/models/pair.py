@@ -76,11 +76,7 @@ class ModelPair:
         for model in (reference, _plain(candidate)):
             model.requires_grad_(False)
             model.train(False)
-        if reference_side.vocab_size != candidate_side.vocab_size:
-            raise ModelLoadError(
-                f"the reference has {reference_side.vocab_size} tokens in its vocabulary, the "
-                f"candidate {candidate_side.vocab_size}; a divergence needs one vocabulary"
-            )
+        check_same_vocabulary(reference_side.vocab_size, candidate_side.vocab_size)
         template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
         stop_ids = _stop_ids(tokenizer, reference, _plain(candidate))
         return cls(
@@ -137,6 +133,15 @@ class ModelPair:
             prefix, body = self.chat.split(self.chat.prompt_ids(prompt))
             rows.append((prefix, torch.tensor(body, dtype=torch.long)))
         return rows
+
+
+def check_same_vocabulary(reference: int, candidate: int) -> None:
+    """Raise `ModelLoadError` where two models' embeddings have different numbers of rows."""
+    if reference != candidate:
+        raise ModelLoadError(
+            f"the reference has {reference} tokens in its vocabulary, the candidate {candidate}; a "
+            "divergence needs one vocabulary"
+        )
 
 
 def _plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

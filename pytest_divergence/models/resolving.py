@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.models.demo import demo_folder
+from pytest_divergence.models.demo import demo_folder, ready_demo_folder
 from pytest_divergence.models.fingerprint import hub_commit, text_digest, weights_digest
-from pytest_divergence.models.hub import hub_folder
+from pytest_divergence.models.hub import cached_hub_folder, hub_folder
 from pytest_divergence.models.pair import ModelIdentity
 from pytest_divergence.models.providers import LoadedModel, ModelProvider, provided_model
 from pytest_divergence.models.screening import screen_adapter_folder, screen_model_folder
@@ -28,7 +29,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ResolvedSpec:
-    """A spec and the local folder that it stands for; None where a plugin loads it."""
+    """A spec and the local folder that it stands for; None where a plugin loads it, or not here."""
 
     spec: ModelSpec
     folder: Path | None
@@ -81,14 +82,17 @@ def resolve_pair(
     say: Say = lambda _: None,
     roles: tuple[str, str] = ROLES,
     provider: ModelProvider | None = None,
+    is_offline: bool = False,
 ) -> tuple[ResolvedSpec, ResolvedSpec]:
     """Both specs as screened local folders; nothing is loaded yet.
 
     `roles` are the specs' names in messages. What `provider` has a fingerprint for, and what no
-    rule here understands, is left to it.
+    rule here understands, is left to it. With `is_offline` nothing is downloaded or made ready: a
+    model that is not here yet has no folder.
     """
+    find = _folder_here if is_offline else _folder
     reference, candidate = (
-        _resolve(text, role, root, say, provider)
+        _resolve(text, role, root, partial(find, role=role, say=say), provider)
         for text, role in zip((model_1, model_2), roles, strict=True)
     )
     if reference.is_adapter:
@@ -104,16 +108,20 @@ def resolve_pair(
 
 
 def _resolve(
-    text: str, role: str, root: Path | None, say: Say, provider: ModelProvider | None
+    text: str,
+    role: str,
+    root: Path | None,
+    find: Callable[[ModelSpec], Path | None],
+    provider: ModelProvider | None,
 ) -> ResolvedSpec:
     if provider is None:
         spec = parse_spec(text, role=role, root=root)
-        return ResolvedSpec(spec, _folder(spec, role, say), role)
+        return ResolvedSpec(spec, find(spec), role)
     fingerprint = provider.fingerprint(text)
     if fingerprint is not None:
         return ResolvedSpec(plugin_spec(text), None, role, fingerprint)
     spec = parse_open_spec(text, role=role, root=root)
-    return ResolvedSpec(spec, None if spec.kind == "plugin" else _folder(spec, role, say), role)
+    return ResolvedSpec(spec, None if spec.kind == "plugin" else find(spec), role)
 
 
 def pair_identities(
@@ -165,4 +173,12 @@ def _folder(spec: ModelSpec, role: str, say: Say) -> Path:
         return demo_folder(spec.location, role=role, say=say)
     if spec.kind == "hub":
         return hub_folder(spec.location, revision=spec.revision, role=role)
+    return spec.path
+
+
+def _folder_here(spec: ModelSpec, role: str, say: Say) -> Path | None:
+    if spec.kind == "demo":
+        return ready_demo_folder(spec.location, role=role)
+    if spec.kind == "hub":
+        return cached_hub_folder(spec.location, revision=spec.revision)
     return spec.path

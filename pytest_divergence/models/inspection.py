@@ -1,0 +1,96 @@
+"""Whether a pair would load, told from its files: no weights are loaded, nothing is downloaded.
+
+What is refused here is refused by the same checks, in the same words, when the pair is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from pytest_divergence.core.findings import Finding
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.models.chat import ChatFormat, choose_template
+from pytest_divergence.models.loading import as_load_error, load_tokenizers, require_peft
+from pytest_divergence.models.pair import check_same_vocabulary
+from pytest_divergence.models.quiet import quiet_transformers
+from pytest_divergence.models.resolving import ResolvedSpec
+from pytest_divergence.models.screening import check_adapter_shapes
+from pytest_divergence.models.sizes import weights_bytes
+from pytest_divergence.models.specs import adapter_base_name
+
+PROBE = "How do I tie a knot?"
+NOT_HERE = {
+    "hub": "is not in the Hub cache; the first session downloads it",
+    "demo": "is not ready yet; the first session prepares it, in about half a minute",
+    "plugin": "is loaded by a plugin, so only a session can tell",
+}
+
+
+def inspect_pair(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) -> Iterator[Finding]:
+    """What is found of a screened pair, step by step; ends where a model is not here.
+
+    Raises the `DivergenceError` that loading the pair would raise, at the step that finds it.
+    """
+    reference, candidate = specs
+    for one in specs:
+        yield _model(one)
+    if reference.folder is None or candidate.folder is None:
+        return
+    tokenizer, other = load_tokenizers(specs)
+    whose = "the base's" if other is None else "the same for both"
+    yield Finding("ok", f"tokenizer: {whose}, {len(tokenizer.get_vocab()):,} tokens")
+    said: list[str] = []
+    template = choose_template(settings.chat_template, tokenizer, other, said.append)
+    length = len(ChatFormat(tokenizer, template, settings.system_prompt).prompt_ids(PROBE))
+    form = "none, prompts are plain text" if template is None else settings.chat_template
+    yield Finding("ok", f"chat template: {form}; {safe_line(PROBE)} is {length} tokens")
+    yield from (Finding("note", one) for one in said)
+    yield _shapes(reference, candidate)
+
+
+def _model(one: ResolvedSpec) -> Finding:
+    name = f"{one.role} {safe_line(str(one.spec))[1:-1]}"
+    if one.folder is None:
+        kind = "plugin" if one.fingerprint is not None else one.spec.kind
+        return Finding("note", f"{name} {NOT_HERE[kind]}")
+    with as_load_error(one):  # a file that was cut shows in its header
+        size = weights_bytes(one.folder, 4)
+    kind = "adapter" if one.is_adapter else "model"
+    return Finding("ok", f"{name}: {kind}, {size // 4:,} parameters")
+
+
+def _shapes(reference: ResolvedSpec, candidate: ResolvedSpec) -> Finding:
+    base = _skeleton(reference)
+    if candidate.is_adapter:
+        require_peft(candidate)
+        assert candidate.folder is not None  # an adapter is a folder
+        name = f"{reference.role} {reference.spec}"
+        check_adapter_shapes(candidate.folder, base, role=candidate.role, base_name=name)
+        named = adapter_base_name(candidate.folder)
+        made = f"; it names {safe_line(named)} as its base" if named else ""
+        return Finding("ok", f"the adapter fits {safe_line(str(reference.spec))[1:-1]}{made}")
+    rows, others = (_num_rows(one) for one in (base, _skeleton(candidate)))
+    check_same_vocabulary(rows, others)
+    return Finding("ok", f"vocabulary: {rows:,} rows in both models")
+
+
+def _num_rows(skeleton: PreTrainedModel) -> int:
+    table: Any = skeleton.get_input_embeddings()
+    return len(table.weight)
+
+
+def _skeleton(resolved: ResolvedSpec) -> PreTrainedModel:
+    """The model without its weights: names and shapes of its modules."""
+    with quiet_transformers(), as_load_error(resolved), torch.device("meta"):
+        config = AutoConfig.from_pretrained(
+            resolved.folder, trust_remote_code=False, local_files_only=True
+        )
+        skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, trust_remote_code=False, attn_implementation="sdpa"
+        )
+    return skeleton
