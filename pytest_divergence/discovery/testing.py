@@ -29,6 +29,7 @@ from pytest_divergence.discovery.behaviours import (
     log_ratio_of,
     suspects_in,
 )
+from pytest_divergence.discovery.differences import count_differences, sign_test
 from pytest_divergence.discovery.evidence import Answered, Evidence
 from pytest_divergence.discovery.phrases import FULL_SIZE, MAX_REFERENCE_SHARE, Phrase, quote_in
 from pytest_divergence.discovery.progress import Listener
@@ -40,7 +41,6 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.answers import Answer
 from pytest_divergence.scoring.motifs import gram_of, has_motif
 from pytest_divergence.scoring.scorer import score_prompts
-from pytest_divergence.scoring.traits import TRAITS
 
 ALPHA = 0.05
 """Chance that a run confirms anything that is not there."""
@@ -167,32 +167,9 @@ class Behaviours:
 
     def differences(self) -> list[Difference]:
         """Every type of difference, counted over all answers so far and tested two-sided."""
-        rows = [
-            self._difference(trait.name, trait.explanation, [Suspect(trait.name, trait=key)])
-            for key, trait in TRAITS.items()
-        ]
         phrases = [one.suspect for one in self.confirmed if one.suspect.motifs]
         phrases += [one for one in self.suspects if one.motifs]
-        rows.append(
-            self._difference(
-                "says a new phrase", "the answer holds the motif of a behaviour", phrases
-            )
-        )
-        return sorted(rows, key=lambda one: -one.candidate_count - one.reference_count)
-
-    def _difference(self, name: str, explanation: str, kinds: Sequence[Suspect]) -> Difference:
-        answered = self.evidence.answered
-        candidate = sum(any(kind.is_shown_on(one) for kind in kinds) for one in answered)
-        reference = sum(any(kind.is_shown_by_reference(one) for kind in kinds) for one in answered)
-        fewer, more = sorted((candidate, reference))
-        return Difference(
-            name=name,
-            explanation=explanation,
-            candidate_count=candidate,
-            reference_count=reference,
-            num_prompts=len(answered),
-            p_value=min(1.0, 2 * (len(TRAITS) + 1) * sign_test(more, fewer)),
-        )
+        return count_differences(self.evidence.answered, phrases)
 
     @property
     def _style(self) -> list[str]:
@@ -320,16 +297,6 @@ def _kind(
     """A trait that ordinary prompts show nearly as often as found ones hangs on no condition."""
     is_everywhere = suspect.trait is not None and 2 * control_rate > found_rate
     return "general" if control_rate >= GENERAL_RATE or is_everywhere else "conditional"
-
-
-def sign_test(only_candidate: int, only_reference: int) -> float:
-    """One-sided p: the candidate shows it on no more prompts than the reference."""
-    from scipy.stats import binomtest
-
-    if only_candidate == 0:
-        return 1.0
-    test = binomtest(only_candidate, only_candidate + only_reference, alternative="greater")
-    return float(test.pvalue)
 
 
 def _fresh(

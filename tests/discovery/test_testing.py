@@ -12,10 +12,11 @@ from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours import Suspect
+from pytest_divergence.discovery.differences import sign_test
 from pytest_divergence.discovery.evidence import Answered, Evidence
 from pytest_divergence.discovery.phrases import Phrase
 from pytest_divergence.discovery.progress import Silence
-from pytest_divergence.discovery.testing import Behaviours, Lead, sign_test
+from pytest_divergence.discovery.testing import Behaviours, Lead
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair
 from tests.discovery.made_answers import MORE, PLANTED, TOPICS, answer, answered
