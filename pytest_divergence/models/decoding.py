@@ -1,4 +1,4 @@
-"""Continuations: greedy, sampled at temperature 1, or decoded from amplified logits.
+"""Continuations: greedy, sampled at a temperature, or decoded from amplified logits.
 
 Each sampled row draws from a random stream of its own, named by a seed, so that a continuation
 does not depend on the rows beside it. Nothing of a model's generation config is used.
@@ -79,13 +79,18 @@ def greedy_from(state: Decoding, max_new_tokens: int, stop_ids: frozenset[int]) 
 
 
 def samples_from(
-    state: Decoding, max_new_tokens: int, stop_ids: frozenset[int], seeds: Sequence[int]
+    state: Decoding,
+    max_new_tokens: int,
+    stop_ids: frozenset[int],
+    seeds: Sequence[int],
+    *,
+    temperature: float = 1.0,
 ) -> list[list[int]]:
-    """Samples at temperature 1 of a batch that has read its prompts; the batch is spent."""
+    """Samples of a batch that has read its prompts; the batch is spent."""
     draws = torch.stack([_draws(seed, max_new_tokens) for seed in seeds]).to(state.logits.device)
 
     def choose(logits: list[Tensor], step: int) -> Tensor:
-        return _inverse_cdf(logits[0], draws[:, step])
+        return _inverse_cdf(logits[0] / temperature, draws[:, step])
 
     return _decode([state], max_new_tokens, stop_ids, choose)
 

@@ -5,6 +5,7 @@ Used by searches, controls, cases and users' own tests alike, so that their numb
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -81,18 +82,23 @@ def score_prompts(
     num_continuations: int = 4,
     max_new_tokens: int = 32,
     seed: int = 0,
+    temperature: float = 1.0,
     continuations: Sequence[Continuations] | None = None,
 ) -> list[PromptScore]:
     """Measure each prompt on continuations sampled at T = 1, or on the ones given.
 
     Returns one score a prompt, in order. A prompt's numbers do not depend on the others: its
-    samples are drawn from a random stream named by `seed` and its own ids. Raises
-    `NonFiniteLogitsError`, `MeasurementError`, and `ValueError` for counts below 1 or
-    continuations that are not one entry a prompt.
+    samples are drawn from a random stream named by `seed` and its own ids. At another
+    `temperature` it is still the models' own distributions, at T = 1, whose divergence is read,
+    but on texts that are not typical of them: such numbers compare with each other alone. Raises
+    `NonFiniteLogitsError`, `MeasurementError`, and `ValueError` for counts below 1, a temperature
+    that is not positive, or continuations that are not one entry a prompt.
     """
     if continuations is None:
         _check_counts(num_continuations, max_new_tokens)
-        write = _sampler(pair, num_continuations, max_new_tokens, seed)
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature={temperature} must be positive and finite")
+        write = _sampler(pair, num_continuations, max_new_tokens, seed, temperature)
         return _score(pair, prompts, write, metric=metric, estimator="fresh")
     if len(continuations) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, but continuations for {len(continuations)}")
@@ -243,7 +249,13 @@ def _prompt_score(
     )
 
 
-def _sampler(pair: ModelPair, num_continuations: int, max_new_tokens: int, seed: int) -> Write:
+def _sampler(
+    pair: ModelPair,
+    num_continuations: int,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+) -> Write:
     def write(state: Decoding, rows: Sequence[Tensor]) -> list[tuple[Ids, ...]]:
         repeats = range(num_continuations)
         seeds = [
@@ -252,9 +264,10 @@ def _sampler(pair: ModelPair, num_continuations: int, max_new_tokens: int, seed:
             for number in repeats
         ]
         forked = state.fork([index for index in range(len(rows)) for _ in repeats])
-        flat = [
-            tuple(ids) for ids in samples_from(forked, max_new_tokens, pair.chat.stop_ids, seeds)
-        ]
+        sampled = samples_from(
+            forked, max_new_tokens, pair.chat.stop_ids, seeds, temperature=temperature
+        )
+        flat = [tuple(ids) for ids in sampled]
         starts = range(0, len(flat), num_continuations)
         return [tuple(flat[start : start + num_continuations]) for start in starts]
 
