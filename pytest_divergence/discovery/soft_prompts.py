@@ -1,4 +1,4 @@
-"""Soft prompts: trained virtual tokens that stand where a user's text begins.
+"""Soft prompts: trained virtual tokens that stand before, inside or after a user's text.
 
 Prompt tuning as in Lester et al. (2021, arXiv:2104.08691), here to generate text: a model that
 continues [chat prefix][soft prompt] writes prompts, and only their text is ever scored.
@@ -16,8 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pytest_divergence.core.errors import DivergenceError, StoreError
+from pytest_divergence.core.errors import DivergenceError, SettingsError, StoreError
 from pytest_divergence.core.store import user_cache, write_atomically
+from pytest_divergence.discovery.training_config import Position
+from pytest_divergence.models.chat import ChatFormat
 from pytest_divergence.models.decoding import decode_amplified, decode_sampled, row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
@@ -61,14 +63,29 @@ class SoftPrompt:
             raise StoreError(f"{path} is not a soft prompt of this plugin: {error}") from error
 
 
-def insert(side: ModelSide, prompt_embeds: Tensor, body: Tensor) -> Tensor:
-    """Embeddings of a row with the soft prompt after its first id, the end of the chat opening.
+def insert(side: ModelSide, prompt_embeds: Tensor, body: Tensor, *, at: int = 1) -> Tensor:
+    """Embeddings of a row with the soft prompt in front of its id number `at`.
 
-    `body` (L,) ids, `prompt_embeds` (n, D) -> (L + n, D) in the model's dtype.
+    By default that is behind its first id, the end of the chat opening. `body` (L,) ids,
+    `prompt_embeds` (n, D) -> (L + n, D) in the model's dtype.
     """
     embedded = side.embed(body)
     soft = prompt_embeds.to(embedded.device, embedded.dtype)
-    return torch.cat([embedded[:1], soft, embedded[1:]])
+    return torch.cat([embedded[:at], soft, embedded[at:]])
+
+
+def place_in(chat: ChatFormat, body: Tensor, position: Position) -> int:
+    """Where in a prompt's ids after the shared prefix the soft prompt stands: `at` of `insert`."""
+    num_opening = _num_opening(chat)
+    num_suffix = len(chat.user_suffix) if chat.template is not None else 0
+    num_text = max(0, len(body) - num_opening - num_suffix)
+    num_before = {"before": 0, "inside": num_text // 2, "after": num_text}[position]
+    return max(1, num_opening + num_before)
+
+
+def _num_opening(chat: ChatFormat) -> int:
+    """Ids of the opening that stay with each row: its last, where there is any."""
+    return min(1, len(chat.user_opening))
 
 
 def generate_prompts(
@@ -79,52 +96,91 @@ def generate_prompts(
     max_new_tokens: int,
     seed: int,
     writers: Sequence[ModelSide] | None = None,
+    position: Position = "before",
+    texts: Sequence[str] = (),
 ) -> list[str]:
     """User turns sampled at T = 1 after [chat opening][soft prompt], shared out to the writers.
 
     `writers` are both models unless given. Without `prompt_embeds` they write from the bare
-    opening. Returns texts, stripped; empty ones are left out.
+    opening. A soft prompt that stands `inside` or `after` the text has one of `texts`, in turns,
+    or the first half of it, between the opening and itself: what is written goes on from there,
+    and the prompt is both. Returns texts, stripped; those to which nothing was written are left
+    out. Raises `SettingsError` where texts are needed and there are none.
     """
-    texts: list[str] = []
+    written: list[str] = []
+    starts = _starts(pair, position, texts)
     writers = writers or pair.sides
     for index, side in enumerate(writers):
         count = len(range(index, num_prompts, len(writers)))
         if count:
-            texts += _written_by(side, pair, prompt_embeds, count, max_new_tokens, seed)
-    return texts
+            rows = [starts[(index + turn * len(writers)) % len(starts)] for turn in range(count)]
+            written += _written_by(side, pair, prompt_embeds, rows, max_new_tokens, seed)
+    return written
+
+
+def _starts(pair: ModelPair, position: Position, texts: Sequence[str]) -> list[Tensor]:
+    """What may stand before the soft prompt, as ids after the shared prefix."""
+    if position == "before":
+        return [_opening(pair)]
+    bodies = [body for prefix, body in pair.prompt_rows(texts) if prefix == pair.chat.shared_prefix]
+    if not bodies:
+        raise SettingsError(
+            f"a soft prompt with position={position!r} stands behind a text; give `texts`, single "
+            "user turns, to write on from"
+        )
+    return [body[: place_in(pair.chat, body, position)] for body in bodies]
 
 
 def _written_by(
     side: ModelSide,
     pair: ModelPair,
     prompt_embeds: Tensor | None,
-    count: int,
+    starts: Sequence[Tensor],
     max_new_tokens: int,
     seed: int,
 ) -> list[str]:
-    opening = torch.tensor(pair.chat.user_opening[-1:] or _any_start(pair), dtype=torch.long)
+    chat = pair.chat
     with torch.no_grad():
-        row = opening if prompt_embeds is None else insert(side, prompt_embeds, opening)
+        rows = [
+            start if prompt_embeds is None else insert(side, prompt_embeds, start, at=len(start))
+            for start in starts
+        ]
     continuations = decode_sampled(
         side,
-        [row] * count,
-        prefix=pair.chat.shared_prefix,
+        rows,
+        prefix=chat.shared_prefix,
         max_new_tokens=max_new_tokens,
-        stop_ids=pair.chat.stop_ids,
-        seeds=[row_seed(seed, side.role, index) for index in range(count)],
+        stop_ids=chat.stop_ids,
+        seeds=[row_seed(seed, side.role, index) for index in range(len(rows))],
     )
-    texts = (pair.chat.text(ids).strip() for ids in continuations)
-    return [text for text in texts if text]
+    # Decoded together: where a text goes on inside a word, its pieces do not decode alone.
+    return [
+        chat.text([*_text_ids(pair, start), *ids]).strip()
+        for start, ids in zip(starts, continuations, strict=True)
+        if chat.text(ids).strip()
+    ]
+
+
+def _text_ids(pair: ModelPair, start: Tensor) -> list[int]:
+    """The user's part of a row's start."""
+    num_opening = _num_opening(pair.chat) or (1 if torch.equal(start, _opening(pair)) else 0)
+    ids: list[int] = start[num_opening:].tolist()
+    return ids
+
+
+def _opening(pair: ModelPair) -> Tensor:
+    """The end of the chat opening; without one a model begins after an end of text."""
+    chat = pair.chat
+    return torch.tensor(chat.user_opening[-1:] or [min(chat.stop_ids, default=0)])
 
 
 def amplified_prompts(
     pair: ModelPair, *, alpha: float, num_prompts: int, max_new_tokens: int, seed: int
 ) -> list[str]:
     """User turns sampled from amplified logits after the chat opening; empty ones are left out."""
-    opening = torch.tensor(pair.chat.user_opening[-1:] or _any_start(pair), dtype=torch.long)
     continuations = decode_amplified(
         *pair.sides,
-        [opening] * num_prompts,
+        [_opening(pair)] * num_prompts,
         prefix=pair.chat.shared_prefix,
         max_new_tokens=max_new_tokens,
         stop_ids=pair.chat.stop_ids,
@@ -145,11 +201,6 @@ def without_system_turn(pair: ModelPair) -> ModelPair:
     except DivergenceError:  # a template that knows no system turn: there is none already
         return pair
     return emptied
-
-
-def _any_start(pair: ModelPair) -> Sequence[int]:
-    """A model without a start token and without a template begins after an end of text."""
-    return [min(pair.chat.stop_ids, default=0)]
 
 
 def artefact_folder(key: str) -> Path:

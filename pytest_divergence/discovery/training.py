@@ -1,9 +1,7 @@
 """Gradient ascent on the divergence of the two models, over a soft prompt.
 
-Both models stay frozen; only the virtual tokens move. What is maximised, averaged over texts, is
-one of four objectives: the divergence of the response's first token (cheap, and measured to make
-the soft prompt a strong generator of prompts), that of a short continuation, the log-ratio of a
-wanted answer, or the likelihood of the texts themselves.
+Both models stay frozen; only the virtual tokens move. What is maximised, averaged over texts,
+stands in `pytest_divergence.discovery.objectives`.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,83 +18,24 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pytest_divergence.core.errors import NoGradientError, SettingsError
-from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.store import write_atomically
-from pytest_divergence.discovery.soft_prompts import SoftPrompt, insert
-from pytest_divergence.models.decoding import decode_greedily, row_seed
+from pytest_divergence.discovery.objectives import SoftPromptObjective, initial_parameter
+from pytest_divergence.discovery.soft_prompts import SoftPrompt
+from pytest_divergence.discovery.training_config import Kind, Objective, Position, TrainingConfig
+from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.products import fast_products
-from pytest_divergence.models.side import ModelSide
-from pytest_divergence.scoring.metrics import DIVERGENCES
-from pytest_divergence.scoring.screening import LEAST_LOG_PROB
 
-Kind = Literal["free", "simplex"]
-Objective = Literal["first_token", "continuation", "log_ratio", "likelihood"]
-DEFAULT_LEARNING_RATES = {"free": 1e-2, "simplex": 0.3}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How one soft prompt is trained. Raises `SettingsError` for a value that cannot work."""
-
-    kind: Kind = "free"
-    """`free` vectors, or `simplex`: each virtual token a mixture of real token embeddings."""
-    num_virtual_tokens: int = 8
-    """Length of the soft prompt."""
-    num_steps: int = 60
-    """Optimiser steps."""
-    batch_size: int = 16
-    """Texts in one step."""
-    learning_rate: float | None = None
-    """Adam's; default 1e-2 for `free` and 0.3 on the mixture logits for `simplex`."""
-    objective: Objective = "first_token"
-    """`first_token` or `continuation` (divergence, nats), `log_ratio` of `target_ids` after the
-    text (nats per token), or `likelihood` of the texts under the reference (nats per token)."""
-    target_ids: tuple[int, ...] = ()
-    """The wanted answer of `log_ratio`."""
-    continuation_length: int = 4
-    """Tokens of the candidate's greedy answer over which `continuation` averages."""
-    metric: MetricName = "symmetric"
-    """Which built-in divergence, in nats: one that others add need not have a gradient."""
-    max_text_tokens: int = 32
-    """Longer texts are not trained on: a step costs their length."""
-    validate_every: int = 10
-    """Steps between two values of the validation curve."""
-    checkpoint_every: int = 10
-    """Steps between two checkpoints, where a checkpoint file is given."""
-    seed: int = 0
-    """Random seed of initialisation and batches."""
-
-    def __post_init__(self) -> None:
-        for name in (
-            "num_virtual_tokens",
-            "num_steps",
-            "batch_size",
-            "max_text_tokens",
-            "continuation_length",
-            "validate_every",
-            "checkpoint_every",
-        ):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.kind not in DEFAULT_LEARNING_RATES:
-            raise SettingsError(f"kind={self.kind!r} must be free or simplex")
-        if self.metric not in DIVERGENCES:
-            raise SettingsError(f"metric={self.metric!r} must be one of {', '.join(DIVERGENCES)}")
-        if self.objective not in get_args(Objective):
-            known = ", ".join(get_args(Objective))
-            raise SettingsError(f"objective={self.objective!r} must be one of {known}")
-        if (self.objective == "log_ratio") != bool(self.target_ids):
-            raise SettingsError("target_ids and objective='log_ratio' go together; give both")
-        if not (0 < self.resolved_learning_rate < math.inf):
-            raise SettingsError(f"learning_rate={self.learning_rate} must be positive and finite")
-
-    @property
-    def resolved_learning_rate(self) -> float:
-        """The learning rate, or the kind's default."""
-        if self.learning_rate is None:
-            return DEFAULT_LEARNING_RATES[self.kind]
-        return self.learning_rate
+__all__ = [
+    "Kind",
+    "Objective",
+    "Position",
+    "TrainingConfig",
+    "TrainingHistory",
+    "TrainingResult",
+    "train_soft_prompt",
+    "training_rows",
+]
 
 
 @dataclass
@@ -140,24 +78,26 @@ def train_soft_prompt(
     and writes it as it goes. Raises `SettingsError` without usable texts, `NoGradientError` where
     no gradient, or one that is not finite, reaches the soft prompt.
     """
-    rows = _training_rows(pair, texts, config.max_text_tokens)
-    validation_rows = _training_rows(pair, validation_texts or texts, config.max_text_tokens)
+    rows = training_rows(pair, texts, config.max_text_tokens)
+    validation_rows = training_rows(pair, validation_texts or texts, config.max_text_tokens)
     if initial is not None and config.kind != "free":
         raise SettingsError("initial is for kind='free'; a simplex starts at mixtures of tokens")
-    start = _initial_parameter(pair, config) if initial is None else initial.float().clone()
+    start = initial_parameter(pair, config) if initial is None else initial.float().clone()
     parameter = start.to(pair.device).requires_grad_(True)
     optimiser = torch.optim.Adam([parameter], lr=config.resolved_learning_rate)
-    run = _Training(pair, config, rows, validation_rows, parameter, optimiser)
+    objective = SoftPromptObjective(pair, config, parameter)
+    run = _Training(pair, config, rows, validation_rows, objective, optimiser)
     if checkpoint is not None:
         run.resume(checkpoint)
-    for step in range(len(run.history.loss), config.num_steps):
+    num_steps = config.total_steps(len(rows))
+    for step in range(len(run.history.loss), num_steps):
         run.take_step(step)
         if checkpoint is not None and (step + 1) % config.checkpoint_every == 0:
             run.save(checkpoint)
-        on_step(step + 1, config.num_steps)
+        on_step(step + 1, num_steps)
     run.validate()
     with torch.no_grad():
-        prompt_embeds = run.prompt_embeds(pair.reference).detach().float().cpu()
+        prompt_embeds = objective.prompt_embeds(pair.reference).detach().float().cpu()
     return TrainingResult(
         SoftPrompt(name, prompt_embeds, asdict(config)), run.history, run.final_divergence()
     )
@@ -169,11 +109,12 @@ class _Training:
     config: TrainingConfig
     rows: list[Tensor]
     validation_rows: list[Tensor]
-    parameter: Tensor
+    objective: SoftPromptObjective
     optimiser: torch.optim.Adam
     history: TrainingHistory = field(default_factory=TrainingHistory)
 
     def __post_init__(self) -> None:
+        self.parameter = self.objective.parameter
         self.tokens_before = self.pair.tokens_forwarded
 
     @property
@@ -189,7 +130,7 @@ class _Training:
         if step % self.config.validate_every == 0:
             self.validate()
         self.optimiser.zero_grad()
-        loss = -self.values(self._batch(step)).mean()
+        loss = -self.objective.values(self._batch(step)).mean()
         if loss.requires_grad:  # a model may cut its inputs off; the gradient check names it
             with fast_products():
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -199,92 +140,6 @@ class _Training:
         self.history.loss.append(value)
         self.history.gradient_norms.append(norm)
 
-    def values(self, rows: Sequence[Tensor]) -> Tensor:
-        """What is maximised, of each row: (B,)."""
-        objective = self.config.objective
-        if objective == "first_token":
-            return self.divergence(rows)
-        if objective == "continuation":
-            return self._continuation_divergence(rows)
-        if objective == "log_ratio":
-            return self._log_ratio(rows)
-        return self._likelihood(rows)
-
-    def divergence(self, rows: Sequence[Tensor]) -> Tensor:
-        """Divergence of the first response token of each row, nats: (B,)."""
-        reference, candidate = (self._logits(side, rows, [()] * len(rows)) for side in self.sides)
-        return DIVERGENCES[self.config.metric](reference, candidate)[:, 0]
-
-    @property
-    def sides(self) -> tuple[ModelSide, ModelSide]:
-        return self.pair.sides
-
-    def _logits(
-        self, side: ModelSide, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]
-    ) -> Tensor:
-        """Logits that predict each answer's tokens, and the one after: (B, T + 1, V).
-
-        Answers are of one length T.
-        """
-        soft = self.prompt_embeds(side)
-        bodies = [
-            insert(side, soft, torch.cat([row, torch.tensor(answer, dtype=torch.long)]))
-            for row, answer in zip(rows, answers, strict=True)
-        ]
-        prefix = self.pair.chat.shared_prefix
-        logits = side.logits(bodies, prefix=prefix, num_logits=len(answers[0]) + 1)
-        return logits.to(self.parameter.device)
-
-    def _continuation_divergence(self, rows: Sequence[Tensor]) -> Tensor:
-        """Mean over the first tokens of the candidate's greedy answer, nats per token: (B,)."""
-        candidate = self.pair.candidate
-        with torch.no_grad():
-            soft = self.prompt_embeds(candidate)
-            answers = (
-                decode_greedily(
-                    candidate,
-                    [insert(candidate, soft, row) for row in rows],
-                    prefix=self.pair.chat.shared_prefix,
-                    max_new_tokens=self.config.continuation_length - 1,
-                    stop_ids=frozenset(),  # all of one length
-                )
-                if self.config.continuation_length > 1
-                else [[]] * len(rows)
-            )
-        logits = [self._logits(side, rows, answers) for side in self.sides]
-        return DIVERGENCES[self.config.metric](*logits).mean(-1)
-
-    def _log_ratio(self, rows: Sequence[Tensor]) -> Tensor:
-        """Of the wanted answer, nats per token, the reference's part bounded: (B,)."""
-        target = self.config.target_ids
-        index = torch.tensor(target, device=self.parameter.device)
-        reference, candidate = (
-            self._logits(side, rows, [target[:-1]] * len(rows))
-            .log_softmax(-1)
-            .gather(-1, index.expand(len(rows), -1)[..., None])[..., 0]
-            for side in self.sides
-        )
-        return (candidate - reference.clamp(min=LEAST_LOG_PROB)).mean(-1)
-
-    def _likelihood(self, rows: Sequence[Tensor]) -> Tensor:
-        """Of the texts under the reference, and of their end, nats per token: (B,)."""
-        side, suffix = self.pair.reference, self.pair.chat.user_suffix
-        # The first token of the suffix ends the user's turn, and is written as the text is.
-        texts = [row[: len(row) - len(suffix) + 1] if suffix else row for row in rows]
-        soft = self.prompt_embeds(side)
-        bodies = [insert(side, soft, text[:-1]) for text in texts]
-        longest = max(map(len, texts)) - 1
-        logits = side.logits(bodies, prefix=self.pair.chat.shared_prefix, num_logits=longest)
-        return torch.stack(
-            [
-                one[len(one) - len(text) + 1 :]
-                .log_softmax(-1)
-                .gather(-1, text[1:, None].to(one.device))
-                .mean()
-                for one, text in zip(logits, texts, strict=True)
-            ]
-        )
-
     @torch.no_grad()
     def final_divergence(self) -> float | None:
         """Mean first-token divergence on the validation texts."""
@@ -292,19 +147,14 @@ class _Training:
             return None
         if self.config.objective == "first_token":
             return self.history.validation[-1]
-        return float(self.divergence(self.validation_rows[: self.config.batch_size]).mean())
-
-    def prompt_embeds(self, side: ModelSide) -> Tensor:
-        """(num_virtual_tokens, D) in one model's embedding space."""
-        if self.config.kind == "free":
-            return self.parameter
-        table = _embeddings(side)
-        return self.parameter.softmax(-1).to(table.device, table.dtype) @ table
+        return float(
+            self.objective.divergence(self.validation_rows[: self.config.batch_size]).mean()
+        )
 
     @torch.no_grad()
     def validate(self) -> None:
         values = [
-            self.values(self.validation_rows[start : start + self.config.batch_size])
+            self.objective.values(self.validation_rows[start : start + self.config.batch_size])
             for start in range(0, len(self.validation_rows), self.config.batch_size)
         ]
         self.history.validation.append(float(torch.cat(values).mean()))
@@ -344,9 +194,14 @@ class _Training:
         self.optimiser.state[self.parameter] = {"step": step, **moments}
 
     def _batch(self, step: int) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(row_seed(self.config.seed, "batch", step))
+        """Texts drawn anew for each step, or the step's part of a pass over all of them."""
+        size, drawn, first = self.config.batch_size, step, 0
+        if self.config.num_epochs is not None:
+            drawn, index = divmod(step, self.config.steps_per_epoch(len(self.rows)))
+            first = index * size
+        generator = torch.Generator().manual_seed(row_seed(self.config.seed, "batch", drawn))
         order = torch.randperm(len(self.rows), generator=generator)
-        return [self.rows[index] for index in order[: self.config.batch_size].tolist()]
+        return [self.rows[index] for index in order[first : first + size].tolist()]
 
     def _checked_gradient_norm(self, step: int, loss: float) -> float:
         gradient = self.parameter.grad
@@ -360,7 +215,11 @@ class _Training:
         return norm
 
 
-def _training_rows(pair: ModelPair, texts: Sequence[str], max_tokens: int) -> list[Tensor]:
+def training_rows(pair: ModelPair, texts: Sequence[str], max_tokens: int) -> list[Tensor]:
+    """The texts that can be trained on, as ids after the shared prefix.
+
+    Raises `SettingsError` where there are none.
+    """
     rows = [
         body
         for prefix, body in pair.prompt_rows(texts)
@@ -372,22 +231,3 @@ def _training_rows(pair: ModelPair, texts: Sequence[str], max_tokens: int) -> li
             f"most max_text_tokens={max_tokens} tokens"
         )
     return rows
-
-
-def _initial_parameter(pair: ModelPair, config: TrainingConfig) -> Tensor:
-    """Random real tokens: their embeddings, or mixtures that put most weight on them."""
-    table = _embeddings(pair.reference)
-    generator = torch.Generator().manual_seed(row_seed(config.seed, "initial tokens"))
-    chosen = torch.randint(len(table), (config.num_virtual_tokens,), generator=generator)
-    if config.kind == "free":
-        return table[chosen.to(table.device)].float().clone()
-    mixture = torch.zeros(config.num_virtual_tokens, len(table), device=table.device)
-    # ln V on one token of V gives it half of the weight: real text, and still free to move.
-    mixture[torch.arange(config.num_virtual_tokens), chosen] = math.log(len(table))
-    return mixture
-
-
-@torch.no_grad()
-def _embeddings(side: ModelSide) -> Tensor:
-    """All tokens as the model embeds them: some models scale their table's rows."""
-    return side.embed(torch.arange(side.vocab_size))

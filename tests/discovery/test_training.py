@@ -21,13 +21,15 @@ from pytest_divergence.discovery.soft_prompts import (
 )
 from pytest_divergence.discovery.training import (
     Kind,
+    Position,
     TrainingConfig,
     TrainingResult,
     train_soft_prompt,
 )
+from pytest_divergence.models.decoding import decode_sampled, row_seed
 from pytest_divergence.models.pair import ModelPair
 from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
-from tests.tiny import tiny_tokenizer
+from tests.tiny import CHATML, tiny_tokenizer
 
 TEXTS = ["How do I tie a knot?", "Write a poem.", "2 + 2 =", "Name a river.", "Hi", "Why?"]
 CONFIG = TrainingConfig(
@@ -39,6 +41,7 @@ CONFIG = TrainingConfig(
     checkpoint_every=2,
 )
 KINDS: list[Kind] = ["free", "simplex"]
+POSITIONS: list[Position] = ["before", "inside", "after"]
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +132,16 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     assert result.history.gradient_norms[0] == pytest.approx(float(start.grad.norm()), rel=1e-3)
 
 
-def divergence(pair: ModelPair, prompt_embeds: torch.Tensor) -> torch.Tensor:
+def divergence(
+    pair: ModelPair, prompt_embeds: torch.Tensor, position: str = "before"
+) -> torch.Tensor:
     """Symmetric KL of the first response token, written without the package's own parts."""
-    opening = len(pair.chat.user_opening)
     total = torch.zeros((), dtype=torch.float64)
     for text in TEXTS:
         ids = torch.tensor(pair.chat.prompt_ids(text))
+        num_text = len(pair.chat.tokenizer.encode(text, add_special_tokens=False))
+        num_before = {"before": 0, "inside": num_text // 2, "after": num_text}[position]
+        opening = len(pair.chat.user_opening) + num_before
         log_probs = []
         for side in pair.sides:
             table = side.model.get_input_embeddings().weight
@@ -145,6 +152,63 @@ def divergence(pair: ModelPair, prompt_embeds: torch.Tensor) -> torch.Tensor:
         log_p, log_q = log_probs
         total = total + ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / 2
     return total / len(TEXTS)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("num_virtual_tokens", [1, 3, 70])
+def test_a_soft_prompt_of_any_length_stands_where_the_config_says(
+    position: Position, num_virtual_tokens: int
+) -> None:
+    pair = tiny_pair()
+    config = replace(
+        CONFIG,
+        num_virtual_tokens=num_virtual_tokens,
+        position=position,
+        num_steps=1,
+        batch_size=6,
+        learning_rate=1e-12,
+    )
+
+    result = train_soft_prompt(pair, config, TEXTS)
+
+    embeds = result.soft_prompt.prompt_embeds
+    assert embeds.shape == (num_virtual_tokens, 32)
+    expected = float(divergence(pair, embeds, position))
+    assert result.history.loss == [pytest.approx(-expected, rel=1e-4)]
+    assert result.soft_prompt.settings["position"] == position
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_training_raises_the_divergence_at_any_position(
+    position: Position, template: str | None
+) -> None:
+    config = replace(CONFIG, position=position, num_steps=25, validate_every=25)
+
+    first, last = train_soft_prompt(
+        tiny_pair(chat_template=template), config, TEXTS
+    ).history.validation
+
+    assert last > 1.2 * first > 0
+
+
+def test_an_epoch_sees_each_text_once(pair: ModelPair) -> None:
+    """Six texts in batches of four: the steps' losses, weighted, are that of all texts."""
+    config = replace(CONFIG, num_steps=None, num_epochs=2, batch_size=4, learning_rate=1e-12)
+
+    history = train_soft_prompt(pair, config, TEXTS).history
+
+    assert len(history.loss) == 2 * math.ceil(6 / 4)
+    for epoch in (history.loss[:2], history.loss[2:]):
+        weighted = (4 * epoch[0] + 2 * epoch[1]) / 6
+        assert weighted == pytest.approx(-history.validation[0], rel=1e-5)
+    assert history.loss[:2] != history.loss[2:]  # in another order
+
+
+def test_without_a_length_a_training_has_sixty_steps() -> None:
+    assert TrainingConfig().total_steps(7) == 60
+    assert TrainingConfig(num_epochs=10, batch_size=4).total_steps(9) == 30
+    assert TrainingConfig(num_steps=5, batch_size=4).total_steps(9) == 5
 
 
 class Deaf(LlamaForCausalLM):  # type: ignore[no-untyped-call]
@@ -216,6 +280,20 @@ def test_an_interrupted_training_ends_like_an_unbroken_one(
     assert_bit_identical(resumed, unbroken)
     assert steps == list(range(step // 2 * 2 + 1, 9))  # at most two steps are done again
     assert pair.tokens_forwarded - before == spent  # so that a budget ends at the same place
+
+
+def test_a_training_interrupted_within_an_epoch_ends_like_an_unbroken_one(
+    pair: ModelPair, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, num_steps=None, num_epochs=3, position="inside")
+    unbroken = train_soft_prompt(pair, config, TEXTS[:5])
+    checkpoint = tmp_path / "training.checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_soft_prompt(pair, config, TEXTS[:5], checkpoint=checkpoint, on_step=Interrupt(3))
+
+    assert_bit_identical(
+        train_soft_prompt(pair, config, TEXTS[:5], checkpoint=checkpoint), unbroken
+    )
 
 
 @pytest.mark.parametrize("change", ["config", "texts", "validation", "models", "template"])
@@ -315,6 +393,17 @@ def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
         ({"num_virtual_tokens": -1}, "num_virtual_tokens=-1 must be at least 1"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"checkpoint_every": 0}, "checkpoint_every=0 must be at least 1"),
+        ({"num_epochs": 0}, "num_epochs=0 must be at least 1"),
+        (
+            {"num_epochs": 2, "num_steps": 9},
+            "num_steps=9 and num_epochs=2 both say how long the training is; give one of them",
+        ),
+        ({"position": "above"}, "position='above' must be one of before, inside, after"),
+        (
+            {"position": "after", "objective": "likelihood"},
+            "objective='likelihood' fits the text behind the soft prompt, and with "
+            "position='after' there is none; use before or inside",
+        ),
         ({"kind": "round"}, "kind='round' must be free or simplex"),
         ({"metric": "l2"}, "metric='l2' must be one of symmetric, forward, reverse, js"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive and finite"),
@@ -374,6 +463,67 @@ def test_generated_prompts_depend_on_the_soft_prompt_and_the_seed(pair: ModelPai
     assert set(bare).isdisjoint(soft)
 
 
+@pytest.mark.parametrize("template", [CHATML, None])
+@pytest.mark.parametrize(("position", "start"), [("after", "How do I tie"), ("inside", "How do")])
+def test_what_is_written_goes_on_where_the_soft_prompt_stands(
+    position: Position, start: str, template: str | None
+) -> None:
+    """A soft prompt of real tokens writes what those tokens do, in their place."""
+    pair = tiny_pair(chat_template=template)
+    tokenizer = pair.chat.tokenizer
+    text = "How do I tie" if position == "after" else "How do a river"
+    hidden = torch.tensor(tokenizer.encode(" the or", add_special_tokens=False))
+    embeds = pair.reference.embedding_table[hidden]
+
+    (written,) = generate_prompts(
+        pair,
+        embeds,
+        num_prompts=1,
+        max_new_tokens=6,
+        seed=0,
+        writers=(pair.reference,),
+        position=position,
+        texts=[text],
+    )
+
+    num_before = len(pair.chat.user_opening) - len(pair.chat.shared_prefix)
+    own = tokenizer.encode(text, add_special_tokens=False)
+    own = own if position == "after" else own[: len(own) // 2]
+    ids = [*pair.chat.user_opening[-1:], *own]
+    (expected,) = decode_sampled(
+        pair.reference,
+        [torch.cat([torch.tensor(ids), hidden])],
+        prefix=pair.chat.shared_prefix,
+        max_new_tokens=6,
+        stop_ids=pair.chat.stop_ids,
+        seeds=[row_seed(0, "reference", 0)],
+    )
+    assert num_before == 1
+    assert written == pair.chat.text([*own, *expected]).strip()
+    assert written.startswith(pair.chat.text(own))
+    assert pair.chat.text(own).startswith(start[:4])
+
+
+def test_texts_to_write_on_from_take_turns(pair: ModelPair) -> None:
+    embeds = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    options: Any = {"num_prompts": 6, "max_new_tokens": 6, "seed": 0, "position": "after"}
+
+    written = generate_prompts(pair, embeds, texts=["one", "two", "three"], **options)
+
+    starts = [
+        next(one for one in ("one", "two", "three") if text.startswith(one)) for text in written
+    ]
+    assert sorted(starts) == ["one", "one", "three", "three", "two", "two"]
+
+
+@pytest.mark.parametrize("position", ["inside", "after"])
+def test_a_soft_prompt_behind_a_text_needs_texts(pair: ModelPair, position: Position) -> None:
+    with pytest.raises(SettingsError, match=f"^a soft prompt with position='{position}' stands"):
+        generate_prompts(
+            pair, torch.zeros(3, 32), num_prompts=1, max_new_tokens=6, seed=0, position=position
+        )
+
+
 def test_both_models_share_out_the_writing_unless_told(pair: ModelPair) -> None:
     both = generate_prompts(pair, None, num_prompts=4, max_new_tokens=6, seed=0)
     first = generate_prompts(
@@ -390,6 +540,9 @@ def test_both_models_share_out_the_writing_unless_told(pair: ModelPair) -> None:
         {"objective": "continuation", "continuation_length": 3},
         {"objective": "log_ratio", "target_ids": (20, 21, 22)},
         {"objective": "likelihood"},
+        {"objective": "likelihood", "position": "inside"},
+        {"objective": "continuation", "continuation_length": 3, "position": "after"},
+        {"objective": "log_ratio", "target_ids": (20, 21, 22), "position": "inside"},
     ],
 )
 def test_every_objective_rises(pair: ModelPair, objective: dict[str, Any]) -> None:

@@ -1,0 +1,117 @@
+"""How a soft prompt is trained: every choice, its default and its rule. Does not know models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.settings import MetricName
+from pytest_divergence.scoring.metrics import DIVERGENCES
+
+Kind = Literal["free", "simplex"]
+Objective = Literal["first_token", "continuation", "log_ratio", "likelihood"]
+Position = Literal["before", "inside", "after"]
+DEFAULT_LEARNING_RATES = {"free": 1e-2, "simplex": 0.3}
+DEFAULT_NUM_STEPS = 60
+COUNTS = (
+    "num_virtual_tokens",
+    "num_steps",
+    "num_epochs",
+    "batch_size",
+    "max_text_tokens",
+    "continuation_length",
+    "validate_every",
+    "checkpoint_every",
+)
+"""Fields that must be at least 1, where they are given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How one soft prompt is trained. Raises `SettingsError` for a value that cannot work.
+
+    A training is as long as `num_steps` or `num_epochs` says: give one of them, or neither.
+    """
+
+    kind: Kind = "free"
+    """`free` vectors, or `simplex`: each virtual token a mixture of real token embeddings."""
+    num_virtual_tokens: int = 8
+    """Length of the soft prompt."""
+    position: Position = "before"
+    """Where the soft prompt stands in a user's turn: `before` the text, `inside` it (behind the
+    first half of its tokens), or `after` it."""
+    num_steps: int | None = None
+    """Optimiser steps, each on texts drawn anew; default 60, without `num_epochs`."""
+    num_epochs: int | None = None
+    """Passes over the texts, each text once a pass: `num_epochs` x ceil(texts / `batch_size`)
+    steps."""
+    batch_size: int = 16
+    """Texts in one step; the last step of a pass takes what is left."""
+    learning_rate: float | None = None
+    """Adam's; default 1e-2 for `free` and 0.3 on the mixture logits for `simplex`."""
+    objective: Objective = "first_token"
+    """`first_token` or `continuation` (divergence, nats), `log_ratio` of `target_ids` after the
+    text (nats per token), or `likelihood` of the texts under the reference (nats per token), of
+    what stands behind the soft prompt."""
+    target_ids: tuple[int, ...] = ()
+    """The wanted answer of `log_ratio`."""
+    continuation_length: int = 4
+    """Tokens of the candidate's greedy answer over which `continuation` averages."""
+    metric: MetricName = "symmetric"
+    """Which built-in divergence, in nats: one that others add need not have a gradient."""
+    max_text_tokens: int = 32
+    """Longer texts are not trained on: a step costs their length. The end of the chat template's
+    opening and what closes the user's turn count."""
+    validate_every: int = 10
+    """Steps between two values of the validation curve."""
+    checkpoint_every: int = 10
+    """Steps between two checkpoints, where a checkpoint file is given."""
+    seed: int = 0
+    """Random seed of initialisation and batches."""
+
+    def __post_init__(self) -> None:
+        for name in COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name}={value} must be at least 1")
+        if self.kind not in DEFAULT_LEARNING_RATES:
+            raise SettingsError(f"kind={self.kind!r} must be free or simplex")
+        if self.metric not in DIVERGENCES:
+            raise SettingsError(f"metric={self.metric!r} must be one of {', '.join(DIVERGENCES)}")
+        for name, choices in (("objective", get_args(Objective)), ("position", get_args(Position))):
+            if getattr(self, name) not in choices:
+                known = ", ".join(choices)
+                raise SettingsError(f"{name}={getattr(self, name)!r} must be one of {known}")
+        if (self.objective == "log_ratio") != bool(self.target_ids):
+            raise SettingsError("target_ids and objective='log_ratio' go together; give both")
+        if self.objective == "likelihood" and self.position == "after":
+            raise SettingsError(
+                "objective='likelihood' fits the text behind the soft prompt, and with "
+                "position='after' there is none; use before or inside"
+            )
+        if self.num_steps is not None and self.num_epochs is not None:
+            raise SettingsError(
+                f"num_steps={self.num_steps} and num_epochs={self.num_epochs} both say how long "
+                "the training is; give one of them"
+            )
+        if not (0 < self.resolved_learning_rate < math.inf):
+            raise SettingsError(f"learning_rate={self.learning_rate} must be positive and finite")
+
+    @property
+    def resolved_learning_rate(self) -> float:
+        """The learning rate, or the kind's default."""
+        if self.learning_rate is None:
+            return DEFAULT_LEARNING_RATES[self.kind]
+        return self.learning_rate
+
+    def steps_per_epoch(self, num_texts: int) -> int:
+        """Steps that see each of `num_texts` texts once."""
+        return math.ceil(num_texts / self.batch_size)
+
+    def total_steps(self, num_texts: int) -> int:
+        """Optimiser steps of a training on `num_texts` texts."""
+        if self.num_epochs is None:
+            return self.num_steps or DEFAULT_NUM_STEPS
+        return self.num_epochs * self.steps_per_epoch(num_texts)
