@@ -61,7 +61,7 @@ class BarListener:
         if phase != self._phase:
             self._phase = phase
             self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(phase, total=total)
+            self._task = self._bar.add_task(phase, completed=done, total=total)
         self._bar.update(self._task, completed=done, total=total)
 
     def expect(self, seconds: float) -> None:

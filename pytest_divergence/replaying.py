@@ -66,7 +66,6 @@ class Replayed:
     ) -> None:
         """`found` is the row as it was measured on `pair`."""
         self.measurement = found.measurement
-        self.continuations = found.continuations
         self._session, self._pair, self._case = session, pair, case
 
     def tokens(self) -> Sequence[TokenComparison]:

@@ -56,8 +56,8 @@ class Memory:
 
     def __str__(self) -> str:
         """`about 1.3 GB of memory, of 22 GB free on cpu`."""
-        there = "" if self.free is None else f", of {gigabytes(self.free)} free on {self.device}"
-        return f"about {gigabytes(self.needed)} of memory{there}"
+        there = "" if self.free is None else f", of {amount(self.free)} free on {self.device}"
+        return f"about {amount(self.needed)} of memory{there}"
 
     def check(self) -> None:
         """Raise `SettingsError` where more is needed than is free, or than is allowed."""
@@ -67,9 +67,9 @@ class Memory:
         verb = "free" if self.allowed is None else "allowed by --divergence-memory"
         smaller = "--divergence-dtype=bfloat16, " if self.dtype == "float32" else ""
         raise SettingsError(
-            f"a search of these models needs about {gigabytes(self.needed)} of memory on "
-            f"{self.device} ({gigabytes(self.weights)} for weights in {self.dtype}, "
-            f"{gigabytes(self.batch)} for the largest batch), and {gigabytes(room)} are {verb}; "
+            f"a search of these models needs about {amount(self.needed)} of memory on "
+            f"{self.device} ({amount(self.weights)} for weights in {self.dtype}, "
+            f"{amount(self.batch)} for the largest batch), and {amount(room)} are {verb}; "
             f"use {smaller}a smaller --divergence-profile or another --divergence-device, or try "
             f"it all the same with --divergence-memory={-(-self.needed // 10**9)}GB"
         )
@@ -111,7 +111,7 @@ def search_memory(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) 
     device = resolve_device(settings.device)
     dtype = chosen_dtype(settings.dtype, specs, device)
     folders = {reference, candidate}  # the same model twice is loaded once
-    with suppress(Exception):
+    with suppress(Exception):  # strange files may raise anything
         return Memory(
             weights=sum(weights_bytes(folder, dtype.itemsize) for folder in folders),
             batch=batch_bytes(
@@ -188,8 +188,10 @@ def measure_speed(pair: ModelPair, profile: Profile) -> float:
     return (pair.tokens_forwarded - before) / (time.monotonic() - started) / WRITING_SPEED
 
 
-def gigabytes(num_bytes: int) -> str:
-    """`0.4 GB`, `22 GB`: decimal, as few digits as an estimate has."""
+def amount(num_bytes: int) -> str:
+    """`40 MB`, `1.3 GB`, `22 GB`: decimal, as few digits as an estimate has."""
+    if num_bytes < 950_000_000:
+        return f"{max(1, round(num_bytes / 1e6))} MB"
     value = num_bytes / 1e9
     return f"{value:.1f} GB" if value < 9.95 else f"{value:.0f} GB"
 

@@ -57,10 +57,11 @@ class Forecast:
 
     def take(self, unit: str, tokens: int, seconds: float) -> None:
         """Take a unit's speed into account, and tell the listener."""
+        if tokens == 0 or seconds <= 0:  # tells nothing about speed
+            return
         self._tokens += tokens
         self._seconds += seconds * (WRITING_SPEED if unit == WRITING_UNIT else 1.0)
-        is_refined = self.budget_seconds is None or not self._is_said
-        if self._tokens == 0 or self._seconds <= 0 or not is_refined:
+        if self._is_said and self.budget_seconds is not None:  # a clock ends it, not the tokens
             return
         speed = self._tokens / self._seconds
         left = estimate_seconds(

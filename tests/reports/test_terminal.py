@@ -27,7 +27,13 @@ from tests.reports.made_reports import (
 SHORT = "cases.divergence.jsonl"
 
 
-def failure(shown: ReportCase | Case, *, suite: str = SHORT) -> str:
+def failure(
+    shown: ReportCase | Case,
+    *,
+    suite: str = SHORT,
+    update: str | None = None,
+    verbosity: int = 0,
+) -> str:
     tokens = shown.tokens if isinstance(shown, ReportCase) else []
     return failure_text(
         shown,
@@ -37,6 +43,8 @@ def failure(shown: ReportCase | Case, *, suite: str = SHORT) -> str:
         tokens=tokens,
         rerun=f"pytest '{suite}::{shown.id}' --model-1 base --model-2 tuned",
         suite=suite,
+        update=update,
+        verbosity=verbosity,
     )
 
 
@@ -158,9 +166,52 @@ def test_verbosity_chooses_how_many_cases_are_shown() -> None:
     fourth = CASES[3].id
     assert f"  {fourth}" not in summary(report())
     assert f"  {fourth}" in summary(report(), verbosity=1)
-    quiet = summary(report(), verbosity=-1)
-    assert len(quiet) == 9
-    assert quiet[4] == f"report: {REPORT_PATH}"
+
+
+def test_a_quiet_summary_is_one_line() -> None:
+    assert summary(report(), verbosity=-1) == [
+        f"divergence: 4 of 5 cases over the bound, 1 new behaviour; report: {REPORT_PATH}"
+    ]
+    troubled = report(
+        run=Run(id="run", mode="search", status="incomplete"),
+        errors=[RunError(where="soft_prompt", message="out of memory")],
+        cases=[case("a", 0.1), case("b", None, verdict="error")],
+        behaviours=[],
+    )
+    assert summary(troubled, verbosity=-2) == [
+        "divergence: stopped before it was complete: 0 of 2 cases over the bound, 1 not judged, "
+        f"1 error; report: {REPORT_PATH}"
+    ]
+
+
+def test_the_highest_verbosity_shows_each_token_and_what_either_model_preferred() -> None:
+    lines = summary(report(), verbosity=2)
+    start = lines.index("    token by token of the candidate's answer, KL in nats")
+    assert lines[start + 1 : start + 7] == [
+        '       1 "Sure": KL 0.010, reference p = 0.30, candidate p = 0.35',
+        '           reference " has" 0.42, " is" 0.20, " offers" 0.08',
+        '           candidate "Sure" 0.35, " has" 0.01',
+        '       2 "!": KL 0.120, reference p = 0.50, candidate p = 0.70',
+        '           reference " has" 0.42, " is" 0.20, " offers" 0.08',
+        '           candidate "!" 0.70, " has" 0.01',
+    ]
+    assert "token by token" not in "\n".join(summary(report(), verbosity=1))
+
+
+def test_so_does_a_failure() -> None:
+    text = failure(ROME, verbosity=2)
+    assert '\n     3 " Book": KL 7.810, reference p = 0.0004, candidate p = 0.97\n' in text
+    assert text.count("\n         candidate ") == len(ROME.tokens)
+    assert "they part at" not in text
+
+
+def test_a_failure_of_a_suite_that_is_kept_says_how_to_measure_it_anew() -> None:
+    update = "pytest tests/release.divergence.jsonl --model-1 base --divergence-update"
+    assert failure(ROME, update=update).split("\n")[-6:-3] == [
+        "  intended? raise this case's max_kl in cases.divergence.jsonl",
+        "  or measure the whole suite anew:",
+        "    pytest tests/release.divergence.jsonl --model-1 base --divergence-update",
+    ]
 
 
 def test_a_quiet_outcome_is_short() -> None:
@@ -201,11 +252,14 @@ def test_an_empty_report_has_a_summary() -> None:
 
 
 @pytest.mark.parametrize("shown", [*CASES, *HOSTILE_CASES, chat_case()], ids=lambda c: c.id)
-def test_a_failure_fits_80_columns_and_holds_nothing_live(shown: ReportCase) -> None:
-    check(failure(shown).split("\n"))
+@pytest.mark.parametrize("verbosity", [0, 2])
+def test_a_failure_fits_80_columns_and_holds_nothing_live(
+    shown: ReportCase, verbosity: int
+) -> None:
+    check(failure(shown, verbosity=verbosity).split("\n"))
 
 
-@pytest.mark.parametrize("verbosity", [-1, 0, 1, 2])
+@pytest.mark.parametrize("verbosity", [0, 1, 2])
 def test_a_summary_fits_80_columns_and_holds_nothing_live(verbosity: int) -> None:
     check(summary(report(), verbosity))
     hostile = hostile_report().model_copy(update={"pair": report().pair})

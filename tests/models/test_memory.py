@@ -1,0 +1,71 @@
+"""How much memory there is: what the system's files say, in and outside of a container."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.models.memory import available_memory, host_memory
+
+MEMINFO = "MemTotal:       24684092 kB\nMemFree:  500 kB\nMemAvailable:   20000000 kB\n"
+HOST = 20_000_000 * 1024
+
+
+def system(root: Path, files: dict[str, str]) -> Path:
+    for name, text in {"proc/meminfo": MEMINFO, **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    return root
+
+
+def test_without_a_container_what_can_be_had_without_swapping_counts(tmp_path: Path) -> None:
+    assert host_memory(system(tmp_path, {})) == HOST
+
+
+def test_a_container_may_be_allowed_less(tmp_path: Path) -> None:
+    group = "sys/fs/cgroup/ci.slice"
+    files = {
+        "proc/self/cgroup": "0::/ci.slice/job\n",
+        f"{group}/memory.max": "8000000000\n",
+        f"{group}/memory.current": "3000000000\n",
+        f"{group}/memory.stat": "anon 1\ninactive_file 1000000000\n",
+        f"{group}/job/memory.max": "max\n",
+        f"{group}/job/memory.current": "3000000000\n",
+        f"{group}/job/memory.stat": "inactive_file 0\n",
+    }
+    assert host_memory(system(tmp_path, files)) == 6_000_000_000
+
+
+def test_a_container_of_the_older_kind_too(tmp_path: Path) -> None:
+    group = "sys/fs/cgroup/memory/job"
+    files = {
+        "proc/self/cgroup": "4:memory:/job\n1:cpu:/job\n0::/\n",
+        f"{group}/memory.limit_in_bytes": "4000000000\n",
+        f"{group}/memory.usage_in_bytes": "1500000000\n",
+        f"{group}/memory.stat": "total_inactive_file 500000000\n",
+    }
+    assert host_memory(system(tmp_path, files)) == 3_000_000_000
+
+
+def test_a_full_container_leaves_nothing(tmp_path: Path) -> None:
+    group = "sys/fs/cgroup/job"
+    files = {
+        "proc/self/cgroup": "0::/job\n",
+        f"{group}/memory.max": "1000\n",
+        f"{group}/memory.current": "2000\n",
+        f"{group}/memory.stat": "inactive_file 0\n",
+    }
+    assert host_memory(system(tmp_path, files)) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="needs a system that says how much it has")
+def test_a_system_without_such_files_tells_all_that_it_has(tmp_path: Path) -> None:
+    assert host_memory(tmp_path) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_cpu_has_the_hosts_memory() -> None:
+    free = available_memory("cpu")
+    assert free is None or 10_000_000 < free < 10**16
