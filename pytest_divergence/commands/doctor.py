@@ -107,7 +107,7 @@ def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator
     memory = search_memory(settings, specs)
     if memory is not None:
         memory.check()
-        yield Finding("ok", f"memory: a search needs {memory}")
+        yield Finding("ok", f"a search needs {memory}")
     yield _time(session, settings, is_measured=is_measured)
 
 
@@ -133,12 +133,12 @@ def _time(session: DivergenceSession, settings: Settings, *, is_measured: bool) 
     budget = f"profile {profile.name}, at most {profile.budget_tokens:,} forwarded tokens"
     if found is None:
         return Finding(
-            "note", f"time: known after a search, or by --measure; {budget}"
+            "note", f"how long a search takes: known after one, or by --measure; {budget}"
         )
     speed, whence = found
     seconds = estimate_seconds(profile, speed, budget_seconds=settings.budget_seconds)
     rate = f"{speed:,.0f} a second {whence}"
-    return Finding("ok", f"time: a search takes about {roughly(seconds)}; {budget}, {rate}")
+    return Finding("ok", f"a search takes about {roughly(seconds)}: {budget}, {rate}")
 
 
 def _measured(session: DivergenceSession, profile: Profile) -> tuple[float, str]:

@@ -69,7 +69,7 @@ def _version(name: str) -> str | None:
 def _device(wanted: str) -> Finding:
     import torch
 
-    from pytest_divergence.discovery.cost import gigabytes
+    from pytest_divergence.discovery.cost import amount
     from pytest_divergence.models.loading import resolve_device
     from pytest_divergence.models.memory import available_memory
 
@@ -79,7 +79,7 @@ def _device(wanted: str) -> Finding:
         return Finding("fail", str(error))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     free = available_memory(str(device))
-    memory = "" if free is None else f", {gigabytes(free)} of memory free"
+    memory = "" if free is None else f", {amount(free)} of memory free"
     return Finding("ok", f"device: {device}, {name}{memory}")
 
 
@@ -103,7 +103,6 @@ def _cache() -> Finding:
 
 
 def _size(folder: Path) -> str:
-    from pytest_divergence.discovery.cost import gigabytes
+    from pytest_divergence.discovery.cost import amount
 
-    total = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
-    return gigabytes(total) if total >= 50_000_000 else f"{total / 1e6:.1f} MB"
+    return amount(sum(one.stat().st_size for one in folder.rglob("*") if one.is_file()))

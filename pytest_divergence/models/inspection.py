@@ -51,6 +51,8 @@ def inspect_pair(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) -
     yield Finding("ok", f"chat template: {form}; {safe_line(PROBE)} is {length} tokens")
     yield from (Finding("note", one) for one in said)
     yield _shapes(reference, candidate)
+    if candidate.is_same_as(reference):
+        yield Finding("note", "both are the same model, so nothing should differ")
 
 
 def _model(one: ResolvedSpec) -> Finding:
