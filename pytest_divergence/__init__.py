@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pytest_divergence.discovery.run import discover
     from pytest_divergence.discovery.soft_prompts import SoftPrompt
     from pytest_divergence.discovery.trainer import DivergenceTrainer
-    from pytest_divergence.discovery.training import TrainingConfig
+    from pytest_divergence.discovery.training_config import TrainingConfig
+    from pytest_divergence.evaluator import ModelEvaluator
     from pytest_divergence.models.loading import load_model_pair
     from pytest_divergence.models.metric import Metric
     from pytest_divergence.models.pair import ModelPair
@@ -30,9 +31,10 @@ _HOMES = {
     "DivergenceWarning": "pytest_divergence.warning",
     "LoadedModel": "pytest_divergence.models.providers",
     "Metric": "pytest_divergence.models.metric",
+    "ModelEvaluator": "pytest_divergence.evaluator",
     "ModelPair": "pytest_divergence.models.pair",
     "SoftPrompt": "pytest_divergence.discovery.soft_prompts",
-    "TrainingConfig": "pytest_divergence.discovery.training",
+    "TrainingConfig": "pytest_divergence.discovery.training_config",
     "discover": "pytest_divergence.discovery.run",
     "load_model_pair": "pytest_divergence.models.loading",
     "load_suite": "pytest_divergence.core.suites",
@@ -46,6 +48,7 @@ __all__ = [
     "DivergenceWarning",
     "LoadedModel",
     "Metric",
+    "ModelEvaluator",
     "ModelPair",
     "SoftPrompt",
     "TrainingConfig",

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.store import write_atomically
-from pytest_divergence.core.suites import strict_dumps
-from pytest_divergence.discovery.proposals import Proposal, clean
+from pytest_divergence.discovery.datasets import dataset_rows, write_dataset
+from pytest_divergence.discovery.evaluation import EvaluationConfig, evaluate_prompts
+from pytest_divergence.discovery.proposals import Proposal, clean, is_near
 from pytest_divergence.discovery.soft_prompts import SoftPrompt, generate_prompts
-from pytest_divergence.discovery.training import TrainingConfig, TrainingResult, train_soft_prompt
+from pytest_divergence.discovery.training import TrainingResult, train_soft_prompt
+from pytest_divergence.discovery.training_config import TrainingConfig
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.measurement import perplexity
-from pytest_divergence.scoring.scorer import PromptScore, prompt_nlls, score_prompts
-from pytest_divergence.scoring.tokens import ScoringRow, score_tokens
+from pytest_divergence.scoring.scorer import score_greedily
+from pytest_divergence.scoring.screening import first_token_scores
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FULL_SCORE_SHARE = 0.5
+"""Of the written prompts, those that a short continuation is scored on: the most promising."""
+FULL_SCORE_LENGTH = 16
+"""Tokens of that continuation."""
+
+
+@dataclass(frozen=True)
+class SelectedPrompts:
+    """The prompts that a dataset is made of, and how they came about."""
+
+    prompts: list[str]
+    """The most divergent first; no two near-identical."""
+    num_written: int
+    """Distinct prompts that both models wrote after the soft prompt."""
+    d_hard: float
+    """Mean first-token divergence of all these, nats: what the soft prompt leaves in text."""
 
 
 class DivergenceTrainer:
@@ -37,9 +53,21 @@ class DivergenceTrainer:
         config: TrainingConfig | None = None,
     ) -> None:
         """`model_1` is the reference, `model_2` the candidate; both are frozen."""
-        self.pair = ModelPair.from_models(model_1, model_2, tokenizer)
+        self._start_with(ModelPair.from_models(model_1, model_2, tokenizer), config)
+
+    @classmethod
+    def from_pair(cls, pair: ModelPair, config: TrainingConfig | None = None) -> DivergenceTrainer:
+        """A trainer on a pair that is there already, such as `load_model_pair` returns."""
+        trainer = cls.__new__(cls)
+        trainer._start_with(pair, config)
+        return trainer
+
+    def _start_with(self, pair: ModelPair, config: TrainingConfig | None) -> None:
+        self.pair = pair
         self.config = config or TrainingConfig()
         self.soft_prompt: SoftPrompt | None = None
+        self.texts: tuple[str, ...] = ()
+        """What a soft prompt inside or after a text writes on from: the training texts."""
 
     def train(
         self,
@@ -47,22 +75,30 @@ class DivergenceTrainer:
         validation_texts: Sequence[str] = (),
         *,
         checkpoint: Path | None = None,
+        on_step: Callable[[int, int], None] = lambda done, total: None,
     ) -> TrainingResult:
         """Maximise the divergence over `texts`; the result holds loss and validation histories.
 
-        With `checkpoint` an interrupted training goes on where it was. Raises `SettingsError`
-        without usable texts and `NoGradientError` where no gradient reaches the soft prompt.
+        With `checkpoint` an interrupted training goes on where it was. `on_step` hears of each
+        step: how many are done, and of how many. Raises `SettingsError` without usable texts and
+        `NoGradientError` where no gradient reaches the soft prompt.
         """
         result = train_soft_prompt(
-            self.pair, self.config, texts, validation_texts, checkpoint=checkpoint
+            self.pair, self.config, texts, validation_texts, checkpoint=checkpoint, on_step=on_step
         )
-        self.soft_prompt = result.soft_prompt
+        self.use(result.soft_prompt, texts)
         return result
+
+    def use(self, soft_prompt: SoftPrompt, texts: Sequence[str] = ()) -> None:
+        """Write with a soft prompt that was trained before, with this config, on `texts`."""
+        self.soft_prompt = soft_prompt
+        self.texts = tuple(texts)
 
     def generate_prompts(self, num_prompts: int = 64, *, max_new_tokens: int = 32) -> list[str]:
         """Distinct prompts that both models write after the trained soft prompt.
 
-        Raises `SettingsError` before `train`.
+        A soft prompt that stands inside or after a text writes on from the training texts. Raises
+        `SettingsError` before `train`.
         """
         if self.soft_prompt is None:
             raise SettingsError("there is no soft prompt yet; call train() first")
@@ -72,71 +108,95 @@ class DivergenceTrainer:
             num_prompts=num_prompts,
             max_new_tokens=max_new_tokens,
             seed=row_seed(self.config.seed, "dataset"),
+            position=self.config.position,
+            texts=self.texts,
         )
         return [one.text for one in clean(Proposal(text, "soft_prompt") for text in texts)]
+
+    def select_prompts(
+        self, num_prompts: int = 16, *, num_written: int = 64, max_new_tokens: int = 32
+    ) -> SelectedPrompts:
+        """Let both models write `num_written` prompts, and keep the most divergent and diverse.
+
+        All are screened by the divergence of the first response token; the better half is scored
+        on a short continuation, and the best are kept, none of them near-identical to a better
+        one. Raises `SettingsError` before `train`, and where no prompt was written.
+        """
+        written = [
+            text
+            for text in self.generate_prompts(num_written, max_new_tokens=max_new_tokens)
+            if not self.pair.chat.has_control_tokens(text)
+        ]
+        if not written:
+            raise SettingsError(
+                f"neither model wrote a prompt after the soft prompt in {num_written} attempts; "
+                "train with another seed or learning rate, or give prompts"
+            )
+        metric = self.config.metric
+        first = first_token_scores(self.pair, written, metric=metric)
+        num_promising = max(num_prompts, math.ceil(FULL_SCORE_SHARE * len(written)))
+        promising = _highest(written, first)[:num_promising]
+        scores = score_greedily(
+            self.pair, promising, metric=metric, max_new_tokens=FULL_SCORE_LENGTH
+        )
+        best = _highest(promising, [score.measurement.value for score in scores])
+        return SelectedPrompts(_diverse(best, num_prompts), len(written), sum(first) / len(first))
 
     def generate_divergent_dataset(
         self,
         prompts: Sequence[str] | None = None,
         output_file: str | Path = "divergent_dataset.pt",
         *,
+        num_prompts: int = 16,
         num_generations: int = 1,
+        temperature: float = 1.0,
         max_new_tokens: int = 32,
+        min_metrics: Mapping[str, float] | None = None,
+        max_metrics: Mapping[str, float] | None = None,
+        controls: Sequence[str] | None = None,
     ) -> list[dict[str, Any]]:
         """The candidate's generations on each prompt with metrics, the most divergent first.
 
-        Without `prompts` the trained soft prompt writes them. Rows are {prompt, generation,
-        metrics}; divergences are in nats per token, measured on the text alone, without the soft
-        prompt. Writes plain containers that `torch.load(..., weights_only=True)` reads, and the
-        same rows as JSON Lines beside them. Raises `SettingsError` and `StoreError`.
+        Without `prompts` the trained soft prompt writes many, and `num_prompts` are selected. Rows
+        are {prompt, generation, metrics}, `num_generations` a prompt; the metrics are those of
+        `pytest_divergence.core.evaluation.METRICS`, measured on the text alone, without the soft
+        prompt, on texts sampled at `temperature`. Rows outside of `min_metrics` or `max_metrics`,
+        such as {"kl_divergence": 0.5}, are left out. `controls` are the ordinary prompts that
+        effectiveness is measured against; [] leaves it out.
+
+        Writes plain containers that `torch.load(..., weights_only=True)` reads, and the same rows
+        as JSON Lines beside them. Raises `SettingsError`, also where no row is left, and
+        `StoreError`.
         """
-        chosen = list(prompts) if prompts is not None else self.generate_prompts()
-        if not chosen:
-            raise SettingsError("prompts is empty; give at least one prompt, or None")
-        scores = score_prompts(
-            self.pair,
-            chosen,
+        config = EvaluationConfig(
             metric=self.config.metric,
-            num_continuations=num_generations,
+            num_generations=num_generations,
+            temperature=temperature,
             max_new_tokens=max_new_tokens,
             seed=row_seed(self.config.seed, "generations"),
         )
-        scores.sort(key=lambda score: -score.measurement.value)
-        rows = [row for score in scores for row in self._rows(score)]
+        chosen = list(prompts) if prompts is not None else self.select_prompts(num_prompts).prompts
+        if not chosen:
+            raise SettingsError("prompts is empty; give at least one prompt, or None")
+        rows = dataset_rows(
+            evaluate_prompts(self.pair, chosen, config, controls=controls),
+            min_metrics=min_metrics or {},
+            max_metrics=max_metrics or {},
+        )
         write_dataset(rows, Path(output_file))
         return rows
 
-    def _rows(self, score: PromptScore) -> list[dict[str, Any]]:
-        """One row a generation of the candidate."""
-        measured = score.measurement
-        prompt_nll = [prompt_nlls(self.pair, side, [score.prompt])[0] for side in self.pair.sides]
-        ((prefix, body),) = self.pair.prompt_rows([score.prompt])
-        generations = score.continuations.candidate
-        scored = score_tokens(self.pair, [ScoringRow(prefix, body, ids) for ids in generations])
-        return [
-            {
-                "prompt": score.prompt,
-                "generation": self.pair.chat.text(ids),
-                "metrics": {
-                    "kl_divergence": measured.value,
-                    "forward_kl": measured.forward,
-                    "reverse_kl": measured.reverse,
-                    "js": measured.js,
-                    "perplexity_1": perplexity(tokens.reference_logprobs),
-                    "perplexity_2": perplexity(tokens.candidate_logprobs),
-                    "prompt_nll_1": prompt_nll[0],
-                    "prompt_nll_2": prompt_nll[1],
-                },
-            }
-            for ids, tokens in zip(generations, scored, strict=True)
-        ]
+
+def _highest(texts: Sequence[str], values: Sequence[float]) -> list[str]:
+    """The texts, that of the largest value first."""
+    order = sorted(range(len(texts)), key=lambda index: -values[index])
+    return [texts[index] for index in order]
 
 
-def write_dataset(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows for `torch.load`, and as JSON Lines beside; raises `StoreError`."""
-    # torch.save is what readers of a .pt file expect; it holds plain containers only.
-    buffer = io.BytesIO()
-    torch.save(list(rows), buffer)
-    write_atomically(path, buffer.getvalue())
-    lines = "".join(strict_dumps(row) + "\n" for row in rows)
-    write_atomically(path.with_suffix(".jsonl"), lines)
+def _diverse(best: Sequence[str], count: int) -> list[str]:
+    """The first `count` texts that are near no earlier one."""
+    chosen: list[str] = []
+    for text in best:
+        if len(chosen) < count and not any(is_near(text, one) for one in chosen):
+            chosen.append(text)
+    return chosen

@@ -1,0 +1,224 @@
+"""Two models measured on given prompts: divergence, perplexities, diversity, effectiveness.
+
+One engine for datasets of divergent prompts and for evaluations. Does not choose prompts, and
+shows nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.evaluation import (
+    Diversity,
+    Evaluation,
+    Generation,
+    OrdinaryPrompts,
+    PromptEvaluation,
+)
+from pytest_divergence.core.settings import MetricName
+from pytest_divergence.discovery.behaviours import suspects_in
+from pytest_divergence.discovery.differences import count_differences
+from pytest_divergence.discovery.evidence import Answered, Evidence
+from pytest_divergence.discovery.proposals import (
+    SHIPPED_CONTROLS,
+    distinct_share,
+    self_similarity,
+    shipped_prompts,
+)
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.answers import Answer
+from pytest_divergence.scoring.measurement import perplexity
+from pytest_divergence.scoring.scorer import (
+    PromptScore,
+    prompt_nlls,
+    score_greedily,
+    score_prompts,
+)
+from pytest_divergence.scoring.tokens import ScoringRow, TokenScores, score_tokens
+
+NUM_CONTROLS = 16
+"""Shipped ordinary prompts that effectiveness is measured against."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How prompts are measured. Raises `SettingsError` for a value that cannot work."""
+
+    metric: MetricName = "symmetric"
+    """Which divergence, in nats per token."""
+    num_generations: int = 4
+    """Texts that each model writes on a prompt."""
+    temperature: float = 1.0
+    """At which they are sampled; 0 takes the most likely tokens. The divergence is that of the
+    models' own distributions in any case, so that only readings at 1 estimate how far the models
+    are apart on what they write."""
+    max_new_tokens: int = 32
+    """Longest text, in tokens."""
+    seed: int = 0
+    """Random seed of the samples."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_generations", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name}={getattr(self, name)} must be at least 1")
+        if not (0 <= self.temperature < math.inf):
+            raise SettingsError(f"temperature={self.temperature} must be 0 or more, and finite")
+        if self.temperature == 0 and self.num_generations > 1:
+            raise SettingsError(
+                f"num_generations={self.num_generations} at temperature=0 would be the same text "
+                "again; use 1, or a higher temperature"
+            )
+
+
+def evaluate(
+    pair: ModelPair,
+    prompts: Sequence[str],
+    config: EvaluationConfig,
+    *,
+    controls: Sequence[str] | None = None,
+) -> Evaluation:
+    """Measure both models on `prompts`, beside `controls`: ordinary prompts, or the shipped ones.
+
+    Raises `SettingsError` without prompts, `NonFiniteLogitsError` and `MeasurementError`.
+    """
+    ordinary = measure_ordinary(pair, config, controls)
+    scores = _scores(pair, prompts, config)
+    answered = Evidence(_answered(pair, score) for score in scores).answered
+    phrases = [one for one in suspects_in(answered) if one.motifs]
+    evaluated = _evaluations(pair, scores, ordinary)
+    return Evaluation(
+        model_1=pair.reference_identity.spec,
+        model_2=pair.candidate_identity.spec,
+        metric=config.metric,
+        prompts=evaluated,
+        differences=count_differences(answered, phrases),
+        ordinary=ordinary,
+        prompt_diversity=diversity(prompts),
+        diversity_1=diversity([text for one in evaluated for text in one.generations_1]),
+        diversity_2=diversity([text.text for one in evaluated for text in one.generations_2]),
+    )
+
+
+def evaluate_prompts(
+    pair: ModelPair,
+    prompts: Sequence[str],
+    config: EvaluationConfig,
+    *,
+    controls: Sequence[str] | None = None,
+) -> list[PromptEvaluation]:
+    """The same for each prompt alone, in order."""
+    ordinary = measure_ordinary(pair, config, controls)
+    return _evaluations(pair, _scores(pair, prompts, config), ordinary)
+
+
+def measure_ordinary(
+    pair: ModelPair, config: EvaluationConfig, controls: Sequence[str] | None = None
+) -> OrdinaryPrompts | None:
+    """What ordinary prompts read; None where `controls` is empty."""
+    chosen = shipped_prompts(SHIPPED_CONTROLS, NUM_CONTROLS) if controls is None else controls
+    if not chosen:
+        return None
+    values = [score.measurement.value for score in _scores(pair, chosen, config)]
+    return OrdinaryPrompts(num_prompts=len(values), mean=sum(values) / len(values), max=max(values))
+
+
+def diversity(texts: Sequence[str]) -> Diversity:
+    """Of a set of texts."""
+    longest = max((len(text.split()) for text in texts), default=0)
+    return Diversity(
+        distinct_1=distinct_share(texts, 1) if longest >= 1 else None,
+        distinct_2=distinct_share(texts, 2) if longest >= 2 else None,
+        self_similarity=self_similarity(texts) if len(texts) > 1 else None,
+    )
+
+
+def _scores(pair: ModelPair, prompts: Sequence[str], config: EvaluationConfig) -> list[PromptScore]:
+    if isinstance(prompts, str) or not prompts:
+        raise SettingsError(f"prompts={prompts!r} must be a list of at least one prompt")
+    if config.temperature == 0:
+        return score_greedily(
+            pair, prompts, metric=config.metric, max_new_tokens=config.max_new_tokens
+        )
+    return score_prompts(
+        pair,
+        prompts,
+        metric=config.metric,
+        num_continuations=config.num_generations,
+        max_new_tokens=config.max_new_tokens,
+        seed=config.seed,
+        temperature=config.temperature,
+    )
+
+
+def _answered(pair: ModelPair, score: PromptScore) -> Answered:
+    candidate = Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios)
+    reference = pair.chat.text(score.continuations.reference[0])
+    return Answered(str(score.prompt), reference, candidate, is_control=False)
+
+
+def _evaluations(
+    pair: ModelPair, scores: Sequence[PromptScore], ordinary: OrdinaryPrompts | None
+) -> list[PromptEvaluation]:
+    prompts = [score.prompt for score in scores]
+    nlls = zip(*(prompt_nlls(pair, side, prompts) for side in pair.sides), strict=True)
+    tokens = _generation_scores(pair, scores)
+    return [
+        _evaluation(pair, score, own, nll, ordinary)
+        for score, own, nll in zip(scores, tokens, nlls, strict=True)
+    ]
+
+
+def _generation_scores(pair: ModelPair, scores: Sequence[PromptScore]) -> list[list[TokenScores]]:
+    """Of each of the candidate's generations on each prompt, under both models."""
+    rows = [
+        ScoringRow(prefix, body, ids)
+        for score, (prefix, body) in zip(
+            scores, pair.prompt_rows([score.prompt for score in scores]), strict=True
+        )
+        for ids in score.continuations.candidate
+    ]
+    flat = iter(score_tokens(pair, rows))
+    return [[next(flat) for _ in score.continuations.candidate] for score in scores]
+
+
+def _evaluation(
+    pair: ModelPair,
+    score: PromptScore,
+    tokens: Sequence[TokenScores],
+    nll: tuple[float, float],
+    ordinary: OrdinaryPrompts | None,
+) -> PromptEvaluation:
+    measured = score.measurement
+    written = [pair.chat.text(ids) for ids in score.continuations.candidate]
+    metrics = {
+        "kl_divergence": measured.value,
+        "forward_kl": measured.forward,
+        "reverse_kl": measured.reverse,
+        "js": measured.js,
+        "same_top_share": score.same_top_share,
+        "perplexity_1": perplexity(torch.cat([one.reference_logprobs for one in tokens])),
+        "perplexity_2": perplexity(torch.cat([one.candidate_logprobs for one in tokens])),
+        "prompt_nll_1": nll[0],
+        "prompt_nll_2": nll[1],
+        **diversity(written).model_dump(exclude_none=True),
+    }
+    if ordinary is not None:
+        metrics["effectiveness"] = measured.value - ordinary.mean
+    return PromptEvaluation(
+        prompt=str(score.prompt),
+        generations_1=[pair.chat.text(ids) for ids in score.continuations.reference],
+        generations_2=[
+            Generation(
+                text=text,
+                perplexity_1=perplexity(one.reference_logprobs),
+                perplexity_2=perplexity(one.candidate_logprobs),
+            )
+            for text, one in zip(written, tokens, strict=True)
+        ],
+        metrics=metrics,
+    )

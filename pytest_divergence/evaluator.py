@@ -1,0 +1,109 @@
+"""`ModelEvaluator`: two models compared on given prompts, without pytest.
+
+The front door to `pytest_divergence.discovery.evaluation`, which measures, and to
+`pytest_divergence.reports.evaluation`, which shows.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.evaluation import Evaluation
+from pytest_divergence.core.settings import MetricName
+from pytest_divergence.discovery.evaluation import EvaluationConfig, evaluate
+from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.models.pair import ModelPair
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from rich.console import Group
+    from rich.table import Table
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WIDTH = 80
+"""Columns of what `str` shows."""
+
+
+class EvaluationResult(Evaluation):
+    """What was measured: plain values with tables. `print` shows it, `model_dump()` is plain."""
+
+    def table(self) -> Table:
+        """A rich table, one row a prompt, the most divergent first."""
+        from pytest_divergence.reports.evaluation import prompt_table
+
+        return prompt_table(self)
+
+    def __rich__(self) -> Group:
+        from pytest_divergence.reports.evaluation import evaluation_view
+
+        return evaluation_view(self)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        output = io.StringIO()
+        Console(file=output, width=WIDTH, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).rstrip()
+
+
+class ModelEvaluator:
+    """Measures two models on prompts, and says how their answers differ."""
+
+    def __init__(
+        self,
+        model_1: str | PreTrainedModel,
+        model_2: str | PreTrainedModel | PeftModel,
+        prompts: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        controls: Sequence[str] | None = None,
+        metric: MetricName = "symmetric",
+        num_generations: int = 4,
+        temperature: float = 1.0,
+        max_new_tokens: int = 32,
+        seed: int = 0,
+    ) -> None:
+        """`model_1` is the reference, `model_2` the candidate: both specs, or both in memory.
+
+        Models in memory come with their `tokenizer`. `controls` are the ordinary prompts that
+        effectiveness is measured against: the shipped ones unless given, none with []. The rest is
+        explained at `EvaluationConfig`. Raises `SettingsError`, and what loading raises.
+        """
+        self.prompts = list(prompts) if not isinstance(prompts, str) else prompts
+        self.controls = controls
+        self.config = EvaluationConfig(
+            metric=metric,
+            num_generations=num_generations,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+        self.pair = _pair(model_1, model_2, tokenizer)
+
+    def run_evaluation(self) -> EvaluationResult:
+        """Let both models write on each prompt, and measure all of it.
+
+        Raises `SettingsError` without prompts, `NonFiniteLogitsError` and `MeasurementError`.
+        """
+        found = evaluate(self.pair, self.prompts, self.config, controls=self.controls)
+        return EvaluationResult(**dict(found))
+
+
+def _pair(model_1: Any, model_2: Any, tokenizer: Any) -> ModelPair:
+    if isinstance(model_1, str) != isinstance(model_2, str):
+        raise SettingsError(
+            "model_1 and model_2 must both be specs, such as 'owner/name', or both be models in "
+            "memory with their tokenizer; one of them is a spec"
+        )
+    if isinstance(model_1, str):
+        if tokenizer is not None:
+            raise SettingsError(
+                "tokenizer is for models in memory; a spec brings its own, so leave it out"
+            )
+        return load_model_pair(model_1, model_2)
+    if tokenizer is None:
+        raise SettingsError("tokenizer is missing; models in memory need it")
+    return ModelPair.from_models(model_1, model_2, tokenizer)

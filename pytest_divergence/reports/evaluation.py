@@ -1,0 +1,97 @@
+"""Two models on given prompts, as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from pytest_divergence.core.evaluation import Evaluation
+from pytest_divergence.reports.wording import nats, number_of, probability, visible
+
+
+def evaluation_view(evaluation: Evaluation) -> Group:
+    """All of it: a table of prompts, types of difference, and diversity."""
+    return Group(
+        Text(f"model 1: {visible(evaluation.model_1)}\nmodel 2: {visible(evaluation.model_2)}"),
+        prompt_table(evaluation),
+        *map(Text, _legend(evaluation)),
+        _difference_table(evaluation),
+        _diversity_table(evaluation),
+    )
+
+
+def prompt_table(evaluation: Evaluation) -> Table:
+    """One row a prompt, the most divergent first."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=1)
+    columns = {"KL": "kl_divergence", "same top": "same_top_share"}
+    if evaluation.ordinary is not None:
+        columns = {"KL": "kl_divergence", "above": "effectiveness", "same top": "same_top_share"}
+    columns |= {"ppl 1": "perplexity_1", "ppl 2": "perplexity_2", "dist-2": "distinct_2"}
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in evaluation.by_divergence:
+        cells = (_cell(name, one.metrics.get(name)) for name in columns.values())
+        table.add_row(Text(visible(one.prompt)), *cells)
+    return table
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if name in ("kl_divergence", "effectiveness"):
+        return nats(value)
+    return f"{value:.2f}" if value < 100 else f"{value:.3g}"
+
+
+def _legend(evaluation: Evaluation) -> Iterator[str]:
+    yield f"KL: {visible(evaluation.metric)}, nats per token."
+    ordinary = evaluation.ordinary
+    if ordinary is not None:
+        yield (
+            f"above: KL less the mean of {number_of(ordinary.num_prompts, 'ordinary prompt')}, "
+            f"{nats(ordinary.mean)}."
+        )
+    yield "same top: share of the tokens that both models would choose."
+    yield "ppl, dist-2: perplexity under each model, and different pairs of words over all"
+    yield "pairs, of what model 2 wrote."
+    if ordinary is None:
+        return
+    more = sum(one.metrics["kl_divergence"] > ordinary.max for one in evaluation.prompts)
+    yield (
+        f"{more} of {number_of(len(evaluation.prompts), 'prompt')} read more than any ordinary "
+        f"one ({nats(ordinary.max)})."
+    )
+
+
+def _difference_table(evaluation: Evaluation) -> Table | Text:
+    shown = [one for one in evaluation.differences if one.candidate_count or one.reference_count]
+    if not shown:
+        return Text("\nno type of difference shows on any prompt")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("type of difference")
+    for heading in ("model 2 only", "model 1 only", "prompts", "p"):
+        table.add_column(heading, justify="right")
+    for one in shown:
+        counts = (one.candidate_count, one.reference_count, one.num_prompts)
+        table.add_row(one.name, *map(str, counts), probability(one.p_value))
+    return table
+
+
+def _diversity_table(evaluation: Evaluation) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("diversity of")
+    for heading in ("distinct-1", "distinct-2", "self-similarity"):
+        table.add_column(heading, justify="right")
+    for name, one in (
+        ("prompts", evaluation.prompt_diversity),
+        ("model 1's generations", evaluation.diversity_1),
+        ("model 2's generations", evaluation.diversity_2),
+    ):
+        values = (one.distinct_1, one.distinct_2, one.self_similarity)
+        table.add_row(name, *("-" if value is None else f"{value:.2f}" for value in values))
+    return table

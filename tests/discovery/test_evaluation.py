@@ -1,0 +1,159 @@
+"""Two models measured on given prompts, from memory or from specs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import PhiConfig, PreTrainedModel
+
+from pytest_divergence import ModelEvaluator, score_prompts
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.evaluation import METRICS, Diversity
+from pytest_divergence.discovery.evaluation import diversity
+from tests.models_in_memory import tiny_config, tiny_model
+from tests.tiny import tiny_tokenizer
+
+PROMPTS = ["How do I tie a knot?", "Write a poem about rain.", "What is 2 + 2?", "Name a river."]
+CONTROLS = ["Hello!", "What is rain?", "Who was Ada Lovelace?"]
+FEW: Any = {"max_new_tokens": 8, "num_generations": 2, "controls": CONTROLS}
+
+
+def test_every_metric_of_every_prompt_is_there(tiny_models: Path) -> None:
+    evaluator = ModelEvaluator(str(tiny_models / "base"), str(tiny_models / "ft"), PROMPTS, **FEW)
+
+    result = evaluator.run_evaluation()
+
+    assert [one.prompt for one in result.prompts] == PROMPTS
+    optional = {"distinct_2"}  # bytes at random are hardly ever two words
+    assert all(
+        set(METRICS) - optional <= set(one.metrics) <= set(METRICS) for one in result.prompts
+    )
+    assert all(len(one.generations_1) == len(one.generations_2) == 2 for one in result.prompts)
+    scores = score_prompts(evaluator.pair, PROMPTS, num_continuations=2, max_new_tokens=8)
+    typical = [
+        score.measurement.value
+        for score in score_prompts(evaluator.pair, CONTROLS, num_continuations=2, max_new_tokens=8)
+    ]
+    assert result.ordinary is not None
+    assert result.ordinary.mean == pytest.approx(sum(typical) / 3)
+    assert result.ordinary.max == pytest.approx(max(typical))
+    for score, one in zip(scores, result.prompts, strict=True):
+        assert one.metrics["kl_divergence"] == pytest.approx(score.measurement.value)
+        assert one.metrics["effectiveness"] == pytest.approx(
+            score.measurement.value - sum(typical) / 3
+        )
+
+
+def test_models_in_memory_read_as_their_specs_do(tiny_models: Path) -> None:
+    from_specs = ModelEvaluator(str(tiny_models / "base"), str(tiny_models / "ft"), PROMPTS, **FEW)
+    tokenizer = from_specs.pair.chat.tokenizer
+    models = [side.model for side in from_specs.pair.sides]
+
+    in_memory = ModelEvaluator(models[0], models[1], PROMPTS, tokenizer, **FEW).run_evaluation()
+
+    assert in_memory.prompts == from_specs.run_evaluation().prompts
+    assert in_memory.model_1 == "in memory: LlamaForCausalLM"
+
+
+def test_an_adapter_is_a_second_model(tiny_models: Path) -> None:
+    result = ModelEvaluator(
+        str(tiny_models / "base"), str(tiny_models / "adapter"), PROMPTS, **FEW
+    ).run_evaluation()
+
+    assert all(one.metrics["kl_divergence"] > 0.01 for one in result.prompts)
+
+
+def test_identical_models_differ_in_nothing() -> None:
+    model = tiny_model()
+
+    result = ModelEvaluator(
+        model, model, PROMPTS, tiny_tokenizer(), temperature=0, num_generations=1, controls=[]
+    ).run_evaluation()
+
+    assert all(one.metrics["kl_divergence"] == 0 for one in result.prompts)
+    assert all("effectiveness" not in one.metrics for one in result.prompts)
+    assert not any(one.candidate_count or one.reference_count for one in result.differences)
+    assert "no type of difference shows on any prompt" in str(result)
+
+
+def test_types_of_difference_are_counted() -> None:
+    """A model whose head's bias makes it end its turn at once, beside one that talks on."""
+    talkative, silent = biased(-100.0), biased(100.0)
+
+    result = ModelEvaluator(
+        talkative, silent, PROMPTS, tiny_tokenizer(), max_new_tokens=12, controls=CONTROLS
+    ).run_evaluation()
+
+    counts = {one.name: (one.candidate_count, one.reference_count) for one in result.differences}
+    assert counts["answers nothing"] == (4, 0)
+    assert result.differences[0].name == "answers nothing"
+    assert result.differences[0].num_prompts == 4
+    assert result.differences[0].p_value == 1.0  # four prompts of eleven types prove nothing
+    assert all(text.text == "" for one in result.prompts for text in one.generations_2)
+
+
+def biased(stop: float) -> PreTrainedModel:
+    config = tiny_config(PhiConfig)
+    model: Any = tiny_model(config=config)
+    with torch.no_grad():
+        model.lm_head.bias[2] = stop
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def test_a_result_is_plain_and_prints(tiny_models: Path) -> None:
+    result = ModelEvaluator(
+        str(tiny_models / "base"), str(tiny_models / "ft"), PROMPTS, **FEW
+    ).run_evaluation()
+
+    assert type(result).model_validate(result.model_dump(mode="json")) == result
+    output = io.StringIO()
+    Console(file=output, width=80).print(result)
+    shown = str(result)
+    lines = [line.rstrip() for line in output.getvalue().rstrip().splitlines()]
+    assert lines == shown.splitlines()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert all(prompt in shown for prompt in PROMPTS)
+    worst = max(result.prompts, key=lambda one: one.metrics["kl_divergence"])
+    rows = [
+        line for line in shown.splitlines() if line.startswith(tuple(f" {one}" for one in PROMPTS))
+    ]
+    assert rows[0].startswith(f" {worst.prompt}")
+    assert f"{worst.metrics['kl_divergence']:.3f}" in rows[0]
+    assert result.table().row_count == 4
+
+
+def test_diversity_is_of_words_and_of_whole_texts() -> None:
+    assert diversity(["a b a b"]) == Diversity(distinct_1=2 / 4, distinct_2=2 / 3)
+    assert diversity(["one", "two"]) == Diversity(distinct_1=1.0, self_similarity=0.0)
+    assert diversity(["", ""]) == Diversity(self_similarity=1.0)
+    assert diversity(["the same", "the same"]).self_similarity == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("base", tiny_model(), PROMPTS), "model_1 and model_2 must both be specs, such as"),
+        ((tiny_model(), tiny_model(), PROMPTS), "tokenizer is missing; models in memory need it"),
+        (
+            ("base", "ft", PROMPTS, tiny_tokenizer()),
+            "tokenizer is for models in memory; a spec brings its own, so leave it out",
+        ),
+    ],
+)
+def test_what_cannot_be_a_pair_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{message}"):
+        ModelEvaluator(*arguments)
+
+
+@pytest.mark.parametrize("prompts", [[], "How do I tie a knot?"])
+def test_prompts_are_a_list(prompts: Any) -> None:
+    evaluator = ModelEvaluator(tiny_model(), tiny_model(), prompts, tiny_tokenizer(), **FEW)
+
+    with pytest.raises(SettingsError, match=r"^prompts=.* must be a list of at least one prompt$"):
+        evaluator.run_evaluation()
