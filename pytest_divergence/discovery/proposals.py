@@ -104,16 +104,17 @@ def read_seeds(given: str) -> list[str]:
     return read_prompts(Path(given))
 
 
-def read_prompts(path: Path) -> list[str]:
+def read_prompts(path: Path, *, option: str = "--divergence-seeds") -> list[str]:
     """Seed prompts of a file: JSON Lines, CSV with a header, or else text, one prompt a line.
 
     JSON Lines and CSV hold `input` or `prompt`; JSON Lines may hold `messages` with one user turn.
+    `option` is the one that named the file.
     Raises `SettingsError` as `file:line: reason` for a bad line, and for a file without prompts.
     """
     try:
         text = path.read_text("utf-8-sig")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--divergence-seeds={path} cannot be read: {error}") from error
+        raise SettingsError(f"{option}={path} cannot be read: {error}") from error
     if path.suffix == ".csv":
         prompts = _from_csv(text, path)
     else:

@@ -1,0 +1,168 @@
+"""`pytest-divergence train`: a soft prompt on two models, and the dataset that it leads to."""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from pytest_divergence.commands.settings import add_settings, settings_given
+from pytest_divergence.commands.training_arguments import (
+    NUM_EPOCHS,
+    add_dataset,
+    add_files,
+    add_training,
+)
+
+if TYPE_CHECKING:
+    from pytest_divergence.commands.listening import PhaseLines
+    from pytest_divergence.core.settings import Settings
+    from pytest_divergence.discovery.training_config import TrainingConfig
+    from pytest_divergence.discovery.training_folder import DatasetPlan, TrainingFolder
+    from pytest_divergence.models.pair import ModelPair
+
+FIELDS = (
+    "model_1",
+    "model_2",
+    "dtype",
+    "device",
+    "metric",
+    "chat_template",
+    "system_prompt",
+    "seed",
+)
+NUM_LINES = 10
+"""Lines of progress that a training says."""
+
+
+def add(parser: ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.description = (
+        "Train a soft prompt that drives two models apart, let both models write prompts with it, "
+        "and keep a dataset of the most divergent: soft_prompt.safetensors, training.json, "
+        "divergent_dataset.pt and divergent_dataset.jsonl in one folder. A training that was "
+        "stopped goes on with the same command, and one of other settings is not overwritten."
+    )
+    add_files(parser)
+    add_training(parser)
+    add_dataset(parser)
+    add_settings(parser, FIELDS)
+    parser.set_defaults(run=run)
+
+
+def run(given: Namespace) -> int:
+    """Train, write the dataset, and print what came of it."""
+    from pytest_divergence.commands.listening import PhaseLines
+    from pytest_divergence.reports.training import plan_line, training_lines
+
+    settings, listener = settings_given(given, FIELDS), PhaseLines()
+    folder = _folder(given, settings, listener)
+    record = folder.start(force=given.force)
+    listener.say(plan_line(record))
+    left_out = len(folder.texts) - record.num_texts
+    if left_out:
+        listener.say(
+            f"{left_out} of {len(folder.texts)} texts are left out: longer than "
+            f"--max-text-tokens={given.max_text_tokens}"
+        )
+    try:
+        record = folder.train(record, _Steps(listener))
+        listener.say("letting both models write prompts with it")
+        record = folder.write_dataset(record)
+    except KeyboardInterrupt:
+        listener.say("interrupted; the same command goes on from here")
+        raise
+    print("\n".join(training_lines(record, folder.rows())))
+    print("\nwrote", *(given.output_dir / name for name in folder.files), sep="\n  ")
+    return 0
+
+
+def _folder(given: Namespace, settings: Settings, listener: PhaseLines) -> TrainingFolder:
+    from dataclasses import replace
+
+    from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, read_prompts
+    from pytest_divergence.discovery.trainer import DivergenceTrainer
+    from pytest_divergence.discovery.training import training_rows
+    from pytest_divergence.discovery.training_folder import TrainingFolder
+
+    config, plan = _config(given, settings), _plan(given)
+    texts = read_prompts(given.train_file or SHIPPED_SEEDS, option="--train-file")
+    validation = read_prompts(given.val_file, option="--val-file") if given.val_file else []
+    pair = _load(settings, listener)
+    num_texts = len(training_rows(pair, texts, config.max_text_tokens))
+    # As many values of the validation curve as there are epochs.
+    every = max(1, config.total_steps(num_texts) // (config.num_epochs or NUM_EPOCHS))
+    config = replace(config, validate_every=every)
+    trainer = DivergenceTrainer.from_pair(pair, config)
+    return TrainingFolder(given.output_dir, trainer, texts, validation, plan)
+
+
+def _config(given: Namespace, settings: Settings) -> TrainingConfig:
+    from pytest_divergence.discovery.training_config import TrainingConfig
+
+    is_in_epochs = given.num_steps is None
+    return TrainingConfig(
+        kind=given.kind,
+        num_virtual_tokens=given.num_soft_prompt_tokens,
+        position=given.position,
+        num_steps=given.num_steps,
+        num_epochs=(given.num_epochs or NUM_EPOCHS) if is_in_epochs else None,
+        batch_size=given.batch_size,
+        learning_rate=given.learning_rate,
+        objective=given.objective,
+        metric=settings.metric,
+        max_text_tokens=given.max_text_tokens,
+        seed=settings.seed,
+    )
+
+
+def _plan(given: Namespace) -> DatasetPlan:
+    from pytest_divergence.discovery.training_folder import DatasetPlan
+
+    return DatasetPlan(
+        num_prompts=given.num_prompts,
+        num_written=given.num_written,
+        num_generations=given.num_generations,
+        temperature=given.temperature,
+        max_new_tokens=given.max_new_tokens,
+        min_metrics=dict(given.min_metric),
+        max_metrics=dict(given.max_metric),
+    )
+
+
+def _load(settings: Settings, listener: PhaseLines) -> ModelPair:
+    from pytest_divergence.models.loading import load_model_pair
+
+    listener.say("loading the models")
+    return load_model_pair(
+        settings.model_1 or "",
+        settings.model_2 or "",
+        device=settings.device,
+        dtype=settings.dtype,
+        chat_template=settings.chat_template,
+        system_prompt=settings.system_prompt,
+        say=listener.say,
+    )
+
+
+class _Steps:
+    """Says now and then how far a training is, and how long it will take."""
+
+    def __init__(self, listener: PhaseLines) -> None:
+        self._listener = listener
+        self._started = 0.0
+        self._first: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        from pytest_divergence.reports.wording import duration
+
+        left = ""
+        if self._first is None:
+            # The first step costs more than others; it may be one in the middle of a training.
+            self._first, self._started = done, time.monotonic()
+        elif done % max(1, total // NUM_LINES) and done != total:
+            return
+        elif done < total:
+            took = (time.monotonic() - self._started) / (done - self._first)
+            left = f", about {duration(took * (total - done))} left"
+        self._listener.say(f"step {done} of {total}{left}")

@@ -1,0 +1,66 @@
+"""A training and its dataset in a terminal: plain text, 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pytest_divergence.core.report import TrainingSummary
+from pytest_divergence.core.training_record import TrainingRecord
+from pytest_divergence.reports.blocks import quoted
+from pytest_divergence.reports.wording import nats, number_of
+
+WIDTH = 80
+NUM_SHOWN = 5
+"""Prompts of the dataset that are shown."""
+
+
+def plan_line(record: TrainingRecord) -> str:
+    """What a training will do, before it starts."""
+    config: Any = record.settings["config"]
+    epochs = config["num_epochs"]
+    length = number_of(record.num_steps, "step")
+    if epochs is not None:
+        length += f" ({number_of(epochs, 'epoch')})"
+    return (
+        f"{number_of(config['num_virtual_tokens'], 'virtual token')} {config['position']} the "
+        f"text, {length} of {config['batch_size']} texts, {number_of(record.num_texts, 'text')} "
+        "in all"
+    )
+
+
+def training_lines(record: TrainingRecord, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What came of it; `rows` are the dataset's."""
+    return [*_curve(record.training, record), "", *_best(record, rows)]
+
+
+def _curve(training: TrainingSummary, record: TrainingRecord) -> Iterator[str]:
+    steps, texts = (
+        number_of(record.num_steps, "step"),
+        number_of(record.num_validation_texts, "text"),
+    )
+    loss, validation = training.loss, training.validation
+    yield f"loss        {nats(loss[0])} -> {nats(loss[-1])} in {steps}"
+    yield f"validation  {nats(validation[0])} -> {nats(validation[-1])}, {texts}"
+    if training.d_soft is not None:
+        yield f"D_soft      {nats(training.d_soft)} nats at the first token, with the soft prompt"
+    if training.d_hard is not None:
+        yield (
+            f"D_hard      {nats(training.d_hard)} nats at the first token, mean of "
+            f"{number_of(record.num_written, 'prompt')} written with it"
+        )
+
+
+def _best(record: TrainingRecord, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    by_prompt: dict[str, Mapping[str, float]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["prompt"], row["metrics"])
+    shown = list(by_prompt.items())[:NUM_SHOWN]
+    of_all = f"{len(shown)} of " if len(shown) < len(by_prompt) else ""
+    yield (
+        f"the most divergent prompts, {of_all}{len(by_prompt)}; nats per token, and above ordinary "
+        "ones"
+    )
+    for prompt, metrics in shown:
+        numbers = f"  {nats(metrics['kl_divergence']):>7} {nats(metrics['effectiveness']):>7}  "
+        yield numbers + quoted(prompt, WIDTH - len(numbers))
