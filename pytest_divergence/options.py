@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 COMMAND_LINE, INI, DEFAULT = "command line", "ini", "default"
 NO_ALIASES_VARIABLE = "PYTEST_DIVERGENCE_NO_ALIASES"
+TITLE = (
+    "divergence: compare two language models\n"
+    "  (the summary is one line with -q; -v shows all failed cases, -vv each token too)"
+)
 SUITE_SUFFIX = ".divergence.jsonl"
 MODELS = ("model_1", "model_2")
 PATHS = (*MODELS, "seeds", "chat_template", "report_dir")
@@ -205,7 +209,7 @@ class Resolved:
 def add_options(parser: pytest.Parser) -> None:
     """Register options and ini keys; an alias that another plugin owns is left to it."""
     taken = _owned_flags(parser)
-    group = parser.getgroup("divergence", "divergence: compare two language models")
+    group = parser.getgroup("divergence", TITLE)
     for option in OPTIONS:
         flags = {option.flag, option.short_flag, option.synonym or option.flag} - taken
         takes: dict[str, str] = {"metavar": option.metavar}

@@ -135,7 +135,9 @@ def write_summary(
 ) -> None:
     """The end of a session: what was found, skipped, or not used at all."""
     reports = list(final_reports(terminal))
-    lines = _report_lines(session, terminal) or replay_summary.case_lines(reports)
+    lines = _report_lines(session, terminal) or replay_summary.case_lines(
+        reports, terminal.verbosity
+    )
     lines = [*lines, *more]
     notes = [*replay_summary.inconclusive_lines(reports), *_skip_lines(terminal)]
     is_asked = session.is_explicit and not session.is_off and not session.is_listing

@@ -6,27 +6,56 @@ Reads what items left on their reports (`pytest_divergence.measuring.note`); mea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
-WORDS = {"passed": "within the bound", "failed": "over it", "error": "not measured"}
+NUM_SHOWN = 3
+"""Failed cases in a summary that was not asked for more."""
 
 
-def case_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
-    """How many stored cases were replayed, and how they went; other items are no cases."""
-    verdicts = {
-        report.nodeid: left["divergence_verdict"]
+def case_lines(reports: Sequence[pytest.TestReport], verbosity: int = 0) -> list[str]:
+    """How many stored cases were replayed, and how they went; other items are no cases.
+
+    With a `verbosity` below 0 that is all; 0 shows the three failed cases that are furthest over
+    their bounds, 1 all of them.
+    """
+    cases = {
+        report.nodeid: left
         for report in reports
         if (left := _left(report)).get("divergence_kind") == "case"
     }
-    counts = Counter(verdicts.values())
+    counts = Counter(left["divergence_verdict"] for left in cases.values())
     if not counts:
         return []
-    parts = [f"{counts[verdict]} {word}" for verdict, word in WORDS.items() if counts[verdict]]
+    words = {
+        "passed": "within the bound",
+        "failed": "over it" if counts["passed"] else "over the bound",
+        "error": "not measured",
+    }
+    parts = [f"{counts[verdict]} {word}" for verdict, word in words.items() if counts[verdict]]
     total = sum(counts.values())
-    return [f"{total} stored case{'s' if total > 1 else ''} replayed: {', '.join(parts)}."]
+    first = f"{total} stored case{'s' if total > 1 else ''} replayed: {', '.join(parts)}."
+    if verbosity < 0:
+        return [f"divergence: {first}"]
+    return [first, *_failed_lines(cases, None if verbosity else NUM_SHOWN)]
+
+
+def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Iterator[str]:
+    """The failed cases with their values, the furthest over its bound first."""
+    from pytest_divergence.reports.case_lines import comparison
+
+    failed = [
+        (left["divergence_kl"], left["divergence_bound"], nodeid)
+        for nodeid, left in cases.items()
+        if left["divergence_verdict"] == "failed"
+    ]
+    failed.sort(key=lambda one: (-one[0] / one[1], one[2]))
+    for kl, bound, nodeid in failed[:limit]:
+        yield f"  {nodeid.rpartition('::')[2]:<35} {comparison(kl, bound)}"
+    if limit is not None and len(failed) > limit:
+        yield f"  {len(failed) - limit} more with -v"
 
 
 def inconclusive_lines(reports: Sequence[pytest.TestReport]) -> list[str]:

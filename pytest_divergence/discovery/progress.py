@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pytest_divergence.discovery.units import Spent
 
 WRITING_UNIT = "controls/written"
+MEASURED_FROM = 1.0
+"""Seconds of work that tell a speed: what a device does once has passed by then."""
 SAID_FROM = 10.0
 """Seconds: a run that takes less is not worth a line."""
 
@@ -61,7 +63,8 @@ class Forecast:
             return
         self._tokens += tokens
         self._seconds += seconds * (WRITING_SPEED if unit == WRITING_UNIT else 1.0)
-        if self._is_said and self.budget_seconds is not None:  # a clock ends it, not the tokens
+        is_known = self._is_said and self.budget_seconds is not None  # a clock ends it, not tokens
+        if self._seconds < MEASURED_FROM * WRITING_SPEED or is_known:
             return
         speed = self._tokens / self._seconds
         left = estimate_seconds(
