@@ -1,4 +1,4 @@
-"""Charts as inline SVG, styled by the page's classes: no script, no style attribute, no library.
+"""Charts of values as inline SVG, styled by the page's classes: no style attribute, no library.
 
 Knows numbers and where they fall; draws no text that a model or a file supplied.
 """
@@ -6,16 +6,31 @@ Knows numbers and where they fall; draws no text that a model or a file supplied
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from pytest_divergence.reports.svg import Point, circle, line, picture, rect, text
 from pytest_divergence.reports.wording import nats, number_of
 
-WIDTH, LEFT, RIGHT = 520, 30, 30
-NUM_BINS = 32
-Point = tuple[float, float]
+WIDTH, LEFT, RIGHT = 640, 30, 30
+NUM_BINS = 44
+MAX_LEVELS = 11
+"""Rows of dots: where more would stand on each other, they overlap."""
+FAR = 10.0
+"""A noise floor this many times below everything else is named at the edge, not drawn to scale."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A case in the distribution."""
+
+    value: float
+    """Nats per token."""
+    is_over: bool
+    case_id: str
+    """Where a click on it leads, and its name: safe by its form."""
 
 
 @dataclass(frozen=True)
@@ -50,123 +65,115 @@ class LogScale:
 def distribution(
     *,
     controls: Sequence[float],
-    cases: Sequence[tuple[float, bool]],
+    cases: Sequence[Dot],
     bound: float | None,
     noise_floor: float | None,
 ) -> Markup:
-    """Controls as a histogram, cases (value, is over the bound) as dots under it, in nats/token."""
-    marks = [mark for mark in (bound, noise_floor) if mark is not None]
-    scale = LogScale.over([*controls, *(value for value, _ in cases), *marks])
-    top, base, dots = 44, 124, 142
-    parts = [_text(x, 176, label, "tick") for x, label in scale.ticks()]
-    parts += [_line(x, base, x, 162, "grid") for x, _ in scale.ticks()]
-    parts += _histogram([scale.x(value) for value in controls], top, base)
-    parts.append(_line(LEFT, base, WIDTH - RIGHT, base, "axis"))
-    parts += [
-        Markup('<circle class="{}" cx="{:.1f}" cy="{}" r="6"/>').format(
-            "dot over" if is_over else "dot within", scale.x(value), dots
-        )
-        for value, is_over in sorted(cases)
-    ]
-    if noise_floor is not None:
-        parts += _mark(scale.x(noise_floor), 32, f"noise floor {nats(noise_floor)}", "floor")
+    """Controls as a histogram, cases as dots under it, in nats per token."""
+    others = [*controls, *(dot.value for dot in cases), *([bound] if bound else [])]
+    is_far = noise_floor is not None and noise_floor * FAR < min(
+        (value for value in others if value > 0), default=0.0
+    )
+    scale = LogScale.over(others if is_far or noise_floor is None else [*others, noise_floor])
+    top, base = 46, 134
+    swarm, foot = _swarm(cases, scale, base + 8)
+    parts = []
     if bound is not None:
-        parts += _mark(scale.x(bound), 14, f"bound {nats(bound)}", "bound")
-    parts.append(_text(WIDTH / 2, 196, "KL, nats per token (logarithmic)", "tick"))
-    num_over = sum(is_over for _, is_over in cases)
+        beyond = scale.x(bound)
+        parts.append(rect("beyond", beyond, 24, WIDTH - RIGHT - beyond, foot - 24))
+    parts += [line("grid", (x, base), (x, foot)) for x, _ in scale.ticks()]
+    parts += [text("tick", (x, foot + 18), label) for x, label in scale.ticks()]
+    parts += _histogram([scale.x(value) for value in controls], top, base)
+    parts += [line("axis", (LEFT, base), (WIDTH - RIGHT, base)), *swarm]
+    if noise_floor is not None:
+        label = f"noise floor {nats(noise_floor)}"
+        parts += (
+            [text("tick start", (LEFT, 36), f"◂ {label}")]
+            if is_far
+            else _mark(scale.x(noise_floor), 36, foot, label, "floor")
+        )
+    if bound is not None:
+        parts += _mark(scale.x(bound), 16, foot, f"bound {nats(bound)}", "bound")
+    parts.append(text("tick", (WIDTH / 2, foot + 40), "KL, nats per token (logarithmic)"))
+    num_over = sum(dot.is_over for dot in cases)
     about = (
         f"KL of {number_of(len(controls), 'control')} and {number_of(len(cases), 'case')}; "
         f"{num_over} over the bound"
     )
-    return _svg(about, 202, parts)
+    return picture(about, (WIDTH, foot + 48), parts)
 
 
-def curve(
-    about: str, series: Sequence[tuple[str, Sequence[Point]]], *, limit: float | None = None
-) -> Markup:
-    """Lines over a common, linear plane: (class, points) each; `limit` is a level line.
-
-    With a limit the plane starts at 0, so that heights compare.
-    """
-    points = [point for _, line in series for point in line]
-    if not points:
-        return Markup("")
-    levels = [y for _, y in points] + ([0.0, limit] if limit is not None else [])
-    low, high = min(levels), max(levels)
-    first, last = min(x for x, _ in points), max(x for x, _ in points)
-    left, top, base = 64, 12, 132
-
-    def place(point: Point) -> Point:
-        right = (point[0] - first) / ((last - first) or 1) * (WIDTH - left - RIGHT)
-        up = (point[1] - low) / ((high - low) or 1) * (base - top)
-        return left + right, base - up
-
-    parts = [_line(left, base, WIDTH - RIGHT, base, "axis"), _line(left, top, left, base, "axis")]
-    parts += [_text(left - 6, top + 6, nats(high), "tick end")]
-    parts += [_text(left - 6, base + 4, nats(low), "tick end")] if high > low else []
-    parts += [_text(left, base + 22, f"{first:,.0f}", "tick start")]
-    parts += [_text(WIDTH - RIGHT, base + 22, f"{last:,.0f}", "tick end")] if last > first else []
-    if limit is not None:
-        y = place((first, limit))[1]
-        parts.append(_line(left, y, WIDTH - RIGHT, y, "bound"))
-    parts += [_polyline([place(point) for point in line], name) for name, line in series if line]
-    return _svg(about, 162, parts)
-
-
-def bar(value: float, limit: float | None, top: float) -> Markup:
-    """A case's KL as a bar, `top` being the longest, with a tick at its bound."""
-    width, full = 84, max(top, limit or 0.0) or 1.0
-    length = max(1.0, min(1.0, value / full) * width)
-    kind = "over" if limit is not None and value > limit else "within"
+def bar(value: float, top: float, name: str, *, limit: float | None = None) -> Markup:
+    """A value as a bar as wide as its place, `top` being the longest; a tick at its limit."""
+    full = max(top, limit or 0.0) or 1.0
+    length = max(0.6, min(1.0, value / full) * 100) if value > 0 else 0.0
     tick = Markup("")
     if limit is not None:
-        at = min(1.0, limit / full) * width
-        tick = Markup('<line class="bound" x1="{0:.1f}" y1="0" x2="{0:.1f}" y2="12"/>').format(at)
+        at = min(1.0, limit / full) * 100
+        tick = line("tick-at", (at, 0), (at, 8))
     return Markup(
-        '<svg class="bar" viewBox="0 0 {} 12" aria-hidden="true">'
-        '<rect class="{}" x="0" y="3" width="{:.1f}" height="6"/>{}</svg>'
-    ).format(width, kind, length, tick)
+        '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+        "{}{}{}</svg>"
+    ).format(rect("rail", 0, 1.5, 100, 5), rect(name, 0, 1.5, length, 5), tick)
 
 
-def _histogram(positions: Sequence[float], top: int, base: int) -> list[Markup]:
+def profile(values: Sequence[float]) -> Markup:
+    """The divergence at each position of an answer, as bars beside each other."""
+    top = max(values, default=0.0) or 1.0
+    bars = (
+        f"M{i + 0.1:g} 20V{20 - value / top * 20:.1f}h.8V20z"
+        for i, value in enumerate(values)
+        if value / top > 0.005
+    )
+    return Markup(
+        '<svg class="profile" viewBox="0 0 {} 20" preserveAspectRatio="none" aria-hidden="true">'
+        '<path d="{}"/></svg>'
+    ).format(len(values), "".join(bars))
+
+
+def _histogram(positions: Sequence[float], top: int, base: int) -> Iterator[Markup]:
     step = (WIDTH - LEFT - RIGHT) / NUM_BINS
     tallies = [0] * NUM_BINS
     for position in positions:
         tallies[min(NUM_BINS - 1, int((position - LEFT) / step))] += 1
     most = max(tallies) or 1
-    shape = '<rect class="control" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
-    heights = [tally / most * (base - top) for tally in tallies]
-    return [
-        Markup(shape).format(LEFT + i * step + 1, base - height, step - 2, height)
-        for i, height in enumerate(heights)
-        if height
+    for i, tally in enumerate(tallies):
+        if tally:
+            height = tally / most * (base - top)
+            yield rect("control", LEFT + i * step + 0.75, base - height, step - 1.5, height)
+
+
+def _swarm(cases: Sequence[Dot], scale: LogScale, top: float) -> tuple[list[Markup], float]:
+    """The dots, beside each other where they are equal, and how far down they reach."""
+    radius = 6.0 if len(cases) <= 40 else 4.0 if len(cases) <= 120 else 3.0
+    ends = [-math.inf] * MAX_LEVELS
+    placed: list[tuple[float, int, Dot]] = []
+    for dot in sorted(cases, key=lambda one: (one.value, one.case_id)):
+        x = min(max(scale.x(dot.value), LEFT + radius), WIDTH - RIGHT - radius)
+        free = (i for i, end in enumerate(ends) if end + 2 * radius <= x)
+        level = next(free, min(range(MAX_LEVELS), key=lambda i: ends[i]))
+        ends[level] = x
+        placed.append((x, level, dot))
+    levels = max((level for _, level, _ in placed), default=0) + 1
+    dots = [
+        Markup('<a href="#case-{0}" tabindex="-1">{1}</a>').format(
+            dot.case_id,
+            circle(
+                "dot over" if dot.is_over else "dot within",
+                (x, top + radius + level * (2 * radius + 0.5)),
+                radius,
+                title=f"{dot.case_id}: KL {nats(dot.value)}",
+            ),
+        )
+        for x, level, dot in placed
     ]
+    return dots, top + levels * (2 * radius + 0.5) + 6
 
 
-def _mark(x: float, label_y: int, label: str, name: str) -> list[Markup]:
+def _mark(x: float, y: float, foot: float, label: str, name: str) -> list[Markup]:
     is_right = x > WIDTH / 2
-    text = _text(x - 5 if is_right else x + 5, label_y, label, "end" if is_right else "start")
-    return [_line(x, label_y - 11, x, 162, name), text]
-
-
-def _polyline(points: Sequence[Point], name: str) -> Markup:
-    if len(points) == 1:
-        x, y = points[0]
-        return Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(name, x, y)
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return Markup('<polyline class="{}" points="{}"/>').format(name, path)
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, name: str) -> Markup:
-    shape = '<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'
-    return Markup(shape).format(name, x1, y1, x2, y2)
-
-
-def _text(x: float, y: float, text: str, name: str) -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(name, x, y, text)
-
-
-def _svg(about: str, height: int, parts: Sequence[Markup]) -> Markup:
-    return Markup(
-        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-    ).format(WIDTH, height, about, Markup("").join(parts))
+    at: Point = (x - 5 if is_right else x + 5, y)
+    return [
+        line(name, (x, y - 12), (x, foot)),
+        text(f"{name}-name {'end' if is_right else 'start'}", at, label),
+    ]

@@ -1,7 +1,8 @@
-"""`report.html`: one file that needs nothing else, works offline and runs no script.
+"""`report.html`: one file that needs nothing else, and works offline.
 
 Knows how to fill the page. Every string that reaches it is escaped, and has its hidden characters
-shown, without the template asking for it.
+shown, without a template asking for it. The page's one script only sorts, filters, copies and
+points; without it everything can be read.
 """
 
 from __future__ import annotations
@@ -10,52 +11,60 @@ import base64
 import hashlib
 import json
 import re
-from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from pydantic import JsonValue
 
-from pytest_divergence.core.report import Report, ReportCase, TokenComparison, TrainingSummary
-from pytest_divergence.reports import charts, wording
-from pytest_divergence.reports.wording import likelihood, nats, probability
+from pytest_divergence.core.comparing import Differences
+from pytest_divergence.core.report import Report
+from pytest_divergence.reports import charts, heat, plots, wording
+from pytest_divergence.reports.marking import marked
+from pytest_divergence.reports.wording import nats, probability
 
+PAGE = "page"
+"""The folder of the templates, the style and the script."""
 TEXT_LIMIT = 4000
 """Characters of one model text in the page; report.json has all."""
-
-HEAT = (0.02, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
-"""Nats at which a token's colour changes."""
-
-NUM_ALTERNATIVES = 3
+MAX_EXACT = 20_000
+"""A longer prompt has no copy button."""
 
 
-def render_html(report: Report, *, suite: str | None = None) -> str:
-    """The run as a page."""
+@dataclass(frozen=True)
+class Earlier:
+    """Another run that the page compares this one with."""
+
+    name: str
+    differences: Differences
+    """From that run to this one."""
+
+
+def render_html(report: Report, *, suite: str | None = None, earlier: Earlier | None = None) -> str:
+    """The run as a page; `suite` is the path that its commands name."""
     cases = wording.asserted(report)
+    motifs = {one.id: one.motifs for one in report.behaviours}
     return (
         _environment()
-        .get_template("template.html.jinja")
+        .get_template("page.html.jinja")
         .render(
             report=report,
+            earlier=earlier,
             headline=wording.headline(report),
             behaviours=wording.behaviours(report),
             differences=wording.differences(report),
-            notes=[
-                note
-                for note in (wording.shrinkage(report), wording.first_behaviour(report))
-                if note is not None
-            ],
+            notes=_notes(report),
             accept=lambda one: wording.accept_command(one.id, suite or "SUITE"),
             cases=cases,
             apart=wording.set_apart(report),
             num_over=len(wording.failed(report)),
+            num_new=len(wording.unaccepted(report)),
             top_kl=max((case.kl.value for case in cases if case.kl), default=0.0),
-            distribution=_distribution(report),
-            search_curve=_search_curve(report),
+            motifs_of=lambda case: motifs.get(case.behaviour or "", ()),
             rerun=lambda case: wording.rerun_command(report, case.id, suite),
-            text_limit=TEXT_LIMIT,
-            heat_limits=HEAT,
         )
     )
 
@@ -63,7 +72,7 @@ def render_html(report: Report, *, suite: str | None = None) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("pytest_divergence", "reports"),
+        loader=PackageLoader("pytest_divergence", f"reports/{PAGE}"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,
@@ -77,22 +86,30 @@ def _environment() -> Environment:
         counted=wording.number_of,
         csp_hash=_csp_hash,
         as_json=_as_json,
+        exact=_exact,
+        marked=marked,
     )
     environment.globals.update(
-        heat=_heat,
-        tip=_tip,
-        token_text=_token_text,
+        css=_asset("page.css"),
+        js=_asset("page.js"),
+        heat=heat,
+        plots=plots,
+        bar=charts.bar,
+        text_limit=TEXT_LIMIT,
         worst_tokens=wording.worst_tokens,
         bound_parts=wording.bound_parts,
         compared=wording.compared,
-        bar=charts.bar,
-        training_chart=_training_chart,
     )
     return environment
 
 
+def _asset(name: str) -> Markup:
+    """A file of our own, as it stands."""
+    return Markup(files("pytest_divergence").joinpath("reports", PAGE, name).read_text("utf-8"))
+
+
 def _shown(value: object) -> object:
-    """What each expression of the template passes before it is escaped."""
+    """What each expression of a template passes before it is escaped."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     parts = re.split(r"([\n\t])", value.replace("\r\n", "\n"))
@@ -108,57 +125,18 @@ def _as_json(value: JsonValue) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _heat(token: TokenComparison, case: ReportCase) -> int:
-    return bisect_right(HEAT, wording.token_kl(token, case.kl.metric if case.kl else None))
+def _exact(text: str) -> str | None:
+    """What copying must give where the page shows something else; None: what it shows is exact.
+
+    JSON in ASCII, so that nothing hidden stands in the page; markup already, since what is shown
+    of a text must not be done to it. Empty for what is too long to copy.
+    """
+    if len(text) > MAX_EXACT:
+        return ""
+    is_shown = len(text) <= TEXT_LIMIT and _shown(text) == text
+    return None if is_shown else escape(json.dumps(text))
 
 
-def _token_text(text: str) -> str:
-    """A token in running text: its line breaks marked, nothing of it invisible."""
-    return text.replace("\n", "↵\n") or "∅"
-
-
-def _tip(position: int, token: TokenComparison) -> str:
-    """What both models think at a token, in a few lines."""
-    lines = [
-        f"token {position} “{token.text[:40]}”: reference {likelihood(token.reference_p)}, "
-        f"candidate {likelihood(token.candidate_p)}",
-        f"KL forward {nats(token.forward_kl)}, reverse {nats(token.reverse_kl)}",
-    ]
-    for name, top in (("reference", token.reference_top), ("candidate", token.candidate_top)):
-        if top:
-            shown = (f"“{text[:24]}” {probability(p)}" for text, p in top[:NUM_ALTERNATIVES])
-            lines.append(f"{name}: {', '.join(shown)}")
-    return "\n".join(wording.visible(line) for line in lines)
-
-
-def _distribution(report: Report) -> Markup:
-    calibration = report.calibration
-    return charts.distribution(
-        controls=calibration.typical_shift.values if calibration.typical_shift else [],
-        cases=[
-            (case.kl.value, case.verdict == "failed")
-            for case in wording.asserted(report)
-            if case.kl is not None
-        ],
-        bound=calibration.bound.value if calibration.bound else None,
-        noise_floor=calibration.noise_floor.value if calibration.noise_floor else None,
-    )
-
-
-def _search_curve(report: Report) -> Markup:
-    bound = report.calibration.bound
-    points = [(float(point.prompts_scored), point.best_kl) for point in report.search_curve]
-    return charts.curve(
-        "Largest KL found, against prompts scored",
-        [("best", points)],
-        limit=bound.value if bound else None,
-    )
-
-
-def _training_chart(training: TrainingSummary) -> Markup:
-    loss = [(float(step), value) for step, value in enumerate(training.loss, 1)]
-    stride = len(loss) / (len(training.validation) or 1)
-    validation = [(stride * i, value) for i, value in enumerate(training.validation, 1)]
-    return charts.curve(
-        "Training loss, and validation, over steps", [("loss", loss), ("validation", validation)]
-    )
+def _notes(report: Report) -> Sequence[str]:
+    notes = (wording.shrinkage(report), wording.first_behaviour(report))
+    return [f"{note[0].upper()}{note[1:]}." for note in notes if note is not None]

@@ -187,8 +187,17 @@ def report(**changes: Any) -> Report:
             for restart in (1, 2)
         ],
         "search_curve": [
-            CurvePoint(prompts_scored=scored, tokens_forwarded=scored * 480, best_kl=best)
-            for scored, best in ((16, 0.3), (48, 1.1), (96, 1.1), (160, 3.4), (312, 3.9))
+            CurvePoint(
+                strategy=("soft_prompt", "self_prompt")[step % 2],
+                prompts_scored=scored,
+                tokens_forwarded=scored * 480,
+                best_kl=best,
+                strategy_best_kl=best * (1.0, 0.6)[step % 2],
+                num_hits=step,
+            )
+            for step, (scored, best) in enumerate(
+                ((16, 0.3), (48, 1.1), (96, 1.1), (160, 3.4), (312, 3.9))
+            )
         ],
         "effort": Effort(prompts_scored=312, tokens_forwarded=149_760, seconds=92.4),
     }

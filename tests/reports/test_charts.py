@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
 
 import pytest
 
 from pytest_divergence.reports import charts
+
+AXIS = "KL, nats per token (logarithmic)"
 
 
 def numbers(shape: ET.Element) -> list[float]:
@@ -21,10 +22,11 @@ def test_whatever_the_numbers_the_distribution_stays_in_its_frame(
     limits: tuple[float | None, float | None],
 ) -> None:
     bound, floor = limits
-    chart = charts.distribution(controls=controls, cases=cases, bound=bound, noise_floor=floor)
+    shown = [charts.Dot(value, is_over, f"case-{value:g}") for value, is_over in cases]
+    chart = charts.distribution(controls=controls, cases=shown, bound=bound, noise_floor=floor)
     root = ET.fromstring(chart)
-    assert all(0 <= x <= charts.WIDTH for shape in root for x in numbers(shape))
-    dots = [shape for shape in root if shape.tag == "circle"]
+    assert all(0 <= x <= charts.WIDTH for shape in root.iter() for x in numbers(shape))
+    dots = list(root.iter("circle"))
     assert len(dots) == len(cases)
     assert sum(shape.get("class") == "dot over" for shape in dots) == sum(o for _, o in cases)
 
@@ -38,15 +40,41 @@ def test_a_larger_divergence_stands_further_right() -> None:
     assert [label for _, label in scale.ticks()][-3:] == ["0.1", "1", "10"]
 
 
-def test_a_curve_of_one_point_is_a_dot_and_of_none_is_nothing() -> None:
-    assert charts.curve("x", [("best", [])]) == ""
-    assert "<circle" in charts.curve("x", [("best", [(1.0, 2.0)])])
-    flat = charts.curve("x", [("loss", [(1.0, 2.0), (2.0, 2.0)])])
-    assert re.search('points="[0-9. ,]+"', flat)
+def test_equal_cases_stand_beside_each_other_until_there_is_no_room() -> None:
+    dots = [charts.Dot(1.0, True, f"case-{i}") for i in range(charts.MAX_LEVELS)]
+    root = ET.fromstring(charts.distribution(controls=[], cases=dots, bound=0.5, noise_floor=None))
+    assert len({circle.get("cy") for circle in root.iter("circle")}) == charts.MAX_LEVELS
+    crowded = [charts.Dot(1.0, True, f"case-{i}") for i in range(400)]
+    chart = charts.distribution(controls=[], cases=crowded, bound=0.5, noise_floor=None)
+    assert float((ET.fromstring(chart).get("viewBox") or "").split()[3]) < 300
+
+
+def test_a_dot_leads_to_its_case() -> None:
+    dot = charts.Dot(3.7, True, "plan-me-0123456789")
+    root = ET.fromstring(charts.distribution(controls=[], cases=[dot], bound=1, noise_floor=1e-6))
+    (link,) = root.iter("a")
+    assert link.get("href") == "#case-plan-me-0123456789"
+    assert [title.text for title in root.iter("title")] == ["plan-me-0123456789: KL 3.700"]
+
+
+def test_a_distant_noise_floor_does_not_squeeze_the_rest() -> None:
+    def labels(floor: float) -> list[str]:
+        chart = charts.distribution(controls=[0.3], cases=[], bound=1.0, noise_floor=floor)
+        return [text.text or "" for text in ET.fromstring(chart).iter("text")]
+
+    assert labels(1e-6) == ["0.1", "1", "◂ noise floor 0.000001", "bound 1.000", AXIS]
+    assert labels(0.1) == ["0.1", "1", "noise floor 0.100", "bound 1.000", AXIS]
 
 
 def test_a_bar_is_as_long_as_its_share() -> None:
-    svg = ET.fromstring(charts.bar(1.0, 0.5, 2.0))
-    rect, tick = svg
-    assert (rect.get("class"), rect.get("width"), tick.get("x1")) == ("over", "42.0", "21.0")
-    assert charts.bar(0.0, None, 0.0)
+    svg = ET.fromstring(charts.bar(1.0, 2.0, "over", limit=0.5))
+    _, rect, tick = svg
+    assert (rect.get("class"), rect.get("width"), tick.get("x1")) == ("over", "50.0", "25.0")
+    _, empty = ET.fromstring(charts.bar(0.0, 0.0, "over"))
+    assert empty.get("width") == "0.0"
+
+
+def test_a_profile_is_as_high_as_its_largest_value() -> None:
+    (path,) = ET.fromstring(charts.profile([0.0, 4.0, 1.0]))
+    assert path.get("d") == "M1.1 20V0.0h.8V20zM2.1 20V15.0h.8V20z"
+    assert charts.profile([])

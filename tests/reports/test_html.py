@@ -23,7 +23,7 @@ from tests.reports.made_reports import (
     report,
 )
 
-VOID = {"meta", "circle", "line", "rect", "polyline"}
+VOID = {"meta", "input"}
 
 
 class Page(HTMLParser):
@@ -53,7 +53,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.words.append(data)
 
     def values(self, name: str) -> list[str]:
@@ -93,8 +93,9 @@ def test_the_page_is_well_formed_and_self_contained(any_report: Report) -> None:
     page = Page(render_html(any_report))
     assert page.open == []
     assert not {tag for tag, _ in page.elements} & {
-        *("script", "img", "iframe", "link", "object", "embed", "form", "input", "base", "b1")
+        *("img", "iframe", "link", "object", "embed", "form", "base", "b1")
     }
+    assert sum(tag == "script" for tag, _ in page.elements) == 1
     names = {name for _, attributes in page.elements for name in attributes}
     assert not {name for name in names if name.startswith("on")}
     assert not names & {"style", "src", "srcset", "action", "formaction", "xlink:href"}
@@ -117,17 +118,19 @@ def test_nothing_hidden_reaches_the_page(any_report: Report) -> None:
     assert not {c for c in source if category(c) in HIDDEN} - {"\n", "\t"}
 
 
-def test_the_policy_allows_the_page_s_own_style_and_nothing_else() -> None:
-    source = render_html(report())
-    (style,) = re.findall("<style>(.*?)</style>", source, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+def test_the_policy_allows_the_page_s_own_style_and_script_and_nothing_else() -> None:
+    source = render_html(hostile_report())
+    digests = {}
+    for name in ("style", "script"):
+        (text,) = re.findall(f"<{name}>(.*?)</{name}>", source, re.DOTALL)
+        digests[name] = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert not re.search(r"url\(|@import|innerHTML|insertAdjacent|eval\(|fetch\(", text)
     page = Page(source)
     (policy,) = [a["content"] for _, a in page.elements if "http-equiv" in a]
     assert policy == (
-        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src 'sha256-{digests['style']}'; "
+        f"script-src 'sha256-{digests['script']}'; base-uri 'none'; form-action 'none'"
     )
-    assert "url(" not in style
-    assert "@import" not in style
 
 
 def test_the_verdict_comes_first() -> None:
@@ -152,36 +155,42 @@ def test_a_case_shows_both_answers_and_where_they_part() -> None:
         assert words in page.text
     tips = page.values("aria-description")
     assert (
-        "token 3 “ Book”: reference p = 0.0004, candidate p = 0.97\n"
-        "KL forward 7.029, reverse 8.591\n"
-        "reference: “ has” 0.42, “ is” 0.20, “ offers” 0.08\n"
-        "candidate: “ Book” 0.97, “ has” 0.01"
+        "token 3\t“ Book”\n"
+        "KL forward 7.029\treverse 8.591\n"
+        "reference\tp = 0.0004\t0.42  has\t0.20  is\t0.08  offers\n"
+        "candidate\tp = 0.97\t0.97  Book\t0.01  has"
     ) in tips
     assert '<span class="t h6" tabindex="0"' in source
+    assert "<mark>Book with Zephyr Travel</mark>" in source
     assert f'<div class="inside" id="case-{ROME.id}">' in source
 
 
 def test_the_page_has_a_place_for_everything_in_the_report() -> None:
     page = Page(render_html(report()))
-    headings = [i for i in page.values("id") if not i.startswith(("case-", "behaviour-"))]
+    headings = [
+        i for i in page.values("id") if not i.startswith(("case-", "behaviour-", "tokens-"))
+    ]
     assert headings == [
         "behaviours",
+        "distribution",
         "cases",
-        "bound",
         "apart",
         "search",
+        "bound",
         "provenance",
         "method",
+        "said",
     ]
     assert BEHAVIOUR in page.values("id")
-    assert page.values("aria-label")[-4:] == [
+    assert page.values("aria-label")[-5:] == [
+        "Largest KL found so far by each strategy, against forwarded tokens",
+        "Divergent prompts found so far by each strategy, against forwarded tokens",
         "Strategies",
-        "Largest KL found, against prompts scored",
         "Training loss, and validation, over steps",
         "Training loss, and validation, over steps",
     ]
     assert "KL of 64 controls and 5 cases; 4 over the bound" in page.values("aria-label")
-    assert "6.100 nats/token (D_soft; reported only)" in page.text
+    assert "D_soft 6.100 D_hard 2.200" in page.text
 
 
 def test_hostile_text_shows_as_text_and_a_cut_is_counted() -> None:

@@ -1,0 +1,86 @@
+"""What the page draws of a run: how its values are distributed, how it searched and trained.
+
+Knows a report; the shapes are those of `charts` and `curves`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from markupsafe import Markup
+
+from pytest_divergence.core.report import CurvePoint, Report, TrainingSummary
+from pytest_divergence.reports import wording
+from pytest_divergence.reports.charts import Dot
+from pytest_divergence.reports.charts import distribution as draw_distribution
+from pytest_divergence.reports.curves import Series, curve
+
+NUM_COLOURS = 6
+
+
+def distribution(report: Report) -> Markup:
+    """KL of controls and cases, with bound and noise floor."""
+    calibration = report.calibration
+    return draw_distribution(
+        controls=calibration.typical_shift.values if calibration.typical_shift else [],
+        cases=[
+            Dot(case.kl.value, case.verdict == "failed", case.id)
+            for case in wording.asserted(report)
+            if case.kl is not None
+        ],
+        bound=calibration.bound.value if calibration.bound else None,
+        noise_floor=calibration.noise_floor.value if calibration.noise_floor else None,
+    )
+
+
+def colour(report: Report, strategy: str) -> str:
+    """The class of a strategy's colour, the same in every chart of the page."""
+    names = [one.name for one in report.strategies]
+    return f"s{names.index(strategy) % NUM_COLOURS}" if strategy in names else "s5"
+
+
+def best_curve(report: Report) -> Markup:
+    """The largest KL that each strategy had found, over the search's forwarded tokens."""
+    bound = report.calibration.bound
+    lines = _by_strategy(report, lambda point: point.strategy_best_kl)
+    if not lines and report.search_curve:
+        lines = [Series("best", [(_effort(p), p.best_kl) for p in report.search_curve], True)]
+    return curve(
+        "Largest KL found so far by each strategy, against forwarded tokens",
+        lines,
+        limit=bound.value if bound else None,
+        is_from_zero=True,
+    )
+
+
+def hits_curve(report: Report) -> Markup:
+    """How many divergent prompts each strategy had found, over the search's forwarded tokens."""
+    return curve(
+        "Divergent prompts found so far by each strategy, against forwarded tokens",
+        _by_strategy(report, lambda point: point.num_hits),
+        is_from_zero=True,
+    )
+
+
+def training(one: TrainingSummary) -> Markup:
+    """Loss and validation over the steps of one soft prompt."""
+    loss = [(float(step), value) for step, value in enumerate(one.loss, 1)]
+    stride = len(loss) / (len(one.validation) or 1)
+    validation = [(stride * i, value) for i, value in enumerate(one.validation, 1)]
+    return curve(
+        "Training loss, and validation, over steps",
+        [Series("loss", loss), Series("validation", validation)],
+    )
+
+
+def _by_strategy(report: Report, value: Callable[[CurvePoint], float | None]) -> list[Series]:
+    """A line for each strategy that has values, drawn on to the search's end."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for point in report.search_curve:
+        if (y := value(point)) is not None:
+            found.setdefault(point.strategy, []).append((_effort(point), float(y)))
+    return [Series(colour(report, name), points, True) for name, points in found.items()]
+
+
+def _effort(point: CurvePoint) -> float:
+    return float(point.tokens_forwarded)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from pytest_divergence.reports import curves, plots
+from pytest_divergence.reports.curves import Series, round_steps
+from tests.reports.made_reports import report
+
+
+def test_a_curve_of_one_point_is_a_dot_and_of_none_is_nothing() -> None:
+    assert curves.curve("x", [Series("best", [])]) == ""
+    assert "<circle" in curves.curve("x", [Series("best", [(1.0, 2.0)])])
+    flat = curves.curve("x", [Series("loss", [(1.0, 2.0), (2.0, 2.0)])])
+    assert re.search('points="[0-9. ,]+"', flat)
+
+
+def test_what_was_found_stays_found_until_the_end() -> None:
+    lines = [
+        Series("s0", [(0.0, 1.0), (10.0, 3.0)], is_step=True),
+        Series("s1", [(20.0, 2.0)], is_step=True),
+    ]
+    first, second = ET.fromstring(curves.curve("x", lines, is_from_zero=True)).iter("polyline")
+    places = [tuple(map(float, place.split(","))) for place in (first.get("points") or "").split()]
+    assert [y for _, y in places] == sorted((y for _, y in places), reverse=True)
+    assert [x for x, _ in places][-1] == curves.WIDTH - curves.RIGHT
+    assert len(places) == 4
+    assert second.get("class") == "s1"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "steps"),
+    [
+        (0.0, 3.7, [0, 1, 2, 3]),
+        (-4.0, 0.1, [-4, -2, 0]),
+        (0.0, 52_000.0, [0, 20_000, 40_000]),
+        (2.0, 2.0, [2]),
+    ],
+)
+def test_axes_have_round_numbers(low: float, high: float, steps: list[float]) -> None:
+    assert round_steps(low, high, 4) == steps
+
+
+def test_each_strategy_keeps_its_colour() -> None:
+    shown = report()
+    assert [plots.colour(shown, one.name) for one in shown.strategies] == ["s0", "s1"]
+    assert plots.colour(shown, "gone") == "s5"
+
+
+def test_a_report_of_an_earlier_version_shows_one_curve() -> None:
+    old = report()
+    bare = [
+        point.model_copy(update={"strategy_best_kl": None, "num_hits": None})
+        for point in old.search_curve
+    ]
+    older = old.model_copy(update={"search_curve": bare})
+    assert 'polyline class="best"' in plots.best_curve(older)
+    assert plots.hits_curve(older) == ""
