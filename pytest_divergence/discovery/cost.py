@@ -72,7 +72,7 @@ class Memory:
             f"{self.device} ({amount(self.weights)} for weights in {self.dtype}, "
             f"{amount(self.batch)} for the largest batch), and {amount(room)} are {verb}; "
             f"use {smaller}a smaller --divergence-profile or another --divergence-device, or try "
-            f"it all the same with --divergence-memory={-(-self.needed // 10**9)}GB"
+            f"it all the same with --divergence-memory={_rounded_up(self.needed)}"
         )
 
 
@@ -195,6 +195,12 @@ def amount(num_bytes: int) -> str:
         return f"{max(1, round(num_bytes / 1e6))} MB"
     value = num_bytes / 1e9
     return f"{value:.1f} GB" if value < 9.95 else f"{value:.0f} GB"
+
+
+def _rounded_up(num_bytes: int) -> str:
+    """As the option takes it."""
+    unit, size = ("GB", 10**9) if num_bytes >= 10**9 else ("MB", 10**6)
+    return f"{-(-num_bytes // size)}{unit}"
 
 
 def roughly(seconds: float) -> str:

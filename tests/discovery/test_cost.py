@@ -198,8 +198,17 @@ def test_units_of_an_earlier_session_count_for_the_budget_and_not_for_the_speed(
 
 def test_a_short_run_is_not_worth_a_line() -> None:
     notes = Notes()
-    forecast(notes, Spent()).take("controls/written", 384, 0.01)
+    forecast(notes, Spent()).take("controls/score/0", 40_000, 1.2)
     assert notes.said == []
+    assert notes.expected == [pytest.approx(46_000 * 1.2 / 40_000)]
+
+
+def test_a_moments_work_tells_no_speed() -> None:
+    notes = Notes()
+    one = forecast(notes, Spent())
+    one.take("controls/written", 48, 0.15)  # most of it is what a device does once
+    assert notes.expected == []
+    one.take("controls/score/0", 3_000, 1.0)
     assert len(notes.expected) == 1
 
 

@@ -1,0 +1,36 @@
+"""A pair that this machine has no memory for is refused before it is loaded."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.plugin.conftest import MODELS, Project, shown
+
+
+def test_a_search_that_cannot_fit_is_refused_with_what_would_allow_it(project: Project) -> None:
+    result = project.run(*MODELS, "--divergence-memory=1MB")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [
+        "ERROR: a search of these models needs about 12 MB of memory on cpu (1 MB for weights in "
+        "float32, 11 MB for the largest batch), and 1 MB are allowed by --divergence-memory; use "
+        "--divergence-dtype=bfloat16, a smaller --divergence-profile or another "
+        "--divergence-device, or try it all the same with --divergence-memory=12MB",
+        "",
+    ]
+    assert "Traceback" not in shown(result)
+    assert not list(project.path.glob(".divergence/suites/*.jsonl"))
+
+
+def test_a_replay_does_not_ask(project: Project) -> None:
+    project.write_suite("a.divergence.jsonl", {"input": "How do I tie a knot?", "max_kl": 9.0})
+    result = project.run(*MODELS, "--divergence-memory=1MB", "a.divergence.jsonl")
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("value", ["30", "0GB", "lots", "1.5GB"])
+def test_a_wrong_size_names_the_rule(project: Project, value: str) -> None:
+    result = project.run(*MODELS, f"--divergence-memory={value}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines[0] == (
+        f"ERROR: --divergence-memory={value}: must be a size, such as 30GB or 500MB"
+    )
