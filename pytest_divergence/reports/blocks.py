@@ -112,13 +112,17 @@ def _split(word: str, width: int) -> Iterator[str]:
 
 def _groups(line: str) -> list[str]:
     """The words of a command, each option with its value; the program with its first argument."""
+
+    def goes_on(group: list[str]) -> bool:
+        return len(group) == 1 and (group is groups[0] or group[0].startswith("-"))
+
     try:
         words = shlex.split(line)
     except ValueError:  # not ours to repair
         return [line]
     groups: list[list[str]] = []
     for word in words:
-        if len(groups) == 0 or word.startswith("-") or len(groups[-1]) > 1:
+        if not groups or word.startswith("-") or not goes_on(groups[-1]):
             groups.append([])
         groups[-1].append(word)
     return [shlex.join(group) for group in groups]

@@ -155,8 +155,9 @@ def _numbers(report: Report, width: int) -> Iterator[str]:
 
 def _paths(report: Report, width: int, report_path: str, suite: str) -> Iterator[str]:
     yield f"report: {visible(report_path)}"
+    if report.run.status != "complete":  # it wrote no suite
+        return
     yield f"suite:  {visible(suite)}"
-    tested = wording.asserted(report)
-    if tested and report.run.status == "complete":
+    if tested := wording.asserted(report):
         rerun = wording.rerun_command(report, tested[0].id, suite)
         yield from command("run one case again", rerun, width=width, indent="")

@@ -80,6 +80,15 @@ def test_quotes_say_that_a_text_was_cut() -> None:
     assert quoted("a rather long token", 10) == '"a rathe"…'
 
 
+def test_a_long_command_breaks_between_its_arguments() -> None:
+    line = shlex.join(["pytest-divergence", "accept", "behaviour-" + "x" * 30, "y" * 40])
+    assert command("intended? accept it", line, width=80, indent="  ") == [
+        "  intended? accept it:",
+        f"    pytest-divergence accept behaviour-{'x' * 30} \\",
+        f"      {'y' * 40}",
+    ]
+
+
 @pytest.mark.parametrize("width", [40, 80, 400])
 def test_a_wrapped_command_is_the_same_command(width: int) -> None:
     line = shlex.join(["pytest", "a b/c.divergence.jsonl::id-1", "--model-1", "it's", "-v"])
