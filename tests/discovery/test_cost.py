@@ -56,7 +56,7 @@ class Notes(Silence):
 
 def memory_of(folder: Path, candidate: str, **settings: str) -> Memory:
     specs = resolve_pair(str(folder / "base"), str(folder / candidate))
-    found = search_memory(Settings(device="cpu", **settings), specs)  # type: ignore[arg-type]
+    found = search_memory(Settings(device="cpu", **settings), specs)
     assert found is not None
     return found
 

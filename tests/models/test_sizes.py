@@ -32,7 +32,7 @@ def test_a_cache_holds_as_many_numbers_a_token_as_the_sizes_say(
     cache = model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
     held = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
     assert size.num_layers * size.cache_size == held / 3
-    assert size.vocab_size == len(model.get_input_embeddings().weight)
+    assert size.vocab_size == model.get_input_embeddings().num_embeddings
     assert size.hidden_size == model.config.hidden_size
 
 
