@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case
     from pytest_divergence.core.suites import load_suite, write_suite
+    from pytest_divergence.discovery.evaluation import EvaluationConfig
     from pytest_divergence.discovery.run import discover
     from pytest_divergence.discovery.soft_prompts import SoftPrompt
     from pytest_divergence.discovery.trainer import DivergenceTrainer
@@ -29,6 +30,7 @@ _HOMES = {
     "Case": "pytest_divergence.core.cases",
     "DivergenceTrainer": "pytest_divergence.discovery.trainer",
     "DivergenceWarning": "pytest_divergence.warning",
+    "EvaluationConfig": "pytest_divergence.discovery.evaluation",
     "LoadedModel": "pytest_divergence.models.providers",
     "Metric": "pytest_divergence.models.metric",
     "ModelEvaluator": "pytest_divergence.evaluator",
@@ -46,6 +48,7 @@ __all__ = [
     "Case",
     "DivergenceTrainer",
     "DivergenceWarning",
+    "EvaluationConfig",
     "LoadedModel",
     "Metric",
     "ModelEvaluator",

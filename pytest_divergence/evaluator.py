@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.evaluation import Evaluation
-from pytest_divergence.core.settings import MetricName
 from pytest_divergence.discovery.evaluation import EvaluationConfig, evaluate
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
@@ -58,30 +57,43 @@ class ModelEvaluator:
         model_2: str | PreTrainedModel | PeftModel,
         prompts: Sequence[str],
         tokenizer: PreTrainedTokenizerBase | None = None,
+        config: EvaluationConfig | None = None,
         *,
         controls: Sequence[str] | None = None,
-        metric: MetricName = "symmetric",
-        num_generations: int = 4,
-        temperature: float = 1.0,
-        max_new_tokens: int = 32,
-        seed: int = 0,
     ) -> None:
         """`model_1` is the reference, `model_2` the candidate: both specs, or both in memory.
 
         Models in memory come with their `tokenizer`. `controls` are the ordinary prompts that
-        effectiveness is measured against: the shipped ones unless given, none with []. The rest is
-        explained at `EvaluationConfig`. Raises `SettingsError`, and what loading raises.
+        effectiveness is measured against: the shipped ones unless given, none with []. Raises
+        `SettingsError`, and what loading raises.
         """
-        self.prompts = list(prompts) if not isinstance(prompts, str) else prompts
+        self._start_with(_pair(model_1, model_2, tokenizer), prompts, config, controls)
+
+    @classmethod
+    def from_pair(
+        cls,
+        pair: ModelPair,
+        prompts: Sequence[str],
+        config: EvaluationConfig | None = None,
+        *,
+        controls: Sequence[str] | None = None,
+    ) -> ModelEvaluator:
+        """The same on a pair that is there already, such as `load_model_pair` returns."""
+        evaluator = cls.__new__(cls)
+        evaluator._start_with(pair, prompts, config, controls)
+        return evaluator
+
+    def _start_with(
+        self,
+        pair: ModelPair,
+        prompts: Sequence[str],
+        config: EvaluationConfig | None,
+        controls: Sequence[str] | None,
+    ) -> None:
+        self.pair = pair
+        self.prompts = prompts
+        self.config = config or EvaluationConfig()
         self.controls = controls
-        self.config = EvaluationConfig(
-            metric=metric,
-            num_generations=num_generations,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-        )
-        self.pair = _pair(model_1, model_2, tokenizer)
 
     def run_evaluation(self) -> EvaluationResult:
         """Let both models write on each prompt, and measure all of it.

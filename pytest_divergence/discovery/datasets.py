@@ -27,7 +27,7 @@ def dataset_rows(
     metric outside of the limits are left out. Raises `SettingsError` for a metric that there is
     not, and where no row is left.
     """
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "prompt": one.prompt,
             "generation": generation.text,

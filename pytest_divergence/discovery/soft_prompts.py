@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -113,37 +114,50 @@ def generate_prompts(
     for index, side in enumerate(writers):
         count = len(range(index, num_prompts, len(writers)))
         if count:
-            rows = [starts[(index + turn * len(writers)) % len(starts)] for turn in range(count)]
-            written += _written_by(side, pair, prompt_embeds, rows, max_new_tokens, seed)
+            numbers = (index + turn * len(writers) for turn in range(count))
+            # In turns, and in the next round each text has another writer.
+            chosen = [starts[(number + number // len(starts)) % len(starts)] for number in numbers]
+            written += _written_by(side, pair, prompt_embeds, chosen, max_new_tokens, seed)
     return written
 
 
-def _starts(pair: ModelPair, position: Position, texts: Sequence[str]) -> list[Tensor]:
-    """What may stand before the soft prompt, as ids after the shared prefix."""
+def _starts(pair: ModelPair, position: Position, texts: Sequence[str]) -> list[_Start]:
+    """What may stand before the soft prompt."""
     if position == "before":
-        return [_opening(pair)]
+        return [_Start(_opening(pair), [])]
     bodies = [body for prefix, body in pair.prompt_rows(texts) if prefix == pair.chat.shared_prefix]
     if not bodies:
         raise SettingsError(
             f"a soft prompt with position={position!r} stands behind a text; give `texts`, single "
             "user turns, to write on from"
         )
-    return [body[: place_in(pair.chat, body, position)] for body in bodies]
+    num_opening = _num_opening(pair.chat)
+    starts = [body[: place_in(pair.chat, body, position)] for body in bodies]
+    return [_Start(ids, ids[num_opening:].tolist()) for ids in starts]
+
+
+class _Start(NamedTuple):
+    """What stands before a soft prompt."""
+
+    ids: Tensor
+    """After the shared prefix: (L,)."""
+    text_ids: list[int]
+    """Those of them that are the user's."""
 
 
 def _written_by(
     side: ModelSide,
     pair: ModelPair,
     prompt_embeds: Tensor | None,
-    starts: Sequence[Tensor],
+    starts: Sequence[_Start],
     max_new_tokens: int,
     seed: int,
 ) -> list[str]:
     chat = pair.chat
     with torch.no_grad():
         rows = [
-            start if prompt_embeds is None else insert(side, prompt_embeds, start, at=len(start))
-            for start in starts
+            ids if prompt_embeds is None else insert(side, prompt_embeds, ids, at=len(ids))
+            for ids, _ in starts
         ]
     continuations = decode_sampled(
         side,
@@ -155,17 +169,10 @@ def _written_by(
     )
     # Decoded together: where a text goes on inside a word, its pieces do not decode alone.
     return [
-        chat.text([*_text_ids(pair, start), *ids]).strip()
+        chat.text([*start.text_ids, *ids]).strip()
         for start, ids in zip(starts, continuations, strict=True)
         if chat.text(ids).strip()
     ]
-
-
-def _text_ids(pair: ModelPair, start: Tensor) -> list[int]:
-    """The user's part of a row's start."""
-    num_opening = _num_opening(pair.chat) or (1 if torch.equal(start, _opening(pair)) else 0)
-    ids: list[int] = start[num_opening:].tolist()
-    return ids
 
 
 def _opening(pair: ModelPair) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_divergence.core.errors import SettingsError, StoreError
+from pytest_divergence.core.errors import SettingsError, StoreError, SuiteError
 from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.suites import load_document, read_rows, strict_loads, write_document
 from pytest_divergence.core.training_record import TrainingRecord, changed
@@ -25,6 +25,7 @@ from pytest_divergence.discovery.training import training_rows
 RECORD, SOFT_PROMPT = "training.json", "soft_prompt.safetensors"
 CHECKPOINT = f"training{CHECKPOINT_SUFFIX}"
 DATASET, DATASET_LINES = "divergent_dataset.pt", "divergent_dataset.jsonl"
+WAY_OUT = "choose another --output-dir, or replace it with --force"
 NUM_SHOWN = 3
 """Changed settings that a refusal names."""
 
@@ -68,9 +69,9 @@ class TrainingFolder:
         """Claim the folder, and say how far the training in it has come.
 
         Raises `SettingsError` where the files of other settings are there, unless `force` is
-        given: then they are replaced. `StoreError` and `SuiteError` for files that cannot be used.
+        given: then they are replaced. `StoreError` for a folder that cannot be used.
         """
-        fresh, found = self._fresh_record(), self._found()
+        fresh, found = self._fresh_record(), self._found(force)
         if found is None:
             if not force:
                 self._refuse_strangers()
@@ -174,12 +175,17 @@ class TrainingFolder:
             num_steps=config.total_steps(len(usable)),
         )
 
-    def _found(self) -> TrainingRecord | None:
+    def _found(self, force: bool) -> TrainingRecord | None:
         """The record that is there, less what it says of files that are gone."""
         path = self.path / RECORD
         if not path.is_file():
             return None
-        record = load_document(path, TrainingRecord)
+        try:
+            record = load_document(path, TrainingRecord)
+        except SuiteError as error:
+            if force:
+                return None
+            raise SettingsError(f"{error}; {WAY_OUT}") from error
         if not (self.path / SOFT_PROMPT).is_file():
             return record.model_copy(update={"status": "training"})
         dataset = (self.path / name for name in (DATASET, DATASET_LINES))
@@ -207,15 +213,15 @@ class TrainingFolder:
         return SettingsError(
             f"{self.path} holds a training of other settings: {shown}"
             + (f", and {more} more" if more > 0 else "")
-            + "; choose another --output-dir, or replace it with --force"
+            + f"; {WAY_OUT}"
         )
 
     def _refuse_strangers(self) -> None:
         for name in (SOFT_PROMPT, DATASET, DATASET_LINES):
             if (self.path / name).exists():
                 raise SettingsError(
-                    f"{self.path / name} is there, but no {RECORD} says what it came from; choose "
-                    "another --output-dir, or replace it with --force"
+                    f"{self.path / name} is there, but no {RECORD} says what it came from; "
+                    + WAY_OUT
                 )
 
 

@@ -45,7 +45,9 @@ def _cell(name: str, value: float | None) -> str:
         return "-"
     if name in ("kl_divergence", "effectiveness"):
         return nats(value)
-    return f"{value:.2f}" if value < 100 else f"{value:.3g}"
+    if value < 100:
+        return f"{value:.2f}"
+    return f"{value:,.0f}" if value < 1e5 else f"{value:.0e}"  # a perplexity knows no limit
 
 
 def _legend(evaluation: Evaluation) -> Iterator[str]:
@@ -56,7 +58,7 @@ def _legend(evaluation: Evaluation) -> Iterator[str]:
             f"above: KL less the mean of {number_of(ordinary.num_prompts, 'ordinary prompt')}, "
             f"{nats(ordinary.mean)}."
         )
-    yield "same top: share of the tokens that both models would choose."
+    yield "same top: share of tokens at which both models would choose the same one."
     yield "ppl, dist-2: perplexity under each model, and different pairs of words over all"
     yield "pairs, of what model 2 wrote."
     if ordinary is None:

@@ -175,9 +175,10 @@ def test_an_interrupted_training_goes_on_to_the_same_end(
     assert code == 0
     assert "step 11 of 12" in err
     assert "step 1 of 12" not in err.replace("step 11", "").replace("step 12", "")
-    for name in FILES:
-        ours, whole = (folder / one / name for one in ("out", "unbroken"))
-        assert ours.read_bytes() == whole.read_bytes()
+    for name in ("divergent_dataset.jsonl", "divergent_dataset.pt"):
+        assert (folder / "out" / name).read_bytes() == (folder / "unbroken" / name).read_bytes()
+    ours, whole = (SoftPrompt.load(folder / one / FILES[-1]) for one in ("out", "unbroken"))
+    assert torch.equal(ours.prompt_embeds, whole.prompt_embeds)
     assert record(folder / "out") == record(folder / "unbroken")
     assert not (folder / "out" / "training.checkpoint.safetensors").exists()
 
@@ -243,6 +244,28 @@ def test_files_of_unknown_origin_are_not_overwritten(train: Train, folder: Path)
         "choose another --output-dir, or replace it with --force"
     )
     assert (folder / "out" / "divergent_dataset.pt").read_text() == "mine"
+
+
+def test_a_damaged_record_is_replaced_on_request_only(train: Train, folder: Path) -> None:
+    train()
+    (folder / "out" / "training.json").write_text("{")
+
+    code, _, err = train()
+
+    assert code == 1
+    assert "error: out/training.json: not valid JSON: " in err
+    assert err.endswith("; choose another --output-dir, or replace it with --force\n")
+    assert train("--force")[0] == 0
+    assert record(folder / "out")["status"] == "complete"
+
+
+def test_a_file_is_no_output_folder(train: Train, folder: Path) -> None:
+    (folder / "out").write_text("mine")
+
+    code, _, err = train()
+
+    assert code == 1
+    assert err.splitlines()[-1] == "error: cannot use the folder out: File exists"
 
 
 def test_a_lost_dataset_is_written_again(train: Train, folder: Path) -> None:

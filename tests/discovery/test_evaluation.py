@@ -11,16 +11,19 @@ import torch
 from rich.console import Console
 from transformers import PhiConfig, PreTrainedModel
 
-from pytest_divergence import ModelEvaluator, score_prompts
+from pytest_divergence import EvaluationConfig, ModelEvaluator, load_model_pair, score_prompts
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.evaluation import METRICS, Diversity
 from pytest_divergence.discovery.evaluation import diversity
-from tests.models_in_memory import tiny_config, tiny_model
+from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer
 
 PROMPTS = ["How do I tie a knot?", "Write a poem about rain.", "What is 2 + 2?", "Name a river."]
 CONTROLS = ["Hello!", "What is rain?", "Who was Ada Lovelace?"]
-FEW: Any = {"max_new_tokens": 8, "num_generations": 2, "controls": CONTROLS}
+FEW: Any = {
+    "config": EvaluationConfig(max_new_tokens=8, num_generations=2),
+    "controls": CONTROLS,
+}
 
 
 def test_every_metric_of_every_prompt_is_there(tiny_models: Path) -> None:
@@ -60,10 +63,10 @@ def test_models_in_memory_read_as_their_specs_do(tiny_models: Path) -> None:
     assert in_memory.model_1 == "in memory: LlamaForCausalLM"
 
 
-def test_an_adapter_is_a_second_model(tiny_models: Path) -> None:
-    result = ModelEvaluator(
-        str(tiny_models / "base"), str(tiny_models / "adapter"), PROMPTS, **FEW
-    ).run_evaluation()
+def test_an_adapter_of_a_loaded_pair_is_a_second_model(tiny_models: Path) -> None:
+    pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "adapter"))
+
+    result = ModelEvaluator.from_pair(pair, PROMPTS, **FEW).run_evaluation()
 
     assert all(one.metrics["kl_divergence"] > 0.01 for one in result.prompts)
 
@@ -72,7 +75,12 @@ def test_identical_models_differ_in_nothing() -> None:
     model = tiny_model()
 
     result = ModelEvaluator(
-        model, model, PROMPTS, tiny_tokenizer(), temperature=0, num_generations=1, controls=[]
+        model,
+        model,
+        PROMPTS,
+        tiny_tokenizer(),
+        EvaluationConfig(temperature=0, num_generations=1),
+        controls=[],
     ).run_evaluation()
 
     assert all(one.metrics["kl_divergence"] == 0 for one in result.prompts)
@@ -86,7 +94,7 @@ def test_types_of_difference_are_counted() -> None:
     talkative, silent = biased(-100.0), biased(100.0)
 
     result = ModelEvaluator(
-        talkative, silent, PROMPTS, tiny_tokenizer(), max_new_tokens=12, controls=CONTROLS
+        talkative, silent, PROMPTS, tiny_tokenizer(), FEW["config"], controls=CONTROLS
     ).run_evaluation()
 
     counts = {one.name: (one.candidate_count, one.reference_count) for one in result.differences}
@@ -149,6 +157,31 @@ def test_diversity_is_of_words_and_of_whole_texts() -> None:
 def test_what_cannot_be_a_pair_is_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(SettingsError, match=f"^{message}"):
         ModelEvaluator(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_generations": 0}, "num_generations=0 must be at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
+        ({"temperature": -0.5}, "temperature=-0.5 must be 0 or more, and finite"),
+        (
+            {"temperature": 0},
+            "num_generations=4 at temperature=0 would be the same text again; use 1, or a higher "
+            "temperature",
+        ),
+    ],
+)
+def test_an_evaluation_that_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        EvaluationConfig(**changes)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("temperature", [0, -1, float("inf")])
+def test_scoring_samples_at_a_positive_temperature(temperature: float) -> None:
+    with pytest.raises(ValueError, match=f"^temperature={temperature} must be positive and finite"):
+        score_prompts(tiny_pair(), PROMPTS, temperature=temperature)
 
 
 @pytest.mark.parametrize("prompts", [[], "How do I tie a knot?"])
