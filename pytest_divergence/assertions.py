@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence.measuring import UNIT, answers_of, metric_for, note, refusal_of, sizes_for
+from pytest_divergence.measuring import (
+    UNIT,
+    answers_of,
+    metric_for,
+    note,
+    refusal_of,
+    shown_case,
+    sizes_for,
+)
 from pytest_divergence.pairs import Models, has_own_pair, marked_models, own_pair
 from pytest_divergence.session import DivergenceSession, of
 
@@ -140,12 +148,17 @@ def _assertion_text(
     report = session.report if marked_models(request) is None else None
     floor = report.calibration.noise_floor if report is not None else None
     answers, ids = answers_of(pair, case, sizes_for(session, pair)["max_new_tokens"])
-    return failure_text(
+    shown, tokens = shown_case(
+        session,
         case.with_changes(completions=answers),
+        compare_tokens(pair, score.prompt, ids),
+    )
+    return failure_text(
+        shown,
         measurement=score.measurement,
         max_kl=bound,
         noise_floor=floor.value if floor else None,
-        tokens=compare_tokens(pair, score.prompt, ids),
+        tokens=tokens,
         rerun=session.rerun(request.node.nodeid),
         suite=session.shown(request.node.path),
         verbosity=request.config.get_verbosity(),

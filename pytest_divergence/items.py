@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence.measuring import UNIT, noise_floor_of, note
+from pytest_divergence.measuring import UNIT, noise_floor_of, note, shown_case
 from pytest_divergence.pairs import has_own_pair, own_pair
 from pytest_divergence.replaying import Carried, Measured, SuiteReplay
 from pytest_divergence.session import of
@@ -126,12 +126,14 @@ class CaseItem(SuiteItem):
         note(self, verdict=verdict, kl=reading.measurement.value, metric=reading.measurement.metric)
         if verdict == "passed":
             return
+        answered = self.case.with_changes(completions=reading.completions())
+        case, tokens = shown_case(session, answered, reading.tokens())
         text = failure_text(
-            self.case.with_changes(completions=reading.completions()),
+            case,
             measurement=reading.measurement,
             max_kl=self.max_kl,
             noise_floor=noise_floor_of(self.replay.stored.provenance),
-            tokens=reading.tokens(),
+            tokens=tokens,
             rerun=session.rerun(self.nodeid),
             suite=session.shown(self.path),
             update=session.update_command(self.nodeid),
@@ -192,6 +194,7 @@ class BehaviourItem(SuiteItem):
 
     def judge(self) -> None:
         """Fail while it is there."""
+        from pytest_divergence.core.redacting import redacted_behaviour
         from pytest_divergence.reports.failures import behaviour_text
 
         session = of(self.config)
@@ -202,7 +205,7 @@ class BehaviourItem(SuiteItem):
         if is_gone:
             return
         text = behaviour_text(
-            self.behaviour,
+            redacted_behaviour(self.behaviour) if session.is_redacted else self.behaviour,
             log_ratio=self.log_ratio,
             limit=self.limit,
             rerun=session.rerun(self.nodeid),

@@ -9,10 +9,12 @@ import pytest
 from pytest_divergence.session import DivergenceSession
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pytest_divergence.core.cases import Case, Completions
     from pytest_divergence.core.provenance import Provenance
+    from pytest_divergence.core.report import TokenComparison
     from pytest_divergence.core.settings import MetricName
     from pytest_divergence.core.stored import StoredSuite
     from pytest_divergence.models.pair import ModelPair
@@ -52,6 +54,17 @@ def metric_for(session: DivergenceSession, case: Case, asked: str | None = None)
     if asked is None and "metric" not in session.given and case.kl is not None:
         asked = case.kl.metric
     return asked or session.resolved.settings.metric
+
+
+def shown_case(
+    session: DivergenceSession, case: Case, tokens: Sequence[TokenComparison]
+) -> tuple[Case, Sequence[TokenComparison]]:
+    """What a failure may show of a case and of its tokens: all, or no text where none may leave."""
+    from pytest_divergence.core.redacting import redacted_case, redacted_token
+
+    if not session.is_redacted:
+        return case, tokens
+    return redacted_case(case), [redacted_token(one) for one in tokens]
 
 
 def answers_of(

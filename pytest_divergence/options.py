@@ -177,6 +177,11 @@ OPTIONS = (
         *("auto", "on", "off"),
     ),
     _switch(
+        "redact",
+        "leave prompts and answers out of reports and failures: ids and numbers stay, and suites "
+        "keep their texts",
+    ),
+    _switch(
         "update",
         "after an intended change: measure the suites of this session afresh, and rewrite them",
     ),

@@ -129,6 +129,11 @@ class DivergenceSession:
         asked = (field for field in ("update", "fill") if field in self.given)
         return next((one for one in asked if getattr(self.resolved.settings, one)), None)
 
+    @property
+    def is_redacted(self) -> bool:
+        """Whether prompts and answers stay out of what people are shown."""
+        return "redact" in self.given and self.resolved.settings.redact
+
     def choice(self, field: str) -> str:
         """An option's value as it was given, not yet checked; `auto` by default."""
         return self.given[field].value if field in self.given else "auto"
@@ -241,10 +246,11 @@ class DivergenceSession:
     def message(self, error: Exception) -> str:
         """An error in words, with a path that people can use."""
         from pytest_divergence.core.errors import SuiteError
+        from pytest_divergence.core.redacting import redacted_message
 
-        if not isinstance(error, SuiteError):
-            return str(error)
-        return str(SuiteError(self.shown(Path(error.path)), error.line, error.reason))
+        if isinstance(error, SuiteError):
+            error = SuiteError(self.shown(Path(error.path)), error.line, error.reason)
+        return redacted_message(str(error)) if self.is_redacted else str(error)
 
     def _unexpected(self, error: Exception) -> pytest.UsageError:
         from pytest_divergence.core.errors import DivergenceError

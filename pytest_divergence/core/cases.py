@@ -155,7 +155,7 @@ class Case(Record):
             )
         turns = self.turns
         _check_turns(turns)
-        computed = case_id(turns)
+        computed = self._id_of(turns)
         if "id" in self.model_fields_set and self.id != computed:
             raise ValueError(
                 f"id is {safe_line(self.id)}, but this prompt's id is {safe_line(computed)}; "
@@ -163,6 +163,9 @@ class Case(Record):
             )
         object.__setattr__(self, "id", computed)  # frozen for everyone else
         return self
+
+    def _id_of(self, turns: Sequence[Message]) -> str:
+        return case_id(turns)
 
     @property
     def turns(self) -> tuple[Message, ...]:

@@ -5,6 +5,8 @@ Knows the record and its file. Every view of a run (terminal, HTML, Markdown) sh
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from os import PathLike
 from typing import Literal
 
@@ -15,6 +17,7 @@ from pytest_divergence.core.cases import (
     SCHEMA_VERSION,
     Case,
     Count,
+    Message,
     Number,
     Record,
     SafeId,
@@ -94,6 +97,12 @@ class ReportCase(Case):
     off_distribution: bool = False
     """No one would write it; reported apart, not asserted."""
     tokens: list[TokenComparison] = Field(default_factory=list)
+    redacted: bool = False
+    """Its texts were left out, so that its id cannot be computed from them."""
+
+    def _id_of(self, turns: Sequence[Message]) -> str:
+        is_kept = self.redacted and re.fullmatch("[a-z0-9-]{1,40}", self.id)
+        return self.id if is_kept else super()._id_of(turns)
 
 
 class StrategySummary(Record):

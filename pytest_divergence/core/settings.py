@@ -212,6 +212,8 @@ class Settings(BaseModel):
     """Whether failures become annotations on GitHub, and a step summary: `auto` on its runners."""
     memory: str | None = None
     """Memory that a search may take, such as `30GB`; default: what is free."""
+    redact: bool = False
+    """Leave prompts and answers out of reports, terminal and logs; suites keep theirs."""
     update: bool = False
     """Measure the suites of the session afresh, and rewrite them."""
     fill: bool = False

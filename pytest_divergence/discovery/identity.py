@@ -29,6 +29,7 @@ IRRELEVANT = {
     "builtin_suite",
     "report_dir",
     "github",
+    "redact",
     "profile",
     "num_cases",
     "budget",

@@ -32,7 +32,7 @@ def provenance_of(
         dtype=dtype,
         device=identity.device,
         versions=versions(),
-        settings=settings.model_dump(mode="json", exclude={"update", "fill"}),
+        settings=settings.model_dump(mode="json", exclude={"update", "fill", "redact"}),
     )
 
 

@@ -16,6 +16,7 @@ from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.bounds import refusal
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import MeasurementError, SettingsError, SuiteError
+from pytest_divergence.core.redacting import redacted
 from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.store import sweep_strays
@@ -353,6 +354,8 @@ class _Run:
             is_complete=is_complete,
             num_unconfirmed=self.plan.profile.num_cases,
         )
+        if self.settings.redact:
+            report = redacted(report)
         write_report(folder / "report.json", report)
         return report
 

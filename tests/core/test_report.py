@@ -79,8 +79,8 @@ def test_the_file_holds_its_keys_in_this_order(tmp_path: Path) -> None:
 
 def test_a_reported_case_is_a_suite_row_with_a_verdict() -> None:
     row = CASE.to_row()
-    own = ["verdict", "verdict_reason", "prompt_nll", "off_distribution", "tokens"]
-    assert list(row)[-5:] == own
+    own = ["verdict", "verdict_reason", "prompt_nll", "off_distribution", "tokens", "redacted"]
+    assert list(row)[-6:] == own
     assert Case.model_validate({k: v for k, v in row.items() if k not in own}).id == CASE.id
 
 

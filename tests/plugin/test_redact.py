@@ -1,0 +1,79 @@
+"""`--divergence-redact`: a session whose output may be shown where its prompts may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core import settings as settings_module
+from pytest_divergence.core.cases import case_id
+from pytest_divergence.core.report import load_report
+from tests.discovery.test_run import PROFILE
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
+
+SUITE = "release.divergence.jsonl"
+
+
+def test_a_failing_case_shows_its_numbers_and_no_text(project: Project) -> None:
+    project.write_suite(SUITE, *({"input": one, "max_kl": 0.001} for one in (KNOT, POEM)))
+    project.run(*MODELS, SUITE, "--divergence-fill").assert_outcomes(passed=2)
+    replay = (*MODELS, SUITE, "-W", "default")
+
+    open_ = project.run(*replay)
+    hidden = project.run(*replay, "--divergence-redact")
+
+    for result in (open_, hidden):
+        result.assert_outcomes(failed=2, passed=1, warnings=1)
+        result.stdout.fnmatch_lines([f"*{case_id(KNOT)}*"])
+        result.stdout.re_match_lines([r".*KL \d\.\d+ nats/token > max_kl 0\.001.*"])
+    assert KNOT in shown(open_)
+    assert KNOT not in shown(hidden)
+    assert POEM not in shown(hidden)
+    hidden.stdout.fnmatch_lines(["  prompt", "    | [[]redacted[]]", "  reference"])
+
+
+def test_an_assertion_of_a_user_shows_no_text(project: Project) -> None:
+    project.write(
+        "test_own.py",
+        f"def test_it(assert_bounded_kl): assert_bounded_kl({KNOT!r}, max_kl=1e-4)\n",
+    )
+
+    result = project.run(*MODELS, "test_own.py", "--divergence-redact")
+
+    result.assert_outcomes(failed=1)
+    assert KNOT not in shown(result)
+    result.stdout.re_match_lines([r".*KL \d\.\d+ nats/token > max_kl 0\.000.*"])
+
+
+def test_a_search_leaves_texts_in_its_suite_alone(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(settings_module.PROFILES, "smoke", PROFILE)
+    strict = ("--divergence-gate=all", "--divergence-max-kl=0.0001", "--divergence-profile=smoke")
+
+    result = project.run(*MODELS, *strict, "--divergence-redact")
+
+    (report_path,) = project.path.glob(".divergence/reports/2*/report.json")
+    report = load_report(report_path)
+    (suite,) = project.path.glob(".divergence/suites/*.divergence.jsonl")
+    rows = [one for one in suite.read_text("utf-8").splitlines() if '"control"' not in one]
+    assert len(rows) == len(report.cases) > 0
+    assert {one.text for one in report.cases} == {"[redacted]"}
+    for one in report.cases:
+        assert one.id in suite.read_text("utf-8")
+        assert one.id in shown(result)
+    _assert_absent(report_path.parent, shown(result), suite)
+    assert "Prompts and answers were left out" in (report_path.parent / "report.html").read_text()
+
+
+def _assert_absent(folder: Path, output: str, suite: Path) -> None:
+    """No prompt or answer of the suite stands in a report or in the output."""
+    from pytest_divergence.core.suites import load_suite
+
+    texts = [one.text for one in load_suite(suite).cases]
+    texts += [one.completions.candidate for one in load_suite(suite).cases if one.completions]
+    texts = [text for text in texts if len(text) > 12]
+    assert texts
+    for place in (*(path.read_text("utf-8") for path in folder.iterdir()), output):
+        assert [text for text in texts if text in place] == []
