@@ -78,12 +78,13 @@ def _line(path: Path, key: str, value: str) -> str:
 def _inserted(text: str, section: str, lines: list[str]) -> str:
     """`lines` under the section's heading, or under a new heading at the end."""
     newline = "\r\n" if "\r\n" in text else "\n"
+    if text and not text.endswith("\n"):
+        text += newline
     added = newline.join(lines) + newline
     heading = re.search(rf"^\[{re.escape(section)}\][^\r\n]*\r?\n", text, re.MULTILINE)
     if heading is not None:
         return text[: heading.end()] + added + text[heading.end() :]
-    gap = "" if not text else newline if text.endswith("\n") else newline * 2
-    return f"{text}{gap}[{section}]{newline}{added}"
+    return f"{text}{newline if text else ''}[{section}]{newline}{added}"
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:
