@@ -73,7 +73,7 @@ def run(given: Namespace) -> int:
         listener.say("interrupted; the same command goes on from here")
         raise
     print("\n".join(training_lines(record, folder.rows())))
-    print("\nwrote", *(given.output_dir / name for name in folder.files), sep="\n  ")
+    print("\nfiles", *(given.output_dir / name for name in folder.files), sep="\n  ")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 
 from pytest_divergence import SoftPrompt
 from pytest_divergence.cli import main
+from pytest_divergence.core.store import CACHE_VARIABLE
 from pytest_divergence.discovery import training as training_module
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_divergent_prompts.py"
@@ -22,18 +24,46 @@ FILES = ["divergent_dataset.jsonl", "divergent_dataset.pt", "soft_prompt.safeten
 Train = Callable[..., Any]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with models, five prompts to train on and two to validate on."""
+WORDS = (
+    *("train", "--model-1=base", "--model-2=ft", "--train-file=train.jsonl"),
+    *("--output-dir=out", "--num-epochs=2", "--batch-size=2", *QUICK),
+)
+
+
+def make_project(path: Path, tiny_models: Path) -> Path:
+    """Models, five prompts to train on and two to validate on."""
     for name in ("base", "ft", "adapter"):
-        (tmp_path / name).symlink_to(tiny_models / name)
-    (tmp_path / "train.jsonl").write_text(
+        (path / name).symlink_to(tiny_models / name)
+    (path / "train.jsonl").write_text(
         '{"input": "How do I tie a knot?"}\n{"prompt": "Write a poem."}\n{"input": "2 + 2 ="}\n'
         '{"messages": [{"role": "user", "content": "Name a river."}]}\n{"input": "Hi"}\n'
     )
-    (tmp_path / "val.txt").write_text("Why?\nWho was Ada?\n")
+    (path / "val.txt").write_text("Why?\nWho was Ada?\n")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's project."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return make_project(tmp_path, tiny_models)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Path:
+    """What the command leaves, made once."""
+    project = make_project(tmp_path_factory.mktemp("finished"), tiny_models)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(project)
+        patched.setenv(CACHE_VARIABLE, str(tmp_path_factory.getbasetemp() / "cache"))
+        assert main(WORDS) == 0
+    return project / "out"
+
+
+@pytest.fixture
+def out(folder: Path, finished: Path) -> Path:
+    """The output folder of an earlier, finished training."""
+    return Path(shutil.copytree(finished, folder / "out"))
 
 
 @pytest.fixture
@@ -42,12 +72,7 @@ def train(folder: Path, capsys: pytest.CaptureFixture[str]) -> Train:
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = main(
-            [
-                *("train", "--model-1=base", "--model-2=ft", "--train-file=train.jsonl"),
-                *("--output-dir=out", "--num-epochs=2", "--batch-size=2", *QUICK, *arguments),
-            ]
-        )
+        code = main([*WORDS, *arguments])
         shown = capsys.readouterr()
         return code, shown.out, shown.err
 
@@ -77,7 +102,7 @@ def test_the_example_trains_as_the_seed_describes(folder: Path) -> None:
         [sys.executable, str(EXAMPLE), *words, "--num-written=12", "--num-prompts=4"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
@@ -102,13 +127,13 @@ def test_the_example_trains_as_the_seed_describes(folder: Path) -> None:
 
 
 def test_the_summary_shows_what_came_of_it(train: Train, folder: Path) -> None:
-    code, out, err = train()
+    code, shown, err = train()
 
     assert code == 0
     found = record(folder / "out")
     training, rows = found["training"], torch.load("out/divergent_dataset.pt", weights_only=True)
     loss, validation = training["loss"], training["validation"]
-    assert out.splitlines() == [
+    assert shown.splitlines() == [
         f"loss        {loss[0]:.3f} -> {loss[-1]:.3f} in 6 steps",
         f"validation  {validation[0]:.3f} -> {validation[-1]:.3f}, 5 texts",
         f"D_soft      {training['d_soft']:.3f} nats at the first token, with the soft prompt",
@@ -118,7 +143,7 @@ def test_the_summary_shows_what_came_of_it(train: Train, folder: Path) -> None:
         "the most divergent prompts, 3; nats per token, and above ordinary ones",
         *(prompt_line(row) for row in rows),
         "",
-        "wrote",
+        "files",
         "  out/soft_prompt.safetensors",
         "  out/training.json",
         "  out/divergent_dataset.pt",
@@ -137,15 +162,15 @@ def prompt_line(row: dict[str, Any]) -> str:
     return numbers + quoted(row["prompt"], 80 - len(numbers))
 
 
-def test_a_finished_training_is_not_done_again(train: Train, folder: Path) -> None:
-    _, first, _ = train()
-    before = {path.name: path.stat().st_mtime_ns for path in (folder / "out").iterdir()}
+def test_a_finished_training_is_not_done_again(train: Train, out: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
 
-    code, again, err = train()
+    code, shown, err = train()
 
-    assert (code, again) == (0, first)
-    assert "step" not in err.replace("6 steps (2 epochs)", "")
-    assert {path.name: path.stat().st_mtime_ns for path in (folder / "out").iterdir()} == before
+    assert code == 0
+    assert shown.startswith("loss        ")
+    assert [line for line in err.splitlines() if line.startswith("step")] == []
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
 def test_an_interrupted_training_goes_on_to_the_same_end(
@@ -195,41 +220,37 @@ def test_an_interrupted_training_goes_on_to_the_same_end(
     ],
 )
 def test_other_settings_do_not_overwrite(
-    train: Train, folder: Path, changes: tuple[str, ...], named: str
+    train: Train, out: Path, changes: tuple[str, ...], named: str
 ) -> None:
-    train()
-    before = {path.name: path.read_bytes() for path in (folder / "out").iterdir()}
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
 
-    code, out, err = train(*changes)
+    code, shown, err = train(*changes)
 
-    assert (code, out) == (1, "")
+    assert (code, shown) == (1, "")
     assert f"error: out holds a training of other settings: {named}" in err
     assert "; choose another --output-dir, or replace it with --force" in err
-    assert {path.name: path.read_bytes() for path in (folder / "out").iterdir()} == before
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_another_dataset_of_the_same_training_trains_nothing(train: Train, folder: Path) -> None:
-    train()
-    soft_prompt = (folder / "out" / "soft_prompt.safetensors").read_bytes()
+def test_another_dataset_of_the_same_training_trains_nothing(train: Train, out: Path) -> None:
+    soft_prompt = (out / "soft_prompt.safetensors").read_bytes()
 
     code, _, err = train("--num-generations=2", "--force")
 
     assert code == 0
     assert "step 1" not in err
-    assert (folder / "out" / "soft_prompt.safetensors").read_bytes() == soft_prompt
-    rows = torch.load("out/divergent_dataset.pt", weights_only=True)
+    assert (out / "soft_prompt.safetensors").read_bytes() == soft_prompt
+    rows = torch.load(out / "divergent_dataset.pt", weights_only=True)
     assert len(rows) == 6
     assert all("self_similarity" in row["metrics"] for row in rows)
 
 
-def test_force_replaces_a_training(train: Train, folder: Path) -> None:
-    train()
-
+def test_force_replaces_a_training(train: Train, out: Path) -> None:
     code, _, err = train("--num-soft-prompt-tokens=2", "--force")
 
     assert code == 0
     assert "step 6 of 6" in err
-    assert SoftPrompt.load(folder / "out/soft_prompt.safetensors").num_virtual_tokens == 2
+    assert SoftPrompt.load(out / "soft_prompt.safetensors").num_virtual_tokens == 2
 
 
 def test_files_of_unknown_origin_are_not_overwritten(train: Train, folder: Path) -> None:
@@ -246,9 +267,8 @@ def test_files_of_unknown_origin_are_not_overwritten(train: Train, folder: Path)
     assert (folder / "out" / "divergent_dataset.pt").read_text() == "mine"
 
 
-def test_a_damaged_record_is_replaced_on_request_only(train: Train, folder: Path) -> None:
-    train()
-    (folder / "out" / "training.json").write_text("{")
+def test_a_damaged_record_is_replaced_on_request_only(train: Train, out: Path) -> None:
+    (out / "training.json").write_text("{")
 
     code, _, err = train()
 
@@ -256,7 +276,7 @@ def test_a_damaged_record_is_replaced_on_request_only(train: Train, folder: Path
     assert "error: out/training.json: not valid JSON: " in err
     assert err.endswith("; choose another --output-dir, or replace it with --force\n")
     assert train("--force")[0] == 0
-    assert record(folder / "out")["status"] == "complete"
+    assert record(out)["status"] == "complete"
 
 
 def test_a_file_is_no_output_folder(train: Train, folder: Path) -> None:
@@ -268,9 +288,8 @@ def test_a_file_is_no_output_folder(train: Train, folder: Path) -> None:
     assert err.splitlines()[-1] == "error: cannot use the folder out: File exists"
 
 
-def test_a_lost_dataset_is_written_again(train: Train, folder: Path) -> None:
-    train()
-    dataset = folder / "out" / "divergent_dataset.pt"
+def test_a_lost_dataset_is_written_again(train: Train, out: Path) -> None:
+    dataset = out / "divergent_dataset.pt"
     before = dataset.read_bytes()
     dataset.unlink()
 
@@ -355,11 +374,11 @@ def test_samples_that_would_be_equal_are_refused_before_the_training(train: Trai
     assert err.startswith("error: num_generations=2 at temperature=0 would be the same text again")
 
 
-def test_a_filter_that_nothing_passes_keeps_the_training(train: Train, folder: Path) -> None:
-    code, _, err = train("--min-metric=kl_divergence=50")
+def test_a_filter_that_nothing_passes_keeps_the_training(train: Train, out: Path) -> None:
+    code, _, err = train("--min-metric=kl_divergence=50", "--force")
     assert code == 1
     assert "error: none of 3 rows lies within min_metrics={'kl_divergence': 50.0}" in err
-    assert record(folder / "out")["status"] == "trained"
+    assert record(out)["status"] == "trained"
 
     code, _, err = train("--min-metric=kl_divergence=0", "--force")
     assert code == 0
