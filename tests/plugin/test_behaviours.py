@@ -90,8 +90,8 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
             "  nearest prompt found that does not",
             "    | not",
             "  intended? accept it:",
-            "    pytest-divergence accept \\",
-            f"      {ID} {SUITE}",
+            f"    pytest-divergence accept {ID} \\\\",
+            f"      {SUITE}",
             f"*{SUITE}::{ID}*",
         ]
     )
