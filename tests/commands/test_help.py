@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -109,15 +109,15 @@ def test_no_commands_help_imports_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_help_is_there_within_150_milliseconds() -> None:
+def test_help_takes_at_most_150_milliseconds() -> None:
+    """Of a processor's time, the whole process: other work on the machine does not count."""
+
     def seconds() -> float:
-        started = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "pytest_divergence.cli", "--help"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        return time.perf_counter() - started
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-m", "pytest_divergence.cli", "--help"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
     seconds()  # the first one may write bytecode
     assert statistics.median(seconds() for _ in range(10)) <= 0.150
