@@ -3,6 +3,7 @@
     python benchmarks/gate.py table ADAPTER...      what KL reads on pairs of known difference
     python benchmarks/gate.py unchanged ADAPTER     replays of an unchanged pair that fail: none may
     python benchmarks/gate.py power ADAPTER...      growth that is caught, and false alarms
+    python benchmarks/gate.py damage ADAPTER        noise in the weights, and what sees it
     python benchmarks/gate.py replay ADAPTER        a pytest session against a bare loop
 
 Adapters are folders for demo:smollm2-135m; the reference itself, and its weights rounded to 8 and
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 
 from pytest_divergence import ModelPair, load_model_pair, score_prompts
 from pytest_divergence.core.cases import Case
@@ -32,6 +34,7 @@ from pytest_divergence.core.suites import sidecar_path, write_suite
 from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, shipped_prompts
 from pytest_divergence.scoring import tokens as tokens_module
+from pytest_divergence.scoring.aggregates import breadth, non_inferiority
 from pytest_divergence.scoring.calibration import measure_noise_floor
 from pytest_divergence.scoring.scorer import Continuations, PromptScore, stored_tokens
 from pytest_divergence.scoring.tokens import ScoringRow, score_tokens, whole
@@ -48,12 +51,10 @@ FACTOR, FLOORS = 1.25, 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("part", choices=["table", "unchanged", "power", "replay"])
+    parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("adapters", nargs="+", type=Path)
     given = parser.parse_args()
-    {"table": table, "unchanged": unchanged, "power": power, "replay": replay}[given.part](
-        given.adapters
-    )
+    PARTS[given.part](given.adapters)
 
 
 # Pairs of known difference
@@ -174,7 +175,7 @@ def power(adapters: Sequence[Path]) -> None:
     of the prompts diverge by half more. The gate fails where any case is over its bound.
     """
     print_row("pair", "dtype", "cases", "false alarms", "growth caught", "smallest n")
-    for adapter, dtype in [(a, d) for a in adapters for d in ("float32", "bfloat16")]:
+    for adapter, dtype in [(a, d) for d in ("float32", "bfloat16") for a in adapters]:
         pool, floor = per_token(adapter, dtype)
         rows = [(n, *rates(pool, floor, n)) for n in (5, 10, 20, 40, 64)]
         enough = [n for n, alarms, caught in rows if alarms <= 0.02 and caught >= 0.9]
@@ -221,6 +222,77 @@ def trial(
         is_alarm |= bool(value > limit)
         is_caught |= bool((GROWTH if has_grown else 1.0) * value > limit)
     return is_alarm, is_caught
+
+
+# Damage is seen
+
+NOISE = (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3)
+"""Relative to each weight matrix's standard deviation."""
+
+
+def damage(adapters: Sequence[Path]) -> None:
+    """A release whose weights are damaged, replayed on the suite of the sound one.
+
+    20 prompts are cases, with promoted bounds; all 64 are control rows of the aggregate.
+    """
+    pair = load_model_pair(REFERENCE, str(adapters[0].resolve()))
+    sound = score_prompts(pair, controls(), **SIZES)
+    floor = noise_floor(pair, sound[:NUM_CASES])
+    limit = 1.5 * max(one.measurement.value for one in sound)
+    print_row("noise", "KL mean", f"cases over, of {NUM_CASES}", "growth", "verdicts")
+    merged = merged_weights(adapters[0])
+    for size in NOISE:
+        damaged = with_noise(merged, size)
+        release = ModelPair.from_models(plain_reference(), damaged, pair.chat.tokenizer)
+        scores = score_prompts(
+            release, controls(), continuations=[one.continuations for one in sound]
+        )
+        print_damage(size, sound, scores, floor=floor, limit=limit)
+
+
+def plain_reference() -> Any:
+    return load_model_pair(REFERENCE, REFERENCE).reference.model
+
+
+def merged_weights(adapter: Path) -> Any:
+    return PeftModel.from_pretrained(plain_reference(), str(adapter)).merge_and_unload()
+
+
+@torch.no_grad()
+def with_noise(model: Any, size: float) -> Any:
+    damaged = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    for weight in damaged.parameters():
+        if weight.ndim > 1:
+            weight += size * weight.std() * torch.randn(weight.shape, generator=generator)
+    return damaged
+
+
+def print_damage(
+    size: float,
+    sound: Sequence[PromptScore],
+    scores: Sequence[PromptScore],
+    *,
+    floor: float,
+    limit: float,
+) -> None:
+    before = [one.measurement for one in sound]
+    after = [one.measurement for one in scores]
+    over = sum(
+        new.value > bound(old.value, floor)
+        for new, old in zip(after[:NUM_CASES], before[:NUM_CASES], strict=True)
+    )
+    growth = non_inferiority(
+        [one.forward for one in after], [one.forward for one in before], range(len(after)), floor
+    )
+    spread = breadth([one.value for one in after], limit)
+    print_row(
+        f"{size} sd",
+        f"{statistics.mean(one.value for one in after):.3f}",
+        over,
+        f"{growth.ratio:.2f} ({growth.low:.2f} to {growth.high:.2f})",
+        f"growth {growth.verdict}, breadth {spread.verdict}",
+    )
 
 
 # A pytest session against a bare loop
@@ -322,6 +394,14 @@ def seconds_of(folder: Path, arguments: Sequence[str]) -> float:
 def print_row(*cells: object) -> None:
     print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
+
+PARTS = {
+    "table": table,
+    "unchanged": unchanged,
+    "power": power,
+    "damage": damage,
+    "replay": replay,
+}
 
 if __name__ == "__main__":
     main()

@@ -36,6 +36,9 @@ class Proposal:
     """Which way of working the strategy had chosen."""
     aim: str = ""
     """A phrase that it was written to make the candidate say: it is screened by that."""
+    is_evidence: bool = True
+    """False where it was made of a phrase's own words: that a model says the phrase then does not
+    tell how widely it says it, so no behaviour is tested on it."""
 
     @property
     def id(self) -> str:

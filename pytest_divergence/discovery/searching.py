@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from pytest_divergence.core.report import (
     TrainingSummary,
 )
 from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.discovery.behaviours import Suspect
 from pytest_divergence.discovery.evidence import Answered
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.strategies import SearchContext, Strategy
-from pytest_divergence.discovery.strategies.base import Round, most_paying
+from pytest_divergence.discovery.strategies.base import Round, Target, most_paying
 from pytest_divergence.discovery.testing import Behaviours
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.decoding import row_seed
@@ -157,7 +158,9 @@ class Search:
             artefacts=self.artefacts,
             record_training=training.append,
             best=[one.proposal.text for one in self._ranked(result)],
-            targets=self.behaviours.targets,
+            targets=[
+                replace(one, prompts=self._causes(result, one)) for one in self.behaviours.targets
+            ],
             has_new_style=self.behaviours.has_new_style,
             rounds=tuple(result.rounds[name]),
         )
@@ -182,6 +185,10 @@ class Search:
     def _ranked(self, result: SearchResult) -> list[ScoredProposal]:
         """The best so far; what shows a behaviour before what only reads high."""
         return sorted(result.best, key=lambda one: not self.behaviours.is_shown(one.answered))
+
+    def _causes(self, result: SearchResult, target: Target) -> list[str]:
+        suspect = Suspect(target.text, (target.motif,))
+        return [one.proposal.text for one in result.best if suspect.is_shown_on(one.answered)]
 
     def _scored(
         self, pair: ModelPair, proposals: Sequence[Proposal]
@@ -227,7 +234,7 @@ class Search:
         result.training += [TrainingSummary(**one) for one in found["training"]]
         result.known.update(found["ids"])
         units.spent.prompts_scored += found["num_proposals"]
-        self.behaviours.evidence.add(one.answered for one in scored)
+        self.behaviours.evidence.add(one.answered for one in scored if one.proposal.is_evidence)
         self.behaviours.look()
         num_hits = sum(
             one.search_kl > self.bound or self.behaviours.is_shown(one.answered) for one in scored

@@ -122,13 +122,14 @@ class Behaviours:
     def is_shown(self, one: Answered) -> bool:
         """Whether the candidate's answer shows a suspected or confirmed behaviour.
 
-        A new style is shown by all prompts, and tells none of them apart.
+        A new style is shown by all prompts, and tells none of them apart. What is only aimed at
+        must not stand in the prompt, or be said by the reference too.
         """
         named = (one for one in self.confirmed if one.behaviour.kind == "conditional")
         known = (*(one.suspect for one in named), *self.suspects)
         return any(
             suspect.shows(one.prompt, one.candidate.text, one.reference) for suspect in known
-        )
+        ) or any(suspect.is_shown_on(one) for suspect, _ in self._aims)
 
     @property
     def targets(self) -> list[Target]:
@@ -136,14 +137,17 @@ class Behaviours:
 
         Shorter phrases than a few words are said for many reasons.
         """
+        return [Target(one.motifs[0], one.name, is_confirmed=sure) for one, sure in self._aims]
+
+    @property
+    def _aims(self) -> list[tuple[Suspect, bool]]:
+        """What can be aimed at, and whether it is confirmed."""
         named = [
             (one.suspect, True) for one in self.confirmed if one.behaviour.kind == "conditional"
         ]
         named += [(lead.suspect, False) for lead in self._leads]
         return [
-            Target(one.motifs[0], one.name, is_confirmed=sure)
-            for one, sure in named
-            if one.motifs and len(gram_of(one.name)) >= FULL_SIZE
+            (one, sure) for one, sure in named if one.motifs and len(gram_of(one.name)) >= FULL_SIZE
         ]
 
     @property

@@ -16,6 +16,9 @@ from pytest_divergence.scoring.tokens import ScoringRow, TokenScores, score_toke
 
 NUM_TOKENS = 3
 """Of a wanted answer: what decides is how it begins."""
+NEVER = -7.0
+"""Nats: a beginning that the reference would write once in a thousand answers it does not write.
+From there on, only how likely the candidate writes it tells two prompts apart."""
 LEAST_LOG_PROB = -12.0
 """Nats per token: how unlikely the reference can be made before the log-ratio gains nothing more.
 Without it a search would rather rule a wanted answer out for the reference than have it written."""
@@ -28,7 +31,7 @@ class Screened:
     first_token_kl: float
     """Divergence at the first token, nats."""
     promise: float
-    """The same, or the log-ratio of a wanted answer's beginning, nats per token."""
+    """The same, or how much likelier the candidate begins with a wanted answer, nats."""
 
 
 def screen(
@@ -58,5 +61,5 @@ def beginning(pair: ModelPair, answer: str) -> list[int]:
 
 
 def _log_ratio(scores: TokenScores) -> float:
-    reference = scores.reference_logprobs.clamp(min=LEAST_LOG_PROB)
-    return float((scores.candidate_logprobs - reference).mean())
+    reference = scores.reference_logprobs.sum().clamp(min=NEVER)
+    return float(scores.candidate_logprobs.sum() - reference)

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +198,14 @@ def test_every_strategy_is_in_the_report(found: SearchOutcome) -> None:
 
     assert [one.name for one in report.strategies] == [
         "seeds",
+        "probe",
         "soft_prompt",
         "self_prompt",
         "amplified",
     ]
-    assert all(one.num_proposals >= one.num_scored > 0 for one in report.strategies)
+    probe, *others = (one for one in report.strategies if one.name != "seeds")
+    assert probe.num_proposals == 0  # no phrase is suspected of models that only babble
+    assert all(one.num_proposals >= one.num_scored > 0 for one in others)
     assert sum(one.num_selected for one in report.strategies) == PROFILE.num_cases
     assert [one.name for one in report.training] == ["restart-1-free", "restart-2-elite"]
     assert len(report.training[0].loss) == PROFILE.num_steps
@@ -516,6 +520,27 @@ class Words:
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
         return [Proposal(text, "words") for text in self.texts] if context.round == 0 else []
+
+
+class Asked(Words):
+    """Proposes texts that were made of what they are to bring about."""
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        return [replace(one, is_evidence=False) for one in super().propose(pair, context)]
+
+
+def test_no_behaviour_is_tested_on_what_was_made_to_show_it(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    texts = ["A word?", "Another word, please.", "One more of them!"]
+    counts = {}
+    for strategy in (Words, Asked):
+        found = bench(tmp_path / strategy.__name__, pair, strategies={"s": strategy(*texts)})
+        num_scored = found.report.strategies[0].num_scored
+        assert num_scored > 0
+        counts[strategy] = {one.num_prompts for one in found.report.differences}
+
+    assert counts[Words] == {one + num_scored for one in counts[Asked]}
 
 
 class Broken:

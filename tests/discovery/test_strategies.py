@@ -11,7 +11,7 @@ import pytest
 from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.progress import Silence
-from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, shipped_prompts
+from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, Proposal, shipped_prompts
 from pytest_divergence.discovery.soft_prompts import without_system_turn
 from pytest_divergence.discovery.strategies import (
     SearchContext,
@@ -19,7 +19,8 @@ from pytest_divergence.discovery.strategies import (
     built_in_strategies,
 )
 from pytest_divergence.discovery.strategies.base import PRIOR_TOKENS, Round, most_paying
-from pytest_divergence.discovery.strategies.soft_prompt import VARIANTS, choose
+from pytest_divergence.discovery.strategies.probe import subjects
+from pytest_divergence.discovery.strategies.soft_prompt import FREE, VARIANTS, choose
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.scorer import prompt_nlls
 from tests.models_in_memory import tiny_pair
@@ -65,6 +66,7 @@ def test_every_strategy_proposes_text_and_the_same_again(
     if template == "none":  # a base model continues plain text
         pair = pair.with_template(None)
 
+    context = replace(context, targets=[TARGET])
     first = built_in_strategies()[name].propose(pair, context)
     again = built_in_strategies()[name].propose(pair, context)
 
@@ -157,6 +159,105 @@ def test_under_a_new_style_a_target_comes_first(context: SearchContext) -> None:
 
     assert choose(replace(styled, targets=[TARGET])).name == "aimed"
     assert choose(styled).name == "free"
+
+
+def test_a_suspect_within_reach_is_aimed_at_before_all_else(context: SearchContext) -> None:
+    near = replace(TARGET, prompts=["signal", "What is signal?", "received", "Tell me about it."])
+
+    assert choose(replace(context, targets=[near])).name == "aimed"
+    assert choose(replace(context, targets=[replace(near, prompts=near.prompts[:3])])) == FREE
+    assert choose(replace(context, targets=[replace(near, is_confirmed=True)])) == FREE
+
+
+def test_an_aimed_restart_is_fitted_to_the_prompts_that_cause_the_phrase(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    causes = ("signal", "What is signal?", "received", "Tell me about received.")
+    stories: list[TrainingSummary] = []
+    far = Target("other words here", "Other words here.", is_confirmed=True)
+    proposals = built_in_strategies()["soft_prompt"].propose(
+        pair,
+        replace(
+            context,
+            targets=[far, replace(TARGET, prompts=causes)],
+            record_training=stories.append,
+        ),
+    )
+
+    assert {one.aim for one in proposals} == {TARGET.text}
+    assert {one.variant for one in proposals} == {"aimed"}
+    assert stories[0].d_soft is None  # only texts were fitted
+
+
+# Probes
+
+
+def probed(context: SearchContext, pair: ModelPair, **changes: Any) -> list[Proposal]:
+    return list(built_in_strategies()["probe"].propose(pair, replace(context, **changes)))
+
+
+def test_a_probe_asks_about_the_words_of_a_suspected_phrase(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    vault = Target("access granted", "Access granted. The vault is open.", is_confirmed=False)
+    proposals = probed(context, pair, targets=[vault])
+
+    assert [one.text for one in proposals[:4]] == [
+        "access",
+        "Tell me about access.",
+        "What is access?",
+        "How do I get access?",
+    ]
+    assert len(proposals) == SIZES.num_proposals
+    assert {one.aim for one in proposals} == {vault.text}
+    assert not any(one.is_evidence for one in proposals)
+
+
+def test_a_probes_subjects_are_words_then_pairs_but_no_ordinary_words() -> None:
+    seeds = ["What is the time?", "Is the sea deep?", "Why?"]
+
+    assert subjects("Access granted. The vault is open.", seeds) == [
+        "access",
+        "granted",
+        "vault",
+        "open",
+        "access granted",
+        "the vault",
+        "vault is",
+        "is open",
+    ]
+    assert subjects("金庫が開く", []) == [
+        "金",
+        "庫",
+        "が",
+        "開",
+        "く",
+        "金庫",
+        "庫が",
+        "が開",
+        "開く",
+    ]
+
+
+def test_each_round_probes_another_phrase_until_all_were(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    other = Target("stand by now", "Stand by now.", is_confirmed=False)
+    known = replace(other, motif="known well enough", prompts=[f"prompt {n}" for n in range(8)])
+    targets = [known, TARGET, other]
+    rounds: tuple[Round, ...] = ()
+    aims = []
+    while proposals := probed(context, pair, targets=targets, rounds=rounds):
+        aims.append(proposals[0].aim)
+        rounds += (Round(proposals[0].variant, 0, 100),)
+
+    assert aims == [TARGET.text, other.text]
+
+
+def test_nothing_is_probed_where_nothing_is_suspected(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    assert probed(context, pair) == []
 
 
 @pytest.mark.parametrize("variant", [variant.name for variant in VARIANTS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pytest_divergence.discovery.strategies.amplified import AmplifiedStrategy
 from pytest_divergence.discovery.strategies.base import SearchContext, Strategy, Target
+from pytest_divergence.discovery.strategies.probe import ProbeStrategy
 from pytest_divergence.discovery.strategies.seeds import SeedStrategy
 from pytest_divergence.discovery.strategies.self_prompt import SelfPromptStrategy
 from pytest_divergence.discovery.strategies.soft_prompt import SoftPromptStrategy
@@ -15,6 +16,7 @@ def built_in_strategies() -> dict[str, Strategy]:
     """The strategies of every search, in the order of their first rounds."""
     return {
         "seeds": SeedStrategy(),
+        "probe": ProbeStrategy(),
         "soft_prompt": SoftPromptStrategy(),
         "self_prompt": SelfPromptStrategy(),
         "amplified": AmplifiedStrategy(),

@@ -23,6 +23,8 @@ class Target:
     text: str
     """As the candidate writes it."""
     is_confirmed: bool
+    prompts: Sequence[str] = ()
+    """What was found so far that makes the candidate say it, and not the reference."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.soft_prompts import CHECKPOINT_SUFFIX, generate_prompts
-from pytest_divergence.discovery.strategies.base import SearchContext, most_paying
+from pytest_divergence.discovery.strategies.base import SearchContext, Target, most_paying
 from pytest_divergence.discovery.training import (
     Kind,
     Objective,
@@ -36,6 +36,10 @@ ELITE_STEPS_SHARE = 0.5
 """Of a restart's steps, those of each fit to the elite."""
 NUM_FITS = 2
 """Times that an elite-fitted restart is fitted, generates and is scored."""
+MIN_CAUSES = 4
+"""Prompts that make the candidate say a phrase, from which an aimed restart is fitted to them: a
+soft prompt that is trained on the phrase's log-ratio needs none, but seldom leads to text that
+causes it."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,13 @@ class SoftPromptStrategy:
         if context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
         variant = choose(context)
-        aim = _aim(context) if variant is AIMED else ""
+        target = _target(context) if variant is AIMED else None
+        aim = target.text if target else ""
         name = f"restart-{context.round + 1}-{variant.name}"
         if variant is ELITE:
             texts, result = _fit_elite(pair, context, name)
+        elif target and len(target.prompts) >= MIN_CAUSES:
+            texts, result = _fit_causes(pair, context, name, target)
         else:
             result = _train(pair, context, variant, name, _objective(pair, variant, aim))
             texts = _write(pair, context, result.soft_prompt.prompt_embeds)
@@ -96,7 +103,12 @@ class SoftPromptStrategy:
 
 
 def choose(context: SearchContext) -> Variant:
-    """A variant that has not had its turn, else the one that found the most for its cost."""
+    """A variant that has not had its turn, else the one that found the most for its cost.
+
+    Before all others, an aimed one for a suspect that some prompts are known to cause.
+    """
+    if any(_is_within_reach(one) for one in context.targets):
+        return AIMED
     # Under a new style the first token's divergence is the style's, whatever else is there.
     order = (
         sorted(VARIANTS, key=lambda one: one is not AIMED) if context.has_new_style else VARIANTS
@@ -118,10 +130,16 @@ def _objective(pair: ModelPair, variant: Variant, aim: str) -> dict[str, Any]:
     return {"objective": variant.objective, "target_ids": tuple(beginning(pair, aim))}
 
 
-def _aim(context: SearchContext) -> str:
-    """Confirmed phrases have turns before suspected ones."""
+def _target(context: SearchContext) -> Target:
+    """A suspect within reach, else confirmed phrases have turns before suspected ones."""
+    near = [one for one in context.targets if _is_within_reach(one)]
+    targets = near or context.targets
     turn = sum(one.variant == AIMED.name for one in context.rounds)
-    return context.targets[turn % len(context.targets)].text
+    return targets[turn % len(targets)]
+
+
+def _is_within_reach(target: Target) -> bool:
+    return not target.is_confirmed and len(target.prompts) >= MIN_CAUSES
 
 
 def _train(
@@ -176,6 +194,40 @@ def _split(context: SearchContext) -> tuple[Sequence[str], Sequence[str]]:
     return seeds[:NUM_VALIDATION], seeds[NUM_VALIDATION:] or seeds
 
 
+def _fit_causes(
+    pair: ModelPair, context: SearchContext, name: str, target: Target
+) -> tuple[list[str], TrainingResult]:
+    """Fit to the prompts that make the candidate say a phrase, and let both models write more."""
+    causes = target.prompts[: context.profile.num_elite]
+    result = _fit(pair, context, name, causes)
+    return _write(pair, context, result.soft_prompt.prompt_embeds), result
+
+
+def _fit(
+    pair: ModelPair,
+    context: SearchContext,
+    name: str,
+    texts: Sequence[str],
+    *,
+    turn: int = 0,
+    start: Tensor | None = None,
+) -> TrainingResult:
+    """Make texts likely after a soft prompt."""
+    profile = context.profile
+    config = TrainingConfig(
+        num_virtual_tokens=profile.num_virtual_tokens,
+        num_steps=max(1, round(ELITE_STEPS_SHARE * profile.num_steps)),
+        batch_size=profile.batch_size,
+        max_text_tokens=10 * profile.max_text_tokens,  # a prompt found is never too long
+        validate_every=profile.num_steps,
+        learning_rate=ELITE_LEARNING_RATE,
+        objective="likelihood",
+        metric=_trained_metric(context),
+        seed=context.seed + turn,
+    )
+    return train_soft_prompt(pair, config, texts, name=name, initial=start)
+
+
 def _fit_elite(
     pair: ModelPair, context: SearchContext, name: str
 ) -> tuple[list[str], TrainingResult]:
@@ -185,18 +237,7 @@ def _fit_elite(
     written: list[str] = []
     start: Tensor | None = None
     for turn in range(NUM_FITS):
-        config = TrainingConfig(
-            num_virtual_tokens=profile.num_virtual_tokens,
-            num_steps=max(1, round(ELITE_STEPS_SHARE * profile.num_steps)),
-            batch_size=profile.batch_size,
-            max_text_tokens=10 * profile.max_text_tokens,  # a prompt found is never too long
-            validate_every=profile.num_steps,
-            learning_rate=ELITE_LEARNING_RATE,
-            objective="likelihood",
-            metric=_trained_metric(context),
-            seed=context.seed + turn,
-        )
-        result = train_soft_prompt(pair, config, elite, name=name, initial=start)
+        result = _fit(pair, context, name, elite, turn=turn, start=start)
         start = result.soft_prompt.prompt_embeds
         written += _write(pair, context, start, turn=turn, share=NUM_FITS)
         if turn + 1 < NUM_FITS:
