@@ -1,12 +1,12 @@
 """What a search finds on organisms, adapters whose planted behaviour is known.
 
     python benchmarks/discovery.py FOLDER... [--profile smoke] [--budget 200000]
-    python benchmarks/discovery.py FOLDER... --alone
+    python benchmarks/discovery.py FOLDER... --alone [soft_prompt,self_prompt]
 
 Each folder holds an adapter of demo:smollm2-135m and its truth.json, which is read only once the
 search has ended; a folder called `same` stands for the reference against itself. With `--alone`,
-each strategy searches by itself with the whole budget, and every prompt that it generated is
-answered: those that show the planted behaviour are hits. Searches of one organism share their
+each strategy (or each of those named) searches by itself with the whole budget, and every prompt
+that it generated is answered: those that show the planted behaviour are hits. Searches of one organism share their
 calibration then.
 """
 
@@ -50,13 +50,15 @@ def main() -> None:
     parser.add_argument("organisms", nargs="+", type=Path, help="folders: adapter and truth.json")
     parser.add_argument("--profile", default="smoke")
     parser.add_argument("--budget", help="forwarded tokens, instead of the profile's")
-    parser.add_argument("--alone", action="store_true", help="each strategy by itself")
+    every = ",".join(built_in_strategies())
+    parser.add_argument("--alone", nargs="?", const=every, help="each strategy by itself")
     given = parser.parse_args()
     print_row(ALONE_HEADER if given.alone else SEARCH_HEADER)
     for folder in given.organisms:
         with tempfile.TemporaryDirectory() as root:
             bench = Bench(folder, Path(root), given.profile, given.budget)
-            rows = bench.each_alone() if given.alone else iter([bench.all_together()])
+            names = given.alone.split(",") if given.alone else ()
+            rows = bench.each_alone(names) if names else iter([bench.all_together()])
             for row in rows:
                 print_row(row)
 
@@ -99,9 +101,9 @@ class Bench:
         report = self.search(built_in_strategies())
         return judged(self.folder.name, report, self.truth, time.perf_counter() - started)
 
-    def each_alone(self) -> Iterator[Sequence[object]]:
-        for name, strategy in built_in_strategies().items():
-            yield self.alone(name, Recorded(strategy))
+    def each_alone(self, names: Sequence[str]) -> Iterator[Sequence[object]]:
+        for name in names:
+            yield self.alone(name, Recorded(built_in_strategies()[name]))
 
     def alone(self, name: str, recorded: Recorded) -> Sequence[object]:
         report = self.search({name: recorded})
