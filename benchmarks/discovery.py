@@ -6,8 +6,8 @@
 Each folder holds an adapter of demo:smollm2-135m and its truth.json, which is read only once the
 search has ended; a folder called `same` stands for the reference against itself. With `--alone`,
 each strategy (or each of those named) searches by itself with the whole budget, and every prompt
-that it generated is answered: those that show the planted behaviour are hits. Searches of one organism share their
-calibration then.
+that it generated is answered: those that show the planted behaviour are hits. Searches of one
+organism share their calibration then.
 """
 
 from __future__ import annotations
