@@ -58,8 +58,7 @@ def inspect_pair(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) -
 def _model(one: ResolvedSpec) -> Finding:
     name = f"{one.role} {safe_line(str(one.spec))[1:-1]}"
     if one.folder is None:
-        kind = "plugin" if one.fingerprint is not None else one.spec.kind
-        return Finding("note", f"{name} {NOT_HERE[kind]}")
+        return Finding("note", f"{name} {NOT_HERE[one.spec.kind]}")
     with as_load_error(one):  # a file that was cut shows in its header
         size = weights_bytes(one.folder, 4)
     kind = "adapter" if one.is_adapter else "model"
@@ -88,6 +87,7 @@ def _num_rows(skeleton: PreTrainedModel) -> int:
 
 def _skeleton(resolved: ResolvedSpec) -> PreTrainedModel:
     """The model without its weights: names and shapes of its modules."""
+    assert resolved.folder is not None  # `inspect_pair` ends where a model is not here
     with quiet_transformers(), as_load_error(resolved), torch.device("meta"):
         config = AutoConfig.from_pretrained(
             resolved.folder, trust_remote_code=False, local_files_only=True

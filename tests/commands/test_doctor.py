@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
 
 from pytest_divergence.cli import main
-from pytest_divergence.commands import machine
+from pytest_divergence.commands.machine import package_findings
 from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.naming import suite_path
 from pytest_divergence.core.settings import PROFILES
@@ -241,11 +242,11 @@ def test_packages_that_are_missing_or_old_fail_with_the_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     needed = ["torch>=999.0", "no-such-package>=1", "peft>=1; extra == 'peft'"]
-    monkeypatch.setattr(machine.metadata, "requires", lambda name: needed)
+    monkeypatch.setattr(metadata, "requires", lambda name: needed)
 
-    found = [one for one in machine.package_findings() if one.level == "fail"]
+    found = [one for one in package_findings() if one.level == "fail"]
 
-    version = machine.metadata.version("torch")
+    version = metadata.version("torch")
     assert found == [
         Finding("fail", f"torch is {version}; run: pip install 'torch>=999.0'"),
         Finding("fail", "no-such-package is not there; run: pip install 'no-such-package>=1'"),
