@@ -115,15 +115,18 @@ def add_dataset(parser: ArgumentParser) -> None:
         default=1.0,
         help="at which these texts are sampled; 0: the most likely one (default %(default)s)",
     )
-    for name, side in (("min", "least"), ("max", "most")):
+    for name, side, example in (
+        ("min", "least", "kl_divergence=0.5"),
+        ("max", "most", "prompt_nll_1=6"),
+    ):
         group.add_argument(
             f"--{name}-metric",
             type=_limit,
             metavar="NAME=VALUE",
             action="append",
             default=[],
-            help=f"rows of the dataset need at {side} this, such as kl_divergence=0.5; may be "
-            "given several times",
+            help=f"rows of the dataset have at {side} this, such as {example}; may be given "
+            "several times",
         )
 
 
