@@ -139,10 +139,13 @@ def within_memory(
 
     def load() -> ModelPair:
         nonlocal is_checked
-        if not is_checked and (needed := memory()) is not None:
+        if is_checked:
+            return load_pair()
+        if (needed := memory()) is not None:
             needed.check()
             if needed.needed >= SAID_FROM:
                 listener.say(f"loading the models: {needed}")
+        listener.progress("load the models", 0, 1)
         is_checked = True
         return load_pair()
 
