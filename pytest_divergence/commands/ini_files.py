@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import iniconfig
+import iniconfig  # pytest reads ini files with it, and TOML with the two below
 
 from pytest_divergence.core.errors import SettingsError
 

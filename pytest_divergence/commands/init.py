@@ -6,8 +6,10 @@ Knows which files there are and what stays as it is; what stands in them is in `
 from __future__ import annotations
 
 import difflib
+import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_divergence.commands.settings import add_settings
@@ -85,9 +87,12 @@ def _names(changed: Sequence[SetupFile]) -> str:
 
 
 def _next_steps(suite: str) -> list[str]:
+    folder = Path(suite).parent
+    make = [] if folder.is_dir() else [f"  mkdir -p {shlex.quote(str(folder))}"]
     return [
         "",
         "next, search, keep what you found, and commit it; the workflow replays it:",
         "  pytest-divergence discover",
-        f"  pytest-divergence promote latest {suite}",
+        *make,
+        f"  pytest-divergence promote latest {shlex.quote(suite)}",
     ]

@@ -24,6 +24,7 @@ wrote pytest.ini, conftest.py and {WORKFLOW}
 
 next, search, keep what you found, and commit it; the workflow replays it:
   pytest-divergence discover
+  mkdir -p tests
   pytest-divergence promote latest {SUITE}
 """
 
