@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 
 from pytest_divergence import ModelPair, load_model_pair, score_prompts
 from pytest_divergence.core.cases import Case
@@ -72,8 +73,9 @@ def pairs(adapters: Sequence[Path]) -> Iterator[tuple[str, ModelPair]]:
     for factor in (0.9, 1.1, 1.5):
         pair = load_model_pair(REFERENCE, str(adapters[0].resolve()))
         for module in pair.candidate.model.modules():
-            for name in getattr(module, "scaling", {}):
-                module.scaling[name] *= factor  # type: ignore[index,operator]
+            if isinstance(module, LoraLayer):
+                for name in module.scaling:
+                    module.scaling[name] *= factor
         yield f"{adapters[0].name}, adapter x {factor}", pair
 
 
