@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from pydantic import JsonValue
 
+from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.comparing import Differences
 from pytest_divergence.core.report import Report
 from pytest_divergence.reports import charts, heat, plots, wording
@@ -46,7 +47,7 @@ class Earlier:
 def render_html(report: Report, *, suite: str | None = None, earlier: Earlier | None = None) -> str:
     """The run as a page; `suite` is the path that its commands name."""
     cases = wording.asserted(report)
-    motifs = {one.id: one.motifs for one in report.behaviours}
+    motifs = {one.id: _telling_words(one) for one in report.behaviours}
     return (
         _environment()
         .get_template("page.html.jinja")
@@ -63,7 +64,7 @@ def render_html(report: Report, *, suite: str | None = None, earlier: Earlier | 
             num_over=len(wording.failed(report)),
             num_new=len(wording.unaccepted(report)),
             top_kl=max((case.kl.value for case in cases if case.kl), default=0.0),
-            motifs_of=lambda case: motifs.get(case.behaviour or "", ()),
+            motifs_of=lambda id_: motifs.get(id_ or "", ()),
             rerun=lambda case: wording.rerun_command(report, case.id, suite),
         )
     )
@@ -99,6 +100,7 @@ def _environment() -> Environment:
         worst_tokens=wording.worst_tokens,
         bound_parts=wording.bound_parts,
         compared=wording.compared,
+        effort=wording.effort,
     )
     return environment
 
@@ -135,6 +137,11 @@ def _exact(text: str) -> str | None:
         return ""
     is_shown = len(text) <= TEXT_LIMIT and _shown(text) == text
     return None if is_shown else escape(json.dumps(text))
+
+
+def _telling_words(behaviour: Behaviour) -> Sequence[str]:
+    """What is marked in answers: motifs are only as much of the phrase as recurs word by word."""
+    return [behaviour.name, *behaviour.motifs] if behaviour.motifs else []
 
 
 def _notes(report: Report) -> Sequence[str]:

@@ -36,7 +36,6 @@ def render_markdown(report: Report, *, suite: str | None = None) -> str:
 
 
 def _head(report: Report) -> Iterator[str]:
-    effort = report.effort
     yield "# pytest-divergence"
     yield ""
     first, *more = wording.headline(report)
@@ -45,11 +44,7 @@ def _head(report: Report) -> Iterator[str]:
     yield f"- reference: {_code(report.pair.reference)}"
     yield f"- candidate: {_code(report.pair.candidate)}"
     yield f"- cases: {', '.join(wording.counts(report))}"
-    yield (
-        f"- effort: {number_of(effort.prompts_scored, 'prompt')} scored, "
-        f"{number_of(effort.tokens_forwarded, 'token')} forwarded, "
-        f"{wording.duration(effort.seconds)}"
-    )
+    yield f"- effort: {wording.effort(report)}"
     yield "- full report: [report.html](report.html), data: [report.json](report.json)"
     yield ""
 

@@ -198,6 +198,15 @@ def first_behaviour(report: Report) -> str | None:
     )
 
 
+def effort(report: Report) -> str:
+    """What the run cost; a replay counts no tokens."""
+    spent = report.effort
+    facts = [f"{number_of(spent.prompts_scored, 'prompt')} scored"]
+    if spent.tokens_forwarded:
+        facts.append(f"{number_of(spent.tokens_forwarded, 'token')} forwarded")
+    return ", ".join([*facts, duration(spent.seconds)])
+
+
 def accept_command(behaviour_id: str, suite: str) -> str:
     """The command that marks a behaviour as intended."""
     return shlex.join(["pytest-divergence", "accept", behaviour_id, suite])
