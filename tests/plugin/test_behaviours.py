@@ -90,7 +90,7 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
             "  nearest prompt found that does not",
             "    | not",
             "  intended? accept it:",
-            f"    pytest-divergence accept {ID} \\\\",
+            f"    pytest-divergence accept {ID} \\",
             f"      {SUITE}",
             f"*{SUITE}::{ID}*",
         ]
