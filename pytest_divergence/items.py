@@ -7,6 +7,7 @@ Knows what an item measures in setup and judges in its call. Does not know how a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from pytest_divergence.measuring import UNIT, noise_floor_of, note, shown_case
 from pytest_divergence.pairs import has_own_pair, own_pair
+from pytest_divergence.replay_report import keep_behaviour, keep_case
 from pytest_divergence.replaying import Carried, Measured, SuiteReplay
 from pytest_divergence.session import of
 
@@ -106,6 +108,7 @@ class CaseItem(SuiteItem):
         note(self, kind="case", verdict="error", bound=self.max_kl, unit=UNIT)  # until measured
         if self.case.behaviour is not None:
             note(self, behaviour=self.case.behaviour)
+        keep_case(self, self.case.with_changes(completions=None), max_kl=self.max_kl)
         with session.failures():
             if self.has_value:
                 self.reading = Carried(self.case, self._searched_tokens(session))
@@ -124,10 +127,23 @@ class CaseItem(SuiteItem):
         reading, session = self.reading, of(self.config)
         verdict = judge(reading.measurement.value, self.max_kl)
         note(self, verdict=verdict, kl=reading.measurement.value, metric=reading.measurement.metric)
+        found = partial(
+            keep_case,
+            self,
+            verdict=verdict,
+            measurement=reading.measurement,
+            max_kl=self.max_kl,
+            pair=reading.pair,
+        )
         if verdict == "passed":
+            found(self.case.with_changes(completions=None))
             return
-        answered = self.case.with_changes(completions=reading.completions())
-        case, tokens = shown_case(session, answered, reading.tokens())
+        answered, tokens = (
+            self.case.with_changes(completions=reading.completions()),
+            reading.tokens(),
+        )
+        found(answered, tokens=tokens)
+        case, tokens = shown_case(session, answered, tokens)
         text = failure_text(
             case,
             measurement=reading.measurement,
@@ -204,6 +220,7 @@ class BehaviourItem(SuiteItem):
             note(self, log_ratio=self.log_ratio, bound=self.limit, unit="nats")
         if is_gone:
             return
+        keep_behaviour(self, self.behaviour)
         text = behaviour_text(
             redacted_behaviour(self.behaviour) if session.is_redacted else self.behaviour,
             log_ratio=self.log_ratio,

@@ -170,7 +170,12 @@ OPTIONS = (
         "memory that a search may take, such as 30GB (default: what is free)",
         "a size, such as 30GB or 500MB",
     ),
-    Option("report_dir", "FOLDER", "where reports go (default: .divergence/reports)", "a folder"),
+    Option(
+        "report_dir",
+        "FOLDER",
+        "where reports go (default: .divergence/reports); a replay writes one only if this is given",
+        "a folder",
+    ),
     _choice(
         "github",
         "annotations and a step summary on GitHub; auto (default): where GITHUB_ACTIONS is true",

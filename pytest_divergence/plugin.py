@@ -20,6 +20,7 @@ from pytest_divergence import (
     pairs,
     participation,
     progress_display,
+    replay_report,
     scheduling,
     untested,
     updating,
@@ -147,7 +148,10 @@ def pytest_terminal_summary(
     """Say what was found, where the report is, and how to run one case again."""
     ours = of(config)
     progress_display.write_summary(
-        terminalreporter, ours, exitstatus, more=updating.summary_lines(ours)
+        terminalreporter,
+        ours,
+        exitstatus,
+        more=[*updating.summary_lines(ours), *replay_report.write(ours, exitstatus)],
     )
     untested.write(terminalreporter, ours)
     github.write(terminalreporter, ours, list(progress_display.final_reports(terminalreporter)))
@@ -158,6 +162,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     ours = of(session.config)
     updating.finish(session, ours)
     untested.finish(session, ours)
+    if ours.worker_input is not None:
+        replay_report.send(ours, session.config.workeroutput)  # type: ignore[attr-defined]
     if ours.worker_input is not None and ours.report_dir is not None:
         session.config.workeroutput[REPORT_KEY] = str(ours.report_dir)  # type: ignore[attr-defined]
 
@@ -167,6 +173,7 @@ def pytest_testnodedown(node: Any) -> None:
     """Hear from a worker of pytest-xdist."""
     ours, output = of(node.config), getattr(node, "workeroutput", {})
     ours.hear(output)
+    replay_report.hear(ours, output)
     untested.hear(ours, output)
 
 

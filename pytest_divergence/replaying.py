@@ -29,6 +29,9 @@ ROWS_TOGETHER = 32
 class Measured(Protocol):
     """What an item judges; the rest costs forward passes, and only failures ask for it."""
 
+    pair: ModelPair | None
+    """The models that it was measured on; None: it was not, in this session."""
+
     @property
     def measurement(self) -> Measurement:
         """The divergences."""
@@ -47,6 +50,7 @@ class Carried:
         """`tokens` are the report's, where there is one."""
         assert case.kl is not None  # what has no value is not carried
         self.measurement = case.kl
+        self.pair: ModelPair | None = None
         self._case, self._tokens = case, tokens
 
     def tokens(self) -> Sequence[TokenComparison]:
@@ -66,6 +70,7 @@ class Replayed:
     ) -> None:
         """`found` is the row as it was measured on `pair`."""
         self.measurement = found.measurement
+        self.pair: ModelPair | None = pair
         self._session, self._pair, self._case = session, pair, case
 
     def tokens(self) -> Sequence[TokenComparison]:

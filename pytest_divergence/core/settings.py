@@ -207,7 +207,7 @@ class Settings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """One dtype for both models; `auto` is float32 on a CPU and for small models."""
     report_dir: str | None = None
-    """Folder for the reports of runs; default: `.divergence/reports`."""
+    """Folder for the reports of runs; default: `.divergence/reports`, and none of replays."""
     github: Literal["auto", "on", "off"] = "auto"
     """Whether failures become annotations on GitHub, and a step summary: `auto` on its runners."""
     memory: str | None = None

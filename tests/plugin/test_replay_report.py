@@ -1,0 +1,144 @@
+"""`--divergence-report-dir` where suites are replayed: a report like a search's, kept in CI."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.cases import case_id
+from pytest_divergence.core.report import Report, load_report
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
+
+SUITE = "release.divergence.jsonl"
+REPLAY = (*MODELS, SUITE, "-W", "default", "--divergence-report-dir=out")
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A suite of one case within its bound and one over it."""
+    rows = [{"input": KNOT, "max_kl": 9.0}, {"input": POEM, "max_kl": 0.001}]
+    project.write_suite(SUITE, *rows)
+    project.run(*MODELS, SUITE, "--divergence-fill").assert_outcomes(passed=2)
+    return project
+
+
+def written(project: Project) -> tuple[Path, Report]:
+    (folder,) = project.path.glob("out/2*")
+    assert {"report.html", "report.json", "summary.md"} == {one.name for one in folder.iterdir()}
+    return folder, load_report(folder / "report.json")
+
+
+def test_a_replay_leaves_its_report_where_it_is_asked_to(suite: Project) -> None:
+    result = suite.run(*REPLAY)
+
+    result.assert_outcomes(failed=1, passed=2, warnings=1)
+    folder, report = written(suite)
+    result.stdout.fnmatch_lines([f"report: out/{folder.name}/report.html"])
+    assert (report.run.mode, report.run.status) == ("replay", "complete")
+    assert (report.pair.reference, report.pair.candidate) == ("base", "ft")
+    assert (report.pair.dtype, report.pair.device) == ("float32", "cpu")
+    verdicts = {one.id: one.verdict for one in report.cases}
+    assert verdicts == {case_id(KNOT): "passed", case_id(POEM): "failed"}
+    failed = next(one for one in report.cases if one.verdict == "failed")
+    assert failed.kl is not None
+    assert failed.kl.value > 0.001
+    assert failed.completions is not None
+    summary = (folder / "summary.md").read_text("utf-8")
+    assert "**1 of 2 cases shows more divergence than the bound.**" in summary
+    assert re.search("- effort: 2 prompts scored, [0-9.]+ s\n", summary)
+    page = (folder / "report.html").read_text("utf-8")
+    assert f"pytest {SUITE}::{case_id(POEM)} --model-1 base --model-2 ft" in page
+
+
+def test_another_candidate_is_reported_as_it_was_measured(suite: Project) -> None:
+    suite.run(*REPLAY, "--model-2=adapter", "--divergence-max-kl=5")
+
+    _, report = written(suite)
+    stored = json.loads((suite.path / SUITE).read_text("utf-8").splitlines()[0])
+    fresh = next(one for one in report.cases if one.id == stored["id"])
+    assert report.pair.candidate == "adapter"
+    assert (report.pair.dtype, report.pair.device) == ("float32", "cpu")
+    assert fresh.kl is not None
+    assert fresh.kl.estimator == "stored"
+    assert fresh.kl.value != stored["kl"]["value"]
+    assert fresh.completions is None  # its own were not asked for, and the suite's are another's
+
+
+def test_without_being_asked_a_replay_writes_nothing(suite: Project) -> None:
+    before = sorted(suite.path.rglob("*"))
+
+    suite.run(*MODELS, SUITE, "-W", "default").assert_outcomes(failed=1, passed=2, warnings=1)
+
+    assert [one for one in sorted(suite.path.rglob("*")) if one not in before] == []
+
+
+def test_a_case_that_could_not_be_measured_is_told(suite: Project) -> None:
+    tokens = suite.path / "release.tokens.jsonl"
+    rows = [json.loads(line) for line in tokens.read_text("utf-8").splitlines()]
+    changed = [{**row, "prompt_sha256": "0" * 64} for row in rows]
+    tokens.write_text("".join(f"{json.dumps(row)}\n" for row in changed), "utf-8")
+
+    result = suite.run(*REPLAY, "--model-2=adapter", "-k", "knot")
+
+    result.assert_outcomes(errors=1, deselected=2)
+    _, report = written(suite)
+    assert [(one.id, one.verdict) for one in report.cases] == [(case_id(KNOT), "error")]
+    assert "could not be measured" in report.cases[0].verdict_reason
+
+
+def test_workers_send_what_they_measured(suite: Project) -> None:
+    result = suite.run(*REPLAY, "-p", "xdist", "-n2", in_process=False)
+
+    assert "INTERNALERROR" not in shown(result)
+    _, report = written(suite)
+    assert report.verdict_counts == {"failed": 1, "passed": 1}
+    assert report.pair.device == "cpu"
+
+
+def test_a_redacted_replay_holds_no_text(suite: Project) -> None:
+    suite.run(*REPLAY, "--divergence-redact")
+
+    folder, _ = written(suite)
+    for path in folder.iterdir():
+        assert KNOT not in path.read_text("utf-8")
+        assert POEM not in path.read_text("utf-8")
+
+
+def test_the_report_hook_sees_the_replay(suite: Project) -> None:
+    suite.write(
+        "conftest.py",
+        "def pytest_divergence_report(report):\n    print('seen', report.verdict_counts)\n",
+    )
+
+    result = suite.run(*REPLAY, "-s")
+
+    result.stdout.fnmatch_lines(["seen {*'failed': 1*}"])
+
+
+def test_a_folder_that_cannot_be_made_is_told_and_changes_no_result(suite: Project) -> None:
+    suite.write("out", "a file is in the way")
+
+    result = suite.run(*REPLAY)
+
+    result.assert_outcomes(failed=1, passed=2, warnings=1)
+    result.stdout.fnmatch_lines(["the report is not written: cannot make the folder *out*"])
+
+
+def test_each_pair_has_a_report(suite: Project) -> None:
+    other = "other.divergence.jsonl"
+    row = json.loads((suite.path / SUITE).read_text("utf-8").splitlines()[0])
+    suite.write_suite(other, row)
+    tokens = (suite.path / "release.tokens.jsonl").read_text("utf-8")
+    suite.write("other.tokens.jsonl", tokens)
+    suite.write(
+        "pytest.ini",
+        f"[pytest]\ndivergence_pairs =\n    {SUITE} = base ft\n    {other} = base adapter\n",
+    )
+
+    result = suite.run(SUITE, other, "-W", "default", "--divergence-report-dir=out", "-k", "knot")
+
+    reports = [load_report(one) for one in sorted(suite.path.glob("out/2*/report.json"))]
+    assert {one.pair.candidate for one in reports} == {"ft", "adapter"}, shown(result)
