@@ -173,7 +173,7 @@ OPTIONS = (
     Option(
         "report_dir",
         "FOLDER",
-        "where reports go (default: .divergence/reports); a replay writes one only if this is given",
+        "where reports go (default: .divergence/reports); a replay writes one only if it is given",
         "a folder",
     ),
     _choice(

@@ -50,6 +50,7 @@ class Entry:
 
 ENTRIES = pytest.StashKey[dict[str, Entry]]()
 STARTED = pytest.StashKey[float]()
+"""By the clock that all processes share."""
 
 
 def is_on(session: DivergenceSession) -> bool:
@@ -96,7 +97,7 @@ def _keep(item: SuiteItem, pair: ModelPair | None, **what: Any) -> None:
     models = of(item.config).models_for(item.path)
     if models is None:  # a conftest's own pair has no names
         return
-    item.config.stash.setdefault(STARTED, time.monotonic())
+    item.config.stash.setdefault(STARTED, time.time())
     item.config.stash.setdefault(ENTRIES, {})[item.nodeid] = Entry(
         (models.reference, models.candidate),
         str(item.path),
@@ -107,23 +108,29 @@ def _keep(item: SuiteItem, pair: ModelPair | None, **what: Any) -> None:
 
 def send(session: DivergenceSession, output: dict[str, Any]) -> None:
     """Tell pytest-xdist's controller, from a worker."""
-    if entries := session.config.stash.get(ENTRIES, {}):
-        output[OUTPUT_KEY] = json.dumps({nodeid: asdict(one) for nodeid, one in entries.items()})
+    stash = session.config.stash
+    if entries := stash.get(ENTRIES, {}):
+        rows = {nodeid: asdict(one) for nodeid, one in entries.items()}
+        output[OUTPUT_KEY] = json.dumps({"started": stash[STARTED], "entries": rows})
 
 
 def hear(session: DivergenceSession, output: Mapping[str, Any]) -> None:
     """Hear it from a worker."""
-    if OUTPUT_KEY in output:
-        entries = session.config.stash.setdefault(ENTRIES, {})
-        rows = json.loads(output[OUTPUT_KEY])
-        for nodeid, row in rows.items():
-            entries[nodeid] = Entry(**{**row, "models": tuple(row["models"])})
+    if OUTPUT_KEY not in output:
+        return
+    sent, stash = json.loads(output[OUTPUT_KEY]), session.config.stash
+    stash[STARTED] = min(sent["started"], stash.get(STARTED, sent["started"]))
+    entries = stash.setdefault(ENTRIES, {})
+    for nodeid, row in sent["entries"].items():
+        entries[nodeid] = Entry(**{**row, "models": tuple(row["models"])})
 
 
 def write(session: DivergenceSession, exitstatus: int) -> list[str]:
     """Write a report for each pair, and say where it is, or why it is not."""
     from pytest_divergence.core.errors import DivergenceError
 
+    if session.worker_input is not None:  # its controller writes
+        return []
     entries = session.config.stash.get(ENTRIES, {})
     by_pair: dict[tuple[str, str], list[Entry]] = {}
     for _, entry in sorted(entries.items()):
@@ -189,17 +196,15 @@ def _report(
         cases=cases,
         effort=Effort(
             prompts_scored=sum(one.verdict != "error" for one in cases),
-            seconds=round(
-                time.monotonic() - session.config.stash.get(STARTED, time.monotonic()), 3
-            ),
+            seconds=_seconds(session),
         ),
     )
 
 
 def _seconds(session: DivergenceSession) -> float:
     """Since the first case was asked for, loading the models included."""
-    now = time.monotonic()
-    return round(now - session.config.stash.get(STARTED, now), 3)
+    now = time.time()
+    return max(0.0, round(now - session.config.stash.get(STARTED, now), 3))
 
 
 def _provenance(suites: set[str]) -> Provenance | None:

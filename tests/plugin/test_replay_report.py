@@ -96,6 +96,7 @@ def test_workers_send_what_they_measured(suite: Project) -> None:
     _, report = written(suite)
     assert report.verdict_counts == {"failed": 1, "passed": 1}
     assert report.pair.device == "cpu"
+    assert 0 < report.effort.seconds < 600
 
 
 def test_a_redacted_replay_holds_no_text(suite: Project) -> None:
