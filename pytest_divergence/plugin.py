@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_divergence import (
-    github,
     hookspecs,
     options,
     pairs,
     participation,
     progress_display,
-    replay_report,
     scheduling,
     untested,
     updating,
@@ -146,6 +144,8 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
     """Say what was found, where the report is, and how to run one case again."""
+    from pytest_divergence import github, replay_report
+
     ours = of(config)
     progress_display.write_summary(
         terminalreporter,
@@ -163,6 +163,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     updating.finish(session, ours)
     untested.finish(session, ours)
     if ours.worker_input is not None:
+        from pytest_divergence import replay_report
+
         replay_report.send(ours, session.config.workeroutput)  # type: ignore[attr-defined]
     if ours.worker_input is not None and ours.report_dir is not None:
         session.config.workeroutput[REPORT_KEY] = str(ours.report_dir)  # type: ignore[attr-defined]
@@ -171,6 +173,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Hear from a worker of pytest-xdist."""
+    from pytest_divergence import replay_report
+
     ours, output = of(node.config), getattr(node, "workeroutput", {})
     ours.hear(output)
     replay_report.hear(ours, output)

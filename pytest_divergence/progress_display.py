@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence import replay_summary
-from pytest_divergence.listeners import BarListener, LogListener, bar_on
 from pytest_divergence.options import DEFAULT, MODELS, Given
 from pytest_divergence.pairs import INI
 
 if TYPE_CHECKING:
     from pytest_divergence.discovery.progress import Listener
+    from pytest_divergence.listeners import BarListener
     from pytest_divergence.session import DivergenceSession
 
 SHOWN_SETTINGS = {"profile": "profile", "max_kl": "bound", "mode": "mode"}
@@ -42,6 +41,8 @@ def shown(config: pytest.Config) -> Iterator[Listener]:
             with _bar() as listener:
                 yield listener
         else:
+            from pytest_divergence.listeners import LogListener
+
             lines = LogListener(_printer(config))
             try:
                 yield lines
@@ -69,6 +70,8 @@ def uncaptured(config: pytest.Config) -> Iterator[None]:
 @contextmanager
 def _bar() -> Iterator[BarListener]:
     from rich.console import Console
+
+    from pytest_divergence.listeners import bar_on
 
     # A console bound before capturing was lifted would show nothing.
     with bar_on(Console(stderr=True)) as listener:
@@ -134,6 +137,8 @@ def write_summary(
     more: Sequence[str] = (),
 ) -> None:
     """The end of a session: what was found, skipped, or not used at all."""
+    from pytest_divergence import replay_summary
+
     reports = list(final_reports(terminal))
     lines = _report_lines(session, terminal) or replay_summary.case_lines(
         reports, terminal.verbosity
