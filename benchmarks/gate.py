@@ -242,10 +242,10 @@ def damage(adapters: Sequence[Path]) -> None:
     floor = noise_floor(pair, sound[:NUM_CASES])
     limit = 1.5 * max(one.measurement.value for one in sound)
     print_row("noise", "KL mean", f"cases over, of {NUM_CASES}", "growth", "verdicts")
-    merged = merged_weights(adapters[0])
+    reference, merged = plain_reference(), merged_weights(adapters[0])
     for size in NOISE:
         damaged = with_noise(merged, size)
-        release = ModelPair.from_models(plain_reference(), damaged, pair.chat.tokenizer)
+        release = ModelPair.from_models(reference, damaged, pair.chat.tokenizer)
         scores = score_prompts(
             release, controls(), continuations=[one.continuations for one in sound]
         )

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 CPU_INFO = Path("/proc/cpuinfo")
 MKL_IS_SLOW_ON = "AuthenticAMD"
@@ -25,16 +26,31 @@ PROBED_ROWS = (1, 16, 256)
 
 
 @contextmanager
-def fast_products() -> Iterator[None]:
+def fast_products(model: PreTrainedModel | None = None) -> Iterator[None]:
     """Within it, float32 products on the CPU are computed by oneDNN where that is faster.
 
-    torch's setting is one for the process, and is as before afterwards.
+    torch's setting is one for the process, and is as before afterwards, like the `model` whose
+    forward pass it is.
     """
     if not onednn_is_better():
         yield
         return
-    with _through_onednn():
+    with _through_onednn(), _contiguous_head(model):
         yield
+
+
+@contextmanager
+def _contiguous_head(model: PreTrainedModel | None) -> Iterator[None]:
+    """The last positions of a batch are a slice, for which oneDNN would copy the head for each."""
+    head = None if model is None else model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if not isinstance(head, torch.nn.Module):
+        yield
+        return
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @cache

@@ -79,9 +79,6 @@ class ModelSide:
             )
         self._cache_argument = known[0]
         self._shares_prefix = not getattr(self.model, "_is_stateful", False)
-        head = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        if isinstance(head, torch.nn.Module):
-            head.register_forward_pre_hook(_contiguous)
 
     @property
     def device(self) -> torch.device:
@@ -156,7 +153,7 @@ class ModelSide:
         name = "inputs_embeds" if rows.is_floating_point() else "input_ids"
         options: dict[str, object] = {"logits_to_keep": num_logits} if self._keeps_logits else {}
         options[self._cache_argument] = cache
-        with fast_products():
+        with fast_products(self.model):
             output = self.model(
                 **{name: rows},
                 attention_mask=mask,
@@ -190,11 +187,6 @@ class ModelSide:
         for index, (keys, values) in enumerate(shared or []):
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
         return cache
-
-
-def _contiguous(module: torch.nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    """The last positions of a batch are a slice, for which oneDNN would copy the head for each."""
-    return (inputs[0].contiguous(),)
 
 
 def _forward_parameters(model: type) -> set[str]:

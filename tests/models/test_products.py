@@ -54,6 +54,16 @@ def test_torchs_setting_is_as_before_after_an_error(before: str) -> None:
     assert setting.fp32_precision == before
 
 
+def test_a_users_model_is_as_before() -> None:
+    side = tiny_pair().candidate
+    head = side.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+
+    with torch.no_grad():
+        side.logits([torch.arange(20, 52)], num_logits=1)
+
+    assert not head._forward_pre_hooks
+
+
 def test_a_precision_that_the_user_asked_for_comes_back() -> None:
     torch.set_float32_matmul_precision("high")
     try:
