@@ -5,25 +5,14 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from pytest_divergence.commands.settings import add_settings, settings_given
+from pytest_divergence.commands.settings import MEASURED_PAIR, add_settings, settings_given
 
 if TYPE_CHECKING:
     from pytest_divergence.commands.listening import PhaseLines
     from pytest_divergence.core.settings import Settings
     from pytest_divergence.models.pair import ModelPair
 
-FIELDS = (
-    "model_1",
-    "model_2",
-    "dtype",
-    "device",
-    "metric",
-    "chat_template",
-    "system_prompt",
-    "profile",
-    "seed",
-    "max_kl",
-)
+FIELDS = (*MEASURED_PAIR, "profile", "seed", "max_kl")
 
 
 def add(parser: ArgumentParser) -> None:

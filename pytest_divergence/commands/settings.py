@@ -17,6 +17,17 @@ from pytest_divergence.options import BY_FIELD, MODELS, Given
 if TYPE_CHECKING:
     from pytest_divergence.core.settings import Settings
 
+MEASURED_PAIR = (
+    "model_1",
+    "model_2",
+    "dtype",
+    "device",
+    "metric",
+    "chat_template",
+    "system_prompt",
+)
+"""What a measurement of two models depends on."""
+
 
 def add_settings(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
     """Register the options of some fields of `Settings`, short; pytest's names do too."""

@@ -6,7 +6,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from pytest_divergence.commands.settings import add_settings, settings_given
+from pytest_divergence.commands.settings import MEASURED_PAIR, add_settings, settings_given
 from pytest_divergence.commands.training_arguments import (
     NUM_EPOCHS,
     add_dataset,
@@ -21,16 +21,7 @@ if TYPE_CHECKING:
     from pytest_divergence.discovery.training_folder import DatasetPlan, TrainingFolder
     from pytest_divergence.models.pair import ModelPair
 
-FIELDS = (
-    "model_1",
-    "model_2",
-    "dtype",
-    "device",
-    "metric",
-    "chat_template",
-    "system_prompt",
-    "seed",
-)
+FIELDS = (*MEASURED_PAIR, "seed")
 NUM_LINES = 10
 """Lines of progress that a training says."""
 
