@@ -16,7 +16,8 @@ from pytest_divergence.measuring import (
     sizes_for,
 )
 from pytest_divergence.pairs import Models, has_own_pair, marked_models, own_pair
-from pytest_divergence.session import DivergenceSession, of
+from pytest_divergence.participation import CASE_SUITE, with_suite
+from pytest_divergence.session import FOLDER, DivergenceSession, of
 
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case
@@ -36,7 +37,7 @@ def assert_bounded(
 
     session = of(request.config)
     with session.failures():
-        models = marked_models(request)
+        models = _models_for(request, session)
         pair = _pair_for(request, session, models)
         case = prompt if isinstance(prompt, Case) else _case_of(prompt)
         bound = _assertion_bound(request, session, case, max_kl, is_ours=models is None)
@@ -58,14 +59,25 @@ def assert_bounded(
         unit=UNIT,
     )
     if verdict == "failed":
-        pytest.fail(_assertion_text(request, pair, case, score, bound), pytrace=False)
+        text = _assertion_text(request, pair, case, score, bound, is_ours=models is None)
+        pytest.fail(text, pytrace=False)
     return score
+
+
+def _models_for(request: pytest.FixtureRequest, session: DivergenceSession) -> Models | None:
+    """What the test's marker names, else `divergence_pairs`; None: a conftest's or the session's.
+
+    The line is that of the suite which the test's case stands in, or of the test's own file.
+    """
+    marked = marked_models(request)
+    if marked is not None or has_own_pair(request.node):
+        return marked
+    return session.models_of_line(request.node.stash.get(CASE_SUITE, request.node.path))
 
 
 def _pair_for(
     request: pytest.FixtureRequest, session: DivergenceSession, models: Models | None
 ) -> ModelPair:
-    """The pair that the test's marker names, else a conftest's, else the session's."""
     if models is None and has_own_pair(request.node):
         return own_pair(request)
     return session.pair_for(request, models)
@@ -140,12 +152,14 @@ def _assertion_text(
     case: Case,
     score: PromptScore,
     bound: float,
+    *,
+    is_ours: bool,
 ) -> str:
     from pytest_divergence.reports.failures import failure_text
     from pytest_divergence.scoring.comparison import compare_tokens
 
     session = of(request.config)
-    report = session.report if marked_models(request) is None else None
+    report = session.report if is_ours else None
     floor = report.calibration.noise_floor if report is not None else None
     answers, ids = answers_of(pair, case, sizes_for(session, pair)["max_new_tokens"])
     shown, tokens = shown_case(
@@ -159,7 +173,16 @@ def _assertion_text(
         max_kl=bound,
         noise_floor=floor.value if floor else None,
         tokens=tokens,
-        rerun=session.rerun(request.node.nodeid),
+        rerun=_rerun(request, session, case),
         suite=session.shown(request.node.path),
         verbosity=request.config.get_verbosity(),
     )
+
+
+def _rerun(request: pytest.FixtureRequest, session: DivergenceSession, case: Case) -> str:
+    """The command for this test; one of a named suite's case is there only beside that case."""
+    suite, nodeid = request.node.stash.get(CASE_SUITE, None), request.node.nodeid
+    if suite is None or FOLDER in suite.parts:
+        return session.rerun(nodeid)
+    alone = nodeid.replace(with_suite(suite, case.id), case.id)
+    return session.rerun(alone, f"{session.shown(suite)}::{case.id}")

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 INI = "divergence_pairs"
 INI_HELP = (
     "pairs of models by suite, one a line: GLOB = MODEL_1 MODEL_2. The glob is matched against the "
-    "suite's path from the root folder (* crosses folders), and the first that matches counts. "
-    "Models on the command line or in the environment come before these lines, and these before "
-    "divergence_model_1 and divergence_model_2"
+    "path of the suite, or of a test's file, from the root folder (* crosses folders), and the "
+    "first that matches counts. Models on the command line or in the environment come before these "
+    "lines, and these before divergence_model_1 and divergence_model_2"
 )
 PLUGIN = "pytest_divergence.plugin"
 FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors)\b"
@@ -71,7 +71,7 @@ class Pairs:
         self.rules = Once(partial(pair_rules, config))
 
     def rule_for(self, path: Path) -> Models | None:
-        """The models that `divergence_pairs` names for a suite. Raises UsageError."""
+        """The models that `divergence_pairs` names for a file. Raises UsageError."""
         shown = Path(os.path.relpath(path, self._config.rootpath)).as_posix()
         return next((models for glob, models in self.rules() if fnmatchcase(shown, glob)), None)
 

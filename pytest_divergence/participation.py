@@ -6,6 +6,7 @@ Loaded in every session, so nothing heavy is imported before it is needed.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -28,6 +29,18 @@ from pytest_divergence.session import (
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case
     from pytest_divergence.discovery.run import SearchOutcome
+
+
+CASE_SUITE = pytest.StashKey[Path]()
+"""Of a test: the suite that its case stands in."""
+
+
+@dataclass(frozen=True)
+class SuiteCase:
+    """A case, and the suite that it stands in."""
+
+    case: Case
+    suite: Path
 
 
 @dataclass(frozen=True)
@@ -116,24 +129,29 @@ def is_hidden(path: Path, config: pytest.Config) -> bool | None:
     return not any(path in (one, *one.parents[:2]) for one in shown)
 
 
-def cases_for(session: DivergenceSession, marks: Iterator[pytest.Mark]) -> list[Case]:
-    """What `divergence_case` stands for in one test, after its marker's filters, by id."""
-    chosen = session_cases(session)
+def cases_for(session: DivergenceSession, marks: Iterator[pytest.Mark]) -> list[SuiteCase]:
+    """What `divergence_case` stands for in one test, after its marker's filters.
+
+    Suite by suite, so that each pair of models is loaded once, and by id.
+    """
+    chosen = everything = session_cases(session)
     for wanted in (mark.kwargs for mark in marks):
         ids = wanted.get("id")
         ids = [ids] if isinstance(ids, str) else ids
         chosen = [
-            case
-            for case in chosen
-            if (ids is None or case.id in ids) and wanted.get("behaviour") in (None, case.behaviour)
+            one
+            for one in chosen
+            if (ids is None or one.case.id in ids)
+            and wanted.get("behaviour") in (None, one.case.behaviour)
         ]
         if (limit := wanted.get("limit")) is not None:
-            by_kl = sorted(chosen, key=lambda case: -(case.kl.value if case.kl else 0.0))
+            by_kl = sorted(chosen, key=lambda one: -(one.case.kl.value if one.case.kl else 0.0))
             chosen = by_kl[: max(limit, 0)]
-    return sorted(chosen, key=lambda case: case.id)
+    suites = list(dict.fromkeys(one.suite for one in everything))
+    return sorted(chosen, key=lambda one: (suites.index(one.suite), one.case.id))
 
 
-def session_cases(session: DivergenceSession) -> list[Case]:
+def session_cases(session: DivergenceSession) -> list[SuiteCase]:
     """The cases of the named suites in replay, else of the search. Raises UsageError."""
     from pytest_divergence.core.suites import load_suite
 
@@ -146,7 +164,7 @@ def session_cases(session: DivergenceSession) -> list[Case]:
             paths = [session.own_suite]
         elif not paths and not session.is_listing:
             raise _nothing_to_replay(session)
-        return [case for path in paths for case in load_suite(path).cases]
+        return [SuiteCase(case, path) for path in paths for case in load_suite(path).cases]
 
 
 def _suites_below(session: DivergenceSession) -> Iterator[Path]:
@@ -230,12 +248,20 @@ def _params(metafunc: pytest.Metafunc, session: DivergenceSession) -> list[Any]:
         return [pytest.param(_no_case(metafunc), id="none")]
     if not cases:
         return [_skipped("none", "the search found no case")]
+    times = Counter(one.case.id for one in cases)
     return [
         pytest.param(
-            case, id=case.id, marks=pytest.mark.divergence(id=case.id, behaviour=case.behaviour)
+            one,
+            id=one.case.id if times[one.case.id] == 1 else with_suite(one.suite, one.case.id),
+            marks=pytest.mark.divergence(id=one.case.id, behaviour=one.case.behaviour),
         )
-        for case in cases
+        for one in cases
     ]
+
+
+def with_suite(suite: Path, case_id: str) -> str:
+    """A case's id where two suites of one session hold its prompt."""
+    return f"{suite.name.removesuffix(SUITE_SUFFIX)}-{case_id}"
 
 
 def _no_case(metafunc: pytest.Metafunc) -> NoCase:

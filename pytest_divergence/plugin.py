@@ -204,7 +204,7 @@ def hard_prompts(pytestconfig: pytest.Config) -> list[str]:
     """The prompts, as text, on which the session's models were found to differ."""
     session = of(pytestconfig)
     with session.failures():
-        return [case.text for case in participation.session_cases(session)]
+        return [one.case.text for one in participation.session_cases(session)]
 
 
 @pytest.fixture
@@ -216,10 +216,11 @@ def divergence_case(request: pytest.FixtureRequest) -> Case:
             "request.getfixturevalue() comes too late to run the test once for each case",
             pytrace=False,
         )
-    case: Case | participation.NoCase = request.param
-    if isinstance(case, participation.NoCase):
-        pytest.fail(case.reason, pytrace=False)
-    return case
+    given: participation.SuiteCase | participation.NoCase = request.param
+    if isinstance(given, participation.NoCase):
+        pytest.fail(given.reason, pytrace=False)
+    request.node.stash[participation.CASE_SUITE] = given.suite
+    return given.case
 
 
 @pytest.fixture

@@ -280,11 +280,17 @@ class DivergenceSession:
         The command line and the environment come before `divergence_pairs`, and that before the
         ini file's one pair.
         """
-        if not self.is_explicit and FOLDER not in path.parts:
-            found = self.pairs.rule_for(path)
-            if found is not None:
-                return found
-        return Models(*self.models) if self.has_models else None
+        found = self.models_of_line(path)
+        return Models(*self.models) if found is None and self.has_models else found
+
+    def models_of_line(self, path: Path) -> Models | None:
+        """The models of the line of `divergence_pairs` that counts for a suite or a test's file.
+
+        None where there is none, or where this session names a pair itself. Raises UsageError.
+        """
+        if self.is_explicit or FOLDER in path.parts:
+            return None
+        return self.pairs.rule_for(path)
 
     def pair(self, models: Models | None = None) -> ModelPair:
         """The session's pair, or another one: then the one before makes room for it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_divergence.core.cases import case_id
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, shown
 from tests.tiny import save_tiny_model
 
@@ -254,3 +255,50 @@ def test_one_worker_replays_the_suites_of_all_pairs(pairs: Project) -> None:
     assert "INTERNALERROR" not in shown(result)
     lines = [line for line in result.outlines if " PASSED " in line or " FAILED " in line]
     assert len({line.split()[0] for line in lines}) == 1
+
+
+# A user's own tests
+
+CASE_TEST = """
+def test_case(divergence_case, assert_bounded_kl):
+    assert_bounded_kl(divergence_case, max_kl=1e-6)
+"""
+
+
+def test_a_case_is_asserted_on_the_models_of_its_suite(pairs: Project) -> None:
+    pairs.write("test_cases.py", CASE_TEST)
+    pairs.write_suite(f"tests/en/{SAME}", NEAR_ZERO, NARROW)
+    suites = (f"tests/ft/{OTHER}", f"tests/en/{SAME}")
+    result = pairs.run("-v", "test_cases.py", *suites)
+    result.assert_outcomes(passed=2 + 2, failed=1 + 1)
+    other, same = f"test_cases.py::test_case[[]other-{case_id(POEM)}[]]", "test_cases.py::test_case"
+    result.stdout.fnmatch_lines(  # the models of one suite, then those of the next
+        [
+            f"{other} FAILED*",
+            f"{same}[[]{case_id(KNOT)}[]] PASSED*",
+            f"{same}[[]same-{case_id(POEM)}[]] PASSED*",
+            "KL 0.* nats/token > max_kl 0.000001",
+            "  rerun:",
+            f"    pytest 'test_cases.py::test_case[[]{case_id(POEM)}[]]' \\",
+            f"      {nodeid(f'tests/ft/{OTHER}', POEM)}",
+        ]
+    )
+    rerun = pairs.run(
+        f"test_cases.py::test_case[{case_id(POEM)}]", nodeid(f"tests/ft/{OTHER}", POEM)
+    )
+    rerun.assert_outcomes(failed=2)
+
+
+def test_a_prompt_is_asserted_on_the_models_of_the_tests_own_line(pairs: Project) -> None:
+    asserting = f"def test_kl(assert_bounded_kl): assert_bounded_kl({POEM!r}, max_kl=1e-6)\n"
+    for folder in ("en", "ft"):
+        pairs.write(f"tests/{folder}/test_{folder}.py", asserting)
+    result = pairs.run("-v", "tests/en/test_en.py", "tests/ft/test_ft.py")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["tests/en/test_en.py::test_kl PASSED*", "tests/ft/test_ft.py::test_kl FAILED*"]
+    )
+    same = pairs.run(
+        "--model-1=base", "--model-2=base", "tests/en/test_en.py", "tests/ft/test_ft.py"
+    )
+    same.assert_outcomes(passed=2)
