@@ -17,10 +17,13 @@ from torch import Tensor
 from pytest_divergence.discovery.soft_prompts import insert, place_in
 from pytest_divergence.discovery.training_config import TrainingConfig
 from pytest_divergence.models.decoding import decode_greedily, row_seed
+from pytest_divergence.models.head import Positions
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
 from pytest_divergence.scoring.metrics import DIVERGENCES
+from pytest_divergence.scoring.pieces import measured
 from pytest_divergence.scoring.screening import LEAST_LOG_PROB
+from pytest_divergence.scoring.tokens import token_log_probs
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,22 @@ class SoftPromptObjective:
 
     def divergence(self, rows: Sequence[Tensor]) -> Tensor:
         """Divergence of the first response token of each row, nats: (B,)."""
-        reference, candidate = (
-            self._logits(side, rows, [()] * len(rows)) for side in self.pair.sides
-        )
-        return DIVERGENCES[self.config.metric](reference, candidate)[:, 0]
+        return self._divergences(rows, [()] * len(rows))[:, 0]
 
-    def _logits(
+    def _divergences(self, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> Tensor:
+        """Divergence of each answer's tokens, and of the one after, nats: (B, T + 1)."""
+        formula = DIVERGENCES[self.config.metric]
+
+        def measure(_: slice, reference: Tensor, candidate: Tensor) -> Tensor:
+            return formula(reference, candidate.to(reference.device))
+
+        both = [self._positions(side, rows, answers) for side in self.pair.sides]
+        return measured(measure, *both).view(len(rows), -1)
+
+    def _positions(
         self, side: ModelSide, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]
-    ) -> Tensor:
-        """Logits that predict each answer's tokens, and the one after: (B, T + 1, V).
+    ) -> Positions:
+        """Where each answer's tokens are predicted, and the one after: B x (T + 1) positions.
 
         Answers are of one length T.
         """
@@ -69,8 +79,7 @@ class SoftPromptObjective:
             self._insert(side, soft, row, answer) for row, answer in zip(rows, answers, strict=True)
         ]
         prefix = self.pair.chat.shared_prefix
-        logits = side.logits(bodies, prefix=prefix, num_logits=len(answers[0]) + 1)
-        return logits.to(self.parameter.device)
+        return side.positions(bodies, prefix=prefix, num_positions=len(answers[0]) + 1)
 
     def _continuation_divergence(self, rows: Sequence[Tensor]) -> Tensor:
         """Mean over the first tokens of the candidate's greedy answer, nats per token: (B,)."""
@@ -88,17 +97,16 @@ class SoftPromptObjective:
                 if self.config.continuation_length > 1
                 else [[]] * len(rows)
             )
-        logits = [self._logits(side, rows, answers) for side in self.pair.sides]
-        return DIVERGENCES[self.config.metric](*logits).mean(-1)
+        return self._divergences(rows, answers).mean(-1)
 
     def _log_ratio(self, rows: Sequence[Tensor]) -> Tensor:
         """Of the wanted answer, nats per token, the reference's part bounded: (B,)."""
         target = self.config.target_ids
-        index = torch.tensor(target, device=self.parameter.device)
+        ids = torch.tensor(target).repeat(len(rows))
         reference, candidate = (
-            self._logits(side, rows, [target[:-1]] * len(rows))
-            .log_softmax(-1)
-            .gather(-1, index.expand(len(rows), -1)[..., None])[..., 0]
+            token_log_probs(side, self._positions(side, rows, [target[:-1]] * len(rows)), ids)
+            .view(len(rows), -1)
+            .to(self.parameter.device)
             for side in self.pair.sides
         )
         return (candidate - reference.clamp(min=LEAST_LOG_PROB)).mean(-1)
@@ -118,16 +126,15 @@ class SoftPromptObjective:
         ]
         fitted = [text[at:] for text, at in zip(texts, places, strict=True)]
         longest = max(map(len, fitted))
-        logits = side.logits(bodies, prefix=self.pair.chat.shared_prefix, num_logits=longest)
-        return torch.stack(
-            [
-                one[len(one) - len(ids) :]
-                .log_softmax(-1)
-                .gather(-1, ids[:, None].to(one.device))
-                .mean()
-                for one, ids in zip(logits, fitted, strict=True)
-            ]
+        positions = side.positions(
+            bodies, prefix=self.pair.chat.shared_prefix, num_positions=longest
         )
+        predicted = [
+            index * longest + torch.arange(longest - len(ids), longest)
+            for index, ids in enumerate(fitted)
+        ]
+        logprobs = token_log_probs(side, positions.at(torch.cat(predicted)), torch.cat(fitted))
+        return torch.stack([one.mean() for one in torch.split(logprobs, list(map(len, fitted)))])
 
     def _insert(
         self, side: ModelSide, soft: Tensor, row: Tensor, answer: Sequence[int] = ()

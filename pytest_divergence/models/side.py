@@ -19,6 +19,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.models import head
+from pytest_divergence.models.head import OutputHead, Positions
 from pytest_divergence.models.products import fast_products
 
 Role = Literal["reference", "candidate"]
@@ -79,6 +81,7 @@ class ModelSide:
             )
         self._cache_argument = known[0]
         self._shares_prefix = not getattr(self.model, "_is_stateful", False)
+        self._head = OutputHead(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -113,6 +116,22 @@ class ModelSide:
         """
         with self.activate():
             return self._start(bodies, prefix, num_logits=num_logits, use_cache=False)[0]
+
+    def positions(
+        self, bodies: Sequence[Tensor], *, prefix: tuple[int, ...] = (), num_positions: int
+    ) -> Positions:
+        """The last `num_positions` positions of each row, one row after the other.
+
+        As `logits` in all else, but where these would take much memory they are made only when
+        they are asked for.
+        """
+
+        def forward() -> Tensor:
+            return self._start(bodies, prefix, num_logits=num_positions, use_cache=False)[0]
+
+        with self.activate():
+            states, to_logits = self._states(forward, len(bodies), num_positions)
+        return Positions(states.flatten(0, 1), self.vocab_size, to_logits)
 
     def start(self, bodies: Sequence[Tensor], *, prefix: tuple[int, ...] = ()) -> Decoding:
         """Read each row, ready to decode after it; no gradients flow."""
@@ -163,6 +182,21 @@ class ModelSide:
             )
         logits: Tensor = output.logits[:, -num_logits:]
         return logits.float()
+
+    def _states(
+        self, forward: Callable[[], Tensor], num_rows: int, num_positions: int
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+        """The hidden states of a pass, and what makes logits of them; or (B, N, V) and None."""
+        num_bytes = num_rows * num_positions * self.vocab_size * 4
+        if num_bytes <= head.WHOLE_BYTES or not self._head.is_exact:
+            return forward(), None
+        with self._head.spared() as reached:
+            forward()
+        return reached[-1][:, -num_positions:], self._to_logits
+
+    def _to_logits(self, states: Tensor) -> Tensor:
+        with self.activate():  # an adapter may change the head too
+            return self._head(states)
 
     def _with_prefix(self, prefix: tuple[int, ...], body: Tensor) -> Tensor:
         ids = torch.tensor(prefix, device=self.device)
@@ -220,15 +254,35 @@ class Decoding:
         mask = self._mask[index.to(self._mask.device)]
         return Decoding(self.side, self.logits[index], cache, mask)
 
-    def logits_of(self, continuations: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Logits that predict each token of one continuation a row: (T, V) a row, in float32.
+    def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[Positions]:
+        """Where each token of one continuation a row is predicted: T positions a row.
 
         The batch is spent by it: the continuations stand in its cache afterwards.
         """
         longest = max(map(len, continuations))
-        first = self.logits[:, None]
+        first, vocab_size = self.logits[:, None], self.logits.shape[-1]
         if longest == 1:
-            return list(first)
+            return [Positions(one, vocab_size) for one in first]
+        side = self.side
+        with side.activate():
+            rest, to_logits = side._states(
+                lambda: self._read(continuations), len(continuations), longest - 1
+            )
+        lengths = map(len, continuations)
+        if to_logits is None:
+            logits = torch.cat([first, rest], dim=1)
+            return [
+                Positions(row[:length], vocab_size)
+                for row, length in zip(logits, lengths, strict=True)
+            ]
+        return [
+            Positions(states[: length - 1], vocab_size, to_logits, one)
+            for one, states, length in zip(self.logits, rest, lengths, strict=True)
+        ]
+
+    def _read(self, continuations: Sequence[Sequence[int]]) -> Tensor:
+        """Read all tokens of the continuations but the last: logits (B, longest - 1, V)."""
+        longest = max(map(len, continuations))
         # Padding goes to the right here: what a row has read stands to its left, in the cache.
         fed = torch.zeros(len(continuations), longest - 1, dtype=torch.long)
         is_fed = torch.zeros_like(fed)
@@ -238,11 +292,9 @@ class Decoding:
         mask = torch.cat([self._mask, is_fed.to(self._mask)], dim=1)
         positions = self._mask.sum(1, keepdim=True) + torch.arange(longest - 1).to(self._mask)
         side = self.side
-        with side.activate():
-            rest = side._forward(fed.to(side.device), mask, positions, self._cache, longest - 1)
+        rest = side._forward(fed.to(side.device), mask, positions, self._cache, longest - 1)
         side.meter.tokens_forwarded += int(is_fed.sum())
-        logits = torch.cat([first, rest], dim=1)
-        return [row[: len(ids)] for row, ids in zip(logits, continuations, strict=True)]
+        return rest
 
     def step(self, token_ids: Tensor) -> None:
         """Append one token to each row: (B,)."""

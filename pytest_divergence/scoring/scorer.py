@@ -31,9 +31,9 @@ from pytest_divergence.scoring.metrics import AddedMetric, added_metric
 from pytest_divergence.scoring.tokens import (
     SCORING_BATCH,
     TokenScores,
-    check_finite,
     read_prompts,
     score_states,
+    token_log_probs,
 )
 
 Result = TypeVar("Result")
@@ -309,7 +309,7 @@ def prompt_nlls(pair: ModelPair, side: ModelSide, prompts: Sequence[Prompt]) -> 
     suffix = len(pair.chat.user_suffix) if pair.chat.template is not None else 0
 
     def compute(rows: list[Row]) -> list[float]:
-        return [_user_nll(*one, suffix) for one in _logits_of(side, rows)]
+        return _user_nlls(side, rows, suffix)
 
     return map_batches(
         pair.prompt_rows(prompts), compute, length=lambda row: len(row[1]), max_rows=SCORING_BATCH
@@ -329,24 +329,24 @@ def first_divergence(scores: TokenScores, metric: MetricName) -> float:
 
 
 @torch.no_grad()
-def _logits_of(side: ModelSide, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
-    """Each row's ids after its prefix (L,) and the logits at each of them (L, V)."""
+def _user_nlls(side: ModelSide, rows: Sequence[Row], num_suffix: int) -> list[float]:
+    """Mean over the user's tokens: all but each row's first, and the template's last."""
     prefixes = {prefix for prefix, _ in rows}
     shared = next(iter(prefixes)) if len(prefixes) == 1 else ()
     bodies = [torch.tensor([*prefix[len(shared) :], *body.tolist()]) for prefix, body in rows]
-    logits = side.logits(bodies, prefix=shared, num_logits=max(len(body) for _, body in rows))
-    check_finite(logits, side)
-    return [(body, one[-len(body) :]) for (_, body), one in zip(rows, logits, strict=True)]
-
-
-def _user_nll(ids: Tensor, logits: Tensor, num_suffix: int) -> float:
-    """Mean over the user's tokens: all but the row's first, and the template's last."""
-    num_user = max(1, len(ids) - 1 - num_suffix)
-    targets = ids[1 : 1 + num_user].to(logits.device)[:, None]
-    if not len(targets):  # a base model's empty prompt: nothing was written
-        return 0.0
-    logprobs = logits[: len(targets)].log_softmax(-1).gather(-1, targets)
-    return -float(logprobs.double().mean())
+    longest = max(len(body) for _, body in rows)
+    positions = side.positions(bodies, prefix=shared, num_positions=longest)
+    targets = [ids[1 : 1 + max(1, len(ids) - 1 - num_suffix)] for _, ids in rows]
+    places = [
+        (row + 1) * longest - len(ids) + torch.arange(len(wanted))
+        for row, ((_, ids), wanted) in enumerate(zip(rows, targets, strict=True))
+    ]
+    logprobs = token_log_probs(side, positions.at(torch.cat(places)), torch.cat(targets))
+    # A base model's empty prompt has no token: nothing was written.
+    return [
+        -float(one.double().mean()) if len(one) else 0.0
+        for one in torch.split(logprobs, [len(wanted) for wanted in targets])
+    ]
 
 
 def _perplexity(scores: Sequence[TokenScores], name: str) -> float:

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from pytest_divergence.core.errors import NonFiniteLogitsError
 from pytest_divergence.models.batching import map_batches
+from pytest_divergence.models.head import Positions
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Decoding, ModelSide
 from pytest_divergence.scoring.divergences import js_of_log_probs, kl_of_log_probs, log_probs
 from pytest_divergence.scoring.metrics import AddedMetric, added_metric
+from pytest_divergence.scoring.pieces import measured
 
 SCORING_BATCH = 16
 
@@ -101,12 +103,11 @@ def score_states(
 
     def compute(batch: list[tuple[int, Sequence[int]]]) -> list[TokenScores]:
         rows, ids = [owner for owner, _ in batch], [given for _, given in batch]
-        reference, candidate = (_checked_logits(state.fork(rows), ids) for state in states)
+        both = [state.fork(rows).positions_of(ids) for state in states]
+        sides = (states[0].side, states[1].side)
         return [
-            _row_scores(
-                ours, theirs.to(ours.device), torch.tensor(given, device=ours.device), added
-            )
-            for ours, theirs, given in zip(reference, candidate, ids, strict=True)
+            _row_scores(sides, positions, torch.tensor(given), added)
+            for *positions, given in zip(*both, ids, strict=True)
         ]
 
     return map_batches(
@@ -115,13 +116,6 @@ def score_states(
         length=lambda row: len(row[1]),
         max_rows=SCORING_BATCH,
     )
-
-
-def _checked_logits(state: Decoding, continuations: Sequence[Sequence[int]]) -> list[Tensor]:
-    logits = state.logits_of(continuations)
-    for one in logits:
-        check_finite(one, state.side)
-    return logits
 
 
 def continuation_logits(side: ModelSide, batch: Sequence[ScoringRow]) -> list[Tensor]:
@@ -140,6 +134,20 @@ def continuation_logits(side: ModelSide, batch: Sequence[ScoringRow]) -> list[Te
     ]
 
 
+def token_log_probs(side: ModelSide, positions: Positions, token_ids: Tensor) -> Tensor:
+    """What one model gives one token at each position: ln p in nats, (N,) ids -> (N,).
+
+    Raises `NonFiniteLogitsError` as `score_tokens` does.
+    """
+
+    def measure(piece: slice, logits: Tensor) -> Tensor:
+        check_finite(logits, side)
+        index = token_ids[piece, None].to(logits.device)
+        return logits.log_softmax(-1).gather(-1, index)[:, 0]
+
+    return measured(measure, positions)
+
+
 def check_finite(logits: Tensor, side: ModelSide) -> None:
     """Raise `NonFiniteLogitsError` for NaN or +inf; -inf rules a token out and is allowed."""
     if torch.isnan(logits).any() or torch.isposinf(logits).any():
@@ -156,16 +164,33 @@ def whole(row: ScoringRow) -> ScoringRow:
 
 
 def _row_scores(
-    reference: Tensor, candidate: Tensor, token_ids: Tensor, added: AddedMetric | None
+    sides: tuple[ModelSide, ModelSide],
+    positions: Sequence[Positions],
+    token_ids: Tensor,
+    added: AddedMetric | None,
 ) -> TokenScores:
-    index = token_ids[:, None]
+    def measure(piece: slice, reference: Tensor, candidate: Tensor) -> Tensor:
+        check_finite(reference, sides[0])
+        check_finite(candidate, sides[1])
+        return _scores(reference, candidate.to(reference.device), token_ids[piece], added)
+
+    return TokenScores(*measured(measure, *positions))
+
+
+def _scores(
+    reference: Tensor, candidate: Tensor, token_ids: Tensor, added: AddedMetric | None
+) -> Tensor:
+    """The fields of `TokenScores` at T positions: (fields, T), on the CPU."""
+    index = token_ids[:, None].to(reference.device)
     log_p, log_q = log_probs(reference), log_probs(candidate)
-    return TokenScores(
-        forward=kl_of_log_probs(log_p, log_q).cpu(),
-        reverse=kl_of_log_probs(log_q, log_p).cpu(),
-        js=js_of_log_probs(log_p, log_q).cpu(),
-        same_top=(reference.argmax(-1) == candidate.argmax(-1)).float().cpu(),
-        reference_logprobs=log_p.gather(-1, index)[:, 0].cpu(),
-        candidate_logprobs=log_q.gather(-1, index)[:, 0].cpu(),
-        added=added(reference, candidate) if added is not None else None,
-    )
+    fields = [
+        kl_of_log_probs(log_p, log_q),
+        kl_of_log_probs(log_q, log_p),
+        js_of_log_probs(log_p, log_q),
+        (reference.argmax(-1) == candidate.argmax(-1)).float(),
+        log_p.gather(-1, index)[:, 0],
+        log_q.gather(-1, index)[:, 0],
+    ]
+    if added is not None:
+        fields.append(added(reference, candidate))
+    return torch.stack([field.cpu() for field in fields])
