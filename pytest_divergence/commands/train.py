@@ -103,6 +103,7 @@ def _config(given: Namespace, settings: Settings) -> TrainingConfig:
         objective=given.objective,
         metric=settings.metric,
         max_text_tokens=given.max_text_tokens,
+        gradient_checkpointing=given.gradient_checkpointing,
         seed=settings.seed,
     )
 

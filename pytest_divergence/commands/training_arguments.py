@@ -90,6 +90,11 @@ def add_training(parser: ArgumentParser) -> None:
         default=MAX_TEXT_TOKENS,
         help="longer prompts are left out (default %(default)s)",
     )
+    group.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="compute layers twice in place of keeping what is inside them: less memory, more time",
+    )
 
 
 def add_dataset(parser: ArgumentParser) -> None:

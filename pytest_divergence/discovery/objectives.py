@@ -19,6 +19,7 @@ from pytest_divergence.discovery.training_config import TrainingConfig
 from pytest_divergence.models.decoding import decode_greedily, row_seed
 from pytest_divergence.models.head import Positions
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.recomputing import recomputed_layers
 from pytest_divergence.models.side import ModelSide
 from pytest_divergence.scoring.metrics import DIVERGENCES
 from pytest_divergence.scoring.pieces import measured
@@ -78,8 +79,17 @@ class SoftPromptObjective:
         bodies = [
             self._insert(side, soft, row, answer) for row, answer in zip(rows, answers, strict=True)
         ]
+        return self._read(side, bodies, len(answers[0]) + 1)
+
+    def _read(self, side: ModelSide, bodies: Sequence[Tensor], num_positions: int) -> Positions:
+        """The last positions of each row of embeddings, behind the chat prefix."""
         prefix = self.pair.chat.shared_prefix
-        return side.positions(bodies, prefix=prefix, num_positions=len(answers[0]) + 1)
+        if not (self.config.gradient_checkpointing and torch.is_grad_enabled()):
+            return side.positions(bodies, prefix=prefix, num_positions=num_positions)
+        with recomputed_layers(side):
+            opening = side.embed(torch.tensor(prefix, dtype=torch.long))
+            rows = [torch.cat([opening, body]) for body in bodies]
+            return side.positions(rows, num_positions=num_positions)
 
     def _continuation_divergence(self, rows: Sequence[Tensor]) -> Tensor:
         """Mean over the first tokens of the candidate's greedy answer, nats per token: (B,)."""
@@ -126,9 +136,7 @@ class SoftPromptObjective:
         ]
         fitted = [text[at:] for text, at in zip(texts, places, strict=True)]
         longest = max(map(len, fitted))
-        positions = side.positions(
-            bodies, prefix=self.pair.chat.shared_prefix, num_positions=longest
-        )
+        positions = self._read(side, bodies, longest)
         predicted = [
             index * longest + torch.arange(longest - len(ids), longest)
             for index, ids in enumerate(fitted)

@@ -64,6 +64,10 @@ class TrainingConfig:
     max_text_tokens: int = 32
     """Longer texts are not trained on: a step costs their length. The end of the chat template's
     opening and what closes the user's turn count."""
+    gradient_checkpointing: bool = False
+    """Whether a step computes each layer a second time in its backward pass, in place of keeping
+    what is inside it: less memory, for about a third more time. The chat template's opening is then
+    read with each text."""
     validate_every: int = 10
     """Steps between two values of the validation curve."""
     checkpoint_every: int = 10
