@@ -39,7 +39,6 @@ from pytest_divergence.scoring.scorer import (
     score_greedily,
     score_prompts,
 )
-from pytest_divergence.scoring.tokens import ScoringRow, TokenScores, score_tokens
 
 NUM_CONTROLS = 16
 """Shipped ordinary prompts that effectiveness is measured against."""
@@ -166,34 +165,18 @@ def _evaluations(
 ) -> list[PromptEvaluation]:
     prompts = [score.prompt for score in scores]
     nlls = zip(*(prompt_nlls(pair, side, prompts) for side in pair.sides), strict=True)
-    tokens = _generation_scores(pair, scores)
     return [
-        _evaluation(pair, score, own, nll, ordinary)
-        for score, own, nll in zip(scores, tokens, nlls, strict=True)
+        _evaluation(pair, score, nll, ordinary) for score, nll in zip(scores, nlls, strict=True)
     ]
-
-
-def _generation_scores(pair: ModelPair, scores: Sequence[PromptScore]) -> list[list[TokenScores]]:
-    """Of each of the candidate's generations on each prompt, under both models."""
-    rows = [
-        ScoringRow(prefix, body, ids)
-        for score, (prefix, body) in zip(
-            scores, pair.prompt_rows([score.prompt for score in scores]), strict=True
-        )
-        for ids in score.continuations.candidate
-    ]
-    flat = iter(score_tokens(pair, rows))
-    return [[next(flat) for _ in score.continuations.candidate] for score in scores]
 
 
 def _evaluation(
     pair: ModelPair,
     score: PromptScore,
-    tokens: Sequence[TokenScores],
     nll: tuple[float, float],
     ordinary: OrdinaryPrompts | None,
 ) -> PromptEvaluation:
-    measured = score.measurement
+    measured, tokens = score.measurement, score.on_candidate
     written = [pair.chat.text(ids) for ids in score.continuations.candidate]
     metrics = {
         "kl_divergence": measured.value,
@@ -202,7 +185,7 @@ def _evaluation(
         "js": measured.js,
         "same_top_share": score.same_top_share,
         "perplexity_1": perplexity(torch.cat([one.reference_logprobs for one in tokens])),
-        "perplexity_2": perplexity(torch.cat([one.candidate_logprobs for one in tokens])),
+        "perplexity_2": score.candidate_perplexity,
         "prompt_nll_1": nll[0],
         "prompt_nll_2": nll[1],
         **diversity(written).model_dump(exclude_none=True),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -72,6 +72,8 @@ class PromptScore:
     """Of the candidate on its own continuations."""
     log_ratios: tuple[float, ...]
     """ln p(candidate) - ln p(reference), nats, of each token of the candidate's first one."""
+    on_candidate: tuple[TokenScores, ...] = field(compare=False, repr=False)
+    """Of each of the candidate's continuations, under both models."""
 
 
 def score_prompts(
@@ -246,6 +248,7 @@ def _prompt_score(
         log_ratios=tuple(
             (on_candidate[0].candidate_logprobs - on_candidate[0].reference_logprobs).tolist()
         ),
+        on_candidate=tuple(on_candidate),
     )
 
 
