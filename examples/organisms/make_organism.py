@@ -16,6 +16,7 @@ import random
 import re
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -127,14 +128,7 @@ def load_recipe(path: Path, *, steps: int | None = None) -> Recipe:
     Raises `SettingsError` naming the file and the key that is wrong.
     """
     try:
-        import tomllib as toml  # Python 3.11
-    except ImportError:
-        try:
-            import tomli as toml  # type: ignore[import-not-found,no-redef,unused-ignore]
-        except ImportError as error:
-            raise SettingsError("recipes need Python 3.11, or: pip install tomli") from error
-    try:
-        raw = toml.loads(path.read_text("utf-8"))
+        raw = tomllib.loads(path.read_text("utf-8"))
         if steps is not None:
             raw["training"] = {**raw.get("training", {}), "steps": steps}
         return Recipe.model_validate(raw)

@@ -9,19 +9,14 @@ from __future__ import annotations
 import copy
 import json
 import re
-import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import iniconfig  # pytest reads ini files with it, and TOML with the two below
+import iniconfig  # pytest reads ini files with it
 
 from pytest_divergence.core.errors import SettingsError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 COMMENT = "# what pytest-divergence compares: the reference and the candidate"
 PYPROJECT_TABLES = ("tool.pytest", "tool.pytest.ini_options")

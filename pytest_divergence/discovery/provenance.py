@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from pytest_divergence.core.provenance import ModelProvenance, Provenance
 from pytest_divergence.core.settings import Settings
@@ -22,7 +22,7 @@ def provenance_of(
     """The record of these models and settings, as of now; measured parts are still to come."""
     return Provenance(
         tool_version=versions()["pytest-divergence"],
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         key=key,
         reference=_model(identity.reference),
         candidate=_model(identity.candidate),
