@@ -173,7 +173,7 @@ def test_pytest_reads_back_what_the_command_has_found(project: Project, command:
     suite = suite_path(project.path, "base", "adapter")
     journal = project.path / ".divergence" / "journal" / f"{suite.name.split('.')[0]}.jsonl"
     before = (suite.read_bytes(), journal.read_bytes())
-    session = project.run(*pair, "--divergence-max-kl=0.001", in_process=False)
+    session = project.run_forked(*pair, "--divergence-max-kl=0.001")
     again = command("discover", *pair, "--divergence-max-kl=0.001", "--json")
 
     assert found.returncode == again.returncode == 0, found.stderr

@@ -116,7 +116,7 @@ def test_what_it_writes_works(project: Project, command: Command) -> None:
     (project.path / "tests").mkdir()
     project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.1})
 
-    session = project.run(in_process=False)
+    session = project.run_forked()
     session.assert_outcomes(passed=1)
     assert "divergence: reference base (ini), candidate base (ini)" in session.outlines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
+from tests.forked import run_forked
 from tests.tiny import tiny_tokenizer
 
 MODELS = ("--model-1=base", "--model-2=ft")
@@ -36,6 +38,14 @@ class Project:
         if in_process:
             return self.pytester.runpytest_inprocess(*command)
         return self.pytester.run(sys.executable, "-m", "pytest", *command, timeout=120)
+
+    def run_forked(self, *arguments: str) -> pytest.RunResult:
+        """The same in a process of its own, for what ends a process or must see it whole."""
+        started = time.monotonic()
+        command = ["-p", "divergence", "-p", "no:cacheprovider", "-W", "error", *arguments]
+        done = run_forked(lambda: pytest.main(command), self.path)
+        lines = (done.stdout.splitlines(), done.stderr.splitlines())
+        return pytest.RunResult(done.returncode, *lines, time.monotonic() - started)
 
     def write(self, name: str, text: str) -> Path:
         """A file of the project."""

@@ -26,7 +26,8 @@ def run(project: Project) -> Run:
     """A session whose searches are fake ones."""
 
     def one(*arguments: str, in_process: bool = True) -> pytest.RunResult:
-        return project.run("-p", "tests.plugin.fake_search", *arguments, in_process=in_process)
+        run = project.run if in_process else project.run_forked
+        return run("-p", "tests.plugin.fake_search", *arguments)
 
     return one
 

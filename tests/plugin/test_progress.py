@@ -90,14 +90,14 @@ def test_what_the_search_says_is_seen_although_pytest_captures(
     project: Project, arguments: tuple[str, ...]
 ) -> None:
     project.write("test_cases.py", CASE_TEST)
-    result = project.run(*FAKE, *MODELS, *arguments, in_process=False)
+    result = project.run_forked(*FAKE, *MODELS, *arguments)
     assert result.outlines.count("divergence: looking") == 1
 
 
 def test_a_worker_says_it_on_stderr(project: Project) -> None:
     project.pytester.makeini("[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n")
     project.write("test_cases.py", CASE_TEST)
-    result = project.run(*FAKE, "-p", "xdist", "-n2", in_process=False)
+    result = project.run_forked(*FAKE, "-p", "xdist", "-n2")
     assert result.errlines.count("divergence: looking") == 1
 
 

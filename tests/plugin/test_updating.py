@@ -236,7 +236,7 @@ def test_the_last_failed_are_a_part(suite: Project) -> None:
     rows = rows_of(suite)
     next(row for row in rows if row["id"] == case_id(POEM))["max_kl"] = 0.0001
     edit(suite, *rows)
-    failed = suite.run(*arguments, in_process=False)
+    failed = suite.run_forked(*arguments)
     failed.assert_outcomes(passed=2, failed=1)
 
     said = usage_error(suite, *arguments, UPDATE, "--lf", in_process=False)

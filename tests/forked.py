@@ -1,0 +1,89 @@
+"""A command in a process of its own, which need not import torch again: a fork of the tests' one.
+
+All that a process has is the command's own: folder, environment, standard streams, exit code. What
+is imported is not; a test of that starts a fresh interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import NoReturn
+
+QUIET_BY_DEFAULT = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+"""What a fresh interpreter does not show; the tests' own process makes errors of warnings."""
+
+
+def run_forked(
+    main: Callable[[], object],
+    folder: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    typed: str = "",
+) -> subprocess.CompletedProcess[str]:
+    """Run `main` as the whole of a process, with `typed` on stdin; its result is the exit code."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with TemporaryFile() as stdin, TemporaryFile() as stdout, TemporaryFile() as stderr:
+        stdin.write(typed.encode())
+        stdin.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+            child = os.fork()
+        if child == 0:
+            for number, stream in enumerate((stdin, stdout, stderr)):
+                os.dup2(stream.fileno(), number)
+            _become(main, folder, {**os.environ, **(environment or {})})
+        _, status = os.waitpid(child, 0)
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(
+            args=main,
+            returncode=os.waitstatus_to_exitcode(status),
+            stdout=stdout.read().decode(),
+            stderr=stderr.read().decode(),
+        )
+
+
+def _become(main: Callable[[], object], folder: Path, environment: Mapping[str, str]) -> NoReturn:
+    code = 1
+    try:
+        _as_fresh(folder, environment)
+        code = _exit_code(main)
+        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)  # nothing of the tests' process is tidied up a second time
+
+
+def _as_fresh(folder: Path, environment: Mapping[str, str]) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    # Its pool of threads is not there after a fork, and it says so on stderr.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    sys.path.insert(0, str(folder))
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+    warnings.resetwarnings()
+    for category in QUIET_BY_DEFAULT:
+        warnings.simplefilter("ignore", category)
+
+
+def _exit_code(main: Callable[[], object]) -> int:
+    """As `sys.exit(main())` would leave it."""
+    try:
+        code = main()
+    except SystemExit as stopped:
+        code = stopped.code
+    if code is None or isinstance(code, int):
+        return int(code or 0)
+    print(code, file=sys.stderr)
+    return 1
