@@ -44,7 +44,7 @@ def run_forked(
         stdout.seek(0)
         stderr.seek(0)
         return subprocess.CompletedProcess(
-            args=main,
+            args=(),
             returncode=os.waitstatus_to_exitcode(status),
             stdout=stdout.read().decode(),
             stderr=stderr.read().decode(),
