@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """A metric's name stands in options, files and reports."""
 MAX_CATEGORY = 80
+MAX_UNIT = 40
 
 
 def author(config: pytest.Config, hook: str) -> str:
@@ -91,6 +92,7 @@ class PluginModels:
 
 def added_metrics(config: pytest.Config) -> dict[str, Metric]:
     """The metrics of other plugins, by name. Raises UsageError for a name given twice."""
+    from pytest_divergence.core.cases import NATS_PER_TOKEN
     from pytest_divergence.core.settings import BUILT_IN_METRICS
 
     hook = "pytest_divergence_metrics"
@@ -103,6 +105,10 @@ def added_metrics(config: pytest.Config) -> dict[str, Metric]:
         if not callable(getattr(metric, "measure", None)) or isinstance(metric, type):
             rule = f"an object with the method measure for {name!r}"
             raise pytest.UsageError(_refusal(config, hook, metric, rule))
+        unit = getattr(metric, "unit", NATS_PER_TOKEN)
+        if not (isinstance(unit, str) and unit.isprintable() and 0 < len(unit) <= MAX_UNIT):
+            rule = f"a unit of {name!r} that is a text of 1 to {MAX_UNIT} printable characters"
+            raise pytest.UsageError(_refusal(config, hook, unit, rule))
     return added
 
 

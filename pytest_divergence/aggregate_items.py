@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -200,8 +201,9 @@ class ShiftItem(RowsItem):
                 "the suite has no control rows, so --divergence-max-shift cannot be judged; "
                 "leave it out, or search again"
             )
-        measured = self.measured(request, controls)
-        return shift([one.value for one in measured.values()], limit)
+        measured = list(self.measured(request, controls).values())
+        found = shift([one.value for one in measured], limit)
+        return replace(found, metric=measured[0].metric, unit=measured[0].unit)
 
 
 def _searched_shift(report: Report, limit: float) -> Shift:
@@ -213,7 +215,8 @@ def _searched_shift(report: Report, limit: float) -> Shift:
         raise MeasurementError(
             "the search measured no typical shift, so --divergence-max-shift cannot be judged"
         )
-    return Shift(typical.mean, limit, typical.num_controls)
+    metric, unit = str(report.settings.get("metric")), report.calibration.unit
+    return Shift(typical.mean, limit, typical.num_controls, metric, unit)
 
 
 def _compared(stored: StoredSuite) -> list[Case]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_divergence.measuring import (
-    UNIT,
     answers_of,
     metric_for,
     note,
@@ -56,7 +55,7 @@ def assert_bounded(
         kl=found.value,
         bound=bound,
         metric=found.metric,
-        unit=UNIT,
+        unit=found.unit,
     )
     if verdict == "failed":
         text = _assertion_text(request, pair, case, score, bound, is_ours=models is None)

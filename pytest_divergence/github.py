@@ -57,6 +57,7 @@ def _outcomes(
     session: DivergenceSession, reports: Sequence[pytest.TestReport]
 ) -> Iterator[Outcome]:
     """One for each test that left a verdict; the last of its reports counts."""
+    from pytest_divergence.core.cases import NATS_PER_TOKEN
     from pytest_divergence.reports.github import Outcome
 
     texts: dict[str, str] = {}
@@ -77,6 +78,7 @@ def _outcomes(
             line=line,
             verdict=left.get("divergence_verdict") or ("error" if text else report.outcome),
             kl=left.get("divergence_kl"),
+            unit=left.get("divergence_unit", NATS_PER_TOKEN),
             bound=left.get("divergence_bound"),
             text=text,
         )

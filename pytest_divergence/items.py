@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence.measuring import UNIT, noise_floor_of, note, shown_case
+from pytest_divergence.measuring import noise_floor_of, note, shown_case
 from pytest_divergence.pairs import has_own_pair, own_pair
 from pytest_divergence.replay_report import keep_behaviour, keep_case
 from pytest_divergence.replaying import Carried, Measured, SuiteReplay
@@ -105,7 +105,7 @@ class CaseItem(SuiteItem):
     def measure(self, request: pytest.FixtureRequest) -> None:
         """Take the search's value, or replay the case on the session's models."""
         session = of(self.config)
-        note(self, kind="case", verdict="error", bound=self.max_kl, unit=UNIT)  # until measured
+        note(self, kind="case", verdict="error", bound=self.max_kl)  # until measured
         if self.case.behaviour is not None:
             note(self, behaviour=self.case.behaviour)
         keep_case(self, self.case.with_changes(completions=None), max_kl=self.max_kl)
@@ -125,9 +125,10 @@ class CaseItem(SuiteItem):
         from pytest_divergence.reports.failures import failure_text
 
         reading, session = self.reading, of(self.config)
-        verdict = judge(reading.measurement.value, self.max_kl)
-        note(self, verdict=verdict, kl=reading.measurement.value, metric=reading.measurement.metric)
-        found = partial(
+        found = reading.measurement
+        verdict = judge(found.value, self.max_kl)
+        note(self, verdict=verdict, kl=found.value, metric=found.metric, unit=found.unit)
+        keep = partial(
             keep_case,
             self,
             verdict=verdict,
@@ -136,13 +137,13 @@ class CaseItem(SuiteItem):
             pair=reading.pair,
         )
         if verdict == "passed":
-            found(self.case.with_changes(completions=None))
+            keep(self.case.with_changes(completions=None))
             return
         answered, tokens = (
             self.case.with_changes(completions=reading.completions()),
             reading.tokens(),
         )
-        found(answered, tokens=tokens)
+        keep(answered, tokens=tokens)
         case, tokens = shown_case(session, answered, tokens)
         text = failure_text(
             case,

@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from pytest_divergence.models.pair import ModelPair
 
 
-UNIT = "nats/token"
-"""Of every divergence and bound that is left behind."""
-
-
 class _Sizes(TypedDict):
     num_continuations: int
     max_new_tokens: int

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from pytest_divergence.core.behaviours import Behaviour
     from pytest_divergence.core.cases import Case, Measurement
     from pytest_divergence.core.provenance import Provenance
-    from pytest_divergence.core.report import Calibration, Report, TokenComparison, Verdict
+    from pytest_divergence.core.report import (
+        Calibration,
+        Report,
+        ReportCase,
+        TokenComparison,
+        Verdict,
+    )
     from pytest_divergence.items import SuiteItem
     from pytest_divergence.models.pair import ModelPair
 
@@ -190,7 +196,7 @@ def _report(
             chat_template=settings.chat_template,
         ),
         settings=named.model_dump(mode="json"),
-        calibration=_calibration({entry.suite for entry in entries}),
+        calibration=_calibration({entry.suite for entry in entries}, cases),
         verdict_counts=dict(Counter(one.verdict for one in cases)),
         behaviours=[Behaviour(**one.behaviour) for one in entries if one.behaviour],
         cases=cases,
@@ -214,17 +220,20 @@ def _provenance(suites: set[str]) -> Provenance | None:
     return read_suite(Path(next(iter(suites)))).provenance if len(suites) == 1 else None
 
 
-def _calibration(suites: set[str]) -> Calibration:
-    """What the suite was calibrated with; nothing where there are several."""
+def _calibration(suites: set[str], cases: Sequence[ReportCase]) -> Calibration:
+    """What the suite was calibrated with; nothing but the unit where there are several."""
+    from pytest_divergence.core.cases import NATS_PER_TOKEN
     from pytest_divergence.core.report import Calibration, ShiftDistribution
     from pytest_divergence.core.stored import read_suite
 
+    unit = next((one.kl.unit for one in cases if one.kl is not None), NATS_PER_TOKEN)
     if (made := _provenance(suites)) is None:
-        return Calibration()
+        return Calibration(unit=unit)
     controls = read_suite(Path(next(iter(suites)))).suite.controls
     values = [one.kl.value for one in controls if one.kl is not None]
     shift = made.typical_shift
     return Calibration(
+        unit=unit,
         noise_floor=made.noise_floor,
         bound=made.bound,
         typical_shift=shift and ShiftDistribution(**shift.model_dump(), values=values),

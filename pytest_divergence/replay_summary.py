@@ -47,13 +47,14 @@ def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Ite
     from pytest_divergence.reports.case_lines import comparison
 
     failed = [
-        (left["divergence_kl"], left["divergence_bound"], nodeid)
+        (left["divergence_kl"], left["divergence_bound"], nodeid, left)
         for nodeid, left in cases.items()
         if left["divergence_verdict"] == "failed"
     ]
     failed.sort(key=lambda one: (-one[0] / one[1], one[2]))
-    for kl, bound, nodeid in failed[:limit]:
-        yield f"  {nodeid.rpartition('::')[2]:<35} {comparison(kl, bound)}"
+    for kl, bound, nodeid, left in failed[:limit]:
+        line = comparison(kl, bound, left["divergence_metric"], left["divergence_unit"])
+        yield f"  {nodeid.rpartition('::')[2]:<35} {line}"
     if limit is not None and len(failed) > limit:
         yield f"  {len(failed) - limit} more with -v"
 

@@ -10,7 +10,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_divergence.core.cases import Case
+from pytest_divergence.core.cases import NATS_PER_TOKEN, Case
+from pytest_divergence.core.settings import BUILT_IN_METRICS
 from pytest_divergence.core.verdicts import judge
 
 AggregateVerdict = Literal["passed", "failed", "inconclusive"]
@@ -98,11 +99,13 @@ class Breadth:
 
 @dataclass(frozen=True)
 class Shift:
-    """The mean divergence on ordinary prompts against its own limit, nats per token."""
+    """The mean divergence on ordinary prompts against its own limit."""
 
     mean: float
     limit: float
     num_rows: int
+    metric: str = BUILT_IN_METRICS[0]
+    unit: str = NATS_PER_TOKEN
 
     @property
     def verdict(self) -> Literal["passed", "failed"]:

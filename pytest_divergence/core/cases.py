@@ -16,11 +16,14 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from pytest_divergence.core.safe_text import safe_line, slug
+from pytest_divergence.core.settings import BUILT_IN_METRICS
 
 SCHEMA_VERSION = 1
 """Version of every file that this release writes; older ones are read too."""
@@ -51,6 +54,9 @@ SafeId = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 CONTROL_TAG = "control"
 """Tag of a suite's control rows: ordinary prompts, measured together and not one by one."""
 
+NATS_PER_TOKEN = "nats/token"
+"""Unit of every metric that names no other."""
+
 CATEGORY = "category"
 """Key of a case's metadata: the kind of difference that it shows, as a plugin names it."""
 
@@ -65,7 +71,10 @@ class Message(Record):
 
 
 class Measurement(Record):
-    """What was measured on one prompt: nats per token, over its stored continuations."""
+    """What was measured on one prompt, over its stored continuations: nats per token.
+
+    Only `value` and `sd` are in `unit`.
+    """
 
     value: Number
     """The asserted number: `metric`'s."""
@@ -86,6 +95,20 @@ class Measurement(Record):
     """Continuations measured, from each model."""
     estimator: Literal["fresh", "stored"]
     """`fresh` continuations of both models, or `stored` ones that an earlier candidate wrote."""
+    unit: str = NATS_PER_TOKEN
+    """Of an added metric that names its own; left out of files where it is the usual one."""
+
+    @property
+    def quantity(self) -> str:
+        """What people call the number: KL, or the name of an added metric."""
+        return quantity(self.metric)
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_unit(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        row: dict[str, Any] = dump(self)
+        if row["unit"] == NATS_PER_TOKEN:
+            del row["unit"]
+        return row
 
 
 class Completions(Record):
@@ -199,6 +222,11 @@ class Case(Record):
         """The row as plain JSON values in key order; keys without a value are left out."""
         row = self.model_dump(mode="json")
         return {key: value for key, value in row.items() if value is not None}
+
+
+def quantity(metric: str) -> str:
+    """What people call a metric's numbers: KL, or the name of an added metric."""
+    return "KL" if metric in BUILT_IN_METRICS else metric
 
 
 def case_id(prompt: str | Sequence[Message]) -> str:

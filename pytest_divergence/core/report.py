@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue
 
 from pytest_divergence.core.behaviours import Behaviour, Rate
 from pytest_divergence.core.cases import (
+    NATS_PER_TOKEN,
     SCHEMA_VERSION,
     Case,
     Count,
@@ -63,6 +64,8 @@ class ShiftDistribution(TypicalShift):
 class Calibration(Record):
     """What the bound was made from; None where a part was not measured."""
 
+    unit: str = NATS_PER_TOKEN
+    """Of bound and typical shift: the metric's. A noise floor is always in nats per token."""
     noise_floor: NoiseFloor | None = None
     typical_shift: ShiftDistribution | None = None
     bound: Bound | None = None

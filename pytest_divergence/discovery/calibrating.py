@@ -111,7 +111,12 @@ class Calibrated:
 
     def as_report(self, bound: Bound) -> Calibration:
         """The same for `report.json`."""
-        return Calibration(noise_floor=self.noise_floor, typical_shift=self.shift, bound=bound)
+        return Calibration(
+            unit=self.controls[0].measurement.unit,
+            noise_floor=self.noise_floor,
+            typical_shift=self.shift,
+            bound=bound,
+        )
 
 
 def calibrate(

@@ -196,7 +196,8 @@ def _verdict(case: Case) -> tuple[Verdict, str]:
     assert case.max_kl is not None  # and the run gives it its bound
     verdict = judge(case.kl.value, case.max_kl)
     relation = "<=" if verdict == "passed" else ">"
-    return verdict, f"KL {case.kl.value:.3f} {relation} max_kl {case.max_kl:.3f} nats/token"
+    limit = f"max_kl {case.max_kl:.3f} {case.kl.unit}"
+    return verdict, f"{case.kl.quantity} {case.kl.value:.3f} {relation} {limit}"
 
 
 def _unconfirmed(one: ScoredProposal) -> ReportCase:

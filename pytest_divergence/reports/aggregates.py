@@ -16,6 +16,7 @@ from pytest_divergence.core.aggregates import (
     Growth,
     Shift,
 )
+from pytest_divergence.core.cases import quantity
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.blocks import command, sentence
 from pytest_divergence.reports.wording import likelihood, nats, number_of
@@ -45,7 +46,8 @@ def shift_sentence(found: Shift) -> str:
     mean, limit = wording.compared(found.mean, found.limit)
     relation = "<=" if found.verdict == "passed" else ">"
     rows = number_of(found.num_rows, "ordinary prompt")
-    return f"mean KL of {rows} {mean} nats/token {relation} max_shift {limit}"
+    name, unit = quantity(found.metric), wording.visible(found.unit)
+    return f"mean {name} of {rows} {mean} {unit} {relation} max_shift {limit}"
 
 
 def shift_text(found: Shift, *, rerun: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.cases import Case
+from pytest_divergence.core.cases import Case, quantity
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.blocks import block, columns, quoted
@@ -18,10 +18,11 @@ NUM_ALTERNATIVES = 3
 """What each model would rather have said, at most, at one token."""
 
 
-def comparison(value: float, max_kl: float) -> str:
+def comparison(value: float, max_kl: float, metric: str, unit: str) -> str:
     """A case's value beside its bound."""
     shown, limit = wording.compared(value, max_kl)
-    return f"KL {shown} nats/token {'>' if value > max_kl else '<='} max_kl {limit}"
+    relation = ">" if value > max_kl else "<="
+    return f"{quantity(metric)} {shown} {visible(unit)} {relation} max_kl {limit}"
 
 
 def labelled(label: str, text: str, width: int) -> list[str]:

@@ -68,8 +68,9 @@ def distribution(
     cases: Sequence[Dot],
     bound: float | None,
     noise_floor: float | None,
+    scale_name: str = "KL, nats per token",
 ) -> Markup:
-    """Controls as a histogram, cases as dots under it, in nats per token."""
+    """Controls as a histogram, cases as dots under it."""
     others = [*controls, *(dot.value for dot in cases), *([bound] if bound else [])]
     is_far = noise_floor is not None and noise_floor * FAR < min(
         (value for value in others if value > 0), default=0.0
@@ -94,10 +95,11 @@ def distribution(
         )
     if bound is not None:
         parts += _mark(scale.x(bound), 16, foot, f"bound {nats(bound)}", "bound")
-    parts.append(text("tick", (WIDTH / 2, foot + 40), "KL, nats per token (logarithmic)"))
+    parts.append(text("tick", (WIDTH / 2, foot + 40), f"{scale_name} (logarithmic)"))
     num_over = sum(dot.is_over for dot in cases)
     about = (
-        f"KL of {number_of(len(controls), 'control')} and {number_of(len(cases), 'case')}; "
+        f"{scale_name.partition(',')[0]} of {number_of(len(controls), 'control')} and "
+        f"{number_of(len(cases), 'case')}; "
         f"{num_over} over the bound"
     )
     return picture(about, (WIDTH, foot + 48), parts)

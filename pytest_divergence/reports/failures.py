@@ -46,7 +46,7 @@ def failure_text(
     floor = "" if noise_floor is None else f" (noise floor {nats(noise_floor)})"
     shown_tokens = every_token if verbosity >= 2 else parting
     lines = [
-        comparison(measurement.value, max_kl) + floor,
+        comparison(measurement.value, max_kl, measurement.metric, measurement.unit) + floor,
         *_measured(measurement),
         *texts(case, width=WIDTH, indent="  ", limit=2000, max_lines=40),
         *shown_tokens(tokens, measurement.metric, width=WIDTH, indent="  "),

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pytest_divergence.core.cases import NATS_PER_TOKEN
 from pytest_divergence.reports.blocks import block
 from pytest_divergence.reports.wording import compared, nats, number_of, visible
 
@@ -34,10 +35,11 @@ class Outcome:
     line: int
     verdict: str
     kl: float | None = None
-    """Nats per token."""
+    """In `unit`."""
     bound: float | None = None
     text: str = ""
     """Why it failed; empty where it did not."""
+    unit: str = NATS_PER_TOKEN
 
 
 def failure_annotations(outcomes: Sequence[Outcome]) -> list[str]:
@@ -108,10 +110,14 @@ def _sections(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield ""
     yield f"**{len(failures)} of {number_of(len(outcomes), 'test')} failed.**"
     yield ""
-    yield "|Verdict|KL, nats/token|Bound|Test|"
+    units = {one.unit for one in outcomes}
+    yield f"|Verdict|{'KL, nats/token' if units == {NATS_PER_TOKEN} else 'Value'}|Bound|Test|"
     yield "|---|--:|--:|---|"
     for one in outcomes:
-        yield f"|{one.verdict}|{'|'.join(_numbers(one))}|`{_cell(one.id)}`|"
+        value, bound = _numbers(one)
+        if units != {NATS_PER_TOKEN} and one.kl is not None:
+            value += f" {_cell(one.unit)}"
+        yield f"|{one.verdict}|{value}|{bound}|`{_cell(one.id)}`|"
     yield ""
     for one in failures[:MAX_TEXTS]:
         yield f"## `{_cell(one.id)}`"

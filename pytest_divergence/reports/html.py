@@ -53,6 +53,8 @@ def render_html(report: Report, *, suite: str | None = None, earlier: Earlier | 
         .get_template("page.html.jinja")
         .render(
             report=report,
+            scale=wording.scale(report),
+            quantity=wording.scale(report).partition(",")[0],
             earlier=earlier,
             headline=wording.headline(report),
             behaviours=wording.behaviours(report),
@@ -84,6 +86,7 @@ def _environment() -> Environment:
         nats=nats,
         probability=probability,
         duration=wording.duration,
+        spelled=wording.spelled,
         counted=wording.number_of,
         csp_hash=_csp_hash,
         as_json=_as_json,

@@ -96,7 +96,7 @@ def _case_table(report: Report) -> Iterator[str]:
         return
     yield "## Cases"
     yield ""
-    yield "|Case|KL, nats/token|Bound|Verdict|"
+    yield f"|Case|{_cell(wording.scale(report))}|Bound|Verdict|"
     yield "|---|--:|--:|---|"
     for case in cases:
         value = nats(case.kl.value) if case.kl else "–"
@@ -164,7 +164,7 @@ def _calibration(report: Report) -> Iterator[str]:
     if (bound := calibration.bound) is not None:
         label = f" ({_code(bound.label)})" if bound.label else ""
         provisional = ", provisional" if bound.provisional else ""
-        yield f"- bound: {nats(bound.value)} nats/token{label}{provisional}"
+        yield f"- bound: {nats(bound.value)} {_cell(calibration.unit)}{label}{provisional}"
         for name, value in wording.bound_parts(bound):
             yield f"    - {_code(name)}: {value}"
     if (floor := calibration.noise_floor) is not None:
@@ -175,9 +175,16 @@ def _calibration(report: Report) -> Iterator[str]:
     if (shift := calibration.typical_shift) is not None:
         yield (
             f"- typical shift: mean {nats(shift.mean)}, 99th percentile {nats(shift.p99)}, "
-            f"largest {nats(shift.max)} nats/token over {number_of(shift.num_controls, 'control')}"
+            f"largest {nats(shift.max)} {_cell(calibration.unit)} over "
+            f"{number_of(shift.num_controls, 'control')}"
         )
     yield ""
+
+
+def _cell(text: str) -> str:
+    """A plugin's own words; the usual ones need no fence."""
+    is_plain = re.fullmatch(r"[\w ,/.-]+", text) is not None
+    return text if is_plain else _code(text.replace("|", "/"))
 
 
 def _fenced(text: str) -> list[str]:

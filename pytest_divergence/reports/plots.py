@@ -30,6 +30,7 @@ def distribution(report: Report) -> Markup:
         ],
         bound=calibration.bound.value if calibration.bound else None,
         noise_floor=calibration.noise_floor.value if calibration.noise_floor else None,
+        scale_name=wording.spelled(wording.scale(report)),
     )
 
 

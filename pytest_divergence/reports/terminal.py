@@ -97,8 +97,10 @@ def _case(case: ReportCase, report: Report, width: int) -> Iterator[str]:
     max_kl = case.max_kl if case.max_kl is not None else bound.value if bound else None
     yield f"  {case.id}"
     if case.kl is not None:
-        alone = f"KL {nats(case.kl.value)} nats/token"
-        yield f"    {alone if max_kl is None else comparison(case.kl.value, max_kl)}"
+        kl = case.kl
+        alone = f"{kl.quantity} {nats(kl.value)} {visible(kl.unit)}"
+        beside = max_kl is not None and comparison(kl.value, max_kl, kl.metric, kl.unit)
+        yield f"    {beside or alone}"
     yield from texts(case, width=width, indent="    ", limit=300, max_lines=4)
 
 
@@ -122,7 +124,7 @@ def _numbers(report: Report, width: int) -> Iterator[str]:
     calibration = report.calibration
     if (bound := calibration.bound) is not None:
         provisional = " (provisional)" if bound.provisional else ""
-        start = f"bound: {nats(bound.value)} nats/token{provisional}"
+        start = f"bound: {nats(bound.value)} {visible(calibration.unit)}{provisional}"
         yield from labelled(f"{start},", bound.label, width) if bound.label else [start]
         for name, value in wording.bound_parts(bound):
             yield f"  {value:>8}  {visible(name)}"

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 from pytest_divergence.core.behaviours import Behaviour, gates
+from pytest_divergence.core.cases import quantity
 from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.report import Difference, Report, ReportCase, TokenComparison
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.settings import BUILT_IN_METRICS
 
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
 
@@ -110,6 +112,17 @@ def headline(report: Report, *, is_tested: bool = True) -> list[str]:
     if is_tested and is_failure:
         sentences.append(EXIT_CODE)
     return sentences
+
+
+def spelled(unit: str) -> str:
+    """`nats/token` as words of a sentence: nats per token."""
+    return unit.replace("/", " per ")
+
+
+def scale(report: Report) -> str:
+    """What a run's values are, and their unit: `KL, nats/token`."""
+    name = str(report.settings.get("metric") or BUILT_IN_METRICS[0])
+    return f"{quantity(name)}, {report.calibration.unit}"
 
 
 def counts(report: Report) -> list[str]:
@@ -243,7 +256,7 @@ def _replayed(report: Report) -> str:
 def _searched(report: Report) -> str:
     over, tested = len(failed(report)), len(asserted(report))
     bound = report.calibration.bound
-    limit = f", {nats(bound.value)} nats/token" if bound else ""
+    limit = f", {nats(bound.value)} {visible(report.calibration.unit)}" if bound else ""
     if over:
         return (
             f"{over} of {number_of(tested, 'prompt')} found by the search {_verb(over)} more "

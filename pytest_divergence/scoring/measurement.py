@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pytest_divergence.core.cases import Measurement
+from pytest_divergence.core.cases import NATS_PER_TOKEN, Measurement
 from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.scoring.metrics import DIVERGENCES
@@ -30,8 +30,11 @@ def summarise(
     *,
     metric: MetricName,
     estimator: Estimator = "fresh",
+    unit: str = NATS_PER_TOKEN,
 ) -> Measurement:
     """One prompt's measurement from the scores of both models' continuations.
+
+    `unit` is the metric's.
 
     Raises `MeasurementError` where a model has no continuation or a value is not finite.
     """
@@ -66,6 +69,7 @@ def summarise(
         num_tokens=sum(len(scores.forward) for scores in (*on_reference, *on_candidate)),
         num_continuations=len(on_reference),
         estimator=estimator,
+        unit=unit,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pytest_divergence.core.cases import NATS_PER_TOKEN
 from pytest_divergence.core.errors import MeasurementError, SettingsError, one_of
 from pytest_divergence.models.metric import Metric
 from pytest_divergence.models.pair import ModelPair
@@ -32,6 +33,11 @@ class AddedMetric:
 
     name: str
     metric: Metric
+
+    @property
+    def unit(self) -> str:
+        """What its numbers count, per token."""
+        return str(getattr(self.metric, "unit", NATS_PER_TOKEN))
 
     def __call__(self, reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
         """The divergence at each position: (T, vocab) -> (T,), on the CPU, in float32.

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pytest_divergence.core.cases import Measurement
+from pytest_divergence.core.cases import NATS_PER_TOKEN, Measurement
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.batching import by_prefix, map_batches
@@ -169,6 +169,7 @@ def _score(
                 next(scores),
                 next(scores),
                 metric=metric,
+                unit=added.unit if added is not None else NATS_PER_TOKEN,
                 estimator=estimator,
             )
             for index, one in zip(batch, given, strict=True)
@@ -234,6 +235,7 @@ def _prompt_score(
     on_candidate: list[TokenScores],
     *,
     metric: MetricName,
+    unit: str,
     estimator: Estimator,
 ) -> PromptScore:
     prefix, body = row
@@ -241,7 +243,9 @@ def _prompt_score(
         prompt=prompt,
         prompt_ids=(*prefix, *body.tolist()),
         continuations=given,
-        measurement=summarise(on_reference, on_candidate, metric=metric, estimator=estimator),
+        measurement=summarise(
+            on_reference, on_candidate, metric=metric, estimator=estimator, unit=unit
+        ),
         same_top_share=same_top_share([*on_reference, *on_candidate]),
         reference_perplexity=_perplexity(on_reference, "reference_logprobs"),
         candidate_perplexity=_perplexity(on_candidate, "candidate_logprobs"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from pytest_divergence.core.naming import suite_path
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.core.suites import sidecar_path
-from tests.plugin.conftest import KNOT, MODELS, Project, shown
+from tests.plugin.conftest import KNOT, MODELS, Project, properties, shown
 from tests.plugin.test_search import TINY_SEARCH
 from tests.tiny import save_tiny_model
 
@@ -280,6 +281,61 @@ def test_a_metric_whose_code_has_changed_is_searched_anew(project: Project) -> N
         project.run(*arguments).assert_outcomes(passed=3)
         keys.append(provenance(suite_path(project.path, "base", "ft"))["key"])
     assert keys[0] == keys[1] != keys[2]
+
+
+UNIT_METRICS = METRICS.replace("Variation:\n", 'Variation:\n    unit = "chance/token"\n')
+
+
+@pytest.mark.usefixtures("_tiny_search")
+def test_a_metrics_own_unit_stands_beside_its_numbers(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write("conftest.py", UNIT_METRICS)
+    metric = ("--divergence-metric=total_variation", "--divergence-max-kl=0.001")
+    result = project.run(*MODELS, *metric, "--divergence-max-shift=0.001")
+    result.assert_outcomes(passed=1, failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "mean total_variation of 6 ordinary prompts 0.* chance/token > max_shift 0.001",
+            "total_variation 0.* chance/token > max_kl 0.001 (noise floor 0.*)",
+            "chance/token. Exit code 1 means *",
+            "    total_variation 0.* chance/token > max_kl 0.001",
+            "bound: 0.001 chance/token, absolute: --divergence-max-kl",
+            "noise floor: 0.* nats/token, the largest of *",
+        ]
+    )
+    latest = project.path / ".divergence/reports/latest"
+    page, summary = ((latest / name).read_text("utf-8") for name in ("report.html", "summary.md"))
+    assert "|Case|total_variation, chance/token|Bound|Verdict|" in summary
+    assert "- bound: 0.001 chance/token" in summary
+    assert "<b>0.001</b><span>bound, chance per token</span>" in page
+    assert "<b>total_variation 0." in page
+    assert "total_variation, chance per token (logarithmic)" in page
+
+    suite = suite_path(project.path, "base", "ft")
+    rows = [json.loads(line) for line in suite.read_text("utf-8").splitlines()]
+    assert {row["kl"]["unit"] for row in rows} == {"chance/token"}
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "step.md"))
+    shutil.copytree(suite.parent, project.path / "kept")
+    arguments = ("--junit-xml=junit.xml", "--divergence-github=on", f"kept/{suite.name}")
+    replay = project.run(*MODELS, *arguments)
+    replay.stdout.fnmatch_lines(["  * total_variation 0.* chance/token > max_kl 0.001"])
+    found = properties(project.path / "junit.xml")
+    assert {found[row["id"]]["unit"] for row in rows if not row["tags"]} == {"chance/token"}
+    table = (project.path / "step.md").read_text("utf-8").splitlines()
+    assert "|Verdict|Value|Bound|Test|" in table
+    assert sum(" chance/token|0.001|" in line for line in table) == 2
+
+
+@pytest.mark.parametrize("unit", ["7", "''", "'a\\nb'", "'x' * 41"])
+def test_a_unit_must_be_a_short_text(project: Project, unit: str) -> None:
+    project.write("conftest.py", UNIT_METRICS.replace('"chance/token"', unit))
+    project.write_suite(SUITE, WIDE)
+    result = project.run(*MODELS, "--divergence-metric=total_variation", SUITE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines[0].endswith(
+        "it must return a unit of 'total_variation' that is a text of 1 to 40 printable characters"
+    )
 
 
 def test_an_unknown_metric_is_refused_with_all_names(project: Project) -> None:
