@@ -12,10 +12,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case
+    from pytest_divergence.core.report import Report
     from pytest_divergence.core.suites import load_suite, write_suite
     from pytest_divergence.discovery.evaluation import EvaluationConfig
+    from pytest_divergence.discovery.proposals import Proposal
     from pytest_divergence.discovery.run import discover
     from pytest_divergence.discovery.soft_prompts import SoftPrompt
+    from pytest_divergence.discovery.strategies.base import SearchContext, Strategy
     from pytest_divergence.discovery.trainer import DivergenceTrainer
     from pytest_divergence.discovery.training_config import TrainingConfig
     from pytest_divergence.evaluator import ModelEvaluator
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_divergence.models.metric import Metric
     from pytest_divergence.models.pair import ModelPair
     from pytest_divergence.models.providers import LoadedModel
-    from pytest_divergence.scoring.scorer import score_prompts
+    from pytest_divergence.scoring.scorer import PromptScore, score_prompts
     from pytest_divergence.warning import DivergenceWarning
 
 _HOMES = {
@@ -35,7 +38,12 @@ _HOMES = {
     "Metric": "pytest_divergence.models.metric",
     "ModelEvaluator": "pytest_divergence.evaluator",
     "ModelPair": "pytest_divergence.models.pair",
+    "PromptScore": "pytest_divergence.scoring.scorer",
+    "Proposal": "pytest_divergence.discovery.proposals",
+    "Report": "pytest_divergence.core.report",
+    "SearchContext": "pytest_divergence.discovery.strategies.base",
     "SoftPrompt": "pytest_divergence.discovery.soft_prompts",
+    "Strategy": "pytest_divergence.discovery.strategies.base",
     "TrainingConfig": "pytest_divergence.discovery.training_config",
     "discover": "pytest_divergence.discovery.run",
     "load_model_pair": "pytest_divergence.models.loading",
@@ -53,7 +61,12 @@ __all__ = [
     "Metric",
     "ModelEvaluator",
     "ModelPair",
+    "PromptScore",
+    "Proposal",
+    "Report",
+    "SearchContext",
     "SoftPrompt",
+    "Strategy",
     "TrainingConfig",
     "discover",
     "load_model_pair",
