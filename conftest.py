@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent / "tests"
+collect_ignore = ["conftest_templates"]
+"""Projects to copy from; `tests/templates/` runs them."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -1,4 +1,10 @@
-"""What pytest-divergence asks this project: change it as you like."""
+"""When to use it: you have two models, and want to read at a glance how their answers differ.
+
+How to run it: name both models in the ini file, then `pytest-divergence discover`. The report shows
+beside each case what stands below for it. `pytest-divergence init` writes both files.
+
+What it leaves to you: the categories. These three kinds are a start; add what your users would see.
+"""
 
 from __future__ import annotations
 
