@@ -141,6 +141,17 @@ def strict_dumps(value: object, indent: int | None = None) -> str:
 
 def read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and object of each line that is not blank. Raises SuiteError."""
+    for number, row in rows_or_faults(path):
+        if isinstance(row, SuiteError):
+            raise row
+        yield number, row
+
+
+def rows_or_faults(path: AnyPath) -> Iterator[tuple[int, dict[str, Any] | SuiteError]]:
+    """The same, with what is wrong with a line in place of its object.
+
+    Raises SuiteError where reading cannot go on: no such file, or over the limits.
+    """
     number, line = 0, b""
 
     def counted_lines() -> Iterator[bytes]:
@@ -150,11 +161,15 @@ def read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
             yield line
 
     with jsonlines.Reader(counted_lines(), loads=strict_loads) as reader:
-        try:
-            for row in reader.iter(type=dict, skip_empty=True):
+        while True:
+            try:
+                row = reader.read(type=dict, skip_empty=True)
+            except EOFError:
+                return
+            except jsonlines.InvalidLineError as error:
+                yield error.lineno, SuiteError(path, error.lineno, _why_invalid(error, line))
+            else:
                 yield number, row
-        except jsonlines.InvalidLineError as error:
-            raise SuiteError(path, error.lineno, _why_invalid(error, line)) from None
 
 
 def write_rows(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> None:
