@@ -44,7 +44,11 @@ def _known_version(version: int) -> int:
     return version
 
 
-SchemaVersion = Annotated[int, Field(strict=True), AfterValidator(_known_version)]
+SchemaVersion = Annotated[
+    int,
+    Field(strict=True, json_schema_extra={"minimum": 1, "maximum": SCHEMA_VERSION}),
+    AfterValidator(_known_version),
+]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 PositiveNumber = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
 Count = Annotated[int, Field(strict=True, ge=0)]
