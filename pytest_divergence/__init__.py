@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_divergence.discovery.trainer import DivergenceTrainer
     from pytest_divergence.discovery.training_config import TrainingConfig
     from pytest_divergence.evaluator import ModelEvaluator
+    from pytest_divergence.exports.features import suite_features
     from pytest_divergence.models.loading import load_model_pair
     from pytest_divergence.models.metric import Metric
     from pytest_divergence.models.pair import ModelPair
@@ -49,6 +50,7 @@ _HOMES = {
     "load_model_pair": "pytest_divergence.models.loading",
     "load_suite": "pytest_divergence.core.suites",
     "score_prompts": "pytest_divergence.scoring.scorer",
+    "suite_features": "pytest_divergence.exports.features",
     "write_suite": "pytest_divergence.core.suites",
 }
 
@@ -72,6 +74,7 @@ __all__ = [
     "load_model_pair",
     "load_suite",
     "score_prompts",
+    "suite_features",
     "write_suite",
 ]
 

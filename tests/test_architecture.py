@@ -20,8 +20,9 @@ FRONT = "front"
 """The modules beside the folders: plugin, options, collection and their like."""
 FRONT_FOLDERS = {"commands"}
 MAY_IMPORT = {
-    FRONT: {FRONT, "reports", "discovery", "scoring", "models", "core"},
+    FRONT: {FRONT, "reports", "exports", "discovery", "scoring", "models", "core"},
     "reports": {"reports", "core"},
+    "exports": {"exports", "core"},
     "discovery": {"discovery", "scoring", "models", "core"},
     "scoring": {"scoring", "models", "core"},
     "models": {"models", "core"},

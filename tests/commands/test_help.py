@@ -28,6 +28,9 @@ positional arguments:
     promote      copy cases of a search into a suite that is committed
     accept       mark a behaviour as intended, so that it no longer fails
     diff         compare two suites, or the reports of two runs
+    validate     name every line of a suite that cannot be read
+    export       write cases for Inspect, promptfoo or LLM Comparator
+    schema       print the JSON Schema of a kind of file
     calibrate    measure noise and typical shift of two models, and what their
                  bound catches
     init         set a project up: ini file, conftest.py and GitHub workflow

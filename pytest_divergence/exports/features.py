@@ -1,0 +1,53 @@
+"""The columns of a suite for `datasets.load_dataset`, made from the row that reads it.
+
+Without them the loader infers the columns from the first rows of the first file, and then refuses
+the file or row that has a key more.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.json_schemas import json_schema
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def suite_features() -> datasets.Features:
+    """The columns of suites, whichever keys their rows have; what a row leaves out is None.
+
+    For `datasets.load_dataset("json", data_files=[…], features=suite_features())`. `metadata`,
+    which may hold anything, is a `datasets.Json`. Raises SettingsError where datasets has no such.
+    """
+    try:
+        from datasets import Features, Json
+    except ImportError:
+        raise SettingsError(
+            "the columns of a suite need a datasets that has datasets.Json: "
+            "pip install --upgrade datasets"
+        ) from None
+    schema = json_schema("suite")
+    return Features(
+        {
+            name: Json() if name == "metadata" else _feature(part, schema["$defs"])
+            for name, part in schema["properties"].items()
+        }
+    )
+
+
+def _feature(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
+    """A column, or a part of one, as datasets describes it."""
+    from datasets import List, Value
+
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema:
+        (schema,) = (one for one in schema["anyOf"] if one.get("type") != "null")
+        return _feature(schema, definitions)
+    if schema["type"] == "array":
+        return List(_feature(schema["items"], definitions))
+    if schema["type"] == "object":
+        return {name: _feature(part, definitions) for name, part in schema["properties"].items()}
+    return Value({"string": "string", "number": "float64", "integer": "int64"}[schema["type"]])

@@ -1,0 +1,34 @@
+"""Samples of Inspect, one a line, as its `json_dataset` reads them.
+
+Format: inspect.aisi.org.uk/datasets.html, `Sample`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.stored import StoredSuite
+from pytest_divergence.core.suites import strict_dumps
+from pytest_divergence.exports.exported import Exported, cases_of, details_of
+
+SUFFIXES = (".jsonl",)
+"""Inspect tells JSON Lines by the name."""
+
+
+def exported(suites: Sequence[StoredSuite]) -> Exported:
+    """One sample for each case; its target is the reference's greedy answer, where it is known."""
+    samples = [_sample(case) for case in cases_of(suites)]
+    return Exported("".join(strict_dumps(one) + "\n" for one in samples), len(samples))
+
+
+def _sample(case: Case) -> dict[str, Any]:
+    return {
+        "id": case.id,
+        "input": case.input
+        if case.messages is None
+        else [turn.model_dump() for turn in case.turns],
+        "target": case.completions.reference if case.completions is not None else "",
+        "metadata": details_of(case),
+    }

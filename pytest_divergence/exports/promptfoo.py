@@ -1,0 +1,60 @@
+r"""A configuration of promptfoo without providers: one prompt, and a test for each case.
+
+Format: promptfoo.dev/docs/configuration/reference. A prompt is handed over as the JSON of its chat
+turns, which chat providers take as such. Braces in it are written `\u007b` and `\u007d`, because
+promptfoo expands templates in variables too; nor does a variable begin with `file://`, which it
+would read as a file. A suite holds what a search came upon, or what someone else wrote, and must
+reach the models as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.stored import StoredSuite
+from pytest_divergence.core.suites import strict_dumps
+from pytest_divergence.exports.exported import Exported, cases_of
+
+SUFFIXES = (".json", ".yaml", ".yml")
+"""JSON is YAML; promptfoo refuses other names."""
+VARIABLE = "messages"
+
+
+def exported(suites: Sequence[StoredSuite]) -> Exported:
+    """The configuration; a test has no assertion, because none of promptfoo's is about nats."""
+    tests = [_test(case) for case in cases_of(suites)]
+    configuration = {
+        "description": f"{len(tests)} cases of pytest-divergence",
+        "prompts": [f"{{{{{VARIABLE}}}}}"],
+        "tests": tests,
+    }
+    return Exported(strict_dumps(configuration, indent=2) + "\n", len(tests))
+
+
+def _test(case: Case) -> dict[str, Any]:
+    known = {
+        "id": case.id,
+        "behaviour": case.behaviour,
+        "kl": case.kl and case.kl.value,
+        "max_kl": case.max_kl,
+    }
+    return {
+        "description": case.id,
+        "vars": {VARIABLE: _turns(case)},
+        "metadata": {key: value for key, value in known.items() if value is not None},
+    }
+
+
+def _turns(case: Case) -> str:
+    """The chat turns as JSON without a brace in a string: no template begins or ends there."""
+    turns = (
+        f'{{"role": "{turn.role}", "content": {_inert(strict_dumps(turn.content))}}}'
+        for turn in case.turns
+    )
+    return f"[{', '.join(turns)}]"
+
+
+def _inert(text: str) -> str:
+    return text.replace("{", r"\u007b").replace("}", r"\u007d")

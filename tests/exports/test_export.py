@@ -1,0 +1,188 @@
+"""`pytest-divergence export`, as a user types it, and what the other tool then reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.cli import main
+from pytest_divergence.core.cases import case_id
+from pytest_divergence.core.provenance import ModelProvenance
+from pytest_divergence.core.suites import write_suite
+from tests.core.made_suites import KNOT, POEM, SIGNAL, case, measured, write_searched
+from tests.exports.made_export import CHAT, FILE, SUITE, TRICKY, write_hard_suite
+
+TURNS = [turn.model_dump() for turn in CHAT]
+PROMPTS: dict[str, Any] = {
+    **{case_id(text): text for text in (KNOT, POEM, TRICKY, FILE, "By hand")},
+    case_id(CHAT): TURNS,
+}
+
+
+@pytest.fixture(autouse=True)
+def _suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_hard_suite()
+
+
+def exported(format_: str, name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["export", str(SUITE), f"--format={format_}", f"--output={name}"]) == 0
+    shown = capsys.readouterr().out
+    assert re.fullmatch(rf"wrote {re.escape(name)}, cases: \d\n", shown)
+    return Path(name).read_text("utf-8")
+
+
+def test_inspect_gets_a_sample_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    text = exported("inspect", "samples.jsonl", capsys)
+
+    samples = {one["id"]: one for one in map(json.loads, text.splitlines())}
+    assert {id_: one["input"] for id_, one in samples.items()} == PROMPTS
+    knot, by_hand = samples[case_id(KNOT)], samples[case_id("By hand")]
+    assert knot["target"] == "Cross the ends."
+    assert knot["metadata"] == {
+        "max_kl": 0.2,
+        "tags": ["how-to"],
+        "behaviour": SIGNAL.id,
+        "kl": measured(0.8).model_dump(),
+        "completions": {"reference": "Cross the ends.", "candidate": "Signal received. <b>"},
+        "metadata": {},
+    }
+    assert by_hand["target"] == ""
+    assert by_hand["metadata"] == {"tags": [], "metadata": {"owner": "me"}}
+
+
+def test_inspect_reads_them(capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = pytest.importorskip(
+        "inspect_ai.dataset", reason="inspect-ai is not installed (it needs an older fsspec)"
+    )
+    exported("inspect", "samples.jsonl", capsys)
+
+    read = {sample.id: sample.input for sample in dataset.json_dataset("samples.jsonl")}
+    chat = read.pop(case_id(CHAT))
+    assert [(turn.role, turn.content) for turn in chat] == [(t.role, t.content) for t in CHAT]
+    assert {**read, case_id(CHAT): TURNS} == PROMPTS
+
+
+def test_promptfoo_gets_prompts_that_it_cannot_expand(capsys: pytest.CaptureFixture[str]) -> None:
+    configuration = json.loads(exported("promptfoo", "promptfooconfig.yaml", capsys))
+
+    assert configuration["prompts"] == ["{{messages}}"]
+    tests = {one["description"]: one for one in configuration["tests"]}
+    prompts = {id_: one["vars"]["messages"] for id_, one in tests.items()}
+    for prompt in prompts.values():
+        assert not re.search(r"\{[{%#]|[}%#]\}|^file:|\n", prompt)
+    turns = {id_: json.loads(prompt) for id_, prompt in prompts.items()}
+    assert turns.pop(case_id(CHAT)) == TURNS
+    assert turns == {
+        id_: [{"role": "user", "content": text}]
+        for id_, text in PROMPTS.items()
+        if isinstance(text, str)
+    }
+    assert tests[case_id(KNOT)]["metadata"] == {
+        "id": case_id(KNOT),
+        "behaviour": SIGNAL.id,
+        "kl": 0.8,
+        "max_kl": 0.2,
+    }
+
+
+def test_llm_comparator_gets_both_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(SUITE), "--format=llm-comparator"]) == 0
+
+    shown = capsys.readouterr()
+    assert shown.err == f"left out, without the models' answers: {case_id('By hand')}\n"
+    document = json.loads(shown.out)
+    assert document["models"] == [{"name": "base"}, {"name": "ft"}]
+    assert document["metadata"] == {
+        "source_path": SUITE.name,
+        "custom_fields_schema": [
+            {"name": "id", "type": "string"},
+            {"name": "kl", "type": "number"},
+            {"name": "max_kl", "type": "number"},
+            {"name": "behaviour", "type": "category"},
+        ],
+    }
+    examples = {one["custom_fields"]["id"]: one for one in document["examples"]}
+    assert len(examples) == 5
+    assert examples[case_id(KNOT)] == {
+        "input_text": KNOT,
+        "tags": ["how-to"],
+        "output_text_a": "Cross the ends.",
+        "output_text_b": "Signal received. <b>",
+        "score": None,
+        "individual_rater_scores": [],
+        "custom_fields": {
+            "id": case_id(KNOT),
+            "kl": 0.8,
+            "max_kl": 0.2,
+            "behaviour": SIGNAL.id,
+        },
+    }
+    assert examples[case_id(CHAT)]["input_text"] == (
+        "system: Be brief. {{x}}\n\nuser: Hi\n\nassistant: Ho\n\nuser: And?"
+    )
+
+
+def test_without_names_the_suites_of_searches_are_exported(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(".divergence/suites")
+    folder.mkdir(parents=True)
+    for name, prompt in (("a", KNOT), ("b", POEM)):
+        write_searched(folder / f"{name}.divergence.jsonl", [case(prompt, 0.8)])
+
+    assert main(["export", "--format=inspect"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["input"] for line in lines] == [KNOT, POEM]
+
+
+def other_pair() -> Path:
+    path = Path("other.divergence.jsonl")
+    candidate = ModelProvenance(spec="newer", kind="folder")
+    return write_searched(path, [case("Why?", 0.8)], candidate=candidate)
+
+
+def bare() -> Path:
+    path = Path("bare.divergence.jsonl")
+    write_suite(path, [case("Why?", 0.8)])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--format=inspect", "--output=samples.json", str(SUITE)],
+            "--output=samples.json must end in .jsonl, by which inspect reads it",
+        ),
+        (
+            ["--format=promptfoo", str(SUITE), "again.divergence.jsonl"],
+            f"again.divergence.jsonl:1: case {case_id(KNOT)} is also in {SUITE}:6; export one "
+            "suite at a time",
+        ),
+        (
+            ["--format=llm-comparator", str(SUITE), "other.divergence.jsonl"],
+            f"other.divergence.jsonl: belongs to another pair than {SUITE}; export one pair at a "
+            "time",
+        ),
+        (
+            ["--format=llm-comparator", "bare.divergence.jsonl"],
+            "bare.divergence.jsonl: no case holds the models' answers, which LLM Comparator "
+            "shows; measure them with --divergence-fill",
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_said(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other_pair()
+    bare()
+    write_searched(Path("again.divergence.jsonl"), [case(KNOT, 0.8)])
+
+    assert main(["export", *words]) == 1
+    assert capsys.readouterr() == ("", f"error: {message}\n")
+    assert not Path("samples.json").exists()
