@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from pytest_divergence.cli import main
 from pytest_divergence.core.suites import load_suite, sidecar_path
