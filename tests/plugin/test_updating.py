@@ -70,19 +70,19 @@ def replay(project: Project, *arguments: str) -> pytest.RunResult:
     return project.run(*arguments, SUITE, "-W", "default")
 
 
-def refused(project: Project, *arguments: str, **options: Any) -> str:
+def refused(project: Project, *arguments: str) -> str:
     """What a session says that must not write."""
     before = texts(project.path / "tests")
-    result = project.run(*arguments, **options)
+    result = project.run(*arguments)
     assert texts(project.path / "tests") == before
     assert result.ret != pytest.ExitCode.OK
     return shown(result)
 
 
-def usage_error(project: Project, *arguments: str, **options: Any) -> str:
+def usage_error(project: Project, *arguments: str, forked: bool = False) -> str:
     """The one sentence of a session that is refused before it starts."""
     before = texts(project.path / "tests")
-    result = project.run(*arguments, **options)
+    result = (project.run_forked if forked else project.run)(*arguments)
     assert texts(project.path / "tests") == before
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     return next(line for line in result.errlines if line.startswith("ERROR: ")).removeprefix(
@@ -239,7 +239,7 @@ def test_the_last_failed_are_a_part(suite: Project) -> None:
     failed = suite.run_forked(*arguments)
     failed.assert_outcomes(passed=2, failed=1)
 
-    said = usage_error(suite, *arguments, UPDATE, "--lf", in_process=False)
+    said = usage_error(suite, *arguments, UPDATE, "--lf", forked=True)
 
     assert "leaves out 1 of 2 cases" in said
 
@@ -284,7 +284,7 @@ def test_a_row_that_cannot_be_measured_fails_the_session(project: Project, tags:
 def test_workers_cannot_share_an_update(suite: Project) -> None:
     arguments = (*MODELS, SUITE, UPDATE, "-p", "xdist", "-n2")
 
-    said = usage_error(suite, *arguments, in_process=False)
+    said = usage_error(suite, *arguments, forked=True)
 
     assert said == (
         f"{UPDATE} rewrites suites as a whole, so it cannot be shared among workers; leave out -n"
