@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent / "tests"
-collect_ignore = ["conftest_templates"]
-"""Projects to copy from; `tests/templates/` runs them."""
+collect_ignore = ["conftest_templates", "examples"]
+"""Projects to copy from; `tests/templates/` and `tests/examples/` run them."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
