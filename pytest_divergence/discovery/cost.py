@@ -6,6 +6,7 @@ it, and `measure_speed` a pair in memory. Imports nothing heavy before that.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 from pytest_divergence.core.errors import SettingsError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_divergence.core.settings import Profile, Settings
     from pytest_divergence.discovery.progress import Listener
     from pytest_divergence.models.pair import ModelPair
@@ -31,6 +34,9 @@ WRITING_SPEED = 0.74
 Measured on two cores: 302 against 399 and 278 against 382 in searches of two adapters of the demo
 model. What follows corrects it.
 """
+MOST_LOGITS = 1_000_000_000
+"""Bytes that logits, and what is made of them, take at most: `benchmarks/memory.py vocabulary`."""
+EVERYWHERE = "all devices"
 SAID_FROM = 100_000_000
 """Bytes: models that need less are not worth a line."""
 
@@ -90,7 +96,8 @@ def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
     cached = PROMPTS_IN_FLIGHT * (3 * prompt + written)  # of both models, and a copy to write on
     cache = cached * size.num_layers * size.cache_size * itemsize
     scored = SCORING_BATCH * max(LONG_PROMPT, 3 * profile.continuation_length)
-    logits = scored * size.vocab_size * 4  # divergences are computed in float32
+    # Divergences are computed in float32, and what is larger is measured in pieces.
+    logits = min(scored * size.vocab_size * 4, MOST_LOGITS)
     row = PREFIX + profile.num_virtual_tokens + profile.max_text_tokens
     kept = size.num_layers * (7 * size.hidden_size + 3 * size.intermediate_size) * itemsize
     training = 2 * profile.batch_size * row * kept  # frozen weights keep no inputs of theirs
@@ -100,10 +107,13 @@ def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
 def search_memory(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) -> Memory | None:
     """What a search of two models takes; None for a plugin's model and for unreadable files.
 
+    Of two devices it is the one that it is tightest on. Models that accelerate spreads are compared
+    with the memory of all devices together.
     What is wrong with such files is the loader's to say.
     """
     from pytest_divergence.models.loading import chosen_dtype, resolve_device
-    from pytest_divergence.models.memory import available_memory
+    from pytest_divergence.models.memory import all_memory, available_memory
+    from pytest_divergence.models.placing import placements
     from pytest_divergence.models.sizes import model_size, weights_bytes
 
     reference, candidate = (one.folder for one in specs)
@@ -111,17 +121,28 @@ def search_memory(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) 
         return None
     device = resolve_device(settings.device)
     dtype = chosen_dtype(settings.dtype, specs, device)
-    folders = {reference, candidate}  # the same model twice is loaded once
+    places = placements(specs, device)
+    # A folder counts once on each device: the same model twice is loaded once.
+    held: dict[str, set[Path]] = {}
+    for place, folder in zip(places, (reference, candidate), strict=True):
+        where = EVERYWHERE if any(one.is_spread for one in places) else str(place.device)
+        held.setdefault(where, set()).add(folder)
     with suppress(Exception):  # strange files may raise anything
-        return Memory(
-            weights=sum(weights_bytes(folder, dtype.itemsize) for folder in folders),
-            batch=batch_bytes(
-                settings.resolved_profile(device.type), model_size(reference), dtype.itemsize
+        profile = settings.resolved_profile(device.type)
+        batch = batch_bytes(profile, model_size(reference), dtype.itemsize)
+        return min(
+            (
+                Memory(
+                    weights=sum(weights_bytes(folder, dtype.itemsize) for folder in folders),
+                    batch=batch,
+                    free=all_memory() if where == EVERYWHERE else available_memory(where),
+                    device=where,
+                    dtype=str(dtype).removeprefix("torch."),
+                    allowed=settings.memory_bytes,
+                )
+                for where, folders in held.items()
             ),
-            free=available_memory(str(device)),
-            device=str(device),
-            dtype=str(dtype).removeprefix("torch."),
-            allowed=settings.memory_bytes,
+            key=lambda one: math.inf if one.free is None else one.free - one.needed,
         )
     return None
 

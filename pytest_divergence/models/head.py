@@ -118,7 +118,7 @@ class OutputHead:
         """Whether the head by itself gives the model's own logits: tried once, on some tokens."""
         if self._module is None:
             return False
-        row = torch.arange(NUM_PROBED, device=_input_device(self._model))[None]
+        row = torch.arange(NUM_PROBED, device=input_device(self._model))[None]
         model: Any = self._model
         with torch.no_grad():
             own: Tensor = model(input_ids=row, use_cache=False).logits
@@ -133,7 +133,10 @@ class OutputHead:
         return float((made - own[0].to(made)).abs().max()) <= rounding  # False for NaN too
 
 
-def _input_device(model: PreTrainedModel) -> torch.device:
-    weight: Any = model.get_input_embeddings().weight
-    device: torch.device = weight.device
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model's inputs go: to its input embeddings, or to where accelerate will put them."""
+    module: Any = model.get_input_embeddings()
+    device: torch.device = module.weight.device
+    if device.type == "meta":
+        device = torch.device(module._hf_hook.execution_device)
     return device

@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import (
@@ -24,6 +24,12 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.models.chat import choose_template
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.placing import (
+    Placement,
+    check_is_whole,
+    placements,
+    usable_device,
+)
 from pytest_divergence.models.providers import ModelProvider, check_dtype
 from pytest_divergence.models.quiet import quiet_transformers
 from pytest_divergence.models.resolving import (
@@ -61,9 +67,10 @@ def load_model_pair(
 ) -> ModelPair:
     """Load reference and candidate.
 
-    `device` and `dtype` hold for both. `chat_template` is `reference`, `candidate`, `none` or a
-    Jinja file. Messages for people go to `say`, `roles` and `provider` are as in `resolve_pair`.
-    Raises `ModelLoadError`, and `TokenizerMismatchError` where the tokenizers differ.
+    `device` and `dtype` hold for both, but where a spec says `device=…` or `device_map=auto`.
+    `chat_template` is `reference`, `candidate`, `none` or a Jinja file. Messages for people go to
+    `say`, `roles` and `provider` are as in `resolve_pair`. Raises `ModelLoadError`, and
+    `TokenizerMismatchError` where the tokenizers differ.
     """
     torch_device = resolve_device(device)
     specs = resolve_pair(model_1, model_2, root=root, say=say, roles=roles, provider=provider)
@@ -71,15 +78,16 @@ def load_model_pair(
         specs = provide(specs, provider, torch_device)
     reference_spec, candidate_spec = specs
     torch_dtype = _resolve_dtype(dtype, specs, torch_device)
+    places = placements(specs, torch_device)
     tokenizer, other_tokenizer = load_tokenizers(specs)
-    reference = _load_model(reference_spec, torch_dtype, torch_device)
+    reference = _load_model(reference_spec, torch_dtype, places[0])
     candidate: Any
     if candidate_spec.is_adapter:
         candidate = _load_adapter(candidate_spec, reference, reference_spec)
-    elif candidate_spec.is_same_as(reference_spec):
+    elif candidate_spec.is_same_as(reference_spec) and places[0] == places[1]:
         candidate = reference
     else:
-        candidate = _load_model(candidate_spec, torch_dtype, torch_device)
+        candidate = _load_model(candidate_spec, torch_dtype, places[1])
     is_known = all(one.is_known for one in specs)
     pair = ModelPair.from_models(
         reference,
@@ -113,14 +121,7 @@ def resolve_device(device: str) -> torch.device:
     """`auto` is the first GPU, else the CPU; raises `ModelLoadError` for one that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelLoadError(
-            f"--divergence-device={device} is not usable here: {str(error).splitlines()[0]}"
-        ) from error
-    return chosen
+    return usable_device(device, option="--divergence-device")
 
 
 def _resolve_dtype(
@@ -156,9 +157,7 @@ def chosen_dtype(
     return DTYPES[name]
 
 
-def _load_model(
-    resolved: ResolvedSpec, dtype: torch.dtype, device: torch.device
-) -> PreTrainedModel:
+def _load_model(resolved: ResolvedSpec, dtype: torch.dtype, place: Placement) -> PreTrainedModel:
     if resolved.loaded is not None:
         return resolved.loaded.model
     assert resolved.folder is not None  # what no plugin loads is a folder
@@ -170,9 +169,9 @@ def _load_model(
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            **place.loading_options,
         )
-    moved: Any = model  # `to` is typed for a wider class
-    return cast("PreTrainedModel", moved.to(device))
+    return place.moved(model)
 
 
 def _load_tokenizer(resolved: ResolvedSpec) -> PreTrainedTokenizerBase:
@@ -199,6 +198,7 @@ def _load_adapter(resolved: ResolvedSpec, base: PreTrainedModel, base_spec: Reso
     from peft import PeftModel
 
     assert resolved.folder is not None  # an adapter is a folder
+    check_is_whole(base, role=resolved.role)
     named = adapter_base_name(resolved.folder)
     base_name = f"--model-1 {base_spec.spec}" + (
         f" (the adapter names {safe_line(named)})" if named else ""

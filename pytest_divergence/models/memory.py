@@ -36,6 +36,16 @@ def available_memory(device: str) -> int | None:
     return free
 
 
+def all_memory() -> int | None:
+    """Bytes that can still be taken on the host and all GPUs together; None: nothing tells."""
+    import torch
+
+    here = host_memory()
+    if here is None:
+        return None
+    return here + sum(torch.cuda.mem_get_info(one)[0] for one in range(torch.cuda.device_count()))
+
+
 def host_memory(root: Path = ROOT) -> int | None:
     """Bytes that this process can still take; `root` is where the system's own files are.
 

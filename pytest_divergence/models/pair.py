@@ -18,6 +18,7 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.adapters import AdapterSwitch
 from pytest_divergence.models.chat import ChatFormat, Prompt
 from pytest_divergence.models.metric import Metric
+from pytest_divergence.models.placing import present_weights
 from pytest_divergence.models.side import Meter, ModelSide
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _identities_in_memory(
 
 def _weights_digest(model: PreTrainedModel, *, without: str | None = None) -> str:
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in present_weights(model):
         if without is None or without not in name:
             digest.update(name.encode("utf-8"))
             flat = tensor.detach().cpu().contiguous().flatten()

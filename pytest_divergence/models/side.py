@@ -20,7 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models import head
-from pytest_divergence.models.head import OutputHead, Positions
+from pytest_divergence.models.head import OutputHead, Positions, input_device
 from pytest_divergence.models.products import fast_products
 
 Role = Literal["reference", "candidate"]
@@ -86,7 +86,7 @@ class ModelSide:
     @property
     def device(self) -> torch.device:
         """Where the input embeddings live."""
-        return self.embedding_table.device
+        return input_device(self.model)
 
     @property
     def vocab_size(self) -> int:
@@ -250,7 +250,9 @@ class Decoding:
         index = torch.tensor(rows, device=self.logits.device)
         cache = copy.deepcopy(self._cache)
         if cache is not None:
-            cache.batch_select_indices(index.to(self.side.device))
+            # Layers may lie on several devices, and an index on the CPU is good for all.
+            is_spread = hasattr(self.side.model, "hf_device_map")
+            cache.batch_select_indices(index.to("cpu" if is_spread else self.side.device))
         mask = self._mask[index.to(self._mask.device)]
         return Decoding(self.side, self.logits[index], cache, mask)
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pytest_divergence.core.errors import ModelLoadError
 
 Kind = Literal["hub", "folder", "adapter", "demo", "plugin"]
-OPTIONS = ("dtype", "revision")
+OPTIONS = ("dtype", "revision", "device", "device_map")
 DEMO_PREFIX = "demo:"
 
 
@@ -30,6 +30,10 @@ class ModelSpec:
     """Hub id, absolute folder, the demo's name, or all of a spec that a plugin understands."""
     revision: str | None = None
     dtype: str | None = None
+    device: str | None = None
+    """Where this model goes, in place of the session's device."""
+    device_map: str | None = None
+    """`auto`: over all devices, by accelerate."""
 
     @property
     def path(self) -> Path:
@@ -64,7 +68,7 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
         )
     options = dict(_option(part, role=role) for part in raw_options)
     kind, location = _kind_and_location(location, role=role, root=root or Path.cwd())
-    return ModelSpec(kind, location, options.get("revision"), options.get("dtype"))
+    return ModelSpec(kind, location, **options)
 
 
 def parse_open_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:

@@ -38,7 +38,8 @@ def nuisances_of(pair: ModelPair) -> list[tuple[NuisanceKind, str]]:
     found: list[tuple[NuisanceKind, str]] = []
     found += [("attention", one) for one in ATTENTIONS if one != attention]
     found += [("dtype", one) for one in DTYPES if one != dtype]
-    if pair.device.type != "cpu":
+    is_spread = any(hasattr(side.model, "hf_device_map") for side in pair.sides)
+    if pair.device.type != "cpu" and not is_spread:
         found.append(("device", "cpu"))
     return found
 

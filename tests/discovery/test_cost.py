@@ -92,6 +92,29 @@ def test_of_files_that_cannot_be_read_nothing_is_said(tiny_models: Path, tmp_pat
     assert search_memory(Settings(device="cpu"), (specs[0], broken)) is None
 
 
+def test_a_model_counts_on_the_device_that_it_is_on(tiny_models: Path) -> None:
+    base, ft = str(tiny_models / "base"), str(tiny_models / "ft")
+    size = weights_bytes(tiny_models / "base", 4)
+
+    def found(model_1: str, model_2: str) -> Memory:
+        memory = search_memory(Settings(device="cpu"), resolve_pair(model_1, model_2))
+        assert memory is not None
+        return memory
+
+    apart = found(f"{base},device=meta", ft)
+    assert apart.weights == size
+    spread = found(f"{base},device_map=auto", f"{ft},device_map=auto")
+    assert (spread.device, spread.weights) == ("all devices", 2 * size)
+    assert str(spread).endswith("free on all devices")
+
+
+def test_logits_of_a_large_vocabulary_take_no_more(tiny_models: Path) -> None:
+    size = replace(SEVEN_B, vocab_size=1_000_000)
+    assert batch_bytes(DEFAULT, size, 2) == batch_bytes(
+        DEFAULT, replace(size, vocab_size=262_144), 2
+    )
+
+
 def test_what_does_not_fit_is_refused_with_what_would_allow_it() -> None:
     with pytest.raises(SettingsError) as error:
         LARGE.check()
