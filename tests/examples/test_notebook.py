@@ -8,13 +8,17 @@ nothing but Python. nbformat checks that it is one, and that it is committed wit
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from jsonschema import Draft202012Validator
 
+from pytest_divergence.core.json_schemas import published_path
 from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.core.suites import sidecar_path
 from tests.plugin.test_search import TINY_SEARCH
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook" / "compare_two_models.ipynb"
@@ -56,4 +60,19 @@ def test_the_notebook_runs_top_to_bottom(
     assert found["kl"].is_monotonic_decreasing
     worst = max(report.cases, key=lambda case: case.kl.value)
     assert list(shown["worst"]["text"]) == [token.text for token in worst.tokens]
-    assert (tmp_path / ".divergence" / "reports" / "latest" / "report.json").is_file()
+    check_against_schemas(names["outcome"].suite_path, names["outcome"].report_dir)
+
+
+def check_against_schemas(suite: Path, report_dir: Path) -> None:
+    """Validate all files of a search with the schemas that are published for them."""
+    files = {
+        "suite": suite.read_text("utf-8").splitlines(),
+        "tokens": sidecar_path(suite, "tokens.jsonl").read_text("utf-8").splitlines(),
+        "provenance": [sidecar_path(suite, "provenance.json").read_text("utf-8")],
+        "report": [(report_dir / "report.json").read_text("utf-8")],
+    }
+    for kind, texts in files.items():
+        assert texts
+        validator = Draft202012Validator(json.loads(published_path(kind).read_text("utf-8")))
+        for text in texts:
+            validator.validate(json.loads(text))
