@@ -1,0 +1,139 @@
+"""Where a search's time goes: inside the models' forward and backward passes, and outside.
+
+    python benchmarks/profile_search.py [MODEL_1 MODEL_2] [--profile smoke] [--functions FILE]
+
+Each kind of work unit has a row. With `--functions` the whole search runs under cProfile, whose
+table of functions by own time is written to FILE (and whose cost makes the shares useless).
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import io
+import pstats
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.discovery.run import search
+from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.models.side import ModelSide
+
+NUM_FUNCTIONS = 40
+
+
+@dataclass
+class Times:
+    """Seconds of one kind of unit."""
+
+    total: float = 0.0
+    forward: float = 0.0
+    backward: float = 0.0
+
+    @property
+    def share(self) -> float:
+        return (self.forward + self.backward) / self.total
+
+
+class Stopwatch:
+    """Times units, and the passes inside them, by the unit's kind."""
+
+    def __init__(self) -> None:
+        self.by_kind: dict[str, Times] = defaultdict(Times)
+        self._kind = ""
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        with ExitStack() as patches:
+            patches.enter_context(mock.patch.object(WorkUnits, "do", self._unit(WorkUnits.do)))
+            for owner, name, kind in (
+                (ModelSide, "_forward", "forward"),
+                (torch.Tensor, "backward", "backward"),
+            ):
+                timed = self._timed(getattr(owner, name), kind)
+                patches.enter_context(mock.patch.object(owner, name, timed))
+            yield
+
+    def _unit(self, do: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(units: WorkUnits, unit: str, compute: Callable[..., Any]) -> Any:
+            self._kind = "/".join(part for part in unit.split("/") if not part.isdigit())
+            started = time.perf_counter()
+            try:
+                return do(units, unit, compute)
+            finally:
+                self.by_kind[self._kind].total += time.perf_counter() - started
+
+        return timed
+
+    def _timed(self, work: Callable[..., Any], field: str) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                times = self.by_kind[self._kind]
+                setattr(times, field, getattr(times, field) + time.perf_counter() - started)
+
+        return timed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    demo = ("demo:smollm2-135m", "examples/adapters/travel-advert")
+    parser.add_argument("models", nargs="*", default=demo, help="reference and candidate")
+    parser.add_argument("--profile", default="smoke")
+    parser.add_argument("--functions", type=Path, help="where to write cProfile's table")
+    given = parser.parse_args()
+    pair = load_model_pair(*given.models)
+    settings = Settings(model_1=given.models[0], model_2=given.models[1], profile=given.profile)
+    watch, profiler = Stopwatch(), cProfile.Profile()
+    with tempfile.TemporaryDirectory() as root, ExitStack() as measuring:
+        measuring.enter_context(profiler if given.functions else watch.watching())
+        started = time.perf_counter()
+        search(settings, root=Path(root), load_pair=lambda: pair, listener=Silence())
+        seconds = time.perf_counter() - started
+    if given.functions:
+        given.functions.write_text(functions(profiler), "utf-8")
+    else:
+        show(watch, seconds)
+
+
+def show(watch: Stopwatch, seconds: float) -> None:
+    whole = Times(seconds)
+    print(f"{'work':32} {'s':>7} {'forward':>8} {'backward':>8} {'inside':>7}")
+    for kind, one in sorted(watch.by_kind.items(), key=lambda item: -item[1].total):
+        whole.forward += one.forward
+        whole.backward += one.backward
+        print_row(kind, one)
+    print_row("the whole search", whole)
+
+
+def print_row(name: str, times: Times) -> None:
+    print(
+        f"{name:32} {times.total:7.1f} {times.forward:8.1f} {times.backward:8.1f} "
+        f"{times.share:7.1%}"
+    )
+
+
+def functions(profiler: cProfile.Profile) -> str:
+    text = io.StringIO()
+    pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(
+        NUM_FUNCTIONS
+    )
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    main()
