@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COMMAND_LINE, INI, DEFAULT = "command line", "ini", "default"
 NO_ALIASES_VARIABLE = "PYTEST_DIVERGENCE_NO_ALIASES"
+"""Set to anything, it leaves `--model-1` and `--model-2` to another plugin that has them."""
 TITLE = (
     "divergence: compare two language models\n"
     "  (the summary is one line with -q; -v shows all failed cases, -vv each token too)"

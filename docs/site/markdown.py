@@ -1,0 +1,45 @@
+"""Small pieces of Markdown: tables, code, and docstrings of attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sphinx.pycode import ModuleAnalyzer
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table with one line a row."""
+    lines = [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+
+
+def code(text: str) -> str:
+    """Text as code within a line."""
+    return f"`{text}`" if text else ""
+
+
+def block(text: str, language: str = "text") -> str:
+    """Text as a block of code."""
+    return f"```{language}\n{text.rstrip()}\n```\n"
+
+
+def attribute_docs(of: type) -> dict[str, str]:
+    """The docstring below each attribute of a class and its bases, by name."""
+    found: dict[str, str] = {}
+    for one in reversed(of.__mro__):
+        if one.__module__.startswith("pytest_divergence"):
+            docs = ModuleAnalyzer.for_module(one.__module__).find_attr_docs()
+            for (owner, name), lines in docs.items():
+                if owner == one.__qualname__:
+                    found[name] = " ".join(lines).strip()
+    return found
+
+
+def module_docs(name: str) -> dict[str, str]:
+    """The docstring below each constant of a module, by name."""
+    docs = ModuleAnalyzer.for_module(name).find_attr_docs()
+    return {attribute: " ".join(lines).strip() for (owner, attribute), lines in docs.items() if not owner}

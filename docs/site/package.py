@@ -1,0 +1,73 @@
+"""What the package consists of: every module by its first sentence, and every file of data."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest_divergence
+from docs.site.markdown import code, table
+
+PACKAGE = Path(pytest_divergence.__file__).parent
+LAYERS = {
+    "": "Beside pytest: the plugin, and what it hands on to",
+    "commands": "Commands",
+    "reports": "Views of a run",
+    "reports/page": "The page of a report",
+    "discovery": "Searching",
+    "discovery/strategies": "Strategies",
+    "scoring": "Measuring",
+    "models": "Models",
+    "core": "Plain values and files",
+    "data": "Shipped data",
+}
+"""Folders of the package, from the top to the bottom of its layers."""
+DATA = {
+    "py.typed": "tells type checkers that the package is typed",
+    "data/controls.jsonl": "ordinary prompts that measure what is usual for a pair; never seeds",
+    "data/seeds.jsonl": "ordinary prompts that a search starts from",
+}
+"""Files that cannot say themselves what they are."""
+
+
+def package_page() -> str:
+    """Every file of the package, by folder."""
+    parts = [
+        "# Files of the package\n\nImports point one way: pytest's side and the commands use "
+        "reports and discovery, these scoring, that models, and all of them core.\n"
+    ]
+    for folder, title in LAYERS.items():
+        rows = [(code(name), meaning) for name, meaning in files_in(folder)]
+        parts.append(f"## {title}\n\n{table(('file', 'what it holds'), rows)}")
+    return "\n".join(parts)
+
+
+def files_in(folder: str) -> Iterator[tuple[str, str]]:
+    """Path from the package's own folder, and meaning, of each file of a folder."""
+    for path in sorted((PACKAGE / folder).iterdir()):
+        if path.is_file() and path.suffix not in (".pyc", ".so"):
+            yield path.relative_to(PACKAGE).as_posix(), meaning(path)
+
+
+def meaning(path: Path) -> str:
+    """The first sentence of a file about itself. Raises ValueError where it says nothing."""
+    name = path.relative_to(PACKAGE).as_posix()
+    if name in DATA:
+        return DATA[name]
+    text = path.read_text("utf-8")
+    if path.suffix == ".py":
+        sentence = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0]
+    else:
+        comment = re.search(r"\A(?:\"use strict\";\n)?((?:{#.*?#}|/\*.*?\*/|(?:(?:#|//).*\n)+))", text, re.S)
+        sentence = re.sub(r"^(# ?|// ?|{# ?|/\* ?)|( ?#}| ?\*/)$", "", comment[1], flags=re.M) if comment else ""
+    if not sentence.strip():
+        raise ValueError(f"{name} begins with no docstring or comment that says what it is")
+    return " ".join(sentence.split())
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a module of the package."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")

@@ -1,0 +1,61 @@
+"""All pages that are made from the code, by their place in `docs/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from docs.site import api, commands, files, links, package, sessions, settings
+
+INDEX = """# Reference
+
+Made from the code when these pages are built.
+
+```{toctree}
+:maxdepth: 1
+
+options
+ini
+environment
+fixtures
+hooks
+commands
+exit-codes
+profiles
+suite
+tokens
+provenance
+report
+python
+package
+```
+"""
+
+
+def pages() -> dict[str, str]:
+    """The text of each page and schema."""
+    reference = {
+        "index.md": INDEX,
+        "options.md": settings.options_page(),
+        "ini.md": settings.ini_page(),
+        "environment.md": settings.environment_page(),
+        "profiles.md": settings.profiles_page(),
+        "fixtures.md": sessions.fixtures_page(),
+        "hooks.md": sessions.hooks_page(),
+        "exit-codes.md": sessions.exit_codes_page(),
+        "commands.md": commands.commands_page(),
+        "python.md": api.api_page(),
+        "package.md": package.package_page(),
+    }
+    for one in files.FORMATS:
+        reference[f"{one.page}.md"] = files.format_page(one)
+        reference[f"{one.page}.schema.json"] = files.schema_text(one)
+    return {f"reference/{name}": text for name, text in reference.items()} | links.project_pages()
+
+
+def write(folder: Path) -> None:
+    """Write all pages below `folder`; one that has not changed is left as it is."""
+    for name, text in pages().items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists() or path.read_text("utf-8") != text:
+            path.write_text(text, "utf-8")

@@ -1,0 +1,156 @@
+"""All that the package offers is documented, and all that the documentation names is there."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import pytest_divergence
+from docs.site import pages, sessions, settings
+from docs.site.links import LINK, ROOT, published
+from docs.site.package import PACKAGE
+from pytest_divergence import cli, pairs
+from pytest_divergence.options import OPTIONS
+
+WRITTEN = sorted(
+    path
+    for path in (ROOT / "docs").rglob("*.md")
+    if path.parent.name not in ("reference", "project")
+)
+READ = [*WRITTEN, *(ROOT / name for name in published())]
+"""Every page that someone wrote: in the site, or beside the code."""
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def reference() -> dict[str, str]:
+    """The generated pages, by name."""
+    return {
+        name.removeprefix("reference/").removesuffix(".md"): text
+        for name, text in pages.pages().items()
+        if name.startswith("reference/")
+    }
+
+
+def option_names() -> set[str]:
+    """Every name of an option of pytest that is ours."""
+    names = {name for one in OPTIONS for name in (one.flag, one.alias, one.synonym) if name}
+    return names
+
+
+def variables() -> set[str]:
+    return {one.variable for one in OPTIONS} | {name for name, _ in settings.own_variables()}
+
+
+def ini_keys() -> set[str]:
+    return {one.ini for one in OPTIONS} | {pairs.INI}
+
+
+@cache
+def command_options(name: str) -> set[str]:
+    parser = argparse.ArgumentParser(prog=name)
+    import_module(f"pytest_divergence.commands.{name.replace('-', '_')}").add(parser)
+    return {word for action in parser._actions for word in action.option_strings}
+
+
+def test_every_option_is_documented() -> None:
+    assert {name for name in option_names() if f"`{name}" not in reference()["options"]} == set()
+
+
+def test_every_ini_key_and_variable_is_documented() -> None:
+    assert {key for key in ini_keys() if f"`{key}`" not in reference()["ini"]} == set()
+    missing = {one for one in variables() if f"`{one}`" not in reference()["environment"]}
+    assert missing == set()
+
+
+def test_every_variable_in_the_code_is_known_here() -> None:
+    text = "\n".join(path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
+    spelt = set(re.findall(r'"(PYTEST_DIVERGENCE_[A-Z0-9_]+)"', text))
+
+    assert spelt <= variables()
+
+
+def test_every_fixture_hook_and_command_is_documented(pytestconfig: pytest.Config) -> None:
+    fixtures = {name for name, _ in sessions.fixtures()}
+    manager = pytestconfig.pluginmanager
+    registered = {
+        name
+        for name, defs in _fixture_definitions(pytestconfig).items()
+        if not name.startswith("_") and defs == "pytest_divergence.plugin"
+    }
+    hooks = {name for name in vars(manager.hook) if name.startswith("pytest_divergence_")}
+
+    assert fixtures == registered
+    assert all(f"## {name}\n" in reference()["fixtures"] for name in registered)
+    assert hooks
+    assert all(f"## {name}\n" in reference()["hooks"] for name in hooks)
+    assert all(f"## pytest-divergence {name}\n" in reference()["commands"] for name in cli.COMMANDS)
+    assert "@pytest.mark.divergence(max_kl=, models=" in reference()["fixtures"]
+
+
+def _fixture_definitions(config: pytest.Config) -> dict[str, str]:
+    manager = config.pluginmanager.get_plugin("funcmanage")
+    assert manager is not None
+    return {name: defs[-1].func.__module__ for name, defs in manager._arg2fixturedefs.items()}
+
+
+def test_every_file_of_the_package_is_documented() -> None:
+    files = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+    assert {name for name in files if f"| `{name}` | " not in reference()["package"]} == set()
+
+
+def test_every_public_name_and_key_is_documented() -> None:
+    assert all(f"## {name}\n" in reference()["python"] for name in pytest_divergence.__all__)
+    for one in pages.files.FORMATS:
+        keys = {f"| `{key}` | " for key in one.record.model_fields}
+        assert all(key in reference()[one.page] for key in keys)
+
+
+@pytest.mark.parametrize("page", READ, ids=named)
+def test_all_that_a_page_names_exists(page: Path) -> None:
+    text = page.read_text("utf-8")
+    hooks = {name for name, _ in sessions.hooks()}
+    fields = "|".join(sorted((one.field for one in OPTIONS), key=len, reverse=True))
+
+    flags = set(re.findall(r"--divergence-[a-z0-9]+(?:-[a-z0-9]+)*", text))
+    assert flags - option_names() == set()
+    assert set(re.findall(r"PYTEST_DIVERGENCE_[A-Z0-9_]*[A-Z0-9]", text)) - variables() <= {
+        "PYTEST_DIVERGENCE_MODEL"
+    }
+    assert set(re.findall(rf"\bdivergence_(?:{fields}|pairs)\b", text)) <= ini_keys()
+    mentioned = set(re.findall(r"\bpytest_divergence_[a-z_]+[a-z]\b", text))
+    assert mentioned <= hooks
+
+
+@pytest.mark.parametrize("page", READ, ids=named)
+def test_commands_that_a_page_names_take_what_it_gives_them(page: Path) -> None:
+    text = re.sub(r"\\\n\s*", " ", page.read_text("utf-8"))
+
+    for line in re.findall(r"(?<![\w'\[/-])pytest-divergence ([a-z-]+[^`\n]*)", text):
+        name = line.split()[0]
+        if name not in cli.COMMANDS:
+            assert f"`pytest-divergence {name}" not in text, f"there is no command {name}"
+            continue
+        options = set(re.findall(r"(?<!\S)(--[a-z][a-z0-9-]*)", line.split(" && ")[0]))
+        assert options <= command_options(name), f"pytest-divergence {line}"
+
+
+@pytest.mark.parametrize("page", READ, ids=named)
+def test_relative_links_lead_to_files(page: Path) -> None:
+    generated = {f"docs/{name}" for name in pages.pages()}
+    for _, target, _ in LINK.findall(page.read_text("utf-8")):
+        path = (page.parent / target).resolve()
+        assert path.exists() or named(path) in generated, f"{named(page)} links to {target}"
