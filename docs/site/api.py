@@ -48,7 +48,7 @@ def _mentioned(value: type) -> Iterator[type]:
 
 def _names_in(module: str) -> dict[str, str]:
     """Where each name comes from that a module imports from us or defines: those of types too."""
-    found = {name: module for name in vars(sys.modules[module])}
+    found = dict.fromkeys(vars(sys.modules[module]), module)
     for node in ast.walk(ast.parse(inspect.getsource(sys.modules[module]))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pytest_divergence"):
             found |= {alias.name: str(node.module) for alias in node.names}

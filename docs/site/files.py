@@ -148,7 +148,12 @@ def kind(value: Schema) -> str:
 
 
 def _scalar(value: Schema) -> str:
-    names = {"integer": "whole number", "null": "null", "string": "text", "boolean": "true or false"}
+    names = {
+        "integer": "whole number",
+        "null": "null",
+        "string": "text",
+        "boolean": "true or false",
+    }
     text = names.get(value.get("type", ""), value.get("type", "any JSON"))
     limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     found = [f"{sign} {value[name]:g}" for name, sign in limits.items() if name in value]

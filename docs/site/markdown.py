@@ -42,4 +42,8 @@ def attribute_docs(of: type) -> dict[str, str]:
 def module_docs(name: str) -> dict[str, str]:
     """The docstring below each constant of a module, by name."""
     docs = ModuleAnalyzer.for_module(name).find_attr_docs()
-    return {attribute: " ".join(lines).strip() for (owner, attribute), lines in docs.items() if not owner}
+    return {
+        attribute: " ".join(lines).strip()
+        for (owner, attribute), lines in docs.items()
+        if not owner
+    }

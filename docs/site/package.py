@@ -60,8 +60,14 @@ def meaning(path: Path) -> str:
     if path.suffix == ".py":
         sentence = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0]
     else:
-        comment = re.search(r"\A(?:\"use strict\";\n)?((?:{#.*?#}|/\*.*?\*/|(?:(?:#|//).*\n)+))", text, re.S)
-        sentence = re.sub(r"^(# ?|// ?|{# ?|/\* ?)|( ?#}| ?\*/)$", "", comment[1], flags=re.M) if comment else ""
+        comment = re.search(
+            r"\A(?:\"use strict\";\n)?((?:{#.*?#}|/\*.*?\*/|(?:(?:#|//).*\n)+))", text, re.S
+        )
+        sentence = (
+            re.sub(r"^(# ?|// ?|{# ?|/\* ?)|( ?#}| ?\*/)$", "", comment[1], flags=re.M)
+            if comment
+            else ""
+        )
     if not sentence.strip():
         raise ValueError(f"{name} begins with no docstring or comment that says what it is")
     return " ".join(sentence.split())

@@ -37,9 +37,8 @@ COMMAND_CODES = {
 def fixtures() -> Iterator[tuple[str, Callable[..., Any]]]:
     """Name and function of each public fixture."""
     for name, value in vars(plugin).items():
-        if isinstance(value, pytest.FixtureDef) or hasattr(value, "_fixture_function"):
-            if not name.startswith("_"):
-                yield name, value._fixture_function
+        if hasattr(value, "_fixture_function") and not name.startswith("_"):
+            yield name, value._fixture_function
 
 
 def hooks() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -51,7 +50,9 @@ def hooks() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 def fixtures_page() -> str:
     """Fixtures and marker, by their docstrings."""
-    parts = ["# Fixtures and marker\n\nFixtures for your own tests, and the marker that steers them.\n"]
+    parts = [
+        "# Fixtures and marker\n\nFixtures for your own tests, and the marker that steers them.\n"
+    ]
     for name, function in fixtures():
         scope = getattr(plugin, name)._fixture_function_marker.scope
         returns = inspect.signature(function).return_annotation

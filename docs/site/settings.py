@@ -16,7 +16,7 @@ PRECEDENCE = (
     "`pytest-divergence show-config` prints all."
 )
 FOREIGN = {
-    "CI": "set to anything but 0 or false: a session replays, never searches, and rewrites no suite",
+    "CI": "set to anything but 0 or false: a session replays, and rewrites no suite",
     "GITHUB_ACTIONS": "true: failures become annotations, and the run a step summary",
     "GITHUB_STEP_SUMMARY": "the file that the step summary is added to",
     "GITHUB_WORKSPACE": "the folder that annotations name paths from",
@@ -46,7 +46,13 @@ def _names(option: Option) -> str:
     value = "" if option.is_switch else f"={option.metavar}"
     return table(
         ("command line", "environment", "ini"),
-        [(", ".join(code(name + value) for name in names), code(option.variable), code(option.ini))],
+        [
+            (
+                ", ".join(code(name + value) for name in names),
+                code(option.variable),
+                code(option.ini),
+            )
+        ],
     )
 
 
@@ -58,7 +64,10 @@ def _shown(default: object) -> str:
 
 def ini_page() -> str:
     """Each key of the ini file."""
-    rows = [(code(one.ini), f"as [`{one.flag}`](options.md#{_anchor(one)}): {one.help}") for one in OPTIONS]
+    rows = [
+        (code(one.ini), f"as [`{one.flag}`](options.md#{_anchor(one)}): {one.help}")
+        for one in OPTIONS
+    ]
     rows.append((code(pairs.INI), pairs.INI_HELP))
     return (
         "# Ini keys\n\nKeys of `pytest.ini`, `tox.ini`, `setup.cfg` or `[tool.pytest.ini_options]`"

@@ -19,6 +19,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 COMMENT = re.compile(r"<!-- (not run|exit code): (.+?) -->\s*\Z")
+IN_FILE = re.compile(r"In `([\w./-]+\.divergence\.jsonl)`:\s*\Z")
 FILL_IN = re.compile(r"^\$? ?pytest.*[^ ]…", re.MULTILINE)
 TO_FILL_IN = "a reader fills in what … stands for"
 RUNNABLE = ("python", "console", "bash", "ini", "json")
@@ -36,6 +37,8 @@ class Block:
     """Why a test does not run it."""
     exit_code: int
     """What the last command of the block ends with."""
+    file: str | None = None
+    """The suite that the sentence before the block says it stands in."""
 
     def commands(self) -> Iterator[str]:
         """Each command of a console block: lines after `$ `, or all where none begins so."""
@@ -63,8 +66,10 @@ def blocks_of(path: Path, root: Path) -> list[Block]:
                 line=text.count("\n", 0, match.start()) + 1,
                 language=match["language"],
                 text="\n".join(line[indent:] for line in match["text"].splitlines()) + "\n",
-                not_run=marks.get("not run") or (TO_FILL_IN if FILL_IN.search(match["text"]) else None),
+                not_run=marks.get("not run")
+                or (TO_FILL_IN if FILL_IN.search(match["text"]) else None),
                 exit_code=int(marks.get("exit code", 0)),
+                file=before[1] if (before := IN_FILE.search(text, 0, match.start())) else None,
             )
         )
     return found

@@ -73,7 +73,9 @@ class Reader:
         if block.language in ("console", "bash"):
             codes = [self.types(command) for command in block.commands()]
             last = codes[-1] if codes else 0
-            is_session = list(block.commands())[-1].lstrip().startswith(("pytest ", "CI=true pytest "))
+            is_session = (
+                list(block.commands())[-1].lstrip().startswith(("pytest ", "CI=true pytest "))
+            )
             # Tiny models differ by chance, so a session may find something or nothing.
             expected = (0, 1) if is_session and block.exit_code == 0 else (block.exit_code,)
             assert last in expected, f"{block.page}:{block.line} ended with {last}"
@@ -81,6 +83,8 @@ class Reader:
             self.saves_or_runs(block)
         elif block.language == "json":
             Case.model_validate(json.loads(block.text))
+            if block.file is not None:
+                (self.pytester.path / block.file).write_text(block.text, "utf-8")
         else:
             self.configures(block)
 
@@ -107,7 +111,9 @@ class Reader:
         return done.returncode
 
     def pytests(self, *words: str) -> pytest.RunResult:
-        result = self.pytester.runpytest_inprocess("-p", "divergence", "-p", "no:cacheprovider", *words)
+        result = self.pytester.runpytest_inprocess(
+            "-p", "divergence", "-p", "no:cacheprovider", *words
+        )
         assert result.ret in (0, 1), f"pytest {shlex.join(words)} ended with {result.ret!r}"
         assert not result.parseoutcomes().get("errors"), f"pytest {shlex.join(words)} had errors"
         return result
@@ -127,7 +133,9 @@ class Reader:
         """Save what belongs into a file, and run it there; run all else as a script."""
         first = re.match(r"# (\S+\.py)\n", block.text)
         if first or "def pytest_" in block.text:
-            (self.pytester.path / (first[1] if first else "conftest.py")).write_text(block.text, "utf-8")
+            (self.pytester.path / (first[1] if first else "conftest.py")).write_text(
+                block.text, "utf-8"
+            )
         elif "def test_" in block.text:
             (self.pytester.path / "test_page.py").write_text(block.text, "utf-8")
             self.pytests("test_page.py", "--model-1=base", "--model-2=finetuned")
@@ -166,4 +174,6 @@ def test_a_reader_can_do_what_the_page_says(page: Path, reader: Reader) -> None:
 def test_few_blocks_are_not_run_and_each_says_why() -> None:
     left_out = [one for page in PAGES for one in blocks_of(page, ROOT) if one.not_run is not None]
 
-    assert len(left_out) <= MOST_NOT_RUN, [f"{one.page}:{one.line} {one.not_run}" for one in left_out]
+    assert len(left_out) <= MOST_NOT_RUN, [
+        f"{one.page}:{one.line} {one.not_run}" for one in left_out
+    ]

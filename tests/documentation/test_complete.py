@@ -31,19 +31,24 @@ def named(path: Path) -> str:
 
 
 @cache
+def made() -> dict[str, str]:
+    """Every page that is made from the code, by its place in `docs/`."""
+    return pages.pages()
+
+
+@cache
 def reference() -> dict[str, str]:
-    """The generated pages, by name."""
+    """The pages of the reference, by name."""
     return {
         name.removeprefix("reference/").removesuffix(".md"): text
-        for name, text in pages.pages().items()
+        for name, text in made().items()
         if name.startswith("reference/")
     }
 
 
 def option_names() -> set[str]:
     """Every name of an option of pytest that is ours."""
-    names = {name for one in OPTIONS for name in (one.flag, one.alias, one.synonym) if name}
-    return names
+    return {name for one in OPTIONS for name in (one.flag, one.alias, one.synonym) if name}
 
 
 def variables() -> set[str]:
@@ -150,7 +155,7 @@ def test_commands_that_a_page_names_take_what_it_gives_them(page: Path) -> None:
 
 @pytest.mark.parametrize("page", READ, ids=named)
 def test_relative_links_lead_to_files(page: Path) -> None:
-    generated = {f"docs/{name}" for name in pages.pages()}
+    generated = {f"docs/{name}" for name in made()}
     for _, target, _ in LINK.findall(page.read_text("utf-8")):
         path = (page.parent / target).resolve()
         assert path.exists() or named(path) in generated, f"{named(page)} links to {target}"
