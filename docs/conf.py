@@ -36,6 +36,7 @@ myst_heading_anchors = 3
 # Rendered in a browser that may; the pages read as LaTeX where it may not.
 html_math_renderer = "mathjax"
 
+smartquotes = False  # options begin with two hyphens
 default_role = "code"  # docstrings are written in Markdown's way: one backtick is code
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 
+from pydantic import BaseModel
+
 import pytest_divergence
 
 
@@ -62,4 +64,6 @@ def _directive(name: str) -> str:
     if inspect.isclass(value):
         kind = "autoexception" if issubclass(value, BaseException) else "autoclass"
         options = "   :members:\n   :exclude-members: model_config\n"
+        if issubclass(value, BaseModel):
+            name += "(**keys)"  # its own would spell out how each key is checked
     return f"```{{eval-rst}}\n.. {kind}:: {name}\n{options}```\n"

@@ -38,10 +38,17 @@ def package_page() -> str:
         "# Files of the package\n\nImports point one way: pytest's side and the commands use "
         "reports and discovery, these scoring, that models, and all of them core.\n"
     ]
-    for folder, title in LAYERS.items():
+    for folder, title in folders().items():
         rows = [(code(name), meaning) for name, meaning in files_in(folder)]
         parts.append(f"## {title}\n\n{table(('file', 'what it holds'), rows)}")
     return "\n".join(parts)
+
+
+def folders() -> dict[str, str]:
+    """Every folder of the package with its title: the layers in their order, then others."""
+    there = (path for path in sorted(PACKAGE.rglob("*")) if path.is_dir())
+    names = [path.relative_to(PACKAGE).as_posix() for path in there if path.name != "__pycache__"]
+    return LAYERS | {name: LAYERS.get(name, name.capitalize()) for name in names}
 
 
 def files_in(folder: str) -> Iterator[tuple[str, str]]:

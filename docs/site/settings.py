@@ -27,16 +27,13 @@ FOREIGN = {
 def options_page() -> str:
     """Each option: its names, values, default and meaning."""
     defaults = Settings.model_fields
-    meanings = attribute_docs(Settings)
     parts = [f"# Options\n\nOptions of a pytest session. {PRECEDENCE}\n"]
     for option in OPTIONS:
-        default = defaults[option.field].default
+        default = code(_shown(defaults[option.field].default))
         parts.append(
-            f"({option.field.replace('_', '-')})=\n"
-            f"## {option.flag}\n\n{meanings[option.field]}\n\n"
-            f"{_names(option)}\n\n"
-            f"In `pytest --help`: {option.help}.\n\n"
-            f"Default: {code(_shown(default))}. A value must be {option.rule}.\n"
+            f"({_anchor(option)})=\n## {code(option.flag)}\n\n"
+            f"{option.help[0].upper()}{option.help[1:]}.\n\n{_names(option)}\n"
+            f"Default: {default}. A value must be {option.rule}.\n"
         )
     return "\n".join(parts)
 

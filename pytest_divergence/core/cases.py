@@ -140,17 +140,23 @@ class Case(Record):
 
     schema_version: SchemaVersion = SCHEMA_VERSION
     id: str = ""
+    """Slug and digest of the prompt."""
     input: str | None = None
+    """The prompt, as one user turn."""
     messages: tuple[Message, ...] | None = None
+    """The prompt as turns of a chat, in place of `input`."""
     max_kl: PositiveNumber | None = None
     """Asserted limit in nats per token; None takes the session's."""
     tags: tuple[str, ...] = ()
+    """Free, but for `control`: an ordinary prompt, measured together with others of its kind."""
     behaviour: SafeId | None = None
     """Id of the behaviour that the prompt shows."""
     kl: Measurement | None = None
+    """What was measured; None in a row that no one has filled in."""
     completions: Completions | None = None
     origin: Origin | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    """Whatever else a user or a plugin wants to keep; it changes no verdict."""
 
     @model_validator(mode="before")
     @classmethod
