@@ -82,7 +82,8 @@ class Reader:
         elif block.language == "python":
             self.saves_or_runs(block)
         elif block.language == "json":
-            Case.model_validate(json.loads(block.text))
+            for line in block.text.splitlines():
+                Case.model_validate(json.loads(line))
             if block.file is not None:
                 (self.pytester.path / block.file).write_text(block.text, "utf-8")
         else:
