@@ -23,7 +23,8 @@ from tests.documentation.blocks import Block, blocks_of, words_of
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if not {"reference", "project"} & set(page.parts[-2:-1])]
-"""All but those that are made from the code."""
+PAGES = [page for page in PAGES if blocks_of(page, ROOT)]
+"""All with code in them, but for those that are made from the code."""
 MODELS = {
     "base": "base",
     "owner/base": "base",
@@ -160,7 +161,7 @@ def reader(
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setitem(settings_module.PROFILES, "smoke", SIZES)
     for name, model in MODELS.items():
-        shutil.copytree(tiny_models / model, pytester.path / name)
+        shutil.copytree(tiny_models / model, pytester.path / name, copy_function=os.link)
     (pytester.path / "pytest.ini").write_text("[pytest]\n")
     pytester.mkdir("tests")
     return Reader(pytester, monkeypatch)
