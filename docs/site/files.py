@@ -1,19 +1,13 @@
-"""File formats: the keys of each file, from the records that read and write it."""
+"""File formats: the keys of each file, from its JSON Schema, which the records themselves make."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
-from docs.site.markdown import attribute_docs, code, table
-from pytest_divergence.core.cases import Case
-from pytest_divergence.core.provenance import Provenance
-from pytest_divergence.core.report import Report
-from pytest_divergence.core.tokens import StoredTokens
+from docs.site.markdown import code, table
+from pytest_divergence.core.json_schemas import json_schema
 
 Schema = dict[str, Any]
 
@@ -23,9 +17,9 @@ class Format:
     """One kind of file."""
 
     page: str
+    """What its schema is called too."""
     name: str
     about: str
-    record: type[BaseModel]
 
 
 FORMATS = (
@@ -34,66 +28,33 @@ FORMATS = (
         "NAME.divergence.jsonl",
         "A suite: one case a line, in UTF-8, sorted by id. A row written by hand needs only "
         "`input` (alias `prompt`) or `messages`.",
-        Case,
     ),
     Format(
         "tokens",
         "NAME.tokens.jsonl",
         "The continuations that a suite's cases were measured on, one case a line: what a replay "
         "scores.",
-        StoredTokens,
     ),
     Format(
         "provenance",
         "NAME.provenance.json",
         "Where a suite comes from: models, versions, settings, calibration and behaviours.",
-        Provenance,
     ),
     Format(
         "report",
         "report.json",
         "One run, complete enough to draw every view of it. `report.html` and `summary.md` beside "
         "it are made from it.",
-        Report,
     ),
 )
 
 
-def schema(record: type[BaseModel]) -> Schema:
-    """The JSON Schema of a record, with the docstrings of its attributes as descriptions."""
-    whole = record.model_json_schema()
-    for name, one in _records(record).items():
-        part = whole if one is record else whole["$defs"].get(name)
-        for key, meaning in attribute_docs(one).items():
-            if part is not None and key in part.get("properties", {}):
-                part["properties"][key]["description"] = meaning
-    return whole
-
-
-def _records(record: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """A record and all that it holds, by name."""
-    found, left = {}, [record]
-    while left:
-        one = left.pop()
-        if one.__name__ not in found:
-            found[one.__name__] = one
-            left += [part for field in one.model_fields.values() for part in _in(field.annotation)]
-    return found
-
-
-def _in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in getattr(annotation, "__args__", ()):
-        yield from _in(part)
-
-
 def format_page(one: Format) -> str:
     """A file's keys, and those of every record inside of it."""
-    whole = schema(one.record)
+    whole = json_schema(one.page)
     parts = [
-        f"# {one.name}\n\n{one.about} [Its JSON Schema]({one.page}.schema.json) is "
-        "made from the same records.\n",
+        f"# {one.name}\n\n{one.about} `pytest-divergence schema {one.page}` prints its JSON "
+        "Schema.\n",
         _keys(whole),
     ]
     records = {n: part for n, part in whole.get("$defs", {}).items() if "properties" in part}
@@ -101,11 +62,6 @@ def format_page(one: Format) -> str:
         about = part.get("description", "").split("\n\n")[0]
         parts.append(f"## {name}\n\n{about}\n\n{_keys(part)}")
     return "\n".join(parts)
-
-
-def schema_text(one: Format) -> str:
-    """The JSON Schema as a file."""
-    return json.dumps(schema(one.record), indent=2, ensure_ascii=False) + "\n"
 
 
 def _keys(part: Schema) -> str:

@@ -12,6 +12,8 @@ PUBLISHED = {
     "CHANGELOG.md": "project/changelog.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "SECURITY.md": "project/security.md",
+    "AGENTS.md": "project/agents.md",
+    "conftest_templates/README.md": "project/templates.md",
     "benchmarks/README.md": "project/benchmarks.md",
     "examples/organisms/README.md": "project/organisms.md",
     "README.md": "index.md",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,11 @@ LAYERS = {
     "discovery": "Searching",
     "discovery/strategies": "Strategies",
     "scoring": "Measuring",
+    "exports": "Cases for other tools",
     "models": "Models",
     "core": "Plain values and files",
     "data": "Shipped data",
+    "schemas": "JSON Schemas",
 }
 """Folders of the package, from the top to the bottom of its layers."""
 DATA = {
@@ -64,7 +67,9 @@ def meaning(path: Path) -> str:
     if name in DATA:
         return DATA[name]
     text = path.read_text("utf-8")
-    if path.suffix == ".py":
+    if path.suffix == ".json":
+        sentence = json.loads(text)["description"].split("\n\n")[0]
+    elif path.suffix == ".py":
         sentence = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0]
     else:
         comment = re.search(

@@ -32,7 +32,7 @@ package
 
 
 def pages() -> dict[str, str]:
-    """The text of each page and schema."""
+    """The text of each page."""
     reference = {
         "index.md": INDEX,
         "options.md": settings.options_page(),
@@ -48,7 +48,6 @@ def pages() -> dict[str, str]:
     }
     for one in files.FORMATS:
         reference[f"{one.page}.md"] = files.format_page(one)
-        reference[f"{one.page}.schema.json"] = files.schema_text(one)
     return {f"reference/{name}": text for name, text in reference.items()} | links.project_pages()
 
 

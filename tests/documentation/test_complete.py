@@ -16,6 +16,7 @@ from docs.site import pages, sessions, settings
 from docs.site.links import LINK, ROOT, published
 from docs.site.package import PACKAGE
 from pytest_divergence import cli, pairs
+from pytest_divergence.core.json_schemas import RECORDS
 from pytest_divergence.options import OPTIONS
 
 WRITTEN = sorted(
@@ -120,7 +121,7 @@ def test_every_file_of_the_package_is_documented() -> None:
 def test_every_public_name_and_key_is_documented() -> None:
     assert all(f"## {name}\n" in reference()["python"] for name in pytest_divergence.__all__)
     for one in pages.files.FORMATS:
-        keys = {f"| `{key}` | " for key in one.record.model_fields}
+        keys = {f"| `{key}` | " for key in RECORDS[one.page].model_fields}
         assert all(key in reference()[one.page] for key in keys)
 
 
@@ -147,7 +148,8 @@ def test_commands_that_a_page_names_take_what_it_gives_them(page: Path) -> None:
     for line in re.findall(r"(?<![\w'\[/-])pytest-divergence ([a-z][a-z-]*[^`\n]*)", text):
         name = line.split()[0]
         if name not in cli.COMMANDS:
-            assert f"`pytest-divergence {name}" not in text, f"there is no command {name}"
+            in_code = re.search(rf"(?:`|\$ )pytest-divergence {name}\b", text)
+            assert in_code is None, f"there is no command {name}"
             continue
         options = set(re.findall(r"(?<!\S)(--[a-z][a-z0-9-]*)", line.split(" && ")[0]))
         assert options <= command_options(name), f"pytest-divergence {line}"
