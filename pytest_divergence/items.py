@@ -248,7 +248,7 @@ class SearchItem(SuiteItem):
     def measure(self, request: pytest.FixtureRequest) -> None:
         """An incomplete search is an error: what it did not see never counts as a pass."""
         note(self, kind="search", verdict="error")
-        if reason := reason_against(self.report):
+        if reason := shards.reason(of(self.config)) or reason_against(self.report):
             pytest.fail(reason, pytrace=False)
 
     def judge(self) -> None:

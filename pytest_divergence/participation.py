@@ -83,7 +83,7 @@ def joining_suite(session: DivergenceSession) -> Path | None:
     if session.worker_input is not None:
         sent = session.worker_input.get(SUITE_KEY)
         return Path(sent) if sent else None
-    if not adds_own_suite(session):
+    if not adds_own_suite(session) or (session.outcome and session.outcome().awaited):
         return None
     return session.own_suite if session.outcome or session.own_suite.is_file() else None
 

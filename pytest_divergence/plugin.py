@@ -20,6 +20,7 @@ from pytest_divergence import (
     participation,
     progress_display,
     scheduling,
+    shards,
     untested,
     updating,
 )
@@ -67,6 +68,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     ours = of(session.config)
     ours.check()
     updating.refuse(ours)
+    shards.refuse(ours)
     if ours.is_controller:
         participation.prepare(ours)
 
@@ -98,6 +100,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Of `.divergence/`, show pytest only the suites that take part."""
     return participation.is_hidden(collection_path, config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session) -> None:
+    """Show a search that waits for other machines."""
+    shards.join(of(session.config), session)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

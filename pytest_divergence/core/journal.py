@@ -9,7 +9,8 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,48 @@ from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.suites import strict_dumps, strict_loads
 
 FORMAT = 1
+About = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a journal's file held when it was read."""
+
+    path: Path
+    key: str | None = None
+    """Digest of all that may change a result; None where the first line is no journal's."""
+    about: About = field(default_factory=dict)
+    """What went into the key, in words, for people who compare two of them."""
+    units: dict[str, Any] = field(default_factory=dict)
+    """Results by unit, as plain JSON."""
+    num_damaged: int = 0
+    """Lines that are not what was written; a torn last line is none of them."""
+
+
+def read_journal(path: Path) -> Content:
+    """A journal's units, also while another process writes it. Raises StoreError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"cannot read the journal {path}: {error.strerror or error}") from error
+    header, *records = _lines(data) or [None]
+    about = strict_loads(header) if header is not None else None
+    if not isinstance(about, dict) or about.get("journal") != FORMAT:
+        return Content(path)
+    units = [strict_loads(one) for one in records if one is not None]
+    return Content(
+        path,
+        key=about.get("key"),
+        about=about.get("about", {}),
+        units={one["unit"]: one["result"] for one in units},
+        num_damaged=records.count(None),
+    )
+
+
+def journal_bytes(key: str, about: About, units: Mapping[str, Any]) -> bytes:
+    """The file of a journal that holds these units."""
+    records = [_header(key, about), *(_finished(unit, one) for unit, one in units.items())]
+    return b"".join(_line(one) for one in records)
 
 
 class Journal:
@@ -39,10 +82,11 @@ class Journal:
         self._records: dict[str, bytes] = {}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, key: str) -> Journal:
+    def open(cls, path: str | os.PathLike[str], *, key: str, about: About | None = None) -> Journal:
         """Go on with the journal at `path`, or start one; another run's key starts it afresh.
 
-        `key` is a digest of all that may change a result. Raises StoreError.
+        `key` is a digest of all that may change a result, and `about` says what that is in words.
+        Raises StoreError.
         """
         file = Path(path)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
@@ -51,11 +95,15 @@ class Journal:
         except OSError as error:
             raise StoreError(f"cannot open the journal {file}: {error.strerror}") from error
         try:
-            journal._go_on(key)
+            journal._go_on(key, about or {})
         except BaseException:
             journal.close()
             raise
         return journal
+
+    def __contains__(self, unit: str) -> bool:
+        """Whether the result of a unit is stored."""
+        return unit in self._records
 
     def remember(self, unit: str, compute: Callable[[], object]) -> Any:
         """The stored result of `unit`; where there is none, `compute()`'s, once it is stored.
@@ -91,13 +139,12 @@ class Journal:
         """Close the file."""
         self.close()
 
-    def _go_on(self, key: str) -> None:
+    def _go_on(self, key: str, about: About) -> None:
         """Take over what is whole; leave the file ending with a whole line and our key on top."""
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         lost = [f"a torn tail of {len(data) - whole:,} bytes was cut"] if whole < len(data) else []
-        records = [_checked(line) for line in data[:whole].split(b"\n")[:-1]]
-        header = {"journal": FORMAT, "key": key}
+        records = _lines(data)
         if records and records[0] is None:
             lost.append("its first line is damaged, so all units are done again")
         elif num_damaged := records.count(None):
@@ -105,15 +152,15 @@ class Journal:
             lost.append(f"{num_damaged} damaged {units} done again")
         if lost:
             self.recovered = f"{self.path}: {'; '.join(lost)}"
-        if records and records[0] is not None and strict_loads(records[0]) == header:
+        if records and records[0] is not None and _is_of(strict_loads(records[0]), key):
             self._cut(whole)
             self._records = {strict_loads(r)["unit"]: r for r in records[1:] if r is not None}
         else:
             self._cut(0)
-            self._append(strict_dumps(header).encode("utf-8"))
+            self._append(_header(key, about))
 
     def _append(self, record: bytes) -> None:
-        line = _checksum(record) + b" " + record + b"\n"
+        line = _line(record)
         if self._descriptor is None:
             raise StoreError(f"the journal {self.path} is closed")
         size = os.fstat(self._descriptor).st_size
@@ -131,6 +178,15 @@ class Journal:
             os.ftruncate(self._descriptor, size)
 
 
+def _header(key: str, about: About) -> bytes:
+    more = {"about": dict(about)} if about else {}
+    return strict_dumps({"journal": FORMAT, "key": key, **more}).encode("utf-8")
+
+
+def _is_of(header: Any, key: str) -> bool:
+    return isinstance(header, dict) and (header.get("journal"), header.get("key")) == (FORMAT, key)
+
+
 def _finished(unit: str, result: object) -> bytes:
     try:
         record = strict_dumps({"unit": unit, "result": result}).encode("utf-8")
@@ -141,6 +197,15 @@ def _finished(unit: str, result: object) -> bytes:
             "return finite numbers, strings, lists and dicts with string keys"
         ) from error
     return record
+
+
+def _line(record: bytes) -> bytes:
+    return _checksum(record) + b" " + record + b"\n"
+
+
+def _lines(data: bytes) -> list[bytes | None]:
+    """The records of a file's whole lines; None for a damaged one."""
+    return [_checked(line) for line in data.split(b"\n")[:-1]]
 
 
 def _checksum(record: bytes) -> bytes:

@@ -13,6 +13,7 @@ from pytest_divergence.core.report import Calibration, ShiftDistribution
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.discovery.evidence import Answered
+from pytest_divergence.discovery.executors import Unit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.soft_prompts import generate_prompts
@@ -83,6 +84,7 @@ class Control:
 
 
 IsOrdinary = Callable[[Control], bool]
+OnControls = Callable[[Sequence[Control]], None]
 
 
 @dataclass(frozen=True)
@@ -125,20 +127,34 @@ def calibrate(
     profile: Profile,
     shipped: Sequence[str],
     listener: Listener,
+    *,
+    on_controls: OnControls = lambda controls: None,
 ) -> Calibrated:
-    """Measure the controls, the shipped ones and those that the reference writes."""
+    """Measure the controls, the shipped ones and those that the reference writes.
+
+    `on_controls` is called once they are measured, before the noise floor is.
+    """
     total = profile.num_shipped_controls + profile.num_written_controls
     listener.progress("calibrate", 0, total)
-    written = units.do("controls/written", lambda pair: _written(pair, settings, profile))
+    written = units.do(
+        "controls/written", lambda pair: _written(pair, settings, profile), is_common=True
+    )
     texts = [one.text for one in clean(Proposal(text, "control") for text in (*shipped, *written))]
     controls: list[Control] = []
     nlls: list[float] = []
-    for start in range(0, len(texts), CHUNK):
-        chunk = texts[start : start + CHUNK]
-        scored = units.do(f"controls/score/{start}", partial(_score, chunk, settings, profile))
+    starts = range(0, len(texts), CHUNK)
+    chunks = [
+        Unit(
+            f"controls/score/{start}",
+            partial(_score, texts[start : start + CHUNK], settings, profile),
+        )
+        for start in starts
+    ]
+    for start, scored in zip(starts, units.do_each(chunks), strict=True):
         controls += [Control.from_row(row) for row in scored["controls"]]
         nlls += scored["nlls"]
         listener.progress("calibrate", min(start + CHUNK, total), total)
+    on_controls(controls)
     floor = units.do("calibrate/noise-floor", partial(_floor, controls))
     values = [one.value for one in controls]
     shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)

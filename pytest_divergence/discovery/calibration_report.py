@@ -19,6 +19,7 @@ from pytest_divergence.core.errors import MeasurementError, NonFiniteLogitsError
 from pytest_divergence.core.report import PairSummary
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.calibrating import Calibrated, Control, calibrate, noise_prompts
+from pytest_divergence.discovery.executors import InProcess
 from pytest_divergence.discovery.identity import RunIdentity, identify
 from pytest_divergence.discovery.pair_files import CalibrationPlan, PairFiles, opened
 from pytest_divergence.discovery.progress import Listener
@@ -50,7 +51,7 @@ def calibration_report(
     plan = CalibrationPlan.of(settings, identity)
     files = PairFiles(root, settings)
     with files.locked(listener), opened(files.calibration(plan.key), plan.key, listener) as journal:
-        units = WorkUnits(journal, load_pair)
+        units = WorkUnits(InProcess(journal, load_pair))
         dtype, attention, others = units.do("calibrate/pair", _about)
         calibrated = calibrate(units, settings, plan.profile, plan.controls, listener)
         bound = calibrated.bound(settings)

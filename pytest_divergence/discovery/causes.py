@@ -15,6 +15,7 @@ from functools import partial
 
 from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.behaviours import Suspect
+from pytest_divergence.discovery.executors import Unit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.testing import Confirmed
 from pytest_divergence.discovery.units import WorkUnits
@@ -43,10 +44,12 @@ def add_causes(
     units: WorkUnits, confirmed: Sequence[Confirmed], profile: Profile, listener: Listener
 ) -> list[Confirmed]:
     """The same behaviours with what causes them; one work unit each."""
-    explained = []
-    for index, one in enumerate(confirmed):
-        listener.progress("minimise what causes a behaviour", index, len(confirmed))
-        causes = Causes(**units.do(f"causes/{one.suspect.id}", partial(_causes, one, profile)))
+    explained: list[Confirmed] = []
+    if confirmed:
+        listener.progress("minimise what causes a behaviour", 0, len(confirmed))
+    asked = [Unit(f"causes/{one.suspect.id}", partial(_causes, one, profile)) for one in confirmed]
+    for one, found in zip(confirmed, units.do_each(asked), strict=True):
+        causes = Causes(**found)
         behaviour = one.behaviour.model_copy(
             update={
                 "shortest_cause": causes.shortest,
@@ -54,7 +57,7 @@ def add_causes(
             }
         )
         explained.append(Confirmed(one.suspect, behaviour, one.causes))
-        listener.progress("minimise what causes a behaviour", index + 1, len(confirmed))
+        listener.progress("minimise what causes a behaviour", len(explained), len(confirmed))
     return explained
 
 

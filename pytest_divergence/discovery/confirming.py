@@ -15,6 +15,7 @@ from pytest_divergence.core.cases import Case, Completions, Measurement, Origin
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.tokens import StoredTokens
+from pytest_divergence.discovery.executors import Unit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.selection import Selected
 from pytest_divergence.discovery.units import WorkUnits
@@ -53,20 +54,23 @@ def confirm(
     behaviour_of: BehaviourOf = lambda prompt, own, other: None,
 ) -> list[Confirmed]:
     """Measure each selected prompt anew, some of them in one work unit."""
-    confirmed = []
-    for start in range(0, len(selected), CHUNK):
-        listener.progress("confirm", start, len(selected))
+    listener.progress("confirm", 0, len(selected))
+    starts = range(0, len(selected), CHUNK)
+    chunks = [_unit(selected[start : start + CHUNK], settings, profile) for start in starts]
+    confirmed: list[Confirmed] = []
+    for start, found in zip(starts, units.do_each(chunks), strict=True):
         chunk = selected[start : start + CHUNK]
-        texts = [one.scored.proposal.text for one in chunk]
-        found = units.do(
-            f"confirm/{text_digest(json.dumps(texts))[:16]}",
-            partial(_measure, texts, settings, profile),
-        )
         confirmed += [
             _as_case(one, row, behaviour_of) for one, row in zip(chunk, found, strict=True)
         ]
-    listener.progress("confirm", len(selected), len(selected))
+        listener.progress("confirm", start + len(chunk), len(selected))
     return confirmed
+
+
+def _unit(selected: Sequence[Selected], settings: Settings, profile: Profile) -> Unit:
+    texts = [one.scored.proposal.text for one in selected]
+    name = f"confirm/{text_digest(json.dumps(texts))[:16]}"
+    return Unit(name, partial(_measure, texts, settings, profile))
 
 
 def _measure(

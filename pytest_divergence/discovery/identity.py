@@ -34,6 +34,8 @@ IRRELEVANT = {
     "num_cases",
     "budget",
     "memory",
+    "shard",
+    "shard_wait",
 }
 """Settings that change no measured number, or that the resolved profile holds."""
 
@@ -119,16 +121,16 @@ def calibration_key(
     )
 
 
-def run_key(
+def run_parts(
     identity: RunIdentity,
     settings: Settings,
     profile: Profile,
     *,
     prompts: Sequence[str],
     strategies: Mapping[str, object],
-) -> str:
-    """sha256 over all that may change a result; `prompts` are the seeds and controls used."""
-    parts: dict[str, Any] = {
+) -> dict[str, Any]:
+    """All that may change a result; `prompts` are the seeds and controls used."""
+    return {
         **_common(identity, settings),
         "settings": settings.model_dump(exclude=IRRELEVANT),
         "profile": profile.model_dump(),
@@ -136,7 +138,23 @@ def run_key(
         "prompts": text_digest(json.dumps(list(prompts))),
         "strategies": {name: type(one).__qualname__ for name, one in strategies.items()},
     }
+
+
+def run_key(parts: Mapping[str, Any]) -> str:
+    """sha256 over all that may change a result."""
     return text_digest(json.dumps(parts, sort_keys=True))
+
+
+def in_words(parts: Mapping[str, Any], name: str = "") -> dict[str, str]:
+    """The same flat, by dotted names, so that people can tell two runs apart."""
+    found: dict[str, str] = {}
+    for key, value in parts.items():
+        dotted = f"{name}.{key}" if name else key
+        if isinstance(value, dict):
+            found |= in_words(value, dotted)
+        else:
+            found[dotted] = str(value)
+    return found
 
 
 def _common(identity: RunIdentity, settings: Settings) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from functools import partial
 
 from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.evidence import Answered
+from pytest_divergence.discovery.executors import Unit
 from pytest_divergence.discovery.phrases import Phrase, recurring_phrases
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import is_near
@@ -33,26 +34,43 @@ def hints(
     units: WorkUnits, controls: Sequence[Answered], profile: Profile, listener: Listener
 ) -> list[Phrase]:
     """Phrases that recur in amplified answers and that the reference never says."""
-    prompts: list[Answered] = []
-    for one in controls:
-        if len(prompts) == profile.num_naming_prompts:
-            break
-        is_long = len(one.prompt) > MAX_CHARACTERS
-        if not is_long and not any(is_near(one.prompt, other.prompt) for other in prompts):
-            prompts.append(one)
+    prompts = _asked(controls, profile)
     listener.progress("name what changed", 0, 1)
     texts = [one.prompt for one in prompts]
     references = [one.reference for one in prompts]
-    amplified = partial(_amplified, texts, profile.search_length)
-    found = _phrases(texts, units.do("name/amplified", partial(amplified, "")), references)
+    (answers,) = units.do_each([_unit(texts, profile)])
+    found = _phrases(texts, answers, references)
     if found and found[0].starts_answers and len(found[0].texts) >= STYLE_SHARE * len(texts):
         # A new way to begin every answer hides what else a first token could tell.
         listener.progress("name what changed besides", 0, 1)
-        beside = units.do("name/beside", partial(amplified, found[0].quote))
+        beside = units.do(
+            "name/beside", partial(_amplified, texts, profile.search_length, found[0].quote)
+        )
         known = [found[0].quote, *found[0].motifs]
         found = [found[0], *_phrases(texts, beside, references, known)]
     listener.progress("name what changed", 1, 1)
     return found
+
+
+def foresee_hints(units: WorkUnits, controls: Sequence[Answered], profile: Profile) -> None:
+    """Say that the controls will be asked for hints, once they are known."""
+    units.foresee([_unit([one.prompt for one in _asked(controls, profile)], profile)])
+
+
+def _asked(controls: Sequence[Answered], profile: Profile) -> list[Answered]:
+    """The controls that are answered from amplified logits: short ones, unlike each other."""
+    asked: list[Answered] = []
+    for one in controls:
+        if len(asked) == profile.num_naming_prompts:
+            break
+        is_long = len(one.prompt) > MAX_CHARACTERS
+        if not is_long and not any(is_near(one.prompt, other.prompt) for other in asked):
+            asked.append(one)
+    return asked
+
+
+def _unit(texts: Sequence[str], profile: Profile) -> Unit:
+    return Unit("name/amplified", partial(_amplified, texts, profile.search_length, ""))
 
 
 def _phrases(

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.journal import About, Journal
 from pytest_divergence.core.naming import suite_path
 from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.shards import Shard
 from pytest_divergence.core.store import DivergenceFolder, file_lock
 from pytest_divergence.discovery.identity import RunIdentity, calibration_key
 from pytest_divergence.discovery.progress import Listener
@@ -58,10 +59,14 @@ class PairFiles:
         return self.folder.journal / f"calibration-{key[:16]}.jsonl"
 
     @contextmanager
-    def locked(self, listener: Listener) -> Iterator[None]:
-        """Alone with the pair's journals; waits for another process. Raises StoreError."""
+    def locked(self, listener: Listener, shard: Shard | None = None) -> Iterator[None]:
+        """Alone with the pair's journals, or with a shard's own ones; waits for another process.
+
+        Raises StoreError.
+        """
+        written = self.search if shard is None else shard.file(self.search)
         with file_lock(
-            self.search.with_suffix(".lock"),
+            written.with_suffix(".lock"),
             timeout=LOCK_SECONDS,
             on_wait=lambda _: listener.say("another process measures this pair; waiting for it"),
         ):
@@ -69,9 +74,11 @@ class PairFiles:
 
 
 @contextmanager
-def opened(path: Path, key: str, listener: Listener) -> Iterator[Journal]:
+def opened(
+    path: Path, key: str, listener: Listener, *, about: About | None = None
+) -> Iterator[Journal]:
     """A journal to go on with; says what a crash has cost. Hold the lock."""
-    with Journal.open(path, key=key) as journal:
+    with Journal.open(path, key=key, about=about) as journal:
         if journal.recovered:
             listener.say(journal.recovered)
         yield journal

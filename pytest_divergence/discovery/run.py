@@ -7,8 +7,10 @@ it was, and ends in the same suite.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from pytest_divergence.core.accepting import accepted_in, with_accepted
@@ -25,15 +27,23 @@ from pytest_divergence.discovery.calibrating import Calibrated, Control, calibra
 from pytest_divergence.discovery.causes import add_causes
 from pytest_divergence.discovery.confirming import confirm
 from pytest_divergence.discovery.evidence import Evidence
-from pytest_divergence.discovery.identity import RunIdentity, identify, identify_pair, run_key
-from pytest_divergence.discovery.naming import hints
+from pytest_divergence.discovery.identity import (
+    RunIdentity,
+    identify,
+    identify_pair,
+    in_words,
+    run_key,
+    run_parts,
+)
+from pytest_divergence.discovery.naming import foresee_hints, hints
 from pytest_divergence.discovery.outcome import Findings, build_report, write_suite_files
-from pytest_divergence.discovery.pair_files import CalibrationPlan, PairFiles, opened
+from pytest_divergence.discovery.pair_files import CalibrationPlan, PairFiles
 from pytest_divergence.discovery.phrases import Phrase
 from pytest_divergence.discovery.progress import Forecast, Listener, Silence
 from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, read_seeds, shipped_prompts
 from pytest_divergence.discovery.searching import Search
 from pytest_divergence.discovery.selection import select
+from pytest_divergence.discovery.sharding import Awaited, AwaitedUnitsError, executor_of, unite
 from pytest_divergence.discovery.soft_prompts import CHECKPOINT_SUFFIX, artefact_folder
 from pytest_divergence.discovery.strategies import Strategy, built_in_strategies
 from pytest_divergence.discovery.testing import Behaviours
@@ -58,6 +68,9 @@ class SearchOutcome:
     """Digest of all that the results depend on."""
     is_cached: bool
     """Nothing had changed since an earlier run: its results were read back."""
+    awaited: Awaited | None = None
+    """What this shard of a search waits for: then the report is incomplete, and there is no suite
+    of it yet."""
 
 
 def discover(
@@ -99,51 +112,61 @@ def search(
 
     `strategies` are the built-in ones unless given. `load_pair` is called when the first work unit
     needs the models. `on_report` is called once report.json is written, also for a run that is
-    interrupted or fails. With `is_forced` nothing is read back. Raises `DivergenceError`s, or what
+    interrupted or fails. With `is_forced` nothing is read back, unless the run is one shard of
+    several: then it goes on with what all of them have done. Raises `DivergenceError`s, or what
     interrupted the run.
     """
     identity = identity or identify(settings)
+    shard = settings.own_shard
     plan = _plan(settings, identity, strategies or built_in_strategies())
     files = PairFiles(root, settings)
     suite = files.suite
     run_dir = files.folder.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
     sweep_strays(files.folder.suites)
-    with files.locked(listener):
-        calibration_key = plan.calibration.key
-        calibration_path = files.calibration(calibration_key)
-        if is_forced:
+    with files.locked(listener, shard):
+        calibration_path = files.calibration(plan.calibration.key)
+        if is_forced and shard is None:
             files.search.unlink(missing_ok=True)
             calibration_path.unlink(missing_ok=True)
             for checkpoint in artefact_folder(plan.key).glob(f"*{CHECKPOINT_SUFFIX}"):
                 checkpoint.unlink()
+        executor = partial(executor_of, settings=settings, load_pair=load_pair, listener=listener)
         with (
-            opened(calibration_path, calibration_key, listener) as calibration,
-            opened(files.search, plan.key, listener) as journal,
+            executor(calibration_path, plan.calibration.key) as calibrating,
+            executor(files.search, plan.key, about=plan.about) as searching,
         ):
             spent = Spent()
             forecast = Forecast(plan.profile, settings.budget_seconds, spent, listener)
-            units = WorkUnits(journal, load_pair, spent, on_computed=forecast.take)
+            units = WorkUnits(searching, spent, on_computed=forecast.take)
             run = _Run(
                 settings,
                 identity,
                 plan,
                 units,
-                units.kept_in(calibration),
+                units.done_by(calibrating),
                 listener,
                 accepted_in(suite),
             )
             try:
                 run.carry_out()
-                run.write_suite(suite, modify_cases)
-                report = run.report(run_dir, is_complete=True)
+                with nullcontext() if shard is None else files.locked(listener):
+                    run.write_suite(suite, modify_cases)
+                    if shard is not None:
+                        unite(calibration_path, plan.calibration.key)
+                        unite(files.search, plan.key)
+                report, awaited = run.report(run_dir, is_complete=True), None
+            except AwaitedUnitsError as error:
+                run.note(error)
+                report, awaited = run.report(run_dir, is_complete=False), error.awaited
+                own = (awaited.shard.file(path) for path in (calibration_path, files.search))
+                awaited = awaited.after([path for path in own if path.is_file()])
             except BaseException as error:
                 run.note(error)
                 on_report(run.report(run_dir, is_complete=False), run_dir)
                 raise
             on_report(report, run_dir)
-            return SearchOutcome(
-                report, run_dir, suite, plan.key, is_cached=units.spent.num_computed == 0
-            )
+            is_cached = awaited is None and units.spent.num_computed == 0
+            return SearchOutcome(report, run_dir, suite, plan.key, is_cached, awaited)
 
 
 @dataclass(frozen=True)
@@ -152,6 +175,8 @@ class _Plan:
     seeds: list[str]
     strategies: Mapping[str, Strategy]
     key: str
+    about: Mapping[str, str]
+    """What went into the key, in words."""
 
     @property
     def profile(self) -> Profile:
@@ -159,6 +184,8 @@ class _Plan:
 
 
 def _plan(settings: Settings, identity: RunIdentity, strategies: Mapping[str, Strategy]) -> _Plan:
+    if reason := settings.reason_against_shard:
+        raise SettingsError(reason)
     calibration = CalibrationPlan.of(settings, identity)
     profile = calibration.profile
     if profile.budget_tokens < profile.calibration_tokens + profile.reserved_tokens:
@@ -173,8 +200,8 @@ def _plan(settings: Settings, identity: RunIdentity, strategies: Mapping[str, St
     else:
         seeds = read_seeds(settings.seeds)
     prompts = [*seeds, *calibration.controls]
-    key = run_key(identity, settings, profile, prompts=prompts, strategies=strategies)
-    return _Plan(calibration, seeds, strategies, key)
+    parts = run_parts(identity, settings, profile, prompts=prompts, strategies=strategies)
+    return _Plan(calibration, seeds, strategies, run_key(parts), in_words(parts))
 
 
 class _Run:
@@ -203,7 +230,9 @@ class _Run:
     def carry_out(self) -> None:
         settings, plan, findings = self.settings, self.plan, self.findings
         about = self.units.do(
-            "pair", lambda pair: [str(pair.dtype).split(".")[-1], pair.chat.template_digest]
+            "pair",
+            lambda pair: [str(pair.dtype).split(".")[-1], pair.chat.template_digest],
+            is_common=True,
         )
         findings.dtype, findings.template_sha256 = about
         calibrated = calibrate(
@@ -212,6 +241,7 @@ class _Run:
             plan.profile,
             plan.calibration.controls,
             self.listener,
+            on_controls=self._foresee_hints,
         )
         findings.calibrated = calibrated
         findings.bound = calibrated.bound(settings).model_copy(update={"provisional": True})
@@ -264,6 +294,10 @@ class _Run:
         cases = [one.case for one in self.findings.cases]
         shown = [case.id for case in cases if case.behaviour == behaviour.id]
         return behaviour.model_copy(update={"example_case_ids": shown})
+
+    def _foresee_hints(self, controls: Sequence[Control]) -> None:
+        if not self.identity.is_same_model:
+            foresee_hints(self.units, [one.answered for one in controls], self.plan.profile)
 
     def _hints(self, calibrated: Calibrated) -> list[Phrase]:
         if self.identity.is_same_model:  # there is nothing to amplify
@@ -361,6 +395,8 @@ class _Run:
 
     def note(self, error: BaseException) -> None:
         name = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+        if isinstance(error, AwaitedUnitsError):
+            name = f"shard {error.awaited.shard}"
         message = str(error) or "stopped by the user"
         if self.behaviours is not None and not self.findings.behaviours:
             self._describe(self.behaviours)

@@ -25,6 +25,7 @@ from pytest_divergence.discovery.behaviours import Suspect
 from pytest_divergence.discovery.evidence import Answered
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
+from pytest_divergence.discovery.sharding import AwaitedUnitsError
 from pytest_divergence.discovery.strategies import SearchContext, Strategy
 from pytest_divergence.discovery.strategies.base import Round, Target, most_paying
 from pytest_divergence.discovery.testing import Behaviours
@@ -128,7 +129,7 @@ class Search:
                 f"search/{name}/{number}",
                 lambda pair: self._propose_and_score(pair, result, name, number),
             )
-        except (ModelLoadError, StoreError):  # no fault of the strategy: nothing can go on
+        except (ModelLoadError, StoreError, AwaitedUnitsError):  # no fault of the strategy
             raise
         except Exception as error:  # a third party's strategy may raise anything
             message = f"{type(error).__name__}: {error}"

@@ -1,24 +1,22 @@
 """Work units: done once, journaled, and counted, so that a run goes on where it stopped.
 
-A unit's name and the run's key determine its result; a unit that the journal holds costs nothing,
-not even the loading of the models.
+A unit's name and the run's key determine its result; a unit that a journal holds costs nothing,
+not even the loading of the models. Who computes one is an executor's affair.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.provenance import Effort
-from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.discovery.executors import Compute, Executor, Unit
 
 
 @dataclass
 class Spent:
-    """What all units have cost, also those that an earlier session did."""
+    """What all units have cost, also those that an earlier session or another machine did."""
 
     tokens_forwarded: int = 0
     seconds: float = 0.0
@@ -32,50 +30,41 @@ OnComputed = Callable[[str, int, float], None]
 
 
 class WorkUnits:
-    """Runs units of work on a pair that is loaded when the first unit needs it."""
+    """Has units of work done by an executor, and counts what they cost."""
 
     def __init__(
         self,
-        journal: Journal,
-        load_pair: Callable[[], ModelPair],
+        executor: Executor,
         spent: Spent | None = None,
         *,
         on_computed: OnComputed = lambda unit, tokens, seconds: None,
     ) -> None:
-        """Remember units in `journal`; `spent` is counted up.
-
-        `on_computed` hears of each unit that this session did.
-        """
-        self._journal = journal
-        self._load_pair = load_pair
+        """`spent` is counted up, and `on_computed` hears of each unit that this session did."""
+        self._executor = executor
         self._on_computed = on_computed
         self.spent = spent or Spent()
 
-    def kept_in(self, journal: Journal) -> WorkUnits:
-        """The same units, remembered in another journal and counted together."""
-        return WorkUnits(journal, self._load_pair, self.spent, on_computed=self._on_computed)
+    def done_by(self, executor: Executor) -> WorkUnits:
+        """More units, done by another executor and counted together with these."""
+        return WorkUnits(executor, self.spent, on_computed=self._on_computed)
 
-    def do(self, unit: str, compute: Callable[[ModelPair], object]) -> Any:
-        """The unit's result as plain JSON, from the journal or computed now."""
+    def do(self, unit: str, compute: Compute, *, is_common: bool = False) -> Any:
+        """The unit's result as plain JSON; `is_common` is told in `Unit`."""
+        return next(self.do_each([Unit(unit, compute, is_common)]))
 
-        def measured() -> dict[str, object]:
-            pair = self._load_pair()
-            started, tokens = time.monotonic(), pair.tokens_forwarded
-            result = compute(pair)
-            self.spent.num_computed += 1
-            return {
-                "result": result,
-                "tokens": pair.tokens_forwarded - tokens,
-                "seconds": round(time.monotonic() - started, 3),
-            }
+    def do_each(self, units: Sequence[Unit]) -> Iterator[Any]:
+        """The results of units that do not depend on each other, in order."""
+        for done in self._executor.do(units):
+            self.spent.tokens_forwarded += done.tokens
+            self.spent.seconds += done.seconds
+            if done.is_new:
+                self.spent.num_computed += 1
+                self._on_computed(done.name, done.tokens, done.seconds)
+            yield done.result
 
-        num_computed = self.spent.num_computed
-        record = self._journal.remember(unit, measured)
-        self.spent.tokens_forwarded += record["tokens"]
-        self.spent.seconds += record["seconds"]
-        if self.spent.num_computed > num_computed:
-            self._on_computed(unit, record["tokens"], record["seconds"])
-        return record["result"]
+    def foresee(self, units: Sequence[Unit]) -> None:
+        """Say that these will be asked for, so that they may be done ahead; counted when asked."""
+        self._executor.foresee(units)
 
     @property
     def effort(self) -> Effort:

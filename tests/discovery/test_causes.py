@@ -14,6 +14,7 @@ from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.behaviours import Suspect
 from pytest_divergence.discovery.causes import MAX_TRIES, _minimised, _pieces, _Trial, add_causes
+from pytest_divergence.discovery.executors import InProcess
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.testing import Confirmed
 from pytest_divergence.discovery.units import WorkUnits
@@ -65,7 +66,7 @@ def test_a_script_without_spaces_loses_characters() -> None:
 @pytest.fixture
 def units(tmp_path: Path) -> Iterator[WorkUnits]:
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        yield WorkUnits(journal, tiny_pair)
+        yield WorkUnits(InProcess(journal, tiny_pair))
 
 
 def confirmed(pair: ModelPair, prompt: str) -> Confirmed:

@@ -10,6 +10,7 @@ import pytest
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.evidence import Answered
+from pytest_divergence.discovery.executors import InProcess
 from pytest_divergence.discovery.naming import MAX_CHARACTERS, _amplified, _phrases, hints
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.units import WorkUnits
@@ -28,7 +29,7 @@ def pair() -> ModelPair:
 @pytest.fixture
 def units(tmp_path: Path, pair: ModelPair) -> Iterator[WorkUnits]:
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        yield WorkUnits(journal, lambda: pair)
+        yield WorkUnits(InProcess(journal, lambda: pair))
 
 
 def test_equal_models_have_nothing_to_amplify(tmp_path: Path) -> None:

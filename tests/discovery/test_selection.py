@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.journal import Journal
+from pytest_divergence.discovery.executors import InProcess
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.searching import ScoredProposal
 from pytest_divergence.discovery.selection import Selected, select
@@ -28,7 +29,7 @@ def pair() -> ModelPair:
 @pytest.fixture
 def units(pair: ModelPair, tmp_path: Path) -> Iterator[WorkUnits]:
     with Journal.open(tmp_path / "journal", key="key") as journal:
-        yield WorkUnits(journal, lambda: pair)
+        yield WorkUnits(InProcess(journal, lambda: pair))
 
 
 def best(texts: list[str]) -> list[ScoredProposal]:

@@ -14,6 +14,7 @@ from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours import Suspect
 from pytest_divergence.discovery.differences import sign_test
 from pytest_divergence.discovery.evidence import Answered, Evidence
+from pytest_divergence.discovery.executors import InProcess
 from pytest_divergence.discovery.phrases import Phrase
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.testing import Behaviours, Lead
@@ -33,7 +34,7 @@ def pair() -> ModelPair:
 @pytest.fixture
 def units(tmp_path: Path, pair: ModelPair) -> Iterator[WorkUnits]:
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        yield WorkUnits(journal, lambda: pair)
+        yield WorkUnits(InProcess(journal, lambda: pair))
 
 
 def made(units: WorkUnits, rows: list[Answered], *hints: Phrase) -> Behaviours:
