@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_divergence import awaiting
 from pytest_divergence.measuring import noise_floor_of, note, shown_case
 from pytest_divergence.pairs import has_own_pair, own_pair
 from pytest_divergence.replay_report import keep_behaviour, keep_case
@@ -248,7 +249,7 @@ class SearchItem(SuiteItem):
     def measure(self, request: pytest.FixtureRequest) -> None:
         """An incomplete search is an error: what it did not see never counts as a pass."""
         note(self, kind="search", verdict="error")
-        if reason := shards.reason(of(self.config)) or reason_against(self.report):
+        if reason := awaiting.reason(of(self.config)) or reason_against(self.report):
             pytest.fail(reason, pytrace=False)
 
     def judge(self) -> None:

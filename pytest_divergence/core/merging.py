@@ -7,6 +7,7 @@ wherever it was done. Does not know what a unit computes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.journal import About, Content, journal_bytes, read_journal
 from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.core.store import write_atomically
+from pytest_divergence.core.shards import shard_files, undivided
+from pytest_divergence.core.store import DivergenceFolder, file_lock, write_together
 
 NUM_SHOWN = 3
 """Differences of two runs that an error names."""
 MAX_SHOWN = 24
 """Characters of a value in it."""
+LOCK_SECONDS = 10.0
+"""A search that holds a journal may take hours; better to say so."""
 
 
 class MergeError(DivergenceError):
@@ -28,7 +32,7 @@ class MergeError(DivergenceError):
 
 @dataclass(frozen=True)
 class Merged:
-    """A journal after its parts were united."""
+    """A journal once its parts are united."""
 
     path: Path
     num_units: int
@@ -36,57 +40,106 @@ class Merged:
     """Units that it did not have before."""
     num_damaged: int
     """Lines of its parts that could not be read: their units are done again."""
-    is_replaced: bool = False
-    """Whether another search's journal stood there before."""
+    data: bytes | None
+    """What is to be written; None where the file stays as it is."""
 
 
-def merge(target: Path, parts: Sequence[Path], *, may_replace: bool = False) -> Merged:
-    """Unite the journals `parts` in `target`, which keeps what it has; twice is the same as once.
+def merge(root: Path, places: Sequence[Path]) -> list[Merged]:
+    """Unite the journals at `places`, and the shards' files there, in the project at `root`.
 
-    Hold the lock of `target`. With `may_replace` a `target` of another run makes room. Raises
-    MergeError, with `target` as it was, for parts of different runs and for a unit that two of them
-    tell differently; StoreError.
+    Twice is the same as once. Raises MergeError, with every file as it was, for journals of
+    different searches, for a unit that two of them tell differently, and where there are none;
+    StoreError for a file that cannot be read or written, or that a search holds.
+    """
+    folder = root / ".divergence" / "journal"
+    own = [path for path in sorted(folder.glob("*.jsonl")) if undivided(path) != path]
+    targets: dict[Path, list[Path]] = {}
+    for path in [*own, *(one for place in places for one in journals_in(place))]:
+        targets.setdefault(folder / undivided(path).name, []).append(path)
+    if not targets:
+        raise _nothing_in(folder)
+    _ = DivergenceFolder(root).journal  # makes it
+    with ExitStack() as locks:
+        for target in targets:
+            locks.enter_context(file_lock(target.with_suffix(".lock"), timeout=LOCK_SECONDS))
+        return write_united(
+            [
+                united(target, parts, may_replace=bool(set(parts) & set(own)))
+                for target, parts in targets.items()
+            ]
+        )
+
+
+def united(target: Path, parts: Sequence[Path], *, may_replace: bool = False) -> Merged:
+    """What `target` and the journals `parts` hold together; nothing is written yet.
+
+    With `may_replace` a `target` of another run makes room. Raises as `merge` does.
     """
     found = [_journal(path) for path in parts]
     before = _journal(target) if target.is_file() else None
-    is_replaced = bool(before and may_replace and found and before.key != found[0].key)
-    every = [*([before] if before and not is_replaced else []), *found]
+    if before and may_replace and found and before.key != found[0].key:
+        before = None
+    every = [*([before] if before else []), *found]
     _check_same_run(every)
-    units: dict[str, Any] = {}
-    told: dict[str, Path] = {}
-    for one in every:
-        for unit, record in one.units.items():
-            if unit not in units:
-                units[unit], told[unit] = record, one.path
-            elif not _agree(units[unit], record):
-                raise MergeError(
-                    f"{told[unit]} and {one.path} tell the work unit {safe_line(unit, 80)} "
-                    "differently, so these machines do not compute alike, or one file was "
-                    "changed; remove one of them, and its shard does its units again"
-                )
-    num_before = len(before.units) if before and not is_replaced else 0
-    if every and (len(units) > num_before or before is None or is_replaced):
-        about = next((one.about for one in every if one.about), {})
-        write_atomically(target, journal_bytes(str(every[0].key), about, units))
+    units = _units(every)
+    num_added = len(units) - (len(before.units) if before else 0)
+    about = next((one.about for one in every if one.about), {})
+    is_new = before is None or num_added > 0
     return Merged(
         target,
         num_units=len(units),
-        num_added=len(units) - num_before,
+        num_added=num_added,
         num_damaged=sum(one.num_damaged for one in every),
-        is_replaced=is_replaced,
+        data=journal_bytes(str(every[0].key), about, units) if is_new else None,
     )
 
 
+def write_united(journals: Sequence[Merged]) -> list[Merged]:
+    """Write what has changed; hold the locks. Raises StoreError."""
+    write_together({one.path: one.data for one in journals if one.data is not None})
+    return list(journals)
+
+
+def journals_in(place: Path) -> list[Path]:
+    """The journals of a file or a folder: a project, its `.divergence`, or the journals' own.
+
+    Beside shards' files an undivided journal of another search is an older one, and left out.
+    Raises MergeError where there is none.
+    """
+    if place.is_file():
+        return [place]
+    for folder in (place / ".divergence" / "journal", place / "journal", place):
+        found = {undivided(path) for path in folder.glob("*.jsonl")}
+        if found:
+            return [part for journal in sorted(found) for part in _parts_of(journal)]
+    raise _nothing_in(place)
+
+
 def unlike(ours: About, theirs: About) -> str:
-    """In what two runs differ: `seed: 0, 1`, the first few; empty where it is not known."""
-    names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+    """In what two runs differ: `settings.seed: 0, 1`, the first few; empty where not known."""
     if not (ours and theirs):
         return ""
+    names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     shown = [
         f"{name}: {_brief(ours.get(name))}, {_brief(theirs.get(name))}"
         for name in names[:NUM_SHOWN]
     ]
     return "; ".join(shown + ([f"{len(names) - NUM_SHOWN} more"] if names[NUM_SHOWN:] else []))
+
+
+def _parts_of(journal: Path) -> list[Path]:
+    parts = shard_files(journal)
+    keys = {read_journal(path).key for path in parts}
+    if journal.is_file() and (not parts or read_journal(journal).key in keys):
+        parts.append(journal)
+    return parts
+
+
+def _nothing_in(place: Path) -> MergeError:
+    return MergeError(
+        f"there is no journal of a search in {place}; name the .divergence folder of a machine "
+        "that has done a share of one, or files of its journal folder"
+    )
 
 
 def _journal(path: Path) -> Content:
@@ -106,9 +159,25 @@ def _check_same_run(every: Iterable[Content]) -> None:
             reason = unlike(first.about, one.about)
             raise MergeError(
                 f"{first.path} and {one.path} are of different searches"
-                f"{f' ({reason})' if reason else ''}; name those of one search, or remove the one "
+                f"{f' ({reason})' if reason else ''}; give those of one search, or remove the file "
                 "that is not wanted"
             )
+
+
+def _units(every: Iterable[Content]) -> dict[str, Any]:
+    units: dict[str, Any] = {}
+    told: dict[str, Path] = {}
+    for one in every:
+        for unit, record in one.units.items():
+            if unit not in units:
+                units[unit], told[unit] = record, one.path
+            elif not _agree(units[unit], record):
+                raise MergeError(
+                    f"{told[unit]} and {one.path} tell the work unit {safe_line(unit, 80)} "
+                    "differently: the machines do not compute alike, or a file was changed; "
+                    "remove one of the files, and its units are done again"
+                )
+    return units
 
 
 def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

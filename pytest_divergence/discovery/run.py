@@ -6,7 +6,7 @@ it was, and ends in the same suite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,7 +43,13 @@ from pytest_divergence.discovery.progress import Forecast, Listener, Silence
 from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, read_seeds, shipped_prompts
 from pytest_divergence.discovery.searching import Search
 from pytest_divergence.discovery.selection import select
-from pytest_divergence.discovery.sharding import Awaited, AwaitedUnitsError, executor_of, unite
+from pytest_divergence.discovery.sharding import (
+    Awaited,
+    AwaitedUnitsError,
+    executor_of,
+    in_full,
+    unite,
+)
 from pytest_divergence.discovery.soft_prompts import CHECKPOINT_SUFFIX, artefact_folder
 from pytest_divergence.discovery.strategies import Strategy, built_in_strategies
 from pytest_divergence.discovery.testing import Behaviours
@@ -125,11 +131,9 @@ def search(
     sweep_strays(files.folder.suites)
     with files.locked(listener, shard):
         calibration_path = files.calibration(plan.calibration.key)
+        journals = {calibration_path: plan.calibration.key, files.search: plan.key}
         if is_forced and shard is None:
-            files.search.unlink(missing_ok=True)
-            calibration_path.unlink(missing_ok=True)
-            for checkpoint in artefact_folder(plan.key).glob(f"*{CHECKPOINT_SUFFIX}"):
-                checkpoint.unlink()
+            _forget(journals, plan)
         executor = partial(executor_of, settings=settings, load_pair=load_pair, listener=listener)
         with (
             executor(calibration_path, plan.calibration.key) as calibrating,
@@ -151,15 +155,13 @@ def search(
                 run.carry_out()
                 with nullcontext() if shard is None else files.locked(listener):
                     run.write_suite(suite, modify_cases)
-                    if shard is not None:
-                        unite(calibration_path, plan.calibration.key)
-                        unite(files.search, plan.key)
+                    for path, key in journals.items() if shard is not None else ():
+                        unite(path, key)
                 report, awaited = run.report(run_dir, is_complete=True), None
             except AwaitedUnitsError as error:
-                run.note(error)
-                report, awaited = run.report(run_dir, is_complete=False), error.awaited
-                own = (awaited.shard.file(path) for path in (calibration_path, files.search))
-                awaited = awaited.after([path for path in own if path.is_file()])
+                awaited = in_full(error.awaited, list(journals), plan.key, plan.about)
+                run.note(AwaitedUnitsError(awaited))
+                report = run.report(run_dir, is_complete=False)
             except BaseException as error:
                 run.note(error)
                 on_report(run.report(run_dir, is_complete=False), run_dir)
@@ -167,6 +169,14 @@ def search(
             on_report(report, run_dir)
             is_cached = awaited is None and units.spent.num_computed == 0
             return SearchOutcome(report, run_dir, suite, plan.key, is_cached, awaited)
+
+
+def _forget(journals: Iterable[Path], plan: _Plan) -> None:
+    """Leave nothing to read back, or to go on with."""
+    for path in journals:
+        path.unlink(missing_ok=True)
+    for checkpoint in artefact_folder(plan.key).glob(f"*{CHECKPOINT_SUFFIX}"):
+        checkpoint.unlink()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_divergence.core.errors import DivergenceError, StoreError
 from pytest_divergence.core.journal import About, Content, Journal, read_journal
-from pytest_divergence.core.merging import merge, unlike
+from pytest_divergence.core.merging import united, unlike, write_united
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.shards import Shard, shard_files
 from pytest_divergence.discovery.executors import Done, Executor, InProcess, Unit, remembered
@@ -47,13 +47,6 @@ class Awaited:
         owners = [f"shard {one} ({_named(units)})" for one, units in self.units.items()]
         return "; ".join([f"waits for {' and '.join(owners)}", *self.strangers])
 
-    def after(self, journals: Sequence[Path]) -> Awaited:
-        """The same with what this machine's own journals hold."""
-        done = [unit for path in journals for unit in read_journal(path).units.values()]
-        return replace(
-            self, num_done=len(done), tokens_forwarded=sum(unit["tokens"] for unit in done)
-        )
-
 
 class AwaitedUnitsError(DivergenceError):
     """A shard needs what other machines have not done, or not handed over, yet."""
@@ -67,12 +60,11 @@ class AwaitedUnitsError(DivergenceError):
 class OtherJournals:
     """What other machines have done so far, as their files beside a journal tell."""
 
-    def __init__(self, journal: Path, own: Path, key: str, about: About) -> None:
+    def __init__(self, journal: Path, own: Path, key: str) -> None:
         """Read the undivided `journal` and all shards' files but `own`."""
         self._journal = journal
         self._own = own
         self._key = key
-        self._about = about
         self._seen: dict[Path, tuple[int, int]] = {}
         self._contents: dict[Path, Content] = {}
 
@@ -92,16 +84,6 @@ class OtherJournals:
         """A unit's record; None where no one has done it."""
         ours = (one for one in self._contents.values() if one.key == self._key)
         return next((one.units[unit] for one in ours if unit in one.units), None)
-
-    @property
-    def strangers(self) -> tuple[str, ...]:
-        """Shards' files of another search, in words."""
-        found = []
-        for path, one in self._contents.items():
-            if path != self._journal and one.key not in (None, self._key):
-                reason = unlike(self._about, one.about)
-                found.append(f"{path.name} is of another search{f' ({reason})' if reason else ''}")
-        return tuple(found)
 
 
 class Sharded:
@@ -130,7 +112,7 @@ class Sharded:
         self._new: set[str] = set()
 
     def do(self, units: Sequence[Unit]) -> Iterator[Done]:
-        """Each unit done. Raises `AwaitedUnitsError` for the first that another machine has yet to do.
+        """Each unit done; raises `AwaitedUnitsError` for the first that another has yet to do.
 
         All that is this machine's own is done before that.
         """
@@ -179,7 +161,7 @@ class Sharded:
         for unit in units:
             if self._found(unit) is None:
                 missing.setdefault(self._owners[unit.name], []).append(unit.name)
-        return Awaited(self._shard, missing, self._others.strangers)
+        return Awaited(self._shard, missing)
 
 
 @contextmanager
@@ -193,7 +175,6 @@ def executor_of(
     about: About | None = None,
 ) -> Iterator[Executor]:
     """Does the units of a journal: all of them, or this machine's share. Hold the lock."""
-    about = about or {}
     shard = settings.own_shard
     path = journal if shard is None else shard.file(journal)
     with opened(path, key, listener, about=about) as own:
@@ -203,7 +184,7 @@ def executor_of(
             yield Sharded(
                 shard,
                 own,
-                OtherJournals(journal, path, key, about),
+                OtherJournals(journal, path, key),
                 load_pair,
                 key=key,
                 wait=settings.shard_wait,
@@ -211,10 +192,32 @@ def executor_of(
             )
 
 
+def in_full(awaited: Awaited, journals: Sequence[Path], key: str, about: About) -> Awaited:
+    """What a shard waits for, with what it has done in its files beside all of the journals.
+
+    `key` and `about` are the run's: files of other shards that are of another run are named.
+    """
+    own = [awaited.shard.file(journal) for journal in journals]
+    done = [unit for path in own if path.is_file() for unit in read_journal(path).units.values()]
+    others = [path for journal in journals for path in shard_files(journal) if path not in own]
+    strangers = [one for one in map(read_journal, others) if one.key not in (None, key)]
+    return replace(
+        awaited,
+        strangers=tuple(_named_stranger(one, about) for one in strangers if one.about),
+        num_done=len(done),
+        tokens_forwarded=sum(unit["tokens"] for unit in done),
+    )
+
+
 def unite(journal: Path, key: str) -> None:
     """Put all that was done of a run into its undivided journal. Hold the lock."""
     parts = [path for path in shard_files(journal) if read_journal(path).key == key]
-    merge(journal, parts, may_replace=True)
+    write_united([united(journal, parts, may_replace=True)])
+
+
+def _named_stranger(content: Content, about: About) -> str:
+    reason = unlike(about, content.about)
+    return f"{content.path.name} is of another search{f' ({reason})' if reason else ''}"
 
 
 def _named(units: Sequence[str]) -> str:

@@ -1,0 +1,267 @@
+"""One search on several machines: whatever is done where, the suite is the undivided run's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.journal import read_journal
+from pytest_divergence.core.merging import merge
+from pytest_divergence.core.shards import Shard
+from pytest_divergence.core.suites import sidecar_path
+from pytest_divergence.discovery.identity import RunIdentity, identify
+from pytest_divergence.discovery.run import SearchOutcome
+from pytest_divergence.models.pair import ModelPair
+from tests.discovery.test_run import (
+    Bench,
+    Broken,
+    KillAt,
+    StopAt,
+    Words,
+    _tiny_profile,  # noqa: F401  # a fixture
+    bench,  # noqa: F401  # a fixture
+    found,  # noqa: F401  # a fixture
+    no_models,
+    pair,  # noqa: F401  # a fixture
+)
+
+COMMON = {"pair", "controls/written"}
+"""What every machine does itself."""
+
+
+def run_shard(
+    bench: Bench,  # noqa: F811
+    root: Path,
+    pair: ModelPair,  # noqa: F811
+    shard: str,
+    wait: float = 0.0,
+    **options: object,
+) -> SearchOutcome:
+    settings = bench.settings(shard=shard, shard_wait=wait)
+    return bench(root, pair, settings=settings, identity=identity_of(bench), **options)
+
+
+def identity_of(bench: Bench) -> RunIdentity:  # noqa: F811
+    """The pair's, without the folder of this test run: who does what is the same every time."""
+    identity = identify(bench.settings())
+    return replace(
+        identity,
+        reference=replace(identity.reference, spec="base"),
+        candidate=replace(identity.candidate, spec="ft"),
+    )
+
+
+def journal(root: Path) -> Path:
+    return root / ".divergence" / "journal"
+
+
+def own_units(root: Path, number: int, count: int) -> list[str]:
+    files = journal(root).glob(f"*.shard-{number}-of-{count}.jsonl")
+    return [unit for path in files for unit in read_journal(path).units]
+
+
+def assert_same(ours: SearchOutcome, theirs: SearchOutcome) -> None:
+    assert ours.awaited is None
+    assert ours.report.run.status == "complete"
+    assert ours.suite_path.read_bytes() == theirs.suite_path.read_bytes()
+    tokens = [sidecar_path(one.suite_path, "tokens.jsonl").read_bytes() for one in (ours, theirs)]
+    assert tokens[0] == tokens[1]
+    assert ours.report.effort.tokens_forwarded == theirs.report.effort.tokens_forwarded
+    assert ours.report.search_curve == theirs.report.search_curve
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_in_folders_of_their_own_end_in_the_undivided_suite(
+    bench: Bench,  # noqa: F811
+    found: SearchOutcome,  # noqa: F811
+    pair: ModelPair,  # noqa: F811
+    tmp_path: Path,
+    count: int,
+) -> None:
+    """Run, hand over, run again: until no one waits for anyone."""
+    roots = [tmp_path / str(number) for number in range(1, count + 1)]
+    num_done = 0
+    while True:
+        outcomes = [
+            run_shard(bench, root, pair, f"{number}/{count}")
+            for number, root in enumerate(roots, start=1)
+        ]
+        if all(one.awaited is None for one in outcomes):
+            break
+        done = [own_units(root, number, count) for number, root in enumerate(roots, start=1)]
+        assert sum(map(len, done)) > num_done, "a round of all machines does something"
+        num_done = sum(map(len, done))
+        for root in roots:
+            merge(root, [other for other in roots if other != root])
+
+    for one in outcomes:
+        assert_same(one, found)
+    shared = [unit for one in done for unit in one if unit not in COMMON]
+    assert len(shared) == len(set(shared)), "no unit is done twice"
+    assert all(set(one) >= COMMON for one in done)
+
+
+def test_one_machine_does_the_rest_once_the_shards_are_merged(
+    bench: Bench,  # noqa: F811
+    found: SearchOutcome,  # noqa: F811
+    pair: ModelPair,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    roots = [tmp_path / "one", tmp_path / "two"]
+    for number, root in enumerate(roots, start=1):
+        awaited = run_shard(bench, root, pair, f"{number}/2").awaited
+        assert awaited is not None
+        assert awaited.shard == Shard(number, 2)
+        assert awaited.num_done == len(own_units(root, number, 2))
+        assert awaited.tokens_forwarded > 0
+    here = tmp_path / "here"
+    merge(here, roots)
+    before = pair.tokens_forwarded
+
+    assert_same(bench(here, pair, identity=identity_of(bench)), found)
+
+    spent = found.report.effort.tokens_forwarded
+    assert 0 < pair.tokens_forwarded - before < spent, "what the shards did is not done again"
+
+
+def in_a_process(work: Callable[[], object]) -> int:
+    """Its id; the process ends with 0 where `work` returns a true value."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if work() else 2
+        finally:
+            os._exit(code)
+    return child
+
+
+def codes(children: Sequence[int]) -> list[int]:
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of fork, Python 3.12
+def test_machines_that_share_a_folder_run_through(
+    bench: Bench,  # noqa: F811
+    found: SearchOutcome,  # noqa: F811
+    pair: ModelPair,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    def machine(number: int) -> Callable[[], object]:
+        return lambda: run_shard(bench, tmp_path, pair, f"{number}/2", wait=300).awaited is None
+
+    assert codes([in_a_process(machine(number)) for number in (1, 2)]) == [0, 0]
+
+    again = bench(tmp_path, pair, load_pair=no_models, identity=identity_of(bench))
+    assert_same(again, found)
+    assert again.is_cached, "the plain command reads back what the shards found"
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of fork, Python 3.12
+def test_a_killed_shard_goes_on(
+    bench: Bench,  # noqa: F811
+    found: SearchOutcome,  # noqa: F811
+    pair: ModelPair,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """The only shard of one, so that it is known to train."""
+    child = in_a_process(
+        lambda: run_shard(bench, tmp_path, pair, "1/1", listener=KillAt("train restart-1", 3))
+    )
+    assert codes([child]) == [-9]
+
+    assert_same(run_shard(bench, tmp_path, pair, "1/1"), found)
+
+
+def test_a_shard_that_was_stopped_goes_on_although_a_new_search_is_asked_for(
+    bench: Bench,  # noqa: F811
+    found: SearchOutcome,  # noqa: F811
+    pair: ModelPair,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """In CI only --divergence-mode=search searches; a shard would never end if it began anew."""
+    with pytest.raises(KeyboardInterrupt):
+        run_shard(bench, tmp_path, pair, "1/1", listener=StopAt("confirm", 2))
+
+    again = run_shard(bench, tmp_path, pair, "1/1", is_forced=True, load_pair=no_models)
+
+    assert_same(again, found)
+
+
+def test_a_waiting_shard_leaves_an_incomplete_report_and_no_suite(
+    bench: Bench,  # noqa: F811
+    pair: ModelPair,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    outcomes = [run_shard(bench, tmp_path / str(n), pair, f"{n}/2") for n in (1, 2)]
+
+    for number, outcome in enumerate(outcomes, start=1):
+        assert outcome.awaited is not None
+        other = Shard(3 - number, 2)
+        assert list(outcome.awaited.units) == [other]
+        assert not outcome.is_cached
+        assert not outcome.suite_path.exists()
+        assert outcome.report.run.status == "incomplete"
+        (error,) = outcome.report.errors
+        assert (error.where, error.message) == (f"shard {number}/2", str(outcome.awaited))
+        assert error.message.startswith(f"waits for shard {other} (")
+        assert not any(case.verdict == "passed" for case in outcome.report.cases)
+
+
+def test_a_shards_file_of_another_search_is_named_and_left_out(
+    bench: Bench,  # noqa: F811
+    pair: ModelPair,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    seven = bench.settings(shard="1/2", seed=7)
+    bench(tmp_path, pair, settings=seven, identity=identity_of(bench))
+
+    awaited = run_shard(bench, tmp_path, pair, "2/2").awaited
+
+    assert awaited is not None
+    assert str(awaited).endswith(".shard-1-of-2.jsonl is of another search (settings.seed: 0, 7)")
+
+
+def test_a_strategy_that_fails_on_one_machine_stops_all_and_is_named(
+    bench: Bench,  # noqa: F811
+    pair: ModelPair,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    strategies = {"broken": Broken(), "words": Words("A word?", "Another word, please.")}
+    outcomes = [
+        run_shard(bench, tmp_path / str(n), pair, f"{n}/2", strategies=strategies) for n in (1, 2)
+    ]
+    for _ in range(4):
+        for n in (1, 2):
+            merge(tmp_path / str(n), [tmp_path / str(3 - n)])
+        outcomes = [
+            run_shard(bench, tmp_path / str(n), pair, f"{n}/2", strategies=strategies)
+            for n in (1, 2)
+        ]
+
+    assert all(one.report.errors for one in outcomes)
+    where = {error.where for one in outcomes for error in one.report.errors}
+    assert "strategy broken" in where
+    merge(tmp_path / "1", [tmp_path / "2"])
+    alone = bench(tmp_path / "1", pair, strategies=strategies, identity=identity_of(bench))
+    assert [one.message for one in alone.report.errors] == ["ZeroDivisionError: no luck"]
+
+
+def test_a_budget_in_seconds_cannot_be_shared_out(
+    bench: Bench,  # noqa: F811
+    pair: ModelPair,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        bench(tmp_path, pair, settings=bench.settings(shard="1/2", budget="300s"))
+
+    assert str(caught.value) == (
+        "--divergence-shard=1/2 cannot go with --divergence-budget=300s: machines end at different "
+        "points on a clock, and the same search on all of them is what is shared out; give the "
+        "budget in forwarded tokens"
+    )
