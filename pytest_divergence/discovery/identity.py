@@ -146,14 +146,15 @@ def run_key(parts: Mapping[str, Any]) -> str:
 
 
 def in_words(parts: Mapping[str, Any], name: str = "") -> dict[str, str]:
-    """The same flat, by dotted names, so that people can tell two runs apart."""
+    """The same flat, by dotted names, so that people can tell two runs apart; without prompts."""
     found: dict[str, str] = {}
     for key, value in parts.items():
         dotted = f"{name}.{key}" if name else key
         if isinstance(value, dict):
             found |= in_words(value, dotted)
         else:
-            found[dotted] = str(value)
+            is_text = key == "system_prompt" and value is not None
+            found[dotted] = text_digest(value) if is_text else str(value)
     return found
 
 

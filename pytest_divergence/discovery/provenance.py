@@ -10,6 +10,9 @@ from pytest_divergence.discovery.identity import RunIdentity, versions
 from pytest_divergence.models.chat import FROZEN_ARGUMENTS
 from pytest_divergence.models.pair import ModelIdentity
 
+NOT_OF_A_SUITE = {"update", "fill", "redact", "shard", "shard_wait"}
+"""Settings of how a session went about it: the same suite comes of any of them."""
+
 
 def provenance_of(
     identity: RunIdentity,
@@ -32,7 +35,7 @@ def provenance_of(
         dtype=dtype,
         device=identity.device,
         versions=versions(),
-        settings=settings.model_dump(mode="json", exclude={"update", "fill", "redact"}),
+        settings=settings.model_dump(mode="json", exclude=NOT_OF_A_SUITE),
     )
 
 

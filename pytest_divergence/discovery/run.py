@@ -6,7 +6,7 @@ it was, and ends in the same suite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +20,7 @@ from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import MeasurementError, SettingsError, SuiteError
 from pytest_divergence.core.redacting import redacted
 from pytest_divergence.core.report import Report, RunError, write_report
-from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.store import sweep_strays
 from pytest_divergence.discovery.behaviours import behaviour_shows, shows
 from pytest_divergence.discovery.calibrating import Calibrated, Control, calibrate
@@ -31,16 +31,13 @@ from pytest_divergence.discovery.identity import (
     RunIdentity,
     identify,
     identify_pair,
-    in_words,
-    run_key,
-    run_parts,
 )
 from pytest_divergence.discovery.naming import foresee_hints, hints
 from pytest_divergence.discovery.outcome import Findings, build_report, write_suite_files
-from pytest_divergence.discovery.pair_files import CalibrationPlan, PairFiles
+from pytest_divergence.discovery.pair_files import PairFiles
 from pytest_divergence.discovery.phrases import Phrase
+from pytest_divergence.discovery.planning import SearchPlan
 from pytest_divergence.discovery.progress import Forecast, Listener, Silence
-from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, read_seeds, shipped_prompts
 from pytest_divergence.discovery.searching import Search
 from pytest_divergence.discovery.selection import select
 from pytest_divergence.discovery.sharding import (
@@ -50,7 +47,7 @@ from pytest_divergence.discovery.sharding import (
     in_full,
     unite,
 )
-from pytest_divergence.discovery.soft_prompts import CHECKPOINT_SUFFIX, artefact_folder
+from pytest_divergence.discovery.soft_prompts import artefact_folder
 from pytest_divergence.discovery.strategies import Strategy, built_in_strategies
 from pytest_divergence.discovery.testing import Behaviours
 from pytest_divergence.discovery.units import Spent, WorkUnits
@@ -124,7 +121,7 @@ def search(
     """
     identity = identity or identify(settings)
     shard = settings.own_shard
-    plan = _plan(settings, identity, strategies or built_in_strategies())
+    plan = SearchPlan.of(settings, identity, strategies or built_in_strategies())
     files = PairFiles(root, settings)
     suite = files.suite
     run_dir = files.folder.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
@@ -133,7 +130,7 @@ def search(
         calibration_path = files.calibration(plan.calibration.key)
         journals = {calibration_path: plan.calibration.key, files.search: plan.key}
         if is_forced and shard is None:
-            _forget(journals, plan)
+            plan.forget(journals)
         executor = partial(executor_of, settings=settings, load_pair=load_pair, listener=listener)
         with (
             executor(calibration_path, plan.calibration.key) as calibrating,
@@ -154,9 +151,9 @@ def search(
             try:
                 run.carry_out()
                 with nullcontext() if shard is None else files.locked(listener):
-                    run.write_suite(suite, modify_cases)
                     for path, key in journals.items() if shard is not None else ():
                         unite(path, key)
+                    run.write_suite(suite, modify_cases)
                 report, awaited = run.report(run_dir, is_complete=True), None
             except AwaitedUnitsError as error:
                 awaited = in_full(error.awaited, list(journals), plan.key, plan.about)
@@ -171,49 +168,6 @@ def search(
             return SearchOutcome(report, run_dir, suite, plan.key, is_cached, awaited)
 
 
-def _forget(journals: Iterable[Path], plan: _Plan) -> None:
-    """Leave nothing to read back, or to go on with."""
-    for path in journals:
-        path.unlink(missing_ok=True)
-    for checkpoint in artefact_folder(plan.key).glob(f"*{CHECKPOINT_SUFFIX}"):
-        checkpoint.unlink()
-
-
-@dataclass(frozen=True)
-class _Plan:
-    calibration: CalibrationPlan
-    seeds: list[str]
-    strategies: Mapping[str, Strategy]
-    key: str
-    about: Mapping[str, str]
-    """What went into the key, in words."""
-
-    @property
-    def profile(self) -> Profile:
-        return self.calibration.profile
-
-
-def _plan(settings: Settings, identity: RunIdentity, strategies: Mapping[str, Strategy]) -> _Plan:
-    if reason := settings.reason_against_shard:
-        raise SettingsError(reason)
-    calibration = CalibrationPlan.of(settings, identity)
-    profile = calibration.profile
-    if profile.budget_tokens < profile.calibration_tokens + profile.reserved_tokens:
-        raise SettingsError(
-            f"--divergence-budget={profile.budget_tokens} confirms nothing: profile {profile.name} "
-            f"takes {profile.calibration_tokens} forwarded tokens at least to calibrate, and "
-            f"{profile.reserved_tokens} to confirm what is found; raise the budget, or choose a "
-            "smaller profile"
-        )
-    if settings.seeds is None:
-        seeds = shipped_prompts(SHIPPED_SEEDS, profile.num_seeds)
-    else:
-        seeds = read_seeds(settings.seeds)
-    prompts = [*seeds, *calibration.controls]
-    parts = run_parts(identity, settings, profile, prompts=prompts, strategies=strategies)
-    return _Plan(calibration, seeds, strategies, run_key(parts), in_words(parts))
-
-
 class _Run:
     """The steps of one run, and what they have found so far."""
 
@@ -221,7 +175,7 @@ class _Run:
         self,
         settings: Settings,
         identity: RunIdentity,
-        plan: _Plan,
+        plan: SearchPlan,
         units: WorkUnits,
         calibration_units: WorkUnits,
         listener: Listener,

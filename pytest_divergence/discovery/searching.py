@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.errors import ModelLoadError, StoreError
+from pytest_divergence.core.merging import MergeError
 from pytest_divergence.core.report import (
     CurvePoint,
     RunError,
@@ -35,6 +36,9 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.answers import Answer
 from pytest_divergence.scoring.scorer import score_greedily
 from pytest_divergence.scoring.screening import screen
+
+NO_FAULT_OF_A_STRATEGY = (ModelLoadError, StoreError, AwaitedUnitsError, MergeError)
+"""After which nothing can go on."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class Search:
                 f"search/{name}/{number}",
                 lambda pair: self._propose_and_score(pair, result, name, number),
             )
-        except (ModelLoadError, StoreError, AwaitedUnitsError):  # no fault of the strategy
+        except NO_FAULT_OF_A_STRATEGY:
             raise
         except Exception as error:  # a third party's strategy may raise anything
             message = f"{type(error).__name__}: {error}"

@@ -15,7 +15,8 @@ from typing import Any
 
 from pytest_divergence.core.errors import DivergenceError, StoreError
 from pytest_divergence.core.journal import About, Content, Journal, read_journal
-from pytest_divergence.core.merging import united, unlike, write_united
+from pytest_divergence.core.merging import MergeError, united, unlike, write_united
+from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.shards import Shard, shard_files
 from pytest_divergence.discovery.executors import Done, Executor, InProcess, Unit, remembered
@@ -129,10 +130,23 @@ class Sharded:
         self._owners.update(self._shard.owners(self._key, unknown))
         self._others.refresh()
         for unit in units:
+            self._check_alike(unit)
             is_own = unit.is_common or self._owners[unit.name] == self._shard
             if is_own and self._found(unit) is None:
                 remembered(self._journal, unit, self._load_pair)
                 self._new.add(unit.name)
+
+    def _check_alike(self, unit: Unit) -> None:
+        """Raise `MergeError` where another machine did the same and got something else."""
+        theirs = self._others.find(unit.name) if unit.name in self._journal else None
+        if theirs is not None:
+            ours = remembered(self._journal, unit, self._load_pair)
+            if (ours.result, ours.tokens) != (theirs["result"], theirs["tokens"]):
+                raise MergeError(
+                    f"this machine and another do not compute alike: they tell the work unit "
+                    f"{safe_line(unit.name, 80)} differently; use machines of one kind, or search "
+                    "on one of them"
+                )
 
     def _found(self, unit: Unit) -> Done | None:
         """From this machine's journal, or another's."""

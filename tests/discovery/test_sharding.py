@@ -1,21 +1,29 @@
 """One search on several machines: whatever is done where, the suite is the undivided run's."""
+# ruff: noqa: F811  # fixtures of another module are imported, and arguments name them
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.journal import read_journal
-from pytest_divergence.core.merging import merge
+from pytest_divergence.core.journal import journal_bytes, read_journal
+from pytest_divergence.core.merging import MergeError, merge
+from pytest_divergence.core.provenance import load_provenance
+from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.shards import Shard
 from pytest_divergence.core.suites import sidecar_path
+from pytest_divergence.discovery.executors import Executor, Unit
 from pytest_divergence.discovery.identity import RunIdentity, identify
+from pytest_divergence.discovery.progress import Listener, Silence
 from pytest_divergence.discovery.run import SearchOutcome
+from pytest_divergence.discovery.sharding import AwaitedUnitsError, executor_of
 from pytest_divergence.models.pair import ModelPair
 from tests.discovery.test_run import (
     Bench,
@@ -23,11 +31,11 @@ from tests.discovery.test_run import (
     KillAt,
     StopAt,
     Words,
-    _tiny_profile,  # noqa: F401  # a fixture
-    bench,  # noqa: F401  # a fixture
-    found,  # noqa: F401  # a fixture
+    _tiny_profile,  # noqa: F401
+    bench,  # noqa: F401
+    found,  # noqa: F401
     no_models,
-    pair,  # noqa: F401  # a fixture
+    pair,  # noqa: F401
 )
 
 COMMON = {"pair", "controls/written"}
@@ -35,9 +43,9 @@ COMMON = {"pair", "controls/written"}
 
 
 def run_shard(
-    bench: Bench,  # noqa: F811
+    bench: Bench,
     root: Path,
-    pair: ModelPair,  # noqa: F811
+    pair: ModelPair,
     shard: str,
     wait: float = 0.0,
     **options: object,
@@ -46,7 +54,7 @@ def run_shard(
     return bench(root, pair, settings=settings, identity=identity_of(bench), **options)
 
 
-def identity_of(bench: Bench) -> RunIdentity:  # noqa: F811
+def identity_of(bench: Bench) -> RunIdentity:
     """The pair's, without the folder of this test run: who does what is the same every time."""
     identity = identify(bench.settings())
     return replace(
@@ -73,13 +81,18 @@ def assert_same(ours: SearchOutcome, theirs: SearchOutcome) -> None:
     assert tokens[0] == tokens[1]
     assert ours.report.effort.tokens_forwarded == theirs.report.effort.tokens_forwarded
     assert ours.report.search_curve == theirs.report.search_curve
+    made = [
+        load_provenance(sidecar_path(one.suite_path, "provenance.json")) for one in (ours, theirs)
+    ]
+    assert made[0].settings == made[1].settings
+    assert made[0].bound == made[1].bound
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_shards_in_folders_of_their_own_end_in_the_undivided_suite(
-    bench: Bench,  # noqa: F811
-    found: SearchOutcome,  # noqa: F811
-    pair: ModelPair,  # noqa: F811
+    bench: Bench,
+    found: SearchOutcome,
+    pair: ModelPair,
     tmp_path: Path,
     count: int,
 ) -> None:
@@ -107,9 +120,9 @@ def test_shards_in_folders_of_their_own_end_in_the_undivided_suite(
 
 
 def test_one_machine_does_the_rest_once_the_shards_are_merged(
-    bench: Bench,  # noqa: F811
-    found: SearchOutcome,  # noqa: F811
-    pair: ModelPair,  # noqa: F811
+    bench: Bench,
+    found: SearchOutcome,
+    pair: ModelPair,
     tmp_path: Path,
 ) -> None:
     roots = [tmp_path / "one", tmp_path / "two"]
@@ -147,9 +160,9 @@ def codes(children: Sequence[int]) -> list[int]:
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of fork, Python 3.12
 def test_machines_that_share_a_folder_run_through(
-    bench: Bench,  # noqa: F811
-    found: SearchOutcome,  # noqa: F811
-    pair: ModelPair,  # noqa: F811
+    bench: Bench,
+    found: SearchOutcome,
+    pair: ModelPair,
     tmp_path: Path,
 ) -> None:
     def machine(number: int) -> Callable[[], object]:
@@ -164,9 +177,9 @@ def test_machines_that_share_a_folder_run_through(
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of fork, Python 3.12
 def test_a_killed_shard_goes_on(
-    bench: Bench,  # noqa: F811
-    found: SearchOutcome,  # noqa: F811
-    pair: ModelPair,  # noqa: F811
+    bench: Bench,
+    found: SearchOutcome,
+    pair: ModelPair,
     tmp_path: Path,
 ) -> None:
     """The only shard of one, so that it is known to train."""
@@ -179,9 +192,9 @@ def test_a_killed_shard_goes_on(
 
 
 def test_a_shard_that_was_stopped_goes_on_although_a_new_search_is_asked_for(
-    bench: Bench,  # noqa: F811
-    found: SearchOutcome,  # noqa: F811
-    pair: ModelPair,  # noqa: F811
+    bench: Bench,
+    found: SearchOutcome,
+    pair: ModelPair,
     tmp_path: Path,
 ) -> None:
     """In CI only --divergence-mode=search searches; a shard would never end if it began anew."""
@@ -194,8 +207,8 @@ def test_a_shard_that_was_stopped_goes_on_although_a_new_search_is_asked_for(
 
 
 def test_a_waiting_shard_leaves_an_incomplete_report_and_no_suite(
-    bench: Bench,  # noqa: F811
-    pair: ModelPair,  # noqa: F811
+    bench: Bench,
+    pair: ModelPair,
     tmp_path: Path,
 ) -> None:
     outcomes = [run_shard(bench, tmp_path / str(n), pair, f"{n}/2") for n in (1, 2)]
@@ -214,8 +227,8 @@ def test_a_waiting_shard_leaves_an_incomplete_report_and_no_suite(
 
 
 def test_a_shards_file_of_another_search_is_named_and_left_out(
-    bench: Bench,  # noqa: F811
-    pair: ModelPair,  # noqa: F811
+    bench: Bench,
+    pair: ModelPair,
     tmp_path: Path,
 ) -> None:
     seven = bench.settings(shard="1/2", seed=7)
@@ -228,8 +241,8 @@ def test_a_shards_file_of_another_search_is_named_and_left_out(
 
 
 def test_a_strategy_that_fails_on_one_machine_stops_all_and_is_named(
-    bench: Bench,  # noqa: F811
-    pair: ModelPair,  # noqa: F811
+    bench: Bench,
+    pair: ModelPair,
     tmp_path: Path,
 ) -> None:
     strategies = {"broken": Broken(), "words": Words("A word?", "Another word, please.")}
@@ -253,8 +266,8 @@ def test_a_strategy_that_fails_on_one_machine_stops_all_and_is_named(
 
 
 def test_a_budget_in_seconds_cannot_be_shared_out(
-    bench: Bench,  # noqa: F811
-    pair: ModelPair,  # noqa: F811
+    bench: Bench,
+    pair: ModelPair,
     tmp_path: Path,
 ) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -265,3 +278,107 @@ def test_a_budget_in_seconds_cannot_be_shared_out(
         "points on a clock, and the same search on all of them is what is shared out; give the "
         "budget in forwarded tokens"
     )
+
+
+def test_machines_that_do_not_compute_alike_are_told_so(
+    bench: Bench,
+    pair: ModelPair,
+    tmp_path: Path,
+) -> None:
+    run_shard(bench, tmp_path, pair, "1/2")
+    (ours,) = journal(tmp_path).glob("calibration-*.shard-1-of-2.jsonl")
+    content = read_journal(ours)
+    theirs = {"controls/written": {**content.units["controls/written"], "result": ["Hm"]}}
+    other = ours.with_name(ours.name.replace("shard-1", "shard-2"))
+    other.write_bytes(journal_bytes(str(content.key), {}, theirs))
+
+    with pytest.raises(MergeError) as caught:
+        run_shard(bench, tmp_path, pair, "1/2")
+
+    assert str(caught.value) == (
+        "this machine and another do not compute alike: they tell the work unit "
+        '"controls/written" differently; use machines of one kind, or search on one of them'
+    )
+
+
+class Heard(Silence):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@contextmanager
+def sharded(
+    folder: Path,
+    pair: ModelPair,
+    number: int,
+    *,
+    wait: float = 0.0,
+    listener: Listener | None = None,
+) -> Iterator[Executor]:
+    settings = Settings(shard=f"{number}/2", shard_wait=wait)
+    heard = listener or Silence()
+    with executor_of(folder / "j.jsonl", "k", settings, lambda: pair, heard) as executor:
+        yield executor
+
+
+def units_of(*names: str) -> list[Unit]:
+    return [Unit(name, lambda pair, name=name: f"did {name}") for name in names]  # type: ignore[misc]
+
+
+def test_a_machine_does_all_of_its_own_before_it_looks_at_what_is_missing(
+    pair: ModelPair,
+    tmp_path: Path,
+) -> None:
+    asked = units_of("a", "b", "c", "d")
+    owners = Shard(1, 2).owners("k", [one.name for one in asked])
+    own = [name for name, owner in owners.items() if owner == Shard(1, 2)]
+    with sharded(tmp_path, pair, 1) as executor:
+        with pytest.raises(AwaitedUnitsError) as caught:
+            list(executor.do(asked))
+        assert set(read_journal(tmp_path / "j.shard-1-of-2.jsonl").units) == set(own)
+    missing = [name for name in owners if name not in own]
+    assert caught.value.awaited.units == {Shard(2, 2): missing}
+    assert str(caught.value) == f"waits for shard 2/2 ({missing[0]} and 1 more)"
+
+
+def test_what_is_done_ahead_counts_when_it_is_asked_for(
+    pair: ModelPair,
+    tmp_path: Path,
+) -> None:
+    asked = units_of("a", "b", "c", "d")
+    with sharded(tmp_path, pair, 1) as one, sharded(tmp_path, pair, 2) as two:
+        one.foresee(asked)
+        two.foresee(asked)
+        ours, theirs = (list(each.do(asked)) for each in (one, two))
+    assert [done.result for done in ours] == ["did a", "did b", "did c", "did d"]
+    assert [done.is_new for done in ours] == [not done.is_new for done in theirs]
+    assert sum(done.is_new for done in ours) == 2
+
+
+def test_a_machine_waits_as_long_as_it_was_told(
+    pair: ModelPair,
+    tmp_path: Path,
+) -> None:
+    (unit,) = units_of("a")
+    owner = Shard(1, 2).owners("k", ["a"])["a"].number
+    heard = Heard()
+    with sharded(tmp_path, pair, 3 - owner, wait=0.2, listener=heard) as executor:
+        with pytest.raises(AwaitedUnitsError) as caught:
+            list(executor.do([unit]))
+        assert caught.value.awaited.units == {Shard(owner, 2): ["a"]}
+    assert heard.lines == [f"waiting for shard {owner}/2: a (up to 0.2 s)"]
+
+    def later() -> None:
+        with sharded(tmp_path, pair, owner) as other:
+            list(other.do([unit]))
+
+    with sharded(tmp_path, pair, 3 - owner, wait=60) as executor:
+        timer = threading.Timer(0.2, later)
+        timer.start()
+        assert [done.result for done in executor.do([unit])] == ["did a"]
+        timer.join()
