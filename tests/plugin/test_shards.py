@@ -46,7 +46,7 @@ def test_two_machines_by_hand(
         text = " ".join(shown(result).split())
         assert re.search(
             "the search is not complete, and nothing was judged: shard "
-            rf"{number}/2 has done \d+ work units \([\d,]+ forwarded tokens\) and waits for shard "
+            rf"{number}/2 has done \d+ work units? \([\d,]+ forwarded tokens\) and waits for shard "
             rf"{3 - number}/2 \([a-z0-9/_-]+( and \d+ more)?\)\. Bring the \.divergence folder of "
             r"the other machine here, unite both and go on\. Where the machines share one folder, "
             r"--divergence-shard-wait=SECONDS waits for the others\.",
@@ -63,12 +63,13 @@ def test_two_machines_by_hand(
     *lines, last = capsys.readouterr().out.splitlines()
     name = suite.name.split(".")[0]
     units = read_journal(journal(project) / f"{name}.jsonl").units
-    assert f".divergence/journal/{name}.jsonl: {len(units)} work units, {len(units)} new" in lines
+    total = f"{len(units)} work unit{'s' if len(units) > 1 else ''}"
+    assert f".divergence/journal/{name}.jsonl: {total}, {len(units)} new" in lines
     assert last == (
         "go on with the same pytest command, or leave out --divergence-shard to do the rest here"
     )
     assert main(["merge", str(brought.parent)]) == 0
-    assert f"{len(units)} work units, none new" in capsys.readouterr().out
+    assert f"{total}, none new" in capsys.readouterr().out
 
     rest = project.run(*PAIR, LIMIT)
     assert (suite.read_bytes(), rest.ret) == undivided
