@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -35,7 +36,7 @@ def spoken_of() -> list[str]:
 
 
 def _mentioned(value: type) -> Iterator[type]:
-    functions = [value]
+    functions: list[Any] = [value]
     if inspect.isclass(value):
         members = (getattr(value, name) for name in vars(value) if not name.startswith("_"))
         functions += [one for one in members if inspect.isfunction(one) or inspect.ismethod(one)]

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -155,9 +154,7 @@ class Reader:
 
 
 @pytest.fixture
-def reader(
-    pytester: pytest.Pytester, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Reader]:
+def reader(pytester: pytest.Pytester, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setitem(settings_module.PROFILES, "smoke", SIZES)
     for name, model in MODELS.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pytest_divergence
-from docs.site import pages, sessions, settings
+from docs.site import files, pages, sessions, settings
 from docs.site.links import LINK, ROOT, published
 from docs.site.package import PACKAGE
 from pytest_divergence import cli, pairs
@@ -109,18 +109,18 @@ def test_every_fixture_hook_and_command_is_documented(pytestconfig: pytest.Confi
 
 
 def test_every_file_of_the_package_is_documented() -> None:
-    files = {
+    there = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
 
-    assert {name for name in files if f"| `{name}` | " not in reference()["package"]} == set()
+    assert {name for name in there if f"| `{name}` | " not in reference()["package"]} == set()
 
 
 def test_every_public_name_and_key_is_documented() -> None:
     assert all(f"## {name}\n" in reference()["python"] for name in pytest_divergence.__all__)
-    for one in pages.files.FORMATS:
+    for one in files.FORMATS:
         keys = {f"| `{key}` | " for key in RECORDS[one.page].model_fields}
         assert all(key in reference()[one.page] for key in keys)
 
