@@ -78,12 +78,18 @@ def _choice(field: str, help_text: str, *choices: str) -> Option:
 SPEC_RULE = "a Hub id, a local folder or demo:NAME"
 OPTIONS = (
     Option(
-        "model_1", "SPEC", f"the reference, the trusted model: {SPEC_RULE}", SPEC_RULE, "--model-1"
+        "model_1",
+        "SPEC",
+        f"the reference, the trusted model: {SPEC_RULE}, or a GGUF file; behind it, each after a "
+        "comma, dtype=…, attn_implementation=…, revision=… of this model alone",
+        SPEC_RULE,
+        "--model-1",
     ),
     Option(
         "model_2",
         "SPEC",
-        "the candidate, the model under test: like the reference, or a PEFT adapter's folder",
+        "the candidate, the model under test: like the reference, or a PEFT adapter's folder of "
+        "model 1 (of another model with ,base=MODEL, as an adapter needs that is model 1)",
         SPEC_RULE,
         "--model-2",
     ),

@@ -16,13 +16,17 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -170,19 +174,22 @@ def _gpt_neox(vocab_size: int, **ids: Any) -> PreTrainedConfig:
     )
 
 
-def _gemma(vocab_size: int, **ids: Any) -> PreTrainedConfig:
-    return GemmaConfig(
-        vocab_size=vocab_size,
-        hidden_size=HIDDEN_SIZE,
-        intermediate_size=2 * HIDDEN_SIZE,
-        num_hidden_layers=NUM_LAYERS,
-        num_attention_heads=NUM_HEADS,
-        num_key_value_heads=1,
-        head_dim=HIDDEN_SIZE // NUM_HEADS,
-        max_position_embeddings=NUM_POSITIONS,
-        initializer_range=SPREAD,
-        **ids,
-    )
+def _llama_like(kind: Callable[..., PreTrainedConfig]) -> Callable[..., PreTrainedConfig]:
+    def build(vocab_size: int, **ids: Any) -> PreTrainedConfig:
+        return kind(
+            vocab_size=vocab_size,
+            hidden_size=HIDDEN_SIZE,
+            intermediate_size=2 * HIDDEN_SIZE,
+            num_hidden_layers=NUM_LAYERS,
+            num_attention_heads=NUM_HEADS,
+            num_key_value_heads=1,
+            head_dim=HIDDEN_SIZE // NUM_HEADS,
+            max_position_embeddings=NUM_POSITIONS,
+            initializer_range=SPREAD,
+            **ids,
+        )
+
+    return build
 
 
 # Wider than a trained model's start, so that the logits of so small a model are not all alike.
@@ -192,5 +199,9 @@ CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "llama": _llama,
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
-    "gemma": _gemma,
+    "gemma": _llama_like(GemmaConfig),
+    "gemma2": _llama_like(Gemma2Config),
+    "mistral": _llama_like(MistralConfig),
+    "qwen2": _llama_like(Qwen2Config),
+    "qwen3": _llama_like(Qwen3Config),
 }

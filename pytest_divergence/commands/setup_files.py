@@ -131,7 +131,7 @@ def _workflow(here: Path, ini: Path, specs: Sequence[ModelSpec], suite: str) -> 
         install=list(_install(specs)),
         replay=shlex.join(["pytest-divergence", "replay", suite]),
     )
-    is_local = any(one.kind in ("folder", "adapter") for one in specs)
+    is_local = any(one.kind in ("folder", "adapter", "gguf") for one in specs)
     note = f"{name}: new" + ("; commit the models' folders too, CI needs them" if is_local else "")
     return SetupFile(path, name, note, None, text)
 

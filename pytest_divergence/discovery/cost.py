@@ -111,36 +111,41 @@ def search_memory(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) 
     with the memory of all devices together.
     What is wrong with such files is the loader's to say.
     """
-    from pytest_divergence.models.loading import chosen_dtype, resolve_device
+    from pytest_divergence.models.loading import resolve_device
     from pytest_divergence.models.memory import all_memory, available_memory
+    from pytest_divergence.models.numerics import chosen_dtypes
     from pytest_divergence.models.placing import placements
     from pytest_divergence.models.sizes import model_size, weights_bytes
 
-    reference, candidate = (one.folder for one in specs)
-    if reference is None or candidate is None:
-        return None
+    reference = specs[0].full_model.folder
     device = resolve_device(settings.device)
-    dtype = chosen_dtype(settings.dtype, specs, device)
+    dtypes = chosen_dtypes(settings.dtype, specs, device)
+    dtype = dtypes[0]
     places = placements(specs, device)
     # A folder counts once on each device: the same model twice is loaded once.
-    held: dict[str, set[Path]] = {}
-    for place, folder in zip(places, (reference, candidate), strict=True):
+    held: dict[str, set[tuple[Path, int]]] = {}
+    for one, place, own in zip(specs, places, dtypes, strict=True):
         where = EVERYWHERE if any(one.is_spread for one in places) else str(place.device)
-        held.setdefault(where, set()).add(folder)
+        for folder in (one.full_model.folder, one.folder):
+            if folder is None:
+                return None
+            held.setdefault(where, set()).add((folder, own.itemsize))
+    if reference is None:
+        return None
     with suppress(Exception):  # strange files may raise anything
         profile = settings.resolved_profile(device.type)
         batch = batch_bytes(profile, model_size(reference), dtype.itemsize)
         return min(
             (
                 Memory(
-                    weights=sum(weights_bytes(folder, dtype.itemsize) for folder in folders),
+                    weights=sum(weights_bytes(folder, size) for folder, size in parts),
                     batch=batch,
                     free=all_memory() if where == EVERYWHERE else available_memory(where),
                     device=where,
                     dtype=str(dtype).removeprefix("torch."),
                     allowed=settings.memory_bytes,
                 )
-                for where, folders in held.items()
+                for where, parts in held.items()
             ),
             key=lambda one: math.inf if one.free is None else one.free - one.needed,
         )

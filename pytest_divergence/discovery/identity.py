@@ -85,7 +85,7 @@ def identify(settings: Settings) -> RunIdentity:
 
 def identify_specs(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) -> RunIdentity:
     """The same for specs that are resolved already; each must be known before it is loaded."""
-    reference = specs[0]
+    reference = specs[0].full_model
     # A plugin's fingerprint stands for its tokenizer too.
     tokenizer = tokenizer_digest(reference.folder) if reference.folder else reference.digest
     device = str(resolve_device(settings.device))

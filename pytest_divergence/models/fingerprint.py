@@ -36,6 +36,11 @@ def tokenizer_digest(folder: Path) -> str:
     return _combined([folder / name for name in TOKENIZER_FILES if (folder / name).is_file()])
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer lies in a folder: checkpoints of a training often have none."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
 def text_digest(text: str) -> str:
     """sha256 of a text, in hex."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -49,11 +54,12 @@ def hub_commit(folder: Path) -> str | None:
 def _combined(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
-        digest.update(f"{path.name}\0{_file_digest(path)}\n".encode())
+        digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
     return digest.hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content, remembered in the user cache."""
     stat = path.stat()
     identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]

@@ -9,24 +9,31 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.chat import ChatFormat, choose_template
-from pytest_divergence.models.loading import as_load_error, load_tokenizers, require_peft
-from pytest_divergence.models.pair import check_same_vocabulary
+from pytest_divergence.models.loading import load_tokenizers, require_peft
 from pytest_divergence.models.quiet import quiet_transformers
-from pytest_divergence.models.resolving import ResolvedSpec
+from pytest_divergence.models.resolving import ResolvedSpec, as_load_error
 from pytest_divergence.models.screening import check_adapter_shapes
 from pytest_divergence.models.sizes import weights_bytes
 from pytest_divergence.models.specs import adapter_base_name
+from pytest_divergence.models.tokenizers import smaller
+from pytest_divergence.models.vocabulary import num_tokens, vocabularies
 
 PROBE = "How do I tie a knot?"
 NOT_HERE = {
     "hub": "is not in the Hub cache; the first session downloads it",
     "demo": "is not ready yet; the first session prepares it, in about half a minute",
+    "gguf": "is not converted yet; the first session does it, once",
     "plugin": "is loaded by a plugin, so only a session can tell",
 }
 
@@ -41,16 +48,18 @@ def inspect_pair(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) -
         yield _model(one)
     if reference.folder is None or candidate.folder is None:
         return
-    tokenizer, other = load_tokenizers(specs)
-    whose = "the base's" if other is None else "the same for both"
-    yield Finding("ok", f"tokenizer: {whose}, {len(tokenizer.get_vocab()):,} tokens")
     said: list[str] = []
+    tokenizer, other = load_tokenizers(specs, said.append)
+    whose = "the base's" if candidate.is_adapter else "the same for both"
+    yield Finding("ok", f"tokenizer: {whose}, {len(tokenizer.get_vocab()):,} tokens")
     template = choose_template(settings.chat_template, tokenizer, other, said.append)
-    length = len(ChatFormat(tokenizer, template, settings.system_prompt).prompt_ids(PROBE))
+    length = len(
+        ChatFormat(smaller(tokenizer, other), template, settings.system_prompt).prompt_ids(PROBE)
+    )
     form = "none, prompts are plain text" if template is None else settings.chat_template
     yield Finding("ok", f"chat template: {form}; {safe_line(PROBE)} is {length} tokens")
     yield from (Finding("note", one) for one in said)
-    yield _shapes(reference, candidate)
+    yield from _shapes(specs, tokenizer, other)
     if candidate.is_same_as(reference):
         yield Finding("note", "both are the same model, so nothing should differ")
 
@@ -65,19 +74,35 @@ def _model(one: ResolvedSpec) -> Finding:
     return Finding("ok", f"{name}: {kind}, {size // 4:,} parameters")
 
 
-def _shapes(reference: ResolvedSpec, candidate: ResolvedSpec) -> Finding:
-    base = _skeleton(reference)
-    if candidate.is_adapter:
-        require_peft(candidate)
-        assert candidate.folder is not None  # an adapter is a folder
-        name = f"{reference.role} {reference.spec}"
-        check_adapter_shapes(candidate.folder, base, role=candidate.role, base_name=name)
-        named = adapter_base_name(candidate.folder)
-        made = f"; it names {safe_line(named)} as its base" if named else ""
-        return Finding("ok", f"the adapter fits {safe_line(str(reference.spec))[1:-1]}{made}")
-    rows, others = (_num_rows(one) for one in (base, _skeleton(candidate)))
-    check_same_vocabulary(rows, others)
-    return Finding("ok", f"vocabulary: {rows:,} rows in both models")
+def _shapes(
+    specs: tuple[ResolvedSpec, ResolvedSpec],
+    tokenizer: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase | None,
+) -> Iterator[Finding]:
+    skeletons = [_skeleton(one.full_model) for one in specs]
+    for one, base in zip(specs, skeletons, strict=True):
+        if one.base is not None:
+            yield _fit(one, one.base, base)
+    if specs[1].full_model.is_same_as(specs[0].full_model):
+        return
+    rows, others = map(_num_rows, skeletons)
+    known = num_tokens(tokenizer), num_tokens(other or tokenizer)
+    shared, _ = vocabularies((rows, others), known)
+    if shared is None:
+        yield Finding("ok", f"vocabulary: {rows:,} rows in both models")
+    else:
+        count = f"{shared.num_shared:,} shared tokens"
+        yield Finding("ok", f"vocabulary: {count}, of {rows:,} rows and {others:,}")
+
+
+def _fit(adapter: ResolvedSpec, base: ResolvedSpec, skeleton: PreTrainedModel) -> Finding:
+    require_peft(adapter)
+    assert adapter.folder is not None  # an adapter is a folder
+    name = f"{base.role} {base.spec}"
+    check_adapter_shapes(adapter.folder, skeleton, role=adapter.role, base_name=name)
+    named = adapter_base_name(adapter.folder)
+    made = f"; it names {safe_line(named)} as its base" if named else ""
+    return Finding("ok", f"the adapter fits {safe_line(str(base.spec))[1:-1]}{made}")
 
 
 def _num_rows(skeleton: PreTrainedModel) -> int:
@@ -93,6 +118,6 @@ def _skeleton(resolved: ResolvedSpec) -> PreTrainedModel:
             resolved.folder, trust_remote_code=False, local_files_only=True
         )
         skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=False, attn_implementation="sdpa"
+            config, trust_remote_code=False, attn_implementation="eager"
         )
     return skeleton

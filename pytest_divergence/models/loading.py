@@ -7,8 +7,6 @@ as it is. Every failure is a `ModelLoadError` that names the option.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,10 @@ from transformers import (
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.models.adapters import Adapters
 from pytest_divergence.models.chat import choose_template
+from pytest_divergence.models.fingerprint import has_tokenizer
+from pytest_divergence.models.numerics import chosen_attentions, chosen_dtypes
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.placing import (
     Placement,
@@ -31,25 +32,20 @@ from pytest_divergence.models.placing import (
     usable_device,
 )
 from pytest_divergence.models.providers import ModelProvider, check_dtype
-from pytest_divergence.models.quiet import quiet_transformers
+from pytest_divergence.models.quantised import places_itself, require_quantiser
+from pytest_divergence.models.quiet import Say, quiet_transformers
 from pytest_divergence.models.resolving import (
     ROLES,
     ResolvedSpec,
-    Say,
+    as_load_error,
     pair_identities,
     provide,
     resolve_pair,
 )
-from pytest_divergence.models.screening import check_adapter_shapes
+from pytest_divergence.models.screening import check_adapter_shapes, read_json_object
 from pytest_divergence.models.specs import adapter_base_name
-from pytest_divergence.models.tokenizers import check_same_tokenizer
-
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-SMALL_MODEL_BYTES = 4 * 1024**3
+from pytest_divergence.models.tokenizers import added_note, check_same_tokenizer, smaller
+from pytest_divergence.models.vocabulary import num_tokens
 
 
 def load_model_pair(
@@ -67,32 +63,29 @@ def load_model_pair(
 ) -> ModelPair:
     """Load reference and candidate.
 
-    `device` and `dtype` hold for both, but where a spec says `device=…` or `device_map=auto`.
-    `chat_template` is `reference`, `candidate`, `none` or a Jinja file. Messages for people go to
-    `say`, `roles` and `provider` are as in `resolve_pair`. Raises `ModelLoadError`, and
-    `TokenizerMismatchError` where the tokenizers differ.
+    `device` and `dtype` hold for both, but where a model's own spec says `dtype=…`, `device=…` or
+    `device_map=auto`. `chat_template` is `reference`, `candidate`, `none` or a Jinja file. Messages
+    for people go to `say`, `roles` and `provider` are as in `resolve_pair`. Raises
+    `ModelLoadError`, and `TokenizerMismatchError` where the tokenizers differ in more than tokens
+    added to one.
     """
     torch_device = resolve_device(device)
     specs = resolve_pair(model_1, model_2, root=root, say=say, roles=roles, provider=provider)
     if provider is not None:
         specs = provide(specs, provider, torch_device)
-    reference_spec, candidate_spec = specs
-    torch_dtype = _resolve_dtype(dtype, specs, torch_device)
+    dtypes = _resolve_dtypes(dtype, specs, torch_device)
     places = placements(specs, torch_device)
-    tokenizer, other_tokenizer = load_tokenizers(specs)
-    reference = _load_model(reference_spec, torch_dtype, places[0])
-    candidate: Any
-    if candidate_spec.is_adapter:
-        candidate = _load_adapter(candidate_spec, reference, reference_spec)
-    elif candidate_spec.is_same_as(reference_spec) and places[0] == places[1]:
-        candidate = reference
-    else:
-        candidate = _load_model(candidate_spec, torch_dtype, places[1])
+    tokenizer, other_tokenizer = load_tokenizers(specs, say)
+    attentions = chosen_attentions(specs, say)
+    reference, candidate, adapters = _load_models(specs, dtypes, attentions, places)
+    known = num_tokens(tokenizer), num_tokens(other_tokenizer or tokenizer)
     is_known = all(one.is_known for one in specs)
     pair = ModelPair.from_models(
         reference,
         candidate,
-        tokenizer,
+        smaller(tokenizer, other_tokenizer),
+        adapters=adapters,
+        known_tokens=known,
         system_prompt=system_prompt,
         identities=pair_identities(*specs) if is_known else None,
     )
@@ -102,18 +95,24 @@ def load_model_pair(
 
 
 def load_tokenizers(
-    specs: tuple[ResolvedSpec, ResolvedSpec],
+    specs: tuple[ResolvedSpec, ResolvedSpec], say: Say = lambda _: None
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase | None]:
-    """The reference's tokenizer, and the candidate's where it has its own, an equal one.
+    """The reference's tokenizer, and the candidate's where it has its own.
 
-    Raises `TokenizerMismatchError` where they differ.
+    Raises `TokenizerMismatchError` where they differ in more than tokens added to one.
     """
-    reference, candidate = specs
+    reference, candidate = (one.full_model for one in specs)
     tokenizer = _load_tokenizer(reference)
-    if candidate.is_adapter:
+    if candidate.is_same_as(reference):
+        return tokenizer, None
+    if candidate.folder is not None and not has_tokenizer(candidate.folder):
+        say(f"{candidate.role} has no tokenizer of its own, so the reference's is used")
         return tokenizer, None
     other = _load_tokenizer(candidate)
-    check_same_tokenizer(tokenizer, other)
+    added = check_same_tokenizer(tokenizer, other)
+    if added:
+        sizes = num_tokens(tokenizer), num_tokens(other)
+        say(added_note(added, min(sizes), is_candidates=sizes[1] > sizes[0]))
     return tokenizer, other
 
 
@@ -124,54 +123,67 @@ def resolve_device(device: str) -> torch.device:
     return usable_device(device, option="--divergence-device")
 
 
-def _resolve_dtype(
+def _resolve_dtypes(
     dtype: str, specs: tuple[ResolvedSpec, ResolvedSpec], device: torch.device
-) -> torch.dtype:
-    chosen = chosen_dtype(dtype, specs, device)
-    for one in specs:
+) -> tuple[torch.dtype, torch.dtype]:
+    dtypes = chosen_dtypes(dtype, specs, device)
+    for one, chosen in zip(specs, dtypes, strict=True):
         if one.loaded is not None:
             check_dtype(one.loaded, chosen, option=one.role)
-    return chosen
+    return dtypes
 
 
-def chosen_dtype(
-    dtype: str, specs: tuple[ResolvedSpec, ResolvedSpec], device: torch.device
-) -> torch.dtype:
-    """The one dtype of both models. Raises `ModelLoadError` where their specs disagree."""
-    named = {resolved.spec.dtype for resolved in specs} - {None}
-    if len(named) > 1:
-        raise ModelLoadError(
-            f"--model-1 and --model-2 name different dtypes ({', '.join(sorted(map(str, named)))});"
-            " a pair is measured in one"
-        )
-    name = next(iter(named), None) or dtype
-    for one in specs:
-        if name == "auto" and one.loaded is not None:  # what a plugin loaded cannot change
-            return one.loaded.model.dtype
-    if name == "auto" and specs[0].folder is not None:
-        num_bytes = sum(path.stat().st_size for path in specs[0].folder.glob("*.safetensors"))
-        is_small = device.type == "cpu" or num_bytes <= SMALL_MODEL_BYTES
-        return torch.float32 if is_small else torch.bfloat16
-    if name not in DTYPES:
-        raise ModelLoadError(f"dtype={name} is not one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+def _load_models(
+    specs: tuple[ResolvedSpec, ResolvedSpec],
+    dtypes: tuple[torch.dtype, torch.dtype],
+    attentions: tuple[str, str],
+    places: tuple[Placement, Placement],
+) -> tuple[Any, Any, tuple[Adapters, Adapters] | None]:
+    """Both models, and the adapters of each where they share one copy of the weights."""
+    reference, candidate = specs
+    bases = [one.full_model for one in specs]
+    model: Any = _load_model(bases[0], dtypes[0], attentions[0], places[0])
+    if bases[1].is_same_as(bases[0]) and places[0] == places[1]:
+        for one in specs:
+            if one.is_adapter:
+                model = _add_adapter(one, model)
+        names = _names(reference), _names(candidate)
+        return model, model, names if any(names) else None
+    other: Any = _load_model(bases[1], dtypes[1], attentions[1], places[1])
+    loaded = (model, other)
+    model, other = (
+        _add_adapter(one, base) if one.is_adapter else base
+        for one, base in zip(specs, loaded, strict=True)
+    )
+    return model, other, None
 
 
-def _load_model(resolved: ResolvedSpec, dtype: torch.dtype, place: Placement) -> PreTrainedModel:
+def _names(resolved: ResolvedSpec) -> Adapters:
+    """The name by which an adapter is known to PEFT; it must be a name of a module."""
+    return (resolved.role.lstrip("-").replace(".", "_"),) if resolved.is_adapter else ()
+
+
+def _load_model(
+    resolved: ResolvedSpec, dtype: torch.dtype, attention: str, place: Placement
+) -> PreTrainedModel:
     if resolved.loaded is not None:
         return resolved.loaded.model
     assert resolved.folder is not None  # what no plugin loads is a folder
+    config = read_json_object(resolved.folder / "config.json", role=resolved.role)
+    require_quantiser(config, role=resolved.role)
+    is_placed = places_itself(config)
+    options = {"device_map": {"": place.device}} if is_placed else place.loading_options
     with quiet_transformers(), as_load_error(resolved):
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             resolved.folder,
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
-            **place.loading_options,
+            **options,
         )
-    return place.moved(model)
+    return model if is_placed else place.moved(model)
 
 
 def _load_tokenizer(resolved: ResolvedSpec) -> PreTrainedTokenizerBase:
@@ -193,27 +205,37 @@ def require_peft(resolved: ResolvedSpec) -> None:
         )
 
 
-def _load_adapter(resolved: ResolvedSpec, base: PreTrainedModel, base_spec: ResolvedSpec) -> Any:
+def _add_adapter(resolved: ResolvedSpec, base: Any) -> Any:
+    """A PEFT model with the adapter beside those that it has already."""
     require_peft(resolved)
     from peft import PeftModel
 
     assert resolved.folder is not None  # an adapter is a folder
     check_is_whole(base, role=resolved.role)
+    assert resolved.base is not None  # `resolve_pair` gives each adapter its base
     named = adapter_base_name(resolved.folder)
-    base_name = f"--model-1 {base_spec.spec}" + (
+    base_name = f"{resolved.base.role} {resolved.base.spec}" + (
         f" (the adapter names {safe_line(named)})" if named else ""
     )
-    check_adapter_shapes(resolved.folder, base, role=resolved.role, base_name=base_name)
+    (name,) = _names(resolved)
+    is_wrapped = isinstance(base, PeftModel)
+    plain = base.get_base_model() if is_wrapped else base
+    check_adapter_shapes(resolved.folder, plain, role=resolved.role, base_name=base_name)
     before = [(weight, _checksum(weight)) for weight in base.parameters()]
+    options = {"adapter_name": name, "is_trainable": False}
     with quiet_transformers(), as_load_error(resolved):
-        candidate = PeftModel.from_pretrained(base, str(resolved.folder), is_trainable=False)
+        if is_wrapped:
+            base.load_adapter(str(resolved.folder), **options)
+            wrapped = base
+        else:
+            wrapped = PeftModel.from_pretrained(base, str(resolved.folder), **options)
     if any(_checksum(weight) != was for weight, was in before):
         raise ModelLoadError(
             f"{resolved.role}: the adapter {resolved.spec} changes the base's own weights (trained "
             "biases, or an initialisation such as PiSSA), so one copy cannot serve both models. "
             "Work it into a full model with merge_and_unload() and give that folder."
         )
-    return candidate
+    return wrapped
 
 
 @torch.no_grad()
@@ -221,18 +243,3 @@ def _checksum(weight: torch.Tensor) -> str:
     """Tells a changed weight matrix without a copy of it; text, because NaN equals nothing."""
     parts = torch.split(weight.flatten(), 1 << 20)  # a sum in float64 copies what it sums
     return str(sum(float(part.sum(dtype=torch.float64)) for part in parts))
-
-
-@contextmanager
-def as_load_error(resolved: ResolvedSpec) -> Iterator[None]:
-    """Whatever a stranger's files raise becomes one error that names the option."""
-    try:
-        yield
-    except ModelLoadError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise ModelLoadError(
-            f"{resolved.role}: {resolved.spec} cannot be loaded: "
-            f"{type(error).__name__}: {safe_line(reason[0]) if reason else 'no reason given'}"
-        ) from error

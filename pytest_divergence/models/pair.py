@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.models.adapters import AdapterSwitch
+from pytest_divergence.models.adapters import Adapters, AdapterSwitch, active_adapters
 from pytest_divergence.models.chat import ChatFormat, Prompt
 from pytest_divergence.models.metric import Metric
 from pytest_divergence.models.placing import present_weights
 from pytest_divergence.models.side import Meter, ModelSide
+from pytest_divergence.models.vocabulary import Vocabulary, num_tokens, vocabularies
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -55,38 +55,50 @@ class ModelPair:
     @classmethod
     def from_models(
         cls,
-        reference: PreTrainedModel,
+        reference: PreTrainedModel | PeftModel,
         candidate: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        adapters: tuple[Adapters, Adapters] | None = None,
+        known_tokens: tuple[int, int] | None = None,
         system_prompt: str | None = None,
         identities: tuple[ModelIdentity, ModelIdentity] | None = None,
     ) -> ModelPair:
         """A pair of models already in memory; both are frozen and set to evaluation.
 
-        `candidate` may be a `PeftModel` around `reference` itself: then one copy of the weights
-        serves both sides. Raises `ModelLoadError` where their vocabularies differ.
+        Either may be a `PeftModel` around the other: then one copy of the weights serves both
+        sides. Where both are one `PeftModel`, `adapters` names those of the reference and those of
+        the candidate, as in `(("first",), ("second",))`; without it each side runs with what is
+        active. `tokenizer` is the one of the smaller vocabulary; `known_tokens` says how many the
+        reference and the candidate know, where one was extended. Raises `ModelLoadError` where
+        a model has no row for a token of both, and for an adapter that the model does not have.
         """
+        models = _plain(reference), _plain(candidate)
         meter = Meter()
-        candidate_side = ModelSide("candidate", _plain(candidate), meter=meter)
-        reference_side = ModelSide("reference", reference, meter=meter)
-        if candidate is not reference and _plain(candidate) is reference:
-            switch = AdapterSwitch(cast("PeftModel", candidate))
-            candidate_side = replace(candidate_side, activate=switch.on)
-            reference_side = replace(reference_side, activate=switch.off)
-        for model in (reference, _plain(candidate)):
+        reference_side = ModelSide("reference", models[0], meter=meter)
+        candidate_side = ModelSide("candidate", models[1], meter=meter)
+        wrapped = _shared_wrapper(reference, candidate)
+        if wrapped is not None:
+            names = adapters or (_active(reference), _active(candidate))
+            switch = AdapterSwitch(wrapped, *names)
+            reference_side = replace(reference_side, activate=switch.reference)
+            candidate_side = replace(candidate_side, activate=switch.candidate)
+        for model in models:
             model.requires_grad_(False)
             model.train(False)
-        check_same_vocabulary(reference_side.vocab_size, candidate_side.vocab_size)
+        known = known_tokens or (num_tokens(tokenizer),) * 2
+        rows = reference_side.num_rows, candidate_side.num_rows
+        reference_side.vocabulary, candidate_side.vocabulary = vocabularies(rows, known)
         template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
-        stop_ids = _stop_ids(tokenizer, reference, _plain(candidate))
+        stop_ids = _stop_ids(tokenizer, *models, vocabulary=reference_side.vocabulary)
+        identities = identities or _identities_in_memory(reference, candidate, adapters)
         return cls(
             reference=reference_side,
             candidate=candidate_side,
             chat=ChatFormat(tokenizer, template, system_prompt, stop_ids),
-            reference_identity=(identities or _identities_in_memory(reference, candidate))[0],
-            candidate_identity=(identities or _identities_in_memory(reference, candidate))[1],
-            dtype=reference.dtype,
+            reference_identity=identities[0],
+            candidate_identity=identities[1],
+            dtype=models[0].dtype,
         )
 
     def with_template(self, template: str | None) -> ModelPair:
@@ -136,41 +148,58 @@ class ModelPair:
         return rows
 
 
-def check_same_vocabulary(reference: int, candidate: int) -> None:
-    """Raise `ModelLoadError` where two models' embeddings have different numbers of rows."""
-    if reference != candidate:
-        raise ModelLoadError(
-            f"the reference has {reference} tokens in its vocabulary, the candidate {candidate}; a "
-            "divergence needs one vocabulary"
-        )
-
-
 def _plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper, with the adapter's layers in place."""
     unwrap: Any = getattr(model, "get_base_model", lambda: model)
     return cast("PreTrainedModel", unwrap())
 
 
-def _stop_ids(tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel) -> frozenset[int]:
+def _active(model: PreTrainedModel | PeftModel) -> Adapters:
+    """The adapters that a model runs with; none where it is not wrapped."""
+    return () if _plain(model) is model else active_adapters(cast("PeftModel", model))
+
+
+def _shared_wrapper(
+    reference: PreTrainedModel | PeftModel, candidate: PreTrainedModel | PeftModel
+) -> PeftModel | None:
+    """The PEFT model around the weights that both sides share; None where they share none."""
+    if _plain(reference) is not _plain(candidate):
+        return None
+    wrapped = [one for one in (candidate, reference) if _plain(one) is not one]
+    return cast("PeftModel", wrapped[0]) if wrapped else None
+
+
+def _stop_ids(
+    tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel, vocabulary: Vocabulary | None
+) -> frozenset[int]:
     found: set[int] = set()
     for owner in (tokenizer, *(m.generation_config for m in models), *(m.config for m in models)):
         value = getattr(owner, "eos_token_id", None)
         values = value if isinstance(value, (list, tuple)) else [value]
         found.update(token_id for token_id in values if token_id is not None)
+    if vocabulary is not None:
+        # No added token can be fed to both models, so a continuation ends with the first.
+        found = {token_id for token_id in found if token_id < vocabulary.num_shared}
+        found |= {vocabulary.num_shared} if vocabulary.has_added else set()
     return frozenset(found)
 
 
 def _identities_in_memory(
-    reference: PreTrainedModel, candidate: PreTrainedModel | PeftModel
+    reference: PreTrainedModel | PeftModel,
+    candidate: PreTrainedModel | PeftModel,
+    adapters: tuple[Adapters, Adapters] | None,
 ) -> tuple[ModelIdentity, ModelIdentity]:
-    def identity(model: PreTrainedModel | PeftModel, digest: str) -> ModelIdentity:
-        return ModelIdentity(f"in memory: {type(_plain(model)).__name__}", "memory", digest)
+    names = adapters or (_active(reference), _active(candidate))
+    is_shared = _shared_wrapper(reference, candidate) is not None
 
-    whole = _weights_digest(_plain(candidate))
-    if candidate is not reference and _plain(candidate) is reference:
-        own = _weights_digest(reference, without=".lora_")
-        return identity(reference, own), identity(candidate, whole)
-    return identity(reference, _weights_digest(reference)), identity(candidate, whole)
+    def identity(model: PreTrainedModel | PeftModel, active: Adapters) -> ModelIdentity:
+        plain = _plain(model)
+        digest = _weights_digest(plain, without=".lora_" if is_shared and not active else None)
+        if is_shared and adapters:  # all adapters are in the weights: which of them are used?
+            digest += "".join(f"+{name}" for name in active)
+        return ModelIdentity(f"in memory: {type(plain).__name__}", "memory", digest)
+
+    return identity(reference, names[0]), identity(candidate, names[1])
 
 
 def _weights_digest(model: PreTrainedModel, *, without: str | None = None) -> str:

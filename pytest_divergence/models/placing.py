@@ -49,9 +49,9 @@ def placements(
     and where an adapter is to be elsewhere than its base.
     """
     reference, candidate = specs
-    first = _placement(reference, device)
-    if not candidate.is_adapter:
-        return first, _placement(candidate, device)
+    first = _placement(reference.full_model, device)
+    if not candidate.is_adapter or candidate.spec.base is not None:
+        return first, _placement(candidate.full_model, device)
     for option in ("device", "device_map"):
         if getattr(candidate.spec, option) is not None:
             raise ModelLoadError(

@@ -6,11 +6,13 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from transformers.utils import logging
 
+Say = Callable[[str], None]
+"""Takes one line for people."""
 _logging: Any = logging  # its functions carry no types
 
 

@@ -6,7 +6,8 @@ models are told apart; does not load them (`pytest_divergence.models.loading`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +18,15 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.models.demo import demo_folder, ready_demo_folder
 from pytest_divergence.models.fingerprint import hub_commit, text_digest, weights_digest
+from pytest_divergence.models.gguf_files import gguf_folder, ready_gguf_folder
 from pytest_divergence.models.hub import cached_hub_folder, hub_folder
 from pytest_divergence.models.pair import ModelIdentity
 from pytest_divergence.models.providers import LoadedModel, ModelProvider, provided_model
+from pytest_divergence.models.quiet import Say
 from pytest_divergence.models.screening import screen_adapter_folder, screen_model_folder
 from pytest_divergence.models.specs import ModelSpec, parse_open_spec, parse_spec, plugin_spec
 
 ROLES = ("--model-1", "--model-2")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,18 @@ class ResolvedSpec:
     """What the plugin says to tell the model from others by."""
     loaded: LoadedModel | None = None
     """What the plugin loaded."""
+    base: ResolvedSpec | None = None
+    """The full model that an adapter was trained on."""
 
     @property
     def is_adapter(self) -> bool:
         """Whether the folder is a PEFT adapter, wherever it came from."""
         return self.folder is not None and (self.folder / "adapter_config.json").is_file()
+
+    @property
+    def full_model(self) -> ResolvedSpec:
+        """Whose weights are loaded: the base of an adapter, or this model itself."""
+        return self.base or self
 
     @property
     def is_known(self) -> bool:
@@ -64,11 +73,23 @@ class ResolvedSpec:
         """Whether both stand for one model."""
         if self.folder is None:
             return self.spec == other.spec
-        return self.folder == other.folder
+        if self.folder != other.folder or self.numerics != other.numerics:
+            return False
+        return (self.base is None) == (other.base is None) and (
+            self.base is None or other.base is None or self.base.is_same_as(other.base)
+        )
 
-    def identity(self, base: ResolvedSpec | None = None) -> ModelIdentity:
+    @property
+    def numerics(self) -> str:
+        """What was asked for of this model alone that changes its numbers, but no weight."""
+        spec = self.full_model.spec
+        asked = {"attn_implementation": spec.attn_implementation, "dtype": spec.dtype}
+        return "".join(f",{name}={value}" for name, value in asked.items() if value is not None)
+
+    def identity(self) -> ModelIdentity:
         """Spec and digests; an adapter's digest includes its base's."""
-        digest = self.digest if base is None else f"{base.digest}+{self.digest}"
+        digest = self.digest if self.base is None else f"{self.base.digest}+{self.digest}"
+        digest += self.numerics
         kind = "adapter" if self.is_adapter else self.spec.kind
         commit = hub_commit(self.folder) if self.folder is not None else None
         return ModelIdentity(str(self.spec), kind, digest, commit)
@@ -95,16 +116,80 @@ def resolve_pair(
         _resolve(text, role, root, partial(find, role=role, say=say), provider)
         for text, role in zip((model_1, model_2), roles, strict=True)
     )
-    if reference.is_adapter:
+    unpack = partial(_unpacked, say=say, is_offline=is_offline)
+    reference = unpack(reference, candidate)
+    candidate = unpack(candidate, reference)
+    if reference.is_adapter and reference.spec.base is None:
         raise ModelLoadError(
             f"{roles[0]} is an adapter folder ({reference.spec}); give the model that it was "
-            f"trained on as {roles[0]}, and the adapter as {roles[1]}"
+            f"trained on as {roles[0]}, and the adapter as {roles[1]}. To compare two adapters, "
+            "name the base behind each: ADAPTER,base=MODEL"
         )
-    for one in (reference, candidate):
-        screen = screen_adapter_folder if one.is_adapter else screen_model_folder
-        if one.folder is not None:
+    find_base = partial(_resolve_base, root=root, find=partial(find, say=say))
+    reference = find_base(reference, default=None)
+    candidate = find_base(candidate, default=reference.full_model)
+    for one in (reference, candidate, reference.base, candidate.base):
+        if one is not None and one.folder is not None:
+            screen = screen_adapter_folder if one.is_adapter else screen_model_folder
             screen(one.folder, role=one.role)
     return reference, candidate
+
+
+def _unpacked(
+    one: ResolvedSpec, other: ResolvedSpec, *, say: Say, is_offline: bool
+) -> ResolvedSpec:
+    """A GGUF file with the folder that it is converted to, with the other model's config."""
+    if one.spec.kind != "gguf":
+        return one
+    like = None if other.is_adapter else other.folder
+    if is_offline:
+        folder = ready_gguf_folder(one.spec.path, like=like, role=one.role)
+    else:
+        with as_load_error(one):
+            folder = gguf_folder(one.spec.path, like=like, role=one.role, say=say)
+    return replace(one, folder=folder)
+
+
+def _resolve_base(
+    one: ResolvedSpec,
+    *,
+    default: ResolvedSpec | None,
+    root: Path | None,
+    find: Callable[..., Path | None],
+) -> ResolvedSpec:
+    """An adapter with its base: the one that its spec names, else `default`."""
+    spec = one.spec
+    if one.folder is not None and spec.base is not None and not one.is_adapter:
+        raise ModelLoadError(
+            f"{one.role}: base={spec.base} is for a PEFT adapter, and {spec.location} is a full "
+            "model; leave it out"
+        )
+    if not one.is_adapter:
+        return one
+    if spec.base is None:
+        assert default is not None  # `resolve_pair` refuses a reference without its base
+        own, base = ((s.dtype, s.attn_implementation) for s in (spec, default.spec))
+        if any(own) and own != base:
+            raise ModelLoadError(
+                f"{one.role}: {spec} runs on the weights of {default.role}, so it runs as they "
+                f"do; write dtype and attn_implementation behind {default.role}"
+            )
+        return replace(one, base=default)
+    role = f"{one.role}, base"
+    named = parse_spec(spec.base, role=role, root=root)
+    named = replace(
+        named,
+        dtype=spec.dtype,
+        attn_implementation=spec.attn_implementation,
+        device=spec.device,
+        device_map=spec.device_map,
+    )
+    base_model = ResolvedSpec(named, find(named, role=role), role)
+    if named.kind == "gguf":
+        raise ModelLoadError(f"{role}={spec.base} is a GGUF file; give --model-1 the file itself")
+    if base_model.is_adapter:
+        raise ModelLoadError(f"{role}={spec.base} is an adapter itself; name a full model")
+    return replace(one, base=base_model)
 
 
 def _resolve(
@@ -128,8 +213,7 @@ def pair_identities(
     reference: ResolvedSpec, candidate: ResolvedSpec
 ) -> tuple[ModelIdentity, ModelIdentity]:
     """Identities of both, without loading either."""
-    base = reference if candidate.is_adapter else None
-    return reference.identity(), candidate.identity(base)
+    return reference.identity(), candidate.identity()
 
 
 def provide(
@@ -137,10 +221,12 @@ def provide(
 ) -> tuple[ResolvedSpec, ResolvedSpec]:
     """The same with what the provider loads; raises `ModelLoadError` for a spec of no one's."""
     reference, candidate = specs
-    reference = _provided(reference, provider, "reference", device)
+    provided = _provided(reference, provider, "reference", device)
     if candidate.is_same_as(reference):
-        return reference, replace(candidate, loaded=reference.loaded)
-    return reference, _provided(candidate, provider, "candidate", device)
+        return provided, replace(candidate, loaded=provided.loaded)
+    if candidate.base is reference:
+        candidate = replace(candidate, base=provided)
+    return provided, _provided(candidate, provider, "candidate", device)
 
 
 def _provided(
@@ -168,7 +254,9 @@ def _unknown_spec(one: ResolvedSpec, provider: ModelProvider) -> ModelLoadError:
     return ModelLoadError(f"{one.role}: {provider.names} does not know {safe_line(str(one.spec))}")
 
 
-def _folder(spec: ModelSpec, role: str, say: Say) -> Path:
+def _folder(spec: ModelSpec, role: str, say: Say) -> Path | None:
+    if spec.kind == "gguf":
+        return None  # it is made once the other model is known: `_unpacked`
     if spec.kind == "demo":
         return demo_folder(spec.location, role=role, say=say)
     if spec.kind == "hub":
@@ -177,8 +265,25 @@ def _folder(spec: ModelSpec, role: str, say: Say) -> Path:
 
 
 def _folder_here(spec: ModelSpec, role: str, say: Say) -> Path | None:
+    if spec.kind == "gguf":
+        return None
     if spec.kind == "demo":
         return ready_demo_folder(spec.location, role=role)
     if spec.kind == "hub":
         return cached_hub_folder(spec.location, revision=spec.revision)
     return spec.path
+
+
+@contextmanager
+def as_load_error(resolved: ResolvedSpec) -> Iterator[None]:
+    """Whatever a stranger's files raise becomes one error that names the option."""
+    try:
+        yield
+    except ModelLoadError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise ModelLoadError(
+            f"{resolved.role}: {resolved.spec} cannot be loaded: "
+            f"{type(error).__name__}: {safe_line(reason[0]) if reason else 'no reason given'}"
+        ) from error

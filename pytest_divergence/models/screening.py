@@ -7,6 +7,7 @@ it. Everything refused here is refused by name, with the way out.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,12 +104,24 @@ def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
             "(adapter_model.bin) can run code and are not loaded. Save it again with "
             "save_pretrained()."
         )
-    if config.get("auto_mapping") or config.get("megatron_config"):
+    if not _is_plain(config.get("auto_mapping")) or config.get("megatron_config"):
         raise ModelLoadError(
             f"{role}: {folder}/adapter_config.json names code to import "
-            "(auto_mapping or megatron_config); remove the key"
+            "(auto_mapping to other code than transformers', or megatron_config); remove the key"
         )
     return config
+
+
+def _is_plain(auto_mapping: object) -> bool:
+    """Whether the class that an adapter without a task type names for its base is a known one.
+
+    PEFT writes it for every such adapter; nothing is imported by it here, as the base is loaded
+    already, but a name of other code than transformers' own is no accident.
+    """
+    if not auto_mapping:
+        return True
+    library = auto_mapping.get("parent_library") if isinstance(auto_mapping, dict) else None
+    return isinstance(library, str) and re.fullmatch(r"transformers(\.\w+)*", library) is not None
 
 
 def check_adapter_shapes(folder: Path, base: nn.Module, *, role: str, base_name: str) -> None:

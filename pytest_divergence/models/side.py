@@ -22,6 +22,7 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models import head
 from pytest_divergence.models.head import OutputHead, Positions, input_device
 from pytest_divergence.models.products import fast_products
+from pytest_divergence.models.vocabulary import Vocabulary
 
 Role = Literal["reference", "candidate"]
 CACHE_ARGUMENTS = ("cache", "past_key_values")
@@ -66,6 +67,8 @@ class ModelSide:
     activate: Callable[[], AbstractContextManager[object]] = nullcontext
     """Entered around each use: for an adapter pair it switches the adapter."""
     meter: Meter = field(default_factory=Meter)
+    vocabulary: Vocabulary | None = None
+    """What its logits are read as; None: each row of the head is a token of both models."""
     _prefixes: dict[tuple[int, ...], Shared | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,9 +92,19 @@ class ModelSide:
         return input_device(self.model)
 
     @property
-    def vocab_size(self) -> int:
+    def num_rows(self) -> int:
         """Rows of the input embedding."""
         return len(self.embedding_table)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that both models know: the ids that may be fed."""
+        return self.vocabulary.num_shared if self.vocabulary else self.num_rows
+
+    @property
+    def num_outcomes(self) -> int:
+        """What a next token can be: columns of the logits."""
+        return self.vocabulary.num_outcomes if self.vocabulary else self.num_rows
 
     @property
     def embedding_table(self) -> Tensor:
@@ -103,8 +116,14 @@ class ModelSide:
     def embed(self, token_ids: Tensor) -> Tensor:
         """Input embeddings of ids: (L,) -> (L, D), as the model itself computes them."""
         with self.activate():
-            embedded: Tensor = self.model.get_input_embeddings()(token_ids.to(self.device))
+            embedded: Tensor = self.model.get_input_embeddings()(
+                self._fed(token_ids).to(self.device)
+            )
         return embedded
+
+    def _fed(self, token_ids: Tensor) -> Tensor:
+        """Ids that can be fed: a row that ended with an added token goes on with a stand-in."""
+        return token_ids.clamp(max=self.vocab_size - 1) if self.vocabulary else token_ids
 
     def logits(
         self, bodies: Sequence[Tensor], *, prefix: tuple[int, ...] = (), num_logits: int
@@ -131,7 +150,7 @@ class ModelSide:
 
         with self.activate():
             states, to_logits = self._states(forward, len(bodies), num_positions)
-        return Positions(states.flatten(0, 1), self.vocab_size, to_logits)
+        return Positions(states.flatten(0, 1), self.num_outcomes, to_logits)
 
     def start(self, bodies: Sequence[Tensor], *, prefix: tuple[int, ...] = ()) -> Decoding:
         """Read each row, ready to decode after it; no gradients flow."""
@@ -180,14 +199,17 @@ class ModelSide:
                 use_cache=cache is not None,
                 **options,
             )
-        logits: Tensor = output.logits[:, -num_logits:]
-        return logits.float()
+        return self._outcomes(output.logits[:, -num_logits:].float())
+
+    def _outcomes(self, logits: Tensor) -> Tensor:
+        """Logits of what both models can say: (..., rows of the head) -> (..., num_outcomes)."""
+        return self.vocabulary.fold(logits) if self.vocabulary else logits
 
     def _states(
         self, forward: Callable[[], Tensor], num_rows: int, num_positions: int
     ) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
         """The hidden states of a pass, and what makes logits of them; or (B, N, V) and None."""
-        num_bytes = num_rows * num_positions * self.vocab_size * 4
+        num_bytes = num_rows * num_positions * self.num_rows * 4
         if num_bytes <= head.WHOLE_BYTES or not self._head.is_exact:
             return forward(), None
         with self._head.spared() as reached:
@@ -196,7 +218,7 @@ class ModelSide:
 
     def _to_logits(self, states: Tensor) -> Tensor:
         with self.activate():  # an adapter may change the head too
-            return self._head(states)
+            return self._outcomes(self._head(states))
 
     def _with_prefix(self, prefix: tuple[int, ...], body: Tensor) -> Tensor:
         ids = torch.tensor(prefix, device=self.device)
@@ -304,6 +326,7 @@ class Decoding:
         positions = self._mask.sum(1, keepdim=True)
         side = self.side
         with side.activate():
-            logits = side._forward(token_ids[:, None], mask, positions, self._cache, 1)
+            fed = side._fed(token_ids)[:, None]
+            logits = side._forward(fed, mask, positions, self._cache, 1)
         side.meter.tokens_forwarded += len(token_ids)
         self.logits, self._mask = logits[:, -1], mask

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.errors import ModelLoadError, one_of
 
-Kind = Literal["hub", "folder", "adapter", "demo", "plugin"]
-OPTIONS = ("dtype", "revision", "device", "device_map")
+Kind = Literal["hub", "folder", "adapter", "gguf", "demo", "plugin"]
+OPTIONS = ("dtype", "attn_implementation", "revision", "device", "device_map", "base")
+ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
+"""None of them is a model's own code."""
 DEMO_PREFIX = "demo:"
 
 
@@ -30,20 +32,25 @@ class ModelSpec:
     """Hub id, absolute folder, the demo's name, or all of a spec that a plugin understands."""
     revision: str | None = None
     dtype: str | None = None
+    """Of this model alone."""
+    attn_implementation: str | None = None
+    """Of this model alone."""
     device: str | None = None
     """Where this model goes, in place of the session's device."""
     device_map: str | None = None
     """`auto`: over all devices, by accelerate."""
+    base: str | None = None
+    """An adapter's: the spec of the model that it was trained on."""
 
     @property
     def path(self) -> Path:
-        """The folder of a `folder` or `adapter` spec."""
+        """The folder of a `folder` or `adapter` spec, the file of a `gguf` one."""
         return Path(self.location)
 
     def __str__(self) -> str:
         """The spec without secrets, as it is shown and stored."""
         name = f"{DEMO_PREFIX}{self.location}" if self.kind == "demo" else self.location
-        if self.kind in ("folder", "adapter"):
+        if self.kind in ("folder", "adapter", "gguf"):
             name = _relative_to_here(self.path)
         options = [
             f"{key}={getattr(self, key)}" for key in OPTIONS if getattr(self, key) is not None
@@ -105,6 +112,8 @@ def _option(part: str, *, role: str) -> tuple[str, str]:
             f"{role}: {key!r} is not an option of a spec, or has no value; write spec,"
             + ",".join(f"{name}=…" for name in OPTIONS)
         )
+    if key == "attn_implementation" and value not in ATTENTIONS:
+        raise ModelLoadError(f"{role}: {key}={value!r} {one_of(value, ATTENTIONS)}")
     return key, value
 
 
@@ -115,6 +124,8 @@ def _kind_and_location(location: str, *, role: str, root: Path) -> tuple[Kind, s
     if _is(folder.is_dir):
         kind: Kind = "adapter" if (folder / "adapter_config.json").is_file() else "folder"
         return kind, str(folder.resolve())
+    if folder.suffix == ".gguf" and _is(folder.is_file):
+        return "gguf", str(folder.resolve())
     if _is(folder.is_file):
         raise ModelLoadError(
             f"{role} is the file {location!r}; give the folder that holds config.json and "

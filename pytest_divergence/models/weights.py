@@ -39,8 +39,8 @@ class WeightSwitch:
         own, other = (_both(side.activate, self._set_to(is_on)) for is_on in (False, True))
         # The chat prefix was read with the own values, so the others start without it.
         return (
-            ModelSide("reference", side.model, own, side.meter),
-            ModelSide("candidate", side.model, other, side.meter),
+            ModelSide("reference", side.model, own, side.meter, side.vocabulary),
+            ModelSide("candidate", side.model, other, side.meter, side.vocabulary),
         )
 
     def restore(self) -> None:

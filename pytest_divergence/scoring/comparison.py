@@ -14,6 +14,8 @@ from pytest_divergence.scoring.divergences import forward_kl, reverse_kl
 from pytest_divergence.scoring.tokens import ScoringRow, continuation_logits
 
 NUM_TOP = 5
+ADDED_TOKEN = "[an added token]"
+"""All tokens together that only one of the models knows."""
 
 
 @torch.no_grad()
@@ -53,5 +55,7 @@ def _top(pair: ModelPair, probabilities: Tensor) -> list[tuple[str, float]]:
 
 def _token_text(pair: ModelPair, token_id: int) -> str:
     """A token as it is written, control tokens included."""
+    if token_id >= pair.reference.vocab_size:
+        return ADDED_TOKEN
     decoded = pair.chat.tokenizer.decode([token_id])
     return decoded if isinstance(decoded, str) else "".join(decoded)

@@ -16,7 +16,7 @@ from pytest_divergence.core.errors import MeasurementError, NonFiniteLogitsError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.models.batching import is_out_of_memory
 from pytest_divergence.models.chat import Prompt
-from pytest_divergence.models.loading import DTYPES
+from pytest_divergence.models.numerics import DTYPES
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.quiet import quiet_transformers
 from pytest_divergence.models.side import ModelSide

@@ -125,8 +125,9 @@ def _check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
 
 
 def _check_ids(pair: ModelPair, what: str, ids: Sequence[int]) -> None:
-    if max(ids) >= pair.reference.vocab_size:
+    num_tokens = pair.reference.vocab_size
+    if max(ids) >= pair.reference.num_outcomes or max(ids[:-1], default=0) >= num_tokens:
         raise MeasurementError(
             f"{what}: stored token id {max(ids)} is outside the models' vocabulary of "
-            f"{pair.reference.vocab_size} tokens; the suite belongs to other models"
+            f"{num_tokens} tokens; the suite belongs to other models"
         )

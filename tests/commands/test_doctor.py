@@ -105,7 +105,7 @@ def test_the_same_model_twice_is_said(doctor: Doctor) -> None:
 
 def _other_tokenizer(folder: Path) -> None:
     tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens(["zebra"])
+    tokenizer.eos_token = "<|im_start|>"
     tokenizer.save_pretrained(folder)
 
 
@@ -118,9 +118,9 @@ def _cut(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
-def _wider(folder: Path) -> None:
+def _narrower(folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
-    model.resize_token_embeddings(300)
+    model.resize_token_embeddings(200)
     model.save_pretrained(folder)
 
 
@@ -133,11 +133,11 @@ def _bad_template(folder: Path) -> None:
     [
         (
             _other_tokenizer,
-            "--model-1 and --model-2 have different tokenizers: the reference knows",
+            "--model-1 and --model-2 have different tokenizers: eos_token_id is 2 and 1",
         ),
         (_pickled, "holds only pickled weights (pytorch_model.bin); pickles can run code"),
         (_cut, "--model-2: ft cannot be loaded: SafetensorError"),
-        (_wider, "the reference has 271 tokens in its vocabulary, the candidate 300; a divergence"),
+        (_narrower, "the reference has 271 tokens in its vocabulary, the candidate 200, and the"),
         (_bad_template, "the chat template refuses the prompt"),
     ],
 )

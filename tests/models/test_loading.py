@@ -239,7 +239,8 @@ def test_an_adapter_as_reference_is_refused(tiny_models: Path) -> None:
 
     assert refusal(adapter, tiny_models / "base") == (
         f"--model-1 is an adapter folder ({adapter}); give the model that it was trained on as "
-        "--model-1, and the adapter as --model-2"
+        "--model-1, and the adapter as --model-2. To compare two adapters, name the base behind "
+        "each: ADAPTER,base=MODEL"
     )
 
 
@@ -252,40 +253,32 @@ def test_a_missing_folder_is_named(tiny_models: Path) -> None:
 def test_different_tokenizers_are_named(tiny_models: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_models / "base", tmp_path / "other")
     tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens(["<new>"])
+    tokenizer.eos_token = "<|im_start|>"
     tokenizer.save_pretrained(folder)
 
     with pytest.raises(TokenizerMismatchError) as caught:
         load_model_pair(str(tiny_models / "base"), str(folder))
 
     assert str(caught.value) == (
-        "--model-1 and --model-2 have different tokenizers: the reference knows 271 tokens, the "
-        "candidate 272. A divergence compares probabilities of the same tokens; give two models "
-        "that share a tokenizer."
+        "--model-1 and --model-2 have different tokenizers: eos_token_id is 2 and 1. A divergence "
+        "compares probabilities of the same tokens; give two models that share a tokenizer."
     )
 
 
-def test_different_vocabularies_in_memory_are_refused() -> None:
-    config = tiny_config(LlamaConfig, vocab_size=300)
+def test_a_vocabulary_in_memory_that_is_smaller_than_the_tokenizers_is_refused() -> None:
+    config = tiny_config(LlamaConfig, vocab_size=200)
 
-    with pytest.raises(ModelLoadError, match="271 tokens in its vocabulary, the candidate 300"):
+    with pytest.raises(ModelLoadError, match="271 tokens in its vocabulary, the candidate 200"):
         ModelPair.from_models(tiny_model(), tiny_model(config=config), tiny_tokenizer())
 
 
 def test_one_dtype_holds_for_both(tiny_models: Path) -> None:
-    pair = load_model_pair(str(tiny_models / "base"), f"{tiny_models / 'ft'},dtype=bfloat16")
+    pair = load_model_pair(
+        str(tiny_models / "base"), str(tiny_models / "adapter"), dtype="bfloat16"
+    )
 
     assert {side.model.dtype for side in pair.sides} == {torch.bfloat16}
     assert pair.dtype == torch.bfloat16
-
-
-def test_two_dtypes_are_refused(tiny_models: Path) -> None:
-    base, other = (f"{tiny_models / 'base'},dtype={name}" for name in ("float32", "bfloat16"))
-
-    assert refusal(base, other) == (
-        "--model-1 and --model-2 name different dtypes (bfloat16, float32); a pair is measured "
-        "in one"
-    )
 
 
 def test_an_unknown_dtype_is_refused(tiny_models: Path) -> None:

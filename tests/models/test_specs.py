@@ -78,7 +78,7 @@ def test_an_unknown_option_is_named(text: str) -> None:
 
     assert refusal(text) == (
         f"--model-1: {key!r} is not an option of a spec, or has no value; write "
-        "spec,dtype=…,revision=…,device=…,device_map=…"
+        "spec,dtype=…,attn_implementation=…,revision=…,device=…,device_map=…,base=…"
     )
 
 

@@ -26,11 +26,20 @@ def test_another_template_is_not_another_tokenizer() -> None:
     check_same_tokenizer(tiny_tokenizer(), tiny_tokenizer(chat_template=None))
 
 
-def test_another_size_is_named() -> None:
+def test_tokens_added_to_one_are_told() -> None:
     other: Any = tiny_tokenizer()
-    other.add_tokens(["<new>"])
+    other.add_tokens(["<new>", "<b>"])
 
-    assert difference(other) == "the reference knows 271 tokens, the candidate 272"
+    assert check_same_tokenizer(tiny_tokenizer(), other) == ["<b>", "<new>"]
+    assert check_same_tokenizer(other, tiny_tokenizer()) == ["<b>", "<new>"]
+
+
+def test_an_added_end_of_turn_is_one_of_the_added_tokens() -> None:
+    other: Any = tiny_tokenizer()
+    other.add_tokens(["<end>"])
+    other.eos_token = "<end>"
+
+    assert check_same_tokenizer(tiny_tokenizer(), other) == ["<end>"]
 
 
 def test_another_token_is_named_with_its_id_and_harmless_text() -> None:

@@ -25,6 +25,7 @@ from pytest_divergence.discovery.training import (
     train_soft_prompt,
 )
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.quantised import passes_gradients
 from pytest_divergence.scoring.metrics import DIVERGENCES
 from pytest_divergence.scoring.screening import beginning, first_token_scores
 
@@ -76,6 +77,13 @@ class SoftPromptStrategy:
         """Train one restart and let both models write prompts after it."""
         # Identical models have no gradient to follow, and nothing to find.
         if context.round >= context.profile.num_restarts or pair.is_same_model:
+            return []
+        closed = [side.role for side in pair.sides if not passes_gradients(side)]
+        if closed:
+            context.listener.say(
+                f"the {' and the '.join(closed)} passes no gradient to its inputs, as quantised "
+                "models may: score-only, without soft prompts; the other strategies go on"
+            )
             return []
         variant = choose(context)
         target = _target(context) if variant is AIMED else None

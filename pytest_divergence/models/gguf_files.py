@@ -1,0 +1,121 @@
+"""A GGUF file as a folder of safetensors, converted once into the user cache.
+
+What the file's header says of a model is incomplete (llama 3's rope scaling, gemma 3's attention
+scale), so the config and the tokenizer come from the other model of the pair where both are of one
+shape. Does not know what the model is used for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.store import file_lock, user_cache, user_cache_path
+from pytest_divergence.models.fingerprint import file_digest, text_digest
+from pytest_divergence.models.gguf_header import read_gguf_header
+from pytest_divergence.models.quiet import Say, quiet_transformers
+
+LOCK_SECONDS = 3600.0
+PACKAGES = ("gguf", "accelerate")
+SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+SPACE = "▁"
+"""How tokens write a space where GGUF's own tokenizers may write one."""
+
+
+def gguf_folder(path: Path, *, like: Path | None, role: str, say: Say) -> Path:
+    """The folder with a GGUF file's weights in float32, made on first use.
+
+    `like` is the folder of the pair's other model. Raises `ModelLoadError` for a file that is not
+    sound or needs a package that is not there, `TokenizerMismatchError` where the tokens of the
+    file are not those of `like`.
+    """
+    header = read_gguf_header(path, role=role)
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModelLoadError(
+            f"{role} is a GGUF file; reading it needs {' and '.join(missing)}: "
+            "pip install 'pytest-divergence[gguf]'"
+        )
+    folder = user_cache("gguf") / _folder_name(path, like)
+    if not folder.is_dir():
+        if like is not None:
+            _check_tokens(header.tokens, like, role=role)
+        with file_lock(
+            folder.with_suffix(".lock"),
+            timeout=LOCK_SECONDS,
+            on_wait=lambda _: say(f"another process converts {path.name}"),
+        ):
+            if not folder.is_dir():
+                say(f"converting {safe_line(path.name)} to safetensors (once)")
+                convert_gguf(path, folder, like=like)
+    return folder
+
+
+def ready_gguf_folder(path: Path, *, like: Path | None, role: str) -> Path | None:
+    """The same where it is there already; None: `gguf_folder` has to make it."""
+    read_gguf_header(path, role=role)
+    folder = user_cache_path() / "gguf" / _folder_name(path, like)
+    return folder if folder.is_dir() else None
+
+
+def convert_gguf(packed: Path, folder: Path, *, like: Path | None = None) -> None:
+    """Write a file's weights, config and tokenizer to `folder`, whole or not at all."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(packed.parent, gguf_file=packed.name)
+        if like is not None:
+            config = _complete(config, AutoConfig.from_pretrained(like, local_files_only=True))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            packed.parent, gguf_file=packed.name, config=config, dtype=torch.float32
+        )
+        source = {} if like is not None else {"gguf_file": packed.name}
+        tokenizer = AutoTokenizer.from_pretrained(like or packed.parent, **source)
+        # A model read from GGUF refuses save_pretrained, so its weights move into a plain one.
+        config = loaded.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        plain = type(loaded)(config)
+        plain.load_state_dict(loaded.state_dict())
+        plain.generation_config.eos_token_id = tokenizer.eos_token_id
+        plain.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+    partial.rename(folder)
+
+
+def _complete(own: Any, other: Any) -> Any:
+    """The other model's config, with what the file may differ in; its own where shapes differ."""
+    if any(getattr(own, name, None) != getattr(other, name, None) for name in SHAPE):
+        return own
+    for name in ("vocab_size", "tie_word_embeddings"):
+        setattr(other, name, getattr(own, name))
+    return other
+
+
+def _check_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> None:
+    from transformers import AutoTokenizer
+
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(
+            like, trust_remote_code=False, local_files_only=True
+        )
+    for token, token_id in tokenizer.get_vocab().items():
+        found = tokens[token_id] if token_id < len(tokens) else "none"
+        if found.replace(SPACE, " ") != token.replace(SPACE, " "):
+            raise TokenizerMismatchError(
+                f"{role}: token {token_id} of the GGUF file is {safe_line(found)}, the other "
+                f"model's is {safe_line(token)}. A divergence compares probabilities of the same "
+                "tokens; give two models that share a tokenizer."
+            )
+
+
+def _folder_name(path: Path, like: Path | None) -> str:
+    config = (like / "config.json").read_text("utf-8") if like is not None else ""
+    return f"{file_digest(path)[:24]}-{text_digest(config)[:8]}"

@@ -1,0 +1,136 @@
+"""A GGUF file against safetensors of the same model, and files that are not what they say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
+from pytest_divergence.models.gguf_header import read_gguf_header
+from pytest_divergence.models.loading import load_model_pair
+from tests.gguf_writing import write_gguf
+from tests.models.test_kinds import check_differs, values
+
+
+@pytest.fixture(scope="module")
+def exact(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(tiny_models / "base", tmp_path_factory.mktemp("gguf") / "base-f32.gguf")
+
+
+def refusal(tiny_models: Path, path: Path) -> str:
+    with pytest.raises(ModelLoadError) as caught:
+        load_model_pair(str(tiny_models / "base"), str(path))
+    return str(caught.value)
+
+
+def test_a_gguf_file_of_the_same_weights_is_the_same_model(tiny_models: Path, exact: Path) -> None:
+    said: list[str] = []
+
+    pair = load_model_pair(str(tiny_models / "base"), str(exact), say=said.append)
+
+    assert said == ['converting "base-f32.gguf" to safetensors (once)']
+    assert pair.candidate_identity.kind == "gguf"
+    assert max(map(abs, values(pair))) < 1e-6
+    load_model_pair(str(tiny_models / "base"), str(exact), say=said.append)
+    assert len(said) == 1  # it is converted once
+
+
+def test_eight_bits_differ_a_little(tiny_models: Path, tmp_path: Path) -> None:
+    path = write_gguf(tiny_models / "base", tmp_path / "base-q8.gguf", is_quantised=True)
+
+    pair = load_model_pair(str(tiny_models / "base"), str(path))
+
+    assert 1e-6 < max(values(pair)) < 0.05
+
+
+def test_what_the_file_does_not_say_comes_from_the_other_model(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    """Without the scaling of positions, which the file does not hold, the two would differ."""
+    folder = shutil.copytree(tiny_models / "base", tmp_path / "scaled")
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    path = write_gguf(folder, tmp_path / "scaled.gguf")
+
+    assert max(map(abs, values(load_model_pair(str(folder), str(path))))) < 1e-6
+    plain = load_model_pair(str(tiny_models / "base"), str(folder))
+    assert max(values(plain)) > 1e-3
+
+
+def test_a_gguf_file_as_the_reference(tiny_models: Path, exact: Path) -> None:
+    check_differs(load_model_pair(str(exact), str(tiny_models / "ft")))
+
+
+def test_other_tokens_are_named(tiny_models: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_models / "base", tmp_path / "other")
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    ids = raw["model"]["vocab"]
+    ids["A"], ids["B"] = ids["B"], ids["A"]
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    path = write_gguf(folder, tmp_path / "other.gguf")
+
+    with pytest.raises(TokenizerMismatchError, match="of the GGUF file"):
+        load_model_pair(str(tiny_models / "base"), str(path))
+
+
+@pytest.mark.parametrize("field", [8, 16])
+@pytest.mark.parametrize("count", [2**40, 2**63])
+def test_counts_that_the_file_cannot_hold_are_refused_at_once(
+    tiny_models: Path, exact: Path, tmp_path: Path, field: int, count: int
+) -> None:
+    data = bytearray(exact.read_bytes())
+    data[field : field + 8] = struct.pack("<Q", count)
+    path = tmp_path / "bomb.gguf"
+    path.write_bytes(data)
+
+    assert f"it announces {count} entries, more than the file can hold" in refusal(
+        tiny_models, path
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it ends inside its header"),
+        (b"PK\x03\x04" + bytes(64), "it does not begin with GGUF"),
+        (b"GGUF" + struct.pack("<IQQ", 9, 0, 0), "version 9 is none of (2, 3)"),
+    ],
+)
+def test_what_is_no_gguf_file_is_refused(
+    tiny_models: Path, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+
+    assert refusal(tiny_models, path) == (f"--model-2: {path} is not a sound GGUF file: {reason}")
+
+
+def test_a_mutated_header_is_walked_in_no_time(exact: Path, tmp_path: Path) -> None:
+    """Whatever its bytes are, it is read or refused: nothing else is raised, nothing is huge."""
+    data = np.frombuffer(exact.read_bytes(), dtype=np.uint8)
+    generator = np.random.default_rng(0)
+    path = tmp_path / "mutated.gguf"
+    num_refused, started = 0, time.perf_counter()
+    for _ in range(200):
+        mutated = data.copy()
+        mutated[generator.integers(0, 8000, 8)] = generator.integers(0, 256, 8)
+        path.write_bytes(mutated.tobytes())
+        try:
+            read_gguf_header(path, role="--model-2")
+        except ModelLoadError:
+            num_refused += 1
+
+    assert num_refused > 20
+    assert time.perf_counter() - started < 60
+
+
+def test_a_base_in_gguf_is_refused_where_it_is_not_model_1(tiny_models: Path, exact: Path) -> None:
+    with pytest.raises(ModelLoadError, match="is a GGUF file; give --model-1 the file itself"):
+        load_model_pair(str(tiny_models / "base"), f"{tiny_models / 'adapter'},base={exact}")
