@@ -29,7 +29,10 @@ def refusal(tiny_models: Path, path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_gguf_file_of_the_same_weights_is_the_same_model(tiny_models: Path, exact: Path) -> None:
+def test_a_gguf_file_of_the_same_weights_is_the_same_model(
+    tiny_models: Path, exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path))
     said: list[str] = []
 
     pair = load_model_pair(str(tiny_models / "base"), str(exact), say=said.append)

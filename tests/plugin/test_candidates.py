@@ -20,7 +20,10 @@ def test_answers(assert_bounded_kl):
 """
 
 
-def test_a_gguf_file_of_the_same_model_passes(project: Project) -> None:
+def test_a_gguf_file_of_the_same_model_passes(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(project.path / "cache"))
     write_gguf(project.path / "base", project.path / "base-q8.gguf", is_quantised=True)
     project.write("test_kl.py", TEST)
 
