@@ -222,7 +222,7 @@ def _add_adapter(resolved: ResolvedSpec, base: Any) -> Any:
     plain = base.get_base_model() if is_wrapped else base
     check_adapter_shapes(resolved.folder, plain, role=resolved.role, base_name=base_name)
     before = [(weight, _checksum(weight)) for weight in base.parameters()]
-    options = {"adapter_name": name, "is_trainable": False}
+    options: dict[str, Any] = {"adapter_name": name, "is_trainable": False}
     with quiet_transformers(), as_load_error(resolved):
         if is_wrapped:
             base.load_adapter(str(resolved.folder), **options)

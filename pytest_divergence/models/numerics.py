@@ -6,6 +6,8 @@ be just that. Reads configs; does not load weights.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
@@ -71,9 +73,10 @@ def _without_sdpa(resolved: ResolvedSpec) -> str | None:
     """The model's class where it is not written for torch's own attention, as Gemma 2 is not."""
     if resolved.loaded is not None:
         return None
+    assert resolved.folder is not None  # what no plugin loads is a folder
     with quiet_transformers(), as_load_error(resolved):
         config = AutoConfig.from_pretrained(
             resolved.folder, trust_remote_code=False, local_files_only=True
         )
-    model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    return None if getattr(model, "_supports_sdpa", True) else model.__name__
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return None if getattr(model, "_supports_sdpa", True) else str(model.__name__)

@@ -133,8 +133,8 @@ def test_checkpoints_of_one_training_need_no_tokenizer_and_no_pickle_is_opened(
         folder = shutil.copytree(tiny_models / name, tmp_path / f"checkpoint-{name}")
         for file in (*folder.glob("tokenizer*"), *folder.glob("*.jinja")):
             file.unlink()
-        for file in ("optimizer.pt", "rng_state.pth", "training_args.bin"):
-            (folder / file).write_bytes(b"not to be read")
+        for pickled in ("optimizer.pt", "rng_state.pth", "training_args.bin"):
+            (folder / pickled).write_bytes(b"not to be read")
     said: list[str] = []
 
     pair = load(tiny_models / "base", tmp_path / "checkpoint-ft", say=said.append)

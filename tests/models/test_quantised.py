@@ -111,7 +111,7 @@ def test_torchao_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
-    config = TorchAoConfig(Int8WeightOnlyConfig(version=2))  # type: ignore[no-untyped-call]
+    config = TorchAoConfig(Int8WeightOnlyConfig(version=2))
     folder = saved(tiny_models / "base", tmp_path, config)
 
     pair = load_model_pair(str(tiny_models / "base"), str(folder))

@@ -176,9 +176,9 @@ TAKEN = "which another metric has; choose another name"
         ),
         (
             "LoadedModel(type(model)(type(model.config)(**{**model.config.to_dict(), "
-            "'vocab_size': 400})), tokenizer)",
-            "the reference has 271 tokens in its vocabulary, the candidate 400; a divergence "
-            "needs one vocabulary",
+            "'vocab_size': 200})), tokenizer)",
+            "the reference has 271 tokens in its vocabulary, the candidate 200, and the tokenizer "
+            "271; a divergence needs one vocabulary",
         ),
     ],
 )
