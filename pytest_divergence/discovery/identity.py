@@ -70,12 +70,7 @@ class RunIdentity:
         """The same, measured in a metric that someone added: its code is part of what it is."""
         if metric is None:
             return self
-        kind = type(metric)
-        try:
-            code = inspect.getsource(kind)
-        except (OSError, TypeError):  # typed into an interpreter, say
-            code = ""
-        return replace(self, metric_sha256=text_digest(f"{kind.__qualname__} {code}"))
+        return replace(self, metric_sha256=_code_digest(type(metric)))
 
 
 def identify(settings: Settings) -> RunIdentity:
@@ -136,8 +131,22 @@ def run_parts(
         "profile": profile.model_dump(),
         "budget_seconds": settings.budget_seconds,
         "prompts": text_digest(json.dumps(list(prompts))),
-        "strategies": {name: type(one).__qualname__ for name, one in strategies.items()},
+        "strategies": {name: _strategy(type(one)) for name, one in strategies.items()},
     }
+
+
+def _strategy(kind: type) -> str:
+    """A built-in one by its name; of one that someone added, its code is part of what it is."""
+    is_ours = kind.__module__.startswith(f"{__package__}.strategies.")
+    return kind.__qualname__ if is_ours else f"{kind.__qualname__} {_code_digest(kind)}"
+
+
+def _code_digest(kind: type) -> str:
+    try:
+        code = inspect.getsource(kind)
+    except (OSError, TypeError):  # typed into an interpreter, say
+        code = ""
+    return text_digest(f"{kind.__qualname__} {code}")
 
 
 def run_key(parts: Mapping[str, Any]) -> str:

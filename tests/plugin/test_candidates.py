@@ -49,7 +49,7 @@ def test_an_encoder_decoder_model_is_refused(project: Project) -> None:
         vocab_size=271, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, pad_token_id=0
     )
     with quiet_transformers():
-        T5ForConditionalGeneration(config).save_pretrained(project.path / "t5")  # type: ignore[no-untyped-call]
+        T5ForConditionalGeneration(config).save_pretrained(project.path / "t5")
         tiny_tokenizer().save_pretrained(project.path / "t5")
 
     result = project.run("--model-1=base", "--model-2=t5", "--divergence-mode=search")

@@ -283,6 +283,28 @@ def test_a_metric_whose_code_has_changed_is_searched_anew(project: Project) -> N
     assert keys[0] == keys[1] != keys[2]
 
 
+STRATEGY = """
+from pytest_divergence import Proposal
+
+class Ours:
+    def propose(self, pair, context):
+        return [] if context.round else [Proposal("Name a river.", "ours")]
+
+def pytest_divergence_strategies():
+    return {"ours": Ours()}
+"""
+
+
+@pytest.mark.usefixtures("_tiny_search")
+def test_a_strategy_whose_code_has_changed_searches_anew(project: Project) -> None:
+    keys = []
+    for text in ("a river", "a river", "two rivers"):
+        project.write("conftest.py", STRATEGY.replace("a river", text))
+        project.run(*MODELS, "--divergence-max-kl=0.9")
+        keys.append(provenance(suite_path(project.path, "base", "ft"))["key"])
+    assert keys[0] == keys[1] != keys[2]
+
+
 UNIT_METRICS = METRICS.replace("Variation:\n", 'Variation:\n    unit = "chance/token"\n')
 
 
