@@ -44,17 +44,17 @@ def read_journal(path: Path) -> Content:
         data = path.read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read the journal {path}: {error.strerror or error}") from error
-    header, *records = _lines(data) or [None]
-    about = strict_loads(header) if header is not None else None
-    if not isinstance(about, dict) or about.get("journal") != FORMAT:
+    header, *records = map(_parsed, _lines(data) or [None])
+    if header.get("journal") != FORMAT:
         return Content(path)
-    units = [strict_loads(one) for one in records if one is not None]
+    key, about = header.get("key"), header.get("about")
+    units = [one for one in records if isinstance(one.get("unit"), str) and "result" in one]
     return Content(
         path,
-        key=about.get("key"),
-        about=about.get("about", {}),
+        key=key if isinstance(key, str) else None,
+        about={name: str(one) for name, one in about.items()} if isinstance(about, dict) else {},
         units={one["unit"]: one["result"] for one in units},
-        num_damaged=records.count(None),
+        num_damaged=len(records) - len(units),
     )
 
 
@@ -181,6 +181,15 @@ class Journal:
 def _header(key: str, about: About) -> bytes:
     more = {"about": dict(about)} if about else {}
     return strict_dumps({"journal": FORMAT, "key": key, **more}).encode("utf-8")
+
+
+def _parsed(record: bytes | None) -> dict[str, Any]:
+    """A record; empty where it is damaged, or none of a journal: strangers' files are read too."""
+    with contextlib.suppress(ValueError):
+        found = strict_loads(record) if record is not None else None
+        if isinstance(found, dict):
+            return found
+    return {}
 
 
 def _is_of(header: Any, key: str) -> bool:

@@ -76,9 +76,11 @@ def united(target: Path, parts: Sequence[Path], *, may_replace: bool = False) ->
     With `may_replace` a `target` of another run makes room. Raises as `merge` does.
     """
     found = [_journal(path) for path in parts]
-    before = _journal(target) if target.is_file() else None
+    before = read_journal(target) if target.is_file() else None
     if before and may_replace and found and before.key != found[0].key:
         before = None
+    elif before:
+        _check_is_journal(before)
     every = [*([before] if before else []), *found]
     _check_same_run(every)
     units = _units(every)
@@ -121,7 +123,7 @@ def unlike(ours: About, theirs: About) -> str:
         return ""
     names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     shown = [
-        f"{name}: {_brief(ours.get(name))}, {_brief(theirs.get(name))}"
+        f"{_in_sight(name)}: {_brief(ours.get(name))}, {_brief(theirs.get(name))}"
         for name in names[:NUM_SHOWN]
     ]
     return "; ".join(shown + ([f"{len(names) - NUM_SHOWN} more"] if names[NUM_SHOWN:] else []))
@@ -144,11 +146,16 @@ def _nothing_in(place: Path) -> MergeError:
 
 def _journal(path: Path) -> Content:
     content = read_journal(path)
+    _check_is_journal(content)
+    return content
+
+
+def _check_is_journal(content: Content) -> None:
     if content.key is None:
         raise MergeError(
-            f"{path} is no journal of a search, or its first line is damaged; leave it out"
+            f"{_shown(content.path)} is no journal of a search, or its first line is damaged; "
+            "leave it out, or remove it"
         )
-    return content
 
 
 def _check_same_run(every: Iterable[Content]) -> None:
@@ -158,7 +165,7 @@ def _check_same_run(every: Iterable[Content]) -> None:
         if one.key != first.key:
             reason = unlike(first.about, one.about)
             raise MergeError(
-                f"{first.path} and {one.path} are of different searches"
+                f"{_shown(first.path)} and {_shown(one.path)} are of different searches"
                 f"{f' ({reason})' if reason else ''}; give those of one search, or remove the file "
                 "that is not wanted"
             )
@@ -173,9 +180,9 @@ def _units(every: Iterable[Content]) -> dict[str, Any]:
                 units[unit], told[unit] = record, one.path
             elif not _agree(units[unit], record):
                 raise MergeError(
-                    f"{told[unit]} and {one.path} tell the work unit {safe_line(unit, 80)} "
-                    "differently: the machines do not compute alike, or a file was changed; "
-                    "remove one of the files, and its units are done again"
+                    f"{_shown(told[unit])} and {_shown(one.path)} tell the work unit "
+                    f"{safe_line(unit, 80)} differently: the machines do not compute alike, or a "
+                    "file was changed; remove one of the files, and its units are done again"
                 )
     return units
 
@@ -188,4 +195,13 @@ def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _brief(value: str | None) -> str:
     if value is None:
         return "-"
-    return safe_line(value[:MAX_SHOWN])[1:-1] + ("…" if value[MAX_SHOWN:] else "")
+    return _in_sight(value[:MAX_SHOWN]) + ("…" if value[MAX_SHOWN:] else "")
+
+
+def _shown(path: Path) -> str:
+    return _in_sight(str(path))
+
+
+def _in_sight(text: str) -> str:
+    """Without what moves a terminal: others' files say it, and have names of their own."""
+    return safe_line(text, len(text))[1:-1]

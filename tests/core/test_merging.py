@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -158,8 +159,41 @@ def test_a_file_that_is_no_journal_is_named(one: Path, tmp_path: Path) -> None:
     with pytest.raises(MergeError) as caught:
         merge(one.parents[1], [suite])
     assert str(caught.value) == (
-        f"{suite} is no journal of a search, or its first line is damaged; leave it out"
+        f"{suite} is no journal of a search, or its first line is damaged; leave it out, or "
+        "remove it"
     )
+
+
+def test_what_a_strangers_journal_says_cannot_move_the_terminal(one: Path, tmp_path: Path) -> None:
+    about = {"settings.seed\x1b[2J": "0\x1b[2J"}
+    machine(tmp_path / "two", f"{NAME}.shard-2-of-2", {}, key="l", about=about)
+    (tmp_path / "two").rename(tmp_path / "t\x1bwo")
+
+    with pytest.raises(MergeError, match="are of different searches") as caught:
+        merge(one.parents[1], [tmp_path / "t\x1bwo"])
+    assert "\x1b" not in str(caught.value)
+
+
+def test_lines_that_no_search_writes_are_damaged_ones(one: Path, two: Path) -> None:
+    """Although their checksums are right."""
+    path = two / f"{NAME}.shard-2-of-2.jsonl"
+    strange = [b"[1]", b'{"unit": 1, "result": 2}', b'{"unit": "x"}', b"{"]
+    lines = [hashlib.sha256(text).hexdigest()[:16].encode() + b" " + text for text in strange]
+    path.write_bytes(path.read_bytes() + b"\n".join([*lines, b""]))
+
+    merged = {each.path.name: each for each in merge(one.parents[1], [two])}
+
+    assert merged[f"{NAME}.jsonl"].num_units == 3
+    assert merged[f"{NAME}.jsonl"].num_damaged == len(strange)
+
+
+def test_an_empty_journal_makes_room_for_what_shards_have_done(one: Path) -> None:
+    """As a full disk leaves it; found at the end of a search, it would lose the suite."""
+    (one / f"{NAME}.jsonl").touch()
+
+    (merged,) = merge(one.parents[1], [])
+
+    assert (merged.num_units, merged.num_added) == (2, 2)
 
 
 def test_a_place_without_journals_is_named(one: Path, tmp_path: Path) -> None:
