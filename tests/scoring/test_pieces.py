@@ -264,7 +264,8 @@ class Shifted(LlamaForCausalLM):  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **options: Any) -> Any:
         output = super().forward(*args, **options)
-        output.logits = output.logits + torch.linspace(0, 1, output.logits.shape[-1])
+        shift = torch.linspace(0, 1, output.logits.shape[-1])
+        output.logits = output.logits + shift.to(output.logits)
         return output
 
 
@@ -282,6 +283,23 @@ def test_a_head_that_cannot_be_told_apart_is_measured_the_plain_way(
     assert positions.is_whole
     for ours, theirs in zip(again, plain, strict=True):
         assert ours.measurement.value == pytest.approx(theirs.measurement.value, abs=EXACT)
+
+
+def test_rounding_to_bfloat16_hides_no_other_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight units in the last place of a logit of 30 are 1 nat and more."""
+    shifted = Shifted(tiny_model().config)  # type: ignore[arg-type]
+    pair = in_bfloat16(ModelPair.from_models(tiny_model(), shifted, tiny_tokenizer()))
+    rows = [torch.arange(20, 32)]
+    for side in pair.sides:
+        any_model: Any = side.model
+        with torch.no_grad():
+            any_model.lm_head.weight *= 30 / side.logits(rows, num_logits=12).abs().max()
+
+    with in_pieces(monkeypatch), torch.no_grad():
+        own, other = (side.positions(rows, num_positions=12) for side in pair.sides)
+
+    assert not own.is_whole
+    assert other.is_whole
 
 
 def test_a_model_keeps_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
