@@ -20,14 +20,15 @@ MADE = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
 def main(folder: Path) -> None:
     """Exits with the names that one side lacks."""
-    tracked = _tracked()
+    expected = tracked()
     (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
-    _same(sdist.name, _in_sdist(sdist) - {"PKG-INFO"}, tracked)
-    ours = {name for name in tracked if name.startswith(PACKAGE)}
+    _same(sdist.name, _in_sdist(sdist) - {"PKG-INFO"}, expected)
+    ours = {name for name in expected if name.startswith(PACKAGE)}
     _same(wheel.name, _in_wheel(wheel), ours | CARRIED | MADE)
 
 
-def _tracked() -> set[str]:
+def tracked() -> set[str]:
+    """Every file that git tracks, by its path in the repository."""
     command = ["git", "-c", "core.quotepath=off", "ls-files", "-z"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
     return set(listed.rstrip("\0").split("\0"))

@@ -6,12 +6,17 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml  # type: ignore[import-untyped]
 
 from pytest_divergence import __version__
+from tests.packaging.archives import tracked
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT = PYPROJECT["project"]
+ALWAYS_IN_SDIST = {".gitignore", "LICENSE", "README.md", "pyproject.toml"}
+"""What hatchling takes along without being told."""
 VERSION_CLASSIFIER = re.compile(r"Programming Language :: Python :: (\d\.\d+)$")
 
 
@@ -46,3 +51,10 @@ def test_each_python_that_is_claimed_runs_the_tests() -> None:
 def test_pytest_knows_it_for_a_plugin() -> None:
     assert "Framework :: Pytest" in PROJECT["classifiers"]
     assert list(PROJECT["entry-points"]) == ["pytest11"]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an unpacked sdist is no git repository")
+def test_the_sdist_takes_along_each_folder_and_file_of_the_repository() -> None:
+    named = set(PYPROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"])
+
+    assert {path.split("/")[0] for path in tracked()} - ALWAYS_IN_SDIST == named
