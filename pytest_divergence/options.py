@@ -81,7 +81,8 @@ OPTIONS = (
         "model_1",
         "SPEC",
         f"the reference, the trusted model: {SPEC_RULE}, or a GGUF file; behind it, each after a "
-        "comma, dtype=…, attn_implementation=…, revision=… of this model alone",
+        "comma, dtype=…, attn_implementation=…, revision=…, device=… or device_map=auto of this "
+        "model alone",
         SPEC_RULE,
         "--model-1",
     ),
