@@ -28,6 +28,11 @@ KNOWN_IMPLEMENTATIONS = {
     "grouped_mm",
 }
 IMPLEMENTATION_KEYS = ("_attn_implementation", "attn_implementation", "experts_implementation")
+FETCHING_KEYS: dict[str, tuple[object, ...]] = {
+    "adapters": (None, {}),
+    "shadow_model": (None, "mirror"),
+}
+"""By what PEFT fetches for an adapter (X-LoRA's parts, a shadow's backbone): what fetches none."""
 
 
 def screen_model_folder(folder: Path, *, role: str) -> dict[str, Any]:
@@ -39,7 +44,7 @@ def screen_model_folder(folder: Path, *, role: str) -> dict[str, Any]:
     config = read_json_object(folder / "config.json", role=role)
     for part in _parts(config):
         _screen_config(part, folder, role=role)
-    for index in sorted(folder.glob("*.index.json")):
+    for index in sorted(folder.glob("*.safetensors.index.json")):  # no other one is read
         _screen_index(index, role=role)
     if not list(folder.glob("*.safetensors")):
         pickled = sorted(path.name for path in folder.glob("*.bin"))
@@ -80,6 +85,12 @@ def _screen_config(config: dict[str, Any], folder: Path, *, role: str) -> None:
                 f"{role}: {folder}/config.json sets {key} to {safe_line(str(value))}, which would "
                 "load code; remove the key"
             )
+    if config.get("transformers_weights") is not None:
+        raise ModelLoadError(
+            f"{role}: {folder}/config.json sets transformers_weights to "
+            f"{safe_line(str(config['transformers_weights']))}, another file than those that are "
+            "checked; remove the key, and call the weights model.safetensors"
+        )
     if "fusion_config" in config:
         raise ModelLoadError(
             f"{role}: {folder}/config.json has fusion_config, which selects code; remove the key"
@@ -109,6 +120,13 @@ def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
             f"{role}: {folder}/adapter_config.json names code to import "
             "(auto_mapping to other code than transformers', or megatron_config); remove the key"
         )
+    for key, harmless in FETCHING_KEYS.items():
+        if config.get(key) not in harmless:
+            raise ModelLoadError(
+                f"{role}: {folder}/adapter_config.json names other models under {key}: "
+                f"{safe_line(str(config[key]), 80)}; what an adapter names is never fetched. Work it "
+                "into a full model where you trust them, and give that folder"
+            )
     return config
 
 

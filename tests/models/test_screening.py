@@ -95,6 +95,10 @@ def test_a_key_that_would_load_code_is_found_at_any_depth(
     [
         ({"fusion_config": {}}, "has fusion_config, which selects code; remove the key"),
         ({"return_dict": False}, "sets return_dict to false; remove the key"),
+        (
+            {"transformers_weights": "sub/w.safetensors.index.json"},
+            'sets transformers_weights to "sub/w.safetensors.index.json", another file than those',
+        ),
         ({"is_encoder_decoder": True}, "is an encoder-decoder model; divergence is defined here"),
         (
             {"model_type": "nobody-knows", "auto_map": {"AutoModelForCausalLM": "evil.Model"}},
@@ -162,6 +166,20 @@ def test_an_index_that_leads_to_a_pickle_or_out_of_the_folder_is_refused(
     message = refusal(tiny_models / "base", folder)
 
     assert f'model.safetensors.index.json names "{shard}"; pickles can run code' in message
+
+
+def test_an_index_of_pickles_beside_safetensors_is_not_read(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    """Many models on the Hub hold both, and only the indices are downloaded with both."""
+    folder = copied(tiny_models, "base", tmp_path)
+    index = {"weight_map": {"lm_head.weight": "pytorch_model-00001-of-00002.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    torch.save({"w": Payload(tmp_path / "marker")}, folder / "pytorch_model-00001-of-00002.bin")
+
+    load_model_pair(str(tiny_models / "base"), str(folder))
+
+    assert not (tmp_path / "marker").exists()
 
 
 def test_a_folder_without_weights_is_refused(tiny_models: Path, tmp_path: Path) -> None:
@@ -249,6 +267,24 @@ def test_an_adapter_that_names_code_is_refused(tiny_models: Path, tmp_path: Path
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
 
     assert "adapter_config.json names code to import" in refusal(tiny_models / "base", folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("adapters", {"0": "evil/part"}), ("shadow_model", "evil/part")]
+)
+def test_an_adapter_that_names_other_models_is_refused(
+    tiny_models: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    """PEFT would fetch them, and the pickles among them."""
+    folder = copied(tiny_models, "adapter", tmp_path)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+    message = refusal(tiny_models / "base", folder)
+
+    assert f"names other models under {key}: " in message
+    assert "evil/part" in message
+    assert "what an adapter names is never fetched" in message
 
 
 def test_a_broken_adapter_file_is_a_load_error(tiny_models: Path, tmp_path: Path) -> None:
