@@ -18,10 +18,12 @@ from pytest_divergence.core.store import file_lock, user_cache, user_cache_path
 from pytest_divergence.models.fingerprint import file_digest, text_digest
 from pytest_divergence.models.gguf_header import read_gguf_header
 from pytest_divergence.models.quiet import Say, quiet_transformers
+from pytest_divergence.models.screening import check_no_weight_is_missing
 
 LOCK_SECONDS = 3600.0
 PACKAGES = ("gguf", "accelerate")
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 SPACE = "▁"
 """How tokens write a space where GGUF's own tokenizers may write one."""
 
@@ -63,21 +65,30 @@ def ready_gguf_folder(path: Path, *, like: Path | None, role: str) -> Path | Non
 
 
 def convert_gguf(packed: Path, folder: Path, *, like: Path | None = None) -> None:
-    """Write a file's weights, config and tokenizer to `folder`, whole or not at all."""
+    """Write a file's weights, config and tokenizer to `folder`, whole or not at all.
+
+    Raises `ModelLoadError` where the file lacks weights that its architecture has.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    # From an empty folder: the file's own may hold configs that nobody has screened.
+    packed_in = {"gguf_file": str(packed.resolve()), **LOCAL}
     with quiet_transformers():
-        config = AutoConfig.from_pretrained(packed.parent, gguf_file=packed.name)
+        config = AutoConfig.from_pretrained(partial, **packed_in)
         if like is not None:
-            config = _complete(config, AutoConfig.from_pretrained(like, local_files_only=True))
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            packed.parent, gguf_file=packed.name, config=config, dtype=torch.float32
+            config = _complete(config, AutoConfig.from_pretrained(like, **LOCAL))
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            partial, config=config, dtype=torch.float32, output_loading_info=True, **packed_in
         )
-        source = {} if like is not None else {"gguf_file": packed.name}
-        tokenizer = AutoTokenizer.from_pretrained(like or packed.parent, **source)
+        loaded, info = found
+        check_no_weight_is_missing(info, what=str(packed))
+        tokenizer = AutoTokenizer.from_pretrained(
+            like or partial, **(LOCAL if like is not None else packed_in)
+        )
         # A model read from GGUF refuses save_pretrained, so its weights move into a plain one.
         config = loaded.config
         if hasattr(config, "quantization_config"):
@@ -103,9 +114,7 @@ def _check_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> None:
     from transformers import AutoTokenizer
 
     with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(
-            like, trust_remote_code=False, local_files_only=True
-        )
+        tokenizer = AutoTokenizer.from_pretrained(like, **LOCAL)
     for token, token_id in tokenizer.get_vocab().items():
         found = tokens[token_id] if token_id < len(tokens) else "none"
         if found.replace(SPACE, " ") != token.replace(SPACE, " "):

@@ -42,7 +42,11 @@ from pytest_divergence.models.resolving import (
     provide,
     resolve_pair,
 )
-from pytest_divergence.models.screening import check_adapter_shapes, read_json_object
+from pytest_divergence.models.screening import (
+    check_adapter_shapes,
+    check_no_weight_is_missing,
+    read_json_object,
+)
 from pytest_divergence.models.specs import adapter_base_name
 from pytest_divergence.models.tokenizers import added_note, check_same_tokenizer, smaller
 from pytest_divergence.models.vocabulary import num_tokens
@@ -172,17 +176,22 @@ def _load_model(
     config = read_json_object(resolved.folder / "config.json", role=resolved.role)
     require_quantiser(config, role=resolved.role)
     is_placed = places_itself(config)
-    options = {"device_map": {"": place.device}} if is_placed else place.loading_options
+    options = place.loading_options
+    if is_placed and not place.is_spread:
+        options = {"device_map": {"": place.device}}
     with quiet_transformers(), as_load_error(resolved):
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             resolved.folder,
             dtype=dtype,
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
             **options,
         )
+    model: PreTrainedModel = found[0]
+    check_no_weight_is_missing(found[1], what=f"{resolved.role}: {resolved.spec}")
     return model if is_placed else place.moved(model)
 
 

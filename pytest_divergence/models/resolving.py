@@ -142,6 +142,8 @@ def _unpacked(
     if one.spec.kind != "gguf":
         return one
     like = None if other.is_adapter else other.folder
+    if like is not None:
+        screen_model_folder(like, role=other.role)
     if is_offline:
         folder = ready_gguf_folder(one.spec.path, like=like, role=one.role)
     else:

@@ -124,8 +124,8 @@ def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
         if config.get(key) not in harmless:
             raise ModelLoadError(
                 f"{role}: {folder}/adapter_config.json names other models under {key}: "
-                f"{safe_line(str(config[key]), 80)}; what an adapter names is never fetched. Work it "
-                "into a full model where you trust them, and give that folder"
+                f"{safe_line(str(config[key]), 80)}; what an adapter names is never fetched. Where "
+                "you trust them, work it into a full model and give that folder"
             )
     return config
 
@@ -176,6 +176,19 @@ def _shape_problem(key: str, shape: list[int], modules: dict[str, nn.Module]) ->
             lora = part.strip(".")
             return f"{safe_line(name)} has {size} features, the adapter's {lora} has {shape[axis]}"
     return None
+
+
+def check_no_weight_is_missing(loading_info: dict[str, Any], *, what: str) -> None:
+    """Raise `ModelLoadError` where transformers found no weights for a part of a model.
+
+    It makes them up at random and says so in its log, and random numbers would be compared.
+    """
+    missing = sorted(loading_info["missing_keys"])
+    if missing:
+        raise ModelLoadError(
+            f"{what} lacks {len(missing)} weights that its architecture has, "
+            f"{safe_line(missing[0])} among them, so it is not the whole model; save it again"
+        )
 
 
 def read_json_object(path: Path, *, role: str) -> dict[str, Any]:

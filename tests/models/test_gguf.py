@@ -67,6 +67,32 @@ def test_what_the_file_does_not_say_comes_from_the_other_model(
     assert max(values(plain)) > 1e-3
 
 
+def test_files_beside_a_gguf_file_are_not_read(
+    tiny_models: Path, exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter's config there would have another base fetched, with its code."""
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path / "cache"))
+    path = Path(shutil.copy(exact, tmp_path))
+    evil = {"base_model_name_or_path": "evil/base", "auto_map": {"AutoConfig": "evil.Config"}}
+    for name in ("adapter_config.json", "config.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text(json.dumps(evil))
+
+    assert max(map(abs, values(load_model_pair(str(tiny_models / "base"), str(path))))) < 1e-6
+    (tmp_path / "config.json").unlink()
+    check_differs(load_model_pair(str(path), str(tiny_models / "ft")))
+
+
+def test_the_other_models_config_is_screened_before_it_is_read(
+    tiny_models: Path, exact: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_models / "base", tmp_path / "base")
+    (folder / "config.json").write_text('{"model_type": "new", "auto_map": {"AutoConfig": "e.E"}}')
+    (folder / "model.safetensors").unlink()
+
+    with pytest.raises(ModelLoadError, match=f"--model-1: {folder} holds no weights"):
+        load_model_pair(str(folder), str(exact))
+
+
 def test_a_gguf_file_as_the_reference(tiny_models: Path, exact: Path) -> None:
     check_differs(load_model_pair(str(exact), str(tiny_models / "ft")))
 

@@ -182,6 +182,20 @@ def test_an_index_of_pickles_beside_safetensors_is_not_read(
     assert not (tmp_path / "marker").exists()
 
 
+def test_a_model_of_which_a_weight_is_missing_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+    """Transformers would take random numbers for it, other ones at each start."""
+    folder = copied(tiny_models, "base", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    assert refusal(tiny_models / "base", folder) == (
+        f"--model-2: {folder} lacks 1 weights that its architecture has, "
+        '"model.layers.0.mlp.up_proj.weight" among them, so it is not the whole model; save it '
+        "again"
+    )
+
+
 def test_a_folder_without_weights_is_refused(tiny_models: Path, tmp_path: Path) -> None:
     folder = copied(tiny_models, "base", tmp_path)
     (folder / "model.safetensors").unlink()
