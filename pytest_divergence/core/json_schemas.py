@@ -2,7 +2,7 @@
 
 Knows what pydantic does not say of a record: that a prompt comes under one of three names, and what
 the docstrings under its fields say. `python -m pytest_divergence.core.json_schemas` writes the
-published files anew; a test compares them.
+published files anew; a test compares them, word by word where pydantic is the one that worded them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import VERSION, BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from pytest_divergence.core.cases import SCHEMA_VERSION, Case, Record
@@ -60,6 +60,7 @@ def json_schema(kind: str) -> dict[str, Any]:
     return {
         "$schema": GenerateJsonSchema.schema_dialect,
         "$id": f"urn:pytest-divergence:{kind}:{SCHEMA_VERSION}",
+        "$comment": f"worded by pydantic {VERSION}",
         **schema,
     }
 

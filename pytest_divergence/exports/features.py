@@ -1,4 +1,4 @@
-"""The columns of a suite for `datasets.load_dataset`, made from the row that reads it.
+"""The columns of a suite for `datasets.load_dataset`, made from its published JSON Schema.
 
 Without them the loader infers the columns from the first rows of the first file, and then refuses
 the file or row that has a key more.
@@ -6,10 +6,11 @@ the file or row that has a key more.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.json_schemas import json_schema
+from pytest_divergence.core.json_schemas import published_path
 
 if TYPE_CHECKING:
     import datasets
@@ -28,7 +29,7 @@ def suite_features() -> datasets.Features:
             "the columns of a suite need a datasets that has datasets.Json: "
             "pip install --upgrade datasets"
         ) from None
-    schema = json_schema("suite")
+    schema = json.loads(published_path("suite").read_text("utf-8"))
     return Features(
         {
             name: Json() if name == "metadata" else _feature(part, schema["$defs"])

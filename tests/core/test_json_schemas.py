@@ -37,13 +37,44 @@ def rows(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
+REWRITE = "write it anew: python -m pytest_divergence.core.json_schemas"
+
+
+PROBES = (None, True, -1, 0, 1, 0.5, 2, "", "a", "two words", "0" * 64, [], [0], [[]], {}, {"a": 0})
+
+
+def said_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """By record: its keys with what is said of each and which values it takes, and which must be.
+
+    Other releases of pydantic may word a rule in another way, but none of this.
+    """
+    definitions = schema.get("$defs", {})
+    return {
+        name: (
+            {
+                key: (one.get("description"), takes({**one, "$defs": definitions}))
+                for key, one in record["properties"].items()
+            },
+            set(record.get("required", ())),
+            record.get("additionalProperties"),
+        )
+        for name, record in {"": schema, **definitions}.items()
+        if "properties" in record
+    }
+
+
+def takes(rule: dict[str, Any]) -> list[Any]:
+    validator = Draft202012Validator(rule)
+    return [probe for probe in PROBES if validator.is_valid(probe)]
+
+
 @pytest.mark.parametrize("kind", RECORDS)
 def test_a_published_schema_is_that_of_its_record(kind: str) -> None:
-    published = json.loads(published_path(kind).read_text("utf-8"))
+    published, made = json.loads(published_path(kind).read_text("utf-8")), json_schema(kind)
     Draft202012Validator.check_schema(published)
-    assert published == json_schema(kind), (
-        "write it anew: python -m pytest_divergence.core.json_schemas"
-    )
+    assert said_of(published) == said_of(made), REWRITE
+    if published["$comment"] == made["$comment"]:  # worded by the same release of pydantic
+        assert published == made, REWRITE
 
 
 @pytest.mark.parametrize("kind", KINDS)
