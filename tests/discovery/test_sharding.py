@@ -8,7 +8,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +31,6 @@ from tests.discovery.test_run import (
     Bench,
     Broken,
     KillAt,
-    StopAt,
     Words,
     _tiny_profile,  # noqa: F401
     bench,  # noqa: F401
@@ -88,15 +89,14 @@ def assert_same(ours: SearchOutcome, theirs: SearchOutcome) -> None:
     assert made[0].bound == made[1].bound
 
 
-@pytest.mark.parametrize("count", [2, 3])
 def test_shards_in_folders_of_their_own_end_in_the_undivided_suite(
     bench: Bench,
     found: SearchOutcome,
     pair: ModelPair,
     tmp_path: Path,
-    count: int,
 ) -> None:
-    """Run, hand over, run again: until no one waits for anyone."""
+    """Run, hand over, run again: until no one waits for anyone. Two are tried below."""
+    count = 3
     roots = [tmp_path / str(number) for number in range(1, count + 1)]
     num_done = 0
     while True:
@@ -175,6 +175,20 @@ def test_machines_that_share_a_folder_run_through(
     assert again.is_cached, "the plain command reads back what the shards found"
 
 
+def only_shard(
+    bench: Bench, root: Path, pair: ModelPair, found: SearchOutcome, until: str = "", **options: Any
+) -> SearchOutcome:
+    """The one shard of one, which does all; begins with the units of `found` before `until`."""
+    for path in journal(found.suite_path.parents[2]).glob("*.jsonl"):
+        mine = Shard(1, 1).file(journal(root) / path.name)
+        if not mine.exists():
+            content = read_journal(path)
+            units = dict(takewhile(lambda one: one[0] != until, content.units.items()))
+            mine.parent.mkdir(parents=True, exist_ok=True)
+            mine.write_bytes(journal_bytes(str(content.key), content.about, units))
+    return bench(root, pair, settings=bench.settings(shard="1/1"), **options)
+
+
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of fork, Python 3.12
 def test_a_killed_shard_goes_on(
     bench: Bench,
@@ -182,13 +196,15 @@ def test_a_killed_shard_goes_on(
     pair: ModelPair,
     tmp_path: Path,
 ) -> None:
-    """The only shard of one, so that it is known to train."""
+    training = "search/soft_prompt/1"
+    killer = KillAt("train restart-2", 1)
     child = in_a_process(
-        lambda: run_shard(bench, tmp_path, pair, "1/1", listener=KillAt("train restart-1", 3))
+        lambda: only_shard(bench, tmp_path, pair, found, training, listener=killer)
     )
     assert codes([child]) == [-9]
+    assert training not in own_units(tmp_path, 1, 1)
 
-    assert_same(run_shard(bench, tmp_path, pair, "1/1"), found)
+    assert_same(only_shard(bench, tmp_path, pair, found), found)
 
 
 def test_a_shard_that_was_stopped_goes_on_although_a_new_search_is_asked_for(
@@ -198,10 +214,7 @@ def test_a_shard_that_was_stopped_goes_on_although_a_new_search_is_asked_for(
     tmp_path: Path,
 ) -> None:
     """In CI only --divergence-mode=search searches; a shard would never end if it began anew."""
-    with pytest.raises(KeyboardInterrupt):
-        run_shard(bench, tmp_path, pair, "1/1", listener=StopAt("confirm", 2))
-
-    again = run_shard(bench, tmp_path, pair, "1/1", is_forced=True, load_pair=no_models)
+    again = only_shard(bench, tmp_path, pair, found, is_forced=True, load_pair=no_models)
 
     assert_same(again, found)
 
@@ -246,21 +259,18 @@ def test_a_strategy_that_fails_on_one_machine_stops_all_and_is_named(
     tmp_path: Path,
 ) -> None:
     strategies = {"broken": Broken(), "words": Words("A word?", "Another word, please.")}
-    outcomes = [
-        run_shard(bench, tmp_path / str(n), pair, f"{n}/2", strategies=strategies) for n in (1, 2)
-    ]
-    for _ in range(4):
-        for n in (1, 2):
-            merge(tmp_path / str(n), [tmp_path / str(3 - n)])
+    where: set[str] = set()
+    while "strategy broken" not in where:
+        assert len(bench.reports) < 10, "the strategy has its turn after a few rounds"
         outcomes = [
             run_shard(bench, tmp_path / str(n), pair, f"{n}/2", strategies=strategies)
             for n in (1, 2)
         ]
+        assert all(one.awaited for one in outcomes)
+        where = {error.where for one in outcomes for error in one.report.errors}
+        for n in (1, 2):
+            merge(tmp_path / str(n), [tmp_path / str(3 - n)])
 
-    assert all(one.report.errors for one in outcomes)
-    where = {error.where for one in outcomes for error in one.report.errors}
-    assert "strategy broken" in where
-    merge(tmp_path / "1", [tmp_path / "2"])
     alone = bench(tmp_path / "1", pair, strategies=strategies, identity=identity_of(bench))
     assert [one.message for one in alone.report.errors] == ["ZeroDivisionError: no luck"]
 

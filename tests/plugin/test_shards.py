@@ -143,18 +143,10 @@ def test_a_session_that_asks_for_no_models_is_left_alone(project: Project) -> No
     project.run().assert_outcomes(passed=1)
 
 
-def test_a_test_that_needs_cases_does_not_pass_without_them(project: Project) -> None:
-    project.write("test_own.py", "def test_case(divergence_case): pass\n")
-
-    result = project.run(*PAIR, "--divergence-shard=1/2", "test_own.py")
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines[0].startswith("ERROR: the search is not complete, and nothing was")
-
-
-def test_discover_goes_on_by_its_own_command(
+def test_what_needs_a_result_does_not_pass_without_it(
     project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The command, and tests of one's own, which go on from what the command has done."""
     monkeypatch.chdir(project.path)
 
     assert main(["discover", *PAIR, "--shard=1/2"]) == 1
@@ -171,6 +163,11 @@ def test_discover_goes_on_by_its_own_command(
         "error: --anew and --shard contradict each other: a shard goes on with what all of them "
         "have done; leave out --anew, or remove .divergence/journal first\n"
     )
+
+    project.write("test_own.py", "def test_case(divergence_case): pass\n")
+    result = project.run(*PAIR, "--divergence-shard=1/2", "test_own.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines[0].startswith("ERROR: the search is not complete, and nothing was")
 
 
 def test_merge_in_a_folder_without_journals(
