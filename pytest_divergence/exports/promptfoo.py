@@ -9,6 +9,7 @@ reach the models as it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from pytest_divergence.exports.exported import Exported, cases_of
 SUFFIXES = (".json", ".yaml", ".yml")
 """JSON is YAML; promptfoo refuses other names."""
 VARIABLE = "messages"
+NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What JSON may hold as it is and YAML may not, or takes for the end of a line."""
 
 
 def exported(suites: Sequence[StoredSuite]) -> Exported:
@@ -30,7 +33,10 @@ def exported(suites: Sequence[StoredSuite]) -> Exported:
         "prompts": [f"{{{{{VARIABLE}}}}}"],
         "tests": tests,
     }
-    return Exported(strict_dumps(configuration, indent=2) + "\n", len(tests))
+    text = NOT_IN_YAML.sub(
+        lambda found: rf"\u{ord(found[0]):04x}", strict_dumps(configuration, indent=2)
+    )
+    return Exported(text + "\n", len(tests))
 
 
 def _test(case: Case) -> dict[str, Any]:

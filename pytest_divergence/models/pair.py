@@ -195,7 +195,7 @@ def _identities_in_memory(
     def identity(model: PreTrainedModel | PeftModel, active: Adapters) -> ModelIdentity:
         plain = _plain(model)
         digest = _weights_digest(plain, without=".lora_" if is_shared and not active else None)
-        if is_shared and adapters:  # all adapters are in the weights: which of them are used?
+        if is_shared:  # all adapters are in the weights: which of them are used?
             digest += "".join(f"+{name}" for name in active)
         return ModelIdentity(f"in memory: {type(plain).__name__}", "memory", digest)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from pytest_divergence.cli import main
 from pytest_divergence.core.cases import case_id
@@ -88,6 +89,16 @@ def test_promptfoo_gets_prompts_that_it_cannot_expand(capsys: pytest.CaptureFixt
         "kl": 0.8,
         "max_kl": 0.2,
     }
+
+
+def test_a_configuration_is_yaml_whatever_is_in_a_prompt(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prompt = "".join(map(chr, (0x1, 0x7F, 0x85, 0x9B, 0x2028, 0xFEFF, 0xFFFE, 0x1F642)))
+    write_searched(SUITE, [case(prompt, 0.8)])
+
+    (test,) = yaml.safe_load(exported("promptfoo", "promptfooconfig.yaml", capsys))["tests"]
+    assert json.loads(test["vars"]["messages"]) == [{"role": "user", "content": prompt}]
 
 
 def test_llm_comparator_gets_both_answers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
@@ -268,6 +268,18 @@ def test_several_adapters_of_a_model_in_memory(tiny_models: Path, second_adapter
     check_differs(stacked)
     with pytest.raises(ModelLoadError, match="no adapter 'c' on a layer; it has a, b"):
         ModelPair.from_models(wrapped, wrapped, tokenizer, adapters=(("a",), ("c",)))
+
+
+def test_an_adapter_of_any_kind_is_another_model_than_its_base(tiny_models: Path) -> None:
+    """A search trains nothing on a pair that it takes for one model."""
+    base = model_of(tiny_models / "base")
+    config = IA3Config(target_modules=["q_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
+    with quiet_transformers():
+        wrapped: Any = get_peft_model(base, config)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models / "base")
+
+    assert not ModelPair.from_models(base, wrapped, tokenizer).is_same_model
+    assert ModelPair.from_models(wrapped, wrapped, tokenizer).is_same_model
 
 
 def extended(folder: Path, tmp_path: Path, *tokens: str, pad_to: int = 64) -> Path:
