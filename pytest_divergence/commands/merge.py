@@ -14,9 +14,9 @@ def add(parser: ArgumentParser) -> None:
     """Describe the arguments."""
     parser.description = (
         "Unite the journals of several machines, of which each did a share of one search "
-        "(--divergence-shard), in the .divergence folder here. The same session then goes on from "
-        "there; without --divergence-shard it does alone what is left, and ends in the suite that "
-        "one machine would have found. Merging twice changes nothing. Journals of different "
+        "(--divergence-shard), in the project's .divergence folder. The same session then goes on "
+        "from there; without --divergence-shard it does alone what is left, and ends in the suite "
+        "that one machine would have found. Merging twice changes nothing. Journals of different "
         "searches are refused, and machines that tell one piece of work differently."
     )
     parser.add_argument(
@@ -32,9 +32,10 @@ def add(parser: ArgumentParser) -> None:
 
 def run(given: Namespace) -> int:
     """Merge, and say what each journal holds now."""
+    from pytest_divergence.commands.project import in_project
     from pytest_divergence.core.merging import merge
 
-    root = Path.cwd()
+    root = in_project([], lambda config: config.rootpath)
     for one in merge(root, given.places):
         print(_line(one, root))
     print("go on with the same pytest command, or leave out --divergence-shard to do the rest here")

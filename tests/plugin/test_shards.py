@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.cli import main
-from pytest_divergence.core.journal import read_journal
+from pytest_divergence.core.journal import journal_bytes, read_journal
 from pytest_divergence.core.naming import suite_path
 from tests.plugin.conftest import MODELS, Project, shown
 from tests.plugin.test_search import PAIR, _tiny_search  # noqa: F401  # a fixture
@@ -168,6 +168,22 @@ def test_what_needs_a_result_does_not_pass_without_it(
     result = project.run(*PAIR, "--divergence-shard=1/2", "test_own.py")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines[0].startswith("ERROR: the search is not complete, and nothing was")
+
+
+def test_merge_finds_the_project_from_a_folder_inside_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pytest does: it would look in vain for what was merged elsewhere."""
+    project.pytester.makeini("[pytest]\n")
+    journal(project).mkdir(parents=True)
+    (journal(project) / "a.shard-1-of-2.jsonl").write_bytes(journal_bytes("k", {}, {"pair": 1}))
+    (project.path / "tests").mkdir()
+    monkeypatch.chdir(project.path / "tests")
+
+    assert main(["merge"]) == 0
+
+    assert (journal(project) / "a.jsonl").is_file()
+    assert not (project.path / "tests/.divergence").exists()
 
 
 def test_merge_in_a_folder_without_journals(
