@@ -17,6 +17,7 @@ import pytest
 
 from pytest_divergence import awaiting
 from pytest_divergence.options import SUITE_SUFFIX
+from pytest_divergence.pairs import INI
 from pytest_divergence.progress_display import SKIP_PREFIX
 from pytest_divergence.session import (
     FOLDER,
@@ -75,7 +76,7 @@ def adds_own_suite(session: DivergenceSession) -> bool:
     choice = session.choice("builtin_suite")
     if not session.has_models or session.is_off or choice == "off":
         return False
-    is_ours = session.is_explicit and not session.has_paths and not session.updates
+    is_ours = session.is_asked and not session.has_paths and not session.updates
     return choice == "on" or is_ours
 
 
@@ -105,8 +106,11 @@ def prepare(session: DivergenceSession) -> None:
 
     Nothing happens where only a path or the ini file could ask for the models: that shows later.
     """
-    is_ours = session.has_models and not session.is_off and not session.is_listing
-    is_eager = session.is_explicit and (session.is_controller or not session.has_paths)
+    is_wanted = not session.is_off and not session.is_listing
+    if is_wanted and session.is_asked and not (session.has_models or session.config.getini(INI)):
+        raise pytest.UsageError(f"a search {NO_MODELS}")
+    is_ours = session.has_models and is_wanted
+    is_eager = session.is_asked and (session.is_controller or not session.has_paths)
     if is_ours and (is_eager or adds_own_suite(session)):
         session.is_used = True
         if mode(session) == "search":

@@ -145,8 +145,13 @@ def write_summary(
     )
     lines = [*lines, *more]
     notes = [*replay_summary.inconclusive_lines(reports), *_skip_lines(terminal)]
-    is_asked = session.is_explicit and not session.is_off and not session.is_listing
-    if is_asked and not session.is_used and exitstatus != pytest.ExitCode.USAGE_ERROR:
+    is_wanted = session.has_models and not session.is_off and not session.is_listing
+    if (
+        session.is_asked
+        and is_wanted
+        and not session.is_used
+        and exitstatus != pytest.ExitCode.USAGE_ERROR
+    ):
         notes.append(UNUSED)
     if (lines or notes) and terminal.verbosity >= 0:
         terminal.write_sep("=", "divergence")

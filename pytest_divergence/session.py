@@ -114,6 +114,12 @@ class DivergenceSession:
         return bool(sources - {options.INI})
 
     @property
+    def is_asked(self) -> bool:
+        """Whether this session, not only the ini file, names a model or asks for a search."""
+        said = {field: one.value for field, one in self.given.items() if one.source != options.INI}
+        return self.is_explicit or said.get("mode") == "search" or "shard" in said
+
+    @property
     def has_paths(self) -> bool:
         """Whether the command line names files or folders."""
         return self.config.args_source is pytest.Config.ArgsSource.ARGS

@@ -19,7 +19,7 @@ FLAG = options.BY_FIELD["shard"].flag
 
 def refuse(session: DivergenceSession) -> None:
     """Raise UsageError where this session is asked for a share of a search, and can do none."""
-    if "shard" not in session.given or not session.is_explicit or not session.has_models:
+    if "shard" not in session.given or not session.is_asked or not session.has_models:
         return
     if session.is_off or session.is_listing:
         return

@@ -86,6 +86,30 @@ def test_a_model_against_itself_passes(project: Project) -> None:
     result.stdout.fnmatch_lines(["divergence: the same model twice, so nothing should differ"])
 
 
+def test_a_session_that_says_search_takes_the_models_of_the_ini_file(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.pytester.makeini("[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = base\n")
+    project.write("test_unit.py", "def test_addition(): assert 1 + 1 == 2\n")
+    monkeypatch.setenv("CI", "true")
+
+    project.run().assert_outcomes(passed=1)
+    shared = project.run("--divergence-shard=1/2")
+    assert shared.ret == pytest.ExitCode.USAGE_ERROR
+    shared.stderr.fnmatch_lines(["ERROR: --divergence-shard=1/2 shares out a search, and this *"])
+    project.run("--divergence-mode=search").assert_outcomes(passed=1 + 3)
+
+
+def test_a_session_that_says_search_and_names_no_models(project: Project) -> None:
+    project.write("test_unit.py", "def test_addition(): assert 1 + 1 == 2\n")
+    result = project.run("--divergence-mode=search")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [
+        "ERROR: a search needs two models; give --model-1 and --model-2",
+        "",
+    ]
+
+
 def test_a_file_without_seed_prompts(project: Project) -> None:
     project.write("seeds.txt", "\n\n")
     result = project.run(*PAIR, "--divergence-seeds=seeds.txt")
