@@ -3,7 +3,7 @@
 How to run it: name both models in the ini file, then `pytest-divergence discover`. The report shows
 beside each case what stands below for it. `pytest-divergence init` writes both files.
 
-What it leaves to you: the categories. These three kinds are a start; add what your users would see.
+What it leaves to you: the categories. These kinds are a start; add what your users would see.
 """
 
 from __future__ import annotations
