@@ -44,6 +44,8 @@ def write_gguf(folder: Path, path: Path, *, is_quantised: bool = False) -> Path:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     ids = dict(raw["model"]["vocab"])
+    ids |= {token["content"]: token["id"] for token in raw["added_tokens"]}
+    ids |= {f"[PAD{id_}]": id_ for id_ in range(len(ids), config["vocab_size"])}
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(sorted(ids, key=ids.__getitem__))
     writer.add_token_merges([" ".join(pair) for pair in raw["model"]["merges"]])

@@ -8,17 +8,20 @@ shape. Does not know what the model is used for.
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.store import file_lock, user_cache, user_cache_path
-from pytest_divergence.models.fingerprint import file_digest, text_digest
+from pytest_divergence.models.fingerprint import file_digest, text_digest, tokenizer_digest
 from pytest_divergence.models.gguf_header import read_gguf_header
 from pytest_divergence.models.quiet import Say, quiet_transformers
 from pytest_divergence.models.screening import check_no_weight_is_missing
+from pytest_divergence.models.vocabulary import num_tokens
 
 LOCK_SECONDS = 3600.0
 PACKAGES = ("gguf", "accelerate")
@@ -26,6 +29,8 @@ SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_val
 LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 SPACE = "▁"
 """How tokens write a space where GGUF's own tokenizers may write one."""
+PADDING = re.compile(r"\[PAD\d+\]|<dummy\d+>")
+"""What llama.cpp's converter calls rows of the embedding that no token has."""
 
 
 def gguf_folder(path: Path, *, like: Path | None, role: str, say: Say) -> Path:
@@ -44,8 +49,7 @@ def gguf_folder(path: Path, *, like: Path | None, role: str, say: Say) -> Path:
         )
     folder = user_cache("gguf") / _folder_name(path, like)
     if not folder.is_dir():
-        if like is not None:
-            _check_tokens(header.tokens, like, role=role)
+        added = _added_tokens(header.tokens, like, role=role) if like is not None else []
         with file_lock(
             folder.with_suffix(".lock"),
             timeout=LOCK_SECONDS,
@@ -53,7 +57,7 @@ def gguf_folder(path: Path, *, like: Path | None, role: str, say: Say) -> Path:
         ):
             if not folder.is_dir():
                 say(f"converting {safe_line(path.name)} to safetensors (once)")
-                convert_gguf(path, folder, like=like)
+                convert_gguf(path, folder, like=like, added=added)
     return folder
 
 
@@ -64,10 +68,13 @@ def ready_gguf_folder(path: Path, *, like: Path | None, role: str) -> Path | Non
     return folder if folder.is_dir() else None
 
 
-def convert_gguf(packed: Path, folder: Path, *, like: Path | None = None) -> None:
+def convert_gguf(
+    packed: Path, folder: Path, *, like: Path | None = None, added: Sequence[str] = ()
+) -> None:
     """Write a file's weights, config and tokenizer to `folder`, whole or not at all.
 
-    Raises `ModelLoadError` where the file lacks weights that its architecture has.
+    `added` are the tokens that the file knows and the model `like` does not. Raises
+    `ModelLoadError` where the file lacks weights that its architecture has.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -89,6 +96,7 @@ def convert_gguf(packed: Path, folder: Path, *, like: Path | None = None) -> Non
         tokenizer = AutoTokenizer.from_pretrained(
             like or partial, **(LOCAL if like is not None else packed_in)
         )
+        tokenizer.add_tokens(list(added))
         # A model read from GGUF refuses save_pretrained, so its weights move into a plain one.
         config = loaded.config
         if hasattr(config, "quantization_config"):
@@ -110,7 +118,8 @@ def _complete(own: Any, other: Any) -> Any:
     return other
 
 
-def _check_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> None:
+def _added_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> list[str]:
+    """The tokens of a file behind those that the other model knows, which must be the same."""
     from transformers import AutoTokenizer
 
     with quiet_transformers():
@@ -123,8 +132,21 @@ def _check_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> None:
                 f"model's is {safe_line(token)}. A divergence compares probabilities of the same "
                 "tokens; give two models that share a tokenizer."
             )
+    first = num_tokens(tokenizer)
+    added = list(tokens[first:])
+    while added and PADDING.fullmatch(added[-1]):
+        del added[-1]
+    tokenizer.add_tokens(added)
+    for token_id, token in enumerate(added, start=first):
+        if tokenizer.convert_tokens_to_ids(token) != token_id:
+            raise TokenizerMismatchError(
+                f"{role}: the GGUF file adds the token {safe_line(token)} as {token_id}, which the "
+                "other model's tokenizer cannot take up; give the model as a folder of safetensors"
+            )
+    return added
 
 
 def _folder_name(path: Path, like: Path | None) -> str:
-    config = (like / "config.json").read_text("utf-8") if like is not None else ""
+    """By all that the folder is made from: the file, and the other model's config and tokenizer."""
+    config = (like / "config.json").read_text("utf-8") + tokenizer_digest(like) if like else ""
     return f"{file_digest(path)[:24]}-{text_digest(config)[:8]}"

@@ -75,6 +75,11 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
         )
     options = dict(_option(part, role=role) for part in raw_options)
     kind, location = _kind_and_location(location, role=role, root=root or Path.cwd())
+    if "revision" in options and kind != "hub":
+        raise ModelLoadError(
+            f"{role}: revision={options['revision']} is for a Hub id, and {location} is none; "
+            "leave it out"
+        )
     return ModelSpec(kind, location, **options)
 
 

@@ -15,7 +15,7 @@ from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.models.gguf_header import read_gguf_header
 from pytest_divergence.models.loading import load_model_pair
 from tests.gguf_writing import write_gguf
-from tests.models.test_kinds import check_differs, values
+from tests.models.test_kinds import check_differs, extended, values
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,22 @@ def test_other_tokens_are_named(tiny_models: Path, tmp_path: Path) -> None:
 
     with pytest.raises(TokenizerMismatchError, match="of the GGUF file"):
         load_model_pair(str(tiny_models / "base"), str(path))
+
+
+def test_tokens_that_only_the_file_knows_are_one_outcome(tiny_models: Path, tmp_path: Path) -> None:
+    """As from a folder: left out, a model that says nothing but them would look unchanged."""
+    folder = extended(tiny_models / "base", tmp_path / "extended", "<call>", "<result>")
+    path = write_gguf(folder, tmp_path / "extended.gguf")
+    said: list[str] = []
+
+    pair = load_model_pair(str(tiny_models / "base"), str(path), say=said.append)
+
+    assert said[1].startswith(
+        'the candidate knows 2 tokens that the reference does not ("<call>", "<result>"): '
+    )
+    assert [side.num_outcomes for side in pair.sides] == [272, 272]
+    whole = load_model_pair(str(tiny_models / "base"), str(folder))
+    assert values(pair) == pytest.approx(values(whole), abs=1e-6)
 
 
 @pytest.mark.parametrize("field", [8, 16])

@@ -29,6 +29,15 @@ def test_a_folder_is_found_below_the_root(tmp_path: Path) -> None:
     assert (spec.kind, spec.path) == ("folder", tmp_path / "mine")
 
 
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    """Where a folder is called like the Hub id that was meant, it would be taken in its place."""
+    (tmp_path / "mine").mkdir()
+
+    assert refusal("mine,revision=v2", tmp_path) == (
+        f"--model-1: revision=v2 is for a Hub id, and {tmp_path / 'mine'} is none; leave it out"
+    )
+
+
 def test_a_folder_with_an_adapter_config_is_an_adapter(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
 
