@@ -10,7 +10,7 @@ import pytest
 
 TESTS = Path(__file__).parent / "tests"
 collect_ignore = ["conftest_templates", "examples"]
-"""Projects to copy from; `tests/templates/` and `tests/examples/` run them."""
+"""Projects to copy from; `tests/templates/` and `tests/shown_examples/` run them."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

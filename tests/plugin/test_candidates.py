@@ -92,5 +92,6 @@ def test_an_extended_vocabulary_is_searched_and_said(project: Project) -> None:
     assert result.ret in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     (suite,) = (project.path / ".divergence/suites").glob("*.divergence.jsonl")
     assert suite.read_text("utf-8")
-    again = project.run("--model-1=base", "--model-2=more", str(suite), "--divergence-max-kl=50")
+    replay = ("--model-1=base", "--model-2=more", str(suite), "--divergence-max-kl=50")
+    again = project.run(*replay, "-W", "default")
     assert again.ret == pytest.ExitCode.OK
