@@ -1,7 +1,7 @@
 """The reference and the candidate, ready to be run side by side.
 
-Owns what the two share: one tokenizer, one chat format, one device and dtype. Does not know where
-models come from (`pytest_divergence.models.loading`) or what is measured on them.
+Owns what the two share: one tokenizer, one chat format, the metrics. Does not know where models
+come from (`pytest_divergence.models.loading`) or what is measured on them.
 """
 
 from __future__ import annotations
