@@ -40,7 +40,9 @@ def rows(path: Path) -> list[Any]:
 REWRITE = "write it anew: python -m pytest_divergence.core.json_schemas"
 
 
-PROBES = (None, True, -1, 0, 1, 0.5, 2, "", "a", "two words", "0" * 64, [], [0], [[]], {}, {"a": 0})
+PROBES: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1, 0.5, 2, "", "a", "two words", "0" * 64, [], [0], [[]], {}, {"a": 0}),
+)
 
 
 def said_of(schema: dict[str, Any]) -> dict[str, Any]:
