@@ -23,7 +23,7 @@ ini file        tox.ini
 results go to   .divergence
 
 model-1         base                          ini
-model-2         an-adapter/of/the-customer-support-team,revision=main  command line
+model-2         an-adapter/of/the-customer-support-team,dtype=float32  command line
 mode            auto                          default
 """
 
@@ -45,7 +45,7 @@ def rows(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, tuple[str
 def test_the_table_says_where_each_value_comes_from(
     configured: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    candidate = "an-adapter/of/the-customer-support-team,revision=main"
+    candidate = "an-adapter/of/the-customer-support-team,dtype=float32"
     (configured.path / "an-adapter/of/the-customer-support-team").mkdir(parents=True)
 
     assert main(["show-config", "--model-2", candidate]) == 0
