@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case
-from pytest_divergence.core.errors import SettingsError, SuiteError
+from pytest_divergence.core.errors import SettingsError, StoreError, SuiteError
 from pytest_divergence.core.limits import approved_limit
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.report import load_report
@@ -76,6 +76,7 @@ def promote(
     merged.add(written, found)
     merged.add(_controls(found, merged, is_forced=is_forced), found)
     merged_provenance = merged.with_behaviours(provenance, behaviours, is_forced=is_forced)
+    _make_folder(target)
     write_stored(target, merged.rows.values(), merged.tokens.values(), merged_provenance)
     return Promoted(
         written=tuple(written),
@@ -116,6 +117,15 @@ class _Merged:
         return base.model_copy(update={"behaviours": list(both.values())})
 
 
+def _make_folder(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the folder {target.parent}: {error.strerror}; name a suite elsewhere"
+        ) from error
+
+
 def _target(target: Path, *, is_adding: bool) -> StoredSuite | None:
     """What is there already."""
     if not target.name.endswith(SUITE_SUFFIX) or target.name == SUITE_SUFFIX:
@@ -124,8 +134,6 @@ def _target(target: Path, *, is_adding: bool) -> StoredSuite | None:
             f"collect it; for instance {target.with_name(target.name.split('.')[0] or 'release')}"
             f"{SUITE_SUFFIX}"
         )
-    if not target.parent.is_dir():
-        raise SettingsError(f"there is no folder {target.parent}; make it first")
     if not target.exists():
         return None
     if not is_adding:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.errors import DivergenceError, StoreError
 from pytest_divergence.core.limits import approved_limit
 from pytest_divergence.core.naming import suite_path
 from pytest_divergence.core.promoting import Choice, promote
@@ -149,9 +149,17 @@ def test_a_target_must_be_collected_by_pytest(searched: Path, tmp_path: Path) ->
     )
 
 
-def test_a_missing_folder_is_named(searched: Path, tmp_path: Path) -> None:
-    with pytest.raises(DivergenceError, match=f"there is no folder {tmp_path}/no; make it first"):
-        promote(searched, tmp_path / "no" / "x.divergence.jsonl")
+def test_a_missing_folder_is_made(searched: Path, tmp_path: Path) -> None:
+    promote(searched, tmp_path / "a" / "b" / "x.divergence.jsonl")
+
+    assert (tmp_path / "a" / "b" / "x.divergence.jsonl").is_file()
+
+
+def test_a_folder_that_cannot_be_made_is_named(searched: Path, tmp_path: Path) -> None:
+    (tmp_path / "no").write_text("a file", "utf-8")
+
+    with pytest.raises(StoreError, match=f"cannot make the folder {tmp_path}/no/suites: "):
+        promote(searched, tmp_path / "no" / "suites" / "x.divergence.jsonl")
 
 
 def test_a_target_that_is_there_is_not_overwritten(searched: Path, target: Path) -> None:
