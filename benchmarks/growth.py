@@ -33,8 +33,8 @@ WORDS = ("tell", "me", "how", "the", "sea", "looks", "when", "night", "comes", "
 class Sizes:
     """What is held while one of them grows."""
 
-    prompts: int = 64
-    tokens: int = 32
+    prompts: int = 16
+    tokens: int = 16
     vocabulary: int = 8_192
     layers: int = 4
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[2]
-LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^()\s:#]+)(#[^()\s]*)?\)")
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^()\s:#]+)(#[^()\s]*)?\)")
 PUBLISHED = {
     "CHANGELOG.md": "project/changelog.md",
     "CONTRIBUTING.md": "project/contributing.md",
@@ -42,7 +42,7 @@ def for_site(text: str, source: str, page: str) -> str:
     """
 
     def replaced(match: re.Match[str]) -> str:
-        label, target, anchor = match[1], match[2], match[3] or ""
+        image, label, target, anchor = match[1], match[2], match[3], match[4] or ""
         path = os.path.normpath(PurePosixPath(source).parent / target)
         if path.startswith("docs/"):
             there = path.removeprefix("docs/")
@@ -50,7 +50,7 @@ def for_site(text: str, source: str, page: str) -> str:
             there = published().get(path) or published().get(f"{path}/README.md") or ""
         if there:
             relative = os.path.relpath(there, PurePosixPath(page).parent)
-            return f"[{label}]({relative}{anchor})"
+            return f"{image}[{label}]({relative}{anchor})"
         return label if label.strip("`") == path else f"{label} (`{path}`)"
 
     return LINK.sub(replaced, text)

@@ -158,6 +158,6 @@ def test_commands_that_a_page_names_take_what_it_gives_them(page: Path) -> None:
 @pytest.mark.parametrize("page", READ, ids=named)
 def test_relative_links_lead_to_files(page: Path) -> None:
     generated = {f"docs/{name}" for name in made()}
-    for _, target, _ in LINK.findall(page.read_text("utf-8")):
+    for _, _, target, _ in LINK.findall(page.read_text("utf-8")):
         path = (page.parent / target).resolve()
         assert path.exists() or named(path) in generated, f"{named(page)} links to {target}"
