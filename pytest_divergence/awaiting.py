@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from pytest_divergence.session import DivergenceSession
 
 
-def is_waiting(session: DivergenceSession) -> bool:
-    """Whether this session's search waits for other shards; False where there was none."""
-    return bool(session.outcome) and session.outcome().awaited is not None
-
-
 def finished(session: DivergenceSession) -> SearchOutcome:
     """The outcome of this session's search. Raises UsageError where it waits for other shards."""
     outcome = session.outcome()

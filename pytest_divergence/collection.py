@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence import awaiting, updating
+from pytest_divergence import updating
 from pytest_divergence.aggregate_items import (
     AGGREGATE_ITEM,
     SHIFT_ITEM,
@@ -61,7 +61,7 @@ class SuiteFile(pytest.Module):
                 searched.append(SearchItem.make(self, report))
                 if session.resolved.settings.max_shift is not None:
                     searched.append(ShiftItem.of_search(self, report))
-            if report is not None and (not report.cases or awaiting.is_waiting(session)):
+            if report is not None and (not report.cases or session.is_waiting):
                 return searched  # a search that confirmed nothing may have written no suite
             stored = (list_suite if session.is_listing else read_suite)(self.path)
             is_fresh = report is not None

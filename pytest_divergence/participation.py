@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence import awaiting
 from pytest_divergence.options import SUITE_SUFFIX
 from pytest_divergence.pairs import INI
 from pytest_divergence.progress_display import SKIP_PREFIX
@@ -85,7 +84,7 @@ def joining_suite(session: DivergenceSession) -> Path | None:
     if session.worker_input is not None:
         sent = session.worker_input.get(SUITE_KEY)
         return Path(sent) if sent else None
-    if not adds_own_suite(session) or awaiting.is_waiting(session):
+    if not adds_own_suite(session) or session.is_waiting:
         return None
     return session.own_suite if session.outcome or session.own_suite.is_file() else None
 
@@ -164,7 +163,7 @@ def session_cases(session: DivergenceSession) -> list[SuiteCase]:
     with session.usage_errors():
         paths = named_suites(session)
         if mode(session) == "search" and not session.is_listing:
-            paths = [session.own_suite] if awaiting.finished(session).report.cases else []
+            paths = [session.own_suite] if search_outcome(session).report.cases else []
         elif not paths and session.own_suite.is_file():
             paths = [session.own_suite]
         elif not paths and not session.is_listing:
@@ -204,7 +203,9 @@ def search_outcome(session: DivergenceSession) -> SearchOutcome:
         raise pytest.UsageError(
             "this needs a search, and this session only replays; add --divergence-mode=search"
         )
-    return awaiting.finished(session)
+    from pytest_divergence.awaiting import finished
+
+    return finished(session)
 
 
 def for_workers(session: DivergenceSession) -> dict[str, str]:

@@ -20,7 +20,6 @@ from pytest_divergence import (
     participation,
     progress_display,
     scheduling,
-    shards,
     untested,
     updating,
 )
@@ -68,7 +67,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     ours = of(session.config)
     ours.check()
     updating.refuse(ours)
-    shards.refuse(ours)
+    if "shard" in ours.given:
+        from pytest_divergence import shards
+
+        shards.refuse(ours)
     if ours.is_controller:
         participation.prepare(ours)
 
@@ -105,7 +107,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session) -> None:
     """Show a search that waits for other machines."""
-    shards.join(of(session.config), session)
+    ours = of(session.config)
+    if ours.is_waiting:
+        from pytest_divergence import shards
+
+        shards.join(ours, session)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

@@ -278,6 +278,11 @@ class DivergenceSession:
         report_dir = self.resolved.settings.report_dir
         return DivergenceFolder(self.root, report_dir=Path(report_dir) if report_dir else None)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether this session's search waits for other shards; False where there was none."""
+        return bool(self.outcome) and self.outcome().awaited is not None
+
     # The pair
 
     def models_for(self, path: Path) -> Models | None:

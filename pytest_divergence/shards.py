@@ -1,7 +1,4 @@
-"""A session that does one machine's share of a search: what it refuses, and how it ends.
-
-pytest loads this in every session, so nothing heavy is imported before a share is asked for.
-"""
+"""A session that does one machine's share of a search: what it refuses, and how it ends."""
 
 from __future__ import annotations
 
@@ -9,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_divergence import awaiting, options, participation
+from pytest_divergence import options, participation
+from pytest_divergence.collection import SuiteFile
+from pytest_divergence.items import SearchItem
 
 if TYPE_CHECKING:
     from pytest_divergence.session import DivergenceSession
@@ -19,9 +18,7 @@ FLAG = options.BY_FIELD["shard"].flag
 
 def refuse(session: DivergenceSession) -> None:
     """Raise UsageError where this session is asked for a share of a search, and can do none."""
-    if "shard" not in session.given or not session.is_asked or not session.has_models:
-        return
-    if session.is_off or session.is_listing:
+    if not session.has_models or not session.is_asked or session.is_off or session.is_listing:
         return
     if reason := _reason_against(session):
         raise pytest.UsageError(reason)
@@ -42,11 +39,8 @@ def _reason_against(session: DivergenceSession) -> str | None:
 
 def join(session: DivergenceSession, pytest_session: pytest.Session) -> None:
     """Add the item `search` where the search waits: there is no suite yet that would bring it."""
-    if not awaiting.is_waiting(session) or not participation.adds_own_suite(session):
+    if not participation.adds_own_suite(session):
         return
-    from pytest_divergence.collection import SuiteFile
-    from pytest_divergence.items import SearchItem
-
     parent = SuiteFile.from_parent(pytest_session, path=session.own_suite)
     item = SearchItem.make(parent, session.outcome().report)
     if item.nodeid not in {one.nodeid for one in pytest_session.items}:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from pytest_divergence.commands.suites import SUITES, suites_of
+from pytest_divergence.commands.suites import add_suites, suites_of
 
 
 def add(parser: ArgumentParser) -> None:
@@ -14,13 +13,7 @@ def add(parser: ArgumentParser) -> None:
         "Mark a behaviour as intended in the provenance of the suites that know it."
     )
     parser.add_argument("behaviour", metavar="ID", help="printed with the behaviour's failure")
-    parser.add_argument(
-        "suites",
-        metavar="SUITE",
-        nargs="*",
-        type=Path,
-        help=f"suite or folder of suites (default: {SUITES})",
-    )
+    add_suites(parser)
     parser.set_defaults(run=run)
 
 

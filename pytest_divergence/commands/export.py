@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from pytest_divergence.commands.suites import SUITES, suites_of
+from pytest_divergence.commands.suites import SUITES, add_suites, suites_of
 
 FORMATS = {
     "inspect": "inspect_samples",
@@ -24,13 +24,7 @@ def add(parser: ArgumentParser) -> None:
         "eval -c FILE -r PROVIDER); llm-comparator: both models' answers side by side. None of "
         "them measures KL: the numbers go along as metadata, and the bounds stay here."
     )
-    parser.add_argument(
-        "suites",
-        metavar="SUITE",
-        nargs="*",
-        type=Path,
-        help=f"suite or folder of suites (default: {SUITES})",
-    )
+    add_suites(parser)
     parser.add_argument("--format", choices=FORMATS, required=True, help="the other tool")
     parser.add_argument(
         "--output", metavar="FILE", type=Path, help="where the file goes (default: stdout)"

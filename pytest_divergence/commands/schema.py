@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "schemas"
 KINDS = ("suite", "tokens", "provenance", "report")
 
 
@@ -22,5 +20,7 @@ def add(parser: ArgumentParser) -> None:
 
 def run(given: Namespace) -> int:
     """Print it."""
-    print((FOLDER / f"divergence-{given.kind}.schema.json").read_text("utf-8"), end="")
+    from pytest_divergence.core.json_schemas import published_path
+
+    print(published_path(given.kind).read_text("utf-8"), end="")
     return 0

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
 SUITES = Path(".divergence") / "suites"
 """Where searches leave theirs."""
 PATTERN = "*.divergence.jsonl"
+
+
+def add_suites(parser: ArgumentParser) -> None:
+    """The argument that `suites_of` reads."""
+    parser.add_argument(
+        "suites",
+        metavar="SUITE",
+        nargs="*",
+        type=Path,
+        help=f"suite or folder of suites (default: {SUITES})",
+    )
 
 
 def suites_of(given: Sequence[Path]) -> list[Path]:
