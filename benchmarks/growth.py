@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from timing import seconds
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -55,11 +55,11 @@ def main() -> None:
             "scoring": [median_seconds(scoring(one)) for one in sizes],
             "a training step": [median_seconds(training(one)) for one in sizes],
         }
-        for work, seconds in found[name].items():
-            line = fit(values, seconds)
+        for work, times in found[name].items():
+            line = fit(values, times)
             print(
                 f"{work:16} {name:11} "
-                + "  ".join(f"{x:,}: {y:.3f} s" for x, y in zip(values, seconds, strict=True))
+                + "  ".join(f"{x:,}: {y:.3f} s" for x, y in zip(values, times, strict=True))
                 + f"   line {line.start:.3f} s + {line.slope:.2e} s each, R2 {line.r_squared:.4f}"
             )
     if len(sys.argv) > 1:
@@ -115,12 +115,7 @@ def texts(count: int, length: int = 8) -> list[str]:
 
 def median_seconds(work: Callable[[], object]) -> float:
     work()
-    times = []
-    for _ in range(NUM_TURNS):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return statistics.median(seconds(work) for _ in range(NUM_TURNS))
 
 
 @dataclass(frozen=True)
@@ -146,9 +141,9 @@ def draw(found: dict[str, dict[str, list[float]]], path: str) -> None:
     figure, panels = pyplot.subplots(1, len(found), figsize=(3 * len(found), 3), sharey=False)
     for panel, (name, works) in zip(panels, found.items(), strict=True):
         sizes = GROWTH[name]
-        for work, seconds in works.items():
-            (points,) = panel.plot(sizes, seconds, "o", label=work)
-            line = fit(sizes, seconds)
+        for work, times in works.items():
+            (points,) = panel.plot(sizes, times, "o", label=work)
+            line = fit(sizes, times)
             panel.plot(
                 sizes, [line.start + line.slope * x for x in sizes], color=points.get_color()
             )

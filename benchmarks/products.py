@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 from unittest import mock
 
-from pytest_divergence import ModelPair, TrainingConfig, load_model_pair, score_prompts
+from timing import ratio, seconds
+
+from pytest_divergence import ModelPair, PromptScore, TrainingConfig, load_model_pair, score_prompts
 from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, SHIPPED_SEEDS, shipped_prompts
 from pytest_divergence.discovery.training import train_soft_prompt
 from pytest_divergence.models import products
@@ -27,38 +30,42 @@ def main() -> None:
     if not products.onednn_is_better():
         sys.exit("torch's own choice stands on this CPU: nothing to compare")
     pair = load_model_pair(*sys.argv[1:3])
+    first, works = phases(pair)
+    with mock.patch.object(products, "onednn_is_better", return_value=False):
+        again = works["scoring 32 stored cases"](pair)
+    for name, work in works.items():
+        ours, plain = zip(*(both(partial(work, pair)) for _ in range(NUM_TURNS)), strict=True)
+        print(
+            f"{name:24} {statistics.median(ours):6.2f} s against {statistics.median(plain):6.2f} s"
+            f"   {ratio(ours, plain)}"
+        )
+    print(f"largest change of a case's KL: {max(moved(first, again)):.1e} nats/token")
+
+
+def phases(pair: ModelPair) -> tuple[list[PromptScore], dict[str, Callable[[ModelPair], Any]]]:
+    """What was measured on some prompts, and each kind of work of a search on a pair."""
     prompts = shipped_prompts(SHIPPED_CONTROLS, 32)
     first = score_prompts(pair, prompts, num_continuations=1, max_new_tokens=16)
     stored = [one.continuations for one in first]
-    works: dict[str, Callable[[], object]] = {
-        "scoring 32 stored cases": lambda: score_prompts(pair, prompts, continuations=stored),
-        "decoding 32 x 16 tokens": lambda: greedy_continuations(pair, prompts, max_new_tokens=16),
-        f"{NUM_STEPS} training steps": lambda: train(pair),
+    return first, {
+        "scoring 32 stored cases": lambda pair: score_prompts(pair, prompts, continuations=stored),
+        "decoding 32 x 16 tokens": lambda pair: greedy_continuations(
+            pair, prompts, max_new_tokens=16
+        ),
+        f"{NUM_STEPS} training steps": train,
     }
-    values = [one.measurement.value for one in first]
-    with mock.patch.object(products, "onednn_is_better", return_value=False):
-        again = score_prompts(pair, prompts, continuations=stored)
-    moved = [abs(one.measurement.value - value) for one, value in zip(again, values, strict=True)]
-    for name, work in works.items():
-        ours, plain = zip(*(both(work) for _ in range(NUM_TURNS)), strict=True)
-        ratios = [a / b for a, b in zip(ours, plain, strict=True)]
-        print(
-            f"{name:24} {statistics.median(ours):6.2f} s against {statistics.median(plain):6.2f} s"
-            f"   {statistics.median(ratios):.2f} x (min {min(ratios):.2f}, max {max(ratios):.2f})"
-        )
-    print(f"largest change of a case's KL: {max(moved):.1e} nats/token")
+
+
+def moved(first: Sequence[PromptScore], again: Sequence[PromptScore]) -> list[float]:
+    """How far each prompt's KL is from what it was, nats per token."""
+    both = zip(first, again, strict=True)
+    return [abs(one.measurement.value - other.measurement.value) for one, other in both]
 
 
 def both(work: Callable[[], object]) -> tuple[float, float]:
     ours = seconds(work)
     with mock.patch.object(products, "onednn_is_better", return_value=False):
         return ours, seconds(work)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def train(pair: ModelPair) -> None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
+from timing import ratio, seconds
 
 from pytest_divergence import ModelPair, load_model_pair, score_prompts
 from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, shipped_prompts
@@ -40,12 +40,6 @@ def bare_loop(pair: ModelPair, rows: Sequence[list[int]]) -> None:
                     )
 
 
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def main() -> None:
     pair = load_model_pair(*sys.argv[1:3])
     prompts = shipped_prompts(SHIPPED_CONTROLS, NUM_CASES)
@@ -65,14 +59,10 @@ def main() -> None:
 
     ours(), bare()
     pairs = [(seconds(ours), seconds(bare)) for _ in range(NUM_TURNS)]
-    ratios = [mine / theirs for mine, theirs in pairs]
     print(f"{NUM_CASES} stored cases, {sum(map(len, rows))} tokens through each model")
     print(f"score_prompts      {statistics.median(mine for mine, _ in pairs):6.2f} s")
     print(f"bare transformers  {statistics.median(theirs for _, theirs in pairs):6.2f} s")
-    print(
-        f"ratio              {statistics.median(ratios):6.2f}  "
-        f"(min {min(ratios):.2f}, max {max(ratios):.2f}, {NUM_TURNS} turns)"
-    )
+    print(f"ratio              {ratio(*zip(*pairs, strict=True))}")
 
 
 if __name__ == "__main__":

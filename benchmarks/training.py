@@ -12,9 +12,10 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
+from timing import ratio, seconds
 from torch import Tensor
 
 from pytest_divergence import ModelPair, TrainingConfig, load_model_pair
@@ -99,20 +100,10 @@ def compare(pair: ModelPair, texts: Sequence[str], config: TrainingConfig) -> No
 
     ours(), bare()
     pairs = [(ours(), bare()) for _ in range(NUM_TURNS)]
-    ratios = [mine / theirs for mine, theirs in pairs]
     print(f"{NUM_STEPS} steps over {len(rows)} texts, {sum(map(len, rows))} tokens of text")
     print(f"train_soft_prompt  {statistics.median(mine for mine, _ in pairs):6.2f} s")
     print(f"bare transformers  {statistics.median(theirs for _, theirs in pairs):6.2f} s")
-    print(
-        f"ratio              {statistics.median(ratios):6.2f}  "
-        f"(min {min(ratios):.2f}, max {max(ratios):.2f}, {NUM_TURNS} turns)"
-    )
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    print(f"ratio              {ratio(*zip(*pairs, strict=True))}")
 
 
 if __name__ == "__main__":
