@@ -132,20 +132,6 @@ def _perturb(model: PreTrainedModel, size: float) -> None:
             weight.add_(torch.randn_like(weight) * weight.std() * size)
 
 
-def _llama(vocab_size: int, **ids: Any) -> PreTrainedConfig:
-    return LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=HIDDEN_SIZE,
-        intermediate_size=2 * HIDDEN_SIZE,
-        num_hidden_layers=NUM_LAYERS,
-        num_attention_heads=NUM_HEADS,
-        num_key_value_heads=1,
-        max_position_embeddings=NUM_POSITIONS,
-        initializer_range=SPREAD,
-        **ids,
-    )
-
-
 def _gpt2(vocab_size: int, **ids: Any) -> PreTrainedConfig:
     return GPT2Config(
         vocab_size=vocab_size,
@@ -196,7 +182,7 @@ def _llama_like(kind: Callable[..., PreTrainedConfig]) -> Callable[..., PreTrain
 SPREAD = 0.15
 
 CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
-    "llama": _llama,
+    "llama": _llama_like(LlamaConfig),
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
     "gemma": _llama_like(GemmaConfig),
