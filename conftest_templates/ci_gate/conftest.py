@@ -14,7 +14,9 @@ into CODEOWNERS, or the change that fails the gate can raise the gate's bounds.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,15 +27,22 @@ SUITE = Path(__file__).parent / "tests" / "release.divergence.jsonl"
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run the suite last: what needs no model fails first. In CI a run without it is refused."""
     items.sort(key=lambda item: item.path == SUITE)
-    if _must_gate(config) and not any(item.path == SUITE for item in items):
-        raise pytest.UsageError(
-            f"{SUITE.relative_to(config.rootpath)} was not collected, so nothing was gated; "
-            "bring it back, or name the tests that shall run without it"
-        )
+    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist cannot end a session
+        _require_suite(config, [item.nodeid for item in items])
 
 
-def _must_gate(config: pytest.Config) -> bool:
-    """Whether this is a whole run of CI: a deleted or renamed suite would pass in silence."""
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's: only its workers collect
+def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
+    """The same for what a worker has collected, before any test runs."""
+    _require_suite(node.config, ids)
+
+
+def _require_suite(config: pytest.Config, ids: Sequence[str]) -> None:
+    """End a whole run of CI without the suite: deleted or renamed, it would pass in silence."""
     is_whole = config.args_source is not pytest.Config.ArgsSource.ARGS
-    is_worker = hasattr(config, "workerinput")  # pytest-xdist: a worker cannot end a session
-    return bool(os.environ.get("CI")) and is_whole and not is_worker
+    suite = SUITE.relative_to(config.rootpath).as_posix()
+    if os.environ.get("CI") and is_whole and not any(one.startswith(f"{suite}::") for one in ids):
+        raise pytest.UsageError(
+            f"{suite} was not collected, so nothing was gated; bring it back, or name the tests "
+            "that shall run without it"
+        )

@@ -82,6 +82,28 @@ def test_ci_gate_replays_last_and_cannot_be_taken_away(
     project.run("tests/unit").assert_outcomes(passed=1)
 
 
+def test_ci_gate_misses_its_suite_among_workers_too(
+    copied: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session's own process collects nothing there, and a worker cannot end the session."""
+    project = copied("ci_gate")
+    project.write("tests/unit/test_unit.py", "def test_addition(): assert 1 + 1 == 2\n")
+    monkeypatch.setenv("CI", "true")
+    workers = ("-p", "xdist", "-n1")
+
+    gone = project.run_forked(*workers)
+    assert gone.ret == pytest.ExitCode.USAGE_ERROR
+    assert [line for line in gone.errlines if line] == [
+        f"ERROR: {SUITE} was not collected, so nothing was gated; bring it back, or name the tests "
+        "that shall run without it"
+    ]
+    assert "passed" not in shown(gone)
+    project.run_forked(*workers, "tests/unit").assert_outcomes(passed=1)
+
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 50.0})
+    project.run_forked(*workers).assert_outcomes(passed=2)
+
+
 def test_lora_release_asks_for_an_effect_and_for_no_side_effect(copied: Copy) -> None:
     project = copied("lora_release")
     project.run().assert_outcomes(passed=4)
