@@ -7,6 +7,7 @@ be what it was trained on.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from pytest_divergence.discovery.testing import Confirmed
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_greedily
+from pytest_divergence.models.fingerprint import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.motifs import UNSPACED
 from pytest_divergence.scoring.scorer import greedy_continuations
@@ -47,7 +49,7 @@ def add_causes(
     explained: list[Confirmed] = []
     if confirmed:
         listener.progress("minimise what causes a behaviour", 0, len(confirmed))
-    asked = [Unit(f"causes/{one.suspect.id}", partial(_causes, one, profile)) for one in confirmed]
+    asked = [_unit(one, profile) for one in confirmed]
     for one, found in zip(confirmed, units.do_each(asked), strict=True):
         causes = Causes(**found)
         behaviour = one.behaviour.model_copy(
@@ -61,10 +63,19 @@ def add_causes(
     return explained
 
 
-def _causes(confirmed: Confirmed, profile: Profile, pair: ModelPair) -> dict[str, str | None]:
-    trial = _Trial(pair, confirmed.suspect, profile.naming_length)
-    starts = sorted(confirmed.causes, key=lambda prompt: (len(_pieces(prompt)), prompt))
-    shown = trial.shown(starts[:NUM_STARTS])
+def _unit(confirmed: Confirmed, profile: Profile) -> Unit:
+    shortest = sorted(confirmed.causes, key=lambda prompt: (len(_pieces(prompt)), prompt))
+    starts = shortest[:NUM_STARTS]
+    # Which prompts showed it may differ from an earlier session's: a strategy failed there.
+    name = f"causes/{confirmed.suspect.id}/{text_digest(json.dumps(starts))[:16]}"
+    return Unit(name, partial(_causes, confirmed.suspect, starts, profile))
+
+
+def _causes(
+    suspect: Suspect, starts: Sequence[str], profile: Profile, pair: ModelPair
+) -> dict[str, str | None]:
+    trial = _Trial(pair, suspect, profile.naming_length)
+    shown = trial.shown(starts)
     if not shown:
         return {"shortest": None, "nearest_non_cause": None}
     shortest = _minimised(trial, shown[0])

@@ -95,6 +95,18 @@ def test_a_models_own_answer_is_minimised_and_asked_once(units: WorkUnits) -> No
     assert given.suspect.shows(shortest, tiny_pair().chat.text(answers.candidate[0]), "")
 
 
+def test_other_prompts_that_showed_it_are_minimised_anew(units: WorkUnits) -> None:
+    """A strategy that failed in the last session may have found them now."""
+    given = confirmed(tiny_pair(), "Tell me a long story about the old red fox.")
+    before = replace(given, causes=("Hi",))
+
+    (without,) = add_causes(units, [before], PROFILES["smoke"], Silence())
+    (found,) = add_causes(units, [given], PROFILES["smoke"], Silence())
+
+    assert without.behaviour.shortest_cause is None
+    assert found.behaviour.shortest_cause is not None
+
+
 def test_what_the_model_does_not_say_after_all_has_no_cause(units: WorkUnits) -> None:
     given = confirmed(tiny_pair(), "Hi")
     other = Suspect("nothing", ("never said at all",))
