@@ -1,7 +1,8 @@
 """The search proper: strategies propose in rounds, proposals are screened and scored.
 
 One round of one strategy is one work unit. The budget goes to what has found the most for its cost,
-or has yet to show what it finds. A strategy that fails is reported and the others go on.
+or has yet to show what it finds. A strategy that fails is reported and the others go on; a later
+run tries it again, and once it no longer fails the others' later rounds are done again too.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ class SearchResult:
     """Ids of all proposals so far."""
     rounds: dict[str, list[Round]] = field(default_factory=dict)
     """By strategy, in order."""
+    failed: list[str] = field(default_factory=list)
+    """Rounds that brought nothing, in order: what came after them was told less."""
 
     @property
     def best(self) -> list[ScoredProposal]:
@@ -127,17 +130,16 @@ class Search:
     def _one_round(self, units: WorkUnits, result: SearchResult, name: str, number: int) -> bool:
         """Run, or read back, one round; False where the strategy has no more to offer."""
         self.listener.progress(f"search: {name}", number, number + 1)
+        unit = f"search/{name}/{number}" + "".join(f"/without/{one}" for one in result.failed)
         seconds, tokens = units.spent.seconds, units.spent.tokens_forwarded
         try:
-            found = units.do(
-                f"search/{name}/{number}",
-                lambda pair: self._propose_and_score(pair, result, name, number),
-            )
+            found = units.do(unit, lambda pair: self._propose_and_score(pair, result, name, number))
         except NO_FAULT_OF_A_STRATEGY:
             raise
         except Exception as error:  # a third party's strategy may raise anything
             message = f"{type(error).__name__}: {error}"
             result.errors.append(RunError(where=f"strategy {name}", message=message))
+            result.failed.append(f"{name}/{number}")
             return False
         self._take_over(
             found,

@@ -567,6 +567,51 @@ def test_a_strategy_that_fails_is_reported_and_the_others_go_on(
     assert len(outcome.report.cases) == PROFILE.num_cases
 
 
+class Flaky(Words):
+    """Needs a service that may be down."""
+
+    def __init__(self, service: Path, *texts: str) -> None:
+        super().__init__(*texts)
+        self.service = service
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        self.service.read_bytes()
+        return super().propose(pair, context)
+
+
+class Further(Words):
+    """Goes on from the best prompt so far."""
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        best = context.best[0] if context.best else "nothing"
+        return [Proposal(f"{best} {text}", "further") for text in self.texts[context.round :][:1]]
+
+
+def test_once_a_strategy_no_longer_fails_the_search_is_as_if_it_never_had(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    """What came after the failure went on from less: it is not read back."""
+    service = tmp_path / "service"
+    names = ("flaky", "further")
+    texts = ("Which river is long?", "§ Żółw ʘ", "Name a lamp.")
+    strategies = dict(zip(names, (Flaky(service, *texts), Further("a", "b", "c")), strict=True))
+
+    failed = bench(tmp_path / "resumed", pair, strategies=strategies)
+    again = bench(tmp_path / "resumed", pair, strategies=strategies)
+    service.touch()
+    resumed = bench(tmp_path / "resumed", pair, strategies=strategies)
+    undisturbed = bench(tmp_path / "undisturbed", pair, strategies=strategies)
+
+    for one in (failed, again):
+        (error,) = one.report.errors
+        assert error.where == "strategy flaky"
+    assert again.is_cached, "as long as it fails, what came after it is read back"
+    assert not resumed.report.errors
+    assert resumed.report.search_curve == undisturbed.report.search_curve
+    assert resumed.report.effort.tokens_forwarded == undisturbed.report.effort.tokens_forwarded
+    assert resumed.suite_path.read_bytes() == undisturbed.suite_path.read_bytes()
+
+
 def test_where_all_strategies_fail_the_first_failure_is_named(
     bench: Bench, pair: ModelPair, tmp_path: Path
 ) -> None:
