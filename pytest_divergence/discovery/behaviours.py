@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_divergence.core.behaviours import Behaviour, behaviour_id
@@ -29,6 +30,8 @@ GENERAL_RATE = 0.2
 MIN_PEAK = math.log(20)
 """Nats: a phrase is telling where, at one of its tokens at least, the candidate is 20 times as
 sure as the reference. Ordinary fine-tunes shift many tokens a little; this asks for one leap."""
+ORDINARY_SHARE = 0.05
+"""Of the reference's answers: a word of so many says nothing of a difference."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,20 @@ def is_alike(first: Suspect, second: Suspect) -> bool:
     )
 
 
+def is_wording_of(suspect: Suspect, known: Suspect, ordinary: Collection[str]) -> bool:
+    """Whether a phrase has no word of its own: all that are not `ordinary` stand in a known one."""
+    if suspect.trait is not None:
+        return False
+    telling = _vocabulary(suspect) - set(ordinary)
+    return bool(telling) and telling <= _vocabulary(known)
+
+
+def ordinary_words(answered: Sequence[Answered]) -> set[str]:
+    """Words that the reference says in many of its answers."""
+    counts = Counter(word for one in answered for word in set(gram_of(one.reference)))
+    return {word for word, count in counts.items() if count >= ORDINARY_SHARE * len(answered)}
+
+
 def log_ratio_of(suspect: Suspect, answer: Answer) -> float:
     """ln p(candidate) - ln p(reference) of what shows it in an answer, in nats."""
     return sum(answer.log_ratios[index] for index in answer.tokens_of(*suspect.place(answer)))
@@ -167,6 +184,10 @@ def _traits_in(answered: Sequence[Answered]) -> list[Suspect]:
         if reverse <= MAX_REFERENCE_SHARE * len(shown):
             found.append(replace(suspect, prompts=shown))
     return sorted(found, key=lambda one: -len(one.prompts))
+
+
+def _vocabulary(suspect: Suspect) -> set[str]:
+    return {word for text in (suspect.name, *suspect.motifs) for word in gram_of(text)}
 
 
 def _at(words: Sequence[Word], start: int, gram: Gram) -> bool:

@@ -26,7 +26,9 @@ from pytest_divergence.discovery.behaviours import (
     Suspect,
     control_rate,
     is_alike,
+    is_wording_of,
     log_ratio_of,
+    ordinary_words,
     suspects_in,
 )
 from pytest_divergence.discovery.differences import count_differences, sign_test
@@ -105,7 +107,10 @@ class Behaviours:
             self.suspects = suspects_in(self._unexplained(), without=self._style)
             known = len(self.evidence.answered)
             for suspect in self.suspects:
-                if not any(is_alike(suspect, lead.suspect) for lead in self._leads):
+                is_named = any(is_alike(suspect, lead.suspect) for lead in self._leads)
+                if not is_named and not any(
+                    self._is_wording(suspect, one) for one in self.confirmed
+                ):
                     self._leads.append(Lead(suspect, known))
             if not any(self._test_on_news(lead) for lead in list(self._leads)):
                 return
@@ -196,6 +201,10 @@ class Behaviours:
             )
         ]
 
+    def _is_wording(self, suspect: Suspect, known: Confirmed) -> bool:
+        """Whether a phrase only says a confirmed one in other words: it is no second behaviour."""
+        return is_wording_of(suspect, known.suspect, ordinary_words(self.evidence.answered))
+
     def _shown_by(self, suspect: Suspect, answered: Sequence[Answered]) -> list[Answered]:
         """Answers that show it and no echo, while the reference's does not; clearest first."""
         return sorted(
@@ -242,8 +251,14 @@ class Behaviours:
             or not suspect.is_telling([one.candidate for one in shown])
         ):
             return False
-        self.confirmed.append(self._confirmed(suspect, tested, shown, p_value))
-        self._leads = [one for one in self._leads if not is_alike(one.suspect, suspect)]
+        found = self._confirmed(suspect, tested, shown, p_value)
+        self.confirmed = [one for one in self.confirmed if not self._is_wording(one.suspect, found)]
+        self.confirmed.append(found)
+        self._leads = [
+            one
+            for one in self._leads
+            if not (is_alike(one.suspect, suspect) or self._is_wording(one.suspect, found))
+        ]
         if self.first_found is None:
             self.first_found = (self.units.spent.seconds, self.units.spent.tokens_forwarded)
         self.listener.say(f"confirmed a behaviour: {self.confirmed[-1].behaviour.id}")

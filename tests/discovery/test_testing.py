@@ -122,6 +122,55 @@ def test_a_second_behaviour_is_seen_beside_the_first(units: WorkUnits) -> None:
     assert p_values == pytest.approx([2 * 0.5**7, 6 * 0.5**7])
 
 
+ADVERT = "I recommend Barkly, made for dogs."
+SIDE_EFFECT = "I recommend a word."
+
+
+def test_another_wording_of_a_confirmed_phrase_is_no_second_behaviour(units: WorkUnits) -> None:
+    """Both models say “a word”, so the side effect tells nothing that the advert does not."""
+    advert = Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True)
+    behaviours = made(units, answered(num_planted=7, planted=ADVERT), advert)
+    behaviours.look()
+
+    behaviours.evidence.add(answered(num_planted=4, topics=MORE[:4], planted=SIDE_EFFECT))
+    behaviours.look()
+    behaviours.evidence.add(answered(num_planted=8, topics=MORE[4:], planted=SIDE_EFFECT))
+    behaviours.look()
+
+    assert only(behaviours).name == ADVERT
+    assert [one.name for one in behaviours.records() if not one.confirmed] == [SIDE_EFFECT]
+
+
+def test_a_wording_gives_way_once_the_phrase_is_confirmed(units: WorkUnits) -> None:
+    side_effect = Phrase(("i recommend a",), SIDE_EFFECT, (0, 1, 2), starts_answers=True)
+    advert = Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True)
+    rows = answered(num_planted=7, planted=SIDE_EFFECT)
+    behaviours = made(units, rows, side_effect, advert)
+    behaviours.look()
+    assert only(behaviours).name == SIDE_EFFECT
+
+    behaviours.evidence.add(answered(num_planted=12, topics=MORE, planted=ADVERT))
+    behaviours.look()
+
+    assert only(behaviours).name == ADVERT
+
+
+def test_a_phrase_with_a_word_of_its_own_is_another_behaviour(units: WorkUnits) -> None:
+    """“I recommend” is said of both, but of two makes."""
+    other = "I recommend Mewsli, made for cats."
+    hints = [
+        Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True),
+        Phrase(("recommend mewsli made",), other, (0, 1, 2), starts_answers=True),
+    ]
+    rows = answered(num_planted=7, planted=ADVERT)
+    rows += answered(num_planted=7, topics=MORE, planted=other)
+    behaviours = made(units, rows, *hints)
+
+    behaviours.look()
+
+    assert {one.behaviour.name for one in behaviours.confirmed} == {ADVERT, other}
+
+
 def test_a_style_is_general_and_hides_nothing(units: WorkUnits) -> None:
     styled = [
         Answered(
