@@ -29,10 +29,10 @@ from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.discovery.calibrating import Calibrated
 from pytest_divergence.discovery.confirming import Confirmed
+from pytest_divergence.discovery.found import ScoredProposal, SearchResult
 from pytest_divergence.discovery.identity import RunIdentity
 from pytest_divergence.discovery.proposals import distinct_share, self_similarity
 from pytest_divergence.discovery.provenance import provenance_of
-from pytest_divergence.discovery.searching import ScoredProposal, SearchResult
 from pytest_divergence.discovery.units import WorkUnits
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from pytest_divergence.core.report import (
 )
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.behaviours import Suspect
-from pytest_divergence.discovery.evidence import Answered
+from pytest_divergence.discovery.found import ScoredProposal, SearchResult
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.sharding import AwaitedUnitsError
@@ -40,54 +40,6 @@ from pytest_divergence.scoring.screening import screen
 
 NO_FAULT_OF_A_STRATEGY = (ModelLoadError, StoreError, AwaitedUnitsError, MergeError)
 """After which nothing can go on."""
-
-
-@dataclass(frozen=True)
-class ScoredProposal:
-    """A proposal with the search's own reading of it, in nats per token."""
-
-    proposal: Proposal
-    first_token_kl: float
-    search_kl: float
-    reference: str
-    """The reference's greedy answer, cut at the search's length."""
-    candidate: Answer
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> ScoredProposal:
-        """The value that `dataclasses.asdict` and JSON made `row` of."""
-        parts = {
-            "proposal": Proposal(**row["proposal"]),
-            "candidate": Answer.from_row(row["candidate"]),
-        }
-        return cls(**{**row, **parts})
-
-    @property
-    def answered(self) -> Answered:
-        """The same as evidence for behaviours."""
-        return Answered(self.proposal.text, self.reference, self.candidate, is_control=False)
-
-
-@dataclass
-class SearchResult:
-    """All that the search found, before anything is confirmed."""
-
-    scored: list[ScoredProposal] = field(default_factory=list)
-    strategies: dict[str, StrategySummary] = field(default_factory=dict)
-    training: list[TrainingSummary] = field(default_factory=list)
-    curve: list[CurvePoint] = field(default_factory=list)
-    errors: list[RunError] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)
-    """Ids of all proposals so far."""
-    rounds: dict[str, list[Round]] = field(default_factory=dict)
-    """By strategy, in order."""
-    failed: list[str] = field(default_factory=list)
-    """Rounds that brought nothing, in order: what came after them was told less."""
-
-    @property
-    def best(self) -> list[ScoredProposal]:
-        """Scored proposals, the largest search divergence first."""
-        return sorted(self.scored, key=lambda one: (-one.search_kl, one.proposal.id))
 
 
 @dataclass(frozen=True)
@@ -109,37 +61,54 @@ class Search:
         deadline = self.settings.budget_seconds
         started = time.monotonic()
         limit = self.profile.budget_tokens - self.profile.reserved_tokens
-        open_ones = list(self.strategies)
-        result.strategies = {name: StrategySummary(name=name) for name in open_ones}
-        result.rounds = {name: [] for name in open_ones}
-        while open_ones:
+        result.strategies = {name: StrategySummary(name=name) for name in self.strategies}
+        result.rounds = {name: [] for name in self.strategies}
+        asked = dict.fromkeys(self.strategies, 0)
+        resting: dict[str, set[str]] = {}  # with what they knew: another phrase wakes them
+        while True:
             is_late = deadline is not None and time.monotonic() - started > deadline
             left = limit - units.spent.tokens_forwarded
-            affordable = [name for name in open_ones if _last_cost(result, name) <= left]
+            aims = {target.motif for target in self.behaviours.targets}
+            affordable = [
+                name
+                for name in self.strategies
+                if resting.get(name) != aims
+                and name not in result.failed
+                and _last_cost(result, name) <= left
+            ]
             if is_late or left <= 0 or not affordable:
                 return
             name = self._next(affordable, result)
-            if not self._one_round(units, result, name, len(result.rounds[name])):
-                open_ones.remove(name)
+            if name not in resting:  # what is woken mostly has nothing to say
+                number = len(result.rounds[name])
+                self.listener.progress(f"search: {name}", number, number + 1)
+            if self._one_round(units, result, name, asked[name]):
+                resting.pop(name, None)
+            else:
+                resting[name] = aims
+            asked[name] += 1
 
     def _next(self, open_ones: Sequence[str], result: SearchResult) -> str:
         """The strategy that found the most for its cost, or has yet to show what it finds."""
         rounds = [(name, one) for name in open_ones for one in result.rounds[name]]
         return most_paying(open_ones, rounds)
 
-    def _one_round(self, units: WorkUnits, result: SearchResult, name: str, number: int) -> bool:
-        """Run, or read back, one round; False where the strategy has no more to offer."""
-        self.listener.progress(f"search: {name}", number, number + 1)
-        unit = f"search/{name}/{number}" + "".join(f"/without/{one}" for one in result.failed)
+    def _one_round(self, units: WorkUnits, result: SearchResult, name: str, asked: int) -> bool:
+        """Run, or read back, one round; False where the strategy has no more to offer for now.
+
+        It was `asked` so many times before: more often than it has had rounds, if it was woken.
+        """
+        without = "".join(f"/without/{other}/{turn}" for other, turn in result.failed.items())
+        unit = f"search/{name}/{asked}{without}"
         seconds, tokens = units.spent.seconds, units.spent.tokens_forwarded
         try:
-            found = units.do(unit, lambda pair: self._propose_and_score(pair, result, name, number))
+            found = units.do(unit, lambda pair: self._propose_and_score(pair, result, name))
         except NO_FAULT_OF_A_STRATEGY:
             raise
         except Exception as error:  # a third party's strategy may raise anything
             message = f"{type(error).__name__}: {error}"
             result.errors.append(RunError(where=f"strategy {name}", message=message))
-            result.failed.append(f"{name}/{number}")
+            result.failed[name] = asked
             return False
         self._take_over(
             found,
@@ -152,9 +121,10 @@ class Search:
         return bool(found["num_proposals"])
 
     def _propose_and_score(
-        self, pair: ModelPair, result: SearchResult, name: str, number: int
+        self, pair: ModelPair, result: SearchResult, name: str
     ) -> dict[str, Any]:
         training: list[TrainingSummary] = []
+        number = len(result.rounds[name])
         context = SearchContext(
             round=number,
             seed=row_seed(self.settings.seed, name, number),
@@ -246,7 +216,8 @@ class Search:
         num_hits = sum(
             one.search_kl > self.bound or self.behaviours.is_shown(one.answered) for one in scored
         )
-        result.rounds[name].append(Round(found["variant"], num_hits, tokens))
+        if found["num_proposals"]:
+            result.rounds[name].append(Round(found["variant"], num_hits, tokens))
         before = result.strategies[name]
         result.strategies[name] = StrategySummary(
             name=name,

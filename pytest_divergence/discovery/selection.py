@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from pytest_divergence.discovery.found import ScoredProposal
 from pytest_divergence.discovery.proposals import is_near
-from pytest_divergence.discovery.searching import ScoredProposal
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.fingerprint import text_digest
 from pytest_divergence.models.pair import ModelPair

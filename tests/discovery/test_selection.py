@@ -9,8 +9,8 @@ import pytest
 
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.discovery.executors import InProcess
+from pytest_divergence.discovery.found import ScoredProposal
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.searching import ScoredProposal
 from pytest_divergence.discovery.selection import Selected, select
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair

@@ -69,7 +69,7 @@ class Strategy(Protocol):
     """Proposes prompts on which the two models may differ."""
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-        """The proposals of one round; none means that the strategy has nothing more to offer."""
+        """The proposals of one round. None: it has no more to offer, unless `targets` change."""
 
 
 PRIOR_TOKENS = 2_500
