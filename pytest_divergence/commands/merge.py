@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,14 @@ def _line(merged: Merged, root: Path) -> str:
 
     units = number_of(merged.num_units, "work unit")
     new = f"{merged.num_added:,} new" if merged.num_added else "none new"
-    damaged = number_of(merged.num_damaged, "damaged one")
-    more = f", {damaged} left out" if merged.num_damaged else ""
-    return f"{merged.path.relative_to(root)}: {units}, {new}{more}"
+    return f"{merged.path.relative_to(root)}: {units}, {new}{_left_out(merged.damaged)}"
+
+
+def _left_out(damaged: Sequence[str]) -> str:
+    """The lines that cannot be trusted, the first of them by its place."""
+    from pytest_divergence.reports.wording import number_of
+
+    if not damaged:
+        return ""
+    more = f" and {len(damaged) - 1:,} more" if damaged[1:] else ""
+    return f", {number_of(len(damaged), 'damaged line')} left out ({damaged[0]}{more})"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.core.journal import About, Content, journal_bytes, read_journal
+from pytest_divergence.core.journal_lines import About, Content, journal_bytes, read_journal
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.shards import shard_files, undivided
 from pytest_divergence.core.store import DivergenceFolder, file_lock, write_together
@@ -38,8 +38,8 @@ class Merged:
     num_units: int
     num_added: int
     """Units that it did not have before."""
-    num_damaged: int
-    """Lines of its parts that could not be read: their units are done again."""
+    damaged: tuple[str, ...]
+    """Lines of its parts, as `path:line`, that are not as written: their units are done again."""
     data: bytes | None
     """What is to be written; None where the file stays as it is."""
 
@@ -48,8 +48,8 @@ def merge(root: Path, places: Sequence[Path]) -> list[Merged]:
     """Unite the journals at `places`, and the shards' files there, in the project at `root`.
 
     Twice is the same as once. Raises MergeError, with every file as it was, for journals of
-    different searches, for a unit that two of them tell differently, and where there are none;
-    StoreError for a file that cannot be read or written, or that a search holds.
+    different searches, for a unit that is told differently twice or is none of a search, and where
+    there are none; StoreError for a file that cannot be read or written, or that a search holds.
     """
     folder = root / ".divergence" / "journal"
     own = [path for path in sorted(folder.glob("*.jsonl")) if undivided(path) != path]
@@ -91,7 +91,7 @@ def united(target: Path, parts: Sequence[Path], *, may_replace: bool = False) ->
         target,
         num_units=len(units),
         num_added=num_added,
-        num_damaged=sum(one.num_damaged for one in every),
+        damaged=tuple(_at(one.path, line) for one in every for line in one.damaged),
         data=journal_bytes(str(every[0].key), about, units) if is_new else None,
     )
 
@@ -158,14 +158,15 @@ def _check_is_journal(content: Content) -> None:
         )
 
 
-def _check_same_run(every: Iterable[Content]) -> None:
-    first: Content | None = None
-    for one in every:
-        first = first or one
-        if one.key != first.key:
-            reason = unlike(first.about, one.about)
+def _check_same_run(every: Sequence[Content]) -> None:
+    headers = [(one.path, header) for one in every for header in one.headers]
+    for path, header in headers:
+        first_path, first = headers[0]
+        if header.key != first.key:
+            place = _shown(path) if header.line == 1 else _at(path, header.line)
+            reason = unlike(first.about, header.about)
             raise MergeError(
-                f"{_shown(first.path)} and {_shown(one.path)} are of different searches"
+                f"{_shown(first_path)} and {place} are of different searches"
                 f"{f' ({reason})' if reason else ''}; give those of one search, or remove the file "
                 "that is not wanted"
             )
@@ -173,23 +174,40 @@ def _check_same_run(every: Iterable[Content]) -> None:
 
 def _units(every: Iterable[Content]) -> dict[str, Any]:
     units: dict[str, Any] = {}
-    told: dict[str, Path] = {}
-    for one in every:
-        for unit, record in one.units.items():
-            if unit not in units:
-                units[unit], told[unit] = record, one.path
-            elif not _agree(units[unit], record):
-                raise MergeError(
-                    f"{_shown(told[unit])} and {_shown(one.path)} tell the work unit "
-                    f"{safe_line(unit, 80)} differently: the machines do not compute alike, or a "
-                    "file was changed; remove one of the files, and its units are done again"
-                )
+    told: dict[str, str] = {}
+    for path, one in ((content.path, one) for content in every for one in content.finished):
+        place, name = _at(path, one.line), safe_line(one.unit, 80)
+        if not _is_record(one.result):
+            raise MergeError(
+                f"{place}: the work unit {name} is not as a search writes it, with result, tokens "
+                "and seconds; remove the line, and it is done again"
+            )
+        if one.unit not in units:
+            units[one.unit], told[one.unit] = one.result, place
+        elif not _agree(units[one.unit], one.result):
+            raise MergeError(
+                f"{told[one.unit]} and {place} tell the work unit {name} differently: the machines "
+                "do not compute alike, or a file was changed; remove one of the files, and its "
+                "units are done again"
+            )
     return units
+
+
+def _is_record(found: Any) -> bool:
+    """Whether it is a unit's record: a result, and what it has cost."""
+    if not isinstance(found, dict) or found.keys() != {"result", "tokens", "seconds"}:
+        return False
+    tokens, seconds = found["tokens"], found["seconds"]
+    return type(tokens) is int and type(seconds) in (int, float) and min(tokens, seconds) >= 0
 
 
 def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two machines told the same; how long it took is their own affair."""
     return {**one, "seconds": None} == {**other, "seconds": None}
+
+
+def _at(path: Path, line: int) -> str:
+    return f"{_shown(path)}:{line}"
 
 
 def _brief(value: str | None) -> str:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_divergence.core.journal import About, Journal
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.journal_lines import About
 from pytest_divergence.core.naming import suite_path
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.shards import Shard

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.errors import DivergenceError, StoreError
-from pytest_divergence.core.journal import About, Content, Journal, read_journal
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.journal_lines import About, Content, read_journal
 from pytest_divergence.core.merging import MergeError, united, unlike, write_united
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import Settings

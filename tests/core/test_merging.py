@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.errors import StoreError
-from pytest_divergence.core.journal import About, Journal, journal_bytes, read_journal
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.journal_lines import About, journal_bytes, read_journal
 from pytest_divergence.core.merging import MergeError, merge
 from pytest_divergence.core.shards import Shard, undivided
 from pytest_divergence.core.store import file_lock
@@ -100,9 +101,9 @@ def test_machines_that_do_not_agree_are_refused(one: Path, two: Path) -> None:
         merge(one.parents[1], [other])
 
     assert str(caught.value) == (
-        f"{one}/{NAME}.shard-1-of-2.jsonl and {other}/{NAME}.shard-2-of-2.jsonl tell the work unit "
-        '"controls/score/0" differently: the machines do not compute alike, or a file was changed; '
-        "remove one of the files, and its units are done again"
+        f"{one}/{NAME}.shard-1-of-2.jsonl:3 and {other}/{NAME}.shard-2-of-2.jsonl:3 tell the work "
+        'unit "controls/score/0" differently: the machines do not compute alike, or a file was '
+        "changed; remove one of the files, and its units are done again"
     )
     assert not (one / f"{NAME}.jsonl").exists()
     assert not (one / "calibration-00ff.jsonl").exists(), "nothing is written by halves"
@@ -124,6 +125,76 @@ def test_another_search_is_refused_and_its_settings_are_named(one: Path, tmp_pat
         f"{one}/{NAME}.shard-1-of-2.jsonl and {other}/{NAME}.shard-2-of-2.jsonl are of different "
         "searches (settings.seed: 0, 1); give those of one search, or remove the file that is not "
         "wanted"
+    )
+
+
+def joined(folder: Path, *journals: Path) -> Path:
+    """Journals put together without the command, as by `cat`."""
+    whole = folder / f"{NAME}.jsonl"
+    whole.write_bytes(b"".join(path.read_bytes() for path in journals))
+    return whole
+
+
+def test_another_search_inside_a_file_is_refused_by_its_line(one: Path, tmp_path: Path) -> None:
+    units = {"confirm/1": record(2.0)}
+    other = machine(tmp_path / "two", f"{NAME}.shard-2-of-2", units, key="l", about=SEED_1)
+    parts = [next(folder.glob("*.jsonl")) for folder in (one, other)]
+    whole = joined(tmp_path, *parts)
+
+    with pytest.raises(MergeError) as caught:
+        merge(tmp_path / "here", [whole])
+
+    assert str(caught.value) == (
+        f"{whole} and {whole}:4 are of different searches (settings.seed: 0, 1); give those of one "
+        "search, or remove the file that is not wanted"
+    )
+    assert set(read_journal(whole).units) == {"pair", "controls/score/0"}
+    with Journal.open(whole, key="k") as journal:
+        assert "confirm/1" not in journal
+        assert journal.recovered == f"{whole}: 1 damaged unit is done again"
+
+
+def test_a_file_that_tells_a_unit_twice_is_taken_where_both_agree(
+    one: Path, two: Path, tmp_path: Path
+) -> None:
+    parts = [folder / f"{NAME}.shard-{n}-of-2.jsonl" for n, folder in ((1, one), (2, two))]
+
+    (merged,) = merge(tmp_path / "here", [joined(tmp_path, *parts)])
+
+    assert (merged.num_units, merged.damaged) == (3, ())
+
+
+def test_a_file_that_contradicts_itself_is_refused_by_its_lines(one: Path, tmp_path: Path) -> None:
+    other = machine(tmp_path / "two", f"{NAME}.shard-2-of-2", {"pair": record(1)})
+    whole = joined(tmp_path, *(next(folder.glob("*.jsonl")) for folder in (one, other)))
+
+    with pytest.raises(MergeError, match=f'^{whole}:2 and {whole}:5 tell the work unit "pair"'):
+        merge(tmp_path / "here", [whole])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        1,
+        {"result": 1, "tokens": 10},
+        {**record(1), "tokens": -1},
+        {**record(1), "tokens": "10"},
+        {**record(1), "seconds": None},
+        {**record(1), "more": 0},
+    ],
+)
+def test_a_record_that_no_search_writes_is_refused_by_its_line(
+    one: Path, tmp_path: Path, changed: object
+) -> None:
+    units = {"pair": record(0), "confirm/1": changed}
+    other = machine(tmp_path / "two", f"{NAME}.shard-2-of-2", units)
+
+    with pytest.raises(MergeError) as caught:
+        merge(one.parents[1], [other])
+
+    assert str(caught.value) == (
+        f'{other}/{NAME}.shard-2-of-2.jsonl:3: the work unit "confirm/1" is not as a search writes '
+        "it, with result, tokens and seconds; remove the line, and it is done again"
     )
 
 
@@ -149,7 +220,7 @@ def test_what_a_crash_left_is_no_hindrance(one: Path, two: Path) -> None:
     merged = {each.path.name: each for each in merge(one.parents[1], [two])}
 
     assert merged[f"{NAME}.jsonl"].num_units == 3
-    assert merged[f"{NAME}.jsonl"].num_damaged == 1
+    assert merged[f"{NAME}.jsonl"].damaged == (f"{path}:2",)
 
 
 def test_a_file_that_is_no_journal_is_named(one: Path, tmp_path: Path) -> None:
@@ -184,7 +255,7 @@ def test_lines_that_no_search_writes_are_damaged_ones(one: Path, two: Path) -> N
     merged = {each.path.name: each for each in merge(one.parents[1], [two])}
 
     assert merged[f"{NAME}.jsonl"].num_units == 3
-    assert merged[f"{NAME}.jsonl"].num_damaged == len(strange)
+    assert merged[f"{NAME}.jsonl"].damaged == tuple(f"{path}:{line}" for line in range(4, 8))
 
 
 def test_an_empty_journal_makes_room_for_what_shards_have_done(one: Path) -> None:

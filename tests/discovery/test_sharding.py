@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.journal import journal_bytes, read_journal
+from pytest_divergence.core.journal_lines import journal_bytes, read_journal
 from pytest_divergence.core.merging import MergeError, merge
 from pytest_divergence.core.provenance import load_provenance
 from pytest_divergence.core.settings import Settings

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.cli import main
-from pytest_divergence.core.journal import journal_bytes, read_journal
+from pytest_divergence.core.journal_lines import journal_bytes, read_journal
 from pytest_divergence.core.naming import suite_path
 from tests.plugin.conftest import MODELS, Project, shown
 from tests.plugin.test_search import PAIR, _tiny_search  # noqa: F401  # a fixture
@@ -176,7 +176,8 @@ def test_merge_finds_the_project_from_a_folder_inside_it(
     """As pytest does: it would look in vain for what was merged elsewhere."""
     project.pytester.makeini("[pytest]\n")
     journal(project).mkdir(parents=True)
-    (journal(project) / "a.shard-1-of-2.jsonl").write_bytes(journal_bytes("k", {}, {"pair": 1}))
+    units = {"pair": {"result": 1, "tokens": 0, "seconds": 0.0}}
+    (journal(project) / "a.shard-1-of-2.jsonl").write_bytes(journal_bytes("k", {}, units))
     (project.path / "tests").mkdir()
     monkeypatch.chdir(project.path / "tests")
 
@@ -184,6 +185,35 @@ def test_merge_finds_the_project_from_a_folder_inside_it(
 
     assert (journal(project) / "a.jsonl").is_file()
     assert not (project.path / "tests/.divergence").exists()
+
+
+def test_merge_names_the_lines_that_it_does_not_take(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edited one, as its checksum tells, and one that contradicts what was merged before."""
+    one, two = tmp_path / "one/a.shard-1-of-2.jsonl", tmp_path / "two/a.shard-2-of-2.jsonl"
+    record = {"result": 1, "tokens": 0, "seconds": 0.0}
+    for path, units in (
+        (one, {"confirm/1": {**record, "result": 2}}),
+        (two, {"pair": record, "confirm/1": record}),
+    ):
+        path.parent.mkdir()
+        path.write_bytes(journal_bytes("k", {}, units))
+    header, pair, confirmed = two.read_bytes().splitlines(keepends=True)
+    two.write_bytes(header + pair.replace(b'"tokens": 0', b'"tokens": 9') + confirmed)
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["merge", "two"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == (
+        ".divergence/journal/a.jsonl: 1 work unit, 1 new, 1 damaged line left out "
+        "(two/a.shard-2-of-2.jsonl:2)"
+    )
+    assert main(["merge", "one"]) == 1
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}/.divergence/journal/a.jsonl:2 and one/a.shard-1-of-2.jsonl:2 tell the "
+        'work unit "confirm/1" differently: the machines do not compute alike, or a file was '
+        "changed; remove one of the files, and its units are done again\n"
+    )
 
 
 def test_merge_in_a_folder_without_journals(
