@@ -23,7 +23,7 @@ from pytest_divergence.aggregate_items import (
     ShiftItem,
     has_aggregate,
 )
-from pytest_divergence.core.stored import list_suite, read_suite
+from pytest_divergence.core.stored import list_suite, read_suite, suite_without_cases
 from pytest_divergence.items import BehaviourItem, CaseItem, SearchItem
 from pytest_divergence.measuring import metric_for, suite_bounds
 from pytest_divergence.pairs import Models, has_own_pair
@@ -61,10 +61,13 @@ class SuiteFile(pytest.Module):
                 searched.append(SearchItem.make(self, report))
                 if session.resolved.settings.max_shift is not None:
                     searched.append(ShiftItem.of_search(self, report))
-            if report is not None and (not report.cases or session.is_waiting):
-                return searched  # a search that confirmed nothing may have written no suite
-            stored = (list_suite if session.is_listing else read_suite)(self.path)
+            if session.is_waiting and report is not None:
+                return searched  # its suite is not written yet
             is_fresh = report is not None
+            if report is not None and not report.has_cases:
+                stored = suite_without_cases(self.path)
+                return [*searched, *self._behaviour_items(session, stored, is_fresh=is_fresh)]
+            stored = (list_suite if session.is_listing else read_suite)(self.path)
             replay = SuiteReplay(session, stored)
             return [
                 *(searched or self._rows_items(session, replay)),

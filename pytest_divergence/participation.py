@@ -163,7 +163,7 @@ def session_cases(session: DivergenceSession) -> list[SuiteCase]:
     with session.usage_errors():
         paths = named_suites(session)
         if mode(session) == "search" and not session.is_listing:
-            paths = [session.own_suite] if search_outcome(session).report.cases else []
+            paths = [session.own_suite] if search_outcome(session).report.has_cases else []
         elif not paths and session.own_suite.is_file():
             paths = [session.own_suite]
         elif not paths and not session.is_listing:

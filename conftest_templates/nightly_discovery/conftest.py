@@ -3,7 +3,8 @@ request.
 
 How to run it: copy both workflows. `nightly.yml` searches, makes a suite of what it found and
 proposes it in a pull request; once that is merged, `divergence.yml` replays it on all others. A red
-night means that the search could not be done, not that it found something.
+night means that the search could not be done, not that it found something, nor that it found
+nothing.
 
 What it leaves to you: reading the pull request. Merging it says that what the candidate does now is
 what it may go on doing; a row that is a fault is no test to keep but a bug to mend. Pull requests
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
     from pytest_divergence import Report
 
 SUMMARY = "nightly.md"
-"""Text of the pull request; holds no model's words, which might mention people or run on."""
+"""Text of the pull request; holds no model's words, which might mention people or run on.
+
+Where no case was kept there is nothing to propose, and it is not written.
+"""
 
 
 @pytest.hookimpl(optionalhook=True)  # so that tests also run where the plugin is switched off
 def pytest_divergence_report(config: pytest.Config, report: Report) -> None:
     """Say in a few lines what a search came to."""
+    if not report.has_cases:
+        return
     counts = report.verdict_counts
     lines = [
         f"Candidate `{report.pair.candidate}` at {os.environ.get('GITHUB_SHA', 'no commit')}.",

@@ -149,6 +149,8 @@ def _source(source: Path) -> tuple[Path, StoredSuite]:
     if path is None:
         return source, read_suite(source)
     report = load_report(path)
+    if not report.has_cases:
+        raise SettingsError(f"run {report.run.id} kept no case; there is nothing to promote")
     suite = suite_of(report, path)
     found = read_suite(suite)
     values = {case.id: case.kl for case in report.cases if not case.off_distribution}

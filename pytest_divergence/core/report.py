@@ -215,6 +215,11 @@ class Report(Record):
     errors: list[RunError] = Field(default_factory=list)
     effort: Effort = Effort()
 
+    @property
+    def has_cases(self) -> bool:
+        """Whether a case is tested: one that is not off distribution."""
+        return any(not case.off_distribution for case in self.cases)
+
 
 def load_report(path: str | PathLike[str]) -> Report:
     """Read a `report.json`. Raises SuiteError where it cannot be used."""

@@ -52,6 +52,16 @@ def list_suite(path: Path) -> StoredSuite:
     return _read(path, ListedTokens)
 
 
+def suite_without_cases(path: Path) -> StoredSuite:
+    """The suite of a search that kept no case: what stands beside its control rows.
+
+    Only the session that has searched may take it; all others read it as the empty suite it is.
+    Raises SuiteError.
+    """
+    provenance = load_provenance(sidecar_path(path, "provenance.json"))
+    return StoredSuite(Suite(path, (), {}), provenance, {})
+
+
 def _read(path: Path, tokens_in: Callable[[Path], Mapping[str, StoredTokens]]) -> StoredSuite:
     provenance, tokens = (sidecar_path(path, kind) for kind in ("provenance.json", "tokens.jsonl"))
     stored = StoredSuite(

@@ -17,7 +17,7 @@ from pytest_divergence.core.accepting import accepted_in, with_accepted
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.bounds import refusal
 from pytest_divergence.core.cases import Case
-from pytest_divergence.core.errors import MeasurementError, SettingsError, SuiteError
+from pytest_divergence.core.errors import MeasurementError, SettingsError
 from pytest_divergence.core.redacting import redacted
 from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.settings import Settings
@@ -321,13 +321,6 @@ class _Run:
         modify_cases(cases)
         for case in cases:  # what a hook asks for is held to the same rule
             self._refuse_noise(case.max_kl, f"case {case.id}: max_kl")
-        if not cases:  # said before anything is written: the old suite stays whole
-            raise SuiteError(
-                path,
-                None,
-                "no cases to write: every confirmed prompt is off distribution, or a hook dropped "
-                "it; see --divergence-gate=all and pytest_divergence_modify_cases",
-            )
         findings.exported = {case.id: case for case in cases}
         write_suite_files(
             path, findings, self.settings, self.identity, self.units, key=self.plan.key

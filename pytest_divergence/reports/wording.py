@@ -264,7 +264,9 @@ def _searched(report: Report) -> str:
         )
     scored = number_of(report.effort.prompts_scored, "prompt")
     if not tested:
-        return f"No prompt over the bound{limit}: {scored} scored, none of them confirmed."
+        is_over = report.run.status == "complete"
+        kept = "kept as a case" if is_over else "confirmed"
+        return f"No prompt over the bound{limit}: {scored} scored, none of them {kept}."
     most = "the most divergent one" if tested == 1 else f"the {tested} most divergent"
     return (
         f"No prompt over the bound{limit}: {scored} scored, and {most} measured again on "

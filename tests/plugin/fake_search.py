@@ -40,6 +40,7 @@ from pytest_divergence.core.store import DivergenceFolder
 from pytest_divergence.core.suites import sidecar_path, write_suite
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.models.resolving import pair_identities, resolve_pair
+from tests.reports.made_reports import ZEPHYR
 
 BOUND = 0.2
 FOUND = {"How do I tie a knot?": 0.25, "Write a poem about rain.": 0.1}
@@ -85,17 +86,20 @@ def search(
         raise RuntimeError("something broke\nin two lines")
     cases = [_case(prompt, kl) for prompt, kl in FOUND.items()]
     modify_cases(cases)
+    behaviours = [ZEPHYR] if ending == "behaviour" else []
     folder = DivergenceFolder(root)
     report_dir = folder.new_report_dir("run")
-    report = _report(settings, cases, ending)
+    report = _report(settings, cases, ending).model_copy(update={"behaviours": behaviours})
     write_report(report_dir / "report.json", report)
     on_report(report, report_dir)
     if ending == "interrupted":
         raise KeyboardInterrupt
     folder.suites  # noqa: B018  # makes it
     suite = suite_path(root, str(settings.model_1), str(settings.model_2))
-    write_suite(suite, cases)
-    write_provenance(sidecar_path(suite, "provenance.json"), _provenance(settings))
+    controls = [] if cases else [Case(input="Hello", tags=("control",))]
+    write_suite(suite, [*cases, *controls])
+    provenance = _provenance(settings).model_copy(update={"behaviours": behaviours})
+    write_provenance(sidecar_path(suite, "provenance.json"), provenance)
     return SearchOutcome(report, report_dir, suite, "0" * 64, is_cached=False)
 
 

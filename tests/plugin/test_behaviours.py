@@ -13,6 +13,7 @@ from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.resolving import pair_identities, resolve_pair
 from pytest_divergence.scoring.replay import replay_behaviour
 from tests.plugin.conftest import KNOT, MODELS, Project, shown
+from tests.reports.made_reports import ZEPHYR
 
 SUITE = "release.divergence.jsonl"
 MOTIF = "signal received standing"
@@ -96,6 +97,23 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
         ]
     )
     assert "Traceback" not in shown(result)
+
+
+def test_a_behaviour_fails_a_search_that_kept_no_case(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_SEARCH", "behaviour")
+    project.write(
+        "conftest.py",
+        "def pytest_divergence_modify_cases(cases):\n    cases.clear()\n",
+    )
+
+    result = project.run(*MODELS, "-p", "tests.plugin.fake_search")
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [f"__* {ZEPHYR.id} _*", "The candidate shows 1 new behaviour. No *"]
+    )
 
 
 def test_an_accepted_behaviour_is_no_item(project: Project) -> None:

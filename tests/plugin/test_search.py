@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.naming import suite_path
+from pytest_divergence.core.promoting import promote
 from pytest_divergence.core.settings import PROFILES
 from tests.plugin.conftest import KNOT, MODELS, Project, shown
 
@@ -84,6 +86,36 @@ def test_a_model_against_itself_passes(project: Project) -> None:
     assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(["divergence: the same model twice, so nothing should differ"])
+
+
+def test_a_search_that_keeps_no_case_passes_and_says_so(project: Project) -> None:
+    """A project that keeps only what is over the bound, on a night when nothing is."""
+    project.write(
+        "conftest.py",
+        """
+def pytest_divergence_modify_cases(cases):
+    cases[:] = [case for case in cases if case.kl.value > case.max_kl]
+""",
+    )
+    project.write("test_cases.py", "def test_it(divergence_case): assert divergence_case\n")
+    suite = suite_path(project.path, "base", "ft").relative_to(project.path)
+
+    result = project.run(*MODELS, "--divergence-max-kl=50")
+
+    assert result.ret == pytest.ExitCode.OK, shown(result)
+    result.assert_outcomes(passed=1, skipped=1)
+    said = " ".join(result.outlines)
+    assert "No prompt over the bound, 50.000 nats/token: 15 prompts scored, none of" in said
+    assert " kept as a case.  cases: none bound: " in said
+    assert "run one case again" not in said
+
+    replayed = project.run(*MODELS, str(suite))
+    assert replayed.ret == pytest.ExitCode.USAGE_ERROR
+    assert replayed.errlines[0] == (
+        f"ERROR: {suite}: holds no case; an empty suite would pass without a test"
+    )
+    with pytest.raises(SettingsError, match=r"^run [0-9-]+ kept no case; there is nothing to pro"):
+        promote(Path("latest"), project.path / "release.divergence.jsonl")
 
 
 def test_a_session_that_says_search_takes_the_models_of_the_ini_file(

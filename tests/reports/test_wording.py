@@ -9,6 +9,7 @@ from tests.reports.made_reports import BEHAVIOUR, CASES, TOKENS, ZEPHYR, case, r
 
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
 REPLAY = Run(id="run", mode="replay", status="complete")
+STOPPED = Run(id="run", mode="search", status="incomplete")
 
 
 def test_the_first_sentence_is_the_verdict() -> None:
@@ -32,8 +33,11 @@ def test_without_a_finding_it_says_what_was_searched() -> None:
         "divergent measured again on fresh continuations."
     ]
     assert wording.headline(report(cases=[], behaviours=[])) == [
-        "No prompt over the bound, 0.310 nats/token: 312 prompts scored, none of them confirmed."
+        "No prompt over the bound, 0.310 nats/token: 312 prompts scored, none of them kept as a "
+        "case."
     ]
+    stopped = report(cases=[], behaviours=[], run=STOPPED)
+    assert wording.headline(stopped)[-1].endswith("scored, none of them confirmed.")
 
 
 def test_a_behaviour_alone_is_a_difference() -> None:

@@ -125,3 +125,27 @@ def test_what_a_night_finds_is_what_each_pull_request_replays(repository: Projec
     (repository.path / "gh.log").unlink()  # a night that finds the same proposes nothing
     assert run_step(repository, night["propose"]) == 0
     assert not (repository.path / "gh.log").exists()
+
+
+def test_a_night_that_keeps_no_case_is_green_and_proposes_nothing(
+    repository: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing differs by so much that this project would keep it; what it has kept stays."""
+    night = commands(TEMPLATES / "nightly_discovery/.github/workflows/nightly.yml")
+    with (repository.path / "conftest.py").open("a") as file:
+        file.write("""
+
+def pytest_divergence_modify_cases(cases):
+    cases[:] = [case for case in cases if case.kl.value > case.max_kl]
+""")
+    earlier = repository.write("tests/nightly.divergence.jsonl", '{"input": "Hello"}\n')
+
+    assert run_step(repository, night["search"]) == 0
+    assert run_step(repository, night["keep"]) == 0
+    assert run_step(repository, night["propose"]) == 0
+
+    said = capfd.readouterr().out
+    assert " scored, none of them kept as a case." in " ".join(said.split())
+    assert said.endswith("::notice::the search kept no case, so there is nothing to propose\n")
+    assert earlier.is_file()
+    assert not (repository.path / "gh.log").exists()
