@@ -138,21 +138,11 @@ class AggregateItem(RowsItem):
             [unit_of(row) for row in rows],
             floor,
         )
-        breadth, no_breadth = self._breadth(measured)
+        controls = (row.id for row in stored.suite.controls)
+        values = [measured[id_].value for id_ in controls if id_ in measured]
+        breadth, no_breadth = controls_breadth(of(self.config), stored, values)
         most = sorted(grown, key=lambda row: (-row.ratio, row.id))[:NUM_SHOWN]
         return Aggregate(growth, breadth, no_breadth, tuple(most))
-
-    def _breadth(self, measured: dict[str, Measurement]) -> tuple[Breadth | None, str]:
-        from pytest_divergence.scoring.aggregates import breadth
-
-        stored = self.replay.stored
-        values = [measured[row.id].value for row in stored.suite.controls if row.id in measured]
-        bound = _suite_bound(of(self.config), stored)
-        if not values:
-            return None, "breadth is not checked: the suite has no control rows"
-        if bound is None:
-            return None, "breadth is not checked: no bound; give --divergence-max-kl"
-        return breadth(values, bound), ""
 
 
 class ShiftItem(RowsItem):
@@ -229,6 +219,20 @@ def _grown(row: Case, measurement: Measurement, floor: float) -> GrownRow:
     assert row.kl is not None  # rows without a value are not compared
     old, new = row.kl.forward, measurement.forward
     return GrownRow(row.id, old, new, math.exp(log_ratio(new, old, floor)))
+
+
+def controls_breadth(
+    session: DivergenceSession, stored: StoredSuite, values: Sequence[float]
+) -> tuple[Breadth | None, str]:
+    """How the suite's control rows stand to its bound, given their values; else why no one asks."""
+    from pytest_divergence.scoring.aggregates import breadth
+
+    bound = _suite_bound(session, stored)
+    if not values:
+        return None, "breadth is not checked: the suite has no control rows"
+    if bound is None:
+        return None, "breadth is not checked: no bound; give --divergence-max-kl"
+    return breadth(values, bound), ""
 
 
 def _suite_bound(session: DivergenceSession, stored: StoredSuite) -> float | None:

@@ -99,6 +99,16 @@ class SuiteUpdate:
         new = self._new
         write_stored(self.path, new.rows.values(), new.tokens.values(), new.provenance)
 
+    @property
+    def written(self) -> StoredSuite:
+        """The suite as it will be; as it is where nothing was measured."""
+        if self._new is None:
+            return self.stored
+        rows = tuple(self._new.rows.values())
+        return StoredSuite(
+            replace(self.stored.suite, rows=rows), self._new.provenance, self._new.tokens
+        )
+
     def changed(self) -> list[tuple[Case, Case]]:
         """Each case that was measured afresh, before and after."""
         new = self._new.rows if self._new is not None else {}

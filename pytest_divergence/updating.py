@@ -136,6 +136,7 @@ def _written(session: DivergenceSession, update: SuiteUpdate) -> str | None:
 
 def _lines(session: DivergenceSession, update: SuiteUpdate) -> list[str]:
     from pytest_divergence.update_items import change
+    from pytest_divergence.update_outlook import outlook
 
     path, changed = session.shown(update.path), update.changed()
     if not changed:
@@ -144,4 +145,5 @@ def _lines(session: DivergenceSession, update: SuiteUpdate) -> list[str]:
     if len(changed) > NUM_SHOWN:
         shown.append(f"  {len(changed) - NUM_SHOWN} more: git diff {path}")
     cases = f"{len(changed)} case{'s' if len(changed) > 1 else ''}"
-    return [f"{path} rewritten, {cases} measured afresh:", *shown]
+    first = f"{path} rewritten, {cases} measured afresh:"
+    return [first, *shown, *outlook(session, update.written)]

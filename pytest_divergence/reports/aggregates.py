@@ -22,6 +22,9 @@ from pytest_divergence.reports.blocks import command, sentence
 from pytest_divergence.reports.wording import likelihood, nats, number_of
 
 WIDTH = 80
+SEARCH_AGAIN = "search this pair, and promote into a new suite"
+"""What to do about a bound for ordinary prompts: it is the pair's, and no update raises it."""
+RAISE_SHIFT = "raise --divergence-max-shift"
 
 
 def aggregate_sentence(found: Aggregate) -> str:
@@ -37,8 +40,26 @@ def aggregate_text(found: Aggregate, *, rerun: str, update: str) -> str:
     lines += _grown(found)
     if found.verdict == "inconclusive":
         lines.append("  more rows decide it; --divergence-inconclusive=pass only warns")
-    lines += command("intended? measure the suite anew", update, width=WIDTH, indent="  ")
+    if found.growth.verdict != "passed" and not found.growth.is_insufficient:
+        lines += command("intended? measure the suite anew", update, width=WIDTH, indent="  ")
+    if found.breadth is not None and found.breadth.verdict == "failed":
+        advice = f"intended? an update leaves this bound as it is; {SEARCH_AGAIN}"
+        lines += sentence(advice, width=WIDTH, indent="  ")
     return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+
+
+def breadth_sentence(breadth: Breadth) -> str:
+    """How many ordinary prompts are over the suite's bound."""
+    text = (
+        f"{breadth.num_over} of {number_of(breadth.num_rows, 'control row')} "
+        f"({_percent(breadth.share)}) over the bound of {nats(breadth.bound)} nats/token"
+    )
+    if breadth.is_insufficient:
+        return f"{text} (insufficient: to pass needs {MIN_CONTROLS} rows)"
+    return (
+        f"{text}, at most {_percent(breadth.upper)} at 95% confidence, "
+        f"{likelihood(breadth.p_value)} for {_percent(MAX_SHARE_OVER)} or more"
+    )
 
 
 def shift_sentence(found: Shift) -> str:
@@ -53,14 +74,14 @@ def shift_sentence(found: Shift) -> str:
 def shift_text(found: Shift, *, rerun: str) -> str:
     """Why the shift fails."""
     lines = [shift_sentence(found)]
-    lines.append("  intended? raise --divergence-max-shift")
+    lines.append(f"  intended? {RAISE_SHIFT}")
     return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 
 
 def _checks(found: Aggregate) -> list[str]:
     return [
         _growth(found.growth),
-        _breadth(found.breadth) if found.breadth is not None else found.no_breadth,
+        breadth_sentence(found.breadth) if found.breadth is not None else found.no_breadth,
     ]
 
 
@@ -74,19 +95,6 @@ def _growth(growth: Growth) -> str:
     return (
         f"{text}, 90% interval [{growth.low:.2f}, {growth.high:.2f}], "
         f"{likelihood(growth.p_value)} for {_times(growth.margin)} or more"
-    )
-
-
-def _breadth(breadth: Breadth) -> str:
-    text = (
-        f"{breadth.num_over} of {number_of(breadth.num_rows, 'control row')} "
-        f"({_percent(breadth.share)}) over the bound of {nats(breadth.bound)} nats/token"
-    )
-    if breadth.is_insufficient:
-        return f"{text} (insufficient: to pass needs {MIN_CONTROLS} rows)"
-    return (
-        f"{text}, at most {_percent(breadth.upper)} at 95% confidence, "
-        f"{likelihood(breadth.p_value)} for {_percent(MAX_SHARE_OVER)} or more"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from pytest_divergence.core.behaviours import Behaviour, TellingContinuation, behaviour_id
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.limits import approved_limit
+from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.stored import StoredSuite, read_suite, write_stored
 from tests.core.made_suites import texts
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, shown
@@ -202,6 +204,46 @@ def test_a_behaviour_that_is_gone_waits_for_a_later_candidate(suite: Project) ->
     assert after is not None
     assert [one.absent for one in after.behaviours] == [True]
     replay(suite, *OTHERS).assert_outcomes(passed=4, warnings=1)
+
+
+def test_what_will_fail_after_an_update_is_said_at_once(suite: Project) -> None:
+    """The suite's own bound stays: no candidate raises the bar for ordinary prompts itself."""
+    before = stored(suite)
+    assert before.provenance is not None
+    provenance = before.provenance.model_copy(update={"bound": Bound(value=0.0001)})
+    knot, *rows = (
+        row.with_changes(max_kl=None) if row.id == case_id(KNOT) else row
+        for row in sorted(before.suite.rows, key=lambda row: row.id != case_id(KNOT))
+    )
+    write_stored(path_of(suite), [knot, *rows], before.tokens.values(), provenance)
+
+    result = suite.run(*OTHERS, SUITE, UPDATE, "--divergence-max-shift=0.001")
+
+    assert result.ret == pytest.ExitCode.OK
+    start = result.outlines.index(
+        f"{SUITE} will fail on this pair, for an update leaves these limits as they are:"
+    )
+    said = " ".join(" ".join(result.outlines[start + 1 : -1]).split())
+    value = r"\d\.\d{3}"
+    assert re.fullmatch(
+        r"aggregate: 3 of 3 control rows \(100%\) over the bound of 0\.000100 nats/token "
+        r"\(insufficient: to pass needs 59 rows\); intended\? search this pair, and promote into a "
+        rf"new suite shift: mean KL of 3 ordinary prompts {value} nats/token > max_shift 0\.001; "
+        rf"intended\? raise --divergence-max-shift {case_id(KNOT)}: KL {value} nats/token > max_kl "
+        r"0\.000100, the suite's; intended\? give the row a max_kl of its own",
+        said,
+    ), said
+
+    replayed = replay(suite, *OTHERS, "--divergence-max-shift=0.001")
+    replayed.assert_outcomes(passed=1, failed=3)
+    replayed.stdout.fnmatch_lines(
+        [
+            "100% of controls over the bound > 5%",
+            "  intended? an update leaves this bound as it is; search this pair, and promote",
+            "  into a new suite",
+        ]
+    )
+    assert "measure the suite anew" not in shown(replayed).partition("_ shift _")[0]
 
 
 # When an update may not be

@@ -44,6 +44,8 @@ def test_a_failure_says_it_in_its_first_line_and_shows_the_rows_that_grew_most()
         f"    {KNOT}      0.041 -> 0.213 (5.20 x)",
         f"    {POEM}  0.200 -> 0.300 (1.50 x)",
         "  intended? measure the suite anew: pytest s --update",
+        "  intended? an update leaves this bound as it is; search this pair, and promote",
+        "  into a new suite",
         "  rerun: pytest s.divergence.jsonl::aggregate",
     ]
 
@@ -63,6 +65,8 @@ def test_the_first_line_names_only_what_failed(
 
     assert lines[0] == first
     assert max(map(len, lines)) <= 80
+    is_mended = any(line.startswith("  intended? measure the suite anew") for line in lines)
+    assert is_mended == (growth is not SAME), "an update changes stored values, and no bound"
     advice = "  more rows decide it; --divergence-inconclusive=pass only warns"
     assert (advice in lines) == first.startswith("inconclusive")
 
