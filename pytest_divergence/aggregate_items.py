@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_divergence.failing import failures
 from pytest_divergence.items import SuiteItem
 from pytest_divergence.measuring import noise_floor_of, note
 from pytest_divergence.replaying import SuiteReplay
+from pytest_divergence.rerunning import rerun_command
 from pytest_divergence.session import DivergenceSession, of
 from pytest_divergence.warning import DivergenceWarning
 
@@ -90,7 +92,7 @@ class AggregateItem(RowsItem):
     def measure(self, request: pytest.FixtureRequest) -> None:
         """Measure every row that has a stored value, and compare."""
         note(self, kind=AGGREGATE_ITEM, verdict="error")  # until it is measured
-        with of(self.config).failures():
+        with failures(of(self.config)):
             rows = _compared(self.replay.stored)
             self.found = self._compare(rows, self.measured(request, rows))
 
@@ -113,8 +115,10 @@ class AggregateItem(RowsItem):
         if found.verdict == "failed" or (found.verdict == "inconclusive" and is_failure):
             text = aggregate_text(
                 found,
-                rerun=session.rerun(self.nodeid),
-                update=session.rerun(self.nodeid.partition("::")[0], "--divergence-update"),
+                rerun=rerun_command(session, self.nodeid),
+                update=rerun_command(
+                    session, self.nodeid.partition("::")[0], "--divergence-update"
+                ),
             )
             pytest.fail(text, pytrace=False)
         self.add_report_section("call", "divergence", sentence)
@@ -163,7 +167,7 @@ class ShiftItem(RowsItem):
     def measure(self, request: pytest.FixtureRequest) -> None:
         """The controls of this session's search, or the suite's on these models."""
         note(self, kind=SHIFT_ITEM, verdict="error")
-        with of(self.config).failures():
+        with failures(of(self.config)):
             limit = of(self.config).resolved.settings.max_shift
             assert limit is not None  # else no item is made
             if self.report is not None:
@@ -178,7 +182,7 @@ class ShiftItem(RowsItem):
         shift, session = self.shift, of(self.config)
         note(self, verdict=shift.verdict, shift=shift.mean, max_shift=shift.limit)
         if shift.verdict == "failed":
-            pytest.fail(shift_text(shift, rerun=session.rerun(self.nodeid)), pytrace=False)
+            pytest.fail(shift_text(shift, rerun=rerun_command(session, self.nodeid)), pytrace=False)
         self.add_report_section("call", "divergence", shift_sentence(shift))
 
     def _replayed(self, request: pytest.FixtureRequest, limit: float) -> Shift:

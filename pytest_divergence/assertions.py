@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_divergence.failing import failures
 from pytest_divergence.measuring import (
     answers_of,
     metric_for,
@@ -16,6 +17,7 @@ from pytest_divergence.measuring import (
 )
 from pytest_divergence.pairs import Models, has_own_pair, marked_models, own_pair
 from pytest_divergence.participation import CASE_SUITE, with_suite
+from pytest_divergence.rerunning import rerun_command
 from pytest_divergence.session import FOLDER, DivergenceSession, of
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def assert_bounded(
     from pytest_divergence.scoring.scorer import score_prompts
 
     session = of(request.config)
-    with session.failures():
+    with failures(session):
         models = _models_for(request, session)
         pair = _pair_for(request, session, models)
         case = prompt if isinstance(prompt, Case) else _case_of(prompt)
@@ -182,6 +184,6 @@ def _rerun(request: pytest.FixtureRequest, session: DivergenceSession, case: Cas
     """The command for this test; one of a named suite's case is there only beside that case."""
     suite, nodeid = request.node.stash.get(CASE_SUITE, None), request.node.nodeid
     if suite is None or FOLDER in suite.parts:
-        return session.rerun(nodeid)
+        return rerun_command(session, nodeid)
     alone = nodeid.replace(with_suite(suite, case.id), case.id)
-    return session.rerun(alone, f"{session.shown(suite)}::{case.id}")
+    return rerun_command(session, alone, f"{session.shown(suite)}::{case.id}")

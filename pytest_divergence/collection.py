@@ -24,11 +24,12 @@ from pytest_divergence.aggregate_items import (
     has_aggregate,
 )
 from pytest_divergence.core.stored import list_suite, read_suite, suite_without_cases
+from pytest_divergence.failing import usage_errors
 from pytest_divergence.items import BehaviourItem, CaseItem, SearchItem
 from pytest_divergence.measuring import metric_for, suite_bounds
 from pytest_divergence.pairs import Models, has_own_pair
 from pytest_divergence.replaying import SuiteReplay
-from pytest_divergence.session import NO_MODELS, REPORT_KEY, DivergenceSession, of
+from pytest_divergence.session import NO_MODELS, DivergenceSession, of
 from pytest_divergence.update_items import UpdateItem
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class SuiteFile(pytest.Module):
         """One item a case, after the item `search` where this session's search wrote the suite."""
         session = of(self.config)
         session.is_used = True
-        with session.usage_errors(), _no_search_for_cycles():
+        with usage_errors(session), _no_search_for_cycles():
             report = self._report(session)
             searched: list[pytest.Item] = []
             if report is not None:
@@ -83,8 +84,7 @@ class SuiteFile(pytest.Module):
 
     def _report(self, session: DivergenceSession) -> Report | None:
         """The report of the search that wrote this suite in this session, if one did."""
-        has_search = session.outcome or REPORT_KEY in (session.worker_input or {})
-        if not has_search or self.path != session.own_suite:
+        if not session.has_search or self.path != session.own_suite:
             return None
         return session.outcome().report
 

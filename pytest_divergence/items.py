@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_divergence import awaiting
+from pytest_divergence.failing import failures
 from pytest_divergence.measuring import noise_floor_of, note, shown_case
 from pytest_divergence.pairs import has_own_pair, own_pair
 from pytest_divergence.replay_report import keep_behaviour, keep_case
 from pytest_divergence.replaying import Carried, Measured, SuiteReplay
+from pytest_divergence.rerunning import rerun_command, update_command
 from pytest_divergence.session import of
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ class CaseItem(SuiteItem):
         if self.case.behaviour is not None:
             note(self, behaviour=self.case.behaviour)
         keep_case(self, self.case.with_changes(completions=None), max_kl=self.max_kl)
-        with session.failures():
+        with failures(session):
             if self.has_value:
                 self.reading = Carried(self.case, self._searched_tokens(session))
             else:
@@ -152,9 +154,9 @@ class CaseItem(SuiteItem):
             max_kl=self.max_kl,
             noise_floor=noise_floor_of(self.replay.stored.provenance),
             tokens=tokens,
-            rerun=session.rerun(self.nodeid),
+            rerun=rerun_command(session, self.nodeid),
             suite=session.shown(self.path),
-            update=session.update_command(self.nodeid),
+            update=update_command(session, self.nodeid),
             verbosity=self.config.get_verbosity(),
         )
         pytest.fail(text, pytrace=False)
@@ -204,7 +206,7 @@ class BehaviourItem(SuiteItem):
         session = of(self.config)
         note(self, kind="behaviour", verdict="error", behaviour=self.behaviour.id)
         self.log_ratio = None
-        with session.failures():
+        with failures(session):
             if self.is_carried():
                 return
             assert self.behaviour.telling is not None  # else no item is made
@@ -227,7 +229,7 @@ class BehaviourItem(SuiteItem):
             redacted_behaviour(self.behaviour) if session.is_redacted else self.behaviour,
             log_ratio=self.log_ratio,
             limit=self.limit,
-            rerun=session.rerun(self.nodeid),
+            rerun=rerun_command(session, self.nodeid),
             suite=session.shown(self.path),
         )
         pytest.fail(text, pytrace=False)

@@ -15,23 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_divergence.failing import usage_errors
 from pytest_divergence.options import SUITE_SUFFIX
 from pytest_divergence.pairs import INI
 from pytest_divergence.progress_display import SKIP_PREFIX
-from pytest_divergence.session import (
-    FOLDER,
-    NO_MODELS,
-    REPORT_KEY,
-    SUITE_KEY,
-    DivergenceSession,
-    of,
-)
+from pytest_divergence.session import FOLDER, NO_MODELS, REPORT_KEY, DivergenceSession, of
 
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case
     from pytest_divergence.discovery.run import SearchOutcome
 
-
+SUITE_KEY = "divergence_suite_path"
+"""Under which pytest-xdist's controller tells its workers which suite joins."""
 CASE_SUITE = pytest.StashKey[Path]()
 """Of a test: the suite that its case stands in."""
 
@@ -160,7 +155,7 @@ def session_cases(session: DivergenceSession) -> list[SuiteCase]:
     from pytest_divergence.core.suites import load_suite
 
     session.is_used = True
-    with session.usage_errors():
+    with usage_errors(session):
         paths = named_suites(session)
         if mode(session) == "search" and not session.is_listing:
             paths = [session.own_suite] if search_outcome(session).report.has_cases else []
@@ -223,7 +218,7 @@ def _validate_suites(session: DivergenceSession) -> None:
     from pytest_divergence.core.stored import read_suite
     from pytest_divergence.measuring import suite_bounds
 
-    with session.usage_errors():
+    with usage_errors(session):
         for path in _suites_below(session):
             suite_bounds(session, path, read_suite(path))
             models = session.models_for(path)

@@ -23,6 +23,7 @@ from pytest_divergence import (
     untested,
     updating,
 )
+from pytest_divergence.failing import failures
 from pytest_divergence.frames import forget_frames
 from pytest_divergence.session import REPORT_KEY, of
 
@@ -187,10 +188,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Hear from a worker of pytest-xdist."""
-    from pytest_divergence import replay_report
+    from pytest_divergence import replay_report, session_search
 
     ours, output = of(node.config), getattr(node, "workeroutput", {})
-    ours.hear(output)
+    session_search.hear(ours, output)
     replay_report.hear(ours, output)
     untested.hear(ours, output)
 
@@ -199,7 +200,7 @@ def pytest_testnodedown(node: Any) -> None:
 def model_pair(pytestconfig: pytest.Config) -> ModelPair:
     """The two models of the session, loaded once: reference and candidate."""
     session = of(pytestconfig)
-    with session.failures():
+    with failures(session):
         return session.pair()
 
 
@@ -209,7 +210,7 @@ def soft_prompts(pytestconfig: pytest.Config) -> list[SoftPrompt]:
     from pytest_divergence.discovery.soft_prompts import load_soft_prompts
 
     session = of(pytestconfig)
-    with session.failures():
+    with failures(session):
         return load_soft_prompts(participation.search_outcome(session).key)
 
 
@@ -217,7 +218,7 @@ def soft_prompts(pytestconfig: pytest.Config) -> list[SoftPrompt]:
 def hard_prompts(pytestconfig: pytest.Config) -> list[str]:
     """The prompts, as text, on which the session's models were found to differ."""
     session = of(pytestconfig)
-    with session.failures():
+    with failures(session):
         return [one.case.text for one in participation.session_cases(session)]
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence.session import FOLDER, REPORT_KEY, DivergenceSession, of
+from pytest_divergence.failing import error_text
+from pytest_divergence.session import FOLDER, DivergenceSession, of
 
 if TYPE_CHECKING:
     from pytest_divergence.core.behaviours import Behaviour
@@ -61,7 +62,7 @@ STARTED = pytest.StashKey[float]()
 
 def is_on(session: DivergenceSession) -> bool:
     """Whether this session leaves a report: not where its search does, nor where suites change."""
-    has_search = session.outcome or session.report or REPORT_KEY in (session.worker_input or {})
+    has_search = session.has_search or session.report is not None
     return "report_dir" in session.given and not has_search and session.updates is None
 
 
@@ -146,7 +147,7 @@ def write(session: DivergenceSession, exitstatus: int) -> list[str]:
         try:
             lines.append(f"report: {session.shown(_written(session, its, exitstatus))}")
         except DivergenceError as error:
-            lines.append(f"the report is not written: {session.message(error)}")
+            lines.append(f"the report is not written: {error_text(session, error)}")
     return lines
 
 

@@ -17,6 +17,7 @@ import pytest
 from pytest_divergence import progress_display
 from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.stored import StoredSuite, read_suite, write_stored
+from pytest_divergence.failing import error_text, failures
 from pytest_divergence.frames import forget_frames
 from pytest_divergence.items import SuiteItem
 from pytest_divergence.measuring import metric_for, note, sizes_for
@@ -81,7 +82,7 @@ class SuiteUpdate:
             )
         if self._new is not None and self._new.failed:
             id_, error = next(iter(self._new.failed.items()))
-            return f"control row {id_} could not be measured: {self._session.message(error)}"
+            return f"control row {id_} could not be measured: {error_text(self._session, error)}"
         if self._new is None and any(map(self.takes, self.stored.suite.controls)):
             return (
                 "only control rows have no kl, and they are measured along with a case; measure "
@@ -180,7 +181,7 @@ class UpdateItem(SuiteItem):
 
     def measure(self, request: pytest.FixtureRequest) -> None:
         """Measure the whole suite with the first of its items."""
-        with of(self.config).failures():
+        with failures(of(self.config)):
             self.new = self.update.of(self.pair(request), self.case)
 
     def judge(self) -> None:

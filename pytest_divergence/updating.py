@@ -124,13 +124,14 @@ def _begun(session: DivergenceSession) -> list[SuiteUpdate]:
 def _written(session: DivergenceSession, update: SuiteUpdate) -> str | None:
     """Why a suite was not written; None where it was."""
     from pytest_divergence.core.errors import DivergenceError
+    from pytest_divergence.failing import error_text
 
     if problem := update.problem:
         return problem
     try:
         update.write()
     except DivergenceError as error:
-        return session.message(error)
+        return error_text(session, error)
     return None
 
 
