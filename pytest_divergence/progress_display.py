@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence.options import DEFAULT, MODELS, Given
+from pytest_divergence.option_values import DEFAULT, Given
+from pytest_divergence.options import MODELS
 from pytest_divergence.pairs import INI
 
 if TYPE_CHECKING:

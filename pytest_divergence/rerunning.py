@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_divergence import options
+from pytest_divergence.option_values import INI
 from pytest_divergence.session import FOLDER
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def rerun_command(session: DivergenceSession, nodeid: str, *more: str) -> str:
     words = ["pytest", session.shown(session.config.rootpath / file) + separator + test]
     for field in (*options.MODELS, *REPEATED):
         one = session.given.get(field)
-        if one is not None and one.source != options.INI:
+        if one is not None and one.source != INI:
             words += [options.BY_FIELD[field].short_flag, one.value]
     return shlex.join([*words, *more])
 

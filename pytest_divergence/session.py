@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence import options, progress_display
+from pytest_divergence import option_values, options, progress_display
 from pytest_divergence.once import Once
+from pytest_divergence.option_values import INI
 from pytest_divergence.pairs import Models, Pairs
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class DivergenceSession:
     def __init__(self, config: pytest.Config) -> None:
         """Read what was given; nothing is checked, imported or written yet."""
         self.config = config
-        self.given = options.given(config)
+        self.given = option_values.given(config)
         start = config.invocation_params.dir
         self.arguments = [start / str(one).partition("::")[0] for one in config.args]
         """Files and folders that the session was asked for, before our own suite joins."""
@@ -92,12 +93,12 @@ class DivergenceSession:
     def is_explicit(self) -> bool:
         """Whether this session, not only the project's ini file, names a model."""
         sources = {self.given[field].source for field in options.MODELS if field in self.given}
-        return bool(sources - {options.INI})
+        return bool(sources - {INI})
 
     @property
     def is_asked(self) -> bool:
         """Whether this session, not only the ini file, names a model or asks for a search."""
-        said = {field: one.value for field, one in self.given.items() if one.source != options.INI}
+        said = {field: one.value for field, one in self.given.items() if one.source != INI}
         return self.is_explicit or said.get("mode") == "search" or "shard" in said
 
     @property
@@ -128,9 +129,9 @@ class DivergenceSession:
     # Settings
 
     @cached_property
-    def resolved(self) -> options.Resolved:
+    def resolved(self) -> option_values.Resolved:
         """Settings and their sources. Raises UsageError for a wrong value."""
-        return options.resolve(self.config)
+        return option_values.resolve(self.config)
 
     @property
     def models(self) -> tuple[str, str]:
@@ -148,8 +149,8 @@ class DivergenceSession:
 
     def check(self) -> None:
         """Refuse a wrong value at once, where this session itself asks for something."""
-        options.check_both_models(self.given)
-        if any(one.source != options.INI for one in self.given.values()):
+        option_values.check_both_models(self.given)
+        if any(one.source != INI for one in self.given.values()):
             _ = self.resolved
         suites = [path for path in self.arguments if path.name.endswith(options.SUITE_SUFFIX)]
         if self.is_off and suites:

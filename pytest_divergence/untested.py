@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from pytest_divergence.options import COMMAND_LINE, SUITE_SUFFIX
+from pytest_divergence.option_values import COMMAND_LINE
+from pytest_divergence.options import SUITE_SUFFIX
 from pytest_divergence.session import DivergenceSession
 
 EMPTIED_KEY = "divergence_emptied_suites"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_divergence import options, participation
+from pytest_divergence.option_values import INI
 from pytest_divergence.session import FOLDER
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def check_selection(pytest_session: pytest.Session, session: DivergenceSession) 
     if asked is None or session.is_off or session.is_listing or pytest_session.testsfailed:
         return
     flag, begun = options.BY_FIELD[asked].flag, _begun(session)
-    if not begun and session.given[asked].source != options.INI:
+    if not begun and session.given[asked].source != INI:
         raise pytest.UsageError(
             f"{flag} found no suite; name one, or a folder with *{options.SUITE_SUFFIX} in it"
         )

@@ -80,7 +80,7 @@ def _findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Find
     from pytest_divergence.commands.machine import machine_findings
     from pytest_divergence.core.errors import DivergenceError
     from pytest_divergence.core.findings import Finding
-    from pytest_divergence.options import check_both_models
+    from pytest_divergence.option_values import check_both_models
     from pytest_divergence.session import FOLDER
 
     check_both_models(session.given)

@@ -12,7 +12,8 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_divergence.options import BY_FIELD, MODELS, Given
+from pytest_divergence.option_values import Given
+from pytest_divergence.options import BY_FIELD, MODELS
 
 if TYPE_CHECKING:
     from pytest_divergence.core.settings import Settings
@@ -64,7 +65,7 @@ def settings_given(given: argparse.Namespace, fields: Sequence[str]) -> Settings
     import pytest
 
     from pytest_divergence.core.errors import SettingsError
-    from pytest_divergence.options import settings_of
+    from pytest_divergence.option_values import settings_of
 
     values = {}
     for option in (BY_FIELD[field] for field in fields):

@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_divergence.commands.settings import add_settings, pytest_words
-from pytest_divergence.options import BY_FIELD, DEFAULT
+from pytest_divergence.option_values import DEFAULT
+from pytest_divergence.options import BY_FIELD
 
 if TYPE_CHECKING:
     import pytest
@@ -47,20 +48,20 @@ def run(given: Namespace) -> int:
 
 
 def _show(as_json: bool, config: pytest.Config) -> int:
-    from pytest_divergence import options
+    from pytest_divergence.option_values import resolve
 
     rows = list(_rows(config))
     if as_json:
         print(json.dumps([one._asdict() for one in rows], indent=2))
     else:
         print("\n".join([*_places(config), "", *(_line(one) for one in rows)]))
-    options.resolve(config)  # what is wrong is said last, once all is shown
+    resolve(config)  # what is wrong is said last, once all is shown
     return 0
 
 
 def _rows(config: pytest.Config) -> Iterator[_Row]:
     from pytest_divergence.core.settings import Settings
-    from pytest_divergence.options import given
+    from pytest_divergence.option_values import given
     from pytest_divergence.pairs import INI
 
     found, defaults = given(config), Settings()

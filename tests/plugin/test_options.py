@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from pytest_divergence import options
+from pytest_divergence import option_values, options
 from pytest_divergence.core.settings import Settings
 from tests.plugin.conftest import MODELS, Project, shown
 
@@ -25,11 +25,13 @@ def resolved(project: Project, monkeypatch: pytest.MonkeyPatch) -> object:
 
     def resolve(
         *arguments: str, environment: dict[str, str] | None = None, ini: str = ""
-    ) -> options.Resolved:
+    ) -> option_values.Resolved:
         for name, value in (environment or {}).items():
             monkeypatch.setenv(name, value)
         project.pytester.makeini(f"[pytest]\n{ini}")
-        return options.resolve(project.pytester.parseconfigure("-p", "divergence", *arguments))
+        return option_values.resolve(
+            project.pytester.parseconfigure("-p", "divergence", *arguments)
+        )
 
     return resolve
 
@@ -233,5 +235,5 @@ def test_a_path_in_the_ini_file_holds_from_every_folder(
     project.pytester.makeini("[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n")
     below = project.pytester.mkdir("below")
     monkeypatch.chdir(below)
-    settings = options.resolve(project.pytester.parseconfigure("-p", "divergence")).settings
+    settings = option_values.resolve(project.pytester.parseconfigure("-p", "divergence")).settings
     assert (settings.model_1, settings.model_2) == ("../base", "../ft")
