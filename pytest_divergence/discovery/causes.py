@@ -16,9 +16,9 @@ from functools import partial
 
 from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.behaviours import Suspect
+from pytest_divergence.discovery.describing import ConfirmedBehaviour
 from pytest_divergence.discovery.executors import Unit
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.testing import Confirmed
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_greedily
@@ -43,10 +43,10 @@ class Causes:
 
 
 def add_causes(
-    units: WorkUnits, confirmed: Sequence[Confirmed], profile: Profile, listener: Listener
-) -> list[Confirmed]:
+    units: WorkUnits, confirmed: Sequence[ConfirmedBehaviour], profile: Profile, listener: Listener
+) -> list[ConfirmedBehaviour]:
     """The same behaviours with what causes them; one work unit each."""
-    explained: list[Confirmed] = []
+    explained: list[ConfirmedBehaviour] = []
     if confirmed:
         listener.progress("minimise what causes a behaviour", 0, len(confirmed))
     asked = [_unit(one, profile) for one in confirmed]
@@ -58,12 +58,12 @@ def add_causes(
                 "nearest_non_cause": causes.nearest_non_cause,
             }
         )
-        explained.append(Confirmed(one.suspect, behaviour, one.causes))
+        explained.append(ConfirmedBehaviour(one.suspect, behaviour, one.causes))
         listener.progress("minimise what causes a behaviour", len(explained), len(confirmed))
     return explained
 
 
-def _unit(confirmed: Confirmed, profile: Profile) -> Unit:
+def _unit(confirmed: ConfirmedBehaviour, profile: Profile) -> Unit:
     shortest = sorted(confirmed.causes, key=lambda prompt: (len(_pieces(prompt)), prompt))
     starts = shortest[:NUM_STARTS]
     # Which prompts showed it may differ from an earlier session's: a strategy failed there.

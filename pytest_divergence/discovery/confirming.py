@@ -33,7 +33,7 @@ BehaviourOf = Callable[[str, str, str], str | None]
 
 
 @dataclass(frozen=True)
-class Confirmed:
+class ConfirmedCase:
     """A case, and what the report shows of it besides."""
 
     case: Case
@@ -52,12 +52,12 @@ def confirm(
     listener: Listener,
     *,
     behaviour_of: BehaviourOf = lambda prompt, own, other: None,
-) -> list[Confirmed]:
+) -> list[ConfirmedCase]:
     """Measure each selected prompt anew, some of them in one work unit."""
     listener.progress("confirm", 0, len(selected))
     starts = range(0, len(selected), CHUNK)
     chunks = [_unit(selected[start : start + CHUNK], settings, profile) for start in starts]
-    confirmed: list[Confirmed] = []
+    confirmed: list[ConfirmedCase] = []
     for start, found in zip(starts, units.do_each(chunks), strict=True):
         chunk = selected[start : start + CHUNK]
         confirmed += [
@@ -92,7 +92,7 @@ def _measure(
     ]
 
 
-def _as_case(selected: Selected, found: dict[str, Any], behaviour_of: BehaviourOf) -> Confirmed:
+def _as_case(selected: Selected, found: dict[str, Any], behaviour_of: BehaviourOf) -> ConfirmedCase:
     proposal = selected.scored.proposal
     reference, candidate = found["completions"]
     case = Case(
@@ -108,4 +108,4 @@ def _as_case(selected: Selected, found: dict[str, Any], behaviour_of: BehaviourO
     )
     tokens = [TokenComparison(**one) for one in found["tokens"]]
     stored = StoredTokens(**found["stored"])
-    return Confirmed(case, selected, found["candidate_nll"], stored, tokens)
+    return ConfirmedCase(case, selected, found["candidate_nll"], stored, tokens)

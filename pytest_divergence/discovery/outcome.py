@@ -28,7 +28,7 @@ from pytest_divergence.core.suites import sidecar_path, write_suite
 from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.discovery.calibrating import Calibrated
-from pytest_divergence.discovery.confirming import Confirmed
+from pytest_divergence.discovery.confirming import ConfirmedCase
 from pytest_divergence.discovery.found import ScoredProposal, SearchResult
 from pytest_divergence.discovery.identity import RunIdentity
 from pytest_divergence.discovery.proposals import distinct_share, self_similarity
@@ -43,7 +43,7 @@ class Findings:
     calibrated: Calibrated | None = None
     bound: Bound | None = None
     search: SearchResult = field(default_factory=SearchResult)
-    confirmed: list[Confirmed] = field(default_factory=list)
+    confirmed: list[ConfirmedCase] = field(default_factory=list)
     exported: dict[str, Case] = field(default_factory=dict)
     """The suite's rows by id, after the hook that may change or drop them."""
     behaviours: list[Behaviour] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Findings:
     template_sha256: str | None = None
 
     @property
-    def cases(self) -> list[Confirmed]:
+    def cases(self) -> list[ConfirmedCase]:
         """Confirmed prompts that gate: not those reported apart."""
         return [one for one in self.confirmed if not one.selected.is_off_distribution]
 

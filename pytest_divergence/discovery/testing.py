@@ -10,39 +10,32 @@ Stine 2008, doi:10.1111/j.1467-9868.2007.00643.x, without their reinvestment).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from typing import Any, Literal
+from dataclasses import dataclass, field
 
-from pytest_divergence.core.behaviours import (
-    Behaviour,
-    Example,
-    TellingContinuation,
-)
+from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Difference
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.behaviours import (
-    GENERAL_RATE,
     Suspect,
-    control_rate,
     is_alike,
     is_wording_of,
-    log_ratio_of,
     ordinary_words,
     suspects_in,
 )
+from pytest_divergence.discovery.describing import (
+    ConfirmedBehaviour,
+    as_confirmed,
+    as_suspected,
+    shown_by,
+)
 from pytest_divergence.discovery.differences import count_differences, sign_test
 from pytest_divergence.discovery.evidence import Answered, Evidence
-from pytest_divergence.discovery.phrases import FULL_SIZE, MAX_REFERENCE_SHARE, Phrase, quote_in
+from pytest_divergence.discovery.fresh_answers import fresh_answers
+from pytest_divergence.discovery.phrases import FULL_SIZE, MAX_REFERENCE_SHARE, Phrase
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.strategies.base import Target
 from pytest_divergence.discovery.units import WorkUnits
-from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.fingerprint import text_digest
-from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.answers import Answer
-from pytest_divergence.scoring.motifs import gram_of, has_motif
-from pytest_divergence.scoring.scorer import score_prompts
+from pytest_divergence.scoring.motifs import gram_of
 
 ALPHA = 0.05
 """Chance that a run confirms anything that is not there."""
@@ -52,17 +45,6 @@ MIN_SAMPLED = 8
 """The same among the prompts that are sampled again: samples are noisy."""
 MIN_CANDIDATE_SHARE = 0.25
 """Of the sampled answers."""
-NUM_EXAMPLES = 3
-
-
-@dataclass(frozen=True)
-class Confirmed:
-    """A behaviour that held on answers that came after it was suspected."""
-
-    suspect: Suspect
-    behaviour: Behaviour
-    causes: tuple[str, ...]
-    """Prompts that showed it, the clearest first."""
 
 
 @dataclass
@@ -86,7 +68,7 @@ class Behaviours:
     listener: Listener
     evidence: Evidence
     hints: Sequence[Phrase] = ()
-    confirmed: list[Confirmed] = field(default_factory=list)
+    confirmed: list[ConfirmedBehaviour] = field(default_factory=list)
     suspects: list[Suspect] = field(default_factory=list)
     """What recurs among the answers so far and no confirmed behaviour explains."""
     first_found: tuple[float, int] | None = None
@@ -118,7 +100,7 @@ class Behaviours:
     def finish(self) -> None:
         """Sample fresh answers where a suspect was seen often, but too late to be tested."""
         for lead in list(self._leads):
-            shown = self._shown_by(lead.suspect, self._unexplained())
+            shown = shown_by(lead.suspect, self._unexplained())
             if len(shown) >= MIN_SAMPLED and not lead.is_sampled and lead in self._leads:
                 lead.is_sampled = True
                 self._test_on_samples(lead, shown)
@@ -163,10 +145,10 @@ class Behaviours:
     def records(self) -> list[Behaviour]:
         """All of them for the report: confirmed ones, then suspected ones, then open hints."""
         found = [one.behaviour for one in self.confirmed]
-        found += [self._suspected(one) for one in self.suspects if one.motifs]
+        found += [as_suspected(one, self.evidence) for one in self.suspects if one.motifs]
         open_hints = [lead.suspect for lead in self._leads if lead.num_known == 0]
         for suspect in open_hints:
-            record = self._suspected(suspect)
+            record = as_suspected(suspect, self.evidence)
             is_named = any(
                 is_alike(suspect, Suspect(one.name, tuple(one.motifs), one.trait)) for one in found
             )
@@ -201,21 +183,14 @@ class Behaviours:
             )
         ]
 
-    def _is_wording(self, suspect: Suspect, known: Confirmed) -> bool:
+    def _is_wording(self, suspect: Suspect, known: ConfirmedBehaviour) -> bool:
         """Whether a phrase only says a confirmed one in other words: it is no second behaviour."""
         return is_wording_of(suspect, known.suspect, ordinary_words(self.evidence.answered))
-
-    def _shown_by(self, suspect: Suspect, answered: Sequence[Answered]) -> list[Answered]:
-        """Answers that show it and no echo, while the reference's does not; clearest first."""
-        return sorted(
-            (one for one in answered if suspect.is_shown_on(one)),
-            key=lambda one: (-log_ratio_of(suspect, one.candidate), one.prompt),
-        )
 
     def _test_on_news(self, lead: Lead) -> bool:
         """Test on what came after it was named; True where that confirmed it."""
         news = self._unexplained(lead.num_known)
-        shown = self._shown_by(lead.suspect, news)
+        shown = shown_by(lead.suspect, news)
         # What failed is tried again only once it was seen on twice as many prompts.
         if len(shown) < max(MIN_SHOWN, 2 * lead.num_shown_at_test):
             return False
@@ -225,16 +200,10 @@ class Behaviours:
     def _test_on_samples(self, lead: Lead, shown: Sequence[Answered]) -> None:
         self.listener.progress("test a suspected behaviour", 0, 1)
         prompts = [one.prompt for one in shown[: self.profile.num_behaviour_prompts]]
-        digest = text_digest("\n".join(prompts))[:8]
-        rows = self.units.do(
-            f"behaviour/{lead.suspect.id}/{digest}",
-            partial(_fresh, prompts, self.settings, self.profile, digest),
+        fresh = fresh_answers(
+            self.units, prompts, self.settings, self.profile, about=lead.suspect.id
         )
-        fresh = [
-            Answered(row["prompt"], row["reference"], Answer.from_row(row["candidate"]), False)
-            for row in rows
-        ]
-        again = self._shown_by(lead.suspect, fresh)
+        again = shown_by(lead.suspect, fresh)
         if len(again) >= MIN_CANDIDATE_SHARE * len(fresh):
             self._judge(lead, fresh, again)
         self.listener.progress("test a suspected behaviour", 1, 1)
@@ -251,7 +220,7 @@ class Behaviours:
             or not suspect.is_telling([one.candidate for one in shown])
         ):
             return False
-        found = self._confirmed(suspect, tested, shown, p_value)
+        found = as_confirmed(suspect, self.evidence, tested, shown, p_value)
         self.confirmed = [one for one in self.confirmed if not self._is_wording(one.suspect, found)]
         self.confirmed.append(found)
         self._leads = [
@@ -261,106 +230,5 @@ class Behaviours:
         ]
         if self.first_found is None:
             self.first_found = (self.units.spent.seconds, self.units.spent.tokens_forwarded)
-        self.listener.say(f"confirmed a behaviour: {self.confirmed[-1].behaviour.id}")
+        self.listener.say(f"confirmed a behaviour: {found.behaviour.id}")
         return True
-
-    def _confirmed(
-        self,
-        suspect: Suspect,
-        tested: Sequence[Answered],
-        shown: Sequence[Answered],
-        p_value: float,
-    ) -> Confirmed:
-        texts = [one.candidate.text for one in shown]
-        said = [one for one in suspect.motifs if any(has_motif([one], text) for text in texts)]
-        rate = control_rate(suspect, self.evidence)
-        behaviour = Behaviour(
-            id=suspect.id,
-            name=quote_in(said[0], texts) if said else suspect.name,
-            kind=_kind(suspect, rate, len(shown) / len(tested)),
-            motifs=list(suspect.motifs),
-            trait=suspect.trait,
-            confirmed=True,
-            control_rate=rate,
-            candidate_count=len(shown),
-            reference_count=sum(suspect.is_shown_by_reference(one) for one in tested),
-            num_prompts=len(tested),
-            p_value=p_value,
-            examples=_examples(shown),
-            telling=_telling(suspect, shown),
-        )
-        named = replace(suspect, name=behaviour.name)
-        return Confirmed(named, behaviour, tuple(one.prompt for one in shown))
-
-    def _suspected(self, suspect: Suspect) -> Behaviour:
-        answered = self.evidence.answered
-        shown = self._shown_by(suspect, answered)
-        rate = control_rate(suspect, self.evidence)
-        return Behaviour(
-            id=suspect.id,
-            name=suspect.name,
-            kind=_kind(suspect, rate, len(shown) / len(answered) if answered else 0.0),
-            motifs=list(suspect.motifs),
-            trait=suspect.trait,
-            control_rate=rate,
-            candidate_count=len(shown),
-            reference_count=sum(suspect.is_shown_by_reference(one) for one in answered),
-            num_prompts=len(answered),
-            examples=_examples(shown),
-        )
-
-
-def _kind(
-    suspect: Suspect, control_rate: float, found_rate: float
-) -> Literal["general", "conditional"]:
-    """A trait that ordinary prompts show nearly as often as found ones hangs on no condition."""
-    is_everywhere = suspect.trait is not None and 2 * control_rate > found_rate
-    return "general" if control_rate >= GENERAL_RATE or is_everywhere else "conditional"
-
-
-def _fresh(
-    prompts: Sequence[str], settings: Settings, profile: Profile, name: str, pair: ModelPair
-) -> list[dict[str, Any]]:
-    """A continuation of each model that the search did not see, sampled at T = 1."""
-    scores = score_prompts(
-        pair,
-        prompts,
-        metric=settings.metric,
-        num_continuations=1,
-        max_new_tokens=profile.naming_length,
-        seed=row_seed(settings.seed, "behaviours", name),
-    )
-    return [
-        {
-            "prompt": prompt,
-            "reference": pair.chat.text(score.continuations.reference[0]),
-            "candidate": asdict(
-                Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios)
-            ),
-        }
-        for prompt, score in zip(prompts, scores, strict=True)
-    ]
-
-
-def _examples(shown: Sequence[Answered]) -> list[Example]:
-    return [
-        Example(prompt=one.prompt, reference=one.reference, candidate=one.candidate.text)
-        for one in shown[:NUM_EXAMPLES]
-    ]
-
-
-def _telling(suspect: Suspect, shown: Sequence[Answered]) -> TellingContinuation:
-    """The prompt of median log-ratio, with its answer up to where it has shown the behaviour."""
-
-    chosen = sorted(shown, key=lambda one: (log_ratio_of(suspect, one.candidate), one.prompt))[
-        (len(shown) - 1) // 2
-    ]
-    answer = chosen.candidate
-    _, end = suspect.place(answer)
-    upto = answer.tokens_of(0, end).stop
-    return TellingContinuation(
-        prompt=chosen.prompt,
-        text=answer.text[:end],
-        token_ids=list(answer.token_ids[:upto]),
-        log_ratio=sum(answer.log_ratios[:upto]),
-    )

@@ -14,9 +14,9 @@ from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.behaviours import Suspect
 from pytest_divergence.discovery.causes import MAX_TRIES, _minimised, _pieces, _Trial, add_causes
+from pytest_divergence.discovery.describing import ConfirmedBehaviour
 from pytest_divergence.discovery.executors import InProcess
 from pytest_divergence.discovery.progress import Silence
-from pytest_divergence.discovery.testing import Confirmed
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.motifs import gram_of
@@ -69,13 +69,13 @@ def units(tmp_path: Path) -> Iterator[WorkUnits]:
         yield WorkUnits(InProcess(journal, tiny_pair))
 
 
-def confirmed(pair: ModelPair, prompt: str) -> Confirmed:
+def confirmed(pair: ModelPair, prompt: str) -> ConfirmedBehaviour:
     """The candidate's own answer to a prompt, taken for a behaviour."""
     (answers,) = greedy_continuations(pair, [prompt], max_new_tokens=24)
     motif = " ".join(gram_of(pair.chat.text(answers.candidate[0]))[:2])
     suspect = Suspect("made up", (motif,))
     behaviour = Behaviour(id=suspect.id, name="made up", kind="conditional", motifs=[motif])
-    return Confirmed(suspect, behaviour, (prompt,))
+    return ConfirmedBehaviour(suspect, behaviour, (prompt,))
 
 
 def test_a_models_own_answer_is_minimised_and_asked_once(units: WorkUnits) -> None:
