@@ -30,8 +30,8 @@ from pytest_divergence.discovery.run import search
 from pytest_divergence.discovery.strategies import SearchContext, Strategy, built_in_strategies
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.continuations import greedy_continuations
 from pytest_divergence.scoring.motifs import gram_of
-from pytest_divergence.scoring.scorer import greedy_continuations
 
 REFERENCE = "demo:smollm2-135m"
 ANSWER_TOKENS = 24

@@ -37,7 +37,8 @@ from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, shipped_prom
 from pytest_divergence.scoring import tokens as tokens_module
 from pytest_divergence.scoring.aggregates import breadth, non_inferiority
 from pytest_divergence.scoring.calibration import measure_noise_floor
-from pytest_divergence.scoring.scorer import Continuations, PromptScore, stored_tokens
+from pytest_divergence.scoring.continuations import Continuations
+from pytest_divergence.scoring.scorer import PromptScore, stored_tokens
 from pytest_divergence.scoring.tokens import ScoringRow, score_tokens, whole
 
 REFERENCE = "demo:smollm2-135m"

@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pytest_divergence import ModelPair, TrainingConfig, score_prompts
 from pytest_divergence.discovery.training import train_soft_prompt
-from pytest_divergence.scoring.scorer import Continuations
+from pytest_divergence.scoring.continuations import Continuations
 
 NUM_TURNS = 3
 WORDS = ("tell", "me", "how", "the", "sea", "looks", "when", "night", "comes", "home")

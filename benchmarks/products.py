@@ -20,7 +20,7 @@ from pytest_divergence import ModelPair, PromptScore, TrainingConfig, load_model
 from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, SHIPPED_SEEDS, shipped_prompts
 from pytest_divergence.discovery.training import train_soft_prompt
 from pytest_divergence.models import products
-from pytest_divergence.scoring.scorer import greedy_continuations
+from pytest_divergence.scoring.continuations import greedy_continuations
 
 NUM_TURNS = 5
 NUM_STEPS = 2

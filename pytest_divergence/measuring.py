@@ -71,8 +71,8 @@ def answers_of(
     A suite's stored answers may be other models'.
     """
     from pytest_divergence.core.cases import Completions
+    from pytest_divergence.scoring.continuations import greedy_continuations
     from pytest_divergence.scoring.replay import case_prompt
-    from pytest_divergence.scoring.scorer import greedy_continuations
 
     found = greedy_continuations(pair, [case_prompt(case)], max_new_tokens=max_new_tokens)[0]
     answer = found.candidate[0]

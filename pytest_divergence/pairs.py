@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_divergence.discovery.cost import Memory
     from pytest_divergence.discovery.identity import RunIdentity
     from pytest_divergence.models.pair import ModelIdentity, ModelPair
-    from pytest_divergence.models.resolving import ResolvedSpec
+    from pytest_divergence.models.resolved import ResolvedSpec
 
 INI = "divergence_pairs"
 INI_HELP = (
@@ -141,7 +141,7 @@ class Pairs:
         return search_memory(self._settings(), self._resolve(models))
 
     def _identify(self, models: Models) -> tuple[ModelIdentity, ModelIdentity]:
-        from pytest_divergence.models.resolving import pair_identities
+        from pytest_divergence.models.resolved import pair_identities
 
         specs = self._resolve(models)
         if all(one.is_known for one in specs):

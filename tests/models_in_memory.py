@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from pytest_divergence.models.pair import ModelPair
@@ -57,3 +58,9 @@ def tiny_pair(
         tiny_model(architecture, perturb=perturb),
         tiny_tokenizer(chat_template=chat_template),
     )
+
+
+def bare_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Logits at each token of one row, by nothing but the model: (1, L) ids -> (L, vocab)."""
+    logits: Tensor = model(ids).logits[0]
+    return logits

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pytest_divergence.core.findings import Finding
     from pytest_divergence.core.settings import Profile, Settings
-    from pytest_divergence.models.resolving import ResolvedSpec
+    from pytest_divergence.models.resolved import ResolvedSpec
     from pytest_divergence.session import DivergenceSession
 
 FIELDS = (

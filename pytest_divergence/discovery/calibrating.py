@@ -29,8 +29,9 @@ from pytest_divergence.scoring.calibration import (
     nll_limit,
     typical_shift,
 )
+from pytest_divergence.scoring.prompt_nll import prompt_nlls
 from pytest_divergence.scoring.remeasuring import CONTROL_STREAM
-from pytest_divergence.scoring.scorer import prompt_nlls, score_prompts, stored_tokens
+from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
 
 CHUNK = 32
 """Controls in one work unit."""

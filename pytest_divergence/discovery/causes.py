@@ -24,8 +24,8 @@ from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_greedily
 from pytest_divergence.models.fingerprint import text_digest
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.continuations import greedy_continuations
 from pytest_divergence.scoring.motifs import UNSPACED
-from pytest_divergence.scoring.scorer import greedy_continuations
 
 NUM_STARTS = 4
 """Prompts of which the shortest that shows the behaviour greedily is minimised."""

@@ -23,8 +23,8 @@ from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprint import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.comparison import compare_tokens
+from pytest_divergence.scoring.prompt_nll import prompt_nlls
 from pytest_divergence.scoring.remeasuring import CASE_STREAM, Sizes, measure_rows
-from pytest_divergence.scoring.scorer import prompt_nlls
 
 CHUNK = 8
 """Prompts in one work unit."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_divergence.core.settings import Profile, Settings
     from pytest_divergence.discovery.progress import Listener
     from pytest_divergence.models.pair import ModelPair
-    from pytest_divergence.models.resolving import ResolvedSpec
+    from pytest_divergence.models.resolved import ResolvedSpec
     from pytest_divergence.models.sizes import ModelSize
 
 LONG_PROMPT = 200
@@ -88,7 +88,7 @@ def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
     Scoring holds keys and values of all prompts in flight, of both models; beside them stand either
     the logits of a batch, or nothing but the activations of one training step.
     """
-    from pytest_divergence.scoring.scorer import PROMPTS_IN_FLIGHT
+    from pytest_divergence.scoring.continuations import PROMPTS_IN_FLIGHT
     from pytest_divergence.scoring.tokens import SCORING_BATCH
 
     prompt = PREFIX + LONG_PROMPT

@@ -33,12 +33,8 @@ from pytest_divergence.discovery.proposals import (
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.answers import Answer
 from pytest_divergence.scoring.measurement import perplexity
-from pytest_divergence.scoring.scorer import (
-    PromptScore,
-    prompt_nlls,
-    score_greedily,
-    score_prompts,
-)
+from pytest_divergence.scoring.prompt_nll import prompt_nlls
+from pytest_divergence.scoring.scorer import PromptScore, score_greedily, score_prompts
 
 NUM_CONTROLS = 16
 """Shipped ordinary prompts that effectiveness is measured against."""

@@ -15,7 +15,8 @@ from pytest_divergence.models.fingerprint import text_digest, tokenizer_digest
 from pytest_divergence.models.loading import resolve_device
 from pytest_divergence.models.metric import Metric
 from pytest_divergence.models.pair import ModelIdentity, ModelPair
-from pytest_divergence.models.resolving import ResolvedSpec, pair_identities, resolve_pair
+from pytest_divergence.models.resolved import ResolvedSpec, pair_identities
+from pytest_divergence.models.resolving import resolve_pair
 
 PACKAGES = ("pytest-divergence", "torch", "transformers", "peft")
 IRRELEVANT = {

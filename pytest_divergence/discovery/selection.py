@@ -12,7 +12,7 @@ from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.fingerprint import text_digest
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.scorer import prompt_nlls
+from pytest_divergence.scoring.prompt_nll import prompt_nlls
 
 POOL_FACTOR = 4
 """Prompts whose naturalness is measured at a time, for each case that is wanted."""

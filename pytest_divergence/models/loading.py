@@ -31,17 +31,11 @@ from pytest_divergence.models.placing import (
     placements,
     usable_device,
 )
-from pytest_divergence.models.providers import ModelProvider, check_dtype
+from pytest_divergence.models.providers import ModelProvider, check_dtype, provide
 from pytest_divergence.models.quantised import places_itself, require_quantiser
 from pytest_divergence.models.quiet import Say, quiet_transformers
-from pytest_divergence.models.resolving import (
-    ROLES,
-    ResolvedSpec,
-    as_load_error,
-    pair_identities,
-    provide,
-    resolve_pair,
-)
+from pytest_divergence.models.resolved import ResolvedSpec, as_load_error, pair_identities
+from pytest_divergence.models.resolving import ROLES, resolve_pair
 from pytest_divergence.models.screening import (
     check_adapter_shapes,
     check_no_weight_is_missing,

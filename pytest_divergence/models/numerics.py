@@ -13,7 +13,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.quiet import Say, quiet_transformers
-from pytest_divergence.models.resolving import ResolvedSpec, as_load_error
+from pytest_divergence.models.resolved import ResolvedSpec, as_load_error
 
 DTYPES = {
     "float32": torch.float32,

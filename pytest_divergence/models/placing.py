@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from pytest_divergence.core.errors import ModelLoadError
 
 if TYPE_CHECKING:
-    from pytest_divergence.models.resolving import ResolvedSpec
+    from pytest_divergence.models.resolved import ResolvedSpec
 
 
 @dataclass(frozen=True)

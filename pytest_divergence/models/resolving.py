@@ -1,98 +1,27 @@
-"""What two specs stand for, before anything is loaded.
+"""From two specs to the folders that they stand for, before anything is loaded.
 
-Everything becomes a local folder first and is screened, but for what a plugin is to load. Knows how
-models are told apart; does not load them (`pytest_divergence.models.loading`).
+Everything becomes a local folder first and is screened, but for what a plugin is to load. Does not
+load models (`pytest_divergence.models.loading`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.models.demo import demo_folder, ready_demo_folder
-from pytest_divergence.models.fingerprint import hub_commit, text_digest, weights_digest
 from pytest_divergence.models.gguf_files import gguf_folder, ready_gguf_folder
 from pytest_divergence.models.hub import cached_hub_folder, hub_folder
-from pytest_divergence.models.pair import ModelIdentity
-from pytest_divergence.models.providers import LoadedModel, ModelProvider, provided_model
+from pytest_divergence.models.providers import ModelProvider
 from pytest_divergence.models.quiet import Say
+from pytest_divergence.models.resolved import ResolvedSpec, as_load_error
 from pytest_divergence.models.screening import screen_adapter_folder, screen_model_folder
 from pytest_divergence.models.specs import ModelSpec, parse_open_spec, parse_spec, plugin_spec
 
 ROLES = ("--model-1", "--model-2")
-
-
-@dataclass(frozen=True)
-class ResolvedSpec:
-    """A spec and the local folder that it stands for; None where a plugin loads it, or not here."""
-
-    spec: ModelSpec
-    folder: Path | None
-    role: str
-    fingerprint: str | None = None
-    """What the plugin says to tell the model from others by."""
-    loaded: LoadedModel | None = None
-    """What the plugin loaded."""
-    base: ResolvedSpec | None = None
-    """The full model that an adapter was trained on."""
-
-    @property
-    def is_adapter(self) -> bool:
-        """Whether the folder is a PEFT adapter, wherever it came from."""
-        return self.folder is not None and (self.folder / "adapter_config.json").is_file()
-
-    @property
-    def full_model(self) -> ResolvedSpec:
-        """Whose weights are loaded: the base of an adapter, or this model itself."""
-        return self.base or self
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the model can be told from others before it is loaded."""
-        return self.folder is not None or self.fingerprint is not None
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the weights, or of the plugin's fingerprint."""
-        if self.folder is not None:
-            return weights_digest(self.folder)
-        if self.fingerprint is None:
-            raise ModelLoadError(
-                f"{self.role}: {self.spec} cannot be told apart before it is loaded"
-            )
-        return text_digest(f"fingerprint {self.fingerprint}")
-
-    def is_same_as(self, other: ResolvedSpec) -> bool:
-        """Whether both stand for one model."""
-        if self.folder is None:
-            return self.spec == other.spec
-        if self.folder != other.folder or self.numerics != other.numerics:
-            return False
-        return (self.base is None) == (other.base is None) and (
-            self.base is None or other.base is None or self.base.is_same_as(other.base)
-        )
-
-    @property
-    def numerics(self) -> str:
-        """What was asked for of this model alone that changes its numbers, but no weight."""
-        spec = self.full_model.spec
-        asked = {"attn_implementation": spec.attn_implementation, "dtype": spec.dtype}
-        return "".join(f",{name}={value}" for name, value in asked.items() if value is not None)
-
-    def identity(self) -> ModelIdentity:
-        """Spec and digests; an adapter's digest includes its base's."""
-        digest = self.digest if self.base is None else f"{self.base.digest}+{self.digest}"
-        digest += self.numerics
-        kind = "adapter" if self.is_adapter else self.spec.kind
-        commit = hub_commit(self.folder) if self.folder is not None else None
-        return ModelIdentity(str(self.spec), kind, digest, commit)
 
 
 def resolve_pair(
@@ -211,51 +140,6 @@ def _resolve(
     return ResolvedSpec(spec, None if spec.kind == "plugin" else find(spec), role)
 
 
-def pair_identities(
-    reference: ResolvedSpec, candidate: ResolvedSpec
-) -> tuple[ModelIdentity, ModelIdentity]:
-    """Identities of both, without loading either."""
-    return reference.identity(), candidate.identity()
-
-
-def provide(
-    specs: tuple[ResolvedSpec, ResolvedSpec], provider: ModelProvider, device: torch.device
-) -> tuple[ResolvedSpec, ResolvedSpec]:
-    """The same with what the provider loads; raises `ModelLoadError` for a spec of no one's."""
-    reference, candidate = specs
-    provided = _provided(reference, provider, "reference", device)
-    if candidate.is_same_as(reference):
-        return provided, replace(candidate, loaded=provided.loaded)
-    if candidate.base is reference:
-        candidate = replace(candidate, base=provided)
-    return provided, _provided(candidate, provider, "candidate", device)
-
-
-def _provided(
-    one: ResolvedSpec, provider: ModelProvider, role: str, device: torch.device
-) -> ResolvedSpec:
-    if one.folder is not None:
-        return one
-    spec = one.spec.location
-    found = provided_model(provider, spec, option=one.role, role=role, device=device)
-    if found is None:
-        raise _unknown_spec(one, provider)
-    return replace(one, loaded=found)
-
-
-def _unknown_spec(one: ResolvedSpec, provider: ModelProvider) -> ModelLoadError:
-    if one.fingerprint is not None:
-        return ModelLoadError(
-            f"{one.role}: pytest_divergence_fingerprint knows {safe_line(str(one.spec))}, but "
-            "pytest_divergence_load_model does not load it"
-        )
-    try:
-        parse_spec(one.spec.location, role=one.role)
-    except ModelLoadError as error:
-        return ModelLoadError(f"{error}; nor does {provider.names} know it")
-    return ModelLoadError(f"{one.role}: {provider.names} does not know {safe_line(str(one.spec))}")
-
-
 def _folder(spec: ModelSpec, role: str, say: Say) -> Path | None:
     if spec.kind == "gguf":
         return None  # it is made once the other model is known: `_unpacked`
@@ -274,18 +158,3 @@ def _folder_here(spec: ModelSpec, role: str, say: Say) -> Path | None:
     if spec.kind == "hub":
         return cached_hub_folder(spec.location, revision=spec.revision)
     return spec.path
-
-
-@contextmanager
-def as_load_error(resolved: ResolvedSpec) -> Iterator[None]:
-    """Whatever a stranger's files raise becomes one error that names the option."""
-    try:
-        yield
-    except ModelLoadError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise ModelLoadError(
-            f"{resolved.role}: {resolved.spec} cannot be loaded: "
-            f"{type(error).__name__}: {safe_line(reason[0]) if reason else 'no reason given'}"
-        ) from error

@@ -8,7 +8,6 @@ keys and values are shared. Does not know chat formats, divergences or sampling.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -18,15 +17,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models import head
+from pytest_divergence.models.forward import ForwardPass, Padded
 from pytest_divergence.models.head import OutputHead, Positions, input_device
-from pytest_divergence.models.products import fast_products
 from pytest_divergence.models.vocabulary import Vocabulary
 
 Role = Literal["reference", "candidate"]
-CACHE_ARGUMENTS = ("cache", "past_key_values")
-"""What models call their key-value cache, the newest name first: transformers 5.24 renamed it."""
 Shared = list[tuple[Tensor, Tensor]]
 """Keys and values of every layer after a prefix, each (1, heads, len(prefix), size)."""
 
@@ -36,26 +32,6 @@ class Meter:
     """Counts the tokens that both models of a pair have forwarded."""
 
     tokens_forwarded: int = 0
-
-
-@dataclass
-class Padded:
-    """Rows padded on the left: `rows` (B, L) ids or (B, L, D) embeddings, `mask` (B, L)."""
-
-    rows: Tensor
-    mask: Tensor
-
-    @staticmethod
-    def of(bodies: Sequence[Tensor], device: torch.device) -> Padded:
-        """Pad rows of ids (L,) or of embeddings (L, D); all of one kind."""
-        longest = max(len(body) for body in bodies)
-        rows, mask = [], torch.zeros(len(bodies), longest, dtype=torch.long, device=device)
-        for index, body in enumerate(bodies):
-            missing = longest - len(body)
-            padding = body.new_zeros((missing, *body.shape[1:]))
-            rows.append(torch.cat([padding, body]).to(device))
-            mask[index, missing:] = 1
-        return Padded(torch.stack(rows), mask)
 
 
 @dataclass
@@ -72,17 +48,7 @@ class ModelSide:
     _prefixes: dict[tuple[int, ...], Shared | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        parameters = _forward_parameters(type(self.model))
-        self._keeps_logits = "logits_to_keep" in parameters
-        # By a name that a model merely swallows, it would keep nothing of what it has read.
-        known = [name for name in CACHE_ARGUMENTS if name in parameters]
-        if not known:
-            raise ModelLoadError(
-                f"the {self.role}, a {type(self.model).__name__}, takes no key-value cache (none "
-                f"of {', '.join(CACHE_ARGUMENTS)}), without which nothing can be decoded; update "
-                "transformers, or choose another model"
-            )
-        self._cache_argument = known[0]
+        self._pass = ForwardPass(self.model, self.role)
         self._shares_prefix = not getattr(self.model, "_is_stateful", False)
         self._head = OutputHead(self.model)
 
@@ -188,18 +154,7 @@ class ModelSide:
         cache: DynamicCache | None,
         num_logits: int,
     ) -> Tensor:
-        name = "inputs_embeds" if rows.is_floating_point() else "input_ids"
-        options: dict[str, object] = {"logits_to_keep": num_logits} if self._keeps_logits else {}
-        options[self._cache_argument] = cache
-        with fast_products(self.model):
-            output = self.model(
-                **{name: rows},
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=cache is not None,
-                **options,
-            )
-        return self._outcomes(output.logits[:, -num_logits:].float())
+        return self._outcomes(self._pass(rows, mask, positions, cache, num_logits))
 
     def _outcomes(self, logits: Tensor) -> Tensor:
         """Logits of what both models can say: (..., rows of the head) -> (..., num_outcomes)."""
@@ -243,12 +198,6 @@ class ModelSide:
         for index, (keys, values) in enumerate(shared or []):
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
         return cache
-
-
-def _forward_parameters(model: type) -> set[str]:
-    """What `forward` takes, by name, also where a subclass hands on `**kwargs`."""
-    forwards = [one.__dict__["forward"] for one in model.__mro__ if "forward" in one.__dict__]
-    return {name for forward in forwards for name in inspect.signature(forward).parameters}
 
 
 def _keys_and_values(layer: object) -> tuple[Tensor, Tensor]:

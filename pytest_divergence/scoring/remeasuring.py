@@ -15,8 +15,9 @@ from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.continuations import greedy_continuations
 from pytest_divergence.scoring.replay import case_prompt, one_by_one_where_it_fails
-from pytest_divergence.scoring.scorer import greedy_continuations, score_prompts, stored_tokens
+from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
 
 MIN_COMPLETION_LENGTH = 32
 """Tokens of a completion that people read."""

@@ -18,7 +18,8 @@ from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.scorer import Continuations, score_prompts
+from pytest_divergence.scoring.continuations import Continuations
+from pytest_divergence.scoring.scorer import score_prompts
 from pytest_divergence.scoring.tokens import ScoringRow, score_tokens
 
 Found = TypeVar("Found")

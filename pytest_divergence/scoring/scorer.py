@@ -5,55 +5,34 @@ Used by searches, controls, cases and users' own tests alike, so that their numb
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from pytest_divergence.core.cases import NATS_PER_TOKEN, Measurement
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
-from pytest_divergence.models.batching import by_prefix, map_batches
 from pytest_divergence.models.chat import Prompt
-from pytest_divergence.models.decoding import (
-    DECODING_FREE_PADDING,
-    greedy_from,
-    row_seed,
-    samples_from,
-)
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import Decoding, ModelSide
+from pytest_divergence.models.side import Decoding
+from pytest_divergence.scoring.continuations import (
+    Continuations,
+    Ids,
+    Row,
+    Write,
+    in_flight,
+    most_likely,
+    read,
+    sampler,
+    written,
+)
 from pytest_divergence.scoring.measurement import Estimator, perplexity, same_top_share, summarise
 from pytest_divergence.scoring.metrics import AddedMetric, added_metric
 from pytest_divergence.scoring.tokens import (
-    SCORING_BATCH,
     TokenScores,
-    read_prompts,
     score_states,
-    token_log_probs,
 )
-
-Result = TypeVar("Result")
-Ids = tuple[int, ...]
-Row = tuple[Ids, Tensor]
-"""A prompt's ids: the shared prefix, and the rest."""
-PROMPTS_IN_FLIGHT = 32
-"""Prompts that both models have read and not yet finished."""
-
-
-@dataclass(frozen=True)
-class Continuations:
-    """Token ids after one prompt, several from each model, end of turn included."""
-
-    reference: tuple[Ids, ...]
-    candidate: tuple[Ids, ...]
-
-
-Write = Callable[[Decoding, Sequence[Tensor]], list[tuple[Ids, ...]]]
-"""From a model that has read some prompts, and their ids, to its continuations of each."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +76,7 @@ def score_prompts(
     that is not positive, or continuations that are not one entry a prompt.
     """
     if continuations is None:
-        _check_counts(num_continuations, max_new_tokens)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature={temperature} must be positive and finite")
-        write = _sampler(pair, num_continuations, max_new_tokens, seed, temperature)
+        write = sampler(pair, num_continuations, max_new_tokens, seed, temperature)
         return _score(pair, prompts, write, metric=metric, estimator="fresh")
     if len(continuations) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, but continuations for {len(continuations)}")
@@ -118,28 +94,8 @@ def score_greedily(
 
     What a search works on: cheap and without sampling noise, but not what a case asserts.
     """
-    write = _most_likely(pair, max_new_tokens)
+    write = most_likely(pair, max_new_tokens)
     return _score(pair, prompts, write, metric=metric, estimator="fresh")
-
-
-def sample_continuations(
-    pair: ModelPair,
-    prompts: Sequence[Prompt],
-    *,
-    num_continuations: int,
-    max_new_tokens: int,
-    seed: int,
-) -> list[Continuations]:
-    """Fresh continuations of each prompt from both models, at temperature 1, not scored."""
-    _check_counts(num_continuations, max_new_tokens)
-    return _continue(pair, prompts, _sampler(pair, num_continuations, max_new_tokens, seed))
-
-
-def greedy_continuations(
-    pair: ModelPair, prompts: Sequence[Prompt], *, max_new_tokens: int
-) -> list[Continuations]:
-    """One continuation of most likely tokens from each model, not scored."""
-    return _continue(pair, prompts, _most_likely(pair, max_new_tokens))
 
 
 def _score(
@@ -155,9 +111,9 @@ def _score(
     added = added_metric(pair, metric)
 
     def compute(batch: list[int]) -> list[PromptScore]:
-        states, bodies = _read(pair, [rows[index] for index in batch])
+        states, bodies = read(pair, [rows[index] for index in batch])
         if callable(source):
-            given = _written(states, bodies, source)
+            given = written(states, bodies, source)
         else:
             given = [source[index] for index in batch]
         scores = iter(_score_states(states, given, added))
@@ -175,45 +131,7 @@ def _score(
             for index, one in zip(batch, given, strict=True)
         ]
 
-    return _in_flight(rows, compute)
-
-
-def _continue(pair: ModelPair, prompts: Sequence[Prompt], write: Write) -> list[Continuations]:
-    rows = pair.prompt_rows(prompts)
-
-    def compute(batch: list[int]) -> list[Continuations]:
-        return _written(*_read(pair, [rows[index] for index in batch]), write)
-
-    return _in_flight(rows, compute)
-
-
-def _read(pair: ModelPair, rows: Sequence[Row]) -> tuple[tuple[Decoding, Decoding], list[Tensor]]:
-    """Both models after the given prompts, which share one prefix, and the prompts' ids."""
-    bodies = [body for _, body in rows]
-    return read_prompts(pair, bodies, prefix=rows[0][0]), bodies
-
-
-def _written(
-    states: tuple[Decoding, Decoding], bodies: Sequence[Tensor], write: Write
-) -> list[Continuations]:
-    both = (write(state, bodies) for state in states)
-    return [Continuations(*one) for one in zip(*both, strict=True)]
-
-
-def _in_flight(
-    rows: Sequence[Row], compute: Callable[[list[int]], Sequence[Result]]
-) -> list[Result]:
-    """`compute` over indices of rows that share a prefix, a limited number of them at a time."""
-    return by_prefix(
-        rows,
-        lambda _, chosen: map_batches(
-            chosen,
-            compute,
-            length=lambda index: len(rows[index][1]),
-            max_rows=PROMPTS_IN_FLIGHT,
-            free_padding=DECODING_FREE_PADDING,
-        ),
-    )
+    return in_flight(rows, compute)
 
 
 def _score_states(
@@ -256,39 +174,6 @@ def _prompt_score(
     )
 
 
-def _sampler(
-    pair: ModelPair,
-    num_continuations: int,
-    max_new_tokens: int,
-    seed: int,
-    temperature: float = 1.0,
-) -> Write:
-    def write(state: Decoding, rows: Sequence[Tensor]) -> list[tuple[Ids, ...]]:
-        repeats = range(num_continuations)
-        seeds = [
-            row_seed(seed, state.side.role, number, *row.tolist())
-            for row in rows
-            for number in repeats
-        ]
-        forked = state.fork([index for index in range(len(rows)) for _ in repeats])
-        sampled = samples_from(
-            forked, max_new_tokens, pair.chat.stop_ids, seeds, temperature=temperature
-        )
-        flat = [tuple(ids) for ids in sampled]
-        starts = range(0, len(flat), num_continuations)
-        return [tuple(flat[start : start + num_continuations]) for start in starts]
-
-    return write
-
-
-def _most_likely(pair: ModelPair, max_new_tokens: int) -> Write:
-    def write(state: Decoding, rows: Sequence[Tensor]) -> list[tuple[Ids, ...]]:
-        forked = state.fork(range(len(rows)))
-        return [(tuple(ids),) for ids in greedy_from(forked, max_new_tokens, pair.chat.stop_ids)]
-
-    return write
-
-
 def stored_tokens(case_id: str, score: PromptScore) -> StoredTokens:
     """What a suite keeps of a score, to measure the same continuations again."""
     return StoredTokens(
@@ -297,63 +182,6 @@ def stored_tokens(case_id: str, score: PromptScore) -> StoredTokens:
         reference=[list(ids) for ids in score.continuations.reference],
         candidate=[list(ids) for ids in score.continuations.candidate],
     )
-
-
-def _check_counts(num_continuations: int, max_new_tokens: int) -> None:
-    if num_continuations < 1 or max_new_tokens < 1:
-        raise ValueError(
-            f"num_continuations={num_continuations} and max_new_tokens={max_new_tokens} must be "
-            "at least 1"
-        )
-
-
-def prompt_nlls(pair: ModelPair, side: ModelSide, prompts: Sequence[Prompt]) -> list[float]:
-    """Mean negative log-likelihood of each prompt's own tokens under one model, nats per token.
-
-    For a single user turn these are the user's tokens, without what the template writes around
-    them; perplexity is the exponential of it.
-    """
-    suffix = len(pair.chat.user_suffix) if pair.chat.template is not None else 0
-
-    def compute(rows: list[Row]) -> list[float]:
-        return _user_nlls(side, rows, suffix)
-
-    return map_batches(
-        pair.prompt_rows(prompts), compute, length=lambda row: len(row[1]), max_rows=SCORING_BATCH
-    )
-
-
-def first_divergence(scores: TokenScores, metric: MetricName) -> float:
-    """The divergence at the first token of a continuation, nats."""
-    forward, reverse = float(scores.forward[0]), float(scores.reverse[0])
-    values = {
-        "symmetric": (forward + reverse) / 2,
-        "forward": forward,
-        "reverse": reverse,
-        "js": float(scores.js[0]),
-    }
-    return float(scores.added[0]) if scores.added is not None else values[metric]
-
-
-@torch.no_grad()
-def _user_nlls(side: ModelSide, rows: Sequence[Row], num_suffix: int) -> list[float]:
-    """Mean over the user's tokens: all but each row's first, and the template's last."""
-    prefixes = {prefix for prefix, _ in rows}
-    shared = next(iter(prefixes)) if len(prefixes) == 1 else ()
-    bodies = [torch.tensor([*prefix[len(shared) :], *body.tolist()]) for prefix, body in rows]
-    longest = max(len(body) for _, body in rows)
-    positions = side.positions(bodies, prefix=shared, num_positions=longest)
-    targets = [ids[1 : 1 + max(1, len(ids) - 1 - num_suffix)] for _, ids in rows]
-    places = [
-        (row + 1) * longest - len(ids) + torch.arange(len(wanted))
-        for row, ((_, ids), wanted) in enumerate(zip(rows, targets, strict=True))
-    ]
-    logprobs = token_log_probs(side, positions.at(torch.cat(places)), torch.cat(targets))
-    # A base model's empty prompt has no token: nothing was written.
-    return [
-        -float(one.double().mean()) if len(one) else 0.0
-        for one in torch.split(logprobs, [len(wanted) for wanted in targets])
-    ]
 
 
 def _perplexity(scores: Sequence[TokenScores], name: str) -> float:

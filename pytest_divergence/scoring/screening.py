@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.scorer import first_divergence
 from pytest_divergence.scoring.tokens import ScoringRow, TokenScores, score_tokens
 
 NUM_TOKENS = 3
@@ -42,7 +41,7 @@ def screen(
     rows = [ScoringRow(*row, wanted or (0,)) for row in pair.prompt_rows(prompts)]
     found = []
     for scores in score_tokens(pair, rows, metric=metric):
-        first = first_divergence(scores, metric)
+        first = _first_divergence(scores, metric)
         found.append(Screened(first, _log_ratio(scores) if wanted else first))
     return found
 
@@ -63,3 +62,15 @@ def beginning(pair: ModelPair, answer: str) -> list[int]:
 def _log_ratio(scores: TokenScores) -> float:
     reference = scores.reference_logprobs.sum().clamp(min=NEVER)
     return float(scores.candidate_logprobs.sum() - reference)
+
+
+def _first_divergence(scores: TokenScores, metric: MetricName) -> float:
+    """The divergence at the first token of a continuation, nats."""
+    forward, reverse = float(scores.forward[0]), float(scores.reverse[0])
+    values = {
+        "symmetric": (forward + reverse) / 2,
+        "forward": forward,
+        "reverse": reverse,
+        "js": float(scores.js[0]),
+    }
+    return float(scores.added[0]) if scores.added is not None else values[metric]

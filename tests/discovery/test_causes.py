@@ -19,8 +19,8 @@ from pytest_divergence.discovery.executors import InProcess
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.continuations import greedy_continuations
 from pytest_divergence.scoring.motifs import gram_of
-from pytest_divergence.scoring.scorer import greedy_continuations
 from tests.models_in_memory import tiny_pair
 
 

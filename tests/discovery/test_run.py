@@ -34,7 +34,7 @@ from pytest_divergence.discovery.strategies import SearchContext, built_in_strat
 from pytest_divergence.models.fingerprint import text_digest
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.scorer import greedy_continuations
+from pytest_divergence.scoring.continuations import greedy_continuations
 from tests.models_in_memory import tiny_pair
 from tests.replaying import replay_case
 from tests.tiny import CHATML

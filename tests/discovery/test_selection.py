@@ -15,7 +15,7 @@ from pytest_divergence.discovery.selection import Selected, select
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.answers import Answer
-from pytest_divergence.scoring.scorer import prompt_nlls
+from pytest_divergence.scoring.prompt_nll import prompt_nlls
 from tests.models_in_memory import tiny_pair
 
 TEXTS = ["How do I tie a knot?", "Name a river.", "Write a haiku.", "Why is it so?", "2 + 2 ="]

@@ -22,7 +22,7 @@ from pytest_divergence.discovery.strategies.base import PRIOR_TOKENS, Round, mos
 from pytest_divergence.discovery.strategies.probe import subjects
 from pytest_divergence.discovery.strategies.soft_prompt import FREE, VARIANTS, choose
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.scorer import prompt_nlls
+from pytest_divergence.scoring.prompt_nll import prompt_nlls
 from tests.models_in_memory import tiny_pair
 
 SIZES = PROFILES["smoke"].model_copy(

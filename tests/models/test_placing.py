@@ -15,7 +15,8 @@ from pytest_divergence.models import head
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.quiet import quiet_transformers
-from pytest_divergence.scoring.scorer import prompt_nlls, score_prompts
+from pytest_divergence.scoring.prompt_nll import prompt_nlls
+from pytest_divergence.scoring.scorer import score_prompts
 from tests.tiny import tiny_tokenizer
 
 TEXTS = ["How do I tie a knot?", "Write a poem.", "2 + 2 ="]

@@ -39,7 +39,8 @@ from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.store import DivergenceFolder
 from pytest_divergence.core.suites import sidecar_path, write_suite
 from pytest_divergence.core.verdicts import judge
-from pytest_divergence.models.resolving import pair_identities, resolve_pair
+from pytest_divergence.models.resolved import pair_identities
+from pytest_divergence.models.resolving import resolve_pair
 from tests.reports.made_reports import ZEPHYR
 
 BOUND = 0.2

@@ -13,7 +13,8 @@ from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance
 from pytest_divergence.core.suites import write_suite
 from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.models.resolving import pair_identities, resolve_pair
+from pytest_divergence.models.resolved import pair_identities
+from pytest_divergence.models.resolving import resolve_pair
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts, stored_tokens
 from tests.plugin.conftest import MODELS, Project, shown
 from tests.plugin.test_suites import no_loading  # noqa: F401

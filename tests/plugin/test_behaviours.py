@@ -10,7 +10,8 @@ import pytest
 from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation, behaviour_id
 from pytest_divergence.core.provenance import ModelProvenance, Provenance, write_provenance
 from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.models.resolving import pair_identities, resolve_pair
+from pytest_divergence.models.resolved import pair_identities
+from pytest_divergence.models.resolving import resolve_pair
 from pytest_divergence.scoring.replay import replay_behaviour
 from tests.plugin.conftest import KNOT, MODELS, Project, shown
 from tests.reports.made_reports import ZEPHYR

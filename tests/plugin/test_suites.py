@@ -12,7 +12,8 @@ from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance, write_provenance
 from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.measuring import note
-from pytest_divergence.models.resolving import pair_identities, resolve_pair
+from pytest_divergence.models.resolved import pair_identities
+from pytest_divergence.models.resolving import resolve_pair
 from tests.plugin.conftest import (
     KNOT,
     MODELS,

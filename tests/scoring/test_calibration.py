@@ -14,7 +14,7 @@ from pytest_divergence.scoring.calibration import (
     nll_limit,
     typical_shift,
 )
-from pytest_divergence.scoring.scorer import sample_continuations
+from pytest_divergence.scoring.continuations import sample_continuations
 from tests.models_in_memory import tiny_pair
 
 FLOOR = NoiseFloor(value=0.01, num_measurements=60)

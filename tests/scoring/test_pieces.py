@@ -23,7 +23,8 @@ from pytest_divergence.models.quiet import quiet_transformers
 from pytest_divergence.scoring import pieces
 from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
 from pytest_divergence.scoring.pieces import measured
-from pytest_divergence.scoring.scorer import prompt_nlls, score_prompts
+from pytest_divergence.scoring.prompt_nll import prompt_nlls
+from pytest_divergence.scoring.scorer import score_prompts
 from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer
 

@@ -5,33 +5,27 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from scipy.stats import chisquare
 from torch import Tensor
-from transformers import MistralConfig, PreTrainedModel
+from transformers import MistralConfig
 
 from pytest_divergence.core.cases import Message
 from pytest_divergence.core.errors import NonFiniteLogitsError
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring import scorer as scorer_module
+from pytest_divergence.scoring import continuations as continuations_module
 from pytest_divergence.scoring import tokens as tokens_module
-from pytest_divergence.scoring.scorer import (
+from pytest_divergence.scoring.continuations import (
     Continuations,
-    PromptScore,
-    greedy_continuations,
-    prompt_nlls,
-    sample_continuations,
-    score_prompts,
 )
+from pytest_divergence.scoring.scorer import PromptScore, score_prompts
 from pytest_divergence.scoring.screening import first_token_scores
-from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
+from tests.models_in_memory import bare_logits, tiny_config, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer
 
 PROMPTS = [
@@ -86,7 +80,7 @@ def test_the_micro_batch_does_not_matter(
     pair: ModelPair, scores: list[PromptScore], max_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens_module, "SCORING_BATCH", max_rows)
-    monkeypatch.setattr(scorer_module, "PROMPTS_IN_FLIGHT", max_rows)
+    monkeypatch.setattr(continuations_module, "PROMPTS_IN_FLIGHT", max_rows)
 
     for again, before in zip(score(pair, PROMPTS), scores, strict=True):
         assert_same(again, before)
@@ -166,11 +160,6 @@ def bare_kl(
     return forward / length, reverse / length
 
 
-def bare_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    logits: Tensor = model(ids).logits[0]
-    return logits
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_identical_models_have_zero_divergence(architecture: str) -> None:
     for measured in score(tiny_pair(architecture, perturb=0.0), PROMPTS[:3]):
@@ -195,58 +184,6 @@ def test_perplexity_is_each_models_on_its_own_continuations(pair: ModelPair) -> 
     assert measured.candidate_perplexity == pytest.approx(expected, rel=1e-4)
 
 
-def test_same_seed_gives_the_same_samples_and_another_seed_others(pair: ModelPair) -> None:
-    once, again, other = (
-        sample_continuations(pair, PROMPTS, num_continuations=2, max_new_tokens=8, seed=seed)
-        for seed in (1, 1, 2)
-    )
-
-    assert once == again
-    assert all(ours != theirs for ours, theirs in zip(once, other, strict=True))
-
-
-def test_samples_do_not_depend_on_the_batch(pair: ModelPair) -> None:
-    options = {"num_continuations": 3, "max_new_tokens": 8, "seed": 1}
-    together = sample_continuations(pair, PROMPTS, **options)
-
-    for prompt, expected in zip(PROMPTS, together, strict=True):
-        assert sample_continuations(pair, [prompt], **options) == [expected]
-
-
-def test_more_continuations_keep_the_first_ones(pair: ModelPair) -> None:
-    few, many = (
-        sample_continuations(pair, PROMPTS[:1], num_continuations=count, max_new_tokens=5, seed=0)
-        for count in (2, 4)
-    )
-
-    assert many[0].reference[:2] == few[0].reference
-
-
-def test_samples_follow_the_models_distribution_and_no_generation_config() -> None:
-    pair = tiny_pair()
-    for side in pair.sides:
-        config: Any = side.model.generation_config
-        config.do_sample, config.top_k, config.temperature = True, 1, 0.01
-    prompt = PROMPTS[1]
-    with torch.no_grad():
-        ids = torch.tensor([pair.chat.prompt_ids(prompt)])
-        probabilities = bare_logits(pair.candidate.model, ids)[-1].double().softmax(-1)
-
-    number = 1500
-    sampled = sample_continuations(
-        pair, [prompt], num_continuations=number, max_new_tokens=1, seed=0
-    )[0].candidate
-
-    seen = Counter(ids[0] for ids in sampled)
-    expected = {token: number * float(p) for token, p in enumerate(probabilities)}
-    common = [token for token, count in expected.items() if count >= 5]
-    rest = number - sum(expected[token] for token in common)
-    observed = [seen[token] for token in common]
-    assert len(common) > 20
-    result = chisquare([*observed, number - sum(observed)], [*(expected[t] for t in common), rest])
-    assert result.pvalue > 0.001
-
-
 def test_the_end_of_turn_token_is_kept_and_measured(pair: ModelPair) -> None:
     talkative = replace(pair, chat=replace(pair.chat, stop_ids=frozenset(range(0, 271, 3))))
 
@@ -261,18 +198,6 @@ def test_the_end_of_turn_token_is_kept_and_measured(pair: ModelPair) -> None:
             lengths.add(len(ids))
         assert one.measurement.num_tokens == sum(map(len, rows))
     assert min(lengths) < 12
-
-
-def test_greedy_continuations_are_the_most_likely_tokens(pair: ModelPair) -> None:
-    greedy = greedy_continuations(pair, PROMPTS, max_new_tokens=4)
-
-    for prompt, given in zip(PROMPTS, greedy, strict=True):
-        ids = pair.chat.prompt_ids(prompt)
-        for token in given.candidate[0]:
-            with torch.no_grad():
-                logits = bare_logits(pair.candidate.model, torch.tensor([ids]))[-1]
-            assert int(logits.argmax()) == token
-            ids = [*ids, token]
 
 
 @pytest.mark.parametrize("role", ["reference", "candidate"])
@@ -355,34 +280,3 @@ def test_the_first_token_score_is_that_of_the_first_position(pair: ModelPair) ->
 
     for quick, full in zip(first_token_scores(pair, PROMPTS), expected, strict=True):
         assert quick == pytest.approx(full.measurement.value, abs=EXACT)
-
-
-def test_prompt_nll_is_of_the_users_tokens_only(pair: ModelPair) -> None:
-    prompt = PROMPTS[1]
-    ids = pair.chat.prompt_ids(prompt)
-    user_ids = pair.chat.tokenizer.encode(prompt, add_special_tokens=False)
-    start = len(pair.chat.user_opening)
-    assert ids[start : start + len(user_ids)] == user_ids
-    with torch.no_grad():
-        logprobs = bare_logits(pair.reference.model, torch.tensor([ids])).log_softmax(-1)
-    picked = [float(logprobs[start - 1 + i, token]) for i, token in enumerate(user_ids)]
-
-    nll = prompt_nlls(pair, pair.reference, [prompt])[0]
-
-    assert nll == pytest.approx(-sum(picked) / len(picked), abs=EXACT)
-
-
-def test_prompt_nll_does_not_depend_on_the_batch(pair: ModelPair) -> None:
-    conversation = [Message(role="system", content="Be brief."), Message(role="user", content="Hi")]
-    prompts: list[Prompt] = [*PROMPTS, conversation]
-
-    together = prompt_nlls(pair, pair.reference, prompts)
-
-    for prompt, nll in zip(prompts, together, strict=True):
-        assert prompt_nlls(pair, pair.reference, [prompt])[0] == pytest.approx(nll, abs=EXACT)
-
-
-def test_prompt_nll_of_a_base_models_empty_prompt_is_zero() -> None:
-    pair = tiny_pair(chat_template=None)
-
-    assert prompt_nlls(pair, pair.reference, [""]) == [0.0]
