@@ -82,6 +82,20 @@ def settings_of(values: Mapping[str, Given]) -> Settings:
         raise _wrong_value(values[field], BY_FIELD[field]) from None
 
 
+def report_dir(config: pytest.Config) -> Path | None:
+    """Where reports were asked to go, from where pytest was started; checks nothing else."""
+    one = given(config).get("report_dir")
+    return Path(_located(config, "report_dir", one)) if one is not None else None
+
+
+def name_of(field: str, one: Given) -> str:
+    """What the user wrote to give the value."""
+    option = BY_FIELD[field]
+    if one.source == COMMAND_LINE:
+        return option.short_flag
+    return option.ini if one.source == INI else one.source
+
+
 def check_both_models(values: Mapping[str, Given]) -> None:
     """Raise `pytest.UsageError` where one model is given without the other."""
     named = [field for field in MODELS if field in values]
@@ -105,7 +119,7 @@ def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str,
         try:
             parse(
                 getattr(settings, field),
-                role=_name(values[field], BY_FIELD[field]),
+                role=name_of(field, values[field]),
                 root=config.invocation_params.dir,
             )
         except DivergenceError as error:
@@ -146,11 +160,4 @@ def _shown(one: Given, option: Option) -> str:
 
     value = safe_line(one.value, 60)[1:-1] if "://" not in one.value else "[a URL]"
     where = " (ini file)" if one.source == INI else ""
-    return f"{_name(one, option)}={value}{where}"
-
-
-def _name(one: Given, option: Option) -> str:
-    """What the user wrote to give the value."""
-    if one.source == COMMAND_LINE:
-        return option.short_flag
-    return option.ini if one.source == INI else one.source
+    return f"{name_of(option.field, one)}={value}{where}"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_divergence.commands.settings import MEASURED_PAIR, add_settings, settings_given
+from pytest_divergence.commands.settings import MEASURED_PAIR, add_settings, pytest_words
 
 if TYPE_CHECKING:
-    from pytest_divergence.commands.listening import PhaseLines
-    from pytest_divergence.core.settings import Settings
+    import pytest
+
+    from pytest_divergence.core.calibration import CalibrationReport
     from pytest_divergence.models.pair import ModelPair
+    from pytest_divergence.session import DivergenceSession
 
 FIELDS = (*MEASURED_PAIR, "profile", "seed", "max_kl")
 
@@ -20,7 +23,8 @@ def add(parser: ArgumentParser) -> None:
     parser.description = (
         "Measure what two models read when nothing is wrong, derive the bound from it, and "
         "plant damage of known sizes to see which of it a gate at that bound catches. What a "
-        "search of the same pair has measured is read back; run it where you run pytest."
+        "search of the same pair has measured is read back. The project's ini file, conftest.py "
+        "and plugins hold."
     )
     add_settings(parser, FIELDS)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -29,52 +33,52 @@ def add(parser: ArgumentParser) -> None:
 
 def run(given: Namespace) -> int:
     """Calibrate, and print; a bound inside the noise is refused once the table is out."""
-    from pathlib import Path
+    from pytest_divergence.commands.project import in_project
 
+    return in_project(pytest_words(given, FIELDS), partial(_calibrate, given.json))
+
+
+def _calibrate(as_json: bool, config: pytest.Config) -> int:
     from pytest_divergence.commands.listening import PhaseLines
-    from pytest_divergence.core.bounds import refusal
-    from pytest_divergence.core.errors import SettingsError
+    from pytest_divergence.commands.project import measuring
     from pytest_divergence.discovery.calibration_report import calibration_report
+    from pytest_divergence.pairs import Models
     from pytest_divergence.reports.calibration import calibration_lines
 
-    settings, listener = settings_given(given, FIELDS), PhaseLines()
+    listener = PhaseLines()
+    session = measuring(config, listener)
     report = calibration_report(
-        settings,
-        root=Path.cwd(),
-        load_pair=_Loaded(settings, listener),
+        session.resolved.settings,
+        root=session.root,
+        load_pair=partial(_loaded, session),
         listener=listener,
+        identity=session.pairs.run_identity(Models(*session.models)),
     )
-    if given.json:
+    if as_json:
         print(report.model_dump_json(indent=2))
     else:
         print("\n".join(calibration_lines(report)))
-    floor, dtype = report.noise_floor.value, report.pair.dtype
-    if reason := refusal(report.bound.value, floor, name="--max-kl", dtype=dtype):
-        raise SettingsError(reason)
+    _refuse_noise(session, report)
     return 0
 
 
-class _Loaded:
-    """The pair, loaded when it is first asked for."""
+def _loaded(session: DivergenceSession) -> ModelPair:
+    """The session's pair; says so before it is loaded."""
+    from pytest_divergence.pairs import Models
 
-    def __init__(self, settings: Settings, listener: PhaseLines) -> None:
-        self._settings = settings
-        self._listener = listener
-        self._pair: ModelPair | None = None
+    if not session.pairs.is_loaded(Models(*session.models)):
+        session.say("loading the models")
+    return session.pair()
 
-    def __call__(self) -> ModelPair:
-        from pytest_divergence.models.loading import load_model_pair
 
-        if self._pair is None:
-            settings = self._settings
-            self._listener.say("loading the models")
-            self._pair = load_model_pair(
-                settings.model_1 or "",
-                settings.model_2 or "",
-                device=settings.device,
-                dtype=settings.dtype,
-                chat_template=settings.chat_template,
-                system_prompt=settings.system_prompt,
-                say=self._listener.say,
-            )
-        return self._pair
+def _refuse_noise(session: DivergenceSession, report: CalibrationReport) -> None:
+    from pytest_divergence.core.bounds import refusal
+    from pytest_divergence.core.errors import SettingsError
+    from pytest_divergence.option_values import name_of
+
+    if "max_kl" not in session.given:
+        return
+    floor, dtype = report.noise_floor.value, report.pair.dtype
+    name = name_of("max_kl", session.given["max_kl"])
+    if reason := refusal(report.bound.value, floor, name=name, dtype=dtype):
+        raise SettingsError(reason)

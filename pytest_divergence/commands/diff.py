@@ -30,13 +30,14 @@ def add(parser: ArgumentParser) -> None:
 
 def run(given: Namespace) -> int:
     """Compare, and show it."""
+    from pytest_divergence.commands.places import run_meant
     from pytest_divergence.core.comparing import compare, read_side
     from pytest_divergence.core.errors import DivergenceError
     from pytest_divergence.core.suites import strict_dumps
     from pytest_divergence.reports.differences import difference_lines
 
     try:
-        differences = compare(read_side(given.before), read_side(given.after))
+        differences = compare(*(read_side(run_meant(one)) for one in (given.before, given.after)))
     except DivergenceError as error:  # 1, the code of all other commands, would read as a result
         print(f"error: {error}", file=sys.stderr)
         return TROUBLE

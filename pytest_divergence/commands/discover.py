@@ -56,12 +56,12 @@ def run(given: Namespace) -> int:
 
 
 def _search(given: Namespace, config: pytest.Config) -> int:
-    from pytest_divergence.commands.project import configure
+    from pytest_divergence.commands.project import configure, require_models
     from pytest_divergence.session import of
 
     configure(config)
     session = of(config)
-    _require_models(session)
+    require_models(session)
     try:
         session.outcome()
     finally:
@@ -70,17 +70,6 @@ def _search(given: Namespace, config: pytest.Config) -> int:
     return _code(
         session, shlex.join(["pytest-divergence", "discover", *pytest_words(given, FIELDS)])
     )
-
-
-def _require_models(session: DivergenceSession) -> None:
-    from pytest_divergence.core.errors import SettingsError
-    from pytest_divergence.options import BY_FIELD, MODELS
-
-    for option in (BY_FIELD[field] for field in MODELS if field not in session.given):
-        raise SettingsError(
-            f"{option.alias} is missing; give it, {option.variable}, or {option.ini} in the ini "
-            "file"
-        )
 
 
 def _show(given: Namespace, session: DivergenceSession) -> None:

@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from pytest_divergence.commands.suites import SUITES, add_suites, suites_of
+from pytest_divergence.commands.suites import add_suites, suites_of
 
 FORMATS = {
     "inspect": "inspect_samples",
@@ -48,7 +48,7 @@ def run(given: Namespace) -> int:
         )
     suites = [read_suite(path) for path in suites_of(given.suites)]
     if not suites:
-        raise SettingsError(f"there is no suite in {SUITES}; name one")
+        raise SettingsError(f"there is no suite in {', '.join(map(str, given.suites))}; name one")
     exported = tool.exported(suites)
     if exported.left_out:
         ids = ", ".join(case.id for case in exported.left_out)

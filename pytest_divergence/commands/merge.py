@@ -33,10 +33,10 @@ def add(parser: ArgumentParser) -> None:
 
 def run(given: Namespace) -> int:
     """Merge, and say what each journal holds now."""
-    from pytest_divergence.commands.project import in_project
+    from pytest_divergence.commands import places
     from pytest_divergence.core.merging import merge
 
-    root = in_project([], lambda config: config.rootpath)
+    root = places.root()
     for one in merge(root, given.places):
         print(_line(one, root))
     print("go on with the same pytest command, or leave out --divergence-shard to do the rest here")

@@ -7,9 +7,13 @@ and no test runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import pytest
+
+if TYPE_CHECKING:
+    from pytest_divergence.commands.listening import PhaseLines
+    from pytest_divergence.session import DivergenceSession
 
 PLUGIN = ("-p", "divergence")
 """Loads the plugin also where plugins are not loaded by themselves."""
@@ -41,6 +45,32 @@ def configure(config: pytest.Config) -> None:
     config._do_configure()
     # Its lines go to stdout, which is the command's own.
     config.pluginmanager.unregister(name="terminalreporter")
+
+
+def measuring(config: pytest.Config, listener: PhaseLines) -> DivergenceSession:
+    """The session of a command that measures a pair; its lines are the listener's.
+
+    Raises SettingsError where a model is not named, UsageError for a wrong setting.
+    """
+    from pytest_divergence.session import of
+
+    configure(config)
+    session = of(config)
+    require_models(session)
+    session.say = listener.say
+    return session
+
+
+def require_models(session: DivergenceSession) -> None:
+    """Raise SettingsError where a model is not named."""
+    from pytest_divergence.core.errors import SettingsError
+    from pytest_divergence.options import BY_FIELD, MODELS
+
+    for option in (BY_FIELD[field] for field in MODELS if field not in session.given):
+        raise SettingsError(
+            f"{option.alias} is missing; give it, {option.variable}, or {option.ini} in the ini "
+            "file"
+        )
 
 
 class _Instead(Generic[Result]):

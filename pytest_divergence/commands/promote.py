@@ -51,12 +51,14 @@ def add(parser: ArgumentParser) -> None:
 
 def run(given: Namespace) -> int:
     """Promote, and say what was written and how to replay it."""
+    from pytest_divergence.commands import places
     from pytest_divergence.core.promoting import Choice, promote
 
     promoted = promote(
-        given.source,
+        places.run_meant(given.source),
         given.target,
         Choice(given.id, given.behaviour, given.all),
+        root_of=places.root,
         is_adding=given.add,
         is_forced=given.force,
     )

@@ -62,10 +62,11 @@ def _write(path: Path, folder: Path, earlier: Earlier | None) -> int:
 
 def _report_of(given: Path) -> Path:
     """The report.json that is meant. Raises SettingsError."""
+    from pytest_divergence.commands.places import run_meant
     from pytest_divergence.core.errors import SettingsError
     from pytest_divergence.core.runs import report_path
 
-    path = report_path(given)
+    path = report_path(run_meant(given))
     if path is None:
         raise SettingsError(
             f"{given} is not the report of a run; name a report.json, its folder, or latest "
@@ -78,11 +79,12 @@ def _suite_of(report: Report, path: Path) -> str | None:
     """The run's suite as its commands name it: from here; None where it is gone."""
     import os
 
+    from pytest_divergence.commands import places
     from pytest_divergence.core.errors import SettingsError
     from pytest_divergence.core.runs import suite_of
 
     try:
-        return os.path.relpath(suite_of(report, path))
+        return os.path.relpath(suite_of(report, path, places.root))
     except (SettingsError, ValueError):  # gone, or on another drive
         return None
 

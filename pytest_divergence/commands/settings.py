@@ -1,22 +1,15 @@
 """Options of a command that are settings of a session too: one table names both.
 
-`settings_given` takes them and the environment as they are; `pytest_words` hands them on to pytest,
-which reads the ini file too.
+What is given goes on to pytest, which reads the environment and the ini file too.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from argparse import SUPPRESS
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from pytest_divergence.option_values import Given
-from pytest_divergence.options import BY_FIELD, MODELS
-
-if TYPE_CHECKING:
-    from pytest_divergence.core.settings import Settings
+from pytest_divergence.options import BY_FIELD
 
 MEASURED_PAIR = (
     "model_1",
@@ -58,39 +51,6 @@ def pytest_words(given: argparse.Namespace, fields: Sequence[str]) -> list[str]:
     return [
         one.flag if one.is_switch else f"{one.flag}={getattr(given, one.field)}" for one in options
     ]
-
-
-def settings_given(given: argparse.Namespace, fields: Sequence[str]) -> Settings:
-    """What the command line, before the environment, gives. Raises `SettingsError`."""
-    import pytest
-
-    from pytest_divergence.core.errors import SettingsError
-    from pytest_divergence.option_values import settings_of
-
-    values = {}
-    for option in (BY_FIELD[field] for field in fields):
-        if (value := getattr(given, option.field)) is not None:
-            values[option.field] = Given(value, _short(option.field))
-        elif os.environ.get(option.variable):
-            values[option.field] = Given(os.environ[option.variable], option.variable)
-    for option in (BY_FIELD[field] for field in MODELS if field not in values):
-        raise SettingsError(f"{_short(option.field)} is missing; give it, or {option.variable}")
-    _check_metric(values.get("metric"))
-    try:
-        return settings_of(values)
-    except pytest.UsageError as error:
-        raise SettingsError(str(error)) from None
-
-
-def _check_metric(metric: Given | None) -> None:
-    """A plugin's own metric is known to pytest only."""
-    from pytest_divergence.core.errors import SettingsError, one_of
-    from pytest_divergence.core.safe_text import safe_line
-    from pytest_divergence.core.settings import BUILT_IN_METRICS
-
-    if metric is not None and metric.value not in BUILT_IN_METRICS:
-        rule = one_of(metric.value, BUILT_IN_METRICS)
-        raise SettingsError(f"{metric.source}={safe_line(metric.value, 60)}: {rule}")
 
 
 def _short(field: str) -> str:

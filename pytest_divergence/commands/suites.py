@@ -6,8 +6,6 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-SUITES = Path(".divergence") / "suites"
-"""Where searches leave theirs."""
 PATTERN = "*.divergence.jsonl"
 
 
@@ -18,16 +16,32 @@ def add_suites(parser: ArgumentParser) -> None:
         metavar="SUITE",
         nargs="*",
         type=Path,
-        help=f"suite or folder of suites (default: {SUITES})",
+        help="suite or folder of suites (default: those that searches left in the project's "
+        ".divergence/suites)",
     )
 
 
 def suites_of(given: Sequence[Path]) -> list[Path]:
-    """The suites that are given, those of given folders, or else those that searches left here."""
+    """The suites that are given, those of given folders, or else those that searches left.
+
+    Raises SettingsError where none is given and there are none.
+    """
+    if not given:
+        return _found()
     suites: list[Path] = []
-    for path in given or [SUITES]:
+    for path in given:
         suites += sorted(path.glob(PATTERN)) if path.is_dir() else [path]
     return suites
+
+
+def _found() -> list[Path]:
+    from pytest_divergence.commands.places import places
+    from pytest_divergence.core.errors import SettingsError
+
+    folder = places().suites
+    if suites := sorted(folder.glob(PATTERN)):
+        return suites
+    raise SettingsError(f"there is no suite in {folder}; search first, or name one")
 
 
 def suites_below(folder: Path) -> list[Path]:

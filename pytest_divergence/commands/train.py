@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_divergence.commands.settings import MEASURED_PAIR, add_settings, settings_given
+from pytest_divergence.commands.settings import MEASURED_PAIR, add_settings, pytest_words
 from pytest_divergence.commands.training_arguments import (
     NUM_EPOCHS,
     add_dataset,
@@ -15,11 +16,13 @@ from pytest_divergence.commands.training_arguments import (
 )
 
 if TYPE_CHECKING:
+    import pytest
+
     from pytest_divergence.commands.listening import PhaseLines
     from pytest_divergence.core.settings import Settings
     from pytest_divergence.discovery.training_config import TrainingConfig
     from pytest_divergence.discovery.training_folder import DatasetPlan, TrainingFolder
-    from pytest_divergence.models.pair import ModelPair
+    from pytest_divergence.session import DivergenceSession
 
 FIELDS = (*MEASURED_PAIR, "seed")
 NUM_LINES = 10
@@ -32,7 +35,8 @@ def add(parser: ArgumentParser) -> None:
         "Train a soft prompt that drives two models apart, let both models write prompts with it, "
         "and keep a dataset of the most divergent: soft_prompt.safetensors, training.json, "
         "divergent_dataset.pt and divergent_dataset.jsonl in one folder. A training that was "
-        "stopped goes on with the same command, and one of other settings is not overwritten."
+        "stopped goes on with the same command, and one of other settings is not overwritten. The "
+        "project's ini file, conftest.py and plugins hold."
     )
     add_files(parser)
     add_training(parser)
@@ -43,11 +47,18 @@ def add(parser: ArgumentParser) -> None:
 
 def run(given: Namespace) -> int:
     """Train, write the dataset, and print what came of it."""
+    from pytest_divergence.commands.project import in_project
+
+    return in_project(pytest_words(given, FIELDS), partial(_train, given))
+
+
+def _train(given: Namespace, config: pytest.Config) -> int:
     from pytest_divergence.commands.listening import PhaseLines
+    from pytest_divergence.commands.project import measuring
     from pytest_divergence.reports.training import plan_line, training_lines
 
-    settings, listener = settings_given(given, FIELDS), PhaseLines()
-    folder = _folder(given, settings, listener)
+    listener = PhaseLines()
+    folder = _folder(given, measuring(config, listener))
     record = folder.start(force=given.force)
     listener.say(plan_line(record))
     left_out = len(folder.texts) - record.num_texts
@@ -68,7 +79,7 @@ def run(given: Namespace) -> int:
     return 0
 
 
-def _folder(given: Namespace, settings: Settings, listener: PhaseLines) -> TrainingFolder:
+def _folder(given: Namespace, session: DivergenceSession) -> TrainingFolder:
     from dataclasses import replace
 
     from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, read_prompts
@@ -76,10 +87,11 @@ def _folder(given: Namespace, settings: Settings, listener: PhaseLines) -> Train
     from pytest_divergence.discovery.training import training_rows
     from pytest_divergence.discovery.training_folder import TrainingFolder
 
-    config, plan = _config(given, settings), _plan(given)
+    config, plan = _config(given, session.resolved.settings), _plan(given)
     texts = read_prompts(given.train_file or SHIPPED_SEEDS, option="--train-file")
     validation = read_prompts(given.val_file, option="--val-file") if given.val_file else []
-    pair = _load(settings, listener)
+    session.say("loading the models")
+    pair = session.pair()
     num_texts = len(training_rows(pair, texts, config.max_text_tokens))
     # As many values of the validation curve as there are epochs.
     every = max(1, config.total_steps(num_texts) // (config.num_epochs or NUM_EPOCHS))
@@ -119,21 +131,6 @@ def _plan(given: Namespace) -> DatasetPlan:
         max_new_tokens=given.max_new_tokens,
         min_metrics=dict(given.min_metric),
         max_metrics=dict(given.max_metric),
-    )
-
-
-def _load(settings: Settings, listener: PhaseLines) -> ModelPair:
-    from pytest_divergence.models.loading import load_model_pair
-
-    listener.say("loading the models")
-    return load_model_pair(
-        settings.model_1 or "",
-        settings.model_2 or "",
-        device=settings.device,
-        dtype=settings.dtype,
-        chat_template=settings.chat_template,
-        system_prompt=settings.system_prompt,
-        say=listener.say,
     )
 
 

@@ -5,7 +5,7 @@ Knows what goes along: continuations, behaviours, control rows, provenance. Meas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,16 +54,18 @@ def promote(
     target: Path,
     choice: Choice | None = None,
     *,
+    root_of: Callable[[], Path] = Path.cwd,
     is_adding: bool = False,
     is_forced: bool = False,
 ) -> Promoted:
     """Copy the chosen cases of a suite, or of a report's run, into the suite `target`.
 
-    `is_adding` merges into a target that is there; with `is_forced`, rows that both have are
-    replaced. Raises SettingsError, SuiteError or StoreError, and then nothing has changed.
+    `root_of` tells the project of a run whose report lies elsewhere. `is_adding` merges into a
+    target that is there; with `is_forced`, rows that both have are replaced. Raises SettingsError,
+    SuiteError or StoreError, and then nothing has changed.
     """
     before = _target(target, is_adding=is_adding)
-    path, found = _source(source)
+    path, found = _source(source, root_of)
     provenance = found.provenance
     if provenance is None:
         raise SuiteError(path, None, "has no provenance beside it; promote what a search has found")
@@ -143,7 +145,7 @@ def _target(target: Path, *, is_adding: bool) -> StoredSuite | None:
     return read_suite(target)
 
 
-def _source(source: Path) -> tuple[Path, StoredSuite]:
+def _source(source: Path, root_of: Callable[[], Path]) -> tuple[Path, StoredSuite]:
     """The suite that is given, or the one that the run of a report has written."""
     path = report_path(source)
     if path is None:
@@ -151,7 +153,7 @@ def _source(source: Path) -> tuple[Path, StoredSuite]:
     report = load_report(path)
     if not report.has_cases:
         raise SettingsError(f"run {report.run.id} kept no case; there is nothing to promote")
-    suite = suite_of(report, path)
+    suite = suite_of(report, path, root_of)
     found = read_suite(suite)
     values = {case.id: case.kl for case in report.cases if not case.off_distribution}
     if values != {case.id: case.kl for case in found.suite.cases}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pytest_divergence.core.errors import SettingsError
@@ -15,16 +16,15 @@ LATEST = "latest"
 
 
 def report_path(given: Path) -> Path | None:
-    """The report.json that a path means: the file, its folder, or `latest`; None: another file.
+    """The report.json that a path means: the file, its folder, or a folder's `latest`.
 
+    None: another file.
     Raises SettingsError where nothing is there.
     """
     if given.name == LATEST and not given.is_dir():
-        is_bare = given.parent == Path()
-        reports = Path(FOLDER) / "reports" if is_bare else given.parent
-        folder = latest_report_dir(reports)
+        folder = latest_report_dir(given.parent)
         if folder is None:
-            raise SettingsError(f"{given}: there is no run yet in {reports}; name a suite")
+            raise SettingsError(f"{given}: there is no run yet in {given.parent}; name a suite")
         return folder / REPORT
     if given.is_dir():
         if not (given / REPORT).is_file():
@@ -37,14 +37,18 @@ def report_path(given: Path) -> Path | None:
     return given if given.name == REPORT else None
 
 
-def suite_of(report: Report, path: Path) -> Path:
-    """Where the search wrote the suite of the pair that a report, read from `path`, is about."""
-    project = next((one.parent for one in path.resolve().parents if one.name == FOLDER), Path.cwd())
+def suite_of(report: Report, path: Path, root_of: Callable[[], Path]) -> Path:
+    """Where the search wrote the suite of the pair that a report, read from `path`, is about.
+
+    `root_of` tells the project of a report that lies outside of its `.divergence`. Raises
+    SettingsError where the suite is gone.
+    """
+    project = next((one.parent for one in path.resolve().parents if one.name == FOLDER), None)
     specs = (
         str(report.settings.get(name) or spec)
         for name, spec in (("model_1", report.pair.reference), ("model_2", report.pair.candidate))
     )
-    suite = suite_path(project, *specs)
+    suite = suite_path(project or root_of(), *specs)
     if not suite.is_file():
         raise SettingsError(f"the suite of run {report.run.id} is not there any more: {suite}")
     return suite

@@ -55,10 +55,12 @@ def target(tmp_path: Path) -> Path:
     return folder / "release.divergence.jsonl"
 
 
-def refusal(source: Path, target: Path, *ids: str, **options: bool) -> str:
+def refusal(
+    source: Path, target: Path, *ids: str, is_adding: bool = False, is_forced: bool = False
+) -> str:
     before = texts(target.parent)
     with pytest.raises(DivergenceError) as caught:
-        promote(source, target, Choice(ids), **options)
+        promote(source, target, Choice(ids), is_adding=is_adding, is_forced=is_forced)
     assert texts(target.parent) == before, "a refusal changes nothing"
     return str(caught.value)
 
@@ -287,7 +289,7 @@ RUN = [ReportCase(**dict(row), verdict="failed") for row in ROWS if not row.is_c
 
 @pytest.mark.parametrize(
     "given",
-    ["latest", ".divergence/reports/latest", ".divergence/reports/run/report.json"],
+    [".divergence/reports/latest", ".divergence/reports/run/report.json"],
 )
 @pytest.mark.usefixtures("searched")
 def test_a_run_means_the_suite_that_it_wrote(
@@ -313,8 +315,8 @@ def test_no_run_yet_is_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    assert refusal(Path("latest"), target) == (
-        "latest: there is no run yet in .divergence/reports; name a suite"
+    assert refusal(Path(".divergence/reports/latest"), target) == (
+        ".divergence/reports/latest: there is no run yet in .divergence/reports; name a suite"
     )
 
 

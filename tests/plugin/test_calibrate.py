@@ -173,12 +173,12 @@ def test_the_environment_names_what_the_command_line_does_not(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "--model-1 is missing; give it, or PYTEST_DIVERGENCE_MODEL_1"),
-        (("--model-1=base",), "--model-2 is missing; give it, or PYTEST_DIVERGENCE_MODEL_2"),
-        ((*MODELS, "--dtype=int4"), "--dtype=int4: must be one of auto, float32, bfloat16"),
+        ((), "--model-1 is missing; give it, PYTEST_DIVERGENCE_MODEL_1, or divergence_model_1 in"),
+        (("--model-1=base",), "--model-2 is missing; give it, PYTEST_DIVERGENCE_MODEL_2, or"),
+        ((*MODELS, "--dtype=int4"), "--divergence-dtype=int4: must be one of auto, float32, bfl"),
         (
             (*MODELS, "--metric=jss"),
-            '--metric="jss": must be one of symmetric, forward, reverse, js; did',
+            "--divergence-metric=jss: must be one of symmetric, forward, reverse, js; did",
         ),
         (("--model-1=base", "--model-2=./nowhere"), "--model-2: no folder './nowhere' here"),
     ],
@@ -201,7 +201,10 @@ def test_a_bound_inside_the_noise_is_refused_below_the_table(
 
     shown = capsys.readouterr()
     assert "Positive control" in shown.out
-    assert "error: --max-kl=1e-06 is within the noise: the reference reads up to " in shown.err
+    assert (
+        "error: --divergence-max-kl=1e-06 is within the noise: the reference reads up to "
+        in shown.err
+    )
 
 
 def test_a_session_with_a_bound_inside_the_noise_ends_with_the_numbers(

@@ -115,7 +115,7 @@ def pytest_divergence_modify_cases(cases):
         f"ERROR: {suite}: holds no case; an empty suite would pass without a test"
     )
     with pytest.raises(SettingsError, match=r"^run [0-9-]+ kept no case; there is nothing to pro"):
-        promote(Path("latest"), project.path / "release.divergence.jsonl")
+        promote(Path(".divergence/reports/latest"), project.path / "release.divergence.jsonl")
 
 
 def test_a_session_that_says_search_takes_the_models_of_the_ini_file(
