@@ -27,7 +27,7 @@ from pytest_divergence.models.screening import check_adapter_shapes
 from pytest_divergence.models.sizes import weights_bytes
 from pytest_divergence.models.specs import adapter_base_name
 from pytest_divergence.models.tokenizers import smaller
-from pytest_divergence.models.vocabulary import num_tokens, vocabularies
+from pytest_divergence.models.vocabulary import num_tokens, padding_note, vocabularies
 
 PROBE = "How do I tie a knot?"
 NOT_HERE = {
@@ -87,12 +87,15 @@ def _shapes(
         return
     rows, others = map(_num_rows, skeletons)
     known = num_tokens(tokenizer), num_tokens(other or tokenizer)
-    shared, _ = vocabularies((rows, others), known)
+    shared, candidates = vocabularies((rows, others), known)
     if shared is None:
         yield Finding("ok", f"vocabulary: {rows:,} rows in both models")
     else:
         count = f"{shared.num_shared:,} shared tokens"
         yield Finding("ok", f"vocabulary: {count}, of {rows:,} rows and {others:,}")
+    note = padding_note(specs[1].full_model.role, others, candidates)
+    if other is None and note is not None:
+        yield Finding("note", note)
 
 
 def _fit(adapter: ResolvedSpec, base: ResolvedSpec, skeleton: PreTrainedModel) -> Finding:

@@ -43,7 +43,7 @@ from pytest_divergence.models.screening import (
 )
 from pytest_divergence.models.specs import adapter_base_name
 from pytest_divergence.models.tokenizers import added_note, check_same_tokenizer, smaller
-from pytest_divergence.models.vocabulary import num_tokens
+from pytest_divergence.models.vocabulary import num_tokens, padding_note
 
 
 def load_model_pair(
@@ -87,6 +87,10 @@ def load_model_pair(
         system_prompt=system_prompt,
         identities=pair_identities(*specs) if is_known else None,
     )
+    if other_tokenizer is None:
+        side, role = pair.candidate, specs[1].full_model.role
+        if note := padding_note(role, side.num_rows, side.vocabulary):
+            say(note)
     if not is_known:  # the digests are of the weights in memory, of both sides
         pair = pair.with_names(*((str(one.spec), one.spec.kind) for one in specs))
     return pair.with_template(choose_template(chat_template, tokenizer, other_tokenizer, say))

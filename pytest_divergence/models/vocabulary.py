@@ -75,13 +75,31 @@ def vocabularies(rows: tuple[int, int], known: tuple[int, int]) -> Vocabularies:
         return None, None
     if min(rows) < num_shared:
         raise ModelLoadError(
-            f"the reference has {rows[0]} tokens in its vocabulary, the candidate {rows[1]}, and "
-            f"the tokenizer {num_shared}; a divergence needs one vocabulary"
+            f"the reference has {rows[0]} rows for tokens, the candidate {rows[1]}, and the "
+            f"tokenizer names {num_shared}; a divergence needs one vocabulary. Where a model was "
+            "trained with fewer tokens, save its own tokenizer beside its weights"
         )
     tokens = [min(both) for both in zip(rows, known, strict=True)]
     has_added = max(tokens) > num_shared
     reference, candidate = (Vocabulary(num_shared, one, has_added) for one in tokens)
     return reference, candidate
+
+
+def padding_note(role: str, num_rows: int, vocabulary: Vocabulary | None) -> str | None:
+    """What is said of rows that no tokenizer names: a folder without one may hold added tokens.
+
+    None where all rows are compared.
+    """
+    if vocabulary is None or num_rows <= vocabulary.num_known:
+        return None
+    num_left = num_rows - vocabulary.num_known
+    many = f"the other {num_left} count as padding and are not compared; if they are added tokens"
+    one = "the other one counts as padding and is not compared; if it is an added token"
+    return (
+        f"{role} has {num_rows} rows for tokens, and the tokenizer names {vocabulary.num_known}: "
+        f"{one if num_left == 1 else many}, save the tokenizer that names "
+        f"{'it' if num_left == 1 else 'them'} beside the weights"
+    )
 
 
 def num_tokens(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -97,6 +97,22 @@ def test_an_adapter_is_held_against_its_base(
     assert lines[4] == f'ok    the adapter fits base; it names "{base}" as its base'
 
 
+def test_rows_that_no_tokenizer_names_are_told_from_files(project: Project, doctor: Doctor) -> None:
+    model = AutoModelForCausalLM.from_pretrained(project.path / "ft")
+    model.resize_token_embeddings(320)
+    model.save_pretrained(project.path / "padded")
+
+    lines = of_pair(doctor("--model-1=base", "--model-2=padded"))
+
+    assert lines[4:7] == [
+        "note  --model-2 has no tokenizer of its own, so the reference's is used",
+        "ok    vocabulary: 271 shared tokens, of 271 rows and 320",
+        "note  --model-2 has 320 rows for tokens, and the tokenizer names 271: the other 49 count "
+        "as padding and are not compared; if they are added tokens, save the tokenizer that names "
+        "them beside the weights",
+    ]
+
+
 def test_the_same_model_twice_is_said(doctor: Doctor) -> None:
     lines = of_pair(doctor("--model-1=base", "--model-2=base"))
 
@@ -137,7 +153,7 @@ def _bad_template(folder: Path) -> None:
         ),
         (_pickled, "holds only pickled weights (pytorch_model.bin); pickles can run code"),
         (_cut, "--model-2: ft cannot be loaded: SafetensorError"),
-        (_narrower, "the reference has 271 tokens in its vocabulary, the candidate 200, and the"),
+        (_narrower, "the reference has 271 rows for tokens, the candidate 200, and the tokenizer"),
         (_bad_template, "the chat template refuses the prompt"),
     ],
 )

@@ -131,8 +131,7 @@ def test_checkpoints_of_one_training_need_no_tokenizer_and_no_pickle_is_opened(
 ) -> None:
     for name in ("base", "ft"):
         folder = shutil.copytree(tiny_models / name, tmp_path / f"checkpoint-{name}")
-        for file in (*folder.glob("tokenizer*"), *folder.glob("*.jinja")):
-            file.unlink()
+        without_tokenizer(folder)
         for pickled in ("optimizer.pt", "rng_state.pth", "training_args.bin"):
             (folder / pickled).write_bytes(b"not to be read")
     said: list[str] = []
@@ -307,6 +306,44 @@ def test_a_padded_table_is_no_extended_vocabulary(tiny_models: Path, tmp_path: P
     assert [side.num_outcomes for side in pair.sides] == [271, 271]
     assert said == []
     assert max(map(abs, values(pair))) <= 1e-6
+
+
+def without_tokenizer(folder: Path) -> Path:
+    for file in (*folder.glob("tokenizer*"), *folder.glob("*.jinja")):
+        file.unlink()
+    return folder
+
+
+def test_rows_that_no_tokenizer_names_are_padding_and_said(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    """They may be tokens that were added: then what the candidate says in them is not measured."""
+    folder = without_tokenizer(extended(tiny_models / "ft", tmp_path))
+    said: list[str] = []
+
+    pair = load(tiny_models / "base", folder, say=said.append)
+
+    assert [side.num_outcomes for side in pair.sides] == [271, 271]
+    assert values(pair) == values(load(tiny_models / "base", tiny_models / "ft"))
+    assert said == [
+        "--model-2 has no tokenizer of its own, so the reference's is used",
+        "--model-2 has 320 rows for tokens, and the tokenizer names 271: the other 49 count as "
+        "padding and are not compared; if they are added tokens, save the tokenizer that names "
+        "them beside the weights",
+    ]
+
+
+def test_a_padded_reference_hides_no_token_of_the_candidate(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    reference = extended(tiny_models / "base", tmp_path)
+    candidate = without_tokenizer(shutil.copytree(tiny_models / "ft", tmp_path / "bare"))
+    said: list[str] = []
+
+    pair = load(reference, candidate, say=said.append)
+
+    assert values(pair) == values(load(tiny_models / "base", tiny_models / "ft"))
+    assert said == ["--model-2 has no tokenizer of its own, so the reference's is used"]
 
 
 @pytest.mark.parametrize("is_reference", [False, True])

@@ -269,7 +269,7 @@ def test_different_tokenizers_are_named(tiny_models: Path, tmp_path: Path) -> No
 def test_a_vocabulary_in_memory_that_is_smaller_than_the_tokenizers_is_refused() -> None:
     config = tiny_config(LlamaConfig, vocab_size=200)
 
-    with pytest.raises(ModelLoadError, match="271 tokens in its vocabulary, the candidate 200"):
+    with pytest.raises(ModelLoadError, match="has 271 rows for tokens, the candidate 200"):
         ModelPair.from_models(tiny_model(), tiny_model(config=config), tiny_tokenizer())
 
 

@@ -114,6 +114,7 @@ def test_too_few_rows_are_refused() -> None:
         vocabularies((271, 200), (271, 271))
 
     assert str(caught.value) == (
-        "the reference has 271 tokens in its vocabulary, the candidate 200, and the tokenizer 271; "
-        "a divergence needs one vocabulary"
+        "the reference has 271 rows for tokens, the candidate 200, and the tokenizer names 271; a "
+        "divergence needs one vocabulary. Where a model was trained with fewer tokens, save its "
+        "own tokenizer beside its weights"
     )

@@ -95,3 +95,25 @@ def test_an_extended_vocabulary_is_searched_and_said(project: Project) -> None:
     replay = ("--model-1=base", "--model-2=more", str(suite), "--divergence-max-kl=50")
     again = project.run(*replay, "-W", "default")
     assert again.ret == pytest.ExitCode.OK
+
+
+def test_a_token_that_only_the_weights_know_is_said_not_to_be_measured(project: Project) -> None:
+    """The candidate says its new token at once, and its tokenizer was left behind."""
+    with quiet_transformers(), torch.no_grad():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            project.path / "base", dtype=torch.float32
+        )
+        model.resize_token_embeddings(272, mean_resizing=False)
+        model.lm_head.weight[271] = 200 * model.lm_head.weight[271]
+        model.save_pretrained(project.path / "more")
+    project.write("test_kl.py", TEST.replace("> 1e-7", "< 1e-6"))
+
+    result = project.run("--model-1=base", "--model-2=more", "test_kl.py")
+
+    result.assert_outcomes(passed=1)
+    shown = " ".join(str(result.stdout).split())
+    assert (
+        "--model-2 has 272 rows for tokens, and the tokenizer names 271: the other one counts as "
+        "padding and is not compared; if it is an added token, save the tokenizer that names it "
+        "beside the weights"
+    ) in shown
