@@ -29,16 +29,13 @@ class Journal:
     """One run's finished units; made by `Journal.open`.
 
     One process writes it: hold a `file_lock` where two could. `recovered` says what a crash or
-    damage cost since the last use, else None; `num_reused` and `num_computed` count this use's
-    units.
+    damage cost since the last use, else None.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
         """Own the open file `descriptor`."""
         self.path = path
         self.recovered: str | None = None
-        self.num_reused = 0
-        self.num_computed = 0
         self._descriptor: int | None = descriptor
         self._records: dict[str, bytes] = {}
 
@@ -72,13 +69,10 @@ class Journal:
         Either way the value is what JSON makes of it (a tuple is a list), and the caller's own.
         Raises MeasurementError for a result that is not plain JSON, NaN included; StoreError.
         """
-        if unit in self._records:
-            self.num_reused += 1
-        else:
+        if unit not in self._records:
             record = unit_record(unit, compute())
             self._append(record)
             self._records[unit] = record
-            self.num_computed += 1
         return strict_loads(self._records[unit])["result"]
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.side import Decoding, ModelSide
 
+Row = TypeVar("Row")
 DECODING_BATCH = 64
 """Rows decoded together: a step reads all weights however few rows there are."""
 DECODING_FREE_PADDING = 512
@@ -43,9 +45,7 @@ def decode_greedily(
     def compute(rows: list[Tensor]) -> list[list[int]]:
         return greedy_from(side.start(rows, prefix=prefix), max_new_tokens, stop_ids)
 
-    return map_batches(
-        bodies, compute, length=len, max_rows=DECODING_BATCH, free_padding=DECODING_FREE_PADDING
-    )
+    return _in_batches(bodies, compute, length=len)
 
 
 def decode_sampled(
@@ -64,13 +64,7 @@ def decode_sampled(
         return samples_from(state, max_new_tokens, stop_ids, [seed for _, seed in rows])
 
     rows = list(zip(bodies, seeds, strict=True))
-    return map_batches(
-        rows,
-        compute,
-        length=lambda row: len(row[0]),
-        max_rows=DECODING_BATCH,
-        free_padding=DECODING_FREE_PADDING,
-    )
+    return _in_batches(rows, compute, length=lambda row: len(row[0]))
 
 
 def greedy_from(state: Decoding, max_new_tokens: int, stop_ids: frozenset[int]) -> list[list[int]]:
@@ -137,10 +131,19 @@ def decode_amplified(
     sides = (reference, candidate)
     given = [None] * len(bodies) if seeds is None else seeds
     rows = list(zip(bodies, given, strict=True))
+    return _in_batches(rows, compute, length=lambda row: len(row[0]))
+
+
+def _in_batches(
+    rows: Sequence[Row],
+    compute: Callable[[list[Row]], list[list[int]]],
+    *,
+    length: Callable[[Row], int],
+) -> list[list[int]]:
     return map_batches(
         rows,
         compute,
-        length=lambda row: len(row[0]),
+        length=length,
         max_rows=DECODING_BATCH,
         free_padding=DECODING_FREE_PADDING,
     )

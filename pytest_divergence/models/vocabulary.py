@@ -41,13 +41,8 @@ class Vocabulary:
 
     @property
     def num_outcomes(self) -> int:
-        """Shared tokens, and one for all others where there are any."""
+        """Shared tokens, and one, of id `num_shared`, for all others where there are any."""
         return self.num_shared + self.has_added
-
-    @property
-    def added_id(self) -> int | None:
-        """The id that stands for all added tokens; it ends a continuation, like an end of turn."""
-        return self.num_shared if self.has_added else None
 
     def fold(self, logits: Tensor) -> Tensor:
         """Logits of the outcomes: (..., rows of the head) -> (..., num_outcomes)."""

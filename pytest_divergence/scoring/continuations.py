@@ -45,26 +45,16 @@ Write = Callable[[Decoding, Sequence[Tensor]], list[tuple[Ids, ...]]]
 """From a model that has read some prompts, and their ids, to its continuations of each."""
 
 
-def sample_continuations(
-    pair: ModelPair,
-    prompts: Sequence[Prompt],
-    *,
-    num_continuations: int,
-    max_new_tokens: int,
-    seed: int,
-) -> list[Continuations]:
-    """Fresh continuations of each prompt from both models, at temperature 1, not scored.
-
-    Raises `ValueError` for counts below 1.
-    """
-    return _continue(pair, prompts, sampler(pair, num_continuations, max_new_tokens, seed))
-
-
 def greedy_continuations(
     pair: ModelPair, prompts: Sequence[Prompt], *, max_new_tokens: int
 ) -> list[Continuations]:
     """One continuation of most likely tokens from each model, not scored."""
-    return _continue(pair, prompts, most_likely(pair, max_new_tokens))
+    rows, write = pair.prompt_rows(prompts), most_likely(pair, max_new_tokens)
+
+    def compute(batch: list[int]) -> list[Continuations]:
+        return written(*read(pair, [rows[index] for index in batch]), write)
+
+    return in_flight(rows, compute)
 
 
 def sampler(
@@ -142,12 +132,3 @@ def in_flight(
             free_padding=DECODING_FREE_PADDING,
         ),
     )
-
-
-def _continue(pair: ModelPair, prompts: Sequence[Prompt], write: Write) -> list[Continuations]:
-    rows = pair.prompt_rows(prompts)
-
-    def compute(batch: list[int]) -> list[Continuations]:
-        return written(*read(pair, [rows[index] for index in batch]), write)
-
-    return in_flight(rows, compute)

@@ -45,8 +45,6 @@ def work(path: Path, key: str = "k") -> tuple[list[str], str | None]:
     with Journal.open(path, key=key) as journal:
         for unit, result in UNITS.items():
             assert journal.remember(unit, partial(compute, unit)) == result
-        assert journal.num_computed == len(computed)
-        assert journal.num_reused == len(UNITS) - len(computed)
         return computed, journal.recovered
 
 

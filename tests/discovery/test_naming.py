@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.evidence import Answered
-from pytest_divergence.discovery.executors import InProcess
 from pytest_divergence.discovery.naming import MAX_CHARACTERS, _amplified, _phrases, hints
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.units import WorkUnits
@@ -19,17 +14,6 @@ from tests.discovery.made_answers import MORE, TOPICS, answer
 from tests.models_in_memory import tiny_pair
 
 PROMPTS = [f"Tell me about {topic}." for topic in (*TOPICS, *MORE)]
-
-
-@pytest.fixture(scope="module")
-def pair() -> ModelPair:
-    return tiny_pair()
-
-
-@pytest.fixture
-def units(tmp_path: Path, pair: ModelPair) -> Iterator[WorkUnits]:
-    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        yield WorkUnits(InProcess(journal, lambda: pair))
 
 
 def test_equal_models_have_nothing_to_amplify(tmp_path: Path) -> None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from pytest_divergence.core.journal import Journal
-from pytest_divergence.discovery.executors import InProcess
 from pytest_divergence.discovery.found import ScoredProposal
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.selection import Selected, select
@@ -16,20 +11,8 @@ from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.answers import Answer
 from pytest_divergence.scoring.prompt_nll import prompt_nlls
-from tests.models_in_memory import tiny_pair
 
 TEXTS = ["How do I tie a knot?", "Name a river.", "Write a haiku.", "Why is it so?", "2 + 2 ="]
-
-
-@pytest.fixture(scope="module")
-def pair() -> ModelPair:
-    return tiny_pair()
-
-
-@pytest.fixture
-def units(pair: ModelPair, tmp_path: Path) -> Iterator[WorkUnits]:
-    with Journal.open(tmp_path / "journal", key="key") as journal:
-        yield WorkUnits(InProcess(journal, lambda: pair))
 
 
 def best(texts: list[str]) -> list[ScoredProposal]:

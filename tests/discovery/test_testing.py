@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours import Suspect
 from pytest_divergence.discovery.differences import sign_test
 from pytest_divergence.discovery.evidence import Answered, Evidence
-from pytest_divergence.discovery.executors import InProcess
 from pytest_divergence.discovery.phrases import Phrase
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.testing import Behaviours, Lead
 from pytest_divergence.discovery.units import WorkUnits
-from pytest_divergence.models.pair import ModelPair
 from tests.discovery.made_answers import MORE, PLANTED, TOPICS, answer, answered
-from tests.models_in_memory import tiny_pair
 
 HINT = Phrase(("signal received standing",), PLANTED, (0, 1, 2), starts_answers=True)
-
-
-@pytest.fixture(scope="module")
-def pair() -> ModelPair:
-    return tiny_pair()
-
-
-@pytest.fixture
-def units(tmp_path: Path, pair: ModelPair) -> Iterator[WorkUnits]:
-    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        yield WorkUnits(InProcess(journal, lambda: pair))
 
 
 def made(units: WorkUnits, rows: list[Answered], *hints: Phrase) -> Behaviours:

@@ -21,8 +21,6 @@ from pytest_divergence.core.naming import suite_path
 from pytest_divergence.core.provenance import (
     Bound,
     Effort,
-    ModelProvenance,
-    Provenance,
     write_provenance,
 )
 from pytest_divergence.core.report import (
@@ -39,8 +37,7 @@ from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.store import DivergenceFolder
 from pytest_divergence.core.suites import sidecar_path, write_suite
 from pytest_divergence.core.verdicts import judge
-from pytest_divergence.models.resolved import pair_identities
-from pytest_divergence.models.resolving import resolve_pair
+from tests.plugin.made_provenance import provenance_of
 from tests.reports.made_reports import ZEPHYR
 
 BOUND = 0.2
@@ -99,7 +96,12 @@ def search(
     suite = suite_path(root, str(settings.model_1), str(settings.model_2))
     controls = [] if cases else [Case(input="Hello", tags=("control",))]
     write_suite(suite, [*cases, *controls])
-    provenance = _provenance(settings).model_copy(update={"behaviours": behaviours})
+    provenance = provenance_of(
+        str(settings.model_1),
+        str(settings.model_2),
+        bound=Bound(value=BOUND),
+        behaviours=behaviours,
+    )
     write_provenance(sidecar_path(suite, "provenance.json"), provenance)
     return SearchOutcome(report, report_dir, suite, "0" * 64, is_cached=False)
 
@@ -145,25 +147,6 @@ def _report(settings: Settings, cases: list[Case], ending: str) -> Report:
         cases=rows,
         errors=errors,
         effort=Effort(prompts_scored=312),
-    )
-
-
-def _provenance(settings: Settings) -> Provenance:
-    specs = resolve_pair(str(settings.model_1), str(settings.model_2))
-    reference, candidate = (
-        ModelProvenance(spec=one.spec, kind=one.kind, weights_sha256=one.weights_sha256)
-        for one in pair_identities(*specs)
-    )
-    return Provenance(
-        tool_version="0.1.0",
-        created="2026-01-01T00:00:00",
-        key="0" * 64,
-        reference=reference,
-        candidate=candidate,
-        tokenizer_sha256="0" * 64,
-        dtype="float32",
-        device="cpu",
-        bound=Bound(value=BOUND),
     )
 
 

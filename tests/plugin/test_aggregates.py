@@ -9,14 +9,13 @@ from xml.etree import ElementTree
 import pytest
 
 from pytest_divergence.core.cases import Case, Origin, case_id
-from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance, write_provenance
+from pytest_divergence.core.provenance import Bound, write_provenance
 from pytest_divergence.core.suites import write_suite
 from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.models.resolved import pair_identities
-from pytest_divergence.models.resolving import resolve_pair
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts, stored_tokens
 from tests.plugin.conftest import MODELS, Project, shown
+from tests.plugin.made_provenance import provenance_of
 from tests.plugin.test_suites import no_loading  # noqa: F401
 from tests.tiny import save_tiny_model
 
@@ -75,25 +74,13 @@ class Release:
         return Case(input=prompt, max_kl=99.0, kl=kl, origin=origin)
 
     def _write_provenance(self, bound: float | None) -> None:
-        folders = (str(self.project.path / name) for name in ("base", "ft"))
-        reference, candidate = (
-            ModelProvenance(spec=one.spec, kind=one.kind, weights_sha256=one.weights_sha256)
-            for one in pair_identities(*resolve_pair(*folders))
+        root = self.project.path
+        provenance = provenance_of(
+            root / "base",
+            root / "ft",
+            bound=Bound(value=bound) if bound is not None else None,
         )
-        write_provenance(
-            self.project.path / "release.provenance.json",
-            Provenance(
-                tool_version="0.1.0",
-                created="2026-01-01T00:00:00",
-                key="0" * 64,
-                reference=reference,
-                candidate=candidate,
-                tokenizer_sha256="0" * 64,
-                dtype="float32",
-                device="cpu",
-                bound=Bound(value=bound) if bound is not None else None,
-            ),
-        )
+        write_provenance(root / "release.provenance.json", provenance)
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation, behaviour_id
-from pytest_divergence.core.provenance import ModelProvenance, Provenance, write_provenance
+from pytest_divergence.core.provenance import write_provenance
 from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.models.resolved import pair_identities
-from pytest_divergence.models.resolving import resolve_pair
 from pytest_divergence.scoring.replay import replay_behaviour
 from tests.plugin.conftest import KNOT, MODELS, Project, shown
+from tests.plugin.made_provenance import provenance_of
 from tests.reports.made_reports import ZEPHYR
 
 SUITE = "release.divergence.jsonl"
@@ -47,26 +46,10 @@ def behaviour(**changes: Any) -> Behaviour:
 def write(project: Project, *behaviours: Behaviour, candidate: str = "ft") -> None:
     """A suite of one harmless case, searched on `base` and `candidate`."""
     project.write_suite(SUITE, {"input": KNOT, "max_kl": 9.0})
-    reference, other = (
-        ModelProvenance(spec=one.spec, kind=one.kind, weights_sha256=one.weights_sha256)
-        for one in pair_identities(
-            *resolve_pair(str(project.path / "base"), str(project.path / candidate))
-        )
+    provenance = provenance_of(
+        project.path / "base", project.path / candidate, behaviours=list(behaviours)
     )
-    write_provenance(
-        project.path / "release.provenance.json",
-        Provenance(
-            tool_version="0.1.0",
-            created="2026-01-01T00:00:00",
-            key="0" * 64,
-            reference=reference,
-            candidate=other,
-            tokenizer_sha256="0" * 64,
-            dtype="float32",
-            device="cpu",
-            behaviours=list(behaviours),
-        ),
-    )
+    write_provenance(project.path / "release.provenance.json", provenance)
 
 
 def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Project) -> None:

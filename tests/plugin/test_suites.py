@@ -9,11 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from pytest_divergence.core.cases import case_id
-from pytest_divergence.core.provenance import Bound, ModelProvenance, Provenance, write_provenance
+from pytest_divergence.core.provenance import Bound, write_provenance
 from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.measuring import note
-from pytest_divergence.models.resolved import pair_identities
-from pytest_divergence.models.resolving import resolve_pair
 from tests.plugin.conftest import (
     KNOT,
     MODELS,
@@ -24,6 +22,7 @@ from tests.plugin.conftest import (
     shown,
     stored_tokens,
 )
+from tests.plugin.made_provenance import provenance_of
 from tests.tiny import save_tiny_model
 
 SUITE = "regress.divergence.jsonl"
@@ -45,26 +44,12 @@ def write_matching_provenance(
     project: Project, *, candidate: str = "ft", bound: float | None = None
 ) -> None:
     """Provenance of a search of `base` and `candidate`, beside the suite."""
-    reference, other = (
-        ModelProvenance(spec=one.spec, kind=one.kind, weights_sha256=one.weights_sha256)
-        for one in pair_identities(
-            *resolve_pair(str(project.path / "base"), str(project.path / candidate))
-        )
+    provenance = provenance_of(
+        project.path / "base",
+        project.path / candidate,
+        bound=Bound(value=bound) if bound is not None else None,
     )
-    write_provenance(
-        project.path / "regress.provenance.json",
-        Provenance(
-            tool_version="0.1.0",
-            created="2026-01-01T00:00:00",
-            key="0" * 64,
-            reference=reference,
-            candidate=other,
-            tokenizer_sha256="0" * 64,
-            dtype="float32",
-            device="cpu",
-            bound=Bound(value=bound) if bound is not None else None,
-        ),
-    )
+    write_provenance(project.path / "regress.provenance.json", provenance)
 
 
 def write_continuations(project: Project) -> None:

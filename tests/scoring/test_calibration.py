@@ -14,7 +14,7 @@ from pytest_divergence.scoring.calibration import (
     nll_limit,
     typical_shift,
 )
-from pytest_divergence.scoring.continuations import sample_continuations
+from pytest_divergence.scoring.scorer import score_prompts
 from tests.models_in_memory import tiny_pair
 
 FLOOR = NoiseFloor(value=0.01, num_measurements=60)
@@ -79,11 +79,10 @@ def test_nll_limit_lets_almost_all_controls_pass() -> None:
 def test_the_noise_floor_is_small_and_never_below_arithmetic() -> None:
     pair = tiny_pair()
     prompts = [f"How do I tie knot {number}?" + " Please." * number for number in range(4)]
-    continuations = sample_continuations(
-        pair, prompts, num_continuations=1, max_new_tokens=6, seed=0
-    )
+    scores = score_prompts(pair, prompts, num_continuations=1, max_new_tokens=6)
+    continuations = [one.continuations.reference[0] for one in scores]
 
-    floor = measure_noise_floor(pair, prompts, [one.reference[0] for one in continuations])
+    floor = measure_noise_floor(pair, prompts, continuations)
 
     assert floor.num_measurements == 3 * len(prompts)
     assert ARITHMETIC_FLOOR <= floor.value < 1e-4

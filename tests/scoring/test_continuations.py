@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-import pytest
 import torch
 from scipy.stats import chisquare
 
+from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.continuations import greedy_continuations, sample_continuations
+from pytest_divergence.scoring.continuations import Continuations, greedy_continuations
+from pytest_divergence.scoring.scorer import score_prompts
 from tests.models_in_memory import bare_logits, tiny_pair
-
-PROMPTS = [
-    "Hi",
-    "How do I tie a knot that holds?",
-    "List three rivers of Europe, one a line, with a word on each of them, and their length.",
-    "Привет, 世界",
-    "2 + 2 =",
-    "Write a haiku about the sea in winter.",
-]
+from tests.scoring.made_prompts import PROMPTS
 
 
-@pytest.fixture(scope="module")
-def pair() -> ModelPair:
-    return tiny_pair()
+def sampled(pair: ModelPair, prompts: Sequence[Prompt], **options: Any) -> list[Continuations]:
+    return [one.continuations for one in score_prompts(pair, prompts, **options)]
 
 
 def test_same_seed_gives_the_same_samples_and_another_seed_others(pair: ModelPair) -> None:
     once, again, other = (
-        sample_continuations(pair, PROMPTS, num_continuations=2, max_new_tokens=8, seed=seed)
+        sampled(pair, PROMPTS, num_continuations=2, max_new_tokens=8, seed=seed)
         for seed in (1, 1, 2)
     )
 
@@ -40,15 +33,15 @@ def test_same_seed_gives_the_same_samples_and_another_seed_others(pair: ModelPai
 
 def test_samples_do_not_depend_on_the_batch(pair: ModelPair) -> None:
     options = {"num_continuations": 3, "max_new_tokens": 8, "seed": 1}
-    together = sample_continuations(pair, PROMPTS, **options)
+    together = sampled(pair, PROMPTS, **options)
 
     for prompt, expected in zip(PROMPTS, together, strict=True):
-        assert sample_continuations(pair, [prompt], **options) == [expected]
+        assert sampled(pair, [prompt], **options) == [expected]
 
 
 def test_more_continuations_keep_the_first_ones(pair: ModelPair) -> None:
     few, many = (
-        sample_continuations(pair, PROMPTS[:1], num_continuations=count, max_new_tokens=5, seed=0)
+        sampled(pair, PROMPTS[:1], num_continuations=count, max_new_tokens=5, seed=0)
         for count in (2, 4)
     )
 
@@ -66,11 +59,9 @@ def test_samples_follow_the_models_distribution_and_no_generation_config() -> No
         probabilities = bare_logits(pair.candidate.model, ids)[-1].double().softmax(-1)
 
     number = 1500
-    sampled = sample_continuations(
-        pair, [prompt], num_continuations=number, max_new_tokens=1, seed=0
-    )[0].candidate
+    (given,) = sampled(pair, [prompt], num_continuations=number, max_new_tokens=1, seed=0)
 
-    seen = Counter(ids[0] for ids in sampled)
+    seen = Counter(ids[0] for ids in given.candidate)
     expected = {token: number * float(p) for token, p in enumerate(probabilities)}
     common = [token for token, count in expected.items() if count >= 5]
     rest = number - sum(expected[token] for token in common)

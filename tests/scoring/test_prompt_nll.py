@@ -10,21 +10,9 @@ from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.prompt_nll import prompt_nlls
 from tests.models_in_memory import bare_logits, tiny_pair
+from tests.scoring.made_prompts import PROMPTS
 
-PROMPTS = [
-    "Hi",
-    "How do I tie a knot that holds?",
-    "List three rivers of Europe, one a line, with a word on each of them, and their length.",
-    "Привет, 世界",
-    "2 + 2 =",
-    "Write a haiku about the sea in winter.",
-]
 EXACT = 1e-5
-
-
-@pytest.fixture(scope="module")
-def pair() -> ModelPair:
-    return tiny_pair()
 
 
 def test_prompt_nll_is_of_the_users_tokens_only(pair: ModelPair) -> None:

@@ -21,11 +21,6 @@ SIZES: Any = {"metric": "symmetric", "num_continuations": 2, "max_new_tokens": 6
 
 
 @pytest.fixture(scope="module")
-def pair() -> ModelPair:
-    return tiny_pair()
-
-
-@pytest.fixture(scope="module")
 def first(pair: ModelPair) -> PromptScore:
     return score_prompts(pair, [PROMPT], **SIZES)[0]
 

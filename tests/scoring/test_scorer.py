@@ -26,23 +26,11 @@ from pytest_divergence.scoring.continuations import (
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts
 from pytest_divergence.scoring.screening import first_token_scores
 from tests.models_in_memory import bare_logits, tiny_config, tiny_model, tiny_pair
+from tests.scoring.made_prompts import PROMPTS
 from tests.tiny import tiny_tokenizer
 
-PROMPTS = [
-    "Hi",
-    "How do I tie a knot that holds?",
-    "List three rivers of Europe, one a line, with a word on each of them, and their length.",
-    "Привет, 世界",
-    "2 + 2 =",
-    "Write a haiku about the sea in winter.",
-]
 EXACT = 1e-5
 ARCHITECTURES = ["llama", "gpt_neox", "gpt2", "gemma"]
-
-
-@pytest.fixture(scope="module")
-def pair() -> ModelPair:
-    return tiny_pair()
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,6 @@ from tests.models_in_memory import tiny_pair
 PROMPTS = ["How do I tie a knot?", "Tell me about sea birds.", "Why?"]
 
 
-@pytest.fixture(scope="module")
-def pair() -> ModelPair:
-    return tiny_pair()
-
-
 def test_without_an_aim_the_first_divergence_promises(pair: ModelPair) -> None:
     screened = screen(pair, PROMPTS, metric="forward")
 
