@@ -76,6 +76,10 @@ class LogListener:
         self, write: Callable[[str], None], *, interval: float = HEARTBEAT_SECONDS
     ) -> None:
         """Write lines by `write`, from a second thread too: a phase may not report for long."""
+        # Not in the thread: Python 3.11 may fail to compile a module while another is compiled.
+        from pytest_divergence.reports.wording import duration
+
+        self._duration = duration
         self._write = write
         self._interval = interval
         self._state = "starting"
@@ -103,10 +107,8 @@ class LogListener:
         self._thread.join()
 
     def _beat(self) -> None:
-        from pytest_divergence.reports.wording import duration
-
         while not self._ended.wait(self._interval):
-            passed = duration(time.monotonic() - self._started)
+            passed = self._duration(time.monotonic() - self._started)
             left = str(self._countdown)
             self._write(f"divergence: {self._state} ({passed}{', ' if left else ''}{left})")
 

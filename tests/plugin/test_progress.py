@@ -85,6 +85,25 @@ def test_a_short_search_writes_no_such_line() -> None:
     assert lines == ["divergence: the reference has no chat template"]
 
 
+def test_a_logs_thread_imports_nothing() -> None:
+    """Beside one that compiles it would now and then die: pytest compiles what it rewrites."""
+    code = (
+        "import builtins, threading, pytest_divergence.listeners as listeners\n"
+        "plain, seen = builtins.__import__, []\n"
+        "def watched(*words, **more):\n"
+        "    seen.append(threading.current_thread().name)\n"
+        "    return plain(*words, **more)\n"
+        "builtins.__import__ = watched\n"
+        "listener = listeners.LogListener(lambda line: None, interval=60)\n"
+        "listener.stop()\n"
+        "assert set(seen) == {'MainThread'}, set(seen)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("arguments", [(), ("test_cases.py",)], ids=["eager", "lazy"])
 def test_what_the_search_says_is_seen_although_pytest_captures(
     project: Project, arguments: tuple[str, ...]
