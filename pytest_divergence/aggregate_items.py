@@ -134,7 +134,7 @@ class AggregateItem(RowsItem):
         from pytest_divergence.scoring.aggregates import non_inferiority
 
         stored = self.replay.stored
-        floor = noise_floor_of(stored.provenance) or DEFAULT_FLOOR
+        floor = noise_floor_of(stored.provenance, "forward") or DEFAULT_FLOOR
         grown = [_grown(row, measured[row.id], floor) for row in rows]
         growth = non_inferiority(
             [row.measured for row in grown],
@@ -143,8 +143,8 @@ class AggregateItem(RowsItem):
             floor,
         )
         controls = (row.id for row in stored.suite.controls)
-        values = [measured[id_].value for id_ in controls if id_ in measured]
-        breadth, no_breadth = controls_breadth(of(self.config), stored, values)
+        found = [measured[id_] for id_ in controls if id_ in measured]
+        breadth, no_breadth = controls_breadth(of(self.config), stored, found)
         most = sorted(grown, key=lambda row: (-row.ratio, row.id))[:NUM_SHOWN]
         return Aggregate(growth, breadth, no_breadth, tuple(most))
 
@@ -226,17 +226,18 @@ def _grown(row: Case, measurement: Measurement, floor: float) -> GrownRow:
 
 
 def controls_breadth(
-    session: DivergenceSession, stored: StoredSuite, values: Sequence[float]
+    session: DivergenceSession, stored: StoredSuite, measured: Sequence[Measurement]
 ) -> tuple[Breadth | None, str]:
-    """How the suite's control rows stand to its bound, given their values; else why no one asks."""
+    """How what the suite's control rows read stands to its bound; else why no one asks."""
     from pytest_divergence.scoring.aggregates import breadth
 
     bound = _suite_bound(session, stored)
-    if not values:
+    if not measured:
         return None, "breadth is not checked: the suite has no control rows"
     if bound is None:
         return None, "breadth is not checked: no bound; give --divergence-max-kl"
-    return breadth(values, bound), ""
+    found = breadth([one.value for one in measured], bound)
+    return replace(found, unit=measured[0].unit), ""
 
 
 def _suite_bound(session: DivergenceSession, stored: StoredSuite) -> float | None:

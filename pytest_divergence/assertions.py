@@ -41,11 +41,12 @@ def assert_bounded(
         models = _models_for(request, session)
         pair = _pair_for(request, session, models)
         case = prompt if isinstance(prompt, Case) else _case_of(prompt)
-        bound = _assertion_bound(request, session, case, max_kl, is_ours=models is None)
+        asserted = metric_for(session, case, metric)
+        bound = _assertion_bound(request, session, case, max_kl, asserted, is_ours=models is None)
         (score,) = score_prompts(
             pair,
             [case_prompt(case)],
-            metric=metric_for(session, case, metric),
+            metric=asserted,
             **sizes_for(session, pair),
         )
     verdict = judge(score.measurement.value, bound)
@@ -101,6 +102,7 @@ def _assertion_bound(
     session: DivergenceSession,
     case: Case,
     max_kl: float | None,
+    metric: str,
     *,
     is_ours: bool,
 ) -> float:
@@ -120,13 +122,15 @@ def _assertion_bound(
     if not 0 < bound < float("inf"):
         raise ValueError(f"max_kl={bound} must be a positive number of nats per token")
     if is_ours:
-        _refuse_noise(session, bound)
+        _refuse_noise(session, bound, metric)
     return float(bound)
 
 
-def _refuse_noise(session: DivergenceSession, bound: float) -> None:
+def _refuse_noise(session: DivergenceSession, bound: float, metric: str) -> None:
     """Raise UsageError for a bound inside the noise, where the pair's search has measured it."""
-    if session.has_models and (reason := refusal_of(session, _own_provenance(session), bound)):
+    if not session.has_models:
+        return
+    if reason := refusal_of(session, _own_provenance(session), bound, metric):
         raise pytest.UsageError(reason)
 
 
@@ -172,7 +176,7 @@ def _assertion_text(
         shown,
         measurement=score.measurement,
         max_kl=bound,
-        noise_floor=floor.value if floor else None,
+        noise_floor=floor.of(score.measurement.metric) if floor else None,
         tokens=tokens,
         rerun=_rerun(request, session, case),
         suite=session.shown(request.node.path),

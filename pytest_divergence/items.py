@@ -152,7 +152,7 @@ class CaseItem(SuiteItem):
             case,
             measurement=reading.measurement,
             max_kl=self.max_kl,
-            noise_floor=noise_floor_of(self.replay.stored.provenance),
+            noise_floor=noise_floor_of(self.replay.stored.provenance, reading.measurement.metric),
             tokens=tokens,
             rerun=rerun_command(session, self.nodeid),
             suite=session.shown(self.path),

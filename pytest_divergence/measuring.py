@@ -40,9 +40,9 @@ def note(item: pytest.Item, **values: str | float) -> None:
     ]
 
 
-def noise_floor_of(provenance: Provenance | None) -> float | None:
-    """The noise floor that a suite was made with, nats per token."""
-    return provenance.noise_floor.value if provenance and provenance.noise_floor else None
+def noise_floor_of(provenance: Provenance | None, metric: str) -> float | None:
+    """The noise floor of a metric that a suite was made with, in the metric's unit."""
+    return provenance.noise_floor.of(metric) if provenance and provenance.noise_floor else None
 
 
 def metric_for(session: DivergenceSession, case: Case, asked: str | None = None) -> MetricName:
@@ -92,17 +92,32 @@ def sizes_for(session: DivergenceSession, pair: ModelPair) -> _Sizes:
 
 
 def refusal_of(
-    session: DivergenceSession, provenance: Provenance | None, bound: float, name: str = "max_kl"
+    session: DivergenceSession,
+    provenance: Provenance | None,
+    bound: float,
+    metric: str,
+    name: str = "max_kl",
 ) -> str | None:
-    """Why a bound is refused beside a suite's noise floor; None where it may stand.
+    """Why a metric's bound is refused beside a suite's noise floor; None where it may stand.
 
     A session that asks for another dtype than the suite's measures with another, unknown floor.
     """
     from pytest_divergence.core.bounds import refusal
 
-    if provenance is None or session.choice("dtype") not in ("auto", provenance.dtype):
+    floor = provenance.noise_floor if provenance is not None else None
+    if (
+        provenance is None
+        or floor is None
+        or session.choice("dtype") not in ("auto", provenance.dtype)
+    ):
         return None
-    return refusal(bound, noise_floor_of(provenance), name=name, dtype=provenance.dtype)
+    return refusal(
+        bound,
+        floor.of(metric),
+        name=name,
+        dtype=provenance.dtype,
+        unit=floor.unit_of(metric),
+    )
 
 
 def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) -> dict[str, float]:
@@ -122,7 +137,7 @@ def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) ->
                 f"{where} has no bound; add max_kl to the row, or give --divergence-max-kl"
             )
         name = "max_kl" if case.max_kl is not None else "--divergence-max-kl"
-        if reason := refusal_of(session, provenance, bound, name):
+        if reason := refusal_of(session, provenance, bound, metric_for(session, case), name):
             raise pytest.UsageError(f"{where}: {reason}")
         bounds[case.id] = bound
     return bounds

@@ -183,7 +183,10 @@ def _report(
     settings = session.resolved.settings
     cases = [ReportCase(**one.case) for one in entries if one.case]
     reference, candidate = entries[0].models
-    named = settings.model_copy(update={"model_1": reference, "model_2": candidate})
+    metric = next((one.kl.metric for one in cases if one.kl is not None), settings.metric)
+    named = settings.model_copy(
+        update={"model_1": reference, "model_2": candidate, "metric": metric}
+    )
     made = _provenance({entry.suite for entry in entries})
     stored_in = (made.dtype, made.device) if made is not None else NOT_LOADED
     dtype, device = next((one.measured_in for one in entries if one.measured_in), stored_in)

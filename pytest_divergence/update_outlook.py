@@ -38,7 +38,9 @@ def _aggregate(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]
     failing = {"failed"}
     if session.resolved.settings.inconclusive == "fail":
         failing.add("inconclusive")
-    found, _ = controls_breadth(session, stored, _values(stored.suite.controls))
+    found, _ = controls_breadth(
+        session, stored, [row.kl for row in stored.suite.controls if row.kl is not None]
+    )
     if found is not None and found.verdict in failing:
         yield f"{AGGREGATE_ITEM}: {breadth_sentence(found)}; intended? {SEARCH_AGAIN}"
 

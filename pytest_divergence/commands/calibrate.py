@@ -78,7 +78,7 @@ def _refuse_noise(session: DivergenceSession, report: CalibrationReport) -> None
 
     if "max_kl" not in session.given:
         return
-    floor, dtype = report.noise_floor.value, report.pair.dtype
+    floor, dtype = report.noise_floor.of(report.metric), report.pair.dtype
     name = name_of("max_kl", session.given["max_kl"])
-    if reason := refusal(report.bound.value, floor, name=name, dtype=dtype):
+    if reason := refusal(report.bound.value, floor, name=name, dtype=dtype, unit=report.unit):
         raise SettingsError(reason)

@@ -73,11 +73,12 @@ class Breadth:
     num_over: int
     num_rows: int
     bound: float
-    """Nats per token."""
     upper: float
     """Upper 95 % limit of the share, exact."""
     p_value: float
     """One-sided, of the hypothesis that 5 % or more exceed the bound."""
+    unit: str = NATS_PER_TOKEN
+    """The bound's."""
 
     @property
     def share(self) -> float:

@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import math
 
+from pytest_divergence.core.cases import NATS_PER_TOKEN
+
 FLOOR_FACTOR = 3.0
 ROUNDING = 1e-9
 """Relative: a bound that was stored as three times the floor is not under it."""
 
 
 def refusal(
-    max_kl: float, noise_floor: float | None, *, name: str = "max_kl", dtype: str | None = None
+    max_kl: float,
+    noise_floor: float | None,
+    *,
+    name: str = "max_kl",
+    dtype: str | None = None,
+    unit: str = NATS_PER_TOKEN,
 ) -> str | None:
     """Why a bound is refused; None where it may stand, or where no floor is known.
 
-    `name` is what the user wrote to give it; `dtype` is the one that the floor was measured in.
+    Both are of one metric, in its `unit`. `name` is what the user wrote to give the bound; `dtype`
+    is the one that the floor was measured in.
     """
     if noise_floor is None or max_kl >= FLOOR_FACTOR * noise_floor * (1 - ROUNDING):
         return None
@@ -25,7 +33,7 @@ def refusal(
     way_out = "" if dtype == "float32" else ", or measure in float32 (--divergence-dtype)"
     return (
         f"{name}={max_kl:g} is within the noise: the reference reads up to {noise_floor:.3g} "
-        f"nats/token against itself, and a bound must be at least {FLOOR_FACTOR:g} x that, "
+        f"{unit} against itself, and a bound must be at least {FLOOR_FACTOR:g} x that, "
         f"{least}; raise max_kl to at least {least}{way_out}"
     )
 

@@ -6,7 +6,14 @@ from typing import Literal
 
 from pydantic import Field, computed_field
 
-from pytest_divergence.core.cases import SCHEMA_VERSION, Count, Number, Record, SchemaVersion
+from pytest_divergence.core.cases import (
+    NATS_PER_TOKEN,
+    SCHEMA_VERSION,
+    Count,
+    Number,
+    Record,
+    SchemaVersion,
+)
 from pytest_divergence.core.provenance import Bound, Effort, NoiseFloor, TypicalShift
 from pytest_divergence.core.report import PairSummary
 
@@ -14,7 +21,7 @@ NuisanceKind = Literal["attention", "dtype", "device"]
 
 
 class Nuisance(Record):
-    """The reference against itself under a setting that a user may choose, nats per token."""
+    """The reference against itself under a setting that a user may choose, in the noise's unit."""
 
     kind: NuisanceKind
     setting: str
@@ -32,7 +39,7 @@ class Planted(Record):
     size: Number
     """Standard deviation of the noise, relative to each weight matrix's own."""
     values: list[Number] = Field(default_factory=list)
-    """What each prompt's replay reads, nats per token."""
+    """What each prompt's replay reads, in the metric's unit."""
     num_over: Count = 0
     """Prompts over the bound."""
     reason: str | None = None
@@ -51,6 +58,8 @@ class CalibrationReport(Record):
     pair: PairSummary
     attention: str
     metric: str
+    unit: str = NATS_PER_TOKEN
+    """The metric's."""
     profile: str
     noise_floor: NoiseFloor
     nuisances: list[Nuisance]

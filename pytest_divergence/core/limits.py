@@ -13,7 +13,7 @@ GROWTH = 1.25
 def approved_limit(value: float, noise_floor: float | None) -> float:
     """`max_kl` of a case that read `value`: a quarter more, and never inside the noise.
 
-    All in nats per token. A noise floor that was not measured counts as that of arithmetic.
+    All in one metric's unit. A noise floor that was not measured counts as that of arithmetic.
     """
     floor = ARITHMETIC_FLOOR if noise_floor is None else noise_floor
     return max(GROWTH * value, max(value, 0.0) + FLOOR_FACTOR * floor)

@@ -239,7 +239,7 @@ def _approved(case: Case, provenance: Provenance) -> Case:
     """The case with the limit that its own value gives it."""
     assert case.kl is not None  # `_check_complete` has seen to it
     floor = provenance.noise_floor
-    limit = approved_limit(case.kl.value, floor.value if floor is not None else None)
+    limit = approved_limit(case.kl.value, floor.of(case.kl.metric) if floor is not None else None)
     return case.with_changes(max_kl=limit)
 
 

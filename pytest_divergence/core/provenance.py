@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from os import PathLike
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.cases import SCHEMA_VERSION, Count, Number, Record, SchemaVersion
+from pytest_divergence.core.cases import (
+    NATS_PER_TOKEN,
+    SCHEMA_VERSION,
+    Count,
+    Number,
+    Record,
+    SchemaVersion,
+)
+from pytest_divergence.core.settings import BUILT_IN_METRICS
 from pytest_divergence.core.suites import load_document, write_document
 
 
@@ -28,15 +36,42 @@ class ModelProvenance(Record):
     """Commit on the Hub, where it came from there."""
 
 
+class AddedNoise(Record):
+    """A noise floor in a plugin's metric, and in its unit."""
+
+    metric: str
+    unit: str
+    value: Number
+
+
 class NoiseFloor(Record):
-    """What the measurement reads for the reference against itself, in nats per token."""
+    """What the measurement reads for the reference against itself."""
 
     value: Number
+    """Symmetric KL, nats per token."""
     num_measurements: Count
+    added: AddedNoise | None = None
+    """The same in the asserted metric, where that is a plugin's; left out of files otherwise."""
+
+    def of(self, metric: str) -> float | None:
+        """The floor of a metric's numbers, in its unit; None where it was not measured."""
+        if metric in BUILT_IN_METRICS:
+            return self.value
+        return self.added.value if self.added and self.added.metric == metric else None
+
+    def unit_of(self, metric: str) -> str:
+        """The unit of what `of` says."""
+        is_added = self.added is not None and self.added.metric == metric
+        return self.added.unit if self.added is not None and is_added else NATS_PER_TOKEN
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_metric(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        row: dict[str, Any] = dump(self)
+        return {key: value for key, value in row.items() if key != "added" or value is not None}
 
 
 class TypicalShift(Record):
-    """What the measurement reads on ordinary prompts, in nats per token."""
+    """What the measurement reads on ordinary prompts, in the metric's unit."""
 
     mean: Number
     p99: Number
@@ -45,7 +80,7 @@ class TypicalShift(Record):
 
 
 class Bound(Record):
-    """The asserted limit in nats per token, with the parts that it came from."""
+    """The asserted limit in the metric's unit, with the parts that it came from."""
 
     value: Number
     parts: dict[str, Number] = Field(default_factory=dict)

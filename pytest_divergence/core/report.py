@@ -65,7 +65,7 @@ class Calibration(Record):
     """What the bound was made from; None where a part was not measured."""
 
     unit: str = NATS_PER_TOKEN
-    """Of bound and typical shift: the metric's. A noise floor is always in nats per token."""
+    """Of bound and typical shift: the metric's."""
     noise_floor: NoiseFloor | None = None
     typical_shift: ShiftDistribution | None = None
     bound: Bound | None = None

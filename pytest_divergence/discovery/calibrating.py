@@ -70,7 +70,7 @@ class Control:
 
     @property
     def value(self) -> float:
-        """Its divergence in the run's metric, nats per token."""
+        """Its divergence in the run's metric, and in its unit."""
         return self.measurement.value
 
     @property
@@ -98,6 +98,16 @@ class Calibrated:
     nll_limit: float
     """Nats per token; less likely prompts are off distribution."""
 
+    @property
+    def unit(self) -> str:
+        """The metric's."""
+        return self.controls[0].measurement.unit
+
+    @property
+    def own_noise(self) -> float | None:
+        """The noise floor in the run's metric; None where it was not measured in it."""
+        return self.noise_floor.of(self.controls[0].measurement.metric)
+
     def bound(self, settings: Settings, is_ordinary: IsOrdinary = lambda control: True) -> Bound:
         """The asserted limit: the option's, or computed from the parts.
 
@@ -110,12 +120,12 @@ class Calibrated:
     def automatic_bound(self, is_ordinary: IsOrdinary = lambda control: True) -> Bound:
         """The limit computed from the parts, whatever is asserted: what a search goes by."""
         values = [one.value for one in self.controls if is_ordinary(one)]
-        return automatic_bound(self.noise_floor, typical_shift(values or self.shift.values))
+        return automatic_bound(self.own_noise, typical_shift(values or self.shift.values))
 
     def as_report(self, bound: Bound) -> Calibration:
         """The same for `report.json`."""
         return Calibration(
-            unit=self.controls[0].measurement.unit,
+            unit=self.unit,
             noise_floor=self.noise_floor,
             typical_shift=self.shift,
             bound=bound,
@@ -156,7 +166,7 @@ def calibrate(
         nlls += scored["nlls"]
         listener.progress("calibrate", min(start + CHUNK, total), total)
     on_controls(controls)
-    floor = units.do("calibrate/noise-floor", partial(_floor, controls))
+    floor = units.do("calibrate/noise-floor", partial(_floor, controls, settings))
     values = [one.value for one in controls]
     shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)
     return Calibrated(NoiseFloor(**floor), shift, controls, nll_limit(nlls))
@@ -202,8 +212,9 @@ def _score(
     }
 
 
-def _floor(controls: Sequence[Control], pair: ModelPair) -> dict[str, object]:
-    return measure_noise_floor(pair, *noise_prompts(controls)).model_dump()
+def _floor(controls: Sequence[Control], settings: Settings, pair: ModelPair) -> dict[str, object]:
+    given = noise_prompts(controls)
+    return measure_noise_floor(pair, *given, metric=settings.metric).model_dump()
 
 
 def noise_prompts(controls: Sequence[Control]) -> tuple[list[str], list[Sequence[int]]]:

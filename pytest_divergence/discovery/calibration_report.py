@@ -55,7 +55,7 @@ def calibration_report(
         dtype, attention, others = units.do("calibrate/pair", _about)
         calibrated = calibrate(units, settings, plan.profile, plan.controls, listener)
         bound = calibrated.bound(settings)
-        nuisances = _nuisances(units, others, calibrated, listener)
+        nuisances = _nuisances(units, settings, others, calibrated, listener)
         planted = _planted(units, settings, calibrated.controls, bound.value, listener)
         return CalibrationReport(
             pair=PairSummary(
@@ -67,6 +67,7 @@ def calibration_report(
             ),
             attention=attention,
             metric=settings.metric,
+            unit=calibrated.unit,
             profile=plan.profile.name,
             noise_floor=calibrated.noise_floor,
             nuisances=nuisances,
@@ -86,6 +87,7 @@ def _about(pair: ModelPair) -> list[object]:
 
 def _nuisances(
     units: WorkUnits,
+    settings: Settings,
     others: Sequence[tuple[NuisanceKind, str]],
     calibrated: Calibrated,
     listener: Listener,
@@ -98,7 +100,9 @@ def _nuisances(
         def measure(
             pair: ModelPair, kind: NuisanceKind = kind, setting: str = setting
         ) -> dict[str, object]:
-            return measure_nuisance(pair, kind, setting, *given).model_dump()
+            return measure_nuisance(
+                pair, kind, setting, *given, metric=settings.metric
+            ).model_dump()
 
         try:
             row = Nuisance(**units.do(f"calibrate/nuisance/{kind}/{setting}", measure))

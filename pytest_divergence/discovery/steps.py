@@ -208,8 +208,8 @@ class Steps:
         calibrated = self.findings.calibrated
         if calibrated is None or not isinstance(max_kl, float):
             return
-        floor = calibrated.noise_floor.value
-        if reason := refusal(max_kl, floor, name=name, dtype=self.findings.dtype):
+        floor, unit = calibrated.own_noise, calibrated.unit
+        if reason := refusal(max_kl, floor, name=name, dtype=self.findings.dtype, unit=unit):
             raise SettingsError(reason)
 
     def report(self, folder: Path, *, is_complete: bool) -> Report:

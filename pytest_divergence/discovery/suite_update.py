@@ -6,6 +6,7 @@ Knows what of a suite changes and what stays; does not know which session asked,
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.limits import approved_limit
 from pytest_divergence.core.provenance import NoiseFloor, Provenance, TypicalShift
 from pytest_divergence.core.same_pair import is_same_model, parting
+from pytest_divergence.core.settings import BUILT_IN_METRICS, MetricName
 from pytest_divergence.core.stored import StoredSuite
 from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.models.pair import ModelPair
@@ -58,7 +60,9 @@ def updated(
     behaviours = [_asked_again(pair, one) for one in old.behaviours] if old is not None else []
     found = measure_afresh(pair, stored.suite.rows, sizes_of, seed=seed)
     floor = old.noise_floor if old is not None and _is_same_arithmetic(old, made) else None
-    floor = floor or _noise_floor(pair, stored.suite.rows, found)
+    metric = _metric_of(found)
+    if floor is None or floor.of(metric) is None:
+        floor = _noise_floor(pair, stored.suite.rows, found, metric)
     rows = {
         row.id: _updated_row(row, found[row.id], stored.tokens.get(row.id), floor)
         for row in stored.suite.rows
@@ -94,7 +98,9 @@ def filled(
     found = measure_afresh(pair, wanted, sizes_of, seed=seed)
     provenance = stored.provenance
     if provenance is None:
-        provenance = made.model_copy(update={"noise_floor": _noise_floor(pair, wanted, found)})
+        provenance = made.model_copy(
+            update={"noise_floor": _noise_floor(pair, wanted, found, _metric_of(found))}
+        )
     new = {row.id: _filled_row(row, found[row.id], provenance.noise_floor) for row in wanted}
     rows = {row.id: new.get(row.id, row) for row in stored.suite.rows}
     if stored.provenance is None:
@@ -147,7 +153,9 @@ def _filled_row(row: Case, found: Remeasured | Exception, floor: NoiseFloor | No
 
 
 def _limit(measurement: Measurement, floor: NoiseFloor | None) -> float:
-    return approved_limit(measurement.value, floor.value if floor is not None else None)
+    return approved_limit(
+        measurement.value, floor.of(measurement.metric) if floor is not None else None
+    )
 
 
 def _reads_the_same(old: Measurement | None, new: Measurement) -> bool:
@@ -170,8 +178,19 @@ def _is_same_arithmetic(old: Provenance, made: Provenance) -> bool:
     return is_same and (old.dtype, old.device) == (made.dtype, made.device)
 
 
+def _metric_of(found: Mapping[str, Remeasured | Exception]) -> MetricName:
+    """The metric of the rows; of several, that of the most."""
+    metrics = Counter(
+        one.measurement.metric for one in found.values() if isinstance(one, Remeasured)
+    )
+    return metrics.most_common(1)[0][0] if metrics else BUILT_IN_METRICS[0]
+
+
 def _noise_floor(
-    pair: ModelPair, rows: Sequence[Case], found: Mapping[str, Remeasured | Exception]
+    pair: ModelPair,
+    rows: Sequence[Case],
+    found: Mapping[str, Remeasured | Exception],
+    metric: MetricName,
 ) -> NoiseFloor | None:
     """Measured on the shortest prompts; None where there are too few for it to say anything."""
     measured = [
@@ -182,7 +201,7 @@ def _noise_floor(
     if len(measured) < NUM_NOISE_PROMPTS:
         return None
     prompts = [case_prompt(row) for row, _ in measured]
-    return measure_noise_floor(pair, prompts, [ids for _, ids in measured])
+    return measure_noise_floor(pair, prompts, [ids for _, ids in measured], metric=metric)
 
 
 def _shift(rows: Iterable[Case]) -> TypicalShift | None:

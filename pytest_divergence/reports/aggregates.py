@@ -52,7 +52,7 @@ def breadth_sentence(breadth: Breadth) -> str:
     """How many ordinary prompts are over the suite's bound."""
     text = (
         f"{breadth.num_over} of {number_of(breadth.num_rows, 'control row')} "
-        f"({_percent(breadth.share)}) over the bound of {nats(breadth.bound)} nats/token"
+        f"({_percent(breadth.share)}) over the bound of {nats(breadth.bound)} {breadth.unit}"
     )
     if breadth.is_insufficient:
         return f"{text} (insufficient: to pass needs {MIN_CONTROLS} rows)"

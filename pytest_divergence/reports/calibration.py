@@ -7,14 +7,22 @@ from __future__ import annotations
 
 from pytest_divergence.core.bounds import FLOOR_FACTOR
 from pytest_divergence.core.calibration import CalibrationReport, Nuisance, Planted
+from pytest_divergence.core.settings import BUILT_IN_METRICS
 from pytest_divergence.reports.blocks import quoted, sentence
-from pytest_divergence.reports.wording import bound_parts, duration, nats, number_of
+from pytest_divergence.reports.wording import (
+    bound_parts,
+    duration,
+    nats,
+    number_of,
+    spelled,
+    visible,
+)
 
 WIDTH = 80
 NAME = 44
 """Columns of a row's name; three numbers follow."""
 NOISE_METRIC = "symmetric"
-"""What noise is measured in, whatever is asserted."""
+"""What noise is measured in where a built-in metric is asserted."""
 NUM_FOR_A_FLOOR = 59
 """Measurements from which a maximum covers 95 % of all at 95 % confidence."""
 
@@ -41,19 +49,20 @@ def calibration_lines(report: CalibrationReport) -> list[str]:
 
 def _head(report: CalibrationReport) -> list[str]:
     pair = report.pair
-    noise = "" if report.metric == NOISE_METRIC else f" (of noise: {NOISE_METRIC})"
+    is_other = report.metric in BUILT_IN_METRICS and report.metric != NOISE_METRIC
+    noise = f" (of noise: {NOISE_METRIC})" if is_other else ""
     return [
         f"reference  {quoted(pair.reference, WIDTH - 11)[1:-1]}",
         f"candidate  {quoted(pair.candidate, WIDTH - 11)[1:-1]}",
         f"{pair.dtype} on {pair.device}, {report.attention} attention, profile {report.profile}",
-        f"metric {report.metric}{noise}, nats per token",
+        f"metric {report.metric}{noise}, {visible(spelled(report.unit))}",
     ]
 
 
 def _noise(report: CalibrationReport) -> list[str]:
     floor = report.noise_floor
     lines = [
-        _row("  noise floor", "", nats(floor.value), str(floor.num_measurements)),
+        _row("  noise floor", "", _floor(report), str(floor.num_measurements)),
         *sentence("batch, alone, unshared prefix, cache", width=WIDTH, indent="    "),
     ]
     if floor.num_measurements < NUM_FOR_A_FLOOR:
@@ -72,6 +81,11 @@ def _noise(report: CalibrationReport) -> list[str]:
             indent="  ",
         )
     return lines
+
+
+def _floor(report: CalibrationReport) -> str:
+    own = report.noise_floor.of(report.metric)
+    return "not measured" if own is None else nats(own)
 
 
 def _nuisance(one: Nuisance) -> list[str]:

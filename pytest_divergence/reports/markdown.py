@@ -167,11 +167,8 @@ def _calibration(report: Report) -> Iterator[str]:
         yield f"- bound: {nats(bound.value)} {_cell(calibration.unit)}{label}{provisional}"
         for name, value in wording.bound_parts(bound):
             yield f"    - {_code(name)}: {value}"
-    if (floor := calibration.noise_floor) is not None:
-        yield (
-            f"- noise floor: {nats(floor.value)} nats/token, the largest of "
-            f"{number_of(floor.num_measurements, 'measurement')} of the reference against itself"
-        )
+    if (noise := wording.noise(report)) is not None:
+        yield f"- {noise}"
     if (shift := calibration.typical_shift) is not None:
         yield (
             f"- typical shift: mean {nats(shift.mean)}, 99th percentile {nats(shift.p99)}, "

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from markupsafe import Markup
 
 from pytest_divergence.core.report import CurvePoint, Report, TrainingSummary
+from pytest_divergence.core.settings import BUILT_IN_METRICS
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.charts import Dot
 from pytest_divergence.reports.charts import distribution as draw_distribution
@@ -21,6 +22,7 @@ NUM_COLOURS = 6
 def distribution(report: Report) -> Markup:
     """KL of controls and cases, with bound and noise floor."""
     calibration = report.calibration
+    metric = str(report.settings.get("metric") or BUILT_IN_METRICS[0])
     return draw_distribution(
         controls=calibration.typical_shift.values if calibration.typical_shift else [],
         cases=[
@@ -29,7 +31,7 @@ def distribution(report: Report) -> Markup:
             if case.kl is not None
         ],
         bound=calibration.bound.value if calibration.bound else None,
-        noise_floor=calibration.noise_floor.value if calibration.noise_floor else None,
+        noise_floor=calibration.noise_floor.of(metric) if calibration.noise_floor else None,
         scale_name=wording.spelled(wording.scale(report)),
     )
 

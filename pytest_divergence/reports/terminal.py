@@ -128,12 +128,8 @@ def _numbers(report: Report, width: int) -> Iterator[str]:
         yield from labelled(f"{start},", bound.label, width) if bound.label else [start]
         for name, value in wording.bound_parts(bound):
             yield f"  {value:>8}  {visible(name)}"
-    if (floor := calibration.noise_floor) is not None:
-        yield from sentence(
-            f"noise floor: {nats(floor.value)} nats/token, the largest of "
-            f"{number_of(floor.num_measurements, 'measurement')} of the reference against itself",
-            width=width,
-        )
+    if (noise := wording.noise(report)) is not None:
+        yield from sentence(noise, width=width)
     if report.differences and (shown := wording.differences(report)):
         counts = ", ".join(
             f"{one.name} {one.candidate_count} : {one.reference_count}" for one in shown

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 from pytest_divergence.core.behaviours import Behaviour, gates
-from pytest_divergence.core.cases import quantity
+from pytest_divergence.core.cases import NATS_PER_TOKEN, quantity
 from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.report import Difference, Report, ReportCase, TokenComparison
 from pytest_divergence.core.safe_text import safe_line
@@ -123,6 +123,20 @@ def scale(report: Report) -> str:
     """What a run's values are, and their unit: `KL, nats/token`."""
     name = str(report.settings.get("metric") or BUILT_IN_METRICS[0])
     return f"{quantity(name)}, {report.calibration.unit}"
+
+
+def noise(report: Report) -> str | None:
+    """The noise floor beside the run's values, with its unit; None where it was not measured."""
+    floor = report.calibration.noise_floor
+    if floor is None:
+        return None
+    metric = str(report.settings.get("metric") or BUILT_IN_METRICS[0])
+    own = floor.of(metric)
+    value, unit = (floor.value, NATS_PER_TOKEN) if own is None else (own, floor.unit_of(metric))
+    return (
+        f"noise floor: {nats(value)} {visible(unit)}, the largest of "
+        f"{number_of(floor.num_measurements, 'measurement')} of the reference against itself"
+    )
 
 
 def counts(report: Report) -> list[str]:

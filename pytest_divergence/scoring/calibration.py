@@ -11,11 +11,13 @@ from torch import Tensor
 from pytest_divergence.core.bounds import FLOOR_FACTOR
 from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.limits import ARITHMETIC_FLOOR
-from pytest_divergence.core.provenance import Bound, NoiseFloor, TypicalShift
+from pytest_divergence.core.provenance import AddedNoise, Bound, NoiseFloor, TypicalShift
+from pytest_divergence.core.settings import MetricName
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
 from pytest_divergence.scoring.divergences import symmetric_kl
+from pytest_divergence.scoring.metrics import added_metric
 from pytest_divergence.scoring.tokens import ScoringRow, continuation_logits, whole
 
 NUM_NOISE_PROMPTS = 20
@@ -25,17 +27,21 @@ MIN_CONTROLS_FOR_P99 = 100
 
 
 def measure_noise_floor(
-    pair: ModelPair, prompts: Sequence[Prompt], continuations: Sequence[Sequence[int]]
+    pair: ModelPair,
+    prompts: Sequence[Prompt],
+    continuations: Sequence[Sequence[int]],
+    *,
+    metric: MetricName = "symmetric",
 ) -> NoiseFloor:
-    """The largest divergence of the reference from itself, nats per token.
+    """The largest divergence of the reference from itself, in nats and in an added `metric`.
 
     Each of the first 20 prompts' continuations, given as ids, is read four ways: in a batch, alone,
     without the shared chat prefix, and token by token through the cache; the first is compared
     with the others. Never below what float32 arithmetic leaves.
     """
     rows = noise_rows(pair, prompts, continuations)
-    side = pair.reference
-    values = []
+    side, added = pair.reference, added_metric(pair, metric)
+    values, added_values = [], []
     with torch.no_grad():
         together = batched_logits(side, rows)
         by_cache = [logits for batch in _batches(rows) for logits in _token_by_token(side, batch)]
@@ -44,7 +50,17 @@ def measure_noise_floor(
             unshared = continuation_logits(side, [whole(row)])[0]
             for other in (alone, unshared, cached):
                 values.append(float(symmetric_kl(baseline, other).mean()))
-    return NoiseFloor(value=max(ARITHMETIC_FLOOR, *values), num_measurements=len(values))
+                if added is not None:
+                    added_values.append(float(added(baseline, other).mean()))
+    return NoiseFloor(
+        value=max(ARITHMETIC_FLOOR, *values),
+        num_measurements=len(values),
+        added=None
+        if added is None
+        else AddedNoise(
+            metric=added.name, unit=added.unit, value=max(ARITHMETIC_FLOOR, *added_values)
+        ),
+    )
 
 
 def noise_rows(
@@ -65,7 +81,7 @@ def batched_logits(side: ModelSide, rows: Sequence[ScoringRow]) -> list[Tensor]:
 
 
 def typical_shift(values: Sequence[float]) -> TypicalShift:
-    """Summary of the controls' divergences, nats per token."""
+    """Summary of the controls' divergences, in the metric's unit."""
     if not values:
         raise MeasurementError("the typical shift needs at least one control")
     return TypicalShift(
@@ -76,25 +92,23 @@ def typical_shift(values: Sequence[float]) -> TypicalShift:
     )
 
 
-def automatic_bound(floor: NoiseFloor, shift: TypicalShift) -> Bound:
-    """The larger of 3 x noise floor and 1.5 x the controls' 99th percentile, nats per token.
+def automatic_bound(floor: float | None, shift: TypicalShift) -> Bound:
+    """The larger of 3 x noise floor and 1.5 x the controls' 99th percentile, in one metric's unit.
 
     With fewer than 100 controls the 99th percentile is not to be had, and the maximum stands in.
     """
     is_many = shift.num_controls >= MIN_CONTROLS_FOR_P99
     typical = shift.p99 if is_many else shift.max
     statistic = "99th percentile" if is_many else "maximum"
-    parts = {
-        "3 x noise floor": FLOOR_FACTOR * floor.value,
-        f"1.5 x {statistic} of controls": SHIFT_FACTOR * typical,
-    }
+    parts = {} if floor is None else {"3 x noise floor": FLOOR_FACTOR * floor}
+    parts[f"1.5 x {statistic} of controls"] = SHIFT_FACTOR * typical
     largest = max(parts, key=lambda name: parts[name])
     label = f"auto: {largest} ({shift.num_controls} controls)"
     return Bound(value=parts[largest], parts=parts, label=label)
 
 
 def absolute_bound(max_kl: float) -> Bound:
-    """A bound that was asked for, nats per token."""
+    """A bound that was asked for, in the metric's unit."""
     return Bound(value=max_kl, parts={"max_kl": max_kl}, label="absolute: --divergence-max-kl")
 
 

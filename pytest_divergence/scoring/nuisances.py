@@ -14,6 +14,7 @@ import torch
 from pytest_divergence.core.calibration import Nuisance, NuisanceKind
 from pytest_divergence.core.errors import MeasurementError, NonFiniteLogitsError
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.settings import MetricName
 from pytest_divergence.models.batching import is_out_of_memory
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.numerics import DTYPES
@@ -23,6 +24,7 @@ from pytest_divergence.models.side import ModelSide
 from pytest_divergence.models.weights import WeightSwitch
 from pytest_divergence.scoring.calibration import batched_logits, noise_rows
 from pytest_divergence.scoring.divergences import symmetric_kl
+from pytest_divergence.scoring.metrics import added_metric
 
 ATTENTIONS = ("sdpa", "eager")
 
@@ -50,13 +52,17 @@ def measure_nuisance(
     setting: str,
     prompts: Sequence[Prompt],
     continuations: Sequence[Sequence[int]],
+    *,
+    metric: MetricName = "symmetric",
 ) -> Nuisance:
     """The reference under another setting against itself as it is, on given continuations.
 
-    The same prompts and the same divergence as the noise floor's. A setting that this machine or
+    The same prompts and the same divergence as the noise floor's: an added `metric`, or else
+    symmetric KL. A setting that this machine or
     model refuses comes back with the reason; only lack of memory is raised, for it may pass.
     """
     rows, side = noise_rows(pair, prompts, continuations), pair.reference
+    divergence = added_metric(pair, metric) or symmetric_kl
     with torch.no_grad():
         baseline = batched_logits(side, rows)
         try:
@@ -67,7 +73,7 @@ def measure_nuisance(
                 raise
             return Nuisance(kind=kind, setting=setting, reason=_reason(error))
         values = [
-            float(symmetric_kl(ours, theirs.to(ours.device)).mean())
+            float(divergence(ours, theirs.to(ours.device)).mean())
             for ours, theirs in zip(baseline, changed, strict=True)
         ]
     return Nuisance(

@@ -323,7 +323,7 @@ def test_a_metrics_own_unit_stands_beside_its_numbers(
             "chance/token. Exit code 1 means *",
             "    total_variation 0.* chance/token > max_kl 0.001",
             "bound: 0.001 chance/token, absolute: --divergence-max-kl",
-            "noise floor: 0.* nats/token, the largest of *",
+            "noise floor: 0.* chance/token, the largest of *",
         ]
     )
     latest = project.path / ".divergence/reports/latest"

@@ -25,28 +25,28 @@ def shift(maximum: float, *, p99: float = 0.1, num_controls: int = 256) -> Typic
 
 
 def test_many_controls_give_one_and_a_half_times_their_99th_percentile() -> None:
-    bound = automatic_bound(FLOOR, shift(9.0, p99=0.2))
+    bound = automatic_bound(FLOOR.value, shift(9.0, p99=0.2))
 
     assert bound.value == pytest.approx(0.3)
     assert bound.label == "auto: 1.5 x 99th percentile of controls (256 controls)"
 
 
 def test_few_controls_give_their_maximum_and_say_so() -> None:
-    bound = automatic_bound(FLOOR, shift(0.4, num_controls=64))
+    bound = automatic_bound(FLOOR.value, shift(0.4, num_controls=64))
 
     assert bound.value == pytest.approx(0.6)
     assert bound.label == "auto: 1.5 x maximum of controls (64 controls)"
 
 
 def test_a_pair_that_hardly_differs_is_bounded_by_the_noise_floor() -> None:
-    bound = automatic_bound(FLOOR, shift(1e-4, p99=1e-4))
+    bound = automatic_bound(FLOOR.value, shift(1e-4, p99=1e-4))
 
     assert bound.value == pytest.approx(0.03)
     assert bound.label == "auto: 3 x noise floor (256 controls)"
 
 
 def test_the_bound_is_the_largest_of_its_parts() -> None:
-    bound = automatic_bound(FLOOR, shift(9.0, p99=0.2))
+    bound = automatic_bound(FLOOR.value, shift(9.0, p99=0.2))
 
     assert bound.value == max(bound.parts.values())
     assert len(bound.parts) == 2
