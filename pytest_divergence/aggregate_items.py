@@ -236,8 +236,20 @@ def controls_breadth(
         return None, "breadth is not checked: the suite has no control rows"
     if bound is None:
         return None, "breadth is not checked: no bound; give --divergence-max-kl"
+    if (made := _limit_of_another(stored, measured[0])) is not None:
+        return None, f"breadth is not checked: the suite's bound is of {made}"
     found = breadth([one.value for one in measured], bound)
     return replace(found, unit=measured[0].unit), ""
+
+
+def _limit_of_another(stored: StoredSuite, measured: Measurement) -> str | None:
+    """The metric of the suite's own bound, where that says nothing about what was measured."""
+    from pytest_divergence.core.cases import is_same_quantity
+
+    made, own = stored.measured, stored.provenance
+    if made is None or own is None or own.bound is None:
+        return None
+    return None if is_same_quantity(made.metric, measured.metric) else made.metric
 
 
 def _suite_bound(session: DivergenceSession, stored: StoredSuite) -> float | None:

@@ -111,10 +111,9 @@ def _assertion_bound(
     A search's bound counts only for the session's own pair.
     """
     marks = (mark.kwargs.get("max_kl") for mark in request.node.iter_markers("divergence"))
-    given = [max_kl, *marks, case.max_kl, session.number_bound]
-    bound = next((one for one in given if one is not None), None)
-    if bound is None and is_ours and session.has_models:
-        bound = _search_bound(session)
+    bound = next((one for one in (max_kl, *marks) if one is not None), None)
+    if bound is None:
+        bound = _bound_of_others(session, case, metric, is_ours=is_ours)
     if bound is None:
         raise pytest.UsageError(
             "assert_bounded_kl has no bound; give max_kl=..., or --divergence-max-kl"
@@ -126,6 +125,37 @@ def _assertion_bound(
     return float(bound)
 
 
+def _bound_of_others(
+    session: DivergenceSession, case: Case, metric: str, *, is_ours: bool
+) -> float | None:
+    """The bound that the case, the option or the search gives, which must be of this quantity."""
+    from pytest_divergence.core.cases import is_same_quantity
+
+    asked = session.resolved.settings.metric
+    of_case = case.kl.metric if case.kl is not None else metric
+    for whose, made_of, bound in (
+        ("the case's", of_case, case.max_kl),
+        (_option(session), asked, session.number_bound),
+        ("the search's", *_search_bound(session, is_ours=is_ours)),
+    ):
+        if bound is None:
+            continue
+        if not is_same_quantity(made_of, metric):
+            raise pytest.UsageError(
+                f"assert_bounded_kl(metric={metric!r}) has no bound: {whose} is of {made_of}; give "
+                "max_kl=..."
+            )
+        return bound
+    return None
+
+
+def _option(session: DivergenceSession) -> str:
+    """What the user wrote to give the session's bound."""
+    from pytest_divergence.option_values import name_of
+
+    return name_of("max_kl", session.given["max_kl"]) if "max_kl" in session.given else ""
+
+
 def _refuse_noise(session: DivergenceSession, bound: float, metric: str) -> None:
     """Raise UsageError for a bound inside the noise, where the pair's search has measured it."""
     if not session.has_models:
@@ -134,12 +164,18 @@ def _refuse_noise(session: DivergenceSession, bound: float, metric: str) -> None
         raise pytest.UsageError(reason)
 
 
-def _search_bound(session: DivergenceSession) -> float | None:
+def _search_bound(session: DivergenceSession, *, is_ours: bool) -> tuple[str, float | None]:
+    """Metric and bound of the search of the session's pair, this session's or an earlier one's."""
+    asked = session.resolved.settings.metric
+    if not (is_ours and session.has_models):
+        return asked, None
     if session.report is not None:
         bound = session.report.calibration.bound
-        return bound.value if bound else None
-    provenance = _own_provenance(session)
-    return provenance.bound.value if provenance and provenance.bound else None
+        return asked, bound.value if bound else None
+    made = _own_provenance(session)
+    if made is None or made.bound is None:
+        return asked, None
+    return str(made.settings.get("metric") or asked), made.bound.value
 
 
 def _own_provenance(session: DivergenceSession) -> Provenance | None:

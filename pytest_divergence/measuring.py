@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pytest_divergence.core.cases import Case, Completions
+    from pytest_divergence.core.cases import Case, Completions, Measurement
     from pytest_divergence.core.provenance import Provenance
     from pytest_divergence.core.report import TokenComparison
     from pytest_divergence.core.settings import MetricName
@@ -123,7 +123,8 @@ def refusal_of(
 def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) -> dict[str, float]:
     """Each case's bound: the row's, else the option's, else the suite's. Never computed here.
 
-    Raises UsageError for a case without any, and for a bound that lies inside the noise.
+    Raises UsageError for a case without any, for a bound that lies inside the noise, and for one
+    of another quantity than what the session measures.
     """
     provenance = stored.provenance
     of_suite = provenance.bound.value if provenance and provenance.bound else None
@@ -136,8 +137,29 @@ def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) ->
             raise pytest.UsageError(
                 f"{where} has no bound; add max_kl to the row, or give --divergence-max-kl"
             )
+        metric = metric_for(session, case)
+        if case.max_kl is not None or session.number_bound is None:
+            made = case.kl or (stored.measured if case.max_kl is None else None)
+            _check_quantity(session, where, made, metric)
         name = "max_kl" if case.max_kl is not None else "--divergence-max-kl"
-        if reason := refusal_of(session, provenance, bound, metric_for(session, case), name):
+        if reason := refusal_of(session, provenance, bound, metric, name):
             raise pytest.UsageError(f"{where}: {reason}")
         bounds[case.id] = bound
     return bounds
+
+
+def _check_quantity(
+    session: DivergenceSession, where: str, made: Measurement | None, metric: str
+) -> None:
+    """Refuse a limit that was made of `made` for numbers of a metric that is no such quantity."""
+    from pytest_divergence.core.cases import is_same_quantity
+    from pytest_divergence.option_values import name_of
+
+    if made is None or is_same_quantity(made.metric, metric):
+        return
+    asked = session.given.get("metric")
+    name = f"{name_of('metric', asked)}={metric}" if asked else f"the default metric, {metric},"
+    raise pytest.UsageError(
+        f"{where}: its limit is of {made.metric} ({made.unit}), and {name} asks for another "
+        "quantity; leave that out, or measure the suite in it with --divergence-update"
+    )

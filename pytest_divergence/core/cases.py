@@ -239,6 +239,11 @@ def quantity(metric: str) -> str:
     return "KL" if metric in BUILT_IN_METRICS else metric
 
 
+def is_same_quantity(metric: str, other: str) -> bool:
+    """Whether a limit of one metric means anything beside a number of the other."""
+    return quantity(metric) == quantity(other)
+
+
 def case_id(prompt: str | Sequence[Message]) -> str:
     """The id of a prompt: a slug for people and a digest of the exact text for machines.
 

@@ -99,6 +99,8 @@ class Differences(Record):
 class Side:
     """What is compared of one file."""
 
+    metric: str | None
+    """In which it was measured; None where nothing was."""
     reference: str
     candidate: str
     bound: Bound | None
@@ -132,6 +134,7 @@ def side_of_suite(stored: StoredSuite) -> Side:
     return Side(
         reference=model_name(provenance.reference) if provenance is not None else "unknown",
         candidate=model_name(provenance.candidate) if provenance is not None else "unknown",
+        metric=stored.measured.metric if stored.measured is not None else None,
         bound=bound,
         typical_shift=provenance.typical_shift if provenance is not None else None,
         cases={one.id: (one.text, _state(one, bound)) for one in stored.suite.cases},
@@ -147,6 +150,7 @@ def side_of_run(report: Report) -> Side:
     return Side(
         reference=report.pair.reference,
         candidate=report.pair.candidate,
+        metric=next((one.kl.metric for one in report.cases if one.kl is not None), None),
         bound=calibration.bound,
         typical_shift=shift.summary() if shift is not None else None,
         cases={one.id: (one.text, _state(one, calibration.bound)) for one in report.cases},
@@ -172,6 +176,7 @@ def _by_id(behaviours: Iterable[Behaviour]) -> dict[str, Behaviour]:
 
 def _values(before: Side, after: Side) -> Iterable[ValueDifference]:
     pairs: dict[str, tuple[float | str | None, float | str | None]] = {
+        "metric": (before.metric, after.metric) if before.metric and after.metric else (None, None),
         "reference": (before.reference, after.reference),
         "candidate": (before.candidate, after.candidate),
         "bound": (_value(before.bound), _value(after.bound)),

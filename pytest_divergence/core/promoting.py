@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.cases import Case
+from pytest_divergence.core.cases import Case, is_same_quantity
 from pytest_divergence.core.errors import SettingsError, StoreError, SuiteError
 from pytest_divergence.core.limits import approved_limit
 from pytest_divergence.core.provenance import Provenance
@@ -71,6 +71,7 @@ def promote(
         raise SuiteError(path, None, "has no provenance beside it; promote what a search has found")
     if before is not None:
         _check_same_pair(target, before, provenance)
+        _check_same_quantity(target, before, path, found)
     cases, behaviours = _chosen(path, found, provenance, choice or Choice())
     merged = _Merged(before)
     kept = [] if is_forced else [case.id for case in cases if merged.has_case(case.id)]
@@ -181,6 +182,20 @@ def _check_same_pair(target: Path, before: StoredSuite, provenance: Provenance) 
             f"belongs to another pair: different are {'; '.join(different)}; name another file, or "
             "bring this one up to date first with --divergence-update",
         )
+
+
+def _check_same_quantity(target: Path, before: StoredSuite, path: Path, found: StoredSuite) -> None:
+    """Limits and control rows of one suite are judged together."""
+    ours, theirs = before.measured, found.measured
+    if ours is None or theirs is None or is_same_quantity(ours.metric, theirs.metric):
+        return
+    raise SuiteError(
+        target,
+        None,
+        f"is measured in {ours.metric} ({ours.unit}), and {path} in {theirs.metric} "
+        f"({theirs.unit}); name another file, or measure one of them in the other's metric with "
+        "--divergence-update",
+    )
 
 
 def _chosen(

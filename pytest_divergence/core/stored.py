@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_divergence.core.cases import Case
+from pytest_divergence.core.cases import Case, Measurement
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.provenance import Provenance, load_provenance, with_rows
 from pytest_divergence.core.store import write_together
@@ -37,6 +37,11 @@ class StoredSuite:
     provenance: Provenance | None
     tokens: Mapping[str, StoredTokens]
     """Continuations by case id; hand-written suites have none."""
+
+    @property
+    def measured(self) -> Measurement | None:
+        """One of its measurements, which says in what metric it was made; None: it has none."""
+        return next((row.kl for row in self.suite.rows if row.kl is not None), None)
 
 
 def read_suite(path: Path) -> StoredSuite:

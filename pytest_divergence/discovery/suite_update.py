@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.cases import Case, Measurement
+from pytest_divergence.core.cases import Case, Measurement, is_same_quantity
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.limits import approved_limit
 from pytest_divergence.core.provenance import NoiseFloor, Provenance, TypicalShift
@@ -54,7 +54,8 @@ def updated(
 ) -> NewSuite:
     """Every row measured afresh on `pair`; `made` says how, and replaces the old provenance.
 
-    The bound and the behaviours stay; those that the pair's candidate does not show are marked.
+    The bound stays, unless the metric is another quantity now, and so do the behaviours; those that
+    the pair's candidate does not show are marked.
     """
     old = stored.provenance
     behaviours = [_asked_again(pair, one) for one in old.behaviours] if old is not None else []
@@ -77,7 +78,13 @@ def updated(
         "behaviours": behaviours,
     }
     if old is not None:
-        changes |= {"bound": old.bound, "nll_limit": old.nll_limit, "effort": old.effort}
+        was = stored.measured
+        is_kept = was is None or is_same_quantity(was.metric, metric)
+        changes |= {
+            "bound": old.bound if is_kept else None,
+            "nll_limit": old.nll_limit,
+            "effort": old.effort,
+        }
     return _new(stored, rows, found, kept, made.model_copy(update=changes))
 
 

@@ -15,7 +15,13 @@ from pytest_divergence.core.suites import strict_dumps
 from pytest_divergence.exports.exported import Exported, cases_of
 
 SUFFIXES = (".json",)
-FIELDS = {"id": "string", "kl": "number", "max_kl": "number", "behaviour": "category"}
+FIELDS = {
+    "id": "string",
+    "metric": "category",
+    "kl": "number",
+    "max_kl": "number",
+    "behaviour": "category",
+}
 """What stands beside the answers, and how it is shown: numbers as histograms."""
 
 
@@ -79,6 +85,7 @@ def _example(case: Case, answers: Completions) -> dict[str, Any]:
         "individual_rater_scores": [],
         "custom_fields": {
             "id": case.id,
+            "metric": case.kl and case.kl.metric,
             "kl": case.kl and case.kl.value,
             "max_kl": case.max_kl,
             "behaviour": case.behaviour,

@@ -43,6 +43,7 @@ def _test(case: Case) -> dict[str, Any]:
     known = {
         "id": case.id,
         "behaviour": case.behaviour,
+        "metric": case.kl and case.kl.metric,
         "kl": case.kl and case.kl.value,
         "max_kl": case.max_kl,
     }

@@ -86,6 +86,7 @@ def test_promptfoo_gets_prompts_that_it_cannot_expand(capsys: pytest.CaptureFixt
     assert tests[case_id(KNOT)]["metadata"] == {
         "id": case_id(KNOT),
         "behaviour": SIGNAL.id,
+        "metric": "symmetric",
         "kl": 0.8,
         "max_kl": 0.2,
     }
@@ -112,6 +113,7 @@ def test_llm_comparator_gets_both_answers(capsys: pytest.CaptureFixture[str]) ->
         "source_path": SUITE.name,
         "custom_fields_schema": [
             {"name": "id", "type": "string"},
+            {"name": "metric", "type": "category"},
             {"name": "kl", "type": "number"},
             {"name": "max_kl", "type": "number"},
             {"name": "behaviour", "type": "category"},
@@ -128,6 +130,7 @@ def test_llm_comparator_gets_both_answers(capsys: pytest.CaptureFixture[str]) ->
         "individual_rater_scores": [],
         "custom_fields": {
             "id": case_id(KNOT),
+            "metric": "symmetric",
             "kl": 0.8,
             "max_kl": 0.2,
             "behaviour": SIGNAL.id,

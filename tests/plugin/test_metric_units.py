@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from pytest_divergence.cli import main
+from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.naming import suite_path
+from pytest_divergence.core.provenance import Bound, load_provenance, write_provenance
 from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.core.stored import read_suite
 from pytest_divergence.core.suites import sidecar_path
-from tests.plugin.conftest import MODELS, Project
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
 
 SIZES = {"num_shipped_controls": 20, "num_written_controls": 2, "continuation_length": 6}
 METRIC = """
@@ -28,6 +31,7 @@ def pytest_divergence_metrics():
     return {"thousandths": Thousandths()}
 """
 ASKED = ("--divergence-metric=thousandths", "--divergence-dtype=bfloat16")
+SUITE = "kept.divergence.jsonl"
 SMALL = ("--divergence-budget=20000", "--divergence-num-cases=1")
 
 
@@ -97,3 +101,102 @@ def test_a_search_and_its_report_speak_of_one_unit(scaled: Project) -> None:
     result.stdout.no_fnmatch_line("* nats/token*")
     made = provenance(scaled)
     assert made["bound"]["parts"]["3 x noise floor"] == 3 * made["noise_floor"]["added"]["value"]
+
+
+# A limit of one metric says nothing about a number of another
+
+
+@pytest.fixture
+def measured(scaled: Project) -> Project:
+    """A suite of two cases and three control rows, measured in symmetric KL, with a bound."""
+    controls = [{"input": f"Ordinary prompt {number}", "tags": ["control"]} for number in range(3)]
+    scaled.write_suite(SUITE, {"input": KNOT}, {"input": POEM}, *controls)
+    scaled.run(*MODELS, SUITE, "--divergence-fill").assert_outcomes(passed=2)
+    path = sidecar_path(scaled.path / SUITE, "provenance.json")
+    made = load_provenance(path)
+    write_provenance(path, made.model_copy(update={"bound": Bound(value=9.0, label="auto")}))
+    return scaled
+
+
+@pytest.mark.parametrize("where", ["command line", "ini file"])
+def test_a_suite_is_not_judged_in_another_metric(measured: Project, where: str) -> None:
+    name = "--divergence-metric"
+    asked = [f"{name}=thousandths"]
+    if where == "ini file":
+        asked, name = [], "divergence_metric"
+        measured.pytester.makeini(f"[pytest]\n{name} = thousandths\n")
+
+    result = measured.run(*MODELS, SUITE, *asked)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines[0] == (
+        f"ERROR: {SUITE}:1: case {case_id(KNOT)}: its limit is of symmetric (nats/token), and "
+        f"{name}=thousandths asks for another quantity; leave that out, or measure the suite in "
+        "it with --divergence-update"
+    )
+
+
+def test_a_built_in_metric_is_asked_of_any_suite_of_one(measured: Project) -> None:
+    result = measured.run(*MODELS, SUITE, "--divergence-metric=js", "-k", "not aggregate")
+
+    result.assert_outcomes(passed=2, deselected=1)
+
+
+def test_an_update_in_another_metric_leaves_no_bound_of_the_old_one(measured: Project) -> None:
+    update = measured.run(*MODELS, SUITE, "--divergence-metric=thousandths", "--divergence-update")
+
+    update.assert_outcomes(passed=2)
+    found = read_suite(measured.path / SUITE)
+    assert {row.kl.metric for row in found.suite.rows if row.kl} == {"thousandths"}
+    assert found.provenance is not None
+    assert found.provenance.bound is None
+    assert found.provenance.typical_shift is not None
+    assert found.provenance.typical_shift.mean > 1
+    measured.run(*MODELS, SUITE, "-W", "default").assert_outcomes(passed=3, warnings=1)
+
+
+def test_promoting_adds_no_rows_of_another_metric(
+    measured: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured.write_suite("other.divergence.jsonl", {"input": "Why?"})
+    asked = (*MODELS, "other.divergence.jsonl", "--divergence-fill")
+    measured.run(*asked, "--divergence-metric=thousandths").assert_outcomes(passed=1)
+
+    assert main(["promote", "other.divergence.jsonl", SUITE, "--add"]) == 1
+    assert capsys.readouterr().err == (
+        f"error: {SUITE}: is measured in symmetric (nats/token), and other.divergence.jsonl in "
+        "thousandths (mnats/token); name another file, or measure one of them in the other's "
+        "metric with --divergence-update\n"
+    )
+    assert main(["diff", SUITE, "other.divergence.jsonl"]) == 1
+    assert "metric: symmetric -> thousandths" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["case", "option", "search"])
+def test_an_assertion_in_another_metric_needs_a_bound_of_its_own(
+    measured: Project, given: str
+) -> None:
+    prompt = repr(KNOT) if given != "case" else "divergence_case"
+    mark = f'@pytest.mark.divergence(id="{case_id(KNOT)}")\n' if given == "case" else ""
+    fixture = ", divergence_case" if given == "case" else ""
+    measured.write(
+        "test_it.py",
+        f"import pytest\n{mark}def test_it(assert_bounded_kl{fixture}):\n"
+        f'    assert_bounded_kl({prompt}, metric="thousandths")\n',
+    )
+    if given == "search":
+        measured.run(*MODELS, "--divergence-dtype=bfloat16", *SMALL)
+    asked = {
+        "case": (SUITE,),
+        "option": ("--divergence-max-kl=9",),
+        "search": ("--divergence-dtype=bfloat16",),
+    }
+
+    result = measured.run(*MODELS, *asked[given], "test_it.py::test_it")
+
+    assert "errors" in result.parseoutcomes() or "failed" in result.parseoutcomes()
+    whose = {"case": "the case's", "option": "--divergence-max-kl", "search": "the search's"}
+    assert (
+        "assert_bounded_kl(metric='thousandths') has no bound: "
+        f"{whose[given]} is of symmetric; give max_kl=..."
+    ) in shown(result)
