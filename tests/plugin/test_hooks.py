@@ -177,8 +177,9 @@ TAKEN = "which another metric has; choose another name"
         (
             "LoadedModel(type(model)(type(model.config)(**{**model.config.to_dict(), "
             "'vocab_size': 200})), tokenizer)",
-            "the reference has 271 tokens in its vocabulary, the candidate 200, and the tokenizer "
-            "271; a divergence needs one vocabulary",
+            "the reference has 271 rows for tokens, the candidate 200, and the tokenizer names "
+            "271; a divergence needs one vocabulary. Where a model was trained with fewer tokens, "
+            "save its own tokenizer beside its weights",
         ),
     ],
 )
