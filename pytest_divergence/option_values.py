@@ -7,6 +7,7 @@ pytest loads this in every session.
 from __future__ import annotations
 
 import os
+from argparse import ArgumentParser
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_divergence.added import PluginModels, added_metrics
-from pytest_divergence.options import BY_FIELD, MODELS, OPTIONS, Option
+from pytest_divergence.options import BY_FIELD, MODELS, OPTIONS, Option, flags_of
 
 if TYPE_CHECKING:
     from pytest_divergence.core.settings import Settings
@@ -109,6 +110,34 @@ def check_both_models(values: Mapping[str, Given]) -> None:
         )
 
 
+def check_given_once(config: pytest.Config) -> None:
+    """Raise `pytest.UsageError` where the command line gives a model two values.
+
+    The last would win, and the first go untested. What addopts give may be overruled.
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    options = [BY_FIELD[field] for field in MODELS]
+    for option in options:
+        if flags := flags_of(config._parser, option):
+            parser.add_argument(*flags, dest=option.field, action="append", default=[])
+    words = [str(one) for one in config.invocation_params.args]
+    found, _ = parser.parse_known_args(words)
+    for option in options:
+        values = getattr(found, option.field, [])
+        if other := [one for one in values[1:] if one != values[0]]:
+            raise pytest.UsageError(given_twice(option, values[0], other[0]))
+
+
+def given_twice(option: Option, first: str, second: str) -> str:
+    """Why two values of a model are refused, and how two candidates are compared."""
+    shown = (_shown_value(one) for one in (first, second))
+    return (
+        f"{option.short_flag} is given twice, as {' and '.join(shown)}, and a session compares one "
+        "pair; leave one of them out. Several candidates have a session each, or a line each of "
+        "divergence_pairs in the ini file (conftest_templates/several_pairs)"
+    )
+
+
 def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str, Given]) -> None:
     """Refuse a spec that cannot name a model, before anything heavy is imported."""
     from pytest_divergence.core.errors import DivergenceError
@@ -156,8 +185,12 @@ def _wrong_value(one: Given, option: Option) -> pytest.UsageError:
 
 
 def _shown(one: Given, option: Option) -> str:
+    where = " (ini file)" if one.source == INI else ""
+    return f"{name_of(option.field, one)}={_shown_value(one.value)}{where}"
+
+
+def _shown_value(value: str) -> str:
+    """Short, without control characters, and without what may be a secret."""
     from pytest_divergence.core.safe_text import safe_line
 
-    value = safe_line(one.value, 60)[1:-1] if "://" not in one.value else "[a URL]"
-    where = " (ini file)" if one.source == INI else ""
-    return f"{name_of(option.field, one)}={value}{where}"
+    return safe_line(value, 60)[1:-1] if "://" not in value else "[a URL]"

@@ -222,12 +222,22 @@ def add_options(parser: pytest.Parser) -> None:
             takes = {"action": "store_const", "const": "true"}
         group.addoption(
             *sorted(flags),
-            dest=f"divergence_{option.field}",
+            dest=_dest(option),
             **takes,
             default=None,
             help=option.help.replace("%", "%%"),
         )
         parser.addini(option.ini, f"as {option.flag}", type="string", default=None)
+
+
+def flags_of(parser: pytest.Parser, option: Option) -> list[str]:
+    """The names that `add_options` gave to an option."""
+    registered = parser.getgroup("divergence", TITLE).options
+    return [name for one in registered if one.dest == _dest(option) for name in one.names()]
+
+
+def _dest(option: Option) -> str:
+    return f"divergence_{option.field}"
 
 
 def _owned_flags(parser: pytest.Parser) -> set[str]:

@@ -149,6 +149,7 @@ class DivergenceSession:
 
     def check(self) -> None:
         """Refuse a wrong value at once, where this session itself asks for something."""
+        option_values.check_given_once(self.config)
         option_values.check_both_models(self.given)
         if any(one.source != INI for one in self.given.values()):
             _ = self.resolved

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 from argparse import SUPPRESS
 from collections.abc import Sequence
+from typing import Any
 
-from pytest_divergence.options import BY_FIELD
+from pytest_divergence.option_values import given_twice
+from pytest_divergence.options import BY_FIELD, MODELS
 
 MEASURED_PAIR = (
     "model_1",
@@ -32,9 +34,28 @@ def add_settings(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None
         takes: dict[str, str] = {"metavar": option.metavar}
         if option.is_switch:
             takes = {"action": "store_const", "const": "true"}
-        shared = {"dest": option.field, **takes}
-        group.add_argument(_short(option.field), **shared, help=option.help.replace("%", "%%"))  # type: ignore[arg-type]
-        group.add_argument(option.flag, **shared, default=SUPPRESS, help=SUPPRESS)  # type: ignore[arg-type]
+        shared: dict[str, Any] = {"dest": option.field, **takes}
+        if option.field in MODELS:
+            shared["action"] = _Once
+        group.add_argument(_short(option.field), **shared, help=option.help.replace("%", "%%"))
+        group.add_argument(option.flag, **shared, default=SUPPRESS, help=SUPPRESS)
+
+
+class _Once(argparse.Action):
+    """Stores one value; the last of two would win, and the first be left out unseen."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Refuse another value than the one before."""
+        before = getattr(namespace, self.dest, None)
+        if before not in (None, values):
+            parser.error(given_twice(BY_FIELD[self.dest], before, values))
+        setattr(namespace, self.dest, values)
 
 
 def fields_without(*fields: str) -> tuple[str, ...]:

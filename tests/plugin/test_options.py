@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from pytest_divergence import option_values, options
+from pytest_divergence.cli import main
 from pytest_divergence.core.settings import Settings
 from tests.plugin.conftest import MODELS, Project, shown
 
@@ -189,6 +190,64 @@ def test_one_model_without_the_other(project: Project, argument: str, message: s
     result = project.run(argument)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines == [f"ERROR: {message}", ""]
+
+
+TWICE = (
+    "is given twice, as ft and adapter, and a session compares one pair; leave one of them out. "
+    "Several candidates have a session each, or a line each of divergence_pairs in the ini file "
+    "(conftest_templates/several_pairs)"
+)
+
+
+@pytest.mark.parametrize(
+    "second", [("--model-2=adapter",), ("--divergence-model-2", "adapter")], ids=["alias", "full"]
+)
+def test_two_candidates_are_not_taken_for_the_last_of_them(
+    project: Project, second: tuple[str, ...]
+) -> None:
+    result = project.run("--model-1=base", "--model-2", "ft", *second)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [f"ERROR: --model-2 {TWICE}", ""]
+    assert not (project.path / ".divergence").exists()
+
+
+def test_two_candidates_are_refused_by_commands_too(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["discover", "--model-1=base", "--model-2=ft", "--divergence-model-2=adapter"])
+
+    assert stopped.value.code == 2
+    assert f"error: --model-2 {TWICE}\n" in capsys.readouterr().err
+
+
+def test_a_model_may_be_said_again_and_others_come_before_addopts(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--model-2=adapter --divergence-max-kl=1")
+    result = project.run(
+        *MODELS, *MODELS, "--divergence-max-kl=2", "--divergence-max-kl=3", "--collect-only"
+    )
+
+    result.stdout.fnmatch_lines(
+        [
+            "divergence: reference base (command line), candidate ft (command line)",
+            "divergence: profile auto (default), bound 3 (command line), *",
+        ]
+    )
+
+
+def test_a_flag_of_another_plugin_may_be_given_twice(project: Project) -> None:
+    project.write(
+        "theirs.py",
+        "def pytest_addoption(parser): parser.addoption('--model-2', action='append')\n",
+    )
+    project.pytester.syspathinsert()
+    words = ("--divergence-model-1=base", "--divergence-model-2=ft", "--model-2=x", "--model-2=y")
+    result = project.run("-p", "divergence", *words, "--collect-only", plugin="theirs")
+
+    result.stdout.fnmatch_lines(["divergence: reference base (*), candidate ft (*)"])
 
 
 def test_the_second_model_may_join_one_of_the_ini_file(project: Project) -> None:
