@@ -17,7 +17,7 @@ from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.report import load_report
 from pytest_divergence.core.runs import report_path, suite_of
 from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.core.same_pair import parting
+from pytest_divergence.core.same_pair import check_same_pair
 from pytest_divergence.core.stored import NUM_CONTROL_ROWS, StoredSuite, read_suite, write_stored
 from pytest_divergence.core.suites import SUITE_SUFFIX
 
@@ -70,7 +70,14 @@ def promote(
     if provenance is None:
         raise SuiteError(path, None, "has no provenance beside it; promote what a search has found")
     if before is not None:
-        _check_same_pair(target, before, provenance)
+        check_same_pair(
+            before,
+            provenance,
+            relation="belongs to",
+            if_unknown="measure them again with --divergence-update, then add to it",
+            if_other="name another file, or bring this one up to date first with "
+            "--divergence-update",
+        )
         _check_same_quantity(target, before, path, found)
     cases, behaviours = _chosen(path, found, provenance, choice or Choice())
     merged = _Merged(before)
@@ -163,25 +170,6 @@ def _source(source: Path, root_of: Callable[[], Path]) -> tuple[Path, StoredSuit
             "has written it since; promote the suite itself"
         )
     return suite, found
-
-
-def _check_same_pair(target: Path, before: StoredSuite, provenance: Provenance) -> None:
-    if before.provenance is None:
-        if any(row.kl is not None for row in before.suite.rows):
-            raise SuiteError(
-                target,
-                None,
-                "has measured rows but no provenance, so nothing says which models they were "
-                "measured on; measure them again with --divergence-update, then add to it",
-            )
-        return
-    if different := parting(before.provenance, provenance):
-        raise SuiteError(
-            target,
-            None,
-            f"belongs to another pair: different are {'; '.join(different)}; name another file, or "
-            "bring this one up to date first with --divergence-update",
-        )
 
 
 def _check_same_quantity(target: Path, before: StoredSuite, path: Path, found: StoredSuite) -> None:

@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
+from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.provenance import ModelProvenance, Provenance
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.stored import StoredSuite
+
+
+def check_same_pair(
+    stored: StoredSuite, provenance: Provenance, *, relation: str, if_unknown: str, if_other: str
+) -> None:
+    """Refuse a suite whose rows were not measured on the pair of `provenance`.
+
+    `relation` is the suite's to its own pair, in words; the last two say what to do. Raises
+    SuiteError.
+    """
+    path = stored.suite.path
+    if stored.provenance is None:
+        if any(row.kl is not None for row in stored.suite.rows):
+            raise SuiteError(
+                path,
+                None,
+                "has measured rows but no provenance, so nothing says which models they were "
+                f"measured on; {if_unknown}",
+            )
+    elif different := parting(stored.provenance, provenance):
+        raise SuiteError(
+            path,
+            None,
+            f"{relation} another pair: different are {'; '.join(different)}; {if_other}",
+        )
 
 
 def parting(ours: Provenance, theirs: Provenance) -> list[str]:

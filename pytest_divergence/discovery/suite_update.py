@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Measurement, is_same_quantity
-from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.limits import approved_limit
 from pytest_divergence.core.provenance import NoiseFloor, Provenance, TypicalShift
-from pytest_divergence.core.same_pair import is_same_model, parting
+from pytest_divergence.core.same_pair import check_same_pair, is_same_model
 from pytest_divergence.core.settings import BUILT_IN_METRICS, MetricName
 from pytest_divergence.core.stored import StoredSuite
 from pytest_divergence.core.tokens import StoredTokens
@@ -100,7 +99,13 @@ def filled(
 
     Raises SuiteError where the others were measured on another pair than `made` names.
     """
-    _check_fillable(stored, made)
+    check_same_pair(
+        stored,
+        made,
+        relation="was measured on",
+        if_unknown="measure all of them with --divergence-update",
+        if_other="name that pair, or measure all rows with --divergence-update",
+    )
     wanted = [row for row in stored.suite.rows if row.kl is None]
     found = measure_afresh(pair, wanted, sizes_of, seed=seed)
     provenance = stored.provenance
@@ -214,22 +219,3 @@ def _noise_floor(
 def _shift(rows: Iterable[Case]) -> TypicalShift | None:
     values = [row.kl.value for row in rows if row.is_control and row.kl is not None]
     return typical_shift(values) if values else None
-
-
-def _check_fillable(stored: StoredSuite, made: Provenance) -> None:
-    path, rows = stored.suite.path, stored.suite.rows
-    if stored.provenance is None:
-        if any(row.kl is not None for row in rows):
-            raise SuiteError(
-                path,
-                None,
-                "has measured rows but no provenance, so nothing says which models they were "
-                "measured on; measure all of them with --divergence-update",
-            )
-    elif different := parting(stored.provenance, made):
-        raise SuiteError(
-            path,
-            None,
-            f"was measured on another pair: different are {'; '.join(different)}; name that pair, "
-            "or measure all rows with --divergence-update",
-        )

@@ -247,14 +247,21 @@ def test_cases_of_another_pair_are_refused(
     promote(searched, target)
     write_searched(searched, [case(SOUP, 0.5)], **changes)
 
-    assert words in refusal(searched, target, is_adding=True)
+    said = refusal(searched, target, is_adding=True)
+    assert "belongs to another pair: " in said
+    assert words in said
+    assert said.endswith(
+        "; name another file, or bring this one up to date first with --divergence-update"
+    )
 
 
 def test_nothing_is_added_to_values_of_unknown_models(searched: Path, target: Path) -> None:
     promote(searched, target)
     (target.parent / "release.provenance.json").unlink()
 
-    assert "has measured rows but no provenance" in refusal(searched, target, is_adding=True)
+    said = refusal(searched, target, is_adding=True)
+    assert "has measured rows but no provenance" in said
+    assert said.endswith("; measure them again with --divergence-update, then add to it")
 
 
 def test_rows_written_by_hand_stay_byte_for_byte(searched: Path, target: Path) -> None:

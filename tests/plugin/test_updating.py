@@ -512,9 +512,10 @@ def test_rows_of_another_pair_are_not_mixed(suite: Project) -> None:
     with path_of(suite).open("ab") as file:
         file.write(b'{"input": "What goes into a soup?"}\n')
 
-    said = refused(suite, *OTHERS, SUITE, FILL)
+    said = refused(suite, *OTHERS, SUITE, FILL).replace("\n", " ")
 
-    assert "was measured on another pair: different are the candidate (" in said.replace("\n", " ")
+    assert "was measured on another pair: different are the candidate (" in said
+    assert "; name that pair, or measure all rows with --divergence-update" in said
 
 
 def test_measured_rows_without_provenance_are_not_filled_up(suite: Project) -> None:
@@ -522,9 +523,10 @@ def test_measured_rows_without_provenance_are_not_filled_up(suite: Project) -> N
     with path_of(suite).open("ab") as file:
         file.write(b'{"input": "What goes into a soup?"}\n')
 
-    said = refused(suite, *MODELS, SUITE, FILL)
+    said = refused(suite, *MODELS, SUITE, FILL).replace("\n", " ")
 
     assert "has measured rows but no provenance" in said
+    assert "; measure all of them with --divergence-update" in said
 
 
 def test_a_project_with_its_own_models_is_filled_too(project: Project) -> None:
