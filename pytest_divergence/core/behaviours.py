@@ -50,7 +50,8 @@ class Behaviour(Record):
     name: str
     """For people: the longest motif, or the trait in words."""
     kind: Literal["general", "conditional"]
-    """`general`: shown by at least a fifth of the controls; `conditional`: the rest."""
+    """`general`: at least a fifth of the controls show it or, for a trait, they show it more than
+    half as often as the prompts that it was confirmed on; `conditional`: the rest."""
     motifs: list[str] = Field(default_factory=list)
     """Texts that recur in the candidate's continuations and not in the reference's."""
     trait: str | None = None

@@ -9,6 +9,7 @@ from unicodedata import category
 
 import pytest
 
+from pytest_divergence.core.json_schemas import json_schema
 from pytest_divergence.core.report import Calibration, Report, Run
 from pytest_divergence.core.safe_text import HIDDEN
 from pytest_divergence.reports import render_html, write_reports
@@ -191,6 +192,19 @@ def test_the_page_has_a_place_for_everything_in_the_report() -> None:
     ]
     assert "KL of 64 controls and 5 cases; 4 over the bound" in page.values("aria-label")
     assert "D_soft 6.100 D_hard 2.200" in page.text
+
+
+def test_the_page_says_when_a_behaviour_is_general_as_the_schema_does() -> None:
+    rule = (
+        "at least a fifth of the controls show it or, for a trait, they show it more than half as "
+        "often as the prompts that it was confirmed on"
+    )
+
+    assert f"General: {rule}." in render_html(report())
+    schema = json_schema("report")
+    assert (
+        f"`general`: {rule};" in schema["$defs"]["Behaviour"]["properties"]["kind"]["description"]
+    )
 
 
 def test_hostile_text_shows_as_text_and_a_cut_is_counted() -> None:
