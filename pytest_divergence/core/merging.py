@@ -56,6 +56,8 @@ def merge(root: Path, places: Sequence[Path]) -> list[Merged]:
     targets: dict[Path, list[Path]] = {}
     for path in [*own, *(one for place in places for one in journals_in(place))]:
         targets.setdefault(folder / undivided(path).name, []).append(path)
+    if not targets and any(folder.glob("*.jsonl")):
+        raise _nothing(f"no search in {folder} was shared out, so there is nothing to unite")
     if not targets:
         raise _nothing_in(folder)
     _ = DivergenceFolder(root).journal  # makes it
@@ -138,9 +140,13 @@ def _parts_of(journal: Path) -> list[Path]:
 
 
 def _nothing_in(place: Path) -> MergeError:
+    return _nothing(f"there is no journal of a search in {place}")
+
+
+def _nothing(reason: str) -> MergeError:
     return MergeError(
-        f"there is no journal of a search in {place}; name the .divergence folder of a machine "
-        "that has done a share of one, or files of its journal folder"
+        f"{reason}; name the .divergence folder of a machine that has done a share of one, or "
+        "files of its journal folder"
     )
 
 

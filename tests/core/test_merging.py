@@ -273,6 +273,18 @@ def test_a_place_without_journals_is_named(one: Path, tmp_path: Path) -> None:
             merge(one.parents[1], [place])
 
 
+def test_a_search_that_was_not_shared_out_leaves_nothing_to_unite(tmp_path: Path) -> None:
+    alone = machine(tmp_path, NAME, {"pair": record(0)})
+
+    with pytest.raises(MergeError) as caught:
+        merge(tmp_path, [])
+
+    assert str(caught.value) == (
+        f"no search in {alone} was shared out, so there is nothing to unite; name the .divergence "
+        "folder of a machine that has done a share of one, or files of its journal folder"
+    )
+
+
 def test_a_journal_that_a_search_holds_is_not_touched(
     one: Path, two: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
