@@ -115,7 +115,7 @@ def strict_loads(text: str | bytes) -> Any:
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(
-            text,
+            text.rstrip(" \t\r\n"),  # else what is cut is said to end on a line of its own
             object_pairs_hook=_unique,
             parse_float=_finite,
             parse_constant=_refuse_constant,

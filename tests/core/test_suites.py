@@ -101,6 +101,15 @@ def test_a_cut_row_says_that_the_file_may_be_cut(write: Write) -> None:
     )
 
 
+def test_a_row_cut_within_the_file_is_faulty_at_its_end(write: Write) -> None:
+    assert fault_in(write('{"input": "a"\r\n{"input": "b"}\n')) == (
+        "FILE:1: not valid JSON: Expecting ',' delimiter at column 14"
+    )
+    assert fault_in(write('{"input": "a\n{"input": "b"}\n')) == (
+        "FILE:1: not valid JSON: Unterminated string starting at column 11"
+    )
+
+
 def test_what_editors_leave_behind_is_no_fault(write: Write) -> None:
     suite = load_suite(write(b'\xef\xbb\xbf{"input": "a"}\r\n\r\n  \n{"prompt": "b"}'))
     assert [case.input for case in suite.cases] == ["a", "b"]
