@@ -41,11 +41,22 @@ def quoted(text: str, width: int) -> str:
 
     Put nothing that wraps around it.
     """
-    room = max(1, width - 3)
+    kept = _fitting(text, max(1, width - 3))
+    return f'"{visible(kept)}"' + ("" if kept == text else "…")
+
+
+def within(text: str, width: int) -> str:
+    """The same without quotes, for a name; an ellipsis at its end: cut."""
+    kept = _fitting(text, max(1, width - 1))
+    return visible(kept) + ("" if kept == text else "…")
+
+
+def _fitting(text: str, room: int) -> str:
+    """The start of `text` that takes at most `room` columns once it is visible."""
     kept = text[:room]
     while columns(visible(kept)) > room:
         kept = kept[:-1]
-    return f'"{visible(kept)}"' + ("" if kept == text else "…")
+    return kept
 
 
 def sentence(text: str, *, width: int, indent: str = "") -> list[str]:

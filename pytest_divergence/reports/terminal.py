@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Report, ReportCase
 from pytest_divergence.reports import wording
-from pytest_divergence.reports.blocks import block, command, quoted, sentence
+from pytest_divergence.reports.blocks import block, command, quoted, sentence, within
 from pytest_divergence.reports.case_lines import causes, comparison, every_token, labelled, texts
 from pytest_divergence.reports.wording import nats, number_of, visible
 
@@ -108,7 +108,7 @@ def _errors(report: Report, width: int) -> Iterator[str]:
     if report.errors:
         yield f"{number_of(len(report.errors), 'error')} during the run:"
     for error in report.errors:
-        yield f"  in {quoted(error.where, width - 6)}"
+        yield f"  {within(error.where, width - 3)}:"
         yield from block(error.message, width=width, indent="    ", limit=600, max_lines=8)
     for case in wording.asserted(report):
         if case.verdict in ("error", "inconclusive"):

@@ -276,16 +276,19 @@ def _searched(report: Report) -> str:
             f"{over} of {number_of(tested, 'prompt')} found by the search {_verb(over)} more "
             f"divergence than the bound{limit}."
         )
-    scored = number_of(report.effort.prompts_scored, "prompt")
+    scored = f"{number_of(report.effort.prompts_scored, 'prompt')} scored"
+    if not tested and report.run.status != "complete":
+        return f"{scored}, none of them confirmed."
+    none_over = f"No prompt over the bound{limit}: {scored}"
     if not tested:
-        is_over = report.run.status == "complete"
-        kept = "kept as a case" if is_over else "confirmed"
-        return f"No prompt over the bound{limit}: {scored} scored, none of them {kept}."
+        return f"{none_over}, none of them kept as a case."
+    judged = sum(case.verdict in ("passed", "failed") for case in asserted(report))
+    again = "measured again on fresh continuations"
     most = "the most divergent one" if tested == 1 else f"the {tested} most divergent"
-    return (
-        f"No prompt over the bound{limit}: {scored} scored, and {most} measured again on "
-        "fresh continuations."
-    )
+    if not judged:
+        not_again = f"{most} not {again}" if tested == 1 else f"none of {most} {again}"
+        return f"{scored}, and {not_again}: nothing is judged against the bound{limit}."
+    return f"{none_over}, and {most if judged == tested else f'{judged} of {most}'} {again}."
 
 
 def _verb(count: int) -> str:

@@ -232,7 +232,7 @@ def test_an_interrupted_run_shows_its_errors_and_no_rerun() -> None:
     assert lines[0].startswith("The run stopped before it was complete;")
     start = lines.index("1 error during the run:")
     assert lines[start + 1 : start + 4] == [
-        '  in "soft_prompt"',
+        "  soft_prompt:",
         "    | out of memory",
         "    | in step 3",
     ]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_divergence.core.provenance import Bound, Effort
-from pytest_divergence.core.report import Run
+from pytest_divergence.core.report import ReportCase, Run
 from pytest_divergence.reports import wording
 from tests.reports.made_reports import BEHAVIOUR, CASES, TOKENS, ZEPHYR, case, report
 
@@ -37,7 +37,28 @@ def test_without_a_finding_it_says_what_was_searched() -> None:
         "case."
     ]
     stopped = report(cases=[], behaviours=[], run=STOPPED)
-    assert wording.headline(stopped)[-1].endswith("scored, none of them confirmed.")
+    assert wording.headline(stopped)[-1] == "312 prompts scored, none of them confirmed."
+
+
+def test_only_what_was_measured_again_is_said_to_be() -> None:
+    """A stopped search shows its best prompts unconfirmed: that is no all-clear."""
+    found = [case(one, None, verdict="error", verdict_reason="stopped") for one in "abc"]
+
+    def last_but_one(*cases: ReportCase) -> str:
+        return wording.headline(report(cases=list(cases), behaviours=[], run=STOPPED))[-2]
+
+    assert last_but_one(*found) == (
+        "312 prompts scored, and none of the 3 most divergent measured again on fresh "
+        "continuations: nothing is judged against the bound, 0.310 nats/token."
+    )
+    assert last_but_one(found[0]) == (
+        "312 prompts scored, and the most divergent one not measured again on fresh "
+        "continuations: nothing is judged against the bound, 0.310 nats/token."
+    )
+    assert last_but_one(*found, case("d", 0.1)) == (
+        "No prompt over the bound, 0.310 nats/token: 312 prompts scored, and 1 of the 4 most "
+        "divergent measured again on fresh continuations."
+    )
 
 
 def test_a_behaviour_alone_is_a_difference() -> None:
