@@ -77,7 +77,8 @@ def _lines(promoted: Promoted, target: Path) -> Iterator[str]:
     yield f"it now has {number_of(promoted.num_controls, 'control row')}"
     if promoted.kept:
         there = number_of(len(promoted.kept), "chosen case")
-        yield f"{there} stood there already and stayed as it was (--force replaces)"
+        stayed = "stayed as it was" if len(promoted.kept) == 1 else "stayed as they were"
+        yield f"{there} stood there already and {stayed} (--force replaces)"
     if promoted.left_behind:
         ids = ", ".join(one.id for one in promoted.left_behind)
         text = f"not chosen: {ids} (--behaviour ID or --all takes what no chosen case shows)"

@@ -66,6 +66,8 @@ def test_adding_says_what_stayed(project: Project, searched: Path) -> None:
         "it now has 1 control row",
         "1 chosen case stood there already and stayed as it was (--force replaces)",
     ]
+    once_more = command(project, "promote", str(searched), TARGET, "--add", "--all")
+    assert "2 chosen cases stood there already and stayed as they were" in shown(once_more)
 
 
 def test_a_refused_promotion_is_one_sentence(project: Project, searched: Path) -> None:
