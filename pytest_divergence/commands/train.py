@@ -112,6 +112,7 @@ def _config(given: Namespace, settings: Settings) -> TrainingConfig:
         num_epochs=(given.num_epochs or NUM_EPOCHS) if is_in_epochs else None,
         batch_size=given.batch_size,
         learning_rate=given.learning_rate,
+        entropy_weight=given.entropy_weight,
         objective=given.objective,
         metric=settings.metric,
         max_text_tokens=given.max_text_tokens,

@@ -32,6 +32,8 @@ class TrainingRecord(Record):
     """Loss, validation, D_soft and D_hard."""
     gradient_norms: list[Number] = Field(default_factory=list)
     """One a step."""
+    entropies: list[Number] = Field(default_factory=list)
+    """Mean entropy of the mixtures before each step, nats; none for free vectors."""
     num_written: Count = 0
     """Distinct prompts that both models wrote after the soft prompt."""
     num_rows: Count = 0

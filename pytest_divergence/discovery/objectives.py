@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.discovery.soft_prompts import insert, place_in
 from pytest_divergence.discovery.training_config import TrainingConfig
 from pytest_divergence.models.decoding import decode_greedily, row_seed
@@ -42,6 +43,16 @@ class SoftPromptObjective:
             return self.parameter
         table = _embeddings(side)
         return self.parameter.softmax(-1).to(table.device, table.dtype) @ table
+
+    def entropy(self) -> Tensor:
+        """Shannon entropy of a virtual token's mixture, mean over them, nats: ().
+
+        0 for a real token, ln V for all V alike. Raises `SettingsError` for a free soft prompt.
+        """
+        if self.config.kind != "simplex":
+            raise SettingsError(f"entropy is of mixtures; kind={self.config.kind!r} has none")
+        logs = self.parameter.log_softmax(-1)
+        return -(logs.exp() * logs).sum(-1).mean()
 
     def values(self, rows: Sequence[Tensor]) -> Tensor:
         """What is maximised, of each row: (B,)."""

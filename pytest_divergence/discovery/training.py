@@ -1,7 +1,7 @@
 """Gradient ascent on the divergence of the two models, over a soft prompt.
 
 Both models stay frozen; only the virtual tokens move. What is maximised, averaged over texts,
-stands in `pytest_divergence.discovery.objectives`.
+stands in `pytest_divergence.discovery.objectives`; a price on the entropy of mixtures is taken off.
 """
 
 from __future__ import annotations
@@ -43,10 +43,14 @@ class TrainingHistory:
     """What a training did, step by step; divergences in nats."""
 
     loss: list[float] = field(default_factory=list)
-    """Minus the batch's mean objective, before each step."""
+    """Minus the batch's mean objective, before each step; without a price on entropy."""
     validation: list[float] = field(default_factory=list)
     """Mean objective on the validation texts; the last one is of the finished soft prompt."""
     gradient_norms: list[float] = field(default_factory=list)
+    """Of what a step minimises, a price on entropy included."""
+    entropies: list[float] = field(default_factory=list)
+    """Mean entropy of a simplex prompt's mixtures, nats, before each step; empty for a free one.
+    Steps taken before a checkpoint of an earlier version are missing."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,11 @@ def train_soft_prompt(
     run = _Training(pair, config, rows, validation_rows, objective, optimiser)
     if checkpoint is not None:
         run.resume(checkpoint)
-    num_steps = config.total_steps(len(rows))
-    for step in range(len(run.history.loss), num_steps):
+    for step in range(len(run.history.loss), run.num_steps):
         run.take_step(step)
         if checkpoint is not None and (step + 1) % config.checkpoint_every == 0:
             run.save(checkpoint)
-        on_step(step + 1, num_steps)
+        on_step(step + 1, run.num_steps)
     run.validate()
     with torch.no_grad():
         prompt_embeds = objective.prompt_embeds(pair.reference).detach().float().cpu()
@@ -116,6 +119,7 @@ class _Training:
     def __post_init__(self) -> None:
         self.parameter = self.objective.parameter
         self.tokens_before = self.pair.tokens_forwarded
+        self.num_steps = self.config.total_steps(len(self.rows))
 
     @property
     def key(self) -> str:
@@ -123,7 +127,7 @@ class _Training:
         models = self.pair.reference_identity, self.pair.candidate_identity
         rows = [row.tolist() for row in (*self.rows, *self.validation_rows)]
         weights = [one.weights_sha256 for one in models]
-        parts = [asdict(self.config), weights, self.pair.chat.shared_prefix, len(self.rows), rows]
+        parts = [self.config.key, weights, self.pair.chat.shared_prefix, len(self.rows), rows]
         return json.dumps(parts, sort_keys=True)
 
     def take_step(self, step: int) -> None:
@@ -131,14 +135,22 @@ class _Training:
             self.validate()
         self.optimiser.zero_grad()
         loss = -self.objective.values(self._batch(step)).mean()
+        value = float(loss.detach())
+        entropies = []
+        if self.config.kind == "simplex":
+            entropy = self.objective.entropy()
+            entropies = [float(entropy.detach())]
+            price = self.config.entropy_price(step, self.num_steps)
+            if price:  # the first step never has one: its gradient check sees the objective's alone
+                loss = loss + price * entropy
         if loss.requires_grad:  # a model may cut its inputs off; the gradient check names it
             with fast_products():
                 loss.backward()  # type: ignore[no-untyped-call]
-        value = float(loss.detach())
         norm = self._checked_gradient_norm(step, value)
         self.optimiser.step()
         self.history.loss.append(value)
         self.history.gradient_norms.append(norm)
+        self.history.entropies += entropies
 
     @torch.no_grad()
     def final_divergence(self) -> float | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.settings import MetricName
@@ -61,6 +61,9 @@ class TrainingConfig:
     """Tokens of the candidate's greedy answer over which `continuation` averages."""
     metric: MetricName = "symmetric"
     """Which built-in divergence, in nats: one that others add need not have a gradient."""
+    entropy_weight: float = 0.0
+    """Only for `simplex`: price of a nat of the mixtures' mean entropy, in nats of the objective,
+    at the last step; it grows linearly from 0 at the first. Measured to lead to fewer finds."""
     max_text_tokens: int = 32
     """Longer texts are not trained on: a step costs their length. The end of the chat template's
     opening and what closes the user's turn count."""
@@ -102,6 +105,16 @@ class TrainingConfig:
             )
         if not (0 < self.resolved_learning_rate < math.inf):
             raise SettingsError(f"learning_rate={self.learning_rate} must be positive and finite")
+        if not (0 <= self.entropy_weight < math.inf):
+            raise SettingsError(
+                f"entropy_weight={self.entropy_weight} must be 0 or more and finite"
+            )
+        if self.entropy_weight and self.kind != "simplex":
+            raise SettingsError(
+                f"entropy_weight={self.entropy_weight} is a price on the mixtures of "
+                f"kind='simplex', and with kind={self.kind!r} there are none; use kind='simplex', "
+                "or entropy_weight=0"
+            )
 
     @property
     def resolved_learning_rate(self) -> float:
@@ -109,6 +122,24 @@ class TrainingConfig:
         if self.learning_rate is None:
             return DEFAULT_LEARNING_RATES[self.kind]
         return self.learning_rate
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All fields, as what a training is known again by.
+
+        An `entropy_weight` of 0 is left out: trainings from before it was there had none.
+        """
+        fields = asdict(self)
+        if not self.entropy_weight:
+            del fields["entropy_weight"]
+        return fields
+
+    def entropy_price(self, step: int, num_steps: int) -> float:
+        """Price per nat of entropy in one of `num_steps` steps, counted from 0.
+
+        Linear from 0 to `entropy_weight`: mixtures are to be explored before they are narrowed.
+        """
+        return self.entropy_weight * step / max(1, num_steps - 1)
 
     def steps_per_epoch(self, num_texts: int) -> int:
         """Steps that see each of `num_texts` texts once."""

@@ -112,6 +112,7 @@ class TrainingFolder:
                     d_soft=result.d_soft,
                 ),
                 "gradient_norms": result.history.gradient_norms,
+                "entropies": result.history.entropies,
             }
         )
         self._write(record)
@@ -159,7 +160,7 @@ class TrainingFolder:
             "model_2": pair.candidate_identity,
         }
         settings = {
-            "config": asdict(config),
+            "config": config.key,
             **{f"{name}_weights_sha256": one.weights_sha256 for name, one in models.items()},
             "dtype": str(pair.dtype).removeprefix("torch."),
             "chat_template_sha256": pair.chat.template_digest,

@@ -42,6 +42,9 @@ def _curve(training: TrainingSummary, record: TrainingRecord) -> Iterator[str]:
     loss, validation = training.loss, training.validation
     yield f"loss        {nats(loss[0])} -> {nats(loss[-1])} in {steps}"
     yield f"validation  {nats(validation[0])} -> {nats(validation[-1])}, {texts}"
+    if record.entropies:
+        first, last = nats(record.entropies[0]), nats(record.entropies[-1])
+        yield f"entropy     {first} -> {last} nats, mean of the mixtures"
     if training.d_soft is not None:
         yield f"D_soft      {nats(training.d_soft)} nats at the first token, with the soft prompt"
     if training.d_hard is not None:

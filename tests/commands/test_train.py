@@ -337,6 +337,43 @@ def test_a_csv_file_and_the_shipped_prompts_can_be_trained_on(train: Train, fold
     assert 70 < record(folder / "shipped")["num_texts"] <= 240  # of short pieces, many are too long
 
 
+def test_a_price_narrows_the_mixtures(train: Train, folder: Path) -> None:
+    code, shown, _ = train("--kind=simplex", "--entropy-weight=5")
+
+    assert code == 0
+    found = record(folder / "out")
+    entropies = found["entropies"]
+    assert found["settings"]["config"]["entropy_weight"] == 5.0
+    assert len(entropies) == found["num_steps"] == 6
+    assert entropies[-1] < entropies[0]
+    line = f"entropy     {entropies[0]:.3f} -> {entropies[-1]:.3f} nats, mean of the mixtures"
+    assert line in shown.splitlines()
+
+
+def test_a_price_on_free_vectors_is_refused(train: Train, folder: Path) -> None:
+    code, _, err = train("--entropy-weight=0.1")
+
+    assert code == 1
+    assert err == (
+        "error: entropy_weight=0.1 is a price on the mixtures of kind='simplex', and with "
+        "kind='free' there are none; use kind='simplex', or entropy_weight=0\n"
+    )
+    assert not (folder / "out").exists()
+
+
+def test_a_training_from_before_entropies_were_kept_is_known(train: Train, out: Path) -> None:
+    found = record(out)
+    del found["entropies"]
+    assert "entropy_weight" not in found["settings"]["config"]
+    (out / "training.json").write_text(json.dumps(found))
+
+    code, shown, err = train()
+
+    assert code == 0
+    assert "step 1" not in err
+    assert "entropy" not in shown
+
+
 def test_texts_that_are_too_long_are_counted(train: Train) -> None:
     code, _, err = train("--max-text-tokens=30", "--num-epochs=1")
 
@@ -351,6 +388,7 @@ def test_texts_that_are_too_long_are_counted(train: Train) -> None:
         ("--batch-size=x", "argument --batch-size: invalid"),
         ("--learning-rate=0", "argument --learning-rate: 0 must be positive"),
         ("--learning-rate=nan", "argument --learning-rate: nan must be a finite number"),
+        ("--entropy-weight=-1", "argument --entropy-weight: -1 must be 0 or more"),
         ("--temperature=-1", "argument --temperature: -1 must be 0 or more"),
         ("--position=above", "argument --position: invalid choice: 'above'"),
         ("--min-metric=kl=1", "argument --min-metric: kl=1 must be NAME=VALUE, with a name of "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 from pytest_divergence.core.errors import NoGradientError, SettingsError, StoreError
+from pytest_divergence.discovery.objectives import SoftPromptObjective, initial_parameter
 from pytest_divergence.discovery.soft_prompts import (
     SoftPrompt,
     artefact_folder,
@@ -25,9 +29,11 @@ from pytest_divergence.discovery.training import (
     TrainingConfig,
     TrainingResult,
     train_soft_prompt,
+    training_rows,
 )
 from pytest_divergence.models.decoding import decode_sampled, row_seed
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.products import fast_products
 from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
 from tests.tiny import CHATML, tiny_tokenizer
 
@@ -41,6 +47,7 @@ CONFIG = TrainingConfig(
     checkpoint_every=2,
 )
 KINDS: list[Kind] = ["free", "simplex"]
+PRICED = replace(CONFIG, kind="simplex", entropy_weight=0.5)
 POSITIONS: list[Position] = ["before", "inside", "after"]
 
 
@@ -252,12 +259,11 @@ class Interrupt:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, kind="simplex"), PRICED])
 @pytest.mark.parametrize("step", [1, 2, 5, 8])
 def test_an_interrupted_training_ends_like_an_unbroken_one(
-    pair: ModelPair, tmp_path: Path, kind: Kind, step: int
+    pair: ModelPair, tmp_path: Path, config: TrainingConfig, step: int
 ) -> None:
-    config = replace(CONFIG, kind=kind)
     before = pair.tokens_forwarded
     unbroken = train_soft_prompt(pair, config, TEXTS[:4], TEXTS[4:])
     spent = pair.tokens_forwarded - before
@@ -294,6 +300,32 @@ def test_a_training_interrupted_within_an_epoch_ends_like_an_unbroken_one(
     assert_bit_identical(
         train_soft_prompt(pair, config, TEXTS[:5], checkpoint=checkpoint), unbroken
     )
+
+
+def test_a_checkpoint_from_before_entropies_were_kept_goes_on(
+    pair: ModelPair, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, kind="simplex")
+    unbroken = train_soft_prompt(pair, config, TEXTS)
+    checkpoint = tmp_path / "training.checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_soft_prompt(pair, config, TEXTS, checkpoint=checkpoint, on_step=Interrupt(4))
+    with safe_open(checkpoint, framework="pt") as file:
+        metadata = file.metadata()
+    history = json.loads(metadata["history"])
+    del history["entropies"]
+    assert "entropy" not in metadata["key"]
+    save_file(load_file(checkpoint), checkpoint, {**metadata, "history": json.dumps(history)})
+
+    steps: list[int] = []
+    resumed = train_soft_prompt(
+        pair, config, TEXTS, checkpoint=checkpoint, on_step=lambda done, total: steps.append(done)
+    )
+
+    assert steps == [5, 6, 7, 8]
+    assert resumed.history.entropies == unbroken.history.entropies[4:]
+    resumed.history.entropies[:0] = unbroken.history.entropies[:4]
+    assert_bit_identical(resumed, unbroken)
 
 
 @pytest.mark.parametrize("change", ["config", "texts", "validation", "models", "template"])
@@ -353,6 +385,104 @@ def test_a_simplex_prompt_lies_in_the_hull_of_the_embeddings(pair: ModelPair) ->
         assert distance < 1e-4
 
 
+def entropy_of(pair: ModelPair, mixtures: torch.Tensor) -> float:
+    """In nats, of (n, vocab) mixture logits."""
+    config = replace(CONFIG, kind="simplex")
+    return float(SoftPromptObjective(pair, config, mixtures).entropy())
+
+
+def test_a_uniform_mixture_has_the_entropy_of_its_vocabulary(pair: ModelPair) -> None:
+    vocab_size = pair.reference.vocab_size
+
+    assert entropy_of(pair, torch.full((3, vocab_size), 7.0)) == pytest.approx(math.log(vocab_size))
+
+
+def test_a_mixture_of_one_token_has_no_entropy(pair: ModelPair) -> None:
+    mixtures = torch.zeros(2, pair.reference.vocab_size)
+    mixtures[0, 5] = mixtures[1, 20] = 1e4
+
+    assert entropy_of(pair, mixtures) == 0.0
+
+    mixtures[1, 21] = 1e4  # one of the two is a mixture of two tokens: ln 2 and 0, their mean
+    assert entropy_of(pair, mixtures) == pytest.approx(math.log(2) / 2)
+
+
+def test_a_simplex_starts_at_mixtures_of_half_a_token(pair: ModelPair) -> None:
+    """One token has weight V / (2 V - 1), each other one 1 / (2 V - 1)."""
+    size = pair.reference.vocab_size
+    weights = [size / (2 * size - 1)] + [1 / (2 * size - 1)] * (size - 1)
+
+    history = train_soft_prompt(pair, replace(CONFIG, kind="simplex"), TEXTS).history
+
+    assert history.entropies[0] == pytest.approx(-sum(one * math.log(one) for one in weights))
+    assert len(history.entropies) == len(history.loss)
+
+
+def test_a_free_soft_prompt_has_no_entropy(pair: ModelPair, trained: TrainingResult) -> None:
+    assert trained.history.entropies == []
+    with pytest.raises(SettingsError, match=r"^entropy is of mixtures; kind='free' has none$"):
+        SoftPromptObjective(pair, CONFIG, trained.soft_prompt.prompt_embeds).entropy()
+
+
+def test_the_price_on_entropy_grows_linearly() -> None:
+    config = replace(CONFIG, kind="simplex", entropy_weight=0.3)
+
+    assert [config.entropy_price(step, 4) for step in range(4)] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert config.entropy_price(0, 1) == 0.0  # one step is the first one
+    assert replace(config, entropy_weight=0.0).entropy_price(3, 4) == 0.0
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_a_step_minimises_the_loss_and_the_price_of_entropy(pair: ModelPair, weight: float) -> None:
+    """Bit for bit a loop written here; without a weight no entropy stands in it."""
+    config = replace(PRICED, entropy_weight=weight)
+    mixtures = initial_parameter(pair, config).requires_grad_(True)
+    objective = SoftPromptObjective(pair, config, mixtures)
+    optimiser = torch.optim.Adam([mixtures], lr=0.1)
+    rows, norms = training_rows(pair, TEXTS, 32), []
+    for step in range(8):
+        generator = torch.Generator().manual_seed(row_seed(0, "batch", step))
+        chosen = torch.randperm(6, generator=generator)[:3].tolist()
+        optimiser.zero_grad()
+        loss = -objective.values([rows[index] for index in chosen]).mean()
+        if weight:
+            probabilities = mixtures.softmax(-1)
+            entropy = torch.special.entr(probabilities).sum(-1).mean()
+            loss = loss + weight * step / 7 * entropy
+        with fast_products():
+            loss.backward()  # type: ignore[no-untyped-call]
+        assert mixtures.grad is not None
+        norms.append(float(mixtures.grad.norm()))
+        optimiser.step()
+
+    result = train_soft_prompt(pair, config, TEXTS)
+
+    expected = (mixtures.softmax(-1) @ pair.reference.embedding_table).detach()
+    if weight:  # two ways to write an entropy round differently
+        assert result.history.gradient_norms == pytest.approx(norms, rel=1e-3)
+        assert torch.allclose(result.soft_prompt.prompt_embeds, expected, atol=1e-4)
+    else:
+        assert result.history.gradient_norms == norms
+        assert torch.equal(result.soft_prompt.prompt_embeds, expected)
+
+
+def test_a_price_narrows_the_mixtures_from_the_second_step_on(pair: ModelPair) -> None:
+    priced = train_soft_prompt(pair, PRICED, TEXTS).history
+    plain = train_soft_prompt(pair, replace(PRICED, entropy_weight=0.0), TEXTS).history
+
+    # The first step has no price, so two losses and entropies are those without one.
+    assert priced.loss[:2] == plain.loss[:2]
+    assert priced.entropies[:2] == plain.entropies[:2]
+    assert priced.gradient_norms[0] == plain.gradient_norms[0]
+    assert priced.gradient_norms[1] != plain.gradient_norms[1]
+    assert priced.entropies[-1] < plain.entropies[-1]
+
+
+def test_a_training_without_a_price_has_the_key_of_one_from_before() -> None:
+    assert "entropy_weight" not in replace(CONFIG, kind="simplex").key
+    assert PRICED.key == asdict(PRICED)
+
+
 def test_a_model_that_scales_its_embeddings_starts_at_real_ones() -> None:
     config = tiny_config(Gemma3TextConfig)
     models = tiny_model(config=config), tiny_model(config=config, perturb=0.3)
@@ -408,6 +538,17 @@ def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
         ({"metric": "l2"}, "metric='l2' must be one of symmetric, forward, reverse, js"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive and finite"),
         ({"learning_rate": math.nan}, "learning_rate=nan must be positive and finite"),
+        ({"entropy_weight": -0.1}, "entropy_weight=-0.1 must be 0 or more and finite"),
+        ({"entropy_weight": math.nan}, "entropy_weight=nan must be 0 or more and finite"),
+        (
+            {"kind": "simplex", "entropy_weight": math.inf},
+            "entropy_weight=inf must be 0 or more and finite",
+        ),
+        (
+            {"entropy_weight": 0.1},
+            "entropy_weight=0.1 is a price on the mixtures of kind='simplex', and with "
+            "kind='free' there are none; use kind='simplex', or entropy_weight=0",
+        ),
     ],
 )
 def test_a_config_cannot_be_wrong(changes: dict[str, Any], message: str) -> None:
