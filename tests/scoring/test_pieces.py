@@ -186,7 +186,7 @@ def test_scores_are_those_of_the_plain_path(name: str, monkeypatch: pytest.Monke
         )
         nlls_again = prompt_nlls(pair, pair.candidate, TEXTS)
 
-    assert nlls_again == pytest.approx(nlls, abs=EXACT)
+    assert nlls_again == pytest.approx(nlls, rel=EXACT, abs=EXACT)
     for ours, theirs in zip(again, plain, strict=True):
         for field in ("value", "forward", "reverse", "js", "sd", "max_token"):
             made, expected = (getattr(one.measurement, field) for one in (ours, theirs))
