@@ -1,4 +1,8 @@
-"""The run's first step: what this pair reads on ordinary prompts, and on itself."""
+"""The run's first step: what this pair reads on ordinary prompts, and on itself.
+
+Ordinary prompts are answered from amplified logits in the same breath, for names of what changed
+(`pytest_divergence.discovery.naming`): both models have just read them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.discovery.evidence import Answered
 from pytest_divergence.discovery.executors import Unit
+from pytest_divergence.discovery.naming import Amplified, amplified_answers, asked
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.soft_prompts import generate_prompts
@@ -46,6 +51,8 @@ class Control:
     reference: str
     candidate: Answer
     stored: StoredTokens
+    amplified: str | None = None
+    """An answer that overstates what differs; None where it was not asked for one."""
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Control:
@@ -56,6 +63,7 @@ class Control:
             reference=row["reference"],
             candidate=Answer.from_row(row["candidate"]),
             stored=StoredTokens(**row["stored"]),
+            amplified=row["amplified"],
         )
 
     def to_row(self) -> dict[str, Any]:
@@ -66,6 +74,7 @@ class Control:
             "reference": self.reference,
             "candidate": asdict(self.candidate),
             "stored": self.stored.model_dump(),
+            "amplified": self.amplified,
         }
 
     @property
@@ -85,7 +94,6 @@ class Control:
 
 
 IsOrdinary = Callable[[Control], bool]
-OnControls = Callable[[Sequence[Control]], None]
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,15 @@ class Calibrated:
     def own_noise(self) -> float | None:
         """The noise floor in the run's metric; None where it was not measured in it."""
         return self.noise_floor.of(self.controls[0].measurement.metric)
+
+    @property
+    def amplified(self) -> list[Amplified]:
+        """The controls that were answered from amplified logits; none of a model and itself."""
+        return [
+            Amplified(one.text, one.reference, one.amplified)
+            for one in self.controls
+            if one.amplified is not None
+        ]
 
     def bound(self, settings: Settings, is_ordinary: IsOrdinary = lambda control: True) -> Bound:
         """The asserted limit: the option's, or computed from the parts.
@@ -138,13 +155,8 @@ def calibrate(
     profile: Profile,
     shipped: Sequence[str],
     listener: Listener,
-    *,
-    on_controls: OnControls = lambda controls: None,
 ) -> Calibrated:
-    """Measure the controls, the shipped ones and those that the reference writes.
-
-    `on_controls` is called once they are measured, before the noise floor is.
-    """
+    """Measure the controls, the shipped ones and those that the reference writes."""
     total = profile.num_shipped_controls + profile.num_written_controls
     listener.progress("calibrate", 0, total)
     written = units.do(
@@ -153,11 +165,12 @@ def calibrate(
     texts = [one.text for one in clean(Proposal(text, "control") for text in (*shipped, *written))]
     controls: list[Control] = []
     nlls: list[float] = []
+    named = frozenset(asked(texts, profile))
     starts = range(0, len(texts), CHUNK)
     chunks = [
         Unit(
             f"controls/score/{start}",
-            partial(_score, texts[start : start + CHUNK], settings, profile),
+            partial(_measure, texts[start : start + CHUNK], named, settings, profile),
         )
         for start in starts
     ]
@@ -165,7 +178,6 @@ def calibrate(
         controls += [Control.from_row(row) for row in scored["controls"]]
         nlls += scored["nlls"]
         listener.progress("calibrate", min(start + CHUNK, total), total)
-    on_controls(controls)
     floor = units.do("calibrate/noise-floor", partial(_floor, controls, settings))
     values = [one.value for one in controls]
     shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)
@@ -186,17 +198,27 @@ def _written(pair: ModelPair, settings: Settings, profile: Profile) -> list[str]
     )
 
 
-def _score(
-    texts: Sequence[str], settings: Settings, profile: Profile, pair: ModelPair
-) -> dict[str, object]:
-    scores = score_prompts(
-        pair,
-        texts,
-        metric=settings.metric,
-        num_continuations=profile.num_continuations,
-        max_new_tokens=profile.continuation_length,
-        seed=row_seed(settings.seed, CONTROL_STREAM),
-    )
+def _measure(
+    texts: Sequence[str],
+    named: frozenset[str],
+    settings: Settings,
+    profile: Profile,
+    pair: ModelPair,
+) -> dict[str, Any]:
+    with pair.reading_once():
+        nlls = prompt_nlls(pair, pair.reference, texts)
+        scores = score_prompts(
+            pair,
+            texts,
+            metric=settings.metric,
+            num_continuations=profile.num_continuations,
+            max_new_tokens=profile.continuation_length,
+            seed=row_seed(settings.seed, CONTROL_STREAM),
+        )
+        # A model and itself have nothing to amplify.
+        chosen = [] if pair.is_same_model else [text for text in texts if text in named]
+        answers = amplified_answers(pair, chosen, profile.search_length)
+    amplified = dict(zip(chosen, answers, strict=True))
     return {
         "controls": [
             Control(
@@ -205,10 +227,11 @@ def _score(
                 reference=pair.chat.text(score.continuations.reference[0]),
                 candidate=Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios),
                 stored=stored_tokens(case_id(text), score),
+                amplified=amplified.get(text),
             ).to_row()
             for text, score in zip(texts, scores, strict=True)
         ],
-        "nlls": prompt_nlls(pair, pair.reference, texts),
+        "nlls": nlls,
     }
 
 

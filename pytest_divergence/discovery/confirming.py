@@ -78,17 +78,22 @@ def _measure(
 ) -> list[dict[str, Any]]:
     sizes = Sizes(settings.metric, profile.num_continuations, profile.continuation_length)
     rows = [Case(input=text) for text in texts]
-    found = measure_rows(pair, sizes, row_seed(settings.seed, CASE_STREAM), rows)
-    nlls = prompt_nlls(pair, pair.candidate, texts)
+    with pair.reading_once():
+        # First, for it reads all positions of a prompt: what comes after goes on from its end.
+        nlls = prompt_nlls(pair, pair.candidate, texts)
+        found = measure_rows(pair, sizes, row_seed(settings.seed, CASE_STREAM), rows)
+        compared = [
+            compare_tokens(pair, text, one.answer) for text, one in zip(texts, found, strict=True)
+        ]
     return [
         {
             "measurement": one.measurement.model_dump(),
             "candidate_nll": nll,
             "stored": one.stored.model_dump(),
             "completions": [one.completions.reference, one.completions.candidate],
-            "tokens": [each.model_dump() for each in compare_tokens(pair, text, one.answer)],
+            "tokens": [each.model_dump() for each in tokens],
         }
-        for text, one, nll in zip(texts, found, nlls, strict=True)
+        for one, nll, tokens in zip(found, nlls, compared, strict=True)
     ]
 
 

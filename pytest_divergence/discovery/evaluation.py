@@ -82,10 +82,10 @@ def evaluate(
     Raises `SettingsError` without prompts, `NonFiniteLogitsError` and `MeasurementError`.
     """
     ordinary = measure_ordinary(pair, config, controls)
-    scores = _scores(pair, prompts, config)
-    answered = Evidence(_answered(pair, score) for score in scores).answered
+    measured = _measured(pair, prompts, config)
+    answered = Evidence(_answered(pair, score) for score, _ in measured).answered
     phrases = [one for one in suspects_in(answered) if one.motifs]
-    evaluated = _evaluations(pair, scores, ordinary)
+    evaluated = [_evaluation(pair, *one, ordinary) for one in measured]
     return Evaluation(
         model_1=pair.reference_identity.spec,
         model_2=pair.candidate_identity.spec,
@@ -108,7 +108,7 @@ def evaluate_prompts(
 ) -> list[PromptEvaluation]:
     """The same for each prompt alone, in order."""
     ordinary = measure_ordinary(pair, config, controls)
-    return _evaluations(pair, _scores(pair, prompts, config), ordinary)
+    return [_evaluation(pair, *one, ordinary) for one in _measured(pair, prompts, config)]
 
 
 def measure_ordinary(
@@ -118,6 +118,7 @@ def measure_ordinary(
     chosen = shipped_prompts(SHIPPED_CONTROLS, NUM_CONTROLS) if controls is None else controls
     if not chosen:
         return None
+    _check(chosen)
     values = [score.measurement.value for score in _scores(pair, chosen, config)]
     return OrdinaryPrompts(num_prompts=len(values), mean=sum(values) / len(values), max=max(values))
 
@@ -132,9 +133,22 @@ def diversity(texts: Sequence[str]) -> Diversity:
     )
 
 
-def _scores(pair: ModelPair, prompts: Sequence[str], config: EvaluationConfig) -> list[PromptScore]:
+def _check(prompts: Sequence[str]) -> None:
     if isinstance(prompts, str) or not prompts:
         raise SettingsError(f"prompts={prompts!r} must be a list of at least one prompt")
+
+
+def _measured(
+    pair: ModelPair, prompts: Sequence[str], config: EvaluationConfig
+) -> list[tuple[PromptScore, tuple[float, float]]]:
+    """Each prompt's score, and its negative log-likelihood under both models, nats per token."""
+    _check(prompts)
+    with pair.reading_once():
+        nlls = zip(*(prompt_nlls(pair, side, prompts) for side in pair.sides), strict=True)
+        return list(zip(_scores(pair, prompts, config), nlls, strict=True))
+
+
+def _scores(pair: ModelPair, prompts: Sequence[str], config: EvaluationConfig) -> list[PromptScore]:
     if config.temperature == 0:
         return score_greedily(
             pair, prompts, metric=config.metric, max_new_tokens=config.max_new_tokens
@@ -154,16 +168,6 @@ def _answered(pair: ModelPair, score: PromptScore) -> Answered:
     candidate = Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios)
     reference = pair.chat.text(score.continuations.reference[0])
     return Answered(str(score.prompt), reference, candidate, is_control=False)
-
-
-def _evaluations(
-    pair: ModelPair, scores: Sequence[PromptScore], ordinary: OrdinaryPrompts | None
-) -> list[PromptEvaluation]:
-    prompts = [score.prompt for score in scores]
-    nlls = zip(*(prompt_nlls(pair, side, prompts) for side in pair.sides), strict=True)
-    return [
-        _evaluation(pair, score, nll, ordinary) for score, nll in zip(scores, nlls, strict=True)
-    ]
 
 
 def _evaluation(

@@ -45,8 +45,10 @@ CALIBRATION_SETTINGS = {"chat_template", "system_prompt", "dtype", "metric", "se
 CALIBRATION_SIZES = {
     "num_shipped_controls",
     "num_written_controls",
+    "num_naming_prompts",
     "num_continuations",
     "continuation_length",
+    "search_length",
     "prompt_length",
 }
 

@@ -7,11 +7,10 @@ where to look, and people what is suspected, but decide nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from pytest_divergence.core.settings import Profile
-from pytest_divergence.discovery.evidence import Answered
-from pytest_divergence.discovery.executors import Unit
 from pytest_divergence.discovery.phrases import Phrase, recurring_phrases
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import is_near
@@ -30,21 +29,32 @@ MIN_SHARE = 1 / 16
 """Of the amplified answers that must hold a hint."""
 
 
+@dataclass(frozen=True)
+class Amplified:
+    """One control with the answer that was decoded from amplified logits."""
+
+    prompt: str
+    reference: str
+    """The reference's plain answer."""
+    answer: str
+
+
 def hints(
-    units: WorkUnits, controls: Sequence[Answered], profile: Profile, listener: Listener
+    units: WorkUnits, amplified: Sequence[Amplified], profile: Profile, listener: Listener
 ) -> list[Phrase]:
     """Phrases that recur in amplified answers and that the reference never says."""
-    prompts = _asked(controls, profile)
     listener.progress("name what changed", 0, 1)
-    texts = [one.prompt for one in prompts]
-    references = [one.reference for one in prompts]
-    (answers,) = units.do_each([_unit(texts, profile)])
-    found = _phrases(texts, answers, references)
+    texts = [one.prompt for one in amplified]
+    references = [one.reference for one in amplified]
+    found = _phrases(texts, [one.answer for one in amplified], references)
     if found and found[0].starts_answers and len(found[0].texts) >= STYLE_SHARE * len(texts):
         # A new way to begin every answer hides what else a first token could tell.
         listener.progress("name what changed besides", 0, 1)
         beside = units.do(
-            "name/beside", partial(_amplified, texts, profile.search_length, found[0].quote)
+            "name/beside",
+            partial(
+                amplified_answers, texts=texts, length=profile.search_length, besides=found[0].quote
+            ),
         )
         known = [found[0].quote, *found[0].motifs]
         found = [found[0], *_phrases(texts, beside, references, known)]
@@ -52,25 +62,16 @@ def hints(
     return found
 
 
-def foresee_hints(units: WorkUnits, controls: Sequence[Answered], profile: Profile) -> None:
-    """Say that the controls will be asked for hints, once they are known."""
-    units.foresee([_unit([one.prompt for one in _asked(controls, profile)], profile)])
-
-
-def _asked(controls: Sequence[Answered], profile: Profile) -> list[Answered]:
+def asked(controls: Sequence[str], profile: Profile) -> list[str]:
     """The controls that are answered from amplified logits: short ones, unlike each other."""
-    asked: list[Answered] = []
-    for one in controls:
-        if len(asked) == profile.num_naming_prompts:
+    chosen: list[str] = []
+    for text in controls:
+        if len(chosen) == profile.num_naming_prompts:
             break
-        is_long = len(one.prompt) > MAX_CHARACTERS
-        if not is_long and not any(is_near(one.prompt, other.prompt) for other in asked):
-            asked.append(one)
-    return asked
-
-
-def _unit(texts: Sequence[str], profile: Profile) -> Unit:
-    return Unit("name/amplified", partial(_amplified, texts, profile.search_length, ""))
+        is_long = len(text) > MAX_CHARACTERS
+        if not is_long and not any(is_near(text, other) for other in chosen):
+            chosen.append(text)
+    return chosen
 
 
 def _phrases(
@@ -90,8 +91,10 @@ def _phrases(
     return found
 
 
-def _amplified(texts: Sequence[str], length: int, besides: str, pair: ModelPair) -> list[str]:
-    """One answer to each text; none begins as the phrase `besides` does."""
+def amplified_answers(
+    pair: ModelPair, texts: Sequence[str], length: int, *, besides: str = ""
+) -> list[str]:
+    """One answer to each text; none begins as the phrase `besides` does, if one is given."""
     tokenizer = pair.chat.tokenizer
     begun = [tokenizer.encode(start + besides, add_special_tokens=False) for start in ("", " ")]
     not_first = sorted({ids[0] for ids in begun}) if besides else []

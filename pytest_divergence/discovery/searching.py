@@ -141,15 +141,16 @@ class Search:
             has_new_style=self.behaviours.has_new_style,
             rounds=tuple(result.rounds[name]),
         )
-        offered = self.strategies[name].propose(pair, context)
-        proposals = [
-            one
-            for one in clean(offered, result.known)
-            if not pair.chat.has_control_tokens(one.text)
-        ]
-        phase = f"score {len(proposals)} proposals of {name}"
-        self.listener.progress(phase, 0, 2)
-        first, scored = self._scored(pair, proposals)
+        with pair.reading_once():
+            offered = self.strategies[name].propose(pair, context)
+            proposals = [
+                one
+                for one in clean(offered, result.known)
+                if not pair.chat.has_control_tokens(one.text)
+            ]
+            phase = f"score {len(proposals)} proposals of {name}"
+            self.listener.progress(phase, 0, 2)
+            first, scored = self._scored(pair, proposals)
         d_hard = sum(first) / len(first) if first else None
         return {
             "num_proposals": len(proposals),

@@ -24,9 +24,8 @@ from pytest_divergence.discovery.causes import add_causes
 from pytest_divergence.discovery.confirming import ConfirmedCase, confirm
 from pytest_divergence.discovery.evidence import Evidence
 from pytest_divergence.discovery.identity import RunIdentity
-from pytest_divergence.discovery.naming import foresee_hints, hints
+from pytest_divergence.discovery.naming import hints
 from pytest_divergence.discovery.outcome import Findings, build_report, write_suite_files
-from pytest_divergence.discovery.phrases import Phrase
 from pytest_divergence.discovery.planning import SearchPlan
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.searching import Search
@@ -66,7 +65,7 @@ class Steps:
             self.plan.profile,
             self.listener,
             Evidence(one.answered for one in calibrated.controls),
-            self._hints(calibrated),
+            hints(self.units, calibrated.amplified, self.plan.profile, self.listener),
         )
         self.behaviours.look()
         self._search(self.behaviours, calibrated.automatic_bound().value)
@@ -93,7 +92,6 @@ class Steps:
             self.plan.profile,
             self.plan.calibration.controls,
             self.listener,
-            on_controls=self._foresee_hints,
         )
         findings.calibrated = calibrated
         findings.bound = calibrated.bound(settings).model_copy(update={"provisional": True})
@@ -134,16 +132,6 @@ class Steps:
         cases = [one.case for one in self.findings.cases]
         shown = [case.id for case in cases if case.behaviour == behaviour.id]
         return behaviour.model_copy(update={"example_case_ids": shown})
-
-    def _foresee_hints(self, controls: Sequence[Control]) -> None:
-        if not self.identity.is_same_model:
-            foresee_hints(self.units, [one.answered for one in controls], self.plan.profile)
-
-    def _hints(self, calibrated: Calibrated) -> list[Phrase]:
-        if self.identity.is_same_model:  # there is nothing to amplify
-            return []
-        controls = [one.answered for one in calibrated.controls]
-        return hints(self.units, controls, self.plan.profile, self.listener)
 
     def _search(self, behaviours: Behaviours, bound: float) -> None:
         settings, plan, found = self.settings, self.plan, self.findings.search

@@ -133,12 +133,13 @@ class DivergenceTrainer:
                 "train with another seed or learning rate, or give prompts"
             )
         metric = self.config.metric
-        first = first_token_scores(self.pair, written, metric=metric)
-        num_promising = max(num_prompts, math.ceil(FULL_SCORE_SHARE * len(written)))
-        promising = _highest(written, first)[:num_promising]
-        scores = score_greedily(
-            self.pair, promising, metric=metric, max_new_tokens=FULL_SCORE_LENGTH
-        )
+        with self.pair.reading_once():
+            first = first_token_scores(self.pair, written, metric=metric)
+            num_promising = max(num_prompts, math.ceil(FULL_SCORE_SHARE * len(written)))
+            promising = _highest(written, first)[:num_promising]
+            scores = score_greedily(
+                self.pair, promising, metric=metric, max_new_tokens=FULL_SCORE_LENGTH
+            )
         best = _highest(promising, [score.measurement.value for score in scores])
         return SelectedPrompts(_diverse(best, num_prompts), len(written), sum(first) / len(first))
 

@@ -7,7 +7,8 @@ come from (`pytest_divergence.models.loading`) or what is measured on them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -118,6 +119,16 @@ class ModelPair:
     def with_metrics(self, metrics: Mapping[str, Metric]) -> ModelPair:
         """The same models, to be measured in these metrics too, by name."""
         return replace(self, metrics={**self.metrics, **metrics})
+
+    @contextmanager
+    def reading_once(self) -> Iterator[None]:
+        """Within it each model reads a prompt once, whatever is measured on it.
+
+        No number changes by more than rounding; keys and values of the prompts take memory, up to
+        `pytest_divergence.models.readings.KEPT_BYTES` a model, until the end.
+        """
+        with self.reference.reading_once(), self.candidate.reading_once():
+            yield
 
     @property
     def sides(self) -> tuple[ModelSide, ModelSide]:

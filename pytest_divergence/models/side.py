@@ -2,14 +2,15 @@
 
 Rows are padded on the left and carry explicit position ids, so a row's logits do not depend on
 what else is in the batch. What every row begins with, the chat prefix, is computed once and its
-keys and values are shared. Does not know chat formats, divergences or sampling.
+keys and values are shared. Where it is told to read once (`ModelSide.reading_once`), so are those
+of whole prompts. Does not know chat formats, divergences or sampling.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,11 +21,20 @@ from transformers import DynamicCache, PreTrainedModel
 from pytest_divergence.models import head
 from pytest_divergence.models.forward import ForwardPass, Padded
 from pytest_divergence.models.head import OutputHead, Positions, input_device
+from pytest_divergence.models.readings import (
+    Layers,
+    Prefix,
+    ReadBatch,
+    Readings,
+    Row,
+    joined,
+    keys_and_values,
+    reorder_positions,
+    shortest_window,
+)
 from pytest_divergence.models.vocabulary import Vocabulary
 
 Role = Literal["reference", "candidate"]
-Shared = list[tuple[Tensor, Tensor]]
-"""Keys and values of every layer after a prefix, each (1, heads, len(prefix), size)."""
 
 
 @dataclass
@@ -45,11 +55,13 @@ class ModelSide:
     meter: Meter = field(default_factory=Meter)
     vocabulary: Vocabulary | None = None
     """What its logits are read as; None: each row of the head is a token of both models."""
-    _prefixes: dict[tuple[int, ...], Shared | None] = field(default_factory=dict)
+    _prefixes: dict[Prefix, Layers | None] = field(default_factory=dict)
+    _readings: Readings | None = None
 
     def __post_init__(self) -> None:
         self._pass = ForwardPass(self.model, self.role)
         self._shares_prefix = not getattr(self.model, "_is_stateful", False)
+        self._window = shortest_window(DynamicCache(config=self.model.config))
         self._head = OutputHead(self.model)
 
     @property
@@ -91,9 +103,7 @@ class ModelSide:
         """Ids that can be fed: a row that ended with an added token goes on with a stand-in."""
         return token_ids.clamp(max=self.vocab_size - 1) if self.vocabulary else token_ids
 
-    def logits(
-        self, bodies: Sequence[Tensor], *, prefix: tuple[int, ...] = (), num_logits: int
-    ) -> Tensor:
+    def logits(self, bodies: Sequence[Tensor], *, prefix: Prefix = (), num_logits: int) -> Tensor:
         """Logits at the last `num_logits` positions of each row, in float32: (B, num_logits, V).
 
         `bodies` are ids (L,) or embeddings (L, D) that follow `prefix`. Gradients flow to
@@ -102,49 +112,140 @@ class ModelSide:
         with self.activate():
             return self._start(bodies, prefix, num_logits=num_logits, use_cache=False)[0]
 
+    @contextmanager
+    def reading_once(self) -> Iterator[None]:
+        """Within it a prompt of ids is read once, whatever is asked of it afterwards.
+
+        What was read is forgotten at the end; within another one it changes nothing.
+        """
+        if self._readings is not None:
+            yield
+            return
+        self._readings = Readings()
+        try:
+            yield
+        finally:
+            self._readings = None
+
     def positions(
-        self, bodies: Sequence[Tensor], *, prefix: tuple[int, ...] = (), num_positions: int
+        self, bodies: Sequence[Tensor], *, prefix: Prefix = (), num_positions: int
     ) -> Positions:
         """The last `num_positions` positions of each row, one row after the other.
 
         As `logits` in all else, but where these would take much memory they are made only when
         they are asked for.
         """
+        is_kept = self._keeps(bodies) and not torch.is_grad_enabled()
 
         def forward() -> Tensor:
-            return self._start(bodies, prefix, num_logits=num_positions, use_cache=False)[0]
+            read = self._start(bodies, prefix, num_logits=num_positions, use_cache=is_kept)
+            if is_kept:
+                self._keep(bodies, prefix, *read)
+            return read[0]
 
         with self.activate():
             states, to_logits = self._states(forward, len(bodies), num_positions)
         return Positions(states.flatten(0, 1), self.num_outcomes, to_logits)
 
-    def start(self, bodies: Sequence[Tensor], *, prefix: tuple[int, ...] = ()) -> Decoding:
+    def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> Decoding:
         """Read each row, ready to decode after it; no gradients flow."""
         with torch.no_grad(), self.activate():
-            logits, cache, mask = self._start(bodies, prefix, num_logits=1, use_cache=True)
+            return (self._resumed if self._keeps(bodies) else self._read)(bodies, prefix)
+
+    def _keeps(self, bodies: Sequence[Tensor]) -> bool:
+        """Whether what is read of these rows is kept: of ids, while it is told to."""
+        return self._readings is not None and not bodies[0].is_floating_point()
+
+    def _read(self, bodies: Sequence[Tensor], prefix: Prefix) -> Decoding:
+        logits, cache, mask = self._start(bodies, prefix, num_logits=1, use_cache=True)
         return Decoding(self, logits[:, -1], cache, mask)
 
-    def _start(
+    def _resumed(self, bodies: Sequence[Tensor], prefix: Prefix) -> Decoding:
+        """As `_read`, but only those rows are read that no reading holds."""
+        assert self._readings is not None
+        places = [self._readings.get(row) for row in _rows(bodies, prefix)]
+        unread = [index for index, place in enumerate(places) if place is None]
+        if unread:
+            new = [bodies[index] for index in unread]
+            read = self._start(new, prefix, num_logits=1, use_cache=True)
+            batch = self._keep(new, prefix, *read)
+            if len(new) == len(bodies):
+                return Decoding(self, read[0][:, -1], *read[1:])
+            if batch is None:  # parts of some rows are forgotten: they go on from no reading
+                return self._read(bodies, prefix)
+            for place, index in enumerate(unread):
+                places[index] = (batch, place)
+        shared, bodies = self._opened(bodies, prefix)
+        logits, cache = joined(
+            [place for place in places if place is not None],
+            [len(body) for body in bodies],
+            self._new_cache(shared, len(bodies)),
+        )
+        mask = self._closed_up(cache, self._mask(Padded.of(bodies, self.device), shared))
+        return Decoding(self, logits, cache, mask)
+
+    def _keep(
         self,
         bodies: Sequence[Tensor],
-        prefix: tuple[int, ...],
-        *,
-        num_logits: int,
-        use_cache: bool,
+        prefix: Prefix,
+        logits: Tensor,
+        cache: DynamicCache | None,
+        mask: Tensor,
+    ) -> ReadBatch | None:
+        """What these rows were read into, kept where there is room; None where it is not whole."""
+        layers = keys_and_values(cache, mask.shape[1]) if cache is not None else None
+        if layers is None or self._readings is None:
+            return None
+        batch = ReadBatch(layers, logits[:, -1])
+        self._readings.keep(_rows(bodies, prefix), batch)
+        return batch
+
+    def _start(
+        self, bodies: Sequence[Tensor], prefix: Prefix, *, num_logits: int, use_cache: bool
     ) -> tuple[Tensor, DynamicCache | None, Tensor]:
-        shared = self._prefix(prefix) if prefix and self._shares_prefix else None
-        if shared is None and prefix:
-            bodies = [self._with_prefix(prefix, body) for body in bodies]
+        shared, bodies = self._opened(bodies, prefix)
         padded = Padded.of(bodies, self.device)
         cache = self._new_cache(shared, len(bodies)) if shared or use_cache else None
-        num_shared = len(prefix) if shared else 0
-        mask = torch.cat([padded.mask.new_ones(len(bodies), num_shared), padded.mask], dim=1)
+        mask = self._mask(padded, shared)
+        num_shared = mask.shape[1] - padded.mask.shape[1]
         positions = num_shared + (padded.mask.cumsum(1) - 1).clamp(min=0)
         logits = self._forward(padded.rows, mask, positions, cache, num_logits)
         # Counted after success, and without the prefix, which each session computes anew: a run
         # that was interrupted, or short of memory, must spend its budget as any other.
         self.meter.tokens_forwarded += int(padded.mask.sum())
-        return logits, cache, mask
+        return logits, cache, self._closed_up(cache, mask)
+
+    def _opened(
+        self, bodies: Sequence[Tensor], prefix: Prefix
+    ) -> tuple[Layers | None, Sequence[Tensor]]:
+        """Keys and values of the prefix, and the rows behind it; with it where none are shared.
+
+        Padding stands between the two: a window must reach over it, and forget nothing.
+        """
+        num_positions = len(prefix) + max(map(len, bodies))
+        is_whole = self._window is None or num_positions < self._window
+        shared = self._prefix(prefix) if prefix and self._shares_prefix and is_whole else None
+        if shared is None and prefix:
+            bodies = [self._with_prefix(prefix, body) for body in bodies]
+        return shared, bodies
+
+    @staticmethod
+    def _mask(padded: Padded, shared: Layers | None) -> Tensor:
+        """Of all positions that the rows attend to: (B, shared ones + padded ones)."""
+        num_shared = shared[0][0].shape[-2] if shared else 0
+        return torch.cat([padded.mask.new_ones(len(padded.mask), num_shared), padded.mask], dim=1)
+
+    def _closed_up(self, cache: DynamicCache | None, mask: Tensor) -> Tensor:
+        """The mask of a cache whose padding was moved before all else, where a layer has a window.
+
+        What is decoded next moves the window on, and a gap in a row would let it see less of it.
+        """
+        if self._window is not None and cache is not None and cache.get_seq_length():
+            order = mask.argsort(dim=1, stable=True)
+            if not torch.equal(order, torch.arange(mask.shape[1]).to(order).expand_as(order)):
+                reorder_positions(cache, order)
+                return mask.sort(dim=1, stable=True).values
+        return mask
 
     def _forward(
         self,
@@ -175,36 +276,31 @@ class ModelSide:
         with self.activate():  # an adapter may change the head too
             return self._outcomes(self._head(states))
 
-    def _with_prefix(self, prefix: tuple[int, ...], body: Tensor) -> Tensor:
+    def _with_prefix(self, prefix: Prefix, body: Tensor) -> Tensor:
         ids = torch.tensor(prefix, device=self.device)
         start = self.embed(ids) if body.is_floating_point() else ids
         return torch.cat([start, body.to(self.device)])
 
     @torch.no_grad()
-    def _prefix(self, prefix: tuple[int, ...]) -> Shared | None:
+    def _prefix(self, prefix: Prefix) -> Layers | None:
         """The prefix, computed once; None where a layer forgets parts of it (a short window)."""
         if prefix not in self._prefixes:
             cache = DynamicCache(config=self.model.config)
             row = torch.tensor([prefix], device=self.device)
             positions = torch.arange(len(prefix), device=self.device)[None]
             self._forward(row, torch.ones_like(row), positions, cache, 1)
-            shared = [_keys_and_values(layer) for layer in cache.layers]
-            is_whole = all(keys.shape[-2] == len(prefix) for keys, _ in shared)
-            self._prefixes[prefix] = shared if is_whole else None
+            self._prefixes[prefix] = keys_and_values(cache, len(prefix))
         return self._prefixes[prefix]
 
-    def _new_cache(self, shared: Shared | None, size: int) -> DynamicCache:
+    def _new_cache(self, shared: Layers | None, size: int) -> DynamicCache:
         cache = DynamicCache(config=self.model.config)
         for index, (keys, values) in enumerate(shared or []):
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
         return cache
 
 
-def _keys_and_values(layer: object) -> tuple[Tensor, Tensor]:
-    keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-    assert isinstance(keys, Tensor)  # `_shares_prefix` keeps stateful models out
-    assert isinstance(values, Tensor)
-    return keys, values
+def _rows(bodies: Sequence[Tensor], prefix: Prefix) -> list[Row]:
+    return [(prefix, tuple(body.tolist())) for body in bodies]
 
 
 @dataclass

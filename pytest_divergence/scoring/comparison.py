@@ -10,8 +10,9 @@ from torch import Tensor
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.side import Decoding
 from pytest_divergence.scoring.divergences import forward_kl, reverse_kl
-from pytest_divergence.scoring.tokens import ScoringRow, continuation_logits
+from pytest_divergence.scoring.tokens import check_finite, read_prompts
 
 NUM_TOP = 5
 ADDED_TOKEN = "[an added token]"
@@ -24,10 +25,8 @@ def compare_tokens(
 ) -> list[TokenComparison]:
     """Divergences and probabilities of both models at each token of one continuation."""
     ((prefix, body),) = pair.prompt_rows([prompt])
-    row = ScoringRow(prefix, body, tuple(continuation))
-    reference, candidate = (
-        continuation_logits(side, [row])[0].to(pair.device) for side in pair.sides
-    )
+    states = read_prompts(pair, [body], prefix=prefix)
+    reference, candidate = (_logits(state, continuation).to(pair.device) for state in states)
     forward, reverse = forward_kl(reference, candidate), reverse_kl(reference, candidate)
     probabilities = reference.softmax(-1), candidate.softmax(-1)
     comparisons = []
@@ -45,6 +44,14 @@ def compare_tokens(
             )
         )
     return comparisons
+
+
+def _logits(state: Decoding, continuation: Sequence[int]) -> Tensor:
+    """Of one model, which has read the prompt, at each token: (T, V), checked to be numbers."""
+    (positions,) = state.positions_of([continuation])
+    logits = positions.logits(0, len(positions))
+    check_finite(logits, state.side)
+    return logits
 
 
 def _top(pair: ModelPair, probabilities: Tensor) -> list[tuple[str, float]]:

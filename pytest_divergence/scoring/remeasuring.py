@@ -67,16 +67,17 @@ def measure_rows(
 ) -> list[Remeasured]:
     """Each row on fresh continuations, with both greedy answers: what a suite keeps of a prompt."""
     prompts = [case_prompt(row) for row in rows]
-    scores = score_prompts(
-        pair,
-        prompts,
-        metric=sizes.metric,
-        num_continuations=sizes.num_continuations,
-        max_new_tokens=sizes.max_new_tokens,
-        seed=seed,
-    )
     length = max(MIN_COMPLETION_LENGTH, sizes.max_new_tokens)
-    answers = greedy_continuations(pair, prompts, max_new_tokens=length)
+    with pair.reading_once():
+        scores = score_prompts(
+            pair,
+            prompts,
+            metric=sizes.metric,
+            num_continuations=sizes.num_continuations,
+            max_new_tokens=sizes.max_new_tokens,
+            seed=seed,
+        )
+        answers = greedy_continuations(pair, prompts, max_new_tokens=length)
     return [
         Remeasured(
             score.measurement,

@@ -1,40 +1,41 @@
-"""Hints come from amplified answers to ordinary prompts, and are read back from the journal."""
+"""Hints come from amplified answers to ordinary prompts."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pytest_divergence.core.settings import PROFILES
-from pytest_divergence.discovery.evidence import Answered
-from pytest_divergence.discovery.naming import MAX_CHARACTERS, _amplified, _phrases, hints
-from pytest_divergence.discovery.progress import Silence
-from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.discovery.naming import (
+    MAX_CHARACTERS,
+    _phrases,
+    amplified_answers,
+    asked,
+)
 from pytest_divergence.models.pair import ModelPair
-from tests.discovery.made_answers import MORE, TOPICS, answer
+from tests.discovery.made_answers import MORE, TOPICS
 from tests.models_in_memory import tiny_pair
 
 PROMPTS = [f"Tell me about {topic}." for topic in (*TOPICS, *MORE)]
 
 
-def test_equal_models_have_nothing_to_amplify(tmp_path: Path) -> None:
+def test_equal_models_have_nothing_to_amplify() -> None:
     """Amplified, they say what they say: the reference says it too, so nothing is a hint."""
     pair = tiny_pair(perturb=0.0)
     texts = PROMPTS[:6]
-    answers = _amplified(texts, 6, "", pair)
+    answers = amplified_answers(pair, texts, 6)
 
     assert _phrases(texts, answers, answers) == []
 
 
-def test_long_controls_are_left_out(units: WorkUnits) -> None:
+def test_short_controls_that_are_unlike_each_other_are_answered() -> None:
     long = "Why? " * MAX_CHARACTERS
-    controls = [
-        Answered(text, "No.", answer("No."), is_control=True) for text in (*PROMPTS[:4], long)
-    ]
+    controls = [long, PROMPTS[0], PROMPTS[0].upper(), *PROMPTS[1:4]]
 
-    hints(units, controls, PROFILES["smoke"], Silence())
-    spent = units.spent.tokens_forwarded
+    assert asked(controls, PROFILES["smoke"]) == PROMPTS[:4]
 
-    assert 0 < spent < len(long)
+
+def test_no_more_controls_are_answered_than_the_profile_says() -> None:
+    profile = PROFILES["smoke"].model_copy(update={"num_naming_prompts": 3})
+
+    assert asked(PROMPTS, profile) == PROMPTS[:3]
 
 
 def test_an_answer_does_not_begin_as_the_phrase_besides_which_it_is_asked(
@@ -47,10 +48,10 @@ def test_an_answer_does_not_begin_as_the_phrase_besides_which_it_is_asked(
         """Random models also begin with half a character, which text cannot hold."""
         return [text for text in texts if text[:1].isascii() and text]
 
-    plain = readable(_amplified(PROMPTS, 4, "", pair))
+    plain = readable(amplified_answers(pair, PROMPTS, 4))
     start = plain[0]
 
-    beside = readable(_amplified(PROMPTS, 4, start, pair))
+    beside = readable(amplified_answers(pair, PROMPTS, 4, besides=start))
 
     assert first_token(start) not in map(first_token, beside)
 

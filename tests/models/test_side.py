@@ -6,12 +6,13 @@ from typing import Any, cast
 
 import pytest
 import torch
+from transformers import Gemma2Config, MistralConfig
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily, decode_sampled
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
-from tests.models_in_memory import tiny_pair
+from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
 
 ARCHITECTURES = ["llama", "gpt_neox", "gpt2", "gemma"]
 BODIES = [torch.arange(20, 23), torch.arange(30, 50), torch.tensor([9])]
@@ -43,6 +44,31 @@ def test_a_rows_logits_are_those_of_the_model_alone(
     for body, logits in zip(BODIES, together, strict=True):
         expected = bare(side, [*prefix, *body.tolist()])[-1:]
         assert torch.allclose(logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [4, 12, 22, 23, 24, 25, 64])
+@pytest.mark.parametrize("kind", [MistralConfig, Gemma2Config], ids=["mistral", "gemma2"])
+def test_padding_pushes_no_prefix_out_of_a_window(kind: Any, window: int) -> None:
+    """A layer that attends to the last few positions counts a short row's padding among them."""
+    side = ModelSide("candidate", tiny_model(config=tiny_config(kind, sliding_window=window)))
+    added = [[40, 41, 42, 43, 44, 45], [50], [60, 61, 62]]
+    read = [[*PREFIX, *body.tolist()] for body in BODIES]
+
+    with torch.no_grad():
+        together = side.logits(BODIES, prefix=PREFIX, num_logits=1)[:, -1]
+        state = side.start(BODIES, prefix=PREFIX)
+        decoding = state.fork(range(len(BODIES)))
+        for column in zip(*(ids * 6 for ids in added), strict=False):
+            decoding.step(torch.tensor(column))
+        scored = [one.logits(0, len(one)) for one in state.positions_of(added)]
+
+    for row, ids in enumerate(read):
+        assert torch.allclose(together[row], bare(side, ids)[-1], atol=1e-5)
+        assert torch.allclose(
+            scored[row], bare(side, [*ids, *added[row]])[len(ids) - 1 : -1], atol=1e-5
+        )
+        decoded = bare(side, [*ids, *(added[row] * 6)[:6]])[-1]
+        assert torch.allclose(decoding.logits[row], decoded, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
