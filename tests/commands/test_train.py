@@ -72,7 +72,9 @@ def train(folder: Path, capsys: pytest.CaptureFixture[str]) -> Train:
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = main([*WORDS, *arguments])
+        named = {one.split("=")[0] for one in arguments}
+        words = [one for one in WORDS if one.split("=")[0] not in named]
+        code = main([*words, *arguments])
         shown = capsys.readouterr()
         return code, shown.out, shown.err
 
