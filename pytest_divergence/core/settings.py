@@ -113,7 +113,7 @@ PROFILES: dict[str, Profile] = {
             num_elite=16,
             num_proposals=32,
             full_score_share=0.34,
-            budget_tokens=46_000,
+            budget_tokens=40_000,
         ),
         Profile(
             name="default",

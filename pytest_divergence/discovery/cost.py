@@ -86,7 +86,8 @@ def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
     """Bytes that the largest batch of a search takes, in floats of `itemsize` bytes.
 
     Scoring holds keys and values of all prompts in flight, of both models; beside them stand either
-    the logits of a batch, or nothing but the activations of one training step.
+    the logits of a batch, or nothing but the activations of one training step. What is kept of a
+    round's proposals, to read them once, is less: they are short.
     """
     from pytest_divergence.scoring.continuations import PROMPTS_IN_FLIGHT
     from pytest_divergence.scoring.tokens import SCORING_BATCH

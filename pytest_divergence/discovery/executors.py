@@ -57,9 +57,6 @@ class Executor(Protocol):
         Raises what computing one raises.
         """
 
-    def foresee(self, units: Sequence[Unit]) -> None:
-        """These will be asked for by and by, whatever comes between: they may be done ahead."""
-
 
 class InProcess:
     """Does each unit when it is asked for, on a pair that is loaded for the first one."""
@@ -73,9 +70,6 @@ class InProcess:
         """From the journal, or computed now, one after the other."""
         for unit in units:
             yield remembered(self._journal, unit, self._load_pair)
-
-    def foresee(self, units: Sequence[Unit]) -> None:
-        """Nothing is gained by doing them earlier."""
 
 
 def remembered(journal: Journal, unit: Unit, load_pair: Callable[[], ModelPair]) -> Done:

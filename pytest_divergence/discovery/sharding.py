@@ -118,14 +118,14 @@ class Sharded:
 
         All that is this machine's own is done before that.
         """
-        self.foresee(units)
+        self._do_own(units)
         for index, unit in enumerate(units):
             done = self._found(unit) or self._waited_for(unit)
             if done is None:
                 raise AwaitedUnitsError(self._awaited(units[index:]))
             yield done
 
-    def foresee(self, units: Sequence[Unit]) -> None:
+    def _do_own(self, units: Sequence[Unit]) -> None:
         """Do what is this machine's own, and what each machine does."""
         unknown = [one.name for one in units if one.name not in self._owners]
         self._owners.update(self._shard.owners(self._key, unknown))

@@ -62,10 +62,6 @@ class WorkUnits:
                 self._on_computed(done.name, done.tokens, done.seconds)
             yield done.result
 
-    def foresee(self, units: Sequence[Unit]) -> None:
-        """Say that these will be asked for, so that they may be done ahead; counted when asked."""
-        self._executor.foresee(units)
-
     @property
     def effort(self) -> Effort:
         """What all units together cost."""

@@ -80,7 +80,7 @@ def test_a_pair_that_fits_is_told_from_its_files(
         "ok    vocabulary: 271 rows in both models",
         "ok    a search needs about N of memory, of N free on cpu",
         "note  how long a search takes: known after one, or by --measure; profile smoke, at most "
-        "46,000 forwarded tokens",
+        "40,000 forwarded tokens",
     ]
 
 
@@ -230,7 +230,7 @@ def test_minutes_come_from_the_last_search_or_are_measured(
 
     remembered = of_pair(doctor(*MODELS))[-1]
 
-    assert remembered.endswith(f"46,000 forwarded tokens, {speed:,.0f} a second in its last search")
+    assert remembered.endswith(f"40,000 forwarded tokens, {speed:,.0f} a second in its last search")
 
 
 @pytest.mark.parametrize(

@@ -206,15 +206,15 @@ def test_the_first_unit_that_forwards_tokens_tells_how_long_it_will_take() -> No
     assert notes.said == []
     spent.tokens_forwarded = 384
     one.take("controls/written", 384, 1.3)
-    assert notes.said == ["about 2 min to go: 45,616 tokens of the budget are left, 399 a second"]
-    spent.tokens_forwarded = 46_000 - 20_000
-    one.take("search/seeds/0", 25_616, 256.16)
+    assert notes.said == ["about 2 min to go: 39,616 tokens of the budget are left, 399 a second"]
+    spent.tokens_forwarded = 40_000 - 20_000
+    one.take("search/seeds/0", 19_616, 196.16)
     assert len(notes.said) == 1
     assert notes.expected[-1] == pytest.approx(20_000 / 101, rel=0.02)
 
 
 def test_units_of_an_earlier_session_count_for_the_budget_and_not_for_the_speed() -> None:
-    notes, spent = Notes(), Spent(tokens_forwarded=26_000)
+    notes, spent = Notes(), Spent(tokens_forwarded=20_000)
     forecast(notes, spent).take("search/seeds/0", 1_000, 10.0)
     assert notes.expected == [200.0]
 
@@ -223,7 +223,7 @@ def test_a_short_run_is_not_worth_a_line() -> None:
     notes = Notes()
     forecast(notes, Spent()).take("controls/score/0", 40_000, 1.2)
     assert notes.said == []
-    assert notes.expected == [pytest.approx(46_000 * 1.2 / 40_000)]
+    assert notes.expected == [pytest.approx(40_000 * 1.2 / 40_000)]
 
 
 def test_a_moments_work_tells_no_speed() -> None:

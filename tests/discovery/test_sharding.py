@@ -356,15 +356,15 @@ def test_a_machine_does_all_of_its_own_before_it_looks_at_what_is_missing(
     assert str(caught.value) == f"waits for shard 2/2 ({missing[0]} and 1 more)"
 
 
-def test_what_is_done_ahead_counts_when_it_is_asked_for(
+def test_what_was_done_before_others_were_awaited_counts_as_done_here(
     pair: ModelPair,
     tmp_path: Path,
 ) -> None:
     asked = units_of("a", "b", "c", "d")
     with sharded(tmp_path, pair, 1) as one, sharded(tmp_path, pair, 2) as two:
-        one.foresee(asked)
-        two.foresee(asked)
-        ours, theirs = (list(each.do(asked)) for each in (one, two))
+        with pytest.raises(AwaitedUnitsError):
+            list(one.do(asked))
+        theirs, ours = list(two.do(asked)), list(one.do(asked))
     assert [done.result for done in ours] == ["did a", "did b", "did c", "did d"]
     assert [done.is_new for done in ours] == [not done.is_new for done in theirs]
     assert sum(done.is_new for done in ours) == 2

@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_layers_that_forget_go_on_right(kind: Any, window: int) -> None:
     """Where a prompt is longer than what they attend to, its reading is no use."""
     model = tiny_model(config=tiny_config(kind, sliding_window=window))
-    side = ModelSide("candidate", model.eval())
+    side = ModelSide("candidate", model)
     with side.reading_once():
         side.start([SHORT], prefix=PREFIX)
         side.start([LONG], prefix=PREFIX)
