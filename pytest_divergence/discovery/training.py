@@ -49,8 +49,7 @@ class TrainingHistory:
     gradient_norms: list[float] = field(default_factory=list)
     """Of what a step minimises, a price on entropy included."""
     entropies: list[float] = field(default_factory=list)
-    """Mean entropy of a simplex prompt's mixtures, nats, before each step; empty for a free one.
-    Steps taken before a checkpoint of an earlier version are missing."""
+    """Mean entropy of a simplex prompt's mixtures, nats, before each step; empty for a free one."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class _Training:
         models = self.pair.reference_identity, self.pair.candidate_identity
         rows = [row.tolist() for row in (*self.rows, *self.validation_rows)]
         weights = [one.weights_sha256 for one in models]
-        parts = [self.config.key, weights, self.pair.chat.shared_prefix, len(self.rows), rows]
+        parts = [asdict(self.config), weights, self.pair.chat.shared_prefix, len(self.rows), rows]
         return json.dumps(parts, sort_keys=True)
 
     def take_step(self, step: int) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.settings import MetricName
@@ -122,17 +122,6 @@ class TrainingConfig:
         if self.learning_rate is None:
             return DEFAULT_LEARNING_RATES[self.kind]
         return self.learning_rate
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """All fields, as what a training is known again by.
-
-        An `entropy_weight` of 0 is left out: trainings from before it was there had none.
-        """
-        fields = asdict(self)
-        if not self.entropy_weight:
-            del fields["entropy_weight"]
-        return fields
 
     def entropy_price(self, step: int, num_steps: int) -> float:
         """Price per nat of entropy in one of `num_steps` steps, counted from 0.

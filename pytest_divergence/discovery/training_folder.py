@@ -160,7 +160,7 @@ class TrainingFolder:
             "model_2": pair.candidate_identity,
         }
         settings = {
-            "config": config.key,
+            "config": asdict(config),
             **{f"{name}_weights_sha256": one.weights_sha256 for name, one in models.items()},
             "dtype": str(pair.dtype).removeprefix("torch."),
             "chat_template_sha256": pair.chat.template_digest,

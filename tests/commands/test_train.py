@@ -363,19 +363,6 @@ def test_a_price_on_free_vectors_is_refused(train: Train, folder: Path) -> None:
     assert not (folder / "out").exists()
 
 
-def test_a_training_from_before_entropies_were_kept_is_known(train: Train, out: Path) -> None:
-    found = record(out)
-    del found["entropies"]
-    assert "entropy_weight" not in found["settings"]["config"]
-    (out / "training.json").write_text(json.dumps(found))
-
-    code, shown, err = train()
-
-    assert code == 0
-    assert "step 1" not in err
-    assert "entropy" not in shown
-
-
 def test_texts_that_are_too_long_are_counted(train: Train) -> None:
     code, _, err = train("--max-text-tokens=30", "--num-epochs=1")
 

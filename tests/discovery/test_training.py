@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from transformers import Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 from pytest_divergence.core.errors import NoGradientError, SettingsError, StoreError
@@ -302,32 +299,6 @@ def test_a_training_interrupted_within_an_epoch_ends_like_an_unbroken_one(
     )
 
 
-def test_a_checkpoint_from_before_entropies_were_kept_goes_on(
-    pair: ModelPair, tmp_path: Path
-) -> None:
-    config = replace(CONFIG, kind="simplex")
-    unbroken = train_soft_prompt(pair, config, TEXTS)
-    checkpoint = tmp_path / "training.checkpoint.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        train_soft_prompt(pair, config, TEXTS, checkpoint=checkpoint, on_step=Interrupt(4))
-    with safe_open(checkpoint, framework="pt") as file:
-        metadata = file.metadata()
-    history = json.loads(metadata["history"])
-    del history["entropies"]
-    assert "entropy" not in metadata["key"]
-    save_file(load_file(checkpoint), checkpoint, {**metadata, "history": json.dumps(history)})
-
-    steps: list[int] = []
-    resumed = train_soft_prompt(
-        pair, config, TEXTS, checkpoint=checkpoint, on_step=lambda done, total: steps.append(done)
-    )
-
-    assert steps == [5, 6, 7, 8]
-    assert resumed.history.entropies == unbroken.history.entropies[4:]
-    resumed.history.entropies[:0] = unbroken.history.entropies[:4]
-    assert_bit_identical(resumed, unbroken)
-
-
 @pytest.mark.parametrize("change", ["config", "texts", "validation", "models", "template"])
 def test_a_checkpoint_of_another_training_is_left_alone(
     pair: ModelPair, tmp_path: Path, change: str
@@ -476,11 +447,6 @@ def test_a_price_narrows_the_mixtures_from_the_second_step_on(pair: ModelPair) -
     assert priced.gradient_norms[0] == plain.gradient_norms[0]
     assert priced.gradient_norms[1] != plain.gradient_norms[1]
     assert priced.entropies[-1] < plain.entropies[-1]
-
-
-def test_a_training_without_a_price_has_the_key_of_one_from_before() -> None:
-    assert "entropy_weight" not in replace(CONFIG, kind="simplex").key
-    assert PRICED.key == asdict(PRICED)
 
 
 def test_a_model_that_scales_its_embeddings_starts_at_real_ones() -> None:
