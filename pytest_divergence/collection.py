@@ -27,6 +27,7 @@ from pytest_divergence.core.stored import list_suite, read_suite, suite_without_
 from pytest_divergence.failing import usage_errors
 from pytest_divergence.items import BehaviourItem, CaseItem, SearchItem
 from pytest_divergence.measuring import metric_for, suite_bounds
+from pytest_divergence.other_reference import ReferenceCheck
 from pytest_divergence.pairs import Models, has_own_pair
 from pytest_divergence.replaying import SuiteReplay
 from pytest_divergence.session import NO_MODELS, DivergenceSession, of
@@ -50,6 +51,8 @@ class SuiteFile(pytest.Module):
     obj = None
     fixtureinfo: FuncFixtureInfo | None = None
     """What pytest knows of the fixtures of each item: they all call one function."""
+    reference_check: ReferenceCheck | None = None
+    """Of a suite that is replayed on named models."""
 
     def collect(self) -> list[pytest.Item]:
         """One item a case, after the item `search` where this session's search wrote the suite."""
@@ -69,6 +72,9 @@ class SuiteFile(pytest.Module):
                 stored = suite_without_cases(self.path)
                 return [*searched, *self._behaviour_items(session, stored, is_fresh=is_fresh)]
             stored = (list_suite if session.is_listing else read_suite)(self.path)
+            models = self._models(session)
+            if not (is_fresh or session.is_listing or session.updates or models is None):
+                self.reference_check = ReferenceCheck(session, stored, models)
             replay = SuiteReplay(session, stored)
             return [
                 *(searched or self._rows_items(session, replay)),

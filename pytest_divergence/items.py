@@ -42,6 +42,7 @@ class SuiteItem(pytest.Function):
     """An item of a suite: a function to pytest, so that fixtures and other plugins work."""
 
     line: int
+    suite: SuiteFile
 
     @classmethod
     def named(cls, parent: SuiteFile, name: str, line: int) -> Any:
@@ -49,7 +50,7 @@ class SuiteItem(pytest.Function):
         shared = parent.fixtureinfo
         item = cls.from_parent(parent, name=name, callobj=check, fixtureinfo=shared)
         parent.fixtureinfo = item._fixtureinfo
-        item.line = line
+        item.line, item.suite = line, parent
         return item
 
     def measure(self, request: pytest.FixtureRequest) -> None:
@@ -64,7 +65,9 @@ class SuiteItem(pytest.Function):
         """The models that this item is measured on: ask for them only where a value is missing."""
         if has_own_pair(self):
             return own_pair(request)
-        session = of(self.config)
+        session, suite = of(self.config), self.suite
+        if suite.reference_check is not None:
+            suite.reference_check.warn(self)
         return session.pair_for(request, session.models_for(self.path))
 
     def forget(self) -> None:

@@ -145,7 +145,11 @@ def write_summary(
         reports, terminal.verbosity
     )
     lines = [*lines, *more]
-    notes = [*replay_summary.inconclusive_lines(reports), *_skip_lines(terminal)]
+    notes = [
+        *replay_summary.other_reference_lines(reports),
+        *replay_summary.inconclusive_lines(reports),
+        *_skip_lines(terminal),
+    ]
     is_wanted = session.has_models and not session.is_off and not session.is_listing
     if (
         session.is_asked

@@ -70,5 +70,18 @@ def inconclusive_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
     return [f"{nodeid} {sentence}" for nodeid, sentence in undecided.items()]
 
 
+def other_reference_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
+    """The suites that were made with another reference than this session's."""
+    made_with = {
+        report.nodeid.partition("::")[0]: left["divergence_other_reference"]
+        for report in reports
+        if "divergence_other_reference" in (left := _left(report))
+    }
+    return [
+        f"{suite}: its limits were measured against another reference, {name}"
+        for suite, name in made_with.items()
+    ]
+
+
 def _left(report: pytest.TestReport) -> dict[str, Any]:
     return {name: value for name, value in report.user_properties if isinstance(name, str)}

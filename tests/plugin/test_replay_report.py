@@ -13,7 +13,9 @@ from pytest_divergence.core.report import Report, load_report
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
 
 SUITE = "release.divergence.jsonl"
-REPLAY = (*MODELS, SUITE, "-W", "default", "--divergence-report-dir=out")
+REPORTED = (SUITE, "-W", "default", "--divergence-report-dir=out")
+REPLAY = (*MODELS, *REPORTED)
+OTHER_CANDIDATE = ("--model-1=base", "--model-2=adapter", *REPORTED)
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_a_replay_leaves_its_report_where_it_is_asked_to(suite: Project) -> None
 
 
 def test_another_candidate_is_reported_as_it_was_measured(suite: Project) -> None:
-    suite.run(*REPLAY, "--model-2=adapter", "--divergence-max-kl=5")
+    suite.run(*OTHER_CANDIDATE, "--divergence-max-kl=5")
 
     _, report = written(suite)
     stored = json.loads((suite.path / SUITE).read_text("utf-8").splitlines()[0])
@@ -81,7 +83,7 @@ def test_a_case_that_could_not_be_measured_is_told(suite: Project) -> None:
     changed = [{**row, "prompt_sha256": "0" * 64} for row in rows]
     tokens.write_text("".join(f"{json.dumps(row)}\n" for row in changed), "utf-8")
 
-    result = suite.run(*REPLAY, "--model-2=adapter", "-k", "knot")
+    result = suite.run(*OTHER_CANDIDATE, "-k", "knot")
 
     result.assert_outcomes(errors=1, deselected=2)
     _, report = written(suite)

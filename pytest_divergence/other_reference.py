@@ -1,0 +1,96 @@
+"""The warning for a suite that was made with another reference than the one it is replayed against.
+
+Another candidate is what a replay is for; with another reference, limits and stored continuations
+are another model's. Computes nothing of its own, and imports nothing heavy before an item needs the
+models.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_divergence.measuring import note
+from pytest_divergence.session import FOLDER
+from pytest_divergence.warning import DivergenceWarning
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_divergence.core.provenance import ModelProvenance
+    from pytest_divergence.core.stored import StoredSuite
+    from pytest_divergence.pairs import Models
+    from pytest_divergence.session import DivergenceSession
+
+
+class ReferenceCheck:
+    """Compares the reference that a suite was made with to the session's, and warns once."""
+
+    def __init__(self, session: DivergenceSession, stored: StoredSuite, models: Models) -> None:
+        """Compare nothing yet."""
+        self._session, self._models = session, models
+        self._path: Path = stored.suite.path
+        self._made_with = stored.provenance.reference if stored.provenance is not None else None
+        self._is_said = False
+
+    def warn(self, item: pytest.Item) -> None:
+        """Note on an item that is about to be measured what its suite was made with, and warn.
+
+        Where warnings are errors, so is each item of the suite. Raises what resolving the models
+        raises.
+        """
+        made = self._other
+        if made is None:
+            return
+        from pytest_divergence.core.same_pair import model_name
+
+        note(item, other_reference=model_name(made))
+        if self._is_said:
+            return
+        # At no line of the suite: pytest would show that line, a model's raw text.
+        try:
+            warnings.warn_explicit(
+                self._sentence(made), DivergenceWarning, filename=str(self._path), lineno=0
+            )
+        except DivergenceWarning as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        self._is_said = True
+
+    @cached_property
+    def _current(self) -> ModelProvenance:
+        from pytest_divergence.core.provenance import ModelProvenance
+
+        now = self._session.identities(self._models)[0]
+        return ModelProvenance(
+            spec=now.spec, kind=now.kind, weights_sha256=now.weights_sha256, commit=now.commit
+        )
+
+    @cached_property
+    def _other(self) -> ModelProvenance | None:
+        """The suite's reference, where it is known and is not the session's."""
+        from pytest_divergence.core.same_pair import is_same_model
+
+        made = self._made_with
+        if made is None or made.weights_sha256 is None or is_same_model(made, self._current):
+            return None
+        return made
+
+    def _sentence(self, made: ModelProvenance) -> str:
+        from pytest_divergence.core.same_pair import model_name
+
+        role = self._models.roles[0]
+        is_of_search = FOLDER in self._path.parts
+        anew = (
+            "search this pair with --divergence-mode=search"
+            if is_of_search
+            else "measure the suite anew with --divergence-update"
+        )
+        return (
+            f"{self._session.shown(self._path)} was made with the reference {model_name(made)}, "
+            f"and {role} is {model_name(self._current)}: its limits were measured against another "
+            "model, so they do not tell whether this pair is within them; give the suite's "
+            f"reference as {role}, or {anew}"
+        )
