@@ -37,6 +37,8 @@ class Run(Record):
     mode: str
     status: Literal["complete", "incomplete"]
     """`incomplete`: stopped by an error, a signal or a time limit."""
+    reason: str = ""
+    """Why it is incomplete, where no error is why: `the user interrupted it`; a clause."""
 
 
 class PairSummary(Record):
@@ -151,7 +153,7 @@ class CurvePoint(Record):
 
 
 class RunError(Record):
-    """Something that failed without stopping the run."""
+    """Something that failed, whether or not it stopped the run."""
 
     where: str
     message: str

@@ -51,6 +51,8 @@ class Findings:
     first_found: tuple[float, int] | None = None
     """Seconds and forwarded tokens when the first behaviour was confirmed."""
     errors: list[RunError] = field(default_factory=list)
+    reason: str = ""
+    """What stopped the run, where that is no error."""
     dtype: str = "not loaded"
     template_sha256: str | None = None
 
@@ -78,7 +80,12 @@ def build_report(
     if findings.calibrated is not None and findings.bound is not None:
         calibration = findings.calibrated.as_report(findings.bound)
     return Report(
-        run=Run(id=run_id, mode="search", status="complete" if is_complete else "incomplete"),
+        run=Run(
+            id=run_id,
+            mode="search",
+            status="complete" if is_complete else "incomplete",
+            reason=findings.reason,
+        ),
         pair=PairSummary(
             reference=identity.reference.spec,
             candidate=identity.candidate.spec,
@@ -207,7 +214,7 @@ def _unconfirmed(one: ScoredProposal) -> ReportCase:
         completions=Completions(reference=one.reference, candidate=one.candidate.text),
         origin=Origin(strategy=proposal.strategy, seed=proposal.seed, search_kl=one.search_kl),
         verdict="error",
-        verdict_reason="found by the search, but not confirmed: the run was interrupted",
+        verdict_reason="found by the search, but not confirmed: the run stopped before that",
     )
 
 

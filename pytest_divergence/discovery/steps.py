@@ -218,10 +218,12 @@ class Steps:
 
     def note(self, error: BaseException) -> None:
         """Keep what stopped the run for its report, beside what is suspected by then."""
-        name = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
-        if isinstance(error, AwaitedUnitsError):
-            name = f"shard {error.awaited.shard}"
-        message = str(error) or "stopped by the user"
         if self.behaviours is not None and not self.findings.behaviours:
             self._describe(self.behaviours)
-        self.findings.errors.append(RunError(where=name, message=message))
+        if isinstance(error, KeyboardInterrupt):
+            self.findings.reason = "the user interrupted it"
+        elif isinstance(error, AwaitedUnitsError):
+            self.findings.reason = f"shard {error.awaited.shard} {error.awaited}"
+        else:
+            message = str(error) or "no reason given"
+            self.findings.errors.append(RunError(where=type(error).__name__, message=message))

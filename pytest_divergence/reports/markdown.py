@@ -41,6 +41,8 @@ def _head(report: Report) -> Iterator[str]:
     first, *more = wording.headline(report)
     yield f"**{first}** {' '.join(more)}".rstrip()
     yield ""
+    if report.run.reason:
+        yield f"- why it stopped: {_code(report.run.reason)}"
     yield f"- reference: {_code(report.pair.reference)}"
     yield f"- candidate: {_code(report.pair.candidate)}"
     yield f"- cases: {', '.join(wording.counts(report))}"

@@ -105,6 +105,8 @@ def _case(case: ReportCase, report: Report, width: int) -> Iterator[str]:
 
 
 def _errors(report: Report, width: int) -> Iterator[str]:
+    if report.run.reason:
+        yield from sentence(f"why it stopped: {visible(report.run.reason)}", width=width)
     if report.errors:
         yield f"{number_of(len(report.errors), 'error')} during the run:"
     for error in report.errors:

@@ -16,6 +16,7 @@ from pytest_divergence.reports import render_html, write_reports
 from tests.reports.made_reports import (
     BEHAVIOUR,
     ESCAPES,
+    HOSTILE,
     ROME,
     SCRIPT,
     case,
@@ -74,7 +75,7 @@ REPORTS = {
         calibration=Calibration(),
     ),
     "odd": report(
-        run=Run(id="run", mode="replay", status="incomplete"),
+        run=Run(id="run", mode="replay", status="incomplete", reason=HOSTILE),
         cases=[
             chat_case(),
             case("no limit", 1.0, max_kl=None),
@@ -142,6 +143,13 @@ def test_the_verdict_comes_first() -> None:
         "found by the search show more divergence than the bound, 0.310 nats/token. "
         "The candidate shows 1 new behaviour. Exit code 1 means that differences were found"
     )
+
+
+def test_what_stopped_a_run_stands_beside_the_verdict() -> None:
+    run = Run(id="run", mode="search", status="incomplete", reason="the user interrupted it")
+    text = Page(render_html(report(run=run))).text
+    assert "Why it stopped: the user interrupted it. Reference demo" in text
+    assert "What went wrong" not in text
 
 
 def test_a_case_shows_both_answers_and_where_they_part() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from unicodedata import category
 
+from pytest_divergence.core.report import Run
 from pytest_divergence.core.safe_text import HIDDEN
 from pytest_divergence.reports import render_markdown
 from tests.reports.made_reports import ROME, case, hostile_report, report
@@ -21,6 +22,13 @@ tool broke.
 - cases: 4 failed, 1 passed, 1 set apart (unnatural text, not tested)
 - effort: 312 prompts scored, 149,760 tokens forwarded, 92 s
 """)
+
+
+def test_what_stopped_a_run_is_no_error() -> None:
+    run = Run(id="run", mode="search", status="incomplete", reason="the user interrupted it")
+    text = render_markdown(report(run=run))
+    assert "\n- why it stopped: `the user interrupted it`\n" in text
+    assert "## Errors" not in text
 
 
 def test_a_failed_case_is_shown_with_both_answers() -> None:

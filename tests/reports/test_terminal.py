@@ -239,6 +239,17 @@ def test_an_interrupted_run_shows_its_errors_and_no_rerun() -> None:
     assert not any(line.startswith("run one case again") for line in lines)
 
 
+def test_what_stopped_a_run_is_no_error() -> None:
+    reason = "shard 1/2 waits for shard 2/2 (controls/score/32 and 1 more)"
+    stopped = report(run=Run(id="run", mode="search", status="incomplete", reason=reason))
+    lines = summary(stopped)
+    assert f"why it stopped: {reason}" in lines
+    assert "during the run" not in "\n".join(lines)
+    (line,) = summary(stopped, verbosity=-1)
+    assert line.startswith("divergence: stopped before it was complete: ")
+    assert "error" not in line
+
+
 def test_an_unmeasured_case_is_shown_with_its_reason() -> None:
     broken = case("a", None, verdict="error", verdict_reason="logits are NaN")
     lines = summary(report(cases=[broken], behaviours=[]))
