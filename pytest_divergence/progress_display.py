@@ -177,6 +177,7 @@ def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter)
         verbosity=terminal.verbosity,
         report_path=session.shown(session.report_dir / "report.html"),
         suite=session.shown(session.own_suite),
+        is_read_back=session.is_read_back,
     )
 
 

@@ -236,6 +236,11 @@ class DivergenceSession:
         return bool(self.outcome) or REPORT_KEY in (self.worker_input or {})
 
     @property
+    def is_read_back(self) -> bool:
+        """Whether this session's search did nothing anew; False where there was none."""
+        return bool(self.outcome) and self.outcome().is_cached
+
+    @property
     def is_waiting(self) -> bool:
         """Whether this session's search waits for other shards; False where there was none."""
         return bool(self.outcome) and self.outcome().awaited is not None

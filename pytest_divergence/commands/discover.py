@@ -87,6 +87,7 @@ def _show(given: Namespace, session: DivergenceSession) -> None:
         report_path=session.shown(folder / "report.html"),
         suite=session.shown(session.own_suite),
         is_tested=False,
+        is_read_back=session.is_read_back,
     ):
         print(line)
 

@@ -27,11 +27,13 @@ def summary_lines(
     report_path: str,
     suite: str,
     is_tested: bool = True,
+    is_read_back: bool = False,
 ) -> list[str]:
     """The end of a run: outcome, behaviours, the worst cases, numbers, and where to look next.
 
     `verbosity` below 0 leaves one line; 0 shows the three most divergent of the failed cases, 1 all
-    of them, 2 also every token of the candidate's answers. `is_tested` is False where no test ran.
+    of them, 2 also every token of the candidate's answers. `is_tested` is False where no test ran;
+    `is_read_back` says that the search had been done before.
     """
     if verbosity < 0:
         return [_one_line(report, report_path)]
@@ -40,7 +42,7 @@ def summary_lines(
         list(_behaviours(report, width)),
         list(_worst_cases(report, width, verbosity)),
         list(_errors(report, width)),
-        list(_numbers(report, width)),
+        list(_numbers(report, width, is_read_back=is_read_back)),
     ):
         lines += ["", *section] if section else []
     return [*lines, "", *_paths(report, width, report_path, suite)]
@@ -121,7 +123,7 @@ def _errors(report: Report, width: int) -> Iterator[str]:
                 yield from block(reason, width=width, indent="    ", limit=600, max_lines=8)
 
 
-def _numbers(report: Report, width: int) -> Iterator[str]:
+def _numbers(report: Report, width: int, *, is_read_back: bool) -> Iterator[str]:
     yield from sentence(f"cases: {', '.join(wording.counts(report))}", width=width)
     calibration = report.calibration
     if (bound := calibration.bound) is not None:
@@ -144,8 +146,9 @@ def _numbers(report: Report, width: int) -> Iterator[str]:
         if text is not None:
             yield from sentence(text, width=width)
     effort = report.effort
+    work = "replay" if report.run.mode == "replay" else "search"
     yield from sentence(
-        f"{'replay' if report.run.mode == 'replay' else 'search'}: "
+        f"{work}{', read back and not done again' if is_read_back else ''}: "
         f"{number_of(effort.prompts_scored, 'prompt')} scored, "
         f"{number_of(effort.tokens_forwarded, 'token')} forwarded, "
         f"{wording.duration(effort.seconds)}",

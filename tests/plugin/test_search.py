@@ -76,6 +76,9 @@ def test_from_two_models_to_failing_tests_and_back(project: Project) -> None:
     again = project.run(*PAIR, "--divergence-max-kl=0.001")
     again.assert_outcomes(passed=1 + 2 + 2, failed=2)
     assert suite.read_bytes() == rows
+    effort = next(line for line in first.outlines if line.startswith("search: "))
+    was = " ".join(shown(again).split())
+    assert f"search, read back and not done again: {effort.removeprefix('search: ')}" in was
 
     one = project.run(*PAIR, f"{suite.relative_to(project.path)}::{report['cases'][0]['id']}")
     one.assert_outcomes(failed=1)
