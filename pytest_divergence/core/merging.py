@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.core.journal_lines import About, Content, journal_bytes, read_journal
+from pytest_divergence.core.journal_lines import Content, journal_bytes, read_journal
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.shards import shard_files, undivided
 from pytest_divergence.core.store import DivergenceFolder, file_lock, write_together
+from pytest_divergence.core.unlike_runs import in_sight, unlike
 
-NUM_SHOWN = 3
-"""Differences of two runs that an error names."""
-MAX_SHOWN = 24
-"""Characters of a value in it."""
 LOCK_SECONDS = 10.0
 """A search that holds a journal may take hours; better to say so."""
 
@@ -119,18 +116,6 @@ def journals_in(place: Path) -> list[Path]:
     raise _nothing_in(place)
 
 
-def unlike(ours: About, theirs: About) -> str:
-    """In what two runs differ: `settings.seed: 0, 1`, the first few; empty where not known."""
-    if not (ours and theirs):
-        return ""
-    names = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
-    shown = [
-        f"{_in_sight(name)}: {_brief(ours.get(name))}, {_brief(theirs.get(name))}"
-        for name in names[:NUM_SHOWN]
-    ]
-    return "; ".join(shown + ([f"{len(names) - NUM_SHOWN} more"] if names[NUM_SHOWN:] else []))
-
-
 def _parts_of(journal: Path) -> list[Path]:
     parts = shard_files(journal)
     keys = {read_journal(path).key for path in parts}
@@ -216,16 +201,5 @@ def _at(path: Path, line: int) -> str:
     return f"{_shown(path)}:{line}"
 
 
-def _brief(value: str | None) -> str:
-    if value is None:
-        return "-"
-    return _in_sight(value[:MAX_SHOWN]) + ("…" if value[MAX_SHOWN:] else "")
-
-
 def _shown(path: Path) -> str:
-    return _in_sight(str(path))
-
-
-def _in_sight(text: str) -> str:
-    """Without what moves a terminal: others' files say it, and have names of their own."""
-    return safe_line(text, len(text))[1:-1]
+    return in_sight(str(path))

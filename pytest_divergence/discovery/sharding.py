@@ -16,10 +16,11 @@ from typing import Any
 from pytest_divergence.core.errors import DivergenceError, StoreError
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.journal_lines import About, Content, read_journal
-from pytest_divergence.core.merging import MergeError, united, unlike, write_united
+from pytest_divergence.core.merging import MergeError, united, write_united
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.shards import Shard, shard_files
+from pytest_divergence.core.unlike_runs import unlike
 from pytest_divergence.discovery.executors import Done, Executor, InProcess, Unit, remembered
 from pytest_divergence.discovery.pair_files import opened
 from pytest_divergence.discovery.progress import Listener

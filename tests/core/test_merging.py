@@ -123,8 +123,8 @@ def test_another_search_is_refused_and_its_settings_are_named(one: Path, tmp_pat
 
     assert str(caught.value) == (
         f"{one}/{NAME}.shard-1-of-2.jsonl and {other}/{NAME}.shard-2-of-2.jsonl are of different "
-        "searches (settings.seed: 0, 1); give those of one search, or remove the file that is not "
-        "wanted"
+        "searches (--divergence-seed: 0, 1); give those of one search, or remove the file that is "
+        "not wanted"
     )
 
 
@@ -145,8 +145,8 @@ def test_another_search_inside_a_file_is_refused_by_its_line(one: Path, tmp_path
         merge(tmp_path / "here", [whole])
 
     assert str(caught.value) == (
-        f"{whole} and {whole}:4 are of different searches (settings.seed: 0, 1); give those of one "
-        "search, or remove the file that is not wanted"
+        f"{whole} and {whole}:4 are of different searches (--divergence-seed: 0, 1); give those of "
+        "one search, or remove the file that is not wanted"
     )
     assert set(read_journal(whole).units) == {"pair", "controls/score/0"}
     with Journal.open(whole, key="k") as journal:

@@ -250,7 +250,9 @@ def test_a_shards_file_of_another_search_is_named_and_left_out(
     awaited = run_shard(bench, tmp_path, pair, "2/2").awaited
 
     assert awaited is not None
-    assert str(awaited).endswith(".shard-1-of-2.jsonl is of another search (settings.seed: 0, 7)")
+    assert str(awaited).endswith(
+        ".shard-1-of-2.jsonl is of another search (--divergence-seed: 0, 7)"
+    )
 
 
 def test_a_strategy_that_fails_on_one_machine_stops_all_and_is_named(
