@@ -213,7 +213,7 @@ class ModelSide:
         # Counted after success, and without the prefix, which each session computes anew: a run
         # that was interrupted, or short of memory, must spend its budget as any other.
         self.meter.tokens_forwarded += int(padded.mask.sum())
-        return logits, cache, self._closed_up(cache, mask)
+        return logits, cache, self._closed_up(cache, mask) if use_cache else mask
 
     def _opened(
         self, bodies: Sequence[Tensor], prefix: Prefix
