@@ -10,20 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from pytest_divergence.models.prefixes import Layers, Prefix
+
 KEPT_BYTES = 256 * 2**20
 """Of keys and values that one model keeps: what is read beyond them is read again."""
-Prefix = tuple[int, ...]
 Row = tuple[Prefix, tuple[int, ...]]
 """A prefix whose keys and values are shared, and the ids after it."""
-Layers = list[tuple[Tensor, Tensor]]
-"""Keys and values of every layer, each (B, heads, positions, size)."""
 
 
 @dataclass(frozen=True)
@@ -62,41 +60,6 @@ class Readings:
         if self._num_bytes + batch.num_bytes <= KEPT_BYTES:
             self._num_bytes += batch.num_bytes
             self._places.update((row, (batch, index)) for index, row in enumerate(rows))
-
-
-def keys_and_values(cache: DynamicCache, num_positions: int) -> Layers | None:
-    """Of all layers; None where one of them does not hold each of the positions that were read.
-
-    A layer that attends to a window forgets what lies before it.
-    """
-    found: Layers = []
-    for layer in cache.layers:
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if not isinstance(keys, Tensor) or not isinstance(values, Tensor):
-            return None
-        if keys.shape[-2] != num_positions:
-            return None
-        found.append((keys, values))
-    return found
-
-
-def shortest_window(cache: DynamicCache) -> int | None:
-    """The fewest positions that a layer attends to; None where each attends to all."""
-    windows = [getattr(layer, "sliding_window", None) for layer in cache.layers]
-    return min((one for one in windows if isinstance(one, int)), default=None)
-
-
-def reorder_positions(cache: DynamicCache, order: Tensor) -> None:
-    """Put the positions of each row in another order, (B, L), in all layers: they hold all L.
-
-    Keys know their own place in the text, so it is only what a layer forgets that is told by order.
-    """
-    layer: Any  # of many classes
-    for layer in cache.layers:
-        if layer.keys is not None:
-            index = order[:, None, :, None].to(layer.keys.device)
-            layer.keys = layer.keys.gather(2, index.expand_as(layer.keys))
-            layer.values = layer.values.gather(2, index.expand_as(layer.values))
 
 
 def joined(

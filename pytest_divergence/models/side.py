@@ -21,17 +21,14 @@ from transformers import DynamicCache, PreTrainedModel
 from pytest_divergence.models import head
 from pytest_divergence.models.forward import ForwardPass, Padded
 from pytest_divergence.models.head import OutputHead, Positions, input_device
-from pytest_divergence.models.readings import (
+from pytest_divergence.models.prefixes import (
     Layers,
     Prefix,
-    ReadBatch,
-    Readings,
-    Row,
-    joined,
+    Prefixes,
+    attention_mask,
     keys_and_values,
-    reorder_positions,
-    shortest_window,
 )
+from pytest_divergence.models.readings import ReadBatch, Readings, Row, joined
 from pytest_divergence.models.vocabulary import Vocabulary
 
 Role = Literal["reference", "candidate"]
@@ -55,13 +52,11 @@ class ModelSide:
     meter: Meter = field(default_factory=Meter)
     vocabulary: Vocabulary | None = None
     """What its logits are read as; None: each row of the head is a token of both models."""
-    _prefixes: dict[Prefix, Layers | None] = field(default_factory=dict)
     _readings: Readings | None = None
 
     def __post_init__(self) -> None:
         self._pass = ForwardPass(self.model, self.role)
-        self._shares_prefix = not getattr(self.model, "_is_stateful", False)
-        self._window = shortest_window(DynamicCache(config=self.model.config))
+        self._prefixes = Prefixes(self.model, self._pass)
         self._head = OutputHead(self.model)
 
     @property
@@ -179,10 +174,10 @@ class ModelSide:
         logits, cache = joined(
             [place for place in places if place is not None],
             [len(body) for body in bodies],
-            self._new_cache(shared, len(bodies)),
+            self._prefixes.new_cache(shared, len(bodies)),
         )
-        mask = self._closed_up(cache, self._mask(Padded.of(bodies, self.device), shared))
-        return Decoding(self, logits, cache, mask)
+        mask = attention_mask(Padded.of(bodies, self.device), shared)
+        return Decoding(self, logits, cache, self._prefixes.close_up(cache, mask))
 
     def _keep(
         self,
@@ -205,47 +200,27 @@ class ModelSide:
     ) -> tuple[Tensor, DynamicCache | None, Tensor]:
         shared, bodies = self._opened(bodies, prefix)
         padded = Padded.of(bodies, self.device)
-        cache = self._new_cache(shared, len(bodies)) if shared or use_cache else None
-        mask = self._mask(padded, shared)
+        is_cached = use_cache or shared is not None
+        cache = self._prefixes.new_cache(shared, len(bodies)) if is_cached else None
+        mask = attention_mask(padded, shared)
         num_shared = mask.shape[1] - padded.mask.shape[1]
         positions = num_shared + (padded.mask.cumsum(1) - 1).clamp(min=0)
         logits = self._forward(padded.rows, mask, positions, cache, num_logits)
         # Counted after success, and without the prefix, which each session computes anew: a run
         # that was interrupted, or short of memory, must spend its budget as any other.
         self.meter.tokens_forwarded += int(padded.mask.sum())
-        return logits, cache, self._closed_up(cache, mask) if use_cache else mask
+        if use_cache and cache is not None:
+            mask = self._prefixes.close_up(cache, mask)
+        return logits, cache, mask
 
     def _opened(
         self, bodies: Sequence[Tensor], prefix: Prefix
     ) -> tuple[Layers | None, Sequence[Tensor]]:
-        """Keys and values of the prefix, and the rows behind it; with it where none are shared.
-
-        Padding stands between the two: a window must reach over it, and forget nothing.
-        """
-        num_positions = len(prefix) + max(map(len, bodies))
-        is_whole = self._window is None or num_positions < self._window
-        shared = self._prefix(prefix) if prefix and self._shares_prefix and is_whole else None
+        """Keys and values of the prefix, and the rows behind it; with it where none are shared."""
+        shared = self._prefixes.shared(prefix, longest=max(map(len, bodies)))
         if shared is None and prefix:
             bodies = [self._with_prefix(prefix, body) for body in bodies]
         return shared, bodies
-
-    @staticmethod
-    def _mask(padded: Padded, shared: Layers | None) -> Tensor:
-        """Of all positions that the rows attend to: (B, shared ones + padded ones)."""
-        num_shared = shared[0][0].shape[-2] if shared else 0
-        return torch.cat([padded.mask.new_ones(len(padded.mask), num_shared), padded.mask], dim=1)
-
-    def _closed_up(self, cache: DynamicCache | None, mask: Tensor) -> Tensor:
-        """The mask of a cache whose padding was moved before all else, where a layer has a window.
-
-        What is decoded next moves the window on, and a gap in a row would let it see less of it.
-        """
-        if self._window is not None and cache is not None and cache.get_seq_length():
-            order = mask.argsort(dim=1, stable=True)
-            if not torch.equal(order, torch.arange(mask.shape[1]).to(order).expand_as(order)):
-                reorder_positions(cache, order)
-                return mask.sort(dim=1, stable=True).values
-        return mask
 
     def _forward(
         self,
@@ -280,23 +255,6 @@ class ModelSide:
         ids = torch.tensor(prefix, device=self.device)
         start = self.embed(ids) if body.is_floating_point() else ids
         return torch.cat([start, body.to(self.device)])
-
-    @torch.no_grad()
-    def _prefix(self, prefix: Prefix) -> Layers | None:
-        """The prefix, computed once; None where a layer forgets parts of it (a short window)."""
-        if prefix not in self._prefixes:
-            cache = DynamicCache(config=self.model.config)
-            row = torch.tensor([prefix], device=self.device)
-            positions = torch.arange(len(prefix), device=self.device)[None]
-            self._forward(row, torch.ones_like(row), positions, cache, 1)
-            self._prefixes[prefix] = keys_and_values(cache, len(prefix))
-        return self._prefixes[prefix]
-
-    def _new_cache(self, shared: Layers | None, size: int) -> DynamicCache:
-        cache = DynamicCache(config=self.model.config)
-        for index, (keys, values) in enumerate(shared or []):
-            cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
-        return cache
 
 
 def _rows(bodies: Sequence[Tensor], prefix: Prefix) -> list[Row]:

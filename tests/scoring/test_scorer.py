@@ -78,7 +78,7 @@ def test_the_micro_batch_does_not_matter(
 def test_prefix_sharing_does_not_matter(architecture: str) -> None:
     shared, unshared = tiny_pair(architecture), tiny_pair(architecture)
     for side in unshared.sides:
-        side._shares_prefix = False
+        side._prefixes.are_shared = False
 
     for ours, theirs in zip(score(shared, PROMPTS[:3]), score(unshared, PROMPTS[:3]), strict=True):
         assert_same(ours, theirs)
@@ -92,7 +92,7 @@ def test_prefix_sharing_does_not_matter_past_a_sliding_window() -> None:
         for _ in range(2)
     )
     for side in unshared.sides:
-        side._shares_prefix = False
+        side._prefixes.are_shared = False
     assert len(shared.chat.shared_prefix) > 8
 
     for ours, theirs in zip(score(shared, PROMPTS[:2]), score(unshared, PROMPTS[:2]), strict=True):
