@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pytest_divergence.core.settings import Settings
     from pytest_divergence.discovery.cost import Memory
     from pytest_divergence.discovery.identity import RunIdentity
-    from pytest_divergence.models.pair import ModelIdentity, ModelPair
+    from pytest_divergence.models.identity import ModelIdentity
+    from pytest_divergence.models.pair import ModelPair
     from pytest_divergence.models.resolved import ResolvedSpec
 
 INI = "divergence_pairs"

@@ -16,10 +16,11 @@ from pytest_divergence.core.accepting import accepted_in
 from pytest_divergence.core.report import Report
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.store import sweep_strays
+from pytest_divergence.discovery.forecast import Forecast
 from pytest_divergence.discovery.identity import RunIdentity, identify, identify_pair
 from pytest_divergence.discovery.pair_files import PairFiles
 from pytest_divergence.discovery.planning import SearchPlan
-from pytest_divergence.discovery.progress import Forecast, Listener, Silence
+from pytest_divergence.discovery.progress import Listener, Silence
 from pytest_divergence.discovery.sharding import (
     Awaited,
     AwaitedUnitsError,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pytest_divergence.models.adapters import Adapters, AdapterSwitch, active_adapters
 from pytest_divergence.models.chat import ChatFormat, Prompt
+from pytest_divergence.models.identity import ModelIdentity
 from pytest_divergence.models.metric import Metric
 from pytest_divergence.models.placing import present_weights
 from pytest_divergence.models.side import Meter, ModelSide
@@ -25,16 +26,6 @@ from pytest_divergence.models.vocabulary import Vocabulary, num_tokens, vocabula
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What one model of a pair is: shown to people, and digested for caches."""
-
-    spec: str
-    kind: str
-    weights_sha256: str
-    commit: str | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from pytest_divergence.discovery.cost import (
     search_memory,
     within_memory,
 )
-from pytest_divergence.discovery.progress import Forecast, Silence
+from pytest_divergence.discovery.forecast import Forecast
+from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.units import Spent
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.resolving import resolve_pair
