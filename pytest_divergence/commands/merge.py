@@ -35,8 +35,9 @@ def run(given: Namespace) -> int:
     """Merge, and say what each journal holds now."""
     from pytest_divergence.commands import places
     from pytest_divergence.core.merging import merge
+    from pytest_divergence.core.naming import from_here
 
-    root = places.root()
+    root = from_here(places.root())
     for one in merge(root, given.places):
         print(_line(one, root))
     print("go on with the same pytest command, or leave out --divergence-shard to do the rest here")

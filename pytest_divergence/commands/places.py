@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,17 +52,11 @@ def run_meant(given: Path) -> Path:
 
 
 def _places(config: pytest.Config) -> Places:
+    from pytest_divergence.core.naming import from_here
     from pytest_divergence.option_values import report_dir
     from pytest_divergence.session import of
 
     session = of(config)
     own = session.root / ".divergence"
     reports = report_dir(config) or own / "reports"
-    return Places(session.root, _from_here(own / "suites"), _from_here(reports))
-
-
-def _from_here(path: Path) -> Path:
-    try:
-        return Path(os.path.relpath(path))
-    except ValueError:  # another drive
-        return path
+    return Places(session.root, from_here(own / "suites"), from_here(reports))

@@ -77,15 +77,13 @@ def _report_of(given: Path) -> Path:
 
 def _suite_of(report: Report, path: Path) -> str | None:
     """The run's suite as its commands name it: from here; None where it is gone."""
-    import os
-
     from pytest_divergence.commands import places
     from pytest_divergence.core.errors import SettingsError
     from pytest_divergence.core.runs import suite_of
 
     try:
-        return os.path.relpath(suite_of(report, path, places.root))
-    except (SettingsError, ValueError):  # gone, or on another drive
+        return str(suite_of(report, path, places.root))
+    except SettingsError:
         return None
 
 

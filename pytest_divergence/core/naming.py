@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from pytest_divergence.core.safe_text import slug
@@ -21,3 +22,11 @@ def _short(spec: str) -> str:
     """The last part of a spec's name: what people call the model."""
     name = spec.split(",")[0].rstrip("/").rsplit("/", 1)[-1]
     return slug(name)
+
+
+def from_here(path: Path) -> Path:
+    """A path as messages show it: from the working directory."""
+    try:
+        return Path(os.path.relpath(path))
+    except ValueError:  # another drive
+        return path

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.naming import suite_path
+from pytest_divergence.core.naming import from_here, suite_path
 from pytest_divergence.core.report import Report
 from pytest_divergence.core.store import latest_report_dir
 
@@ -40,15 +40,15 @@ def report_path(given: Path) -> Path | None:
 def suite_of(report: Report, path: Path, root_of: Callable[[], Path]) -> Path:
     """Where the search wrote the suite of the pair that a report, read from `path`, is about.
 
-    `root_of` tells the project of a report that lies outside of its `.divergence`. Raises
-    SettingsError where the suite is gone.
+    The path is from the working directory. `root_of` tells the project of a report that lies
+    outside of its `.divergence`. Raises SettingsError where the suite is gone.
     """
     project = next((one.parent for one in path.resolve().parents if one.name == FOLDER), None)
     specs = (
         str(report.settings.get(name) or spec)
         for name, spec in (("model_1", report.pair.reference), ("model_2", report.pair.candidate))
     )
-    suite = suite_path(project or root_of(), *specs)
+    suite = from_here(suite_path(project or root_of(), *specs))
     if not suite.is_file():
         raise SettingsError(f"the suite of run {report.run.id} is not there any more: {suite}")
     return suite

@@ -305,6 +305,7 @@ def test_a_run_means_the_suite_that_it_wrote(
     write_run(tmp_path, *RUN)
     monkeypatch.chdir(tmp_path)
 
+    assert refusal(Path(given), target, "x").startswith(".divergence/suites/base--")
     promote(Path(given), target)
 
     assert [one.text for one in read_suite(target).suite.cases] == [KNOT, POEM]
