@@ -61,8 +61,9 @@ def is_same_model(ours: ModelProvenance, theirs: ModelProvenance) -> bool:
 
 def model_name(model: ModelProvenance) -> str:
     """A model for people: its spec, and the start of what tells its weights apart."""
-    digest = model.weights_sha256 or model.commit
-    return safe_line(model.spec) + (f" {digest[:8]}" if digest else "")
+    digest = model.weights_sha256 or model.commit or ""
+    parts = (part[:8] for part in digest.split("+"))  # of an adapter: its base's, and its own
+    return f"{safe_line(model.spec)} {'+'.join(parts)}".rstrip()
 
 
 def _models(ours: ModelProvenance, theirs: ModelProvenance) -> tuple[object, object]:
