@@ -7,7 +7,6 @@ Knows which rows count and what a verdict does to a session. Does not know the s
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from pytest_divergence.measuring import noise_floor_of, note
 from pytest_divergence.replaying import SuiteReplay
 from pytest_divergence.rerunning import rerun_command
 from pytest_divergence.session import DivergenceSession, of
-from pytest_divergence.warning import DivergenceWarning
+from pytest_divergence.warning import warn_of_suite
 
 if TYPE_CHECKING:
     from pytest_divergence.collection import SuiteFile
@@ -123,11 +122,7 @@ class AggregateItem(RowsItem):
             pytest.fail(text, pytrace=False)
         self.add_report_section("call", "divergence", sentence)
         if found.verdict == "inconclusive":
-            self._warn(f"aggregate {sentence}")
-
-    def _warn(self, text: str) -> None:
-        """A warning at no line of the suite: pytest would show that line, a model's raw text."""
-        warnings.warn_explicit(text, DivergenceWarning, filename=str(self.path), lineno=0)
+            warn_of_suite(self.path, f"aggregate {sentence}")
 
     def _compare(self, rows: Sequence[Case], measured: dict[str, Measurement]) -> Aggregate:
         from pytest_divergence.core.aggregates import Aggregate, unit_of

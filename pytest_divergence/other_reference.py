@@ -7,7 +7,6 @@ models.
 
 from __future__ import annotations
 
-import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ import pytest
 
 from pytest_divergence.measuring import note
 from pytest_divergence.session import FOLDER
-from pytest_divergence.warning import DivergenceWarning
+from pytest_divergence.warning import warn_of_suite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,13 +49,7 @@ class ReferenceCheck:
         note(item, other_reference=model_name(made))
         if self._is_said:
             return
-        # At no line of the suite: pytest would show that line, a model's raw text.
-        try:
-            warnings.warn_explicit(
-                self._sentence(made), DivergenceWarning, filename=str(self._path), lineno=0
-            )
-        except DivergenceWarning as error:
-            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        warn_of_suite(self._path, self._sentence(made))
         self._is_said = True
 
     @cached_property

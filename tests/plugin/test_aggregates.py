@@ -234,6 +234,16 @@ def test_the_warning_can_be_named_in_a_filter(release: Release) -> None:
     release.run(*MODELS, AGGREGATE, "-W", ignored).assert_outcomes(passed=1, warnings=0)
 
 
+def test_where_warnings_are_errors_it_is_told_as_one_sentence(release: Release) -> None:
+    release.write(num_cases=4, num_controls=4)
+    result = release.run(
+        *MODELS, SUITE, "-W", "error::pytest_divergence.DivergenceWarning", in_process=False
+    )
+    result.assert_outcomes(passed=4, failed=1)
+    assert f"aggregate inconclusive: {INSUFFICIENT}" in shown(result)
+    assert "warn_explicit" not in shown(result)  # no traceback
+
+
 def test_with_workers_the_summary_still_says_what_is_undecided(release: Release) -> None:
     release.write(num_cases=4, num_controls=4)
     arguments = ("-p", "xdist", "-n1", "-W", "default")
