@@ -25,13 +25,17 @@ from unittest import mock
 import torch
 
 from pytest_divergence.core.settings import Settings
+from pytest_divergence.discovery import executors
+from pytest_divergence.discovery.executors import Unit
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.run import search
-from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
 
 NUM_FUNCTIONS = 40
+NAMED_BY_TWO = ("calibrate", "controls", "name", "search", "select")
+"""Work whose kind is told by the first two parts of a unit's name; others by one."""
 
 
 @dataclass
@@ -57,7 +61,8 @@ class Stopwatch:
     @contextmanager
     def watching(self) -> Iterator[None]:
         with ExitStack() as patches:
-            patches.enter_context(mock.patch.object(WorkUnits, "do", self._unit(WorkUnits.do)))
+            measured = self._measured(executors._measured)
+            patches.enter_context(mock.patch.object(executors, "_measured", measured))
             for owner, name, kind in (
                 (ModelSide, "_forward", "forward"),
                 (torch.Tensor, "backward", "backward"),
@@ -66,12 +71,13 @@ class Stopwatch:
                 patches.enter_context(mock.patch.object(owner, name, timed))
             yield
 
-    def _unit(self, do: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(units: WorkUnits, unit: str, compute: Callable[..., Any]) -> Any:
-            self._kind = "/".join(part for part in unit.split("/") if not part.isdigit())
+    def _measured(self, measured: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(unit: Unit, load_pair: Callable[[], ModelPair]) -> Any:
+            parts = unit.name.split("/")  # numbers and digests tell units of one kind apart
+            self._kind = "/".join(parts[:2]) if parts[0] in NAMED_BY_TWO else parts[0]
             started = time.perf_counter()
             try:
-                return do(units, unit, compute)
+                return measured(unit, load_pair)
             finally:
                 self.by_kind[self._kind].total += time.perf_counter() - started
 

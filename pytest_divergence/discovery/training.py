@@ -141,7 +141,7 @@ class _Training:
             entropies = [float(entropy.detach())]
             price = self.config.entropy_price(step, self.num_steps)
             if price:  # the first step never has one: its gradient check sees the objective's alone
-                loss = loss + price * entropy
+                loss = loss + price * entropy.to(loss.device)
         if loss.requires_grad:  # a model may cut its inputs off; the gradient check names it
             with fast_products():
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -115,8 +115,9 @@ class ModelPair:
     def reading_once(self) -> Iterator[None]:
         """Within it each model reads a prompt once, whatever is measured on it.
 
-        No number changes by more than rounding; keys and values of the prompts take memory, up to
-        `pytest_divergence.models.readings.KEPT_BYTES` a model, until the end.
+        No number changes by more than rounding. Keys and values of the prompts take memory, up to
+        `pytest_divergence.models.readings.KEPT_BYTES` a model, until the end; prompts beyond that
+        are read each time.
         """
         with self.reference.reading_once(), self.candidate.reading_once():
             yield

@@ -6,19 +6,49 @@ prefix, nor what is kept of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from pytest_divergence.models.forward import ForwardPass, Padded
 from pytest_divergence.models.head import input_device
 
 Prefix = tuple[int, ...]
 """Token ids."""
+Row = tuple[Prefix, tuple[int, ...]]
+"""A prefix that is shared, and the ids after it."""
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values of every layer, each (B, heads, positions, size)."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Rows of ids (L,) or embeddings (L, D), and what they go on from."""
+
+    prefix: Prefix
+    """Empty where none is shared: then it stands in the rows."""
+    shared: Layers | None
+    """Keys and values of it."""
+    bodies: Sequence[Tensor]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Each row by its ids."""
+        return [(self.prefix, tuple(body.tolist())) for body in self.bodies]
+
+    def only(self, chosen: Sequence[int]) -> Opened:
+        """Some of the rows."""
+        return replace(self, bodies=[self.bodies[index] for index in chosen])
+
+    def attention_mask(self, padded: Padded) -> Tensor:
+        """Of all positions of the rows once they are padded: (B, len(prefix) + padded ones)."""
+        shared = padded.mask.new_ones(len(padded.mask), len(self.prefix))
+        return torch.cat([shared, padded.mask], dim=1)
 
 
 class Prefixes:
@@ -79,23 +109,19 @@ class Prefixes:
         return mask.gather(1, order)
 
 
-def attention_mask(padded: Padded, shared: Layers | None) -> Tensor:
-    """Of all positions of rows behind a prefix: (B, len(prefix) + padded positions)."""
-    num_shared = shared[0][0].shape[-2] if shared else 0
-    return torch.cat([padded.mask.new_ones(len(padded.mask), num_shared), padded.mask], dim=1)
-
-
 def keys_and_values(cache: DynamicCache, num_positions: int) -> Layers | None:
-    """Of all layers; None where one of them does not hold each of the positions that were read.
+    """Of all layers; None where these are not all that a layer knows of what was read.
 
-    A layer that attends to a window forgets what lies before it.
+    A layer that attends to a window forgets what lies before it; those of other kinds keep a
+    recurrent state, or an index, besides.
     """
     found: Layers = []
     for layer in cache.layers:
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if not isinstance(keys, Tensor) or not isinstance(values, Tensor):
+        is_plain = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)  # subclasses keep more
+        if not is_plain or not isinstance(layer, DynamicLayer):
             return None
-        if keys.shape[-2] != num_positions:
+        keys, values = layer.keys, layer.values
+        if keys is None or values is None or keys.shape[-2] != num_positions:
             return None
         found.append((keys, values))
     return found

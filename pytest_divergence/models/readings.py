@@ -16,22 +16,31 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from pytest_divergence.models.prefixes import Layers, Prefix
+from pytest_divergence.models.prefixes import Layers, Row
 
 KEPT_BYTES = 256 * 2**20
 """Of keys and values that one model keeps: what is read beyond them is read again."""
-Row = tuple[Prefix, tuple[int, ...]]
-"""A prefix whose keys and values are shared, and the ids after it."""
 
 
 @dataclass(frozen=True)
 class ReadBatch:
-    """Prompts that were read in one pass."""
+    """Prompts that were read in one pass, padded on the left; what they share is left out."""
 
     layers: Layers
-    """Of the prefix, then of padding, then of the prompt, which ends each row."""
     logits: Tensor
     """What follows each prompt: (B, V)."""
+
+    @classmethod
+    def of(cls, layers: Layers, logits: Tensor, *, longest: int) -> ReadBatch:
+        """Of a pass over rows of at most `longest` tokens: its cache, and logits (B, N, V).
+
+        Copies, so that neither the prefix of each row nor the other logits stay in memory.
+        """
+        kept = [
+            (keys[:, :, -longest:].clone(), values[:, :, -longest:].clone())
+            for keys, values in layers
+        ]
+        return cls(kept, logits[:, -1].clone())
 
     @cached_property
     def num_bytes(self) -> int:
@@ -56,10 +65,16 @@ class Readings:
         return self._places.get(row)
 
     def keep(self, rows: Sequence[Row], batch: ReadBatch) -> None:
-        """Remember the rows of a batch, unless they take too much memory."""
-        if self._num_bytes + batch.num_bytes <= KEPT_BYTES:
+        """Remember the rows of a batch, unless they take too much memory, or are all known."""
+        is_new = not self._places.keys() >= set(rows)
+        if is_new and self._num_bytes + batch.num_bytes <= KEPT_BYTES:
             self._num_bytes += batch.num_bytes
             self._places.update((row, (batch, index)) for index, row in enumerate(rows))
+
+    def forget(self) -> None:
+        """Let all of them go."""
+        self._places.clear()
+        self._num_bytes = 0
 
 
 def joined(

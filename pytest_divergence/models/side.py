@@ -19,16 +19,11 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from pytest_divergence.models import head
+from pytest_divergence.models.batching import is_out_of_memory
 from pytest_divergence.models.forward import ForwardPass, Padded
 from pytest_divergence.models.head import OutputHead, Positions, input_device
-from pytest_divergence.models.prefixes import (
-    Layers,
-    Prefix,
-    Prefixes,
-    attention_mask,
-    keys_and_values,
-)
-from pytest_divergence.models.readings import ReadBatch, Readings, Row, joined
+from pytest_divergence.models.prefixes import Opened, Prefix, Prefixes, keys_and_values
+from pytest_divergence.models.readings import ReadBatch, Readings, joined
 from pytest_divergence.models.vocabulary import Vocabulary
 
 Role = Literal["reference", "candidate"]
@@ -105,13 +100,15 @@ class ModelSide:
         embeddings that ask for them.
         """
         with self.activate():
-            return self._start(bodies, prefix, num_logits=num_logits, use_cache=False)[0]
+            opened = self._opened(bodies, prefix)
+            return self._start(opened, num_logits=num_logits, use_cache=False)[0]
 
     @contextmanager
     def reading_once(self) -> Iterator[None]:
         """Within it a prompt of ids is read once, whatever is asked of it afterwards.
 
-        What was read is forgotten at the end; within another one it changes nothing.
+        As far as `readings.KEPT_BYTES` reach; what was read is forgotten at the end. Within another
+        one it changes nothing.
         """
         if self._readings is not None:
             yield
@@ -130,12 +127,13 @@ class ModelSide:
         As `logits` in all else, but where these would take much memory they are made only when
         they are asked for.
         """
-        is_kept = self._keeps(bodies) and not torch.is_grad_enabled()
+        opened = self._opened(bodies, prefix)
+        is_kept = self._keeps(opened) and not torch.is_grad_enabled()
 
         def forward() -> Tensor:
-            read = self._start(bodies, prefix, num_logits=num_positions, use_cache=is_kept)
+            read = self._start(opened, num_logits=num_positions, use_cache=is_kept)
             if is_kept:
-                self._keep(bodies, prefix, *read)
+                self._keep(opened, *read)
             return read[0]
 
         with self.activate():
@@ -145,82 +143,74 @@ class ModelSide:
     def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> Decoding:
         """Read each row, ready to decode after it; no gradients flow."""
         with torch.no_grad(), self.activate():
-            return (self._resumed if self._keeps(bodies) else self._read)(bodies, prefix)
+            opened = self._opened(bodies, prefix)
+            return (self._resumed if self._keeps(opened) else self._read)(opened)
 
-    def _keeps(self, bodies: Sequence[Tensor]) -> bool:
+    def _keeps(self, opened: Opened) -> bool:
         """Whether what is read of these rows is kept: of ids, while it is told to."""
-        return self._readings is not None and not bodies[0].is_floating_point()
+        return self._readings is not None and not opened.bodies[0].is_floating_point()
 
-    def _read(self, bodies: Sequence[Tensor], prefix: Prefix) -> Decoding:
-        logits, cache, mask = self._start(bodies, prefix, num_logits=1, use_cache=True)
+    def _read(self, opened: Opened) -> Decoding:
+        logits, cache, mask = self._start(opened, num_logits=1, use_cache=True)
         return Decoding(self, logits[:, -1], cache, mask)
 
-    def _resumed(self, bodies: Sequence[Tensor], prefix: Prefix) -> Decoding:
+    def _resumed(self, opened: Opened) -> Decoding:
         """As `_read`, but only those rows are read that no reading holds."""
         assert self._readings is not None
-        places = [self._readings.get(row) for row in _rows(bodies, prefix)]
+        places = [self._readings.get(row) for row in opened.rows]
         unread = [index for index, place in enumerate(places) if place is None]
         if unread:
-            new = [bodies[index] for index in unread]
-            read = self._start(new, prefix, num_logits=1, use_cache=True)
-            batch = self._keep(new, prefix, *read)
-            if len(new) == len(bodies):
+            new = opened.only(unread)
+            read = self._start(new, num_logits=1, use_cache=True)
+            batch = self._keep(new, *read)
+            if len(unread) == len(places):
                 return Decoding(self, read[0][:, -1], *read[1:])
             if batch is None:  # parts of some rows are forgotten: they go on from no reading
-                return self._read(bodies, prefix)
+                return self._read(opened)
             for place, index in enumerate(unread):
                 places[index] = (batch, place)
-        shared, bodies = self._opened(bodies, prefix)
         logits, cache = joined(
             [place for place in places if place is not None],
-            [len(body) for body in bodies],
-            self._prefixes.new_cache(shared, len(bodies)),
+            [len(body) for body in opened.bodies],
+            self._prefixes.new_cache(opened.shared, len(places)),
         )
-        mask = attention_mask(Padded.of(bodies, self.device), shared)
+        mask = opened.attention_mask(Padded.of(opened.bodies, self.device))
         return Decoding(self, logits, cache, self._prefixes.close_up(cache, mask))
 
     def _keep(
-        self,
-        bodies: Sequence[Tensor],
-        prefix: Prefix,
-        logits: Tensor,
-        cache: DynamicCache | None,
-        mask: Tensor,
+        self, opened: Opened, logits: Tensor, cache: DynamicCache | None, mask: Tensor
     ) -> ReadBatch | None:
         """What these rows were read into, kept where there is room; None where it is not whole."""
         layers = keys_and_values(cache, mask.shape[1]) if cache is not None else None
         if layers is None or self._readings is None:
             return None
-        batch = ReadBatch(layers, logits[:, -1])
-        self._readings.keep(_rows(bodies, prefix), batch)
+        batch = ReadBatch.of(layers, logits, longest=max(map(len, opened.bodies)))
+        self._readings.keep(opened.rows, batch)
         return batch
 
     def _start(
-        self, bodies: Sequence[Tensor], prefix: Prefix, *, num_logits: int, use_cache: bool
+        self, opened: Opened, *, num_logits: int, use_cache: bool
     ) -> tuple[Tensor, DynamicCache | None, Tensor]:
-        shared, bodies = self._opened(bodies, prefix)
-        padded = Padded.of(bodies, self.device)
-        is_cached = use_cache or shared is not None
-        cache = self._prefixes.new_cache(shared, len(bodies)) if is_cached else None
-        mask = attention_mask(padded, shared)
+        padded = Padded.of(opened.bodies, self.device)
+        is_cached = use_cache or opened.shared is not None
+        cache = self._prefixes.new_cache(opened.shared, len(opened.bodies)) if is_cached else None
+        mask = opened.attention_mask(padded)
         num_shared = mask.shape[1] - padded.mask.shape[1]
         positions = num_shared + (padded.mask.cumsum(1) - 1).clamp(min=0)
         logits = self._forward(padded.rows, mask, positions, cache, num_logits)
-        # Counted after success, and without the prefix, which each session computes anew: a run
-        # that was interrupted, or short of memory, must spend its budget as any other.
+        # Counted after success, for what ran out of memory is done again, and without the prefix,
+        # which each session computes anew: an interrupted run spends its budget as any other.
         self.meter.tokens_forwarded += int(padded.mask.sum())
         if use_cache and cache is not None:
             mask = self._prefixes.close_up(cache, mask)
         return logits, cache, mask
 
-    def _opened(
-        self, bodies: Sequence[Tensor], prefix: Prefix
-    ) -> tuple[Layers | None, Sequence[Tensor]]:
-        """Keys and values of the prefix, and the rows behind it; with it where none are shared."""
+    def _opened(self, bodies: Sequence[Tensor], prefix: Prefix) -> Opened:
+        """The rows behind a prefix that they share; with it where they cannot."""
         shared = self._prefixes.shared(prefix, longest=max(map(len, bodies)))
-        if shared is None and prefix:
-            bodies = [self._with_prefix(prefix, body) for body in bodies]
-        return shared, bodies
+        if shared is not None:
+            return Opened(prefix, shared, bodies)
+        return Opened((), None, [self._with_prefix(prefix, body) for body in bodies])
 
     def _forward(
         self,
@@ -230,7 +220,12 @@ class ModelSide:
         cache: DynamicCache | None,
         num_logits: int,
     ) -> Tensor:
-        return self._outcomes(self._pass(rows, mask, positions, cache, num_logits))
+        try:
+            return self._outcomes(self._pass(rows, mask, positions, cache, num_logits))
+        except Exception as error:
+            if self._readings is not None and is_out_of_memory(error):
+                self._readings.forget()  # a smaller batch shall find their room
+            raise
 
     def _outcomes(self, logits: Tensor) -> Tensor:
         """Logits of what both models can say: (..., rows of the head) -> (..., num_outcomes)."""
@@ -252,13 +247,11 @@ class ModelSide:
             return self._outcomes(self._head(states))
 
     def _with_prefix(self, prefix: Prefix, body: Tensor) -> Tensor:
+        if not prefix:
+            return body
         ids = torch.tensor(prefix, device=self.device)
         start = self.embed(ids) if body.is_floating_point() else ids
         return torch.cat([start, body.to(self.device)])
-
-
-def _rows(bodies: Sequence[Tensor], prefix: Prefix) -> list[Row]:
-    return [(prefix, tuple(body.tolist())) for body in bodies]
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import Gemma2Config, MistralConfig
+from transformers import FalconH1Config, Gemma2Config, MistralConfig
 
 from pytest_divergence.models import readings
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily
@@ -187,3 +187,57 @@ def test_embeddings_are_read_each_time_and_pass_gradients() -> None:
 
     assert side.meter.tokens_forwarded == 3 * sum(map(len, BODIES))
     assert all(row.grad is not None and row.grad.norm() > 0 for row in rows)
+
+
+def test_a_model_that_keeps_more_than_keys_and_values_reads_each_time() -> None:
+    """Attention and a recurrent state side by side: keys and values are half of what it knows."""
+    config = tiny_config(
+        FalconH1Config,
+        mamba_d_ssm=32,
+        mamba_n_heads=4,
+        mamba_d_head=8,
+        mamba_d_state=8,
+        mamba_n_groups=1,
+        mamba_chunk_size=8,
+    )
+    side = ModelSide("candidate", tiny_model(config=config))
+    with side.reading_once():
+        for _ in range(2):
+            assert_goes_on_as_the_model_alone(side.start([LONG], prefix=PREFIX), [LONG], PREFIX)
+
+
+def test_of_what_was_measured_only_the_end_is_kept() -> None:
+    """Logits of all positions, and a prefix for each row, would take many times as much."""
+    side = tiny_pair().candidate
+    longest = max(map(len, BODIES))
+    with side.reading_once(), torch.no_grad():
+        side.positions(BODIES, prefix=PREFIX, num_positions=longest)
+        assert side._readings is not None
+        kept = side._readings.get((PREFIX, tuple(LONG.tolist())))
+        assert kept is not None
+        batch, _ = kept
+        tensors = [batch.logits, *(one for both in batch.layers for one in both)]
+        assert batch.num_bytes == sum(one.untyped_storage().nbytes() for one in tensors)
+        assert all(keys.shape[-2] == longest for keys, _ in batch.layers)
+
+        side.positions(BODIES, prefix=PREFIX, num_positions=longest)
+        assert side._readings._num_bytes == batch.num_bytes
+
+
+def test_where_memory_ends_readings_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = tiny_pair().candidate
+    with side.reading_once():
+        side.start(BODIES, prefix=PREFIX)
+        monkeypatch.setattr(side, "_pass", out_of_memory)
+        with pytest.raises(MemoryError):
+            side.start([torch.tensor([1, 2])], prefix=PREFIX)
+        monkeypatch.undo()
+        spent = side.meter.tokens_forwarded
+        state = side.start(BODIES, prefix=PREFIX)
+
+        assert side.meter.tokens_forwarded == 2 * spent
+        assert_goes_on_as_the_model_alone(state, BODIES, PREFIX)
+
+
+def out_of_memory(*_: object) -> Tensor:
+    raise MemoryError
