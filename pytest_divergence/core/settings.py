@@ -70,8 +70,8 @@ class Profile(BaseModel):
     """Share of a round's proposals that get the full score after the first-token screen."""
     budget_tokens: int = Field(gt=0)
     """Forwarded tokens of a whole run, about: no round of the search starts that leaves too few of
-    them to confirm cases and minimise causes, but what is suspected at the very end is tested all
-    the same, which took up to 4 % more."""
+    them to confirm cases and minimise causes, but a strategy's first round costs what it costs, and
+    what is suspected at the very end is tested all the same: up to 5 % more were measured."""
 
     @property
     def calibration_tokens(self) -> int:

@@ -282,7 +282,7 @@ def _searched(report: Report) -> str:
     none_over = f"No prompt over the bound{limit}: {scored}"
     if not tested:
         return f"{none_over}, none of them kept as a case."
-    judged = sum(case.verdict in ("passed", "failed") for case in asserted(report))
+    judged = sum(case.verdict != "error" for case in asserted(report))
     again = "measured again on fresh continuations"
     most = "the most divergent one" if tested == 1 else f"the {tested} most divergent"
     if not judged:
