@@ -98,7 +98,8 @@ class Bench:
 
     def all_together(self) -> Sequence[object]:
         started = time.perf_counter()
-        report = self.search(built_in_strategies())
+        # By force, or soft prompts that an earlier run has trained would not be trained again.
+        report = self.search(built_in_strategies(), is_forced=True)
         return judged(self.folder.name, report, self.truth, time.perf_counter() - started)
 
     def each_alone(self, names: Sequence[str]) -> Iterator[Sequence[object]]:
@@ -121,7 +122,7 @@ class Bench:
             "-" if first is None else first.tokens_forwarded,
         )
 
-    def search(self, strategies: Mapping[str, Strategy]) -> Report:
+    def search(self, strategies: Mapping[str, Strategy], *, is_forced: bool = False) -> Report:
         settings = Settings(
             model_1=REFERENCE, model_2=self.candidate, profile=self.profile, budget=self.budget
         )
@@ -131,6 +132,7 @@ class Bench:
             load_pair=self.load,
             listener=Silence(),
             strategies=strategies,
+            is_forced=is_forced,
         ).report
 
     def load(self) -> ModelPair:

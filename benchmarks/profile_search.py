@@ -108,7 +108,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root, ExitStack() as measuring:
         measuring.enter_context(profiler if given.functions else watch.watching())
         started = time.perf_counter()
-        search(settings, root=Path(root), load_pair=lambda: pair, listener=Silence())
+        # By force, or a soft prompt that an earlier run has trained would not be trained again.
+        search(
+            settings, root=Path(root), load_pair=lambda: pair, listener=Silence(), is_forced=True
+        )
         seconds = time.perf_counter() - started
     if given.functions:
         given.functions.write_text(functions(profiler), "utf-8")
