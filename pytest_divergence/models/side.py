@@ -127,16 +127,16 @@ class ModelSide:
         As `logits` in all else, but where these would take much memory they are made only when
         they are asked for.
         """
-        opened = self._opened(bodies, prefix)
-        is_kept = self._keeps(opened) and not torch.is_grad_enabled()
+        with self.activate():  # the prefix is read by this side too
+            opened = self._opened(bodies, prefix)
+            is_kept = self._keeps(opened) and not torch.is_grad_enabled()
 
-        def forward() -> Tensor:
-            read = self._start(opened, num_logits=num_positions, use_cache=is_kept)
-            if is_kept:
-                self._keep(opened, *read)
-            return read[0]
+            def forward() -> Tensor:
+                read = self._start(opened, num_logits=num_positions, use_cache=is_kept)
+                if is_kept:
+                    self._keep(opened, *read)
+                return read[0]
 
-        with self.activate():
             states, to_logits = self._states(forward, len(bodies), num_positions)
         return Positions(states.flatten(0, 1), self.num_outcomes, to_logits)
 

@@ -152,6 +152,28 @@ def test_a_base_without_a_template_against_an_instruct_model(
     check_differs(load(tmp_path, tiny_models / "ft", chat_template="none"))
 
 
+@pytest.mark.parametrize("first", ["positions", "logits", "start"])
+def test_each_side_of_an_adapter_pair_reads_the_prefix_as_itself(
+    tiny_models: Path, first: str
+) -> None:
+    """Whatever is asked of the candidate first, after the reference has run on the same weights."""
+    pair = load(tiny_models / "base", tiny_models / "adapter")
+    prefix, body = (1, 87, 85), torch.arange(20, 26)
+    with torch.no_grad():
+        pair.reference.logits([body], num_logits=1)
+        asked = {
+            "positions": lambda side: side.positions([body], prefix=prefix, num_positions=1),
+            "logits": lambda side: side.logits([body], prefix=prefix, num_logits=1),
+            "start": lambda side: side.start([body], prefix=prefix),
+        }[first]
+        asked(pair.candidate)
+        got = pair.candidate.logits([body], prefix=prefix, num_logits=1)
+        whole = torch.cat([torch.tensor(prefix), body])
+        expected = pair.candidate.logits([whole], num_logits=1)
+
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
 def test_an_adapter_that_was_saved_without_a_task_type(tiny_models: Path, tmp_path: Path) -> None:
     with quiet_transformers():
         wrapped = get_peft_model(
