@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -158,18 +159,18 @@ def test_each_side_of_an_adapter_pair_reads_the_prefix_as_itself(
 ) -> None:
     """Whatever is asked of the candidate first, after the reference has run on the same weights."""
     pair = load(tiny_models / "base", tiny_models / "adapter")
-    prefix, body = (1, 87, 85), torch.arange(20, 26)
+    prefix, body, candidate = (1, 87, 85), torch.arange(20, 26), pair.candidate
+    asked: dict[str, Callable[[], object]] = {
+        "positions": lambda: candidate.positions([body], prefix=prefix, num_positions=1),
+        "logits": lambda: candidate.logits([body], prefix=prefix, num_logits=1),
+        "start": lambda: candidate.start([body], prefix=prefix),
+    }
     with torch.no_grad():
         pair.reference.logits([body], num_logits=1)
-        asked = {
-            "positions": lambda side: side.positions([body], prefix=prefix, num_positions=1),
-            "logits": lambda side: side.logits([body], prefix=prefix, num_logits=1),
-            "start": lambda side: side.start([body], prefix=prefix),
-        }[first]
-        asked(pair.candidate)
-        got = pair.candidate.logits([body], prefix=prefix, num_logits=1)
+        asked[first]()
+        got = candidate.logits([body], prefix=prefix, num_logits=1)
         whole = torch.cat([torch.tensor(prefix), body])
-        expected = pair.candidate.logits([whole], num_logits=1)
+        expected = candidate.logits([whole], num_logits=1)
 
     assert torch.allclose(got, expected, atol=1e-5)
 
