@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -56,13 +56,14 @@ class View:
 @contextmanager
 def view(
     chromium: Browser,
-    path: Path,
+    address: str,
     *,
     size: dict[str, int] = DESKTOP,
     scheme: str = "light",
     has_script: bool = True,
+    wait_until: Literal["commit", "load"] = "load",
 ) -> Iterator[View]:
-    """The file in a window; closed at the end, with whatever it stored."""
+    """A page in a window; closed at the end, with whatever it stored."""
     context = chromium.new_context(
         viewport={"width": size["width"], "height": size["height"]},
         color_scheme="dark" if scheme == "dark" else "light",
@@ -75,7 +76,7 @@ def view(
     shown.page.on("pageerror", lambda error: shown.complaints.append(str(error)))
     shown.page.on("request", lambda request: shown.requests.append(request.url))
     try:
-        shown.page.goto(path.as_uri())
+        shown.page.goto(address, wait_until=wait_until)
         yield shown
     finally:
         context.close()

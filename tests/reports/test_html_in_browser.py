@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -40,7 +43,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def usual(chromium: Browser, pages: Path) -> Iterator[View]:
-    with view(chromium, pages / "usual.html") as shown:
+    with view(chromium, (pages / "usual.html").as_uri()) as shown:
         yield shown
         assert shown.complaints == []
 
@@ -56,7 +59,7 @@ def test_nothing_complains_nothing_leaves_and_nothing_sticks_out(
     chromium: Browser, pages: Path, name: str, size: dict[str, int], scheme: str
 ) -> None:
     path = pages / f"{name}.html"
-    with view(chromium, path, size=size, scheme=scheme) as shown:
+    with view(chromium, path.as_uri(), size=size, scheme=scheme) as shown:
         for link in shown.page.locator(f"{ROWS} a").all():
             if link.get_attribute("aria-expanded") == "false":
                 link.click()
@@ -70,7 +73,7 @@ def test_nothing_complains_nothing_leaves_and_nothing_sticks_out(
 
 
 def test_hostile_text_is_text(chromium: Browser, pages: Path) -> None:
-    with view(chromium, pages / "hostile.html") as shown:
+    with view(chromium, (pages / "hostile.html").as_uri()) as shown:
         first = shown.page.locator(f"#case-{HOSTILE_CASES[0].id}")
         assert shown.page.evaluate("document.images.length + document.scripts.length") == 1
         assert "<script>alert(1)</script>" in first.inner_text()
@@ -89,7 +92,7 @@ def test_hostile_text_is_text(chromium: Browser, pages: Path) -> None:
 
 
 def test_without_script_all_can_be_read(chromium: Browser, pages: Path) -> None:
-    with view(chromium, pages / "usual.html", has_script=False) as shown:
+    with view(chromium, (pages / "usual.html").as_uri(), has_script=False) as shown:
         shown.page.locator(".more summary").nth(1).click()
         heat = shown.page.locator(".more .heat").nth(1)
         heat.locator(".t").nth(4).hover()
@@ -101,6 +104,49 @@ def test_without_script_all_can_be_read(chromium: Browser, pages: Path) -> None:
         assert tip.evaluate("one => getComputedStyle(one, '::after').content").startswith(
             '"token 5'
         )
+
+
+@contextmanager
+def served_in_two_parts(page: str, *, until: str) -> Iterator[tuple[str, threading.Event]]:
+    """The address of a page that ends at `until` for now, and what lets the rest of it come."""
+    first, rest = page.split(until, 1)
+    rest_may_come = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(first.encode())
+            rest_may_come.wait(10)
+            self.wfile.write((until + rest).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/report.html", rest_may_come
+        finally:
+            rest_may_come.set()
+            server.shutdown()
+
+
+def test_a_page_that_comes_slowly_is_whole_in_the_end(chromium: Browser, pages: Path) -> None:
+    html = (pages / "usual.html").read_text("utf-8")
+    with (
+        served_in_two_parts(html, until='<div class="inspector"') as (address, rest_may_come),
+        view(chromium, address, wait_until="commit") as shown,
+    ):
+        tokens = shown.page.locator(".heat .t")
+        tokens.first.hover()
+        tokens.first.click()
+        rest_may_come.set()
+        shown.page.wait_for_load_state()
+
+        assert shown.page.locator(".inspector .where span").first.is_visible()
+        assert shown.complaints == []
 
 
 def test_a_row_opens_by_mouse_by_key_and_by_link(usual: View) -> None:
@@ -247,7 +293,7 @@ def test_two_hundred_cases_are_filtered_at_once(chromium: Browser, tmp_path: Pat
     cases = [case(f"A day in city-{i:03}", 1 + i / 100, tokens=ROME.tokens * 3) for i in range(200)]
     path = tmp_path / "report.html"
     path.write_text(render_html(report(cases=cases)), "utf-8")
-    with view(chromium, path) as shown:
+    with view(chromium, path.as_uri()) as shown:
         shown.page.get_by_role("searchbox", name="Search").fill("city-17")
         assert len(prompts(shown)) == 10
         assert shown.complaints == []

@@ -165,42 +165,43 @@
     tokens[next].focus();
   };
 
-  // What is heard
+  // What is heard, once the page is whole: before that, the place to write to may not have come
 
-  document.addEventListener("click", (event) => {
-    const near = (selector) => event.target.closest(selector);
-    if (near(".copy")) copy(near(".copy"));
-    else if (near(".sort")) sort(near("th"));
-    else if (near(".t")) inspect(near(".t"));
-    else if (near(".cases .row") && !String(getSelection())) {
-      event.preventDefault();
-      toggle(near(".row"));
-    }
-  });
-  document.addEventListener("keydown", (event) => {
-    const token = event.target.closest(".t");
-    const isStep = ["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key);
-    if (token && isStep) {
-      event.preventDefault();
-      step(token, event.key);
-    } else if (event.key === " " && event.target.matches(".cases .row a")) {
-      event.preventDefault();
-      toggle(event.target);
-    }
-  });
-  for (const heard of ["pointerover", "focusin"]) {
-    document.addEventListener(heard, (event) => {
-      const token = event.target.closest(".t");
-      if (token) inspect(token);
-    });
-  }
-  document.addEventListener("toggle", (event) => follow(event.target), true);
-  document.addEventListener("input", (event) => {
-    const box = event.target.closest(".filters");
-    if (box) filter(box);
-  });
-  addEventListener("hashchange", () => show(decodeURIComponent(location.hash.slice(1))));
   document.addEventListener("DOMContentLoaded", () => {
+    document.addEventListener("click", (event) => {
+      const near = (selector) => event.target.closest(selector);
+      if (near(".copy")) copy(near(".copy"));
+      else if (near(".sort")) sort(near("th"));
+      else if (near(".t")) inspect(near(".t"));
+      else if (near(".cases .row") && !String(getSelection())) {
+        event.preventDefault();
+        toggle(near(".row"));
+      }
+    });
+    document.addEventListener("keydown", (event) => {
+      const token = event.target.closest(".t");
+      const isStep = ["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key);
+      if (token && isStep) {
+        event.preventDefault();
+        step(token, event.key);
+      } else if (event.key === " " && event.target.matches(".cases .row a")) {
+        event.preventDefault();
+        toggle(event.target);
+      }
+    });
+    for (const heard of ["pointerover", "focusin"]) {
+      document.addEventListener(heard, (event) => {
+        const token = event.target.closest(".t");
+        if (token) inspect(token);
+      });
+    }
+    document.addEventListener("toggle", (event) => follow(event.target), true);
+    document.addEventListener("input", (event) => {
+      const box = event.target.closest(".filters");
+      if (box) filter(box);
+    });
+    addEventListener("hashchange", () => show(decodeURIComponent(location.hash.slice(1))));
+
     for (const header of all(".cases th[data-sort]")) {
       const button = made("button", "sort", header.textContent);
       button.type = "button";
