@@ -16,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NoReturn
 
+import torch
+
 QUIET_BY_DEFAULT = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 """What a fresh interpreter does not show; the tests' own process makes errors of warnings."""
 
@@ -70,6 +72,9 @@ def _as_fresh(folder: Path, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
     # Its pool of threads is not there after a fork, and it says so on stderr.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Nor is torch's: the first thread to ask makes another, and two that ask at once, as they do
+    # where transformers reads weights, get one that is invalid.
+    torch.set_num_threads(1)
     sys.path.insert(0, str(folder))
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
     warnings.resetwarnings()
