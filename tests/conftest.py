@@ -38,6 +38,13 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     monkeypatch.setenv("COLUMNS", "80")
 
 
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """The usual one, whose sessions leave it to the outer one to tell a crash of this process."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:faulthandler")
+    return pytester
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of folders: `base`, `ft` (differs from it) and `adapter` (of `base`)."""
