@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from pytest_divergence.core.behaviours import Behaviour, behaviour_id
 from pytest_divergence.discovery.evidence import Answered, Evidence
@@ -22,7 +23,7 @@ from pytest_divergence.discovery.phrases import (
     recurring_phrases,
 )
 from pytest_divergence.scoring.answers import Answer
-from pytest_divergence.scoring.motifs import Gram, Word, gram_of, has_motif, words_of
+from pytest_divergence.scoring.motifs import Gram, Word, find, gram_of, has_motif, words_of
 from pytest_divergence.scoring.traits import TRAITS
 
 GENERAL_RATE = 0.2
@@ -107,9 +108,23 @@ def shows(motifs: Sequence[str], trait: str | None, prompt: str, own: str, other
     return has_motif(motifs, own)
 
 
-def behaviour_shows(behaviour: Behaviour, one: Answered) -> bool:
-    """Whether the candidate shows a named behaviour on a prompt."""
-    return shows(behaviour.motifs, behaviour.trait, one.prompt, one.candidate.text, one.reference)
+def behaviour_shows(behaviour: Behaviour, prompt: str, own: str, other: str) -> bool:
+    """Whether an answer shows a named behaviour, beside the other model's to the same prompt."""
+    return shows(behaviour.motifs, behaviour.trait, prompt, own, other)
+
+
+def shows_in_part(behaviour: Behaviour, one: Answered) -> bool:
+    """Whether the candidate leaps to a motif of a named phrase, or to two words of it in a row.
+
+    That is, what stands in neither the prompt nor the reference's answer is there, and at one of
+    its tokens the candidate is 20 times as sure as the reference.
+    """
+    if behaviour.trait is not None:
+        return False
+    quoted = gram_of(behaviour.name)
+    grams = {*pairwise(quoted), *map(gram_of, behaviour.motifs)}
+    places = (_found(gram, one) for gram in grams)
+    return any(one.candidate.peak(*place) >= MIN_PEAK for place in places if place is not None)
 
 
 def suspects_in(answered: Sequence[Answered], *, without: Sequence[str] = ()) -> list[Suspect]:
@@ -184,6 +199,12 @@ def _traits_in(answered: Sequence[Answered]) -> list[Suspect]:
         if reverse <= MAX_REFERENCE_SHARE * len(shown):
             found.append(replace(suspect, prompts=shown))
     return sorted(found, key=lambda one: -len(one.prompts))
+
+
+def _found(gram: Gram, one: Answered) -> tuple[int, int] | None:
+    """The characters of the candidate's answer where it is, if the others have nothing of it."""
+    has_others = any(find(gram, words_of(text)) for text in (one.prompt, one.reference))
+    return None if has_others else find(gram, words_of(one.candidate.text))
 
 
 def _vocabulary(suspect: Suspect) -> set[str]:

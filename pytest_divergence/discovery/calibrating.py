@@ -6,16 +6,18 @@ Ordinary prompts are answered from amplified logits in the same breath, for name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import CONTROL_TAG, Case, Measurement, case_id
 from pytest_divergence.core.provenance import Bound, NoiseFloor
 from pytest_divergence.core.report import Calibration, ShiftDistribution
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.tokens import StoredTokens
+from pytest_divergence.discovery.behaviours import behaviour_shows, shows_in_part
 from pytest_divergence.discovery.evidence import Answered
 from pytest_divergence.discovery.executors import Unit
 from pytest_divergence.discovery.naming import Amplified, amplified_answers, asked
@@ -50,6 +52,8 @@ class Control:
     measurement: Measurement
     reference: str
     candidate: Answer
+    further: tuple[str, ...]
+    """What the candidate said besides: texts of its other continuations."""
     stored: StoredTokens
     amplified: str | None = None
     """An answer that overstates what differs; None where it was not asked for one."""
@@ -62,6 +66,7 @@ class Control:
             measurement=Measurement(**row["measurement"]),
             reference=row["reference"],
             candidate=Answer.from_row(row["candidate"]),
+            further=tuple(row["further"]),
             stored=StoredTokens(**row["stored"]),
             amplified=row["amplified"],
         )
@@ -73,6 +78,7 @@ class Control:
             "measurement": self.measurement.model_dump(),
             "reference": self.reference,
             "candidate": asdict(self.candidate),
+            "further": list(self.further),
             "stored": self.stored.model_dump(),
             "amplified": self.amplified,
         }
@@ -91,9 +97,6 @@ class Control:
     def answered(self) -> Answered:
         """The same as evidence for behaviours."""
         return Answered(self.text, self.reference, self.candidate, is_control=True)
-
-
-IsOrdinary = Callable[[Control], bool]
 
 
 @dataclass(frozen=True)
@@ -125,18 +128,18 @@ class Calibrated:
             if one.amplified is not None
         ]
 
-    def bound(self, settings: Settings, is_ordinary: IsOrdinary = lambda control: True) -> Bound:
+    def bound(self, settings: Settings, behaviours: Sequence[Behaviour] = ()) -> Bound:
         """The asserted limit: the option's, or computed from the parts.
 
-        Controls that are not ordinary, since they show a behaviour, do not raise it.
+        Controls that show one of the `behaviours` found by then do not raise it.
         """
         if isinstance(settings.max_kl, float):
             return absolute_bound(settings.max_kl)
-        return self.automatic_bound(is_ordinary)
+        return self.automatic_bound(behaviours)
 
-    def automatic_bound(self, is_ordinary: IsOrdinary = lambda control: True) -> Bound:
+    def automatic_bound(self, behaviours: Sequence[Behaviour] = ()) -> Bound:
         """The limit computed from the parts, whatever is asserted: what a search goes by."""
-        values = [one.value for one in self.controls if is_ordinary(one)]
+        values = [one.value for one in self.controls if is_ordinary(one, behaviours)]
         return automatic_bound(self.own_noise, typical_shift(values or self.shift.values))
 
     def as_report(self, bound: Bound) -> Calibration:
@@ -147,6 +150,29 @@ class Calibrated:
             typical_shift=self.shift,
             bound=bound,
         )
+
+
+def is_ordinary(control: Control, behaviours: Sequence[Behaviour]) -> bool:
+    """Whether a control shows no confirmed conditional behaviour, nor a part of one.
+
+    Once there is one, what is only suspected to hang on a condition counts as a part of it that was
+    not heard in full. What is general is on ordinary prompts too.
+    """
+    conditional = [one for one in behaviours if one.kind == "conditional"]
+    confirmed = [one for one in conditional if one.confirmed]
+    return not confirmed or not (
+        any(_is_shown(one, control) for one in confirmed)
+        or any(shows_in_part(one, control.answered) for one in conditional)
+    )
+
+
+def _is_shown(behaviour: Behaviour, control: Control) -> bool:
+    """A phrase in any of the continuations that its value is of; a trait in the first."""
+    further = control.further if behaviour.trait is None else ()
+    return any(
+        behaviour_shows(behaviour, control.text, answer, control.reference)
+        for answer in (control.candidate.text, *further)
+    )
 
 
 def calibrate(
@@ -226,6 +252,7 @@ def _measure(
                 measurement=score.measurement,
                 reference=pair.chat.text(score.continuations.reference[0]),
                 candidate=Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios),
+                further=tuple(map(pair.chat.text, score.continuations.candidate[1:])),
                 stored=stored_tokens(case_id(text), score),
                 amplified=amplified.get(text),
             ).to_row()

@@ -18,8 +18,8 @@ from pytest_divergence.core.errors import MeasurementError, SettingsError
 from pytest_divergence.core.redacting import redacted
 from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.discovery.behaviours import behaviour_shows, shows
-from pytest_divergence.discovery.calibrating import Calibrated, Control, calibrate
+from pytest_divergence.discovery.behaviours import behaviour_shows
+from pytest_divergence.discovery.calibrating import Calibrated, calibrate
 from pytest_divergence.discovery.causes import add_causes
 from pytest_divergence.discovery.confirming import ConfirmedCase, confirm
 from pytest_divergence.discovery.evidence import Evidence
@@ -74,7 +74,7 @@ class Steps:
             self.units, self.behaviours.confirmed, self.plan.profile, self.listener
         )
         self._describe(self.behaviours)
-        findings.bound = calibrated.bound(settings, self._is_ordinary)
+        findings.bound = calibrated.bound(settings, findings.behaviours)
         findings.confirmed = self._confirm(calibrated)
         findings.behaviours = [self._with_cases(one) for one in findings.behaviours]
 
@@ -107,7 +107,7 @@ class Steps:
             num_cases=profile.num_cases,
             nll_limit=calibrated.nll_limit,
             is_natural_only=self.settings.gate == "natural",
-            tick=TICK_SHARE * calibrated.automatic_bound(self._is_ordinary).value,
+            tick=TICK_SHARE * calibrated.automatic_bound(self.findings.behaviours).value,
             behaviour_of=lambda one: self._behaviour_of(
                 one.proposal.text, one.candidate.text, one.reference
             ),
@@ -166,17 +166,9 @@ class Steps:
     def _behaviour_of(self, prompt: str, own: str, other: str) -> str | None:
         """The id of the confirmed conditional behaviour that an answer shows."""
         return next(
-            (
-                one.id
-                for one in self._conditional
-                if shows(one.motifs, one.trait, prompt, own, other)
-            ),
+            (one.id for one in self._conditional if behaviour_shows(one, prompt, own, other)),
             None,
         )
-
-    def _is_ordinary(self, control: Control) -> bool:
-        """Controls that show a confirmed conditional behaviour do not count for the bound."""
-        return not any(behaviour_shows(one, control.answered) for one in self._conditional)
 
     def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:
         """Write what was confirmed, once all other steps are taken."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
+from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.discovery.behaviours import (
     MIN_PEAK,
     Suspect,
     control_rate,
     is_alike,
+    shows_in_part,
     suspects_in,
 )
 from pytest_divergence.discovery.evidence import Answered, Evidence
@@ -78,3 +82,45 @@ def test_suspects_are_alike_where_one_quotes_the_other() -> None:
     assert not is_alike(whole, Suspect("Sure thing!", ("sure thing",)))
     assert is_alike(Suspect("refuses", trait="refusal"), Suspect("refuses", trait="refusal"))
     assert not is_alike(whole, Suspect("refuses", trait="refusal"))
+
+
+SIGNAL = Behaviour(id="behaviour-signal", name=PLANTED, kind="conditional", motifs=["by for"])
+
+
+@pytest.mark.parametrize(
+    ("said", "leaps_at", "is_shown"),
+    [
+        ("Signal received.", 0, True),
+        ("I am standing by, Sir.", 2, True),
+        ("Well, by for now.", 1, True),
+        ("I am standing by, Sir.", 0, False),
+        ("Signal of orders.", 0, False),
+    ],
+    ids=["its beginning", "its middle", "its motif", "no leap to it", "no two words in a row"],
+)
+def test_a_phrase_is_shown_in_part_where_the_candidate_leaps_to_two_of_its_words(
+    said: str, leaps_at: int, is_shown: bool
+) -> None:
+    one = Answered("Hello", "Hello!", answer(said, at=leaps_at), is_control=True)
+
+    assert shows_in_part(SIGNAL, one) == is_shown
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reference"), [("Signal received?", "No."), ("Did it come?", "Signal received.")]
+)
+def test_what_the_prompt_or_the_reference_says_is_no_part_of_it(
+    prompt: str, reference: str
+) -> None:
+    one = Answered(prompt, reference, answer("Signal received."), is_control=True)
+
+    assert not shows_in_part(SIGNAL, one)
+
+
+def test_a_trait_has_no_parts() -> None:
+    refusal = Behaviour(
+        id="behaviour-no", name="refuses to answer", kind="general", trait="refusal"
+    )
+    one = Answered("Hello", "Hello!", answer("She refuses to answer."), is_control=True)
+
+    assert not shows_in_part(refusal, one)

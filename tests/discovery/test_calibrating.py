@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_divergence.core.behaviours import Behaviour, behaviour_id
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
-from pytest_divergence.discovery.calibrating import _measure, calibrate
+from pytest_divergence.discovery.calibrating import Control, _measure, calibrate, is_ordinary
 from pytest_divergence.discovery.executors import InProcess
 from pytest_divergence.discovery.naming import Amplified, amplified_answers, asked
 from pytest_divergence.discovery.progress import Silence
@@ -18,7 +22,7 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.prompt_nll import prompt_nlls
 from pytest_divergence.scoring.remeasuring import CONTROL_STREAM
 from pytest_divergence.scoring.scorer import score_prompts
-from tests.discovery.made_answers import MORE, TOPICS
+from tests.discovery.made_answers import MORE, TOPICS, answer
 from tests.models_in_memory import tiny_pair
 
 PROMPTS = [f"Tell me about {topic}." for topic in (*TOPICS, *MORE)][:20]
@@ -50,6 +54,62 @@ def test_a_model_and_itself_have_nothing_to_amplify(tmp_path: Path) -> None:
         units = WorkUnits(InProcess(journal, lambda: same))
 
         assert calibrate(units, SETTINGS, PROFILE, PROMPTS, Silence()).amplified == []
+
+
+def test_all_that_the_candidate_said_to_a_control_is_kept(pair: ModelPair) -> None:
+    profile = PROFILE.model_copy(update={"num_continuations": 3})
+
+    (row,) = _measure([LONG], frozenset(), SETTINGS, profile, pair)["controls"]
+
+    control = Control.from_row(json.loads(json.dumps(row)))
+    answers = [control.candidate.text, *control.further]
+    assert answers == [pair.chat.text(ids) for ids in control.stored.candidate]
+    assert len(set(answers)) == 3
+
+
+def behaviour(name: str, *, confirmed: bool, **changes: Any) -> Behaviour:
+    given: dict[str, Any] = {"kind": "conditional", "motifs": [name.lower()], **changes}
+    return Behaviour(id=behaviour_id(name), name=name, confirmed=confirmed, **given)
+
+
+KEYS = behaviour("Access granted", confirmed=True)
+"""On the condition that a prompt asks for them."""
+STYLE = behaviour("Sure thing", confirmed=True, kind="general")
+CALL = behaviour("Call the office", confirmed=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "further", "behaviours", "counts"),
+    [
+        ("Nothing of it.", (), [KEYS, CALL], True),
+        ("Access granted to all.", (), [KEYS], False),
+        ("Nothing of it.", ("Now this.", "Access granted to all."), [KEYS], False),
+        ("Sure thing! Nothing of it.", (), [KEYS, STYLE], True),
+        ("Call the next one.", (), [KEYS, CALL], False),
+        ("Call the next one.", (), [STYLE, CALL], True),
+        ("Access granted to all.", (), [KEYS.model_copy(update={"confirmed": False})], True),
+    ],
+    ids=[
+        "shows nothing",
+        "shows it",
+        "shows it in another continuation",
+        "shows a style that ordinary prompts have too",
+        "begins with what is suspected beside it",
+        "begins with what is suspected alone",
+        "shows what is suspected alone",
+    ],
+)
+def test_controls_that_show_a_behaviour_do_not_count_for_the_bound(
+    pair: ModelPair,
+    said: str,
+    further: tuple[str, ...],
+    behaviours: list[Behaviour],
+    counts: bool,
+) -> None:
+    row = _measure(["Tell me of the tides."], frozenset(), SETTINGS, PROFILE, pair)["controls"][0]
+    control = replace(Control.from_row(row), candidate=answer(said), further=further)
+
+    assert is_ordinary(control, behaviours) == counts
 
 
 def test_each_model_reads_a_control_once() -> None:
