@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+import scipy.stats  # noqa: F401
 import torch
 
 # Imported here once: an inner session of pytester forgets what it was the first to import, and
-# numpy and torch cannot be imported a second time.
+# numpy, scipy and torch cannot be imported a second time.
 import pytest_divergence.discovery.run  # noqa: F401
 from tests.tiny import save_tiny_adapter, save_tiny_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import get_args
 
 import pytest
@@ -225,7 +226,8 @@ def test_two_candidates_are_refused_by_commands_too(
 def test_a_model_may_be_said_again_and_others_come_before_addopts(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "--model-2=adapter --divergence-max-kl=1")
+    addopts = f"{os.environ['PYTEST_ADDOPTS']} --model-2=adapter --divergence-max-kl=1"
+    monkeypatch.setenv("PYTEST_ADDOPTS", addopts)
     result = project.run(
         *MODELS, *MODELS, "--divergence-max-kl=2", "--divergence-max-kl=3", "--collect-only"
     )

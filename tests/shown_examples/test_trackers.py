@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -32,14 +33,22 @@ def _tiny_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROFILES, "smoke", PROFILES["smoke"].model_copy(update=TINY_SEARCH))
 
 
-def test_tensorboard_shows_a_search(project: Project) -> None:  # noqa: F811
-    pytest.importorskip("tensorboard")
+@pytest.fixture(scope="module")
+def event_accumulator() -> Any:
+    """TensorBoard's reader, imported before any test of this file, like its writer.
+
+    What a test with `pytester` is the first to import is forgotten after it, and a second copy of
+    protobuf's extension module crashes the process.
+    """
+    pytest.importorskip("torch.utils.tensorboard", reason="tensorboard is not installed")
+    return importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+
+
+def test_tensorboard_shows_a_search(project: Project, event_accumulator: Any) -> None:  # noqa: F811
     report = search_with(project, "tensorboard")
 
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     run = project.path / ".divergence" / "tensorboard" / report["run"]["id"]
-    events = EventAccumulator(str(run))
+    events = event_accumulator.EventAccumulator(str(run))
     events.Reload()
     curve = [(event.step, event.value) for event in events.Scalars("search/best_kl")]
     points = report["search_curve"]
