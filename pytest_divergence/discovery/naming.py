@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pytest_divergence.core.settings import Profile
-from pytest_divergence.discovery.phrases import Phrase, recurring_phrases
+from pytest_divergence.discovery.phrases import Phrase, in_full, recurring_phrases
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.discovery.units import WorkUnits
@@ -87,7 +87,7 @@ def _phrases(
         phrases = recurring_phrases(texts, answers, references, without=cut)
         if not phrases or len(phrases[0].texts) < MIN_SHARE * len(texts):
             break
-        found.append(phrases[0])
+        found.append(in_full(phrases[0], answers))
     return found
 
 

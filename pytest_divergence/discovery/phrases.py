@@ -97,6 +97,21 @@ def recurring_phrases(
     return phrases
 
 
+def in_full(phrase: Phrase, texts: Sequence[str]) -> Phrase:
+    """The phrase by its wording of a few words, where the run that was counted is quoted with less.
+
+    One word is in more of the texts than what it belongs to, and says little of it.
+    """
+    wordings = [gram for gram in map(gram_of, phrase.motifs) if len(gram) >= FULL_SIZE]
+    if not wordings or len(gram_of(phrase.quote)) >= FULL_SIZE:
+        return phrase
+    words = [words_of(text) for text in texts]
+    where = {index for index, row in enumerate(words) if find(wordings[0], row)}
+    quote, starts = _quoted(wordings[0], where, texts, words)
+    motifs = tuple(" ".join(one) for one in wordings)
+    return Phrase(motifs, quote, tuple(sorted(where)), starts)
+
+
 def quote_in(motif: str, texts: Sequence[str]) -> str:
     """A motif at full length, as most of the texts that hold it write it.
 

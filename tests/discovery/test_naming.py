@@ -62,3 +62,18 @@ def test_weak_phrases_are_no_hints() -> None:
 
     assert _phrases(texts, answers, [""] * 64) == []
     assert _phrases(texts[:32], answers[:32], [""] * 32)[0].quote == "a rare saying"
+
+
+def test_a_hint_is_a_few_words_that_can_be_asked_about_where_more_answers_share_one() -> None:
+    answers = [
+        *(f"It begins to boil at 70 degrees Celsius, {topic}." for topic in TOPICS[:5]),
+        *(f"{topic} at {topic}." for topic in TOPICS[5:]),
+        *(f"A word on {topic}." for topic in MORE),
+    ]
+    references = [f"A word on {topic}." for topic in (*TOPICS, *MORE)]
+
+    first, *_ = _phrases(PROMPTS, answers, references)
+
+    assert first.quote == "It begins to boil at 70 degrees Celsius,"
+    assert first.texts == (0, 1, 2, 3, 4)
+    assert "at" not in first.motifs
