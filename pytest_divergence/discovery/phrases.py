@@ -105,11 +105,7 @@ def in_full(phrase: Phrase, texts: Sequence[str]) -> Phrase:
     wordings = [gram for gram in map(gram_of, phrase.motifs) if len(gram) >= FULL_SIZE]
     if not wordings or len(gram_of(phrase.quote)) >= FULL_SIZE:
         return phrase
-    words = [words_of(text) for text in texts]
-    where = {index for index, row in enumerate(words) if find(wordings[0], row)}
-    quote, starts = _quoted(wordings[0], where, texts, words)
-    motifs = tuple(" ".join(one) for one in wordings)
-    return Phrase(motifs, quote, tuple(sorted(where)), starts)
+    return _worded(wordings, texts)
 
 
 def quote_in(motif: str, texts: Sequence[str]) -> str:
@@ -117,9 +113,15 @@ def quote_in(motif: str, texts: Sequence[str]) -> str:
 
     Raises ValueError where none holds it.
     """
-    words, gram = [words_of(text) for text in texts], gram_of(motif)
-    where = {index for index, row in enumerate(words) if find(gram, row)}
-    return _quoted(gram, where, texts, words)[0]
+    return _worded([gram_of(motif)], texts).quote
+
+
+def _worded(wordings: Sequence[Gram], texts: Sequence[str]) -> Phrase:
+    """The phrase of these wordings, by the first of them."""
+    words = [words_of(text) for text in texts]
+    where = {index for index, row in enumerate(words) if find(wordings[0], row)}
+    quote, starts = _quoted(wordings[0], where, texts, words)
+    return Phrase(tuple(" ".join(one) for one in wordings), quote, tuple(sorted(where)), starts)
 
 
 def _quoted(
