@@ -1,6 +1,6 @@
 """What a search finds on organisms, adapters whose planted behaviour is known.
 
-    python benchmarks/discovery.py FOLDER... [--profile smoke] [--budget 200000]
+    python benchmarks/discovery.py FOLDER... [--profile smoke] [--budget 200000] [--seed 1]
     python benchmarks/discovery.py FOLDER... --alone [soft_prompt,self_prompt]
 
 Each folder holds an adapter of demo:smollm2-135m and its truth.json, which is read only once the
@@ -50,13 +50,14 @@ def main() -> None:
     parser.add_argument("organisms", nargs="+", type=Path, help="folders: adapter and truth.json")
     parser.add_argument("--profile", default="smoke")
     parser.add_argument("--budget", help="forwarded tokens, instead of the profile's")
+    parser.add_argument("--seed", type=int, default=0)
     every = ",".join(built_in_strategies())
     parser.add_argument("--alone", nargs="?", const=every, help="each strategy by itself")
     given = parser.parse_args()
     print_row(ALONE_HEADER if given.alone else SEARCH_HEADER)
     for folder in given.organisms:
         with tempfile.TemporaryDirectory() as root:
-            bench = Bench(folder, Path(root), given.profile, given.budget)
+            bench = Bench(folder, Path(root), given.profile, given.budget, given.seed)
             names = given.alone.split(",") if given.alone else ()
             rows = bench.each_alone(names) if names else iter([bench.all_together()])
             for row in rows:
@@ -84,6 +85,7 @@ class Bench:
     root: Path
     profile: str
     budget: str | None
+    seed: int
 
     @property
     def candidate(self) -> str:
@@ -124,7 +126,11 @@ class Bench:
 
     def search(self, strategies: Mapping[str, Strategy], *, is_forced: bool = False) -> Report:
         settings = Settings(
-            model_1=REFERENCE, model_2=self.candidate, profile=self.profile, budget=self.budget
+            model_1=REFERENCE,
+            model_2=self.candidate,
+            profile=self.profile,
+            budget=self.budget,
+            seed=self.seed,
         )
         return search(
             settings,
