@@ -110,6 +110,7 @@ def _config(given: Namespace, settings: Settings) -> TrainingConfig:
         position=given.position,
         num_steps=given.num_steps,
         num_epochs=(given.num_epochs or NUM_EPOCHS) if is_in_epochs else None,
+        stop_after_growth=given.stop_after_growth,
         batch_size=given.batch_size,
         learning_rate=given.learning_rate,
         entropy_weight=given.entropy_weight,

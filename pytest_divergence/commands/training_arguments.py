@@ -46,6 +46,13 @@ def add_training(parser: ArgumentParser) -> None:
     )
     length.add_argument("--num-steps", type=_count, metavar="N", help="optimiser steps instead")
     group.add_argument(
+        "--stop-after-growth",
+        type=_positive,
+        metavar="NATS",
+        help="end at the step whose divergence lies this far above the first one's; in a search it "
+        "is 6, since more was measured to find no more (default: take all steps)",
+    )
+    group.add_argument(
         "--num-soft-prompt-tokens",
         type=_count,
         metavar="N",

@@ -92,11 +92,11 @@ def train_soft_prompt(
     run = _Training(pair, config, rows, validation_rows, objective, optimiser)
     if checkpoint is not None:
         run.resume(checkpoint)
-    for step in range(len(run.history.loss), run.num_steps):
-        run.take_step(step)
-        if checkpoint is not None and (step + 1) % config.checkpoint_every == 0:
+    while not run.is_finished:
+        run.take_step(run.num_done)
+        if checkpoint is not None and run.num_done % config.checkpoint_every == 0:
             run.save(checkpoint)
-        on_step(step + 1, run.num_steps)
+        on_step(run.num_done, run.num_steps)
     run.validate()
     with torch.no_grad():
         prompt_embeds = objective.prompt_embeds(pair.reference).detach().float().cpu()
@@ -119,6 +119,17 @@ class _Training:
         self.parameter = self.objective.parameter
         self.tokens_before = self.pair.tokens_forwarded
         self.num_steps = self.config.total_steps(len(self.rows))
+
+    @property
+    def num_done(self) -> int:
+        """Steps taken, those of a resumed checkpoint too."""
+        return len(self.history.loss)
+
+    @property
+    def is_finished(self) -> bool:
+        growth, loss = self.config.stop_after_growth, self.history.loss
+        has_grown = growth is not None and bool(loss) and loss[0] - loss[-1] >= growth
+        return has_grown or self.num_done >= self.num_steps
 
     @property
     def key(self) -> str:

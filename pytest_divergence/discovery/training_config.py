@@ -47,6 +47,10 @@ class TrainingConfig:
     num_epochs: int | None = None
     """Passes over the texts, each text once a pass: `num_epochs` x ceil(texts / `batch_size`)
     steps."""
+    stop_after_growth: float | None = None
+    """How far a step's mean objective lies above the first step's, in its unit, for that step to be
+    the last one. Beyond a few nats a first token's divergence grows by leaving real text: measured
+    to find no more, for more tokens."""
     batch_size: int = 16
     """Texts in one step; the last step of a pass takes what is left."""
     learning_rate: float | None = None
@@ -102,6 +106,10 @@ class TrainingConfig:
             raise SettingsError(
                 f"num_steps={self.num_steps} and num_epochs={self.num_epochs} both say how long "
                 "the training is; give one of them"
+            )
+        if self.stop_after_growth is not None and not (0 < self.stop_after_growth < math.inf):
+            raise SettingsError(
+                f"stop_after_growth={self.stop_after_growth} must be positive and finite"
             )
         if not (0 < self.resolved_learning_rate < math.inf):
             raise SettingsError(f"learning_rate={self.learning_rate} must be positive and finite")

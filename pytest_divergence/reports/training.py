@@ -20,6 +20,8 @@ def plan_line(record: TrainingRecord) -> str:
     config: Any = record.settings["config"]
     epochs = config["num_epochs"]
     length = number_of(record.num_steps, "step")
+    if config.get("stop_after_growth") is not None:
+        length = f"at most {length}"
     if epochs is not None:
         length += f" ({number_of(epochs, 'epoch')})"
     return (
@@ -35,11 +37,11 @@ def training_lines(record: TrainingRecord, rows: Sequence[Mapping[str, Any]]) ->
 
 
 def _curve(training: TrainingSummary, record: TrainingRecord) -> Iterator[str]:
-    steps, texts = (
-        number_of(record.num_steps, "step"),
-        number_of(record.num_validation_texts, "text"),
-    )
     loss, validation = training.loss, training.validation
+    steps = number_of(record.num_steps, "step")
+    if len(loss) < record.num_steps:
+        steps = f"{len(loss)} of {steps}, which was growth enough"
+    texts = number_of(record.num_validation_texts, "text")
     yield f"loss        {nats(loss[0])} -> {nats(loss[-1])} in {steps}"
     yield f"validation  {nats(validation[0])} -> {nats(validation[-1])}, {texts}"
     if record.entropies:

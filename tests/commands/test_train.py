@@ -352,6 +352,22 @@ def test_a_price_narrows_the_mixtures(train: Train, folder: Path) -> None:
     assert line in shown.splitlines()
 
 
+def test_growth_enough_ends_the_training_early(train: Train, folder: Path) -> None:
+    code, shown, err = train("--stop-after-growth=0.0001", "--learning-rate=0.5")
+
+    assert code == 0
+    found = record(folder / "out")
+    loss, num_steps = found["training"]["loss"], found["num_steps"]
+    assert found["settings"]["config"]["stop_after_growth"] == 0.0001
+    assert 1 < len(loss) < num_steps == 6
+    assert loss[0] - loss[-1] >= 0.0001 > loss[0] - min(loss[:-1])
+    assert err.splitlines()[1].startswith("3 virtual tokens before the text, at most 6 steps (2 ")
+    assert shown.splitlines()[0] == (
+        f"loss        {loss[0]:.3f} -> {loss[-1]:.3f} in {len(loss)} of 6 steps, which was growth "
+        "enough"
+    )
+
+
 def test_a_price_on_free_vectors_is_refused(train: Train, folder: Path) -> None:
     code, _, err = train("--entropy-weight=0.1")
 
@@ -377,6 +393,7 @@ def test_texts_that_are_too_long_are_counted(train: Train) -> None:
         ("--batch-size=x", "argument --batch-size: invalid"),
         ("--learning-rate=0", "argument --learning-rate: 0 must be positive"),
         ("--learning-rate=nan", "argument --learning-rate: nan must be a finite number"),
+        ("--stop-after-growth=0", "argument --stop-after-growth: 0 must be positive"),
         ("--entropy-weight=-1", "argument --entropy-weight: -1 must be 0 or more"),
         ("--temperature=-1", "argument --temperature: -1 must be 0 or more"),
         ("--position=above", "argument --position: invalid choice: 'above'"),

@@ -12,7 +12,7 @@ from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, Proposal, shipped_prompts
-from pytest_divergence.discovery.soft_prompts import without_system_turn
+from pytest_divergence.discovery.soft_prompts import SoftPrompt, without_system_turn
 from pytest_divergence.discovery.strategies import (
     SearchContext,
     Target,
@@ -20,7 +20,12 @@ from pytest_divergence.discovery.strategies import (
 )
 from pytest_divergence.discovery.strategies.base import PRIOR_TOKENS, Round, most_paying
 from pytest_divergence.discovery.strategies.probe import subjects
-from pytest_divergence.discovery.strategies.soft_prompt import FREE, VARIANTS, choose
+from pytest_divergence.discovery.strategies.soft_prompt import (
+    ENOUGH_GROWTH,
+    FREE,
+    VARIANTS,
+    choose,
+)
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.prompt_nll import prompt_nlls
 from tests.models_in_memory import tiny_pair
@@ -280,7 +285,10 @@ def test_every_variant_trains_and_tells_its_story(
     (story,) = stories
     assert story.name == f"restart-1-{variant}"
     assert (story.d_soft is None) == (variant == "elite")
-    assert (context.artefacts / f"{story.name}.safetensors").is_file()
+    kept = SoftPrompt.load(context.artefacts / f"{story.name}.safetensors")
+    # Likelihoods and log-ratios are not divergences, and have no such limit.
+    has_divergence = variant not in ("aimed", "elite")
+    assert kept.settings["stop_after_growth"] == (ENOUGH_GROWTH if has_divergence else None)
 
 
 @pytest.mark.parametrize(

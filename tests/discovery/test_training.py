@@ -81,6 +81,52 @@ def test_history_has_a_loss_a_step_and_a_validation_curve(trained: TrainingResul
     assert trained.d_soft == history.validation[-1]
 
 
+def test_the_step_that_has_grown_enough_is_the_last_one(
+    pair: ModelPair, trained: TrainingResult
+) -> None:
+    """It ends as a training of that many steps does, bit for bit."""
+    values = [-loss for loss in trained.history.loss]
+    growth = max(values[1:4]) - values[0]  # reached by the fourth step at the latest
+    last = next(step for step, value in enumerate(values, 1) if value - values[0] >= growth)
+
+    stopped = train_soft_prompt(
+        pair, replace(CONFIG, stop_after_growth=growth), TEXTS[:4], TEXTS[4:]
+    )
+
+    short = train_soft_prompt(pair, replace(CONFIG, num_steps=last), TEXTS[:4], TEXTS[4:])
+    assert 1 < last <= 4
+    assert_bit_identical(stopped, short)
+
+
+def test_growth_that_is_not_reached_changes_nothing(
+    pair: ModelPair, trained: TrainingResult
+) -> None:
+    config = replace(CONFIG, stop_after_growth=1e3)
+
+    assert_bit_identical(train_soft_prompt(pair, config, TEXTS[:4], TEXTS[4:]), trained)
+
+
+def test_a_training_that_has_grown_enough_takes_no_step_when_it_goes_on(
+    pair: ModelPair, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, stop_after_growth=1e-9, checkpoint_every=1)
+    checkpoint, steps = tmp_path / "training.checkpoint.safetensors", []
+
+    def train() -> TrainingResult:
+        return train_soft_prompt(
+            pair,
+            config,
+            TEXTS,
+            checkpoint=checkpoint,
+            on_step=lambda done, total: steps.append(done),
+        )
+
+    first = train()
+    num_steps = len(steps)
+    assert_bit_identical(train(), first)
+    assert num_steps == len(steps) < 8
+
+
 def test_the_finished_soft_prompt_asks_for_no_gradient(trained: TrainingResult) -> None:
     assert not trained.soft_prompt.prompt_embeds.requires_grad
 
@@ -504,6 +550,8 @@ def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
         ({"metric": "l2"}, "metric='l2' must be one of symmetric, forward, reverse, js"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive and finite"),
         ({"learning_rate": math.nan}, "learning_rate=nan must be positive and finite"),
+        ({"stop_after_growth": 0.0}, "stop_after_growth=0.0 must be positive and finite"),
+        ({"stop_after_growth": math.nan}, "stop_after_growth=nan must be positive and finite"),
         ({"entropy_weight": -0.1}, "entropy_weight=-0.1 must be 0 or more and finite"),
         ({"entropy_weight": math.nan}, "entropy_weight=nan must be 0 or more and finite"),
         (

@@ -5,9 +5,14 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.reports import curves, plots
 from pytest_divergence.reports.curves import Series, round_steps
 from tests.reports.made_reports import report
+
+
+def places_of(line: ET.Element) -> list[tuple[float, ...]]:
+    return [tuple(map(float, place.split(","))) for place in line.get("points", "").split()]
 
 
 def test_a_curve_of_one_point_is_a_dot_and_of_none_is_nothing() -> None:
@@ -23,7 +28,7 @@ def test_what_was_found_stays_found_until_the_end() -> None:
         Series("s1", [(20.0, 2.0)], is_step=True),
     ]
     first, second = ET.fromstring(curves.curve("x", lines, is_from_zero=True)).iter("polyline")
-    places = [tuple(map(float, place.split(","))) for place in (first.get("points") or "").split()]
+    places = places_of(first)
     assert [y for _, y in places] == sorted((y for _, y in places), reverse=True)
     assert [x for x, _ in places][-1] == curves.WIDTH - curves.RIGHT
     assert len(places) == 4
@@ -58,3 +63,14 @@ def test_a_report_of_an_earlier_version_shows_one_curve() -> None:
     older = old.model_copy(update={"search_curve": bare})
     assert 'polyline class="best"' in plots.best_curve(older)
     assert plots.hits_curve(older) == ""
+
+
+def test_a_trainings_validation_stands_from_its_first_step_to_its_last() -> None:
+    training = TrainingSummary(name="free", loss=[-1.0, -2.0, -3.0, -4.0], validation=[1.0, 4.2])
+    loss, validation = ET.fromstring(plots.training(training)).iter("polyline")
+
+    ends = [(one[0][0], one[-1][0]) for one in map(places_of, (loss, validation))]
+    assert ends == [(curves.LEFT, curves.WIDTH - curves.RIGHT)] * 2
+
+    at_once = TrainingSummary(name="free", loss=[-9.0], validation=[8.0, 9.1])
+    assert plots.training(at_once).count("<circle") == 3

@@ -30,6 +30,9 @@ from pytest_divergence.scoring.metrics import DIVERGENCES
 from pytest_divergence.scoring.screening import beginning, first_token_scores
 
 NUM_VALIDATION = 8
+ENOUGH_GROWTH = 6.0
+"""Nats by which a divergence grows until a training ends: the models part at the first token by
+then, and a soft prompt that goes on moves away from real text, and leads to no more finds."""
 MIN_ELITE = 8
 """Prompts without which there is nothing to fit."""
 ELITE_LEARNING_RATE = 2e-2
@@ -134,7 +137,7 @@ def choose(context: SearchContext) -> Variant:
 
 def _objective(pair: ModelPair, variant: Variant, aim: str) -> dict[str, Any]:
     if variant is not AIMED:
-        return {"objective": variant.objective}
+        return {"objective": variant.objective, "stop_after_growth": ENOUGH_GROWTH}
     return {"objective": variant.objective, "target_ids": tuple(beginning(pair, aim))}
 
 
@@ -165,7 +168,7 @@ def _train(
         num_steps=profile.num_steps,
         batch_size=profile.batch_size,
         max_text_tokens=_max_text_tokens(pair, context),
-        validate_every=max(1, profile.num_steps // 2),
+        validate_every=profile.num_steps,
         metric=_trained_metric(context),
         seed=context.seed,
         **objective,
