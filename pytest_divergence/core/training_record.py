@@ -28,6 +28,7 @@ class TrainingRecord(Record):
     """Texts that were short enough to be trained on."""
     num_validation_texts: Count
     num_steps: Count
+    """Planned; fewer were taken where the divergence had grown by `stop_after_growth` before."""
     training: TrainingSummary = TrainingSummary(name="soft-prompt")
     """Loss, validation, D_soft and D_hard."""
     gradient_norms: list[Number] = Field(default_factory=list)
