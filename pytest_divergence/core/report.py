@@ -129,8 +129,9 @@ class TrainingSummary(Record):
 
     name: str
     loss: list[Number] = Field(default_factory=list)
-    """One value a step."""
+    """One value a step: minus the mean objective of its texts."""
     validation: list[Number] = Field(default_factory=list)
+    """The mean objective of the validation texts, from before the first step to after the last."""
     d_soft: Number | None = None
     """Divergence with the soft prompt itself: reported, decides nothing."""
     d_hard: Number | None = None

@@ -88,7 +88,7 @@ def _frame(plane: Plane) -> Iterator[Markup]:
         yield line("grid", (LEFT, at), (WIDTH - RIGHT, at))
         yield text("tick end", (LEFT - 7, at + 4), f"{y:.4g}")
     steps = round_steps(plane.first, plane.last, 4)
-    for x in steps:
+    for x in (one for one in steps if one == round(one)):  # half a step is none
         at, _ = plane.place((x, plane.low))
         yield text("tick end" if at > WIDTH - 40 else "tick", (at, BASE + 20), f"{x:,.0f}")
     yield line("axis", (LEFT, BASE), (WIDTH - RIGHT, BASE))

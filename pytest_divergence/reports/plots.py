@@ -66,14 +66,14 @@ def hits_curve(report: Report) -> Markup:
 
 
 def training(one: TrainingSummary) -> Markup:
-    """Loss and validation over the steps of one soft prompt."""
-    loss = [(float(step), value) for step, value in enumerate(one.loss, 1)]
+    """The objective over the steps of one soft prompt: a loss is minus it."""
+    trained = [(float(step), -loss) for step, loss in enumerate(one.loss, 1)]
     # From before the first step to behind the last one.
-    stride = (len(loss) - 1) / max(1, len(one.validation) - 1)
+    stride = (len(trained) - 1) / max(1, len(one.validation) - 1)
     validation = [(1 + stride * index, value) for index, value in enumerate(one.validation)]
     return curve(
-        "Training loss, and validation, over steps",
-        [Series("loss", loss), Series("validation", validation)],
+        "Objective of a soft prompt's training, and validation, over steps",
+        [Series("trained", trained), Series("validation", validation)],
     )
 
 

@@ -66,11 +66,20 @@ def test_a_report_of_an_earlier_version_shows_one_curve() -> None:
 
 
 def test_a_trainings_validation_stands_from_its_first_step_to_its_last() -> None:
-    training = TrainingSummary(name="free", loss=[-1.0, -2.0, -3.0, -4.0], validation=[1.0, 4.2])
-    loss, validation = ET.fromstring(plots.training(training)).iter("polyline")
+    training = TrainingSummary(name="free", loss=[-1.0, -2.0, -3.0, -4.0], validation=[1.0, 4.0])
+    trained, validation = map(places_of, ET.fromstring(plots.training(training)).iter("polyline"))
 
-    ends = [(one[0][0], one[-1][0]) for one in map(places_of, (loss, validation))]
-    assert ends == [(curves.LEFT, curves.WIDTH - curves.RIGHT)] * 2
+    assert trained[0] == validation[0]
+    assert trained[-1] == validation[-1]
+    assert trained[0] == (curves.LEFT, curves.BASE)
+    assert trained[-1] == (curves.WIDTH - curves.RIGHT, curves.TOP)
 
     at_once = TrainingSummary(name="free", loss=[-9.0], validation=[8.0, 9.1])
     assert plots.training(at_once).count("<circle") == 3
+
+
+def test_steps_are_counted_in_whole_numbers() -> None:
+    training = TrainingSummary(name="free", loss=[-float(step) for step in range(10)])
+    shown = ET.fromstring(plots.training(training)).iter("text")
+
+    assert [one.text for one in shown if float(one.get("y", 0)) > curves.BASE + 10] == ["5", "10"]

@@ -195,8 +195,8 @@ def test_the_page_has_a_place_for_everything_in_the_report() -> None:
         "Largest KL found so far by each strategy, against forwarded tokens",
         "Divergent prompts found so far by each strategy, against forwarded tokens",
         "Strategies",
-        "Training loss, and validation, over steps",
-        "Training loss, and validation, over steps",
+        "Objective of a soft prompt's training, and validation, over steps",
+        "Objective of a soft prompt's training, and validation, over steps",
     ]
     assert "KL of 64 controls and 5 cases; 4 over the bound" in page.values("aria-label")
     assert "D_soft 6.100 D_hard 2.200" in page.text
