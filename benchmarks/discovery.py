@@ -28,9 +28,10 @@ from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.run import search
 from pytest_divergence.discovery.strategies import SearchContext, Strategy, built_in_strategies
+from pytest_divergence.models.batching import by_prefix
+from pytest_divergence.models.decoding import decode_greedily
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.continuations import greedy_continuations
 from pytest_divergence.scoring.motifs import gram_of
 
 REFERENCE = "demo:smollm2-135m"
@@ -111,8 +112,7 @@ class Bench:
     def alone(self, name: str, recorded: Recorded) -> Sequence[object]:
         report = self.search({name: recorded})
         pair, marker = self.load(), self.truth["marker"]
-        answers = greedy_continuations(pair, recorded.texts, max_new_tokens=ANSWER_TOKENS)
-        shown = sum(marker in pair.chat.text(one.candidate[0]) for one in answers)
+        shown = sum(marker in answer for answer in answers_of(pair, recorded.texts))
         _, named, _, _, case_hits, *_ = judged(name, report, self.truth, 0.0)
         generated, tokens = len(recorded.texts), report.strategies[0].tokens_forwarded
         first = report.first_behaviour
@@ -143,6 +143,22 @@ class Bench:
 
     def load(self) -> ModelPair:
         return load_model_pair(REFERENCE, self.candidate)
+
+
+def answers_of(pair: ModelPair, prompts: Sequence[str]) -> list[str]:
+    """The candidate's most likely answers."""
+    rows, chat = pair.prompt_rows(prompts), pair.chat
+
+    def decode(prefix: tuple[int, ...], chosen: list[int]) -> list[list[int]]:
+        return decode_greedily(
+            pair.candidate,
+            [rows[index][1] for index in chosen],
+            prefix=prefix,
+            max_new_tokens=ANSWER_TOKENS,
+            stop_ids=chat.stop_ids,
+        )
+
+    return [chat.text(ids) for ids in by_prefix(rows, decode)]
 
 
 def judged(name: str, report: Report, truth: Mapping[str, Any], seconds: float) -> Sequence[object]:

@@ -19,15 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from discovery import ANSWER_TOKENS, REFERENCE, print_row
+from discovery import REFERENCE, answers_of, print_row
 
 from pytest_divergence.core.settings import PROFILES, Profile
 from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, shipped_prompts
 from pytest_divergence.discovery.soft_prompts import generate_prompts
 from pytest_divergence.discovery.strategies.soft_prompt import ENOUGH_GROWTH, NUM_VALIDATION
 from pytest_divergence.discovery.training import TrainingConfig, train_soft_prompt
-from pytest_divergence.models.batching import by_prefix
-from pytest_divergence.models.decoding import decode_greedily
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 
@@ -123,24 +121,8 @@ def train(pair: ModelPair, profile: Profile, config: TrainingConfig) -> Trained:
         tokens,
         history.entropies[-1] if history.entropies else None,
         result.d_soft,
-        answers(pair, written),
+        answers_of(pair, written),
     )
-
-
-def answers(pair: ModelPair, prompts: Sequence[str]) -> list[str]:
-    """The candidate's most likely ones."""
-    rows, chat = pair.prompt_rows(prompts), pair.chat
-
-    def decode(prefix: tuple[int, ...], chosen: list[int]) -> list[list[int]]:
-        return decode_greedily(
-            pair.candidate,
-            [rows[index][1] for index in chosen],
-            prefix=prefix,
-            max_new_tokens=ANSWER_TOKENS,
-            stop_ids=chat.stop_ids,
-        )
-
-    return [chat.text(ids) for ids in by_prefix(rows, decode)]
 
 
 if __name__ == "__main__":

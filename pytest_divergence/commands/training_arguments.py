@@ -50,7 +50,7 @@ def add_training(parser: ArgumentParser) -> None:
         type=_positive,
         metavar="NATS",
         help="end at the step whose divergence lies this far above the first one's; in a search it "
-        "is 6, since more was measured to find no more (default: take all steps)",
+        "is 6, since more was measured to find hardly more (default: take all steps)",
     )
     group.add_argument(
         "--num-soft-prompt-tokens",

@@ -50,7 +50,7 @@ class TrainingConfig:
     stop_after_growth: float | None = None
     """How far a step's mean objective lies above the first step's, in its unit, for that step to be
     the last one. Beyond a few nats a first token's divergence grows by leaving real text: measured
-    to find no more, for more tokens."""
+    to find hardly more, for more tokens."""
     batch_size: int = 16
     """Texts in one step; the last step of a pass takes what is left."""
     learning_rate: float | None = None

@@ -32,7 +32,7 @@ from pytest_divergence.scoring.screening import beginning, first_token_scores
 NUM_VALIDATION = 8
 ENOUGH_GROWTH = 6.0
 """Nats by which a divergence grows until a training ends: the models part at the first token by
-then, and a soft prompt that goes on moves away from real text, and leads to no more finds."""
+then, and a soft prompt that goes on moves away from real text, and leads to hardly more finds."""
 MIN_ELITE = 8
 """Prompts without which there is nothing to fit."""
 ELITE_LEARNING_RATE = 2e-2
