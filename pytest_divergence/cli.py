@@ -17,7 +17,6 @@ COMMANDS = {
     "replay": "replay suites on two models, by pytest",
     "train": "train a soft prompt on two models, and keep a dataset of divergent prompts",
     "report": "write a run's pages anew, or say what changed since another",
-    "merge": "unite what several machines have done of one search",
     "promote": "copy cases of a search into a suite that is committed",
     "accept": "mark a behaviour as intended, so that it no longer fails",
     "diff": "compare two suites, or the reports of two runs",

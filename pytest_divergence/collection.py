@@ -65,8 +65,6 @@ class SuiteFile(pytest.Module):
                 searched.append(SearchItem.make(self, report))
                 if session.resolved.settings.max_shift is not None:
                     searched.append(ShiftItem.of_search(self, report))
-            if session.is_waiting and report is not None:
-                return searched  # its suite is not written yet
             is_fresh = report is not None
             if report is not None and not report.has_cases:
                 stored = suite_without_cases(self.path)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence import awaiting
 from pytest_divergence.failing import failures
 from pytest_divergence.measuring import noise_floor_of, note, shown_case
 from pytest_divergence.pairs import has_own_pair, own_pair
@@ -254,7 +253,7 @@ class SearchItem(SuiteItem):
     def measure(self, request: pytest.FixtureRequest) -> None:
         """An incomplete search is an error: what it did not see never counts as a pass."""
         note(self, kind="search", verdict="error")
-        if reason := awaiting.reason(of(self.config)) or reason_against(self.report):
+        if reason := reason_against(self.report):
             pytest.fail(reason, pytrace=False)
 
     def judge(self) -> None:

@@ -181,18 +181,6 @@ OPTIONS = (
         "annotations and a step summary on GitHub; auto (default): where GITHUB_ACTIONS is true",
         *("auto", "on", "off"),
     ),
-    Option(
-        "shard",
-        "I/N",
-        "do the I-th of N machines' share of a search; `pytest-divergence merge` unites them",
-        "I/N with 1 <= I <= N, such as 1/2",
-    ),
-    Option(
-        "shard_wait",
-        "SECONDS",
-        "seconds to wait for each piece of work of another shard (default: 0)",
-        "a number of seconds, 0 or more",
-    ),
     _switch(
         "redact",
         "leave prompts and answers out of reports and failures: ids and numbers stay, and suites "

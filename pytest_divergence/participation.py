@@ -79,7 +79,7 @@ def joining_suite(session: DivergenceSession) -> Path | None:
     if session.worker_input is not None:
         sent = session.worker_input.get(SUITE_KEY)
         return Path(sent) if sent else None
-    if not adds_own_suite(session) or session.is_waiting:
+    if not adds_own_suite(session):
         return None
     return session.own_suite if session.outcome or session.own_suite.is_file() else None
 
@@ -198,9 +198,7 @@ def search_outcome(session: DivergenceSession) -> SearchOutcome:
         raise pytest.UsageError(
             "this needs a search, and this session only replays; add --divergence-mode=search"
         )
-    from pytest_divergence.awaiting import finished
-
-    return finished(session)
+    return session.outcome()
 
 
 def for_workers(session: DivergenceSession) -> dict[str, str]:

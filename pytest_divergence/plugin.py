@@ -68,10 +68,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     ours = of(session.config)
     ours.check()
     updating.refuse(ours)
-    if "shard" in ours.given:
-        from pytest_divergence import shards
-
-        shards.refuse(ours)
     if ours.is_controller:
         participation.prepare(ours)
 
@@ -103,16 +99,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Of `.divergence/`, show pytest only the suites that take part."""
     return participation.is_hidden(collection_path, config)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(session: pytest.Session) -> None:
-    """Show a search that waits for other machines."""
-    ours = of(session.config)
-    if ours.is_waiting:
-        from pytest_divergence import shards
-
-        shards.join(ours, session)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

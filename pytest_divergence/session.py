@@ -100,7 +100,7 @@ class DivergenceSession:
     def is_asked(self) -> bool:
         """Whether this session, not only the ini file, names a model or asks for a search."""
         said = {field: one.value for field, one in self.given.items() if one.source != INI}
-        return self.is_explicit or said.get("mode") == "search" or "shard" in said
+        return self.is_explicit or said.get("mode") == "search"
 
     @property
     def has_paths(self) -> bool:
@@ -240,11 +240,6 @@ class DivergenceSession:
     def is_read_back(self) -> bool:
         """Whether this session's search did nothing anew; False where there was none."""
         return bool(self.outcome) and self.outcome().is_cached
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether this session's search waits for other shards; False where there was none."""
-        return bool(self.outcome) and self.outcome().awaited is not None
 
     def _search(self) -> SearchOutcome:
         from pytest_divergence.session_search import outcome_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from functools import partial
@@ -42,13 +41,6 @@ def add(parser: ArgumentParser) -> None:
 
 def run(given: Namespace) -> int:
     """Search, and print what was found."""
-    from pytest_divergence.core.errors import SettingsError
-
-    if given.anew and given.shard is not None:
-        raise SettingsError(
-            "--anew and --shard contradict each other: a shard goes on with what all of them have "
-            "done; leave out --anew, or remove .divergence/journal first"
-        )
     from pytest_divergence.commands.project import in_project
 
     mode = f"--divergence-mode={'search' if given.anew else 'auto'}"
@@ -67,9 +59,7 @@ def _search(given: Namespace, config: pytest.Config) -> int:
     finally:
         if session.report is not None:
             _show(given, session)
-    return _code(
-        session, shlex.join(["pytest-divergence", "discover", *pytest_words(given, FIELDS)])
-    )
+    return _code(session)
 
 
 def _show(given: Namespace, session: DivergenceSession) -> None:
@@ -92,15 +82,11 @@ def _show(given: Namespace, session: DivergenceSession) -> None:
         print(line)
 
 
-def _code(session: DivergenceSession, again: str) -> int:
+def _code(session: DivergenceSession) -> int:
     """1 where the search has not seen all that it set out to see."""
-    from pytest_divergence.awaiting import awaited_text
     from pytest_divergence.items import reason_against
 
-    report, awaited = session.report, session.outcome().awaited
-    reason = reason_against(report) if report is not None else None
-    if awaited is not None:
-        reason = awaited_text(awaited, again)
+    reason = reason_against(session.report) if session.report is not None else None
     if reason is None:
         return 0
     print(f"error: {reason}", file=sys.stderr)

@@ -9,9 +9,7 @@ from pathlib import Path
 from pytest_divergence.commands.settings import add_settings, fields_without, pytest_words
 from pytest_divergence.commands.suites import suites_below
 
-FIELDS = fields_without(
-    *("mode", "budget", "seeds", "num_cases", "gate", "builtin_suite", "shard", "shard_wait")
-)
+FIELDS = fields_without("mode", "budget", "seeds", "num_cases", "gate", "builtin_suite")
 
 
 def add(parser: ArgumentParser) -> None:

@@ -100,18 +100,17 @@ class Journal:
         whole = data.rfind(b"\n") + 1
         lost = [f"a torn tail of {len(data) - whole:,} bytes was cut"] if whole < len(data) else []
         records = records_in(data)
-        content = content_of(self.path, records)
+        content = content_of(records)
         if records and records[0] is None:
             lost.append("its first line is damaged, so all units are done again")
-        elif num_damaged := len(content.damaged):
-            units = "unit is" if num_damaged == 1 else "units are"
-            lost.append(f"{num_damaged} damaged {units} done again")
+        elif content.num_damaged:
+            units = "unit is" if content.num_damaged == 1 else "units are"
+            lost.append(f"{content.num_damaged} damaged {units} done again")
         if lost:
             self.recovered = f"{self.path}: {'; '.join(lost)}"
         if content.key == key:
             self._cut(whole)
-            whole_ones = ((one.unit, records[one.line - 1]) for one in content.finished)
-            self._records = {unit: record for unit, record in whole_ones if record is not None}
+            self._records = content.units
         else:
             self._cut(0)
             self._append(header_record(key, about))

@@ -185,9 +185,7 @@ def calibrate(
     """Measure the controls, the shipped ones and those that the reference writes."""
     total = profile.num_shipped_controls + profile.num_written_controls
     listener.progress("calibrate", 0, total)
-    written = units.do(
-        "controls/written", lambda pair: _written(pair, settings, profile), is_common=True
-    )
+    written = units.do("controls/written", lambda pair: _written(pair, settings, profile))
     texts = [one.text for one in clean(Proposal(text, "control") for text in (*shipped, *written))]
     controls: list[Control] = []
     nlls: list[float] = []

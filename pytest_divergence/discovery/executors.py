@@ -1,7 +1,6 @@
 """Executors: who computes a work unit, and where. What a unit computes is not their affair.
 
-`InProcess` does every unit itself, `Sharded` (in `discovery.sharding`) its share of them; an engine
-that sends units to other processes would be a third.
+`InProcess` does every unit itself; an engine that sends units to other processes would be another.
 """
 
 from __future__ import annotations
@@ -25,8 +24,6 @@ class Unit:
     name: str
     compute: Compute
     """From the pair to plain JSON."""
-    is_common: bool = False
-    """Small, and nothing goes on without it: each machine had better do it than wait for it."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,6 @@ class Done:
     seconds: float
     is_new: bool
     """Whether this session did it."""
-
-    @classmethod
-    def of(cls, name: str, record: dict[str, Any], *, is_new: bool = False) -> Done:
-        """The value of a journal's record."""
-        return cls(name, record["result"], record["tokens"], record["seconds"], is_new)
 
 
 class Executor(Protocol):
@@ -69,14 +61,9 @@ class InProcess:
     def do(self, units: Sequence[Unit]) -> Iterator[Done]:
         """From the journal, or computed now, one after the other."""
         for unit in units:
-            yield remembered(self._journal, unit, self._load_pair)
-
-
-def remembered(journal: Journal, unit: Unit, load_pair: Callable[[], ModelPair]) -> Done:
-    """A unit from a journal, or computed and then remembered there."""
-    is_new = unit.name not in journal
-    record = journal.remember(unit.name, partial(_measured, unit, load_pair))
-    return Done.of(unit.name, record, is_new=is_new)
+            is_new = unit.name not in self._journal
+            record = self._journal.remember(unit.name, partial(_measured, unit, self._load_pair))
+            yield Done(unit.name, record["result"], record["tokens"], record["seconds"], is_new)
 
 
 def _measured(unit: Unit, load_pair: Callable[[], ModelPair]) -> dict[str, object]:

@@ -36,8 +36,6 @@ IRRELEVANT = {
     "num_cases",
     "budget",
     "memory",
-    "shard",
-    "shard_wait",
 }
 """Settings that change no measured number, or that the resolved profile holds."""
 

@@ -14,7 +14,6 @@ from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.journal_lines import About
 from pytest_divergence.core.naming import suite_path
 from pytest_divergence.core.settings import Profile, Settings
-from pytest_divergence.core.shards import Shard
 from pytest_divergence.core.store import DivergenceFolder, file_lock
 from pytest_divergence.discovery.identity import RunIdentity, calibration_key
 from pytest_divergence.discovery.progress import Listener
@@ -60,14 +59,10 @@ class PairFiles:
         return self.folder.journal / f"calibration-{key[:16]}.jsonl"
 
     @contextmanager
-    def locked(self, listener: Listener, shard: Shard | None = None) -> Iterator[None]:
-        """Alone with the pair's journals, or with a shard's own ones; waits for another process.
-
-        Raises StoreError.
-        """
-        written = self.search if shard is None else shard.file(self.search)
+    def locked(self, listener: Listener) -> Iterator[None]:
+        """Alone with the pair's journals; waits for another process. Raises StoreError."""
         with file_lock(
-            written.with_suffix(".lock"),
+            self.search.with_suffix(".lock"),
             timeout=LOCK_SECONDS,
             on_wait=lambda _: listener.say("another process measures this pair; waiting for it"),
         ):

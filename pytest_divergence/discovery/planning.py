@@ -32,8 +32,6 @@ class SearchPlan:
         cls, settings: Settings, identity: RunIdentity, strategies: Mapping[str, Strategy]
     ) -> SearchPlan:
         """The plan that the settings describe. Raises `SettingsError` for those that cannot be."""
-        if reason := settings.reason_against_shard:
-            raise SettingsError(reason)
         calibration = CalibrationPlan.of(settings, identity)
         profile = calibration.profile
         if profile.budget_tokens < profile.calibration_tokens + profile.reserved_tokens:

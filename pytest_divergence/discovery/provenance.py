@@ -10,7 +10,7 @@ from pytest_divergence.discovery.identity import RunIdentity, versions
 from pytest_divergence.models.chat import FROZEN_ARGUMENTS
 from pytest_divergence.models.identity import ModelIdentity
 
-NOT_OF_A_SUITE = {"update", "fill", "redact", "shard", "shard_wait"}
+NOT_OF_A_SUITE = {"update", "fill", "redact"}
 """Settings of how a session went about it: the same suite comes of any of them."""
 
 

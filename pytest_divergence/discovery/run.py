@@ -9,25 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from pytest_divergence.core.accepting import accepted_in
 from pytest_divergence.core.report import Report
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.store import sweep_strays
+from pytest_divergence.discovery.executors import InProcess
 from pytest_divergence.discovery.forecast import Forecast
 from pytest_divergence.discovery.identity import RunIdentity, identify, identify_pair
-from pytest_divergence.discovery.pair_files import PairFiles
+from pytest_divergence.discovery.pair_files import PairFiles, opened
 from pytest_divergence.discovery.planning import SearchPlan
 from pytest_divergence.discovery.progress import Listener, Silence
-from pytest_divergence.discovery.sharding import (
-    Awaited,
-    AwaitedUnitsError,
-    executor_of,
-    in_full,
-    unite,
-)
 from pytest_divergence.discovery.steps import ModifyCases, Steps
 from pytest_divergence.discovery.strategies import Strategy, built_in_strategies
 from pytest_divergence.discovery.units import Spent, WorkUnits
@@ -48,9 +41,6 @@ class SearchOutcome:
     """Digest of all that the results depend on."""
     is_cached: bool
     """Nothing had changed since an earlier run: its results were read back."""
-    awaited: Awaited | None = None
-    """What this shard of a search waits for: then the report is incomplete, and there is no suite
-    of it yet."""
 
 
 def discover(
@@ -92,57 +82,43 @@ def search(
 
     `strategies` are the built-in ones unless given. `load_pair` is called when the first work unit
     needs the models. `on_report` is called once report.json is written, also for a run that is
-    interrupted or fails. With `is_forced` nothing is read back, unless the run is one shard of
-    several: then it goes on with what all of them have done. Raises `DivergenceError`s, or what
+    interrupted or fails. With `is_forced` nothing is read back. Raises `DivergenceError`s, or what
     interrupted the run.
     """
     identity = identity or identify(settings)
-    shard = settings.own_shard
     plan = SearchPlan.of(settings, identity, strategies or built_in_strategies())
     files = PairFiles(root, settings)
     suite = files.suite
     run_dir = files.folder.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
     sweep_strays(files.folder.suites)
-    with files.locked(listener, shard):
+    with files.locked(listener):
         calibration_path = files.calibration(plan.calibration.key)
-        journals = {calibration_path: plan.calibration.key, files.search: plan.key}
-        if is_forced and shard is None:
-            plan.forget(journals)
-        executor = partial(executor_of, settings=settings, load_pair=load_pair, listener=listener)
+        if is_forced:
+            plan.forget([calibration_path, files.search])
         with (
-            executor(calibration_path, plan.calibration.key) as calibrating,
-            executor(files.search, plan.key, about=plan.about) as searching,
+            opened(calibration_path, plan.calibration.key, listener) as calibrating,
+            opened(files.search, plan.key, listener, about=plan.about) as searching,
         ):
             spent = Spent()
             forecast = Forecast(plan.profile, settings.budget_seconds, spent, listener)
-            units = WorkUnits(searching, spent, on_computed=forecast.take)
+            units = WorkUnits(InProcess(searching, load_pair), spent, on_computed=forecast.take)
             steps = Steps(
                 settings,
                 identity,
                 plan,
                 units,
-                units.done_by(calibrating),
+                units.done_by(InProcess(calibrating, load_pair)),
                 listener,
                 accepted_in(suite),
             )
             try:
                 steps.carry_out()
-                if shard is None:
-                    steps.write_suite(suite, modify_cases)
-                else:
-                    with files.locked(listener):
-                        for path, key in journals.items():
-                            unite(path, key)
-                        steps.write_suite(suite, modify_cases)
-                report, awaited = steps.report(run_dir, is_complete=True), None
-            except AwaitedUnitsError as error:
-                awaited = in_full(error.awaited, list(journals), plan.key, plan.about)
-                steps.note(AwaitedUnitsError(awaited))
-                report = steps.report(run_dir, is_complete=False)
+                steps.write_suite(suite, modify_cases)
+                report = steps.report(run_dir, is_complete=True)
             except BaseException as error:
                 steps.note(error)
                 on_report(steps.report(run_dir, is_complete=False), run_dir)
                 raise
             on_report(report, run_dir)
-            is_cached = awaited is None and units.spent.num_computed == 0
-            return SearchOutcome(report, run_dir, suite, plan.key, is_cached, awaited)
+            is_cached = units.spent.num_computed == 0
+            return SearchOutcome(report, run_dir, suite, plan.key, is_cached)

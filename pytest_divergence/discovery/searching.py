@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.errors import ModelLoadError, StoreError
-from pytest_divergence.core.merging import MergeError
 from pytest_divergence.core.report import (
     CurvePoint,
     RunError,
@@ -27,7 +26,6 @@ from pytest_divergence.discovery.behaviours import Suspect
 from pytest_divergence.discovery.found import ScoredProposal, SearchResult
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
-from pytest_divergence.discovery.sharding import AwaitedUnitsError
 from pytest_divergence.discovery.strategies import SearchContext, Strategy
 from pytest_divergence.discovery.strategies.base import Round, Target, most_paying
 from pytest_divergence.discovery.testing import Behaviours
@@ -38,7 +36,7 @@ from pytest_divergence.scoring.answers import Answer
 from pytest_divergence.scoring.scorer import score_greedily
 from pytest_divergence.scoring.screening import screen
 
-NO_FAULT_OF_A_STRATEGY = (ModelLoadError, StoreError, AwaitedUnitsError, MergeError)
+NO_FAULT_OF_A_STRATEGY = (ModelLoadError, StoreError)
 """After which nothing can go on."""
 
 

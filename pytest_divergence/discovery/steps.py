@@ -30,7 +30,6 @@ from pytest_divergence.discovery.planning import SearchPlan
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.searching import Search
 from pytest_divergence.discovery.selection import select
-from pytest_divergence.discovery.sharding import AwaitedUnitsError
 from pytest_divergence.discovery.soft_prompts import artefact_folder
 from pytest_divergence.discovery.testing import Behaviours
 from pytest_divergence.discovery.units import WorkUnits
@@ -81,9 +80,7 @@ class Steps:
     def _calibrate(self) -> Calibrated:
         settings, findings = self.settings, self.findings
         about = self.units.do(
-            "pair",
-            lambda pair: [str(pair.dtype).split(".")[-1], pair.chat.template_digest],
-            is_common=True,
+            "pair", lambda pair: [str(pair.dtype).split(".")[-1], pair.chat.template_digest]
         )
         findings.dtype, findings.template_sha256 = about
         calibrated = calibrate(
@@ -214,8 +211,6 @@ class Steps:
             self._describe(self.behaviours)
         if isinstance(error, KeyboardInterrupt):
             self.findings.reason = "the user interrupted it"
-        elif isinstance(error, AwaitedUnitsError):
-            self.findings.reason = f"shard {error.awaited.shard} {error.awaited}"
         else:
             message = str(error) or "no reason given"
             self.findings.errors.append(RunError(where=type(error).__name__, message=message))

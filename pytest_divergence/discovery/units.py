@@ -16,7 +16,7 @@ from pytest_divergence.discovery.executors import Compute, Executor, Unit
 
 @dataclass
 class Spent:
-    """What all units have cost, also those that an earlier session or another machine did."""
+    """What all units have cost, also those that an earlier session did."""
 
     tokens_forwarded: int = 0
     seconds: float = 0.0
@@ -48,9 +48,9 @@ class WorkUnits:
         """More units, done by another executor and counted together with these."""
         return WorkUnits(executor, self.spent, on_computed=self._on_computed)
 
-    def do(self, unit: str, compute: Compute, *, is_common: bool = False) -> Any:
-        """The unit's result as plain JSON; `is_common` is told in `Unit`."""
-        return next(self.do_each([Unit(unit, compute, is_common)]))
+    def do(self, unit: str, compute: Compute) -> Any:
+        """The unit's result as plain JSON."""
+        return next(self.do_each([Unit(unit, compute)]))
 
     def do_each(self, units: Sequence[Unit]) -> Iterator[Any]:
         """The results of units that do not depend on each other, in order."""

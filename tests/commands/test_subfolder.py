@@ -137,8 +137,6 @@ def test_without_an_ini_file_a_folder_is_a_project_of_its_own(
     (project.path / "setup.py").touch()  # where pytest sees a root folder; nothing goes there
     (project.path / "tests").mkdir()
 
-    merged = command("merge", folder="tests")
     report = command("report", folder="tests")
 
-    assert "there is no journal of a search in .divergence/journal;" in merged.stderr
     assert "there is no run yet in .divergence/reports;" in report.stderr

@@ -52,7 +52,6 @@ class SearchOutcome:
     suite_path: Path
     key: str
     is_cached: bool
-    awaited: None = None
 
 
 def pytest_configure() -> None:

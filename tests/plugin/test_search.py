@@ -129,9 +129,6 @@ def test_a_session_that_says_search_takes_the_models_of_the_ini_file(
     monkeypatch.setenv("CI", "true")
 
     project.run().assert_outcomes(passed=1)
-    shared = project.run("--divergence-shard=1/2")
-    assert shared.ret == pytest.ExitCode.USAGE_ERROR
-    shared.stderr.fnmatch_lines(["ERROR: --divergence-shard=1/2 shares out a search, and this *"])
     project.run("--divergence-mode=search").assert_outcomes(passed=1 + 3)
 
 

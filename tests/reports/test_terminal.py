@@ -240,7 +240,7 @@ def test_an_interrupted_run_shows_its_errors_and_no_rerun() -> None:
 
 
 def test_what_stopped_a_run_is_no_error() -> None:
-    reason = "shard 1/2 waits for shard 2/2 (controls/score/32 and 1 more)"
+    reason = "the user interrupted it"
     stopped = report(run=Run(id="run", mode="search", status="incomplete", reason=reason))
     lines = summary(stopped)
     assert f"why it stopped: {reason}" in lines
