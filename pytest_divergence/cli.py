@@ -37,9 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 1 with a sentence on what went wrong."""
     given = _parser().parse_args(arguments)
     from pytest_divergence.core.errors import DivergenceError
+    from pytest_divergence.core.setting_names import spelled_by
 
     try:
-        code = int(given.run(given))
+        with spelled_by(_flag):
+            code = int(given.run(given))
         sys.stdout.flush()
         return code
     except DivergenceError as error:
@@ -51,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is there more at exit
         return 1
+
+
+def _flag(field: str) -> str:
+    from pytest_divergence.options import flag_of  # it imports pytest, which few messages need
+
+    return flag_of(field)
 
 
 class _Command(argparse.ArgumentParser):

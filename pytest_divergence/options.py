@@ -199,6 +199,11 @@ OPTIONS = (
 BY_FIELD: Mapping[str, Option] = {option.field: option for option in OPTIONS}
 
 
+def flag_of(field: str) -> str:
+    """What messages call a setting: its alias where there is one, else its option."""
+    return BY_FIELD[field].alias or BY_FIELD[field].flag
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Register options and ini keys; an alias that another plugin owns is left to it."""
     taken = _owned_flags(parser)

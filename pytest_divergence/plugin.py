@@ -7,6 +7,7 @@ modules; what a session does not ask for does not happen.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from pytest_divergence import (
     untested,
     updating,
 )
+from pytest_divergence.core.setting_names import spelled_by
 from pytest_divergence.failing import failures
 from pytest_divergence.frames import forget_frames
 from pytest_divergence.session import REPORT_KEY, of
@@ -52,7 +54,10 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and read what was given."""
+    """Register the marker, and read what was given; messages name settings by their flags."""
+    naming = ExitStack()
+    naming.enter_context(spelled_by(options.flag_of))
+    config.add_cleanup(naming.close)
     config.addinivalue_line("markers", MARKER)
     of(config)
 

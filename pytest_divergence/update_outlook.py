@@ -46,7 +46,7 @@ def _aggregate(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]
 
 
 def _shift(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]:
-    from pytest_divergence.reports.aggregates import RAISE_SHIFT, shift_sentence
+    from pytest_divergence.reports.aggregates import raise_shift, shift_sentence
     from pytest_divergence.scoring.aggregates import shift
 
     limit, measured = (
@@ -58,7 +58,7 @@ def _shift(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]:
     found = shift(_values(stored.suite.controls), limit)
     if found.verdict == "failed":
         found = replace(found, metric=measured[0].metric, unit=measured[0].unit)
-        yield f"{SHIFT_ITEM}: {shift_sentence(found)}; intended? {RAISE_SHIFT}"
+        yield f"{SHIFT_ITEM}: {shift_sentence(found)}; intended? {raise_shift()}"
 
 
 def _cases(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]:

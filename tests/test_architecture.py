@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import pytest_divergence
+from pytest_divergence.options import BY_FIELD
 
 PACKAGE = Path(pytest_divergence.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -28,6 +30,15 @@ MAY_IMPORT = {
     "models": {"models", "core"},
     "core": {"core"},
 }
+BELOW_THE_EDGE = sorted(
+    path
+    for layer in MAY_IMPORT
+    for path in (PACKAGE / layer).rglob("*")
+    if path.suffix in (".py", ".jinja", ".js", ".css")
+)
+"""All that must not know how a user of pytest or of the command gives a setting."""
+SHARDS_LEAVE = {"core/settings.py", "core/unlike_runs.py"}
+"""Are rid of their options with the shards."""
 HEAVY = ("torch", "transformers", "numpy", "scipy", "peft", "safetensors", "huggingface_hub")
 NOT_IN_CORE = {*HEAVY, "tokenizers", "pytest", "_pytest", "pluggy"}
 
@@ -81,6 +92,16 @@ def test_every_folder_is_a_layer() -> None:
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
     assert folders == set(MAY_IMPORT) - {FRONT} | FRONT_FOLDERS
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in BELOW_THE_EDGE if name_of(path) not in SHARDS_LEAVE], ids=name_of
+)
+def test_only_the_edge_knows_options(path: Path) -> None:
+    text = path.read_text("utf-8")
+
+    assert not re.findall(r"--(?:divergence|model)-[\w-]*", text), "name it by setting(FIELD)"
+    assert not set(re.findall(r"\bsetting\(['\"](\w+)['\"]\)", text)) - set(BY_FIELD)
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "core").rglob("*.py")), ids=name_of)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from pytest_divergence.core.cases import NATS_PER_TOKEN
+from pytest_divergence.core.setting_names import setting
 
 FLOOR_FACTOR = 3.0
 ROUNDING = 1e-9
@@ -30,7 +31,7 @@ def refusal(
     if noise_floor is None or max_kl >= FLOOR_FACTOR * noise_floor * (1 - ROUNDING):
         return None
     least = f"{_rounded_up(FLOOR_FACTOR * noise_floor):.3g}"
-    way_out = "" if dtype == "float32" else ", or measure in float32 (--divergence-dtype)"
+    way_out = "" if dtype == "float32" else f", or measure in float32 ({setting('dtype')})"
     return (
         f"{name}={max_kl:g} is within the noise: the reference reads up to {noise_floor:.3g} "
         f"{unit} against itself, and a bound must be at least {FLOOR_FACTOR:g} x that, "

@@ -18,6 +18,7 @@ from pytest_divergence.core.report import load_report
 from pytest_divergence.core.runs import report_path, suite_of
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.same_pair import check_same_pair
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.stored import NUM_CONTROL_ROWS, StoredSuite, read_suite, write_stored
 from pytest_divergence.core.suites import SUITE_SUFFIX
 
@@ -74,9 +75,9 @@ def promote(
             before,
             provenance,
             relation="belongs to",
-            if_unknown="measure them again with --divergence-update, then add to it",
+            if_unknown=f"measure them again with {setting('update')}, then add to it",
             if_other="name another file, or bring this one up to date first with "
-            "--divergence-update",
+            f"{setting('update')}",
         )
         _check_same_quantity(target, before, path, found)
     cases, behaviours = _chosen(path, found, provenance, choice or Choice())
@@ -182,7 +183,7 @@ def _check_same_quantity(target: Path, before: StoredSuite, path: Path, found: S
         None,
         f"is measured in {ours.metric} ({ours.unit}), and {path} in {theirs.metric} "
         f"({theirs.unit}); name another file, or measure one of them in the other's metric with "
-        "--divergence-update",
+        f"{setting('update')}",
     )
 
 
@@ -224,7 +225,7 @@ def _check_complete(path: Path, found: StoredSuite, cases: Sequence[Case]) -> No
                 path,
                 found.suite.lines[case.id],
                 f"case {case.id} has no {missing}, so it was never measured; fill it in with "
-                "--divergence-fill, or choose others with --id",
+                f"{setting('fill')}, or choose others with --id",
             )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.setting_names import setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,14 +72,14 @@ class Memory:
         room = self.free if self.allowed is None else self.allowed
         if room is None or self.needed <= room:
             return
-        verb = "free" if self.allowed is None else "allowed by --divergence-memory"
-        smaller = "--divergence-dtype=bfloat16, " if self.dtype == "float32" else ""
+        verb = "free" if self.allowed is None else f"allowed by {setting('memory')}"
+        smaller = f"{setting('dtype')}=bfloat16, " if self.dtype == "float32" else ""
         raise SettingsError(
             f"a search of these models needs about {amount(self.needed)} of memory on "
             f"{self.device} ({amount(self.weights)} for weights in {self.dtype}, "
             f"{amount(self.batch)} for the largest batch), and {amount(room)} are {verb}; "
-            f"use {smaller}a smaller --divergence-profile or another --divergence-device, or try "
-            f"it all the same with --divergence-memory={_rounded_up(self.needed)}"
+            f"use {smaller}a smaller {setting('profile')} or another {setting('device')}, or try "
+            f"it all the same with {setting('memory')}={_rounded_up(self.needed)}"
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.identity import RunIdentity, in_words, run_key, run_parts
 from pytest_divergence.discovery.pair_files import CalibrationPlan
@@ -36,7 +37,7 @@ class SearchPlan:
         profile = calibration.profile
         if profile.budget_tokens < profile.calibration_tokens + profile.reserved_tokens:
             raise SettingsError(
-                f"--divergence-budget={profile.budget_tokens} confirms nothing: profile "
+                f"{setting('budget')}={profile.budget_tokens} confirms nothing: profile "
                 f"{profile.name} takes {profile.calibration_tokens} forwarded tokens at least to "
                 f"calibrate, and {profile.reserved_tokens} to confirm what is found; raise the "
                 "budget, or choose a smaller profile"

@@ -14,6 +14,7 @@ from typing import Any
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.suites import strict_loads
 
 DATA = Path(__file__).parent.parent / "data"
@@ -98,7 +99,7 @@ def shipped_prompts(path: Path, count: int) -> list[str]:
 
 
 def read_seeds(given: str) -> list[str]:
-    """Seed prompts of `--divergence-seeds`: a file, or `hf:DATASET:COLUMN`.
+    """Seed prompts of the setting `seeds`: a file, or `hf:DATASET:COLUMN`.
 
     Raises `SettingsError` where there are none, naming the file's line that is wrong.
     """
@@ -107,17 +108,19 @@ def read_seeds(given: str) -> list[str]:
     return read_prompts(Path(given))
 
 
-def read_prompts(path: Path, *, option: str = "--divergence-seeds") -> list[str]:
+def read_prompts(path: Path, *, option: str | None = None) -> list[str]:
     """Seed prompts of a file: JSON Lines, CSV with a header, or else text, one prompt a line.
 
     JSON Lines and CSV hold `input` or `prompt`; JSON Lines may hold `messages` with one user turn.
-    `option` is the one that named the file.
+    `option` is the one that named the file, if it was not that setting.
     Raises `SettingsError` as `file:line: reason` for a bad line, and for a file without prompts.
     """
     try:
         text = path.read_text("utf-8-sig")  # some editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{option}={path} cannot be read: {error}") from error
+        raise SettingsError(
+            f"{option or setting('seeds')}={path} cannot be read: {error}"
+        ) from error
     if path.suffix == ".csv":
         prompts = _from_csv(text, path)
     else:
@@ -161,28 +164,28 @@ def _from_dataset(given: str) -> list[str]:
     _, _, rest = given.partition(":")
     name, separator, column = rest.rpartition(":")
     if not (separator and name and column):
-        raise SettingsError(f"--divergence-seeds={given} must be hf:DATASET:COLUMN")
+        raise SettingsError(f"{setting('seeds')}={given} must be hf:DATASET:COLUMN")
     try:
         import datasets
     except ImportError as error:
         raise SettingsError(
-            f"--divergence-seeds={given} needs the datasets package; run: "
+            f"{setting('seeds')}={given} needs the datasets package; run: "
             "pip install 'pytest-divergence[hf]'"
         ) from error
     try:
         rows = datasets.load_dataset(name, split="train")
     except Exception as error:  # the Hub, the network and the files raise anything
         raise SettingsError(
-            f"--divergence-seeds={given}: the dataset cannot be loaded: {safe_line(str(error))}"
+            f"{setting('seeds')}={given}: the dataset cannot be loaded: {safe_line(str(error))}"
         ) from error
     if column not in rows.column_names:
         raise SettingsError(
-            f"--divergence-seeds={given}: there is no column {column}; the dataset has "
+            f"{setting('seeds')}={given}: there is no column {column}; the dataset has "
             f"{', '.join(rows.column_names)}"
         )
     prompts = [str(text).strip() for text in rows[column] if text and str(text).strip()]
     if not prompts:
-        raise SettingsError(f"--divergence-seeds={given}: the column holds no text")
+        raise SettingsError(f"{setting('seeds')}={given}: the column holds no text")
     return prompts
 
 

@@ -17,6 +17,7 @@ from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import MeasurementError, SettingsError
 from pytest_divergence.core.redacting import redacted
 from pytest_divergence.core.report import Report, RunError, write_report
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.behaviours import behaviour_shows
 from pytest_divergence.discovery.calibrating import Calibrated, calibrate
@@ -92,7 +93,7 @@ class Steps:
         )
         findings.calibrated = calibrated
         findings.bound = calibrated.bound(settings).model_copy(update={"provisional": True})
-        self._refuse_noise(settings.max_kl, "--divergence-max-kl")
+        self._refuse_noise(settings.max_kl, setting("max_kl"))
         return calibrated
 
     def _confirm(self, calibrated: Calibrated) -> list[ConfirmedCase]:
@@ -151,7 +152,7 @@ class Steps:
                 f"the budget of {profile.budget_tokens} forwarded tokens leaves nothing to search "
                 f"with: {self.units.spent.tokens_forwarded} were spent on calibration, and "
                 f"{profile.reserved_tokens} are kept to confirm what is found; raise "
-                "--divergence-budget or choose a smaller profile"
+                f"{setting('budget')} or choose a smaller profile"
             )
 
     @property

@@ -15,6 +15,7 @@ from pytest_divergence.core.cases import Case, Measurement, is_same_quantity
 from pytest_divergence.core.limits import approved_limit
 from pytest_divergence.core.provenance import NoiseFloor, Provenance, TypicalShift
 from pytest_divergence.core.same_pair import check_same_pair, is_same_model
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import BUILT_IN_METRICS, MetricName
 from pytest_divergence.core.stored import StoredSuite
 from pytest_divergence.core.tokens import StoredTokens
@@ -103,8 +104,8 @@ def filled(
         stored,
         made,
         relation="was measured on",
-        if_unknown="measure all of them with --divergence-update",
-        if_other="name that pair, or measure all rows with --divergence-update",
+        if_unknown=f"measure all of them with {setting('update')}",
+        if_other=f"name that pair, or measure all rows with {setting('update')}",
     )
     wanted = [row for row in stored.suite.rows if row.kl is None]
     found = measure_afresh(pair, wanted, sizes_of, seed=seed)

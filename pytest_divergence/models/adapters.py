@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.setting_names import setting
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -30,7 +31,7 @@ class AdapterSwitch:
             # Virtual tokens before the prompt, say: nothing would differ, and all would pass.
             raise ModelLoadError(
                 "the adapter changes no layer of the model, so the two sides cannot be told apart "
-                "here; work it into a full model and give that as --model-2"
+                f"here; work it into a full model and give that as {setting('model_2')}"
             )
         for name in {name for side in sides for name in side}:
             if not any(name in names for names in layers.values()):

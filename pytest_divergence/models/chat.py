@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pytest_divergence.core.cases import Message
 from pytest_divergence.core.errors import DivergenceError, ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_names import setting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -161,7 +162,7 @@ def choose_template(
         return Path(choice).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelLoadError(
-            f"--divergence-chat-template={choice} must be reference, candidate, none or a "
+            f"{setting('chat_template')}={choice} must be reference, candidate, none or a "
             f"readable Jinja file: {error}"
         ) from error
 

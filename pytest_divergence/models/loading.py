@@ -20,6 +20,7 @@ from transformers import (
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.adapters import Adapters
 from pytest_divergence.models.chat import choose_template
 from pytest_divergence.models.fingerprint import has_tokenizer
@@ -35,7 +36,7 @@ from pytest_divergence.models.providers import ModelProvider, check_dtype, provi
 from pytest_divergence.models.quantised import places_itself, require_quantiser
 from pytest_divergence.models.quiet import Say, quiet_transformers
 from pytest_divergence.models.resolved import ResolvedSpec, as_load_error, pair_identities
-from pytest_divergence.models.resolving import ROLES, resolve_pair
+from pytest_divergence.models.resolving import resolve_pair
 from pytest_divergence.models.screening import (
     check_adapter_shapes,
     check_no_weight_is_missing,
@@ -56,7 +57,7 @@ def load_model_pair(
     system_prompt: str | None = None,
     root: Path | None = None,
     say: Say = lambda _: None,
-    roles: tuple[str, str] = ROLES,
+    roles: tuple[str, str] | None = None,
     provider: ModelProvider | None = None,
 ) -> ModelPair:
     """Load reference and candidate.
@@ -122,7 +123,7 @@ def resolve_device(device: str) -> torch.device:
     """`auto` is the first GPU, else the CPU; raises `ModelLoadError` for one that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return usable_device(device, option="--divergence-device")
+    return usable_device(device, option=setting("device"))
 
 
 def _resolve_dtypes(

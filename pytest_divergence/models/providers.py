@@ -12,6 +12,7 @@ import torch
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.specs import parse_spec
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def check_dtype(loaded: LoadedModel, dtype: torch.dtype, *, option: str) -> None
         own, wanted = (str(one).removeprefix("torch.") for one in (loaded.model.dtype, dtype))
         raise ModelLoadError(
             f"{option} is loaded in {own}, but the pair is measured in {wanted}; a pair has one "
-            f"dtype, so give --divergence-dtype={own} or load it in {wanted}"
+            f"dtype, so give {setting('dtype')}={own} or load it in {wanted}"
         )
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.demo import demo_folder, ready_demo_folder
 from pytest_divergence.models.gguf_files import gguf_folder, ready_gguf_folder
 from pytest_divergence.models.hub import cached_hub_folder, hub_folder
@@ -21,8 +22,6 @@ from pytest_divergence.models.resolved import ResolvedSpec, as_load_error
 from pytest_divergence.models.screening import screen_adapter_folder, screen_model_folder
 from pytest_divergence.models.specs import ModelSpec, parse_open_spec, parse_spec, plugin_spec
 
-ROLES = ("--model-1", "--model-2")
-
 
 def resolve_pair(
     model_1: str,
@@ -30,16 +29,17 @@ def resolve_pair(
     *,
     root: Path | None = None,
     say: Say = lambda _: None,
-    roles: tuple[str, str] = ROLES,
+    roles: tuple[str, str] | None = None,
     provider: ModelProvider | None = None,
     is_offline: bool = False,
 ) -> tuple[ResolvedSpec, ResolvedSpec]:
     """Both specs as screened local folders; nothing is loaded yet.
 
-    `roles` are the specs' names in messages. What `provider` has a fingerprint for, and what no
-    rule here understands, is left to it. With `is_offline` nothing is downloaded or made ready: a
-    model that is not here yet has no folder.
+    `roles` are the specs' names in messages, if not those of the settings. What `provider` has a
+    fingerprint for, and what no rule here understands, is left to it. With `is_offline` nothing is
+    downloaded or made ready: a model that is not here yet has no folder.
     """
+    roles = roles or (setting("model_1"), setting("model_2"))
     find = _folder_here if is_offline else _folder
     reference, candidate = (
         _resolve(text, role, root, partial(find, role=role, say=say), provider)
@@ -117,7 +117,9 @@ def _resolve_base(
     )
     base_model = ResolvedSpec(named, find(named, role=role), role)
     if named.kind == "gguf":
-        raise ModelLoadError(f"{role}={spec.base} is a GGUF file; give --model-1 the file itself")
+        raise ModelLoadError(
+            f"{role}={spec.base} is a GGUF file; give {setting('model_1')} the file itself"
+        )
     if base_model.is_adapter:
         raise ModelLoadError(f"{role}={spec.base} is an adapter itself; name a full model")
     return replace(one, base=base_model)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_names import setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -157,7 +158,7 @@ def check_adapter_shapes(folder: Path, base: nn.Module, *, role: str, base_name:
         if problem is not None:
             raise ModelLoadError(
                 f"{role}: the adapter {folder} does not fit {base_name}: {problem}. "
-                "Give the model that it was trained on as --model-1."
+                f"Give the model that it was trained on as {setting('model_1')}."
             )
 
 

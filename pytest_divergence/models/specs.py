@@ -1,4 +1,4 @@
-"""What a user wrote after `--model-1`: parsed, checked, and safe to show.
+"""What a user calls a model by: parsed, checked, and safe to show.
 
 Knows the kinds of spec; does not load anything.
 """

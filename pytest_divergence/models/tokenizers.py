@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_divergence.core.errors import TokenizerMismatchError
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_names import setting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,8 +41,9 @@ def check_same_tokenizer(
     difference = _difference(reference, candidate, num_shared)
     if difference is not None:
         raise TokenizerMismatchError(
-            f"--model-1 and --model-2 have different tokenizers: {difference}. A divergence "
-            "compares probabilities of the same tokens; give two models that share a tokenizer."
+            f"{setting('model_1')} and {setting('model_2')} have different tokenizers: "
+            f"{difference}. A divergence compares probabilities of the same tokens; give two "
+            "models that share a tokenizer."
         )
     return sorted({**ours, **theirs}.keys() - (ours.keys() & theirs.keys()))
 

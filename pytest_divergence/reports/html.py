@@ -23,6 +23,7 @@ from pydantic import JsonValue
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.comparing import Differences
 from pytest_divergence.core.report import Report
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.reports import charts, heat, plots, wording
 from pytest_divergence.reports.marking import marked
 from pytest_divergence.reports.wording import nats, probability
@@ -104,6 +105,7 @@ def _environment() -> Environment:
         bound_parts=wording.bound_parts,
         compared=wording.compared,
         effort=wording.effort,
+        setting=setting,
     )
     return environment
 

@@ -12,6 +12,7 @@ from pytest_divergence.core.bounds import FLOOR_FACTOR
 from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.limits import ARITHMETIC_FLOOR
 from pytest_divergence.core.provenance import AddedNoise, Bound, NoiseFloor, TypicalShift
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.models.chat import Prompt
 from pytest_divergence.models.pair import ModelPair
@@ -109,7 +110,7 @@ def automatic_bound(floor: float | None, shift: TypicalShift) -> Bound:
 
 def absolute_bound(max_kl: float) -> Bound:
     """A bound that was asked for, in the metric's unit."""
-    return Bound(value=max_kl, parts={"max_kl": max_kl}, label="absolute: --divergence-max-kl")
+    return Bound(value=max_kl, parts={"max_kl": max_kl}, label=f"absolute: {setting('max_kl')}")
 
 
 def nll_limit(control_nlls: Sequence[float]) -> float:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pytest_divergence.core.errors import NonFiniteLogitsError
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.head import Positions
 from pytest_divergence.models.pair import ModelPair
@@ -153,7 +154,7 @@ def check_finite(logits: Tensor, side: ModelSide) -> None:
     if torch.isnan(logits).any() or torch.isposinf(logits).any():
         raise NonFiniteLogitsError(
             f"the {side.role} returned logits that are not numbers (NaN or infinite); nothing was "
-            "measured. Check its weights, or try --divergence-dtype=float32."
+            f"measured. Check its weights, or try {setting('dtype')}=float32."
         )
 
 
