@@ -37,8 +37,6 @@ BELOW_THE_EDGE = sorted(
     if path.suffix in (".py", ".jinja", ".js", ".css")
 )
 """All that must not know how a user of pytest or of the command gives a setting."""
-SHARDS_LEAVE = {"core/settings.py", "core/unlike_runs.py"}
-"""Are rid of their options with the shards."""
 HEAVY = ("torch", "transformers", "numpy", "scipy", "peft", "safetensors", "huggingface_hub")
 NOT_IN_CORE = {*HEAVY, "tokenizers", "pytest", "_pytest", "pluggy"}
 
@@ -94,9 +92,7 @@ def test_every_folder_is_a_layer() -> None:
     assert folders == set(MAY_IMPORT) - {FRONT} | FRONT_FOLDERS
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in BELOW_THE_EDGE if name_of(path) not in SHARDS_LEAVE], ids=name_of
-)
+@pytest.mark.parametrize("path", BELOW_THE_EDGE, ids=name_of)
 def test_only_the_edge_knows_options(path: Path) -> None:
     text = path.read_text("utf-8")
 
