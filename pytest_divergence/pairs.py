@@ -151,7 +151,7 @@ class Pairs:
         return pair.reference_identity, pair.candidate_identity
 
     def _resolve(self, models: Models) -> tuple[ResolvedSpec, ResolvedSpec]:
-        from pytest_divergence.models.resolving import resolve_pair
+        from pytest_divergence.models.load_plan import resolve_pair
 
         with patient_warnings():
             return resolve_pair(

@@ -97,7 +97,7 @@ def _findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Find
 def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Finding]:
     from pytest_divergence.core.findings import Finding
     from pytest_divergence.discovery.cost import search_memory
-    from pytest_divergence.models.inspection import inspect_pair
+    from pytest_divergence.models.preflight import inspect_pair
 
     settings = session.resolved.settings
     specs = _specs(session)
@@ -113,7 +113,7 @@ def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator
 
 def _specs(session: DivergenceSession) -> tuple[ResolvedSpec, ResolvedSpec]:
     from pytest_divergence.added import PluginModels
-    from pytest_divergence.models.resolving import resolve_pair
+    from pytest_divergence.models.load_plan import resolve_pair
 
     return resolve_pair(
         *session.models,

@@ -112,10 +112,10 @@ def search_memory(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) 
     with the memory of all devices together.
     What is wrong with such files is the loader's to say.
     """
+    from pytest_divergence.models.devices import placements
     from pytest_divergence.models.loading import resolve_device
     from pytest_divergence.models.memory import all_memory, available_memory
     from pytest_divergence.models.numerics import chosen_dtypes
-    from pytest_divergence.models.placing import placements
     from pytest_divergence.models.sizes import model_size, weights_bytes
 
     reference = specs[0].full_model.folder

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.settings import Profile, Settings
-from pytest_divergence.models.fingerprint import text_digest, tokenizer_digest
+from pytest_divergence.models.fingerprints import text_digest, tokenizer_digest
 from pytest_divergence.models.identity import ModelIdentity
+from pytest_divergence.models.load_plan import resolve_pair
 from pytest_divergence.models.loading import resolve_device
 from pytest_divergence.models.metric import Metric
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.resolved import ResolvedSpec, pair_identities
-from pytest_divergence.models.resolving import resolve_pair
 
 PACKAGES = ("pytest-divergence", "torch", "transformers", "peft")
 IRRELEVANT = {

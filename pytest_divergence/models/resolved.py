@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.models.fingerprint import hub_commit, text_digest, weights_digest
+from pytest_divergence.models.fingerprints import hub_commit, text_digest, weights_digest
 from pytest_divergence.models.identity import ModelIdentity
 from pytest_divergence.models.providers import LoadedModel
 from pytest_divergence.models.specs import ModelSpec

@@ -22,8 +22,8 @@ from pytest_divergence.discovery.cost import (
 from pytest_divergence.discovery.forecast import Forecast
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.units import Spent
+from pytest_divergence.models.load_plan import resolve_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.resolving import resolve_pair
 from pytest_divergence.models.sizes import ModelSize, model_size, weights_bytes
 from tests.models_in_memory import tiny_pair
 

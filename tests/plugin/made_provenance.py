@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.provenance import ModelProvenance, Provenance
+from pytest_divergence.models.load_plan import resolve_pair
 from pytest_divergence.models.resolved import pair_identities
-from pytest_divergence.models.resolving import resolve_pair
 
 
 def provenance_of(reference: str | Path, candidate: str | Path, **changes: Any) -> Provenance:

@@ -20,10 +20,10 @@ from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.chat import ChatFormat, choose_template
+from pytest_divergence.models.folder_checks import check_adapter_shapes
 from pytest_divergence.models.loading import load_tokenizers, require_peft
 from pytest_divergence.models.quiet import quiet_transformers
 from pytest_divergence.models.resolved import ResolvedSpec, as_load_error
-from pytest_divergence.models.screening import check_adapter_shapes
 from pytest_divergence.models.sizes import weights_bytes
 from pytest_divergence.models.specs import adapter_base_name
 from pytest_divergence.models.tokenizers import smaller

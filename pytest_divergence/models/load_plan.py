@@ -13,12 +13,12 @@ from pathlib import Path
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.demo import demo_folder, ready_demo_folder
+from pytest_divergence.models.folder_checks import screen_adapter_folder, screen_model_folder
 from pytest_divergence.models.gguf_files import gguf_folder, ready_gguf_folder
-from pytest_divergence.models.hub import cached_hub_folder, hub_folder
 from pytest_divergence.models.providers import ModelProvider
 from pytest_divergence.models.quiet import Say
 from pytest_divergence.models.resolved import ResolvedSpec, as_load_error
-from pytest_divergence.models.screening import screen_adapter_folder, screen_model_folder
+from pytest_divergence.models.sources import cached_hub_folder, hub_folder
 from pytest_divergence.models.specs import ModelSpec, parse_open_spec, parse_spec, plugin_spec
 
 ROLES = ("--model-1", "--model-2")
