@@ -8,7 +8,7 @@ from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.core.unlike_runs import unlike
 from pytest_divergence.discovery.identity import RunIdentity, in_words, run_parts
 from pytest_divergence.discovery.strategies import built_in_strategies
-from pytest_divergence.models.identity import ModelIdentity
+from pytest_divergence.models.fingerprints import ModelIdentity
 from pytest_divergence.options import BY_FIELD
 
 
