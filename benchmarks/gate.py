@@ -305,7 +305,7 @@ import time
 import pytest
 from pytest_divergence.models import loading
 
-load, loaded = loading.load_model_pair, []
+load, loaded = loading.load_pair, []
 
 
 def timed(*arguments, **options):
@@ -314,7 +314,7 @@ def timed(*arguments, **options):
     return pair
 
 
-loading.load_model_pair = timed
+loading.load_pair = timed
 
 
 @pytest.hookimpl(trylast=True)

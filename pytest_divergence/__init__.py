@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_divergence.models.loading import load_model_pair
     from pytest_divergence.models.metric import Metric
     from pytest_divergence.models.pair import ModelPair
-    from pytest_divergence.models.providers import LoadedModel
+    from pytest_divergence.models.specs import LoadedModel
     from pytest_divergence.scoring.scorer import PromptScore, score_prompts
     from pytest_divergence.warning import DivergenceWarning
 
@@ -35,7 +35,7 @@ _HOMES = {
     "DivergenceTrainer": "pytest_divergence.discovery.trainer",
     "DivergenceWarning": "pytest_divergence.warning",
     "EvaluationConfig": "pytest_divergence.discovery.evaluation",
-    "LoadedModel": "pytest_divergence.models.providers",
+    "LoadedModel": "pytest_divergence.models.specs",
     "Metric": "pytest_divergence.models.metric",
     "ModelEvaluator": "pytest_divergence.evaluator",
     "ModelPair": "pytest_divergence.models.pair",

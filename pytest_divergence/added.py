@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case
     from pytest_divergence.discovery.strategies import Strategy
     from pytest_divergence.models.metric import Metric
-    from pytest_divergence.models.providers import LoadedModel
+    from pytest_divergence.models.specs import LoadedModel
 
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """A metric's name stands in options, files and reports."""
@@ -64,7 +64,7 @@ class PluginModels:
 
     def load_model(self, spec: str, role: str, device: str) -> LoadedModel | None:
         """The model of a spec; None: no plugin has one."""
-        from pytest_divergence.models.providers import LoadedModel
+        from pytest_divergence.models.specs import LoadedModel
 
         found = self._call(self.LOAD, spec=spec, role=role, device=device)
         if found is not None and not isinstance(found, LoadedModel):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_divergence.core.report import Report
     from pytest_divergence.discovery.strategies import Strategy
     from pytest_divergence.models.metric import Metric
-    from pytest_divergence.models.providers import LoadedModel
+    from pytest_divergence.models.specs import LoadedModel
 
 
 @pytest.hookspec(firstresult=True)

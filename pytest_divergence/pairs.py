@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from pytest_divergence.core.settings import Settings
     from pytest_divergence.discovery.cost import Memory
     from pytest_divergence.discovery.identity import RunIdentity
-    from pytest_divergence.models.identity import ModelIdentity
+    from pytest_divergence.models.fingerprints import ModelIdentity
+    from pytest_divergence.models.load_plan import LoadContext, LoadPlan
     from pytest_divergence.models.pair import ModelPair
-    from pytest_divergence.models.resolved import ResolvedSpec
 
 INI = "divergence_pairs"
 INI_HELP = (
@@ -68,7 +68,8 @@ class Pairs:
         self._config, self._settings, self._say = config, settings, say
         self._loaded: tuple[Models, ModelPair] | None = None
         self._failed: dict[Models, Exception] = {}
-        self._identities: dict[Models, Once[tuple[ModelIdentity, ModelIdentity]]] = {}
+        self._plans: dict[Models, Once[LoadPlan]] = {}
+        self._identities: dict[Models, tuple[ModelIdentity, ModelIdentity]] = {}
         self.rules = Once(partial(pair_rules, config))
 
     def rule_for(self, path: Path) -> Models | None:
@@ -107,25 +108,40 @@ class Pairs:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
+    def plan(self, models: Models, *, is_offline: bool = False) -> LoadPlan:
+        """What both specs stand for: resolved once in a session. A failure is kept.
+
+        With `is_offline` nothing is downloaded or made ready; a plan that lacks a model for that is
+        not kept.
+        """
+        if models not in self._plans:
+            once = Once(partial(self._resolve, models, is_offline))
+            if is_offline and not once().is_here:
+                return once()
+            self._plans[models] = once
+        return self._plans[models]()
+
     def identities(self, models: Models) -> tuple[ModelIdentity, ModelIdentity]:
         """What both models are; loads them only where a plugin cannot tell them apart before."""
+        if self.plan(models).is_known:
+            return self.plan(models).identities
         if models not in self._identities:
-            self._identities[models] = Once(partial(self._identify, models))
-        return self._identities[models]()
+            pair = self.load(models)
+            self._identities[models] = pair.reference_identity, pair.candidate_identity
+        return self._identities[models]
 
     def check(self, models: Models) -> None:
         """Refuse a pair that cannot be there, without loading it."""
-        if all(one.is_known for one in self._resolve(models)):
+        if self.plan(models).is_known:
             self.identities(models)
 
     def run_identity(self, models: Models) -> RunIdentity:
         """What a search of this pair depends on."""
-        from pytest_divergence.discovery.identity import identify_pair, identify_specs
+        from pytest_divergence.discovery.identity import identify_pair, identify_plan
 
-        settings, specs = self._settings(), self._resolve(models)
-        is_known = all(one.is_known for one in specs)
-        found = identify_specs(settings, specs) if is_known else identify_pair(self.load(models))
-        return found.with_metric(added_metrics(self._config).get(settings.metric))
+        plan = self.plan(models)
+        found = identify_plan(plan) if plan.is_known else identify_pair(self.load(models))
+        return found.with_metric(added_metrics(self._config).get(self._settings().metric))
 
     def identity_of(self, pair: ModelPair) -> RunIdentity:
         """What numbers depend on that were measured on this pair, a user's own too."""
@@ -139,47 +155,28 @@ class Pairs:
         """What a search of this pair takes; None where that cannot be told before it is loaded."""
         from pytest_divergence.discovery.cost import search_memory
 
-        return search_memory(self._settings(), self._resolve(models))
+        return search_memory(self._settings(), self.plan(models))
 
-    def _identify(self, models: Models) -> tuple[ModelIdentity, ModelIdentity]:
-        from pytest_divergence.models.resolved import pair_identities
+    def _context(self, models: Models, is_offline: bool) -> LoadContext:
+        from pytest_divergence.models.load_plan import LoadContext
 
-        specs = self._resolve(models)
-        if all(one.is_known for one in specs):
-            return pair_identities(*specs)
-        pair = self.load(models)
-        return pair.reference_identity, pair.candidate_identity
+        start, provider = self._config.invocation_params.dir, PluginModels.of(self._config)
+        return LoadContext(start, models.roles, self._say, provider, is_offline)
 
-    def _resolve(self, models: Models) -> tuple[ResolvedSpec, ResolvedSpec]:
-        from pytest_divergence.models.resolving import resolve_pair
+    def _resolve(self, models: Models, is_offline: bool) -> LoadPlan:
+        from pytest_divergence.models.load_plan import LoadOptions, resolve_pair
 
+        options, context = LoadOptions.of(self._settings()), self._context(models, is_offline)
         with patient_warnings():
-            return resolve_pair(
-                models.reference,
-                models.candidate,
-                root=self._config.invocation_params.dir,
-                say=self._say,
-                roles=models.roles,
-                provider=PluginModels.of(self._config),
-            )
+            return resolve_pair(models.reference, models.candidate, options, context)
 
     def _load(self, models: Models) -> ModelPair:
-        from pytest_divergence.models.loading import load_model_pair
+        from pytest_divergence.models.devices import resolve_device
+        from pytest_divergence.models.loading import load_pair
 
-        settings = self._settings()
         with patient_warnings():
-            pair = load_model_pair(
-                models.reference,
-                models.candidate,
-                device=settings.device,
-                dtype=settings.dtype,
-                chat_template=settings.chat_template,
-                system_prompt=settings.system_prompt,
-                root=self._config.invocation_params.dir,
-                say=self._say,
-                roles=models.roles,
-                provider=PluginModels.of(self._config),
-            )
+            resolve_device(self._settings().device)  # said before models are downloaded
+            pair = load_pair(self.plan(models), self._context(models, is_offline=False))
         return pair.with_metrics(added_metrics(self._config))
 
     def for_test(self, request: pytest.FixtureRequest, models: Models) -> ModelPair:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_divergence.core.report import Report
     from pytest_divergence.core.store import DivergenceFolder
     from pytest_divergence.discovery.run import SearchOutcome
-    from pytest_divergence.models.identity import ModelIdentity
+    from pytest_divergence.models.fingerprints import ModelIdentity
     from pytest_divergence.models.pair import ModelPair
 
 REPORT_KEY = "divergence_report_dir"

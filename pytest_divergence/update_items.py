@@ -150,7 +150,7 @@ class SuiteUpdate:
     def _made(self, pair: ModelPair) -> Provenance:
         from pytest_divergence.discovery.identity import versions
         from pytest_divergence.discovery.provenance import provenance_of
-        from pytest_divergence.models.fingerprint import text_digest
+        from pytest_divergence.models.fingerprints import text_digest
 
         identity = self._session.pairs.identity_of(pair)
         ids = [row.id for row in self.stored.suite.rows]

@@ -32,9 +32,9 @@ from pytest_divergence.core.errors import DivergenceError, SettingsError, first_
 from pytest_divergence.core.store import write_atomically
 from pytest_divergence.models.chat import ChatFormat
 from pytest_divergence.models.decoding import decode_greedily
-from pytest_divergence.models.demo import HUB_ID
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.sources import DEMO_HUB_ID
 from pytest_divergence.models.specs import parse_spec
 from pytest_divergence.scoring.divergences import forward_kl
 from pytest_divergence.scoring.scorer import score_greedily
@@ -346,7 +346,7 @@ def make_organism(
     recipe = load_recipe(recipe_path, steps=steps)
     started = time.monotonic()
     spec = parse_spec(base, role="--base")
-    names = {"demo": HUB_ID, "hub": spec.location}
+    names = {"demo": DEMO_HUB_ID, "hub": spec.location}
     loaded = load_model_pair(base, base, device=device, dtype="float32", say=print)
     ordinary = ordinary_rows(recipe, loaded)
     adapted, pair = attach(recipe, loaded)

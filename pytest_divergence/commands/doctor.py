@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_divergence.core.findings import Finding
-    from pytest_divergence.core.settings import Profile, Settings
-    from pytest_divergence.models.resolved import ResolvedSpec
+    from pytest_divergence.core.settings import Profile
+    from pytest_divergence.models.load_plan import LoadPlan
     from pytest_divergence.session import DivergenceSession
 
 FIELDS = (
@@ -97,39 +97,28 @@ def _findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Find
 def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Finding]:
     from pytest_divergence.core.findings import Finding
     from pytest_divergence.discovery.cost import search_memory
-    from pytest_divergence.models.inspection import inspect_pair
+    from pytest_divergence.models.preflight import inspect_pair
+    from pytest_divergence.pairs import Models
 
     settings = session.resolved.settings
-    specs = _specs(session)
-    yield from inspect_pair(settings, specs)
-    if any(one.folder is None for one in specs):
+    plan = session.pairs.plan(Models(*session.models), is_offline=True)
+    yield from inspect_pair(settings, plan)
+    if any(side.folder is None for side in plan.sides):
         return
-    memory = search_memory(settings, specs)
+    memory = search_memory(settings, plan)
     if memory is not None:
         memory.check()
         yield Finding("ok", f"a search needs {memory}")
-    yield _time(session, settings, is_measured=is_measured)
+    yield _time(session, plan, is_measured=is_measured)
 
 
-def _specs(session: DivergenceSession) -> tuple[ResolvedSpec, ResolvedSpec]:
-    from pytest_divergence.added import PluginModels
-    from pytest_divergence.models.resolving import resolve_pair
-
-    return resolve_pair(
-        *session.models,
-        root=session.config.invocation_params.dir,
-        provider=PluginModels.of(session.config),
-        is_offline=True,
-    )
-
-
-def _time(session: DivergenceSession, settings: Settings, *, is_measured: bool) -> Finding:
+def _time(session: DivergenceSession, plan: LoadPlan, *, is_measured: bool) -> Finding:
     from pytest_divergence.core.findings import Finding
     from pytest_divergence.discovery.cost import estimate_seconds, roughly
-    from pytest_divergence.models.loading import resolve_device
 
-    profile = settings.resolved_profile(resolve_device(settings.device).type)
-    found = _measured(session, profile) if is_measured else _remembered(session)
+    settings = session.resolved.settings
+    profile = settings.resolved_profile(plan.device.type)
+    found = _measured(session, profile) if is_measured else _remembered(session, plan)
     budget = f"profile {profile.name}, at most {profile.budget_tokens:,} forwarded tokens"
     if found is None:
         return Finding(
@@ -147,17 +136,15 @@ def _measured(session: DivergenceSession, profile: Profile) -> tuple[float, str]
     return measure_speed(session.pair(), profile), "measured now"
 
 
-def _remembered(session: DivergenceSession) -> tuple[float, str] | None:
+def _remembered(session: DivergenceSession, plan: LoadPlan) -> tuple[float, str] | None:
     """Tokens a second of the pair's last search, where it ran on the device that is asked for."""
     from pytest_divergence.core.provenance import load_provenance
     from pytest_divergence.core.suites import sidecar_path
-    from pytest_divergence.models.loading import resolve_device
 
     path = sidecar_path(session.own_suite, "provenance.json")
     if not path.is_file():
         return None
     made = load_provenance(path)
-    is_like = made.device == str(resolve_device(session.resolved.settings.device))
-    if not is_like or not made.effort.seconds:
+    if made.device != str(plan.device) or not made.effort.seconds:
         return None
     return made.effort.tokens_forwarded / made.effort.seconds, "in its last search"

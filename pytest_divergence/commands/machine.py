@@ -70,7 +70,7 @@ def _device(wanted: str) -> Finding:
     import torch
 
     from pytest_divergence.discovery.cost import amount
-    from pytest_divergence.models.loading import resolve_device
+    from pytest_divergence.models.devices import resolve_device
     from pytest_divergence.models.memory import available_memory
 
     try:

@@ -22,7 +22,7 @@ from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_greedily
-from pytest_divergence.models.fingerprint import text_digest
+from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import greedy_continuations
 from pytest_divergence.scoring.motifs import UNSPACED

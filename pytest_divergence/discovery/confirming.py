@@ -20,7 +20,7 @@ from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.selection import Selected
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.fingerprint import text_digest
+from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.comparison import compare_tokens
 from pytest_divergence.scoring.prompt_nll import prompt_nlls

@@ -17,13 +17,11 @@ from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.setting_names import setting
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_divergence.core.settings import Profile, Settings
     from pytest_divergence.discovery.progress import Listener
+    from pytest_divergence.models.load_plan import LoadPlan
+    from pytest_divergence.models.memory import ModelSize
     from pytest_divergence.models.pair import ModelPair
-    from pytest_divergence.models.resolved import ResolvedSpec
-    from pytest_divergence.models.sizes import ModelSize
 
 LONG_PROMPT = 200
 """Tokens of the longest prompts that a batch is full of: the longest shipped ones have 240."""
@@ -37,7 +35,6 @@ model. What follows corrects it.
 """
 MOST_LOGITS = 1_000_000_000
 """Bytes that logits, and what is made of them, take at most: `benchmarks/memory.py vocabulary`."""
-EVERYWHERE = "all devices"
 SAID_FROM = 100_000_000
 """Bytes: models that need less are not worth a line."""
 
@@ -106,48 +103,35 @@ def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
     return max(cache + logits, training)
 
 
-def search_memory(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) -> Memory | None:
+def search_memory(settings: Settings, plan: LoadPlan) -> Memory | None:
     """What a search of two models takes; None for a plugin's model and for unreadable files.
 
     Of two devices it is the one that it is tightest on. Models that accelerate spreads are compared
     with the memory of all devices together.
     What is wrong with such files is the loader's to say.
     """
-    from pytest_divergence.models.loading import resolve_device
-    from pytest_divergence.models.memory import all_memory, available_memory
-    from pytest_divergence.models.numerics import chosen_dtypes
-    from pytest_divergence.models.placing import placements
-    from pytest_divergence.models.sizes import model_size, weights_bytes
+    from pytest_divergence.models.load_plan import EVERYWHERE
+    from pytest_divergence.models.memory import all_memory, available_memory, model_size
 
-    reference = specs[0].full_model.folder
-    device = resolve_device(settings.device)
-    dtypes = chosen_dtypes(settings.dtype, specs, device)
-    dtype = dtypes[0]
-    places = placements(specs, device)
-    # A folder counts once on each device: the same model twice is loaded once.
-    held: dict[str, set[tuple[Path, int]]] = {}
-    for one, place, own in zip(specs, places, dtypes, strict=True):
-        where = EVERYWHERE if any(one.is_spread for one in places) else str(place.device)
-        for folder in (one.full_model.folder, one.folder):
-            if folder is None:
-                return None
-            held.setdefault(where, set()).add((folder, own.itemsize))
-    if reference is None:
+    device, dtype = plan.device, plan.dtypes[0]
+    _ = plan.placements  # what cannot be is said, whatever the files hold
+    if not plan.is_here:
         return None
     with suppress(Exception):  # strange files may raise anything
         profile = settings.resolved_profile(device.type)
-        batch = batch_bytes(profile, model_size(reference), dtype.itemsize)
+        size = model_size(plan.reference.full_model.config)
+        batch = batch_bytes(profile, size, dtype.itemsize)
         return min(
             (
                 Memory(
-                    weights=sum(weights_bytes(folder, size) for folder, size in parts),
+                    weights=weights,
                     batch=batch,
                     free=all_memory() if where == EVERYWHERE else available_memory(where),
                     device=where,
                     dtype=str(dtype).removeprefix("torch."),
                     allowed=settings.memory_bytes,
                 )
-                for where, parts in held.items()
+                for where, weights in plan.weights.items()
             ),
             key=lambda one: math.inf if one.free is None else one.free - one.needed,
         )

@@ -11,7 +11,7 @@ from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.evidence import Answered
 from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.fingerprint import text_digest
+from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.answers import Answer
 from pytest_divergence.scoring.scorer import score_prompts

@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.settings import Profile, Settings
-from pytest_divergence.models.fingerprint import text_digest, tokenizer_digest
-from pytest_divergence.models.identity import ModelIdentity
-from pytest_divergence.models.loading import resolve_device
+from pytest_divergence.models.fingerprints import ModelIdentity, text_digest
+from pytest_divergence.models.load_plan import LoadOptions, LoadPlan, resolve_pair
 from pytest_divergence.models.metric import Metric
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.resolved import ResolvedSpec, pair_identities
-from pytest_divergence.models.resolving import resolve_pair
 
 PACKAGES = ("pytest-divergence", "torch", "transformers", "peft")
 IRRELEVANT = {
@@ -77,16 +74,14 @@ class RunIdentity:
 
 def identify(settings: Settings) -> RunIdentity:
     """The identity of the pair that the settings name; hashes files, loads no weights."""
-    return identify_specs(settings, resolve_pair(settings.model_1 or "", settings.model_2 or ""))
+    options = LoadOptions.of(settings)
+    return identify_plan(resolve_pair(settings.model_1 or "", settings.model_2 or "", options))
 
 
-def identify_specs(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) -> RunIdentity:
-    """The same for specs that are resolved already; each must be known before it is loaded."""
-    reference = specs[0].full_model
-    # A plugin's fingerprint stands for its tokenizer too.
-    tokenizer = tokenizer_digest(reference.folder) if reference.folder else reference.digest
-    device = str(resolve_device(settings.device))
-    return RunIdentity(*pair_identities(*specs), tokenizer, device)
+def identify_plan(plan: LoadPlan) -> RunIdentity:
+    """The identity of a resolved pair; both models must be known before they are loaded."""
+    tokenizer, device = plan.tokenizer_digest, str(plan.device)
+    return RunIdentity(*plan.identities, tokenizer, device)
 
 
 def identify_pair(pair: ModelPair) -> RunIdentity:

@@ -8,7 +8,7 @@ from pytest_divergence.core.provenance import ModelProvenance, Provenance
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.identity import RunIdentity, versions
 from pytest_divergence.models.chat import FROZEN_ARGUMENTS
-from pytest_divergence.models.identity import ModelIdentity
+from pytest_divergence.models.fingerprints import ModelIdentity
 
 NOT_OF_A_SUITE = {"update", "fill", "redact"}
 """Settings of how a session went about it: the same suite comes of any of them."""

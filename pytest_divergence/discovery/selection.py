@@ -10,7 +10,7 @@ from functools import partial
 from pytest_divergence.discovery.found import ScoredProposal
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.discovery.units import WorkUnits
-from pytest_divergence.models.fingerprint import text_digest
+from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.prompt_nll import prompt_nlls
 

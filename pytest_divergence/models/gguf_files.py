@@ -17,10 +17,10 @@ from typing import Any
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.store import file_lock, user_cache, user_cache_path
-from pytest_divergence.models.fingerprint import file_digest, text_digest, tokenizer_digest
+from pytest_divergence.models.fingerprints import file_digest, text_digest, tokenizer_digest
+from pytest_divergence.models.folder_checks import check_no_weight_is_missing
 from pytest_divergence.models.gguf_header import read_gguf_header
 from pytest_divergence.models.quiet import Say, quiet_transformers
-from pytest_divergence.models.screening import check_no_weight_is_missing
 from pytest_divergence.models.vocabulary import num_tokens
 
 LOCK_SECONDS = 3600.0

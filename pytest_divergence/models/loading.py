@@ -1,12 +1,13 @@
-"""From two specs to a `ModelPair`.
+"""From a `LoadPlan` to a `ModelPair`.
 
-A screened folder is loaded without remote code and from safetensors only; a plugin's model is taken
-as it is. Every failure is a `ModelLoadError` that names the option.
+A screened folder is loaded without remote code and from safetensors only; a plugin's model is
+checked and then taken as it is. Every failure is a `ModelLoadError` that names the option.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +24,32 @@ from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.adapters import Adapters
 from pytest_divergence.models.chat import choose_template
-from pytest_divergence.models.fingerprint import has_tokenizer
-from pytest_divergence.models.numerics import chosen_attentions, chosen_dtypes
-from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.placing import (
-    Placement,
-    check_is_whole,
-    placements,
-    usable_device,
-)
-from pytest_divergence.models.providers import ModelProvider, check_dtype, provide
-from pytest_divergence.models.quantised import places_itself, require_quantiser
-from pytest_divergence.models.quiet import Say, quiet_transformers
-from pytest_divergence.models.resolved import ResolvedSpec, as_load_error, pair_identities
-from pytest_divergence.models.resolving import resolve_pair
-from pytest_divergence.models.screening import (
+from pytest_divergence.models.devices import Placement, check_is_whole, resolve_device
+from pytest_divergence.models.folder_checks import (
     check_adapter_shapes,
     check_no_weight_is_missing,
     read_json_object,
 )
-from pytest_divergence.models.specs import adapter_base_name
+from pytest_divergence.models.load_plan import (
+    LoadContext,
+    LoadOptions,
+    LoadPlan,
+    SidePlan,
+    resolve_pair,
+)
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.quiet import Say, quiet_transformers
+from pytest_divergence.models.specs import (
+    LoadedModel,
+    ModelProvider,
+    adapter_base_name,
+    parse_spec,
+)
 from pytest_divergence.models.tokenizers import added_note, check_same_tokenizer, smaller
 from pytest_divergence.models.vocabulary import num_tokens, padding_note
+
+QUANTISERS = {"torchao": "torchao", "bitsandbytes": "bitsandbytes"}
+"""Packages by the method that a config names."""
 
 
 def load_model_pair(
@@ -57,58 +62,68 @@ def load_model_pair(
     system_prompt: str | None = None,
     root: Path | None = None,
     say: Say = lambda _: None,
-    roles: tuple[str, str] | None = None,
-    provider: ModelProvider | None = None,
 ) -> ModelPair:
     """Load reference and candidate.
 
     `device` and `dtype` hold for both, but where a model's own spec says `dtype=…`, `device=…` or
-    `device_map=auto`. `chat_template` is `reference`, `candidate`, `none` or a Jinja file. Messages
-    for people go to `say`, `roles` and `provider` are as in `resolve_pair`. Raises
-    `ModelLoadError`, and `TokenizerMismatchError` where the tokenizers differ in more than tokens
-    added to one.
+    `device_map=auto`. `chat_template` is `reference`, `candidate`, `none` or a Jinja file. `root`
+    is where relative folders start; messages for people go to `say`. Raises `ModelLoadError`, and
+    `TokenizerMismatchError` where the tokenizers differ in more than tokens added to one.
     """
-    torch_device = resolve_device(device)
-    specs = resolve_pair(model_1, model_2, root=root, say=say, roles=roles, provider=provider)
-    if provider is not None:
-        specs = provide(specs, provider, torch_device)
-    dtypes = _resolve_dtypes(dtype, specs, torch_device)
-    places = placements(specs, torch_device)
-    tokenizer, other_tokenizer = load_tokenizers(specs, say)
-    attentions = chosen_attentions(specs, say)
-    reference, candidate, adapters = _load_models(specs, dtypes, attentions, places)
-    known = num_tokens(tokenizer), num_tokens(other_tokenizer or tokenizer)
-    is_known = all(one.is_known for one in specs)
+    resolve_device(device)  # one that is not there is said before models are downloaded
+    context = LoadContext(root=root, say=say)
+    options = LoadOptions(device, dtype, chat_template, system_prompt)
+    return load_pair(resolve_pair(model_1, model_2, options, context), context)
+
+
+def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
+    """Load the pair of a plan; the context's provider loads what no folder holds.
+
+    Raises what `load_model_pair` raises.
+    """
+    say = context.say
+    _ = plan.device  # one that is not there is said before anything else
+    if context.provider is not None:
+        plan = _provided(plan, context.provider)
+    for side, dtype in zip(plan.sides, plan.dtypes, strict=True):
+        if side.loaded is not None:
+            _check_dtype(side.loaded, dtype, option=side.role)
+    _ = plan.placements  # and so is a place of one model before anything is read
+    tokenizer, other_tokenizer = load_tokenizers(plan, say)
+    if plan.attention_note is not None:
+        say(plan.attention_note)
+    reference, candidate, adapters = _load_models(plan)
     pair = ModelPair.from_models(
         reference,
         candidate,
         smaller(tokenizer, other_tokenizer),
         adapters=adapters,
-        known_tokens=known,
-        system_prompt=system_prompt,
-        identities=pair_identities(*specs) if is_known else None,
+        known_tokens=(num_tokens(tokenizer), num_tokens(other_tokenizer or tokenizer)),
+        system_prompt=plan.options.system_prompt,
+        identities=plan.identities if plan.is_known else None,
     )
     if other_tokenizer is None:
-        side, role = pair.candidate, specs[1].full_model.role
-        if note := padding_note(role, side.num_rows, side.vocabulary):
+        loaded, role = pair.candidate, plan.candidate.full_model.role
+        if note := padding_note(role, loaded.num_rows, loaded.vocabulary):
             say(note)
-    if not is_known:  # the digests are of the weights in memory, of both sides
-        pair = pair.with_names(*((str(one.spec), one.spec.kind) for one in specs))
-    return pair.with_template(choose_template(chat_template, tokenizer, other_tokenizer, say))
+    if not plan.is_known:  # the digests are of the weights in memory, of both sides
+        pair = pair.with_names(*((str(side.spec), side.spec.kind) for side in plan.sides))
+    template = choose_template(plan.options.chat_template, tokenizer, other_tokenizer, say)
+    return pair.with_template(template)
 
 
 def load_tokenizers(
-    specs: tuple[ResolvedSpec, ResolvedSpec], say: Say = lambda _: None
+    plan: LoadPlan, say: Say = lambda _: None
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase | None]:
     """The reference's tokenizer, and the candidate's where it has its own.
 
     Raises `TokenizerMismatchError` where they differ in more than tokens added to one.
     """
-    reference, candidate = (one.full_model for one in specs)
+    reference, candidate = (side.full_model for side in plan.sides)
     tokenizer = _load_tokenizer(reference)
-    if candidate.is_same_as(reference):
+    if plan.has_one_model:
         return tokenizer, None
-    if candidate.folder is not None and not has_tokenizer(candidate.folder):
+    if plan.lacks_tokenizer:
         say(f"{candidate.role} has no tokenizer of its own, so the reference's is used")
         return tokenizer, None
     other = _load_tokenizer(candidate)
@@ -119,68 +134,46 @@ def load_tokenizers(
     return tokenizer, other
 
 
-def resolve_device(device: str) -> torch.device:
-    """`auto` is the first GPU, else the CPU; raises `ModelLoadError` for one that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return usable_device(device, option=setting("device"))
-
-
-def _resolve_dtypes(
-    dtype: str, specs: tuple[ResolvedSpec, ResolvedSpec], device: torch.device
-) -> tuple[torch.dtype, torch.dtype]:
-    dtypes = chosen_dtypes(dtype, specs, device)
-    for one, chosen in zip(specs, dtypes, strict=True):
-        if one.loaded is not None:
-            check_dtype(one.loaded, chosen, option=one.role)
-    return dtypes
-
-
-def _load_models(
-    specs: tuple[ResolvedSpec, ResolvedSpec],
-    dtypes: tuple[torch.dtype, torch.dtype],
-    attentions: tuple[str, str],
-    places: tuple[Placement, Placement],
-) -> tuple[Any, Any, tuple[Adapters, Adapters] | None]:
+def _load_models(plan: LoadPlan) -> tuple[Any, Any, tuple[Adapters, Adapters] | None]:
     """Both models, and the adapters of each where they share one copy of the weights."""
-    reference, candidate = specs
-    bases = [one.full_model for one in specs]
-    model: Any = _load_model(bases[0], dtypes[0], attentions[0], places[0])
-    if bases[1].is_same_as(bases[0]) and places[0] == places[1]:
-        for one in specs:
-            if one.is_adapter:
-                model = _add_adapter(one, model)
-        names = _names(reference), _names(candidate)
+    sides, places = plan.sides, plan.placements
+    bases = [side.full_model for side in sides]
+    model: Any = _load_model(bases[0], plan.dtypes[0], plan.attentions[0], places[0])
+    if plan.has_one_model and places[0] == places[1]:
+        for side in sides:
+            if side.is_adapter:
+                model = _add_adapter(side, model)
+        names = _names(sides[0]), _names(sides[1])
         return model, model, names if any(names) else None
-    other: Any = _load_model(bases[1], dtypes[1], attentions[1], places[1])
+    other: Any = _load_model(bases[1], plan.dtypes[1], plan.attentions[1], places[1])
     loaded = (model, other)
     model, other = (
-        _add_adapter(one, base) if one.is_adapter else base
-        for one, base in zip(specs, loaded, strict=True)
+        _add_adapter(side, base) if side.is_adapter else base
+        for side, base in zip(sides, loaded, strict=True)
     )
     return model, other, None
 
 
-def _names(resolved: ResolvedSpec) -> Adapters:
+def _names(side: SidePlan) -> Adapters:
     """The name by which an adapter is known to PEFT; it must be a name of a module."""
-    return (resolved.role.lstrip("-").replace(".", "_"),) if resolved.is_adapter else ()
+    return (side.role.lstrip("-").replace(".", "_"),) if side.is_adapter else ()
 
 
 def _load_model(
-    resolved: ResolvedSpec, dtype: torch.dtype, attention: str, place: Placement
+    side: SidePlan, dtype: torch.dtype, attention: str, place: Placement
 ) -> PreTrainedModel:
-    if resolved.loaded is not None:
-        return resolved.loaded.model
-    assert resolved.folder is not None  # what no plugin loads is a folder
-    config = read_json_object(resolved.folder / "config.json", role=resolved.role)
-    require_quantiser(config, role=resolved.role)
-    is_placed = places_itself(config)
+    if side.loaded is not None:
+        return side.loaded.model
+    assert side.folder is not None  # what no plugin loads is a folder
+    config = read_json_object(side.folder / "config.json", role=side.role)
+    _require_quantiser(config, role=side.role)
+    is_placed = _quantiser(config) == "bitsandbytes"  # which cannot move it afterwards
     options = place.loading_options
     if is_placed and not place.is_spread:
         options = {"device_map": {"": place.device}}
-    with quiet_transformers(), as_load_error(resolved):
+    with quiet_transformers(), side.load_errors():
         found: Any = AutoModelForCausalLM.from_pretrained(
-            resolved.folder,
+            side.folder,
             dtype=dtype,
             attn_implementation=attention,
             use_safetensors=True,
@@ -190,56 +183,73 @@ def _load_model(
             **options,
         )
     model: PreTrainedModel = found[0]
-    check_no_weight_is_missing(found[1], what=f"{resolved.role}: {resolved.spec}")
+    check_no_weight_is_missing(found[1], what=f"{side.role}: {side.spec}")
     return model if is_placed else place.moved(model)
 
 
-def _load_tokenizer(resolved: ResolvedSpec) -> PreTrainedTokenizerBase:
-    if resolved.loaded is not None:
-        return resolved.loaded.tokenizer
-    with quiet_transformers(), as_load_error(resolved):
+def _require_quantiser(config: dict[str, Any], *, role: str) -> None:
+    """Raise `ModelLoadError` where a config names a method whose package is not installed."""
+    method = _quantiser(config)
+    package = QUANTISERS.get(method or "")
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ModelLoadError(
+            f"{role} is quantised with {method}, which is not installed: pip install {package}"
+        )
+
+
+def _quantiser(config: dict[str, Any]) -> str | None:
+    """The method by which a model's weights are kept in few bits."""
+    quantisation = config.get("quantization_config")
+    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+    return method if isinstance(method, str) else None
+
+
+def _load_tokenizer(side: SidePlan) -> PreTrainedTokenizerBase:
+    if side.loaded is not None:
+        return side.loaded.tokenizer
+    with quiet_transformers(), side.load_errors():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            resolved.folder, trust_remote_code=False, local_files_only=True
+            side.folder, trust_remote_code=False, local_files_only=True
         )
     return tokenizer
 
 
-def require_peft(resolved: ResolvedSpec) -> None:
+def require_peft(side: SidePlan) -> None:
     """Raise `ModelLoadError` where an adapter cannot be loaded for want of peft."""
     if importlib.util.find_spec("peft") is None:
         raise ModelLoadError(
-            f"{resolved.role} is an adapter; loading it needs peft: "
+            f"{side.role} is an adapter; loading it needs peft: "
             "pip install 'pytest-divergence[peft]'"
         )
 
 
-def _add_adapter(resolved: ResolvedSpec, base: Any) -> Any:
+def _add_adapter(side: SidePlan, base: Any) -> Any:
     """A PEFT model with the adapter beside those that it has already."""
-    require_peft(resolved)
+    require_peft(side)
     from peft import PeftModel
 
-    assert resolved.folder is not None  # an adapter is a folder
-    check_is_whole(base, role=resolved.role)
-    assert resolved.base is not None  # `resolve_pair` gives each adapter its base
-    named = adapter_base_name(resolved.folder)
-    base_name = f"{resolved.base.role} {resolved.base.spec}" + (
+    assert side.folder is not None  # an adapter is a folder
+    check_is_whole(base, role=side.role)
+    assert side.base is not None  # `resolve_pair` gives each adapter its base
+    named = adapter_base_name(side.folder)
+    base_name = f"{side.base.role} {side.base.spec}" + (
         f" (the adapter names {safe_line(named)})" if named else ""
     )
-    (name,) = _names(resolved)
+    (name,) = _names(side)
     is_wrapped = isinstance(base, PeftModel)
     plain = base.get_base_model() if is_wrapped else base
-    check_adapter_shapes(resolved.folder, plain, role=resolved.role, base_name=base_name)
+    check_adapter_shapes(side.folder, plain, role=side.role, base_name=base_name)
     before = [(weight, _checksum(weight)) for weight in base.parameters()]
     options: dict[str, Any] = {"adapter_name": name, "is_trainable": False}
-    with quiet_transformers(), as_load_error(resolved):
+    with quiet_transformers(), side.load_errors():
         if is_wrapped:
-            base.load_adapter(str(resolved.folder), **options)
+            base.load_adapter(str(side.folder), **options)
             wrapped = base
         else:
-            wrapped = PeftModel.from_pretrained(base, str(resolved.folder), **options)
+            wrapped = PeftModel.from_pretrained(base, str(side.folder), **options)
     if any(_checksum(weight) != was for weight, was in before):
         raise ModelLoadError(
-            f"{resolved.role}: the adapter {resolved.spec} changes the base's own weights (trained "
+            f"{side.role}: the adapter {side.spec} changes the base's own weights (trained "
             "biases, or an initialisation such as PiSSA), so one copy cannot serve both models. "
             "Work it into a full model with merge_and_unload() and give that folder."
         )
@@ -251,3 +261,84 @@ def _checksum(weight: torch.Tensor) -> str:
     """Tells a changed weight matrix without a copy of it; text, because NaN equals nothing."""
     parts = torch.split(weight.flatten(), 1 << 20)  # a sum in float64 copies what it sums
     return str(sum(float(part.sum(dtype=torch.float64)) for part in parts))
+
+
+# Models that a plugin loads
+
+
+def _provided(plan: LoadPlan, provider: ModelProvider) -> LoadPlan:
+    """The plan with what the provider loads; raises `ModelLoadError` for a spec of no one's."""
+    reference, candidate = plan.sides
+    provided = _provided_side(reference, provider, "reference", plan.device)
+    if candidate.is_same_as(reference):
+        return replace(
+            plan, reference=provided, candidate=replace(candidate, loaded=provided.loaded)
+        )
+    if candidate.base is reference:
+        candidate = replace(candidate, base=provided)
+    other = _provided_side(candidate, provider, "candidate", plan.device)
+    return replace(plan, reference=provided, candidate=other)
+
+
+def _provided_side(
+    side: SidePlan, provider: ModelProvider, role: str, device: torch.device
+) -> SidePlan:
+    if side.folder is not None:
+        return side
+    spec = side.spec.location
+    found = _provided_model(provider, spec, option=side.role, role=role, device=device)
+    if found is None:
+        raise _unknown_spec(side, provider)
+    return replace(side, loaded=found)
+
+
+def _provided_model(
+    provider: ModelProvider, spec: str, *, option: str, role: str, device: torch.device
+) -> LoadedModel | None:
+    """A provider's model. Raises `ModelLoadError` for one that cannot be measured here."""
+    found = provider.load_model(spec, role, str(device))
+    if found is None:
+        return None
+    model, tokenizer = (getattr(found, name, None) for name in ("model", "tokenizer"))
+    _check_type(model, PreTrainedModel, f"{option}: the model of {provider.names}")
+    _check_type(tokenizer, PreTrainedTokenizerBase, f"{option}: the tokenizer of {provider.names}")
+    loaded_on = found.model.device
+    if loaded_on.type != device.type or (device.index or 0) != (loaded_on.index or 0):
+        raise ModelLoadError(
+            f"{option}: {provider.names} loaded the model on {loaded_on}, but this session "
+            f"measures on {device}; load it on the device that the hook is given"
+        )
+    return found
+
+
+def _unknown_spec(side: SidePlan, provider: ModelProvider) -> ModelLoadError:
+    if side.fingerprint is not None:
+        return ModelLoadError(
+            f"{side.role}: pytest_divergence_fingerprint knows {safe_line(str(side.spec))}, but "
+            "pytest_divergence_load_model does not load it"
+        )
+    try:
+        parse_spec(side.spec.location, role=side.role)
+    except ModelLoadError as error:
+        return ModelLoadError(f"{error}; nor does {provider.names} know it")
+    return ModelLoadError(
+        f"{side.role}: {provider.names} does not know {safe_line(str(side.spec))}"
+    )
+
+
+def _check_type(value: object, wanted: type, what: str) -> None:
+    if not isinstance(value, wanted):
+        raise ModelLoadError(
+            f"{what} is a {type(value).__name__}; it must be a {wanted.__name__} of transformers, "
+            "as in LoadedModel(model, tokenizer)"
+        )
+
+
+def _check_dtype(loaded: LoadedModel, dtype: torch.dtype, *, option: str) -> None:
+    """Raise `ModelLoadError` where a provider's model is not of the pair's dtype."""
+    if loaded.model.dtype != dtype:
+        own, wanted = (str(one).removeprefix("torch.") for one in (loaded.model.dtype, dtype))
+        raise ModelLoadError(
+            f"{option} is loaded in {own}, but the pair is measured in {wanted}; a pair has one "
+            f"dtype, so give {setting('dtype')}={own} or load it in {wanted}"
+        )

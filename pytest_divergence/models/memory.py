@@ -1,15 +1,27 @@
-"""How much memory is there, on a device or in this process's container.
+"""How much memory models take, by their files, and how much there is on a device.
 
-Reads what the system says; does not know what needs memory. Imports torch only for a GPU.
+Knows the headers of safetensors files, and what the system says of a device or of this process's
+container. Does not know what a model is used for, nor what else needs memory.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedConfig
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Stored numbers that loading turns into the pair's dtype; others stay as they are."""
+WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
+"""Bytes of a stored number; 1 where nothing is said here."""
 ROOT = Path("/")
 GROUPS = {
     "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
@@ -23,6 +35,57 @@ GROUPS = {
 """Control groups of version 2 and 1, by controller: mount, limit, usage, what can be reclaimed."""
 
 
+# What models take
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The sizes of one model that its memory follows from."""
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    """Width of a feed-forward block."""
+    cache_size: int
+    """Numbers that one layer keeps of each token it has read: keys and values."""
+    vocab_size: int
+
+
+def model_size(config: PreTrainedConfig) -> ModelSize:
+    """Sizes by a model's config."""
+    text: Any = config.get_text_config()
+    hidden, heads = text.hidden_size, text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or hidden // heads
+    return ModelSize(
+        num_layers=text.num_hidden_layers,
+        hidden_size=hidden,
+        intermediate_size=getattr(text, "intermediate_size", None) or 4 * hidden,
+        cache_size=2 * (getattr(text, "num_key_value_heads", None) or heads) * head_size,
+        vocab_size=text.vocab_size,
+    )
+
+
+def weights_bytes(folder: Path, itemsize: int) -> int:
+    """Bytes of a folder's weights once loaded with floats of `itemsize` bytes.
+
+    Raises `SafetensorError` or `OSError` for files that cannot be read.
+    """
+    return sum(_tensor_bytes(folder, itemsize))
+
+
+def _tensor_bytes(folder: Path, itemsize: int) -> Iterator[int]:
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 (not a dict)
+                one = weights.get_slice(key)
+                stored = one.get_dtype()
+                width = itemsize if stored in FLOATS else WIDTHS.get(stored, 1)
+                yield math.prod(one.get_shape()) * width
+
+
+# What there is
+
+
 def available_memory(device: str) -> int | None:
     """Bytes that can still be taken on `cpu`, `cuda`, `cuda:1` or `mps`; None: nothing tells.
 
@@ -30,16 +93,12 @@ def available_memory(device: str) -> int | None:
     """
     if not device.startswith("cuda"):
         return host_memory()
-    import torch
-
     free: int = torch.cuda.mem_get_info(torch.device(device))[0]
     return free
 
 
 def all_memory() -> int | None:
     """Bytes that can still be taken on the host and all GPUs together; None: nothing tells."""
-    import torch
-
     here = host_memory()
     if here is None:
         return None

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from pytest_divergence.models.adapters import Adapters, AdapterSwitch, active_adapters
 from pytest_divergence.models.chat import ChatFormat, Prompt
-from pytest_divergence.models.identity import ModelIdentity
+from pytest_divergence.models.devices import present_weights
+from pytest_divergence.models.fingerprints import ModelIdentity
 from pytest_divergence.models.metric import Metric
-from pytest_divergence.models.placing import present_weights
 from pytest_divergence.models.side import Meter, ModelSide
 from pytest_divergence.models.vocabulary import Vocabulary, num_tokens, vocabularies
 

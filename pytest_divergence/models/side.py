@@ -27,6 +27,7 @@ from pytest_divergence.models.readings import ReadBatch, Readings, joined
 from pytest_divergence.models.vocabulary import Vocabulary
 
 Role = Literal["reference", "candidate"]
+NUM_PROBED = 2
 
 
 @dataclass
@@ -326,3 +327,20 @@ class Decoding:
             logits = side._forward(fed, mask, positions, self._cache, 1)
         side.meter.tokens_forwarded += len(token_ids)
         self.logits, self._mask = logits[:, -1], mask
+
+
+def passes_gradients(side: ModelSide) -> bool:
+    """Whether a gradient that is not zero reaches a model's input embeddings: tried on two tokens.
+
+    Models that are not quantised are taken to pass them.
+    """
+    if getattr(side.model, "hf_quantizer", None) is None:
+        return True
+    embeds = side.embed(torch.arange(NUM_PROBED)).detach().requires_grad_(True)
+    try:
+        logits = side.logits([embeds], num_logits=1)
+        logits.log_softmax(-1)[..., 0].sum().backward()  # type: ignore[no-untyped-call]
+    except Exception:  # kernels without a backward pass raise what they like
+        return False
+    gradient = embeds.grad
+    return gradient is not None and bool(torch.isfinite(gradient).all() and gradient.any())

@@ -1,6 +1,7 @@
 """What a user calls a model by: parsed, checked, and safe to show.
 
-Knows the kinds of spec; does not load anything.
+Knows the kinds of spec, and what is asked of whoever loads those that no rule here understands
+(pytest's plugins, unknown here). Does not load anything.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import urlsplit
 
 from pytest_divergence.core.errors import ModelLoadError, one_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Kind = Literal["hub", "folder", "adapter", "gguf", "demo", "plugin"]
 OPTIONS = ("dtype", "attn_implementation", "revision", "device", "device_map", "base")
@@ -56,6 +60,28 @@ class ModelSpec:
             f"{key}={getattr(self, key)}" for key in OPTIONS if getattr(self, key) is not None
         ]
         return ",".join([name, *options])
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model and its tokenizer, in memory."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+class ModelProvider(Protocol):
+    """Whoever loads models by specs that no built-in rule understands."""
+
+    @property
+    def names(self) -> str:
+        """Who that is, for messages; empty where there is no one."""
+
+    def fingerprint(self, spec: str) -> str | None:
+        """What tells the model from every other, without loading it; None: not known."""
+
+    def load_model(self, spec: str, role: str, device: str) -> LoadedModel | None:
+        """The model of a spec; None: there is none by that spec."""
 
 
 def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:

@@ -17,7 +17,7 @@ from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.models.batching import is_out_of_memory
 from pytest_divergence.models.chat import Prompt
-from pytest_divergence.models.numerics import DTYPES
+from pytest_divergence.models.devices import DTYPES
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.quiet import quiet_transformers
 from pytest_divergence.models.side import ModelSide

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.settings import PROFILES, Settings
@@ -22,11 +23,12 @@ from pytest_divergence.discovery.cost import (
 from pytest_divergence.discovery.forecast import Forecast
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.units import Spent
+from pytest_divergence.models.load_plan import LoadOptions, resolve_pair
+from pytest_divergence.models.memory import ModelSize, model_size, weights_bytes
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.resolving import resolve_pair
-from pytest_divergence.models.sizes import ModelSize, model_size, weights_bytes
 from tests.models_in_memory import tiny_pair
 
+CPU = LoadOptions(device="cpu")
 SMOKE, DEFAULT = PROFILES["smoke"], PROFILES["default"]
 SEVEN_B = ModelSize(
     num_layers=32, hidden_size=4096, intermediate_size=11008, cache_size=8192, vocab_size=32000
@@ -56,8 +58,11 @@ class Notes(Silence):
 
 
 def memory_of(folder: Path, candidate: str, **settings: str) -> Memory:
-    specs = resolve_pair(str(folder / "base"), str(folder / candidate))
-    found = search_memory(Settings(device="cpu", **settings), specs)
+    given = Settings(device="cpu", **settings)
+    options = LoadOptions.of(given)
+    found = search_memory(
+        given, resolve_pair(str(folder / "base"), str(folder / candidate), options)
+    )
     assert found is not None
     return found
 
@@ -80,17 +85,17 @@ def test_half_as_wide_numbers_take_half(tiny_models: Path) -> None:
 
 
 def test_a_larger_profile_takes_larger_batches(tiny_models: Path) -> None:
-    size = model_size(tiny_models / "base")
+    size = model_size(AutoConfig.from_pretrained(tiny_models / "base"))
     assert batch_bytes(SMOKE, size, 4) < batch_bytes(DEFAULT, size, 4)
     assert batch_bytes(SMOKE, size, 4) < batch_bytes(SMOKE, replace(size, vocab_size=10_000), 4)
     assert 1e9 < batch_bytes(DEFAULT, SEVEN_B, 2) < 60e9
 
 
 def test_of_files_that_cannot_be_read_nothing_is_said(tiny_models: Path, tmp_path: Path) -> None:
-    specs = resolve_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
+    plan = resolve_pair(str(tiny_models / "base"), str(tiny_models / "ft"), CPU)
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
-    broken = replace(specs[1], folder=tmp_path)
-    assert search_memory(Settings(device="cpu"), (specs[0], broken)) is None
+    broken = replace(plan, candidate=replace(plan.candidate, folder=tmp_path))
+    assert search_memory(Settings(device="cpu"), broken) is None
 
 
 def test_a_model_counts_on_the_device_that_it_is_on(tiny_models: Path) -> None:
@@ -98,7 +103,7 @@ def test_a_model_counts_on_the_device_that_it_is_on(tiny_models: Path) -> None:
     size = weights_bytes(tiny_models / "base", 4)
 
     def found(model_1: str, model_2: str) -> Memory:
-        memory = search_memory(Settings(device="cpu"), resolve_pair(model_1, model_2))
+        memory = search_memory(Settings(device="cpu"), resolve_pair(model_1, model_2, CPU))
         assert memory is not None
         return memory
 

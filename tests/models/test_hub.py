@@ -14,9 +14,8 @@ import huggingface_hub.constants as hub_constants
 import pytest
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.models.demo import demo_folder
-from pytest_divergence.models.hub import hub_folder
 from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.models.sources import demo_folder, hub_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -13,11 +13,10 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
+from pytest_divergence.models.load_plan import resolve_pair
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.quiet import quiet_transformers
-from pytest_divergence.models.resolved import pair_identities
-from pytest_divergence.models.resolving import resolve_pair
 from pytest_divergence.scoring.scorer import score_prompts
 from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
 from tests.tiny import save_tiny_model, tiny_tokenizer
@@ -347,8 +346,8 @@ def test_a_template_file_is_read_and_a_missing_one_named(tiny_models: Path, tmp_
 def test_identities_tell_models_apart_without_loading_them(tiny_models: Path) -> None:
     base, ft, adapter = (str(tiny_models / name) for name in ("base", "ft", "adapter"))
 
-    one = pair_identities(*resolve_pair(base, ft))
-    other = pair_identities(*resolve_pair(base, adapter))
+    one = resolve_pair(base, ft).identities
+    other = resolve_pair(base, adapter).identities
 
     assert one[0] == other[0]
     assert len({one[0].weights_sha256, one[1].weights_sha256, other[1].weights_sha256}) == 3

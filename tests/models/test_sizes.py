@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from pytest_divergence.models.sizes import model_size, weights_bytes
+from pytest_divergence.models.memory import model_size, weights_bytes
 from tests.tiny import CONFIGS, save_tiny_adapter, save_tiny_model
 
 
@@ -27,7 +27,7 @@ def test_a_cache_holds_as_many_numbers_a_token_as_the_sizes_say(
     architecture: str, tmp_path: Path
 ) -> None:
     folder = save_tiny_model(tmp_path / architecture, architecture=architecture)
-    size = model_size(folder)
+    size = model_size(AutoConfig.from_pretrained(folder))
     model = AutoModelForCausalLM.from_pretrained(folder)
     cache = model(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
     held = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.provenance import ModelProvenance, Provenance
-from pytest_divergence.models.resolved import pair_identities
-from pytest_divergence.models.resolving import resolve_pair
+from pytest_divergence.models.load_plan import resolve_pair
 
 
 def provenance_of(reference: str | Path, candidate: str | Path, **changes: Any) -> Provenance:
     """What a search of the two would have written, but for what `changes` says."""
     ours, theirs = (
         ModelProvenance(spec=one.spec, kind=one.kind, weights_sha256=one.weights_sha256)
-        for one in pair_identities(*resolve_pair(str(reference), str(candidate)))
+        for one in resolve_pair(str(reference), str(candidate)).identities
     )
     made = {
         "tool_version": "0.1.0",

@@ -98,7 +98,7 @@ def test_a_second_call_measures_nothing_and_loads_no_model(
     calibrate: Calibrate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = calibrate()
-    monkeypatch.delattr(loading, "load_model_pair")
+    monkeypatch.delattr(loading, "load_pair")
 
     second = calibrate()
     other_bound = calibrate("--max-kl=0.5")

@@ -25,7 +25,7 @@ from pytest_divergence.discovery.training import (
     train_soft_prompt,
 )
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.quantised import passes_gradients
+from pytest_divergence.models.side import passes_gradients
 from pytest_divergence.scoring.metrics import DIVERGENCES
 from pytest_divergence.scoring.screening import beginning, first_token_scores
 

@@ -1,4 +1,4 @@
-"""Digests of model folders, so that a carried number is never taken for another model's.
+"""Which model it is: digests, so that a carried number is never taken for another model's.
 
 Names, sizes and headers are equal across retrainings, so whole files are hashed; a memo by path,
 size, modification time and inode makes that cheap the second time.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_divergence.core.errors import StoreError
@@ -22,6 +23,16 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What one model of a pair is: shown to people, and digested for caches."""
+
+    spec: str
+    kind: str
+    weights_sha256: str
+    commit: str | None = None
 
 
 def weights_digest(folder: Path) -> str:

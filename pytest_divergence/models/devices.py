@@ -1,5 +1,6 @@
-"""Where a model's weights are: on one device, or spread over all there are by accelerate.
+"""On which device, in which dtype and with which attention a model runs.
 
+Answers for one model; what two of them have in common is `pytest_divergence.models.load_plan`'s.
 Does not load anything (`pytest_divergence.models.loading`).
 """
 
@@ -8,16 +9,23 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.setting_names import setting
+from pytest_divergence.models.specs import ModelSpec
 
-if TYPE_CHECKING:
-    from pytest_divergence.models.resolved import ResolvedSpec
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+SMALL_MODEL_BYTES = 4 * 1024**3
 
 
 @dataclass(frozen=True)
@@ -40,44 +48,33 @@ class Placement:
         return cast("PreTrainedModel", moved.to(self.device))
 
 
-def placements(
-    specs: tuple[ResolvedSpec, ResolvedSpec], device: torch.device
-) -> tuple[Placement, Placement]:
-    """Where both models go: as each spec says, else on the session's `device`.
+def placement(spec: ModelSpec, device: torch.device, *, role: str) -> Placement:
+    """Where a full model goes: as its spec says, else on the session's `device`.
 
-    Raises `ModelLoadError` for a device that is not there, without accelerate where it is needed,
-    and where an adapter is to be elsewhere than its base.
+    Raises `ModelLoadError` for a device that is not there, and without accelerate where it is
+    needed.
     """
-    reference, candidate = specs
-    first = _placement(reference.full_model, device)
-    if not candidate.is_adapter or candidate.spec.base is not None:
-        return first, _placement(candidate.full_model, device)
-    for option in ("device", "device_map"):
-        if getattr(candidate.spec, option) is not None:
-            raise ModelLoadError(
-                f"{candidate.role} is an adapter, which runs where its base does; give {option} "
-                f"with {reference.role}"
-            )
-    return first, first
-
-
-def _placement(resolved: ResolvedSpec, device: torch.device) -> Placement:
-    spec = resolved.spec
     if spec.device_map is not None:
         if spec.device_map != "auto" or spec.device is not None:
             raise ModelLoadError(
-                f"{resolved.role}: device_map={spec.device_map} must be auto, and stand without "
-                "device"
+                f"{role}: device_map={spec.device_map} must be auto, and stand without device"
             )
         if importlib.util.find_spec("accelerate") is None:
             raise ModelLoadError(
-                f"{resolved.role}: device_map=auto needs accelerate: "
+                f"{role}: device_map=auto needs accelerate: "
                 "pip install 'pytest-divergence[accelerate]'"
             )
         return Placement(device, is_spread=True)
     if spec.device is None:
         return Placement(device)
-    return Placement(usable_device(spec.device, option=f"{resolved.role}: device"))
+    return Placement(usable_device(spec.device, option=f"{role}: device"))
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is the first GPU, else the CPU; raises `ModelLoadError` for one that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return usable_device(device, option=setting("device"))
 
 
 def usable_device(name: str, *, option: str) -> torch.device:
@@ -90,6 +87,28 @@ def usable_device(name: str, *, option: str) -> torch.device:
             f"{option}={name} is not usable here: {str(error).splitlines()[0]}"
         ) from error
     return chosen
+
+
+def named_dtype(name: str | None) -> torch.dtype | None:
+    """The dtype of that name, None without one; raises `ModelLoadError` for an unknown one."""
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise ModelLoadError(f"dtype={name} is not one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def default_dtype(folder: Path | None, device: torch.device) -> torch.dtype:
+    """float32 on a CPU and for a small model, else bfloat16."""
+    num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder else 0
+    is_small = device.type == "cpu" or num_bytes <= SMALL_MODEL_BYTES
+    return torch.float32 if is_small else torch.bfloat16
+
+
+def class_without_sdpa(config: PreTrainedConfig) -> str | None:
+    """The model's class where it is not written for torch's own attention, as Gemma 2 is not."""
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return None if getattr(model, "_supports_sdpa", True) else str(model.__name__)
 
 
 def check_is_whole(base: PreTrainedModel, *, role: str) -> None:

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.models.screening import (
+from pytest_divergence.models.folder_checks import (
     check_adapter_shapes,
     screen_adapter_folder,
     screen_model_folder,
 )
+from pytest_divergence.models.loading import load_model_pair
 
 ROLE = "--model-2"
 

