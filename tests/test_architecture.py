@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pytest_divergence
-from pytest_divergence.options import BY_FIELD
+from pytest_divergence.plugin.options import BY_FIELD
 
 PACKAGE = Path(pytest_divergence.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -128,7 +128,7 @@ def loaded_after(statement: str) -> set[str]:
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    loaded = loaded_after("import pytest_divergence, pytest_divergence.hookspecs")
+    loaded = loaded_after("import pytest_divergence, pytest_divergence.plugin.hookspecs")
 
     assert not loaded & {*HEAVY, "pydantic", "jinja2", "rich", "jsonlines"}
 

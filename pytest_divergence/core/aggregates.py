@@ -1,6 +1,6 @@
 """What a suite's rows say together: growth, breadth, shift. Plain values and the rule of each.
 
-Knows what passes; does not know how a number is computed (`pytest_divergence.scoring.aggregates`).
+Knows what passes; does not know how a number is computed (`pytest_divergence.scoring.aggregate_tests`).
 """
 
 from __future__ import annotations

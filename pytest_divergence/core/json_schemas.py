@@ -20,9 +20,9 @@ from pydantic import VERSION, BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from pytest_divergence.core.cases import SCHEMA_VERSION, Case, Record
+from pytest_divergence.core.json_files import strict_dumps
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.report import Report
-from pytest_divergence.core.suites import strict_dumps
 from pytest_divergence.core.tokens import StoredTokens
 
 RECORDS: dict[str, type[BaseModel]] = {

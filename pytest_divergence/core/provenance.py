@@ -5,13 +5,14 @@ The file NAME.provenance.json. Knows the record and its file; computes no digest
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
-from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.behaviours import Behaviour, normalised_motif
 from pytest_divergence.core.cases import (
     NATS_PER_TOKEN,
     SCHEMA_VERSION,
@@ -20,8 +21,11 @@ from pytest_divergence.core.cases import (
     Record,
     SchemaVersion,
 )
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.json_files import load_document, write_document
+from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import BUILT_IN_METRICS
-from pytest_divergence.core.suites import load_document, write_document
 
 
 class ModelProvenance(Record):
@@ -141,3 +145,105 @@ def with_rows(provenance: Provenance, rows: Iterable[object]) -> Provenance:
 def write_provenance(path: str | PathLike[str], provenance: Provenance) -> None:
     """Write a provenance file: old or new, never half. Raises StoreError."""
     write_document(path, provenance)
+
+
+def accepted_in(suite: Path) -> list[Behaviour]:
+    """The accepted behaviours of a suite; none where it is not there or cannot be read."""
+    path = sidecar_path(suite, "provenance.json")
+    if not path.is_file():
+        return []
+    return [one for one in load_provenance(path).behaviours if one.accepted]
+
+
+def with_accepted(found: Sequence[Behaviour], accepted: Sequence[Behaviour]) -> list[Behaviour]:
+    """`found`, those marked that are the same as an accepted one."""
+    return [
+        one.model_copy(update={"accepted": True})
+        if any(is_same(one, other) for other in accepted)
+        else one
+        for one in found
+    ]
+
+
+def is_same(first: Behaviour, second: Behaviour) -> bool:
+    """Whether two records mean one behaviour: by id, by trait, or by a motif inside the other's."""
+    if first.id == second.id:
+        return True
+    if first.trait is not None or second.trait is not None:
+        return first.trait == second.trait
+    return _holds(first, second) or _holds(second, first)
+
+
+def accept(behaviour_id: str, suites: Sequence[Path]) -> list[Path]:
+    """Mark a behaviour as intended in the suites that know it; returns those.
+
+    Raises `SettingsError` where none does, `SuiteError` where a provenance cannot be read.
+    """
+    changed, known = [], []
+    for suite in suites:
+        path = sidecar_path(suite, "provenance.json")
+        if not path.is_file():
+            continue
+        provenance = load_provenance(path)
+        known += [one.id for one in provenance.behaviours]
+        if behaviour_id in (one.id for one in provenance.behaviours):
+            marked = [
+                one.model_copy(update={"accepted": one.accepted or one.id == behaviour_id})
+                for one in provenance.behaviours
+            ]
+            write_provenance(path, provenance.model_copy(update={"behaviours": marked}))
+            changed.append(suite)
+    if not changed:
+        where = ", ".join(map(str, suites)) or "any folder given: there is no suite"
+        names = f"; known there: {', '.join(known)}" if known else ""
+        raise SettingsError(f"no behaviour {behaviour_id} in {where}{names}")
+    return changed
+
+
+def _holds(first: Behaviour, second: Behaviour) -> bool:
+    """Whether a motif of one stands in what the other says."""
+    said = f" {' '.join(map(normalised_motif, (second.name, *second.motifs)))} "
+    return any(f" {normalised_motif(motif)} " in said for motif in first.motifs)
+
+
+def parting(ours: Provenance, theirs: Provenance) -> list[str]:
+    """What differs, each as `the candidate ("ft", weights 01234567…, and not "ft", …)`."""
+    parts = {
+        "the reference": _models(ours.reference, theirs.reference),
+        "the candidate": _models(ours.candidate, theirs.candidate),
+        "the tokenizer": (ours.tokenizer_sha256, theirs.tokenizer_sha256),
+        "the chat template": (ours.template_sha256, theirs.template_sha256),
+        "the template's arguments": (ours.template_arguments, theirs.template_arguments),
+        "the system prompt": tuple(one.settings.get("system_prompt") for one in (ours, theirs)),
+    }
+    return [
+        f"{name} ({_shown(first)}, and not {_shown(second)})"
+        for name, (first, second) in parts.items()
+        if first != second
+    ]
+
+
+def is_same_model(ours: ModelProvenance, theirs: ModelProvenance) -> bool:
+    """By the weights; else by the commit; else, where neither is known, by the spec."""
+    for name in ("weights_sha256", "commit"):
+        first, second = getattr(ours, name), getattr(theirs, name)
+        if first is not None and second is not None:
+            return bool(first == second)
+    return ours.spec == theirs.spec
+
+
+def model_name(model: ModelProvenance) -> str:
+    """A model for people: its spec, and the start of what tells its weights apart."""
+    digest = model.weights_sha256 or model.commit or ""
+    parts = (part[:8] for part in digest.split("+"))  # of an adapter: its base's, and its own
+    return f"{safe_line(model.spec)} {'+'.join(parts)}".rstrip()
+
+
+def _models(ours: ModelProvenance, theirs: ModelProvenance) -> tuple[object, object]:
+    return (None, None) if is_same_model(ours, theirs) else (ours, theirs)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, ModelProvenance):
+        return model_name(value)
+    return "none" if value is None else safe_line(str(value), 40)

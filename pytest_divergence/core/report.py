@@ -6,8 +6,9 @@ Knows the record and its file. Every view of a run (terminal, HTML, Markdown) sh
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, JsonValue
@@ -24,10 +25,17 @@ from pytest_divergence.core.cases import (
     SafeId,
     SchemaVersion,
 )
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.file_names import from_here, suite_path
+from pytest_divergence.core.files import latest_report_dir
+from pytest_divergence.core.json_files import load_document, write_document
 from pytest_divergence.core.provenance import Bound, Effort, NoiseFloor, TypicalShift
-from pytest_divergence.core.suites import load_document, write_document
 
 Verdict = Literal["passed", "failed", "error", "inconclusive"]
+
+FOLDER = ".divergence"
+REPORT = "report.json"
+LATEST = "latest"
 
 
 class Run(Record):
@@ -232,3 +240,42 @@ def load_report(path: str | PathLike[str]) -> Report:
 def write_report(path: str | PathLike[str], report: Report) -> None:
     """Write a `report.json`: old or new, never half. Raises StoreError."""
     write_document(path, report)
+
+
+def report_path(given: Path) -> Path | None:
+    """The report.json that a path means: the file, its folder, or a folder's `latest`.
+
+    None: another file.
+    Raises SettingsError where nothing is there.
+    """
+    if given.name == LATEST and not given.is_dir():
+        folder = latest_report_dir(given.parent)
+        if folder is None:
+            raise SettingsError(f"{given}: there is no run yet in {given.parent}; name a suite")
+        return folder / REPORT
+    if given.is_dir():
+        if not (given / REPORT).is_file():
+            raise SettingsError(f"{given} holds no {REPORT}; name the folder of one run, or latest")
+        return given / REPORT
+    if not given.exists():
+        raise SettingsError(
+            f"{given} does not exist; name a suite, or the folder of a run's report"
+        )
+    return given if given.name == REPORT else None
+
+
+def suite_of(report: Report, path: Path, root_of: Callable[[], Path]) -> Path:
+    """Where the search wrote the suite of the pair that a report, read from `path`, is about.
+
+    The path is from the working directory. `root_of` tells the project of a report that lies
+    outside of its `.divergence`. Raises SettingsError where the suite is gone.
+    """
+    project = next((one.parent for one in path.resolve().parents if one.name == FOLDER), None)
+    specs = (
+        str(report.settings.get(name) or spec)
+        for name, spec in (("model_1", report.pair.reference), ("model_2", report.pair.candidate))
+    )
+    suite = from_here(suite_path(project or root_of(), *specs))
+    if not suite.is_file():
+        raise SettingsError(f"the suite of run {report.run.id} is not there any more: {suite}")
+    return suite

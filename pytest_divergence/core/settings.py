@@ -1,7 +1,7 @@
 """What a run is asked to do, checked once, at construction.
 
 Knows the options' meanings and the sizes of each profile; does not know where a value came from
-(`pytest_divergence.option_values`) nor how it is carried out.
+(`pytest_divergence.plugin.options`) nor how it is carried out.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from pytest_divergence.core.calibration import (
+from pytest_divergence.core.calibration_record import (
     CalibrationReport,
     Nuisance,
     NuisanceKind,
@@ -18,17 +18,27 @@ from pytest_divergence.core.calibration import (
 from pytest_divergence.core.errors import MeasurementError, NonFiniteLogitsError
 from pytest_divergence.core.report import PairSummary
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.discovery.calibrating import Calibrated, Control, calibrate, noise_prompts
-from pytest_divergence.discovery.executors import InProcess
-from pytest_divergence.discovery.identity import RunIdentity, identify
-from pytest_divergence.discovery.pair_files import CalibrationPlan, PairFiles, opened
+from pytest_divergence.discovery.calibration import Calibrated, Control, calibrate, noise_prompts
+from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.in_process import InProcess
+from pytest_divergence.discovery.plan import (
+    CalibrationPlan,
+    PairFiles,
+    RunIdentity,
+    identify,
+    opened,
+)
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.batching import is_out_of_memory
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.nuisances import attention_of, measure_nuisance, nuisances_of
-from pytest_divergence.scoring.perturbation import SIZES, planted_kls
+from pytest_divergence.scoring.sensitivity import (
+    SIZES,
+    attention_of,
+    measure_nuisance,
+    nuisances_of,
+    planted_kls,
+)
 
 NUM_PLANTED_PROMPTS = 8
 """The first controls: as many cases as a small suite has."""

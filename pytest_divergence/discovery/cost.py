@@ -11,17 +11,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.setting_names import setting
-
-if TYPE_CHECKING:
-    from pytest_divergence.core.settings import Profile, Settings
-    from pytest_divergence.discovery.progress import Listener
-    from pytest_divergence.models.load_plan import LoadPlan
-    from pytest_divergence.models.memory import ModelSize
-    from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.discovery.engines.base import Spent
+from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import generate_prompts
+from pytest_divergence.models.load_plan import EVERYWHERE, LoadPlan
+from pytest_divergence.models.memory import ModelSize, all_memory, available_memory, model_size
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.continuations import PROMPTS_IN_FLIGHT
+from pytest_divergence.scoring.teacher_forcing import SCORING_BATCH
 
 LONG_PROMPT = 200
 """Tokens of the longest prompts that a batch is full of: the longest shipped ones have 240."""
@@ -37,6 +38,12 @@ MOST_LOGITS = 1_000_000_000
 """Bytes that logits, and what is made of them, take at most: `benchmarks/memory.py vocabulary`."""
 SAID_FROM = 100_000_000
 """Bytes: models that need less are not worth a line."""
+
+WRITING_UNIT = "controls/written"
+MEASURED_FROM = 1.0
+"""Seconds of work that tell a speed: what a device does once has passed by then."""
+EXPECTED_FROM = 10.0
+"""Seconds: a run that takes less is not worth a line."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,6 @@ def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
     the logits of a batch, or nothing but the activations of one training step. What is kept of a
     round's proposals, to read them once, is less: they are short.
     """
-    from pytest_divergence.scoring.continuations import PROMPTS_IN_FLIGHT
-    from pytest_divergence.scoring.tokens import SCORING_BATCH
 
     prompt = PREFIX + LONG_PROMPT
     written = profile.num_continuations * (prompt + profile.continuation_length)
@@ -110,8 +115,6 @@ def search_memory(settings: Settings, plan: LoadPlan) -> Memory | None:
     with the memory of all devices together.
     What is wrong with such files is the loader's to say.
     """
-    from pytest_divergence.models.load_plan import EVERYWHERE
-    from pytest_divergence.models.memory import all_memory, available_memory, model_size
 
     device, dtype = plan.device, plan.dtypes[0]
     _ = plan.placements  # what cannot be is said, whatever the files hold
@@ -186,7 +189,6 @@ def estimate_seconds(
 
 def measure_speed(pair: ModelPair, profile: Profile) -> float:
     """Forwarded tokens per second of a search of this pair, about: it writes for some seconds."""
-    from pytest_divergence.discovery.soft_prompts import generate_prompts
 
     def write(num_prompts: int) -> None:
         generate_prompts(
@@ -225,3 +227,42 @@ def roughly(seconds: float) -> str:
     if seconds < 95 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+@dataclass
+class Forecast:
+    """Estimates when a run will end, from the speed of the units that it has done."""
+
+    profile: Profile
+    budget_seconds: float | None
+    spent: Spent
+    """All that the budget is counted by, earlier sessions' units too."""
+    listener: Listener
+    _tokens: int = 0
+    _seconds: float = 0.0
+    _is_said: bool = False
+
+    def take(self, unit: str, tokens: int, seconds: float) -> None:
+        """Take a unit's speed into account, and tell the listener."""
+        if tokens == 0 or seconds <= 0:  # tells nothing about speed
+            return
+        self._tokens += tokens
+        self._seconds += seconds * (WRITING_SPEED if unit == WRITING_UNIT else 1.0)
+        is_known = self._is_said and self.budget_seconds is not None  # a clock ends it, not tokens
+        if self._seconds < MEASURED_FROM * WRITING_SPEED or is_known:
+            return
+        speed = self._tokens / self._seconds
+        left = estimate_seconds(
+            self.profile,
+            speed,
+            tokens_forwarded=self.spent.tokens_forwarded,
+            budget_seconds=self.budget_seconds,
+        )
+        self.listener.expect(left)
+        if not self._is_said and left >= EXPECTED_FROM:
+            budget = max(0, self.profile.budget_tokens - self.spent.tokens_forwarded)
+            self.listener.say(
+                f"about {roughly(left)} to go: {budget:,} tokens of the budget are left, "
+                f"{speed:,.0f} a second"
+            )
+        self._is_said = True

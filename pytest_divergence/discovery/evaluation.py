@@ -6,24 +6,30 @@ shows nothing.
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.evaluation import (
+from pytest_divergence.core.evaluation_record import (
     Diversity,
     Evaluation,
     Generation,
     OrdinaryPrompts,
     PromptEvaluation,
+    passing,
 )
+from pytest_divergence.core.files import write_together
+from pytest_divergence.core.json_files import strict_dumps
 from pytest_divergence.core.settings import MetricName
-from pytest_divergence.discovery.behaviours import suspects_in
-from pytest_divergence.discovery.differences import count_differences
-from pytest_divergence.discovery.evidence import Answered, Evidence
+from pytest_divergence.discovery.behaviours.answers import Answer, Answered, Evidence
+from pytest_divergence.discovery.behaviours.counts import count_differences
+from pytest_divergence.discovery.behaviours.suspects import suspects_in
 from pytest_divergence.discovery.proposals import (
     SHIPPED_CONTROLS,
     distinct_share,
@@ -31,10 +37,8 @@ from pytest_divergence.discovery.proposals import (
     shipped_prompts,
 )
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.answers import Answer
-from pytest_divergence.scoring.measurement import perplexity
-from pytest_divergence.scoring.prompt_nll import prompt_nlls
-from pytest_divergence.scoring.scorer import PromptScore, score_greedily, score_prompts
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
+from pytest_divergence.scoring.scorer import PromptScore, perplexity, score_greedily, score_prompts
 
 NUM_CONTROLS = 16
 """Shipped ordinary prompts that effectiveness is measured against."""
@@ -205,3 +209,50 @@ def _evaluation(
         ],
         metrics=metrics,
     )
+
+
+def dataset_rows(
+    evaluated: Sequence[PromptEvaluation],
+    *,
+    min_metrics: Mapping[str, float],
+    max_metrics: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """One row {prompt, generation, metrics} a generation of model 2, the most divergent first.
+
+    A row's perplexities are of its own generation, its other metrics of the prompt. Rows with a
+    metric outside of the limits are left out. Raises `SettingsError` for a metric that there is
+    not, and where no row is left.
+    """
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": one.prompt,
+            "generation": generation.text,
+            "metrics": {
+                **one.metrics,
+                "perplexity_1": generation.perplexity_1,
+                "perplexity_2": generation.perplexity_2,
+            },
+        }
+        for one in sorted(evaluated, key=lambda one: -one.metrics["kl_divergence"])
+        for generation in one.generations_2
+    ]
+    kept = passing([row["metrics"] for row in rows], min_metrics, max_metrics)
+    return [rows[index] for index in kept]
+
+
+def write_dataset(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows for `torch.load`, and as JSON Lines beside.
+
+    Raises `StoreError`, and `SettingsError` where both files would be one.
+    """
+    lines_path = path.with_suffix(".jsonl")
+    if lines_path == path:
+        raise SettingsError(
+            f"output_file={path} is where the JSON Lines go; name the other file, such as "
+            f"{path.with_suffix('.pt')}"
+        )
+    # torch.save is what readers of a .pt file expect; it holds plain containers only.
+    buffer = io.BytesIO()
+    torch.save(list(rows), buffer)
+    lines = "".join(strict_dumps(row) + "\n" for row in rows)
+    write_together({path: buffer.getvalue(), lines_path: lines.encode("utf-8")})

@@ -13,9 +13,9 @@ from typing import Any
 
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.json_files import strict_loads
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.core.suites import strict_loads
 
 DATA = Path(__file__).parent.parent / "data"
 SHIPPED_SEEDS = DATA / "seeds.jsonl"

@@ -1,32 +1,58 @@
 """One run from start to end: its files, its locks, who does its work, and what it leaves behind.
 
-Every step (`pytest_divergence.discovery.steps`) is made of journaled work units: after Ctrl-C or a
+Every step (`pytest_divergence.discovery.run`) is made of journaled work units: after Ctrl-C or a
 crash the same command goes on where it was, and ends in the same suite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from pytest_divergence.core.accepting import accepted_in
-from pytest_divergence.core.report import Report
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.errors import MeasurementError, SettingsError
+from pytest_divergence.core.files import sweep_strays
+from pytest_divergence.core.provenance import accepted_in, with_accepted
+from pytest_divergence.core.redaction import redacted
+from pytest_divergence.core.report import Report, RunError, write_report
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.core.store import sweep_strays
-from pytest_divergence.discovery.executors import InProcess
-from pytest_divergence.discovery.forecast import Forecast
-from pytest_divergence.discovery.identity import RunIdentity, identify, identify_pair
-from pytest_divergence.discovery.pair_files import PairFiles, opened
-from pytest_divergence.discovery.planning import SearchPlan
+from pytest_divergence.core.verdicts import refusal
+from pytest_divergence.discovery.behaviours.answers import Evidence
+from pytest_divergence.discovery.behaviours.causes import add_causes
+from pytest_divergence.discovery.behaviours.hints import hints
+from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours
+from pytest_divergence.discovery.behaviours.suspects import behaviour_shows
+from pytest_divergence.discovery.calibration import Calibrated, calibrate
+from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
+from pytest_divergence.discovery.cost import Forecast
+from pytest_divergence.discovery.engines.base import Spent, WorkUnits
+from pytest_divergence.discovery.engines.in_process import InProcess
+from pytest_divergence.discovery.plan import (
+    PairFiles,
+    RunIdentity,
+    SearchPlan,
+    identify,
+    identify_pair,
+    opened,
+)
 from pytest_divergence.discovery.progress import Listener, Silence
-from pytest_divergence.discovery.steps import ModifyCases, Steps
-from pytest_divergence.discovery.strategies import Strategy, built_in_strategies
-from pytest_divergence.discovery.units import Spent, WorkUnits
+from pytest_divergence.discovery.results import Findings, build_report, write_suite_files
+from pytest_divergence.discovery.rounds import Search
+from pytest_divergence.discovery.selection import select
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import artefact_folder
+from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.protocol import Strategy
 from pytest_divergence.models.pair import ModelPair
 
 OnReport = Callable[[Report, Path], None]
+
+TICK_SHARE = 0.1
+"""Of the bound: divergences that differ by less are ties, which the more natural prompt wins."""
+ModifyCases = Callable[[list[Case]], None]
 
 
 @dataclass(frozen=True)
@@ -122,3 +148,180 @@ def search(
             on_report(report, run_dir)
             is_cached = units.spent.num_computed == 0
             return SearchOutcome(report, run_dir, suite, plan.key, is_cached)
+
+
+@dataclass
+class Steps:
+    """The steps of one run, and what they have found so far."""
+
+    settings: Settings
+    identity: RunIdentity
+    plan: SearchPlan
+    units: WorkUnits
+    calibration_units: WorkUnits
+    listener: Listener
+    accepted: Sequence[Behaviour]
+    """Behaviours that the user knows and accepts."""
+    findings: Findings = field(default_factory=Findings)
+    behaviours: Behaviours | None = None
+
+    def carry_out(self) -> None:
+        """Take all of them but writing. Raises `DivergenceError`s, or what interrupts the run."""
+        settings, findings = self.settings, self.findings
+        calibrated = self._calibrate()
+        self.behaviours = Behaviours(
+            self.units,
+            settings,
+            self.plan.profile,
+            self.listener,
+            Evidence(one.answered for one in calibrated.controls),
+            hints(self.units, calibrated.amplified, self.plan.profile, self.listener),
+        )
+        self.behaviours.look()
+        self._search(self.behaviours, calibrated.automatic_bound().value)
+        self.behaviours.finish()
+        self.behaviours.confirmed = add_causes(
+            self.units, self.behaviours.confirmed, self.plan.profile, self.listener
+        )
+        self._describe(self.behaviours)
+        findings.bound = calibrated.bound(settings, findings.behaviours)
+        findings.confirmed = self._confirm(calibrated)
+        findings.behaviours = [self._with_cases(one) for one in findings.behaviours]
+
+    def _calibrate(self) -> Calibrated:
+        settings, findings = self.settings, self.findings
+        about = self.units.do(
+            "pair", lambda pair: [str(pair.dtype).split(".")[-1], pair.chat.template_digest]
+        )
+        findings.dtype, findings.template_sha256 = about
+        calibrated = calibrate(
+            self.calibration_units,
+            settings,
+            self.plan.profile,
+            self.plan.calibration.controls,
+            self.listener,
+        )
+        findings.calibrated = calibrated
+        findings.bound = calibrated.bound(settings).model_copy(update={"provisional": True})
+        self._refuse_noise(settings.max_kl, setting("max_kl"))
+        return calibrated
+
+    def _confirm(self, calibrated: Calibrated) -> list[ConfirmedCase]:
+        """The best of what was found, measured anew."""
+        profile = self.plan.profile
+        selected = select(
+            self.units,
+            self.findings.search.best,
+            num_cases=profile.num_cases,
+            nll_limit=calibrated.nll_limit,
+            is_natural_only=self.settings.gate == "natural",
+            tick=TICK_SHARE * calibrated.automatic_bound(self.findings.behaviours).value,
+            behaviour_of=lambda one: self._behaviour_of(
+                one.proposal.text, one.candidate.text, one.reference
+            ),
+        )
+        return confirm(
+            self.units,
+            selected,
+            self.settings,
+            profile,
+            self.listener,
+            behaviour_of=self._behaviour_of,
+        )
+
+    def _describe(self, behaviours: Behaviours) -> None:
+        findings = self.findings
+        findings.behaviours = with_accepted(behaviours.records(), self.accepted)
+        findings.first_found = behaviours.first_found
+        findings.differences = behaviours.differences()
+
+    def _with_cases(self, behaviour: Behaviour) -> Behaviour:
+        """The behaviour with the cases whose answers show it."""
+        cases = [one.case for one in self.findings.cases]
+        shown = [case.id for case in cases if case.behaviour == behaviour.id]
+        return behaviour.model_copy(update={"example_case_ids": shown})
+
+    def _search(self, behaviours: Behaviours, bound: float) -> None:
+        settings, plan, found = self.settings, self.plan, self.findings.search
+        Search(
+            settings,
+            plan.profile,
+            plan.seeds,
+            plan.strategies,
+            artefact_folder(plan.key),
+            self.listener,
+            behaviours,
+            bound,
+        ).run(self.units, found)
+        if not found.scored and found.errors:
+            first = found.errors[0]
+            raise MeasurementError(f"no prompt was scored; {first.where}: {first.message}")
+        if not found.scored:
+            profile = plan.profile
+            raise SettingsError(
+                f"the budget of {profile.budget_tokens} forwarded tokens leaves nothing to search "
+                f"with: {self.units.spent.tokens_forwarded} were spent on calibration, and "
+                f"{profile.reserved_tokens} are kept to confirm what is found; raise "
+                f"{setting('budget')} or choose a smaller profile"
+            )
+
+    @property
+    def _conditional(self) -> list[Behaviour]:
+        return [
+            one for one in self.findings.behaviours if one.confirmed and one.kind == "conditional"
+        ]
+
+    def _behaviour_of(self, prompt: str, own: str, other: str) -> str | None:
+        """The id of the confirmed conditional behaviour that an answer shows."""
+        return next(
+            (one.id for one in self._conditional if behaviour_shows(one, prompt, own, other)),
+            None,
+        )
+
+    def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:
+        """Write what was confirmed, once all other steps are taken."""
+        findings = self.findings
+        assert findings.bound is not None  # `carry_out` has set it
+        cases = [one.case.with_changes(max_kl=findings.bound.value) for one in findings.cases]
+        modify_cases(cases)
+        for case in cases:  # what a hook asks for is held to the same rule
+            self._refuse_noise(case.max_kl, f"case {case.id}: max_kl")
+        findings.exported = {case.id: case for case in cases}
+        write_suite_files(
+            path, findings, self.settings, self.identity, self.units, key=self.plan.key
+        )
+
+    def _refuse_noise(self, max_kl: float | str | None, name: str) -> None:
+        """Raise `SettingsError` for a bound given as a number that the noise alone could break."""
+        calibrated = self.findings.calibrated
+        if calibrated is None or not isinstance(max_kl, float):
+            return
+        floor, unit = calibrated.own_noise, calibrated.unit
+        if reason := refusal(max_kl, floor, name=name, dtype=self.findings.dtype, unit=unit):
+            raise SettingsError(reason)
+
+    def report(self, folder: Path, *, is_complete: bool) -> Report:
+        """Write report.json of what was found so far into a folder, and return it."""
+        report = build_report(
+            self.findings,
+            self.settings,
+            self.identity,
+            self.units,
+            run_id=folder.name,
+            is_complete=is_complete,
+            num_unconfirmed=self.plan.profile.num_cases,
+        )
+        if self.settings.redact:
+            report = redacted(report)
+        write_report(folder / "report.json", report)
+        return report
+
+    def note(self, error: BaseException) -> None:
+        """Keep what stopped the run for its report, beside what is suspected by then."""
+        if self.behaviours is not None and not self.findings.behaviours:
+            self._describe(self.behaviours)
+        if isinstance(error, KeyboardInterrupt):
+            self.findings.reason = "the user interrupted it"
+        else:
+            message = str(error) or "no reason given"
+            self.findings.errors.append(RunError(where=type(error).__name__, message=message))

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from pytest_divergence.discovery.found import ScoredProposal
+from pytest_divergence.discovery.engines.base import WorkUnits
 from pytest_divergence.discovery.proposals import is_near
-from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.discovery.rounds import ScoredProposal
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.prompt_nll import prompt_nlls
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
 
 POOL_FACTOR = 4
 """Prompts whose naturalness is measured at a time, for each case that is wanted."""

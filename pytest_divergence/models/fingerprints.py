@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_divergence.core.errors import StoreError
-from pytest_divergence.core.store import user_cache, write_atomically
+from pytest_divergence.core.files import user_cache, write_atomically
 
 TOKENIZER_FILES = (
     "tokenizer.json",

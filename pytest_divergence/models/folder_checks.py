@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError, safe_open
+
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 
 if TYPE_CHECKING:
     from torch import nn
+
 
 KNOWN_IMPLEMENTATIONS = {
     "eager",
@@ -145,7 +148,6 @@ def _is_plain(auto_mapping: object) -> bool:
 
 def check_adapter_shapes(folder: Path, base: nn.Module, *, role: str, base_name: str) -> None:
     """Raise `ModelLoadError` where the adapter's matrices do not fit the base's modules."""
-    from safetensors import SafetensorError, safe_open
 
     modules = dict(base.named_modules())
     try:

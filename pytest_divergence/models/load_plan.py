@@ -37,9 +37,8 @@ from pytest_divergence.models.fingerprints import (
     weights_digest,
 )
 from pytest_divergence.models.folder_checks import screen_adapter_folder, screen_model_folder
-from pytest_divergence.models.gguf_files import gguf_folder, ready_gguf_folder
+from pytest_divergence.models.gguf import gguf_folder, ready_gguf_folder
 from pytest_divergence.models.memory import weights_bytes
-from pytest_divergence.models.quiet import Say, quiet_transformers
 from pytest_divergence.models.sources import source_folder
 from pytest_divergence.models.specs import (
     LoadedModel,
@@ -49,6 +48,7 @@ from pytest_divergence.models.specs import (
     parse_spec,
     plugin_spec,
 )
+from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
 EVERYWHERE = "all devices"
 

@@ -35,9 +35,6 @@ GROUPS = {
 """Control groups of version 2 and 1, by controller: mount, limit, usage, what can be reclaimed."""
 
 
-# What models take
-
-
 @dataclass(frozen=True)
 class ModelSize:
     """The sizes of one model that its memory follows from."""
@@ -81,9 +78,6 @@ def _tensor_bytes(folder: Path, itemsize: int) -> Iterator[int]:
                 stored = one.get_dtype()
                 width = itemsize if stored in FLOATS else WIDTHS.get(stored, 1)
                 yield math.prod(one.get_shape()) * width
-
-
-# What there is
 
 
 def available_memory(device: str) -> int | None:

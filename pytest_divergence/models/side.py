@@ -18,13 +18,20 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from pytest_divergence.models import head
+from pytest_divergence.models import output_head
 from pytest_divergence.models.batching import is_out_of_memory
 from pytest_divergence.models.forward import ForwardPass, Padded
-from pytest_divergence.models.head import OutputHead, Positions, input_device
-from pytest_divergence.models.prefixes import Opened, Prefix, Prefixes, keys_and_values
-from pytest_divergence.models.readings import ReadBatch, Readings, joined
-from pytest_divergence.models.vocabulary import Vocabulary
+from pytest_divergence.models.kv_cache import (
+    Opened,
+    Prefix,
+    Prefixes,
+    ReadBatch,
+    Readings,
+    joined,
+    keys_and_values,
+)
+from pytest_divergence.models.output_head import OutputHead, Positions, input_device
+from pytest_divergence.models.tokenizers import Vocabulary
 
 Role = Literal["reference", "candidate"]
 NUM_PROBED = 2
@@ -237,7 +244,7 @@ class ModelSide:
     ) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
         """The hidden states of a pass, and what makes logits of them; or (B, N, V) and None."""
         num_bytes = num_rows * num_positions * self.num_rows * 4
-        if num_bytes <= head.WHOLE_BYTES or not self._head.is_exact:
+        if num_bytes <= output_head.WHOLE_BYTES or not self._head.is_exact:
             return forward(), None
         with self._head.spared() as reached:
             forward()

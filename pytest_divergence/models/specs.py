@@ -20,6 +20,7 @@ from pytest_divergence.core.errors import ModelLoadError, one_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+
 Kind = Literal["hub", "folder", "adapter", "gguf", "demo", "plugin"]
 OPTIONS = ("dtype", "attn_implementation", "revision", "device", "device_map", "base")
 ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")

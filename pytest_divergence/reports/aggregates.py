@@ -19,7 +19,7 @@ from pytest_divergence.core.aggregates import (
 from pytest_divergence.core.cases import quantity
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.reports import wording
-from pytest_divergence.reports.blocks import command, sentence
+from pytest_divergence.reports.text_blocks import command, sentence
 from pytest_divergence.reports.wording import likelihood, nats, number_of
 
 WIDTH = 80

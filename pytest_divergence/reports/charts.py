@@ -6,12 +6,11 @@ Knows numbers and where they fall; draws no text that a model or a file supplied
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pytest_divergence.reports.svg import Point, circle, line, picture, rect, text
 from pytest_divergence.reports.wording import nats, number_of
 
 WIDTH, LEFT, RIGHT = 640, 30, 30
@@ -20,6 +19,8 @@ MAX_LEVELS = 11
 """Rows of dots: where more would stand on each other, they overlap."""
 FAR = 10.0
 """A noise floor this many times below everything else is named at the edge, not drawn to scale."""
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -179,3 +180,40 @@ def _mark(x: float, y: float, foot: float, label: str, name: str) -> list[Markup
         line(name, (x, y - 12), (x, foot)),
         text(f"{name}-name {'end' if is_right else 'start'}", at, label),
     ]
+
+
+def picture(about: str, size: tuple[float, float], parts: Iterable[Markup]) -> Markup:
+    """A drawing with a description for those who cannot see it."""
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>'
+    ).format(*size, about, Markup("").join(parts))
+
+
+def line(name: str, start: Point, end: Point) -> Markup:
+    """A straight line of class `name`."""
+    shape = '<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'
+    return Markup(shape).format(name, *start, *end)
+
+
+def rect(name: str, x: float, y: float, width: float, height: float) -> Markup:
+    """A box of class `name`."""
+    shape = '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
+    return Markup(shape).format(name, x, y, width, height)
+
+
+def circle(name: str, centre: Point, radius: float, *, title: str = "") -> Markup:
+    """A dot of class `name`; `title` shows where a mouse rests on it."""
+    inside = Markup("<title>{}</title>").format(title) if title else Markup("")
+    shape = '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{:g}">{}</circle>'
+    return Markup(shape).format(name, *centre, radius, inside)
+
+
+def polyline(name: str, points: Iterable[Point]) -> Markup:
+    """A line through points."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return Markup('<polyline class="{}" points="{}"/>').format(name, path)
+
+
+def text(name: str, at: Point, words: str) -> Markup:
+    """Words of class `name`."""
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(name, *at, words)

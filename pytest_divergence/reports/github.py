@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_divergence.core.cases import NATS_PER_TOKEN
-from pytest_divergence.reports.blocks import block
+from pytest_divergence.reports.text_blocks import block
 from pytest_divergence.reports.wording import compared, nats, number_of, visible
 
 MAX_ANNOTATIONS = 10

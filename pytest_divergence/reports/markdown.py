@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Report, ReportCase
 from pytest_divergence.reports import wording
-from pytest_divergence.reports.blocks import block
+from pytest_divergence.reports.text_blocks import block
 from pytest_divergence.reports.wording import nats, number_of, visible
 
 MAX_CASES = 20

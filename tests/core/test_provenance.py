@@ -18,7 +18,7 @@ from pytest_divergence.core.provenance import (
     with_rows,
     write_provenance,
 )
-from pytest_divergence.core.stored import read_suite, write_stored
+from pytest_divergence.core.suites import read_suite, write_stored
 
 PROVENANCE = Provenance(
     tool_version="0.1.0",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_divergence.core.provenance import ModelProvenance
-from pytest_divergence.core.same_pair import model_name
+from pytest_divergence.core.provenance import ModelProvenance, model_name
 
 
 def test_an_adapter_that_was_trained_again_is_named_differently() -> None:

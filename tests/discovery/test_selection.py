@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_divergence.discovery.found import ScoredProposal
+from pytest_divergence.discovery.behaviours.answers import Answer
+from pytest_divergence.discovery.engines.base import WorkUnits
 from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.rounds import ScoredProposal
 from pytest_divergence.discovery.selection import Selected, select
-from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.answers import Answer
-from pytest_divergence.scoring.prompt_nll import prompt_nlls
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
 
 TEXTS = ["How do I tie a knot?", "Name a river.", "Write a haiku.", "Why is it so?", "2 + 2 ="]
 

@@ -12,22 +12,19 @@ from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, Proposal, shipped_prompts
-from pytest_divergence.discovery.soft_prompts import SoftPrompt, without_system_turn
-from pytest_divergence.discovery.strategies import (
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt, without_system_turn
+from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.probe import subjects
+from pytest_divergence.discovery.strategies.protocol import (
+    PRIOR_TOKENS,
+    Round,
     SearchContext,
     Target,
-    built_in_strategies,
+    most_paying,
 )
-from pytest_divergence.discovery.strategies.base import PRIOR_TOKENS, Round, most_paying
-from pytest_divergence.discovery.strategies.probe import subjects
-from pytest_divergence.discovery.strategies.soft_prompt import (
-    ENOUGH_GROWTH,
-    FREE,
-    VARIANTS,
-    choose,
-)
+from pytest_divergence.discovery.strategies.soft_prompt import ENOUGH_GROWTH, FREE, VARIANTS, choose
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.prompt_nll import prompt_nlls
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from tests.models_in_memory import tiny_pair
 
 SIZES = PROFILES["smoke"].model_copy(

@@ -15,9 +15,9 @@ import pytest_divergence
 from docs.site import files, pages, sessions, settings
 from docs.site.links import LINK, ROOT, published
 from docs.site.package import PACKAGE
-from pytest_divergence import cli, pairs
+from pytest_divergence import cli
 from pytest_divergence.core.json_schemas import RECORDS
-from pytest_divergence.options import OPTIONS
+from pytest_divergence.plugin.options import OPTIONS
 
 WRITTEN = sorted(
     path
@@ -58,7 +58,7 @@ def variables() -> set[str]:
 
 
 def ini_keys() -> set[str]:
-    return {one.ini for one in OPTIONS} | {pairs.INI}
+    return {one.ini for one in OPTIONS} | {PAIRS_INI}
 
 
 @cache

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pytest_divergence.models import products
-from pytest_divergence.models.products import fast_products, onednn_is_better
+from pytest_divergence.models import forward
+from pytest_divergence.models.forward import fast_products, onednn_is_better
 from tests.models_in_memory import tiny_pair
 
 setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
@@ -28,7 +28,7 @@ def test_products_keep_the_precision_of_float32() -> None:
     assert (product.double() - exact).abs().max() < 1e-5 * exact.abs().max()
 
 
-@pytest.mark.parametrize("rows", products.PROBED_ROWS)
+@pytest.mark.parametrize("rows", forward.PROBED_ROWS)
 def test_a_product_in_bfloat16_would_be_noticed(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     linear = torch.nn.functional.linear
     monkeypatch.setattr(
@@ -37,7 +37,7 @@ def test_a_product_in_bfloat16_would_be_noticed(monkeypatch: pytest.MonkeyPatch,
         lambda left, right: linear(left.bfloat16(), right.bfloat16()).float(),
     )
 
-    assert products._error(rows) > 100 * products.MAX_ERROR
+    assert forward._error(rows) > 100 * forward.MAX_ERROR
 
 
 def test_torchs_setting_is_as_before(before: str) -> None:
@@ -76,7 +76,7 @@ def test_a_precision_that_the_user_asked_for_comes_back() -> None:
 
 
 def test_another_makers_cpu_is_left_alone(monkeypatch: pytest.MonkeyPatch, before: str) -> None:
-    monkeypatch.setattr(products, "_cpu_maker", lambda: "vendor_id : GenuineIntel")
+    monkeypatch.setattr(forward, "_cpu_maker", lambda: "vendor_id : GenuineIntel")
     onednn_is_better.cache_clear()
     try:
         with fast_products():
@@ -91,7 +91,7 @@ def test_a_models_logits_do_not_move(monkeypatch: pytest.MonkeyPatch, architectu
     bodies = [torch.arange(20, 52), torch.arange(30, 50)]
     with torch.no_grad():
         fast = side.logits(bodies, num_logits=8)
-        monkeypatch.setattr(products, "onednn_is_better", lambda: False)
+        monkeypatch.setattr(forward, "onednn_is_better", lambda: False)
         plain = side.logits(bodies, num_logits=8)
 
     assert torch.allclose(fast, plain, atol=1e-5)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.models.vocabulary import NO_TOKEN_SHARE, Vocabulary, vocabularies
+from pytest_divergence.models.tokenizers import NO_TOKEN_SHARE, Vocabulary, vocabularies
 from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
 
 SHARED, KNOWN, ROWS = 7, 10, 16

@@ -17,12 +17,9 @@ import pytest
 
 from pytest_divergence.core.cases import Case, Measurement
 from pytest_divergence.core.errors import NoGradientError
-from pytest_divergence.core.naming import suite_path
-from pytest_divergence.core.provenance import (
-    Bound,
-    Effort,
-    write_provenance,
-)
+from pytest_divergence.core.file_names import sidecar_path, suite_path
+from pytest_divergence.core.files import DivergenceFolder
+from pytest_divergence.core.provenance import Bound, Effort, write_provenance
 from pytest_divergence.core.report import (
     Calibration,
     PairSummary,
@@ -34,8 +31,7 @@ from pytest_divergence.core.report import (
     write_report,
 )
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.core.store import DivergenceFolder
-from pytest_divergence.core.suites import sidecar_path, write_suite
+from pytest_divergence.core.suites import write_suite
 from pytest_divergence.core.verdicts import judge
 from tests.plugin.made_provenance import provenance_of
 from tests.reports.made_reports import ZEPHYR

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.naming import suite_path
-from pytest_divergence.core.promoting import promote
+from pytest_divergence.core.file_names import suite_path
+from pytest_divergence.core.promotion import promote
 from pytest_divergence.core.settings import PROFILES
 from tests.plugin.conftest import KNOT, MODELS, Project, shown
 

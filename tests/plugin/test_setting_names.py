@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.cli import main
-from pytest_divergence.core.bounds import refusal
 from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.setting_names import setting, spelled_by
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.suites import write_suite
+from pytest_divergence.core.verdicts import refusal
 from pytest_divergence.discovery.cost import Memory
 from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.options import BY_FIELD, flag_of
+from pytest_divergence.plugin.options import BY_FIELD, flag_of
 from pytest_divergence.reports.aggregates import raise_shift
-from pytest_divergence.scoring.calibration import absolute_bound
+from pytest_divergence.scoring.baseline import absolute_bound
 from tests.core.made_suites import case
 
 OPTION = re.compile(r"--(?:divergence|model)-")
@@ -79,7 +79,7 @@ def test_python_reads_fields(tiny_models: Path) -> None:
 
 def test_a_process_without_pytest_reads_fields() -> None:
     code = (
-        "from pytest_divergence.scoring.calibration import absolute_bound\n"
+        "from pytest_divergence.scoring.baseline import absolute_bound\n"
         "print(absolute_bound(0.5).label)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from pytest_divergence.core.report import TrainingSummary
-from pytest_divergence.reports import curves, plots
-from pytest_divergence.reports.curves import Series, round_steps
+from pytest_divergence.reports import plots
+from pytest_divergence.reports.plots import Series, round_steps
 from tests.reports.made_reports import report
 
 
@@ -16,9 +16,9 @@ def places_of(line: ET.Element) -> list[tuple[float, ...]]:
 
 
 def test_a_curve_of_one_point_is_a_dot_and_of_none_is_nothing() -> None:
-    assert curves.curve("x", [Series("best", [])]) == ""
-    assert "<circle" in curves.curve("x", [Series("best", [(1.0, 2.0)])])
-    flat = curves.curve("x", [Series("loss", [(1.0, 2.0), (2.0, 2.0)])])
+    assert plots.curve("x", [Series("best", [])]) == ""
+    assert "<circle" in plots.curve("x", [Series("best", [(1.0, 2.0)])])
+    flat = plots.curve("x", [Series("loss", [(1.0, 2.0), (2.0, 2.0)])])
     assert re.search('points="[0-9. ,]+"', flat)
 
 
@@ -27,10 +27,10 @@ def test_what_was_found_stays_found_until_the_end() -> None:
         Series("s0", [(0.0, 1.0), (10.0, 3.0)], is_step=True),
         Series("s1", [(20.0, 2.0)], is_step=True),
     ]
-    first, second = ET.fromstring(curves.curve("x", lines, is_from_zero=True)).iter("polyline")
+    first, second = ET.fromstring(plots.curve("x", lines, is_from_zero=True)).iter("polyline")
     places = places_of(first)
     assert [y for _, y in places] == sorted((y for _, y in places), reverse=True)
-    assert [x for x, _ in places][-1] == curves.WIDTH - curves.RIGHT
+    assert [x for x, _ in places][-1] == plots.WIDTH - plots.RIGHT
     assert len(places) == 4
     assert second.get("class") == "s1"
 
@@ -71,8 +71,8 @@ def test_a_trainings_validation_stands_from_its_first_step_to_its_last() -> None
 
     assert trained[0] == validation[0]
     assert trained[-1] == validation[-1]
-    assert trained[0] == (curves.LEFT, curves.BASE)
-    assert trained[-1] == (curves.WIDTH - curves.RIGHT, curves.TOP)
+    assert trained[0] == (plots.LEFT, plots.BASE)
+    assert trained[-1] == (plots.WIDTH - plots.RIGHT, plots.TOP)
 
     at_once = TrainingSummary(name="free", loss=[-9.0], validation=[8.0, 9.1])
     assert plots.training(at_once).count("<circle") == 3
@@ -82,4 +82,4 @@ def test_steps_are_counted_in_whole_numbers() -> None:
     training = TrainingSummary(name="free", loss=[-float(step) for step in range(10)])
     shown = ET.fromstring(plots.training(training)).iter("text")
 
-    assert [one.text for one in shown if float(one.get("y", 0)) > curves.BASE + 10] == ["5", "10"]
+    assert [one.text for one in shown if float(one.get("y", 0)) > plots.BASE + 10] == ["5", "10"]

@@ -12,7 +12,8 @@ import pytest
 from pytest_divergence.core.json_schemas import json_schema
 from pytest_divergence.core.report import Calibration, Report, Run
 from pytest_divergence.core.safe_text import HIDDEN
-from pytest_divergence.reports import render_html, write_reports
+from pytest_divergence.reports import write_reports
+from pytest_divergence.reports.html import render_html
 from tests.reports.made_reports import (
     BEHAVIOUR,
     ESCAPES,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_divergence.reports.marking import marked
+from pytest_divergence.reports.html import marked
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import pytest
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.report import Report, ReportCase, Run, RunError
 from pytest_divergence.core.safe_text import HIDDEN
-from pytest_divergence.reports import failure_text, summary_lines
-from pytest_divergence.reports.blocks import columns
+from pytest_divergence.reports.failures import failure_text
+from pytest_divergence.reports.terminal import summary_lines
+from pytest_divergence.reports.text_blocks import columns
 from tests.reports.made_reports import (
     BEHAVIOUR,
     CASES,

@@ -13,18 +13,21 @@ from torch import Tensor
 from transformers import CohereConfig, Gemma2Config, GraniteConfig, LlamaForCausalLM
 
 from pytest_divergence.core.errors import NonFiniteLogitsError
-from pytest_divergence.discovery.objectives import SoftPromptObjective, initial_parameter
-from pytest_divergence.discovery.training import training_rows
-from pytest_divergence.discovery.training_config import TrainingConfig
-from pytest_divergence.models import head
-from pytest_divergence.models.head import Positions
+from pytest_divergence.discovery.soft_prompts.objectives import (
+    SoftPromptObjective,
+    initial_parameter,
+)
+from pytest_divergence.discovery.soft_prompts.training import training_rows
+from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
+from pytest_divergence.models import output_head
+from pytest_divergence.models.output_head import Positions
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.quiet import quiet_transformers
-from pytest_divergence.scoring import pieces
+from pytest_divergence.models.transformers_log import quiet_transformers
+from pytest_divergence.scoring import teacher_forcing
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
-from pytest_divergence.scoring.pieces import measured
-from pytest_divergence.scoring.prompt_nll import prompt_nlls
 from pytest_divergence.scoring.scorer import score_prompts
+from pytest_divergence.scoring.teacher_forcing import measured
 from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer
 
@@ -72,8 +75,8 @@ PAIRS: dict[str, Callable[[], ModelPair]] = {
 def in_pieces(monkeypatch: pytest.MonkeyPatch, length: int = 3) -> Iterator[None]:
     """Within it no logits are made at once, and `length` positions of a tiny model at a time."""
     with monkeypatch.context() as patch:
-        patch.setattr(head, "WHOLE_BYTES", 0)
-        patch.setattr(pieces, "PIECE_BYTES", length * 4 * len(tiny_tokenizer()))
+        patch.setattr(output_head, "WHOLE_BYTES", 0)
+        patch.setattr(teacher_forcing, "PIECE_BYTES", length * 4 * len(tiny_tokenizer()))
         yield
 
 
@@ -107,7 +110,7 @@ def measure_with(formula: Formula) -> Callable[..., Tensor]:
 def test_a_model_against_itself_reads_zero_and_has_no_gradient(
     formula: Formula, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 3 * 4 * VOCAB)
+    monkeypatch.setattr(teacher_forcing, "PIECE_BYTES", 3 * 4 * VOCAB)
     states, weight, _ = two_heads()
 
     values = measured(measure_with(formula), late(states, weight), late(states, weight))
@@ -120,7 +123,7 @@ def test_a_model_against_itself_reads_zero_and_has_no_gradient(
 
 def test_the_gradient_is_that_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     """d KL(p || q) / dz_q = q - p and d KL / dz_p = p (ln p - ln q - KL), through each head."""
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 4 * 4 * VOCAB)
+    monkeypatch.setattr(teacher_forcing, "PIECE_BYTES", 4 * 4 * VOCAB)
     states, ours, theirs = two_heads()
 
     values = measured(measure_with(forward_kl), late(states, ours), late(states, theirs))
@@ -138,7 +141,7 @@ def test_the_gradient_is_that_of_the_formula(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_piece_is_as_long_as_its_budget_and_made_twice_for_a_gradient(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 4 * 4 * VOCAB + 1)
+    monkeypatch.setattr(teacher_forcing, "PIECE_BYTES", 4 * 4 * VOCAB + 1)
     states, ours, theirs = two_heads()
     lengths: list[int] = []
 
@@ -150,7 +153,7 @@ def test_a_piece_is_as_long_as_its_budget_and_made_twice_for_a_gradient(
 
 @pytest.mark.parametrize("length", [1, 2, 3, 10, 11, 12])
 def test_pieces_of_any_length_read_the_same(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", length * 4 * VOCAB)
+    monkeypatch.setattr(teacher_forcing, "PIECE_BYTES", length * 4 * VOCAB)
     states, ours, theirs = two_heads()
     whole = symmetric_kl(states @ ours.T, states @ theirs.T)
 
@@ -162,7 +165,7 @@ def test_pieces_of_any_length_read_the_same(length: int, monkeypatch: pytest.Mon
 def test_a_model_whose_logits_are_there_goes_with_one_whose_logits_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 3 * 4 * VOCAB)
+    monkeypatch.setattr(teacher_forcing, "PIECE_BYTES", 3 * 4 * VOCAB)
     states, ours, theirs = two_heads()
     known = Positions((states @ ours.T).detach(), VOCAB)
 
@@ -348,7 +351,7 @@ def test_weights_in_bfloat16_are_measured_in_float32(
     """Against float64 on the same logits: arithmetic in bfloat16 is wrong by 0.03 here."""
     pair = in_bfloat16(tiny_pair(perturb=0.02))
     if is_late:
-        monkeypatch.setattr(head, "WHOLE_BYTES", 0)
+        monkeypatch.setattr(output_head, "WHOLE_BYTES", 0)
     rows = [torch.arange(20, 32), torch.arange(40, 52)]
     with torch.no_grad():
         both = [side.positions(rows, num_positions=12) for side in pair.sides]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pytest_divergence.core.cases import Message
-from pytest_divergence.models.chat import Prompt
+from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.prompt_nll import prompt_nlls
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from tests.models_in_memory import bare_logits, tiny_pair
 from tests.scoring.made_prompts import PROMPTS
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.soft_prompts import amplified_prompts
-from pytest_divergence.discovery.strategies.base import SearchContext
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import amplified_prompts
+from pytest_divergence.discovery.strategies.protocol import SearchContext
 from pytest_divergence.models.pair import ModelPair
 
 LADDER = (0.5, 1.0, 2.0)

@@ -1,0 +1,37 @@
+"""What suite items and users' own assertions share: how to measure, and what to leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+SKIP_PREFIX = "divergence: "
+"""Begins the reason of our own skips, so that the summary can count them."""
+
+
+def note(item: pytest.Item, **values: str | float) -> None:
+    """Leave what was measured on the item, for JUnit and other reports: plain values only.
+
+    A value that pytest-xdist cannot send would lose the whole report, failure and all; it cannot
+    send what only inherits from `str` or `float`.
+    """
+    own = {f"divergence_{name}": value for name, value in values.items()}
+    kept = [pair for pair in item.user_properties if pair[0] not in own]
+    item.user_properties[:] = kept + [
+        (name, str.__str__(value) if isinstance(value, str) else float(value))
+        for name, value in own.items()
+    ]
+
+
+def final_reports(terminal: pytest.TerminalReporter) -> Iterator[pytest.TestReport]:
+    """What pytest reported of tests; of one that ran again, only the last run."""
+    for reports in terminal.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and str(report.outcome) != "rerun":
+                yield report
+
+
+def left_by(report: pytest.TestReport) -> dict[str, Any]:
+    return {name: value for name, value in report.user_properties if isinstance(name, str)}
