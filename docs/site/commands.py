@@ -17,7 +17,7 @@ def helps() -> Iterator[tuple[str, str]]:
     with patch.dict(os.environ, COLUMNS="80", NO_COLOR="1"):
         for name in cli.COMMANDS:
             parser = argparse.ArgumentParser(prog=f"pytest-divergence {name}")
-            import_module(f"pytest_divergence.commands.{name.replace('-', '_')}").add(parser)
+            import_module(f"pytest_divergence.cli.{name.replace('-', '_')}").add(parser)
             yield name, parser.format_help()
 
 

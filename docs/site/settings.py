@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from docs.site.markdown import attribute_docs, code, module_docs, table
 from docs.site.package import PACKAGE, module_name
 from pytest_divergence.core.settings import PROFILES, Profile, Settings
-from pytest_divergence.plugin.options import OPTIONS, Option
+from pytest_divergence.plugin.options import OPTIONS, PAIRS_INI, PAIRS_INI_HELP, Option
 
 PRECEDENCE = (
     "The command line comes before the environment, the environment before the ini file, and that "

@@ -69,7 +69,7 @@ class _Command(argparse.ArgumentParser):
     def parse_known_args(self, *arguments: Any, **keywords: Any) -> Any:
         """Parse as any parser does, once it is filled."""
         name = self.prog.rsplit(" ", 1)[-1].replace("-", "_")
-        import_module(f"pytest_divergence.commands.{name}").add(self)
+        import_module(f"pytest_divergence.cli.{name}").add(self)
         return super().parse_known_args(*arguments, **keywords)
 
 

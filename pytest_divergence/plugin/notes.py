@@ -1,4 +1,7 @@
-"""What suite items and users' own assertions share: how to measure, and what to leave behind."""
+"""What our items leave on pytest's reports of them, and how it is read back.
+
+Imports nothing heavy: a session that has none of our items looks for it too.
+"""
 
 from __future__ import annotations
 
@@ -34,4 +37,5 @@ def final_reports(terminal: pytest.TerminalReporter) -> Iterator[pytest.TestRepo
 
 
 def left_by(report: pytest.TestReport) -> dict[str, Any]:
+    """What an item left on a report, by name."""
     return {name: value for name, value in report.user_properties if isinstance(name, str)}

@@ -17,7 +17,7 @@ from docs.site.links import LINK, ROOT, published
 from docs.site.package import PACKAGE
 from pytest_divergence import cli
 from pytest_divergence.core.json_schemas import RECORDS
-from pytest_divergence.plugin.options import OPTIONS
+from pytest_divergence.plugin.options import OPTIONS, PAIRS_INI
 
 WRITTEN = sorted(
     path
@@ -64,7 +64,7 @@ def ini_keys() -> set[str]:
 @cache
 def command_options(name: str) -> set[str]:
     parser = argparse.ArgumentParser(prog=name)
-    import_module(f"pytest_divergence.commands.{name.replace('-', '_')}").add(parser)
+    import_module(f"pytest_divergence.cli.{name.replace('-', '_')}").add(parser)
     return {word for action in parser._actions for word in action.option_strings}
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Who computes the work units of a run: one engine a file."""
