@@ -34,7 +34,7 @@ from pytest_divergence.core.cases import Case
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.suites import write_suite
 from pytest_divergence.core.tokens import write_tokens
-from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, shipped_prompts
+from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
 from pytest_divergence.scoring import teacher_forcing as tokens_module
 from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority
 from pytest_divergence.scoring.baseline import measure_noise_floor

@@ -17,7 +17,11 @@ from unittest import mock
 from timing import ratio, seconds
 
 from pytest_divergence import ModelPair, PromptScore, TrainingConfig, load_model_pair, score_prompts
-from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, SHIPPED_SEEDS, shipped_prompts
+from pytest_divergence.discovery.prompt_files import (
+    SHIPPED_CONTROLS,
+    SHIPPED_SEEDS,
+    shipped_prompts,
+)
 from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt
 from pytest_divergence.models import forward
 from pytest_divergence.scoring.continuations import greedy_continuations

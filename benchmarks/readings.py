@@ -21,7 +21,11 @@ from pytest_divergence import ModelPair, load_model_pair
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery import calibration, confirmation
 from pytest_divergence.discovery.behaviours.hints import asked
-from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, SHIPPED_SEEDS, shipped_prompts
+from pytest_divergence.discovery.prompt_files import (
+    SHIPPED_CONTROLS,
+    SHIPPED_SEEDS,
+    shipped_prompts,
+)
 from pytest_divergence.scoring.cheap_scores import prompt_nlls, screen
 from pytest_divergence.scoring.scorer import score_greedily
 

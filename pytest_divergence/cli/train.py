@@ -82,7 +82,7 @@ def _train(given: Namespace, config: pytest.Config) -> int:
 def _folder(given: Namespace, session: DivergenceSession) -> TrainingFolder:
     from dataclasses import replace
 
-    from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, read_prompts
+    from pytest_divergence.discovery.prompt_files import SHIPPED_SEEDS, read_prompts
     from pytest_divergence.discovery.soft_prompts.trainer import DivergenceTrainer
     from pytest_divergence.discovery.soft_prompts.training import training_rows
     from pytest_divergence.discovery.soft_prompts.training_folder import TrainingFolder

@@ -21,9 +21,9 @@ from pytest_divergence.discovery.behaviours.answers import Answer, Answered
 from pytest_divergence.discovery.behaviours.hints import Amplified, amplified_answers, asked
 from pytest_divergence.discovery.behaviours.suspects import behaviour_shows, shows_in_part
 from pytest_divergence.discovery.engines.base import Unit, WorkUnits
+from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
-from pytest_divergence.discovery.soft_prompts.virtual_tokens import generate_prompts
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.baseline import (

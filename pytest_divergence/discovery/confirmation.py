@@ -6,15 +6,17 @@ The search kept what read highest, so its own values are too high; only these ar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Completions, Measurement, Origin
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.tokens import StoredTokens
+from pytest_divergence.discovery.behaviours.suspects import shown_behaviour
 from pytest_divergence.discovery.engines.base import Unit, WorkUnits
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.selection import Selected
@@ -27,8 +29,6 @@ from pytest_divergence.scoring.token_comparison import compare_tokens
 
 CHUNK = 8
 """Prompts in one work unit."""
-BehaviourOf = Callable[[str, str, str], str | None]
-"""From a prompt and both answers, the candidate's first, to the id of the behaviour they show."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,19 @@ def confirm(
     profile: Profile,
     listener: Listener,
     *,
-    behaviour_of: BehaviourOf = lambda prompt, own, other: None,
+    behaviours: Sequence[Behaviour] = (),
 ) -> list[ConfirmedCase]:
-    """Measure each selected prompt anew, some of them in one work unit."""
+    """Measure each selected prompt anew, some of them in one work unit.
+
+    A case names the first of the `behaviours` that its answers show.
+    """
     listener.progress("confirm", 0, len(selected))
     starts = range(0, len(selected), CHUNK)
     chunks = [_unit(selected[start : start + CHUNK], settings, profile) for start in starts]
     confirmed: list[ConfirmedCase] = []
     for start, found in zip(starts, units.do_each(chunks), strict=True):
         chunk = selected[start : start + CHUNK]
-        confirmed += [
-            _as_case(one, row, behaviour_of) for one, row in zip(chunk, found, strict=True)
-        ]
+        confirmed += [_as_case(one, row, behaviours) for one, row in zip(chunk, found, strict=True)]
         listener.progress("confirm", start + len(chunk), len(selected))
     return confirmed
 
@@ -96,12 +97,14 @@ def _measure(
     ]
 
 
-def _as_case(selected: Selected, found: dict[str, Any], behaviour_of: BehaviourOf) -> ConfirmedCase:
+def _as_case(
+    selected: Selected, found: dict[str, Any], behaviours: Sequence[Behaviour]
+) -> ConfirmedCase:
     proposal = selected.scored.proposal
     reference, candidate = found["completions"]
     case = Case(
         input=proposal.text,
-        behaviour=behaviour_of(proposal.text, candidate, reference),
+        behaviour=shown_behaviour(behaviours, proposal.text, candidate, reference),
         kl=Measurement(**found["measurement"]),
         completions=Completions(reference=reference, candidate=candidate),
         origin=Origin(

@@ -16,8 +16,8 @@ from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.engines.base import Spent
+from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.soft_prompts.virtual_tokens import generate_prompts
 from pytest_divergence.models.load_plan import EVERYWHERE, LoadPlan
 from pytest_divergence.models.memory import ModelSize, all_memory, available_memory, model_size
 from pytest_divergence.models.pair import ModelPair

@@ -30,12 +30,8 @@ from pytest_divergence.core.settings import MetricName
 from pytest_divergence.discovery.behaviours.answers import Answer, Answered, Evidence
 from pytest_divergence.discovery.behaviours.counts import count_differences
 from pytest_divergence.discovery.behaviours.suspects import suspects_in
-from pytest_divergence.discovery.proposals import (
-    SHIPPED_CONTROLS,
-    distinct_share,
-    self_similarity,
-    shipped_prompts,
-)
+from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
+from pytest_divergence.discovery.proposals import distinct_share, self_similarity
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from pytest_divergence.scoring.scorer import PromptScore, perplexity, score_greedily, score_prompts

@@ -18,7 +18,7 @@ from pytest_divergence.core.journal import About, Journal
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.proposals import (
+from pytest_divergence.discovery.prompt_files import (
     SHIPPED_CONTROLS,
     SHIPPED_SEEDS,
     read_seeds,

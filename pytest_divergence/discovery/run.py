@@ -1,7 +1,8 @@
-"""One run from start to end: its files, its locks, who does its work, and what it leaves behind.
+"""One run from start to end: its files, its locks, its steps, and what it leaves behind.
 
-Every step (`pytest_divergence.discovery.run`) is made of journaled work units: after Ctrl-C or a
-crash the same command goes on where it was, and ends in the same suite.
+Every step is made of journaled work units: after Ctrl-C or a crash the same command goes on where
+it was, and ends in the same suite. Knows in which order the steps come; how each is taken stands in
+a file of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from pytest_divergence.discovery.behaviours.answers import Evidence
 from pytest_divergence.discovery.behaviours.causes import add_causes
 from pytest_divergence.discovery.behaviours.hints import hints
 from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours
-from pytest_divergence.discovery.behaviours.suspects import behaviour_shows
 from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
 from pytest_divergence.discovery.cost import Forecast
@@ -48,10 +48,10 @@ from pytest_divergence.discovery.strategies import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import Strategy
 from pytest_divergence.models.pair import ModelPair
 
-OnReport = Callable[[Report, Path], None]
-
 TICK_SHARE = 0.1
 """Of the bound: divergences that differ by less are ties, which the more natural prompt wins."""
+
+OnReport = Callable[[Report, Path], None]
 ModifyCases = Callable[[list[Case]], None]
 
 
@@ -188,96 +188,6 @@ class Steps:
         findings.confirmed = self._confirm(calibrated)
         findings.behaviours = [self._with_cases(one) for one in findings.behaviours]
 
-    def _calibrate(self) -> Calibrated:
-        settings, findings = self.settings, self.findings
-        about = self.units.do(
-            "pair", lambda pair: [str(pair.dtype).split(".")[-1], pair.chat.template_digest]
-        )
-        findings.dtype, findings.template_sha256 = about
-        calibrated = calibrate(
-            self.calibration_units,
-            settings,
-            self.plan.profile,
-            self.plan.calibration.controls,
-            self.listener,
-        )
-        findings.calibrated = calibrated
-        findings.bound = calibrated.bound(settings).model_copy(update={"provisional": True})
-        self._refuse_noise(settings.max_kl, setting("max_kl"))
-        return calibrated
-
-    def _confirm(self, calibrated: Calibrated) -> list[ConfirmedCase]:
-        """The best of what was found, measured anew."""
-        profile = self.plan.profile
-        selected = select(
-            self.units,
-            self.findings.search.best,
-            num_cases=profile.num_cases,
-            nll_limit=calibrated.nll_limit,
-            is_natural_only=self.settings.gate == "natural",
-            tick=TICK_SHARE * calibrated.automatic_bound(self.findings.behaviours).value,
-            behaviour_of=lambda one: self._behaviour_of(
-                one.proposal.text, one.candidate.text, one.reference
-            ),
-        )
-        return confirm(
-            self.units,
-            selected,
-            self.settings,
-            profile,
-            self.listener,
-            behaviour_of=self._behaviour_of,
-        )
-
-    def _describe(self, behaviours: Behaviours) -> None:
-        findings = self.findings
-        findings.behaviours = with_accepted(behaviours.records(), self.accepted)
-        findings.first_found = behaviours.first_found
-        findings.differences = behaviours.differences()
-
-    def _with_cases(self, behaviour: Behaviour) -> Behaviour:
-        """The behaviour with the cases whose answers show it."""
-        cases = [one.case for one in self.findings.cases]
-        shown = [case.id for case in cases if case.behaviour == behaviour.id]
-        return behaviour.model_copy(update={"example_case_ids": shown})
-
-    def _search(self, behaviours: Behaviours, bound: float) -> None:
-        settings, plan, found = self.settings, self.plan, self.findings.search
-        Search(
-            settings,
-            plan.profile,
-            plan.seeds,
-            plan.strategies,
-            artefact_folder(plan.key),
-            self.listener,
-            behaviours,
-            bound,
-        ).run(self.units, found)
-        if not found.scored and found.errors:
-            first = found.errors[0]
-            raise MeasurementError(f"no prompt was scored; {first.where}: {first.message}")
-        if not found.scored:
-            profile = plan.profile
-            raise SettingsError(
-                f"the budget of {profile.budget_tokens} forwarded tokens leaves nothing to search "
-                f"with: {self.units.spent.tokens_forwarded} were spent on calibration, and "
-                f"{profile.reserved_tokens} are kept to confirm what is found; raise "
-                f"{setting('budget')} or choose a smaller profile"
-            )
-
-    @property
-    def _conditional(self) -> list[Behaviour]:
-        return [
-            one for one in self.findings.behaviours if one.confirmed and one.kind == "conditional"
-        ]
-
-    def _behaviour_of(self, prompt: str, own: str, other: str) -> str | None:
-        """The id of the confirmed conditional behaviour that an answer shows."""
-        return next(
-            (one.id for one in self._conditional if behaviour_shows(one, prompt, own, other)),
-            None,
-        )
-
     def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:
         """Write what was confirmed, once all other steps are taken."""
         findings = self.findings
@@ -290,15 +200,6 @@ class Steps:
         write_suite_files(
             path, findings, self.settings, self.identity, self.units, key=self.plan.key
         )
-
-    def _refuse_noise(self, max_kl: float | str | None, name: str) -> None:
-        """Raise `SettingsError` for a bound given as a number that the noise alone could break."""
-        calibrated = self.findings.calibrated
-        if calibrated is None or not isinstance(max_kl, float):
-            return
-        floor, unit = calibrated.own_noise, calibrated.unit
-        if reason := refusal(max_kl, floor, name=name, dtype=self.findings.dtype, unit=unit):
-            raise SettingsError(reason)
 
     def report(self, folder: Path, *, is_complete: bool) -> Report:
         """Write report.json of what was found so far into a folder, and return it."""
@@ -325,3 +226,83 @@ class Steps:
         else:
             message = str(error) or "no reason given"
             self.findings.errors.append(RunError(where=type(error).__name__, message=message))
+
+    def _calibrate(self) -> Calibrated:
+        settings, findings = self.settings, self.findings
+        about = self.units.do(
+            "pair", lambda pair: [str(pair.dtype).split(".")[-1], pair.chat.template_digest]
+        )
+        findings.dtype, findings.template_sha256 = about
+        calibrated = calibrate(
+            self.calibration_units,
+            settings,
+            self.plan.profile,
+            self.plan.calibration.controls,
+            self.listener,
+        )
+        findings.calibrated = calibrated
+        findings.bound = calibrated.bound(settings).model_copy(update={"provisional": True})
+        self._refuse_noise(settings.max_kl, setting("max_kl"))
+        return calibrated
+
+    def _search(self, behaviours: Behaviours, bound: float) -> None:
+        settings, plan, found = self.settings, self.plan, self.findings.search
+        Search(
+            settings,
+            plan.profile,
+            plan.seeds,
+            plan.strategies,
+            artefact_folder(plan.key),
+            self.listener,
+            behaviours,
+            bound,
+        ).run(self.units, found)
+        if not found.scored and found.errors:
+            first = found.errors[0]
+            raise MeasurementError(f"no prompt was scored; {first.where}: {first.message}")
+        if not found.scored:
+            profile = plan.profile
+            raise SettingsError(
+                f"the budget of {profile.budget_tokens} forwarded tokens leaves nothing to search "
+                f"with: {self.units.spent.tokens_forwarded} were spent on calibration, and "
+                f"{profile.reserved_tokens} are kept to confirm what is found; raise "
+                f"{setting('budget')} or choose a smaller profile"
+            )
+
+    def _describe(self, behaviours: Behaviours) -> None:
+        findings = self.findings
+        findings.behaviours = with_accepted(behaviours.records(), self.accepted)
+        findings.first_found = behaviours.first_found
+        findings.differences = behaviours.differences()
+
+    def _confirm(self, calibrated: Calibrated) -> list[ConfirmedCase]:
+        """The best of what was found, measured anew."""
+        profile, behaviours = self.plan.profile, self.findings.behaviours
+        conditional = [one for one in behaviours if one.confirmed and one.kind == "conditional"]
+        selected = select(
+            self.units,
+            self.findings.search.best,
+            num_cases=profile.num_cases,
+            nll_limit=calibrated.nll_limit,
+            is_natural_only=self.settings.gate == "natural",
+            tick=TICK_SHARE * calibrated.automatic_bound(behaviours).value,
+            behaviours=conditional,
+        )
+        return confirm(
+            self.units, selected, self.settings, profile, self.listener, behaviours=conditional
+        )
+
+    def _with_cases(self, behaviour: Behaviour) -> Behaviour:
+        """The behaviour with the cases whose answers show it."""
+        cases = [one.case for one in self.findings.cases]
+        shown = [case.id for case in cases if case.behaviour == behaviour.id]
+        return behaviour.model_copy(update={"example_case_ids": shown})
+
+    def _refuse_noise(self, max_kl: float | str | None, name: str) -> None:
+        """Raise `SettingsError` for a bound given as a number that the noise alone could break."""
+        calibrated = self.findings.calibrated
+        if calibrated is None or not isinstance(max_kl, float):
+            return
+        floor, unit = calibrated.own_noise, calibrated.unit
+        if reason := refusal(max_kl, floor, name=name, dtype=self.findings.dtype, unit=unit):
+            raise SettingsError(reason)

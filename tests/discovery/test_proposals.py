@@ -10,15 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.discovery.proposals import (
+from pytest_divergence.discovery.prompt_files import (
     SHIPPED_CONTROLS,
     SHIPPED_SEEDS,
-    Proposal,
-    clean,
-    is_near,
     read_prompts,
     read_seeds,
 )
+from pytest_divergence.discovery.proposals import Proposal, clean, is_near
 
 
 def refusal(path: Path) -> str:

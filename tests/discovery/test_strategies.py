@@ -10,9 +10,11 @@ import pytest
 
 from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.discovery.generation import without_system_turn
 from pytest_divergence.discovery.progress import Silence
-from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, Proposal, shipped_prompts
-from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt, without_system_turn
+from pytest_divergence.discovery.prompt_files import SHIPPED_SEEDS, shipped_prompts
+from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
 from pytest_divergence.discovery.strategies import built_in_strategies
 from pytest_divergence.discovery.strategies.probe import subjects
 from pytest_divergence.discovery.strategies.protocol import (

@@ -1,7 +1,7 @@
 """Suspects: what may be a behaviour, from phrases and traits of both models' answers.
 
-Knows how suspects are found in answers that are there already. What is tested on fresh answers is
-confirmed elsewhere (`pytest_divergence.discovery.behaviours.hypothesis_tests`).
+Knows how suspects are found in answers that are there already, and whether an answer shows one.
+What is tested is confirmed elsewhere (`pytest_divergence.discovery.behaviours.hypothesis_tests`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -70,7 +70,7 @@ class Suspect:
         )
 
     def is_shown_by_reference(self, one: Answered) -> bool:
-        """The same with the models' parts exchanged."""
+        """Whether the reference shows it, and neither the candidate nor the prompt."""
         if self.trait is None:
             return has_motif(self.motifs, one.reference) and not (
                 has_motif(self.motifs, one.candidate.text) or has_motif(self.motifs, one.prompt)
@@ -115,6 +115,13 @@ def shows(motifs: Sequence[str], trait: str | None, prompt: str, own: str, other
 def behaviour_shows(behaviour: Behaviour, prompt: str, own: str, other: str) -> bool:
     """Whether an answer shows a named behaviour, beside the other model's to the same prompt."""
     return shows(behaviour.motifs, behaviour.trait, prompt, own, other)
+
+
+def shown_behaviour(
+    behaviours: Iterable[Behaviour], prompt: str, own: str, other: str
+) -> str | None:
+    """The id of the first of the behaviours that an answer shows; None where it shows none."""
+    return next((one.id for one in behaviours if behaviour_shows(one, prompt, own, other)), None)
 
 
 def shows_in_part(behaviour: Behaviour, one: Answered) -> bool:

@@ -1,6 +1,6 @@
-"""Executors: who computes a work unit, and where. What a unit computes is not their affair.
+"""Units of work, what they cost, and what an engine is: who computes them, and where.
 
-`InProcess` does every unit itself; an engine that sends units to other processes would be another.
+Does not know what a unit computes, nor which engine a run has.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pytest_divergence.core.provenance import Effort
 from pytest_divergence.models.pair import ModelPair
 
 Compute = Callable[[ModelPair], object]
+OnComputed = Callable[[str, int, float], None]
+"""Takes a unit's name, the tokens that it forwarded and its seconds."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Done:
     """Whether this session did it."""
 
 
-class Executor(Protocol):
+class Engine(Protocol):
     """Gets units done."""
 
     def do(self, units: Sequence[Unit]) -> Iterator[Done]:
@@ -59,28 +61,24 @@ class Spent:
     """Units that this session did itself."""
 
 
-OnComputed = Callable[[str, int, float], None]
-"""Takes a unit's name, the tokens that it forwarded and its seconds."""
-
-
 class WorkUnits:
-    """Has units of work done by an executor, and counts what they cost."""
+    """Has units of work done by an engine, and counts what they cost."""
 
     def __init__(
         self,
-        executor: Executor,
+        engine: Engine,
         spent: Spent | None = None,
         *,
         on_computed: OnComputed = lambda unit, tokens, seconds: None,
     ) -> None:
         """`spent` is counted up, and `on_computed` hears of each unit that this session did."""
-        self._executor = executor
+        self._engine = engine
         self._on_computed = on_computed
         self.spent = spent or Spent()
 
-    def done_by(self, executor: Executor) -> WorkUnits:
-        """More units, done by another executor and counted together with these."""
-        return WorkUnits(executor, self.spent, on_computed=self._on_computed)
+    def done_by(self, engine: Engine) -> WorkUnits:
+        """More units, done by another engine and counted together with these."""
+        return WorkUnits(engine, self.spent, on_computed=self._on_computed)
 
     def do(self, unit: str, compute: Compute) -> Any:
         """The unit's result as plain JSON."""
@@ -88,7 +86,7 @@ class WorkUnits:
 
     def do_each(self, units: Sequence[Unit]) -> Iterator[Any]:
         """The results of units that do not depend on each other, in order."""
-        for done in self._executor.do(units):
+        for done in self._engine.do(units):
             self.spent.tokens_forwarded += done.tokens
             self.spent.seconds += done.seconds
             if done.is_new:

@@ -1,7 +1,4 @@
-"""Executors: who computes a work unit, and where. What a unit computes is not their affair.
-
-`InProcess` does every unit itself; an engine that sends units to other processes would be another.
-"""
+"""The engine that computes every unit itself, one after the other, and journals it."""
 
 from __future__ import annotations
 

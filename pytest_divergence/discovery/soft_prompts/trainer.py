@@ -15,10 +15,11 @@ from pytest_divergence.discovery.evaluation import (
     evaluate_prompts,
     write_dataset,
 )
+from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.proposals import Proposal, clean, is_near
 from pytest_divergence.discovery.soft_prompts.training import TrainingResult, train_soft_prompt
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
-from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt, generate_prompts
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import first_token_scores

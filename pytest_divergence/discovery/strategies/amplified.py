@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_divergence.discovery.generation import amplified_prompts
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.soft_prompts.virtual_tokens import amplified_prompts
 from pytest_divergence.discovery.strategies.protocol import SearchContext
 from pytest_divergence.models.pair import ModelPair
 

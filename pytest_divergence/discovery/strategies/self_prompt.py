@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_divergence.discovery.generation import generate_prompts, without_system_turn
 from pytest_divergence.discovery.proposals import Proposal, clean
-from pytest_divergence.discovery.soft_prompts.virtual_tokens import (
-    generate_prompts,
-    without_system_turn,
-)
 from pytest_divergence.discovery.strategies.protocol import SearchContext
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import prompt_nlls

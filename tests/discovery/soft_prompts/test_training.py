@@ -12,6 +12,7 @@ import torch
 from transformers import Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 from pytest_divergence.core.errors import NoGradientError, SettingsError, StoreError
+from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.soft_prompts.objectives import (
     SoftPromptObjective,
     initial_parameter,
@@ -25,7 +26,6 @@ from pytest_divergence.discovery.soft_prompts.training_config import Kind, Posit
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import (
     SoftPrompt,
     artefact_folder,
-    generate_prompts,
     insert,
     load_soft_prompts,
 )
