@@ -1,7 +1,8 @@
 """The run's first step: what this pair reads on ordinary prompts, and on itself.
 
 Ordinary prompts are answered from amplified logits in the same breath, for names of what changed
-(`pytest_divergence.discovery.behaviours.hints`): both models have just read them.
+(`pytest_divergence.discovery.behaviours.hints`): both models have just read them. Does not know
+the statistics (`pytest_divergence.scoring.baseline`).
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from pytest_divergence.scoring.suite_rows import CONTROL_STREAM
 
 CHUNK = 32
 """Controls in one work unit."""
+WRITTEN_UNIT = "controls/written"
+"""The work unit in which the reference writes controls."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Control:
         )
 
     def to_row(self) -> dict[str, Any]:
-        """The same as plain JSON."""
+        """All of it as plain JSON."""
         return {
             "text": self.text,
             "measurement": self.measurement.model_dump(),
@@ -88,12 +91,12 @@ class Control:
 
     @property
     def case(self) -> Case:
-        """The same as a suite's control row."""
+        """A suite's control row."""
         return Case(input=self.text, tags=(CONTROL_TAG,), kl=self.measurement)
 
     @property
     def answered(self) -> Answered:
-        """The same as evidence for behaviours."""
+        """The prompt and its answers as evidence for behaviours."""
         return Answered(self.text, self.reference, self.candidate, is_control=True)
 
 
@@ -141,7 +144,7 @@ class Calibrated:
         return automatic_bound(self.own_noise, typical_shift(values or self.shift.values))
 
     def as_report(self, bound: Bound) -> Calibration:
-        """The same for `report.json`."""
+        """What `report.json` says of it."""
         return Calibration(
             unit=self.unit,
             noise_floor=self.noise_floor,
@@ -164,15 +167,6 @@ def is_ordinary(control: Control, behaviours: Sequence[Behaviour]) -> bool:
     )
 
 
-def _is_shown(behaviour: Behaviour, control: Control) -> bool:
-    """A phrase in any of the continuations that its value is of; a trait in the first."""
-    further = control.further if behaviour.trait is None else ()
-    return any(
-        behaviour_shows(behaviour, control.text, answer, control.reference)
-        for answer in (control.candidate.text, *further)
-    )
-
-
 def calibrate(
     units: WorkUnits,
     settings: Settings,
@@ -183,7 +177,7 @@ def calibrate(
     """Measure the controls, the shipped ones and those that the reference writes."""
     total = profile.num_shipped_controls + profile.num_written_controls
     listener.progress("calibrate", 0, total)
-    written = units.do("controls/written", lambda pair: _written(pair, settings, profile))
+    written = units.do(WRITTEN_UNIT, lambda pair: _written(pair, settings, profile))
     texts = [one.text for one in clean(Proposal(text, "control") for text in (*shipped, *written))]
     controls: list[Control] = []
     nlls: list[float] = []
@@ -204,6 +198,12 @@ def calibrate(
     values = [one.value for one in controls]
     shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)
     return Calibrated(NoiseFloor(**floor), shift, controls, nll_limit(nlls))
+
+
+def noise_prompts(controls: Sequence[Control]) -> tuple[list[str], list[Sequence[int]]]:
+    """Short controls, with answers that are there already: any continuation will do."""
+    chosen = sorted(controls, key=lambda one: len(one.text))[:NUM_NOISE_PROMPTS]
+    return [one.text for one in chosen], [one.candidate.token_ids for one in chosen]
 
 
 def _written(pair: ModelPair, settings: Settings, profile: Profile) -> list[str]:
@@ -263,7 +263,10 @@ def _floor(controls: Sequence[Control], settings: Settings, pair: ModelPair) -> 
     return measure_noise_floor(pair, *given, metric=settings.metric).model_dump()
 
 
-def noise_prompts(controls: Sequence[Control]) -> tuple[list[str], list[Sequence[int]]]:
-    """Short controls, with answers that are there already: any continuation will do."""
-    chosen = sorted(controls, key=lambda one: len(one.text))[:NUM_NOISE_PROMPTS]
-    return [one.text for one in chosen], [one.candidate.token_ids for one in chosen]
+def _is_shown(behaviour: Behaviour, control: Control) -> bool:
+    """A phrase in any of the continuations that its value is of; a trait in the first."""
+    further = control.further if behaviour.trait is None else ()
+    return any(
+        behaviour_shows(behaviour, control.text, answer, control.reference)
+        for answer in (control.candidate.text, *further)
+    )

@@ -1,6 +1,7 @@
 """The whole calibration of a pair: noise, nuisances, typical shift, bound, positive control.
 
-Shares its journal with searches of the pair: what either has measured, the other reads back.
+Shares its journal with searches of the pair: what either has measured, the other reads back. Does
+not know how a number is measured, nor how a report looks.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pytest_divergence.discovery.plan import (
     PairFiles,
     RunIdentity,
     identify,
-    opened,
+    open_journal,
 )
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.models.batching import is_out_of_memory
@@ -38,6 +39,7 @@ from pytest_divergence.scoring.sensitivity import (
     measure_nuisance,
     nuisances_of,
     planted_kls,
+    reason_of,
 )
 
 NUM_PLANTED_PROMPTS = 8
@@ -60,7 +62,10 @@ def calibration_report(
     identity = identity or identify(settings)
     plan = CalibrationPlan.of(settings, identity)
     files = PairFiles(root, settings)
-    with files.locked(listener), opened(files.calibration(plan.key), plan.key, listener) as journal:
+    with (
+        files.locked(listener),
+        open_journal(files.calibration(plan.key), plan.key, listener) as journal,
+    ):
         units = WorkUnits(InProcess(journal, load_pair))
         dtype, attention, others = units.do("calibrate/pair", _about)
         calibrated = calibrate(units, settings, plan.profile, plan.controls, listener)
@@ -162,8 +167,6 @@ def _plant(
             seed=row_seed(settings.seed, "planted"),
             metric=settings.metric,
         )
-    except NonFiniteLogitsError:
-        return {"values": [], "reason": "its logits are not numbers (NaN or infinite)"}
-    except MeasurementError as error:
-        return {"values": [], "reason": str(error)}
+    except (MeasurementError, NonFiniteLogitsError) as error:
+        return {"values": [], "reason": reason_of(error)}
     return {"values": values, "reason": None}

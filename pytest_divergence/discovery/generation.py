@@ -21,15 +21,6 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
 
 
-class _Start(NamedTuple):
-    """What stands before a soft prompt."""
-
-    ids: Tensor
-    """After the shared prefix: (L,)."""
-    text_ids: list[int]
-    """Those of them that are the user's."""
-
-
 def generate_prompts(
     pair: ModelPair,
     prompt_embeds: Tensor | None,
@@ -89,6 +80,15 @@ def without_system_turn(pair: ModelPair) -> ModelPair:
     except DivergenceError:  # a template that knows no system turn: there is none already
         return pair
     return emptied
+
+
+class _Start(NamedTuple):
+    """What stands before a soft prompt."""
+
+    ids: Tensor
+    """After the shared prefix: (L,)."""
+    text_ids: list[int]
+    """Those of them that are the user's."""
 
 
 def _starts(pair: ModelPair, position: Position, texts: Sequence[str]) -> list[_Start]:

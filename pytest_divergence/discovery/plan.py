@@ -1,4 +1,7 @@
-"""What a run's results depend on, as one key: equal keys may share cached work."""
+"""What a run will do, the key of all that its results depend on, and the files that it keeps.
+
+Equal keys may share cached work. Does not know how a step is taken, nor when a run is planned.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ from pytest_divergence.models.fingerprints import ModelIdentity, text_digest
 from pytest_divergence.models.load_plan import LoadOptions, LoadPlan, resolve_pair
 from pytest_divergence.models.pair import Metric, ModelPair
 
+LOCK_SECONDS = 6 * 3600.0
 PACKAGES = ("pytest-divergence", "torch", "transformers", "peft")
 IRRELEVANT = {
     "mode",
@@ -52,8 +56,6 @@ IRRELEVANT = {
     "memory",
 }
 """Settings that change no measured number, or that the resolved profile holds."""
-
-
 CALIBRATION_SETTINGS = {"chat_template", "system_prompt", "dtype", "metric", "seed"}
 CALIBRATION_SIZES = {
     "num_shipped_controls",
@@ -64,8 +66,7 @@ CALIBRATION_SIZES = {
     "search_length",
     "prompt_length",
 }
-
-LOCK_SECONDS = 6 * 3600.0
+"""What a calibration depends on: searches that differ elsewhere share it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class RunIdentity:
         return self.reference.weights_sha256 == self.candidate.weights_sha256
 
     def with_metric(self, metric: Metric | None) -> RunIdentity:
-        """The same, measured in a metric that someone added: its code is part of what it is."""
+        """This identity in a metric that someone added: its code is part of what it is."""
         if metric is None:
             return self
         return replace(self, metric_sha256=_code_digest(type(metric)))
@@ -114,95 +115,6 @@ def identify_pair(pair: ModelPair) -> RunIdentity:
     )
 
 
-def calibration_key(
-    identity: RunIdentity, settings: Settings, profile: Profile, controls: Sequence[str]
-) -> str:
-    """sha256 over all that calibration depends on: searches that differ elsewhere share it."""
-    sizes = profile.model_dump(include=CALIBRATION_SIZES)
-    return text_digest(
-        json.dumps(
-            {
-                **_common(identity, settings),
-                "settings": settings.model_dump(include=CALIBRATION_SETTINGS),
-                "profile": sizes,
-                "controls": text_digest(json.dumps(list(controls))),
-            },
-            sort_keys=True,
-        )
-    )
-
-
-def run_parts(
-    identity: RunIdentity,
-    settings: Settings,
-    profile: Profile,
-    *,
-    prompts: Sequence[str],
-    strategies: Mapping[str, object],
-) -> dict[str, Any]:
-    """All that may change a result; `prompts` are the seeds and controls used."""
-    return {
-        **_common(identity, settings),
-        "settings": settings.model_dump(exclude=IRRELEVANT),
-        "profile": profile.model_dump(),
-        "budget_seconds": settings.budget_seconds,
-        "prompts": text_digest(json.dumps(list(prompts))),
-        "strategies": {name: _strategy(type(one)) for name, one in strategies.items()},
-    }
-
-
-def _strategy(kind: type) -> str:
-    """A built-in one by its name; of one that someone added, its code is part of what it is."""
-    is_ours = kind.__module__.startswith(f"{__package__}.strategies.")
-    return kind.__qualname__ if is_ours else f"{kind.__qualname__} {_code_digest(kind)}"
-
-
-def _code_digest(kind: type) -> str:
-    try:
-        code = inspect.getsource(kind)
-    except (OSError, TypeError):  # typed into an interpreter, say
-        code = ""
-    return text_digest(f"{kind.__qualname__} {code}")
-
-
-def run_key(parts: Mapping[str, Any]) -> str:
-    """sha256 over all that may change a result."""
-    return text_digest(json.dumps(parts, sort_keys=True))
-
-
-def in_words(parts: Mapping[str, Any], name: str = "") -> dict[str, str]:
-    """The same flat, by dotted names, so that people can tell two runs apart; without prompts."""
-    found: dict[str, str] = {}
-    for key, value in parts.items():
-        dotted = f"{name}.{key}" if name else key
-        if isinstance(value, dict):
-            found |= in_words(value, dotted)
-        else:
-            is_text = key == "system_prompt" and value is not None
-            found[dotted] = text_digest(value) if is_text else str(value)
-    return found
-
-
-def _common(identity: RunIdentity, settings: Settings) -> dict[str, Any]:
-    template = Path(settings.chat_template)
-    return {
-        "identity": {key: value for key, value in asdict(identity).items() if value is not None},
-        "template": text_digest(template.read_text("utf-8")) if template.is_file() else None,
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that a measured number depends on."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 @dataclass(frozen=True)
 class CalibrationPlan:
     """What a calibration measures."""
@@ -218,7 +130,54 @@ class CalibrationPlan:
         """The plan that the settings describe, on the device of `identity`."""
         profile = settings.resolved_profile(identity.device.split(":")[0])
         controls = shipped_prompts(SHIPPED_CONTROLS, profile.num_shipped_controls)
-        return cls(profile, controls, calibration_key(identity, settings, profile, controls))
+        return cls(profile, controls, _calibration_key(identity, settings, profile, controls))
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search goes by."""
+
+    calibration: CalibrationPlan
+    seeds: list[str]
+    strategies: Mapping[str, Strategy]
+    key: str
+    """Digest of all that its results depend on."""
+    about: Mapping[str, str]
+    """All that they depend on in words."""
+
+    @classmethod
+    def of(
+        cls, settings: Settings, identity: RunIdentity, strategies: Mapping[str, Strategy]
+    ) -> SearchPlan:
+        """The plan that the settings describe. Raises `SettingsError` for those that cannot be."""
+        calibration = CalibrationPlan.of(settings, identity)
+        profile = calibration.profile
+        if profile.budget_tokens < profile.calibration_tokens + profile.reserved_tokens:
+            raise SettingsError(
+                f"{setting('budget')}={profile.budget_tokens} confirms nothing: profile "
+                f"{profile.name} takes {profile.calibration_tokens} forwarded tokens at least to "
+                f"calibrate, and {profile.reserved_tokens} to confirm what is found; raise the "
+                "budget, or choose a smaller profile"
+            )
+        if settings.seeds is None:
+            seeds = shipped_prompts(SHIPPED_SEEDS, profile.num_seeds)
+        else:
+            seeds = read_seeds(settings.seeds)
+        prompts = [*seeds, *calibration.controls]
+        parts = _run_parts(identity, settings, profile, prompts=prompts, strategies=strategies)
+        return cls(calibration, seeds, strategies, _key(parts), _in_words(parts))
+
+    @property
+    def profile(self) -> Profile:
+        """The sizes."""
+        return self.calibration.profile
+
+    def forget(self, journals: Iterable[Path]) -> None:
+        """Leave nothing to read back, or to go on with."""
+        for path in journals:
+            path.unlink(missing_ok=True)
+        for checkpoint in artefact_folder(self.key).glob(f"*{CHECKPOINT_SUFFIX}"):
+            checkpoint.unlink()
 
 
 class PairFiles:
@@ -251,7 +210,7 @@ class PairFiles:
 
 
 @contextmanager
-def opened(
+def open_journal(
     path: Path, key: str, listener: Listener, *, about: About | None = None
 ) -> Iterator[Journal]:
     """A journal to go on with; says what a crash has cost. Hold the lock."""
@@ -261,48 +220,86 @@ def opened(
         yield journal
 
 
-@dataclass(frozen=True)
-class SearchPlan:
-    """What a search goes by."""
+def versions() -> dict[str, str]:
+    """Versions of the packages that a measured number depends on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
-    calibration: CalibrationPlan
-    seeds: list[str]
-    strategies: Mapping[str, Strategy]
-    key: str
-    """Digest of all that its results depend on."""
-    about: Mapping[str, str]
-    """The same in words."""
 
-    @classmethod
-    def of(
-        cls, settings: Settings, identity: RunIdentity, strategies: Mapping[str, Strategy]
-    ) -> SearchPlan:
-        """The plan that the settings describe. Raises `SettingsError` for those that cannot be."""
-        calibration = CalibrationPlan.of(settings, identity)
-        profile = calibration.profile
-        if profile.budget_tokens < profile.calibration_tokens + profile.reserved_tokens:
-            raise SettingsError(
-                f"{setting('budget')}={profile.budget_tokens} confirms nothing: profile "
-                f"{profile.name} takes {profile.calibration_tokens} forwarded tokens at least to "
-                f"calibrate, and {profile.reserved_tokens} to confirm what is found; raise the "
-                "budget, or choose a smaller profile"
-            )
-        if settings.seeds is None:
-            seeds = shipped_prompts(SHIPPED_SEEDS, profile.num_seeds)
+def _calibration_key(
+    identity: RunIdentity, settings: Settings, profile: Profile, controls: Sequence[str]
+) -> str:
+    sizes = profile.model_dump(include=CALIBRATION_SIZES)
+    return _key(
+        {
+            **_common(identity, settings),
+            "settings": settings.model_dump(include=CALIBRATION_SETTINGS),
+            "profile": sizes,
+            "controls": text_digest(json.dumps(list(controls))),
+        }
+    )
+
+
+def _run_parts(
+    identity: RunIdentity,
+    settings: Settings,
+    profile: Profile,
+    *,
+    prompts: Sequence[str],
+    strategies: Mapping[str, object],
+) -> dict[str, Any]:
+    """All that may change a result; `prompts` are the seeds and controls used."""
+    return {
+        **_common(identity, settings),
+        "settings": settings.model_dump(exclude=IRRELEVANT),
+        "profile": profile.model_dump(),
+        "budget_seconds": settings.budget_seconds,
+        "prompts": text_digest(json.dumps(list(prompts))),
+        "strategies": {name: _strategy(type(one)) for name, one in strategies.items()},
+    }
+
+
+def _common(identity: RunIdentity, settings: Settings) -> dict[str, Any]:
+    template = Path(settings.chat_template)
+    return {
+        "identity": {key: value for key, value in asdict(identity).items() if value is not None},
+        "template": text_digest(template.read_text("utf-8")) if template.is_file() else None,
+        "versions": versions(),
+    }
+
+
+def _strategy(kind: type) -> str:
+    """A built-in one by its name; of one that someone added, its code is part of what it is."""
+    is_ours = kind.__module__.startswith(f"{__package__}.strategies.")
+    return kind.__qualname__ if is_ours else f"{kind.__qualname__} {_code_digest(kind)}"
+
+
+def _code_digest(kind: type) -> str:
+    try:
+        code = inspect.getsource(kind)
+    except (OSError, TypeError):  # typed into an interpreter, say
+        code = ""
+    return text_digest(f"{kind.__qualname__} {code}")
+
+
+def _key(parts: Mapping[str, Any]) -> str:
+    """sha256 over all that may change a result."""
+    return text_digest(json.dumps(parts, sort_keys=True))
+
+
+def _in_words(parts: Mapping[str, Any], name: str = "") -> dict[str, str]:
+    """The parts flat, by dotted names, so that people can tell two runs apart; without prompts."""
+    found: dict[str, str] = {}
+    for key, value in parts.items():
+        dotted = f"{name}.{key}" if name else key
+        if isinstance(value, dict):
+            found |= _in_words(value, dotted)
         else:
-            seeds = read_seeds(settings.seeds)
-        prompts = [*seeds, *calibration.controls]
-        parts = run_parts(identity, settings, profile, prompts=prompts, strategies=strategies)
-        return cls(calibration, seeds, strategies, run_key(parts), in_words(parts))
-
-    @property
-    def profile(self) -> Profile:
-        """The sizes."""
-        return self.calibration.profile
-
-    def forget(self, journals: Iterable[Path]) -> None:
-        """Leave nothing to read back, or to go on with."""
-        for path in journals:
-            path.unlink(missing_ok=True)
-        for checkpoint in artefact_folder(self.key).glob(f"*{CHECKPOINT_SUFFIX}"):
-            checkpoint.unlink()
+            is_text = key == "system_prompt" and value is not None
+            found[dotted] = text_digest(value) if is_text else str(value)
+    return found

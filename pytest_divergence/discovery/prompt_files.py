@@ -1,4 +1,4 @@
-"""Prompts from files: the shipped seeds and controls, a user's seeds, a column of a data set.
+"""Prompts from files: the shipped seeds and controls, a user's seeds, a column of a dataset.
 
 Knows the formats, and what is wrong with a line. Does not know what the prompts are used for.
 """

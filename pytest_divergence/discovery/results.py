@@ -1,4 +1,7 @@
-"""What a run leaves behind: suite, tokens, provenance and report, from what was found."""
+"""What a run leaves behind: suite, tokens, provenance and report, from what was found.
+
+Knows what each file says of a run. Does not know how it was found.
+"""
 
 from __future__ import annotations
 
@@ -162,6 +165,31 @@ def write_suite_files(
     write_suite(path, rows)
 
 
+def provenance_of(
+    identity: RunIdentity,
+    settings: Settings,
+    *,
+    key: str,
+    dtype: str,
+    template_sha256: str | None,
+) -> Provenance:
+    """The record of these models and settings, as of now; measured parts are still to come."""
+    return Provenance(
+        tool_version=versions()["pytest-divergence"],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        key=key,
+        reference=_model(identity.reference),
+        candidate=_model(identity.candidate),
+        tokenizer_sha256=identity.tokenizer_sha256,
+        template_sha256=template_sha256,
+        template_arguments=dict(FROZEN_ARGUMENTS),
+        dtype=dtype,
+        device=identity.device,
+        versions=versions(),
+        settings=settings.model_dump(mode="json", exclude=NOT_OF_A_SUITE),
+    )
+
+
 def _report_cases(findings: Findings) -> list[ReportCase]:
     if findings.bound is None:
         return []
@@ -188,10 +216,30 @@ def _report_cases(findings: Findings) -> list[ReportCase]:
     return rows
 
 
+def _verdict(case: Case) -> tuple[Verdict, str]:
+    assert case.kl is not None  # confirmation measures every case
+    assert case.max_kl is not None  # and the run gives it its bound
+    verdict = judge(case.kl.value, case.max_kl)
+    relation = "<=" if verdict == "passed" else ">"
+    limit = f"max_kl {case.max_kl:.3f} {case.kl.unit}"
+    return verdict, f"{case.kl.quantity} {case.kl.value:.3f} {relation} {limit}"
+
+
 def _excess(findings: Findings, case: Case) -> float | None:
     if case.kl is None or findings.calibrated is None:
         return None
     return case.kl.value - findings.calibrated.shift.mean
+
+
+def _unconfirmed(one: ScoredProposal) -> ReportCase:
+    proposal = one.proposal
+    return ReportCase(
+        input=proposal.text,
+        completions=Completions(reference=one.reference, candidate=one.candidate.text),
+        origin=Origin(strategy=proposal.strategy, seed=proposal.seed, search_kl=one.search_kl),
+        verdict="error",
+        verdict_reason="found by the search, but not confirmed: the run stopped before that",
+    )
 
 
 def _case_set(findings: Findings) -> CaseSet | None:
@@ -209,57 +257,12 @@ def _case_set(findings: Findings) -> CaseSet | None:
     )
 
 
-def _verdict(case: Case) -> tuple[Verdict, str]:
-    assert case.kl is not None  # confirmation measures every case
-    assert case.max_kl is not None  # and the run gives it its bound
-    verdict = judge(case.kl.value, case.max_kl)
-    relation = "<=" if verdict == "passed" else ">"
-    limit = f"max_kl {case.max_kl:.3f} {case.kl.unit}"
-    return verdict, f"{case.kl.quantity} {case.kl.value:.3f} {relation} {limit}"
-
-
-def _unconfirmed(one: ScoredProposal) -> ReportCase:
-    proposal = one.proposal
-    return ReportCase(
-        input=proposal.text,
-        completions=Completions(reference=one.reference, candidate=one.candidate.text),
-        origin=Origin(strategy=proposal.strategy, seed=proposal.seed, search_kl=one.search_kl),
-        verdict="error",
-        verdict_reason="found by the search, but not confirmed: the run stopped before that",
-    )
-
-
 def _strategies(findings: Findings) -> list[StrategySummary]:
     selected = Counter(one.selected.scored.proposal.strategy for one in findings.cases)
     return [
         summary.model_copy(update={"num_selected": selected[summary.name]})
         for summary in findings.search.strategies.values()
     ]
-
-
-def provenance_of(
-    identity: RunIdentity,
-    settings: Settings,
-    *,
-    key: str,
-    dtype: str,
-    template_sha256: str | None,
-) -> Provenance:
-    """The record of these models and settings, as of now; measured parts are still to come."""
-    return Provenance(
-        tool_version=versions()["pytest-divergence"],
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        key=key,
-        reference=_model(identity.reference),
-        candidate=_model(identity.candidate),
-        tokenizer_sha256=identity.tokenizer_sha256,
-        template_sha256=template_sha256,
-        template_arguments=dict(FROZEN_ARGUMENTS),
-        dtype=dtype,
-        device=identity.device,
-        versions=versions(),
-        settings=settings.model_dump(mode="json", exclude=NOT_OF_A_SUITE),
-    )
 
 
 def _model(identity: ModelIdentity) -> ModelProvenance:

@@ -1,4 +1,8 @@
-"""What a search found before anything is confirmed: values that strategies and selection go by."""
+"""Rounds of a search: a strategy proposes, its proposals are scored, and what they show is kept.
+
+Values that strategies and selection go by; nothing is confirmed here. Does not know how a strategy
+works (`pytest_divergence.discovery.strategies`).
+"""
 
 from __future__ import annotations
 
@@ -56,7 +60,7 @@ class ScoredProposal:
 
     @property
     def answered(self) -> Answered:
-        """The same as evidence for behaviours."""
+        """The prompt and its answers as evidence for behaviours."""
         return Answered(self.proposal.text, self.reference, self.candidate, is_control=False)
 
 

@@ -37,7 +37,7 @@ from pytest_divergence.discovery.plan import (
     SearchPlan,
     identify,
     identify_pair,
-    opened,
+    open_journal,
 )
 from pytest_divergence.discovery.progress import Listener, Silence
 from pytest_divergence.discovery.results import Findings, build_report, write_suite_files
@@ -122,8 +122,8 @@ def search(
         if is_forced:
             plan.forget([calibration_path, files.search])
         with (
-            opened(calibration_path, plan.calibration.key, listener) as calibrating,
-            opened(files.search, plan.key, listener, about=plan.about) as searching,
+            open_journal(calibration_path, plan.calibration.key, listener) as calibrating,
+            open_journal(files.search, plan.key, listener, about=plan.about) as searching,
         ):
             spent = Spent()
             forecast = Forecast(plan.profile, settings.budget_seconds, spent, listener)

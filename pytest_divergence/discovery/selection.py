@@ -46,9 +46,9 @@ def select(
     """The diverse top `num_cases`; with `is_natural_only`, off-distribution ones come on top.
 
     `best` is sorted, the largest divergence first; differences below `tick` (nats per token) are
-    ties, which the more natural prompt wins. Each of the `behaviours` that a proposal shows has
-    its best prompt among the cases. Off-distribution prompts take no case's place, unless they show one of
-    these: those that rank among the cases are returned beside them, to be reported apart.
+    ties, which the more natural prompt wins. Each of the `behaviours` that a proposal shows has its
+    best prompt among the cases. Off-distribution prompts take no case's place, unless they show one
+    of these: those that rank among the cases are returned beside them, to be reported apart.
     """
     cases: list[Selected] = []
     apart: list[Selected] = []

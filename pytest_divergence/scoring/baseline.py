@@ -1,4 +1,7 @@
-"""What a pair reads when nothing is wrong: noise floor, typical shift, and the bound from both."""
+"""What a pair reads when nothing is wrong: noise floor, typical shift, and the bound from both.
+
+Does not know which prompts are ordinary, nor which bound is asserted.
+"""
 
 from __future__ import annotations
 

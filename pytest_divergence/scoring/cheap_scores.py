@@ -1,4 +1,8 @@
-"""How natural a prompt is: the negative log-likelihood of its own words under a model."""
+"""What one reading of a prompt tells: how natural it is, and how the models part at its answer.
+
+The negative log-likelihood of the prompt's own words, and the divergence of the answer's first
+token, or how likely a wanted answer begins. Writes no continuation.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import ModelSide
+from pytest_divergence.scoring.metrics import built_in_values
 from pytest_divergence.scoring.teacher_forcing import (
     SCORING_BATCH,
     ScoringRow,
@@ -31,6 +36,16 @@ LEAST_LOG_PROB = -12.0
 Without it a search would rather rule a wanted answer out for the reference than have it written."""
 
 
+@dataclass(frozen=True)
+class Screened:
+    """What the first tokens of a prompt's answer say."""
+
+    first_token_kl: float
+    """Divergence at the first token, nats."""
+    promise: float
+    """That divergence, or how much likelier the candidate begins with a wanted answer, nats."""
+
+
 def prompt_nlls(pair: ModelPair, side: ModelSide, prompts: Sequence[Prompt]) -> list[float]:
     """Mean negative log-likelihood of each prompt's own tokens under one model, nats per token.
 
@@ -44,39 +59,6 @@ def prompt_nlls(pair: ModelPair, side: ModelSide, prompts: Sequence[Prompt]) -> 
         length=lambda row: len(row[1]),
         max_rows=SCORING_BATCH,
     )
-
-
-@torch.no_grad()
-def _user_nlls(
-    side: ModelSide, rows: Sequence[tuple[tuple[int, ...], Tensor]], num_suffix: int
-) -> list[float]:
-    """Mean over the user's tokens: all but each row's first, and the template's last."""
-    prefixes = {prefix for prefix, _ in rows}
-    shared = next(iter(prefixes)) if len(prefixes) == 1 else ()
-    bodies = [torch.tensor([*prefix[len(shared) :], *body.tolist()]) for prefix, body in rows]
-    longest = max(len(body) for _, body in rows)
-    positions = side.positions(bodies, prefix=shared, num_positions=longest)
-    targets = [ids[1 : 1 + max(1, len(ids) - 1 - num_suffix)] for _, ids in rows]
-    places = [
-        (row + 1) * longest - len(ids) + torch.arange(len(wanted))
-        for row, ((_, ids), wanted) in enumerate(zip(rows, targets, strict=True))
-    ]
-    logprobs = token_log_probs(side, positions.at(torch.cat(places)), torch.cat(targets))
-    # A base model's empty prompt has no token: nothing was written.
-    return [
-        -float(one.double().mean()) if len(one) else 0.0
-        for one in torch.split(logprobs, [len(wanted) for wanted in targets])
-    ]
-
-
-@dataclass(frozen=True)
-class Screened:
-    """What the first tokens of a prompt's answer say."""
-
-    first_token_kl: float
-    """Divergence at the first token, nats."""
-    promise: float
-    """The same, or how much likelier the candidate begins with a wanted answer, nats."""
 
 
 def screen(
@@ -105,6 +87,29 @@ def beginning(pair: ModelPair, answer: str) -> list[int]:
     return ids[:NUM_TOKENS]
 
 
+@torch.no_grad()
+def _user_nlls(
+    side: ModelSide, rows: Sequence[tuple[tuple[int, ...], Tensor]], num_suffix: int
+) -> list[float]:
+    """Mean over the user's tokens: all but each row's first, and the template's last."""
+    prefixes = {prefix for prefix, _ in rows}
+    shared = next(iter(prefixes)) if len(prefixes) == 1 else ()
+    bodies = [torch.tensor([*prefix[len(shared) :], *body.tolist()]) for prefix, body in rows]
+    longest = max(len(body) for _, body in rows)
+    positions = side.positions(bodies, prefix=shared, num_positions=longest)
+    targets = [ids[1 : 1 + max(1, len(ids) - 1 - num_suffix)] for _, ids in rows]
+    places = [
+        (row + 1) * longest - len(ids) + torch.arange(len(wanted))
+        for row, ((_, ids), wanted) in enumerate(zip(rows, targets, strict=True))
+    ]
+    logprobs = token_log_probs(side, positions.at(torch.cat(places)), torch.cat(targets))
+    # A base model's empty prompt has no token: nothing was written.
+    return [
+        -float(one.double().mean()) if len(one) else 0.0
+        for one in torch.split(logprobs, [len(wanted) for wanted in targets])
+    ]
+
+
 def _log_ratio(scores: TokenScores) -> float:
     reference = scores.reference_logprobs.sum().clamp(min=NEVER)
     return float(scores.candidate_logprobs.sum() - reference)
@@ -112,11 +117,7 @@ def _log_ratio(scores: TokenScores) -> float:
 
 def _first_divergence(scores: TokenScores, metric: MetricName) -> float:
     """The divergence at the first token of a continuation, nats."""
-    forward, reverse = float(scores.forward[0]), float(scores.reverse[0])
-    values = {
-        "symmetric": (forward + reverse) / 2,
-        "forward": forward,
-        "reverse": reverse,
-        "js": float(scores.js[0]),
-    }
-    return float(scores.added[0]) if scores.added is not None else values[metric]
+    if scores.added is not None:
+        return float(scores.added[0])
+    parts = (float(one[0]) for one in (scores.forward, scores.reverse, scores.js))
+    return built_in_values(*parts)[metric]

@@ -68,6 +68,11 @@ class AddedMetric:
         return values.float().cpu()
 
 
+def built_in_values(forward: float, reverse: float, js: float) -> dict[str, float]:
+    """Every built-in metric's value from the three that are read, in their unit."""
+    return {"symmetric": (forward + reverse) / 2, "forward": forward, "reverse": reverse, "js": js}
+
+
 def added_metric(pair: ModelPair, name: str) -> AddedMetric | None:
     """The metric that was added to the pair by that name; None for a built-in one.
 

@@ -1,6 +1,7 @@
-"""Settings that a user may choose and that change no weight: what each alone makes a model read.
+"""What a measurement tells apart: settings that change no weight, and noise of a known size.
 
-Each is switched on the reference itself and switched back: no second model is loaded.
+Nuisances are switched on the reference itself and switched back, noise is planted in its weights:
+no second model is loaded. Does not know what a reading is compared with.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from pytest_divergence.scoring.metrics import added_metric
 from pytest_divergence.scoring.suite_rows import replay_cases
 
 ATTENTIONS = ("sdpa", "eager")
-
 SIZES = (0.003, 0.01, 0.03, 0.1, 0.3)
 """Of the noise that is planted, relative to each weight matrix's standard deviation."""
 ADAPTER_PARTS = (".lora_", ".modules_to_save.")
@@ -70,8 +70,8 @@ def measure_nuisance(
     """The reference under another setting against itself as it is, on given continuations.
 
     The same prompts and the same divergence as the noise floor's: an added `metric`, or else
-    symmetric KL. A setting that this machine or
-    model refuses comes back with the reason; only lack of memory is raised, for it may pass.
+    symmetric KL. A setting that this machine or model refuses comes back with the reason; only lack
+    of memory is raised, for it may pass.
     """
     rows, side = noise_rows(pair, prompts, continuations), pair.reference
     divergence = added_metric(pair, metric) or symmetric_kl
@@ -83,7 +83,7 @@ def measure_nuisance(
         except Exception as error:  # libraries and devices refuse in many ways
             if is_out_of_memory(error):
                 raise
-            return Nuisance(kind=kind, setting=setting, reason=_reason(error))
+            return Nuisance(kind=kind, setting=setting, reason=reason_of(error))
         values = [
             float(divergence(ours, theirs.to(ours.device)).mean())
             for ours, theirs in zip(baseline, changed, strict=True)
@@ -95,67 +95,6 @@ def measure_nuisance(
         max=max(values),
         num_measurements=len(values),
     )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, NonFiniteLogitsError):
-        return "its logits are not numbers (NaN or infinite)"
-    if isinstance(error, MeasurementError):
-        return str(error)
-    first = (str(error).strip().splitlines() or ["no reason given"])[0]
-    return f"{type(error).__name__}: {safe_line(first)}"
-
-
-def _without_prefixes(side: ModelSide) -> ModelSide:
-    """The same model, which has not yet read any chat prefix."""
-    return ModelSide(side.role, side.model, side.activate, side.meter)
-
-
-@contextmanager
-def _attention(side: ModelSide, setting: str) -> Iterator[ModelSide]:
-    model: Any = side.model
-    before = attention_of(side)
-    try:
-        with quiet_transformers():
-            model.set_attn_implementation(setting)
-        if attention_of(side) != setting:
-            raise MeasurementError(f"a {type(model).__name__} cannot switch its attention")
-        yield _without_prefixes(side)
-    finally:
-        with quiet_transformers():
-            model.set_attn_implementation(before)
-
-
-@contextmanager
-def _dtype(side: ModelSide, setting: str) -> Iterator[ModelSide]:
-    """Parameters only: models keep what they compute of positions in float32, however loaded."""
-    switch = WeightSwitch(
-        (weight, weight.data.to(DTYPES[setting]))
-        for weight in side.model.parameters()
-        if weight.is_floating_point()
-    )
-    try:
-        yield switch.sides(side)[1]
-    finally:
-        switch.restore()
-
-
-@contextmanager
-def _device(side: ModelSide, setting: str) -> Iterator[ModelSide]:
-    model: Any = side.model
-    before = side.device
-    try:
-        model.to(setting)
-        yield _without_prefixes(side)
-    finally:
-        model.to(before)
-
-
-CHANGES: dict[NuisanceKind, Callable[[ModelSide, str], AbstractContextManager[ModelSide]]] = {
-    "attention": _attention,
-    "dtype": _dtype,
-    "device": _device,
-}
 
 
 def planted_kls(
@@ -209,6 +148,68 @@ def planted(pair: ModelPair, *, size: float, seed: int) -> Iterator[ModelPair]:
         yield replace(pair, reference=reference, candidate=candidate)
     finally:
         switch.restore()
+
+
+def reason_of(error: Exception) -> str:
+    """Why something could not be measured, in one line for a report."""
+    if isinstance(error, NonFiniteLogitsError):
+        return "its logits are not numbers (NaN or infinite)"
+    if isinstance(error, MeasurementError):
+        return str(error)
+    first = (str(error).strip().splitlines() or ["no reason given"])[0]
+    return f"{type(error).__name__}: {safe_line(first)}"
+
+
+def _without_prefixes(side: ModelSide) -> ModelSide:
+    """The model as one that has not yet read any chat prefix."""
+    return ModelSide(side.role, side.model, side.activate, side.meter)
+
+
+@contextmanager
+def _attention(side: ModelSide, setting: str) -> Iterator[ModelSide]:
+    model: Any = side.model
+    before = attention_of(side)
+    try:
+        with quiet_transformers():
+            model.set_attn_implementation(setting)
+        if attention_of(side) != setting:
+            raise MeasurementError(f"a {type(model).__name__} cannot switch its attention")
+        yield _without_prefixes(side)
+    finally:
+        with quiet_transformers():
+            model.set_attn_implementation(before)
+
+
+@contextmanager
+def _dtype(side: ModelSide, setting: str) -> Iterator[ModelSide]:
+    """Parameters only: models keep what they compute of positions in float32, however loaded."""
+    switch = WeightSwitch(
+        (weight, weight.data.to(DTYPES[setting]))
+        for weight in side.model.parameters()
+        if weight.is_floating_point()
+    )
+    try:
+        yield switch.sides(side)[1]
+    finally:
+        switch.restore()
+
+
+@contextmanager
+def _device(side: ModelSide, setting: str) -> Iterator[ModelSide]:
+    model: Any = side.model
+    before = side.device
+    try:
+        model.to(setting)
+        yield _without_prefixes(side)
+    finally:
+        model.to(before)
+
+
+CHANGES: dict[NuisanceKind, Callable[[ModelSide, str], AbstractContextManager[ModelSide]]] = {
+    "attention": _attention,
+    "dtype": _dtype,
+    "device": _device,
+}
 
 
 def _noisy(model: nn.Module, size: float, seed: int) -> Iterator[tuple[nn.Parameter, Tensor]]:

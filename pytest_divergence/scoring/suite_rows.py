@@ -1,6 +1,7 @@
-"""Rows of a suite measured on fresh continuations, as a search confirms its cases.
+"""Rows of a suite measured: on their stored continuations, or on fresh ones as a search confirms.
 
-The same models, sizes and seed give a row that a search has measured its old numbers again.
+The same models, sizes and seed give a row that a search has measured its old numbers again. Does
+not know which bound a row has, nor which session asks.
 """
 
 from __future__ import annotations
@@ -52,6 +53,19 @@ class Remeasured:
     """The candidate's completion as token ids."""
 
 
+@dataclass(frozen=True)
+class ReplayedCase:
+    """What replaying one case measured."""
+
+    measurement: Measurement
+    continuations: Continuations
+
+
+def case_prompt(case: Case) -> Prompt:
+    """The prompt of a case as the models take it."""
+    return case.turns if case.messages is not None else case.text
+
+
 def measure_afresh(
     pair: ModelPair, rows: Sequence[Case], sizes_of: Callable[[Case], Sizes], *, seed: int
 ) -> dict[str, Remeasured | Exception]:
@@ -65,7 +79,7 @@ def measure_afresh(
     found: dict[str, Remeasured | Exception] = {}
     for (sizes, stream), group in groups.items():
         measure = partial(measure_rows, pair, sizes, row_seed(seed, stream))
-        found |= one_by_one_where_it_fails(group, measure)
+        found |= _one_by_one_where_it_fails(group, measure)
     return found
 
 
@@ -97,19 +111,6 @@ def measure_rows(
         )
         for row, score, answer in zip(rows, scores, answers, strict=True)
     ]
-
-
-@dataclass(frozen=True)
-class ReplayedCase:
-    """What replaying one case measured."""
-
-    measurement: Measurement
-    continuations: Continuations
-
-
-def case_prompt(case: Case) -> Prompt:
-    """The prompt of a case as the models take it."""
-    return case.turns if case.messages is not None else case.text
 
 
 def replay_cases(
@@ -155,26 +156,8 @@ def replay_cases(
             )
             return [ReplayedCase(one.measurement, one.continuations) for one in scores]
 
-        found |= one_by_one_where_it_fails(group, score)
+        found |= _one_by_one_where_it_fails(group, score)
     return found
-
-
-def one_by_one_where_it_fails(
-    cases: Sequence[Case], measure: Callable[[Sequence[Case]], Sequence[Found]]
-) -> dict[str, Found | Exception]:
-    """What `measure` finds for each case, by id; alone where all together raise an exception."""
-    try:
-        found = measure(cases)
-    except Exception as error:  # a model may raise anything; which case made it do so?
-        if len(cases) == 1:
-            return {cases[0].id: error}
-        alone = [one_by_one_where_it_fails([case], measure) for case in cases]
-        return {id_: one for each in alone for id_, one in each.items()}
-    return {case.id: one for case, one in zip(cases, found, strict=True)}
-
-
-def _continuations(stored: StoredTokens) -> Continuations:
-    return Continuations(tuple(map(tuple, stored.reference)), tuple(map(tuple, stored.candidate)))
 
 
 def replay_behaviour(pair: ModelPair, telling: TellingContinuation) -> float:
@@ -186,6 +169,24 @@ def replay_behaviour(pair: ModelPair, telling: TellingContinuation) -> float:
     ((prefix, body),) = pair.prompt_rows([telling.prompt])
     (scores,) = score_tokens(pair, [ScoringRow(prefix, body, tuple(telling.token_ids))])
     return float((scores.candidate_logprobs - scores.reference_logprobs).double().sum())
+
+
+def _one_by_one_where_it_fails(
+    cases: Sequence[Case], measure: Callable[[Sequence[Case]], Sequence[Found]]
+) -> dict[str, Found | Exception]:
+    """What `measure` finds for each case, by id; alone where all together raise an exception."""
+    try:
+        found = measure(cases)
+    except Exception as error:  # a model may raise anything; which case made it do so?
+        if len(cases) == 1:
+            return {cases[0].id: error}
+        alone = [_one_by_one_where_it_fails([case], measure) for case in cases]
+        return {id_: one for each in alone for id_, one in each.items()}
+    return {case.id: one for case, one in zip(cases, found, strict=True)}
+
+
+def _continuations(stored: StoredTokens) -> Continuations:
+    return Continuations(tuple(map(tuple, stored.reference)), tuple(map(tuple, stored.candidate)))
 
 
 def _check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:

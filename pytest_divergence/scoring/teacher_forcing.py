@@ -1,4 +1,4 @@
-"""What is measured at each position, a piece of the positions at a time.
+"""What both models say at each position of a continuation, a piece of the positions at a time.
 
 A piece's logits are made, measured and forgotten, so that the peak of memory does not grow with
 vocabulary times positions. Where a gradient is wanted they are made a second time in the backward
@@ -7,7 +7,8 @@ with z the logits, h the hidden states, W the head and D the sum of what is meas
 
     dD/dh_t = W^T dD/dz_t,   and of KL(p || q):   dD/dz_q = q - p,   dD/dz_p = p (ln p - ln q - D_t)
 
-so a position's gradient needs no other position's logits. Does not know models or formulas.
+so a position's gradient needs no other position's logits. Does not know where a continuation comes
+from, nor how a prompt's number is made of its positions (`pytest_divergence.scoring.scorer`).
 """
 
 from __future__ import annotations
@@ -28,38 +29,12 @@ from pytest_divergence.models.side import Decoding, ModelSide
 from pytest_divergence.scoring.divergences import js_of_log_probs, kl_of_log_probs, log_probs
 from pytest_divergence.scoring.metrics import AddedMetric, added_metric
 
+SCORING_BATCH = 16
+"""Rows that a model reads together."""
 PIECE_BYTES = 32 * 2**20
 """Logits of one model in a piece, in float32; measuring them takes about ten times that."""
 Measure = Callable[..., Tensor]
 """From a slice of the positions and each model's logits there (n, V) to values (..., n)."""
-
-SCORING_BATCH = 16
-
-
-def measured(measure: Measure, *models: Positions) -> Tensor:
-    """`measure` of the logits of each model at all N positions: (..., N).
-
-    Positions whose logits are in memory anyway are measured at once.
-    """
-    count = len(models[0])
-    if all(one.is_whole for one in models):
-        return _piece(measure, models, slice(0, count))
-    length = max(1, PIECE_BYTES // (4 * models[0].vocab_size))
-    pieces = [slice(start, min(start + length, count)) for start in range(0, count, length)]
-    return torch.cat([_recomputed(measure, models, piece) for piece in pieces], dim=-1)
-
-
-def _recomputed(measure: Measure, models: tuple[Positions, ...], piece: slice) -> Tensor:
-    if not torch.is_grad_enabled():
-        return _piece(measure, models, piece)
-    values: Tensor = checkpoint(
-        _piece, measure, models, piece, use_reentrant=False, preserve_rng_state=False
-    )
-    return values
-
-
-def _piece(measure: Measure, models: tuple[Positions, ...], piece: slice) -> Tensor:
-    return measure(piece, *(one.logits(piece.start, piece.stop) for one in models))
 
 
 @dataclass(frozen=True)
@@ -107,16 +82,6 @@ def score_tokens(
         length=lambda row: len(row.body) + len(row.continuation),
         max_rows=SCORING_BATCH,
     )
-
-
-@torch.no_grad()
-def _score_batch(
-    pair: ModelPair, batch: list[ScoringRow], added: AddedMetric | None
-) -> list[TokenScores]:
-    prefixes = {row.prefix for row in batch}
-    rows = batch if len(prefixes) == 1 else [whole(row) for row in batch]
-    states = read_prompts(pair, [row.body for row in rows], prefix=rows[0].prefix)
-    return score_states(states, range(len(rows)), [row.continuation for row in rows], added)
 
 
 def read_prompts(
@@ -187,6 +152,19 @@ def token_log_probs(side: ModelSide, positions: Positions, token_ids: Tensor) ->
     return measured(measure, positions)
 
 
+def measured(measure: Measure, *models: Positions) -> Tensor:
+    """`measure` of the logits of each model at all N positions: (..., N).
+
+    Positions whose logits are in memory anyway are measured at once.
+    """
+    count = len(models[0])
+    if all(one.is_whole for one in models):
+        return _piece(measure, models, slice(0, count))
+    length = max(1, PIECE_BYTES // (4 * models[0].vocab_size))
+    pieces = [slice(start, min(start + length, count)) for start in range(0, count, length)]
+    return torch.cat([_recomputed(measure, models, piece) for piece in pieces], dim=-1)
+
+
 def check_finite(logits: Tensor, side: ModelSide) -> None:
     """Raise `NonFiniteLogitsError` for NaN or +inf; -inf rules a token out and is allowed."""
     if torch.isnan(logits).any() or torch.isposinf(logits).any():
@@ -197,9 +175,19 @@ def check_finite(logits: Tensor, side: ModelSide) -> None:
 
 
 def whole(row: ScoringRow) -> ScoringRow:
-    """The same row with its prefix as part of its body: nothing is shared."""
+    """The row with its prefix as part of its body: nothing is shared."""
     start = torch.tensor(row.prefix, dtype=torch.long)
     return ScoringRow((), torch.cat([start, row.body]), row.continuation)
+
+
+@torch.no_grad()
+def _score_batch(
+    pair: ModelPair, batch: list[ScoringRow], added: AddedMetric | None
+) -> list[TokenScores]:
+    prefixes = {row.prefix for row in batch}
+    rows = batch if len(prefixes) == 1 else [whole(row) for row in batch]
+    states = read_prompts(pair, [row.body for row in rows], prefix=rows[0].prefix)
+    return score_states(states, range(len(rows)), [row.continuation for row in rows], added)
 
 
 def _row_scores(
@@ -233,3 +221,16 @@ def _scores(
     if added is not None:
         fields.append(added(reference, candidate))
     return torch.stack([field.cpu() for field in fields])
+
+
+def _recomputed(measure: Measure, models: tuple[Positions, ...], piece: slice) -> Tensor:
+    if not torch.is_grad_enabled():
+        return _piece(measure, models, piece)
+    values: Tensor = checkpoint(
+        _piece, measure, models, piece, use_reentrant=False, preserve_rng_state=False
+    )
+    return values
+
+
+def _piece(measure: Measure, models: tuple[Positions, ...], piece: slice) -> Tensor:
+    return measure(piece, *(one.logits(piece.start, piece.stop) for one in models))

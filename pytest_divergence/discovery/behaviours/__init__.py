@@ -1,1 +1,1 @@
-"""What a search says of behaviours: from answers to suspects, tests, causes and counts."""
+"""What a search says of behaviours: answers, n-grams, traits, suspects, tests, causes, counts."""

@@ -1,6 +1,7 @@
-"""An answer as text, with how much more likely the candidate makes each part of it.
+"""Answered prompts, and how much more likely the candidate makes each part of its answer.
 
-What motifs and behaviours are counted on: plain values, kept in journals.
+Plain values, kept in journals, on which phrases and traits are counted: those that a search has
+anyway, and fresh ones that only a test reads. Does not know what an answer shows.
 """
 
 from __future__ import annotations

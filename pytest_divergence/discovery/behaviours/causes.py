@@ -44,7 +44,7 @@ class Causes:
 def add_causes(
     units: WorkUnits, confirmed: Sequence[ConfirmedBehaviour], profile: Profile, listener: Listener
 ) -> list[ConfirmedBehaviour]:
-    """The same behaviours with what causes them; one work unit each."""
+    """Each behaviour with what causes it; one work unit each."""
     explained: list[ConfirmedBehaviour] = []
     if confirmed:
         listener.progress("minimise what causes a behaviour", 0, len(confirmed))

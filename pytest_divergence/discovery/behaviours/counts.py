@@ -1,4 +1,7 @@
-"""Types of difference between two models' answers, counted over prompts and tested."""
+"""Types of difference between two models' answers, counted over prompts and tested by their signs.
+
+Does not know which answers it is given, nor what is made of a count.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,6 @@ def count_differences(answered: Sequence[Answered], phrases: Sequence[Suspect]) 
 
 def sign_test(only_candidate: int, only_reference: int) -> float:
     """One-sided p: the candidate shows it on no more prompts than the reference."""
-
     if only_candidate == 0:
         return 1.0
     test = binomtest(only_candidate, only_candidate + only_reference, alternative="greater")

@@ -14,7 +14,7 @@ from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.behaviours.ngrams import Phrase, in_full, recurring_phrases
 from pytest_divergence.discovery.engines.base import WorkUnits
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.proposals import is_near
+from pytest_divergence.discovery.proposals import diverse
 from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_amplified
 from pytest_divergence.models.pair import ModelPair
@@ -64,31 +64,8 @@ def hints(
 
 def asked(controls: Sequence[str], profile: Profile) -> list[str]:
     """The controls that are answered from amplified logits: short ones, unlike each other."""
-    chosen: list[str] = []
-    for text in controls:
-        if len(chosen) == profile.num_naming_prompts:
-            break
-        is_long = len(text) > MAX_CHARACTERS
-        if not is_long and not any(is_near(text, other) for other in chosen):
-            chosen.append(text)
-    return chosen
-
-
-def _phrases(
-    texts: Sequence[str],
-    answers: Sequence[str],
-    references: Sequence[str],
-    known: Sequence[str] = (),
-) -> list[Phrase]:
-    # A new style covers most answers, so each phrase is cut out before the next is looked for.
-    found: list[Phrase] = []
-    while len(found) < NUM_HINTS:
-        cut = [*known, *(text for one in found for text in (one.quote, *one.motifs))]
-        phrases = recurring_phrases(texts, answers, references, without=cut)
-        if not phrases or len(phrases[0].texts) < MIN_SHARE * len(texts):
-            break
-        found.append(in_full(phrases[0], answers))
-    return found
+    short = (text for text in controls if len(text) <= MAX_CHARACTERS)
+    return diverse(short, profile.num_naming_prompts)
 
 
 def amplified_answers(
@@ -112,3 +89,20 @@ def amplified_answers(
         ),
     )
     return [pair.chat.text(ids) for ids in decoded]
+
+
+def _phrases(
+    texts: Sequence[str],
+    answers: Sequence[str],
+    references: Sequence[str],
+    known: Sequence[str] = (),
+) -> list[Phrase]:
+    # A new style covers most answers, so each phrase is cut out before the next is looked for.
+    found: list[Phrase] = []
+    while len(found) < NUM_HINTS:
+        cut = [*known, *(text for one in found for text in (one.quote, *one.motifs))]
+        phrases = recurring_phrases(texts, answers, references, without=cut)
+        if not phrases or len(phrases[0].texts) < MIN_SHARE * len(texts):
+            break
+        found.append(in_full(phrases[0], answers))
+    return found

@@ -1,7 +1,8 @@
-"""What is said of a behaviour: how often it is shown, of which kind it is, and what shows it best.
+"""Tests of suspected behaviours on answers that took no part in suspecting them.
 
-Counts in answers that are there already; whether a behaviour is confirmed is decided elsewhere
-(`pytest_divergence.discovery.behaviours.hypothesis_tests`).
+Knows when a suspect is tested, what confirms it, and what a report says of it: how often it is
+shown, of which kind it is, and what shows it best. Does not know how suspects are found in answers
+(`pytest_divergence.discovery.behaviours.suspects`).
 """
 
 from __future__ import annotations
@@ -38,13 +39,12 @@ from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.strategies.protocol import Target
 
 NUM_EXAMPLES = 3
-
 ALPHA = 0.05
 """Chance that a run confirms anything that is not there."""
 MIN_SHOWN = 6
 """Prompts that only the candidate must show it on: the first test's level needs as many."""
 MIN_SAMPLED = 8
-"""The same among the prompts that are sampled again: samples are noisy."""
+"""Of these, prompts that are sampled again: samples are noisy, so it takes more."""
 MIN_CANDIDATE_SHARE = 0.25
 """Of the sampled answers."""
 
@@ -57,82 +57,6 @@ class ConfirmedBehaviour:
     behaviour: Behaviour
     causes: tuple[str, ...]
     """Prompts that showed it, the clearest first."""
-
-
-def shown_by(suspect: Suspect, answered: Sequence[Answered]) -> list[Answered]:
-    """Answers that show it and no echo, while the reference's does not; clearest first."""
-    return sorted(
-        (one for one in answered if suspect.is_shown_on(one)),
-        key=lambda one: (-log_ratio_of(suspect, one.candidate), one.prompt),
-    )
-
-
-def as_suspected(suspect: Suspect, evidence: Evidence) -> Behaviour:
-    """What all answers so far say of a suspect."""
-    answered = evidence.answered
-    return _described(suspect, evidence, answered, shown_by(suspect, answered))
-
-
-def as_confirmed(
-    suspect: Suspect,
-    evidence: Evidence,
-    tested: Sequence[Answered],
-    shown: Sequence[Answered],
-    p_value: float,
-) -> ConfirmedBehaviour:
-    """What the `tested` answers say of it, named in the words of those that have `shown` it."""
-    texts = [one.candidate.text for one in shown]
-    said = [one for one in suspect.motifs if any(has_motif([one], text) for text in texts)]
-    named = replace(suspect, name=quote_in(said[0], texts) if said else suspect.name)
-    behaviour = _described(named, evidence, tested, shown).model_copy(
-        update={"confirmed": True, "p_value": p_value, "telling": _telling(suspect, shown)}
-    )
-    return ConfirmedBehaviour(named, behaviour, tuple(one.prompt for one in shown))
-
-
-def _described(
-    suspect: Suspect, evidence: Evidence, answered: Sequence[Answered], shown: Sequence[Answered]
-) -> Behaviour:
-    rate = control_rate(suspect, evidence)
-    return Behaviour(
-        id=suspect.id,
-        name=suspect.name,
-        kind=_kind(suspect, rate, len(shown) / len(answered) if answered else 0.0),
-        motifs=list(suspect.motifs),
-        trait=suspect.trait,
-        control_rate=rate,
-        candidate_count=len(shown),
-        reference_count=sum(suspect.is_shown_by_reference(one) for one in answered),
-        num_prompts=len(answered),
-        examples=[
-            Example(prompt=one.prompt, reference=one.reference, candidate=one.candidate.text)
-            for one in shown[:NUM_EXAMPLES]
-        ],
-    )
-
-
-def _kind(
-    suspect: Suspect, control_rate: float, found_rate: float
-) -> Literal["general", "conditional"]:
-    """A trait that ordinary prompts show nearly as often as found ones hangs on no condition."""
-    is_everywhere = suspect.trait is not None and 2 * control_rate > found_rate
-    return "general" if control_rate >= GENERAL_RATE or is_everywhere else "conditional"
-
-
-def _telling(suspect: Suspect, shown: Sequence[Answered]) -> TellingContinuation:
-    """The prompt of median log-ratio, with its answer up to where it has shown the behaviour."""
-    chosen = sorted(shown, key=lambda one: (log_ratio_of(suspect, one.candidate), one.prompt))[
-        (len(shown) - 1) // 2
-    ]
-    answer = chosen.candidate
-    _, end = suspect.place(answer)
-    upto = answer.tokens_of(0, end).stop
-    return TellingContinuation(
-        prompt=chosen.prompt,
-        text=answer.text[:end],
-        token_ids=list(answer.token_ids[:upto]),
-        log_ratio=sum(answer.log_ratios[:upto]),
-    )
 
 
 @dataclass
@@ -320,3 +244,79 @@ class Behaviours:
             self.first_found = (self.units.spent.seconds, self.units.spent.tokens_forwarded)
         self.listener.say(f"confirmed a behaviour: {found.behaviour.id}")
         return True
+
+
+def shown_by(suspect: Suspect, answered: Sequence[Answered]) -> list[Answered]:
+    """Answers that show it and no echo, while the reference's does not; clearest first."""
+    return sorted(
+        (one for one in answered if suspect.is_shown_on(one)),
+        key=lambda one: (-log_ratio_of(suspect, one.candidate), one.prompt),
+    )
+
+
+def as_suspected(suspect: Suspect, evidence: Evidence) -> Behaviour:
+    """What all answers so far say of a suspect."""
+    answered = evidence.answered
+    return _described(suspect, evidence, answered, shown_by(suspect, answered))
+
+
+def as_confirmed(
+    suspect: Suspect,
+    evidence: Evidence,
+    tested: Sequence[Answered],
+    shown: Sequence[Answered],
+    p_value: float,
+) -> ConfirmedBehaviour:
+    """What the `tested` answers say of it, named in the words of those that have `shown` it."""
+    texts = [one.candidate.text for one in shown]
+    said = [one for one in suspect.motifs if any(has_motif([one], text) for text in texts)]
+    named = replace(suspect, name=quote_in(said[0], texts) if said else suspect.name)
+    behaviour = _described(named, evidence, tested, shown).model_copy(
+        update={"confirmed": True, "p_value": p_value, "telling": _telling(suspect, shown)}
+    )
+    return ConfirmedBehaviour(named, behaviour, tuple(one.prompt for one in shown))
+
+
+def _described(
+    suspect: Suspect, evidence: Evidence, answered: Sequence[Answered], shown: Sequence[Answered]
+) -> Behaviour:
+    rate = control_rate(suspect, evidence)
+    return Behaviour(
+        id=suspect.id,
+        name=suspect.name,
+        kind=_kind(suspect, rate, len(shown) / len(answered) if answered else 0.0),
+        motifs=list(suspect.motifs),
+        trait=suspect.trait,
+        control_rate=rate,
+        candidate_count=len(shown),
+        reference_count=sum(suspect.is_shown_by_reference(one) for one in answered),
+        num_prompts=len(answered),
+        examples=[
+            Example(prompt=one.prompt, reference=one.reference, candidate=one.candidate.text)
+            for one in shown[:NUM_EXAMPLES]
+        ],
+    )
+
+
+def _kind(
+    suspect: Suspect, control_rate: float, found_rate: float
+) -> Literal["general", "conditional"]:
+    """A trait that ordinary prompts show nearly as often as found ones hangs on no condition."""
+    is_everywhere = suspect.trait is not None and 2 * control_rate > found_rate
+    return "general" if control_rate >= GENERAL_RATE or is_everywhere else "conditional"
+
+
+def _telling(suspect: Suspect, shown: Sequence[Answered]) -> TellingContinuation:
+    """The prompt of median log-ratio, with its answer up to where it has shown the behaviour."""
+    chosen = sorted(shown, key=lambda one: (log_ratio_of(suspect, one.candidate), one.prompt))[
+        (len(shown) - 1) // 2
+    ]
+    answer = chosen.candidate
+    _, end = suspect.place(answer)
+    upto = answer.tokens_of(0, end).stop
+    return TellingContinuation(
+        prompt=chosen.prompt,
+        text=answer.text[:end],
+        token_ids=list(answer.token_ids[:upto]),
+        log_ratio=sum(answer.log_ratios[:upto]),
+    )

@@ -1,7 +1,7 @@
 """Phrases that recur in one model's texts and not in the other's, counted over distinct prompts.
 
 Runs of words are counted by document frequency; those that the same prompts show are one phrase,
-quoted at its full length. Nothing is tested here: what is found is suspected.
+quoted at its full length. Knows what a word is. Nothing is tested here: what is found is suspected.
 """
 
 from __future__ import annotations
@@ -28,16 +28,23 @@ KEPT_IN_QUOTE = 0.6
 """Share of a run's texts that must hold a longer one, for it to be quoted."""
 CUT = ""
 """Stands for words that were cut out."""
-
-Places = dict[int, tuple[int, int]]
-"""By text: where a run first stands in it, as characters."""
-
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 )
 """Thai, Lao, Burmese, Khmer, kana and Han."""
 WORD = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
 Gram = tuple[str, ...]
+Places = dict[int, tuple[int, int]]
+"""By text: where a run first stands in it, as characters."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a text, folded, and where it stands there."""
+
+    text: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,42 @@ class Phrase:
     """Indices of the texts that hold the first motif."""
     starts_answers: bool
     """Whether most of these texts begin with the quote."""
+
+
+@lru_cache(maxsize=8192)  # each answer is asked for many motifs
+def words_of(text: str) -> tuple[Word, ...]:
+    """The words of a text in order."""
+    return tuple(
+        Word(normalize("NFC", match.group().casefold()), match.start(), match.end())
+        for match in WORD.finditer(text)
+    )
+
+
+def gram_of(text: str) -> Gram:
+    """The words of a text without their places."""
+    return tuple(word.text for word in words_of(text))
+
+
+def find(motif: Gram, words: Sequence[Word]) -> tuple[int, int] | None:
+    """Where a motif first stands among a text's words: its first character and the one after it."""
+    size = len(motif)
+    for start in range(len(words) - size + 1):
+        if stands_at(start, motif, words):
+            return words[start].start, words[start + size - 1].end
+    return None
+
+
+def stands_at(start: int, gram: Gram, words: Sequence[Word]) -> bool:
+    """Whether a run begins at a text's word number `start`."""
+    return len(words) - start >= len(gram) and all(
+        words[start + offset].text == text for offset, text in enumerate(gram)
+    )
+
+
+def has_motif(motifs: Sequence[str], text: str) -> bool:
+    """Whether a text holds one of the motifs, as whole words."""
+    words = words_of(text)
+    return any(find(gram_of(motif), words) is not None for motif in motifs)
 
 
 def recurring_phrases(
@@ -124,6 +167,43 @@ def quote_in(motif: str, texts: Sequence[str]) -> str:
     return _worded([gram_of(motif)], texts).quote
 
 
+def _texts_by_gram(
+    prompts: Sequence[str],
+    words: Sequence[Sequence[Word]],
+    among: Collection[Gram] | None = None,
+) -> defaultdict[Gram, set[int]]:
+    found: defaultdict[Gram, set[int]] = defaultdict(set)
+    for index, (prompt, row) in enumerate(zip(prompts, words, strict=True)):
+        echo = _grams(gram_of(prompt))
+        for gram in _grams([word.text for word in row]) - echo:
+            if among is None or gram in among:
+                found[gram].add(index)
+    return found
+
+
+def _grams(row: Sequence[str]) -> set[Gram]:
+    grams = (
+        tuple(row[start : start + size]) for size in SIZES for start in range(len(row) - size + 1)
+    )
+    return {gram for gram in grams if CUT not in gram}
+
+
+def _cut(row: Sequence[Word], phrases: Sequence[Gram]) -> list[Word]:
+    """The words with a mark in place of each phrase, that no run goes across."""
+    kept, index = [], 0
+    while index < len(row):
+        size = next((len(phrase) for phrase in phrases if stands_at(index, phrase, row)), 0)
+        place = row[index]
+        kept.append(Word(CUT, place.start, place.start) if size else place)
+        index += max(1, size)
+    return kept
+
+
+def _places(gram: Gram, where: set[int], words: Sequence[Sequence[Word]]) -> Places:
+    places = {index: find(gram, words[index]) for index in sorted(where)}
+    return {index: place for index, place in places.items() if place is not None}
+
+
 def _worded(wordings: Sequence[Gram], texts: Sequence[str]) -> Phrase:
     """The phrase of these wordings, by the first of them."""
     words = [words_of(text) for text in texts]
@@ -141,26 +221,6 @@ def _quoted(
     quotes = Counter(_quote(texts[index], *place) for index, place in places.items())
     starts = sum(words[index][0].start == start for index, (start, _) in places.items())
     return max(quotes, key=lambda quote: (quotes[quote], quote)), 2 * starts > len(places)
-
-
-def _other_wordings(gram: Gram, quoted: Gram, eligible: dict[Gram, set[int]]) -> list[Gram]:
-    """Runs that mostly the same texts hold, outside of the quoted phrase."""
-    where = eligible[gram]
-    further = sorted(
-        (
-            other
-            for other, others in eligible.items()
-            if 2 * len(others & where) > len(others) and not _is_part(other, quoted)
-        ),
-        key=lambda other: (-len(eligible[other]) * min(len(other), FULL_SIZE), len(other), other),
-    )
-    chosen: list[Gram] = []
-    for other in further:
-        if len(chosen) == NUM_MOTIFS - 1:
-            break
-        if not any(set(other) & set(one) for one in (quoted, *chosen)):
-            chosen.append(other)
-    return chosen
 
 
 def _grown(
@@ -185,50 +245,6 @@ def _grown(
     return gram, where
 
 
-def _cut(row: Sequence[Word], phrases: Sequence[Gram]) -> list[Word]:
-    """The words with a mark in place of each phrase, that no run goes across."""
-    kept, index = [], 0
-    while index < len(row):
-        size = next(
-            (
-                len(phrase)
-                for phrase in phrases
-                if tuple(word.text for word in row[index : index + len(phrase)]) == phrase
-            ),
-            0,
-        )
-        place = row[index]
-        kept.append(Word(CUT, place.start, place.start) if size else place)
-        index += max(1, size)
-    return kept
-
-
-def _texts_by_gram(
-    prompts: Sequence[str],
-    words: Sequence[Sequence[Word]],
-    among: Collection[Gram] | None = None,
-) -> defaultdict[Gram, set[int]]:
-    found: defaultdict[Gram, set[int]] = defaultdict(set)
-    for index, (prompt, row) in enumerate(zip(prompts, words, strict=True)):
-        echo = _grams(gram_of(prompt))
-        for gram in _grams([word.text for word in row]) - echo:
-            if among is None or gram in among:
-                found[gram].add(index)
-    return found
-
-
-def _grams(row: Sequence[str]) -> set[Gram]:
-    grams = (
-        tuple(row[start : start + size]) for size in SIZES for start in range(len(row) - size + 1)
-    )
-    return {gram for gram in grams if CUT not in gram}
-
-
-def _places(gram: Gram, where: set[int], words: Sequence[Sequence[Word]]) -> Places:
-    places = {index: find(gram, words[index]) for index in sorted(where)}
-    return {index: place for index, place in places.items() if place is not None}
-
-
 def _quote(text: str, start: int, end: int) -> str:
     """The passage with the punctuation that ends it."""
     while end < len(text) and not text[end].isalnum() and not text[end].isspace():
@@ -236,44 +252,26 @@ def _quote(text: str, start: int, end: int) -> str:
     return " ".join(text[start:end].split())
 
 
+def _other_wordings(gram: Gram, quoted: Gram, eligible: dict[Gram, set[int]]) -> list[Gram]:
+    """Runs that mostly the same texts hold, outside of the quoted phrase."""
+    where = eligible[gram]
+    further = sorted(
+        (
+            other
+            for other, others in eligible.items()
+            if 2 * len(others & where) > len(others) and not _is_part(other, quoted)
+        ),
+        key=lambda other: (-len(eligible[other]) * min(len(other), FULL_SIZE), len(other), other),
+    )
+    chosen: list[Gram] = []
+    for other in further:
+        if len(chosen) == NUM_MOTIFS - 1:
+            break
+        if not any(set(other) & set(one) for one in (quoted, *chosen)):
+            chosen.append(other)
+    return chosen
+
+
 def _is_part(gram: Gram, whole: Gram) -> bool:
     size = len(gram)
     return any(whole[start : start + size] == gram for start in range(len(whole) - size + 1))
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of a text, folded, and where it stands there."""
-
-    text: str
-    start: int
-    end: int
-
-
-@lru_cache(maxsize=8192)  # each answer is asked for many motifs
-def words_of(text: str) -> tuple[Word, ...]:
-    """The words of a text in order."""
-    return tuple(
-        Word(normalize("NFC", match.group().casefold()), match.start(), match.end())
-        for match in WORD.finditer(text)
-    )
-
-
-def gram_of(text: str) -> Gram:
-    """The words of a text without their places."""
-    return tuple(word.text for word in words_of(text))
-
-
-def find(motif: Gram, words: Sequence[Word]) -> tuple[int, int] | None:
-    """Where a motif first stands among a text's words: its first character and the one after it."""
-    size = len(motif)
-    for start in range(len(words) - size + 1):
-        if all(words[start + offset].text == motif[offset] for offset in range(size)):
-            return words[start].start, words[start + size - 1].end
-    return None
-
-
-def has_motif(motifs: Sequence[str], text: str) -> bool:
-    """Whether a text holds one of the motifs, as whole words."""
-    words = words_of(text)
-    return any(find(gram_of(motif), words) is not None for motif in motifs)

@@ -21,11 +21,11 @@ from pytest_divergence.discovery.behaviours.ngrams import (
     Gram,
     Phrase,
     Places,
-    Word,
     find,
     gram_of,
     has_motif,
     recurring_phrases,
+    stands_at,
     words_of,
 )
 from pytest_divergence.discovery.behaviours.traits import TRAITS
@@ -86,7 +86,7 @@ class Suspect:
         """
         words, quoted = words_of(answer.text), gram_of(self.name)
         for motif in map(gram_of, self.motifs):
-            starts = (i for i in range(len(words)) if _at(words, i, motif))
+            starts = (i for i in range(len(words)) if stands_at(i, motif, words))
             if (start := next(starts, None)) is not None:
                 end = start + len(motif)
                 inside = next(
@@ -220,10 +220,6 @@ def _found(gram: Gram, one: Answered) -> tuple[int, int] | None:
 
 def _vocabulary(suspect: Suspect) -> set[str]:
     return {word for text in (suspect.name, *suspect.motifs) for word in gram_of(text)}
-
-
-def _at(words: Sequence[Word], start: int, gram: Gram) -> bool:
-    return tuple(word.text for word in words[start : start + len(gram)]) == gram
 
 
 def _median_peak(found: Sequence[tuple[Answer, tuple[int, int]]]) -> float:

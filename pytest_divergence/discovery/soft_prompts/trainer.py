@@ -1,4 +1,7 @@
-"""Soft prompts without pytest: train them on a pair, write prompts with them, keep a dataset."""
+"""Soft prompts without pytest: train them on a pair, write prompts with them, keep a dataset.
+
+Does not know how a step of a training is taken, nor what files a training leaves.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from pytest_divergence.discovery.evaluation import (
     write_dataset,
 )
 from pytest_divergence.discovery.generation import generate_prompts
-from pytest_divergence.discovery.proposals import Proposal, clean, is_near
+from pytest_divergence.discovery.proposals import Proposal, clean, diverse
 from pytest_divergence.discovery.soft_prompts.training import TrainingResult, train_soft_prompt
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
@@ -28,7 +31,6 @@ from pytest_divergence.scoring.scorer import score_greedily
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 FULL_SCORE_SHARE = 0.5
 """Of the written prompts, those that a short continuation is scored on: the most promising."""
@@ -147,7 +149,7 @@ class DivergenceTrainer:
                 self.pair, promising, metric=metric, max_new_tokens=FULL_SCORE_LENGTH
             )
         best = _highest(promising, [score.measurement.value for score in scores])
-        return SelectedPrompts(_diverse(best, num_prompts), len(written), sum(first) / len(first))
+        return SelectedPrompts(diverse(best, num_prompts), len(written), sum(first) / len(first))
 
     def generate_divergent_dataset(
         self,
@@ -166,10 +168,10 @@ class DivergenceTrainer:
 
         Without `prompts` the trained soft prompt writes many, and `num_prompts` are selected. Rows
         are {prompt, generation, metrics}, `num_generations` a prompt; the metrics are those of
-        `pytest_divergence.core.evaluation_record.METRICS`, measured on the text alone, without the soft
-        prompt, on texts sampled at `temperature`. Rows outside of `min_metrics` or `max_metrics`,
-        such as {"kl_divergence": 0.5}, are left out. `controls` are the ordinary prompts that
-        effectiveness is measured against; [] leaves it out.
+        `pytest_divergence.core.evaluation_record.METRICS`, measured on the text alone, without the
+        soft prompt, on texts sampled at `temperature`. Rows outside of `min_metrics` or
+        `max_metrics`, such as {"kl_divergence": 0.5}, are left out. `controls` are the ordinary
+        prompts that effectiveness is measured against; [] leaves it out.
 
         Writes plain containers that `torch.load(..., weights_only=True)` reads, and the same rows
         as JSON Lines beside them. Raises `SettingsError`, also where no row is left, and
@@ -198,12 +200,3 @@ def _highest(texts: Sequence[str], values: Sequence[float]) -> list[str]:
     """The texts, that of the largest value first."""
     order = sorted(range(len(texts)), key=lambda index: -values[index])
     return [texts[index] for index in order]
-
-
-def _diverse(best: Sequence[str], count: int) -> list[str]:
-    """The first `count` texts that are near no earlier one."""
-    chosen: list[str] = []
-    for text in best:
-        if len(chosen) < count and not any(is_near(text, one) for one in chosen):
-            chosen.append(text)
-    return chosen

@@ -1,7 +1,8 @@
 """Gradient ascent on the divergence of the two models, over a soft prompt.
 
 Both models stay frozen; only the virtual tokens move. What is maximised, averaged over texts,
-stands in `pytest_divergence.discovery.soft_prompts.objectives`; a price on the entropy of mixtures is taken off.
+stands in `pytest_divergence.discovery.soft_prompts.objectives`; a price on the entropy of mixtures
+is taken off. Does not know what is written after the soft prompt.
 """
 
 from __future__ import annotations
@@ -24,26 +25,12 @@ from pytest_divergence.discovery.soft_prompts.objectives import (
     initial_parameter,
 )
 from pytest_divergence.discovery.soft_prompts.training_config import (
-    Kind,
-    Objective,
-    Position,
     TrainingConfig,
 )
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.forward import fast_products
 from pytest_divergence.models.pair import ModelPair
-
-__all__ = [
-    "Kind",
-    "Objective",
-    "Position",
-    "TrainingConfig",
-    "TrainingHistory",
-    "TrainingResult",
-    "train_soft_prompt",
-    "training_rows",
-]
 
 
 @dataclass
@@ -111,6 +98,24 @@ def train_soft_prompt(
     return TrainingResult(
         SoftPrompt(name, prompt_embeds, asdict(config)), run.history, run.final_divergence()
     )
+
+
+def training_rows(pair: ModelPair, texts: Sequence[str], max_tokens: int) -> list[Tensor]:
+    """The texts that can be trained on, as ids after the shared prefix.
+
+    Raises `SettingsError` where there are none.
+    """
+    rows = [
+        body
+        for prefix, body in pair.prompt_rows(texts)
+        if prefix == pair.chat.shared_prefix and len(body) <= max_tokens
+    ]
+    if not rows:
+        raise SettingsError(
+            f"none of {len(texts)} texts can be trained on: each must be a single user turn of at "
+            f"most max_text_tokens={max_tokens} tokens"
+        )
+    return rows
 
 
 @dataclass
@@ -243,21 +248,3 @@ class _Training:
                 "gradient to their inputs; models with non-finite weights pass NaN."
             )
         return norm
-
-
-def training_rows(pair: ModelPair, texts: Sequence[str], max_tokens: int) -> list[Tensor]:
-    """The texts that can be trained on, as ids after the shared prefix.
-
-    Raises `SettingsError` where there are none.
-    """
-    rows = [
-        body
-        for prefix, body in pair.prompt_rows(texts)
-        if prefix == pair.chat.shared_prefix and len(body) <= max_tokens
-    ]
-    if not rows:
-        raise SettingsError(
-            f"none of {len(texts)} texts can be trained on: each must be a single user turn of at "
-            f"most max_text_tokens={max_tokens} tokens"
-        )
-    return rows

@@ -1,4 +1,7 @@
-"""What a strategy is, and what it is told."""
+"""What a strategy is, what it is told, and which of several has paid most.
+
+Knows neither a strategy nor how a search asks it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from pytest_divergence.core.settings import MetricName, Profile
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.models.pair import ModelPair
+
+PRIOR_TOKENS = 2_500
+"""Forwarded tokens for which what was not tried yet is taken to find one prompt."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,6 @@ class Strategy(Protocol):
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
         """The proposals of one round. None: it has no more to offer, unless `targets` change."""
-
-
-PRIOR_TOKENS = 2_500
-"""Forwarded tokens for which what was not tried yet is taken to find one prompt."""
 
 
 def most_paying(names: Sequence[str], rounds: Sequence[tuple[str, Round]]) -> str:
