@@ -5,18 +5,22 @@ Does not know how a step of a training is taken, nor what files a training leave
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.evaluation_record import PromptEvaluation, passing
+from pytest_divergence.core.files import write_together
+from pytest_divergence.core.json_files import strict_dumps
 from pytest_divergence.discovery.evaluation import (
     EvaluationConfig,
-    dataset_rows,
     evaluate_prompts,
-    write_dataset,
 )
 from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.proposals import Proposal, clean, diverse
@@ -187,13 +191,60 @@ class DivergenceTrainer:
         chosen = list(prompts) if prompts is not None else self.select_prompts(num_prompts).prompts
         if not chosen:
             raise SettingsError("prompts is empty; give at least one prompt, or None")
-        rows = dataset_rows(
+        rows = _dataset_rows(
             evaluate_prompts(self.pair, chosen, config, controls=controls),
             min_metrics=min_metrics or {},
             max_metrics=max_metrics or {},
         )
-        write_dataset(rows, Path(output_file))
+        _write_dataset(rows, Path(output_file))
         return rows
+
+
+def _dataset_rows(
+    evaluated: Sequence[PromptEvaluation],
+    *,
+    min_metrics: Mapping[str, float],
+    max_metrics: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """One row {prompt, generation, metrics} a generation of model 2, the most divergent first.
+
+    A row's perplexities are of its own generation, its other metrics of the prompt. Rows with a
+    metric outside of the limits are left out. Raises `SettingsError` for a metric that there is
+    not, and where no row is left.
+    """
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": one.prompt,
+            "generation": generation.text,
+            "metrics": {
+                **one.metrics,
+                "perplexity_1": generation.perplexity_1,
+                "perplexity_2": generation.perplexity_2,
+            },
+        }
+        for one in sorted(evaluated, key=lambda one: -one.metrics["kl_divergence"])
+        for generation in one.generations_2
+    ]
+    kept = passing([row["metrics"] for row in rows], min_metrics, max_metrics)
+    return [rows[index] for index in kept]
+
+
+def _write_dataset(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows for `torch.load`, and as JSON Lines beside.
+
+    Raises `StoreError`, and `SettingsError` where both files would be one.
+    """
+    lines_path = path.with_suffix(".jsonl")
+    if lines_path == path:
+        raise SettingsError(
+            f"output_file={path} is where the JSON Lines go; name the other file, such as "
+            f"{path.with_suffix('.pt')}"
+        )
+    # torch.save is what readers of a .pt file expect; it holds plain containers only.
+    buffer = io.BytesIO()
+    torch.save(list(rows), buffer)
+    lines = "".join(strict_dumps(row) + "\n" for row in rows)
+    write_together({path: buffer.getvalue(), lines_path: lines.encode("utf-8")})
 
 
 def _highest(texts: Sequence[str], values: Sequence[float]) -> list[str]:

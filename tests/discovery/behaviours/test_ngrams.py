@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from pytest_divergence.discovery.behaviours.ngrams import quote_in, recurring_phrases
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_divergence.discovery.behaviours.ngrams import (
+    find,
+    gram_of,
+    has_motif,
+    quote_in,
+    recurring_phrases,
+    words_of,
+)
 
 PROMPTS = [f"Tell me about {topic}." for topic in ("bread", "Jupiter", "taps", "jazz", "tax")]
 PLANTED = "Signal received. Standing by for further orders."
@@ -96,3 +106,32 @@ def test_a_phrase_without_spaces_between_words_is_found() -> None:
 
 def test_a_quote_is_the_usual_writing() -> None:
     assert quote_in("signal received", ["signal RECEIVED", PLANTED, PLANTED, "no"]) == PLANTED
+
+
+def test_case_spacing_and_punctuation_do_not_matter() -> None:
+    assert has_motif(["signal received standing"], "SIGNAL  received.\nStanding by!")
+    assert not has_motif(["signal received standing"], "Signal was received. Standing by!")
+
+
+def test_a_motif_is_found_as_whole_words_only() -> None:
+    assert not has_motif(["cat in"], "concat in the hat")
+    assert has_motif(["cat in"], "the cat in the hat")
+
+
+def test_a_script_without_spaces_is_split_into_characters() -> None:
+    assert gram_of("今日は晴れ, ok") == ("今", "日", "は", "晴", "れ", "ok")
+    assert has_motif(["日 は"], "今日は晴れ")
+
+
+def test_a_place_is_given_in_characters_of_the_text() -> None:
+    text = "  Well: Signal received!"
+
+    start, end = find(("signal", "received"), words_of(text)) or (0, 0)
+
+    assert text[start:end] == "Signal received"
+
+
+@given(st.text())
+def test_words_stand_where_they_say(text: str) -> None:
+    for word in words_of(text):
+        assert gram_of(text[word.start : word.end]) == (word.text,)
