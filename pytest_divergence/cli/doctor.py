@@ -107,10 +107,9 @@ def _findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Find
 def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Finding]:
     from pytest_divergence.discovery.cost import search_memory
     from pytest_divergence.models.preflight import Finding, inspect_pair
-    from pytest_divergence.plugin.options import Models
 
     settings = session.resolved.settings
-    plan = session.pairs.plan(Models(*session.models), is_offline=True)
+    plan = session.pairs.plan(session.models, is_offline=True)
     yield from inspect_pair(settings, plan)
     if any(side.folder is None for side in plan.sides):
         return
