@@ -112,7 +112,7 @@ def behaviour_id(motifs_or_trait: Sequence[str] | str) -> str:
     Raises ValueError without any motif.
     """
     given = [motifs_or_trait] if isinstance(motifs_or_trait, str) else motifs_or_trait
-    motifs = sorted({normalised_motif(motif) for motif in given} - {""})
+    motifs = sorted({_normalised(motif) for motif in given} - {""})
     if not motifs:
         raise ValueError(f"a behaviour needs a motif or a trait; got {motifs_or_trait!r}")
     exact = json.dumps(motifs, ensure_ascii=False, separators=(",", ":"))
@@ -120,12 +120,12 @@ def behaviour_id(motifs_or_trait: Sequence[str] | str) -> str:
     return f"behaviour-{slug(max(motifs, key=len))}-{digest}"
 
 
-def normalised_motif(motif: str) -> str:
-    """`motif` without differences of case, spacing and Unicode composition."""
-    return " ".join(normalize("NFC", motif).casefold().split())
-
-
 def _holds(first: Behaviour, second: Behaviour) -> bool:
     """Whether a motif of one stands in what the other says."""
-    said = f" {' '.join(map(normalised_motif, (second.name, *second.motifs)))} "
-    return any(f" {normalised_motif(motif)} " in said for motif in first.motifs)
+    said = f" {' '.join(map(_normalised, (second.name, *second.motifs)))} "
+    return any(f" {_normalised(motif)} " in said for motif in first.motifs)
+
+
+def _normalised(motif: str) -> str:
+    """`motif` without differences of case, spacing and Unicode composition."""
+    return " ".join(normalize("NFC", motif).casefold().split())

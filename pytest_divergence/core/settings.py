@@ -217,7 +217,7 @@ class Settings(BaseModel):
     update: bool = False
     """Measure the suites of the session afresh, and rewrite them."""
     fill: bool = False
-    """The same for rows without a measurement alone."""
+    """Measure the rows that have no measurement, and leave the others."""
 
     @field_validator("max_kl")
     @classmethod

@@ -113,11 +113,11 @@ class ModelPair:
         )
 
     def with_template(self, template: str | None) -> ModelPair:
-        """The same models under another chat template (None: plain text continuation)."""
+        """The pair under another chat template (None: plain text continuation)."""
         return replace(self, chat=replace(self.chat, template=template))
 
     def with_names(self, *names: tuple[str, str]) -> ModelPair:
-        """The same models, known by other specs: spec and kind of the reference and candidate."""
+        """The pair under other names: spec and kind of the reference and candidate."""
         reference, candidate = (
             replace(identity, spec=spec, kind=kind)
             for identity, (spec, kind) in zip(
@@ -127,7 +127,7 @@ class ModelPair:
         return replace(self, reference_identity=reference, candidate_identity=candidate)
 
     def with_metrics(self, metrics: Mapping[str, Metric]) -> ModelPair:
-        """The same models, to be measured in these metrics too, by name."""
+        """The pair, to be measured in these metrics too, by name."""
         return replace(self, metrics={**self.metrics, **metrics})
 
     @contextmanager
