@@ -75,7 +75,7 @@ def _examine(is_measured: bool, config: pytest.Config) -> int:
 
 
 def _lines(finding: Finding) -> list[str]:
-    from pytest_divergence.reports.terminal import WIDTH
+    from pytest_divergence.reports.text_blocks import WIDTH
 
     return textwrap.wrap(
         finding.text,

@@ -33,6 +33,16 @@ NOT_HERE = {
 }
 
 
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Literal["ok", "note", "fail"]
+    """`note`: nothing is wrong, but someone may want to know."""
+    text: str
+    """One sentence or so, safe to print."""
+
+
 def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
     """What is found of a resolved pair, step by step; ends where a model is not here.
 
@@ -116,13 +126,3 @@ def _skeleton(side: SidePlan) -> PreTrainedModel:
             config, trust_remote_code=False, attn_implementation="eager"
         )
     return skeleton
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    level: Literal["ok", "note", "fail"]
-    """`note`: nothing is wrong, but someone may want to know."""
-    text: str
-    """One sentence or so, safe to print."""

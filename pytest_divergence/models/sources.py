@@ -119,7 +119,7 @@ def demo_folder(name: str, *, role: str, say: Say = lambda _: None) -> Path:
 
 
 def ready_demo_folder(name: str, *, role: str) -> Path | None:
-    """The same where it is there already; None: `demo_folder` has to make or load it.
+    """The demo's folder where it is there already; None: `demo_folder` has to make or load it.
 
     Raises `ModelLoadError` for an unknown name.
     """

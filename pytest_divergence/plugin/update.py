@@ -39,8 +39,7 @@ from pytest_divergence.reports.aggregates import (
     shift_sentence,
 )
 from pytest_divergence.reports.failures import comparison
-from pytest_divergence.reports.terminal import WIDTH
-from pytest_divergence.reports.text_blocks import sentence
+from pytest_divergence.reports.text_blocks import WIDTH, sentence
 from pytest_divergence.reports.wording import nats
 from pytest_divergence.scoring.aggregate_tests import shift
 from pytest_divergence.scoring.suite_rows import Sizes
