@@ -109,7 +109,7 @@ def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator
     from pytest_divergence.models.preflight import Finding, inspect_pair
 
     settings = session.resolved.settings
-    plan = session.pairs.plan(session.models, is_offline=True)
+    plan = session.pairs.resolve(session.models, is_offline=True)
     yield from inspect_pair(settings, plan)
     if any(side.folder is None for side in plan.sides):
         return

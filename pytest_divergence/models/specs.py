@@ -6,7 +6,6 @@ Knows the kinds of spec, and what is asked of whoever loads those that no rule h
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
