@@ -1,7 +1,7 @@
 """What a search will cost: memory before its models are loaded, minutes from what it forwards.
 
 `batch_bytes` and `estimate_seconds` are arithmetic; `search_memory` reads files and the machine for
-it, and `measure_speed` a pair in memory. Imports nothing heavy before that.
+it, and `measure_speed` a pair in memory.
 """
 
 from __future__ import annotations
@@ -94,7 +94,6 @@ def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
     the logits of a batch, or nothing but the activations of one training step. What is kept of a
     round's proposals, to read them once, is less: they are short.
     """
-
     prompt = PREFIX + LONG_PROMPT
     written = profile.num_continuations * (prompt + profile.continuation_length)
     cached = PROMPTS_IN_FLIGHT * (3 * prompt + written)  # of both models, and a copy to write on
@@ -115,7 +114,6 @@ def search_memory(settings: Settings, plan: LoadPlan) -> Memory | None:
     with the memory of all devices together.
     What is wrong with such files is the loader's to say.
     """
-
     device, dtype = plan.device, plan.dtypes[0]
     _ = plan.placements  # what cannot be is said, whatever the files hold
     if not plan.is_here:
