@@ -127,16 +127,6 @@ def plugin_spec(text: str) -> ModelSpec:
     return ModelSpec("plugin", text.strip())
 
 
-def adapter_base_name(folder: Path) -> str | None:
-    """The base that an adapter says it was made from: shown, never followed."""
-    try:
-        name = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    base = name.get("base_model_name_or_path") if isinstance(name, dict) else None
-    return base if isinstance(base, str) else None
-
-
 def _option(part: str, *, role: str) -> tuple[str, str]:
     key, separator, value = part.strip().partition("=")
     if key not in OPTIONS or not separator or not value:

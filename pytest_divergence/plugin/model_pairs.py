@@ -122,7 +122,10 @@ class Pairs:
 
     def resolve(self, models: Models, *, is_offline: bool = False) -> LoadPlan:
         """Look both models up; with `is_offline` nothing is downloaded, and one may be missing."""
-        options, context = LoadOptions.of(self._settings()), self._context(models, is_offline)
+        options, context = (
+            LoadOptions.of(self._settings()),
+            self._context(models, is_offline=is_offline),
+        )
         with patient_warnings():
             return resolve_pair(models.reference, models.candidate, options, context)
 
