@@ -64,10 +64,10 @@ def run_meant(given: Path) -> Path:
 
 def _places(config: pytest.Config) -> Places:
     from pytest_divergence.core.file_names import from_here
-    from pytest_divergence.plugin.session import of
+    from pytest_divergence.plugin import session_of
     from pytest_divergence.plugin.settings_sources import report_dir
 
-    session = of(config)
+    session = session_of(config)
     own = session.root / ".divergence"
     reports = report_dir(config) or own / "reports"
     return Places(session.root, from_here(own / "suites"), from_here(reports))

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import iniconfig  # pytest reads ini files with it
 
 from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.plugin.options import BY_FIELD, MODELS, SUITE_SUFFIX
+from pytest_divergence.plugin.options import BY_FIELD, MODELS
 
 if TYPE_CHECKING:
     import pytest

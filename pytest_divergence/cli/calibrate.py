@@ -42,7 +42,6 @@ def run(given: Namespace) -> int:
 def _calibrate(as_json: bool, config: pytest.Config) -> int:
     from pytest_divergence.cli._project import measuring
     from pytest_divergence.discovery.calibration_report import calibration_report
-    from pytest_divergence.plugin.options import Models
     from pytest_divergence.plugin.progress_bar import PhaseLines
     from pytest_divergence.reports.calibration import calibration_lines
 
@@ -53,7 +52,7 @@ def _calibrate(as_json: bool, config: pytest.Config) -> int:
         root=session.root,
         load_pair=partial(_loaded, session),
         listener=listener,
-        identity=session.pairs.run_identity(Models(*session.models)),
+        identity=session.pairs.run_identity(session.models),
     )
     if as_json:
         print(report.model_dump_json(indent=2))
@@ -65,9 +64,8 @@ def _calibrate(as_json: bool, config: pytest.Config) -> int:
 
 def _loaded(session: DivergenceSession) -> ModelPair:
     """The session's pair; says so before it is loaded."""
-    from pytest_divergence.plugin.options import Models
 
-    if not session.pairs.is_loaded(Models(*session.models)):
+    if not session.pairs.is_loaded(session.models):
         session.say("loading the models")
     return session.pair()
 

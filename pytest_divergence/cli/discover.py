@@ -64,7 +64,8 @@ def _search(given: Namespace, config: pytest.Config) -> int:
 
 
 def _show(given: Namespace, session: DivergenceSession) -> None:
-    from pytest_divergence.reports.terminal import WIDTH, summary_lines
+    from pytest_divergence.reports.terminal import summary_lines
+    from pytest_divergence.reports.text_blocks import WIDTH
 
     report, folder = session.report, session.report_dir
     assert report is not None and folder is not None  # noqa: PT018  # set together

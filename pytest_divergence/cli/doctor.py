@@ -75,7 +75,7 @@ def _examine(is_measured: bool, config: pytest.Config) -> int:
 
 
 def _lines(finding: Finding) -> list[str]:
-    from pytest_divergence.reports.terminal import WIDTH
+    from pytest_divergence.reports.text_blocks import WIDTH
 
     return textwrap.wrap(
         finding.text,
@@ -107,10 +107,9 @@ def _findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Find
 def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Finding]:
     from pytest_divergence.discovery.cost import search_memory
     from pytest_divergence.models.preflight import Finding, inspect_pair
-    from pytest_divergence.plugin.options import Models
 
     settings = session.resolved.settings
-    plan = session.pairs.plan(Models(*session.models), is_offline=True)
+    plan = session.pairs.resolve(session.models, is_offline=True)
     yield from inspect_pair(settings, plan)
     if any(side.folder is None for side in plan.sides):
         return

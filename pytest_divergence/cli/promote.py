@@ -68,8 +68,7 @@ def run(given: Namespace) -> int:
 
 
 def _lines(promoted: Promoted, target: Path) -> Iterator[str]:
-    from pytest_divergence.reports.terminal import WIDTH
-    from pytest_divergence.reports.text_blocks import command, sentence
+    from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
     from pytest_divergence.reports.wording import number_of
 
     behaviours = number_of(len(promoted.behaviours), "behaviour")

@@ -49,7 +49,7 @@ def run(given: Namespace) -> int:
 
 def _suites(name: str) -> list[str]:
     from pytest_divergence.core.errors import SettingsError
-    from pytest_divergence.plugin.options import SUITE_SUFFIX
+    from pytest_divergence.core.file_names import SUITE_SUFFIX
 
     path = Path(name)
     if not path.is_dir():

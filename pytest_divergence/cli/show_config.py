@@ -88,9 +88,9 @@ def _shown(value: str) -> str:
 
 
 def _places(config: pytest.Config) -> list[str]:
-    from pytest_divergence.plugin.session import of
+    from pytest_divergence.plugin import session_of
 
-    session, ini = of(config), config.inipath
+    session, ini = session_of(config), config.inipath
     return [
         f"{'ini file':16}{session.shown(ini) if ini is not None else '-'}",
         f"{'results go to':16}{session.shown(session.root / '.divergence')}",

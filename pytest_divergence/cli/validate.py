@@ -28,7 +28,8 @@ def add(parser: ArgumentParser) -> None:
 def run(given: Namespace) -> int:
     """Check each suite once, and say what is wrong."""
     from pytest_divergence.core.errors import SettingsError
-    from pytest_divergence.core.suites import faults_of, suite_beside
+    from pytest_divergence.core.file_names import suite_beside
+    from pytest_divergence.core.suites import faults_of
 
     suites = list(dict.fromkeys(map(suite_beside, given.files))) or suites_below(Path())
     if not suites:

@@ -1,6 +1,7 @@
-"""Files and folders that survive a crash: old or new, never half.
+"""Files, folders and locks that survive a crash: old or new, never half.
 
-Knows where the plugin keeps its files and how to write one; knows nothing of what is in them.
+Knows how to write a file and how to make the folders that files lie in; knows nothing of what is
+in them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import filelock
 import platformdirs
 
 from pytest_divergence.core.errors import StoreError
+from pytest_divergence.core.file_names import FOLDER, JOURNAL, LATEST, REPORTS, SUITES, AnyPath
 from pytest_divergence.core.safe_text import safe_line
 
 CACHE_VARIABLE = "PYTEST_DIVERGENCE_CACHE"
@@ -27,7 +29,7 @@ STRAY_SUFFIX = ".divergence-tmp"
 """How the temporary files of `write_atomically` end."""
 
 
-def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
+def write_atomically(path: AnyPath, data: str | bytes) -> None:
     """Replace the file at `path` by `data` (text as UTF-8), or leave it as it was.
 
     Raises StoreError, with the old file intact, where the folder is missing or cannot be written.
@@ -76,87 +78,6 @@ def sweep_strays(folder: Path, *, max_age: float = 3600.0) -> list[Path]:
     return swept
 
 
-class DivergenceFolder:
-    """`.divergence/` in the root folder: made only on use, and ignored by git.
-
-    Raises StoreError where a folder cannot be made.
-    """
-
-    def __init__(self, root: Path, *, report_dir: Path | None = None) -> None:
-        """Belong to the project at `root`; `report_dir` moves the reports elsewhere."""
-        self.path = root / ".divergence"
-        self._root = root
-        self._report_dir = report_dir
-
-    @property
-    def suites(self) -> Path:
-        """Folder of the suites that searches write."""
-        return self._made("suites")
-
-    @property
-    def journal(self) -> Path:
-        """Folder of the journals of unfinished runs."""
-        return self._made("journal")
-
-    @property
-    def reports(self) -> Path:
-        """Folder of the reports, one folder a run."""
-        if self._report_dir is None:
-            return self._made("reports")
-        return _make(self._report_dir)
-
-    def new_report_dir(self, run_id: str) -> Path:
-        """A new folder for one run's reports, to which `latest` now points.
-
-        Where `run_id` is taken, a number is put behind it.
-        """
-        reports = self.reports
-        latest = reports / "latest"
-        if latest.is_dir() and not latest.is_symlink():
-            raise StoreError(f"{latest} is a folder, not the pointer to the last run; rename it")
-        _check_name(run_id)
-        folder = _make_new(reports, run_id)
-        _point(latest, folder.name)
-        return folder
-
-    def _made(self, name: str) -> Path:
-        folder = self.path / name
-        if not folder.resolve().is_relative_to(self._root.resolve()):
-            raise StoreError(f"{folder} leads out of {self._root} by a symbolic link; remove it")
-        _make(folder)
-        ignore = self.path / ".gitignore"
-        if not ignore.exists():
-            write_atomically(ignore, "*\n")
-        return folder
-
-
-def latest_report_dir(reports: Path) -> Path | None:
-    """The folder that `latest` points to, link or file; None before the first run."""
-    latest = reports / "latest"
-    with contextlib.suppress(OSError):
-        name = os.readlink(latest) if latest.is_symlink() else latest.read_text("utf-8").strip()
-        folder = reports / name
-        if folder.is_dir():
-            return folder
-    return None
-
-
-def user_cache(*parts: str) -> Path:
-    """A folder, made on use, of the user's cache; `PYTEST_DIVERGENCE_CACHE` moves the cache.
-
-    Raises StoreError for parts that are not plain names.
-    """
-    for part in parts:
-        _check_name(part)
-    return _make(user_cache_path().joinpath(*parts))
-
-
-def user_cache_path() -> Path:
-    """Where the user's cache is, or would be: nothing is made."""
-    moved = os.environ.get(CACHE_VARIABLE)
-    return Path(moved) if moved else platformdirs.user_cache_path("pytest-divergence")
-
-
 @contextlib.contextmanager
 def file_lock(
     path: Path, *, timeout: float, on_wait: Callable[[Path], None] | None = None
@@ -181,12 +102,85 @@ def file_lock(
         lock.release()
 
 
-def _acquire(lock: filelock.BaseFileLock, timeout: float, on_wait: Callable[[], None]) -> None:
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        on_wait()
-        lock.acquire(timeout=timeout)
+class DivergenceFolder:
+    """`.divergence/` in the root folder: made only on use, and ignored by git.
+
+    Raises StoreError where a folder cannot be made.
+    """
+
+    def __init__(self, root: Path, *, report_dir: Path | None = None) -> None:
+        """Belong to the project at `root`; `report_dir` moves the reports elsewhere."""
+        self.path = root / FOLDER
+        self._root = root
+        self._report_dir = report_dir
+
+    @property
+    def suites(self) -> Path:
+        """Folder of the suites that searches write."""
+        return self._made(SUITES)
+
+    @property
+    def journal(self) -> Path:
+        """Folder of the journals of unfinished runs."""
+        return self._made(JOURNAL)
+
+    @property
+    def reports(self) -> Path:
+        """Folder of the reports, one folder a run."""
+        if self._report_dir is None:
+            return self._made(REPORTS)
+        return _make(self._report_dir)
+
+    def new_report_dir(self, run_id: str) -> Path:
+        """A new folder for one run's reports, to which `latest` now points.
+
+        Where `run_id` is taken, a number is put behind it.
+        """
+        reports = self.reports
+        latest = reports / LATEST
+        if latest.is_dir() and not latest.is_symlink():
+            raise StoreError(f"{latest} is a folder, not the pointer to the last run; rename it")
+        _check_name(run_id)
+        folder = _make_new(reports, run_id)
+        _point(latest, folder.name)
+        return folder
+
+    def _made(self, name: str) -> Path:
+        folder = self.path / name
+        if not folder.resolve().is_relative_to(self._root.resolve()):
+            raise StoreError(f"{folder} leads out of {self._root} by a symbolic link; remove it")
+        _make(folder)
+        ignore = self.path / ".gitignore"
+        if not ignore.exists():
+            write_atomically(ignore, "*\n")
+        return folder
+
+
+def latest_report_dir(reports: Path) -> Path | None:
+    """The folder that `latest` points to, link or file; None before the first run."""
+    latest = reports / LATEST
+    with contextlib.suppress(OSError):
+        name = os.readlink(latest) if latest.is_symlink() else latest.read_text("utf-8").strip()
+        folder = reports / name
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def user_cache(*parts: str) -> Path:
+    """A folder, made on use, of the user's cache; `PYTEST_DIVERGENCE_CACHE` moves the cache.
+
+    Raises StoreError for parts that are not plain names.
+    """
+    for part in parts:
+        _check_name(part)
+    return _make(user_cache_path().joinpath(*parts))
+
+
+def user_cache_path() -> Path:
+    """Where the user's cache is, or would be: nothing is made."""
+    moved = os.environ.get(CACHE_VARIABLE)
+    return Path(moved) if moved else platformdirs.user_cache_path("pytest-divergence")
 
 
 def _temporary_name(target: Path) -> Path:
@@ -214,8 +208,16 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _acquire(lock: filelock.BaseFileLock, timeout: float, on_wait: Callable[[], None]) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        on_wait()
+        lock.acquire(timeout=timeout)
+
+
 def _check_name(name: str) -> None:
-    if name == "latest" or not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+    if name == LATEST or not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise StoreError(
             f"{safe_line(name)} cannot name a folder here; use letters, digits, '.', '_' and '-'"
         )

@@ -1,6 +1,6 @@
 """Finished work units of one run, so that a crash loses at most the one in hand.
 
-Knows nothing of what a unit computes, nor how a line of the file reads.
+Knows the file, a checksum and a JSON object a line; knows nothing of what a unit computes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pytest_divergence.core.safe_text import safe_line
 
 FORMAT = 1
 About = Mapping[str, str]
+"""A run's key in words, for people who compare two."""
 
 
 class Journal:
@@ -68,7 +69,7 @@ class Journal:
         Raises MeasurementError for a result that is not plain JSON, NaN included; StoreError.
         """
         if unit not in self._records:
-            record = unit_record(unit, compute())
+            record = _unit_record(unit, compute())
             self._append(record)
             self._records[unit] = record
         return strict_loads(self._records[unit])["result"]
@@ -97,8 +98,8 @@ class Journal:
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         lost = [f"a torn tail of {len(data) - whole:,} bytes was cut"] if whole < len(data) else []
-        records = records_in(data)
-        content = content_of(records)
+        records = _records_in(data)
+        content = _content_of(records)
         if records and records[0] is None:
             lost.append("its first line is damaged, so all units are done again")
         elif content.num_damaged:
@@ -111,10 +112,10 @@ class Journal:
             self._records = content.units
         else:
             self._cut(0)
-            self._append(header_record(key, about))
+            self._append(_header_record(key, about))
 
     def _append(self, record: bytes) -> None:
-        line = line_of(record)
+        line = _line_of(record)
         if self._descriptor is None:
             raise StoreError(f"the journal {self.path} is closed")
         size = os.fstat(self._descriptor).st_size
@@ -133,7 +134,7 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class Content:
+class _Content:
     """What a journal's file held when it was read."""
 
     key: str | None = None
@@ -144,18 +145,12 @@ class Content:
     """Lines that are not what its run wrote; a torn last line is none of them."""
 
 
-def header_record(key: str, about: About) -> bytes:
-    """What a journal's first line says; `about` is the key in words, for people who compare two."""
-    more = {"about": dict(about)} if about else {}
-    return strict_dumps({"journal": FORMAT, "key": key, **more}).encode("utf-8")
-
-
-def content_of(records: Sequence[bytes | None]) -> Content:
+def _content_of(records: Sequence[bytes | None]) -> _Content:
     """What the records of a file say; None is a damaged one."""
     header = _parsed(records[0]) if records else {}
     key = header.get("key")
     if header.get("journal") != FORMAT or not isinstance(key, str):
-        return Content()
+        return _Content()
     units: dict[str, bytes] = {}
     num_damaged = 0
     for record in records[1:]:
@@ -165,7 +160,7 @@ def content_of(records: Sequence[bytes | None]) -> Content:
             units[unit] = record
         else:
             num_damaged += 1
-    return Content(key, units, num_damaged)
+    return _Content(key, units, num_damaged)
 
 
 def _parsed(record: bytes | None) -> dict[str, Any]:
@@ -177,7 +172,13 @@ def _parsed(record: bytes | None) -> dict[str, Any]:
     return {}
 
 
-def unit_record(unit: str, result: object) -> bytes:
+def _header_record(key: str, about: About) -> bytes:
+    """What a journal's first line says."""
+    more = {"about": dict(about)} if about else {}
+    return strict_dumps({"journal": FORMAT, "key": key, **more}).encode("utf-8")
+
+
+def _unit_record(unit: str, result: object) -> bytes:
     """What a line says of a finished unit; raises MeasurementError for what is not plain JSON."""
     try:
         record = strict_dumps({"unit": unit, "result": result}).encode("utf-8")
@@ -190,12 +191,12 @@ def unit_record(unit: str, result: object) -> bytes:
     return record
 
 
-def line_of(record: bytes) -> bytes:
+def _line_of(record: bytes) -> bytes:
     """A record with its checksum, as it stands in the file."""
     return _checksum(record) + b" " + record + b"\n"
 
 
-def records_in(data: bytes) -> list[bytes | None]:
+def _records_in(data: bytes) -> list[bytes | None]:
     """The records of a file's whole lines; None for a damaged one."""
     return [_checked(line) for line in data.split(b"\n")[:-1]]
 

@@ -1,7 +1,7 @@
-"""Suites: files of cases, one a line, and the strict reading of JSON that all files share.
+"""JSON and JSON Lines: read strictly, and written old or new, never half.
 
 Nothing is repaired or skipped in silence: whatever cannot be used is a `SuiteError` that names
-the line, because a suite that reads shorter than it is would pass.
+the line, because a suite that reads shorter than it is would pass. Does not know what the rows are.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def rows_or_faults(path: AnyPath) -> Iterator[tuple[int, dict[str, Any] | SuiteError]]:
-    """The same, with what is wrong with a line in place of its object.
+    """Line number and object of each line, or the fault that a line has in place of its object.
 
     Raises SuiteError where reading cannot go on: no such file, or over the limits.
     """
@@ -114,7 +114,7 @@ def rows_data(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> bytes:
         data = text.getvalue().encode("utf-8")
     except ValueError as error:
         raise SuiteError(path, None, f"a row cannot be stored as JSON: {error}") from error
-    return _checked(path, data)
+    return within_limits(path, data)
 
 
 def load_document(path: AnyPath, model: type[AnyModel]) -> AnyModel:
@@ -161,8 +161,8 @@ def read_limited(path: AnyPath) -> bytes:
     return data
 
 
-def _checked(path: AnyPath, data: bytes) -> bytes:
-    """`data`, where all of it is within the limits of reading."""
+def within_limits(path: AnyPath, data: bytes) -> bytes:
+    """`data`, where all of it is within the limits of reading. Raises SuiteError."""
     for number, line in enumerate(io.BytesIO(data), start=1):
         _check_size(path, number, len(line), MAX_LINE_BYTES, "line")
     _check_size(path, None, len(data), MAX_FILE_BYTES, "file")

@@ -1,18 +1,18 @@
 """Where a suite comes from: models, versions, settings, calibration, effort.
 
-The file NAME.provenance.json. Knows the record and its file; computes no digest.
+The file NAME.provenance.json. Knows the record and its file, whether two of them are about one
+pair, and how a behaviour in it is marked as accepted; computes no digest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
-from pytest_divergence.core.behaviours import Behaviour, normalised_motif
+from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import (
     NATS_PER_TOKEN,
     SCHEMA_VERSION,
@@ -22,7 +22,7 @@ from pytest_divergence.core.cases import (
     SchemaVersion,
 )
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.file_names import PROVENANCE, AnyPath, sidecar_path
 from pytest_divergence.core.json_files import load_document, write_document
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import BUILT_IN_METRICS
@@ -132,9 +132,14 @@ class Provenance(Record):
     effort: Effort = Effort()
 
 
-def load_provenance(path: str | PathLike[str]) -> Provenance:
+def load_provenance(path: AnyPath) -> Provenance:
     """Read a provenance file. Raises SuiteError where it cannot be used."""
     return load_document(path, Provenance)
+
+
+def write_provenance(path: AnyPath, provenance: Provenance) -> None:
+    """Write a provenance file: old or new, never half. Raises StoreError."""
+    write_document(path, provenance)
 
 
 def with_rows(provenance: Provenance, rows: Iterable[object]) -> Provenance:
@@ -142,79 +147,15 @@ def with_rows(provenance: Provenance, rows: Iterable[object]) -> Provenance:
     return provenance.model_copy(update={"num_rows": sum(1 for _ in rows)})
 
 
-def write_provenance(path: str | PathLike[str], provenance: Provenance) -> None:
-    """Write a provenance file: old or new, never half. Raises StoreError."""
-    write_document(path, provenance)
-
-
-def accepted_in(suite: Path) -> list[Behaviour]:
-    """The accepted behaviours of a suite; none where it is not there or cannot be read."""
-    path = sidecar_path(suite, "provenance.json")
-    if not path.is_file():
-        return []
-    return [one for one in load_provenance(path).behaviours if one.accepted]
-
-
-def with_accepted(found: Sequence[Behaviour], accepted: Sequence[Behaviour]) -> list[Behaviour]:
-    """`found`, those marked that are the same as an accepted one."""
-    return [
-        one.model_copy(update={"accepted": True})
-        if any(is_same(one, other) for other in accepted)
-        else one
-        for one in found
-    ]
-
-
-def is_same(first: Behaviour, second: Behaviour) -> bool:
-    """Whether two records mean one behaviour: by id, by trait, or by a motif inside the other's."""
-    if first.id == second.id:
-        return True
-    if first.trait is not None or second.trait is not None:
-        return first.trait == second.trait
-    return _holds(first, second) or _holds(second, first)
-
-
-def accept(behaviour_id: str, suites: Sequence[Path]) -> list[Path]:
-    """Mark a behaviour as intended in the suites that know it; returns those.
-
-    Raises `SettingsError` where none does, `SuiteError` where a provenance cannot be read.
-    """
-    changed, known = [], []
-    for suite in suites:
-        path = sidecar_path(suite, "provenance.json")
-        if not path.is_file():
-            continue
-        provenance = load_provenance(path)
-        known += [one.id for one in provenance.behaviours]
-        if behaviour_id in (one.id for one in provenance.behaviours):
-            marked = [
-                one.model_copy(update={"accepted": one.accepted or one.id == behaviour_id})
-                for one in provenance.behaviours
-            ]
-            write_provenance(path, provenance.model_copy(update={"behaviours": marked}))
-            changed.append(suite)
-    if not changed:
-        where = ", ".join(map(str, suites)) or "any folder given: there is no suite"
-        names = f"; known there: {', '.join(known)}" if known else ""
-        raise SettingsError(f"no behaviour {behaviour_id} in {where}{names}")
-    return changed
-
-
-def _holds(first: Behaviour, second: Behaviour) -> bool:
-    """Whether a motif of one stands in what the other says."""
-    said = f" {' '.join(map(normalised_motif, (second.name, *second.motifs)))} "
-    return any(f" {normalised_motif(motif)} " in said for motif in first.motifs)
-
-
-def parting(ours: Provenance, theirs: Provenance) -> list[str]:
-    """What differs, each as `the candidate ("ft", weights 01234567…, and not "ft", …)`."""
+def pair_differences(ours: Provenance, theirs: Provenance) -> list[str]:
+    """What differs between two pairs, each as `the candidate ("ft" 01234567, and not "ft" …)`."""
     parts = {
         "the reference": _models(ours.reference, theirs.reference),
         "the candidate": _models(ours.candidate, theirs.candidate),
         "the tokenizer": (ours.tokenizer_sha256, theirs.tokenizer_sha256),
         "the chat template": (ours.template_sha256, theirs.template_sha256),
         "the template's arguments": (ours.template_arguments, theirs.template_arguments),
-        "the system prompt": tuple(one.settings.get("system_prompt") for one in (ours, theirs)),
+        "the system prompt": tuple(each.settings.get("system_prompt") for each in (ours, theirs)),
     }
     return [
         f"{name} ({_shown(first)}, and not {_shown(second)})"
@@ -224,7 +165,7 @@ def parting(ours: Provenance, theirs: Provenance) -> list[str]:
 
 
 def is_same_model(ours: ModelProvenance, theirs: ModelProvenance) -> bool:
-    """By the weights; else by the commit; else, where neither is known, by the spec."""
+    """Whether two are one: by the weights; else by the commit; else, unknown both, by the spec."""
     for name in ("weights_sha256", "commit"):
         first, second = getattr(ours, name), getattr(theirs, name)
         if first is not None and second is not None:
@@ -237,6 +178,43 @@ def model_name(model: ModelProvenance) -> str:
     digest = model.weights_sha256 or model.commit or ""
     parts = (part[:8] for part in digest.split("+"))  # of an adapter: its base's, and its own
     return f"{safe_line(model.spec)} {'+'.join(parts)}".rstrip()
+
+
+def accept(behaviour_id: str, suites: Sequence[Path]) -> list[Path]:
+    """Mark a behaviour as intended in the suites that know it; returns those.
+
+    Raises `SettingsError` where none does, `SuiteError` where a provenance cannot be read.
+    """
+    changed, known = [], []
+    for suite in suites:
+        path = sidecar_path(suite, PROVENANCE)
+        if not path.is_file():
+            continue
+        provenance = load_provenance(path)
+        ids = [behaviour.id for behaviour in provenance.behaviours]
+        known += ids
+        if behaviour_id in ids:
+            marked = [
+                behaviour.model_copy(update={"accepted": True})
+                if behaviour.id == behaviour_id
+                else behaviour
+                for behaviour in provenance.behaviours
+            ]
+            write_provenance(path, provenance.model_copy(update={"behaviours": marked}))
+            changed.append(suite)
+    if not changed:
+        where = ", ".join(map(str, suites)) or "any folder given: there is no suite"
+        names = f"; known there: {', '.join(known)}" if known else ""
+        raise SettingsError(f"no behaviour {behaviour_id} in {where}{names}")
+    return changed
+
+
+def accepted_in(suite: Path) -> list[Behaviour]:
+    """The accepted behaviours of a suite; none where it is not there or cannot be read."""
+    path = sidecar_path(suite, PROVENANCE)
+    if not path.is_file():
+        return []
+    return [known for known in load_provenance(path).behaviours if known.accepted]
 
 
 def _models(ours: ModelProvenance, theirs: ModelProvenance) -> tuple[object, object]:

@@ -7,14 +7,13 @@ id begins with a few letters of its prompt or motif; it stays, because it is the
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Any
 
 from pytest_divergence.core.behaviours import Behaviour, Example
-from pytest_divergence.core.cases import Case, Completions
+from pytest_divergence.core.cases import AnyCase, Completions
 from pytest_divergence.core.report import Report, ReportCase, RunError, TokenComparison
 
 REDACTED = "[redacted]"
-ANY = TypeVar("ANY", bound=Case)
 
 
 def redacted(report: Report) -> Report:
@@ -32,12 +31,7 @@ def redacted(report: Report) -> Report:
     )
 
 
-def redacted_message(text: str) -> str:
-    """An error in words, without what it quotes: it stands between quotation marks."""
-    return re.sub('".*"', f'"{REDACTED}"', text, flags=re.DOTALL)
-
-
-def redacted_case(case: ANY) -> ANY:
+def redacted_case(case: AnyCase) -> AnyCase:
     """The case with its id and numbers, and without its texts."""
     changes: dict[str, Any] = {
         "metadata": {},
@@ -53,12 +47,6 @@ def redacted_case(case: ANY) -> ANY:
         changes["redacted"] = True
         changes["tokens"] = [redacted_token(one) for one in case.tokens]
     return case.model_copy(update=changes)
-
-
-def _redacted_error(error: RunError) -> RunError:
-    """The kind of error alone: a message may quote what could not be measured."""
-    kind = re.match(r"\w+(?=: )", error.message)
-    return RunError(where=error.where, message=f"{kind[0]}: {REDACTED}" if kind else REDACTED)
 
 
 def redacted_token(token: TokenComparison) -> TokenComparison:
@@ -83,3 +71,14 @@ def redacted_behaviour(behaviour: Behaviour) -> Behaviour:
             ),
         }
     )
+
+
+def redacted_message(text: str) -> str:
+    """An error in words, without what it quotes: it stands between quotation marks."""
+    return re.sub('".*"', f'"{REDACTED}"', text, flags=re.DOTALL)
+
+
+def _redacted_error(error: RunError) -> RunError:
+    """The kind of error alone: a message may quote what could not be measured."""
+    kind = re.match(r"\w+(?=: )", error.message)
+    return RunError(where=error.where, message=f"{kind[0]}: {REDACTED}" if kind else REDACTED)

@@ -1,13 +1,13 @@
 """What one run found, as one plain value: `report.json`.
 
-Knows the record and its file. Every view of a run (terminal, HTML, Markdown) shows a `Report`.
+Knows the record, its file, and the suite that it is about. Every view of a run (terminal, HTML,
+Markdown) shows a `Report`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -26,16 +26,19 @@ from pytest_divergence.core.cases import (
     SchemaVersion,
 )
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.file_names import from_here, suite_path
+from pytest_divergence.core.file_names import (
+    FOLDER,
+    LATEST,
+    REPORT,
+    AnyPath,
+    from_here,
+    suite_path,
+)
 from pytest_divergence.core.files import latest_report_dir
 from pytest_divergence.core.json_files import load_document, write_document
 from pytest_divergence.core.provenance import Bound, Effort, NoiseFloor, TypicalShift
 
 Verdict = Literal["passed", "failed", "error", "inconclusive"]
-
-FOLDER = ".divergence"
-REPORT = "report.json"
-LATEST = "latest"
 
 
 class Run(Record):
@@ -67,7 +70,7 @@ class ShiftDistribution(TypicalShift):
     values: list[Number] = Field(default_factory=list)
 
     def summary(self) -> TypicalShift:
-        """The same without the values."""
+        """The shift without the values."""
         return TypicalShift(**self.model_dump(exclude={"values"}))
 
 
@@ -232,12 +235,12 @@ class Report(Record):
         return any(not case.off_distribution for case in self.cases)
 
 
-def load_report(path: str | PathLike[str]) -> Report:
+def load_report(path: AnyPath) -> Report:
     """Read a `report.json`. Raises SuiteError where it cannot be used."""
     return load_document(path, Report)
 
 
-def write_report(path: str | PathLike[str], report: Report) -> None:
+def write_report(path: AnyPath, report: Report) -> None:
     """Write a `report.json`: old or new, never half. Raises StoreError."""
     write_document(path, report)
 
@@ -245,8 +248,7 @@ def write_report(path: str | PathLike[str], report: Report) -> None:
 def report_path(given: Path) -> Path | None:
     """The report.json that a path means: the file, its folder, or a folder's `latest`.
 
-    None: another file.
-    Raises SettingsError where nothing is there.
+    None: another file. Raises SettingsError where nothing is there.
     """
     if given.name == LATEST and not given.is_dir():
         folder = latest_report_dir(given.parent)
@@ -270,7 +272,7 @@ def suite_of(report: Report, path: Path, root_of: Callable[[], Path]) -> Path:
     The path is from the working directory. `root_of` tells the project of a report that lies
     outside of its `.divergence`. Raises SettingsError where the suite is gone.
     """
-    project = next((one.parent for one in path.resolve().parents if one.name == FOLDER), None)
+    project = next((up.parent for up in path.resolve().parents if up.name == FOLDER), None)
     specs = (
         str(report.settings.get(name) or spec)
         for name, spec in (("model_1", report.pair.reference), ("model_2", report.pair.candidate))

@@ -1,7 +1,7 @@
 """What a run is asked to do, checked once, at construction.
 
 Knows the options' meanings and the sizes of each profile; does not know where a value came from
-(`pytest_divergence.plugin.options`) nor how it is carried out.
+(`pytest_divergence.plugin.settings_sources`) nor how it is carried out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ ProfileName = Literal["auto", "smoke", "default", "thorough"]
 MetricName = str
 """One of `BUILT_IN_METRICS`, or a name that a plugin adds."""
 BUILT_IN_METRICS = ("symmetric", "forward", "reverse", "js")
-
 
 CAUSE_TOKENS = 3_000
 """Forwarded tokens that minimising the causes of behaviours takes, about."""
@@ -218,7 +217,7 @@ class Settings(BaseModel):
     update: bool = False
     """Measure the suites of the session afresh, and rewrite them."""
     fill: bool = False
-    """The same for rows without a measurement alone."""
+    """Measure the rows that have no measurement, and leave the others."""
 
     @field_validator("max_kl")
     @classmethod

@@ -1,4 +1,4 @@
-"""A suite as it lies on disk, with the files beside it: read as one, and written as one.
+"""A suite as it lies on disk, with the files beside it: read, checked and written as one.
 
 Knows which files there are, and that all of them change or none. What is in them, others know.
 """
@@ -14,27 +14,58 @@ from typing import Any, TypeVar
 
 from pytest_divergence.core.cases import Case, Measurement
 from pytest_divergence.core.errors import SuiteError
-from pytest_divergence.core.file_names import SUITE_SUFFIX, AnyPath, sidecar_path
+from pytest_divergence.core.file_names import (
+    PROVENANCE,
+    SUITE_SUFFIX,
+    TOKENS,
+    AnyPath,
+    sidecar_path,
+)
 from pytest_divergence.core.files import write_together
 from pytest_divergence.core.json_files import (
-    _checked,
     document_data,
     read_rows,
     rows_data,
     rows_or_faults,
     strict_dumps,
     validated,
+    within_limits,
     write_rows,
 )
-from pytest_divergence.core.provenance import Provenance, load_provenance, parting, with_rows
+from pytest_divergence.core.provenance import (
+    Provenance,
+    load_provenance,
+    pair_differences,
+    with_rows,
+)
 from pytest_divergence.core.tokens import ListedTokens, StoredTokens, load_tokens
+
+MAX_CASES = 100_000
 
 NUM_CONTROL_ROWS = 64
 """Controls that a suite carries, at most, so that a replay sees broad change too."""
 
-PROVENANCE, TOKENS = "provenance.json", "tokens.jsonl"
 Row = TypeVar("Row", Case, StoredTokens)
-MAX_CASES = 100_000
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The rows of one file, in its order."""
+
+    path: Path
+    rows: tuple[Case, ...]
+    lines: Mapping[str, int]
+    """Each row's line number, from 1, by id."""
+
+    @cached_property
+    def cases(self) -> tuple[Case, ...]:
+        """The rows that are tested one by one."""
+        return tuple(row for row in self.rows if not row.is_control)
+
+    @cached_property
+    def controls(self) -> tuple[Case, ...]:
+        """The rows that are measured together, to show broad change."""
+        return tuple(row for row in self.rows if row.is_control)
 
 
 @dataclass(frozen=True)
@@ -52,13 +83,33 @@ class StoredSuite:
         return next((row.kl for row in self.suite.rows if row.kl is not None), None)
 
 
+def load_suite(path: AnyPath) -> Suite:
+    """Read a suite. Raises SuiteError naming the line of the first row that cannot be used."""
+    lines: dict[str, int] = {}
+    cases: list[Case] = []
+    for number, row in read_rows(path):
+        case = validated(path, number, row, Case)
+        if case.id in lines:
+            raise SuiteError(
+                path, number, f"the prompt of line {lines[case.id]} again (id {case.id}); drop one"
+            )
+        if len(cases) == MAX_CASES:
+            raise SuiteError(path, number, f"more than {MAX_CASES:,} cases; split the suite")
+        lines[case.id] = number
+        cases.append(case)
+    suite = Suite(Path(path), tuple(cases), lines)
+    if not suite.cases:
+        raise SuiteError(path, None, "holds no case; an empty suite would pass without a test")
+    return suite
+
+
 def read_suite(path: Path) -> StoredSuite:
     """A suite with its provenance and tokens, where there are any. Raises SuiteError."""
     return _read(path, load_tokens)
 
 
 def list_suite(path: Path) -> StoredSuite:
-    """The same, with continuations that are read when they are asked for: a listing asks for none.
+    """A suite whose continuations are read when they are asked for: a listing asks for none.
 
     Raises SuiteError.
     """
@@ -71,12 +122,84 @@ def suite_without_cases(path: Path) -> StoredSuite:
     Only the session that has searched may take it; all others read it as the empty suite it is.
     Raises SuiteError.
     """
-    provenance = load_provenance(sidecar_path(path, "provenance.json"))
+    provenance = load_provenance(sidecar_path(path, PROVENANCE))
     return StoredSuite(Suite(path, (), {}), provenance, {})
 
 
+def write_suite(path: AnyPath, cases: Iterable[Case]) -> None:
+    """Write a suite, cases and control rows, sorted by id: old or new, never half.
+
+    What it writes, `load_suite` reads. Raises SuiteError for no cases, one prompt twice or a row
+    over the limits; StoreError.
+    """
+    rows = [_suite_row(case) for case in cases]
+    _check_number(path, len(rows))
+    write_rows(path, rows)
+
+
+def write_stored(
+    path: Path, rows: Iterable[Case], tokens: Iterable[StoredTokens], provenance: Provenance
+) -> None:
+    """Write a suite, its tokens and its provenance: all of them, or none where the disk is full.
+
+    A row of the file that says the same as before keeps its text, byte for byte, also where it was
+    written by hand. Raises SuiteError, StoreError.
+    """
+    before = _texts(load_suite(path)) if path.is_file() else {}
+    lines = {row.id: _suite_line(row) for row in rows}
+    kept = {id_: text for id_, (line, text) in before.items() if lines.get(id_) == line}
+    tokens_path, provenance_path = _sidecars(path)
+    stored = (row.model_dump(mode="json") for row in tokens)
+    write_together(  # in this order: a suite is there only with its tokens and provenance
+        {
+            tokens_path: rows_data(tokens_path, stored),
+            provenance_path: document_data(provenance_path, with_rows(provenance, lines)),
+            path: _lines_data(path, {**lines, **kept}),
+        }
+    )
+
+
+def check_same_pair(
+    stored: StoredSuite, provenance: Provenance, *, relation: str, if_unknown: str, if_other: str
+) -> None:
+    """Refuse a suite whose rows were not measured on the pair of `provenance`.
+
+    `relation` is the suite's to its own pair, in words; the last two say what to do. Raises
+    SuiteError.
+    """
+    path = stored.suite.path
+    if stored.provenance is None:
+        if any(row.kl is not None for row in stored.suite.rows):
+            raise SuiteError(
+                path,
+                None,
+                "has measured rows but no provenance, so nothing says which models they were "
+                f"measured on; {if_unknown}",
+            )
+    elif different := pair_differences(stored.provenance, provenance):
+        raise SuiteError(
+            path,
+            None,
+            f"{relation} another pair: different are {'; '.join(different)}; {if_other}",
+        )
+
+
+def faults_of(path: Path) -> list[SuiteError]:
+    """What is wrong with a suite, its tokens and its provenance; none where all can be read.
+
+    A fault of a row names its line. What only shows once every row can be read, such as a suite
+    that was cut off between two rows, is looked for last.
+    """
+    return list(_row_by_row(path)) or list(_as_a_whole(path))
+
+
+def _sidecars(path: Path) -> tuple[Path, Path]:
+    """Where the tokens and the provenance of a suite lie."""
+    return sidecar_path(path, TOKENS), sidecar_path(path, PROVENANCE)
+
+
 def _read(path: Path, tokens_in: Callable[[Path], Mapping[str, StoredTokens]]) -> StoredSuite:
-    provenance, tokens = (sidecar_path(path, kind) for kind in ("provenance.json", "tokens.jsonl"))
+    tokens, provenance = _sidecars(path)
     stored = StoredSuite(
         load_suite(path),
         load_provenance(provenance) if provenance.is_file() else None,
@@ -100,49 +223,33 @@ def _check_whole(stored: StoredSuite, provenance_path: Path) -> None:
         )
 
 
-def write_stored(
-    path: Path, rows: Iterable[Case], tokens: Iterable[StoredTokens], provenance: Provenance
-) -> None:
-    """Write a suite, its tokens and its provenance: all of them, or none where the disk is full.
-
-    A row of the file that says the same as before keeps its text, byte for byte, also where it was
-    written by hand. Raises SuiteError, StoreError.
-    """
-    before = _texts(load_suite(path)) if path.is_file() else {}
-    lines = {row.id: suite_line(row) for row in rows}
-    kept = {id_: text for id_, (line, text) in before.items() if lines.get(id_) == line}
-    tokens_path, provenance_path = (
-        sidecar_path(path, kind) for kind in ("tokens.jsonl", "provenance.json")
-    )
-    stored = (one.model_dump(mode="json") for one in tokens)
-    write_together(  # in this order: a suite is there only with its tokens and provenance
-        {
-            tokens_path: rows_data(tokens_path, stored),
-            provenance_path: document_data(provenance_path, with_rows(provenance, lines)),
-            path: lines_data(path, {**lines, **kept}),
-        }
-    )
-
-
 def _texts(suite: Suite) -> dict[str, tuple[bytes, bytes]]:
     """By id: a row as we would write it, and as it stands in the file."""
     lines = suite.path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    return {row.id: (suite_line(row), lines[suite.lines[row.id] - 1]) for row in suite.rows}
+    return {row.id: (_suite_line(row), lines[suite.lines[row.id] - 1]) for row in suite.rows}
 
 
-def suite_beside(path: Path) -> Path:
-    """The suite that a file belongs to: its own path, or for another file the suite beside it."""
-    kind = next((kind for kind in (PROVENANCE, TOKENS) if path.name.endswith(f".{kind}")), None)
-    return path.with_name(path.name.removesuffix(f".{kind}") + SUITE_SUFFIX) if kind else path
+def _suite_line(case: Case) -> bytes:
+    """A case as `write_suite` writes it: one line, without its end."""
+    return strict_dumps(_suite_row(case)).encode("utf-8")
 
 
-def faults_of(path: Path) -> list[SuiteError]:
-    """What is wrong with a suite, its tokens and its provenance; none where all can be read.
+def _suite_row(case: Case) -> dict[str, Any]:
+    keys = Case.model_fields  # a case of a report has more
+    return {key: value for key, value in case.to_row().items() if key in keys}
 
-    A fault of a row names its line. What only shows once every row can be read, such as a suite
-    that was cut off between two rows, is looked for last.
-    """
-    return list(_row_by_row(path)) or list(_as_a_whole(path))
+
+def _lines_data(path: AnyPath, lines: Mapping[str, bytes]) -> bytes:
+    """A suite of lines that are there already, by id, sorted by it. Raises SuiteError."""
+    _check_number(path, len(lines))
+    return within_limits(path, b"".join(lines[id_] + b"\n" for id_ in sorted(lines)))
+
+
+def _check_number(path: AnyPath, count: int) -> None:
+    if not count:
+        raise SuiteError(path, None, "no cases to write; an empty suite would pass without a test")
+    if count > MAX_CASES:
+        raise SuiteError(path, None, f"{count:,} cases, over {MAX_CASES:,}; split the suite")
 
 
 def _row_by_row(path: Path) -> Iterator[SuiteError]:
@@ -150,7 +257,7 @@ def _row_by_row(path: Path) -> Iterator[SuiteError]:
         yield SuiteError(path, None, f"is no suite; the name of one ends in {SUITE_SUFFIX}")
         return
     yield from _row_faults(path, Case)
-    tokens, provenance = sidecar_path(path, TOKENS), sidecar_path(path, PROVENANCE)
+    tokens, provenance = _sidecars(path)
     if tokens.is_file():
         yield from _row_faults(tokens, StoredTokens)
     if provenance.is_file():
@@ -183,102 +290,3 @@ def _as_a_whole(path: Path) -> Iterator[SuiteError]:
         read_suite(path)
     except SuiteError as fault:
         yield fault
-
-
-@dataclass(frozen=True)
-class Suite:
-    """The rows of one file, in its order."""
-
-    path: Path
-    rows: tuple[Case, ...]
-    lines: Mapping[str, int]
-    """Each row's line number, from 1, by id."""
-
-    @cached_property
-    def cases(self) -> tuple[Case, ...]:
-        """The rows that are tested one by one."""
-        return tuple(row for row in self.rows if not row.is_control)
-
-    @cached_property
-    def controls(self) -> tuple[Case, ...]:
-        """The rows that are measured together, to show broad change."""
-        return tuple(row for row in self.rows if row.is_control)
-
-
-def load_suite(path: AnyPath) -> Suite:
-    """Read a suite. Raises SuiteError naming the line of the first row that cannot be used."""
-    lines: dict[str, int] = {}
-    cases: list[Case] = []
-    for number, row in read_rows(path):
-        case = validated(path, number, row, Case)
-        if case.id in lines:
-            raise SuiteError(
-                path, number, f"the prompt of line {lines[case.id]} again (id {case.id}); drop one"
-            )
-        if len(cases) == MAX_CASES:
-            raise SuiteError(path, number, f"more than {MAX_CASES:,} cases; split the suite")
-        lines[case.id] = number
-        cases.append(case)
-    suite = Suite(Path(path), tuple(cases), lines)
-    if not suite.cases:
-        raise SuiteError(path, None, "holds no case; an empty suite would pass without a test")
-    return suite
-
-
-def write_suite(path: AnyPath, cases: Iterable[Case]) -> None:
-    """Write a suite, cases and control rows, sorted by id: old or new, never half.
-
-    What it writes, `load_suite` reads.
-    Raises SuiteError for no cases, one prompt twice or a row over the limits; StoreError.
-    """
-    rows = [_suite_row(case) for case in cases]
-    _check_number(path, len(rows))
-    write_rows(path, rows)
-
-
-def suite_line(case: Case) -> bytes:
-    """A case as `write_suite` writes it: one line, without its end."""
-    return strict_dumps(_suite_row(case)).encode("utf-8")
-
-
-def lines_data(path: AnyPath, lines: Mapping[str, bytes]) -> bytes:
-    """A suite of lines that are there already, by id, sorted by it. Raises SuiteError."""
-    _check_number(path, len(lines))
-    return _checked(path, b"".join(lines[id_] + b"\n" for id_ in sorted(lines)))
-
-
-def _suite_row(case: Case) -> dict[str, Any]:
-    keys = Case.model_fields  # a case of a report has more
-    return {key: value for key, value in case.to_row().items() if key in keys}
-
-
-def _check_number(path: AnyPath, count: int) -> None:
-    if not count:
-        raise SuiteError(path, None, "no cases to write; an empty suite would pass without a test")
-    if count > MAX_CASES:
-        raise SuiteError(path, None, f"{count:,} cases, over {MAX_CASES:,}; split the suite")
-
-
-def check_same_pair(
-    stored: StoredSuite, provenance: Provenance, *, relation: str, if_unknown: str, if_other: str
-) -> None:
-    """Refuse a suite whose rows were not measured on the pair of `provenance`.
-
-    `relation` is the suite's to its own pair, in words; the last two say what to do. Raises
-    SuiteError.
-    """
-    path = stored.suite.path
-    if stored.provenance is None:
-        if any(row.kl is not None for row in stored.suite.rows):
-            raise SuiteError(
-                path,
-                None,
-                "has measured rows but no provenance, so nothing says which models they were "
-                f"measured on; {if_unknown}",
-            )
-    elif different := parting(stored.provenance, provenance):
-        raise SuiteError(
-            path,
-            None,
-            f"{relation} another pair: different are {'; '.join(different)}; {if_other}",
-        )

@@ -1,4 +1,7 @@
-"""The rule by which a measured value passes."""
+"""Which values pass, which bounds may stand, and which limit a promoted case gets.
+
+Plain numbers of one metric, in its unit.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from pytest_divergence.core.cases import NATS_PER_TOKEN
 from pytest_divergence.core.setting_names import setting
 
 FLOOR_FACTOR = 3.0
+"""How many times the noise floor a bound must be, at least."""
 ROUNDING = 1e-9
 """Relative: a bound that was stored as three times the floor is not under it."""
-
 ARITHMETIC_FLOOR = 1e-6
 """What float32 arithmetic itself leaves of a divergence of zero, nats."""
 GROWTH = 1.25
@@ -51,12 +54,6 @@ def refusal(
     )
 
 
-def _rounded_up(value: float) -> float:
-    """`value` to three digits, never less: what a message tells people to give must be enough."""
-    digits = 2 - math.floor(math.log10(value))
-    return math.ceil(value * 10.0**digits * (1 - ROUNDING)) / 10.0**digits
-
-
 def approved_limit(value: float, noise_floor: float | None) -> float:
     """`max_kl` of a case that read `value`: a quarter more, and never inside the noise.
 
@@ -64,3 +61,9 @@ def approved_limit(value: float, noise_floor: float | None) -> float:
     """
     floor = ARITHMETIC_FLOOR if noise_floor is None else noise_floor
     return max(GROWTH * value, max(value, 0.0) + FLOOR_FACTOR * floor)
+
+
+def _rounded_up(value: float) -> float:
+    """`value` to three digits, never less: what a message tells people to give must be enough."""
+    digits = 2 - math.floor(math.log10(value))
+    return math.ceil(value * 10.0**digits * (1 - ROUNDING)) / 10.0**digits

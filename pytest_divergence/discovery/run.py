@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.behaviours import Behaviour, with_accepted
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import MeasurementError, SettingsError
 from pytest_divergence.core.files import sweep_strays
-from pytest_divergence.core.provenance import accepted_in, with_accepted
+from pytest_divergence.core.provenance import accepted_in
 from pytest_divergence.core.redaction import redacted
 from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.setting_names import setting

@@ -6,29 +6,27 @@ prompt as text stay text.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+
+from transformers import PreTrainedTokenizerBase
 
 from pytest_divergence.core.cases import Message
 from pytest_divergence.core.errors import DivergenceError, ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-# Two contents that no tokenizer merges alike: what their renderings share is the template's own.
-PROBES = ("alpha", "7 omega?")
-# Some templates print today's date; a prompt must not change overnight.
-FROZEN_ARGUMENTS = {"date_string": "01 Jan 2026"}
+from pytest_divergence.models.fingerprints import text_digest
 
 Prompt = str | Sequence[Message]
+
+PROBES = ("alpha", "7 omega?")
+"""Contents that no tokenizer merges alike: what their renderings share is the template's own."""
+FROZEN_ARGUMENTS = {"date_string": "01 Jan 2026"}
+"""Some templates print today's date; a prompt must not change overnight."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class ChatFormat:
         """sha256 of the template's text; None without one."""
         if self.template is None:
             return None
-        return hashlib.sha256(self.template.encode("utf-8")).hexdigest()
+        return text_digest(self.template)
 
     def _plain_ids(self, turns: Sequence[Message]) -> list[int]:
         parts = [turn.content for turn in turns]
@@ -148,8 +146,8 @@ def choose_template(
 ) -> str | None:
     """The chat template that both models share. Raises `ModelLoadError` for a file not readable."""
     own, others = (
-        t.chat_template if t is not None and isinstance(t.chat_template, str) else None
-        for t in (tokenizer, other)
+        each.chat_template if each is not None and isinstance(each.chat_template, str) else None
+        for each in (tokenizer, other)
     )
     if choice == "none":
         return None

@@ -1,7 +1,8 @@
 """One forward pass of any causal model: padded rows in, logits out.
 
-Knows what architectures and versions of transformers call things, and which of them take what. Does
-not know prefixes, roles or which tokens are compared.
+Knows what architectures and versions of transformers call things, which of them take what, and by
+which library a CPU multiplies matrices faster. Does not know prefixes, roles or which tokens are
+compared.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ CACHE_ARGUMENTS = ("cache", "past_key_values")
 
 CPU_INFO = Path("/proc/cpuinfo")
 MKL_IS_SLOW_ON = "AuthenticAMD"
+"""A maker, as that file names it."""
 MAX_ERROR = 1e-5
 """Of a product's entries, as a share of the largest: float32 reads 1e-6, bfloat16 4e-3."""
 PROBED_ROWS = (1, 16, 256)
+"""How many rows the products have on which oneDNN is tried."""
 
 
 @dataclass
@@ -95,12 +98,6 @@ class ForwardPass:
         return logits
 
 
-def _forward_parameters(model: type) -> set[str]:
-    """What `forward` takes, by name, also where a subclass hands on `**kwargs`."""
-    forwards = [one.__dict__["forward"] for one in model.__mro__ if "forward" in one.__dict__]
-    return {name for forward in forwards for name in inspect.signature(forward).parameters}
-
-
 @contextmanager
 def fast_products(model: PreTrainedModel | None = None) -> Iterator[None]:
     """Within it, float32 products on the CPU are computed by oneDNN where that is faster.
@@ -115,6 +112,33 @@ def fast_products(model: PreTrainedModel | None = None) -> Iterator[None]:
         yield
 
 
+@cache
+def onednn_is_better() -> bool:
+    """Whether this CPU is one that MKL is slow on, and oneDNN keeps float32's precision there."""
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not has_onednn or MKL_IS_SLOW_ON not in _cpu_maker():
+        return False
+    with _through_onednn():
+        return all(_error(rows) < MAX_ERROR for rows in PROBED_ROWS)
+
+
+def _forward_parameters(model: type) -> set[str]:
+    """What `forward` takes, by name, also where a subclass hands on `**kwargs`."""
+    forwards = [kind.__dict__["forward"] for kind in model.__mro__ if "forward" in kind.__dict__]
+    return {name for forward in forwards for name in inspect.signature(forward).parameters}
+
+
+@contextmanager
+def _through_onednn() -> Iterator[None]:
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
+
+
 @contextmanager
 def _contiguous_head(model: PreTrainedModel | None) -> Iterator[None]:
     """The last positions of a batch are a slice, for which oneDNN would copy the head for each."""
@@ -127,27 +151,6 @@ def _contiguous_head(model: PreTrainedModel | None) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-@cache
-def onednn_is_better() -> bool:
-    """Whether this CPU is one that MKL is slow on, and oneDNN keeps float32's precision there."""
-    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not has_onednn or MKL_IS_SLOW_ON not in _cpu_maker():
-        return False
-    with _through_onednn():
-        return all(_error(rows) < MAX_ERROR for rows in PROBED_ROWS)
-
-
-@contextmanager
-def _through_onednn() -> Iterator[None]:
-    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = setting.fp32_precision
-    setting.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        setting.fp32_precision = before
 
 
 def _error(num_rows: int) -> float:

@@ -2,7 +2,8 @@
 
 What the file's header says of a model is incomplete (llama 3's rope scaling, gemma 3's attention
 scale), so the config and the tokenizer come from the other model of the pair where both are of one
-shape. Does not know what the model is used for.
+shape. The header is walked before anything reads the file: one that lies could take all memory.
+Does not know what the model is used for.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from pytest_divergence.models.tokenizers import num_tokens
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
 LOCK_SECONDS = 3600.0
+"""How long another process may take to convert a file."""
 PACKAGES = ("gguf", "accelerate")
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+"""Keys of a config by which two models are of one shape."""
 LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 SPACE = "▁"
 """How tokens write a space where GGUF's own tokenizers may write one."""
@@ -39,14 +42,24 @@ PADDING = re.compile(r"\[PAD\d+\]|<dummy\d+>")
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+"""Of the format."""
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a number, by its type."""
 STRING, ARRAY = 8, 9
+"""Types of other values."""
 MAX_DIMENSIONS = 4
 MAX_WEIGHTS_PER_BYTE = 8
 """The densest formats keep a weight in more than one bit."""
 TOKENS_KEY = "tokenizer.ggml.tokens"
 MAX_HEADER_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """What is needed of a header before the file is read."""
+
+    tokens: tuple[str, ...]
+    """By id; none where the file has no tokenizer."""
 
 
 def gguf_folder(path: Path, *, like: Path | None, role: str, say: Say) -> Path:
@@ -78,7 +91,7 @@ def gguf_folder(path: Path, *, like: Path | None, role: str, say: Say) -> Path:
 
 
 def ready_gguf_folder(path: Path, *, like: Path | None, role: str) -> Path | None:
-    """The same where it is there already; None: `gguf_folder` has to make it."""
+    """The folder of a GGUF file where it is there already; None: `gguf_folder` has to make it."""
     read_gguf_header(path, role=role)
     folder = user_cache_path() / "gguf" / _folder_name(path, like)
     return folder if folder.is_dir() else None
@@ -92,7 +105,6 @@ def convert_gguf(
     `added` are the tokens that the file knows and the model `like` does not. Raises
     `ModelLoadError` where the file lacks weights that its architecture has.
     """
-
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -123,6 +135,24 @@ def convert_gguf(
     partial.rename(folder)
 
 
+def read_gguf_header(path: Path, *, role: str) -> GgufHeader:
+    """Walk the header of a file. Raises `ModelLoadError` where it is not one of a sound GGUF."""
+    try:
+        with path.open("rb") as stream:
+            reader = _Reader(stream.read(MAX_HEADER_BYTES), path.stat().st_size)
+        return reader.header()
+    except OSError as error:
+        raise ModelLoadError(f"{role}: {path} cannot be read: {error}") from error
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ModelLoadError(f"{role}: {path} is not a sound GGUF file: {error}") from error
+
+
+def _folder_name(path: Path, like: Path | None) -> str:
+    """By all that the folder is made from: the file, and the other model's config and tokenizer."""
+    config = (like / "config.json").read_text("utf-8") + tokenizer_digest(like) if like else ""
+    return f"{file_digest(path)[:24]}-{text_digest(config)[:8]}"
+
+
 def _complete(own: Any, other: Any) -> Any:
     """The other model's config, with what the file may differ in; its own where shapes differ."""
     if any(getattr(own, name, None) != getattr(other, name, None) for name in SHAPE):
@@ -134,7 +164,6 @@ def _complete(own: Any, other: Any) -> Any:
 
 def _added_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> list[str]:
     """The tokens of a file behind those that the other model knows, which must be the same."""
-
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(like, **LOCAL)
     for token, token_id in tokenizer.get_vocab().items():
@@ -159,33 +188,9 @@ def _added_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> list[str
     return added
 
 
-def _folder_name(path: Path, like: Path | None) -> str:
-    """By all that the folder is made from: the file, and the other model's config and tokenizer."""
-    config = (like / "config.json").read_text("utf-8") + tokenizer_digest(like) if like else ""
-    return f"{file_digest(path)[:24]}-{text_digest(config)[:8]}"
-
-
-@dataclass(frozen=True)
-class GgufHeader:
-    """What is needed of a header before the file is read."""
-
-    tokens: tuple[str, ...]
-    """By id; none where the file has no tokenizer."""
-
-
-def read_gguf_header(path: Path, *, role: str) -> GgufHeader:
-    """Walk the header of a file. Raises `ModelLoadError` where it is not one of a sound GGUF."""
-    try:
-        with path.open("rb") as stream:
-            reader = _Reader(stream.read(MAX_HEADER_BYTES), path.stat().st_size)
-        return reader.header()
-    except OSError as error:
-        raise ModelLoadError(f"{role}: {path} cannot be read: {error}") from error
-    except ValueError as error:  # UnicodeDecodeError is one
-        raise ModelLoadError(f"{role}: {path} is not a sound GGUF file: {error}") from error
-
-
 class _Reader:
+    """A place in the bytes of a header that moves on; ValueError where they make no sense."""
+
     def __init__(self, data: bytes, file_size: int) -> None:
         self._data = data
         self._file_size = file_size

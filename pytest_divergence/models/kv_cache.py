@@ -1,7 +1,7 @@
-"""What every row of a model begins with: chat prefixes, computed once, and caches behind them.
+"""Keys and values that are computed once: of chat prefixes, and of prompts that are read again.
 
-Knows the layers of key-value caches and what these forget; does not know what is read behind a
-prefix, nor what is kept of it.
+Knows the layers of key-value caches and what these forget; does not know what is asked of a prompt
+that was read.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from pytest_divergence.models.batching import Prefix
 from pytest_divergence.models.forward import ForwardPass, Padded
 from pytest_divergence.models.output_head import input_device
 
-Prefix = tuple[int, ...]
-"""Token ids."""
 Row = tuple[Prefix, tuple[int, ...]]
 """A prefix that is shared, and the ids after it."""
 Layers = list[tuple[Tensor, Tensor]]
@@ -32,7 +31,7 @@ KEPT_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
-class Opened:
+class PrefixedRows:
     """Rows of ids (L,) or embeddings (L, D), and what they go on from."""
 
     prefix: Prefix
@@ -42,11 +41,11 @@ class Opened:
     bodies: Sequence[Tensor]
 
     @property
-    def rows(self) -> list[Row]:
-        """Each row by its ids."""
+    def keys(self) -> list[Row]:
+        """Each row by its ids, as a `PromptCache` knows it."""
         return [(self.prefix, tuple(body.tolist())) for body in self.bodies]
 
-    def only(self, chosen: Sequence[int]) -> Opened:
+    def only(self, chosen: Sequence[int]) -> PrefixedRows:
         """Some of the rows."""
         return replace(self, bodies=[self.bodies[index] for index in chosen])
 
@@ -97,8 +96,8 @@ class Prefixes:
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
         return cache
 
-    def close_up(self, cache: DynamicCache, mask: Tensor) -> Tensor:
-        """Where a layer has a window, move each row's padding before all else; the mask of it.
+    def pack_left(self, cache: DynamicCache, mask: Tensor) -> Tensor:
+        """Move each row's padding before all else where a layer has a window; return the mask.
 
         What is decoded next moves the window on, and a gap in a row would let it see less of it.
         """
@@ -112,30 +111,6 @@ class Prefixes:
             layer.keys = layer.keys.gather(2, index.expand_as(layer.keys))
             layer.values = layer.values.gather(2, index.expand_as(layer.values))
         return mask.gather(1, order)
-
-
-def keys_and_values(cache: DynamicCache, num_positions: int) -> Layers | None:
-    """Of all layers; None where these are not all that a layer knows of what was read.
-
-    A layer that attends to a window forgets what lies before it; those of other kinds keep a
-    recurrent state, or an index, besides.
-    """
-    found: Layers = []
-    for layer in cache.layers:
-        is_plain = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)  # subclasses keep more
-        if not is_plain or not isinstance(layer, DynamicLayer):
-            return None
-        keys, values = layer.keys, layer.values
-        if keys is None or values is None or keys.shape[-2] != num_positions:
-            return None
-        found.append((keys, values))
-    return found
-
-
-def _shortest_window(cache: DynamicCache) -> int | None:
-    """The fewest positions that a layer attends to; None where each attends to all."""
-    windows = [getattr(layer, "sliding_window", None) for layer in cache.layers]
-    return min((one for one in windows if isinstance(one, int)), default=None)
 
 
 @dataclass(frozen=True)
@@ -170,7 +145,7 @@ Place = tuple[ReadBatch, int]
 
 
 @dataclass
-class Readings:
+class PromptCache:
     """Prompts that one model has read, up to `KEPT_BYTES`."""
 
     _places: dict[Row, Place] = field(default_factory=dict)
@@ -193,7 +168,25 @@ class Readings:
         self._num_bytes = 0
 
 
-def joined(
+def keys_and_values(cache: DynamicCache, num_positions: int) -> Layers | None:
+    """Of all layers; None where these are not all that a layer knows of what was read.
+
+    A layer that attends to a window forgets what lies before it; those of other kinds keep a
+    recurrent state, or an index, besides.
+    """
+    found: Layers = []
+    for layer in cache.layers:
+        is_plain = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)  # subclasses keep more
+        if not is_plain or not isinstance(layer, DynamicLayer):
+            return None
+        keys, values = layer.keys, layer.values
+        if keys is None or values is None or keys.shape[-2] != num_positions:
+            return None
+        found.append((keys, values))
+    return found
+
+
+def gather(
     places: Sequence[Place], lengths: Sequence[int], cache: DynamicCache
 ) -> tuple[Tensor, DynamicCache]:
     """The logits (B, V) after prompts of those lengths, and their keys and values in one cache.
@@ -214,6 +207,12 @@ def joined(
     back = torch.tensor(order).argsort()
     cache.batch_select_indices(back)
     return _selected(logits, back.tolist()), cache
+
+
+def _shortest_window(cache: DynamicCache) -> int | None:
+    """The fewest positions that a layer attends to; None where each attends to all."""
+    windows = [getattr(layer, "sliding_window", None) for layer in cache.layers]
+    return min((one for one in windows if isinstance(one, int)), default=None)
 
 
 def _by_batch(places: Sequence[Place]) -> Iterator[tuple[ReadBatch, list[int], list[int]]]:

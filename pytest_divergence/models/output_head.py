@@ -23,6 +23,7 @@ from pytest_divergence.models.forward import fast_products
 WHOLE_BYTES = 128 * 2**20
 """Logits in float32 that are made all at once: up to here pieces would only cost time."""
 NUM_PROBED = 8
+"""Tokens on which a head is tried."""
 PROBE_ROUNDINGS = 8
 """Units in the last place of the largest logit by which the same head may differ from itself."""
 
@@ -113,6 +114,10 @@ class OutputHead:
         finally:
             hook.remove()
 
+    def can_wait(self, num_logits: int) -> bool:
+        """Whether so many logits are better made a few at a time, and can be."""
+        return num_logits * 4 > WHOLE_BYTES and self.is_exact
+
     @cached_property
     def is_exact(self) -> bool:
         """Whether the head by itself gives the model's own logits: tried once, on some tokens."""
@@ -132,6 +137,15 @@ class OutputHead:
         return _are_same(made, own[0])
 
 
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model's inputs go: to its input embeddings, or to where accelerate will put them."""
+    module: Any = model.get_input_embeddings()
+    device: torch.device = module.weight.device
+    if device.type == "meta":
+        device = torch.device(module._hf_hook.execution_device)
+    return device
+
+
 def _are_same(made: Tensor, own: Tensor) -> bool:
     """Whether logits differ by rounding only: nowhere by much, and by next to nothing in all.
 
@@ -144,12 +158,3 @@ def _are_same(made: Tensor, own: Tensor) -> bool:
     # Sums are made in float32, whatever they are rounded to at the end.
     share = max(own_eps, PROBE_ROUNDINGS * torch.finfo(torch.float32).eps)
     return bool(is_near and error.norm() <= share * expected.norm())  # False for NaN too
-
-
-def input_device(model: PreTrainedModel) -> torch.device:
-    """Where a model's inputs go: to its input embeddings, or to where accelerate will put them."""
-    module: Any = model.get_input_embeddings()
-    device: torch.device = module.weight.device
-    if device.type == "meta":
-        device = torch.device(module._hf_hook.execution_device)
-    return device

@@ -1,7 +1,8 @@
 """The reference and the candidate, ready to be run side by side.
 
-Owns what the two share: one tokenizer, one chat format, the metrics. Does not know where models
-come from (`pytest_divergence.models.loading`) or what is measured on them.
+Owns what the two share: one tokenizer, one chat format, the metrics, and where one is an adapter of
+the other, one copy of the weights. Does not know where models come from
+(`pytest_divergence.models.loading`) or what is measured on them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.setting_names import setting
@@ -25,11 +27,24 @@ from pytest_divergence.models.tokenizers import Vocabulary, num_tokens, vocabula
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 Adapters = tuple[str, ...]
 """Names of the adapters that one side of a pair uses; empty: the base alone."""
+
+
+class Metric(Protocol):
+    """Says how far two models' next-token distributions are apart.
+
+    An attribute `unit` (a short text, such as `"changes/token"`) names what the numbers count;
+    without it they are nats per token.
+    """
+
+    def measure(self, reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
+        """The divergence at each position of a shared context: (..., vocab) -> (...).
+
+        Its mean over positions is compared with `max_kl`. Logits are float32 or better, and -inf
+        where a model rules a token out. The result must be finite.
+        """
 
 
 @dataclass(frozen=True)
@@ -98,11 +113,11 @@ class ModelPair:
         )
 
     def with_template(self, template: str | None) -> ModelPair:
-        """The same models under another chat template (None: plain text continuation)."""
+        """The pair under another chat template (None: plain text continuation)."""
         return replace(self, chat=replace(self.chat, template=template))
 
     def with_names(self, *names: tuple[str, str]) -> ModelPair:
-        """The same models, known by other specs: spec and kind of the reference and candidate."""
+        """The pair under other names: spec and kind of the reference and candidate."""
         reference, candidate = (
             replace(identity, spec=spec, kind=kind)
             for identity, (spec, kind) in zip(
@@ -112,7 +127,7 @@ class ModelPair:
         return replace(self, reference_identity=reference, candidate_identity=candidate)
 
     def with_metrics(self, metrics: Mapping[str, Metric]) -> ModelPair:
-        """The same models, to be measured in these metrics too, by name."""
+        """The pair, to be measured in these metrics too, by name."""
         return replace(self, metrics={**self.metrics, **metrics})
 
     @contextmanager
@@ -155,76 +170,12 @@ class ModelPair:
         return rows
 
 
-def _plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The transformers model inside a PEFT wrapper, with the adapter's layers in place."""
-    unwrap: Any = getattr(model, "get_base_model", lambda: model)
-    return cast("PreTrainedModel", unwrap())
-
-
-def _active(model: PreTrainedModel | PeftModel) -> Adapters:
-    """The adapters that a model runs with; none where it is not wrapped."""
-    return () if _plain(model) is model else active_adapters(cast("PeftModel", model))
-
-
-def _shared_wrapper(
-    reference: PreTrainedModel | PeftModel, candidate: PreTrainedModel | PeftModel
-) -> PeftModel | None:
-    """The PEFT model around the weights that both sides share; None where they share none."""
-    if _plain(reference) is not _plain(candidate):
-        return None
-    wrapped = [one for one in (candidate, reference) if _plain(one) is not one]
-    return cast("PeftModel", wrapped[0]) if wrapped else None
-
-
-def _stop_ids(
-    tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel, vocabulary: Vocabulary | None
-) -> frozenset[int]:
-    found: set[int] = set()
-    for owner in (tokenizer, *(m.generation_config for m in models), *(m.config for m in models)):
-        value = getattr(owner, "eos_token_id", None)
-        values = value if isinstance(value, (list, tuple)) else [value]
-        found.update(token_id for token_id in values if token_id is not None)
-    if vocabulary is not None:
-        # No added token can be fed to both models, so a continuation ends with the first.
-        found = {token_id for token_id in found if token_id < vocabulary.num_shared}
-        found |= {vocabulary.num_shared} if vocabulary.has_added else set()
-    return frozenset(found)
-
-
-def _identities_in_memory(
-    reference: PreTrainedModel | PeftModel,
-    candidate: PreTrainedModel | PeftModel,
-    adapters: tuple[Adapters, Adapters] | None,
-) -> tuple[ModelIdentity, ModelIdentity]:
-    names = adapters or (_active(reference), _active(candidate))
-    is_shared = _shared_wrapper(reference, candidate) is not None
-
-    def identity(model: PreTrainedModel | PeftModel, active: Adapters) -> ModelIdentity:
-        plain = _plain(model)
-        digest = _weights_digest(plain, without=".lora_" if is_shared and not active else None)
-        if is_shared:  # all adapters are in the weights: which of them are used?
-            digest += "".join(f"+{name}" for name in active)
-        return ModelIdentity(f"in memory: {type(plain).__name__}", "memory", digest)
-
-    return identity(reference, names[0]), identity(candidate, names[1])
-
-
-def _weights_digest(model: PreTrainedModel, *, without: str | None = None) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in present_weights(model):
-        if without is None or without not in name:
-            digest.update(name.encode("utf-8"))
-            flat = tensor.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 class AdapterSwitch:
     """The adapters of one PEFT model: one side's while that side runs, then the other's.
 
-    PEFT's own `disable_adapter()` and `set_adapter()` walk the whole model, tens of milliseconds
-    around every forward pass, and turn the adapters' gradients back on. This one touches the
-    adapters' layers only, and only where the other side ran last.
+    PEFT's own ways, on the whole model or on each layer, set anew which of the weights want
+    gradients: ten times as slow, around every forward pass, of which decoding has one a token. This
+    one touches the adapters' layers only, and only where the other side ran last.
     """
 
     def __init__(self, model: PeftModel, *sides: Adapters) -> None:
@@ -269,10 +220,25 @@ class AdapterSwitch:
             self._is_on = index
 
 
-def active_adapters(model: PeftModel) -> Adapters:
-    """The names that a PEFT model runs with as it is."""
-    active: Sequence[str] = model.active_adapters
-    return tuple(active)
+def _plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The transformers model inside a PEFT wrapper, with the adapter's layers in place."""
+    unwrap: Any = getattr(model, "get_base_model", lambda: model)
+    return cast("PreTrainedModel", unwrap())
+
+
+def _active(model: PreTrainedModel | PeftModel) -> Adapters:
+    """The adapters that a model runs with; none where it is not wrapped."""
+    return () if _plain(model) is model else tuple(cast("PeftModel", model).active_adapters)
+
+
+def _shared_wrapper(
+    reference: PreTrainedModel | PeftModel, candidate: PreTrainedModel | PeftModel
+) -> PeftModel | None:
+    """The PEFT model around the weights that both sides share; None where they share none."""
+    if _plain(reference) is not _plain(candidate):
+        return None
+    wrapped = [one for one in (candidate, reference) if _plain(one) is not one]
+    return cast("PeftModel", wrapped[0]) if wrapped else None
 
 
 def _adapter_layers(model: PeftModel) -> dict[Any, Sequence[str]]:
@@ -289,16 +255,44 @@ def _adapter_layers(model: PeftModel) -> dict[Any, Sequence[str]]:
     return found
 
 
-class Metric(Protocol):
-    """Says how far two models' next-token distributions are apart.
+def _stop_ids(
+    tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel, vocabulary: Vocabulary | None
+) -> frozenset[int]:
+    found: set[int] = set()
+    for owner in (tokenizer, *(m.generation_config for m in models), *(m.config for m in models)):
+        value = getattr(owner, "eos_token_id", None)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        found.update(token_id for token_id in values if token_id is not None)
+    if vocabulary is not None:
+        # No added token can be fed to both models, so a continuation ends with the first.
+        found = {token_id for token_id in found if token_id < vocabulary.num_shared}
+        found |= {vocabulary.num_shared} if vocabulary.has_added else set()
+    return frozenset(found)
 
-    An attribute `unit` (a short text, such as `"changes/token"`) names what the numbers count;
-    without it they are nats per token.
-    """
 
-    def measure(self, reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
-        """The divergence at each position of a shared context: (..., vocab) -> (...).
+def _identities_in_memory(
+    reference: PreTrainedModel | PeftModel,
+    candidate: PreTrainedModel | PeftModel,
+    adapters: tuple[Adapters, Adapters] | None,
+) -> tuple[ModelIdentity, ModelIdentity]:
+    names = adapters or (_active(reference), _active(candidate))
+    is_shared = _shared_wrapper(reference, candidate) is not None
 
-        Its mean over positions is compared with `max_kl`. Logits are float32 or better, and -inf
-        where a model rules a token out. The result must be finite.
-        """
+    def identity(model: PreTrainedModel | PeftModel, active: Adapters) -> ModelIdentity:
+        plain = _plain(model)
+        digest = _weights_digest(plain, without=".lora_" if is_shared and not active else None)
+        if is_shared:  # all adapters are in the weights: which of them are used?
+            digest += "".join(f"+{name}" for name in active)
+        return ModelIdentity(f"in memory: {type(plain).__name__}", "memory", digest)
+
+    return identity(reference, names[0]), identity(candidate, names[1])
+
+
+def _weights_digest(model: PreTrainedModel, *, without: str | None = None) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in present_weights(model):
+        if without is None or without not in name:
+            digest.update(name.encode("utf-8"))
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -20,7 +20,6 @@ from pytest_divergence.models.folder_checks import check_adapter_shapes
 from pytest_divergence.models.load_plan import LoadPlan, SidePlan
 from pytest_divergence.models.loading import load_tokenizers, require_peft
 from pytest_divergence.models.memory import weights_bytes
-from pytest_divergence.models.specs import adapter_base_name
 from pytest_divergence.models.tokenizers import num_tokens, padding_note, smaller, vocabularies
 from pytest_divergence.models.transformers_log import quiet_transformers
 
@@ -31,6 +30,16 @@ NOT_HERE = {
     "gguf": "is not converted yet; the first session does it, once",
     "plugin": "is loaded by a plugin, so only a session can tell",
 }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Literal["ok", "note", "fail"]
+    """`note`: nothing is wrong, but someone may want to know."""
+    text: str
+    """One sentence or so, safe to print."""
 
 
 def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
@@ -98,7 +107,7 @@ def _fit(adapter: SidePlan, base: SidePlan, skeleton: PreTrainedModel) -> Findin
     assert adapter.folder is not None  # an adapter is a folder
     name = f"{base.role} {base.spec}"
     check_adapter_shapes(adapter.folder, skeleton, role=adapter.role, base_name=name)
-    named = adapter_base_name(adapter.folder)
+    named = adapter.named_base
     made = f"; it names {safe_line(named)} as its base" if named else ""
     return Finding("ok", f"the adapter fits {safe_line(str(base.spec))[1:-1]}{made}")
 
@@ -116,13 +125,3 @@ def _skeleton(side: SidePlan) -> PreTrainedModel:
             config, trust_remote_code=False, attn_implementation="eager"
         )
     return skeleton
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    level: Literal["ok", "note", "fail"]
-    """`note`: nothing is wrong, but someone may want to know."""
-    text: str
-    """One sentence or so, safe to print."""

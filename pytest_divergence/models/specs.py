@@ -6,7 +6,6 @@ Knows the kinds of spec, and what is asked of whoever loads those that no rule h
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from pytest_divergence.core.errors import ModelLoadError, one_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 Kind = Literal["hub", "folder", "adapter", "gguf", "demo", "plugin"]
 OPTIONS = ("dtype", "attn_implementation", "revision", "device", "device_map", "base")
@@ -111,7 +109,7 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
 
 
 def parse_open_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
-    """As `parse_spec`, where a plugin may understand what no rule here does.
+    """Parse one spec that a plugin may understand where no rule here does.
 
     Raises `ModelLoadError` for what may hold a secret: specs are stored with suites and reports.
     """
@@ -127,14 +125,6 @@ def parse_open_spec(text: str, *, role: str, root: Path | None = None) -> ModelS
 def plugin_spec(text: str) -> ModelSpec:
     """A spec that a plugin understands."""
     return ModelSpec("plugin", text.strip())
-
-
-def _host(url: str) -> str:
-    """The only part of a URL that is shown: the rest may hold a password."""
-    try:
-        return urlsplit(url).hostname or "unknown"
-    except ValueError:
-        return "unknown"
 
 
 def _option(part: str, *, role: str) -> tuple[str, str]:
@@ -170,22 +160,20 @@ def _kind_and_location(location: str, *, role: str, root: Path) -> tuple[Kind, s
     return "hub", location
 
 
+def _host(url: str) -> str:
+    """The only part of a URL that is shown: the rest may hold a password."""
+    try:
+        return urlsplit(url).hostname or "unknown"
+    except ValueError:
+        return "unknown"
+
+
 def _is(check: Callable[[], bool]) -> bool:
     """Whether a path is there; one that the file system cannot even take is not."""
     try:
         return check()
     except (OSError, ValueError):
         return False
-
-
-def adapter_base_name(folder: Path) -> str | None:
-    """The base that an adapter says it was made from: shown, never followed."""
-    try:
-        name = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    base = name.get("base_model_name_or_path") if isinstance(name, dict) else None
-    return base if isinstance(base, str) else None
 
 
 def _relative_to_here(path: Path) -> str:

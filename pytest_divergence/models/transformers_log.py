@@ -1,4 +1,4 @@
-"""Keeps transformers quiet while models load: our own lines say what happens."""
+"""Quiet from transformers while models load: our own lines say what happens."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class WeightSwitch:
         return len(self._weights)
 
     def sides(self, side: ModelSide) -> tuple[ModelSide, ModelSide]:
-        """The same model twice: the reference with its own values, the candidate with the others.
+        """One model as both sides: the reference with its own values, the candidate with others.
 
         To be used alternately, like the sides of an adapter pair.
         """

@@ -1,7 +1,34 @@
-"""The pytest plugin: hooks and fixtures, each handing on to what it is about.
+"""The pytest plugin: hooks and fixtures, each handing on to the file that it is about.
 
-pytest loads this module in every session, so it imports nothing but pytest and our own light
-modules; what a session does not ask for does not happen.
+The files in the order in which a session goes through them:
+
+    options           one table of all options, and what was given for each
+    settings_sources  what was given becomes settings, each with its source
+    session           what this session is for (SessionPlan), and all that it shares
+    header            the lines of pytest's header
+    extensions        what other plugins add by the hooks of hookspecs
+    model_pairs       which pair a suite or test is about, and the one pair in memory
+    search            the session's search: done here, or read back
+    progress_bar      where a search or a command is
+    collection        suites and cases become items and parameters
+    items             case, behaviour and search: measured in setup, judged in the call
+    aggregate_items   items about all rows together
+    replay            rows measured together, and why one cannot be
+    bounds            which limit a row or assertion has, and when it is refused
+    assertions        assert_bounded_kl
+    update            suites measured afresh and rewritten
+    notes             what items leave on pytest's reports
+    terminal          the summary, and commands to copy
+    gaps              what was asked for and not tested
+    replay_report     the report of a replay
+    github            annotations and step summary
+    xdist             what controller and workers tell each other
+    usage_errors      how an error ends a session or fails a test
+    once, _compat     a value computed on first use; what of pytest is not public
+
+pytest loads this file in every session. It is the door: what is heavy is imported here, inside of
+functions, where a session asks for it. `options`, `session`, `header`, `notes`, `gaps`, `xdist`,
+`hookspecs`, `once` and `_compat` are light; all others import what they need at their top.
 """
 
 from __future__ import annotations
@@ -15,29 +42,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_divergence.core.setting_names import spelled_by
-from pytest_divergence.plugin import (
-    collection,
-    gaps,
-    header,
-    hookspecs,
-    notes,
-    options,
-    search,
-    session,
-    terminal,
-    update,
-    xdist,
-)
-from pytest_divergence.plugin.model_pairs import forget_frames
-from pytest_divergence.plugin.session import REPORT_KEY, more_arguments, of
-from pytest_divergence.plugin.usage_errors import failures
+from pytest_divergence.plugin import gaps, header, hookspecs, notes, options, xdist
+from pytest_divergence.plugin.session import KEY, DivergenceSession, Makers, is_suite, of
 
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case
+    from pytest_divergence.discovery.run import SearchOutcome
     from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
     from pytest_divergence.models.pair import ModelPair
+    from pytest_divergence.plugin.model_pairs import Pairs
+    from pytest_divergence.plugin.settings_sources import Resolved
     from pytest_divergence.scoring.scorer import PromptScore
-
 
 MARKER = (
     "divergence(max_kl=, models=, behaviour=, limit=, id=): bound of this test's assertions, the "
@@ -49,7 +64,6 @@ MARKER = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register options and ini keys."""
     options.add_options(parser)
-    parser.addini(options.PAIRS_INI, options.PAIRS_INI_HELP, type="linelist", default=[])
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -63,7 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
     naming.enter_context(spelled_by(options.flag_of))
     config.add_cleanup(naming.close)
     config.addinivalue_line("markers", MARKER)
-    of(config)
+    session_of(config)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -73,29 +87,34 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Refuse wrong values; with pytest-xdist, search before the workers start."""
+    """Decide what this session is for; with pytest-xdist, search before the workers start."""
     ours = of(session.config)
     ours.check()
-    update.refuse(ours)
-    if ours.is_controller:
-        search.prepare(ours)
+    if ours.plan.is_rewriting:
+        from pytest_divergence.plugin import update
+
+        update.refuse(ours)
+    if ours.plan.process == "controller":
+        _prepare(ours)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
     """Search where the session asks for it, and let the cases found join its items."""
     ours = of(session.config)
-    if ours.is_controller:
+    if ours.plan.process == "controller":
         return
-    if ours.worker_input is None:
-        search.prepare(ours)
-    session.config.args += more_arguments(ours)
+    if ours.plan.process == "alone":
+        _prepare(ours)
+    session.config.args += ours.more_arguments()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist what its controller found: strings only, no paths."""
-    node.workerinput.update(xdist.for_workers(of(node.config)))
+    """Tell a worker of pytest-xdist what its controller found."""
+    ours = of(node.config)
+    report_dir = ours.outcome().report_dir if ours.outcome else None
+    xdist.tell_worker(node, suite=ours.joining_suite, report_dir=report_dir)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -107,12 +126,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.hookimpl(tryfirst=True)
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Of `.divergence/`, show pytest only the suites that take part."""
-    return session.is_hidden(collection_path, config)
+    return of(config).hides(collection_path)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Collect suites."""
-    if not file_path.name.endswith(options.SUITE_SUFFIX) or of(parent.config).is_off:
+    if not is_suite(file_path) or of(parent.config).plan.action == "nothing":
         return None
     from pytest_divergence.plugin.collection import SuiteFile
 
@@ -123,7 +142,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give tests that take `divergence_case` the cases."""
     if "divergence_case" in metafunc.fixturenames:
-        collection.parametrize(metafunc, of(metafunc.config))
+        from pytest_divergence.plugin.collection import parametrize
+
+        parametrize(metafunc, of(metafunc.config))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -133,7 +154,7 @@ def pytest_make_collect_report(
     """End the session with one clear error where our part of collection failed."""
     report = yield
     ours = of(collector.config)
-    if ours.error is not None and ours.worker_input is None:
+    if ours.error is not None and ours.plan.process != "worker":
         raise ours.error
     return report
 
@@ -147,53 +168,95 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Refuse to rewrite a suite of which only a part would run."""
-    update.check_selection(session, of(session.config))
+    ours = of(session.config)
+    if ours.plan.is_rewriting:
+        from pytest_divergence.plugin import update
+
+        update.check_selection(session, ours)
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
     """Say what was found, where the report is, and how to run one case again."""
-    from pytest_divergence.plugin import github, replay_report
+    ours, reports = of(config), list(notes.final_reports(terminalreporter))
+    is_ours = ours.plan.is_asked or any(map(notes.is_ours, reports))
+    if is_ours or ours.report is not None or ours.rewritten:
+        from pytest_divergence.plugin import terminal
 
-    ours = of(config)
-    terminal.write_summary(
-        terminalreporter,
-        ours,
-        exitstatus,
-        more=[*update.summary_lines(ours), *replay_report.write(ours, exitstatus)],
-    )
+        terminal.write_summary(terminalreporter, ours, exitstatus, reports)
     gaps.write(terminalreporter, ours)
-    github.write(terminalreporter, ours, list(notes.final_reports(terminalreporter)))
+    if ours.plan.is_annotating and (is_ours or ours.report is not None or ours.error is not None):
+        from pytest_divergence.plugin import github
+
+        github.write(terminalreporter, ours, reports)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Rewrite suites, and tell pytest-xdist's controller where a search left its report."""
+    """Rewrite suites, fail where nothing was tested, and tell pytest-xdist's controller."""
     ours = of(session.config)
-    update.finish(session, ours)
-    gaps.finish(session, ours)
-    if ours.worker_input is not None:
-        from pytest_divergence.plugin import replay_report
+    if ours.plan.is_rewriting:
+        from pytest_divergence.plugin import update
 
-        replay_report.send(ours, session.config.workeroutput)  # type: ignore[attr-defined]
-    if ours.worker_input is not None and ours.report_dir is not None:
-        session.config.workeroutput[REPORT_KEY] = str(ours.report_dir)  # type: ignore[attr-defined]
+        update.finish(session, ours)
+    gaps.finish(session, ours)
+    if ours.plan.process == "worker":
+        heard = xdist.Heard(ours.report_dir, tuple(ours.emptied), ours.replayed)
+        xdist.tell_controller(session.config, heard)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Hear from a worker of pytest-xdist."""
-    from pytest_divergence.plugin import replay_report, search
+    ours, heard = of(node.config), xdist.heard_from_worker(node)
+    ours.emptied |= set(heard.emptied)
+    ours.replayed.add(heard.replayed)
+    if heard.report_dir is not None and ours.report is None:
+        from pytest_divergence.plugin.search import read_report
 
-    ours, output = of(node.config), getattr(node, "workeroutput", {})
-    search.hear(ours, output)
-    replay_report.hear(ours, output)
-    gaps.hear(ours, output)
+        read_report(ours, heard.report_dir)
+
+
+def session_of(config: pytest.Config) -> DivergenceSession:
+    """The state of a session, made on first use; `of` gives it once pytest is configured."""
+    if KEY not in config.stash:
+        config.stash[KEY] = DivergenceSession(config, Makers(_resolved, _pairs, _outcome))
+    return config.stash[KEY]
+
+
+def _prepare(ours: DivergenceSession) -> None:
+    """Search, or make sure that there is something to replay; nothing for what shows later."""
+    plan = ours.plan
+    has_suites = plan.process == "controller" and bool(plan.suites)
+    if plan.is_asked or plan.acts_first or has_suites:
+        from pytest_divergence.plugin.search import prepare
+
+        prepare(ours)
+
+
+def _resolved(config: pytest.Config) -> Resolved:
+    from pytest_divergence.plugin.settings_sources import resolve
+
+    return resolve(config)
+
+
+def _pairs(ours: DivergenceSession) -> Pairs:
+    from pytest_divergence.plugin.model_pairs import Pairs
+
+    return Pairs(ours.config, lambda: ours.resolved.settings, lambda text: ours.say(text))
+
+
+def _outcome(ours: DivergenceSession) -> SearchOutcome:
+    from pytest_divergence.plugin.search import outcome_of
+
+    return outcome_of(ours)
 
 
 @pytest.fixture(scope="session")
 def model_pair(pytestconfig: pytest.Config) -> ModelPair:
     """The two models of the session, loaded once: reference and candidate."""
+    from pytest_divergence.plugin.usage_errors import failures
+
     session = of(pytestconfig)
     with failures(session):
         return session.pair()
@@ -203,18 +266,23 @@ def model_pair(pytestconfig: pytest.Config) -> ModelPair:
 def soft_prompts(pytestconfig: pytest.Config) -> list[SoftPrompt]:
     """The soft prompts that the session's search trained."""
     from pytest_divergence.discovery.soft_prompts.virtual_tokens import load_soft_prompts
+    from pytest_divergence.plugin.search import search_outcome
+    from pytest_divergence.plugin.usage_errors import failures
 
     session = of(pytestconfig)
     with failures(session):
-        return load_soft_prompts(search.search_outcome(session).key)
+        return load_soft_prompts(search_outcome(session).key)
 
 
 @pytest.fixture(scope="session")
 def hard_prompts(pytestconfig: pytest.Config) -> list[str]:
     """The prompts, as text, on which the session's models were found to differ."""
+    from pytest_divergence.plugin.collection import session_cases
+    from pytest_divergence.plugin.usage_errors import failures
+
     session = of(pytestconfig)
     with failures(session):
-        return [one.case.text for one in collection.session_cases(session)]
+        return [found.case.text for found in session_cases(session)]
 
 
 @pytest.fixture
@@ -226,10 +294,12 @@ def divergence_case(request: pytest.FixtureRequest) -> Case:
             "request.getfixturevalue() comes too late to run the test once for each case",
             pytrace=False,
         )
-    given: collection.SuiteCase | collection.NoCase = request.param
-    if isinstance(given, collection.NoCase):
+    from pytest_divergence.plugin.collection import CASE_SUITE, NoCase, SuiteCase
+
+    given: SuiteCase | NoCase = request.param
+    if isinstance(given, NoCase):
         pytest.fail(given.reason, pytrace=False)
-    request.node.stash[collection.CASE_SUITE] = given.suite
+    request.node.stash[CASE_SUITE] = given.suite
     return given.case
 
 
@@ -252,6 +322,8 @@ def _divergence_setup(request: pytest.FixtureRequest) -> Any:
     try:
         request.node.measure(request)
     except BaseException as error:  # its frames hold the models, until it has been reported
+        from pytest_divergence.plugin.model_pairs import forget_frames
+
         request.addfinalizer(partial(forget_frames, error))  # noqa: PT021  # see above
         raise
     return request.node

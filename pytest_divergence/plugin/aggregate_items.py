@@ -1,7 +1,8 @@
 """Items about all rows of a suite together: how much they grew, and how far ordinary prompts moved.
 
 Knows which rows count and what a verdict does to a session. Does not know the statistics
-(`pytest_divergence.scoring.aggregate_tests`), nor how a row is measured (`pytest_divergence.plugin.replay`).
+(`pytest_divergence.scoring.aggregate_tests`), nor how a row is measured
+(`pytest_divergence.plugin.replay`).
 """
 
 from __future__ import annotations
@@ -26,8 +27,7 @@ from pytest_divergence.core.report import Report
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.plugin.bounds import noise_floor_of
-from pytest_divergence.plugin.collection import SuiteFile
-from pytest_divergence.plugin.items import SuiteItem
+from pytest_divergence.plugin.items import SuiteItem, SuiteModule
 from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.replay import SuiteReplay
 from pytest_divergence.plugin.session import DivergenceSession, of
@@ -60,7 +60,7 @@ class RowsItem(SuiteItem):
 
     @classmethod
     def of_rows(
-        cls, parent: SuiteFile, name: str, replay: SuiteReplay, is_carried: Callable[[Case], bool]
+        cls, parent: SuiteModule, name: str, replay: SuiteReplay, is_carried: Callable[[Case], bool]
     ) -> RowsItem:
         """The item of one suite's rows."""
         item = cls.listed(parent, name)
@@ -68,7 +68,7 @@ class RowsItem(SuiteItem):
         return item
 
     @classmethod
-    def listed(cls, parent: SuiteFile, name: str) -> RowsItem:
+    def listed(cls, parent: SuiteModule, name: str) -> RowsItem:
         """The item where pytest only lists: it keeps nothing of the suite."""
         item: RowsItem = cls.named(parent, name, 1)
         item.add_marker(pytest.mark.divergence)
@@ -110,7 +110,6 @@ class AggregateItem(RowsItem):
 
     def judge(self) -> None:
         """Fail, warn or pass, and leave the numbers in each case."""
-
         found, session = self.found, of(self.config)
         sentence = f"{found.verdict}: {aggregate_sentence(found)}"
         note(
@@ -137,7 +136,6 @@ class AggregateItem(RowsItem):
             warn_of_suite(self.path, f"aggregate {sentence}")
 
     def _compare(self, rows: Sequence[Case], measured: dict[str, Measurement]) -> Aggregate:
-
         stored = self.replay.stored
         floor = noise_floor_of(stored.provenance, "forward") or DEFAULT_FLOOR
         grown = [_grown(row, measured[row.id], floor) for row in rows]
@@ -162,7 +160,7 @@ class ShiftItem(RowsItem):
     shift: Shift
 
     @classmethod
-    def of_search(cls, parent: SuiteFile, report: Report) -> ShiftItem:
+    def of_search(cls, parent: SuiteModule, report: Report) -> ShiftItem:
         """The item of this session's own search."""
         item: ShiftItem = cls.named(parent, SHIFT_ITEM, 1)
         item.report = report
@@ -182,7 +180,6 @@ class ShiftItem(RowsItem):
 
     def judge(self) -> None:
         """Fail where the mean is over its limit."""
-
         shift, session = self.shift, of(self.config)
         note(self, verdict=shift.verdict, shift=shift.mean, max_shift=shift.limit)
         if shift.verdict == "failed":
@@ -190,7 +187,6 @@ class ShiftItem(RowsItem):
         self.add_report_section("call", "divergence", shift_sentence(shift))
 
     def _replayed(self, request: pytest.FixtureRequest, limit: float) -> Shift:
-
         controls = self.replay.stored.suite.controls
         if not controls:
             raise MeasurementError(
@@ -203,7 +199,6 @@ class ShiftItem(RowsItem):
 
 
 def _searched_shift(report: Report, limit: float) -> Shift:
-
     typical = report.calibration.typical_shift
     if typical is None:
         raise MeasurementError(
@@ -218,7 +213,6 @@ def _compared(stored: StoredSuite) -> list[Case]:
 
 
 def _grown(row: Case, measurement: Measurement, floor: float) -> GrownRow:
-
     assert row.kl is not None  # rows without a value are not compared
     old, new = row.kl.forward, measurement.forward
     return GrownRow(row.id, old, new, math.exp(log_ratio(new, old, floor)))
@@ -228,7 +222,6 @@ def controls_breadth(
     session: DivergenceSession, stored: StoredSuite, measured: Sequence[Measurement]
 ) -> tuple[Breadth | None, str]:
     """How what the suite's control rows read stands to its bound; else why no one asks."""
-
     bound = _suite_bound(session, stored)
     if not measured:
         return None, "breadth is not checked: the suite has no control rows"
@@ -242,7 +235,6 @@ def controls_breadth(
 
 def _limit_of_another(stored: StoredSuite, measured: Measurement) -> str | None:
     """The metric of the suite's own bound, where that says nothing about what was measured."""
-
     made, own = stored.measured, stored.provenance
     if made is None or own is None or own.bound is None:
         return None
@@ -259,7 +251,6 @@ def _suite_bound(session: DivergenceSession, stored: StoredSuite) -> float | Non
 
 def _unmeasured(failed: Mapping[str, Exception], num_rows: int) -> Exception:
     """One error for all rows that failed: the first one's reason, and how many there are."""
-
     id_, error = next(iter(failed.items()))
     is_ours = isinstance(error, DivergenceError)
     reason = str(error) if is_ours else f"{type(error).__name__}: {safe_line(str(error))}"

@@ -37,7 +37,6 @@ def assert_bounded(
     request: pytest.FixtureRequest, prompt: Any, max_kl: float | None, metric: str | None
 ) -> PromptScore:
     """Measure a prompt (text, messages or case); fail in words where it is over its bound."""
-
     session = of(request.config)
     with failures(session):
         models = _models_for(request, session)
@@ -88,7 +87,6 @@ def _pair_for(
 
 
 def _case_of(prompt: Any) -> Case:
-
     try:
         return Case(input=prompt) if isinstance(prompt, str) else Case(messages=tuple(prompt))
     except ValidationError as error:
@@ -127,7 +125,6 @@ def _bound_of_others(
     session: DivergenceSession, case: Case, metric: str, *, is_ours: bool
 ) -> float | None:
     """The bound that the case, the option or the search gives, which must be of this quantity."""
-
     asked = session.resolved.settings.metric
     of_case = case.kl.metric if case.kl is not None else metric
     for whose, made_of, bound in (
@@ -148,7 +145,6 @@ def _bound_of_others(
 
 def _option(session: DivergenceSession) -> str:
     """What the user wrote to give the session's bound."""
-
     return name_of("max_kl", session.given["max_kl"]) if "max_kl" in session.given else ""
 
 
@@ -176,7 +172,6 @@ def _search_bound(session: DivergenceSession, *, is_ours: bool) -> tuple[str, fl
 
 def _own_provenance(session: DivergenceSession) -> Provenance | None:
     """Of the suite that a search of the pair wrote, in this session or an earlier one."""
-
     path = sidecar_path(session.own_suite, "provenance.json")
     return load_provenance(path) if path.is_file() else None
 
@@ -190,7 +185,6 @@ def _assertion_text(
     *,
     is_ours: bool,
 ) -> str:
-
     session = of(request.config)
     report = session.report if is_ours else None
     floor = report.calibration.noise_floor if report is not None else None

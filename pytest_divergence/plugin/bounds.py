@@ -46,7 +46,6 @@ def shown_case(
     session: DivergenceSession, case: Case, tokens: Sequence[TokenComparison]
 ) -> tuple[Case, Sequence[TokenComparison]]:
     """What a failure may show of a case and of its tokens: all, or no text where none may leave."""
-
     if not session.is_redacted:
         return case, tokens
     return redacted_case(case), [redacted_token(one) for one in tokens]
@@ -59,7 +58,6 @@ def answers_of(
 
     A suite's stored answers may be other models'.
     """
-
     found = greedy_continuations(pair, [case_prompt(case)], max_new_tokens=max_new_tokens)[0]
     answer = found.candidate[0]
     both = pair.chat.text(found.reference[0]), pair.chat.text(answer)
@@ -88,7 +86,6 @@ def refusal_of(
 
     A session that asks for another dtype than the suite's measures with another, unknown floor.
     """
-
     floor = provenance.noise_floor if provenance is not None else None
     if (
         provenance is None
@@ -137,7 +134,6 @@ def _check_quantity(
     session: DivergenceSession, where: str, made: Measurement | None, metric: str
 ) -> None:
     """Refuse a limit that was made of `made` for numbers of a metric that is no such quantity."""
-
     if made is None or is_same_quantity(made.metric, metric):
         return
     asked = session.given.get("metric")

@@ -1,7 +1,8 @@
-"""`*.divergence.jsonl` files become pytest items.
+"""`*.divergence.jsonl` files become pytest items, and their cases parameters of users' tests.
 
-Knows which items a suite has. Does not know what they assert (`pytest_divergence.plugin.items`), nor
-which suites take part (`pytest_divergence.plugin.collection`).
+Knows which items a suite has, and which cases a test runs on. Does not know what items assert
+(`pytest_divergence.plugin.items`), nor which suites join a session
+(`pytest_divergence.plugin.session`).
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from pytest_divergence.core.behaviours import Behaviour, gates
 from pytest_divergence.core.cases import Case
+from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.core.report import Report
 from pytest_divergence.core.settings import BUILT_IN_METRICS
 from pytest_divergence.core.suites import (
@@ -37,19 +39,15 @@ from pytest_divergence.plugin.aggregate_items import (
     has_aggregate,
 )
 from pytest_divergence.plugin.bounds import metric_for, suite_bounds
-from pytest_divergence.plugin.items import BehaviourItem, CaseItem, SearchItem
+from pytest_divergence.plugin.items import BehaviourItem, CaseItem, SearchItem, SuiteModule
 from pytest_divergence.plugin.model_pairs import has_own_pair
 from pytest_divergence.plugin.notes import SKIP_PREFIX
-from pytest_divergence.plugin.options import SUITE_SUFFIX, Models
+from pytest_divergence.plugin.options import Models
 from pytest_divergence.plugin.replay import ReferenceCheck, SuiteReplay
-from pytest_divergence.plugin.search import _nothing_to_replay, search_outcome
-from pytest_divergence.plugin.session import NO_MODELS, DivergenceSession, mode, named_suites, of
+from pytest_divergence.plugin.search import nothing_to_replay, search_outcome
+from pytest_divergence.plugin.session import NO_MODELS, DivergenceSession, of
 from pytest_divergence.plugin.update import UpdateItem, begin
 from pytest_divergence.plugin.usage_errors import usage_errors
-
-if TYPE_CHECKING:
-    from _pytest.fixtures import FuncFixtureInfo
-
 
 SAME_SETTINGS = ("chat_template", "system_prompt", "dtype")
 """Settings under which a stored value was measured; others give another value."""
@@ -57,19 +55,13 @@ CASE_SUITE = pytest.StashKey[Path]()
 """Of a test: the suite that its case stands in."""
 
 
-class SuiteFile(pytest.Module):
-    """A suite in pytest's tree; a module, so that module-scoped fixtures have a place."""
-
-    obj = None
-    fixtureinfo: FuncFixtureInfo | None = None
-    """What pytest knows of the fixtures of each item: they all call one function."""
-    reference_check: ReferenceCheck | None = None
-    """Of a suite that is replayed on named models."""
+class SuiteFile(SuiteModule):
+    """A suite in pytest's tree."""
 
     def collect(self) -> list[pytest.Item]:
         """One item a case, after the item `search` where this session's search wrote the suite."""
         session = of(self.config)
-        session.is_used = True
+        session.is_used, plan = True, session.plan
         with usage_errors(session), _no_search_for_cycles():
             report = self._report(session)
             searched: list[pytest.Item] = []
@@ -81,9 +73,9 @@ class SuiteFile(pytest.Module):
             if report is not None and not report.has_cases:
                 stored = suite_without_cases(self.path)
                 return [*searched, *self._behaviour_items(session, stored, is_fresh=is_fresh)]
-            stored = (list_suite if session.is_listing else read_suite)(self.path)
+            stored = (list_suite if plan.action == "list" else read_suite)(self.path)
             models = self._models(session)
-            if not (is_fresh or session.is_listing or session.updates or models is None):
+            if not is_fresh and models is not None and plan.action in ("search", "replay"):
                 self.reference_check = ReferenceCheck(session, stored, models)
             replay = SuiteReplay(session, stored)
             return [
@@ -91,12 +83,6 @@ class SuiteFile(pytest.Module):
                 *self._behaviour_items(session, stored, is_fresh=is_fresh),
                 *self._case_items(session, replay, is_fresh=is_fresh),
             ]
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """An unusable suite is one line, without a traceback."""
-        if isinstance(excinfo.value, pytest.UsageError):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo)
 
     def _report(self, session: DivergenceSession) -> Report | None:
         """The report of the search that wrote this suite in this session, if one did."""
@@ -107,7 +93,6 @@ class SuiteFile(pytest.Module):
     def _behaviour_items(
         self, session: DivergenceSession, stored: StoredSuite, *, is_fresh: bool
     ) -> list[pytest.Item]:
-
         if stored.provenance is None:
             return []
         fail_on, models = session.resolved.settings.fail_on, self._models(session)
@@ -125,14 +110,14 @@ class SuiteFile(pytest.Module):
 
     def _rows_items(self, session: DivergenceSession, replay: SuiteReplay) -> list[pytest.Item]:
         """The items about all rows of a replayed suite together."""
-        if session.updates:  # what is about to change is not judged
+        if session.plan.rewrites is not None:  # what is about to change is not judged
             return []
         kinds: dict[str, type[RowsItem]] = {}
         if has_aggregate(replay.stored):
             kinds[AGGREGATE_ITEM] = AggregateItem
         if session.resolved.settings.max_shift is not None:
             kinds[SHIFT_ITEM] = ShiftItem
-        if session.is_listing:
+        if session.plan.action == "list":
             return [kind.listed(self, name) for name, kind in kinds.items()]
         is_carried = self._carries(session, replay.stored, is_fresh=False)
         return [kind.of_rows(self, name, replay, is_carried) for name, kind in kinds.items()]
@@ -141,7 +126,7 @@ class SuiteFile(pytest.Module):
         self, session: DivergenceSession, replay: SuiteReplay, *, is_fresh: bool
     ) -> list[pytest.Item]:
         stored = replay.stored
-        if session.is_listing:
+        if session.plan.action == "list":
             lines = stored.suite.lines
             return [CaseItem.listed(self, case, lines[case.id]) for case in stored.suite.cases]
         update = begin(session, stored)
@@ -150,7 +135,7 @@ class SuiteFile(pytest.Module):
             models = session.models_for(self.path)
             if models is None:
                 raise pytest.UsageError(f"replaying {session.shown(self.path)} {NO_MODELS}")
-            if session.worker_input is None:  # a worker without our items need not import torch
+            if session.plan.process != "worker":  # its controller has
                 session.pairs.check(models)
 
         is_carried = self._carries(session, stored, is_fresh=is_fresh)
@@ -196,7 +181,6 @@ def _no_search_for_cycles() -> Iterator[None]:
 
 def _is_measured_so(session: DivergenceSession, row: Case) -> bool:
     """Whether a stored value is of the metric asked for; a plugin's may have changed since."""
-
     metric = row.kl.metric if row.kl is not None else None
     return metric in BUILT_IN_METRICS and metric == metric_for(session, row)
 
@@ -210,7 +194,7 @@ def _is_of_these_models(session: DivergenceSession, stored: StoredSuite, models:
     if any(provenance.settings.get(key, value) != value for key, value in settings.items()):
         return False
     written = (provenance.reference.weights_sha256, provenance.candidate.weights_sha256)
-    return written == tuple(one.weights_sha256 for one in session.identities(models))
+    return written == tuple(one.weights_sha256 for one in session.pairs.identities(models))
 
 
 @dataclass(frozen=True)
@@ -252,16 +236,15 @@ def cases_for(session: DivergenceSession, marks: Iterator[pytest.Mark]) -> list[
 
 def session_cases(session: DivergenceSession) -> list[SuiteCase]:
     """The cases of the named suites in replay, else of the search. Raises UsageError."""
-
     session.is_used = True
     with usage_errors(session):
-        paths = named_suites(session)
-        if mode(session) == "search" and not session.is_listing:
+        paths = list(session.plan.suites)
+        if session.plan.action == "search":
             paths = [session.own_suite] if search_outcome(session).report.has_cases else []
         elif not paths and session.own_suite.is_file():
             paths = [session.own_suite]
-        elif not paths and not session.is_listing:
-            raise _nothing_to_replay(session)
+        elif not paths and session.plan.action != "list":
+            raise nothing_to_replay(session)
         return [SuiteCase(case, path) for path in paths for case in load_suite(path).cases]
 
 
@@ -270,19 +253,19 @@ def parametrize(metafunc: pytest.Metafunc, session: DivergenceSession) -> None:
     try:
         params = _params(metafunc, session)
     except pytest.UsageError:
-        if session.worker_input is not None:
+        if session.plan.process == "worker":
             raise
         params = []  # `session.error` ends the session once this file is collected
     metafunc.parametrize("divergence_case", params, indirect=True)
 
 
 def _params(metafunc: pytest.Metafunc, session: DivergenceSession) -> list[Any]:
-    has_cases = session.has_models or named_suites(session)
-    if session.is_off or not has_cases:
-        why = "--divergence-mode=off" if session.is_off else f"divergence_case {NO_MODELS}"
+    is_off = session.plan.action == "nothing"
+    if is_off or not (session.has_models or session.plan.suites):
+        why = "--divergence-mode=off" if is_off else f"divergence_case {NO_MODELS}"
         return [_skipped("unconfigured", why)]
     cases = cases_for(session, metafunc.definition.iter_markers("divergence"))
-    if not cases and session.is_listing:
+    if not cases and session.plan.action == "list":
         return [_skipped("pending", "no search has run yet")]
     if not cases and session_cases(session):
         return [pytest.param(_no_case(metafunc), id="none")]

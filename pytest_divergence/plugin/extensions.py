@@ -67,14 +67,12 @@ class PluginModels:
 
     def load_model(self, spec: str, role: str, device: str) -> LoadedModel | None:
         """The model of a spec; None: no plugin has one."""
-
         found = self._call(self.LOAD, spec=spec, role=role, device=device)
         if found is not None and not isinstance(found, LoadedModel):
             raise self._wrong(self.LOAD, found, "LoadedModel(model, tokenizer), or None")
         return found
 
     def _call(self, hook: str, **arguments: str) -> Any:
-
         try:
             return getattr(self._config.hook, hook)(config=self._config, **arguments)
         except (DivergenceError, pytest.UsageError):
@@ -85,13 +83,11 @@ class PluginModels:
             raise ModelLoadError(f"{who} failed for {arguments['spec']}: {reason}") from error
 
     def _wrong(self, hook: str, found: object, rule: str) -> Exception:
-
         return ModelLoadError(_refusal(self._config, hook, found, rule))
 
 
 def added_metrics(config: pytest.Config) -> dict[str, Metric]:
     """The metrics of other plugins, by name. Raises UsageError for a name given twice."""
-
     hook = "pytest_divergence_metrics"
     found = _merged(config, hook, dict.fromkeys(BUILT_IN_METRICS), "metric")
     added = {name: one for name, one in found.items() if name not in BUILT_IN_METRICS}
@@ -111,7 +107,6 @@ def added_metrics(config: pytest.Config) -> dict[str, Metric]:
 
 def all_strategies(config: pytest.Config) -> Mapping[str, Strategy]:
     """The built-in strategies and those that other plugins add."""
-
     hook = "pytest_divergence_strategies"
     strategies: Mapping[str, Strategy] = _merged(config, hook, built_in_strategies(), "strategy")
     return strategies
@@ -124,7 +119,6 @@ def change_cases(config: pytest.Config, cases: list[Case]) -> None:
 
 
 def _categorised(config: pytest.Config, case: Case) -> Case:
-
     hook = "pytest_divergence_categorise"
     found = config.hook.pytest_divergence_categorise(config=config, case=case)
     if found is None:
@@ -153,6 +147,5 @@ def _merged(config: pytest.Config, hook: str, built_in: Mapping[str, Any], kind:
 
 
 def _refusal(config: pytest.Config, hook: str, found: object, rule: str) -> str:
-
     shown = safe_line(repr(found), 60)[1:-1]
     return f"{author(config, hook)} returned {shown}; it must return {rule}"

@@ -1,47 +1,34 @@
 """What a session was asked to test and did not: never green.
 
 Knows which suites lost all of their items, and whether a replay replayed anything. Does not know
-who deselected them, nor what an item asserts.
+who deselected them, nor what an item asserts. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pytest_divergence.plugin.options import COMMAND_LINE, SUITE_SUFFIX
-from pytest_divergence.plugin.session import DivergenceSession
+from pytest_divergence.plugin.options import COMMAND_LINE
+from pytest_divergence.plugin.session import DivergenceSession, is_suite
 
-EMPTIED_KEY = "divergence_emptied_suites"
-"""What a worker of pytest-xdist sends to its controller."""
 RESUMING = ("lf", "stepwise")
 """Options of pytest that leave out what has passed before, and nothing else."""
-DESELECTED = pytest.StashKey[set[Path]]()
-EMPTIED = pytest.StashKey[set[str]]()
 
 
 def note_deselected(session: DivergenceSession, items: Iterable[pytest.Item]) -> None:
     """Remember whose items are left out."""
-    paths = session.config.stash.setdefault(DESELECTED, set())
-    paths |= {item.path for item in items if item.path.name.endswith(SUITE_SUFFIX)}
+    session.deselected |= {item.path for item in items if is_suite(item.path)}
 
 
-def hear(session: DivergenceSession, worker_output: Mapping[str, Any]) -> None:
-    """Take note of what a worker of pytest-xdist found: its controller collects nothing."""
-    session.config.stash.setdefault(EMPTIED, set()).update(worker_output.get(EMPTIED_KEY, ()))
-
-
-def finish(session: pytest.Session, ours: DivergenceSession) -> None:
-    """Fail a session that would end green; a worker tells its controller instead."""
-    emptied = ours.config.stash.setdefault(EMPTIED, set())
-    emptied |= {ours.shown(path) for path in _emptied(session, ours)}
-    if ours.worker_input is not None:
-        ours.config.workeroutput[EMPTIED_KEY] = sorted(emptied)  # type: ignore[attr-defined]
-    elif session.exitstatus == pytest.ExitCode.OK and sentences(ours):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+def finish(pytest_session: pytest.Session, session: DivergenceSession) -> None:
+    """Fail a session that would end green; a worker leaves that to its controller."""
+    session.emptied |= {session.shown(path) for path in _emptied(pytest_session, session)}
+    is_green = pytest_session.exitstatus == pytest.ExitCode.OK
+    if is_green and session.plan.process != "worker" and sentences(session):
+        pytest_session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def write(terminal: pytest.TerminalReporter, session: DivergenceSession) -> None:
@@ -53,25 +40,24 @@ def write(terminal: pytest.TerminalReporter, session: DivergenceSession) -> None
 
 def sentences(session: DivergenceSession) -> list[str]:
     """What was asked for and not tested, and what to do about it."""
-    if session.is_listing or session.is_off:
+    plan = session.plan
+    if not plan.may_measure:
         return []
-    emptied: set[str] = session.config.stash.get(EMPTIED, set())
     said = [
         f"every item of {suite} was deselected, so that nothing of it was tested; to leave suites "
         "out on purpose, add --divergence-mode=off"
-        for suite in sorted(emptied)
+        for suite in sorted(session.emptied)
     ]
     mode = session.given.get("mode")
     is_asked = mode is not None and (mode.value, mode.source) == ("replay", COMMAND_LINE)
-    if is_asked and not session.is_used and not session.is_controller:
+    if is_asked and not session.is_used and plan.process != "controller":
         said.append("--divergence-mode=replay is given, but there was nothing to replay")
     return said
 
 
-def _emptied(session: pytest.Session, ours: DivergenceSession) -> set[Path]:
+def _emptied(pytest_session: pytest.Session, session: DivergenceSession) -> set[Path]:
     """The suites of which items were found and none was left."""
-    if any(getattr(ours.config.option, name, False) for name in RESUMING):
+    if any(getattr(session.config.option, name, False) for name in RESUMING):
         return set()
-    deselected = ours.config.stash.get(DESELECTED, set())
-    items: Sequence[pytest.Item] = getattr(session, "items", ())
-    return deselected - {item.path for item in items}
+    items: Sequence[pytest.Item] = getattr(pytest_session, "items", ())
+    return session.deselected - {item.path for item in items}

@@ -1,20 +1,20 @@
 """Failures become annotations on GitHub, and the run a part of the step's summary.
 
 Knows the runner's variables and pytest's reports. Does not know how either text looks
-(`pytest_divergence.reports.github`). Nothing is imported or written elsewhere than on a runner.
+(`pytest_divergence.reports.github`), nor which session it is done in.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_divergence.core.cases import NATS_PER_TOKEN
-from pytest_divergence.plugin.options import SUITE_SUFFIX
+from pytest_divergence.core.file_names import SUITE_SUFFIX
+from pytest_divergence.plugin.notes import left_by
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.reports.github import (
     MAX_SUMMARY_BYTES,
@@ -28,15 +28,7 @@ from pytest_divergence.reports.github import (
 from pytest_divergence.reports.markdown import render_markdown
 from pytest_divergence.reports.wording import visible
 
-RUNNER, SUMMARY, WORKSPACE = "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"
-
-
-def is_on(session: DivergenceSession) -> bool:
-    """Whether this session is one of a runner, and not of a worker of pytest-xdist."""
-    if session.worker_input is not None or session.is_off or session.is_listing:
-        return False
-    choice = session.choice("github")
-    return choice == "on" or (choice == "auto" and os.environ.get(RUNNER) == "true")
+SUMMARY, WORKSPACE = "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"
 
 
 def write(
@@ -45,8 +37,6 @@ def write(
     reports: Sequence[pytest.TestReport],
 ) -> None:
     """Write annotations into the log, and the step's summary: at the end, where no line is torn."""
-    if not is_on(session):
-        return
     outcomes = list(_outcomes(session, reports))
     if not outcomes and session.report is None and session.error is None:
         return
@@ -65,19 +55,17 @@ def _outcomes(
     session: DivergenceSession, reports: Sequence[pytest.TestReport]
 ) -> Iterator[Outcome]:
     """One for each test that left a verdict; the last of its reports counts."""
-
     texts: dict[str, str] = {}
     last: dict[str, pytest.TestReport] = {}
     for report in reports:
-        is_ours = SUITE_SUFFIX in report.nodeid or "divergence_verdict" in _left(report)
-        if not is_ours:
+        if SUITE_SUFFIX not in report.nodeid and "divergence_verdict" not in left_by(report):
             continue
         if report.when != "setup" or report.nodeid not in last:
             last[report.nodeid] = report
         if report.failed:
             texts[report.nodeid] = _why(report)
     for nodeid, report in sorted(last.items(), key=lambda one: _place(one[1])):
-        left, (file, line), text = _left(report), _place(report), texts.get(nodeid, "")
+        left, (file, line), text = left_by(report), _place(report), texts.get(nodeid, "")
         yield Outcome(
             id=nodeid.partition("::")[2],
             file=_in_repository(session.config.rootpath / file),
@@ -102,10 +90,6 @@ def _place(report: pytest.TestReport) -> tuple[str, int]:
     """File and line, from 1; pytest-xdist knows no line where a worker was killed."""
     file, line, _ = report.location
     return file, (line or 0) + 1
-
-
-def _left(report: pytest.TestReport) -> Mapping[str, Any]:
-    return {name: value for name, value in report.user_properties if isinstance(name, str)}
 
 
 def _in_repository(path: Path) -> str:
@@ -135,7 +119,6 @@ def _append_summary(session: DivergenceSession, outcomes: Sequence[Outcome]) -> 
 
 
 def _markdown(session: DivergenceSession, outcomes: Sequence[Outcome]) -> str:
-
     if session.report is None:
         return outcomes_markdown(outcomes) if outcomes else fault_markdown(str(session.error))
 

@@ -1,28 +1,25 @@
-"""What people see of a session: header, progress of the search, summary.
+"""The lines of pytest's header: the pair, the most important settings, and where each came from.
 
-Knows pytest's capturing and terminal; does not know what a search does, nor how its progress is
-drawn (`pytest_divergence.plugin.progress_bar`).
+Imports nothing heavy: models in an ini file are shown in every session.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.models.specs import parse_spec
 from pytest_divergence.plugin.options import DEFAULT, MODELS, PAIRS_INI, Given
-
-if TYPE_CHECKING:
-    from pytest_divergence.plugin.session import DivergenceSession
-
+from pytest_divergence.plugin.session import DivergenceSession
 
 SHOWN_SETTINGS = {"profile": "profile", "max_kl": "bound", "mode": "mode"}
 """What the header shows of the settings, and the word for it."""
 
 
 def header_lines(session: DivergenceSession) -> list[str]:
-    """Pytest's header: the pair, the most important settings, and where each came from."""
-    if session.is_off:
+    """The pair, and the number of pairs that `divergence_pairs` names; none of what is off."""
+    if session.plan.action == "nothing":
         return []
-    num_pairs = 0 if session.is_explicit else len(session.config.getini(PAIRS_INI))
+    num_pairs = 0 if session.plan.is_explicit else len(session.config.getini(PAIRS_INI))
     more = [f"divergence: {num_pairs} pair{'s' if num_pairs > 1 else ''} from {PAIRS_INI}"]
     return [*_pair_lines(session), *(more if num_pairs else [])]
 
@@ -41,21 +38,15 @@ def _pair_lines(session: DivergenceSession) -> list[str]:
     return lines
 
 
-def _model_name(session: DivergenceSession, one: Given) -> str:
+def _model_name(session: DivergenceSession, spec: Given) -> str:
     """A spec without secrets, also where no model can be found by it."""
-    from pytest_divergence.core.errors import DivergenceError
-    from pytest_divergence.core.safe_text import safe_line
-    from pytest_divergence.models.specs import parse_spec
-
     try:
-        name = str(parse_spec(one.value, role="", root=session.config.invocation_params.dir))
+        name = str(parse_spec(spec.value, role="", root=session.config.invocation_params.dir))
     except DivergenceError:
-        name = one.value if "://" not in one.value else "[a URL]"
+        name = spec.value if "://" not in spec.value else "[a URL]"
     return safe_line(name)[1:-1]
 
 
 def _setting(session: DivergenceSession, field: str) -> str:
-    from pytest_divergence.core.safe_text import safe_line
-
-    one = session.given.get(field, Given("auto", DEFAULT))
-    return f"{SHOWN_SETTINGS[field]} {safe_line(one.value, 40)[1:-1]} ({one.source})"
+    value = session.given.get(field, Given("auto", DEFAULT))
+    return f"{SHOWN_SETTINGS[field]} {safe_line(value.value, 40)[1:-1]} ({value.source})"

@@ -20,11 +20,11 @@ from pytest_divergence.core.report import Report, TokenComparison
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.plugin._compat import FixtureInfo, fixture_info
 from pytest_divergence.plugin.bounds import noise_floor_of, shown_case
-from pytest_divergence.plugin.collection import SuiteFile
 from pytest_divergence.plugin.model_pairs import has_own_pair, own_pair
 from pytest_divergence.plugin.notes import note
-from pytest_divergence.plugin.replay import Carried, Measured, SuiteReplay
+from pytest_divergence.plugin.replay import Carried, Measured, ReferenceCheck, SuiteReplay
 from pytest_divergence.plugin.replay_report import keep_behaviour, keep_case
 from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.terminal import rerun_command, update_command
@@ -40,18 +40,34 @@ def check(_divergence_setup: SuiteItem) -> None:
     _divergence_setup.judge()
 
 
+class SuiteModule(pytest.Module):
+    """The parent of a suite's items: a module, so that module-scoped fixtures have a place."""
+
+    obj = None
+    fixtureinfo: FixtureInfo | None = None
+    """What pytest knows of the fixtures of each item: they all call one function."""
+    reference_check: ReferenceCheck | None = None
+    """Of a suite that is replayed on named models."""
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """An unusable suite is one line, without a traceback."""
+        if isinstance(excinfo.value, pytest.UsageError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo)
+
+
 class SuiteItem(pytest.Function):
     """An item of a suite: a function to pytest, so that fixtures and other plugins work."""
 
     line: int
-    suite: SuiteFile
+    suite: SuiteModule
 
     @classmethod
-    def named(cls, parent: SuiteFile, name: str, line: int) -> Any:
+    def named(cls, parent: SuiteModule, name: str, line: int) -> Any:
         """An item called `name`, standing at a line of the suite."""
         shared = parent.fixtureinfo
         item = cls.from_parent(parent, name=name, callobj=check, fixtureinfo=shared)
-        parent.fixtureinfo = item._fixtureinfo
+        parent.fixtureinfo = fixture_info(item)
         item.line, item.suite = line, parent
         return item
 
@@ -92,7 +108,7 @@ class CaseItem(SuiteItem):
     @classmethod
     def make(
         cls,
-        parent: SuiteFile,
+        parent: SuiteModule,
         case: Case,
         replay: SuiteReplay,
         max_kl: float,
@@ -104,7 +120,7 @@ class CaseItem(SuiteItem):
         return item
 
     @classmethod
-    def listed(cls, parent: SuiteFile, case: Case, line: int) -> CaseItem:
+    def listed(cls, parent: SuiteModule, case: Case, line: int) -> CaseItem:
         """The item of one row where pytest only lists: thousands of rows need not stay."""
         item: CaseItem = cls.named(parent, case.id, line)
         item.add_marker(pytest.mark.divergence(id=case.id, behaviour=case.behaviour))
@@ -129,7 +145,6 @@ class CaseItem(SuiteItem):
 
     def judge(self) -> None:
         """Fail with prompt, answers and numbers where the value is over the bound."""
-
         reading, session = self.reading, of(self.config)
         found = reading.measurement
         verdict = judge(found.value, self.max_kl)
@@ -188,7 +203,7 @@ class BehaviourItem(SuiteItem):
 
     @classmethod
     def make(
-        cls, parent: SuiteFile, behaviour: Behaviour, is_carried: Callable[[], bool]
+        cls, parent: SuiteModule, behaviour: Behaviour, is_carried: Callable[[], bool]
     ) -> BehaviourItem:
         """The item of one behaviour."""
         item: BehaviourItem = cls.named(parent, behaviour.id, 1)
@@ -204,7 +219,6 @@ class BehaviourItem(SuiteItem):
 
     def measure(self, request: pytest.FixtureRequest) -> None:
         """What the search confirmed holds for the same models; others are measured anew."""
-
         session = of(self.config)
         note(self, kind="behaviour", verdict="error", behaviour=self.behaviour.id)
         self.log_ratio = None
@@ -216,7 +230,6 @@ class BehaviourItem(SuiteItem):
 
     def judge(self) -> None:
         """Fail while it is there."""
-
         session = of(self.config)
         is_gone = self.log_ratio is not None and self.log_ratio < self.limit
         note(self, verdict="passed" if is_gone else "failed")
@@ -241,7 +254,7 @@ class SearchItem(SuiteItem):
     report: Report
 
     @classmethod
-    def make(cls, parent: SuiteFile, report: Report) -> SearchItem:
+    def make(cls, parent: SuiteModule, report: Report) -> SearchItem:
         """The item of one search."""
         item: SearchItem = cls.named(parent, SEARCH_ITEM, 1)
         item.report = report
@@ -263,7 +276,6 @@ class SearchItem(SuiteItem):
 
 def reason_against(report: Report) -> str | None:
     """Why a search says nothing about the models; None: it saw all that it set out to see."""
-
     reasons = [f"{one.where}: {safe_line(one.message)}" for one in report.errors]
     if report.run.status != "complete":
         reasons.insert(0, "it stopped before it was complete")

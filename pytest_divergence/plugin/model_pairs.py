@@ -1,4 +1,8 @@
-"""What the frames of a caught error hold, such as models, is let go; its traceback still reads."""
+"""The pairs of one session: which models a suite or test is about, and the one pair in memory.
+
+Knows `divergence_pairs`, the marker's `models`, and how a pair makes room for another. Does not
+know what is measured on it.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +33,8 @@ from pytest_divergence.models.loading import load_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin._compat import fixture_definitions
 from pytest_divergence.plugin.extensions import PluginModels, added_metrics
+from pytest_divergence.plugin.once import Once
 from pytest_divergence.plugin.options import PAIRS_INI, Models
-from pytest_divergence.plugin.session import Once
 
 PACKAGE = "pytest_divergence"
 PLUGIN = "pytest_divergence.plugin"
@@ -110,18 +114,20 @@ class Pairs:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
-    def plan(self, models: Models, *, is_offline: bool = False) -> LoadPlan:
-        """What both specs stand for: resolved once in a session. A failure is kept.
-
-        With `is_offline` nothing is downloaded or made ready; a plan that lacks a model for that is
-        not kept.
-        """
+    def plan(self, models: Models) -> LoadPlan:
+        """What both specs stand for: resolved once in a session. A failure is kept."""
         if models not in self._plans:
-            once = Once(partial(self._resolve, models, is_offline))
-            if is_offline and not once().is_here:
-                return once()
-            self._plans[models] = once
+            self._plans[models] = Once(partial(self.resolve, models))
         return self._plans[models]()
+
+    def resolve(self, models: Models, *, is_offline: bool = False) -> LoadPlan:
+        """Look both models up; with `is_offline` nothing is downloaded, and one may be missing."""
+        options, context = (
+            LoadOptions.of(self._settings()),
+            self._context(models, is_offline=is_offline),
+        )
+        with patient_warnings():
+            return resolve_pair(models.reference, models.candidate, options, context)
 
     def identities(self, models: Models) -> tuple[ModelIdentity, ModelIdentity]:
         """What both models are; loads them only where a plugin cannot tell them apart before."""
@@ -139,45 +145,34 @@ class Pairs:
 
     def run_identity(self, models: Models) -> RunIdentity:
         """What a search of this pair depends on."""
-
         plan = self.plan(models)
         found = identify_plan(plan) if plan.is_known else identify_pair(self.load(models))
         return found.with_metric(added_metrics(self._config).get(self._settings().metric))
 
     def identity_of(self, pair: ModelPair) -> RunIdentity:
         """What numbers depend on that were measured on this pair, a user's own too."""
-
         if self._loaded is not None and self._loaded[1] is pair:
             return self.run_identity(self._loaded[0])
         return identify_pair(pair)
 
     def memory(self, models: Models) -> Memory | None:
         """What a search of this pair takes; None where that cannot be told before it is loaded."""
-
         return search_memory(self._settings(), self.plan(models))
 
-    def _context(self, models: Models, is_offline: bool) -> LoadContext:
-
+    def _context(self, models: Models, *, is_offline: bool = False) -> LoadContext:
         start, provider = self._config.invocation_params.dir, PluginModels.of(self._config)
         return LoadContext(start, models.roles, self._say, provider, is_offline)
 
-    def _resolve(self, models: Models, is_offline: bool) -> LoadPlan:
-
-        options, context = LoadOptions.of(self._settings()), self._context(models, is_offline)
-        with patient_warnings():
-            return resolve_pair(models.reference, models.candidate, options, context)
-
     def _load(self, models: Models) -> ModelPair:
-
         with patient_warnings():
             resolve_device(self._settings().device)  # said before models are downloaded
-            pair = load_pair(self.plan(models), self._context(models, is_offline=False))
+            pair = load_pair(self.plan(models), self._context(models))
         return pair.with_metrics(added_metrics(self._config))
 
     def for_test(self, request: pytest.FixtureRequest, models: Models) -> ModelPair:
         """The pair, for a running test; a fixture of another pair does not stay in its way."""
         if not self.is_loaded(models) and "model_pair" not in request.fixturenames:
-            for one in filter(_is_ours, fixture_definitions(request.node)):
+            for one in filter(_is_ours, fixture_definitions(request.node, "model_pair")):
                 one.finish(request)  # pytest would keep its value until the session's end
         return self.load(models)
 
@@ -193,8 +188,8 @@ def pair_rules(config: pytest.Config) -> list[tuple[str, Models]]:
             (pattern,), (reference, candidate) = shlex.split(glob), shlex.split(specs)
         except ValueError:
             raise pytest.UsageError(
-                f"{PAIRS_INI}: the line {line!r} cannot be read; write GLOB = MODEL_1 MODEL_2, in quotes "
-                "what holds blanks"
+                f"{PAIRS_INI}: the line {line!r} cannot be read; write GLOB = MODEL_1 MODEL_2, in "
+                "quotes what holds blanks"
             ) from None
         models = Models(
             _located(config, start, reference), _located(config, start, candidate), roles
@@ -221,7 +216,7 @@ def marked_models(request: pytest.FixtureRequest) -> Models | None:
 
 def has_own_pair(node: pytest.Item | pytest.Collector) -> bool:
     """Whether a conftest or module overrides `model_pair` for this part of the session."""
-    found = fixture_definitions(node)
+    found = fixture_definitions(node, "model_pair")
     return bool(found) and not _is_ours(found[-1])
 
 

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from pytest_divergence.core.file_names import SUITE_SUFFIX
+
+PREFIX = "divergence_"
+"""Begins the names of what we leave."""
 SKIP_PREFIX = "divergence: "
 """Begins the reason of our own skips, so that the summary can count them."""
 
@@ -20,7 +24,7 @@ def note(item: pytest.Item, **values: str | float) -> None:
     A value that pytest-xdist cannot send would lose the whole report, failure and all; it cannot
     send what only inherits from `str` or `float`.
     """
-    own = {f"divergence_{name}": value for name, value in values.items()}
+    own = {f"{PREFIX}{name}": value for name, value in values.items()}
     kept = [pair for pair in item.user_properties if pair[0] not in own]
     item.user_properties[:] = kept + [
         (name, str.__str__(value) if isinstance(value, str) else float(value))
@@ -34,6 +38,20 @@ def final_reports(terminal: pytest.TerminalReporter) -> Iterator[pytest.TestRepo
         for report in reports:
             if isinstance(report, pytest.TestReport) and str(report.outcome) != "rerun":
                 yield report
+
+
+def is_ours(report: pytest.TestReport) -> bool:
+    """Whether a report is of an item of ours, or of a test that we skipped."""
+    if SUITE_SUFFIX in report.nodeid or any(name.startswith(PREFIX) for name in left_by(report)):
+        return True
+    return skip_reason(report).startswith(SKIP_PREFIX)
+
+
+def skip_reason(report: pytest.TestReport) -> str:
+    """Why a test was skipped; empty for others."""
+    if not report.skipped or not isinstance(report.longrepr, tuple):
+        return ""
+    return report.longrepr[2].removeprefix("Skipped: ")
 
 
 def left_by(report: pytest.TestReport) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""One table of all options: what each is called, and how pytest's help words it.
+"""One table of all options: what each is called, how pytest's help words it, and what was given.
 
-Does not know what was given (`pytest_divergence.plugin.options`); what a value may be is decided by
-`Settings` alone. Imports nothing heavy: pytest loads this in every session.
+What a value may be is decided by `Settings` alone (`pytest_divergence.plugin.settings_sources`).
+Imports nothing heavy: pytest loads this in every session.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_divergence.plugin._compat import taken_flags
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.plugin._compat import parser_of, taken_flags
 
 NO_ALIASES_VARIABLE = "PYTEST_DIVERGENCE_NO_ALIASES"
 """Set to anything, it leaves `--model-1` and `--model-2` to another plugin that has them."""
@@ -21,7 +22,6 @@ TITLE = (
     "divergence: compare two language models\n"
     "  (the summary is one line with -q; -v shows all failed cases, -vv each token too)"
 )
-SUITE_SUFFIX = ".divergence.jsonl"
 MODELS = ("model_1", "model_2")
 
 COMMAND_LINE, INI, DEFAULT = "command line", "ini", "default"
@@ -233,6 +233,7 @@ def add_options(parser: pytest.Parser) -> None:
             help=option.help.replace("%", "%%"),
         )
         parser.addini(option.ini, f"as {option.flag}", type="string", default=None)
+    parser.addini(PAIRS_INI, PAIRS_INI_HELP, type="linelist", default=[])
 
 
 def flags_of(parser: pytest.Parser, option: Option) -> list[str]:
@@ -251,6 +252,16 @@ class Given:
 
     value: str
     source: str
+
+
+@dataclass(frozen=True)
+class Models:
+    """The specs of one pair."""
+
+    reference: str
+    candidate: str
+    roles: tuple[str, str] = field(default=("--model-1", "--model-2"), compare=False)
+    """What messages call them: where they were given."""
 
 
 def given(config: pytest.Config) -> dict[str, Given]:
@@ -283,7 +294,7 @@ def check_both_models(values: Mapping[str, Given]) -> None:
         there = BY_FIELD[named[0]]
         other = BY_FIELD[next(field for field in MODELS if field not in named)]
         raise pytest.UsageError(
-            f"{_shown(values[there.field], there)} is given without {other.short_flag}; a "
+            f"{assignment(values[there.field], there)} is given without {other.short_flag}; a "
             f"comparison needs two models, so give {other.short_flag} too (or {other.variable}, or "
             f"{other.ini} in the ini file)"
         )
@@ -297,7 +308,7 @@ def check_given_once(config: pytest.Config) -> None:
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     options = [BY_FIELD[field] for field in MODELS]
     for option in options:
-        if flags := flags_of(config._parser, option):
+        if flags := flags_of(parser_of(config), option):
             parser.add_argument(*flags, dest=option.field, action="append", default=[])
     words = [str(one) for one in config.invocation_params.args]
     found, _ = parser.parse_known_args(words)
@@ -317,23 +328,12 @@ def given_twice(option: Option, first: str, second: str) -> str:
     )
 
 
-def _shown(one: Given, option: Option) -> str:
+def assignment(one: Given, option: Option) -> str:
+    """What the user wrote, name and value."""
     where = " (ini file)" if one.source == INI else ""
     return f"{name_of(option.field, one)}={_shown_value(one.value)}{where}"
 
 
 def _shown_value(value: str) -> str:
     """Short, without control characters, and without what may be a secret."""
-    from pytest_divergence.core.safe_text import safe_line
-
     return safe_line(value, 60)[1:-1] if "://" not in value else "[a URL]"
-
-
-@dataclass(frozen=True)
-class Models:
-    """The specs of one pair."""
-
-    reference: str
-    candidate: str
-    roles: tuple[str, str] = field(default=("--model-1", "--model-2"), compare=False)
-    """What messages call them: where they were given."""

@@ -1,6 +1,6 @@
-"""Listeners of a search: a bar on a terminal, a line now and then in a log.
+"""Where a search or a command is: a bar on a terminal, a line now and then in a log.
 
-Both show the time that is left. Knows terminals and threads; does not know pytest.
+Both show the time that is left. Knows terminals and threads. Does not know what is searched.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+import pytest
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.progress import Task as Phase
 from rich.table import Column
 from rich.text import Text
 
 from pytest_divergence.discovery.cost import roughly
+from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.plugin._compat import printer, uncaptured
 from pytest_divergence.reports.wording import duration
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
 
 HEARTBEAT_SECONDS = 30.0
 """How long a log stays silent at most: some CI services end a job that prints nothing."""
@@ -41,7 +40,6 @@ class Countdown:
 
     def __str__(self) -> str:
         """`about 3 min left`; nothing before anything was expected."""
-
         if self._end is None:
             return ""
         left = self._end - time.monotonic()
@@ -60,7 +58,6 @@ class BarListener:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-
         self._bar.console.print(Text(f"divergence: {text}"))
 
     def progress(self, phase: str, done: int, total: int) -> None:
@@ -122,7 +119,6 @@ class LogListener:
 @contextmanager
 def bar_on(console: Console) -> Iterator[BarListener]:
     """A bar on a terminal, in as many columns as it has."""
-
     countdown = Countdown()
 
     class TimeLeft(ProgressColumn):
@@ -139,6 +135,22 @@ def bar_on(console: Console) -> Iterator[BarListener]:
     )
     with Progress(*columns, console=console, transient=True) as bar:
         yield BarListener(bar, countdown)
+
+
+@contextmanager
+def search_progress(config: pytest.Config) -> Iterator[Listener]:
+    """The listener of one search, visible although pytest captures."""
+    with uncaptured(config):
+        if sys.stderr.isatty() and not hasattr(config, "workerinput"):
+            # A console bound before capturing was lifted would show nothing.
+            with bar_on(Console(stderr=True)) as bar:
+                yield bar
+        else:
+            lines = LogListener(printer(config))
+            try:
+                yield lines
+            finally:
+                lines.stop()
 
 
 class PhaseLines:

@@ -87,7 +87,6 @@ class Replayed:
 
     def tokens(self) -> Sequence[TokenComparison]:
         """Compared anew."""
-
         return compare_tokens(self._pair, case_prompt(self._case), self._answers[1])
 
     def completions(self) -> Completions:
@@ -122,7 +121,6 @@ class SuiteReplay:
         return Replayed(self._session, pair, row, found)
 
     def _measure(self, pair: ModelPair, row: Case, wanted: Sequence[Case]) -> None:
-
         others = [one for one in wanted if one.id not in self._found and one.id != row.id]
         rows = [row, *others[: ROWS_TOGETHER - 1]]
         lost = lost_rows(self._session, self.stored, rows)
@@ -178,7 +176,6 @@ def explained(
 
 
 def _changed(session: DivergenceSession, provenance: Provenance, pair: ModelPair) -> Iterator[str]:
-
     identity, settings = session.pairs.identity_of(pair), session.resolved.settings
     library = "transformers"
     parts: dict[str, tuple[object, object]] = {
@@ -226,8 +223,7 @@ class ReferenceCheck:
 
     @cached_property
     def _current(self) -> ModelProvenance:
-
-        now = self._session.identities(self._models)[0]
+        now = self._session.pairs.identities(self._models)[0]
         return ModelProvenance(
             spec=now.spec, kind=now.kind, weights_sha256=now.weights_sha256, commit=now.commit
         )
@@ -235,14 +231,12 @@ class ReferenceCheck:
     @cached_property
     def _other(self) -> ModelProvenance | None:
         """The suite's reference, where it is known and is not the session's."""
-
         made = self._made_with
         if made is None or made.weights_sha256 is None or is_same_model(made, self._current):
             return None
         return made
 
     def _sentence(self, made: ModelProvenance) -> str:
-
         role = self._models.roles[0]
         is_of_search = FOLDER in self._path.parts
         anew = (

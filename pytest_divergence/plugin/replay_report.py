@@ -1,15 +1,14 @@
 """The report of a session that replays suites, where `--divergence-report-dir` asks for one.
 
 Knows what each item came to, in this process and in the workers of pytest-xdist; one report a pair.
-Measures nothing, and imports nothing heavy before there is something to write.
+Measures nothing.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,13 +35,10 @@ from pytest_divergence.core.report import (
 )
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.plugin.items import SuiteItem
 from pytest_divergence.plugin.session import FOLDER, DivergenceSession, of
 from pytest_divergence.plugin.usage_errors import error_text
 from pytest_divergence.reports import write_reports
 
-OUTPUT_KEY = "divergence_replayed"
-"""Under which a worker of pytest-xdist sends what its items came to."""
 NOT_LOADED = ("not loaded", "not loaded")
 """Dtype and device where no case was measured here, and the suite does not say."""
 UNMEASURED = "it could not be measured; the output of the session says why"
@@ -63,19 +59,14 @@ class Entry:
     """A `Behaviour` that is still shown."""
 
 
-ENTRIES = pytest.StashKey[dict[str, Entry]]()
-STARTED = pytest.StashKey[float]()
-"""By the clock that all processes share."""
-
-
 def is_on(session: DivergenceSession) -> bool:
     """Whether this session leaves a report: not where its search does, nor where suites change."""
     has_search = session.has_search or session.report is not None
-    return "report_dir" in session.given and not has_search and session.updates is None
+    return "report_dir" in session.given and not has_search and session.plan.rewrites is None
 
 
 def keep_case(
-    item: SuiteItem,
+    item: pytest.Item,
     case: Case,
     *,
     verdict: Verdict = "error",
@@ -101,52 +92,33 @@ def keep_case(
     _keep(item, pair, case=row.model_dump(mode="json"))
 
 
-def keep_behaviour(item: SuiteItem, behaviour: Behaviour) -> None:
+def keep_behaviour(item: pytest.Item, behaviour: Behaviour) -> None:
     """Note that a behaviour is still shown."""
     if is_on(of(item.config)):
         _keep(item, None, behaviour=behaviour.model_dump(mode="json"))
 
 
-def _keep(item: SuiteItem, pair: ModelPair | None, **what: Any) -> None:
-    models = of(item.config).models_for(item.path)
+def _keep(item: pytest.Item, pair: ModelPair | None, **what: Any) -> None:
+    session = of(item.config)
+    models = session.models_for(item.path)
     if models is None:  # a conftest's own pair has no names
         return
-    item.config.stash.setdefault(STARTED, time.time())
-    item.config.stash.setdefault(ENTRIES, {})[item.nodeid] = Entry(
+    entry = Entry(
         (models.reference, models.candidate),
         str(item.path),
         (str(pair.dtype).removeprefix("torch."), str(pair.device)) if pair is not None else None,
         **what,
     )
+    session.replayed.note(item.nodeid, asdict(entry))
 
 
-def send(session: DivergenceSession, output: dict[str, Any]) -> None:
-    """Tell pytest-xdist's controller, from a worker."""
-    stash = session.config.stash
-    if entries := stash.get(ENTRIES, {}):
-        rows = {nodeid: asdict(one) for nodeid, one in entries.items()}
-        output[OUTPUT_KEY] = json.dumps({"started": stash[STARTED], "entries": rows})
-
-
-def hear(session: DivergenceSession, output: Mapping[str, Any]) -> None:
-    """Hear it from a worker."""
-    if OUTPUT_KEY not in output:
-        return
-    sent, stash = json.loads(output[OUTPUT_KEY]), session.config.stash
-    stash[STARTED] = min(sent["started"], stash.get(STARTED, sent["started"]))
-    entries = stash.setdefault(ENTRIES, {})
-    for nodeid, row in sent["entries"].items():
-        entries[nodeid] = Entry(**{**row, "models": tuple(row["models"])})
-
-
-def write(session: DivergenceSession, exitstatus: int) -> list[str]:
+def write_replay_reports(session: DivergenceSession, exitstatus: int) -> list[str]:
     """Write a report for each pair, and say where it is, or why it is not."""
-
-    if session.worker_input is not None:  # its controller writes
+    if session.plan.process == "worker":  # its controller writes
         return []
-    entries = session.config.stash.get(ENTRIES, {})
     by_pair: dict[tuple[str, str], list[Entry]] = {}
-    for _, entry in sorted(entries.items()):
+    for _, row in sorted(session.replayed.entries.items()):
+        entry = Entry(**{**row, "models": tuple(row["models"])})
         by_pair.setdefault(entry.models, []).append(entry)
     lines = []
     for its in by_pair.values():
@@ -158,7 +130,6 @@ def write(session: DivergenceSession, exitstatus: int) -> list[str]:
 
 
 def _written(session: DivergenceSession, entries: Sequence[Entry], exitstatus: int) -> Path:
-
     settings = session.resolved.settings
     where = DivergenceFolder(session.root, report_dir=Path(settings.report_dir or FOLDER))
     folder = where.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
@@ -175,7 +146,6 @@ def _written(session: DivergenceSession, entries: Sequence[Entry], exitstatus: i
 def _report(
     session: DivergenceSession, entries: Sequence[Entry], run_id: str, exitstatus: int
 ) -> Report:
-
     is_cut = exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
     settings = session.resolved.settings
     cases = [ReportCase(**one.case) for one in entries if one.case]
@@ -210,19 +180,17 @@ def _report(
 
 def _seconds(session: DivergenceSession) -> float:
     """Since the first case was asked for, loading the models included."""
-    now = time.time()
-    return max(0.0, round(now - session.config.stash.get(STARTED, now), 3))
+    now, started = time.time(), session.replayed.started
+    return max(0.0, round(now - (now if started is None else started), 3))
 
 
 def _provenance(suites: set[str]) -> Provenance | None:
     """Of the suite, where it is one."""
-
     return read_suite(Path(next(iter(suites)))).provenance if len(suites) == 1 else None
 
 
 def _calibration(suites: set[str], cases: Sequence[ReportCase]) -> Calibration:
     """What the suite was calibrated with; nothing but the unit where there are several."""
-
     unit = next((one.kl.unit for one in cases if one.kl is not None), NATS_PER_TOKEN)
     if (made := _provenance(suites)) is None:
         return Calibration(unit=unit)

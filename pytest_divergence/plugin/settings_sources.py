@@ -1,7 +1,7 @@
 """What was given for each option becomes `Settings`, with the source of each value.
 
-Knows which source comes before which, and how a wrong value is refused. Imports nothing heavy:
-pytest loads this in every session.
+Knows how a wrong value is refused, before torch is imported. Does not know which source comes
+before which (`pytest_divergence.plugin.options`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pytest_divergence.plugin.options import (
     MODELS,
     Given,
     Option,
-    _shown,
+    assignment,
     check_both_models,
     given,
     name_of,
@@ -58,7 +58,6 @@ def resolve(config: pytest.Config) -> Resolved:
 
 def settings_of(values: Mapping[str, Given]) -> Settings:
     """What was given as settings. Raises `pytest.UsageError` naming the first wrong value."""
-
     try:
         return Settings(**{field: one.value for field, one in values.items()})
     except ValidationError as error:
@@ -74,7 +73,6 @@ def report_dir(config: pytest.Config) -> Path | None:
 
 def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str, Given]) -> None:
     """Refuse a spec that cannot name a model, before anything heavy is imported."""
-
     parse = parse_spec if PluginModels.of(config) is None else parse_open_spec
     for field in (field for field in MODELS if field in values):
         try:
@@ -89,12 +87,11 @@ def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str,
 
 def _check_metric(config: pytest.Config, name: str, values: Mapping[str, Given]) -> None:
     """Refuse a metric that neither we nor a plugin knows."""
-
     if name in BUILT_IN_METRICS:
         return
     known = [*BUILT_IN_METRICS, *added_metrics(config)]
     if name not in known:
-        shown = _shown(values["metric"], BY_FIELD["metric"])
+        shown = assignment(values["metric"], BY_FIELD["metric"])
         raise pytest.UsageError(f"{shown}: {one_of(name, known)}")
 
 
@@ -111,4 +108,4 @@ def _located(config: pytest.Config, field: str, one: Given) -> str:
 
 
 def _wrong_value(one: Given, option: Option) -> pytest.UsageError:
-    return pytest.UsageError(f"{_shown(one, option)}: must be {option.rule}")
+    return pytest.UsageError(f"{assignment(one, option)}: must be {option.rule}")

@@ -1,28 +1,24 @@
-"""What people see of a session: header, progress of the search, summary.
+"""The end of a session in pytest's terminal, and the commands that a person copies to go on.
 
-Knows pytest's capturing and terminal; does not know what a search does, nor how its progress is
-drawn (`pytest_divergence.plugin.progress_bar`).
+Knows what items leave on pytest's reports. Does not know how a search is summed up
+(`pytest_divergence.reports.terminal`).
 """
 
 from __future__ import annotations
 
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.plugin import options
-from pytest_divergence.plugin._compat import printer, uncaptured
-from pytest_divergence.plugin.notes import SKIP_PREFIX, final_reports, left_by
+from pytest_divergence.plugin._compat import terminal_width
+from pytest_divergence.plugin.notes import SKIP_PREFIX, left_by, skip_reason
 from pytest_divergence.plugin.options import INI
-from pytest_divergence.plugin.progress_bar import BarListener, LogListener, bar_on
+from pytest_divergence.plugin.replay_report import write_replay_reports
 from pytest_divergence.plugin.session import FOLDER, DivergenceSession
 from pytest_divergence.reports.failures import comparison
 from pytest_divergence.reports.terminal import summary_lines
@@ -50,53 +46,22 @@ REPEATED = (
 """Options that a command for one case repeats, besides the models."""
 
 
-@contextmanager
-def shown(config: pytest.Config) -> Iterator[Listener]:
-    """The listener of one search, visible although pytest captures."""
-    with uncaptured(config):
-        if sys.stderr.isatty() and not hasattr(config, "workerinput"):
-            with _bar() as listener:
-                yield listener
-        else:
-            lines = LogListener(printer(config))
-            try:
-                yield lines
-            finally:
-                lines.stop()
-
-
-@contextmanager
-def _bar() -> Iterator[BarListener]:
-
-    # A console bound before capturing was lifted would show nothing.
-    with bar_on(Console(stderr=True)) as listener:
-        yield listener
-
-
 def write_summary(
     terminal: pytest.TerminalReporter,
     session: DivergenceSession,
     exitstatus: int,
-    *,
-    more: Sequence[str] = (),
+    reports: Sequence[pytest.TestReport],
 ) -> None:
-    """The end of a session: what was found, skipped, or not used at all."""
-
-    reports = list(final_reports(terminal))
-    lines = _report_lines(session, terminal) or case_lines(reports, terminal.verbosity)
-    lines = [*lines, *more]
+    """Say what was found, replayed, rewritten, skipped, or not used at all."""
+    found = _report_lines(session, terminal) or case_lines(reports, terminal.verbosity)
+    lines = [*found, *session.rewritten, *write_replay_reports(session, exitstatus)]
     notes = [
         *other_reference_lines(reports),
         *inconclusive_lines(reports),
-        *_skip_lines(terminal),
+        *_skip_lines(reports),
     ]
-    is_wanted = session.has_models and not session.is_off and not session.is_listing
-    if (
-        session.is_asked
-        and is_wanted
-        and not session.is_used
-        and exitstatus != pytest.ExitCode.USAGE_ERROR
-    ):
+    is_wanted = session.has_models and session.plan.is_asked and session.plan.may_measure
+    if is_wanted and not session.is_used and exitstatus != pytest.ExitCode.USAGE_ERROR:
         notes.append(UNUSED)
     if (lines or notes) and terminal.verbosity >= 0:
         terminal.write_sep("=", "divergence")
@@ -109,10 +74,9 @@ def write_summary(
 def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter) -> list[str]:
     if session.report is None or session.report_dir is None:
         return []
-
     return summary_lines(
         session.report,
-        width=max(60, min(terminal._tw.fullwidth, 100)),
+        width=max(60, min(terminal_width(terminal), 100)),
         verbosity=terminal.verbosity,
         report_path=session.shown(session.report_dir / "report.html"),
         suite=session.shown(session.own_suite),
@@ -120,13 +84,9 @@ def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter)
     )
 
 
-def _skip_lines(terminal: pytest.TerminalReporter) -> list[str]:
+def _skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
     """Our own skips look green, so they are told apart from others."""
-    reasons = Counter(
-        report.longrepr[2].removeprefix("Skipped: ")
-        for report in final_reports(terminal)
-        if report.skipped and isinstance(report.longrepr, tuple)
-    )
+    reasons = Counter(map(skip_reason, reports))
     return [
         f"{reason} ({count} test{'s' if count > 1 else ''} skipped)"
         for reason, count in reasons.items()
@@ -163,7 +123,6 @@ def case_lines(reports: Sequence[pytest.TestReport], verbosity: int = 0) -> list
 
 def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Iterator[str]:
     """The failed cases with their values, the furthest over its bound first."""
-
     failed = [
         (left["divergence_kl"], left["divergence_bound"], nodeid, left)
         for nodeid, left in cases.items()

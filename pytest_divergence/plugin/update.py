@@ -1,7 +1,7 @@
-"""The session's part in rewriting suites: when it may not, and the writing at its end.
+"""Suites measured afresh and rewritten: when that is refused, the items, the writing at the end.
 
-pytest loads this in every session; what is heavy waits until a suite is really updated. Does not
-know how a suite is measured (`pytest_divergence.plugin.update`).
+Knows which rows are taken, and what a rewritten suite still fails on. Does not know how a row is
+measured (`pytest_divergence.scoring.suite_update`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import DivergenceError, MeasurementError
+from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.suites import StoredSuite, read_suite, write_stored
 from pytest_divergence.core.verdicts import judge
@@ -25,8 +26,7 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin import _compat, options
 from pytest_divergence.plugin.aggregate_items import AGGREGATE_ITEM, SHIFT_ITEM, controls_breadth
 from pytest_divergence.plugin.bounds import metric_for, sizes_for
-from pytest_divergence.plugin.collection import SuiteFile
-from pytest_divergence.plugin.items import SuiteItem
+from pytest_divergence.plugin.items import SuiteItem, SuiteModule
 from pytest_divergence.plugin.model_pairs import forget_frames
 from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.options import INI
@@ -39,8 +39,7 @@ from pytest_divergence.reports.aggregates import (
     shift_sentence,
 )
 from pytest_divergence.reports.failures import comparison
-from pytest_divergence.reports.terminal import WIDTH
-from pytest_divergence.reports.text_blocks import sentence
+from pytest_divergence.reports.text_blocks import WIDTH, sentence
 from pytest_divergence.reports.wording import nats
 from pytest_divergence.scoring.aggregate_tests import shift
 from pytest_divergence.scoring.suite_rows import Sizes
@@ -48,19 +47,14 @@ from pytest_divergence.scoring.suite_update import NewSuite, filled, updated
 
 BEGUN_KEY = pytest.StashKey["list[SuiteUpdate]"]()
 """The suites that this session measures afresh."""
-LINES_KEY = pytest.StashKey["list[str]"]()
-"""What the summary says of them."""
 NUM_SHOWN = 20
 """Changed cases that the summary shows of one suite."""
 
 
 def refuse(session: DivergenceSession) -> None:
-    """Raise UsageError where this session asks for an update and may not do any."""
-    asked = session.updates
-    if asked is None or session.is_off or session.is_listing:
-        return
+    """Raise UsageError where this session may not do the update that it asks for."""
     if reason := _reason_against(session):
-        raise pytest.UsageError(f"{options.BY_FIELD[asked].flag} {reason}")
+        raise pytest.UsageError(f"{_flag(session)} {reason}")
 
 
 def _reason_against(session: DivergenceSession) -> str | None:
@@ -70,7 +64,7 @@ def _reason_against(session: DivergenceSession) -> str | None:
             "rewrites suites, and this is CI (the environment variable CI is set): run it on your "
             "own machine, look at the diff, and commit that"
         )
-    if session.is_controller or session.worker_input is not None:
+    if session.plan.process != "alone":
         return "rewrites suites as a whole, so it cannot be shared among workers; leave out -n"
     if settings.update and settings.fill:
         return "and --divergence-fill contradict each other; give one of them"
@@ -84,8 +78,7 @@ def _reason_against(session: DivergenceSession) -> str | None:
 
 def begin(session: DivergenceSession, stored: StoredSuite) -> SuiteUpdate | None:
     """The update of a suite that this session has collected; None in other sessions."""
-    asked = session.updates
-    if asked is None or session.is_listing or session.worker_input is not None:
+    if not session.plan.is_rewriting or session.plan.process == "worker":
         return None
     path = stored.suite.path
     if FOLDER in path.parts:
@@ -94,20 +87,19 @@ def begin(session: DivergenceSession, stored: StoredSuite) -> SuiteUpdate | None
             "(pytest-divergence promote), and update the suite that you get"
         )
 
-    update = SuiteUpdate(session, stored, is_fill=asked == "fill")
+    update = SuiteUpdate(session, stored, is_fill=session.plan.rewrites == "fill")
     session.config.stash.setdefault(BEGUN_KEY, []).append(update)
     return update
 
 
 def check_selection(pytest_session: pytest.Session, session: DivergenceSession) -> None:
     """Before the first test: raise UsageError where a file would be rewritten from a part of it."""
-    asked = session.updates
-    if asked is None or session.is_off or session.is_listing or pytest_session.testsfailed:
+    if pytest_session.testsfailed:
         return
-    flag, begun = options.BY_FIELD[asked].flag, _begun(session)
-    if not begun and session.given[asked].source != INI:
+    flag, begun = _flag(session), _begun(session)
+    if not begun and session.given[str(session.plan.rewrites)].source != INI:
         raise pytest.UsageError(
-            f"{flag} found no suite; name one, or a folder with *{options.SUITE_SUFFIX} in it"
+            f"{flag} found no suite; name one, or a folder with *{SUITE_SUFFIX} in it"
         )
     for update in begun:
         if lacking := missing(update, pytest_session.items):
@@ -126,20 +118,20 @@ def finish(pytest_session: pytest.Session, session: DivergenceSession) -> None:
         pytest.ExitCode.USAGE_ERROR,
     ):
         return
-    lines = session.config.stash.setdefault(LINES_KEY, [])
     for update in _begun(session):
         problem = _written(session, update)
         if problem is None:
-            lines += _lines(session, update)
+            session.rewritten += _lines(session, update)
             continue
-        lines.append(f"{session.shown(update.path)} stays as it was: {problem}.")
+        session.rewritten.append(f"{session.shown(update.path)} stays as it was: {problem}.")
         if pytest_session.exitstatus == pytest.ExitCode.OK:
             pytest_session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def summary_lines(session: DivergenceSession) -> list[str]:
-    """What was rewritten, and what was not."""
-    return session.config.stash.get(LINES_KEY, [])
+def _flag(session: DivergenceSession) -> str:
+    """The option that asks for the update."""
+    assert session.plan.rewrites is not None  # nothing here is called in other sessions
+    return options.BY_FIELD[session.plan.rewrites].flag
 
 
 def _begun(session: DivergenceSession) -> list[SuiteUpdate]:
@@ -148,7 +140,6 @@ def _begun(session: DivergenceSession) -> list[SuiteUpdate]:
 
 def _written(session: DivergenceSession, update: SuiteUpdate) -> str | None:
     """Why a suite was not written; None where it was."""
-
     if problem := update.problem:
         return problem
     try:
@@ -159,7 +150,6 @@ def _written(session: DivergenceSession, update: SuiteUpdate) -> str | None:
 
 
 def _lines(session: DivergenceSession, update: SuiteUpdate) -> list[str]:
-
     path, changed = session.shown(update.path), update.changed()
     if not changed:
         return [f"{path}: every case has a kl already; nothing to fill."]
@@ -255,7 +245,6 @@ class SuiteUpdate:
         return [(case, new[case.id]) for case in self.wanted if case.id in new]
 
     def _measured(self, pair: ModelPair) -> NewSuite:
-
         session, stored = self._session, self.stored
         rows = sum(map(self.takes, stored.suite.rows))
         _compat.announce(
@@ -270,7 +259,6 @@ class SuiteUpdate:
 
     def _sizes_of(self, pair: ModelPair) -> Callable[[Case], Sizes]:
         """Sizes of a row's stored measurement, else the profile's."""
-
         sizes = sizes_for(self._session, pair)
         stored = self.stored.tokens.values()
         written = (ids for one in stored for ids in (*one.reference, *one.candidate))
@@ -285,7 +273,6 @@ class SuiteUpdate:
         return sizes_of
 
     def _made(self, pair: ModelPair) -> Provenance:
-
         identity = self._session.pairs.identity_of(pair)
         ids = [row.id for row in self.stored.suite.rows]
         parts = [asdict(identity), versions(), ids]
@@ -306,7 +293,7 @@ class UpdateItem(SuiteItem):
     new: Case
 
     @classmethod
-    def make(cls, parent: SuiteFile, case: Case, update: SuiteUpdate) -> UpdateItem:
+    def make(cls, parent: SuiteModule, case: Case, update: SuiteUpdate) -> UpdateItem:
         """The item of one row."""
         item: UpdateItem = cls.named(parent, case.id, update.stored.suite.lines[case.id])
         item.case, item.update = case, update
@@ -352,7 +339,6 @@ def missing(update: SuiteUpdate, items: Sequence[pytest.Item]) -> list[str]:
 
 def outlook(session: DivergenceSession, stored: StoredSuite) -> list[str]:
     """Lines on each item of the suite, as it was written, that a replay of it will fail."""
-
     found = [*_aggregate(session, stored), *_shift(session, stored), *_cases(session, stored)]
     if not found:
         return []
@@ -363,7 +349,6 @@ def outlook(session: DivergenceSession, stored: StoredSuite) -> list[str]:
 
 
 def _aggregate(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]:
-
     failing = {"failed"}
     if session.resolved.settings.inconclusive == "fail":
         failing.add("inconclusive")
@@ -375,7 +360,6 @@ def _aggregate(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]
 
 
 def _shift(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]:
-
     limit, measured = (
         session.resolved.settings.max_shift,
         [row.kl for row in stored.suite.controls if row.kl is not None],
@@ -390,7 +374,6 @@ def _shift(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]:
 
 def _cases(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]:
     """Rows without a limit of their own have none that could follow their value."""
-
     bound, whose = session.number_bound, "the option's"
     if bound is None and stored.provenance is not None and stored.provenance.bound is not None:
         bound, whose = stored.provenance.bound.value, "the suite's"

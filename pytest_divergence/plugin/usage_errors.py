@@ -1,7 +1,7 @@
 """How what goes wrong reaches people: as the end of the session, or as the failure of one test.
 
 Knows how an error is worded. Does not know what may go wrong, nor how a broken bound is shown
-(`pytest_divergence.reports.failures`). Loaded in every session, so it imports nothing heavy.
+(`pytest_divergence.reports.failures`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.errors import DivergenceError, SuiteError
-from pytest_divergence.core.files import write_atomically
+from pytest_divergence.core.files import DivergenceFolder, write_atomically
 from pytest_divergence.core.redaction import redacted_message
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.plugin.session import DivergenceSession
@@ -26,7 +26,6 @@ ERROR_FILE = "discovery-error.txt"
 @contextmanager
 def usage_errors(session: DivergenceSession) -> Iterator[None]:
     """Whatever goes wrong becomes one UsageError, which ends the session with exit code 4."""
-
     try:
         yield
     except pytest.exit.Exception:
@@ -45,7 +44,6 @@ def usage_errors(session: DivergenceSession) -> Iterator[None]:
 @contextmanager
 def failures(session: DivergenceSession) -> Iterator[None]:
     """Whatever goes wrong becomes one sentence without a traceback: an error of one test."""
-
     try:
         yield
     except (DivergenceError, pytest.UsageError) as error:
@@ -54,17 +52,17 @@ def failures(session: DivergenceSession) -> Iterator[None]:
 
 def error_text(session: DivergenceSession, error: Exception) -> str:
     """An error in words, with a path that people can use."""
-
     if isinstance(error, SuiteError):
         error = SuiteError(session.shown(Path(error.path)), error.line, error.reason)
     return redacted_message(str(error)) if session.is_redacted else str(error)
 
 
 def _unexpected(session: DivergenceSession, error: Exception) -> pytest.UsageError:
-
     reason = f"discovery failed: {type(error).__name__}: {safe_line(str(error))}"
     try:
-        path = session.folder.reports / ERROR_FILE
+        report_dir = session.resolved.settings.report_dir
+        folder = DivergenceFolder(session.root, report_dir=Path(report_dir) if report_dir else None)
+        path = folder.reports / ERROR_FILE
         write_atomically(path, "".join(traceback.format_exception(error)))
     except DivergenceError:
         return pytest.UsageError(reason)

@@ -19,10 +19,9 @@ from pytest_divergence.core.aggregates import (
 from pytest_divergence.core.cases import quantity
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.reports import wording
-from pytest_divergence.reports.text_blocks import command, sentence
+from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
 from pytest_divergence.reports.wording import likelihood, nats, number_of
 
-WIDTH = 80
 SEARCH_AGAIN = "search this pair, and promote into a new suite"
 """What to do about a bound for ordinary prompts: it is the pair's, and no update raises it."""
 
@@ -78,8 +77,7 @@ def raise_shift() -> str:
 
 def shift_text(found: Shift, *, rerun: str) -> str:
     """Why the shift fails."""
-    lines = [shift_sentence(found)]
-    lines.append(f"  intended? {raise_shift()}")
+    lines = [shift_sentence(found), f"  intended? {raise_shift()}"]
     return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 
 

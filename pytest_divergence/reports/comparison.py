@@ -12,17 +12,16 @@ from pytest_divergence.core.comparison import (
     Differences,
     ValueDifference,
 )
-from pytest_divergence.reports.text_blocks import columns, quoted
+from pytest_divergence.reports.text_blocks import WIDTH, columns, quoted
 from pytest_divergence.reports.wording import compared, nats, number_of, visible
 
-WIDTH = 80
 MARKS = {"added": "+", "removed": "-", "changed": "~"}
 WORDS = {"kl": "KL"}
 """How a field of a case is called, where its name is not its word."""
 
 
 def difference_lines(differences: Differences, before: str, after: str) -> list[str]:
-    """`before` and `after` are the names of what was compared."""
+    """All that differs between `before` and `after`, the names of what was compared."""
     if differences.is_empty:
         return [f"no difference between {visible(before)} and {visible(after)}"]
     lines = [f"--- {visible(before)}", f"+++ {visible(after)}"]

@@ -1,7 +1,7 @@
 """Why a case or a behaviour fails: plain text, 80 columns, no colour needed.
 
 Its first line says it all, since pytest repeats it in the short summary; the rest shows it and says
-what to do next.
+what to do next. A summary shows some of the same parts.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Measurement, quantity
 from pytest_divergence.core.report import ReportCase, TokenComparison
 from pytest_divergence.reports import wording
-from pytest_divergence.reports.text_blocks import block, columns, command, quoted, sentence
+from pytest_divergence.reports.text_blocks import (
+    WIDTH,
+    block,
+    columns,
+    command,
+    quoted,
+    sentence,
+)
 from pytest_divergence.reports.wording import likelihood, nats, number_of, probability, visible
-
-WIDTH = 80
 
 NUM_ALTERNATIVES = 3
 """What each model would rather have said, at most, at one token."""
@@ -39,7 +44,7 @@ def failure_text(
     `tokens` are of the candidate's answer in `case`. With a `verbosity` of 2 each of them is shown.
     """
     floor = "" if noise_floor is None else f" (noise floor {nats(noise_floor)})"
-    shown_tokens = every_token if verbosity >= 2 else parting
+    shown_tokens = every_token if verbosity >= 2 else divergent_tokens
     lines = [
         comparison(measurement.value, max_kl, measurement.metric, measurement.unit) + floor,
         *_measured(measurement),
@@ -81,28 +86,6 @@ def behaviour_text(
     return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 
 
-def _example(behaviour: Behaviour) -> Iterator[str]:
-    for example in behaviour.examples[:1]:
-        for label, text in (
-            ("prompt", example.prompt),
-            ("reference", example.reference),
-            ("candidate", example.candidate),
-        ):
-            yield f"  {label}"
-            yield from block(text, width=WIDTH, indent="    ")
-
-
-def _measured(measurement: Measurement) -> list[str]:
-    stored = " (stored)" if measurement.estimator == "stored" else ""
-    text = (
-        f"{measurement.metric}, "
-        f"{number_of(measurement.num_continuations, 'continuation')} of each model{stored}, "
-        f"{number_of(measurement.num_tokens, 'token')}; forward {nats(measurement.forward)}, "
-        f"reverse {nats(measurement.reverse)}, largest at one token {nats(measurement.max_token)}"
-    )
-    return sentence(text, width=WIDTH, indent="  ")
-
-
 def comparison(value: float, max_kl: float, metric: str, unit: str) -> str:
     """A case's value beside its bound."""
     shown, limit = wording.compared(value, max_kl)
@@ -133,7 +116,7 @@ def texts(case: Case, *, width: int, indent: str, limit: int, max_lines: int) ->
         yield from shown(case.completions.candidate)
 
 
-def parting(
+def divergent_tokens(
     tokens: Sequence[TokenComparison], metric: str, *, width: int, indent: str
 ) -> Iterator[str]:
     """The tokens of the candidate's answer at which the models differ most."""
@@ -177,6 +160,28 @@ def causes(behaviour: Behaviour) -> list[tuple[str, str]]:
         ("nearest prompt found that does not", behaviour.nearest_non_cause),
     )
     return [(label, prompt) for label, prompt in named if prompt is not None]
+
+
+def _measured(measurement: Measurement) -> list[str]:
+    stored = " (stored)" if measurement.estimator == "stored" else ""
+    text = (
+        f"{measurement.metric}, "
+        f"{number_of(measurement.num_continuations, 'continuation')} of each model{stored}, "
+        f"{number_of(measurement.num_tokens, 'token')}; forward {nats(measurement.forward)}, "
+        f"reverse {nats(measurement.reverse)}, largest at one token {nats(measurement.max_token)}"
+    )
+    return sentence(text, width=WIDTH, indent="  ")
+
+
+def _example(behaviour: Behaviour) -> Iterator[str]:
+    for example in behaviour.examples[:1]:
+        for label, text in (
+            ("prompt", example.prompt),
+            ("reference", example.reference),
+            ("candidate", example.candidate),
+        ):
+            yield f"  {label}"
+            yield from block(text, width=WIDTH, indent="    ")
 
 
 def _alternatives(start: str, likeliest: Sequence[tuple[str, float]], width: int) -> Iterator[str]:

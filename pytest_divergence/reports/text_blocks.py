@@ -16,6 +16,10 @@ from rich.cells import cell_len
 from pytest_divergence.core.safe_text import safe
 from pytest_divergence.reports.wording import number_of, visible
 
+WIDTH = 80
+"""Columns of a terminal."""
+PAGE_WIDTH = 100
+"""Columns of a block in Markdown, so that none needs scrolling."""
 MARK = len("| ")
 
 
@@ -36,6 +40,11 @@ def block(
     return lines
 
 
+def fenced(text: str) -> list[str]:
+    """`text` as a block of Markdown: each line is behind a bar, so none can close the fence."""
+    return ["```text", *block(text, width=PAGE_WIDTH, indent=""), "```", ""]
+
+
 def quoted(text: str, width: int) -> str:
     """`text` in quotes on one line of at most `width` columns; an ellipsis after the quotes: cut.
 
@@ -46,17 +55,9 @@ def quoted(text: str, width: int) -> str:
 
 
 def within(text: str, width: int) -> str:
-    """The same without quotes, for a name; an ellipsis at its end: cut."""
+    """`text` without quotes, for a name, in at most `width` columns; an ellipsis: it was cut."""
     kept = _fitting(text, max(1, width - 1))
     return visible(kept) + ("" if kept == text else "…")
-
-
-def _fitting(text: str, room: int) -> str:
-    """The start of `text` that takes at most `room` columns once it is visible."""
-    kept = text[:room]
-    while columns(visible(kept)) > room:
-        kept = kept[:-1]
-    return kept
 
 
 def sentence(text: str, *, width: int, indent: str = "") -> list[str]:
@@ -90,6 +91,14 @@ def command(label: str, line: str, *, width: int, indent: str) -> list[str]:
 def columns(text: str) -> int:
     """How wide `text` is in a terminal."""
     return cell_len(text)
+
+
+def _fitting(text: str, room: int) -> str:
+    """The start of `text` that takes at most `room` columns once it is visible."""
+    kept = text[:room]
+    while columns(visible(kept)) > room:
+        kept = kept[:-1]
+    return kept
 
 
 def _pieces(text: str, width: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_divergence.core.behaviours import Behaviour, behaviour_id
+from pytest_divergence.core.behaviours import Behaviour, behaviour_id, is_same, with_accepted
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.provenance import (
@@ -14,9 +14,7 @@ from pytest_divergence.core.provenance import (
     Provenance,
     accept,
     accepted_in,
-    is_same,
     load_provenance,
-    with_accepted,
     write_provenance,
 )
 

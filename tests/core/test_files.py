@@ -21,7 +21,7 @@ from pytest_divergence.core.files import (
 
 DIE_AT_CALL = """
 import os, sys
-from pytest_divergence.core.store import write_atomically
+from pytest_divergence.core.files import write_atomically
 calls = int(sys.argv[2])
 def dying(real):
     def call(*arguments, **options):

@@ -229,7 +229,7 @@ def test_files_past_the_limits_are_refused(write: Write, monkeypatch: pytest.Mon
         "FILE:2: the line is longer than 1 MiB; split it"
     )
     two = write('{"input": "a"}\n{"input": "b"}\n')
-    monkeypatch.setattr(json_files, "MAX_CASES", 1)
+    monkeypatch.setattr(suites, "MAX_CASES", 1)
     assert fault_in(two) == "FILE:2: more than 1 cases; split the suite"
     monkeypatch.setattr(json_files, "MAX_FILE_BYTES", 20)
     assert fault_in(two).startswith("FILE: the file is longer than")

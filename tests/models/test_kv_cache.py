@@ -212,8 +212,8 @@ def test_of_what_was_measured_only_the_end_is_kept() -> None:
     longest = max(map(len, BODIES))
     with side.reading_once(), torch.no_grad():
         side.positions(BODIES, prefix=PREFIX, num_positions=longest)
-        assert side._readings is not None
-        kept = side._readings.get((PREFIX, tuple(LONG.tolist())))
+        assert side._prompts is not None
+        kept = side._prompts.get((PREFIX, tuple(LONG.tolist())))
         assert kept is not None
         batch, _ = kept
         tensors = [batch.logits, *(one for both in batch.layers for one in both)]
@@ -221,7 +221,7 @@ def test_of_what_was_measured_only_the_end_is_kept() -> None:
         assert all(keys.shape[-2] == longest for keys, _ in batch.layers)
 
         side.positions(BODIES, prefix=PREFIX, num_positions=longest)
-        assert side._readings._num_bytes == batch.num_bytes
+        assert side._prompts._num_bytes == batch.num_bytes
 
 
 def test_where_memory_ends_readings_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
