@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_divergence.discovery.strategies.amplified import AmplifiedStrategy
+from pytest_divergence.discovery.strategies.amplification import AmplifiedStrategy
 from pytest_divergence.discovery.strategies.probe import ProbeStrategy
 from pytest_divergence.discovery.strategies.protocol import Strategy
 from pytest_divergence.discovery.strategies.seeds import SeedStrategy
