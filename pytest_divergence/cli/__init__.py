@@ -1,6 +1,7 @@
-"""The command `pytest-divergence`: what it can do, by name; the rest is in `commands`.
+"""The command `pytest-divergence`: what it can do, by name, and how a command ends.
 
-A command is imported when it is chosen, so that `--help` is there at once.
+The one door: a command's words are read first, and only then is its module imported, with all that
+it needs; so `--help`, and what is wrong with the words, are there at once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,11 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
+
+from pytest_divergence import __version__
+from pytest_divergence.cli import _arguments
+from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.setting_names import spelled_by
 
 COMMANDS = {
     "discover": "search two models for prompts on which they differ",
@@ -36,12 +42,10 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 1 with a sentence on what went wrong."""
     given = _parser().parse_args(arguments)
-    from pytest_divergence.core.errors import DivergenceError
-    from pytest_divergence.core.setting_names import spelled_by
-
     try:
         with spelled_by(_flag):
-            code = int(given.run(given))
+            command = import_module(f"{__name__}.{given.command.replace('-', '_')}")
+            code = int(command.run(given))
         sys.stdout.flush()
         return code
     except DivergenceError as error:
@@ -56,37 +60,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _flag(field: str) -> str:
-    from pytest_divergence.plugin.options import (
-        flag_of,  # it imports pytest, which few messages need
-    )
+    from pytest_divergence.plugin.options import flag_of
 
     return flag_of(field)
 
 
-class _Command(argparse.ArgumentParser):
-    """The parser of one command, which its module fills when it is chosen."""
-
-    def parse_known_args(self, *arguments: Any, **keywords: Any) -> Any:
-        """Parse as any parser does, once it is filled."""
-        name = self.prog.rsplit(" ", 1)[-1].replace("-", "_")
-        import_module(f"pytest_divergence.cli.{name}").add(self)
-        return super().parse_known_args(*arguments, **keywords)
-
-
 def _parser() -> argparse.ArgumentParser:
-    from pytest_divergence import __version__
-
     parser = argparse.ArgumentParser(
         prog="pytest-divergence",
         description="Find prompts on which two language models differ, and live with the suites.",
         epilog="pytest-divergence COMMAND --help says more.",
     )
     parser.add_argument("-V", "--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_Command
+    )
     for name, line in COMMANDS.items():
         commands.add_parser(name, help=line)
     return parser
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+class _Command(argparse.ArgumentParser):
+    """The parser of one command, filled when it is chosen."""
+
+    def parse_known_args(self, *arguments: Any, **keywords: Any) -> Any:
+        """Parse as any parser does, once it is filled."""
+        add_arguments(self.prog.rsplit(" ", 1)[-1], self)
+        return super().parse_known_args(*arguments, **keywords)
+
+
+def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
+    """Add to a parser what a command takes; pytest is imported where that is settings too."""
+    if command in _arguments.ADD:
+        _arguments.ADD[command](parser)
+        return
+    from pytest_divergence.cli import _session_arguments
+
+    _session_arguments.ADD[command](parser)

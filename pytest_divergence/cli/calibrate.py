@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from functools import partial
-from typing import TYPE_CHECKING
 
-from pytest_divergence.cli._settings import MEASURED_PAIR, add_settings, pytest_words
+import pytest
 
-if TYPE_CHECKING:
-    import pytest
-
-    from pytest_divergence.core.calibration_record import CalibrationReport
-    from pytest_divergence.models.pair import ModelPair
-    from pytest_divergence.plugin.session import DivergenceSession
-
-
-FIELDS = (*MEASURED_PAIR, "profile", "seed", "max_kl")
-
-
-def add(parser: ArgumentParser) -> None:
-    """Describe the arguments."""
-    parser.description = (
-        "Measure what two models read when nothing is wrong, derive the bound from it, and "
-        "plant damage of known sizes to see which of it a gate at that bound catches. What a "
-        "search of the same pair has measured is read back. The project's ini file, conftest.py "
-        "and plugins hold."
-    )
-    add_settings(parser, FIELDS)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.set_defaults(run=run)
+from pytest_divergence.cli._project import in_project, measuring, pytest_words
+from pytest_divergence.core.calibration_record import CalibrationReport
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.verdicts import refusal
+from pytest_divergence.discovery.calibration_report import calibration_report
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.plugin.options import name_of
+from pytest_divergence.plugin.progress_bar import PhaseLines
+from pytest_divergence.plugin.session import DivergenceSession
+from pytest_divergence.reports.calibration import calibration_lines
 
 
 def run(given: Namespace) -> int:
     """Calibrate, and print; a bound inside the noise is refused once the table is out."""
-    from pytest_divergence.cli._project import in_project
-
-    return in_project(pytest_words(given, FIELDS), partial(_calibrate, given.json))
+    return in_project(pytest_words(given), partial(_calibrate, given.json))
 
 
 def _calibrate(as_json: bool, config: pytest.Config) -> int:
-    from pytest_divergence.cli._project import measuring
-    from pytest_divergence.discovery.calibration_report import calibration_report
-    from pytest_divergence.plugin.progress_bar import PhaseLines
-    from pytest_divergence.reports.calibration import calibration_lines
-
     listener = PhaseLines()
-    session = measuring(config, listener)
+    session = measuring(config, listener.say)
     report = calibration_report(
         session.resolved.settings,
         root=session.root,
@@ -64,17 +44,12 @@ def _calibrate(as_json: bool, config: pytest.Config) -> int:
 
 def _loaded(session: DivergenceSession) -> ModelPair:
     """The session's pair; says so before it is loaded."""
-
     if not session.pairs.is_loaded(session.models):
         session.say("loading the models")
     return session.pair()
 
 
 def _refuse_noise(session: DivergenceSession, report: CalibrationReport) -> None:
-    from pytest_divergence.core.errors import SettingsError
-    from pytest_divergence.core.verdicts import refusal
-    from pytest_divergence.plugin.options import name_of
-
     if "max_kl" not in session.given:
         return
     floor, dtype = report.noise_floor.of(report.metric), report.pair.dtype

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
-from pathlib import Path
+from argparse import Namespace
+
+from pytest_divergence.cli._project import run_meant
+from pytest_divergence.core.comparison import compare, read_side
+from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.json_files import strict_dumps
+from pytest_divergence.reports.comparison import difference_lines
 
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
 """Exit codes, those of `diff`."""
 
 
-def add(parser: ArgumentParser) -> None:
-    """Describe the arguments."""
-    parser.description = (
-        "Say what differs between two suites, or the reports of two runs: cases, the most "
-        "changed first, behaviours, bound, typical shift and models. Exit code 0: nothing "
-        "differs, 1: something does, 2: one of them cannot be read."
-    )
-    for name, metavar in (("before", "A"), ("after", "B")):
-        parser.add_argument(
-            name,
-            metavar=metavar,
-            type=Path,
-            help="a *.divergence.jsonl, a report.json, the folder of a run's report, or latest",
-        )
-    parser.add_argument("--json", action="store_true", help="for machines")
-    parser.set_defaults(run=run)
-
-
 def run(given: Namespace) -> int:
     """Compare, and show it."""
-    from pytest_divergence.cli._project import run_meant
-    from pytest_divergence.core.comparison import compare, read_side
-    from pytest_divergence.core.errors import DivergenceError
-    from pytest_divergence.core.json_files import strict_dumps
-    from pytest_divergence.reports.comparison import difference_lines
-
     try:
         differences = compare(*(read_side(run_meant(one)) for one in (given.before, given.after)))
     except DivergenceError as error:  # 1, the code of all other commands, would read as a result

@@ -1,72 +1,58 @@
-"""`pytest-divergence doctor`: whether this machine, and a pair on it, are fit for a search."""
+"""`pytest-divergence doctor`: whether this machine, and a pair on it, are fit for a search.
+
+Looks at packages, device and folders itself; what is wrong with a pair's files, `preflight` knows.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 import textwrap
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pytest_divergence.cli._settings import add_settings, pytest_words
+import pytest
+import torch
+from packaging.requirements import Requirement
+
+from pytest_divergence.cli._project import begun, in_project, pytest_words
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.models.preflight import Finding
-
-if TYPE_CHECKING:
-    import pytest
-    from packaging.requirements import Requirement
-
-    from pytest_divergence.core.settings import Profile, Settings
-    from pytest_divergence.models.load_plan import LoadPlan
-    from pytest_divergence.plugin.session import DivergenceSession
-
-
-FIELDS = (
-    *("model_1", "model_2", "profile", "budget", "num_cases", "chat_template", "system_prompt"),
-    *("device", "dtype", "memory"),
+from pytest_divergence.core.file_names import FOLDER, PROVENANCE, sidecar_path
+from pytest_divergence.core.files import CACHE_VARIABLE, user_cache_path
+from pytest_divergence.core.provenance import load_provenance
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.discovery.cost import (
+    amount,
+    estimate_seconds,
+    measure_speed,
+    roughly,
+    search_memory,
 )
+from pytest_divergence.models.devices import resolve_device
+from pytest_divergence.models.load_plan import LoadPlan
+from pytest_divergence.models.memory import available_memory
+from pytest_divergence.models.preflight import Finding, inspect_pair
+from pytest_divergence.plugin.options import check_both_models
+from pytest_divergence.plugin.session import DivergenceSession
+from pytest_divergence.reports.text_blocks import WIDTH
+
 LABELS = {"ok": "ok", "note": "note", "fail": "FAIL"}
 INDENT = 6
-
 DISTRIBUTION = "pytest-divergence"
 OPTIONAL = (("peft", "peft", "adapters"), ("datasets", "hf", "seeds from hf:DATASET"))
 """Packages that some users need, the extra that brings each, and what it is for."""
 
 
-def add(parser: ArgumentParser) -> None:
-    """Describe the arguments."""
-    parser.description = (
-        "Check this machine: packages, device, memory and folders. Of two models, named here, in "
-        "the environment or in the ini file, check also whether they would load and fit, and how "
-        "long a search would take: from their files, without their weights, and without a "
-        "download. Exit code 1: something is wrong."
-    )
-    add_settings(parser, FIELDS)
-    parser.add_argument(
-        "--measure",
-        action="store_true",
-        help="load both models, and measure how fast they are here",
-    )
-    parser.set_defaults(run=run)
-
-
 def run(given: Namespace) -> int:
     """Print what is found, as it is found."""
-    from pytest_divergence.cli._project import in_project
-
-    return in_project(pytest_words(given, FIELDS), partial(_examine, given.measure))
+    return in_project(pytest_words(given), partial(_examine, given.measure))
 
 
 def _examine(is_measured: bool, config: pytest.Config) -> int:
-    from pytest_divergence.cli._project import configure
-    from pytest_divergence.plugin.session import of
-
-    configure(config)
-    session = of(config)
+    session = begun(config)
     levels = set()
     for finding in _findings(session, is_measured=is_measured):
         levels.add(finding.level)
@@ -75,8 +61,6 @@ def _examine(is_measured: bool, config: pytest.Config) -> int:
 
 
 def _lines(finding: Finding) -> list[str]:
-    from pytest_divergence.reports.text_blocks import WIDTH
-
     return textwrap.wrap(
         finding.text,
         WIDTH,
@@ -88,13 +72,8 @@ def _lines(finding: Finding) -> list[str]:
 
 
 def _findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Finding]:
-    from pytest_divergence.core.errors import DivergenceError
-    from pytest_divergence.models.preflight import Finding
-    from pytest_divergence.plugin.options import check_both_models
-    from pytest_divergence.plugin.session import FOLDER
-
     check_both_models(session.given)
-    yield from machine_findings(session.resolved.settings, session.root / FOLDER)
+    yield from _machine_findings(session.resolved.settings, session.root / FOLDER)
     if not session.has_models:
         yield Finding("note", "no models are named: --model-1 and --model-2 check a pair too")
         return
@@ -105,9 +84,6 @@ def _findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Find
 
 
 def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Finding]:
-    from pytest_divergence.discovery.cost import search_memory
-    from pytest_divergence.models.preflight import Finding, inspect_pair
-
     settings = session.resolved.settings
     plan = session.pairs.resolve(session.models, is_offline=True)
     yield from inspect_pair(settings, plan)
@@ -121,12 +97,12 @@ def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator
 
 
 def _time(session: DivergenceSession, plan: LoadPlan, *, is_measured: bool) -> Finding:
-    from pytest_divergence.discovery.cost import estimate_seconds, roughly
-    from pytest_divergence.models.preflight import Finding
-
     settings = session.resolved.settings
     profile = settings.resolved_profile(plan.device.type)
-    found = _measured(session, profile) if is_measured else _remembered(session, plan)
+    if is_measured:
+        found: tuple[float, str] | None = measure_speed(session.pair(), profile), "measured now"
+    else:
+        found = _remembered(session, plan)
     budget = f"profile {profile.name}, at most {profile.budget_tokens:,} forwarded tokens"
     if found is None:
         return Finding(
@@ -138,18 +114,9 @@ def _time(session: DivergenceSession, plan: LoadPlan, *, is_measured: bool) -> F
     return Finding("ok", f"a search takes about {roughly(seconds)}: {budget}, {rate}")
 
 
-def _measured(session: DivergenceSession, profile: Profile) -> tuple[float, str]:
-    from pytest_divergence.discovery.cost import measure_speed
-
-    return measure_speed(session.pair(), profile), "measured now"
-
-
 def _remembered(session: DivergenceSession, plan: LoadPlan) -> tuple[float, str] | None:
     """Tokens a second of the pair's last search, where it ran on the device that is asked for."""
-    from pytest_divergence.core.file_names import sidecar_path
-    from pytest_divergence.core.provenance import load_provenance
-
-    path = sidecar_path(session.own_suite, "provenance.json")
+    path = sidecar_path(session.own_suite, PROVENANCE)
     if not path.is_file():
         return None
     made = load_provenance(path)
@@ -158,7 +125,7 @@ def _remembered(session: DivergenceSession, plan: LoadPlan) -> tuple[float, str]
     return made.effort.tokens_forwarded / made.effort.seconds, "in its last search"
 
 
-def machine_findings(settings: Settings, folder: Path) -> Iterator[Finding]:
+def _machine_findings(settings: Settings, folder: Path) -> Iterator[Finding]:
     """Packages, device and folders; `folder` is the project's `.divergence`."""
     yield from package_findings()
     yield _device(settings.device)
@@ -169,8 +136,6 @@ def machine_findings(settings: Settings, folder: Path) -> Iterator[Finding]:
 
 def package_findings() -> Iterator[Finding]:
     """Versions of what the plugin needs, and what is missing or too old."""
-    from packaging.requirements import Requirement
-
     required = [Requirement(one) for one in metadata.requires(DISTRIBUTION) or []]
     required = [one for one in required if not one.marker or one.marker.evaluate({"extra": ""})]
     found = {one.name: _version(one.name) for one in required}
@@ -203,31 +168,18 @@ def _version(name: str) -> str | None:
 
 
 def _device(wanted: str) -> Finding:
-    import torch
-
-    from pytest_divergence.discovery.cost import amount
-    from pytest_divergence.models.devices import resolve_device
-    from pytest_divergence.models.memory import available_memory
-
     try:
         device = resolve_device(wanted)
     except DivergenceError as error:
         return Finding("fail", str(error))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    cores = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cores
     free = available_memory(str(device))
     memory = "" if free is None else f", {amount(free)} of memory free"
     return Finding("ok", f"device: {device}, {name}{memory}")
 
 
-def _processor() -> str:
-    import torch
-
-    return f"{torch.get_num_threads()} of {os.cpu_count()} cores"
-
-
 def _cache() -> Finding:
-    from pytest_divergence.core.files import CACHE_VARIABLE, user_cache_path
-
     path = user_cache_path()
     there = next(one for one in (path, *path.parents) if one.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -239,6 +191,4 @@ def _cache() -> Finding:
 
 
 def _size(folder: Path) -> str:
-    from pytest_divergence.discovery.cost import amount
-
     return amount(sum(one.stat().st_size for one in folder.rglob("*") if one.is_file()))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from pytest_divergence.cli._settings import add_settings, pytest_words
-from pytest_divergence.plugin.options import BY_FIELD, DEFAULT
+import pytest
 
-if TYPE_CHECKING:
-    import pytest
+from pytest_divergence.cli._project import in_project, places_of, pytest_words
+from pytest_divergence.core.file_names import from_here
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.plugin.options import BY_FIELD, DEFAULT, PAIRS_INI, given
+from pytest_divergence.plugin.settings_sources import resolve
 
-
-FIELDS = tuple(BY_FIELD)
 VALUE_WIDTH = 30
 """Longer values push their source to the right, so that nothing is cut."""
 
@@ -27,29 +28,12 @@ class _Row(NamedTuple):
     source: str
 
 
-def add(parser: ArgumentParser) -> None:
-    """Describe the arguments."""
-    parser.description = (
-        "Print every setting that pytest and `discover` would use in this folder, and where its "
-        "value comes from: the command line, an environment variable, the ini file, or the "
-        "default, in this order of precedence. Settings that are given here count as those of the "
-        "command line. Exit code 1: a value is wrong, and the last line says which."
-    )
-    add_settings(parser, FIELDS)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.set_defaults(run=run)
-
-
 def run(given: Namespace) -> int:
     """Print the settings of this folder."""
-    from pytest_divergence.cli._project import in_project
-
-    return in_project(pytest_words(given, FIELDS), partial(_show, given.json))
+    return in_project(pytest_words(given), partial(_show, given.json))
 
 
 def _show(as_json: bool, config: pytest.Config) -> int:
-    from pytest_divergence.plugin.settings_sources import resolve
-
     rows = list(_rows(config))
     if as_json:
         print(json.dumps([one._asdict() for one in rows], indent=2))
@@ -60,9 +44,6 @@ def _show(as_json: bool, config: pytest.Config) -> int:
 
 
 def _rows(config: pytest.Config) -> Iterator[_Row]:
-    from pytest_divergence.core.settings import Settings
-    from pytest_divergence.plugin.options import PAIRS_INI, given
-
     found, defaults = given(config), Settings()
     for option in BY_FIELD.values():
         name = option.field.replace("_", "-")
@@ -82,19 +63,12 @@ def _text(value: object) -> str:
 
 def _shown(value: str) -> str:
     """One line, without what may be a secret."""
-    from pytest_divergence.core.safe_text import safe_line
-
     return safe_line(value, 200)[1:-1] if "://" not in value else "[a URL]"
 
 
 def _places(config: pytest.Config) -> list[str]:
-    from pytest_divergence.plugin import session_of
-
-    session, ini = session_of(config), config.inipath
-    return [
-        f"{'ini file':16}{session.shown(ini) if ini is not None else '-'}",
-        f"{'results go to':16}{session.shown(session.root / '.divergence')}",
-    ]
+    ini = "-" if config.inipath is None else from_here(config.inipath)
+    return [f"{'ini file':16}{ini}", f"{'results go to':16}{places_of(config).own}"]
 
 
 def _line(row: _Row) -> str:

@@ -1,6 +1,7 @@
 """Two models compared on given prompts: what was measured, as one plain value.
 
-Knows the record and the names of its metrics; does not know how they are measured or shown.
+Does not know how they are measured or shown, nor what each metric says
+(`pytest_divergence.core.evaluation_metrics`).
 """
 
 from __future__ import annotations
@@ -14,25 +15,6 @@ from pytest_divergence.core.behaviours import Rate
 from pytest_divergence.core.cases import Count, Number, PositiveNumber, Record
 from pytest_divergence.core.errors import SettingsError, one_of
 from pytest_divergence.core.report import Difference
-
-METRICS: Mapping[str, str] = {
-    "kl_divergence": "the chosen divergence on both models' generations, nats per token",
-    "forward_kl": "KL(model 1 || model 2) on model 1's generations, nats per token",
-    "reverse_kl": "KL(model 2 || model 1) on model 2's generations, nats per token",
-    "js": "Jensen-Shannon divergence on both models' generations, nats per token",
-    "effectiveness": "kl_divergence less the mean of ordinary prompts, nats per token",
-    "same_top_share": "share of the tokens at which both models would choose the same one",
-    "perplexity_1": "perplexity of model 2's generation under model 1",
-    "perplexity_2": "perplexity of model 2's generation under model 2",
-    "prompt_nll_1": "negative log-likelihood of the prompt under model 1, nats per token",
-    "prompt_nll_2": "negative log-likelihood of the prompt under model 2, nats per token",
-    "distinct_1": "different words over all words of model 2's generations on the prompt",
-    "distinct_2": "different pairs of words over all pairs of words there",
-    "self_similarity": "mean similarity (0 to 1) of two of model 2's generations on the prompt",
-}
-"""What each metric of a prompt says, by its name. One that cannot be computed is not there:
-`effectiveness` without ordinary prompts, `self_similarity` of a single generation, `distinct_2`
-where no generation has two words."""
 
 
 class Diversity(Record):
@@ -62,7 +44,7 @@ class PromptEvaluation(Record):
     generations_1: list[str]
     generations_2: list[Generation]
     metrics: dict[str, Number]
-    """By the names of `METRICS`."""
+    """By the names of `evaluation_metrics.METRICS`."""
 
 
 class OrdinaryPrompts(Record):

@@ -193,6 +193,12 @@ def faults_of(path: Path) -> list[SuiteError]:
     return list(_row_by_row(path)) or list(_as_a_whole(path))
 
 
+def suites_below(folder: Path) -> list[Path]:
+    """The suites in a folder and in the folders in it, but for hidden ones."""
+    found = ((path, path.relative_to(folder).parts) for path in folder.rglob(f"*{SUITE_SUFFIX}"))
+    return sorted(path for path, parts in found if not any(one.startswith(".") for one in parts))
+
+
 def _sidecars(path: Path) -> tuple[Path, Path]:
     """Where the tokens and the provenance of a suite lie."""
     return sidecar_path(path, TOKENS), sidecar_path(path, PROVENANCE)

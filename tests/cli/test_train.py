@@ -427,18 +427,3 @@ def test_a_filter_that_nothing_passes_keeps_the_training(train: Train, out: Path
     code, _, err = train("--min-metric=kl_divergence=0", "--force")
     assert code == 0
     assert "step 1" not in err
-
-
-def test_the_help_is_there_before_torch(folder: Path) -> None:
-    code = (
-        "import sys; from pytest_divergence.cli import main\n"
-        "try: main(['train', '--help'])\n"
-        "except SystemExit: assert not {'torch', 'transformers', 'pydantic'} & set(sys.modules)"
-    )
-
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert "--num-soft-prompt-tokens N" in done.stdout

@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from pytest_divergence.cli import main
-from pytest_divergence.cli.schema import KINDS
+from pytest_divergence.cli._arguments import KINDS
 from pytest_divergence.core.cases import Case, Completions, Message, Origin
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.json_schemas import RECORDS, json_schema, published_path

@@ -172,10 +172,10 @@ class DivergenceTrainer:
 
         Without `prompts` the trained soft prompt writes many, and `num_prompts` are selected. Rows
         are {prompt, generation, metrics}, `num_generations` a prompt; the metrics are those of
-        `pytest_divergence.core.evaluation_record.METRICS`, measured on the text alone, without the
-        soft prompt, on texts sampled at `temperature`. Rows outside of `min_metrics` or
-        `max_metrics`, such as {"kl_divergence": 0.5}, are left out. `controls` are the ordinary
-        prompts that effectiveness is measured against; [] leaves it out.
+        `pytest_divergence.core.evaluation_metrics`, measured on the text alone, without the soft
+        prompt, on texts sampled at `temperature`. Rows outside of `min_metrics` or `max_metrics`,
+        such as {"kl_divergence": 0.5}, are left out. `controls` are the ordinary prompts that
+        effectiveness is measured against; [] leaves it out.
 
         Writes plain containers that `torch.load(..., weights_only=True)` reads, and the same rows
         as JSON Lines beside them. Raises `SettingsError`, also where no row is left, and

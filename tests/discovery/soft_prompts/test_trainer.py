@@ -13,7 +13,7 @@ import torch
 
 from pytest_divergence import DivergenceTrainer, TrainingConfig, score_prompts
 from pytest_divergence.core.errors import SettingsError, StoreError
-from pytest_divergence.core.evaluation_record import METRICS
+from pytest_divergence.core.evaluation_metrics import METRICS
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
