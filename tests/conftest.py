@@ -14,7 +14,9 @@ import torch
 import pytest_divergence.plugin.assertions
 import pytest_divergence.plugin.collection
 import pytest_divergence.plugin.github
-import pytest_divergence.plugin.terminal  # noqa: F401
+import pytest_divergence.plugin.search
+import pytest_divergence.plugin.terminal
+import pytest_divergence.plugin.update  # noqa: F401
 from tests.tiny import save_tiny_adapter, save_tiny_model
 
 pytest_plugins = ["pytester"]

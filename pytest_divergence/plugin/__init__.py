@@ -47,10 +47,12 @@ from pytest_divergence.plugin.session import KEY, DivergenceSession, Makers, is_
 
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case
+    from pytest_divergence.core.suites import StoredSuite
     from pytest_divergence.discovery.run import SearchOutcome
     from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
     from pytest_divergence.models.pair import ModelPair
-    from pytest_divergence.plugin.model_pairs import Pairs
+    from pytest_divergence.plugin.loaded_pairs import Pairs
+    from pytest_divergence.plugin.replay import SuiteReplay
     from pytest_divergence.plugin.settings_sources import Resolved
     from pytest_divergence.scoring.scorer import PromptScore
 
@@ -135,7 +137,14 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
         return None
     from pytest_divergence.plugin.collection import SuiteFile
 
-    return SuiteFile.from_parent(parent, path=file_path)
+    plan, kind = of(parent.config).plan, SuiteFile
+    if plan.is_rewriting and plan.process == "alone":
+        from pytest_divergence.plugin.update import UpdatedSuite
+
+        kind = UpdatedSuite
+    suite: SuiteFile = kind.from_parent(parent, path=file_path)
+    suite.make_replay = _replay
+    return suite
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -241,9 +250,15 @@ def _resolved(config: pytest.Config) -> Resolved:
 
 
 def _pairs(ours: DivergenceSession) -> Pairs:
-    from pytest_divergence.plugin.model_pairs import Pairs
+    from pytest_divergence.plugin.loaded_pairs import Pairs
 
     return Pairs(ours.config, lambda: ours.resolved.settings, lambda text: ours.say(text))
+
+
+def _replay(ours: DivergenceSession, stored: StoredSuite) -> SuiteReplay:
+    from pytest_divergence.plugin.replay import SuiteReplay
+
+    return SuiteReplay(ours, stored)
 
 
 def _outcome(ours: DivergenceSession) -> SearchOutcome:
@@ -266,7 +281,7 @@ def model_pair(pytestconfig: pytest.Config) -> ModelPair:
 def soft_prompts(pytestconfig: pytest.Config) -> list[SoftPrompt]:
     """The soft prompts that the session's search trained."""
     from pytest_divergence.discovery.soft_prompts.virtual_tokens import load_soft_prompts
-    from pytest_divergence.plugin.search import search_outcome
+    from pytest_divergence.plugin.collection import search_outcome
     from pytest_divergence.plugin.usage_errors import failures
 
     session = of(pytestconfig)
@@ -322,7 +337,7 @@ def _divergence_setup(request: pytest.FixtureRequest) -> Any:
     try:
         request.node.measure(request)
     except BaseException as error:  # its frames hold the models, until it has been reported
-        from pytest_divergence.plugin.model_pairs import forget_frames
+        from pytest_divergence.plugin.loaded_pairs import forget_frames
 
         request.addfinalizer(partial(forget_frames, error))  # noqa: PT021  # see above
         raise

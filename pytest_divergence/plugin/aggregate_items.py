@@ -7,30 +7,19 @@ Knows which rows count and what a verdict does to a session. Does not know the s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import pytest
 
-from pytest_divergence.core.aggregates import (
-    Aggregate,
-    Breadth,
-    GrownRow,
-    Shift,
-    log_ratio,
-    unit_of,
-)
-from pytest_divergence.core.cases import Case, Measurement, is_same_quantity
+from pytest_divergence.core.aggregates import Aggregate, Shift
+from pytest_divergence.core.cases import Case, Measurement
 from pytest_divergence.core.errors import DivergenceError, MeasurementError
 from pytest_divergence.core.report import Report
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.suites import StoredSuite
-from pytest_divergence.plugin.bounds import noise_floor_of
 from pytest_divergence.plugin.items import SuiteItem, SuiteModule
 from pytest_divergence.plugin.notes import note
-from pytest_divergence.plugin.replay import SuiteReplay
-from pytest_divergence.plugin.session import DivergenceSession, of
+from pytest_divergence.plugin.session import of
 from pytest_divergence.plugin.terminal import rerun_command
 from pytest_divergence.plugin.usage_errors import failures, warn_of_suite
 from pytest_divergence.reports.aggregates import (
@@ -39,12 +28,8 @@ from pytest_divergence.reports.aggregates import (
     shift_sentence,
     shift_text,
 )
-from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority, shift
 
 AGGREGATE_ITEM, SHIFT_ITEM = "aggregate", "shift"
-DEFAULT_FLOOR = 1e-6
-"""Nats per token, where the suite names no noise floor: what float32 arithmetic leaves."""
-NUM_SHOWN = 5
 
 
 def has_aggregate(stored: StoredSuite) -> bool:
@@ -55,16 +40,15 @@ def has_aggregate(stored: StoredSuite) -> bool:
 class RowsItem(SuiteItem):
     """An item that measures many rows of a suite in one pass."""
 
-    replay: SuiteReplay
     is_carried: Callable[[Case], bool]
 
     @classmethod
     def of_rows(
-        cls, parent: SuiteModule, name: str, replay: SuiteReplay, is_carried: Callable[[Case], bool]
+        cls, parent: SuiteModule, name: str, is_carried: Callable[[Case], bool]
     ) -> RowsItem:
         """The item of one suite's rows."""
         item = cls.listed(parent, name)
-        item.replay, item.is_carried = replay, is_carried
+        item.is_carried = is_carried
         return item
 
     @classmethod
@@ -88,7 +72,7 @@ class RowsItem(SuiteItem):
         pair, failed = self.pair(request), dict[str, Exception]()
         for row in others:
             try:
-                found[row.id] = self.replay.of(pair, row, wanted=others).measurement
+                found[row.id] = self.suite.replay.of(pair, row, wanted=others).measurement
             except Exception as error:  # a model may raise anything
                 failed[row.id] = error
         if failed:
@@ -105,8 +89,8 @@ class AggregateItem(RowsItem):
         """Measure every row that has a stored value, and compare."""
         note(self, kind=AGGREGATE_ITEM, verdict="error")  # until it is measured
         with failures(of(self.config)):
-            rows = _compared(self.replay.stored)
-            self.found = self._compare(rows, self.measured(request, rows))
+            rows = _compared(self.suite.stored)
+            self.found = self.suite.replay.compare(rows, self.measured(request, rows))
 
     def judge(self) -> None:
         """Fail, warn or pass, and leave the numbers in each case."""
@@ -134,22 +118,6 @@ class AggregateItem(RowsItem):
         self.add_report_section("call", "divergence", sentence)
         if found.verdict == "inconclusive":
             warn_of_suite(self.path, f"aggregate {sentence}")
-
-    def _compare(self, rows: Sequence[Case], measured: dict[str, Measurement]) -> Aggregate:
-        stored = self.replay.stored
-        floor = noise_floor_of(stored.provenance, "forward") or DEFAULT_FLOOR
-        grown = [_grown(row, measured[row.id], floor) for row in rows]
-        growth = non_inferiority(
-            [row.measured for row in grown],
-            [row.stored for row in grown],
-            [unit_of(row) for row in rows],
-            floor,
-        )
-        controls = (row.id for row in stored.suite.controls)
-        found = [measured[id_] for id_ in controls if id_ in measured]
-        breadth, no_breadth = controls_breadth(of(self.config), stored, found)
-        most = sorted(grown, key=lambda row: (-row.ratio, row.id))[:NUM_SHOWN]
-        return Aggregate(growth, breadth, no_breadth, tuple(most))
 
 
 class ShiftItem(RowsItem):
@@ -187,15 +155,14 @@ class ShiftItem(RowsItem):
         self.add_report_section("call", "divergence", shift_sentence(shift))
 
     def _replayed(self, request: pytest.FixtureRequest, limit: float) -> Shift:
-        controls = self.replay.stored.suite.controls
+        controls = self.suite.stored.suite.controls
         if not controls:
             raise MeasurementError(
                 "the suite has no control rows, so --divergence-max-shift cannot be judged; "
                 "leave it out, or search again"
             )
         measured = list(self.measured(request, controls).values())
-        found = shift([one.value for one in measured], limit)
-        return replace(found, metric=measured[0].metric, unit=measured[0].unit)
+        return self.suite.replay.shift(measured, limit)
 
 
 def _searched_shift(report: Report, limit: float) -> Shift:
@@ -210,43 +177,6 @@ def _searched_shift(report: Report, limit: float) -> Shift:
 
 def _compared(stored: StoredSuite) -> list[Case]:
     return [row for row in stored.suite.rows if row.kl is not None]
-
-
-def _grown(row: Case, measurement: Measurement, floor: float) -> GrownRow:
-    assert row.kl is not None  # rows without a value are not compared
-    old, new = row.kl.forward, measurement.forward
-    return GrownRow(row.id, old, new, math.exp(log_ratio(new, old, floor)))
-
-
-def controls_breadth(
-    session: DivergenceSession, stored: StoredSuite, measured: Sequence[Measurement]
-) -> tuple[Breadth | None, str]:
-    """How what the suite's control rows read stands to its bound; else why no one asks."""
-    bound = _suite_bound(session, stored)
-    if not measured:
-        return None, "breadth is not checked: the suite has no control rows"
-    if bound is None:
-        return None, "breadth is not checked: no bound; give --divergence-max-kl"
-    if (made := _limit_of_another(stored, measured[0])) is not None:
-        return None, f"breadth is not checked: the suite's bound is of {made}"
-    found = breadth([one.value for one in measured], bound)
-    return replace(found, unit=measured[0].unit), ""
-
-
-def _limit_of_another(stored: StoredSuite, measured: Measurement) -> str | None:
-    """The metric of the suite's own bound, where that says nothing about what was measured."""
-    made, own = stored.measured, stored.provenance
-    if made is None or own is None or own.bound is None:
-        return None
-    return None if is_same_quantity(made.metric, measured.metric) else made.metric
-
-
-def _suite_bound(session: DivergenceSession, stored: StoredSuite) -> float | None:
-    """The bound of the suite's controls: the one it was made with, else the option's."""
-    provenance = stored.provenance
-    if provenance is not None and provenance.bound is not None:
-        return provenance.bound.value
-    return session.number_bound
 
 
 def _unmeasured(failed: Mapping[str, Exception], num_rows: int) -> Exception:

@@ -14,19 +14,18 @@ from pytest_divergence.core.provenance import Provenance, load_provenance
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin.bounds import (
-    answers_of,
     metric_for,
     refusal_of,
-    shown_case,
-    sizes_for,
 )
 from pytest_divergence.plugin.collection import CASE_SUITE, with_suite
-from pytest_divergence.plugin.model_pairs import has_own_pair, marked_models, own_pair
+from pytest_divergence.plugin.extensions import own_pair
+from pytest_divergence.plugin.model_pairs import Models, has_own_pair, marked_models
 from pytest_divergence.plugin.notes import note
-from pytest_divergence.plugin.options import Models, name_of
+from pytest_divergence.plugin.options import name_of
+from pytest_divergence.plugin.replay import answers_of, sizes_for
 from pytest_divergence.plugin.session import FOLDER, DivergenceSession, of
 from pytest_divergence.plugin.terminal import rerun_command
-from pytest_divergence.plugin.usage_errors import failures
+from pytest_divergence.plugin.usage_errors import failures, shown_case
 from pytest_divergence.reports.failures import failure_text
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts
 from pytest_divergence.scoring.suite_rows import case_prompt

@@ -1,33 +1,21 @@
-"""What suite items and users' own assertions share: how to measure, and what to leave behind."""
+"""Which limit a row or an assertion has, in which metric, and when a limit is refused.
+
+Never computes a limit. Does not know how a row is measured (`pytest_divergence.plugin.replay`).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from pathlib import Path
 
 import pytest
 
-from pytest_divergence.core.cases import Case, Completions, Measurement, is_same_quantity
+from pytest_divergence.core.cases import Case, Measurement, is_same_quantity
 from pytest_divergence.core.provenance import Provenance
-from pytest_divergence.core.redaction import redacted_case, redacted_token
-from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.core.verdicts import refusal
-from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin.options import name_of
 from pytest_divergence.plugin.session import DivergenceSession
-from pytest_divergence.scoring.continuations import greedy_continuations
-from pytest_divergence.scoring.suite_rows import case_prompt
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-
-class _Sizes(TypedDict):
-    num_continuations: int
-    max_new_tokens: int
-    seed: int
 
 
 def noise_floor_of(provenance: Provenance | None, metric: str) -> float | None:
@@ -40,39 +28,6 @@ def metric_for(session: DivergenceSession, case: Case, asked: str | None = None)
     if asked is None and "metric" not in session.given and case.kl is not None:
         asked = case.kl.metric
     return asked or session.resolved.settings.metric
-
-
-def shown_case(
-    session: DivergenceSession, case: Case, tokens: Sequence[TokenComparison]
-) -> tuple[Case, Sequence[TokenComparison]]:
-    """What a failure may show of a case and of its tokens: all, or no text where none may leave."""
-    if not session.is_redacted:
-        return case, tokens
-    return redacted_case(case), [redacted_token(one) for one in tokens]
-
-
-def answers_of(
-    pair: ModelPair, case: Case, max_new_tokens: int
-) -> tuple[Completions, tuple[int, ...]]:
-    """What both models answer greedily, and the candidate's answer as token ids.
-
-    A suite's stored answers may be other models'.
-    """
-    found = greedy_continuations(pair, [case_prompt(case)], max_new_tokens=max_new_tokens)[0]
-    answer = found.candidate[0]
-    both = pair.chat.text(found.reference[0]), pair.chat.text(answer)
-    return Completions(reference=both[0], candidate=both[1]), answer
-
-
-def sizes_for(session: DivergenceSession, pair: ModelPair) -> _Sizes:
-    """Number, length and seed of the continuations that this session samples."""
-    settings = session.resolved.settings
-    profile = settings.resolved_profile(pair.device.type)
-    return {
-        "num_continuations": profile.num_continuations,
-        "max_new_tokens": profile.continuation_length,
-        "seed": settings.seed,
-    }
 
 
 def refusal_of(

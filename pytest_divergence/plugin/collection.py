@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -40,14 +40,14 @@ from pytest_divergence.plugin.aggregate_items import (
 )
 from pytest_divergence.plugin.bounds import metric_for, suite_bounds
 from pytest_divergence.plugin.items import BehaviourItem, CaseItem, SearchItem, SuiteModule
-from pytest_divergence.plugin.model_pairs import has_own_pair
+from pytest_divergence.plugin.model_pairs import Models, has_own_pair
 from pytest_divergence.plugin.notes import SKIP_PREFIX
-from pytest_divergence.plugin.options import Models
-from pytest_divergence.plugin.replay import ReferenceCheck, SuiteReplay
-from pytest_divergence.plugin.search import nothing_to_replay, search_outcome
+from pytest_divergence.plugin.reference_check import ReferenceCheck
 from pytest_divergence.plugin.session import NO_MODELS, DivergenceSession, of
-from pytest_divergence.plugin.update import UpdateItem, begin
 from pytest_divergence.plugin.usage_errors import usage_errors
+
+if TYPE_CHECKING:
+    from pytest_divergence.discovery.run import SearchOutcome
 
 SAME_SETTINGS = ("chat_template", "system_prompt", "dtype")
 """Settings under which a stored value was measured; others give another value."""
@@ -73,16 +73,37 @@ class SuiteFile(SuiteModule):
             if report is not None and not report.has_cases:
                 stored = suite_without_cases(self.path)
                 return [*searched, *self._behaviour_items(session, stored, is_fresh=is_fresh)]
-            stored = (list_suite if plan.action == "list" else read_suite)(self.path)
+            if plan.action == "list":
+                return self._listed(session)
+            self.stored = read_suite(self.path)
             models = self._models(session)
-            if not is_fresh and models is not None and plan.action in ("search", "replay"):
-                self.reference_check = ReferenceCheck(session, stored, models)
-            replay = SuiteReplay(session, stored)
+            if not is_fresh and models is not None and not plan.is_rewriting:
+                self.reference_check = ReferenceCheck(session, self.stored, models)
             return [
-                *(searched or self._rows_items(session, replay)),
-                *self._behaviour_items(session, stored, is_fresh=is_fresh),
-                *self._case_items(session, replay, is_fresh=is_fresh),
+                *(searched or self._rows_items(session)),
+                *self._behaviour_items(session, self.stored, is_fresh=is_fresh),
+                *self._case_items(session, is_fresh=is_fresh),
             ]
+
+    def judged(self, session: DivergenceSession) -> StoredSuite:
+        """The suite with the rows whose bounds count in this session: all of them."""
+        return self.stored
+
+    def case_item(
+        self, case: Case, bounds: Mapping[str, float], is_carried: Callable[[Case], bool]
+    ) -> pytest.Item:
+        """The item of one row."""
+        return CaseItem.make(self, case, bounds[case.id], is_carried)
+
+    def _listed(self, session: DivergenceSession) -> list[pytest.Item]:
+        """The items where pytest only lists: thousands of rows need not stay."""
+        stored = list_suite(self.path)
+        lines = stored.suite.lines
+        return [
+            *(kind.listed(self, name) for name, kind in _rows_kinds(session, stored).items()),
+            *self._behaviour_items(session, stored, is_fresh=False),
+            *(CaseItem.listed(self, case, lines[case.id]) for case in stored.suite.cases),
+        ]
 
     def _report(self, session: DivergenceSession) -> Report | None:
         """The report of the search that wrote this suite in this session, if one did."""
@@ -108,29 +129,14 @@ class SuiteFile(SuiteModule):
             if gates(behaviour, fail_on) and (is_fresh or behaviour.telling is not None)
         ]
 
-    def _rows_items(self, session: DivergenceSession, replay: SuiteReplay) -> list[pytest.Item]:
+    def _rows_items(self, session: DivergenceSession) -> list[pytest.Item]:
         """The items about all rows of a replayed suite together."""
-        if session.plan.rewrites is not None:  # what is about to change is not judged
-            return []
-        kinds: dict[str, type[RowsItem]] = {}
-        if has_aggregate(replay.stored):
-            kinds[AGGREGATE_ITEM] = AggregateItem
-        if session.resolved.settings.max_shift is not None:
-            kinds[SHIFT_ITEM] = ShiftItem
-        if session.plan.action == "list":
-            return [kind.listed(self, name) for name, kind in kinds.items()]
-        is_carried = self._carries(session, replay.stored, is_fresh=False)
-        return [kind.of_rows(self, name, replay, is_carried) for name, kind in kinds.items()]
+        is_carried = self._carries(session, is_fresh=False)
+        kinds = _rows_kinds(session, self.stored)
+        return [kind.of_rows(self, name, is_carried) for name, kind in kinds.items()]
 
-    def _case_items(
-        self, session: DivergenceSession, replay: SuiteReplay, *, is_fresh: bool
-    ) -> list[pytest.Item]:
-        stored = replay.stored
-        if session.plan.action == "list":
-            lines = stored.suite.lines
-            return [CaseItem.listed(self, case, lines[case.id]) for case in stored.suite.cases]
-        update = begin(session, stored)
-        bounds = suite_bounds(session, self.path, stored if update is None else update.judged)
+    def _case_items(self, session: DivergenceSession, *, is_fresh: bool) -> list[pytest.Item]:
+        bounds = suite_bounds(session, self.path, self.judged(session))
         if not (is_fresh or has_own_pair(self)):
             models = session.models_for(self.path)
             if models is None:
@@ -138,19 +144,12 @@ class SuiteFile(SuiteModule):
             if session.plan.process != "worker":  # its controller has
                 session.pairs.check(models)
 
-        is_carried = self._carries(session, stored, is_fresh=is_fresh)
-        return [
-            UpdateItem.make(self, case, update)
-            if update is not None and update.takes(case)
-            else CaseItem.make(self, case, replay, bounds[case.id], is_carried)
-            for case in stored.suite.cases
-        ]
+        is_carried = self._carries(session, is_fresh=is_fresh)
+        return [self.case_item(case, bounds, is_carried) for case in self.stored.suite.cases]
 
-    def _carries(
-        self, session: DivergenceSession, stored: StoredSuite, *, is_fresh: bool
-    ) -> Callable[[Case], bool]:
+    def _carries(self, session: DivergenceSession, *, is_fresh: bool) -> Callable[[Case], bool]:
         """Tells whether a row's stored value counts in this session."""
-        models = self._models(session)
+        models, stored = self._models(session), self.stored
 
         def is_carried(row: Case) -> bool:
             if is_fresh or models is None:
@@ -162,6 +161,18 @@ class SuiteFile(SuiteModule):
     def _models(self, session: DivergenceSession) -> Models | None:
         """The named models that the suite is replayed on; None where a conftest brings a pair."""
         return None if has_own_pair(self) else session.models_for(self.path)
+
+
+def _rows_kinds(session: DivergenceSession, stored: StoredSuite) -> dict[str, type[RowsItem]]:
+    """The items about all rows that a replayed suite has, by name."""
+    kinds: dict[str, type[RowsItem]] = {}
+    if session.plan.rewrites is not None:  # what is about to change is not judged
+        return kinds
+    if has_aggregate(stored):
+        kinds[AGGREGATE_ITEM] = AggregateItem
+    if session.resolved.settings.max_shift is not None:
+        kinds[SHIFT_ITEM] = ShiftItem
+    return kinds
 
 
 @contextmanager
@@ -246,6 +257,26 @@ def session_cases(session: DivergenceSession) -> list[SuiteCase]:
         elif not paths and session.plan.action != "list":
             raise nothing_to_replay(session)
         return [SuiteCase(case, path) for path in paths for case in load_suite(path).cases]
+
+
+def nothing_to_replay(session: DivergenceSession) -> pytest.UsageError:
+    """What a session ends by that replays and has no suite."""
+    is_ci = session.resolved.settings.mode == "auto"
+    why = ", and in CI nothing is searched unless you ask for it" if is_ci else ""
+    return pytest.UsageError(
+        f"there is no suite to replay: no *{SUITE_SUFFIX} is given, nor is there "
+        f"{session.shown(session.own_suite)}{why}; commit a suite and name it, or search with "
+        "--divergence-mode=search"
+    )
+
+
+def search_outcome(session: DivergenceSession) -> SearchOutcome:
+    """The outcome of this session's search. Raises UsageError where it only replays."""
+    if session.has_models and session.plan.action != "search":
+        raise pytest.UsageError(
+            "this needs a search, and this session only replays; add --divergence-mode=search"
+        )
+    return session.outcome()
 
 
 def parametrize(metafunc: pytest.Metafunc, session: DivergenceSession) -> None:

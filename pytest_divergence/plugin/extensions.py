@@ -1,14 +1,14 @@
-"""What other plugins add by our hooks: models, metrics, strategies and names of differences.
+"""What other plugins and conftests add: models, metrics, strategies, names of differences, a pair.
 
 Owns the rules of an answer, and says who broke one. Calls hooks when they are needed, so that
-plugins registered late count too.
+plugins registered late count too. Does not import torch: a wrong option is refused without it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,10 +16,10 @@ from pytest_divergence.core.cases import CATEGORY, NATS_PER_TOKEN, Case
 from pytest_divergence.core.errors import DivergenceError, ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import BUILT_IN_METRICS
-from pytest_divergence.discovery.strategies import built_in_strategies
-from pytest_divergence.discovery.strategies.protocol import Strategy
-from pytest_divergence.models.pair import Metric
 from pytest_divergence.models.specs import LoadedModel
+
+if TYPE_CHECKING:
+    from pytest_divergence.models.pair import Metric, ModelPair
 
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """A metric's name stands in options, files and reports."""
@@ -89,7 +89,7 @@ class PluginModels:
 def added_metrics(config: pytest.Config) -> dict[str, Metric]:
     """The metrics of other plugins, by name. Raises UsageError for a name given twice."""
     hook = "pytest_divergence_metrics"
-    found = _merged(config, hook, dict.fromkeys(BUILT_IN_METRICS), "metric")
+    found = merged(config, hook, dict.fromkeys(BUILT_IN_METRICS), "metric")
     added = {name: one for name, one in found.items() if name not in BUILT_IN_METRICS}
     for name, metric in added.items():
         if not NAME.fullmatch(name):
@@ -105,11 +105,10 @@ def added_metrics(config: pytest.Config) -> dict[str, Metric]:
     return added
 
 
-def all_strategies(config: pytest.Config) -> Mapping[str, Strategy]:
-    """The built-in strategies and those that other plugins add."""
-    hook = "pytest_divergence_strategies"
-    strategies: Mapping[str, Strategy] = _merged(config, hook, built_in_strategies(), "strategy")
-    return strategies
+def own_pair(request: pytest.FixtureRequest) -> ModelPair:
+    """The pair that overrides the session's, with the metrics of this session."""
+    pair: ModelPair = request.getfixturevalue("model_pair")
+    return pair.with_metrics(added_metrics(request.config))
 
 
 def change_cases(config: pytest.Config, cases: list[Case]) -> None:
@@ -130,20 +129,24 @@ def _categorised(config: pytest.Config, case: Case) -> Case:
     return case.with_changes(metadata={**case.metadata, CATEGORY: found.strip()})
 
 
-def _merged(config: pytest.Config, hook: str, built_in: Mapping[str, Any], kind: str) -> Any:
-    merged = dict(built_in)
+def merged(config: pytest.Config, hook: str, built_in: Mapping[str, Any], kind: str) -> Any:
+    """What all plugins return by a hook, beside what is built in.
+
+    Raises UsageError for an answer that is no mapping, and for a name given twice.
+    """
+    found = dict(built_in)
     for added in getattr(config.hook, hook)(config=config):
         if not isinstance(added, Mapping) or not all(isinstance(name, str) for name in added):
             raise pytest.UsageError(
                 _refusal(config, hook, added, f"a mapping of names to a {kind}")
             )
-        if twice := merged.keys() & added.keys():
+        if twice := found.keys() & added.keys():
             raise pytest.UsageError(
                 f"{hook} gives the name {min(twice)!r}, which another {kind} has; choose another "
                 "name"
             )
-        merged.update(added)
-    return merged
+        found.update(added)
+    return found
 
 
 def _refusal(config: pytest.Config, hook: str, found: object, rule: str) -> str:

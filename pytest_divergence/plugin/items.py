@@ -7,30 +7,34 @@ Knows what an item measures in setup and judges in its call. Does not know how a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.cases import Case
+from pytest_divergence.core.cases import Case, Completions, Measurement
 from pytest_divergence.core.redaction import redacted_behaviour
 from pytest_divergence.core.report import Report, TokenComparison
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.core.verdicts import judge
-from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin._compat import FixtureInfo, fixture_info
-from pytest_divergence.plugin.bounds import noise_floor_of, shown_case
-from pytest_divergence.plugin.model_pairs import has_own_pair, own_pair
+from pytest_divergence.plugin.bounds import noise_floor_of
+from pytest_divergence.plugin.extensions import own_pair
+from pytest_divergence.plugin.model_pairs import has_own_pair
 from pytest_divergence.plugin.notes import note
-from pytest_divergence.plugin.replay import Carried, Measured, ReferenceCheck, SuiteReplay
+from pytest_divergence.plugin.reference_check import ReferenceCheck
 from pytest_divergence.plugin.replay_report import keep_behaviour, keep_case
 from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.terminal import rerun_command, update_command
-from pytest_divergence.plugin.usage_errors import failures
+from pytest_divergence.plugin.usage_errors import failures, shown_case
 from pytest_divergence.reports.failures import behaviour_text, failure_text
-from pytest_divergence.scoring.suite_rows import replay_behaviour
+
+if TYPE_CHECKING:
+    from pytest_divergence.models.pair import ModelPair
+    from pytest_divergence.plugin.replay import SuiteReplay
 
 SEARCH_ITEM = "search"
 
@@ -44,10 +48,18 @@ class SuiteModule(pytest.Module):
     """The parent of a suite's items: a module, so that module-scoped fixtures have a place."""
 
     obj = None
+    stored: StoredSuite
+    make_replay: Callable[[DivergenceSession, StoredSuite], SuiteReplay]
+    """Handed in, for it imports torch: a process that measures nothing does without."""
     fixtureinfo: FixtureInfo | None = None
     """What pytest knows of the fixtures of each item: they all call one function."""
     reference_check: ReferenceCheck | None = None
     """Of a suite that is replayed on named models."""
+
+    @cached_property
+    def replay(self) -> SuiteReplay:
+        """The suite's rows as they are measured in this session."""
+        return self.make_replay(of(self.config), self.stored)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """An unusable suite is one line, without a traceback."""
@@ -96,11 +108,46 @@ class SuiteItem(pytest.Function):
         return self.path, self.line - 1, self.name
 
 
+class Measured(Protocol):
+    """What an item judges; the rest costs forward passes, and only failures ask for it."""
+
+    pair: ModelPair | None
+    """The models that it was measured on; None: it was not, in this session."""
+
+    @property
+    def measurement(self) -> Measurement:
+        """The divergences."""
+
+    def tokens(self) -> Sequence[TokenComparison]:
+        """Both models at each token of the candidate's answer."""
+
+    def completions(self) -> Completions | None:
+        """What both models answer."""
+
+
+class Carried:
+    """A value that a search measured on these very models."""
+
+    def __init__(self, case: Case, tokens: Sequence[TokenComparison]) -> None:
+        """`tokens` are the report's, where there is one."""
+        assert case.kl is not None  # what has no value is not carried
+        self.measurement = case.kl
+        self.pair: ModelPair | None = None
+        self._case, self._tokens = case, tokens
+
+    def tokens(self) -> Sequence[TokenComparison]:
+        """The search's own."""
+        return self._tokens
+
+    def completions(self) -> Completions | None:
+        """The suite's own."""
+        return self._case.completions
+
+
 class CaseItem(SuiteItem):
     """Asserts that one case's divergence is within its bound."""
 
     case: Case
-    replay: SuiteReplay
     max_kl: float
     is_carried: Callable[[Case], bool]
     reading: Measured
@@ -110,13 +157,12 @@ class CaseItem(SuiteItem):
         cls,
         parent: SuiteModule,
         case: Case,
-        replay: SuiteReplay,
         max_kl: float,
         is_carried: Callable[[Case], bool],
     ) -> CaseItem:
         """The item of one row."""
-        item = cls.listed(parent, case, replay.stored.suite.lines[case.id])
-        item.case, item.replay, item.max_kl, item.is_carried = case, replay, max_kl, is_carried
+        item = cls.listed(parent, case, parent.stored.suite.lines[case.id])
+        item.case, item.max_kl, item.is_carried = case, max_kl, is_carried
         return item
 
     @classmethod
@@ -137,7 +183,8 @@ class CaseItem(SuiteItem):
             if self.has_value:
                 self.reading = Carried(self.case, self._searched_tokens(session))
             else:
-                self.reading = self.replay.of(self.pair(request), self.case, wanted=self._wanted())
+                pair = self.pair(request)
+                self.reading = self.suite.replay.of(pair, self.case, wanted=self._wanted())
 
     def forget(self) -> None:
         """What was measured can be asked for answers and tokens, so it holds the models."""
@@ -170,7 +217,7 @@ class CaseItem(SuiteItem):
             case,
             measurement=reading.measurement,
             max_kl=self.max_kl,
-            noise_floor=noise_floor_of(self.replay.stored.provenance, reading.measurement.metric),
+            noise_floor=noise_floor_of(self.suite.stored.provenance, reading.measurement.metric),
             tokens=tokens,
             rerun=rerun_command(session, self.nodeid),
             suite=session.shown(self.path),
@@ -182,7 +229,7 @@ class CaseItem(SuiteItem):
     def _wanted(self) -> list[Case]:
         """Cases of the same suite that this session measures too: they share forward passes."""
         items = (one for one in self.session.items if isinstance(one, CaseItem))
-        return [one.case for one in items if one.replay is self.replay and not one.has_value]
+        return [one.case for one in items if one.suite is self.suite and not one.has_value]
 
     @property
     def has_value(self) -> bool:
@@ -226,7 +273,8 @@ class BehaviourItem(SuiteItem):
             if self.is_carried():
                 return
             assert self.behaviour.telling is not None  # else no item is made
-            self.log_ratio = replay_behaviour(self.pair(request), self.behaviour.telling)
+            telling = self.behaviour.telling
+            self.log_ratio = self.suite.replay.behaviour(self.pair(request), telling)
 
     def judge(self) -> None:
         """Fail while it is there."""

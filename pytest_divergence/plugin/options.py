@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
@@ -252,16 +252,6 @@ class Given:
 
     value: str
     source: str
-
-
-@dataclass(frozen=True)
-class Models:
-    """The specs of one pair."""
-
-    reference: str
-    candidate: str
-    roles: tuple[str, str] = field(default=("--model-1", "--model-2"), compare=False)
-    """What messages call them: where they were given."""
 
 
 def given(config: pytest.Config) -> dict[str, Given]:

@@ -1,77 +1,63 @@
-"""A suite's rows, measured on the session's models: many in one pass, when the first is asked for.
+"""A suite's rows, measured on the session's models, and compared with what is stored of them.
 
-Knows which rows go together and what a measured row can still be asked. Does not know what an item
-asserts, nor how a row is scored (`pytest_divergence.scoring.suite_rows`).
+Many go in one pass, when the first is asked for. Knows which rows go together, why one cannot be
+measured, and what a measured one can still be asked. Does not know what an item asserts, nor how a
+row is scored (`pytest_divergence.scoring.suite_rows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TypedDict
 
-import pytest
-
-from pytest_divergence.core.cases import Case, Completions, Measurement
+from pytest_divergence.core.aggregates import (
+    Aggregate,
+    Breadth,
+    GrownRow,
+    Shift,
+    log_ratio,
+    unit_of,
+)
+from pytest_divergence.core.behaviours import TellingContinuation
+from pytest_divergence.core.cases import Case, Completions, Measurement, is_same_quantity
 from pytest_divergence.core.errors import MeasurementError, PromptIdsError
 from pytest_divergence.core.file_names import sidecar_path
-from pytest_divergence.core.provenance import ModelProvenance, Provenance, is_same_model, model_name
+from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.discovery.plan import versions
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.plugin.bounds import answers_of, metric_for, sizes_for
-from pytest_divergence.plugin.model_pairs import forget_frames
-from pytest_divergence.plugin.notes import note
-from pytest_divergence.plugin.options import Models
-from pytest_divergence.plugin.session import FOLDER, DivergenceSession
-from pytest_divergence.plugin.usage_errors import warn_of_suite
-from pytest_divergence.scoring.suite_rows import ReplayedCase, case_prompt, replay_cases
+from pytest_divergence.plugin.bounds import metric_for, noise_floor_of
+from pytest_divergence.plugin.loaded_pairs import forget_frames
+from pytest_divergence.plugin.session import DivergenceSession
+from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority, shift
+from pytest_divergence.scoring.continuations import greedy_continuations
+from pytest_divergence.scoring.suite_rows import (
+    ReplayedCase,
+    case_prompt,
+    replay_behaviour,
+    replay_cases,
+)
 from pytest_divergence.scoring.token_comparison import compare_tokens
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
+DEFAULT_FLOOR = 1e-6
+"""Nats per token, where the suite names no noise floor: what float32 arithmetic leaves."""
+NUM_GROWN = 5
+"""Rows that grew most, kept for people."""
 ROWS_TOGETHER = 32
 """A session that stops at the first failure has measured at most so many rows for nothing."""
 
 
-class Measured(Protocol):
-    """What an item judges; the rest costs forward passes, and only failures ask for it."""
+class SampleSizes(TypedDict):
+    """Number, length and seed of the continuations that a session samples."""
 
-    pair: ModelPair | None
-    """The models that it was measured on; None: it was not, in this session."""
-
-    @property
-    def measurement(self) -> Measurement:
-        """The divergences."""
-
-    def tokens(self) -> Sequence[TokenComparison]:
-        """Both models at each token of the candidate's answer."""
-
-    def completions(self) -> Completions | None:
-        """What both models answer."""
-
-
-class Carried:
-    """A value that a search measured on these very models."""
-
-    def __init__(self, case: Case, tokens: Sequence[TokenComparison]) -> None:
-        """`tokens` are the report's, where there is one."""
-        assert case.kl is not None  # what has no value is not carried
-        self.measurement = case.kl
-        self.pair: ModelPair | None = None
-        self._case, self._tokens = case, tokens
-
-    def tokens(self) -> Sequence[TokenComparison]:
-        """The search's own."""
-        return self._tokens
-
-    def completions(self) -> Completions | None:
-        """The suite's own."""
-        return self._case.completions
+    num_continuations: int
+    max_new_tokens: int
+    seed: int
 
 
 class Replayed:
@@ -119,6 +105,32 @@ class SuiteReplay:
         if isinstance(found, Exception):
             raise found
         return Replayed(self._session, pair, row, found)
+
+    def behaviour(self, pair: ModelPair, telling: TellingContinuation) -> float:
+        """How much more likely the candidate makes a behaviour's continuation, nats."""
+        return replay_behaviour(pair, telling)
+
+    def compare(self, rows: Sequence[Case], measured: Mapping[str, Measurement]) -> Aggregate:
+        """What rows with a stored value say together, beside what was measured of them now."""
+        stored = self.stored
+        floor = noise_floor_of(stored.provenance, "forward") or DEFAULT_FLOOR
+        grown = [_grown(row, measured[row.id], floor) for row in rows]
+        growth = non_inferiority(
+            [row.measured for row in grown],
+            [row.stored for row in grown],
+            [unit_of(row) for row in rows],
+            floor,
+        )
+        controls = (row.id for row in stored.suite.controls)
+        found = [measured[id_] for id_ in controls if id_ in measured]
+        breadth, no_breadth = controls_breadth(self._session, stored, found)
+        most = sorted(grown, key=lambda row: (-row.ratio, row.id))[:NUM_GROWN]
+        return Aggregate(growth, breadth, no_breadth, tuple(most))
+
+    def shift(self, measured: Sequence[Measurement], limit: float) -> Shift:
+        """How far ordinary prompts moved, beside the limit of their mean."""
+        found = shift([found.value for found in measured], limit)
+        return replace(found, metric=measured[0].metric, unit=measured[0].unit)
 
     def _measure(self, pair: ModelPair, row: Case, wanted: Sequence[Case]) -> None:
         others = [one for one in wanted if one.id not in self._found and one.id != row.id]
@@ -195,58 +207,62 @@ def _shown(value: object) -> str:
     return "none" if value is None else f"{text[:8]}…" if is_digest else safe_line(text, 60)
 
 
-class ReferenceCheck:
-    """Compares the reference that a suite was made with to the session's, and warns once."""
+def answers_of(
+    pair: ModelPair, case: Case, max_new_tokens: int
+) -> tuple[Completions, tuple[int, ...]]:
+    """What both models answer greedily, and the candidate's answer as token ids.
 
-    def __init__(self, session: DivergenceSession, stored: StoredSuite, models: Models) -> None:
-        """Compare nothing yet."""
-        self._session, self._models = session, models
-        self._path: Path = stored.suite.path
-        self._made_with = stored.provenance.reference if stored.provenance is not None else None
-        self._is_said = False
+    A suite's stored answers may be other models'.
+    """
+    found = greedy_continuations(pair, [case_prompt(case)], max_new_tokens=max_new_tokens)[0]
+    answer = found.candidate[0]
+    both = pair.chat.text(found.reference[0]), pair.chat.text(answer)
+    return Completions(reference=both[0], candidate=both[1]), answer
 
-    def warn(self, item: pytest.Item) -> None:
-        """Note on an item that is about to be measured what its suite was made with, and warn.
 
-        Where warnings are errors, so is each item of the suite. Raises what resolving the models
-        raises.
-        """
-        made = self._other
-        if made is None:
-            return
+def sizes_for(session: DivergenceSession, pair: ModelPair) -> SampleSizes:
+    """Number, length and seed of the continuations that this session samples."""
+    settings = session.resolved.settings
+    profile = settings.resolved_profile(pair.device.type)
+    return {
+        "num_continuations": profile.num_continuations,
+        "max_new_tokens": profile.continuation_length,
+        "seed": settings.seed,
+    }
 
-        note(item, other_reference=model_name(made))
-        if self._is_said:
-            return
-        warn_of_suite(self._path, self._sentence(made))
-        self._is_said = True
 
-    @cached_property
-    def _current(self) -> ModelProvenance:
-        now = self._session.pairs.identities(self._models)[0]
-        return ModelProvenance(
-            spec=now.spec, kind=now.kind, weights_sha256=now.weights_sha256, commit=now.commit
-        )
+def _grown(row: Case, measurement: Measurement, floor: float) -> GrownRow:
+    assert row.kl is not None  # rows without a value are not compared
+    old, new = row.kl.forward, measurement.forward
+    return GrownRow(row.id, old, new, math.exp(log_ratio(new, old, floor)))
 
-    @cached_property
-    def _other(self) -> ModelProvenance | None:
-        """The suite's reference, where it is known and is not the session's."""
-        made = self._made_with
-        if made is None or made.weights_sha256 is None or is_same_model(made, self._current):
-            return None
-        return made
 
-    def _sentence(self, made: ModelProvenance) -> str:
-        role = self._models.roles[0]
-        is_of_search = FOLDER in self._path.parts
-        anew = (
-            "search this pair with --divergence-mode=search"
-            if is_of_search
-            else "measure the suite anew with --divergence-update"
-        )
-        return (
-            f"{self._session.shown(self._path)} was made with the reference {model_name(made)}, "
-            f"and {role} is {model_name(self._current)}: its limits were measured against another "
-            "model, so they do not tell whether this pair is within them; give the suite's "
-            f"reference as {role}, or {anew}"
-        )
+def controls_breadth(
+    session: DivergenceSession, stored: StoredSuite, measured: Sequence[Measurement]
+) -> tuple[Breadth | None, str]:
+    """How what the suite's control rows read stands to its bound; else why no one asks."""
+    bound = _suite_bound(session, stored)
+    if not measured:
+        return None, "breadth is not checked: the suite has no control rows"
+    if bound is None:
+        return None, "breadth is not checked: no bound; give --divergence-max-kl"
+    if (made := _limit_of_another(stored, measured[0])) is not None:
+        return None, f"breadth is not checked: the suite's bound is of {made}"
+    found = breadth([one.value for one in measured], bound)
+    return replace(found, unit=measured[0].unit), ""
+
+
+def _limit_of_another(stored: StoredSuite, measured: Measurement) -> str | None:
+    """The metric of the suite's own bound, where that says nothing about what was measured."""
+    made, own = stored.measured, stored.provenance
+    if made is None or own is None or own.bound is None:
+        return None
+    return None if is_same_quantity(made.metric, measured.metric) else made.metric
+
+
+def _suite_bound(session: DivergenceSession, stored: StoredSuite) -> float | None:
+    """The bound of the suite's controls: the one it was made with, else the option's."""
+    provenance = stored.provenance
+    if provenance is not None and provenance.bound is not None:
+        return provenance.bound.value
+    return session.number_bound

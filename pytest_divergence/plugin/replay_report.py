@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,10 +34,12 @@ from pytest_divergence.core.report import (
     write_report,
 )
 from pytest_divergence.core.suites import read_suite
-from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin.session import FOLDER, DivergenceSession, of
 from pytest_divergence.plugin.usage_errors import error_text
 from pytest_divergence.reports import write_reports
+
+if TYPE_CHECKING:
+    from pytest_divergence.models.pair import ModelPair
 
 NOT_LOADED = ("not loaded", "not loaded")
 """Dtype and device where no case was measured here, and the suite does not say."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import partial
@@ -26,9 +26,12 @@ from pytest_divergence.core.suites import read_suite
 from pytest_divergence.discovery.cost import Memory, within_memory
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.run import SearchOutcome, search
+from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.protocol import Strategy
 from pytest_divergence.plugin.bounds import suite_bounds
-from pytest_divergence.plugin.extensions import all_strategies, change_cases
-from pytest_divergence.plugin.model_pairs import patient_warnings
+from pytest_divergence.plugin.collection import nothing_to_replay
+from pytest_divergence.plugin.extensions import change_cases, merged
+from pytest_divergence.plugin.loaded_pairs import patient_warnings
 from pytest_divergence.plugin.options import PAIRS_INI
 from pytest_divergence.plugin.progress_bar import search_progress
 from pytest_divergence.plugin.session import (
@@ -72,7 +75,7 @@ def _search(session: DivergenceSession) -> SearchOutcome:
             load_pair=within_memory(session.pair, partial(_memory, session), listener),
             listener=listener,
             identity=session.pairs.run_identity(session.models),
-            strategies=all_strategies(session.config),
+            strategies=_all_strategies(session.config),
             modify_cases=partial(change_cases, session.config),
             on_report=partial(_keep_report, session),
             is_forced=settings.mode == "search",
@@ -96,6 +99,15 @@ def _watched(session: DivergenceSession) -> Iterator[Listener]:
             raise
         finally:
             session.say = say
+
+
+def _all_strategies(config: pytest.Config) -> Mapping[str, Strategy]:
+    """The built-in strategies and those that other plugins add."""
+    built_in = built_in_strategies()
+    found: Mapping[str, Strategy] = merged(
+        config, "pytest_divergence_strategies", built_in, "strategy"
+    )
+    return found
 
 
 def _memory(session: DivergenceSession) -> Memory | None:
@@ -181,26 +193,6 @@ def _suites_below(session: DivergenceSession) -> Iterator[Path]:
 def _require_suite(session: DivergenceSession) -> None:
     if not session.own_suite.is_file() and not any(_suites_below(session)):
         raise nothing_to_replay(session)
-
-
-def nothing_to_replay(session: DivergenceSession) -> pytest.UsageError:
-    """What a session ends by that replays and has no suite."""
-    is_ci = session.resolved.settings.mode == "auto"
-    why = ", and in CI nothing is searched unless you ask for it" if is_ci else ""
-    return pytest.UsageError(
-        f"there is no suite to replay: no *{SUITE_SUFFIX} is given, nor is there "
-        f"{session.shown(session.own_suite)}{why}; commit a suite and name it, or search with "
-        "--divergence-mode=search"
-    )
-
-
-def search_outcome(session: DivergenceSession) -> SearchOutcome:
-    """The outcome of this session's search. Raises UsageError where it only replays."""
-    if session.has_models and session.plan.action != "search":
-        raise pytest.UsageError(
-            "this needs a search, and this session only replays; add --divergence-mode=search"
-        )
-    return session.outcome()
 
 
 def _validate_suites(session: DivergenceSession) -> None:

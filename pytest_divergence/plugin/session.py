@@ -19,11 +19,11 @@ import pytest
 from pytest_divergence.core.file_names import SUITE_SUFFIX, suite_path
 from pytest_divergence.plugin import xdist
 from pytest_divergence.plugin._compat import announce
+from pytest_divergence.plugin.model_pairs import Models, PairRules
 from pytest_divergence.plugin.once import Once
 from pytest_divergence.plugin.options import (
     INI,
     MODELS,
-    Models,
     check_both_models,
     check_given_once,
     given,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_divergence.core.report import Report
     from pytest_divergence.discovery.run import SearchOutcome
     from pytest_divergence.models.pair import ModelPair
-    from pytest_divergence.plugin.model_pairs import Pairs
+    from pytest_divergence.plugin.loaded_pairs import Pairs
     from pytest_divergence.plugin.settings_sources import Resolved
 
 Rewriting = Literal["update", "fill"]
@@ -130,6 +130,7 @@ class DivergenceSession:
         self.say: Callable[[str], None] = partial(announce, config)
         """Shows people one line; while a search runs, on its display."""
         self.outcome: Once[SearchOutcome] = Once(self._search)
+        self._rules = PairRules(config)
         self._make = make
 
     # What it is for
@@ -323,7 +324,7 @@ class DivergenceSession:
         """
         if self.plan.is_explicit or FOLDER in path.parts:
             return None
-        return self.pairs.rule_for(path)
+        return self._rules.models_for(path)
 
     def pair(self, models: Models | None = None) -> ModelPair:
         """The session's pair, or another one: then the one before makes room for it."""

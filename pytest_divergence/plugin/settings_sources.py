@@ -65,12 +65,6 @@ def settings_of(values: Mapping[str, Given]) -> Settings:
         raise _wrong_value(values[field], BY_FIELD[field]) from None
 
 
-def report_dir(config: pytest.Config) -> Path | None:
-    """Where reports were asked to go, from where pytest was started; checks nothing else."""
-    one = given(config).get("report_dir")
-    return Path(_located(config, "report_dir", one)) if one is not None else None
-
-
 def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str, Given]) -> None:
     """Refuse a spec that cannot name a model, before anything heavy is imported."""
     parse = parse_spec if PluginModels.of(config) is None else parse_open_spec

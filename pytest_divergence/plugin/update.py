@@ -7,7 +7,7 @@ measured (`pytest_divergence.scoring.suite_update`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,12 +24,14 @@ from pytest_divergence.discovery.results import provenance_of
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin import _compat, options
-from pytest_divergence.plugin.aggregate_items import AGGREGATE_ITEM, SHIFT_ITEM, controls_breadth
-from pytest_divergence.plugin.bounds import metric_for, sizes_for
+from pytest_divergence.plugin.aggregate_items import AGGREGATE_ITEM, SHIFT_ITEM
+from pytest_divergence.plugin.bounds import metric_for
+from pytest_divergence.plugin.collection import SuiteFile
 from pytest_divergence.plugin.items import SuiteItem, SuiteModule
-from pytest_divergence.plugin.model_pairs import forget_frames
+from pytest_divergence.plugin.loaded_pairs import forget_frames
 from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.options import INI
+from pytest_divergence.plugin.replay import controls_breadth, sizes_for
 from pytest_divergence.plugin.session import FOLDER, DivergenceSession, is_ci, of
 from pytest_divergence.plugin.usage_errors import error_text, failures
 from pytest_divergence.reports.aggregates import (
@@ -74,22 +76,6 @@ def _reason_against(session: DivergenceSession) -> str | None:
             "--divergence-mode=search and --divergence-builtin-suite=on"
         )
     return None
-
-
-def begin(session: DivergenceSession, stored: StoredSuite) -> SuiteUpdate | None:
-    """The update of a suite that this session has collected; None in other sessions."""
-    if not session.plan.is_rewriting or session.plan.process == "worker":
-        return None
-    path = stored.suite.path
-    if FOLDER in path.parts:
-        raise pytest.UsageError(
-            f"{session.shown(path)} belongs to a search, which writes it anew; promote its cases "
-            "(pytest-divergence promote), and update the suite that you get"
-        )
-
-    update = SuiteUpdate(session, stored, is_fill=session.plan.rewrites == "fill")
-    session.config.stash.setdefault(BEGUN_KEY, []).append(update)
-    return update
 
 
 def check_selection(pytest_session: pytest.Session, session: DivergenceSession) -> None:
@@ -283,6 +269,32 @@ class SuiteUpdate:
             dtype=str(pair.dtype).split(".")[-1],
             template_sha256=pair.chat.template_digest,
         )
+
+
+class UpdatedSuite(SuiteFile):
+    """A suite whose rows are measured afresh."""
+
+    update: SuiteUpdate
+
+    def judged(self, session: DivergenceSession) -> StoredSuite:
+        """The suite with the rows whose bounds still count. Raises UsageError."""
+        if FOLDER in self.path.parts:
+            raise pytest.UsageError(
+                f"{session.shown(self.path)} belongs to a search, which writes it anew; promote "
+                "its cases (pytest-divergence promote), and update the suite that you get"
+            )
+        is_fill = session.plan.rewrites == "fill"
+        self.update = SuiteUpdate(session, self.stored, is_fill=is_fill)
+        session.config.stash.setdefault(BEGUN_KEY, []).append(self.update)
+        return self.update.judged
+
+    def case_item(
+        self, case: Case, bounds: Mapping[str, float], is_carried: Callable[[Case], bool]
+    ) -> pytest.Item:
+        """The item that measures a row afresh, or judges one that stays as it is."""
+        if self.update.takes(case):
+            return UpdateItem.make(self, case, self.update)
+        return super().case_item(case, bounds, is_carried)
 
 
 class UpdateItem(SuiteItem):

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import DivergenceError, SuiteError
 from pytest_divergence.core.files import DivergenceFolder, write_atomically
-from pytest_divergence.core.redaction import redacted_message
+from pytest_divergence.core.redaction import redacted_case, redacted_message, redacted_token
+from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.plugin.session import DivergenceSession
 
@@ -55,6 +57,15 @@ def error_text(session: DivergenceSession, error: Exception) -> str:
     if isinstance(error, SuiteError):
         error = SuiteError(session.shown(Path(error.path)), error.line, error.reason)
     return redacted_message(str(error)) if session.is_redacted else str(error)
+
+
+def shown_case(
+    session: DivergenceSession, case: Case, tokens: Sequence[TokenComparison]
+) -> tuple[Case, Sequence[TokenComparison]]:
+    """What a failure may show of a case and of its tokens: all, or no text where none may leave."""
+    if not session.is_redacted:
+        return case, tokens
+    return redacted_case(case), [redacted_token(one) for one in tokens]
 
 
 def _unexpected(session: DivergenceSession, error: Exception) -> pytest.UsageError:

@@ -96,7 +96,7 @@ def test_a_logs_thread_imports_nothing() -> None:
         "builtins.__import__ = watched\n"
         "listener = listeners.LogListener(lambda line: None, interval=60)\n"
         "listener.stop()\n"
-        "assert set(seen) == {'MainThread'}, set(seen)"
+        "assert set(seen) <= {'MainThread'}, set(seen)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False

@@ -13,6 +13,7 @@ import pytest
 
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.models import load_plan, sources
+from pytest_divergence.plugin import loaded_pairs
 from tests.plugin.conftest import KNOT, MODELS, Project, shown
 from tests.plugin.test_search import TINY_SEARCH
 
@@ -28,7 +29,7 @@ class Counts:
         self.pairs: list[str] = []
         self.screened: list[str] = []
         self.looked_up: list[str] = []
-        self._count(load_plan, "resolve_pair", self.pairs)
+        self._count(loaded_pairs, "resolve_pair", self.pairs)
         self._count(load_plan, "screen_model_folder", self.screened)
         self._count(load_plan, "screen_adapter_folder", self.screened)
         self._count(sources, "snapshot_download", self.looked_up)
