@@ -108,18 +108,19 @@ class Pairs:
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
-    def plan(self, models: Models, *, is_offline: bool = False) -> LoadPlan:
-        """What both specs stand for: resolved once in a session. A failure is kept.
-
-        With `is_offline` nothing is downloaded or made ready; a plan that lacks a model for that is
-        not kept.
-        """
+    def plan(self, models: Models) -> LoadPlan:
+        """What both specs stand for: resolved once in a session. A failure is kept."""
         if models not in self._plans:
-            once = Once(partial(self._resolve, models, is_offline))
-            if is_offline and not once().is_here:
-                return once()
-            self._plans[models] = once
+            self._plans[models] = Once(partial(self.resolve, models))
         return self._plans[models]()
+
+    def resolve(self, models: Models, *, is_offline: bool = False) -> LoadPlan:
+        """Look both models up; with `is_offline` nothing is downloaded, and one may be missing."""
+        from pytest_divergence.models.load_plan import LoadOptions, resolve_pair
+
+        options, context = LoadOptions.of(self._settings()), self._context(models, is_offline)
+        with patient_warnings():
+            return resolve_pair(models.reference, models.candidate, options, context)
 
     def identities(self, models: Models) -> tuple[ModelIdentity, ModelIdentity]:
         """What both models are; loads them only where a plugin cannot tell them apart before."""
@@ -157,18 +158,11 @@ class Pairs:
 
         return search_memory(self._settings(), self.plan(models))
 
-    def _context(self, models: Models, is_offline: bool) -> LoadContext:
+    def _context(self, models: Models, is_offline: bool = False) -> LoadContext:
         from pytest_divergence.models.load_plan import LoadContext
 
         start, provider = self._config.invocation_params.dir, PluginModels.of(self._config)
         return LoadContext(start, models.roles, self._say, provider, is_offline)
-
-    def _resolve(self, models: Models, is_offline: bool) -> LoadPlan:
-        from pytest_divergence.models.load_plan import LoadOptions, resolve_pair
-
-        options, context = LoadOptions.of(self._settings()), self._context(models, is_offline)
-        with patient_warnings():
-            return resolve_pair(models.reference, models.candidate, options, context)
 
     def _load(self, models: Models) -> ModelPair:
         from pytest_divergence.models.devices import resolve_device
@@ -176,7 +170,7 @@ class Pairs:
 
         with patient_warnings():
             resolve_device(self._settings().device)  # said before models are downloaded
-            pair = load_pair(self.plan(models), self._context(models, is_offline=False))
+            pair = load_pair(self.plan(models), self._context(models))
         return pair.with_metrics(added_metrics(self._config))
 
     def for_test(self, request: pytest.FixtureRequest, models: Models) -> ModelPair:

@@ -101,7 +101,7 @@ def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator
     from pytest_divergence.pairs import Models
 
     settings = session.resolved.settings
-    plan = session.pairs.plan(Models(*session.models), is_offline=True)
+    plan = session.pairs.resolve(Models(*session.models), is_offline=True)
     yield from inspect_pair(settings, plan)
     if any(side.folder is None for side in plan.sides):
         return

@@ -10,7 +10,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,18 +33,6 @@ class Placement:
 
     device: torch.device
     is_spread: bool = False
-
-    @property
-    def loading_options(self) -> dict[str, object]:
-        """What transformers is told when it loads the model."""
-        return {"device_map": "auto"} if self.is_spread else {}
-
-    def moved(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The loaded model in its place."""
-        if self.is_spread:
-            return model
-        moved: Any = model  # `to` is typed for a wider class
-        return cast("PreTrainedModel", moved.to(self.device))
 
 
 def placement(spec: ModelSpec, device: torch.device, *, role: str) -> Placement:

@@ -78,10 +78,8 @@ def file_digest(path: Path) -> str:
         memo = user_cache("digests") / name
         return json.loads(memo.read_text("utf-8"))["sha256"]  # type: ignore[no-any-return]
     with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        for block in iter(lambda: stream.read(1 << 22), b""):
-            digest.update(block)
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     with contextlib.suppress(StoreError):  # an unwritable cache costs time, never correctness
         memo = user_cache("digests") / name
-        write_atomically(memo, json.dumps({"file": path.name, "sha256": digest.hexdigest()}))
-    return digest.hexdigest()
+        write_atomically(memo, json.dumps({"file": path.name, "sha256": digest}))
+    return digest

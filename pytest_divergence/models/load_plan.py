@@ -35,7 +35,11 @@ from pytest_divergence.models.fingerprints import (
     tokenizer_digest,
     weights_digest,
 )
-from pytest_divergence.models.folder_checks import screen_adapter_folder, screen_model_folder
+from pytest_divergence.models.folder_checks import (
+    read_json_object,
+    screen_adapter_folder,
+    screen_model_folder,
+)
 from pytest_divergence.models.gguf_files import gguf_folder, ready_gguf_folder
 from pytest_divergence.models.memory import weights_bytes
 from pytest_divergence.models.quiet import Say, quiet_transformers
@@ -113,6 +117,14 @@ class SidePlan:
     def is_known(self) -> bool:
         """Whether the model can be told from others before it is loaded."""
         return self.folder is not None or self.fingerprint is not None
+
+    @property
+    def named_base(self) -> str | None:
+        """The base that an adapter says it was made from: shown, never followed."""
+        assert self.folder is not None  # an adapter is a folder
+        config = read_json_object(self.folder / "adapter_config.json", role=self.role)
+        name = config.get("base_model_name_or_path")
+        return name if isinstance(name, str) else None
 
     @cached_property
     def digest(self) -> str:
@@ -233,17 +245,12 @@ class LoadPlan:
     @cached_property
     def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
         """The dtype that each model's spec names, else the one of both models."""
-        asked = self.options.dtype
-        of_both = named_dtype(None if asked == "auto" else asked) or self._dtype_of_both
+        asked = named_dtype(None if self.options.dtype == "auto" else self.options.dtype)
+        # What a plugin loaded cannot change.
+        loaded = next((one.loaded.model.dtype for one in self.sides if one.loaded), None)
+        of_both = asked or loaded or default_dtype(self.reference.full_model.folder, self.device)
         reference, candidate = (named_dtype(side.full_model.spec.dtype) for side in self.sides)
         return reference or of_both, candidate or of_both
-
-    @property
-    def _dtype_of_both(self) -> torch.dtype:
-        for side in self.sides:
-            if side.loaded is not None:  # what a plugin loaded cannot change
-                return side.loaded.model.dtype
-        return default_dtype(self.reference.full_model.folder, self.device)
 
     @cached_property
     def attentions(self) -> tuple[str, str]:

@@ -38,12 +38,7 @@ from pytest_divergence.models.load_plan import (
 )
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.quiet import Say, quiet_transformers
-from pytest_divergence.models.specs import (
-    LoadedModel,
-    ModelProvider,
-    adapter_base_name,
-    parse_spec,
-)
+from pytest_divergence.models.specs import LoadedModel, ModelProvider, parse_spec
 from pytest_divergence.models.tokenizers import added_note, check_same_tokenizer, smaller
 from pytest_divergence.models.vocabulary import num_tokens, padding_note
 
@@ -166,9 +161,10 @@ def _load_model(
     assert side.folder is not None  # what no plugin loads is a folder
     config = read_json_object(side.folder / "config.json", role=side.role)
     _require_quantiser(config, role=side.role)
-    is_placed = _quantiser(config) == "bitsandbytes"  # which cannot move it afterwards
-    options = place.loading_options
-    if is_placed and not place.is_spread:
+    options: dict[str, Any] = {}
+    if place.is_spread:
+        options = {"device_map": "auto"}
+    elif _quantiser(config) == "bitsandbytes":  # which cannot be moved afterwards
         options = {"device_map": {"": place.device}}
     with quiet_transformers(), side.load_errors():
         found: Any = AutoModelForCausalLM.from_pretrained(
@@ -181,9 +177,9 @@ def _load_model(
             output_loading_info=True,
             **options,
         )
-    model: PreTrainedModel = found[0]
     check_no_weight_is_missing(found[1], what=f"{side.role}: {side.spec}")
-    return model if is_placed else place.moved(model)
+    model: PreTrainedModel = found[0] if options else found[0].to(place.device)
+    return model
 
 
 def _require_quantiser(config: dict[str, Any], *, role: str) -> None:
@@ -230,7 +226,7 @@ def _add_adapter(side: SidePlan, base: Any) -> Any:
     assert side.folder is not None  # an adapter is a folder
     check_is_whole(base, role=side.role)
     assert side.base is not None  # `resolve_pair` gives each adapter its base
-    named = adapter_base_name(side.folder)
+    named = side.named_base
     base_name = f"{side.base.role} {side.base.spec}" + (
         f" (the adapter names {safe_line(named)})" if named else ""
     )
@@ -282,32 +278,26 @@ def _provided(plan: LoadPlan, provider: ModelProvider) -> LoadPlan:
 def _provided_side(
     side: SidePlan, provider: ModelProvider, role: str, device: torch.device
 ) -> SidePlan:
+    """The side with a provider's model, checked; itself where it is a folder."""
     if side.folder is not None:
         return side
-    spec = side.spec.location
-    found = _provided_model(provider, spec, option=side.role, role=role, device=device)
+    found = provider.load_model(side.spec.location, role, str(device))
     if found is None:
         raise _unknown_spec(side, provider)
-    return replace(side, loaded=found)
-
-
-def _provided_model(
-    provider: ModelProvider, spec: str, *, option: str, role: str, device: torch.device
-) -> LoadedModel | None:
-    """A provider's model. Raises `ModelLoadError` for one that cannot be measured here."""
-    found = provider.load_model(spec, role, str(device))
-    if found is None:
-        return None
-    model, tokenizer = (getattr(found, name, None) for name in ("model", "tokenizer"))
-    _check_type(model, PreTrainedModel, f"{option}: the model of {provider.names}")
-    _check_type(tokenizer, PreTrainedTokenizerBase, f"{option}: the tokenizer of {provider.names}")
+    for part, wanted in (("model", PreTrainedModel), ("tokenizer", PreTrainedTokenizerBase)):
+        value: object = getattr(found, part, None)
+        if not isinstance(value, wanted):
+            raise ModelLoadError(
+                f"{side.role}: the {part} of {provider.names} is a {type(value).__name__}; it must "
+                f"be a {wanted.__name__} of transformers, as in LoadedModel(model, tokenizer)"
+            )
     loaded_on = found.model.device
     if loaded_on.type != device.type or (device.index or 0) != (loaded_on.index or 0):
         raise ModelLoadError(
-            f"{option}: {provider.names} loaded the model on {loaded_on}, but this session "
+            f"{side.role}: {provider.names} loaded the model on {loaded_on}, but this session "
             f"measures on {device}; load it on the device that the hook is given"
         )
-    return found
+    return replace(side, loaded=found)
 
 
 def _unknown_spec(side: SidePlan, provider: ModelProvider) -> ModelLoadError:
@@ -323,14 +313,6 @@ def _unknown_spec(side: SidePlan, provider: ModelProvider) -> ModelLoadError:
     return ModelLoadError(
         f"{side.role}: {provider.names} does not know {safe_line(str(side.spec))}"
     )
-
-
-def _check_type(value: object, wanted: type, what: str) -> None:
-    if not isinstance(value, wanted):
-        raise ModelLoadError(
-            f"{what} is a {type(value).__name__}; it must be a {wanted.__name__} of transformers, "
-            "as in LoadedModel(model, tokenizer)"
-        )
 
 
 def _check_dtype(loaded: LoadedModel, dtype: torch.dtype, *, option: str) -> None:

@@ -25,7 +25,6 @@ from pytest_divergence.models.load_plan import LoadPlan, SidePlan
 from pytest_divergence.models.loading import load_tokenizers, require_peft
 from pytest_divergence.models.memory import weights_bytes
 from pytest_divergence.models.quiet import quiet_transformers
-from pytest_divergence.models.specs import adapter_base_name
 from pytest_divergence.models.tokenizers import smaller
 from pytest_divergence.models.vocabulary import num_tokens, padding_note, vocabularies
 
@@ -103,7 +102,7 @@ def _fit(adapter: SidePlan, base: SidePlan, skeleton: PreTrainedModel) -> Findin
     assert adapter.folder is not None  # an adapter is a folder
     name = f"{base.role} {base.spec}"
     check_adapter_shapes(adapter.folder, skeleton, role=adapter.role, base_name=name)
-    named = adapter_base_name(adapter.folder)
+    named = adapter.named_base
     made = f"; it names {safe_line(named)} as its base" if named else ""
     return Finding("ok", f"the adapter fits {safe_line(str(base.spec))[1:-1]}{made}")
 

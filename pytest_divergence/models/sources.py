@@ -40,24 +40,27 @@ def source_folder(spec: ModelSpec, *, role: str, say: Say, is_offline: bool = Fa
     None for a GGUF file, which is converted once the pair's other model is known, and for a
     plugin's model; with `is_offline` also for what is not here. Raises `ModelLoadError`.
     """
-    if spec.kind in ("gguf", "plugin"):
-        return None
-    if spec.kind == "demo" and is_offline:
-        return ready_demo_folder(spec.location, role=role)
     if spec.kind == "demo":
-        return demo_folder(spec.location, role=role, say=say)
-    if spec.kind == "hub" and is_offline:
-        return cached_hub_folder(spec.location, revision=spec.revision)
+        return demo_folder(spec.location, role=role, say=say, is_offline=is_offline)
     if spec.kind == "hub":
-        return hub_folder(spec.location, revision=spec.revision, role=role)
-    return spec.path
+        return hub_folder(spec.location, spec.revision, role=role, is_offline=is_offline)
+    return spec.path if spec.kind in ("folder", "adapter") else None
 
 
-def hub_folder(hub_id: str, *, revision: str | None, role: str) -> Path:
+def hub_folder(
+    hub_id: str, revision: str | None, *, role: str, is_offline: bool = False
+) -> Path | None:
     """Download (or find in the Hub cache) the safe files of one model.
 
-    Raises `ModelLoadError` saying which it is: no such model, gated, or no connection.
+    With `is_offline` only a folder in the cache with weights is one. Raises `ModelLoadError` saying
+    which it is: no such model, gated, or no connection.
     """
+    if is_offline:
+        try:
+            folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            return None
+        return folder if any(folder.glob("*.safetensors")) else None
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_FILES))
     except GatedRepoError as error:
@@ -79,66 +82,38 @@ def hub_folder(hub_id: str, *, revision: str | None, role: str) -> Path:
         ) from error
 
 
-def cached_hub_folder(hub_id: str, *, revision: str | None) -> Path | None:
-    """The model's folder in the Hub cache, weights and all; None: it must be downloaded first."""
-    try:
-        folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
-    return folder if any(folder.glob("*.safetensors")) else None
-
-
-def demo_folder(name: str, *, role: str, say: Say = lambda _: None) -> Path:
-    """The folder with the demo's weights, made on first use.
+def demo_folder(
+    name: str, *, role: str, say: Say = lambda _: None, is_offline: bool = False
+) -> Path | None:
+    """The folder with the demo's weights, made on first use, but not with `is_offline`.
 
     Raises `ModelLoadError` for an unknown name, or with the install command where neither the
     package nor the Hub has the weights.
     """
-    _check_demo(name, role)
+    if name != DEMO:
+        raise ModelLoadError(f"{role}: there is no demo:{name}; the demo model is demo:{DEMO}")
     packed = _packed_demo()
     if packed is None:
         try:
-            return hub_folder(DEMO_HUB_ID, revision=None, role=role)
+            return hub_folder(DEMO_HUB_ID, None, role=role, is_offline=is_offline)
         except ModelLoadError as error:
             raise ModelLoadError(
                 f"{role}: demo:{DEMO} needs its weights; install them with: {DEMO_INSTALL} "
                 f"(from the Hub: {error})"
             ) from error
-    folder = user_cache("demo") / _demo_folder_name(packed)
-    if not folder.is_dir():
-        lock = folder.with_suffix(".lock")
-        with file_lock(
-            lock,
-            timeout=DEMO_LOCK_SECONDS,
-            on_wait=lambda _: say("another process prepares the demo"),
-        ):
-            if not folder.is_dir():
-                say(f"preparing demo:{DEMO} (once, about half a minute)")
-                _convert_demo(packed, folder)
+    # The size stands in for a digest: the package is pinned, and hashing would cost each start.
+    folder = user_cache_path() / "demo" / f"{DEMO}-{packed.stat().st_size}"
+    if folder.is_dir() or is_offline:
+        return folder if folder.is_dir() else None
+    with file_lock(
+        user_cache("demo") / f"{folder.name}.lock",
+        timeout=DEMO_LOCK_SECONDS,
+        on_wait=lambda _: say("another process prepares the demo"),
+    ):
+        if not folder.is_dir():
+            say(f"preparing demo:{DEMO} (once, about half a minute)")
+            _convert_demo(packed, folder)
     return folder
-
-
-def ready_demo_folder(name: str, *, role: str) -> Path | None:
-    """The same where it is there already; None: `demo_folder` has to make or load it.
-
-    Raises `ModelLoadError` for an unknown name.
-    """
-    _check_demo(name, role)
-    packed = _packed_demo()
-    if packed is None:
-        return cached_hub_folder(DEMO_HUB_ID, revision=None)
-    folder = user_cache_path() / "demo" / _demo_folder_name(packed)
-    return folder if folder.is_dir() else None
-
-
-def _check_demo(name: str, role: str) -> None:
-    if name != DEMO:
-        raise ModelLoadError(f"{role}: there is no demo:{name}; the demo model is demo:{DEMO}")
-
-
-def _demo_folder_name(packed: Path) -> str:
-    """The size stands in for a digest: the package is pinned, and hashing would cost each start."""
-    return f"{DEMO}-{packed.stat().st_size}"
 
 
 def _packed_demo() -> Path | None:

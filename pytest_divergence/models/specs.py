@@ -6,7 +6,6 @@ Knows the kinds of spec, and what is asked of whoever loads those that no rule h
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable
@@ -175,16 +174,6 @@ def _is(check: Callable[[], bool]) -> bool:
         return check()
     except (OSError, ValueError):
         return False
-
-
-def adapter_base_name(folder: Path) -> str | None:
-    """The base that an adapter says it was made from: shown, never followed."""
-    try:
-        name = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    base = name.get("base_model_name_or_path") if isinstance(name, dict) else None
-    return base if isinstance(base, str) else None
 
 
 def _relative_to_here(path: Path) -> str:

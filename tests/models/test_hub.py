@@ -65,7 +65,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def refusal(hub_id: str, revision: str | None = None) -> str:
     with pytest.raises(ModelLoadError) as caught:
-        hub_folder(hub_id, revision=revision, role="--model-1")
+        hub_folder(hub_id, revision, role="--model-1")
     return str(caught.value)
 
 
@@ -84,7 +84,7 @@ def test_offline_a_cached_model_is_found(tmp_path: Path) -> None:
     (repository / "refs" / "main").write_text(COMMIT)
     (snapshot / "config.json").write_text(json.dumps({}))
 
-    assert hub_folder("someone/else", revision=None, role="--model-1") == snapshot
+    assert hub_folder("someone/else", None, role="--model-1") == snapshot
 
 
 def test_an_impossible_id_is_refused() -> None:
