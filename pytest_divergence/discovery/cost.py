@@ -1,7 +1,7 @@
 """What a search will cost: memory before its models are loaded, minutes from what it forwards.
 
 `batch_bytes` and `estimate_seconds` are arithmetic; `search_memory` reads files and the machine for
-it, and `measure_speed` a pair in memory. Imports nothing heavy before that.
+it, and `measure_speed` a pair in memory.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pytest_divergence.core.errors import SettingsError
-
-if TYPE_CHECKING:
-    from pytest_divergence.core.settings import Profile, Settings
-    from pytest_divergence.discovery.progress import Listener
-    from pytest_divergence.models.load_plan import LoadPlan
-    from pytest_divergence.models.memory import ModelSize
-    from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.discovery.soft_prompts import generate_prompts
+from pytest_divergence.models.load_plan import EVERYWHERE, LoadPlan
+from pytest_divergence.models.memory import ModelSize, all_memory, available_memory, model_size
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.continuations import PROMPTS_IN_FLIGHT
+from pytest_divergence.scoring.tokens import SCORING_BATCH
 
 LONG_PROMPT = 200
 """Tokens of the longest prompts that a batch is full of: the longest shipped ones have 240."""
@@ -86,9 +86,6 @@ def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
     the logits of a batch, or nothing but the activations of one training step. What is kept of a
     round's proposals, to read them once, is less: they are short.
     """
-    from pytest_divergence.scoring.continuations import PROMPTS_IN_FLIGHT
-    from pytest_divergence.scoring.tokens import SCORING_BATCH
-
     prompt = PREFIX + LONG_PROMPT
     written = profile.num_continuations * (prompt + profile.continuation_length)
     cached = PROMPTS_IN_FLIGHT * (3 * prompt + written)  # of both models, and a copy to write on
@@ -109,9 +106,6 @@ def search_memory(settings: Settings, plan: LoadPlan) -> Memory | None:
     with the memory of all devices together.
     What is wrong with such files is the loader's to say.
     """
-    from pytest_divergence.models.load_plan import EVERYWHERE
-    from pytest_divergence.models.memory import all_memory, available_memory, model_size
-
     device, dtype = plan.device, plan.dtypes[0]
     _ = plan.placements  # what cannot be is said, whatever the files hold
     if not plan.is_here:
@@ -185,7 +179,6 @@ def estimate_seconds(
 
 def measure_speed(pair: ModelPair, profile: Profile) -> float:
     """Forwarded tokens per second of a search of this pair, about: it writes for some seconds."""
-    from pytest_divergence.discovery.soft_prompts import generate_prompts
 
     def write(num_prompts: int) -> None:
         generate_prompts(
