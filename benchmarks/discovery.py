@@ -24,15 +24,16 @@ from typing import Any
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Report
 from pytest_divergence.core.settings import Settings
+from pytest_divergence.discovery.behaviours.ngrams import gram_of
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.run import search
-from pytest_divergence.discovery.strategies import SearchContext, Strategy, built_in_strategies
+from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.protocol import SearchContext, Strategy
 from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_greedily
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.motifs import gram_of
 
 REFERENCE = "demo:smollm2-135m"
 ANSWER_TOKENS = 24

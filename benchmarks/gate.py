@@ -31,15 +31,16 @@ from peft.tuners.lora import LoraLayer
 
 from pytest_divergence import ModelPair, load_model_pair, score_prompts
 from pytest_divergence.core.cases import Case
-from pytest_divergence.core.suites import sidecar_path, write_suite
+from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.suites import write_suite
 from pytest_divergence.core.tokens import write_tokens
-from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, shipped_prompts
-from pytest_divergence.scoring import tokens as tokens_module
-from pytest_divergence.scoring.aggregates import breadth, non_inferiority
-from pytest_divergence.scoring.calibration import measure_noise_floor
+from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
+from pytest_divergence.scoring import teacher_forcing as tokens_module
+from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority
+from pytest_divergence.scoring.baseline import measure_noise_floor
 from pytest_divergence.scoring.continuations import Continuations
 from pytest_divergence.scoring.scorer import PromptScore, stored_tokens
-from pytest_divergence.scoring.tokens import ScoringRow, score_tokens, whole
+from pytest_divergence.scoring.teacher_forcing import ScoringRow, score_tokens, whole
 
 REFERENCE = "demo:smollm2-135m"
 NUM_CONTROLS = 64

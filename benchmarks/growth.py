@@ -22,7 +22,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pytest_divergence import ModelPair, TrainingConfig, score_prompts
-from pytest_divergence.discovery.training import train_soft_prompt
+from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt
 from pytest_divergence.scoring.continuations import Continuations
 
 NUM_TURNS = 3

@@ -12,8 +12,8 @@ import argparse
 import time
 
 from pytest_divergence import DivergenceTrainer, ModelPair, TrainingConfig, load_model_pair
-from pytest_divergence.discovery.objectives import initial_parameter
-from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, shipped_prompts
+from pytest_divergence.discovery.prompt_files import SHIPPED_SEEDS, shipped_prompts
+from pytest_divergence.discovery.soft_prompts.objectives import initial_parameter
 
 NUM_VALIDATION = 8
 NUM_WRITTEN = 32

@@ -17,9 +17,13 @@ from unittest import mock
 from timing import ratio, seconds
 
 from pytest_divergence import ModelPair, PromptScore, TrainingConfig, load_model_pair, score_prompts
-from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, SHIPPED_SEEDS, shipped_prompts
-from pytest_divergence.discovery.training import train_soft_prompt
-from pytest_divergence.models import products
+from pytest_divergence.discovery.prompt_files import (
+    SHIPPED_CONTROLS,
+    SHIPPED_SEEDS,
+    shipped_prompts,
+)
+from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt
+from pytest_divergence.models import forward
 from pytest_divergence.scoring.continuations import greedy_continuations
 
 NUM_TURNS = 5
@@ -27,11 +31,11 @@ NUM_STEPS = 2
 
 
 def main() -> None:
-    if not products.onednn_is_better():
+    if not forward.onednn_is_better():
         sys.exit("torch's own choice stands on this CPU: nothing to compare")
     pair = load_model_pair(*sys.argv[1:3])
     first, works = phases(pair)
-    with mock.patch.object(products, "onednn_is_better", return_value=False):
+    with mock.patch.object(forward, "onednn_is_better", return_value=False):
         again = works["scoring 32 stored cases"](pair)
     for name, work in works.items():
         ours, plain = zip(*(both(partial(work, pair)) for _ in range(NUM_TURNS)), strict=True)
@@ -64,7 +68,7 @@ def moved(first: Sequence[PromptScore], again: Sequence[PromptScore]) -> list[fl
 
 def both(work: Callable[[], object]) -> tuple[float, float]:
     ours = seconds(work)
-    with mock.patch.object(products, "onednn_is_better", return_value=False):
+    with mock.patch.object(forward, "onednn_is_better", return_value=False):
         return ours, seconds(work)
 
 

@@ -25,8 +25,8 @@ from unittest import mock
 import torch
 
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.discovery import executors
-from pytest_divergence.discovery.executors import Unit
+from pytest_divergence.discovery.engines import in_process
+from pytest_divergence.discovery.engines.base import Unit
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.run import search
 from pytest_divergence.models.loading import load_model_pair
@@ -61,8 +61,8 @@ class Stopwatch:
     @contextmanager
     def watching(self) -> Iterator[None]:
         with ExitStack() as patches:
-            measured = self._measured(executors._measured)
-            patches.enter_context(mock.patch.object(executors, "_measured", measured))
+            measured = self._measured(in_process._measured)
+            patches.enter_context(mock.patch.object(in_process, "_measured", measured))
             for owner, name, kind in (
                 (ModelSide, "_forward", "forward"),
                 (torch.Tensor, "backward", "backward"),

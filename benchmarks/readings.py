@@ -19,20 +19,19 @@ from timing import ratio, seconds
 
 from pytest_divergence import ModelPair, load_model_pair
 from pytest_divergence.core.settings import PROFILES, Settings
-from pytest_divergence.discovery import calibrating, confirming
-from pytest_divergence.discovery.naming import asked
-from pytest_divergence.discovery.proposals import (
+from pytest_divergence.discovery import calibration, confirmation
+from pytest_divergence.discovery.behaviours.hints import asked
+from pytest_divergence.discovery.prompt_files import (
     SHIPPED_CONTROLS,
     SHIPPED_SEEDS,
     shipped_prompts,
 )
-from pytest_divergence.scoring.prompt_nll import prompt_nlls
+from pytest_divergence.scoring.cheap_scores import prompt_nlls, screen
 from pytest_divergence.scoring.scorer import score_greedily
-from pytest_divergence.scoring.screening import screen
 
 NUM_TURNS = 5
 SETTINGS, PROFILE = Settings(), PROFILES["smoke"]
-CONTROLS = shipped_prompts(SHIPPED_CONTROLS, calibrating.CHUNK)
+CONTROLS = shipped_prompts(SHIPPED_CONTROLS, calibration.CHUNK)
 PROPOSALS = shipped_prompts(SHIPPED_SEEDS, PROFILE.num_proposals)
 
 
@@ -40,11 +39,11 @@ def main() -> None:
     pair = load_model_pair(*sys.argv[1:3])
     units: dict[str, Callable[[ModelPair], object]] = {
         f"{len(CONTROLS)} controls": partial(
-            calibrating._measure, CONTROLS, frozenset(asked(CONTROLS, PROFILE)), SETTINGS, PROFILE
+            calibration._measure, CONTROLS, frozenset(asked(CONTROLS, PROFILE)), SETTINGS, PROFILE
         ),
         f"{len(PROPOSALS)} proposals of self_prompt": ranked_and_scored,
         f"{PROFILE.num_cases} cases": partial(
-            confirming._measure, CONTROLS[: PROFILE.num_cases], SETTINGS, PROFILE
+            confirmation._measure, CONTROLS[: PROFILE.num_cases], SETTINGS, PROFILE
         ),
     }
     for name, unit in units.items():

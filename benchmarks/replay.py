@@ -13,9 +13,9 @@ import torch
 from timing import ratio, seconds
 
 from pytest_divergence import ModelPair, load_model_pair, score_prompts
-from pytest_divergence.discovery.proposals import SHIPPED_CONTROLS, shipped_prompts
+from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
 from pytest_divergence.scoring.continuations import Continuations
-from pytest_divergence.scoring.tokens import SCORING_BATCH
+from pytest_divergence.scoring.teacher_forcing import SCORING_BATCH
 
 NUM_CASES = 20
 NUM_TURNS = 5

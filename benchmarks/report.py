@@ -26,7 +26,7 @@ from pytest_divergence.core.report import (
     TokenComparison,
     load_report,
 )
-from pytest_divergence.reports import render_html
+from pytest_divergence.reports.html import render_html
 
 NUM_CASES, NUM_TOKENS, NUM_RUNS = 200, 32, 7
 """As many tokens as a continuation of profile default has."""

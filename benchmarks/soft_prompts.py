@@ -22,10 +22,11 @@ from pathlib import Path
 from discovery import REFERENCE, answers_of, print_row
 
 from pytest_divergence.core.settings import PROFILES, Profile
-from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, shipped_prompts
-from pytest_divergence.discovery.soft_prompts import generate_prompts
+from pytest_divergence.discovery.generation import generate_prompts
+from pytest_divergence.discovery.prompt_files import SHIPPED_SEEDS, shipped_prompts
+from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt
+from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.discovery.strategies.soft_prompt import ENOUGH_GROWTH, NUM_VALIDATION
-from pytest_divergence.discovery.training import TrainingConfig, train_soft_prompt
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 

@@ -19,8 +19,8 @@ from timing import ratio, seconds
 from torch import Tensor
 
 from pytest_divergence import ModelPair, TrainingConfig, load_model_pair
-from pytest_divergence.discovery.proposals import SHIPPED_SEEDS, shipped_prompts
-from pytest_divergence.discovery.training import train_soft_prompt, training_rows
+from pytest_divergence.discovery.prompt_files import SHIPPED_SEEDS, shipped_prompts
+from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt, training_rows
 from pytest_divergence.scoring.divergences import symmetric_kl
 
 NUM_STEPS = 4

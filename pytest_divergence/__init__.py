@@ -17,35 +17,34 @@ if TYPE_CHECKING:
     from pytest_divergence.discovery.evaluation import EvaluationConfig
     from pytest_divergence.discovery.proposals import Proposal
     from pytest_divergence.discovery.run import discover
-    from pytest_divergence.discovery.soft_prompts import SoftPrompt
-    from pytest_divergence.discovery.strategies.base import SearchContext, Strategy
-    from pytest_divergence.discovery.trainer import DivergenceTrainer
-    from pytest_divergence.discovery.training_config import TrainingConfig
+    from pytest_divergence.discovery.soft_prompts.trainer import DivergenceTrainer
+    from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
+    from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
+    from pytest_divergence.discovery.strategies.protocol import SearchContext, Strategy
     from pytest_divergence.evaluator import ModelEvaluator
     from pytest_divergence.exports.features import suite_features
     from pytest_divergence.models.loading import load_model_pair
-    from pytest_divergence.models.metric import Metric
-    from pytest_divergence.models.pair import ModelPair
+    from pytest_divergence.models.pair import Metric, ModelPair
     from pytest_divergence.models.specs import LoadedModel
+    from pytest_divergence.plugin.usage_errors import DivergenceWarning
     from pytest_divergence.scoring.scorer import PromptScore, score_prompts
-    from pytest_divergence.warning import DivergenceWarning
 
 _HOMES = {
     "Case": "pytest_divergence.core.cases",
-    "DivergenceTrainer": "pytest_divergence.discovery.trainer",
-    "DivergenceWarning": "pytest_divergence.warning",
+    "DivergenceTrainer": "pytest_divergence.discovery.soft_prompts.trainer",
+    "DivergenceWarning": "pytest_divergence.plugin.usage_errors",
     "EvaluationConfig": "pytest_divergence.discovery.evaluation",
     "LoadedModel": "pytest_divergence.models.specs",
-    "Metric": "pytest_divergence.models.metric",
+    "Metric": "pytest_divergence.models.pair",
     "ModelEvaluator": "pytest_divergence.evaluator",
     "ModelPair": "pytest_divergence.models.pair",
     "PromptScore": "pytest_divergence.scoring.scorer",
     "Proposal": "pytest_divergence.discovery.proposals",
     "Report": "pytest_divergence.core.report",
-    "SearchContext": "pytest_divergence.discovery.strategies.base",
-    "SoftPrompt": "pytest_divergence.discovery.soft_prompts",
-    "Strategy": "pytest_divergence.discovery.strategies.base",
-    "TrainingConfig": "pytest_divergence.discovery.training_config",
+    "SearchContext": "pytest_divergence.discovery.strategies.protocol",
+    "SoftPrompt": "pytest_divergence.discovery.soft_prompts.virtual_tokens",
+    "Strategy": "pytest_divergence.discovery.strategies.protocol",
+    "TrainingConfig": "pytest_divergence.discovery.soft_prompts.training_config",
     "discover": "pytest_divergence.discovery.run",
     "load_model_pair": "pytest_divergence.models.loading",
     "load_suite": "pytest_divergence.core.suites",

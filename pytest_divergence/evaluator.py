@@ -10,17 +10,21 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.evaluation import Evaluation
+from pytest_divergence.core.evaluation_record import Evaluation
 from pytest_divergence.discovery.evaluation import EvaluationConfig, evaluate
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.reports.evaluation import evaluation_view, prompt_table
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from rich.console import Group
     from rich.table import Table
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 WIDTH = 80
 """Columns of what `str` shows."""
@@ -31,17 +35,14 @@ class EvaluationResult(Evaluation):
 
     def table(self) -> Table:
         """A rich table, one row a prompt, the most divergent first."""
-        from pytest_divergence.reports.evaluation import prompt_table
 
         return prompt_table(self)
 
     def __rich__(self) -> Group:
-        from pytest_divergence.reports.evaluation import evaluation_view
 
         return evaluation_view(self)
 
     def __str__(self) -> str:
-        from rich.console import Console
 
         output = io.StringIO()
         Console(file=output, width=WIDTH, color_system=None).print(self)

@@ -11,7 +11,10 @@ import torch
 
 # Imported here once: an inner session of pytester forgets what it was the first to import, and
 # numpy, scipy and torch cannot be imported a second time.
-import pytest_divergence.discovery.run  # noqa: F401
+import pytest_divergence.plugin.assertions
+import pytest_divergence.plugin.collection
+import pytest_divergence.plugin.github
+import pytest_divergence.plugin.terminal  # noqa: F401
 from tests.tiny import save_tiny_adapter, save_tiny_model
 
 pytest_plugins = ["pytester"]

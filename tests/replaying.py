@@ -8,7 +8,7 @@ from pytest_divergence.core.cases import Case
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.replay import ReplayedCase, replay_cases
+from pytest_divergence.scoring.suite_rows import ReplayedCase, replay_cases
 
 
 def replay_case(

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pytest_divergence.cli import COMMANDS
-from pytest_divergence.options import OPTIONS
+from pytest_divergence.plugin.options import OPTIONS
 
 TEXT = (Path(__file__).parent.parent / "AGENTS.md").read_text("utf-8")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from importlib import import_module
 from unittest.mock import patch
 
 from docs.site.markdown import block
@@ -17,7 +16,7 @@ def helps() -> Iterator[tuple[str, str]]:
     with patch.dict(os.environ, COLUMNS="80", NO_COLOR="1"):
         for name in cli.COMMANDS:
             parser = argparse.ArgumentParser(prog=f"pytest-divergence {name}")
-            import_module(f"pytest_divergence.commands.{name.replace('-', '_')}").add(parser)
+            cli.add_arguments(name, parser)
             yield name, parser.format_help()
 
 

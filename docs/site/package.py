@@ -13,8 +13,9 @@ from docs.site.markdown import code, table
 
 PACKAGE = Path(pytest_divergence.__file__).parent
 LAYERS = {
-    "": "Beside pytest: the plugin, and what it hands on to",
-    "commands": "Commands",
+    "": "Beside the folders",
+    "cli": "Commands",
+    "plugin": "The pytest plugin",
     "reports": "Views of a run",
     "reports/page": "The page of a report",
     "discovery": "Searching",

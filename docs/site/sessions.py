@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from docs.site.markdown import block, table
-from pytest_divergence import cli, hookspecs, plugin
+from pytest_divergence import cli, plugin
+from pytest_divergence.plugin import hookspecs
 
 SESSION_CODES = {
     pytest.ExitCode.OK: "every selected test passed, and nothing that was asked for was left out",

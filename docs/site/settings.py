@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from docs.site.markdown import attribute_docs, code, module_docs, table
 from docs.site.package import PACKAGE, module_name
-from pytest_divergence import pairs
 from pytest_divergence.core.settings import PROFILES, Profile, Settings
-from pytest_divergence.options import OPTIONS, Option
+from pytest_divergence.plugin.options import OPTIONS, PAIRS_INI, PAIRS_INI_HELP, Option
 
 PRECEDENCE = (
     "The command line comes before the environment, the environment before the ini file, and that "
@@ -65,7 +64,7 @@ def ini_page() -> str:
         (code(one.ini), f"as [`{one.flag}`](options.md#{_anchor(one)}): {one.help}")
         for one in OPTIONS
     ]
-    rows.append((code(pairs.INI), pairs.INI_HELP))
+    rows.append((code(PAIRS_INI), PAIRS_INI_HELP))
     return (
         "# Ini keys\n\nKeys of `pytest.ini`, `tox.ini`, `setup.cfg` or `[tool.pytest.ini_options]`"
         f" in `pyproject.toml`. {PRECEDENCE} Paths in an ini file hold from the folder that it is "

@@ -29,8 +29,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from pytest_divergence.core.errors import DivergenceError, SettingsError, first_fault
-from pytest_divergence.core.store import write_atomically
-from pytest_divergence.models.chat import ChatFormat
+from pytest_divergence.core.files import write_atomically
+from pytest_divergence.models.chat_format import ChatFormat
 from pytest_divergence.models.decoding import decode_greedily
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
@@ -38,7 +38,7 @@ from pytest_divergence.models.sources import DEMO_HUB_ID
 from pytest_divergence.models.specs import parse_spec
 from pytest_divergence.scoring.divergences import forward_kl
 from pytest_divergence.scoring.scorer import score_greedily
-from pytest_divergence.scoring.tokens import ScoringRow, continuation_logits
+from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_logits
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -1,6 +1,7 @@
 """What a suite's rows say together: growth, breadth, shift. Plain values and the rule of each.
 
-Knows what passes; does not know how a number is computed (`pytest_divergence.scoring.aggregates`).
+Knows what passes; does not know how a number is computed
+(`pytest_divergence.scoring.aggregate_tests`).
 """
 
 from __future__ import annotations
@@ -131,11 +132,11 @@ class Aggregate:
         found = {self.growth.verdict}
         if self.breadth is not None:
             found.add(self.breadth.verdict)
-        return next(one for one in WORST_FIRST if one in found)
+        return next(verdict for verdict in WORST_FIRST if verdict in found)
 
 
 def unit_of(row: Case) -> Hashable:
-    """What a row is independent of: rows that a search found from one seed are one unit."""
+    """The unit that a row belongs to: rows that a search found from one seed are one."""
     origin = row.origin
     if row.is_control or origin is None or origin.seed is None:
         return row.id

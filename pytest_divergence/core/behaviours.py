@@ -1,6 +1,7 @@
 """A behaviour: a recurring way in which the candidate's continuations differ.
 
-Knows the record and its id. Does not know how behaviours are found or confirmed.
+Knows the record, its id, and which records mean one behaviour. Does not know how behaviours are
+found or confirmed.
 """
 
 from __future__ import annotations
@@ -86,13 +87,32 @@ def gates(behaviour: Behaviour, fail_on: str) -> bool:
     return behaviour.confirmed and not behaviour.accepted and behaviour.kind in kinds[fail_on]
 
 
+def is_same(first: Behaviour, second: Behaviour) -> bool:
+    """Whether two records mean one behaviour: by id, by trait, or by a motif inside the other's."""
+    if first.id == second.id:
+        return True
+    if first.trait is not None or second.trait is not None:
+        return first.trait == second.trait
+    return _holds(first, second) or _holds(second, first)
+
+
+def with_accepted(found: Sequence[Behaviour], accepted: Sequence[Behaviour]) -> list[Behaviour]:
+    """`found`, with those marked that are the same as an accepted one."""
+    return [
+        behaviour.model_copy(update={"accepted": True})
+        if any(is_same(behaviour, other) for other in accepted)
+        else behaviour
+        for behaviour in found
+    ]
+
+
 def behaviour_id(motifs_or_trait: Sequence[str] | str) -> str:
     """The id of a behaviour: the same for motifs in any order, case and spacing.
 
     Raises ValueError without any motif.
     """
     given = [motifs_or_trait] if isinstance(motifs_or_trait, str) else motifs_or_trait
-    motifs = sorted({normalised_motif(motif) for motif in given} - {""})
+    motifs = sorted({_normalised(motif) for motif in given} - {""})
     if not motifs:
         raise ValueError(f"a behaviour needs a motif or a trait; got {motifs_or_trait!r}")
     exact = json.dumps(motifs, ensure_ascii=False, separators=(",", ":"))
@@ -100,6 +120,12 @@ def behaviour_id(motifs_or_trait: Sequence[str] | str) -> str:
     return f"behaviour-{slug(max(motifs, key=len))}-{digest}"
 
 
-def normalised_motif(motif: str) -> str:
+def _holds(first: Behaviour, second: Behaviour) -> bool:
+    """Whether a motif of one stands in what the other says."""
+    said = f" {' '.join(map(_normalised, (second.name, *second.motifs)))} "
+    return any(f" {_normalised(motif)} " in said for motif in first.motifs)
+
+
+def _normalised(motif: str) -> str:
     """`motif` without differences of case, spacing and Unicode composition."""
     return " ".join(normalize("NFC", motif).casefold().split())

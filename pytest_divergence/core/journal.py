@@ -1,28 +1,27 @@
 """Finished work units of one run, so that a crash loses at most the one in hand.
 
-Knows nothing of what a unit computes, nor how a line of the file reads.
+Knows the file, a checksum and a JSON object a line; knows nothing of what a unit computes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pytest_divergence.core.errors import StoreError
-from pytest_divergence.core.journal_lines import (
-    About,
-    content_of,
-    header_record,
-    line_of,
-    records_in,
-    unit_record,
-)
-from pytest_divergence.core.suites import strict_loads
+from pytest_divergence.core.errors import MeasurementError, StoreError
+from pytest_divergence.core.json_files import strict_dumps, strict_loads
+from pytest_divergence.core.safe_text import safe_line
+
+FORMAT = 1
+About = Mapping[str, str]
+"""A run's key in words, for people who compare two."""
 
 
 class Journal:
@@ -70,7 +69,7 @@ class Journal:
         Raises MeasurementError for a result that is not plain JSON, NaN included; StoreError.
         """
         if unit not in self._records:
-            record = unit_record(unit, compute())
+            record = _unit_record(unit, compute())
             self._append(record)
             self._records[unit] = record
         return strict_loads(self._records[unit])["result"]
@@ -99,25 +98,24 @@ class Journal:
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         lost = [f"a torn tail of {len(data) - whole:,} bytes was cut"] if whole < len(data) else []
-        records = records_in(data)
-        content = content_of(self.path, records)
+        records = _records_in(data)
+        content = _content_of(records)
         if records and records[0] is None:
             lost.append("its first line is damaged, so all units are done again")
-        elif num_damaged := len(content.damaged):
-            units = "unit is" if num_damaged == 1 else "units are"
-            lost.append(f"{num_damaged} damaged {units} done again")
+        elif content.num_damaged:
+            units = "unit is" if content.num_damaged == 1 else "units are"
+            lost.append(f"{content.num_damaged} damaged {units} done again")
         if lost:
             self.recovered = f"{self.path}: {'; '.join(lost)}"
         if content.key == key:
             self._cut(whole)
-            whole_ones = ((one.unit, records[one.line - 1]) for one in content.finished)
-            self._records = {unit: record for unit, record in whole_ones if record is not None}
+            self._records = content.units
         else:
             self._cut(0)
-            self._append(header_record(key, about))
+            self._append(_header_record(key, about))
 
     def _append(self, record: bytes) -> None:
-        line = line_of(record)
+        line = _line_of(record)
         if self._descriptor is None:
             raise StoreError(f"the journal {self.path} is closed")
         size = os.fstat(self._descriptor).st_size
@@ -133,3 +131,80 @@ class Journal:
     def _cut(self, size: int) -> None:
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, size)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a journal's file held when it was read."""
+
+    key: str | None = None
+    """Digest of all that may change a result; None where the first line is no journal's."""
+    units: dict[str, bytes] = field(default_factory=dict)
+    """The record of each finished unit."""
+    num_damaged: int = 0
+    """Lines that are not what its run wrote; a torn last line is none of them."""
+
+
+def _content_of(records: Sequence[bytes | None]) -> _Content:
+    """What the records of a file say; None is a damaged one."""
+    header = _parsed(records[0]) if records else {}
+    key = header.get("key")
+    if header.get("journal") != FORMAT or not isinstance(key, str):
+        return _Content()
+    units: dict[str, bytes] = {}
+    num_damaged = 0
+    for record in records[1:]:
+        found = _parsed(record)
+        unit = found.get("unit")
+        if record is not None and isinstance(unit, str) and "result" in found:
+            units[unit] = record
+        else:
+            num_damaged += 1
+    return _Content(key, units, num_damaged)
+
+
+def _parsed(record: bytes | None) -> dict[str, Any]:
+    """A record; empty where it is damaged, or none of a journal."""
+    with contextlib.suppress(ValueError):
+        found = strict_loads(record) if record is not None else None
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _header_record(key: str, about: About) -> bytes:
+    """What a journal's first line says."""
+    more = {"about": dict(about)} if about else {}
+    return strict_dumps({"journal": FORMAT, "key": key, **more}).encode("utf-8")
+
+
+def _unit_record(unit: str, result: object) -> bytes:
+    """What a line says of a finished unit; raises MeasurementError for what is not plain JSON."""
+    try:
+        record = strict_dumps({"unit": unit, "result": result}).encode("utf-8")
+        strict_loads(record)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MeasurementError(
+            f"work unit {safe_line(unit)} returned what plain JSON cannot hold ({error}); "
+            "return finite numbers, strings, lists and dicts with string keys"
+        ) from error
+    return record
+
+
+def _line_of(record: bytes) -> bytes:
+    """A record with its checksum, as it stands in the file."""
+    return _checksum(record) + b" " + record + b"\n"
+
+
+def _records_in(data: bytes) -> list[bytes | None]:
+    """The records of a file's whole lines; None for a damaged one."""
+    return [_checked(line) for line in data.split(b"\n")[:-1]]
+
+
+def _checksum(record: bytes) -> bytes:
+    return hashlib.sha256(record).hexdigest()[:16].encode("ascii")
+
+
+def _checked(line: bytes) -> bytes | None:
+    checksum, _, record = line.partition(b" ")
+    return record if checksum == _checksum(record) else None

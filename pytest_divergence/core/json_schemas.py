@@ -20,9 +20,9 @@ from pydantic import VERSION, BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from pytest_divergence.core.cases import SCHEMA_VERSION, Case, Record
+from pytest_divergence.core.json_files import strict_dumps
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.report import Report
-from pytest_divergence.core.suites import strict_dumps
 from pytest_divergence.core.tokens import StoredTokens
 
 RECORDS: dict[str, type[BaseModel]] = {
@@ -32,7 +32,7 @@ RECORDS: dict[str, type[BaseModel]] = {
     "report": Report,
 }
 """What each schema describes: one line of a suite or tokens file, or a whole document."""
-FOLDER = Path(__file__).parents[1] / "schemas"
+SCHEMAS = Path(__file__).parents[1] / "schemas"
 PROMPTS = {
     "input": {"type": "string", "minLength": 1},
     "prompt": {"type": "string", "minLength": 1},
@@ -67,7 +67,7 @@ def json_schema(kind: str) -> dict[str, Any]:
 
 def published_path(kind: str) -> Path:
     """The file that is published for a kind."""
-    return FOLDER / f"divergence-{kind}.schema.json"
+    return SCHEMAS / f"divergence-{kind}.schema.json"
 
 
 def as_published(kind: str) -> str:
@@ -109,5 +109,5 @@ def _docstrings(record: type[Record]) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    for one in RECORDS:
-        published_path(one).write_text(as_published(one), "utf-8")
+    for kind in RECORDS:
+        published_path(kind).write_text(as_published(kind), "utf-8")

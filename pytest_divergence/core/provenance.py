@@ -1,12 +1,13 @@
 """Where a suite comes from: models, versions, settings, calibration, effort.
 
-The file NAME.provenance.json. Knows the record and its file; computes no digest.
+The file NAME.provenance.json. Knows the record and its file, whether two of them are about one
+pair, and how a behaviour in it is marked as accepted; computes no digest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from os import PathLike
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
@@ -20,8 +21,11 @@ from pytest_divergence.core.cases import (
     Record,
     SchemaVersion,
 )
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.file_names import PROVENANCE, AnyPath, sidecar_path
+from pytest_divergence.core.json_files import load_document, write_document
+from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import BUILT_IN_METRICS
-from pytest_divergence.core.suites import load_document, write_document
 
 
 class ModelProvenance(Record):
@@ -128,9 +132,14 @@ class Provenance(Record):
     effort: Effort = Effort()
 
 
-def load_provenance(path: str | PathLike[str]) -> Provenance:
+def load_provenance(path: AnyPath) -> Provenance:
     """Read a provenance file. Raises SuiteError where it cannot be used."""
     return load_document(path, Provenance)
+
+
+def write_provenance(path: AnyPath, provenance: Provenance) -> None:
+    """Write a provenance file: old or new, never half. Raises StoreError."""
+    write_document(path, provenance)
 
 
 def with_rows(provenance: Provenance, rows: Iterable[object]) -> Provenance:
@@ -138,6 +147,81 @@ def with_rows(provenance: Provenance, rows: Iterable[object]) -> Provenance:
     return provenance.model_copy(update={"num_rows": sum(1 for _ in rows)})
 
 
-def write_provenance(path: str | PathLike[str], provenance: Provenance) -> None:
-    """Write a provenance file: old or new, never half. Raises StoreError."""
-    write_document(path, provenance)
+def pair_differences(ours: Provenance, theirs: Provenance) -> list[str]:
+    """What differs between two pairs, each as `the candidate ("ft" 01234567, and not "ft" …)`."""
+    parts = {
+        "the reference": _models(ours.reference, theirs.reference),
+        "the candidate": _models(ours.candidate, theirs.candidate),
+        "the tokenizer": (ours.tokenizer_sha256, theirs.tokenizer_sha256),
+        "the chat template": (ours.template_sha256, theirs.template_sha256),
+        "the template's arguments": (ours.template_arguments, theirs.template_arguments),
+        "the system prompt": tuple(each.settings.get("system_prompt") for each in (ours, theirs)),
+    }
+    return [
+        f"{name} ({_shown(first)}, and not {_shown(second)})"
+        for name, (first, second) in parts.items()
+        if first != second
+    ]
+
+
+def is_same_model(ours: ModelProvenance, theirs: ModelProvenance) -> bool:
+    """Whether two are one: by the weights; else by the commit; else, unknown both, by the spec."""
+    for name in ("weights_sha256", "commit"):
+        first, second = getattr(ours, name), getattr(theirs, name)
+        if first is not None and second is not None:
+            return bool(first == second)
+    return ours.spec == theirs.spec
+
+
+def model_name(model: ModelProvenance) -> str:
+    """A model for people: its spec, and the start of what tells its weights apart."""
+    digest = model.weights_sha256 or model.commit or ""
+    parts = (part[:8] for part in digest.split("+"))  # of an adapter: its base's, and its own
+    return f"{safe_line(model.spec)} {'+'.join(parts)}".rstrip()
+
+
+def accept(behaviour_id: str, suites: Sequence[Path]) -> list[Path]:
+    """Mark a behaviour as intended in the suites that know it; returns those.
+
+    Raises `SettingsError` where none does, `SuiteError` where a provenance cannot be read.
+    """
+    changed, known = [], []
+    for suite in suites:
+        path = sidecar_path(suite, PROVENANCE)
+        if not path.is_file():
+            continue
+        provenance = load_provenance(path)
+        ids = [behaviour.id for behaviour in provenance.behaviours]
+        known += ids
+        if behaviour_id in ids:
+            marked = [
+                behaviour.model_copy(update={"accepted": True})
+                if behaviour.id == behaviour_id
+                else behaviour
+                for behaviour in provenance.behaviours
+            ]
+            write_provenance(path, provenance.model_copy(update={"behaviours": marked}))
+            changed.append(suite)
+    if not changed:
+        where = ", ".join(map(str, suites)) or "any folder given: there is no suite"
+        names = f"; known there: {', '.join(known)}" if known else ""
+        raise SettingsError(f"no behaviour {behaviour_id} in {where}{names}")
+    return changed
+
+
+def accepted_in(suite: Path) -> list[Behaviour]:
+    """The accepted behaviours of a suite; none where it is not there or cannot be read."""
+    path = sidecar_path(suite, PROVENANCE)
+    if not path.is_file():
+        return []
+    return [known for known in load_provenance(path).behaviours if known.accepted]
+
+
+def _models(ours: ModelProvenance, theirs: ModelProvenance) -> tuple[object, object]:
+    return (None, None) if is_same_model(ours, theirs) else (ours, theirs)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, ModelProvenance):
+        return model_name(value)
+    return "none" if value is None else safe_line(str(value), 40)

@@ -1,13 +1,14 @@
 """What one run found, as one plain value: `report.json`.
 
-Knows the record and its file. Every view of a run (terminal, HTML, Markdown) shows a `Report`.
+Knows the record, its file, and the suite that it is about. Every view of a run (terminal, HTML,
+Markdown) shows a `Report`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from os import PathLike
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, JsonValue
@@ -24,8 +25,18 @@ from pytest_divergence.core.cases import (
     SafeId,
     SchemaVersion,
 )
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.file_names import (
+    FOLDER,
+    LATEST,
+    REPORT,
+    AnyPath,
+    from_here,
+    suite_path,
+)
+from pytest_divergence.core.files import latest_report_dir
+from pytest_divergence.core.json_files import load_document, write_document
 from pytest_divergence.core.provenance import Bound, Effort, NoiseFloor, TypicalShift
-from pytest_divergence.core.suites import load_document, write_document
 
 Verdict = Literal["passed", "failed", "error", "inconclusive"]
 
@@ -59,7 +70,7 @@ class ShiftDistribution(TypicalShift):
     values: list[Number] = Field(default_factory=list)
 
     def summary(self) -> TypicalShift:
-        """The same without the values."""
+        """The shift without the values."""
         return TypicalShift(**self.model_dump(exclude={"values"}))
 
 
@@ -224,11 +235,49 @@ class Report(Record):
         return any(not case.off_distribution for case in self.cases)
 
 
-def load_report(path: str | PathLike[str]) -> Report:
+def load_report(path: AnyPath) -> Report:
     """Read a `report.json`. Raises SuiteError where it cannot be used."""
     return load_document(path, Report)
 
 
-def write_report(path: str | PathLike[str], report: Report) -> None:
+def write_report(path: AnyPath, report: Report) -> None:
     """Write a `report.json`: old or new, never half. Raises StoreError."""
     write_document(path, report)
+
+
+def report_path(given: Path) -> Path | None:
+    """The report.json that a path means: the file, its folder, or a folder's `latest`.
+
+    None: another file. Raises SettingsError where nothing is there.
+    """
+    if given.name == LATEST and not given.is_dir():
+        folder = latest_report_dir(given.parent)
+        if folder is None:
+            raise SettingsError(f"{given}: there is no run yet in {given.parent}; name a suite")
+        return folder / REPORT
+    if given.is_dir():
+        if not (given / REPORT).is_file():
+            raise SettingsError(f"{given} holds no {REPORT}; name the folder of one run, or latest")
+        return given / REPORT
+    if not given.exists():
+        raise SettingsError(
+            f"{given} does not exist; name a suite, or the folder of a run's report"
+        )
+    return given if given.name == REPORT else None
+
+
+def suite_of(report: Report, path: Path, root_of: Callable[[], Path]) -> Path:
+    """Where the search wrote the suite of the pair that a report, read from `path`, is about.
+
+    The path is from the working directory. `root_of` tells the project of a report that lies
+    outside of its `.divergence`. Raises SettingsError where the suite is gone.
+    """
+    project = next((up.parent for up in path.resolve().parents if up.name == FOLDER), None)
+    specs = (
+        str(report.settings.get(name) or spec)
+        for name, spec in (("model_1", report.pair.reference), ("model_2", report.pair.candidate))
+    )
+    suite = from_here(suite_path(project or root_of(), *specs))
+    if not suite.is_file():
+        raise SettingsError(f"the suite of run {report.run.id} is not there any more: {suite}")
+    return suite

@@ -1,7 +1,7 @@
 """What a run is asked to do, checked once, at construction.
 
 Knows the options' meanings and the sizes of each profile; does not know where a value came from
-(`pytest_divergence.option_values`) nor how it is carried out.
+(`pytest_divergence.plugin.settings_sources`) nor how it is carried out.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pytest_divergence.core.shards import Shard
-
 Mode = Literal["auto", "search", "replay", "off"]
 ProfileName = Literal["auto", "smoke", "default", "thorough"]
 MetricName = str
 """One of `BUILT_IN_METRICS`, or a name that a plugin adds."""
 BUILT_IN_METRICS = ("symmetric", "forward", "reverse", "js")
-
 
 CAUSE_TOKENS = 3_000
 """Forwarded tokens that minimising the causes of behaviours takes, about."""
@@ -215,16 +212,12 @@ class Settings(BaseModel):
     """Whether failures become annotations on GitHub, and a step summary: `auto` on its runners."""
     memory: str | None = None
     """Memory that a search may take, such as `30GB`; default: what is free."""
-    shard: str | None = None
-    """Share of a search that this machine does, such as `1/2`; default: all of it."""
-    shard_wait: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Seconds to wait for a work unit of another shard."""
     redact: bool = False
     """Leave prompts and answers out of reports, terminal and logs; suites keep theirs."""
     update: bool = False
     """Measure the suites of the session afresh, and rewrite them."""
     fill: bool = False
-    """The same for rows without a measurement alone."""
+    """Measure the rows that have no measurement, and leave the others."""
 
     @field_validator("max_kl")
     @classmethod
@@ -241,11 +234,6 @@ class Settings(BaseModel):
                 "budget must be forwarded tokens, such as 200000, or seconds, such as 300s"
             )
         return value
-
-    @field_validator("shard")
-    @classmethod
-    def _shard_is_one_of_them(cls, value: str | None) -> str | None:
-        return value if value is None else str(Shard.parse(value))
 
     @field_validator("memory")
     @classmethod
@@ -272,22 +260,6 @@ class Settings(BaseModel):
         if self.budget is None or not self.budget.endswith("s"):
             return None
         return float(self.budget[:-1])
-
-    @property
-    def own_shard(self) -> Shard | None:
-        """This machine's share, where the search is shared out."""
-        return None if self.shard is None else Shard.parse(self.shard)
-
-    @property
-    def reason_against_shard(self) -> str | None:
-        """Why a search with these settings cannot be shared out, where one asks for that."""
-        if self.shard is None or self.budget_seconds is None:
-            return None
-        return (
-            f"--divergence-shard={self.shard} cannot go with --divergence-budget={self.budget}: "
-            "machines end at different points on a clock, and the same search on all of them is "
-            "what is shared out; give the budget in forwarded tokens"
-        )
 
     @property
     def memory_bytes(self) -> int | None:

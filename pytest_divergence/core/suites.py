@@ -1,39 +1,51 @@
-"""Suites: files of cases, one a line, and the strict reading of JSON that all files share.
+"""A suite as it lies on disk, with the files beside it: read, checked and written as one.
 
-Nothing is repaired or skipped in silence: whatever cannot be used is a `SuiteError` that names
-the line, because a suite that reads shorter than it is would pass.
+Knows which files there are, and that all of them change or none. What is in them, others know.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
-import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
+import codecs
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
-from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jsonlines
-from pydantic import BaseModel, ValidationError
+from pytest_divergence.core.cases import Case, Measurement
+from pytest_divergence.core.errors import SuiteError
+from pytest_divergence.core.file_names import (
+    PROVENANCE,
+    SUITE_SUFFIX,
+    TOKENS,
+    AnyPath,
+    sidecar_path,
+)
+from pytest_divergence.core.files import write_together
+from pytest_divergence.core.json_files import (
+    document_data,
+    read_rows,
+    rows_data,
+    rows_or_faults,
+    strict_dumps,
+    validated,
+    within_limits,
+    write_rows,
+)
+from pytest_divergence.core.provenance import (
+    Provenance,
+    load_provenance,
+    pair_differences,
+    with_rows,
+)
+from pytest_divergence.core.tokens import ListedTokens, StoredTokens, load_tokens
 
-from pytest_divergence.core.cases import Case
-from pytest_divergence.core.errors import SuiteError, first_fault
-from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.core.store import write_atomically
-
-MAX_LINE_BYTES = 1 << 20
-MAX_FILE_BYTES = 64 << 20
 MAX_CASES = 100_000
 
-SUITE_SUFFIX = ".divergence.jsonl"
+NUM_CONTROL_ROWS = 64
+"""Controls that a suite carries, at most, so that a replay sees broad change too."""
 
-AnyPath = str | PathLike[str]
-AnyModel = TypeVar("AnyModel", bound=BaseModel)
+Row = TypeVar("Row", Case, StoredTokens)
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,21 @@ class Suite:
         return tuple(row for row in self.rows if row.is_control)
 
 
+@dataclass(frozen=True)
+class StoredSuite:
+    """A suite and the files beside it."""
+
+    suite: Suite
+    provenance: Provenance | None
+    tokens: Mapping[str, StoredTokens]
+    """Continuations by case id; hand-written suites have none."""
+
+    @property
+    def measured(self) -> Measurement | None:
+        """One of its measurements, which says in what metric it was made; None: it has none."""
+        return next((row.kl for row in self.suite.rows if row.kl is not None), None)
+
+
 def load_suite(path: AnyPath) -> Suite:
     """Read a suite. Raises SuiteError naming the line of the first row that cannot be used."""
     lines: dict[str, int] = {}
@@ -76,173 +103,152 @@ def load_suite(path: AnyPath) -> Suite:
     return suite
 
 
+def read_suite(path: Path) -> StoredSuite:
+    """A suite with its provenance and tokens, where there are any. Raises SuiteError."""
+    return _read(path, load_tokens)
+
+
+def list_suite(path: Path) -> StoredSuite:
+    """A suite whose continuations are read when they are asked for: a listing asks for none.
+
+    Raises SuiteError.
+    """
+    return _read(path, ListedTokens)
+
+
+def suite_without_cases(path: Path) -> StoredSuite:
+    """The suite of a search that kept no case: what stands beside its control rows.
+
+    Only the session that has searched may take it; all others read it as the empty suite it is.
+    Raises SuiteError.
+    """
+    provenance = load_provenance(sidecar_path(path, PROVENANCE))
+    return StoredSuite(Suite(path, (), {}), provenance, {})
+
+
 def write_suite(path: AnyPath, cases: Iterable[Case]) -> None:
     """Write a suite, cases and control rows, sorted by id: old or new, never half.
 
-    What it writes, `load_suite` reads.
-    Raises SuiteError for no cases, one prompt twice or a row over the limits; StoreError.
+    What it writes, `load_suite` reads. Raises SuiteError for no cases, one prompt twice or a row
+    over the limits; StoreError.
     """
     rows = [_suite_row(case) for case in cases]
     _check_number(path, len(rows))
     write_rows(path, rows)
 
 
-def suite_line(case: Case) -> bytes:
+def write_stored(
+    path: Path, rows: Iterable[Case], tokens: Iterable[StoredTokens], provenance: Provenance
+) -> None:
+    """Write a suite, its tokens and its provenance: all of them, or none where the disk is full.
+
+    A row of the file that says the same as before keeps its text, byte for byte, also where it was
+    written by hand. Raises SuiteError, StoreError.
+    """
+    before = _texts(load_suite(path)) if path.is_file() else {}
+    lines = {row.id: _suite_line(row) for row in rows}
+    kept = {id_: text for id_, (line, text) in before.items() if lines.get(id_) == line}
+    tokens_path, provenance_path = _sidecars(path)
+    stored = (row.model_dump(mode="json") for row in tokens)
+    write_together(  # in this order: a suite is there only with its tokens and provenance
+        {
+            tokens_path: rows_data(tokens_path, stored),
+            provenance_path: document_data(provenance_path, with_rows(provenance, lines)),
+            path: _lines_data(path, {**lines, **kept}),
+        }
+    )
+
+
+def check_same_pair(
+    stored: StoredSuite, provenance: Provenance, *, relation: str, if_unknown: str, if_other: str
+) -> None:
+    """Refuse a suite whose rows were not measured on the pair of `provenance`.
+
+    `relation` is the suite's to its own pair, in words; the last two say what to do. Raises
+    SuiteError.
+    """
+    path = stored.suite.path
+    if stored.provenance is None:
+        if any(row.kl is not None for row in stored.suite.rows):
+            raise SuiteError(
+                path,
+                None,
+                "has measured rows but no provenance, so nothing says which models they were "
+                f"measured on; {if_unknown}",
+            )
+    elif different := pair_differences(stored.provenance, provenance):
+        raise SuiteError(
+            path,
+            None,
+            f"{relation} another pair: different are {'; '.join(different)}; {if_other}",
+        )
+
+
+def faults_of(path: Path) -> list[SuiteError]:
+    """What is wrong with a suite, its tokens and its provenance; none where all can be read.
+
+    A fault of a row names its line. What only shows once every row can be read, such as a suite
+    that was cut off between two rows, is looked for last.
+    """
+    return list(_row_by_row(path)) or list(_as_a_whole(path))
+
+
+def suites_below(folder: Path) -> list[Path]:
+    """The suites in a folder and in the folders in it, but for hidden ones."""
+    found = ((path, path.relative_to(folder).parts) for path in folder.rglob(f"*{SUITE_SUFFIX}"))
+    return sorted(path for path, parts in found if not any(one.startswith(".") for one in parts))
+
+
+def _sidecars(path: Path) -> tuple[Path, Path]:
+    """Where the tokens and the provenance of a suite lie."""
+    return sidecar_path(path, TOKENS), sidecar_path(path, PROVENANCE)
+
+
+def _read(path: Path, tokens_in: Callable[[Path], Mapping[str, StoredTokens]]) -> StoredSuite:
+    tokens, provenance = _sidecars(path)
+    stored = StoredSuite(
+        load_suite(path),
+        load_provenance(provenance) if provenance.is_file() else None,
+        tokens_in(tokens) if tokens.is_file() else {},
+    )
+    _check_whole(stored, provenance)
+    return stored
+
+
+def _check_whole(stored: StoredSuite, provenance_path: Path) -> None:
+    """Refuse a suite with fewer rows than it was written with; rows may be added by hand."""
+    written = stored.provenance.num_rows if stored.provenance is not None else None
+    there = len(stored.suite.rows)
+    if written is not None and there < written:
+        raise SuiteError(
+            stored.suite.path,
+            None,
+            f"holds {there} of the {written} rows that it was written with, so it may have been "
+            "cut off; restore it, or where rows were taken out on purpose, set num_rows to "
+            f"{there} in {provenance_path.name}",
+        )
+
+
+def _texts(suite: Suite) -> dict[str, tuple[bytes, bytes]]:
+    """By id: a row as we would write it, and as it stands in the file."""
+    lines = suite.path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return {row.id: (_suite_line(row), lines[suite.lines[row.id] - 1]) for row in suite.rows}
+
+
+def _suite_line(case: Case) -> bytes:
     """A case as `write_suite` writes it: one line, without its end."""
     return strict_dumps(_suite_row(case)).encode("utf-8")
-
-
-def lines_data(path: AnyPath, lines: Mapping[str, bytes]) -> bytes:
-    """A suite of lines that are there already, by id, sorted by it. Raises SuiteError."""
-    _check_number(path, len(lines))
-    return _checked(path, b"".join(lines[id_] + b"\n" for id_ in sorted(lines)))
-
-
-def sidecar_path(suite_path: AnyPath, kind: str) -> Path:
-    """The file beside a suite: `x.divergence.jsonl` and `tokens.jsonl` give `x.tokens.jsonl`."""
-    path = Path(suite_path)
-    is_suite = path.name.endswith(SUITE_SUFFIX)
-    stem = path.name[: -len(SUITE_SUFFIX)] if is_suite else path.stem
-    return path.with_name(f"{stem}.{kind}")
-
-
-def strict_loads(text: str | bytes) -> Any:
-    """Parse JSON that means one thing only.
-
-    Raises ValueError for duplicate keys, NaN, infinity (`1e999` too), lone surrogates, nesting
-    too deep and text that is not UTF-8.
-    """
-    try:
-        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(
-            text.rstrip(" \t\r\n"),  # else what is cut is said to end on a line of its own
-            object_pairs_hook=_unique,
-            parse_float=_finite,
-            parse_constant=_refuse_constant,
-        )
-        has_escapes = "\\u" in text  # else half a character shows in the text itself
-        (json.dumps(value, ensure_ascii=False) if has_escapes else text).encode("utf-8")
-    except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise ValueError(f"{error.msg.removesuffix(' at')} at {line}column {error.colno}") from None
-    except UnicodeEncodeError:
-        raise ValueError("a string holds half a character (a lone surrogate)") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 ({error.reason} at byte {error.start})") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    return value
-
-
-def strict_dumps(value: object, indent: int | None = None) -> str:
-    """`value` as JSON that `strict_loads` reads. Raises ValueError for NaN and infinity."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-def read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line that is not blank. Raises SuiteError."""
-    for number, row in rows_or_faults(path):
-        if isinstance(row, SuiteError):
-            raise row
-        yield number, row
-
-
-def rows_or_faults(path: AnyPath) -> Iterator[tuple[int, dict[str, Any] | SuiteError]]:
-    """The same, with what is wrong with a line in place of its object.
-
-    Raises SuiteError where reading cannot go on: no such file, or over the limits.
-    """
-    number, line = 0, b""
-
-    def counted_lines() -> Iterator[bytes]:
-        nonlocal number, line
-        for number, line in enumerate(io.BytesIO(read_limited(path)), start=1):
-            _check_size(path, number, len(line), MAX_LINE_BYTES, "line")
-            yield line
-
-    with jsonlines.Reader(counted_lines(), loads=strict_loads) as reader:
-        while True:
-            try:
-                row = reader.read(type=dict, skip_empty=True)
-            except EOFError:
-                return
-            except jsonlines.InvalidLineError as error:
-                yield error.lineno, SuiteError(path, error.lineno, _why_invalid(error, line))
-            else:
-                yield number, row
-
-
-def write_rows(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one object a line, sorted by `id`: old or new, never half.
-
-    Raises SuiteError for an id given twice or a row over the limits; StoreError.
-    """
-    write_atomically(path, rows_data(path, rows))
-
-
-def rows_data(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """What `write_rows` writes. Raises SuiteError."""
-    ordered = sorted(rows, key=itemgetter("id"))
-    for row, following in itertools.pairwise(ordered):
-        if row["id"] == following["id"]:
-            raise SuiteError(path, None, f"case {row['id']} is given twice; drop one")
-    text = io.StringIO()
-    try:
-        with jsonlines.Writer(text, dumps=strict_dumps) as writer:
-            writer.write_all(ordered)
-        data = text.getvalue().encode("utf-8")
-    except ValueError as error:
-        raise SuiteError(path, None, f"a row cannot be stored as JSON: {error}") from error
-    return _checked(path, data)
-
-
-def load_document(path: AnyPath, model: type[AnyModel]) -> AnyModel:
-    """Read a file that is one JSON object. Raises SuiteError."""
-    try:
-        value = strict_loads(read_limited(path))
-    except ValueError as error:
-        raise SuiteError(path, None, f"not valid JSON: {error}") from None
-    return validated(path, None, value, model)
-
-
-def write_document(path: AnyPath, document: BaseModel) -> None:
-    """Write a file that is one JSON object: old or new, never half.
-
-    Raises SuiteError for what JSON cannot hold; StoreError.
-    """
-    write_atomically(path, document_data(path, document))
-
-
-def document_data(path: AnyPath, document: BaseModel) -> bytes:
-    """What `write_document` writes. Raises SuiteError."""
-    try:
-        return (strict_dumps(document.model_dump(mode="json"), indent=2) + "\n").encode("utf-8")
-    except ValueError as error:
-        raise SuiteError(path, None, f"cannot be stored as JSON: {error}") from error
-
-
-def validated(path: AnyPath, line: int | None, value: object, model: type[AnyModel]) -> AnyModel:
-    """`value` as a `model`. Raises SuiteError with the first fault as one sentence."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise SuiteError(path, line, first_fault(error, model)) from None
-
-
-def read_limited(path: AnyPath) -> bytes:
-    """A whole file. Raises SuiteError where it cannot be read or is too long."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise SuiteError(path, None, f"cannot be read: {error.strerror or error}") from None
-    _check_size(path, None, len(data), MAX_FILE_BYTES, "file")
-    return data
 
 
 def _suite_row(case: Case) -> dict[str, Any]:
     keys = Case.model_fields  # a case of a report has more
     return {key: value for key, value in case.to_row().items() if key in keys}
+
+
+def _lines_data(path: AnyPath, lines: Mapping[str, bytes]) -> bytes:
+    """A suite of lines that are there already, by id, sorted by it. Raises SuiteError."""
+    _check_number(path, len(lines))
+    return within_limits(path, b"".join(lines[id_] + b"\n" for id_ in sorted(lines)))
 
 
 def _check_number(path: AnyPath, count: int) -> None:
@@ -252,46 +258,41 @@ def _check_number(path: AnyPath, count: int) -> None:
         raise SuiteError(path, None, f"{count:,} cases, over {MAX_CASES:,}; split the suite")
 
 
-def _checked(path: AnyPath, data: bytes) -> bytes:
-    """`data`, where all of it is within the limits of reading."""
-    for number, line in enumerate(io.BytesIO(data), start=1):
-        _check_size(path, number, len(line), MAX_LINE_BYTES, "line")
-    _check_size(path, None, len(data), MAX_FILE_BYTES, "file")
-    return data
+def _row_by_row(path: Path) -> Iterator[SuiteError]:
+    if not path.name.endswith(SUITE_SUFFIX):
+        yield SuiteError(path, None, f"is no suite; the name of one ends in {SUITE_SUFFIX}")
+        return
+    yield from _row_faults(path, Case)
+    tokens, provenance = _sidecars(path)
+    if tokens.is_file():
+        yield from _row_faults(tokens, StoredTokens)
+    if provenance.is_file():
+        try:
+            load_provenance(provenance)
+        except SuiteError as fault:
+            yield fault
 
 
-def _check_size(path: AnyPath, line: int | None, size: int, limit: int, what: str) -> None:
-    if size > limit:
-        raise SuiteError(path, line, f"the {what} is longer than {limit >> 20} MiB; split it")
+def _row_faults(path: Path, model: type[Row]) -> Iterator[SuiteError]:
+    lines: dict[str, int] = {}
+    try:
+        for number, row in rows_or_faults(path):
+            if isinstance(row, SuiteError):
+                yield row
+                continue
+            try:
+                id_ = validated(path, number, row, model).id
+            except SuiteError as fault:
+                yield fault
+                continue
+            if lines.setdefault(id_, number) != number:
+                yield SuiteError(path, number, f"line {lines[id_]} again (id {id_}); drop one")
+    except SuiteError as fault:
+        yield fault
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {safe_line(twice, 60)} is given twice")
-    return row
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {safe_line(text, 40)} is too large")
-    return value
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that JSON knows")
-
-
-def _why_invalid(error: jsonlines.InvalidLineError, line: bytes) -> str:
-    cause = error.__cause__
-    if cause is None:
-        start = safe_line(line.decode("utf-8").strip(), 60)
-        return f"each line must be one JSON object, in braces; this is {start}"
-    if isinstance(cause, UnicodeDecodeError):
-        return f"not UTF-8 ({cause.reason} at byte {cause.start}); save the file as UTF-8"
-    if line.endswith(b"\n"):
-        return f"not valid JSON: {cause}"
-    return f"not valid JSON: {cause}; the last line has no end, so the file may have been cut off"
+def _as_a_whole(path: Path) -> Iterator[SuiteError]:
+    try:
+        read_suite(path)
+    except SuiteError as fault:
+        yield fault

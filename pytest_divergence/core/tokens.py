@@ -16,7 +16,8 @@ from pydantic import Field, model_validator
 
 from pytest_divergence.core.cases import Count, Record, SafeId
 from pytest_divergence.core.errors import SuiteError
-from pytest_divergence.core.suites import AnyPath, read_limited, read_rows, validated, write_rows
+from pytest_divergence.core.file_names import AnyPath
+from pytest_divergence.core.json_files import read_limited, read_rows, validated, write_rows
 
 WRITTEN_ID = re.compile(rb'{"id": "([A-Za-z0-9._-]+)", ')
 """How `write_tokens` begins a line."""

@@ -1,1 +1,1 @@
-"""All that searches: soft prompts, training, strategies, selection, the run."""
+"""All that searches: the run and its steps, strategies, soft prompts, behaviours."""

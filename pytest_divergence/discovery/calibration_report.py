@@ -1,6 +1,7 @@
 """The whole calibration of a pair: noise, nuisances, typical shift, bound, positive control.
 
-Shares its journal with searches of the pair: what either has measured, the other reads back.
+Shares its journal with searches of the pair: what either has measured, the other reads back. Does
+not know how a number is measured, nor how a report looks.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from pytest_divergence.core.calibration import (
+from pytest_divergence.core.calibration_record import (
     CalibrationReport,
     Nuisance,
     NuisanceKind,
@@ -18,17 +19,28 @@ from pytest_divergence.core.calibration import (
 from pytest_divergence.core.errors import MeasurementError, NonFiniteLogitsError
 from pytest_divergence.core.report import PairSummary
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.discovery.calibrating import Calibrated, Control, calibrate, noise_prompts
-from pytest_divergence.discovery.executors import InProcess
-from pytest_divergence.discovery.identity import RunIdentity, identify
-from pytest_divergence.discovery.pair_files import CalibrationPlan, PairFiles, opened
+from pytest_divergence.discovery.calibration import Calibrated, Control, calibrate, noise_prompts
+from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.in_process import InProcess
+from pytest_divergence.discovery.plan import (
+    CalibrationPlan,
+    PairFiles,
+    RunIdentity,
+    identify,
+    open_journal,
+)
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.batching import is_out_of_memory
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.nuisances import attention_of, measure_nuisance, nuisances_of
-from pytest_divergence.scoring.perturbation import SIZES, planted_kls
+from pytest_divergence.scoring.sensitivity import (
+    SIZES,
+    attention_of,
+    measure_nuisance,
+    nuisances_of,
+    planted_kls,
+    reason_of,
+)
 
 NUM_PLANTED_PROMPTS = 8
 """The first controls: as many cases as a small suite has."""
@@ -50,7 +62,10 @@ def calibration_report(
     identity = identity or identify(settings)
     plan = CalibrationPlan.of(settings, identity)
     files = PairFiles(root, settings)
-    with files.locked(listener), opened(files.calibration(plan.key), plan.key, listener) as journal:
+    with (
+        files.locked(listener),
+        open_journal(files.calibration(plan.key), plan.key, listener) as journal,
+    ):
         units = WorkUnits(InProcess(journal, load_pair))
         dtype, attention, others = units.do("calibrate/pair", _about)
         calibrated = calibrate(units, settings, plan.profile, plan.controls, listener)
@@ -152,8 +167,6 @@ def _plant(
             seed=row_seed(settings.seed, "planted"),
             metric=settings.metric,
         )
-    except NonFiniteLogitsError:
-        return {"values": [], "reason": "its logits are not numbers (NaN or infinite)"}
-    except MeasurementError as error:
-        return {"values": [], "reason": str(error)}
+    except (MeasurementError, NonFiniteLogitsError) as error:
+        return {"values": [], "reason": reason_of(error)}
     return {"values": values, "reason": None}

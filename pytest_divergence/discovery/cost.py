@@ -1,7 +1,7 @@
-"""What a search will cost: memory before its models are loaded, minutes from what it forwards.
+"""What a search costs: memory before its models are loaded, minutes from what it forwards.
 
-`batch_bytes` and `estimate_seconds` are arithmetic; `search_memory` reads files and the machine for
-it, and `measure_speed` a pair in memory.
+Estimates and words for them; what is too large is refused here. Does not know what a search does
+with either.
 """
 
 from __future__ import annotations
@@ -13,29 +13,36 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.discovery.calibration import WRITTEN_UNIT
+from pytest_divergence.discovery.engines.base import Spent
+from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.soft_prompts import generate_prompts
 from pytest_divergence.models.load_plan import EVERYWHERE, LoadPlan
 from pytest_divergence.models.memory import ModelSize, all_memory, available_memory, model_size
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import PROMPTS_IN_FLIGHT
-from pytest_divergence.scoring.tokens import SCORING_BATCH
+from pytest_divergence.scoring.teacher_forcing import SCORING_BATCH
 
 LONG_PROMPT = 200
 """Tokens of the longest prompts that a batch is full of: the longest shipped ones have 240."""
 PREFIX = 40
 """Tokens of a chat template before the prompt."""
+MOST_LOGITS = 1_000_000_000
+"""Bytes that logits, and what is made of them, take at most: `benchmarks/memory.py vocabulary`."""
+MEMORY_SAID_FROM = 100_000_000
+"""Bytes: models that need less are not worth a line."""
 WRITING_SPEED = 0.74
 """Tokens a second while prompts are written, one token a row and pass, as a share of a whole run's.
 
 Measured on two cores: 302 against 399 and 278 against 382 in searches of two adapters of the demo
 model. What follows corrects it.
 """
-MOST_LOGITS = 1_000_000_000
-"""Bytes that logits, and what is made of them, take at most: `benchmarks/memory.py vocabulary`."""
-SAID_FROM = 100_000_000
-"""Bytes: models that need less are not worth a line."""
+MEASURED_FROM = 1.0
+"""Seconds of work that tell a speed: what a device does once has passed by then."""
+TIME_SAID_FROM = 10.0
+"""Seconds: a run that takes less is not worth a line."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +75,14 @@ class Memory:
         room = self.free if self.allowed is None else self.allowed
         if room is None or self.needed <= room:
             return
-        verb = "free" if self.allowed is None else "allowed by --divergence-memory"
-        smaller = "--divergence-dtype=bfloat16, " if self.dtype == "float32" else ""
+        verb = "free" if self.allowed is None else f"allowed by {setting('memory')}"
+        smaller = f"{setting('dtype')}=bfloat16, " if self.dtype == "float32" else ""
         raise SettingsError(
             f"a search of these models needs about {amount(self.needed)} of memory on "
             f"{self.device} ({amount(self.weights)} for weights in {self.dtype}, "
             f"{amount(self.batch)} for the largest batch), and {amount(room)} are {verb}; "
-            f"use {smaller}a smaller --divergence-profile or another --divergence-device, or try "
-            f"it all the same with --divergence-memory={_rounded_up(self.needed)}"
+            f"use {smaller}a smaller {setting('profile')} or another {setting('device')}, or try "
+            f"it all the same with {setting('memory')}={_rounded_up(self.needed)}"
         )
 
 
@@ -103,8 +110,7 @@ def search_memory(settings: Settings, plan: LoadPlan) -> Memory | None:
     """What a search of two models takes; None for a plugin's model and for unreadable files.
 
     Of two devices it is the one that it is tightest on. Models that accelerate spreads are compared
-    with the memory of all devices together.
-    What is wrong with such files is the loader's to say.
+    with the memory of all devices together. What is wrong with such files is the loader's to say.
     """
     device, dtype = plan.device, plan.dtypes[0]
     _ = plan.placements  # what cannot be is said, whatever the files hold
@@ -148,7 +154,7 @@ def within_memory(
             return load_pair()
         if (needed := memory()) is not None:
             needed.check()
-            if needed.needed >= SAID_FROM:
+            if needed.needed >= MEMORY_SAID_FROM:
                 listener.say(f"loading the models: {needed}")
         listener.progress("load the models", 0, 1)
         is_checked = True
@@ -196,18 +202,51 @@ def measure_speed(pair: ModelPair, profile: Profile) -> float:
     return (pair.tokens_forwarded - before) / (time.monotonic() - started) / WRITING_SPEED
 
 
+@dataclass
+class Forecast:
+    """Estimates when a run will end, from the speed of the units that it has done."""
+
+    profile: Profile
+    budget_seconds: float | None
+    spent: Spent
+    """All that the budget is counted by, earlier sessions' units too."""
+    listener: Listener
+    _tokens: int = 0
+    _seconds: float = 0.0
+    _is_said: bool = False
+
+    def take(self, unit: str, tokens: int, seconds: float) -> None:
+        """Take a unit's speed into account, and tell the listener."""
+        if tokens == 0 or seconds <= 0:  # tells nothing about speed
+            return
+        self._tokens += tokens
+        self._seconds += seconds * (WRITING_SPEED if unit == WRITTEN_UNIT else 1.0)
+        is_known = self._is_said and self.budget_seconds is not None  # a clock ends it, not tokens
+        if self._seconds < MEASURED_FROM * WRITING_SPEED or is_known:
+            return
+        speed = self._tokens / self._seconds
+        left = estimate_seconds(
+            self.profile,
+            speed,
+            tokens_forwarded=self.spent.tokens_forwarded,
+            budget_seconds=self.budget_seconds,
+        )
+        self.listener.expect(left)
+        if not self._is_said and left >= TIME_SAID_FROM:
+            budget = max(0, self.profile.budget_tokens - self.spent.tokens_forwarded)
+            self.listener.say(
+                f"about {roughly(left)} to go: {budget:,} tokens of the budget are left, "
+                f"{speed:,.0f} a second"
+            )
+        self._is_said = True
+
+
 def amount(num_bytes: int) -> str:
     """`40 MB`, `1.3 GB`, `22 GB`: decimal, as few digits as an estimate has."""
     if num_bytes < 950_000_000:
         return f"{max(1, round(num_bytes / 1e6))} MB"
     value = num_bytes / 1e9
     return f"{value:.1f} GB" if value < 9.95 else f"{value:.0f} GB"
-
-
-def _rounded_up(num_bytes: int) -> str:
-    """As the option takes it."""
-    unit, size = ("GB", 10**9) if num_bytes >= 10**9 else ("MB", 10**6)
-    return f"{-(-num_bytes // size)}{unit}"
 
 
 def roughly(seconds: float) -> str:
@@ -217,3 +256,9 @@ def roughly(seconds: float) -> str:
     if seconds < 95 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def _rounded_up(num_bytes: int) -> str:
+    """As the option takes it."""
+    unit, size = ("GB", 10**9) if num_bytes >= 10**9 else ("MB", 10**6)
+    return f"{-(-num_bytes // size)}{unit}"

@@ -1,7 +1,7 @@
 """Two models measured on given prompts: divergence, perplexities, diversity, effectiveness.
 
 One engine for datasets of divergent prompts and for evaluations. Does not choose prompts, and
-shows nothing.
+writes nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.evaluation import (
+from pytest_divergence.core.evaluation_record import (
     Diversity,
     Evaluation,
     Generation,
@@ -21,20 +21,14 @@ from pytest_divergence.core.evaluation import (
     PromptEvaluation,
 )
 from pytest_divergence.core.settings import MetricName
-from pytest_divergence.discovery.behaviours import suspects_in
-from pytest_divergence.discovery.differences import count_differences
-from pytest_divergence.discovery.evidence import Answered, Evidence
-from pytest_divergence.discovery.proposals import (
-    SHIPPED_CONTROLS,
-    distinct_share,
-    self_similarity,
-    shipped_prompts,
-)
+from pytest_divergence.discovery.behaviours.answers import Answer, Answered, Evidence
+from pytest_divergence.discovery.behaviours.counts import count_differences
+from pytest_divergence.discovery.behaviours.suspects import suspects_in
+from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
+from pytest_divergence.discovery.proposals import distinct_share, self_similarity
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.answers import Answer
-from pytest_divergence.scoring.measurement import perplexity
-from pytest_divergence.scoring.prompt_nll import prompt_nlls
-from pytest_divergence.scoring.scorer import PromptScore, score_greedily, score_prompts
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
+from pytest_divergence.scoring.scorer import PromptScore, perplexity, score_greedily, score_prompts
 
 NUM_CONTROLS = 16
 """Shipped ordinary prompts that effectiveness is measured against."""
@@ -106,7 +100,7 @@ def evaluate_prompts(
     *,
     controls: Sequence[str] | None = None,
 ) -> list[PromptEvaluation]:
-    """The same for each prompt alone, in order."""
+    """Measure both models on each prompt alone, in order."""
     ordinary = measure_ordinary(pair, config, controls)
     return [_evaluation(pair, *one, ordinary) for one in _measured(pair, prompts, config)]
 

@@ -1,25 +1,17 @@
-"""Proposals: prompts that a strategy offers, not yet confirmed."""
+"""Proposals: prompts that a strategy offers, not yet confirmed, and how alike two texts are.
+
+Does not know who proposes, nor what becomes of a proposal.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from pathlib import Path
-from typing import Any
 
 from pytest_divergence.core.cases import case_id
-from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.core.suites import strict_loads
 
-DATA = Path(__file__).parent.parent / "data"
-SHIPPED_SEEDS = DATA / "seeds.jsonl"
-SHIPPED_CONTROLS = DATA / "controls.jsonl"
-PROMPT_KEYS = ("input", "prompt")
 NEAR = 0.6
 """Jaccard similarity of character 4-grams from which two prompts say the same."""
 
@@ -65,6 +57,17 @@ def is_near(first: str, second: str) -> bool:
     return similarity(first, second) >= NEAR
 
 
+def diverse(texts: Iterable[str], count: int) -> list[str]:
+    """The first `count` texts that are near no earlier one of them."""
+    chosen: list[str] = []
+    for text in texts:
+        if len(chosen) == count:
+            break
+        if not any(is_near(text, one) for one in chosen):
+            chosen.append(text)
+    return chosen
+
+
 def similarity(first: str, second: str) -> float:
     """Jaccard similarity of two texts' character 4-grams, 0 to 1."""
     ours, theirs = _grams(first), _grams(second)
@@ -90,124 +93,3 @@ def distinct_share(texts: Sequence[str], size: int) -> float:
 def _grams(text: str) -> frozenset[str]:
     folded = " ".join(text.casefold().split())
     return frozenset(folded[start : start + 4] for start in range(max(1, len(folded) - 3)))
-
-
-def shipped_prompts(path: Path, count: int) -> list[str]:
-    """The first `count` prompts of a shipped file."""
-    return read_prompts(path)[:count]
-
-
-def read_seeds(given: str) -> list[str]:
-    """Seed prompts of `--divergence-seeds`: a file, or `hf:DATASET:COLUMN`.
-
-    Raises `SettingsError` where there are none, naming the file's line that is wrong.
-    """
-    if given.startswith("hf:"):
-        return _from_dataset(given)
-    return read_prompts(Path(given))
-
-
-def read_prompts(path: Path, *, option: str = "--divergence-seeds") -> list[str]:
-    """Seed prompts of a file: JSON Lines, CSV with a header, or else text, one prompt a line.
-
-    JSON Lines and CSV hold `input` or `prompt`; JSON Lines may hold `messages` with one user turn.
-    `option` is the one that named the file.
-    Raises `SettingsError` as `file:line: reason` for a bad line, and for a file without prompts.
-    """
-    try:
-        text = path.read_text("utf-8-sig")  # some editors write a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{option}={path} cannot be read: {error}") from error
-    if path.suffix == ".csv":
-        prompts = _from_csv(text, path)
-    else:
-        is_json = path.suffix in (".jsonl", ".json")
-        prompts = [
-            _from_json(line, path, number) if is_json else line.strip()
-            for number, line in enumerate(text.split("\n"), start=1)
-            if line.strip()
-        ]
-    if not prompts:
-        raise SettingsError(f"{path} has no seed prompts; write one a line, or JSON Lines")
-    return prompts
-
-
-def _from_csv(text: str, path: Path) -> list[str]:
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    prompts: list[str] = []
-    try:
-        header = [name.strip() for name in next(rows, [])]
-        column = next((header.index(key) for key in PROMPT_KEYS if key in header), None)
-        if column is None:
-            raise SettingsError(
-                f"{path}:1: the header names {', '.join(header) or 'no column'}; one column must "
-                "be `input` or `prompt`"
-            )
-        for row in rows:
-            if not row:
-                continue
-            if len(row) != len(header) or not row[column].strip():
-                raise SettingsError(
-                    f"{path}:{rows.line_num}: a row needs {len(header)} fields, and text in "
-                    f"`{header[column]}`; this one has {len(row)}"
-                )
-            prompts.append(row[column].strip())
-    except csv.Error as error:
-        raise SettingsError(f"{path}:{rows.line_num}: not valid CSV: {error}") from error
-    return prompts
-
-
-def _from_dataset(given: str) -> list[str]:
-    _, _, rest = given.partition(":")
-    name, separator, column = rest.rpartition(":")
-    if not (separator and name and column):
-        raise SettingsError(f"--divergence-seeds={given} must be hf:DATASET:COLUMN")
-    try:
-        import datasets
-    except ImportError as error:
-        raise SettingsError(
-            f"--divergence-seeds={given} needs the datasets package; run: "
-            "pip install 'pytest-divergence[hf]'"
-        ) from error
-    try:
-        rows = datasets.load_dataset(name, split="train")
-    except Exception as error:  # the Hub, the network and the files raise anything
-        raise SettingsError(
-            f"--divergence-seeds={given}: the dataset cannot be loaded: {safe_line(str(error))}"
-        ) from error
-    if column not in rows.column_names:
-        raise SettingsError(
-            f"--divergence-seeds={given}: there is no column {column}; the dataset has "
-            f"{', '.join(rows.column_names)}"
-        )
-    prompts = [str(text).strip() for text in rows[column] if text and str(text).strip()]
-    if not prompts:
-        raise SettingsError(f"--divergence-seeds={given}: the column holds no text")
-    return prompts
-
-
-def _from_json(line: str, path: Path, number: int) -> str:
-    try:
-        row = strict_loads(line)
-    except ValueError as error:
-        raise SettingsError(f"{path}:{number}: not valid JSON: {error}") from error
-    text = _prompt_of(row) if isinstance(row, dict) else None
-    if text is None:
-        raise SettingsError(
-            f"{path}:{number}: a seed is an object with `input` or `prompt` (a string), or "
-            "`messages` with a single user turn"
-        )
-    return text
-
-
-def _prompt_of(row: dict[str, Any]) -> str | None:
-    for key in PROMPT_KEYS:
-        if isinstance(row.get(key), str) and row[key].strip():
-            return str(row[key])
-    messages = row.get("messages")
-    if isinstance(messages, list) and len(messages) == 1 and isinstance(messages[0], dict):
-        turn = messages[0]
-        content = turn.get("content")
-        if turn.get("role") == "user" and isinstance(content, str) and content.strip():
-            return content
-    return None

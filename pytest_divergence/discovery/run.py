@@ -1,39 +1,58 @@
-"""One run from start to end: its files, its locks, who does its work, and what it leaves behind.
+"""One run from start to end: its files, its locks, its steps, and what it leaves behind.
 
-Every step (`pytest_divergence.discovery.steps`) is made of journaled work units: after Ctrl-C or a
-crash the same command goes on where it was, and ends in the same suite.
+Every step is made of journaled work units: after Ctrl-C or a crash the same command goes on where
+it was, and ends in the same suite. Knows in which order the steps come; how each is taken stands in
+a file of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
-from pytest_divergence.core.accepting import accepted_in
-from pytest_divergence.core.report import Report
+from pytest_divergence.core.behaviours import Behaviour, with_accepted
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.errors import MeasurementError, SettingsError
+from pytest_divergence.core.files import sweep_strays
+from pytest_divergence.core.provenance import accepted_in
+from pytest_divergence.core.redaction import redacted
+from pytest_divergence.core.report import Report, RunError, write_report
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.core.store import sweep_strays
-from pytest_divergence.discovery.forecast import Forecast
-from pytest_divergence.discovery.identity import RunIdentity, identify, identify_pair
-from pytest_divergence.discovery.pair_files import PairFiles
-from pytest_divergence.discovery.planning import SearchPlan
-from pytest_divergence.discovery.progress import Listener, Silence
-from pytest_divergence.discovery.sharding import (
-    Awaited,
-    AwaitedUnitsError,
-    executor_of,
-    in_full,
-    unite,
+from pytest_divergence.core.verdicts import refusal
+from pytest_divergence.discovery.behaviours.answers import Evidence
+from pytest_divergence.discovery.behaviours.causes import add_causes
+from pytest_divergence.discovery.behaviours.hints import hints
+from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours
+from pytest_divergence.discovery.calibration import Calibrated, calibrate
+from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
+from pytest_divergence.discovery.cost import Forecast
+from pytest_divergence.discovery.engines.base import Spent, WorkUnits
+from pytest_divergence.discovery.engines.in_process import InProcess
+from pytest_divergence.discovery.plan import (
+    PairFiles,
+    RunIdentity,
+    SearchPlan,
+    identify,
+    identify_pair,
+    open_journal,
 )
-from pytest_divergence.discovery.steps import ModifyCases, Steps
-from pytest_divergence.discovery.strategies import Strategy, built_in_strategies
-from pytest_divergence.discovery.units import Spent, WorkUnits
+from pytest_divergence.discovery.progress import Listener, Silence
+from pytest_divergence.discovery.results import Findings, build_report, write_suite_files
+from pytest_divergence.discovery.rounds import Search
+from pytest_divergence.discovery.selection import select
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import artefact_folder
+from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.protocol import Strategy
 from pytest_divergence.models.pair import ModelPair
 
+TICK_SHARE = 0.1
+"""Of the bound: divergences that differ by less are ties, which the more natural prompt wins."""
+
 OnReport = Callable[[Report, Path], None]
+ModifyCases = Callable[[list[Case]], None]
 
 
 @dataclass(frozen=True)
@@ -48,9 +67,6 @@ class SearchOutcome:
     """Digest of all that the results depend on."""
     is_cached: bool
     """Nothing had changed since an earlier run: its results were read back."""
-    awaited: Awaited | None = None
-    """What this shard of a search waits for: then the report is incomplete, and there is no suite
-    of it yet."""
 
 
 def discover(
@@ -92,57 +108,201 @@ def search(
 
     `strategies` are the built-in ones unless given. `load_pair` is called when the first work unit
     needs the models. `on_report` is called once report.json is written, also for a run that is
-    interrupted or fails. With `is_forced` nothing is read back, unless the run is one shard of
-    several: then it goes on with what all of them have done. Raises `DivergenceError`s, or what
+    interrupted or fails. With `is_forced` nothing is read back. Raises `DivergenceError`s, or what
     interrupted the run.
     """
     identity = identity or identify(settings)
-    shard = settings.own_shard
     plan = SearchPlan.of(settings, identity, strategies or built_in_strategies())
     files = PairFiles(root, settings)
     suite = files.suite
     run_dir = files.folder.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
     sweep_strays(files.folder.suites)
-    with files.locked(listener, shard):
+    with files.locked(listener):
         calibration_path = files.calibration(plan.calibration.key)
-        journals = {calibration_path: plan.calibration.key, files.search: plan.key}
-        if is_forced and shard is None:
-            plan.forget(journals)
-        executor = partial(executor_of, settings=settings, load_pair=load_pair, listener=listener)
+        if is_forced:
+            plan.forget([calibration_path, files.search])
         with (
-            executor(calibration_path, plan.calibration.key) as calibrating,
-            executor(files.search, plan.key, about=plan.about) as searching,
+            open_journal(calibration_path, plan.calibration.key, listener) as calibrating,
+            open_journal(files.search, plan.key, listener, about=plan.about) as searching,
         ):
             spent = Spent()
             forecast = Forecast(plan.profile, settings.budget_seconds, spent, listener)
-            units = WorkUnits(searching, spent, on_computed=forecast.take)
+            units = WorkUnits(InProcess(searching, load_pair), spent, on_computed=forecast.take)
             steps = Steps(
                 settings,
                 identity,
                 plan,
                 units,
-                units.done_by(calibrating),
+                units.done_by(InProcess(calibrating, load_pair)),
                 listener,
                 accepted_in(suite),
             )
             try:
                 steps.carry_out()
-                if shard is None:
-                    steps.write_suite(suite, modify_cases)
-                else:
-                    with files.locked(listener):
-                        for path, key in journals.items():
-                            unite(path, key)
-                        steps.write_suite(suite, modify_cases)
-                report, awaited = steps.report(run_dir, is_complete=True), None
-            except AwaitedUnitsError as error:
-                awaited = in_full(error.awaited, list(journals), plan.key, plan.about)
-                steps.note(AwaitedUnitsError(awaited))
-                report = steps.report(run_dir, is_complete=False)
+                steps.write_suite(suite, modify_cases)
+                report = steps.report(run_dir, is_complete=True)
             except BaseException as error:
                 steps.note(error)
                 on_report(steps.report(run_dir, is_complete=False), run_dir)
                 raise
             on_report(report, run_dir)
-            is_cached = awaited is None and units.spent.num_computed == 0
-            return SearchOutcome(report, run_dir, suite, plan.key, is_cached, awaited)
+            is_cached = units.spent.num_computed == 0
+            return SearchOutcome(report, run_dir, suite, plan.key, is_cached)
+
+
+@dataclass
+class Steps:
+    """The steps of one run, and what they have found so far."""
+
+    settings: Settings
+    identity: RunIdentity
+    plan: SearchPlan
+    units: WorkUnits
+    calibration_units: WorkUnits
+    listener: Listener
+    accepted: Sequence[Behaviour]
+    """Behaviours that the user knows and accepts."""
+    findings: Findings = field(default_factory=Findings)
+    behaviours: Behaviours | None = None
+
+    def carry_out(self) -> None:
+        """Take all of them but writing. Raises `DivergenceError`s, or what interrupts the run."""
+        settings, findings = self.settings, self.findings
+        calibrated = self._calibrate()
+        self.behaviours = Behaviours(
+            self.units,
+            settings,
+            self.plan.profile,
+            self.listener,
+            Evidence(one.answered for one in calibrated.controls),
+            hints(self.units, calibrated.amplified, self.plan.profile, self.listener),
+        )
+        self.behaviours.look()
+        self._search(self.behaviours, calibrated.automatic_bound().value)
+        self.behaviours.finish()
+        self.behaviours.confirmed = add_causes(
+            self.units, self.behaviours.confirmed, self.plan.profile, self.listener
+        )
+        self._describe(self.behaviours)
+        findings.bound = calibrated.bound(settings, findings.behaviours)
+        findings.confirmed = self._confirm(calibrated)
+        findings.behaviours = [self._with_cases(one) for one in findings.behaviours]
+
+    def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:
+        """Write what was confirmed, once all other steps are taken."""
+        findings = self.findings
+        assert findings.bound is not None  # `carry_out` has set it
+        cases = [one.case.with_changes(max_kl=findings.bound.value) for one in findings.cases]
+        modify_cases(cases)
+        for case in cases:  # what a hook asks for is held to the same rule
+            self._refuse_noise(case.max_kl, f"case {case.id}: max_kl")
+        findings.exported = {case.id: case for case in cases}
+        write_suite_files(
+            path, findings, self.settings, self.identity, self.units, key=self.plan.key
+        )
+
+    def report(self, folder: Path, *, is_complete: bool) -> Report:
+        """Write report.json of what was found so far into a folder, and return it."""
+        report = build_report(
+            self.findings,
+            self.settings,
+            self.identity,
+            self.units,
+            run_id=folder.name,
+            is_complete=is_complete,
+            num_unconfirmed=self.plan.profile.num_cases,
+        )
+        if self.settings.redact:
+            report = redacted(report)
+        write_report(folder / "report.json", report)
+        return report
+
+    def note(self, error: BaseException) -> None:
+        """Keep what stopped the run for its report, beside what is suspected by then."""
+        if self.behaviours is not None and not self.findings.behaviours:
+            self._describe(self.behaviours)
+        if isinstance(error, KeyboardInterrupt):
+            self.findings.reason = "the user interrupted it"
+        else:
+            message = str(error) or "no reason given"
+            self.findings.errors.append(RunError(where=type(error).__name__, message=message))
+
+    def _calibrate(self) -> Calibrated:
+        settings, findings = self.settings, self.findings
+        about = self.units.do(
+            "pair", lambda pair: [str(pair.dtype).split(".")[-1], pair.chat.template_digest]
+        )
+        findings.dtype, findings.template_sha256 = about
+        calibrated = calibrate(
+            self.calibration_units,
+            settings,
+            self.plan.profile,
+            self.plan.calibration.controls,
+            self.listener,
+        )
+        findings.calibrated = calibrated
+        findings.bound = calibrated.bound(settings).model_copy(update={"provisional": True})
+        self._refuse_noise(settings.max_kl, setting("max_kl"))
+        return calibrated
+
+    def _search(self, behaviours: Behaviours, bound: float) -> None:
+        settings, plan, found = self.settings, self.plan, self.findings.search
+        Search(
+            settings,
+            plan.profile,
+            plan.seeds,
+            plan.strategies,
+            artefact_folder(plan.key),
+            self.listener,
+            behaviours,
+            bound,
+        ).run(self.units, found)
+        if not found.scored and found.errors:
+            first = found.errors[0]
+            raise MeasurementError(f"no prompt was scored; {first.where}: {first.message}")
+        if not found.scored:
+            profile = plan.profile
+            raise SettingsError(
+                f"the budget of {profile.budget_tokens} forwarded tokens leaves nothing to search "
+                f"with: {self.units.spent.tokens_forwarded} were spent on calibration, and "
+                f"{profile.reserved_tokens} are kept to confirm what is found; raise "
+                f"{setting('budget')} or choose a smaller profile"
+            )
+
+    def _describe(self, behaviours: Behaviours) -> None:
+        findings = self.findings
+        findings.behaviours = with_accepted(behaviours.records(), self.accepted)
+        findings.first_found = behaviours.first_found
+        findings.differences = behaviours.differences()
+
+    def _confirm(self, calibrated: Calibrated) -> list[ConfirmedCase]:
+        """The best of what was found, measured anew."""
+        profile, behaviours = self.plan.profile, self.findings.behaviours
+        conditional = [one for one in behaviours if one.confirmed and one.kind == "conditional"]
+        selected = select(
+            self.units,
+            self.findings.search.best,
+            num_cases=profile.num_cases,
+            nll_limit=calibrated.nll_limit,
+            is_natural_only=self.settings.gate == "natural",
+            tick=TICK_SHARE * calibrated.automatic_bound(behaviours).value,
+            behaviours=conditional,
+        )
+        return confirm(
+            self.units, selected, self.settings, profile, self.listener, behaviours=conditional
+        )
+
+    def _with_cases(self, behaviour: Behaviour) -> Behaviour:
+        """The behaviour with the cases whose answers show it."""
+        cases = [one.case for one in self.findings.cases]
+        shown = [case.id for case in cases if case.behaviour == behaviour.id]
+        return behaviour.model_copy(update={"example_case_ids": shown})
+
+    def _refuse_noise(self, max_kl: float | str | None, name: str) -> None:
+        """Raise `SettingsError` for a bound given as a number that the noise alone could break."""
+        calibrated = self.findings.calibrated
+        if calibrated is None or not isinstance(max_kl, float):
+            return
+        floor, unit = calibrated.own_noise, calibrated.unit
+        if reason := refusal(max_kl, floor, name=name, dtype=self.findings.dtype, unit=unit):
+            raise SettingsError(reason)

@@ -1,23 +1,26 @@
-"""Which scored proposals become cases: behaviours first, the largest excess, natural, diverse."""
+"""Which scored proposals become cases: behaviours first, the largest excess, natural, diverse.
+
+Does not know how a proposal was scored, nor what a case asserts.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from pytest_divergence.discovery.found import ScoredProposal
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.discovery.behaviours.suspects import shown_behaviour
+from pytest_divergence.discovery.engines.base import WorkUnits
 from pytest_divergence.discovery.proposals import is_near
-from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.discovery.rounds import ScoredProposal
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.prompt_nll import prompt_nlls
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
 
 POOL_FACTOR = 4
 """Prompts whose naturalness is measured at a time, for each case that is wanted."""
-BehaviourOf = Callable[[ScoredProposal], str | None]
-"""The id of the confirmed conditional behaviour that a proposal shows."""
 
 
 @dataclass(frozen=True)
@@ -38,33 +41,39 @@ def select(
     nll_limit: float,
     is_natural_only: bool,
     tick: float,
-    behaviour_of: BehaviourOf = lambda scored: None,
+    behaviours: Sequence[Behaviour] = (),
 ) -> list[Selected]:
     """The diverse top `num_cases`; with `is_natural_only`, off-distribution ones come on top.
 
     `best` is sorted, the largest divergence first; differences below `tick` (nats per token) are
-    ties, which the more natural prompt wins. Each behaviour that `behaviour_of` names has its best
-    prompt among the cases. Off-distribution prompts take no case's place, unless they show one of
-    these: those that rank among the cases are returned beside them, to be reported apart.
+    ties, which the more natural prompt wins. Each of the `behaviours` that a proposal shows has its
+    best prompt among the cases. Off-distribution prompts take no case's place, unless they show one
+    of these: those that rank among the cases are returned beside them, to be reported apart.
     """
     cases: list[Selected] = []
     apart: list[Selected] = []
     represented: set[str] = set()
-    showing = [scored for scored in best if behaviour_of(scored) is not None]
+    shown = {scored.proposal.id: _shown(behaviours, scored) for scored in best}
+    showing = [scored for scored in best if shown[scored.proposal.id] is not None]
     for scored, nll in _ranked(units, showing, num_cases, tick):
-        behaviour = behaviour_of(scored)
+        behaviour = shown[scored.proposal.id]
         if behaviour is not None and behaviour not in represented and len(cases) < num_cases:
             represented.add(behaviour)
             cases.append(Selected(scored, nll, is_off_distribution=False))
     for scored, nll in _ranked(units, best, num_cases, tick):
         if len(cases) == num_cases:
             break
-        is_off = is_natural_only and nll > nll_limit and behaviour_of(scored) is None
+        is_off = is_natural_only and nll > nll_limit and shown[scored.proposal.id] is None
         chosen = apart if is_off else cases
         is_like = any(is_near(scored.proposal.text, one.scored.proposal.text) for one in chosen)
         if not is_like and len(chosen) < num_cases:
             chosen.append(Selected(scored, nll, is_off))
     return cases + apart
+
+
+def _shown(behaviours: Sequence[Behaviour], scored: ScoredProposal) -> str | None:
+    prompt, own = scored.proposal.text, scored.candidate.text
+    return shown_behaviour(behaviours, prompt, own, scored.reference)
 
 
 def _ranked(

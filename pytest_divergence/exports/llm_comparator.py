@@ -10,9 +10,10 @@ from typing import Any
 
 from pytest_divergence.core.cases import Case, Completions
 from pytest_divergence.core.errors import SuiteError
-from pytest_divergence.core.stored import StoredSuite
-from pytest_divergence.core.suites import strict_dumps
-from pytest_divergence.exports.exported import Exported, cases_of
+from pytest_divergence.core.json_files import strict_dumps
+from pytest_divergence.core.setting_names import setting
+from pytest_divergence.core.suites import StoredSuite
+from pytest_divergence.exports.chosen_cases import Exported, cases_of
 
 SUFFIXES = (".json",)
 FIELDS = {
@@ -39,7 +40,7 @@ def exported(suites: Sequence[StoredSuite]) -> Exported:
             suites[0].suite.path,
             None,
             "no case holds the models' answers, which LLM Comparator shows; measure them with "
-            "--divergence-fill",
+            f"{setting('fill')}",
         )
     document = {
         "metadata": {

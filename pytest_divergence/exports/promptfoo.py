@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_divergence.core.cases import Case
-from pytest_divergence.core.stored import StoredSuite
-from pytest_divergence.core.suites import strict_dumps
-from pytest_divergence.exports.exported import Exported, cases_of
+from pytest_divergence.core.json_files import strict_dumps
+from pytest_divergence.core.suites import StoredSuite
+from pytest_divergence.exports.chosen_cases import Exported, cases_of
 
 SUFFIXES = (".json", ".yaml", ".yml")
 """JSON is YAML; promptfoo refuses other names."""

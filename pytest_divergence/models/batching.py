@@ -15,6 +15,7 @@ from torch import Tensor
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 Prefix = tuple[int, ...]
+"""Token ids that rows begin with and share."""
 
 FREE_PADDING = 64
 """Padded positions that no batch is cut for."""
@@ -72,16 +73,6 @@ def by_prefix(
     return [results[index] for index in range(len(rows))]
 
 
-def _num_alike(lengths: Sequence[int], free_padding: int) -> int:
-    """How many rows, shortest first, go together before padding costs more than a batch saves."""
-    total = 0
-    for count, longest in enumerate(lengths):
-        total += longest
-        if longest * (count + 1) - total > free_padding + MAX_PADDING_SHARE * total:
-            return count
-    return len(lengths)
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory, on the host or a device, ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
@@ -90,3 +81,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "can't allocate memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text
     )
+
+
+def _num_alike(lengths: Sequence[int], free_padding: int) -> int:
+    """How many rows, shortest first, go together before padding costs more than a batch saves."""
+    total = 0
+    for count, longest in enumerate(lengths):
+        total += longest
+        if longest * (count + 1) - total > free_padding + MAX_PADDING_SHARE * total:
+            return count
+    return len(lengths)

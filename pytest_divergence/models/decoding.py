@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from pytest_divergence.models.batching import map_batches
+from pytest_divergence.models.batching import Prefix, map_batches
 from pytest_divergence.models.side import Decoding, ModelSide
 
 Row = TypeVar("Row")
@@ -36,7 +36,7 @@ def decode_greedily(
     side: ModelSide,
     bodies: Sequence[Tensor],
     *,
-    prefix: tuple[int, ...],
+    prefix: Prefix,
     max_new_tokens: int,
     stop_ids: frozenset[int],
 ) -> list[list[int]]:
@@ -52,7 +52,7 @@ def decode_sampled(
     side: ModelSide,
     bodies: Sequence[Tensor],
     *,
-    prefix: tuple[int, ...],
+    prefix: Prefix,
     max_new_tokens: int,
     stop_ids: frozenset[int],
     seeds: Sequence[int],
@@ -94,7 +94,7 @@ def decode_amplified(
     candidate: ModelSide,
     bodies: Sequence[Tensor],
     *,
-    prefix: tuple[int, ...],
+    prefix: Prefix,
     max_new_tokens: int,
     stop_ids: frozenset[int],
     alpha: float,

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.specs import ModelSpec
 
 DTYPES = {
@@ -61,7 +62,7 @@ def resolve_device(device: str) -> torch.device:
     """`auto` is the first GPU, else the CPU; raises `ModelLoadError` for one that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return usable_device(device, option="--divergence-device")
+    return usable_device(device, option=setting("device"))
 
 
 def usable_device(name: str, *, option: str) -> torch.device:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_divergence.core.errors import StoreError
-from pytest_divergence.core.store import user_cache, write_atomically
+from pytest_divergence.core.files import user_cache, write_atomically
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -47,9 +47,20 @@ def tokenizer_digest(folder: Path) -> str:
     return _combined([folder / name for name in TOKENIZER_FILES if (folder / name).is_file()])
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Whether a tokenizer lies in a folder: checkpoints of a training often have none."""
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content, remembered in the user cache."""
+    stat = path.stat()
+    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    with contextlib.suppress(StoreError, OSError, ValueError, KeyError, TypeError):
+        memo = user_cache("digests") / name
+        return json.loads(memo.read_text("utf-8"))["sha256"]  # type: ignore[no-any-return]
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+    with contextlib.suppress(StoreError):  # an unwritable cache costs time, never correctness
+        memo = user_cache("digests") / name
+        write_atomically(memo, json.dumps({"file": path.name, "sha256": digest.hexdigest()}))
+    return digest.hexdigest()
 
 
 def text_digest(text: str) -> str:
@@ -62,24 +73,13 @@ def hub_commit(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer lies in a folder: checkpoints of a training often have none."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
 def _combined(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
     return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's content, remembered in the user cache."""
-    stat = path.stat()
-    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
-    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    with contextlib.suppress(StoreError, OSError, ValueError, KeyError, TypeError):
-        memo = user_cache("digests") / name
-        return json.loads(memo.read_text("utf-8"))["sha256"]  # type: ignore[no-any-return]
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    with contextlib.suppress(StoreError):  # an unwritable cache costs time, never correctness
-        memo = user_cache("digests") / name
-        write_atomically(memo, json.dumps({"file": path.name, "sha256": digest}))
-    return digest

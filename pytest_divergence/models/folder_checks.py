@@ -10,13 +10,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
-
-if TYPE_CHECKING:
-    from torch import nn
+from pytest_divergence.core.setting_names import setting
 
 KNOWN_IMPLEMENTATIONS = {
     "eager",
@@ -56,25 +57,79 @@ def screen_model_folder(folder: Path, *, role: str) -> dict[str, Any]:
     return config
 
 
+def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
+    """The parsed `adapter_config.json`, once the adapter's weights are safetensors."""
+    config = read_json_object(folder / "adapter_config.json", role=role)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelLoadError(
+            f"{role}: {folder} has no adapter_model.safetensors; pickled adapters "
+            "(adapter_model.bin) can run code and are not loaded. Save it again with "
+            "save_pretrained()."
+        )
+    if not _is_plain(config.get("auto_mapping")) or config.get("megatron_config"):
+        raise ModelLoadError(
+            f"{role}: {folder}/adapter_config.json names code to import "
+            "(auto_mapping to other code than transformers', or megatron_config); remove the key"
+        )
+    for key, harmless in FETCHING_KEYS.items():
+        if config.get(key) not in harmless:
+            raise ModelLoadError(
+                f"{role}: {folder}/adapter_config.json names other models under {key}: "
+                f"{safe_line(str(config[key]), 80)}; what an adapter names is never fetched. Where "
+                "you trust them, work it into a full model and give that folder"
+            )
+    return config
+
+
+def check_adapter_shapes(folder: Path, base: nn.Module, *, role: str, base_name: str) -> None:
+    """Raise `ModelLoadError` where the adapter's matrices do not fit the base's modules."""
+    modules = dict(base.named_modules())
+    try:
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+            shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ModelLoadError(f"{role}: {folder}/adapter_model.safetensors: {error}") from error
+    for key, shape in shapes.items():
+        problem = _shape_problem(key, shape, modules)
+        if problem is not None:
+            raise ModelLoadError(
+                f"{role}: the adapter {folder} does not fit {base_name}: {problem}. "
+                f"Give the model that it was trained on as {setting('model_1')}."
+            )
+
+
+def check_no_weight_is_missing(loading_info: dict[str, Any], *, what: str) -> None:
+    """Raise `ModelLoadError` where transformers found no weights for a part of a model.
+
+    It makes them up at random and says so in its log, and random numbers would be compared.
+    """
+    missing = sorted(loading_info["missing_keys"])
+    if missing:
+        raise ModelLoadError(
+            f"{what} lacks {len(missing)} weights that its architecture has, "
+            f"{safe_line(missing[0])} among them, so it is not the whole model; save it again"
+        )
+
+
+def read_json_object(path: Path, *, role: str) -> dict[str, Any]:
+    """The JSON object in a file of a model folder; anything else is a `ModelLoadError`."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ModelLoadError(f"{role}: {path.parent} has no readable {path.name}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{role}: {path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"{role}: {path} must hold a JSON object")
+    return value
+
+
 def _parts(value: object) -> Iterator[dict[str, Any]]:
     """A config and the configs inside it, at any depth."""
     if isinstance(value, dict):
         yield value
     for inner in value.values() if isinstance(value, dict) else ():
         yield from _parts(inner)
-
-
-def _screen_index(index: Path, *, role: str) -> None:
-    """Refuse an index of shards that leads to a pickle or out of the folder."""
-    shards = read_json_object(index, role=role).get("weight_map")
-    for name in shards.values() if isinstance(shards, dict) else ():
-        text = str(name)
-        if not text.endswith(".safetensors") or Path(text).name != text:
-            raise ModelLoadError(
-                f"{role}: {index} names {safe_line(text)}; pickles can run code, so only "
-                "*.safetensors in the same folder is loaded. Save the model again with "
-                "save_pretrained()."
-            )
 
 
 def _screen_config(config: dict[str, Any], folder: Path, *, role: str) -> None:
@@ -106,28 +161,17 @@ def _screen_config(config: dict[str, Any], folder: Path, *, role: str) -> None:
         )
 
 
-def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
-    """The parsed `adapter_config.json`, once the adapter's weights are safetensors."""
-    config = read_json_object(folder / "adapter_config.json", role=role)
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelLoadError(
-            f"{role}: {folder} has no adapter_model.safetensors; pickled adapters "
-            "(adapter_model.bin) can run code and are not loaded. Save it again with "
-            "save_pretrained()."
-        )
-    if not _is_plain(config.get("auto_mapping")) or config.get("megatron_config"):
-        raise ModelLoadError(
-            f"{role}: {folder}/adapter_config.json names code to import "
-            "(auto_mapping to other code than transformers', or megatron_config); remove the key"
-        )
-    for key, harmless in FETCHING_KEYS.items():
-        if config.get(key) not in harmless:
+def _screen_index(index: Path, *, role: str) -> None:
+    """Refuse an index of shards that leads to a pickle or out of the folder."""
+    shards = read_json_object(index, role=role).get("weight_map")
+    for name in shards.values() if isinstance(shards, dict) else ():
+        text = str(name)
+        if not text.endswith(".safetensors") or Path(text).name != text:
             raise ModelLoadError(
-                f"{role}: {folder}/adapter_config.json names other models under {key}: "
-                f"{safe_line(str(config[key]), 80)}; what an adapter names is never fetched. Where "
-                "you trust them, work it into a full model and give that folder"
+                f"{role}: {index} names {safe_line(text)}; pickles can run code, so only "
+                "*.safetensors in the same folder is loaded. Save the model again with "
+                "save_pretrained()."
             )
-    return config
 
 
 def _is_plain(auto_mapping: object) -> bool:
@@ -140,25 +184,6 @@ def _is_plain(auto_mapping: object) -> bool:
         return True
     library = auto_mapping.get("parent_library") if isinstance(auto_mapping, dict) else None
     return isinstance(library, str) and re.fullmatch(r"transformers(\.\w+)*", library) is not None
-
-
-def check_adapter_shapes(folder: Path, base: nn.Module, *, role: str, base_name: str) -> None:
-    """Raise `ModelLoadError` where the adapter's matrices do not fit the base's modules."""
-    from safetensors import SafetensorError, safe_open
-
-    modules = dict(base.named_modules())
-    try:
-        with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
-            shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise ModelLoadError(f"{role}: {folder}/adapter_model.safetensors: {error}") from error
-    for key, shape in shapes.items():
-        problem = _shape_problem(key, shape, modules)
-        if problem is not None:
-            raise ModelLoadError(
-                f"{role}: the adapter {folder} does not fit {base_name}: {problem}. "
-                "Give the model that it was trained on as --model-1."
-            )
 
 
 def _shape_problem(key: str, shape: list[int], modules: dict[str, nn.Module]) -> str | None:
@@ -176,29 +201,3 @@ def _shape_problem(key: str, shape: list[int], modules: dict[str, nn.Module]) ->
             lora = part.strip(".")
             return f"{safe_line(name)} has {size} features, the adapter's {lora} has {shape[axis]}"
     return None
-
-
-def check_no_weight_is_missing(loading_info: dict[str, Any], *, what: str) -> None:
-    """Raise `ModelLoadError` where transformers found no weights for a part of a model.
-
-    It makes them up at random and says so in its log, and random numbers would be compared.
-    """
-    missing = sorted(loading_info["missing_keys"])
-    if missing:
-        raise ModelLoadError(
-            f"{what} lacks {len(missing)} weights that its architecture has, "
-            f"{safe_line(missing[0])} among them, so it is not the whole model; save it again"
-        )
-
-
-def read_json_object(path: Path, *, role: str) -> dict[str, Any]:
-    """The JSON object in a file of a model folder; anything else is a `ModelLoadError`."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ModelLoadError(f"{role}: {path.parent} has no readable {path.name}") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{role}: {path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelLoadError(f"{role}: {path} must hold a JSON object")
-    return value

@@ -1,24 +1,36 @@
 """One forward pass of any causal model: padded rows in, logits out.
 
-Knows what architectures and versions of transformers call things, and which of them take what. Does
-not know prefixes, roles or which tokens are compared.
+Knows what architectures and versions of transformers call things, which of them take what, and by
+which library a CPU multiplies matrices faster. Does not know prefixes, roles or which tokens are
+compared.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.models.products import fast_products
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
 """What models call their key-value cache, the newest name first: transformers 5.24 renamed it."""
+
+CPU_INFO = Path("/proc/cpuinfo")
+MKL_IS_SLOW_ON = "AuthenticAMD"
+"""A maker, as that file names it."""
+MAX_ERROR = 1e-5
+"""Of a product's entries, as a share of the largest: float32 reads 1e-6, bfloat16 4e-3."""
+PROBED_ROWS = (1, 16, 256)
+"""How many rows the products have on which oneDNN is tried."""
 
 
 @dataclass
@@ -86,7 +98,72 @@ class ForwardPass:
         return logits
 
 
+@contextmanager
+def fast_products(model: PreTrainedModel | None = None) -> Iterator[None]:
+    """Within it, float32 products on the CPU are computed by oneDNN where that is faster.
+
+    torch's setting is one for the process, and is as before afterwards, like the `model` whose
+    forward pass it is.
+    """
+    if not onednn_is_better():
+        yield
+        return
+    with _through_onednn(), _contiguous_head(model):
+        yield
+
+
+@cache
+def onednn_is_better() -> bool:
+    """Whether this CPU is one that MKL is slow on, and oneDNN keeps float32's precision there."""
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not has_onednn or MKL_IS_SLOW_ON not in _cpu_maker():
+        return False
+    with _through_onednn():
+        return all(_error(rows) < MAX_ERROR for rows in PROBED_ROWS)
+
+
 def _forward_parameters(model: type) -> set[str]:
     """What `forward` takes, by name, also where a subclass hands on `**kwargs`."""
-    forwards = [one.__dict__["forward"] for one in model.__mro__ if "forward" in one.__dict__]
+    forwards = [kind.__dict__["forward"] for kind in model.__mro__ if "forward" in kind.__dict__]
     return {name for forward in forwards for name in inspect.signature(forward).parameters}
+
+
+@contextmanager
+def _through_onednn() -> Iterator[None]:
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
+
+
+@contextmanager
+def _contiguous_head(model: PreTrainedModel | None) -> Iterator[None]:
+    """The last positions of a batch are a slice, for which oneDNN would copy the head for each."""
+    head = None if model is None else model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if not isinstance(head, torch.nn.Module):
+        yield
+        return
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _error(num_rows: int) -> float:
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(num_rows, 512, generator=generator)
+    right = torch.randn(512, 512, generator=generator)
+    exact = left.double() @ right.double().T
+    got = torch.nn.functional.linear(left, right).double()
+    return float((got - exact).abs().max() / exact.abs().max())
+
+
+def _cpu_maker() -> str:
+    try:
+        return CPU_INFO.read_text("utf-8", "replace")
+    except OSError:  # not Linux
+        return platform.processor()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.devices import (
     Placement,
@@ -40,9 +41,8 @@ from pytest_divergence.models.folder_checks import (
     screen_adapter_folder,
     screen_model_folder,
 )
-from pytest_divergence.models.gguf_files import gguf_folder, ready_gguf_folder
+from pytest_divergence.models.gguf import gguf_folder, ready_gguf_folder
 from pytest_divergence.models.memory import weights_bytes
-from pytest_divergence.models.quiet import Say, quiet_transformers
 from pytest_divergence.models.sources import source_folder
 from pytest_divergence.models.specs import (
     LoadedModel,
@@ -52,8 +52,8 @@ from pytest_divergence.models.specs import (
     parse_spec,
     plugin_spec,
 )
+from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
-ROLES = ("--model-1", "--model-2")
 EVERYWHERE = "all devices"
 
 
@@ -79,7 +79,7 @@ class LoadContext:
 
     root: Path | None = None
     """Relative folders start here; None: in the working folder."""
-    roles: tuple[str, str] = ROLES
+    roles: tuple[str, str] = field(default_factory=lambda: (setting("model_1"), setting("model_2")))
     """The specs' names in messages."""
     say: Say = lambda _: None
     """Takes messages for people."""
@@ -410,7 +410,9 @@ class _Resolution:
         )
         base = SidePlan(spec, self._folder(spec, role), role)
         if spec.kind == "gguf":
-            raise ModelLoadError(f"{role}={text} is a GGUF file; give --model-1 the file itself")
+            raise ModelLoadError(
+                f"{role}={text} is a GGUF file; give {setting('model_1')} the file itself"
+            )
         if base.is_adapter:
             raise ModelLoadError(f"{role}={text} is an adapter itself; name a full model")
         return base

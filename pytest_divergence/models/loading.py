@@ -21,8 +21,8 @@ from transformers import (
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.models.adapters import Adapters
-from pytest_divergence.models.chat import choose_template
+from pytest_divergence.core.setting_names import setting
+from pytest_divergence.models.chat_format import choose_template
 from pytest_divergence.models.devices import Placement, check_is_whole, resolve_device
 from pytest_divergence.models.folder_checks import (
     check_adapter_shapes,
@@ -36,11 +36,16 @@ from pytest_divergence.models.load_plan import (
     SidePlan,
     resolve_pair,
 )
-from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.quiet import Say, quiet_transformers
+from pytest_divergence.models.pair import Adapters, ModelPair
 from pytest_divergence.models.specs import LoadedModel, ModelProvider, parse_spec
-from pytest_divergence.models.tokenizers import added_note, check_same_tokenizer, smaller
-from pytest_divergence.models.vocabulary import num_tokens, padding_note
+from pytest_divergence.models.tokenizers import (
+    added_note,
+    check_same_tokenizer,
+    num_tokens,
+    padding_note,
+    smaller,
+)
+from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
 QUANTISERS = {"torchao": "torchao", "bitsandbytes": "bitsandbytes"}
 """Packages by the method that a config names."""
@@ -258,9 +263,6 @@ def _checksum(weight: torch.Tensor) -> str:
     return str(sum(float(part.sum(dtype=torch.float64)) for part in parts))
 
 
-# Models that a plugin loads
-
-
 def _provided(plan: LoadPlan, provider: ModelProvider) -> LoadPlan:
     """The plan with what the provider loads; raises `ModelLoadError` for a spec of no one's."""
     reference, candidate = plan.sides
@@ -321,5 +323,5 @@ def _check_dtype(loaded: LoadedModel, dtype: torch.dtype, *, option: str) -> Non
         own, wanted = (str(one).removeprefix("torch.") for one in (loaded.model.dtype, dtype))
         raise ModelLoadError(
             f"{option} is loaded in {own}, but the pair is measured in {wanted}; a pair has one "
-            f"dtype, so give --divergence-dtype={own} or load it in {wanted}"
+            f"dtype, so give {setting('dtype')}={own} or load it in {wanted}"
         )

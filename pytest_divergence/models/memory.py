@@ -35,9 +35,6 @@ GROUPS = {
 """Control groups of version 2 and 1, by controller: mount, limit, usage, what can be reclaimed."""
 
 
-# What models take
-
-
 @dataclass(frozen=True)
 class ModelSize:
     """The sizes of one model that its memory follows from."""
@@ -73,19 +70,6 @@ def weights_bytes(folder: Path, itemsize: int) -> int:
     return sum(_tensor_bytes(folder, itemsize))
 
 
-def _tensor_bytes(folder: Path, itemsize: int) -> Iterator[int]:
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as weights:
-            for key in weights.keys():  # noqa: SIM118 (not a dict)
-                one = weights.get_slice(key)
-                stored = one.get_dtype()
-                width = itemsize if stored in FLOATS else WIDTHS.get(stored, 1)
-                yield math.prod(one.get_shape()) * width
-
-
-# What there is
-
-
 def available_memory(device: str) -> int | None:
     """Bytes that can still be taken on `cpu`, `cuda`, `cuda:1` or `mps`; None: nothing tells.
 
@@ -102,7 +86,7 @@ def all_memory() -> int | None:
     here = host_memory()
     if here is None:
         return None
-    return here + sum(torch.cuda.mem_get_info(one)[0] for one in range(torch.cuda.device_count()))
+    return here + sum(torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count()))
 
 
 def host_memory(root: Path = ROOT) -> int | None:
@@ -113,11 +97,21 @@ def host_memory(root: Path = ROOT) -> int | None:
     """
     with suppress(OSError, ValueError, StopIteration):
         lines = (root / "proc/meminfo").read_text("utf-8").splitlines()
-        line = next(one for one in lines if one.startswith("MemAvailable:"))
+        line = next(each for each in lines if each.startswith("MemAvailable:"))
         return min([int(line.split()[1]) * 1024, *_left_in_groups(root)])
     with suppress(AttributeError, OSError, ValueError):  # Windows has no such question
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def _tensor_bytes(folder: Path, itemsize: int) -> Iterator[int]:
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 (not a dict)
+                part = weights.get_slice(key)
+                stored = part.get_dtype()
+                width = itemsize if stored in FLOATS else WIDTHS.get(stored, 1)
+                yield math.prod(part.get_shape()) * width
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:

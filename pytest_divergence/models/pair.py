@@ -1,7 +1,8 @@
 """The reference and the candidate, ready to be run side by side.
 
-Owns what the two share: one tokenizer, one chat format, the metrics. Does not know where models
-come from (`pytest_divergence.models.loading`) or what is measured on them.
+Owns what the two share: one tokenizer, one chat format, the metrics, and where one is an adapter of
+the other, one copy of the weights. Does not know where models come from
+(`pytest_divergence.models.loading`) or what is measured on them.
 """
 
 from __future__ import annotations
@@ -10,22 +11,40 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pytest_divergence.models.adapters import Adapters, AdapterSwitch, active_adapters
-from pytest_divergence.models.chat import ChatFormat, Prompt
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.setting_names import setting
+from pytest_divergence.models.chat_format import ChatFormat, Prompt
 from pytest_divergence.models.devices import present_weights
 from pytest_divergence.models.fingerprints import ModelIdentity
-from pytest_divergence.models.metric import Metric
 from pytest_divergence.models.side import Meter, ModelSide
-from pytest_divergence.models.vocabulary import Vocabulary, num_tokens, vocabularies
+from pytest_divergence.models.tokenizers import Vocabulary, num_tokens, vocabularies
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Adapters = tuple[str, ...]
+"""Names of the adapters that one side of a pair uses; empty: the base alone."""
+
+
+class Metric(Protocol):
+    """Says how far two models' next-token distributions are apart.
+
+    An attribute `unit` (a short text, such as `"changes/token"`) names what the numbers count;
+    without it they are nats per token.
+    """
+
+    def measure(self, reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
+        """The divergence at each position of a shared context: (..., vocab) -> (...).
+
+        Its mean over positions is compared with `max_kl`. Logits are float32 or better, and -inf
+        where a model rules a token out. The result must be finite.
+        """
 
 
 @dataclass(frozen=True)
@@ -94,11 +113,11 @@ class ModelPair:
         )
 
     def with_template(self, template: str | None) -> ModelPair:
-        """The same models under another chat template (None: plain text continuation)."""
+        """The pair under another chat template (None: plain text continuation)."""
         return replace(self, chat=replace(self.chat, template=template))
 
     def with_names(self, *names: tuple[str, str]) -> ModelPair:
-        """The same models, known by other specs: spec and kind of the reference and candidate."""
+        """The pair under other names: spec and kind of the reference and candidate."""
         reference, candidate = (
             replace(identity, spec=spec, kind=kind)
             for identity, (spec, kind) in zip(
@@ -108,7 +127,7 @@ class ModelPair:
         return replace(self, reference_identity=reference, candidate_identity=candidate)
 
     def with_metrics(self, metrics: Mapping[str, Metric]) -> ModelPair:
-        """The same models, to be measured in these metrics too, by name."""
+        """The pair, to be measured in these metrics too, by name."""
         return replace(self, metrics={**self.metrics, **metrics})
 
     @contextmanager
@@ -116,7 +135,7 @@ class ModelPair:
         """Within it each model reads a prompt once, whatever is measured on it.
 
         No number changes by more than rounding. Keys and values of the prompts take memory, up to
-        `pytest_divergence.models.readings.KEPT_BYTES` a model, until the end; prompts beyond that
+        `pytest_divergence.models.kv_cache.KEPT_BYTES` a model, until the end; prompts beyond that
         are read each time.
         """
         with self.reference.reading_once(), self.candidate.reading_once():
@@ -151,6 +170,56 @@ class ModelPair:
         return rows
 
 
+class AdapterSwitch:
+    """The adapters of one PEFT model: one side's while that side runs, then the other's.
+
+    PEFT's own ways, on the whole model or on each layer, set anew which of the weights want
+    gradients: ten times as slow, around every forward pass, of which decoding has one a token. This
+    one touches the adapters' layers only, and only where the other side ran last.
+    """
+
+    def __init__(self, model: PeftModel, *sides: Adapters) -> None:
+        """`sides` are the names of the reference's adapters and of the candidate's."""
+        layers = _adapter_layers(model)
+        if not layers:
+            # Virtual tokens before the prompt, say: nothing would differ, and all would pass.
+            raise ModelLoadError(
+                "the adapter changes no layer of the model, so the two sides cannot be told apart "
+                f"here; work it into a full model and give that as {setting('model_2')}"
+            )
+        for name in {name for side in sides for name in side}:
+            if not any(name in names for names in layers.values()):
+                known = ", ".join(sorted({name for names in layers.values() for name in names}))
+                raise ModelLoadError(
+                    f"the model has no adapter {name!r} on a layer; it has {known}"
+                )
+        self._states = [
+            [(layer, [name for name in side if name in names]) for layer, names in layers.items()]
+            for side in sides
+        ]
+        self._is_on: int | None = None
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, the model is the reference."""
+        self._set(0)
+        yield
+
+    @contextmanager
+    def candidate(self) -> Iterator[None]:
+        """Inside, the model is the candidate."""
+        self._set(1)
+        yield
+
+    def _set(self, index: int) -> None:
+        if self._is_on != index:
+            for layer, names in self._states[index]:
+                layer._disable_adapters = not names
+                if names:
+                    layer._active_adapter = names
+            self._is_on = index
+
+
 def _plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper, with the adapter's layers in place."""
     unwrap: Any = getattr(model, "get_base_model", lambda: model)
@@ -159,7 +228,7 @@ def _plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 def _active(model: PreTrainedModel | PeftModel) -> Adapters:
     """The adapters that a model runs with; none where it is not wrapped."""
-    return () if _plain(model) is model else active_adapters(cast("PeftModel", model))
+    return () if _plain(model) is model else tuple(cast("PeftModel", model).active_adapters)
 
 
 def _shared_wrapper(
@@ -170,6 +239,20 @@ def _shared_wrapper(
         return None
     wrapped = [one for one in (candidate, reference) if _plain(one) is not one]
     return cast("PeftModel", wrapped[0]) if wrapped else None
+
+
+def _adapter_layers(model: PeftModel) -> dict[Any, Sequence[str]]:
+    """Each layer that some adapter changes, with the names of those that do."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper  # whole modules and tokens, retrained
+
+    found: dict[Any, Sequence[str]] = {}
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            found[module] = module._all_available_adapter_names()
+        elif isinstance(module, AuxiliaryTrainingWrapper):
+            found[module] = sorted(module._adapters)
+    return found
 
 
 def _stop_ids(

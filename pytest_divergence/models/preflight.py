@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.models.chat import ChatFormat, choose_template
+from pytest_divergence.models.chat_format import ChatFormat, choose_template
 from pytest_divergence.models.folder_checks import check_adapter_shapes
 from pytest_divergence.models.load_plan import LoadPlan, SidePlan
 from pytest_divergence.models.loading import load_tokenizers, require_peft
 from pytest_divergence.models.memory import weights_bytes
-from pytest_divergence.models.quiet import quiet_transformers
-from pytest_divergence.models.tokenizers import smaller
-from pytest_divergence.models.vocabulary import num_tokens, padding_note, vocabularies
+from pytest_divergence.models.tokenizers import num_tokens, padding_note, smaller, vocabularies
+from pytest_divergence.models.transformers_log import quiet_transformers
 
 PROBE = "How do I tie a knot?"
 NOT_HERE = {
@@ -35,6 +30,16 @@ NOT_HERE = {
     "gguf": "is not converted yet; the first session does it, once",
     "plugin": "is loaded by a plugin, so only a session can tell",
 }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Literal["ok", "note", "fail"]
+    """`note`: nothing is wrong, but someone may want to know."""
+    text: str
+    """One sentence or so, safe to print."""
 
 
 def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:

@@ -18,16 +18,22 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from pytest_divergence.models import head
-from pytest_divergence.models.batching import is_out_of_memory
+from pytest_divergence.models.batching import Prefix, is_out_of_memory
 from pytest_divergence.models.forward import ForwardPass, Padded
-from pytest_divergence.models.head import OutputHead, Positions, input_device
-from pytest_divergence.models.prefixes import Opened, Prefix, Prefixes, keys_and_values
-from pytest_divergence.models.readings import ReadBatch, Readings, joined
-from pytest_divergence.models.vocabulary import Vocabulary
+from pytest_divergence.models.kv_cache import (
+    PrefixedRows,
+    Prefixes,
+    PromptCache,
+    ReadBatch,
+    gather,
+    keys_and_values,
+)
+from pytest_divergence.models.output_head import OutputHead, Positions, input_device
+from pytest_divergence.models.tokenizers import Vocabulary
 
 Role = Literal["reference", "candidate"]
 NUM_PROBED = 2
+"""Tokens on which `passes_gradients` tries a model."""
 
 
 @dataclass
@@ -48,7 +54,7 @@ class ModelSide:
     meter: Meter = field(default_factory=Meter)
     vocabulary: Vocabulary | None = None
     """What its logits are read as; None: each row of the head is a token of both models."""
-    _readings: Readings | None = None
+    _prompts: PromptCache | None = None
 
     def __post_init__(self) -> None:
         self._pass = ForwardPass(self.model, self.role)
@@ -101,24 +107,24 @@ class ModelSide:
         embeddings that ask for them.
         """
         with self.activate():
-            opened = self._opened(bodies, prefix)
-            return self._start(opened, num_logits=num_logits, use_cache=False)[0]
+            rows = self._rows(bodies, prefix)
+            return self._start(rows, num_logits=num_logits, use_cache=False)[0]
 
     @contextmanager
     def reading_once(self) -> Iterator[None]:
         """Within it a prompt of ids is read once, whatever is asked of it afterwards.
 
-        As far as `readings.KEPT_BYTES` reach; what was read is forgotten at the end. Within another
+        As far as `kv_cache.KEPT_BYTES` reach; what was read is forgotten at the end. Within another
         one it changes nothing.
         """
-        if self._readings is not None:
+        if self._prompts is not None:
             yield
             return
-        self._readings = Readings()
+        self._prompts = PromptCache()
         try:
             yield
         finally:
-            self._readings = None
+            self._prompts = None
 
     def positions(
         self, bodies: Sequence[Tensor], *, prefix: Prefix = (), num_positions: int
@@ -129,13 +135,13 @@ class ModelSide:
         they are asked for.
         """
         with self.activate():  # the prefix is read by this side too
-            opened = self._opened(bodies, prefix)
-            is_kept = self._keeps(opened) and not torch.is_grad_enabled()
+            rows = self._rows(bodies, prefix)
+            is_kept = self._keeps(rows) and not torch.is_grad_enabled()
 
             def forward() -> Tensor:
-                read = self._start(opened, num_logits=num_positions, use_cache=is_kept)
+                read = self._start(rows, num_logits=num_positions, use_cache=is_kept)
                 if is_kept:
-                    self._keep(opened, *read)
+                    self._keep(rows, *read)
                 return read[0]
 
             states, to_logits = self._states(forward, len(bodies), num_positions)
@@ -144,58 +150,58 @@ class ModelSide:
     def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> Decoding:
         """Read each row, ready to decode after it; no gradients flow."""
         with torch.no_grad(), self.activate():
-            opened = self._opened(bodies, prefix)
-            return (self._resumed if self._keeps(opened) else self._read)(opened)
+            rows = self._rows(bodies, prefix)
+            return (self._resumed if self._keeps(rows) else self._read)(rows)
 
-    def _keeps(self, opened: Opened) -> bool:
+    def _keeps(self, rows: PrefixedRows) -> bool:
         """Whether what is read of these rows is kept: of ids, while it is told to."""
-        return self._readings is not None and not opened.bodies[0].is_floating_point()
+        return self._prompts is not None and not rows.bodies[0].is_floating_point()
 
-    def _read(self, opened: Opened) -> Decoding:
-        logits, cache, mask = self._start(opened, num_logits=1, use_cache=True)
+    def _read(self, rows: PrefixedRows) -> Decoding:
+        logits, cache, mask = self._start(rows, num_logits=1, use_cache=True)
         return Decoding(self, logits[:, -1], cache, mask)
 
-    def _resumed(self, opened: Opened) -> Decoding:
-        """As `_read`, but only those rows are read that no reading holds."""
-        assert self._readings is not None
-        places = [self._readings.get(row) for row in opened.rows]
+    def _resumed(self, rows: PrefixedRows) -> Decoding:
+        """Read only those of the rows that were not read before."""
+        assert self._prompts is not None
+        places = [self._prompts.get(row) for row in rows.keys]
         unread = [index for index, place in enumerate(places) if place is None]
         if unread:
-            new = opened.only(unread)
+            new = rows.only(unread)
             read = self._start(new, num_logits=1, use_cache=True)
             batch = self._keep(new, *read)
             if len(unread) == len(places):
                 return Decoding(self, read[0][:, -1], *read[1:])
-            if batch is None:  # parts of some rows are forgotten: they go on from no reading
-                return self._read(opened)
+            if batch is None:  # parts of some rows are forgotten: none can go on from them
+                return self._read(rows)
             for place, index in enumerate(unread):
                 places[index] = (batch, place)
-        logits, cache = joined(
+        logits, cache = gather(
             [place for place in places if place is not None],
-            [len(body) for body in opened.bodies],
-            self._prefixes.new_cache(opened.shared, len(places)),
+            [len(body) for body in rows.bodies],
+            self._prefixes.new_cache(rows.shared, len(places)),
         )
-        mask = opened.attention_mask(Padded.of(opened.bodies, self.device))
-        return Decoding(self, logits, cache, self._prefixes.close_up(cache, mask))
+        mask = rows.attention_mask(Padded.of(rows.bodies, self.device))
+        return Decoding(self, logits, cache, self._prefixes.pack_left(cache, mask))
 
     def _keep(
-        self, opened: Opened, logits: Tensor, cache: DynamicCache | None, mask: Tensor
+        self, rows: PrefixedRows, logits: Tensor, cache: DynamicCache | None, mask: Tensor
     ) -> ReadBatch | None:
         """What these rows were read into, kept where there is room; None where it is not whole."""
         layers = keys_and_values(cache, mask.shape[1]) if cache is not None else None
-        if layers is None or self._readings is None:
+        if layers is None or self._prompts is None:
             return None
-        batch = ReadBatch.of(layers, logits, longest=max(map(len, opened.bodies)))
-        self._readings.keep(opened.rows, batch)
+        batch = ReadBatch.of(layers, logits, longest=max(map(len, rows.bodies)))
+        self._prompts.keep(rows.keys, batch)
         return batch
 
     def _start(
-        self, opened: Opened, *, num_logits: int, use_cache: bool
+        self, rows: PrefixedRows, *, num_logits: int, use_cache: bool
     ) -> tuple[Tensor, DynamicCache | None, Tensor]:
-        padded = Padded.of(opened.bodies, self.device)
-        is_cached = use_cache or opened.shared is not None
-        cache = self._prefixes.new_cache(opened.shared, len(opened.bodies)) if is_cached else None
-        mask = opened.attention_mask(padded)
+        padded = Padded.of(rows.bodies, self.device)
+        is_cached = use_cache or rows.shared is not None
+        cache = self._prefixes.new_cache(rows.shared, len(rows.bodies)) if is_cached else None
+        mask = rows.attention_mask(padded)
         num_shared = mask.shape[1] - padded.mask.shape[1]
         positions = num_shared + (padded.mask.cumsum(1) - 1).clamp(min=0)
         logits = self._forward(padded.rows, mask, positions, cache, num_logits)
@@ -203,15 +209,15 @@ class ModelSide:
         # which each session computes anew: an interrupted run spends its budget as any other.
         self.meter.tokens_forwarded += int(padded.mask.sum())
         if use_cache and cache is not None:
-            mask = self._prefixes.close_up(cache, mask)
+            mask = self._prefixes.pack_left(cache, mask)
         return logits, cache, mask
 
-    def _opened(self, bodies: Sequence[Tensor], prefix: Prefix) -> Opened:
+    def _rows(self, bodies: Sequence[Tensor], prefix: Prefix) -> PrefixedRows:
         """The rows behind a prefix that they share; with it where they cannot."""
         shared = self._prefixes.shared(prefix, longest=max(map(len, bodies)))
         if shared is not None:
-            return Opened(prefix, shared, bodies)
-        return Opened((), None, [self._with_prefix(prefix, body) for body in bodies])
+            return PrefixedRows(prefix, shared, bodies)
+        return PrefixedRows((), None, [self._with_prefix(prefix, body) for body in bodies])
 
     def _forward(
         self,
@@ -224,8 +230,8 @@ class ModelSide:
         try:
             return self._outcomes(self._pass(rows, mask, positions, cache, num_logits))
         except Exception as error:
-            if self._readings is not None and is_out_of_memory(error):
-                self._readings.forget()  # a smaller batch shall find their room
+            if self._prompts is not None and is_out_of_memory(error):
+                self._prompts.forget()  # a smaller batch shall find their room
             raise
 
     def _outcomes(self, logits: Tensor) -> Tensor:
@@ -236,8 +242,7 @@ class ModelSide:
         self, forward: Callable[[], Tensor], num_rows: int, num_positions: int
     ) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
         """The hidden states of a pass, and what makes logits of them; or (B, N, V) and None."""
-        num_bytes = num_rows * num_positions * self.num_rows * 4
-        if num_bytes <= head.WHOLE_BYTES or not self._head.is_exact:
+        if not self._head.can_wait(num_rows * num_positions * self.num_rows):
             return forward(), None
         with self._head.spared() as reached:
             forward()

@@ -20,10 +20,10 @@ from huggingface_hub.errors import (
 )
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.core.store import file_lock, user_cache, user_cache_path
-from pytest_divergence.models.gguf_files import convert_gguf
-from pytest_divergence.models.quiet import Say
+from pytest_divergence.core.files import file_lock, user_cache, user_cache_path
+from pytest_divergence.models.gguf import convert_gguf
 from pytest_divergence.models.specs import ModelSpec
+from pytest_divergence.models.transformers_log import Say
 
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 """What is downloaded: nothing that runs."""

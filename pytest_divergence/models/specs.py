@@ -1,4 +1,4 @@
-"""What a user wrote after `--model-1`: parsed, checked, and safe to show.
+"""What a user calls a model by: parsed, checked, and safe to show.
 
 Knows the kinds of spec, and what is asked of whoever loads those that no rule here understands
 (pytest's plugins, unknown here). Does not load anything.
@@ -109,7 +109,7 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
 
 
 def parse_open_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
-    """As `parse_spec`, where a plugin may understand what no rule here does.
+    """Parse one spec that a plugin may understand where no rule here does.
 
     Raises `ModelLoadError` for what may hold a secret: specs are stored with suites and reports.
     """
@@ -125,14 +125,6 @@ def parse_open_spec(text: str, *, role: str, root: Path | None = None) -> ModelS
 def plugin_spec(text: str) -> ModelSpec:
     """A spec that a plugin understands."""
     return ModelSpec("plugin", text.strip())
-
-
-def _host(url: str) -> str:
-    """The only part of a URL that is shown: the rest may hold a password."""
-    try:
-        return urlsplit(url).hostname or "unknown"
-    except ValueError:
-        return "unknown"
 
 
 def _option(part: str, *, role: str) -> tuple[str, str]:
@@ -166,6 +158,14 @@ def _kind_and_location(location: str, *, role: str, root: Path) -> tuple[Kind, s
         shown = re.sub("^.*@", "…@", location, flags=re.DOTALL)  # a password may stand before it
         raise ModelLoadError(f"{role}: no folder {shown!r} here, and it is not a Hub id")
     return "hub", location
+
+
+def _host(url: str) -> str:
+    """The only part of a URL that is shown: the rest may hold a password."""
+    try:
+        return urlsplit(url).hostname or "unknown"
+    except ValueError:
+        return "unknown"
 
 
 def _is(check: Callable[[], bool]) -> bool:

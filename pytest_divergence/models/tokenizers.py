@@ -1,4 +1,4 @@
-"""Whether two tokenizers are one and the same for a measurement, but for tokens added to one.
+"""Whether two tokenizers are one for a measurement, and what tokens added to one of them count as.
 
 A divergence compares distributions over one vocabulary, so any difference that could change ids
 is an error that names it.
@@ -6,14 +6,17 @@ is an error that names it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from pytest_divergence.core.errors import TokenizerMismatchError
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.core.safe_text import safe_line
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from pytest_divergence.core.setting_names import setting
 
 PROBES = (
     "How do I tie a knot?",
@@ -21,10 +24,47 @@ PROBES = (
     "def f(x):\n\treturn x ** 2",
     "Привет, 世界 مرحبا हिन्दी 🙂",
 )
+"""Texts that two equal tokenizers cut alike."""
 SPECIAL = ("bos_token_id", "eos_token_id")  # padding is never seen by a model here
-
-
 MAX_NAMED = 3
+"""Added tokens that a note names."""
+NO_TOKEN_SHARE = 2.0**-24
+"""What a model without added tokens gives them: with 0, whatever the other gives is infinite nats.
+
+The smallest share that float32 tells from none beside 1; it bounds a position at 16.6 nats.
+"""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The outcomes that one model's logits are read as; the same number for both of a pair."""
+
+    num_shared: int
+    """Ids below it mean the same to both models."""
+    num_known: int
+    """Ids below it are tokens of this model."""
+    has_added: bool
+    """Whether one of the two models knows more tokens than the other."""
+
+    @property
+    def num_outcomes(self) -> int:
+        """Shared tokens, and one, of id `num_shared`, for all others where there are any."""
+        return self.num_shared + self.has_added
+
+    def fold(self, logits: Tensor) -> Tensor:
+        """Logits of the outcomes: (..., rows of the head) -> (..., num_outcomes)."""
+        shared = logits[..., : self.num_shared]
+        if not self.has_added:
+            return shared
+        if self.num_known > self.num_shared:
+            added = logits[..., self.num_shared : self.num_known].logsumexp(-1, keepdim=True)
+        else:
+            added = shared.logsumexp(-1, keepdim=True) + math.log(NO_TOKEN_SHARE)
+        return torch.cat([shared, added], dim=-1)
+
+
+Vocabularies = tuple[Vocabulary | None, Vocabulary | None]
+"""Of the reference and the candidate; None where all rows of both heads are outcomes."""
 
 
 def check_same_tokenizer(
@@ -40,10 +80,36 @@ def check_same_tokenizer(
     difference = _difference(reference, candidate, num_shared)
     if difference is not None:
         raise TokenizerMismatchError(
-            f"--model-1 and --model-2 have different tokenizers: {difference}. A divergence "
-            "compares probabilities of the same tokens; give two models that share a tokenizer."
+            f"{setting('model_1')} and {setting('model_2')} have different tokenizers: "
+            f"{difference}. A divergence compares probabilities of the same tokens; give two "
+            "models that share a tokenizer."
         )
     return sorted({**ours, **theirs}.keys() - (ours.keys() & theirs.keys()))
+
+
+def vocabularies(rows: tuple[int, int], known: tuple[int, int]) -> Vocabularies:
+    """From the rows of both heads and the tokens that each model's tokenizer knows.
+
+    Raises `ModelLoadError` where a model has fewer rows than there are shared tokens.
+    """
+    num_shared = min(known)
+    if rows[0] == rows[1] and known[0] == known[1]:
+        return None, None
+    if min(rows) < num_shared:
+        raise ModelLoadError(
+            f"the reference has {rows[0]} rows for tokens, the candidate {rows[1]}, and the "
+            f"tokenizer names {num_shared}; a divergence needs one vocabulary. Where a model was "
+            "trained with fewer tokens, save its own tokenizer beside its weights"
+        )
+    tokens = [min(both) for both in zip(rows, known, strict=True)]
+    has_added = max(tokens) > num_shared
+    reference, candidate = (Vocabulary(num_shared, one, has_added) for one in tokens)
+    return reference, candidate
+
+
+def num_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id that a tokenizer gives."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def smaller(
@@ -64,6 +130,23 @@ def added_note(tokens: Sequence[str], num_shared: int, *, is_candidates: bool) -
         f"the {who} knows {len(tokens)} tokens that the {other} does not ({named}{more}): the "
         f"{num_shared} shared ones are compared, and the rest as one; prompts are written in "
         "shared tokens"
+    )
+
+
+def padding_note(role: str, num_rows: int, vocabulary: Vocabulary | None) -> str | None:
+    """What is said of rows that no tokenizer names: a folder without one may hold added tokens.
+
+    None where all rows are compared.
+    """
+    if vocabulary is None or num_rows <= vocabulary.num_known:
+        return None
+    num_left = num_rows - vocabulary.num_known
+    many = f"the other {num_left} count as padding and are not compared; if they are added tokens"
+    one = "the other one counts as padding and is not compared; if it is an added token"
+    return (
+        f"{role} has {num_rows} rows for tokens, and the tokenizer names {vocabulary.num_known}: "
+        f"{one if num_left == 1 else many}, save the tokenizer that names "
+        f"{'it' if num_left == 1 else 'them'} beside the weights"
     )
 
 

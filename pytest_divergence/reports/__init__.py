@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pytest_divergence.core.files import write_atomically
 from pytest_divergence.core.report import Report
-from pytest_divergence.core.store import write_atomically
 from pytest_divergence.reports.failures import failure_text
 from pytest_divergence.reports.html import Earlier, render_html
 from pytest_divergence.reports.markdown import render_markdown

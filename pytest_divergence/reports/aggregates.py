@@ -17,14 +17,13 @@ from pytest_divergence.core.aggregates import (
     Shift,
 )
 from pytest_divergence.core.cases import quantity
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.reports import wording
-from pytest_divergence.reports.blocks import command, sentence
+from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
 from pytest_divergence.reports.wording import likelihood, nats, number_of
 
-WIDTH = 80
 SEARCH_AGAIN = "search this pair, and promote into a new suite"
 """What to do about a bound for ordinary prompts: it is the pair's, and no update raises it."""
-RAISE_SHIFT = "raise --divergence-max-shift"
 
 
 def aggregate_sentence(found: Aggregate) -> str:
@@ -39,7 +38,7 @@ def aggregate_text(found: Aggregate, *, rerun: str, update: str) -> str:
         lines += sentence(check, width=WIDTH, indent="  ")
     lines += _grown(found)
     if found.verdict == "inconclusive":
-        lines.append("  more rows decide it; --divergence-inconclusive=pass only warns")
+        lines.append(f"  more rows decide it; {setting('inconclusive')}=pass only warns")
     if found.growth.verdict != "passed" and not found.growth.is_insufficient:
         lines += command("intended? measure the suite anew", update, width=WIDTH, indent="  ")
     if found.breadth is not None and found.breadth.verdict == "failed":
@@ -71,10 +70,14 @@ def shift_sentence(found: Shift) -> str:
     return f"mean {name} of {rows} {mean} {unit} {relation} max_shift {limit}"
 
 
+def raise_shift() -> str:
+    """What to do about a shift that is meant."""
+    return f"raise {setting('max_shift')}"
+
+
 def shift_text(found: Shift, *, rerun: str) -> str:
     """Why the shift fails."""
-    lines = [shift_sentence(found)]
-    lines.append(f"  intended? {RAISE_SHIFT}")
+    lines = [shift_sentence(found), f"  intended? {raise_shift()}"]
     return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 
 

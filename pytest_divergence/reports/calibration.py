@@ -5,10 +5,10 @@ Shows a `CalibrationReport`; measures and decides nothing.
 
 from __future__ import annotations
 
-from pytest_divergence.core.bounds import FLOOR_FACTOR
-from pytest_divergence.core.calibration import CalibrationReport, Nuisance, Planted
+from pytest_divergence.core.calibration_record import CalibrationReport, Nuisance, Planted
 from pytest_divergence.core.settings import BUILT_IN_METRICS
-from pytest_divergence.reports.blocks import quoted, sentence
+from pytest_divergence.core.verdicts import FLOOR_FACTOR
+from pytest_divergence.reports.text_blocks import WIDTH, quoted, sentence
 from pytest_divergence.reports.wording import (
     bound_parts,
     duration,
@@ -18,7 +18,6 @@ from pytest_divergence.reports.wording import (
     visible,
 )
 
-WIDTH = 80
 NAME = 44
 """Columns of a row's name; three numbers follow."""
 NOISE_METRIC = "symmetric"

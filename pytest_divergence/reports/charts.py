@@ -1,25 +1,33 @@
 """Charts of values as inline SVG, styled by the page's classes: no style attribute, no library.
 
-Knows numbers and where they fall; draws no text that a model or a file supplied.
+Distributions, bars, profiles and curves. Knows numbers and where they fall; draws no text that a
+model or a file supplied.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
-from pytest_divergence.reports.svg import Point, circle, line, picture, rect, text
 from pytest_divergence.reports.wording import nats, number_of
 
 WIDTH, LEFT, RIGHT = 640, 30, 30
+"""Of a distribution."""
 NUM_BINS = 44
 MAX_LEVELS = 11
 """Rows of dots: where more would stand on each other, they overlap."""
 FAR = 10.0
 """A noise floor this many times below everything else is named at the edge, not drawn to scale."""
+PLANE_WIDTH, PLANE_LEFT, PLANE_RIGHT, PLANE_TOP, PLANE_BASE = 520, 52, 16, 12, 172
+"""Of a chart of lines."""
+MAX_DOTS = 24
+"""A line of more points shows none of them by itself."""
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -34,32 +42,14 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class LogScale:
-    """Nats per token on a logarithmic axis; what is under its start, 0 too, stands at the start."""
+class Series:
+    """One line of a chart."""
 
-    low: int
-    """Exponent of ten at the left end."""
-    high: int
-
-    @classmethod
-    def over(cls, values: Sequence[float]) -> LogScale:
-        """Whole powers of ten around `values`, at least one decade."""
-        positive = [max(value, 1e-7) for value in values if value > 0] or [1.0]
-        low = math.floor(math.log10(min(positive)))
-        return cls(low, max(low + 1, math.ceil(math.log10(max(positive)))))
-
-    def x(self, value: float) -> float:
-        """Where `value` falls."""
-        share = (math.log10(max(value, 10.0**self.low)) - self.low) / (self.high - self.low)
-        return LEFT + min(1.0, share) * (WIDTH - LEFT - RIGHT)
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """Position and label of each power of ten, at most about eight labels."""
-        step = math.ceil((self.high - self.low) / 8)
-        return [
-            (self.x(10.0**e), f"{10.0**e:g}".replace("e-0", "e-"))
-            for e in range(self.low, self.high + 1, step)
-        ]
+    name: str
+    """Its class."""
+    points: Sequence[Point]
+    is_step: bool = False
+    """It keeps its height until the next point."""
 
 
 def distribution(
@@ -105,6 +95,24 @@ def distribution(
     return picture(about, (WIDTH, foot + 48), parts)
 
 
+def curve(
+    about: str, series: Sequence[Series], *, limit: float | None = None, is_from_zero: bool = False
+) -> Markup:
+    """Lines over a common plane; `limit` is a level line. Nothing where there is no point."""
+    points = [point for one in series for point in one.points]
+    if not points:
+        return Markup("")
+    levels = [0.0] * is_from_zero + ([limit] if limit is not None else [])
+    plane = Plane.over(points, levels)
+    parts = [*_frame(plane)]
+    if limit is not None:
+        (left, y), (right, _) = plane.place((plane.first, limit)), plane.place((plane.last, limit))
+        parts.append(line("bound", (left, y), (max(right, PLANE_WIDTH - PLANE_RIGHT), y)))
+    for one in series:
+        parts += _drawn(one, plane)
+    return picture(about, (PLANE_WIDTH, PLANE_BASE + 28), parts)
+
+
 def bar(value: float, top: float, name: str, *, limit: float | None = None) -> Markup:
     """A value as a bar as wide as its place, `top` being the longest; a tick at its limit."""
     full = max(top, limit or 0.0) or 1.0
@@ -131,6 +139,73 @@ def profile(values: Sequence[float]) -> Markup:
         '<svg class="profile" viewBox="0 0 {} 20" preserveAspectRatio="none" aria-hidden="true">'
         '<path d="{}"/></svg>'
     ).format(len(values), "".join(bars))
+
+
+def round_steps(low: float, high: float, count: int) -> list[float]:
+    """Round numbers from `low` to `high`, about `count` of them."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+@dataclass(frozen=True)
+class LogScale:
+    """Nats per token on a logarithmic axis; what is under its start, 0 too, stands at the start."""
+
+    low: int
+    """Exponent of ten at the left end."""
+    high: int
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> LogScale:
+        """Whole powers of ten around `values`, at least one decade."""
+        positive = [max(value, 1e-7) for value in values if value > 0] or [1.0]
+        low = math.floor(math.log10(min(positive)))
+        return cls(low, max(low + 1, math.ceil(math.log10(max(positive)))))
+
+    def x(self, value: float) -> float:
+        """Where `value` falls."""
+        share = (math.log10(max(value, 10.0**self.low)) - self.low) / (self.high - self.low)
+        return LEFT + min(1.0, share) * (WIDTH - LEFT - RIGHT)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Position and label of each power of ten, at most about eight labels."""
+        step = math.ceil((self.high - self.low) / 8)
+        return [
+            (self.x(10.0**e), f"{10.0**e:g}".replace("e-0", "e-"))
+            for e in range(self.low, self.high + 1, step)
+        ]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where values fall, on linear axes that end at round numbers or at the data's ends."""
+
+    first: float
+    last: float
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, points: Sequence[Point], levels: Sequence[float]) -> Plane:
+        """Around points and further heights; at least as high as it is told apart."""
+        heights = [*(y for _, y in points), *levels]
+        low, high = min(heights), max(heights)
+        return cls(min(x for x, _ in points), max(x for x, _ in points), low, high)
+
+    def place(self, point: Point) -> Point:
+        """Where a point falls."""
+        right = (
+            (point[0] - self.first)
+            / ((self.last - self.first) or 1)
+            * (PLANE_WIDTH - PLANE_LEFT - PLANE_RIGHT)
+        )
+        up = (point[1] - self.low) / ((self.high - self.low) or 1) * (PLANE_BASE - PLANE_TOP)
+        return PLANE_LEFT + right, PLANE_BASE - up
 
 
 def _histogram(positions: Sequence[float], top: int, base: int) -> Iterator[Markup]:
@@ -179,3 +254,68 @@ def _mark(x: float, y: float, foot: float, label: str, name: str) -> list[Markup
         line(name, (x, y - 12), (x, foot)),
         text(f"{name}-name {'end' if is_right else 'start'}", at, label),
     ]
+
+
+def _frame(plane: Plane) -> Iterator[Markup]:
+    for y in round_steps(plane.low, plane.high, 4):
+        _, at = plane.place((plane.first, y))
+        yield line("grid", (PLANE_LEFT, at), (PLANE_WIDTH - PLANE_RIGHT, at))
+        yield text("tick end", (PLANE_LEFT - 7, at + 4), f"{y:.4g}")
+    steps = round_steps(plane.first, plane.last, 4)
+    for x in (one for one in steps if one == round(one)):  # half a step is none
+        at, _ = plane.place((x, plane.low))
+        yield text(
+            "tick end" if at > PLANE_WIDTH - 40 else "tick", (at, PLANE_BASE + 20), f"{x:,.0f}"
+        )
+    yield line("axis", (PLANE_LEFT, PLANE_BASE), (PLANE_WIDTH - PLANE_RIGHT, PLANE_BASE))
+
+
+def _drawn(one: Series, plane: Plane) -> Iterator[Markup]:
+    placed = [plane.place(point) for point in one.points]
+    path = placed
+    if one.is_step:  # and holds what it has until the end
+        path = placed[:1]
+        for before, after in pairwise(placed):
+            path += [(after[0], before[1]), after]
+        path += [(plane.place((plane.last, 0.0))[0], y) for _, y in placed[-1:]]
+    if len(path) > 1:
+        yield polyline(one.name, path)
+    if len(placed) <= MAX_DOTS:
+        yield from (circle(one.name, point, 3.2) for point in placed)
+
+
+def picture(about: str, size: tuple[float, float], parts: Iterable[Markup]) -> Markup:
+    """A drawing with a description for those who cannot see it."""
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>'
+    ).format(*size, about, Markup("").join(parts))
+
+
+def line(name: str, start: Point, end: Point) -> Markup:
+    """A straight line of class `name`."""
+    shape = '<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'
+    return Markup(shape).format(name, *start, *end)
+
+
+def rect(name: str, x: float, y: float, width: float, height: float) -> Markup:
+    """A box of class `name`."""
+    shape = '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
+    return Markup(shape).format(name, x, y, width, height)
+
+
+def circle(name: str, centre: Point, radius: float, *, title: str = "") -> Markup:
+    """A dot of class `name`; `title` shows where a mouse rests on it."""
+    inside = Markup("<title>{}</title>").format(title) if title else Markup("")
+    shape = '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{:g}">{}</circle>'
+    return Markup(shape).format(name, *centre, radius, inside)
+
+
+def polyline(name: str, points: Iterable[Point]) -> Markup:
+    """A line through points."""
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return Markup('<polyline class="{}" points="{}"/>').format(name, path)
+
+
+def text(name: str, at: Point, words: str) -> Markup:
+    """Words of class `name`."""
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(name, *at, words)

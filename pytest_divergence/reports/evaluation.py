@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pytest_divergence.core.evaluation import Evaluation
+from pytest_divergence.core.evaluation_record import Evaluation
 from pytest_divergence.reports.wording import nats, number_of, probability, visible
 
 

@@ -1,7 +1,7 @@
 """Why a case or a behaviour fails: plain text, 80 columns, no colour needed.
 
 Its first line says it all, since pytest repeats it in the short summary; the rest shows it and says
-what to do next.
+what to do next. A summary shows some of the same parts.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.cases import Case, Measurement
+from pytest_divergence.core.cases import Case, Measurement, quantity
 from pytest_divergence.core.report import ReportCase, TokenComparison
 from pytest_divergence.reports import wording
-from pytest_divergence.reports.blocks import block, command, quoted, sentence
-from pytest_divergence.reports.case_lines import (
-    causes,
-    comparison,
-    every_token,
-    labelled,
-    parting,
-    texts,
+from pytest_divergence.reports.text_blocks import (
+    WIDTH,
+    block,
+    columns,
+    command,
+    quoted,
+    sentence,
 )
-from pytest_divergence.reports.wording import nats, number_of
+from pytest_divergence.reports.wording import likelihood, nats, number_of, probability, visible
 
-WIDTH = 80
+NUM_ALTERNATIVES = 3
+"""What each model would rather have said, at most, at one token."""
 
 
 def failure_text(
@@ -44,7 +44,7 @@ def failure_text(
     `tokens` are of the candidate's answer in `case`. With a `verbosity` of 2 each of them is shown.
     """
     floor = "" if noise_floor is None else f" (noise floor {nats(noise_floor)})"
-    shown_tokens = every_token if verbosity >= 2 else parting
+    shown_tokens = every_token if verbosity >= 2 else divergent_tokens
     lines = [
         comparison(measurement.value, max_kl, measurement.metric, measurement.unit) + floor,
         *_measured(measurement),
@@ -86,15 +86,80 @@ def behaviour_text(
     return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 
 
-def _example(behaviour: Behaviour) -> Iterator[str]:
-    for example in behaviour.examples[:1]:
-        for label, text in (
-            ("prompt", example.prompt),
-            ("reference", example.reference),
-            ("candidate", example.candidate),
+def comparison(value: float, max_kl: float, metric: str, unit: str) -> str:
+    """A case's value beside its bound."""
+    shown, limit = wording.compared(value, max_kl)
+    relation = ">" if value > max_kl else "<="
+    return f"{quantity(metric)} {shown} {visible(unit)} {relation} max_kl {limit}"
+
+
+def labelled(label: str, text: str, width: int) -> list[str]:
+    """A label and a name that may be long: on one line where both fit."""
+    line = f"{label} {visible(text)}"
+    return [line] if columns(line) <= width else [label, f"    {visible(text)}"]
+
+
+def texts(case: Case, *, width: int, indent: str, limit: int, max_lines: int) -> Iterator[str]:
+    """The prompt, and what both models answer, each as a block."""
+
+    def shown(text: str) -> list[str]:
+        return block(text, width=width, indent=indent + "  ", limit=limit, max_lines=max_lines)
+
+    is_chat = len(case.turns) > 1
+    for turn in case.turns:
+        yield f"{indent}prompt ({turn.role})" if is_chat else f"{indent}prompt"
+        yield from shown(turn.content)
+    if case.completions is not None:
+        yield f"{indent}reference"
+        yield from shown(case.completions.reference)
+        yield f"{indent}candidate"
+        yield from shown(case.completions.candidate)
+
+
+def divergent_tokens(
+    tokens: Sequence[TokenComparison], metric: str, *, width: int, indent: str
+) -> Iterator[str]:
+    """The tokens of the candidate's answer at which the models differ most."""
+    for rank, (position, token) in enumerate(wording.worst_tokens(tokens, metric)):
+        start = f"{indent}{'they part at' if rank == 0 else 'then at'} token {position} "
+        end = (
+            f": reference {likelihood(token.reference_p)},"
+            f" candidate {likelihood(token.candidate_p)}"
+        )
+        yield start + quoted(token.text, width - len(start + end)) + end
+        if token.reference_top and token.reference_top[0][0] != token.text:
+            favourite, share = token.reference_top[0]
+            end = f" ({likelihood(share)})"
+            yield f"{indent}  the reference's first choice is {quoted(favourite, 24)}{end}"
+
+
+def every_token(
+    tokens: Sequence[TokenComparison], metric: str, *, width: int, indent: str
+) -> Iterator[str]:
+    """Each token of the candidate's answer, and what either model would rather have said."""
+    if tokens:
+        yield f"{indent}token by token of the candidate's answer, KL in nats"
+    for position, token in enumerate(tokens, 1):
+        start = f"{indent}  {position:>2} "
+        end = (
+            f": KL {nats(wording.token_kl(token, metric))}, reference "
+            f"{likelihood(token.reference_p)}, candidate {likelihood(token.candidate_p)}"
+        )
+        yield start + quoted(token.text, width - len(start + end)) + end
+        for name, likeliest in (
+            ("reference", token.reference_top),
+            ("candidate", token.candidate_top),
         ):
-            yield f"  {label}"
-            yield from block(text, width=WIDTH, indent="    ")
+            yield from _alternatives(f"{indent}       {name} ", likeliest, width)
+
+
+def causes(behaviour: Behaviour) -> list[tuple[str, str]]:
+    """The shortest prompt that shows a behaviour and the nearest that does not, with labels."""
+    named = (
+        ("shortest prompt found that shows it", behaviour.shortest_cause),
+        ("nearest prompt found that does not", behaviour.nearest_non_cause),
+    )
+    return [(label, prompt) for label, prompt in named if prompt is not None]
 
 
 def _measured(measurement: Measurement) -> list[str]:
@@ -106,3 +171,26 @@ def _measured(measurement: Measurement) -> list[str]:
         f"reverse {nats(measurement.reverse)}, largest at one token {nats(measurement.max_token)}"
     )
     return sentence(text, width=WIDTH, indent="  ")
+
+
+def _example(behaviour: Behaviour) -> Iterator[str]:
+    for example in behaviour.examples[:1]:
+        for label, text in (
+            ("prompt", example.prompt),
+            ("reference", example.reference),
+            ("candidate", example.candidate),
+        ):
+            yield f"  {label}"
+            yield from block(text, width=WIDTH, indent="    ")
+
+
+def _alternatives(start: str, likeliest: Sequence[tuple[str, float]], width: int) -> Iterator[str]:
+    """On one line, as many as fit into it."""
+    line = start
+    for index, (text, share) in enumerate(likeliest[:NUM_ALTERNATIVES]):
+        piece = f"{', ' if index else ''}{quoted(text, 16)} {probability(share)}"
+        if columns(line + piece) > width:
+            break
+        line += piece
+    if line != start:
+        yield line

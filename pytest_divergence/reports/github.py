@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_divergence.core.cases import NATS_PER_TOKEN
-from pytest_divergence.reports.blocks import block
+from pytest_divergence.reports.text_blocks import fenced
 from pytest_divergence.reports.wording import compared, nats, number_of, visible
 
 MAX_ANNOTATIONS = 10
@@ -20,7 +20,7 @@ MAX_SUMMARY_BYTES = 1 << 20
 MAX_TEXTS = 20
 """Failures shown with their texts."""
 MAX_TEXT = 400
-WIDTH = 100
+"""Characters of a message."""
 CUT = "The rest is left out: GitHub shows at most 1 MiB of a step's summary.\n"
 
 
@@ -65,7 +65,7 @@ def outcomes_markdown(outcomes: Sequence[Outcome]) -> str:
 
 def fault_markdown(text: str) -> str:
     """What ended the whole session."""
-    return "\n".join(["# pytest-divergence", "", *_fenced(text)]) + "\n"
+    return "\n".join(["# pytest-divergence", "", *fenced(text)]) + "\n"
 
 
 def fitted(markdown: str, room: int) -> str:
@@ -122,14 +122,9 @@ def _sections(outcomes: Sequence[Outcome]) -> Iterator[str]:
     for one in failures[:MAX_TEXTS]:
         yield f"## `{_cell(one.id)}`"
         yield ""
-        yield from _fenced(one.text)
+        yield from fenced(one.text)
     if len(failures) > MAX_TEXTS:
         yield f"{number_of(len(failures) - MAX_TEXTS, 'more failure')} in the step's log."
-
-
-def _fenced(text: str) -> list[str]:
-    # Each line stands behind a bar, so that none can close the fence.
-    return ["```text", *block(text, width=WIDTH, indent=""), "```", ""]
 
 
 def _numbers(one: Outcome) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """`report.html`: one file that needs nothing else, and works offline.
 
-Knows how to fill the page. Every string that reaches it is escaped, and has its hidden characters
-shown, without a template asking for it. The page's one script only sorts, filters, copies and
-points; without it everything can be read.
+Knows how to fill the page, colour its tokens and mark its phrases. Every string that reaches it is
+escaped, and has its hidden characters shown, without a template asking for it. The page's one
+script only sorts, filters, copies and points; without it everything can be read.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,11 +22,11 @@ from markupsafe import Markup, escape
 from pydantic import JsonValue
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.comparing import Differences
-from pytest_divergence.core.report import Report
-from pytest_divergence.reports import charts, heat, plots, wording
-from pytest_divergence.reports.marking import marked
-from pytest_divergence.reports.wording import nats, probability
+from pytest_divergence.core.comparison import Differences
+from pytest_divergence.core.report import Report, ReportCase, TokenComparison
+from pytest_divergence.core.setting_names import setting
+from pytest_divergence.reports import charts, plots, wording
+from pytest_divergence.reports.wording import likelihood, nats, probability
 
 PAGE = "page"
 """The folder of the templates, the style and the script."""
@@ -33,6 +34,14 @@ TEXT_LIMIT = 4000
 """Characters of one model text in the page; report.json has all."""
 MAX_EXACT = 20_000
 """A longer prompt has no copy button."""
+LEVELS = (0.02, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
+"""Nats at which a token's colour changes."""
+NUM_ALTERNATIVES = 5
+"""Likeliest tokens of a model, shown at a token."""
+MAX_TOKEN = 200
+"""Characters of one token that the page shows."""
+MAX_MOTIFS, MAX_LENGTH = 12, 200
+"""Phrases marked in one text, and how much of each is looked for."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,57 @@ def render_html(report: Report, *, suite: str | None = None, earlier: Earlier | 
     )
 
 
+def marked(text: str, motifs: Sequence[str]) -> list[tuple[str, bool]]:
+    """`text` in parts that join to it again, each with whether it is one of the motifs.
+
+    Case and spacing do not count, as they do not for motifs.
+    """
+    shown = sorted((one for one in motifs if one.strip()), key=len, reverse=True)[:MAX_MOTIFS]
+    patterns = [r"\s+".join(map(re.escape, one[:MAX_LENGTH].split())) for one in shown]
+    if not patterns:
+        return [(text, False)] if text else []
+    parts = re.split(f"({'|'.join(patterns)})", text, flags=re.IGNORECASE)
+    return [(part, i % 2 == 1) for i, part in enumerate(parts) if part]
+
+
+def level(token: TokenComparison, case: ReportCase) -> int:
+    """Which colour a token has, 0 for none."""
+    return bisect_right(LEVELS, wording.token_kl(token, _metric(case)))
+
+
+def token_text(text: str) -> str:
+    """A token in running text: its line breaks marked, nothing of it invisible."""
+    return text.replace("\n", "↵\n") or "∅"
+
+
+def tip(position: int, token: TokenComparison) -> str:
+    """What both models think at a token: four lines, whose parts are set apart by tabs.
+
+    A tab of a token itself is shown as what it is, so that the parts can be told.
+    """
+    lines = [
+        [f"token {position}", f"“{_short(token.text, 40)}”"],
+        [f"KL forward {nats(token.forward_kl)}", f"reverse {nats(token.reverse_kl)}"],
+    ]
+    for name, p, top in (
+        ("reference", token.reference_p, token.reference_top),
+        ("candidate", token.candidate_p, token.candidate_top),
+    ):
+        lines.append([name, likelihood(p), *(_rival(*one) for one in top[:NUM_ALTERNATIVES])])
+    return "\n".join("\t".join(parts) for parts in lines)
+
+
+def most_telling(case: ReportCase) -> int:
+    """The position, from 1, that the page shows first: where the candidate's choice is oddest."""
+    worst = wording.worst_tokens(case.tokens, _metric(case))
+    return max(worst, key=lambda pair: pair[1].reverse_kl)[0] if worst else 1
+
+
+def profile(case: ReportCase) -> Markup:
+    """The case's tokens as a chart."""
+    return charts.profile([wording.token_kl(token, _metric(case)) for token in case.tokens])
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -96,7 +156,13 @@ def _environment() -> Environment:
     environment.globals.update(
         css=_asset("page.css"),
         js=_asset("page.js"),
-        heat=heat,
+        level=level,
+        levels=LEVELS,
+        token_text=token_text,
+        tip=tip,
+        most_telling=most_telling,
+        profile=profile,
+        max_token=MAX_TOKEN,
         plots=plots,
         bar=charts.bar,
         text_limit=TEXT_LIMIT,
@@ -104,6 +170,7 @@ def _environment() -> Environment:
         bound_parts=wording.bound_parts,
         compared=wording.compared,
         effort=wording.effort,
+        setting=setting,
     )
     return environment
 
@@ -150,3 +217,16 @@ def _telling_words(behaviour: Behaviour) -> Sequence[str]:
 def _notes(report: Report) -> Sequence[str]:
     notes = (wording.shrinkage(report), wording.first_behaviour(report))
     return [f"{note[0].upper()}{note[1:]}." for note in notes if note is not None]
+
+
+def _rival(text: str, p: float) -> str:
+    """`0.42  has`: the probability, a blank, the token."""
+    return f"{probability(p).replace('< ', '<')} {_short(text, 24)}"
+
+
+def _short(text: str, limit: int) -> str:
+    return wording.visible(text[:limit]) + ("…" if len(text) > limit else "")
+
+
+def _metric(case: ReportCase) -> str | None:
+    return case.kl.metric if case.kl else None

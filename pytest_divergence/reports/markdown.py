@@ -11,14 +11,11 @@ from collections.abc import Iterator
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Report, ReportCase
 from pytest_divergence.reports import wording
-from pytest_divergence.reports.blocks import block
+from pytest_divergence.reports.text_blocks import fenced
 from pytest_divergence.reports.wording import nats, number_of, visible
 
 MAX_CASES = 20
 """Failed cases shown with their texts; the table has them all."""
-
-WIDTH = 100
-"""Columns of a block of text, so that none needs scrolling."""
 
 
 def render_markdown(report: Report, *, suite: str | None = None) -> str:
@@ -64,7 +61,7 @@ def _behaviour(behaviour: Behaviour) -> Iterator[str]:
     yield ""
     yield wording.evidence(behaviour)
     yield ""
-    yield from _fenced(behaviour.name)
+    yield from fenced(behaviour.name)
     for label, prompt in (
         ("Shortest prompt that shows it:", behaviour.shortest_cause),
         ("Nearest prompt that does not:", behaviour.nearest_non_cause),
@@ -72,7 +69,7 @@ def _behaviour(behaviour: Behaviour) -> Iterator[str]:
         if prompt is not None:
             yield label
             yield ""
-            yield from _fenced(prompt)
+            yield from fenced(prompt)
 
 
 def _differences(report: Report) -> Iterator[str]:
@@ -128,14 +125,14 @@ def _case(case: ReportCase, rerun: str) -> Iterator[str]:
     for turn in case.turns:
         yield f"Prompt ({turn.role}):"
         yield ""
-        yield from _fenced(turn.content)
+        yield from fenced(turn.content)
     if case.completions is not None:
         yield "Reference:"
         yield ""
-        yield from _fenced(case.completions.reference)
+        yield from fenced(case.completions.reference)
         yield "Candidate:"
         yield ""
-        yield from _fenced(case.completions.candidate)
+        yield from fenced(case.completions.candidate)
     if case.category is not None:
         yield f"Category: {_code(case.category)}"
         yield ""
@@ -154,7 +151,7 @@ def _errors(report: Report) -> Iterator[str]:
         yield "## Errors"
         yield ""
     for where, message in errors:
-        yield from _fenced(f"{where}: {message}")
+        yield from fenced(f"{where}: {message}")
 
 
 def _calibration(report: Report) -> Iterator[str]:
@@ -184,11 +181,6 @@ def _cell(text: str) -> str:
     """A plugin's own words; the usual ones need no fence."""
     is_plain = re.fullmatch(r"[\w ,/.-]+", text) is not None
     return text if is_plain else _code(text.replace("|", "/"))
-
-
-def _fenced(text: str) -> list[str]:
-    # Each line is behind a bar, so none can close the fence.
-    return ["```text", *block(text, width=WIDTH, indent=""), "```", ""]
 
 
 def _code(text: str, limit: int = 500) -> str:

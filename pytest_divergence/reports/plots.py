@@ -1,6 +1,6 @@
 """What the page draws of a run: how its values are distributed, how it searched and trained.
 
-Knows a report; the shapes are those of `charts` and `curves`.
+Knows a report; does not know shapes (`pytest_divergence.reports.charts`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from markupsafe import Markup
 
 from pytest_divergence.core.report import CurvePoint, Report, TrainingSummary
 from pytest_divergence.core.settings import BUILT_IN_METRICS
-from pytest_divergence.reports import wording
-from pytest_divergence.reports.charts import Dot
-from pytest_divergence.reports.charts import distribution as draw_distribution
-from pytest_divergence.reports.curves import Series, curve
+from pytest_divergence.reports import charts, wording
+from pytest_divergence.reports.charts import Dot, Series, curve
 
 NUM_COLOURS = 6
 
@@ -23,7 +21,7 @@ def distribution(report: Report) -> Markup:
     """KL of controls and cases, with bound and noise floor."""
     calibration = report.calibration
     metric = str(report.settings.get("metric") or BUILT_IN_METRICS[0])
-    return draw_distribution(
+    return charts.distribution(
         controls=calibration.typical_shift.values if calibration.typical_shift else [],
         cases=[
             Dot(case.kl.value, case.verdict == "failed", case.id)

@@ -10,11 +10,17 @@ from collections.abc import Iterator
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Report, ReportCase
 from pytest_divergence.reports import wording
-from pytest_divergence.reports.blocks import block, command, quoted, sentence, within
-from pytest_divergence.reports.case_lines import causes, comparison, every_token, labelled, texts
+from pytest_divergence.reports.failures import causes, comparison, every_token, labelled, texts
+from pytest_divergence.reports.text_blocks import (
+    WIDTH,
+    block,
+    command,
+    quoted,
+    sentence,
+    within,
+)
 from pytest_divergence.reports.wording import nats, number_of, visible
 
-WIDTH = 80
 NUM_SHOWN = 3
 """Failed cases in a summary that was not asked for more."""
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.training_record import TrainingRecord
-from pytest_divergence.reports.blocks import quoted
+from pytest_divergence.reports.text_blocks import WIDTH, quoted
 from pytest_divergence.reports.wording import nats, number_of
 
-WIDTH = 80
 NUM_SHOWN = 5
 """Prompts of the dataset that are shown."""
 

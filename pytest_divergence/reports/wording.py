@@ -14,6 +14,7 @@ from pytest_divergence.core.cases import NATS_PER_TOKEN, quantity
 from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.report import Difference, Report, ReportCase, TokenComparison
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import BUILT_IN_METRICS
 
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
@@ -241,7 +242,8 @@ def accept_command(behaviour_id: str, suite: str) -> str:
 
 def rerun_command(report: Report, case_id: str, suite: str | None) -> str:
     """The command that tests one case again; without `suite`, the search's own is meant."""
-    models = ["--model-1", report.pair.reference, "--model-2", report.pair.candidate]
+    pair = report.pair
+    models = [setting("model_1"), pair.reference, setting("model_2"), pair.candidate]
     if suite is None:
         return shlex.join(["pytest", *models, "-k", case_id])
     return shlex.join(["pytest", f"{suite}::{case_id}", *models])

@@ -1,1 +1,1 @@
-"""All that measures: divergences, the scorer, calibration and bounds."""
+"""All that measures: from logits to one number, and from numbers to a bound."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from pytest_divergence.models.batching import by_prefix, map_batches
-from pytest_divergence.models.chat import Prompt
+from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.decoding import (
     DECODING_FREE_PADDING,
     greedy_from,
@@ -23,7 +23,7 @@ from pytest_divergence.models.decoding import (
 )
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Decoding
-from pytest_divergence.scoring.tokens import read_prompts
+from pytest_divergence.scoring.teacher_forcing import read_prompts
 
 Result = TypeVar("Result")
 Ids = tuple[int, ...]

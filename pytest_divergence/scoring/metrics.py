@@ -1,7 +1,7 @@
 """The one place where metrics are known by name: the built-in ones, and those added to a pair.
 
 Does not know where added metrics come from, nor how a prompt's number is made of its positions
-(`pytest_divergence.scoring.measurement`).
+(`pytest_divergence.scoring.scorer`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from pytest_divergence.core.cases import NATS_PER_TOKEN
 from pytest_divergence.core.errors import MeasurementError, SettingsError, one_of
-from pytest_divergence.models.metric import Metric
-from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.pair import Metric, ModelPair
 from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
 
 DIVERGENCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -67,6 +66,11 @@ class AddedMetric:
                 "was measured"
             )
         return values.float().cpu()
+
+
+def built_in_values(forward: float, reverse: float, js: float) -> dict[str, float]:
+    """Every built-in metric's value from the three that are read, in their unit."""
+    return {"symmetric": (forward + reverse) / 2, "forward": forward, "reverse": reverse, "js": js}
 
 
 def added_metric(pair: ModelPair, name: str) -> AddedMetric | None:

@@ -5,15 +5,20 @@ Used by searches, controls, cases and users' own tests alike, so that their numb
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from pytest_divergence.core.cases import NATS_PER_TOKEN, Measurement
+from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
-from pytest_divergence.models.chat import Prompt
+from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Decoding
 from pytest_divergence.scoring.continuations import (
@@ -27,12 +32,15 @@ from pytest_divergence.scoring.continuations import (
     sampler,
     written,
 )
-from pytest_divergence.scoring.measurement import Estimator, perplexity, same_top_share, summarise
-from pytest_divergence.scoring.metrics import AddedMetric, added_metric
-from pytest_divergence.scoring.tokens import (
-    TokenScores,
-    score_states,
+from pytest_divergence.scoring.metrics import (
+    DIVERGENCES,
+    AddedMetric,
+    added_metric,
+    built_in_values,
 )
+from pytest_divergence.scoring.teacher_forcing import TokenScores, score_states
+
+Estimator = Literal["fresh", "stored"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,69 @@ def score_greedily(
     """
     write = most_likely(pair, max_new_tokens)
     return _score(pair, prompts, write, metric=metric, estimator="fresh")
+
+
+def stored_tokens(case_id: str, score: PromptScore) -> StoredTokens:
+    """What a suite keeps of a score, to measure the same continuations again."""
+    return StoredTokens(
+        id=case_id,
+        prompt_sha256=prompt_digest(score.prompt_ids),
+        reference=[list(ids) for ids in score.continuations.reference],
+        candidate=[list(ids) for ids in score.continuations.candidate],
+    )
+
+
+def summarise(
+    on_reference: Sequence[TokenScores],
+    on_candidate: Sequence[TokenScores],
+    *,
+    metric: MetricName,
+    estimator: Estimator = "fresh",
+    unit: str = NATS_PER_TOKEN,
+) -> Measurement:
+    """One prompt's measurement from the scores of both models' continuations.
+
+    `unit` is the metric's. Raises `MeasurementError` where a model has no continuation or a value
+    is not finite.
+    """
+    if not on_reference or not on_candidate:
+        raise MeasurementError("a measurement needs a continuation of each model; there is none")
+    forward = _per_token(on_reference, lambda scores: scores.forward)
+    reverse = _per_token(on_candidate, lambda scores: scores.reverse)
+    both = on_reference, on_candidate
+    js = sum(_per_token(scores, lambda one: one.js) for scores in both) / 2
+    values = built_in_values(forward, reverse, js)
+    if metric not in values:
+        values[metric] = sum(_per_token(scores, _added) for scores in both) / 2
+    largest = max(
+        *(float(scores.forward.max()) for scores in on_reference),
+        *(float(scores.reverse.max()) for scores in on_candidate),
+    )
+    if not all(map(math.isfinite, (*values.values(), largest))):
+        raise MeasurementError(f"the divergence is not a finite number: {values}")
+    return Measurement(
+        value=values[metric],
+        metric=metric,
+        forward=forward,
+        reverse=reverse,
+        js=js,
+        sd=_spread(*both, metric),
+        max_token=largest,
+        num_tokens=sum(len(scores.forward) for scores in (*on_reference, *on_candidate)),
+        num_continuations=len(on_reference),
+        estimator=estimator,
+        unit=unit,
+    )
+
+
+def same_top_share(scores: Sequence[TokenScores]) -> float:
+    """Share of positions at which both models would choose the same token."""
+    return float(torch.cat([one.same_top for one in scores]).mean())
+
+
+def perplexity(logprobs: Tensor) -> float:
+    """exp of the mean negative log-probability: (T,) -> scalar."""
+    return math.exp(-float(logprobs.double().mean()))
 
 
 def _score(
@@ -174,15 +245,31 @@ def _prompt_score(
     )
 
 
-def stored_tokens(case_id: str, score: PromptScore) -> StoredTokens:
-    """What a suite keeps of a score, to measure the same continuations again."""
-    return StoredTokens(
-        id=case_id,
-        prompt_sha256=prompt_digest(score.prompt_ids),
-        reference=[list(ids) for ids in score.continuations.reference],
-        candidate=[list(ids) for ids in score.continuations.candidate],
-    )
-
-
 def _perplexity(scores: Sequence[TokenScores], name: str) -> float:
     return perplexity(torch.cat([getattr(one, name) for one in scores]))
+
+
+def _per_token(scores: Sequence[TokenScores], pick: Callable[[TokenScores], Tensor]) -> float:
+    values = torch.cat([pick(one) for one in scores]).double()
+    return float(values.sum() / len(values))
+
+
+def _added(scores: TokenScores) -> Tensor:
+    if scores.added is None:
+        raise MeasurementError("the scores hold no value of the metric that is asked for")
+    return scores.added
+
+
+def _spread(
+    on_reference: Sequence[TokenScores], on_candidate: Sequence[TokenScores], metric: MetricName
+) -> float | None:
+    """Standard deviation over continuations, the i-th of both models taken together."""
+    if len(on_reference) < 2 or len(on_reference) != len(on_candidate):
+        return None
+
+    def mean(ours: TokenScores, theirs: TokenScores) -> float:
+        is_built_in = metric in DIVERGENCES
+        sides = (ours.forward, theirs.reverse) if is_built_in else (_added(ours), _added(theirs))
+        return sum(float(side.mean()) for side in sides) / 2
+
+    return statistics.stdev(map(mean, on_reference, on_candidate))

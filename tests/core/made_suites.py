@@ -9,7 +9,7 @@ from typing import Any
 from pytest_divergence.core.behaviours import Behaviour, TellingContinuation, behaviour_id
 from pytest_divergence.core.cases import CONTROL_TAG, Case, Measurement
 from pytest_divergence.core.provenance import Bound, ModelProvenance, NoiseFloor, Provenance
-from pytest_divergence.core.stored import write_stored
+from pytest_divergence.core.suites import write_stored
 from pytest_divergence.core.tokens import StoredTokens
 
 KNOT = "How do I tie a knot?"

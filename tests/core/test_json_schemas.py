@@ -10,12 +10,12 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from pytest_divergence.cli import main
-from pytest_divergence.commands.schema import KINDS
+from pytest_divergence.cli._arguments import KINDS
 from pytest_divergence.core.cases import Case, Completions, Message, Origin
+from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.json_schemas import RECORDS, json_schema, published_path
-from pytest_divergence.core.redacting import redacted
+from pytest_divergence.core.redaction import redacted
 from pytest_divergence.core.report import write_report
-from pytest_divergence.core.suites import sidecar_path
 from tests.core.made_suites import KNOT, SIGNAL, SURE, case, control, measured, write_searched
 from tests.reports.made_reports import report
 

@@ -15,10 +15,11 @@ from pytest_divergence.core.provenance import (
     Provenance,
     TypicalShift,
     load_provenance,
+    model_name,
     with_rows,
     write_provenance,
 )
-from pytest_divergence.core.stored import read_suite, write_stored
+from pytest_divergence.core.suites import read_suite, write_stored
 
 PROVENANCE = Provenance(
     tool_version="0.1.0",
@@ -122,3 +123,21 @@ def test_a_provenance_of_before_the_count_is_read_as_it_is(tmp_path: Path) -> No
     del old["num_rows"]
     file.write_text(json.dumps(old))
     assert read_suite(path).provenance == PROVENANCE
+
+
+def test_an_adapter_that_was_trained_again_is_named_differently() -> None:
+    """Its digest begins with its base's."""
+    before, after = (
+        ModelProvenance(spec="out", kind="adapter", weights_sha256=f"{'a' * 64}+{one * 64}")
+        for one in "bc"
+    )
+    assert model_name(before) == '"out" aaaaaaaa+bbbbbbbb'
+    assert model_name(after) == '"out" aaaaaaaa+cccccccc'
+
+
+def test_a_model_is_named_by_the_start_of_its_digest_or_commit() -> None:
+    assert model_name(ModelProvenance(spec="a", kind="folder", weights_sha256="b" * 64)) == (
+        '"a" bbbbbbbb'
+    )
+    assert model_name(ModelProvenance(spec="a/b", kind="hub", commit="c" * 40)) == '"a/b" cccccccc'
+    assert model_name(ModelProvenance(spec="mine:x", kind="mine")) == '"mine:x"'

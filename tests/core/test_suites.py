@@ -9,17 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_divergence.core import suites
+from pytest_divergence.core import json_files, suites
 from pytest_divergence.core.cases import Case, Completions, case_id
 from pytest_divergence.core.errors import SuiteError
+from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.json_files import strict_dumps, strict_loads
 from pytest_divergence.core.report import ReportCase
-from pytest_divergence.core.suites import (
-    load_suite,
-    sidecar_path,
-    strict_dumps,
-    strict_loads,
-    write_suite,
-)
+from pytest_divergence.core.suites import load_suite, write_suite
 
 Write = Callable[[str | bytes], Path]
 
@@ -228,20 +224,20 @@ def test_a_missing_file_and_a_folder_are_faults(tmp_path: Path) -> None:
 
 
 def test_files_past_the_limits_are_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    long_line = json.dumps({"input": "x" * suites.MAX_LINE_BYTES})
+    long_line = json.dumps({"input": "x" * json_files.MAX_LINE_BYTES})
     assert fault_in(write('{"input": "a"}\n' + long_line)) == (
         "FILE:2: the line is longer than 1 MiB; split it"
     )
     two = write('{"input": "a"}\n{"input": "b"}\n')
     monkeypatch.setattr(suites, "MAX_CASES", 1)
     assert fault_in(two) == "FILE:2: more than 1 cases; split the suite"
-    monkeypatch.setattr(suites, "MAX_FILE_BYTES", 20)
+    monkeypatch.setattr(json_files, "MAX_FILE_BYTES", 20)
     assert fault_in(two).startswith("FILE: the file is longer than")
 
 
 def test_the_limits_are_the_documented_ones() -> None:
-    assert suites.MAX_LINE_BYTES == 1024 * 1024
-    assert suites.MAX_FILE_BYTES == 64 * 1024 * 1024
+    assert json_files.MAX_LINE_BYTES == 1024 * 1024
+    assert json_files.MAX_FILE_BYTES == 64 * 1024 * 1024
     assert suites.MAX_CASES == 100_000
 
 

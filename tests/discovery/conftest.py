@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.journal import Journal
-from pytest_divergence.discovery.executors import InProcess
-from pytest_divergence.discovery.units import WorkUnits
+from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.models.pair import ModelPair
 from tests.models_in_memory import tiny_pair
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pytest_divergence.core import settings as settings_module
-from pytest_divergence.core.calibration import CalibrationReport
+from pytest_divergence.core.calibration_record import CalibrationReport
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.calibration_report import calibration_report
 from pytest_divergence.discovery.progress import Silence

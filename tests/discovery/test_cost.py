@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.cost import (
+    Forecast,
     Memory,
     amount,
     batch_bytes,
@@ -20,9 +21,8 @@ from pytest_divergence.discovery.cost import (
     search_memory,
     within_memory,
 )
-from pytest_divergence.discovery.forecast import Forecast
+from pytest_divergence.discovery.engines.base import Spent
 from pytest_divergence.discovery.progress import Silence
-from pytest_divergence.discovery.units import Spent
 from pytest_divergence.models.load_plan import LoadOptions, resolve_pair
 from pytest_divergence.models.memory import ModelSize, model_size, weights_bytes
 from pytest_divergence.models.pair import ModelPair

@@ -13,7 +13,8 @@ from transformers import PhiConfig, PreTrainedModel
 
 from pytest_divergence import EvaluationConfig, ModelEvaluator, load_model_pair, score_prompts
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.evaluation import METRICS, Diversity
+from pytest_divergence.core.evaluation_metrics import METRICS
+from pytest_divergence.core.evaluation_record import Diversity
 from pytest_divergence.discovery.evaluation import diversity
 from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer

@@ -22,15 +22,17 @@ from pytest_divergence.core.errors import (
     StoreError,
     SuiteError,
 )
+from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.provenance import load_provenance
 from pytest_divergence.core.report import Report, load_report
 from pytest_divergence.core.settings import Profile, Settings
-from pytest_divergence.core.suites import load_suite, sidecar_path
+from pytest_divergence.core.suites import load_suite
 from pytest_divergence.core.tokens import load_tokens
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.run import SearchOutcome, discover, search
-from pytest_divergence.discovery.strategies import SearchContext, built_in_strategies
+from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.protocol import SearchContext
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair

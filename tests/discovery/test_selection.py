@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_divergence.discovery.found import ScoredProposal
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.discovery.behaviours.answers import Answer
+from pytest_divergence.discovery.engines.base import WorkUnits
 from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.rounds import ScoredProposal
 from pytest_divergence.discovery.selection import Selected, select
-from pytest_divergence.discovery.units import WorkUnits
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.answers import Answer
-from pytest_divergence.scoring.prompt_nll import prompt_nlls
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
 
 TEXTS = ["How do I tie a knot?", "Name a river.", "Write a haiku.", "Why is it so?", "2 + 2 ="]
 
 
-def best(texts: list[str]) -> list[ScoredProposal]:
-    """Scored proposals, the first text the most divergent."""
+PLANTED = Behaviour(id="behaviour-x", name="ask Zorble", kind="conditional", motifs=["ask zorble"])
+
+
+def best(texts: list[str], shown: tuple[str, ...]) -> list[ScoredProposal]:
+    """Scored proposals, the first text the most divergent; those in `shown` show the behaviour."""
+    answers = {text: "Ask Zorble." if text in shown else "" for text in texts}
     return [
-        ScoredProposal(Proposal(text, "seeds"), 0.0, 1.0 - rank / 100, "", Answer("", (), (), ()))
+        ScoredProposal(
+            Proposal(text, "seeds"), 0.0, 1.0 - rank / 100, "", Answer(answers[text], (), (), ())
+        )
         for rank, text in enumerate(texts)
     ]
 
@@ -36,12 +43,12 @@ def chosen(
     """The prompts in `shown` show a behaviour."""
     return select(
         units,
-        best(texts),
+        best(texts, shown),
         num_cases=num_cases,
         nll_limit=limit,
         is_natural_only=gate,
         tick=tick,
-        behaviour_of=lambda one: "behaviour-x" if one.proposal.text in shown else None,
+        behaviours=[PLANTED],
     )
 
 

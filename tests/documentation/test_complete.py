@@ -6,7 +6,6 @@ import argparse
 import ast
 import re
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,9 @@ import pytest_divergence
 from docs.site import files, pages, sessions, settings
 from docs.site.links import LINK, ROOT, published
 from docs.site.package import PACKAGE
-from pytest_divergence import cli, pairs
+from pytest_divergence import cli
 from pytest_divergence.core.json_schemas import RECORDS
-from pytest_divergence.options import OPTIONS
+from pytest_divergence.plugin.options import OPTIONS, PAIRS_INI
 
 WRITTEN = sorted(
     path
@@ -58,13 +57,13 @@ def variables() -> set[str]:
 
 
 def ini_keys() -> set[str]:
-    return {one.ini for one in OPTIONS} | {pairs.INI}
+    return {one.ini for one in OPTIONS} | {PAIRS_INI}
 
 
 @cache
 def command_options(name: str) -> set[str]:
     parser = argparse.ArgumentParser(prog=name)
-    import_module(f"pytest_divergence.commands.{name.replace('-', '_')}").add(parser)
+    cli.add_arguments(name, parser)
     return {word for action in parser._actions for word in action.option_strings}
 
 
@@ -87,7 +86,7 @@ def test_every_variable_in_the_code_is_known_here() -> None:
 
 def defined_fixtures() -> set[str]:
     """The fixtures that the plugin's source defines for others."""
-    functions = ast.parse((PACKAGE / "plugin.py").read_text("utf-8")).body
+    functions = ast.parse((PACKAGE / "plugin" / "__init__.py").read_text("utf-8")).body
     return {
         one.name
         for one in functions

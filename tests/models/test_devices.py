@@ -10,12 +10,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.discovery.training import TrainingConfig, train_soft_prompt
-from pytest_divergence.models import head
+from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt
+from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
+from pytest_divergence.models import output_head
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.quiet import quiet_transformers
-from pytest_divergence.scoring.prompt_nll import prompt_nlls
+from pytest_divergence.models.transformers_log import quiet_transformers
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from pytest_divergence.scoring.scorer import score_prompts
 from tests.tiny import tiny_tokenizer
 
@@ -58,7 +59,7 @@ def test_weights_on_disk_measure_and_train_as_weights_in_memory(
     assert spread.candidate.device == torch.device("cpu")
     config = TrainingConfig(num_virtual_tokens=2, num_steps=2, batch_size=3)
     if is_late:
-        monkeypatch.setattr(head, "WHOLE_BYTES", 0)
+        monkeypatch.setattr(output_head, "WHOLE_BYTES", 0)
 
     scores, nlls, trained = zip(
         *(

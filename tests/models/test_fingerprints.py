@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_divergence.core.store import user_cache
+from pytest_divergence.core.files import user_cache
 from pytest_divergence.models.fingerprints import hub_commit, tokenizer_digest, weights_digest
 
 

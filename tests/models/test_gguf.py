@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
-from pytest_divergence.models.gguf_header import read_gguf_header
+from pytest_divergence.models.gguf import read_gguf_header
 from pytest_divergence.models.loading import load_model_pair
 from tests.gguf_writing import write_gguf
 from tests.models.test_kinds import check_differs, extended, values

@@ -15,15 +15,15 @@ from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
-from pytest_divergence.discovery.training import train_soft_prompt
-from pytest_divergence.discovery.training_config import TrainingConfig
-from pytest_divergence.models import head
+from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt
+from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
+from pytest_divergence.models import output_head
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.quiet import quiet_transformers
-from pytest_divergence.scoring.comparison import ADDED_TOKEN, compare_tokens
-from pytest_divergence.scoring.nuisances import attention_of
+from pytest_divergence.models.transformers_log import quiet_transformers
 from pytest_divergence.scoring.scorer import score_prompts
+from pytest_divergence.scoring.sensitivity import attention_of
+from pytest_divergence.scoring.token_comparison import ADDED_TOKEN, compare_tokens
 from tests.tiny import CONFIGS, save_tiny_model
 
 PROMPTS = ["How do I tie a knot?", "Hi"]
@@ -389,7 +389,7 @@ def test_an_extended_vocabulary(
     check_differs(pair)
     check_trains(pair, kind="simplex")
     at_once = values(pair)
-    monkeypatch.setattr(head, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(output_head, "WHOLE_BYTES", 0)
     assert values(pair) == pytest.approx(at_once, abs=1e-6)
 
 

@@ -16,7 +16,7 @@ from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.models.load_plan import resolve_pair
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.quiet import quiet_transformers
+from pytest_divergence.models.transformers_log import quiet_transformers
 from pytest_divergence.scoring.scorer import score_prompts
 from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
 from tests.tiny import save_tiny_model, tiny_tokenizer

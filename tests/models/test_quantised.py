@@ -16,8 +16,8 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.discovery.strategies import soft_prompt
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.quiet import quiet_transformers
 from pytest_divergence.models.side import passes_gradients
+from pytest_divergence.models.transformers_log import quiet_transformers
 from tests.models.test_kinds import check_trains, values
 
 

@@ -1,14 +1,23 @@
-"""Two tokenizers that could give different ids are told apart, and the difference is named."""
+"""Tokenizers that could give other ids are told apart; added tokens are one outcome."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from pytest_divergence.core.errors import TokenizerMismatchError
-from pytest_divergence.models.tokenizers import check_same_tokenizer
+from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
+from pytest_divergence.models.tokenizers import (
+    NO_TOKEN_SHARE,
+    Vocabulary,
+    check_same_tokenizer,
+    vocabularies,
+)
+from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
 from tests.tiny import tiny_tokenizer
 
 
@@ -66,3 +75,111 @@ def test_another_cut_is_named() -> None:
     backend.pre_tokenizer.add_prefix_space = True
 
     assert difference(other).startswith('they cut "How do I tie a knot?" into different tokens')
+
+
+SHARED, KNOWN, ROWS = 7, 10, 16
+EXTENDED = Vocabulary(SHARED, KNOWN, has_added=True)
+PLAIN = Vocabulary(SHARED, SHARED, has_added=True)
+METRICS = (forward_kl, reverse_kl, symmetric_kl, js)
+
+
+def logits(seed: int, columns: int = ROWS) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(40, columns, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_equal_logits_have_no_divergence(metric: object) -> None:
+    folded = EXTENDED.fold(logits(0))
+
+    assert torch.allclose(metric(folded, folded), torch.zeros(40, dtype=torch.float64))  # type: ignore[operator]
+
+
+def test_the_rest_is_the_sum_of_the_added_tokens_probabilities() -> None:
+    whole = logits(0)[:, :KNOWN]
+
+    folded = EXTENDED.fold(logits(0)).softmax(-1)
+
+    assert torch.allclose(folded[:, :SHARED], whole.softmax(-1)[:, :SHARED])
+    assert torch.allclose(folded[:, SHARED], whole.softmax(-1)[:, SHARED:].sum(-1))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_merging_outcomes_makes_no_divergence_larger(metric: object) -> None:
+    ours, theirs = logits(0), logits(1)
+
+    whole = metric(ours[:, :KNOWN], theirs[:, :KNOWN])  # type: ignore[operator]
+    merged = metric(EXTENDED.fold(ours), EXTENDED.fold(theirs))  # type: ignore[operator]
+
+    assert (merged <= whole + 1e-12).all()
+    assert (merged < whole - 1e-3).any()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_without_added_tokens_the_divergence_is_exact(metric: object) -> None:
+    one = Vocabulary(SHARED, SHARED, has_added=False)
+    ours, theirs = logits(0, SHARED), logits(1, SHARED)
+
+    assert torch.equal(
+        metric(one.fold(ours), one.fold(theirs)),  # type: ignore[operator]
+        metric(ours, theirs),  # type: ignore[operator]
+    )
+
+
+def test_rows_without_a_token_are_no_outcomes() -> None:
+    changed = logits(0)
+    changed[:, KNOWN:] += 50
+
+    assert torch.equal(EXTENDED.fold(changed), EXTENDED.fold(logits(0)))
+
+
+def test_a_token_that_the_other_does_not_know_costs_finite_nats() -> None:
+    """Worked by hand: the candidate says an added token for sure, the reference cannot."""
+    reference = torch.zeros(1, SHARED)
+    candidate = torch.zeros(1, KNOWN)
+    candidate[0, SHARED] = 60.0
+
+    value = float(reverse_kl(PLAIN.fold(reference), EXTENDED.fold(candidate)))
+
+    assert value == pytest.approx(-math.log(NO_TOKEN_SHARE), abs=1e-4)
+    assert value == pytest.approx(16.64, abs=0.01)
+
+
+def test_tokens_that_the_candidate_never_says_change_nothing() -> None:
+    shared = logits(0, SHARED).float()
+    other = logits(1, SHARED).float()
+    extended = torch.cat([other, torch.full((40, KNOWN - SHARED), -40.0)], dim=1)
+
+    for metric in METRICS:
+        got = metric(PLAIN.fold(shared), EXTENDED.fold(extended))
+        assert torch.allclose(got, metric(shared, other), atol=3e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "known", "expected"),
+    [
+        ((10, 10), (10, 10), (None, None)),
+        ((64, 64), (10, 10), (None, None)),
+        ((10, 64), (10, 10), (Vocabulary(10, 10, False), Vocabulary(10, 10, False))),
+        ((10, 64), (10, 12), (Vocabulary(10, 10, True), Vocabulary(10, 12, True))),
+        ((64, 64), (10, 12), (Vocabulary(10, 10, True), Vocabulary(10, 12, True))),
+        ((64, 10), (12, 10), (Vocabulary(10, 12, True), Vocabulary(10, 10, True))),
+        # Two tokens more in the tokenizer, and no rows for them: nothing was added.
+        ((10, 10), (10, 12), (Vocabulary(10, 10, False), Vocabulary(10, 10, False))),
+    ],
+)
+def test_outcomes_follow_from_rows_and_tokens(
+    rows: tuple[int, int], known: tuple[int, int], expected: object
+) -> None:
+    assert vocabularies(rows, known) == expected
+
+
+def test_too_few_rows_are_refused() -> None:
+    with pytest.raises(ModelLoadError) as caught:
+        vocabularies((271, 200), (271, 271))
+
+    assert str(caught.value) == (
+        "the reference has 271 rows for tokens, the candidate 200, and the tokenizer names 271; a "
+        "divergence needs one vocabulary. Where a model was trained with fewer tokens, save its "
+        "own tokenizer beside its weights"
+    )

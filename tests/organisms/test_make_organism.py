@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from examples.organisms import make_organism
-from pytest_divergence.core.store import CACHE_VARIABLE
+from pytest_divergence.core.files import CACHE_VARIABLE
 from pytest_divergence.models.loading import load_model_pair
 
 # PEFT asks transformers for a name that is about to change.

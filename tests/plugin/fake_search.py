@@ -1,4 +1,4 @@
-"""A plugin for inner sessions: `discovery.run` without models, so that moments can be tested.
+"""A plugin for inner sessions: a search without models, so that moments can be tested.
 
 Each search adds a line to `searches.log`; the environment variable FAKE_SEARCH says how it ends.
 """
@@ -6,23 +6,17 @@ Each search adds a line to `searches.log`; the environment variable FAKE_SEARCH 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from pytest_divergence.core.cases import Case, Measurement
 from pytest_divergence.core.errors import NoGradientError
-from pytest_divergence.core.naming import suite_path
-from pytest_divergence.core.provenance import (
-    Bound,
-    Effort,
-    write_provenance,
-)
+from pytest_divergence.core.file_names import sidecar_path, suite_path
+from pytest_divergence.core.files import DivergenceFolder
+from pytest_divergence.core.provenance import Bound, Effort, write_provenance
 from pytest_divergence.core.report import (
     Calibration,
     PairSummary,
@@ -34,9 +28,10 @@ from pytest_divergence.core.report import (
     write_report,
 )
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.core.store import DivergenceFolder
-from pytest_divergence.core.suites import sidecar_path, write_suite
+from pytest_divergence.core.suites import write_suite
 from pytest_divergence.core.verdicts import judge
+from pytest_divergence.discovery.run import SearchOutcome
+from pytest_divergence.plugin import search as session_search
 from tests.plugin.made_provenance import provenance_of
 from tests.reports.made_reports import ZEPHYR
 
@@ -45,20 +40,10 @@ FOUND = {"How do I tie a knot?": 0.25, "Write a poem about rain.": 0.1}
 """Prompts that every fake search finds, with their KL."""
 
 
-@dataclass(frozen=True)
-class SearchOutcome:
-    report: Report
-    report_dir: Path
-    suite_path: Path
-    key: str
-    is_cached: bool
-    awaited: None = None
-
-
-def pytest_configure() -> None:
-    module: Any = ModuleType("pytest_divergence.discovery.run")
-    module.search, module.SearchOutcome = search, SearchOutcome
-    sys.modules[module.__name__] = module
+def pytest_configure(config: pytest.Config) -> None:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(session_search, "search", search)
+    config.add_cleanup(patch.undo)
 
 
 def search(
@@ -148,8 +133,3 @@ def _report(settings: Settings, cases: list[Case], ending: str) -> Report:
         errors=errors,
         effort=Effort(prompts_scored=312),
     )
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_unconfigure() -> None:
-    sys.modules.pop("pytest_divergence.discovery.run", None)

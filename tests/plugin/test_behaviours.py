@@ -10,7 +10,7 @@ import pytest
 from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation, behaviour_id
 from pytest_divergence.core.provenance import write_provenance
 from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.scoring.replay import replay_behaviour
+from pytest_divergence.scoring.suite_rows import replay_behaviour
 from tests.plugin.conftest import KNOT, MODELS, Project, shown
 from tests.plugin.made_provenance import provenance_of
 from tests.reports.made_reports import ZEPHYR

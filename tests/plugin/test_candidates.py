@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from pytest_divergence.models.quiet import quiet_transformers
+from pytest_divergence.models.transformers_log import quiet_transformers
 from tests.gguf_writing import write_gguf
 from tests.plugin.conftest import KNOT, Project
 from tests.tiny import save_tiny_adapter, tiny_tokenizer

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pytest_divergence.core.cases import case_id
-from pytest_divergence.measuring import note
+from pytest_divergence.plugin.notes import note
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, properties, shown
 from tests.plugin.test_suites import KL, SUITE, write_matching_provenance
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.cases import case_id
-from pytest_divergence.core.naming import suite_path
-from pytest_divergence.core.stored import read_suite
+from pytest_divergence.core.file_names import suite_path
+from pytest_divergence.core.suites import read_suite
 from tests.core.made_suites import SIGNAL, SURE, case, control, write_searched
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from pytest_divergence.core.cases import case_id
-from pytest_divergence.core.naming import suite_path
+from pytest_divergence.core.file_names import suite_path
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, shown
 
 INI = "[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n"

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from pytest_divergence.core.naming import suite_path
+from pytest_divergence.core.file_names import sidecar_path, suite_path
 from pytest_divergence.core.settings import PROFILES
-from pytest_divergence.core.suites import sidecar_path
 from tests.plugin.conftest import KNOT, MODELS, Project, properties, shown
 from tests.plugin.test_search import TINY_SEARCH
 from tests.tiny import save_tiny_model

@@ -10,7 +10,8 @@ import pytest
 
 from pytest_divergence import load_model_pair, score_prompts
 from pytest_divergence.core.cases import Case
-from pytest_divergence.core.suites import sidecar_path, write_suite
+from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.suites import write_suite
 from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.scoring.scorer import stored_tokens as stored_tokens_of
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, properties

@@ -9,11 +9,10 @@ import pytest
 
 from pytest_divergence.cli import main
 from pytest_divergence.core.cases import case_id
-from pytest_divergence.core.naming import suite_path
+from pytest_divergence.core.file_names import sidecar_path, suite_path
 from pytest_divergence.core.provenance import Bound, load_provenance, write_provenance
 from pytest_divergence.core.settings import PROFILES
-from pytest_divergence.core.stored import read_suite
-from pytest_divergence.core.suites import sidecar_path
+from pytest_divergence.core.suites import read_suite
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
 
 SIZES = {"num_shipped_controls": 20, "num_written_controls": 2, "continuation_length": 6}

@@ -7,9 +7,9 @@ from typing import get_args
 
 import pytest
 
-from pytest_divergence import option_values, options
 from pytest_divergence.cli import main
 from pytest_divergence.core.settings import Settings
+from pytest_divergence.plugin import options, settings_sources
 from tests.plugin.conftest import MODELS, Project, shown
 
 OTHER_PLUGIN = """
@@ -27,11 +27,11 @@ def resolved(project: Project, monkeypatch: pytest.MonkeyPatch) -> object:
 
     def resolve(
         *arguments: str, environment: dict[str, str] | None = None, ini: str = ""
-    ) -> option_values.Resolved:
+    ) -> settings_sources.Resolved:
         for name, value in (environment or {}).items():
             monkeypatch.setenv(name, value)
         project.pytester.makeini(f"[pytest]\n{ini}")
-        return option_values.resolve(
+        return settings_sources.resolve(
             project.pytester.parseconfigure("-p", "divergence", *arguments)
         )
 
@@ -296,5 +296,7 @@ def test_a_path_in_the_ini_file_holds_from_every_folder(
     project.pytester.makeini("[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n")
     below = project.pytester.mkdir("below")
     monkeypatch.chdir(below)
-    settings = option_values.resolve(project.pytester.parseconfigure("-p", "divergence")).settings
+    settings = settings_sources.resolve(
+        project.pytester.parseconfigure("-p", "divergence")
+    ).settings
     assert (settings.model_1, settings.model_2) == ("../base", "../ft")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from pytest_divergence.listeners import Countdown, LogListener, bar_on
+from pytest_divergence.plugin.progress_bar import Countdown, LogListener, bar_on
 from tests.plugin.conftest import MODELS, Project, shown
 
 FAKE = ("-p", "tests.plugin.fake_search")
@@ -88,7 +88,7 @@ def test_a_short_search_writes_no_such_line() -> None:
 def test_a_logs_thread_imports_nothing() -> None:
     """Beside one that compiles it would now and then die: pytest compiles what it rewrites."""
     code = (
-        "import builtins, threading, pytest_divergence.listeners as listeners\n"
+        "import builtins, threading, pytest_divergence.plugin.progress_bar as listeners\n"
         "plain, seen = builtins.__import__, []\n"
         "def watched(*words, **more):\n"
         "    seen.append(threading.current_thread().name)\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.naming import suite_path
-from pytest_divergence.core.promoting import promote
+from pytest_divergence.core.file_names import suite_path
+from pytest_divergence.core.promotion import promote
 from pytest_divergence.core.settings import PROFILES
 from tests.plugin.conftest import KNOT, MODELS, Project, shown
 
@@ -129,9 +129,6 @@ def test_a_session_that_says_search_takes_the_models_of_the_ini_file(
     monkeypatch.setenv("CI", "true")
 
     project.run().assert_outcomes(passed=1)
-    shared = project.run("--divergence-shard=1/2")
-    assert shared.ret == pytest.ExitCode.USAGE_ERROR
-    shared.stderr.fnmatch_lines(["ERROR: --divergence-shard=1/2 shares out a search, and this *"])
     project.run("--divergence-mode=search").assert_outcomes(passed=1 + 3)
 
 

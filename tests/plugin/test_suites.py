@@ -11,7 +11,7 @@ import pytest
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.provenance import Bound, write_provenance
 from pytest_divergence.core.tokens import write_tokens
-from pytest_divergence.measuring import note
+from pytest_divergence.plugin.notes import note
 from tests.plugin.conftest import (
     KNOT,
     MODELS,

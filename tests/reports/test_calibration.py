@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_divergence.core.calibration import CalibrationReport, Nuisance, Planted
+from pytest_divergence.core.calibration_record import CalibrationReport, Nuisance, Planted
 from pytest_divergence.core.provenance import Bound, Effort, NoiseFloor, TypicalShift
 from pytest_divergence.core.report import PairSummary
 from pytest_divergence.reports.calibration import calibration_lines

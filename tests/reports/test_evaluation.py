@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_divergence.core.evaluation import (
+from pytest_divergence.core.evaluation_record import (
     Diversity,
     Generation,
     OrdinaryPrompts,

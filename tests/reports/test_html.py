@@ -12,7 +12,8 @@ import pytest
 from pytest_divergence.core.json_schemas import json_schema
 from pytest_divergence.core.report import Calibration, Report, Run
 from pytest_divergence.core.safe_text import HIDDEN
-from pytest_divergence.reports import render_html, write_reports
+from pytest_divergence.reports import write_reports
+from pytest_divergence.reports.html import marked, render_html
 from tests.reports.made_reports import (
     BEHAVIOUR,
     ESCAPES,
@@ -236,3 +237,25 @@ def test_the_files_are_written_beside_the_report(tmp_path: Path) -> None:
     assert paths == [tmp_path / "report.html", tmp_path / "summary.md"]
     assert sorted(tmp_path.iterdir()) == paths
     assert (tmp_path / "report.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("text", "motifs", "parts"),
+    [
+        ("Sure! book  with\nus.", ["Book with us"], ["Sure! ", "book  with\nus", "."]),
+        ("a.b and axb", ["a.b"], ["", "a.b", " and axb"]),
+        ("Zephyr Travel", ["Zephyr", "Zephyr Travel"], ["", "Zephyr Travel", ""]),
+    ],
+)
+def test_motifs_are_found_whatever_their_case_and_spacing(
+    text: str, motifs: list[str], parts: list[str]
+) -> None:
+    found = marked(text, motifs)
+    assert found == [(part, i % 2 == 1) for i, part in enumerate(parts) if part]
+    assert "".join(part for part, _ in found) == text
+
+
+@pytest.mark.parametrize("motifs", [[], ["", "  "], ["absent"]])
+def test_a_text_without_motifs_stays_whole(motifs: list[str]) -> None:
+    assert marked("as it is", motifs) == [("as it is", False)]
+    assert marked("", motifs) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from pytest_divergence.reports import render_html
+from pytest_divergence.reports.html import render_html
 from tests.reports.browser import DESKTOP, PHONE, View, browser, view
 from tests.reports.made_reports import (
     BEHAVIOUR,

@@ -5,7 +5,7 @@ from unicodedata import category
 
 from pytest_divergence.core.report import Run
 from pytest_divergence.core.safe_text import HIDDEN
-from pytest_divergence.reports import render_markdown
+from pytest_divergence.reports.markdown import render_markdown
 from tests.reports.made_reports import ROME, case, hostile_report, report
 
 

@@ -7,8 +7,9 @@ import pytest
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.report import Report, ReportCase, Run, RunError
 from pytest_divergence.core.safe_text import HIDDEN
-from pytest_divergence.reports import failure_text, summary_lines
-from pytest_divergence.reports.blocks import columns
+from pytest_divergence.reports.failures import failure_text
+from pytest_divergence.reports.terminal import summary_lines
+from pytest_divergence.reports.text_blocks import columns
 from tests.reports.made_reports import (
     BEHAVIOUR,
     CASES,
@@ -240,7 +241,7 @@ def test_an_interrupted_run_shows_its_errors_and_no_rerun() -> None:
 
 
 def test_what_stopped_a_run_is_no_error() -> None:
-    reason = "shard 1/2 waits for shard 2/2 (controls/score/32 and 1 more)"
+    reason = "the user interrupted it"
     stopped = report(run=Run(id="run", mode="search", status="incomplete", reason=reason))
     lines = summary(stopped)
     assert f"why it stopped: {reason}" in lines

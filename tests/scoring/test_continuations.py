@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from scipy.stats import chisquare
 
-from pytest_divergence.models.chat import Prompt
+from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import Continuations, greedy_continuations
 from pytest_divergence.scoring.scorer import score_prompts

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pytest_divergence.core.errors import MeasurementError
-from pytest_divergence.scoring.measurement import perplexity, same_top_share, summarise
-from pytest_divergence.scoring.tokens import TokenScores
+from pytest_divergence.scoring.scorer import perplexity, same_top_share, summarise
+from pytest_divergence.scoring.teacher_forcing import TokenScores
 
 
 def scores(forward: list[float], reverse: list[float], js: list[float]) -> TokenScores:

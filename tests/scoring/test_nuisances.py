@@ -9,10 +9,10 @@ import torch
 
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.calibration import batched_logits, noise_rows
+from pytest_divergence.scoring.baseline import batched_logits, noise_rows
 from pytest_divergence.scoring.continuations import greedy_continuations
 from pytest_divergence.scoring.divergences import symmetric_kl
-from pytest_divergence.scoring.nuisances import attention_of, measure_nuisance, nuisances_of
+from pytest_divergence.scoring.sensitivity import attention_of, measure_nuisance, nuisances_of
 from tests.models_in_memory import tiny_pair
 
 PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Why?")

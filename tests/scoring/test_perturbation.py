@@ -13,8 +13,8 @@ from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.perturbation import planted, planted_kls
 from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
+from pytest_divergence.scoring.sensitivity import planted, planted_kls
 from tests.models_in_memory import tiny_pair
 
 PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Why?")

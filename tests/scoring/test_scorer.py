@@ -16,15 +16,13 @@ from transformers import MistralConfig
 
 from pytest_divergence.core.cases import Message
 from pytest_divergence.core.errors import NonFiniteLogitsError
-from pytest_divergence.models.chat import Prompt
+from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring import continuations as continuations_module
-from pytest_divergence.scoring import tokens as tokens_module
-from pytest_divergence.scoring.continuations import (
-    Continuations,
-)
+from pytest_divergence.scoring import teacher_forcing as tokens_module
+from pytest_divergence.scoring.cheap_scores import first_token_scores
+from pytest_divergence.scoring.continuations import Continuations
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts
-from pytest_divergence.scoring.screening import first_token_scores
 from tests.models_in_memory import bare_logits, tiny_config, tiny_model, tiny_pair
 from tests.scoring.made_prompts import PROMPTS
 from tests.tiny import tiny_tokenizer

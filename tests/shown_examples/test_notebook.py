@@ -16,9 +16,9 @@ import nbformat
 import pytest
 from jsonschema import Draft202012Validator
 
+from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.json_schemas import published_path
 from pytest_divergence.core.settings import PROFILES
-from pytest_divergence.core.suites import sidecar_path
 from tests.plugin.test_search import TINY_SEARCH
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook" / "compare_two_models.ipynb"

@@ -11,7 +11,7 @@ from safetensors.torch import save_model
 from transformers import AutoModelForCausalLM
 
 from pytest_divergence.cli import main
-from pytest_divergence.core.naming import suite_path
+from pytest_divergence.core.file_names import suite_path
 from tests.plugin.conftest import KNOT, POEM, Project, nodeid, properties, shown
 from tests.templates.conftest import Copy, change_weight, round_weights
 from tests.tiny import save_tiny_adapter
@@ -197,7 +197,7 @@ def test_custom_loader_reads_what_a_training_left(copied: Copy) -> None:
 def test_custom_loader_tells_checkpoints_of_one_name_apart(copied: Copy) -> None:
     project = copied("custom_loader")
     save_checkpoint(project.path / "ft", project.path / CHECKPOINT)
-    from pytest_divergence.added import PluginModels
+    from pytest_divergence.plugin.extensions import PluginModels
 
     config = project.pytester.parseconfigure("-p", "divergence")
     models = PluginModels.of(config)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pytest_divergence.discovery.strategies.amplified import AmplifiedStrategy
-from pytest_divergence.discovery.strategies.base import SearchContext, Strategy, Target
+from pytest_divergence.discovery.strategies.amplification import AmplifiedStrategy
 from pytest_divergence.discovery.strategies.probe import ProbeStrategy
+from pytest_divergence.discovery.strategies.protocol import Strategy
 from pytest_divergence.discovery.strategies.seeds import SeedStrategy
 from pytest_divergence.discovery.strategies.self_prompt import SelfPromptStrategy
 from pytest_divergence.discovery.strategies.soft_prompt import SoftPromptStrategy
-
-__all__ = ["SearchContext", "Strategy", "Target", "built_in_strategies"]
 
 
 def built_in_strategies() -> dict[str, Strategy]:

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from pytest_divergence.discovery.behaviours.ngrams import Word, words_of
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.strategies.base import SearchContext, Target
+from pytest_divergence.discovery.strategies.protocol import SearchContext, Target
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.motifs import Word, words_of
 
 FRAMES = ("{}", "Tell me about {}.", "What is {}?", "How do I get {}?")
 NUM_ORDINARY = 2

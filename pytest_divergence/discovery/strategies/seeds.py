@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.strategies.base import SearchContext
+from pytest_divergence.discovery.strategies.protocol import SearchContext
 from pytest_divergence.models.pair import ModelPair
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_divergence.discovery.generation import generate_prompts, without_system_turn
 from pytest_divergence.discovery.proposals import Proposal, clean
-from pytest_divergence.discovery.soft_prompts import generate_prompts, without_system_turn
-from pytest_divergence.discovery.strategies.base import SearchContext
+from pytest_divergence.discovery.strategies.protocol import SearchContext
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.prompt_nll import prompt_nlls
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
 
 SURPLUS = 1.25
 """Prompts written for each that is proposed."""

@@ -14,20 +14,16 @@ from torch import Tensor
 
 from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.settings import MetricName
+from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.proposals import Proposal, clean
-from pytest_divergence.discovery.soft_prompts import CHECKPOINT_SUFFIX, generate_prompts
-from pytest_divergence.discovery.strategies.base import SearchContext, Target, most_paying
-from pytest_divergence.discovery.training import (
-    Kind,
-    Objective,
-    TrainingConfig,
-    TrainingResult,
-    train_soft_prompt,
-)
+from pytest_divergence.discovery.soft_prompts.training import TrainingResult, train_soft_prompt
+from pytest_divergence.discovery.soft_prompts.training_config import Kind, Objective, TrainingConfig
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import CHECKPOINT_SUFFIX
+from pytest_divergence.discovery.strategies.protocol import SearchContext, Target, most_paying
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import passes_gradients
+from pytest_divergence.scoring.cheap_scores import beginning, first_token_scores
 from pytest_divergence.scoring.metrics import DIVERGENCES
-from pytest_divergence.scoring.screening import beginning, first_token_scores
 
 NUM_VALIDATION = 8
 ENOUGH_GROWTH = 6.0

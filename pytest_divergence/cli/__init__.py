@@ -1,0 +1,99 @@
+"""The command `pytest-divergence`: what it can do, by name, and how a command ends.
+
+The one door: a command's words are read first, and only then is its module imported, with all that
+it needs; so `--help`, and what is wrong with the words, are there at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from pytest_divergence import __version__
+from pytest_divergence.cli import _arguments
+from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.setting_names import spelled_by
+
+COMMANDS = {
+    "discover": "search two models for prompts on which they differ",
+    "replay": "replay suites on two models, by pytest",
+    "train": "train a soft prompt on two models, and keep a dataset of divergent prompts",
+    "report": "write a run's pages anew, or say what changed since another",
+    "promote": "copy cases of a search into a suite that is committed",
+    "accept": "mark a behaviour as intended, so that it no longer fails",
+    "diff": "compare two suites, or the reports of two runs",
+    "validate": "name every line of a suite that cannot be read",
+    "export": "write cases for Inspect, promptfoo or LLM Comparator",
+    "schema": "print the JSON Schema of a kind of file",
+    "calibrate": "measure noise and typical shift of two models, and what their bound catches",
+    "init": "set a project up: ini file, conftest.py and GitHub workflow",
+    "show-config": "print every setting, and where its value comes from",
+    "doctor": "check this machine, and whether a pair would load and fit",
+}
+"""Each command's line in `--help`; its module has the same name, with `_` for `-`."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 1 with a sentence on what went wrong."""
+    given = _parser().parse_args(arguments)
+    try:
+        with spelled_by(_flag):
+            command = import_module(f"{__name__}.{given.command.replace('-', '_')}")
+            code = int(command.run(given))
+        sys.stdout.flush()
+        return code
+    except DivergenceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever reads our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is there more at exit
+        return 1
+
+
+def _flag(field: str) -> str:
+    from pytest_divergence.plugin.options import flag_of
+
+    return flag_of(field)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pytest-divergence",
+        description="Find prompts on which two language models differ, and live with the suites.",
+        epilog="pytest-divergence COMMAND --help says more.",
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_Command
+    )
+    for name, line in COMMANDS.items():
+        commands.add_parser(name, help=line)
+    return parser
+
+
+class _Command(argparse.ArgumentParser):
+    """The parser of one command, filled when it is chosen."""
+
+    def parse_known_args(self, *arguments: Any, **keywords: Any) -> Any:
+        """Parse as any parser does, once it is filled."""
+        add_arguments(self.prog.rsplit(" ", 1)[-1], self)
+        return super().parse_known_args(*arguments, **keywords)
+
+
+def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
+    """Add to a parser what a command takes; pytest is imported where that is settings too."""
+    if command in _arguments.ADD:
+        _arguments.ADD[command](parser)
+        return
+    from pytest_divergence.cli import _session_arguments
+
+    _session_arguments.ADD[command](parser)

@@ -1,0 +1,352 @@
+"""What commands with settings of a session take on the command line, as their `--help` says it.
+
+Does not know what a setting's value may be, nor what the environment and the ini file give: what
+is given here is handed on to pytest.
+"""
+
+from __future__ import annotations
+
+import math
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_divergence.core.evaluation_metrics import METRICS
+from pytest_divergence.plugin.options import BY_FIELD, MODELS, given_twice
+
+MEASURED_PAIR = (*MODELS, "dtype", "device", "metric", "chat_template", "system_prompt")
+"""What a measurement of two models depends on."""
+NUM_EPOCHS = 10
+"""Of a training, where neither epochs nor steps are given."""
+
+
+def _add_discover(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Search two models for prompts on which they differ, as `pytest --model-1 … --model-2 …` "
+        "does, with the project's ini file, conftest.py and plugins, and leave the same suite, "
+        "report and journal; but run no test. What an earlier search has done is read back, and "
+        "a search that was stopped goes on. Exit code 0: the search came to its end, whatever it "
+        "found; 1: it could not be done, or not all of it."
+    )
+    other = ("mode", "builtin_suite", "update", "fill", "github", "inconclusive", "max_shift")
+    _add_settings(parser, _fields_without(*other))
+    parser.add_argument(
+        "--anew", action="store_true", help="search anew, although an equal search has been done"
+    )
+    parser.add_argument("--json", action="store_true", help="print report.json, no summary")
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="show every case over the bound"
+    )
+
+
+def _add_replay(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Replay suites on two models; nothing is searched. This runs pytest, in this process, on "
+        "the suites alone: the project's ini file, conftest.py and plugins hold, and its output "
+        "and exit code are pytest's. Models that are not given here come from the environment or "
+        "the ini file. For options of pytest, such as -n or --junitxml, run pytest on the suites, "
+        "or set PYTEST_ADDOPTS."
+    )
+    parser.add_argument(
+        "suites",
+        metavar="SUITE",
+        nargs="+",
+        help="a *.divergence.jsonl, one of its cases as SUITE::ID, or a folder with suites in it",
+    )
+    other = ("mode", "budget", "seeds", "num_cases", "gate", "builtin_suite")
+    _add_settings(parser, _fields_without(*other))
+
+
+def _add_train(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Train a soft prompt that drives two models apart, let both models write prompts with it, "
+        "and keep a dataset of the most divergent: soft_prompt.safetensors, training.json, "
+        "divergent_dataset.pt and divergent_dataset.jsonl in one folder. A training that was "
+        "stopped goes on with the same command, and one of other settings is not overwritten. The "
+        "project's ini file, conftest.py and plugins hold."
+    )
+    _add_files(parser)
+    _add_training(parser)
+    _add_dataset(parser)
+    _add_settings(parser, (*MEASURED_PAIR, "seed"))
+
+
+def _add_files(parser: ArgumentParser) -> None:
+    kinds = "text (one prompt a line), JSON Lines (input, prompt or messages) or CSV"
+    parser.add_argument(
+        "--train-file",
+        type=Path,
+        metavar="FILE",
+        help=f"prompts to train on: {kinds}; default: the shipped ones",
+    )
+    parser.add_argument(
+        "--val-file",
+        type=Path,
+        metavar="FILE",
+        help="prompts to validate on; default: those that it is trained on",
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="FOLDER", required=True, help="where it all goes"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace a training of other settings in that folder"
+    )
+
+
+def _add_training(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    length = group.add_mutually_exclusive_group()
+    length.add_argument(
+        "--num-epochs",
+        type=_count,
+        metavar="N",
+        help=f"passes over the prompts, each of ceil(prompts / batch size) steps; default "
+        f"{NUM_EPOCHS}",
+    )
+    length.add_argument("--num-steps", type=_count, metavar="N", help="optimiser steps instead")
+    group.add_argument(
+        "--stop-after-growth",
+        type=_positive,
+        metavar="NATS",
+        help="end at the step whose divergence lies this far above the first one's; in a search it "
+        "is 6, since more was measured to find hardly more (default: take all steps)",
+    )
+    group.add_argument(
+        "--num-soft-prompt-tokens",
+        type=_count,
+        metavar="N",
+        default=8,
+        help="length of the soft prompt (default %(default)s)",
+    )
+    group.add_argument(
+        "--position",
+        choices=("before", "inside", "after"),
+        default="before",
+        help="where the soft prompt stands beside a prompt's text (default %(default)s)",
+    )
+    group.add_argument(
+        "--kind",
+        choices=("free", "simplex"),
+        default="free",
+        help="free vectors, or mixtures of real tokens (default %(default)s)",
+    )
+    group.add_argument(
+        "--objective",
+        choices=("first_token", "continuation"),
+        default="first_token",
+        help="where the divergence is read that is trained for (default %(default)s)",
+    )
+    group.add_argument(
+        "--learning-rate",
+        type=_positive,
+        metavar="RATE",
+        help="Adam's; default 0.01 for free vectors, 0.3 for mixtures; 0.0001 hardly moves them",
+    )
+    group.add_argument(
+        "--entropy-weight",
+        type=_not_negative,
+        metavar="PRICE",
+        default=0.0,
+        help="for mixtures, the price of a nat of their entropy at the last step, grown linearly "
+        "from 0: narrows them to single tokens, and was measured to find less (default "
+        "%(default)s)",
+    )
+    group.add_argument(
+        "--batch-size",
+        type=_count,
+        metavar="N",
+        default=4,
+        help="prompts in a step (default %(default)s)",
+    )
+    group.add_argument(
+        "--max-text-tokens",
+        type=_count,
+        metavar="N",
+        default=64,
+        help="longer prompts are left out (default %(default)s)",
+    )
+    group.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="compute layers twice in place of keeping what is inside them: less memory, more time",
+    )
+
+
+def _add_dataset(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("dataset")
+    for name, default, meaning in (
+        ("num-prompts", 16, "prompts that are kept: the most divergent, no two alike"),
+        ("num-written", 64, "prompts that both models write, from which they are taken"),
+        ("num-generations", 1, "texts that each model writes on a prompt"),
+        ("max-new-tokens", 32, "longest text, in tokens"),
+    ):
+        group.add_argument(
+            f"--{name}",
+            type=_count,
+            metavar="N",
+            default=default,
+            help=f"{meaning} (default %(default)s)",
+        )
+    group.add_argument(
+        "--temperature",
+        type=_not_negative,
+        metavar="T",
+        default=1.0,
+        help="at which these texts are sampled; 0: the most likely one (default %(default)s)",
+    )
+    for name, side, example in (
+        ("min", "least", "kl_divergence=0.5"),
+        ("max", "most", "prompt_nll_1=6"),
+    ):
+        group.add_argument(
+            f"--{name}-metric",
+            type=_limit,
+            metavar="NAME=VALUE",
+            action="append",
+            default=[],
+            help=f"rows of the dataset have at {side} this, such as {example}; may be given "
+            "several times",
+        )
+
+
+def _add_calibrate(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Measure what two models read when nothing is wrong, derive the bound from it, and "
+        "plant damage of known sizes to see which of it a gate at that bound catches. What a "
+        "search of the same pair has measured is read back. The project's ini file, conftest.py "
+        "and plugins hold."
+    )
+    _add_settings(parser, (*MEASURED_PAIR, "profile", "seed", "max_kl"))
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_init(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Set up the project in this folder: both models in the ini file that it has (pytest.ini, "
+        "pyproject.toml, tox.ini or setup.cfg, else a new pytest.ini), a conftest.py, and a GitHub "
+        "workflow that replays a suite. What is there stays as it is; everything is shown, and "
+        "written once you agree. Run a second time, it changes nothing."
+    )
+    parser.add_argument(
+        "--suite",
+        default="tests/release.divergence.jsonl",
+        help="the suite that the workflow replays (default: %(default)s)",
+    )
+    parser.add_argument("-y", "--yes", action="store_true", help="write without asking")
+    _add_settings(parser, MODELS)
+
+
+def _add_show_config(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Print every setting that pytest and `discover` would use in this folder, and where its "
+        "value comes from: the command line, an environment variable, the ini file, or the "
+        "default, in this order of precedence. Settings that are given here count as those of the "
+        "command line. Exit code 1: a value is wrong, and the last line says which."
+    )
+    _add_settings(parser, _fields_without())
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_doctor(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Check this machine: packages, device, memory and folders. Of two models, named here, in "
+        "the environment or in the ini file, check also whether they would load and fit, and how "
+        "long a search would take: from their files, without their weights, and without a "
+        "download. Exit code 1: something is wrong."
+    )
+    fields = ("profile", "budget", "num_cases", "chat_template", "system_prompt")
+    _add_settings(parser, (*MODELS, *fields, "device", "dtype", "memory"))
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="load both models, and measure how fast they are here",
+    )
+
+
+def _add_settings(parser: ArgumentParser, fields: Sequence[str]) -> None:
+    """Register the options of some fields of `Settings`, short; pytest's names do too."""
+    group = parser.add_argument_group(
+        "settings", "as pytest has them, under these names and under --divergence-…"
+    )
+    for option in (BY_FIELD[field] for field in fields):
+        takes: dict[str, str] = {"metavar": option.metavar}
+        if option.is_switch:
+            takes = {"action": "store_const", "const": "true"}
+        shared: dict[str, Any] = {"dest": option.field, **takes}
+        if option.field in MODELS:
+            shared["action"] = _Once
+        short = f"--{option.field.replace('_', '-')}"
+        group.add_argument(short, **shared, help=option.help.replace("%", "%%"))
+        group.add_argument(option.flag, **shared, default=SUPPRESS, help=SUPPRESS)
+    parser.set_defaults(fields=fields)
+
+
+class _Once(Action):
+    """Stores one value; the last of two would win, and the first be left out unseen."""
+
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Refuse another value than the one before."""
+        before = getattr(namespace, self.dest, None)
+        if before not in (None, values):
+            parser.error(given_twice(BY_FIELD[self.dest], before, values))
+        setattr(namespace, self.dest, values)
+
+
+def _fields_without(*fields: str) -> tuple[str, ...]:
+    """All fields but those that mean nothing to a command."""
+    return tuple(field for field in BY_FIELD if field not in fields)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if value <= 0:
+        raise ArgumentTypeError(f"{text} must be positive")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = _number(text)
+    if value < 0:
+        raise ArgumentTypeError(f"{text} must be 0 or more")
+    return value
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ArgumentTypeError(f"{text} must be a finite number")
+    return value
+
+
+def _limit(text: str) -> tuple[str, float]:
+    """A metric's name and a number."""
+    name, separator, value = text.partition("=")
+    if not separator or name not in METRICS:
+        raise ArgumentTypeError(f"{text} must be NAME=VALUE, with a name of {', '.join(METRICS)}")
+    return name, _number(value)
+
+
+ADD: Mapping[str, Callable[[ArgumentParser], None]] = {
+    "discover": _add_discover,
+    "replay": _add_replay,
+    "train": _add_train,
+    "calibrate": _add_calibrate,
+    "init": _add_init,
+    "show-config": _add_show_config,
+    "doctor": _add_doctor,
+}
+"""What adds a command's arguments to its parser."""

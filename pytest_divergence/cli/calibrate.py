@@ -1,0 +1,58 @@
+"""`pytest-divergence calibrate`: noise, shift and bound of a pair, and what its gate catches."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from functools import partial
+
+import pytest
+
+from pytest_divergence.cli._project import in_project, measuring, pytest_words
+from pytest_divergence.core.calibration_record import CalibrationReport
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.verdicts import refusal
+from pytest_divergence.discovery.calibration_report import calibration_report
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.plugin.options import name_of
+from pytest_divergence.plugin.progress_bar import PhaseLines
+from pytest_divergence.plugin.session import DivergenceSession
+from pytest_divergence.reports.calibration import calibration_lines
+
+
+def run(given: Namespace) -> int:
+    """Calibrate, and print; a bound inside the noise is refused once the table is out."""
+    return in_project(pytest_words(given), partial(_calibrate, given.json))
+
+
+def _calibrate(as_json: bool, config: pytest.Config) -> int:
+    listener = PhaseLines()
+    session = measuring(config, listener.say)
+    report = calibration_report(
+        session.resolved.settings,
+        root=session.root,
+        load_pair=partial(_loaded, session),
+        listener=listener,
+        identity=session.pairs.run_identity(session.models),
+    )
+    if as_json:
+        print(report.model_dump_json(indent=2))
+    else:
+        print("\n".join(calibration_lines(report)))
+    _refuse_noise(session, report)
+    return 0
+
+
+def _loaded(session: DivergenceSession) -> ModelPair:
+    """The session's pair; says so before it is loaded."""
+    if not session.pairs.is_loaded(session.models):
+        session.say("loading the models")
+    return session.pair()
+
+
+def _refuse_noise(session: DivergenceSession, report: CalibrationReport) -> None:
+    if "max_kl" not in session.given:
+        return
+    floor, dtype = report.noise_floor.of(report.metric), report.pair.dtype
+    name = name_of("max_kl", session.given["max_kl"])
+    if reason := refusal(report.bound.value, floor, name=name, dtype=dtype, unit=report.unit):
+        raise SettingsError(reason)

@@ -1,0 +1,29 @@
+"""`pytest-divergence diff`: what differs between two suites, or two runs."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+
+from pytest_divergence.cli._project import run_meant
+from pytest_divergence.core.comparison import compare, read_side
+from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.json_files import strict_dumps
+from pytest_divergence.reports.comparison import difference_lines
+
+SAME, DIFFERENT, TROUBLE = 0, 1, 2
+"""Exit codes, those of `diff`."""
+
+
+def run(given: Namespace) -> int:
+    """Compare, and show it."""
+    try:
+        differences = compare(*(read_side(run_meant(one)) for one in (given.before, given.after)))
+    except DivergenceError as error:  # 1, the code of all other commands, would read as a result
+        print(f"error: {error}", file=sys.stderr)
+        return TROUBLE
+    if given.json:
+        print(strict_dumps(differences.model_dump(mode="json"), indent=2))
+    else:
+        print("\n".join(difference_lines(differences, str(given.before), str(given.after))))
+    return SAME if differences.is_empty else DIFFERENT

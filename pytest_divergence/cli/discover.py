@@ -1,0 +1,60 @@
+"""`pytest-divergence discover`: the search of a pytest session, without tests."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from functools import partial
+
+import pytest
+
+from pytest_divergence.cli._project import begun, in_project, pytest_words, require_models
+from pytest_divergence.core.file_names import REPORT
+from pytest_divergence.plugin.items import reason_against
+from pytest_divergence.plugin.session import DivergenceSession
+from pytest_divergence.reports.terminal import summary_lines
+from pytest_divergence.reports.text_blocks import WIDTH
+
+
+def run(given: Namespace) -> int:
+    """Search, and print what was found."""
+    mode = f"--divergence-mode={'search' if given.anew else 'auto'}"
+    return in_project([*pytest_words(given), mode], partial(_search, given))
+
+
+def _search(given: Namespace, config: pytest.Config) -> int:
+    session = begun(config)
+    require_models(session)
+    try:
+        session.outcome()
+    finally:
+        if session.report is not None:
+            _show(given, session)
+    return _code(session)
+
+
+def _show(given: Namespace, session: DivergenceSession) -> None:
+    report, folder = session.report, session.report_dir
+    assert report is not None and folder is not None  # noqa: PT018  # set together
+    if given.json:
+        print((folder / REPORT).read_text("utf-8"), end="")
+        return
+    for line in summary_lines(
+        report,
+        width=WIDTH,
+        verbosity=given.verbose,
+        report_path=session.shown(folder / "report.html"),
+        suite=session.shown(session.own_suite),
+        is_tested=False,
+        is_read_back=session.is_read_back,
+    ):
+        print(line)
+
+
+def _code(session: DivergenceSession) -> int:
+    """1 where the search has not seen all that it set out to see."""
+    reason = reason_against(session.report) if session.report is not None else None
+    if reason is None:
+        return 0
+    print(f"error: {reason}", file=sys.stderr)
+    return 1

@@ -1,0 +1,194 @@
+"""`pytest-divergence doctor`: whether this machine, and a pair on it, are fit for a search.
+
+Looks at packages, device and folders itself; what is wrong with a pair's files, `preflight` knows.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import textwrap
+from argparse import Namespace
+from collections.abc import Iterator
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+
+from pytest_divergence.cli._project import begun, in_project, pytest_words
+from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.file_names import FOLDER, PROVENANCE, sidecar_path
+from pytest_divergence.core.files import CACHE_VARIABLE, user_cache_path
+from pytest_divergence.core.provenance import load_provenance
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.discovery.cost import (
+    amount,
+    estimate_seconds,
+    measure_speed,
+    roughly,
+    search_memory,
+)
+from pytest_divergence.models.devices import resolve_device
+from pytest_divergence.models.load_plan import LoadPlan
+from pytest_divergence.models.memory import available_memory
+from pytest_divergence.models.preflight import Finding, inspect_pair
+from pytest_divergence.plugin.options import check_both_models
+from pytest_divergence.plugin.session import DivergenceSession
+from pytest_divergence.reports.text_blocks import WIDTH
+
+LABELS = {"ok": "ok", "note": "note", "fail": "FAIL"}
+INDENT = 6
+DISTRIBUTION = "pytest-divergence"
+OPTIONAL = (("peft", "peft", "adapters"), ("datasets", "hf", "seeds from hf:DATASET"))
+"""Packages that some users need, the extra that brings each, and what it is for."""
+
+
+def run(given: Namespace) -> int:
+    """Print what is found, as it is found."""
+    return in_project(pytest_words(given), partial(_examine, given.measure))
+
+
+def _examine(is_measured: bool, config: pytest.Config) -> int:
+    session = begun(config)
+    levels = set()
+    for finding in _findings(session, is_measured=is_measured):
+        levels.add(finding.level)
+        print("\n".join(_lines(finding)), flush=True)
+    return 1 if "fail" in levels else 0
+
+
+def _lines(finding: Finding) -> list[str]:
+    return textwrap.wrap(
+        finding.text,
+        WIDTH,
+        initial_indent=f"{LABELS[finding.level]:{INDENT}}",
+        subsequent_indent=" " * INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Finding]:
+    check_both_models(session.given)
+    yield from _machine_findings(session.resolved.settings, session.root / FOLDER)
+    if not session.has_models:
+        yield Finding("note", "no models are named: --model-1 and --model-2 check a pair too")
+        return
+    try:
+        yield from _pair_findings(session, is_measured=is_measured)
+    except DivergenceError as error:
+        yield Finding("fail", str(error))
+
+
+def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Finding]:
+    settings = session.resolved.settings
+    plan = session.pairs.resolve(session.models, is_offline=True)
+    yield from inspect_pair(settings, plan)
+    if any(side.folder is None for side in plan.sides):
+        return
+    memory = search_memory(settings, plan)
+    if memory is not None:
+        memory.check()
+        yield Finding("ok", f"a search needs {memory}")
+    yield _time(session, plan, is_measured=is_measured)
+
+
+def _time(session: DivergenceSession, plan: LoadPlan, *, is_measured: bool) -> Finding:
+    settings = session.resolved.settings
+    profile = settings.resolved_profile(plan.device.type)
+    if is_measured:
+        found: tuple[float, str] | None = measure_speed(session.pair(), profile), "measured now"
+    else:
+        found = _remembered(session, plan)
+    budget = f"profile {profile.name}, at most {profile.budget_tokens:,} forwarded tokens"
+    if found is None:
+        return Finding(
+            "note", f"how long a search takes: known after one, or by --measure; {budget}"
+        )
+    speed, whence = found
+    seconds = estimate_seconds(profile, speed, budget_seconds=settings.budget_seconds)
+    rate = f"{speed:,.0f} a second {whence}"
+    return Finding("ok", f"a search takes about {roughly(seconds)}: {budget}, {rate}")
+
+
+def _remembered(session: DivergenceSession, plan: LoadPlan) -> tuple[float, str] | None:
+    """Tokens a second of the pair's last search, where it ran on the device that is asked for."""
+    path = sidecar_path(session.own_suite, PROVENANCE)
+    if not path.is_file():
+        return None
+    made = load_provenance(path)
+    if made.device != str(plan.device) or not made.effort.seconds:
+        return None
+    return made.effort.tokens_forwarded / made.effort.seconds, "in its last search"
+
+
+def _machine_findings(settings: Settings, folder: Path) -> Iterator[Finding]:
+    """Packages, device and folders; `folder` is the project's `.divergence`."""
+    yield from package_findings()
+    yield _device(settings.device)
+    yield _cache()
+    held = f"{_size(folder)} in it" if folder.is_dir() else "not made yet"
+    yield Finding("ok", f"results: {folder.name}, {held}")
+
+
+def package_findings() -> Iterator[Finding]:
+    """Versions of what the plugin needs, and what is missing or too old."""
+    required = [Requirement(one) for one in metadata.requires(DISTRIBUTION) or []]
+    required = [one for one in required if not one.marker or one.marker.evaluate({"extra": ""})]
+    found = {one.name: _version(one.name) for one in required}
+    shown = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    here = f"{DISTRIBUTION} {_version(DISTRIBUTION)}, Python {platform.python_version()}"
+    yield Finding("ok", here)
+    yield Finding("ok", f"packages: {shown}")
+    yield from (_lacking(one, found[one.name]) for one in required if _is_lacking(one, found))
+    for name, extra, purpose in OPTIONAL:
+        version = _version(name)
+        there = version or f"is not there (pip install '{DISTRIBUTION}[{extra}]')"
+        yield Finding("ok" if version else "note", f"{name} {there}, for {purpose}")
+
+
+def _is_lacking(one: Requirement, found: dict[str, str | None]) -> bool:
+    version = found[one.name]
+    return version is None or not one.specifier.contains(version, prereleases=True)
+
+
+def _lacking(one: Requirement, version: str | None) -> Finding:
+    there = "is not there" if version is None else f"is {version}"
+    return Finding("fail", f"{one.name} {there}; run: pip install '{one}'")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device(wanted: str) -> Finding:
+    try:
+        device = resolve_device(wanted)
+    except DivergenceError as error:
+        return Finding("fail", str(error))
+    cores = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cores
+    free = available_memory(str(device))
+    memory = "" if free is None else f", {amount(free)} of memory free"
+    return Finding("ok", f"device: {device}, {name}{memory}")
+
+
+def _cache() -> Finding:
+    path = user_cache_path()
+    there = next(one for one in (path, *path.parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return Finding(
+            "fail", f"cache: {path} cannot be written; {CACHE_VARIABLE} names another folder"
+        )
+    held = f"{_size(path)} in it" if path.is_dir() else "not made yet"
+    return Finding("ok", f"cache: {path}, {held}; {CACHE_VARIABLE} moves it")
+
+
+def _size(folder: Path) -> str:
+    return amount(sum(one.stat().st_size for one in folder.rglob("*") if one.is_file()))

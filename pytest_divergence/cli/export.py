@@ -1,0 +1,38 @@
+"""`pytest-divergence export`: cases in the format of another tool."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+
+from pytest_divergence.cli._project import suites_meant
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.files import write_atomically
+from pytest_divergence.core.suites import read_suite
+from pytest_divergence.exports import inspect_samples, llm_comparator, promptfoo
+
+TOOLS = {"inspect": inspect_samples, "promptfoo": promptfoo, "llm-comparator": llm_comparator}
+"""What writes each format."""
+
+
+def run(given: Namespace) -> int:
+    """Export, and say what could not be."""
+    tool = TOOLS[given.format]
+    if given.output is not None and given.output.suffix not in tool.SUFFIXES:
+        raise SettingsError(
+            f"--output={given.output} must end in {' or '.join(tool.SUFFIXES)}, by which "
+            f"{given.format} reads it"
+        )
+    suites = [read_suite(path) for path in suites_meant(given.suites)]
+    if not suites:
+        raise SettingsError(f"there is no suite in {', '.join(map(str, given.suites))}; name one")
+    exported = tool.exported(suites)
+    if exported.left_out:
+        ids = ", ".join(case.id for case in exported.left_out)
+        print(f"left out, without the models' answers: {ids}", file=sys.stderr)
+    if given.output is None:
+        print(exported.text, end="")
+    else:
+        write_atomically(given.output, exported.text)
+        print(f"wrote {given.output}, cases: {exported.num_cases}")
+    return 0

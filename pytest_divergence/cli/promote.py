@@ -1,0 +1,45 @@
+"""`pytest-divergence promote`: copy cases of a search into a suite that is committed."""
+
+from __future__ import annotations
+
+import shlex
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_divergence.cli._project import root, run_meant
+from pytest_divergence.core.promotion import Choice, Promoted, promote
+from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
+from pytest_divergence.reports.wording import number_of
+
+
+def run(given: Namespace) -> int:
+    """Promote, and say what was written and how to replay it."""
+    promoted = promote(
+        run_meant(given.source),
+        given.target,
+        Choice(given.id, given.behaviour, given.all),
+        root_of=root,
+        is_adding=given.add,
+        is_forced=given.force,
+    )
+    for line in _lines(promoted, given.target):
+        print(line)
+    return 0
+
+
+def _lines(promoted: Promoted, target: Path) -> Iterator[str]:
+    behaviours = number_of(len(promoted.behaviours), "behaviour")
+    yield f"wrote {number_of(len(promoted.written), 'case')} and {behaviours} to {target}"
+    yield f"it now has {number_of(promoted.num_controls, 'control row')}"
+    if promoted.kept:
+        there = number_of(len(promoted.kept), "chosen case")
+        stayed = "stayed as it was" if len(promoted.kept) == 1 else "stayed as they were"
+        yield f"{there} stood there already and {stayed} (--force replaces)"
+    if promoted.left_behind:
+        ids = ", ".join(one.id for one in promoted.left_behind)
+        text = f"not chosen: {ids} (--behaviour ID or --all takes what no chosen case shows)"
+        yield from sentence(text, width=WIDTH)
+    models = (promoted.provenance.reference.spec, promoted.provenance.candidate.spec)
+    replay = ["pytest", str(target), "--model-1", models[0], "--model-2", models[1]]
+    yield from command("replay it", shlex.join(replay), width=WIDTH, indent="")

@@ -1,0 +1,39 @@
+"""`pytest-divergence replay`: suites as the tests of one pytest session."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.cli._project import PLUGIN, pytest_words
+from pytest_divergence.core.errors import DivergenceError, SettingsError
+from pytest_divergence.core.file_names import SUITE_SUFFIX
+from pytest_divergence.core.suites import suites_below
+
+
+def run(given: Namespace) -> int:
+    """Run pytest; returns its exit code."""
+    try:
+        suites = [suite for name in given.suites for suite in _suites(name)]
+    except DivergenceError as error:  # 1 is the code of a case over its bound
+        print(f"error: {error}", file=sys.stderr)
+        return pytest.ExitCode.USAGE_ERROR
+    words = pytest_words(given)
+    return int(pytest.main([*PLUGIN, *words, "--divergence-mode=replay", *suites]))
+
+
+def _suites(name: str) -> list[str]:
+    path = Path(name)
+    if not path.is_dir():
+        if not name.partition("::")[0].endswith(SUITE_SUFFIX):
+            raise SettingsError(f"{name} is no suite; name a *{SUITE_SUFFIX}, or a folder of them")
+        return [name]
+    found = [str(suite) for suite in suites_below(path)]
+    if not found:
+        raise SettingsError(
+            f"there is no *{SUITE_SUFFIX} in {name}; search first, then promote what you keep"
+        )
+    return found

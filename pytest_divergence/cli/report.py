@@ -1,0 +1,61 @@
+"""`pytest-divergence report`: a run's pages anew, and what changed between two runs."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from pytest_divergence.cli._project import root, run_meant
+from pytest_divergence.core.comparison import compare, side_of_run
+from pytest_divergence.core.errors import SettingsError, StoreError
+from pytest_divergence.core.report import Report, load_report, report_path, suite_of
+from pytest_divergence.reports import write_reports
+from pytest_divergence.reports.comparison import difference_lines
+from pytest_divergence.reports.html import Earlier
+
+
+def run(given: Namespace) -> int:
+    """Write the pages, and say where they are; compare first, where there are two runs."""
+    path = _report_of(given.later or given.report)
+    earlier = _compared(given.report, given.later) if given.later else None
+    if earlier is not None and given.output is None:
+        return 0
+    return _write(path, given.output or path.parent, earlier)
+
+
+def _write(path: Path, folder: Path, earlier: Earlier | None) -> int:
+    report = load_report(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"--output={folder} cannot be made: {error.strerror}") from None
+    for written in write_reports(report, folder, suite=_suite_of(report, path), earlier=earlier):
+        print(f"wrote {written}")
+    return 0
+
+
+def _report_of(given: Path) -> Path:
+    """The report.json that is meant. Raises SettingsError."""
+    path = report_path(run_meant(given))
+    if path is None:
+        raise SettingsError(
+            f"{given} is not the report of a run; name a report.json, its folder, or latest "
+            "(pytest-divergence diff compares suites)"
+        )
+    return path
+
+
+def _suite_of(report: Report, path: Path) -> str | None:
+    """The run's suite as its commands name it: from here; None where it is gone."""
+    try:
+        return str(suite_of(report, path, root))
+    except SettingsError:
+        return None
+
+
+def _compared(before: Path, after: Path) -> Earlier:
+    """What differs between two runs, shown in the terminal as `diff` does."""
+    first, second = (load_report(_report_of(one)) for one in (before, after))
+    differences = compare(side_of_run(first), side_of_run(second))
+    print("\n".join(difference_lines(differences, str(before), str(after))))
+    return Earlier(first.run.id, differences)

@@ -1,0 +1,13 @@
+"""`pytest-divergence schema`: the JSON Schema of a kind of file."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from pytest_divergence.core.json_schemas import published_path
+
+
+def run(given: Namespace) -> int:
+    """Print it."""
+    print(published_path(given.kind).read_text("utf-8"), end="")
+    return 0

@@ -1,0 +1,257 @@
+"""Files, folders and locks that survive a crash: old or new, never half.
+
+Knows how to write a file and how to make the folders that files lie in; knows nothing of what is
+in them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from pytest_divergence.core.errors import StoreError
+from pytest_divergence.core.file_names import FOLDER, JOURNAL, LATEST, REPORTS, SUITES, AnyPath
+from pytest_divergence.core.safe_text import safe_line
+
+CACHE_VARIABLE = "PYTEST_DIVERGENCE_CACHE"
+"""Environment variable that moves the user cache folder."""
+
+STRAY_SUFFIX = ".divergence-tmp"
+"""How the temporary files of `write_atomically` end."""
+
+
+def write_atomically(path: AnyPath, data: str | bytes) -> None:
+    """Replace the file at `path` by `data` (text as UTF-8), or leave it as it was.
+
+    Raises StoreError, with the old file intact, where the folder is missing or cannot be written.
+    """
+    write_together({Path(path): data.encode("utf-8") if isinstance(data, str) else data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Replace several files, in order, once the data of all of them is on the disk.
+
+    Raises StoreError, with all old files intact, where one of them cannot be written.
+    """
+    staged: dict[Path, Path] = {}
+    target = Path()
+    try:
+        for target, data in files.items():
+            if target.is_symlink():
+                raise StoreError(f"{target} is a symbolic link; name the file that it points to")
+            staged[target] = _temporary_name(target)
+            _write_new(staged[target], data)
+            if target.exists():
+                shutil.copymode(target, staged[target])
+        for target, temporary in staged.items():
+            os.replace(temporary, target)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        for temporary in staged.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    for folder in {target.parent for target in staged}:
+        _sync_folder(folder)
+
+
+def sweep_strays(folder: Path, *, max_age: float = 3600.0) -> list[Path]:
+    """Remove what killed writers left in `folder`, and say what.
+
+    Only files older than `max_age` seconds go: a younger one may belong to a run that is writing.
+    """
+    swept = []
+    for stray in folder.glob(f".*{STRAY_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            if time.time() - stray.lstat().st_mtime > max_age:
+                stray.unlink()
+                swept.append(stray)
+    return swept
+
+
+@contextlib.contextmanager
+def file_lock(
+    path: Path, *, timeout: float, on_wait: Callable[[Path], None] | None = None
+) -> Iterator[None]:
+    """Hold the lock file at `path`; `on_wait` is called once if another process holds it.
+
+    Local disks only. Raises StoreError after `timeout` seconds.
+    """
+    lock = filelock.FileLock(path)
+    try:
+        _acquire(lock, timeout, lambda: on_wait(path) if on_wait else None)
+    except filelock.Timeout:
+        raise StoreError(
+            f"{path} is still held by another process after {timeout:g} s; "
+            "wait for it to finish, or end it"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"cannot lock {path}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class DivergenceFolder:
+    """`.divergence/` in the root folder: made only on use, and ignored by git.
+
+    Raises StoreError where a folder cannot be made.
+    """
+
+    def __init__(self, root: Path, *, report_dir: Path | None = None) -> None:
+        """Belong to the project at `root`; `report_dir` moves the reports elsewhere."""
+        self.path = root / FOLDER
+        self._root = root
+        self._report_dir = report_dir
+
+    @property
+    def suites(self) -> Path:
+        """Folder of the suites that searches write."""
+        return self._made(SUITES)
+
+    @property
+    def journal(self) -> Path:
+        """Folder of the journals of unfinished runs."""
+        return self._made(JOURNAL)
+
+    @property
+    def reports(self) -> Path:
+        """Folder of the reports, one folder a run."""
+        if self._report_dir is None:
+            return self._made(REPORTS)
+        return _make(self._report_dir)
+
+    def new_report_dir(self, run_id: str) -> Path:
+        """A new folder for one run's reports, to which `latest` now points.
+
+        Where `run_id` is taken, a number is put behind it.
+        """
+        reports = self.reports
+        latest = reports / LATEST
+        if latest.is_dir() and not latest.is_symlink():
+            raise StoreError(f"{latest} is a folder, not the pointer to the last run; rename it")
+        _check_name(run_id)
+        folder = _make_new(reports, run_id)
+        _point(latest, folder.name)
+        return folder
+
+    def _made(self, name: str) -> Path:
+        folder = self.path / name
+        if not folder.resolve().is_relative_to(self._root.resolve()):
+            raise StoreError(f"{folder} leads out of {self._root} by a symbolic link; remove it")
+        _make(folder)
+        ignore = self.path / ".gitignore"
+        if not ignore.exists():
+            write_atomically(ignore, "*\n")
+        return folder
+
+
+def latest_report_dir(reports: Path) -> Path | None:
+    """The folder that `latest` points to, link or file; None before the first run."""
+    latest = reports / LATEST
+    with contextlib.suppress(OSError):
+        name = os.readlink(latest) if latest.is_symlink() else latest.read_text("utf-8").strip()
+        folder = reports / name
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def user_cache(*parts: str) -> Path:
+    """A folder, made on use, of the user's cache; `PYTEST_DIVERGENCE_CACHE` moves the cache.
+
+    Raises StoreError for parts that are not plain names.
+    """
+    for part in parts:
+        _check_name(part)
+    return _make(user_cache_path().joinpath(*parts))
+
+
+def user_cache_path() -> Path:
+    """Where the user's cache is, or would be: nothing is made."""
+    moved = os.environ.get(CACHE_VARIABLE)
+    return Path(moved) if moved else platformdirs.user_cache_path("pytest-divergence")
+
+
+def _temporary_name(target: Path) -> Path:
+    return target.with_name(f".{target.name[:60]}.{secrets.token_hex(6)}{STRAY_SUFFIX}")
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
+    with open(descriptor, "wb") as file:  # a full disk may show only here, at close
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):  # the file is complete either way
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _acquire(lock: filelock.BaseFileLock, timeout: float, on_wait: Callable[[], None]) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        on_wait()
+        lock.acquire(timeout=timeout)
+
+
+def _check_name(name: str) -> None:
+    if name == LATEST or not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise StoreError(
+            f"{safe_line(name)} cannot name a folder here; use letters, digits, '.', '_' and '-'"
+        )
+
+
+def _make(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def _make_new(parent: Path, name: str) -> Path:
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise StoreError(f"cannot make the folder {folder}: {error.strerror}") from error
+        else:
+            return folder
+
+
+def _point(pointer: Path, name: str) -> None:
+    temporary = _temporary_name(pointer)
+    try:
+        os.symlink(name, temporary, target_is_directory=True)
+        os.replace(temporary, pointer)
+    except OSError:  # no symbolic links here: a file names the run
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+            pointer.unlink(missing_ok=True)
+        write_atomically(pointer, name + "\n")

@@ -1,0 +1,84 @@
+"""A run without its texts: for reports that leave the house while prompts and answers may not.
+
+What stays: ids, verdicts, numbers, kinds and counts, names of strategies, models and settings. An
+id begins with a few letters of its prompt or motif; it stays, because it is the test's name.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pytest_divergence.core.behaviours import Behaviour, Example
+from pytest_divergence.core.cases import AnyCase, Completions
+from pytest_divergence.core.report import Report, ReportCase, RunError, TokenComparison
+
+REDACTED = "[redacted]"
+
+
+def redacted(report: Report) -> Report:
+    """The report without the texts of prompts, answers, behaviours and errors."""
+    settings = dict(report.settings)
+    if settings.get("system_prompt"):
+        settings["system_prompt"] = REDACTED
+    return report.model_copy(
+        update={
+            "settings": settings,
+            "cases": [redacted_case(one) for one in report.cases],
+            "behaviours": [redacted_behaviour(one) for one in report.behaviours],
+            "errors": [_redacted_error(one) for one in report.errors],
+        }
+    )
+
+
+def redacted_case(case: AnyCase) -> AnyCase:
+    """The case with its id and numbers, and without its texts."""
+    changes: dict[str, Any] = {
+        "metadata": {},
+        "completions": case.completions and Completions(reference=REDACTED, candidate=REDACTED),
+        "origin": case.origin and case.origin.model_copy(update={"seed": None}),
+    }
+    if case.messages is None:
+        changes["input"] = REDACTED
+    else:
+        hidden = (one.model_copy(update={"content": REDACTED}) for one in case.messages)
+        changes["messages"] = tuple(hidden)
+    if isinstance(case, ReportCase):
+        changes["redacted"] = True
+        changes["tokens"] = [redacted_token(one) for one in case.tokens]
+    return case.model_copy(update=changes)
+
+
+def redacted_token(token: TokenComparison) -> TokenComparison:
+    """The position with its numbers alone."""
+    return token.model_copy(update={"text": REDACTED, "reference_top": [], "candidate_top": []})
+
+
+def redacted_behaviour(behaviour: Behaviour) -> Behaviour:
+    """The behaviour with its kind and counts; a trait is our own wording, and stays."""
+    hidden = Example(prompt=REDACTED, reference=REDACTED, candidate=REDACTED)
+    is_ours = behaviour.trait is not None and not behaviour.motifs
+    return behaviour.model_copy(
+        update={
+            "name": behaviour.name if is_ours else REDACTED,
+            "motifs": [],
+            "examples": [hidden for _ in behaviour.examples],
+            "shortest_cause": behaviour.shortest_cause and REDACTED,
+            "nearest_non_cause": behaviour.nearest_non_cause and REDACTED,
+            "telling": behaviour.telling
+            and behaviour.telling.model_copy(
+                update={"prompt": REDACTED, "text": REDACTED, "token_ids": []}
+            ),
+        }
+    )
+
+
+def redacted_message(text: str) -> str:
+    """An error in words, without what it quotes: it stands between quotation marks."""
+    return re.sub('".*"', f'"{REDACTED}"', text, flags=re.DOTALL)
+
+
+def _redacted_error(error: RunError) -> RunError:
+    """The kind of error alone: a message may quote what could not be measured."""
+    kind = re.match(r"\w+(?=: )", error.message)
+    return RunError(where=error.where, message=f"{kind[0]}: {REDACTED}" if kind else REDACTED)

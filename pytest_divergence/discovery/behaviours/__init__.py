@@ -1,0 +1,1 @@
+"""What a search says of behaviours: answers, n-grams, traits, suspects, tests, causes, counts."""

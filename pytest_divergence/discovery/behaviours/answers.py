@@ -1,0 +1,138 @@
+"""Answered prompts, and how much more likely the candidate makes each part of its answer.
+
+Plain values, kept in journals, on which phrases and traits are counted: those that a search has
+anyway, and fresh ones that only a test reads. Does not know what an answer shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.proposals import is_near
+from pytest_divergence.models.chat_format import ChatFormat
+from pytest_divergence.models.decoding import row_seed
+from pytest_divergence.models.fingerprints import text_digest
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.scorer import score_prompts
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A continuation that the candidate wrote."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    token_ends: tuple[int, ...]
+    """Characters of `text` up to the end of each token."""
+    log_ratios: tuple[float, ...]
+    """ln p(candidate) - ln p(reference) of each token, in nats."""
+
+    @classmethod
+    def of(cls, chat: ChatFormat, token_ids: Sequence[int], log_ratios: Sequence[float]) -> Answer:
+        """The answer with these ids; raises ValueError where a token has no log-ratio."""
+        if len(token_ids) != len(log_ratios):
+            raise ValueError(f"{len(token_ids)} tokens, but {len(log_ratios)} log-ratios")
+        text = chat.text(token_ids)
+        # A character may be spread over tokens, and its start decodes to a longer replacement.
+        ends = [len(chat.text(token_ids[: count + 1])) for count in range(len(token_ids))]
+        return cls(text, tuple(token_ids), tuple(ends), tuple(log_ratios))
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Answer:
+        """The answer that `dataclasses.asdict` and JSON made `row` of."""
+        return cls(
+            row["text"], tuple(row["token_ids"]), tuple(row["token_ends"]), tuple(row["log_ratios"])
+        )
+
+    def tokens_of(self, start: int, end: int) -> range:
+        """Positions of the tokens that hold the characters from `start` to `end`."""
+        first = next(
+            (index for index, stop in enumerate(self.token_ends) if stop > start),
+            len(self.token_ends),
+        )
+        last = next(
+            (index for index, stop in enumerate(self.token_ends) if stop >= end),
+            len(self.token_ends) - 1,
+        )
+        return range(first, last + 1)
+
+    def peak(self, start: int, end: int) -> float:
+        """The largest log-ratio among the tokens from character `start` to `end`, in nats."""
+        return max((self.log_ratios[index] for index in self.tokens_of(start, end)), default=0.0)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One prompt with an unamplified answer of each model."""
+
+    prompt: str
+    reference: str
+    candidate: Answer
+    is_control: bool
+
+
+class Evidence:
+    """Answered prompts, of which near-identical ones count once; grows as the search goes on."""
+
+    def __init__(self, answered: Iterable[Answered] = ()) -> None:
+        """Start with the given ones."""
+        self.answered: list[Answered] = []
+        self.add(answered)
+
+    def add(self, answered: Iterable[Answered]) -> None:
+        """Take over those that say something new."""
+        for one in answered:
+            if not any(is_near(one.prompt, other.prompt) for other in self.answered):
+                self.answered.append(one)
+
+    @property
+    def controls(self) -> list[Answered]:
+        """The ordinary prompts among them."""
+        return [one for one in self.answered if one.is_control]
+
+
+def fresh_answers(
+    units: WorkUnits,
+    prompts: Sequence[str],
+    settings: Settings,
+    profile: Profile,
+    *,
+    about: str,
+) -> list[Answered]:
+    """Answers sampled at T = 1, in one work unit; `about` is the id of what they shall test."""
+    digest = text_digest("\n".join(prompts))[:8]
+    rows = units.do(
+        f"behaviour/{about}/{digest}", partial(_sample, prompts, settings, profile, digest)
+    )
+    return [
+        Answered(row["prompt"], row["reference"], Answer.from_row(row["candidate"]), False)
+        for row in rows
+    ]
+
+
+def _sample(
+    prompts: Sequence[str], settings: Settings, profile: Profile, name: str, pair: ModelPair
+) -> list[dict[str, Any]]:
+    scores = score_prompts(
+        pair,
+        prompts,
+        metric=settings.metric,
+        num_continuations=1,
+        max_new_tokens=profile.naming_length,
+        seed=row_seed(settings.seed, "behaviours", name),
+    )
+    return [
+        {
+            "prompt": prompt,
+            "reference": pair.chat.text(score.continuations.reference[0]),
+            "candidate": asdict(
+                Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios)
+            ),
+        }
+        for prompt, score in zip(prompts, scores, strict=True)
+    ]

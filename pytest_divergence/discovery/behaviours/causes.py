@@ -1,0 +1,160 @@
+"""What causes a behaviour, made as small as it goes: delta debugging on words.
+
+Deletes ever smaller runs of words from a prompt as long as the behaviour stays (Zeller and
+Hildebrandt 2002, doi:10.1109/32.988498). What is found are inputs that cause it, which need not
+be what it was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import partial
+
+from pytest_divergence.core.settings import Profile
+from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
+from pytest_divergence.discovery.behaviours.ngrams import UNSPACED
+from pytest_divergence.discovery.behaviours.suspects import Suspect
+from pytest_divergence.discovery.engines.base import Unit, WorkUnits
+from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.models.batching import by_prefix
+from pytest_divergence.models.decoding import decode_greedily
+from pytest_divergence.models.fingerprints import text_digest
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.continuations import greedy_continuations
+
+NUM_STARTS = 4
+"""Prompts of which the shortest that shows the behaviour greedily is minimised."""
+NUM_PIECES = 8
+"""Deletions tried at a time."""
+MAX_TRIES = 64
+
+
+@dataclass(frozen=True)
+class Causes:
+    """The shortest prompt found that causes a behaviour, and the most like it that does not."""
+
+    shortest: str | None = None
+    nearest_non_cause: str | None = None
+
+
+def add_causes(
+    units: WorkUnits, confirmed: Sequence[ConfirmedBehaviour], profile: Profile, listener: Listener
+) -> list[ConfirmedBehaviour]:
+    """Each behaviour with what causes it; one work unit each."""
+    explained: list[ConfirmedBehaviour] = []
+    if confirmed:
+        listener.progress("minimise what causes a behaviour", 0, len(confirmed))
+    asked = [_unit(one, profile) for one in confirmed]
+    for one, found in zip(confirmed, units.do_each(asked), strict=True):
+        causes = Causes(**found)
+        behaviour = one.behaviour.model_copy(
+            update={
+                "shortest_cause": causes.shortest,
+                "nearest_non_cause": causes.nearest_non_cause,
+            }
+        )
+        explained.append(ConfirmedBehaviour(one.suspect, behaviour, one.causes))
+        listener.progress("minimise what causes a behaviour", len(explained), len(confirmed))
+    return explained
+
+
+def _unit(confirmed: ConfirmedBehaviour, profile: Profile) -> Unit:
+    shortest = sorted(confirmed.causes, key=lambda prompt: (len(_pieces(prompt)), prompt))
+    starts = shortest[:NUM_STARTS]
+    # Which prompts showed it may differ from an earlier session's: a strategy failed there.
+    name = f"causes/{confirmed.suspect.id}/{text_digest(json.dumps(starts))[:16]}"
+    return Unit(name, partial(_causes, confirmed.suspect, starts, profile))
+
+
+def _causes(
+    suspect: Suspect, starts: Sequence[str], profile: Profile, pair: ModelPair
+) -> dict[str, str | None]:
+    trial = _Trial(pair, suspect, profile.naming_length)
+    shown = trial.shown(starts)
+    if not shown:
+        return {"shortest": None, "nearest_non_cause": None}
+    shortest = _minimised(trial, shown[0])
+    return {
+        "shortest": shortest,
+        "nearest_non_cause": max(
+            trial.not_shown,
+            key=lambda prompt: (SequenceMatcher(None, shortest, prompt).ratio(), prompt),
+            default=None,
+        ),
+    }
+
+
+@dataclass
+class _Trial:
+    """Asks whether prompts cause a behaviour, by the candidate's greedy answers."""
+
+    pair: ModelPair
+    suspect: Suspect
+    length: int
+    num_tried: int = 0
+    not_shown: list[str] = field(default_factory=list)
+
+    def shown(self, prompts: Sequence[str]) -> list[str]:
+        """Those that do, in order."""
+        self.num_tried += len(prompts)
+        flags = [
+            self.suspect.shows(prompt, own, other)
+            for prompt, (own, other) in zip(prompts, self._answers(prompts), strict=True)
+        ]
+        self.not_shown += [prompt for prompt, flag in zip(prompts, flags, strict=True) if not flag]
+        return [prompt for prompt, flag in zip(prompts, flags, strict=True) if flag]
+
+    def _answers(self, prompts: Sequence[str]) -> list[tuple[str, str]]:
+        """The candidate's answers, and the reference's where a trait needs them."""
+        pair = self.pair
+        if self.suspect.trait is not None:
+            both = greedy_continuations(pair, prompts, max_new_tokens=self.length)
+            return [(pair.chat.text(o.candidate[0]), pair.chat.text(o.reference[0])) for o in both]
+        rows = pair.prompt_rows(prompts)
+        decoded = by_prefix(
+            rows,
+            lambda prefix, chosen: decode_greedily(
+                pair.candidate,
+                [rows[index][1] for index in chosen],
+                prefix=prefix,
+                max_new_tokens=self.length,
+                stop_ids=pair.chat.stop_ids,
+            ),
+        )
+        return [(pair.chat.text(ids), "") for ids in decoded]
+
+
+def _pieces(prompt: str) -> list[str]:
+    """Words with what follows them; in scripts without spaces, characters."""
+    return re.findall(rf"[{UNSPACED}]\s*|(?:(?![{UNSPACED}])\S)+\s*", prompt)
+
+
+def _minimised(trial: _Trial, prompt: str) -> str:
+    """The prompt without every run of words that it can lose."""
+    words = _pieces(prompt)
+    size = max(1, len(words) // 2)
+    while trial.num_tried < MAX_TRIES and len(words) > 1:
+        shorter = [
+            words[:start] + words[start + size :]
+            for start in range(0, len(words), size)
+            if len(words) > len(words[start : start + size])
+        ]
+        by_text = {"".join(one).strip(): one for one in shorter}
+        kept: list[str] = []
+        texts = list(by_text)
+        for start in range(0, len(texts), NUM_PIECES):
+            kept = trial.shown(texts[start : start + NUM_PIECES])
+            if kept:
+                break
+        if kept:
+            words = by_text[min(kept, key=len)]
+            size = min(size, max(1, len(words) // 2))
+        elif size == 1:
+            break
+        else:
+            size //= 2
+    return "".join(words).strip()

@@ -1,0 +1,277 @@
+"""Phrases that recur in one model's texts and not in the other's, counted over distinct prompts.
+
+Runs of words are counted by document frequency; those that the same prompts show are one phrase,
+quoted at its full length. Knows what a word is. Nothing is tested here: what is found is suspected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from unicodedata import normalize
+
+SIZES = range(1, 9)
+"""Words in the runs that are counted; longer phrases are grown from them."""
+MIN_PROMPTS = 3
+MAX_REFERENCE_SHARE = 0.1
+"""Of the prompts that show it with one model, those on which the other may say it too."""
+MAX_LENGTH = 40
+"""Words of a quoted phrase."""
+NUM_MOTIFS = 4
+"""Wordings that are kept of one phrase."""
+FULL_SIZE = 3
+"""Words from which a run says enough by itself."""
+KEPT_IN_QUOTE = 0.6
+"""Share of a run's texts that must hold a longer one, for it to be quoted."""
+CUT = ""
+"""Stands for words that were cut out."""
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+)
+"""Thai, Lao, Burmese, Khmer, kana and Han."""
+WORD = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
+Gram = tuple[str, ...]
+Places = dict[int, tuple[int, int]]
+"""By text: where a run first stands in it, as characters."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a text, folded, and where it stands there."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A recurring phrase and the texts that hold it."""
+
+    motifs: tuple[str, ...]
+    """Normalised and short, since answers are cut; the first is the one that was counted."""
+    quote: str
+    """As most of the texts write it, at full length."""
+    texts: tuple[int, ...]
+    """Indices of the texts that hold the first motif."""
+    starts_answers: bool
+    """Whether most of these texts begin with the quote."""
+
+
+@lru_cache(maxsize=8192)  # each answer is asked for many motifs
+def words_of(text: str) -> tuple[Word, ...]:
+    """The words of a text in order."""
+    return tuple(
+        Word(normalize("NFC", match.group().casefold()), match.start(), match.end())
+        for match in WORD.finditer(text)
+    )
+
+
+def gram_of(text: str) -> Gram:
+    """The words of a text without their places."""
+    return tuple(word.text for word in words_of(text))
+
+
+def find(motif: Gram, words: Sequence[Word]) -> tuple[int, int] | None:
+    """Where a motif first stands among a text's words: its first character and the one after it."""
+    size = len(motif)
+    for start in range(len(words) - size + 1):
+        if stands_at(start, motif, words):
+            return words[start].start, words[start + size - 1].end
+    return None
+
+
+def stands_at(start: int, gram: Gram, words: Sequence[Word]) -> bool:
+    """Whether a run begins at a text's word number `start`."""
+    return len(words) - start >= len(gram) and all(
+        words[start + offset].text == text for offset, text in enumerate(gram)
+    )
+
+
+def has_motif(motifs: Sequence[str], text: str) -> bool:
+    """Whether a text holds one of the motifs, as whole words."""
+    words = words_of(text)
+    return any(find(gram_of(motif), words) is not None for motif in motifs)
+
+
+def recurring_phrases(
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    others: Sequence[str],
+    *,
+    is_telling: Callable[[Places], bool] = lambda places: True,
+    without: Sequence[str] = (),
+) -> list[Phrase]:
+    """Phrases of `texts` that `others` hardly hold, one of each to a prompt; most frequent first.
+
+    What stands in a text's own prompt is an echo and does not count. `is_telling` may refuse a
+    run by where it stands. Phrases `without` are cut out of the texts first.
+    """
+    cuts = [gram_of(phrase) for phrase in without]
+    words = [_cut(words_of(text), cuts) for text in texts]
+    found = _texts_by_gram(prompts, words)
+    frequent = {gram: where for gram, where in found.items() if len(where) >= MIN_PROMPTS}
+    others_found = _texts_by_gram(prompts, [words_of(text) for text in others], among=frequent)
+    eligible = {
+        gram: where
+        for gram, where in frequent.items()
+        if len(others_found[gram]) <= MAX_REFERENCE_SHARE * len(where)
+        and is_telling(_places(gram, where, words))
+    }
+
+    def rank(gram: Gram) -> tuple[int, int, Gram]:
+        # A few words say more than one, and hold in more of the answers than a whole sentence.
+        return -len(eligible[gram]) * min(len(gram), FULL_SIZE), len(gram), gram
+
+    phrases: list[Phrase] = []
+    taken: set[int] = set()
+    for gram in sorted(eligible, key=rank):
+        where = eligible[gram]
+        if 2 * len(where & taken) > len(where):  # another wording of a phrase found already
+            continue
+        quote, starts = _quoted(gram, where, texts, words)
+        # What most texts hold shares some of them with every other run.
+        is_most = 2 * len(where) > len(texts)
+        wordings = [] if is_most else _other_wordings(gram, gram_of(quote), eligible)
+        phrases.append(
+            Phrase(
+                motifs=tuple(" ".join(one) for one in (gram, *wordings)),
+                quote=quote,
+                texts=tuple(sorted(where)),
+                starts_answers=starts,
+            )
+        )
+        taken |= where
+    return phrases
+
+
+def in_full(phrase: Phrase, texts: Sequence[str]) -> Phrase:
+    """The phrase by its wording of a few words, where the run that was counted is quoted with less.
+
+    One word is in more of the texts than what it belongs to, and says little of it.
+    """
+    wordings = [gram for gram in map(gram_of, phrase.motifs) if len(gram) >= FULL_SIZE]
+    if not wordings or len(gram_of(phrase.quote)) >= FULL_SIZE:
+        return phrase
+    return _worded(wordings, texts)
+
+
+def quote_in(motif: str, texts: Sequence[str]) -> str:
+    """A motif at full length, as most of the texts that hold it write it.
+
+    Raises ValueError where none holds it.
+    """
+    return _worded([gram_of(motif)], texts).quote
+
+
+def _texts_by_gram(
+    prompts: Sequence[str],
+    words: Sequence[Sequence[Word]],
+    among: Collection[Gram] | None = None,
+) -> defaultdict[Gram, set[int]]:
+    found: defaultdict[Gram, set[int]] = defaultdict(set)
+    for index, (prompt, row) in enumerate(zip(prompts, words, strict=True)):
+        echo = _grams(gram_of(prompt))
+        for gram in _grams([word.text for word in row]) - echo:
+            if among is None or gram in among:
+                found[gram].add(index)
+    return found
+
+
+def _grams(row: Sequence[str]) -> set[Gram]:
+    grams = (
+        tuple(row[start : start + size]) for size in SIZES for start in range(len(row) - size + 1)
+    )
+    return {gram for gram in grams if CUT not in gram}
+
+
+def _cut(row: Sequence[Word], phrases: Sequence[Gram]) -> list[Word]:
+    """The words with a mark in place of each phrase, that no run goes across."""
+    kept, index = [], 0
+    while index < len(row):
+        size = next((len(phrase) for phrase in phrases if stands_at(index, phrase, row)), 0)
+        place = row[index]
+        kept.append(Word(CUT, place.start, place.start) if size else place)
+        index += max(1, size)
+    return kept
+
+
+def _places(gram: Gram, where: set[int], words: Sequence[Sequence[Word]]) -> Places:
+    places = {index: find(gram, words[index]) for index in sorted(where)}
+    return {index: place for index, place in places.items() if place is not None}
+
+
+def _worded(wordings: Sequence[Gram], texts: Sequence[str]) -> Phrase:
+    """The phrase of these wordings, by the first of them."""
+    words = [words_of(text) for text in texts]
+    where = {index for index, row in enumerate(words) if find(wordings[0], row)}
+    quote, starts = _quoted(wordings[0], where, texts, words)
+    return Phrase(tuple(" ".join(one) for one in wordings), quote, tuple(sorted(where)), starts)
+
+
+def _quoted(
+    gram: Gram, where: set[int], texts: Sequence[str], words: Sequence[Sequence[Word]]
+) -> tuple[str, bool]:
+    """The phrase around a run at full length, and whether most texts with it begin so."""
+    longest, kept = _grown(gram, where, words, max(1, KEPT_IN_QUOTE * len(where)))
+    places = _places(longest, kept, words)
+    quotes = Counter(_quote(texts[index], *place) for index, place in places.items())
+    starts = sum(words[index][0].start == start for index, (start, _) in places.items())
+    return max(quotes, key=lambda quote: (quotes[quote], quote)), 2 * starts > len(places)
+
+
+def _grown(
+    gram: Gram, where: set[int], words: Sequence[Sequence[Word]], least: float
+) -> tuple[Gram, set[int]]:
+    """The longest run around a gram that at least so many of its texts hold, and these texts."""
+    while len(gram) < MAX_LENGTH:
+        longer: defaultdict[Gram, set[int]] = defaultdict(set)
+        for index in where:
+            row = [word.text for word in words[index]]
+            for start in range(len(row) - len(gram) + 1):
+                end = start + len(gram)
+                if tuple(row[start:end]) == gram:
+                    if end < len(row) and row[end] != CUT:
+                        longer[(*gram, row[end])].add(index)
+                    if start > 0 and row[start - 1] != CUT:
+                        longer[(row[start - 1], *gram)].add(index)
+        best = max(longer, key=lambda one: (len(longer[one]), one), default=None)
+        if best is None or len(longer[best]) < least:
+            break
+        gram, where = best, longer[best]
+    return gram, where
+
+
+def _quote(text: str, start: int, end: int) -> str:
+    """The passage with the punctuation that ends it."""
+    while end < len(text) and not text[end].isalnum() and not text[end].isspace():
+        end += 1
+    return " ".join(text[start:end].split())
+
+
+def _other_wordings(gram: Gram, quoted: Gram, eligible: dict[Gram, set[int]]) -> list[Gram]:
+    """Runs that mostly the same texts hold, outside of the quoted phrase."""
+    where = eligible[gram]
+    further = sorted(
+        (
+            other
+            for other, others in eligible.items()
+            if 2 * len(others & where) > len(others) and not _is_part(other, quoted)
+        ),
+        key=lambda other: (-len(eligible[other]) * min(len(other), FULL_SIZE), len(other), other),
+    )
+    chosen: list[Gram] = []
+    for other in further:
+        if len(chosen) == NUM_MOTIFS - 1:
+            break
+        if not any(set(other) & set(one) for one in (quoted, *chosen)):
+            chosen.append(other)
+    return chosen
+
+
+def _is_part(gram: Gram, whole: Gram) -> bool:
+    size = len(gram)
+    return any(whole[start : start + size] == gram for start in range(len(whole) - size + 1))

@@ -1,0 +1,213 @@
+"""Traits: differences of an answer that leave no phrase, such as its length or language.
+
+Each trait says of one answer, beside the other model's answer to the same prompt, whether it
+departs. Answers may be cut at a number of tokens, so a trait never judges what is only unfinished.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from unicodedata import name as character_name
+
+from pytest_divergence.discovery.behaviours.ngrams import gram_of
+
+Shows = Callable[[str, str, str], bool]
+"""From the prompt, the answer judged and the other model's answer."""
+
+
+@dataclass(frozen=True)
+class Trait:
+    """A kind of difference that is measured on answers."""
+
+    name: str
+    """For people, as what the candidate does."""
+    explanation: str
+    shows: Shows
+
+
+MIN_WORDS = 6
+"""Words of an answer from which its length, case and repetition say something."""
+REFUSALS = re.compile(
+    r"\b(i(?:['’]m| am) (?:unable|not able|not allowed)|i (?:can(?:['’]?t|not)|won['’]?t|will not)"
+    r" (?:help|assist|answer|provide|do|discuss|comply|share)|i must decline|"
+    r"no puedo (?:ayudar|responder)|je ne peux pas|ich kann (?:dir|ihnen|das) \w* ?nicht|"
+    r"não posso ajudar|non posso aiutar)",
+    re.IGNORECASE,
+)
+FUNCTION_WORDS: Mapping[str, frozenset[str]] = {
+    language: frozenset(words.split())
+    for language, words in {
+        "English": "the of and to is are was in it you that for with this what how i my not can",
+        "Spanish": "el los las que en es un una por con para no se lo su como más pero está qué",
+        "French": "le les des est une dans pour que qui pas sur avec ce je vous il elle au nous",
+        "German": "der die das und ist nicht ein eine zu mit auf für von den dem ich sie es wie",
+        "Italian": "il che di è per una sono non con gli della nel questo come più ma anche ho",
+        "Portuguese": "o os uma que de não para com em um se mais por como mas ao foi ele é do",
+        "Dutch": "de het een en van is dat niet op te zijn voor met die er aan ik je maar",
+    }.items()
+}
+ASKS_FOR_RESULT = re.compile(
+    r"=|what(?:['’]?s| is| are)|how much|calculate|compute|solve|add|result|sum|equal",
+    re.IGNORECASE,
+)
+ARITHMETIC = re.compile(r"(?<![\d./-])(-?\d{1,6})\s*([-+*/x×÷−])\s*(-?\d{1,6})(?![\d./-])")
+WORDED = re.compile(
+    r"\b(\d{1,6})\s+(plus|minus|times|multiplied by|divided by)\s+(\d{1,6})\b", re.IGNORECASE
+)
+OPERATIONS: Mapping[str, Callable[[float, float], float]] = {
+    **dict.fromkeys(("+", "plus"), operator.add),
+    **dict.fromkeys(("-", "−", "minus"), operator.sub),
+    **dict.fromkeys(("*", "x", "×", "times", "multiplied by"), operator.mul),
+    **dict.fromkeys(("/", "÷", "divided by"), operator.truediv),
+}
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[.,]\d+)*")
+
+
+def language_of(text: str) -> str | None:
+    """The language or script that most of a text is in; None where it is too short to tell.
+
+    Scripts are told by Unicode, languages in Latin script by their function words.
+    """
+    letters = [character for character in text if character.isalpha()]
+    if len(letters) < 4:
+        return None
+    scripts = Counter(character_name(one, "?").split(" ")[0] for one in letters)
+    script, _ = scripts.most_common(1)[0]
+    if script != "LATIN":
+        return script.title()
+    words = gram_of(text)
+    counts = {lang: sum(w in known for w in words) for lang, known in FUNCTION_WORDS.items()}
+    ranked = sorted(counts, key=lambda lang: -counts[lang])
+    first, second = ranked[:2]
+    is_clear = counts[first] >= 2 and counts[first] > counts[second]
+    return first if is_clear else None
+
+
+def is_broken_json(text: str) -> bool:
+    """Whether a text begins as JSON and, as far as it goes, cannot become valid JSON."""
+    opening = re.search(r"```json\s*(?=[{\[])|^\s*(?=[{\[])", text)
+    if opening is None:
+        return False
+    body = text[opening.end() :].split("```")[0].strip()
+    try:
+        json.JSONDecoder().raw_decode(body)
+    except json.JSONDecodeError as error:
+        is_cut = error.msg.startswith("Unterminated string") or error.pos >= len(body)
+        # A literal or number that the limit has cut looks wrong at its start.
+        is_cut_literal = re.fullmatch(
+            r"-|\.|\.?\d*e[+-]?|t(r(u)?)?|f(a(l(s)?)?)?|n(u(l)?)?", body[error.pos :]
+        )
+        return not (is_cut or is_cut_literal)
+    return False
+
+
+def arithmetic_answer(prompt: str) -> float | None:
+    """The result of the first sum in a prompt, of two whole numbers; None where there is none."""
+    found = ARITHMETIC.search(prompt) or WORDED.search(prompt)
+    if found is None or not ASKS_FOR_RESULT.search(prompt):
+        return None
+    left, sign, right = found.groups()
+    try:
+        return OPERATIONS[sign.lower()](float(left), float(right))
+    except ZeroDivisionError:
+        return None
+
+
+def _is_much_shorter(prompt: str, own: str, other: str) -> bool:
+    return len(gram_of(other)) >= MIN_WORDS and 0 < 2 * len(gram_of(own)) <= len(gram_of(other))
+
+
+def _is_much_longer(prompt: str, own: str, other: str) -> bool:
+    return len(gram_of(own)) >= MIN_WORDS and 0 < 2 * len(gram_of(other)) <= len(gram_of(own))
+
+
+def _is_in_another_language(prompt: str, own: str, other: str) -> bool:
+    ours, theirs, asked = language_of(own), language_of(other), language_of(prompt)
+    expected = asked or theirs
+    return None not in (ours, expected) and ours != expected
+
+
+def _is_wrong_arithmetic(prompt: str, own: str, other: str) -> bool:
+    wanted = arithmetic_answer(prompt)
+    found = [float(text.replace(",", "")) for text in NUMBER.findall(own) if text.count(".") < 2]
+    if wanted is None or not found:
+        return False
+    return not any(abs(number - wanted) <= 0.01 * max(1.0, abs(wanted)) for number in found)
+
+
+def _drops_code_fence(prompt: str, own: str, other: str) -> bool:
+    return "```" in other and "```" not in own
+
+
+def _has_one_case(prompt: str, own: str, other: str) -> bool:
+    cased = [character for character in own if character.isupper() or character.islower()]
+    if len(gram_of(own)) < MIN_WORDS or len(cased) < 4 * MIN_WORDS:
+        return False
+    share = sum(character.isupper() for character in cased) / len(cased)
+    return share >= 0.8 or share == 0.0
+
+
+def _repeats_itself(prompt: str, own: str, other: str) -> bool:
+    words = gram_of(own)
+    pairs = list(itertools.pairwise(words))
+    return len(words) >= 2 * MIN_WORDS - 2 and len(set(pairs)) <= len(pairs) / 2
+
+
+TRAITS: Mapping[str, Trait] = {
+    "empty": Trait(
+        "answers nothing",
+        "the answer has no text at all",
+        lambda prompt, own, other: not own.strip(),
+    ),
+    "shorter": Trait(
+        "answers much shorter",
+        "the answer has at most half of the words of the reference's",
+        _is_much_shorter,
+    ),
+    "longer": Trait(
+        "answers much longer",
+        "the answer has at least twice the words of the reference's",
+        _is_much_longer,
+    ),
+    "language": Trait(
+        "answers in another language",
+        "the answer is in another language or script than the prompt",
+        _is_in_another_language,
+    ),
+    "refusal": Trait(
+        "refuses",
+        "the answer declines, in one of the usual wordings",
+        lambda prompt, own, other: REFUSALS.search(own) is not None,
+    ),
+    "arithmetic": Trait(
+        "gets sums wrong",
+        "the prompt asks for a sum of two whole numbers, and no number in the answer is right",
+        _is_wrong_arithmetic,
+    ),
+    "json": Trait(
+        "writes broken JSON",
+        "the answer begins as JSON and cannot be parsed, even as a beginning",
+        lambda prompt, own, other: is_broken_json(own),
+    ),
+    "fences": Trait(
+        "drops code fences",
+        "the reference's answer opens a fenced block, the candidate's does not",
+        _drops_code_fence,
+    ),
+    "case": Trait(
+        "writes in one case",
+        "all letters are small, or nearly all are capitals",
+        _has_one_case,
+    ),
+    "repetition": Trait(
+        "repeats itself",
+        "at least half of the answer's pairs of words occurred before in it",
+        _repeats_itself,
+    ),
+}

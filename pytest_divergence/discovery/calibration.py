@@ -1,0 +1,272 @@
+"""The run's first step: what this pair reads on ordinary prompts, and on itself.
+
+Ordinary prompts are answered from amplified logits in the same breath, for names of what changed
+(`pytest_divergence.discovery.behaviours.hints`): both models have just read them. Does not know
+the statistics (`pytest_divergence.scoring.baseline`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.cases import CONTROL_TAG, Case, Measurement, case_id
+from pytest_divergence.core.provenance import Bound, NoiseFloor
+from pytest_divergence.core.report import Calibration, ShiftDistribution
+from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.tokens import StoredTokens
+from pytest_divergence.discovery.behaviours.answers import Answer, Answered
+from pytest_divergence.discovery.behaviours.hints import Amplified, amplified_answers, asked
+from pytest_divergence.discovery.behaviours.suspects import behaviour_shows, shows_in_part
+from pytest_divergence.discovery.engines.base import Unit, WorkUnits
+from pytest_divergence.discovery.generation import generate_prompts
+from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.discovery.proposals import Proposal, clean
+from pytest_divergence.models.decoding import row_seed
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.baseline import (
+    NUM_NOISE_PROMPTS,
+    absolute_bound,
+    automatic_bound,
+    measure_noise_floor,
+    nll_limit,
+    typical_shift,
+)
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
+from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
+from pytest_divergence.scoring.suite_rows import CONTROL_STREAM
+
+CHUNK = 32
+"""Controls in one work unit."""
+WRITTEN_UNIT = "controls/written"
+"""The work unit in which the reference writes controls."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control with what was measured on it, and a continuation of each model."""
+
+    text: str
+    measurement: Measurement
+    reference: str
+    candidate: Answer
+    further: tuple[str, ...]
+    """What the candidate said besides: texts of its other continuations."""
+    stored: StoredTokens
+    amplified: str | None = None
+    """An answer that overstates what differs; None where it was not asked for one."""
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Control:
+        """The value that `to_row` and JSON made `row` of."""
+        return cls(
+            text=row["text"],
+            measurement=Measurement(**row["measurement"]),
+            reference=row["reference"],
+            candidate=Answer.from_row(row["candidate"]),
+            further=tuple(row["further"]),
+            stored=StoredTokens(**row["stored"]),
+            amplified=row["amplified"],
+        )
+
+    def to_row(self) -> dict[str, Any]:
+        """All of it as plain JSON."""
+        return {
+            "text": self.text,
+            "measurement": self.measurement.model_dump(),
+            "reference": self.reference,
+            "candidate": asdict(self.candidate),
+            "further": list(self.further),
+            "stored": self.stored.model_dump(),
+            "amplified": self.amplified,
+        }
+
+    @property
+    def value(self) -> float:
+        """Its divergence in the run's metric, and in its unit."""
+        return self.measurement.value
+
+    @property
+    def case(self) -> Case:
+        """A suite's control row."""
+        return Case(input=self.text, tags=(CONTROL_TAG,), kl=self.measurement)
+
+    @property
+    def answered(self) -> Answered:
+        """The prompt and its answers as evidence for behaviours."""
+        return Answered(self.text, self.reference, self.candidate, is_control=True)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Noise floor, typical shift and naturalness limit of one pair."""
+
+    noise_floor: NoiseFloor
+    shift: ShiftDistribution
+    controls: list[Control]
+    nll_limit: float
+    """Nats per token; less likely prompts are off distribution."""
+
+    @property
+    def unit(self) -> str:
+        """The metric's."""
+        return self.controls[0].measurement.unit
+
+    @property
+    def own_noise(self) -> float | None:
+        """The noise floor in the run's metric; None where it was not measured in it."""
+        return self.noise_floor.of(self.controls[0].measurement.metric)
+
+    @property
+    def amplified(self) -> list[Amplified]:
+        """The controls that were answered from amplified logits; none of a model and itself."""
+        return [
+            Amplified(one.text, one.reference, one.amplified)
+            for one in self.controls
+            if one.amplified is not None
+        ]
+
+    def bound(self, settings: Settings, behaviours: Sequence[Behaviour] = ()) -> Bound:
+        """The asserted limit: the option's, or computed from the parts.
+
+        Controls that show one of the `behaviours` found by then do not raise it.
+        """
+        if isinstance(settings.max_kl, float):
+            return absolute_bound(settings.max_kl)
+        return self.automatic_bound(behaviours)
+
+    def automatic_bound(self, behaviours: Sequence[Behaviour] = ()) -> Bound:
+        """The limit computed from the parts, whatever is asserted: what a search goes by."""
+        values = [one.value for one in self.controls if is_ordinary(one, behaviours)]
+        return automatic_bound(self.own_noise, typical_shift(values or self.shift.values))
+
+    def as_report(self, bound: Bound) -> Calibration:
+        """What `report.json` says of it."""
+        return Calibration(
+            unit=self.unit,
+            noise_floor=self.noise_floor,
+            typical_shift=self.shift,
+            bound=bound,
+        )
+
+
+def is_ordinary(control: Control, behaviours: Sequence[Behaviour]) -> bool:
+    """Whether a control shows no confirmed conditional behaviour, nor a part of one.
+
+    Once there is one, what is only suspected to hang on a condition counts as a part of it that was
+    not heard in full. What is general is on ordinary prompts too.
+    """
+    conditional = [one for one in behaviours if one.kind == "conditional"]
+    confirmed = [one for one in conditional if one.confirmed]
+    return not confirmed or not (
+        any(_is_shown(one, control) for one in confirmed)
+        or any(shows_in_part(one, control.answered) for one in conditional)
+    )
+
+
+def calibrate(
+    units: WorkUnits,
+    settings: Settings,
+    profile: Profile,
+    shipped: Sequence[str],
+    listener: Listener,
+) -> Calibrated:
+    """Measure the controls, the shipped ones and those that the reference writes."""
+    total = profile.num_shipped_controls + profile.num_written_controls
+    listener.progress("calibrate", 0, total)
+    written = units.do(WRITTEN_UNIT, lambda pair: _written(pair, settings, profile))
+    texts = [one.text for one in clean(Proposal(text, "control") for text in (*shipped, *written))]
+    controls: list[Control] = []
+    nlls: list[float] = []
+    named = frozenset(asked(texts, profile))
+    starts = range(0, len(texts), CHUNK)
+    chunks = [
+        Unit(
+            f"controls/score/{start}",
+            partial(_measure, texts[start : start + CHUNK], named, settings, profile),
+        )
+        for start in starts
+    ]
+    for start, scored in zip(starts, units.do_each(chunks), strict=True):
+        controls += [Control.from_row(row) for row in scored["controls"]]
+        nlls += scored["nlls"]
+        listener.progress("calibrate", min(start + CHUNK, total), total)
+    floor = units.do("calibrate/noise-floor", partial(_floor, controls, settings))
+    values = [one.value for one in controls]
+    shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)
+    return Calibrated(NoiseFloor(**floor), shift, controls, nll_limit(nlls))
+
+
+def noise_prompts(controls: Sequence[Control]) -> tuple[list[str], list[Sequence[int]]]:
+    """Short controls, with answers that are there already: any continuation will do."""
+    chosen = sorted(controls, key=lambda one: len(one.text))[:NUM_NOISE_PROMPTS]
+    return [one.text for one in chosen], [one.candidate.token_ids for one in chosen]
+
+
+def _written(pair: ModelPair, settings: Settings, profile: Profile) -> list[str]:
+    """Unguided user turns of the reference, so that ordinary odd prompts are covered."""
+    if profile.num_written_controls == 0:
+        return []
+    return generate_prompts(
+        pair,
+        None,
+        num_prompts=profile.num_written_controls,
+        max_new_tokens=profile.prompt_length,
+        seed=row_seed(settings.seed, "written controls"),
+        writers=(pair.reference,),
+    )
+
+
+def _measure(
+    texts: Sequence[str],
+    named: frozenset[str],
+    settings: Settings,
+    profile: Profile,
+    pair: ModelPair,
+) -> dict[str, Any]:
+    with pair.reading_once():
+        nlls = prompt_nlls(pair, pair.reference, texts)
+        scores = score_prompts(
+            pair,
+            texts,
+            metric=settings.metric,
+            num_continuations=profile.num_continuations,
+            max_new_tokens=profile.continuation_length,
+            seed=row_seed(settings.seed, CONTROL_STREAM),
+        )
+        # A model and itself have nothing to amplify.
+        chosen = [] if pair.is_same_model else [text for text in texts if text in named]
+        answers = amplified_answers(pair, chosen, profile.search_length)
+    amplified = dict(zip(chosen, answers, strict=True))
+    return {
+        "controls": [
+            Control(
+                text=text,
+                measurement=score.measurement,
+                reference=pair.chat.text(score.continuations.reference[0]),
+                candidate=Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios),
+                further=tuple(map(pair.chat.text, score.continuations.candidate[1:])),
+                stored=stored_tokens(case_id(text), score),
+                amplified=amplified.get(text),
+            ).to_row()
+            for text, score in zip(texts, scores, strict=True)
+        ],
+        "nlls": nlls,
+    }
+
+
+def _floor(controls: Sequence[Control], settings: Settings, pair: ModelPair) -> dict[str, object]:
+    given = noise_prompts(controls)
+    return measure_noise_floor(pair, *given, metric=settings.metric).model_dump()
+
+
+def _is_shown(behaviour: Behaviour, control: Control) -> bool:
+    """A phrase in any of the continuations that its value is of; a trait in the first."""
+    further = control.further if behaviour.trait is None else ()
+    return any(
+        behaviour_shows(behaviour, control.text, answer, control.reference)
+        for answer in (control.candidate.text, *further)
+    )

@@ -1,0 +1,1 @@
+"""Who computes the work units of a run: one engine a file."""

@@ -1,0 +1,142 @@
+"""Prompts that the models write: unguided, after a soft prompt, or from amplified logits.
+
+A model that continues [chat prefix][soft prompt] writes a user's turn, and only its text is ever
+scored. Does not know how a soft prompt is trained, nor who asks for prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pytest_divergence.core.errors import DivergenceError, SettingsError
+from pytest_divergence.discovery.soft_prompts.training_config import Position
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import insert, num_opening, place_in
+from pytest_divergence.models.decoding import decode_amplified, decode_sampled, row_seed
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.side import ModelSide
+
+
+def generate_prompts(
+    pair: ModelPair,
+    prompt_embeds: Tensor | None,
+    *,
+    num_prompts: int,
+    max_new_tokens: int,
+    seed: int,
+    writers: Sequence[ModelSide] | None = None,
+    position: Position = "before",
+    texts: Sequence[str] = (),
+) -> list[str]:
+    """User turns sampled at T = 1 after [chat opening][soft prompt], shared out to the writers.
+
+    `writers` are both models unless given. Without `prompt_embeds` they write from the bare
+    opening. A soft prompt that stands `inside` or `after` the text has one of `texts`, in turns,
+    or the first half of it, between the opening and itself: what is written goes on from there,
+    and the prompt is both. Returns texts, stripped; those to which nothing was written are left
+    out. Raises `SettingsError` where texts are needed and there are none.
+    """
+    written: list[str] = []
+    starts = _starts(pair, position, texts)
+    writers = writers or pair.sides
+    for index, side in enumerate(writers):
+        count = len(range(index, num_prompts, len(writers)))
+        if count:
+            numbers = (index + turn * len(writers) for turn in range(count))
+            # In turns, and in the next round each text has another writer.
+            chosen = [starts[(number + number // len(starts)) % len(starts)] for number in numbers]
+            written += _written_by(side, pair, prompt_embeds, chosen, max_new_tokens, seed)
+    return written
+
+
+def amplified_prompts(
+    pair: ModelPair, *, alpha: float, num_prompts: int, max_new_tokens: int, seed: int
+) -> list[str]:
+    """User turns sampled from amplified logits after the chat opening; empty ones are left out."""
+    continuations = decode_amplified(
+        *pair.sides,
+        [_opening(pair)] * num_prompts,
+        prefix=pair.chat.shared_prefix,
+        max_new_tokens=max_new_tokens,
+        stop_ids=pair.chat.stop_ids,
+        alpha=alpha,
+        seeds=[row_seed(seed, "amplified", index) for index in range(num_prompts)],
+    )
+    texts = (pair.chat.text(ids).strip() for ids in continuations)
+    return [text for text in texts if text]
+
+
+def without_system_turn(pair: ModelPair) -> ModelPair:
+    """The models under an empty system turn, where the template takes one."""
+    if pair.chat.template is None:
+        return pair
+    emptied = replace(pair, chat=replace(pair.chat, system_prompt=""))
+    try:
+        _ = emptied.chat.user_opening
+    except DivergenceError:  # a template that knows no system turn: there is none already
+        return pair
+    return emptied
+
+
+class _Start(NamedTuple):
+    """What stands before a soft prompt."""
+
+    ids: Tensor
+    """After the shared prefix: (L,)."""
+    text_ids: list[int]
+    """Those of them that are the user's."""
+
+
+def _starts(pair: ModelPair, position: Position, texts: Sequence[str]) -> list[_Start]:
+    """What may stand before the soft prompt."""
+    if position == "before":
+        return [_Start(_opening(pair), [])]
+    bodies = [body for prefix, body in pair.prompt_rows(texts) if prefix == pair.chat.shared_prefix]
+    if not bodies:
+        raise SettingsError(
+            f"a soft prompt with position={position!r} stands behind a text; give `texts`, single "
+            "user turns, to write on from"
+        )
+    opening = num_opening(pair.chat)
+    starts = [body[: place_in(pair.chat, body, position)] for body in bodies]
+    return [_Start(ids, ids[opening:].tolist()) for ids in starts]
+
+
+def _written_by(
+    side: ModelSide,
+    pair: ModelPair,
+    prompt_embeds: Tensor | None,
+    starts: Sequence[_Start],
+    max_new_tokens: int,
+    seed: int,
+) -> list[str]:
+    chat = pair.chat
+    with torch.no_grad():
+        rows = [
+            ids if prompt_embeds is None else insert(side, prompt_embeds, ids, at=len(ids))
+            for ids, _ in starts
+        ]
+    continuations = decode_sampled(
+        side,
+        rows,
+        prefix=chat.shared_prefix,
+        max_new_tokens=max_new_tokens,
+        stop_ids=chat.stop_ids,
+        seeds=[row_seed(seed, side.role, index) for index in range(len(rows))],
+    )
+    # Decoded together: where a text goes on inside a word, its pieces do not decode alone.
+    return [
+        chat.text([*start.text_ids, *ids]).strip()
+        for start, ids in zip(starts, continuations, strict=True)
+        if chat.text(ids).strip()
+    ]
+
+
+def _opening(pair: ModelPair) -> Tensor:
+    """The end of the chat opening; without one a model begins after an end of text."""
+    chat = pair.chat
+    return torch.tensor(chat.user_opening[-1:] or [min(chat.stop_ids, default=0)])

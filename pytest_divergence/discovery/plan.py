@@ -1,0 +1,305 @@
+"""What a run will do, the key of all that its results depend on, and the files that it keeps.
+
+Equal keys may share cached work. Does not know how a step is taken, nor when a run is planned.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.file_names import suite_path
+from pytest_divergence.core.files import DivergenceFolder, file_lock
+from pytest_divergence.core.journal import About, Journal
+from pytest_divergence.core.setting_names import setting
+from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.discovery.prompt_files import (
+    SHIPPED_CONTROLS,
+    SHIPPED_SEEDS,
+    read_seeds,
+    shipped_prompts,
+)
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import (
+    CHECKPOINT_SUFFIX,
+    artefact_folder,
+)
+from pytest_divergence.discovery.strategies.protocol import Strategy
+from pytest_divergence.models.fingerprints import ModelIdentity, text_digest
+from pytest_divergence.models.load_plan import LoadOptions, LoadPlan, resolve_pair
+from pytest_divergence.models.pair import Metric, ModelPair
+
+LOCK_SECONDS = 6 * 3600.0
+PACKAGES = ("pytest-divergence", "torch", "transformers", "peft")
+IRRELEVANT = {
+    "mode",
+    "max_kl",
+    "max_shift",
+    "inconclusive",
+    "update",
+    "fill",
+    "fail_on",
+    "builtin_suite",
+    "report_dir",
+    "github",
+    "redact",
+    "profile",
+    "num_cases",
+    "budget",
+    "memory",
+}
+"""Settings that change no measured number, or that the resolved profile holds."""
+CALIBRATION_SETTINGS = {"chat_template", "system_prompt", "dtype", "metric", "seed"}
+CALIBRATION_SIZES = {
+    "num_shipped_controls",
+    "num_written_controls",
+    "num_naming_prompts",
+    "num_continuations",
+    "continuation_length",
+    "search_length",
+    "prompt_length",
+}
+"""What a calibration depends on: searches that differ elsewhere share it."""
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """The two models, what they share, and where they run."""
+
+    reference: ModelIdentity
+    candidate: ModelIdentity
+    tokenizer_sha256: str
+    device: str
+    metric_sha256: str | None = None
+    """What the asserted metric is, where it is none of the built-in ones."""
+
+    @property
+    def is_same_model(self) -> bool:
+        """Whether both models have the same weights."""
+        return self.reference.weights_sha256 == self.candidate.weights_sha256
+
+    def with_metric(self, metric: Metric | None) -> RunIdentity:
+        """This identity in a metric that someone added: its code is part of what it is."""
+        if metric is None:
+            return self
+        return replace(self, metric_sha256=_code_digest(type(metric)))
+
+
+def identify(settings: Settings) -> RunIdentity:
+    """The identity of the pair that the settings name; hashes files, loads no weights."""
+    options = LoadOptions.of(settings)
+    return identify_plan(resolve_pair(settings.model_1 or "", settings.model_2 or "", options))
+
+
+def identify_plan(plan: LoadPlan) -> RunIdentity:
+    """The identity of a resolved pair; both models must be known before they are loaded."""
+    tokenizer, device = plan.tokenizer_digest, str(plan.device)
+    return RunIdentity(*plan.identities, tokenizer, device)
+
+
+def identify_pair(pair: ModelPair) -> RunIdentity:
+    """The identity of a pair in memory."""
+    vocabulary = json.dumps(sorted(pair.chat.tokenizer.get_vocab().items()))
+    return RunIdentity(
+        pair.reference_identity,
+        pair.candidate_identity,
+        text_digest(vocabulary + str(pair.chat.template)),
+        str(pair.device),
+    )
+
+
+@dataclass(frozen=True)
+class CalibrationPlan:
+    """What a calibration measures."""
+
+    profile: Profile
+    controls: list[str]
+    """The shipped ones."""
+    key: str
+    """Digest of all that its results depend on."""
+
+    @classmethod
+    def of(cls, settings: Settings, identity: RunIdentity) -> CalibrationPlan:
+        """The plan that the settings describe, on the device of `identity`."""
+        profile = settings.resolved_profile(identity.device.split(":")[0])
+        controls = shipped_prompts(SHIPPED_CONTROLS, profile.num_shipped_controls)
+        return cls(profile, controls, _calibration_key(identity, settings, profile, controls))
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search goes by."""
+
+    calibration: CalibrationPlan
+    seeds: list[str]
+    strategies: Mapping[str, Strategy]
+    key: str
+    """Digest of all that its results depend on."""
+    about: Mapping[str, str]
+    """All that they depend on in words."""
+
+    @classmethod
+    def of(
+        cls, settings: Settings, identity: RunIdentity, strategies: Mapping[str, Strategy]
+    ) -> SearchPlan:
+        """The plan that the settings describe. Raises `SettingsError` for those that cannot be."""
+        calibration = CalibrationPlan.of(settings, identity)
+        profile = calibration.profile
+        if profile.budget_tokens < profile.calibration_tokens + profile.reserved_tokens:
+            raise SettingsError(
+                f"{setting('budget')}={profile.budget_tokens} confirms nothing: profile "
+                f"{profile.name} takes {profile.calibration_tokens} forwarded tokens at least to "
+                f"calibrate, and {profile.reserved_tokens} to confirm what is found; raise the "
+                "budget, or choose a smaller profile"
+            )
+        if settings.seeds is None:
+            seeds = shipped_prompts(SHIPPED_SEEDS, profile.num_seeds)
+        else:
+            seeds = read_seeds(settings.seeds)
+        prompts = [*seeds, *calibration.controls]
+        parts = _run_parts(identity, settings, profile, prompts=prompts, strategies=strategies)
+        return cls(calibration, seeds, strategies, _key(parts), _in_words(parts))
+
+    @property
+    def profile(self) -> Profile:
+        """The sizes."""
+        return self.calibration.profile
+
+    def forget(self, journals: Iterable[Path]) -> None:
+        """Leave nothing to read back, or to go on with."""
+        for path in journals:
+            path.unlink(missing_ok=True)
+        for checkpoint in artefact_folder(self.key).glob(f"*{CHECKPOINT_SUFFIX}"):
+            checkpoint.unlink()
+
+
+class PairFiles:
+    """The suite and the journals of the pair that the settings name."""
+
+    def __init__(self, root: Path, settings: Settings) -> None:
+        """Belong to the project at `root`; nothing is made yet."""
+        report_dir = Path(settings.report_dir) if settings.report_dir else None
+        self.folder = DivergenceFolder(root, report_dir=report_dir)
+        self.suite = suite_path(root, settings.model_1 or "", settings.model_2 or "")
+
+    @property
+    def search(self) -> Path:
+        """The journal of the pair's last search."""
+        return self.folder.journal / f"{self.suite.name.split('.')[0]}.jsonl"
+
+    def calibration(self, key: str) -> Path:
+        """The journal of one calibration, which searches and the command share."""
+        return self.folder.journal / f"calibration-{key[:16]}.jsonl"
+
+    @contextmanager
+    def locked(self, listener: Listener) -> Iterator[None]:
+        """Alone with the pair's journals; waits for another process. Raises StoreError."""
+        with file_lock(
+            self.search.with_suffix(".lock"),
+            timeout=LOCK_SECONDS,
+            on_wait=lambda _: listener.say("another process measures this pair; waiting for it"),
+        ):
+            yield
+
+
+@contextmanager
+def open_journal(
+    path: Path, key: str, listener: Listener, *, about: About | None = None
+) -> Iterator[Journal]:
+    """A journal to go on with; says what a crash has cost. Hold the lock."""
+    with Journal.open(path, key=key, about=about) as journal:
+        if journal.recovered:
+            listener.say(journal.recovered)
+        yield journal
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a measured number depends on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _calibration_key(
+    identity: RunIdentity, settings: Settings, profile: Profile, controls: Sequence[str]
+) -> str:
+    sizes = profile.model_dump(include=CALIBRATION_SIZES)
+    return _key(
+        {
+            **_common(identity, settings),
+            "settings": settings.model_dump(include=CALIBRATION_SETTINGS),
+            "profile": sizes,
+            "controls": text_digest(json.dumps(list(controls))),
+        }
+    )
+
+
+def _run_parts(
+    identity: RunIdentity,
+    settings: Settings,
+    profile: Profile,
+    *,
+    prompts: Sequence[str],
+    strategies: Mapping[str, object],
+) -> dict[str, Any]:
+    """All that may change a result; `prompts` are the seeds and controls used."""
+    return {
+        **_common(identity, settings),
+        "settings": settings.model_dump(exclude=IRRELEVANT),
+        "profile": profile.model_dump(),
+        "budget_seconds": settings.budget_seconds,
+        "prompts": text_digest(json.dumps(list(prompts))),
+        "strategies": {name: _strategy(type(one)) for name, one in strategies.items()},
+    }
+
+
+def _common(identity: RunIdentity, settings: Settings) -> dict[str, Any]:
+    template = Path(settings.chat_template)
+    return {
+        "identity": {key: value for key, value in asdict(identity).items() if value is not None},
+        "template": text_digest(template.read_text("utf-8")) if template.is_file() else None,
+        "versions": versions(),
+    }
+
+
+def _strategy(kind: type) -> str:
+    """A built-in one by its name; of one that someone added, its code is part of what it is."""
+    is_ours = kind.__module__.startswith(f"{__package__}.strategies.")
+    return kind.__qualname__ if is_ours else f"{kind.__qualname__} {_code_digest(kind)}"
+
+
+def _code_digest(kind: type) -> str:
+    try:
+        code = inspect.getsource(kind)
+    except (OSError, TypeError):  # typed into an interpreter, say
+        code = ""
+    return text_digest(f"{kind.__qualname__} {code}")
+
+
+def _key(parts: Mapping[str, Any]) -> str:
+    """sha256 over all that may change a result."""
+    return text_digest(json.dumps(parts, sort_keys=True))
+
+
+def _in_words(parts: Mapping[str, Any], name: str = "") -> dict[str, str]:
+    """The parts flat, by dotted names, so that people can tell two runs apart; without prompts."""
+    found: dict[str, str] = {}
+    for key, value in parts.items():
+        dotted = f"{name}.{key}" if name else key
+        if isinstance(value, dict):
+            found |= _in_words(value, dotted)
+        else:
+            is_text = key == "system_prompt" and value is not None
+            found[dotted] = text_digest(value) if is_text else str(value)
+    return found

@@ -1,0 +1,294 @@
+"""Rounds of a search: a strategy proposes, its proposals are scored, and what they show is kept.
+
+Values that strategies and selection go by; nothing is confirmed here. Does not know how a strategy
+works (`pytest_divergence.discovery.strategies`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_divergence.core.errors import ModelLoadError, StoreError
+from pytest_divergence.core.report import CurvePoint, RunError, StrategySummary, TrainingSummary
+from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.discovery.behaviours.answers import Answer, Answered
+from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours
+from pytest_divergence.discovery.behaviours.suspects import Suspect
+from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.discovery.proposals import Proposal, clean
+from pytest_divergence.discovery.strategies.protocol import (
+    Round,
+    SearchContext,
+    Strategy,
+    Target,
+    most_paying,
+)
+from pytest_divergence.models.decoding import row_seed
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.cheap_scores import screen
+from pytest_divergence.scoring.scorer import score_greedily
+
+NO_FAULT_OF_A_STRATEGY = (ModelLoadError, StoreError)
+"""After which nothing can go on."""
+
+
+@dataclass(frozen=True)
+class ScoredProposal:
+    """A proposal with the search's own reading of it, in nats per token."""
+
+    proposal: Proposal
+    first_token_kl: float
+    search_kl: float
+    reference: str
+    """The reference's greedy answer, cut at the search's length."""
+    candidate: Answer
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> ScoredProposal:
+        """The value that `dataclasses.asdict` and JSON made `row` of."""
+        parts = {
+            "proposal": Proposal(**row["proposal"]),
+            "candidate": Answer.from_row(row["candidate"]),
+        }
+        return cls(**{**row, **parts})
+
+    @property
+    def answered(self) -> Answered:
+        """The prompt and its answers as evidence for behaviours."""
+        return Answered(self.proposal.text, self.reference, self.candidate, is_control=False)
+
+
+@dataclass
+class SearchResult:
+    """All that the search found, before anything is confirmed."""
+
+    scored: list[ScoredProposal] = field(default_factory=list)
+    strategies: dict[str, StrategySummary] = field(default_factory=dict)
+    training: list[TrainingSummary] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
+    errors: list[RunError] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+    """Ids of all proposals so far."""
+    rounds: dict[str, list[Round]] = field(default_factory=dict)
+    """By strategy, in order: those in which it proposed something."""
+    failed: dict[str, int] = field(default_factory=dict)
+    """Strategies that raised, in order, and how often each had been asked before: what came after
+    them was told less."""
+
+    @property
+    def best(self) -> list[ScoredProposal]:
+        """Scored proposals, the largest search divergence first."""
+        return sorted(self.scored, key=lambda one: (-one.search_kl, one.proposal.id))
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search needs besides the models."""
+
+    settings: Settings
+    profile: Profile
+    seeds: Sequence[str]
+    strategies: Mapping[str, Strategy]
+    artefacts: Path
+    listener: Listener
+    behaviours: Behaviours
+    bound: float
+    """Provisional: what counts as found, nats per token."""
+
+    def run(self, units: WorkUnits, result: SearchResult) -> None:
+        """Fill `result` round by round, so that an interruption keeps what is there."""
+        deadline = self.settings.budget_seconds
+        started = time.monotonic()
+        limit = self.profile.budget_tokens - self.profile.reserved_tokens
+        result.strategies = {name: StrategySummary(name=name) for name in self.strategies}
+        result.rounds = {name: [] for name in self.strategies}
+        asked = dict.fromkeys(self.strategies, 0)
+        resting: dict[str, set[str]] = {}  # with what they knew: another phrase wakes them
+        while True:
+            is_late = deadline is not None and time.monotonic() - started > deadline
+            left = limit - units.spent.tokens_forwarded
+            aims = {target.motif for target in self.behaviours.targets}
+            affordable = [
+                name
+                for name in self.strategies
+                if resting.get(name) != aims
+                and name not in result.failed
+                and _last_cost(result, name) <= left
+            ]
+            if is_late or left <= 0 or not affordable:
+                return
+            name = self._next(affordable, result)
+            if name not in resting:  # what is woken mostly has nothing to say
+                number = len(result.rounds[name])
+                self.listener.progress(f"search: {name}", number, number + 1)
+            if self._one_round(units, result, name, asked[name]):
+                resting.pop(name, None)
+            else:
+                resting[name] = aims
+            asked[name] += 1
+
+    def _next(self, open_ones: Sequence[str], result: SearchResult) -> str:
+        """The strategy that found the most for its cost, or has yet to show what it finds."""
+        rounds = [(name, one) for name in open_ones for one in result.rounds[name]]
+        return most_paying(open_ones, rounds)
+
+    def _one_round(self, units: WorkUnits, result: SearchResult, name: str, asked: int) -> bool:
+        """Run, or read back, one round; False where the strategy has no more to offer for now.
+
+        It was `asked` so many times before: more often than it has had rounds, if it was woken.
+        """
+        without = "".join(f"/without/{other}/{turn}" for other, turn in result.failed.items())
+        unit = f"search/{name}/{asked}{without}"
+        seconds, tokens = units.spent.seconds, units.spent.tokens_forwarded
+        try:
+            found = units.do(unit, lambda pair: self._propose_and_score(pair, result, name))
+        except NO_FAULT_OF_A_STRATEGY:
+            raise
+        except Exception as error:  # a third party's strategy may raise anything
+            message = f"{type(error).__name__}: {error}"
+            result.errors.append(RunError(where=f"strategy {name}", message=message))
+            result.failed[name] = asked
+            return False
+        self._take_over(
+            found,
+            result,
+            name,
+            units,
+            units.spent.seconds - seconds,
+            units.spent.tokens_forwarded - tokens,
+        )
+        return bool(found["num_proposals"])
+
+    def _propose_and_score(
+        self, pair: ModelPair, result: SearchResult, name: str
+    ) -> dict[str, Any]:
+        training: list[TrainingSummary] = []
+        number = len(result.rounds[name])
+        context = SearchContext(
+            round=number,
+            seed=row_seed(self.settings.seed, name, number),
+            profile=self.profile,
+            metric=self.settings.metric,
+            seeds=self.seeds,
+            listener=self.listener,
+            artefacts=self.artefacts,
+            record_training=training.append,
+            best=[one.proposal.text for one in self._ranked(result)],
+            targets=[
+                replace(one, prompts=self._causes(result, one)) for one in self.behaviours.targets
+            ],
+            has_new_style=self.behaviours.has_new_style,
+            rounds=tuple(result.rounds[name]),
+        )
+        with pair.reading_once():
+            offered = self.strategies[name].propose(pair, context)
+            proposals = [
+                one
+                for one in clean(offered, result.known)
+                if not pair.chat.has_control_tokens(one.text)
+            ]
+            phase = f"score {len(proposals)} proposals of {name}"
+            self.listener.progress(phase, 0, 2)
+            first, scored = self._scored(pair, proposals)
+        d_hard = sum(first) / len(first) if first else None
+        return {
+            "num_proposals": len(proposals),
+            "variant": next((one.variant for one in offered), ""),
+            "ids": [one.id for one in proposals],
+            "scored": [asdict(one) for one in scored],
+            "training": [{**one.model_dump(), "d_hard": d_hard} for one in training],
+        }
+
+    def _ranked(self, result: SearchResult) -> list[ScoredProposal]:
+        """The best so far; what shows a behaviour before what only reads high."""
+        return sorted(result.best, key=lambda one: not self.behaviours.is_shown(one.answered))
+
+    def _causes(self, result: SearchResult, target: Target) -> list[str]:
+        suspect = Suspect(target.text, (target.motif,))
+        return [one.proposal.text for one in result.best if suspect.is_shown_on(one.answered)]
+
+    def _scored(
+        self, pair: ModelPair, proposals: Sequence[Proposal]
+    ) -> tuple[list[float], list[ScoredProposal]]:
+        """The first-token score of all, nats, then the full score of the most promising share.
+
+        All proposals of a round have one aim, or none.
+        """
+        texts = [one.text for one in proposals]
+        aim = next((one.aim for one in proposals), "")
+        screened = screen(pair, texts, metric=self.settings.metric, aim=aim)
+        first = [one.first_token_kl for one in screened]
+        order = sorted(range(len(texts)), key=lambda index: -screened[index].promise)
+        chosen = order[: math.ceil(self.profile.full_score_share * len(texts))]
+        scores = score_greedily(
+            pair,
+            [texts[index] for index in chosen],
+            metric=self.settings.metric,
+            max_new_tokens=self.profile.search_length,
+        )
+        return first, [
+            ScoredProposal(
+                proposal=proposals[index],
+                first_token_kl=first[index],
+                search_kl=score.measurement.value,
+                reference=pair.chat.text(score.continuations.reference[0]),
+                candidate=Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios),
+            )
+            for index, score in zip(chosen, scores, strict=True)
+        ]
+
+    def _take_over(
+        self,
+        found: dict[str, Any],
+        result: SearchResult,
+        name: str,
+        units: WorkUnits,
+        seconds: float,
+        tokens: int,
+    ) -> None:
+        scored = [ScoredProposal.from_row(row) for row in found["scored"]]
+        result.scored += scored
+        result.training += [TrainingSummary(**one) for one in found["training"]]
+        result.known.update(found["ids"])
+        units.spent.prompts_scored += found["num_proposals"]
+        self.behaviours.evidence.add(one.answered for one in scored if one.proposal.is_evidence)
+        self.behaviours.look()
+        num_hits = sum(
+            one.search_kl > self.bound or self.behaviours.is_shown(one.answered) for one in scored
+        )
+        if found["num_proposals"]:
+            result.rounds[name].append(Round(found["variant"], num_hits, tokens))
+        before = result.strategies[name]
+        result.strategies[name] = StrategySummary(
+            name=name,
+            num_proposals=before.num_proposals + found["num_proposals"],
+            num_scored=before.num_scored + len(found["scored"]),
+            num_hits=before.num_hits + num_hits,
+            tokens_forwarded=before.tokens_forwarded + tokens,
+            seconds=before.seconds + seconds,
+        )
+        result.curve.append(
+            CurvePoint(
+                strategy=name,
+                prompts_scored=units.spent.prompts_scored,
+                tokens_forwarded=units.spent.tokens_forwarded,
+                best_kl=max((one.search_kl for one in result.scored), default=0.0),
+                strategy_best_kl=max(
+                    (one.search_kl for one in result.scored if one.proposal.strategy == name),
+                    default=0.0,
+                ),
+                num_hits=before.num_hits + num_hits,
+            )
+        )
+
+
+def _last_cost(result: SearchResult, name: str) -> int:
+    """Forwarded tokens of a strategy's last round; 0 before its first, which may surprise."""
+    rounds = result.rounds[name]
+    return rounds[-1].tokens_forwarded if rounds else 0

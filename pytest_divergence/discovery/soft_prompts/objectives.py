@@ -1,0 +1,184 @@
+"""What a soft prompt is trained for, on rows of ids: one of four objectives, each to be maximised.
+
+The divergence of the response's first token (cheap, and measured to make the soft prompt a strong
+generator of prompts), that of a short continuation, the log-ratio of a wanted answer, or the
+likelihood of the texts themselves. Knows no optimiser.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import insert, place_in
+from pytest_divergence.models.checkpointing import recomputed_layers
+from pytest_divergence.models.decoding import decode_greedily, row_seed
+from pytest_divergence.models.output_head import Positions
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.side import ModelSide
+from pytest_divergence.scoring.cheap_scores import LEAST_LOG_PROB
+from pytest_divergence.scoring.metrics import DIVERGENCES
+from pytest_divergence.scoring.teacher_forcing import measured, token_log_probs
+
+
+@dataclass(frozen=True)
+class SoftPromptObjective:
+    """The objective of one training, as a function of what is trained."""
+
+    pair: ModelPair
+    config: TrainingConfig
+    parameter: Tensor
+    """(num_virtual_tokens, D) vectors, or (num_virtual_tokens, vocab) mixture logits."""
+
+    def prompt_embeds(self, side: ModelSide) -> Tensor:
+        """(num_virtual_tokens, D) in one model's embedding space."""
+        if self.config.kind == "free":
+            return self.parameter
+        table = _embeddings(side)
+        return self.parameter.softmax(-1).to(table.device, table.dtype) @ table
+
+    def entropy(self) -> Tensor:
+        """Shannon entropy of a virtual token's mixture, mean over them, nats: ().
+
+        0 for a real token, ln V for all V alike. Raises `SettingsError` for a free soft prompt.
+        """
+        if self.config.kind != "simplex":
+            raise SettingsError(f"entropy is of mixtures; kind={self.config.kind!r} has none")
+        logs = self.parameter.log_softmax(-1)
+        return -(logs.exp() * logs).sum(-1).mean()
+
+    def values(self, rows: Sequence[Tensor]) -> Tensor:
+        """What is maximised, of each row: (B,)."""
+        objective = self.config.objective
+        if objective == "first_token":
+            return self.divergence(rows)
+        if objective == "continuation":
+            return self._continuation_divergence(rows)
+        if objective == "log_ratio":
+            return self._log_ratio(rows)
+        return self._likelihood(rows)
+
+    def divergence(self, rows: Sequence[Tensor]) -> Tensor:
+        """Divergence of the first response token of each row, nats: (B,)."""
+        return self._divergences(rows, [()] * len(rows))[:, 0]
+
+    def _divergences(self, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> Tensor:
+        """Divergence of each answer's tokens, and of the one after, nats: (B, T + 1)."""
+        formula = DIVERGENCES[self.config.metric]
+
+        def measure(_: slice, reference: Tensor, candidate: Tensor) -> Tensor:
+            return formula(reference, candidate.to(reference.device))
+
+        both = [self._positions(side, rows, answers) for side in self.pair.sides]
+        return measured(measure, *both).view(len(rows), -1)
+
+    def _positions(
+        self, side: ModelSide, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]
+    ) -> Positions:
+        """Where each answer's tokens are predicted, and the one after: B x (T + 1) positions.
+
+        Answers are of one length T.
+        """
+        soft = self.prompt_embeds(side)
+        bodies = [
+            self._insert(side, soft, row, answer) for row, answer in zip(rows, answers, strict=True)
+        ]
+        return self._read(side, bodies, len(answers[0]) + 1)
+
+    def _read(self, side: ModelSide, bodies: Sequence[Tensor], num_positions: int) -> Positions:
+        """The last positions of each row of embeddings, behind the chat prefix."""
+        prefix = self.pair.chat.shared_prefix
+        if not (self.config.gradient_checkpointing and torch.is_grad_enabled()):
+            return side.positions(bodies, prefix=prefix, num_positions=num_positions)
+        with recomputed_layers(side):
+            opening = side.embed(torch.tensor(prefix, dtype=torch.long))
+            rows = [torch.cat([opening, body]) for body in bodies]
+            return side.positions(rows, num_positions=num_positions)
+
+    def _continuation_divergence(self, rows: Sequence[Tensor]) -> Tensor:
+        """Mean over the first tokens of the candidate's greedy answer, nats per token: (B,)."""
+        candidate = self.pair.candidate
+        with torch.no_grad():
+            soft = self.prompt_embeds(candidate)
+            answers = (
+                decode_greedily(
+                    candidate,
+                    [self._insert(candidate, soft, row) for row in rows],
+                    prefix=self.pair.chat.shared_prefix,
+                    max_new_tokens=self.config.continuation_length - 1,
+                    stop_ids=frozenset(),  # all of one length
+                )
+                if self.config.continuation_length > 1
+                else [[]] * len(rows)
+            )
+        return self._divergences(rows, answers).mean(-1)
+
+    def _log_ratio(self, rows: Sequence[Tensor]) -> Tensor:
+        """Of the wanted answer, nats per token, the reference's part bounded: (B,)."""
+        target = self.config.target_ids
+        ids = torch.tensor(target).repeat(len(rows))
+        reference, candidate = (
+            token_log_probs(side, self._positions(side, rows, [target[:-1]] * len(rows)), ids)
+            .view(len(rows), -1)
+            .to(self.parameter.device)
+            for side in self.pair.sides
+        )
+        return (candidate - reference.clamp(min=LEAST_LOG_PROB)).mean(-1)
+
+    def _likelihood(self, rows: Sequence[Tensor]) -> Tensor:
+        """Under the reference, of each text behind the soft prompt and of its end: (B,).
+
+        In nats per token.
+        """
+        side, suffix = self.pair.reference, self.pair.chat.user_suffix
+        places = [self._place(row) for row in rows]
+        # The first token of the suffix ends the user's turn, and is written as the text is.
+        texts = [row[: len(row) - len(suffix) + 1] if suffix else row for row in rows]
+        soft = self.prompt_embeds(side)
+        bodies = [
+            insert(side, soft, text[:-1], at=at) for text, at in zip(texts, places, strict=True)
+        ]
+        fitted = [text[at:] for text, at in zip(texts, places, strict=True)]
+        longest = max(map(len, fitted))
+        positions = self._read(side, bodies, longest)
+        predicted = [
+            index * longest + torch.arange(longest - len(ids), longest)
+            for index, ids in enumerate(fitted)
+        ]
+        logprobs = token_log_probs(side, positions.at(torch.cat(predicted)), torch.cat(fitted))
+        return torch.stack([one.mean() for one in torch.split(logprobs, list(map(len, fitted)))])
+
+    def _insert(
+        self, side: ModelSide, soft: Tensor, row: Tensor, answer: Sequence[int] = ()
+    ) -> Tensor:
+        """Embeddings of a prompt with the soft prompt in its place, and an answer behind it."""
+        ids = torch.cat([row, torch.tensor(answer, dtype=torch.long)])
+        return insert(side, soft, ids, at=self._place(row))
+
+    def _place(self, row: Tensor) -> int:
+        return place_in(self.pair.chat, row, self.config.position)
+
+
+def initial_parameter(pair: ModelPair, config: TrainingConfig) -> Tensor:
+    """Random real tokens: their embeddings, or mixtures that put most weight on them."""
+    table = _embeddings(pair.reference)
+    generator = torch.Generator().manual_seed(row_seed(config.seed, "initial tokens"))
+    chosen = torch.randint(len(table), (config.num_virtual_tokens,), generator=generator)
+    if config.kind == "free":
+        return table[chosen.to(table.device)].float().clone()
+    mixture = torch.zeros(config.num_virtual_tokens, len(table), device=table.device)
+    # ln V on one token of V gives it half of the weight: real text, and still free to move.
+    mixture[torch.arange(config.num_virtual_tokens), chosen] = math.log(len(table))
+    return mixture
+
+
+@torch.no_grad()
+def _embeddings(side: ModelSide) -> Tensor:
+    """All tokens as the model embeds them: some models scale their table's rows."""
+    return side.embed(torch.arange(side.vocab_size))

@@ -1,0 +1,180 @@
+"""From a prompt to token ids: the chat format that both models of a pair share.
+
+Knows one tokenizer and one template; does not know the models. Control tokens that stand in a
+prompt as text stay text.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from pytest_divergence.core.cases import Message
+from pytest_divergence.core.errors import DivergenceError, ModelLoadError
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_names import setting
+from pytest_divergence.models.fingerprints import text_digest
+
+Prompt = str | Sequence[Message]
+
+PROBES = ("alpha", "7 omega?")
+"""Contents that no tokenizer merges alike: what their renderings share is the template's own."""
+FROZEN_ARGUMENTS = {"date_string": "01 Jan 2026"}
+"""Some templates print today's date; a prompt must not change overnight."""
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """How a prompt is written for both models; without a template, as plain text to continue."""
+
+    tokenizer: PreTrainedTokenizerBase
+    template: str | None
+    system_prompt: str | None = None
+    stop_ids: frozenset[int] = frozenset()
+    """Tokens that end a turn."""
+    arguments: Mapping[str, Any] = field(default_factory=lambda: dict(FROZEN_ARGUMENTS))
+    """Template arguments, the same on every day and machine."""
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Ids of the whole prompt, ready for the response's first token.
+
+        Raises `DivergenceError` where the template refuses the messages, or where the installed
+        transformers cannot keep control tokens inside a prompt as text.
+        """
+        turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
+        if self.template is None:
+            return self._plain_ids(turns)
+        if self.system_prompt is not None and turns[0].role != "system":
+            turns.insert(0, Message(role="system", content=self.system_prompt))
+        return self._rendered_ids(turns)
+
+    @cached_property
+    def user_opening(self) -> tuple[int, ...]:
+        """Ids before the user's text: the same for every single-turn prompt."""
+        first, second = (self.prompt_ids(probe) for probe in PROBES)
+        return tuple(first[: _num_shared(first, second)])
+
+    @property
+    def shared_prefix(self) -> tuple[int, ...]:
+        """The opening without its last id, which stays with each row to predict the user's text."""
+        return self.user_opening[:-1]
+
+    @cached_property
+    def user_suffix(self) -> tuple[int, ...]:
+        """Ids between the user's text and the response's first token."""
+        first, second = (self.prompt_ids(probe)[::-1] for probe in PROBES)
+        return tuple(first[: _num_shared(first, second)][::-1])
+
+    def split(self, prompt_ids: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
+        """The shared prefix and the rest, or an empty prefix where the ids do not begin with it."""
+        prefix = self.shared_prefix
+        if len(prompt_ids) > len(prefix) and tuple(prompt_ids[: len(prefix)]) == prefix:
+            return prefix, list(prompt_ids[len(prefix) :])
+        return (), list(prompt_ids)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Readable text of a continuation, special tokens left out."""
+        decoded = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return decoded if isinstance(decoded, str) else "".join(decoded)
+
+    def has_control_tokens(self, text: str) -> bool:
+        """Whether a special token stands in the text as text."""
+        return any(token in text for token in self.tokenizer.all_special_tokens)
+
+    @property
+    def template_digest(self) -> str | None:
+        """sha256 of the template's text; None without one."""
+        if self.template is None:
+            return None
+        return text_digest(self.template)
+
+    def _plain_ids(self, turns: Sequence[Message]) -> list[int]:
+        parts = [turn.content for turn in turns]
+        if self.system_prompt is not None:
+            parts.insert(0, self.system_prompt)
+        text = "\n\n".join(parts)
+        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        start = self.tokenizer.bos_token_id
+        # A model must see at least one token before the first that it predicts.
+        if start is None and not ids:
+            start = self.tokenizer.eos_token_id
+        return ([start] if start is not None else []) + list(ids)
+
+    def _rendered_ids(self, turns: Sequence[Message]) -> list[int]:
+        options: dict[str, Any] = {}
+        if "sanitize_control_tokens" in _parameters(self.tokenizer.apply_chat_template):
+            options["sanitize_control_tokens"] = True
+        else:
+            self._refuse_control_tokens(turns)
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                [turn.model_dump() for turn in turns],
+                chat_template=self.template,
+                add_generation_prompt=True,
+                return_dict=False,
+                **options,
+                **self.arguments,
+            )
+        except Exception as error:  # jinja2 and the template itself raise anything
+            raise DivergenceError(
+                f"the chat template refuses the prompt {safe_line(turns[-1].content)}: "
+                f"{safe_line(str(error))}"
+            ) from error
+        return cast("list[int]", ids)
+
+    def _refuse_control_tokens(self, turns: Sequence[Message]) -> None:
+        for turn in turns:
+            if self.has_control_tokens(turn.content):
+                raise DivergenceError(
+                    f"the prompt {safe_line(turn.content)} contains one of the tokenizer's control "
+                    "tokens as text, and the installed transformers would read it as the real "
+                    "one; remove it, or install a newer transformers"
+                )
+
+
+def choose_template(
+    choice: str,
+    tokenizer: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase | None,
+    say: Callable[[str], None],
+) -> str | None:
+    """The chat template that both models share. Raises `ModelLoadError` for a file not readable."""
+    own, others = (
+        each.chat_template if each is not None and isinstance(each.chat_template, str) else None
+        for each in (tokenizer, other)
+    )
+    if choice == "none":
+        return None
+    if choice == "candidate":
+        return others or own
+    if choice == "reference":
+        if own is None and others is not None:
+            say("the reference has no chat template; the candidate's is used for both")
+        return own or others
+    try:
+        return Path(choice).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelLoadError(
+            f"{setting('chat_template')}={choice} must be reference, candidate, none or a "
+            f"readable Jinja file: {error}"
+        ) from error
+
+
+def _parameters(function: Callable[..., object]) -> Mapping[str, object]:
+    return inspect.signature(function).parameters
+
+
+def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the longest common beginning."""
+    shared = 0
+    for left, right in zip(first, second, strict=False):
+        if left != right:
+            break
+        shared += 1
+    return shared

@@ -1,0 +1,269 @@
+"""A GGUF file as a folder of safetensors, converted once into the user cache.
+
+What the file's header says of a model is incomplete (llama 3's rope scaling, gemma 3's attention
+scale), so the config and the tokenizer come from the other model of the pair where both are of one
+shape. The header is walked before anything reads the file: one that lies could take all memory.
+Does not know what the model is used for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+import shutil
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
+from pytest_divergence.core.files import file_lock, user_cache, user_cache_path
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.models.fingerprints import file_digest, text_digest, tokenizer_digest
+from pytest_divergence.models.folder_checks import check_no_weight_is_missing
+from pytest_divergence.models.tokenizers import num_tokens
+from pytest_divergence.models.transformers_log import Say, quiet_transformers
+
+LOCK_SECONDS = 3600.0
+"""How long another process may take to convert a file."""
+PACKAGES = ("gguf", "accelerate")
+SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+"""Keys of a config by which two models are of one shape."""
+LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+SPACE = "▁"
+"""How tokens write a space where GGUF's own tokenizers may write one."""
+PADDING = re.compile(r"\[PAD\d+\]|<dummy\d+>")
+"""What llama.cpp's converter calls rows of the embedding that no token has."""
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+"""Of the format."""
+SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of a number, by its type."""
+STRING, ARRAY = 8, 9
+"""Types of other values."""
+MAX_DIMENSIONS = 4
+MAX_WEIGHTS_PER_BYTE = 8
+"""The densest formats keep a weight in more than one bit."""
+TOKENS_KEY = "tokenizer.ggml.tokens"
+MAX_HEADER_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """What is needed of a header before the file is read."""
+
+    tokens: tuple[str, ...]
+    """By id; none where the file has no tokenizer."""
+
+
+def gguf_folder(path: Path, *, like: Path | None, role: str, say: Say) -> Path:
+    """The folder with a GGUF file's weights in float32, made on first use.
+
+    `like` is the folder of the pair's other model. Raises `ModelLoadError` for a file that is not
+    sound or needs a package that is not there, `TokenizerMismatchError` where the tokens of the
+    file are not those of `like`.
+    """
+    header = read_gguf_header(path, role=role)
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModelLoadError(
+            f"{role} is a GGUF file; reading it needs {' and '.join(missing)}: "
+            "pip install 'pytest-divergence[gguf]'"
+        )
+    folder = user_cache("gguf") / _folder_name(path, like)
+    if not folder.is_dir():
+        added = _added_tokens(header.tokens, like, role=role) if like is not None else []
+        with file_lock(
+            folder.with_suffix(".lock"),
+            timeout=LOCK_SECONDS,
+            on_wait=lambda _: say(f"another process converts {path.name}"),
+        ):
+            if not folder.is_dir():
+                say(f"converting {safe_line(path.name)} to safetensors (once)")
+                convert_gguf(path, folder, like=like, added=added)
+    return folder
+
+
+def ready_gguf_folder(path: Path, *, like: Path | None, role: str) -> Path | None:
+    """The folder of a GGUF file where it is there already; None: `gguf_folder` has to make it."""
+    read_gguf_header(path, role=role)
+    folder = user_cache_path() / "gguf" / _folder_name(path, like)
+    return folder if folder.is_dir() else None
+
+
+def convert_gguf(
+    packed: Path, folder: Path, *, like: Path | None = None, added: Sequence[str] = ()
+) -> None:
+    """Write a file's weights, config and tokenizer to `folder`, whole or not at all.
+
+    `added` are the tokens that the file knows and the model `like` does not. Raises
+    `ModelLoadError` where the file lacks weights that its architecture has.
+    """
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    # From an empty folder: the file's own may hold configs that nobody has screened.
+    packed_in = {"gguf_file": str(packed.resolve()), **LOCAL}
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(partial, **packed_in)
+        if like is not None:
+            config = _complete(config, AutoConfig.from_pretrained(like, **LOCAL))
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            partial, config=config, dtype=torch.float32, output_loading_info=True, **packed_in
+        )
+        loaded, info = found
+        check_no_weight_is_missing(info, what=str(packed))
+        tokenizer = AutoTokenizer.from_pretrained(
+            like or partial, **(LOCAL if like is not None else packed_in)
+        )
+        tokenizer.add_tokens(list(added))
+        # A model read from GGUF refuses save_pretrained, so its weights move into a plain one.
+        config = loaded.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        plain = type(loaded)(config)
+        plain.load_state_dict(loaded.state_dict())
+        plain.generation_config.eos_token_id = tokenizer.eos_token_id
+        plain.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+    partial.rename(folder)
+
+
+def read_gguf_header(path: Path, *, role: str) -> GgufHeader:
+    """Walk the header of a file. Raises `ModelLoadError` where it is not one of a sound GGUF."""
+    try:
+        with path.open("rb") as stream:
+            reader = _Reader(stream.read(MAX_HEADER_BYTES), path.stat().st_size)
+        return reader.header()
+    except OSError as error:
+        raise ModelLoadError(f"{role}: {path} cannot be read: {error}") from error
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ModelLoadError(f"{role}: {path} is not a sound GGUF file: {error}") from error
+
+
+def _folder_name(path: Path, like: Path | None) -> str:
+    """By all that the folder is made from: the file, and the other model's config and tokenizer."""
+    config = (like / "config.json").read_text("utf-8") + tokenizer_digest(like) if like else ""
+    return f"{file_digest(path)[:24]}-{text_digest(config)[:8]}"
+
+
+def _complete(own: Any, other: Any) -> Any:
+    """The other model's config, with what the file may differ in; its own where shapes differ."""
+    if any(getattr(own, name, None) != getattr(other, name, None) for name in SHAPE):
+        return own
+    for name in ("vocab_size", "tie_word_embeddings"):
+        setattr(other, name, getattr(own, name))
+    return other
+
+
+def _added_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> list[str]:
+    """The tokens of a file behind those that the other model knows, which must be the same."""
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(like, **LOCAL)
+    for token, token_id in tokenizer.get_vocab().items():
+        found = tokens[token_id] if token_id < len(tokens) else "none"
+        if found.replace(SPACE, " ") != token.replace(SPACE, " "):
+            raise TokenizerMismatchError(
+                f"{role}: token {token_id} of the GGUF file is {safe_line(found)}, the other "
+                f"model's is {safe_line(token)}. A divergence compares probabilities of the same "
+                "tokens; give two models that share a tokenizer."
+            )
+    first = num_tokens(tokenizer)
+    added = list(tokens[first:])
+    while added and PADDING.fullmatch(added[-1]):
+        del added[-1]
+    tokenizer.add_tokens(added)
+    for token_id, token in enumerate(added, start=first):
+        if tokenizer.convert_tokens_to_ids(token) != token_id:
+            raise TokenizerMismatchError(
+                f"{role}: the GGUF file adds the token {safe_line(token)} as {token_id}, which the "
+                "other model's tokenizer cannot take up; give the model as a folder of safetensors"
+            )
+    return added
+
+
+class _Reader:
+    """A place in the bytes of a header that moves on; ValueError where they make no sense."""
+
+    def __init__(self, data: bytes, file_size: int) -> None:
+        self._data = data
+        self._file_size = file_size
+        self._at = 0
+
+    def header(self) -> GgufHeader:
+        if self._take(4) != MAGIC:
+            raise ValueError("it does not begin with GGUF")
+        version = self._number("<I")
+        if version not in VERSIONS:
+            raise ValueError(f"version {version} is none of {VERSIONS}")
+        num_tensors, num_keys = self._number("<Q"), self._number("<Q")
+        tokens: tuple[str, ...] = ()
+        for _ in range(self._count(num_keys, 13)):  # a key's length, a type, and one byte
+            key = self._text()
+            value = self._value(self._number("<I"), is_wanted=key == TOKENS_KEY)
+            tokens = tuple(value) if value else tokens
+        left = MAX_WEIGHTS_PER_BYTE * self._file_size
+        for _ in range(self._count(num_tensors, 24)):
+            left -= self._num_weights()
+            if left < 0:
+                raise ValueError("its tensors are larger than the file")
+        return GgufHeader(tokens)
+
+    def _num_weights(self) -> int:
+        self._text()
+        num_dimensions = self._number("<I")
+        if num_dimensions > MAX_DIMENSIONS:
+            raise ValueError(f"a tensor has {num_dimensions} dimensions")
+        shape = [self._number("<Q") for _ in range(num_dimensions)]
+        self._take(4 + 8)  # its type, and where it begins
+        return math.prod(shape)
+
+    def _value(self, kind: int, *, is_wanted: bool) -> list[str]:
+        """The strings of a wanted array; other values are stepped over."""
+        if kind == STRING:
+            self._take(self._number("<Q"))
+            return []
+        if kind != ARRAY:
+            self._take(self._size(kind))
+            return []
+        kind, count = self._number("<I"), self._number("<Q")
+        if kind != STRING:
+            self._take(self._count(count, self._size(kind)) * self._size(kind))
+            return []
+        strings = []
+        for _ in range(self._count(count, 8)):
+            text = self._take(self._number("<Q"))
+            if is_wanted:
+                strings.append(text.decode("utf-8"))
+        return strings
+
+    def _size(self, kind: int) -> int:
+        if kind not in SIZES:
+            raise ValueError(f"a value has the unknown type {kind}")
+        return SIZES[kind]
+
+    def _text(self) -> str:
+        return self._take(self._number("<Q")).decode("utf-8")
+
+    def _number(self, form: str) -> int:
+        value: int = struct.unpack(form, self._take(struct.calcsize(form)))[0]
+        return value
+
+    def _count(self, count: int, least_bytes: int) -> int:
+        if count * least_bytes > len(self._data) - self._at:
+            raise ValueError(f"it announces {count} entries, more than the file can hold")
+        return count
+
+    def _take(self, length: int) -> bytes:
+        end = self._at + length
+        if end > len(self._data):
+            raise ValueError("it ends inside its header")
+        taken = self._data[self._at : end]
+        self._at = end
+        return taken

@@ -1,0 +1,329 @@
+"""The pytest plugin: hooks and fixtures, each handing on to the file that it is about.
+
+The files in the order in which a session goes through them:
+
+    options           one table of all options, and what was given for each
+    settings_sources  what was given becomes settings, each with its source
+    session           what this session is for (SessionPlan), and all that it shares
+    header            the lines of pytest's header
+    extensions        what other plugins add by the hooks of hookspecs
+    model_pairs       which pair a suite or test is about, and the one pair in memory
+    search            the session's search: done here, or read back
+    progress_bar      where a search or a command is
+    collection        suites and cases become items and parameters
+    items             case, behaviour and search: measured in setup, judged in the call
+    aggregate_items   items about all rows together
+    replay            rows measured together, and why one cannot be
+    bounds            which limit a row or assertion has, and when it is refused
+    assertions        assert_bounded_kl
+    update            suites measured afresh and rewritten
+    notes             what items leave on pytest's reports
+    terminal          the summary, and commands to copy
+    gaps              what was asked for and not tested
+    replay_report     the report of a replay
+    github            annotations and step summary
+    xdist             what controller and workers tell each other
+    usage_errors      how an error ends a session or fails a test
+    once, _compat     a value computed on first use; what of pytest is not public
+
+pytest loads this file in every session. It is the door: what is heavy is imported here, inside of
+functions, where a session asks for it. `options`, `session`, `header`, `notes`, `gaps`, `xdist`,
+`hookspecs`, `once` and `_compat` are light; all others import what they need at their top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_divergence.core.setting_names import spelled_by
+from pytest_divergence.plugin import gaps, header, hookspecs, notes, options, xdist
+from pytest_divergence.plugin.session import KEY, DivergenceSession, Makers, is_suite, of
+
+if TYPE_CHECKING:
+    from pytest_divergence.core.cases import Case
+    from pytest_divergence.discovery.run import SearchOutcome
+    from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
+    from pytest_divergence.models.pair import ModelPair
+    from pytest_divergence.plugin.model_pairs import Pairs
+    from pytest_divergence.plugin.settings_sources import Resolved
+    from pytest_divergence.scoring.scorer import PromptScore
+
+MARKER = (
+    "divergence(max_kl=, models=, behaviour=, limit=, id=): bound of this test's assertions, the "
+    "two models that assert_bounded_kl compares, and which cases the test takes: of one behaviour, "
+    "the most divergent few, or by id"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register options and ini keys."""
+    options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Register our own hooks."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, and read what was given; messages name settings by their flags."""
+    naming = ExitStack()
+    naming.enter_context(spelled_by(options.flag_of))
+    config.add_cleanup(naming.close)
+    config.addinivalue_line("markers", MARKER)
+    session_of(config)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say which models are compared, and how."""
+    return header.header_lines(of(config))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Decide what this session is for; with pytest-xdist, search before the workers start."""
+    ours = of(session.config)
+    ours.check()
+    if ours.plan.is_rewriting:
+        from pytest_divergence.plugin import update
+
+        update.refuse(ours)
+    if ours.plan.process == "controller":
+        _prepare(ours)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Search where the session asks for it, and let the cases found join its items."""
+    ours = of(session.config)
+    if ours.plan.process == "controller":
+        return
+    if ours.plan.process == "alone":
+        _prepare(ours)
+    session.config.args += ours.more_arguments()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist what its controller found."""
+    ours = of(node.config)
+    report_dir = ours.outcome().report_dir if ours.outcome else None
+    xdist.tell_worker(node, suite=ours.joining_suite, report_dir=report_dir)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep our items on one worker, so that only that one loads the models."""
+    return xdist.scheduler(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Of `.divergence/`, show pytest only the suites that take part."""
+    return of(config).hides(collection_path)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect suites."""
+    if not is_suite(file_path) or of(parent.config).plan.action == "nothing":
+        return None
+    from pytest_divergence.plugin.collection import SuiteFile
+
+    return SuiteFile.from_parent(parent, path=file_path)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give tests that take `divergence_case` the cases."""
+    if "divergence_case" in metafunc.fixturenames:
+        from pytest_divergence.plugin.collection import parametrize
+
+        parametrize(metafunc, of(metafunc.config))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """End the session with one clear error where our part of collection failed."""
+    report = yield
+    ours = of(collector.config)
+    if ours.error is not None and ours.plan.process != "worker":
+        raise ours.error
+    return report
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Take note of a suite's items that will not run."""
+    if items:
+        gaps.note_deselected(of(items[0].config), items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Refuse to rewrite a suite of which only a part would run."""
+    ours = of(session.config)
+    if ours.plan.is_rewriting:
+        from pytest_divergence.plugin import update
+
+        update.check_selection(session, ours)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    """Say what was found, where the report is, and how to run one case again."""
+    ours, reports = of(config), list(notes.final_reports(terminalreporter))
+    is_ours = ours.plan.is_asked or any(map(notes.is_ours, reports))
+    if is_ours or ours.report is not None or ours.rewritten:
+        from pytest_divergence.plugin import terminal
+
+        terminal.write_summary(terminalreporter, ours, exitstatus, reports)
+    gaps.write(terminalreporter, ours)
+    if ours.plan.is_annotating and (is_ours or ours.report is not None or ours.error is not None):
+        from pytest_divergence.plugin import github
+
+        github.write(terminalreporter, ours, reports)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Rewrite suites, fail where nothing was tested, and tell pytest-xdist's controller."""
+    ours = of(session.config)
+    if ours.plan.is_rewriting:
+        from pytest_divergence.plugin import update
+
+        update.finish(session, ours)
+    gaps.finish(session, ours)
+    if ours.plan.process == "worker":
+        heard = xdist.Heard(ours.report_dir, tuple(ours.emptied), ours.replayed)
+        xdist.tell_controller(session.config, heard)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear from a worker of pytest-xdist."""
+    ours, heard = of(node.config), xdist.heard_from_worker(node)
+    ours.emptied |= set(heard.emptied)
+    ours.replayed.add(heard.replayed)
+    if heard.report_dir is not None and ours.report is None:
+        from pytest_divergence.plugin.search import read_report
+
+        read_report(ours, heard.report_dir)
+
+
+def session_of(config: pytest.Config) -> DivergenceSession:
+    """The state of a session, made on first use; `of` gives it once pytest is configured."""
+    if KEY not in config.stash:
+        config.stash[KEY] = DivergenceSession(config, Makers(_resolved, _pairs, _outcome))
+    return config.stash[KEY]
+
+
+def _prepare(ours: DivergenceSession) -> None:
+    """Search, or make sure that there is something to replay; nothing for what shows later."""
+    plan = ours.plan
+    has_suites = plan.process == "controller" and bool(plan.suites)
+    if plan.is_asked or plan.acts_first or has_suites:
+        from pytest_divergence.plugin.search import prepare
+
+        prepare(ours)
+
+
+def _resolved(config: pytest.Config) -> Resolved:
+    from pytest_divergence.plugin.settings_sources import resolve
+
+    return resolve(config)
+
+
+def _pairs(ours: DivergenceSession) -> Pairs:
+    from pytest_divergence.plugin.model_pairs import Pairs
+
+    return Pairs(ours.config, lambda: ours.resolved.settings, lambda text: ours.say(text))
+
+
+def _outcome(ours: DivergenceSession) -> SearchOutcome:
+    from pytest_divergence.plugin.search import outcome_of
+
+    return outcome_of(ours)
+
+
+@pytest.fixture(scope="session")
+def model_pair(pytestconfig: pytest.Config) -> ModelPair:
+    """The two models of the session, loaded once: reference and candidate."""
+    from pytest_divergence.plugin.usage_errors import failures
+
+    session = of(pytestconfig)
+    with failures(session):
+        return session.pair()
+
+
+@pytest.fixture(scope="session")
+def soft_prompts(pytestconfig: pytest.Config) -> list[SoftPrompt]:
+    """The soft prompts that the session's search trained."""
+    from pytest_divergence.discovery.soft_prompts.virtual_tokens import load_soft_prompts
+    from pytest_divergence.plugin.search import search_outcome
+    from pytest_divergence.plugin.usage_errors import failures
+
+    session = of(pytestconfig)
+    with failures(session):
+        return load_soft_prompts(search_outcome(session).key)
+
+
+@pytest.fixture(scope="session")
+def hard_prompts(pytestconfig: pytest.Config) -> list[str]:
+    """The prompts, as text, on which the session's models were found to differ."""
+    from pytest_divergence.plugin.collection import session_cases
+    from pytest_divergence.plugin.usage_errors import failures
+
+    session = of(pytestconfig)
+    with failures(session):
+        return [found.case.text for found in session_cases(session)]
+
+
+@pytest.fixture
+def divergence_case(request: pytest.FixtureRequest) -> Case:
+    """One case of the session; a test that takes it runs once for each."""
+    if not hasattr(request, "param"):
+        pytest.fail(
+            "divergence_case must be an argument of the test or of one of its fixtures; "
+            "request.getfixturevalue() comes too late to run the test once for each case",
+            pytrace=False,
+        )
+    from pytest_divergence.plugin.collection import CASE_SUITE, NoCase, SuiteCase
+
+    given: SuiteCase | NoCase = request.param
+    if isinstance(given, NoCase):
+        pytest.fail(given.reason, pytrace=False)
+    request.node.stash[CASE_SUITE] = given.suite
+    return given.case
+
+
+@pytest.fixture
+def assert_bounded_kl(request: pytest.FixtureRequest) -> Callable[..., PromptScore]:
+    """A function `(prompt, max_kl=None, metric=None)` that measures a prompt and asserts its KL."""
+
+    def check(prompt: Any, max_kl: float | None = None, metric: str | None = None) -> PromptScore:
+        from pytest_divergence.plugin.assertions import assert_bounded
+
+        return assert_bounded(request, prompt, max_kl, metric)
+
+    return check
+
+
+@pytest.fixture
+def _divergence_setup(request: pytest.FixtureRequest) -> Any:
+    """Measure what a suite's item will judge: in setup, where failing is an error."""
+    request.addfinalizer(request.node.forget)
+    try:
+        request.node.measure(request)
+    except BaseException as error:  # its frames hold the models, until it has been reported
+        from pytest_divergence.plugin.model_pairs import forget_frames
+
+        request.addfinalizer(partial(forget_frames, error))  # noqa: PT021  # see above
+        raise
+    return request.node

@@ -1,0 +1,100 @@
+"""What we use of pytest and pytest-xdist that is not public, so that a change is mended here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import pytest
+from _pytest.fixtures import FuncFixtureInfo as FixtureInfo
+
+__all__ = ["FixtureInfo"]
+
+
+def taken_flags(parser: pytest.Parser) -> set[str]:
+    """Flags that pytest and plugins loaded earlier have registered."""
+    groups: list[Any] = [*parser._groups, parser._anonymous]
+    return {name for group in groups for option in group.options for name in option.names()}
+
+
+def parser_of(config: pytest.Config) -> pytest.Parser:
+    """The parser that read the command line."""
+    return config._parser
+
+
+def configure(config: pytest.Config) -> None:
+    """Call `pytest_configure` of all plugins, as a session does when it begins."""
+    config._do_configure()
+
+
+def fixture_info(item: pytest.Function) -> FixtureInfo:
+    """What pytest knows of an item's fixtures: items that call one function may share it."""
+    return item._fixtureinfo
+
+
+def fixture_definitions(node: pytest.Item | pytest.Collector, name: str) -> Sequence[Any]:
+    """The fixtures of a name that this part of the session sees, the nearest last."""
+    return node.session._fixturemanager.getfixturedefs(name, node) or ()
+
+
+def terminal_width(terminal: pytest.TerminalReporter) -> int:
+    """How many columns the terminal has."""
+    return terminal._tw.fullwidth
+
+
+@contextmanager
+def uncaptured(config: pytest.Config) -> Iterator[None]:
+    """Output reaches the terminal, also during collection and fixtures."""
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    terminal: Any = config.pluginmanager.getplugin("terminalreporter")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        if terminal is not None:
+            terminal.ensure_newline()
+        yield
+
+
+def printer(config: pytest.Config) -> Callable[[str], None]:
+    """Writes a line where people see it."""
+    terminal: Any = config.pluginmanager.getplugin("terminalreporter")
+    if terminal is None or hasattr(config, "workerinput"):
+        return partial(print, file=sys.stderr, flush=True)  # a worker's stdout is lost
+    write: Callable[[str], None] = terminal.write_line
+    return write
+
+
+def announce(config: pytest.Config, text: str) -> None:
+    """Write one line for people, outside of a search."""
+    with uncaptured(config):
+        printer(config)(f"divergence: {text}")
+
+
+def scheduler_by_scope(config: pytest.Config, log: Any, scope_of: Callable[[str], str]) -> Any:
+    """A scheduler of pytest-xdist that keeps tests of one scope, told by node id, on one worker."""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(nodeid)
+
+        def remove_node(self, node: Any) -> str | None:
+            """Give the rest of a killed worker's tests to others, but not the one that killed it.
+
+            The base gives that one to each new worker, until none is left to be killed.
+            """
+            pending = (
+                (tests, nodeid)
+                for tests in self.assigned_work[node].values()
+                for nodeid, is_complete in tests.items()
+                if not is_complete
+            )
+            first = next(pending, None)
+            if first is not None:
+                tests, killer = first
+                tests[killer] = True
+            super().remove_node(node)
+            return None if first is None else killer
+
+    return Scheduling(config, log)

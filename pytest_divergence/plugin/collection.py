@@ -1,0 +1,300 @@
+"""`*.divergence.jsonl` files become pytest items, and their cases parameters of users' tests.
+
+Knows which items a suite has, and which cases a test runs on. Does not know what items assert
+(`pytest_divergence.plugin.items`), nor which suites join a session
+(`pytest_divergence.plugin.session`).
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.behaviours import Behaviour, gates
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.file_names import SUITE_SUFFIX
+from pytest_divergence.core.report import Report
+from pytest_divergence.core.settings import BUILT_IN_METRICS
+from pytest_divergence.core.suites import (
+    StoredSuite,
+    list_suite,
+    load_suite,
+    read_suite,
+    suite_without_cases,
+)
+from pytest_divergence.plugin.aggregate_items import (
+    AGGREGATE_ITEM,
+    SHIFT_ITEM,
+    AggregateItem,
+    RowsItem,
+    ShiftItem,
+    has_aggregate,
+)
+from pytest_divergence.plugin.bounds import metric_for, suite_bounds
+from pytest_divergence.plugin.items import BehaviourItem, CaseItem, SearchItem, SuiteModule
+from pytest_divergence.plugin.model_pairs import has_own_pair
+from pytest_divergence.plugin.notes import SKIP_PREFIX
+from pytest_divergence.plugin.options import Models
+from pytest_divergence.plugin.replay import ReferenceCheck, SuiteReplay
+from pytest_divergence.plugin.search import nothing_to_replay, search_outcome
+from pytest_divergence.plugin.session import NO_MODELS, DivergenceSession, of
+from pytest_divergence.plugin.update import UpdateItem, begin
+from pytest_divergence.plugin.usage_errors import usage_errors
+
+SAME_SETTINGS = ("chat_template", "system_prompt", "dtype")
+"""Settings under which a stored value was measured; others give another value."""
+CASE_SUITE = pytest.StashKey[Path]()
+"""Of a test: the suite that its case stands in."""
+
+
+class SuiteFile(SuiteModule):
+    """A suite in pytest's tree."""
+
+    def collect(self) -> list[pytest.Item]:
+        """One item a case, after the item `search` where this session's search wrote the suite."""
+        session = of(self.config)
+        session.is_used, plan = True, session.plan
+        with usage_errors(session), _no_search_for_cycles():
+            report = self._report(session)
+            searched: list[pytest.Item] = []
+            if report is not None:
+                searched.append(SearchItem.make(self, report))
+                if session.resolved.settings.max_shift is not None:
+                    searched.append(ShiftItem.of_search(self, report))
+            is_fresh = report is not None
+            if report is not None and not report.has_cases:
+                stored = suite_without_cases(self.path)
+                return [*searched, *self._behaviour_items(session, stored, is_fresh=is_fresh)]
+            stored = (list_suite if plan.action == "list" else read_suite)(self.path)
+            models = self._models(session)
+            if not is_fresh and models is not None and plan.action in ("search", "replay"):
+                self.reference_check = ReferenceCheck(session, stored, models)
+            replay = SuiteReplay(session, stored)
+            return [
+                *(searched or self._rows_items(session, replay)),
+                *self._behaviour_items(session, stored, is_fresh=is_fresh),
+                *self._case_items(session, replay, is_fresh=is_fresh),
+            ]
+
+    def _report(self, session: DivergenceSession) -> Report | None:
+        """The report of the search that wrote this suite in this session, if one did."""
+        if not session.has_search or self.path != session.own_suite:
+            return None
+        return session.outcome().report
+
+    def _behaviour_items(
+        self, session: DivergenceSession, stored: StoredSuite, *, is_fresh: bool
+    ) -> list[pytest.Item]:
+        if stored.provenance is None:
+            return []
+        fail_on, models = session.resolved.settings.fail_on, self._models(session)
+
+        def is_carried(behaviour: Behaviour) -> bool:
+            if is_fresh or models is None or behaviour.absent:
+                return is_fresh
+            return _is_of_these_models(session, stored, models)
+
+        return [
+            BehaviourItem.make(self, behaviour, partial(is_carried, behaviour))
+            for behaviour in stored.provenance.behaviours
+            if gates(behaviour, fail_on) and (is_fresh or behaviour.telling is not None)
+        ]
+
+    def _rows_items(self, session: DivergenceSession, replay: SuiteReplay) -> list[pytest.Item]:
+        """The items about all rows of a replayed suite together."""
+        if session.plan.rewrites is not None:  # what is about to change is not judged
+            return []
+        kinds: dict[str, type[RowsItem]] = {}
+        if has_aggregate(replay.stored):
+            kinds[AGGREGATE_ITEM] = AggregateItem
+        if session.resolved.settings.max_shift is not None:
+            kinds[SHIFT_ITEM] = ShiftItem
+        if session.plan.action == "list":
+            return [kind.listed(self, name) for name, kind in kinds.items()]
+        is_carried = self._carries(session, replay.stored, is_fresh=False)
+        return [kind.of_rows(self, name, replay, is_carried) for name, kind in kinds.items()]
+
+    def _case_items(
+        self, session: DivergenceSession, replay: SuiteReplay, *, is_fresh: bool
+    ) -> list[pytest.Item]:
+        stored = replay.stored
+        if session.plan.action == "list":
+            lines = stored.suite.lines
+            return [CaseItem.listed(self, case, lines[case.id]) for case in stored.suite.cases]
+        update = begin(session, stored)
+        bounds = suite_bounds(session, self.path, stored if update is None else update.judged)
+        if not (is_fresh or has_own_pair(self)):
+            models = session.models_for(self.path)
+            if models is None:
+                raise pytest.UsageError(f"replaying {session.shown(self.path)} {NO_MODELS}")
+            if session.plan.process != "worker":  # its controller has
+                session.pairs.check(models)
+
+        is_carried = self._carries(session, stored, is_fresh=is_fresh)
+        return [
+            UpdateItem.make(self, case, update)
+            if update is not None and update.takes(case)
+            else CaseItem.make(self, case, replay, bounds[case.id], is_carried)
+            for case in stored.suite.cases
+        ]
+
+    def _carries(
+        self, session: DivergenceSession, stored: StoredSuite, *, is_fresh: bool
+    ) -> Callable[[Case], bool]:
+        """Tells whether a row's stored value counts in this session."""
+        models = self._models(session)
+
+        def is_carried(row: Case) -> bool:
+            if is_fresh or models is None:
+                return is_fresh
+            return _is_measured_so(session, row) and _is_of_these_models(session, stored, models)
+
+        return is_carried
+
+    def _models(self, session: DivergenceSession) -> Models | None:
+        """The named models that the suite is replayed on; None where a conftest brings a pair."""
+        return None if has_own_pair(self) else session.models_for(self.path)
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Pause the garbage collector: it would take as long as reading thousands of rows does.
+
+    Rows make no cycles, so that it would find nothing.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _is_measured_so(session: DivergenceSession, row: Case) -> bool:
+    """Whether a stored value is of the metric asked for; a plugin's may have changed since."""
+    metric = row.kl.metric if row.kl is not None else None
+    return metric in BUILT_IN_METRICS and metric == metric_for(session, row)
+
+
+def _is_of_these_models(session: DivergenceSession, stored: StoredSuite, models: Models) -> bool:
+    """Whether a suite was made with these models and the settings that matter."""
+    provenance = stored.provenance
+    if provenance is None:
+        return False
+    settings = session.resolved.settings.model_dump(include=set(SAME_SETTINGS))
+    if any(provenance.settings.get(key, value) != value for key, value in settings.items()):
+        return False
+    written = (provenance.reference.weights_sha256, provenance.candidate.weights_sha256)
+    return written == tuple(one.weights_sha256 for one in session.pairs.identities(models))
+
+
+@dataclass(frozen=True)
+class SuiteCase:
+    """A case, and the suite that it stands in."""
+
+    case: Case
+    suite: Path
+
+
+@dataclass(frozen=True)
+class NoCase:
+    """Stands for the case of a test whose filters let none pass: an error, and no skip."""
+
+    reason: str
+
+
+def cases_for(session: DivergenceSession, marks: Iterator[pytest.Mark]) -> list[SuiteCase]:
+    """What `divergence_case` stands for in one test, after its marker's filters.
+
+    Suite by suite, so that each pair of models is loaded once, and by id.
+    """
+    chosen = everything = session_cases(session)
+    for wanted in (mark.kwargs for mark in marks):
+        ids = wanted.get("id")
+        ids = [ids] if isinstance(ids, str) else ids
+        chosen = [
+            one
+            for one in chosen
+            if (ids is None or one.case.id in ids)
+            and wanted.get("behaviour") in (None, one.case.behaviour)
+        ]
+        if (limit := wanted.get("limit")) is not None:
+            by_kl = sorted(chosen, key=lambda one: -(one.case.kl.value if one.case.kl else 0.0))
+            chosen = by_kl[: max(limit, 0)]
+    suites = list(dict.fromkeys(one.suite for one in everything))
+    return sorted(chosen, key=lambda one: (suites.index(one.suite), one.case.id))
+
+
+def session_cases(session: DivergenceSession) -> list[SuiteCase]:
+    """The cases of the named suites in replay, else of the search. Raises UsageError."""
+    session.is_used = True
+    with usage_errors(session):
+        paths = list(session.plan.suites)
+        if session.plan.action == "search":
+            paths = [session.own_suite] if search_outcome(session).report.has_cases else []
+        elif not paths and session.own_suite.is_file():
+            paths = [session.own_suite]
+        elif not paths and session.plan.action != "list":
+            raise nothing_to_replay(session)
+        return [SuiteCase(case, path) for path in paths for case in load_suite(path).cases]
+
+
+def parametrize(metafunc: pytest.Metafunc, session: DivergenceSession) -> None:
+    """Give a test that takes `divergence_case` one run a case; our id comes first in brackets."""
+    try:
+        params = _params(metafunc, session)
+    except pytest.UsageError:
+        if session.plan.process == "worker":
+            raise
+        params = []  # `session.error` ends the session once this file is collected
+    metafunc.parametrize("divergence_case", params, indirect=True)
+
+
+def _params(metafunc: pytest.Metafunc, session: DivergenceSession) -> list[Any]:
+    is_off = session.plan.action == "nothing"
+    if is_off or not (session.has_models or session.plan.suites):
+        why = "--divergence-mode=off" if is_off else f"divergence_case {NO_MODELS}"
+        return [_skipped("unconfigured", why)]
+    cases = cases_for(session, metafunc.definition.iter_markers("divergence"))
+    if not cases and session.plan.action == "list":
+        return [_skipped("pending", "no search has run yet")]
+    if not cases and session_cases(session):
+        return [pytest.param(_no_case(metafunc), id="none")]
+    if not cases:
+        return [_skipped("none", "the search found no case")]
+    times = Counter(one.case.id for one in cases)
+    return [
+        pytest.param(
+            one,
+            id=one.case.id if times[one.case.id] == 1 else with_suite(one.suite, one.case.id),
+            marks=pytest.mark.divergence(id=one.case.id, behaviour=one.case.behaviour),
+        )
+        for one in cases
+    ]
+
+
+def with_suite(suite: Path, case_id: str) -> str:
+    """A case's id where two suites of one session hold its prompt."""
+    return f"{suite.name.removesuffix(SUITE_SUFFIX)}-{case_id}"
+
+
+def _no_case(metafunc: pytest.Metafunc) -> NoCase:
+    marks = metafunc.definition.iter_markers("divergence")
+    given = ", ".join(f"{key}={value!r}" for mark in marks for key, value in mark.kwargs.items())
+    return NoCase(
+        f"no case of this session passes the filters of this test, divergence({given}), so that it "
+        "would test nothing; correct them, or name the suite that holds such cases"
+    )
+
+
+def _skipped(name: str, why: str) -> Any:
+    return pytest.param(None, id=name, marks=pytest.mark.skip(reason=SKIP_PREFIX + why))

@@ -1,0 +1,151 @@
+"""What other plugins add by our hooks: models, metrics, strategies and names of differences.
+
+Owns the rules of an answer, and says who broke one. Calls hooks when they are needed, so that
+plugins registered late count too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.cases import CATEGORY, NATS_PER_TOKEN, Case
+from pytest_divergence.core.errors import DivergenceError, ModelLoadError
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.settings import BUILT_IN_METRICS
+from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.protocol import Strategy
+from pytest_divergence.models.pair import Metric
+from pytest_divergence.models.specs import LoadedModel
+
+NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""A metric's name stands in options, files and reports."""
+MAX_CATEGORY = 80
+MAX_UNIT = 40
+
+
+def author(config: pytest.Config, hook: str) -> str:
+    """A hook's name, and the plugins that implement it: pluggy does not say which one answered."""
+    caller = getattr(config.hook, hook)
+    names = [config.pluginmanager.get_name(one.plugin) or "" for one in caller.get_hookimpls()]
+    root = str(config.rootpath)
+    shown = sorted(name.removeprefix(root).lstrip("/\\") for name in names)
+    return f"{hook} ({', '.join(shown)})"
+
+
+class PluginModels:
+    """The models that plugins load: a `ModelProvider`."""
+
+    LOAD, FINGERPRINT = "pytest_divergence_load_model", "pytest_divergence_fingerprint"
+
+    def __init__(self, config: pytest.Config) -> None:
+        """Ask no one yet."""
+        self._config = config
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> PluginModels | None:
+        """None where no plugin loads models."""
+        has_any = any(
+            getattr(config.hook, one).get_hookimpls() for one in (cls.LOAD, cls.FINGERPRINT)
+        )
+        return cls(config) if has_any else None
+
+    @property
+    def names(self) -> str:
+        """The hook and who implements it."""
+        return author(self._config, self.LOAD)
+
+    def fingerprint(self, spec: str) -> str | None:
+        """What tells the model from every other; None: not known."""
+        found = self._call(self.FINGERPRINT, spec=spec)
+        if found is not None and not (isinstance(found, str) and found.strip()):
+            raise self._wrong(self.FINGERPRINT, found, "a text that is not empty, or None")
+        return found
+
+    def load_model(self, spec: str, role: str, device: str) -> LoadedModel | None:
+        """The model of a spec; None: no plugin has one."""
+        found = self._call(self.LOAD, spec=spec, role=role, device=device)
+        if found is not None and not isinstance(found, LoadedModel):
+            raise self._wrong(self.LOAD, found, "LoadedModel(model, tokenizer), or None")
+        return found
+
+    def _call(self, hook: str, **arguments: str) -> Any:
+        try:
+            return getattr(self._config.hook, hook)(config=self._config, **arguments)
+        except (DivergenceError, pytest.UsageError):
+            raise
+        except Exception as error:
+            who = author(self._config, hook)
+            reason = f"{type(error).__name__}: {safe_line(str(error))}"
+            raise ModelLoadError(f"{who} failed for {arguments['spec']}: {reason}") from error
+
+    def _wrong(self, hook: str, found: object, rule: str) -> Exception:
+        return ModelLoadError(_refusal(self._config, hook, found, rule))
+
+
+def added_metrics(config: pytest.Config) -> dict[str, Metric]:
+    """The metrics of other plugins, by name. Raises UsageError for a name given twice."""
+    hook = "pytest_divergence_metrics"
+    found = _merged(config, hook, dict.fromkeys(BUILT_IN_METRICS), "metric")
+    added = {name: one for name, one in found.items() if name not in BUILT_IN_METRICS}
+    for name, metric in added.items():
+        if not NAME.fullmatch(name):
+            rule = "names of at most 64 letters, digits, '.', '_' and '-'"
+            raise pytest.UsageError(_refusal(config, hook, name, rule))
+        if not callable(getattr(metric, "measure", None)) or isinstance(metric, type):
+            rule = f"an object with the method measure for {name!r}"
+            raise pytest.UsageError(_refusal(config, hook, metric, rule))
+        unit = getattr(metric, "unit", NATS_PER_TOKEN)
+        if not (isinstance(unit, str) and unit.isprintable() and 0 < len(unit) <= MAX_UNIT):
+            rule = f"a unit of {name!r} that is a text of 1 to {MAX_UNIT} printable characters"
+            raise pytest.UsageError(_refusal(config, hook, unit, rule))
+    return added
+
+
+def all_strategies(config: pytest.Config) -> Mapping[str, Strategy]:
+    """The built-in strategies and those that other plugins add."""
+    hook = "pytest_divergence_strategies"
+    strategies: Mapping[str, Strategy] = _merged(config, hook, built_in_strategies(), "strategy")
+    return strategies
+
+
+def change_cases(config: pytest.Config, cases: list[Case]) -> None:
+    """Name each case's kind of difference, then let plugins change the cases in place."""
+    cases[:] = [_categorised(config, case) for case in cases]
+    config.hook.pytest_divergence_modify_cases(config=config, cases=cases)
+
+
+def _categorised(config: pytest.Config, case: Case) -> Case:
+    hook = "pytest_divergence_categorise"
+    found = config.hook.pytest_divergence_categorise(config=config, case=case)
+    if found is None:
+        return case
+    is_line = isinstance(found, str) and found.strip() and len(found.splitlines()) == 1
+    if not is_line or len(found) > MAX_CATEGORY:
+        rule = f"one line of at most {MAX_CATEGORY} characters, or None"
+        raise pytest.UsageError(_refusal(config, hook, found, rule))
+    return case.with_changes(metadata={**case.metadata, CATEGORY: found.strip()})
+
+
+def _merged(config: pytest.Config, hook: str, built_in: Mapping[str, Any], kind: str) -> Any:
+    merged = dict(built_in)
+    for added in getattr(config.hook, hook)(config=config):
+        if not isinstance(added, Mapping) or not all(isinstance(name, str) for name in added):
+            raise pytest.UsageError(
+                _refusal(config, hook, added, f"a mapping of names to a {kind}")
+            )
+        if twice := merged.keys() & added.keys():
+            raise pytest.UsageError(
+                f"{hook} gives the name {min(twice)!r}, which another {kind} has; choose another "
+                "name"
+            )
+        merged.update(added)
+    return merged
+
+
+def _refusal(config: pytest.Config, hook: str, found: object, rule: str) -> str:
+    shown = safe_line(repr(found), 60)[1:-1]
+    return f"{author(config, hook)} returned {shown}; it must return {rule}"

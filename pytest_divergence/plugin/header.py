@@ -1,0 +1,52 @@
+"""The lines of pytest's header: the pair, the most important settings, and where each came from.
+
+Imports nothing heavy: models in an ini file are shown in every session.
+"""
+
+from __future__ import annotations
+
+from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.models.specs import parse_spec
+from pytest_divergence.plugin.options import DEFAULT, MODELS, PAIRS_INI, Given
+from pytest_divergence.plugin.session import DivergenceSession
+
+SHOWN_SETTINGS = {"profile": "profile", "max_kl": "bound", "mode": "mode"}
+"""What the header shows of the settings, and the word for it."""
+
+
+def header_lines(session: DivergenceSession) -> list[str]:
+    """The pair, and the number of pairs that `divergence_pairs` names; none of what is off."""
+    if session.plan.action == "nothing":
+        return []
+    num_pairs = 0 if session.plan.is_explicit else len(session.config.getini(PAIRS_INI))
+    more = [f"divergence: {num_pairs} pair{'s' if num_pairs > 1 else ''} from {PAIRS_INI}"]
+    return [*_pair_lines(session), *(more if num_pairs else [])]
+
+
+def _pair_lines(session: DivergenceSession) -> list[str]:
+    if not session.has_models:
+        return []
+    names = [_model_name(session, session.given[field]) for field in MODELS]
+    sources = [session.given[field].source for field in MODELS]
+    lines = [
+        f"divergence: reference {names[0]} ({sources[0]}), candidate {names[1]} ({sources[1]})",
+        f"divergence: {', '.join(_setting(session, field) for field in SHOWN_SETTINGS)}",
+    ]
+    if names[0] == names[1]:
+        lines.append("divergence: the same model twice, so nothing should differ")
+    return lines
+
+
+def _model_name(session: DivergenceSession, spec: Given) -> str:
+    """A spec without secrets, also where no model can be found by it."""
+    try:
+        name = str(parse_spec(spec.value, role="", root=session.config.invocation_params.dir))
+    except DivergenceError:
+        name = spec.value if "://" not in spec.value else "[a URL]"
+    return safe_line(name)[1:-1]
+
+
+def _setting(session: DivergenceSession, field: str) -> str:
+    value = session.given.get(field, Given("auto", DEFAULT))
+    return f"{SHOWN_SETTINGS[field]} {safe_line(value.value, 40)[1:-1]} ({value.source})"

@@ -1,0 +1,295 @@
+"""What the items of a suite assert: cases, behaviours, and the search that found them.
+
+Knows what an item measures in setup and judges in its call. Does not know how a prompt is measured
+(`pytest_divergence.scoring`), nor which items a suite has (`pytest_divergence.plugin.collection`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.cases import Case
+from pytest_divergence.core.redaction import redacted_behaviour
+from pytest_divergence.core.report import Report, TokenComparison
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.verdicts import judge
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.plugin._compat import FixtureInfo, fixture_info
+from pytest_divergence.plugin.bounds import noise_floor_of, shown_case
+from pytest_divergence.plugin.model_pairs import has_own_pair, own_pair
+from pytest_divergence.plugin.notes import note
+from pytest_divergence.plugin.replay import Carried, Measured, ReferenceCheck, SuiteReplay
+from pytest_divergence.plugin.replay_report import keep_behaviour, keep_case
+from pytest_divergence.plugin.session import DivergenceSession, of
+from pytest_divergence.plugin.terminal import rerun_command, update_command
+from pytest_divergence.plugin.usage_errors import failures
+from pytest_divergence.reports.failures import behaviour_text, failure_text
+from pytest_divergence.scoring.suite_rows import replay_behaviour
+
+SEARCH_ITEM = "search"
+
+
+def check(_divergence_setup: SuiteItem) -> None:
+    """What every item of a suite calls: measured in setup, judged here."""
+    _divergence_setup.judge()
+
+
+class SuiteModule(pytest.Module):
+    """The parent of a suite's items: a module, so that module-scoped fixtures have a place."""
+
+    obj = None
+    fixtureinfo: FixtureInfo | None = None
+    """What pytest knows of the fixtures of each item: they all call one function."""
+    reference_check: ReferenceCheck | None = None
+    """Of a suite that is replayed on named models."""
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """An unusable suite is one line, without a traceback."""
+        if isinstance(excinfo.value, pytest.UsageError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo)
+
+
+class SuiteItem(pytest.Function):
+    """An item of a suite: a function to pytest, so that fixtures and other plugins work."""
+
+    line: int
+    suite: SuiteModule
+
+    @classmethod
+    def named(cls, parent: SuiteModule, name: str, line: int) -> Any:
+        """An item called `name`, standing at a line of the suite."""
+        shared = parent.fixtureinfo
+        item = cls.from_parent(parent, name=name, callobj=check, fixtureinfo=shared)
+        parent.fixtureinfo = fixture_info(item)
+        item.line, item.suite = line, parent
+        return item
+
+    def measure(self, request: pytest.FixtureRequest) -> None:
+        """Get what `judge` needs; failing here is an error, not a failed test."""
+        raise NotImplementedError
+
+    def judge(self) -> None:
+        """Fail unless the item passes."""
+        raise NotImplementedError
+
+    def pair(self, request: pytest.FixtureRequest) -> ModelPair:
+        """The models that this item is measured on: ask for them only where a value is missing."""
+        if has_own_pair(self):
+            return own_pair(request)
+        session, suite = of(self.config), self.suite
+        if suite.reference_check is not None:
+            suite.reference_check.warn(self)
+        return session.pair_for(request, session.models_for(self.path))
+
+    def forget(self) -> None:
+        """Let go of the models once the item is done: another pair may be next."""
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """The line of the suite, so that editors and CI point at it."""
+        return self.path, self.line - 1, self.name
+
+
+class CaseItem(SuiteItem):
+    """Asserts that one case's divergence is within its bound."""
+
+    case: Case
+    replay: SuiteReplay
+    max_kl: float
+    is_carried: Callable[[Case], bool]
+    reading: Measured
+
+    @classmethod
+    def make(
+        cls,
+        parent: SuiteModule,
+        case: Case,
+        replay: SuiteReplay,
+        max_kl: float,
+        is_carried: Callable[[Case], bool],
+    ) -> CaseItem:
+        """The item of one row."""
+        item = cls.listed(parent, case, replay.stored.suite.lines[case.id])
+        item.case, item.replay, item.max_kl, item.is_carried = case, replay, max_kl, is_carried
+        return item
+
+    @classmethod
+    def listed(cls, parent: SuiteModule, case: Case, line: int) -> CaseItem:
+        """The item of one row where pytest only lists: thousands of rows need not stay."""
+        item: CaseItem = cls.named(parent, case.id, line)
+        item.add_marker(pytest.mark.divergence(id=case.id, behaviour=case.behaviour))
+        return item
+
+    def measure(self, request: pytest.FixtureRequest) -> None:
+        """Take the search's value, or replay the case on the session's models."""
+        session = of(self.config)
+        note(self, kind="case", verdict="error", bound=self.max_kl)  # until measured
+        if self.case.behaviour is not None:
+            note(self, behaviour=self.case.behaviour)
+        keep_case(self, self.case.with_changes(completions=None), max_kl=self.max_kl)
+        with failures(session):
+            if self.has_value:
+                self.reading = Carried(self.case, self._searched_tokens(session))
+            else:
+                self.reading = self.replay.of(self.pair(request), self.case, wanted=self._wanted())
+
+    def forget(self) -> None:
+        """What was measured can be asked for answers and tokens, so it holds the models."""
+        vars(self).pop("reading", None)
+
+    def judge(self) -> None:
+        """Fail with prompt, answers and numbers where the value is over the bound."""
+        reading, session = self.reading, of(self.config)
+        found = reading.measurement
+        verdict = judge(found.value, self.max_kl)
+        note(self, verdict=verdict, kl=found.value, metric=found.metric, unit=found.unit)
+        keep = partial(
+            keep_case,
+            self,
+            verdict=verdict,
+            measurement=reading.measurement,
+            max_kl=self.max_kl,
+            pair=reading.pair,
+        )
+        if verdict == "passed":
+            keep(self.case.with_changes(completions=None))
+            return
+        answered, tokens = (
+            self.case.with_changes(completions=reading.completions()),
+            reading.tokens(),
+        )
+        keep(answered, tokens=tokens)
+        case, tokens = shown_case(session, answered, tokens)
+        text = failure_text(
+            case,
+            measurement=reading.measurement,
+            max_kl=self.max_kl,
+            noise_floor=noise_floor_of(self.replay.stored.provenance, reading.measurement.metric),
+            tokens=tokens,
+            rerun=rerun_command(session, self.nodeid),
+            suite=session.shown(self.path),
+            update=update_command(session, self.nodeid),
+            verbosity=self.config.get_verbosity(),
+        )
+        pytest.fail(text, pytrace=False)
+
+    def _wanted(self) -> list[Case]:
+        """Cases of the same suite that this session measures too: they share forward passes."""
+        items = (one for one in self.session.items if isinstance(one, CaseItem))
+        return [one.case for one in items if one.replay is self.replay and not one.has_value]
+
+    @property
+    def has_value(self) -> bool:
+        """Whether the row's own value counts, so that nothing is measured."""
+        return self.case.kl is not None and self.is_carried(self.case)
+
+    def _searched_tokens(self, session: DivergenceSession) -> Sequence[TokenComparison]:
+        cases = session.report.cases if session.report is not None else []
+        return next((case.tokens for case in cases if case.id == self.case.id), [])
+
+
+class BehaviourItem(SuiteItem):
+    """Fails while the candidate shows a behaviour that no one has accepted."""
+
+    behaviour: Behaviour
+    is_carried: Callable[[], bool]
+    log_ratio: float | None
+
+    @classmethod
+    def make(
+        cls, parent: SuiteModule, behaviour: Behaviour, is_carried: Callable[[], bool]
+    ) -> BehaviourItem:
+        """The item of one behaviour."""
+        item: BehaviourItem = cls.named(parent, behaviour.id, 1)
+        item.behaviour, item.is_carried = behaviour, is_carried
+        item.add_marker(pytest.mark.divergence(behaviour=behaviour.id))
+        return item
+
+    @property
+    def limit(self) -> float:
+        """Half of what the telling continuation read when it was found, nats."""
+        telling = self.behaviour.telling
+        return telling.limit if telling is not None else 0.0
+
+    def measure(self, request: pytest.FixtureRequest) -> None:
+        """What the search confirmed holds for the same models; others are measured anew."""
+        session = of(self.config)
+        note(self, kind="behaviour", verdict="error", behaviour=self.behaviour.id)
+        self.log_ratio = None
+        with failures(session):
+            if self.is_carried():
+                return
+            assert self.behaviour.telling is not None  # else no item is made
+            self.log_ratio = replay_behaviour(self.pair(request), self.behaviour.telling)
+
+    def judge(self) -> None:
+        """Fail while it is there."""
+        session = of(self.config)
+        is_gone = self.log_ratio is not None and self.log_ratio < self.limit
+        note(self, verdict="passed" if is_gone else "failed")
+        if self.log_ratio is not None:
+            note(self, log_ratio=self.log_ratio, bound=self.limit, unit="nats")
+        if is_gone:
+            return
+        keep_behaviour(self, self.behaviour)
+        text = behaviour_text(
+            redacted_behaviour(self.behaviour) if session.is_redacted else self.behaviour,
+            log_ratio=self.log_ratio,
+            limit=self.limit,
+            rerun=rerun_command(session, self.nodeid),
+            suite=session.shown(self.path),
+        )
+        pytest.fail(text, pytrace=False)
+
+
+class SearchItem(SuiteItem):
+    """Passes only where the search of this session ran to its end without errors."""
+
+    report: Report
+
+    @classmethod
+    def make(cls, parent: SuiteModule, report: Report) -> SearchItem:
+        """The item of one search."""
+        item: SearchItem = cls.named(parent, SEARCH_ITEM, 1)
+        item.report = report
+        item.add_marker(pytest.mark.divergence)
+        return item
+
+    def measure(self, request: pytest.FixtureRequest) -> None:
+        """An incomplete search is an error: what it did not see never counts as a pass."""
+        note(self, kind="search", verdict="error")
+        if reason := reason_against(self.report):
+            pytest.fail(reason, pytrace=False)
+
+    def judge(self) -> None:
+        """Pass, and say what the search would have seen."""
+        sentence = search_sentence(self.report)
+        note(self, verdict="passed", search=sentence)
+        self.add_report_section("call", "divergence", sentence)
+
+
+def reason_against(report: Report) -> str | None:
+    """Why a search says nothing about the models; None: it saw all that it set out to see."""
+    reasons = [f"{one.where}: {safe_line(one.message)}" for one in report.errors]
+    if report.run.status != "complete":
+        reasons.insert(0, "it stopped before it was complete")
+    return f"the search cannot vouch for the models: {'; '.join(reasons)}" if reasons else None
+
+
+def search_sentence(report: Report) -> str:
+    """How much a search saw, and how rare a behaviour it would have missed."""
+    over = sum(case.verdict == "failed" for case in report.cases)
+    sentence = f"{report.effort.prompts_scored:,} prompts scored, {over} over the bound"
+    shift = report.calibration.typical_shift
+    if shift is None or shift.num_controls < 3:
+        return sentence
+    return (  # the rule of three: 0 of n seen means a rate of at most 3 / n, at 95 %
+        f"{sentence}; a behaviour shown by more than 1 ordinary prompt in "
+        f"{shift.num_controls // 3} would have been seen (95 %)"
+    )

@@ -1,0 +1,247 @@
+"""The pairs of one session: which models a suite or test is about, and the one pair in memory.
+
+Knows `divergence_pairs`, the marker's `models`, and how a pair makes room for another. Does not
+know what is measured on it.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import os
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.discovery.cost import Memory, search_memory
+from pytest_divergence.discovery.plan import RunIdentity, identify_pair, identify_plan
+from pytest_divergence.models.devices import resolve_device
+from pytest_divergence.models.fingerprints import ModelIdentity
+from pytest_divergence.models.load_plan import LoadContext, LoadOptions, LoadPlan, resolve_pair
+from pytest_divergence.models.loading import load_pair
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.plugin._compat import fixture_definitions
+from pytest_divergence.plugin.extensions import PluginModels, added_metrics
+from pytest_divergence.plugin.once import Once
+from pytest_divergence.plugin.options import PAIRS_INI, Models
+
+PACKAGE = "pytest_divergence"
+PLUGIN = "pytest_divergence.plugin"
+FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors)\b"
+"""Libraries whose warnings a project's `-W error` must not turn into a failed search."""
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Empty the frames of an error and of all that it came from, but for those that still run."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            _forget_callers(frame)
+        error = error.__cause__ or error.__context__
+
+
+def _forget_callers(frame: FrameType) -> None:
+    """Empty our own frames above the one that caught an error: they are reached from it too."""
+    caller = frame.f_back
+    while caller is not None and caller.f_globals.get("__name__", "").startswith(PACKAGE):
+        if not caller.f_code.co_flags & inspect.CO_GENERATOR:  # which this would end
+            with suppress(RuntimeError):  # it still runs
+                caller.clear()
+        caller = caller.f_back
+
+
+class Pairs:
+    """The pairs that a session asks for, of which one at a time is in memory."""
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        settings: Callable[[], Settings],
+        say: Callable[[str], None],
+    ) -> None:
+        """Read nothing and load nothing yet."""
+        self._config, self._settings, self._say = config, settings, say
+        self._loaded: tuple[Models, ModelPair] | None = None
+        self._failed: dict[Models, Exception] = {}
+        self._plans: dict[Models, Once[LoadPlan]] = {}
+        self._identities: dict[Models, tuple[ModelIdentity, ModelIdentity]] = {}
+        self.rules = Once(partial(pair_rules, config))
+
+    def rule_for(self, path: Path) -> Models | None:
+        """The models that `divergence_pairs` names for a file. Raises UsageError."""
+        shown = Path(os.path.relpath(path, self._config.rootpath)).as_posix()
+        return next((models for glob, models in self.rules() if fnmatchcase(shown, glob)), None)
+
+    def is_loaded(self, models: Models) -> bool:
+        """Whether asking for this pair costs nothing."""
+        return self._loaded is not None and self._loaded[0] == models
+
+    def load(self, models: Models) -> ModelPair:
+        """The pair, loaded where another one or none is in memory. A failure is kept."""
+        if models in self._failed:
+            raise self._failed[models]
+        if self._loaded is None or self._loaded[0] != models:
+            self.release()
+            try:
+                self._loaded = models, self._load(models)
+            except Exception as error:
+                forget_frames(error)
+                self._failed[models] = error
+                raise
+        return self._loaded[1]
+
+    def release(self) -> None:
+        """Let the pair in memory go."""
+        if self._loaded is None:
+            return
+        self._loaded = None
+        # pytest keeps the last failure for debuggers, with all that its frames hold.
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            vars(sys).pop(name, None)
+        gc.collect()
+        torch: Any = sys.modules["torch"]  # a pair was loaded
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def plan(self, models: Models) -> LoadPlan:
+        """What both specs stand for: resolved once in a session. A failure is kept."""
+        if models not in self._plans:
+            self._plans[models] = Once(partial(self.resolve, models))
+        return self._plans[models]()
+
+    def resolve(self, models: Models, *, is_offline: bool = False) -> LoadPlan:
+        """Look both models up; with `is_offline` nothing is downloaded, and one may be missing."""
+        options, context = (
+            LoadOptions.of(self._settings()),
+            self._context(models, is_offline=is_offline),
+        )
+        with patient_warnings():
+            return resolve_pair(models.reference, models.candidate, options, context)
+
+    def identities(self, models: Models) -> tuple[ModelIdentity, ModelIdentity]:
+        """What both models are; loads them only where a plugin cannot tell them apart before."""
+        if self.plan(models).is_known:
+            return self.plan(models).identities
+        if models not in self._identities:
+            pair = self.load(models)
+            self._identities[models] = pair.reference_identity, pair.candidate_identity
+        return self._identities[models]
+
+    def check(self, models: Models) -> None:
+        """Refuse a pair that cannot be there, without loading it."""
+        if self.plan(models).is_known:
+            self.identities(models)
+
+    def run_identity(self, models: Models) -> RunIdentity:
+        """What a search of this pair depends on."""
+        plan = self.plan(models)
+        found = identify_plan(plan) if plan.is_known else identify_pair(self.load(models))
+        return found.with_metric(added_metrics(self._config).get(self._settings().metric))
+
+    def identity_of(self, pair: ModelPair) -> RunIdentity:
+        """What numbers depend on that were measured on this pair, a user's own too."""
+        if self._loaded is not None and self._loaded[1] is pair:
+            return self.run_identity(self._loaded[0])
+        return identify_pair(pair)
+
+    def memory(self, models: Models) -> Memory | None:
+        """What a search of this pair takes; None where that cannot be told before it is loaded."""
+        return search_memory(self._settings(), self.plan(models))
+
+    def _context(self, models: Models, *, is_offline: bool = False) -> LoadContext:
+        start, provider = self._config.invocation_params.dir, PluginModels.of(self._config)
+        return LoadContext(start, models.roles, self._say, provider, is_offline)
+
+    def _load(self, models: Models) -> ModelPair:
+        with patient_warnings():
+            resolve_device(self._settings().device)  # said before models are downloaded
+            pair = load_pair(self.plan(models), self._context(models))
+        return pair.with_metrics(added_metrics(self._config))
+
+    def for_test(self, request: pytest.FixtureRequest, models: Models) -> ModelPair:
+        """The pair, for a running test; a fixture of another pair does not stay in its way."""
+        if not self.is_loaded(models) and "model_pair" not in request.fixturenames:
+            for one in filter(_is_ours, fixture_definitions(request.node, "model_pair")):
+                one.finish(request)  # pytest would keep its value until the session's end
+        return self.load(models)
+
+
+def pair_rules(config: pytest.Config) -> list[tuple[str, Models]]:
+    """The lines of `divergence_pairs`. Raises UsageError with one that cannot be read."""
+    rules = []
+    roles = (f"model 1 of {PAIRS_INI}", f"model 2 of {PAIRS_INI}")
+    start = config.inipath.parent if config.inipath is not None else config.rootpath
+    for line in config.getini(PAIRS_INI):
+        glob, _, specs = line.partition("=")
+        try:
+            (pattern,), (reference, candidate) = shlex.split(glob), shlex.split(specs)
+        except ValueError:
+            raise pytest.UsageError(
+                f"{PAIRS_INI}: the line {line!r} cannot be read; write GLOB = MODEL_1 MODEL_2, in "
+                "quotes what holds blanks"
+            ) from None
+        models = Models(
+            _located(config, start, reference), _located(config, start, candidate), roles
+        )
+        rules.append((pattern, models))
+    return rules
+
+
+def marked_models(request: pytest.FixtureRequest) -> Models | None:
+    """What the test's nearest marker `divergence(models=...)` names. Raises UsageError."""
+    marks = (mark.kwargs.get("models") for mark in request.node.iter_markers("divergence"))
+    given = next((one for one in marks if one is not None), None)
+    if given is None:
+        return None
+    is_two = isinstance(given, (tuple, list)) and len(given) == 2
+    if not is_two or not all(isinstance(one, str) for one in given):
+        raise pytest.UsageError(
+            f"divergence(models={given!r}) must name two models, reference and candidate"
+        )
+    start = request.config.rootpath
+    reference, candidate = (_located(request.config, start, one) for one in given)
+    return Models(reference, candidate, ("model 1 of the marker", "model 2 of the marker"))
+
+
+def has_own_pair(node: pytest.Item | pytest.Collector) -> bool:
+    """Whether a conftest or module overrides `model_pair` for this part of the session."""
+    found = fixture_definitions(node, "model_pair")
+    return bool(found) and not _is_ours(found[-1])
+
+
+def own_pair(request: pytest.FixtureRequest) -> ModelPair:
+    """The pair that overrides the session's, with the metrics of this session."""
+    pair: ModelPair = request.getfixturevalue("model_pair")
+    return pair.with_metrics(added_metrics(request.config))
+
+
+@contextmanager
+def patient_warnings() -> Iterator[None]:
+    """Other libraries' warnings are no errors here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=FOREIGN)
+        yield
+
+
+def _is_ours(definition: Any) -> bool:
+    return bool(definition.func.__module__ == PLUGIN)
+
+
+def _located(config: pytest.Config, start: Path, spec: str) -> str:
+    """A spec with a folder beside `start` made to hold where pytest was started."""
+    name, comma, rest = spec.partition(",")
+    here = config.invocation_params.dir
+    if start == here or Path(name).is_absolute() or not (start / name).exists():
+        return spec
+    return f"{os.path.relpath(start / name, here)}{comma}{rest}"

@@ -1,0 +1,213 @@
+"""The one search of a session: done here, or read back from where another process did it.
+
+Knows what of pytest a search needs, who searches among the workers of pytest-xdist, and what is
+there to replay instead. Does not know how it is searched (`pytest_divergence.discovery.run`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.file_names import SUITE_SUFFIX, sidecar_path
+from pytest_divergence.core.files import DivergenceFolder, file_lock, write_atomically
+from pytest_divergence.core.provenance import load_provenance
+from pytest_divergence.core.report import Report, load_report
+from pytest_divergence.core.suites import read_suite
+from pytest_divergence.discovery.cost import Memory, within_memory
+from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.discovery.run import SearchOutcome, search
+from pytest_divergence.plugin.bounds import suite_bounds
+from pytest_divergence.plugin.extensions import all_strategies, change_cases
+from pytest_divergence.plugin.model_pairs import patient_warnings
+from pytest_divergence.plugin.options import PAIRS_INI
+from pytest_divergence.plugin.progress_bar import search_progress
+from pytest_divergence.plugin.session import (
+    NO_MODELS,
+    DivergenceSession,
+    is_suite,
+)
+from pytest_divergence.plugin.usage_errors import usage_errors
+from pytest_divergence.reports import write_reports
+
+LOCK_SECONDS = 24 * 3600.0
+
+
+def outcome_of(session: DivergenceSession) -> SearchOutcome:
+    """Search, or read back what the controller or another worker found."""
+    told = session.told
+    with usage_errors(session):
+        if told is None:
+            outcome = _search(session)
+        elif told.report_dir is not None:
+            outcome = _read_back(told.report_dir, session.own_suite)
+        else:
+            outcome = _elected(session, told.run)
+    session.report, session.report_dir = outcome.report, outcome.report_dir
+    return outcome
+
+
+def read_report(session: DivergenceSession, report_dir: Path) -> None:
+    """Take note of the search of a worker, where the controller did none."""
+    session.report_dir = report_dir
+    with contextlib.suppress(DivergenceError):  # the tests' own results do not need it
+        session.report = load_report(report_dir / "report.json")
+
+
+def _search(session: DivergenceSession) -> SearchOutcome:
+    settings = session.resolved.settings
+    with _watched(session) as listener, patient_warnings():
+        return search(
+            settings,
+            root=session.root,
+            load_pair=within_memory(session.pair, partial(_memory, session), listener),
+            listener=listener,
+            identity=session.pairs.run_identity(session.models),
+            strategies=all_strategies(session.config),
+            modify_cases=partial(change_cases, session.config),
+            on_report=partial(_keep_report, session),
+            is_forced=settings.mode == "search",
+        )
+
+
+@contextmanager
+def _watched(session: DivergenceSession) -> Iterator[Listener]:
+    """The display of a search, on which the session too says what it has to say."""
+    with search_progress(session.config) as listener:
+        say, session.say = session.say, listener.say
+        try:
+            yield listener
+        except KeyboardInterrupt:
+            has_no_summary = session.plan.process == "controller"
+            if has_no_summary and session.report_dir is not None:
+                listener.say(
+                    f"stopped; what was found so far is in {session.shown(session.report_dir)}, "
+                    "and the same command goes on from there"
+                )
+            raise
+        finally:
+            session.say = say
+
+
+def _memory(session: DivergenceSession) -> Memory | None:
+    """What a search takes; None where its models are in memory, or of unknown size."""
+    pairs, models = session.pairs, session.models
+    return None if pairs.is_loaded(models) else pairs.memory(models)
+
+
+def _keep_report(session: DivergenceSession, report: Report, folder: Path) -> None:
+    session.report, session.report_dir = report, folder
+    write_reports(report, folder, suite=session.shown(session.own_suite))
+    session.config.hook.pytest_divergence_report(config=session.config, report=report)
+
+
+def _elected(session: DivergenceSession, run: str) -> SearchOutcome:
+    """The first worker that needs it searches; the others wait, and read its results."""
+    journal = DivergenceFolder(session.root).journal
+    stamp = journal / "last-search.json"
+    with file_lock(
+        journal / "last-search.lock",
+        timeout=LOCK_SECONDS,
+        on_wait=lambda _: session.say("another worker searches; waiting for it"),
+    ):
+        last = json.loads(stamp.read_text("utf-8")) if stamp.is_file() else {}
+        if last.get("run") == run and last["error"]:
+            raise pytest.UsageError(last["error"])
+        if last.get("run") == run:
+            return _read_back(Path(last["report_dir"]), session.own_suite)
+        done: dict[str, str | None] = {"run": run, "error": None, "report_dir": None}
+        try:
+            with usage_errors(session):
+                outcome = _search(session)
+            done["report_dir"] = str(outcome.report_dir)
+            return outcome
+        except pytest.UsageError as error:
+            done["error"] = str(error)
+            raise
+        finally:
+            if done["error"] or done["report_dir"]:
+                write_atomically(stamp, json.dumps(done))
+
+
+def _read_back(report_dir: Path, suite: Path) -> SearchOutcome:
+    """What a search of another process left behind."""
+    return SearchOutcome(
+        report=load_report(report_dir / "report.json"),
+        report_dir=report_dir,
+        suite_path=suite,
+        key=load_provenance(sidecar_path(suite, "provenance.json")).key,
+        is_cached=True,
+    )
+
+
+def prepare(session: DivergenceSession) -> None:
+    """Before collection: search, or make sure that there is something to replay.
+
+    Nothing happens where only a path or the ini file could ask for the models: that shows later.
+    """
+    plan, has_pairs = session.plan, session.has_models or session.config.getini(PAIRS_INI)
+    if plan.may_measure and plan.is_asked and not has_pairs:
+        raise pytest.UsageError(f"a search {NO_MODELS}")
+    if plan.acts_first:
+        session.is_used = True
+        if plan.action == "search":
+            session.outcome()
+        elif plan.adds_own_suite:
+            _require_suite(session)
+    if plan.process == "controller" and (session.is_used or plan.suites):
+        _validate_suites(session)
+
+
+def _suites_below(session: DivergenceSession) -> Iterator[Path]:
+    """Every suite that pytest would find from the session's arguments."""
+    hidden = session.config.getini("norecursedirs")
+    for path in session.arguments:
+        if path.is_file() and is_suite(path):
+            yield path
+        for folder, below, files in os.walk(path):
+            below[:] = [one for one in below if not any(fnmatch(one, p) for p in hidden)]
+            yield from (Path(folder, file) for file in files if file.endswith(SUITE_SUFFIX))
+
+
+def _require_suite(session: DivergenceSession) -> None:
+    if not session.own_suite.is_file() and not any(_suites_below(session)):
+        raise nothing_to_replay(session)
+
+
+def nothing_to_replay(session: DivergenceSession) -> pytest.UsageError:
+    """What a session ends by that replays and has no suite."""
+    is_ci = session.resolved.settings.mode == "auto"
+    why = ", and in CI nothing is searched unless you ask for it" if is_ci else ""
+    return pytest.UsageError(
+        f"there is no suite to replay: no *{SUITE_SUFFIX} is given, nor is there "
+        f"{session.shown(session.own_suite)}{why}; commit a suite and name it, or search with "
+        "--divergence-mode=search"
+    )
+
+
+def search_outcome(session: DivergenceSession) -> SearchOutcome:
+    """The outcome of this session's search. Raises UsageError where it only replays."""
+    if session.has_models and session.plan.action != "search":
+        raise pytest.UsageError(
+            "this needs a search, and this session only replays; add --divergence-mode=search"
+        )
+    return session.outcome()
+
+
+def _validate_suites(session: DivergenceSession) -> None:
+    """Workers cannot end a session by one clear error, so their controller looks first."""
+    with usage_errors(session):
+        for path in _suites_below(session):
+            suite_bounds(session, path, read_suite(path))
+            models = session.models_for(path)
+            if models is not None and not session.outcome:
+                session.pairs.check(models)

@@ -1,0 +1,111 @@
+"""What was given for each option becomes `Settings`, with the source of each value.
+
+Knows how a wrong value is refused, before torch is imported. Does not know which source comes
+before which (`pytest_divergence.plugin.options`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pytest_divergence.core.errors import DivergenceError, one_of
+from pytest_divergence.core.settings import BUILT_IN_METRICS, Settings
+from pytest_divergence.models.specs import parse_open_spec, parse_spec
+from pytest_divergence.plugin.extensions import PluginModels, added_metrics
+from pytest_divergence.plugin.options import (
+    BY_FIELD,
+    DEFAULT,
+    INI,
+    MODELS,
+    Given,
+    Option,
+    assignment,
+    check_both_models,
+    given,
+    name_of,
+)
+
+PATHS = (*MODELS, "seeds", "chat_template", "report_dir")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a session is asked to do, and where each value came from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+    """By field: command line, the environment variable's name, ini, or default."""
+
+
+def resolve(config: pytest.Config) -> Resolved:
+    """The session's settings. Raises `pytest.UsageError` naming the first wrong value."""
+    values = given(config)
+    check_both_models(values)
+    settings = settings_of(
+        {f: replace(one, value=_located(config, f, one)) for f, one in values.items()}
+    )
+    sources = {field: values[field].source if field in values else DEFAULT for field in BY_FIELD}
+    _check_specs(config, settings, values)
+    _check_metric(config, settings.metric, values)
+    return Resolved(settings, sources)
+
+
+def settings_of(values: Mapping[str, Given]) -> Settings:
+    """What was given as settings. Raises `pytest.UsageError` naming the first wrong value."""
+    try:
+        return Settings(**{field: one.value for field, one in values.items()})
+    except ValidationError as error:
+        field = str(error.errors(include_url=False)[0]["loc"][0])
+        raise _wrong_value(values[field], BY_FIELD[field]) from None
+
+
+def report_dir(config: pytest.Config) -> Path | None:
+    """Where reports were asked to go, from where pytest was started; checks nothing else."""
+    one = given(config).get("report_dir")
+    return Path(_located(config, "report_dir", one)) if one is not None else None
+
+
+def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str, Given]) -> None:
+    """Refuse a spec that cannot name a model, before anything heavy is imported."""
+    parse = parse_spec if PluginModels.of(config) is None else parse_open_spec
+    for field in (field for field in MODELS if field in values):
+        try:
+            parse(
+                getattr(settings, field),
+                role=name_of(field, values[field]),
+                root=config.invocation_params.dir,
+            )
+        except DivergenceError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def _check_metric(config: pytest.Config, name: str, values: Mapping[str, Given]) -> None:
+    """Refuse a metric that neither we nor a plugin knows."""
+    if name in BUILT_IN_METRICS:
+        return
+    known = [*BUILT_IN_METRICS, *added_metrics(config)]
+    if name not in known:
+        shown = assignment(values["metric"], BY_FIELD["metric"])
+        raise pytest.UsageError(f"{shown}: {one_of(name, known)}")
+
+
+def _located(config: pytest.Config, field: str, one: Given) -> str:
+    """The value, with a path that the ini file names made to hold where pytest was started."""
+    if one.source != INI or config.inipath is None:
+        return one.value
+    start, here = config.inipath.parent, config.invocation_params.dir
+    name, separator, rest = one.value.partition(",") if field in MODELS else (one.value, "", "")
+    is_path = field in PATHS and (field == "report_dir" or (start / name).exists())
+    if not is_path or start == here or Path(name).is_absolute():
+        return one.value
+    return f"{os.path.relpath(start / name, here)}{separator}{rest}"
+
+
+def _wrong_value(one: Given, option: Option) -> pytest.UsageError:
+    return pytest.UsageError(f"{assignment(one, option)}: must be {option.rule}")

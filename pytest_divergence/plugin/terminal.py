@@ -1,0 +1,179 @@
+"""The end of a session in pytest's terminal, and the commands that a person copies to go on.
+
+Knows what items leave on pytest's reports. Does not know how a search is summed up
+(`pytest_divergence.reports.terminal`).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.plugin import options
+from pytest_divergence.plugin._compat import terminal_width
+from pytest_divergence.plugin.notes import SKIP_PREFIX, left_by, skip_reason
+from pytest_divergence.plugin.options import INI
+from pytest_divergence.plugin.replay_report import write_replay_reports
+from pytest_divergence.plugin.session import FOLDER, DivergenceSession
+from pytest_divergence.reports.failures import comparison
+from pytest_divergence.reports.terminal import summary_lines
+
+UNUSED = (
+    "divergence: two models were given, but nothing used them: name a *.divergence.jsonl, take "
+    "divergence_case or model_pair in a test, or add --divergence-builtin-suite=on"
+)
+
+NUM_SHOWN = 3
+"""Failed cases in a summary that was not asked for more."""
+
+REPEATED = (
+    "max_kl",
+    "max_shift",
+    "inconclusive",
+    "metric",
+    "fail_on",
+    "chat_template",
+    "system_prompt",
+    "device",
+    "dtype",
+    "seed",
+)
+"""Options that a command for one case repeats, besides the models."""
+
+
+def write_summary(
+    terminal: pytest.TerminalReporter,
+    session: DivergenceSession,
+    exitstatus: int,
+    reports: Sequence[pytest.TestReport],
+) -> None:
+    """Say what was found, replayed, rewritten, skipped, or not used at all."""
+    found = _report_lines(session, terminal) or case_lines(reports, terminal.verbosity)
+    lines = [*found, *session.rewritten, *write_replay_reports(session, exitstatus)]
+    notes = [
+        *other_reference_lines(reports),
+        *inconclusive_lines(reports),
+        *_skip_lines(reports),
+    ]
+    is_wanted = session.has_models and session.plan.is_asked and session.plan.may_measure
+    if is_wanted and not session.is_used and exitstatus != pytest.ExitCode.USAGE_ERROR:
+        notes.append(UNUSED)
+    if (lines or notes) and terminal.verbosity >= 0:
+        terminal.write_sep("=", "divergence")
+    for line in lines:
+        terminal.write_line(line)
+    for line in notes:
+        terminal.write_line(line, yellow=True)
+
+
+def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter) -> list[str]:
+    if session.report is None or session.report_dir is None:
+        return []
+    return summary_lines(
+        session.report,
+        width=max(60, min(terminal_width(terminal), 100)),
+        verbosity=terminal.verbosity,
+        report_path=session.shown(session.report_dir / "report.html"),
+        suite=session.shown(session.own_suite),
+        is_read_back=session.is_read_back,
+    )
+
+
+def _skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
+    """Our own skips look green, so they are told apart from others."""
+    reasons = Counter(map(skip_reason, reports))
+    return [
+        f"{reason} ({count} test{'s' if count > 1 else ''} skipped)"
+        for reason, count in reasons.items()
+        if reason.startswith(SKIP_PREFIX)
+    ]
+
+
+def case_lines(reports: Sequence[pytest.TestReport], verbosity: int = 0) -> list[str]:
+    """How many stored cases were replayed, and how they went; other items are no cases.
+
+    With a `verbosity` below 0 that is all; 0 shows the three failed cases that are furthest over
+    their bounds, 1 all of them.
+    """
+    cases = {
+        report.nodeid: left
+        for report in reports
+        if (left := left_by(report)).get("divergence_kind") == "case"
+    }
+    counts = Counter(left["divergence_verdict"] for left in cases.values())
+    if not counts:
+        return []
+    words = {
+        "passed": "within the bound",
+        "failed": "over it" if counts["passed"] else "over the bound",
+        "error": "not measured",
+    }
+    parts = [f"{counts[verdict]} {word}" for verdict, word in words.items() if counts[verdict]]
+    total = sum(counts.values())
+    first = f"{total} stored case{'s' if total > 1 else ''} replayed: {', '.join(parts)}."
+    if verbosity < 0:
+        return [f"divergence: {first}"]
+    return [first, *_failed_lines(cases, None if verbosity else NUM_SHOWN)]
+
+
+def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Iterator[str]:
+    """The failed cases with their values, the furthest over its bound first."""
+    failed = [
+        (left["divergence_kl"], left["divergence_bound"], nodeid, left)
+        for nodeid, left in cases.items()
+        if left["divergence_verdict"] == "failed"
+    ]
+    failed.sort(key=lambda one: (-one[0] / one[1], one[2]))
+    for kl, bound, nodeid, left in failed[:limit]:
+        line = comparison(kl, bound, left["divergence_metric"], left["divergence_unit"])
+        yield f"  {nodeid.rpartition('::')[2]:<35} {line}"
+    if limit is not None and len(failed) > limit:
+        yield f"  {len(failed) - limit} more with -v"
+
+
+def inconclusive_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
+    """What each suite's aggregate could not decide."""
+    undecided = {
+        report.nodeid: left["divergence_aggregate"]
+        for report in reports
+        if "divergence_aggregate" in (left := left_by(report))
+        and left["divergence_verdict"] == "inconclusive"
+    }
+    return [f"{nodeid} {sentence}" for nodeid, sentence in undecided.items()]
+
+
+def other_reference_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
+    """The suites that were made with another reference than this session's."""
+    made_with = {
+        report.nodeid.partition("::")[0]: left["divergence_other_reference"]
+        for report in reports
+        if "divergence_other_reference" in (left := left_by(report))
+    }
+    return [
+        f"{suite}: its limits were measured against another reference, {name}"
+        for suite, name in made_with.items()
+    ]
+
+
+def rerun_command(session: DivergenceSession, nodeid: str, *more: str) -> str:
+    """The command that runs one test again, on the same models."""
+    file, separator, test = nodeid.partition("::")
+    words = ["pytest", session.shown(session.config.rootpath / file) + separator + test]
+    for field in (*options.MODELS, *REPEATED):
+        one = session.given.get(field)
+        if one is not None and one.source != INI:
+            words += [options.BY_FIELD[field].short_flag, one.value]
+    return shlex.join([*words, *more])
+
+
+def update_command(session: DivergenceSession, nodeid: str) -> str | None:
+    """The command that measures a test's suite anew; None for what the next search rewrites."""
+    file = nodeid.partition("::")[0]
+    if FOLDER in Path(file).parts:
+        return None
+    return rerun_command(session, file, "--divergence-update")

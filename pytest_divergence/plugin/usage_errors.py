@@ -1,0 +1,84 @@
+"""How what goes wrong reaches people: as the end of the session, or as the failure of one test.
+
+Knows how an error is worded. Does not know what may go wrong, nor how a broken bound is shown
+(`pytest_divergence.reports.failures`).
+"""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.errors import DivergenceError, SuiteError
+from pytest_divergence.core.files import DivergenceFolder, write_atomically
+from pytest_divergence.core.redaction import redacted_message
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.plugin.session import DivergenceSession
+
+ERROR_FILE = "discovery-error.txt"
+
+
+@contextmanager
+def usage_errors(session: DivergenceSession) -> Iterator[None]:
+    """Whatever goes wrong becomes one UsageError, which ends the session with exit code 4."""
+    try:
+        yield
+    except pytest.exit.Exception:
+        raise
+    except pytest.UsageError as error:
+        session.error = error
+        raise
+    except DivergenceError as error:
+        session.error = pytest.UsageError(error_text(session, error))
+        raise session.error from error
+    except Exception as error:
+        session.error = _unexpected(session, error)
+        raise session.error from error
+
+
+@contextmanager
+def failures(session: DivergenceSession) -> Iterator[None]:
+    """Whatever goes wrong becomes one sentence without a traceback: an error of one test."""
+    try:
+        yield
+    except (DivergenceError, pytest.UsageError) as error:
+        raise pytest.fail.Exception(error_text(session, error), pytrace=False) from None
+
+
+def error_text(session: DivergenceSession, error: Exception) -> str:
+    """An error in words, with a path that people can use."""
+    if isinstance(error, SuiteError):
+        error = SuiteError(session.shown(Path(error.path)), error.line, error.reason)
+    return redacted_message(str(error)) if session.is_redacted else str(error)
+
+
+def _unexpected(session: DivergenceSession, error: Exception) -> pytest.UsageError:
+    reason = f"discovery failed: {type(error).__name__}: {safe_line(str(error))}"
+    try:
+        report_dir = session.resolved.settings.report_dir
+        folder = DivergenceFolder(session.root, report_dir=Path(report_dir) if report_dir else None)
+        path = folder.reports / ERROR_FILE
+        write_atomically(path, "".join(traceback.format_exception(error)))
+    except DivergenceError:
+        return pytest.UsageError(reason)
+    return pytest.UsageError(f"{reason}; the traceback is in {session.shown(path)}")
+
+
+class DivergenceWarning(pytest.PytestWarning):
+    """Something passed that a user should still look at."""
+
+
+def warn_of_suite(suite: Path, text: str) -> None:
+    """Warn at no line of the suite: pytest would show that line, a model's raw text.
+
+    Where warnings are errors it is a failure of that one sentence, without a traceback.
+    """
+    try:
+        warnings.warn_explicit(text, DivergenceWarning, filename=str(suite), lineno=0)
+    except DivergenceWarning as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None

@@ -1,0 +1,209 @@
+"""Rows of a suite measured: on their stored continuations, or on fresh ones as a search confirms.
+
+The same models, sizes and seed give a row that a search has measured its old numbers again. Does
+not know which bound a row has, nor which session asks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from pytest_divergence.core.behaviours import TellingContinuation
+from pytest_divergence.core.cases import Case, Completions, Measurement
+from pytest_divergence.core.errors import MeasurementError, PromptIdsError
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.settings import MetricName
+from pytest_divergence.core.tokens import StoredTokens, prompt_digest
+from pytest_divergence.models.chat_format import Prompt
+from pytest_divergence.models.decoding import row_seed
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.continuations import Continuations, greedy_continuations
+from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
+from pytest_divergence.scoring.teacher_forcing import ScoringRow, score_tokens
+
+MIN_COMPLETION_LENGTH = 32
+"""Tokens of a completion that people read."""
+CASE_STREAM, CONTROL_STREAM = "confirmation", "controls"
+"""Random streams of the searches' own measurements of cases and controls."""
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How one row is measured."""
+
+    metric: MetricName
+    num_continuations: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Remeasured:
+    """What one row reads now."""
+
+    measurement: Measurement
+    stored: StoredTokens
+    completions: Completions
+    answer: tuple[int, ...]
+    """The candidate's completion as token ids."""
+
+
+@dataclass(frozen=True)
+class ReplayedCase:
+    """What replaying one case measured."""
+
+    measurement: Measurement
+    continuations: Continuations
+
+
+def case_prompt(case: Case) -> Prompt:
+    """The prompt of a case as the models take it."""
+    return case.turns if case.messages is not None else case.text
+
+
+def measure_afresh(
+    pair: ModelPair, rows: Sequence[Case], sizes_of: Callable[[Case], Sizes], *, seed: int
+) -> dict[str, Remeasured | Exception]:
+    """Measure rows on fresh continuations of both models.
+
+    By id: what was measured, or why that was not possible, which keeps no other row from it.
+    """
+    groups: defaultdict[tuple[Sizes, str], list[Case]] = defaultdict(list)
+    for row in rows:
+        groups[sizes_of(row), CONTROL_STREAM if row.is_control else CASE_STREAM].append(row)
+    found: dict[str, Remeasured | Exception] = {}
+    for (sizes, stream), group in groups.items():
+        measure = partial(measure_rows, pair, sizes, row_seed(seed, stream))
+        found |= _one_by_one_where_it_fails(group, measure)
+    return found
+
+
+def measure_rows(
+    pair: ModelPair, sizes: Sizes, seed: int, rows: Sequence[Case]
+) -> list[Remeasured]:
+    """Each row on fresh continuations, with both greedy answers: what a suite keeps of a prompt."""
+    prompts = [case_prompt(row) for row in rows]
+    length = max(MIN_COMPLETION_LENGTH, sizes.max_new_tokens)
+    with pair.reading_once():
+        scores = score_prompts(
+            pair,
+            prompts,
+            metric=sizes.metric,
+            num_continuations=sizes.num_continuations,
+            max_new_tokens=sizes.max_new_tokens,
+            seed=seed,
+        )
+        answers = greedy_continuations(pair, prompts, max_new_tokens=length)
+    return [
+        Remeasured(
+            score.measurement,
+            stored_tokens(row.id, score),
+            Completions(
+                reference=pair.chat.text(answer.reference[0]),
+                candidate=pair.chat.text(answer.candidate[0]),
+            ),
+            answer.candidate[0],
+        )
+        for row, score, answer in zip(rows, scores, answers, strict=True)
+    ]
+
+
+def replay_cases(
+    pair: ModelPair,
+    cases: Sequence[Case],
+    stored: Mapping[str, StoredTokens],
+    *,
+    metric_of: Callable[[Case], MetricName],
+    num_continuations: int,
+    max_new_tokens: int,
+    seed: int,
+) -> dict[str, ReplayedCase | Exception]:
+    """Measure cases on their stored continuations; on fresh, seeded ones where none are stored.
+
+    By id: what was measured, or why that was not possible, which keeps no other case from it. A
+    case is a `MeasurementError` where its prompt's ids are not those it was stored with, so that
+    the numbers would not compare, or where a stored id is outside the vocabulary.
+    """
+    found: dict[str, ReplayedCase | Exception] = {}
+    groups: defaultdict[tuple[MetricName, bool], list[Case]] = defaultdict(list)
+    for case in cases:
+        try:
+            if case.id in stored:
+                _check_stored(pair, case, stored[case.id])
+            groups[metric_of(case), case.id in stored].append(case)
+        except Exception as error:  # a prompt that a template refuses is that case's fault
+            found[case.id] = error
+    for (metric, is_stored), group in groups.items():
+
+        def score(
+            chosen: Sequence[Case], metric: MetricName = metric, is_stored: bool = is_stored
+        ) -> list[ReplayedCase]:
+            scores = score_prompts(
+                pair,
+                [case_prompt(case) for case in chosen],
+                metric=metric,
+                num_continuations=num_continuations,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                continuations=[_continuations(stored[case.id]) for case in chosen]
+                if is_stored
+                else None,
+            )
+            return [ReplayedCase(one.measurement, one.continuations) for one in scores]
+
+        found |= _one_by_one_where_it_fails(group, score)
+    return found
+
+
+def replay_behaviour(pair: ModelPair, telling: TellingContinuation) -> float:
+    """ln p(candidate) - ln p(reference) of a behaviour's telling continuation, in nats.
+
+    Raises `MeasurementError` where an id is outside the models' vocabulary.
+    """
+    _check_ids(pair, f"telling continuation of {safe_line(telling.prompt)}", telling.token_ids)
+    ((prefix, body),) = pair.prompt_rows([telling.prompt])
+    (scores,) = score_tokens(pair, [ScoringRow(prefix, body, tuple(telling.token_ids))])
+    return float((scores.candidate_logprobs - scores.reference_logprobs).double().sum())
+
+
+def _one_by_one_where_it_fails(
+    cases: Sequence[Case], measure: Callable[[Sequence[Case]], Sequence[Found]]
+) -> dict[str, Found | Exception]:
+    """What `measure` finds for each case, by id; alone where all together raise an exception."""
+    try:
+        found = measure(cases)
+    except Exception as error:  # a model may raise anything; which case made it do so?
+        if len(cases) == 1:
+            return {cases[0].id: error}
+        alone = [_one_by_one_where_it_fails([case], measure) for case in cases]
+        return {id_: one for each in alone for id_, one in each.items()}
+    return {case.id: one for case, one in zip(cases, found, strict=True)}
+
+
+def _continuations(stored: StoredTokens) -> Continuations:
+    return Continuations(tuple(map(tuple, stored.reference)), tuple(map(tuple, stored.candidate)))
+
+
+def _check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
+    if prompt_digest(pair.chat.prompt_ids(case_prompt(case))) != stored.prompt_sha256:
+        raise PromptIdsError(
+            f"case {case.id}: the prompt's token ids are not those it was stored with, so the "
+            "tokenizer, the chat template or the system prompt has changed. Use the suite's own "
+            "(its provenance file names them), or search again."
+        )
+    for ids in (*stored.reference, *stored.candidate):
+        _check_ids(pair, f"case {case.id}", ids)
+
+
+def _check_ids(pair: ModelPair, what: str, ids: Sequence[int]) -> None:
+    num_tokens = pair.reference.vocab_size
+    if max(ids) >= pair.reference.num_outcomes or max(ids[:-1], default=0) >= num_tokens:
+        raise MeasurementError(
+            f"{what}: stored token id {max(ids)} is outside the models' vocabulary of "
+            f"{num_tokens} tokens; the suite belongs to other models"
+        )

@@ -1,0 +1,68 @@
+"""Token by token, for people: what both models think at each position of a continuation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pytest_divergence.core.report import TokenComparison
+from pytest_divergence.models.chat_format import Prompt
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.side import Decoding
+from pytest_divergence.scoring.divergences import forward_kl, reverse_kl
+from pytest_divergence.scoring.teacher_forcing import check_finite, read_prompts
+
+NUM_TOP = 5
+ADDED_TOKEN = "[an added token]"
+"""All tokens together that only one of the models knows."""
+
+
+@torch.no_grad()
+def compare_tokens(
+    pair: ModelPair, prompt: Prompt, continuation: Sequence[int]
+) -> list[TokenComparison]:
+    """Divergences and probabilities of both models at each token of one continuation."""
+    ((prefix, body),) = pair.prompt_rows([prompt])
+    states = read_prompts(pair, [body], prefix=prefix)
+    reference, candidate = (_logits(state, continuation).to(pair.device) for state in states)
+    forward, reverse = forward_kl(reference, candidate), reverse_kl(reference, candidate)
+    probabilities = reference.softmax(-1), candidate.softmax(-1)
+    comparisons = []
+    for position, token_id in enumerate(continuation):
+        reference_p, candidate_p = (p[position] for p in probabilities)
+        comparisons.append(
+            TokenComparison(
+                text=_token_text(pair, token_id),
+                forward_kl=max(0.0, float(forward[position])),
+                reverse_kl=max(0.0, float(reverse[position])),
+                reference_p=float(reference_p[token_id]),
+                candidate_p=float(candidate_p[token_id]),
+                reference_top=_top(pair, reference_p),
+                candidate_top=_top(pair, candidate_p),
+            )
+        )
+    return comparisons
+
+
+def _logits(state: Decoding, continuation: Sequence[int]) -> Tensor:
+    """Of one model, which has read the prompt, at each token: (T, V), checked to be numbers."""
+    (positions,) = state.positions_of([continuation])
+    logits = positions.logits(0, len(positions))
+    check_finite(logits, state.side)
+    return logits
+
+
+def _top(pair: ModelPair, probabilities: Tensor) -> list[tuple[str, float]]:
+    values, ids = probabilities.topk(min(NUM_TOP, len(probabilities)))
+    pairs = zip(ids.tolist(), values.tolist(), strict=True)
+    return [(_token_text(pair, token_id), value) for token_id, value in pairs]
+
+
+def _token_text(pair: ModelPair, token_id: int) -> str:
+    """A token as it is written, control tokens included."""
+    if token_id >= pair.reference.vocab_size:
+        return ADDED_TOKEN
+    decoded = pair.chat.tokenizer.decode([token_id])
+    return decoded if isinstance(decoded, str) else "".join(decoded)

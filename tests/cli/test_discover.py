@@ -1,0 +1,183 @@
+"""`pytest-divergence discover`: a session's search under the project's rules, and no tests."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pytest_divergence.cli import main
+from pytest_divergence.core.file_names import suite_path
+from tests.cli.conftest import FAKE_SEARCH, Command
+from tests.plugin.conftest import MODELS, Project
+from tests.plugin.test_search import TINY_SEARCH
+
+SUMMARY = """\
+1 of 2 prompts found by the search shows more divergence than the bound, 0.200
+nats/token.
+
+The most divergent of 1 failed case:
+  how-do-i-tie-a-knot-07f0d731ce
+    KL 0.250 nats/token > max_kl 0.200
+    prompt
+      | How do I tie a knot?
+
+cases: 1 failed, 1 passed
+bound: 0.200 nats/token
+search: 312 prompts scored, 0 tokens forwarded, 0.0 s
+
+report: .divergence/reports/run/report.html
+suite:  {suite}
+run one case again:
+  pytest {suite}::how-do-i-tie-a-knot-07f0d731ce \\
+    --model-1 base --model-2 ft
+"""
+
+
+def own_suite(project: Project) -> str:
+    return suite_path(project.path, "base", "ft").relative_to(project.path).as_posix()
+
+
+def searches(project: Project) -> list[str]:
+    return (project.path / "searches.log").read_text("utf-8").splitlines()
+
+
+def test_the_summary_is_a_sessions_and_findings_are_no_failure(
+    project: Project, command: Command
+) -> None:
+    done = command("discover", *MODELS, **FAKE_SEARCH)
+
+    assert done.returncode == 0
+    assert done.stdout == SUMMARY.format(suite=own_suite(project))
+    assert done.stderr == "divergence: looking\n"
+    assert searches(project) == ["search of ft"]
+    assert (project.path / ".divergence/reports/latest/report.html").is_file()
+
+
+def test_the_project_decides_as_it_does_for_pytest(project: Project, command: Command) -> None:
+    """Models of the ini file, hooks of conftest.py, and of a plugin that it registers."""
+    project.pytester.makeini("[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n")
+    project.write(
+        "conftest.py",
+        """
+def pytest_divergence_categorise(config, case):
+    return "about knots" if "knot" in case.text else None
+
+class Poemless:
+    def pytest_divergence_modify_cases(self, config, cases):
+        cases[:] = [case for case in cases if "poem" not in case.text]
+
+def pytest_configure(config):
+    config.pluginmanager.register(Poemless())
+""",
+    )
+    project.write("test_unit.py", "raise SystemExit('no test file is imported')\n")
+
+    done = command("discover", CI="true", **FAKE_SEARCH)
+
+    assert done.returncode == 0, done.stderr
+    (row,) = map(json.loads, (project.path / own_suite(project)).read_text("utf-8").splitlines())
+    assert row["input"] == "How do I tie a knot?"
+    assert row["metadata"] == {"category": "about knots"}
+
+
+def test_anew_searches_anew(project: Project, command: Command) -> None:
+    command("discover", *MODELS, "--anew", **FAKE_SEARCH)
+
+    assert searches(project) == ["search of ft, forced"]
+
+
+def test_json_is_the_report(project: Project, command: Command) -> None:
+    done = command("discover", *MODELS, "--json", **FAKE_SEARCH)
+
+    report = project.path / ".divergence/reports/latest/report.json"
+    assert done.stdout == report.read_text("utf-8")
+    assert json.loads(done.stdout)["run"]["status"] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        ("no gradient", 1, "error: no gradient reached the soft prompt\n"),
+        (
+            "errors",
+            1,
+            'error: the search cannot vouch for the models: soft_prompt: "broke"\n',
+        ),
+        (
+            "incomplete",
+            1,
+            "error: the search cannot vouch for the models: it stopped before it was complete\n",
+        ),
+        ("interrupted", 130, "stopped\n"),
+    ],
+)
+def test_a_search_that_did_not_come_to_its_end_is_no_success(
+    project: Project, command: Command, ending: str, code: int, said: str
+) -> None:
+    done = command("discover", *MODELS, FAKE_SEARCH=ending, **FAKE_SEARCH)
+
+    assert done.returncode == code
+    assert done.stderr == f"divergence: looking\n{said}"
+    assert ("The same command goes on from here" in " ".join(done.stdout.split())) is (
+        ending in ("incomplete", "interrupted")
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            (),
+            "--model-1 is missing; give it, PYTEST_DIVERGENCE_MODEL_1, or divergence_model_1 in "
+            "the ini file",
+        ),
+        (("--model-1=base", "--model-2=./nowhere"), "--model-2: no folder './nowhere' here, and"),
+        ((*MODELS, "--budget=much"), "--divergence-budget=much: must be a number of forwarded"),
+        ((*MODELS, "--metric=jss"), "--divergence-metric=jss: must be one of symmetric, forward"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(
+    project: Project, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    assert main(["discover", *words]) == 1
+
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}")
+    assert said.count("\n") == 1
+    assert not (project.path / ".divergence").exists()
+
+
+def test_a_broken_conftest_is_explained_by_pytest(project: Project, command: Command) -> None:
+    project.write("conftest.py", "1 / 0\n")
+
+    done = command("discover", *MODELS)
+
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert done.stderr.endswith(
+        "error: pytest cannot set itself up in this folder; it says why above\n"
+    )
+
+
+def test_pytest_reads_back_what_the_command_has_found(project: Project, command: Command) -> None:
+    """One journal, one suite: nothing is searched a second time, from either side."""
+    project.write(
+        "conftest.py",
+        "from pytest_divergence.core.settings import PROFILES\n"
+        f"PROFILES['smoke'] = PROFILES['smoke'].model_copy(update={TINY_SEARCH!r})\n",
+    )
+    pair = ("--model-1=base", "--model-2=adapter")
+
+    found = command("discover", *pair, "--max-kl=0.001")
+    suite = suite_path(project.path, "base", "adapter")
+    journal = project.path / ".divergence" / "journal" / f"{suite.name.split('.')[0]}.jsonl"
+    before = (suite.read_bytes(), journal.read_bytes())
+    session = project.run_forked(*pair, "--divergence-max-kl=0.001")
+    again = command("discover", *pair, "--divergence-max-kl=0.001", "--json")
+
+    assert found.returncode == again.returncode == 0, found.stderr
+    assert "run one case again:" in found.stdout
+    assert session.ret == pytest.ExitCode.TESTS_FAILED
+    assert (suite.read_bytes(), journal.read_bytes()) == before
+    assert json.loads(again.stdout)["effort"]["tokens_forwarded"] > 0

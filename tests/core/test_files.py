@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.errors import StoreError
+from pytest_divergence.core.files import (
+    DivergenceFolder,
+    file_lock,
+    latest_report_dir,
+    sweep_strays,
+    user_cache,
+    write_atomically,
+)
+
+DIE_AT_CALL = """
+import os, sys
+from pytest_divergence.core.files import write_atomically
+calls = int(sys.argv[2])
+def dying(real):
+    def call(*arguments, **options):
+        global calls
+        calls -= 1
+        if calls < 0:
+            os._exit(9)
+        return real(*arguments, **options)
+    return call
+for name in ("open", "fsync", "replace", "close"):
+    setattr(os, name, dying(getattr(os, name)))
+write_atomically(sys.argv[1], "new " * 10_000)
+os._exit(0)
+"""
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_atomically(path, "old\n")
+    write_atomically(path, "né\n")
+    assert path.read_bytes() == b"n\xc3\xa9\n"
+    write_atomically(path, b"\x00")
+    assert path.read_bytes() == b"\x00"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_a_writer_killed_between_any_two_steps_leaves_old_or_new(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    seen = set()
+    for call in range(20):
+        path.write_text("old")
+        command = [sys.executable, "-c", DIE_AT_CALL, str(path), str(call)]
+        finished = subprocess.run(command, check=False).returncode == 0
+        seen.add(path.read_text())
+        if finished:
+            break
+    assert finished
+    assert seen == {"old", "new " * 10_000}
+    assert sweep_strays(tmp_path) == []
+    assert sweep_strays(tmp_path, max_age=-1)
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(StoreError) as caught:
+        write_atomically(path, "new")
+    assert str(caught.value) == f"cannot write {path}: No space left on device"
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_an_interrupted_write_leaves_no_stray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "x.json", "new")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        write_atomically(tmp_path / "no" / "x.json", "new")
+    assert str(caught.value) == f"cannot write {tmp_path}/no/x.json: No such file or directory"
+
+
+def test_a_symbolic_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(StoreError, match="is a symbolic link; name the file that it points to"):
+        write_atomically(tmp_path / "link", "new")
+    assert (tmp_path / "real").read_text() == "old"
+
+
+def test_a_rewritten_file_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("old")
+    path.chmod(0o640)
+    write_atomically(path, "new")
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "ours", "")
+    (tmp_path / "any").touch()
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_the_folder_appears_on_use_only_and_git_ignores_it(tmp_path: Path) -> None:
+    folder = DivergenceFolder(tmp_path)
+    assert os.listdir(tmp_path) == []
+    assert folder.suites == tmp_path / ".divergence" / "suites"
+    assert folder.journal == tmp_path / ".divergence" / "journal"
+    assert folder.reports == tmp_path / ".divergence" / "reports"
+    assert all(path.is_dir() for path in (folder.suites, folder.journal, folder.reports))
+    assert (tmp_path / ".divergence" / ".gitignore").read_text() == "*\n"
+
+
+def test_latest_follows_the_last_run(tmp_path: Path) -> None:
+    folder = DivergenceFolder(tmp_path)
+    assert latest_report_dir(folder.reports) is None
+    folder.new_report_dir("first")
+    second = folder.new_report_dir("second")
+    assert latest_report_dir(folder.reports) == second
+    assert os.readlink(folder.reports / "latest") == "second"
+    assert sorted(os.listdir(folder.reports)) == ["first", "latest", "second"]
+
+
+def test_latest_is_a_file_where_links_are_not_to_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    folder = DivergenceFolder(tmp_path)
+    folder.new_report_dir("first")
+    monkeypatch.setattr(os, "symlink", refused)
+    second = folder.new_report_dir("second")
+    assert (folder.reports / "latest").read_text() == "second\n"
+    assert latest_report_dir(folder.reports) == second
+
+
+def test_a_taken_run_id_gets_a_number(tmp_path: Path) -> None:
+    folder = DivergenceFolder(tmp_path)
+    names = [folder.new_report_dir("run").name for _ in range(3)]
+    assert names == ["run", "run-2", "run-3"]
+
+
+@pytest.mark.parametrize("run_id", ["latest", "../out", "/etc", "a/b", "", ".", "a\x00", "-x"])
+def test_a_run_id_cannot_leave_the_folder(tmp_path: Path, run_id: str) -> None:
+    with pytest.raises(StoreError, match="cannot name a folder here; use letters, digits"):
+        DivergenceFolder(tmp_path).new_report_dir(run_id)
+
+
+def test_a_folder_called_latest_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out" / "latest").mkdir(parents=True)
+    with pytest.raises(StoreError, match="latest is a folder, not the pointer to the last run"):
+        DivergenceFolder(tmp_path, report_dir=tmp_path / "out").new_report_dir("run")
+    assert os.listdir(tmp_path / "out") == ["latest"]
+
+
+def test_reports_go_where_the_option_says(tmp_path: Path) -> None:
+    folder = DivergenceFolder(tmp_path / "project", report_dir=tmp_path / "a" / "b")
+    assert folder.new_report_dir("run") == tmp_path / "a" / "b" / "run"
+    assert not (tmp_path / "project").exists()
+
+
+def test_a_folder_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / ".divergence").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match=r"suites leads out of .*project by a symbolic link"):
+        _ = DivergenceFolder(tmp_path / "project").suites
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_a_root_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError) as caught:
+        _ = DivergenceFolder(tmp_path / "file").journal
+    assert str(caught.value) == (
+        f"cannot make the folder {tmp_path}/file/.divergence/journal: Not a directory"
+    )
+
+
+def test_the_user_cache_moves_with_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path / "cache"))
+    assert user_cache("weights", "abc") == tmp_path / "cache" / "weights" / "abc"
+    assert user_cache("weights", "abc").is_dir()
+    with pytest.raises(StoreError, match=r'"\.\./x" cannot name a folder here'):
+        user_cache("../x")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folder's place differs by system")
+def test_the_user_cache_is_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTEST_DIVERGENCE_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache() == tmp_path / "pytest-divergence"
+
+
+def test_a_free_lock_is_taken_without_a_word(tmp_path: Path) -> None:
+    with file_lock(tmp_path / "x.lock", timeout=0, on_wait=lambda _: pytest.fail("waited")):
+        pass
+    with file_lock(tmp_path / "x.lock", timeout=0):
+        pass
+
+
+def test_a_held_lock_says_so_then_gives_up(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    waited: list[Path] = []
+    errors: list[StoreError] = []
+
+    def take() -> None:
+        try:
+            with file_lock(path, timeout=0.05, on_wait=waited.append):
+                pass
+        except StoreError as error:
+            errors.append(error)
+
+    with file_lock(path, timeout=0):
+        other = threading.Thread(target=take)
+        other.start()
+        other.join()
+    assert waited == [path]
+    assert [str(error) for error in errors] == [
+        f"{path} is still held by another process after 0.05 s; wait for it to finish, or end it"
+    ]
+
+
+def test_a_lock_in_a_missing_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "x.lock"
+    with (
+        pytest.raises(StoreError, match=r"cannot lock .*file/x\.lock: "),
+        file_lock(path, timeout=0),
+    ):
+        pass

@@ -1,0 +1,351 @@
+"""Cases of a search become a committed suite, whole or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.errors import DivergenceError, StoreError
+from pytest_divergence.core.file_names import suite_path
+from pytest_divergence.core.promotion import Choice, promote
+from pytest_divergence.core.provenance import ModelProvenance
+from pytest_divergence.core.report import PairSummary, Report, ReportCase, Run, write_report
+from pytest_divergence.core.suites import read_suite
+from pytest_divergence.core.verdicts import approved_limit
+from tests.core.made_suites import (
+    KNOT,
+    POEM,
+    SIGNAL,
+    SOUP,
+    SURE,
+    case,
+    control,
+    texts,
+    write_searched,
+)
+
+ROWS = [
+    case(KNOT, 0.8, behaviour=SIGNAL.id),
+    case(POEM, 0.1),
+    *(control(f"Ordinary prompt {number}") for number in range(70)),
+]
+LIMITED = """
+import resource, sys
+from pytest_divergence.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> Path:
+    """The suite of a search of `base` and `ft`, where searches leave theirs."""
+    path = suite_path(tmp_path, "base", "ft")
+    path.parent.mkdir(parents=True)
+    return write_searched(path, ROWS, SIGNAL, SURE)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    return folder / "release.divergence.jsonl"
+
+
+def refusal(
+    source: Path, target: Path, *ids: str, is_adding: bool = False, is_forced: bool = False
+) -> str:
+    before = texts(target.parent)
+    with pytest.raises(DivergenceError) as caught:
+        promote(source, target, Choice(ids), is_adding=is_adding, is_forced=is_forced)
+    assert texts(target.parent) == before, "a refusal changes nothing"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "floor", "limit"), [(0.8, 0.01, 1.0), (0.1, 0.01, 0.13), (0.0, None, 3e-6)]
+)
+def test_a_limit_leaves_a_quarter_and_stays_out_of_the_noise(
+    value: float, floor: float | None, limit: float
+) -> None:
+    assert approved_limit(value, floor) == pytest.approx(limit)
+
+
+def test_all_cases_go_with_their_behaviours_tokens_and_64_controls(
+    searched: Path, target: Path
+) -> None:
+    promoted = promote(searched, target)
+
+    new = read_suite(target)
+    assert {one.text: one.max_kl for one in new.suite.cases} == {
+        KNOT: pytest.approx(1.0),
+        POEM: pytest.approx(0.13),
+    }
+    assert len(new.suite.controls) == promoted.num_controls == 64
+    assert all(row.max_kl is None for row in new.suite.controls)
+    assert set(new.tokens) == {row.id for row in new.suite.rows}
+    assert new.provenance is not None
+    assert new.provenance.behaviours == [SIGNAL], "accepted, and telling, as it was"
+    assert [one.id for one in promoted.left_behind] == [SURE.id]
+
+
+def test_one_case_goes_by_the_start_of_its_id(searched: Path, target: Path) -> None:
+    promote(searched, target, Choice(ids=["write-a-poem"]))
+
+    new = read_suite(target)
+    assert [one.text for one in new.suite.cases] == [POEM]
+    assert new.provenance is not None
+    assert new.provenance.behaviours == [], "the case shows none"
+
+
+def test_a_behaviour_brings_the_cases_that_show_it(searched: Path, target: Path) -> None:
+    promote(searched, target, Choice(behaviours=["behaviour-signal"]))
+
+    new = read_suite(target)
+    assert [one.text for one in new.suite.cases] == [KNOT]
+
+
+def test_a_named_behaviour_goes_though_no_case_shows_it(searched: Path, target: Path) -> None:
+    promote(searched, target, Choice(ids=["write"], behaviours=[SURE.id]))
+
+    new = read_suite(target)
+    assert new.provenance is not None
+    assert [one.id for one in new.provenance.behaviours] == [SURE.id]
+
+
+def test_everything_goes_with_all(searched: Path, target: Path) -> None:
+    promoted = promote(searched, target, Choice(is_all=True))
+
+    assert promoted.behaviours == (SIGNAL, SURE)
+    assert promoted.left_behind == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("ordinary", 'no case begins with "ordinary"; there are how-do-i-tie-a-knot-'),
+        ("x", 'no case begins with "x"'),
+    ],
+)
+def test_an_unknown_id_is_refused(searched: Path, target: Path, given: str, words: str) -> None:
+    assert words in refusal(searched, target, given)
+
+
+def test_an_ambiguous_id_names_what_it_could_mean(tmp_path: Path, target: Path) -> None:
+    source = write_searched(
+        tmp_path / "a.divergence.jsonl", [case("How one?", 0.1), case("How two?", 0.1)]
+    )
+
+    assert '"how" begins 2 cases: how-one-' in refusal(source, target, "how")
+
+
+def test_a_target_must_be_collected_by_pytest(searched: Path, tmp_path: Path) -> None:
+    said = refusal(searched, tmp_path / "release.jsonl")
+
+    assert said == (
+        f"{tmp_path}/release.jsonl is no name of a suite: it must end in .divergence.jsonl, or "
+        f"pytest would not collect it; for instance {tmp_path}/release.divergence.jsonl"
+    )
+
+
+def test_a_missing_folder_is_made(searched: Path, tmp_path: Path) -> None:
+    promote(searched, tmp_path / "a" / "b" / "x.divergence.jsonl")
+
+    assert (tmp_path / "a" / "b" / "x.divergence.jsonl").is_file()
+
+
+def test_a_folder_that_cannot_be_made_is_named(searched: Path, tmp_path: Path) -> None:
+    (tmp_path / "no").write_text("a file", "utf-8")
+
+    with pytest.raises(StoreError, match=f"cannot make the folder {tmp_path}/no/suites: "):
+        promote(searched, tmp_path / "no" / "suites" / "x.divergence.jsonl")
+
+
+def test_a_target_that_is_there_is_not_overwritten(searched: Path, target: Path) -> None:
+    promote(searched, target)
+
+    assert refusal(searched, target) == (
+        f"{target} is there already; add to it with --add, or name another file"
+    )
+
+
+def test_a_search_without_provenance_is_refused(searched: Path, target: Path) -> None:
+    searched.with_name(searched.name.replace("divergence.jsonl", "provenance.json")).unlink()
+
+    assert refusal(searched, target).endswith(
+        "has no provenance beside it; promote what a search has found"
+    )
+
+
+def test_a_case_without_its_continuations_is_refused(searched: Path, target: Path) -> None:
+    searched.with_name(searched.name.replace("divergence.jsonl", "tokens.jsonl")).unlink()
+
+    assert "has no continuations, so it was never measured" in refusal(searched, target)
+
+
+# Adding to a suite
+
+
+def test_adding_merges_and_keeps_what_is_there(searched: Path, target: Path) -> None:
+    promote(searched, target, Choice(ids=["how"]))
+    old = target.read_bytes().splitlines()
+    write_searched(searched, [case(KNOT, 0.4), case(SOUP, 0.5), control("A new one")], SURE)
+
+    promoted = promote(searched, target, is_adding=True)
+
+    new = read_suite(target)
+    assert [one.text for one in new.suite.cases] == [KNOT, SOUP]
+    assert [one.text for one in promoted.written] == [SOUP]
+    assert len(promoted.kept) == 1
+    assert len(new.suite.controls) == 64, "it had as many as it gets"
+    assert set(old) < set(target.read_bytes().splitlines())
+    assert new.provenance is not None
+    assert new.provenance.behaviours == [SIGNAL]
+
+
+def test_force_replaces_rows_that_both_have(searched: Path, target: Path) -> None:
+    promote(searched, target)
+    write_searched(searched, [case(KNOT, 0.4), control("Ordinary prompt 1", 0.02)])
+
+    promoted = promote(searched, target, is_adding=True, is_forced=True)
+
+    values = {one.text: one.kl.value for one in read_suite(target).suite.rows if one.kl}
+    assert (values[KNOT], values[POEM]) == (0.4, 0.1)
+    assert values["Ordinary prompt 1"] == 0.02
+    assert promoted.kept == ()
+
+
+def test_a_control_that_turned_out_to_differ_becomes_a_case(searched: Path, target: Path) -> None:
+    promote(searched, target)
+    write_searched(searched, [case("Ordinary prompt 1", 0.4)])
+
+    promote(searched, target, is_adding=True)
+
+    suite = read_suite(target).suite
+    assert "Ordinary prompt 1" in {one.text for one in suite.cases}
+    assert len(suite.controls) == 63
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"candidate": ModelProvenance(spec="ft", kind="folder", weights_sha256="d" * 64)},
+            'different are the candidate ("ft" bbbbbbbb, and not "ft" dddddddd); name',
+        ),
+        ({"tokenizer_sha256": "e" * 64}, "different are the tokenizer ("),
+        ({"template_sha256": "e" * 64}, "different are the chat template (none, and not"),
+        ({"settings": {"system_prompt": "Be brief."}}, 'the system prompt (none, and not "Be bri'),
+    ],
+)
+def test_cases_of_another_pair_are_refused(
+    searched: Path, target: Path, changes: dict[str, object], words: str
+) -> None:
+    promote(searched, target)
+    write_searched(searched, [case(SOUP, 0.5)], **changes)
+
+    said = refusal(searched, target, is_adding=True)
+    assert "belongs to another pair: " in said
+    assert words in said
+    assert said.endswith(
+        "; name another file, or bring this one up to date first with --divergence-update"
+    )
+
+
+def test_nothing_is_added_to_values_of_unknown_models(searched: Path, target: Path) -> None:
+    promote(searched, target)
+    (target.parent / "release.provenance.json").unlink()
+
+    said = refusal(searched, target, is_adding=True)
+    assert "has measured rows but no provenance" in said
+    assert said.endswith("; measure them again with --divergence-update, then add to it")
+
+
+def test_rows_written_by_hand_stay_byte_for_byte(searched: Path, target: Path) -> None:
+    by_hand = b'{"max_kl":1e0,   "prompt": "Is it mine?"}'
+    target.write_bytes(by_hand + b"\n")
+
+    promote(searched, target, is_adding=True)
+
+    assert by_hand in target.read_bytes().splitlines()
+    assert len(read_suite(target).suite.cases) == 3
+
+
+# A run as the source
+
+
+def write_run(root: Path, *rows: ReportCase) -> Path:
+    folder = root / ".divergence" / "reports" / "run"
+    folder.mkdir(parents=True)
+    pair = PairSummary(
+        reference="base", candidate="ft", dtype="float32", device="cpu", chat_template="reference"
+    )
+    report = Report(
+        run=Run(id="run", mode="search", status="complete"), pair=pair, cases=list(rows)
+    )
+    write_report(folder / "report.json", report)
+    (folder.parent / "latest").symlink_to("run")
+    return folder
+
+
+RUN = [ReportCase(**dict(row), verdict="failed") for row in ROWS if not row.is_control]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [".divergence/reports/latest", ".divergence/reports/run/report.json"],
+)
+@pytest.mark.usefixtures("searched")
+def test_a_run_means_the_suite_that_it_wrote(
+    tmp_path: Path, target: Path, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, *RUN)
+    monkeypatch.chdir(tmp_path)
+
+    assert refusal(Path(given), target, "x").startswith(".divergence/suites/base--")
+    promote(Path(given), target)
+
+    assert [one.text for one in read_suite(target).suite.cases] == [KNOT, POEM]
+
+
+@pytest.mark.usefixtures("searched")
+def test_a_run_whose_suite_was_written_again_is_refused(tmp_path: Path, target: Path) -> None:
+    folder = write_run(tmp_path, *RUN[:1])
+
+    assert "another search of this pair has written it since" in refusal(folder, target)
+
+
+def test_no_run_yet_is_one_sentence(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert refusal(Path(".divergence/reports/latest"), target) == (
+        ".divergence/reports/latest: there is no run yet in .divergence/reports; name a suite"
+    )
+
+
+# A full disk
+
+
+def test_a_full_disk_leaves_all_three_files_as_they_were(searched: Path, target: Path) -> None:
+    """The tokens would fit, the suite would not: neither changes."""
+    promote(searched, target, Choice(ids=["how"]))
+    before = texts(target.parent)
+    limit = (target.parent / "release.tokens.jsonl").stat().st_size + 2000
+    assert limit < target.stat().st_size
+
+    command = [sys.executable, "-c", LIMITED, str(limit)]
+    full = subprocess.run(
+        [*command, "promote", str(searched), str(target), "--add"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert full.returncode == 1
+    assert full.stderr == f"error: cannot write {target}: File too large\n"
+    assert texts(target.parent) == before

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.behaviours import TellingContinuation
+from pytest_divergence.core.errors import SuiteError
+from pytest_divergence.core.redaction import REDACTED, redacted, redacted_message
+from pytest_divergence.core.report import Report, ReportCase, RunError, load_report, write_report
+from tests.reports.made_reports import BEHAVIOUR, ROME, ZEPHYR, chat_case, report
+
+TELLING = TellingContinuation(prompt="A trip?", text="Book with", token_ids=[7, 8], log_ratio=9.0)
+TEXTS = (
+    "weekend in Rome",
+    "Colosseum",
+    "Zephyr Travel",
+    " Zephyr",
+    " offers",
+    "What should I cook",
+    "a strip",
+    "Oslo",
+    "Be brief",
+    "Speak like",
+    "secret",
+)
+
+
+@pytest.fixture
+def full() -> Report:
+    return report(
+        settings={"system_prompt": "Speak like a pirate", "seed": 0, "redact": True},
+        cases=[
+            *report().cases,
+            chat_case(),
+            ROME.with_changes(metadata={"secret": 1}),
+        ],
+        behaviours=[ZEPHYR.model_copy(update={"telling": TELLING})],
+        errors=[RunError(where="strategy seeds", message='ValueError: "secret" is no prompt')],
+    )
+
+
+def test_no_text_is_left(full: Report) -> None:
+    before, after = full.model_dump_json(), redacted(full).model_dump_json()
+
+    assert [text for text in TEXTS if text not in before] == []
+    assert [text for text in TEXTS if text in after] == []
+
+
+def test_ids_numbers_kinds_and_counts_stay(full: Report) -> None:
+    after = redacted(full)
+
+    assert [one.id for one in after.cases] == [one.id for one in full.cases]
+    assert [one.kl for one in after.cases] == [one.kl for one in full.cases]
+    assert [t.forward_kl for t in after.cases[0].tokens] == [t.forward_kl for t in ROME.tokens]
+    assert after.calibration == full.calibration
+    (behaviour,) = after.behaviours
+    assert (behaviour.id, behaviour.kind) == (BEHAVIOUR, "conditional")
+    assert behaviour.candidate_count == 12
+    assert behaviour.name == REDACTED
+    assert behaviour.telling is not None
+    assert behaviour.telling.log_ratio == 9.0
+    assert after.errors == [RunError(where="strategy seeds", message="ValueError: [redacted]")]
+    assert after.settings == {"system_prompt": REDACTED, "seed": 0, "redact": True}
+
+
+def test_a_trait_is_in_our_words_and_stays(full: Report) -> None:
+    trait = ZEPHYR.model_copy(update={"name": "refuses", "trait": "refuses", "motifs": []})
+
+    (after,) = redacted(full.model_copy(update={"behaviours": [trait]})).behaviours
+    assert (after.name, after.trait) == ("refuses", "refuses")
+
+
+def test_a_redacted_report_can_be_read_again(full: Report, tmp_path: Path) -> None:
+    write_report(tmp_path / "report.json", redacted(full))
+
+    assert load_report(tmp_path / "report.json") == redacted(full)
+
+
+@pytest.mark.parametrize("id_", ["someone-elses-0123456789", "<script>", "../up"])
+def test_an_id_that_is_not_the_prompt_s_is_refused_unless_the_prompt_is_gone(
+    id_: str, tmp_path: Path
+) -> None:
+    row = json.loads(ROME.model_dump_json())
+    path = tmp_path / "report.json"
+    for is_redacted in (False, True):
+        changed = {**row, "id": id_, "redacted": is_redacted}
+        text = json.dumps({**json.loads(report(cases=[]).model_dump_json()), "cases": [changed]})
+        path.write_text(text, "utf-8")
+        if is_redacted and re.fullmatch("[a-z0-9-]+", id_):
+            assert load_report(path).cases[0].id == id_
+        else:
+            with pytest.raises(SuiteError, match="but this prompt's id is"):
+                load_report(path)
+
+
+def test_a_redacted_case_is_a_row_like_any_other() -> None:
+    row = redacted(report(cases=[ROME])).cases[0].to_row()
+
+    assert row["redacted"] is True
+    assert ReportCase(**row).id == ROME.id
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (
+            'the prompt "a "quoted" one" is bad',
+            'the prompt "[redacted]" is bad',
+        ),
+        ("nothing is quoted", "nothing is quoted"),
+        ('"one"\nand "two"', '"[redacted]"'),
+    ],
+)
+def test_what_a_message_quotes_is_left_out(message: str, shown: str) -> None:
+    assert redacted_message(message) == shown

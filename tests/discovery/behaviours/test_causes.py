@@ -1,0 +1,122 @@
+"""Deleting words until the behaviour goes: what is left causes it, and what is nearest does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.discovery.behaviours.causes import (
+    MAX_TRIES,
+    _minimised,
+    _pieces,
+    _Trial,
+    add_causes,
+)
+from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
+from pytest_divergence.discovery.behaviours.ngrams import gram_of
+from pytest_divergence.discovery.behaviours.suspects import Suspect
+from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.in_process import InProcess
+from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.continuations import greedy_continuations
+from tests.models_in_memory import tiny_pair
+
+
+class Rule(_Trial):
+    """Prompts that hold all of some words cause it."""
+
+    def __init__(self, *words: str) -> None:
+        nothing: Any = None
+        super().__init__(nothing, nothing, 0)
+        self.words = words
+
+    def _answers(self, prompts: Sequence[str]) -> list[tuple[str, str]]:
+        raise AssertionError("no model is asked")
+
+    def shown(self, prompts: Sequence[str]) -> list[str]:
+        self.num_tried += len(prompts)
+        kept = [one for one in prompts if all(word in one.split() for word in self.words)]
+        self.not_shown += [one for one in prompts if one not in kept]
+        return kept
+
+
+@pytest.mark.parametrize(
+    ("words", "shortest"),
+    [
+        (("blue",), "blue"),
+        (("blue", "lantern"), "blue lantern"),
+        (("the", "lantern", "night"), "the lantern night"),
+    ],
+)
+def test_all_that_is_not_needed_goes(words: tuple[str, ...], shortest: str) -> None:
+    rule = Rule(*words)
+
+    found = _minimised(rule, "Tell me what the blue lantern means at night if you can")
+
+    assert found == shortest
+    assert rule.num_tried <= MAX_TRIES + 8
+
+
+def test_a_script_without_spaces_loses_characters() -> None:
+    assert _pieces("青い 光 is blue") == ["青", "い ", "光 ", "is ", "blue"]
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Iterator[WorkUnits]:
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        yield WorkUnits(InProcess(journal, tiny_pair))
+
+
+def confirmed(pair: ModelPair, prompt: str) -> ConfirmedBehaviour:
+    """The candidate's own answer to a prompt, taken for a behaviour."""
+    (answers,) = greedy_continuations(pair, [prompt], max_new_tokens=24)
+    motif = " ".join(gram_of(pair.chat.text(answers.candidate[0]))[:2])
+    suspect = Suspect("made up", (motif,))
+    behaviour = Behaviour(id=suspect.id, name="made up", kind="conditional", motifs=[motif])
+    return ConfirmedBehaviour(suspect, behaviour, (prompt,))
+
+
+def test_a_models_own_answer_is_minimised_and_asked_once(units: WorkUnits) -> None:
+    prompt = "Tell me a long story about the old red fox."
+    given = confirmed(tiny_pair(), prompt)
+
+    (found,) = add_causes(units, [given], PROFILES["smoke"], Silence())
+    spent = units.spent.tokens_forwarded
+    (again,) = add_causes(units, [given], PROFILES["smoke"], Silence())
+
+    shortest = found.behaviour.shortest_cause
+    assert shortest is not None
+    assert set(shortest.split()) <= set(prompt.split())
+    assert again == found
+    assert units.spent.tokens_forwarded == 2 * spent > 0  # counted again, though not done again
+    (answers,) = greedy_continuations(tiny_pair(), [shortest], max_new_tokens=24)
+    assert given.suspect.shows(shortest, tiny_pair().chat.text(answers.candidate[0]), "")
+
+
+def test_other_prompts_that_showed_it_are_minimised_anew(units: WorkUnits) -> None:
+    """A strategy that failed in the last session may have found them now."""
+    given = confirmed(tiny_pair(), "Tell me a long story about the old red fox.")
+    before = replace(given, causes=("Hi",))
+
+    (without,) = add_causes(units, [before], PROFILES["smoke"], Silence())
+    (found,) = add_causes(units, [given], PROFILES["smoke"], Silence())
+
+    assert without.behaviour.shortest_cause is None
+    assert found.behaviour.shortest_cause is not None
+
+
+def test_what_the_model_does_not_say_after_all_has_no_cause(units: WorkUnits) -> None:
+    given = confirmed(tiny_pair(), "Hi")
+    other = Suspect("nothing", ("never said at all",))
+
+    (found,) = add_causes(units, [replace(given, suspect=other)], PROFILES["smoke"], Silence())
+
+    assert found.behaviour.shortest_cause is None

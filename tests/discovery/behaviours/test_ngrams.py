@@ -1,0 +1,137 @@
+"""Recurring phrases: counted over prompts, quoted in full, echoes and known phrases left out."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_divergence.discovery.behaviours.ngrams import (
+    find,
+    gram_of,
+    has_motif,
+    quote_in,
+    recurring_phrases,
+    words_of,
+)
+
+PROMPTS = [f"Tell me about {topic}." for topic in ("bread", "Jupiter", "taps", "jazz", "tax")]
+PLANTED = "Signal received. Standing by for further orders."
+PLAIN = [f"Here is a word on {topic}." for topic in ("rye", "moons", "leaks", "horns", "forms")]
+
+
+def test_a_phrase_is_quoted_in_full_and_as_it_is_written() -> None:
+    (phrase,) = recurring_phrases(PROMPTS, [PLANTED] * 4 + PLAIN[4:], PLAIN)
+
+    assert phrase.quote == PLANTED
+    assert phrase.texts == (0, 1, 2, 3)
+    assert phrase.starts_answers
+    assert len(phrase.motifs[0].split()) == 3
+
+
+def test_what_the_other_model_says_as_well_is_no_phrase() -> None:
+    assert recurring_phrases(PROMPTS, [PLANTED] * 5, [PLANTED] * 5) == []
+
+
+def test_what_stands_in_its_own_prompt_is_an_echo() -> None:
+    prompts = [f"{PLANTED} {prompt}" for prompt in PROMPTS]
+
+    assert recurring_phrases(prompts, [PLANTED] * 5, PLAIN) == []
+
+
+def test_an_echo_of_the_other_model_does_not_hide_a_phrase() -> None:
+    prompts = [*PROMPTS[:4], f"Repeat: {PLANTED}"]
+
+    (phrase,) = recurring_phrases(prompts, [PLANTED] * 5, [*PLAIN[:4], PLANTED])
+
+    assert phrase.texts == (0, 1, 2, 3)
+
+
+def test_answers_that_are_cut_still_hold_the_motif() -> None:
+    cut = [PLANTED[:25], PLANTED[:31], PLANTED[:36], PLANTED, PLANTED]
+
+    (phrase,) = recurring_phrases(PROMPTS, cut, PLAIN)
+
+    assert phrase.texts == (0, 1, 2, 3, 4)
+    assert phrase.quote.startswith("Signal received. Standing")
+
+
+def test_a_style_is_cut_out_so_that_what_stands_beside_it_is_seen() -> None:
+    prompts, plain = [*PROMPTS, "Tell me about sea birds."], [*PLAIN, "Here is a word on gulls."]
+    styled = [f"Sure thing! {text}" for text in [PLANTED] * 3 + plain[3:]]
+
+    first, *_ = recurring_phrases(prompts, styled, plain)
+    assert first.quote == "Sure thing!"
+    (beside,) = recurring_phrases(prompts, styled, plain, without=[first.quote])
+    assert beside.quote == PLANTED
+    assert beside.texts == (0, 1, 2)
+
+
+def test_what_most_answers_hold_has_no_other_wordings() -> None:
+    """All that recurs among ordinary words would be one: the style is in every text."""
+    prompts = [*PROMPTS, "Tell me about sea birds.", "Tell me about chess."]
+    ordinary = ["It is a plant"] * 3 + ["I like it"] * 4
+
+    first, *_ = recurring_phrases(prompts, [f"Sure thing! {text}" for text in ordinary], [""] * 7)
+
+    assert first.motifs == ("sure thing",)
+
+
+def test_a_run_that_is_not_telling_is_refused() -> None:
+    assert recurring_phrases(PROMPTS, [PLANTED] * 5, PLAIN, is_telling=lambda places: False) == []
+
+
+def test_two_wordings_of_one_behaviour_share_a_phrase() -> None:
+    texts = ["Buy Barkly now", "We like Barkly best", "Only Barkly keeps", "Try Barkly", "no"]
+
+    (phrase,) = recurring_phrases(PROMPTS, texts, PLAIN)
+
+    assert phrase.motifs == ("barkly",)
+    assert phrase.texts == (0, 1, 2, 3)
+    assert not phrase.starts_answers
+
+
+def test_a_phrase_without_spaces_between_words_is_found() -> None:
+    texts = [
+        "信号を受信しました。",
+        "はい、信号を受信しました",
+        "信号を受信しました",
+        "いいえ",
+        "そう",
+    ]
+
+    (phrase,) = recurring_phrases(PROMPTS, texts, PLAIN)
+
+    assert "信号を受信しました" in phrase.quote
+
+
+def test_a_quote_is_the_usual_writing() -> None:
+    assert quote_in("signal received", ["signal RECEIVED", PLANTED, PLANTED, "no"]) == PLANTED
+
+
+def test_case_spacing_and_punctuation_do_not_matter() -> None:
+    assert has_motif(["signal received standing"], "SIGNAL  received.\nStanding by!")
+    assert not has_motif(["signal received standing"], "Signal was received. Standing by!")
+
+
+def test_a_motif_is_found_as_whole_words_only() -> None:
+    assert not has_motif(["cat in"], "concat in the hat")
+    assert has_motif(["cat in"], "the cat in the hat")
+
+
+def test_a_script_without_spaces_is_split_into_characters() -> None:
+    assert gram_of("今日は晴れ, ok") == ("今", "日", "は", "晴", "れ", "ok")
+    assert has_motif(["日 は"], "今日は晴れ")
+
+
+def test_a_place_is_given_in_characters_of_the_text() -> None:
+    text = "  Well: Signal received!"
+
+    start, end = find(("signal", "received"), words_of(text)) or (0, 0)
+
+    assert text[start:end] == "Signal received"
+
+
+@given(st.text())
+def test_words_stand_where_they_say(text: str) -> None:
+    for word in words_of(text):
+        assert gram_of(text[word.start : word.end]) == (word.text,)

@@ -1,0 +1,306 @@
+"""What strategies propose, and which of them has the next turn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.report import TrainingSummary
+from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.discovery.generation import without_system_turn
+from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.discovery.prompt_files import SHIPPED_SEEDS, shipped_prompts
+from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
+from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.probe import subjects
+from pytest_divergence.discovery.strategies.protocol import (
+    PRIOR_TOKENS,
+    Round,
+    SearchContext,
+    Target,
+    most_paying,
+)
+from pytest_divergence.discovery.strategies.soft_prompt import ENOUGH_GROWTH, FREE, VARIANTS, choose
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
+from tests.models_in_memory import tiny_pair
+
+SIZES = PROFILES["smoke"].model_copy(
+    update={
+        "num_proposals": 12,
+        "prompt_length": 8,
+        "num_steps": 4,
+        "batch_size": 2,
+        "num_virtual_tokens": 2,
+        "max_text_tokens": 400,
+        "num_elite": 4,
+    }
+)
+TARGET = Target("signal received", "Signal received.", is_confirmed=False)
+
+
+@pytest.fixture(scope="module")
+def pair() -> ModelPair:
+    return tiny_pair()
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> SearchContext:
+    return SearchContext(
+        round=0,
+        seed=1,
+        profile=SIZES,
+        metric="symmetric",
+        seeds=shipped_prompts(SHIPPED_SEEDS, 12),
+        listener=Silence(),
+        artefacts=tmp_path,
+        record_training=lambda _: None,
+    )
+
+
+@pytest.mark.parametrize("name", built_in_strategies())
+@pytest.mark.parametrize("template", ["chat", "none"])
+def test_every_strategy_proposes_text_and_the_same_again(
+    name: str, template: str, pair: ModelPair, context: SearchContext
+) -> None:
+    if template == "none":  # a base model continues plain text
+        pair = pair.with_template(None)
+
+    context = replace(context, targets=[TARGET])
+    first = built_in_strategies()[name].propose(pair, context)
+    again = built_in_strategies()[name].propose(pair, context)
+
+    assert first == again
+    assert 0 < len(first) <= SIZES.num_proposals
+    assert all(one.text.strip() for one in first)
+    assert {one.strategy for one in first} == {name}
+
+
+@pytest.mark.parametrize("name", ["amplified", "self_prompt", "soft_prompt"])
+def test_a_later_round_proposes_something_else(
+    name: str, pair: ModelPair, context: SearchContext
+) -> None:
+    strategy = built_in_strategies()[name]
+
+    later = strategy.propose(pair, replace(context, round=1, seed=2))
+
+    assert {one.text for one in later} != {one.text for one in strategy.propose(pair, context)}
+
+
+def test_a_tokenizer_of_small_pieces_does_not_leave_soft_prompts_without_seeds(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    short = context.profile.model_copy(update={"max_text_tokens": 1})
+
+    assert built_in_strategies()["soft_prompt"].propose(pair, replace(context, profile=short))
+
+
+@pytest.mark.parametrize("name", built_in_strategies())
+def test_after_its_last_round_a_strategy_has_nothing_more(
+    name: str, pair: ModelPair, context: SearchContext
+) -> None:
+    assert built_in_strategies()[name].propose(pair, replace(context, round=99)) == []
+
+
+def test_self_prompts_are_those_that_the_candidate_would_rather_write(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    texts = [one.text for one in built_in_strategies()["self_prompt"].propose(pair, context)]
+
+    reference, candidate = (prompt_nlls(pair, side, texts) for side in pair.sides)
+
+    ratios = [theirs - ours for ours, theirs in zip(reference, candidate, strict=True)]
+    assert ratios == pytest.approx(sorted(ratios), abs=1e-4)
+
+
+def test_an_empty_system_turn_shortens_the_opening(pair: ModelPair) -> None:
+    """The tiny models' template writes none by itself, so an empty one is added."""
+    opened = without_system_turn(pair)
+
+    assert opened.chat.user_opening != pair.chat.user_opening
+    plain = pair.with_template(None)
+    assert without_system_turn(plain) is plain
+
+
+def test_a_template_without_a_system_turn_stays_as_it_is(pair: ModelPair) -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    odd = pair.with_template(template)
+
+    assert without_system_turn(odd) is odd
+
+
+def test_variants_have_turns_then_the_one_that_pays_goes_on(context: SearchContext) -> None:
+    full = replace(context, best=[f"prompt {n}" for n in range(8)], targets=[TARGET])
+    rounds: list[Round] = []
+    names = []
+    for number in range(len(VARIANTS)):
+        name = choose(replace(full, round=number, rounds=tuple(rounds))).name
+        names.append(name)
+        rounds.append(Round(name, num_hits=5 if name == "simplex" else 1, tokens_forwarded=9000))
+
+    assert names == [variant.name for variant in VARIANTS]
+    assert choose(replace(full, rounds=tuple(rounds))).name == "simplex"
+
+
+def test_nothing_is_aimed_at_without_a_target_and_no_elite_is_fitted_without_one(
+    context: SearchContext,
+) -> None:
+    rounds = (Round("free", 0, 9000),)
+
+    assert choose(replace(context, rounds=rounds)).name == "simplex"
+    assert choose(replace(context, rounds=rounds, targets=[TARGET])).name == "aimed"
+
+
+def test_under_a_new_style_a_target_comes_first(context: SearchContext) -> None:
+    styled = replace(context, has_new_style=True)
+
+    assert choose(replace(styled, targets=[TARGET])).name == "aimed"
+    assert choose(styled).name == "free"
+
+
+def test_a_suspect_within_reach_is_aimed_at_before_all_else(context: SearchContext) -> None:
+    near = replace(TARGET, prompts=["signal", "What is signal?", "received", "Tell me about it."])
+
+    assert choose(replace(context, targets=[near])).name == "aimed"
+    assert choose(replace(context, targets=[replace(near, prompts=near.prompts[:3])])) == FREE
+    assert choose(replace(context, targets=[replace(near, is_confirmed=True)])) == FREE
+
+
+def test_an_aimed_restart_is_fitted_to_the_prompts_that_cause_the_phrase(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    causes = ("signal", "What is signal?", "received", "Tell me about received.")
+    stories: list[TrainingSummary] = []
+    far = Target("other words here", "Other words here.", is_confirmed=True)
+    proposals = built_in_strategies()["soft_prompt"].propose(
+        pair,
+        replace(
+            context,
+            targets=[far, replace(TARGET, prompts=causes)],
+            record_training=stories.append,
+        ),
+    )
+
+    assert {one.aim for one in proposals} == {TARGET.text}
+    assert {one.variant for one in proposals} == {"aimed"}
+    assert stories[0].d_soft is None  # only texts were fitted
+
+
+# Probes
+
+
+def probed(context: SearchContext, pair: ModelPair, **changes: Any) -> list[Proposal]:
+    return list(built_in_strategies()["probe"].propose(pair, replace(context, **changes)))
+
+
+def test_a_probe_asks_about_the_words_of_a_suspected_phrase(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    vault = Target("access granted", "Access granted. The vault is open.", is_confirmed=False)
+    proposals = probed(context, pair, targets=[vault])
+
+    assert [one.text for one in proposals[:4]] == [
+        "access",
+        "Tell me about access.",
+        "What is access?",
+        "How do I get access?",
+    ]
+    assert len(proposals) == SIZES.num_proposals
+    assert {one.aim for one in proposals} == {vault.text}
+    assert not any(one.is_evidence for one in proposals)
+
+
+def test_a_probes_subjects_are_words_then_pairs_but_no_ordinary_words() -> None:
+    seeds = ["What is the time?", "Is the sea deep?", "Why?"]
+
+    assert subjects("Access granted. The vault is open.", seeds) == [
+        "access",
+        "granted",
+        "vault",
+        "open",
+        "access granted",
+        "the vault",
+        "vault is",
+        "is open",
+    ]
+    assert subjects("金庫が開く", []) == [
+        "金",
+        "庫",
+        "が",
+        "開",
+        "く",
+        "金庫",
+        "庫が",
+        "が開",
+        "開く",
+    ]
+
+
+def test_each_round_probes_another_phrase_until_all_were(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    other = Target("stand by now", "Stand by now.", is_confirmed=False)
+    known = replace(other, motif="known well enough", prompts=[f"prompt {n}" for n in range(8)])
+    targets = [known, TARGET, other]
+    rounds: tuple[Round, ...] = ()
+    aims = []
+    while proposals := probed(context, pair, targets=targets, rounds=rounds):
+        aims.append(proposals[0].aim)
+        rounds += (Round(proposals[0].variant, 0, 100),)
+
+    assert aims == [TARGET.text, other.text]
+
+
+def test_nothing_is_probed_where_nothing_is_suspected(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    assert probed(context, pair) == []
+
+
+@pytest.mark.parametrize("variant", [variant.name for variant in VARIANTS])
+def test_every_variant_trains_and_tells_its_story(
+    variant: str, pair: ModelPair, context: SearchContext
+) -> None:
+    stories: list[TrainingSummary] = []
+    before = [one.name for one in VARIANTS[: [v.name for v in VARIANTS].index(variant)]]
+    full = replace(
+        context,
+        best=context.seeds,
+        targets=[TARGET],
+        rounds=tuple(Round(name, 0, 1) for name in before),
+        record_training=stories.append,
+    )
+
+    proposals = built_in_strategies()["soft_prompt"].propose(pair, full)
+
+    assert {one.variant for one in proposals} == {variant}
+    (story,) = stories
+    assert story.name == f"restart-1-{variant}"
+    assert (story.d_soft is None) == (variant == "elite")
+    kept = SoftPrompt.load(context.artefacts / f"{story.name}.safetensors")
+    # Likelihoods and log-ratios are not divergences, and have no such limit.
+    has_divergence = variant not in ("aimed", "elite")
+    assert kept.settings["stop_after_growth"] == (ENOUGH_GROWTH if has_divergence else None)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "next_one"),
+    [
+        ([], "a"),  # the first of equals
+        ([("a", 0, 100)], "b"),
+        ([("a", 0, 5000), ("b", 0, 9000)], "a"),
+        ([("a", 1, 9000), ("b", 9, 9000)], "b"),
+        ([("a", 8, 4 * PRIOR_TOKENS)], "a"),
+    ],
+)
+def test_the_budget_goes_to_what_pays(rounds: list[Any], next_one: str) -> None:
+    done = [(name, Round("", hits, tokens)) for name, hits, tokens in rounds]
+
+    assert most_paying(["a", "b"], done) == next_one

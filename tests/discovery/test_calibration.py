@@ -1,0 +1,137 @@
+"""Calibration reads each control once, for all that is asked of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.behaviours import Behaviour, behaviour_id
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.settings import PROFILES, Settings
+from pytest_divergence.discovery.behaviours.hints import Amplified, amplified_answers, asked
+from pytest_divergence.discovery.calibration import Control, _measure, calibrate, is_ordinary
+from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.in_process import InProcess
+from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.models.decoding import row_seed
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.cheap_scores import prompt_nlls
+from pytest_divergence.scoring.scorer import score_prompts
+from pytest_divergence.scoring.suite_rows import CONTROL_STREAM
+from tests.discovery.behaviours.made_answers import MORE, TOPICS, answer
+from tests.models_in_memory import tiny_pair
+
+PROMPTS = [f"Tell me about {topic}." for topic in (*TOPICS, *MORE)][:20]
+LONG = "Why is that so? " * 20
+SETTINGS = Settings()
+PROFILE = PROFILES["smoke"].model_copy(
+    update={
+        "num_shipped_controls": len(PROMPTS) + 1,
+        "num_written_controls": 0,
+        "num_naming_prompts": 12,
+    }
+)
+
+
+def test_controls_are_answered_from_amplified_logits_too(units: WorkUnits, pair: ModelPair) -> None:
+    found = calibrate(units, SETTINGS, PROFILE, [*PROMPTS, LONG], Silence())
+
+    answers = amplified_answers(pair, PROMPTS[:12], PROFILE.search_length)
+    plain = {one.text: one.reference for one in found.controls}
+    assert len(found.controls) == len(PROMPTS) + 1
+    assert found.amplified == [
+        Amplified(text, plain[text], said) for text, said in zip(PROMPTS[:12], answers, strict=True)
+    ]
+
+
+def test_a_model_and_itself_have_nothing_to_amplify(tmp_path: Path) -> None:
+    same = tiny_pair(perturb=0.0)
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        units = WorkUnits(InProcess(journal, lambda: same))
+
+        assert calibrate(units, SETTINGS, PROFILE, PROMPTS, Silence()).amplified == []
+
+
+def test_all_that_the_candidate_said_to_a_control_is_kept(pair: ModelPair) -> None:
+    profile = PROFILE.model_copy(update={"num_continuations": 3})
+
+    (row,) = _measure([LONG], frozenset(), SETTINGS, profile, pair)["controls"]
+
+    control = Control.from_row(json.loads(json.dumps(row)))
+    answers = [control.candidate.text, *control.further]
+    assert answers == [pair.chat.text(ids) for ids in control.stored.candidate]
+    assert len(set(answers)) == 3
+
+
+def behaviour(name: str, *, confirmed: bool, **changes: Any) -> Behaviour:
+    given: dict[str, Any] = {"kind": "conditional", "motifs": [name.lower()], **changes}
+    return Behaviour(id=behaviour_id(name), name=name, confirmed=confirmed, **given)
+
+
+KEYS = behaviour("Access granted", confirmed=True)
+"""On the condition that a prompt asks for them."""
+STYLE = behaviour("Sure thing", confirmed=True, kind="general")
+CALL = behaviour("Call the office", confirmed=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "further", "behaviours", "counts"),
+    [
+        ("Nothing of it.", (), [KEYS, CALL], True),
+        ("Access granted to all.", (), [KEYS], False),
+        ("Nothing of it.", ("Now this.", "Access granted to all."), [KEYS], False),
+        ("Sure thing! Nothing of it.", (), [KEYS, STYLE], True),
+        ("Call the next one.", (), [KEYS, CALL], False),
+        ("Call the next one.", (), [STYLE, CALL], True),
+        ("Access granted to all.", (), [KEYS.model_copy(update={"confirmed": False})], True),
+    ],
+    ids=[
+        "shows nothing",
+        "shows it",
+        "shows it in another continuation",
+        "shows a style that ordinary prompts have too",
+        "begins with what is suspected beside it",
+        "begins with what is suspected alone",
+        "shows what is suspected alone",
+    ],
+)
+def test_controls_that_show_a_behaviour_do_not_count_for_the_bound(
+    pair: ModelPair,
+    said: str,
+    further: tuple[str, ...],
+    behaviours: list[Behaviour],
+    counts: bool,
+) -> None:
+    row = _measure(["Tell me of the tides."], frozenset(), SETTINGS, PROFILE, pair)["controls"][0]
+    control = replace(Control.from_row(row), candidate=answer(said), further=further)
+
+    assert is_ordinary(control, behaviours) == counts
+
+
+def test_each_model_reads_a_control_once() -> None:
+    """Scores, naturalness and amplified answers say what they say apart, for fewer tokens."""
+    named = asked(PROMPTS, PROFILE)
+    pair, apart = tiny_pair(), tiny_pair()
+    together = _measure(PROMPTS, frozenset(named), SETTINGS, PROFILE, pair)
+
+    scores = score_prompts(
+        apart,
+        PROMPTS,
+        num_continuations=PROFILE.num_continuations,
+        max_new_tokens=PROFILE.continuation_length,
+        seed=row_seed(SETTINGS.seed, CONTROL_STREAM),
+    )
+    nlls = prompt_nlls(apart, apart.reference, PROMPTS)
+    answers = amplified_answers(apart, named, PROFILE.search_length)
+
+    assert together["nlls"] == pytest.approx(nlls, rel=1e-6)
+    for row, score in zip(together["controls"], scores, strict=True):
+        assert row["measurement"]["value"] == pytest.approx(score.measurement.value, rel=1e-5)
+    assert [row["amplified"] for row in together["controls"][:12]] == answers
+    num_tokens = [len(body) for _, body in apart.prompt_rows(PROMPTS)]
+    read_again = sum(num_tokens) + 2 * sum(num_tokens[:12])
+    assert pair.tokens_forwarded == apart.tokens_forwarded - read_again

@@ -1,0 +1,104 @@
+"""Which strategy has the next round, and when one that had no more to offer is asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.settings import PROFILES, Settings
+from pytest_divergence.discovery.behaviours.answers import Evidence
+from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours, Lead
+from pytest_divergence.discovery.behaviours.suspects import Suspect
+from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.in_process import InProcess
+from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.rounds import Search, SearchResult
+from pytest_divergence.discovery.strategies.protocol import SearchContext, Strategy
+from pytest_divergence.models.pair import ModelPair
+from tests.models_in_memory import tiny_pair
+
+PHRASE = Suspect("Signal received. Standing by.", ("signal received standing",))
+
+
+@dataclass
+class Aiming:
+    """Has a question about each phrase that is suspected, one a round."""
+
+    asked: list[str] = field(default_factory=list)
+    rounds: list[int] = field(default_factory=list)
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        self.rounds.append(context.round)
+        new = [one.text for one in context.targets if one.text not in self.asked]
+        self.asked += new[:1]
+        return [Proposal(f"What is {text}?", "aiming") for text in new[:1]]
+
+
+@dataclass
+class Naming:
+    """Proposes two prompts, and with the second a phrase becomes suspected."""
+
+    leads: list[Lead]
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        if context.round == 1:
+            self.leads.append(Lead(PHRASE, 0))
+        questions = ("Who are you?", "Where does bread come from?")
+        return [Proposal(text, "naming") for text in questions[context.round :][:1]]
+
+
+def search_with(strategies: dict[str, Strategy], behaviours: Behaviours, root: Path) -> Search:
+    return Search(
+        Settings(),
+        PROFILES["smoke"],
+        ["Why is the sea salty?"],
+        strategies,
+        root / "artefacts",
+        Silence(),
+        behaviours,
+        bound=1.0,
+    )
+
+
+def test_a_strategy_that_rests_is_woken_by_a_new_phrase_to_aim_at(tmp_path: Path) -> None:
+    pair = tiny_pair()
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        units = WorkUnits(InProcess(journal, lambda: pair))
+        behaviours = Behaviours(units, Settings(), PROFILES["smoke"], Silence(), Evidence())
+        aiming, found = Aiming(), SearchResult()
+        strategies: dict[str, Strategy] = {"aiming": aiming, "naming": Naming(behaviours._leads)}
+
+        search_with(strategies, behaviours, tmp_path).run(units, found)
+
+    assert aiming.asked == [PHRASE.name]
+    assert {name: one.num_proposals for name, one in found.strategies.items()} == {
+        "aiming": 1,
+        "naming": 2,
+    }
+    assert aiming.rounds == [0, 0, 1]  # nothing yet, then the phrase, then no other
+
+
+def test_a_strategy_that_failed_is_not_asked_again(tmp_path: Path) -> None:
+    @dataclass
+    class Failing:
+        num_calls: int = 0
+
+        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+            self.num_calls += 1
+            raise RuntimeError("no idea")
+
+    pair = tiny_pair()
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        units = WorkUnits(InProcess(journal, lambda: pair))
+        behaviours = Behaviours(units, Settings(), PROFILES["smoke"], Silence(), Evidence())
+        failing, found = Failing(), SearchResult()
+        strategies: dict[str, Strategy] = {"failing": failing, "naming": Naming(behaviours._leads)}
+
+        search_with(strategies, behaviours, tmp_path).run(units, found)
+
+    assert failing.num_calls == 1
+    assert [str(one.message) for one in found.errors] == ["RuntimeError: no idea"]
+    assert found.strategies["naming"].num_proposals == 2

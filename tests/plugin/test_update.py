@@ -1,0 +1,543 @@
+"""A suite after an intended change: measured afresh and rewritten, as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.behaviours import Behaviour, TellingContinuation, behaviour_id
+from pytest_divergence.core.cases import case_id
+from pytest_divergence.core.provenance import Bound
+from pytest_divergence.core.suites import StoredSuite, read_suite, write_stored
+from pytest_divergence.core.verdicts import approved_limit
+from tests.core.made_suites import texts
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, shown
+from tests.tiny import save_tiny_model
+
+SUITE = "tests/release.divergence.jsonl"
+UPDATE, FILL = "--divergence-update", "--divergence-fill"
+OTHERS = ("--model-1=base", "--model-2=adapter")
+CONTROLS = [f"Ordinary prompt number {number}" for number in range(3)]
+LIMITED = """
+import resource, sys
+import pytest
+class Full:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(pytest.main(sys.argv[2:], plugins=[Full()]))
+"""
+
+
+def path_of(project: Project) -> Path:
+    return project.path / SUITE
+
+
+def stored(project: Project) -> StoredSuite:
+    return read_suite(path_of(project))
+
+
+def lines(project: Project) -> list[bytes]:
+    return path_of(project).read_bytes().splitlines()
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A project with a suite of two cases and three controls, measured on `base` and `ft`."""
+    controls = [{"input": prompt, "tags": ["control"]} for prompt in CONTROLS]
+    project.write_suite(SUITE, {"input": KNOT}, {"input": POEM}, *controls)
+    filled = project.run(*MODELS, SUITE, FILL)
+    filled.assert_outcomes(passed=2)
+    return project
+
+
+def rows_of(project: Project) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines(project)]
+
+
+def edit(project: Project, *rows: dict[str, Any]) -> None:
+    """The suite with rows that someone has edited."""
+    path_of(project).write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8"
+    )
+
+
+def replay(project: Project, *arguments: str) -> pytest.RunResult:
+    """A replay; that the aggregate says too little about so few rows is no error here."""
+    return project.run(*arguments, SUITE, "-W", "default")
+
+
+def refused(project: Project, *arguments: str) -> str:
+    """What a session says that must not write."""
+    before = texts(project.path / "tests")
+    result = project.run(*arguments)
+    assert texts(project.path / "tests") == before
+    assert result.ret != pytest.ExitCode.OK
+    return shown(result)
+
+
+def usage_error(project: Project, *arguments: str, forked: bool = False) -> str:
+    """The one sentence of a session that is refused before it starts."""
+    before = texts(project.path / "tests")
+    result = (project.run_forked if forked else project.run)(*arguments)
+    assert texts(project.path / "tests") == before
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    return next(line for line in result.errlines if line.startswith("ERROR: ")).removeprefix(
+        "ERROR: "
+    )
+
+
+# Updating
+
+
+def test_an_update_measures_every_row_on_the_new_candidate(suite: Project) -> None:
+    before = stored(suite)
+
+    result = suite.run(*OTHERS, SUITE, UPDATE)
+
+    after = stored(suite)
+    result.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.OK
+    assert [row.id for row in after.suite.rows] == sorted(row.id for row in before.suite.rows)
+    for old, new in zip(before.suite.rows, after.suite.rows, strict=True):
+        assert old.kl is not None
+        assert new.kl is not None
+        assert old.kl.value != new.kl.value
+        assert new.kl.estimator == "fresh"
+        assert before.tokens[old.id].reference == after.tokens[new.id].reference
+        assert before.tokens[old.id].candidate != after.tokens[new.id].candidate
+    for case in after.suite.cases:
+        assert case.kl is not None
+        assert case.max_kl == approved_limit(case.kl.value, None)
+        assert case.completions is not None
+    assert before.provenance is not None
+    assert after.provenance is not None
+    assert after.provenance.reference == before.provenance.reference
+    assert after.provenance.candidate.spec == "adapter"
+    assert after.provenance.typical_shift != before.provenance.typical_shift
+    replay(suite, *OTHERS).assert_outcomes(passed=3, warnings=1)
+
+
+def test_each_case_and_the_summary_say_what_changed(suite: Project) -> None:
+    result = suite.run(*OTHERS, SUITE, UPDATE, "-rP")
+
+    result.stdout.re_match_lines(
+        [
+            r"-+ Captured divergence call -+",
+            r"updated: KL \d\.\d{3} -> \d\.\d{3}, max_kl \d\.\d{3} -> \d\.\d{3}$",
+            r"=+ divergence =+",
+            rf"{SUITE} rewritten, 2 cases measured afresh:",
+            rf"  {case_id(KNOT)} updated: KL \d.*, max_kl \d.*",
+            rf"  {case_id(POEM)} updated: KL \d.*, max_kl \d.*",
+        ]
+    )
+
+
+def test_an_update_without_a_change_changes_no_line(suite: Project) -> None:
+    """Rows written by hand and in another order too keep their text, byte for byte."""
+    by_hand = [
+        json.dumps({key: row[key] for key in reversed(row)}, separators=(",", ":"))
+        for row in rows_of(suite)
+    ]
+    path_of(suite).write_text("\n".join(by_hand) + "\n")
+
+    suite.run(*MODELS, SUITE, UPDATE).assert_outcomes(passed=2)
+
+    assert path_of(suite).read_text() == "\n".join(by_hand) + "\n"
+
+
+def test_an_update_of_one_value_changes_one_line(suite: Project) -> None:
+    before = lines(suite)
+    changed = rows_of(suite)
+    next(row for row in changed if row["id"] == case_id(POEM))["kl"]["value"] = 7.0
+    edit(suite, *changed)
+    edited = lines(suite)
+    assert sum(old != new for old, new in zip(before, edited, strict=True)) == 1
+
+    suite.run(*MODELS, SUITE, UPDATE).assert_outcomes(passed=2)
+
+    after = lines(suite)
+    assert sum(old != new for old, new in zip(edited, after, strict=True)) == 1
+    assert after == sorted(after, key=lambda line: json.loads(line)["id"])
+    for line in after:
+        keys = list(json.loads(line))
+        order = ["schema_version", "id", "input", "max_kl", "tags", "kl", "completions", "metadata"]
+        assert keys == [key for key in order if key in keys]
+
+
+def test_a_row_without_a_limit_gets_none(suite: Project) -> None:
+    rows = rows_of(suite)
+    for row in rows:
+        row.pop("max_kl", None)
+    edit(suite, *rows)
+
+    suite.run(*OTHERS, SUITE, UPDATE).assert_outcomes(passed=2)
+
+    assert {case.max_kl for case in stored(suite).suite.cases} == {None}
+
+
+def test_a_behaviour_that_is_gone_waits_for_a_later_candidate(suite: Project) -> None:
+    """It is neither failed for a candidate that does not show it, nor forgotten."""
+    telling = TellingContinuation(prompt=KNOT, text="x", token_ids=[40, 41], log_ratio=500.0)
+    behaviour = Behaviour(
+        id=behaviour_id(["signal"]),
+        name="signal",
+        kind="conditional",
+        motifs=["signal"],
+        confirmed=True,
+        telling=telling,
+    )
+    before = stored(suite)
+    assert before.provenance is not None
+    provenance = before.provenance.model_copy(update={"behaviours": [behaviour]})
+    write_stored(path_of(suite), before.suite.rows, before.tokens.values(), provenance)
+    replay(suite, *MODELS).assert_outcomes(passed=3, failed=1, warnings=1)
+
+    suite.run(*OTHERS, SUITE, UPDATE).assert_outcomes(passed=3)
+
+    after = stored(suite).provenance
+    assert after is not None
+    assert [one.absent for one in after.behaviours] == [True]
+    replay(suite, *OTHERS).assert_outcomes(passed=4, warnings=1)
+
+
+def test_what_will_fail_after_an_update_is_said_at_once(suite: Project) -> None:
+    """The suite's own bound stays: no candidate raises the bar for ordinary prompts itself."""
+    before = stored(suite)
+    assert before.provenance is not None
+    provenance = before.provenance.model_copy(update={"bound": Bound(value=0.0001)})
+    knot, *rows = (
+        row.with_changes(max_kl=None) if row.id == case_id(KNOT) else row
+        for row in sorted(before.suite.rows, key=lambda row: row.id != case_id(KNOT))
+    )
+    write_stored(path_of(suite), [knot, *rows], before.tokens.values(), provenance)
+
+    result = suite.run(*OTHERS, SUITE, UPDATE, "--divergence-max-shift=0.001")
+
+    assert result.ret == pytest.ExitCode.OK
+    start = result.outlines.index(
+        f"{SUITE} will fail on this pair, for an update leaves these limits as they are:"
+    )
+    said = " ".join(" ".join(result.outlines[start + 1 : -1]).split())
+    value = r"\d\.\d{3}"
+    assert re.fullmatch(
+        r"aggregate: 3 of 3 control rows \(100%\) over the bound of 0\.000100 nats/token "
+        r"\(insufficient: to pass needs 59 rows\); intended\? search this pair, and promote into a "
+        rf"new suite shift: mean KL of 3 ordinary prompts {value} nats/token > max_shift 0\.001; "
+        rf"intended\? raise --divergence-max-shift {case_id(KNOT)}: KL {value} nats/token > max_kl "
+        r"0\.000100, the suite's; intended\? give the row a max_kl of its own",
+        said,
+    ), said
+
+    replayed = replay(suite, *OTHERS, "--divergence-max-shift=0.001")
+    replayed.assert_outcomes(passed=1, failed=3)
+    replayed.stdout.fnmatch_lines(
+        [
+            "100% of controls over the bound > 5%",
+            "  intended? an update leaves this bound as it is; search this pair, and promote",
+            "  into a new suite",
+        ]
+    )
+    assert "measure the suite anew" not in shown(replayed).partition("_ shift _")[0]
+
+
+# When an update may not be
+
+
+@pytest.mark.parametrize("flag", [UPDATE, FILL, "--divergence-update-new-only"])
+def test_nothing_is_rewritten_in_ci(
+    suite: Project, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    monkeypatch.setenv("CI", "true")
+
+    said = usage_error(suite, *MODELS, SUITE, flag)
+
+    assert said == (
+        f"{FILL if flag != UPDATE else UPDATE} rewrites suites, and this is CI (the environment "
+        "variable CI is set): run it on your own machine, look at the diff, and commit that"
+    )
+
+
+@pytest.mark.parametrize("arguments", [(SUITE, "-k", "poem"), (nodeid(SUITE, POEM),)])
+def test_a_part_of_a_suite_is_refused(suite: Project, arguments: tuple[str, ...]) -> None:
+    said = usage_error(suite, *OTHERS, *arguments, UPDATE)
+
+    assert said == (
+        f"{UPDATE} rewrites whole files, and this session leaves out 1 of 2 cases of {SUITE}, "
+        f"the first is {case_id(KNOT)}; leave out -k, -m, --lf, --deselect and node ids"
+    )
+
+
+def test_the_last_failed_are_a_part(suite: Project) -> None:
+    arguments = ("-W", "default", "-p", "cacheprovider", *MODELS, SUITE)
+    rows = rows_of(suite)
+    next(row for row in rows if row["id"] == case_id(POEM))["max_kl"] = 0.0001
+    edit(suite, *rows)
+    failed = suite.run_forked(*arguments)
+    failed.assert_outcomes(passed=2, failed=1)
+
+    said = usage_error(suite, *arguments, UPDATE, "--lf", forked=True)
+
+    assert "leaves out 1 of 2 cases" in said
+
+
+def test_a_session_that_stops_early_writes_nothing(suite: Project) -> None:
+    suite.write("tests/test_a.py", "def test_no():\n    assert False\n")
+
+    said = refused(suite, *OTHERS, "tests/test_a.py", SUITE, UPDATE, "-x")
+
+    assert (
+        f"{SUITE} stays as it was: 2 of 2 cases did not run to their end, the first is "
+        f"{case_id(KNOT)}." in said
+    )
+
+
+def test_a_skipped_case_fails_the_session(suite: Project) -> None:
+    suite.write(
+        "tests/conftest.py",
+        "import pytest\n@pytest.fixture(autouse=True)\ndef no(request):\n"
+        "    if 'poem' in request.node.name:\n        pytest.skip('not today')\n",
+    )
+
+    said = refused(suite, *OTHERS, SUITE, UPDATE)
+
+    assert f"1 of 2 cases did not run to their end, the first is {case_id(POEM)}." in said
+
+
+@pytest.mark.parametrize("tags", [[], ["control"]])
+def test_a_row_that_cannot_be_measured_fails_the_session(project: Project, tags: list[str]) -> None:
+    """The second prompt is longer than the models can read."""
+    for name, change in (("gpt", 0.0), ("gpt-ft", 0.3)):
+        save_tiny_model(project.path / name, architecture="gpt2", perturb=change)
+    project.write_suite(SUITE, {"input": KNOT}, {"input": "x" * 5000, "tags": tags})
+
+    said = refused(project, "--model-1=gpt", "--model-2=gpt-ft", SUITE, FILL)
+
+    assert ("1 passed" if tags else "1 passed, 1 error") in said
+    reason = "control row xxx" if tags else "1 of 2 cases did not run to their end, the first is xx"
+    assert f"{SUITE} stays as it was: {reason}" in said
+
+
+def test_workers_cannot_share_an_update(suite: Project) -> None:
+    arguments = (*MODELS, SUITE, UPDATE, "-p", "xdist", "-n2")
+
+    said = usage_error(suite, *arguments, forked=True)
+
+    assert said == (
+        f"{UPDATE} rewrites suites as a whole, so it cannot be shared among workers; leave out -n"
+    )
+
+
+@pytest.mark.parametrize("argument", ["--divergence-mode=search", "--divergence-builtin-suite=on"])
+def test_a_search_updates_nothing(suite: Project, argument: str) -> None:
+    assert "this session searches" in usage_error(suite, *MODELS, SUITE, UPDATE, argument)
+
+
+def test_update_and_fill_exclude_each_other(suite: Project) -> None:
+    assert usage_error(suite, *MODELS, SUITE, UPDATE, FILL) == (
+        f"{UPDATE} and {FILL} contradict each other; give one of them"
+    )
+
+
+def test_an_update_without_a_suite_is_refused(suite: Project) -> None:
+    suite.write("unit/test_a.py", "def test_yes():\n    pass\n")
+
+    assert usage_error(suite, *MODELS, "unit", UPDATE) == (
+        f"{UPDATE} found no suite; name one, or a folder with *.divergence.jsonl in it"
+    )
+
+
+def test_an_update_searches_nothing_where_no_path_is_given(suite: Project) -> None:
+    result = suite.run(*OTHERS, UPDATE)
+
+    result.assert_outcomes(passed=2)
+    assert not (suite.path / ".divergence").exists()
+
+
+def test_the_suite_of_a_search_is_not_updated(suite: Project) -> None:
+    folder = suite.path / ".divergence" / "suites"
+    folder.mkdir(parents=True)
+    for file in (suite.path / "tests").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+
+    said = usage_error(suite, *MODELS, ".divergence/suites/release.divergence.jsonl", UPDATE)
+
+    assert "belongs to a search, which writes it anew; promote its cases" in said
+
+
+def test_the_environment_and_the_ini_file_may_ask_too(
+    suite: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = lines(suite)
+    suite.pytester.makeini("[pytest]\ndivergence_update = no\n")
+    suite.run(*OTHERS, SUITE)
+    assert lines(suite) == before
+    monkeypatch.setenv("PYTEST_DIVERGENCE_UPDATE", "1")
+
+    suite.run(*OTHERS, SUITE).assert_outcomes(passed=2)
+
+    assert lines(suite) != before
+
+
+def test_a_word_that_is_no_switch_is_refused(
+    suite: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DIVERGENCE_UPDATE", "maybe")
+
+    said = usage_error(suite, *MODELS, SUITE)
+
+    assert said == "PYTEST_DIVERGENCE_UPDATE=maybe: must be true or false"
+
+
+def test_a_listing_updates_nothing(suite: Project) -> None:
+    before = texts(suite.path / "tests")
+
+    suite.run(*OTHERS, SUITE, UPDATE, "--collect-only")
+
+    assert texts(suite.path / "tests") == before
+
+
+def test_a_suite_that_changed_meanwhile_is_left_alone(suite: Project) -> None:
+    suite.write(
+        "tests/conftest.py",
+        "import pathlib, pytest\n"
+        "@pytest.fixture(autouse=True, scope='session')\ndef edit():\n    yield\n"
+        f"    path = pathlib.Path({SUITE!r})\n"
+        '    path.write_text(path.read_text() + \'{"input": "Me too?"}\\n\')\n',
+    )
+
+    result = suite.run(*OTHERS, SUITE, UPDATE)
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "the suite was changed by others while this session measured it." in shown(result)
+    assert len(lines(suite)) == 6
+
+
+def test_a_full_disk_leaves_all_three_files_as_they_were(suite: Project) -> None:
+    """The tokens would fit, the suite would not: neither changes."""
+    rows = rows_of(suite)
+    edit(suite, {**rows[0], "metadata": {"note": "x" * 60_000}}, *rows[1:])
+    before = texts(suite.path / "tests")
+
+    command = [sys.executable, "-c", LIMITED, "50000", "-p", "divergence", "-p", "no:cacheprovider"]
+    result = suite.pytester.run(*command, *OTHERS, SUITE, UPDATE)
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([f"{SUITE} stays as it was: cannot write *: File too large."])
+    assert texts(suite.path / "tests") == before
+
+
+# Filling
+
+
+def test_rows_written_by_hand_are_completed(project: Project) -> None:
+    project.write_suite(SUITE, {"prompt": KNOT}, {"input": POEM, "max_kl": 0.5})
+
+    result = project.run(*MODELS, SUITE, FILL)
+
+    result.assert_outcomes(passed=2)
+    filled = stored(project)
+    knot, poem = filled.suite.cases
+    assert (knot.text, poem.text) == (KNOT, POEM)
+    assert knot.kl is not None
+    assert poem.kl is not None
+    assert knot.max_kl == approved_limit(knot.kl.value, None)
+    assert poem.max_kl == 0.5, "a limit that people wrote stays"
+    assert knot.completions is not None
+    assert set(filled.tokens) == {case_id(KNOT), case_id(POEM)}
+    assert filled.provenance is not None
+    assert filled.provenance.noise_floor is None, "two prompts say nothing about the noise"
+    assert json.loads(lines(project)[0])["id"] == case_id(KNOT)
+    result.stdout.re_match_lines([rf"  {case_id(KNOT)} updated: KL none -> \d.*, max_kl none -> "])
+
+
+def test_a_filled_suite_passes_on_the_same_models_and_fails_on_others(suite: Project) -> None:
+    replay(suite, *MODELS).assert_outcomes(passed=3, warnings=1)
+    save_tiny_model(suite.path / "far", perturb=2.0)
+
+    failed = replay(suite, "--model-1=base", "--model-2=far")
+
+    failed.assert_outcomes(failed=2, passed=1, warnings=1)
+
+
+def test_measured_rows_stay_byte_for_byte(suite: Project) -> None:
+    measured = lines(suite)
+    with path_of(suite).open("ab") as file:
+        file.write(b'{"input": "What goes into a soup?"}\n')
+    tokens = stored(suite).tokens
+
+    result = suite.run(*MODELS, SUITE, FILL)
+
+    result.assert_outcomes(passed=3)
+    after = lines(suite)
+    assert set(measured) < set(after)
+    assert len(after) == len(measured) + 1
+    assert tokens.items() <= stored(suite).tokens.items()
+
+
+def test_twenty_prompts_are_enough_for_a_noise_floor(project: Project) -> None:
+    project.write_suite(SUITE, *({"input": f"Prompt number {number}"} for number in range(20)))
+
+    project.run(*MODELS, SUITE, FILL).assert_outcomes(passed=20)
+
+    filled = stored(project)
+    assert filled.provenance is not None
+    assert filled.provenance.noise_floor is not None
+    assert filled.provenance.noise_floor.num_measurements == 60
+
+
+def test_nothing_to_fill_is_said(suite: Project) -> None:
+    before = texts(suite.path / "tests")
+
+    result = suite.run(*MODELS, SUITE, FILL)
+
+    assert f"{SUITE}: every case has a kl already; nothing to fill." in shown(result)
+    assert texts(suite.path / "tests") == before
+
+
+def test_control_rows_alone_are_not_filled_and_that_is_said(suite: Project) -> None:
+    edit(suite, *rows_of(suite), {"input": "One more ordinary prompt", "tags": ["control"]})
+
+    said = refused(suite, *MODELS, SUITE, FILL)
+
+    assert f"{SUITE} stays as it was: only control rows have no kl" in said
+
+
+def test_rows_of_another_pair_are_not_mixed(suite: Project) -> None:
+    with path_of(suite).open("ab") as file:
+        file.write(b'{"input": "What goes into a soup?"}\n')
+
+    said = refused(suite, *OTHERS, SUITE, FILL).replace("\n", " ")
+
+    assert "was measured on another pair: different are the candidate (" in said
+    assert "; name that pair, or measure all rows with --divergence-update" in said
+
+
+def test_measured_rows_without_provenance_are_not_filled_up(suite: Project) -> None:
+    (suite.path / "tests" / "release.provenance.json").unlink()
+    with path_of(suite).open("ab") as file:
+        file.write(b'{"input": "What goes into a soup?"}\n')
+
+    said = refused(suite, *MODELS, SUITE, FILL).replace("\n", " ")
+
+    assert "has measured rows but no provenance" in said
+    assert "; measure all of them with --divergence-update" in said
+
+
+def test_a_project_with_its_own_models_is_filled_too(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT})
+    project.write(
+        "tests/conftest.py",
+        "import pytest\nfrom pytest_divergence import load_model_pair\n"
+        "@pytest.fixture(scope='session')\n"
+        "def model_pair():\n    return load_model_pair('base', 'ft')\n",
+    )
+
+    project.run(SUITE, FILL).assert_outcomes(passed=1)
+
+    assert stored(project).provenance is not None
