@@ -304,9 +304,9 @@ def print_damage(
 TIMING_PLUGIN = """
 import time
 import pytest
-from pytest_divergence.models import loading
+from pytest_divergence.plugin import loaded_pairs
 
-load, loaded = loading.load_pair, []
+load, loaded = loaded_pairs.load_pair, []
 
 
 def timed(*arguments, **options):
@@ -315,7 +315,7 @@ def timed(*arguments, **options):
     return pair
 
 
-loading.load_pair = timed
+loaded_pairs.load_pair = timed
 
 
 @pytest.hookimpl(trylast=True)

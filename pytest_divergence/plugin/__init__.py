@@ -237,7 +237,7 @@ def _prepare(ours: DivergenceSession) -> None:
     """Search, or make sure that there is something to replay; nothing for what shows later."""
     plan = ours.plan
     has_suites = plan.process == "controller" and bool(plan.suites)
-    if plan.is_asked or plan.acts_first or has_suites:
+    if (plan.is_asked and plan.may_measure) or plan.acts_first or has_suites:
         from pytest_divergence.plugin.search import prepare
 
         prepare(ours)

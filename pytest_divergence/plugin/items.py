@@ -183,8 +183,9 @@ class CaseItem(SuiteItem):
             if self.has_value:
                 self.reading = Carried(self.case, self._searched_tokens(session))
             else:
-                pair = self.pair(request)
-                self.reading = self.suite.replay.of(pair, self.case, wanted=self._wanted())
+                self.reading = self.suite.replay.of(  # a name for the pair would keep it
+                    self.pair(request), self.case, wanted=self._wanted()
+                )
 
     def forget(self) -> None:
         """What was measured can be asked for answers and tokens, so it holds the models."""

@@ -13,7 +13,7 @@ import pytest
 from pytest_divergence.cli import main
 from pytest_divergence.core import settings as settings_module
 from pytest_divergence.core.settings import PROFILES
-from pytest_divergence.models import loading
+from pytest_divergence.plugin import loaded_pairs
 from tests.plugin.conftest import KNOT, MODELS, Project
 from tests.tiny import save_tiny_model
 
@@ -98,7 +98,7 @@ def test_a_second_call_measures_nothing_and_loads_no_model(
     calibrate: Calibrate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = calibrate()
-    monkeypatch.delattr(loading, "load_pair")
+    monkeypatch.delattr(loaded_pairs, "load_pair")
 
     second = calibrate()
     other_bound = calibrate("--max-kl=0.5")

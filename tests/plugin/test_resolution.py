@@ -13,7 +13,6 @@ import pytest
 
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.models import load_plan, sources
-from pytest_divergence.plugin import loaded_pairs
 from tests.plugin.conftest import KNOT, MODELS, Project, shown
 from tests.plugin.test_search import TINY_SEARCH
 
@@ -29,7 +28,8 @@ class Counts:
         self.pairs: list[str] = []
         self.screened: list[str] = []
         self.looked_up: list[str] = []
-        self._count(loaded_pairs, "resolve_pair", self.pairs)
+        # Wherever a plan is asked for, it is made there.
+        self._count(load_plan, "LoadPlan", self.pairs)
         self._count(load_plan, "screen_model_folder", self.screened)
         self._count(load_plan, "screen_adapter_folder", self.screened)
         self._count(sources, "snapshot_download", self.looked_up)
@@ -38,7 +38,11 @@ class Counts:
         original: Callable[..., Any] = getattr(module, name)
 
         def counting(first: Any, *others: Any, **options: Any) -> Any:
-            calls.append(first.name if isinstance(first, Path) else str(first))
+            names = {Path: "name", load_plan.SidePlan: "spec"}
+            found = [
+                getattr(first, part) for kind, part in names.items() if isinstance(first, kind)
+            ]
+            calls.append(str(found[0] if found else first))
             return original(first, *others, **options)
 
         self._monkeypatch.setattr(module, name, counting)
@@ -129,4 +133,4 @@ def test_the_next_session_of_a_process_looks_again(project: Project, counts: Cou
     refused = project.run(*command)
 
     assert "ft/config.json has fusion_config, which selects code" in shown(refused)
-    assert counts.take()[0] == ["base", "base"]
+    assert counts.take()[1] == ["base", "ft", "base", "ft"]

@@ -64,7 +64,7 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the models were loaded")
 
-    monkeypatch.setattr("pytest_divergence.models.loading.load_pair", refuse)
+    monkeypatch.setattr("pytest_divergence.plugin.loaded_pairs.load_pair", refuse)
 
 
 def test_a_case_within_its_bound_passes_and_one_over_it_fails(project: Project) -> None:
