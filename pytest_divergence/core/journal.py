@@ -9,7 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +20,6 @@ from pytest_divergence.core.json_files import strict_dumps, strict_loads
 from pytest_divergence.core.safe_text import safe_line
 
 FORMAT = 1
-About = Mapping[str, str]
-"""A run's key in words, for people who compare two."""
 
 
 class Journal:
@@ -39,11 +37,10 @@ class Journal:
         self._records: dict[str, bytes] = {}
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, key: str, about: About | None = None) -> Journal:
+    def open(cls, path: str | os.PathLike[str], *, key: str) -> Journal:
         """Go on with the journal at `path`, or start one; another run's key starts it afresh.
 
-        `key` is a digest of all that may change a result, and `about` says what that is in words.
-        Raises StoreError.
+        `key` is a digest of all that may change a result. Raises StoreError.
         """
         file = Path(path)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
@@ -52,7 +49,7 @@ class Journal:
         except OSError as error:
             raise StoreError(f"cannot open the journal {file}: {error.strerror}") from error
         try:
-            journal._go_on(key, about or {})
+            journal._go_on(key)
         except BaseException:
             journal.close()
             raise
@@ -93,7 +90,7 @@ class Journal:
         """Close the file."""
         self.close()
 
-    def _go_on(self, key: str, about: About) -> None:
+    def _go_on(self, key: str) -> None:
         """Take over what is whole; leave the file ending with a whole line and our key on top."""
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
@@ -112,7 +109,7 @@ class Journal:
             self._records = content.units
         else:
             self._cut(0)
-            self._append(_header_record(key, about))
+            self._append(_header_record(key))
 
     def _append(self, record: bytes) -> None:
         line = _line_of(record)
@@ -172,10 +169,9 @@ def _parsed(record: bytes | None) -> dict[str, Any]:
     return {}
 
 
-def _header_record(key: str, about: About) -> bytes:
+def _header_record(key: str) -> bytes:
     """What a journal's first line says."""
-    more = {"about": dict(about)} if about else {}
-    return strict_dumps({"journal": FORMAT, "key": key, **more}).encode("utf-8")
+    return strict_dumps({"journal": FORMAT, "key": key}).encode("utf-8")
 
 
 def _unit_record(unit: str, result: object) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.file_names import suite_path
 from pytest_divergence.core.files import DivergenceFolder, file_lock
-from pytest_divergence.core.journal import About, Journal
+from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.progress import Listener
@@ -142,8 +142,6 @@ class SearchPlan:
     strategies: Mapping[str, Strategy]
     key: str
     """Digest of all that its results depend on."""
-    about: Mapping[str, str]
-    """All that they depend on in words."""
 
     @classmethod
     def of(
@@ -165,7 +163,7 @@ class SearchPlan:
             seeds = read_seeds(settings.seeds)
         prompts = [*seeds, *calibration.controls]
         parts = _run_parts(identity, settings, profile, prompts=prompts, strategies=strategies)
-        return cls(calibration, seeds, strategies, _key(parts), _in_words(parts))
+        return cls(calibration, seeds, strategies, _key(parts))
 
     @property
     def profile(self) -> Profile:
@@ -210,11 +208,9 @@ class PairFiles:
 
 
 @contextmanager
-def open_journal(
-    path: Path, key: str, listener: Listener, *, about: About | None = None
-) -> Iterator[Journal]:
+def open_journal(path: Path, key: str, listener: Listener) -> Iterator[Journal]:
     """A journal to go on with; says what a crash has cost. Hold the lock."""
-    with Journal.open(path, key=key, about=about) as journal:
+    with Journal.open(path, key=key) as journal:
         if journal.recovered:
             listener.say(journal.recovered)
         yield journal
@@ -290,16 +286,3 @@ def _code_digest(kind: type) -> str:
 def _key(parts: Mapping[str, Any]) -> str:
     """sha256 over all that may change a result."""
     return text_digest(json.dumps(parts, sort_keys=True))
-
-
-def _in_words(parts: Mapping[str, Any], name: str = "") -> dict[str, str]:
-    """The parts flat, by dotted names, so that people can tell two runs apart; without prompts."""
-    found: dict[str, str] = {}
-    for key, value in parts.items():
-        dotted = f"{name}.{key}" if name else key
-        if isinstance(value, dict):
-            found |= _in_words(value, dotted)
-        else:
-            is_text = key == "system_prompt" and value is not None
-            found[dotted] = text_digest(value) if is_text else str(value)
-    return found

@@ -123,7 +123,7 @@ def search(
             plan.forget([calibration_path, files.search])
         with (
             open_journal(calibration_path, plan.calibration.key, listener) as calibrating,
-            open_journal(files.search, plan.key, listener, about=plan.about) as searching,
+            open_journal(files.search, plan.key, listener) as searching,
         ):
             spent = Spent()
             forecast = Forecast(plan.profile, settings.budget_seconds, spent, listener)
