@@ -28,9 +28,11 @@ from pytest_divergence.discovery.prompt_files import (
 )
 from pytest_divergence.scoring.cheap_scores import prompt_nlls, screen
 from pytest_divergence.scoring.scorer import score_greedily
+from pytest_divergence.scoring.suite_rows import Sizes
 
 NUM_TURNS = 5
 SETTINGS, PROFILE = Settings(), PROFILES["smoke"]
+SIZES = Sizes(SETTINGS.metric, PROFILE.num_continuations, PROFILE.continuation_length)
 CONTROLS = shipped_prompts(SHIPPED_CONTROLS, calibration.CHUNK)
 PROPOSALS = shipped_prompts(SHIPPED_SEEDS, PROFILE.num_proposals)
 
@@ -39,11 +41,16 @@ def main() -> None:
     pair = load_model_pair(*sys.argv[1:3])
     units: dict[str, Callable[[ModelPair], object]] = {
         f"{len(CONTROLS)} controls": partial(
-            calibration._measure, CONTROLS, frozenset(asked(CONTROLS, PROFILE)), SETTINGS, PROFILE
+            calibration._measure,
+            CONTROLS,
+            frozenset(asked(CONTROLS, PROFILE)),
+            SETTINGS.metric,
+            SETTINGS.seed,
+            PROFILE,
         ),
         f"{len(PROPOSALS)} proposals of self_prompt": ranked_and_scored,
         f"{PROFILE.num_cases} cases": partial(
-            confirmation._measure, CONTROLS[: PROFILE.num_cases], SETTINGS, PROFILE
+            confirmation._measure, CONTROLS[: PROFILE.num_cases], SIZES, SETTINGS.seed
         ),
     }
     for name, unit in units.items():

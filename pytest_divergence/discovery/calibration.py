@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import CONTROL_TAG, Case, Measurement, case_id
 from pytest_divergence.core.provenance import Bound, NoiseFloor
 from pytest_divergence.core.report import Calibration, ShiftDistribution
-from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.settings import MetricName, Profile
 from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.discovery.behaviours.answers import Answer, Answered
 from pytest_divergence.discovery.behaviours.hints import Amplified, amplified_answers, asked
@@ -129,14 +129,12 @@ class Calibrated:
             if one.amplified is not None
         ]
 
-    def bound(self, settings: Settings, behaviours: Sequence[Behaviour] = ()) -> Bound:
+    def bound(self, max_kl: float | Literal["auto"], behaviours: Sequence[Behaviour] = ()) -> Bound:
         """The asserted limit: the option's, or computed from the parts.
 
         Controls that show one of the `behaviours` found by then do not raise it.
         """
-        if isinstance(settings.max_kl, float):
-            return absolute_bound(settings.max_kl)
-        return self.automatic_bound(behaviours)
+        return self.automatic_bound(behaviours) if max_kl == "auto" else absolute_bound(max_kl)
 
     def automatic_bound(self, behaviours: Sequence[Behaviour] = ()) -> Bound:
         """The limit computed from the parts, whatever is asserted: what a search goes by."""
@@ -169,15 +167,17 @@ def is_ordinary(control: Control, behaviours: Sequence[Behaviour]) -> bool:
 
 def calibrate(
     units: WorkUnits,
-    settings: Settings,
     profile: Profile,
     shipped: Sequence[str],
     listener: Listener,
+    *,
+    metric: MetricName,
+    seed: int,
 ) -> Calibrated:
     """Measure the controls, the shipped ones and those that the reference writes."""
     total = profile.num_shipped_controls + profile.num_written_controls
     listener.progress("calibrate", 0, total)
-    written = units.do(WRITTEN_UNIT, lambda pair: _written(pair, settings, profile))
+    written = units.do(WRITTEN_UNIT, lambda pair: _written(pair, seed, profile))
     texts = [one.text for one in clean(Proposal(text, "control") for text in (*shipped, *written))]
     controls: list[Control] = []
     nlls: list[float] = []
@@ -186,7 +186,7 @@ def calibrate(
     chunks = [
         Unit(
             f"controls/score/{start}",
-            partial(_measure, texts[start : start + CHUNK], named, settings, profile),
+            partial(_measure, texts[start : start + CHUNK], named, metric, seed, profile),
         )
         for start in starts
     ]
@@ -194,7 +194,7 @@ def calibrate(
         controls += [Control.from_row(row) for row in scored["controls"]]
         nlls += scored["nlls"]
         listener.progress("calibrate", min(start + CHUNK, total), total)
-    floor = units.do("calibrate/noise-floor", partial(_floor, controls, settings))
+    floor = units.do("calibrate/noise-floor", partial(_floor, controls, metric))
     values = [one.value for one in controls]
     shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)
     return Calibrated(NoiseFloor(**floor), shift, controls, nll_limit(nlls))
@@ -206,7 +206,7 @@ def noise_prompts(controls: Sequence[Control]) -> tuple[list[str], list[Sequence
     return [one.text for one in chosen], [one.candidate.token_ids for one in chosen]
 
 
-def _written(pair: ModelPair, settings: Settings, profile: Profile) -> list[str]:
+def _written(pair: ModelPair, seed: int, profile: Profile) -> list[str]:
     """Unguided user turns of the reference, so that ordinary odd prompts are covered."""
     if profile.num_written_controls == 0:
         return []
@@ -215,7 +215,7 @@ def _written(pair: ModelPair, settings: Settings, profile: Profile) -> list[str]
         None,
         num_prompts=profile.num_written_controls,
         max_new_tokens=profile.prompt_length,
-        seed=row_seed(settings.seed, "written controls"),
+        seed=row_seed(seed, "written controls"),
         writers=(pair.reference,),
     )
 
@@ -223,7 +223,8 @@ def _written(pair: ModelPair, settings: Settings, profile: Profile) -> list[str]
 def _measure(
     texts: Sequence[str],
     named: frozenset[str],
-    settings: Settings,
+    metric: MetricName,
+    seed: int,
     profile: Profile,
     pair: ModelPair,
 ) -> dict[str, Any]:
@@ -232,10 +233,10 @@ def _measure(
         scores = score_prompts(
             pair,
             texts,
-            metric=settings.metric,
+            metric=metric,
             num_continuations=profile.num_continuations,
             max_new_tokens=profile.continuation_length,
-            seed=row_seed(settings.seed, CONTROL_STREAM),
+            seed=row_seed(seed, CONTROL_STREAM),
         )
         # A model and itself have nothing to amplify.
         chosen = [] if pair.is_same_model else [text for text in texts if text in named]
@@ -258,9 +259,9 @@ def _measure(
     }
 
 
-def _floor(controls: Sequence[Control], settings: Settings, pair: ModelPair) -> dict[str, object]:
+def _floor(controls: Sequence[Control], metric: MetricName, pair: ModelPair) -> dict[str, object]:
     given = noise_prompts(controls)
-    return measure_noise_floor(pair, *given, metric=settings.metric).model_dump()
+    return measure_noise_floor(pair, *given, metric=metric).model_dump()
 
 
 def _is_shown(behaviour: Behaviour, control: Control) -> bool:

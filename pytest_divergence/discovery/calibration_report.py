@@ -68,8 +68,15 @@ def calibration_report(
     ):
         units = WorkUnits(InProcess(journal, load_pair))
         dtype, attention, others = units.do("calibrate/pair", _about)
-        calibrated = calibrate(units, settings, plan.profile, plan.controls, listener)
-        bound = calibrated.bound(settings)
+        calibrated = calibrate(
+            units,
+            plan.profile,
+            plan.controls,
+            listener,
+            metric=settings.metric,
+            seed=settings.seed,
+        )
+        bound = calibrated.bound(settings.max_kl)
         nuisances = _nuisances(units, settings, others, calibrated, listener)
         planted = _planted(units, settings, calibrated.controls, bound.value, listener)
         return CalibrationReport(

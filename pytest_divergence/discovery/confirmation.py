@@ -14,7 +14,6 @@ from typing import Any
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Completions, Measurement, Origin
 from pytest_divergence.core.report import TokenComparison
-from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.discovery.behaviours.suspects import shown_behaviour
 from pytest_divergence.discovery.engines.base import Unit, WorkUnits
@@ -46,10 +45,10 @@ class ConfirmedCase:
 def confirm(
     units: WorkUnits,
     selected: Sequence[Selected],
-    settings: Settings,
-    profile: Profile,
+    sizes: Sizes,
     listener: Listener,
     *,
+    seed: int,
     behaviours: Sequence[Behaviour] = (),
 ) -> list[ConfirmedCase]:
     """Measure each selected prompt anew, some of them in one work unit.
@@ -58,7 +57,7 @@ def confirm(
     """
     listener.progress("confirm", 0, len(selected))
     starts = range(0, len(selected), CHUNK)
-    chunks = [_unit(selected[start : start + CHUNK], settings, profile) for start in starts]
+    chunks = [_unit(selected[start : start + CHUNK], sizes, seed) for start in starts]
     confirmed: list[ConfirmedCase] = []
     for start, found in zip(starts, units.do_each(chunks), strict=True):
         chunk = selected[start : start + CHUNK]
@@ -67,21 +66,20 @@ def confirm(
     return confirmed
 
 
-def _unit(selected: Sequence[Selected], settings: Settings, profile: Profile) -> Unit:
+def _unit(selected: Sequence[Selected], sizes: Sizes, seed: int) -> Unit:
     texts = [one.scored.proposal.text for one in selected]
     name = f"confirm/{text_digest(json.dumps(texts))[:16]}"
-    return Unit(name, partial(_measure, texts, settings, profile))
+    return Unit(name, partial(_measure, texts, sizes, seed))
 
 
 def _measure(
-    texts: Sequence[str], settings: Settings, profile: Profile, pair: ModelPair
+    texts: Sequence[str], sizes: Sizes, seed: int, pair: ModelPair
 ) -> list[dict[str, Any]]:
-    sizes = Sizes(settings.metric, profile.num_continuations, profile.continuation_length)
     rows = [Case(input=text) for text in texts]
     with pair.reading_once():
         # First, for it reads all positions of a prompt: what comes after goes on from its end.
         nlls = prompt_nlls(pair, pair.candidate, texts)
-        found = measure_rows(pair, sizes, row_seed(settings.seed, CASE_STREAM), rows)
+        found = measure_rows(pair, sizes, row_seed(seed, CASE_STREAM), rows)
         compared = [
             compare_tokens(pair, text, one.answer) for text, one in zip(texts, found, strict=True)
         ]

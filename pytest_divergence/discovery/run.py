@@ -47,6 +47,7 @@ from pytest_divergence.discovery.soft_prompts.virtual_tokens import artefact_fol
 from pytest_divergence.discovery.strategies import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import Strategy
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.suite_rows import Sizes
 
 TICK_SHARE = 0.1
 """Of the bound: divergences that differ by less are ties, which the more natural prompt wins."""
@@ -184,7 +185,7 @@ class Steps:
             self.units, self.behaviours.confirmed, self.plan.profile, self.listener
         )
         self._describe(self.behaviours)
-        findings.bound = calibrated.bound(settings, findings.behaviours)
+        findings.bound = calibrated.bound(settings.max_kl, findings.behaviours)
         findings.confirmed = self._confirm(calibrated)
         findings.behaviours = [self._with_cases(one) for one in findings.behaviours]
 
@@ -235,13 +236,14 @@ class Steps:
         findings.dtype, findings.template_sha256 = about
         calibrated = calibrate(
             self.calibration_units,
-            settings,
             self.plan.profile,
             self.plan.calibration.controls,
             self.listener,
+            metric=settings.metric,
+            seed=settings.seed,
         )
         findings.calibrated = calibrated
-        findings.bound = calibrated.bound(settings).model_copy(update={"provisional": True})
+        findings.bound = calibrated.bound(settings.max_kl).model_copy(update={"provisional": True})
         self._refuse_noise(settings.max_kl, setting("max_kl"))
         return calibrated
 
@@ -288,8 +290,10 @@ class Steps:
             tick=TICK_SHARE * calibrated.automatic_bound(behaviours).value,
             behaviours=conditional,
         )
+        sizes = Sizes(self.settings.metric, profile.num_continuations, profile.continuation_length)
+        seed = self.settings.seed
         return confirm(
-            self.units, selected, self.settings, profile, self.listener, behaviours=conditional
+            self.units, selected, sizes, self.listener, seed=seed, behaviours=conditional
         )
 
     def _with_cases(self, behaviour: Behaviour) -> Behaviour:

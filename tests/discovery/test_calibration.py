@@ -13,7 +13,13 @@ from pytest_divergence.core.behaviours import Behaviour, behaviour_id
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours.hints import Amplified, amplified_answers, asked
-from pytest_divergence.discovery.calibration import Control, _measure, calibrate, is_ordinary
+from pytest_divergence.discovery.calibration import (
+    Calibrated,
+    Control,
+    _measure,
+    calibrate,
+    is_ordinary,
+)
 from pytest_divergence.discovery.engines.base import WorkUnits
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
@@ -27,7 +33,7 @@ from tests.models_in_memory import tiny_pair
 
 PROMPTS = [f"Tell me about {topic}." for topic in (*TOPICS, *MORE)][:20]
 LONG = "Why is that so? " * 20
-SETTINGS = Settings()
+METRIC, SEED = Settings().metric, Settings().seed
 PROFILE = PROFILES["smoke"].model_copy(
     update={
         "num_shipped_controls": len(PROMPTS) + 1,
@@ -37,8 +43,12 @@ PROFILE = PROFILES["smoke"].model_copy(
 )
 
 
+def calibrated(units: WorkUnits, prompts: list[str]) -> Calibrated:
+    return calibrate(units, PROFILE, prompts, Silence(), metric=METRIC, seed=SEED)
+
+
 def test_controls_are_answered_from_amplified_logits_too(units: WorkUnits, pair: ModelPair) -> None:
-    found = calibrate(units, SETTINGS, PROFILE, [*PROMPTS, LONG], Silence())
+    found = calibrated(units, [*PROMPTS, LONG])
 
     answers = amplified_answers(pair, PROMPTS[:12], PROFILE.search_length)
     plain = {one.text: one.reference for one in found.controls}
@@ -53,13 +63,13 @@ def test_a_model_and_itself_have_nothing_to_amplify(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
         units = WorkUnits(InProcess(journal, lambda: same))
 
-        assert calibrate(units, SETTINGS, PROFILE, PROMPTS, Silence()).amplified == []
+        assert calibrated(units, PROMPTS).amplified == []
 
 
 def test_all_that_the_candidate_said_to_a_control_is_kept(pair: ModelPair) -> None:
     profile = PROFILE.model_copy(update={"num_continuations": 3})
 
-    (row,) = _measure([LONG], frozenset(), SETTINGS, profile, pair)["controls"]
+    (row,) = _measure([LONG], frozenset(), METRIC, SEED, profile, pair)["controls"]
 
     control = Control.from_row(json.loads(json.dumps(row)))
     answers = [control.candidate.text, *control.further]
@@ -106,7 +116,9 @@ def test_controls_that_show_a_behaviour_do_not_count_for_the_bound(
     behaviours: list[Behaviour],
     counts: bool,
 ) -> None:
-    row = _measure(["Tell me of the tides."], frozenset(), SETTINGS, PROFILE, pair)["controls"][0]
+    row = _measure(["Tell me of the tides."], frozenset(), METRIC, SEED, PROFILE, pair)["controls"][
+        0
+    ]
     control = replace(Control.from_row(row), candidate=answer(said), further=further)
 
     assert is_ordinary(control, behaviours) == counts
@@ -116,14 +128,14 @@ def test_each_model_reads_a_control_once() -> None:
     """Scores, naturalness and amplified answers say what they say apart, for fewer tokens."""
     named = asked(PROMPTS, PROFILE)
     pair, apart = tiny_pair(), tiny_pair()
-    together = _measure(PROMPTS, frozenset(named), SETTINGS, PROFILE, pair)
+    together = _measure(PROMPTS, frozenset(named), METRIC, SEED, PROFILE, pair)
 
     scores = score_prompts(
         apart,
         PROMPTS,
         num_continuations=PROFILE.num_continuations,
         max_new_tokens=PROFILE.continuation_length,
-        seed=row_seed(SETTINGS.seed, CONTROL_STREAM),
+        seed=row_seed(SEED, CONTROL_STREAM),
     )
     nlls = prompt_nlls(apart, apart.reference, PROMPTS)
     answers = amplified_answers(apart, named, PROFILE.search_length)

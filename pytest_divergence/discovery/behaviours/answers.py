@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.settings import MetricName
 from pytest_divergence.discovery.engines.base import WorkUnits
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.models.chat_format import ChatFormat
@@ -99,15 +99,17 @@ class Evidence:
 def fresh_answers(
     units: WorkUnits,
     prompts: Sequence[str],
-    settings: Settings,
-    profile: Profile,
     *,
+    metric: MetricName,
+    seed: int,
+    max_new_tokens: int,
     about: str,
 ) -> list[Answered]:
     """Answers sampled at T = 1, in one work unit; `about` is the id of what they shall test."""
     digest = text_digest("\n".join(prompts))[:8]
+    own_seed = row_seed(seed, "behaviours", digest)
     rows = units.do(
-        f"behaviour/{about}/{digest}", partial(_sample, prompts, settings, profile, digest)
+        f"behaviour/{about}/{digest}", partial(_sample, prompts, metric, own_seed, max_new_tokens)
     )
     return [
         Answered(row["prompt"], row["reference"], Answer.from_row(row["candidate"]), False)
@@ -116,15 +118,15 @@ def fresh_answers(
 
 
 def _sample(
-    prompts: Sequence[str], settings: Settings, profile: Profile, name: str, pair: ModelPair
+    prompts: Sequence[str], metric: MetricName, seed: int, max_new_tokens: int, pair: ModelPair
 ) -> list[dict[str, Any]]:
     scores = score_prompts(
         pair,
         prompts,
-        metric=settings.metric,
+        metric=metric,
         num_continuations=1,
-        max_new_tokens=profile.naming_length,
-        seed=row_seed(settings.seed, "behaviours", name),
+        max_new_tokens=max_new_tokens,
+        seed=seed,
     )
     return [
         {

@@ -213,7 +213,12 @@ class Behaviours:
         self.listener.progress("test a suspected behaviour", 0, 1)
         prompts = [one.prompt for one in shown[: self.profile.num_behaviour_prompts]]
         fresh = fresh_answers(
-            self.units, prompts, self.settings, self.profile, about=lead.suspect.id
+            self.units,
+            prompts,
+            metric=self.settings.metric,
+            seed=self.settings.seed,
+            max_new_tokens=self.profile.naming_length,
+            about=lead.suspect.id,
         )
         again = shown_by(lead.suspect, fresh)
         if len(again) >= MIN_CANDIDATE_SHARE * len(fresh):
