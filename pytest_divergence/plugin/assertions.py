@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pytest_divergence.core.cases import Case, is_same_quantity
 from pytest_divergence.core.errors import first_fault
-from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.file_names import FOLDER, sidecar_path
 from pytest_divergence.core.provenance import Provenance, load_provenance
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.models.pair import ModelPair
@@ -23,7 +23,7 @@ from pytest_divergence.plugin.model_pairs import Models, has_own_pair, marked_mo
 from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.options import name_of
 from pytest_divergence.plugin.replay import answers_of, sizes_for
-from pytest_divergence.plugin.session import FOLDER, DivergenceSession, of
+from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.terminal import rerun_command
 from pytest_divergence.plugin.usage_errors import failures, shown_case
 from pytest_divergence.reports.failures import failure_text

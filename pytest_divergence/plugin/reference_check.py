@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from pytest_divergence.core.file_names import FOLDER
 from pytest_divergence.core.provenance import ModelProvenance, is_same_model, model_name
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.plugin.model_pairs import Models
 from pytest_divergence.plugin.notes import note
-from pytest_divergence.plugin.session import FOLDER, DivergenceSession
+from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.plugin.usage_errors import warn_of_suite
 
 

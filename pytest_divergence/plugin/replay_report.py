@@ -19,6 +19,7 @@ import pytest
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import NATS_PER_TOKEN, Case, Measurement
 from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.file_names import FOLDER
 from pytest_divergence.core.files import DivergenceFolder
 from pytest_divergence.core.provenance import Effort, Provenance
 from pytest_divergence.core.redaction import redacted
@@ -34,7 +35,7 @@ from pytest_divergence.core.report import (
     write_report,
 )
 from pytest_divergence.core.suites import read_suite
-from pytest_divergence.plugin.session import FOLDER, DivergenceSession, of
+from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.usage_errors import error_text
 from pytest_divergence.reports import write_reports
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from pytest_divergence.core.file_names import SUITE_SUFFIX, suite_path
+from pytest_divergence.core.file_names import FOLDER, SUITE_SUFFIX, suite_path
 from pytest_divergence.plugin import xdist
 from pytest_divergence.plugin._compat import announce
 from pytest_divergence.plugin.model_pairs import Models, PairRules
@@ -53,8 +53,6 @@ LISTINGS = (
 """Options of pytest that list or plan; with none of them may a search start."""
 RUNNER = "GITHUB_ACTIONS"
 """`true` on a runner of GitHub."""
-FOLDER = ".divergence"
-"""Where a search of the session's own pair leaves what it finds."""
 NO_MODELS = "needs two models; give --model-1 and --model-2"
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from pytest_divergence.core.file_names import FOLDER
 from pytest_divergence.plugin import options
 from pytest_divergence.plugin._compat import terminal_width
 from pytest_divergence.plugin.notes import SKIP_PREFIX, left_by, skip_reason
 from pytest_divergence.plugin.options import INI
 from pytest_divergence.plugin.replay_report import write_replay_reports
-from pytest_divergence.plugin.session import FOLDER, DivergenceSession
+from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.reports.failures import comparison
 from pytest_divergence.reports.terminal import summary_lines
 

@@ -15,7 +15,7 @@ import pytest
 
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import DivergenceError, MeasurementError
-from pytest_divergence.core.file_names import SUITE_SUFFIX
+from pytest_divergence.core.file_names import FOLDER, SUITE_SUFFIX
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.suites import StoredSuite, read_suite, write_stored
 from pytest_divergence.core.verdicts import judge
@@ -32,7 +32,7 @@ from pytest_divergence.plugin.loaded_pairs import forget_frames
 from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.options import INI
 from pytest_divergence.plugin.replay import controls_breadth, sizes_for
-from pytest_divergence.plugin.session import FOLDER, DivergenceSession, is_ci, of
+from pytest_divergence.plugin.session import DivergenceSession, is_ci, of
 from pytest_divergence.plugin.usage_errors import error_text, failures
 from pytest_divergence.reports.aggregates import (
     SEARCH_AGAIN,
