@@ -42,15 +42,15 @@ LARGE = (
     + """
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from pytest_divergence.discovery.objectives import SoftPromptObjective, initial_parameter
-from pytest_divergence.discovery.training_config import TrainingConfig
-from pytest_divergence.models import head
+from pytest_divergence.discovery.soft_prompts.objectives import SoftPromptObjective, initial_parameter
+from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
+from pytest_divergence.models import output_head
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.tokens import ScoringRow, score_tokens
+from pytest_divergence.scoring.teacher_forcing import ScoringRow, score_tokens
 from tests.tiny import tiny_tokenizer
 work, path, vocabulary, num_rows, length = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 if path == "plain":
-    head.WHOLE_BYTES = 10**18
+    output_head.WHOLE_BYTES = 10**18
 torch.manual_seed(0)
 config = LlamaConfig(
     vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
@@ -82,8 +82,8 @@ TRAIN = (
     + """
 import time, torch
 from pytest_divergence import load_model_pair
-from pytest_divergence.discovery.objectives import SoftPromptObjective, initial_parameter
-from pytest_divergence.discovery.training_config import TrainingConfig
+from pytest_divergence.discovery.soft_prompts.objectives import SoftPromptObjective, initial_parameter
+from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 pair = load_model_pair(sys.argv[1], sys.argv[2])
 settings = TrainingConfig(gradient_checkpointing=sys.argv[3] == "on")
 parameter = initial_parameter(pair, settings).requires_grad_(True)
