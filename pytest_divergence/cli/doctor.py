@@ -89,7 +89,8 @@ def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator
     yield from inspect_pair(settings, plan)
     if any(side.folder is None for side in plan.sides):
         return
-    memory = search_memory(settings, plan)
+    profile = settings.resolved_profile(plan.device.type)
+    memory = search_memory(plan, profile, allowed=settings.memory_bytes)
     if memory is not None:
         memory.check()
         yield Finding("ok", f"a search needs {memory}")

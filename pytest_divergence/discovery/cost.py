@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.calibration import WRITTEN_UNIT
 from pytest_divergence.discovery.engines.base import Spent
 from pytest_divergence.discovery.generation import generate_prompts
@@ -106,18 +106,17 @@ def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
     return max(cache + logits, training)
 
 
-def search_memory(settings: Settings, plan: LoadPlan) -> Memory | None:
-    """What a search of two models takes; None for a plugin's model and for unreadable files.
+def search_memory(plan: LoadPlan, profile: Profile, *, allowed: int | None) -> Memory | None:
+    """What a search of two models takes, of `allowed` bytes; None for a plugin's model and for unreadable files.
 
     Of two devices it is the one that it is tightest on. Models that accelerate spreads are compared
     with the memory of all devices together. What is wrong with such files is the loader's to say.
     """
-    device, dtype = plan.device, plan.dtypes[0]
+    dtype = plan.dtypes[0]
     _ = plan.placements  # what cannot be is said, whatever the files hold
     if not plan.is_here:
         return None
     with suppress(Exception):  # strange files may raise anything
-        profile = settings.resolved_profile(device.type)
         size = model_size(plan.reference.full_model.config)
         batch = batch_bytes(profile, size, dtype.itemsize)
         return min(
@@ -128,7 +127,7 @@ def search_memory(settings: Settings, plan: LoadPlan) -> Memory | None:
                     free=all_memory() if where == EVERYWHERE else available_memory(where),
                     device=where,
                     dtype=str(dtype).removeprefix("torch."),
-                    allowed=settings.memory_bytes,
+                    allowed=allowed,
                 )
                 for where, weights in plan.weights.items()
             ),

@@ -18,7 +18,6 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrain
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.models.specs import ModelSpec
 
 DTYPES = {
     "float32": torch.float32,
@@ -36,16 +35,18 @@ class Placement:
     is_spread: bool = False
 
 
-def placement(spec: ModelSpec, device: torch.device, *, role: str) -> Placement:
-    """Where a full model goes: as its spec says, else on the session's `device`.
+def placement(
+    own_device: str | None, device_map: str | None, device: torch.device, *, role: str
+) -> Placement:
+    """Where a full model goes: as its spec says of it, else on the session's `device`.
 
     Raises `ModelLoadError` for a device that is not there, and without accelerate where it is
     needed.
     """
-    if spec.device_map is not None:
-        if spec.device_map != "auto" or spec.device is not None:
+    if device_map is not None:
+        if device_map != "auto" or own_device is not None:
             raise ModelLoadError(
-                f"{role}: device_map={spec.device_map} must be auto, and stand without device"
+                f"{role}: device_map={device_map} must be auto, and stand without device"
             )
         if importlib.util.find_spec("accelerate") is None:
             raise ModelLoadError(
@@ -53,9 +54,9 @@ def placement(spec: ModelSpec, device: torch.device, *, role: str) -> Placement:
                 "pip install 'pytest-divergence[accelerate]'"
             )
         return Placement(device, is_spread=True)
-    if spec.device is None:
+    if own_device is None:
         return Placement(device)
-    return Placement(usable_device(spec.device, option=f"{role}: device"))
+    return Placement(usable_device(own_device, option=f"{role}: device"))
 
 
 def resolve_device(device: str) -> torch.device:

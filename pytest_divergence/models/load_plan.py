@@ -277,12 +277,9 @@ class LoadPlan:
     @cached_property
     def placements(self) -> tuple[Placement, Placement]:
         """Where both models go: as each spec says, else on the pair's device."""
-        own = self.reference.full_model
-        first = placement(own.spec, self.device, role=own.role)
-        spec = self.candidate.spec
+        first, spec = self._placement(self.reference.full_model), self.candidate.spec
         if not self.candidate.is_adapter or spec.base is not None:
-            other = self.candidate.full_model
-            return first, placement(other.spec, self.device, role=other.role)
+            return first, self._placement(self.candidate.full_model)
         for option in ("device", "device_map"):
             if getattr(spec, option) is not None:
                 raise ModelLoadError(
@@ -290,6 +287,9 @@ class LoadPlan:
                     f"{option} with {self.reference.role}"
                 )
         return first, first
+
+    def _placement(self, side: SidePlan) -> Placement:
+        return placement(side.spec.device, side.spec.device_map, self.device, role=side.role)
 
     @cached_property
     def weights(self) -> Mapping[str, int]:

@@ -147,7 +147,9 @@ class Pairs:
 
     def memory(self, models: Models) -> Memory | None:
         """What a search of this pair takes; None where that cannot be told before it is loaded."""
-        return search_memory(self._settings(), self.plan(models))
+        settings, plan = self._settings(), self.plan(models)
+        profile = settings.resolved_profile(plan.device.type)
+        return search_memory(plan, profile, allowed=settings.memory_bytes)
 
     def _context(self, models: Models, *, is_offline: bool = False) -> LoadContext:
         start, provider = self._config.invocation_params.dir, PluginModels.of(self._config)

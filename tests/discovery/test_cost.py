@@ -60,9 +60,9 @@ class Notes(Silence):
 def memory_of(folder: Path, candidate: str, **settings: str) -> Memory:
     given = Settings(device="cpu", **settings)
     options = LoadOptions.of(given)
-    found = search_memory(
-        given, resolve_pair(str(folder / "base"), str(folder / candidate), options)
-    )
+    plan = resolve_pair(str(folder / "base"), str(folder / candidate), options)
+    profile = given.resolved_profile(plan.device.type)
+    found = search_memory(plan, profile, allowed=given.memory_bytes)
     assert found is not None
     return found
 
@@ -95,7 +95,7 @@ def test_of_files_that_cannot_be_read_nothing_is_said(tiny_models: Path, tmp_pat
     plan = resolve_pair(str(tiny_models / "base"), str(tiny_models / "ft"), CPU)
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
     broken = replace(plan, candidate=replace(plan.candidate, folder=tmp_path))
-    assert search_memory(Settings(device="cpu"), broken) is None
+    assert search_memory(broken, SMOKE, allowed=None) is None
 
 
 def test_a_model_counts_on_the_device_that_it_is_on(tiny_models: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_model_counts_on_the_device_that_it_is_on(tiny_models: Path) -> None:
     size = weights_bytes(tiny_models / "base", 4)
 
     def found(model_1: str, model_2: str) -> Memory:
-        memory = search_memory(Settings(device="cpu"), resolve_pair(model_1, model_2, CPU))
+        memory = search_memory(resolve_pair(model_1, model_2, CPU), SMOKE, allowed=None)
         assert memory is not None
         return memory
 
