@@ -42,7 +42,9 @@ LARGE = (
     + """
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from pytest_divergence.discovery.soft_prompts.objectives import SoftPromptObjective, initial_parameter
+from pytest_divergence.discovery.soft_prompts.objectives import (
+    SoftPromptObjective, initial_parameter,
+)
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.models import output_head
 from pytest_divergence.models.pair import ModelPair
@@ -82,7 +84,9 @@ TRAIN = (
     + """
 import time, torch
 from pytest_divergence import load_model_pair
-from pytest_divergence.discovery.soft_prompts.objectives import SoftPromptObjective, initial_parameter
+from pytest_divergence.discovery.soft_prompts.objectives import (
+    SoftPromptObjective, initial_parameter,
+)
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 pair = load_model_pair(sys.argv[1], sys.argv[2])
 settings = TrainingConfig(gradient_checkpointing=sys.argv[3] == "on")

@@ -107,8 +107,9 @@ def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
 
 
 def search_memory(plan: LoadPlan, profile: Profile, *, allowed: int | None) -> Memory | None:
-    """What a search of two models takes, of `allowed` bytes; None for a plugin's model and for unreadable files.
+    """What a search of two models takes; None for a plugin's model and for unreadable files.
 
+    `allowed` is what the user allows it, in bytes; None: what is free.
     Of two devices it is the one that it is tightest on. Models that accelerate spreads are compared
     with the memory of all devices together. What is wrong with such files is the loader's to say.
     """

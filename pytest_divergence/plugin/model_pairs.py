@@ -18,7 +18,7 @@ import pytest
 
 from pytest_divergence.plugin._compat import fixture_definitions
 from pytest_divergence.plugin.once import Once
-from pytest_divergence.plugin.options import PAIRS_INI
+from pytest_divergence.plugin.options import PAIRS_INI, located
 
 PLUGIN = "pytest_divergence.plugin"
 
@@ -61,9 +61,7 @@ def _rules(config: pytest.Config) -> list[tuple[str, Models]]:
                 f"{PAIRS_INI}: the line {line!r} cannot be read; write GLOB = MODEL_1 MODEL_2, in "
                 "quotes what holds blanks"
             ) from None
-        models = Models(
-            _located(config, start, reference), _located(config, start, candidate), roles
-        )
+        models = Models(located(config, start, reference), located(config, start, candidate), roles)
         rules.append((pattern, models))
     return rules
 
@@ -80,7 +78,7 @@ def marked_models(request: pytest.FixtureRequest) -> Models | None:
             f"divergence(models={given!r}) must name two models, reference and candidate"
         )
     start = request.config.rootpath
-    reference, candidate = (_located(request.config, start, one) for one in given)
+    reference, candidate = (located(request.config, start, one) for one in given)
     return Models(reference, candidate, ("model 1 of the marker", "model 2 of the marker"))
 
 
@@ -93,12 +91,3 @@ def has_own_pair(node: pytest.Item | pytest.Collector) -> bool:
 def is_ours(definition: Any) -> bool:
     """Whether a fixture `model_pair` is the plugin's own."""
     return bool(definition.func.__module__ == PLUGIN)
-
-
-def _located(config: pytest.Config, start: Path, spec: str) -> str:
-    """A spec with a folder beside `start` made to hold where pytest was started."""
-    name, comma, rest = spec.partition(",")
-    here = config.invocation_params.dir
-    if start == here or Path(name).is_absolute() or not (start / name).exists():
-        return spec
-    return f"{os.path.relpath(start / name, here)}{comma}{rest}"

@@ -10,6 +10,7 @@ import os
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -267,6 +268,15 @@ def given(config: pytest.Config) -> dict[str, Given]:
         elif in_ini:
             found[option.field] = Given(in_ini, INI)
     return found
+
+
+def located(config: pytest.Config, start: Path, spec: str) -> str:
+    """A spec with a folder beside `start` made to hold where pytest was started."""
+    name, comma, rest = spec.partition(",")
+    here = config.invocation_params.dir
+    if start == here or Path(name).is_absolute() or not (start / name).exists():
+        return spec
+    return f"{os.path.relpath(start / name, here)}{comma}{rest}"
 
 
 def name_of(field: str, one: Given) -> str:

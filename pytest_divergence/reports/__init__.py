@@ -1,4 +1,4 @@
-"""Views of a run: `report.html` and `summary.md` beside `report.json`; the terminal's lines.
+"""Views of a run: `report.html` and `summary.md` beside `report.json`, one file a view.
 
 Shows what a `Report` holds; measures and decides nothing.
 """
@@ -9,19 +9,8 @@ from pathlib import Path
 
 from pytest_divergence.core.files import write_atomically
 from pytest_divergence.core.report import Report
-from pytest_divergence.reports.failures import failure_text
 from pytest_divergence.reports.html import Earlier, render_html
 from pytest_divergence.reports.markdown import render_markdown
-from pytest_divergence.reports.terminal import summary_lines
-
-__all__ = [
-    "Earlier",
-    "failure_text",
-    "render_html",
-    "render_markdown",
-    "summary_lines",
-    "write_reports",
-]
 
 
 def write_reports(
