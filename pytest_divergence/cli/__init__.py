@@ -14,9 +14,6 @@ from importlib import import_module
 from typing import Any
 
 from pytest_divergence import __version__
-from pytest_divergence.cli import _arguments
-from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.core.setting_names import spelled_by
 
 COMMANDS = {
     "discover": "search two models for prompts on which they differ",
@@ -42,6 +39,9 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 1 with a sentence on what went wrong."""
     given = _parser().parse_args(arguments)
+    from pytest_divergence.core.errors import DivergenceError
+    from pytest_divergence.core.setting_names import spelled_by
+
     try:
         with spelled_by(_flag):
             command = import_module(f"{__name__}.{given.command.replace('-', '_')}")
@@ -91,6 +91,8 @@ class _Command(argparse.ArgumentParser):
 
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
     """Add to a parser what a command takes; pytest is imported where that is settings too."""
+    from pytest_divergence.cli import _arguments
+
     if command in _arguments.ADD:
         _arguments.ADD[command](parser)
         return

@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_divergence.core.setting_names import spelled_by
-from pytest_divergence.plugin import gaps, header, hookspecs, notes, options, xdist
+from pytest_divergence.plugin import gaps, hookspecs, notes, options, xdist
 from pytest_divergence.plugin.session import KEY, DivergenceSession, Makers, is_suite, of
 
 if TYPE_CHECKING:
@@ -84,7 +84,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say which models are compared, and how."""
-    return header.header_lines(of(config))
+    ours = of(config)
+    if ours.plan.action == "nothing" or not (ours.has_models or config.getini(options.PAIRS_INI)):
+        return []
+    from pytest_divergence.plugin.header import header_lines
+
+    return header_lines(ours)
 
 
 @pytest.hookimpl(tryfirst=True)

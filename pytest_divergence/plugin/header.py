@@ -16,9 +16,7 @@ SHOWN_SETTINGS = {"profile": "profile", "max_kl": "bound", "mode": "mode"}
 
 
 def header_lines(session: DivergenceSession) -> list[str]:
-    """The pair, and the number of pairs that `divergence_pairs` names; none of what is off."""
-    if session.plan.action == "nothing":
-        return []
+    """The pair, and the number of pairs that `divergence_pairs` names."""
     num_pairs = 0 if session.plan.is_explicit else len(session.config.getini(PAIRS_INI))
     more = [f"divergence: {num_pairs} pair{'s' if num_pairs > 1 else ''} from {PAIRS_INI}"]
     return [*_pair_lines(session), *(more if num_pairs else [])]
