@@ -28,7 +28,7 @@ from pytest_divergence.discovery.behaviours.ngrams import gram_of
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.run import search
-from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import SearchContext, Strategy
 from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_greedily

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from pytest_divergence.models.loading import load_model_pair
     from pytest_divergence.models.pair import Metric, ModelPair
     from pytest_divergence.models.specs import LoadedModel
-    from pytest_divergence.plugin.usage_errors import DivergenceWarning
+    from pytest_divergence.plugin.warning import DivergenceWarning
     from pytest_divergence.scoring.scorer import PromptScore, score_prompts
 
 _HOMES = {
     "Case": "pytest_divergence.core.cases",
     "DivergenceTrainer": "pytest_divergence.discovery.soft_prompts.trainer",
-    "DivergenceWarning": "pytest_divergence.plugin.usage_errors",
+    "DivergenceWarning": "pytest_divergence.plugin.warning",
     "EvaluationConfig": "pytest_divergence.discovery.evaluation",
     "LoadedModel": "pytest_divergence.models.specs",
     "Metric": "pytest_divergence.models.pair",

@@ -59,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def part(name: str) -> Any:
+    """A part of a command, imported when it is reached: it needs more than the rest of it."""
+    return import_module(f"{__name__}.{name}")
+
+
 def _flag(field: str) -> str:
     from pytest_divergence.plugin.options import flag_of
 

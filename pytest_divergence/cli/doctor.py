@@ -1,6 +1,7 @@
 """`pytest-divergence doctor`: whether this machine, and a pair on it, are fit for a search.
 
-Looks at packages, device and folders itself; what is wrong with a pair's files, `preflight` knows.
+Looks at packages and folders itself, before anything that may be lacking is imported; device and
+pair come after (`pytest_divergence.cli._fitness`).
 """
 
 from __future__ import annotations
@@ -15,26 +16,16 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-import torch
 from packaging.requirements import Requirement
 
+from pytest_divergence import cli
 from pytest_divergence.cli._project import begun, in_project, pytest_words
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.core.file_names import FOLDER, PROVENANCE, sidecar_path
+from pytest_divergence.core.file_names import FOLDER
 from pytest_divergence.core.files import CACHE_VARIABLE, user_cache_path
-from pytest_divergence.core.provenance import load_provenance
+from pytest_divergence.core.findings import Finding
+from pytest_divergence.core.quantities import amount
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.discovery.cost import (
-    amount,
-    estimate_seconds,
-    measure_speed,
-    roughly,
-    search_memory,
-)
-from pytest_divergence.models.devices import resolve_device
-from pytest_divergence.models.load_plan import LoadPlan
-from pytest_divergence.models.memory import available_memory
-from pytest_divergence.models.preflight import Finding, inspect_pair
 from pytest_divergence.plugin.options import check_both_models
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.reports.text_blocks import WIDTH
@@ -78,58 +69,15 @@ def _findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Find
         yield Finding("note", "no models are named: --model-1 and --model-2 check a pair too")
         return
     try:
-        yield from _pair_findings(session, is_measured=is_measured)
+        yield from cli.part("_fitness").pair_findings(session, is_measured=is_measured)
     except DivergenceError as error:
         yield Finding("fail", str(error))
-
-
-def _pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Finding]:
-    settings = session.resolved.settings
-    plan = session.pairs.resolve(session.models, is_offline=True)
-    yield from inspect_pair(settings, plan)
-    if any(side.folder is None for side in plan.sides):
-        return
-    profile = settings.resolved_profile(plan.device.type)
-    memory = search_memory(plan, profile, allowed=settings.memory_bytes)
-    if memory is not None:
-        memory.check()
-        yield Finding("ok", f"a search needs {memory}")
-    yield _time(session, plan, is_measured=is_measured)
-
-
-def _time(session: DivergenceSession, plan: LoadPlan, *, is_measured: bool) -> Finding:
-    settings = session.resolved.settings
-    profile = settings.resolved_profile(plan.device.type)
-    if is_measured:
-        found: tuple[float, str] | None = measure_speed(session.pair(), profile), "measured now"
-    else:
-        found = _remembered(session, plan)
-    budget = f"profile {profile.name}, at most {profile.budget_tokens:,} forwarded tokens"
-    if found is None:
-        return Finding(
-            "note", f"how long a search takes: known after one, or by --measure; {budget}"
-        )
-    speed, whence = found
-    seconds = estimate_seconds(profile, speed, budget_seconds=settings.budget_seconds)
-    rate = f"{speed:,.0f} a second {whence}"
-    return Finding("ok", f"a search takes about {roughly(seconds)}: {budget}, {rate}")
-
-
-def _remembered(session: DivergenceSession, plan: LoadPlan) -> tuple[float, str] | None:
-    """Tokens a second of the pair's last search, where it ran on the device that is asked for."""
-    path = sidecar_path(session.own_suite, PROVENANCE)
-    if not path.is_file():
-        return None
-    made = load_provenance(path)
-    if made.device != str(plan.device) or not made.effort.seconds:
-        return None
-    return made.effort.tokens_forwarded / made.effort.seconds, "in its last search"
 
 
 def _machine_findings(settings: Settings, folder: Path) -> Iterator[Finding]:
     """Packages, device and folders; `folder` is the project's `.divergence`."""
     yield from package_findings()
-    yield _device(settings.device)
+    yield cli.part("_fitness").device_finding(settings.device)
     yield _cache()
     held = f"{_size(folder)} in it" if folder.is_dir() else "not made yet"
     yield Finding("ok", f"results: {folder.name}, {held}")
@@ -166,18 +114,6 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _device(wanted: str) -> Finding:
-    try:
-        device = resolve_device(wanted)
-    except DivergenceError as error:
-        return Finding("fail", str(error))
-    cores = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cores
-    free = available_memory(str(device))
-    memory = "" if free is None else f", {amount(free)} of memory free"
-    return Finding("ok", f"device: {device}, {name}{memory}")
 
 
 def _cache() -> Finding:

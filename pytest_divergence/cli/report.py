@@ -9,9 +9,9 @@ from pytest_divergence.cli._project import root, run_meant
 from pytest_divergence.core.comparison import compare, side_of_run
 from pytest_divergence.core.errors import SettingsError, StoreError
 from pytest_divergence.core.report import Report, load_report, report_path, suite_of
-from pytest_divergence.reports import write_reports
 from pytest_divergence.reports.comparison import difference_lines
 from pytest_divergence.reports.html import Earlier
+from pytest_divergence.reports.report_files import write_reports
 
 
 def run(given: Namespace) -> int:

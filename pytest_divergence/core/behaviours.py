@@ -88,7 +88,11 @@ def gates(behaviour: Behaviour, fail_on: str) -> bool:
 
 
 def is_same(first: Behaviour, second: Behaviour) -> bool:
-    """Whether two records mean one behaviour: by id, by trait, or by a motif inside the other's."""
+    """Whether two records mean one behaviour: by id, by trait, or by a motif inside the other's.
+
+    A later search may find the behaviour with another motif in front, so it is told by the overlap
+    of motifs.
+    """
     if first.id == second.id:
         return True
     if first.trait is not None or second.trait is not None:

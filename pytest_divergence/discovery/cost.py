@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.quantities import amount, roughly
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.calibration import WRITTEN_UNIT
@@ -239,23 +240,6 @@ class Forecast:
                 f"{speed:,.0f} a second"
             )
         self._is_said = True
-
-
-def amount(num_bytes: int) -> str:
-    """`40 MB`, `1.3 GB`, `22 GB`: decimal, as few digits as an estimate has."""
-    if num_bytes < 950_000_000:
-        return f"{max(1, round(num_bytes / 1e6))} MB"
-    value = num_bytes / 1e9
-    return f"{value:.1f} GB" if value < 9.95 else f"{value:.0f} GB"
-
-
-def roughly(seconds: float) -> str:
-    """`10 s`, `80 s`, `3 min`, `2.5 h`: no more digits than an estimate has."""
-    if seconds < 95:
-        return f"{max(10, round(seconds, -1)):.0f} s"
-    if seconds < 95 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _rounded_up(num_bytes: int) -> str:

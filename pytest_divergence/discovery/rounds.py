@@ -89,7 +89,12 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search needs besides the models."""
+    """What a search needs besides the models.
+
+    The budget goes to what has found the most for its cost, or has yet to show what it finds. A
+    strategy that fails is reported and the others go on; a later run tries it again, and once it no
+    longer fails the others' later rounds are done again too.
+    """
 
     settings: Settings
     profile: Profile

@@ -44,7 +44,7 @@ from pytest_divergence.discovery.results import Findings, build_report, write_su
 from pytest_divergence.discovery.rounds import Search
 from pytest_divergence.discovery.selection import select
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import artefact_folder
-from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import Strategy
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.suite_rows import Sizes

@@ -104,6 +104,12 @@ def fast_products(model: PreTrainedModel | None = None) -> Iterator[None]:
 
     torch's setting is one for the process, and is as before afterwards, like the `model` whose
     forward pass it is.
+
+    torch multiplies float32 matrices with MKL, which uses a CPU's widest vectors only on the CPUs
+    of its own maker. oneDNN uses them on any, but torch hands it float32 products only where the
+    caller allows bfloat16 for them; a CPU without instructions for bfloat16 tiles computes them in
+    float32 all the same. So it is allowed for the length of a pass, where a probe shows that
+    nothing is lost by it.
     """
     if not onednn_is_better():
         yield

@@ -146,7 +146,12 @@ Place = tuple[ReadBatch, int]
 
 @dataclass
 class PromptCache:
-    """Prompts that one model has read, up to `KEPT_BYTES`."""
+    """Prompts that one model has read, up to `KEPT_BYTES`.
+
+    One prompt is scored, judged for its naturalness and answered in several ways, one after the
+    other. What all of these begin with are its keys and values, and the logits that say where a
+    model goes on from.
+    """
 
     _places: dict[Row, Place] = field(default_factory=dict)
     _num_bytes: int = 0

@@ -55,6 +55,8 @@ from pytest_divergence.models.specs import (
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
 EVERYWHERE = "all devices"
+Signature = tuple[tuple[str, int, int, int, int], ...]
+"""Name, size, times of content and inode, and inode number of each file of a folder."""
 
 
 @dataclass(frozen=True)
@@ -192,13 +194,20 @@ class SidePlan:
 class LoadPlan:
     """What the two specs of a pair stand for, and how they are loaded.
 
-    All that is computed is computed on first use and kept. What raises `ModelLoadError` names the
+    What costs time is computed on first use and kept. What raises `ModelLoadError` names the
     option.
     """
 
     reference: SidePlan
     candidate: SidePlan
     options: LoadOptions
+    seen: Mapping[Path, Signature] = field(default_factory=dict)
+    """The folders, as they were when they were screened."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no folder has changed since it was screened."""
+        return all(_signature(folder) == then for folder, then in self.seen.items())
 
     @property
     def sides(self) -> tuple[SidePlan, SidePlan]:
@@ -319,7 +328,8 @@ def resolve_pair(
 ) -> LoadPlan:
     """Both specs as screened local folders; nothing is loaded yet. Raises `ModelLoadError`."""
     resolution = _Resolution(context or LoadContext())
-    return LoadPlan(*resolution.sides(model_1, model_2), options or LoadOptions())
+    sides = resolution.sides(model_1, model_2)
+    return LoadPlan(*sides, options or LoadOptions(), resolution.seen)
 
 
 class _Resolution:
@@ -328,7 +338,7 @@ class _Resolution:
     def __init__(self, context: LoadContext) -> None:
         self._context = context
         self._found: dict[ModelSpec, Path | None] = {}
-        self._screened: set[Path] = set()
+        self.seen: dict[Path, Signature] = {}
 
     def sides(self, model_1: str, model_2: str) -> tuple[SidePlan, SidePlan]:
         roles = self._context.roles
@@ -418,7 +428,16 @@ class _Resolution:
         return base
 
     def _screen(self, side: SidePlan) -> None:
-        if side.folder is not None and side.folder not in self._screened:
+        if side.folder is not None and side.folder not in self.seen:
+            seen = _signature(side.folder)  # before: what changes meanwhile is noticed
             screen = screen_adapter_folder if side.is_adapter else screen_model_folder
             screen(side.folder, role=side.role)
-            self._screened.add(side.folder)
+            self.seen[side.folder] = seen
+
+
+def _signature(folder: Path) -> Signature:
+    """What tells a changed folder from itself, without reading a file."""
+    files = [(path.name, path.stat()) for path in folder.glob("*") if path.is_file()]
+    return tuple(
+        sorted((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in files)
+    )

@@ -92,6 +92,11 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
     if plan.attention_note is not None:
         say(plan.attention_note)
     reference, candidate, adapters = _load_models(plan)
+    if not plan.is_current:
+        raise ModelLoadError(
+            f"{' and '.join(side.role for side in plan.sides)}: a folder has changed since it was "
+            "looked at; start again once nothing writes to it"
+        )
     pair = ModelPair.from_models(
         reference,
         candidate,

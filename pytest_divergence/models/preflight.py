@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.chat_format import ChatFormat, choose_template
@@ -30,16 +30,6 @@ NOT_HERE = {
     "gguf": "is not converted yet; the first session does it, once",
     "plugin": "is loaded by a plugin, so only a session can tell",
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    level: Literal["ok", "note", "fail"]
-    """`note`: nothing is wrong, but someone may want to know."""
-    text: str
-    """One sentence or so, safe to print."""
 
 
 def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:

@@ -37,7 +37,14 @@ The smallest share that float32 tells from none beside 1; it bounds a position a
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The outcomes that one model's logits are read as; the same number for both of a pair."""
+    """The outcomes that one model's logits are read as; the same number for both of a pair.
+
+    Where a model's vocabulary was extended, the outcomes are the shared tokens, and one more for
+    all added ones together. By the log-sum inequality (Cover and Thomas, Elements of Information
+    Theory, 2.7) merging outcomes makes no divergence larger, so what is read is a lower bound of
+    the divergence over all tokens. Rows of an embedding that no token has (tables are padded to
+    round sizes) are no outcomes at all.
+    """
 
     num_shared: int
     """Ids below it mean the same to both models."""

@@ -3,17 +3,21 @@
 The files in the order in which a session goes through them:
 
     options           one table of all options, and what was given for each
+    hookspecs         the hooks that others may implement
     settings_sources  what was given becomes settings, each with its source
     session           what this session is for (SessionPlan), and all that it shares
+    xdist             what controller and workers tell each other, and who runs which test
     header            the lines of pytest's header
-    extensions        what other plugins add by the hooks of hookspecs
-    model_pairs       which pair a suite or test is about, and the one pair in memory
+    extensions        what other plugins and conftests add
+    model_pairs       which pair a suite or test is about
+    loaded_pairs      the one pair in memory, and how it makes room
     search            the session's search: done here, or read back
     progress_bar      where a search or a command is
     collection        suites and cases become items and parameters
+    reference_check   the warning for a suite that was made with another reference
     items             case, behaviour and search: measured in setup, judged in the call
     aggregate_items   items about all rows together
-    replay            rows measured together, and why one cannot be
+    replay            rows measured together and compared, and why one cannot be
     bounds            which limit a row or assertion has, and when it is refused
     assertions        assert_bounded_kl
     update            suites measured afresh and rewritten
@@ -22,13 +26,15 @@ The files in the order in which a session goes through them:
     gaps              what was asked for and not tested
     replay_report     the report of a replay
     github            annotations and step summary
-    xdist             what controller and workers tell each other
     usage_errors      how an error ends a session or fails a test
-    once, _compat     a value computed on first use; what of pytest is not public
+    warning           DivergenceWarning, and how a suite gives it
+    frames            what caught errors hold is let go
+    once              a value computed on first use
+    _compat           what of pytest and pytest-xdist is not public
 
 pytest loads this file in every session. It is the door: what is heavy is imported here, inside of
-functions, where a session asks for it. `options`, `session`, `header`, `notes`, `gaps`, `xdist`,
-`hookspecs`, `once` and `_compat` are light; all others import what they need at their top.
+functions, where a session asks for it. What it imports at its top is light; all other files import
+what they need at theirs. Collecting suites takes no torch: what measures is handed to them.
 """
 
 from __future__ import annotations
@@ -84,7 +90,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say which models are compared, and how."""
-    ours = of(config)
+    ours = session_of(config)
     if ours.plan.action == "nothing" or not (ours.has_models or config.getini(options.PAIRS_INI)):
         return []
     from pytest_divergence.plugin.header import header_lines
@@ -95,12 +101,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Decide what this session is for; with pytest-xdist, search before the workers start."""
-    ours = of(session.config)
+    ours = session_of(session.config)
     ours.check()
-    if ours.plan.is_rewriting:
-        from pytest_divergence.plugin import update
-
-        update.refuse(ours)
     if ours.plan.process == "controller":
         _prepare(ours)
 
@@ -108,7 +110,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
     """Search where the session asks for it, and let the cases found join its items."""
-    ours = of(session.config)
+    ours = session_of(session.config)
     if ours.plan.process == "controller":
         return
     if ours.plan.process == "alone":
@@ -119,7 +121,7 @@ def pytest_collection(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of pytest-xdist what its controller found."""
-    ours = of(node.config)
+    ours = session_of(node.config)
     report_dir = ours.outcome().report_dir if ours.outcome else None
     xdist.tell_worker(node, suite=ours.joining_suite, report_dir=report_dir)
 
@@ -133,16 +135,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.hookimpl(tryfirst=True)
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Of `.divergence/`, show pytest only the suites that take part."""
-    return of(config).hides(collection_path)
+    return session_of(config).hides(collection_path)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Collect suites."""
-    if not is_suite(file_path) or of(parent.config).plan.action == "nothing":
+    if not is_suite(file_path) or session_of(parent.config).plan.action == "nothing":
         return None
     from pytest_divergence.plugin.collection import SuiteFile
 
-    plan, kind = of(parent.config).plan, SuiteFile
+    plan, kind = session_of(parent.config).plan, SuiteFile
     if plan.is_rewriting and plan.process == "alone":
         from pytest_divergence.plugin.update import UpdatedSuite
 
@@ -158,7 +160,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "divergence_case" in metafunc.fixturenames:
         from pytest_divergence.plugin.collection import parametrize
 
-        parametrize(metafunc, of(metafunc.config))
+        parametrize(metafunc, session_of(metafunc.config))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -167,7 +169,7 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """End the session with one clear error where our part of collection failed."""
     report = yield
-    ours = of(collector.config)
+    ours = session_of(collector.config)
     if ours.error is not None and ours.plan.process != "worker":
         raise ours.error
     return report
@@ -176,14 +178,14 @@ def pytest_make_collect_report(
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Take note of a suite's items that will not run."""
     if items:
-        gaps.note_deselected(of(items[0].config), items)
+        gaps.note_deselected(session_of(items[0].config), items)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Refuse to rewrite a suite of which only a part would run."""
-    ours = of(session.config)
-    if ours.plan.is_rewriting:
+    ours = session_of(session.config)
+    if ours.may_rewrite:
         from pytest_divergence.plugin import update
 
         update.check_selection(session, ours)
@@ -193,9 +195,10 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
     """Say what was found, where the report is, and how to run one case again."""
-    ours, reports = of(config), list(notes.final_reports(terminalreporter))
+    ours, reports = session_of(config), list(notes.final_reports(terminalreporter))
     is_ours = ours.plan.is_asked or any(map(notes.is_ours, reports))
-    if is_ours or ours.report is not None or ours.rewritten:
+    has_news = ours.report is not None or ours.rewritten or ours.replayed.entries
+    if is_ours or has_news:
         from pytest_divergence.plugin import terminal
 
         terminal.write_summary(terminalreporter, ours, exitstatus, reports)
@@ -208,8 +211,8 @@ def pytest_terminal_summary(
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Rewrite suites, fail where nothing was tested, and tell pytest-xdist's controller."""
-    ours = of(session.config)
-    if ours.plan.is_rewriting:
+    ours = session_of(session.config)
+    if ours.may_rewrite:
         from pytest_divergence.plugin import update
 
         update.finish(session, ours)
@@ -222,7 +225,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Hear from a worker of pytest-xdist."""
-    ours, heard = of(node.config), xdist.heard_from_worker(node)
+    ours, heard = session_of(node.config), xdist.heard_from_worker(node)
     ours.emptied |= set(heard.emptied)
     ours.replayed.add(heard.replayed)
     if heard.report_dir is not None and ours.report is None:
@@ -240,9 +243,8 @@ def session_of(config: pytest.Config) -> DivergenceSession:
 
 def _prepare(ours: DivergenceSession) -> None:
     """Search, or make sure that there is something to replay; nothing for what shows later."""
-    plan = ours.plan
-    has_suites = plan.process == "controller" and bool(plan.suites)
-    if (plan.is_asked and plan.may_measure) or plan.acts_first or has_suites:
+    ours.require_models()
+    if ours.plan.acts_first or (ours.plan.process == "controller" and ours.plan.suites):
         from pytest_divergence.plugin.search import prepare
 
         prepare(ours)
@@ -342,7 +344,7 @@ def _divergence_setup(request: pytest.FixtureRequest) -> Any:
     try:
         request.node.measure(request)
     except BaseException as error:  # its frames hold the models, until it has been reported
-        from pytest_divergence.plugin.loaded_pairs import forget_frames
+        from pytest_divergence.plugin.frames import forget_frames
 
         request.addfinalizer(partial(forget_frames, error))  # noqa: PT021  # see above
         raise

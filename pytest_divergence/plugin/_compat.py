@@ -75,7 +75,7 @@ def scheduler_by_scope(config: pytest.Config, log: Any, scope_of: Callable[[str]
     """A scheduler of pytest-xdist that keeps tests of one scope, told by node id, on one worker."""
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    class DivergenceScheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             return scope_of(nodeid)
 
@@ -97,4 +97,4 @@ def scheduler_by_scope(config: pytest.Config, log: Any, scope_of: Callable[[str]
             super().remove_node(node)
             return None if first is None else killer
 
-    return Scheduling(config, log)
+    return DivergenceScheduling(config, log)

@@ -21,7 +21,8 @@ from pytest_divergence.plugin.items import SuiteItem, SuiteModule
 from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.session import of
 from pytest_divergence.plugin.terminal import rerun_command
-from pytest_divergence.plugin.usage_errors import failures, warn_of_suite
+from pytest_divergence.plugin.usage_errors import failures
+from pytest_divergence.plugin.warning import warn_of_suite
 from pytest_divergence.reports.aggregates import (
     aggregate_sentence,
     aggregate_text,

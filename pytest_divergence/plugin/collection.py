@@ -85,7 +85,7 @@ class SuiteFile(SuiteModule):
                 *self._case_items(session, is_fresh=is_fresh),
             ]
 
-    def judged(self, session: DivergenceSession) -> StoredSuite:
+    def begin(self, session: DivergenceSession) -> StoredSuite:
         """The suite with the rows whose bounds count in this session: all of them."""
         return self.stored
 
@@ -98,7 +98,7 @@ class SuiteFile(SuiteModule):
     def _listed(self, session: DivergenceSession) -> list[pytest.Item]:
         """The items where pytest only lists: thousands of rows need not stay."""
         stored = list_suite(self.path)
-        lines = stored.suite.lines
+        lines, _ = stored.suite.lines, self._models(session)  # a wrong line of pairs is said
         return [
             *(kind.listed(self, name) for name, kind in _rows_kinds(session, stored).items()),
             *self._behaviour_items(session, stored, is_fresh=False),
@@ -136,12 +136,12 @@ class SuiteFile(SuiteModule):
         return [kind.of_rows(self, name, is_carried) for name, kind in kinds.items()]
 
     def _case_items(self, session: DivergenceSession, *, is_fresh: bool) -> list[pytest.Item]:
-        bounds = suite_bounds(session, self.path, self.judged(session))
+        bounds = suite_bounds(session, self.path, self.begin(session))
         if not (is_fresh or has_own_pair(self)):
             models = session.models_for(self.path)
             if models is None:
                 raise pytest.UsageError(f"replaying {session.shown(self.path)} {NO_MODELS}")
-            if session.plan.process != "worker":  # its controller has
+            if session.plan.process != "worker":  # one without our items need not import torch
                 session.pairs.check(models)
 
         is_carried = self._carries(session, is_fresh=is_fresh)

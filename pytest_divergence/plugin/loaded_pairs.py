@@ -7,14 +7,11 @@ Knows how a pair makes room for another. Does not know which pair a suite or tes
 from __future__ import annotations
 
 import gc
-import inspect
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -29,32 +26,12 @@ from pytest_divergence.models.loading import load_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin._compat import fixture_definitions
 from pytest_divergence.plugin.extensions import PluginModels, added_metrics
-from pytest_divergence.plugin.model_pairs import Models, is_ours
+from pytest_divergence.plugin.frames import forget_frames
+from pytest_divergence.plugin.model_pairs import Models, is_plugins_own
 from pytest_divergence.plugin.once import Once
 
-PACKAGE = "pytest_divergence"
-PLUGIN = "pytest_divergence.plugin"
 FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors)\b"
 """Libraries whose warnings a project's `-W error` must not turn into a failed search."""
-
-
-def forget_frames(error: BaseException | None) -> None:
-    """Empty the frames of an error and of all that it came from, but for those that still run."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            _forget_callers(frame)
-        error = error.__cause__ or error.__context__
-
-
-def _forget_callers(frame: FrameType) -> None:
-    """Empty our own frames above the one that caught an error: they are reached from it too."""
-    caller = frame.f_back
-    while caller is not None and caller.f_globals.get("__name__", "").startswith(PACKAGE):
-        if not caller.f_code.co_flags & inspect.CO_GENERATOR:  # which this would end
-            with suppress(RuntimeError):  # it still runs
-                caller.clear()
-        caller = caller.f_back
 
 
 class Pairs:
@@ -105,10 +82,19 @@ class Pairs:
             torch.cuda.empty_cache()
 
     def plan(self, models: Models) -> LoadPlan:
-        """What both specs stand for: resolved once in a session. A failure is kept."""
-        if models not in self._plans:
-            self._plans[models] = Once(partial(self.resolve, models))
-        return self._plans[models]()
+        """What both specs stand for: resolved once in a session. A failure is kept.
+
+        Only where a folder has changed before it was loaded, trained by a fixture say, is it
+        screened and told from others anew.
+        """
+        once = self._plans.get(models)
+        if once is None or (once and not self.is_loaded(models) and not once().is_current):
+            once = self._plans[models] = Once(partial(self.resolve, models))
+        try:
+            return once()
+        except Exception as error:
+            forget_frames(error)
+            raise
 
     def resolve(self, models: Models, *, is_offline: bool = False) -> LoadPlan:
         """Look both models up; with `is_offline` nothing is downloaded, and one may be missing."""
@@ -164,7 +150,7 @@ class Pairs:
     def for_test(self, request: pytest.FixtureRequest, models: Models) -> ModelPair:
         """The pair, for a running test; a fixture of another pair does not stay in its way."""
         if not self.is_loaded(models) and "model_pair" not in request.fixturenames:
-            for one in filter(is_ours, fixture_definitions(request.node, "model_pair")):
+            for one in filter(is_plugins_own, fixture_definitions(request.node, "model_pair")):
                 one.finish(request)  # pytest would keep its value until the session's end
         return self.load(models)
 

@@ -85,9 +85,9 @@ def marked_models(request: pytest.FixtureRequest) -> Models | None:
 def has_own_pair(node: pytest.Item | pytest.Collector) -> bool:
     """Whether a conftest or module overrides `model_pair` for this part of the session."""
     found = fixture_definitions(node, "model_pair")
-    return bool(found) and not is_ours(found[-1])
+    return bool(found) and not is_plugins_own(found[-1])
 
 
-def is_ours(definition: Any) -> bool:
+def is_plugins_own(definition: Any) -> bool:
     """Whether a fixture `model_pair` is the plugin's own."""
     return bool(definition.func.__module__ == PLUGIN)

@@ -18,7 +18,7 @@ from rich.progress import Task as Phase
 from rich.table import Column
 from rich.text import Text
 
-from pytest_divergence.discovery.cost import roughly
+from pytest_divergence.core.quantities import roughly
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.plugin._compat import printer, uncaptured
 from pytest_divergence.reports.wording import duration
@@ -80,9 +80,6 @@ class LogListener:
         self, write: Callable[[str], None], *, interval: float = HEARTBEAT_SECONDS
     ) -> None:
         """Write lines by `write`, from a second thread too: a phase may not report for long."""
-        # Not in the thread: Python 3.11 may fail to compile a module while another is compiled.
-
-        self._duration = duration
         self._write = write
         self._interval = interval
         self._state = "starting"
@@ -111,7 +108,7 @@ class LogListener:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._interval):
-            passed = self._duration(time.monotonic() - self._started)
+            passed = duration(time.monotonic() - self._started)
             left = str(self._countdown)
             self._write(f"divergence: {self._state} ({passed}{', ' if left else ''}{left})")
 

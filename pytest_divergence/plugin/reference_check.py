@@ -16,7 +16,7 @@ from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.plugin.model_pairs import Models
 from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.session import DivergenceSession
-from pytest_divergence.plugin.usage_errors import warn_of_suite
+from pytest_divergence.plugin.warning import warn_of_suite
 
 
 class ReferenceCheck:

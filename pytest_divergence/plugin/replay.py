@@ -32,7 +32,7 @@ from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.discovery.plan import versions
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin.bounds import metric_for, noise_floor_of
-from pytest_divergence.plugin.loaded_pairs import forget_frames
+from pytest_divergence.plugin.frames import forget_frames
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority, shift
 from pytest_divergence.scoring.continuations import greedy_continuations

@@ -37,7 +37,7 @@ from pytest_divergence.core.report import (
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.usage_errors import error_text
-from pytest_divergence.reports import write_reports
+from pytest_divergence.reports.report_files import write_reports
 
 if TYPE_CHECKING:
     from pytest_divergence.models.pair import ModelPair

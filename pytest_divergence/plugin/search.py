@@ -26,21 +26,19 @@ from pytest_divergence.core.suites import read_suite
 from pytest_divergence.discovery.cost import Memory, within_memory
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.run import SearchOutcome, search
-from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import Strategy
 from pytest_divergence.plugin.bounds import suite_bounds
 from pytest_divergence.plugin.collection import nothing_to_replay
 from pytest_divergence.plugin.extensions import change_cases, merged
 from pytest_divergence.plugin.loaded_pairs import patient_warnings
-from pytest_divergence.plugin.options import PAIRS_INI
 from pytest_divergence.plugin.progress_bar import search_progress
 from pytest_divergence.plugin.session import (
-    NO_MODELS,
     DivergenceSession,
     is_suite,
 )
 from pytest_divergence.plugin.usage_errors import usage_errors
-from pytest_divergence.reports import write_reports
+from pytest_divergence.reports.report_files import write_reports
 
 LOCK_SECONDS = 24 * 3600.0
 
@@ -166,9 +164,7 @@ def prepare(session: DivergenceSession) -> None:
 
     Nothing happens where only a path or the ini file could ask for the models: that shows later.
     """
-    plan, has_pairs = session.plan, session.has_models or session.config.getini(PAIRS_INI)
-    if plan.may_measure and plan.is_asked and not has_pairs:
-        raise pytest.UsageError(f"a search {NO_MODELS}")
+    plan = session.plan
     if plan.acts_first:
         session.is_used = True
         if plan.action == "search":

@@ -22,8 +22,10 @@ from pytest_divergence.plugin._compat import announce
 from pytest_divergence.plugin.model_pairs import Models, PairRules
 from pytest_divergence.plugin.once import Once
 from pytest_divergence.plugin.options import (
+    BY_FIELD,
     INI,
     MODELS,
+    PAIRS_INI,
     check_both_models,
     check_given_once,
     given,
@@ -123,7 +125,7 @@ class DivergenceSession:
         """The suites of which none will, as people are shown them."""
         self.rewritten: list[str] = []
         """What the summary says of suites that were measured afresh."""
-        self.replayed = xdist.Replayed()
+        self.replayed = xdist.ReplayLog()
         """What the items of replayed suites came to, where a report of them was asked for."""
         self.say: Callable[[str], None] = partial(announce, config)
         """Shows people one line; while a search runs, on its display."""
@@ -171,7 +173,7 @@ class DivergenceSession:
     def _process(self) -> Process:
         if self.told is not None:
             return "worker"
-        return "controller" if self.config.pluginmanager.hasplugin("dsession") else "alone"
+        return "controller" if xdist.is_controller(self.config) else "alone"
 
     @property
     def _rewrites(self) -> Rewriting | None:
@@ -243,6 +245,42 @@ class DivergenceSession:
                 f"{self.shown(self.plan.suites[0])} is given, but --divergence-mode=off; drop one "
                 "of them"
             )
+        if self.plan.is_rewriting and (reason := self._reason_against_update()):
+            raise pytest.UsageError(f"{BY_FIELD[str(self.plan.rewrites)].flag} {reason}")
+
+    def require_models(self) -> None:
+        """Raise UsageError where this session asks for a search, and no one names a model."""
+        has_any = self.has_models or self.config.getini(PAIRS_INI)
+        if self.plan.may_measure and self.plan.is_asked and not has_any:
+            raise pytest.UsageError(f"a search {NO_MODELS}")
+
+    @property
+    def rewrites_by_ini(self) -> bool:
+        """Whether only the ini file asks for suites to be rewritten."""
+        return self.given[str(self.plan.rewrites)].source == INI
+
+    @property
+    def may_rewrite(self) -> bool:
+        """Whether there can be a suite to rewrite, or someone who misses one."""
+        return self.plan.is_rewriting and (self.is_used or not self.rewrites_by_ini)
+
+    def _reason_against_update(self) -> str | None:
+        settings = self.resolved.settings
+        if is_ci():
+            return (
+                "rewrites suites, and this is CI (the environment variable CI is set): run it on "
+                "your own machine, look at the diff, and commit that"
+            )
+        if self.plan.process != "alone":
+            return "rewrites suites as a whole, so it cannot be shared among workers; leave out -n"
+        if settings.update and settings.fill:
+            return "and --divergence-fill contradict each other; give one of them"
+        if settings.mode == "search" or self.choice("builtin_suite") == "on":
+            return (
+                "rewrites suites that are there, and this session searches; leave out "
+                "--divergence-mode=search and --divergence-builtin-suite=on"
+            )
+        return None
 
     # Places
 

@@ -1,4 +1,4 @@
-"""Suites measured afresh and rewritten: when that is refused, the items, the writing at the end.
+"""Suites measured afresh and rewritten: their items, and the writing at the end.
 
 Knows which rows are taken, and what a rewritten suite still fails on. Does not know how a row is
 measured (`pytest_divergence.scoring.suite_update`).
@@ -27,12 +27,11 @@ from pytest_divergence.plugin import _compat, options
 from pytest_divergence.plugin.aggregate_items import AGGREGATE_ITEM, SHIFT_ITEM
 from pytest_divergence.plugin.bounds import metric_for
 from pytest_divergence.plugin.collection import SuiteFile
+from pytest_divergence.plugin.frames import forget_frames
 from pytest_divergence.plugin.items import SuiteItem, SuiteModule
-from pytest_divergence.plugin.loaded_pairs import forget_frames
 from pytest_divergence.plugin.notes import note
-from pytest_divergence.plugin.options import INI
 from pytest_divergence.plugin.replay import controls_breadth, sizes_for
-from pytest_divergence.plugin.session import DivergenceSession, is_ci, of
+from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.usage_errors import error_text, failures
 from pytest_divergence.reports.aggregates import (
     SEARCH_AGAIN,
@@ -53,37 +52,12 @@ NUM_SHOWN = 20
 """Changed cases that the summary shows of one suite."""
 
 
-def refuse(session: DivergenceSession) -> None:
-    """Raise UsageError where this session may not do the update that it asks for."""
-    if reason := _reason_against(session):
-        raise pytest.UsageError(f"{_flag(session)} {reason}")
-
-
-def _reason_against(session: DivergenceSession) -> str | None:
-    settings = session.resolved.settings
-    if is_ci():
-        return (
-            "rewrites suites, and this is CI (the environment variable CI is set): run it on your "
-            "own machine, look at the diff, and commit that"
-        )
-    if session.plan.process != "alone":
-        return "rewrites suites as a whole, so it cannot be shared among workers; leave out -n"
-    if settings.update and settings.fill:
-        return "and --divergence-fill contradict each other; give one of them"
-    if settings.mode == "search" or session.choice("builtin_suite") == "on":
-        return (
-            "rewrites suites that are there, and this session searches; leave out "
-            "--divergence-mode=search and --divergence-builtin-suite=on"
-        )
-    return None
-
-
 def check_selection(pytest_session: pytest.Session, session: DivergenceSession) -> None:
     """Before the first test: raise UsageError where a file would be rewritten from a part of it."""
     if pytest_session.testsfailed:
         return
     flag, begun = _flag(session), _begun(session)
-    if not begun and session.given[str(session.plan.rewrites)].source != INI:
+    if not begun and not session.rewrites_by_ini:
         raise pytest.UsageError(
             f"{flag} found no suite; name one, or a folder with *{SUITE_SUFFIX} in it"
         )
@@ -276,8 +250,8 @@ class UpdatedSuite(SuiteFile):
 
     update: SuiteUpdate
 
-    def judged(self, session: DivergenceSession) -> StoredSuite:
-        """The suite with the rows whose bounds still count. Raises UsageError."""
+    def begin(self, session: DivergenceSession) -> StoredSuite:
+        """Begin the update; the suite with the rows whose bounds still count. Raises UsageError."""
         if FOLDER in self.path.parts:
             raise pytest.UsageError(
                 f"{session.shown(self.path)} belongs to a search, which writes it anew; promote "
@@ -350,7 +324,11 @@ def missing(update: SuiteUpdate, items: Sequence[pytest.Item]) -> list[str]:
 
 
 def outlook(session: DivergenceSession, stored: StoredSuite) -> list[str]:
-    """Lines on each item of the suite, as it was written, that a replay of it will fail."""
+    """Lines on each item of the suite, as it was written, that a replay of it will fail.
+
+    The suite's own bound and the option's limits stay as they are, or a ruined candidate would
+    raise the bar for ordinary prompts by itself.
+    """
     found = [*_aggregate(session, stored), *_shift(session, stored), *_cases(session, stored)]
     if not found:
         return []

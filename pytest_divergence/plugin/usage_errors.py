@@ -7,7 +7,6 @@ Knows how an error is worded. Does not know what may go wrong, nor how a broken 
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,18 +77,3 @@ def _unexpected(session: DivergenceSession, error: Exception) -> pytest.UsageErr
     except DivergenceError:
         return pytest.UsageError(reason)
     return pytest.UsageError(f"{reason}; the traceback is in {session.shown(path)}")
-
-
-class DivergenceWarning(pytest.PytestWarning):
-    """Something passed that a user should still look at."""
-
-
-def warn_of_suite(suite: Path, text: str) -> None:
-    """Warn at no line of the suite: pytest would show that line, a model's raw text.
-
-    Where warnings are errors it is a failure of that one sentence, without a traceback.
-    """
-    try:
-        warnings.warn_explicit(text, DivergenceWarning, filename=str(suite), lineno=0)
-    except DivergenceWarning as error:
-        raise pytest.fail.Exception(str(error), pytrace=False) from None

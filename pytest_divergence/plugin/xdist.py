@@ -38,7 +38,7 @@ class Told:
 
 
 @dataclass
-class Replayed:
+class ReplayLog:
     """What items of replayed suites came to, and when the first was asked for."""
 
     started: float | None = None
@@ -51,7 +51,7 @@ class Replayed:
         self.started = time.time() if self.started is None else self.started
         self.entries[nodeid] = entry
 
-    def add(self, other: Replayed) -> None:
+    def add(self, other: ReplayLog) -> None:
         """Take what another process has come to."""
         times = [one for one in (self.started, other.started) if one is not None]
         self.started = min(times, default=None)
@@ -66,7 +66,12 @@ class Heard:
     """Of the search that it did, or was told of."""
     emptied: tuple[str, ...]
     """The suites whose items were all deselected, as people are shown them."""
-    replayed: Replayed
+    replayed: ReplayLog
+
+
+def is_controller(config: pytest.Config) -> bool:
+    """Whether workers run the tests; known from `pytest_sessionstart` on."""
+    return config.pluginmanager.hasplugin("dsession")
 
 
 def tell_worker(node: Any, *, suite: Path | None, report_dir: Path | None) -> None:
@@ -80,7 +85,7 @@ def told_by_controller(config: pytest.Config) -> Told | None:
     sent: Mapping[str, Any] | None = getattr(config, "workerinput", None)
     if sent is None:
         return None
-    return Told(str(sent["testrunuid"]), _path(sent, SUITE), _path(sent, REPORT_DIR))
+    return Told(str(sent.get("testrunuid", "")), _path(sent, SUITE), _path(sent, REPORT_DIR))
 
 
 def tell_controller(config: pytest.Config, heard: Heard) -> None:
@@ -97,7 +102,7 @@ def heard_from_worker(node: Any) -> Heard:
     """What a worker told; of one that was killed, nothing."""
     sent: Mapping[str, Any] = getattr(node, "workeroutput", {})
     replayed = json.loads(sent[REPLAYED]) if REPLAYED in sent else {}
-    return Heard(_path(sent, REPORT_DIR), tuple(sent.get(EMPTIED, ())), Replayed(**replayed))
+    return Heard(_path(sent, REPORT_DIR), tuple(sent.get(EMPTIED, ())), ReplayLog(**replayed))
 
 
 def scheduler(config: pytest.Config, log: Any) -> Any:

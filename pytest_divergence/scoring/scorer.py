@@ -128,6 +128,10 @@ def summarise(
 
     `unit` is the metric's. Raises `MeasurementError` where a model has no continuation or a value
     is not finite.
+
+    Total nats over number of positions, end of turn included. `forward` is read on the reference's
+    own continuations and `reverse` on the candidate's, so each is an estimate of the divergence
+    between the two models' distributions over texts, per token, in its direction.
     """
     if not on_reference or not on_candidate:
         raise MeasurementError("a measurement needs a continuation of each model; there is none")

@@ -2,6 +2,9 @@
 
 Nuisances are switched on the reference itself and switched back, noise is planted in its weights:
 no second model is loaded. Does not know what a reading is compared with.
+
+Each setting is switched on the reference itself and switched back: no second model is loaded. Noise
+is planted in its own weights and taken out again bit for bit.
 """
 
 from __future__ import annotations

@@ -128,6 +128,8 @@ def replay_cases(
     By id: what was measured, or why that was not possible, which keeps no other case from it. A
     case is a `MeasurementError` where its prompt's ids are not those it was stored with, so that
     the numbers would not compare, or where a stored id is outside the vocabulary.
+
+    Nothing is sampled and no bound is computed: the same file and models give the same numbers.
     """
     found: dict[str, ReplayedCase | Exception] = {}
     groups: defaultdict[tuple[MetricName, bool], list[Case]] = defaultdict(list)

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from pytest_divergence.cli import main
 from pytest_divergence.cli.doctor import package_findings
 from pytest_divergence.core.file_names import suite_path
+from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.settings import PROFILES
-from pytest_divergence.models.preflight import Finding
 from tests.plugin.conftest import MODELS, Project
 from tests.plugin.test_search import TINY_SEARCH
 from tests.tiny import save_tiny_model, tiny_tokenizer

@@ -9,15 +9,14 @@ import pytest
 from transformers import AutoConfig
 
 from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.quantities import amount, roughly
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.cost import (
     Forecast,
     Memory,
-    amount,
     batch_bytes,
     estimate_seconds,
     measure_speed,
-    roughly,
     search_memory,
     within_memory,
 )

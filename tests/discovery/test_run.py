@@ -31,7 +31,7 @@ from pytest_divergence.core.tokens import load_tokens
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.run import SearchOutcome, discover, search
-from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import SearchContext
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.loading import load_model_pair

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.models import load_plan, sources
-from tests.plugin.conftest import KNOT, MODELS, Project, shown
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
 from tests.plugin.test_search import TINY_SEARCH
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -133,4 +133,33 @@ def test_the_next_session_of_a_process_looks_again(project: Project, counts: Cou
     refused = project.run(*command)
 
     assert "ft/config.json has fusion_config, which selects code" in shown(refused)
+    assert counts.take()[1] == ["base", "ft", "base", "ft"]
+
+
+RETRAINED = """
+import json, pathlib, pytest
+
+@pytest.fixture(scope="session", autouse=True)
+def retrained():
+    config = pathlib.Path("ft/config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), **CHANGE}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [("{}", "*2 passed*"), ('{"fusion_config": {}}', "*has fusion_config, which selects code*")],
+    ids=["harmless", "code"],
+)
+def test_a_folder_that_changed_since_it_was_looked_at_is_screened_again(
+    project: Project, counts: Counts, change: str, line: str
+) -> None:
+    project.write("conftest.py", RETRAINED.replace("CHANGE", change))
+    suite = project.write_suite(
+        "a.divergence.jsonl", {"input": KNOT, "max_kl": 9.0}, {"input": POEM, "max_kl": 9.0}
+    )
+
+    result = project.run(*MODELS, str(suite))
+
+    result.stdout.fnmatch_lines([line])
     assert counts.take()[1] == ["base", "ft", "base", "ft"]

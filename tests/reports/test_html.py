@@ -12,8 +12,8 @@ import pytest
 from pytest_divergence.core.json_schemas import json_schema
 from pytest_divergence.core.report import Calibration, Report, Run
 from pytest_divergence.core.safe_text import HIDDEN
-from pytest_divergence.reports import write_reports
 from pytest_divergence.reports.html import marked, render_html
+from pytest_divergence.reports.report_files import write_reports
 from tests.reports.made_reports import (
     BEHAVIOUR,
     ESCAPES,

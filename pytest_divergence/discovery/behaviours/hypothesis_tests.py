@@ -3,6 +3,12 @@
 Knows when a suspect is tested, what confirms it, and what a report says of it: how often it is
 shown, of which kind it is, and what shows it best. Does not know how suspects are found in answers
 (`pytest_divergence.discovery.behaviours.suspects`).
+
+A suspect is tested on answers that came after it was named: in prompts that later rounds of the
+search found, and at the end, where these are too few, in fresh samples on the prompts that showed
+it. Each test spends a part of the error that the whole run may make: the k-th one is held to alpha
+/ (k (k + 1)), which sums to alpha however many there are (alpha-spending, as in Foster and Stine
+2008, doi:10.1111/j.1467-9868.2007.00643.x, without their reinvestment).
 """
 
 from __future__ import annotations

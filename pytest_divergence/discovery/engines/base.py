@@ -62,7 +62,11 @@ class Spent:
 
 
 class WorkUnits:
-    """Has units of work done by an engine, and counts what they cost."""
+    """Has units of work done by an engine, and counts what they cost.
+
+    A unit's name and the run's key determine its result; a unit that a journal holds costs nothing,
+    not even the loading of the models.
+    """
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.prompt_files import SHIPPED_SEEDS, shipped_prompts
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
-from pytest_divergence.discovery.strategies import built_in_strategies
+from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.discovery.strategies.probe import subjects
 from pytest_divergence.discovery.strategies.protocol import (
     PRIOR_TOKENS,

@@ -1,0 +1,80 @@
+"""Whether a device and a pair are fit for a search: what `doctor` says once torch is there.
+
+What is wrong with a pair's files, `pytest_divergence.models.preflight` knows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import torch
+
+from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.file_names import PROVENANCE, sidecar_path
+from pytest_divergence.core.findings import Finding
+from pytest_divergence.core.provenance import load_provenance
+from pytest_divergence.core.quantities import amount, roughly
+from pytest_divergence.discovery.cost import estimate_seconds, measure_speed, search_memory
+from pytest_divergence.models.devices import resolve_device
+from pytest_divergence.models.load_plan import LoadPlan
+from pytest_divergence.models.memory import available_memory
+from pytest_divergence.models.preflight import inspect_pair
+from pytest_divergence.plugin.session import DivergenceSession
+
+
+def device_finding(wanted: str) -> Finding:
+    """What is said of the device that is asked for."""
+    try:
+        device = resolve_device(wanted)
+    except DivergenceError as error:
+        return Finding("fail", str(error))
+    cores = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cores
+    free = available_memory(str(device))
+    memory = "" if free is None else f", {amount(free)} of memory free"
+    return Finding("ok", f"device: {device}, {name}{memory}")
+
+
+def pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Finding]:
+    """What is found of the session's pair, step by step; ends where a model is not here."""
+    settings = session.resolved.settings
+    plan = session.pairs.resolve(session.models, is_offline=True)
+    yield from inspect_pair(settings, plan)
+    if any(side.folder is None for side in plan.sides):
+        return
+    profile = settings.resolved_profile(plan.device.type)
+    memory = search_memory(plan, profile, allowed=settings.memory_bytes)
+    if memory is not None:
+        memory.check()
+        yield Finding("ok", f"a search needs {memory}")
+    yield _time(session, plan, is_measured=is_measured)
+
+
+def _time(session: DivergenceSession, plan: LoadPlan, *, is_measured: bool) -> Finding:
+    settings = session.resolved.settings
+    profile = settings.resolved_profile(plan.device.type)
+    if is_measured:
+        found: tuple[float, str] | None = measure_speed(session.pair(), profile), "measured now"
+    else:
+        found = _remembered(session, plan)
+    budget = f"profile {profile.name}, at most {profile.budget_tokens:,} forwarded tokens"
+    if found is None:
+        return Finding(
+            "note", f"how long a search takes: known after one, or by --measure; {budget}"
+        )
+    speed, whence = found
+    seconds = estimate_seconds(profile, speed, budget_seconds=settings.budget_seconds)
+    rate = f"{speed:,.0f} a second {whence}"
+    return Finding("ok", f"a search takes about {roughly(seconds)}: {budget}, {rate}")
+
+
+def _remembered(session: DivergenceSession, plan: LoadPlan) -> tuple[float, str] | None:
+    """Tokens a second of the pair's last search, where it ran on the device that is asked for."""
+    path = sidecar_path(session.own_suite, PROVENANCE)
+    if not path.is_file():
+        return None
+    made = load_provenance(path)
+    if made.device != str(plan.device) or not made.effort.seconds:
+        return None
+    return made.effort.tokens_forwarded / made.effort.seconds, "in its last search"

@@ -1,0 +1,27 @@
+"""`report.html` and `summary.md`, written beside `report.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_divergence.core.files import write_atomically
+from pytest_divergence.core.report import Report
+from pytest_divergence.reports.html import Earlier, render_html
+from pytest_divergence.reports.markdown import render_markdown
+
+
+def write_reports(
+    report: Report, folder: Path, *, suite: str | None = None, earlier: Earlier | None = None
+) -> list[Path]:
+    """Write `report.html` and `summary.md` into `folder`, and say where they are.
+
+    `suite` is the path of the suite's file, for the commands that run a case again; `earlier` is
+    a run that the page compares this one with. Raises StoreError.
+    """
+    views = {
+        folder / "report.html": render_html(report, suite=suite, earlier=earlier),
+        folder / "summary.md": render_markdown(report, suite=suite),
+    }
+    for path, text in views.items():
+        write_atomically(path, text)
+    return list(views)
