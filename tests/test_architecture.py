@@ -6,7 +6,6 @@ import ast
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -32,6 +31,7 @@ LAYERS = {
 }
 """What each folder may import besides itself; `evaluator` is a file."""
 ROOT = {"__init__.py", "evaluator.py", "py.typed"}
+OURS = f"{PACKAGE.name}."
 DOORS = {"plugin/__init__.py", "cli/__init__.py"}
 """Where what is heavy is imported late, so that others need not."""
 OPTIONAL = {"accelerate", "datasets", "gguf", "peft", "xdist"}
@@ -43,6 +43,8 @@ FIELD_TERMS = {
     "loading",
     "teacher_forcing",
     "training",
+    "warning",
+    "wording",
 }
 """File names that end like a participle and are the field's own nouns."""
 BELOW_THE_EDGE = sorted(
@@ -119,28 +121,69 @@ def test_every_folder_is_a_layer() -> None:
     assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == ROOT
 
 
+def with_packages(path: Path) -> Iterator[Path]:
+    """A file and the `__init__.py` of each folder above it, which Python runs before it."""
+    yield path
+    for folder in path.parents:
+        if folder == PACKAGE:
+            return
+        yield folder / "__init__.py"
+
+
 def test_no_two_files_import_each_other() -> None:
-    graph = {path: sorted({*ours_in(path)} - {path}) for path in MODULES if path.parent != PACKAGE}
+    # A door imports its own folder's files late, so that they may import it.
+    doors = {PACKAGE / name for name in DOORS}
+    graph = {
+        path: sorted({one for found in ours_in(path) for one in with_packages(found)} - {path})
+        for path in MODULES
+        if path.parent != PACKAGE and path not in doors
+    }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(name_of(path) for path in error.args[1]))
 
 
-def test_a_file_name_occurs_once() -> None:
-    # A view is named like its record, and a command as its user calls it.
-    named = [path for path in MODULES if path.parent.name not in ("reports", "cli")]
-    counts = Counter(path.name for path in named if path.name != "__init__.py")
-    views = Counter(path.name for path in MODULES if path.parent.name == "reports")
+def test_doors_are_imported_by_no_one_whom_they_import_early() -> None:
+    early = {name: {*early_in(PACKAGE / name)} for name in DOORS}
+    for name, files in early.items():
+        assert not {path for path in files if PACKAGE / name in ours_in(path)}
 
-    assert [name for name, count in counts.items() if count > 1] == []
-    assert [name for name, count in views.items() if count > 1] == []
+
+def early_in(path: Path) -> Iterator[Path]:
+    for node in tree_of(path).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from (file_of(name) for name in imported(path, node) if name.startswith(OURS))
+
+
+SHARED_NAMES = {
+    # A view is named like its record, or like what it shows the end of.
+    "aggregates.py": {"core", "reports"},
+    "calibration.py": {"discovery", "reports"},
+    "comparison.py": {"core", "reports"},
+    "evaluation.py": {"discovery", "reports"},
+    "github.py": {"plugin", "reports"},
+    "terminal.py": {"plugin", "reports"},
+    "training.py": {"discovery/soft_prompts", "reports"},
+    # A command is named as its user calls it.
+    "replay.py": {"cli", "plugin"},
+    "report.py": {"cli", "core"},
+}
+
+
+def test_a_file_name_occurs_once() -> None:
+    places: dict[str, set[str]] = {}
+    for path in MODULES:
+        places.setdefault(path.name, set()).add(name_of(path.parent))
+    del places["__init__.py"]
+
+    assert {name: where for name, where in places.items() if len(where) > 1} == SHARED_NAMES
 
 
 def test_files_are_called_by_nouns() -> None:
     words = {path.stem for path in MODULES if re.search(r"(ed|ing)$", path.stem)}
 
-    assert words - FIELD_TERMS - {"wording"} == set()
+    assert words == FIELD_TERMS
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if name_of(p) not in DOORS], ids=name_of)
@@ -150,6 +193,72 @@ def test_only_the_doors_and_optional_packages_are_imported_late(path: Path) -> N
     late = {name.split(".")[0] for node in inside for name in imported(path, node)}
 
     assert late - OPTIONAL == set()
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if name_of(p) not in {*DOORS, "__init__.py"}], ids=name_of
+)
+def test_nothing_is_imported_by_name_but_through_the_doors(path: Path) -> None:
+    assert not set(re.findall(r"\b(import_module|__import__)\b", path.read_text("utf-8")))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_private_names_stay_in_their_file(path: Path) -> None:
+    names = [name for name in imported(path) if name.startswith(OURS)]
+    private = [name for name in names if name.rpartition(".")[2].startswith("_")]
+
+    assert [name for name in private if file_of(name).stem != name.rpartition(".")[2]] == [
+        name for name in private if name == f"{PACKAGE.name}.__version__"
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if layer_of(p) not in ("plugin", "cli")], ids=name_of
+)
+def test_only_the_pytest_layer_knows_pytest(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imported(path)} & {"pytest", "_pytest", "pluggy"}
+
+
+def closure_of(path: Path) -> set[Path]:
+    """All files of the package that importing a file runs."""
+    found, new = set[Path](), [path]
+    while new:
+        one = new.pop()
+        if one not in found:
+            found.add(one)
+            new += [each for below in early_in(one) for each in with_packages(below)]
+    return found - {PACKAGE / name for name in DOORS}
+
+
+def outside_imports(paths: set[Path]) -> set[str]:
+    """The top-level packages of others that files import when they are run."""
+    nodes = [
+        (path, node)
+        for path in paths
+        for node in tree_of(path).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    return {name.split(".")[0] for path, node in nodes for name in imported(path, node)}
+
+
+def test_the_plugin_starts_with_the_standard_library_and_pytest() -> None:
+    started = {PACKAGE / "plugin/__init__.py", *closure_of(PACKAGE / "plugin/__init__.py")}
+    allowed = {*sys.stdlib_module_names, "pytest", "_pytest", PACKAGE.name}
+
+    assert outside_imports(started) - allowed == set()
+
+
+@pytest.mark.parametrize("name", ["collection", "terminal", "github", "warning", "frames"])
+def test_what_collects_and_shows_needs_no_model(name: str) -> None:
+    assert not outside_imports(closure_of(PACKAGE / f"plugin/{name}.py")) & set(HEAVY)
+
+
+def test_the_plugin_lists_its_files() -> None:
+    docstring = ast.get_docstring(tree_of(PACKAGE / "plugin/__init__.py")) or ""
+    listed = re.findall(r"^    (\w+) +\S", docstring, re.MULTILINE)
+
+    files = {path.stem for path in (PACKAGE / "plugin").glob("*.py")} - {"__init__"}
+    assert sorted(listed) == sorted(files)
 
 
 @pytest.mark.parametrize(
