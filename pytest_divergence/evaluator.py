@@ -18,6 +18,7 @@ from pytest_divergence.discovery.evaluation import EvaluationConfig, evaluate
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.reports.evaluation import evaluation_view, prompt_table
+from pytest_divergence.reports.text_blocks import WIDTH
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -26,24 +27,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-WIDTH = 80
-"""Columns of what `str` shows."""
-
-
 class EvaluationResult(Evaluation):
     """What was measured: plain values with tables. `print` shows it, `model_dump()` is plain."""
 
     def table(self) -> Table:
         """A rich table, one row a prompt, the most divergent first."""
-
         return prompt_table(self)
 
     def __rich__(self) -> Group:
-
         return evaluation_view(self)
 
     def __str__(self) -> str:
-
         output = io.StringIO()
         Console(file=output, width=WIDTH, color_system=None).print(self)
         return "\n".join(line.rstrip() for line in output.getvalue().splitlines()).rstrip()

@@ -20,6 +20,9 @@ LAYERS = {
     "reports/page": "The page of a report",
     "discovery": "Searching",
     "discovery/strategies": "Strategies",
+    "discovery/soft_prompts": "Soft prompts",
+    "discovery/behaviours": "Behaviours",
+    "discovery/engines": "Engines",
     "scoring": "Measuring",
     "exports": "Cases for other tools",
     "models": "Models",
@@ -39,8 +42,9 @@ DATA = {
 def package_page() -> str:
     """Every file of the package, by folder."""
     parts = [
-        "# Files of the package\n\nImports point one way: pytest's side and the commands use "
-        "reports and discovery, these scoring, that models, and all of them core.\n"
+        "# Files of the package\n\nImports point one way: the commands use the pytest plugin, that "
+        "uses discovery, reports and exports, discovery uses scoring, that models, and all of them "
+        "core; reports and exports know core alone.\n"
     ]
     for folder, title in folders().items():
         rows = [(code(name), meaning) for name, meaning in files_in(folder)]

@@ -1,1 +1,1 @@
-"""Plain values: settings, cases, suites, reports, errors, safe text. Knows no model, no pytest."""
+"""Plain values and files: settings, cases, suites, reports, errors. Knows no model, no pytest."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -267,3 +269,25 @@ def test_packages_that_are_missing_or_old_fail_with_the_command(
         Finding("fail", f"torch is {version}; run: pip install 'torch>=999.0'"),
         Finding("fail", "no-such-package is not there; run: pip install 'no-such-package>=1'"),
     ]
+
+
+def test_without_torch_the_packages_are_still_told(tmp_path: Path) -> None:
+    code = (
+        "import builtins, sys\n"
+        "plain = builtins.__import__\n"
+        "def without(name, *others, **more):\n"
+        "    if name.split('.')[0] == 'torch':\n"
+        "        raise ModuleNotFoundError('No module named torch')\n"
+        "    return plain(name, *others, **more)\n"
+        "builtins.__import__ = without\n"
+        "from pytest_divergence.cli import main\n"
+        "main(['doctor'])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.stdout.startswith("ok    pytest-divergence ")
+    assert "packages: " in done.stdout
+    assert "torch" in done.stderr

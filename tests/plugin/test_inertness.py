@@ -61,6 +61,27 @@ def test_models_in_the_ini_file_load_nothing_for_tests_that_do_not_use_them(
     assert not (project.path / ".divergence").exists()
 
 
+@pytest.mark.parametrize("where", ["command line", "environment"])
+def test_models_that_no_test_uses_load_no_torch(
+    project: Project, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    project.write("conftest.py", WATCHER)
+    project.write("tests/test_unit.py", UNIT_TEST)
+    models = ["--model-1=base", "--model-2=ft"]
+    if where == "environment":
+        monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_1", "base")
+        monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_2", "ft")
+        models = []
+    assert not {"torch", "transformers", "numpy"} & imported(project, "tests", *models)
+
+
+def test_a_filter_for_our_warning_imports_nothing(project: Project) -> None:
+    project.write("conftest.py", WATCHER)
+    project.write("test_unit.py", UNIT_TEST)
+    strict = ("-W", "error::pytest_divergence.DivergenceWarning")
+    assert not {"torch", "pydantic", "rich"} & imported(project, *strict)
+
+
 def test_importing_the_plugin_costs_at_most_20_milliseconds(tmp_path: Path) -> None:
     measure = (
         "import time, pytest\n"
