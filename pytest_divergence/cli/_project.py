@@ -24,7 +24,7 @@ from pytest_divergence.core.file_names import (
 )
 from pytest_divergence.core.files import latest_report_dir
 from pytest_divergence.plugin import _compat, session_of
-from pytest_divergence.plugin.options import BY_FIELD, INI, MODELS
+from pytest_divergence.plugin.options import BY_FIELD, MODELS, located_value
 from pytest_divergence.plugin.session import DivergenceSession
 
 PLUGIN = ("-p", "divergence")
@@ -123,10 +123,7 @@ def places_of(config: pytest.Config) -> Places:
     session = session_of(config)
     own, reports = session.root / FOLDER, session.root / FOLDER / REPORTS
     if asked := session.given.get("report_dir"):
-        start = config.invocation_params.dir
-        if asked.source == INI and config.inipath is not None:
-            start = config.inipath.parent
-        reports = start / asked.value
+        reports = config.invocation_params.dir / located_value(config, "report_dir", asked)
     return Places(session.root, from_here(own), from_here(reports))
 
 

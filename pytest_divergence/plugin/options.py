@@ -24,6 +24,7 @@ TITLE = (
     "  (the summary is one line with -q; -v shows all failed cases, -vv each token too)"
 )
 MODELS = ("model_1", "model_2")
+PATHS = (*MODELS, "seeds", "chat_template", "report_dir")
 
 COMMAND_LINE, INI, DEFAULT = "command line", "ini", "default"
 
@@ -268,6 +269,19 @@ def given(config: pytest.Config) -> dict[str, Given]:
         elif in_ini:
             found[option.field] = Given(in_ini, INI)
     return found
+
+
+def located_value(config: pytest.Config, field: str, one: Given) -> str:
+    """A value, with a path that the ini file names made to hold where pytest was started."""
+    if one.source != INI or config.inipath is None or field not in PATHS:
+        return one.value
+    start, here = config.inipath.parent, config.invocation_params.dir
+    if field in MODELS:
+        return located(config, start, one.value)
+    is_path = field == "report_dir" or (start / one.value).exists()
+    if not is_path or start == here or Path(one.value).is_absolute():
+        return one.value
+    return os.path.relpath(start / one.value, here)
 
 
 def located(config: pytest.Config, start: Path, spec: str) -> str:

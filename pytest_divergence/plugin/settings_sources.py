@@ -6,10 +6,8 @@ before which (`pytest_divergence.plugin.options`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -21,17 +19,15 @@ from pytest_divergence.plugin.extensions import PluginModels, added_metrics
 from pytest_divergence.plugin.options import (
     BY_FIELD,
     DEFAULT,
-    INI,
     MODELS,
     Given,
     Option,
     assignment,
     check_both_models,
     given,
+    located_value,
     name_of,
 )
-
-PATHS = (*MODELS, "seeds", "chat_template", "report_dir")
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ def resolve(config: pytest.Config) -> Resolved:
     values = given(config)
     check_both_models(values)
     settings = settings_of(
-        {f: replace(one, value=_located(config, f, one)) for f, one in values.items()}
+        {f: replace(one, value=located_value(config, f, one)) for f, one in values.items()}
     )
     sources = {field: values[field].source if field in values else DEFAULT for field in BY_FIELD}
     _check_specs(config, settings, values)
@@ -87,18 +83,6 @@ def _check_metric(config: pytest.Config, name: str, values: Mapping[str, Given])
     if name not in known:
         shown = assignment(values["metric"], BY_FIELD["metric"])
         raise pytest.UsageError(f"{shown}: {one_of(name, known)}")
-
-
-def _located(config: pytest.Config, field: str, one: Given) -> str:
-    """The value, with a path that the ini file names made to hold where pytest was started."""
-    if one.source != INI or config.inipath is None:
-        return one.value
-    start, here = config.inipath.parent, config.invocation_params.dir
-    name, separator, rest = one.value.partition(",") if field in MODELS else (one.value, "", "")
-    is_path = field in PATHS and (field == "report_dir" or (start / name).exists())
-    if not is_path or start == here or Path(name).is_absolute():
-        return one.value
-    return f"{os.path.relpath(start / name, here)}{separator}{rest}"
 
 
 def _wrong_value(one: Given, option: Option) -> pytest.UsageError:
