@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Completions, Origin
-from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.file_names import PROVENANCE, TOKENS, sidecar_path
 from pytest_divergence.core.provenance import (
     Bound,
     ModelProvenance,
@@ -143,7 +143,7 @@ def write_suite_files(
     controls = [one for one in calibrated.controls if one.case.id not in findings.exported]
     controls = controls[:NUM_CONTROL_ROWS]
     stored = [*(one.stored for one in cases), *(one.stored for one in controls)]
-    write_tokens(sidecar_path(path, "tokens.jsonl"), stored)
+    write_tokens(sidecar_path(path, TOKENS), stored)
     made = provenance_of(
         identity,
         settings,
@@ -161,7 +161,7 @@ def write_suite_files(
     }
     rows = [*findings.exported.values(), *(one.case for one in controls)]
     provenance = with_rows(made.model_copy(update=measured), rows)
-    write_provenance(sidecar_path(path, "provenance.json"), provenance)
+    write_provenance(sidecar_path(path, PROVENANCE), provenance)
     write_suite(path, rows)
 
 

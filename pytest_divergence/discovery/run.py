@@ -15,6 +15,7 @@ from pathlib import Path
 from pytest_divergence.core.behaviours import Behaviour, with_accepted
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import MeasurementError, SettingsError
+from pytest_divergence.core.file_names import REPORT
 from pytest_divergence.core.files import sweep_strays
 from pytest_divergence.core.provenance import accepted_in
 from pytest_divergence.core.redaction import redacted
@@ -215,7 +216,7 @@ class Steps:
         )
         if self.settings.redact:
             report = redacted(report)
-        write_report(folder / "report.json", report)
+        write_report(folder / REPORT, report)
         return report
 
     def note(self, error: BaseException) -> None:

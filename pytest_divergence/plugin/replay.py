@@ -24,7 +24,7 @@ from pytest_divergence.core.aggregates import (
 from pytest_divergence.core.behaviours import TellingContinuation
 from pytest_divergence.core.cases import Case, Completions, Measurement, is_same_quantity
 from pytest_divergence.core.errors import MeasurementError, PromptIdsError
-from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.file_names import TOKENS, sidecar_path
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.safe_text import safe_line
@@ -161,7 +161,7 @@ def lost_rows(
     """
     if stored.provenance is None:
         return {}
-    path = sidecar_path(stored.suite.path, "tokens.jsonl")
+    path = sidecar_path(stored.suite.path, TOKENS)
     name = session.shown(path)
     why = f"{name} does not hold its continuations" if path.is_file() else f"there is no {name}"
     return {

@@ -19,7 +19,7 @@ import pytest
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import NATS_PER_TOKEN, Case, Measurement
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.core.file_names import FOLDER
+from pytest_divergence.core.file_names import FOLDER, REPORT
 from pytest_divergence.core.files import DivergenceFolder
 from pytest_divergence.core.provenance import Effort, Provenance
 from pytest_divergence.core.redaction import redacted
@@ -138,7 +138,7 @@ def _written(session: DivergenceSession, entries: Sequence[Entry], exitstatus: i
     folder = where.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
     report = _report(session, entries, folder.name, exitstatus)
     report = redacted(report) if session.is_redacted else report
-    write_report(folder / "report.json", report)
+    write_report(folder / REPORT, report)
     suites = {entry.suite for entry in entries}
     suite = session.shown(Path(suites.pop())) if len(suites) == 1 else None
     write_reports(report, folder, suite=suite)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.core.file_names import SUITE_SUFFIX, sidecar_path
+from pytest_divergence.core.file_names import PROVENANCE, REPORT, SUITE_SUFFIX, sidecar_path
 from pytest_divergence.core.files import DivergenceFolder, file_lock, write_atomically
 from pytest_divergence.core.provenance import load_provenance
 from pytest_divergence.core.report import Report, load_report
@@ -61,7 +61,7 @@ def read_report(session: DivergenceSession, report_dir: Path) -> None:
     """Take note of the search of a worker, where the controller did none."""
     session.report_dir = report_dir
     with contextlib.suppress(DivergenceError):  # the tests' own results do not need it
-        session.report = load_report(report_dir / "report.json")
+        session.report = load_report(report_dir / REPORT)
 
 
 def _search(session: DivergenceSession) -> SearchOutcome:
@@ -151,10 +151,10 @@ def _elected(session: DivergenceSession, run: str) -> SearchOutcome:
 def _read_back(report_dir: Path, suite: Path) -> SearchOutcome:
     """What a search of another process left behind."""
     return SearchOutcome(
-        report=load_report(report_dir / "report.json"),
+        report=load_report(report_dir / REPORT),
         report_dir=report_dir,
         suite_path=suite,
-        key=load_provenance(sidecar_path(suite, "provenance.json")).key,
+        key=load_provenance(sidecar_path(suite, PROVENANCE)).key,
         is_cached=True,
     )
 
