@@ -82,16 +82,11 @@ class Pairs:
             torch.cuda.empty_cache()
 
     def plan(self, models: Models) -> LoadPlan:
-        """What both specs stand for: resolved once in a session. A failure is kept.
-
-        Only where a folder has changed before it was loaded, trained by a fixture say, is it
-        screened and told from others anew.
-        """
-        once = self._plans.get(models)
-        if once is None or (once and not self.is_loaded(models) and not once().is_current):
-            once = self._plans[models] = Once(partial(self.resolve, models))
+        """What both specs stand for: resolved once in a session. A failure is kept."""
+        if models not in self._plans:
+            self._plans[models] = Once(partial(self.resolve, models))
         try:
-            return once()
+            return self._plans[models]()
         except Exception as error:
             forget_frames(error)
             raise
@@ -142,6 +137,8 @@ class Pairs:
         return LoadContext(start, models.roles, self._say, provider, is_offline)
 
     def _load(self, models: Models) -> ModelPair:
+        if self._plans.get(models) and not self.plan(models).is_current:
+            del self._plans[models]  # a fixture has trained it, say: it is screened anew
         with patient_warnings():
             resolve_device(self._settings().device)  # said before models are downloaded
             pair = load_pair(self.plan(models), self._context(models))
