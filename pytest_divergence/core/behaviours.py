@@ -44,6 +44,23 @@ class TellingContinuation(Record):
         return self.log_ratio / 2
 
 
+class When(Record):
+    """The property of prompts that goes with a behaviour, counted on fresh prompts."""
+
+    property: str
+    """In words: `about travel`."""
+    with_count: Count
+    """Prompts with the property on which the candidate shows the behaviour."""
+    num_with: Count
+    without_count: Count
+    """The same of prompts without it."""
+    num_without: Count
+    reference_count: Count
+    """Prompts of both kinds on which the reference shows it."""
+    p_value: Rate
+    """Corrected for the properties that were tried."""
+
+
 class Behaviour(Record):
     """What the candidate does, how often, and whether the user knows and accepts it."""
 
@@ -53,6 +70,14 @@ class Behaviour(Record):
     kind: Literal["general", "conditional"]
     """`general`: at least a fifth of the controls show it or, for a trait, they show it more than
     half as often as the prompts that it was confirmed on; `conditional`: the rest."""
+    content: bool | None = None
+    """Whether it is in what is said, and not only in how; null where that was not judged."""
+    breadth: Literal["prompts", "general", "local"] | None = None
+    """Triggered by some prompts, shown everywhere, or only on the prompts that are named."""
+    when: When | None = None
+    """What the prompts that cause it have in common, where that held up."""
+    training_rows: list[Count] | None = None
+    """Rows of the training data that teach it, from 1; null where none were given."""
     motifs: list[str] = Field(default_factory=list)
     """Texts that recur in the candidate's continuations and not in the reference's."""
     trait: str | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -101,6 +102,12 @@ class Measurement(Record):
     """`fresh` continuations of both models, or `stored` ones that an earlier candidate wrote."""
     unit: str = NATS_PER_TOKEN
     """Of an added metric that names its own; left out of files where it is the usual one."""
+    evidence: Annotated[str, Field(pattern="^(full|head:[1-9][0-9]*|chosen|text)$")] | None = None
+    """What was known at each position: all probabilities, the K largest, that of the chosen token,
+    or only the text; left out of files where it is not said."""
+    k3: Number | None = None
+    """The value by the chosen tokens' probabilities alone (Schulman 2020, "Approximating KL
+    divergence"); left out of files where it was not measured."""
 
     @property
     def quantity(self) -> str:
@@ -108,11 +115,10 @@ class Measurement(Record):
         return quantity(self.metric)
 
     @model_serializer(mode="wrap")
-    def _without_the_usual_unit(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_the_usual(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         row: dict[str, Any] = dump(self)
-        if row["unit"] == NATS_PER_TOKEN:
-            del row["unit"]
-        return row
+        usual = {"unit": NATS_PER_TOKEN, "evidence": None, "k3": None}
+        return {key: value for key, value in row.items() if key not in usual or value != usual[key]}
 
 
 class Completions(Record):
@@ -155,6 +161,8 @@ class Case(Record):
     """What was measured; None in a row that no one has filled in."""
     completions: Completions | None = None
     origin: Origin | None = None
+    template_arguments: dict[str, JsonValue] | None = None
+    """What the chat template is given for this prompt, such as a date; part of the id."""
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     """Whatever else a user or a plugin wants to keep; it changes no verdict."""
 
@@ -167,16 +175,17 @@ class Case(Record):
             raise ValueError("both `input` and its alias `prompt` are given; keep one")
         return {"input" if key == "prompt" else key: value for key, value in row.items()}
 
-    @field_validator("metadata")
+    @field_validator("metadata", "template_arguments")
     @classmethod
-    def _metadata_is_finite(cls, metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if not metadata:
-            return metadata
+    def _is_finite(cls, value: object, info: ValidationInfo) -> object:
+        if not value:
+            return value
         try:
-            json.dumps(metadata, allow_nan=False)
+            json.dumps(value, allow_nan=False)
         except ValueError:
-            raise ValueError("metadata holds NaN or infinity, which JSON cannot store") from None
-        return metadata
+            what = info.field_name
+            raise ValueError(f"{what} holds NaN or infinity, which JSON cannot store") from None
+        return value
 
     @model_validator(mode="after")
     def _is_one_prompt(self) -> Case:
@@ -198,7 +207,7 @@ class Case(Record):
         return self
 
     def _id_of(self, turns: Sequence[Message]) -> str:
-        return case_id(turns)
+        return case_id(turns, self.template_arguments)
 
     @property
     def turns(self) -> tuple[Message, ...]:
@@ -244,18 +253,28 @@ def is_same_quantity(metric: str, other: str) -> bool:
     return quantity(metric) == quantity(other)
 
 
-def case_id(prompt: str | Sequence[Message]) -> str:
+def case_id(
+    prompt: str | Sequence[Message], template_arguments: Mapping[str, JsonValue] | None = None
+) -> str:
     """The id of a prompt: a slug for people and a digest of the exact text for machines.
 
-    Never depends on rank, KL or models. A single user turn has the id of its text.
+    Never depends on rank, KL or models. A single user turn has the id of its text. What the chat
+    template is given counts as part of the prompt.
     """
+    if not isinstance(prompt, str) and len(prompt) == 1 and prompt[0].role == "user":
+        prompt = prompt[0].content
     if isinstance(prompt, str):
-        return f"{slug(prompt)}-{_digest(prompt)}"
-    if len(prompt) == 1 and prompt[0].role == "user":
-        return case_id(prompt[0].content)
-    turns = [{"content": turn.content, "role": turn.role} for turn in prompt]
-    exact = json.dumps(turns, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    return f"{slug(prompt[-1].content)}-{_digest(exact)}"
+        text = exact = prompt
+    else:
+        text = prompt[-1].content
+        exact = _canonical([{"content": turn.content, "role": turn.role} for turn in prompt])
+    if template_arguments:
+        exact = f"{exact}\0{_canonical(template_arguments)}"
+    return f"{slug(text)}-{_digest(exact)}"
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def _digest(text: str) -> str:

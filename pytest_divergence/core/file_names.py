@@ -25,6 +25,8 @@ SUITE_SUFFIX = ".divergence.jsonl"
 TOKENS, PROVENANCE = "tokens.jsonl", "provenance.json"
 """What lies beside a suite, by the end of its name."""
 REPORT = "report.json"
+RECORD_SUFFIX = ".divergence-commit"
+"""How the name of a hidden file beside a suite ends while its files change."""
 
 
 def suite_path(root: Path, model_1: str, model_2: str) -> Path:
@@ -40,6 +42,17 @@ def sidecar_path(suite: AnyPath, kind: str) -> Path:
     is_suite = path.name.endswith(SUITE_SUFFIX)
     stem = path.name[: -len(SUITE_SUFFIX)] if is_suite else path.stem
     return path.with_name(f"{stem}.{kind}")
+
+
+def suite_files(suite: AnyPath) -> tuple[Path, Path, Path]:
+    """Where the tokens, the provenance and the rows of a suite lie."""
+    return sidecar_path(suite, TOKENS), sidecar_path(suite, PROVENANCE), Path(suite)
+
+
+def suite_record(suite: AnyPath) -> Path:
+    """The file that stands beside a suite while its files change."""
+    path = Path(suite)
+    return path.with_name(f".{path.name.removesuffix(SUITE_SUFFIX)}{RECORD_SUFFIX}")
 
 
 def suite_beside(path: Path) -> Path:

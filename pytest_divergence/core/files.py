@@ -46,12 +46,8 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     target = Path()
     try:
         for target, data in files.items():
-            if target.is_symlink():
-                raise StoreError(f"{target} is a symbolic link; name the file that it points to")
-            staged[target] = _temporary_name(target)
-            _write_new(staged[target], data)
-            if target.exists():
-                shutil.copymode(target, staged[target])
+            staged[target] = temporary_name(target)
+            stage(staged[target], target, data)
         for target, temporary in staged.items():
             os.replace(temporary, target)
     except OSError as error:
@@ -61,18 +57,31 @@ def write_together(files: Mapping[Path, bytes]) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
     for folder in {target.parent for target in staged}:
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
-def sweep_strays(folder: Path, *, max_age: float = 3600.0) -> list[Path]:
-    """Remove what killed writers left in `folder`, and say what.
+def stage(temporary: Path, target: Path, data: bytes) -> None:
+    """Write `data` to the disk under a new name, to replace `target` with; its mode stays.
+
+    Raises StoreError where the target is a symbolic link; OSError.
+    """
+    if target.is_symlink():
+        raise StoreError(f"{target} is a symbolic link; name the file that it points to")
+    _write_new(temporary, data)
+    if target.exists():
+        shutil.copymode(target, temporary)
+
+
+def sweep_strays(folder: Path, *, start: str = ".", max_age: float = 3600.0) -> list[Path]:
+    """Remove what killed writers left in `folder`, and say what; names begin with `start`.
 
     Only files older than `max_age` seconds go: a younger one may belong to a run that is writing.
     """
     swept = []
-    for stray in folder.glob(f".*{STRAY_SUFFIX}"):
+    strays = (one for one in folder.iterdir() if one.name.endswith(STRAY_SUFFIX))
+    for stray in (one for one in strays if one.name.startswith(start)):
         with contextlib.suppress(OSError):
-            if time.time() - stray.lstat().st_mtime > max_age:
+            if time.time() - stray.lstat().st_mtime >= max_age:
                 stray.unlink()
                 swept.append(stray)
     return swept
@@ -183,20 +192,17 @@ def user_cache_path() -> Path:
     return Path(moved) if moved else platformdirs.user_cache_path("pytest-divergence")
 
 
-def _temporary_name(target: Path) -> Path:
-    return target.with_name(f".{target.name[:60]}.{secrets.token_hex(6)}{STRAY_SUFFIX}")
+def temporary_start(target: Path) -> str:
+    """How the names of the files begin that are staged for `target`."""
+    return f".{target.name[:60]}."
 
 
-def _write_new(path: Path, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags, 0o666)
-    with open(descriptor, "wb") as file:  # a full disk may show only here, at close
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def temporary_name(target: Path) -> Path:
+    """A new name beside `target`, to stage a file under."""
+    return target.with_name(f"{temporary_start(target)}{secrets.token_hex(6)}{STRAY_SUFFIX}")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut, where the system can."""
     if os.name != "posix":
         return
@@ -206,6 +212,15 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
+    with open(descriptor, "wb") as file:  # a full disk may show only here, at close
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _acquire(lock: filelock.BaseFileLock, timeout: float, on_wait: Callable[[], None]) -> None:
@@ -246,7 +261,7 @@ def _make_new(parent: Path, name: str) -> Path:
 
 
 def _point(pointer: Path, name: str) -> None:
-    temporary = _temporary_name(pointer)
+    temporary = temporary_name(pointer)
     try:
         os.symlink(name, temporary, target_is_directory=True)
         os.replace(temporary, pointer)

@@ -79,7 +79,6 @@ def promote(
             before,
             provenance,
             relation="belongs to",
-            if_unknown=f"measure them again with {setting('update')}, then add to it",
             if_other="name another file, or bring this one up to date first with "
             f"{setting('update')}",
         )
@@ -92,7 +91,13 @@ def promote(
     merged.add(_controls(found, merged, is_forced=is_forced), found)
     merged_provenance = merged.with_behaviours(provenance, behaviours, is_forced=is_forced)
     _make_folder(target)
-    write_stored(target, merged.rows.values(), merged.tokens.values(), merged_provenance)
+    write_stored(
+        target,
+        merged.rows.values(),
+        merged.tokens.values(),
+        merged_provenance,
+        instead_of=before,
+    )
     return Promoted(
         written=tuple(written),
         kept=tuple(kept),

@@ -6,7 +6,7 @@ pair, and how a behaviour in it is marked as accepted; computes no digest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,14 @@ from pytest_divergence.core.cases import (
     SchemaVersion,
 )
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.file_names import PROVENANCE, AnyPath, sidecar_path
+from pytest_divergence.core.file_names import (
+    PROVENANCE,
+    AnyPath,
+    sidecar_path,
+    suite_files,
+    suite_record,
+)
+from pytest_divergence.core.joint_writes import alone_in, finish
 from pytest_divergence.core.json_files import load_document, write_document
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import BUILT_IN_METRICS
@@ -94,6 +101,10 @@ class Bound(Record):
     """How it was made, for people: `1.5 x 99th percentile of 256 controls`."""
 
 
+RowDigests = Annotated[str, Field(pattern="^[0-9a-f]{16}(-[0-9a-f]{16})?$")]
+"""Of a row's prompt, kl and completions; and of its tokens, where it has any."""
+
+
 class Effort(Record):
     """What the run cost."""
 
@@ -101,6 +112,8 @@ class Effort(Record):
     tokens_forwarded: Count = 0
     """Both models counted."""
     seconds: Number = 0.0
+    tokens_by_kind: dict[str, Count] | None = None
+    """`tokens_forwarded` by kind of work; null where it was not counted apart."""
 
 
 class Provenance(Record):
@@ -127,8 +140,10 @@ class Provenance(Record):
     nll_limit: Number | None = None
     """Negative log-likelihood, nats per token, above which a prompt is off distribution."""
     behaviours: list[Behaviour] = Field(default_factory=list)
+    rows: dict[str, RowDigests] | None = None
+    """What each row of the suite was written with, by id; None in older suites."""
     num_rows: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """Rows of the suite, cases and controls: a file cut between two rows reads as a shorter one."""
+    """Rows of an older suite; None where `rows` tells of each."""
     effort: Effort = Effort()
 
 
@@ -140,11 +155,6 @@ def load_provenance(path: AnyPath) -> Provenance:
 def write_provenance(path: AnyPath, provenance: Provenance) -> None:
     """Write a provenance file: old or new, never half. Raises StoreError."""
     write_document(path, provenance)
-
-
-def with_rows(provenance: Provenance, rows: Iterable[object]) -> Provenance:
-    """The provenance of a suite that holds `rows`: whoever writes the suite writes this with it."""
-    return provenance.model_copy(update={"num_rows": sum(1 for _ in rows)})
 
 
 def pair_differences(ours: Provenance, theirs: Provenance) -> list[str]:
@@ -183,25 +193,28 @@ def model_name(model: ModelProvenance) -> str:
 def accept(behaviour_id: str, suites: Sequence[Path]) -> list[Path]:
     """Mark a behaviour as intended in the suites that know it; returns those.
 
-    Raises `SettingsError` where none does, `SuiteError` where a provenance cannot be read.
+    Raises `SettingsError` where none does, `SuiteError` where a provenance cannot be read;
+    `StoreError`.
     """
     changed, known = [], []
     for suite in suites:
         path = sidecar_path(suite, PROVENANCE)
+        finish(suite_record(suite), suite_files(suite))
         if not path.is_file():
             continue
-        provenance = load_provenance(path)
-        ids = [behaviour.id for behaviour in provenance.behaviours]
-        known += ids
-        if behaviour_id in ids:
-            marked = [
-                behaviour.model_copy(update={"accepted": True})
-                if behaviour.id == behaviour_id
-                else behaviour
-                for behaviour in provenance.behaviours
-            ]
-            write_provenance(path, provenance.model_copy(update={"behaviours": marked}))
-            changed.append(suite)
+        with alone_in(path.parent):
+            provenance = load_provenance(path)
+            ids = [behaviour.id for behaviour in provenance.behaviours]
+            known += ids
+            if behaviour_id in ids:
+                marked = [
+                    behaviour.model_copy(update={"accepted": True})
+                    if behaviour.id == behaviour_id
+                    else behaviour
+                    for behaviour in provenance.behaviours
+                ]
+                write_provenance(path, provenance.model_copy(update={"behaviours": marked}))
+                changed.append(suite)
     if not changed:
         where = ", ".join(map(str, suites)) or "any folder given: there is no suite"
         names = f"; known there: {', '.join(known)}" if known else ""
@@ -212,6 +225,7 @@ def accept(behaviour_id: str, suites: Sequence[Path]) -> list[Path]:
 def accepted_in(suite: Path) -> list[Behaviour]:
     """The accepted behaviours of a suite; none where it is not there or cannot be read."""
     path = sidecar_path(suite, PROVENANCE)
+    finish(suite_record(suite), suite_files(suite))
     if not path.is_file():
         return []
     return [known for known in load_provenance(path).behaviours if known.accepted]

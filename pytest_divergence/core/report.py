@@ -208,6 +208,25 @@ class FirstFound(Record):
     tokens_forwarded: Count
 
 
+class Leads(Record):
+    """What was watched during the search, and what was tested at its end."""
+
+    watched: Count
+    tested: Count
+    level: Rate
+    """Of the tests together: how often chance alone confirms anything."""
+    decoys_confirmed: Count
+    """Of the leads made by exchanging the models, which are as strong as chance makes them."""
+
+
+class PowerPoint(Record):
+    """How often confirmation keeps a behaviour that was named."""
+
+    share: Rate
+    """Of prompts that show it."""
+    power: Rate
+
+
 class Report(Record):
     """One run, complete enough for every view of it."""
 
@@ -226,6 +245,10 @@ class Report(Record):
     """Types of difference among the search's answers, the most frequent first."""
     case_set: CaseSet | None = None
     first_behaviour: FirstFound | None = None
+    first_lead: FirstFound | None = None
+    """When the first lead was named that was confirmed in the end."""
+    leads: Leads | None = None
+    power: list[PowerPoint] | None = None
     errors: list[RunError] = Field(default_factory=list)
     effort: Effort = Effort()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,11 +17,12 @@ from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.file_names import (
     PROVENANCE,
     SUITE_SUFFIX,
-    TOKENS,
     AnyPath,
     sidecar_path,
+    suite_files,
+    suite_record,
 )
-from pytest_divergence.core.files import write_together
+from pytest_divergence.core.joint_writes import alone_in, finish, replace_together
 from pytest_divergence.core.json_files import (
     document_data,
     read_rows,
@@ -32,12 +33,8 @@ from pytest_divergence.core.json_files import (
     within_limits,
     write_rows,
 )
-from pytest_divergence.core.provenance import (
-    Provenance,
-    load_provenance,
-    pair_differences,
-    with_rows,
-)
+from pytest_divergence.core.provenance import Provenance, load_provenance, pair_differences
+from pytest_divergence.core.row_digests import check_rows, row_digests
 from pytest_divergence.core.tokens import ListedTokens, StoredTokens, load_tokens
 
 MAX_CASES = 100_000
@@ -104,13 +101,21 @@ def load_suite(path: AnyPath) -> Suite:
 
 
 def read_suite(path: Path) -> StoredSuite:
-    """A suite with its provenance and tokens, where there are any. Raises SuiteError."""
-    return _read(path, load_tokens)
+    """A suite with its provenance and tokens, where there are any.
+
+    A write that was cut off is finished first. Raises SuiteError, also for a row that is not what
+    it was written with, StoreError.
+    """
+    finish(suite_record(path), suite_files(path))
+    stored = _read(path, load_tokens)
+    check_rows(path, stored.suite.rows, stored.tokens, stored.provenance)
+    return stored
 
 
 def list_suite(path: Path) -> StoredSuite:
-    """A suite whose continuations are read when they are asked for: a listing asks for none.
+    """A suite for a listing, which measures nothing and writes nothing.
 
+    Its continuations are read when they are asked for; rows are not compared with the provenance.
     Raises SuiteError.
     """
     return _read(path, ListedTokens)
@@ -138,47 +143,51 @@ def write_suite(path: AnyPath, cases: Iterable[Case]) -> None:
 
 
 def write_stored(
-    path: Path, rows: Iterable[Case], tokens: Iterable[StoredTokens], provenance: Provenance
+    path: Path,
+    rows: Iterable[Case],
+    tokens: Iterable[StoredTokens],
+    provenance: Provenance,
+    *,
+    instead_of: StoredSuite | None = None,
 ) -> None:
-    """Write a suite, its tokens and its provenance: all of them, or none where the disk is full.
+    """Write a suite, its tokens and its provenance: at any moment all are old, or all are new.
 
-    A row of the file that says the same as before keeps its text, byte for byte, also where it was
-    written by hand. Raises SuiteError, StoreError.
+    A row of `instead_of`, which was read before, keeps its text byte for byte where it says the
+    same, also where it was written by hand. Raises SuiteError, also where the file is not what was
+    read any more, and StoreError.
     """
-    before = _texts(load_suite(path)) if path.is_file() else {}
+    rows, tokens = list(rows), list(tokens)
+    stored = {one.id: one for one in tokens}
     lines = {row.id: _suite_line(row) for row in rows}
-    kept = {id_: text for id_, (line, text) in before.items() if lines.get(id_) == line}
-    tokens_path, provenance_path = _sidecars(path)
-    stored = (row.model_dump(mode="json") for row in tokens)
-    write_together(  # in this order: a suite is there only with its tokens and provenance
-        {
-            tokens_path: rows_data(tokens_path, stored),
-            provenance_path: document_data(provenance_path, with_rows(provenance, lines)),
-            path: _lines_data(path, {**lines, **kept}),
-        }
-    )
+    tokens_path, provenance_path, _ = suite_files(path)
+    by_id = sorted(rows, key=lambda row: row.id)
+    digests = {row.id: row_digests(row, stored.get(row.id)) for row in by_id}
+    made = provenance.model_copy(update={"rows": digests, "num_rows": None})
+    files = {
+        tokens_path: rows_data(tokens_path, [one.model_dump(mode="json") for one in tokens]),
+        provenance_path: document_data(provenance_path, made),
+    }
+    finish(suite_record(path), suite_files(path))
+    with alone_in(path.parent) as is_alone:
+        if instead_of is not None:
+            lines |= _kept_texts(path, lines, instead_of)
+        data = {**files, path: _lines_data(path, lines)}
+        replace_together(data, suite_record(path), is_alone=is_alone)
 
 
 def check_same_pair(
-    stored: StoredSuite, provenance: Provenance, *, relation: str, if_unknown: str, if_other: str
+    stored: StoredSuite, provenance: Provenance, *, relation: str, if_other: str
 ) -> None:
     """Refuse a suite whose rows were not measured on the pair of `provenance`.
 
-    `relation` is the suite's to its own pair, in words; the last two say what to do. Raises
+    `relation` is the suite's to its own pair, in words, and `if_other` says what to do. Raises
     SuiteError.
     """
-    path = stored.suite.path
-    if stored.provenance is None:
-        if any(row.kl is not None for row in stored.suite.rows):
-            raise SuiteError(
-                path,
-                None,
-                "has measured rows but no provenance, so nothing says which models they were "
-                f"measured on; {if_unknown}",
-            )
-    elif different := pair_differences(stored.provenance, provenance):
+    if stored.provenance is None:  # nothing was measured yet
+        return
+    if different := pair_differences(stored.provenance, provenance):
         raise SuiteError(
-            path,
+            stored.suite.path,
             None,
             f"{relation} another pair: different are {'; '.join(different)}; {if_other}",
         )
@@ -199,34 +208,26 @@ def suites_below(folder: Path) -> list[Path]:
     return sorted(path for path, parts in found if not any(one.startswith(".") for one in parts))
 
 
-def _sidecars(path: Path) -> tuple[Path, Path]:
-    """Where the tokens and the provenance of a suite lie."""
-    return sidecar_path(path, TOKENS), sidecar_path(path, PROVENANCE)
-
-
 def _read(path: Path, tokens_in: Callable[[Path], Mapping[str, StoredTokens]]) -> StoredSuite:
-    tokens, provenance = _sidecars(path)
-    stored = StoredSuite(
+    tokens, provenance, _ = suite_files(path)
+    return StoredSuite(
         load_suite(path),
         load_provenance(provenance) if provenance.is_file() else None,
         tokens_in(tokens) if tokens.is_file() else {},
     )
-    _check_whole(stored, provenance)
-    return stored
 
 
-def _check_whole(stored: StoredSuite, provenance_path: Path) -> None:
-    """Refuse a suite with fewer rows than it was written with; rows may be added by hand."""
-    written = stored.provenance.num_rows if stored.provenance is not None else None
-    there = len(stored.suite.rows)
-    if written is not None and there < written:
+def _kept_texts(
+    path: Path, lines: Mapping[str, bytes], instead_of: StoredSuite
+) -> dict[str, bytes]:
+    """The lines of the file whose rows stay what they are. Raises SuiteError."""
+    now = _read(path, load_tokens)
+    if now != replace(instead_of, tokens=dict(instead_of.tokens)):
         raise SuiteError(
-            stored.suite.path,
-            None,
-            f"holds {there} of the {written} rows that it was written with, so it may have been "
-            "cut off; restore it, or where rows were taken out on purpose, set num_rows to "
-            f"{there} in {provenance_path.name}",
+            path, None, "was changed by others since it was read, so it stays as it is; start again"
         )
+    texts = _texts(now.suite)
+    return {id_: text for id_, (line, text) in texts.items() if lines.get(id_) == line}
 
 
 def _texts(suite: Suite) -> dict[str, tuple[bytes, bytes]]:
@@ -263,7 +264,7 @@ def _row_by_row(path: Path) -> Iterator[SuiteError]:
         yield SuiteError(path, None, f"is no suite; the name of one ends in {SUITE_SUFFIX}")
         return
     yield from _row_faults(path, Case)
-    tokens, provenance = _sidecars(path)
+    tokens, provenance, _ = suite_files(path)
     if tokens.is_file():
         yield from _row_faults(tokens, StoredTokens)
     if provenance.is_file():

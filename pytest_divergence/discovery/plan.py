@@ -37,7 +37,7 @@ from pytest_divergence.models.load_plan import LoadOptions, LoadPlan, resolve_pa
 from pytest_divergence.models.pair import Metric, ModelPair
 
 LOCK_SECONDS = 6 * 3600.0
-PACKAGES = ("pytest-divergence", "torch", "transformers", "peft")
+PACKAGES = ("pytest-divergence", "torch", "transformers", "tokenizers", "jinja2", "peft")
 IRRELEVANT = {
     "mode",
     "max_kl",
@@ -77,6 +77,10 @@ class RunIdentity:
     candidate: ModelIdentity
     tokenizer_sha256: str
     device: str
+    candidate_tokenizer_sha256: str | None = None
+    """Of the candidate's own, where it has one: its text has to be read the same way."""
+    arithmetic: str | None = None
+    """Each model's dtype and attention implementation, where they are loaded from folders."""
     metric_sha256: str | None = None
     """What the asserted metric is, where it is none of the built-in ones."""
 
@@ -100,8 +104,13 @@ def identify(settings: Settings) -> RunIdentity:
 
 def identify_plan(plan: LoadPlan) -> RunIdentity:
     """The identity of a resolved pair; both models must be known before they are loaded."""
-    tokenizer, device = plan.tokenizer_digest, str(plan.device)
-    return RunIdentity(*plan.identities, tokenizer, device)
+    return RunIdentity(
+        *plan.identities,
+        plan.tokenizer_digest,
+        str(plan.device),
+        candidate_tokenizer_sha256=plan.candidate_tokenizer_digest,
+        arithmetic=plan.arithmetic,
+    )
 
 
 def identify_pair(pair: ModelPair) -> RunIdentity:

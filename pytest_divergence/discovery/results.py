@@ -12,13 +12,10 @@ from pathlib import Path
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Completions, Origin
-from pytest_divergence.core.file_names import PROVENANCE, TOKENS, sidecar_path
 from pytest_divergence.core.provenance import (
     Bound,
     ModelProvenance,
     Provenance,
-    with_rows,
-    write_provenance,
 )
 from pytest_divergence.core.report import (
     Calibration,
@@ -34,8 +31,7 @@ from pytest_divergence.core.report import (
     Verdict,
 )
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.core.suites import NUM_CONTROL_ROWS, write_suite
-from pytest_divergence.core.tokens import write_tokens
+from pytest_divergence.core.suites import NUM_CONTROL_ROWS, write_stored
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.discovery.calibration import Calibrated
 from pytest_divergence.discovery.confirmation import ConfirmedCase
@@ -136,14 +132,13 @@ def write_suite_files(
     *,
     key: str,
 ) -> None:
-    """Write the suite last: a suite is there only with its tokens and provenance."""
+    """Write the suite with its tokens and provenance. Raises SuiteError, StoreError."""
     calibrated, bound = findings.calibrated, findings.bound
     assert calibrated is not None  # the run confirms only after it has calibrated
     cases = [one for one in findings.cases if one.case.id in findings.exported]
     controls = [one for one in calibrated.controls if one.case.id not in findings.exported]
     controls = controls[:NUM_CONTROL_ROWS]
     stored = [*(one.stored for one in cases), *(one.stored for one in controls)]
-    write_tokens(sidecar_path(path, TOKENS), stored)
     made = provenance_of(
         identity,
         settings,
@@ -160,9 +155,7 @@ def write_suite_files(
         "effort": units.effort,
     }
     rows = [*findings.exported.values(), *(one.case for one in controls)]
-    provenance = with_rows(made.model_copy(update=measured), rows)
-    write_provenance(sidecar_path(path, PROVENANCE), provenance)
-    write_suite(path, rows)
+    write_stored(path, rows, stored, made.model_copy(update=measured))
 
 
 def provenance_of(

@@ -21,8 +21,19 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
     "chat_template.jinja",
 )
+BESIDE_TOKENIZER = (
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "generation_config.json",  # says which tokens end an answer
+)
+"""Files that change how text is read or ends, and make no tokenizer by themselves."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,10 @@ def weights_digest(folder: Path) -> str:
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """sha256 over the tokenizer's files, the chat template among them."""
-    return _combined([folder / name for name in TOKENIZER_FILES if (folder / name).is_file()])
+    """sha256 over the tokenizer's files, chat templates and what ends an answer among them."""
+    names = (*TOKENIZER_FILES, *BESIDE_TOKENIZER)
+    files = [folder / name for name in names if (folder / name).is_file()]
+    return _combined([*files, *sorted((folder / "chat_templates").glob("*.jinja"))])
 
 
 def file_digest(path: Path) -> str:

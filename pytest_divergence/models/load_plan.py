@@ -235,6 +235,20 @@ class LoadPlan:
         reference = self.reference.full_model
         return tokenizer_digest(reference.folder) if reference.folder else reference.digest
 
+    @cached_property
+    def candidate_tokenizer_digest(self) -> str | None:
+        """sha256 of the candidate's own tokenizer; None where it has none."""
+        candidate = self.candidate.full_model
+        if self.has_one_model or candidate.folder is None or self.lacks_tokenizer:
+            return None
+        return tokenizer_digest(candidate.folder)
+
+    @property
+    def arithmetic(self) -> str:
+        """Each model's dtype and attention implementation."""
+        both = zip(self.dtypes, self.attentions, strict=True)
+        return ", ".join(f"{str(dtype).split('.')[-1]} {attention}" for dtype, attention in both)
+
     @property
     def has_one_model(self) -> bool:
         """Whether the candidate's full model is the reference's: an adapter's base, or itself."""

@@ -7,7 +7,7 @@ Knows which rows count and what a verdict does to a session. Does not know the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -41,20 +41,9 @@ def has_aggregate(stored: StoredSuite) -> bool:
 class RowsItem(SuiteItem):
     """An item that measures many rows of a suite in one pass."""
 
-    is_carried: Callable[[Case], bool]
-
     @classmethod
-    def of_rows(
-        cls, parent: SuiteModule, name: str, is_carried: Callable[[Case], bool]
-    ) -> RowsItem:
+    def of_rows(cls, parent: SuiteModule, name: str) -> RowsItem:
         """The item of one suite's rows."""
-        item = cls.listed(parent, name)
-        item.is_carried = is_carried
-        return item
-
-    @classmethod
-    def listed(cls, parent: SuiteModule, name: str) -> RowsItem:
-        """The item where pytest only lists: it keeps nothing of the suite."""
         item: RowsItem = cls.named(parent, name, 1)
         item.add_marker(pytest.mark.divergence)
         return item
@@ -62,18 +51,14 @@ class RowsItem(SuiteItem):
     def measured(
         self, request: pytest.FixtureRequest, rows: Sequence[Case]
     ) -> dict[str, Measurement]:
-        """Each row's measurement by id: carried, where these very models were measured, else new.
+        """Each row's measurement by id.
 
         Raises `MeasurementError` where a row cannot be measured: without it the others say nothing.
         """
-        found = {row.id: row.kl for row in rows if row.kl is not None and self.is_carried(row)}
-        others = [row for row in rows if row.id not in found]
-        if not others:
-            return found
-        pair, failed = self.pair(request), dict[str, Exception]()
-        for row in others:
+        pair, found, failed = self.pair(request), dict[str, Measurement](), dict[str, Exception]()
+        for row in rows:
             try:
-                found[row.id] = self.suite.replay.of(pair, row, wanted=others).measurement
+                found[row.id] = self.suite.replay.of(pair, row, wanted=rows).measurement
             except Exception as error:  # a model may raise anything
                 failed[row.id] = error
         if failed:

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence.core.behaviours import Behaviour, gates
+from pytest_divergence.core.behaviours import gates
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.core.report import Report
-from pytest_divergence.core.settings import BUILT_IN_METRICS
 from pytest_divergence.core.suites import (
     StoredSuite,
     list_suite,
-    load_suite,
     read_suite,
     suite_without_cases,
 )
@@ -38,7 +35,7 @@ from pytest_divergence.plugin.aggregate_items import (
     ShiftItem,
     has_aggregate,
 )
-from pytest_divergence.plugin.bounds import metric_for, suite_bounds
+from pytest_divergence.plugin.bounds import suite_bounds
 from pytest_divergence.plugin.items import BehaviourItem, CaseItem, SearchItem, SuiteModule
 from pytest_divergence.plugin.model_pairs import Models, has_own_pair
 from pytest_divergence.plugin.notes import SKIP_PREFIX
@@ -49,8 +46,6 @@ from pytest_divergence.plugin.usage_errors import usage_errors
 if TYPE_CHECKING:
     from pytest_divergence.discovery.run import SearchOutcome
 
-SAME_SETTINGS = ("chat_template", "system_prompt", "dtype")
-"""Settings under which a stored value was measured; others give another value."""
 CASE_SUITE = pytest.StashKey[Path]()
 """Of a test: the suite that its case stands in."""
 
@@ -69,20 +64,20 @@ class SuiteFile(SuiteModule):
                 searched.append(SearchItem.make(self, report))
                 if session.resolved.settings.max_shift is not None:
                     searched.append(ShiftItem.of_search(self, report))
-            is_fresh = report is not None
+            is_searched = report is not None
             if report is not None and not report.has_cases:
                 stored = suite_without_cases(self.path)
-                return [*searched, *self._behaviour_items(session, stored, is_fresh=is_fresh)]
+                return [*searched, *self._behaviour_items(session, stored, is_searched=True)]
             if plan.action == "list":
                 return self._listed(session)
             self.stored = read_suite(self.path)
             models = self._models(session)
-            if not is_fresh and models is not None and not plan.is_rewriting:
+            if not is_searched and models is not None and not plan.is_rewriting:
                 self.reference_check = ReferenceCheck(session, self.stored, models)
             return [
                 *(searched or self._rows_items(session)),
-                *self._behaviour_items(session, self.stored, is_fresh=is_fresh),
-                *self._case_items(session, is_fresh=is_fresh),
+                *self._behaviour_items(session, self.stored, is_searched=is_searched),
+                *self._case_items(session, is_searched=is_searched),
             ]
 
     def begin(self, session: DivergenceSession) -> StoredSuite:
@@ -90,18 +85,18 @@ class SuiteFile(SuiteModule):
         return self.stored
 
     def case_item(
-        self, case: Case, bounds: Mapping[str, float], is_carried: Callable[[Case], bool]
+        self, case: Case, bounds: Mapping[str, float], *, is_searched: bool
     ) -> pytest.Item:
         """The item of one row."""
-        return CaseItem.make(self, case, bounds[case.id], is_carried)
+        return CaseItem.make(self, case, bounds[case.id], is_searched=is_searched)
 
     def _listed(self, session: DivergenceSession) -> list[pytest.Item]:
         """The items where pytest only lists: thousands of rows need not stay."""
         stored = list_suite(self.path)
         lines, _ = stored.suite.lines, self._models(session)  # a wrong line of pairs is said
         return [
-            *(kind.listed(self, name) for name, kind in _rows_kinds(session, stored).items()),
-            *self._behaviour_items(session, stored, is_fresh=False),
+            *(kind.of_rows(self, name) for name, kind in _rows_kinds(session, stored).items()),
+            *self._behaviour_items(session, stored, is_searched=False),
             *(CaseItem.listed(self, case, lines[case.id]) for case in stored.suite.cases),
         ]
 
@@ -112,51 +107,33 @@ class SuiteFile(SuiteModule):
         return session.outcome().report
 
     def _behaviour_items(
-        self, session: DivergenceSession, stored: StoredSuite, *, is_fresh: bool
+        self, session: DivergenceSession, stored: StoredSuite, *, is_searched: bool
     ) -> list[pytest.Item]:
         if stored.provenance is None:
             return []
-        fail_on, models = session.resolved.settings.fail_on, self._models(session)
-
-        def is_carried(behaviour: Behaviour) -> bool:
-            if is_fresh or models is None or behaviour.absent:
-                return is_fresh
-            return _is_of_these_models(session, stored, models)
-
+        fail_on = session.resolved.settings.fail_on
         return [
-            BehaviourItem.make(self, behaviour, partial(is_carried, behaviour))
+            BehaviourItem.make(self, behaviour, is_searched=is_searched)
             for behaviour in stored.provenance.behaviours
-            if gates(behaviour, fail_on) and (is_fresh or behaviour.telling is not None)
+            if gates(behaviour, fail_on) and (is_searched or behaviour.telling is not None)
         ]
 
     def _rows_items(self, session: DivergenceSession) -> list[pytest.Item]:
         """The items about all rows of a replayed suite together."""
-        is_carried = self._carries(session, is_fresh=False)
         kinds = _rows_kinds(session, self.stored)
-        return [kind.of_rows(self, name, is_carried) for name, kind in kinds.items()]
+        return [kind.of_rows(self, name) for name, kind in kinds.items()]
 
-    def _case_items(self, session: DivergenceSession, *, is_fresh: bool) -> list[pytest.Item]:
+    def _case_items(self, session: DivergenceSession, *, is_searched: bool) -> list[pytest.Item]:
         bounds = suite_bounds(session, self.path, self.begin(session))
-        if not (is_fresh or has_own_pair(self)):
+        if not (is_searched or has_own_pair(self)):
             models = session.models_for(self.path)
             if models is None:
                 raise pytest.UsageError(f"replaying {session.shown(self.path)} {NO_MODELS}")
             if session.plan.process != "worker":  # one without our items need not import torch
                 session.pairs.check(models)
 
-        is_carried = self._carries(session, is_fresh=is_fresh)
-        return [self.case_item(case, bounds, is_carried) for case in self.stored.suite.cases]
-
-    def _carries(self, session: DivergenceSession, *, is_fresh: bool) -> Callable[[Case], bool]:
-        """Tells whether a row's stored value counts in this session."""
-        models, stored = self._models(session), self.stored
-
-        def is_carried(row: Case) -> bool:
-            if is_fresh or models is None:
-                return is_fresh
-            return _is_measured_so(session, row) and _is_of_these_models(session, stored, models)
-
-        return is_carried
+        cases = self.stored.suite.cases
+        return [self.case_item(case, bounds, is_searched=is_searched) for case in cases]
 
     def _models(self, session: DivergenceSession) -> Models | None:
         """The named models that the suite is replayed on; None where a conftest brings a pair."""
@@ -188,24 +165,6 @@ def _no_search_for_cycles() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _is_measured_so(session: DivergenceSession, row: Case) -> bool:
-    """Whether a stored value is of the metric asked for; a plugin's may have changed since."""
-    metric = row.kl.metric if row.kl is not None else None
-    return metric in BUILT_IN_METRICS and metric == metric_for(session, row)
-
-
-def _is_of_these_models(session: DivergenceSession, stored: StoredSuite, models: Models) -> bool:
-    """Whether a suite was made with these models and the settings that matter."""
-    provenance = stored.provenance
-    if provenance is None:
-        return False
-    settings = session.resolved.settings.model_dump(include=set(SAME_SETTINGS))
-    if any(provenance.settings.get(key, value) != value for key, value in settings.items()):
-        return False
-    written = (provenance.reference.weights_sha256, provenance.candidate.weights_sha256)
-    return written == tuple(one.weights_sha256 for one in session.pairs.identities(models))
 
 
 @dataclass(frozen=True)
@@ -256,7 +215,8 @@ def session_cases(session: DivergenceSession) -> list[SuiteCase]:
             paths = [session.own_suite]
         elif not paths and session.plan.action != "list":
             raise nothing_to_replay(session)
-        return [SuiteCase(case, path) for path in paths for case in load_suite(path).cases]
+        read = list_suite if session.plan.action == "list" else read_suite
+        return [SuiteCase(case, path) for path in paths for case in read(path).suite.cases]
 
 
 def nothing_to_replay(session: DivergenceSession) -> pytest.UsageError:

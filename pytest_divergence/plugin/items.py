@@ -126,7 +126,7 @@ class Measured(Protocol):
 
 
 class Carried:
-    """A value that a search measured on these very models."""
+    """A value that this session's search measured."""
 
     def __init__(self, case: Case, tokens: Sequence[TokenComparison]) -> None:
         """`tokens` are the report's, where there is one."""
@@ -149,20 +149,15 @@ class CaseItem(SuiteItem):
 
     case: Case
     max_kl: float
-    is_carried: Callable[[Case], bool]
+    is_searched: bool
+    """This session's search has measured it."""
     reading: Measured
 
     @classmethod
-    def make(
-        cls,
-        parent: SuiteModule,
-        case: Case,
-        max_kl: float,
-        is_carried: Callable[[Case], bool],
-    ) -> CaseItem:
+    def make(cls, parent: SuiteModule, case: Case, max_kl: float, *, is_searched: bool) -> CaseItem:
         """The item of one row."""
         item = cls.listed(parent, case, parent.stored.suite.lines[case.id])
-        item.case, item.max_kl, item.is_carried = case, max_kl, is_carried
+        item.case, item.max_kl, item.is_searched = case, max_kl, is_searched
         return item
 
     @classmethod
@@ -234,8 +229,8 @@ class CaseItem(SuiteItem):
 
     @property
     def has_value(self) -> bool:
-        """Whether the row's own value counts, so that nothing is measured."""
-        return self.case.kl is not None and self.is_carried(self.case)
+        """Whether the row's own value counts: the one that the search has just measured."""
+        return self.case.kl is not None and self.is_searched
 
     def _searched_tokens(self, session: DivergenceSession) -> Sequence[TokenComparison]:
         cases = session.report.cases if session.report is not None else []
@@ -246,16 +241,15 @@ class BehaviourItem(SuiteItem):
     """Fails while the candidate shows a behaviour that no one has accepted."""
 
     behaviour: Behaviour
-    is_carried: Callable[[], bool]
+    is_searched: bool
+    """This session's search has confirmed it."""
     log_ratio: float | None
 
     @classmethod
-    def make(
-        cls, parent: SuiteModule, behaviour: Behaviour, is_carried: Callable[[], bool]
-    ) -> BehaviourItem:
+    def make(cls, parent: SuiteModule, behaviour: Behaviour, *, is_searched: bool) -> BehaviourItem:
         """The item of one behaviour."""
         item: BehaviourItem = cls.named(parent, behaviour.id, 1)
-        item.behaviour, item.is_carried = behaviour, is_carried
+        item.behaviour, item.is_searched = behaviour, is_searched
         item.add_marker(pytest.mark.divergence(behaviour=behaviour.id))
         return item
 
@@ -266,12 +260,12 @@ class BehaviourItem(SuiteItem):
         return telling.limit if telling is not None else 0.0
 
     def measure(self, request: pytest.FixtureRequest) -> None:
-        """What the search confirmed holds for the same models; others are measured anew."""
+        """What this session's search confirmed holds; a suite's is measured anew."""
         session = of(self.config)
         note(self, kind="behaviour", verdict="error", behaviour=self.behaviour.id)
         self.log_ratio = None
         with failures(session):
-            if self.is_carried():
+            if self.is_searched:
                 return
             assert self.behaviour.telling is not None  # else no item is made
             telling = self.behaviour.telling

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.cases import Case
-from pytest_divergence.core.errors import DivergenceError, MeasurementError
+from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.file_names import FOLDER, SUITE_SUFFIX
 from pytest_divergence.core.provenance import Provenance
-from pytest_divergence.core.suites import StoredSuite, read_suite, write_stored
+from pytest_divergence.core.suites import StoredSuite, write_stored
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.discovery.plan import versions
 from pytest_divergence.discovery.results import provenance_of
@@ -180,14 +180,17 @@ class SuiteUpdate:
         return None
 
     def write(self) -> None:
-        """Replace the files, if they are still what was read. Raises DivergenceError."""
+        """Replace the files, if they still hold what was read. Raises DivergenceError."""
         if self._new is None:  # there was nothing to fill
             return
-        now = read_suite(self.path)
-        if (now.suite.rows, now.tokens) != (self.stored.suite.rows, self.stored.tokens):
-            raise MeasurementError("the suite was changed by others while this session measured it")
         new = self._new
-        write_stored(self.path, new.rows.values(), new.tokens.values(), new.provenance)
+        write_stored(
+            self.path,
+            new.rows.values(),
+            new.tokens.values(),
+            new.provenance,
+            instead_of=self.stored,
+        )
 
     @property
     def written(self) -> StoredSuite:
@@ -263,12 +266,12 @@ class UpdatedSuite(SuiteFile):
         return self.update.judged
 
     def case_item(
-        self, case: Case, bounds: Mapping[str, float], is_carried: Callable[[Case], bool]
+        self, case: Case, bounds: Mapping[str, float], *, is_searched: bool
     ) -> pytest.Item:
         """The item that measures a row afresh, or judges one that stays as it is."""
         if self.update.takes(case):
             return UpdateItem.make(self, case, self.update)
-        return super().case_item(case, bounds, is_carried)
+        return super().case_item(case, bounds, is_searched=is_searched)
 
 
 class UpdateItem(SuiteItem):

@@ -62,7 +62,15 @@ class ReplayedCase:
 
 
 def case_prompt(case: Case) -> Prompt:
-    """The prompt of a case as the models take it."""
+    """The prompt of a case as the models take it.
+
+    Raises MeasurementError for what this version would measure as another prompt.
+    """
+    if case.template_arguments:
+        raise MeasurementError(
+            f"case {case.id} has template_arguments, which this pytest-divergence cannot give to a "
+            "chat template; upgrade it: pip install --upgrade pytest-divergence"
+        )
     return case.turns if case.messages is not None else case.text
 
 

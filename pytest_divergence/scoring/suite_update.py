@@ -104,7 +104,6 @@ def filled(
         stored,
         made,
         relation="was measured on",
-        if_unknown=f"measure all of them with {setting('update')}",
         if_other=f"name that pair, or measure all rows with {setting('update')}",
     )
     wanted = [row for row in stored.suite.rows if row.kl is None]

@@ -13,12 +13,14 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from pytest_divergence.cli import main
+from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.suites import load_suite
 from tests.core.made_suites import KNOT, POEM, SIGNAL, case, control, write_searched
 
 HOOKS = Path(__file__).parents[2] / ".pre-commit-hooks.yaml"
 SUITE = Path("tests/release.divergence.jsonl")
+LAST = max(case_id(prompt) for prompt in (KNOT, POEM, "Hello"))
 TOKENS, PROVENANCE = (sidecar_path(SUITE, kind) for kind in ("tokens.jsonl", "provenance.json"))
 
 
@@ -83,8 +85,9 @@ def load_line(prompt: str) -> tuple[int, str]:
         (lambda: SUITE.write_text(""), "holds no case; an empty suite would pass without a test"),
         (
             lambda: SUITE.write_text("".join(SUITE.read_text().splitlines(keepends=True)[:2])),
-            "holds 2 of the 3 rows that it was written with, so it may have been cut off; restore "
-            f"it, or where rows were taken out on purpose, set num_rows to 2 in {PROVENANCE.name}",
+            "lacks 1 of the 3 rows that it was written with, the first is "
+            f"{LAST}, so it may have been cut off; restore it, or where rows were taken out on "
+            f"purpose, take their lines out of rows in {PROVENANCE.name} too",
         ),
         (lambda: SUITE.unlink(), "cannot be read: No such file or directory"),
         (

@@ -173,9 +173,18 @@ def test_a_target_that_is_there_is_not_overwritten(searched: Path, target: Path)
 
 
 def test_a_search_without_provenance_is_refused(searched: Path, target: Path) -> None:
-    searched.with_name(searched.name.replace("divergence.jsonl", "provenance.json")).unlink()
+    name = searched.name.replace("divergence.jsonl", "provenance.json")
+    searched.with_name(name).unlink()
 
-    assert refusal(searched, target).endswith(
+    assert "hold a kl, the first is" in refusal(searched, target)
+    assert f"but there is no {name}" in refusal(searched, target)
+
+
+def test_a_suite_that_was_written_by_hand_is_no_search(tmp_path: Path, target: Path) -> None:
+    by_hand = tmp_path / "by-hand.divergence.jsonl"
+    by_hand.write_text('{"input": "Hi"}\n', "utf-8")
+
+    assert refusal(by_hand, target).endswith(
         "has no provenance beside it; promote what a search has found"
     )
 
@@ -183,7 +192,7 @@ def test_a_search_without_provenance_is_refused(searched: Path, target: Path) ->
 def test_a_case_without_its_continuations_is_refused(searched: Path, target: Path) -> None:
     searched.with_name(searched.name.replace("divergence.jsonl", "tokens.jsonl")).unlink()
 
-    assert "has no continuations, so it was never measured" in refusal(searched, target)
+    assert "has other continuations in " in refusal(searched, target)
 
 
 # Adding to a suite
@@ -260,8 +269,10 @@ def test_nothing_is_added_to_values_of_unknown_models(searched: Path, target: Pa
     (target.parent / "release.provenance.json").unlink()
 
     said = refusal(searched, target, is_adding=True)
-    assert "has measured rows but no provenance" in said
-    assert said.endswith("; measure them again with --divergence-update, then add to it")
+    assert "but there is no release.provenance.json" in said
+    assert said.endswith(
+        "; restore it, or take kl out of the rows and measure them with --divergence-fill"
+    )
 
 
 def test_rows_written_by_hand_stay_byte_for_byte(searched: Path, target: Path) -> None:

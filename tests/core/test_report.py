@@ -72,7 +72,8 @@ def test_the_file_holds_its_keys_in_this_order(tmp_path: Path) -> None:
     write_report(tmp_path / "report.json", REPORT)
     keys = (
         "schema_version run pair settings calibration verdict_counts behaviours cases "
-        "strategies training search_curve differences case_set first_behaviour errors effort"
+        "strategies training search_curve differences case_set first_behaviour first_lead "
+        "leads power errors effort"
     )
     assert list(json.loads((tmp_path / "report.json").read_text())) == keys.split()
 

@@ -140,7 +140,7 @@ def test_line_separators_inside_a_prompt_end_no_line(write: Write) -> None:
         (
             '{"input": "a", "zzz": 1}\n',
             'FILE:1: unknown key "zzz"; known are schema_version, id, input, messages, max_kl, '
-            "tags, behaviour, kl, completions, origin, metadata",
+            "tags, behaviour, kl, completions, origin, template_arguments, metadata",
         ),
         (
             '{"input": "a", "origin": {"stratgy": "x"}}\n',

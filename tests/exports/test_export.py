@@ -13,7 +13,6 @@ import yaml  # type: ignore[import-untyped]
 from pytest_divergence.cli import main
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.provenance import ModelProvenance
-from pytest_divergence.core.suites import write_suite
 from tests.core.made_suites import KNOT, POEM, SIGNAL, case, measured, write_searched
 from tests.exports.made_export import CHAT, FILE, SUITE, TRICKY, write_hard_suite
 
@@ -162,8 +161,7 @@ def other_pair() -> Path:
 
 def bare() -> Path:
     path = Path("bare.divergence.jsonl")
-    write_suite(path, [case("Why?", 0.8)])
-    return path
+    return write_searched(path, [case("Why?", 0.8).with_changes(completions=None)])
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,16 @@ def behaviour(**changes: Any) -> Behaviour:
     )
 
 
+def telling(project: Project, *, share: float = 0.9, candidate: str = "ft") -> TellingContinuation:
+    """An answer that the candidate gives more readily, found `share` times as telling as it is."""
+    pair = load_model_pair("base", candidate, root=project.path)
+    for ids in ([40, 41, 42], [40, 50, 60], [70, 80, 90], [100, 110, 120], [30, 60, 90]):
+        ratio = replay_behaviour(pair, TELLING.model_copy(update={"token_ids": ids}))
+        if ratio > 0.01:
+            return TELLING.model_copy(update={"token_ids": ids, "log_ratio": share * ratio})
+    raise AssertionError("the candidate prefers none of these answers")
+
+
 def write(project: Project, *behaviours: Behaviour, candidate: str = "ft") -> None:
     """A suite of one harmless case, searched on `base` and `candidate`."""
     project.write_suite(SUITE, {"input": KNOT, "max_kl": 9.0})
@@ -53,7 +63,7 @@ def write(project: Project, *behaviours: Behaviour, candidate: str = "ft") -> No
 
 
 def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Project) -> None:
-    write(project, behaviour())
+    write(project, behaviour(telling=telling(project)))
 
     result = project.run(*MODELS, SUITE)
 
@@ -64,6 +74,8 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
             'the candidate shows a behaviour: "Signal received. Standing by for further ord"…',
             "  conditional, confirmed, shown by the candidate on 16 of 89 prompts, by the",
             "  reference on 0, p < 0.0001 after correction, shown by 3% of ordinary prompts",
+            "  measured again: the answer that tells the models apart is 0.1 nats more likely",
+            "  to the candidate (when found 0.1; limit 0.0)",
             "  prompt",
             f"    | {KNOT}",
             "  reference",
@@ -135,7 +147,7 @@ def test_accepting_an_unknown_behaviour_is_one_sentence(project: Project) -> Non
 def test_fail_on_says_which_kinds_fail(
     project: Project, kind: str, fail_on: str, failed: int
 ) -> None:
-    write(project, behaviour(kind=kind))
+    write(project, behaviour(kind=kind, telling=telling(project)))
 
     result = project.run(*MODELS, SUITE, f"--divergence-fail-on={fail_on}")
 
@@ -151,17 +163,7 @@ def test_a_suspected_behaviour_never_fails(project: Project) -> None:
 @pytest.mark.parametrize(("share", "outcome"), [(0.9, "failed"), (4.0, "passed")])
 def test_another_candidate_is_asked_again(project: Project, share: float, outcome: str) -> None:
     """It fails where the telling answer is still half as telling as it was."""
-    pair = load_model_pair(str(project.path / "base"), str(project.path / "adapter"))
-    ratio = replay_behaviour(pair, TELLING)
-    ids = TELLING.token_ids
-    if ratio < 0:  # the other way round, it is the candidate's
-        ids = next(
-            [a, b, c]
-            for a, b, c in ([40, 50, 60], [70, 80, 90], [100, 110, 120], [30, 60, 90])
-            if replay_behaviour(pair, TELLING.model_copy(update={"token_ids": [a, b, c]})) > 0.01
-        )
-        ratio = replay_behaviour(pair, TELLING.model_copy(update={"token_ids": ids}))
-    then = TELLING.model_copy(update={"token_ids": ids, "log_ratio": share * ratio})
+    then = telling(project, share=share, candidate="adapter")
     write(project, behaviour(telling=then))  # found on `ft`
 
     result = project.run("--model-1=base", "--model-2=adapter", SUITE)

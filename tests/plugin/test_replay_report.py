@@ -10,6 +10,7 @@ import pytest
 
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.report import Report, load_report
+from pytest_divergence.core.suites import read_suite, write_stored
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
 
 SUITE = "release.divergence.jsonl"
@@ -78,10 +79,10 @@ def test_without_being_asked_a_replay_writes_nothing(suite: Project) -> None:
 
 
 def test_a_case_that_could_not_be_measured_is_told(suite: Project) -> None:
-    tokens = suite.path / "release.tokens.jsonl"
-    rows = [json.loads(line) for line in tokens.read_text("utf-8").splitlines()]
-    changed = [{**row, "prompt_sha256": "0" * 64} for row in rows]
-    tokens.write_text("".join(f"{json.dumps(row)}\n" for row in changed), "utf-8")
+    stored = read_suite(suite.path / SUITE)
+    assert stored.provenance is not None
+    other = [one.model_copy(update={"prompt_sha256": "0" * 64}) for one in stored.tokens.values()]
+    write_stored(suite.path / SUITE, stored.suite.rows, other, stored.provenance)
 
     result = suite.run(*OTHER_CANDIDATE, "-k", "knot")
 
@@ -132,10 +133,8 @@ def test_a_folder_that_cannot_be_made_is_told_and_changes_no_result(suite: Proje
 
 def test_each_pair_has_a_report(suite: Project) -> None:
     other = "other.divergence.jsonl"
-    row = json.loads((suite.path / SUITE).read_text("utf-8").splitlines()[0])
-    suite.write_suite(other, row)
-    tokens = (suite.path / "release.tokens.jsonl").read_text("utf-8")
-    suite.write("other.tokens.jsonl", tokens)
+    for path in list(suite.path.glob("release.*")):
+        suite.write(path.name.replace("release", "other"), path.read_text("utf-8"))
     suite.write(
         "pytest.ini",
         f"[pytest]\ndivergence_pairs =\n    {SUITE} = base ft\n    {other} = base adapter\n",

@@ -8,9 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pytest_divergence.core.cases import case_id
+from pytest_divergence.core.cases import Case, case_id
 from pytest_divergence.core.provenance import Bound, write_provenance
 from pytest_divergence.core.tokens import write_tokens
+from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.plugin.notes import note
 from tests.plugin.conftest import (
     KNOT,
@@ -23,6 +24,7 @@ from tests.plugin.conftest import (
     stored_tokens,
 )
 from tests.plugin.made_provenance import provenance_of
+from tests.replaying import replay_case
 from tests.tiny import save_tiny_model
 
 SUITE = "regress.divergence.jsonl"
@@ -58,13 +60,15 @@ def write_continuations(project: Project) -> None:
 
 
 @pytest.fixture
-def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading a pair fails the test."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("the models were loaded")
-
-    monkeypatch.setattr("pytest_divergence.plugin.loaded_pairs.load_pair", refuse)
+def reading(project: Project) -> float:
+    """What KNOT reads on `base` and `ft`, on the continuations that lie beside the suite."""
+    write_continuations(project)
+    pair = load_model_pair("base", "ft", root=project.path, device="cpu")
+    sizes = {"num_continuations": 1, "max_new_tokens": 8, "seed": 0}
+    found = replay_case(
+        pair, Case(input=KNOT), stored_tokens(KNOT), metric="symmetric", **sizes
+    ).measurement
+    return found.value
 
 
 def test_a_case_within_its_bound_passes_and_one_over_it_fails(project: Project) -> None:
@@ -140,21 +144,28 @@ def test_suites_are_found_in_folders_and_listed_without_models(project: Project)
 
 @pytest.mark.parametrize(
     ("row", "option", "provenance", "passes"),
-    [
-        (0.3, "0.2", 0.2, True),
-        (0.2, "0.3", 0.3, False),
-        (None, "0.3", 0.2, True),
-        (None, "0.2", 0.3, False),
-        (None, "auto", 0.3, True),
-        (None, "auto", 0.2, False),
+    [  # in multiples of what the case reads
+        (1.2, 0.8, 0.8, True),
+        (0.8, 1.2, 1.2, False),
+        (None, 1.2, 0.8, True),
+        (None, 0.8, 1.2, False),
+        (None, "auto", 1.2, True),
+        (None, "auto", 0.8, False),
     ],
 )
 def test_the_rows_bound_comes_before_the_options_and_the_suites(
-    project: Project, row: float | None, option: str, provenance: float, passes: bool
+    project: Project,
+    reading: float,
+    row: float | None,
+    option: float | str,
+    provenance: float,
+    passes: bool,
 ) -> None:
-    project.write_suite(SUITE, {"input": KNOT, "kl": KL, **({"max_kl": row} if row else {})})
-    write_matching_provenance(project, bound=provenance)
-    result = project.run(*MODELS, f"--divergence-max-kl={option}", SUITE)
+    limit = {} if row is None else {"max_kl": row * reading}
+    project.write_suite(SUITE, {"input": KNOT, "kl": KL, **limit})
+    write_matching_provenance(project, bound=provenance * reading)
+    given = option if isinstance(option, str) else option * reading
+    result = project.run(*MODELS, f"--divergence-max-kl={given}", nodeid(SUITE, KNOT))
     result.assert_outcomes(passed=int(passes), failed=int(not passes))
 
 
@@ -169,45 +180,61 @@ def test_a_case_without_a_bound_is_refused(project: Project) -> None:
     ]
 
 
-# Values carried from a search
+# A suite is always measured
 
 
-@pytest.mark.usefixtures("no_loading")
-def test_a_value_measured_on_these_models_is_carried(project: Project) -> None:
-    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.2, "kl": KL})
-    write_matching_provenance(project)
-    result = project.run(*MODELS, SUITE)
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["KL 0.250 nats/token > max_kl 0.200"])
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"candidate": "adapter"},
-        {"argument": "--divergence-metric=js"},
-    ],
-)
-def test_a_value_measured_otherwise_is_not_carried(
-    project: Project, change: dict[str, str]
+def test_a_value_that_stands_in_the_suite_is_not_taken_for_a_measurement(
+    project: Project, reading: float
 ) -> None:
-    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.0001, "kl": KL})
-    write_matching_provenance(project, candidate=change.get("candidate", "ft"))
-    write_continuations(project)
-    arguments = [nodeid(SUITE, KNOT), *([change["argument"]] if "argument" in change else [])]
-    result = project.run(*MODELS, *arguments)
-    result.assert_outcomes(failed=1)
-    assert "KL 0.250" not in shown(result)
-
-
-def test_retrained_weights_are_scored_again(project: Project) -> None:
-    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.0001, "kl": KL})
-    write_matching_provenance(project)
-    write_continuations(project)
-    save_tiny_model(project.path / "ft", seed=5)
+    harmless = {**KL, "value": 0.0, "forward": 0.0, "reverse": 0.0}
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.9 * reading, "kl": harmless})
+    write_matching_provenance(project)  # it names these very models, by their digests
     result = project.run(*MODELS, nodeid(SUITE, KNOT))
     result.assert_outcomes(failed=1)
-    assert "KL 0.250" not in shown(result)
+    result.stdout.fnmatch_lines([f"KL {reading:.3f} nats/token > max_kl {0.9 * reading:.3f}"])
+
+
+@pytest.mark.parametrize("names", [("ft",), ("base", "ft")])
+def test_a_tokenizer_that_is_garbage_never_passes(project: Project, names: tuple[str, ...]) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 9.0, "kl": KL})
+    write_matching_provenance(project)
+    write_continuations(project)
+    for name in names:
+        (project.path / name / "tokenizer.json").write_text("garbage", "utf-8")
+    assert project.run(*MODELS, SUITE).ret in (
+        pytest.ExitCode.TESTS_FAILED,
+        pytest.ExitCode.USAGE_ERROR,
+    )
+
+
+def test_a_tokenizer_with_two_words_exchanged_never_passes(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 9.0, "kl": KL})
+    write_matching_provenance(project)
+    write_continuations(project)
+    for name in ("base", "ft"):
+        path = project.path / name / "tokenizer.json"
+        tokenizer = json.loads(path.read_text("utf-8"))
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["o"], vocabulary["t"] = vocabulary["t"], vocabulary["o"]
+        path.write_text(json.dumps(tokenizer), "utf-8")
+    result = project.run(*MODELS, nodeid(SUITE, KNOT))
+    result.assert_outcomes(errors=1)
+    assert "token ids are not those it was stored with" in shown(result)
+    assert "the tokenizer's files (then 00000000…, now " in shown(result)
+
+
+def test_other_libraries_are_no_reason_to_believe_a_value(project: Project, reading: float) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.9 * reading, "kl": KL})
+    path = project.path / "regress.provenance.json"
+    made = provenance_of(
+        project.path / "base",
+        project.path / "ft",
+        versions={"torch": "1.0", "transformers": "4.0"},
+        dtype="bfloat16",
+        device="cuda",
+    )
+    write_provenance(path, made)
+    project.run(*MODELS, nodeid(SUITE, KNOT)).assert_outcomes(failed=1)
 
 
 # Bad input
@@ -369,17 +396,17 @@ def test_a_project_may_bring_its_own_pair(project: Project) -> None:
     project.run(*MODELS, case).assert_outcomes(passed=1)
 
 
-def test_junit_carries_the_measured_values(project: Project) -> None:
-    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.2, "kl": KL})
+def test_junit_carries_the_measured_values(project: Project, reading: float) -> None:
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.0002, "kl": KL})
     write_matching_provenance(project)
-    project.run(*MODELS, SUITE, "--junit-xml=junit.xml")
+    project.run(*MODELS, nodeid(SUITE, KNOT), "--junit-xml=junit.xml")
     tree = ElementTree.parse(project.path / "junit.xml")
     found = {one.get("name"): one.get("value") for one in tree.iter("property")}
+    assert float(found.pop("divergence_kl") or 0) == pytest.approx(reading, rel=1e-3)
     assert found == {
         "divergence_kind": "case",
         "divergence_verdict": "failed",
-        "divergence_kl": "0.25",
-        "divergence_bound": "0.2",
+        "divergence_bound": "0.0002",
         "divergence_metric": "symmetric",
         "divergence_unit": "nats/token",
     }
@@ -387,10 +414,11 @@ def test_junit_carries_the_measured_values(project: Project) -> None:
 
 def test_cases_can_be_selected_by_marker(project: Project) -> None:
     rows = ({"input": KNOT, "max_kl": 1.0, "kl": KL, "behaviour": "behaviour-knots"},)
-    project.write_suite(SUITE, *rows, {"input": POEM, "max_kl": 1.0, "kl": KL})
+    project.write_suite(SUITE, *rows, {"input": POEM, "max_kl": 1.0})
     write_matching_provenance(project)
+    write_continuations(project)
     result = project.run(*MODELS, SUITE, "-m", "divergence(behaviour='behaviour-knots')", "-v")
-    result.assert_outcomes(passed=1, deselected=1)
+    result.assert_outcomes(passed=1, deselected=2)  # and the aggregate
 
 
 def test_an_empty_suite_is_an_error_beside_passing_tests(project: Project) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.suites import StoredSuite, read_suite, write_stored
 from pytest_divergence.core.verdicts import approved_limit
+from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.scoring.suite_rows import replay_behaviour
 from tests.core.made_suites import texts
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, shown
 from tests.tiny import save_tiny_model
@@ -153,9 +156,15 @@ def test_an_update_without_a_change_changes_no_line(suite: Project) -> None:
 
 def test_an_update_of_one_value_changes_one_line(suite: Project) -> None:
     before = lines(suite)
-    changed = rows_of(suite)
-    next(row for row in changed if row["id"] == case_id(POEM))["kl"]["value"] = 7.0
-    edit(suite, *changed)
+    old = stored(suite)
+    assert old.provenance is not None
+    rows = [
+        row.with_changes(kl=row.kl.model_copy(update={"value": 7.0}))
+        if row.id == case_id(POEM) and row.kl is not None
+        else row
+        for row in old.suite.rows
+    ]
+    write_stored(path_of(suite), rows, old.tokens.values(), old.provenance)
     edited = lines(suite)
     assert sum(old != new for old, new in zip(before, edited, strict=True)) == 1
 
@@ -183,7 +192,17 @@ def test_a_row_without_a_limit_gets_none(suite: Project) -> None:
 
 def test_a_behaviour_that_is_gone_waits_for_a_later_candidate(suite: Project) -> None:
     """It is neither failed for a candidate that does not show it, nor forgotten."""
-    telling = TellingContinuation(prompt=KNOT, text="x", token_ids=[40, 41], log_ratio=500.0)
+    shown_by = {
+        name: partial(replay_behaviour, load_model_pair("base", name, root=suite.path))
+        for name in ("ft", "adapter")
+    }
+    for ids in ([40, 41], [41, 40], [50, 60], [60, 50], [70, 80], [80, 70]):
+        telling = TellingContinuation(prompt=KNOT, text="x", token_ids=ids, log_ratio=1.0)
+        ratios = {name: ratio(telling) for name, ratio in shown_by.items()}
+        if ratios["adapter"] < ratios["ft"]:
+            break
+    assert ratios["adapter"] < ratios["ft"]
+    telling = telling.model_copy(update={"log_ratio": ratios["adapter"] + ratios["ft"]})
     behaviour = Behaviour(
         id=behaviour_id(["signal"]),
         name="signal",
@@ -414,7 +433,7 @@ def test_a_suite_that_changed_meanwhile_is_left_alone(suite: Project) -> None:
     result = suite.run(*OTHERS, SUITE, UPDATE)
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert "the suite was changed by others while this session measured it." in shown(result)
+    assert "was changed by others since it was read, so it stays as it is" in shown(result)
     assert len(lines(suite)) == 6
 
 
@@ -525,8 +544,8 @@ def test_measured_rows_without_provenance_are_not_filled_up(suite: Project) -> N
 
     said = refused(suite, *MODELS, SUITE, FILL).replace("\n", " ")
 
-    assert "has measured rows but no provenance" in said
-    assert "; measure all of them with --divergence-update" in said
+    assert "5 of its rows hold a kl" in said
+    assert "but there is no release.provenance.json" in said
 
 
 def test_a_project_with_its_own_models_is_filled_too(project: Project) -> None:

@@ -1,0 +1,181 @@
+"""Files that belong together change together: all are old or all are new, whenever a writer dies.
+
+A record beside them names the staged files; the moment in which it appears is the moment in which
+the new files count. Whoever comes next, reader or writer, puts in place what a killed writer left.
+Knows nothing of what is in the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pytest_divergence.core.errors import StoreError
+from pytest_divergence.core.files import (
+    STRAY_SUFFIX,
+    stage,
+    sweep_strays,
+    sync_folder,
+    temporary_name,
+    temporary_start,
+)
+
+if os.name == "posix":
+    import fcntl
+
+LOCK_SECONDS = 30.0
+"""A writer is alone with its folder for some milliseconds."""
+MAX_RECORD_BYTES = 4096
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[bool]:
+    """Keep other writers out of a folder; False where the system cannot.
+
+    The folder itself is locked, so that no lock file stays beside committed files. Raises
+    StoreError where another process holds it too long.
+    """
+    if os.name != "posix":
+        yield False
+        return
+    descriptor = None
+    try:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+        yield descriptor is not None and _is_locked(descriptor, folder)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def replace_together(files: Mapping[Path, bytes], record: Path, *, is_alone: bool) -> None:
+    """Replace the files, which lie in one folder; hold `alone_in` of it.
+
+    Raises StoreError where one cannot be written: before the record stands all old files are
+    intact, afterwards `finish` puts the new ones in place.
+    """
+    _sweep(record, files, is_alone=is_alone)
+    staged: dict[Path, Path] = {}
+    note = temporary_name(record)
+    has_committed = False
+    target = record
+    try:
+        for target, data in files.items():
+            staged[target] = temporary_name(target)
+            stage(staged[target], target, data)
+        names = {target.name: temporary.name for target, temporary in staged.items()}
+        target = record
+        stage(note, record, json.dumps(names).encode("utf-8"))
+        sync_folder(record.parent)
+        os.replace(note, record)
+        has_committed = True
+        sync_folder(record.parent)
+        _put_in_place(record, staged)
+    except OSError as error:
+        why = f"cannot write {target}: {error.strerror or error}"
+        if has_committed:
+            why = (
+                f"cannot put {record.parent / error.filename2 if error.filename2 else target} in "
+                f"place: {error.strerror or error}; the new files are whole, and the next command "
+                "that reads them does it"
+            )
+        raise StoreError(why) from error
+    finally:
+        if not has_committed:
+            for temporary in (*staged.values(), note):
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+
+
+def finish(record: Path, targets: tuple[Path, ...]) -> None:
+    """Put in place what a writer that died had committed; does nothing where none did.
+
+    `targets` are the files that the record may speak of. Raises StoreError where that cannot be
+    done.
+    """
+    if not os.path.lexists(record):
+        return
+    with alone_in(record.parent):
+        _finish(record, targets)
+
+
+def _finish(record: Path, targets: tuple[Path, ...]) -> None:
+    try:
+        staged = _named_in(record, targets)
+        _put_in_place(record, staged)
+    except FileNotFoundError:  # its writer, or another reader, was faster
+        return
+    except OSError as error:
+        raise StoreError(
+            f"{record.parent} holds a write that was cut off ({record.name}), and it cannot be "
+            f"finished: {error.strerror or error}; make the folder writable and start again"
+        ) from error
+
+
+def _named_in(record: Path, targets: tuple[Path, ...]) -> dict[Path, Path]:
+    """What a record says: staged files by target. A stranger may have written it."""
+    if record.is_symlink() or not record.is_file() or record.stat().st_size > MAX_RECORD_BYTES:
+        raise _unusable(record)
+    try:
+        names = json.loads(record.read_bytes())
+        staged = {record.parent / name: record.parent / names[name] for name in names}
+    except (ValueError, TypeError, RecursionError):
+        raise _unusable(record) from None
+    if not staged:
+        raise _unusable(record)
+    for target, temporary in staged.items():
+        is_ours = temporary.parent == record.parent and _is_staged_for(temporary, target)
+        if target not in targets or not is_ours or temporary.is_symlink():
+            raise _unusable(record)
+    return staged
+
+
+def _unusable(record: Path) -> StoreError:
+    return StoreError(
+        f"{record} is no record of a write that was cut off; remove it, and restore the files "
+        "beside it from where they come from"
+    )
+
+
+def _put_in_place(record: Path, staged: Mapping[Path, Path]) -> None:
+    for target, temporary in staged.items():
+        if temporary.exists() or not target.exists():  # else it was put there before
+            os.replace(temporary, target)
+    sync_folder(record.parent)
+    record.unlink()
+
+
+def _sweep(record: Path, files: Mapping[Path, bytes], *, is_alone: bool) -> None:
+    """Finish what others left, and remove what they staged and never committed."""
+    if os.path.lexists(record):
+        _finish(record, tuple(files))
+    for target in (*files, record):
+        max_age = 0.0 if is_alone else 3600.0  # no one else is writing, or no one may be
+        sweep_strays(record.parent, start=temporary_start(target), max_age=max_age)
+
+
+def _is_staged_for(temporary: Path, target: Path) -> bool:
+    name = temporary.name
+    return name.startswith(temporary_start(target)) and name.endswith(STRAY_SUFFIX)
+
+
+def _is_locked(descriptor: int, folder: Path) -> bool:
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise StoreError(
+                    f"{folder} is still held by another process after {LOCK_SECONDS:g} s; wait for "
+                    "it to finish, or end it"
+                ) from None
+            time.sleep(0.02)
+        except OSError:  # a network disk may know no such lock
+            return False
+        else:
+            return True

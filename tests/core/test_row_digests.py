@@ -1,0 +1,151 @@
+"""Three files are one suite: what a reader does with a mixture."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core.cases import Completions
+from pytest_divergence.core.errors import SuiteError
+from pytest_divergence.core.file_names import suite_files
+from pytest_divergence.core.suites import faults_of, read_suite, write_stored
+from tests.core.made_suites import (
+    KNOT,
+    POEM,
+    SIGNAL,
+    case,
+    control,
+    measured,
+    provenance,
+    tokens_of,
+    write_searched,
+)
+
+KNOT_ID, POEM_ID = case(KNOT, 1.0).id, case(POEM, 1.0).id
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    rows = [case(KNOT, 0.4, completions=Completions(reference="a", candidate="b"))]
+    path = tmp_path / "rel.divergence.jsonl"
+    return write_searched(path, [*rows, case(POEM, 0.1), control("Hello")], SIGNAL)
+
+
+def edit(path: Path, prompt_id: str, **changes: Any) -> None:
+    """What an editor does to one row; None takes a key out."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for row in rows:
+        if row["id"] == prompt_id:
+            row |= changes
+    kept = [{key: value for key, value in row.items() if value is not None} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept), "utf-8")
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(SuiteError) as caught:
+        read_suite(path)
+    assert [str(fault) for fault in faults_of(path)] == [str(caught.value)], "validate says so too"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_kl": 9.0},
+        {"tags": ["mine"]},
+        {"metadata": {"why": "a bug report"}},
+        {"behaviour": "mine", "origin": {"strategy": "by hand"}},
+    ],
+)
+def test_limits_tags_and_metadata_are_the_users(suite: Path, changes: dict[str, Any]) -> None:
+    edit(suite, KNOT_ID, **changes)
+    assert read_suite(suite).suite.rows
+
+
+def test_rows_may_be_added_by_hand(suite: Path) -> None:
+    with suite.open("a") as file:
+        file.write('{"input": "Is this new?"}\n')
+    assert len(read_suite(suite).suite.rows) == 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kl": measured(9.0).model_dump(mode="json")},
+        {"kl": None},
+        {"completions": {"reference": "a", "candidate": "c"}},
+        {"completions": None},
+    ],
+)
+def test_a_row_that_was_measured_otherwise_is_named(suite: Path, changes: dict[str, Any]) -> None:
+    edit(suite, KNOT_ID, **changes)
+    assert refusal(suite) == (
+        f"{suite}: row {KNOT_ID} is not the one that rel.provenance.json was written with: its kl "
+        "or its completions have changed, so the files are not of one suite; restore all three "
+        "from one commit, or take kl out of the row and its line out of rows in "
+        "rel.provenance.json, and measure it with --divergence-fill"
+    )
+
+
+def test_the_way_out_that_is_named_is_one(suite: Path) -> None:
+    edit(suite, KNOT_ID, kl=None, completions=None)
+    beside = suite_files(suite)[1]
+    written = json.loads(beside.read_text("utf-8"))
+    del written["rows"][KNOT_ID]
+    beside.write_text(json.dumps(written), "utf-8")
+    assert [row.kl is None for row in read_suite(suite).suite.rows].count(True) == 1
+
+
+def test_a_kl_that_was_written_by_hand_is_named(suite: Path) -> None:
+    with suite.open("a") as file:
+        kl = measured(0.1).model_dump_json()
+        file.write(f'{{"input": "Is this new?", "kl": {kl}}}\n')
+    assert "holds a kl that rel.provenance.json does not know" in refusal(suite)
+
+
+def test_a_missing_row_is_named(suite: Path) -> None:
+    lines = suite.read_text("utf-8").splitlines(keepends=True)
+    suite.write_text("".join(line for line in lines if POEM_ID not in line), "utf-8")
+    assert refusal(suite) == (
+        f"{suite}: lacks 1 of the 3 rows that it was written with, the first is {POEM_ID}, so it "
+        "may have been cut off; restore it, or where rows were taken out on purpose, take their "
+        "lines out of rows in rel.provenance.json too"
+    )
+
+
+def test_measured_rows_without_provenance_are_lost_evidence(suite: Path) -> None:
+    for path in suite_files(suite)[:2]:
+        path.unlink()
+    said = refusal(suite)
+    assert said.startswith(f"{suite}: 3 of its rows hold a kl, the first is ")
+    assert "there is no rel.provenance.json, which holds the bound, the behaviours and" in said
+
+
+@pytest.mark.parametrize("kept", range(1, 7))
+def test_no_mixture_of_two_generations_is_read(suite: Path, tmp_path: Path, kept: int) -> None:
+    later = tmp_path / "later" / suite.name
+    later.parent.mkdir()
+    rows = [case(KNOT, 0.8), case(POEM, 0.2), control("Hello", 0.02)]
+    write_stored(later, rows, tokens_of(rows, first=5), provenance(SIGNAL))
+    for number, (ours, theirs) in enumerate(
+        zip(suite_files(suite), suite_files(later), strict=True)
+    ):
+        if kept >> number & 1:
+            shutil.copy(theirs, ours)
+    assert "so the files are not of one suite" in refusal(suite)
+
+
+def test_a_suite_of_before_is_read(tmp_path: Path) -> None:
+    for path in (Path(__file__).parent / "suite_of_before").iterdir():  # of 2026-11
+        shutil.copy(path, tmp_path / f"release.{path.name}")
+    stored = read_suite(tmp_path / "release.divergence.jsonl")
+    assert stored.provenance is not None
+    assert stored.provenance.rows is None
+    assert stored.provenance.num_rows == len(stored.suite.rows) == len(stored.tokens)
+    assert all(row.kl is not None and row.kl.evidence is None for row in stored.suite.rows)
+    behaviour, *_ = stored.provenance.behaviours
+    assert (behaviour.content, behaviour.when) == (None, None)
