@@ -10,6 +10,7 @@ import pytest
 
 from pytest_divergence.cli._project import begun, in_project, pytest_words, require_models
 from pytest_divergence.core.file_names import REPORT
+from pytest_divergence.core.regular_files import read_regular_text
 from pytest_divergence.plugin.items import reason_against
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.reports.terminal import summary_lines
@@ -37,7 +38,7 @@ def _show(given: Namespace, session: DivergenceSession) -> None:
     report, folder = session.report, session.report_dir
     assert report is not None and folder is not None  # noqa: PT018  # set together
     if given.json:
-        print((folder / REPORT).read_text("utf-8"), end="")
+        print(read_regular_text(folder / REPORT), end="")
         return
     for line in summary_lines(
         report,

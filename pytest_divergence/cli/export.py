@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 from pytest_divergence.cli._project import suites_meant
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.files import write_atomically
+from pytest_divergence.core.files import check_inside, write_atomically
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.exports import inspect_samples, llm_comparator, promptfoo
 
@@ -33,6 +34,7 @@ def run(given: Namespace) -> int:
     if given.output is None:
         print(exported.text, end="")
     else:
+        check_inside(given.output.parent, within=Path.cwd())
         write_atomically(given.output, exported.text)
         print(f"wrote {given.output}, cases: {exported.num_cases}")
     return 0

@@ -29,7 +29,8 @@ from pytest_divergence import __version__
 from pytest_divergence.cli._project import in_project
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.file_names import SUITE_SUFFIX
-from pytest_divergence.core.files import write_together
+from pytest_divergence.core.files import make_folder, write_together
+from pytest_divergence.core.regular_files import read_regular
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.models.specs import ModelSpec, parse_open_spec, parse_spec
 from pytest_divergence.plugin.extensions import PluginModels
@@ -145,8 +146,13 @@ def _setup_files(config: pytest.Config, models: Mapping[str, str], suite: str) -
 def _write(files: Sequence[_SetupFile]) -> None:
     """Write all that change, each as a whole. Raises `StoreError`."""
     for one in files:
-        one.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(one.path.parent, within=_repository(files[0].path.parent))
     write_together({one.path: one.after.encode("utf-8") for one in files if one.after is not None})
+
+
+def _repository(here: Path) -> Path:
+    """The root of the git repository that a folder lies in, else the folder itself."""
+    return next((one for one in (here, *here.parents) if (one / ".git").exists()), here)
 
 
 def _spec(
@@ -172,7 +178,7 @@ def _ini_file(
         reference, candidate = (safe_line(str(one))[1:-1] for one in specs)
         names = f"names {reference} and {candidate}"
         return _SetupFile(path, path.name, f"{path.name}: {names}, stays as it is")
-    before = path.read_bytes().decode("utf-8") if path.exists() else None
+    before = _text(path) if path.exists() else None
     after = _with_settings(path, missing)
     is_new = "new" if before is None else "changed"
     return _SetupFile(path, path.name, f"{path.name}: {is_new}", before, after)
@@ -188,7 +194,7 @@ def _conftest(here: Path) -> _SetupFile:
 
 def _workflow(here: Path, ini: Path, specs: Sequence[ModelSpec], suite: str) -> _SetupFile:
     """In the root of the git repository, the only place where GitHub looks for it."""
-    root = next((one for one in (here, *here.parents) if (one / ".git").exists()), here)
+    root = _repository(here)
     path = root / WORKFLOW
     name = Path(os.path.relpath(path, here)).as_posix()
     if path.exists():
@@ -256,9 +262,10 @@ def _with_settings(path: Path, settings: Mapping[str, str]) -> str:
 def _text(path: Path) -> str:
     """The file as it is, line ends included; empty where it is not there."""
     try:
-        return path.read_bytes().decode("utf-8") if path.exists() else ""
+        return read_regular(path).decode("utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path.name} cannot be read as UTF-8: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{path.name} cannot be read as UTF-8: {reason}") from error
 
 
 def _section(path: Path, text: str) -> str:

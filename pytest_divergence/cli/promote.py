@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_divergence.cli._project import root, run_meant
+from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.promotion import Choice, Promoted, promote
 from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
 from pytest_divergence.reports.wording import number_of
@@ -15,6 +16,7 @@ from pytest_divergence.reports.wording import number_of
 
 def run(given: Namespace) -> int:
     """Promote, and say what was written and how to replay it."""
+    check_inside(given.target.parent, within=Path.cwd())
     promoted = promote(
         run_meant(given.source),
         given.target,

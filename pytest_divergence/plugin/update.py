@@ -16,6 +16,7 @@ import pytest
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import DivergenceError, MeasurementError
 from pytest_divergence.core.file_names import FOLDER, SUITE_SUFFIX
+from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.suites import StoredSuite, read_suite, write_stored
 from pytest_divergence.core.verdicts import judge
@@ -187,6 +188,7 @@ class SuiteUpdate:
         if (now.suite.rows, now.tokens) != (self.stored.suite.rows, self.stored.tokens):
             raise MeasurementError("the suite was changed by others while this session measured it")
         new = self._new
+        check_inside(self.path.parent, within=self._session.root)
         write_stored(self.path, new.rows.values(), new.tokens.values(), new.provenance)
 
     @property

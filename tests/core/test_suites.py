@@ -220,7 +220,7 @@ def test_metadata_nested_beyond_reason_is_a_short_fault(write: Write) -> None:
 
 def test_a_missing_file_and_a_folder_are_faults(tmp_path: Path) -> None:
     assert fault_in(tmp_path / "no.divergence.jsonl").endswith("No such file or directory")
-    assert fault_in(tmp_path) == "FILE: cannot be read: Is a directory"
+    assert fault_in(tmp_path) == "FILE: cannot be read: it is a directory, not a regular file"
 
 
 def test_files_past_the_limits_are_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.errors import SettingsError, StoreError, SuiteError
+from pytest_divergence.core.files import make_folder
 from pytest_divergence.core.json_files import load_document, read_rows, strict_loads, write_document
 from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.training_record import TrainingRecord, changed
@@ -197,7 +198,7 @@ class TrainingFolder:
     def _claim(self, record: TrainingRecord, *replaced: str) -> TrainingRecord:
         """Write the record, once the files that it does not speak of are gone."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path, within=Path.cwd())
             for name in replaced:
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
