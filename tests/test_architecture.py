@@ -297,6 +297,15 @@ def test_reports_need_no_model(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & set(HEAVY)
 
 
+@pytest.mark.parametrize("path", [p for p in MODULES if layer_of(p) == "cli"], ids=name_of)
+def test_commands_print_in_one_place(path: Path) -> None:
+    """There what is live in a terminal or a log is spelled out."""
+    calls = [one for one in ast.walk(tree_of(path)) if isinstance(one, ast.Call)]
+    printed = [one for one in calls if ast.unparse(one.func) in ("print", "sys.stdout.write")]
+
+    assert path.name == "_output.py" or not printed
+
+
 MAY_WRITE = {
     "core/files.py",  # replaces files whole, by a link's name too
     "core/regular_files.py",

@@ -26,6 +26,7 @@ import jinja2
 import pytest
 
 from pytest_divergence import __version__
+from pytest_divergence.cli._output import say, say_lines
 from pytest_divergence.cli._project import in_project
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.file_names import SUITE_SUFFIX
@@ -66,18 +67,18 @@ def run(given: Namespace) -> int:
     files = in_project([], lambda config: _setup_files(config, models, given.suite))
     changed = [one for one in files if one.after is not None]
     for one in files:
-        print(one.note)
+        say(one.note)
     for line in (line for one in changed for line in _difference(one)):
-        print(line)
+        say(line)
     if not changed:
-        print("nothing to do")
+        say("nothing to do")
         return 0
     if not given.yes and not _agreed(changed):
-        print("nothing was written")
+        say("nothing was written")
         return 1
     _write(changed)
-    print(f"wrote {_names(changed)}")
-    print("\n".join(_next_steps(given.suite)))
+    say(f"wrote {_names(changed)}")
+    say_lines(_next_steps(given.suite))
     return 0
 
 
@@ -94,7 +95,7 @@ def _agreed(changed: Sequence[_SetupFile]) -> bool:
     try:
         answer = input(f"\nwrite {_names(changed)}? [y/N] ")
     except EOFError:  # nobody is there to ask
-        print("\nadd --yes to write without being asked")
+        say("\nadd --yes to write without being asked")
         return False
     return answer.strip().lower() in ("y", "yes")
 

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
+from pytest_divergence.cli._output import say
 from pytest_divergence.cli._project import root, run_meant
 from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.promotion import Choice, Promoted, promote
@@ -26,7 +27,7 @@ def run(given: Namespace) -> int:
         is_forced=given.force,
     )
     for line in _lines(promoted, given.target):
-        print(line)
+        say(line)
     return 0
 
 

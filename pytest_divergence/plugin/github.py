@@ -15,6 +15,7 @@ import pytest
 from pytest_divergence.core.cases import NATS_PER_TOKEN
 from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.core.regular_files import append_at_once
+from pytest_divergence.core.safe_text import printable
 from pytest_divergence.plugin.notes import left_by
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.reports.github import (
@@ -49,7 +50,7 @@ def write(
     for line in lines:
         terminal.write_line(line)
     if (fault := _append_summary(session, outcomes)) is not None:
-        terminal.write_line(f"divergence: {fault}", yellow=True)
+        terminal.write_line(printable(f"divergence: {fault}"), yellow=True)
 
 
 def _outcomes(
