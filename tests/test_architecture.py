@@ -297,6 +297,82 @@ def test_reports_need_no_model(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & set(HEAVY)
 
 
+@pytest.mark.parametrize("path", [p for p in MODULES if layer_of(p) == "cli"], ids=name_of)
+def test_commands_print_in_one_place(path: Path) -> None:
+    """There what is live in a terminal or a log is spelled out."""
+    calls = [one for one in ast.walk(tree_of(path)) if isinstance(one, ast.Call)]
+    printed = [one for one in calls if ast.unparse(one.func) in ("print", "sys.stdout.write")]
+
+    assert path.name == "_output.py" or not printed
+
+
+MAY_WRITE = {
+    "core/files.py",  # replaces files whole, by a link's name too
+    "core/regular_files.py",
+    "core/json_schemas.py",  # the published schemas, by hand
+    "cli/__init__.py",  # to the null device
+    "models/gguf.py",  # a model's folder in the user's cache, by transformers' own writer
+}
+MAY_READ = {
+    "core/regular_files.py",
+    "core/journal.py",  # what it holds open
+    "core/suites.py",  # what it has just read so
+    "cli/init.py",  # our own templates
+    "cli/schema.py",  # our own schemas
+    "exports/features.py",
+    "reports/html.py",  # our own page
+    "models/memory.py",  # what the system says of itself
+    "models/forward.py",
+}
+"""Files that open others in their own way; models have theirs (`models/folder_checks.py`)."""
+
+
+def opened_in(path: Path) -> Iterator[tuple[str, str]]:
+    """Each call that reads or writes a file in a way of its own: "r" or "w", and the call."""
+    reading = {"read_text", "read_bytes"}
+    writing = {"write_text", "write_bytes", "mkdir", "makedirs", "touch", "symlink", "symlink_to"}
+    writing |= {
+        "copy",
+        "copyfile",
+        "copytree",
+        "copy2",
+        "move",
+        "link",
+        "rename",
+        "mknod",
+        "mkfifo",
+    }
+    writing |= {"hardlink_to", "NamedTemporaryFile", "mkdtemp", "mkstemp", "save_pretrained"}
+    for node in ast.walk(tree_of(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        owner, _, name = called.rpartition(".")
+        if name in writing and owner not in ("copy", "self"):
+            yield "w", called
+        elif name in reading or called in ("os.open", "io.open", "open"):
+            yield ("w" if called == "os.open" else _mode(node)), called
+        elif name == "open" and owner not in ("Journal", "cls"):
+            yield _mode(node), called
+
+
+def _mode(call: ast.Call) -> str:
+    modes = [one.value for one in ast.walk(call) if isinstance(one, ast.Constant)]
+    is_writing = any(re.fullmatch("[rwaxbt+]*[wax+][rwaxbt+]*", str(mode)) for mode in modes)
+    return "w" if is_writing else "r"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_files_are_opened_in_one_place(path: Path) -> None:
+    """There a link, a FIFO, a device and a huge file are refused."""
+    calls = list(opened_in(path))
+
+    assert name_of(path) in MAY_WRITE or not [call for mode, call in calls if mode == "w"]
+    if layer_of(path) != "models":
+        allowed = MAY_READ | MAY_WRITE
+        assert name_of(path) in allowed or not [call for mode, call in calls if mode == "r"]
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_every_module_says_what_it_owns(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))

@@ -39,6 +39,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 1 with a sentence on what went wrong."""
     given = _parser().parse_args(arguments)
+    from pytest_divergence.cli._output import complain
     from pytest_divergence.core.errors import DivergenceError
     from pytest_divergence.core.setting_names import spelled_by
 
@@ -49,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except DivergenceError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        complain("stopped")
         return INTERRUPTED
     except BrokenPipeError:  # whoever reads our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is there more at exit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from pytest_divergence.cli._output import say
 from pytest_divergence.cli._project import suites_meant
 from pytest_divergence.core.provenance import accept
 
@@ -11,5 +12,5 @@ from pytest_divergence.core.provenance import accept
 def run(given: Namespace) -> int:
     """Mark it, and say where."""
     for suite in accept(given.behaviour, suites_meant(given.suites)):
-        print(f"accepted {given.behaviour} in {suite}")
+        say(f"accepted {given.behaviour} in {suite}")
     return 0

@@ -7,9 +7,11 @@ from functools import partial
 
 import pytest
 
+from pytest_divergence.cli._output import give, say_lines
 from pytest_divergence.cli._project import in_project, measuring, pytest_words
 from pytest_divergence.core.calibration_record import CalibrationReport
 from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.json_files import strict_dumps
 from pytest_divergence.core.verdicts import refusal
 from pytest_divergence.discovery.calibration_report import calibration_report
 from pytest_divergence.models.pair import ModelPair
@@ -35,9 +37,9 @@ def _calibrate(as_json: bool, config: pytest.Config) -> int:
         identity=session.pairs.run_identity(session.models),
     )
     if as_json:
-        print(report.model_dump_json(indent=2))
+        give(strict_dumps(report.model_dump(mode="json"), indent=2) + "\n")
     else:
-        print("\n".join(calibration_lines(report)))
+        say_lines(calibration_lines(report))
     _refuse_noise(session, report)
     return 0
 

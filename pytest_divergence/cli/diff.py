@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 
+from pytest_divergence.cli._output import complain, give, say_lines
 from pytest_divergence.cli._project import run_meant
 from pytest_divergence.core.comparison import compare, read_side
 from pytest_divergence.core.errors import DivergenceError
@@ -20,10 +20,10 @@ def run(given: Namespace) -> int:
     try:
         differences = compare(*(read_side(run_meant(one)) for one in (given.before, given.after)))
     except DivergenceError as error:  # 1, the code of all other commands, would read as a result
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return TROUBLE
     if given.json:
-        print(strict_dumps(differences.model_dump(mode="json"), indent=2))
+        give(strict_dumps(differences.model_dump(mode="json"), indent=2) + "\n")
     else:
-        print("\n".join(difference_lines(differences, str(given.before), str(given.after))))
+        say_lines(difference_lines(differences, str(given.before), str(given.after)))
     return SAME if differences.is_empty else DIFFERENT

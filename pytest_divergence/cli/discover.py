@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from functools import partial
 
 import pytest
 
+from pytest_divergence.cli._output import complain, give, say
 from pytest_divergence.cli._project import begun, in_project, pytest_words, require_models
 from pytest_divergence.core.file_names import REPORT
+from pytest_divergence.core.regular_files import read_regular_text
 from pytest_divergence.plugin.items import reason_against
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.reports.terminal import summary_lines
@@ -37,7 +38,7 @@ def _show(given: Namespace, session: DivergenceSession) -> None:
     report, folder = session.report, session.report_dir
     assert report is not None and folder is not None  # noqa: PT018  # set together
     if given.json:
-        print((folder / REPORT).read_text("utf-8"), end="")
+        give(read_regular_text(folder / REPORT))
         return
     for line in summary_lines(
         report,
@@ -48,7 +49,7 @@ def _show(given: Namespace, session: DivergenceSession) -> None:
         is_tested=False,
         is_read_back=session.is_read_back,
     ):
-        print(line)
+        say(line)
 
 
 def _code(session: DivergenceSession) -> int:
@@ -56,5 +57,5 @@ def _code(session: DivergenceSession) -> int:
     reason = reason_against(session.report) if session.report is not None else None
     if reason is None:
         return 0
-    print(f"error: {reason}", file=sys.stderr)
+    complain(f"error: {reason}")
     return 1

@@ -19,6 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from pytest_divergence import cli
+from pytest_divergence.cli._output import say_lines
 from pytest_divergence.cli._project import begun, in_project, pytest_words
 from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.file_names import FOLDER
@@ -47,7 +48,7 @@ def _examine(is_measured: bool, config: pytest.Config) -> int:
     levels = set()
     for finding in _findings(session, is_measured=is_measured):
         levels.add(finding.level)
-        print("\n".join(_lines(finding)), flush=True)
+        say_lines(_lines(finding))
     return 1 if "fail" in levels else 0
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
+from pathlib import Path
 
+from pytest_divergence.cli._output import complain, give, say
 from pytest_divergence.cli._project import suites_meant
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.files import write_atomically
+from pytest_divergence.core.files import check_inside, write_atomically
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.exports import inspect_samples, llm_comparator, promptfoo
 
@@ -29,10 +30,11 @@ def run(given: Namespace) -> int:
     exported = tool.exported(suites)
     if exported.left_out:
         ids = ", ".join(case.id for case in exported.left_out)
-        print(f"left out, without the models' answers: {ids}", file=sys.stderr)
+        complain(f"left out, without the models' answers: {ids}")
     if given.output is None:
-        print(exported.text, end="")
+        give(exported.text)
     else:
+        check_inside(given.output.parent, within=Path.cwd())
         write_atomically(given.output, exported.text)
-        print(f"wrote {given.output}, cases: {exported.num_cases}")
+        say(f"wrote {given.output}, cases: {exported.num_cases}")
     return 0

@@ -26,10 +26,12 @@ import jinja2
 import pytest
 
 from pytest_divergence import __version__
+from pytest_divergence.cli._output import say, say_lines
 from pytest_divergence.cli._project import in_project
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.file_names import SUITE_SUFFIX
-from pytest_divergence.core.files import write_together
+from pytest_divergence.core.files import make_folder, write_together
+from pytest_divergence.core.regular_files import read_regular
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.models.specs import ModelSpec, parse_open_spec, parse_spec
 from pytest_divergence.plugin.extensions import PluginModels
@@ -65,18 +67,18 @@ def run(given: Namespace) -> int:
     files = in_project([], lambda config: _setup_files(config, models, given.suite))
     changed = [one for one in files if one.after is not None]
     for one in files:
-        print(one.note)
+        say(one.note)
     for line in (line for one in changed for line in _difference(one)):
-        print(line)
+        say(line)
     if not changed:
-        print("nothing to do")
+        say("nothing to do")
         return 0
     if not given.yes and not _agreed(changed):
-        print("nothing was written")
+        say("nothing was written")
         return 1
     _write(changed)
-    print(f"wrote {_names(changed)}")
-    print("\n".join(_next_steps(given.suite)))
+    say(f"wrote {_names(changed)}")
+    say_lines(_next_steps(given.suite))
     return 0
 
 
@@ -93,7 +95,7 @@ def _agreed(changed: Sequence[_SetupFile]) -> bool:
     try:
         answer = input(f"\nwrite {_names(changed)}? [y/N] ")
     except EOFError:  # nobody is there to ask
-        print("\nadd --yes to write without being asked")
+        say("\nadd --yes to write without being asked")
         return False
     return answer.strip().lower() in ("y", "yes")
 
@@ -145,8 +147,13 @@ def _setup_files(config: pytest.Config, models: Mapping[str, str], suite: str) -
 def _write(files: Sequence[_SetupFile]) -> None:
     """Write all that change, each as a whole. Raises `StoreError`."""
     for one in files:
-        one.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(one.path.parent, within=_repository(files[0].path.parent))
     write_together({one.path: one.after.encode("utf-8") for one in files if one.after is not None})
+
+
+def _repository(here: Path) -> Path:
+    """The root of the git repository that a folder lies in, else the folder itself."""
+    return next((one for one in (here, *here.parents) if (one / ".git").exists()), here)
 
 
 def _spec(
@@ -172,7 +179,7 @@ def _ini_file(
         reference, candidate = (safe_line(str(one))[1:-1] for one in specs)
         names = f"names {reference} and {candidate}"
         return _SetupFile(path, path.name, f"{path.name}: {names}, stays as it is")
-    before = path.read_bytes().decode("utf-8") if path.exists() else None
+    before = _text(path) if path.exists() else None
     after = _with_settings(path, missing)
     is_new = "new" if before is None else "changed"
     return _SetupFile(path, path.name, f"{path.name}: {is_new}", before, after)
@@ -188,7 +195,7 @@ def _conftest(here: Path) -> _SetupFile:
 
 def _workflow(here: Path, ini: Path, specs: Sequence[ModelSpec], suite: str) -> _SetupFile:
     """In the root of the git repository, the only place where GitHub looks for it."""
-    root = next((one for one in (here, *here.parents) if (one / ".git").exists()), here)
+    root = _repository(here)
     path = root / WORKFLOW
     name = Path(os.path.relpath(path, here)).as_posix()
     if path.exists():
@@ -256,9 +263,10 @@ def _with_settings(path: Path, settings: Mapping[str, str]) -> str:
 def _text(path: Path) -> str:
     """The file as it is, line ends included; empty where it is not there."""
     try:
-        return path.read_bytes().decode("utf-8") if path.exists() else ""
+        return read_regular(path).decode("utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path.name} cannot be read as UTF-8: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{path.name} cannot be read as UTF-8: {reason}") from error
 
 
 def _section(path: Path, text: str) -> str:

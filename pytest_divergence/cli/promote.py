@@ -7,7 +7,9 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
+from pytest_divergence.cli._output import say
 from pytest_divergence.cli._project import root, run_meant
+from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.promotion import Choice, Promoted, promote
 from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
 from pytest_divergence.reports.wording import number_of
@@ -15,6 +17,7 @@ from pytest_divergence.reports.wording import number_of
 
 def run(given: Namespace) -> int:
     """Promote, and say what was written and how to replay it."""
+    check_inside(given.target.parent, within=Path.cwd())
     promoted = promote(
         run_meant(given.source),
         given.target,
@@ -24,7 +27,7 @@ def run(given: Namespace) -> int:
         is_forced=given.force,
     )
     for line in _lines(promoted, given.target):
-        print(line)
+        say(line)
     return 0
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+from pytest_divergence.cli._output import complain
 from pytest_divergence.cli._project import PLUGIN, pytest_words
 from pytest_divergence.core.errors import DivergenceError, SettingsError
 from pytest_divergence.core.file_names import SUITE_SUFFIX
@@ -19,7 +19,7 @@ def run(given: Namespace) -> int:
     try:
         suites = [suite for name in given.suites for suite in _suites(name)]
     except DivergenceError as error:  # 1 is the code of a case over its bound
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return pytest.ExitCode.USAGE_ERROR
     words = pytest_words(given)
     return int(pytest.main([*PLUGIN, *words, "--divergence-mode=replay", *suites]))

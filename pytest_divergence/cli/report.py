@@ -5,9 +5,12 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from pytest_divergence.cli._output import say, say_lines
 from pytest_divergence.cli._project import root, run_meant
 from pytest_divergence.core.comparison import compare, side_of_run
 from pytest_divergence.core.errors import SettingsError, StoreError
+from pytest_divergence.core.files import check_inside
+from pytest_divergence.core.regular_files import make_folders
 from pytest_divergence.core.report import Report, load_report, report_path, suite_of
 from pytest_divergence.reports.comparison import difference_lines
 from pytest_divergence.reports.html import Earlier
@@ -25,12 +28,13 @@ def run(given: Namespace) -> int:
 
 def _write(path: Path, folder: Path, earlier: Earlier | None) -> int:
     report = load_report(path)
+    check_inside(folder, within=Path.cwd())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
     except OSError as error:
         raise StoreError(f"--output={folder} cannot be made: {error.strerror}") from None
     for written in write_reports(report, folder, suite=_suite_of(report, path), earlier=earlier):
-        print(f"wrote {written}")
+        say(f"wrote {written}")
     return 0
 
 
@@ -57,5 +61,5 @@ def _compared(before: Path, after: Path) -> Earlier:
     """What differs between two runs, shown in the terminal as `diff` does."""
     first, second = (load_report(_report_of(one)) for one in (before, after))
     differences = compare(side_of_run(first), side_of_run(second))
-    print("\n".join(difference_lines(differences, str(before), str(after))))
+    say_lines(difference_lines(differences, str(before), str(after)))
     return Earlier(first.run.id, differences)

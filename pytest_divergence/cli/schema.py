@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from pytest_divergence.cli._output import give
 from pytest_divergence.core.json_schemas import published_path
 
 
 def run(given: Namespace) -> int:
     """Print it."""
-    print(published_path(given.kind).read_text("utf-8"), end="")
+    give(published_path(given.kind).read_text("utf-8"))
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
@@ -10,8 +9,10 @@ from typing import NamedTuple
 
 import pytest
 
+from pytest_divergence.cli._output import give, say_lines
 from pytest_divergence.cli._project import in_project, places_of, pytest_words
 from pytest_divergence.core.file_names import from_here
+from pytest_divergence.core.json_files import strict_dumps
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.plugin.options import BY_FIELD, DEFAULT, PAIRS_INI, given
@@ -36,9 +37,9 @@ def run(given: Namespace) -> int:
 def _show(as_json: bool, config: pytest.Config) -> int:
     rows = list(_rows(config))
     if as_json:
-        print(json.dumps([one._asdict() for one in rows], indent=2))
+        give(strict_dumps([one._asdict() for one in rows], indent=2) + "\n")
     else:
-        print("\n".join([*_places(config), "", *(_line(one) for one in rows)]))
+        say_lines([*_places(config), "", *(_line(one) for one in rows)])
     resolve(config)  # what is wrong is said last, once all is shown
     return 0
 

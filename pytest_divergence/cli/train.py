@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from pytest_divergence.cli._output import say_lines
 from pytest_divergence.cli._project import in_project, measuring, pytest_words
 from pytest_divergence.cli._session_arguments import NUM_EPOCHS
 from pytest_divergence.core.settings import Settings
@@ -49,8 +50,8 @@ def _train(given: Namespace, config: pytest.Config) -> int:
     except KeyboardInterrupt:
         listener.say("interrupted; the same command goes on from here")
         raise
-    print("\n".join(training_lines(record, folder.rows())))
-    print("\nfiles", *(given.output_dir / name for name in folder.files), sep="\n  ")
+    say_lines(training_lines(record, folder.rows()))
+    say_lines(["", "files", *(f"  {given.output_dir / name}" for name in folder.files)])
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from pytest_divergence.cli._output import say
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.file_names import suite_beside
 from pytest_divergence.core.suites import faults_of, suites_below
@@ -20,6 +21,6 @@ def run(given: Namespace) -> int:
         raise SettingsError("there is no *.divergence.jsonl below this folder; name one")
     faults = [fault for suite in suites for fault in faults_of(suite)]
     for fault in faults:
-        print(fault)
-    print(f"suites: {len(suites)}, faults: {len(faults)}")
+        say(fault)
+    say(f"suites: {len(suites)}, faults: {len(faults)}")
     return 1 if faults else 0

@@ -107,9 +107,13 @@ class Behaviour(Record):
 
 
 def gates(behaviour: Behaviour, fail_on: str) -> bool:
-    """Whether a behaviour fails: confirmed, not accepted, and of the kinds that `fail_on` names."""
+    """Whether a behaviour fails: confirmed, not accepted, and of the kinds that `fail_on` names.
+
+    A report may name one that this release does not know: then all kinds count.
+    """
     kinds = {"conditional": ("conditional",), "any": ("conditional", "general"), "none": ()}
-    return behaviour.confirmed and not behaviour.accepted and behaviour.kind in kinds[fail_on]
+    is_of_kind = behaviour.kind in kinds.get(fail_on, kinds["any"])
+    return behaviour.confirmed and not behaviour.accepted and is_of_kind
 
 
 def is_same(first: Behaviour, second: Behaviour) -> bool:

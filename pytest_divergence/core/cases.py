@@ -39,8 +39,8 @@ class Record(BaseModel):
 def _known_version(version: int) -> int:
     if not 1 <= version <= SCHEMA_VERSION:
         raise ValueError(
-            f"schema_version is {version}, but this pytest-divergence knows versions up to "
-            f"{SCHEMA_VERSION}; upgrade it: pip install --upgrade pytest-divergence"
+            f"schema_version is {str(version)[:20]}, but this pytest-divergence knows versions up "
+            f"to {SCHEMA_VERSION}; upgrade it: pip install --upgrade pytest-divergence"
         )
     return version
 

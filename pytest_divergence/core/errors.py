@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 
+MAX_REASON = 500
+"""Characters of what is said of one value."""
+
+
 class DivergenceError(Exception):
     """Base of every error that this package raises on purpose."""
 
@@ -65,7 +69,8 @@ class SuiteError(DivergenceError):
 
     def __str__(self) -> str:
         """`path:line: reason`, which editors and CI turn into a link."""
-        where = self.path if self.line is None else f"{self.path}:{self.line}"
+        path = safe_line(self.path, len(self.path) + 1)[1:-1]
+        where = path if self.line is None else f"{path}:{self.line}"
         return f"{where}: {self.reason}"
 
 
@@ -74,13 +79,13 @@ def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
     fault = error.errors(include_url=False)[0]
     key = safe_line(".".join(str(part) for part in fault["loc"]), 80).replace('"', "")
     if fault["type"] == "value_error":
-        reason = str(fault["ctx"]["error"])
+        reason = _cut(str(fault["ctx"]["error"]))
         return reason if reason.startswith(key) else f"{key}: {reason}"
     if fault["type"] == "missing":
         return f"{key} is missing"
     if fault["type"] == "extra_forbidden":
         return _unknown_key(str(fault["loc"][-1]), _keys_at(model, fault["loc"][:-1]))
-    rule = fault["msg"].replace("Input should", "it should")
+    rule = _cut(fault["msg"].replace("Input should", "it should"))
     return f"{key or 'the value'} is {_shown(fault['input'])}; {rule}"
 
 
@@ -108,6 +113,11 @@ def _records_in(annotation: Any) -> Iterator[Any]:
         yield annotation
     for part in get_args(annotation):
         yield from _records_in(part)
+
+
+def _cut(reason: str) -> str:
+    """A sentence that may quote what is in a file, which knows no end."""
+    return reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]} …"
 
 
 def _shown(value: object) -> str:

@@ -20,6 +20,12 @@ import platformdirs
 
 from pytest_divergence.core.errors import StoreError
 from pytest_divergence.core.file_names import FOLDER, JOURNAL, LATEST, REPORTS, SUITES, AnyPath
+from pytest_divergence.core.regular_files import (
+    check_replaceable,
+    make_folders,
+    open_own,
+    read_regular_text,
+)
 from pytest_divergence.core.safe_text import safe_line
 
 CACHE_VARIABLE = "PYTEST_DIVERGENCE_CACHE"
@@ -27,6 +33,11 @@ CACHE_VARIABLE = "PYTEST_DIVERGENCE_CACHE"
 
 STRAY_SUFFIX = ".divergence-tmp"
 """How the temporary files of `write_atomically` end."""
+
+RUN_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a folder that we name is called."""
+MAX_NAME_BYTES = 1024
+"""Of the file that stands in for the link `latest`."""
 
 
 def write_atomically(path: AnyPath, data: str | bytes) -> None:
@@ -63,10 +74,9 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 def stage(temporary: Path, target: Path, data: bytes) -> None:
     """Write `data` to the disk under a new name, to replace `target` with; its mode stays.
 
-    Raises StoreError where the target is a symbolic link; OSError.
+    Raises OSError, also where the target is no regular file, but a symbolic link, say.
     """
-    if target.is_symlink():
-        raise StoreError(f"{target} is a symbolic link; name the file that it points to")
+    check_replaceable(target)
     _write_new(temporary, data)
     if target.exists():
         shutil.copymode(target, temporary)
@@ -93,10 +103,11 @@ def file_lock(
 ) -> Iterator[None]:
     """Hold the lock file at `path`; `on_wait` is called once if another process holds it.
 
-    Local disks only. Raises StoreError after `timeout` seconds.
+    Local disks only. Raises StoreError after `timeout` seconds, and for what is no file of ours.
     """
     lock = filelock.FileLock(path)
     try:
+        os.close(open_own(path, os.O_RDWR))
         _acquire(lock, timeout, lambda: on_wait(path) if on_wait else None)
     except filelock.Timeout:
         raise StoreError(
@@ -138,7 +149,7 @@ class DivergenceFolder:
         """Folder of the reports, one folder a run."""
         if self._report_dir is None:
             return self._made(REPORTS)
-        return _make(self._report_dir)
+        return make_folder(self._report_dir, within=self._root)
 
     def new_report_dir(self, run_id: str) -> Path:
         """A new folder for one run's reports, to which `latest` now points.
@@ -155,10 +166,7 @@ class DivergenceFolder:
         return folder
 
     def _made(self, name: str) -> Path:
-        folder = self.path / name
-        if not folder.resolve().is_relative_to(self._root.resolve()):
-            raise StoreError(f"{folder} leads out of {self._root} by a symbolic link; remove it")
-        _make(folder)
+        folder = make_folder(self.path / name, within=self._root)
         ignore = self.path / ".gitignore"
         if not ignore.exists():
             write_atomically(ignore, "*\n")
@@ -166,14 +174,56 @@ class DivergenceFolder:
 
 
 def latest_report_dir(reports: Path) -> Path | None:
-    """The folder that `latest` points to, link or file; None before the first run."""
+    """The folder that `latest` points to, link or file; None before the first run.
+
+    Raises StoreError where it names anything but a folder beside it: whoever writes a report's
+    pages anew writes them there.
+    """
     latest = reports / LATEST
-    with contextlib.suppress(OSError):
-        name = os.readlink(latest) if latest.is_symlink() else latest.read_text("utf-8").strip()
-        folder = reports / name
-        if folder.is_dir():
-            return folder
-    return None
+    try:
+        if latest.is_symlink():
+            name = os.readlink(latest)
+        else:
+            name = read_regular_text(latest, MAX_NAME_BYTES).strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot read {latest}: {error.strerror}; remove it") from error
+    folder = reports / name
+    if not _is_name(name) or folder.is_symlink():
+        raise StoreError(
+            f"{latest} names {safe_line(name)}, which is no folder of a run beside it; remove it"
+        )
+    return folder if folder.is_dir() else None
+
+
+def make_folder(folder: Path, *, within: Path) -> Path:
+    """The folder, made with those above it where it is not there.
+
+    Raises StoreError where it cannot be made, and as `check_inside` does.
+    """
+    check_inside(folder, within=within)
+    try:
+        make_folders(folder)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def check_inside(folder: Path, *, within: Path) -> None:
+    """Refuse a folder that lies in `within` by its name, and leads out of it by a symbolic link.
+
+    A stranger's checkout may hold such a link. Raises StoreError.
+    """
+    named, top = Path(os.path.abspath(folder)), Path(os.path.abspath(within))
+    if not named.is_relative_to(top):
+        return
+    try:
+        is_inside = Path(os.path.realpath(named)).is_relative_to(os.path.realpath(top))
+    except ValueError:  # no path, which shows when it is made
+        return
+    if not is_inside:
+        raise StoreError(f"{folder} leads out of {within} by a symbolic link; remove it")
 
 
 def user_cache(*parts: str) -> Path:
@@ -183,7 +233,8 @@ def user_cache(*parts: str) -> Path:
     """
     for part in parts:
         _check_name(part)
-    return _make(user_cache_path().joinpath(*parts))
+    cache = user_cache_path()
+    return make_folder(cache.joinpath(*parts), within=cache)
 
 
 def user_cache_path() -> Path:
@@ -202,12 +253,17 @@ def temporary_name(target: Path) -> Path:
     return target.with_name(f"{temporary_start(target)}{secrets.token_hex(6)}{STRAY_SUFFIX}")
 
 
+def open_folder(folder: Path) -> int:
+    """The descriptor of a folder, to sync or to lock it by. Raises OSError."""
+    return os.open(folder, os.O_RDONLY)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename last through a power cut, where the system can."""
     if os.name != "posix":
         return
     with contextlib.suppress(OSError):  # the file is complete either way
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = open_folder(folder)
         try:
             os.fsync(descriptor)
         finally:
@@ -231,19 +287,15 @@ def _acquire(lock: filelock.BaseFileLock, timeout: float, on_wait: Callable[[], 
         lock.acquire(timeout=timeout)
 
 
+def _is_name(name: str) -> bool:
+    return name != LATEST and RUN_NAME.fullmatch(name) is not None
+
+
 def _check_name(name: str) -> None:
-    if name == LATEST or not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+    if not _is_name(name):
         raise StoreError(
             f"{safe_line(name)} cannot name a folder here; use letters, digits, '.', '_' and '-'"
         )
-
-
-def _make(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    return folder
 
 
 def _make_new(parent: Path, name: str) -> Path:

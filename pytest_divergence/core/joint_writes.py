@@ -17,12 +17,14 @@ from pathlib import Path
 from pytest_divergence.core.errors import StoreError
 from pytest_divergence.core.files import (
     STRAY_SUFFIX,
+    open_folder,
     stage,
     sweep_strays,
     sync_folder,
     temporary_name,
     temporary_start,
 )
+from pytest_divergence.core.regular_files import check_replaceable, read_regular
 
 if os.name == "posix":
     import fcntl
@@ -45,7 +47,7 @@ def alone_in(folder: Path) -> Iterator[bool]:
     descriptor = None
     try:
         with contextlib.suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY)
+            descriptor = open_folder(folder)
         yield descriptor is not None and _is_locked(descriptor, folder)
     finally:
         if descriptor is not None:
@@ -118,18 +120,21 @@ def _finish(record: Path, targets: tuple[Path, ...]) -> None:
 
 def _named_in(record: Path, targets: tuple[Path, ...]) -> dict[Path, Path]:
     """What a record says: staged files by target. A stranger may have written it."""
-    if record.is_symlink() or not record.is_file() or record.stat().st_size > MAX_RECORD_BYTES:
-        raise _unusable(record)
     try:
-        names = json.loads(record.read_bytes())
+        check_replaceable(record)
+        names = json.loads(read_regular(record, MAX_RECORD_BYTES))
         staged = {record.parent / name: record.parent / names[name] for name in names}
-    except (ValueError, TypeError, RecursionError):
+        for temporary in staged.values():
+            check_replaceable(temporary)
+    except FileNotFoundError:  # its writer, or another reader, was faster
+        return {}
+    except (OSError, ValueError, TypeError, RecursionError):
         raise _unusable(record) from None
     if not staged:
         raise _unusable(record)
     for target, temporary in staged.items():
         is_ours = temporary.parent == record.parent and _is_staged_for(temporary, target)
-        if target not in targets or not is_ours or temporary.is_symlink():
+        if target not in targets or not is_ours:
             raise _unusable(record)
     return staged
 

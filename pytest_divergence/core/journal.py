@@ -17,9 +17,12 @@ from typing import Any
 
 from pytest_divergence.core.errors import MeasurementError, StoreError
 from pytest_divergence.core.json_files import strict_dumps, strict_loads
+from pytest_divergence.core.regular_files import open_own
 from pytest_divergence.core.safe_text import safe_line
 
 FORMAT = 1
+MAX_BYTES = 1 << 30
+"""Of a journal: a search leaves some megabytes."""
 
 
 class Journal:
@@ -43,9 +46,8 @@ class Journal:
         `key` is a digest of all that may change a result. Raises StoreError.
         """
         file = Path(path)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         try:
-            journal = cls(file, os.open(file, flags, 0o666))
+            journal = cls(file, open_own(file, os.O_RDWR | os.O_APPEND))
         except OSError as error:
             raise StoreError(f"cannot open the journal {file}: {error.strerror}") from error
         try:
@@ -92,7 +94,7 @@ class Journal:
 
     def _go_on(self, key: str) -> None:
         """Take over what is whole; leave the file ending with a whole line and our key on top."""
-        data = self.path.read_bytes()
+        data = self._data()
         whole = data.rfind(b"\n") + 1
         lost = [f"a torn tail of {len(data) - whole:,} bytes was cut"] if whole < len(data) else []
         records = _records_in(data)
@@ -110,6 +112,17 @@ class Journal:
         else:
             self._cut(0)
             self._append(_header_record(key))
+
+    def _data(self) -> bytes:
+        """What the open file holds: by its path it may be another one by now."""
+        assert self._descriptor is not None  # just opened
+        size = os.fstat(self._descriptor).st_size
+        if size > MAX_BYTES:
+            raise StoreError(
+                f"the journal {self.path} is longer than {MAX_BYTES >> 20} MiB; remove it"
+            )
+        with open(self._descriptor, "rb", closefd=False) as file:
+            return file.read(size)
 
     def _append(self, record: bytes) -> None:
         line = _line_of(record)

@@ -6,6 +6,7 @@ the line, because a suite that reads shorter than it is would pass. Does not kno
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import json
@@ -13,6 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any, TypeVar
+from unicodedata import category
 
 import jsonlines
 from pydantic import BaseModel, ValidationError
@@ -20,10 +22,15 @@ from pydantic import BaseModel, ValidationError
 from pytest_divergence.core.errors import SuiteError, first_fault
 from pytest_divergence.core.file_names import AnyPath
 from pytest_divergence.core.files import write_atomically
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.regular_files import MAX_FILE_BYTES, read_regular
+from pytest_divergence.core.safe_text import HIDDEN, safe_line
 
 MAX_LINE_BYTES = 1 << 20
-MAX_FILE_BYTES = 64 << 20
+ESCAPED = HIDDEN - {"Cn", "Co", "Cs"}
+"""Unicode categories that are escaped: what Python knows as assigned differs between versions, and
+half a character cannot be stored at all."""
+DELETE = "\x7f"
+"""The one that json leaves as it is, even in ASCII."""
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
@@ -56,8 +63,16 @@ def strict_loads(text: str | bytes) -> Any:
 
 
 def strict_dumps(value: object, indent: int | None = None) -> str:
-    """`value` as JSON that `strict_loads` reads. Raises ValueError for NaN and infinity."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    """`value` as JSON that `strict_loads` reads. Raises ValueError for NaN and infinity.
+
+    What does not show, or moves what does, is escaped: a diff or a terminal shows a file as it is.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    if text.isascii() and DELETE not in text:
+        return text
+    return text.translate(
+        {ord(one): _escape(one) for one in set(text) if category(one) in ESCAPED and one != "\n"}
+    )
 
 
 def read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -153,12 +168,11 @@ def validated(path: AnyPath, line: int | None, value: object, model: type[AnyMod
 def read_limited(path: AnyPath) -> bytes:
     """A whole file. Raises SuiteError where it cannot be read or is too long."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        return read_regular(path, MAX_FILE_BYTES)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise _too_long(path, None, MAX_FILE_BYTES, "file") from None
         raise SuiteError(path, None, f"cannot be read: {error.strerror or error}") from None
-    _check_size(path, None, len(data), MAX_FILE_BYTES, "file")
-    return data
 
 
 def within_limits(path: AnyPath, data: bytes) -> bytes:
@@ -171,7 +185,15 @@ def within_limits(path: AnyPath, data: bytes) -> bytes:
 
 def _check_size(path: AnyPath, line: int | None, size: int, limit: int, what: str) -> None:
     if size > limit:
-        raise SuiteError(path, line, f"the {what} is longer than {limit >> 20} MiB; split it")
+        raise _too_long(path, line, limit, what)
+
+
+def _too_long(path: AnyPath, line: int | None, limit: int, what: str) -> SuiteError:
+    return SuiteError(path, line, f"the {what} is longer than {limit >> 20} MiB; split it")
+
+
+def _escape(character: str) -> str:
+    return json.dumps(character).strip('"') if character != DELETE else r"\u007f"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

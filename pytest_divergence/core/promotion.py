@@ -14,6 +14,7 @@ from pytest_divergence.core.cases import Case, is_same_quantity
 from pytest_divergence.core.errors import SettingsError, StoreError, SuiteError
 from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.core.provenance import Provenance
+from pytest_divergence.core.regular_files import make_folders
 from pytest_divergence.core.report import load_report, report_path, suite_of
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
@@ -139,7 +140,7 @@ class _Merged:
 
 def _make_folder(target: Path) -> None:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
     except OSError as error:
         raise StoreError(
             f"cannot make the folder {target.parent}: {error.strerror}; name a suite elsewhere"

@@ -271,9 +271,10 @@ def write_report(path: AnyPath, report: Report) -> None:
 def report_path(given: Path) -> Path | None:
     """The report.json that a path means: the file, its folder, or a folder's `latest`.
 
-    None: another file. Raises SettingsError where nothing is there.
+    None: another file. Raises SettingsError where nothing is there, StoreError where `latest`
+    leads elsewhere.
     """
-    if given.name == LATEST and not given.is_dir():
+    if given.name == LATEST and (given.is_symlink() or not given.is_dir()):
         folder = latest_report_dir(given.parent)
         if folder is None:
             raise SettingsError(f"{given}: there is no run yet in {given.parent}; name a suite")

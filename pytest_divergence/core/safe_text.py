@@ -7,6 +7,7 @@ anywhere but in JSON. Wrap lines before, never after: wrapping can move `::error
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from unicodedata import category, normalize
 
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -30,6 +31,20 @@ def safe_line(text: str, limit: int = 200) -> str:
     return '"' + _visible(text[:limit], keep="") + '"' + cut
 
 
+def printable(text: str) -> str:
+    """`text` as it leaves this package, line by line: whoever made it may have forgotten a name.
+
+    Lines stay lines. What does not show is spelled out, and no line begins with a command that a
+    CI runner obeys.
+    """
+    return "\n".join(map(_printable_line, text.split("\n")))
+
+
+def printable_lines(lines: Iterable[str]) -> list[str]:
+    """The same of lines, of which each stays one."""
+    return [_printable_line(line) for line in lines]
+
+
 def slug(text: str, limit: int = 24) -> str:
     """`text` as at most `limit` of `[a-z0-9-]`, not starting or ending with `-`; `p` if empty.
 
@@ -42,8 +57,18 @@ def slug(text: str, limit: int = 24) -> str:
 
 
 def _visible(text: str, keep: str) -> str:
+    if text.isprintable():
+        return text.replace("##[", "#\\#[")
     shown = (c if c in keep or category(c) not in HIDDEN else f"\\u{{{ord(c):x}}}" for c in text)
     return "".join(shown).replace("##[", "#\\#[")
+
+
+def _printable_line(line: str) -> str:
+    shown = _visible(line, keep="")
+    start = len(shown) - len(shown.lstrip())
+    return (
+        f"{shown[:start]}\\u{{3a}}{shown[start + 1 :]}" if shown.startswith("::", start) else shown
+    )
 
 
 def _rest(text: str, limit: int) -> str:

@@ -18,6 +18,7 @@ from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.file_names import suite_path
 from pytest_divergence.core.files import DivergenceFolder, file_lock
 from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.regular_files import read_regular_text
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.progress import Listener
@@ -271,9 +272,10 @@ def _run_parts(
 
 def _common(identity: RunIdentity, settings: Settings) -> dict[str, Any]:
     template = Path(settings.chat_template)
+    text = read_regular_text(template) if template.is_file() else None
     return {
         "identity": {key: value for key, value in asdict(identity).items() if value is not None},
-        "template": text_digest(template.read_text("utf-8")) if template.is_file() else None,
+        "template": None if text is None else text_digest(text),
         "versions": versions(),
     }
 

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.json_files import strict_loads
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.regular_files import read_regular_text
+from pytest_divergence.core.safe_text import printable, safe_line
 from pytest_divergence.core.setting_names import setting
 
 DATA = Path(__file__).parent.parent / "data"
 SHIPPED_SEEDS = DATA / "seeds.jsonl"
 SHIPPED_CONTROLS = DATA / "controls.jsonl"
 PROMPT_KEYS = ("input", "prompt")
+MAX_NAMES = 10
+"""Columns that a message names."""
 
 
 def shipped_prompts(path: Path, count: int) -> list[str]:
@@ -44,10 +48,10 @@ def read_prompts(path: Path, *, option: str | None = None) -> list[str]:
     Raises `SettingsError` as `file:line: reason` for a bad line, and for a file without prompts.
     """
     try:
-        text = path.read_text("utf-8-sig")  # some editors write a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_regular_text(path)
+    except OSError as error:
         raise SettingsError(
-            f"{option or setting('seeds')}={path} cannot be read: {error}"
+            f"{option or setting('seeds')}={printable(str(path))} cannot be read: {error.strerror}"
         ) from error
     if path.suffix == ".csv":
         prompts = _from_csv(text, path)
@@ -71,8 +75,8 @@ def _from_csv(text: str, path: Path) -> list[str]:
         column = next((header.index(key) for key in PROMPT_KEYS if key in header), None)
         if column is None:
             raise SettingsError(
-                f"{path}:1: the header names {', '.join(header) or 'no column'}; one column must "
-                "be `input` or `prompt`"
+                f"{path}:1: the header names {_names(header)}; one column must be `input` or "
+                "`prompt`"
             )
         for row in rows:
             if not row:
@@ -109,12 +113,21 @@ def _from_dataset(given: str) -> list[str]:
     if column not in rows.column_names:
         raise SettingsError(
             f"{setting('seeds')}={given}: there is no column {column}; the dataset has "
-            f"{', '.join(rows.column_names)}"
+            f"{_names(rows.column_names)}"
         )
     prompts = [str(text).strip() for text in rows[column] if text and str(text).strip()]
     if not prompts:
         raise SettingsError(f"{setting('seeds')}={given}: the column holds no text")
     return prompts
+
+
+def _names(columns: Sequence[str]) -> str:
+    """The first names of columns, as a sentence shows them."""
+    shown = [
+        safe_line(name, 40)[1:-1] if len(name) <= 40 else safe_line(name, 40)
+        for name in columns[:MAX_NAMES]
+    ]
+    return ", ".join(shown + ["…"] * (len(columns) > MAX_NAMES)) or "no column"
 
 
 def _from_json(line: str, path: Path, number: int) -> str:

@@ -10,13 +10,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from pytest_divergence.core.cases import Message
 from pytest_divergence.core.errors import DivergenceError, ModelLoadError
+from pytest_divergence.core.regular_files import read_regular_text
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.fingerprints import text_digest
@@ -158,11 +158,11 @@ def choose_template(
             say("the reference has no chat template; the candidate's is used for both")
         return own or others
     try:
-        return Path(choice).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_regular_text(choice)
+    except OSError as error:
         raise ModelLoadError(
             f"{setting('chat_template')}={choice} must be reference, candidate, none or a "
-            f"readable Jinja file: {error}"
+            f"readable Jinja file: {error.strerror}"
         ) from error
 
 

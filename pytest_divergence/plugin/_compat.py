@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from _pytest.fixtures import FuncFixtureInfo as FixtureInfo
 
+from pytest_divergence.core.safe_text import printable
+
 __all__ = ["FixtureInfo"]
 
 
@@ -59,10 +61,13 @@ def uncaptured(config: pytest.Config) -> Iterator[None]:
 def printer(config: pytest.Config) -> Callable[[str], None]:
     """Writes a line where people see it."""
     terminal: Any = config.pluginmanager.getplugin("terminalreporter")
-    if terminal is None or hasattr(config, "workerinput"):
-        return partial(print, file=sys.stderr, flush=True)  # a worker's stdout is lost
-    write: Callable[[str], None] = terminal.write_line
-    return write
+    is_lost = terminal is None or hasattr(config, "workerinput")  # a worker's stdout is
+    write = partial(print, file=sys.stderr, flush=True) if is_lost else terminal.write_line
+
+    def write_printable(line: str) -> None:
+        write(printable(line))
+
+    return write_printable
 
 
 def announce(config: pytest.Config, text: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_divergence.core.safe_text import printable
 from pytest_divergence.plugin.options import COMMAND_LINE
 from pytest_divergence.plugin.session import DivergenceSession, is_suite
 
@@ -35,7 +36,7 @@ def write(terminal: pytest.TerminalReporter, session: DivergenceSession) -> None
     """Say what was not tested, however quiet the session is."""
     for sentence in sentences(session):
         terminal.ensure_newline()
-        terminal.write_line(f"divergence: {sentence}", red=True)
+        terminal.write_line(printable(f"divergence: {sentence}"), red=True)
 
 
 def sentences(session: DivergenceSession) -> list[str]:

@@ -14,6 +14,8 @@ import pytest
 
 from pytest_divergence.core.cases import NATS_PER_TOKEN
 from pytest_divergence.core.file_names import SUITE_SUFFIX
+from pytest_divergence.core.regular_files import append_at_once
+from pytest_divergence.core.safe_text import printable
 from pytest_divergence.plugin.notes import left_by
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.reports.github import (
@@ -48,7 +50,7 @@ def write(
     for line in lines:
         terminal.write_line(line)
     if (fault := _append_summary(session, outcomes)) is not None:
-        terminal.write_line(f"divergence: {fault}", yellow=True)
+        terminal.write_line(printable(f"divergence: {fault}"), yellow=True)
 
 
 def _outcomes(
@@ -110,8 +112,7 @@ def _append_summary(session: DivergenceSession, outcomes: Sequence[Outcome]) -> 
         there = path.stat().st_size if path.exists() else 0
         markdown = "\n" * bool(there) + _markdown(session, outcomes)
         text = fitted(markdown, MAX_SUMMARY_BYTES - there)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        append_at_once(path, text.encode("utf-8"))
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return f"the step summary {visible(name)} cannot be written: {reason}"

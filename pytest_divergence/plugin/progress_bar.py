@@ -19,6 +19,7 @@ from rich.table import Column
 from rich.text import Text
 
 from pytest_divergence.core.quantities import roughly
+from pytest_divergence.core.safe_text import printable
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.plugin._compat import printer, uncaptured
 from pytest_divergence.reports.wording import duration
@@ -58,7 +59,7 @@ class BarListener:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._bar.console.print(Text(f"divergence: {text}"))
+        self._bar.console.print(Text(f"divergence: {printable(text)}"))
 
     def progress(self, phase: str, done: int, total: int) -> None:
         """Move the bar; a new phase starts it again."""
@@ -155,7 +156,7 @@ class PhaseLines:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
     def progress(self, phase: str, done: int, total: int) -> None:
         """Print where a phase is."""

@@ -21,6 +21,7 @@ from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.file_names import PROVENANCE, REPORT, SUITE_SUFFIX, sidecar_path
 from pytest_divergence.core.files import DivergenceFolder, file_lock, write_atomically
 from pytest_divergence.core.provenance import load_provenance
+from pytest_divergence.core.regular_files import read_regular_text
 from pytest_divergence.core.report import Report, load_report
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.discovery.cost import Memory, within_memory
@@ -129,7 +130,7 @@ def _elected(session: DivergenceSession, run: str) -> SearchOutcome:
         timeout=LOCK_SECONDS,
         on_wait=lambda _: session.say("another worker searches; waiting for it"),
     ):
-        last = json.loads(stamp.read_text("utf-8")) if stamp.is_file() else {}
+        last = json.loads(read_regular_text(stamp)) if stamp.is_file() else {}
         if last.get("run") == run and last["error"]:
             raise pytest.UsageError(last["error"])
         if last.get("run") == run:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.file_names import FOLDER
+from pytest_divergence.core.safe_text import printable_lines
 from pytest_divergence.plugin import options
 from pytest_divergence.plugin._compat import terminal_width
 from pytest_divergence.plugin.notes import SKIP_PREFIX, left_by, skip_reason
@@ -66,9 +67,9 @@ def write_summary(
         notes.append(UNUSED)
     if (lines or notes) and terminal.verbosity >= 0:
         terminal.write_sep("=", "divergence")
-    for line in lines:
+    for line in printable_lines(lines):
         terminal.write_line(line)
-    for line in notes:
+    for line in printable_lines(notes):
         terminal.write_line(line, yellow=True)
 
 

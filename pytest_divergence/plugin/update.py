@@ -16,6 +16,7 @@ import pytest
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.file_names import FOLDER, SUITE_SUFFIX
+from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.suites import StoredSuite, write_stored
 from pytest_divergence.core.verdicts import judge
@@ -184,6 +185,7 @@ class SuiteUpdate:
         if self._new is None:  # there was nothing to fill
             return
         new = self._new
+        check_inside(self.path.parent, within=self._session.root)
         write_stored(
             self.path,
             new.rows.values(),

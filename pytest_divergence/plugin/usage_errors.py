@@ -18,7 +18,7 @@ from pytest_divergence.core.errors import DivergenceError, SuiteError
 from pytest_divergence.core.files import DivergenceFolder, write_atomically
 from pytest_divergence.core.redaction import redacted_case, redacted_message, redacted_token
 from pytest_divergence.core.report import TokenComparison
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import printable, safe_line
 from pytest_divergence.plugin.session import DivergenceSession
 
 ERROR_FILE = "discovery-error.txt"
@@ -32,8 +32,8 @@ def usage_errors(session: DivergenceSession) -> Iterator[None]:
     except pytest.exit.Exception:
         raise
     except pytest.UsageError as error:
-        session.error = error
-        raise
+        session.error = pytest.UsageError(printable(str(error)))
+        raise session.error from error
     except DivergenceError as error:
         session.error = pytest.UsageError(error_text(session, error))
         raise session.error from error
@@ -52,10 +52,11 @@ def failures(session: DivergenceSession) -> Iterator[None]:
 
 
 def error_text(session: DivergenceSession, error: Exception) -> str:
-    """An error in words, with a path that people can use."""
+    """An error in words that are harmless, with a path that people can use."""
     if isinstance(error, SuiteError):
         error = SuiteError(session.shown(Path(error.path)), error.line, error.reason)
-    return redacted_message(str(error)) if session.is_redacted else str(error)
+    text = redacted_message(str(error)) if session.is_redacted else str(error)
+    return printable(text)
 
 
 def shown_case(

@@ -5,7 +5,7 @@ Knows words and lines; does not know how a number was computed, nor pytest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pytest_divergence.core.aggregates import (
     MAX_SHARE_OVER,
@@ -17,6 +17,7 @@ from pytest_divergence.core.aggregates import (
     Shift,
 )
 from pytest_divergence.core.cases import quantity
+from pytest_divergence.core.safe_text import printable_lines
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
@@ -28,7 +29,7 @@ SEARCH_AGAIN = "search this pair, and promote into a new suite"
 
 def aggregate_sentence(found: Aggregate) -> str:
     """Every check with its numbers."""
-    return "; ".join(_checks(found))
+    return _joined(["; ".join(_checks(found))])
 
 
 def aggregate_text(found: Aggregate, *, rerun: str, update: str) -> str:
@@ -44,14 +45,15 @@ def aggregate_text(found: Aggregate, *, rerun: str, update: str) -> str:
     if found.breadth is not None and found.breadth.verdict == "failed":
         advice = f"intended? an update leaves this bound as it is; {SEARCH_AGAIN}"
         lines += sentence(advice, width=WIDTH, indent="  ")
-    return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+    return _joined([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 
 
 def breadth_sentence(breadth: Breadth) -> str:
     """How many ordinary prompts are over the suite's bound."""
     text = (
         f"{breadth.num_over} of {number_of(breadth.num_rows, 'control row')} "
-        f"({_percent(breadth.share)}) over the bound of {nats(breadth.bound)} {breadth.unit}"
+        f"({_percent(breadth.share)}) over the bound of {nats(breadth.bound)} "
+        f"{wording.visible(breadth.unit)}"
     )
     if breadth.is_insufficient:
         return f"{text} (insufficient: to pass needs {MIN_CONTROLS} rows)"
@@ -66,7 +68,7 @@ def shift_sentence(found: Shift) -> str:
     mean, limit = wording.compared(found.mean, found.limit)
     relation = "<=" if found.verdict == "passed" else ">"
     rows = number_of(found.num_rows, "ordinary prompt")
-    name, unit = quantity(found.metric), wording.visible(found.unit)
+    name, unit = map(wording.visible, (quantity(found.metric), found.unit))
     return f"mean {name} of {rows} {mean} {unit} {relation} max_shift {limit}"
 
 
@@ -78,7 +80,11 @@ def raise_shift() -> str:
 def shift_text(found: Shift, *, rerun: str) -> str:
     """Why the shift fails."""
     lines = [shift_sentence(found), f"  intended? {raise_shift()}"]
-    return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+    return _joined([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return "\n".join(printable_lines(lines))
 
 
 def _checks(found: Aggregate) -> list[str]:

@@ -6,6 +6,7 @@ Shows a `CalibrationReport`; measures and decides nothing.
 from __future__ import annotations
 
 from pytest_divergence.core.calibration_record import CalibrationReport, Nuisance, Planted
+from pytest_divergence.core.safe_text import printable_lines
 from pytest_divergence.core.settings import BUILT_IN_METRICS
 from pytest_divergence.core.verdicts import FLOOR_FACTOR
 from pytest_divergence.reports.text_blocks import WIDTH, quoted, sentence
@@ -28,7 +29,7 @@ NUM_FOR_A_FLOOR = 59
 
 def calibration_lines(report: CalibrationReport) -> list[str]:
     """The whole table."""
-    return [
+    lines = [
         *_head(report),
         "",
         _row("Noise: the reference against itself", "mean", "max", "n"),
@@ -44,6 +45,7 @@ def calibration_lines(report: CalibrationReport) -> list[str]:
         "",
         *_effort(report),
     ]
+    return printable_lines(lines)
 
 
 def _head(report: CalibrationReport) -> list[str]:

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from pytest_divergence.reports.wording import nats, number_of
+from pytest_divergence.reports.wording import nats, number_of, visible
 
 WIDTH, LEFT, RIGHT = 640, 30, 30
 """Of a distribution."""
@@ -288,7 +288,7 @@ def picture(about: str, size: tuple[float, float], parts: Iterable[Markup]) -> M
     """A drawing with a description for those who cannot see it."""
     return Markup(
         '<svg class="chart" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>'
-    ).format(*size, about, Markup("").join(parts))
+    ).format(*size, visible(about), Markup("").join(parts))
 
 
 def line(name: str, start: Point, end: Point) -> Markup:
@@ -305,7 +305,7 @@ def rect(name: str, x: float, y: float, width: float, height: float) -> Markup:
 
 def circle(name: str, centre: Point, radius: float, *, title: str = "") -> Markup:
     """A dot of class `name`; `title` shows where a mouse rests on it."""
-    inside = Markup("<title>{}</title>").format(title) if title else Markup("")
+    inside = Markup("<title>{}</title>").format(visible(title)) if title else Markup("")
     shape = '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{:g}">{}</circle>'
     return Markup(shape).format(name, *centre, radius, inside)
 
@@ -318,4 +318,6 @@ def polyline(name: str, points: Iterable[Point]) -> Markup:
 
 def text(name: str, at: Point, words: str) -> Markup:
     """Words of class `name`."""
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(name, *at, words)
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
+        name, *at, visible(words)
+    )

@@ -12,6 +12,7 @@ from pytest_divergence.core.comparison import (
     Differences,
     ValueDifference,
 )
+from pytest_divergence.core.safe_text import printable_lines
 from pytest_divergence.reports.text_blocks import WIDTH, columns, quoted
 from pytest_divergence.reports.wording import compared, nats, number_of, visible
 
@@ -32,7 +33,7 @@ def difference_lines(differences: Differences, before: str, after: str) -> list[
         list(_controls(differences)),
     ):
         lines += ["", *section] if section else []
-    return lines
+    return printable_lines(lines)
 
 
 def _value(one: ValueDifference) -> list[str]:
@@ -71,7 +72,7 @@ def _case(case: CaseDifference) -> Iterator[str]:
         if old != new:
             alone = new if case.before is None else old
             facts[name] = _moved(old, new) if case.change == "changed" else _shown(alone)
-    if case.log_ratio:
+    if case.log_ratio and "kl" in facts:
         facts["kl"] += f" (x {math.exp(case.log_ratio):.3g})"
     yield from _facts(f"{WORDS.get(name, name)} {fact}" for name, fact in facts.items())
 

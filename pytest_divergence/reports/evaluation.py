@@ -16,9 +16,10 @@ from pytest_divergence.reports.wording import nats, number_of, probability, visi
 def evaluation_view(evaluation: Evaluation) -> Group:
     """All of it: a table of prompts, types of difference, and diversity."""
     return Group(
-        Text(f"model 1: {visible(evaluation.model_1)}\nmodel 2: {visible(evaluation.model_2)}"),
+        _text(f"model 1: {evaluation.model_1}"),
+        _text(f"model 2: {evaluation.model_2}"),
         prompt_table(evaluation),
-        *map(Text, _legend(evaluation)),
+        *map(_text, _legend(evaluation)),
         _difference_table(evaluation),
         _diversity_table(evaluation),
     )
@@ -36,8 +37,13 @@ def prompt_table(evaluation: Evaluation) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for one in evaluation.by_divergence:
         cells = (_cell(name, one.metrics.get(name)) for name in columns.values())
-        table.add_row(Text(visible(one.prompt)), *cells)
+        table.add_row(_text(one.prompt), *cells)
     return table
+
+
+def _text(text: str) -> Text:
+    """`text` without markup, and without what may stand at a line's start once rich has wrapped."""
+    return Text(visible(text).replace("::", r":\u{3a}"))
 
 
 def _cell(name: str, value: float | None) -> str:
@@ -80,7 +86,7 @@ def _difference_table(evaluation: Evaluation) -> Table | Text:
         table.add_column(heading, justify="right")
     for one in shown:
         counts = (one.candidate_count, one.reference_count, one.num_prompts)
-        table.add_row(one.name, *map(str, counts), probability(one.p_value))
+        table.add_row(_text(one.name), *map(str, counts), probability(one.p_value))
     return table
 
 

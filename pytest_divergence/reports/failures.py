@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Measurement, quantity
 from pytest_divergence.core.report import ReportCase, TokenComparison
+from pytest_divergence.core.safe_text import printable_lines
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.text_blocks import (
     WIDTH,
@@ -58,7 +59,7 @@ def failure_text(
     lines += labelled("  intended? raise this case's max_kl in", suite, WIDTH)
     if update is not None:
         lines += command("or measure the whole suite anew", update, width=WIDTH, indent="  ")
-    return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+    return _joined([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 
 
 def behaviour_text(
@@ -83,7 +84,7 @@ def behaviour_text(
         lines += [f"  {label}", *block(prompt, width=WIDTH, indent="    ", limit=300, max_lines=3)]
     accept = wording.accept_command(behaviour.id, suite)
     lines += command("intended? accept it", accept, width=WIDTH, indent="  ")
-    return "\n".join([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+    return _joined([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 
 
 def comparison(value: float, max_kl: float, metric: str, unit: str) -> str:
@@ -160,6 +161,10 @@ def causes(behaviour: Behaviour) -> list[tuple[str, str]]:
         ("nearest prompt found that does not", behaviour.nearest_non_cause),
     )
     return [(label, prompt) for label, prompt in named if prompt is not None]
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return "\n".join(printable_lines(lines))
 
 
 def _measured(measurement: Measurement) -> list[str]:

@@ -5,11 +5,11 @@ Knows GitHub's limits and escapes. Does not know pytest, nor where the text is w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_divergence.core.cases import NATS_PER_TOKEN
+from pytest_divergence.reports.markdown_text import code, page, plain, table
 from pytest_divergence.reports.text_blocks import fenced
 from pytest_divergence.reports.wording import compared, nats, number_of, visible
 
@@ -55,17 +55,17 @@ def failure_annotations(outcomes: Sequence[Outcome]) -> list[str]:
 
 def fault_annotation(text: str) -> str:
     """The command for what ended the whole session."""
-    return _command(visible(text[:MAX_TEXT]), title="pytest-divergence")
+    return _command(text[:MAX_TEXT], title="pytest-divergence")
 
 
 def outcomes_markdown(outcomes: Sequence[Outcome]) -> str:
     """A table of what was replayed, what failed first, and the failures' texts in fences."""
-    return "\n".join(_sections(sorted(outcomes, key=_rank))) + "\n"
+    return page(_sections(sorted(outcomes, key=_rank)))
 
 
 def fault_markdown(text: str) -> str:
     """What ended the whole session."""
-    return "\n".join(["# pytest-divergence", "", *fenced(text)]) + "\n"
+    return page(["# pytest-divergence", "", *fenced(text)])
 
 
 def fitted(markdown: str, room: int) -> str:
@@ -85,7 +85,7 @@ def fitted(markdown: str, room: int) -> str:
 
 def _annotation(one: Outcome) -> str:
     first = one.text.strip().partition("\n")[0]
-    return _command(visible(first[:MAX_TEXT]), file=one.file, line=one.line, title=one.id)
+    return _command(first[:MAX_TEXT], file=one.file, line=one.line, title=one.id)
 
 
 def _command(message: str, **properties: str | int) -> str:
@@ -97,7 +97,7 @@ def _command(message: str, **properties: str | int) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible(text).replace("%", "%25")
 
 
 def _rank(one: Outcome) -> tuple[bool, float, str]:
@@ -111,20 +111,22 @@ def _sections(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield f"**{len(failures)} of {number_of(len(outcomes), 'test')} failed.**"
     yield ""
     units = {one.unit for one in outcomes}
-    yield f"|Verdict|{'KL, nats/token' if units == {NATS_PER_TOKEN} else 'Value'}|Bound|Test|"
-    yield "|---|--:|--:|---|"
-    for one in outcomes:
-        value, bound = _numbers(one)
-        if units != {NATS_PER_TOKEN} and one.kl is not None:
-            value += f" {_cell(one.unit)}"
-        yield f"|{one.verdict}|{value}|{bound}|`{_cell(one.id)}`|"
-    yield ""
+    is_usual = units == {NATS_PER_TOKEN}
+    titles = ("Verdict", "KL, nats/token" if is_usual else "Value", "Bound", "Test")
+    rows = (_cells(one, is_usual=is_usual) for one in outcomes)
+    yield from table(titles, "|---|--:|--:|---|", rows)
     for one in failures[:MAX_TEXTS]:
-        yield f"## `{_cell(one.id)}`"
+        yield f"## {code(one.id)}"
         yield ""
         yield from fenced(one.text)
     if len(failures) > MAX_TEXTS:
         yield f"{number_of(len(failures) - MAX_TEXTS, 'more failure')} in the step's log."
+
+
+def _cells(one: Outcome, *, is_usual: bool) -> tuple[str, ...]:
+    value, bound = _numbers(one)
+    unit = "" if is_usual or one.kl is None else f" {plain(one.unit)}"
+    return plain(one.verdict), value + unit, bound, code(one.id)
 
 
 def _numbers(one: Outcome) -> tuple[str, str]:
@@ -132,7 +134,3 @@ def _numbers(one: Outcome) -> tuple[str, str]:
         return compared(one.kl, one.bound)
     kl, bound = ("–" if value is None else nats(value) for value in (one.kl, one.bound))
     return kl, bound
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"[`|]", "'", visible(text))

@@ -1,18 +1,18 @@
 """`summary.md`: one page that reads well as plain text, in a pull request or a CI summary.
 
-Model text stands only in fenced blocks behind bars, where it can neither close the fence nor link.
+A stranger's text stands in fences and code spans alone, where it can neither end them nor link.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Report, ReportCase
 from pytest_divergence.reports import wording
+from pytest_divergence.reports.markdown_text import code, page, plain, table
 from pytest_divergence.reports.text_blocks import fenced
-from pytest_divergence.reports.wording import nats, number_of, visible
+from pytest_divergence.reports.wording import nats, number_of
 
 MAX_CASES = 20
 """Failed cases shown with their texts; the table has them all."""
@@ -29,19 +29,19 @@ def render_markdown(report: Report, *, suite: str | None = None) -> str:
         _errors(report),
         _calibration(report),
     )
-    return "\n".join(line for section in sections for line in section).rstrip("\n") + "\n"
+    return page(line for section in sections for line in section)
 
 
 def _head(report: Report) -> Iterator[str]:
     yield "# pytest-divergence"
     yield ""
     first, *more = wording.headline(report)
-    yield f"**{first}** {' '.join(more)}".rstrip()
+    yield f"**{plain(first)}** {plain(' '.join(more))}".rstrip()
     yield ""
     if report.run.reason:
-        yield f"- why it stopped: {_code(report.run.reason)}"
-    yield f"- reference: {_code(report.pair.reference)}"
-    yield f"- candidate: {_code(report.pair.candidate)}"
+        yield f"- why it stopped: {code(report.run.reason)}"
+    yield f"- reference: {code(report.pair.reference)}"
+    yield f"- candidate: {code(report.pair.candidate)}"
     yield f"- cases: {', '.join(wording.counts(report))}"
     yield f"- effort: {wording.effort(report)}"
     yield "- full report: [report.html](report.html), data: [report.json](report.json)"
@@ -59,7 +59,7 @@ def _behaviours(report: Report) -> Iterator[str]:
 def _behaviour(behaviour: Behaviour) -> Iterator[str]:
     yield f"### {behaviour.id}"
     yield ""
-    yield wording.evidence(behaviour)
+    yield plain(wording.evidence(behaviour))
     yield ""
     yield from fenced(behaviour.name)
     for label, prompt in (
@@ -78,12 +78,19 @@ def _differences(report: Report) -> Iterator[str]:
         return
     yield "## Types of difference"
     yield ""
-    yield "|The answer|Candidate only|Reference only|p|"
-    yield "|---|--:|--:|--:|"
-    for one in shown:
-        counts = f"{one.candidate_count}|{one.reference_count}"
-        yield f"|{one.name}: {one.explanation}|{counts}|{wording.probability(one.p_value)}|"
-    yield ""
+    yield from table(
+        ("The answer", "Candidate only", "Reference only", "p"),
+        "|---|--:|--:|--:|",
+        (
+            (
+                plain(f"{one.name}: {one.explanation}"),
+                str(one.candidate_count),
+                str(one.reference_count),
+                wording.probability(one.p_value),
+            )
+            for one in shown
+        ),
+    )
     prompts = number_of(shown[0].num_prompts, "distinct prompt")
     yield f"Over {prompts}; p from a sign test, corrected for the number of types."
     yield ""
@@ -95,16 +102,17 @@ def _case_table(report: Report) -> Iterator[str]:
         return
     yield "## Cases"
     yield ""
-    yield f"|Case|{_cell(wording.scale(report))}|Bound|Verdict|"
-    yield "|---|--:|--:|---|"
-    for case in cases:
-        value = nats(case.kl.value) if case.kl else "–"
-        limit = nats(case.max_kl) if case.max_kl is not None else "–"
-        if case.kl and case.max_kl is not None:
-            value, limit = wording.compared(case.kl.value, case.max_kl)
-        verdict = "set apart, not tested" if case.off_distribution else case.verdict
-        yield f"|`{case.id}`|{value}|{limit}|{verdict}|"
-    yield ""
+    titles = ("Case", plain(wording.scale(report)), "Bound", "Verdict")
+    yield from table(titles, "|---|--:|--:|---|", map(_case_cells, cases))
+
+
+def _case_cells(case: ReportCase) -> tuple[str, ...]:
+    value = nats(case.kl.value) if case.kl else "–"
+    limit = nats(case.max_kl) if case.max_kl is not None else "–"
+    if case.kl and case.max_kl is not None:
+        value, limit = wording.compared(case.kl.value, case.max_kl)
+    verdict = "set apart, not tested" if case.off_distribution else case.verdict
+    return code(case.id), value, limit, verdict
 
 
 def _failed_cases(report: Report, suite: str | None) -> Iterator[str]:
@@ -134,9 +142,9 @@ def _case(case: ReportCase, rerun: str) -> Iterator[str]:
         yield ""
         yield from fenced(case.completions.candidate)
     if case.category is not None:
-        yield f"Category: {_code(case.category)}"
+        yield f"Category: {code(case.category)}"
         yield ""
-    yield f"Run it again: {_code(rerun)}"
+    yield f"Run it again: {code(rerun)}"
     yield ""
 
 
@@ -161,31 +169,17 @@ def _calibration(report: Report) -> Iterator[str]:
     yield "## Bound"
     yield ""
     if (bound := calibration.bound) is not None:
-        label = f" ({_code(bound.label)})" if bound.label else ""
+        label = f" ({code(bound.label)})" if bound.label else ""
         provisional = ", provisional" if bound.provisional else ""
-        yield f"- bound: {nats(bound.value)} {_cell(calibration.unit)}{label}{provisional}"
+        yield f"- bound: {nats(bound.value)} {plain(calibration.unit)}{label}{provisional}"
         for name, value in wording.bound_parts(bound):
-            yield f"    - {_code(name)}: {value}"
+            yield f"    - {code(name)}: {value}"
     if (noise := wording.noise(report)) is not None:
-        yield f"- {noise}"
+        yield f"- {plain(noise)}"
     if (shift := calibration.typical_shift) is not None:
         yield (
             f"- typical shift: mean {nats(shift.mean)}, 99th percentile {nats(shift.p99)}, "
-            f"largest {nats(shift.max)} {_cell(calibration.unit)} over "
+            f"largest {nats(shift.max)} {plain(calibration.unit)} over "
             f"{number_of(shift.num_controls, 'control')}"
         )
     yield ""
-
-
-def _cell(text: str) -> str:
-    """A plugin's own words; the usual ones need no fence."""
-    is_plain = re.fullmatch(r"[\w ,/.-]+", text) is not None
-    return text if is_plain else _code(text.replace("|", "/"))
-
-
-def _code(text: str, limit: int = 500) -> str:
-    """A code span; its fence is longer than any run of backticks inside."""
-    shown = visible(text[:limit]) + ("…" if len(text) > limit else "")
-    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
-    pad = " " if "`" in shown else ""
-    return f"{fence}{pad}{shown}{pad}{fence}"

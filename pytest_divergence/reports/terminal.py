@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Report, ReportCase
+from pytest_divergence.core.safe_text import printable_lines
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.failures import causes, comparison, every_token, labelled, texts
 from pytest_divergence.reports.text_blocks import (
@@ -42,7 +43,7 @@ def summary_lines(
     `is_read_back` says that the search had been done before.
     """
     if verbosity < 0:
-        return [_one_line(report, report_path)]
+        return printable_lines([_one_line(report, report_path)])
     lines = sentence(" ".join(wording.headline(report, is_tested=is_tested)), width=width)
     for section in (
         list(_behaviours(report, width)),
@@ -51,7 +52,7 @@ def summary_lines(
         list(_numbers(report, width, is_read_back=is_read_back)),
     ):
         lines += ["", *section] if section else []
-    return [*lines, "", *_paths(report, width, report_path, suite)]
+    return printable_lines([*lines, "", *_paths(report, width, report_path, suite)])
 
 
 def _one_line(report: Report, report_path: str) -> str:

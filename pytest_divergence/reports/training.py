@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_divergence.core.report import TrainingSummary
+from pytest_divergence.core.safe_text import printable_lines
 from pytest_divergence.core.training_record import TrainingRecord
 from pytest_divergence.reports.text_blocks import WIDTH, quoted
-from pytest_divergence.reports.wording import nats, number_of
+from pytest_divergence.reports.wording import nats, number_of, visible
 
 NUM_SHOWN = 5
 """Prompts of the dataset that are shown."""
@@ -23,16 +24,17 @@ def plan_line(record: TrainingRecord) -> str:
         length = f"at most {length}"
     if epochs is not None:
         length += f" ({number_of(epochs, 'epoch')})"
-    return (
+    plan = (
         f"{number_of(config['num_virtual_tokens'], 'virtual token')} {config['position']} the "
         f"text, {length} of {config['batch_size']} texts, {number_of(record.num_texts, 'text')} "
         "in all"
     )
+    return visible(plan)
 
 
 def training_lines(record: TrainingRecord, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What came of it; `rows` are the dataset's."""
-    return [*_curve(record.training, record), "", *_best(record, rows)]
+    return printable_lines([*_curve(record.training, record), "", *_best(record, rows)])
 
 
 def _curve(training: TrainingSummary, record: TrainingRecord) -> Iterator[str]:

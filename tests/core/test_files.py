@@ -104,7 +104,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_a_symbolic_link_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to("real")
-    with pytest.raises(StoreError, match="is a symbolic link; name the file that it points to"):
+    with pytest.raises(StoreError, match="it is a symbolic link, not a regular file"):
         write_atomically(tmp_path / "link", "new")
     assert (tmp_path / "real").read_text() == "old"
 

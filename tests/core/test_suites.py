@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_divergence.core import json_files, suites
+from pytest_divergence.core import json_files, regular_files, suites
 from pytest_divergence.core.cases import Case, Completions, case_id
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.file_names import sidecar_path
@@ -220,7 +220,7 @@ def test_metadata_nested_beyond_reason_is_a_short_fault(write: Write) -> None:
 
 def test_a_missing_file_and_a_folder_are_faults(tmp_path: Path) -> None:
     assert fault_in(tmp_path / "no.divergence.jsonl").endswith("No such file or directory")
-    assert fault_in(tmp_path) == "FILE: cannot be read: Is a directory"
+    assert fault_in(tmp_path) == "FILE: cannot be read: it is a directory, not a regular file"
 
 
 def test_files_past_the_limits_are_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_files_past_the_limits_are_refused(write: Write, monkeypatch: pytest.Mon
 
 def test_the_limits_are_the_documented_ones() -> None:
     assert json_files.MAX_LINE_BYTES == 1024 * 1024
-    assert json_files.MAX_FILE_BYTES == 64 * 1024 * 1024
+    assert regular_files.MAX_FILE_BYTES == 64 * 1024 * 1024
     assert suites.MAX_CASES == 100_000
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from pytest_divergence.core.behaviours import Behaviour, TellingContinuation, behaviour_id
 from pytest_divergence.core.cases import case_id
+from pytest_divergence.core.json_files import strict_dumps
 from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.suites import StoredSuite, read_suite, write_stored
 from pytest_divergence.core.verdicts import approved_limit
@@ -65,9 +66,7 @@ def rows_of(project: Project) -> list[dict[str, Any]]:
 
 def edit(project: Project, *rows: dict[str, Any]) -> None:
     """The suite with rows that someone has edited."""
-    path_of(project).write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8"
-    )
+    path_of(project).write_text("".join(strict_dumps(row) + "\n" for row in rows), "utf-8")
 
 
 def replay(project: Project, *arguments: str) -> pytest.RunResult:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.errors import SettingsError, StoreError, SuiteError
+from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.json_files import load_document, read_rows, strict_loads, write_document
+from pytest_divergence.core.regular_files import make_folders
 from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.training_record import TrainingRecord, changed
 from pytest_divergence.discovery.evaluation import EvaluationConfig
@@ -196,8 +198,9 @@ class TrainingFolder:
 
     def _claim(self, record: TrainingRecord, *replaced: str) -> TrainingRecord:
         """Write the record, once the files that it does not speak of are gone."""
+        check_inside(self.path, within=Path.cwd())
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folders(self.path)
             for name in replaced:
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:

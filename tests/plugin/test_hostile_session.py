@@ -1,0 +1,121 @@
+"""A stranger's suite, ini file and names through a whole session: nothing of them is live."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from pytest_divergence.core.cases import Case
+from pytest_divergence.plugin.options import BY_FIELD
+from tests.hostile import ESCAPES, HOSTILE, faults_in, faults_in_markdown, filled, hidden_in
+from tests.plugin.conftest import MODELS, Project, shown
+from tests.plugin.made_provenance import provenance_of
+
+SUITE = "regress.divergence.jsonl"
+ASKED = HOSTILE[:300]
+"""Short enough for the context of the tiny models."""
+
+
+@pytest.fixture
+def stranger(project: Project) -> Project:
+    """One case over its bound, and one within it."""
+    unmeasured: dict[str, Any] = {"tags": (), "kl": None, "origin": None}
+    rows = [
+        filled(Case, input=f"over {ASKED}", max_kl=1e-6, **unmeasured),
+        filled(Case, input=f"within {ASKED}", max_kl=9.0, **unmeasured),
+    ]
+    project.write_suite(SUITE, *(row.to_row() for row in rows))
+    return project
+
+
+@pytest.mark.parametrize(
+    "words", [["-q"], [], ["-v"], ["-vv", "-rA", "--showlocals", "-l"]], ids=str
+)
+def test_a_replay_at_each_verbosity(
+    stranger: Project, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(stranger.path / "step.md"))
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(stranger.path))
+
+    result = stranger.run(
+        *MODELS, SUITE, "--junitxml=junit.xml", "--divergence-report-dir=out", *words
+    )
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    annotations = [line for line in result.outlines if line.startswith("::error file=regress")]
+    assert len(annotations) == 1
+    assert faults_in(shown(result), commands=annotations) == []
+    assert faults_in_markdown((stranger.path / "step.md").read_text("utf-8")) == []
+    (folder,) = (one for one in (stranger.path / "out").iterdir() if not one.is_symlink())
+    assert faults_in_markdown((folder / "summary.md").read_text("utf-8")) == []
+    assert hidden_in((folder / "report.html").read_text("utf-8").replace("\t", "")) == set()
+    assert hidden_in((folder / "report.json").read_text("utf-8")) == set()
+    junit = (stranger.path / "junit.xml").read_text("utf-8")
+    ElementTree.fromstring(junit)
+    assert hidden_in(junit) == set()
+
+
+def test_a_strangers_provenance(stranger: Project) -> None:
+    made = provenance_of(stranger.path / "ft", stranger.path / "base")
+    model = made.reference.model_copy(update={"spec": HOSTILE})
+    made = made.model_copy(update={"reference": model, "settings": {HOSTILE: HOSTILE}})
+    stranger.write("regress.provenance.json", made.model_dump_json())
+
+    result = stranger.run(*MODELS, SUITE, "-vv", "-W", "default")
+
+    assert faults_in(shown(result)) == []
+
+
+@pytest.mark.parametrize("field", BY_FIELD)
+def test_a_strangers_ini_file(project: Project, field: str) -> None:
+    """Whatever a setting is made of, the session says what is wrong with it, and no more."""
+    value = f"::error::x {ESCAPES} ##[error]x %z".replace("\x00", "").replace("\x85", "")
+    project.write("pytest.ini", f"[pytest]\n{BY_FIELD[field].ini} = {value}\n")
+    project.write_suite(SUITE, {"input": "Hello", "max_kl": 9.0})
+    models = [] if field in ("model_1", "model_2") else MODELS
+
+    result = project.run(*models, SUITE)
+
+    assert faults_in(shown(result)) == []
+
+
+@pytest.mark.timeout(120)
+def test_a_step_summary_that_no_one_reads(
+    stranger: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(stranger.path / "step.md")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "step.md")
+
+    result = stranger.run(*MODELS, SUITE)
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert (
+        "divergence: the step summary step.md cannot be written: No such device or address"
+        in result.outlines
+    )
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_search_writes_no_journal_through_a_link(project: Project, kind: str) -> None:
+    """The name of a journal follows from the two models, so a checkout may hold it."""
+    assert project.run(*MODELS, "--divergence-profile=smoke", "--divergence-mode=search").ret < 2
+    (journal,) = (
+        one for one in Path(".divergence/journal").glob("*.jsonl") if "calibration" not in one.name
+    )
+    journal.unlink()
+    precious = project.write("precious", "precious\n")
+    journal.symlink_to(precious) if kind == "link" else os.mkfifo(journal)
+
+    result = project.run(*MODELS, "--divergence-profile=smoke")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    what = "a symbolic link" if kind == "link" else "a FIFO"
+    assert f"{journal}: it is {what}, not a regular file" in shown(result)
+    assert precious.read_text() == "precious\n"
