@@ -24,11 +24,6 @@ from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.reports.failures import comparison
 from pytest_divergence.reports.terminal import summary_lines
 
-UNUSED = (
-    "divergence: two models were given, but nothing used them: name a *.divergence.jsonl, take "
-    "divergence_case or model_pair in a test, or add --divergence-builtin-suite=on"
-)
-
 NUM_SHOWN = 3
 """Failed cases in a summary that was not asked for more."""
 
@@ -53,7 +48,7 @@ def write_summary(
     exitstatus: int,
     reports: Sequence[pytest.TestReport],
 ) -> None:
-    """Say what was found, replayed, rewritten, skipped, or not used at all."""
+    """Say what was found, replayed, rewritten or skipped."""
     found = _report_lines(session, terminal) or case_lines(reports, terminal.verbosity)
     lines = [*found, *session.rewritten, *write_replay_reports(session, exitstatus)]
     notes = [
@@ -61,9 +56,6 @@ def write_summary(
         *inconclusive_lines(reports),
         *_skip_lines(reports),
     ]
-    is_wanted = session.has_models and session.plan.is_asked and session.plan.may_measure
-    if is_wanted and not session.is_used and exitstatus != pytest.ExitCode.USAGE_ERROR:
-        notes.append(UNUSED)
     if (lines or notes) and terminal.verbosity >= 0:
         terminal.write_sep("=", "divergence")
     for line in lines:
