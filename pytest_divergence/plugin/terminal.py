@@ -90,6 +90,8 @@ def _skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
 def case_lines(reports: Sequence[pytest.TestReport], verbosity: int = 0) -> list[str]:
     """How many stored cases were replayed, and how they went; other items are no cases.
 
+    Replayed is what was measured in this session.
+
     With a `verbosity` below 0 that is all; 0 shows the three failed cases that are furthest over
     their bounds, 1 all of them.
     """
@@ -98,20 +100,35 @@ def case_lines(reports: Sequence[pytest.TestReport], verbosity: int = 0) -> list
         for report in reports
         if (left := left_by(report)).get("divergence_kind") == "case"
     }
-    counts = Counter(left["divergence_verdict"] for left in cases.values())
-    if not counts:
+    if not cases:
         return []
-    words = {
-        "passed": "within the bound",
-        "failed": "over it" if counts["passed"] else "over the bound",
-        "error": "not measured",
-    }
-    parts = [f"{counts[verdict]} {word}" for verdict, word in words.items() if counts[verdict]]
-    total = sum(counts.values())
-    first = f"{total} stored case{'s' if total > 1 else ''} replayed: {', '.join(parts)}."
+    first = _outcome(list(cases.values()))
     if verbosity < 0:
         return [f"divergence: {first}"]
     return [first, *_failed_lines(cases, None if verbosity else NUM_SHOWN)]
+
+
+def _outcome(cases: Sequence[Mapping[str, Any]]) -> str:
+    """The sentence on all cases together: measured here, carried, or not measured."""
+    counts = Counter(left["divergence_verdict"] for left in cases)
+    num_judged = counts["passed"] + counts["failed"]
+    num_carried = sum("divergence_carried_from" in left for left in cases)
+    over = "over it" if counts["passed"] else "over the bound"
+    verdicts = _counted({"within the bound": counts["passed"], over: counts["failed"]})
+    done = _counted(
+        {
+            "replayed": num_judged - num_carried,
+            "carried from the search of this pair": num_carried,
+        }
+    )
+    number, _, rest = (done or f"{len(cases)} not measured").partition(" ")
+    said = f"{number} stored case{'s' if number != '1' else ''} {rest}"
+    missed = f"; {counts['error']} not measured" if done and counts["error"] else ""
+    return f"{said}{': ' if verdicts else ''}{verdicts}{missed}."
+
+
+def _counted(words: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {word}" for word, count in words.items() if count)
 
 
 def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Iterator[str]:
