@@ -197,8 +197,6 @@ class CaseItem(SuiteItem):
         found = reading.measurement
         verdict = judge(found.value, self.max_kl)
         note(self, verdict=verdict, kl=found.value, metric=found.metric, unit=found.unit)
-        if reading.pair is None:
-            note(self, carried_from="search")
         keep = partial(
             keep_case,
             self,

@@ -143,7 +143,7 @@ class Pairs:
 
     @property
     def twins(self) -> set[tuple[str, str]]:
-        """The specs of each pair that is one model twice, of those whose models are known by now."""
+        """The specs of each pair known by now to be one model twice."""
         return {(one.reference, one.candidate) for one, is_twin in self._twins.items() if is_twin}
 
     def _look_at(self, models: Models) -> None:

@@ -175,7 +175,7 @@ def _report(
         behaviours=[Behaviour(**one.behaviour) for one in entries if one.behaviour],
         cases=cases,
         effort=Effort(
-            prompts_scored=sum(one.case is not None and one.measured_in is not None for one in entries),
+            prompts_scored=sum(one.verdict != "error" for one in cases),
             seconds=_seconds(session),
         ),
     )

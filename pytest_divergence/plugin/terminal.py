@@ -49,7 +49,8 @@ def write_summary(
     reports: Sequence[pytest.TestReport],
 ) -> None:
     """Say what was found, replayed, rewritten or skipped."""
-    found = _report_lines(session, terminal) or case_lines(reports, terminal.verbosity)
+    others = [one for one in reports if not _is_of_search(session, one)]
+    found = [*_report_lines(session, terminal), *case_lines(others, terminal.verbosity)]
     lines = [*found, *session.rewritten, *write_replay_reports(session, exitstatus)]
     notes = [
         *other_reference_lines(reports),
@@ -75,6 +76,12 @@ def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter)
         suite=session.shown(session.own_suite),
         is_read_back=session.is_read_back,
     )
+
+
+def _is_of_search(session: DivergenceSession, report: pytest.TestReport) -> bool:
+    """Whether this session's search measured what a report is of: its lines tell of that."""
+    file = session.config.rootpath / report.nodeid.partition("::")[0]
+    return session.report is not None and file == session.own_suite
 
 
 def _skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
@@ -109,26 +116,17 @@ def case_lines(reports: Sequence[pytest.TestReport], verbosity: int = 0) -> list
 
 
 def _outcome(cases: Sequence[Mapping[str, Any]]) -> str:
-    """The sentence on all cases together: measured here, carried, or not measured."""
+    """The sentence on all cases together: replayed is what was measured."""
     counts = Counter(left["divergence_verdict"] for left in cases)
-    num_judged = counts["passed"] + counts["failed"]
-    num_carried = sum("divergence_carried_from" in left for left in cases)
+    num_replayed = counts["passed"] + counts["failed"]
+    noun = f"stored case{'s' if (num_replayed or len(cases)) > 1 else ''}"
+    if not num_replayed:
+        return f"{len(cases)} {noun} not measured."
     over = "over it" if counts["passed"] else "over the bound"
-    verdicts = _counted({"within the bound": counts["passed"], over: counts["failed"]})
-    done = _counted(
-        {
-            "replayed": num_judged - num_carried,
-            "carried from the search of this pair": num_carried,
-        }
-    )
-    number, _, rest = (done or f"{len(cases)} not measured").partition(" ")
-    said = f"{number} stored case{'s' if number != '1' else ''} {rest}"
-    missed = f"; {counts['error']} not measured" if done and counts["error"] else ""
-    return f"{said}{': ' if verdicts else ''}{verdicts}{missed}."
-
-
-def _counted(words: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {word}" for word, count in words.items() if count)
+    words = {"within the bound": counts["passed"], over: counts["failed"]}
+    verdicts = ", ".join(f"{count} {word}" for word, count in words.items() if count)
+    missed = f"; {counts['error']} not measured" if counts["error"] else ""
+    return f"{num_replayed} {noun} replayed: {verdicts}{missed}."
 
 
 def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Iterator[str]:

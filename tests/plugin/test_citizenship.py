@@ -271,6 +271,7 @@ def killed(request):
 
 # Never green on nothing
 
+
 def test_one_of_two_suites_without_items_is_named(suite: Project) -> None:
     suite.write_suite("other.divergence.jsonl", {**IS_WITHIN, "input": "Another prompt."})
     provenance = (suite.path / "regress.provenance.json").read_text("utf-8")

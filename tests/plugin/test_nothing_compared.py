@@ -69,9 +69,7 @@ def test_a_folder_without_a_suite_fails(suite: Project, in_ci: None, quiet: str)
     assert said(result) == failure(f"sub {NOT_FOUND_IN_CI}")
 
 
-def test_models_in_the_environment_ask_too(
-    suite: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_in_the_environment_ask_too(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_1", "base")
     monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_2", "ft")
     result = suite.run("test_unit.py")
@@ -261,7 +259,7 @@ def test_resuming_may_leave_a_suite_out_beside_another(suite: Project) -> None:
 def test_workers_compare_nothing(
     suite: Project, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    models = MODELS
+    models: tuple[str, ...] = MODELS
     if where != "command line":
         suite.pytester.makeini(INI)
         monkeypatch.setenv("CI", "true")
@@ -325,9 +323,7 @@ def test_the_last_failure_of_another_test_only_warns_a_developer(suite: Project)
     suite.write("test_unit.py", UNIT_TEST)
     result = run("-p", "divergence", "--lf", "-q")
     assert result.ret == pytest.ExitCode.OK
-    assert said(result) == warning(
-        "--lf runs again what failed before, and none of that compares"
-    )
+    assert said(result) == warning("--lf runs again what failed before, and none of that compares")
 
 
 def test_workers_warn_a_developer_once(suite: Project) -> None:

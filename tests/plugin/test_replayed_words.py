@@ -1,38 +1,33 @@
-"""Replayed is what was measured in this session; what a search has measured is called carried."""
+"""Replayed is what was measured in this session; what its search did is told by the search."""
 
 from __future__ import annotations
 
 import json
 
-from pytest_divergence.core.file_names import suite_path
-from pytest_divergence.core.report import load_report
+import pytest
+
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
 from tests.plugin.test_search import TINY_SEARCH
 
 SUITE = "regress.divergence.jsonl"
 
 
-def own_suite(project: Project) -> str:
-    """The suite that a search of the project's pair has left."""
+def test_what_a_search_has_measured_is_not_replayed(project: Project) -> None:
     project.write(
         "conftest.py",
         "from pytest_divergence.core.settings import PROFILES\n"
         f'PROFILES["smoke"] = PROFILES["smoke"].model_copy(update={TINY_SEARCH!r})\n',
     )
-    project.run_forked(*MODELS, "--divergence-profile=smoke", "--divergence-max-kl=50")
-    return suite_path(project.path, "base", "ft").relative_to(project.path).as_posix()
+    given = (*MODELS, "--divergence-profile=smoke", "--divergence-max-kl=50")
+    searched = project.run_forked(*given)
+    assert searched.ret == pytest.ExitCode.OK
+    assert "cases replayed" not in shown(searched)
 
-
-def test_what_a_search_has_measured_is_carried_and_not_replayed(project: Project) -> None:
-    suite = own_suite(project)
-    given = (*MODELS, suite, "--divergence-max-kl=50", "--divergence-report-dir=out")
-    result = project.run_forked(*given, "-q", "-W", "default")
-    assert "cases replayed" not in shown(result)
-    assert (
-        "divergence: 2 stored cases carried from the search of this pair: 2 within the bound."
-    ) in result.outlines
-    (path,) = project.path.glob("out/2*/report.json")
-    assert load_report(path).effort.prompts_scored == 0
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 99.0})
+    beside = ("--divergence-mode=search", "--divergence-builtin-suite=on", SUITE)
+    both = project.run_forked(*given, *beside)
+    both.assert_outcomes(passed=1 + 3)
+    assert "1 stored case replayed: 1 within the bound." in both.outlines
 
 
 def test_what_could_not_be_measured_is_not_replayed(project: Project) -> None:

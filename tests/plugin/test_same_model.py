@@ -1,4 +1,4 @@
-"""One model on both sides: said however quiet the session is, and in CI no pass unless it is meant."""
+"""One model on both sides: said in every verbosity, and no pass in CI unless it is meant."""
 
 from __future__ import annotations
 
