@@ -44,5 +44,5 @@ def _require_suite(config: pytest.Config, ids: Sequence[str]) -> None:
     if os.environ.get("CI") and is_whole and not any(one.startswith(f"{suite}::") for one in ids):
         raise pytest.UsageError(
             f"{suite} was not collected, so nothing was gated; bring it back, or name the tests "
-            "that shall run without it"
+            "that shall run without it and add --divergence-mode=off"
         )

@@ -16,8 +16,8 @@ SESSION_CODES = {
     pytest.ExitCode.OK: "every selected test passed, and nothing that was asked for was left out",
     pytest.ExitCode.TESTS_FAILED: (
         "a case is over its bound, a behaviour that no one accepted is there, a suite as a whole "
-        "moved, something could not be measured, a search did not come to its end, or all of a "
-        "suite was deselected"
+        "moved, something could not be measured, a search did not come to its end, one model stood "
+        "on both sides in CI, or nothing was compared: the last line says why"
     ),
     pytest.ExitCode.INTERRUPTED: "stopped by Ctrl-C; the same command goes on where it was",
     pytest.ExitCode.INTERNAL_ERROR: "a fault inside pytest or a plugin; please report it",

@@ -214,6 +214,8 @@ class Settings(BaseModel):
     """Memory that a search may take, such as `30GB`; default: what is free."""
     redact: bool = False
     """Leave prompts and answers out of reports, terminal and logs; suites keep theirs."""
+    allow_same_model: bool = False
+    """One model on both sides is meant: it fails no session in CI."""
     update: bool = False
     """Measure the suites of the session afresh, and rewrite them."""
     fill: bool = False

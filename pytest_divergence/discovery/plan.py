@@ -51,6 +51,7 @@ IRRELEVANT = {
     "report_dir",
     "github",
     "redact",
+    "allow_same_model",
     "profile",
     "num_cases",
     "budget",

@@ -42,7 +42,7 @@ from pytest_divergence.discovery.rounds import ScoredProposal, SearchResult
 from pytest_divergence.models.chat_format import FROZEN_ARGUMENTS
 from pytest_divergence.models.fingerprints import ModelIdentity
 
-NOT_OF_A_SUITE = {"update", "fill", "redact"}
+NOT_OF_A_SUITE = {"update", "fill", "redact", "allow_same_model"}
 """Settings of how a session went about it: the same suite comes of any of them."""
 
 

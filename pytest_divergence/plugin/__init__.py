@@ -23,7 +23,7 @@ The files in the order in which a session goes through them:
     update            suites measured afresh and rewritten
     notes             what items leave on pytest's reports
     terminal          the summary, and commands to copy
-    gaps              what was asked for and not tested
+    gaps              whether what was asked for was compared
     replay_report     the report of a replay
     github            annotations and step summary
     usage_errors      how an error ends a session or fails a test
@@ -85,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
     naming.enter_context(spelled_by(options.flag_of))
     config.add_cleanup(naming.close)
     config.addinivalue_line("markers", MARKER)
-    session_of(config)
+    gaps.listen(session_of(config))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -181,6 +181,16 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
         gaps.note_deselected(session_of(items[0].config), items)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Leave on a test's report whether it compared anything."""
+    report = yield
+    gaps.mark(session_of(item.config), item, report)
+    return report
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Refuse to rewrite a suite of which only a part would run."""
@@ -202,15 +212,17 @@ def pytest_terminal_summary(
         from pytest_divergence.plugin import terminal
 
         terminal.write_summary(terminalreporter, ours, exitstatus, reports)
-    gaps.write(terminalreporter, ours)
-    if ours.plan.is_annotating and (is_ours or ours.report is not None or ours.error is not None):
+    faults = [*([str(ours.error)] if ours.error is not None else []), *gaps.faults(ours)]
+    if ours.plan.is_annotating and (is_ours or ours.report is not None or faults):
         from pytest_divergence.plugin import github
 
-        github.write(terminalreporter, ours, reports)
+        github.write(terminalreporter, ours, reports, faults)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Rewrite suites, fail where nothing was tested, and tell pytest-xdist's controller."""
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Rewrite suites, fail where nothing was compared, and tell pytest-xdist's controller."""
+    yield
     ours = session_of(session.config)
     if ours.may_rewrite:
         from pytest_divergence.plugin import update
@@ -218,7 +230,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         update.finish(session, ours)
     gaps.finish(session, ours)
     if ours.plan.process == "worker":
-        heard = xdist.Heard(ours.report_dir, tuple(ours.emptied), ours.replayed)
+        tally = gaps.tally_of(ours)
+        emptied, twins = tuple(tally.emptied), tuple(tally.twins)
+        heard = xdist.Heard(ours.report_dir, emptied, twins, ours.replayed)
         xdist.tell_controller(session.config, heard)
 
 
@@ -226,12 +240,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_testnodedown(node: Any) -> None:
     """Hear from a worker of pytest-xdist."""
     ours, heard = session_of(node.config), xdist.heard_from_worker(node)
-    ours.emptied |= set(heard.emptied)
+    gaps.tally_of(ours).emptied |= set(heard.emptied)
+    gaps.tally_of(ours).twins |= set(heard.twins)
     ours.replayed.add(heard.replayed)
     if heard.report_dir is not None and ours.report is None:
         from pytest_divergence.plugin.search import read_report
 
         read_report(ours, heard.report_dir)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say what was not compared, below all else."""
+    gaps.write(session_of(config))
 
 
 def session_of(config: pytest.Config) -> DivergenceSession:

@@ -42,6 +42,12 @@ def fixture_definitions(node: pytest.Item | pytest.Collector, name: str) -> Sequ
     return node.session._fixturemanager.getfixturedefs(name, node) or ()
 
 
+def active_fixtures(item: pytest.Item) -> Sequence[str]:
+    """The names of the fixtures that a test takes, those that it asked for while it ran too."""
+    request = getattr(item, "_request", None) or item
+    return getattr(request, "fixturenames", ())
+
+
 def terminal_width(terminal: pytest.TerminalReporter) -> int:
     """How many columns the terminal has."""
     return terminal._tw.fullwidth

@@ -38,7 +38,7 @@ from pytest_divergence.plugin.aggregate_items import (
 from pytest_divergence.plugin.bounds import suite_bounds
 from pytest_divergence.plugin.items import BehaviourItem, CaseItem, SearchItem, SuiteModule
 from pytest_divergence.plugin.model_pairs import Models, has_own_pair
-from pytest_divergence.plugin.notes import SKIP_PREFIX
+from pytest_divergence.plugin.notes import NO_CASE, SKIP_PREFIX
 from pytest_divergence.plugin.reference_check import ReferenceCheck
 from pytest_divergence.plugin.session import NO_MODELS, DivergenceSession, of
 from pytest_divergence.plugin.usage_errors import usage_errors
@@ -261,7 +261,8 @@ def _params(metafunc: pytest.Metafunc, session: DivergenceSession) -> list[Any]:
     if not cases and session_cases(session):
         return [pytest.param(_no_case(metafunc), id="none")]
     if not cases:
-        return [_skipped("none", "the search found no case")]
+        why = NO_CASE if session.has_whole_search else "the search did not come to its end"
+        return [_skipped("none", why)]
     times = Counter(one.case.id for one in cases)
     return [
         pytest.param(

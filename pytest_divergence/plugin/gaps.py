@@ -1,64 +1,307 @@
-"""What a session was asked to test and did not: never green.
+"""Whether a session compared what it was asked to compare: decided here alone, as it ends.
 
-Knows which suites lost all of their items, and whether a replay replayed anything. Does not know
-who deselected them, nor what an item asserts. Imports nothing heavy.
+Hears what each test came to, here or in a worker of pytest-xdist, and knows who asked: a session
+that names its models itself, or runs in CI, fails where nothing was compared; a developer's is
+warned. Does not know how anything is compared. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_divergence.core.safe_text import printable
-from pytest_divergence.plugin.options import COMMAND_LINE
-from pytest_divergence.plugin.session import DivergenceSession, is_suite
+from pytest_divergence.core.file_names import SUITE_SUFFIX
+from pytest_divergence.core.safe_text import printable, safe_line
+from pytest_divergence.plugin._compat import active_fixtures
+from pytest_divergence.plugin.notes import (
+    NO_CASE,
+    PREFIX,
+    SKIP_PREFIX,
+    is_ours,
+    left_by,
+    skip_reason,
+)
+from pytest_divergence.plugin.options import BY_FIELD, INI, MODELS, PAIRS_INI, assignment
+from pytest_divergence.plugin.session import NO_MODELS, DivergenceSession, is_ci, is_suite
 
-RESUMING = ("lf", "stepwise")
+RESUMING = {
+    "lf": "--lf runs again what failed before",
+    "stepwise": "--sw goes on from what failed before",
+}
 """Options of pytest that leave out what has passed before, and nothing else."""
+PROMPTS = frozenset({"divergence_case", "hard_prompts", "soft_prompts"})
+"""Fixtures that hand out what a search has found."""
+FIXTURES = PROMPTS | {"model_pair", "assert_bounded_kl"}
+RAN = f"{PREFIX}ran"
+"""Left on reports of tests with such fixtures: 1 where having run is a comparison."""
+JUDGED = ("passed", "failed", "inconclusive")
+NUM_SHOWN = 3
+"""Paths that a sentence names."""
+OFF = "where no comparison is meant, add --divergence-mode=off"
+IN_CI = "in CI this fails"
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What the last lines of a session say."""
+
+    text: str
+    is_fault: bool
+    """Whether the session fails for it."""
+
+
+@dataclass(eq=False)  # pytest keeps its plugins in sets
+class Tally:
+    """What the tests of a session came to, of those that compare or should; a plugin of pytest."""
+
+    compared: set[str] = field(default_factory=set)
+    """Node ids."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Reasons by node id."""
+    failed: set[str] = field(default_factory=set)
+    """Failed before anything was measured."""
+    idle: set[str] = field(default_factory=set)
+    """Passed, and measured nothing."""
+    deselected: set[Path] = field(default_factory=set)
+    """The suites of which an item will not run."""
+    emptied: set[str] = field(default_factory=set)
+    """The suites of which none will, as people are shown them."""
+    twins: set[tuple[str, str]] = field(default_factory=set)
+    """The specs of each pair that is one model twice."""
+    remarks: list[Remark] = field(default_factory=list)
+    """What is said in the end."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Hear what a test came to."""
+        if not is_ours(report):
+            return
+        reason = skip_reason(report)
+        if _is_comparison(left_by(report)) or reason == SKIP_PREFIX + NO_CASE:
+            self.compared.add(report.nodeid)
+        elif report.skipped:
+            self.skipped[report.nodeid] = reason
+        elif report.failed:
+            self.failed.add(report.nodeid)
+        elif report.passed and report.when == "call":
+            self.idle.add(report.nodeid)
+
+    @property
+    def skipped_suites(self) -> set[str]:
+        """The suites of which each item that was reported was skipped, from the root folder."""
+        other = {*self.compared, *self.failed, *self.idle}
+        return set(map(_suite_of, self.skipped)) - set(map(_suite_of, other)) - {""}
+
+
+KEY = pytest.StashKey[Tally]()
+
+
+def tally_of(session: DivergenceSession) -> Tally:
+    """What is known of a session so far."""
+    return session.config.stash.setdefault(KEY, Tally())
+
+
+def listen(session: DivergenceSession) -> None:
+    """Hear of every test from now on; a worker's are heard by its controller."""
+    if session.told is None:
+        session.config.pluginmanager.register(tally_of(session), "divergence-tally")
+
+
+def mark(session: DivergenceSession, item: pytest.Item, report: pytest.TestReport) -> None:
+    """Leave on the report of a user's own test whether it had something to compare."""
+    taken = FIXTURES.intersection(active_fixtures(item))
+    if not taken or report.when == "teardown":
+        return
+    has_found = bool(taken & PROMPTS) and session.has_whole_search
+    has_run = report.when == "call" and not report.skipped
+    ran = has_run and ("model_pair" in taken or has_found)
+    report.user_properties.append((RAN, float(ran)))
 
 
 def note_deselected(session: DivergenceSession, items: Iterable[pytest.Item]) -> None:
     """Remember whose items are left out."""
-    session.deselected |= {item.path for item in items if is_suite(item.path)}
+    tally_of(session).deselected |= {item.path for item in items if is_suite(item.path)}
 
 
 def finish(pytest_session: pytest.Session, session: DivergenceSession) -> None:
     """Fail a session that would end green; a worker leaves that to its controller."""
-    session.emptied |= {session.shown(path) for path in _emptied(pytest_session, session)}
-    is_green = pytest_session.exitstatus == pytest.ExitCode.OK
-    if is_green and session.plan.process != "worker" and sentences(session):
+    tally, code = tally_of(session), pytest_session.exitstatus
+    items: Sequence[pytest.Item] = getattr(pytest_session, "items", ())
+    emptied = tally.deselected - {item.path for item in items}
+    tally.emptied |= {session.shown(path) for path in emptied}
+    tally.twins |= session.twins
+    is_over = code in (
+        pytest.ExitCode.OK,
+        pytest.ExitCode.TESTS_FAILED,
+        pytest.ExitCode.NO_TESTS_COLLECTED,
+    )
+    if session.plan.process == "worker" or not session.plan.may_measure or not is_over:
+        return
+    tally.remarks = list(_remarks(session, tally, is_green=code == pytest.ExitCode.OK))
+    if code == pytest.ExitCode.OK and faults(session):
         pytest_session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def write(terminal: pytest.TerminalReporter, session: DivergenceSession) -> None:
-    """Say what was not tested, however quiet the session is."""
-    for sentence in sentences(session):
+def faults(session: DivergenceSession) -> list[str]:
+    """What the session fails for."""
+    return [one.text for one in tally_of(session).remarks if one.is_fault]
+
+
+def write(session: DivergenceSession) -> None:
+    """Say it in the last lines, however quiet the session is."""
+    terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    for remark in tally_of(session).remarks if terminal is not None else ():
+        colour = {"red": True} if remark.is_fault else {"yellow": True}
         terminal.ensure_newline()
-        terminal.write_line(printable(f"divergence: {sentence}"), red=True)
+        terminal.write_line(printable(f"divergence: {remark.text}"), **colour)
 
 
-def sentences(session: DivergenceSession) -> list[str]:
-    """What was asked for and not tested, and what to do about it."""
-    plan = session.plan
-    if not plan.may_measure:
-        return []
-    said = [
-        f"every item of {suite} was deselected, so that nothing of it was tested; to leave suites "
-        "out on purpose, add --divergence-mode=off"
-        for suite in sorted(session.emptied)
-    ]
+def _remarks(session: DivergenceSession, tally: Tally, *, is_green: bool) -> Iterator[Remark]:
+    asked = _asked(session, tally)
+    if not tally.compared:
+        if asked is not None and (is_green or not tally.failed):  # failures speak for themselves
+            yield _nothing(session, tally, *asked)
+        return
+    if (reason := _why_no_search(session)) is not None:
+        mode = assignment(session.given["mode"], BY_FIELD["mode"])
+        yield Remark(f"no search was made, though {mode} is given: {reason}", is_fault=True)
+    if asked is not None and _resumed(session) is None:
+        yield from _left_out(session, tally, is_fault=asked[1])
+    for pair in sorted(tally.twins):
+        yield _same_model(session, *pair)
+
+
+def _asked(session: DivergenceSession, tally: Tally) -> tuple[str, bool] | None:
+    """What asks for a comparison, and whether the session fails without one."""
     mode = session.given.get("mode")
-    is_asked = mode is not None and (mode.value, mode.source) == ("replay", COMMAND_LINE)
-    if is_asked and not session.is_used and plan.process != "controller":
-        said.append("--divergence-mode=replay is given, but there was nothing to replay")
-    return said
+    if mode is not None and mode.source != INI and mode.value in ("search", "replay"):
+        return f"{assignment(mode, BY_FIELD['mode'])} is given", True
+    if session.plan.is_explicit:
+        models = (assignment(session.given[one], BY_FIELD[one]) for one in MODELS)
+        return f"{' and '.join(models)} are given", True
+    asked = None
+    if session.has_models or session.config.getini(PAIRS_INI):
+        asked = "the ini file names models"
+    elif tally.emptied or tally.skipped_suites:
+        asked = "a suite is among the tests"
+    elif _unconfigured(tally) and is_ci():  # elsewhere the summary says so
+        asked = "a test takes divergence_case"
+    if asked is None:
+        return None
+    return (f"{asked} and CI is set", True) if is_ci() else (asked, False)
 
 
-def _emptied(pytest_session: pytest.Session, session: DivergenceSession) -> set[Path]:
-    """The suites of which items were found and none was left."""
-    if any(getattr(session.config.option, name, False) for name in RESUMING):
-        return set()
-    items: Sequence[pytest.Item] = getattr(pytest_session, "items", ())
-    return session.deselected - {item.path for item in items}
+def _nothing(session: DivergenceSession, tally: Tally, asked: str, is_fault: bool) -> Remark:
+    why, *then = _why(session, tally)
+    parts = [f"nothing was compared, though {asked}: {why}"]
+    if is_fault:
+        return Remark("; ".join([*parts, *then, OFF]), is_fault)
+    return Remark("; ".join([f"warning: {parts[0]}", IN_CI]), is_fault)
+
+
+def _why(session: DivergenceSession, tally: Tally) -> tuple[str, ...]:
+    """Why nothing was compared, and what to do about it."""
+    if (reason := _why_no_search(session)) is not None:
+        return (reason,)
+    if _unconfigured(tally):
+        return (f"divergence_case {NO_MODELS}",)
+    if tally.skipped:
+        return _skips(tally), "let them run"
+    if (resumed := _resumed(session)) is not None:
+        return f"{resumed}, and none of that compares", "run once without it"
+    if tally.emptied:
+        suites = _list(sorted(tally.emptied))
+        return f"every item of {suites} was deselected", "leave out -k, -m and --deselect"
+    if session.config.getoption("setuponly", False):
+        return "--setup-only runs no test", "leave it out"
+    if tally.idle:
+        tests = _list(sorted(tally.idle))
+        return f"{tests} ran and measured nothing", "call assert_bounded_kl, or take model_pair"
+    return _not_found(session)
+
+
+def _skips(tally: Tally) -> str:
+    count, reason = len(tally.skipped), next(iter(tally.skipped.values()))
+    many = "1 test that compares was" if count == 1 else f"{count} tests that compare were"
+    return f"{many} skipped ({safe_line(reason.removeprefix(SKIP_PREFIX), 60)})"
+
+
+def _not_found(session: DivergenceSession) -> tuple[str, str]:
+    where = "pytest found"
+    if session.has_paths:
+        paths = [session.shown(one) for one in session.arguments]
+        where = f"{_list(paths)} {'holds' if len(paths) == 1 else 'hold'}"
+    then = f"name a *{SUITE_SUFFIX}, or take model_pair or assert_bounded_kl in a test"
+    if session.plan.action == "search" and session.has_models:
+        then = then.replace(", or take", ", take") + ", or add --divergence-builtin-suite=on"
+    return f"{where} no suite, and no test that compares", then
+
+
+def _why_no_search(session: DivergenceSession) -> str | None:
+    """Why this session made no search, though it says search itself."""
+    mode = session.given.get("mode")
+    is_asked = mode is not None and mode.source != INI and session.plan.action == "search"
+    if not is_asked or session.report is not None:
+        return None
+    if not session.has_models:
+        return f"the pairs of {PAIRS_INI} are replayed alone; give --model-1 and --model-2"
+    return (
+        "beside a path only a test that takes divergence_case or hard_prompts makes one; add "
+        "--divergence-builtin-suite=on, or leave the path out"
+    )
+
+
+def _left_out(session: DivergenceSession, tally: Tally, *, is_fault: bool) -> Iterator[Remark]:
+    """The suites of which nothing was compared, though something else was."""
+    then = "name only the suites that are meant" if is_fault else IN_CI
+    start = "" if is_fault else "warning: "
+    skipped = {session.shown(session.config.rootpath / one) for one in tally.skipped_suites}
+    for suites, what in ((tally.emptied, "deselected"), (skipped, "skipped")):
+        for suite in sorted(suites):
+            text = f"every item of {suite} was {what}, so that nothing of it was compared"
+            yield Remark(f"{start}{text}; {then}", is_fault)
+
+
+def _same_model(session: DivergenceSession, reference: str, candidate: str) -> Remark:
+    first, second = (safe_line(one, 60)[1:-1] for one in (reference, candidate))
+    which = f"{first} is compared with itself"
+    if first != second:
+        which = f"{first} and {second} are the same model"
+    text, allow = f"{which}, so nothing could differ", BY_FIELD["allow_same_model"].flag
+    if session.resolved.settings.allow_same_model:
+        return Remark(text, is_fault=False)
+    if is_ci():
+        then = f"name another candidate, or where this is meant, add {allow}"
+        return Remark(f"{text}; {then}", is_fault=True)
+    return Remark(f"warning: {text}; {IN_CI} without {allow}", is_fault=False)
+
+
+def _is_comparison(left: dict[str, Any]) -> bool:
+    """Whether a test measured, judged what its session's search measured, or had both models."""
+    is_judged = left.get(f"{PREFIX}verdict") in JUDGED
+    return is_judged or f"{PREFIX}kl" in left or bool(left.get(RAN))
+
+
+def _unconfigured(tally: Tally) -> bool:
+    return any(one.startswith(SKIP_PREFIX) and NO_MODELS in one for one in tally.skipped.values())
+
+
+def _resumed(session: DivergenceSession) -> str | None:
+    """What pytest leaves out for having passed before."""
+    given = (text for name, text in RESUMING.items() if getattr(session.config.option, name, 0))
+    return next(given, None)
+
+
+def _suite_of(nodeid: str) -> str:
+    """The suite that a node id leads to; empty for a user's own tests."""
+    path = nodeid.partition("::")[0]
+    return path if path.endswith(SUITE_SUFFIX) else ""
+
+
+def _list(names: Sequence[str]) -> str:
+    more = len(names) - NUM_SHOWN
+    shown = [*names[:NUM_SHOWN], *([f"{more} more"] if more > 0 else [])]
+    return " and ".join([*([", ".join(shown[:-1])] if shown[1:] else []), *shown[-1:]])

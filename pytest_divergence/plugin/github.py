@@ -37,19 +37,18 @@ def write(
     terminal: pytest.TerminalReporter,
     session: DivergenceSession,
     reports: Sequence[pytest.TestReport],
+    faults: Sequence[str],
 ) -> None:
     """Write annotations into the log, and the step's summary: at the end, where no line is torn."""
     outcomes = list(_outcomes(session, reports))
-    if not outcomes and session.report is None and session.error is None:
+    if not outcomes and session.report is None and not faults:
         return
 
-    lines = failure_annotations(outcomes)
-    if session.error is not None:
-        lines.append(fault_annotation(str(session.error)))
+    lines = [*failure_annotations(outcomes), *map(fault_annotation, faults)]
     terminal.ensure_newline()
     for line in lines:
         terminal.write_line(line)
-    if (fault := _append_summary(session, outcomes)) is not None:
+    if (fault := _append_summary(session, outcomes, faults)) is not None:
         terminal.write_line(printable(f"divergence: {fault}"), yellow=True)
 
 
@@ -101,7 +100,9 @@ def _in_repository(path: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def _append_summary(session: DivergenceSession, outcomes: Sequence[Outcome]) -> str | None:
+def _append_summary(
+    session: DivergenceSession, outcomes: Sequence[Outcome], faults: Sequence[str]
+) -> str | None:
     """Append to the step's summary; says what keeps it from being written."""
     name = os.environ.get(SUMMARY)
     if not name:
@@ -110,7 +111,7 @@ def _append_summary(session: DivergenceSession, outcomes: Sequence[Outcome]) -> 
     path = Path(name)
     try:
         there = path.stat().st_size if path.exists() else 0
-        markdown = "\n" * bool(there) + _markdown(session, outcomes)
+        markdown = "\n" * bool(there) + _markdown(session, outcomes, faults)
         text = fitted(markdown, MAX_SUMMARY_BYTES - there)
         append_at_once(path, text.encode("utf-8"))
     except OSError as error:
@@ -119,11 +120,15 @@ def _append_summary(session: DivergenceSession, outcomes: Sequence[Outcome]) -> 
     return None if text else "the step summary is full, so nothing was added to it"
 
 
-def _markdown(session: DivergenceSession, outcomes: Sequence[Outcome]) -> str:
-    if session.report is None:
-        return outcomes_markdown(outcomes) if outcomes else fault_markdown(str(session.error))
-
-    page = render_markdown(session.report, suite=session.shown(session.own_suite))
-    searched = _in_repository(session.own_suite)
-    others = [one for one in outcomes if one.file != searched]
-    return f"{page}\n{outcomes_markdown(others)}" if others else page
+def _markdown(
+    session: DivergenceSession, outcomes: Sequence[Outcome], faults: Sequence[str]
+) -> str:
+    """The search's page, a table of all else that was compared, and what ended or failed it all."""
+    pages = [fault_markdown("\n\n".join(faults))] if faults else []
+    if session.report is not None:
+        pages.append(render_markdown(session.report, suite=session.shown(session.own_suite)))
+        searched = _in_repository(session.own_suite)
+        outcomes = [one for one in outcomes if one.file != searched]
+    if outcomes:
+        pages.append(outcomes_markdown(outcomes))
+    return "\n".join(pages)

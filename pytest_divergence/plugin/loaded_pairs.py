@@ -20,7 +20,11 @@ from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.cost import Memory, search_memory
 from pytest_divergence.discovery.plan import RunIdentity, identify_pair, identify_plan
 from pytest_divergence.models.devices import resolve_device
-from pytest_divergence.models.fingerprints import ModelIdentity
+from pytest_divergence.models.fingerprints import (
+    ModelIdentity,
+    has_tokenizer,
+    tokenizer_digest,
+)
 from pytest_divergence.models.load_plan import LoadContext, LoadOptions, LoadPlan, resolve_pair
 from pytest_divergence.models.loading import load_pair
 from pytest_divergence.models.pair import ModelPair
@@ -49,6 +53,7 @@ class Pairs:
         self._failed: dict[Models, Exception] = {}
         self._plans: dict[Models, Once[LoadPlan]] = {}
         self._identities: dict[Models, tuple[ModelIdentity, ModelIdentity]] = {}
+        self._twins: dict[Models, bool] = {}
 
     def is_loaded(self, models: Models) -> bool:
         """Whether asking for this pair costs nothing."""
@@ -62,6 +67,7 @@ class Pairs:
             self.release()
             try:
                 self._loaded = models, self._load(models)
+                self._look_at(models)
             except Exception as error:
                 forget_frames(error)
                 self._failed[models] = error
@@ -103,6 +109,7 @@ class Pairs:
     def identities(self, models: Models) -> tuple[ModelIdentity, ModelIdentity]:
         """What both models are; loads them only where a plugin cannot tell them apart before."""
         if self.plan(models).is_known:
+            self._look_at(models)
             return self.plan(models).identities
         if models not in self._identities:
             pair = self.load(models)
@@ -117,6 +124,8 @@ class Pairs:
     def run_identity(self, models: Models) -> RunIdentity:
         """What a search of this pair depends on."""
         plan = self.plan(models)
+        if plan.is_known:
+            self._look_at(models)
         found = identify_plan(plan) if plan.is_known else identify_pair(self.load(models))
         return found.with_metric(added_metrics(self._config).get(self._settings().metric))
 
@@ -131,6 +140,18 @@ class Pairs:
         settings, plan = self._settings(), self.plan(models)
         profile = settings.resolved_profile(plan.device.type)
         return search_memory(plan, profile, allowed=settings.memory_bytes)
+
+    @property
+    def twins(self) -> set[tuple[str, str]]:
+        """The specs of each pair known by now to be one model twice."""
+        return {(one.reference, one.candidate) for one, is_twin in self._twins.items() if is_twin}
+
+    def _look_at(self, models: Models) -> None:
+        plan, loaded = self.plan(models), self._loaded
+        if plan.is_known:
+            self._twins[models] = _is_one_model(plan)
+        elif loaded is not None and loaded[0] == models:
+            self._twins[models] = loaded[1].is_same_model
 
     def _context(self, models: Models, *, is_offline: bool = False) -> LoadContext:
         start, provider = self._config.invocation_params.dir, PluginModels.of(self._config)
@@ -150,6 +171,20 @@ class Pairs:
             for one in filter(is_plugins_own, fixture_definitions(request.node, "model_pair")):
                 one.finish(request)  # pytest would keep its value until the session's end
         return self.load(models)
+
+
+def _is_one_model(plan: LoadPlan) -> bool:
+    """Whether both sides are the same weights, run alike, with the same tokenizer and template."""
+    reference, candidate = (one.weights_sha256 for one in plan.identities)
+    if reference != candidate:
+        return False
+    asked = {
+        (one.dtype, one.attn_implementation, one.device, one.device_map)
+        for one in (side.full_model.spec for side in plan.sides)
+    }
+    folders = {side.full_model.folder for side in plan.sides} - {None}
+    tokenizers = {tokenizer_digest(one) for one in folders if one and has_tokenizer(one)}
+    return len(asked) == 1 and len(tokenizers) <= 1
 
 
 @contextmanager

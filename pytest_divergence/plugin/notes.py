@@ -16,6 +16,8 @@ PREFIX = "divergence_"
 """Begins the names of what we leave."""
 SKIP_PREFIX = "divergence: "
 """Begins the reason of our own skips, so that the summary can count them."""
+NO_CASE = "the search found no case"
+"""Why a test of cases is skipped after a search that came to its end: that is a comparison."""
 
 
 def note(item: pytest.Item, **values: str | float) -> None:

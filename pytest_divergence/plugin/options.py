@@ -201,6 +201,10 @@ OPTIONS = (
         "keep their texts",
     ),
     _switch(
+        "allow_same_model",
+        "one model on both sides is meant: without this, such a session fails in CI",
+    ),
+    _switch(
         "update",
         "after an intended change: measure the suites of this session afresh, and rewrite them",
     ),

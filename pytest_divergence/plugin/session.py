@@ -119,10 +119,6 @@ class DivergenceSession:
         self.report: Report | None = None
         """The search's, also where it was stopped."""
         self.report_dir: Path | None = None
-        self.deselected: set[Path] = set()
-        """The suites of which an item will not run."""
-        self.emptied: set[str] = set()
-        """The suites of which none will, as people are shown them."""
         self.rewritten: list[str] = []
         """What the summary says of suites that were measured afresh."""
         self.replayed = xdist.ReplayLog()
@@ -362,6 +358,11 @@ class DivergenceSession:
             return None
         return self._rules.models_for(path)
 
+    @property
+    def twins(self) -> set[tuple[str, str]]:
+        """The specs of the pairs that were looked at so far and are one model twice."""
+        return self.pairs.twins if "pairs" in vars(self) else set()
+
     def pair(self, models: Models | None = None) -> ModelPair:
         """The session's pair, or another one: then the one before makes room for it."""
         self.is_used = True
@@ -378,6 +379,12 @@ class DivergenceSession:
     def has_search(self) -> bool:
         """Whether this session has searched, or pytest-xdist's controller has for it."""
         return bool(self.outcome) or (self.told is not None and self.told.report_dir is not None)
+
+    @property
+    def has_whole_search(self) -> bool:
+        """Whether a search of this session came to its end without errors."""
+        report = self.report
+        return report is not None and report.run.status == "complete" and not report.errors
 
     @property
     def is_read_back(self) -> bool:

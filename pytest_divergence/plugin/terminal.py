@@ -25,11 +25,6 @@ from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.reports.failures import comparison
 from pytest_divergence.reports.terminal import summary_lines
 
-UNUSED = (
-    "divergence: two models were given, but nothing used them: name a *.divergence.jsonl, take "
-    "divergence_case or model_pair in a test, or add --divergence-builtin-suite=on"
-)
-
 NUM_SHOWN = 3
 """Failed cases in a summary that was not asked for more."""
 
@@ -54,17 +49,15 @@ def write_summary(
     exitstatus: int,
     reports: Sequence[pytest.TestReport],
 ) -> None:
-    """Say what was found, replayed, rewritten, skipped, or not used at all."""
-    found = _report_lines(session, terminal) or case_lines(reports, terminal.verbosity)
+    """Say what was found, replayed, rewritten or skipped."""
+    others = [one for one in reports if not _is_of_search(session, one)]
+    found = [*_report_lines(session, terminal), *case_lines(others, terminal.verbosity)]
     lines = [*found, *session.rewritten, *write_replay_reports(session, exitstatus)]
     notes = [
         *other_reference_lines(reports),
         *inconclusive_lines(reports),
         *_skip_lines(reports),
     ]
-    is_wanted = session.has_models and session.plan.is_asked and session.plan.may_measure
-    if is_wanted and not session.is_used and exitstatus != pytest.ExitCode.USAGE_ERROR:
-        notes.append(UNUSED)
     if (lines or notes) and terminal.verbosity >= 0:
         terminal.write_sep("=", "divergence")
     for line in printable_lines(lines):
@@ -86,6 +79,12 @@ def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter)
     )
 
 
+def _is_of_search(session: DivergenceSession, report: pytest.TestReport) -> bool:
+    """Whether this session's search measured what a report is of: its lines tell of that."""
+    file = session.config.rootpath / report.nodeid.partition("::")[0]
+    return session.report is not None and file == session.own_suite
+
+
 def _skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
     """Our own skips look green, so they are told apart from others."""
     reasons = Counter(map(skip_reason, reports))
@@ -99,6 +98,8 @@ def _skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
 def case_lines(reports: Sequence[pytest.TestReport], verbosity: int = 0) -> list[str]:
     """How many stored cases were replayed, and how they went; other items are no cases.
 
+    Replayed is what was measured in this session.
+
     With a `verbosity` below 0 that is all; 0 shows the three failed cases that are furthest over
     their bounds, 1 all of them.
     """
@@ -107,20 +108,26 @@ def case_lines(reports: Sequence[pytest.TestReport], verbosity: int = 0) -> list
         for report in reports
         if (left := left_by(report)).get("divergence_kind") == "case"
     }
-    counts = Counter(left["divergence_verdict"] for left in cases.values())
-    if not counts:
+    if not cases:
         return []
-    words = {
-        "passed": "within the bound",
-        "failed": "over it" if counts["passed"] else "over the bound",
-        "error": "not measured",
-    }
-    parts = [f"{counts[verdict]} {word}" for verdict, word in words.items() if counts[verdict]]
-    total = sum(counts.values())
-    first = f"{total} stored case{'s' if total > 1 else ''} replayed: {', '.join(parts)}."
+    first = _outcome(list(cases.values()))
     if verbosity < 0:
         return [f"divergence: {first}"]
     return [first, *_failed_lines(cases, None if verbosity else NUM_SHOWN)]
+
+
+def _outcome(cases: Sequence[Mapping[str, Any]]) -> str:
+    """The sentence on all cases together: replayed is what was measured."""
+    counts = Counter(left["divergence_verdict"] for left in cases)
+    num_replayed = counts["passed"] + counts["failed"]
+    noun = f"stored case{'s' if (num_replayed or len(cases)) > 1 else ''}"
+    if not num_replayed:
+        return f"{len(cases)} {noun} not measured."
+    over = "over it" if counts["passed"] else "over the bound"
+    words = {"within the bound": counts["passed"], over: counts["failed"]}
+    verdicts = ", ".join(f"{count} {word}" for word, count in words.items() if count)
+    missed = f"; {counts['error']} not measured" if counts["error"] else ""
+    return f"{num_replayed} {noun} replayed: {verdicts}{missed}."
 
 
 def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Iterator[str]:

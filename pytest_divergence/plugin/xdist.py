@@ -21,7 +21,8 @@ from pytest_divergence.plugin._compat import scheduler_by_scope
 OUR_NODEIDS = re.compile(r"\.divergence\.jsonl::|\[[^\]]*-[0-9a-f]{10}\b")
 """Suite items, and tests that run once for each case."""
 SUITE, REPORT_DIR = "divergence_suite_path", "divergence_report_dir"
-EMPTIED, REPLAYED = "divergence_emptied_suites", "divergence_replayed"
+EMPTIED, TWINS = "divergence_emptied_suites", "divergence_twins"
+REPLAYED = "divergence_replayed"
 """Keys of the messages."""
 
 
@@ -66,6 +67,8 @@ class Heard:
     """Of the search that it did, or was told of."""
     emptied: tuple[str, ...]
     """The suites whose items were all deselected, as people are shown them."""
+    twins: tuple[tuple[str, str], ...]
+    """The specs of each pair that is one model twice."""
     replayed: ReplayLog
 
 
@@ -91,7 +94,7 @@ def told_by_controller(config: pytest.Config) -> Told | None:
 def tell_controller(config: pytest.Config, heard: Heard) -> None:
     """Tell the controller, at the end of a worker."""
     output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
-    output[EMPTIED] = sorted(heard.emptied)
+    output[EMPTIED], output[TWINS] = sorted(heard.emptied), sorted(heard.twins)
     if heard.report_dir is not None:
         output[REPORT_DIR] = str(heard.report_dir)
     if heard.replayed.entries:
@@ -102,7 +105,9 @@ def heard_from_worker(node: Any) -> Heard:
     """What a worker told; of one that was killed, nothing."""
     sent: Mapping[str, Any] = getattr(node, "workeroutput", {})
     replayed = json.loads(sent[REPLAYED]) if REPLAYED in sent else {}
-    return Heard(_path(sent, REPORT_DIR), tuple(sent.get(EMPTIED, ())), ReplayLog(**replayed))
+    twins = ((first, second) for first, second in sent.get(TWINS, ()))
+    emptied = tuple(sent.get(EMPTIED, ()))
+    return Heard(_path(sent, REPORT_DIR), emptied, tuple(twins), ReplayLog(**replayed))
 
 
 def scheduler(config: pytest.Config, log: Any) -> Any:

@@ -1,0 +1,125 @@
+"""One model on both sides: said in every verbosity, and no pass in CI unless it is meant."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.plugin.conftest import KNOT, Project, shown
+from tests.tiny import save_tiny_model
+
+SUITE = "regress.divergence.jsonl"
+TWICE = ("--model-1=base", "--model-2=base")
+COPIED = ("--model-1=base", "--model-2=copy")
+ITSELF = "base is compared with itself, so nothing could differ"
+COPY = "base and copy are the same model, so nothing could differ"
+ALLOW = "--divergence-allow-same-model"
+FAILS = f"name another candidate, or where this is meant, add {ALLOW}"
+PAIR_TEST = "def test_pair(model_pair): assert model_pair.candidate is not None\n"
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A suite that any candidate passes, and a copy of the reference."""
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 99.0})
+    shutil.copytree(project.path / "base", project.path / "copy")
+    return project
+
+
+@pytest.fixture
+def in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CI service."""
+    monkeypatch.setenv("CI", "true")
+
+
+def last(result: pytest.RunResult) -> str:
+    return [one for one in result.outlines if one][-1]
+
+
+@pytest.mark.parametrize("quiet", ["-v", "-q", "-qq", "--no-summary"])
+def test_elsewhere_it_is_said_in_every_verbosity(suite: Project, quiet: str) -> None:
+    result = suite.run(*TWICE, SUITE, quiet)
+    assert result.ret == pytest.ExitCode.OK
+    assert last(result) == f"divergence: warning: {ITSELF}; in CI this fails without {ALLOW}"
+
+
+def test_a_copy_is_the_same_model(suite: Project) -> None:
+    result = suite.run(*COPIED, SUITE, "-q")
+    assert result.ret == pytest.ExitCode.OK
+    assert last(result) == f"divergence: warning: {COPY}; in CI this fails without {ALLOW}"
+
+
+@pytest.mark.parametrize("models", [TWICE, COPIED], ids=["itself", "copy"])
+def test_in_ci_it_fails(suite: Project, in_ci: None, models: tuple[str, ...]) -> None:
+    result = suite.run(*models, SUITE, "-q")
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert last(result) == f"divergence: {ITSELF if models == TWICE else COPY}; {FAILS}"
+
+
+@pytest.mark.parametrize("where", ["command line", "environment", "ini file"])
+def test_in_ci_it_passes_where_it_is_meant(
+    suite: Project, in_ci: None, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    given = [ALLOW] if where == "command line" else []
+    if where == "environment":
+        monkeypatch.setenv("PYTEST_DIVERGENCE_ALLOW_SAME_MODEL", "true")
+    if where == "ini file":
+        suite.pytester.makeini("[pytest]\ndivergence_allow_same_model = true\n")
+    result = suite.run(*COPIED, SUITE, "-q", *given)
+    assert result.ret == pytest.ExitCode.OK
+    assert last(result) == f"divergence: {COPY}"
+
+
+def test_models_of_the_ini_file_and_of_its_pairs_too(suite: Project, in_ci: None) -> None:
+    suite.pytester.makeini("[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = base\n")
+    assert last(suite.run(SUITE, "-q")) == f"divergence: {ITSELF}; {FAILS}"
+    suite.pytester.makeini("[pytest]\ndivergence_pairs =\n    *regress* = base copy\n")
+    paired = suite.run(SUITE, "-q")
+    assert paired.ret == pytest.ExitCode.TESTS_FAILED
+    assert last(paired) == f"divergence: {COPY}; {FAILS}"
+
+
+def test_a_test_of_the_pair_too(suite: Project, in_ci: None) -> None:
+    suite.write("test_pair.py", PAIR_TEST)
+    result = suite.run(*COPIED, "test_pair.py", "-q")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert last(result) == f"divergence: {COPY}; {FAILS}"
+
+
+def test_workers_say_it_once(suite: Project, in_ci: None) -> None:
+    result = suite.run(*COPIED, "-p", "xdist", "-n2", SUITE, "-q", in_process=False)
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert shown(result).count(COPY) == 1
+    assert last(result) == f"divergence: {COPY}; {FAILS}"
+
+
+def test_other_options_make_another_model(suite: Project, in_ci: None) -> None:
+    result = suite.run("--model-1=base", "--model-2=base,dtype=bfloat16", SUITE, "-q")
+    assert result.ret == pytest.ExitCode.OK
+    assert "could differ" not in shown(result)
+
+
+def test_another_template_makes_another_model(suite: Project, in_ci: None) -> None:
+    shutil.rmtree(suite.path / "copy")
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    save_tiny_model(suite.path / "copy", chat_template=template)
+    result = suite.run(*COPIED, SUITE, "-q")
+    assert result.ret == pytest.ExitCode.OK
+    assert "could differ" not in shown(result)
+
+
+def test_a_checkpoint_without_its_tokenizer_is_the_same_model(suite: Project, in_ci: None) -> None:
+    for path in (*(suite.path / "copy").glob("tokenizer*"), *(suite.path / "copy").glob("*.jinja")):
+        path.unlink()
+    result = suite.run(*COPIED, SUITE, "-q")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert last(result) == f"divergence: {COPY}; {FAILS}"
+
+
+def test_a_suite_that_is_updated_keeps_no_word_of_it(suite: Project) -> None:
+    suite.run(*COPIED, SUITE, "--divergence-update", ALLOW, "-W", "default")
+    provenance = (suite.path / "regress.provenance.json").read_text("utf-8")
+    assert "allow_same_model" not in provenance
