@@ -25,7 +25,7 @@ from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.core.files import file_lock, user_cache, user_cache_path
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.models.fingerprints import file_digest, text_digest, tokenizer_digest
-from pytest_divergence.models.folder_checks import check_no_weight_is_missing
+from pytest_divergence.models.folder_checks import check_all_is_loaded
 from pytest_divergence.models.tokenizers import num_tokens
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
@@ -118,7 +118,7 @@ def convert_gguf(
             partial, config=config, dtype=torch.float32, output_loading_info=True, **packed_in
         )
         loaded, info = found
-        check_no_weight_is_missing(info, what=str(packed))
+        check_all_is_loaded(info, what=str(packed))
         tokenizer = AutoTokenizer.from_pretrained(
             like or partial, **(LOCAL if like is not None else packed_in)
         )
