@@ -13,6 +13,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def check_fit(side: SidePlan, skeleton: PreTrainedModel) -> str | None:
     _check_shapes(side, skeleton)
     try:
         wrapped = _Attached(side, skeleton, is_trial=True)
-    except NotImplementedError:  # a method that begins with the base's weights
+    except NeedsWeightsError:
         return "the adapter's method needs the base's weights: loading tells whether it fits"
     wrapped.check()
     if wrapped.copies:
@@ -85,12 +86,16 @@ def add_adapter(side: SidePlan, base: PreTrainedModel | PeftModel) -> PeftModel:
     return wrapped.model
 
 
+class NeedsWeightsError(Exception):
+    """A method of adapting begins with the base's weights, so it cannot be tried without them."""
+
+
 class _Attached:
     """An adapter that was loaded on a base, and what the base was before."""
 
-    def __init__(
-        self, side: SidePlan, base: PreTrainedModel | PeftModel, *, is_trial: bool = False
-    ) -> None:
+    model: PeftModel
+
+    def __init__(self, side: SidePlan, base: Any, *, is_trial: bool = False) -> None:
         from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 
         assert side.folder is not None  # an adapter is a folder
@@ -101,33 +106,35 @@ class _Attached:
         self._digests = {} if is_trial else _digests(self._modules)
         self._tensors = {name for name, _ in _tensors(self._modules)}
         folder, options = str(side.folder), {"adapter_name": name, "is_trainable": False}
-        not_here = NotImplementedError if is_trial else ()
-        problem: NotImplementedError | None = None
+        # Even what PEFT calls empty weights are in memory for a moment, but not on this device.
+        place = torch.device("meta") if is_trial else nullcontext()
+        problem: Exception | None = None
         with quiet_transformers(), side.load_errors():
+            config = PeftConfig.from_pretrained(folder)
+            _check_config(side, config)
+            config.inference_mode = True
             try:
-                config = PeftConfig.from_pretrained(folder)
-                _check_config(side, config)
-                config.inference_mode = True
                 if is_wrapped:
-                    result = base.load_adapter(folder, **options)
-                    self.model = base
+                    made: Any = base
                 else:
-                    made: Any = get_peft_model(
-                        base, config, adapter_name=name, low_cpu_mem_usage=is_trial
-                    )
-                    if is_trial:
-                        options["torch_device"] = "cpu"
-                    result = made.load_adapter(folder, **options)
-                    self.model = made
-                self._result: Any = result
+                    with place:
+                        made = get_peft_model(
+                            base, config, adapter_name=name, low_cpu_mem_usage=is_trial
+                        )
+            except (NotImplementedError, RuntimeError) as error:
+                if not is_trial or "meta tensor" not in str(error).lower():
+                    raise
+                problem = error
+            else:
+                if is_trial:
+                    options["torch_device"] = "cpu"
+                self.model, self._result = made, made.load_adapter(folder, **options)
                 known: Callable[..., dict[str, Any]] = get_peft_model_state_dict
                 kept: dict[str, Any] = {"adapter_name": name}
-                self._own = set(known(self.model, **kept, save_embedding_layers=False))
-                every = known(self.model, **kept, save_embedding_layers=True)
-            except not_here as error:
-                problem = error
+                self._own = set(known(made, **kept, save_embedding_layers=False))
+                every = known(made, **kept, save_embedding_layers=True)
         if problem is not None:
-            raise problem
+            raise NeedsWeightsError from problem
         stored = set(_shapes(side))
         self._stored = stored
         self.copies = {key for key in every if COPY in key} & stored - self._own
@@ -282,7 +289,7 @@ def _digests(modules: dict[str, nn.Module]) -> dict[str, bytes]:
 def _digest(tensor: Tensor) -> bytes:
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     for part in _parts(tensor):
-        digest.update(part.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
+        digest.update(part.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().data)
     return digest.digest()
 
 

@@ -183,10 +183,10 @@ class SidePlan:
         except ModelLoadError:
             raise
         except Exception as error:
-            reason = str(error).strip().splitlines()
+            reason = " ".join(str(error).split())
             raise ModelLoadError(
                 f"{self.role}: {self.spec} cannot be loaded: "
-                f"{type(error).__name__}: {safe_line(reason[0]) if reason else 'no reason given'}"
+                f"{type(error).__name__}: {safe_line(reason) if reason else 'no reason given'}"
             ) from error
 
 
