@@ -105,6 +105,7 @@ class _Attached:
         self._modules = dict(_plain_modules(plain))
         self._digests = {} if is_trial else _digests(self._modules)
         self._tensors = {name for name, _ in _tensors(self._modules)}
+        self._stored = stored = set(_shapes(side))
         folder, options = str(side.folder), {"adapter_name": name, "is_trainable": False}
         # Even what PEFT calls empty weights are in memory for a moment, but not on this device.
         place = torch.device("meta") if is_trial else nullcontext()
@@ -132,12 +133,11 @@ class _Attached:
                 known: Callable[..., dict[str, Any]] = get_peft_model_state_dict
                 kept: dict[str, Any] = {"adapter_name": name}
                 self._own = set(known(made, **kept, save_embedding_layers=False))
-                every = known(made, **kept, save_embedding_layers=True)
+                self.copies = {key for key in stored - self._own if COPY in key}
+                if self.copies:
+                    self.copies &= known(made, **kept, save_embedding_layers=True).keys()
         if problem is not None:
             raise NeedsWeightsError from problem
-        stored = set(_shapes(side))
-        self._stored = stored
-        self.copies = {key for key in every if COPY in key} & stored - self._own
 
     def check(self) -> None:
         """Raise `ModelLoadError` where adapter or base are not what was named."""
@@ -215,11 +215,13 @@ def _check_config(side: SidePlan, config: Any) -> None:
 
 
 def _check_shapes(side: SidePlan, base: nn.Module) -> None:
-    """Raise `ModelLoadError` where a LoRA's matrices do not fit the base's modules."""
+    """Raise `ModelLoadError` where an adapter's matrices do not fit its base, or its own config."""
     assert side.base is not None  # `resolve_pair` gives each adapter its base
     unwrap: Any = getattr(base, "get_base_model", lambda: base)
     modules = dict(_plain_modules(unwrap()))
-    for key, shape in _shapes(side).items():
+    shapes = _shapes(side)
+    _check_ranks(side, shapes)
+    for key, shape in shapes.items():
         problem = _shape_problem(key, shape, modules)
         if problem is not None:
             named = side.named_base
@@ -228,6 +230,23 @@ def _check_shapes(side: SidePlan, base: nn.Module) -> None:
                 f"{side.role}: the adapter {side.folder} does not fit {side.base.role} "
                 f"{side.base.spec}{made}: {problem}. "
                 f"Give the model that it was trained on as {setting('model_1')}."
+            )
+
+
+def _check_ranks(side: SidePlan, shapes: Shapes) -> None:
+    """Raise `ModelLoadError` for ranks of which PEFT would make matrices that are in no file."""
+    assert side.folder is not None  # an adapter is a folder
+    config = read_json_object(side.folder / "adapter_config.json", role=side.role)
+    patterns = config.get("rank_pattern")
+    ranks = [config.get("init_r", config.get("r"))]  # AdaLoRA has both, and uses the first
+    ranks += patterns.values() if isinstance(patterns, dict) else ()
+    firsts = [shape[0] for key, shape in shapes.items() if ".lora_A" in key and shape]
+    most = max(firsts or (max(shape, default=0) for shape in shapes.values()), default=0)
+    for rank in ranks:
+        if most and isinstance(rank, int) and rank > most:
+            raise ModelLoadError(
+                f"{side.role}: {side.folder}/adapter_config.json sets a rank of {rank:.4g}, and "
+                f"its weights have one of at most {most}; give the config that belongs to them"
             )
 
 

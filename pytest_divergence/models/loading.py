@@ -22,7 +22,7 @@ from transformers import (
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.models.adapters import adapter_name, add_adapter, check_fit
+from pytest_divergence.models.adapters import adapter_name, add_adapter
 from pytest_divergence.models.chat_format import choose_template
 from pytest_divergence.models.devices import Placement, resolve_device
 from pytest_divergence.models.folder_checks import check_all_is_loaded
@@ -141,11 +141,9 @@ def _load_models(plan: LoadPlan) -> tuple[Any, Any, tuple[Adapters, Adapters] | 
     """Both models, and the adapters of each where they share one copy of the weights."""
     sides, places = plan.sides, plan.placements
     bases = [side.full_model for side in sides]
-    for side, base in zip(sides, bases, strict=True):
-        if base.loaded is None:  # first of all: it takes no memory
-            bare = skeleton(base)
-            if side.is_adapter:
-                check_fit(side, bare)
+    for base in bases[: 1 if plan.has_one_model else 2]:
+        if base.loaded is None:
+            skeleton(base)  # before what its config describes takes memory
     model: Any = _load_model(bases[0], plan.dtypes[0], plan.attentions[0], places[0])
     if plan.has_one_model and places[0] == places[1]:
         for side in sides:

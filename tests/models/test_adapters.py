@@ -303,7 +303,15 @@ def test_an_adapter_of_a_plugins_model_is_held_to_the_same(
 def test_a_rank_out_of_all_proportion_takes_no_memory(tiny_models: Path, adapter: Path) -> None:
     change_config(adapter, r=2_000_000_000)
 
-    message = refusal(tiny_models / "base", adapter)
+    assert refusal(tiny_models / "base", adapter) == (
+        f"--model-2: {adapter}/adapter_config.json sets a rank of 2e+09, and its weights have one "
+        "of at most 2; give the config that belongs to them"
+    )
 
-    assert message.startswith(f"--model-2: {adapter} cannot be loaded: RuntimeError: ")
-    assert "size mismatch for base_model.model.model.layers.0.self_attn.q_proj.lora_A" in message
+
+def test_a_rank_that_is_not_the_weights_is_refused(tiny_models: Path, adapter: Path) -> None:
+    change_config(adapter, r=1)
+
+    assert "size mismatch for base_model.model.model.layers.0" in refusal(
+        tiny_models / "base", adapter
+    )
