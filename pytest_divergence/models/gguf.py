@@ -45,12 +45,16 @@ VERSIONS = (2, 3)
 """Of the format."""
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a number, by its type."""
+INTEGERS = (0, 1, 2, 3, 4, 5, 10, 11)
+"""Types of whole numbers, of which a negative one reads as a very large one here."""
 STRING, ARRAY = 8, 9
 """Types of other values."""
 MAX_DIMENSIONS = 4
 MAX_WEIGHTS_PER_BYTE = 8
 """The densest formats keep a weight in more than one bit."""
 TOKENS_KEY = "tokenizer.ggml.tokens"
+LAYERS_KEY = ".block_count"
+"""The end of the key by which a model's layers are made."""
 MAX_HEADER_BYTES = 256 * 2**20
 
 
@@ -210,8 +214,12 @@ class _Reader:
         num_tensors, num_keys = self._number("<Q"), self._number("<Q")
         tokens: tuple[str, ...] = ()
         for _ in range(self._count(num_keys, 13)):  # a key's length, a type, and one byte
-            key = self._text()
-            value = self._value(self._number("<I"), is_wanted=key == TOKENS_KEY)
+            key, kind = self._text(), self._number("<I")
+            if key.endswith(LAYERS_KEY) and kind in INTEGERS:
+                layers = int.from_bytes(self._data[self._at :][: SIZES[kind]], "little")
+                if layers > num_tensors:
+                    raise ValueError(f"it announces {layers} layers and {num_tensors} tensors")
+            value = self._value(kind, is_wanted=key == TOKENS_KEY)
             tokens = tuple(value) if value else tokens
         left = MAX_WEIGHTS_PER_BYTE * self._file_size
         for _ in range(self._count(num_tensors, 24)):
