@@ -20,6 +20,7 @@ from pytest_divergence.core.regular_files import read_regular_text
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.fingerprints import text_digest
+from pytest_divergence.models.template_trial import MAX_RENDERED, check_template
 
 Prompt = str | Sequence[Message]
 
@@ -126,6 +127,12 @@ class ChatFormat:
                 f"the chat template refuses the prompt {safe_line(turns[-1].content)}: "
                 f"{safe_line(str(error))}"
             ) from error
+        if len(ids) > MAX_RENDERED:  # a token is a character at least
+            raise DivergenceError(
+                f"the chat template makes {len(ids):,} tokens of the prompt "
+                f"{safe_line(turns[-1].content)}, and at most {MAX_RENDERED:,} are read; give "
+                f"another {setting('chat_template')}"
+            )
         return cast("list[int]", ids)
 
     def _refuse_control_tokens(self, turns: Sequence[Message]) -> None:
@@ -144,7 +151,24 @@ def choose_template(
     other: PreTrainedTokenizerBase | None,
     say: Callable[[str], None],
 ) -> str | None:
-    """The chat template that both models share. Raises `ModelLoadError` for a file not readable."""
+    """The chat template that both models share.
+
+    Raises `ModelLoadError` for a file that is not readable, and for a template that takes too much
+    time, memory or text in a trial.
+    """
+    template = _chosen_template(choice, tokenizer, other, say)
+    if template is not None:
+        special = {"add_generation_prompt": True, "tools": None, **tokenizer.special_tokens_map}
+        check_template(template, choice=choice, arguments={**special, **FROZEN_ARGUMENTS})
+    return template
+
+
+def _chosen_template(
+    choice: str,
+    tokenizer: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase | None,
+    say: Callable[[str], None],
+) -> str | None:
     own, others = (
         each.chat_template if each is not None and isinstance(each.chat_template, str) else None
         for each in (tokenizer, other)

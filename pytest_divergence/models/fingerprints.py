@@ -1,7 +1,7 @@
 """Which model it is: digests, so that a carried number is never taken for another model's.
 
-Names, sizes and headers are equal across retrainings, so whole files are hashed; a memo by path,
-size, modification time and inode makes that cheap the second time.
+Names, sizes and headers are equal across retrainings, so whole files are hashed; a memo by path and
+state of a file makes that cheap the second time.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ BESIDE_TOKENIZER = (
     "generation_config.json",  # says which tokens end an answer
 )
 """Files that change how text is read or ends, and make no tokenizer by themselves."""
+FileState = tuple[int, int, int, int]
+"""Size, times of content and inode, and inode number."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,19 @@ def tokenizer_digest(folder: Path) -> str:
     return _combined([*files, *sorted((folder / "chat_templates").glob("*.jinja"))])
 
 
+def file_state(path: Path) -> FileState:
+    """What tells a changed file from itself, without reading it.
+
+    The inode's own time is part of it: whoever writes in place can set the time of the content
+    back, as `rsync --inplace --times` does, but not that one.
+    """
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file's content, remembered in the user cache."""
-    stat = path.stat()
-    identity = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+    identity = "|".join(map(str, (path.resolve(), *file_state(path))))
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]
     with contextlib.suppress(StoreError, OSError, ValueError, KeyError, TypeError):
         memo = user_cache("digests") / name

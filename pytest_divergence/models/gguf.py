@@ -25,7 +25,7 @@ from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.core.files import file_lock, user_cache, user_cache_path
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.models.fingerprints import file_digest, text_digest, tokenizer_digest
-from pytest_divergence.models.folder_checks import check_no_weight_is_missing
+from pytest_divergence.models.folder_checks import check_all_is_loaded
 from pytest_divergence.models.tokenizers import num_tokens
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
@@ -45,12 +45,16 @@ VERSIONS = (2, 3)
 """Of the format."""
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a number, by its type."""
+INTEGERS = (0, 1, 2, 3, 4, 5, 10, 11)
+"""Types of whole numbers, of which a negative one reads as a very large one here."""
 STRING, ARRAY = 8, 9
 """Types of other values."""
 MAX_DIMENSIONS = 4
 MAX_WEIGHTS_PER_BYTE = 8
 """The densest formats keep a weight in more than one bit."""
 TOKENS_KEY = "tokenizer.ggml.tokens"
+LAYERS_KEY = ".block_count"
+"""The end of the key by which a model's layers are made."""
 MAX_HEADER_BYTES = 256 * 2**20
 
 
@@ -118,7 +122,7 @@ def convert_gguf(
             partial, config=config, dtype=torch.float32, output_loading_info=True, **packed_in
         )
         loaded, info = found
-        check_no_weight_is_missing(info, what=str(packed))
+        check_all_is_loaded(info, what=str(packed))
         tokenizer = AutoTokenizer.from_pretrained(
             like or partial, **(LOCAL if like is not None else packed_in)
         )
@@ -210,8 +214,12 @@ class _Reader:
         num_tensors, num_keys = self._number("<Q"), self._number("<Q")
         tokens: tuple[str, ...] = ()
         for _ in range(self._count(num_keys, 13)):  # a key's length, a type, and one byte
-            key = self._text()
-            value = self._value(self._number("<I"), is_wanted=key == TOKENS_KEY)
+            key, kind = self._text(), self._number("<I")
+            if key.endswith(LAYERS_KEY) and kind in INTEGERS:
+                layers = int.from_bytes(self._data[self._at :][: SIZES[kind]], "little")
+                if layers > num_tensors:
+                    raise ValueError(f"it announces {layers} layers and {num_tensors} tensors")
+            value = self._value(kind, is_wanted=key == TOKENS_KEY)
             tokens = tuple(value) if value else tokens
         left = MAX_WEIGHTS_PER_BYTE * self._file_size
         for _ in range(self._count(num_tensors, 24)):

@@ -20,6 +20,7 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
+from pytest_divergence.models.adapter_checks import screen_adapter_folder
 from pytest_divergence.models.devices import (
     Placement,
     class_without_sdpa,
@@ -29,18 +30,17 @@ from pytest_divergence.models.devices import (
     resolve_device,
 )
 from pytest_divergence.models.fingerprints import (
+    FileState,
     ModelIdentity,
+    file_state,
     has_tokenizer,
     hub_commit,
     text_digest,
     tokenizer_digest,
     weights_digest,
 )
-from pytest_divergence.models.folder_checks import (
-    read_json_object,
-    screen_adapter_folder,
-    screen_model_folder,
-)
+from pytest_divergence.models.folder_checks import screen_model_folder
+from pytest_divergence.models.folder_files import read_json_object
 from pytest_divergence.models.gguf import gguf_folder, ready_gguf_folder
 from pytest_divergence.models.memory import weights_bytes
 from pytest_divergence.models.sources import source_folder
@@ -55,8 +55,8 @@ from pytest_divergence.models.specs import (
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
 EVERYWHERE = "all devices"
-Signature = tuple[tuple[str, int, int, int, int], ...]
-"""Name, size, times of content and inode, and inode number of each file of a folder."""
+Signature = tuple[tuple[str, FileState], ...]
+"""Name and state of each file of a folder."""
 
 
 @dataclass(frozen=True)
@@ -183,10 +183,10 @@ class SidePlan:
         except ModelLoadError:
             raise
         except Exception as error:
-            reason = str(error).strip().splitlines()
+            reason = " ".join(str(error).split())
             raise ModelLoadError(
                 f"{self.role}: {self.spec} cannot be loaded: "
-                f"{type(error).__name__}: {safe_line(reason[0]) if reason else 'no reason given'}"
+                f"{type(error).__name__}: {safe_line(reason) if reason else 'no reason given'}"
             ) from error
 
 
@@ -451,7 +451,5 @@ class _Resolution:
 
 def _signature(folder: Path) -> Signature:
     """What tells a changed folder from itself, without reading a file."""
-    files = [(path.name, path.stat()) for path in folder.glob("*") if path.is_file()]
-    return tuple(
-        sorted((name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in files)
-    )
+    files = (path for path in folder.glob("*") if path.is_file())
+    return tuple(sorted((path.name, file_state(path)) for path in files))

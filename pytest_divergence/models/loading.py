@@ -22,13 +22,11 @@ from transformers import (
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
+from pytest_divergence.models.adapters import adapter_name, add_adapter
 from pytest_divergence.models.chat_format import choose_template
-from pytest_divergence.models.devices import Placement, check_is_whole, resolve_device
-from pytest_divergence.models.folder_checks import (
-    check_adapter_shapes,
-    check_no_weight_is_missing,
-    read_json_object,
-)
+from pytest_divergence.models.devices import Placement, resolve_device
+from pytest_divergence.models.folder_checks import check_all_is_loaded
+from pytest_divergence.models.folder_files import read_json_object
 from pytest_divergence.models.load_plan import (
     LoadContext,
     LoadOptions,
@@ -37,6 +35,7 @@ from pytest_divergence.models.load_plan import (
     resolve_pair,
 )
 from pytest_divergence.models.pair import Adapters, ModelPair
+from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.specs import LoadedModel, ModelProvider, parse_spec
 from pytest_divergence.models.tokenizers import (
     added_note,
@@ -142,25 +141,27 @@ def _load_models(plan: LoadPlan) -> tuple[Any, Any, tuple[Adapters, Adapters] | 
     """Both models, and the adapters of each where they share one copy of the weights."""
     sides, places = plan.sides, plan.placements
     bases = [side.full_model for side in sides]
+    for base in bases[: 1 if plan.has_one_model else 2]:
+        if base.loaded is None:
+            skeleton(base)  # before what its config describes takes memory
     model: Any = _load_model(bases[0], plan.dtypes[0], plan.attentions[0], places[0])
     if plan.has_one_model and places[0] == places[1]:
         for side in sides:
             if side.is_adapter:
-                model = _add_adapter(side, model)
+                model = add_adapter(side, model)
         names = _names(sides[0]), _names(sides[1])
         return model, model, names if any(names) else None
     other: Any = _load_model(bases[1], plan.dtypes[1], plan.attentions[1], places[1])
     loaded = (model, other)
     model, other = (
-        _add_adapter(side, base) if side.is_adapter else base
+        add_adapter(side, base) if side.is_adapter else base
         for side, base in zip(sides, loaded, strict=True)
     )
     return model, other, None
 
 
 def _names(side: SidePlan) -> Adapters:
-    """The name by which an adapter is known to PEFT; it must be a name of a module."""
-    return (side.role.lstrip("-").replace(".", "_"),) if side.is_adapter else ()
+    return (adapter_name(side),) if side.is_adapter else ()
 
 
 def _load_model(
@@ -187,7 +188,7 @@ def _load_model(
             output_loading_info=True,
             **options,
         )
-    check_no_weight_is_missing(found[1], what=f"{side.role}: {side.spec}")
+    check_all_is_loaded(found[1], what=f"{side.role}: {side.spec}")
     model: PreTrainedModel = found[0] if options else found[0].to(place.device)
     return model
 
@@ -217,55 +218,6 @@ def _load_tokenizer(side: SidePlan) -> PreTrainedTokenizerBase:
             side.folder, trust_remote_code=False, local_files_only=True
         )
     return tokenizer
-
-
-def require_peft(side: SidePlan) -> None:
-    """Raise `ModelLoadError` where an adapter cannot be loaded for want of peft."""
-    if importlib.util.find_spec("peft") is None:
-        raise ModelLoadError(
-            f"{side.role} is an adapter; loading it needs peft: "
-            "pip install 'pytest-divergence[peft]'"
-        )
-
-
-def _add_adapter(side: SidePlan, base: Any) -> Any:
-    """A PEFT model with the adapter beside those that it has already."""
-    require_peft(side)
-    from peft import PeftModel
-
-    assert side.folder is not None  # an adapter is a folder
-    check_is_whole(base, role=side.role)
-    assert side.base is not None  # `resolve_pair` gives each adapter its base
-    named = side.named_base
-    base_name = f"{side.base.role} {side.base.spec}" + (
-        f" (the adapter names {safe_line(named)})" if named else ""
-    )
-    (name,) = _names(side)
-    is_wrapped = isinstance(base, PeftModel)
-    plain = base.get_base_model() if is_wrapped else base
-    check_adapter_shapes(side.folder, plain, role=side.role, base_name=base_name)
-    before = [(weight, _checksum(weight)) for weight in base.parameters()]
-    options: dict[str, Any] = {"adapter_name": name, "is_trainable": False}
-    with quiet_transformers(), side.load_errors():
-        if is_wrapped:
-            base.load_adapter(str(side.folder), **options)
-            wrapped = base
-        else:
-            wrapped = PeftModel.from_pretrained(base, str(side.folder), **options)
-    if any(_checksum(weight) != was for weight, was in before):
-        raise ModelLoadError(
-            f"{side.role}: the adapter {side.spec} changes the base's own weights (trained "
-            "biases, or an initialisation such as PiSSA), so one copy cannot serve both models. "
-            "Work it into a full model with merge_and_unload() and give that folder."
-        )
-    return wrapped
-
-
-@torch.no_grad()
-def _checksum(weight: torch.Tensor) -> str:
-    """Tells a changed weight matrix without a copy of it; text, because NaN equals nothing."""
-    parts = torch.split(weight.flatten(), 1 << 20)  # a sum in float64 copies what it sums
-    return str(sum(float(part.sum(dtype=torch.float64)) for part in parts))
 
 
 def _provided(plan: LoadPlan, provider: ModelProvider) -> LoadPlan:

@@ -5,23 +5,21 @@ What is refused here is refused by the same checks, in the same words, when the 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import Settings
+from pytest_divergence.models.adapters import check_fit
 from pytest_divergence.models.chat_format import ChatFormat, choose_template
-from pytest_divergence.models.folder_checks import check_adapter_shapes
 from pytest_divergence.models.load_plan import LoadPlan, SidePlan
-from pytest_divergence.models.loading import load_tokenizers, require_peft
+from pytest_divergence.models.loading import load_tokenizers
 from pytest_divergence.models.memory import weights_bytes
+from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.tokenizers import num_tokens, padding_note, smaller, vocabularies
-from pytest_divergence.models.transformers_log import quiet_transformers
 
 PROBE = "How do I tie a knot?"
 NOT_HERE = {
@@ -73,13 +71,13 @@ def _shapes(
     tokenizer: PreTrainedTokenizerBase,
     other: PreTrainedTokenizerBase | None,
 ) -> Iterator[Finding]:
-    skeletons = [_skeleton(side.full_model) for side in plan.sides]
-    for side, base in zip(plan.sides, skeletons, strict=True):
+    skeletons = [skeleton(side.full_model) for side in plan.sides]
+    rows, others = map(_num_rows, skeletons)
+    for side, bare in zip(plan.sides, skeletons, strict=True):
         if side.base is not None:
-            yield _fit(side, side.base, base)
+            yield _fit(side, side.base, bare)
     if plan.has_one_model:
         return
-    rows, others = map(_num_rows, skeletons)
     known = num_tokens(tokenizer), num_tokens(other or tokenizer)
     shared, candidates = vocabularies((rows, others), known)
     if shared is None:
@@ -92,11 +90,10 @@ def _shapes(
         yield Finding("note", note)
 
 
-def _fit(adapter: SidePlan, base: SidePlan, skeleton: PreTrainedModel) -> Finding:
-    require_peft(adapter)
-    assert adapter.folder is not None  # an adapter is a folder
-    name = f"{base.role} {base.spec}"
-    check_adapter_shapes(adapter.folder, skeleton, role=adapter.role, base_name=name)
+def _fit(adapter: SidePlan, base: SidePlan, bare: PreTrainedModel) -> Finding:
+    unknown = check_fit(adapter, bare)
+    if unknown is not None:
+        return Finding("note", unknown)
     named = adapter.named_base
     made = f"; it names {safe_line(named)} as its base" if named else ""
     return Finding("ok", f"the adapter fits {safe_line(str(base.spec))[1:-1]}{made}")
@@ -105,13 +102,3 @@ def _fit(adapter: SidePlan, base: SidePlan, skeleton: PreTrainedModel) -> Findin
 def _num_rows(skeleton: PreTrainedModel) -> int:
     table: Any = skeleton.get_input_embeddings()
     return len(table.weight)
-
-
-def _skeleton(side: SidePlan) -> PreTrainedModel:
-    """The model without its weights: names and shapes of its modules."""
-    config = copy.deepcopy(side.config)  # a model writes to its config
-    with quiet_transformers(), side.load_errors(), torch.device("meta"):
-        skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=False, attn_implementation="eager"
-        )
-    return skeleton

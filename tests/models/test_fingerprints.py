@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,19 @@ def test_one_changed_byte_of_equal_size_changes_the_digest(folder: Path) -> None
     flip_last_byte(folder / "model.safetensors")
 
     assert (folder / "model.safetensors").stat().st_size == size
+    assert weights_digest(folder) != before
+
+
+def test_a_change_in_place_shows_though_its_time_was_set_back(folder: Path) -> None:
+    """As `rsync --inplace --times` does: size, inode and time of the content stay as they were."""
+    file = folder / "model.safetensors"
+    before, was = weights_digest(folder), file.stat()
+
+    flip_last_byte(file)
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+    now = file.stat()
+    assert (now.st_size, now.st_mtime_ns, now.st_ino) == (was.st_size, was.st_mtime_ns, was.st_ino)
     assert weights_digest(folder) != before
 
 

@@ -140,6 +140,17 @@ def test_counts_that_the_file_cannot_hold_are_refused_at_once(
     )
 
 
+def test_more_layers_than_tensors_are_refused_at_once(
+    tiny_models: Path, exact: Path, tmp_path: Path
+) -> None:
+    key = b"llama.block_count" + struct.pack("<I", 4)
+    path = tmp_path / "bomb.gguf"
+    sound = exact.read_bytes()
+    path.write_bytes(sound.replace(key + struct.pack("<I", 2), key + struct.pack("<I", 10**6)))
+
+    assert "it announces 1000000 layers and 21 tensors" in refusal(tiny_models, path)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

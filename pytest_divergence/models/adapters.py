@@ -1,0 +1,322 @@
+"""A PEFT adapter on a base: exactly the named one, on exactly the named base.
+
+PEFT warns of an adapter whose weights are not there, and loads whatever else a file holds into the
+base. Here every key of the file is one of the adapter's own, every weight of the adapter is in the
+file, and the base keeps its modules and its bytes. The names are compared without any weights too,
+before the base is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_names import setting
+from pytest_divergence.models.adapter_checks import MERGE, WEIGHTS
+from pytest_divergence.models.devices import check_is_whole
+from pytest_divergence.models.folder_files import Shapes, read_json_object, stored_shapes
+from pytest_divergence.models.load_plan import SidePlan
+from pytest_divergence.models.transformers_log import quiet_transformers
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+PREFIX = "base_model.model."
+"""Before each name in an adapter's file."""
+COPY = ".base_layer."
+"""In the name of an embedding's own weights, which PEFT stores beside its adapter."""
+
+
+def adapter_name(side: SidePlan) -> str:
+    """The name by which a side's adapter is known to PEFT; it must be a name of a module."""
+    return side.role.lstrip("-").replace(".", "_")
+
+
+def require_peft(side: SidePlan) -> None:
+    """Raise `ModelLoadError` where an adapter cannot be loaded for want of peft."""
+    if importlib.util.find_spec("peft") is None:
+        raise ModelLoadError(
+            f"{side.role} is an adapter; loading it needs peft: "
+            "pip install 'pytest-divergence[peft]'"
+        )
+
+
+def check_fit(side: SidePlan, skeleton: PreTrainedModel) -> str | None:
+    """What loading alone can tell of an adapter, once nothing else speaks against it.
+
+    Wraps `skeleton`, its base without weights, for good. Raises the `ModelLoadError` that
+    `add_adapter` would raise.
+    """
+    require_peft(side)
+    _check_shapes(side, skeleton)
+    try:
+        wrapped = _Attached(side, skeleton, is_trial=True)
+    except NeedsWeightsError:
+        return "the adapter's method needs the base's weights: loading tells whether it fits"
+    wrapped.check()
+    if wrapped.copies:
+        return "the adapter holds a copy of the base's embedding: loading tells whether it is equal"
+    return None
+
+
+def add_adapter(side: SidePlan, base: PreTrainedModel | PeftModel) -> PeftModel:
+    """A PEFT model with the adapter beside those that it has already.
+
+    Raises `ModelLoadError` for an adapter that is not whole, holds more than its own weights, or
+    changes anything of its base.
+    """
+    require_peft(side)
+    check_is_whole(base, role=side.role)  # type: ignore[arg-type]
+    _check_shapes(side, base)
+    wrapped = _Attached(side, base)
+    wrapped.check()
+    return wrapped.model
+
+
+class NeedsWeightsError(Exception):
+    """A method of adapting begins with the base's weights, so it cannot be tried without them."""
+
+
+class _Attached:
+    """An adapter that was loaded on a base, and what the base was before."""
+
+    model: PeftModel
+
+    def __init__(self, side: SidePlan, base: Any, *, is_trial: bool = False) -> None:
+        from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+
+        assert side.folder is not None  # an adapter is a folder
+        self._side, self._is_trial, name = side, is_trial, adapter_name(side)
+        is_wrapped = isinstance(base, PeftModel)
+        plain: Any = base.get_base_model() if is_wrapped else base
+        self._modules = dict(_plain_modules(plain))
+        self._digests = {} if is_trial else _digests(self._modules)
+        self._tensors = {name for name, _ in _tensors(self._modules)}
+        self._stored = stored = set(_shapes(side))
+        folder, options = str(side.folder), {"adapter_name": name, "is_trainable": False}
+        # Even what PEFT calls empty weights are in memory for a moment, but not on this device.
+        place = torch.device("meta") if is_trial else nullcontext()
+        problem: Exception | None = None
+        with quiet_transformers(), side.load_errors():
+            config = PeftConfig.from_pretrained(folder)
+            _check_config(side, config)
+            config.inference_mode = True
+            try:
+                if is_wrapped:
+                    made: Any = base
+                else:
+                    with place:
+                        made = get_peft_model(
+                            base, config, adapter_name=name, low_cpu_mem_usage=is_trial
+                        )
+            except (NotImplementedError, RuntimeError) as error:
+                if not is_trial or "meta tensor" not in str(error).lower():
+                    raise
+                problem = error
+            else:
+                if is_trial:
+                    options["torch_device"] = "cpu"
+                self.model, self._result = made, made.load_adapter(folder, **options)
+                known: Callable[..., dict[str, Any]] = get_peft_model_state_dict
+                kept: dict[str, Any] = {"adapter_name": name}
+                self._own = set(known(made, **kept, save_embedding_layers=False))
+                self.copies = {key for key in stored - self._own if COPY in key}
+                if self.copies:
+                    self.copies &= known(made, **kept, save_embedding_layers=True).keys()
+        if problem is not None:
+            raise NeedsWeightsError from problem
+
+    def check(self) -> None:
+        """Raise `ModelLoadError` where adapter or base are not what was named."""
+        foreign, missing = self._foreign(), self._missing()
+        what = f"{self._side.role}: the adapter {self._side.spec}"
+        own = [key for key in foreign if self._is_of_base(key)]
+        if own:
+            raise ModelLoadError(
+                f"{what} changes the base's own weights: it holds {len(own)} of them, "
+                f"{safe_line(own[0])} among them, and they would be loaded into the reference "
+                f"too. {MERGE}"
+            )
+        if foreign:
+            raise ModelLoadError(
+                f"{what} holds {len(foreign)} weights that its config and its base have no place "
+                f"for, {safe_line(foreign[0])} among them, so part of it would be left out; save "
+                "it again with save_pretrained()"
+            )
+        if missing:
+            raise ModelLoadError(
+                f"{what} lacks {len(missing)} weights that its config asks for, "
+                f"{safe_line(missing[0])} among them, so it is not the whole adapter; save it "
+                "again with save_pretrained()"
+            )
+        plain: Any = self.model.get_base_model()
+        modules = dict(_plain_modules(plain))
+        if modules.keys() != self._modules.keys() or any(
+            modules[name] is not was for name, was in self._modules.items()
+        ):
+            raise ModelLoadError(
+                f"{what} builds the base anew, so the reference would be another model than the "
+                f"one that was named. {MERGE}"
+            )
+        if not self._is_trial and _digests(modules) != self._digests:
+            raise ModelLoadError(
+                f"{what} changes the base's own weights (a changed copy of an embedding, or an "
+                f"initialisation such as PiSSA), so one copy cannot serve both models. {MERGE}"
+            )
+
+    def _foreign(self) -> list[str]:
+        """Keys of the file that are none of the adapter's own."""
+        found = self._stored - self._own - self.copies
+        if found and self._own - self._stored:  # renamed by PEFT as transformers renames the base's
+            found = {key for key in found if self._is_of_base(key)}
+        return sorted(found | set(self._result.unexpected_keys))
+
+    def _missing(self) -> list[str]:
+        """Weights of the adapter that the file does not hold."""
+        found = self._own - self._stored
+        if found and self._stored - self._own:
+            found = set(self._result.missing_keys)
+        return sorted(found)
+
+    def _is_of_base(self, key: str) -> bool:
+        name = key.removeprefix(PREFIX).replace(COPY, ".").replace(".original_module.", ".")
+        return name in self._tensors
+
+
+def _check_config(side: SidePlan, config: Any) -> None:
+    """Raise `ModelLoadError` for virtual tokens, and for what the installed peft passes over."""
+    assert side.folder is not None  # an adapter is a folder
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        raise ModelLoadError(
+            f"{side.role}: the adapter {side.spec} changes no layer of the model: its virtual "
+            "tokens stand before the prompt, and would be left out of the comparison; give an "
+            "adapter of layers, such as a LoRA"
+        )
+    known = config.to_dict()
+    for key, value in read_json_object(side.folder / "adapter_config.json", role=side.role).items():
+        if key not in known and (value is True or (isinstance(value, (dict, list)) and value)):
+            raise ModelLoadError(
+                f"{side.role}: {side.folder}/adapter_config.json sets {safe_line(key)}, which the "
+                "installed peft does not know and would leave out; install a newer peft"
+            )
+
+
+def _check_shapes(side: SidePlan, base: nn.Module) -> None:
+    """Raise `ModelLoadError` where an adapter's matrices do not fit its base, or its own config."""
+    assert side.base is not None  # `resolve_pair` gives each adapter its base
+    unwrap: Any = getattr(base, "get_base_model", lambda: base)
+    modules = dict(_plain_modules(unwrap()))
+    shapes = _shapes(side)
+    _check_ranks(side, shapes)
+    for key, shape in shapes.items():
+        problem = _shape_problem(key, shape, modules)
+        if problem is not None:
+            named = side.named_base
+            made = f" (the adapter names {safe_line(named)})" if named else ""
+            raise ModelLoadError(
+                f"{side.role}: the adapter {side.folder} does not fit {side.base.role} "
+                f"{side.base.spec}{made}: {problem}. "
+                f"Give the model that it was trained on as {setting('model_1')}."
+            )
+
+
+def _check_ranks(side: SidePlan, shapes: Shapes) -> None:
+    """Raise `ModelLoadError` for ranks of which PEFT would make matrices that are in no file."""
+    assert side.folder is not None  # an adapter is a folder
+    config = read_json_object(side.folder / "adapter_config.json", role=side.role)
+    patterns = config.get("rank_pattern")
+    ranks = [config.get("init_r", config.get("r"))]  # AdaLoRA has both, and uses the first
+    ranks += patterns.values() if isinstance(patterns, dict) else ()
+    firsts = [shape[0] for key, shape in shapes.items() if ".lora_A" in key and shape]
+    most = max(firsts or (max(shape, default=0) for shape in shapes.values()), default=0)
+    for rank in ranks:
+        if most and isinstance(rank, int) and rank > most:
+            raise ModelLoadError(
+                f"{side.role}: {side.folder}/adapter_config.json sets a rank of {rank:.4g}, and "
+                f"its weights have one of at most {most}; give the config that belongs to them"
+            )
+
+
+def _shapes(side: SidePlan) -> Shapes:
+    folder: Path | None = side.folder
+    assert folder is not None  # an adapter is a folder
+    try:
+        return stored_shapes(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ModelLoadError(f"{side.role}: {folder}/{WEIGHTS}: {error}") from error
+
+
+def _shape_problem(key: str, shape: tuple[int, ...], modules: dict[str, nn.Module]) -> str | None:
+    for part, axis, sizes in (
+        (".lora_A.", 1, ("in_features", "num_embeddings")),
+        (".lora_B.", 0, ("out_features", "embedding_dim")),
+    ):
+        if part not in key or len(shape) <= axis:
+            continue
+        name = key.removeprefix(PREFIX).split(part)[0]
+        if name not in modules:
+            return f"it has no module {safe_line(name)}"
+        size = next((getattr(modules[name], s) for s in sizes if hasattr(modules[name], s)), None)
+        if isinstance(size, int) and size != shape[axis]:
+            lora = part.strip(".")
+            return f"{safe_line(name)} has {size} features, the adapter's {lora} has {shape[axis]}"
+    return None
+
+
+def _plain_modules(module: Any, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a base by their own names, as if no adapter were there."""
+    while type(module).__module__.split(".")[0] == "peft":
+        inner = getattr(module, "base_layer", None)
+        module = inner if inner is not None else getattr(module, "original_module", None)
+    if module is None:
+        return
+    yield name, module
+    for part, child in module.named_children():
+        yield from _plain_modules(child, f"{name}.{part}" if name else part)
+
+
+def _tensors(modules: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and buffers of modules, by their names in the base."""
+    for place, module in modules.items():
+        own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        yield from ((f"{place}.{name}" if place else name, tensor) for name, tensor in own)
+
+
+@torch.no_grad()
+def _digests(modules: dict[str, nn.Module]) -> dict[str, bytes]:
+    """sha256 of each tensor's bytes; tensors that share their memory are read once."""
+    tensors = dict(_tensors(modules))
+    once = {id(tensor): tensor for tensor in tensors.values()}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = dict(zip(once, pool.map(_digest, once.values()), strict=True))
+    return {name: found[id(tensor)] for name, tensor in tensors.items()}
+
+
+def _digest(tensor: Tensor) -> bytes:
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    for part in _parts(tensor):
+        digest.update(part.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().data)
+    return digest.digest()
+
+
+def _parts(tensor: Any) -> Iterator[Tensor]:
+    """The plain tensors that a tensor is made of: quantised ones hold several."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from _parts(getattr(tensor, name))

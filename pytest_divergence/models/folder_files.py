@@ -1,0 +1,98 @@
+"""What may be read of a model folder: regular files of a sane size, looked at before one is opened.
+
+A pipe is read for ever, and so is a device; a link to a file, as in the Hub's cache, is as good as
+the file. Does not know what stands in the files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.quantities import amount
+
+READ_WHOLE = (".json", ".jinja", ".txt", ".model")
+"""Endings of what is read into memory at once."""
+MAX_CONFIG_BYTES = 16 * 2**20
+MAX_TEXT_BYTES = 512 * 2**20
+"""Of a tokenizer's files and an index of shards; the largest known ones have a tenth of it."""
+CONFIGS = ("config.json", "adapter_config.json", "generation_config.json")
+TEMPLATES = "additional_chat_templates"
+"""The one folder inside a model folder that is read."""
+SYSTEM = ("proc", "sys")
+"""Folders of the system whose files are not what they seem."""
+
+Shapes = dict[str, tuple[int, ...]]
+"""Shapes of tensors by name."""
+
+
+def check_files(folder: Path, *, role: str) -> None:
+    """Raise `ModelLoadError` for a file that cannot be read to its end, or is far too large.
+
+    All files count: whatever ends in `.safetensors` is hashed, and a tokenizer reads what it finds.
+    """
+    inside = folder / TEMPLATES
+    for path in (*sorted(folder.iterdir()), *(sorted(inside.iterdir()) if inside.is_dir() else ())):
+        try:
+            found = path.stat()
+        except OSError:  # a link to nowhere: whoever needs the file says that it is not there
+            continue
+        if stat.S_ISDIR(found.st_mode):
+            continue
+        is_system = path.resolve().parts[1:2] in [(name,) for name in SYSTEM]
+        if not stat.S_ISREG(found.st_mode) or is_system:
+            raise ModelLoadError(
+                f"{role}: {path} is no regular file (a pipe, a socket or a device), and reading it "
+                "might never end; take it out of the folder"
+            )
+        most = MAX_CONFIG_BYTES if path.name in CONFIGS else MAX_TEXT_BYTES
+        if path.suffix in READ_WHOLE and found.st_size > most:
+            raise ModelLoadError(
+                f"{role}: {path} has {amount(found.st_size)}, and at most {amount(most)} of such a "
+                "file are read; give the folder as save_pretrained() wrote it"
+            )
+
+
+def read_json_object(path: Path, *, role: str) -> dict[str, Any]:
+    """The JSON object in a file of a model folder; anything else is a `ModelLoadError`."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ModelLoadError(f"{role}: {path.parent} has no readable {path.name}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{role}: {path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"{role}: {path} must hold a JSON object")
+    return value
+
+
+def stored_shapes(*files: Path) -> Shapes:
+    """All tensors of safetensors files, by their headers alone.
+
+    Raises `SafetensorError` or `OSError` for files that cannot be read.
+    """
+    shapes: Shapes = {}
+    for path in files:
+        with safe_open(path, framework="pt") as weights:
+            keys = weights.keys()
+            shapes |= {key: tuple(weights.get_slice(key).get_shape()) for key in keys}
+    return shapes
+
+
+def num_stored(shapes: Shapes) -> int:
+    """How many numbers the tensors hold together."""
+    return sum(map(math.prod, shapes.values()))
+
+
+def model_shapes(folder: Path) -> Shapes:
+    """The tensors of a model folder; none where its files cannot be read, which loading says."""
+    try:
+        return stored_shapes(*sorted(folder.glob("*.safetensors")))
+    except (SafetensorError, OSError):
+        return {}

@@ -1,0 +1,317 @@
+"""Exactly the named adapter on exactly the named base: what PEFT only warns of is an error."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import (
+    AdaLoraConfig,
+    BOFTConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoHaConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftConfig,
+    TrainableTokensConfig,
+    VBLoRAConfig,
+    VeraConfig,
+    get_peft_model,
+)
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.models.load_plan import resolve_pair
+from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.preflight import inspect_pair
+from pytest_divergence.models.transformers_log import quiet_transformers
+from tests.changed_adapters import CHANGES, change_config, change_weights, save_biased_adapter
+from tests.tiny import save_tiny_model
+
+IDS = torch.arange(20, 40)
+
+
+@pytest.fixture
+def adapter(tiny_models: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_models / "adapter", tmp_path / "adapter"))
+
+
+def refusal(base: Path, adapter: Path) -> str:
+    """What loading says; a look at the files alone says the same."""
+    with pytest.raises(ModelLoadError) as caught:
+        load_model_pair(str(base), str(adapter))
+    with pytest.raises(ModelLoadError) as looked:
+        looked_at(base, adapter)
+    assert str(looked.value) == str(caught.value)
+    return str(caught.value)
+
+
+def looked_at(base: Path, adapter: Path) -> list[str]:
+    """What is said of a pair without loading it."""
+    plan = resolve_pair(str(base), str(adapter))
+    return [finding.text for finding in inspect_pair(Settings(), plan)]
+
+
+def base_of(folder: Path) -> Any:
+    with quiet_transformers():
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval()
+
+
+def reference_logits(pair: ModelPair) -> torch.Tensor:
+    with torch.no_grad():
+        return pair.reference.logits([IDS], num_logits=len(IDS))[0]
+
+
+@pytest.mark.parametrize(("change", "said"), CHANGES.values(), ids=CHANGES)
+def test_weights_that_are_not_the_adapters_own_or_not_there_are_refused(
+    tiny_models: Path, adapter: Path, change: Any, said: str
+) -> None:
+    change_weights(tiny_models / "base", adapter, change)
+
+    assert said in refusal(tiny_models / "base", adapter)
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("qwen2", 4.0), ("gpt2", 2.0)])
+@pytest.mark.parametrize("is_said", [True, False], ids=["said", "not said"])
+def test_trained_biases_are_refused(
+    tmp_path: Path, architecture: str, size: float, is_said: bool
+) -> None:
+    base = tmp_path / "base"
+    adapter = save_biased_adapter(base, tmp_path / "a", architecture=architecture, size=size)
+    if not is_said:
+        change_config(adapter, bias="none")
+
+    assert "changes the base's own weights" in refusal(base, adapter)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"layer_replication": [[0, 2], [0, 2], [1, 2]]},
+            "sets layer_replication, which builds the base anew from its layers, so that the "
+            "reference would be another model than the one that was named.",
+        ),
+        ({"alora_invocation_tokens": [5, 6]}, "is at work only behind certain tokens"),
+        ({"arrow_config": {"task_adapter_names": ["x"]}}, "mixes other adapters"),
+        ({"bias": "all"}, 'sets bias to "all": the adapter changes the base\'s own weights'),
+        ({"init_lora_weights": "pissa"}, 'sets init_lora_weights to "pissa": the adapter changes'),
+        ({"init_lora_weights": "PISSA_niter_4"}, "changes the base's own weights"),
+        ({"init_lora_weights": "olora"}, "changes the base's own weights"),
+        ({"init_lora_weights": "corda"}, "changes the base's own weights"),
+        ({"init_lora_weights": "loftq"}, "changes the base's own weights"),
+        ({"init_lora_weights": "lora_ga"}, "changes the base's own weights"),
+        ({"init_lora_weights": ["x"]}, "changes the base's own weights"),
+        (
+            {"use_next_years_method": True},
+            'sets "use_next_years_method", which the installed peft does not know and would leave',
+        ),
+    ],
+)
+def test_a_config_that_makes_another_model_is_refused(
+    tiny_models: Path, adapter: Path, changes: Mapping[str, Any], said: str
+) -> None:
+    change_config(adapter, **changes)
+
+    message = refusal(tiny_models / "base", adapter)
+
+    assert message.startswith(f"--model-2: {adapter}/adapter_config.json sets ")
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^(([a-z\._0-9])+)+X$",
+        r"(a|a)*b",
+        r"(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)"
+        r"(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)(.|.)X",
+        r".*.*.*.*.*X",
+        r".?" * 60 + "X",
+        r"(\w{1,9}){5}",
+        r"(?:x+)++",
+        r"((a?){30})b",
+        "a" * 201,
+        "(",
+    ],
+)
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda text: {"target_modules": text},
+        lambda text: {"exclude_modules": text},
+        lambda text: {"modules_to_save": text},
+        lambda text: {"rank_pattern": {text: 4}},
+        lambda text: {"alpha_pattern": {text: 4}},
+        lambda text: {"layers_pattern": [text], "layers_to_transform": [0]},
+    ],
+    ids=["target", "exclude", "save", "rank", "alpha", "layers"],
+)
+def test_a_pattern_that_could_run_for_ever_is_refused(
+    tiny_models: Path, adapter: Path, pattern: str, of: Any
+) -> None:
+    change_config(adapter, **of(pattern))
+
+    with pytest.raises(ModelLoadError, match=r"adapter_config.json: the pattern .*one by one"):
+        resolve_pair(str(tiny_models / "base"), str(adapter))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r".*\.(q_proj|v_proj)$",
+        r"(.*\.)?layers\.\d+\.(self_attn)\.(q|k|v)_proj",
+        r"model\.layers\.(0|1|2|3|10|11|12)\.(self_attn|mlp)\.(q_proj|k_proj|up_proj|down_proj)",
+        r"^(?!.*vision).*\.(q|v)_proj$",
+        r".*self_attn\.[qkvo]_proj",
+        r"model.layers.[0-9]{1,2}.self_attn.q_proj|.*v_proj",
+        "all-linear",
+    ],
+)
+def test_an_ordinary_pattern_passes(tiny_models: Path, adapter: Path, pattern: str) -> None:
+    change_config(adapter, target_modules=pattern)
+
+    resolve_pair(str(tiny_models / "base"), str(adapter))
+
+
+LORA: dict[str, Any] = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
+KINDS: dict[str, PeftConfig] = {
+    "plain": LoraConfig(**LORA),
+    "by pattern": LoraConfig(r=2, target_modules=r".*\.(q|v)_proj"),
+    "dora": LoraConfig(**LORA, use_dora=True),
+    "rslora": LoraConfig(**LORA, use_rslora=True),
+    "rank pattern": LoraConfig(**LORA, rank_pattern={"q_proj": 4}, alpha_pattern={"q_proj": 9}),
+    "biased": LoraConfig(**LORA, lora_bias=True),
+    "orthogonal": LoraConfig(**LORA, init_lora_weights="orthogonal"),
+    "modules to save": LoraConfig(**LORA, modules_to_save=["lm_head", "norm"]),
+    "tokens": LoraConfig(**LORA, trainable_token_indices=[20, 21]),
+    "tokens by table": LoraConfig(**LORA, trainable_token_indices={"embed_tokens": [20, 21]}),
+    "embedding": LoraConfig(r=2, target_modules=["embed_tokens", "lm_head", "q_proj"]),
+    "parameters": LoraConfig(r=2, target_modules=[], target_parameters=["q_proj.weight"]),
+    "some layers": LoraConfig(**LORA, layers_to_transform=[1], layers_pattern="layers"),
+    "adalora": AdaLoraConfig(target_modules=["q_proj"], total_step=10, init_r=2),
+    "ia3": IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    "loha": LoHaConfig(**LORA),
+    "vera": VeraConfig(r=4, target_modules=["q_proj", "o_proj"]),
+    "vblora": VBLoRAConfig(
+        r=2, target_modules=["q_proj", "v_proj"], vector_length=8, num_vectors=16
+    ),
+    "oft": OFTConfig(r=0, oft_block_size=8, target_modules=["q_proj"]),
+    "boft": BOFTConfig(boft_block_size=4, target_modules=["q_proj"]),
+    "norms": LNTuningConfig(target_modules=["input_layernorm"]),
+    "trained tokens": TrainableTokensConfig(target_modules=["embed_tokens"], token_indices=[20]),
+}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_an_adapter_switched_off_the_base_is_itself_to_the_bit(
+    tmp_path: Path, kind: str, architecture: str
+) -> None:
+    base = save_tiny_model(tmp_path / "base", architecture=architecture)
+    if architecture == "gpt2":
+        if kind not in ("plain", "modules to save"):
+            pytest.skip("the other kinds are told of llama's modules")
+        save = ["ln_f"] if kind == "modules to save" else None
+        config: PeftConfig = LoraConfig(r=2, target_modules=["c_attn"], modules_to_save=save)
+    else:
+        config = KINDS[kind]
+    config.task_type = "CAUSAL_LM"
+    torch.manual_seed(0)
+    with quiet_transformers(), torch.no_grad():
+        wrapped: Any = get_peft_model(base_of(base), config)
+        for weight in wrapped.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.3)
+        wrapped.save_pretrained(str(tmp_path / "adapter"))
+        plain = base_of(base)(IDS[None]).logits[0]
+        expected = wrapped.eval()(IDS[None]).logits[0]
+
+    pair = load_model_pair(str(base), str(tmp_path / "adapter"))
+    changed = pair.candidate.logits([IDS], num_logits=len(IDS))[0]
+
+    assert torch.equal(reference_logits(pair), plain)
+    assert torch.allclose(changed, expected, atol=1e-5)
+    assert not torch.allclose(changed, plain, atol=1e-4)
+    unsure = {
+        "embedding": "the adapter holds a copy of the base's embedding: loading tells whether it",
+        "boft": "the adapter's method needs the base's weights: loading tells whether it fits",
+    }
+    assert unsure.get(kind, "the adapter fits") in " ".join(looked_at(base, tmp_path / "adapter"))
+
+
+def test_a_changed_copy_of_an_embedding_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+    """PEFT stores an embedding that it adapts beside the adapter, and loads it into the base."""
+    config = LoraConfig(r=2, target_modules=["embed_tokens"], task_type="CAUSAL_LM")
+    with quiet_transformers():
+        get_peft_model(base_of(tiny_models / "base"), config).save_pretrained(str(tmp_path))
+    change_weights(
+        tiny_models / "base",
+        tmp_path,
+        lambda own, _: {
+            name: one.flip(0) if "base_l" in name else one for name, one in own.items()
+        },
+    )
+
+    assert "the adapter fits" not in " ".join(looked_at(tiny_models / "base", tmp_path))
+    with pytest.raises(ModelLoadError, match=r"changes the base's own weights \(a changed copy"):
+        load_model_pair(str(tiny_models / "base"), str(tmp_path))
+
+
+def test_the_second_of_two_adapters_is_held_to_the_same(tiny_models: Path, adapter: Path) -> None:
+    change_weights(tiny_models / "base", adapter, CHANGES["permuted rows"][0])
+    first = f"{tiny_models / 'adapter'},base={tiny_models / 'base'}"
+
+    with pytest.raises(ModelLoadError, match=r"--model-2: .* changes the base's own weights"):
+        load_model_pair(first, str(adapter))
+
+
+def test_an_adapter_of_a_plugins_model_is_held_to_the_same(
+    tiny_models: Path, adapter: Path
+) -> None:
+    from pytest_divergence.models.load_plan import LoadContext
+    from pytest_divergence.models.loading import load_pair
+    from pytest_divergence.models.specs import LoadedModel
+
+    class Provider:
+        names = "a plugin"
+
+        def fingerprint(self, spec: str) -> str | None:
+            return "1" if spec == "mine:base" else None
+
+        def load_model(self, spec: str, role: str, device: str) -> LoadedModel:
+            del spec, role, device
+            tokenizer = AutoTokenizer.from_pretrained(tiny_models / "base")
+            return LoadedModel(base_of(tiny_models / "base"), tokenizer)
+
+    context = LoadContext(provider=Provider())
+    load_pair(resolve_pair("mine:base", str(adapter), context=context), context)
+    change_weights(tiny_models / "base", adapter, CHANGES["first halves"][0])
+
+    with pytest.raises(ModelLoadError, match="lacks 4 weights that its config asks for"):
+        load_pair(resolve_pair("mine:base", str(adapter), context=context), context)
+
+
+def test_a_rank_out_of_all_proportion_takes_no_memory(tiny_models: Path, adapter: Path) -> None:
+    change_config(adapter, r=2_000_000_000)
+
+    assert refusal(tiny_models / "base", adapter) == (
+        f"--model-2: {adapter}/adapter_config.json sets a rank of 2e+09, and its weights have one "
+        "of at most 2; give the config that belongs to them"
+    )
+
+
+def test_a_rank_that_is_not_the_weights_is_refused(tiny_models: Path, adapter: Path) -> None:
+    change_config(adapter, r=1)
+
+    assert "size mismatch for base_model.model.model.layers.0" in refusal(
+        tiny_models / "base", adapter
+    )
