@@ -109,7 +109,12 @@ def holding(name: str, data: str | bytes) -> Change:
 
 def without(*names: str) -> Change:
     """Files taken away."""
-    return lambda folder: [(folder / name).unlink(missing_ok=True) for name in names]
+
+    def change(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+
+    return change
 
 
 def fifo(name: str) -> Change:

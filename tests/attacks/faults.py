@@ -85,7 +85,7 @@ class FileEvents:
             setattr(os, name, self._on_path(getattr(os_, name), event))
         for name, event in ON_TWO_PATHS.items():
             setattr(os, name, self._on_two_paths(getattr(os_, name), event))
-        os.open = self._os_open(os.open)  # type: ignore[assignment]
+        os.open = self._os_open(os.open)
         os.write = self._os_write(os.write)
         opened = self._open(builtins.open)
         for module in (builtins, io):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
 import torch
 
 from tests.attacks.changes import (
@@ -55,6 +58,11 @@ PEFT_TYPES = [
     "lora",
 ]
 
+
+def _as(dtype: torch.dtype, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(dtype)
+
+
 KEYS = [
     Stranger("as it is", lambda folder: None, "measured"),
     Stranger("no prefix", renamed(lambda k: k.removeprefix("base_model.model.")), "refused"),
@@ -94,6 +102,10 @@ KEYS = [
     ),
     Stranger("a metric beside", added(**{f"{LAYER}q_proj.lora_M.weight": ZEROS}), "refused"),
 ]
+HOW: tuple[tuple[str, Callable[[torch.Tensor], torch.Tensor], Outcome], ...] = (
+    ("with its rows turned round", shuffled, "refused"),
+    ("as it is in the base", lambda tensor: tensor, "either"),
+)
 BASE_WEIGHTS = [
     Stranger(f"{name} {how}", with_base(name, change), outcome)
     for name in (
@@ -103,10 +115,7 @@ BASE_WEIGHTS = [
         "model.layers.1.self_attn.q_proj.weight",
         "model.norm.weight",
     )
-    for how, change, outcome in (
-        ("with its rows turned round", shuffled, "refused"),
-        ("as it is in the base", lambda tensor: tensor, "either"),
-    )
+    for how, change, outcome in HOW
 ] + [
     Stranger("lm_head times 1.5", with_base("lm_head.weight", lambda t: 1.5 * t), "refused"),
     Stranger(
@@ -158,18 +167,25 @@ TENSORS = [
     Stranger("twice the rank", each(lambda t: torch.cat([t, t]), "lora_A"), "refused"),
     Stranger("half the width", each(lambda t: t[:, :16], "lora_A"), "refused"),
     *(
-        Stranger(f"of {dtype}", each(lambda t, d=dtype: t.to(d)), outcome)  # type: ignore[misc]
-        for dtype, outcome in (
-            (torch.float16, "either"),
-            (torch.bfloat16, "either"),
-            (torch.float64, "either"),
-            (torch.int8, "either"),
-            (torch.int64, "either"),
-            (torch.bool, "either"),
-            (torch.float8_e4m3fn, "either"),
+        Stranger(f"of {dtype}", each(partial(_as, dtype)), "either")
+        for dtype in (
+            torch.float16,
+            torch.bfloat16,
+            torch.float64,
+            torch.int8,
+            torch.int64,
+            torch.bool,
+            torch.float8_e4m3fn,
         )
     ),
 ]
+
+
+def _each_either(key: str, values: Sequence[object]) -> Iterator[tuple[dict[str, object], Outcome]]:
+    for value in values:
+        yield {key: value}, "either"
+
+
 CONFIG_KEYS: list[tuple[dict[str, object], Outcome]] = [
     ({"layer_replication": [[0, 2], [0, 2], [1, 2]]}, "refused"),
     ({"layer_replication": [[0, 1]]}, "refused"),
@@ -227,13 +243,12 @@ CONFIG_KEYS: list[tuple[dict[str, object], Outcome]] = [
     ({"peft_version": "99.0"}, "either"),
     ({"revision": "../../x"}, "either"),
     ({"runtime_config": {"ephemeral_gpu_offload": True}}, "either"),
-    *(({"peft_type": one}, "either") for one in PEFT_TYPES),
     ({"peft_type": None}, "either"),
     ({"peft_type": 7}, "refused"),
     ({"peft_type": ["LORA"]}, "refused"),
-    *(
-        ({"base_model_name_or_path": name}, "either")
-        for name in (
+    *_each_either(
+        "base_model_name_or_path",
+        (
             "../../../etc/passwd",
             "https://user:secret@example.org/model",
             "org/model\x1b[2J\n::error::x",
@@ -241,8 +256,9 @@ CONFIG_KEYS: list[tuple[dict[str, object], Outcome]] = [
             None,
             7,
             ["base"],
-        )
+        ),
     ),
+    *_each_either("peft_type", PEFT_TYPES),
 ]
 FILES = [
     Stranger("config: nothing", holding(ADAPTER, b""), "refused"),

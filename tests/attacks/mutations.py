@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -48,9 +48,8 @@ Place = tuple[Any, ...]
 def places(value: Any, here: Place = ()) -> Iterator[Place]:
     """Where something stands in a document, itself first."""
     yield here
-    parts = value.items() if isinstance(value, dict) else ()
-    parts = enumerate(value) if isinstance(value, list) else parts
-    for key, inner in parts:
+    parts: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
+    for key, inner in enumerate(value) if isinstance(value, list) else parts:
         yield from places(inner, (*here, key))
 
 

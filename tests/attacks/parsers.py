@@ -47,7 +47,7 @@ class HoleError(AssertionError):
 
 
 def fuzz(parser: Parser, *, examples: int, is_steady: bool = True) -> int:
-    """Try a parser on so many inputs, and return how many there were. Raises the smallest HoleError."""
+    """Try a parser on so many inputs, and count them. Raises the smallest HoleError."""
     count = 0
 
     @settings(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.suites import StoredSuite, read_suite, suites_below, write_stored
@@ -120,40 +121,46 @@ def holes_of(story: Story, fault: Fault, run: Undisturbed, folder: Path, models:
     """What is wrong after a story was disturbed once and repeated: nothing, if all is well."""
     place = story.place(folder, models)
     first = place.run(story.main, fault=fault)
-    holes = [*_wrong_end(first, fault, run, left_in(place))]
-    holes += _wrong_state(story, place, run)
+    if fault.kind in ("kill", "torn"):
+        is_hit = first.code == -9 or fault.at >= len(run.events)
+        holes = [] if is_hit else [f"it was not killed: {first.end}"]
+    else:
+        holes = list(wrong_end(first, run, left_in(place)))
+    return holes + aftermath(story, run, place)
+
+
+def aftermath(story: Story, run: Undisturbed, place: Place, **options: Any) -> list[str]:
+    """What is wrong in a place whose command was disturbed, and when the same command comes again.
+
+    `options` are those of the process that runs it.
+    """
+    holes = list(_wrong_state(story, place, run))
     whole = _whole_records(place)
     was_done = left_in(place) == run.left
     _age_strays(place)
-    second = place.run(story.main)
+    second = place.run(story.main, **options)
     if second.has_crashed:
         holes.append(f"the same command again crashes: {second.end}")
     is_over = was_done and any(word in second.text for word in DONE_BEFORE)
     if second.code != run.done.code and not is_over:
         holes.append(f"the same command again: {second.end}")
     left = left_in(place)
-    for name in sorted(run.left.keys() | left.keys()):
-        if left.get(name) != run.left.get(name) and name in run.left and not _is_view(name):
+    for name in sorted(run.left):
+        if left.get(name) != run.left[name] and not _is_view(name):
             holes.append(f"after the same command again {name} is not what it should be")
     if strays := {name for name in names_in(place) - run.names if not _is_run(name)}:
         holes.append(f"left for ever: {', '.join(sorted(strays))}")
-    if whole + _num_records(second.events) > max(run.num_records, whole):
+    num_again = _num_records(second.events)
+    if whole + num_again > max(run.num_records, whole):
         holes.append(
-            f"finished work was done twice: {whole} records were whole, "
-            f"{_num_records(second.events)} were written after that, and {run.num_records} are all"
+            f"finished work was done twice: {whole} records were whole, {num_again} were written "
+            f"after that, and {run.num_records} are all"
         )
     return holes
 
 
-def _wrong_end(
-    done: Done, fault: Fault, run: Undisturbed, left: Mapping[str, object]
-) -> Iterator[str]:
-    """What is wrong with how the disturbed command ended."""
-    if fault.kind in ("kill", "torn"):
-        is_hit = fault.at < len(run.events)
-        if is_hit and done.code != -9:
-            yield f"it was not killed: {done.end}"
-        return
+def wrong_end(done: Done, run: Undisturbed, left: Mapping[str, object]) -> Iterator[str]:
+    """What is wrong with how a command ended that the system refused something."""
     if done.has_crashed:
         yield f"the inside of the program is shown: {done.end}"
     if done.is_green and any(
