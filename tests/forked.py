@@ -22,6 +22,45 @@ QUIET_BY_DEFAULT = (DeprecationWarning, PendingDeprecationWarning, ImportWarning
 """What a fresh interpreter does not show; the tests' own process makes errors of warnings."""
 
 
+class Forked:
+    """A process that was started and not yet waited for."""
+
+    def __init__(
+        self,
+        main: Callable[[], object],
+        folder: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        typed: str = "",
+    ) -> None:
+        """Start it: `main` is the whole of it, with `typed` on stdin."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._streams = [TemporaryFile() for _ in range(3)]  # noqa: SIM115  # until `wait`
+        self._streams[0].write(typed.encode())
+        self._streams[0].seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+            self.pid = os.fork()
+        if self.pid == 0:
+            for number, stream in enumerate(self._streams):
+                os.dup2(stream.fileno(), number)
+            _become(main, folder, {**os.environ, **(environment or {})})
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        """Its exit code and what it wrote, once it has ended."""
+        _, status = os.waitpid(self.pid, 0)
+        texts = []
+        for stream in self._streams[1:]:
+            stream.seek(0)
+            texts.append(stream.read().decode())
+        for stream in self._streams:
+            stream.close()
+        return subprocess.CompletedProcess(
+            args=(), returncode=os.waitstatus_to_exitcode(status), stdout=texts[0], stderr=texts[1]
+        )
+
+
 def run_forked(
     main: Callable[[], object],
     folder: Path,
@@ -30,27 +69,7 @@ def run_forked(
     typed: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Run `main` as the whole of a process, with `typed` on stdin; its result is the exit code."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with TemporaryFile() as stdin, TemporaryFile() as stdout, TemporaryFile() as stderr:
-        stdin.write(typed.encode())
-        stdin.seek(0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-            child = os.fork()
-        if child == 0:
-            for number, stream in enumerate((stdin, stdout, stderr)):
-                os.dup2(stream.fileno(), number)
-            _become(main, folder, {**os.environ, **(environment or {})})
-        _, status = os.waitpid(child, 0)
-        stdout.seek(0)
-        stderr.seek(0)
-        return subprocess.CompletedProcess(
-            args=(),
-            returncode=os.waitstatus_to_exitcode(status),
-            stdout=stdout.read().decode(),
-            stderr=stderr.read().decode(),
-        )
+    return Forked(main, folder, environment=environment, typed=typed).wait()
 
 
 def _become(main: Callable[[], object], folder: Path, environment: Mapping[str, str]) -> NoReturn:

@@ -1,0 +1,78 @@
+"""Every parser, on documents that are nearly right and bytes that are not: one answer or one error.
+
+`ATTACK_EXAMPLES` tries more of them; `benchmarks/attack.py` tries many more.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import strategies as st
+
+from pytest_divergence.core.errors import SettingsError
+from tests.attacks.file_parsers import FILE_PARSERS
+from tests.attacks.model_parsers import MODEL_PARSERS
+from tests.attacks.parsers import HoleError, Parser, fuzz, in_file, round_trip
+
+EXAMPLES = int(os.environ.get("ATTACK_EXAMPLES", "100"))
+
+
+@pytest.mark.parametrize("parser", [*FILE_PARSERS, *MODEL_PARSERS], ids=lambda parser: parser.name)
+def test_a_parser_returns_or_says_why_not(parser: Parser) -> None:
+    assert fuzz(parser, examples=EXAMPLES) >= EXAMPLES // 4
+
+
+# Each of these is a fault that the fuzz is there to find.
+
+
+def crash(folder: Path, text: str) -> None:
+    """Raises what is no error of ours."""
+    if "k" in text:
+        raise KeyError(text)
+
+
+def verbose(folder: Path, text: str) -> None:
+    raise SettingsError("no " * 999)
+
+
+def raw(folder: Path, text: str) -> None:
+    raise SettingsError(f"no \x1b[2J{text}")
+
+
+def silent(folder: Path, text: str) -> None:
+    raise SettingsError("")
+
+
+def outside(folder: Path, text: str) -> None:
+    (folder.parent / "elsewhere").write_text(text, "utf-8")
+
+
+def slow(folder: Path, text: str) -> None:
+    until = time.process_time() + 0.3
+    while time.process_time() < until:
+        pass
+
+
+@pytest.mark.parametrize("fault", [crash, verbose, raw, silent, outside])
+def test_the_fuzz_finds(fault: object) -> None:
+    with pytest.raises(HoleError):
+        fuzz(Parser("planted", st.sampled_from(["knot", "x"]), fault), examples=20)  # type: ignore[arg-type]
+
+
+def test_the_fuzz_finds_what_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.attacks.parsers.MAX_SECONDS", 0.2)
+
+    with pytest.raises(HoleError, match="took"):
+        fuzz(Parser("planted", st.just("a long one"), slow), examples=1)
+
+
+def test_the_fuzz_finds_a_writer_that_loses_something() -> None:
+    def write(path: Path, value: bytes) -> None:
+        path.write_bytes(value.strip())
+
+    read = in_file("x", round_trip(Path.read_bytes, write))
+    with pytest.raises(HoleError, match="it is another"):
+        fuzz(Parser("planted", st.just(b"text \n"), read), examples=1)

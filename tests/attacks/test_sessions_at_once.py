@@ -1,0 +1,51 @@
+"""Two and three sessions and commands at once, on one suite and on one project."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.at_once import CROWDS, Crowd, holes_of
+from tests.attacks.projects import Place
+from tests.attacks.stories import filled
+
+CHOSEN = ("search and search", "update and another update", "promote and promote")
+TRIED = [one for one in CROWDS if os.environ.get("ATTACK_CROWDS") == "all" or one.name in CHOSEN]
+
+
+@pytest.mark.parametrize("crowd", TRIED, ids=lambda crowd: crowd.name)
+def test_each_ends_as_if_it_were_alone(crowd: Crowd, tmp_path: Path, tiny_models: Path) -> None:
+    assert not holes_of(crowd, tmp_path, tiny_models)
+
+
+def test_the_attack_finds_two_that_write_one_file_together(
+    tmp_path: Path, tiny_models: Path
+) -> None:
+    """Each adds to a suite what it read before the other wrote: one row is lost, or half a file."""
+
+    def add() -> int:
+        path = Path("tests/release.divergence.jsonl")
+        path.write_bytes(path.read_bytes() + f'{{"input": "{os.getpid()}"}}\n'.encode())
+        return 0
+
+    crowd = Crowd("planted", filled, (add, add), lambda place: place.suite)
+
+    assert "the files are those of no one of them" in holes_of(crowd, tmp_path, tiny_models)
+
+
+def test_the_attack_finds_a_crash(tmp_path: Path, tiny_models: Path) -> None:
+    def crash() -> int:
+        Path("taken").mkdir()
+        return 0
+
+    crowd = Crowd("planted", _nothing, (crash, crash), lambda place: None)
+
+    (hole,) = holes_of(crowd, tmp_path, tiny_models)
+
+    assert hole.startswith("one of them crashes: exit 1: FileExistsError")
+
+
+def _nothing(place: Place) -> None:
+    pass
