@@ -244,8 +244,10 @@ class LoadPlan:
         return tokenizer_digest(candidate.folder)
 
     @property
-    def arithmetic(self) -> str:
-        """Each model's dtype and attention implementation."""
+    def arithmetic(self) -> str | None:
+        """Each model's dtype and attention implementation; None where a plugin loads one."""
+        if any(side.full_model.folder is None for side in self.sides):
+            return None
         both = zip(self.dtypes, self.attentions, strict=True)
         return ", ".join(f"{str(dtype).split('.')[-1]} {attention}" for dtype, attention in both)
 

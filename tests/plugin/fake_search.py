@@ -14,9 +14,9 @@ import pytest
 
 from pytest_divergence.core.cases import Case, Measurement
 from pytest_divergence.core.errors import NoGradientError
-from pytest_divergence.core.file_names import sidecar_path, suite_path
+from pytest_divergence.core.file_names import suite_path
 from pytest_divergence.core.files import DivergenceFolder
-from pytest_divergence.core.provenance import Bound, Effort, write_provenance
+from pytest_divergence.core.provenance import Bound, Effort
 from pytest_divergence.core.report import (
     Calibration,
     PairSummary,
@@ -28,7 +28,7 @@ from pytest_divergence.core.report import (
     write_report,
 )
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.core.suites import write_suite
+from pytest_divergence.core.suites import write_stored
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.discovery.run import SearchOutcome
 from pytest_divergence.plugin import search as session_search
@@ -80,14 +80,16 @@ def search(
     folder.suites  # noqa: B018  # makes it
     suite = suite_path(root, str(settings.model_1), str(settings.model_2))
     controls = [] if cases else [Case(input="Hello", tags=("control",))]
-    write_suite(suite, [*cases, *controls])
     provenance = provenance_of(
         str(settings.model_1),
         str(settings.model_2),
         bound=Bound(value=BOUND),
         behaviours=behaviours,
     )
-    write_provenance(sidecar_path(suite, "provenance.json"), provenance)
+    from tests.plugin.conftest import stored_tokens  # which loads a tokenizer
+
+    tokens = [stored_tokens(case.text) for case in cases]
+    write_stored(suite, [*cases, *controls], tokens, provenance)
     return SearchOutcome(report, report_dir, suite, "0" * 64, is_cached=False)
 
 

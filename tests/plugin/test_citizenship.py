@@ -9,17 +9,16 @@ import pytest
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.plugin.notes import note
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, properties, shown
-from tests.plugin.test_suites import KL, SUITE, write_matching_provenance
+from tests.plugin.test_suites import SUITE, write_matching_provenance
 
 UNIT_TEST = "def test_addition(): assert 1 + 1 == 2\n"
-IS_OVER = {"input": KNOT, "max_kl": 0.2, "kl": KL}
-IS_WITHIN = {"input": POEM, "max_kl": 0.3, "kl": KL}
+IS_OVER = {"input": KNOT, "max_kl": 0.001}
+IS_WITHIN = {"input": POEM, "max_kl": 9.0}
 
 
 @pytest.fixture
 def suite(project: Project) -> Project:
     """A project with a unit test, and a suite with one case over its bound and one within."""
-    write_matching_provenance(project)
     project.write_suite(SUITE, IS_OVER, IS_WITHIN)
     project.write("test_unit.py", UNIT_TEST)
     return project
@@ -91,15 +90,17 @@ def test_pytest_html_shows_no_markup_of_a_prompt(suite: Project) -> None:
 def test_junit_carries_what_each_item_measured(suite: Project, workers: tuple[str, ...]) -> None:
     suite.write_suite(SUITE, {**IS_OVER, "behaviour": "behaviour-knots"}, IS_WITHIN)
     suite.run(*MODELS, *workers, SUITE, "--junit-xml=junit.xml", in_process=not workers)
-    common = {"kind": "case", "kl": "0.25", "metric": "symmetric", "unit": "nats/token"}
-    assert properties(suite.path / "junit.xml") == {
+    common = {"kind": "case", "metric": "symmetric", "unit": "nats/token"}
+    left = properties(suite.path / "junit.xml")
+    assert all(0.001 < float(one.pop("kl")) < 9 for one in left.values())
+    assert left == {
         case_id(KNOT): {
             **common,
             "verdict": "failed",
-            "bound": "0.2",
+            "bound": "0.001",
             "behaviour": "behaviour-knots",
         },
-        case_id(POEM): {**common, "verdict": "passed", "bound": "0.3"},
+        case_id(POEM): {**common, "verdict": "passed", "bound": "9.0"},
     }
 
 
@@ -221,9 +222,6 @@ def test_without_the_plugin_a_suite_is_just_a_file(suite: Project) -> None:
 def test_conftests_of_folders_reach_their_own_suite_only(suite: Project) -> None:
     suite.write_suite(f"here/{SUITE}", IS_WITHIN)
     suite.write_suite(f"there/{SUITE}", IS_WITHIN)
-    for folder in ("here", "there"):
-        provenance = (suite.path / "regress.provenance.json").read_text("utf-8")
-        suite.write(f"{folder}/regress.provenance.json", provenance)
     suite.write(
         "here/conftest.py",
         "import pytest\n@pytest.fixture(autouse=True)\ndef f(): print('in here')\n",
@@ -237,7 +235,7 @@ def test_conftests_of_folders_reach_their_own_suite_only(suite: Project) -> None
 
 
 def test_two_workers_see_the_same_ids_and_one_runs_the_cases(suite: Project) -> None:
-    rows = [{"input": f"What is {n} + {n}?", "max_kl": 0.3, "kl": KL} for n in range(6)]
+    rows = [{"input": f"What is {n} + {n}?", "max_kl": 9.0} for n in range(6)]
     suite.write_suite(SUITE, *rows)
     slow = "".join(f"def test_{n}(): time.sleep(0.1)\n" for n in range(12))
     suite.write("test_unit.py", f"import time\n{slow}")
@@ -274,8 +272,6 @@ def killed(request):
 
 def test_one_of_two_suites_without_items_is_named(suite: Project) -> None:
     suite.write_suite("other.divergence.jsonl", {**IS_WITHIN, "input": "Another prompt."})
-    provenance = (suite.path / "regress.provenance.json").read_text("utf-8")
-    suite.write("other.provenance.json", provenance)
     result = suite.run(*MODELS, "-q", "-k", "another", ".")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert result.outlines[-1] == (

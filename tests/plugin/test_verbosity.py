@@ -5,40 +5,53 @@ from __future__ import annotations
 import pytest
 
 from pytest_divergence.core.cases import case_id
-from tests.plugin.conftest import MODELS, Project, block, shown
-from tests.plugin.test_suites import KL, SUITE, write_matching_provenance
+from tests.plugin.conftest import MODELS, Project, block, properties, shown
+from tests.plugin.test_suites import SUITE
 
-BOUNDS = {"Two": 0.1, "Three": 0.15, "Four": 0.2, "One": 0.05, "Five": 9.0}
-"""By prompt; the rows' value is over all but the last."""
+SHARES = {"Two": 0.4, "Three": 0.6, "Four": 0.8, "One": 0.2, "Five": 2.0}
+"""Bounds by prompt, as a share of what the case reads."""
 
 
 @pytest.fixture
-def suite(project: Project) -> Project:
-    """A suite of which four cases fail, by values that a search has measured."""
-    write_matching_provenance(project)
-    rows = ({"input": prompt, "max_kl": bound, "kl": KL} for prompt, bound in BOUNDS.items())
-    project.write_suite(SUITE, *rows)
+def values(project: Project) -> dict[str, float]:
+    """What the cases read."""
+    project.write_suite(SUITE, *({"input": prompt, "max_kl": 99.0} for prompt in SHARES))
+    project.run(*MODELS, SUITE, "--junit-xml=junit.xml")
+    left = properties(project.path / "junit.xml")
+    return {prompt: float(left[case_id(prompt)]["kl"]) for prompt in SHARES}
+
+
+@pytest.fixture
+def suite(project: Project, values: dict[str, float]) -> Project:
+    """A suite of which four cases fail."""
+    bounds = {prompt: share * values[prompt] for prompt, share in SHARES.items()}
+    project.write_suite(SUITE, *({"input": one, "max_kl": kl} for one, kl in bounds.items()))
     return project
 
 
-def line(prompt: str) -> str:
-    start = f"  {case_id(prompt):<35} KL {KL['value']:.3f} nats/token > max_kl "
-    return f"{start}{BOUNDS[prompt]:.3f}"
+def line(prompt: str, values: dict[str, float]) -> str:
+    value = values[prompt]
+    start = f"  {case_id(prompt):<35} KL {value:.3f} nats/token > max_kl "
+    return f"{start}{SHARES[prompt] * value:.3f}"
 
 
-def test_a_replay_ends_with_what_is_furthest_over_its_bound(suite: Project) -> None:
+def test_a_replay_ends_with_what_is_furthest_over_its_bound(
+    suite: Project, values: dict[str, float]
+) -> None:
     result = suite.run(*MODELS, SUITE)
     result.assert_outcomes(failed=4, passed=1)
     assert block(result, "5 stored cases", 5) == [
         "5 stored cases replayed: 1 within the bound, 4 over it.",
-        *map(line, ("One", "Two", "Three")),
+        *(line(one, values) for one in ("One", "Two", "Three")),
         "  1 more with -v",
     ]
 
 
-def test_a_verbose_replay_names_all_of_them(suite: Project) -> None:
+def test_a_verbose_replay_names_all_of_them(suite: Project, values: dict[str, float]) -> None:
     result = suite.run(*MODELS, SUITE, "-v", "--tb=no")
-    assert block(result, "5 stored cases", 5)[1:] == [*map(line, ("One", "Two", "Three", "Four"))]
+    assert block(result, "5 stored cases", 5)[1:] == [
+        line(one, values) for one in ("One", "Two", "Three", "Four")
+    ]
 
 
 def test_a_quiet_replay_says_one_line(suite: Project) -> None:
