@@ -182,7 +182,8 @@ class _Attached:
         found = self._stored - self._own - self.copies
         if found and self._own - self._stored:  # renamed by PEFT as transformers renames the base's
             found = {key for key in found if self._is_of_base(key)}
-        return sorted(found | set(self._result.unexpected_keys))
+            found |= set(self._result.unexpected_keys)
+        return sorted(found)
 
     def _missing(self) -> list[str]:
         """Weights of the adapter that the file does not hold."""
