@@ -30,7 +30,7 @@ def _add_discover(parser: ArgumentParser) -> None:
         "found; 1: it could not be done, or not all of it."
     )
     other = ("mode", "builtin_suite", "update", "fill", "github", "inconclusive", "max_shift")
-    _add_settings(parser, _fields_without(*other))
+    _add_settings(parser, _fields_without(*other, "allow_same_model"))
     parser.add_argument(
         "--anew", action="store_true", help="search anew, although an equal search has been done"
     )

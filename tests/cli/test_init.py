@@ -112,13 +112,13 @@ def test_a_second_time_changes_nothing(
 
 def test_what_it_writes_works(project: Project, command: Command) -> None:
     """Set up, search, promote; then pytest, and what the workflow runs."""
-    assert main(["init", "--model-1=base", "--model-2=base", "--yes"]) == 0
+    assert main(["init", *MODELS, "--yes"]) == 0
     (project.path / "tests").mkdir()
-    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.1})
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 99.0})
 
     session = project.run_forked()
     session.assert_outcomes(passed=1)
-    assert "divergence: reference base (ini), candidate base (ini)" in session.outlines
+    assert "divergence: reference base (ini), candidate ft (ini)" in session.outlines
 
     (replay,) = steps(project)["replay"]
     words = shlex.split(replay)
