@@ -17,7 +17,7 @@ from tests.attacks.file_parsers import FILE_PARSERS
 from tests.attacks.model_parsers import MODEL_PARSERS
 from tests.attacks.parsers import HoleError, Parser, fuzz, in_file, round_trip
 
-EXAMPLES = int(os.environ.get("ATTACK_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("ATTACK_EXAMPLES", "80"))
 
 
 @pytest.mark.parametrize("parser", [*FILE_PARSERS, *MODEL_PARSERS], ids=lambda parser: parser.name)

@@ -23,7 +23,7 @@ from tests.attacks.stories import STORIES, Story, nothing, undisturbed
 
 CHOSEN = {"files may not grow": "update", "read-only": "replay", "no home": "search"}
 """What a change to this package may break: one story of each machine that it could."""
-EVERY = 4001
+EVERY = 8001
 """Damages of a journal between two that are tried here."""
 
 
@@ -56,9 +56,14 @@ def test_a_story_on_a_poor_machine(
 
 
 def test_a_dead_worker_is_never_green(tmp_path: Path, tiny_models: Path) -> None:
-    found = dict(crashed_workers(tmp_path, lambda folder: make_place(folder, tiny_models)))
+    """One of three; in a replay: `tests/plugin/test_citizenship.py`."""
+    found = dict(
+        crashed_workers(
+            tmp_path, lambda folder: make_place(folder, tiny_models), only="beside a search"
+        )
+    )
 
-    assert len(found) == 3
+    assert len(found) == 1
     assert not any(found.values()), found
 
 
@@ -73,7 +78,7 @@ def test_a_damaged_journal_is_gone_on_with(tmp_path: Path, tiny_models: Path) ->
         for hole in holes_of_journal(ready, name, data, run, tmp_path / "damaged")
     ]
 
-    assert len(damages) > 10
+    assert len(damages) > 5
     assert not holes
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+# A user who may not enter the folder of Python's own files can import none of them later.
+import encodings.idna
+import encodings.latin_1
+import encodings.utf_8_sig
+
 import peft
 import scipy.stats
 import torch
@@ -21,4 +26,4 @@ import pytest_divergence.plugin.search
 import pytest_divergence.plugin.terminal
 import pytest_divergence.plugin.update
 
-LOADED = (peft, scipy.stats, torch, transformers, pytest_divergence)
+LOADED = (encodings, peft, scipy.stats, torch, transformers, pytest_divergence)
