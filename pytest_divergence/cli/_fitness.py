@@ -11,9 +11,8 @@ from collections.abc import Iterator
 import torch
 
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.core.file_names import PROVENANCE, sidecar_path
 from pytest_divergence.core.findings import Finding
-from pytest_divergence.core.provenance import load_provenance
+from pytest_divergence.core.provenance import provenance_beside
 from pytest_divergence.core.quantities import amount, roughly
 from pytest_divergence.discovery.cost import estimate_seconds, measure_speed, search_memory
 from pytest_divergence.models.devices import resolve_device
@@ -71,10 +70,7 @@ def _time(session: DivergenceSession, plan: LoadPlan, *, is_measured: bool) -> F
 
 def _remembered(session: DivergenceSession, plan: LoadPlan) -> tuple[float, str] | None:
     """Tokens a second of the pair's last search, where it ran on the device that is asked for."""
-    path = sidecar_path(session.own_suite, PROVENANCE)
-    if not path.is_file():
-        return None
-    made = load_provenance(path)
-    if made.device != str(plan.device) or not made.effort.seconds:
+    made = provenance_beside(session.own_suite)
+    if made is None or made.device != str(plan.device) or not made.effort.seconds:
         return None
     return made.effort.tokens_forwarded / made.effort.seconds, "in its last search"

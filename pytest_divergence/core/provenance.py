@@ -6,6 +6,7 @@ pair, and how a behaviour in it is marked as accepted; computes no digest.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -152,6 +153,12 @@ def load_provenance(path: AnyPath) -> Provenance:
     return load_document(path, Provenance)
 
 
+def provenance_beside(suite: AnyPath) -> Provenance | None:
+    """The provenance of a suite; None where there is none. Raises SuiteError."""
+    path = sidecar_path(suite, PROVENANCE)
+    return load_provenance(path) if os.path.lexists(path) else None
+
+
 def write_provenance(path: AnyPath, provenance: Provenance) -> None:
     """Write a provenance file: old or new, never half. Raises StoreError."""
     write_document(path, provenance)
@@ -198,21 +205,19 @@ def accept(behaviour_id: str, suites: Sequence[Path]) -> list[Path]:
     """
     changed, known = [], []
     for suite in suites:
-        path = sidecar_path(suite, PROVENANCE)
         finish(suite_record(suite), suite_files(suite))
-        if not path.is_file():
-            continue
-        with alone_in(path.parent):
-            provenance = load_provenance(path)
-            ids = [behaviour.id for behaviour in provenance.behaviours]
+        with alone_in(suite.parent):
+            provenance = provenance_beside(suite)
+            ids = [one.id for one in provenance.behaviours] if provenance is not None else []
             known += ids
-            if behaviour_id in ids:
+            if provenance is not None and behaviour_id in ids:
                 marked = [
                     behaviour.model_copy(update={"accepted": True})
                     if behaviour.id == behaviour_id
                     else behaviour
                     for behaviour in provenance.behaviours
                 ]
+                path = sidecar_path(suite, PROVENANCE)
                 write_provenance(path, provenance.model_copy(update={"behaviours": marked}))
                 changed.append(suite)
     if not changed:
@@ -223,12 +228,10 @@ def accept(behaviour_id: str, suites: Sequence[Path]) -> list[Path]:
 
 
 def accepted_in(suite: Path) -> list[Behaviour]:
-    """The accepted behaviours of a suite; none where it is not there or cannot be read."""
-    path = sidecar_path(suite, PROVENANCE)
+    """The accepted behaviours of a suite; none where it is not there. Raises SuiteError."""
     finish(suite_record(suite), suite_files(suite))
-    if not path.is_file():
-        return []
-    return [known for known in load_provenance(path).behaviours if known.accepted]
+    provenance = provenance_beside(suite)
+    return [one for one in provenance.behaviours if one.accepted] if provenance is not None else []
 
 
 def _models(ours: ModelProvenance, theirs: ModelProvenance) -> tuple[object, object]:

@@ -6,6 +6,7 @@ Knows which files there are, and that all of them change or none. What is in the
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.file_names import (
     PROVENANCE,
     SUITE_SUFFIX,
+    TOKENS,
     AnyPath,
     sidecar_path,
     suite_files,
@@ -33,7 +35,12 @@ from pytest_divergence.core.json_files import (
     within_limits,
     write_rows,
 )
-from pytest_divergence.core.provenance import Provenance, load_provenance, pair_differences
+from pytest_divergence.core.provenance import (
+    Provenance,
+    load_provenance,
+    pair_differences,
+    provenance_beside,
+)
 from pytest_divergence.core.row_digests import check_rows, row_digests
 from pytest_divergence.core.tokens import ListedTokens, StoredTokens, load_tokens
 
@@ -209,11 +216,11 @@ def suites_below(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, tokens_in: Callable[[Path], Mapping[str, StoredTokens]]) -> StoredSuite:
-    tokens, provenance, _ = suite_files(path)
+    tokens = sidecar_path(path, TOKENS)
     return StoredSuite(
         load_suite(path),
-        load_provenance(provenance) if provenance.is_file() else None,
-        tokens_in(tokens) if tokens.is_file() else {},
+        provenance_beside(path),
+        tokens_in(tokens) if os.path.lexists(tokens) else {},
     )
 
 
@@ -265,9 +272,9 @@ def _row_by_row(path: Path) -> Iterator[SuiteError]:
         return
     yield from _row_faults(path, Case)
     tokens, provenance, _ = suite_files(path)
-    if tokens.is_file():
+    if os.path.lexists(tokens):
         yield from _row_faults(tokens, StoredTokens)
-    if provenance.is_file():
+    if os.path.lexists(provenance):
         try:
             load_provenance(provenance)
         except SuiteError as fault:

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from pytest_divergence.core.cases import Case, is_same_quantity
 from pytest_divergence.core.errors import first_fault
-from pytest_divergence.core.file_names import FOLDER, PROVENANCE, sidecar_path
-from pytest_divergence.core.provenance import Provenance, load_provenance
+from pytest_divergence.core.file_names import FOLDER
+from pytest_divergence.core.provenance import Provenance, provenance_beside
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin.bounds import (
@@ -171,8 +171,7 @@ def _search_bound(session: DivergenceSession, *, is_ours: bool) -> tuple[str, fl
 
 def _own_provenance(session: DivergenceSession) -> Provenance | None:
     """Of the suite that a search of the pair wrote, in this session or an earlier one."""
-    path = sidecar_path(session.own_suite, PROVENANCE)
-    return load_provenance(path) if path.is_file() else None
+    return provenance_beside(session.own_suite)
 
 
 def _assertion_text(

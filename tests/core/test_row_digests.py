@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,25 @@ def test_measured_rows_without_provenance_are_lost_evidence(suite: Path) -> None
     said = refusal(suite)
     assert said.startswith(f"{suite}: 3 of its rows hold a kl, the first is ")
     assert "there is no rel.provenance.json, which holds the bound, the behaviours and" in said
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs FIFOs and links")
+@pytest.mark.parametrize("beside", [0, 1], ids=["tokens", "provenance"])
+@pytest.mark.parametrize("kind", ["fifo", "folder", "broken link"])
+def test_what_is_no_file_does_not_count_as_no_provenance(
+    suite: Path, beside: int, kind: str
+) -> None:
+    path = suite_files(suite)[beside]
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(SuiteError, match="cannot be read: "):
+        read_suite(suite)
+    assert faults_of(suite)
 
 
 @pytest.mark.parametrize("kept", range(1, 7))
