@@ -134,8 +134,9 @@ def _screen_numbers(config: dict[str, Any], folder: Path, num_tensors: int, *, r
             continue
         most = min((MOST[word] for word in key.split("_") if word in MOST), default=value)
         if value > most:
+            shown = f"{value:.4g}" if value < 1e300 else "a number of more than 300 digits"
             raise ModelLoadError(
-                f"{role}: {folder}/config.json sets {safe_line(key)} to {value:.4g}, and no model "
+                f"{role}: {folder}/config.json sets {safe_line(key)} to {shown}, and no model "
                 f"with more than {most:,} is built; give the model's own config"
             )
         if key in LAYERS and 0 < num_tensors < value:

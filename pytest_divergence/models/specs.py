@@ -91,6 +91,8 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
     """
     location, *raw_options = text.strip().split(",")
     location = location.strip()
+    if "\0" in location:
+        raise ModelLoadError(f"{role} holds a NUL character, which no path or Hub id does")
     if not location:
         raise ModelLoadError(f"{role} is empty; give a Hub id, a local folder or demo:NAME")
     if "://" in location:
