@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from pytest_divergence import cli
 from pytest_divergence.cli._output import say_lines
 from pytest_divergence.cli._project import begun, in_project, pytest_words
-from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.errors import DivergenceError, StoreError
 from pytest_divergence.core.file_names import FOLDER
 from pytest_divergence.core.files import CACHE_VARIABLE, user_cache_path
 from pytest_divergence.core.findings import Finding
@@ -118,7 +118,10 @@ def _version(name: str) -> str | None:
 
 
 def _cache() -> Finding:
-    path = user_cache_path()
+    try:
+        path = user_cache_path()
+    except StoreError as error:
+        return Finding("fail", f"cache: {error}")
     there = next(one for one in (path, *path.parents) if one.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         return Finding(

@@ -51,10 +51,13 @@ def write_atomically(path: AnyPath, data: str | bytes) -> None:
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Replace several files, in order, once the data of all of them is on the disk.
 
-    Raises StoreError, with all old files intact, where one of them cannot be written.
+    What killed writers left beside them is removed. Raises StoreError, with all old files intact,
+    where one of them cannot be written.
     """
     staged: dict[Path, Path] = {}
     target = Path()
+    for folder in {target.parent for target in files}:
+        sweep_strays(folder)
     try:
         for target, data in files.items():
             staged[target] = temporary_name(target)
@@ -88,11 +91,11 @@ def sweep_strays(folder: Path, *, start: str = ".", max_age: float = 3600.0) -> 
     Only files older than `max_age` seconds go: a younger one may belong to a run that is writing.
     """
     swept = []
-    strays = (one for one in folder.iterdir() if one.name.endswith(STRAY_SUFFIX))
-    for stray in (one for one in strays if one.name.startswith(start)):
-        with contextlib.suppress(OSError):
-            if time.time() - stray.lstat().st_mtime >= max_age:
-                stray.unlink()
+    with contextlib.suppress(OSError):  # the folder may not be there yet
+        for stray in [Path(one) for one in os.scandir(folder) if one.name.endswith(STRAY_SUFFIX)]:
+            is_old = time.time() - stray.lstat().st_mtime >= max_age
+            if is_old and stray.name.startswith(start):
+                stray.unlink(missing_ok=True)
                 swept.append(stray)
     return swept
 
@@ -161,6 +164,8 @@ class DivergenceFolder:
         if latest.is_dir() and not latest.is_symlink():
             raise StoreError(f"{latest} is a folder, not the pointer to the last run; rename it")
         _check_name(run_id)
+        for run in reports.iterdir():
+            sweep_strays(run)
         folder = _make_new(reports, run_id)
         _point(latest, folder.name)
         return folder
@@ -238,9 +243,18 @@ def user_cache(*parts: str) -> Path:
 
 
 def user_cache_path() -> Path:
-    """Where the user's cache is, or would be: nothing is made."""
-    moved = os.environ.get(CACHE_VARIABLE)
-    return Path(moved) if moved else platformdirs.user_cache_path("pytest-divergence")
+    """Where the user's cache is, or would be: nothing is made.
+
+    Raises StoreError where the system tells of no home folder.
+    """
+    if moved := os.environ.get(CACHE_VARIABLE):
+        return Path(moved)
+    try:
+        return platformdirs.user_cache_path("pytest-divergence")
+    except RuntimeError as error:
+        raise StoreError(
+            f"there is no folder for the cache ({error}); name one with {CACHE_VARIABLE}"
+        ) from None
 
 
 def temporary_start(target: Path) -> str:

@@ -13,8 +13,8 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from pytest_divergence.core.file_names import AnyPath
 
@@ -59,7 +59,7 @@ def read_regular_text(path: AnyPath, limit: int = MAX_FILE_BYTES) -> str:
 
 
 @contextmanager
-def open_regular(path: AnyPath) -> Iterator[BinaryIO]:
+def open_regular(path: AnyPath) -> Iterator[BufferedReader]:
     """A regular file, open for reading piece by piece. Raises OSError for anything else."""
     _check(_stat(path, follow_symlinks=True))
     descriptor = os.open(path, os.O_RDONLY | NO_WAIT | BINARY)

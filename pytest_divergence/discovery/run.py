@@ -16,7 +16,6 @@ from pytest_divergence.core.behaviours import Behaviour, with_accepted
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import MeasurementError, SettingsError
 from pytest_divergence.core.file_names import REPORT
-from pytest_divergence.core.files import sweep_strays
 from pytest_divergence.core.provenance import accepted_in
 from pytest_divergence.core.redaction import redacted
 from pytest_divergence.core.report import Report, RunError, write_report
@@ -116,9 +115,8 @@ def search(
     identity = identity or identify(settings)
     plan = SearchPlan.of(settings, identity, strategies or built_in_strategies())
     files = PairFiles(root, settings)
-    suite = files.suite
+    suite = files.folder.suites / files.suite.name  # which makes the folder
     run_dir = files.folder.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
-    sweep_strays(files.folder.suites)
     with files.locked(listener):
         calibration_path = files.calibration(plan.calibration.key)
         if is_forced:

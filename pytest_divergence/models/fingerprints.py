@@ -12,8 +12,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_divergence.core.errors import StoreError
+from pytest_divergence.core.errors import ModelLoadError, StoreError
 from pytest_divergence.core.files import user_cache, write_atomically
+from pytest_divergence.core.regular_files import open_regular
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -73,14 +74,17 @@ def file_state(path: Path) -> FileState:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's content, remembered in the user cache."""
+    """sha256 of a file's content, remembered in the user cache. Raises `ModelLoadError`."""
     identity = "|".join(map(str, (path.resolve(), *file_state(path))))
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]
     with contextlib.suppress(StoreError, OSError, ValueError, KeyError, TypeError):
         memo = user_cache("digests") / name
         return json.loads(memo.read_text("utf-8"))["sha256"]  # type: ignore[no-any-return]
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
+    try:
+        with open_regular(path) as stream:
+            digest = hashlib.file_digest(stream, "sha256")
+    except OSError as error:
+        raise ModelLoadError(f"{path} cannot be read: {error.strerror or error}") from None
     with contextlib.suppress(StoreError):  # an unwritable cache costs time, never correctness
         memo = user_cache("digests") / name
         write_atomically(memo, json.dumps({"file": path.name, "sha256": digest.hexdigest()}))

@@ -79,6 +79,8 @@ def _trial(template: str, arguments: str) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return f"renders a conversation of three turns for more than {WALL_SECONDS} s"
+    except OSError as error:  # no process can be started
+        return f"cannot be tried in a process of its own: {error.strerror or error}"
     if done.stdout == "memory":
         return f"takes more than {MEMORY_BYTES // 2**20:,} MiB to render three turns"
     if done.stdout == "length":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import resource
 import shutil
 import signal
@@ -13,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from tests.attacks.faults import Fault
 from tests.attacks.projects import PAIR, SUITE, Main, Place, left_in, session
@@ -26,10 +28,6 @@ from tests.attacks.stories import (
     wrong_end,
 )
 
-NOBODY = 65534
-"""A user who owns nothing."""
-STRANGER = 12345
-"""A user whom the system's list does not know, as in a container that is given a number."""
 DAY = 86_400
 REPLAY = Story("replay", filled, session(*PAIR, SUITE), committed)
 TRIED = (*(STORIES[name] for name in ("search", "update", "promote", "accept", "report")), REPLAY)
@@ -44,10 +42,6 @@ class Machine:
     """Of one story that ran undisturbed elsewhere, in a folder, with the models."""
     lacks: Callable[[], str | None] = lambda: None
     """Why it cannot be tried here."""
-
-
-def _as_root() -> str | None:
-    return None if os.geteuid() == 0 else "only root can be another user"
 
 
 def _can_mount() -> str | None:
@@ -146,33 +140,35 @@ def _fill(path: Path, spare: int) -> None:
 
 
 def _read_only(story: Story, run: Undisturbed, folder: Path, models: Path) -> list[str]:
-    """Nobody may write anything: what need not write works, and all else says so."""
-    place = story.place(folder, models)
-    for path in place.path.rglob("*"):  # what saves weights lets no one else read them
-        path.chmod(path.stat().st_mode | 0o044)
-    before = left_in(place)
-    first = place.run(_as_user(story.main, NOBODY))
-    holes = [*wrong_end(first, run, left_in(place))]
-    if left_in(place) != before:
-        holes.append("something was written")
-    if story is REPLAY and first.code != run.done.code:
-        holes.append(f"a replay needs to write: {first.end}")
-    return holes + aftermath(story, run, place)
+    """The disk may not be written: what need not write works, and all else says so."""
+    disk = folder / "read-only" / "place"  # what is noted of the process lies beside it
+    disk.mkdir(parents=True, exist_ok=True)
+    subprocess.run(_mount(disk, "64m"), check=True)
+    try:
+        place = story.place(folder, models).copy(disk)
+        before = left_in(place)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        first = place.run(story.main)
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        holes = [*wrong_end(first, run, left_in(place))]
+        if left_in(place) != before:
+            holes.append("something was written")
+        if story is REPLAY and first.code != run.done.code:
+            holes.append(f"a replay needs to write: {first.end}")
+        return holes + aftermath(story, run, place)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def _homeless(story: Story, run: Undisturbed, folder: Path, models: Path) -> list[str]:
-    """No HOME, no cache folder, and a user whom no list knows, who owns the project.
-
-    It is done, or the way out is named.
-    """
+    """No HOME, no cache folder, and a user whom no list knows: done, or the way out is named."""
     place = story.place(folder, models)
-    for path in (place.path, *place.path.rglob("*")):
-        os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
 
     def homeless() -> object:
         for name in ("HOME", "PYTEST_DIVERGENCE_CACHE", "XDG_CACHE_HOME", "USER", "LOGNAME"):
             os.environ.pop(name, None)
-        return _as_user(story.main, STRANGER)()
+        pwd.getpwuid = _nobody_is_known
+        return story.main()
 
     done = place.run(homeless)
     holes = [*wrong_end(done, run, left_in(place))]
@@ -181,13 +177,8 @@ def _homeless(story: Story, run: Undisturbed, folder: Path, models: Path) -> lis
     return holes
 
 
-def _as_user(main: Main, user: int) -> Main:
-    def whole() -> object:
-        os.setgid(user)
-        os.setuid(user)
-        return main()
-
-    return whole
+def _nobody_is_known(number: int) -> NoReturn:
+    raise KeyError(f"getpwuid(): uid not found: {number}")
 
 
 def _back_in_time(story: Story, run: Undisturbed, folder: Path, models: Path) -> list[str]:
@@ -214,8 +205,8 @@ def _yesterday(story: Story) -> Story:
 MACHINES = (
     Machine("files may not grow", _short_files),
     Machine("a small disk", _small_disk, _can_mount),
-    Machine("read-only", _read_only, _as_root),
-    Machine("no home", _homeless, _as_root),
+    Machine("read-only", _read_only, _can_mount),
+    Machine("no home", _homeless),
     Machine("a clock that goes back", _back_in_time),
 )
 

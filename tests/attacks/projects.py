@@ -125,7 +125,7 @@ class Place:
 
     def copy(self, target: Path) -> Place:
         """The same place elsewhere."""
-        shutil.copytree(self.path, target, symlinks=True)
+        shutil.copytree(self.path, target, symlinks=True, dirs_exist_ok=True)
         return Place(target, self.environment)
 
     def write(self, name: str, text: str | bytes) -> Path:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pytest_divergence.core.files import (
     latest_report_dir,
     sweep_strays,
     user_cache,
+    user_cache_path,
     write_atomically,
 )
 
@@ -63,6 +65,40 @@ def test_a_writer_killed_between_any_two_steps_leaves_old_or_new(tmp_path: Path)
     assert sweep_strays(tmp_path) == []
     assert sweep_strays(tmp_path, max_age=-1)
     assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write_beside_it(tmp_path: Path) -> None:
+    stray, young = (tmp_path / f".gone.json.{name}.divergence-tmp" for name in ("1", "2"))
+    for path in (stray, young, tmp_path / ".other"):
+        path.touch()
+    then = time.time() - 7200
+    os.utime(stray, (then, then))
+    write_atomically(tmp_path / "x.json", "new")
+    assert sorted(os.listdir(tmp_path)) == [young.name, ".other", "x.json"]
+
+
+def test_a_run_that_was_killed_leaves_no_half_file_for_ever(tmp_path: Path) -> None:
+    folder = DivergenceFolder(tmp_path)
+    stray = folder.new_report_dir("one") / ".report.json.0.divergence-tmp"
+    stray.touch()
+    then = time.time() - 7200
+    os.utime(stray, (then, then))
+    folder.new_report_dir("two")
+    assert not stray.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pwd")
+def test_without_a_home_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("HOME", "PYTEST_DIVERGENCE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(StoreError, match=r"no folder for the cache \(.*\); name one with PYTEST_"):
+        user_cache_path()
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
