@@ -38,7 +38,7 @@ def filled(kind: type[Filled], /, **given: Any) -> Filled:
     """A record of a kind, model or dataclass, with that text in each string that takes any."""
     if issubclass(kind, BaseModel):
         parts: dict[str, Any] = {
-            name: SAFE_ID if _has_pattern(field.metadata) else _value(field.annotation)
+            name: _matching(field.metadata) or _value(field.annotation)
             for name, field in kind.model_fields.items()
             if name != "schema_version"
         }
@@ -56,7 +56,7 @@ def _value(kind: Any) -> Any:
         return {HOSTILE: [HOSTILE]}
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return SAFE_ID if _has_pattern(parts[1:]) else _value(parts[0])
+        return _matching(parts[1:]) or _value(parts[0])
     if origin is Literal:
         return parts[0]
     if origin in (Union, types.UnionType):
@@ -78,9 +78,12 @@ def _value(kind: Any) -> Any:
     return filled(kind)
 
 
-def _has_pattern(rules: Sequence[object]) -> bool:
-    """Whether a string is held to a pattern, such as that of an id."""
-    return "pattern='" in repr(rules)
+def _matching(rules: Sequence[object]) -> str | None:
+    """A string for a field that is held to a pattern, such as that of an id; None: it is not."""
+    pattern = re.search("pattern='([^']*)'", repr(rules))
+    if pattern is None:
+        return None
+    return next(one for one in (SAFE_ID, "full", "0" * 16) if re.search(pattern[1], one))
 
 
 def hidden_in(text: str) -> set[str]:

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 def suite_features() -> datasets.Features:
     """The columns of suites, whichever keys their rows have; what a row leaves out is None.
 
-    For `datasets.load_dataset("json", data_files=[…], features=suite_features())`. `metadata`,
-    which may hold anything, is a `datasets.Json`. Raises SettingsError where datasets has no such.
+    For `datasets.load_dataset("json", data_files=[…], features=suite_features())`. What
+    may hold any keys, such as `metadata`, is a `datasets.Json`. Raises SettingsError where
+    datasets has no such.
     """
     try:
-        from datasets import Features, Json
+        from datasets import Features, Json  # noqa: F401
     except ImportError:
         raise SettingsError(
             "the columns of a suite need a datasets that has datasets.Json: "
@@ -31,16 +32,13 @@ def suite_features() -> datasets.Features:
         ) from None
     schema = json.loads(published_path("suite").read_text("utf-8"))
     return Features(
-        {
-            name: Json() if name == "metadata" else _feature(part, schema["$defs"])
-            for name, part in schema["properties"].items()
-        }
+        {name: _feature(part, schema["$defs"]) for name, part in schema["properties"].items()}
     )
 
 
 def _feature(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
     """A column, or a part of one, as datasets describes it."""
-    from datasets import List, Value
+    from datasets import Json, List, Value
 
     if "$ref" in schema:
         schema = definitions[schema["$ref"].rpartition("/")[2]]
@@ -49,6 +47,8 @@ def _feature(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
         return _feature(schema, definitions)
     if schema["type"] == "array":
         return List(_feature(schema["items"], definitions))
+    if schema["type"] == "object" and "properties" not in schema:  # of any keys
+        return Json()
     if schema["type"] == "object":
         return {name: _feature(part, definitions) for name, part in schema["properties"].items()}
     return Value({"string": "string", "number": "float64", "integer": "int64"}[schema["type"]])

@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.models.folder_files import check_files, read_json_object
+from pytest_divergence.models.folder_files import check_files, model_shapes, read_json_object
 from pytest_divergence.models.module_patterns import pattern_problem
 
 WEIGHTS = "adapter_model.safetensors"
@@ -35,6 +35,8 @@ HARMLESS_INITS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 """Ways to begin a LoRA that leave the base's weights alone; PiSSA, OLoRA, CorDA, LoftQ do not."""
 MODULE_KEYS = ("_modules", "_pattern", "_parameters", "_indices", "_bd_a", "_bd_b")
 """Endings of keys whose texts PEFT matches against names of modules."""
+MOST_NAMES = 1_000
+"""Texts by which an adapter of few tensors may name modules: each is held against every module."""
 MERGE = "Work it into a full model with merge_and_unload() and give that folder."
 
 
@@ -65,7 +67,13 @@ def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
                 "you trust them, work it into a full model and give that folder"
             )
     _screen_effects(config, folder, role=role)
-    for text in _module_texts(config):
+    texts = list(_module_texts(config))
+    if len(texts) > max(MOST_NAMES, len(model_shapes(folder))):
+        raise ModelLoadError(
+            f"{role}: {folder}/adapter_config.json names modules by {len(texts):,} texts, more "
+            "than its weights have tensors; give the config that belongs to the weights"
+        )
+    for text in texts:
         problem = pattern_problem(text)
         if problem is not None:
             raise ModelLoadError(

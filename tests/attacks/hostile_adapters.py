@@ -199,7 +199,7 @@ CONFIG_KEYS: list[tuple[dict[str, object], Outcome]] = [
     ({"target_modules": None}, "either"),
     ({"target_modules": 5}, "refused"),
     ({"target_modules": ["q_proj"]}, "refused"),
-    ({"target_modules": ["q_proj", "v_proj", *map(str, range(100_000))]}, "either"),
+    ({"target_modules": ["q_proj", "v_proj", *map(str, range(100_000))]}, "refused"),
     ({"target_parameters": ["model.layers.0.mlp.down_proj.weight"]}, "refused"),
     ({"exclude_modules": BOMB}, "refused"),
     ({"exclude_modules": ["q_proj"]}, "refused"),

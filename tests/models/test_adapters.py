@@ -182,6 +182,13 @@ def test_an_ordinary_pattern_passes(tiny_models: Path, adapter: Path, pattern: s
     resolve_pair(str(tiny_models / "base"), str(adapter))
 
 
+def test_more_names_of_modules_than_tensors_are_refused(tiny_models: Path, adapter: Path) -> None:
+    change_config(adapter, target_modules=["q_proj", *map(str, range(1_000))])
+
+    with pytest.raises(ModelLoadError, match=r"names modules by 1,0\d\d texts, more than its"):
+        resolve_pair(str(tiny_models / "base"), str(adapter))
+
+
 LORA: dict[str, Any] = {"r": 2, "target_modules": ["q_proj", "v_proj"]}
 KINDS: dict[str, PeftConfig] = {
     "plain": LoraConfig(**LORA),
