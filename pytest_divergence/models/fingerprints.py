@@ -15,6 +15,7 @@ from pathlib import Path
 from pytest_divergence.core.errors import ModelLoadError, StoreError
 from pytest_divergence.core.files import user_cache, write_atomically
 from pytest_divergence.core.regular_files import open_regular
+from pytest_divergence.models.folder_files import TEMPLATES
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -60,7 +61,7 @@ def tokenizer_digest(folder: Path) -> str:
     """sha256 over the tokenizer's files, chat templates and what ends an answer among them."""
     names = (*TOKENIZER_FILES, *BESIDE_TOKENIZER)
     files = [folder / name for name in names if (folder / name).is_file()]
-    return _combined([*files, *sorted((folder / "chat_templates").glob("*.jinja"))])
+    return _combined([*files, *sorted((folder / TEMPLATES).glob("*.jinja"))])
 
 
 def file_state(path: Path) -> FileState:

@@ -160,3 +160,10 @@ def test_relative_links_lead_to_files(page: Path) -> None:
     for _, _, target, _ in LINK.findall(page.read_text("utf-8")):
         path = (page.parent / target).resolve()
         assert path.exists() or named(path) in generated, f"{named(page)} links to {target}"
+
+
+def test_each_test_that_the_security_page_names_is_there() -> None:
+    page = (ROOT / "docs/explanation/security.md").read_text("utf-8")
+    paths = re.findall(r"`(tests/[\w/]+\.py)`", page)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
