@@ -144,7 +144,6 @@ def main() -> int:
     assert warm.LOADED
     done = []
     folder = Path(tempfile.mkdtemp(prefix="attack-"))
-    folder.chmod(0o755)  # another user looks in
     try:
         models = make_models(folder / "models")
         for name in given.parts:

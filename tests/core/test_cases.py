@@ -51,6 +51,15 @@ def test_the_id_of_a_prompt_never_changes() -> None:
     assert case_id(turns) == "hi-" + hashlib.sha256(exact.encode()).hexdigest()[:10]
 
 
+def test_what_the_template_is_given_is_part_of_the_id() -> None:
+    dated = Case(input=KNOT, template_arguments={"date": "2026-11-27"})
+    assert dated.id != KNOT_ID
+    assert dated.id.startswith("how-do-i-tie-a-knot-")
+    assert dated.id != Case(input=KNOT, template_arguments={"date": "2026-11-28"}).id
+    assert Case(input=KNOT, template_arguments={}).id == KNOT_ID
+    assert Case.model_validate(dated.to_row()) == dated
+
+
 def test_one_user_turn_is_the_same_case_as_its_text() -> None:
     assert Case.model_validate({"messages": [USER]}).id == Case(input=KNOT).id
     assert Case.model_validate({"messages": [SYSTEM, USER]}).id != Case(input=KNOT).id

@@ -23,7 +23,8 @@ ASKED = HOSTILE[:300]
 @pytest.fixture
 def stranger(project: Project) -> Project:
     """One case over its bound, and one within it."""
-    unmeasured: dict[str, Any] = {"tags": (), "kl": None, "origin": None}
+    plain = ("kl", "origin", "template_arguments")
+    unmeasured: dict[str, Any] = {"tags": (), **dict.fromkeys(plain)}
     rows = [
         filled(Case, input=f"over {ASKED}", max_kl=1e-6, **unmeasured),
         filled(Case, input=f"within {ASKED}", max_kl=9.0, **unmeasured),

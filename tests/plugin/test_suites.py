@@ -223,6 +223,14 @@ def test_a_tokenizer_with_two_words_exchanged_never_passes(project: Project) -> 
     assert "the tokenizer's files (then 00000000…, now " in shown(result)
 
 
+def test_what_a_template_would_be_given_is_never_left_out(project: Project) -> None:
+    row = {"input": KNOT, "max_kl": 9.0, "template_arguments": {"date": "2026-11-27"}}
+    project.write_suite(SUITE, row)
+    result = project.run(*MODELS, SUITE)
+    result.assert_outcomes(errors=1)
+    assert "has template_arguments, which this pytest-divergence cannot give to" in shown(result)
+
+
 def test_other_libraries_are_no_reason_to_believe_a_value(project: Project, reading: float) -> None:
     project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.9 * reading, "kl": KL})
     path = project.path / "regress.provenance.json"
