@@ -1,0 +1,89 @@
+"""What a search is read back for: the same run, in all that may change a number."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.discovery import plan
+from pytest_divergence.discovery.plan import SearchPlan, identify
+from pytest_divergence.discovery.strategies.built_in import built_in_strategies
+
+Change = Callable[[Path, pytest.MonkeyPatch], None]
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("base", "ft"):
+        shutil.copytree(tiny_models / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def key(**changes: str) -> str:
+    settings = Settings(**{"model_1": "base", "model_2": "ft", "device": "cpu", **changes})  # type: ignore[arg-type]
+    return SearchPlan.of(settings, identify(settings), built_in_strategies()).key
+
+
+def edit(name: str, **changes: object) -> Change:
+    def change(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = project / name
+        found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        path.write_text(json.dumps({**found, **changes}), "utf-8")
+
+    return change
+
+
+def other_version(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "versions", lambda: {"transformers": "4.0"})
+
+
+def other_template(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "base" / "chat_template.jinja").write_text("{{ messages[0].content }}", "utf-8")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(edit("base/config.json", initializer_range=0.5), id="reference"),
+        pytest.param(edit("ft/config.json", initializer_range=0.5), id="candidate"),
+        pytest.param(edit("base/tokenizer_config.json", note=1), id="tokenizer"),
+        pytest.param(edit("ft/tokenizer_config.json", note=1), id="candidate's tokenizer"),
+        pytest.param(edit("ft/special_tokens_map.json", eos_token="x"), id="special tokens"),
+        pytest.param(edit("ft/generation_config.json", eos_token_id=[1]), id="end of an answer"),
+        pytest.param(other_template, id="template"),
+        pytest.param(other_version, id="library"),
+    ],
+)
+def test_what_changes_a_number_makes_another_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, change: Change
+) -> None:
+    before = key()
+    assert key() == before
+    change(project, monkeypatch)
+    assert key() != before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metric": "forward"},
+        {"dtype": "bfloat16"},
+        {"model_2": "ft,dtype=bfloat16"},
+        {"model_2": "ft,attn_implementation=eager"},
+        {"chat_template": "none"},
+        {"system_prompt": "Be brief."},
+    ],
+    ids=lambda changes: "-".join(changes.values()),
+)
+def test_so_does_what_is_asked_for(project: Path, changes: dict[str, str]) -> None:
+    assert key(**changes) != key()
+
+
+def test_what_judges_and_measures_nothing_does_not(project: Path) -> None:
+    assert key(max_kl="0.5") == key(fail_on="any") == key()
