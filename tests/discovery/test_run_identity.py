@@ -26,7 +26,7 @@ def project(tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def key(**changes: str) -> str:
-    settings = Settings(**{"model_1": "base", "model_2": "ft", "device": "cpu", **changes})  # type: ignore[arg-type]
+    settings = Settings(**{"model_1": "base", "model_2": "ft", "device": "cpu", **changes})
     return SearchPlan.of(settings, identify(settings), built_in_strategies()).key
 
 
