@@ -2,9 +2,9 @@
 
 python benchmarks/attack.py [PART,...] [--examples N] [--only TEXT]
 
-Parts: parsers, faults, at-once, machines, journals, workers, adapters, templates, tokenizers. Each
-hole is a line with what reproduces it; the exit code is 1 where there is one. No part of it needs
-pytest's own tests: what it does is in tests/attacks.
+Parts: parsers, faults, at-once, machines, journals, workers, adapters, folders, templates,
+tokenizers. Each hole is a line with what reproduces it; the exit code is 1 where there is one. No
+part of it needs pytest's own tests: what it does is in tests/attacks.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.attacks import at_once, hostile, machines, stories, warm
 from tests.attacks.file_parsers import FILE_PARSERS
 from tests.attacks.hostile_adapters import ADAPTERS
+from tests.attacks.hostile_folders import FOLDERS
 from tests.attacks.hostile_templates import TEMPLATES
 from tests.attacks.hostile_tokenizers import TOKENIZERS
 from tests.attacks.model_parsers import MODEL_PARSERS
@@ -130,6 +131,7 @@ class Bench:
             "journals": self.journals,
             "workers": self.workers,
             "adapters": lambda part: self.strangers(ADAPTERS),
+            "folders": lambda part: self.strangers(FOLDERS),
             "templates": lambda part: self.strangers(TEMPLATES),
             "tokenizers": lambda part: self.strangers(TOKENIZERS),
         }
