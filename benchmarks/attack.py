@@ -47,6 +47,8 @@ class Part:
 
     name: str
     tried: int = 0
+    broken: int = 0
+    """Of these, what has one hole or more."""
     seconds: float = 0.0
     holes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -166,6 +168,7 @@ def attacked(part: Part, tries: Callable[[Part], Tries]) -> Part:
     started = time.monotonic()
     for name, count, found in tries(part):
         part.tried += count
+        part.broken += bool(found)
         for hole in found:
             line = " ".join(f"{name}: {hole}".split())
             shown = "".join(char if char.isprintable() else "?" for char in line)[:400]
@@ -180,9 +183,8 @@ def show(parts: list[Part]) -> None:
     """The table: a hole is counted once for each thing tried that has one or more."""
     print(f"{'part':<12}{'tried':>8}{'held':>8}{'holes':>7}{'seconds':>9}")
     for part in parts:
-        broken = len({hole.partition(": ")[0] for hole in part.holes})
-        held = part.tried - broken
-        print(f"{part.name:<12}{part.tried:>8,}{held:>8,}{broken:>7}{part.seconds:>9.0f}")
+        held = part.tried - part.broken
+        print(f"{part.name:<12}{part.tried:>8,}{held:>8,}{part.broken:>7}{part.seconds:>9.0f}")
         for reason in part.skipped:
             print(f"  skipped: {reason}")
 
