@@ -2,9 +2,9 @@
 
 python benchmarks/attack.py [PART,...] [--examples N] [--only TEXT]
 
-Parts: parsers, faults, at-once, machines, journals, workers, adapters, templates, tokenizers. Each
-hole is a line with what reproduces it; the exit code is 1 where there is one. No part of it needs
-pytest's own tests: what it does is in tests/attacks.
+Parts: parsers, faults, at-once, machines, journals, workers, adapters, folders, templates,
+tokenizers. Each hole is a line with what reproduces it; the exit code is 1 where there is one. No
+part of it needs pytest's own tests: what it does is in tests/attacks.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.attacks import at_once, hostile, machines, stories, warm
 from tests.attacks.file_parsers import FILE_PARSERS
 from tests.attacks.hostile_adapters import ADAPTERS
+from tests.attacks.hostile_folders import FOLDERS
 from tests.attacks.hostile_templates import TEMPLATES
 from tests.attacks.hostile_tokenizers import TOKENIZERS
 from tests.attacks.model_parsers import MODEL_PARSERS
@@ -46,6 +47,8 @@ class Part:
 
     name: str
     tried: int = 0
+    broken: int = 0
+    """Of these, what has one hole or more."""
     seconds: float = 0.0
     holes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -130,6 +133,7 @@ class Bench:
             "journals": self.journals,
             "workers": self.workers,
             "adapters": lambda part: self.strangers(ADAPTERS),
+            "folders": lambda part: self.strangers(FOLDERS),
             "templates": lambda part: self.strangers(TEMPLATES),
             "tokenizers": lambda part: self.strangers(TOKENIZERS),
         }
@@ -163,6 +167,7 @@ def attacked(part: Part, tries: Callable[[Part], Tries]) -> Part:
     started = time.monotonic()
     for name, count, found in tries(part):
         part.tried += count
+        part.broken += bool(found)
         for hole in found:
             line = " ".join(f"{name}: {hole}".split())
             shown = "".join(char if char.isprintable() else "?" for char in line)[:400]
@@ -177,9 +182,8 @@ def show(parts: list[Part]) -> None:
     """The table: a hole is counted once for each thing tried that has one or more."""
     print(f"{'part':<12}{'tried':>8}{'held':>8}{'holes':>7}{'seconds':>9}")
     for part in parts:
-        broken = len({hole.partition(": ")[0] for hole in part.holes})
-        held = part.tried - broken
-        print(f"{part.name:<12}{part.tried:>8,}{held:>8,}{broken:>7}{part.seconds:>9.0f}")
+        held = part.tried - part.broken
+        print(f"{part.name:<12}{part.tried:>8,}{held:>8,}{part.broken:>7}{part.seconds:>9.0f}")
         for reason in part.skipped:
             print(f"  skipped: {reason}")
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.models.folder_files import check_files, model_shapes, read_json_object
+from pytest_divergence.models.folder_files import check_files, read_json_object, stored_shapes
 
 KNOWN_IMPLEMENTATIONS = {
     "eager",
@@ -45,7 +47,7 @@ def screen_model_folder(folder: Path, *, role: str) -> dict[str, Any]:
     """
     check_files(folder, role=role)
     config = read_json_object(folder / "config.json", role=role)
-    num_tensors = len(model_shapes(folder))
+    num_tensors = _num_tensors(folder, role=role)
     for part in _parts(config):
         _screen_config(part, folder, role=role)
         _screen_numbers(part, folder, num_tensors, role=role)
@@ -87,6 +89,21 @@ def check_all_is_loaded(loading_info: dict[str, Any], *, what: str) -> None:
             f"{what}: {safe_line(key)} has the shape {tuple(stored)}, and config.json asks for "
             f"{tuple(wanted)}; save it again"
         )
+
+
+def _num_tensors(folder: Path, *, role: str) -> int:
+    """How many tensors a folder's files hold, all of which must say what they hold."""
+    count = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            count += len(stored_shapes(path))
+        except (SafetensorError, OSError, MemoryError) as error:
+            raise ModelLoadError(
+                f"{role}: {folder} cannot be loaded: {safe_line(path.name)[1:-1]}: "
+                f"{type(error).__name__}: {safe_line(str(error))}; save the model again, or take "
+                "the file out of the folder"
+            ) from error
+    return count
 
 
 def _parts(value: object) -> Iterator[dict[str, Any]]:

@@ -42,6 +42,11 @@ def check_files(folder: Path, *, role: str) -> None:
         try:
             found = path.stat()
         except OSError:  # a link to nowhere: whoever needs the file says that it is not there
+            if path.suffix == ".safetensors":
+                raise ModelLoadError(
+                    f"{role}: {path} is a link that leads to no file; take it out of the folder, "
+                    "or bring the file that it names"
+                ) from None
             continue
         if stat.S_ISDIR(found.st_mode):
             continue

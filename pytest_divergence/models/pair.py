@@ -262,7 +262,8 @@ def _stop_ids(
     for owner in (tokenizer, *(m.generation_config for m in models), *(m.config for m in models)):
         value = getattr(owner, "eos_token_id", None)
         values = value if isinstance(value, (list, tuple)) else [value]
-        found.update(token_id for token_id in values if token_id is not None)
+        # A stranger's file may hold anything here; what is no id ends nothing.
+        found.update(token_id for token_id in values if isinstance(token_id, int))
     if vocabulary is not None:
         # No added token can be fed to both models, so a continuation ends with the first.
         found = {token_id for token_id in found if token_id < vocabulary.num_shared}

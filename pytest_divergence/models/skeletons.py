@@ -31,8 +31,8 @@ def skeleton(side: SidePlan) -> PreTrainedModel:
 
     Raises `ModelLoadError` where the config describes far more numbers than the files hold.
     """
-    config = copy.deepcopy(side.config)  # a model writes to its config
     with quiet_transformers(), side.load_errors(), torch.device("meta"):
+        config = copy.deepcopy(side.config)  # a model writes to its config
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, trust_remote_code=False, attn_implementation="eager"
         )

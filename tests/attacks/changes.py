@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from tests.attacks.hostile import MARKER
 
 Change = Callable[[Path], object]
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MODEL, MODEL_WEIGHTS = "config.json", "model.safetensors"
+INDEX = f"{MODEL_WEIGHTS}.index.json"
+PT = {"format": "pt"}
 
 
 def all_of(*changes: Change) -> Change:
@@ -51,15 +55,15 @@ def edited(name: str, edit: Callable[[Any], object]) -> Change:
     return change
 
 
-def weights(edit: Callable[[dict[str, Tensor]], Mapping[str, Tensor]]) -> Change:
-    """The adapter's tensors as `edit` gives them."""
+def weights(
+    edit: Callable[[dict[str, Tensor]], Mapping[str, Tensor]], name: str = ADAPTER_WEIGHTS
+) -> Change:
+    """The tensors of an adapter, or of another file, as `edit` gives them."""
 
     def change(folder: Path) -> None:
-        path = folder / ADAPTER_WEIGHTS
-        found = {
-            name: tensor.contiguous().clone() for name, tensor in edit(load_file(path)).items()
-        }
-        save_file(found, path, {"format": "pt"})
+        path = folder / name
+        found = {key: tensor.contiguous().clone() for key, tensor in edit(load_file(path)).items()}
+        save_file(found, path, PT)
 
     return change
 
@@ -94,6 +98,36 @@ def added(**tensors: Tensor) -> Change:
     """More tensors; `__` in a name stands for a dot."""
     named = {name.replace("__", "."): tensor for name, tensor in tensors.items()}
     return weights(lambda all_: {**all_, **named})
+
+
+def header(edit: Callable[[dict[str, Any]], object], name: str = MODEL_WEIGHTS) -> Change:
+    """The header of a file of tensors changed; the bytes behind it stay."""
+
+    def change(folder: Path) -> None:
+        data = (folder / name).read_bytes()
+        end = 8 + int.from_bytes(data[:8], "little")
+        value = json.loads(data[8:end])
+        edit(value)
+        said = json.dumps(value).encode()
+        (folder / name).write_bytes(len(said).to_bytes(8, "little") + said + data[end:])
+
+    return change
+
+
+def sharded(edit: Callable[[dict[str, Any]], object] = lambda index: None) -> Change:
+    """A model's weights in two files, `a` and `b`, with an index, changed."""
+
+    def change(folder: Path) -> None:
+        whole = load_file(folder / MODEL_WEIGHTS)
+        (folder / MODEL_WEIGHTS).unlink()
+        places = {key: "ab"[at % 2] + ".safetensors" for at, key in enumerate(sorted(whole))}
+        for name in set(places.values()):
+            save_file({k: whole[k] for k in whole if places[k] == name}, folder / name, PT)
+        index = {"metadata": {"total_size": 1}, "weight_map": places}
+        edit(index)
+        (folder / INDEX).write_text(json.dumps(index), "utf-8")
+
+    return change
 
 
 def holding(name: str, data: str | bytes) -> Change:
@@ -137,6 +171,26 @@ def linked(name: str, target: str) -> Change:
     return change
 
 
+def folder_at(name: str) -> Change:
+    """A folder in place of a file."""
+
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).mkdir()
+
+    return change
+
+
+def moved(name: str, target: str) -> Change:
+    """A file by another name."""
+    return lambda folder: (folder / name).rename(folder / target)
+
+
+def copied(source: str, name: str) -> Change:
+    """A file from elsewhere in the project, or from the folder itself."""
+    return lambda folder: shutil.copy(folder / source, folder / name)
+
+
 def cut(name: str, size: int) -> Change:
     """A file cut to `size` bytes, from its end where that is negative."""
 
@@ -151,6 +205,7 @@ def sparse(name: str, size: int) -> Change:
     """A file that says to be huge and takes no disk."""
 
     def change(folder: Path) -> None:
+        (folder / name).touch()
         with (folder / name).open("r+b") as file:
             file.truncate(size)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.models.transformers_log import quiet_transformers
-from tests.attacks.projects import SUITE, Limits, Place, hand_written, make_place, session
+from tests.attacks.projects import (
+    SUITE,
+    Done,
+    Limits,
+    Place,
+    command,
+    hand_written,
+    make_place,
+    session,
+)
 from tests.tiny import save_tiny_adapter, save_tiny_model
 
 Outcome = Literal["refused", "measured", "either"]
@@ -31,6 +41,8 @@ MARKER = "RAN"
 """A file beside the project that a stranger's code makes where it runs."""
 PROMPT = "How do I tie a knot?"
 LIMITS = Limits(seconds=90, cpu_seconds=25, more_bytes=3 << 30)
+SHOWN_FRAME = re.compile(r"pytest_divergence/\S+\.py:\d+: in ")
+"""A line of this package's code that pytest shows of an error that no one has worded."""
 TOLERANCE = 1e-3
 """Relative; below it float32 rounds."""
 
@@ -45,6 +57,8 @@ class Stranger:
     source: str = "adapter"
     """The folder that is copied: `adapter`, `ft`, or `biased`, an adapter of `qwen2`."""
     arguments: tuple[str, ...] = ()
+    is_examined: bool = False
+    """Whether `doctor` looks at it too."""
 
     @property
     def base(self) -> str:
@@ -78,18 +92,21 @@ def holes_of(stranger: Stranger, ready: Place, folder: Path) -> list[str]:
     before = _outside(place)
     models = (f"--model-1={stranger.base}", f"--model-2={STRANGER}")
     words = (*models, SUITE, "--divergence-metric=forward", "--divergence-report-dir=runs")
+    holes = []
+    if stranger.is_examined:
+        looked = place.run(command("doctor", *models), limits=LIMITS)
+        holes += [f"doctor: {hole}" for hole in _faults(looked)]
     done = place.run(session(*words, *stranger.arguments), limits=LIMITS)
-    holes = [*_wrong_words(done.text)]
+    holes += _faults(done)
     if (place.path / MARKER).exists():
         holes.append("a stranger's code ran")
     if _outside(place) != before:
         holes.append("something was written outside of the project")
-    if done.code < 0 or "MemoryError" in done.text:
-        holes.append(f"it took more time or memory than {LIMITS}: exit {done.code}")
+    if _is_ended(done):
         return holes
-    if done.has_crashed:
-        holes.append(f"the inside of the program is shown: {done.end}")
     read = measured_in(project / "runs")
+    if stranger.is_examined and read is not None and not looked.is_green:
+        holes.append(f"doctor refuses what a session measures: {looked.text[-600:]}")
     if read is None:
         if done.is_green:
             holes.append(f"green, and nothing was measured: {done.end}")
@@ -137,11 +154,11 @@ def true_kl(place: Place, stranger: Stranger) -> float:
     total = count = 0.0
     for continuation in stored.tokens[case.id].reference:
         ids = torch.tensor([[*prompt, *continuation]])
-        logs = [
-            model(ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-            for model in (reference, candidate)
+        logits = [
+            model(ids).logits[0, len(prompt) - 1 : -1].float() for model in (reference, candidate)
         ]
-        ours, theirs = (one[:, : min(each.shape[-1] for each in logs)] for one in logs)
+        rows = min(one.shape[-1] for one in logits)  # those of one model alone are padding
+        ours, theirs = (one[:, :rows].log_softmax(-1) for one in logits)
         total += float((ours.exp() * (ours - theirs)).sum())
         count += len(continuation)
     return total / count
@@ -168,6 +185,19 @@ def _allow_all(suite: Path) -> None:
     """Limits that no candidate exceeds: what is not refused is measured, and passes."""
     rows = [{**json.loads(line), "max_kl": 1e6} for line in suite.read_text("utf-8").splitlines()]
     suite.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+
+
+def _faults(done: Done) -> Iterator[str]:
+    """What is wrong with a process, whatever it found."""
+    yield from _wrong_words(done.text)
+    if _is_ended(done):
+        yield f"it took more time or memory than {LIMITS}: exit {done.code}"
+    elif done.has_crashed or SHOWN_FRAME.search(done.text):
+        yield f"the inside of the program is shown: {done.end}"
+
+
+def _is_ended(done: Done) -> bool:
+    return done.code < 0 or "MemoryError" in done.text
 
 
 def _wrong_words(text: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Adapters, templates and tokenizers of strangers: refused, or measured as they truly are.
+"""Folders, adapters, templates and tokenizers of strangers: refused, or measured as they are.
 
 `ATTACK_STRANGERS=all` takes all of them; `benchmarks/attack.py` does.
 """
@@ -14,11 +14,12 @@ from tests.attacks import hostile
 from tests.attacks.changes import each, holding, in_config
 from tests.attacks.hostile import Stranger, holes_of
 from tests.attacks.hostile_adapters import ADAPTERS
+from tests.attacks.hostile_folders import FOLDERS
 from tests.attacks.hostile_templates import TEMPLATES
 from tests.attacks.hostile_tokenizers import TOKENIZERS
 from tests.attacks.projects import Done, Limits, Place
 
-ALL = [*ADAPTERS, *TEMPLATES, *TOKENIZERS]
+ALL = [*ADAPTERS, *FOLDERS, *TEMPLATES, *TOKENIZERS]
 CHOSEN = (
     "as it is",
     "no prefix",
@@ -31,6 +32,14 @@ CHOSEN = (
     "config {'layer_replication': [[0, 2], [0, 2], [1, 2]]}",
     "config: a pipe",
     "weights: a pickle",
+    "model config: as it is",
+    "model config: 300 levels of {}",
+    "model config {'num_labels': 1000000000}",
+    "tensors: score.weight",
+    "tensors: two layers swapped",
+    "model file: one place for two",
+    "shards: out of the folder",
+    "model folder: generation_config.json: a pipe",
     "template: loops",
     "template: 3 GB",
     "template: without the user's text",
@@ -43,7 +52,8 @@ TRIED = [one for one in ALL if os.environ.get("ATTACK_STRANGERS") == "all" or on
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len({one.name for one in ALL}) == len(ALL) >= 150
+    assert len({one.name for one in ALL}) == len(ALL) >= 700
+    assert len(FOLDERS) >= 165
     assert {*CHOSEN} <= {one.name for one in ALL}
 
 

@@ -154,7 +154,7 @@ def _bad_template(folder: Path) -> None:
             "--model-1 and --model-2 have different tokenizers: eos_token_id is 2 and 1",
         ),
         (_pickled, "holds only pickled weights (pytorch_model.bin); pickles can run code"),
-        (_cut, "--model-2: ft cannot be loaded: SafetensorError"),
+        (_cut, "/ft cannot be loaded: model.safetensors: SafetensorError"),
         (_narrower, "the reference has 271 rows for tokens, the candidate 200, and the tokenizer"),
         (_bad_template, "the chat template refuses the prompt"),
     ],

@@ -166,6 +166,19 @@ def test_a_number_out_of_all_proportion_is_refused_at_once(
     assert str(looked.value) == message
 
 
+@pytest.mark.parametrize("changes", [{"__deepcopy__": 7}, {"__reduce_ex__": 7}])
+def test_a_key_called_like_a_method_is_one_clear_error(
+    tiny_models: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    folder = with_config(copied(tiny_models, "base", tmp_path), **changes)
+
+    message = refusal(tiny_models / "base", folder)
+
+    assert message.startswith(f"--model-2: {folder} cannot be loaded: TypeError: ")
+    with pytest.raises(ModelLoadError):
+        list(inspect_pair(Settings(), resolve_pair(str(tiny_models / "base"), str(folder))))
+
+
 def pipe(path: Path) -> None:
     os.mkfifo(path)
 
@@ -238,6 +251,27 @@ def test_links_to_files_are_as_good_as_files(tiny_models: Path, tmp_path: Path) 
     for blob in blobs.iterdir():
         (folder / blob.name).symlink_to(blob)
     (folder / "nowhere.txt").symlink_to(tmp_path / "nowhere")
+
+    load_model_pair(str(tiny_models / "base"), str(folder))
+
+
+def test_weights_behind_a_link_to_nowhere_are_refused(tiny_models: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_models, "ft", tmp_path)
+    (folder / "zz.safetensors").symlink_to("nowhere")
+
+    assert refusal(tiny_models / "base", folder) == (
+        f"--model-2: {folder}/zz.safetensors is a link that leads to no file; take it out of the "
+        "folder, or bring the file that it names"
+    )
+
+
+@pytest.mark.parametrize("end", [{"a": 1}, [[2], 2], "x"])
+def test_an_end_of_answers_that_is_no_token_is_left_out(
+    tiny_models: Path, tmp_path: Path, end: object
+) -> None:
+    folder = copied(tiny_models, "ft", tmp_path)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": end}))
 
     load_model_pair(str(tiny_models / "base"), str(folder))
 
@@ -398,6 +432,18 @@ def test_truncated_weights_are_a_load_error(tiny_models: Path, tmp_path: Path) -
     weights.write_bytes(weights.read_bytes()[:1000])
 
     assert refusal(tiny_models / "base", folder).startswith(f"--model-2: {folder} cannot be loaded")
+
+
+def test_a_file_beside_the_weights_does_not_hide_how_large_the_model_is(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    folder = with_config(copied(tiny_models, "base", tmp_path), vocab_size=10**9)
+    (folder / "zz.safetensors").write_text("garbage")
+
+    message = refusal(tiny_models / "base", folder)
+
+    assert message.startswith(f"--model-2: {folder} cannot be loaded: zz.safetensors: Safetens")
+    assert message.endswith("; save the model again, or take the file out of the folder")
 
 
 def test_hostile_text_of_a_file_is_harmless_in_the_error(tiny_models: Path, tmp_path: Path) -> None:
