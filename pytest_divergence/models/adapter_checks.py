@@ -54,6 +54,11 @@ def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
             "(adapter_model.bin) can run code and are not loaded. Save it again with "
             "save_pretrained()."
         )
+    if (folder / "config.json").is_file() and (full := sorted(folder.glob("model*.safetensors"))):
+        raise ModelLoadError(
+            f"{role}: {folder} holds an adapter and a full model ({full[0].name}), so it names two "
+            "models; give a folder that holds the one that is meant"
+        )
     if not _is_plain(config.get("auto_mapping")) or config.get("megatron_config"):
         raise ModelLoadError(
             f"{role}: {folder}/adapter_config.json names code to import "

@@ -83,7 +83,7 @@ class Prefixes:
 
     @torch.no_grad()
     def _compute(self, prefix: Prefix) -> Layers | None:
-        cache = DynamicCache(config=self._model.config)
+        cache = _whole_cache(self._model)
         row = torch.tensor([prefix], device=input_device(self._model))
         positions = torch.arange(len(prefix), device=row.device)[None]
         self._forward(row, torch.ones_like(row), positions, cache, 1)
@@ -91,7 +91,7 @@ class Prefixes:
 
     def new_cache(self, shared: Layers | None, size: int) -> DynamicCache:
         """A cache of `size` rows that have read a prefix, or nothing."""
-        cache = DynamicCache(config=self._model.config)
+        cache = _whole_cache(self._model)
         for index, (keys, values) in enumerate(shared or []):
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
         return cache
@@ -212,6 +212,19 @@ def gather(
     back = torch.tensor(order).argsort()
     cache.batch_select_indices(back)
     return _selected(logits, back.tolist()), cache
+
+
+def _whole_cache(model: PreTrainedModel) -> DynamicCache:
+    """A cache of which no layer forgets: how far a layer looks back is for the model's mask to say.
+
+    A config may name windows that its model does not know, and there a window changes nothing.
+    """
+    cache = DynamicCache(config=model.config)
+    cache.layers = [
+        DynamicLayer() if type(layer) is DynamicSlidingWindowLayer else layer  # type: ignore[no-untyped-call]
+        for layer in cache.layers
+    ]
+    return cache
 
 
 def _shortest_window(cache: DynamicCache) -> int | None:

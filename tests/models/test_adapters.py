@@ -182,6 +182,14 @@ def test_an_ordinary_pattern_passes(tiny_models: Path, adapter: Path, pattern: s
     resolve_pair(str(tiny_models / "base"), str(adapter))
 
 
+def test_a_full_model_beside_an_adapter_is_refused(tiny_models: Path, adapter: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_models / "ft" / name, adapter)
+
+    with pytest.raises(ModelLoadError, match="holds an adapter and a full model"):
+        resolve_pair(str(tiny_models / "base"), str(adapter))
+
+
 def test_more_names_of_modules_than_tensors_are_refused(tiny_models: Path, adapter: Path) -> None:
     change_config(adapter, target_modules=["q_proj", *map(str, range(1_000))])
 

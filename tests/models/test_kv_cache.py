@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import FalconH1Config, Gemma2Config, MistralConfig
+from transformers import FalconH1Config, Gemma2Config, LlamaConfig, MistralConfig
 
 from pytest_divergence.models import kv_cache
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily
@@ -175,6 +175,20 @@ def test_layers_that_forget_go_on_right(kind: Any, window: int) -> None:
 
     assert_goes_on_as_the_model_alone(state, BODIES, PREFIX)
     assert_goes_on_as_the_model_alone(again, [SHORT, OTHER], PREFIX)
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [{"sliding_window": 0}, {"sliding_window": 1, "layer_types": ["sliding_attention"] * 2}],
+    ids=["none", "one"],
+)
+def test_a_window_that_the_model_does_not_know_forgets_nothing(windows: dict[str, Any]) -> None:
+    config = tiny_config(LlamaConfig, num_hidden_layers=2)
+    for key, value in windows.items():
+        setattr(config, key, value)
+    side = ModelSide("candidate", tiny_model(config=config))
+
+    assert_goes_on_as_the_model_alone(side.start(BODIES, prefix=PREFIX), BODIES, PREFIX)
 
 
 def test_embeddings_are_read_each_time_and_pass_gradients() -> None:
