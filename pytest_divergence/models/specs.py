@@ -92,7 +92,9 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
     location, *raw_options = text.strip().split(",")
     location = location.strip()
     if "\0" in location:
-        raise ModelLoadError(f"{role} holds a NUL character, which no path or Hub id does")
+        raise ModelLoadError(
+            f"{role} holds a NUL character, so it is no folder, and it is not a Hub id"
+        )
     if not location:
         raise ModelLoadError(f"{role} is empty; give a Hub id, a local folder or demo:NAME")
     if "://" in location:

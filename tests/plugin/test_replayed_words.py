@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
+from pytest_divergence.core.suites import read_suite, write_stored
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
 from tests.plugin.test_search import TINY_SEARCH
 
@@ -33,9 +32,11 @@ def test_what_a_search_has_measured_is_not_replayed(project: Project) -> None:
 def test_what_could_not_be_measured_is_not_replayed(project: Project) -> None:
     project.write_suite(SUITE, *({"input": one, "max_kl": 99.0} for one in (KNOT, POEM)))
     project.run(*MODELS, SUITE, "--divergence-fill")
-    tokens = project.path / "regress.tokens.jsonl"
-    first, second = tokens.read_text("utf-8").splitlines()
-    changed = json.dumps({**json.loads(second), "prompt_sha256": "0" * 64})
-    tokens.write_text(f"{first}\n{changed}\n", "utf-8")
+    stored = read_suite(project.path / SUITE)
+    assert stored.provenance is not None
+    first, second = stored.tokens.values()
+    unreadable = second.model_copy(update={"prompt_sha256": "0" * 64})
+    tokens = (first, unreadable)
+    write_stored(project.path / SUITE, stored.suite.rows, tokens, stored.provenance)
     result = project.run("--model-1=base", "--model-2=adapter", SUITE, "-W", "default")
     assert "1 stored case replayed: 1 within the bound; 1 not measured." in result.outlines
