@@ -136,6 +136,7 @@ def _says_why(done: Done) -> bool:
         "was changed by others",
         "stays as it was",
         "another search",
+        "holds no report.json",  # a search has begun, and is the latest run already
         "ERROR",
     )
     return not done.is_green and any(word in done.text for word in words)
