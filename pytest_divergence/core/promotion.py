@@ -12,7 +12,8 @@ from pathlib import Path
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, is_same_quantity
 from pytest_divergence.core.errors import SettingsError, StoreError, SuiteError
-from pytest_divergence.core.file_names import SUITE_SUFFIX
+from pytest_divergence.core.file_names import SUITE_SUFFIX, suite_files, suite_record
+from pytest_divergence.core.joint_writes import finish
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.regular_files import make_folders
 from pytest_divergence.core.report import load_report, report_path, suite_of
@@ -155,8 +156,9 @@ def _target(target: Path, *, is_adding: bool) -> StoredSuite | None:
             f"collect it; for instance {target.with_name(target.name.split('.')[0] or 'release')}"
             f"{SUITE_SUFFIX}"
         )
-    if not target.exists():
+    if not target.exists():  # a first promotion that was killed is begun anew
         return None
+    finish(suite_record(target), suite_files(target))
     if not is_adding:
         raise SettingsError(
             f"{target} is there already; add to it with --add, or name another file"

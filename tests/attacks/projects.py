@@ -18,6 +18,7 @@ import pytest
 
 from pytest_divergence.cli import main as command_main
 from pytest_divergence.core import settings as settings_module
+from pytest_divergence.core.file_names import RECORD_SUFFIX
 from pytest_divergence.core.settings import Profile
 from tests.attacks.faults import Event, Fault, FileEvents, events_in
 from tests.forked import Forked
@@ -225,7 +226,7 @@ def left_in(place: Place) -> dict[str, object]:
         for name, path in _named_files(place)
         if ("/reports/RUN/" not in name or path.is_relative_to(latest))
         and "/journal/" not in f"/{name}"
-        and not name.endswith((".lock", "/DIGEST"))
+        and not name.endswith((".lock", "/DIGEST", RECORD_SUFFIX))
         and not is_stray(name)
     }
 

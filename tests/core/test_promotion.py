@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.errors import DivergenceError, StoreError
-from pytest_divergence.core.file_names import suite_path
+from pytest_divergence.core.file_names import suite_files, suite_path, suite_record
 from pytest_divergence.core.promotion import Choice, promote
 from pytest_divergence.core.provenance import ModelProvenance
 from pytest_divergence.core.report import PairSummary, Report, ReportCase, Run, write_report
@@ -53,6 +54,12 @@ def target(tmp_path: Path) -> Path:
     folder = tmp_path / "tests"
     folder.mkdir()
     return folder / "release.divergence.jsonl"
+
+
+def refusal_without_a_look(source: Path, target: Path) -> str:
+    with pytest.raises(DivergenceError) as caught:
+        promote(source, target)
+    return str(caught.value)
 
 
 def refusal(
@@ -273,6 +280,19 @@ def test_nothing_is_added_to_values_of_unknown_models(searched: Path, target: Pa
     assert said.endswith(
         "; restore it, or take kl out of the rows and measure them with --divergence-fill"
     )
+
+
+def test_what_a_killed_promotion_had_written_is_there_already(searched: Path, target: Path) -> None:
+    """It was killed when all files were in place, but for the record of that."""
+    promote(searched, target)
+    whole = texts(target.parent)
+    names = [path.name for path in suite_files(target)]
+    record = {name: f".{name}.0.divergence-tmp" for name in names}
+    suite_record(target).write_text(json.dumps(record), "utf-8")
+
+    assert "is there already; add to it with --add" in refusal_without_a_look(searched, target)
+
+    assert texts(target.parent) == whole
 
 
 def test_rows_written_by_hand_stay_byte_for_byte(searched: Path, target: Path) -> None:
