@@ -88,13 +88,17 @@ class TrainingConfig:
             if value is not None and value < 1:
                 raise SettingsError(f"{name}={value} must be at least 1")
         if self.kind not in DEFAULT_LEARNING_RATES:
-            raise SettingsError(f"kind={self.kind!r} must be free or simplex")
+            raise SettingsError(f"kind={str(self.kind)[:60]!r} must be free or simplex")
         if self.metric not in DIVERGENCES:
-            raise SettingsError(f"metric={self.metric!r} must be one of {', '.join(DIVERGENCES)}")
+            raise SettingsError(
+                f"metric={str(self.metric)[:60]!r} must be one of {', '.join(DIVERGENCES)}"
+            )
         for name, choices in (("objective", get_args(Objective)), ("position", get_args(Position))):
             if getattr(self, name) not in choices:
                 known = ", ".join(choices)
-                raise SettingsError(f"{name}={getattr(self, name)!r} must be one of {known}")
+                raise SettingsError(
+                    f"{name}={str(getattr(self, name))[:60]!r} must be one of {known}"
+                )
         if (self.objective == "log_ratio") != bool(self.target_ids):
             raise SettingsError("target_ids and objective='log_ratio' go together; give both")
         if self.objective == "likelihood" and self.position == "after":
