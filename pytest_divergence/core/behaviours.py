@@ -7,14 +7,13 @@ found or confirmed.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import Annotated, Literal
 from unicodedata import normalize
 
 from pydantic import Field
 
-from pytest_divergence.core.cases import Count, Number, Record, SafeId
+from pytest_divergence.core.cases import Count, Number, Record, SafeId, canonical_json
 from pytest_divergence.core.safe_text import slug
 
 Rate = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -148,8 +147,7 @@ def behaviour_id(motifs_or_trait: Sequence[str] | str) -> str:
     motifs = sorted({_normalised(motif) for motif in given} - {""})
     if not motifs:
         raise ValueError(f"a behaviour needs a motif or a trait; got {motifs_or_trait!r}")
-    exact = json.dumps(motifs, ensure_ascii=False, separators=(",", ":"))
-    digest = hashlib.sha256(exact.encode("utf-8")).hexdigest()[:10]
+    digest = hashlib.sha256(canonical_json(motifs).encode("utf-8")).hexdigest()[:10]
     return f"behaviour-{slug(max(motifs, key=len))}-{digest}"
 
 

@@ -267,13 +267,14 @@ def case_id(
         text = exact = prompt
     else:
         text = prompt[-1].content
-        exact = _canonical([{"content": turn.content, "role": turn.role} for turn in prompt])
+        exact = canonical_json([{"content": turn.content, "role": turn.role} for turn in prompt])
     if template_arguments:
-        exact = f"{exact}\0{_canonical(template_arguments)}"
+        exact = f"{exact}\0{canonical_json(template_arguments)}"
     return f"{slug(text)}-{_digest(exact)}"
 
 
-def _canonical(value: object) -> str:
+def canonical_json(value: object) -> str:
+    """The one text of a JSON value that digests are made of."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 

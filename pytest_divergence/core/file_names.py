@@ -31,9 +31,8 @@ RECORD_SUFFIX = ".divergence-commit"
 
 def suite_path(root: Path, model_1: str, model_2: str) -> Path:
     """Where a search of this pair writes its suite; the digest tells apart equal slugs."""
-    digest = hashlib.sha256(f"{model_1}\0{model_2}".encode("utf-8", "surrogatepass")).hexdigest()[
-        :8
-    ]
+    pair = f"{model_1}\0{model_2}".encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(pair).hexdigest()[:8]
     stem = f"{_short(model_1)}--{_short(model_2)}-{digest}"
     return root / FOLDER / SUITES / f"{stem}{SUITE_SUFFIX}"
 

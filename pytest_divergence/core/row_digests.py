@@ -7,11 +7,10 @@ continuations. Limits, tags and metadata are the user's to edit, and rows may be
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytest_divergence.core.cases import Case
+from pytest_divergence.core.cases import Case, canonical_json
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.file_names import PROVENANCE, TOKENS, sidecar_path
 from pytest_divergence.core.provenance import Provenance
@@ -106,5 +105,5 @@ def _check_number(path: Path, there: int, written: int | None, beside: str) -> N
 
 
 def _digest(value: object) -> str:
-    exact = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    return hashlib.sha256(exact.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    exact = canonical_json(value).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(exact).hexdigest()[:16]

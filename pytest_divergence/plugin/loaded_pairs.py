@@ -20,11 +20,7 @@ from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.cost import Memory, search_memory
 from pytest_divergence.discovery.plan import RunIdentity, identify_pair, identify_plan
 from pytest_divergence.models.devices import resolve_device
-from pytest_divergence.models.fingerprints import (
-    ModelIdentity,
-    has_tokenizer,
-    tokenizer_digest,
-)
+from pytest_divergence.models.fingerprints import ModelIdentity
 from pytest_divergence.models.load_plan import LoadContext, LoadOptions, LoadPlan, resolve_pair
 from pytest_divergence.models.loading import load_pair
 from pytest_divergence.models.pair import ModelPair
@@ -182,9 +178,8 @@ def _is_one_model(plan: LoadPlan) -> bool:
         (one.dtype, one.attn_implementation, one.device, one.device_map)
         for one in (side.full_model.spec for side in plan.sides)
     }
-    folders = {side.full_model.folder for side in plan.sides} - {None}
-    tokenizers = {tokenizer_digest(one) for one in folders if one and has_tokenizer(one)}
-    return len(asked) == 1 and len(tokenizers) <= 1
+    tokenizers = {plan.candidate_tokenizer_digest, plan.tokenizer_digest} - {None}
+    return len(asked) == 1 and len(tokenizers) == 1
 
 
 @contextmanager
