@@ -54,13 +54,28 @@ def alone_in(folder: Path) -> Iterator[bool]:
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def alone_with(record: Path, targets: tuple[Path, ...]) -> Iterator[bool]:
+    """Keep other writers out of the folder of a record, once what one left is in place.
+
+    False where the system cannot. `targets` are the files that the record may speak of. Raises
+    StoreError.
+    """
+    with alone_in(record.parent) as is_alone:
+        if os.path.lexists(record):
+            _finish(record, targets)
+        yield is_alone
+
+
 def replace_together(files: Mapping[Path, bytes], record: Path, *, is_alone: bool) -> None:
-    """Replace the files, which lie in one folder; hold `alone_in` of it.
+    """Replace the files, which lie in one folder; hold `alone_with` their record.
 
     Raises StoreError where one cannot be written: before the record stands all old files are
     intact, afterwards `finish` puts the new ones in place.
     """
-    _sweep(record, files, is_alone=is_alone)
+    max_age = 0.0 if is_alone else 3600.0  # no one else is writing, or someone may be
+    for target in (*files, record):
+        sweep_strays(record.parent, start=temporary_start(target), max_age=max_age)
     staged: dict[Path, Path] = {}
     note = temporary_name(record)
     has_committed = False
@@ -99,10 +114,9 @@ def finish(record: Path, targets: tuple[Path, ...]) -> None:
     `targets` are the files that the record may speak of. Raises StoreError where that cannot be
     done.
     """
-    if not os.path.lexists(record):
-        return
-    with alone_in(record.parent):
-        _finish(record, targets)
+    if os.path.lexists(record):  # else no lock is needed
+        with alone_with(record, targets):
+            pass
 
 
 def _finish(record: Path, targets: tuple[Path, ...]) -> None:
@@ -152,15 +166,6 @@ def _put_in_place(record: Path, staged: Mapping[Path, Path]) -> None:
             os.replace(temporary, target)
     sync_folder(record.parent)
     record.unlink()
-
-
-def _sweep(record: Path, files: Mapping[Path, bytes], *, is_alone: bool) -> None:
-    """Finish what others left, and remove what they staged and never committed."""
-    if os.path.lexists(record):
-        _finish(record, tuple(files))
-    for target in (*files, record):
-        max_age = 0.0 if is_alone else 3600.0  # no one else is writing, or no one may be
-        sweep_strays(record.parent, start=temporary_start(target), max_age=max_age)
 
 
 def _is_staged_for(temporary: Path, target: Path) -> bool:

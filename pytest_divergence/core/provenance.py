@@ -30,7 +30,7 @@ from pytest_divergence.core.file_names import (
     suite_files,
     suite_record,
 )
-from pytest_divergence.core.joint_writes import alone_in, finish
+from pytest_divergence.core.joint_writes import alone_with, finish
 from pytest_divergence.core.json_files import load_document, write_document
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import BUILT_IN_METRICS
@@ -205,8 +205,7 @@ def accept(behaviour_id: str, suites: Sequence[Path]) -> list[Path]:
     """
     changed, known = [], []
     for suite in suites:
-        finish(suite_record(suite), suite_files(suite))
-        with alone_in(suite.parent):
+        with alone_with(suite_record(suite), suite_files(suite)):
             provenance = provenance_beside(suite)
             ids = [one.id for one in provenance.behaviours] if provenance is not None else []
             known += ids

@@ -24,7 +24,7 @@ from pytest_divergence.core.file_names import (
     suite_files,
     suite_record,
 )
-from pytest_divergence.core.joint_writes import alone_in, finish, replace_together
+from pytest_divergence.core.joint_writes import alone_with, finish, replace_together
 from pytest_divergence.core.json_files import (
     document_data,
     read_rows,
@@ -174,8 +174,7 @@ def write_stored(
         tokens_path: rows_data(tokens_path, [one.model_dump(mode="json") for one in tokens]),
         provenance_path: document_data(provenance_path, made),
     }
-    finish(suite_record(path), suite_files(path))
-    with alone_in(path.parent) as is_alone:
+    with alone_with(suite_record(path), suite_files(path)) as is_alone:
         if instead_of is not None:
             lines |= _kept_texts(path, lines, instead_of)
         data = {**files, path: _lines_data(path, lines)}
