@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,20 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No option, CI flag, hub or cache of the machine reaches a test."""
-    for name in list(os.environ):
-        if name.startswith("PYTEST_DIVERGENCE_") or name in ("CI", "PYTEST_ADDOPTS"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hub"))
-    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("COLUMNS", "80")
+@pytest.fixture(autouse=True, scope="session")
+def _alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No option, CI flag, hub or cache of the machine reaches a test or a fixture of any scope."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in list(os.environ):
+            if name.startswith("PYTEST_DIVERGENCE_") or name in ("CI", "PYTEST_ADDOPTS"):
+                monkeypatch.delenv(name)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hub"))
+        cache = tmp_path_factory.getbasetemp() / "cache"
+        monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(cache))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setenv("COLUMNS", "80")
+        yield
 
 
 @pytest.fixture
