@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, Literal
 
 from pytest_divergence.core.behaviours import Behaviour
@@ -21,12 +20,11 @@ from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.discovery.behaviours.answers import Answer, Answered
 from pytest_divergence.discovery.behaviours.hints import Amplified, amplified_answers, asked
 from pytest_divergence.discovery.behaviours.suspects import behaviour_shows, shows_in_part
-from pytest_divergence.discovery.engines.base import Unit, WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.baseline import (
     NUM_NOISE_PROMPTS,
     absolute_bound,
@@ -166,7 +164,7 @@ def is_ordinary(control: Control, behaviours: Sequence[Behaviour]) -> bool:
 
 
 def calibrate(
-    units: WorkUnits,
+    ledger: Ledger,
     profile: Profile,
     shipped: Sequence[str],
     listener: Listener,
@@ -177,24 +175,35 @@ def calibrate(
     """Measure the controls, the shipped ones and those that the reference writes."""
     total = profile.num_shipped_controls + profile.num_written_controls
     listener.progress("calibrate", 0, total)
-    written = units.do(WRITTEN_UNIT, lambda pair: _written(pair, seed, profile))
+    written = ledger.result(
+        WorkUnit(WRITTEN_UNIT, _write_controls, {"seed": seed, "profile": profile})
+    )
     texts = [one.text for one in clean(Proposal(text, "control") for text in (*shipped, *written))]
     controls: list[Control] = []
     nlls: list[float] = []
     named = frozenset(asked(texts, profile))
     starts = range(0, len(texts), CHUNK)
     chunks = [
-        Unit(
+        WorkUnit(
             f"controls/score/{start}",
-            partial(_measure, texts[start : start + CHUNK], named, metric, seed, profile),
+            measure_controls,
+            {
+                "texts": texts[start : start + CHUNK],
+                "named": named,
+                "metric": metric,
+                "seed": seed,
+                "profile": profile,
+            },
         )
         for start in starts
     ]
-    for start, scored in zip(starts, units.do_each(chunks), strict=True):
+    for start, scored in zip(starts, ledger.results(chunks), strict=True):
         controls += [Control.from_row(row) for row in scored["controls"]]
         nlls += scored["nlls"]
         listener.progress("calibrate", min(start + CHUNK, total), total)
-    floor = units.do("calibrate/noise-floor", partial(_floor, controls, metric))
+    texts, answers = noise_prompts(controls)
+    arguments = {"texts": texts, "answers": answers, "metric": metric}
+    floor = ledger.result(WorkUnit("calibrate/noise-floor", _measure_noise_floor, arguments))
     values = [one.value for one in controls]
     shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)
     return Calibrated(NoiseFloor(**floor), shift, controls, nll_limit(nlls))
@@ -206,8 +215,9 @@ def noise_prompts(controls: Sequence[Control]) -> tuple[list[str], list[Sequence
     return [one.text for one in chosen], [one.candidate.token_ids for one in chosen]
 
 
-def _written(pair: ModelPair, seed: int, profile: Profile) -> list[str]:
+def _write_controls(worker: Worker, *, seed: int, profile: Profile) -> list[str]:
     """Unguided user turns of the reference, so that ordinary odd prompts are covered."""
+    pair = worker.pair
     if profile.num_written_controls == 0:
         return []
     return generate_prompts(
@@ -220,14 +230,17 @@ def _written(pair: ModelPair, seed: int, profile: Profile) -> list[str]:
     )
 
 
-def _measure(
+def measure_controls(
+    worker: Worker,
+    *,
     texts: Sequence[str],
     named: frozenset[str],
     metric: MetricName,
     seed: int,
     profile: Profile,
-    pair: ModelPair,
 ) -> dict[str, Any]:
+    """Scores, first-token surprise and, of those `named`, amplified answers."""
+    pair = worker.pair
     with pair.reading_once():
         nlls = prompt_nlls(pair, pair.reference, texts)
         scores = score_prompts(
@@ -259,9 +272,10 @@ def _measure(
     }
 
 
-def _floor(controls: Sequence[Control], metric: MetricName, pair: ModelPair) -> dict[str, object]:
-    given = noise_prompts(controls)
-    return measure_noise_floor(pair, *given, metric=metric).model_dump()
+def _measure_noise_floor(
+    worker: Worker, *, texts: Sequence[str], answers: Sequence[Sequence[int]], metric: MetricName
+) -> dict[str, object]:
+    return measure_noise_floor(worker.pair, texts, answers, metric=metric).model_dump()
 
 
 def _is_shown(behaviour: Behaviour, control: Control) -> bool:

@@ -7,7 +7,6 @@ not know how a number is measured, nor how a report looks.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from pytest_divergence.core.calibration_record import (
@@ -18,9 +17,9 @@ from pytest_divergence.core.calibration_record import (
 )
 from pytest_divergence.core.errors import MeasurementError, NonFiniteLogitsError
 from pytest_divergence.core.report import PairSummary
-from pytest_divergence.core.settings import Settings
+from pytest_divergence.core.settings import MetricName, Settings
 from pytest_divergence.discovery.calibration import Calibrated, Control, calibrate, noise_prompts
-from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.plan import (
     CalibrationPlan,
@@ -30,6 +29,7 @@ from pytest_divergence.discovery.plan import (
     open_journal,
 )
 from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.discovery.soft_prompts.virtual_tokens import artefact_folder
 from pytest_divergence.models.batching import is_out_of_memory
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
@@ -66,10 +66,10 @@ def calibration_report(
         files.locked(listener),
         open_journal(files.calibration(plan.key), plan.key, listener) as journal,
     ):
-        units = WorkUnits(InProcess(journal, load_pair))
-        dtype, attention, others = units.do("calibrate/pair", _about)
+        ledger = Ledger(InProcess(journal, load_pair, listener, artefact_folder(plan.key)))
+        dtype, attention, others = ledger.result(WorkUnit("calibrate/pair", _pair_facts))
         calibrated = calibrate(
-            units,
+            ledger,
             plan.profile,
             plan.controls,
             listener,
@@ -77,8 +77,8 @@ def calibration_report(
             seed=settings.seed,
         )
         bound = calibrated.bound(settings.max_kl)
-        nuisances = _nuisances(units, settings, others, calibrated, listener)
-        planted = _planted(units, settings, calibrated.controls, bound.value, listener)
+        nuisances = _nuisances(ledger, settings, others, calibrated, listener)
+        planted = _planted(ledger, settings, calibrated.controls, bound.value, listener)
         return CalibrationReport(
             pair=PairSummary(
                 reference=identity.reference.spec,
@@ -97,37 +97,42 @@ def calibration_report(
             bound=bound,
             planted=planted,
             planted_prompts=[one.text for one in calibrated.controls[:NUM_PLANTED_PROMPTS]],
-            effort=units.effort,
-            is_cached=units.spent.num_computed == 0,
+            effort=ledger.effort,
+            is_cached=ledger.spent.num_computed == 0,
         )
 
 
-def _about(pair: ModelPair) -> list[object]:
-    dtype = str(pair.dtype).split(".")[-1]
-    return [dtype, attention_of(pair.reference), nuisances_of(pair)]
+def _pair_facts(worker: Worker) -> list[object]:
+    """The dtype's name, the reference's attention, and the kinds of nuisance that apply."""
+    pair = worker.pair
+    return [str(pair.dtype).split(".")[-1], attention_of(pair.reference), nuisances_of(pair)]
 
 
 def _nuisances(
-    units: WorkUnits,
+    ledger: Ledger,
     settings: Settings,
     others: Sequence[tuple[NuisanceKind, str]],
     calibrated: Calibrated,
     listener: Listener,
 ) -> list[Nuisance]:
-    given = noise_prompts(calibrated.controls)
+    texts, answers = noise_prompts(calibrated.controls)
     rows = []
     for number, (kind, setting) in enumerate(others):
         listener.progress(f"nuisance: {kind} {setting}", number, len(others))
 
-        def measure(
-            pair: ModelPair, kind: NuisanceKind = kind, setting: str = setting
-        ) -> dict[str, object]:
-            return measure_nuisance(
-                pair, kind, setting, *given, metric=settings.metric
-            ).model_dump()
-
+        unit = WorkUnit(
+            f"calibrate/nuisance/{kind}/{setting}",
+            _measure_nuisance,
+            {
+                "kind": kind,
+                "setting": setting,
+                "texts": texts,
+                "answers": answers,
+                "metric": settings.metric,
+            },
+        )
         try:
-            row = Nuisance(**units.do(f"calibrate/nuisance/{kind}/{setting}", measure))
+            row = Nuisance(**ledger.result(unit))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -137,7 +142,7 @@ def _nuisances(
 
 
 def _planted(
-    units: WorkUnits,
+    ledger: Ledger,
     settings: Settings,
     controls: Sequence[Control],
     bound: float,
@@ -148,10 +153,14 @@ def _planted(
     rows = []
     for number, size in enumerate(SIZES):
         listener.progress(f"positive control: noise of {size:g}", number, len(SIZES))
+        arguments = {
+            "controls": chosen,
+            "size": size,
+            "seed": row_seed(settings.seed, "planted"),
+            "metric": settings.metric,
+        }
         try:
-            measured = units.do(
-                f"calibrate/planted/{size:g}", partial(_plant, chosen, settings, size)
-            )
+            measured = ledger.result(WorkUnit(f"calibrate/planted/{size:g}", _plant, arguments))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -161,18 +170,31 @@ def _planted(
     return rows
 
 
+def _measure_nuisance(
+    worker: Worker,
+    *,
+    kind: NuisanceKind,
+    setting: str,
+    texts: Sequence[str],
+    answers: Sequence[Sequence[int]],
+    metric: MetricName,
+) -> dict[str, object]:
+    measured = measure_nuisance(worker.pair, kind, setting, texts, answers, metric=metric)
+    return measured.model_dump()
+
+
 def _plant(
-    controls: Sequence[Control], settings: Settings, size: float, pair: ModelPair
+    worker: Worker, *, controls: Sequence[Control], size: float, seed: int, metric: MetricName
 ) -> dict[str, object]:
     cases = [one.case for one in controls]
     try:
         values = planted_kls(
-            pair,
+            worker.pair,
             cases,
             {case.id: one.stored for case, one in zip(cases, controls, strict=True)},
             size=size,
-            seed=row_seed(settings.seed, "planted"),
-            metric=settings.metric,
+            seed=seed,
+            metric=metric,
         )
     except (MeasurementError, NonFiniteLogitsError) as error:
         return {"values": [], "reason": reason_of(error)}

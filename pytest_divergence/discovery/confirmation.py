@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from pytest_divergence.core.behaviours import Behaviour
@@ -16,12 +15,11 @@ from pytest_divergence.core.cases import Case, Completions, Measurement, Origin
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.discovery.behaviours.suspects import shown_behaviour
-from pytest_divergence.discovery.engines.base import Unit, WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.selection import Selected
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprints import text_digest
-from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from pytest_divergence.scoring.suite_rows import CASE_STREAM, Sizes, measure_rows
 from pytest_divergence.scoring.token_comparison import compare_tokens
@@ -43,7 +41,7 @@ class ConfirmedCase:
 
 
 def confirm(
-    units: WorkUnits,
+    ledger: Ledger,
     selected: Sequence[Selected],
     sizes: Sizes,
     listener: Listener,
@@ -59,22 +57,23 @@ def confirm(
     starts = range(0, len(selected), CHUNK)
     chunks = [_unit(selected[start : start + CHUNK], sizes, seed) for start in starts]
     confirmed: list[ConfirmedCase] = []
-    for start, found in zip(starts, units.do_each(chunks), strict=True):
+    for start, found in zip(starts, ledger.results(chunks), strict=True):
         chunk = selected[start : start + CHUNK]
         confirmed += [_as_case(one, row, behaviours) for one, row in zip(chunk, found, strict=True)]
         listener.progress("confirm", start + len(chunk), len(selected))
     return confirmed
 
 
-def _unit(selected: Sequence[Selected], sizes: Sizes, seed: int) -> Unit:
+def _unit(selected: Sequence[Selected], sizes: Sizes, seed: int) -> WorkUnit:
     texts = [one.scored.proposal.text for one in selected]
     name = f"confirm/{text_digest(json.dumps(texts))[:16]}"
-    return Unit(name, partial(_measure, texts, sizes, seed))
+    return WorkUnit(name, _measure_cases, {"texts": texts, "sizes": sizes, "seed": seed})
 
 
-def _measure(
-    texts: Sequence[str], sizes: Sizes, seed: int, pair: ModelPair
+def _measure_cases(
+    worker: Worker, *, texts: Sequence[str], sizes: Sizes, seed: int
 ) -> list[dict[str, Any]]:
+    pair = worker.pair
     rows = [Case(input=text) for text in texts]
     with pair.reading_once():
         # First, for it reads all positions of a prompt: what comes after goes on from its end.

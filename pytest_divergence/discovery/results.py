@@ -35,7 +35,7 @@ from pytest_divergence.core.suites import NUM_CONTROL_ROWS, write_stored
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.discovery.calibration import Calibrated
 from pytest_divergence.discovery.confirmation import ConfirmedCase
-from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.plan import RunIdentity, versions
 from pytest_divergence.discovery.proposals import distinct_share, self_similarity
 from pytest_divergence.discovery.rounds import ScoredProposal, SearchResult
@@ -76,7 +76,7 @@ def build_report(
     findings: Findings,
     settings: Settings,
     identity: RunIdentity,
-    units: WorkUnits,
+    ledger: Ledger,
     *,
     run_id: str,
     is_complete: bool,
@@ -119,7 +119,7 @@ def build_report(
             seconds=round(findings.first_found[0], 3), tokens_forwarded=findings.first_found[1]
         ),
         errors=[*findings.errors, *findings.search.errors],
-        effort=units.effort,
+        effort=ledger.effort,
     )
 
 
@@ -128,7 +128,7 @@ def write_suite_files(
     findings: Findings,
     settings: Settings,
     identity: RunIdentity,
-    units: WorkUnits,
+    ledger: Ledger,
     *,
     key: str,
 ) -> None:
@@ -152,7 +152,7 @@ def write_suite_files(
         "bound": bound,
         "nll_limit": calibrated.nll_limit,
         "behaviours": findings.behaviours,
-        "effort": units.effort,
+        "effort": ledger.effort,
     }
     rows = [*findings.exported.values(), *(one.case for one in controls)]
     write_stored(path, rows, stored, made.model_copy(update=measured))

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.errors import ModelLoadError, StoreError
@@ -19,11 +18,12 @@ from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.behaviours.answers import Answer, Answered
 from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours
 from pytest_divergence.discovery.behaviours.suspects import Suspect
-from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.strategies.protocol import (
     Round,
+    RoundTask,
     SearchContext,
     Strategy,
     Target,
@@ -100,13 +100,12 @@ class Search:
     profile: Profile
     seeds: Sequence[str]
     strategies: Mapping[str, Strategy]
-    artefacts: Path
     listener: Listener
     behaviours: Behaviours
     bound: float
     """Provisional: what counts as found, nats per token."""
 
-    def run(self, units: WorkUnits, result: SearchResult) -> None:
+    def run(self, ledger: Ledger, result: SearchResult) -> None:
         """Fill `result` round by round, so that an interruption keeps what is there."""
         deadline = self.settings.budget_seconds
         started = time.monotonic()
@@ -117,7 +116,7 @@ class Search:
         resting: dict[str, set[str]] = {}  # with what they knew: another phrase wakes them
         while True:
             is_late = deadline is not None and time.monotonic() - started > deadline
-            left = limit - units.spent.tokens_forwarded
+            left = limit - ledger.spent.tokens_forwarded
             aims = {target.motif for target in self.behaviours.targets}
             affordable = [
                 name
@@ -132,7 +131,7 @@ class Search:
             if name not in resting:  # what is woken mostly has nothing to say
                 number = len(result.rounds[name])
                 self.listener.progress(f"search: {name}", number, number + 1)
-            if self._one_round(units, result, name, asked[name]):
+            if self._one_round(ledger, result, name, asked[name]):
                 resting.pop(name, None)
             else:
                 resting[name] = aims
@@ -143,16 +142,16 @@ class Search:
         rounds = [(name, one) for name in open_ones for one in result.rounds[name]]
         return most_paying(open_ones, rounds)
 
-    def _one_round(self, units: WorkUnits, result: SearchResult, name: str, asked: int) -> bool:
+    def _one_round(self, ledger: Ledger, result: SearchResult, name: str, asked: int) -> bool:
         """Run, or read back, one round; False where the strategy has no more to offer for now.
 
         It was `asked` so many times before: more often than it has had rounds, if it was woken.
         """
         without = "".join(f"/without/{other}/{turn}" for other, turn in result.failed.items())
         unit = f"search/{name}/{asked}{without}"
-        seconds, tokens = units.spent.seconds, units.spent.tokens_forwarded
+        seconds, tokens = ledger.spent.seconds, ledger.spent.tokens_forwarded
         try:
-            found = units.do(unit, lambda pair: self._propose_and_score(pair, result, name))
+            found = ledger.result(WorkUnit(unit, play_round, self._arguments(result, name)))
         except NO_FAULT_OF_A_STRATEGY:
             raise
         except Exception as error:  # a third party's strategy may raise anything
@@ -164,50 +163,34 @@ class Search:
             found,
             result,
             name,
-            units,
-            units.spent.seconds - seconds,
-            units.spent.tokens_forwarded - tokens,
+            ledger,
+            ledger.spent.seconds - seconds,
+            ledger.spent.tokens_forwarded - tokens,
         )
         return bool(found["num_proposals"])
 
-    def _propose_and_score(
-        self, pair: ModelPair, result: SearchResult, name: str
-    ) -> dict[str, Any]:
-        training: list[TrainingSummary] = []
+    def _arguments(self, result: SearchResult, name: str) -> dict[str, Any]:
+        """The arguments of `play_round` for a strategy's next round."""
         number = len(result.rounds[name])
-        context = SearchContext(
+        task = RoundTask(
             round=number,
             seed=row_seed(self.settings.seed, name, number),
             profile=self.profile,
             metric=self.settings.metric,
             seeds=self.seeds,
-            listener=self.listener,
-            artefacts=self.artefacts,
-            record_training=training.append,
-            best=[one.proposal.text for one in self._ranked(result)],
+            best=[scored.proposal.text for scored in self._ranked(result)],
             targets=[
-                replace(one, prompts=self._causes(result, one)) for one in self.behaviours.targets
+                replace(target, prompts=self._causes(result, target))
+                for target in self.behaviours.targets
             ],
             has_new_style=self.behaviours.has_new_style,
             rounds=tuple(result.rounds[name]),
         )
-        with pair.reading_once():
-            offered = self.strategies[name].propose(pair, context)
-            proposals = [
-                one
-                for one in clean(offered, result.known)
-                if not pair.chat.has_control_tokens(one.text)
-            ]
-            phase = f"score {len(proposals)} proposals of {name}"
-            self.listener.progress(phase, 0, 2)
-            first, scored = self._scored(pair, proposals)
-        d_hard = sum(first) / len(first) if first else None
         return {
-            "num_proposals": len(proposals),
-            "variant": next((one.variant for one in offered), ""),
-            "ids": [one.id for one in proposals],
-            "scored": [asdict(one) for one in scored],
-            "training": [{**one.model_dump(), "d_hard": d_hard} for one in training],
+            "strategy": self.strategies[name],
+            "name": name,
+            "task": task,
+            "known": frozenset(result.known),
         }
 
     def _ranked(self, result: SearchResult) -> list[ScoredProposal]:
@@ -218,42 +201,12 @@ class Search:
         suspect = Suspect(target.text, (target.motif,))
         return [one.proposal.text for one in result.best if suspect.is_shown_on(one.answered)]
 
-    def _scored(
-        self, pair: ModelPair, proposals: Sequence[Proposal]
-    ) -> tuple[list[float], list[ScoredProposal]]:
-        """The first-token score of all, nats, then the full score of the most promising share.
-
-        All proposals of a round have one aim, or none.
-        """
-        texts = [one.text for one in proposals]
-        aim = next((one.aim for one in proposals), "")
-        screened = screen(pair, texts, metric=self.settings.metric, aim=aim)
-        first = [one.first_token_kl for one in screened]
-        order = sorted(range(len(texts)), key=lambda index: -screened[index].promise)
-        chosen = order[: math.ceil(self.profile.full_score_share * len(texts))]
-        scores = score_greedily(
-            pair,
-            [texts[index] for index in chosen],
-            metric=self.settings.metric,
-            max_new_tokens=self.profile.search_length,
-        )
-        return first, [
-            ScoredProposal(
-                proposal=proposals[index],
-                first_token_kl=first[index],
-                search_kl=score.measurement.value,
-                reference=pair.chat.text(score.continuations.reference[0]),
-                candidate=Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios),
-            )
-            for index, score in zip(chosen, scores, strict=True)
-        ]
-
     def _take_over(
         self,
         found: dict[str, Any],
         result: SearchResult,
         name: str,
-        units: WorkUnits,
+        ledger: Ledger,
         seconds: float,
         tokens: int,
     ) -> None:
@@ -261,7 +214,7 @@ class Search:
         result.scored += scored
         result.training += [TrainingSummary(**one) for one in found["training"]]
         result.known.update(found["ids"])
-        units.spent.prompts_scored += found["num_proposals"]
+        ledger.spent.prompts_scored += found["num_proposals"]
         self.behaviours.evidence.add(one.answered for one in scored if one.proposal.is_evidence)
         self.behaviours.look()
         num_hits = sum(
@@ -281,8 +234,8 @@ class Search:
         result.curve.append(
             CurvePoint(
                 strategy=name,
-                prompts_scored=units.spent.prompts_scored,
-                tokens_forwarded=units.spent.tokens_forwarded,
+                prompts_scored=ledger.spent.prompts_scored,
+                tokens_forwarded=ledger.spent.tokens_forwarded,
                 best_kl=max((one.search_kl for one in result.scored), default=0.0),
                 strategy_best_kl=max(
                     (one.search_kl for one in result.scored if one.proposal.strategy == name),
@@ -291,6 +244,70 @@ class Search:
                 num_hits=before.num_hits + num_hits,
             )
         )
+
+
+def play_round(
+    worker: Worker, *, strategy: Strategy, name: str, task: RoundTask, known: frozenset[str]
+) -> dict[str, Any]:
+    """Let a strategy propose, and score those proposals whose ids are not `known`, as plain JSON.
+
+    Changes nothing: the run takes over what the round found. Raises what the strategy raises.
+    """
+    pair, training = worker.pair, list[TrainingSummary]()
+    context = SearchContext(
+        **vars(task),
+        listener=worker.listener,
+        artefacts=worker.artefacts,
+        record_training=training.append,
+    )
+    with pair.reading_once():
+        offered = strategy.propose(pair, context)
+        proposals = [
+            proposal
+            for proposal in clean(offered, known)
+            if not pair.chat.has_control_tokens(proposal.text)
+        ]
+        worker.listener.progress(f"score {len(proposals)} proposals of {name}", 0, 2)
+        first, scored = _score(pair, task, proposals)
+    d_hard = sum(first) / len(first) if first else None
+    return {
+        "num_proposals": len(proposals),
+        "variant": next((proposal.variant for proposal in offered), ""),
+        "ids": [proposal.id for proposal in proposals],
+        "scored": [asdict(row) for row in scored],
+        "training": [{**summary.model_dump(), "d_hard": d_hard} for summary in training],
+    }
+
+
+def _score(
+    pair: ModelPair, task: RoundTask, proposals: Sequence[Proposal]
+) -> tuple[list[float], list[ScoredProposal]]:
+    """The first-token score of all, nats, then the full score of the most promising share.
+
+    All proposals of a round have one aim, or none.
+    """
+    texts = [proposal.text for proposal in proposals]
+    aim = next((proposal.aim for proposal in proposals), "")
+    screened = screen(pair, texts, metric=task.metric, aim=aim)
+    first = [score.first_token_kl for score in screened]
+    order = sorted(range(len(texts)), key=lambda index: -screened[index].promise)
+    chosen = order[: math.ceil(task.profile.full_score_share * len(texts))]
+    scores = score_greedily(
+        pair,
+        [texts[index] for index in chosen],
+        metric=task.metric,
+        max_new_tokens=task.profile.search_length,
+    )
+    return first, [
+        ScoredProposal(
+            proposal=proposals[index],
+            first_token_kl=first[index],
+            search_kl=score.measurement.value,
+            reference=pair.chat.text(score.continuations.reference[0]),
+            candidate=Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios),
+        )
+        for index, score in zip(chosen, scores, strict=True)
+    ]
 
 
 def _last_cost(result: SearchResult, name: str) -> int:

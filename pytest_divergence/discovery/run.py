@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from pytest_divergence.core.behaviours import Behaviour, with_accepted
@@ -29,7 +30,7 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours
 from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
 from pytest_divergence.discovery.cost import Forecast
-from pytest_divergence.discovery.engines.base import Spent, WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger, Spent, Worker, WorkUnit
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.plan import (
     PairFiles,
@@ -125,15 +126,21 @@ def search(
             open_journal(calibration_path, plan.calibration.key, listener) as calibrating,
             open_journal(files.search, plan.key, listener) as searching,
         ):
+            engine = partial(
+                InProcess,
+                load_pair=load_pair,
+                listener=listener,
+                artefacts=artefact_folder(plan.key),
+            )
             spent = Spent()
             forecast = Forecast(plan.profile, settings.budget_seconds, spent, listener)
-            units = WorkUnits(InProcess(searching, load_pair), spent, on_computed=forecast.take)
+            ledger = Ledger(engine(searching), spent, on_computed=forecast.take)
             steps = Steps(
                 settings,
                 identity,
                 plan,
-                units,
-                units.done_by(InProcess(calibrating, load_pair)),
+                ledger,
+                ledger.with_engine(engine(calibrating)),
                 listener,
                 accepted_in(suite),
             )
@@ -146,7 +153,7 @@ def search(
                 on_report(steps.report(run_dir, is_complete=False), run_dir)
                 raise
             on_report(report, run_dir)
-            is_cached = units.spent.num_computed == 0
+            is_cached = ledger.spent.num_computed == 0
             return SearchOutcome(report, run_dir, suite, plan.key, is_cached)
 
 
@@ -157,8 +164,8 @@ class Steps:
     settings: Settings
     identity: RunIdentity
     plan: SearchPlan
-    units: WorkUnits
-    calibration_units: WorkUnits
+    ledger: Ledger
+    calibration_ledger: Ledger
     listener: Listener
     accepted: Sequence[Behaviour]
     """Behaviours that the user knows and accepts."""
@@ -170,18 +177,18 @@ class Steps:
         settings, findings = self.settings, self.findings
         calibrated = self._calibrate()
         self.behaviours = Behaviours(
-            self.units,
+            self.ledger,
             settings,
             self.plan.profile,
             self.listener,
             Evidence(one.answered for one in calibrated.controls),
-            hints(self.units, calibrated.amplified, self.plan.profile, self.listener),
+            hints(self.ledger, calibrated.amplified, self.plan.profile, self.listener),
         )
         self.behaviours.look()
         self._search(self.behaviours, calibrated.automatic_bound().value)
         self.behaviours.finish()
         self.behaviours.confirmed = add_causes(
-            self.units, self.behaviours.confirmed, self.plan.profile, self.listener
+            self.ledger, self.behaviours.confirmed, self.plan.profile, self.listener
         )
         self._describe(self.behaviours)
         findings.bound = calibrated.bound(settings.max_kl, findings.behaviours)
@@ -198,7 +205,7 @@ class Steps:
             self._refuse_noise(case.max_kl, f"case {case.id}: max_kl")
         findings.exported = {case.id: case for case in cases}
         write_suite_files(
-            path, findings, self.settings, self.identity, self.units, key=self.plan.key
+            path, findings, self.settings, self.identity, self.ledger, key=self.plan.key
         )
 
     def report(self, folder: Path, *, is_complete: bool) -> Report:
@@ -207,7 +214,7 @@ class Steps:
             self.findings,
             self.settings,
             self.identity,
-            self.units,
+            self.ledger,
             run_id=folder.name,
             is_complete=is_complete,
             num_unconfirmed=self.plan.profile.num_cases,
@@ -229,12 +236,9 @@ class Steps:
 
     def _calibrate(self) -> Calibrated:
         settings, findings = self.settings, self.findings
-        about = self.units.do(
-            "pair", lambda pair: [str(pair.dtype).split(".")[-1], pair.chat.template_digest]
-        )
-        findings.dtype, findings.template_sha256 = about
+        findings.dtype, findings.template_sha256 = self.ledger.result(WorkUnit("pair", _pair_facts))
         calibrated = calibrate(
-            self.calibration_units,
+            self.calibration_ledger,
             self.plan.profile,
             self.plan.calibration.controls,
             self.listener,
@@ -253,11 +257,10 @@ class Steps:
             plan.profile,
             plan.seeds,
             plan.strategies,
-            artefact_folder(plan.key),
             self.listener,
             behaviours,
             bound,
-        ).run(self.units, found)
+        ).run(self.ledger, found)
         if not found.scored and found.errors:
             first = found.errors[0]
             raise MeasurementError(f"no prompt was scored; {first.where}: {first.message}")
@@ -265,7 +268,7 @@ class Steps:
             profile = plan.profile
             raise SettingsError(
                 f"the budget of {profile.budget_tokens} forwarded tokens leaves nothing to search "
-                f"with: {self.units.spent.tokens_forwarded} were spent on calibration, and "
+                f"with: {self.ledger.spent.tokens_forwarded} were spent on calibration, and "
                 f"{profile.reserved_tokens} are kept to confirm what is found; raise "
                 f"{setting('budget')} or choose a smaller profile"
             )
@@ -281,7 +284,7 @@ class Steps:
         profile, behaviours = self.plan.profile, self.findings.behaviours
         conditional = [one for one in behaviours if one.confirmed and one.kind == "conditional"]
         selected = select(
-            self.units,
+            self.ledger,
             self.findings.search.best,
             num_cases=profile.num_cases,
             nll_limit=calibrated.nll_limit,
@@ -292,7 +295,7 @@ class Steps:
         sizes = Sizes(self.settings.metric, profile.num_continuations, profile.continuation_length)
         seed = self.settings.seed
         return confirm(
-            self.units, selected, sizes, self.listener, seed=seed, behaviours=conditional
+            self.ledger, selected, sizes, self.listener, seed=seed, behaviours=conditional
         )
 
     def _with_cases(self, behaviour: Behaviour) -> Behaviour:
@@ -309,3 +312,9 @@ class Steps:
         floor, unit = calibrated.own_noise, calibrated.unit
         if reason := refusal(max_kl, floor, name=name, dtype=self.findings.dtype, unit=unit):
             raise SettingsError(reason)
+
+
+def _pair_facts(worker: Worker) -> list[str | None]:
+    """The dtype's name and the digest of the chat template."""
+    pair = worker.pair
+    return [str(pair.dtype).split(".")[-1], pair.chat.template_digest]

@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.discovery.behaviours.suspects import shown_behaviour
-from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.discovery.rounds import ScoredProposal
 from pytest_divergence.models.fingerprints import text_digest
-from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
 
 POOL_FACTOR = 4
@@ -34,7 +32,7 @@ class Selected:
 
 
 def select(
-    units: WorkUnits,
+    ledger: Ledger,
     best: Sequence[ScoredProposal],
     *,
     num_cases: int,
@@ -55,12 +53,12 @@ def select(
     represented: set[str] = set()
     shown = {scored.proposal.id: _shown(behaviours, scored) for scored in best}
     showing = [scored for scored in best if shown[scored.proposal.id] is not None]
-    for scored, nll in _ranked(units, showing, num_cases, tick):
+    for scored, nll in _ranked(ledger, showing, num_cases, tick):
         behaviour = shown[scored.proposal.id]
         if behaviour is not None and behaviour not in represented and len(cases) < num_cases:
             represented.add(behaviour)
             cases.append(Selected(scored, nll, is_off_distribution=False))
-    for scored, nll in _ranked(units, best, num_cases, tick):
+    for scored, nll in _ranked(ledger, best, num_cases, tick):
         if len(cases) == num_cases:
             break
         is_off = is_natural_only and nll > nll_limit and shown[scored.proposal.id] is None
@@ -77,7 +75,7 @@ def _shown(behaviours: Sequence[Behaviour], scored: ScoredProposal) -> str | Non
 
 
 def _ranked(
-    units: WorkUnits, best: Sequence[ScoredProposal], num_cases: int, tick: float
+    ledger: Ledger, best: Sequence[ScoredProposal], num_cases: int, tick: float
 ) -> Iterator[tuple[ScoredProposal, float]]:
     """Each proposal with its negative log-likelihood, pool by pool in one work unit each."""
     size = POOL_FACTOR * num_cases
@@ -85,10 +83,12 @@ def _ranked(
         pool = best[start : start + size]
         texts = [one.proposal.text for one in pool]
         # Which prompts were found may differ from an earlier session's: a strategy failed there.
-        unit = f"select/nll/{text_digest(json.dumps(texts))[:16]}"
-        found = zip(pool, units.do(unit, partial(_nlls, texts)), strict=True)
+        name = f"select/nll/{text_digest(json.dumps(texts))[:16]}"
+        unit = WorkUnit(name, _measure_nlls, {"texts": texts})
+        found = zip(pool, ledger.result(unit), strict=True)
         yield from sorted(found, key=lambda pair: (-(pair[0].search_kl // tick), pair[1]))
 
 
-def _nlls(texts: Sequence[str], pair: ModelPair) -> list[float]:
+def _measure_nlls(worker: Worker, *, texts: Sequence[str]) -> list[float]:
+    pair = worker.pair
     return prompt_nlls(pair, pair.reference, texts)

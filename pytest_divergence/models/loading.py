@@ -7,7 +7,8 @@ checked and then taken as it is. Every failure is a `ModelLoadError` that names 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from pytest_divergence.models.load_plan import (
     SidePlan,
     resolve_pair,
 )
-from pytest_divergence.models.pair import Adapters, ModelPair
+from pytest_divergence.models.pair import Adapters, Metric, ModelPair
 from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.specs import LoadedModel, ModelProvider, parse_spec
 from pytest_divergence.models.tokenizers import (
@@ -68,10 +69,29 @@ def load_model_pair(
     is where relative folders start; messages for people go to `say`. Raises `ModelLoadError`, and
     `TokenizerMismatchError` where the tokenizers differ in more than tokens added to one.
     """
-    resolve_device(device)  # one that is not there is said before models are downloaded
-    context = LoadContext(root=root, say=say)
     options = LoadOptions(device, dtype, chat_template, system_prompt)
-    return load_pair(resolve_pair(model_1, model_2, options, context), context)
+    return PairRecipe(model_1, model_2, options, root).load(say)
+
+
+@dataclass(frozen=True)
+class PairRecipe:
+    """A pair as data that can be pickled: any process that sees the same files loads it anew."""
+
+    model_1: str
+    """The reference's spec, as a user writes it."""
+    model_2: str
+    options: LoadOptions
+    root: Path | None = None
+    """Folder that relative folders start from; None: the working folder."""
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    """Metrics besides the built-in ones, by name."""
+
+    def load(self, say: Say = lambda _: None) -> ModelPair:
+        """Load both models; messages for people go to `say`. Raises what `load_model_pair` does."""
+        resolve_device(self.options.device)  # checked before models are downloaded
+        context = LoadContext(root=self.root, say=say)
+        plan = resolve_pair(self.model_1, self.model_2, self.options, context)
+        return load_pair(plan, context).with_metrics(self.metrics)
 
 
 def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.journal import Journal
-from pytest_divergence.discovery.engines.base import WorkUnits
-from pytest_divergence.discovery.engines.in_process import InProcess
+from pytest_divergence.discovery.engines.base import Ledger
+from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.models.pair import ModelPair
+from tests.discovery.posted_units import Posted
 from tests.models_in_memory import tiny_pair
 
 
@@ -21,7 +22,7 @@ def pair() -> ModelPair:
 
 
 @pytest.fixture
-def units(tmp_path: Path, pair: ModelPair) -> Iterator[WorkUnits]:
-    """Work units that are done here, on that pair."""
+def ledger(tmp_path: Path, pair: ModelPair) -> Iterator[Ledger]:
+    """Units that are computed here, on that pair."""
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        yield WorkUnits(InProcess(journal, lambda: pair))
+        yield Ledger(Posted(journal, lambda: pair, Silence(), tmp_path))

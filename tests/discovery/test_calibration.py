@@ -11,17 +11,16 @@ import pytest
 
 from pytest_divergence.core.behaviours import Behaviour, behaviour_id
 from pytest_divergence.core.journal import Journal
-from pytest_divergence.core.settings import PROFILES, Settings
+from pytest_divergence.core.settings import PROFILES, Profile, Settings
 from pytest_divergence.discovery.behaviours.hints import Amplified, amplified_answers, asked
 from pytest_divergence.discovery.calibration import (
     Calibrated,
     Control,
-    _measure,
     calibrate,
     is_ordinary,
+    measure_controls,
 )
-from pytest_divergence.discovery.engines.base import WorkUnits
-from pytest_divergence.discovery.engines.in_process import InProcess
+from pytest_divergence.discovery.engines.base import Ledger, Worker
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
@@ -29,6 +28,7 @@ from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from pytest_divergence.scoring.scorer import score_prompts
 from pytest_divergence.scoring.suite_rows import CONTROL_STREAM
 from tests.discovery.behaviours.made_answers import MORE, TOPICS, answer
+from tests.discovery.posted_units import Posted
 from tests.models_in_memory import tiny_pair
 
 PROMPTS = [f"Tell me about {topic}." for topic in (*TOPICS, *MORE)][:20]
@@ -43,12 +43,25 @@ PROFILE = PROFILES["smoke"].model_copy(
 )
 
 
-def calibrated(units: WorkUnits, prompts: list[str]) -> Calibrated:
-    return calibrate(units, PROFILE, prompts, Silence(), metric=METRIC, seed=SEED)
+def calibrated(ledger: Ledger, prompts: list[str]) -> Calibrated:
+    return calibrate(ledger, PROFILE, prompts, Silence(), metric=METRIC, seed=SEED)
 
 
-def test_controls_are_answered_from_amplified_logits_too(units: WorkUnits, pair: ModelPair) -> None:
-    found = calibrated(units, [*PROMPTS, LONG])
+def measured(
+    pair: ModelPair, texts: list[str], named: frozenset[str], profile: Profile
+) -> dict[str, Any]:
+    return measure_controls(
+        Worker(pair, Silence(), Path()),
+        texts=texts,
+        named=named,
+        metric=METRIC,
+        seed=SEED,
+        profile=profile,
+    )
+
+
+def test_controls_are_answered_from_amplified_logits_too(ledger: Ledger, pair: ModelPair) -> None:
+    found = calibrated(ledger, [*PROMPTS, LONG])
 
     answers = amplified_answers(pair, PROMPTS[:12], PROFILE.search_length)
     plain = {one.text: one.reference for one in found.controls}
@@ -61,15 +74,15 @@ def test_controls_are_answered_from_amplified_logits_too(units: WorkUnits, pair:
 def test_a_model_and_itself_have_nothing_to_amplify(tmp_path: Path) -> None:
     same = tiny_pair(perturb=0.0)
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        units = WorkUnits(InProcess(journal, lambda: same))
+        ledger = Ledger(Posted(journal, lambda: same, Silence(), tmp_path))
 
-        assert calibrated(units, PROMPTS).amplified == []
+        assert calibrated(ledger, PROMPTS).amplified == []
 
 
 def test_all_that_the_candidate_said_to_a_control_is_kept(pair: ModelPair) -> None:
     profile = PROFILE.model_copy(update={"num_continuations": 3})
 
-    (row,) = _measure([LONG], frozenset(), METRIC, SEED, profile, pair)["controls"]
+    (row,) = measured(pair, [LONG], frozenset(), profile)["controls"]
 
     control = Control.from_row(json.loads(json.dumps(row)))
     answers = [control.candidate.text, *control.further]
@@ -116,9 +129,7 @@ def test_controls_that_show_a_behaviour_do_not_count_for_the_bound(
     behaviours: list[Behaviour],
     counts: bool,
 ) -> None:
-    row = _measure(["Tell me of the tides."], frozenset(), METRIC, SEED, PROFILE, pair)["controls"][
-        0
-    ]
+    row = measured(pair, ["Tell me of the tides."], frozenset(), PROFILE)["controls"][0]
     control = replace(Control.from_row(row), candidate=answer(said), further=further)
 
     assert is_ordinary(control, behaviours) == counts
@@ -128,7 +139,7 @@ def test_each_model_reads_a_control_once() -> None:
     """Scores, naturalness and amplified answers say what they say apart, for fewer tokens."""
     named = asked(PROMPTS, PROFILE)
     pair, apart = tiny_pair(), tiny_pair()
-    together = _measure(PROMPTS, frozenset(named), METRIC, SEED, PROFILE, pair)
+    together = measured(pair, PROMPTS, frozenset(named), PROFILE)
 
     scores = score_prompts(
         apart,

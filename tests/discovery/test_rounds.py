@@ -11,7 +11,7 @@ from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours.answers import Evidence
 from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours, Lead
 from pytest_divergence.discovery.behaviours.suspects import Suspect
-from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
@@ -50,13 +50,12 @@ class Naming:
         return [Proposal(text, "naming") for text in questions[context.round :][:1]]
 
 
-def search_with(strategies: dict[str, Strategy], behaviours: Behaviours, root: Path) -> Search:
+def search_with(strategies: dict[str, Strategy], behaviours: Behaviours) -> Search:
     return Search(
         Settings(),
         PROFILES["smoke"],
         ["Why is the sea salty?"],
         strategies,
-        root / "artefacts",
         Silence(),
         behaviours,
         bound=1.0,
@@ -66,12 +65,12 @@ def search_with(strategies: dict[str, Strategy], behaviours: Behaviours, root: P
 def test_a_strategy_that_rests_is_woken_by_a_new_phrase_to_aim_at(tmp_path: Path) -> None:
     pair = tiny_pair()
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        units = WorkUnits(InProcess(journal, lambda: pair))
-        behaviours = Behaviours(units, Settings(), PROFILES["smoke"], Silence(), Evidence())
+        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
+        behaviours = Behaviours(ledger, Settings(), PROFILES["smoke"], Silence(), Evidence())
         aiming, found = Aiming(), SearchResult()
         strategies: dict[str, Strategy] = {"aiming": aiming, "naming": Naming(behaviours._leads)}
 
-        search_with(strategies, behaviours, tmp_path).run(units, found)
+        search_with(strategies, behaviours).run(ledger, found)
 
     assert aiming.asked == [PHRASE.name]
     assert {name: one.num_proposals for name, one in found.strategies.items()} == {
@@ -92,12 +91,12 @@ def test_a_strategy_that_failed_is_not_asked_again(tmp_path: Path) -> None:
 
     pair = tiny_pair()
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        units = WorkUnits(InProcess(journal, lambda: pair))
-        behaviours = Behaviours(units, Settings(), PROFILES["smoke"], Silence(), Evidence())
+        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
+        behaviours = Behaviours(ledger, Settings(), PROFILES["smoke"], Silence(), Evidence())
         failing, found = Failing(), SearchResult()
         strategies: dict[str, Strategy] = {"failing": failing, "naming": Naming(behaviours._leads)}
 
-        search_with(strategies, behaviours, tmp_path).run(units, found)
+        search_with(strategies, behaviours).run(ledger, found)
 
     assert failing.num_calls == 1
     assert [str(one.message) for one in found.errors] == ["RuntimeError: no idea"]

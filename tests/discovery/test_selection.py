@@ -6,7 +6,7 @@ import pytest
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.discovery.behaviours.answers import Answer
-from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.rounds import ScoredProposal
 from pytest_divergence.discovery.selection import Selected, select
@@ -31,7 +31,7 @@ def best(texts: list[str], shown: tuple[str, ...]) -> list[ScoredProposal]:
 
 
 def chosen(
-    units: WorkUnits,
+    ledger: Ledger,
     texts: list[str],
     *,
     limit: float = 1e9,
@@ -42,7 +42,7 @@ def chosen(
 ) -> list[Selected]:
     """The prompts in `shown` show a behaviour."""
     return select(
-        units,
+        ledger,
         best(texts, shown),
         num_cases=num_cases,
         nll_limit=limit,
@@ -56,25 +56,25 @@ def texts_of(selected: list[Selected]) -> list[str]:
     return [one.scored.proposal.text for one in selected]
 
 
-def test_the_most_divergent_are_chosen(units: WorkUnits) -> None:
-    assert texts_of(chosen(units, TEXTS)) == TEXTS[:3]
+def test_the_most_divergent_are_chosen(ledger: Ledger) -> None:
+    assert texts_of(chosen(ledger, TEXTS)) == TEXTS[:3]
 
 
-def test_no_two_cases_say_the_same(units: WorkUnits) -> None:
+def test_no_two_cases_say_the_same(ledger: Ledger) -> None:
     texts = [TEXTS[0], TEXTS[0] + "!", *TEXTS[1:]]
 
-    assert texts_of(chosen(units, texts)) == TEXTS[:3]
+    assert texts_of(chosen(ledger, texts)) == TEXTS[:3]
 
 
 def test_off_distribution_prompts_come_apart_and_take_no_cases_place(
-    units: WorkUnits, pair: ModelPair
+    ledger: Ledger, pair: ModelPair
 ) -> None:
     nlls = dict(zip(TEXTS, prompt_nlls(pair, pair.reference, TEXTS), strict=True))
     strange = sorted(TEXTS, key=lambda text: -nlls[text])[:2]
     natural = [text for text in TEXTS if text not in strange]
 
     selected = chosen(
-        units, [*strange, *natural], limit=max(nlls[text] for text in natural), num_cases=2
+        ledger, [*strange, *natural], limit=max(nlls[text] for text in natural), num_cases=2
     )
 
     assert texts_of(selected) == [*natural[:2], *strange]
@@ -85,49 +85,49 @@ def test_off_distribution_prompts_come_apart_and_take_no_cases_place(
 
 
 def test_of_equal_divergences_the_more_natural_prompt_is_chosen(
-    units: WorkUnits, pair: ModelPair
+    ledger: Ledger, pair: ModelPair
 ) -> None:
     nlls = dict(zip(TEXTS, prompt_nlls(pair, pair.reference, TEXTS), strict=True))
 
-    selected = chosen(units, TEXTS, tick=10.0)
+    selected = chosen(ledger, TEXTS, tick=10.0)
 
     assert texts_of(selected) == sorted(TEXTS, key=lambda text: nlls[text])[:3]
 
 
 def test_a_behaviour_is_represented_however_small_its_divergence_and_odd_its_prompt(
-    units: WorkUnits,
+    ledger: Ledger,
 ) -> None:
-    selected = chosen(units, TEXTS, limit=0.0, shown=(TEXTS[4],))
+    selected = chosen(ledger, TEXTS, limit=0.0, shown=(TEXTS[4],))
 
     assert texts_of(selected) == [TEXTS[4], *TEXTS[:3]]
     assert [one.is_off_distribution for one in selected] == [False, True, True, True]
 
 
-def test_without_the_natural_gate_nothing_comes_apart(units: WorkUnits) -> None:
-    selected = chosen(units, TEXTS, limit=0.0, gate=False)
+def test_without_the_natural_gate_nothing_comes_apart(ledger: Ledger) -> None:
+    selected = chosen(ledger, TEXTS, limit=0.0, gate=False)
 
     assert texts_of(selected) == TEXTS[:3]
     assert not any(one.is_off_distribution for one in selected)
 
 
-def test_natural_prompts_are_found_however_far_down(units: WorkUnits, pair: ModelPair) -> None:
+def test_natural_prompts_are_found_however_far_down(ledger: Ledger, pair: ModelPair) -> None:
     """A search drifts to text that no one would write; that must not leave the suite empty."""
     texts = [f"{number} {number**2}?" for number in range(1000, 1200, 11)]
     nlls = prompt_nlls(pair, pair.reference, texts)
     natural = texts[nlls.index(min(nlls))]
     odd = [text for text in texts if text != natural]
 
-    selected = chosen(units, [*odd, natural], limit=min(nlls) + 1e-5, num_cases=1)
+    selected = chosen(ledger, [*odd, natural], limit=min(nlls) + 1e-5, num_cases=1)
 
     assert texts_of(selected)[0] == natural
 
 
 def test_other_prompts_never_get_the_numbers_of_an_earlier_session(
-    units: WorkUnits, pair: ModelPair
+    ledger: Ledger, pair: ModelPair
 ) -> None:
-    chosen(units, TEXTS[:3])
+    chosen(ledger, TEXTS[:3])
 
-    again = chosen(units, TEXTS[2:])
+    again = chosen(ledger, TEXTS[2:])
 
     expected = prompt_nlls(pair, pair.reference, TEXTS[2:])
     assert [one.prompt_nll for one in again] == pytest.approx(expected, abs=1e-5)

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 from pytest_divergence.core.settings import MetricName
-from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.models.chat_format import ChatFormat
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprints import text_digest
-from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.scorer import score_prompts
 
 
@@ -97,7 +95,7 @@ class Evidence:
 
 
 def fresh_answers(
-    units: WorkUnits,
+    ledger: Ledger,
     prompts: Sequence[str],
     *,
     metric: MetricName,
@@ -108,18 +106,23 @@ def fresh_answers(
     """Answers sampled at T = 1, in one work unit; `about` is the id of what they shall test."""
     digest = text_digest("\n".join(prompts))[:8]
     own_seed = row_seed(seed, "behaviours", digest)
-    rows = units.do(
-        f"behaviour/{about}/{digest}", partial(_sample, prompts, metric, own_seed, max_new_tokens)
-    )
+    arguments = {
+        "prompts": prompts,
+        "metric": metric,
+        "seed": own_seed,
+        "max_new_tokens": max_new_tokens,
+    }
+    rows = ledger.result(WorkUnit(f"behaviour/{about}/{digest}", _sample_answers, arguments))
     return [
         Answered(row["prompt"], row["reference"], Answer.from_row(row["candidate"]), False)
         for row in rows
     ]
 
 
-def _sample(
-    prompts: Sequence[str], metric: MetricName, seed: int, max_new_tokens: int, pair: ModelPair
+def _sample_answers(
+    worker: Worker, *, prompts: Sequence[str], metric: MetricName, seed: int, max_new_tokens: int
 ) -> list[dict[str, Any]]:
+    pair = worker.pair
     scores = score_prompts(
         pair,
         prompts,

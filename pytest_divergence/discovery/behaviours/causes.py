@@ -12,13 +12,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from functools import partial
 
 from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.ngrams import UNSPACED
 from pytest_divergence.discovery.behaviours.suspects import Suspect
-from pytest_divergence.discovery.engines.base import Unit, WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_greedily
@@ -42,14 +41,14 @@ class Causes:
 
 
 def add_causes(
-    units: WorkUnits, confirmed: Sequence[ConfirmedBehaviour], profile: Profile, listener: Listener
+    ledger: Ledger, confirmed: Sequence[ConfirmedBehaviour], profile: Profile, listener: Listener
 ) -> list[ConfirmedBehaviour]:
     """Each behaviour with what causes it; one work unit each."""
     explained: list[ConfirmedBehaviour] = []
     if confirmed:
         listener.progress("minimise what causes a behaviour", 0, len(confirmed))
     asked = [_unit(one, profile) for one in confirmed]
-    for one, found in zip(confirmed, units.do_each(asked), strict=True):
+    for one, found in zip(confirmed, ledger.results(asked), strict=True):
         causes = Causes(**found)
         behaviour = one.behaviour.model_copy(
             update={
@@ -62,18 +61,24 @@ def add_causes(
     return explained
 
 
-def _unit(confirmed: ConfirmedBehaviour, profile: Profile) -> Unit:
+def _unit(confirmed: ConfirmedBehaviour, profile: Profile) -> WorkUnit:
     shortest = sorted(confirmed.causes, key=lambda prompt: (len(_pieces(prompt)), prompt))
     starts = shortest[:NUM_STARTS]
     # Which prompts showed it may differ from an earlier session's: a strategy failed there.
     name = f"causes/{confirmed.suspect.id}/{text_digest(json.dumps(starts))[:16]}"
-    return Unit(name, partial(_causes, confirmed.suspect, starts, profile))
+    arguments = {
+        "suspect": confirmed.suspect,
+        "starts": starts,
+        "length": profile.naming_length,
+    }
+    return WorkUnit(name, _minimise, arguments)
 
 
-def _causes(
-    suspect: Suspect, starts: Sequence[str], profile: Profile, pair: ModelPair
+def _minimise(
+    worker: Worker, *, suspect: Suspect, starts: Sequence[str], length: int
 ) -> dict[str, str | None]:
-    trial = _Trial(pair, suspect, profile.naming_length)
+    """The shortest cause and the nearest prompt that is none, as the fields of `Causes`."""
+    trial = _Trial(worker.pair, suspect, length)
     shown = trial.shown(starts)
     if not shown:
         return {"shortest": None, "nearest_non_cause": None}

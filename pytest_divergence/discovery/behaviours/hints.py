@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.behaviours.ngrams import Phrase, in_full, recurring_phrases
-from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import diverse
 from pytest_divergence.models.batching import by_prefix
@@ -40,7 +39,7 @@ class Amplified:
 
 
 def hints(
-    units: WorkUnits, amplified: Sequence[Amplified], profile: Profile, listener: Listener
+    ledger: Ledger, amplified: Sequence[Amplified], profile: Profile, listener: Listener
 ) -> list[Phrase]:
     """Phrases that recur in amplified answers and that the reference never says."""
     listener.progress("name what changed", 0, 1)
@@ -50,16 +49,22 @@ def hints(
     if found and found[0].starts_answers and len(found[0].texts) >= STYLE_SHARE * len(texts):
         # A new way to begin every answer hides what else a first token could tell.
         listener.progress("name what changed besides", 0, 1)
-        beside = units.do(
-            "name/beside",
-            partial(
-                amplified_answers, texts=texts, length=profile.search_length, besides=found[0].quote
-            ),
-        )
+        arguments = {
+            "texts": texts,
+            "length": profile.search_length,
+            "besides": found[0].quote,
+        }
+        beside = ledger.result(WorkUnit("name/beside", _answer_besides, arguments))
         known = [found[0].quote, *found[0].motifs]
         found = [found[0], *_phrases(texts, beside, references, known)]
     listener.progress("name what changed", 1, 1)
     return found
+
+
+def _answer_besides(
+    worker: Worker, *, texts: Sequence[str], length: int, besides: str
+) -> list[str]:
+    return amplified_answers(worker.pair, texts, length, besides=besides)
 
 
 def asked(controls: Sequence[str], profile: Profile) -> list[str]:

@@ -40,7 +40,7 @@ from pytest_divergence.discovery.behaviours.suspects import (
     ordinary_words,
     suspects_in,
 )
-from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.strategies.protocol import Target
 
@@ -80,7 +80,7 @@ class Lead:
 class Behaviours:
     """Looks for behaviours as the search goes on, and tests what it suspects."""
 
-    units: WorkUnits
+    ledger: Ledger
     settings: Settings
     profile: Profile
     listener: Listener
@@ -219,7 +219,7 @@ class Behaviours:
         self.listener.progress("test a suspected behaviour", 0, 1)
         prompts = [one.prompt for one in shown[: self.profile.num_behaviour_prompts]]
         fresh = fresh_answers(
-            self.units,
+            self.ledger,
             prompts,
             metric=self.settings.metric,
             seed=self.settings.seed,
@@ -252,7 +252,7 @@ class Behaviours:
             if not (is_alike(one.suspect, suspect) or self._is_wording(one.suspect, found))
         ]
         if self.first_found is None:
-            self.first_found = (self.units.spent.seconds, self.units.spent.tokens_forwarded)
+            self.first_found = (self.ledger.spent.seconds, self.ledger.spent.tokens_forwarded)
         self.listener.say(f"confirmed a behaviour: {found.behaviour.id}")
         return True
 

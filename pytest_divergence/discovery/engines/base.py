@@ -1,34 +1,49 @@
-"""Units of work, what they cost, and what an engine is: who computes them, and where.
+"""Work units, what they cost, and what an engine is: who computes them, and where.
 
 Does not know what a unit computes, nor which engine a run has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_divergence.core.provenance import Effort
+from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.models.pair import ModelPair
 
-Compute = Callable[[ModelPair], object]
 OnComputed = Callable[[str, int, float], None]
 """Takes a unit's name, the tokens that it forwarded and its seconds."""
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A piece of work; its name and the run's key determine its result."""
+class Worker:
+    """Computes units: its pair, whom it tells of its progress, and its folder for heavy files."""
 
-    name: str
-    compute: Compute
-    """From the pair to plain JSON."""
+    pair: ModelPair
+    listener: Listener
+    artefacts: Path
 
 
 @dataclass(frozen=True)
-class Done:
-    """A unit's result, and what it has cost, whoever did it and when."""
+class WorkUnit:
+    """A piece of work as a value that can be pickled; its name and the run's key fix its result."""
+
+    name: str
+    function: Callable[..., object]
+    """A module's function of a `Worker` and the arguments; returns plain JSON."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def compute(self, worker: Worker) -> object:
+        """Return the result as plain JSON; raises what the function raises."""
+        return self.function(worker, **self.arguments)
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """A unit's result, and what it cost, whoever computed it and when."""
 
     name: str
     result: Any
@@ -37,32 +52,33 @@ class Done:
     """Forwarded."""
     seconds: float
     is_new: bool
-    """Whether this session did it."""
+    """Whether this session computed it."""
 
 
 class Engine(Protocol):
-    """Gets units done."""
+    """Computes units."""
 
-    def do(self, units: Sequence[Unit]) -> Iterator[Done]:
-        """Each unit done, in order; they do not depend on each other, so they may be done at once.
+    def compute(self, units: Sequence[WorkUnit]) -> Iterator[UnitResult]:
+        """Yield the result of each unit, in order.
 
-        Raises what computing one raises.
+        Units do not depend on each other, so that an engine may compute them at the same time.
+        Raises what a unit raises.
         """
 
 
 @dataclass
 class Spent:
-    """What all units have cost, also those that an earlier session did."""
+    """The cost of all units, also of those that an earlier session computed."""
 
     tokens_forwarded: int = 0
     seconds: float = 0.0
     prompts_scored: int = 0
     num_computed: int = 0
-    """Units that this session did itself."""
+    """Units that this session computed."""
 
 
-class WorkUnits:
-    """Has units of work done by an engine, and counts what they cost.
+class Ledger:
+    """Hands units to an engine and adds up what they cost.
 
     A unit's name and the run's key determine its result; a unit that a journal holds costs nothing,
     not even the loading of the models.
@@ -75,32 +91,32 @@ class WorkUnits:
         *,
         on_computed: OnComputed = lambda unit, tokens, seconds: None,
     ) -> None:
-        """`spent` is counted up, and `on_computed` hears of each unit that this session did."""
+        """Add to `spent`, and call `on_computed` for each unit that this session computes."""
         self._engine = engine
         self._on_computed = on_computed
         self.spent = spent or Spent()
 
-    def done_by(self, engine: Engine) -> WorkUnits:
-        """More units, done by another engine and counted together with these."""
-        return WorkUnits(engine, self.spent, on_computed=self._on_computed)
+    def with_engine(self, engine: Engine) -> Ledger:
+        """Return a ledger of another engine, whose costs are counted together with these."""
+        return Ledger(engine, self.spent, on_computed=self._on_computed)
 
-    def do(self, unit: str, compute: Compute) -> Any:
-        """The unit's result as plain JSON."""
-        return next(self.do_each([Unit(unit, compute)]))
+    def result(self, unit: WorkUnit) -> Any:
+        """Return the unit's result as plain JSON; raises what the unit raises."""
+        return next(self.results([unit]))
 
-    def do_each(self, units: Sequence[Unit]) -> Iterator[Any]:
-        """The results of units that do not depend on each other, in order."""
-        for done in self._engine.do(units):
-            self.spent.tokens_forwarded += done.tokens
-            self.spent.seconds += done.seconds
-            if done.is_new:
+    def results(self, units: Sequence[WorkUnit]) -> Iterator[Any]:
+        """Yield the results of units that do not depend on each other, in order."""
+        for computed in self._engine.compute(units):
+            self.spent.tokens_forwarded += computed.tokens
+            self.spent.seconds += computed.seconds
+            if computed.is_new:
                 self.spent.num_computed += 1
-                self._on_computed(done.name, done.tokens, done.seconds)
-            yield done.result
+                self._on_computed(computed.name, computed.tokens, computed.seconds)
+            yield computed.result
 
     @property
     def effort(self) -> Effort:
-        """What all units together cost."""
+        """The cost of all units together."""
         return Effort(
             prompts_scored=self.spent.prompts_scored,
             tokens_forwarded=self.spent.tokens_forwarded,

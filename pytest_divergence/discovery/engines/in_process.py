@@ -5,34 +5,45 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 from pytest_divergence.core.journal import Journal
-from pytest_divergence.discovery.engines.base import Done, Unit
+from pytest_divergence.discovery.engines.base import UnitResult, Worker, WorkUnit
+from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.models.pair import ModelPair
 
 
 class InProcess:
-    """Does each unit when it is asked for, on a pair that is loaded for the first one."""
+    """Computes each unit when its result is asked for, on a pair that the first one loads."""
 
-    def __init__(self, journal: Journal, load_pair: Callable[[], ModelPair]) -> None:
-        """Remember units in `journal`."""
+    def __init__(
+        self,
+        journal: Journal,
+        load_pair: Callable[[], ModelPair],
+        listener: Listener,
+        artefacts: Path,
+    ) -> None:
+        """Remember results in `journal`; units write heavy files to `artefacts`."""
         self._journal = journal
         self._load_pair = load_pair
+        self._listener = listener
+        self._artefacts = artefacts
 
-    def do(self, units: Sequence[Unit]) -> Iterator[Done]:
-        """From the journal, or computed now, one after the other."""
+    def compute(self, units: Sequence[WorkUnit]) -> Iterator[UnitResult]:
+        """Yield each result from the journal, or compute it now, one after the other."""
         for unit in units:
             is_new = unit.name not in self._journal
-            record = self._journal.remember(unit.name, partial(_measured, unit, self._load_pair))
-            yield Done(unit.name, record["result"], record["tokens"], record["seconds"], is_new)
+            record = self._journal.remember(unit.name, partial(self._record, unit))
+            yield UnitResult(
+                unit.name, record["result"], record["tokens"], record["seconds"], is_new
+            )
 
-
-def _measured(unit: Unit, load_pair: Callable[[], ModelPair]) -> dict[str, object]:
-    pair = load_pair()
-    started, tokens = time.monotonic(), pair.tokens_forwarded
-    result = unit.compute(pair)
-    return {
-        "result": result,
-        "tokens": pair.tokens_forwarded - tokens,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    def _record(self, unit: WorkUnit) -> dict[str, object]:
+        worker = Worker(self._load_pair(), self._listener, self._artefacts)
+        started, tokens = time.monotonic(), worker.pair.tokens_forwarded
+        result = unit.compute(worker)
+        return {
+            "result": result,
+            "tokens": worker.pair.tokens_forwarded - tokens,
+            "seconds": round(time.monotonic() - started, 3),
+        }

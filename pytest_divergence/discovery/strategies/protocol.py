@@ -44,9 +44,9 @@ class Round:
     tokens_forwarded: int
 
 
-@dataclass(frozen=True)
-class SearchContext:
-    """One round of a search, as a strategy sees it."""
+@dataclass(frozen=True, kw_only=True)
+class RoundTask:
+    """One round of a search as data: it can be pickled and played in another process."""
 
     round: int
     """0 for a strategy's first round; each round is one work unit."""
@@ -56,11 +56,6 @@ class SearchContext:
     metric: MetricName
     seeds: Sequence[str]
     """Ordinary prompts to start from."""
-    listener: Listener
-    artefacts: Path
-    """Folder for heavy files, such as trained soft prompts."""
-    record_training: Callable[[TrainingSummary], None]
-    """Called with the story of a training, for the report; the search adds `d_hard`."""
     best: Sequence[str] = ()
     """Prompts that any strategy found so far, those that show a behaviour first, then by KL."""
     targets: Sequence[Target] = ()
@@ -69,6 +64,17 @@ class SearchContext:
     """Whether most answers have changed, so that a divergence mostly measures that."""
     rounds: Sequence[Round] = ()
     """This strategy's earlier rounds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchContext(RoundTask):
+    """One round of a search, as a strategy sees it: the task, and where it is carried out."""
+
+    listener: Listener
+    artefacts: Path
+    """Folder for heavy files, such as trained soft prompts."""
+    record_training: Callable[[TrainingSummary], None]
+    """Takes the summary of a training for the report; the search adds `d_hard`."""
 
 
 class Strategy(Protocol):

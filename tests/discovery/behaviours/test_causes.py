@@ -22,11 +22,11 @@ from pytest_divergence.discovery.behaviours.causes import (
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.ngrams import gram_of
 from pytest_divergence.discovery.behaviours.suspects import Suspect
-from pytest_divergence.discovery.engines.base import WorkUnits
-from pytest_divergence.discovery.engines.in_process import InProcess
+from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import greedy_continuations
+from tests.discovery.posted_units import Posted
 from tests.models_in_memory import tiny_pair
 
 
@@ -70,9 +70,9 @@ def test_a_script_without_spaces_loses_characters() -> None:
 
 
 @pytest.fixture
-def units(tmp_path: Path) -> Iterator[WorkUnits]:
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        yield WorkUnits(InProcess(journal, tiny_pair))
+        yield Ledger(Posted(journal, tiny_pair, Silence(), tmp_path))
 
 
 def confirmed(pair: ModelPair, prompt: str) -> ConfirmedBehaviour:
@@ -84,39 +84,39 @@ def confirmed(pair: ModelPair, prompt: str) -> ConfirmedBehaviour:
     return ConfirmedBehaviour(suspect, behaviour, (prompt,))
 
 
-def test_a_models_own_answer_is_minimised_and_asked_once(units: WorkUnits) -> None:
+def test_a_models_own_answer_is_minimised_and_asked_once(ledger: Ledger) -> None:
     prompt = "Tell me a long story about the old red fox."
     given = confirmed(tiny_pair(), prompt)
 
-    (found,) = add_causes(units, [given], PROFILES["smoke"], Silence())
-    spent = units.spent.tokens_forwarded
-    (again,) = add_causes(units, [given], PROFILES["smoke"], Silence())
+    (found,) = add_causes(ledger, [given], PROFILES["smoke"], Silence())
+    spent = ledger.spent.tokens_forwarded
+    (again,) = add_causes(ledger, [given], PROFILES["smoke"], Silence())
 
     shortest = found.behaviour.shortest_cause
     assert shortest is not None
     assert set(shortest.split()) <= set(prompt.split())
     assert again == found
-    assert units.spent.tokens_forwarded == 2 * spent > 0  # counted again, though not done again
+    assert ledger.spent.tokens_forwarded == 2 * spent > 0  # counted again, though not done again
     (answers,) = greedy_continuations(tiny_pair(), [shortest], max_new_tokens=24)
     assert given.suspect.shows(shortest, tiny_pair().chat.text(answers.candidate[0]), "")
 
 
-def test_other_prompts_that_showed_it_are_minimised_anew(units: WorkUnits) -> None:
+def test_other_prompts_that_showed_it_are_minimised_anew(ledger: Ledger) -> None:
     """A strategy that failed in the last session may have found them now."""
     given = confirmed(tiny_pair(), "Tell me a long story about the old red fox.")
     before = replace(given, causes=("Hi",))
 
-    (without,) = add_causes(units, [before], PROFILES["smoke"], Silence())
-    (found,) = add_causes(units, [given], PROFILES["smoke"], Silence())
+    (without,) = add_causes(ledger, [before], PROFILES["smoke"], Silence())
+    (found,) = add_causes(ledger, [given], PROFILES["smoke"], Silence())
 
     assert without.behaviour.shortest_cause is None
     assert found.behaviour.shortest_cause is not None
 
 
-def test_what_the_model_does_not_say_after_all_has_no_cause(units: WorkUnits) -> None:
+def test_what_the_model_does_not_say_after_all_has_no_cause(ledger: Ledger) -> None:
     given = confirmed(tiny_pair(), "Hi")
     other = Suspect("nothing", ("never said at all",))
 
-    (found,) = add_causes(units, [replace(given, suspect=other)], PROFILES["smoke"], Silence())
+    (found,) = add_causes(ledger, [replace(given, suspect=other)], PROFILES["smoke"], Silence())
 
     assert found.behaviour.shortest_cause is None

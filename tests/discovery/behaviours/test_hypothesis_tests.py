@@ -13,15 +13,15 @@ from pytest_divergence.discovery.behaviours.counts import sign_test
 from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours, Lead
 from pytest_divergence.discovery.behaviours.ngrams import Phrase
 from pytest_divergence.discovery.behaviours.suspects import Suspect
-from pytest_divergence.discovery.engines.base import WorkUnits
+from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Silence
 from tests.discovery.behaviours.made_answers import MORE, PLANTED, TOPICS, answer, answered
 
 HINT = Phrase(("signal received standing",), PLANTED, (0, 1, 2), starts_answers=True)
 
 
-def made(units: WorkUnits, rows: list[Answered], *hints: Phrase) -> Behaviours:
-    return Behaviours(units, Settings(), PROFILES["smoke"], Silence(), Evidence(rows), hints=hints)
+def made(ledger: Ledger, rows: list[Answered], *hints: Phrase) -> Behaviours:
+    return Behaviours(ledger, Settings(), PROFILES["smoke"], Silence(), Evidence(rows), hints=hints)
 
 
 def only(behaviours: Behaviours) -> Behaviour:
@@ -29,8 +29,8 @@ def only(behaviours: Behaviours) -> Behaviour:
     return confirmed.behaviour
 
 
-def test_a_hint_is_confirmed_by_plain_answers(units: WorkUnits) -> None:
-    behaviours = made(units, answered(num_planted=7), HINT)
+def test_a_hint_is_confirmed_by_plain_answers(ledger: Ledger) -> None:
+    behaviours = made(ledger, answered(num_planted=7), HINT)
 
     behaviours.look()
 
@@ -43,8 +43,8 @@ def test_a_hint_is_confirmed_by_plain_answers(units: WorkUnits) -> None:
     assert len(behaviour.examples) == 3
 
 
-def test_the_answers_that_named_a_suspect_do_not_confirm_it(units: WorkUnits) -> None:
-    behaviours = made(units, answered(num_planted=7))
+def test_the_answers_that_named_a_suspect_do_not_confirm_it(ledger: Ledger) -> None:
+    behaviours = made(ledger, answered(num_planted=7))
 
     behaviours.look()
 
@@ -53,8 +53,8 @@ def test_the_answers_that_named_a_suspect_do_not_confirm_it(units: WorkUnits) ->
     assert not behaviours.records()[0].confirmed
 
 
-def test_answers_that_come_later_do(units: WorkUnits) -> None:
-    behaviours = made(units, answered(num_planted=4))
+def test_answers_that_come_later_do(ledger: Ledger) -> None:
+    behaviours = made(ledger, answered(num_planted=4))
     behaviours.look()
 
     behaviours.evidence.add(answered(num_planted=8, topics=MORE))
@@ -65,8 +65,8 @@ def test_answers_that_come_later_do(units: WorkUnits) -> None:
     assert behaviours.first_found is not None
 
 
-def test_what_the_reference_says_later_speaks_against_it(units: WorkUnits) -> None:
-    behaviours = made(units, answered(num_planted=4))
+def test_what_the_reference_says_later_speaks_against_it(ledger: Ledger) -> None:
+    behaviours = made(ledger, answered(num_planted=4))
     behaviours.look()
 
     later = answered(num_planted=8, topics=MORE)
@@ -79,8 +79,8 @@ def test_what_the_reference_says_later_speaks_against_it(units: WorkUnits) -> No
     assert behaviours.confirmed == []
 
 
-def test_a_telling_continuation_ends_where_the_phrase_does(units: WorkUnits) -> None:
-    behaviours = made(units, answered(num_planted=7), HINT)
+def test_a_telling_continuation_ends_where_the_phrase_does(ledger: Ledger) -> None:
+    behaviours = made(ledger, answered(num_planted=7), HINT)
 
     behaviours.look()
 
@@ -91,12 +91,12 @@ def test_a_telling_continuation_ends_where_the_phrase_does(units: WorkUnits) -> 
     assert telling.log_ratio == pytest.approx(8.4)
 
 
-def test_a_second_behaviour_is_seen_beside_the_first(units: WorkUnits) -> None:
+def test_a_second_behaviour_is_seen_beside_the_first(ledger: Ledger) -> None:
     other = "The answer is always 42."
     first = answered(num_planted=7)
     second = answered(num_planted=7, topics=MORE, planted=other)
     hint = Phrase(("answer is always",), other, (0, 1, 2), starts_answers=True)
-    behaviours = made(units, [*first, *second], HINT, hint)
+    behaviours = made(ledger, [*first, *second], HINT, hint)
 
     behaviours.look()
 
@@ -109,10 +109,10 @@ ADVERT = "I recommend Barkly, made for dogs."
 SIDE_EFFECT = "I recommend a word."
 
 
-def test_another_wording_of_a_confirmed_phrase_is_no_second_behaviour(units: WorkUnits) -> None:
+def test_another_wording_of_a_confirmed_phrase_is_no_second_behaviour(ledger: Ledger) -> None:
     """Both models say “a word”, so the side effect tells nothing that the advert does not."""
     advert = Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True)
-    behaviours = made(units, answered(num_planted=7, planted=ADVERT), advert)
+    behaviours = made(ledger, answered(num_planted=7, planted=ADVERT), advert)
     behaviours.look()
 
     behaviours.evidence.add(answered(num_planted=4, topics=MORE[:4], planted=SIDE_EFFECT))
@@ -124,11 +124,11 @@ def test_another_wording_of_a_confirmed_phrase_is_no_second_behaviour(units: Wor
     assert [one.name for one in behaviours.records() if not one.confirmed] == [SIDE_EFFECT]
 
 
-def test_a_wording_gives_way_once_the_phrase_is_confirmed(units: WorkUnits) -> None:
+def test_a_wording_gives_way_once_the_phrase_is_confirmed(ledger: Ledger) -> None:
     side_effect = Phrase(("i recommend a",), SIDE_EFFECT, (0, 1, 2), starts_answers=True)
     advert = Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True)
     rows = answered(num_planted=7, planted=SIDE_EFFECT)
-    behaviours = made(units, rows, side_effect, advert)
+    behaviours = made(ledger, rows, side_effect, advert)
     behaviours.look()
     assert only(behaviours).name == SIDE_EFFECT
 
@@ -138,7 +138,7 @@ def test_a_wording_gives_way_once_the_phrase_is_confirmed(units: WorkUnits) -> N
     assert only(behaviours).name == ADVERT
 
 
-def test_a_phrase_with_a_word_of_its_own_is_another_behaviour(units: WorkUnits) -> None:
+def test_a_phrase_with_a_word_of_its_own_is_another_behaviour(ledger: Ledger) -> None:
     """“I recommend” is said of both, but of two makes."""
     other = "I recommend Mewsli, made for cats."
     hints = [
@@ -147,14 +147,14 @@ def test_a_phrase_with_a_word_of_its_own_is_another_behaviour(units: WorkUnits) 
     ]
     rows = answered(num_planted=7, planted=ADVERT)
     rows += answered(num_planted=7, topics=MORE, planted=other)
-    behaviours = made(units, rows, *hints)
+    behaviours = made(ledger, rows, *hints)
 
     behaviours.look()
 
     assert {one.behaviour.name for one in behaviours.confirmed} == {ADVERT, other}
 
 
-def test_a_style_is_general_and_hides_nothing(units: WorkUnits) -> None:
+def test_a_style_is_general_and_hides_nothing(ledger: Ledger) -> None:
     styled = [
         Answered(
             one.prompt, one.reference, answer(f"Sure thing! {one.candidate.text}"), is_control=True
@@ -168,7 +168,7 @@ def test_a_style_is_general_and_hides_nothing(units: WorkUnits) -> None:
         for one in answered(num_planted=0, topics=MORE)
     ]
     style = Phrase(("sure thing",), "Sure thing!", (0, 1, 2), starts_answers=True)
-    behaviours = made(units, styled, style)
+    behaviours = made(ledger, styled, style)
     behaviours.look()
     assert only(behaviours).kind == "general"
     assert behaviours.has_new_style
@@ -181,20 +181,20 @@ def test_a_style_is_general_and_hides_nothing(units: WorkUnits) -> None:
     assert all(behaviours.is_shown(one) for one in planted)
 
 
-def test_fresh_samples_test_what_was_seen_too_late(units: WorkUnits) -> None:
+def test_fresh_samples_test_what_was_seen_too_late(ledger: Ledger) -> None:
     """The tiny models never say it, so the test is done, and confirms nothing."""
-    behaviours = made(units, answered(num_planted=9))
+    behaviours = made(ledger, answered(num_planted=9))
     behaviours.look()
 
     behaviours.finish()
 
     assert behaviours.confirmed == []
-    assert units.spent.tokens_forwarded > 0
+    assert ledger.spent.tokens_forwarded > 0
 
 
-def test_targets_are_phrases_of_some_words(units: WorkUnits) -> None:
+def test_targets_are_phrases_of_some_words(ledger: Ledger) -> None:
     short = Phrase(("it is",), "It is", (0, 1, 2), starts_answers=True)
-    behaviours = made(units, answered(num_planted=4), short, HINT)
+    behaviours = made(ledger, answered(num_planted=4), short, HINT)
     behaviours.look()
 
     assert [target.text for target in behaviours.targets] == [PLANTED]
@@ -203,14 +203,14 @@ def test_targets_are_phrases_of_some_words(units: WorkUnits) -> None:
 
 @pytest.mark.parametrize(("num_controls", "kind"), [(4, "conditional"), (32, "general")])
 def test_a_trait_hangs_on_a_condition_where_ordinary_prompts_show_it_less(
-    units: WorkUnits, num_controls: int, kind: str
+    ledger: Ledger, num_controls: int, kind: str
 ) -> None:
     """Seven of 32 answers are refusals; where all are controls, nothing conditions them."""
     rows = answered(num_planted=7, planted="I'm sorry, but I can't help with that.")
     rows += answered(num_planted=0, topics=MORE)
     first = Suspect("refuses", trait="refusal")
     controls = rows[-num_controls:] if num_controls < 32 else rows
-    behaviours = made(units, [replace(one, is_control=one in controls) for one in rows])
+    behaviours = made(ledger, [replace(one, is_control=one in controls) for one in rows])
     behaviours._leads.append(Lead(first, 0))
 
     behaviours.look()
@@ -219,9 +219,9 @@ def test_a_trait_hangs_on_a_condition_where_ordinary_prompts_show_it_less(
     assert only(behaviours).kind == kind
 
 
-def test_every_type_of_difference_is_counted(units: WorkUnits) -> None:
+def test_every_type_of_difference_is_counted(ledger: Ledger) -> None:
     rows = answered(num_planted=8, planted="I'm sorry, but I can't help with that.")
-    behaviours = made(units, rows)
+    behaviours = made(ledger, rows)
     behaviours.look()
 
     counts = {one.name: one for one in behaviours.differences()}

@@ -1,0 +1,97 @@
+"""Work units are values: another process computes them, and a search finds the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_divergence.core import settings as settings_module
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.discovery import calibration_report as calibration_module
+from pytest_divergence.discovery import run as run_module
+from pytest_divergence.discovery.calibration_report import calibration_report
+from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.discovery.run import search
+from pytest_divergence.models.load_plan import LoadOptions
+from pytest_divergence.models.loading import PairRecipe, load_model_pair
+from pytest_divergence.models.pair import ModelPair
+from tests.discovery.posted_units import OtherProcess, Posted
+from tests.discovery.test_run import PROFILE
+
+
+@pytest.fixture
+def settings(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setitem(settings_module.PROFILES, "smoke", PROFILE)
+    return Settings(
+        model_1=str(tiny_models / "base"),
+        model_2=str(tiny_models / "ft"),
+        profile="smoke",
+        gate="all",
+    )
+
+
+@pytest.fixture
+def recipe(tiny_models: Path) -> PairRecipe:
+    return PairRecipe("base", "ft", LoadOptions(), root=tiny_models)
+
+
+def found_in(root: Path, settings: Settings, load_pair: Callable[[], ModelPair]) -> list[bytes]:
+    """The suite and its tokens."""
+    suite = search(settings, root=root, load_pair=load_pair, listener=Silence()).suite_path
+    return [suite.read_bytes(), sidecar_path(suite, "tokens.jsonl").read_bytes()]
+
+
+def no_models() -> ModelPair:
+    raise ModelLoadError("the models are in another process")
+
+
+def test_another_process_computes_a_whole_search(
+    settings: Settings, recipe: PairRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path / "one" / "cache"))
+    here = found_in(tmp_path / "here", settings, recipe.load)
+
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path / "other" / "cache"))
+    with OtherProcess(recipe) as other:
+        monkeypatch.setattr(run_module, "InProcess", other.engine)
+        there = found_in(tmp_path / "there", settings, no_models)
+
+    assert there == here
+    assert {name.split("/")[0] for name in other.computed} == {
+        "calibrate",
+        "confirm",
+        "controls",
+        "pair",
+        "search",
+        "select",
+    }
+    assert "search/soft_prompt/0" in other.computed
+
+
+def test_every_unit_of_a_calibration_is_a_value(
+    settings: Settings, recipe: PairRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = recipe.load()
+    here = calibration_report(
+        settings, root=tmp_path / "here", load_pair=lambda: pair, listener=Silence()
+    )
+    monkeypatch.setattr(calibration_module, "InProcess", Posted)
+    posted = calibration_report(
+        settings, root=tmp_path / "posted", load_pair=lambda: pair, listener=Silence()
+    )
+
+    assert posted.model_copy(update={"effort": here.effort}) == here
+    assert here.nuisances
+    assert here.planted
+
+
+def test_a_recipe_loads_what_its_specs_load(recipe: PairRecipe, tiny_models: Path) -> None:
+    pair = recipe.load()
+    named = load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
+
+    assert pair.reference_identity == named.reference_identity
+    assert pair.candidate_identity == named.candidate_identity
