@@ -5,7 +5,7 @@ How to run it: copy both workflows. `nightly.yml` searches and proposes what it 
 a pull request; once that is merged, `divergence.yml` replays it on all others. A red night means
 that the search failed, whether or not the models differ.
 
-What it leaves to you: reading the pull request. Merging it allows the candidate to go on doing what
+What it leaves to you: reading the pull request. If you merge it, the candidate may keep doing what
 it does now. If a row shows a fault, don't keep it as a test: fix the bug. Pull requests opened with
 GitHub's own token start no workflow: set the secret NIGHTLY_TOKEN for that.
 """
