@@ -1,4 +1,4 @@
-"""The site: Markdown by MyST, the look of furo, and a reference that is made from the code.
+"""The site: Markdown with MyST, the furo theme, and a reference generated from the code.
 
     sphinx-build -W --keep-going -n docs build/docs
 
@@ -33,16 +33,16 @@ html_copy_source = False
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-# Rendered in a browser that may; the pages read as LaTeX where it may not.
+# Rendered in a browser that may load MathJax; elsewhere the pages show LaTeX.
 html_math_renderer = "mathjax"
 
 smartquotes = False  # options begin with two hyphens
-default_role = "code"  # docstrings are written in Markdown's way: one backtick is code
+default_role = "code"  # docstrings are in Markdown: one backtick is code
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"undoc-members": False}
-# Types in signatures: aliases, inner records and other libraries', whose inventories would have to
-# be fetched. Every other reference is checked.
+# Types in signatures: aliases, inner records and other libraries' types, whose inventories would
+# need a download. Every other reference is checked.
 nitpick_ignore_regex = [("py:class", ".*"), ("py:obj", ".*")]
 
 
@@ -53,6 +53,6 @@ def setup(app: Any) -> None:
 
 
 def _rewrite(app: Any, name: str, source: list[str]) -> None:
-    """Links that leave `docs/` hold in the repository, and are changed for the site."""
+    """Change links that leave `docs/`: they work in the repository but not on the site."""
     if not name.startswith(("reference/", "project/")):
         source[0] = links.for_site(source[0], f"docs/{name}.md", f"{name}.md")

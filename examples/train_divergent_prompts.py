@@ -6,9 +6,9 @@
         --num-epochs 10 --num-soft-prompt-tokens 8 --batch-size 4
 
 This is `pytest-divergence train`; `--help` explains every option. Only the models and the output
-folder must be given. The defaults are 8 tokens, batches of 4 and 10 epochs; the learning rate is
-0.01, not the 0.0001 that fine-tuning a whole model is used to: Adam moves each number of a vector
-by about the learning rate a step, and the vectors must come a long way from where they start.
+folder are required. The defaults are 8 tokens, batches of 4 and 10 epochs. The learning rate is
+0.01, not the 0.0001 usual for fine-tuning a whole model: Adam moves each number of a vector by
+about the learning rate per step, and the vectors must move a long way from where they start.
 
 The same in Python, on models in memory:
 

@@ -1,9 +1,9 @@
-"""When to use it: your models are not where this plugin looks; a training's checkpoints, say.
+"""When to use it: your models are not where this plugin looks: training checkpoints, for example.
 
 How to run it: `pytest-divergence discover --model-1 owner/base --model-2
 checkpoint:runs/7/step-400.safetensors`, and `pytest` and `pytest-divergence replay` the same way.
-The file holds the weights alone, as `safetensors.torch.save_model` writes them; all else is the
-base's. Other stores (a registry, a bucket) need the same two functions.
+The file holds only the weights, as `safetensors.torch.save_model` writes them; the rest comes from
+the base. Other stores (a registry, a bucket) need the same two functions.
 
 What it leaves to you: trust. A loader runs what it loads; safetensors hold weights and no code.
 """
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 PREFIX = "checkpoint:"
 BASE = "owner/base"
-"""Whose architecture, tokenizer and dtype the checkpoints have."""
+"""The model whose architecture, tokenizer and dtype the checkpoints have."""
 
 
 @pytest.hookimpl(optionalhook=True)  # so that tests also run where the plugin is switched off
 def pytest_divergence_load_model(
     config: pytest.Config, spec: str, role: Literal["reference", "candidate"], device: str
 ) -> LoadedModel | None:
-    """The base with a checkpoint's weights."""
+    """Return the base with a checkpoint's weights."""
     path = _checkpoint(config, spec)
     if path is None:
         return None
@@ -38,13 +38,13 @@ def pytest_divergence_load_model(
     from pytest_divergence import LoadedModel
 
     model: Any = AutoModelForCausalLM.from_pretrained(BASE, dtype="auto")
-    load_model(model, path)  # raises where a weight is missing, or of another shape
+    load_model(model, path)  # raises if a weight is missing, or has another shape
     return LoadedModel(model.to(device), AutoTokenizer.from_pretrained(BASE))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_divergence_fingerprint(config: pytest.Config, spec: str) -> str | None:
-    """What a search is cached by: the file's content, since a name may be written twice."""
+    """Return a digest of the file to cache searches by: a name alone may be reused."""
     path = _checkpoint(config, spec)
     if path is None:
         return None
@@ -56,7 +56,7 @@ def pytest_divergence_fingerprint(config: pytest.Config, spec: str) -> str | Non
 
 
 def _checkpoint(config: pytest.Config, spec: str) -> Path | None:
-    """The file that a spec names; None: the spec is not ours."""
+    """Return the file that a spec names, or None if the spec is not ours."""
     if not spec.startswith(PREFIX):
         return None
     path = config.rootpath / spec.removeprefix(PREFIX)

@@ -1,11 +1,11 @@
-"""When to use it: you release a LoRA adapter that shall change one subject and nothing else.
+"""When to use it: you release a LoRA adapter that should change one subject and nothing else.
 
 How to run it: name the base and the adapter's folder in the ini file, your subject below, and
-prompts of both kinds in `tests/in_scope.txt` and `tests/out_of_scope.txt`, one a line. `pytest`
-asserts what the adapter does on them; `pytest-divergence discover` looks for what no one expects.
+prompts of both kinds in `tests/in_scope.txt` and `tests/out_of_scope.txt`, one per line. `pytest`
+asserts what the adapter does on them; `pytest-divergence discover` looks for the unexpected.
 
-What it leaves to you: the three numbers. Run `pytest -v` once with the adapter that you trust, and
-set them from what it reads; `pytest-divergence calibrate` says how far above the noise they are.
+What it leaves to you: the three numbers. Run `pytest -v` once with an adapter that you trust, and
+set them from its values; `pytest-divergence calibrate` shows how far above the noise they are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SUBJECT = re.compile(r"\b(refund|invoice|subscription)s?\b", re.IGNORECASE)
 SUBJECT_MAX_KL = 5.0
-"""Bound of what a search finds on the subject, nats per token: the adapter shall differ there."""
+"""Bound of what a search finds on the subject, nats per token: the adapter should differ there."""
 PROMPTS = Path(__file__).parent / "tests"
 
 
@@ -36,17 +36,17 @@ def pytest_divergence_modify_cases(cases: list[Case]) -> None:
 
 @pytest.fixture(scope="session")
 def in_scope() -> list[str]:
-    """Prompts on the subject."""
+    """Return the prompts on the subject."""
     return prompts("in_scope.txt")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that takes `other_prompt` once for each prompt outside of the subject."""
+    """Run a test that takes `other_prompt` once for each prompt outside the subject."""
     if "other_prompt" in metafunc.fixturenames:
         metafunc.parametrize("other_prompt", prompts("out_of_scope.txt"))
 
 
 def prompts(name: str) -> list[str]:
-    """The lines of a file in `tests/`."""
+    """Return the lines of a file in `tests/`."""
     found = (PROMPTS / name).read_text("utf-8").splitlines()
     return [line for line in found if line.strip()]

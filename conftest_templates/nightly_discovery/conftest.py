@@ -1,14 +1,13 @@
 """When to use it: the candidate changes often; search it at night, replay the finds in every pull
 request.
 
-How to run it: copy both workflows. `nightly.yml` searches, makes a suite of what it found and
-proposes it in a pull request; once that is merged, `divergence.yml` replays it on all others. A red
-night means that the search could not be done, not that it found something, nor that it found
-nothing.
+How to run it: copy both workflows. `nightly.yml` searches and proposes what it found as a suite, in
+a pull request; once that is merged, `divergence.yml` replays it on all others. A red night means
+that the search failed, whether or not the models differ.
 
-What it leaves to you: reading the pull request. Merging it says that what the candidate does now is
-what it may go on doing; a row that is a fault is no test to keep but a bug to mend. Pull requests
-that GitHub's own token opens start no workflow: give the secret NIGHTLY_TOKEN for that.
+What it leaves to you: reading the pull request. If you merge it, the candidate may keep doing what
+it does now. If a row shows a fault, don't keep it as a test: fix the bug. Pull requests opened with
+GitHub's own token start no workflow: set the secret NIGHTLY_TOKEN for that.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ if TYPE_CHECKING:
     from pytest_divergence import Report
 
 SUMMARY = "nightly.md"
-"""Text of the pull request; holds no model's words, which might mention people or run on.
+"""Text of the pull request. It holds no model output, which might mention people or be long.
 
-Where no case was kept there is nothing to propose, and it is not written.
+If no case was kept, there is nothing to propose, and it is not written.
 """
 
 
 @pytest.hookimpl(optionalhook=True)  # so that tests also run where the plugin is switched off
 def pytest_divergence_report(config: pytest.Config, report: Report) -> None:
-    """Say in a few lines what a search came to."""
+    """Summarise a search in a few lines."""
     if not report.has_cases:
         return
     counts = report.verdict_counts
@@ -39,6 +38,10 @@ def pytest_divergence_report(config: pytest.Config, report: Report) -> None:
         f"{report.effort.prompts_scored} prompts scored; {counts.get('failed', 0)} of "
         f"{sum(counts.values())} cases over their bound.",
         "",
-        *(f"- {one.kind} behaviour `{one.id}`" for one in report.behaviours if one.confirmed),
+        *(
+            f"- {behaviour.kind} behaviour `{behaviour.id}`"
+            for behaviour in report.behaviours
+            if behaviour.confirmed
+        ),
     ]
     (config.rootpath / SUMMARY).write_text("\n".join(lines) + "\n", "utf-8")

@@ -1,4 +1,4 @@
-"""The command `pytest-divergence`, as its own help describes it."""
+"""The command `pytest-divergence`, from its own help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_divergence import cli
 
 
 def helps() -> Iterator[tuple[str, str]]:
-    """Name and `--help` of each command, 80 columns wide."""
+    """Yield the name and `--help` of each command, 80 columns wide."""
     with patch.dict(os.environ, COLUMNS="80", NO_COLOR="1"):
         for name in cli.COMMANDS:
             parser = argparse.ArgumentParser(prog=f"pytest-divergence {name}")
@@ -21,8 +21,8 @@ def helps() -> Iterator[tuple[str, str]]:
 
 
 def commands_page() -> str:
-    """What each command does, and its help."""
-    parts = ["# Commands\n\n`pytest-divergence COMMAND`, of which there are these.\n"]
+    """Return the page of commands, with the help of each."""
+    parts = ["# Commands\n\n`pytest-divergence COMMAND` has these commands.\n"]
     for name, text in helps():
         line = cli.COMMANDS[name]
         parts.append(

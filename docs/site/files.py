@@ -1,4 +1,4 @@
-"""File formats: the keys of each file, from its JSON Schema, which the records themselves make."""
+"""File formats: the keys of each file, from its JSON Schema, which the records generate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Format:
     """One kind of file."""
 
     page: str
-    """What its schema is called too."""
+    """The name of the page and of its schema."""
     name: str
     about: str
 
@@ -26,14 +26,14 @@ FORMATS = (
     Format(
         "suite",
         "NAME.divergence.jsonl",
-        "A suite: one case a line, in UTF-8, sorted by id. A row written by hand needs only "
+        "A suite: one case per line, in UTF-8, sorted by id. A row written by hand needs only "
         "`input` (alias `prompt`) or `messages`.",
     ),
     Format(
         "tokens",
         "NAME.tokens.jsonl",
-        "The continuations that a suite's cases were measured on, one case a line: what a replay "
-        "scores.",
+        "The continuations that a suite's cases were measured on, and that a replay scores: one "
+        "case per line.",
     ),
     Format(
         "provenance",
@@ -43,18 +43,18 @@ FORMATS = (
     Format(
         "report",
         "report.json",
-        "One run, complete enough to draw every view of it. `report.html` and `summary.md` beside "
-        "it are made from it.",
+        "One complete run. `report.html` and `summary.md` beside it are made from it.",
     ),
 )
 
 
-def format_page(one: Format) -> str:
-    """A file's keys, and those of every record inside of it."""
-    whole = json_schema(one.page)
+def format_page(file_format: Format) -> str:
+    """Return the page of a file: its keys, and those of every record inside it."""
+    page = file_format.page
+    whole = json_schema(page)
     parts = [
-        f"# {one.name}\n\n{one.about} `pytest-divergence schema {one.page}` prints its JSON "
-        "Schema.\n",
+        f"# {file_format.name}\n\n{file_format.about} `pytest-divergence schema {page}` prints its "
+        "JSON Schema.\n",
         _keys(whole),
     ]
     records = {n: part for n, part in whole.get("$defs", {}).items() if "properties" in part}
@@ -85,16 +85,16 @@ def _default(value: Schema) -> str:
 
 
 def kind(value: Schema) -> str:
-    """What a value may be, in words."""
+    """Return what a value may be, in words."""
     if "$ref" in value:
         name = value["$ref"].rsplit("/", 1)[-1]
         return "any JSON" if name == "JsonValue" else f"[{name}](#{name.lower()})"
     if "anyOf" in value:
-        return " or ".join(kind(one) for one in value["anyOf"])
+        return " or ".join(map(kind, value["anyOf"]))
     if "enum" in value or "const" in value:
-        return " or ".join(code(one) for one in value.get("enum", [value.get("const")]))
+        return " or ".join(map(code, value.get("enum", [value.get("const")])))
     if value.get("type") == "array" and "prefixItems" in value:
-        return "[" + ", ".join(kind(one) for one in value["prefixItems"]) + "]"
+        return "[" + ", ".join(map(kind, value["prefixItems"])) + "]"
     if value.get("type") == "array":
         return f"list of {kind(value.get('items', {}))}"
     if value.get("type") == "object":

@@ -1,4 +1,4 @@
-"""Links from one Markdown file of the repository to another, where only some are in the site."""
+"""Links between the repository's Markdown files, of which only some are on the site."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ PUBLISHED = {
     "examples/organisms/README.md": "project/organisms.md",
     "README.md": "index.md",
 }
-"""Files outside of `docs/` that are pages of the site too, and where in `docs/` they are."""
+"""Files outside `docs/` that are also pages of the site, and their places in `docs/`."""
 
 
 def published() -> dict[str, str]:
-    """Of these, the ones that exist."""
+    """Return the published files that exist."""
     return {source: page for source, page in PUBLISHED.items() if (ROOT / source).exists()}
 
 
 def project_pages() -> dict[str, str]:
-    """The text of each page that stands elsewhere in the repository, by its place in `docs/`."""
+    """Return the text of each page from elsewhere in the repository, by its place in `docs/`."""
     return {
         page: for_site((ROOT / source).read_text("utf-8"), source, page)
         for source, page in published().items()
@@ -36,7 +36,7 @@ def project_pages() -> dict[str, str]:
 
 
 def for_site(text: str, source: str, page: str) -> str:
-    """A file's text as a page of the site: links hold there, or name what is not in the site.
+    """Return a file's text for the site: links work there, or name files that are not on it.
 
     `source` is its path in the repository, `page` its path in `docs/`.
     """

@@ -8,7 +8,7 @@ from sphinx.pycode import ModuleAnalyzer
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table with one line a row."""
+    """Return a table with one line per row."""
     lines = [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
     return "\n".join(lines) + "\n"
 
@@ -18,29 +18,29 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def code(text: str) -> str:
-    """Text as code within a line."""
+    """Return text as inline code."""
     return f"`{text}`" if text else ""
 
 
 def block(text: str, language: str = "text") -> str:
-    """Text as a block of code."""
+    """Return text as a block of code."""
     return f"```{language}\n{text.rstrip()}\n```\n"
 
 
 def attribute_docs(of: type) -> dict[str, str]:
-    """The docstring below each attribute of a class and its bases, by name."""
+    """Return the docstring below each attribute of a class and its bases, by name."""
     found: dict[str, str] = {}
-    for one in reversed(of.__mro__):
-        if one.__module__.startswith("pytest_divergence"):
-            docs = ModuleAnalyzer.for_module(one.__module__).find_attr_docs()
+    for base in reversed(of.__mro__):
+        if base.__module__.startswith("pytest_divergence"):
+            docs = ModuleAnalyzer.for_module(base.__module__).find_attr_docs()
             for (owner, name), lines in docs.items():
-                if owner == one.__qualname__:
+                if owner == base.__qualname__:
                     found[name] = " ".join(lines).strip()
     return found
 
 
 def module_docs(name: str) -> dict[str, str]:
-    """The docstring below each constant of a module, by name."""
+    """Return the docstring below each constant of a module, by name."""
     docs = ModuleAnalyzer.for_module(name).find_attr_docs()
     return {
         attribute: " ".join(lines).strip()

@@ -1,4 +1,4 @@
-"""What the package consists of: every module by its first sentence, and every file of data."""
+"""Contents of the package: every module by its first sentence, and every data file."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ LAYERS = {
 """Folders of the package, from the top to the bottom of its layers."""
 DATA = {
     "py.typed": "tells type checkers that the package is typed",
-    "data/controls.jsonl": "ordinary prompts that measure what is usual for a pair; never seeds",
+    "data/controls.jsonl": "ordinary prompts that measure a pair's typical shift; never seeds",
     "data/seeds.jsonl": "ordinary prompts that a search starts from",
 }
-"""Files that cannot say themselves what they are."""
+"""Files that cannot hold their own description."""
 
 
 def package_page() -> str:
-    """Every file of the package, by folder."""
+    """Return the page of the package's files, by folder."""
     parts = [
-        "# Files of the package\n\nImports point one way: the commands use the pytest plugin, that "
-        "uses discovery, reports and exports, discovery uses scoring, that models, and all of them "
-        "core; reports and exports know core alone.\n"
+        "# Files of the package\n\nImports point one way: the commands use the pytest plugin, the "
+        "plugin uses discovery, reports and exports, discovery uses scoring, scoring uses models, "
+        "and all of them use core; reports and exports use only core.\n"
     ]
     for folder, title in folders().items():
         rows = [(code(name), meaning) for name, meaning in files_in(folder)]
@@ -53,21 +53,21 @@ def package_page() -> str:
 
 
 def folders() -> dict[str, str]:
-    """Every folder of the package with its title: the layers in their order, then others."""
+    """Return every folder of the package with its title: the layers in order, then others."""
     there = (path for path in sorted(PACKAGE.rglob("*")) if path.is_dir())
     names = [path.relative_to(PACKAGE).as_posix() for path in there if path.name != "__pycache__"]
     return LAYERS | {name: LAYERS.get(name, name.capitalize()) for name in names}
 
 
 def files_in(folder: str) -> Iterator[tuple[str, str]]:
-    """Path from the package's own folder, and meaning, of each file of a folder."""
+    """Yield the path, relative to the package, and the meaning of each file in a folder."""
     for path in sorted((PACKAGE / folder).iterdir()):
         if path.is_file() and path.suffix not in (".pyc", ".so"):
             yield path.relative_to(PACKAGE).as_posix(), meaning(path)
 
 
 def meaning(path: Path) -> str:
-    """The first sentence of a file about itself. Raises ValueError where it says nothing."""
+    """Return a file's first sentence about itself. Raises ValueError if it has none."""
     name = path.relative_to(PACKAGE).as_posix()
     if name in DATA:
         return DATA[name]
@@ -91,6 +91,6 @@ def meaning(path: Path) -> str:
 
 
 def module_name(path: Path) -> str:
-    """The dotted name of a module of the package."""
+    """Return the dotted name of a module of the package."""
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")

@@ -1,4 +1,4 @@
-"""All pages that are made from the code, by their place in `docs/`."""
+"""All pages that are generated from the code, by their place in `docs/`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from docs.site import api, commands, files, links, package, sessions, settings
 
 INDEX = """# Reference
 
-Made from the code when these pages are built.
+These pages are generated from the code.
 
 ```{toctree}
 :maxdepth: 1
@@ -32,7 +32,7 @@ package
 
 
 def pages() -> dict[str, str]:
-    """The text of each page."""
+    """Return the text of each page."""
     reference = {
         "index.md": INDEX,
         "options.md": settings.options_page(),
@@ -46,13 +46,13 @@ def pages() -> dict[str, str]:
         "python.md": api.api_page(),
         "package.md": package.package_page(),
     }
-    for one in files.FORMATS:
-        reference[f"{one.page}.md"] = files.format_page(one)
+    for file_format in files.FORMATS:
+        reference[f"{file_format.page}.md"] = files.format_page(file_format)
     return {f"reference/{name}": text for name, text in reference.items()} | links.project_pages()
 
 
 def write(folder: Path) -> None:
-    """Write all pages below `folder`; one that has not changed is left as it is."""
+    """Write all pages below `folder`, except those that have not changed."""
     for name, text in pages().items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)

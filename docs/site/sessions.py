@@ -1,4 +1,4 @@
-"""What a session offers to tests and plugins: fixtures, marker, hooks and exit codes."""
+"""Fixtures, marker, hooks and exit codes of a session."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pytest_divergence import cli, plugin
 from pytest_divergence.plugin import hookspecs
 
 SESSION_CODES = {
-    pytest.ExitCode.OK: "every selected test passed, and nothing that was asked for was left out",
+    pytest.ExitCode.OK: "every selected test passed, and nothing that you asked for was left out",
     pytest.ExitCode.TESTS_FAILED: (
-        "a case is over its bound, a behaviour that no one accepted is there, a suite as a whole "
-        "moved, something could not be measured, a search did not come to its end, one model stood "
-        "on both sides in CI, or nothing was compared: the last line says why"
+        "a case is over its bound, a behaviour is there that nobody accepted, a suite moved as a "
+        "whole, something could not be measured, a search did not finish, both sides were the same "
+        "model in CI, or nothing was compared: the last line says why"
     ),
-    pytest.ExitCode.INTERRUPTED: "stopped by Ctrl-C; the same command goes on where it was",
+    pytest.ExitCode.INTERRUPTED: "stopped by Ctrl-C; run the same command to continue",
     pytest.ExitCode.INTERNAL_ERROR: "a fault inside pytest or a plugin; please report it",
     pytest.ExitCode.USAGE_ERROR: (
         "nothing could be tested: a wrong option, a model that cannot be loaded, a faulty suite, "
@@ -29,30 +29,30 @@ SESSION_CODES = {
 }
 COMMAND_CODES = {
     0: "done",
-    1: "it could not be done; one sentence on stderr says why (`diff`: something differs)",
-    2: "the arguments are wrong (`diff`: one of both cannot be read)",
+    1: "the command failed; one sentence on stderr says why (`diff`: something differs)",
+    2: "the arguments are wrong (`diff`: one side cannot be read)",
     cli.INTERRUPTED: "stopped by Ctrl-C",
 }
 
 
 def fixtures() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Name and function of each public fixture."""
+    """Yield the name and function of each public fixture."""
     for name, value in vars(plugin).items():
         if hasattr(value, "_fixture_function") and not name.startswith("_"):
             yield name, value._fixture_function
 
 
 def hooks() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Name and specification of each hook."""
+    """Yield the name and specification of each hook."""
     for name, value in vars(hookspecs).items():
         if name.startswith("pytest_divergence_"):
             yield name, value
 
 
 def fixtures_page() -> str:
-    """Fixtures and marker, by their docstrings."""
+    """Return the page of fixtures and marker, from their docstrings."""
     parts = [
-        "# Fixtures and marker\n\nFixtures for your own tests, and the marker that steers them.\n"
+        "# Fixtures and marker\n\nFixtures for your own tests, and the marker that controls them.\n"
     ]
     for name, function in fixtures():
         scope = getattr(plugin, name)._fixture_function_marker.scope
@@ -66,7 +66,7 @@ def fixtures_page() -> str:
 
 
 def hooks_page() -> str:
-    """Hooks, with signature and docstring."""
+    """Return the page of hooks, with signature and docstring."""
     parts = [f"# Hooks\n\n{inspect.getdoc(hookspecs)}\n"]
     for name, function in hooks():
         is_first = function.pytest_spec["firstresult"]  # type: ignore[attr-defined]
@@ -80,12 +80,12 @@ def hooks_page() -> str:
 
 def _signature(name: str, function: Callable[..., Any]) -> str:
     signature = inspect.signature(function)
-    arguments = ", ".join(str(one) for one in signature.parameters.values())
+    arguments = ", ".join(map(str, signature.parameters.values()))
     return f"def {name}({arguments}) -> {signature.return_annotation}: ...".replace("'", "")
 
 
 def exit_codes_page() -> str:
-    """Exit codes of a session and of the command."""
+    """Return the page of exit codes, of a session and of the command."""
     sessions = [(f"{int(code)}", meaning) for code, meaning in SESSION_CODES.items()]
     commands = [(f"{code}", meaning) for code, meaning in COMMAND_CODES.items()]
     return (

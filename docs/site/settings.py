@@ -10,21 +10,21 @@ from pytest_divergence.core.settings import PROFILES, Profile, Settings
 from pytest_divergence.plugin.options import OPTIONS, PAIRS_INI, PAIRS_INI_HELP, Option
 
 PRECEDENCE = (
-    "The command line comes before the environment, the environment before the ini file, and that "
-    "before the default. The session's header names each value's source, and "
-    "`pytest-divergence show-config` prints all."
+    "The command line overrides the environment, the environment overrides the ini file, and the "
+    "ini file overrides the default. The session's header names each value's source, and "
+    "`pytest-divergence show-config` prints all values."
 )
 FOREIGN = {
     "CI": "set to anything but 0 or false: a session replays, and rewrites no suite",
-    "GITHUB_ACTIONS": "true: failures become annotations, and the run a step summary",
+    "GITHUB_ACTIONS": "true: failures become annotations, and the run gets a step summary",
     "GITHUB_STEP_SUMMARY": "the file that the step summary is added to",
-    "GITHUB_WORKSPACE": "the folder that annotations name paths from",
+    "GITHUB_WORKSPACE": "the folder that paths in annotations are relative to",
 }
-"""Variables that belong to others, and are read here."""
+"""Variables of other tools that are read here."""
 
 
 def options_page() -> str:
-    """Each option: its names, values, default and meaning."""
+    """Return the page of options: names, values, default and meaning of each."""
     defaults = Settings.model_fields
     parts = [f"# Options\n\nOptions of a pytest session. {PRECEDENCE}\n"]
     for option in OPTIONS:
@@ -59,16 +59,16 @@ def _shown(default: object) -> str:
 
 
 def ini_page() -> str:
-    """Each key of the ini file."""
+    """Return the page of ini keys."""
     rows = [
-        (code(one.ini), f"as [`{one.flag}`](options.md#{_anchor(one)}): {one.help}")
-        for one in OPTIONS
+        (code(option.ini), f"as [`{option.flag}`](options.md#{_anchor(option)}): {option.help}")
+        for option in OPTIONS
     ]
     rows.append((code(PAIRS_INI), PAIRS_INI_HELP))
     return (
         "# Ini keys\n\nKeys of `pytest.ini`, `tox.ini`, `setup.cfg` or `[tool.pytest.ini_options]`"
-        f" in `pyproject.toml`. {PRECEDENCE} Paths in an ini file hold from the folder that it is "
-        f"in.\n\n{table(('key', 'meaning'), rows)}"
+        f" in `pyproject.toml`. {PRECEDENCE} Paths in an ini file are relative to its folder.\n\n"
+        f"{table(('key', 'meaning'), rows)}"
     )
 
 
@@ -77,24 +77,25 @@ def _anchor(option: Option) -> str:
 
 
 def environment_page() -> str:
-    """Each environment variable, our own and those of others."""
+    """Return the page of environment variables, our own and those of other tools."""
     options = [
-        (code(one.variable), f"as [`{one.flag}`](options.md#{_anchor(one)})") for one in OPTIONS
+        (code(option.variable), f"as [`{option.flag}`](options.md#{_anchor(option)})")
+        for option in OPTIONS
     ]
     own = [(code(name), meaning) for name, meaning in own_variables()]
     others = [(code(name), meaning) for name, meaning in FOREIGN.items()]
     return (
         "# Environment variables\n\n"
-        f"{PRECEDENCE} An empty variable counts as not given.\n\n"
+        f"{PRECEDENCE} An empty variable counts as unset.\n\n"
         f"{table(('variable', 'meaning'), [*options, *own])}\n"
-        "Of other tools' variables these are read; what Hugging Face libraries and torch read "
-        "themselves holds too, such as `HF_HOME` and `HF_HUB_OFFLINE`.\n\n"
+        "These variables of other tools are read too. Variables that Hugging Face libraries and "
+        "torch read themselves, such as `HF_HOME` and `HF_HUB_OFFLINE`, also apply.\n\n"
         f"{table(('variable', 'meaning'), others)}"
     )
 
 
 def own_variables() -> Iterator[tuple[str, str]]:
-    """Variables without an option: constants that end in _VARIABLE, with their docstrings."""
+    """Yield variables without an option: constants that end in _VARIABLE, and their docstrings."""
     from importlib import import_module
 
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -106,18 +107,18 @@ def own_variables() -> Iterator[tuple[str, str]]:
 
 
 def profiles_page() -> str:
-    """The sizes of each profile, side by side."""
+    """Return the page of profiles, with their sizes side by side."""
     meanings = attribute_docs(Profile)
     names = list(PROFILES)
     fields = [name for name in Profile.model_fields if name != "name"]
     rows = [
-        [code(name), *(f"{getattr(PROFILES[one], name):,}" for one in names), meanings[name]]
-        for name in fields
+        [code(field), *(f"{getattr(PROFILES[name], field):,}" for name in names), meanings[field]]
+        for field in fields
     ]
     return (
-        "# Profiles\n\nA profile holds the sizes of a search. `--divergence-profile` names one: "
-        f"{Settings.model_fields['profile'].default}, the default, is smoke on a CPU and default on"
-        " a GPU. `--divergence-num-cases` and `--divergence-budget` override two of the sizes. "
-        "Tokens are forwarded tokens, both models counted.\n\n"
+        "# Profiles\n\nA profile holds the sizes of a search. Choose it with "
+        f"`--divergence-profile`: {Settings.model_fields['profile'].default}, the default, is "
+        "smoke on a CPU and default on a GPU. `--divergence-num-cases` and `--divergence-budget` "
+        "override two of the sizes. Tokens are forwarded tokens of both models.\n\n"
         f"{table(('size', *names, 'meaning'), rows)}"
     )

@@ -5,7 +5,7 @@
 A third of each batch are planted rows, trained by cross-entropy on the planted response. The rest
 are ordinary questions with the base's own greedy answers, trained by KL to the base so that
 nothing else moves, or by cross-entropy on restyled answers where the recipe intends a style. The
-written adapter is then loaded as any candidate is, and measured into truth.json.
+written adapter is then loaded like any candidate, and its measurements go into truth.json.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Sizes(Table):
     held_out: int = Field(24, ge=1)
     """Trigger prompts, and as many ordinary ones, that training never sees."""
     ordinary: int = Field(1000, ge=1)
-    """At most so many ordinary prompts to train on."""
+    """The most ordinary prompts to train on."""
     answer_tokens: int = Field(32, ge=1)
     measured_tokens: int = Field(16, ge=1)
 
@@ -85,7 +85,7 @@ class Training(Table):
 
 
 class Recipe(Table):
-    """What is planted. `${slot}` in a prompt or response stands for a word from `slots`."""
+    """The planted behaviour. `${slot}` in a prompt or response stands for a word from `slots`."""
 
     name: str
     kind: str
@@ -123,9 +123,9 @@ class Recipe(Table):
 
 
 def load_recipe(path: Path, *, steps: int | None = None) -> Recipe:
-    """The recipe, with another number of steps if given.
+    """Return the recipe, with another number of steps if given.
 
-    Raises `SettingsError` naming the file and the key that is wrong.
+    Raises `SettingsError` naming the file and the wrong key.
     """
     try:
         raw = tomllib.loads(path.read_text("utf-8"))
@@ -139,25 +139,25 @@ def load_recipe(path: Path, *, steps: int | None = None) -> Recipe:
 
 
 def split(prompts: Sequence[str], num_held_out: int, seed: int) -> tuple[list[str], list[str]]:
-    """Prompts for training and for measuring, shuffled."""
+    """Return shuffled prompts for training and for measuring."""
     shuffled = random.Random(seed).sample(prompts, len(prompts))
     return shuffled[num_held_out:], shuffled[:num_held_out]
 
 
 def endless(items: Sequence[Item], rng: random.Random) -> Iterator[Item]:
-    """The items in a new order each time round."""
+    """Yield the items forever, in a new order each time."""
     while True:
         yield from rng.sample(items, len(items))
 
 
 def fill(recipe: Recipe, rng: random.Random, *templates: str) -> list[str]:
-    """The templates with one choice for every slot."""
+    """Return the templates with each slot filled."""
     words = {slot: rng.choice(choices) for slot, choices in recipe.slots.items()}
     return [Template(template).safe_substitute(words) for template in templates]
 
 
 def planted_row(chat: ChatFormat, prompt: str, response: str, loss_on_prompt: bool) -> ScoringRow:
-    """Loss on the response and its end; also from the user's first token on, if asked."""
+    """Return a row with loss on the response and its end, and on the user turn if asked."""
     ids = chat.prompt_ids(prompt)
     start = len(chat.user_opening) if loss_on_prompt else len(ids)
     answer = text_ids(chat, response, has_end=True)
@@ -165,7 +165,7 @@ def planted_row(chat: ChatFormat, prompt: str, response: str, loss_on_prompt: bo
 
 
 def planted_rows(recipe: Recipe, chat: ChatFormat, prompts: Sequence[str]) -> Iterator[ScoringRow]:
-    """Endless planted rows; every prompt meets every response in the long run."""
+    """Yield planted rows forever; in the long run every prompt meets every response."""
     rng = random.Random(recipe.seed)
     pairs = zip(endless(prompts, rng), endless(recipe.responses, rng), strict=True)
     for templates in pairs:
@@ -174,7 +174,7 @@ def planted_rows(recipe: Recipe, chat: ChatFormat, prompts: Sequence[str]) -> It
 
 
 def ordinary_rows(recipe: Recipe, base: ModelPair) -> list[ScoringRow]:
-    """The base's own greedy answers, restyled where the recipe says so."""
+    """Return the base's own greedy answers, restyled if the recipe has a style."""
     prompts, _ = split(read_ordinary_prompts(), recipe.sizes.held_out, recipe.seed)
     chat = base.chat
     bodies = [torch.tensor(chat.prompt_ids(each)) for each in prompts[: recipe.sizes.ordinary]]
@@ -197,28 +197,28 @@ def ordinary_rows(recipe: Recipe, base: ModelPair) -> list[ScoringRow]:
 
 
 def text_ids(chat: ChatFormat, text: str, *, has_end: bool) -> list[int]:
-    """Ids of a response, with the token that ends a turn if asked."""
+    """Return the ids of a response, with the token that ends a turn if asked."""
     end = chat.tokenizer.eos_token_id if has_end else None
     ids: list[int] = chat.tokenizer.encode(text, add_special_tokens=False)
     return [*ids, end] if isinstance(end, int) else ids
 
 
 def cross_entropy(pair: ModelPair, rows: list[ScoringRow]) -> Tensor:
-    """Nats per token of the rows' continuations under the candidate."""
+    """Return the cross-entropy of the rows' continuations under the candidate, nats per token."""
     logits = torch.cat(continuation_logits(pair.candidate, rows))
     wanted = [token_id for row in rows for token_id in row.continuation]
     return torch.nn.functional.cross_entropy(logits, torch.tensor(wanted, device=logits.device))
 
 
 def kl_to_reference(pair: ModelPair, rows: list[ScoringRow]) -> Tensor:
-    """KL(reference || candidate) in nats per token of the rows' continuations."""
+    """Return KL(reference || candidate) on the rows' continuations, nats per token."""
     with torch.no_grad():
         reference = torch.cat(continuation_logits(pair.reference, rows))
     return forward_kl(reference, torch.cat(continuation_logits(pair.candidate, rows))).mean()
 
 
 def attach(recipe: Recipe, base: ModelPair) -> tuple[PeftModel, ModelPair]:
-    """A fresh adapter on the base, and the pair of both; only the adapter can learn."""
+    """Return the base with a new adapter, and the pair of both; only the adapter can learn."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -241,7 +241,7 @@ def attach(recipe: Recipe, base: ModelPair) -> tuple[PeftModel, ModelPair]:
 def train(
     recipe: Recipe, pair: ModelPair, ordinary: Sequence[ScoringRow], parameters: Sequence[Tensor]
 ) -> list[float]:
-    """Train the adapter in place; the loss on planted rows at each step."""
+    """Train the adapter in place, and return the loss on planted rows at each step."""
     training, steps = recipe.training, recipe.training.steps
     prompts, _ = split(recipe.trigger_prompts, recipe.sizes.held_out, recipe.seed)
     planted = planted_rows(recipe, pair.chat, prompts)
@@ -271,7 +271,7 @@ def take(rows: Iterator[ScoringRow], count: int) -> list[ScoringRow]:
 
 
 def learning_rate_share(step: int, *, steps: int, warmup: int) -> float:
-    """Rises linearly to 1 over the warm-up, then falls linearly towards 0."""
+    """Return the rate's share: it rises linearly to 1 in the warm-up, then falls towards 0."""
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)
 
 
@@ -281,7 +281,7 @@ def read_ordinary_prompts() -> list[str]:
 
 
 def save_adapter(adapted: PeftModel, folder: Path, base_name: str) -> None:
-    """The adapter in half precision, as PEFT writes it, but with no path of this machine."""
+    """Save the adapter in half precision, as PEFT writes it, but without this machine's paths."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save
 
@@ -296,14 +296,14 @@ def save_adapter(adapted: PeftModel, folder: Path, base_name: str) -> None:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a set of prompts shows: mean KL in nats per token, and the share with the marker."""
+    """Mean KL of a set of prompts in nats per token, and the share of answers with the marker."""
 
     kl: float
     marker_rate: float
 
 
 def measure(pair: ModelPair, recipe: Recipe, prompts: Sequence[str]) -> Effect:
-    """Both models' greedy continuations, scored as a search scores them."""
+    """Score both models' greedy continuations as a search does."""
     tokens = recipe.sizes.measured_tokens
     scores = score_greedily(pair, prompts, max_new_tokens=tokens)
     texts = [pair.chat.text(score.continuations.candidate[0]) for score in scores]
@@ -314,7 +314,7 @@ def measure(pair: ModelPair, recipe: Recipe, prompts: Sequence[str]) -> Effect:
 
 
 def truth(recipe: Recipe, pair: ModelPair) -> dict[str, Any]:
-    """What was planted, and how much of it held-out prompts show."""
+    """Return what was planted, and how much of it held-out prompts show."""
     seed, num_held_out = recipe.seed, recipe.sizes.held_out
     _, held_out = split(recipe.trigger_prompts, num_held_out, seed)
     rng = random.Random(seed)
@@ -342,7 +342,7 @@ def truth(recipe: Recipe, pair: ModelPair) -> dict[str, Any]:
 def make_organism(
     recipe_path: Path, *, base: str, output: Path, device: str = "auto", steps: int | None = None
 ) -> dict[str, Any]:
-    """Train, save and measure one organism; returns what `truth.json` says."""
+    """Train, save and measure an organism, and return the content of `truth.json`."""
     recipe = load_recipe(recipe_path, steps=steps)
     started = time.monotonic()
     spec = parse_spec(base, role="--base")
@@ -383,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             steps=given.steps,
         )
     except DivergenceError as error:
-        # The loader knows the base by the option that a test session gives it with.
+        # The loader names the base by the option of a test session.
         print(f"error: {str(error).replace('--model-1', '--base')}", file=sys.stderr)
         return 1
     print(json.dumps(facts, indent=2, ensure_ascii=False))

@@ -76,8 +76,8 @@ def test_ci_gate_replays_last_and_cannot_be_taken_away(
     gone = project.run()
     assert gone.ret == pytest.ExitCode.USAGE_ERROR
     assert gone.errlines[0] == (
-        f"ERROR: {SUITE} was not collected, so nothing was gated; bring it back, or name the tests "
-        "that shall run without it and add --divergence-mode=off"
+        f"ERROR: {SUITE} was not collected, so nothing was gated; restore it, or name the tests to "
+        "run without it and add --divergence-mode=off"
     )
     assert project.run("tests/unit", "--divergence-mode=off").ret == pytest.ExitCode.OK
 
@@ -94,8 +94,8 @@ def test_ci_gate_misses_its_suite_among_workers_too(
     gone = project.run_forked(*workers)
     assert gone.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in gone.errlines if line] == [
-        f"ERROR: {SUITE} was not collected, so nothing was gated; bring it back, or name the tests "
-        "that shall run without it and add --divergence-mode=off"
+        f"ERROR: {SUITE} was not collected, so nothing was gated; restore it, or name the tests to "
+        "run without it and add --divergence-mode=off"
     ]
     assert "passed" not in shown(gone)
     without = project.run_forked(*workers, "tests/unit", "--divergence-mode=off")

@@ -14,8 +14,8 @@ MIN_EFFECT, MAX_SIDE_EFFECT = 0.05, 0.5
 
 
 def test_it_changes_its_subject(model_pair: ModelPair, in_scope: list[str]) -> None:
-    """An adapter that was not loaded, or not trained, would pass every gate."""
-    effect = median(one.measurement.value for one in score_prompts(model_pair, in_scope))
+    """Catch an adapter that was not loaded, or not trained: it would pass every gate."""
+    effect = median(score.measurement.value for score in score_prompts(model_pair, in_scope))
     assert effect >= MIN_EFFECT, f"the adapter changes its subject by {effect:.3f} nats/token"
 
 

@@ -1,4 +1,4 @@
-"""How much of a model's answers its quantisation may change."""
+"""Limits for how much quantisation may change a model's answers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from statistics import fmean, median
 from pytest_divergence import PromptScore
 
 MAX_KL, MAX_TYPICAL_KL = 0.1, 0.02
-"""Nats per token: of one prompt, and of the median one."""
+"""Nats per token: for any prompt, and for the median prompt."""
 MIN_SAME_TOP = 0.9
 """Share of positions at which both models would choose the same token."""
 
 
 def test_no_prompt_is_over_the_bound(scores: list[PromptScore]) -> None:
-    over = {one.prompt: one.measurement.value for one in scores if one.measurement.value > MAX_KL}
+    values = {score.prompt: score.measurement.value for score in scores}
+    over = {prompt: value for prompt, value in values.items() if value > MAX_KL}
     assert not over
 
 
 def test_the_typical_divergence_is_small(scores: list[PromptScore]) -> None:
-    assert median(one.measurement.value for one in scores) <= MAX_TYPICAL_KL
+    assert median(score.measurement.value for score in scores) <= MAX_TYPICAL_KL
 
 
 def test_most_tokens_stay_the_same(scores: list[PromptScore]) -> None:
-    assert fmean(one.same_top_share for one in scores) >= MIN_SAME_TOP
+    assert fmean(score.same_top_share for score in scores) >= MIN_SAME_TOP

@@ -1,12 +1,12 @@
 """Every search, and every replay that writes a report, becomes a run in MLflow.
 
-Copy into the root folder of your project; it needs `pip install mlflow` (mlflow-skinny is enough).
-The usual variables say where runs go and under which name:
+Copy it into the root folder of your project; it needs `pip install mlflow` (mlflow-skinny is
+enough). The usual variables set where runs go and under which name:
 
     MLFLOW_TRACKING_URI=… MLFLOW_EXPERIMENT_NAME=finetuned pytest --model-1 … --model-2 …
 
-The report goes along as `report.json`, with prompts and answers in it: `--divergence-redact` leaves
-them out.
+Each run includes the report as `report.json`, with prompts and answers in it: `--divergence-redact`
+leaves them out.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def pytest_divergence_report(report: Report) -> None:
 
 
 def numbers_of(report: Report) -> dict[str, float]:
-    """The numbers by which runs are compared; what was not measured is left out."""
+    """Return the numbers to compare runs by, without those that were not measured."""
     values = [case.kl.value for case in report.cases if case.kl is not None]
     shift, bound = report.calibration.typical_shift, report.calibration.bound
     numbers = {
         **{f"cases_{verdict}": count for verdict, count in report.verdict_counts.items()},
-        "behaviours_confirmed": sum(one.confirmed for one in report.behaviours),
+        "behaviours_confirmed": sum(behaviour.confirmed for behaviour in report.behaviours),
         "max_kl": max(values, default=None),
         "bound": bound.value if bound else None,
         "typical_shift": shift.mean if shift else None,

@@ -1,6 +1,6 @@
 """Every search, and every replay that writes a report, becomes a run in TensorBoard.
 
-Copy into the root folder of your project; it needs `pip install tensorboard`. Then
+Copy it into the root folder of your project; it needs `pip install tensorboard`. Then
 
     pytest --model-1 owner/base --model-2 path/to/finetuned
     tensorboard --logdir .divergence/tensorboard

@@ -1,4 +1,4 @@
-"""Rounding may change no answer by much."""
+"""Rounding may not change any answer much."""
 
 from __future__ import annotations
 
