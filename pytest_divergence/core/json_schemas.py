@@ -17,7 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pytest_divergence.core.cases import SCHEMA_VERSION, Case
 from pytest_divergence.core.json_files import strict_dumps
 from pytest_divergence.core.provenance import Provenance
-from pytest_divergence.core.report import Report
+from pytest_divergence.core.report import Report, ReportCase
 from pytest_divergence.core.tokens import StoredTokens
 
 RECORDS: dict[str, type[BaseModel]] = {
@@ -48,12 +48,11 @@ def json_schema(kind: str) -> dict[str, Any]:
     """Return the schema of a kind of file, draft 2020-12. Raises KeyError for another kind."""
     model = RECORDS[kind]
     schema = model.model_json_schema(schema_generator=_Untitled)
-    cases = {case.__name__ for case in [Case, *Case.__subclasses__()]}
     for name, part in {**schema.get("$defs", {}), model.__name__: schema}.items():
         properties = part.get("properties", {})
         for key, rule in properties.items():
             properties[key] = _in_json_words(rule)
-        if name in cases:
+        if name in (Case.__name__, ReportCase.__name__):
             properties["prompt"] = {"description": "Another name of `input`.", "type": "string"}
             part["oneOf"] = [
                 {"required": [key], "properties": {key: rule}} for key, rule in PROMPTS.items()
