@@ -21,7 +21,6 @@ from pytest_divergence.plugin.options import (
     DEFAULT,
     MODELS,
     Given,
-    Option,
     assignment,
     check_both_models,
     given,
@@ -58,7 +57,9 @@ def settings_of(values: Mapping[str, Given]) -> Settings:
         return Settings(**{field: one.value for field, one in values.items()})
     except ValidationError as error:
         field = str(error.errors(include_url=False)[0]["loc"][0])
-        raise _wrong_value(values[field], BY_FIELD[field]) from None
+        option = BY_FIELD[field]
+        shown = assignment(values[field], option)
+        raise pytest.UsageError(f"{shown}: must be {option.rule}") from None
 
 
 def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str, Given]) -> None:
@@ -83,7 +84,3 @@ def _check_metric(config: pytest.Config, name: str, values: Mapping[str, Given])
     if name not in known:
         shown = assignment(values["metric"], BY_FIELD["metric"])
         raise pytest.UsageError(f"{shown}: {one_of(name, known)}")
-
-
-def _wrong_value(one: Given, option: Option) -> pytest.UsageError:
-    return pytest.UsageError(f"{assignment(one, option)}: must be {option.rule}")
