@@ -1,4 +1,4 @@
-"""What a run is asked to do, checked once, at construction.
+"""Settings of a run, checked once, at construction.
 
 Knows the values of each setting and the sizes of each profile. Does not know where a value came
 from (`pytest_divergence.plugin.settings_sources`) nor how it is carried out.
@@ -173,7 +173,7 @@ class Settings(BaseModel):
         return value
 
     def resolved_profile(self, device_type: str) -> Profile:
-        """The profile with the options that override parts of it, on a `cpu` or `cuda` device."""
+        """Return the profile, with what the options override, for a `cpu` or `cuda` device."""
         name = self.profile
         if name == "auto":
             name = "smoke" if device_type == "cpu" else "default"

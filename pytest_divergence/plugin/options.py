@@ -74,7 +74,7 @@ class Option(Description):
 
     @property
     def argument(self) -> dict[str, str]:
-        """What both pytest's parser and argparse's take besides names."""
+        """Keywords of `addoption`, and of `add_argument` too."""
         takes = {"metavar": self.metavar}
         if self.is_switch:
             takes = {"action": "store_const", "const": "true"}
@@ -102,9 +102,9 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def flags_of(parser: pytest.Parser, option: Option) -> list[str]:
-    """The names that `add_options` gave to an option."""
+    """Return the names that `add_options` gave to an option."""
     registered = parser.getgroup("divergence", TITLE).options
-    return [name for one in registered if one.dest == option.ini for name in one.names()]
+    return [name for added in registered if added.dest == option.ini for name in added.names()]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Given:
 
 
 def given(config: pytest.Config) -> dict[str, Given]:
-    """What was given, by field: command line before environment before ini file."""
+    """Return what was given, by field: command line before environment before ini file."""
     found = {}
     for option in OPTIONS:
         on_command_line = config.getoption(option.ini)
@@ -130,21 +130,21 @@ def given(config: pytest.Config) -> dict[str, Given]:
     return found
 
 
-def located_value(config: pytest.Config, field: str, one: Given) -> str:
-    """A value, with a path that the ini file names made to hold where pytest was started."""
-    if one.source != INI or config.inipath is None or field not in PATHS:
-        return one.value
+def located_value(config: pytest.Config, field: str, entry: Given) -> str:
+    """Return a value; a path that the ini file names is made to hold where pytest was started."""
+    if entry.source != INI or config.inipath is None or field not in PATHS:
+        return entry.value
     start, here = config.inipath.parent, config.invocation_params.dir
     if field in MODELS:
-        return located(config, start, one.value)
-    is_path = field == "report_dir" or (start / one.value).exists()
-    if not is_path or start == here or Path(one.value).is_absolute():
-        return one.value
-    return os.path.relpath(start / one.value, here)
+        return located(config, start, entry.value)
+    is_path = field == "report_dir" or (start / entry.value).exists()
+    if not is_path or start == here or Path(entry.value).is_absolute():
+        return entry.value
+    return os.path.relpath(start / entry.value, here)
 
 
 def located(config: pytest.Config, start: Path, spec: str) -> str:
-    """A spec with a folder beside `start` made to hold where pytest was started."""
+    """Return a spec; a folder beside `start` is made to hold where pytest was started."""
     name, comma, rest = spec.partition(",")
     here = config.invocation_params.dir
     if start == here or Path(name).is_absolute() or not (start / name).exists():
@@ -152,12 +152,12 @@ def located(config: pytest.Config, start: Path, spec: str) -> str:
     return f"{os.path.relpath(start / name, here)}{comma}{rest}"
 
 
-def name_of(field: str, one: Given) -> str:
-    """What the user wrote to give the value."""
+def name_of(field: str, entry: Given) -> str:
+    """Return the name under which the user gave the value."""
     option = BY_FIELD[field]
-    if one.source == COMMAND_LINE:
+    if entry.source == COMMAND_LINE:
         return option.short_flag
-    return option.ini if one.source == INI else one.source
+    return option.ini if entry.source == INI else entry.source
 
 
 def check_both_models(values: Mapping[str, Given]) -> None:
@@ -183,17 +183,17 @@ def check_given_once(config: pytest.Config) -> None:
     for option in options:
         if flags := flags_of(parser_of(config), option):
             parser.add_argument(*flags, dest=option.field, action="append", default=[])
-    words = [str(one) for one in config.invocation_params.args]
+    words = [str(word) for word in config.invocation_params.args]
     found, _ = parser.parse_known_args(words)
     for option in options:
         values = getattr(found, option.field, [])
-        if other := [one for one in values[1:] if one != values[0]]:
+        if other := [value for value in values[1:] if value != values[0]]:
             raise pytest.UsageError(given_twice(option, values[0], other[0]))
 
 
 def given_twice(option: Option, first: str, second: str) -> str:
-    """Why two values of a model are refused, and how two candidates are compared."""
-    shown = (_shown_value(one) for one in (first, second))
+    """Say why two values of a model are refused, and how two candidates are compared."""
+    shown = map(_shown_value, (first, second))
     return (
         f"{option.short_flag} is given twice, as {' and '.join(shown)}, and a session compares one "
         "pair; leave one of them out. Several candidates have a session each, or a line each of "
@@ -201,12 +201,12 @@ def given_twice(option: Option, first: str, second: str) -> str:
     )
 
 
-def assignment(one: Given, option: Option) -> str:
-    """What the user wrote, name and value."""
-    where = " (ini file)" if one.source == INI else ""
-    return f"{name_of(option.field, one)}={_shown_value(one.value)}{where}"
+def assignment(entry: Given, option: Option) -> str:
+    """Return what the user wrote, name and value."""
+    where = " (ini file)" if entry.source == INI else ""
+    return f"{name_of(option.field, entry)}={_shown_value(entry.value)}{where}"
 
 
 def _shown_value(value: str) -> str:
-    """Short, without control characters, and without what may be a secret."""
+    """Return a value cut short, without control characters, and without what may be a secret."""
     return safe_line(value, 60)[1:-1] if "://" not in value else "[a URL]"

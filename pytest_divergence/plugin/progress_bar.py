@@ -1,4 +1,4 @@
-"""Where a search or a command is: a bar on a terminal, a line now and then in a log.
+"""Progress of a search or a command: a bar on a terminal, a line now and then in a log.
 
 Both show the time that is left. Knows terminals and threads. Does not know what is searched.
 """
@@ -35,11 +35,11 @@ class Countdown:
         self._end: float | None = None
 
     def expect(self, seconds: float) -> None:
-        """The end is so many seconds away."""
+        """Expect the end in so many seconds."""
         self._end = time.monotonic() + seconds
 
     def __str__(self) -> str:
-        """`about 3 min left`; nothing before anything was expected."""
+        """Return `about 3 min left`, or nothing before anything was expected."""
         if self._end is None:
             return ""
         left = self._end - time.monotonic()
@@ -110,7 +110,7 @@ class LogListener:
 
 @contextmanager
 def bar_on(console: Console) -> Iterator[BarListener]:
-    """A bar in as many columns as the terminal has; it disappears at the end."""
+    """Draw a bar in as many columns as the terminal has; it disappears at the end."""
     columns = (
         TextColumn("divergence: {task.description}", markup=False),
         BarColumn(bar_width=None, table_column=Column(max_width=20, ratio=1)),
@@ -123,7 +123,7 @@ def bar_on(console: Console) -> Iterator[BarListener]:
 
 @contextmanager
 def search_progress(config: pytest.Config) -> Iterator[Listener]:
-    """The listener of one search, visible although pytest captures."""
+    """Show the progress of a search or a command, although pytest captures."""
     with uncaptured(config):
         if sys.stderr.isatty() and not hasattr(config, "workerinput"):
             # A console bound before capturing was lifted would show nothing.
