@@ -270,15 +270,12 @@ def _add_settings(parser: ArgumentParser, fields: Sequence[str]) -> None:
         "settings", "as pytest has them, under these names and under --divergence-…"
     )
     for option in (BY_FIELD[field] for field in fields):
-        takes: dict[str, str] = {"metavar": option.metavar}
-        if option.is_switch:
-            takes = {"action": "store_const", "const": "true"}
-        shared: dict[str, Any] = {"dest": option.field, **takes}
+        shared: dict[str, Any] = {"dest": option.field, **option.argument}
         if option.field in MODELS:
             shared["action"] = _Once
         short = f"--{option.field.replace('_', '-')}"
-        group.add_argument(short, **shared, help=option.help.replace("%", "%%"))
-        group.add_argument(option.flag, **shared, default=SUPPRESS, help=SUPPRESS)
+        group.add_argument(short, **shared)
+        group.add_argument(option.flag, **{**shared, "default": SUPPRESS, "help": SUPPRESS})
     parser.set_defaults(fields=fields)
 
 

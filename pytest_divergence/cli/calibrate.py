@@ -16,7 +16,7 @@ from pytest_divergence.core.verdicts import refusal
 from pytest_divergence.discovery.calibration_report import calibration_report
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin.options import name_of
-from pytest_divergence.plugin.progress_bar import PhaseLines
+from pytest_divergence.plugin.progress_bar import search_progress
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.reports.calibration import calibration_lines
 
@@ -27,15 +27,15 @@ def run(given: Namespace) -> int:
 
 
 def _calibrate(as_json: bool, config: pytest.Config) -> int:
-    listener = PhaseLines()
-    session = measuring(config, listener.say)
-    report = calibration_report(
-        session.resolved.settings,
-        root=session.root,
-        load_pair=partial(_loaded, session),
-        listener=listener,
-        identity=session.pairs.run_identity(session.models),
-    )
+    with search_progress(config) as listener:
+        session = measuring(config, listener.say)
+        report = calibration_report(
+            session.resolved.settings,
+            root=session.root,
+            load_pair=partial(_loaded, session),
+            listener=listener,
+            identity=session.pairs.run_identity(session.models),
+        )
     if as_json:
         give(strict_dumps(report.model_dump(mode="json"), indent=2) + "\n")
     else:

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from pytest_divergence.cli._output import say_lines
+from pytest_divergence.cli._output import complain, say_lines
 from pytest_divergence.cli._project import in_project, measuring, pytest_words
 from pytest_divergence.cli._session_arguments import NUM_EPOCHS
 from pytest_divergence.core.settings import Settings
@@ -18,7 +18,6 @@ from pytest_divergence.discovery.soft_prompts.trainer import DivergenceTrainer
 from pytest_divergence.discovery.soft_prompts.training import training_rows
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.discovery.soft_prompts.training_folder import DatasetPlan, TrainingFolder
-from pytest_divergence.plugin.progress_bar import PhaseLines
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.reports.training import plan_line, training_lines
 from pytest_divergence.reports.wording import duration
@@ -33,22 +32,21 @@ def run(given: Namespace) -> int:
 
 
 def _train(given: Namespace, config: pytest.Config) -> int:
-    listener = PhaseLines()
-    folder = _folder(given, measuring(config, listener.say))
+    folder = _folder(given, measuring(config, complain))
     record = folder.start(force=given.force)
-    listener.say(plan_line(record))
+    complain(plan_line(record))
     left_out = len(folder.texts) - record.num_texts
     if left_out:
-        listener.say(
+        complain(
             f"{left_out} of {len(folder.texts)} texts are left out: longer than "
             f"--max-text-tokens={given.max_text_tokens}"
         )
     try:
-        record = folder.train(record, _Steps(listener))
-        listener.say("letting both models write prompts with it")
+        record = folder.train(record, _Steps())
+        complain("letting both models write prompts with it")
         record = folder.write_dataset(record)
     except KeyboardInterrupt:
-        listener.say("interrupted; the same command goes on from here")
+        complain("interrupted; the same command goes on from here")
         raise
     say_lines(training_lines(record, folder.rows()))
     say_lines(["", "files", *(f"  {given.output_dir / name}" for name in folder.files)])
@@ -104,8 +102,7 @@ def _plan(given: Namespace) -> DatasetPlan:
 class _Steps:
     """Says now and then how far a training is, and how long it will take."""
 
-    def __init__(self, listener: PhaseLines) -> None:
-        self._listener = listener
+    def __init__(self) -> None:
         self._started = 0.0
         self._first: int | None = None
 
@@ -119,4 +116,4 @@ class _Steps:
         elif done < total:
             took = (time.monotonic() - self._started) / (done - self._first)
             left = f", about {duration(took * (total - done))} left"
-        self._listener.say(f"step {done} of {total}{left}")
+        complain(f"step {done} of {total}{left}")
