@@ -11,11 +11,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS as BUILT_IN_METRICS
+
 Mode = Literal["auto", "search", "replay", "off"]
 ProfileName = Literal["auto", "smoke", "default", "thorough"]
 MetricName = str
 """One of `BUILT_IN_METRICS`, or a name that a plugin adds."""
-BUILT_IN_METRICS = ("symmetric", "forward", "reverse", "js")
 
 CAUSE_TOKENS = 3_000
 """Forwarded tokens that minimising the causes of behaviours takes, about."""
