@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS as BUILT_IN_METRICS
 from pytest_divergence.core.setting_descriptions import (
     DESCRIPTIONS,
     AutoSwitch,
@@ -24,7 +25,6 @@ from pytest_divergence.core.setting_descriptions import (
 
 MetricName = str
 """One of `BUILT_IN_METRICS`, or a name that a plugin adds."""
-BUILT_IN_METRICS = ("symmetric", "forward", "reverse", "js")
 
 CAUSE_TOKENS = 3_000
 """Forwarded tokens that minimising the causes of behaviours takes, about."""

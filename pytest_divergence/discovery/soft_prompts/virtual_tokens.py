@@ -44,7 +44,7 @@ class SoftPrompt:
         """Write a safetensors file with the settings as its metadata; raises `StoreError`."""
         metadata = {"name": self.name, "settings": json.dumps(dict(self.settings), sort_keys=True)}
         tensors = {"prompt_embeds": self.prompt_embeds.detach().contiguous().cpu()}
-        write_atomically(path, save(tensors, metadata))
+        write_atomically(path, _in_order(save(tensors, metadata)))
 
     @classmethod
     def load(cls, path: Path) -> SoftPrompt:
@@ -59,6 +59,14 @@ class SoftPrompt:
                 )
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise StoreError(f"{path} is not a soft prompt of this plugin: {error}") from error
+
+
+def _in_order(data: bytes) -> bytes:
+    """Return a safetensors file with its header sorted: the library's order is random."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # the format aligns the tensors by spaces
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def insert(side: ModelSide, prompt_embeds: Tensor, body: Tensor, *, at: int = 1) -> Tensor:

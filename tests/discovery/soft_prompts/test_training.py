@@ -547,7 +547,7 @@ def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
             "objective='likelihood' fits the text behind the soft prompt, and with "
             "position='after' there is none; use before or inside",
         ),
-        ({"kind": "round"}, "kind='round' must be free or simplex"),
+        ({"kind": "round"}, "kind='round' must be one of free, simplex"),
         ({"metric": "l2"}, "metric='l2' must be one of symmetric, forward, reverse, js"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive and finite"),
         ({"learning_rate": math.nan}, "learning_rate=nan must be positive and finite"),
