@@ -13,10 +13,7 @@ from pytest_divergence.core.file_names import FOLDER
 from pytest_divergence.core.provenance import Provenance, provenance_beside
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.plugin.bounds import (
-    metric_for,
-    refusal_of,
-)
+from pytest_divergence.plugin.bounds import metric_for, refuse_noise
 from pytest_divergence.plugin.collection import CASE_SUITE, with_suite
 from pytest_divergence.plugin.extensions import own_pair
 from pytest_divergence.plugin.model_pairs import Models, has_own_pair, marked_models
@@ -115,8 +112,8 @@ def _assertion_bound(
         )
     if not 0 < bound < float("inf"):
         raise ValueError(f"max_kl={bound} must be a positive number of nats per token")
-    if is_ours:
-        _refuse_noise(session, bound, metric)
+    if is_ours and session.has_models:  # a search of this pair may have measured its noise
+        refuse_noise(session, _own_provenance(session), bound, metric)
     return float(bound)
 
 
@@ -145,14 +142,6 @@ def _bound_of_others(
 def _option(session: DivergenceSession) -> str:
     """What the user wrote to give the session's bound."""
     return name_of("max_kl", session.given["max_kl"]) if "max_kl" in session.given else ""
-
-
-def _refuse_noise(session: DivergenceSession, bound: float, metric: str) -> None:
-    """Raise UsageError for a bound inside the noise, where the pair's search has measured it."""
-    if not session.has_models:
-        return
-    if reason := refusal_of(session, _own_provenance(session), bound, metric):
-        raise pytest.UsageError(reason)
 
 
 def _search_bound(session: DivergenceSession, *, is_ours: bool) -> tuple[str, float | None]:
