@@ -38,7 +38,7 @@ from pytest_divergence.core.json_files import (
 from pytest_divergence.core.provenance import (
     Provenance,
     load_provenance,
-    pair_differences,
+    pair_changes,
     provenance_beside,
 )
 from pytest_divergence.core.row_digests import check_rows, row_digests
@@ -191,11 +191,11 @@ def check_same_pair(
     """
     if stored.provenance is None:  # nothing was measured yet
         return
-    if different := pair_differences(stored.provenance, provenance):
+    if changed := pair_changes(stored.provenance, provenance):
         raise SuiteError(
             stored.suite.path,
             None,
-            f"{relation} another pair: different are {'; '.join(different)}; {if_other}",
+            f"{relation} another pair: {'; '.join(changed)}; {if_other}",
         )
 
 
