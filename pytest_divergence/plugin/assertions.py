@@ -21,7 +21,7 @@ from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.options import name_of
 from pytest_divergence.plugin.replay import answers_of, sizes_for
 from pytest_divergence.plugin.session import DivergenceSession, of
-from pytest_divergence.plugin.terminal import rerun_command
+from pytest_divergence.plugin.terminal import rerun
 from pytest_divergence.plugin.usage_errors import failures, shown_case
 from pytest_divergence.reports.failures import failure_text
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts
@@ -197,6 +197,6 @@ def _rerun(request: pytest.FixtureRequest, session: DivergenceSession, case: Cas
     """The command for this test; one of a named suite's case is there only beside that case."""
     suite, nodeid = request.node.stash.get(CASE_SUITE, None), request.node.nodeid
     if suite is None or FOLDER in suite.parts:
-        return rerun_command(session, nodeid)
+        return rerun(session, nodeid)
     alone = nodeid.replace(with_suite(suite, case.id), case.id)
-    return rerun_command(session, alone, f"{session.shown(suite)}::{case.id}")
+    return rerun(session, alone, f"{session.shown(suite)}::{case.id}")

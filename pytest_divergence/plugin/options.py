@@ -219,7 +219,7 @@ BY_FIELD: Mapping[str, Option] = {option.field: option for option in OPTIONS}
 
 def flag_of(field: str) -> str:
     """What messages call a setting: its alias where there is one, else its option."""
-    return BY_FIELD[field].alias or BY_FIELD[field].flag
+    return BY_FIELD[field].short_flag
 
 
 def add_options(parser: pytest.Parser) -> None:

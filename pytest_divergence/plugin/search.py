@@ -38,7 +38,7 @@ from pytest_divergence.plugin.session import (
     DivergenceSession,
     is_suite,
 )
-from pytest_divergence.plugin.usage_errors import usage_errors
+from pytest_divergence.plugin.usage_errors import shown_settings, usage_errors
 from pytest_divergence.reports.report_files import write_reports
 
 LOCK_SECONDS = 24 * 3600.0
@@ -117,7 +117,8 @@ def _memory(session: DivergenceSession) -> Memory | None:
 
 def _keep_report(session: DivergenceSession, report: Report, folder: Path) -> None:
     session.report, session.report_dir = report, folder
-    write_reports(report, folder, suite=session.shown(session.own_suite))
+    suite, given = session.shown(session.own_suite), shown_settings(session)
+    write_reports(report, folder, suite=suite, given=given)
     session.config.hook.pytest_divergence_report(config=session.config, report=report)
 
 

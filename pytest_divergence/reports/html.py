@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -53,8 +53,14 @@ class Earlier:
     """From that run to this one."""
 
 
-def render_html(report: Report, *, suite: str | None = None, earlier: Earlier | None = None) -> str:
-    """The run as a page; `suite` is the path that its commands name."""
+def render_html(
+    report: Report,
+    *,
+    suite: str | None = None,
+    given: Mapping[str, object] | None = None,
+    earlier: Earlier | None = None,
+) -> str:
+    """Return the run as a page; its commands name `suite` and repeat the settings `given`."""
     cases = wording.asserted(report)
     motifs = {one.id: _telling_words(one) for one in report.behaviours}
     return (
@@ -76,7 +82,7 @@ def render_html(report: Report, *, suite: str | None = None, earlier: Earlier | 
             num_new=len(wording.unaccepted(report)),
             top_kl=max((case.kl.value for case in cases if case.kl), default=0.0),
             motifs_of=lambda id_: motifs.get(id_ or "", ()),
-            rerun=lambda case: wording.rerun_command(report, case.id, suite),
+            rerun=lambda case: wording.case_command(report, case.id, suite, given),
         )
     )
 

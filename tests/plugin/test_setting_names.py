@@ -19,7 +19,7 @@ from pytest_divergence.core.suites import write_suite
 from pytest_divergence.core.verdicts import check_bound
 from pytest_divergence.discovery.cost import Memory
 from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.plugin.options import BY_FIELD, flag_of
+from pytest_divergence.plugin.options import BY_FIELD, NO_ALIASES_VARIABLE, flag_of
 from pytest_divergence.reports.aggregates import raise_shift
 from pytest_divergence.scoring.baseline import absolute_bound
 from tests.core.made_suites import case
@@ -41,6 +41,11 @@ def test_every_setting_has_a_flag() -> None:
         "--model-2",
         "--divergence-max-kl",
     ]
+
+
+def test_a_flag_is_one_that_pytest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NO_ALIASES_VARIABLE, "1")
+    assert flag_of("model_1") == "--divergence-model-1"
 
 
 def test_the_innermost_spelling_holds_and_ends_with_an_error() -> None:
