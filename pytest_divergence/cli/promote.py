@@ -10,8 +10,9 @@ from pytest_divergence.cli._output import say
 from pytest_divergence.cli._project import root, run_meant
 from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.promotion import Choice, Promoted, promote
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
-from pytest_divergence.reports.wording import number_of, rerun_command
+from pytest_divergence.reports.wording import rerun_command
 
 
 def run(given: Namespace) -> int:

@@ -38,6 +38,11 @@ def visible(text: str, limit: int | None = None) -> str:
     return _spelled(text[:limit], keep="") + ("" if limit is None else _cut(text, limit))
 
 
+def public_value(value: str, limit: int = 200) -> str:
+    """Return what a user gave on one line; a URL, which may hold a password, is only named."""
+    return "[a URL]" if "://" in value else visible(value, limit)
+
+
 def printable(text: str) -> str:
     """`text` as it leaves this package, line by line: whoever made it may have forgotten a name.
 

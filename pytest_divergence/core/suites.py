@@ -20,6 +20,7 @@ from pytest_divergence.core.file_names import (
     SUITE_SUFFIX,
     TOKENS,
     AnyPath,
+    is_suite,
     sidecar_path,
     suite_files,
     suite_record,
@@ -266,7 +267,7 @@ def _check_number(path: AnyPath, count: int) -> None:
 
 
 def _row_by_row(path: Path) -> Iterator[SuiteError]:
-    if not path.name.endswith(SUITE_SUFFIX):
+    if not is_suite(path):
         yield SuiteError(path, None, f"is no suite; the name of one ends in {SUITE_SUFFIX}")
         return
     yield from _row_faults(path, Case)

@@ -15,7 +15,7 @@ import pytest
 from pytest_divergence.core.cases import NATS_PER_TOKEN
 from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.core.regular_files import append_at_once
-from pytest_divergence.core.safe_text import printable
+from pytest_divergence.core.safe_text import printable, visible
 from pytest_divergence.plugin.notes import left_by
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.plugin.usage_errors import shown_settings
@@ -29,7 +29,6 @@ from pytest_divergence.reports.github import (
     outcomes_markdown,
 )
 from pytest_divergence.reports.markdown import render_markdown
-from pytest_divergence.reports.wording import visible
 
 SUMMARY, WORKSPACE = "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"
 

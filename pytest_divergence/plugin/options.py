@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import public_value
 from pytest_divergence.plugin._compat import parser_of, taken_flags
 
 NO_ALIASES_VARIABLE = "PYTEST_DIVERGENCE_NO_ALIASES"
@@ -338,7 +338,7 @@ def check_given_once(config: pytest.Config) -> None:
 
 def given_twice(option: Option, first: str, second: str) -> str:
     """Why two values of a model are refused, and how two candidates are compared."""
-    shown = (_shown_value(one) for one in (first, second))
+    shown = (public_value(one, 60) for one in (first, second))
     return (
         f"{option.short_flag} is given twice, as {' and '.join(shown)}, and a session compares one "
         "pair; leave one of them out. Several candidates have a session each, or a line each of "
@@ -349,9 +349,4 @@ def given_twice(option: Option, first: str, second: str) -> str:
 def assignment(one: Given, option: Option) -> str:
     """What the user wrote, name and value."""
     where = " (ini file)" if one.source == INI else ""
-    return f"{name_of(option.field, one)}={_shown_value(one.value)}{where}"
-
-
-def _shown_value(value: str) -> str:
-    """Short, without control characters, and without what may be a secret."""
-    return safe_line(value, 60)[1:-1] if "://" not in value else "[a URL]"
+    return f"{name_of(option.field, one)}={public_value(one.value, 60)}{where}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from pytest_divergence.core.file_names import FOLDER, SUITE_SUFFIX, suite_path
+from pytest_divergence.core.file_names import FOLDER, is_suite, suite_path
 from pytest_divergence.plugin import xdist
 from pytest_divergence.plugin._compat import announce
 from pytest_divergence.plugin.model_pairs import Models, PairRules
@@ -411,8 +411,3 @@ def of(config: pytest.Config) -> DivergenceSession:
 def is_ci() -> bool:
     """Whether this is a CI service: nobody watches, and nothing that is written is kept."""
     return os.environ.get("CI", "").lower() not in ("", "0", "false")
-
-
-def is_suite(path: Path) -> bool:
-    """Whether a path is named as suites are."""
-    return path.name.endswith(SUITE_SUFFIX)

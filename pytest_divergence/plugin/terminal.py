@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.file_names import FOLDER
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.safe_text import printable_lines
 from pytest_divergence.plugin._compat import terminal_width
 from pytest_divergence.plugin.notes import SKIP_PREFIX, left_by, skip_reason
@@ -22,10 +23,7 @@ from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.plugin.usage_errors import shown_settings
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.failures import comparison
-from pytest_divergence.reports.terminal import summary_lines
-
-NUM_SHOWN = 3
-"""Failed cases in a summary that was not asked for more."""
+from pytest_divergence.reports.terminal import NUM_SHOWN, summary_lines
 
 
 def write_summary(
@@ -75,7 +73,7 @@ def _skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
     """Our own skips look green, so they are told apart from others."""
     reasons = Counter(map(skip_reason, reports))
     return [
-        f"{reason} ({count} test{'s' if count > 1 else ''} skipped)"
+        f"{reason} ({number_of(count, 'test')} skipped)"
         for reason, count in reasons.items()
         if reason.startswith(SKIP_PREFIX)
     ]
@@ -106,14 +104,13 @@ def _outcome(cases: Sequence[Mapping[str, Any]]) -> str:
     """The sentence on all cases together: replayed is what was measured."""
     counts = Counter(left["divergence_verdict"] for left in cases)
     num_replayed = counts["passed"] + counts["failed"]
-    noun = f"stored case{'s' if (num_replayed or len(cases)) > 1 else ''}"
     if not num_replayed:
-        return f"{len(cases)} {noun} not measured."
+        return f"{number_of(len(cases), 'stored case')} not measured."
     over = "over it" if counts["passed"] else "over the bound"
     words = {"within the bound": counts["passed"], over: counts["failed"]}
     verdicts = ", ".join(f"{count} {word}" for word, count in words.items() if count)
     missed = f"; {counts['error']} not measured" if counts["error"] else ""
-    return f"{num_replayed} {noun} replayed: {verdicts}{missed}."
+    return f"{number_of(num_replayed, 'stored case')} replayed: {verdicts}{missed}."
 
 
 def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Iterator[str]:

@@ -23,7 +23,9 @@ from pydantic import JsonValue
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.comparison import Differences
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Report, ReportCase, TokenComparison
+from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.reports import charts, plots, wording
 from pytest_divergence.reports.wording import likelihood, nats, probability
@@ -153,7 +155,7 @@ def _environment() -> Environment:
         probability=probability,
         duration=wording.duration,
         spelled=wording.spelled,
-        counted=wording.number_of,
+        counted=number_of,
         csp_hash=_csp_hash,
         as_json=_as_json,
         exact=_exact,
@@ -191,7 +193,7 @@ def _shown(value: object) -> object:
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     parts = re.split(r"([\n\t])", value.replace("\r\n", "\n"))
-    return "".join(part if part in ("\n", "\t") else wording.visible(part) for part in parts)
+    return "".join(part if part in ("\n", "\t") else visible(part) for part in parts)
 
 
 def _csp_hash(text: str) -> Markup:
@@ -231,7 +233,7 @@ def _rival(text: str, p: float) -> str:
 
 
 def _short(text: str, limit: int) -> str:
-    return wording.visible(text[:limit]) + ("…" if len(text) > limit else "")
+    return visible(text[:limit]) + ("…" if len(text) > limit else "")
 
 
 def _metric(case: ReportCase) -> str | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Report, ReportCase
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.markdown_text import code, page, plain, table
 from pytest_divergence.reports.text_blocks import fenced
-from pytest_divergence.reports.wording import nats, number_of
+from pytest_divergence.reports.wording import nats
 
 MAX_CASES = 20
 """Failed cases shown with their texts; the table has them all."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Report, ReportCase
-from pytest_divergence.core.safe_text import printable_lines
+from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.failures import causes, comparison, every_token, labelled, texts
 from pytest_divergence.reports.text_blocks import (
@@ -20,7 +21,7 @@ from pytest_divergence.reports.text_blocks import (
     sentence,
     within,
 )
-from pytest_divergence.reports.wording import nats, number_of, visible
+from pytest_divergence.reports.wording import nats
 
 NUM_SHOWN = 3
 """Failed cases in a summary that was not asked for more."""

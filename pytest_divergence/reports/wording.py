@@ -12,8 +12,9 @@ from operator import itemgetter
 from pytest_divergence.core.behaviours import Behaviour, gates
 from pytest_divergence.core.cases import NATS_PER_TOKEN, quantity
 from pytest_divergence.core.provenance import Bound
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Difference, Report, ReportCase, TokenComparison
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import BUILT_IN_METRICS, Settings
 
@@ -33,11 +34,6 @@ REPEATED = (
 )
 """Settings that a command for one test repeats."""
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
-
-
-def visible(text: str) -> str:
-    """`text` on one line with its hidden characters shown, without quotes; never cut."""
-    return safe_line(text, len(text) + 1)[1:-1]
 
 
 def nats(value: float) -> str:
@@ -66,11 +62,6 @@ def likelihood(value: float) -> str:
     """`p = 0.97`, `p < 0.0001`: a probability in a sentence."""
     shown = probability(value)
     return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
-
-
-def number_of(count: int, noun: str, nouns: str | None = None) -> str:
-    """`1 case`, `1,234 cases`."""
-    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def duration(seconds: float) -> str:
