@@ -355,7 +355,7 @@ def test_no_run_yet_is_one_sentence(
     monkeypatch.chdir(tmp_path)
 
     assert refusal(Path(".divergence/reports/latest"), target) == (
-        ".divergence/reports/latest: there is no run yet in .divergence/reports; name a suite"
+        "latest: there is no run yet in .divergence/reports; name a suite"
     )
 
 
