@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.evaluation_metrics import METRICS
+from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.discovery.soft_prompts import training_config
 from pytest_divergence.discovery.soft_prompts.training_config import (
     DatasetPlan,
@@ -74,7 +75,7 @@ def _add_replay(parser: ArgumentParser) -> None:
         "suites",
         metavar="SUITE",
         nargs="+",
-        help="a *.divergence.jsonl, one of its cases as SUITE::ID, or a folder with suites in it",
+        help=f"a *{SUITE_SUFFIX}, one of its cases as SUITE::ID, or a folder with suites in it",
     )
     other = ("mode", "budget", "seeds", "num_cases", "gate", "builtin_suite")
     _add_settings(parser, _fields_without(*other))
@@ -212,7 +213,7 @@ def _add_init(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--suite",
-        default="tests/release.divergence.jsonl",
+        default=f"tests/release{SUITE_SUFFIX}",
         help="the suite that the workflow replays (default: %(default)s)",
     )
     parser.add_argument("-y", "--yes", action="store_true", help="write without asking")

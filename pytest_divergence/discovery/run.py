@@ -22,7 +22,7 @@ from pytest_divergence.core.redaction import redacted
 from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.core.verdicts import refusal
+from pytest_divergence.core.verdicts import check_bound
 from pytest_divergence.discovery.behaviours.answers import Evidence
 from pytest_divergence.discovery.behaviours.causes import add_causes
 from pytest_divergence.discovery.behaviours.hints import hints
@@ -198,11 +198,15 @@ class Steps:
     def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:
         """Write what was confirmed, once all other steps are taken."""
         findings = self.findings
-        assert findings.bound is not None  # `carry_out` has set it
+        calibrated = findings.calibrated
+        assert calibrated is not None and findings.bound is not None  # noqa: PT018  # set together
         cases = [one.case.with_changes(max_kl=findings.bound.value) for one in findings.cases]
         modify_cases(cases)
+        floor, metric, dtype = calibrated.noise_floor, self.settings.metric, findings.dtype
         for case in cases:  # what a hook asks for is held to the same rule
-            self._refuse_noise(case.max_kl, f"case {case.id}: max_kl")
+            if case.max_kl is not None:
+                name = f"case {case.id}: max_kl"
+                check_bound(case.max_kl, floor, metric, dtype=dtype, name=name)
         findings.exported = {case.id: case for case in cases}
         write_suite_files(
             path, findings, self.settings, self.identity, self.ledger, key=self.plan.key
@@ -247,7 +251,14 @@ class Steps:
         )
         findings.calibrated = calibrated
         findings.bound = calibrated.bound(settings.max_kl).model_copy(update={"provisional": True})
-        self._refuse_noise(settings.max_kl, setting("max_kl"))
+        if settings.max_kl != "auto":
+            check_bound(
+                settings.max_kl,
+                calibrated.noise_floor,
+                settings.metric,
+                dtype=findings.dtype,
+                name=setting("max_kl"),
+            )
         return calibrated
 
     def _search(self, behaviours: Behaviours, bound: float) -> None:
@@ -303,15 +314,6 @@ class Steps:
         cases = [one.case for one in self.findings.cases]
         shown = [case.id for case in cases if case.behaviour == behaviour.id]
         return behaviour.model_copy(update={"example_case_ids": shown})
-
-    def _refuse_noise(self, max_kl: float | str | None, name: str) -> None:
-        """Raise `SettingsError` for a bound given as a number that the noise alone could break."""
-        calibrated = self.findings.calibrated
-        if calibrated is None or not isinstance(max_kl, float):
-            return
-        floor, unit = calibrated.own_noise, calibrated.unit
-        if reason := refusal(max_kl, floor, name=name, dtype=self.findings.dtype, unit=unit):
-            raise SettingsError(reason)
 
 
 def _pair_facts(worker: Worker) -> list[str | None]:

@@ -47,9 +47,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_divergence.core.file_names import is_suite
 from pytest_divergence.core.setting_names import spelled_by
 from pytest_divergence.plugin import gaps, hookspecs, notes, options, xdist
-from pytest_divergence.plugin.session import KEY, DivergenceSession, Makers, is_suite, of
+from pytest_divergence.plugin.session import KEY, DivergenceSession, Makers, of
 
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import public_value
 from pytest_divergence.core.setting_descriptions import DESCRIPTIONS, Description
 from pytest_divergence.plugin._compat import parser_of, taken_flags
 
@@ -87,7 +87,7 @@ BY_FIELD: Mapping[str, Option] = {option.field: option for option in OPTIONS}
 
 def flag_of(field: str) -> str:
     """What messages call a setting: its alias where there is one, else its option."""
-    return BY_FIELD[field].alias or BY_FIELD[field].flag
+    return BY_FIELD[field].short_flag
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -193,7 +193,7 @@ def check_given_once(config: pytest.Config) -> None:
 
 def given_twice(option: Option, first: str, second: str) -> str:
     """Say why two values of a model are refused, and how two candidates are compared."""
-    shown = map(_shown_value, (first, second))
+    shown = (public_value(value, 60) for value in (first, second))
     return (
         f"{option.short_flag} is given twice, as {' and '.join(shown)}, and a session compares one "
         "pair; leave one of them out. Several candidates have a session each, or a line each of "
@@ -204,9 +204,4 @@ def given_twice(option: Option, first: str, second: str) -> str:
 def assignment(entry: Given, option: Option) -> str:
     """Return what the user wrote, name and value."""
     where = " (ini file)" if entry.source == INI else ""
-    return f"{name_of(option.field, entry)}={_shown_value(entry.value)}{where}"
-
-
-def _shown_value(value: str) -> str:
-    """Return a value cut short, without control characters, and without what may be a secret."""
-    return safe_line(value, 60)[1:-1] if "://" not in value else "[a URL]"
+    return f"{name_of(option.field, entry)}={public_value(entry.value, 60)}{where}"

@@ -269,12 +269,12 @@ def test_a_stage_that_is_stopped_is_the_only_one_that_is_done_again(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        (("--learning-rate=0.5",), "config.learning_rate is None there and 0.5 here"),
-        (("--model-2=adapter",), "model_2_weights_sha256 is '"),
-        (("--val-file=val.txt",), "validation_texts_sha256 is '"),
-        (("--temperature=0.5",), "temperature is 1.0 there and 0.5 here"),
-        (("--min-metric=js=0",), "min_metrics.js is None there and 0.0 here"),
-        (("--chat-template=none",), "chat_template_sha256 is '"),
+        (("--learning-rate=0.5",), "config.learning_rate (was none, now 0.5)"),
+        (("--model-2=adapter",), "model_2_weights_sha256 (was "),
+        (("--val-file=val.txt",), "validation_texts_sha256 (was "),
+        (("--temperature=0.5",), "temperature (was 1.0, now 0.5)"),
+        (("--min-metric=js=0",), "min_metrics.js (was none, now 0.0)"),
+        (("--chat-template=none",), "chat_template_sha256 (was "),
     ],
 )
 def test_other_settings_do_not_overwrite(
