@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pytest_divergence.core.safe_text import safe_line, visible
+from pytest_divergence.core.safe_text import safe_line
 
 
 def describe_changes(values: Mapping[str, tuple[object, object]]) -> list[str]:
@@ -22,7 +22,8 @@ def describe_changes(values: Mapping[str, tuple[object, object]]) -> list[str]:
 def _shown(value: object) -> str:
     if value is None:
         return "none"
-    if not isinstance(value, str):
-        return visible(str(value), 200)
-    is_digest = len(value) == 64 and value.isalnum()
-    return f"{value[:8]}…" if is_digest else safe_line(value, 60)
+    if not isinstance(value, str | Mapping | list):
+        return str(value)
+    text = str(value)
+    is_digest = len(text) == 64 and text.isalnum()
+    return f"{text[:8]}…" if is_digest else safe_line(text, 60)  # quotes mark what is redacted
