@@ -22,8 +22,8 @@ class TrainingRecord(Record):
     """`training`: a checkpoint may be there; `trained`: the soft prompt is; `complete`: the dataset
     too."""
     settings: dict[str, JsonValue]
-    """All that the soft prompt depends on: config, models, tokenizer, device, chat format and
-    digests of the texts."""
+    """All that the soft prompt depends on: config, models with their tokenizer and device, chat
+    format and digests of the texts."""
     dataset_settings: dict[str, JsonValue]
     """All that the dataset depends on besides."""
     num_texts: Count

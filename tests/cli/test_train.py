@@ -15,9 +15,10 @@ import torch
 
 from pytest_divergence import SoftPrompt
 from pytest_divergence.cli import main
-from pytest_divergence.core.files import CACHE_VARIABLE
+from pytest_divergence.core.files import CACHE_VARIABLE, file_lock
 from pytest_divergence.discovery.soft_prompts import trainer as trainer_module
 from pytest_divergence.discovery.soft_prompts import training as training_module
+from pytest_divergence.discovery.soft_prompts import training_folder
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_divergent_prompts.py"
 QUICK = ("--num-written=8", "--num-prompts=3", "--max-new-tokens=6", "--num-soft-prompt-tokens=3")
@@ -358,6 +359,35 @@ def test_a_lost_dataset_is_written_again(train: Train, out: Path, steps: list[in
     assert code == 0
     assert steps == []
     assert dataset.read_bytes() == before
+
+
+def test_a_folder_takes_one_training_at_a_time(
+    train: Train, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_in(out)
+    monkeypatch.setattr(training_folder, "LOCK_SECONDS", 0.1)
+
+    with file_lock((out / JOURNAL).with_suffix(".lock"), timeout=1):
+        code, _, err = train("--learning-rate=0.5", "--force")
+
+    assert code == 1
+    assert "another process trains in this folder; waiting for it" in err
+    assert files_in(out) == before
+
+
+def test_a_torn_journal_costs_one_stage(
+    train: Train, out: Path, finished: Path, steps: list[int]
+) -> None:
+    journal = out / JOURNAL
+    journal.write_bytes(journal.read_bytes()[:-9])
+
+    code, _, err = train()
+
+    assert code == 0
+    assert "divergence: out/.divergence/journal/training.jsonl: a torn tail of " in err
+    assert "letting both models write" not in err
+    assert steps == []
+    assert (out / JOURNAL).read_bytes() == (finished / JOURNAL).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ settings, unless that is asked for.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +34,7 @@ from pytest_divergence.discovery.soft_prompts.trainer import (
 from pytest_divergence.discovery.soft_prompts.training import training_rows
 from pytest_divergence.discovery.soft_prompts.training_config import DatasetPlan
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import CHECKPOINT_SUFFIX, SoftPrompt
+from pytest_divergence.models.fingerprints import text_digest
 
 RECORD, SOFT_PROMPT = "training.json", "soft_prompt.safetensors"
 DATASET, DATASET_LINES = "divergent_dataset.pt", "divergent_dataset.jsonl"
@@ -177,21 +177,13 @@ class TrainingFolder:
         (self.path / CHECKPOINT).unlink(missing_ok=True)
         soft_prompt = SoftPrompt(
             self.planned.training.name,
-            torch.tensor(trained["prompt_embeds"]),
+            torch.tensor(trained["prompt_embeds"], dtype=torch.float32),
             asdict(trainer.config),
         )
         if not (self.path / SOFT_PROMPT).is_file():
             soft_prompt.save(self.path / SOFT_PROMPT)
         trainer.use(soft_prompt, self.texts)
-        summary = {name: trained[name] for name in ("loss", "validation", "d_soft")}
-        record = self.planned.model_copy(
-            update={
-                "status": "trained",
-                "training": self.planned.training.model_copy(update=summary),
-                "gradient_norms": trained["gradient_norms"],
-                "entropies": trained["entropies"],
-            }
-        )
+        record = self._trained(trained)
         if found.status != "complete":
             self._write(record)
 
@@ -215,6 +207,18 @@ class TrainingFolder:
             }
         )
         return self._write(record), rows
+
+    def _trained(self, result: Mapping[str, Any]) -> TrainingRecord:
+        """Return the record after the first unit, given its result."""
+        summary = {name: result[name] for name in ("loss", "validation", "d_soft")}
+        return self.planned.model_copy(
+            update={
+                "status": "trained",
+                "training": self.planned.training.model_copy(update=summary),
+                "gradient_norms": result["gradient_norms"],
+                "entropies": result["entropies"],
+            }
+        )
 
     def _train(self, listener: Listener) -> dict[str, Any]:
         result = self.trainer.train(
@@ -261,7 +265,7 @@ def _progress_on(listener: Listener) -> Callable[[int, int], None]:
 
 def _digest(value: object) -> str:
     """sha256 of a value's JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8")).hexdigest()
+    return text_digest(json.dumps(value, sort_keys=True))
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -584,6 +584,16 @@ def test_a_soft_prompt_survives_its_file(trained: TrainingResult, tmp_path: Path
     assert loaded.num_virtual_tokens == 3
 
 
+def test_a_soft_prompts_file_is_the_same_each_time(trained: TrainingResult, tmp_path: Path) -> None:
+    path = tmp_path / "soft.safetensors"
+    contents = set()
+    for _ in range(20):
+        trained.soft_prompt.save(path)
+        contents.add(path.read_bytes())
+
+    assert len(contents) == 1
+
+
 def test_a_foreign_file_is_no_soft_prompt(tiny_models: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
 
