@@ -104,7 +104,7 @@ def calibration_report(
 
 def _about(pair: ModelPair) -> list[object]:
     dtype = str(pair.dtype).split(".")[-1]
-    return [dtype, attention_of(pair.reference), nuisances_of(pair)]
+    return [dtype, attention_of(pair), nuisances_of(pair)]
 
 
 def _nuisances(

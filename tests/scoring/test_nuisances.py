@@ -13,7 +13,7 @@ from pytest_divergence.scoring.baseline import batched_logits, noise_rows
 from pytest_divergence.scoring.continuations import greedy_continuations
 from pytest_divergence.scoring.divergences import symmetric_kl
 from pytest_divergence.scoring.sensitivity import attention_of, measure_nuisance, nuisances_of
-from tests.models_in_memory import tiny_pair
+from tests.models_in_memory import local, tiny_pair
 
 PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Why?")
 TINY = 1e-9
@@ -42,7 +42,7 @@ def test_another_attention_in_float32_reads_next_to_nothing(pair: ModelPair) -> 
     assert row.max is not None
     assert abs(row.max) < TINY
     assert row.num_measurements == len(PROMPTS)
-    assert attention_of(pair.reference) == "sdpa"
+    assert attention_of(pair) == "sdpa"
 
 
 def test_bfloat16_reads_more_and_says_mean_and_maximum(pair: ModelPair) -> None:
@@ -98,14 +98,14 @@ def test_what_could_not_be_measured_says_why() -> None:
     assert row.num_measurements == 0
     assert row.reason is not None
     assert row.reason.startswith("ValueError: ")
-    assert attention_of(pair.reference) == "sdpa"
+    assert attention_of(pair) == "sdpa"
 
 
 def test_logits_that_overflow_are_no_measurement() -> None:
     pair = tiny_pair()
     given = answers(pair)
     with torch.no_grad():
-        pair.reference.embedding_table.mul_(1e6)  # too large for float16, not for float32
+        local(pair.reference).embedding_table.mul_(1e6)  # too large for float16, not for float32
 
     row = measure_nuisance(pair, "dtype", "float16", PROMPTS, given)
 

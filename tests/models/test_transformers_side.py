@@ -11,8 +11,8 @@ from transformers import Gemma2Config, MistralConfig
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily, decode_sampled
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import ModelSide
-from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
+from pytest_divergence.models.transformers_side import TransformersSide
+from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 
 ARCHITECTURES = ["llama", "gpt_neox", "gpt2", "gemma"]
 BODIES = [torch.arange(20, 23), torch.arange(30, 50), torch.tensor([9])]
@@ -26,7 +26,7 @@ def pair() -> ModelPair:
 
 
 @torch.no_grad()
-def bare(side: ModelSide, ids: list[int]) -> torch.Tensor:
+def bare(side: TransformersSide, ids: list[int]) -> torch.Tensor:
     logits: torch.Tensor = side.model(torch.tensor([ids])).logits[0]
     return logits
 
@@ -42,7 +42,7 @@ def test_a_rows_logits_are_those_of_the_model_alone(
         together = side.logits(BODIES, prefix=prefix, num_logits=1)
 
     for body, logits in zip(BODIES, together, strict=True):
-        expected = bare(side, [*prefix, *body.tolist()])[-1:]
+        expected = bare(local(side), [*prefix, *body.tolist()])[-1:]
         assert torch.allclose(logits, expected, atol=1e-5)
 
 
@@ -50,7 +50,9 @@ def test_a_rows_logits_are_those_of_the_model_alone(
 @pytest.mark.parametrize("kind", [MistralConfig, Gemma2Config], ids=["mistral", "gemma2"])
 def test_padding_pushes_no_prefix_out_of_a_window(kind: Any, window: int) -> None:
     """A layer that attends to the last few positions counts a short row's padding among them."""
-    side = ModelSide("candidate", tiny_model(config=tiny_config(kind, sliding_window=window)))
+    side = TransformersSide(
+        "candidate", tiny_model(config=tiny_config(kind, sliding_window=window))
+    )
     added = [[40, 41, 42, 43, 44, 45], [50], [60, 61, 62]]
     read = [[*PREFIX, *body.tolist()] for body in BODIES]
 
@@ -89,7 +91,7 @@ def test_a_model_without_a_cache_is_refused() -> None:
     with pytest.raises(
         ModelLoadError, match="the candidate, a Cacheless, takes no key-value cache"
     ):
-        ModelSide("candidate", cast(Any, Cacheless()))
+        TransformersSide("candidate", cast(Any, Cacheless()))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -97,7 +99,7 @@ def test_embeddings_give_the_logits_of_their_ids(architecture: str) -> None:
     side = tiny_pair(architecture).candidate
 
     with torch.no_grad():
-        embedded = [side.embed(body) for body in BODIES]
+        embedded = [local(side).embed(body) for body in BODIES]
         by_ids, by_embeddings = (
             side.logits(rows, prefix=PREFIX, num_logits=1) for rows in (BODIES, embedded)
         )
@@ -117,12 +119,12 @@ def test_decoding_step_by_step_agrees_with_one_pass(architecture: str) -> None:
 
     for index, body in enumerate(BODIES):
         ids = [*PREFIX, *body.tolist(), int(added[index]), int(added.flip(0)[index])]
-        assert torch.allclose(state.logits[index], bare(side, ids)[-1], atol=1e-5)
+        assert torch.allclose(state.logits[index], bare(local(side), ids)[-1], atol=1e-5)
 
 
 def test_half_precision_logits_come_in_float32() -> None:
     pair = tiny_pair()
-    model: Any = pair.reference.model
+    model: Any = local(pair.reference).model
     model.to(torch.bfloat16)
 
     with torch.no_grad():
@@ -158,14 +160,14 @@ def test_memory_that_ends_in_decoding_changes_no_sample(
     seeds = list(range(8))
     sampled = decode_sampled(pair.candidate, bodies, seeds=seeds, **options)
     greedy = decode_greedily(pair.candidate, bodies, **options)
-    start = ModelSide.start
+    start = TransformersSide.start
 
-    def start_with_little_memory(side: ModelSide, rows: Any, **given: Any) -> Any:
+    def start_with_little_memory(side: TransformersSide, rows: Any, **given: Any) -> Any:
         if len(rows) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return start(side, rows, **given)
 
-    monkeypatch.setattr(ModelSide, "start", start_with_little_memory)
+    monkeypatch.setattr(TransformersSide, "start", start_with_little_memory)
 
     assert decode_sampled(pair.candidate, bodies, seeds=seeds, **options) == sampled
     assert decode_greedily(pair.candidate, bodies, **options) == greedy
