@@ -214,9 +214,11 @@ def _name_of(side: Side, pair: ModelPair) -> str:
 class AdapterSwitch:
     """The adapters of one PEFT model: one side's while that side runs, then the other's.
 
-    PEFT's own ways, on the whole model or on each layer, set anew which of the weights want
-    gradients: ten times as slow, around every forward pass, of which decoding has one a token. This
-    one touches the adapters' layers only, and only where the other side ran last.
+    PEFT's public ways, on the whole model or on each layer (`enable_adapters`, `set_adapter`), set
+    anew which of the weights want gradients. Measured on a CPU with the 210 layers of an adapter of
+    SmolLM2-135M, a switch by layers takes six times as long: 5 % of the time of scoring prompts one
+    by one, 12 % of amplified decoding, which switches twice a token. This one sets the same two
+    fields, of the adapters' layers only, and only where the other side ran last.
     """
 
     def __init__(self, model: PeftModel, *sides: Adapters) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from pytest_divergence.core.calibration_record import NuisanceKind
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.baseline import batched_logits, noise_rows
 from pytest_divergence.scoring.continuations import greedy_continuations
 from pytest_divergence.scoring.divergences import symmetric_kl
 from pytest_divergence.scoring.sensitivity import attention_of, measure_nuisance, nuisances_of
+from tests.models.test_kinds import extended
 from tests.models_in_memory import local, tiny_pair
 
 PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Why?")
@@ -88,6 +90,19 @@ def test_nothing_of_it_stays(pair: ModelPair, kind: str, setting: str) -> None:
 
     for ours, theirs in zip(before, after, strict=True):
         assert all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize(("kind", "setting"), [("attention", "eager"), ("dtype", "bfloat16")])
+def test_tokens_that_one_model_added_are_one_outcome_here_too(
+    tiny_models: Path, tmp_path: Path, kind: NuisanceKind, setting: str
+) -> None:
+    folder = extended(tiny_models / "ft", tmp_path, "<call>", "<result>")
+    pair = load_model_pair(str(tiny_models / "base"), str(folder))
+
+    row = measure_nuisance(pair, kind, setting, PROMPTS, answers(pair))
+
+    assert row.max is not None
+    assert row.max < 0.01
 
 
 def test_what_could_not_be_measured_says_why() -> None:

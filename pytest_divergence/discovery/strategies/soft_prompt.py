@@ -84,8 +84,8 @@ class SoftPromptStrategy:
         ]
         if closed:
             context.listener.say(
-                f"the {' and the '.join(closed)} passes no gradient to its inputs, as quantised "
-                "models may: score-only, without soft prompts; the other strategies go on"
+                f"no gradient reaches the inputs of the {' and the '.join(closed)}, as in some "
+                "quantised models: no soft prompts are trained, the other strategies go on"
             )
             return []
         variant = choose(context)
