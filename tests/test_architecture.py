@@ -292,6 +292,36 @@ def test_core_knows_neither_models_nor_pytest(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & NOT_IN_CORE
 
 
+ABOVE_MODELS = [path for path in MODULES if layer_of(path) not in ("models", "core")]
+IN_MEMORY = {"evaluator.py", "discovery/soft_prompts/trainer.py"}
+"""They take models that a user has in memory, and hand them on unseen."""
+
+
+@pytest.mark.parametrize("path", ABOVE_MODELS, ids=name_of)
+def test_above_models_a_side_is_a_protocol(path: Path) -> None:
+    """So that another kind of side is one class in one file of `models/`."""
+    names = list(imported(path))
+    inside = [
+        f"{path.name}:{node.lineno} {ast.unparse(node)}"
+        for node in ast.walk(tree_of(path))
+        if (isinstance(node, ast.Attribute) and node.attr == "model")
+        or (isinstance(node, ast.Call) and "'model'" in map(ast.unparse, node.args[1:2]))
+    ]
+
+    assert inside == [], "ask with_gradients or with_weights for what a side must give"
+    assert PACKAGE / "models/transformers_side.py" not in ours_in(path)
+    if name_of(path) in IN_MEMORY:
+        names = [name for node in run_in(path) for name in imported(path, node)]
+    assert "transformers" not in {name.split(".")[0] for name in names}
+
+
+def run_in(path: Path) -> Iterator[ast.stmt]:
+    """The statements of a file that are no imports for types alone."""
+    for node in tree_of(path).body:
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "reports").rglob("*.py")), ids=name_of)
 def test_reports_need_no_model(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & set(HEAVY)

@@ -105,7 +105,7 @@ def calibration_report(
 def _pair_facts(worker: Worker) -> list[object]:
     """The dtype's name, the reference's attention, and the kinds of nuisance that apply."""
     pair = worker.pair
-    return [str(pair.dtype).split(".")[-1], attention_of(pair.reference), nuisances_of(pair)]
+    return [str(pair.dtype).split(".")[-1], attention_of(pair), nuisances_of(pair)]
 
 
 def _nuisances(

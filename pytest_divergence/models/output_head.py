@@ -8,9 +8,8 @@ MB. Knows no divergence; who goes through positions in pieces is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,42 +25,6 @@ NUM_PROBED = 8
 """Tokens on which a head is tried."""
 PROBE_ROUNDINGS = 8
 """Units in the last place of the largest logit by which the same head may differ from itself."""
-
-
-@dataclass(frozen=True)
-class Positions:
-    """What one model says at N positions: `states` (N, D), of which `to_logits` makes (N, V).
-
-    Where the logits are there already they are the states.
-    """
-
-    states: Tensor
-    vocab_size: int
-    to_logits: Callable[[Tensor], Tensor] | None = None
-    first: Tensor | None = None
-    """Logits (V,) of one more position, before the others."""
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all logits are in memory."""
-        return self.to_logits is None
-
-    def __len__(self) -> int:
-        return len(self.states) + (self.first is not None)
-
-    def logits(self, start: int, stop: int) -> Tensor:
-        """Logits of the positions from `start` to before `stop`, in float32: (stop - start, V)."""
-        skipped = int(self.first is not None)
-        states = self.states[max(0, start - skipped) : stop - skipped]
-        logits = states if self.to_logits is None else self.to_logits(states)
-        if self.first is None or start:
-            return logits
-        return torch.cat([self.first[None], logits.to(self.first.device)])
-
-    def at(self, index: Tensor) -> Positions:
-        """Some of the positions, where none stands before the others: (M,) indices."""
-        assert self.first is None
-        return replace(self, states=self.states[index.to(self.states.device)])
 
 
 class OutputHead:

@@ -7,7 +7,7 @@ import torch
 
 from pytest_divergence.models import forward
 from pytest_divergence.models.forward import fast_products, onednn_is_better
-from tests.models_in_memory import tiny_pair
+from tests.models_in_memory import local, tiny_pair
 
 setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
@@ -56,7 +56,7 @@ def test_torchs_setting_is_as_before_after_an_error(before: str) -> None:
 
 def test_a_users_model_is_as_before() -> None:
     side = tiny_pair().candidate
-    head = side.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = local(side).model.get_output_embeddings()  # type: ignore[no-untyped-call]
 
     with torch.no_grad():
         side.logits([torch.arange(20, 52)], num_logits=1)

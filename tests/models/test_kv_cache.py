@@ -11,8 +11,9 @@ from transformers import FalconH1Config, Gemma2Config, LlamaConfig, MistralConfi
 
 from pytest_divergence.models import kv_cache
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily
-from pytest_divergence.models.side import Decoding, ModelSide
-from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
+from pytest_divergence.models.side import Decoding
+from pytest_divergence.models.transformers_side import TransformersSide
+from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 
 ARCHITECTURES = ["llama", "gpt_neox", "gpt2", "gemma", "qwen2"]
 SHORT, LONG, OTHER = torch.arange(20, 23), torch.arange(30, 50), torch.tensor([9, 8, 7, 6, 5])
@@ -22,12 +23,12 @@ ADDED = torch.tensor([40, 41, 42])
 
 
 @pytest.fixture(params=ARCHITECTURES)
-def side(request: pytest.FixtureRequest) -> ModelSide:
-    return tiny_pair(request.param).candidate
+def side(request: pytest.FixtureRequest) -> TransformersSide:
+    return local(tiny_pair(request.param).candidate)
 
 
 @torch.no_grad()
-def bare(side: ModelSide, *ids: int) -> Tensor:
+def bare(side: TransformersSide, *ids: int) -> Tensor:
     """What the model says after these ids, without anything of ours."""
     logits: Tensor = side.model(torch.tensor([ids]), use_cache=False).logits[0, -1]
     return logits
@@ -37,7 +38,7 @@ def assert_goes_on_as_the_model_alone(
     state: Decoding, bodies: list[Tensor], prefix: tuple[int, ...]
 ) -> None:
     """Behind each prompt, and behind each prompt and one token more."""
-    side, read = state.side, [[*prefix, *body.tolist()] for body in bodies]
+    side, read = local(state.side), [[*prefix, *body.tolist()] for body in bodies]
     for logits, ids in zip(state.logits, read, strict=True):
         assert torch.allclose(logits, bare(side, *ids), atol=1e-5)
     with torch.no_grad():
@@ -47,7 +48,7 @@ def assert_goes_on_as_the_model_alone(
 
 
 @pytest.mark.parametrize("prefix", [(), PREFIX], ids=["bare", "prefix"])
-def test_what_was_read_is_gone_on_from(side: ModelSide, prefix: tuple[int, ...]) -> None:
+def test_what_was_read_is_gone_on_from(side: TransformersSide, prefix: tuple[int, ...]) -> None:
     with side.reading_once():
         side.start(BODIES, prefix=prefix)
         spent = side.meter.tokens_forwarded
@@ -62,7 +63,7 @@ def test_what_was_read_is_gone_on_from(side: ModelSide, prefix: tuple[int, ...])
     [[OTHER, SHORT], [SHORT], [LONG, LONG, SHORT]],
     ids=["another order, less padding", "alone", "twice"],
 )
-def test_rows_of_one_batch_go_on_in_another(side: ModelSide, asked: list[Tensor]) -> None:
+def test_rows_of_one_batch_go_on_in_another(side: TransformersSide, asked: list[Tensor]) -> None:
     with side.reading_once():
         side.start(BODIES, prefix=PREFIX)
         spent = side.meter.tokens_forwarded
@@ -72,7 +73,7 @@ def test_rows_of_one_batch_go_on_in_another(side: ModelSide, asked: list[Tensor]
         assert_goes_on_as_the_model_alone(state, asked, PREFIX)
 
 
-def test_only_what_is_new_is_read(side: ModelSide) -> None:
+def test_only_what_is_new_is_read(side: TransformersSide) -> None:
     with side.reading_once():
         side.start([SHORT], prefix=PREFIX)
         side.start([OTHER], prefix=PREFIX)
@@ -85,7 +86,7 @@ def test_only_what_is_new_is_read(side: ModelSide) -> None:
 
 @pytest.mark.parametrize("prefix", [(), PREFIX], ids=["bare", "prefix"])
 def test_prompts_whose_own_words_were_measured_are_not_read_again(
-    side: ModelSide, prefix: tuple[int, ...]
+    side: TransformersSide, prefix: tuple[int, ...]
 ) -> None:
     longest = max(map(len, BODIES))
     with side.reading_once():
@@ -102,7 +103,7 @@ def test_prompts_whose_own_words_were_measured_are_not_read_again(
     assert torch.allclose(kept.at(places).logits(0, 6), plain.at(places).logits(0, 6), atol=1e-5)
 
 
-def test_a_prompt_behind_another_prefix_is_another_prompt(side: ModelSide) -> None:
+def test_a_prompt_behind_another_prefix_is_another_prompt(side: TransformersSide) -> None:
     with side.reading_once():
         side.start(BODIES, prefix=PREFIX)
         state = side.start(BODIES, prefix=(87, 1, 85))
@@ -166,7 +167,7 @@ def test_what_does_not_fit_is_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_layers_that_forget_go_on_right(kind: Any, window: int) -> None:
     """Where a prompt is longer than what they attend to, its reading is no use."""
     model = tiny_model(config=tiny_config(kind, sliding_window=window))
-    side = ModelSide("candidate", model)
+    side = TransformersSide("candidate", model)
     with side.reading_once():
         side.start([SHORT], prefix=PREFIX)
         side.start([LONG], prefix=PREFIX)
@@ -186,14 +187,14 @@ def test_a_window_that_the_model_does_not_know_forgets_nothing(windows: dict[str
     config = tiny_config(LlamaConfig, num_hidden_layers=2)
     for key, value in windows.items():
         setattr(config, key, value)
-    side = ModelSide("candidate", tiny_model(config=config))
+    side = TransformersSide("candidate", tiny_model(config=config))
 
     assert_goes_on_as_the_model_alone(side.start(BODIES, prefix=PREFIX), BODIES, PREFIX)
 
 
 def test_embeddings_are_read_each_time_and_pass_gradients() -> None:
     side = tiny_pair().candidate
-    rows = [side.embed(body).requires_grad_() for body in BODIES]
+    rows = [local(side).embed(body).requires_grad_() for body in BODIES]
     with side.reading_once():
         side.start(rows, prefix=PREFIX)
         side.start(rows, prefix=PREFIX)
@@ -214,7 +215,7 @@ def test_a_model_that_keeps_more_than_keys_and_values_reads_each_time() -> None:
         mamba_n_groups=1,
         mamba_chunk_size=8,
     )
-    side = ModelSide("candidate", tiny_model(config=config))
+    side = TransformersSide("candidate", tiny_model(config=config))
     with side.reading_once():
         for _ in range(2):
             assert_goes_on_as_the_model_alone(side.start([LONG], prefix=PREFIX), [LONG], PREFIX)
@@ -222,7 +223,7 @@ def test_a_model_that_keeps_more_than_keys_and_values_reads_each_time() -> None:
 
 def test_of_what_was_measured_only_the_end_is_kept() -> None:
     """Logits of all positions, and a prefix for each row, would take many times as much."""
-    side = tiny_pair().candidate
+    side = local(tiny_pair().candidate)
     longest = max(map(len, BODIES))
     with side.reading_once(), torch.no_grad():
         side.positions(BODIES, prefix=PREFIX, num_positions=longest)

@@ -15,7 +15,7 @@ from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
 from pytest_divergence.scoring.sensitivity import planted, planted_kls
-from tests.models_in_memory import tiny_pair
+from tests.models_in_memory import local, tiny_pair
 
 PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Why?")
 CASES = [Case(input=prompt) for prompt in PROMPTS]
@@ -46,7 +46,7 @@ def digests(pair: ModelPair) -> list[str]:
         hashlib.sha256(
             b"".join(
                 one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                for one in (*side.model.parameters(), *side.model.buffers())
+                for one in (*local(side).model.parameters(), *local(side).model.buffers())
             )
         ).hexdigest()
         for side in pair.sides
@@ -115,7 +115,7 @@ def test_the_pair_itself_reads_as_before_afterwards(pair: ModelPair) -> None:
 
 def test_the_noise_is_relative_to_each_matrix() -> None:
     pair = tiny_pair()
-    weights = dict(pair.reference.model.named_parameters())
+    weights = dict(local(pair.reference).model.named_parameters())
     own = {name: weight.detach().clone() for name, weight in weights.items()}
 
     with planted(pair, size=0.1, seed=0) as changed:
@@ -135,7 +135,7 @@ def test_a_case_of_another_template_is_an_error_not_a_number(pair: ModelPair) ->
 
 def test_a_model_without_floating_point_matrices_is_refused() -> None:
     pair = tiny_pair()
-    for weight in pair.reference.model.parameters():
+    for weight in local(pair.reference).model.parameters():
         weight.data = weight.data.to(torch.int8)
 
     with pytest.raises(MeasurementError, match="quantised"), planted(pair, size=0.1, seed=0):

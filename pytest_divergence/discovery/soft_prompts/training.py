@@ -94,7 +94,7 @@ def train_soft_prompt(
         on_step(run.num_done, run.num_steps)
     run.validate()
     with torch.no_grad():
-        prompt_embeds = objective.prompt_embeds(pair.reference).detach().float().cpu()
+        prompt_embeds = objective.prompt_embeds(objective.sides[0]).detach().float().cpu()
     return TrainingResult(
         SoftPrompt(name, prompt_embeds, asdict(config)), run.history, run.final_divergence()
     )

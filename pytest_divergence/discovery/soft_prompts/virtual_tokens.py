@@ -20,7 +20,7 @@ from pytest_divergence.core.errors import StoreError
 from pytest_divergence.core.files import user_cache, write_atomically
 from pytest_divergence.discovery.soft_prompts.training_config import Position
 from pytest_divergence.models.chat_format import ChatFormat
-from pytest_divergence.models.side import ModelSide
+from pytest_divergence.models.side import SideWithGradients
 
 CHECKPOINT_SUFFIX = ".checkpoint.safetensors"
 
@@ -69,7 +69,7 @@ def _in_order(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
-def insert(side: ModelSide, prompt_embeds: Tensor, body: Tensor, *, at: int = 1) -> Tensor:
+def insert(side: SideWithGradients, prompt_embeds: Tensor, body: Tensor, *, at: int = 1) -> Tensor:
     """Embeddings of a row with the soft prompt in front of its id number `at`.
 
     By default that is behind its first id, the end of the chat opening. `body` (L,) ids,

@@ -21,7 +21,7 @@ from pytest_divergence.discovery.soft_prompts.training_config import Kind, Objec
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import CHECKPOINT_SUFFIX
 from pytest_divergence.discovery.strategies.protocol import SearchContext, Target, most_paying
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import passes_gradients
+from pytest_divergence.models.side import SideWithGradients
 from pytest_divergence.scoring.cheap_scores import beginning, first_token_scores
 from pytest_divergence.scoring.metrics import DIVERGENCES
 
@@ -77,11 +77,15 @@ class SoftPromptStrategy:
         # Identical models have no gradient to follow, and nothing to find.
         if context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
-        closed = [side.role for side in pair.sides if not passes_gradients(side)]
+        closed = [
+            side.role
+            for side in pair.sides
+            if not (isinstance(side, SideWithGradients) and side.passes_gradients())
+        ]
         if closed:
             context.listener.say(
-                f"the {' and the '.join(closed)} passes no gradient to its inputs, as quantised "
-                "models may: score-only, without soft prompts; the other strategies go on"
+                f"no gradient reaches the inputs of the {' and the '.join(closed)}, as in some "
+                "quantised models: no soft prompts are trained, the other strategies go on"
             )
             return []
         variant = choose(context)
