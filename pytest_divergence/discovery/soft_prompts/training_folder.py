@@ -142,7 +142,7 @@ class TrainingFolder:
 
     @contextmanager
     def _alone(self, listener: Listener) -> Iterator[Path]:
-        """Alone with the folder, which is made: the path of its journal. Raises `StoreError`."""
+        """Make and hold the folder; yield the path of its journal. Raises `StoreError`."""
         check_inside(self.path, within=Path.cwd())
         try:
             make_folders(self.path)
@@ -269,6 +269,6 @@ def _digest(value: object) -> str:
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As the file will hold it: a tuple reads back as a list."""
+    """Return values as the file holds them: a tuple reads back as a list."""
     read: dict[str, Any] = strict_loads(json.dumps(values))
     return read
