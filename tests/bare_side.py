@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pytest_divergence.models.batching import Prefix
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import Decoding, Meter, Positions, Role, Side
+from pytest_divergence.models.side import Decoding, LazyLogits, Meter, Role, Side
 from tests.models_in_memory import bare_logits, local
 
 
@@ -43,16 +43,16 @@ class BareSide:
 
     def positions(
         self, bodies: Sequence[Tensor], *, prefix: Prefix = (), num_positions: int
-    ) -> Positions:
+    ) -> LazyLogits:
         logits = self.logits(bodies, prefix=prefix, num_logits=num_positions)
-        return Positions(logits.flatten(0, 1), self.vocab_size)
+        return LazyLogits(logits.flatten(0, 1), self.vocab_size)
 
     def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> Decoding:
         with torch.no_grad():
             logits = self.logits(bodies, prefix=prefix, num_logits=1)[:, 0]
         return BareDecoding(self, [[*prefix, *body.tolist()] for body in bodies], logits)
 
-    def reading_once(self) -> nullcontext[None]:
+    def reuse_prompts(self) -> nullcontext[None]:
         return nullcontext()
 
 
@@ -68,11 +68,11 @@ class BareDecoding:
         return BareDecoding(self.side, [self.rows[row] for row in rows], self.logits[list(rows)])
 
     @torch.no_grad()
-    def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[Positions]:
+    def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[LazyLogits]:
         found = []
         for row, ids in zip(self.rows, continuations, strict=True):
             logits = self.side.read(torch.tensor([*row, *ids[:-1]]))[-len(ids) :]
-            found.append(Positions(logits, self.side.vocab_size))
+            found.append(LazyLogits(logits, self.side.vocab_size))
             self.side.meter.tokens_forwarded += len(ids) - 1
         return found
 

@@ -23,7 +23,7 @@ from pytest_divergence.models.switches import Activate
 
 
 @contextmanager
-def recomputed_layers(model: nn.Module, activate: Activate, *, role: str) -> Iterator[None]:
+def checkpointed_layers(model: nn.Module, activate: Activate, *, role: str) -> Iterator[None]:
     """Within it, a forward pass keeps each layer's input only, where gradients are wanted.
 
     The pass must not use a key-value cache: layers would add to it twice. Raises `SettingsError`

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pytest_divergence.models.forward import fast_products
+from pytest_divergence.models.forward import fast_matmul
 
 WHOLE_BYTES = 128 * 2**20
 """Logits in float32 that are made all at once: up to here pieces would only cost time."""
@@ -46,7 +46,7 @@ class OutputHead:
     def __call__(self, states: Tensor) -> Tensor:
         """Logits of hidden states, in float32: (N, D) -> (N, V)."""
         assert self._module is not None  # `is_exact` said so
-        with fast_products():
+        with fast_matmul():
             logits: Tensor = self._module(states.contiguous())
         if self._cap is not None:
             logits = torch.tanh(logits / self._cap) * self._cap
@@ -88,7 +88,7 @@ class OutputHead:
             return False
         row = torch.arange(NUM_PROBED, device=input_device(self._model))[None]
         model: Any = self._model
-        with torch.no_grad(), fast_products(self._model):
+        with torch.no_grad(), fast_matmul(self._model):
             own: Tensor = model(input_ids=row, use_cache=False).logits
             with self.spared() as reached:
                 model(input_ids=row, use_cache=False)

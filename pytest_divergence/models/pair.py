@@ -133,14 +133,14 @@ class ModelPair:
         return replace(self, metrics={**self.metrics, **metrics})
 
     @contextmanager
-    def reading_once(self) -> Iterator[None]:
+    def reuse_prompts(self) -> Iterator[None]:
         """Within it each model reads a prompt once, whatever is measured on it.
 
         No number changes by more than rounding. Keys and values of the prompts take memory, up to
         `pytest_divergence.models.kv_cache.KEPT_BYTES` a model, until the end; prompts beyond that
         are read each time.
         """
-        with self.reference.reading_once(), self.candidate.reading_once():
+        with self.reference.reuse_prompts(), self.candidate.reuse_prompts():
             yield
 
     @property

@@ -30,7 +30,7 @@ class Meter:
 
 
 @dataclass(frozen=True)
-class Positions:
+class LazyLogits:
     """What one model says at N positions: `states` (N, D), of which `to_logits` makes (N, V).
 
     Where the logits are there already they are the states.
@@ -59,7 +59,7 @@ class Positions:
             return logits
         return torch.cat([self.first[None], logits.to(self.first.device)])
 
-    def at(self, index: Tensor) -> Positions:
+    def at(self, index: Tensor) -> LazyLogits:
         """Some of the positions, where none stands before the others: (M,) indices."""
         assert self.first is None
         return replace(self, states=self.states[index.to(self.states.device)])
@@ -100,7 +100,7 @@ class Side(Protocol):
 
     def positions(
         self, bodies: Sequence[Tensor], *, prefix: Prefix = (), num_positions: int
-    ) -> Positions:
+    ) -> LazyLogits:
         """The last `num_positions` positions of each row, one row after the other.
 
         As `logits` in all else, but logits that would take much memory may be made later.
@@ -109,7 +109,7 @@ class Side(Protocol):
     def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> Decoding:
         """Read each row, ready to decode after it; no gradients flow."""
 
-    def reading_once(self) -> AbstractContextManager[None]:
+    def reuse_prompts(self) -> AbstractContextManager[None]:
         """Read no prompt a second time within it, as far as memory reaches."""
 
 
@@ -127,7 +127,7 @@ class Decoding(Protocol):
     def fork(self, rows: Sequence[int]) -> Decoding:
         """A batch of its own that goes on from the given rows, which may repeat."""
 
-    def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[Positions]:
+    def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[LazyLogits]:
         """Positions that predict each token of one continuation a row: T a row.
 
         The batch is spent by it.
@@ -147,7 +147,7 @@ class SideWithGradients(Side, Protocol):
     def passes_gradients(self) -> bool:
         """Whether a gradient that is not zero reaches the input embeddings."""
 
-    def recomputed_layers(self) -> AbstractContextManager[None]:
+    def checkpointed_layers(self) -> AbstractContextManager[None]:
         """Compute inner values of layers twice within it, instead of keeping them for gradients.
 
         Rows have no prefix then. Raises `SettingsError` where the model has no such layers.

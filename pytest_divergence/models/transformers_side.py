@@ -2,7 +2,7 @@
 
 Rows are padded on the left and carry explicit position ids, so a row's logits do not depend on
 what else is in the batch. What every row begins with, the chat prefix, is computed once and its
-keys and values are shared. Within `TransformersSide.reading_once`
+keys and values are shared. Within `TransformersSide.reuse_prompts`
 so are those of whole prompts. Does not know chat formats, divergences or sampling.
 """
 
@@ -20,7 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from pytest_divergence.core.calibration_record import NuisanceKind
 from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.models.batching import Prefix, is_out_of_memory
-from pytest_divergence.models.checkpointing import recomputed_layers
+from pytest_divergence.models.checkpointing import checkpointed_layers
 from pytest_divergence.models.forward import ForwardPass, Padded
 from pytest_divergence.models.kv_cache import (
     PrefixedRows,
@@ -31,7 +31,7 @@ from pytest_divergence.models.kv_cache import (
     keys_and_values,
 )
 from pytest_divergence.models.output_head import OutputHead, input_device
-from pytest_divergence.models.side import Meter, Positions, Role
+from pytest_divergence.models.side import LazyLogits, Meter, Role
 from pytest_divergence.models.switches import (
     Activate,
     WeightSwitch,
@@ -115,9 +115,9 @@ class TransformersSide:
         gradient = embeds.grad
         return gradient is not None and bool(torch.isfinite(gradient).all() and gradient.any())
 
-    def recomputed_layers(self) -> AbstractContextManager[None]:
-        """Keep each layer's input only within it; see `checkpointing.recomputed_layers`."""
-        return recomputed_layers(self.model, self.activate, role=self.role)
+    def checkpointed_layers(self) -> AbstractContextManager[None]:
+        """Keep each layer's input only within it; see `checkpointing.checkpointed_layers`."""
+        return checkpointed_layers(self.model, self.activate, role=self.role)
 
     @property
     def attention(self) -> str:
@@ -180,7 +180,7 @@ class TransformersSide:
             return self._start(rows, num_logits=num_logits, use_cache=False)[0]
 
     @contextmanager
-    def reading_once(self) -> Iterator[None]:
+    def reuse_prompts(self) -> Iterator[None]:
         """Read a prompt of ids once within it, whatever is asked of it afterwards.
 
         As far as `kv_cache.KEPT_BYTES` reach; what was read is forgotten at the end. Within another
@@ -197,7 +197,7 @@ class TransformersSide:
 
     def positions(
         self, bodies: Sequence[Tensor], *, prefix: Prefix = (), num_positions: int
-    ) -> Positions:
+    ) -> LazyLogits:
         """The last `num_positions` positions of each row, one row after the other.
 
         As `logits` in all else, but where these would take much memory they are made only when
@@ -214,7 +214,7 @@ class TransformersSide:
                 return read[0]
 
             states, to_logits = self._states(forward, len(bodies), num_positions)
-        return Positions(states.flatten(0, 1), self.num_outcomes, to_logits)
+        return LazyLogits(states.flatten(0, 1), self.num_outcomes, to_logits)
 
     def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> CachedDecoding:
         """Read each row, ready to decode after it; no gradients flow."""
@@ -348,7 +348,7 @@ class CachedDecoding:
         mask = self._mask[index.to(self._mask.device)]
         return CachedDecoding(self.side, self.logits[index], cache, mask)
 
-    def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[Positions]:
+    def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[LazyLogits]:
         """Positions that predict each token of one continuation a row: T a row.
 
         The batch is spent by it: the continuations stand in its cache afterwards.
@@ -356,7 +356,7 @@ class CachedDecoding:
         longest = max(map(len, continuations))
         first, vocab_size = self.logits[:, None], self.logits.shape[-1]
         if longest == 1:
-            return [Positions(one, vocab_size) for one in first]
+            return [LazyLogits(one, vocab_size) for one in first]
         side = self.side
         with side.activate():
             rest, to_logits = side._states(
@@ -366,11 +366,11 @@ class CachedDecoding:
         if to_logits is None:
             logits = torch.cat([first, rest], dim=1)
             return [
-                Positions(row[:length], vocab_size)
+                LazyLogits(row[:length], vocab_size)
                 for row, length in zip(logits, lengths, strict=True)
             ]
         return [
-            Positions(states[: length - 1], vocab_size, to_logits, one)
+            LazyLogits(states[: length - 1], vocab_size, to_logits, one)
             for one, states, length in zip(self.logits, rest, lengths, strict=True)
         ]
 

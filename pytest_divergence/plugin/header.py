@@ -9,7 +9,7 @@ from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.safe_text import public_value, visible
 from pytest_divergence.models.specs import parse_spec
-from pytest_divergence.plugin.options import DEFAULT, MODELS, PAIRS_INI, Given
+from pytest_divergence.plugin.options import DEFAULT, MODELS, PAIRS_INI, RawOption
 from pytest_divergence.plugin.session import DivergenceSession
 
 SHOWN_SETTINGS = {"profile": "profile", "max_kl": "bound", "mode": "mode"}
@@ -37,7 +37,7 @@ def _pair_lines(session: DivergenceSession) -> list[str]:
     return lines
 
 
-def _model_name(session: DivergenceSession, spec: Given) -> str:
+def _model_name(session: DivergenceSession, spec: RawOption) -> str:
     """A spec without secrets, also where no model can be found by it."""
     try:
         name = str(parse_spec(spec.value, role="", root=session.config.invocation_params.dir))
@@ -47,5 +47,5 @@ def _model_name(session: DivergenceSession, spec: Given) -> str:
 
 
 def _setting(session: DivergenceSession, field: str) -> str:
-    value = session.given.get(field, Given("auto", DEFAULT))
+    value = session.given.get(field, RawOption("auto", DEFAULT))
     return f"{SHOWN_SETTINGS[field]} {visible(value.value, 40)} ({value.source})"

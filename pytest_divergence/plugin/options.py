@@ -108,29 +108,29 @@ def flags_of(parser: pytest.Parser, option: Option) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Given:
+class RawOption:
     """A value as text, and where it was given: command line, a variable's name, or ini."""
 
     value: str
     source: str
 
 
-def given(config: pytest.Config) -> dict[str, Given]:
+def given(config: pytest.Config) -> dict[str, RawOption]:
     """Return what was given, by field: command line before environment before ini file."""
     found = {}
     for option in OPTIONS:
         on_command_line = config.getoption(option.ini)
         in_ini = config.getini(option.ini)
         if on_command_line is not None:
-            found[option.field] = Given(on_command_line, COMMAND_LINE)
+            found[option.field] = RawOption(on_command_line, COMMAND_LINE)
         elif os.environ.get(option.variable):
-            found[option.field] = Given(os.environ[option.variable], option.variable)
+            found[option.field] = RawOption(os.environ[option.variable], option.variable)
         elif in_ini:
-            found[option.field] = Given(in_ini, INI)
+            found[option.field] = RawOption(in_ini, INI)
     return found
 
 
-def located_value(config: pytest.Config, field: str, entry: Given) -> str:
+def located_value(config: pytest.Config, field: str, entry: RawOption) -> str:
     """Return a value; a path that the ini file names is made to hold where pytest was started."""
     if entry.source != INI or config.inipath is None or field not in PATHS:
         return entry.value
@@ -152,7 +152,7 @@ def located(config: pytest.Config, start: Path, spec: str) -> str:
     return f"{os.path.relpath(start / name, here)}{comma}{rest}"
 
 
-def name_of(field: str, entry: Given) -> str:
+def name_of(field: str, entry: RawOption) -> str:
     """Return the name under which the user gave the value."""
     option = BY_FIELD[field]
     if entry.source == COMMAND_LINE:
@@ -160,7 +160,7 @@ def name_of(field: str, entry: Given) -> str:
     return option.ini if entry.source == INI else entry.source
 
 
-def check_both_models(values: Mapping[str, Given]) -> None:
+def check_both_models(values: Mapping[str, RawOption]) -> None:
     """Raise `pytest.UsageError` where one model is given without the other."""
     named = [field for field in MODELS if field in values]
     if len(named) == 1:
@@ -201,7 +201,7 @@ def given_twice(option: Option, first: str, second: str) -> str:
     )
 
 
-def assignment(entry: Given, option: Option) -> str:
+def assignment(entry: RawOption, option: Option) -> str:
     """Return what the user wrote, name and value."""
     where = " (ini file)" if entry.source == INI else ""
     return f"{name_of(option.field, entry)}={public_value(entry.value, 60)}{where}"

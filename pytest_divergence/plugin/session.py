@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pytest_divergence.discovery.run import SearchOutcome
     from pytest_divergence.models.pair import ModelPair
     from pytest_divergence.plugin.loaded_pairs import Pairs
-    from pytest_divergence.plugin.settings_sources import Resolved
+    from pytest_divergence.plugin.settings_sources import SettingsWithSources
 
 Rewriting = Literal["update", "fill"]
 Action = Literal["nothing", "list", "search", "replay"] | Rewriting
@@ -95,7 +95,7 @@ class SessionPlan:
 class Makers:
     """What makes the heavy parts of a session, each when it is first asked for."""
 
-    resolved: Callable[[pytest.Config], Resolved]
+    resolved: Callable[[pytest.Config], SettingsWithSources]
     pairs: Callable[[DivergenceSession], Pairs]
     outcome: Callable[[DivergenceSession], SearchOutcome]
 
@@ -216,7 +216,7 @@ class DivergenceSession:
     # Settings
 
     @cached_property
-    def resolved(self) -> Resolved:
+    def resolved(self) -> SettingsWithSources:
         """Settings and their sources. Raises UsageError for a wrong value."""
         return self._make.resolved(self.config)
 

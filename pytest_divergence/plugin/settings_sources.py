@@ -20,7 +20,7 @@ from pytest_divergence.plugin.options import (
     BY_FIELD,
     DEFAULT,
     MODELS,
-    Given,
+    RawOption,
     assignment,
     check_both_models,
     given,
@@ -30,7 +30,7 @@ from pytest_divergence.plugin.options import (
 
 
 @dataclass(frozen=True)
-class Resolved:
+class SettingsWithSources:
     """A session's settings, and where each value came from."""
 
     settings: Settings
@@ -38,7 +38,7 @@ class Resolved:
     """By field: command line, the environment variable's name, ini, or default."""
 
 
-def resolve(config: pytest.Config) -> Resolved:
+def resolve(config: pytest.Config) -> SettingsWithSources:
     """Return the session's settings. Raises `pytest.UsageError` naming the first wrong value."""
     values = given(config)
     check_both_models(values)
@@ -48,10 +48,10 @@ def resolve(config: pytest.Config) -> Resolved:
     sources = {field: values[field].source if field in values else DEFAULT for field in BY_FIELD}
     _check_specs(config, settings, values)
     _check_metric(config, settings.metric, values)
-    return Resolved(settings, sources)
+    return SettingsWithSources(settings, sources)
 
 
-def settings_of(values: Mapping[str, Given]) -> Settings:
+def settings_of(values: Mapping[str, RawOption]) -> Settings:
     """Return what was given, checked. Raises `pytest.UsageError` naming the first wrong value."""
     try:
         return Settings(**{field: entry.value for field, entry in values.items()})
@@ -62,7 +62,9 @@ def settings_of(values: Mapping[str, Given]) -> Settings:
         raise pytest.UsageError(f"{shown}: must be {option.rule}") from None
 
 
-def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str, Given]) -> None:
+def _check_specs(
+    config: pytest.Config, settings: Settings, values: Mapping[str, RawOption]
+) -> None:
     """Refuse a spec that cannot name a model, before anything heavy is imported."""
     parse = parse_spec if PluginModels.of(config) is None else parse_open_spec
     for field in (field for field in MODELS if field in values):
@@ -76,7 +78,7 @@ def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str,
             raise pytest.UsageError(str(error)) from None
 
 
-def _check_metric(config: pytest.Config, name: str, values: Mapping[str, Given]) -> None:
+def _check_metric(config: pytest.Config, name: str, values: Mapping[str, RawOption]) -> None:
     """Refuse a metric that neither we nor a plugin knows."""
     if name in BUILT_IN_METRICS:
         return

@@ -5,7 +5,7 @@ Shows a `CalibrationReport`; measures and decides nothing.
 
 from __future__ import annotations
 
-from pytest_divergence.core.calibration_record import CalibrationReport, Nuisance, Planted
+from pytest_divergence.core.calibration_record import CalibrationReport, InjectedNoise, Nuisance
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.core.settings import BUILT_IN_METRICS
@@ -135,7 +135,7 @@ def _positive_control(report: CalibrationReport) -> list[str]:
     )
 
 
-def _planted(one: Planted, num_prompts: int) -> list[str]:
+def _planted(one: InjectedNoise, num_prompts: int) -> list[str]:
     name = f"  {one.size:g}"
     if not one.values:
         return [f"{name}: not measured", *_reason(one.reason)]

@@ -97,7 +97,7 @@ def measure_nuisance(
     )
 
 
-def planted_kls(
+def injected_kls(
     pair: ModelPair,
     cases: Sequence[Case],
     stored: Mapping[str, StoredTokens],

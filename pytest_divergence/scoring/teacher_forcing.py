@@ -24,7 +24,7 @@ from pytest_divergence.core.errors import NonFiniteLogitsError
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import Decoding, Positions, Side
+from pytest_divergence.models.side import Decoding, LazyLogits, Side
 from pytest_divergence.scoring.divergences import js_of_log_probs, kl_of_log_probs, log_probs
 from pytest_divergence.scoring.metrics import AddedMetric, added_metric
 
@@ -137,7 +137,7 @@ def continuation_logits(side: Side, batch: Sequence[ScoringRow]) -> list[Tensor]
     ]
 
 
-def token_log_probs(side: Side, positions: Positions, token_ids: Tensor) -> Tensor:
+def token_log_probs(side: Side, positions: LazyLogits, token_ids: Tensor) -> Tensor:
     """What one model gives one token at each position: ln p in nats, (N,) ids -> (N,).
 
     Raises `NonFiniteLogitsError` as `score_tokens` does.
@@ -151,7 +151,7 @@ def token_log_probs(side: Side, positions: Positions, token_ids: Tensor) -> Tens
     return measured(measure, positions)
 
 
-def measured(measure: Measure, *models: Positions) -> Tensor:
+def measured(measure: Measure, *models: LazyLogits) -> Tensor:
     """`measure` of the logits of each model at all N positions: (..., N).
 
     Positions whose logits are in memory anyway are measured at once.
@@ -191,7 +191,7 @@ def _score_batch(
 
 def _row_scores(
     sides: tuple[Side, Side],
-    positions: Sequence[Positions],
+    positions: Sequence[LazyLogits],
     token_ids: Tensor,
     added: AddedMetric | None,
 ) -> TokenScores:
@@ -222,7 +222,7 @@ def _scores(
     return torch.stack([field.cpu() for field in fields])
 
 
-def _recomputed(measure: Measure, models: tuple[Positions, ...], piece: slice) -> Tensor:
+def _recomputed(measure: Measure, models: tuple[LazyLogits, ...], piece: slice) -> Tensor:
     if not torch.is_grad_enabled():
         return _piece(measure, models, piece)
     values: Tensor = checkpoint(
@@ -231,5 +231,5 @@ def _recomputed(measure: Measure, models: tuple[Positions, ...], piece: slice) -
     return values
 
 
-def _piece(measure: Measure, models: tuple[Positions, ...], piece: slice) -> Tensor:
+def _piece(measure: Measure, models: tuple[LazyLogits, ...], piece: slice) -> Tensor:
     return measure(piece, *(one.logits(piece.start, piece.stop) for one in models))

@@ -1,4 +1,4 @@
-"""Within `reading_once` a prompt is read once, and no number changes for it."""
+"""Within `reuse_prompts` a prompt is read once, and no number changes for it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def assert_goes_on_as_the_model_alone(
 
 @pytest.mark.parametrize("prefix", [(), PREFIX], ids=["bare", "prefix"])
 def test_what_was_read_is_gone_on_from(side: TransformersSide, prefix: tuple[int, ...]) -> None:
-    with side.reading_once():
+    with side.reuse_prompts():
         side.start(BODIES, prefix=prefix)
         spent = side.meter.tokens_forwarded
         state = side.start(BODIES, prefix=prefix)
@@ -64,7 +64,7 @@ def test_what_was_read_is_gone_on_from(side: TransformersSide, prefix: tuple[int
     ids=["another order, less padding", "alone", "twice"],
 )
 def test_rows_of_one_batch_go_on_in_another(side: TransformersSide, asked: list[Tensor]) -> None:
-    with side.reading_once():
+    with side.reuse_prompts():
         side.start(BODIES, prefix=PREFIX)
         spent = side.meter.tokens_forwarded
         state = side.start(asked, prefix=PREFIX)
@@ -74,7 +74,7 @@ def test_rows_of_one_batch_go_on_in_another(side: TransformersSide, asked: list[
 
 
 def test_only_what_is_new_is_read(side: TransformersSide) -> None:
-    with side.reading_once():
+    with side.reuse_prompts():
         side.start([SHORT], prefix=PREFIX)
         side.start([OTHER], prefix=PREFIX)
         spent = side.meter.tokens_forwarded
@@ -89,7 +89,7 @@ def test_prompts_whose_own_words_were_measured_are_not_read_again(
     side: TransformersSide, prefix: tuple[int, ...]
 ) -> None:
     longest = max(map(len, BODIES))
-    with side.reading_once():
+    with side.reuse_prompts():
         with torch.no_grad():
             kept = side.positions(BODIES, prefix=prefix, num_positions=longest)
         spent = side.meter.tokens_forwarded
@@ -104,7 +104,7 @@ def test_prompts_whose_own_words_were_measured_are_not_read_again(
 
 
 def test_a_prompt_behind_another_prefix_is_another_prompt(side: TransformersSide) -> None:
-    with side.reading_once():
+    with side.reuse_prompts():
         side.start(BODIES, prefix=PREFIX)
         state = side.start(BODIES, prefix=(87, 1, 85))
 
@@ -118,7 +118,7 @@ def test_decoding_leaves_a_reading_as_it_was() -> None:
     fresh = decode_greedily(pair.candidate, BODIES, **limits)  # type: ignore[arg-type]
     loud = decode_amplified(*pair.sides, BODIES, alpha=3.0, **limits)  # type: ignore[arg-type]
 
-    with pair.reading_once():
+    with pair.reuse_prompts():
         for _ in range(2):
             assert decode_greedily(pair.candidate, BODIES, **limits) == fresh  # type: ignore[arg-type]
             amplified = decode_amplified(*pair.sides, BODIES, alpha=3.0, **limits)  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def test_decoding_leaves_a_reading_as_it_was() -> None:
 
 def test_the_models_of_a_pair_do_not_go_on_from_each_others_readings() -> None:
     pair = tiny_pair()
-    with pair.reading_once():
+    with pair.reuse_prompts():
         states = [side.start(BODIES, prefix=PREFIX) for side in (*pair.sides, *pair.sides)]
 
     assert pair.tokens_forwarded == 2 * sum(map(len, BODIES))
@@ -137,8 +137,8 @@ def test_the_models_of_a_pair_do_not_go_on_from_each_others_readings() -> None:
 
 def test_afterwards_all_is_forgotten() -> None:
     side = tiny_pair().candidate
-    with side.reading_once():
-        with side.reading_once():
+    with side.reuse_prompts():
+        with side.reuse_prompts():
             side.start(BODIES)
         spent = side.meter.tokens_forwarded
         side.start(BODIES)
@@ -151,7 +151,7 @@ def test_afterwards_all_is_forgotten() -> None:
 
 def test_what_does_not_fit_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     side = tiny_pair().candidate
-    with side.reading_once():
+    with side.reuse_prompts():
         side.start([SHORT], prefix=PREFIX)
         monkeypatch.setattr(kv_cache, "KEPT_BYTES", 0)
         side.start([LONG], prefix=PREFIX)
@@ -168,7 +168,7 @@ def test_layers_that_forget_go_on_right(kind: Any, window: int) -> None:
     """Where a prompt is longer than what they attend to, its reading is no use."""
     model = tiny_model(config=tiny_config(kind, sliding_window=window))
     side = TransformersSide("candidate", model)
-    with side.reading_once():
+    with side.reuse_prompts():
         side.start([SHORT], prefix=PREFIX)
         side.start([LONG], prefix=PREFIX)
         state = side.start(BODIES, prefix=PREFIX)
@@ -195,7 +195,7 @@ def test_a_window_that_the_model_does_not_know_forgets_nothing(windows: dict[str
 def test_embeddings_are_read_each_time_and_pass_gradients() -> None:
     side = tiny_pair().candidate
     rows = [local(side).embed(body).requires_grad_() for body in BODIES]
-    with side.reading_once():
+    with side.reuse_prompts():
         side.start(rows, prefix=PREFIX)
         side.start(rows, prefix=PREFIX)
         side.positions(rows, prefix=PREFIX, num_positions=1).logits(0, 3).sum().backward()  # type: ignore[no-untyped-call]
@@ -216,7 +216,7 @@ def test_a_model_that_keeps_more_than_keys_and_values_reads_each_time() -> None:
         mamba_chunk_size=8,
     )
     side = TransformersSide("candidate", tiny_model(config=config))
-    with side.reading_once():
+    with side.reuse_prompts():
         for _ in range(2):
             assert_goes_on_as_the_model_alone(side.start([LONG], prefix=PREFIX), [LONG], PREFIX)
 
@@ -225,7 +225,7 @@ def test_of_what_was_measured_only_the_end_is_kept() -> None:
     """Logits of all positions, and a prefix for each row, would take many times as much."""
     side = local(tiny_pair().candidate)
     longest = max(map(len, BODIES))
-    with side.reading_once(), torch.no_grad():
+    with side.reuse_prompts(), torch.no_grad():
         side.positions(BODIES, prefix=PREFIX, num_positions=longest)
         assert side._prompts is not None
         kept = side._prompts.get((PREFIX, tuple(LONG.tolist())))
@@ -241,7 +241,7 @@ def test_of_what_was_measured_only_the_end_is_kept() -> None:
 
 def test_where_memory_ends_readings_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     side = tiny_pair().candidate
-    with side.reading_once():
+    with side.reuse_prompts():
         side.start(BODIES, prefix=PREFIX)
         monkeypatch.setattr(side, "_pass", out_of_memory)
         with pytest.raises(MemoryError):

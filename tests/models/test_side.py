@@ -30,7 +30,7 @@ from pytest_divergence.models.side import SideWithGradients, SideWithWeights
 from pytest_divergence.scoring.baseline import measure_noise_floor
 from pytest_divergence.scoring.cheap_scores import prompt_nlls, screen
 from pytest_divergence.scoring.scorer import score_prompts
-from pytest_divergence.scoring.sensitivity import measure_nuisance, nuisances_of, planted_kls
+from pytest_divergence.scoring.sensitivity import injected_kls, measure_nuisance, nuisances_of
 from pytest_divergence.scoring.token_comparison import compare_tokens
 from tests.bare_side import bare_pair
 from tests.discovery.test_run import PROFILE
@@ -193,7 +193,7 @@ def test_what_switches_weights_is_refused(loaded: ModelPair, bare: ModelPair) ->
     with pytest.raises(MeasurementError, match="has no weights here"):
         measure_nuisance(bare, "dtype", "bfloat16", *given)
     with pytest.raises(MeasurementError, match="has no weights here"):
-        planted_kls(bare, [], {}, size=0.1, seed=0, metric="symmetric")
+        injected_kls(bare, [], {}, size=0.1, seed=0, metric="symmetric")
     assert with_weights(loaded, loaded.reference) is loaded.reference
 
 

@@ -28,7 +28,7 @@ def resolved(project: Project, monkeypatch: pytest.MonkeyPatch) -> object:
 
     def resolve(
         *arguments: str, environment: dict[str, str] | None = None, ini: str = ""
-    ) -> settings_sources.Resolved:
+    ) -> settings_sources.SettingsWithSources:
         for name, value in (environment or {}).items():
             monkeypatch.setenv(name, value)
         project.pytester.makeini(f"[pytest]\n{ini}")

@@ -124,13 +124,13 @@ def test_a_worker_says_it_on_stderr(project: Project) -> None:
 def test_a_terminal_shows_a_bar(project: Project) -> None:
     project.write("test_cases.py", CASE_TEST)
     command = [sys.executable, "-m", "pytest", "-p", "divergence", *FAKE, *MODELS, "test_cases.py"]
-    ours, theirs = os.openpty()
+    divergence, theirs = os.openpty()
     run = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs
     )
     os.close(theirs)
-    seen = b"".join(_until_closed(ours)).decode("utf-8")  # a terminal holds a few kB at most
-    os.close(ours)
+    seen = b"".join(_until_closed(divergence)).decode("utf-8")  # a terminal holds a few kB at most
+    os.close(divergence)
     assert run.wait() == pytest.ExitCode.OK
     assert "divergence: looking" in seen
     assert "1/2" in seen

@@ -14,7 +14,7 @@ from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
-from pytest_divergence.scoring.sensitivity import planted, planted_kls
+from pytest_divergence.scoring.sensitivity import injected_kls, planted
 from tests.models_in_memory import local, tiny_pair
 
 PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Why?")
@@ -37,7 +37,7 @@ def stored(pair: ModelPair) -> dict[str, StoredTokens]:
 
 
 def kls(pair: ModelPair, size: float, *, seed: int = 0) -> list[float]:
-    return planted_kls(pair, CASES, stored(pair), size=size, seed=seed, metric="symmetric")
+    return injected_kls(pair, CASES, stored(pair), size=size, seed=seed, metric="symmetric")
 
 
 def digests(pair: ModelPair) -> list[str]:
@@ -75,7 +75,7 @@ def test_an_adapter_on_the_base_changes_nothing_of_the_noise_in_it(tiny_models: 
     tokens = stored(plain)
 
     values = [
-        planted_kls(one, CASES, tokens, size=0.1, seed=0, metric="symmetric")
+        injected_kls(one, CASES, tokens, size=0.1, seed=0, metric="symmetric")
         for one in (plain, adapted)
     ]
 
@@ -130,7 +130,7 @@ def test_a_case_of_another_template_is_an_error_not_a_number(pair: ModelPair) ->
     other = pair.with_template("{% for m in messages %}{{ m.content }}{% endfor %}")
 
     with pytest.raises(MeasurementError, match="not those it was stored with"):
-        planted_kls(other, CASES, stored(pair), size=0.1, seed=0, metric="symmetric")
+        injected_kls(other, CASES, stored(pair), size=0.1, seed=0, metric="symmetric")
 
 
 def test_a_model_without_floating_point_matrices_is_refused() -> None:

@@ -21,7 +21,7 @@ from pytest_divergence.discovery.soft_prompts.training import training_rows
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.models import output_head
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import Positions
+from pytest_divergence.models.side import LazyLogits
 from pytest_divergence.models.transformers_log import quiet_transformers
 from pytest_divergence.scoring import teacher_forcing
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
@@ -88,7 +88,7 @@ def two_heads(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tenso
     return states, ours, theirs
 
 
-def late(states: Tensor, weight: Tensor, lengths: list[int] | None = None) -> Positions:
+def late(states: Tensor, weight: Tensor, lengths: list[int] | None = None) -> LazyLogits:
     """Positions whose logits are made when they are asked for; `lengths` notes how many."""
 
     def to_logits(some: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def late(states: Tensor, weight: Tensor, lengths: list[int] | None = None) -> Po
             lengths.append(len(some))
         return some @ weight.T
 
-    return Positions(states, VOCAB, to_logits)
+    return LazyLogits(states, VOCAB, to_logits)
 
 
 def measure_with(formula: Formula) -> Callable[..., Tensor]:
@@ -167,7 +167,7 @@ def test_a_model_whose_logits_are_there_goes_with_one_whose_logits_are_not(
 ) -> None:
     monkeypatch.setattr(teacher_forcing, "PIECE_BYTES", 3 * 4 * VOCAB)
     states, ours, theirs = two_heads()
-    known = Positions((states @ ours.T).detach(), VOCAB)
+    known = LazyLogits((states @ ours.T).detach(), VOCAB)
 
     values = measured(measure_with(forward_kl), known, late(states, theirs))
 

@@ -20,7 +20,7 @@ from pytest_divergence.discovery.soft_prompts.training_config import TrainingCon
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import insert, place_in
 from pytest_divergence.models.decoding import decode_greedily, row_seed
 from pytest_divergence.models.pair import ModelPair, with_gradients
-from pytest_divergence.models.side import Positions, SideWithGradients
+from pytest_divergence.models.side import LazyLogits, SideWithGradients
 from pytest_divergence.scoring.cheap_scores import LEAST_LOG_PROB
 from pytest_divergence.scoring.metrics import DIVERGENCES
 from pytest_divergence.scoring.teacher_forcing import measured, token_log_probs
@@ -85,7 +85,7 @@ class SoftPromptObjective:
 
     def _positions(
         self, side: SideWithGradients, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]
-    ) -> Positions:
+    ) -> LazyLogits:
         """Where each answer's tokens are predicted, and the one after: B x (T + 1) positions.
 
         Answers are of one length T.
@@ -98,12 +98,12 @@ class SoftPromptObjective:
 
     def _read(
         self, side: SideWithGradients, bodies: Sequence[Tensor], num_positions: int
-    ) -> Positions:
+    ) -> LazyLogits:
         """The last positions of each row of embeddings, behind the chat prefix."""
         prefix = self.pair.chat.shared_prefix
         if not (self.config.gradient_checkpointing and torch.is_grad_enabled()):
             return side.positions(bodies, prefix=prefix, num_positions=num_positions)
-        with side.recomputed_layers():
+        with side.checkpointed_layers():
             opening = side.embed(torch.tensor(prefix, dtype=torch.long))
             rows = [torch.cat([opening, body]) for body in bodies]
             return side.positions(rows, num_positions=num_positions)

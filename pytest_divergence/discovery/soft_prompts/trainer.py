@@ -129,7 +129,7 @@ class PairTrainer:
                 "train with another seed or learning rate, or give prompts"
             )
         metric = self.config.metric
-        with self.pair.reading_once():
+        with self.pair.reuse_prompts():
             first = first_token_scores(self.pair, written, metric=metric)
             num_promising = max(num_prompts, math.ceil(FULL_SCORE_SHARE * len(written)))
             promising = _highest(written, first)[:num_promising]

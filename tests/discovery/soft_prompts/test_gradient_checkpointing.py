@@ -19,7 +19,7 @@ from pytest_divergence.discovery.soft_prompts.objectives import (
 )
 from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt, training_rows
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
-from pytest_divergence.models.checkpointing import recomputed_layers
+from pytest_divergence.models.checkpointing import checkpointed_layers
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
@@ -148,7 +148,7 @@ def test_a_model_without_such_layers_is_refused() -> None:
 
     with (
         pytest.raises(SettingsError) as caught,
-        recomputed_layers(bare, nullcontext, role="reference"),
+        checkpointed_layers(bare, nullcontext, role="reference"),
     ):
         pass
     assert str(caught.value) == (

@@ -30,7 +30,7 @@ from pytest_divergence.discovery.soft_prompts.virtual_tokens import (
     load_soft_prompts,
 )
 from pytest_divergence.models.decoding import decode_sampled, row_seed
-from pytest_divergence.models.forward import fast_products
+from pytest_divergence.models.forward import fast_matmul
 from pytest_divergence.models.pair import ModelPair
 from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 from tests.tiny import CHATML, tiny_tokenizer
@@ -467,7 +467,7 @@ def test_a_step_minimises_the_loss_and_the_price_of_entropy(pair: ModelPair, wei
             probabilities = mixtures.softmax(-1)
             entropy = torch.special.entr(probabilities).sum(-1).mean()
             loss = loss + weight * step / 7 * entropy
-        with fast_products():
+        with fast_matmul():
             loss.backward()  # type: ignore[no-untyped-call]
         assert mixtures.grad is not None
         norms.append(float(mixtures.grad.norm()))
