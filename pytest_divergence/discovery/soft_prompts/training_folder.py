@@ -159,14 +159,17 @@ class TrainingFolder:
     def _claim(self, force: bool) -> TrainingRecord:
         """Return the folder's record, of this training: it is written once stale files are gone."""
         stale, found = self._stale_files(force), self._found(force)
-        try:
-            for name in stale:
-                (self.path / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot use the folder {self.path}: {error.strerror}") from error
+        self._remove(*stale)
         if found is not None and not stale:
             return found
         return self._write(self.planned)
+
+    def _remove(self, *names: str) -> None:
+        try:
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot use the folder {self.path}: {error.strerror}") from error
 
     def _finish(
         self, found: TrainingRecord, journal: Journal, listener: Listener
@@ -174,7 +177,7 @@ class TrainingFolder:
         """Do each unit that the journal lacks, and write each file that the folder lacks."""
         plan, trainer = self.plan, self.trainer
         trained = journal.remember("training", partial(self._train, listener))
-        (self.path / CHECKPOINT).unlink(missing_ok=True)
+        self._remove(CHECKPOINT)
         soft_prompt = SoftPrompt(
             self.planned.training.name,
             torch.tensor(trained["prompt_embeds"], dtype=torch.float32),
