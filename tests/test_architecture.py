@@ -445,3 +445,38 @@ def test_public_names_are_sorted_and_listed() -> None:
 def test_an_unknown_public_name_is_an_ordinary_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = pytest_divergence.nothing
+
+
+RELATIVE = re.compile(r"(The same|What|Which|Who|Whose|Where|When|Why|How|That|Those|As)\b")
+"""Beginnings of a docstring that leave open what it is about; "Whether" tells of a truth value."""
+
+
+def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Every docstring of a file with its line, those below fields and constants too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            text = node.value.value
+            if isinstance(text, str):
+                yield node.lineno, text
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_docstring_begins_with_a_verb_or_a_noun(path: Path) -> None:
+    open_ended = [
+        f"{name_of(path)}:{line}: {text[:60]}"
+        for line, text in docstrings(tree_of(path))
+        if RELATIVE.match(text)
+    ]
+    assert not open_ended
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_variable_says_what_it_is(path: Path) -> None:
+    """A loop over cases has a `case`, never a `one`."""
+    names = [
+        node.lineno
+        for node in ast.walk(tree_of(path))
+        if (isinstance(node, ast.Name) and node.id == "one" and isinstance(node.ctx, ast.Store))
+        or (isinstance(node, ast.arg) and node.arg == "one")
+    ]
+    assert not names
