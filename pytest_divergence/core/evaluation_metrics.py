@@ -1,4 +1,4 @@
-"""The metrics that two models are compared on: their names, and what each says of a prompt.
+"""Names of the metrics that two models are compared on, and their meaning for a prompt.
 
 Imports nothing but the standard library: `--help` and the check of an argument need the names.
 """
@@ -24,6 +24,6 @@ METRICS: Mapping[str, str] = {
     "distinct_2": "different pairs of words over all pairs of words there",
     "self_similarity": "mean similarity (0 to 1) of two of model 2's generations on the prompt",
 }
-"""What each metric of a prompt says, by its name. One that cannot be computed is not there:
+"""Meaning of each metric of a prompt, by its name. A metric that cannot be computed is left out:
 `effectiveness` without ordinary prompts, `self_similarity` of a single generation, `distinct_2`
-where no generation has two words."""
+if no generation has two words."""

@@ -1,4 +1,4 @@
-"""What each row of a suite was written with, so that three files are one suite.
+"""Digests of a suite's rows, which tell whether its three files belong together.
 
 A suite's provenance holds a digest of each row's prompt, kl and completions, and one of its
 continuations. Limits, tags and metadata are the user's to edit, and rows may be added by hand.
@@ -18,11 +18,11 @@ from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.tokens import StoredTokens
 
 MEASURED = {"kl", "completions"}
-"""What a row was measured as; the prompt is in its id."""
+"""Keys of a row's measurement; the prompt is in its id."""
 
 
 def row_digests(row: Case, tokens: StoredTokens | None) -> str:
-    """The digests of a row and of its continuations, joined; of the row alone without any."""
+    """Return the digests of a row and of its continuations, if it has any, joined."""
     turns = [turn.model_dump() for turn in row.turns]
     measured = row.model_dump(mode="json", include=MEASURED, exclude_none=True)
     parts = [_digest([row.id, turns, measured])]

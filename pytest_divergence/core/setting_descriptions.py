@@ -1,7 +1,7 @@
-"""Each setting in words, once: what it means, and which values it takes.
+"""Each setting in words, once: its meaning and the values that it takes.
 
-pytest registers an option for each of them in every session, so this imports nothing heavy. What
-a value may be is checked in `pytest_divergence.core.settings`.
+pytest registers an option for each of them in every session, so this imports nothing heavy. Values
+are checked in `pytest_divergence.core.settings`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Description:
 
     field: str
     metavar: str
-    """The value's name in `--help`; a switch has none."""
+    """Name of the value in `--help`; a switch has none."""
     help: str
     rule: str = ""
-    """What a value must be, where not every text is one: ends the sentence that refuses it."""
+    """Values allowed, if not every text is; ends the sentence that refuses a value."""
 
     @property
     def is_switch(self) -> bool:
