@@ -115,8 +115,8 @@ def file_lock(
         _acquire(lock, timeout, lambda: on_wait(path) if on_wait else None)
     except filelock.Timeout:
         raise StoreError(
-            f"{path} is still held by another process after {timeout:g} s; "
-            "wait for it to finish, or end it"
+            f"another process still holds {path} after {timeout:g} s; "
+            "wait for it to finish, or stop it"
         ) from None
     except OSError as error:
         raise StoreError(f"cannot lock {path}: {error.strerror or error}") from error
@@ -198,7 +198,7 @@ def latest_report_dir(reports: Path) -> Path | None:
     folder = reports / name
     if not _is_name(name) or folder.is_symlink():
         raise StoreError(
-            f"{latest} names {safe_line(name)}, which is no folder of a run beside it; remove it"
+            f"{latest} names {safe_line(name)}, which is not a run's folder beside it; remove it"
         )
     return folder if folder.is_dir() else None
 
@@ -229,7 +229,7 @@ def check_inside(folder: Path, *, within: Path) -> None:
     except ValueError:  # not a path: making it raises the reason
         return
     if not is_inside:
-        raise StoreError(f"{folder} leads out of {within} by a symbolic link; remove it")
+        raise StoreError(f"{folder} leads out of {within} through a symbolic link; remove the link")
 
 
 def user_cache(*parts: str) -> Path:
@@ -254,7 +254,7 @@ def user_cache_path() -> Path:
         return platformdirs.user_cache_path("pytest-divergence")
     except RuntimeError as error:
         raise StoreError(
-            f"there is no folder for the cache ({error}); name one with {CACHE_VARIABLE}"
+            f"this system has no cache folder ({error}); set {CACHE_VARIABLE} to one"
         ) from None
 
 

@@ -97,8 +97,8 @@ def replace_together(files: Mapping[Path, bytes], record: Path, *, is_alone: boo
         if has_committed:
             why = (
                 f"cannot put {record.parent / error.filename2 if error.filename2 else target} in "
-                f"place: {error.strerror or error}; the new files are whole, and the next command "
-                "that reads them does it"
+                f"place: {error.strerror or error}; the new files are complete, and the next "
+                "command that reads them puts them in place"
             )
         raise StoreError(why) from error
     finally:
@@ -127,8 +127,8 @@ def _finish(record: Path, targets: tuple[Path, ...]) -> None:
         return
     except OSError as error:
         raise StoreError(
-            f"{record.parent} holds a write that was cut off ({record.name}), and it cannot be "
-            f"finished: {error.strerror or error}; make the folder writable and start again"
+            f"{record.parent} holds an interrupted write ({record.name}) that cannot be finished: "
+            f"{error.strerror or error}; make the folder writable and start again"
         ) from error
 
 
@@ -155,8 +155,8 @@ def _named_in(record: Path, targets: tuple[Path, ...]) -> dict[Path, Path]:
 
 def _unusable(record: Path) -> StoreError:
     return StoreError(
-        f"{record} is no record of a write that was cut off; remove it, and restore the files "
-        "beside it from where they come from"
+        f"{record} is not the record of an interrupted write; remove it, and restore the files "
+        "beside it from their source"
     )
 
 
@@ -181,8 +181,8 @@ def _is_locked(descriptor: int, folder: Path) -> bool:
         except BlockingIOError:
             if time.monotonic() > end:
                 raise StoreError(
-                    f"{folder} is still held by another process after {LOCK_SECONDS:g} s; wait for "
-                    "it to finish, or end it"
+                    f"another process still holds {folder} after {LOCK_SECONDS:g} s; wait for it "
+                    "to finish, or stop it"
                 ) from None
             time.sleep(0.02)
         except OSError:  # a network disk may know no such lock

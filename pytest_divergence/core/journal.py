@@ -96,14 +96,16 @@ class Journal:
         """Load the whole lines; leave the file with our key first and no torn line at its end."""
         data = self._data()
         whole = data.rfind(b"\n") + 1
-        lost = [f"a torn tail of {len(data) - whole:,} bytes was cut"] if whole < len(data) else []
+        lost = (
+            [f"a torn tail of {len(data) - whole:,} bytes was removed"] if whole < len(data) else []
+        )
         records = _records_in(data)
         content = _content_of(records)
         if records and records[0] is None:
-            lost.append("its first line is damaged, so all units are done again")
+            lost.append("its first line is damaged, so all units are redone")
         elif content.num_damaged:
             units = "unit is" if content.num_damaged == 1 else "units are"
-            lost.append(f"{content.num_damaged} damaged {units} done again")
+            lost.append(f"{content.num_damaged} damaged {units} redone")
         if lost:
             self.recovered = f"{self.path}: {'; '.join(lost)}"
         if content.key == key:
@@ -194,8 +196,8 @@ def _unit_record(unit: str, result: object) -> bytes:
         strict_loads(record)
     except (TypeError, ValueError, RecursionError) as error:
         raise MeasurementError(
-            f"work unit {safe_line(unit)} returned what plain JSON cannot hold ({error}); "
-            "return finite numbers, strings, lists and dicts with string keys"
+            f"work unit {safe_line(unit)} returned a value that plain JSON cannot hold "
+            f"({error}); return finite numbers, strings, lists and dicts with string keys"
         ) from error
     return record
 

@@ -218,7 +218,7 @@ def _finite(text: str) -> float:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that JSON knows")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _why_invalid(error: jsonlines.InvalidLineError, line: bytes) -> str:
@@ -230,4 +230,4 @@ def _why_invalid(error: jsonlines.InvalidLineError, line: bytes) -> str:
         return f"not UTF-8 ({cause.reason} at byte {cause.start}); save the file as UTF-8"
     if line.endswith(b"\n"):
         return f"not valid JSON: {cause}"
-    return f"not valid JSON: {cause}; the last line has no end, so the file may have been cut off"
+    return f"not valid JSON: {cause}; the last line has no line break, so the file may be cut off"

@@ -75,14 +75,13 @@ def promote(
     path, found = _source(source, root_of)
     provenance = found.provenance
     if provenance is None:
-        raise SuiteError(path, None, "has no provenance beside it; promote what a search has found")
+        raise SuiteError(path, None, "has no provenance file; promote the suite of a search")
     if before is not None:
         check_same_pair(
             before,
             provenance,
             relation="belongs to",
-            if_other="name another file, or bring this one up to date first with "
-            f"{setting('update')}",
+            if_other=f"name another file, or update this one first with {setting('update')}",
         )
         _check_same_quantity(target, before, path, found)
     cases, behaviours = _chosen(path, found, provenance, choice or Choice())
@@ -155,17 +154,15 @@ def _target(target: Path, *, is_adding: bool) -> StoredSuite | None:
     """Return the suite that exists at `target`, if any, once its name is checked."""
     if not is_suite(target) or target.name == SUITE_SUFFIX:
         raise SettingsError(
-            f"{target} is no name of a suite: it must end in {SUITE_SUFFIX}, or pytest would not "
-            f"collect it; for instance {target.with_name(target.name.split('.')[0] or 'release')}"
-            f"{SUITE_SUFFIX}"
+            f"{target} cannot name a suite: the name must end in {SUITE_SUFFIX}, or pytest does "
+            "not collect it; for example "
+            f"{target.with_name(target.name.split('.')[0] or 'release')}{SUITE_SUFFIX}"
         )
     if not target.exists():  # a first promotion that was killed starts over
         return None
     finish(suite_record(target), suite_files(target))
     if not is_adding:
-        raise SettingsError(
-            f"{target} is there already; add to it with --add, or name another file"
-        )
+        raise SettingsError(f"{target} exists already; add to it with --add, or name another file")
     return read_suite(target)
 
 
@@ -176,14 +173,14 @@ def _source(source: Path, root_of: Callable[[], Path]) -> tuple[Path, StoredSuit
         return source, read_suite(source)
     report = load_report(path)
     if not report.has_cases:
-        raise SettingsError(f"run {report.run.id} kept no case; there is nothing to promote")
+        raise SettingsError(f"run {report.run.id} kept no cases, so there is nothing to promote")
     suite = suite_of(report, path, root_of)
     found = read_suite(suite)
     values = {case.id: case.kl for case in report.cases if not case.off_distribution}
     if values != {case.id: case.kl for case in found.suite.cases}:
         raise SettingsError(
-            f"{suite} does not hold the cases of run {report.run.id}: another search of this pair "
-            "has written it since; promote the suite itself"
+            f"{suite} no longer holds the cases of run {report.run.id}: a later search of this "
+            "pair has replaced it; promote the suite itself"
         )
     return suite, found
 
@@ -196,7 +193,7 @@ def _check_same_quantity(target: Path, before: StoredSuite, path: Path, found: S
     raise SuiteError(
         target,
         None,
-        f"is measured in {old.metric} ({old.unit}), and {path} in {new.metric} "
+        f"is measured in {old.metric} ({old.unit}), but {path} in {new.metric} "
         f"({new.unit}); name another file, or measure one of them in the other's metric with "
         f"{setting('update')}",
     )
@@ -231,7 +228,7 @@ def _check_complete(path: Path, found: StoredSuite, cases: Sequence[Case]) -> No
         raise SuiteError(
             path,
             None,
-            "no case was chosen, and a suite needs one: name some with --id, or all with --all",
+            "no case was chosen, but a suite needs one; choose some with --id, or all with --all",
         )
     for case in cases:
         missing = "kl" if case.kl is None else "" if case.id in found.tokens else "continuations"
@@ -239,8 +236,8 @@ def _check_complete(path: Path, found: StoredSuite, cases: Sequence[Case]) -> No
             raise SuiteError(
                 path,
                 found.suite.lines[case.id],
-                f"case {case.id} has no {missing}, so it was never measured; fill it in with "
-                f"{setting('fill')}, or choose others with --id",
+                f"case {case.id} has no {missing}, so it was never measured; measure it with "
+                f"{setting('fill')}, or choose other cases with --id",
             )
 
 
@@ -273,7 +270,7 @@ def _resolved(given: str, known: Sequence[str], what: str, path: Path) -> str:
         return found[0]
     if found:
         raise SuiteError(
-            path, None, f"{safe_line(given)} begins {len(found)} {what}s: {', '.join(found)}"
+            path, None, f"{safe_line(given)} matches {len(found)} {what}s: {', '.join(found)}"
         )
     there = ", ".join(known[:10]) + (", …" if len(known) > 10 else "")
     raise SuiteError(

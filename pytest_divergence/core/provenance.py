@@ -221,8 +221,8 @@ def accept(behaviour_id: str, suites: Sequence[Path]) -> list[Path]:
                 write_provenance(path, provenance.model_copy(update={"behaviours": marked}))
                 changed.append(suite)
     if not changed:
-        where = ", ".join(map(str, suites)) or "any folder given: there is no suite"
-        names = f"; known there: {', '.join(known)}" if known else ""
+        where = ", ".join(map(str, suites)) or "the folders given, which hold no suite"
+        names = f"; known: {', '.join(known)}" if known else ""
         raise SettingsError(f"no behaviour {behaviour_id} in {where}{names}")
     return changed
 

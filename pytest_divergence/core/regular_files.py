@@ -81,7 +81,7 @@ def open_own(path: AnyPath, flags: int) -> int:
         found = os.fstat(descriptor)
         _check(found)
         if found.st_nlink > 1:
-            raise refused("it is a hard link to a file that lies elsewhere too")
+            raise refused("it is a hard link, so another name leads to it too")
     except OSError:
         os.close(descriptor)
         raise
@@ -109,9 +109,9 @@ def append_at_once(path: AnyPath, data: bytes) -> None:
     try:
         with open(path, "ab", buffering=0, opener=opened) as file:
             if (file.write(data) or 0) < len(data):
-                raise refused("not all of it was taken", errno.EAGAIN)
+                raise refused("not all of it was written", errno.EAGAIN)
     except ValueError:
-        raise refused("it is no path") from None
+        raise refused("it is not a path") from None
 
 
 def make_folders(folder: Path) -> None:
@@ -119,7 +119,7 @@ def make_folders(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except ValueError:  # holds NUL, or half a character
-        raise refused("it is no path") from None
+        raise refused("it is not a path") from None
 
 
 def refused(reason: str, number: int = errno.EINVAL) -> OSError:
@@ -131,7 +131,7 @@ def _stat(path: AnyPath, *, follow_symlinks: bool) -> os.stat_result:
     try:
         return os.stat(path, follow_symlinks=follow_symlinks)
     except ValueError:  # holds NUL, or half a character
-        raise refused("it is no path") from None
+        raise refused("it is not a path") from None
 
 
 def _check(found: os.stat_result) -> None:

@@ -278,7 +278,7 @@ def report_path(given: Path) -> Path | None:
     if given.name == LATEST and (given.is_symlink() or not given.is_dir()):
         folder = latest_report_dir(given.parent)
         if folder is None:
-            raise SettingsError(f"{LATEST}: there is no run yet in {given.parent}; name a suite")
+            raise SettingsError(f"{LATEST}: no run in {given.parent} yet; name a suite")
         return folder / REPORT
     if given.is_dir():
         if not (given / REPORT).is_file():
@@ -304,5 +304,5 @@ def suite_of(report: Report, path: Path, root_of: Callable[[], Path]) -> Path:
     )
     suite = from_here(suite_path(project or root_of(), *specs))
     if not suite.is_file():
-        raise SettingsError(f"the suite of run {report.run.id} is not there any more: {suite}")
+        raise SettingsError(f"the suite of run {report.run.id} no longer exists: {suite}")
     return suite

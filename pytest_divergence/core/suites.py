@@ -96,7 +96,9 @@ def load_suite(path: AnyPath) -> Suite:
         case = validated(path, number, row, Case)
         if case.id in lines:
             raise SuiteError(
-                path, number, f"the prompt of line {lines[case.id]} again (id {case.id}); drop one"
+                path,
+                number,
+                f"repeats the prompt of line {lines[case.id]} (id {case.id}); drop one",
             )
         if len(cases) == MAX_CASES:
             raise SuiteError(path, number, f"more than {MAX_CASES:,} cases; split the suite")
@@ -104,7 +106,7 @@ def load_suite(path: AnyPath) -> Suite:
         cases.append(case)
     suite = Suite(Path(path), tuple(cases), lines)
     if not suite.cases:
-        raise SuiteError(path, None, "holds no case; an empty suite would pass without a test")
+        raise SuiteError(path, None, "has no cases; an empty suite would pass without a test")
     return suite
 
 
@@ -231,7 +233,7 @@ def _kept_texts(
     now = _read(path, load_tokens)
     if now != replace(instead_of, tokens=dict(instead_of.tokens)):
         raise SuiteError(
-            path, None, "was changed by others since it was read, so it stays as it is; start again"
+            path, None, "has changed since it was read, so it was not overwritten; start again"
         )
     texts = _texts(now.suite)
     return {id_: text for id_, (line, text) in texts.items() if lines.get(id_) == line}
@@ -268,7 +270,7 @@ def _check_number(path: AnyPath, count: int) -> None:
 
 def _row_by_row(path: Path) -> Iterator[SuiteError]:
     if not is_suite(path):
-        yield SuiteError(path, None, f"is no suite; the name of one ends in {SUITE_SUFFIX}")
+        yield SuiteError(path, None, f"is not a suite; the name of a suite ends in {SUITE_SUFFIX}")
         return
     yield from _row_faults(path, Case)
     tokens, provenance, _ = suite_files(path)
@@ -294,7 +296,7 @@ def _row_faults(path: Path, model: type[Row]) -> Iterator[SuiteError]:
                 yield fault
                 continue
             if lines.setdefault(id_, number) != number:
-                yield SuiteError(path, number, f"line {lines[id_]} again (id {id_}); drop one")
+                yield SuiteError(path, number, f"repeats line {lines[id_]} (id {id_}); drop one")
     except SuiteError as fault:
         yield fault
 

@@ -54,7 +54,7 @@ def load_tokens(path: AnyPath) -> dict[str, StoredTokens]:
     for number, row in read_rows(path):
         tokens = validated(path, number, row, StoredTokens)
         if tokens.id in stored:
-            raise SuiteError(path, number, f"the tokens of case {tokens.id} again; drop one")
+            raise SuiteError(path, number, f"repeats the tokens of case {tokens.id}; drop one")
         stored[tokens.id] = tokens
     return stored
 

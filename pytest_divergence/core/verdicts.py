@@ -45,8 +45,8 @@ def check_bound(
     least = f"{_rounded_up(FLOOR_FACTOR * noise):.3g}"
     way_out = "" if dtype == "float32" else f", or measure in float32 ({setting('dtype')})"
     raise SettingsError(
-        f"{name}={max_kl:g} is within the noise: the reference reads up to {noise:.3g} "
-        f"{floor.unit_of(metric)} against itself, and a bound must be at least {FLOOR_FACTOR:g} x "
+        f"{name}={max_kl:g} is within the noise: the reference differs from itself by up to "
+        f"{noise:.3g} {floor.unit_of(metric)}, and a bound must be at least {FLOOR_FACTOR:g} x "
         f"that, {least}; raise max_kl to at least {least}{way_out}"
     )
 

@@ -27,7 +27,7 @@ def suite_features() -> datasets.Features:
         from datasets import Features, Json  # noqa: F401
     except ImportError:
         raise SettingsError(
-            "the columns of a suite need a datasets that has datasets.Json: "
+            "the columns of a suite need a version of datasets that has datasets.Json: "
             "pip install --upgrade datasets"
         ) from None
     schema = json.loads(published_path("suite").read_text("utf-8"))

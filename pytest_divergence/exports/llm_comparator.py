@@ -39,7 +39,7 @@ def exported(suites: Sequence[StoredSuite]) -> Exported:
         raise SuiteError(
             suites[0].suite.path,
             None,
-            "no case holds the models' answers, which LLM Comparator shows; measure them with "
+            "no case has the models' answers, which LLM Comparator shows; measure the cases with "
             f"{setting('fill')}",
         )
     document = {
@@ -70,7 +70,7 @@ def _models(suites: Sequence[StoredSuite]) -> tuple[str, str]:
     if len(pairs) > 1:
         first, second, *_ = pairs.values()
         raise SuiteError(
-            second, None, f"belongs to another pair than {first}; export one pair at a time"
+            second, None, f"belongs to a different pair than {first}; export one pair at a time"
         )
     (pair,) = pairs
     return pair

@@ -40,7 +40,8 @@ def non_inferiority(
     _check("forward KL", [*new, *old])
     _check("floor or margin", [floor, margin])
     if not len(new) == len(old) == len(clusters):
-        raise ValueError(f"{len(new)} new, {len(old)} old values and {len(clusters)} clusters")
+        lengths = f"{len(new)}, {len(old)}, {len(clusters)}"
+        raise ValueError(f"new, old and clusters need one entry a row; got {lengths}")
     if floor <= 0 or margin <= 1:
         raise ValueError(f"floor={floor} must be above 0, and margin={margin} above 1")
     grouped: defaultdict[Hashable, list[float]] = defaultdict(list)

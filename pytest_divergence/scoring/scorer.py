@@ -134,7 +134,9 @@ def summarise(
     divergence between the two models' distributions over texts, per token, in its direction.
     """
     if not on_reference or not on_candidate:
-        raise MeasurementError("a measurement needs a continuation of each model; there is none")
+        raise MeasurementError(
+            "a measurement needs a continuation from each model, but one has none"
+        )
     forward = _per_token(on_reference, lambda scores: scores.forward)
     reverse = _per_token(on_candidate, lambda scores: scores.reverse)
     both = on_reference, on_candidate
@@ -260,7 +262,7 @@ def _per_token(scores: Sequence[TokenScores], pick: Callable[[TokenScores], Tens
 
 def _added(scores: TokenScores) -> Tensor:
     if scores.added is None:
-        raise MeasurementError("the scores hold no value of the metric that is asked for")
+        raise MeasurementError("the scores hold no value of the requested metric")
     return scores.added
 
 

@@ -68,7 +68,7 @@ def case_prompt(case: Case) -> Prompt:
     """
     if case.template_arguments:
         raise MeasurementError(
-            f"case {case.id} has template_arguments, which this pytest-divergence cannot give to a "
+            f"case {case.id} has template_arguments, which this pytest-divergence cannot pass to a "
             "chat template; upgrade it: pip install --upgrade pytest-divergence"
         )
     return case.turns if case.messages is not None else case.text
@@ -202,7 +202,7 @@ def _continuations(stored: StoredTokens) -> Continuations:
 def _check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
     if prompt_digest(pair.chat.prompt_ids(case_prompt(case))) != stored.prompt_sha256:
         raise PromptIdsError(
-            f"case {case.id}: the prompt's token ids are not those it was stored with, so the "
+            f"case {case.id}: the prompt's token ids differ from the stored ones, so the "
             "tokenizer, the chat template or the system prompt has changed. Use the suite's own "
             "(its provenance file names them), or search again."
         )
