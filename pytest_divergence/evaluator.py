@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class EvaluationResult(Evaluation):
-    """What was measured: plain values with tables. `print` shows it, `model_dump()` is plain."""
+    """Result of an evaluation. `print` shows it as tables, `model_dump()` returns plain values."""
 
     def table(self) -> Table:
-        """A rich table, one row a prompt, the most divergent first."""
+        """Return a rich table, one row a prompt, the most divergent first."""
         return prompt_table(self)
 
     def __rich__(self) -> Group:
@@ -56,10 +56,10 @@ class ModelEvaluator:
         *,
         controls: Sequence[str] | None = None,
     ) -> None:
-        """`model_1` is the reference, `model_2` the candidate: both specs, or both in memory.
+        """Take `model_1`, the reference, and `model_2`, the candidate: both specs or both loaded.
 
         Models in memory come with their `tokenizer`. `controls` are the ordinary prompts that
-        effectiveness is measured against: the shipped ones unless given, none with []. Raises
+        effectiveness is measured against: the shipped ones by default, none with []. Raises
         `SettingsError`, and what loading raises.
         """
         self._start_with(_pair(model_1, model_2, tokenizer), prompts, config, controls)
@@ -73,7 +73,7 @@ class ModelEvaluator:
         *,
         controls: Sequence[str] | None = None,
     ) -> ModelEvaluator:
-        """The same on a pair that is there already, such as `load_model_pair` returns."""
+        """Return an evaluator of a pair that is already loaded, such as by `load_model_pair`."""
         evaluator = cls.__new__(cls)
         evaluator._start_with(pair, prompts, config, controls)
         return evaluator

@@ -1,7 +1,6 @@
-"""What a suite's rows say together: growth, breadth, shift. Plain values and the rule of each.
+"""Verdicts on a suite's rows together: growth, breadth, shift. Plain values and their rules.
 
-Knows what passes; does not know how a number is computed
-(`pytest_divergence.scoring.aggregate_tests`).
+Decides what passes; does not compute the numbers (`pytest_divergence.scoring.aggregate_tests`).
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ AggregateVerdict = Literal["passed", "failed", "inconclusive"]
 
 WORST_FIRST: tuple[AggregateVerdict, ...] = ("failed", "inconclusive", "passed")
 MIN_CLUSTERS = 32
-"""Below so many units no interval for their mean is honest."""
+"""Fewer units give no honest interval for their mean."""
 MIN_CONTROLS = 59
-"""With fewer rows, all within the bound, 95 % confidence in 95 % of prompts is not to be had."""
+"""Rows needed for 95 % confidence in 95 % of prompts, if all are within the bound."""
 MAX_SHARE_OVER = 0.05
 """Share of ordinary prompts that may exceed the bound."""
 MAX_P_VALUE = 0.05
@@ -48,7 +47,7 @@ class Growth:
 
     @property
     def verdict(self) -> AggregateVerdict:
-        """Passed only where the interval's upper end is under the margin."""
+        """Verdict: passed only if the interval's upper end is below the margin."""
         if self.is_insufficient:
             return "inconclusive"
         if self.high < self.margin:
@@ -69,7 +68,7 @@ class GrownRow:
 
 @dataclass(frozen=True)
 class Breadth:
-    """How many ordinary prompts exceed the bound."""
+    """Number of ordinary prompts that exceed the bound, with its test."""
 
     num_over: int
     num_rows: int
@@ -79,11 +78,11 @@ class Breadth:
     p_value: float
     """One-sided, of the hypothesis that 5 % or more exceed the bound."""
     unit: str = NATS_PER_TOKEN
-    """The bound's."""
+    """Unit of the bound."""
 
     @property
     def share(self) -> float:
-        """The share over the bound."""
+        """Share of the rows over the bound."""
         return self.num_over / self.num_rows
 
     @property
@@ -93,7 +92,7 @@ class Breadth:
 
     @property
     def verdict(self) -> AggregateVerdict:
-        """Passed only where 5 % or more over the bound can be ruled out."""
+        """Verdict: passed only if 5 % or more over the bound can be ruled out."""
         if self.p_value < MAX_P_VALUE:
             return "passed"
         return "failed" if self.share > MAX_SHARE_OVER else "inconclusive"
@@ -111,24 +110,24 @@ class Shift:
 
     @property
     def verdict(self) -> Literal["passed", "failed"]:
-        """The point value decides."""
+        """Verdict on the point value."""
         return judge(self.mean, self.limit)
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """All that is judged of a suite's rows together."""
+    """Checks of a suite's rows together."""
 
     growth: Growth
     breadth: Breadth | None
     no_breadth: str
-    """Why breadth is not checked, where it is not."""
+    """Reason why breadth is not checked; empty if it is."""
     grown: tuple[GrownRow, ...]
-    """The rows that grew most, the first most of all."""
+    """Rows that grew most, the largest growth first."""
 
     @property
     def verdict(self) -> AggregateVerdict:
-        """Failed where any check failed, else inconclusive where any is, else passed."""
+        """Worst verdict of the checks."""
         found = {self.growth.verdict}
         if self.breadth is not None:
             found.add(self.breadth.verdict)
@@ -136,7 +135,7 @@ class Aggregate:
 
 
 def unit_of(row: Case) -> Hashable:
-    """The unit that a row belongs to: rows that a search found from one seed are one."""
+    """Return the unit of a row: rows that a search found from the same seed share one."""
     origin = row.origin
     if row.is_control or origin is None or origin.seed is None:
         return row.id
@@ -144,5 +143,5 @@ def unit_of(row: Case) -> Hashable:
 
 
 def log_ratio(new: float, old: float, floor: float) -> float:
-    """ln(new / old), where values under the noise floor count as the floor."""
+    """Return ln(new / old); values below the noise floor count as the floor."""
     return math.log(max(new, floor)) - math.log(max(old, floor))

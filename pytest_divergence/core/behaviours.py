@@ -1,6 +1,6 @@
 """A behaviour: a recurring way in which the candidate's continuations differ.
 
-Knows the record, its id, and which records mean one behaviour. Does not know how behaviours are
+Knows the record, its id, and which records mean the same behaviour. Does not know how they are
 found or confirmed.
 """
 
@@ -28,7 +28,7 @@ class Example(Record):
 
 
 class TellingContinuation(Record):
-    """An answer that tells the models apart, and by how much: what a replay measures again."""
+    """An answer that separates the models, and by how much; a replay measures it again."""
 
     prompt: str
     text: str
@@ -39,7 +39,7 @@ class TellingContinuation(Record):
 
     @property
     def limit(self) -> float:
-        """Below it, in nats, the behaviour is gone: half of what was read when it was found."""
+        """Log-ratio, in nats, below which the behaviour is gone: half of the value when found."""
         return self.log_ratio / 2
 
 
@@ -52,7 +52,7 @@ class When(Record):
     """Prompts with the property on which the candidate shows the behaviour."""
     num_with: Count
     without_count: Count
-    """The same of prompts without it."""
+    """Prompts without it on which the candidate shows the behaviour."""
     num_without: Count
     reference_count: Count
     """Prompts of both kinds on which the reference shows it."""
@@ -61,22 +61,22 @@ class When(Record):
 
 
 class Behaviour(Record):
-    """What the candidate does, how often, and whether the user knows and accepts it."""
+    """Something that the candidate does, how often, and whether the user accepts it."""
 
     id: SafeId
     name: str
-    """For people: the longest motif, or the trait in words."""
+    """Name for people: the longest motif, or the trait in words."""
     kind: Literal["general", "conditional"]
     """`general`: at least a fifth of the controls show it or, for a trait, they show it more than
     half as often as the prompts that it was confirmed on; `conditional`: the rest."""
     content: bool | None = None
-    """Whether it is in what is said, and not only in how; null where that was not judged."""
+    """Whether it changes what is said, and not only how; null if that was not judged."""
     breadth: Literal["prompts", "general", "local"] | None = None
     """Triggered by some prompts, shown everywhere, or only on the prompts that are named."""
     when: When | None = None
-    """What the prompts that cause it have in common, where that held up."""
+    """Property that the prompts that cause it share, if one held up on fresh prompts."""
     training_rows: list[Count] | None = None
-    """Rows of the training data that teach it, from 1; null where none were given."""
+    """Rows of the training data that teach it, counted from 1; null without such data."""
     motifs: list[str] = Field(default_factory=list)
     """Texts that recur in the candidate's continuations and not in the reference's."""
     trait: str | None = None
@@ -102,13 +102,13 @@ class Behaviour(Record):
     example_case_ids: list[SafeId] = Field(default_factory=list)
     telling: TellingContinuation | None = None
     absent: bool = False
-    """The suite was updated to a candidate that does not show it; later ones are asked again."""
+    """Whether the suite was updated to a candidate without it; later ones are tested again."""
 
 
 def gates(behaviour: Behaviour, fail_on: str) -> bool:
     """Whether a behaviour fails: confirmed, not accepted, and of the kinds that `fail_on` names.
 
-    A report may name one that this release does not know: then all kinds count.
+    A report may hold a `fail_on` that this release does not know; then all kinds count.
     """
     kinds = {"conditional": ("conditional",), "any": ("conditional", "general"), "none": ()}
     is_of_kind = behaviour.kind in kinds.get(fail_on, kinds["any"])
@@ -118,8 +118,7 @@ def gates(behaviour: Behaviour, fail_on: str) -> bool:
 def is_same(first: Behaviour, second: Behaviour) -> bool:
     """Whether two records mean one behaviour: by id, by trait, or by a motif inside the other's.
 
-    A later search may find the behaviour with another motif in front, so it is told by the overlap
-    of motifs.
+    A later search may put another motif first, so overlapping motifs mean the same behaviour.
     """
     if first.id == second.id:
         return True
@@ -129,7 +128,7 @@ def is_same(first: Behaviour, second: Behaviour) -> bool:
 
 
 def with_accepted(found: Sequence[Behaviour], accepted: Sequence[Behaviour]) -> list[Behaviour]:
-    """`found`, with those marked that are the same as an accepted one."""
+    """Return `found`, with those marked as accepted that are the same as an accepted one."""
     return [
         behaviour.model_copy(update={"accepted": True})
         if any(is_same(behaviour, other) for other in accepted)
@@ -139,7 +138,7 @@ def with_accepted(found: Sequence[Behaviour], accepted: Sequence[Behaviour]) -> 
 
 
 def behaviour_id(motifs_or_trait: Sequence[str] | str) -> str:
-    """The id of a behaviour: the same for motifs in any order, case and spacing.
+    """Return the id of a behaviour, equal for motifs in any order, case and spacing.
 
     Raises ValueError without any motif.
     """
@@ -152,11 +151,11 @@ def behaviour_id(motifs_or_trait: Sequence[str] | str) -> str:
 
 
 def _holds(first: Behaviour, second: Behaviour) -> bool:
-    """Whether a motif of one stands in what the other says."""
+    """Whether a motif of `first` occurs in the name or a motif of `second`."""
     said = f" {' '.join(map(_normalised, (second.name, *second.motifs)))} "
     return any(f" {_normalised(motif)} " in said for motif in first.motifs)
 
 
 def _normalised(motif: str) -> str:
-    """`motif` without differences of case, spacing and Unicode composition."""
+    """Return `motif` without differences of case, spacing and Unicode composition."""
     return " ".join(normalize("NFC", motif).casefold().split())

@@ -1,4 +1,4 @@
-"""What `pytest-divergence calibrate` found, as one plain value: the record behind its table."""
+"""Results of `pytest-divergence calibrate` as one plain value: the data of its table."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Nuisance(Record):
 
     kind: NuisanceKind
     setting: str
-    """The other one: `eager`, `bfloat16`, `cpu`."""
+    """The setting that was tried: `eager`, `bfloat16`, `cpu`."""
     mean: Number | None = None
     max: Number | None = None
     num_measurements: Count = 0
     reason: str | None = None
-    """Why it could not be measured, safe to show."""
+    """Reason why it could not be measured, safe to show."""
 
 
 class InjectedNoise(Record):
@@ -39,11 +39,11 @@ class InjectedNoise(Record):
     size: Number
     """Standard deviation of the noise, relative to each weight matrix's own."""
     values: list[Number] = Field(default_factory=list)
-    """What each prompt's replay reads, in the metric's unit."""
+    """Replayed value of each prompt, in the metric's unit."""
     num_over: Count = 0
     """Prompts over the bound."""
     reason: str | None = None
-    """Why it could not be measured, safe to show."""
+    """Reason why it could not be measured, safe to show."""
 
     @property
     def is_caught(self) -> bool:
@@ -59,22 +59,22 @@ class CalibrationReport(Record):
     attention: str
     metric: str
     unit: str = NATS_PER_TOKEN
-    """The metric's."""
+    """Unit of the metric."""
     profile: str
     noise_floor: NoiseFloor
     nuisances: list[Nuisance]
     typical_shift: TypicalShift
     bound: Bound
     planted: list[InjectedNoise]
-    """The smallest size first."""
+    """Noise of each size, the smallest first."""
     planted_prompts: list[str]
     effort: Effort
-    """Of all that the table shows, also what an earlier run measured."""
+    """Work for the whole table, an earlier run's included."""
     is_cached: bool
-    """All of it had been measured before."""
+    """Whether all of it had been measured before."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def smallest_caught(self) -> float | None:
-        """The smallest planted size that the bound catches; None where it catches none."""
-        return next((one.size for one in self.planted if one.is_caught), None)
+        """Smallest noise that the bound catches; None if it catches none."""
+        return next((noise.size for noise in self.planted if noise.is_caught), None)

@@ -76,13 +76,13 @@ class Message(Record):
 
 
 class Measurement(Record):
-    """What was measured on one prompt, over its stored continuations: nats per token.
+    """Measurement of one prompt over its stored continuations, in nats per token.
 
     Only `value` and `sd` are in `unit`.
     """
 
     value: Number
-    """The asserted number: `metric`'s."""
+    """The asserted number, in `metric`."""
     metric: str
     forward: Number
     """KL(reference || candidate)."""
@@ -101,17 +101,17 @@ class Measurement(Record):
     estimator: Literal["fresh", "stored"]
     """`fresh` continuations of both models, or `stored` ones that an earlier candidate wrote."""
     unit: str = NATS_PER_TOKEN
-    """Of an added metric that names its own; left out of files where it is the usual one."""
+    """Unit of `value` and `sd`; left out of files where it is the usual one."""
     evidence: Annotated[str, Field(pattern="^(full|head:[1-9][0-9]*|chosen|text)$")] | None = None
-    """What was known at each position: all probabilities, the K largest, that of the chosen token,
-    or only the text; left out of files where it is not said."""
+    """Data known at each position: all probabilities, the K largest, that of the chosen token, or
+    only the text; left out of files where it is unknown."""
     k3: Number | None = None
-    """The value by the chosen tokens' probabilities alone (Schulman 2020, "Approximating KL
+    """Value from the chosen tokens' probabilities alone (Schulman 2020, "Approximating KL
     divergence"); left out of files where it was not measured."""
 
     @property
     def quantity(self) -> str:
-        """What people call the number: KL, or the name of an added metric."""
+        """Name of the number for people: KL, or the name of an added metric."""
         return quantity(self.metric)
 
     @model_serializer(mode="wrap")
@@ -129,13 +129,13 @@ class Completions(Record):
 
 
 class Origin(Record):
-    """Where a search found the prompt."""
+    """Source of a prompt that a search found."""
 
     strategy: str
     seed: str | None = None
     """The seed prompt it started from."""
     search_kl: Number | None = None
-    """What the search read, in nats per token; `kl` is the confirmed value."""
+    """Value during the search, in nats per token; `kl` is the confirmed value."""
 
 
 class Case(Record):
@@ -154,17 +154,17 @@ class Case(Record):
     max_kl: PositiveNumber | None = None
     """Asserted limit in nats per token; None takes the session's."""
     tags: tuple[str, ...] = ()
-    """Free, but for `control`: an ordinary prompt, measured together with others of its kind."""
+    """Free text, except for `control`: an ordinary prompt, measured with the other controls."""
     behaviour: SafeId | None = None
     """Id of the behaviour that the prompt shows."""
     kl: Measurement | None = None
-    """What was measured; None in a row that no one has filled in."""
+    """Measurement; None in a row that has not been filled in."""
     completions: Completions | None = None
     origin: Origin | None = None
     template_arguments: dict[str, JsonValue] | None = None
-    """What the chat template is given for this prompt, such as a date; part of the id."""
+    """Arguments of the chat template for this prompt, such as a date; part of the id."""
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
-    """Whatever else a user or a plugin wants to keep; it changes no verdict."""
+    """Anything else that a user or a plugin wants to keep; it changes no verdict."""
 
     @model_validator(mode="before")
     @classmethod
@@ -218,7 +218,7 @@ class Case(Record):
 
     @property
     def is_control(self) -> bool:
-        """Whether it is an ordinary prompt that shows broad change, and no item of its own."""
+        """Whether it is an ordinary prompt that shows broad change, and not a test item."""
         return CONTROL_TAG in self.tags
 
     @property
@@ -233,33 +233,33 @@ class Case(Record):
         return self.turns[-1].content
 
     def with_changes(self: AnyCase, **changes: Any) -> AnyCase:
-        """A copy with `changes`, checked as a new case is."""
+        """Return a copy with `changes`, checked like a new case."""
         kept = {name: getattr(self, name) for name in self.model_fields_set if name != "id"}
         return type(self)(**{**kept, **changes})
 
     def to_row(self) -> dict[str, Any]:
-        """The row as plain JSON values in key order; keys without a value are left out."""
+        """Return the row as plain JSON values in key order; keys without a value are left out."""
         row = self.model_dump(mode="json")
         return {key: value for key, value in row.items() if value is not None}
 
 
 def quantity(metric: str) -> str:
-    """What people call a metric's numbers: KL, or the name of an added metric."""
+    """Return the name of a metric's numbers for people: KL, or that of an added metric."""
     return "KL" if metric in BUILT_IN_METRICS else metric
 
 
 def is_same_quantity(metric: str, other: str) -> bool:
-    """Whether a limit of one metric means anything beside a number of the other."""
+    """Whether a limit in one metric can be compared with a number in the other."""
     return quantity(metric) == quantity(other)
 
 
 def case_id(
     prompt: str | Sequence[Message], template_arguments: Mapping[str, JsonValue] | None = None
 ) -> str:
-    """The id of a prompt: a slug for people and a digest of the exact text for machines.
+    """Return the id of a prompt: a slug for people and a digest of the exact text for machines.
 
-    Never depends on rank, KL or models. A single user turn has the id of its text. What the chat
-    template is given counts as part of the prompt.
+    Never depends on rank, KL or models. A single user turn has the id of its text. Arguments of the
+    chat template count as part of the prompt.
     """
     if not isinstance(prompt, str) and len(prompt) == 1 and prompt[0].role == "user":
         prompt = prompt[0].content
@@ -274,7 +274,7 @@ def case_id(
 
 
 def canonical_json(value: object) -> str:
-    """The one text of a JSON value that digests are made of."""
+    """Return the canonical JSON text of a value, which digests are computed from."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 

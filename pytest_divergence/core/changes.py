@@ -1,4 +1,4 @@
-"""What differs between two records of one kind, in words for the inside of a sentence."""
+"""Differences between two records of one kind, in words for the inside of a sentence."""
 
 from __future__ import annotations
 

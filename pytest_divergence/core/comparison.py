@@ -1,4 +1,4 @@
-"""What differs between two suites, or two runs: cases, behaviours, limits, models.
+"""Differences between two suites, or two runs: cases, behaviours, limits, models.
 
 Knows plain values; does not know how they are shown.
 """
@@ -28,12 +28,12 @@ class CaseState(Record):
     max_kl: Number | None = None
     """Its own limit, else that of its suite or run."""
     verdict: str | None = None
-    """A run's, else what the stored value and the limit say."""
+    """Verdict of the run, else of the stored value against the limit."""
     behaviour: str | None = None
 
 
 class CaseDifference(Record):
-    """One case that is not the same on both sides; None: it is not there."""
+    """One case that differs between the sides; None on a side that lacks it."""
 
     id: str
     change: Change
@@ -52,7 +52,7 @@ class BehaviourState(Record):
 
 
 class BehaviourDifference(Record):
-    """One behaviour that is not the same on both sides; None: it is not there."""
+    """One behaviour that differs between the sides; None on a side that lacks it."""
 
     id: str
     change: Change
@@ -62,7 +62,7 @@ class BehaviourDifference(Record):
 
 
 class ValueDifference(Record):
-    """Something of the whole file that differs, in words or as a number."""
+    """One property of the whole file that differs, in words or as a number."""
 
     name: str
     before: Number | str | None
@@ -70,7 +70,7 @@ class ValueDifference(Record):
 
 
 class ControlsDifference(Record):
-    """Control rows: how many are there, and how many of both sides read another value."""
+    """Control rows: how many each side has, and how many of the shared ones changed."""
 
     before: Count
     after: Count
@@ -78,7 +78,7 @@ class ControlsDifference(Record):
 
 
 class Differences(Record):
-    """All that differs, the cases that moved most first."""
+    """All differences, the cases that changed most first."""
 
     values: list[ValueDifference]
     cases: list[CaseDifference]
@@ -94,10 +94,10 @@ class Differences(Record):
 
 @dataclass(frozen=True)
 class Side:
-    """What is compared of one file."""
+    """Values of one file that are compared."""
 
     metric: str | None
-    """In which it was measured; None where nothing was."""
+    """Metric of the measurements; None without any."""
     reference: str
     candidate: str
     bound: Bound | None
@@ -109,7 +109,7 @@ class Side:
 
 
 def compare(before: Side, after: Side) -> Differences:
-    """What differs between two sides."""
+    """Return the differences between two sides."""
     return Differences(
         values=list(_values(before, after)),
         cases=_cases(before, after),
@@ -119,13 +119,13 @@ def compare(before: Side, after: Side) -> Differences:
 
 
 def read_side(path: Path) -> Side:
-    """A suite, or the report of a run. Raises SettingsError, SuiteError."""
+    """Read a suite, or the report of a run. Raises SettingsError, SuiteError."""
     report = report_path(path)
     return side_of_suite(read_suite(path)) if report is None else side_of_run(load_report(report))
 
 
 def side_of_suite(stored: StoredSuite) -> Side:
-    """What is compared of a suite."""
+    """Return the values of a suite that are compared."""
     provenance = stored.provenance
     bound = provenance.bound if provenance is not None else None
     return Side(
@@ -134,23 +134,23 @@ def side_of_suite(stored: StoredSuite) -> Side:
         metric=stored.measured.metric if stored.measured is not None else None,
         bound=bound,
         typical_shift=provenance.typical_shift if provenance is not None else None,
-        cases={one.id: (one.text, _state(one, bound)) for one in stored.suite.cases},
-        controls={one.id: _state(one, None) for one in stored.suite.controls},
+        cases={case.id: (case.text, _state(case, bound)) for case in stored.suite.cases},
+        controls={row.id: _state(row, None) for row in stored.suite.controls},
         behaviours=_by_id(provenance.behaviours if provenance is not None else ()),
     )
 
 
 def side_of_run(report: Report) -> Side:
-    """What is compared of a run."""
+    """Return the values of a run that are compared."""
     calibration = report.calibration
     shift = calibration.typical_shift
     return Side(
         reference=report.pair.reference,
         candidate=report.pair.candidate,
-        metric=next((one.kl.metric for one in report.cases if one.kl is not None), None),
+        metric=next((case.kl.metric for case in report.cases if case.kl is not None), None),
         bound=calibration.bound,
         typical_shift=shift.summary() if shift is not None else None,
-        cases={one.id: (one.text, _state(one, calibration.bound)) for one in report.cases},
+        cases={case.id: (case.text, _state(case, calibration.bound)) for case in report.cases},
         controls={},
         behaviours=_by_id(report.behaviours),
     )
@@ -168,7 +168,7 @@ def _state(case: Case, bound: Bound | None) -> CaseState:
 
 
 def _by_id(behaviours: Iterable[Behaviour]) -> dict[str, Behaviour]:
-    return {one.id: one for one in behaviours}
+    return {behaviour.id: behaviour for behaviour in behaviours}
 
 
 def _values(before: Side, after: Side) -> Iterable[ValueDifference]:
@@ -180,7 +180,7 @@ def _values(before: Side, after: Side) -> Iterable[ValueDifference]:
     }
     shifts = (before.typical_shift, after.typical_shift)
     for part in ("mean", "p99", "max"):
-        first, second = (getattr(one, part) if one is not None else None for one in shifts)
+        first, second = (getattr(shift, part) if shift is not None else None for shift in shifts)
         pairs[f"typical shift, {part}"] = (first, second)
     for name, (old, new) in pairs.items():
         if old != new:
@@ -192,12 +192,12 @@ def _value(bound: Bound | None) -> float | None:
 
 
 def _cases(before: Side, after: Side) -> list[CaseDifference]:
-    """The largest change of KL first; then those that are on one side only, the largest first."""
+    """Return the largest changes of KL first; then cases on one side only, the largest first."""
     found = []
     for id_ in before.cases.keys() | after.cases.keys():
         (prompt, old), (_, new) = (
-            one.cases.get(id_, (other.cases.get(id_, ("",))[0], None))
-            for one, other in ((before, after), (after, before))
+            side.cases.get(id_, (other.cases.get(id_, ("",))[0], None))
+            for side, other in ((before, after), (after, before))
         )
         if old != new:
             found.append(
@@ -221,17 +221,17 @@ def _rank(difference: CaseDifference) -> tuple[bool, float, float, str]:
 
 
 def _log_ratio(old: CaseState | None, new: CaseState | None) -> float | None:
-    """Values under what arithmetic leaves count as that: their ratio would be noise."""
+    """Return ln(new / old), with values raised to the arithmetic floor: below it they are noise."""
     if old is None or new is None or old.kl is None or new.kl is None:
         return None
-    first, second = (max(one, ARITHMETIC_FLOOR) for one in (old.kl, new.kl))
+    first, second = (max(kl, ARITHMETIC_FLOOR) for kl in (old.kl, new.kl))
     return math.log(second / first)
 
 
 def _behaviours(before: Side, after: Side) -> Iterable[BehaviourDifference]:
     both = {**before.behaviours, **after.behaviours}
     for id_ in sorted(both):
-        old, new = (_standing(one.behaviours.get(id_)) for one in (before, after))
+        old, new = (_standing(side.behaviours.get(id_)) for side in (before, after))
         if old != new:
             yield BehaviourDifference(
                 id=id_, change=_change(old, new), name=both[id_].name, before=old, after=new

@@ -1,6 +1,6 @@
-"""What can go wrong: the types, and how a fault in a record reads.
+"""Errors of this package, and the wording of a fault in a record.
 
-A message names the thing, shows the value, states the rule and says the way out.
+A message names the thing, shows the value, states the rule and gives the next step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 MAX_REASON = 500
-"""Characters of what is said of one value."""
+"""Characters that a message says of one value, at most."""
 
 
 class DivergenceError(Exception):
@@ -38,7 +38,7 @@ class TokenizerMismatchError(ModelLoadError):
 
 
 class NonFiniteLogitsError(DivergenceError):
-    """A model returned NaN or infinite logits, so there is no divergence to speak of."""
+    """A model returned NaN or infinite logits, so there is no divergence."""
 
 
 class NoGradientError(DivergenceError):
@@ -50,7 +50,7 @@ class MeasurementError(DivergenceError):
 
 
 class PromptIdsError(MeasurementError):
-    """A prompt that is now read as other token ids than those its continuations belong to."""
+    """A prompt whose token ids are no longer those that its continuations belong to."""
 
 
 class StoreError(DivergenceError):
@@ -68,14 +68,14 @@ class SuiteError(DivergenceError):
         self.reason = reason
 
     def __str__(self) -> str:
-        """`path:line: reason`, which editors and CI turn into a link."""
+        """Return `path:line: reason`, which editors and CI turn into a link."""
         path = visible(self.path)
         where = path if self.line is None else f"{path}:{self.line}"
         return f"{where}: {self.reason}"
 
 
 def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first fault that pydantic found in a `model`, in one sentence: key, value, rule."""
+    """Return the first fault that pydantic found in a `model` as a sentence: key, value, rule."""
     fault = error.errors(include_url=False)[0]
     key = safe_line(".".join(str(part) for part in fault["loc"]), 80).replace('"', "")
     if fault["type"] == "value_error":
@@ -90,7 +90,7 @@ def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def one_of(name: str, known: Sequence[str]) -> str:
-    """What a name must be, and which of the known ones was meant."""
+    """Return the rule for a name, with the known name that was probably meant."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"must be one of {', '.join(known)}" + (f"; did you mean {close[0]}?" if close else "")
 
@@ -102,7 +102,7 @@ def _unknown_key(key: str, known: list[str]) -> str:
 
 
 def _keys_at(model: Any, place: tuple[int | str, ...]) -> list[str]:
-    """The keys of the record at `place` inside a `model`."""
+    """Return the keys of the record at `place` inside a `model`."""
     for name in (part for part in place if part in model.model_fields):
         model = next(_records_in(model.model_fields[name].annotation), model)
     return list(model.model_fields)
@@ -116,7 +116,7 @@ def _records_in(annotation: Any) -> Iterator[Any]:
 
 
 def _cut(reason: str) -> str:
-    """A sentence that may quote what is in a file, which knows no end."""
+    """Return `reason`, cut: it may quote a file, which may be endless."""
     return reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]} …"
 
 

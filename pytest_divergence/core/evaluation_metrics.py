@@ -1,4 +1,4 @@
-"""The metrics that two models are compared on: their names, and what each says of a prompt.
+"""Names of the metrics that two models are compared on, and their meaning for a prompt.
 
 Imports nothing but the standard library: `--help` and the check of an argument need the names.
 """
@@ -15,15 +15,15 @@ METRICS: Mapping[str, str] = {
     "reverse_kl": "KL(model 2 || model 1) on model 2's generations, nats per token",
     "js": "Jensen-Shannon divergence on both models' generations, nats per token",
     "effectiveness": "kl_divergence less the mean of ordinary prompts, nats per token",
-    "same_top_share": "share of the tokens at which both models would choose the same one",
+    "same_top_share": "share of tokens at which both models would choose the same one",
     "perplexity_1": "perplexity of model 2's generation under model 1",
     "perplexity_2": "perplexity of model 2's generation under model 2",
     "prompt_nll_1": "negative log-likelihood of the prompt under model 1, nats per token",
     "prompt_nll_2": "negative log-likelihood of the prompt under model 2, nats per token",
-    "distinct_1": "different words over all words of model 2's generations on the prompt",
-    "distinct_2": "different pairs of words over all pairs of words there",
+    "distinct_1": "distinct words over all words in model 2's generations on the prompt",
+    "distinct_2": "distinct pairs of words over all pairs of words in them",
     "self_similarity": "mean similarity (0 to 1) of two of model 2's generations on the prompt",
 }
-"""What each metric of a prompt says, by its name. One that cannot be computed is not there:
+"""Meaning of each metric of a prompt, by its name. A metric that cannot be computed is left out:
 `effectiveness` without ordinary prompts, `self_similarity` of a single generation, `distinct_2`
-where no generation has two words."""
+if no generation has two words."""

@@ -1,4 +1,4 @@
-"""Two models compared on given prompts: what was measured, as one plain value.
+"""Measurements of two models on given prompts, as one plain value.
 
 Does not know how they are measured or shown, nor what each metric says
 (`pytest_divergence.core.evaluation_metrics`).
@@ -18,7 +18,7 @@ from pytest_divergence.core.report import Difference
 
 
 class Diversity(Record):
-    """How different a set of texts is from each other."""
+    """Diversity of a set of texts."""
 
     distinct_1: Rate | None = None
     """Different words over all words (distinct-n; Li et al. 2016, arXiv:1510.03055); None where
@@ -48,7 +48,7 @@ class PromptEvaluation(Record):
 
 
 class OrdinaryPrompts(Record):
-    """What ordinary prompts read, measured as the evaluated ones were: nats per token."""
+    """Divergence of ordinary prompts, measured like the evaluated ones, in nats per token."""
 
     num_prompts: Count
     mean: Number
@@ -61,7 +61,7 @@ class Evaluation(Record):
     model_1: str
     model_2: str
     metric: str
-    """Which divergence `kl_divergence` is."""
+    """Name of the divergence in `kl_divergence`."""
     prompts: list[PromptEvaluation]
     """In the order in which they were given."""
     differences: list[Difference] = Field(default_factory=list)
@@ -69,13 +69,13 @@ class Evaluation(Record):
     ordinary: OrdinaryPrompts | None = None
     prompt_diversity: Diversity
     diversity_1: Diversity
-    """Of all that model 1 wrote."""
+    """Diversity of all that model 1 wrote."""
     diversity_2: Diversity
 
     @property
     def by_divergence(self) -> list[PromptEvaluation]:
         """The prompts, the most divergent first."""
-        return sorted(self.prompts, key=lambda one: -one.metrics["kl_divergence"])
+        return sorted(self.prompts, key=lambda prompt: -prompt.metrics["kl_divergence"])
 
 
 def passing(
@@ -83,9 +83,9 @@ def passing(
     min_metrics: Mapping[str, float],
     max_metrics: Mapping[str, float],
 ) -> list[int]:
-    """Indices of the rows whose metrics lie within all limits; one that it lacks does not.
+    """Return the indices of the rows within all limits; a metric that a row lacks is outside.
 
-    Raises `SettingsError` for a metric that no row has, and where no row is left.
+    Raises `SettingsError` for a metric that no row has, and if no row is left.
     """
     known = sorted({name for row in rows for name in row})
     for argument, limits in (("min_metrics", min_metrics), ("max_metrics", max_metrics)):

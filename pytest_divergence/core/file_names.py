@@ -1,6 +1,6 @@
-"""What our files and folders are called, and how messages show a path.
+"""Names of our files and folders, and paths as messages show them.
 
-Knows names only: touches no file but to tell where it lies.
+Knows names only; opens no file.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from pytest_divergence.core.safe_text import slug
 AnyPath = str | PathLike[str]
 
 FOLDER = ".divergence"
-"""In the root folder of a project: what searches and reports leave there."""
+"""Folder in the root of a project that searches and reports write to."""
 SUITES, JOURNAL, REPORTS = "suites", "journal", "reports"
-"""Its folders."""
+"""Folders in it."""
 LATEST = "latest"
-"""Among the reports: the pointer to the last run's."""
+"""Pointer, among the reports, to the last run's."""
 
 SUITE_SUFFIX = ".divergence.jsonl"
 TOKENS, PROVENANCE = "tokens.jsonl", "provenance.json"
-"""What lies beside a suite, by the end of its name."""
+"""Endings of the names of the files beside a suite."""
 REPORT = "report.json"
 RECORD_SUFFIX = ".divergence-commit"
-"""How the name of a hidden file beside a suite ends while its files change."""
+"""Ending of the name of the hidden file beside a suite while its files change."""
 
 
 def suite_path(root: Path, model_1: str, model_2: str) -> Path:
-    """Where a search of this pair writes its suite; the digest tells apart equal slugs."""
+    """Return the path of the suite of this pair's search; the digest separates equal slugs."""
     pair = f"{model_1}\0{model_2}".encode("utf-8", "surrogatepass")
     digest = hashlib.sha256(pair).hexdigest()[:8]
     stem = f"{_short(model_1)}--{_short(model_2)}-{digest}"
@@ -43,31 +43,31 @@ def is_suite(path: AnyPath) -> bool:
 
 
 def sidecar_path(suite: AnyPath, kind: str) -> Path:
-    """The file beside a suite: `x.divergence.jsonl` and `tokens.jsonl` give `x.tokens.jsonl`."""
+    """Return the file beside a suite: `x.tokens.jsonl` for `x.divergence.jsonl`, `tokens.jsonl`."""
     path = Path(suite)
     stem = path.name.removesuffix(SUITE_SUFFIX) if is_suite(path) else path.stem
     return path.with_name(f"{stem}.{kind}")
 
 
 def suite_files(suite: AnyPath) -> tuple[Path, Path, Path]:
-    """Where the tokens, the provenance and the rows of a suite lie."""
+    """Return the paths of the tokens, the provenance and the rows of a suite."""
     return sidecar_path(suite, TOKENS), sidecar_path(suite, PROVENANCE), Path(suite)
 
 
 def suite_record(suite: AnyPath) -> Path:
-    """The file that stands beside a suite while its files change."""
+    """Return the path of the file that lies beside a suite while its files change."""
     path = Path(suite)
     return path.with_name(f".{path.name.removesuffix(SUITE_SUFFIX)}{RECORD_SUFFIX}")
 
 
 def suite_beside(path: Path) -> Path:
-    """The suite that a file belongs to: its own path, or for another file the suite beside it."""
+    """Return the suite that a file belongs to: its own path, or the suite beside it."""
     kind = next((kind for kind in (PROVENANCE, TOKENS) if path.name.endswith(f".{kind}")), None)
     return path.with_name(path.name.removesuffix(f".{kind}") + SUITE_SUFFIX) if kind else path
 
 
 def from_here(path: Path) -> Path:
-    """A path as messages show it: from the working directory."""
+    """Return a path as messages show it, relative to the working directory."""
     try:
         return Path(os.path.relpath(path))
     except ValueError:  # another drive
@@ -75,6 +75,6 @@ def from_here(path: Path) -> Path:
 
 
 def _short(spec: str) -> str:
-    """The last part of a spec's name: what people call the model."""
+    """Return the last part of a spec's name, which people call the model by."""
     name = spec.split(",")[0].rstrip("/").rsplit("/", 1)[-1]
     return slug(name)

@@ -1,7 +1,7 @@
 """Files, folders and locks that survive a crash: old or new, never half.
 
-Knows how to write a file and how to make the folders that files lie in; knows nothing of what is
-in them.
+Knows how to write a file and how to make the folders that files lie in; knows nothing of their
+content.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ CACHE_VARIABLE = "PYTEST_DIVERGENCE_CACHE"
 """Environment variable that moves the user cache folder."""
 
 STRAY_SUFFIX = ".divergence-tmp"
-"""How the temporary files of `write_atomically` end."""
+"""Ending of the temporary files of `write_atomically`."""
 
 RUN_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What a folder that we name is called."""
+"""Pattern of the names of folders that we make."""
 MAX_NAME_BYTES = 1024
-"""Of the file that stands in for the link `latest`."""
+"""Size limit of the file that replaces the link `latest`."""
 
 
 def write_atomically(path: AnyPath, data: str | bytes) -> None:
@@ -51,8 +51,8 @@ def write_atomically(path: AnyPath, data: str | bytes) -> None:
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Replace several files, in order, once the data of all of them is on the disk.
 
-    What killed writers left beside them is removed. Raises StoreError, with all old files intact,
-    where one of them cannot be written.
+    Leftovers of killed writers beside them are removed. Raises StoreError, with all old files
+    intact, where one of them cannot be written.
     """
     staged: dict[Path, Path] = {}
     target = Path()
@@ -77,7 +77,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 def stage(temporary: Path, target: Path, data: bytes) -> None:
     """Write `data` to the disk under a new name, to replace `target` with; its mode stays.
 
-    Raises OSError, also where the target is no regular file, but a symbolic link, say.
+    Raises OSError, also where the target is not a regular file, but a symbolic link, say.
     """
     check_replaceable(target)
     _write_new(temporary, data)
@@ -86,13 +86,13 @@ def stage(temporary: Path, target: Path, data: bytes) -> None:
 
 
 def sweep_strays(folder: Path, *, start: str = ".", max_age: float = 3600.0) -> list[Path]:
-    """Remove what killed writers left in `folder`, and say what; names begin with `start`.
+    """Remove leftovers of killed writers whose names begin with `start`, and return them.
 
-    Only files older than `max_age` seconds go: a younger one may belong to a run that is writing.
+    Only files older than `max_age` seconds go: a newer one may belong to a run that is writing.
     """
     swept = []
     with contextlib.suppress(OSError):  # the folder may not be there yet
-        for stray in [Path(one) for one in os.scandir(folder) if one.name.endswith(STRAY_SUFFIX)]:
+        for stray in [path for path in folder.iterdir() if path.name.endswith(STRAY_SUFFIX)]:
             is_old = time.time() - stray.lstat().st_mtime >= max_age
             if is_old and stray.name.startswith(start):
                 stray.unlink(missing_ok=True)
@@ -106,7 +106,8 @@ def file_lock(
 ) -> Iterator[None]:
     """Hold the lock file at `path`; `on_wait` is called once if another process holds it.
 
-    Local disks only. Raises StoreError after `timeout` seconds, and for what is no file of ours.
+    Local disks only. Raises StoreError after `timeout` seconds, and for a path that is not a file
+    of ours.
     """
     lock = filelock.FileLock(path)
     try:
@@ -114,8 +115,8 @@ def file_lock(
         _acquire(lock, timeout, lambda: on_wait(path) if on_wait else None)
     except filelock.Timeout:
         raise StoreError(
-            f"{path} is still held by another process after {timeout:g} s; "
-            "wait for it to finish, or end it"
+            f"another process still holds {path} after {timeout:g} s; "
+            "wait for it to finish, or stop it"
         ) from None
     except OSError as error:
         raise StoreError(f"cannot lock {path}: {error.strerror or error}") from error
@@ -155,9 +156,9 @@ class DivergenceFolder:
         return make_folder(self._report_dir, within=self._root)
 
     def new_report_dir(self, run_id: str) -> Path:
-        """A new folder for one run's reports, to which `latest` now points.
+        """Make a new folder for one run's reports and point `latest` to it.
 
-        Where `run_id` is taken, a number is put behind it.
+        If `run_id` is taken, a number is appended.
         """
         reports = self.reports
         latest = reports / LATEST
@@ -179,10 +180,10 @@ class DivergenceFolder:
 
 
 def latest_report_dir(reports: Path) -> Path | None:
-    """The folder that `latest` points to, link or file; None before the first run.
+    """Return the folder that `latest` points to, link or file; None before the first run.
 
-    Raises StoreError where it names anything but a folder beside it: whoever writes a report's
-    pages anew writes them there.
+    Raises StoreError where it names anything but a folder beside it, because pages of a report are
+    rewritten there.
     """
     latest = reports / LATEST
     try:
@@ -197,13 +198,13 @@ def latest_report_dir(reports: Path) -> Path | None:
     folder = reports / name
     if not _is_name(name) or folder.is_symlink():
         raise StoreError(
-            f"{latest} names {safe_line(name)}, which is no folder of a run beside it; remove it"
+            f"{latest} names {safe_line(name)}, which is not a run's folder beside it; remove it"
         )
     return folder if folder.is_dir() else None
 
 
 def make_folder(folder: Path, *, within: Path) -> Path:
-    """The folder, made with those above it where it is not there.
+    """Return the folder, made with its parents if it is missing.
 
     Raises StoreError where it cannot be made, and as `check_inside` does.
     """
@@ -216,7 +217,7 @@ def make_folder(folder: Path, *, within: Path) -> Path:
 
 
 def check_inside(folder: Path, *, within: Path) -> None:
-    """Refuse a folder that lies in `within` by its name, and leads out of it by a symbolic link.
+    """Refuse a folder whose path lies in `within`, but leads out of it through a symbolic link.
 
     A stranger's checkout may hold such a link. Raises StoreError.
     """
@@ -225,14 +226,14 @@ def check_inside(folder: Path, *, within: Path) -> None:
         return
     try:
         is_inside = Path(os.path.realpath(named)).is_relative_to(os.path.realpath(top))
-    except ValueError:  # no path, which shows when it is made
+    except ValueError:  # not a path: making it raises the reason
         return
     if not is_inside:
-        raise StoreError(f"{folder} leads out of {within} by a symbolic link; remove it")
+        raise StoreError(f"{folder} leads out of {within} through a symbolic link; remove the link")
 
 
 def user_cache(*parts: str) -> Path:
-    """A folder, made on use, of the user's cache; `PYTEST_DIVERGENCE_CACHE` moves the cache.
+    """Return a folder of the user's cache, made on use; `PYTEST_DIVERGENCE_CACHE` moves the cache.
 
     Raises StoreError for parts that are not plain names.
     """
@@ -243,9 +244,9 @@ def user_cache(*parts: str) -> Path:
 
 
 def user_cache_path() -> Path:
-    """Where the user's cache is, or would be: nothing is made.
+    """Return the path of the user's cache, without making it.
 
-    Raises StoreError where the system tells of no home folder.
+    Raises StoreError where the system names no home folder.
     """
     if moved := os.environ.get(CACHE_VARIABLE):
         return Path(moved)
@@ -253,22 +254,22 @@ def user_cache_path() -> Path:
         return platformdirs.user_cache_path("pytest-divergence")
     except RuntimeError as error:
         raise StoreError(
-            f"there is no folder for the cache ({error}); name one with {CACHE_VARIABLE}"
+            f"this system has no cache folder ({error}); set {CACHE_VARIABLE} to one"
         ) from None
 
 
 def temporary_start(target: Path) -> str:
-    """How the names of the files begin that are staged for `target`."""
+    """Return the beginning of the names of files staged for `target`."""
     return f".{target.name[:60]}."
 
 
 def temporary_name(target: Path) -> Path:
-    """A new name beside `target`, to stage a file under."""
+    """Return a new name beside `target`, to stage a file under."""
     return target.with_name(f"{temporary_start(target)}{secrets.token_hex(6)}{STRAY_SUFFIX}")
 
 
 def open_folder(folder: Path) -> int:
-    """The descriptor of a folder, to sync or to lock it by. Raises OSError."""
+    """Open a folder, to sync or lock it, and return its descriptor. Raises OSError."""
     return os.open(folder, os.O_RDONLY)
 
 

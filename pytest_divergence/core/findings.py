@@ -1,4 +1,4 @@
-"""What a check found, for people."""
+"""Findings of a check, for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """Finding of one check."""
 
     level: Literal["ok", "note", "fail"]
     """`note`: nothing is wrong, but someone may want to know."""

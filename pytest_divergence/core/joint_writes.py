@@ -1,8 +1,8 @@
 """Files that belong together change together: all are old or all are new, whenever a writer dies.
 
-A record beside them names the staged files; the moment in which it appears is the moment in which
-the new files count. Whoever comes next, reader or writer, puts in place what a killed writer left.
-Knows nothing of what is in the files.
+A record beside them names the staged files; from the moment that it exists, the new files count.
+The next reader or writer puts in place what a killed writer left. Knows nothing of the files'
+content.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if os.name == "posix":
     import fcntl
 
 LOCK_SECONDS = 30.0
-"""A writer is alone with its folder for some milliseconds."""
+"""Time to wait for a lock, which a writer holds for milliseconds."""
 MAX_RECORD_BYTES = 4096
 
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[bool]:
-    """Keep other writers out of a folder; False where the system cannot.
+    """Keep other writers out of a folder; yields False where the system cannot.
 
     The folder itself is locked, so that no lock file stays beside committed files. Raises
     StoreError where another process holds it too long.
@@ -56,9 +56,9 @@ def alone_in(folder: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def alone_with(record: Path, targets: tuple[Path, ...]) -> Iterator[bool]:
-    """Keep other writers out of the folder of a record, once what one left is in place.
+    """Finish an interrupted write, then keep other writers out of the record's folder.
 
-    False where the system cannot. `targets` are the files that the record may speak of. Raises
+    Yields False where the system cannot. `targets` are the files that the record may name. Raises
     StoreError.
     """
     with alone_in(record.parent) as is_alone:
@@ -70,8 +70,8 @@ def alone_with(record: Path, targets: tuple[Path, ...]) -> Iterator[bool]:
 def replace_together(files: Mapping[Path, bytes], record: Path, *, is_alone: bool) -> None:
     """Replace the files, which lie in one folder; hold `alone_with` their record.
 
-    Raises StoreError where one cannot be written: before the record stands all old files are
-    intact, afterwards `finish` puts the new ones in place.
+    Raises StoreError where one cannot be written: until the record exists all old files are intact,
+    after that `finish` puts the new ones in place.
     """
     max_age = 0.0 if is_alone else 3600.0  # no one else is writing, or someone may be
     for target in (*files, record):
@@ -97,8 +97,8 @@ def replace_together(files: Mapping[Path, bytes], record: Path, *, is_alone: boo
         if has_committed:
             why = (
                 f"cannot put {record.parent / error.filename2 if error.filename2 else target} in "
-                f"place: {error.strerror or error}; the new files are whole, and the next command "
-                "that reads them does it"
+                f"place: {error.strerror or error}; the new files are complete, and the next "
+                "command that reads them puts them in place"
             )
         raise StoreError(why) from error
     finally:
@@ -109,9 +109,9 @@ def replace_together(files: Mapping[Path, bytes], record: Path, *, is_alone: boo
 
 
 def finish(record: Path, targets: tuple[Path, ...]) -> None:
-    """Put in place what a writer that died had committed; does nothing where none did.
+    """Put in place what a dead writer had committed, if there is anything.
 
-    `targets` are the files that the record may speak of. Raises StoreError where that cannot be
+    `targets` are the files that the record may name. Raises StoreError where that cannot be
     done.
     """
     if os.path.lexists(record):  # else no lock is needed
@@ -127,13 +127,13 @@ def _finish(record: Path, targets: tuple[Path, ...]) -> None:
         return
     except OSError as error:
         raise StoreError(
-            f"{record.parent} holds a write that was cut off ({record.name}), and it cannot be "
-            f"finished: {error.strerror or error}; make the folder writable and start again"
+            f"{record.parent} holds an interrupted write ({record.name}) that cannot be finished: "
+            f"{error.strerror or error}; make the folder writable and start again"
         ) from error
 
 
 def _named_in(record: Path, targets: tuple[Path, ...]) -> dict[Path, Path]:
-    """What a record says: staged files by target. A stranger may have written it."""
+    """Return a record's staged files by target; a stranger may have written the record."""
     try:
         check_replaceable(record)
         names = json.loads(read_regular(record, MAX_RECORD_BYTES))
@@ -155,8 +155,8 @@ def _named_in(record: Path, targets: tuple[Path, ...]) -> dict[Path, Path]:
 
 def _unusable(record: Path) -> StoreError:
     return StoreError(
-        f"{record} is no record of a write that was cut off; remove it, and restore the files "
-        "beside it from where they come from"
+        f"{record} is not the record of an interrupted write; remove it, and restore the files "
+        "beside it from their source"
     )
 
 
@@ -181,8 +181,8 @@ def _is_locked(descriptor: int, folder: Path) -> bool:
         except BlockingIOError:
             if time.monotonic() > end:
                 raise StoreError(
-                    f"{folder} is still held by another process after {LOCK_SECONDS:g} s; wait for "
-                    "it to finish, or end it"
+                    f"another process still holds {folder} after {LOCK_SECONDS:g} s; wait for it "
+                    "to finish, or stop it"
                 ) from None
             time.sleep(0.02)
         except OSError:  # a network disk may know no such lock

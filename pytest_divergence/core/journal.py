@@ -1,4 +1,4 @@
-"""Finished work units of one run, so that a crash loses at most the one in hand.
+"""Finished work units of one run, so that a crash loses at most the unit in progress.
 
 Knows the file, a checksum and a JSON object a line; knows nothing of what a unit computes.
 """
@@ -22,7 +22,7 @@ from pytest_divergence.core.safe_text import safe_line
 
 FORMAT = 1
 MAX_BYTES = 1 << 30
-"""Of a journal: a search leaves some megabytes."""
+"""Size limit of a journal; a search leaves a few megabytes."""
 
 
 class Journal:
@@ -41,7 +41,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, key: str) -> Journal:
-        """Go on with the journal at `path`, or start one; another run's key starts it afresh.
+        """Continue the journal at `path`, or start one; another run's key starts it afresh.
 
         `key` is a digest of all that may change a result. Raises StoreError.
         """
@@ -49,7 +49,7 @@ class Journal:
         try:
             journal = cls(file, open_own(file, os.O_RDWR | os.O_APPEND))
             try:
-                journal._go_on(key)
+                journal._resume(key)
             except BaseException:
                 journal.close()
                 raise
@@ -62,9 +62,9 @@ class Journal:
         return unit in self._records
 
     def remember(self, unit: str, compute: Callable[[], object]) -> Any:
-        """The stored result of `unit`; where there is none, `compute()`'s, once it is stored.
+        """Return the stored result of `unit`; without one, compute it and store it first.
 
-        Either way the value is what JSON makes of it (a tuple is a list), and the caller's own.
+        Either way the value has passed through JSON (a tuple becomes a list) and is a fresh copy.
         Raises MeasurementError for a result that is not plain JSON, NaN included; StoreError.
         """
         if unit not in self._records:
@@ -80,7 +80,7 @@ class Journal:
             os.close(descriptor)
 
     def __enter__(self) -> Journal:
-        """The journal itself."""
+        """Return the journal itself."""
         return self
 
     def __exit__(
@@ -92,18 +92,20 @@ class Journal:
         """Close the file."""
         self.close()
 
-    def _go_on(self, key: str) -> None:
-        """Take over what is whole; leave the file ending with a whole line and our key on top."""
+    def _resume(self, key: str) -> None:
+        """Load the whole lines; leave the file with our key first and no torn line at its end."""
         data = self._data()
         whole = data.rfind(b"\n") + 1
-        lost = [f"a torn tail of {len(data) - whole:,} bytes was cut"] if whole < len(data) else []
+        lost = (
+            [f"a torn tail of {len(data) - whole:,} bytes was removed"] if whole < len(data) else []
+        )
         records = _records_in(data)
         content = _content_of(records)
         if records and records[0] is None:
-            lost.append("its first line is damaged, so all units are done again")
+            lost.append("its first line is damaged, so all units are redone")
         elif content.num_damaged:
             units = "unit is" if content.num_damaged == 1 else "units are"
-            lost.append(f"{content.num_damaged} damaged {units} done again")
+            lost.append(f"{content.num_damaged} damaged {units} redone")
         if lost:
             self.recovered = f"{self.path}: {'; '.join(lost)}"
         if content.key == key:
@@ -114,7 +116,7 @@ class Journal:
             self._append(_header_record(key))
 
     def _data(self) -> bytes:
-        """What the open file holds: by its path it may be another one by now."""
+        """Return the content of the open file; another file may be at its path by now."""
         assert self._descriptor is not None  # just opened
         size = os.fstat(self._descriptor).st_size
         if size > MAX_BYTES:
@@ -145,18 +147,18 @@ class Journal:
 
 @dataclass(frozen=True)
 class _Content:
-    """What a journal's file held when it was read."""
+    """Content of a journal's file when it was read."""
 
     key: str | None = None
-    """Digest of all that may change a result; None where the first line is no journal's."""
+    """Digest of all that may change a result; None if the first line is not a journal's."""
     units: dict[str, bytes] = field(default_factory=dict)
-    """The record of each finished unit."""
+    """Record of each finished unit."""
     num_damaged: int = 0
-    """Lines that are not what its run wrote; a torn last line is none of them."""
+    """Lines that differ from what its run wrote, not counting a torn last line."""
 
 
 def _content_of(records: Sequence[bytes | None]) -> _Content:
-    """What the records of a file say; None is a damaged one."""
+    """Return the content of a file's records; None is a damaged record."""
     header = _parsed(records[0]) if records else {}
     key = header.get("key")
     if header.get("journal") != FORMAT or not isinstance(key, str):
@@ -174,7 +176,7 @@ def _content_of(records: Sequence[bytes | None]) -> _Content:
 
 
 def _parsed(record: bytes | None) -> dict[str, Any]:
-    """A record; empty where it is damaged, or none of a journal."""
+    """Return a record; empty if it is damaged or not a journal's."""
     with contextlib.suppress(ValueError):
         found = strict_loads(record) if record is not None else None
         if isinstance(found, dict):
@@ -183,30 +185,30 @@ def _parsed(record: bytes | None) -> dict[str, Any]:
 
 
 def _header_record(key: str) -> bytes:
-    """What a journal's first line says."""
+    """Return the record of a journal's first line."""
     return strict_dumps({"journal": FORMAT, "key": key}).encode("utf-8")
 
 
 def _unit_record(unit: str, result: object) -> bytes:
-    """What a line says of a finished unit; raises MeasurementError for what is not plain JSON."""
+    """Return a finished unit's record; raises MeasurementError for what is not plain JSON."""
     try:
         record = strict_dumps({"unit": unit, "result": result}).encode("utf-8")
         strict_loads(record)
     except (TypeError, ValueError, RecursionError) as error:
         raise MeasurementError(
-            f"work unit {safe_line(unit)} returned what plain JSON cannot hold ({error}); "
-            "return finite numbers, strings, lists and dicts with string keys"
+            f"work unit {safe_line(unit)} returned a value that plain JSON cannot hold "
+            f"({error}); return finite numbers, strings, lists and dicts with string keys"
         ) from error
     return record
 
 
 def _line_of(record: bytes) -> bytes:
-    """A record with its checksum, as it stands in the file."""
+    """Return a record with its checksum, as it is in the file."""
     return _checksum(record) + b" " + record + b"\n"
 
 
 def _records_in(data: bytes) -> list[bytes | None]:
-    """The records of a file's whole lines; None for a damaged one."""
+    """Return the records of a file's whole lines; None for a damaged one."""
     return [_checked(line) for line in data.split(b"\n")[:-1]]
 
 

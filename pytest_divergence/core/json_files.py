@@ -1,7 +1,7 @@
 """JSON and JSON Lines: read strictly, and written old or new, never half.
 
 Nothing is repaired or skipped in silence: whatever cannot be used is a `SuiteError` that names
-the line, because a suite that reads shorter than it is would pass. Does not know what the rows are.
+the line, because a suite that lost rows in silence would pass. Does not know what the rows are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ESCAPED = HIDDEN - {"Cn", "Co", "Cs"}
 """Unicode categories that are escaped: what Python knows as assigned differs between versions, and
 half a character cannot be stored at all."""
 DELETE = "\x7f"
-"""The one that json leaves as it is, even in ASCII."""
+"""The one such character that json leaves as it is, even in ASCII."""
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
@@ -43,12 +43,12 @@ def strict_loads(text: str | bytes) -> Any:
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(
-            text.rstrip(" \t\r\n"),  # else what is cut is said to end on a line of its own
+            text.rstrip(" \t\r\n"),  # else the end of a cut document is reported as a new line
             object_pairs_hook=_unique,
             parse_float=_finite,
             parse_constant=_refuse_constant,
         )
-        has_escapes = "\\u" in text  # else half a character shows in the text itself
+        has_escapes = "\\u" in text  # else encoding the text itself finds half a character
         (json.dumps(value, ensure_ascii=False) if has_escapes else text).encode("utf-8")
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
@@ -63,20 +63,25 @@ def strict_loads(text: str | bytes) -> Any:
 
 
 def strict_dumps(value: object, indent: int | None = None) -> str:
-    """`value` as JSON that `strict_loads` reads. Raises ValueError for NaN and infinity.
+    """Return `value` as JSON that `strict_loads` reads. Raises ValueError for NaN and infinity.
 
-    What does not show, or moves what does, is escaped: a diff or a terminal shows a file as it is.
+    Invisible characters, and those that move others, are escaped, so that a diff or a terminal
+    shows a file as it is.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     if text.isascii() and DELETE not in text:
         return text
     return text.translate(
-        {ord(one): _escape(one) for one in set(text) if category(one) in ESCAPED and one != "\n"}
+        {
+            ord(character): _escape(character)
+            for character in set(text)
+            if category(character) in ESCAPED and character != "\n"
+        }
     )
 
 
 def read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line that is not blank. Raises SuiteError."""
+    """Yield the line number and object of each line that is not blank. Raises SuiteError."""
     for number, row in rows_or_faults(path):
         if isinstance(row, SuiteError):
             raise row
@@ -84,9 +89,9 @@ def read_rows(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def rows_or_faults(path: AnyPath) -> Iterator[tuple[int, dict[str, Any] | SuiteError]]:
-    """Line number and object of each line, or the fault that a line has in place of its object.
+    """Yield the line number and object of each line, or the fault of a line in place of its object.
 
-    Raises SuiteError where reading cannot go on: no such file, or over the limits.
+    Raises SuiteError where reading cannot continue: no such file, or over the limits.
     """
     number, line = 0, b""
 
@@ -117,7 +122,7 @@ def write_rows(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def rows_data(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """What `write_rows` writes. Raises SuiteError."""
+    """Return the bytes that `write_rows` writes. Raises SuiteError."""
     ordered = sorted(rows, key=itemgetter("id"))
     for row, following in itertools.pairwise(ordered):
         if row["id"] == following["id"]:
@@ -150,7 +155,7 @@ def write_document(path: AnyPath, document: BaseModel) -> None:
 
 
 def document_data(path: AnyPath, document: BaseModel) -> bytes:
-    """What `write_document` writes. Raises SuiteError."""
+    """Return the bytes that `write_document` writes. Raises SuiteError."""
     try:
         return (strict_dumps(document.model_dump(mode="json"), indent=2) + "\n").encode("utf-8")
     except ValueError as error:
@@ -158,7 +163,7 @@ def document_data(path: AnyPath, document: BaseModel) -> bytes:
 
 
 def validated(path: AnyPath, line: int | None, value: object, model: type[AnyModel]) -> AnyModel:
-    """`value` as a `model`. Raises SuiteError with the first fault as one sentence."""
+    """Return `value` as a `model`. Raises SuiteError with the first fault as one sentence."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -166,7 +171,7 @@ def validated(path: AnyPath, line: int | None, value: object, model: type[AnyMod
 
 
 def read_limited(path: AnyPath) -> bytes:
-    """A whole file. Raises SuiteError where it cannot be read or is too long."""
+    """Read a whole file. Raises SuiteError where it cannot be read or is too long."""
     try:
         return read_regular(path, MAX_FILE_BYTES)
     except OSError as error:
@@ -176,7 +181,7 @@ def read_limited(path: AnyPath) -> bytes:
 
 
 def within_limits(path: AnyPath, data: bytes) -> bytes:
-    """`data`, where all of it is within the limits of reading. Raises SuiteError."""
+    """Return `data` if all of it is within the limits of reading. Raises SuiteError."""
     for number, line in enumerate(io.BytesIO(data), start=1):
         _check_size(path, number, len(line), MAX_LINE_BYTES, "line")
     _check_size(path, None, len(data), MAX_FILE_BYTES, "file")
@@ -213,7 +218,7 @@ def _finite(text: str) -> float:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that JSON knows")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _why_invalid(error: jsonlines.InvalidLineError, line: bytes) -> str:
@@ -225,4 +230,4 @@ def _why_invalid(error: jsonlines.InvalidLineError, line: bytes) -> str:
         return f"not UTF-8 ({cause.reason} at byte {cause.start}); save the file as UTF-8"
     if line.endswith(b"\n"):
         return f"not valid JSON: {cause}"
-    return f"not valid JSON: {cause}; the last line has no end, so the file may have been cut off"
+    return f"not valid JSON: {cause}; the last line has no line break, so the file may be cut off"

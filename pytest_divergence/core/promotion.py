@@ -1,6 +1,6 @@
 """Chosen cases of a search become part of a committed suite, with all that a replay needs.
 
-Knows what goes along: continuations, behaviours, control rows, provenance. Measures nothing.
+Copies continuations, behaviours, control rows and provenance too. Measures nothing.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from pytest_divergence.core.verdicts import approved_limit
 
 @dataclass(frozen=True)
 class Choice:
-    """What to promote; by default every case that was measured, with the behaviours they show."""
+    """Cases and behaviours to promote; by default all measured cases and their behaviours."""
 
     ids: Sequence[str] = ()
     """Cases, each by its id or the start of it."""
     behaviours: Sequence[str] = ()
     """Behaviours and the cases that show them, each by its id or the start of it."""
     is_all: bool = False
-    """Every case and every behaviour."""
+    """Whether to promote every case and every behaviour."""
 
 
 @dataclass(frozen=True)
 class Promoted:
-    """What was written."""
+    """Result of a promotion."""
 
     written: tuple[Case, ...]
     kept: tuple[str, ...]
     """Ids of chosen cases that the target had already, and keeps as they were."""
     num_controls: int
-    """All of the target's."""
+    """Control rows of the target, old and new."""
     behaviours: tuple[Behaviour, ...]
     left_behind: tuple[Behaviour, ...]
     """Confirmed behaviours of the source that were not chosen."""
@@ -67,7 +67,7 @@ def promote(
 ) -> Promoted:
     """Copy the chosen cases of a suite, or of a report's run, into the suite `target`.
 
-    `root_of` tells the project of a run whose report lies elsewhere. `is_adding` merges into a
+    `root_of` returns the project of a run whose report lies elsewhere. `is_adding` merges into a
     target that is there; with `is_forced`, rows that both have are replaced. Raises SettingsError,
     SuiteError or StoreError, and then nothing has changed.
     """
@@ -75,14 +75,13 @@ def promote(
     path, found = _source(source, root_of)
     provenance = found.provenance
     if provenance is None:
-        raise SuiteError(path, None, "has no provenance beside it; promote what a search has found")
+        raise SuiteError(path, None, "has no provenance file; promote the suite of a search")
     if before is not None:
         check_same_pair(
             before,
             provenance,
             relation="belongs to",
-            if_other="name another file, or bring this one up to date first with "
-            f"{setting('update')}",
+            if_other=f"name another file, or update this one first with {setting('update')}",
         )
         _check_same_quantity(target, before, path, found)
     cases, behaviours = _chosen(path, found, provenance, choice or Choice())
@@ -106,14 +105,16 @@ def promote(
         num_controls=sum(row.is_control for row in merged.rows.values()),
         behaviours=tuple(behaviours),
         left_behind=tuple(
-            one for one in provenance.behaviours if one.confirmed and one not in behaviours
+            behaviour
+            for behaviour in provenance.behaviours
+            if behaviour.confirmed and behaviour not in behaviours
         ),
         provenance=merged_provenance,
     )
 
 
 class _Merged:
-    """The target's rows by id, and what belongs to them, as they will be."""
+    """Rows of the target after the promotion, by id, with their tokens and provenance."""
 
     def __init__(self, before: StoredSuite | None) -> None:
         self.rows = {row.id: row for row in before.suite.rows} if before is not None else {}
@@ -131,11 +132,12 @@ class _Merged:
     def with_behaviours(
         self, provenance: Provenance, behaviours: Sequence[Behaviour], *, is_forced: bool
     ) -> Provenance:
-        """The target's own provenance, else the source's, with the behaviours of both."""
+        """Return the target's own provenance, else the source's, with the behaviours of both."""
         base = self.provenance or provenance
-        own = {one.id: one for one in self.provenance.behaviours} if self.provenance else {}
-        new = {one.id: one for one in behaviours}
-        both = {**own, **new} if is_forced else {**new, **own}
+        known = self.provenance.behaviours if self.provenance else ()
+        old = {behaviour.id: behaviour for behaviour in known}
+        new = {behaviour.id: behaviour for behaviour in behaviours}
+        both = {**old, **new} if is_forced else {**new, **old}
         return base.model_copy(update={"behaviours": list(both.values())})
 
 
@@ -149,52 +151,50 @@ def _make_folder(target: Path) -> None:
 
 
 def _target(target: Path, *, is_adding: bool) -> StoredSuite | None:
-    """What is there already."""
+    """Return the suite that exists at `target`, if any, once its name is checked."""
     if not is_suite(target) or target.name == SUITE_SUFFIX:
         raise SettingsError(
-            f"{target} is no name of a suite: it must end in {SUITE_SUFFIX}, or pytest would not "
-            f"collect it; for instance {target.with_name(target.name.split('.')[0] or 'release')}"
-            f"{SUITE_SUFFIX}"
+            f"{target} cannot name a suite: the name must end in {SUITE_SUFFIX}, or pytest does "
+            "not collect it; for example "
+            f"{target.with_name(target.name.split('.')[0] or 'release')}{SUITE_SUFFIX}"
         )
-    if not target.exists():  # a first promotion that was killed is begun anew
+    if not target.exists():  # a first promotion that was killed starts over
         return None
     finish(suite_record(target), suite_files(target))
     if not is_adding:
-        raise SettingsError(
-            f"{target} is there already; add to it with --add, or name another file"
-        )
+        raise SettingsError(f"{target} exists already; add to it with --add, or name another file")
     return read_suite(target)
 
 
 def _source(source: Path, root_of: Callable[[], Path]) -> tuple[Path, StoredSuite]:
-    """The suite that is given, or the one that the run of a report has written."""
+    """Return the suite that is given, or the one that the run of a report wrote."""
     path = report_path(source)
     if path is None:
         return source, read_suite(source)
     report = load_report(path)
     if not report.has_cases:
-        raise SettingsError(f"run {report.run.id} kept no case; there is nothing to promote")
+        raise SettingsError(f"run {report.run.id} kept no cases, so there is nothing to promote")
     suite = suite_of(report, path, root_of)
     found = read_suite(suite)
     values = {case.id: case.kl for case in report.cases if not case.off_distribution}
     if values != {case.id: case.kl for case in found.suite.cases}:
         raise SettingsError(
-            f"{suite} does not hold the cases of run {report.run.id}: another search of this pair "
-            "has written it since; promote the suite itself"
+            f"{suite} no longer holds the cases of run {report.run.id}: a later search of this "
+            "pair has replaced it; promote the suite itself"
         )
     return suite, found
 
 
 def _check_same_quantity(target: Path, before: StoredSuite, path: Path, found: StoredSuite) -> None:
-    """Limits and control rows of one suite are judged together."""
-    ours, theirs = before.measured, found.measured
-    if ours is None or theirs is None or is_same_quantity(ours.metric, theirs.metric):
+    """Refuse metrics that cannot be compared: limits and controls are judged together."""
+    old, new = before.measured, found.measured
+    if old is None or new is None or is_same_quantity(old.metric, new.metric):
         return
     raise SuiteError(
         target,
         None,
-        f"is measured in {ours.metric} ({ours.unit}), and {path} in {theirs.metric} "
-        f"({theirs.unit}); name another file, or measure one of them in the other's metric with "
+        f"is measured in {old.metric} ({old.unit}), but {path} in {new.metric} "
+        f"({new.unit}); name another file, or measure one of them in the other's metric with "
         f"{setting('update')}",
     )
 
@@ -202,23 +202,23 @@ def _check_same_quantity(target: Path, before: StoredSuite, path: Path, found: S
 def _chosen(
     path: Path, found: StoredSuite, provenance: Provenance, choice: Choice
 ) -> tuple[list[Case], list[Behaviour]]:
-    """The cases to copy, and the behaviours that go with them."""
-    known = {one.id: one for one in provenance.behaviours}
-    named = {_resolved(one, list(known), "behaviour", path) for one in choice.behaviours}
+    """Return the cases to copy and the behaviours to copy with them."""
+    known = {behaviour.id: behaviour for behaviour in provenance.behaviours}
+    named = {_resolved(given, list(known), "behaviour", path) for given in choice.behaviours}
     by_id = {case.id: case for case in found.suite.cases}
-    ids = {_resolved(one, list(by_id), "case", path) for one in choice.ids}
+    ids = {_resolved(given, list(by_id), "case", path) for given in choice.ids}
     is_narrow = bool(choice.ids or choice.behaviours) and not choice.is_all
     cases = [
         case
         for case in found.suite.cases
-        if (case.id in ids or any(_shows(case, known[one]) for one in named))
+        if (case.id in ids or any(_shows(case, known[id_]) for id_ in named))
         or (not is_narrow and case.kl is not None)
     ]
     _check_complete(path, found, cases)
     behaviours = [
-        one
-        for one in provenance.behaviours
-        if choice.is_all or one.id in named or any(_shows(case, one) for case in cases)
+        behaviour
+        for behaviour in provenance.behaviours
+        if choice.is_all or behaviour.id in named or any(_shows(case, behaviour) for case in cases)
     ]
     return cases, behaviours
 
@@ -228,7 +228,7 @@ def _check_complete(path: Path, found: StoredSuite, cases: Sequence[Case]) -> No
         raise SuiteError(
             path,
             None,
-            "no case was chosen, and a suite needs one: name some with --id, or all with --all",
+            "no case was chosen, but a suite needs one; choose some with --id, or all with --all",
         )
     for case in cases:
         missing = "kl" if case.kl is None else "" if case.id in found.tokens else "continuations"
@@ -236,13 +236,13 @@ def _check_complete(path: Path, found: StoredSuite, cases: Sequence[Case]) -> No
             raise SuiteError(
                 path,
                 found.suite.lines[case.id],
-                f"case {case.id} has no {missing}, so it was never measured; fill it in with "
-                f"{setting('fill')}, or choose others with --id",
+                f"case {case.id} has no {missing}, so it was never measured; measure it with "
+                f"{setting('fill')}, or choose other cases with --id",
             )
 
 
 def _controls(found: StoredSuite, merged: _Merged, *, is_forced: bool) -> list[Case]:
-    """Control rows of the source that the target gets: as many as it has room for."""
+    """Return the control rows of the source that the target has room for."""
     usable = [row for row in found.suite.controls if row.kl is not None and row.id in found.tokens]
     there = [row for row in usable if row.id in merged.rows]
     new = [row for row in usable if row.id not in merged.rows]
@@ -252,8 +252,8 @@ def _controls(found: StoredSuite, merged: _Merged, *, is_forced: bool) -> list[C
 
 
 def _approved(case: Case, provenance: Provenance) -> Case:
-    """The case with the limit that its own value gives it."""
-    assert case.kl is not None  # `_check_complete` has seen to it
+    """Return the case with the limit that its own value gives it."""
+    assert case.kl is not None  # checked by `_check_complete`
     floor = provenance.noise_floor
     limit = approved_limit(case.kl.value, floor.of(case.kl.metric) if floor is not None else None)
     return case.with_changes(max_kl=limit)
@@ -264,13 +264,13 @@ def _shows(case: Case, behaviour: Behaviour) -> bool:
 
 
 def _resolved(given: str, known: Sequence[str], what: str, path: Path) -> str:
-    """The one id that `given` is, or begins."""
-    found = [given] if given in known else [one for one in known if one.startswith(given)]
+    """Return the one id that `given` is, or is the start of."""
+    found = [given] if given in known else [id_ for id_ in known if id_.startswith(given)]
     if len(found) == 1:
         return found[0]
     if found:
         raise SuiteError(
-            path, None, f"{safe_line(given)} begins {len(found)} {what}s: {', '.join(found)}"
+            path, None, f"{safe_line(given)} matches {len(found)} {what}s: {', '.join(found)}"
         )
     there = ", ".join(known[:10]) + (", …" if len(known) > 10 else "")
     raise SuiteError(

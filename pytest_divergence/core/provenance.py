@@ -1,7 +1,7 @@
-"""Where a suite comes from: models, versions, settings, calibration, effort.
+"""Origin of a suite: models, versions, settings, calibration, effort.
 
-The file NAME.provenance.json. Knows the record and its file, whether two of them are about one
-pair, and how a behaviour in it is marked as accepted; computes no digest.
+The file NAME.provenance.json. Knows the record and its file, whether two records are about the same
+pair, and how a behaviour is marked as accepted; computes no digest.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from pytest_divergence.core.settings import BUILT_IN_METRICS
 
 
 class ModelProvenance(Record):
-    """One model, so that a later session can tell whether it is the same one."""
+    """Identity of one model, so that a later session can recognise it."""
 
     spec: str
-    """As given, without secrets."""
+    """Spec as given, without secrets."""
     kind: str
-    """How it was loaded: hub, folder, adapter, demo."""
+    """Kind of source: hub, folder, adapter, demo."""
     weights_sha256: str | None = None
     commit: str | None = None
-    """Commit on the Hub, where it came from there."""
+    """Commit on the Hub, if it came from there."""
 
     def __str__(self) -> str:
-        """Return the spec, and the start of what tells the weights apart."""
+        """Return the spec and the start of the digest or commit of the weights."""
         digest = self.weights_sha256 or self.commit or ""
         parts = (part[:8] for part in digest.split("+"))  # of an adapter: its base's, and its own
         return f"{safe_line(self.spec)} {'+'.join(parts)}".rstrip()
@@ -64,22 +64,22 @@ class AddedNoise(Record):
 
 
 class NoiseFloor(Record):
-    """What the measurement reads for the reference against itself."""
+    """Measured divergence of the reference from itself."""
 
     value: Number
     """Symmetric KL, nats per token."""
     num_measurements: Count
     added: AddedNoise | None = None
-    """The same in the asserted metric, where that is a plugin's; left out of files otherwise."""
+    """Noise floor in the asserted metric, if a plugin added it; else left out of files."""
 
     def of(self, metric: str) -> float | None:
-        """The floor of a metric's numbers, in its unit; None where it was not measured."""
+        """Return the floor of a metric's numbers, in its unit; None where it was not measured."""
         if metric in BUILT_IN_METRICS:
             return self.value
         return self.added.value if self.added and self.added.metric == metric else None
 
     def unit_of(self, metric: str) -> str:
-        """The unit of what `of` says."""
+        """Return the unit of the floor that `of` returns."""
         is_added = self.added is not None and self.added.metric == metric
         return self.added.unit if self.added is not None and is_added else NATS_PER_TOKEN
 
@@ -90,7 +90,7 @@ class NoiseFloor(Record):
 
 
 class TypicalShift(Record):
-    """What the measurement reads on ordinary prompts, in the metric's unit."""
+    """Measured divergence on ordinary prompts, in the metric's unit."""
 
     mean: Number
     p99: Number
@@ -104,24 +104,24 @@ class Bound(Record):
     value: Number
     parts: dict[str, Number] = Field(default_factory=dict)
     provisional: bool = False
-    """Still to change, once behaviours are confirmed."""
+    """Whether it may still change, once behaviours are confirmed."""
     label: str = ""
-    """How it was made, for people: `1.5 x 99th percentile of 256 controls`."""
+    """Origin of the value, for people: `1.5 x 99th percentile of 256 controls`."""
 
 
 RowDigests = Annotated[str, Field(pattern="^[0-9a-f]{16}(-[0-9a-f]{16})?$")]
-"""Of a row's prompt, kl and completions; and of its tokens, where it has any."""
+"""Digests of a row's prompt, kl and completions, and of its tokens, if it has any."""
 
 
 class Effort(Record):
-    """What the run cost."""
+    """Cost of the run."""
 
     prompts_scored: Count = 0
     tokens_forwarded: Count = 0
-    """Both models counted."""
+    """Forwarded tokens of both models together."""
     seconds: Number = 0.0
     tokens_by_kind: dict[str, Count] | None = None
-    """`tokens_forwarded` by kind of work; null where it was not counted apart."""
+    """`tokens_forwarded` by kind of work; null if they were not counted separately."""
 
 
 class Provenance(Record):
@@ -149,19 +149,19 @@ class Provenance(Record):
     """Negative log-likelihood, nats per token, above which a prompt is off distribution."""
     behaviours: list[Behaviour] = Field(default_factory=list)
     rows: dict[str, RowDigests] | None = None
-    """What each row of the suite was written with, by id; None in older suites."""
+    """Digests of each row of the suite as written, by id; None in older suites."""
     num_rows: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """Rows of an older suite; None where `rows` tells of each."""
+    """Number of rows of an older suite; None where `rows` lists them."""
     effort: Effort = Effort()
 
 
 def load_provenance(path: AnyPath) -> Provenance:
-    """Read a provenance file. Raises SuiteError where it cannot be used."""
+    """Read a provenance file. Raises SuiteError if it cannot be used."""
     return load_document(path, Provenance)
 
 
 def provenance_beside(suite: AnyPath) -> Provenance | None:
-    """The provenance of a suite; None where there is none. Raises SuiteError."""
+    """Return the provenance of a suite; None if there is none. Raises SuiteError."""
     path = sidecar_path(suite, PROVENANCE)
     return load_provenance(path) if os.path.lexists(path) else None
 
@@ -189,7 +189,7 @@ def pair_changes(before: Provenance, after: Provenance) -> list[str]:
 
 
 def is_same_model(ours: ModelProvenance, theirs: ModelProvenance) -> bool:
-    """Whether two are one: by the weights; else by the commit; else, unknown both, by the spec."""
+    """Whether two models are the same: by weights; else by commit; else by spec."""
     for name in ("weights_sha256", "commit"):
         first, second = getattr(ours, name), getattr(theirs, name)
         if first is not None and second is not None:
@@ -207,30 +207,32 @@ def accept(behaviour_id: str, suites: Sequence[Path]) -> list[Path]:
     for suite in suites:
         with alone_with(suite_record(suite), suite_files(suite)):
             provenance = provenance_beside(suite)
-            ids = [one.id for one in provenance.behaviours] if provenance is not None else []
+            behaviours = provenance.behaviours if provenance is not None else []
+            ids = [behaviour.id for behaviour in behaviours]
             known += ids
             if provenance is not None and behaviour_id in ids:
                 marked = [
                     behaviour.model_copy(update={"accepted": True})
                     if behaviour.id == behaviour_id
                     else behaviour
-                    for behaviour in provenance.behaviours
+                    for behaviour in behaviours
                 ]
                 path = sidecar_path(suite, PROVENANCE)
                 write_provenance(path, provenance.model_copy(update={"behaviours": marked}))
                 changed.append(suite)
     if not changed:
-        where = ", ".join(map(str, suites)) or "any folder given: there is no suite"
-        names = f"; known there: {', '.join(known)}" if known else ""
+        where = ", ".join(map(str, suites)) or "the folders given, which hold no suite"
+        names = f"; known: {', '.join(known)}" if known else ""
         raise SettingsError(f"no behaviour {behaviour_id} in {where}{names}")
     return changed
 
 
 def accepted_in(suite: Path) -> list[Behaviour]:
-    """The accepted behaviours of a suite; none where it is not there. Raises SuiteError."""
+    """Return the accepted behaviours of a suite; none if it does not exist. Raises SuiteError."""
     finish(suite_record(suite), suite_files(suite))
     provenance = provenance_beside(suite)
-    return [one for one in provenance.behaviours if one.accepted] if provenance is not None else []
+    behaviours = provenance.behaviours if provenance is not None else []
+    return [behaviour for behaviour in behaviours if behaviour.accepted]
 
 
 def _models(ours: ModelProvenance, theirs: ModelProvenance) -> tuple[object, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def amount(num_bytes: int) -> str:
-    """`40 MB`, `1.3 GB`, `22 GB`: decimal, as few digits as an estimate has."""
+    """Return `40 MB`, `1.3 GB`, `22 GB`: decimal, with the few digits of an estimate."""
     if num_bytes < 950_000_000:
         return f"{max(1, round(num_bytes / 1e6))} MB"
     value = num_bytes / 1e9
@@ -12,7 +12,7 @@ def amount(num_bytes: int) -> str:
 
 
 def roughly(seconds: float) -> str:
-    """`10 s`, `80 s`, `3 min`, `2.5 h`: no more digits than an estimate has."""
+    """Return `10 s`, `80 s`, `3 min`, `2.5 h`: with the few digits of an estimate."""
     if seconds < 95:
         return f"{max(10, round(seconds, -1)):.0f} s"
     if seconds < 95 * 60:
@@ -21,5 +21,5 @@ def roughly(seconds: float) -> str:
 
 
 def number_of(count: int, noun: str, nouns: str | None = None) -> str:
-    """`1 case`, `1,234 cases`."""
+    """Return `1 case`, `1,234 cases`."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"

@@ -1,7 +1,7 @@
 """A run without its texts: for reports that leave the house while prompts and answers may not.
 
-What stays: ids, verdicts, numbers, kinds and counts, names of strategies, models and settings. An
-id begins with a few letters of its prompt or motif; it stays, because it is the test's name.
+Ids, verdicts, numbers, kinds, counts, and names of strategies, models and settings stay. An id
+begins with a few letters of its prompt or motif; it stays, because it is the test's name.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ REDACTED = "[redacted]"
 
 
 def redacted(report: Report) -> Report:
-    """The report without the texts of prompts, answers, behaviours and errors."""
+    """Return the report without the texts of prompts, answers, behaviours and errors."""
     settings = dict(report.settings)
     if settings.get("system_prompt"):
         settings["system_prompt"] = REDACTED
     return report.model_copy(
         update={
             "settings": settings,
-            "cases": [redacted_case(one) for one in report.cases],
-            "behaviours": [redacted_behaviour(one) for one in report.behaviours],
-            "errors": [_redacted_error(one) for one in report.errors],
+            "cases": [redacted_case(case) for case in report.cases],
+            "behaviours": [redacted_behaviour(behaviour) for behaviour in report.behaviours],
+            "errors": [_redacted_error(error) for error in report.errors],
         }
     )
 
 
 def redacted_case(case: AnyCase) -> AnyCase:
-    """The case with its id and numbers, and without its texts."""
+    """Return the case with its id and numbers, and without its texts."""
     changes: dict[str, Any] = {
         "metadata": {},
         "completions": case.completions and Completions(reference=REDACTED, candidate=REDACTED),
@@ -41,21 +41,21 @@ def redacted_case(case: AnyCase) -> AnyCase:
     if case.messages is None:
         changes["input"] = REDACTED
     else:
-        hidden = (one.model_copy(update={"content": REDACTED}) for one in case.messages)
+        hidden = (turn.model_copy(update={"content": REDACTED}) for turn in case.messages)
         changes["messages"] = tuple(hidden)
     if isinstance(case, ReportCase):
         changes["redacted"] = True
-        changes["tokens"] = [redacted_token(one) for one in case.tokens]
+        changes["tokens"] = [redacted_token(token) for token in case.tokens]
     return case.model_copy(update=changes)
 
 
 def redacted_token(token: TokenComparison) -> TokenComparison:
-    """The position with its numbers alone."""
+    """Return the position with its numbers alone."""
     return token.model_copy(update={"text": REDACTED, "reference_top": [], "candidate_top": []})
 
 
 def redacted_behaviour(behaviour: Behaviour) -> Behaviour:
-    """The behaviour with its kind and counts; a trait is our own wording, and stays."""
+    """Return the behaviour with its kind and counts; a trait is our own wording, and stays."""
     hidden = Example(prompt=REDACTED, reference=REDACTED, candidate=REDACTED)
     is_ours = behaviour.trait is not None and not behaviour.motifs
     return behaviour.model_copy(
@@ -74,11 +74,11 @@ def redacted_behaviour(behaviour: Behaviour) -> Behaviour:
 
 
 def redacted_message(text: str) -> str:
-    """An error in words, without what it quotes: it stands between quotation marks."""
+    """Return an error message without the texts that it quotes in quotation marks."""
     return re.sub('".*"', f'"{REDACTED}"', text, flags=re.DOTALL)
 
 
 def _redacted_error(error: RunError) -> RunError:
-    """The kind of error alone: a message may quote what could not be measured."""
+    """Return the kind of error alone: a message may quote what could not be measured."""
     kind = re.match(r"\w+(?=: )", error.message)
     return RunError(where=error.where, message=f"{kind[0]}: {REDACTED}" if kind else REDACTED)

@@ -19,7 +19,7 @@ from pathlib import Path
 from pytest_divergence.core.file_names import AnyPath
 
 MAX_FILE_BYTES = 64 << 20
-"""Of a file that is read at once, where nothing else is said."""
+"""Default size limit of a file that is read at once."""
 
 KINDS: dict[str, Callable[[int], bool]] = {
     "a directory": stat.S_ISDIR,
@@ -28,14 +28,14 @@ KINDS: dict[str, Callable[[int], bool]] = {
     "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
     "a symbolic link": stat.S_ISLNK,
 }
-"""What lies at a path in place of a file, by what people call it."""
+"""Tests of what may lie at a path in place of a file, by its name for people."""
 NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 """Opens a FIFO at once, with or without someone at its other end."""
 BINARY = getattr(os, "O_BINARY", 0)
 
 
 def read_regular(path: AnyPath, limit: int = MAX_FILE_BYTES) -> bytes:
-    """All of a regular file, or of the one that a symbolic link leads to.
+    """Read all of a regular file, or of the one that a symbolic link leads to.
 
     Raises OSError for anything else, at once, and for more than `limit` bytes.
     """
@@ -47,7 +47,7 @@ def read_regular(path: AnyPath, limit: int = MAX_FILE_BYTES) -> bytes:
 
 
 def read_regular_text(path: AnyPath, limit: int = MAX_FILE_BYTES) -> str:
-    """The same as text with plain line ends. Raises OSError, also where it is not UTF-8.
+    """Read a regular file as text with plain line ends. Raises OSError, also if it is not UTF-8.
 
     A byte order mark, which some editors write, is left out.
     """
@@ -60,7 +60,7 @@ def read_regular_text(path: AnyPath, limit: int = MAX_FILE_BYTES) -> str:
 
 @contextmanager
 def open_regular(path: AnyPath) -> Iterator[BufferedReader]:
-    """A regular file, open for reading piece by piece. Raises OSError for anything else."""
+    """Open a regular file for reading piece by piece. Raises OSError for anything else."""
     _check(_stat(path, follow_symlinks=True))
     descriptor = os.open(path, os.O_RDONLY | NO_WAIT | BINARY)
     with open(descriptor, "rb") as file:
@@ -69,10 +69,10 @@ def open_regular(path: AnyPath) -> Iterator[BufferedReader]:
 
 
 def open_own(path: AnyPath, flags: int) -> int:
-    """The descriptor of a file of ours, open for writing by `flags` of `os.open`; made if need be.
+    """Open a file of ours with `flags` of `os.open`, make it if need be, return its descriptor.
 
-    A symbolic link is not followed, not even to make a file. Raises OSError for what is no regular
-    file, and for one with a second name elsewhere: what is written here would show there.
+    A symbolic link is not followed, not even to make a file. Raises OSError for what is not a
+    regular file, and for one with a second name, under which our writes would appear too.
     """
     check_replaceable(path)
     no_link = getattr(os, "O_NOFOLLOW", 0)
@@ -81,7 +81,7 @@ def open_own(path: AnyPath, flags: int) -> int:
         found = os.fstat(descriptor)
         _check(found)
         if found.st_nlink > 1:
-            raise refused("it is a hard link to a file that lies elsewhere too")
+            raise refused("it is a hard link, so another name leads to it too")
     except OSError:
         os.close(descriptor)
         raise
@@ -89,16 +89,16 @@ def open_own(path: AnyPath, flags: int) -> int:
 
 
 def check_replaceable(path: AnyPath) -> None:
-    """Raise OSError where what lies at a path is no regular file, so must not be replaced by one.
+    """Raise OSError if a path holds anything but a regular file, which must not be replaced.
 
-    Nothing may lie there.
+    A path where nothing lies passes.
     """
     with suppress(FileNotFoundError):
         _check(_stat(path, follow_symlinks=False))
 
 
 def append_at_once(path: AnyPath, data: bytes) -> None:
-    """Append to what another program has named, whatever it is; waits for no one to read it.
+    """Append to a path of any kind that another program named, without waiting for a reader.
 
     Raises OSError.
     """
@@ -109,21 +109,21 @@ def append_at_once(path: AnyPath, data: bytes) -> None:
     try:
         with open(path, "ab", buffering=0, opener=opened) as file:
             if (file.write(data) or 0) < len(data):
-                raise refused("not all of it was taken", errno.EAGAIN)
+                raise refused("not all of it was written", errno.EAGAIN)
     except ValueError:
-        raise refused("it is no path") from None
+        raise refused("it is not a path") from None
 
 
 def make_folders(folder: Path) -> None:
-    """Make a folder and those above it, where they are not there. Raises OSError."""
+    """Make a folder and its parents, if they are missing. Raises OSError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except ValueError:  # holds NUL, or half a character
-        raise refused("it is no path") from None
+        raise refused("it is not a path") from None
 
 
 def refused(reason: str, number: int = errno.EINVAL) -> OSError:
-    """The error of a file that we refuse, worded like one of the system's."""
+    """Return the error of a file that we refuse, worded like one of the system's."""
     return OSError(number, reason)
 
 
@@ -131,11 +131,12 @@ def _stat(path: AnyPath, *, follow_symlinks: bool) -> os.stat_result:
     try:
         return os.stat(path, follow_symlinks=follow_symlinks)
     except ValueError:  # holds NUL, or half a character
-        raise refused("it is no path") from None
+        raise refused("it is not a path") from None
 
 
 def _check(found: os.stat_result) -> None:
     if stat.S_ISREG(found.st_mode):
         return
-    what = next((name for name, is_one in KINDS.items() if is_one(found.st_mode)), "something else")
+    kinds = (name for name, is_kind in KINDS.items() if is_kind(found.st_mode))
+    what = next(kinds, "something else")
     raise refused(f"it is {what}, not a regular file")

@@ -1,4 +1,4 @@
-"""What one run found, as one plain value: `report.json`.
+"""Findings of one run as one plain value: `report.json`.
 
 Knows the record, its file, and the suite that it is about. Every view of a run (terminal, HTML,
 Markdown) shows a `Report`.
@@ -42,14 +42,14 @@ Verdict = Literal["passed", "failed", "error", "inconclusive"]
 
 
 class Run(Record):
-    """Which run this is."""
+    """Identity and status of a run."""
 
     id: SafeId
     mode: str
     status: Literal["complete", "incomplete"]
     """`incomplete`: stopped by an error, a signal or a time limit."""
     reason: str = ""
-    """Why it is incomplete, where no error is why: `the user interrupted it`; a clause."""
+    """Reason why it is incomplete, if it is not an error: a clause, `the user interrupted it`."""
 
 
 class PairSummary(Record):
@@ -61,7 +61,7 @@ class PairSummary(Record):
     dtype: str
     device: str
     chat_template: str
-    """Whose template both use: reference, candidate, none, or a path."""
+    """Source of the template that both use: reference, candidate, none, or a path."""
 
 
 class ShiftDistribution(TypicalShift):
@@ -70,15 +70,15 @@ class ShiftDistribution(TypicalShift):
     values: list[Number] = Field(default_factory=list)
 
     def summary(self) -> TypicalShift:
-        """The shift without the values."""
+        """Return the shift without the values."""
         return TypicalShift(**self.model_dump(exclude={"values"}))
 
 
 class Calibration(Record):
-    """What the bound was made from; None where a part was not measured."""
+    """Parts that the bound was made from; None for a part that was not measured."""
 
     unit: str = NATS_PER_TOKEN
-    """Of bound and typical shift: the metric's."""
+    """Unit of bound and typical shift: the metric's."""
     noise_floor: NoiseFloor | None = None
     typical_shift: ShiftDistribution | None = None
     bound: Bound | None = None
@@ -109,12 +109,12 @@ class ReportCase(Case):
     prompt_nll: Number | None = None
     """The prompt's negative log-likelihood under the reference, nats per token."""
     candidate_prompt_nll: Number | None = None
-    """The same under the candidate; perplexity is the exponential of either."""
+    """Negative log-likelihood under the candidate; perplexity is the exponential of either."""
     off_distribution: bool = False
-    """No one would write it; reported apart, not asserted."""
+    """Whether nobody would write it; then it is reported separately and not asserted."""
     tokens: list[TokenComparison] = Field(default_factory=list)
     redacted: bool = False
-    """Its texts were left out, so that its id cannot be computed from them."""
+    """Whether its texts were left out, so that its id cannot be computed from them."""
 
     def _id_of(self, turns: Sequence[Message]) -> str:
         is_kept = self.redacted and re.fullmatch("[a-z0-9-]{1,40}", self.id)
@@ -122,7 +122,7 @@ class ReportCase(Case):
 
 
 class StrategySummary(Record):
-    """What one strategy contributed."""
+    """Contribution of one strategy."""
 
     name: str
     num_proposals: Count = 0
@@ -131,7 +131,7 @@ class StrategySummary(Record):
     num_hits: Count = 0
     """Scored proposals over the provisional bound, or that showed a behaviour."""
     tokens_forwarded: Count = 0
-    """By its rounds, scoring included."""
+    """Forwarded tokens of its rounds, scoring included."""
     seconds: Number = 0.0
 
 
@@ -150,16 +150,16 @@ class TrainingSummary(Record):
 
 
 class CurvePoint(Record):
-    """How far the search had come after so much work."""
+    """Progress of the search after some amount of work."""
 
     strategy: str = ""
-    """Whose round came to this point."""
+    """Strategy whose round led to this point."""
     prompts_scored: Count
     tokens_forwarded: Count
     best_kl: Number
-    """The largest that any strategy had found."""
+    """Largest KL that any strategy had found."""
     strategy_best_kl: Number | None = None
-    """The largest that this strategy had found; None in reports of earlier versions."""
+    """Largest KL that this strategy had found; None in reports of earlier versions."""
     num_hits: Count | None = None
     """This strategy's hits so far."""
 
@@ -172,7 +172,7 @@ class RunError(Record):
 
 
 class CaseSet(Record):
-    """The cases as a set: how diverse, and how much the search's own values had promised."""
+    """The cases as a set: how diverse they are, and how far the search overestimated them."""
 
     distinct_1: Rate
     """Different words over all words."""
@@ -181,16 +181,16 @@ class CaseSet(Record):
     self_similarity: Rate
     """Mean Jaccard similarity of two cases' character 4-grams; 0 where there is one case."""
     shrinkage: Number | None = None
-    """Mean confirmed value over mean search value: a search keeps what read too high."""
+    """Mean confirmed value over mean search value: a search favours what it overestimates."""
 
 
 class Difference(Record):
     """One type of difference between two models' answers, counted over distinct prompts."""
 
     name: str
-    """What the answer does: `refuses`."""
+    """Name of the trait: `refuses`."""
     explanation: str
-    """How that is told."""
+    """Rule that recognises the trait."""
     candidate_count: Count
     """Prompts on which only the candidate's answer shows it."""
     reference_count: Count
@@ -201,29 +201,29 @@ class Difference(Record):
 
 
 class FirstFound(Record):
-    """When the first behaviour was confirmed."""
+    """Work until a first behaviour or lead was found."""
 
     seconds: Number
-    """Of work, since the run began, without loading the models."""
+    """Seconds of work since the run began, without loading the models."""
     tokens_forwarded: Count
 
 
 class Leads(Record):
-    """What was watched during the search, and what was tested at its end."""
+    """Leads that were watched during the search, and those tested at its end."""
 
     watched: Count
     tested: Count
     level: Rate
-    """Of the tests together: how often chance alone confirms anything."""
+    """Level of the tests together: how often chance alone confirms anything."""
     decoys_confirmed: Count
-    """Of the leads made by exchanging the models, which are as strong as chance makes them."""
+    """Confirmed leads that come from exchanging the models, and are as strong as chance alone."""
 
 
 class PowerPoint(Record):
-    """How often confirmation keeps a behaviour that was named."""
+    """Share of named behaviours that confirmation keeps."""
 
     share: Rate
-    """Of prompts that show it."""
+    """Share of prompts that show it."""
     power: Rate
 
 
@@ -245,8 +245,9 @@ class Report(Record):
     """Types of difference among the search's answers, the most frequent first."""
     case_set: CaseSet | None = None
     first_behaviour: FirstFound | None = None
+    """Work until the first behaviour was confirmed."""
     first_lead: FirstFound | None = None
-    """When the first lead was named that was confirmed in the end."""
+    """Work until the first lead was named that was confirmed in the end."""
     leads: Leads | None = None
     power: list[PowerPoint] | None = None
     errors: list[RunError] = Field(default_factory=list)
@@ -259,7 +260,7 @@ class Report(Record):
 
 
 def load_report(path: AnyPath) -> Report:
-    """Read a `report.json`. Raises SuiteError where it cannot be used."""
+    """Read a `report.json`. Raises SuiteError if it cannot be used."""
     return load_document(path, Report)
 
 
@@ -269,15 +270,15 @@ def write_report(path: AnyPath, report: Report) -> None:
 
 
 def report_path(given: Path) -> Path | None:
-    """The report.json that a path means: the file, its folder, or a folder's `latest`.
+    """Return the report.json that a path means: the file, its folder, or a folder's `latest`.
 
-    None: another file. Raises SettingsError where nothing is there, StoreError where `latest`
-    leads elsewhere.
+    Returns None for another file. Raises SettingsError where nothing is there, StoreError where
+    `latest` leads elsewhere.
     """
     if given.name == LATEST and (given.is_symlink() or not given.is_dir()):
         folder = latest_report_dir(given.parent)
         if folder is None:
-            raise SettingsError(f"{LATEST}: there is no run yet in {given.parent}; name a suite")
+            raise SettingsError(f"{LATEST}: no run in {given.parent} yet; name a suite")
         return folder / REPORT
     if given.is_dir():
         if not (given / REPORT).is_file():
@@ -291,10 +292,10 @@ def report_path(given: Path) -> Path | None:
 
 
 def suite_of(report: Report, path: Path, root_of: Callable[[], Path]) -> Path:
-    """Where the search wrote the suite of the pair that a report, read from `path`, is about.
+    """Return the path of the suite that the search of a report, read from `path`, wrote.
 
-    The path is from the working directory. `root_of` tells the project of a report that lies
-    outside of its `.divergence`. Raises SettingsError where the suite is gone.
+    The result is relative to the working directory. `root_of` returns the project of a report that
+    lies outside its `.divergence`. Raises SettingsError if the suite is gone.
     """
     project = next((up.parent for up in path.resolve().parents if up.name == FOLDER), None)
     specs = (
@@ -303,5 +304,5 @@ def suite_of(report: Report, path: Path, root_of: Callable[[], Path]) -> Path:
     )
     suite = from_here(suite_path(project or root_of(), *specs))
     if not suite.is_file():
-        raise SettingsError(f"the suite of run {report.run.id} is not there any more: {suite}")
+        raise SettingsError(f"the suite of run {report.run.id} no longer exists: {suite}")
     return suite

@@ -1,4 +1,4 @@
-"""What each row of a suite was written with, so that three files are one suite.
+"""Digests of a suite's rows, which tell whether its three files belong together.
 
 A suite's provenance holds a digest of each row's prompt, kl and completions, and one of its
 continuations. Limits, tags and metadata are the user's to edit, and rows may be added by hand.
@@ -18,11 +18,11 @@ from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.tokens import StoredTokens
 
 MEASURED = {"kl", "completions"}
-"""What a row was measured as; the prompt is in its id."""
+"""Keys of a row's measurement; the prompt is in its id."""
 
 
 def row_digests(row: Case, tokens: StoredTokens | None) -> str:
-    """The digests of a row and of its continuations, joined; of the row alone without any."""
+    """Return the digests of a row and of its continuations, if it has any, joined."""
     turns = [turn.model_dump() for turn in row.turns]
     measured = row.model_dump(mode="json", include=MEASURED, exclude_none=True)
     parts = [_digest([row.id, turns, measured])]
@@ -49,9 +49,9 @@ def check_rows(
             raise SuiteError(
                 path,
                 None,
-                f"{len(measured)} of its rows hold a kl, the first is {measured[0].id}, but there "
-                f"is no {beside}, which holds the bound, the behaviours and what else was measured "
-                "with them; restore it, or take kl out of the rows and measure them with "
+                f"{len(measured)} of its rows have a kl (first: {measured[0].id}), but {beside} is "
+                "missing, which holds the bound, the behaviours and all else that was measured; "
+                "restore it, or remove kl from the rows and measure them with "
                 f"{setting('fill')}",
             )
         return
@@ -63,9 +63,9 @@ def check_rows(
         raise SuiteError(
             path,
             None,
-            f"lacks {len(lacking)} of the {len(provenance.rows)} rows that it was written with, "
-            f"the first is {lacking[0]}, so it may have been cut off; restore it, or where rows "
-            f"were taken out on purpose, take their lines out of rows in {beside} too",
+            f"lacks {len(lacking)} of the {len(provenance.rows)} rows that it was written with "
+            f"(first: {lacking[0]}), so it may be cut off; restore it, or if you removed rows on "
+            f"purpose, remove their lines from rows in {beside} too",
         )
     for row in rows:
         written = provenance.rows.get(row.id)
@@ -78,16 +78,16 @@ def check_rows(
 def _changed(path: Path, row: Case, found: str, written: str | None) -> str:
     names = [sidecar_path(path, kind).name for kind in (PROVENANCE, TOKENS)]
     if written is None:
-        what = f"row {row.id} holds a kl that {names[0]} does not know"
+        what = f"row {row.id} has a kl that {names[0]} does not know"
     elif found.split("-")[0] != written.split("-")[0]:
-        what = f"row {row.id} is not the one that {names[0]} was written with: its kl or its "
-        what += "completions have changed"
+        what = f"row {row.id} has changed since {names[0]} was written, in its kl or its "
+        what += "completions"
     else:
-        what = f"row {row.id} has other continuations in {names[1]} than when {names[0]} was "
-        what += "written"
+        what = f"the continuations of row {row.id} in {names[1]} have changed since {names[0]} "
+        what += "was written"
     return (
-        f"{what}, so the files are not of one suite; restore all three from one commit, or take kl "
-        f"out of the row and its line out of rows in {names[0]}, and measure it with "
+        f"{what}, so the files do not belong together; restore all three from one commit, or "
+        f"remove kl from the row and its line from rows in {names[0]}, and measure it with "
         f"{setting('fill')}"
     )
 
@@ -98,9 +98,8 @@ def _check_number(path: Path, there: int, written: int | None, beside: str) -> N
         raise SuiteError(
             path,
             None,
-            f"holds {there} of the {written} rows that it was written with, so it may have been "
-            "cut off; restore it, or where rows were taken out on purpose, set num_rows to "
-            f"{there} in {beside}",
+            f"has {there} of the {written} rows that it was written with, so it may be cut off; "
+            f"restore it, or if you removed rows on purpose, set num_rows to {there} in {beside}",
         )
 
 

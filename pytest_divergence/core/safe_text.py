@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from unicodedata import category, normalize
 
 HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode categories that do not show, or that move what does."""
+"""Unicode categories of characters that are invisible, or that move visible ones."""
 
 
 def safe(text: str, limit: int = 2000) -> str:
-    """`text` as a block of lines, each behind a visible mark; past `limit` characters it is cut.
+    """Return `text` as lines, each after a visible mark; it is cut after `limit` characters.
 
     The mark is needed because a CI runner trims blanks and obeys `::error` at a line's start.
     """
@@ -26,7 +26,7 @@ def safe(text: str, limit: int = 2000) -> str:
 
 
 def safe_line(text: str, limit: int = 200) -> str:
-    """`text` in quotes, on one line, for the inside of a sentence; past `limit` it is cut."""
+    """Return `text` in quotes, on one line, for the inside of a sentence, cut after `limit`."""
     return '"' + visible(text[:limit]) + '"' + _cut(text, limit)
 
 
@@ -44,21 +44,21 @@ def public_value(value: str, limit: int = 200) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` as it leaves this package, line by line: whoever made it may have forgotten a name.
+    """Return `text` made safe to print, line by line, in case a name in it was missed earlier.
 
-    Lines stay lines. What does not show is spelled out, and no line begins with a command that a
+    Lines stay lines. Invisible characters are spelled out, and no line begins with a command that a
     CI runner obeys.
     """
     return "\n".join(map(_printable_line, text.split("\n")))
 
 
 def printable_lines(lines: Iterable[str]) -> list[str]:
-    """The same of lines, of which each stays one."""
+    """Return lines made safe to print, as `printable` does; each stays one line."""
     return [_printable_line(line) for line in lines]
 
 
 def slug(text: str, limit: int = 24) -> str:
-    """`text` as at most `limit` of `[a-z0-9-]`, not starting or ending with `-`; `p` if empty.
+    """Return `text` as at most `limit` of `[a-z0-9-]`, with no `-` at either end; `p` if empty.
 
     Accents are dropped, other letters become `-`. Uses only what no Unicode version may change,
     because ids are built from it.

@@ -1,7 +1,7 @@
-"""Each setting in words, once: what it means, and which values it takes.
+"""Each setting in words, once: its meaning and the values that it takes.
 
-pytest registers an option for each of them in every session, so this imports nothing heavy. What
-a value may be is checked in `pytest_divergence.core.settings`.
+pytest registers an option for each of them in every session, so this imports nothing heavy. Values
+are checked in `pytest_divergence.core.settings`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Description:
 
     field: str
     metavar: str
-    """The value's name in `--help`; a switch has none."""
+    """Name of the value in `--help`; a switch has none."""
     help: str
     rule: str = ""
-    """What a value must be, where not every text is one: ends the sentence that refuses it."""
+    """Values allowed, if not every text is; ends the sentence that refuses a value."""
 
     @property
     def is_switch(self) -> bool:
@@ -50,30 +50,30 @@ DESCRIPTIONS = (
     Description(
         "model_1",
         "SPEC",
-        f"the reference, the trusted model: {_SPEC}, or a GGUF file; behind it, each after a "
-        "comma, dtype=…, attn_implementation=…, revision=…, device=… or device_map=auto of this "
-        "model alone",
+        f"the reference, the model you trust: {_SPEC}, or a GGUF file; add dtype=…, "
+        "attn_implementation=…, revision=…, device=… or device_map=auto after commas, for this "
+        "model only",
         _SPEC,
     ),
     Description(
         "model_2",
         "SPEC",
-        "the candidate, the model under test: like the reference, or a PEFT adapter's folder of "
-        "model 1 (of another model with ,base=MODEL, as an adapter needs that is model 1)",
+        "the candidate, the model under test: a spec like model 1, or the folder of a PEFT adapter "
+        "for model 1; an adapter for another model, or one given as model 1, needs ,base=MODEL",
         _SPEC,
     ),
     _choice(
-        "mode", Mode, "auto (default) replays given suites, replays in CI, and searches otherwise"
+        "mode", Mode, "auto (default) replays if you give suites or run in CI, and else searches"
     ),
     _choice(
         "profile",
         ProfileName,
-        "how long a search takes; auto (default) is smoke on a CPU, default on a GPU",
+        "size of a search; auto (default) is smoke on a CPU, default on a GPU",
     ),
     Description(
         "budget",
         "BUDGET",
-        "forwarded tokens (200000) after which a search ends, or seconds (300s, not reproducible); "
+        "limit of a search, in forwarded tokens (200000) or seconds (300s, not reproducible); "
         "default: the profile's",
         "a number of forwarded tokens, such as 200000, or of seconds, such as 300s",
     ),
@@ -92,19 +92,20 @@ DESCRIPTIONS = (
     _choice(
         "inconclusive",
         Inconclusive,
-        "what too little evidence does to a suite's aggregate: pass (default), with a warning; or "
-        "fail",
+        "result of a suite's aggregate test if there is too little evidence: pass (default), with "
+        "a warning, or fail",
     ),
     Description(
         "metric",
         "METRIC",
-        "divergence that is asserted: symmetric (default), forward, reverse, js or a plugin's own",
+        "divergence to assert: symmetric (default), forward, reverse, js or a plugin's metric",
     ),
-    _choice("gate", Gate, "natural (default) leaves out prompts that no one would write"),
+    _choice("gate", Gate, "natural (default) leaves out prompts that nobody would write"),
     _choice(
         "fail_on",
         FailOn,
-        "conditional (default): behaviours that only some prompts cause fail; any: new styles too",
+        "conditional (default) fails on behaviours that only some prompts trigger; any: on new "
+        "styles too",
     ),
     Description(
         "seeds",
@@ -118,17 +119,17 @@ DESCRIPTIONS = (
     _choice(
         "builtin_suite",
         AutoSwitch,
-        "whether the search's own cases join the session; auto (default): if no path is given",
+        "test the cases that the search finds; auto (default): if you give no path",
     ),
     Description(
         "chat_template",
         "CHOICE|FILE",
-        "reference (default), candidate, none or the path of a Jinja file; used for both models",
+        "template for both models: reference (default), candidate, none or a Jinja file",
     ),
     Description(
         "system_prompt",
         "TEXT",
-        "system turn before every prompt (default: what the template puts there)",
+        "system message before every prompt (default: the template's own)",
     ),
     Description("device", "DEVICE", "auto (default), cpu, cuda, cuda:1, mps"),
     _choice(
@@ -139,35 +140,36 @@ DESCRIPTIONS = (
     Description(
         "memory",
         "SIZE",
-        "memory that a search may take, such as 30GB (default: what is free)",
+        "memory that a search may use, such as 30GB (default: all that is free)",
         "a size, such as 30GB or 500MB",
     ),
     Description(
         "report_dir",
         "FOLDER",
-        "where reports go (default: .divergence/reports); a replay writes one only if it is given",
+        "folder for reports (default: .divergence/reports); a replay writes one only if you set "
+        "this",
     ),
     _choice(
         "github",
         AutoSwitch,
-        "annotations and a step summary on GitHub; auto (default): where GITHUB_ACTIONS is true",
+        "annotations and a step summary on GitHub; auto (default): if GITHUB_ACTIONS is true",
     ),
     _switch(
         "redact",
-        "leave prompts and answers out of reports and failures: ids and numbers stay, and suites "
+        "leave prompts and answers out of reports and failures; ids and numbers stay, and suites "
         "keep their texts",
     ),
     _switch(
         "allow_same_model",
-        "one model on both sides is meant: without this, such a session fails in CI",
+        "compare a model with itself on purpose; without this, CI fails such a session",
     ),
     _switch(
         "update",
-        "after an intended change: measure the suites of this session afresh, and rewrite them",
+        "after an intended change: measure this session's suites again and rewrite them",
     ),
     _switch(
         "fill",
-        "complete rows written by hand: measure those without kl, and leave all others as they are",
+        "complete rows written by hand: measure those without kl and leave all others alone",
     ),
 )
 """In the order in which `--help` shows them."""

@@ -1,7 +1,7 @@
-"""What a message calls a setting: its field, or what the user at hand writes to give it.
+"""Names of settings in messages: the field, or the spelling that the user at hand gives it by.
 
-The plugin and the command say for as long as they run how a user spells a setting; whoever calls
-the package from Python gives fields, and reads fields. Does not know which settings there are.
+The plugin and the command set, for as long as they run, how a user spells a setting; callers from
+Python write fields, and read fields. Does not know which settings there are.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from contextlib import contextmanager
 
 Spelling = Callable[[str], str]
 _spellings: list[Spelling] = [str]
-"""The last one holds: a session may run inside of another."""
+"""The last one applies: a session may run inside another."""
 
 
 def setting(field: str) -> str:
-    """The setting of a field, for the inside of a message."""
+    """Return the name of a field's setting, for the inside of a message."""
     return _spellings[-1](field)
 
 
 @contextmanager
 def spelled_by(spelling: Spelling) -> Iterator[None]:
-    """Every message that is worded meanwhile names settings as `spelling` does."""
+    """Make every message that is worded meanwhile name settings as `spelling` does."""
     _spellings.append(spelling)
     try:
         yield

@@ -1,7 +1,7 @@
 """Settings of a run, checked once, at construction.
 
 Knows the values of each setting and the sizes of each profile. Does not know where a value came
-from (`pytest_divergence.plugin.settings_sources`) nor how it is carried out.
+from (`pytest_divergence.plugin.settings_sources`) nor how it is used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MetricName = str
 """One of `BUILT_IN_METRICS`, or a name that a plugin adds."""
 
 CAUSE_TOKENS = 3_000
-"""Forwarded tokens that minimising the causes of behaviours takes, about."""
+"""Forwarded tokens, about, that minimising the causes of behaviours takes."""
 
 
 class Profile(BaseModel):
@@ -75,9 +75,9 @@ class Profile(BaseModel):
     full_score_share: float = Field(gt=0, le=1)
     """Share of a round's proposals that get the full score after the first-token screen."""
     budget_tokens: int = Field(gt=0)
-    """Forwarded tokens of a whole run, about: no round of the search starts that leaves too few of
-    them to confirm cases and minimise causes, but a strategy's first round costs what it costs, and
-    what is suspected at the very end is tested all the same: up to 13 % more were measured."""
+    """Forwarded tokens of a whole run, about. No round starts that leaves too few of them to
+    confirm cases and minimise causes, but the first round of each strategy always runs, and
+    hypotheses from the very end are still tested: runs took up to 13 % more."""
 
     @property
     def calibration_tokens(self) -> int:
@@ -118,7 +118,7 @@ SIZES: dict[str, tuple[float, float, float]] = {
     "full_score_share": (0.34, 0.5, 1.0),
     "budget_tokens": (40_000, 400_000, 30_000_000),
 }
-"""Of smoke, default and thorough."""
+"""Sizes of smoke, default and thorough."""
 PROFILES = {
     name: Profile.model_validate({"name": name, **{size: SIZES[size][column] for size in SIZES}})
     for column, name in enumerate(("smoke", "default", "thorough"))
@@ -186,14 +186,14 @@ class Settings(BaseModel):
 
     @property
     def budget_seconds(self) -> float | None:
-        """The budget, where it was given in seconds."""
+        """Budget in seconds; None if it was given in tokens or not at all."""
         if self.budget is None or not self.budget.endswith("s"):
             return None
         return float(self.budget[:-1])
 
     @property
     def memory_bytes(self) -> int | None:
-        """The memory that a search may take, where it was given."""
+        """Bytes of memory that a search may use, if they were given."""
         if self.memory is None:
             return None
         return int(self.memory[:-2]) * (10**9 if self.memory.endswith("GB") else 10**6)

@@ -1,6 +1,6 @@
 """A suite as it lies on disk, with the files beside it: read, checked and written as one.
 
-Knows which files there are, and that all of them change or none. What is in them, others know.
+Knows which files there are, and changes all of them or none. Does not know their content.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class Suite:
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:
-        """The rows that are tested one by one."""
+        """Rows that are tested one by one."""
         return tuple(row for row in self.rows if not row.is_control)
 
     @cached_property
     def controls(self) -> tuple[Case, ...]:
-        """The rows that are measured together, to show broad change."""
+        """Rows that are measured together, to show broad change."""
         return tuple(row for row in self.rows if row.is_control)
 
 
@@ -84,7 +84,7 @@ class StoredSuite:
 
     @property
     def measured(self) -> Measurement | None:
-        """One of its measurements, which says in what metric it was made; None: it has none."""
+        """One of its measurements, which names the metric; None without any."""
         return next((row.kl for row in self.suite.rows if row.kl is not None), None)
 
 
@@ -96,7 +96,9 @@ def load_suite(path: AnyPath) -> Suite:
         case = validated(path, number, row, Case)
         if case.id in lines:
             raise SuiteError(
-                path, number, f"the prompt of line {lines[case.id]} again (id {case.id}); drop one"
+                path,
+                number,
+                f"repeats the prompt of line {lines[case.id]} (id {case.id}); drop one",
             )
         if len(cases) == MAX_CASES:
             raise SuiteError(path, number, f"more than {MAX_CASES:,} cases; split the suite")
@@ -104,15 +106,15 @@ def load_suite(path: AnyPath) -> Suite:
         cases.append(case)
     suite = Suite(Path(path), tuple(cases), lines)
     if not suite.cases:
-        raise SuiteError(path, None, "holds no case; an empty suite would pass without a test")
+        raise SuiteError(path, None, "has no cases; an empty suite would pass without a test")
     return suite
 
 
 def read_suite(path: Path) -> StoredSuite:
-    """A suite with its provenance and tokens, where there are any.
+    """Read a suite with its provenance and tokens, if it has any.
 
-    A write that was cut off is finished first. Raises SuiteError, also for a row that is not what
-    it was written with, StoreError.
+    An interrupted write is finished first. Raises StoreError and SuiteError, also for a row that
+    has changed since it was written.
     """
     finish(suite_record(path), suite_files(path))
     stored = _read(path, load_tokens)
@@ -121,19 +123,19 @@ def read_suite(path: Path) -> StoredSuite:
 
 
 def list_suite(path: Path) -> StoredSuite:
-    """A suite for a listing, which measures nothing and writes nothing.
+    """Read a suite for a listing, which measures nothing and writes nothing.
 
-    Its continuations are read when they are asked for; rows are not compared with the provenance.
+    Its continuations are read on demand; rows are not compared with the provenance.
     Raises SuiteError.
     """
     return _read(path, ListedTokens)
 
 
 def suite_without_cases(path: Path) -> StoredSuite:
-    """The suite of a search that kept no case: what stands beside its control rows.
+    """Read the suite of a search that kept no case: its provenance alone.
 
-    Only the session that has searched may take it; all others read it as the empty suite it is.
-    Raises SuiteError.
+    Only the session that searched may use it; for all others it is an empty suite, which is
+    refused. Raises SuiteError.
     """
     provenance = load_provenance(sidecar_path(path, PROVENANCE))
     return StoredSuite(Suite(path, (), {}), provenance, {})
@@ -142,7 +144,7 @@ def suite_without_cases(path: Path) -> StoredSuite:
 def write_suite(path: AnyPath, cases: Iterable[Case]) -> None:
     """Write a suite, cases and control rows, sorted by id: old or new, never half.
 
-    What it writes, `load_suite` reads. Raises SuiteError for no cases, one prompt twice or a row
+    `load_suite` reads what it writes. Raises SuiteError for no cases, one prompt twice or a row
     over the limits; StoreError.
     """
     rows = [_suite_row(case) for case in cases]
@@ -160,19 +162,19 @@ def write_stored(
 ) -> None:
     """Write a suite, its tokens and its provenance: at any moment all are old, or all are new.
 
-    A row of `instead_of`, which was read before, keeps its text byte for byte where it says the
-    same, also where it was written by hand. Raises SuiteError, also where the file is not what was
-    read any more, and StoreError.
+    An unchanged row of `instead_of`, the suite as it was read before, keeps its text byte for byte,
+    even if it was written by hand. Raises StoreError and SuiteError, also if the file has changed
+    since it was read.
     """
     rows, tokens = list(rows), list(tokens)
-    stored = {one.id: one for one in tokens}
+    stored = {entry.id: entry for entry in tokens}
     lines = {row.id: _suite_line(row) for row in rows}
     tokens_path, provenance_path, _ = suite_files(path)
     by_id = sorted(rows, key=lambda row: row.id)
     digests = {row.id: row_digests(row, stored.get(row.id)) for row in by_id}
     made = provenance.model_copy(update={"rows": digests, "num_rows": None})
     files = {
-        tokens_path: rows_data(tokens_path, [one.model_dump(mode="json") for one in tokens]),
+        tokens_path: rows_data(tokens_path, [entry.model_dump(mode="json") for entry in tokens]),
         provenance_path: document_data(provenance_path, made),
     }
     with alone_with(suite_record(path), suite_files(path)) as is_alone:
@@ -187,8 +189,8 @@ def check_same_pair(
 ) -> None:
     """Refuse a suite whose rows were not measured on the pair of `provenance`.
 
-    `relation` is the suite's to its own pair, in words, and `if_other` says what to do. Raises
-    SuiteError.
+    `relation` is how the suite relates to its own pair, in words; `if_other` is the next step.
+    Raises SuiteError.
     """
     if stored.provenance is None:  # nothing was measured yet
         return
@@ -201,18 +203,18 @@ def check_same_pair(
 
 
 def faults_of(path: Path) -> list[SuiteError]:
-    """What is wrong with a suite, its tokens and its provenance; none where all can be read.
+    """Return the faults of a suite, its tokens and its provenance; none if all can be read.
 
-    A fault of a row names its line. What only shows once every row can be read, such as a suite
-    that was cut off between two rows, is looked for last.
+    A fault of a row names its line. Faults that only show once every row can be read, such as a
+    suite that was cut off between two rows, are looked for last.
     """
     return list(_row_by_row(path)) or list(_as_a_whole(path))
 
 
 def suites_below(folder: Path) -> list[Path]:
-    """The suites in a folder and in the folders in it, but for hidden ones."""
+    """Return the suites in a folder and below it, without hidden ones."""
     found = ((path, path.relative_to(folder).parts) for path in folder.rglob(f"*{SUITE_SUFFIX}"))
-    return sorted(path for path, parts in found if not any(one.startswith(".") for one in parts))
+    return sorted(path for path, parts in found if not any(part.startswith(".") for part in parts))
 
 
 def _read(path: Path, tokens_in: Callable[[Path], Mapping[str, StoredTokens]]) -> StoredSuite:
@@ -227,24 +229,24 @@ def _read(path: Path, tokens_in: Callable[[Path], Mapping[str, StoredTokens]]) -
 def _kept_texts(
     path: Path, lines: Mapping[str, bytes], instead_of: StoredSuite
 ) -> dict[str, bytes]:
-    """The lines of the file whose rows stay what they are. Raises SuiteError."""
+    """Return the lines of the file whose rows do not change. Raises SuiteError."""
     now = _read(path, load_tokens)
     if now != replace(instead_of, tokens=dict(instead_of.tokens)):
         raise SuiteError(
-            path, None, "was changed by others since it was read, so it stays as it is; start again"
+            path, None, "has changed since it was read, so it was not overwritten; start again"
         )
     texts = _texts(now.suite)
     return {id_: text for id_, (line, text) in texts.items() if lines.get(id_) == line}
 
 
 def _texts(suite: Suite) -> dict[str, tuple[bytes, bytes]]:
-    """By id: a row as we would write it, and as it stands in the file."""
+    """Return, by id, each row as we would write it and as it is in the file."""
     lines = suite.path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     return {row.id: (_suite_line(row), lines[suite.lines[row.id] - 1]) for row in suite.rows}
 
 
 def _suite_line(case: Case) -> bytes:
-    """A case as `write_suite` writes it: one line, without its end."""
+    """Return a case as `write_suite` writes it: one line, without its end."""
     return strict_dumps(_suite_row(case)).encode("utf-8")
 
 
@@ -254,7 +256,7 @@ def _suite_row(case: Case) -> dict[str, Any]:
 
 
 def _lines_data(path: AnyPath, lines: Mapping[str, bytes]) -> bytes:
-    """A suite of lines that are there already, by id, sorted by it. Raises SuiteError."""
+    """Return a suite of given lines, by id, sorted by it. Raises SuiteError."""
     _check_number(path, len(lines))
     return within_limits(path, b"".join(lines[id_] + b"\n" for id_ in sorted(lines)))
 
@@ -268,7 +270,7 @@ def _check_number(path: AnyPath, count: int) -> None:
 
 def _row_by_row(path: Path) -> Iterator[SuiteError]:
     if not is_suite(path):
-        yield SuiteError(path, None, f"is no suite; the name of one ends in {SUITE_SUFFIX}")
+        yield SuiteError(path, None, f"is not a suite; the name of a suite ends in {SUITE_SUFFIX}")
         return
     yield from _row_faults(path, Case)
     tokens, provenance, _ = suite_files(path)
@@ -294,7 +296,7 @@ def _row_faults(path: Path, model: type[Row]) -> Iterator[SuiteError]:
                 yield fault
                 continue
             if lines.setdefault(id_, number) != number:
-                yield SuiteError(path, number, f"line {lines[id_]} again (id {id_}); drop one")
+                yield SuiteError(path, number, f"repeats line {lines[id_]} (id {id_}); drop one")
     except SuiteError as fault:
         yield fault
 

@@ -20,7 +20,7 @@ from pytest_divergence.core.file_names import AnyPath
 from pytest_divergence.core.json_files import read_limited, read_rows, validated, write_rows
 
 WRITTEN_ID = re.compile(rb'{"id": "([A-Za-z0-9._-]+)", ')
-"""How `write_tokens` begins a line."""
+"""Beginning of a line as `write_tokens` writes it."""
 Continuation = Annotated[list[Count], Field(min_length=1)]
 
 
@@ -28,9 +28,9 @@ class StoredTokens(Record):
     """One case's continuations, each a list of token ids, end of turn included."""
 
     id: SafeId
-    """The case's."""
+    """Id of the case."""
     prompt_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    """`prompt_digest` of the prompt's ids: tells whether the tokenizer still reads it the same."""
+    """`prompt_digest` of the prompt's ids: shows whether the tokenizer still gives the same ids."""
     reference: list[Continuation]
     """Written by the reference."""
     candidate: list[Continuation]
@@ -44,7 +44,7 @@ class StoredTokens(Record):
 
 
 def prompt_digest(ids: Sequence[int]) -> str:
-    """Sha256 of a prompt's token ids, in hex."""
+    """Return the sha256 of a prompt's token ids, in hex."""
     return hashlib.sha256(",".join(str(int(token)) for token in ids).encode("ascii")).hexdigest()
 
 
@@ -54,19 +54,19 @@ def load_tokens(path: AnyPath) -> dict[str, StoredTokens]:
     for number, row in read_rows(path):
         tokens = validated(path, number, row, StoredTokens)
         if tokens.id in stored:
-            raise SuiteError(path, number, f"the tokens of case {tokens.id} again; drop one")
+            raise SuiteError(path, number, f"repeats the tokens of case {tokens.id}; drop one")
         stored[tokens.id] = tokens
     return stored
 
 
 class ListedTokens(Mapping[str, StoredTokens]):
-    """A tokens file for a listing: knows whose continuations it holds, and reads them when asked.
+    """A tokens file for a listing: knows whose continuations it holds, and reads them on demand.
 
     Faults of a row are raised then, as `load_tokens` raises them.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the ids alone, where the file is as `write_tokens` writes it."""
+        """Read the ids alone, if the file is as `write_tokens` writes it."""
         self._path = path
         starts = [WRITTEN_ID.match(line) for line in read_limited(path).splitlines()]
         ids = [start[1].decode("ascii") for start in starts if start]

@@ -1,4 +1,4 @@
-"""What a training in a folder was, and how far it has come: `training.json`."""
+"""Record of a training in a folder and of its progress: `training.json`."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class TrainingRecord(Record):
     """All that the soft prompt depends on: config, models with their tokenizer and device, chat
     format and digests of the texts."""
     dataset_settings: dict[str, JsonValue]
-    """All that the dataset depends on besides."""
+    """All else that the dataset depends on."""
     num_texts: Count
     """Texts that were short enough to be trained on."""
     num_validation_texts: Count
     num_steps: Count
-    """Planned; fewer were taken where the divergence had grown by `stop_after_growth` before."""
+    """Planned steps; fewer were taken if the divergence grew by `stop_after_growth` before."""
     training: TrainingSummary = TrainingSummary(name="soft-prompt")
     """Loss, validation, D_soft and D_hard."""
     gradient_norms: list[Number] = Field(default_factory=list)
-    """One a step."""
+    """Gradient norm of each step."""
     entropies: list[Number] = Field(default_factory=list)
     """Mean entropy of the mixtures before each step, nats; none for free vectors."""
     num_written: Count = 0
     """Distinct prompts that both models wrote after the soft prompt."""
     num_rows: Count = 0
-    """Of the dataset."""
+    """Rows of the dataset."""
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which values pass, which bounds may stand, and which limit a promoted case gets.
+"""Rules for the values that pass, for bounds, and for the limit of a promoted case.
 
 Plain numbers of one metric, in its unit.
 """
@@ -13,19 +13,19 @@ from pytest_divergence.core.provenance import NoiseFloor
 from pytest_divergence.core.setting_names import setting
 
 FLOOR_FACTOR = 3.0
-"""How many times the noise floor a bound must be, at least."""
+"""Smallest bound, as a multiple of the noise floor."""
 ROUNDING = 1e-9
 """Relative: a bound that was stored as three times the floor is not under it."""
 ARITHMETIC_FLOOR = 1e-6
-"""What float32 arithmetic itself leaves of a divergence of zero, nats."""
+"""Nats that float32 arithmetic itself makes of a divergence of zero."""
 GROWTH = 1.25
-"""How much larger than when it was approved a divergence may be."""
+"""Factor by which a divergence may grow after it was approved."""
 
 
 def judge(value: float, max_kl: float) -> Literal["passed", "failed"]:
-    """`passed` only for a finite value at or under a finite bound, both in nats per token.
+    """Return `passed` only for a finite value at or below a finite bound, in the same unit.
 
-    Written so that NaN on either side never passes.
+    NaN on either side never passes.
     """
     is_within = math.isfinite(value) and math.isfinite(max_kl) and value <= max_kl
     return "passed" if is_within else "failed"
@@ -36,7 +36,7 @@ def check_bound(
 ) -> None:
     """Raise SettingsError for a metric's bound that the noise alone could break.
 
-    A bound stands where no noise floor is known. `dtype` is the one that the floor was measured in,
+    Any bound passes if no noise floor is known. `dtype` is the one that the floor was measured in,
     and `name` what the user wrote to give the bound.
     """
     noise = floor.of(metric) if floor is not None else None
@@ -45,14 +45,14 @@ def check_bound(
     least = f"{_rounded_up(FLOOR_FACTOR * noise):.3g}"
     way_out = "" if dtype == "float32" else f", or measure in float32 ({setting('dtype')})"
     raise SettingsError(
-        f"{name}={max_kl:g} is within the noise: the reference reads up to {noise:.3g} "
-        f"{floor.unit_of(metric)} against itself, and a bound must be at least {FLOOR_FACTOR:g} x "
+        f"{name}={max_kl:g} is within the noise: the reference differs from itself by up to "
+        f"{noise:.3g} {floor.unit_of(metric)}, and a bound must be at least {FLOOR_FACTOR:g} x "
         f"that, {least}; raise max_kl to at least {least}{way_out}"
     )
 
 
 def approved_limit(value: float, noise_floor: float | None) -> float:
-    """`max_kl` of a case that read `value`: a quarter more, and never inside the noise.
+    """Return the `max_kl` of a case measured at `value`: a quarter more, never inside the noise.
 
     All in one metric's unit. A noise floor that was not measured counts as that of arithmetic.
     """
@@ -61,6 +61,6 @@ def approved_limit(value: float, noise_floor: float | None) -> float:
 
 
 def _rounded_up(value: float) -> float:
-    """`value` to three digits, never less: what a message tells people to give must be enough."""
+    """Return `value` rounded up to three digits, so that the number in a message is enough."""
     digits = 2 - math.floor(math.log10(value))
     return math.ceil(value * 10.0**digits * (1 - ROUNDING)) / 10.0**digits

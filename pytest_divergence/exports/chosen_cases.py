@@ -1,4 +1,4 @@
-"""Which cases are exported, and what was made of them. Knows no format."""
+"""Cases that are exported, and the result of an export. Knows no format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_divergence.core.suites import StoredSuite
 
 @dataclass(frozen=True)
 class Exported:
-    """A file's text, and the cases that are and are not in it."""
+    """Text of a file, with the cases that are and are not in it."""
 
     text: str
     num_cases: int
@@ -22,9 +22,9 @@ class Exported:
 
 
 def cases_of(suites: Sequence[StoredSuite]) -> Iterator[Case]:
-    """The cases of all suites, without control rows.
+    """Yield the cases of all suites, without control rows.
 
-    Raises SuiteError for a prompt of two suites: the other tools need distinct ids too.
+    Raises SuiteError for a prompt in two suites: the other tools need distinct ids too.
     """
     found: dict[str, StoredSuite] = {}
     for stored in suites:
@@ -43,6 +43,6 @@ def cases_of(suites: Sequence[StoredSuite]) -> Iterator[Case]:
 
 
 def details_of(case: Case) -> dict[str, Any]:
-    """What a suite says of a case besides its prompt, under the same keys."""
+    """Return the keys of a case besides its prompt, as a suite has them."""
     prompt = ("schema_version", "id", "input", "messages")
     return {key: value for key, value in case.to_row().items() if key not in prompt}

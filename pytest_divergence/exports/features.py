@@ -1,7 +1,7 @@
 """The columns of a suite for `datasets.load_dataset`, made from its published JSON Schema.
 
 Without them the loader infers the columns from the first rows of the first file, and then refuses
-the file or row that has a key more.
+a file or row with another key.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def suite_features() -> datasets.Features:
-    """The columns of suites, whichever keys their rows have; what a row leaves out is None.
+    """Return the columns of suites, whichever keys their rows have; a missing key is None.
 
-    For `datasets.load_dataset("json", data_files=[…], features=suite_features())`. What
-    may hold any keys, such as `metadata`, is a `datasets.Json`. Raises SettingsError where
-    datasets has no such.
+    For `datasets.load_dataset("json", data_files=[…], features=suite_features())`. A column that
+    may hold any keys, such as `metadata`, is a `datasets.Json`. Raises SettingsError if datasets
+    does not have it.
     """
     try:
         from datasets import Features, Json  # noqa: F401
     except ImportError:
         raise SettingsError(
-            "the columns of a suite need a datasets that has datasets.Json: "
+            "the columns of a suite need a version of datasets that has datasets.Json: "
             "pip install --upgrade datasets"
         ) from None
     schema = json.loads(published_path("suite").read_text("utf-8"))
@@ -37,13 +37,13 @@ def suite_features() -> datasets.Features:
 
 
 def _feature(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
-    """A column, or a part of one, as datasets describes it."""
+    """Return a column, or a part of one, as datasets describes it."""
     from datasets import Json, List, Value
 
     if "$ref" in schema:
         schema = definitions[schema["$ref"].rpartition("/")[2]]
     if "anyOf" in schema:
-        (schema,) = (one for one in schema["anyOf"] if one.get("type") != "null")
+        (schema,) = (choice for choice in schema["anyOf"] if choice.get("type") != "null")
         return _feature(schema, definitions)
     if schema["type"] == "array":
         return List(_feature(schema["items"], definitions))

@@ -14,13 +14,13 @@ from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.exports.chosen_cases import Exported, cases_of, details_of
 
 SUFFIXES = (".jsonl",)
-"""Inspect tells JSON Lines by the name."""
+"""Inspect recognises JSON Lines by the name."""
 
 
 def exported(suites: Sequence[StoredSuite]) -> Exported:
-    """One sample for each case; its target is the reference's greedy answer, where it is known."""
+    """Return a sample for each case; its target is the reference's greedy answer, if known."""
     samples = [_sample(case) for case in cases_of(suites)]
-    return Exported("".join(strict_dumps(one) + "\n" for one in samples), len(samples))
+    return Exported("".join(strict_dumps(sample) + "\n" for sample in samples), len(samples))
 
 
 def _sample(case: Case) -> dict[str, Any]:

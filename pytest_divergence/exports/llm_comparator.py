@@ -23,14 +23,14 @@ FIELDS = {
     "max_kl": "number",
     "behaviour": "category",
 }
-"""What stands beside the answers, and how it is shown: numbers as histograms."""
+"""Fields shown beside the answers, and their types: numbers become histograms."""
 
 
 def exported(suites: Sequence[StoredSuite]) -> Exported:
-    """A is the reference, B the candidate. Raises SuiteError for suites of different pairs.
+    """Return the file; A is the reference, B the candidate.
 
     Cases without answers are left out. `score` is null: it would say which answer is the better
-    one, and a divergence does not.
+    one, and a divergence does not. Raises SuiteError for suites of different pairs.
     """
     reference, candidate = _models(suites)
     cases = list(cases_of(suites))
@@ -39,7 +39,7 @@ def exported(suites: Sequence[StoredSuite]) -> Exported:
         raise SuiteError(
             suites[0].suite.path,
             None,
-            "no case holds the models' answers, which LLM Comparator shows; measure them with "
+            "no case has the models' answers, which LLM Comparator shows; measure the cases with "
             f"{setting('fill')}",
         )
     document = {
@@ -60,17 +60,17 @@ def exported(suites: Sequence[StoredSuite]) -> Exported:
 
 
 def _models(suites: Sequence[StoredSuite]) -> tuple[str, str]:
-    """The names of the pair that all suites belong to."""
+    """Return the names of the pair that all suites belong to."""
     pairs = {
-        (one.provenance.reference.spec, one.provenance.candidate.spec)
-        if one.provenance
-        else ("reference", "candidate"): one.suite.path
-        for one in suites
+        (stored.provenance.reference.spec, stored.provenance.candidate.spec)
+        if stored.provenance
+        else ("reference", "candidate"): stored.suite.path
+        for stored in suites
     }
     if len(pairs) > 1:
         first, second, *_ = pairs.values()
         raise SuiteError(
-            second, None, f"belongs to another pair than {first}; export one pair at a time"
+            second, None, f"belongs to a different pair than {first}; export one pair at a time"
         )
     (pair,) = pairs
     return pair
@@ -95,7 +95,7 @@ def _example(case: Case, answers: Completions) -> dict[str, Any]:
 
 
 def _shown(case: Case) -> str:
-    """The prompt; of a chat, each turn with its role."""
+    """Return the prompt; of a chat, each turn with its role."""
     if len(case.turns) == 1:
         return case.text
     return "\n\n".join(f"{turn.role}: {turn.content}" for turn in case.turns)

@@ -2,9 +2,9 @@ r"""A configuration of promptfoo without providers: one prompt, and a test for e
 
 Format: promptfoo.dev/docs/configuration/reference. A prompt is handed over as the JSON of its chat
 turns, which chat providers take as such. Braces in it are written `\u007b` and `\u007d`, because
-promptfoo expands templates in variables too; nor does a variable begin with `file://`, which it
-would read as a file. A suite holds what a search came upon, or what someone else wrote, and must
-reach the models as it is.
+promptfoo expands templates in variables too; and no variable begins with `file://`, which it would
+read as a file. A suite holds text that a search found, or that someone else wrote, and it must
+reach the models unchanged.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SUFFIXES = (".json", ".yaml", ".yml")
 """JSON is YAML; promptfoo refuses other names."""
 VARIABLE = "messages"
 NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-"""What JSON may hold as it is and YAML may not, or takes for the end of a line."""
+"""Characters that JSON may hold unescaped, but YAML may not, or takes for the end of a line."""
 
 
 def exported(suites: Sequence[StoredSuite]) -> Exported:
-    """The configuration; a test has no assertion, because none of promptfoo's is about nats."""
+    """Return the configuration, without assertions, because none of promptfoo's is about nats."""
     tests = [_test(case) for case in cases_of(suites)]
     configuration = {
         "description": f"{len(tests)} cases of pytest-divergence",
@@ -55,7 +55,7 @@ def _test(case: Case) -> dict[str, Any]:
 
 
 def _turns(case: Case) -> str:
-    """The chat turns as JSON without a brace in a string: no template begins or ends there."""
+    """Return the chat turns as JSON without a brace in a string, so that it holds no template."""
     turns = (
         f'{{"role": "{turn.role}", "content": {_inert(strict_dumps(turn.content))}}}'
         for turn in case.turns

@@ -1,4 +1,4 @@
-"""What many rows say together, as statistics: growth of KL, breadth and mean shift.
+"""Statistics over many rows: growth of KL, breadth and mean shift.
 
 Numbers in, numbers out: knows no model, row or file. What cannot be computed is a
 `MeasurementError`; NaN never becomes a verdict.
@@ -30,7 +30,7 @@ def non_inferiority(
     floor: float,
     margin: float = MARGIN,
 ) -> Growth:
-    """How much forward KL has grown, as a ratio: t interval of the clusters' mean log ratio.
+    """Return the growth of forward KL as a ratio: t interval of the clusters' mean log ratio.
 
     One entry a row; rows with equal `clusters` are averaged first and are one unit. KL below
     `floor`, nats per token, counts as the floor. Raises `MeasurementError` for no rows or a number
@@ -40,7 +40,8 @@ def non_inferiority(
     _check("forward KL", [*new, *old])
     _check("floor or margin", [floor, margin])
     if not len(new) == len(old) == len(clusters):
-        raise ValueError(f"{len(new)} new, {len(old)} old values and {len(clusters)} clusters")
+        lengths = f"{len(new)}, {len(old)}, {len(clusters)}"
+        raise ValueError(f"new, old and clusters need one entry a row; got {lengths}")
     if floor <= 0 or margin <= 1:
         raise ValueError(f"floor={floor} must be above 0, and margin={margin} above 1")
     grouped: defaultdict[Hashable, list[float]] = defaultdict(list)
@@ -60,9 +61,9 @@ def non_inferiority(
 
 
 def breadth(kls: Sequence[float], bound: float) -> Breadth:
-    """How many of the control rows' values exceed the bound; a value at the bound is within it.
+    """Count the control rows' values that exceed the bound; a value at the bound is within it.
 
-    Exact binomial: whether 5 % or more of ordinary prompts exceed it can be ruled out. Raises
+    An exact binomial test tells whether 5 % or more over the bound can be ruled out. Raises
     `MeasurementError` for no rows or a value that is not finite.
     """
     _check("the control rows' divergence", kls)
@@ -81,7 +82,7 @@ def breadth(kls: Sequence[float], bound: float) -> Breadth:
 
 
 def shift(values: Sequence[float], limit: float) -> Shift:
-    """The mean of the control rows' values against its limit, nats per token.
+    """Return the mean of the control rows' values with its limit, nats per token.
 
     Raises `MeasurementError` for no rows or a value that is not finite.
     """

@@ -1,4 +1,4 @@
-"""What a pair reads when nothing is wrong: noise floor, typical shift, and the bound from both.
+"""Baseline of a pair: its noise floor, its typical shift, and the bound from both.
 
 Does not know which prompts are ordinary, nor which bound is asserted.
 """
@@ -24,7 +24,7 @@ from pytest_divergence.scoring.metrics import added_metric
 from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_logits, whole
 
 NUM_NOISE_PROMPTS = 20
-"""Times three nuisances: at least 59, for the maximum to cover 95 % at 95 % confidence."""
+"""Times three nuisances, at least 59: so the maximum covers 95 % with 95 % confidence."""
 SHIFT_FACTOR = 1.5
 MIN_CONTROLS_FOR_P99 = 100
 
@@ -36,11 +36,11 @@ def measure_noise_floor(
     *,
     metric: MetricName = "symmetric",
 ) -> NoiseFloor:
-    """The largest divergence of the reference from itself, in nats and in an added `metric`.
+    """Return the largest divergence of the reference from itself, in nats and an added `metric`.
 
-    Each of the first 20 prompts' continuations, given as ids, is read four ways: in a batch, alone,
-    without the shared chat prefix, and token by token through the cache; the first is compared
-    with the others. Never below what float32 arithmetic leaves.
+    Each of the first 20 prompts' continuations, given as ids, is computed four ways: in a batch,
+    alone, without the shared chat prefix, and token by token through the cache; the first is
+    compared with the others. Never below the floor of float32 arithmetic.
     """
     rows = noise_rows(pair, prompts, continuations)
     side, added = pair.reference, added_metric(pair, metric)
@@ -69,7 +69,7 @@ def measure_noise_floor(
 def noise_rows(
     pair: ModelPair, prompts: Sequence[Prompt], continuations: Sequence[Sequence[int]]
 ) -> list[ScoringRow]:
-    """What noise is measured on: the first 20 prompts, each with a continuation given as ids."""
+    """Return the rows to measure noise on: the first 20 prompts with given continuation ids."""
     if not prompts:
         raise MeasurementError("the noise floor needs at least one prompt")
     return [
@@ -79,12 +79,12 @@ def noise_rows(
 
 
 def batched_logits(side: Side, rows: Sequence[ScoringRow]) -> list[Tensor]:
-    """Logits of each row's continuation, read in a batch with others: (T, V) a row."""
+    """Return logits of each row's continuation, in a batch with others: (T, V) a row."""
     return [logits for batch in _batches(rows) for logits in continuation_logits(side, batch)]
 
 
 def typical_shift(values: Sequence[float]) -> TypicalShift:
-    """Summary of the controls' divergences, in the metric's unit."""
+    """Return a summary of the controls' divergences, in the metric's unit."""
     if not values:
         raise MeasurementError("the typical shift needs at least one control")
     return TypicalShift(
@@ -96,9 +96,10 @@ def typical_shift(values: Sequence[float]) -> TypicalShift:
 
 
 def automatic_bound(floor: float | None, shift: TypicalShift) -> Bound:
-    """The larger of 3 x noise floor and 1.5 x the controls' 99th percentile, in one metric's unit.
+    """Return the larger of 3 x noise floor and 1.5 x the controls' 99th percentile.
 
-    With fewer than 100 controls the 99th percentile is not to be had, and the maximum stands in.
+    Both are in one metric's unit. Fewer than 100 controls have no 99th percentile, so their maximum
+    is used instead.
     """
     is_many = shift.num_controls >= MIN_CONTROLS_FOR_P99
     typical = shift.p99 if is_many else shift.max
@@ -111,22 +112,22 @@ def automatic_bound(floor: float | None, shift: TypicalShift) -> Bound:
 
 
 def absolute_bound(max_kl: float) -> Bound:
-    """A bound that was asked for, in the metric's unit."""
+    """Return a bound that the user gave, in the metric's unit."""
     return Bound(value=max_kl, parts={"max_kl": max_kl}, label=f"absolute: {setting('max_kl')}")
 
 
 def nll_limit(control_nlls: Sequence[float]) -> float:
-    """The controls' 99.5th percentile, nats per token; less likely prompts are off distribution."""
+    """Return the controls' 99.5th percentile, nats per token: the limit of natural prompts."""
     return float(np.quantile(control_nlls, 0.995))
 
 
 def _batches(rows: Sequence[ScoringRow], size: int = 10) -> list[list[ScoringRow]]:
-    """Small enough that most rows are padded by others of another length."""
+    """Split rows into batches so small that most rows are padded to another row's length."""
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def _token_by_token(side: Side, batch: Sequence[ScoringRow]) -> list[Tensor]:
-    """Logits of each row's continuation as decoding sees them: (T, V) a row."""
+    """Return logits of each row's continuation as decoding sees them: (T, V) a row."""
     prefixes = {row.prefix for row in batch}
     rows = list(batch) if len(prefixes) == 1 else [whole(row) for row in batch]
     state = side.start([row.body for row in rows], prefix=rows[0].prefix)

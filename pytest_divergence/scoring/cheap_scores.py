@@ -1,4 +1,4 @@
-"""What one reading of a prompt tells: how natural it is, and how the models part at its answer.
+"""Scores from one pass over a prompt: how natural it is, and how the models' answers begin.
 
 The negative log-likelihood of the prompt's own words, and the divergence of the answer's first
 token, or how likely a wanted answer begins. Writes no continuation.
@@ -27,30 +27,30 @@ from pytest_divergence.scoring.teacher_forcing import (
 )
 
 NUM_TOKENS = 3
-"""Of a wanted answer: what decides is how it begins."""
+"""Tokens of a wanted answer that are scored: its beginning decides."""
 NEVER = -7.0
-"""Nats: a beginning that the reference would write once in a thousand answers it does not write.
-From there on, only how likely the candidate writes it tells two prompts apart."""
+"""Nats: a beginning in one of a thousand answers counts as one that the reference never writes.
+From there on, only the candidate's probability ranks two prompts."""
 LEAST_LOG_PROB = -12.0
-"""Nats per token: how unlikely the reference can be made before the log-ratio gains nothing more.
-Without it a search would rather rule a wanted answer out for the reference than have it written."""
+"""Nats per token below which a less likely reference no longer raises the log-ratio. Without it a
+search would make the reference avoid a wanted answer instead of making the candidate write it."""
 
 
 @dataclass(frozen=True)
 class Screened:
-    """What the first tokens of a prompt's answer say."""
+    """Scores of the first tokens of a prompt's answer."""
 
     first_token_kl: float
     """Divergence at the first token, nats."""
     promise: float
-    """That divergence, or how much likelier the candidate begins with a wanted answer, nats."""
+    """`first_token_kl`, or how much likelier the candidate begins with a wanted answer, nats."""
 
 
 def prompt_nlls(pair: ModelPair, side: Side, prompts: Sequence[Prompt]) -> list[float]:
-    """Mean negative log-likelihood of each prompt's own tokens under one model, nats per token.
+    """Return the mean negative log-likelihood of each prompt's own tokens under one model.
 
-    For a single user turn these are the user's tokens, without what the template writes around
-    them; perplexity is the exponential of it.
+    In nats per token; perplexity is the exponential of it. For a single user turn these are the
+    user's tokens, without those that the template adds.
     """
     suffix = len(pair.chat.user_suffix) if pair.chat.template is not None else 0
     return map_batches(
@@ -64,7 +64,7 @@ def prompt_nlls(pair: ModelPair, side: Side, prompts: Sequence[Prompt]) -> list[
 def screen(
     pair: ModelPair, prompts: Sequence[Prompt], *, metric: MetricName, aim: str = ""
 ) -> list[Screened]:
-    """Both models read each prompt, and the beginning of the answer that is wanted, if any is."""
+    """Score the beginning of each prompt's answer, or of the wanted answer `aim`, if any."""
     wanted = tuple(beginning(pair, aim)) if aim else ()
     rows = [ScoringRow(*row, wanted or (0,)) for row in pair.prompt_rows(prompts)]
     found = []
@@ -77,12 +77,12 @@ def screen(
 def first_token_scores(
     pair: ModelPair, prompts: Sequence[Prompt], *, metric: MetricName = "symmetric"
 ) -> list[float]:
-    """Divergence at the response's first token only, nats: what screening without an aim reads."""
-    return [one.first_token_kl for one in screen(pair, prompts, metric=metric)]
+    """Return the divergence at each answer's first token, nats, as a screen without an aim."""
+    return [scores.first_token_kl for scores in screen(pair, prompts, metric=metric)]
 
 
 def beginning(pair: ModelPair, answer: str) -> list[int]:
-    """The first token ids of an answer."""
+    """Return the first token ids of an answer."""
     ids: list[int] = pair.chat.tokenizer.encode(answer, add_special_tokens=False)
     return ids[:NUM_TOKENS]
 
@@ -91,7 +91,7 @@ def beginning(pair: ModelPair, answer: str) -> list[int]:
 def _user_nlls(
     side: Side, rows: Sequence[tuple[tuple[int, ...], Tensor]], num_suffix: int
 ) -> list[float]:
-    """Mean over the user's tokens: all but each row's first, and the template's last."""
+    """Return the mean over the user's tokens: all but each row's first, and the template's last."""
     prefixes = {prefix for prefix, _ in rows}
     shared = next(iter(prefixes)) if len(prefixes) == 1 else ()
     bodies = [torch.tensor([*prefix[len(shared) :], *body.tolist()]) for prefix, body in rows]
@@ -105,8 +105,8 @@ def _user_nlls(
     logprobs = token_log_probs(side, positions.at(torch.cat(places)), torch.cat(targets))
     # A base model's empty prompt has no token: nothing was written.
     return [
-        -float(one.double().mean()) if len(one) else 0.0
-        for one in torch.split(logprobs, [len(wanted) for wanted in targets])
+        -float(values.double().mean()) if len(values) else 0.0
+        for values in torch.split(logprobs, [len(wanted) for wanted in targets])
     ]
 
 
@@ -116,8 +116,8 @@ def _log_ratio(scores: TokenScores) -> float:
 
 
 def _first_divergence(scores: TokenScores, metric: MetricName) -> float:
-    """The divergence at the first token of a continuation, nats."""
+    """Return the divergence at the first token of a continuation, nats."""
     if scores.added is not None:
         return float(scores.added[0])
-    parts = (float(one[0]) for one in (scores.forward, scores.reverse, scores.js))
+    parts = (float(values[0]) for values in (scores.forward, scores.reverse, scores.js))
     return built_in_values(*parts)[metric]

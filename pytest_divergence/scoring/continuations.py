@@ -1,7 +1,7 @@
-"""Continuations of prompts: what both models write after them, sampled or most likely.
+"""Continuations of prompts that both models write, sampled or most likely.
 
-Each model reads a prompt once, and only so many prompts are under way at a time. Does not know how
-continuations are scored.
+Each model reads a prompt once, and a limited number of prompts is in flight at a time. Does not
+know how continuations are scored.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Continuations:
 
 
 Write = Callable[[Decoding, Sequence[Tensor]], list[tuple[Ids, ...]]]
-"""From a model that has read some prompts, and their ids, to its continuations of each."""
+"""Function from a model that has read prompts, and their ids, to its continuations of each."""
 
 
 def greedy_continuations(
     pair: ModelPair, prompts: Sequence[Prompt], *, max_new_tokens: int
 ) -> list[Continuations]:
-    """One continuation of most likely tokens from each model, not scored."""
+    """Return one continuation of most likely tokens from each model, not scored."""
     rows, write = pair.prompt_rows(prompts), most_likely(pair, max_new_tokens)
 
     def compute(batch: list[int]) -> list[Continuations]:
@@ -64,7 +64,7 @@ def sampler(
     seed: int,
     temperature: float = 1.0,
 ) -> Write:
-    """Writes samples of each model, from a random stream named by the seed and a prompt's ids.
+    """Return a writer of samples, from a random stream named by the seed and a prompt's ids.
 
     Raises `ValueError` for counts below 1 and a temperature that is not positive.
     """
@@ -95,7 +95,7 @@ def sampler(
 
 
 def most_likely(pair: ModelPair, max_new_tokens: int) -> Write:
-    """Writes the most likely token of each model, and so on."""
+    """Return a writer of each model's most likely tokens."""
 
     def write(state: Decoding, rows: Sequence[Tensor]) -> list[tuple[Ids, ...]]:
         forked = state.fork(range(len(rows)))
@@ -105,7 +105,7 @@ def most_likely(pair: ModelPair, max_new_tokens: int) -> Write:
 
 
 def read(pair: ModelPair, rows: Sequence[Row]) -> tuple[tuple[Decoding, Decoding], list[Tensor]]:
-    """Both models after the given prompts, which share one prefix, and the prompts' ids."""
+    """Let both models read prompts that share one prefix; return them and the prompts' ids."""
     bodies = [body for _, body in rows]
     return read_prompts(pair, bodies, prefix=rows[0][0]), bodies
 
@@ -113,15 +113,15 @@ def read(pair: ModelPair, rows: Sequence[Row]) -> tuple[tuple[Decoding, Decoding
 def written(
     states: tuple[Decoding, Decoding], bodies: Sequence[Tensor], write: Write
 ) -> list[Continuations]:
-    """What both models write after the prompts that they have read."""
+    """Return the continuations that both models write after the prompts that they have read."""
     both = (write(state, bodies) for state in states)
-    return [Continuations(*one) for one in zip(*both, strict=True)]
+    return [Continuations(*by_both) for by_both in zip(*both, strict=True)]
 
 
 def in_flight(
     rows: Sequence[Row], compute: Callable[[list[int]], Sequence[Result]]
 ) -> list[Result]:
-    """`compute` over indices of rows that share a prefix, a limited number of them at a time."""
+    """Apply `compute` to indices of rows that share a prefix, a limited number at a time."""
     return by_prefix(
         rows,
         lambda _, chosen: map_batches(

@@ -13,34 +13,34 @@ from torch import Tensor
 
 
 def forward_kl(reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
-    """KL(reference || candidate) in nats at each position: (..., vocab) -> (...)."""
+    """Return KL(reference || candidate) in nats at each position: (..., vocab) -> (...)."""
     return kl_of_log_probs(log_probs(reference_logits), log_probs(candidate_logits))
 
 
 def reverse_kl(reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
-    """KL(candidate || reference) in nats at each position: (..., vocab) -> (...)."""
+    """Return KL(candidate || reference) in nats at each position: (..., vocab) -> (...)."""
     return forward_kl(candidate_logits, reference_logits)
 
 
 def js(reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in nats, at most ln 2: (..., vocab) -> (...)."""
+    """Return the Jensen-Shannon divergence in nats, at most ln 2: (..., vocab) -> (...)."""
     return js_of_log_probs(log_probs(reference_logits), log_probs(candidate_logits))
 
 
 def symmetric_kl(reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
-    """Mean of both KL directions in nats, half of Jeffreys' divergence: (..., vocab) -> (...)."""
+    """Return the mean of both KL directions in nats, half of Jeffreys': (..., vocab) -> (...)."""
     log_p, log_q = log_probs(reference_logits), log_probs(candidate_logits)
     return (kl_of_log_probs(log_p, log_q) + kl_of_log_probs(log_q, log_p)) / 2
 
 
 def log_probs(logits: Tensor) -> Tensor:
-    """Log-softmax in float32, or float64 where the logits are: (..., vocab) -> (..., vocab)."""
+    """Return log-softmax in float32, or float64 if the logits are: (..., vocab) -> same shape."""
     upcast = logits if logits.dtype == torch.float64 else logits.float()
     return torch.log_softmax(upcast, dim=-1)
 
 
 def kl_of_log_probs(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) in nats from normalised log-probabilities: (..., vocab) -> (...)."""
+    """Return KL(p || q) in nats from normalised log-probabilities: (..., vocab) -> (...)."""
     # A token that both models rule out contributes nothing; its -inf - -inf would be NaN.
     ruled_out = torch.isneginf(log_p)
     difference = (log_p - log_q).masked_fill(ruled_out, 0.0)
@@ -48,6 +48,6 @@ def kl_of_log_probs(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def js_of_log_probs(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in nats from normalised log-probabilities."""
+    """Return the Jensen-Shannon divergence in nats from normalised log-probabilities."""
     log_mixture = torch.logaddexp(log_p, log_q) - math.log(2)
     return (kl_of_log_probs(log_p, log_mixture) + kl_of_log_probs(log_q, log_mixture)) / 2

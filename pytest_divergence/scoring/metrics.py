@@ -28,24 +28,24 @@ DIVERGENCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class AddedMetric:
-    """A metric of someone else's, with its name: what it answers is checked."""
+    """A metric that a plugin or a user added, with its name; its values are checked."""
 
     name: str
     metric: Metric
 
     @property
     def unit(self) -> str:
-        """What its numbers count, per token."""
+        """Unit of its numbers, per token."""
         return str(getattr(self.metric, "unit", NATS_PER_TOKEN))
 
     def __call__(self, reference_logits: Tensor, candidate_logits: Tensor) -> Tensor:
-        """The divergence at each position: (T, vocab) -> (T,), on the CPU, in float32.
+        """Return the divergence at each position: (T, vocab) -> (T,), on the CPU, in float32.
 
         Raises `MeasurementError` naming the metric where it has no finite number for each.
         """
         logits = [
-            one if one.dtype == torch.float64 else one.float()
-            for one in (reference_logits, candidate_logits)
+            side if side.dtype == torch.float64 else side.float()
+            for side in (reference_logits, candidate_logits)
         ]
         try:
             values = self.metric.measure(*logits)
@@ -69,12 +69,12 @@ class AddedMetric:
 
 
 def built_in_values(forward: float, reverse: float, js: float) -> dict[str, float]:
-    """Every built-in metric's value from the three that are read, in their unit."""
+    """Return every built-in metric's value from the three measured ones, in their unit."""
     return {"symmetric": (forward + reverse) / 2, "forward": forward, "reverse": reverse, "js": js}
 
 
 def added_metric(pair: ModelPair, name: str) -> AddedMetric | None:
-    """The metric that was added to the pair by that name; None for a built-in one.
+    """Return the metric that was added to the pair by that name; None for a built-in one.
 
     Raises `SettingsError` for a name that no metric has.
     """

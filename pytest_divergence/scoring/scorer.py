@@ -45,7 +45,7 @@ Estimator = Literal["fresh", "stored"]
 
 @dataclass(frozen=True)
 class PromptScore:
-    """What was measured on one prompt."""
+    """Measurement of one prompt."""
 
     prompt: Prompt
     prompt_ids: Ids
@@ -54,13 +54,13 @@ class PromptScore:
     same_top_share: float
     """Share of positions at which both models would choose the same token."""
     reference_perplexity: float
-    """Of the reference on its own continuations."""
+    """Perplexity of the reference on its own continuations."""
     candidate_perplexity: float
-    """Of the candidate on its own continuations."""
+    """Perplexity of the candidate on its own continuations."""
     log_ratios: tuple[float, ...]
-    """ln p(candidate) - ln p(reference), nats, of each token of the candidate's first one."""
+    """ln p(candidate) - ln p(reference), nats, for each token of its first continuation."""
     on_candidate: tuple[TokenScores, ...] = field(compare=False, repr=False)
-    """Of each of the candidate's continuations, under both models."""
+    """Scores of each of the candidate's continuations, under both models."""
 
 
 def score_prompts(
@@ -78,8 +78,8 @@ def score_prompts(
 
     Returns one score a prompt, in order. A prompt's numbers do not depend on the others: its
     samples are drawn from a random stream named by `seed` and its own ids. At another
-    `temperature` it is still the models' own distributions, at T = 1, whose divergence is read,
-    but on texts that are not typical of them: such numbers compare with each other alone. Raises
+    `temperature` the divergence is still that of the models' own distributions, at T = 1, but on
+    texts that are not typical of them: compare such numbers only with each other. Raises
     `NonFiniteLogitsError`, `MeasurementError`, and `ValueError` for counts below 1, a temperature
     that is not positive, or continuations that are not one entry a prompt.
     """
@@ -100,14 +100,14 @@ def score_greedily(
 ) -> list[PromptScore]:
     """Measure each prompt on one continuation of most likely tokens from each model.
 
-    What a search works on: cheap and without sampling noise, but not what a case asserts.
+    A search works on these scores: cheap and without sampling noise. A case does not assert them.
     """
     write = most_likely(pair, max_new_tokens)
     return _score(pair, prompts, write, metric=metric, estimator="fresh")
 
 
 def stored_tokens(case_id: str, score: PromptScore) -> StoredTokens:
-    """What a suite keeps of a score, to measure the same continuations again."""
+    """Return the part of a score that a suite keeps, to measure the same continuations again."""
     return StoredTokens(
         id=case_id,
         prompt_sha256=prompt_digest(score.prompt_ids),
@@ -124,21 +124,23 @@ def summarise(
     estimator: Estimator = "fresh",
     unit: str = NATS_PER_TOKEN,
 ) -> Measurement:
-    """One prompt's measurement from the scores of both models' continuations.
+    """Return one prompt's measurement from the scores of both models' continuations.
 
     `unit` is the metric's. Raises `MeasurementError` where a model has no continuation or a value
     is not finite.
 
-    Total nats over number of positions, end of turn included. `forward` is read on the reference's
-    own continuations and `reverse` on the candidate's, so each is an estimate of the divergence
-    between the two models' distributions over texts, per token, in its direction.
+    Total nats over number of positions, end of turn included. `forward` is measured on the
+    reference's own continuations and `reverse` on the candidate's, so each is an estimate of the
+    divergence between the two models' distributions over texts, per token, in its direction.
     """
     if not on_reference or not on_candidate:
-        raise MeasurementError("a measurement needs a continuation of each model; there is none")
+        raise MeasurementError(
+            "a measurement needs a continuation from each model, but one has none"
+        )
     forward = _per_token(on_reference, lambda scores: scores.forward)
     reverse = _per_token(on_candidate, lambda scores: scores.reverse)
     both = on_reference, on_candidate
-    js = sum(_per_token(scores, lambda one: one.js) for scores in both) / 2
+    js = sum(_per_token(scores, lambda tokens: tokens.js) for scores in both) / 2
     values = built_in_values(forward, reverse, js)
     if metric not in values:
         values[metric] = sum(_per_token(scores, _added) for scores in both) / 2
@@ -164,12 +166,12 @@ def summarise(
 
 
 def same_top_share(scores: Sequence[TokenScores]) -> float:
-    """Share of positions at which both models would choose the same token."""
-    return float(torch.cat([one.same_top for one in scores]).mean())
+    """Return the share of positions at which both models would choose the same token."""
+    return float(torch.cat([tokens.same_top for tokens in scores]).mean())
 
 
 def perplexity(logprobs: Tensor) -> float:
-    """exp of the mean negative log-probability: (T,) -> scalar."""
+    """Return exp of the mean negative log-probability: (T,) -> scalar."""
     return math.exp(-float(logprobs.double().mean()))
 
 
@@ -181,7 +183,7 @@ def _score(
     metric: MetricName,
     estimator: Estimator,
 ) -> list[PromptScore]:
-    """Both models read each prompt once, write (unless given) and score the continuations."""
+    """Let both models read each prompt once, write (unless given) and score the continuations."""
     rows = pair.prompt_rows(prompts)
     added = added_metric(pair, metric)
 
@@ -196,14 +198,14 @@ def _score(
             _prompt_score(
                 prompts[index],
                 rows[index],
-                one,
+                continuations,
                 next(scores),
                 next(scores),
                 metric=metric,
                 unit=added.unit if added is not None else NATS_PER_TOKEN,
                 estimator=estimator,
             )
-            for index, one in zip(batch, given, strict=True)
+            for index, continuations in zip(batch, given, strict=True)
         ]
 
     return in_flight(rows, compute)
@@ -212,8 +214,8 @@ def _score(
 def _score_states(
     states: tuple[Decoding, Decoding], given: Sequence[Continuations], added: AddedMetric | None
 ) -> Iterator[list[TokenScores]]:
-    """For each prompt in turn: the scores on the reference's, then on the candidate's."""
-    groups = [ids for one in given for ids in (one.reference, one.candidate)]
+    """Yield, for each prompt, the scores on the reference's continuations, then the candidate's."""
+    groups = [ids for both in given for ids in (both.reference, both.candidate)]
     owners = [index // 2 for index, ids in enumerate(groups) for _ in ids]
     flat = iter(score_states(states, owners, [ids for group in groups for ids in group], added))
     for group in groups:
@@ -250,30 +252,32 @@ def _prompt_score(
 
 
 def _perplexity(scores: Sequence[TokenScores], name: str) -> float:
-    return perplexity(torch.cat([getattr(one, name) for one in scores]))
+    return perplexity(torch.cat([getattr(tokens, name) for tokens in scores]))
 
 
 def _per_token(scores: Sequence[TokenScores], pick: Callable[[TokenScores], Tensor]) -> float:
-    values = torch.cat([pick(one) for one in scores]).double()
+    values = torch.cat([pick(tokens) for tokens in scores]).double()
     return float(values.sum() / len(values))
 
 
 def _added(scores: TokenScores) -> Tensor:
     if scores.added is None:
-        raise MeasurementError("the scores hold no value of the metric that is asked for")
+        raise MeasurementError("the scores hold no value of the requested metric")
     return scores.added
 
 
 def _spread(
     on_reference: Sequence[TokenScores], on_candidate: Sequence[TokenScores], metric: MetricName
 ) -> float | None:
-    """Standard deviation over continuations, the i-th of both models taken together."""
+    """Return the standard deviation over continuations, the i-th of both models together."""
     if len(on_reference) < 2 or len(on_reference) != len(on_candidate):
         return None
 
-    def mean(ours: TokenScores, theirs: TokenScores) -> float:
-        is_built_in = metric in DIVERGENCES
-        sides = (ours.forward, theirs.reverse) if is_built_in else (_added(ours), _added(theirs))
+    def mean(reference: TokenScores, candidate: TokenScores) -> float:
+        if metric in DIVERGENCES:
+            sides = (reference.forward, candidate.reverse)
+        else:
+            sides = (_added(reference), _added(candidate))
         return sum(float(side.mean()) for side in sides) / 2
 
     return statistics.stdev(map(mean, on_reference, on_candidate))

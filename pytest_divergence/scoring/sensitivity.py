@@ -1,8 +1,8 @@
-"""What a measurement tells apart: settings that change no weight, and noise of a known size.
+"""Sensitivity of a measurement to settings that change no weight, and to noise of a known size.
 
 Each setting is switched on the reference itself and switched back: no second model is loaded. Noise
-is planted in its own weights and taken out again bit for bit. Does not know how a model is switched
-(`pytest_divergence.models.switches`), nor what a reading is compared with.
+is added to its own weights and removed again bit for bit. Does not know how a model is switched
+(`pytest_divergence.models.switches`), nor what a measurement is compared with.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from pytest_divergence.scoring.suite_rows import replay_cases
 
 ATTENTIONS = ("sdpa", "eager")
 SIZES = (0.003, 0.01, 0.03, 0.1, 0.3)
-"""Of the noise that is planted, relative to each weight matrix's standard deviation."""
+"""Sizes of injected noise, relative to each weight matrix's standard deviation."""
 
 
 def attention_of(pair: ModelPair) -> str:
-    """The attention implementation that the reference runs.
+    """Return the attention implementation that the reference runs.
 
     Raises `MeasurementError` for a reference without weights at hand.
     """
@@ -44,7 +44,7 @@ def attention_of(pair: ModelPair) -> str:
 
 
 def nuisances_of(pair: ModelPair) -> list[tuple[NuisanceKind, str]]:
-    """Settings that a user could choose instead of the pair's attention, dtype and device.
+    """Return settings that a user could choose instead of the pair's attention, dtype and device.
 
     Raises `MeasurementError` for a reference without weights at hand.
     """
@@ -66,12 +66,11 @@ def measure_nuisance(
     *,
     metric: MetricName = "symmetric",
 ) -> Nuisance:
-    """The reference under another setting against itself as it is, on given continuations.
+    """Measure the reference under another setting against itself, on given continuations.
 
-    The same prompts and the same divergence as the noise floor's: an added `metric`, or else
-    symmetric KL. A setting that this machine or model refuses comes back with the reason; only lack
-    of memory is raised, for it may pass, and `MeasurementError` for a reference without weights at
-    hand.
+    Uses the noise floor's prompts and divergence: an added `metric`, or else symmetric KL. A
+    setting that this machine or model refuses comes back with the reason. Raises only for lack of
+    memory, which may pass, and `MeasurementError` for a reference without weights at hand.
     """
     rows, side = noise_rows(pair, prompts, continuations), with_weights(pair, pair.reference)
     divergence = added_metric(pair, metric) or symmetric_kl
@@ -85,8 +84,8 @@ def measure_nuisance(
                 raise
             return Nuisance(kind=kind, setting=setting, reason=reason_of(error))
         values = [
-            float(divergence(ours, theirs.to(ours.device)).mean())
-            for ours, theirs in zip(baseline, changed, strict=True)
+            float(divergence(before, after.to(before.device)).mean())
+            for before, after in zip(baseline, changed, strict=True)
         ]
     return Nuisance(
         kind=kind,
@@ -106,7 +105,7 @@ def injected_kls(
     seed: int,
     metric: MetricName,
 ) -> list[float]:
-    """What a replay of the cases reads where the candidate is the reference under noise.
+    """Return the replayed value of each case if the candidate is the reference under noise.
 
     Nats per token, one a case, on its stored continuations, as any gate would measure them.
     """
@@ -122,16 +121,16 @@ def injected_kls(
         )
     values = []
     for case in cases:
-        one = found[case.id]
-        if isinstance(one, Exception):
-            raise one
-        values.append(one.measurement.value)
+        replayed = found[case.id]
+        if isinstance(replayed, Exception):
+            raise replayed
+        values.append(replayed.measurement.value)
     return values
 
 
 @contextmanager
 def planted(pair: ModelPair, *, size: float, seed: int) -> Iterator[ModelPair]:
-    """The reference, and as its candidate the same model with noise in its weight matrices.
+    """Yield the reference, and as its candidate the same model with noise in its weight matrices.
 
     `size` is relative to each matrix's standard deviation; the same seed gives the same noise,
     scaled. Beside the pair one copy of the reference's matrices is held, also for an adapter pair,
@@ -146,7 +145,7 @@ def planted(pair: ModelPair, *, size: float, seed: int) -> Iterator[ModelPair]:
 
 
 def reason_of(error: Exception) -> str:
-    """Why something could not be measured, in one line for a report."""
+    """Return why something could not be measured, in one line for a report."""
     if isinstance(error, NonFiniteLogitsError):
         return "its logits are not numbers (NaN or infinite)"
     if isinstance(error, MeasurementError):

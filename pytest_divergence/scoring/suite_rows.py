@@ -35,7 +35,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How one row is measured."""
+    """Sizes of one row's measurement."""
 
     metric: MetricName
     num_continuations: int
@@ -44,7 +44,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Remeasured:
-    """What one row reads now."""
+    """New measurement of one row."""
 
     measurement: Measurement
     stored: StoredTokens
@@ -55,20 +55,20 @@ class Remeasured:
 
 @dataclass(frozen=True)
 class ReplayedCase:
-    """What replaying one case measured."""
+    """Measurement of one replayed case."""
 
     measurement: Measurement
     continuations: Continuations
 
 
 def case_prompt(case: Case) -> Prompt:
-    """The prompt of a case as the models take it.
+    """Return the prompt of a case as the models take it.
 
     Raises MeasurementError for what this version would measure as another prompt.
     """
     if case.template_arguments:
         raise MeasurementError(
-            f"case {case.id} has template_arguments, which this pytest-divergence cannot give to a "
+            f"case {case.id} has template_arguments, which this pytest-divergence cannot pass to a "
             "chat template; upgrade it: pip install --upgrade pytest-divergence"
         )
     return case.turns if case.messages is not None else case.text
@@ -79,7 +79,7 @@ def measure_afresh(
 ) -> dict[str, Remeasured | Exception]:
     """Measure rows on fresh continuations of both models.
 
-    By id: what was measured, or why that was not possible, which keeps no other row from it.
+    Returns, by id, the measurement or the error of each row; an error stops no other row.
     """
     groups: defaultdict[tuple[Sizes, str], list[Case]] = defaultdict(list)
     for row in rows:
@@ -94,7 +94,7 @@ def measure_afresh(
 def measure_rows(
     pair: ModelPair, sizes: Sizes, seed: int, rows: Sequence[Case]
 ) -> list[Remeasured]:
-    """Each row on fresh continuations, with both greedy answers: what a suite keeps of a prompt."""
+    """Measure each row on fresh continuations, with both greedy answers, for a suite to keep."""
     prompts = [case_prompt(row) for row in rows]
     length = max(MIN_COMPLETION_LENGTH, sizes.max_new_tokens)
     with pair.reuse_prompts():
@@ -133,9 +133,9 @@ def replay_cases(
 ) -> dict[str, ReplayedCase | Exception]:
     """Measure cases on their stored continuations; on fresh, seeded ones where none are stored.
 
-    By id: what was measured, or why that was not possible, which keeps no other case from it. A
-    case is a `MeasurementError` where its prompt's ids are not those it was stored with, so that
-    the numbers would not compare, or where a stored id is outside the vocabulary.
+    Returns, by id, the measurement or the error of each case; an error stops no other case. It is a
+    `MeasurementError` if the prompt's ids are not those it was stored with, so that the numbers
+    would not compare, or if a stored id is outside the vocabulary.
 
     Nothing is sampled and no bound is computed: the same file and models give the same numbers.
     """
@@ -164,14 +164,14 @@ def replay_cases(
                 if is_stored
                 else None,
             )
-            return [ReplayedCase(one.measurement, one.continuations) for one in scores]
+            return [ReplayedCase(scored.measurement, scored.continuations) for scored in scores]
 
         found |= _one_by_one_where_it_fails(group, score)
     return found
 
 
 def replay_behaviour(pair: ModelPair, telling: TellingContinuation) -> float:
-    """ln p(candidate) - ln p(reference) of a behaviour's telling continuation, in nats.
+    """Return ln p(candidate) - ln p(reference) of a behaviour's telling continuation, in nats.
 
     Raises `MeasurementError` where an id is outside the models' vocabulary.
     """
@@ -184,15 +184,15 @@ def replay_behaviour(pair: ModelPair, telling: TellingContinuation) -> float:
 def _one_by_one_where_it_fails(
     cases: Sequence[Case], measure: Callable[[Sequence[Case]], Sequence[Found]]
 ) -> dict[str, Found | Exception]:
-    """What `measure` finds for each case, by id; alone where all together raise an exception."""
+    """Return the results of `measure` by id; it takes cases one by one if all together fail."""
     try:
         found = measure(cases)
     except Exception as error:  # a model may raise anything; which case made it do so?
         if len(cases) == 1:
             return {cases[0].id: error}
         alone = [_one_by_one_where_it_fails([case], measure) for case in cases]
-        return {id_: one for each in alone for id_, one in each.items()}
-    return {case.id: one for case, one in zip(cases, found, strict=True)}
+        return {id_: result for results in alone for id_, result in results.items()}
+    return {case.id: result for case, result in zip(cases, found, strict=True)}
 
 
 def _continuations(stored: StoredTokens) -> Continuations:
@@ -202,7 +202,7 @@ def _continuations(stored: StoredTokens) -> Continuations:
 def _check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
     if prompt_digest(pair.chat.prompt_ids(case_prompt(case))) != stored.prompt_sha256:
         raise PromptIdsError(
-            f"case {case.id}: the prompt's token ids are not those it was stored with, so the "
+            f"case {case.id}: the prompt's token ids differ from the stored ones, so the "
             "tokenizer, the chat template or the system prompt has changed. Use the suite's own "
             "(its provenance file names them), or search again."
         )

@@ -29,19 +29,19 @@ from pytest_divergence.scoring.suite_rows import (
 )
 
 SAME = {"rel_tol": 1e-4, "abs_tol": 1e-6}
-"""What arithmetic alone may move a value by: then the row keeps its text."""
+"""Tolerances for arithmetic: a row whose values move no further keeps its text."""
 
 
 @dataclass(frozen=True)
 class NewSuite:
-    """All that is written."""
+    """Content of a suite to write."""
 
     rows: Mapping[str, Case]
     """Every row of the file by id, also those that stay."""
     tokens: Mapping[str, StoredTokens]
     provenance: Provenance
     failed: Mapping[str, Exception]
-    """Why rows could not be measured; with one of them there is nothing to write."""
+    """Errors of rows that could not be measured; with one of them nothing is written."""
 
 
 def updated(
@@ -52,13 +52,15 @@ def updated(
     *,
     seed: int,
 ) -> NewSuite:
-    """Every row measured afresh on `pair`; `made` says how, and replaces the old provenance.
+    """Measure every row afresh on `pair`; `made` says how, and replaces the old provenance.
 
     The bound stays, unless the metric is another quantity now, and so do the behaviours; those that
     the pair's candidate does not show are marked.
     """
     old = stored.provenance
-    behaviours = [_asked_again(pair, one) for one in old.behaviours] if old is not None else []
+    behaviours = (
+        [_asked_again(pair, behaviour) for behaviour in old.behaviours] if old is not None else []
+    )
     found = measure_afresh(pair, stored.suite.rows, sizes_of, seed=seed)
     floor = old.noise_floor if old is not None and _is_same_arithmetic(old, made) else None
     metric = _metric_of(found)
@@ -96,9 +98,9 @@ def filled(
     *,
     seed: int,
 ) -> NewSuite:
-    """The rows without a measurement measured on `pair`; all others stay as they are.
+    """Measure the rows without a measurement on `pair`; all others stay as they are.
 
-    Raises SuiteError where the others were measured on another pair than `made` names.
+    Raises SuiteError if the others were measured on another pair than `made` names.
     """
     check_same_pair(
         stored,
@@ -127,13 +129,13 @@ def _new(
     kept: set[str],
     provenance: Provenance,
 ) -> NewSuite:
-    """`kept` are rows whose measurement, and so their continuations, stay."""
+    """Return the new suite; `kept` are rows whose measurement and continuations stay."""
     tokens = {
-        id_: one.stored
-        for id_, one in found.items()
-        if isinstance(one, Remeasured) and id_ not in kept
+        id_: result.stored
+        for id_, result in found.items()
+        if isinstance(result, Remeasured) and id_ not in kept
     }
-    failed = {id_: one for id_, one in found.items() if isinstance(one, Exception)}
+    failed = {id_: result for id_, result in found.items() if isinstance(result, Exception)}
     return NewSuite(rows, {**stored.tokens, **tokens}, provenance, failed)
 
 
@@ -174,7 +176,7 @@ def _reads_the_same(old: Measurement | None, new: Measurement) -> bool:
     if old is None or old.metric != new.metric or old.estimator != new.estimator:
         return False
     numbers = ("value", "forward", "reverse", "js", "max_token")
-    return all(math.isclose(getattr(old, one), getattr(new, one), **SAME) for one in numbers)
+    return all(math.isclose(getattr(old, name), getattr(new, name), **SAME) for name in numbers)
 
 
 def _asked_again(pair: ModelPair, behaviour: Behaviour) -> Behaviour:
@@ -191,9 +193,9 @@ def _is_same_arithmetic(old: Provenance, made: Provenance) -> bool:
 
 
 def _metric_of(found: Mapping[str, Remeasured | Exception]) -> MetricName:
-    """The metric of the rows; of several, that of the most."""
+    """Return the metric of most rows."""
     metrics = Counter(
-        one.measurement.metric for one in found.values() if isinstance(one, Remeasured)
+        result.measurement.metric for result in found.values() if isinstance(result, Remeasured)
     )
     return metrics.most_common(1)[0][0] if metrics else BUILT_IN_METRICS[0]
 
@@ -204,11 +206,11 @@ def _noise_floor(
     found: Mapping[str, Remeasured | Exception],
     metric: MetricName,
 ) -> NoiseFloor | None:
-    """Measured on the shortest prompts; None where there are too few for it to say anything."""
+    """Measure the noise floor on the shortest prompts; None if there are too few of them."""
     measured = [
-        (row, one.stored.candidate[0])
+        (row, result.stored.candidate[0])
         for row in sorted(rows, key=lambda row: len(row.text))
-        if isinstance(one := found[row.id], Remeasured)
+        if isinstance(result := found[row.id], Remeasured)
     ][:NUM_NOISE_PROMPTS]
     if len(measured) < NUM_NOISE_PROMPTS:
         return None

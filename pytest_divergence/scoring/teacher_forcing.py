@@ -1,6 +1,6 @@
-"""What both models say at each position of a continuation, a piece of the positions at a time.
+"""Scores of both models at each position of a continuation, one piece of positions at a time.
 
-A piece's logits are made, measured and forgotten, so that the peak of memory does not grow with
+A piece's logits are made, measured and freed, so that peak memory does not grow with
 vocabulary times positions. Where a gradient is wanted they are made a second time in the backward
 pass (Chen et al. 2016, arXiv:1604.06174; for the output head, Hsu et al. 2024, arXiv:2410.10989):
 with z the logits, h the hidden states, W the head and D the sum of what is measured at positions t,
@@ -33,7 +33,7 @@ SCORING_BATCH = 16
 PIECE_BYTES = 32 * 2**20
 """Logits of one model in a piece, in float32; measuring them takes about ten times that."""
 Measure = Callable[..., Tensor]
-"""From a slice of the positions and each model's logits there (n, V) to values (..., n)."""
+"""Function from a slice of positions and each model's logits there (n, V) to values (..., n)."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class ScoringRow:
 
     @property
     def ids(self) -> Tensor:
-        """What is fed after the prefix; the last token predicts nothing that is scored."""
+        """Ids that are fed after the prefix; the last token predicts nothing that is scored."""
         fed = torch.tensor(self.continuation[:-1], dtype=torch.long)
         return torch.cat([self.body, fed])
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Per token of one continuation of T tokens; every tensor is (T,), on the CPU, in float32."""
+    """Scores per token of one continuation of T tokens: tensors (T,), on the CPU, in float32."""
 
     forward: Tensor
     reverse: Tensor
@@ -63,13 +63,13 @@ class TokenScores:
     reference_logprobs: Tensor
     candidate_logprobs: Tensor
     added: Tensor | None = None
-    """The asserted metric's, where it is none of the built-in ones."""
+    """Values of the asserted metric, if it is not a built-in one."""
 
 
 def score_tokens(
     pair: ModelPair, rows: Sequence[ScoringRow], *, metric: str = "symmetric"
 ) -> list[TokenScores]:
-    """Divergences at every token of each row's continuation, in `metric` and the built-in ones.
+    """Return divergences at each token of each row's continuation, in `metric` and built-in ones.
 
     Raises `NonFiniteLogitsError` naming the model where logits are NaN or infinite, `ValueError`
     for an empty continuation.
@@ -86,7 +86,7 @@ def score_tokens(
 def read_prompts(
     pair: ModelPair, bodies: Sequence[Tensor], *, prefix: tuple[int, ...]
 ) -> tuple[Decoding, Decoding]:
-    """Reference and candidate, each having read the same prompts once."""
+    """Return reference and candidate after each has read the same prompts once."""
     return (
         pair.reference.start(bodies, prefix=prefix),
         pair.candidate.start(bodies, prefix=prefix),
@@ -122,9 +122,9 @@ def score_states(
 
 
 def continuation_logits(side: Side, batch: Sequence[ScoringRow]) -> list[Tensor]:
-    """Logits that predict each row's continuation tokens: (T, V) a row, checked to be numbers.
+    """Return the logits of each row's continuation tokens: (T, V) a row, checked to be numbers.
 
-    One plain forward pass, without a cache after the prefix: what scoring is compared with.
+    One plain forward pass, without a cache after the prefix: scoring is compared with it.
     """
     longest = max(len(row.continuation) for row in batch)
     prefixes = {row.prefix for row in batch}
@@ -138,7 +138,7 @@ def continuation_logits(side: Side, batch: Sequence[ScoringRow]) -> list[Tensor]
 
 
 def token_log_probs(side: Side, positions: LazyLogits, token_ids: Tensor) -> Tensor:
-    """What one model gives one token at each position: ln p in nats, (N,) ids -> (N,).
+    """Return one model's ln p of one token at each position, in nats: (N,) ids -> (N,).
 
     Raises `NonFiniteLogitsError` as `score_tokens` does.
     """
@@ -152,12 +152,12 @@ def token_log_probs(side: Side, positions: LazyLogits, token_ids: Tensor) -> Ten
 
 
 def measured(measure: Measure, *models: LazyLogits) -> Tensor:
-    """`measure` of the logits of each model at all N positions: (..., N).
+    """Apply `measure` to the logits of each model at all N positions: (..., N).
 
     Positions whose logits are in memory anyway are measured at once.
     """
     count = len(models[0])
-    if all(one.is_whole for one in models):
+    if all(lazy.is_whole for lazy in models):
         return _piece(measure, models, slice(0, count))
     length = max(1, PIECE_BYTES // (4 * models[0].vocab_size))
     pieces = [slice(start, min(start + length, count)) for start in range(0, count, length)]
@@ -174,7 +174,7 @@ def check_finite(logits: Tensor, side: Side) -> None:
 
 
 def whole(row: ScoringRow) -> ScoringRow:
-    """The row with its prefix as part of its body: nothing is shared."""
+    """Return the row with its prefix as part of its body: nothing is shared."""
     start = torch.tensor(row.prefix, dtype=torch.long)
     return ScoringRow((), torch.cat([start, row.body]), row.continuation)
 
@@ -206,7 +206,7 @@ def _row_scores(
 def _scores(
     reference: Tensor, candidate: Tensor, token_ids: Tensor, added: AddedMetric | None
 ) -> Tensor:
-    """The fields of `TokenScores` at T positions: (fields, T), on the CPU."""
+    """Return the fields of `TokenScores` at T positions: (fields, T), on the CPU."""
     index = token_ids[:, None].to(reference.device)
     log_p, log_q = log_probs(reference), log_probs(candidate)
     fields = [
@@ -232,4 +232,4 @@ def _recomputed(measure: Measure, models: tuple[LazyLogits, ...], piece: slice) 
 
 
 def _piece(measure: Measure, models: tuple[LazyLogits, ...], piece: slice) -> Tensor:
-    return measure(piece, *(one.logits(piece.start, piece.stop) for one in models))
+    return measure(piece, *(lazy.logits(piece.start, piece.stop) for lazy in models))

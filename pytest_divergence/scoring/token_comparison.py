@@ -1,4 +1,4 @@
-"""Token by token, for people: what both models think at each position of a continuation."""
+"""Comparison of both models at each token of a continuation, for people."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pytest_divergence.scoring.teacher_forcing import check_finite, read_prompts
 
 NUM_TOP = 5
 ADDED_TOKEN = "[an added token]"
-"""All tokens together that only one of the models knows."""
+"""Text of every token that only one of the models knows."""
 
 
 @torch.no_grad()
 def compare_tokens(
     pair: ModelPair, prompt: Prompt, continuation: Sequence[int]
 ) -> list[TokenComparison]:
-    """Divergences and probabilities of both models at each token of one continuation."""
+    """Return divergences and probabilities of both models at each token of one continuation."""
     ((prefix, body),) = pair.prompt_rows([prompt])
     states = read_prompts(pair, [body], prefix=prefix)
     reference, candidate = (_logits(state, continuation).to(pair.device) for state in states)
@@ -47,7 +47,7 @@ def compare_tokens(
 
 
 def _logits(state: Decoding, continuation: Sequence[int]) -> Tensor:
-    """Of one model, which has read the prompt, at each token: (T, V), checked to be numbers."""
+    """Return a model's logits at each token: (T, V), checked; it has read the prompt."""
     (positions,) = state.positions_of([continuation])
     logits = positions.logits(0, len(positions))
     check_finite(logits, state.side)
@@ -61,7 +61,7 @@ def _top(pair: ModelPair, probabilities: Tensor) -> list[tuple[str, float]]:
 
 
 def _token_text(pair: ModelPair, token_id: int) -> str:
-    """A token as it is written, control tokens included."""
+    """Return a token as it is written, control tokens included."""
     if token_id >= pair.reference.vocab_size:
         return ADDED_TOKEN
     decoded = pair.chat.tokenizer.decode([token_id])

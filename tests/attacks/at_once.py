@@ -132,8 +132,8 @@ def _copied(ready: Path, target: Path) -> Place:
 
 def _says_why(done: Done) -> bool:
     words = (
-        "is there already",
-        "was changed by others",
+        "exists already",
+        "has changed since it was read",
         "stays as it was",
         "another search",
         "holds no report.json",  # a search has begun, and is the latest run already

@@ -33,7 +33,7 @@ from tests.core.made_suites import SURE
 
 KNOT, POEM, SOUP = "How do I tie a knot?", "Write a poem about rain.", "What goes into a soup?"
 HOURS = 2 * 3600
-DONE_BEFORE = ("is there already", "nothing to fill", "already")
+DONE_BEFORE = ("nothing to fill", "already")
 """What a command says that had ended but for its last words."""
 
 

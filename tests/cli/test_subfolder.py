@@ -105,9 +105,9 @@ def test_a_behaviour_is_accepted_in_the_suites_of_the_project(
         ),
         (
             ("promote", "latest", SUITE),
-            "latest: there is no run yet in ../.divergence/reports; name a suite",
+            "latest: no run in ../.divergence/reports yet; name a suite",
         ),
-        (("report",), "latest: there is no run yet in ../.divergence/reports; name a suite"),
+        (("report",), "latest: no run in ../.divergence/reports yet; name a suite"),
     ],
 )
 def test_where_nothing_is_the_place_is_named(
@@ -138,4 +138,4 @@ def test_without_an_ini_file_a_folder_is_a_project_of_its_own(
 
     report = command("report", folder="tests")
 
-    assert "there is no run yet in .divergence/reports;" in report.stderr
+    assert "no run in .divergence/reports yet;" in report.stderr

@@ -59,11 +59,11 @@ def test_every_bad_line_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     knot = load_line(KNOT)
     assert lines_of(capsys) == [
         f'{SUITE}:4: unknown key "inpt"; did you mean "input"?',
-        f"{SUITE}:6: line {knot[0]} again (id {knot[1]}); drop one",
+        f"{SUITE}:6: repeats line {knot[0]} (id {knot[1]}); drop one",
         f"{SUITE}:7: max_kl is -1; it should be greater than 0",
         f'{SUITE}:8: each line must be one JSON object, in braces; this is "[]"',
         f"{SUITE}:9: not valid JSON: Expecting property name enclosed in double quotes at "
-        "column 2; the last line has no end, so the file may have been cut off",
+        "column 2; the last line has no line break, so the file may be cut off",
         f"{TOKENS}:4: prompt_sha256 is missing",
         f"{PROVENANCE}: tool_version is missing",
         "suites: 1, faults: 7",
@@ -82,12 +82,12 @@ def load_line(prompt: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("damage", "fault"),
     [
-        (lambda: SUITE.write_text(""), "holds no case; an empty suite would pass without a test"),
+        (lambda: SUITE.write_text(""), "has no cases; an empty suite would pass without a test"),
         (
             lambda: SUITE.write_text("".join(SUITE.read_text().splitlines(keepends=True)[:2])),
-            "lacks 1 of the 3 rows that it was written with, the first is "
-            f"{LAST}, so it may have been cut off; restore it, or where rows were taken out on "
-            f"purpose, take their lines out of rows in {PROVENANCE.name} too",
+            "lacks 1 of the 3 rows that it was written with (first: "
+            f"{LAST}), so it may be cut off; restore it, or if you removed rows on purpose, remove "
+            f"their lines from rows in {PROVENANCE.name} too",
         ),
         (lambda: SUITE.unlink(), "cannot be read: No such file or directory"),
         (
@@ -121,7 +121,10 @@ def test_a_suite_is_checked_once_by_whichever_of_its_files_is_named(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["README.md"], "README.md: is no suite; the name of one ends in .divergence.jsonl\n"),
+        (
+            ["README.md"],
+            "README.md: is not a suite; the name of a suite ends in .divergence.jsonl\n",
+        ),
         ([], "error: there is no *.divergence.jsonl below this folder; name one\n"),
     ],
 )

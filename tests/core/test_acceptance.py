@@ -67,7 +67,7 @@ def test_accepting_marks_the_provenance(tmp_path: Path) -> None:
 def test_an_unknown_id_names_those_that_are_known(tmp_path: Path) -> None:
     suite = write_suite_with(tmp_path, SIGNAL)
 
-    with pytest.raises(SettingsError, match=f"no behaviour nope in .*known there: {SIGNAL.id}"):
+    with pytest.raises(SettingsError, match=f"no behaviour nope in .*known: {SIGNAL.id}"):
         accept("nope", [suite])
 
 

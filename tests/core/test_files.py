@@ -97,7 +97,7 @@ def test_without_a_home_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) ->
     for name in ("HOME", "PYTEST_DIVERGENCE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    with pytest.raises(StoreError, match=r"no folder for the cache \(.*\); name one with PYTEST_"):
+    with pytest.raises(StoreError, match=r"no cache folder \(.*\); set PYTEST_"):
         user_cache_path()
 
 
@@ -222,7 +222,7 @@ def test_a_folder_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / ".divergence").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreError, match=r"suites leads out of .*project by a symbolic link"):
+    with pytest.raises(StoreError, match=r"suites leads out of .*project through a symbolic link"):
         _ = DivergenceFolder(tmp_path / "project").suites
     assert os.listdir(tmp_path / "elsewhere") == []
 
@@ -278,7 +278,7 @@ def test_a_held_lock_says_so_then_gives_up(tmp_path: Path) -> None:
         other.join()
     assert waited == [path]
     assert [str(error) for error in errors] == [
-        f"{path} is still held by another process after 0.05 s; wait for it to finish, or end it"
+        f"another process still holds {path} after 0.05 s; wait for it to finish, or stop it"
     ]
 
 

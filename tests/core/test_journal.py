@@ -104,7 +104,7 @@ def test_a_journal_cut_at_any_byte_keeps_its_whole_units(tmp_path: Path) -> None
         torn = size - (data[:size].rfind(b"\n") + 1)
         computed, recovered = work(path)
         assert computed == list(UNITS)[num_whole:]
-        assert recovered == (f"{path}: a torn tail of {torn} bytes was cut" if torn else None)
+        assert recovered == (f"{path}: a torn tail of {torn} bytes was removed" if torn else None)
         assert path.read_bytes() == data
 
 
@@ -130,12 +130,12 @@ def test_damage_is_reported_in_words(tmp_path: Path) -> None:
     work(path)
     header, noise, controls, train = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(header + b"x" + noise + controls + train)
-    assert work(path) == (["noise"], f"{path}: 1 damaged unit is done again")
+    assert work(path) == (["noise"], f"{path}: 1 damaged unit is redone")
     path.write_bytes(b"x" + header + noise + controls + b"torn")
     assert work(path) == (
         list(UNITS),
-        f"{path}: a torn tail of 4 bytes was cut; its first line is damaged, "
-        "so all units are done again",
+        f"{path}: a torn tail of 4 bytes was removed; its first line is "
+        "damaged, so all units are redone",
     )
 
 
@@ -144,7 +144,9 @@ def test_damage_is_reported_in_words(tmp_path: Path) -> None:
 )
 def test_a_result_that_json_cannot_hold_is_refused(tmp_path: Path, result: object) -> None:
     with Journal.open(tmp_path / "j", key="k") as journal:
-        with pytest.raises(MeasurementError, match='work unit "score-7" returned what plain JSON'):
+        with pytest.raises(
+            MeasurementError, match='work unit "score-7" returned a value that plain JSON'
+        ):
             journal.remember("score-7", lambda: result)
         assert journal.remember("score-7", lambda: 1) == 1
 

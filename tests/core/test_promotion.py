@@ -146,15 +146,15 @@ def test_an_ambiguous_id_names_what_it_could_mean(tmp_path: Path, target: Path) 
         tmp_path / "a.divergence.jsonl", [case("How one?", 0.1), case("How two?", 0.1)]
     )
 
-    assert '"how" begins 2 cases: how-one-' in refusal(source, target, "how")
+    assert '"how" matches 2 cases: how-one-' in refusal(source, target, "how")
 
 
 def test_a_target_must_be_collected_by_pytest(searched: Path, tmp_path: Path) -> None:
     said = refusal(searched, tmp_path / "release.jsonl")
 
     assert said == (
-        f"{tmp_path}/release.jsonl is no name of a suite: it must end in .divergence.jsonl, or "
-        f"pytest would not collect it; for instance {tmp_path}/release.divergence.jsonl"
+        f"{tmp_path}/release.jsonl cannot name a suite: the name must end in .divergence.jsonl, or "
+        f"pytest does not collect it; for example {tmp_path}/release.divergence.jsonl"
     )
 
 
@@ -175,7 +175,7 @@ def test_a_target_that_is_there_is_not_overwritten(searched: Path, target: Path)
     promote(searched, target)
 
     assert refusal(searched, target) == (
-        f"{target} is there already; add to it with --add, or name another file"
+        f"{target} exists already; add to it with --add, or name another file"
     )
 
 
@@ -183,8 +183,8 @@ def test_a_search_without_provenance_is_refused(searched: Path, target: Path) ->
     name = searched.name.replace("divergence.jsonl", "provenance.json")
     searched.with_name(name).unlink()
 
-    assert "hold a kl, the first is" in refusal(searched, target)
-    assert f"but there is no {name}" in refusal(searched, target)
+    assert "have a kl (first: " in refusal(searched, target)
+    assert f"but {name} is missing" in refusal(searched, target)
 
 
 def test_a_suite_that_was_written_by_hand_is_no_search(tmp_path: Path, target: Path) -> None:
@@ -192,14 +192,14 @@ def test_a_suite_that_was_written_by_hand_is_no_search(tmp_path: Path, target: P
     by_hand.write_text('{"input": "Hi"}\n', "utf-8")
 
     assert refusal(by_hand, target).endswith(
-        "has no provenance beside it; promote what a search has found"
+        "has no provenance file; promote the suite of a search"
     )
 
 
 def test_a_case_without_its_continuations_is_refused(searched: Path, target: Path) -> None:
     searched.with_name(searched.name.replace("divergence.jsonl", "tokens.jsonl")).unlink()
 
-    assert "has other continuations in " in refusal(searched, target)
+    assert "the continuations of row " in refusal(searched, target)
 
 
 # Adding to a suite
@@ -266,9 +266,7 @@ def test_cases_of_another_pair_are_refused(
     said = refusal(searched, target, is_adding=True)
     assert "belongs to another pair: " in said
     assert words in said
-    assert said.endswith(
-        "; name another file, or bring this one up to date first with --divergence-update"
-    )
+    assert said.endswith("; name another file, or update this one first with --divergence-update")
 
 
 def test_nothing_is_added_to_values_of_unknown_models(searched: Path, target: Path) -> None:
@@ -276,9 +274,9 @@ def test_nothing_is_added_to_values_of_unknown_models(searched: Path, target: Pa
     (target.parent / "release.provenance.json").unlink()
 
     said = refusal(searched, target, is_adding=True)
-    assert "but there is no release.provenance.json" in said
+    assert "but release.provenance.json is missing" in said
     assert said.endswith(
-        "; restore it, or take kl out of the rows and measure them with --divergence-fill"
+        "; restore it, or remove kl from the rows and measure them with --divergence-fill"
     )
 
 
@@ -290,7 +288,7 @@ def test_what_a_killed_promotion_had_written_is_there_already(searched: Path, ta
     record = {name: f".{name}.0.divergence-tmp" for name in names}
     suite_record(target).write_text(json.dumps(record), "utf-8")
 
-    assert "is there already; add to it with --add" in refusal_without_a_look(searched, target)
+    assert "exists already; add to it with --add" in refusal_without_a_look(searched, target)
 
     assert texts(target.parent) == whole
 
@@ -346,7 +344,7 @@ def test_a_run_means_the_suite_that_it_wrote(
 def test_a_run_whose_suite_was_written_again_is_refused(tmp_path: Path, target: Path) -> None:
     folder = write_run(tmp_path, *RUN[:1])
 
-    assert "another search of this pair has written it since" in refusal(folder, target)
+    assert "a later search of this pair has replaced it" in refusal(folder, target)
 
 
 def test_no_run_yet_is_one_sentence(
@@ -355,7 +353,7 @@ def test_no_run_yet_is_one_sentence(
     monkeypatch.chdir(tmp_path)
 
     assert refusal(Path(".divergence/reports/latest"), target) == (
-        "latest: there is no run yet in .divergence/reports; name a suite"
+        "latest: no run in .divergence/reports yet; name a suite"
     )
 
 

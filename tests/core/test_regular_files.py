@@ -103,9 +103,9 @@ def test_a_name_that_is_no_path_is_an_error_like_any_other() -> None:
     for name in ("a\x00b", "a\ud800b"):
         with pytest.raises(SettingsError) as caught:
             read_seeds(name)
-        assert str(caught.value).endswith("cannot be read: it is no path")
+        assert str(caught.value).endswith("cannot be read: it is not a path")
         assert str(caught.value).isprintable()
-        with pytest.raises(StoreError, match=r"cannot make the folder .*: it is no path"):
+        with pytest.raises(StoreError, match=r"cannot make the folder .*: it is not a path"):
             make_folder(Path(name), within=Path())
 
 
@@ -155,7 +155,7 @@ def test_a_link_is_not_written_through(tmp_path: Path, writer: str, target: str)
 def test_a_file_that_lies_elsewhere_too_is_left_alone(tmp_path: Path, writer: str) -> None:
     os.link(tmp_path / "outside/kept", tmp_path / "x")
 
-    with pytest.raises(StoreError, match="it is a hard link to a file that lies elsewhere too"):
+    with pytest.raises(StoreError, match="it is a hard link, so another name leads to it too"):
         WRITERS[writer](tmp_path / "x")
     assert (tmp_path / "outside/kept").read_text() == PRECIOUS
 
@@ -183,7 +183,7 @@ def test_latest_names_a_run_beside_it_or_nothing(tmp_path: Path, name: str, is_l
         (reports / "latest").write_text(name + "\n")
 
     for find in (latest_report_dir, lambda path: report_path(path / "latest")):
-        with pytest.raises(StoreError, match=r"latest names .* no folder of a run beside it"):
+        with pytest.raises(StoreError, match=r"latest names .* not a run's folder beside it"):
             find(reports)
 
 
@@ -200,7 +200,7 @@ def test_a_run_that_is_a_link_is_not_the_last_one(tmp_path: Path) -> None:
     (tmp_path / "run").symlink_to("outside")
     (tmp_path / "latest").symlink_to("run")
 
-    with pytest.raises(StoreError, match="which is no folder of a run beside it"):
+    with pytest.raises(StoreError, match="which is not a run's folder beside it"):
         latest_report_dir(tmp_path)
 
 
@@ -212,7 +212,7 @@ def test_a_report_folder_inside_the_project_stays_there(tmp_path: Path) -> None:
     (root / "inside").symlink_to("here")
 
     for place in (root / "out", root / "out/deeper"):
-        with pytest.raises(StoreError, match=r"leads out of .*project by a symbolic link"):
+        with pytest.raises(StoreError, match=r"leads out of .*project through a symbolic link"):
             _ = DivergenceFolder(root, report_dir=place).reports
     assert os.listdir(tmp_path / "outside") == ["kept"]
     assert DivergenceFolder(root, report_dir=root / "inside/run").reports.is_dir()

@@ -85,10 +85,10 @@ def test_rows_may_be_added_by_hand(suite: Path) -> None:
 def test_a_row_that_was_measured_otherwise_is_named(suite: Path, changes: dict[str, Any]) -> None:
     edit(suite, KNOT_ID, **changes)
     assert refusal(suite) == (
-        f"{suite}: row {KNOT_ID} is not the one that rel.provenance.json was written with: its kl "
-        "or its completions have changed, so the files are not of one suite; restore all three "
-        "from one commit, or take kl out of the row and its line out of rows in "
-        "rel.provenance.json, and measure it with --divergence-fill"
+        f"{suite}: row {KNOT_ID} has changed since rel.provenance.json was written, in its kl or "
+        "its completions, so the files do not belong together; restore all three from one commit, "
+        "or remove kl from the row and its line from rows in rel.provenance.json, and measure it "
+        "with --divergence-fill"
     )
 
 
@@ -105,16 +105,16 @@ def test_a_kl_that_was_written_by_hand_is_named(suite: Path) -> None:
     with suite.open("a") as file:
         kl = measured(0.1).model_dump_json()
         file.write(f'{{"input": "Is this new?", "kl": {kl}}}\n')
-    assert "holds a kl that rel.provenance.json does not know" in refusal(suite)
+    assert "has a kl that rel.provenance.json does not know" in refusal(suite)
 
 
 def test_a_missing_row_is_named(suite: Path) -> None:
     lines = suite.read_text("utf-8").splitlines(keepends=True)
     suite.write_text("".join(line for line in lines if POEM_ID not in line), "utf-8")
     assert refusal(suite) == (
-        f"{suite}: lacks 1 of the 3 rows that it was written with, the first is {POEM_ID}, so it "
-        "may have been cut off; restore it, or where rows were taken out on purpose, take their "
-        "lines out of rows in rel.provenance.json too"
+        f"{suite}: lacks 1 of the 3 rows that it was written with (first: {POEM_ID}), so it "
+        "may be cut off; restore it, or if you removed rows on purpose, remove their lines from "
+        "rows in rel.provenance.json too"
     )
 
 
@@ -122,8 +122,8 @@ def test_measured_rows_without_provenance_are_lost_evidence(suite: Path) -> None
     for path in suite_files(suite)[:2]:
         path.unlink()
     said = refusal(suite)
-    assert said.startswith(f"{suite}: 3 of its rows hold a kl, the first is ")
-    assert "there is no rel.provenance.json, which holds the bound, the behaviours and" in said
+    assert said.startswith(f"{suite}: 3 of its rows have a kl (first: ")
+    assert "but rel.provenance.json is missing, which holds the bound, the behaviours and" in said
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs FIFOs and links")
@@ -156,7 +156,7 @@ def test_no_mixture_of_two_generations_is_read(suite: Path, tmp_path: Path, kept
     ):
         if kept >> number & 1:
             shutil.copy(theirs, ours)
-    assert "so the files are not of one suite" in refusal(suite)
+    assert "so the files do not belong together" in refusal(suite)
 
 
 def test_a_suite_of_before_is_read(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_suite_cut_at_any_byte_never_holds_half_a_row(write: Write, tmp_path: 
 def test_a_cut_row_says_that_the_file_may_be_cut(write: Write) -> None:
     assert fault_in(write('{"input": "a"}\n{"input": "b')) == (
         "FILE:2: not valid JSON: Unterminated string starting at column 11; "
-        "the last line has no end, so the file may have been cut off"
+        "the last line has no line break, so the file may be cut off"
     )
 
 
@@ -127,11 +127,11 @@ def test_line_separators_inside_a_prompt_end_no_line(write: Write) -> None:
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("", "FILE: holds no case; an empty suite would pass without a test"),
-        (" \n\n", "FILE: holds no case; an empty suite would pass without a test"),
+        ("", "FILE: has no cases; an empty suite would pass without a test"),
+        (" \n\n", "FILE: has no cases; an empty suite would pass without a test"),
         (
             '{"input": "a"}\n{"input": "b"}\n{"prompt": "a"}\n',
-            "FILE:3: the prompt of line 1 again (id a-ca978112ca); drop one",
+            "FILE:3: repeats the prompt of line 1 (id a-ca978112ca); drop one",
         ),
         (
             '{"input": "a"}\n{"input": "b", "max_k": 1}\n',
@@ -168,7 +168,7 @@ def test_line_separators_inside_a_prompt_end_no_line(write: Write) -> None:
         ),
         (
             '{"input": "a", "max_kl": NaN}\n',
-            "FILE:1: not valid JSON: NaN is not a number that JSON knows",
+            "FILE:1: not valid JSON: NaN is not a number in JSON",
         ),
         (
             '{"input": "a", "max_kl": 1e999}\n',

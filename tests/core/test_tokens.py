@@ -71,7 +71,7 @@ def test_one_case_cannot_have_two_rows(tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match="case a-1 is given twice; drop one"):
         write_tokens(path, [stored("a-1"), stored("a-1")])
     path.write_text(2 * (stored("a-1").model_dump_json() + "\n"))
-    with pytest.raises(SuiteError, match=":2: the tokens of case a-1 again; drop one"):
+    with pytest.raises(SuiteError, match=":2: repeats the tokens of case a-1; drop one"):
         load_tokens(path)
 
 

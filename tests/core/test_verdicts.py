@@ -28,9 +28,9 @@ def check(bound: float, floor: NoiseFloor | None, metric: str = "symmetric") -> 
 
 def test_the_refusal_has_the_numbers_and_the_way_out() -> None:
     assert refusal(0.0005, 0.0002, name="--divergence-max-kl") == (
-        "--divergence-max-kl=0.0005 is within the noise: the reference reads up to 0.0002 "
-        "nats/token against itself, and a bound must be at least 3 x that, 0.0006; raise max_kl "
-        "to at least 0.0006, or measure in float32 (--divergence-dtype)"
+        "--divergence-max-kl=0.0005 is within the noise: the reference differs from itself by up "
+        "to 0.0002 nats/token, and a bound must be at least 3 x that, 0.0006; raise max_kl to at "
+        "least 0.0006, or measure in float32 (--divergence-dtype)"
     )
 
 
@@ -46,7 +46,7 @@ def test_a_bound_clear_of_the_noise_or_of_unknown_noise_may_stand(floor: NoiseFl
 def test_a_plugins_metric_is_held_to_its_own_noise_and_unit() -> None:
     added = AddedNoise(metric="typos", unit="typos", value=0.5)
     floor = NoiseFloor(value=0.0001, num_measurements=59, added=added)
-    with pytest.raises(SettingsError, match=r"up to 0\.5 typos against itself"):
+    with pytest.raises(SettingsError, match=r"differs from itself by up to 0\.5 typos"):
         check(1.0, floor, "typos")
     check(1.0, floor)
     check(0.00001, floor, "unmeasured")

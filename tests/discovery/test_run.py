@@ -251,7 +251,7 @@ def test_the_written_suite_replays_to_its_own_values(found: SearchOutcome, pair:
         assert again.measurement.sd == pytest.approx(case.kl.sd, abs=1e-5)
 
     changed = pair.with_template("{% for m in messages %}{{ m.content }}{% endfor %}")
-    with pytest.raises(MeasurementError, match="token ids are not those it was stored with"):
+    with pytest.raises(MeasurementError, match="token ids differ from the stored ones"):
         replay_case(changed, case, tokens[case.id], **sizes)
 
 
@@ -701,7 +701,7 @@ def test_a_search_whose_cases_a_hook_drops_has_come_to_its_end(
     assert (outcome.report.run.status, outcome.report.errors) == ("complete", [])
     assert outcome.report.verdict_counts == {}
     assert not outcome.report.has_cases
-    with pytest.raises(SuiteError, match="holds no case; an empty suite would pass without a test"):
+    with pytest.raises(SuiteError, match="has no cases; an empty suite would pass without a test"):
         load_suite(outcome.suite_path)
     tokens = load_tokens(sidecar_path(outcome.suite_path, "tokens.jsonl"))
     rows = outcome.suite_path.read_text("utf-8").splitlines()
@@ -792,7 +792,7 @@ def test_a_damaged_journal_is_said_and_costs_only_its_units(
 
     assert again.suite_path.read_bytes() == found.suite_path.read_bytes()
     assert not again.is_cached
-    assert "a torn tail of 20 bytes was cut; 1 damaged unit is done again" in Hears.said[0]
+    assert "a torn tail of 20 bytes was removed; 1 damaged unit is redone" in Hears.said[0]
 
 
 def test_phases_come_in_order(bench: Bench, pair: ModelPair, tmp_path: Path) -> None:

@@ -178,13 +178,13 @@ def bare() -> Path:
         ),
         (
             ["--format=llm-comparator", str(SUITE), "other.divergence.jsonl"],
-            f"other.divergence.jsonl: belongs to another pair than {SUITE}; export one pair at a "
-            "time",
+            f"other.divergence.jsonl: belongs to a different pair than {SUITE}; export one pair "
+            "at a time",
         ),
         (
             ["--format=llm-comparator", "bare.divergence.jsonl"],
-            "bare.divergence.jsonl: no case holds the models' answers, which LLM Comparator "
-            "shows; measure them with --divergence-fill",
+            "bare.divergence.jsonl: no case has the models' answers, which LLM Comparator "
+            "shows; measure the cases with --divergence-fill",
         ),
     ],
 )

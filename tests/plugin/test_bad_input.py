@@ -120,7 +120,7 @@ def test_a_tokens_file_cut_inside_a_row_ends_the_session(suite: Project) -> None
     result = suite.run(*MODELS, SUITE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines[0].startswith("ERROR: regress.tokens.jsonl:2: not valid JSON: ")
-    assert result.errlines[0].endswith("so the file may have been cut off")
+    assert result.errlines[0].endswith("so the file may be cut off")
 
 
 @pytest.mark.parametrize("has_provenance", [True, False])
@@ -141,8 +141,8 @@ def test_a_suite_cut_between_rows_is_refused_and_not_read_as_a_shorter_one(suite
     result = suite.run(*MODELS, SUITE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines[0] == (
-        f"ERROR: {SUITE}: holds 1 of the 2 rows that it was written with, so it may have been cut "
-        "off; restore it, or where rows were taken out on purpose, set num_rows to 1 in "
+        f"ERROR: {SUITE}: has 1 of the 2 rows that it was written with, so it may be cut off; "
+        "restore it, or if you removed rows on purpose, set num_rows to 1 in "
         "regress.provenance.json"
     )
     edit(suite, num_rows=1)

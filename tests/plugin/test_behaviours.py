@@ -132,7 +132,7 @@ def test_accepting_an_unknown_behaviour_is_one_sentence(project: Project) -> Non
     )
 
     assert refused.ret == 1
-    refused.stderr.fnmatch_lines([f"error: no behaviour behaviour-x in {SUITE}; known there: {ID}"])
+    refused.stderr.fnmatch_lines([f"error: no behaviour behaviour-x in {SUITE}; known: {ID}"])
 
 
 @pytest.mark.parametrize(

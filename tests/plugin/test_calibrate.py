@@ -203,7 +203,7 @@ def test_a_bound_inside_the_noise_is_refused_below_the_table(
     shown = capsys.readouterr()
     assert "Positive control" in shown.out
     assert (
-        "error: --divergence-max-kl=1e-06 is within the noise: the reference reads up to "
+        "error: --divergence-max-kl=1e-06 is within the noise: the reference differs from itself "
         in shown.err
     )
 
@@ -217,8 +217,8 @@ def test_a_session_with_a_bound_inside_the_noise_ends_with_the_numbers(
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
         [
-            "ERROR: --divergence-max-kl=1e-07 is within the noise: the reference reads up to * "
-            "nats/token against itself, and a bound must be at least 3 x that, *; raise max_kl to *"
+            "ERROR: --divergence-max-kl=1e-07 is within the noise: the reference differs from "
+            "itself by up to * nats/token, and a bound must be at least 3 x that, *; raise max_kl *"
         ]
     )
 
@@ -254,4 +254,6 @@ def test_an_assertion_inside_the_noise_is_no_pass_and_no_finding(project: Projec
     result = project.run("--model-1=base", "--model-2=ft", "test_knots.py")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["max_kl=1e-07 is within the noise: the reference reads up to *"])
+    result.stdout.fnmatch_lines(
+        ["max_kl=1e-07 is within the noise: the reference differs from itself by up to *"]
+    )

@@ -85,8 +85,8 @@ def test_a_bound_inside_the_metrics_own_noise_is_refused(
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
         [
-            "ERROR: --divergence-max-kl=* is within the noise: the reference reads up to "
-            f"{floor['added']['value']:.3g} mnats/token against itself, and a bound must be *"
+            "ERROR: --divergence-max-kl=* is within the noise: the reference differs from itself "
+            f"by up to {floor['added']['value']:.3g} mnats/token, and a bound must be *"
         ]
     )
 

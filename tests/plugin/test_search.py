@@ -115,9 +115,11 @@ def pytest_divergence_modify_cases(cases):
     replayed = project.run(*MODELS, str(suite))
     assert replayed.ret == pytest.ExitCode.USAGE_ERROR
     assert replayed.errlines[0] == (
-        f"ERROR: {suite}: holds no case; an empty suite would pass without a test"
+        f"ERROR: {suite}: has no cases; an empty suite would pass without a test"
     )
-    with pytest.raises(SettingsError, match=r"^run [0-9-]+ kept no case; there is nothing to pro"):
+    with pytest.raises(
+        SettingsError, match=r"^run [0-9-]+ kept no cases, so there is nothing to pro"
+    ):
         promote(Path(".divergence/reports/latest"), project.path / "release.divergence.jsonl")
 
 

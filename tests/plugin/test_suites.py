@@ -219,7 +219,7 @@ def test_a_tokenizer_with_two_words_exchanged_never_passes(project: Project) -> 
         path.write_text(json.dumps(tokenizer), "utf-8")
     result = project.run(*MODELS, nodeid(SUITE, KNOT))
     result.assert_outcomes(errors=1)
-    assert "token ids are not those it was stored with" in shown(result)
+    assert "token ids differ from the stored ones" in shown(result)
     assert "the tokenizer's files (was 00000000…, now " in shown(result)
 
 
@@ -251,14 +251,14 @@ def test_other_libraries_are_no_reason_to_believe_a_value(project: Project, read
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", f"{SUITE}: holds no case; an empty suite would pass without a test"),
+        ("", f"{SUITE}: has no cases; an empty suite would pass without a test"),
         (
             '{"input": "a"}\n{"input": "b", "kl": {"value": NaN}}\n',
-            f"{SUITE}:2: not valid JSON: NaN is not a number that JSON knows",
+            f"{SUITE}:2: not valid JSON: NaN is not a number in JSON",
         ),
         (
             '{"input": "a"}\n{"input": "b"}\n{"input": "a"}\n',
-            f"{SUITE}:3: the prompt of line 1 again (id {case_id('a')}); drop one",
+            f"{SUITE}:3: repeats the prompt of line 1 (id {case_id('a')}); drop one",
         ),
         (
             '{"input": "a"}\n{"input": "b", "max_lk": 1}\n',
@@ -267,7 +267,7 @@ def test_other_libraries_are_no_reason_to_believe_a_value(project: Project, read
         (
             '{"input": "a"}\n{"input": "b',
             f"{SUITE}:2: not valid JSON: Unterminated string starting at column 11; the last line "
-            "has no end, so the file may have been cut off",
+            "has no line break, so the file may be cut off",
         ),
         (
             '{"input": "a", "id": "b"}\n',

@@ -432,7 +432,7 @@ def test_a_suite_that_changed_meanwhile_is_left_alone(suite: Project) -> None:
     result = suite.run(*OTHERS, SUITE, UPDATE)
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert "was changed by others since it was read, so it stays as it is" in shown(result)
+    assert "has changed since it was read, so it was not overwritten" in shown(result)
     assert len(lines(suite)) == 6
 
 
@@ -543,8 +543,8 @@ def test_measured_rows_without_provenance_are_not_filled_up(suite: Project) -> N
 
     said = refused(suite, *MODELS, SUITE, FILL).replace("\n", " ")
 
-    assert "5 of its rows hold a kl" in said
-    assert "but there is no release.provenance.json" in said
+    assert "5 of its rows have a kl" in said
+    assert "but release.provenance.json is missing" in said
 
 
 def test_a_project_with_its_own_models_is_filled_too(project: Project) -> None:

@@ -239,7 +239,7 @@ def test_no_rows_are_an_error(judge: Callable[[], object]) -> None:
 
 
 def test_arguments_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 new, 1 old values and 1 clusters"):
+    with pytest.raises(ValueError, match="need one entry a row; got 2, 1, 1"):
         non_inferiority([0.1, 0.2], [0.1], ["a"], FLOOR)
     with pytest.raises(ValueError, match=r"floor=0.* must be above 0, and margin=1\.25"):
         non_inferiority([0.1], [0.1], ["a"], 0.0)
