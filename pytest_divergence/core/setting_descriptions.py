@@ -1,7 +1,7 @@
-"""Each setting in words, once: what it means, and which values it takes.
+"""Descriptions of all settings: their meaning, and the values that they take.
 
-pytest registers an option for each of them in every session, so this imports nothing heavy. What
-a value may be is checked in `pytest_divergence.core.settings`.
+pytest registers an option for each in every session, so this imports nothing heavy. Values are
+checked in `pytest_divergence.core.settings`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class Description:
-    """A field of `Settings` in words."""
+    """The description of a field of `Settings`."""
 
     field: str
     metavar: str
-    """The value's name in `--help`; a switch has none."""
+    """The value's name in `--help`; empty for a switch."""
     help: str
     rule: str = ""
-    """What a value must be, where not every text is one: ends the sentence that refuses it."""
+    """End of the sentence that refuses a value; empty if any text is allowed."""
 
     @property
     def is_switch(self) -> bool:
@@ -170,4 +170,4 @@ DESCRIPTIONS = (
         "complete rows written by hand: measure those without kl, and leave all others as they are",
     ),
 )
-"""In the order in which `--help` shows them."""
+"""All descriptions, in the order of `--help`."""
