@@ -1,7 +1,7 @@
-"""Each setting in words, once: its meaning and the values that it takes.
+"""Descriptions of all settings: their meaning, and the values that they take.
 
-pytest registers an option for each of them in every session, so this imports nothing heavy. Values
-are checked in `pytest_divergence.core.settings`.
+pytest registers an option for each in every session, so this imports nothing heavy. Values are
+checked in `pytest_divergence.core.settings`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class Description:
-    """A field of `Settings` in words."""
+    """The description of a field of `Settings`."""
 
     field: str
     metavar: str
-    """Name of the value in `--help`; a switch has none."""
+    """The value's name in `--help`; empty for a switch."""
     help: str
     rule: str = ""
-    """Values allowed, if not every text is; ends the sentence that refuses a value."""
+    """End of the sentence that refuses a value; empty if any text is allowed."""
 
     @property
     def is_switch(self) -> bool:
@@ -172,4 +172,4 @@ DESCRIPTIONS = (
         "complete rows written by hand: measure those without kl and leave all others alone",
     ),
 )
-"""In the order in which `--help` shows them."""
+"""All descriptions, in the order of `--help`."""

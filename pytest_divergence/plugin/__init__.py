@@ -1,40 +1,40 @@
-"""The pytest plugin: hooks and fixtures, each handing on to the file that it is about.
+"""Hooks and fixtures of the pytest plugin; each calls the file that does the work.
 
-The files in the order in which a session goes through them:
+The files, in the order in which a session reaches them:
 
-    options           one table of all options, and what was given for each
-    hookspecs         the hooks that others may implement
-    settings_sources  what was given becomes settings, each with its source
-    session           what this session is for (SessionPlan), and all that it shares
-    xdist             what controller and workers tell each other, and who runs which test
+    options           a table of all options, and the values given for them
+    hookspecs         the hooks that other plugins may implement
+    settings_sources  settings made from the given values, each with its source
+    session           the plan of a session (SessionPlan) and the state that it shares
+    xdist             messages between controller and workers, and the worker of each test
     header            the lines of pytest's header
-    extensions        what other plugins and conftests add
-    model_pairs       which pair a suite or test is about
-    loaded_pairs      the one pair in memory, and how it makes room
+    extensions        additions by other plugins and conftests
+    model_pairs       the pair that a suite or a test names
+    loaded_pairs      the one pair in memory, and how it makes room for another
     search            the session's search: done here, or read back
-    progress_bar      where a search or a command is
-    collection        suites and cases become items and parameters
+    progress_bar      the progress of a search or a command
+    collection        suites and cases as items and parameters
     reference_check   the warning for a suite that was made with another reference
     items             case, behaviour and search: measured in setup, judged in the call
     aggregate_items   items about all rows together
-    replay            rows measured together and compared, and why one cannot be
-    bounds            which limit a row or assertion has, and when it is refused
+    replay            rows measured together and compared, and why a row cannot be
+    bounds            the limit of a row or an assertion, and when it is refused
     assertions        assert_bounded_kl
-    update            suites measured afresh and rewritten
-    notes             what items leave on pytest's reports
+    update            suites measured again and rewritten
+    notes             values that items leave on pytest's reports
     terminal          the summary, and commands to copy
-    gaps              whether what was asked for was compared
+    gaps              whether the session compared what it was asked to compare
     replay_report     the report of a replay
     github            annotations and step summary
     usage_errors      how an error ends a session or fails a test
-    warning           DivergenceWarning, and how a suite gives it
-    frames            what caught errors hold is let go
+    warning           DivergenceWarning, and how a suite issues it
+    frames            releasing the models that caught errors keep alive
     once              a value computed on first use
-    _compat           what of pytest and pytest-xdist is not public
+    _compat           private API of pytest and pytest-xdist
 
-pytest loads this file in every session. It is the door: what is heavy is imported here, inside of
-functions, where a session asks for it. What it imports at its top is light; all other files import
-what they need at theirs. Collecting suites takes no torch: what measures is handed to them.
+pytest loads this file in every session, so its top imports only light modules. Heavy modules are
+imported inside functions, when a session needs them; all other files import at their top. Suites
+are collected without torch, because the code that measures is passed to them.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and read what was given; messages name settings by their flags."""
+    """Register the marker, read the options, and let messages name settings by their flags."""
     naming = ExitStack()
     naming.enter_context(spelled_by(options.flag_of))
     config.add_cleanup(naming.close)
@@ -103,7 +103,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Decide what this session is for; with pytest-xdist, search before the workers start."""
+    """Decide what this session does; with pytest-xdist, search before the workers start."""
     divergence = session_of(session.config)
     divergence.check()
     if divergence.plan.process == "controller":
@@ -112,7 +112,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
-    """Search where the session asks for it, and let the cases found join its items."""
+    """Search if the session asks for it, and add the cases found to its items."""
     divergence = session_of(session.config)
     if divergence.plan.process == "controller":
         return
@@ -137,7 +137,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Of `.divergence/`, show pytest only the suites that take part."""
+    """Hide all of `.divergence/` from pytest but the suites that take part."""
     return session_of(config).hides(collection_path)
 
 
@@ -159,7 +159,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give tests that take `divergence_case` the cases."""
+    """Parametrize tests that use `divergence_case`."""
     if "divergence_case" in metafunc.fixturenames:
         from pytest_divergence.plugin.collection import parametrize
 
@@ -170,7 +170,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """End the session with one clear error where our part of collection failed."""
+    """End the session with one clear error if our part of collection failed."""
     report = yield
     divergence = session_of(collector.config)
     if divergence.error is not None and divergence.plan.process != "worker":
@@ -188,7 +188,7 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Leave on a test's report whether it compared anything."""
+    """Note on a test's report whether it compared anything."""
     report = yield
     gaps.mark(session_of(item.config), item, report)
     return report
@@ -196,7 +196,7 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Refuse to rewrite a suite of which only a part would run."""
+    """Refuse to rewrite a suite if only part of it would run."""
     divergence = session_of(session.config)
     if divergence.may_rewrite:
         from pytest_divergence.plugin import update
@@ -227,7 +227,7 @@ def pytest_terminal_summary(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
-    """Rewrite suites, fail where nothing was compared, and tell pytest-xdist's controller."""
+    """Rewrite suites, fail if nothing was compared, and report to pytest-xdist's controller."""
     yield
     divergence = session_of(session.config)
     if divergence.may_rewrite:
@@ -244,7 +244,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Hear from a worker of pytest-xdist."""
+    """Collect the results of a worker of pytest-xdist."""
     divergence, heard = session_of(node.config), xdist.heard_from_worker(node)
     gaps.tally_of(divergence).emptied |= set(heard.emptied)
     gaps.tally_of(divergence).twins |= set(heard.twins)
@@ -256,19 +256,19 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Say what was not compared, below all else."""
+    """Say what was not compared, in the last lines."""
     gaps.write(session_of(config))
 
 
 def session_of(config: pytest.Config) -> DivergenceSession:
-    """The state of a session, made on first use; `of` gives it once pytest is configured."""
+    """Return the state of a session, made on first use; once pytest is configured, use `of`."""
     if KEY not in config.stash:
         config.stash[KEY] = DivergenceSession(config, Makers(_resolved, _pairs, _outcome))
     return config.stash[KEY]
 
 
 def _prepare(divergence: DivergenceSession) -> None:
-    """Search, or make sure that there is something to replay; nothing for what shows later."""
+    """Search, or make sure that there is a suite to replay, if the session acts first."""
     divergence.require_models()
     if divergence.plan.acts_first or (
         divergence.plan.process == "controller" and divergence.plan.suites
@@ -306,7 +306,7 @@ def _outcome(divergence: DivergenceSession) -> SearchOutcome:
 
 @pytest.fixture(scope="session")
 def model_pair(pytestconfig: pytest.Config) -> ModelPair:
-    """The two models of the session, loaded once: reference and candidate."""
+    """The session's two models, reference and candidate, loaded once."""
     from pytest_divergence.plugin.usage_errors import failures
 
     session = of(pytestconfig)
@@ -328,7 +328,7 @@ def soft_prompts(pytestconfig: pytest.Config) -> list[SoftPrompt]:
 
 @pytest.fixture(scope="session")
 def hard_prompts(pytestconfig: pytest.Config) -> list[str]:
-    """The prompts, as text, on which the session's models were found to differ."""
+    """The texts of the prompts on which the session's models differ."""
     from pytest_divergence.plugin.collection import session_cases
     from pytest_divergence.plugin.usage_errors import failures
 
@@ -339,7 +339,7 @@ def hard_prompts(pytestconfig: pytest.Config) -> list[str]:
 
 @pytest.fixture
 def divergence_case(request: pytest.FixtureRequest) -> Case:
-    """One case of the session; a test that takes it runs once for each."""
+    """One case of the session; a test that uses this fixture runs once per case."""
     if not hasattr(request, "param"):
         pytest.fail(
             "divergence_case must be an argument of the test or of one of its fixtures; "
@@ -369,11 +369,11 @@ def assert_bounded_kl(request: pytest.FixtureRequest) -> Callable[..., PromptSco
 
 @pytest.fixture
 def _divergence_setup(request: pytest.FixtureRequest) -> Any:
-    """Measure what a suite's item will judge: in setup, where failing is an error."""
+    """Measure what a suite's item will judge; in setup a failure counts as an error."""
     request.addfinalizer(request.node.forget)
     try:
         request.node.measure(request)
-    except BaseException as error:  # its frames hold the models, until it has been reported
+    except BaseException as error:  # its frames hold the models until it is reported
         from pytest_divergence.plugin.frames import forget_frames
 
         request.addfinalizer(partial(forget_frames, error))  # noqa: PT021  # see above

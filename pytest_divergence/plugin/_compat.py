@@ -1,4 +1,4 @@
-"""What we use of pytest and pytest-xdist that is not public, so that a change is mended here."""
+"""Private API of pytest and pytest-xdist, all in this file: a change there is fixed here."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["FixtureInfo"]
 
 
 def taken_flags(parser: pytest.Parser) -> set[str]:
-    """Flags that pytest and plugins loaded earlier have registered."""
+    """Return the flags that pytest and plugins loaded earlier have registered."""
     groups: list[Any] = [*parser._groups, parser._anonymous]
     return {name for group in groups for option in group.options for name in option.names()}
 
 
 def parser_of(config: pytest.Config) -> pytest.Parser:
-    """The parser that read the command line."""
+    """Return the parser that read the command line."""
     return config._parser
 
 
@@ -33,29 +33,29 @@ def configure(config: pytest.Config) -> None:
 
 
 def fixture_info(item: pytest.Function) -> FixtureInfo:
-    """What pytest knows of an item's fixtures: items that call one function may share it."""
+    """Return pytest's data on an item's fixtures; items that call one function may share it."""
     return item._fixtureinfo
 
 
 def fixture_definitions(node: pytest.Item | pytest.Collector, name: str) -> Sequence[Any]:
-    """The fixtures of a name that this part of the session sees, the nearest last."""
+    """Return the fixtures called `name` that this part of the session sees, the nearest last."""
     return node.session._fixturemanager.getfixturedefs(name, node) or ()
 
 
 def active_fixtures(item: pytest.Item) -> Sequence[str]:
-    """The names of the fixtures that a test takes, those that it asked for while it ran too."""
+    """Return the names of a test's fixtures, those requested while it ran included."""
     request = getattr(item, "_request", None) or item
     return getattr(request, "fixturenames", ())
 
 
 def terminal_width(terminal: pytest.TerminalReporter) -> int:
-    """How many columns the terminal has."""
+    """Return the number of columns of the terminal."""
     return terminal._tw.fullwidth
 
 
 @contextmanager
 def uncaptured(config: pytest.Config) -> Iterator[None]:
-    """Output reaches the terminal, also during collection and fixtures."""
+    """Let output reach the terminal, even during collection and fixtures."""
     capture: Any = config.pluginmanager.getplugin("capturemanager")
     terminal: Any = config.pluginmanager.getplugin("terminalreporter")
     with capture.global_and_fixture_disabled() if capture else nullcontext():
@@ -65,9 +65,9 @@ def uncaptured(config: pytest.Config) -> Iterator[None]:
 
 
 def printer(config: pytest.Config) -> Callable[[str], None]:
-    """Writes a line where people see it."""
+    """Return a function that writes a line where people see it."""
     terminal: Any = config.pluginmanager.getplugin("terminalreporter")
-    is_lost = terminal is None or hasattr(config, "workerinput")  # a worker's stdout is
+    is_lost = terminal is None or hasattr(config, "workerinput")  # a worker's stdout is lost
     write = partial(print, file=sys.stderr, flush=True) if is_lost else terminal.write_line
 
     def write_printable(line: str) -> None:
@@ -77,13 +77,13 @@ def printer(config: pytest.Config) -> Callable[[str], None]:
 
 
 def announce(config: pytest.Config, text: str) -> None:
-    """Write one line for people, outside of a search."""
+    """Write one line for people, outside a search."""
     with uncaptured(config):
         printer(config)(f"divergence: {text}")
 
 
 def scheduler_by_scope(config: pytest.Config, log: Any, scope_of: Callable[[str], str]) -> Any:
-    """A scheduler of pytest-xdist that keeps tests of one scope, told by node id, on one worker."""
+    """Return a pytest-xdist scheduler that keeps tests of one scope on one worker."""
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
     class DivergenceScheduling(LoadScopeScheduling):  # type: ignore[misc]
@@ -91,9 +91,9 @@ def scheduler_by_scope(config: pytest.Config, log: Any, scope_of: Callable[[str]
             return scope_of(nodeid)
 
         def remove_node(self, node: Any) -> str | None:
-            """Give the rest of a killed worker's tests to others, but not the one that killed it.
+            """Give a killed worker's remaining tests to others, but not the one that killed it.
 
-            The base gives that one to each new worker, until none is left to be killed.
+            The base class gives that test to each new worker until no worker is left.
             """
             pending = (
                 (tests, nodeid)

@@ -1,4 +1,4 @@
-"""Items about all rows of a suite together: how much they grew, and how far ordinary prompts moved.
+"""Items about all rows of a suite: how much they grew, and how far ordinary prompts moved.
 
 Knows which rows count and what a verdict does to a session. Does not know the statistics
 (`pytest_divergence.scoring.aggregate_tests`), nor how a row is measured
@@ -34,7 +34,7 @@ AGGREGATE_ITEM, SHIFT_ITEM = "aggregate", "shift"
 
 
 def has_aggregate(stored: StoredSuite) -> bool:
-    """Whether a suite has stored values that can be measured again on the same continuations."""
+    """Whether a suite has stored values to measure again on the same continuations."""
     return any(row.id in stored.tokens for row in _compared(stored))
 
 
@@ -43,7 +43,7 @@ class RowsItem(SuiteItem):
 
     @classmethod
     def of_rows(cls, parent: SuiteModule, name: str) -> RowsItem:
-        """The item of one suite's rows."""
+        """Return the item for a suite's rows."""
         item: RowsItem = cls.named(parent, name, 1)
         item.add_marker(pytest.mark.divergence)
         return item
@@ -51,9 +51,9 @@ class RowsItem(SuiteItem):
     def measured(
         self, request: pytest.FixtureRequest, rows: Sequence[Case]
     ) -> dict[str, Measurement]:
-        """Each row's measurement by id.
+        """Return each row's measurement by id.
 
-        Raises `MeasurementError` where a row cannot be measured: without it the others say nothing.
+        Raises `MeasurementError` if any row cannot be measured: without it there is no verdict.
         """
         pair, found, failed = self.pair(request), dict[str, Measurement](), dict[str, Exception]()
         for row in rows:
@@ -67,19 +67,19 @@ class RowsItem(SuiteItem):
 
 
 class AggregateItem(RowsItem):
-    """Fails where a suite's rows have grown together, though each may be within its bound."""
+    """Fails if a suite's rows have grown together, even if each is within its bound."""
 
     found: Aggregate
 
     def measure(self, request: pytest.FixtureRequest) -> None:
-        """Measure every row that has a stored value, and compare."""
+        """Measure every row that has a stored value, and compare the two."""
         note(self, kind=AGGREGATE_ITEM, verdict="error")  # until it is measured
         with failures(of(self.config)):
             rows = _compared(self.suite.stored)
             self.found = self.suite.replay.compare(rows, self.measured(request, rows))
 
     def judge(self) -> None:
-        """Fail, warn or pass, and leave the numbers in each case."""
+        """Fail, warn or pass, and note the numbers in any case."""
         found, session = self.found, of(self.config)
         sentence = f"{found.verdict}: {aggregate_sentence(found)}"
         note(
@@ -105,22 +105,22 @@ class AggregateItem(RowsItem):
 
 
 class ShiftItem(RowsItem):
-    """Fails where ordinary prompts, taken together, moved further than `--divergence-max-shift`."""
+    """Fails if ordinary prompts moved, on average, further than `--divergence-max-shift`."""
 
     report: Report | None = None
-    """Of this session's own search, whose controls are measured already."""
+    """The report of this session's search, which has measured the controls."""
     shift: Shift
 
     @classmethod
     def of_search(cls, parent: SuiteModule, report: Report) -> ShiftItem:
-        """The item of this session's own search."""
+        """Return the item for this session's search."""
         item: ShiftItem = cls.named(parent, SHIFT_ITEM, 1)
         item.report = report
         item.add_marker(pytest.mark.divergence)
         return item
 
     def measure(self, request: pytest.FixtureRequest) -> None:
-        """The controls of this session's search, or the suite's on these models."""
+        """Take the controls of this session's search, or measure the suite's on these models."""
         note(self, kind=SHIFT_ITEM, verdict="error")
         with failures(of(self.config)):
             limit = of(self.config).resolved.settings.max_shift
@@ -131,7 +131,7 @@ class ShiftItem(RowsItem):
                 self.shift = self._replayed(request, limit)
 
     def judge(self) -> None:
-        """Fail where the mean is over its limit."""
+        """Fail if the mean is over its limit."""
         shift, session = self.shift, of(self.config)
         note(self, verdict=shift.verdict, shift=shift.mean, max_shift=shift.limit)
         if shift.verdict == "failed":
@@ -164,7 +164,7 @@ def _compared(stored: StoredSuite) -> list[Case]:
 
 
 def _unmeasured(failed: Mapping[str, Exception], num_rows: int) -> Exception:
-    """One error for all rows that failed: the first one's reason, and how many there are."""
+    """Return one error for all rows that failed: the first reason, and their number."""
     id_, error = next(iter(failed.items()))
     is_ours = isinstance(error, DivergenceError)
     reason = str(error) if is_ours else f"{type(error).__name__}: {safe_line(str(error))}"

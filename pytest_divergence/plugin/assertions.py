@@ -32,7 +32,7 @@ from pytest_divergence.scoring.token_comparison import compare_tokens
 def assert_bounded(
     request: pytest.FixtureRequest, prompt: Any, max_kl: float | None, metric: str | None
 ) -> PromptScore:
-    """Measure a prompt (text, messages or case); fail in words where it is over its bound."""
+    """Measure a prompt (text, messages or case), and fail if it is over its bound."""
     session = of(request.config)
     with failures(session):
         models = _models_for(request, session)
@@ -64,9 +64,10 @@ def assert_bounded(
 
 
 def _models_for(request: pytest.FixtureRequest, session: DivergenceSession) -> Models | None:
-    """What the test's marker names, else `divergence_pairs`; None: a conftest's or the session's.
+    """Return the models of the test's marker, or of its line in `divergence_pairs`.
 
-    The line is that of the suite which the test's case stands in, or of the test's own file.
+    The line is that of the suite which holds the test's case, or of the test's file. None: use a
+    conftest's pair or the session's.
     """
     marked = marked_models(request)
     if marked is not None or has_own_pair(request.node):
@@ -98,12 +99,12 @@ def _assertion_bound(
     *,
     is_ours: bool,
 ) -> float:
-    """The bound of an assertion: argument, marker, case, option, then the search's own.
+    """Return the first bound among argument, marker, case, option and search.
 
-    A search's bound counts only for the session's own pair.
+    A search's bound counts only for the session's pair.
     """
     marks = (mark.kwargs.get("max_kl") for mark in request.node.iter_markers("divergence"))
-    bound = next((one for one in (max_kl, *marks) if one is not None), None)
+    bound = next((value for value in (max_kl, *marks) if value is not None), None)
     if bound is None:
         bound = _bound_of_others(session, case, metric, is_ours=is_ours)
     if bound is None:
@@ -120,7 +121,7 @@ def _assertion_bound(
 def _bound_of_others(
     session: DivergenceSession, case: Case, metric: str, *, is_ours: bool
 ) -> float | None:
-    """The bound that the case, the option or the search gives, which must be of this quantity."""
+    """Return the bound of the case, the option or the search; refuse another quantity's."""
     asked = session.resolved.settings.metric
     of_case = case.kl.metric if case.kl is not None else metric
     for whose, made_of, bound in (
@@ -140,12 +141,12 @@ def _bound_of_others(
 
 
 def _option(session: DivergenceSession) -> str:
-    """What the user wrote to give the session's bound."""
+    """Return the name under which the user gave the session's bound; empty if it is not given."""
     return name_of("max_kl", session.given["max_kl"]) if "max_kl" in session.given else ""
 
 
 def _search_bound(session: DivergenceSession, *, is_ours: bool) -> tuple[str, float | None]:
-    """Metric and bound of the search of the session's pair, this session's or an earlier one's."""
+    """Return metric and bound of the latest search of the session's pair."""
     asked = session.resolved.settings.metric
     if not (is_ours and session.has_models):
         return asked, None
@@ -159,7 +160,7 @@ def _search_bound(session: DivergenceSession, *, is_ours: bool) -> tuple[str, fl
 
 
 def _own_provenance(session: DivergenceSession) -> Provenance | None:
-    """Of the suite that a search of the pair wrote, in this session or an earlier one."""
+    """Return the provenance of the suite that a search of the pair wrote, now or earlier."""
     return provenance_beside(session.own_suite)
 
 
@@ -194,7 +195,7 @@ def _assertion_text(
 
 
 def _rerun(request: pytest.FixtureRequest, session: DivergenceSession, case: Case) -> str:
-    """The command for this test; one of a named suite's case is there only beside that case."""
+    """Return the command for this test; for a named suite's case it also names that case."""
     suite, nodeid = request.node.stash.get(CASE_SUITE, None), request.node.nodeid
     if suite is None or FOLDER in suite.parts:
         return rerun(session, nodeid)

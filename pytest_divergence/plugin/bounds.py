@@ -1,4 +1,4 @@
-"""Which limit a row or an assertion has, in which metric, and when a limit is refused.
+"""The limit of a row or an assertion, its metric, and when it is refused.
 
 Never computes a limit. Does not know how a row is measured (`pytest_divergence.plugin.replay`).
 """
@@ -20,12 +20,12 @@ from pytest_divergence.plugin.session import DivergenceSession
 
 
 def noise_floor_of(provenance: Provenance | None, metric: str) -> float | None:
-    """The noise floor of a metric that a suite was made with, in the metric's unit."""
+    """Return the noise floor that a suite was made with, for a metric and in its unit."""
     return provenance.noise_floor.of(metric) if provenance and provenance.noise_floor else None
 
 
 def metric_for(session: DivergenceSession, case: Case, asked: str | None = None) -> MetricName:
-    """The metric asked for in the test or the session, else the one the case was measured in."""
+    """Return the metric that the test or the session asks for, else that of the case."""
     if asked is None and "metric" not in session.given and case.kl is not None:
         asked = case.kl.metric
     return asked or session.resolved.settings.metric
@@ -38,18 +38,18 @@ def refuse_noise(
     metric: str,
     name: str = "max_kl",
 ) -> None:
-    """Raise SettingsError for a bound within the noise that a suite was made with.
+    """Raise SettingsError for a bound within the noise floor that a suite was made with.
 
-    A session that asks for another dtype than the suite's measures with another, unknown noise.
+    A session in another dtype has another, unknown noise floor, so there it checks nothing.
     """
     if provenance is not None and session.choice("dtype") in ("auto", provenance.dtype):
         check_bound(bound, provenance.noise_floor, metric, dtype=provenance.dtype, name=name)
 
 
 def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) -> dict[str, float]:
-    """Each case's bound: the row's, else the option's, else the suite's. Never computed here.
+    """Return each case's bound by id: the row's, else the option's, else the suite's.
 
-    Raises UsageError for a case without any, and for a bound of another quantity than what the
+    Raises UsageError for a case without a bound, and for a bound on another quantity than the
     session measures; SettingsError for a bound within the noise.
     """
     provenance = stored.provenance
@@ -57,7 +57,7 @@ def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) ->
     bounds = {}
     for case in stored.suite.cases:
         given = (case.max_kl, session.number_bound, of_suite)
-        bound = next((one for one in given if one is not None), None)
+        bound = next((value for value in given if value is not None), None)
         where = f"{session.shown(path)}:{stored.suite.lines[case.id]}: case {case.id}"
         if bound is None:
             raise pytest.UsageError(
@@ -76,7 +76,7 @@ def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) ->
 def _check_quantity(
     session: DivergenceSession, where: str, made: Measurement | None, metric: str
 ) -> None:
-    """Refuse a limit that was made of `made` for numbers of a metric that is no such quantity."""
+    """Refuse a limit derived from `made` if `metric` measures another quantity."""
     if made is None or is_same_quantity(made.metric, metric):
         return
     asked = session.given.get("metric")

@@ -1,6 +1,6 @@
-"""`*.divergence.jsonl` files become pytest items, and their cases parameters of users' tests.
+"""Collection of `*.divergence.jsonl` files as items, and of their cases as test parameters.
 
-Knows which items a suite has, and which cases a test runs on. Does not know what items assert
+Knows the items of a suite and the cases that a test runs on. Does not know what items assert
 (`pytest_divergence.plugin.items`), nor which suites join a session
 (`pytest_divergence.plugin.session`).
 """
@@ -47,14 +47,14 @@ if TYPE_CHECKING:
     from pytest_divergence.discovery.run import SearchOutcome
 
 CASE_SUITE = pytest.StashKey[Path]()
-"""Of a test: the suite that its case stands in."""
+"""The suite that holds a test's case, in the test's stash."""
 
 
 class SuiteFile(SuiteModule):
     """A suite in pytest's tree."""
 
     def collect(self) -> list[pytest.Item]:
-        """One item a case, after the item `search` where this session's search wrote the suite."""
+        """Return one item per case, after the item `search` in a suite of this session's search."""
         session = of(self.config)
         session.is_used, plan = True, session.plan
         with usage_errors(session), _no_search_for_cycles():
@@ -81,19 +81,19 @@ class SuiteFile(SuiteModule):
             ]
 
     def begin(self, session: DivergenceSession) -> StoredSuite:
-        """The suite with the rows whose bounds count in this session: all of them."""
+        """Return the suite with the rows whose bounds count in this session: all of them."""
         return self.stored
 
     def case_item(
         self, case: Case, bounds: Mapping[str, float], *, is_searched: bool
     ) -> pytest.Item:
-        """The item of one row."""
+        """Return the item for a row."""
         return CaseItem.make(self, case, bounds[case.id], is_searched=is_searched)
 
     def _listed(self, session: DivergenceSession) -> list[pytest.Item]:
-        """The items where pytest only lists: thousands of rows need not stay."""
+        """Return the items of a session that only lists, without keeping the rows in memory."""
         stored = list_suite(self.path)
-        lines, _ = stored.suite.lines, self._models(session)  # a wrong line of pairs is said
+        lines, _ = stored.suite.lines, self._models(session)  # a wrong line of pairs raises
         return [
             *(kind.of_rows(self, name) for name, kind in _rows_kinds(session, stored).items()),
             *self._behaviour_items(session, stored, is_searched=False),
@@ -101,7 +101,7 @@ class SuiteFile(SuiteModule):
         ]
 
     def _report(self, session: DivergenceSession) -> Report | None:
-        """The report of the search that wrote this suite in this session, if one did."""
+        """Return the report of this session's search, if that search wrote this suite."""
         if not session.has_search or self.path != session.own_suite:
             return None
         return session.outcome().report
@@ -119,7 +119,7 @@ class SuiteFile(SuiteModule):
         ]
 
     def _rows_items(self, session: DivergenceSession) -> list[pytest.Item]:
-        """The items about all rows of a replayed suite together."""
+        """Return the items about all rows of a replayed suite."""
         kinds = _rows_kinds(session, self.stored)
         return [kind.of_rows(self, name) for name, kind in kinds.items()]
 
@@ -129,21 +129,21 @@ class SuiteFile(SuiteModule):
             models = session.models_for(self.path)
             if models is None:
                 raise pytest.UsageError(f"replaying {session.shown(self.path)} {NO_MODELS}")
-            if session.plan.process != "worker":  # one without our items need not import torch
+            if session.plan.process != "worker":  # workers without our items need no torch
                 session.pairs.check(models)
 
         cases = self.stored.suite.cases
         return [self.case_item(case, bounds, is_searched=is_searched) for case in cases]
 
     def _models(self, session: DivergenceSession) -> Models | None:
-        """The named models that the suite is replayed on; None where a conftest brings a pair."""
+        """Return the named models to replay the suite on; None if a conftest provides a pair."""
         return None if has_own_pair(self) else session.models_for(self.path)
 
 
 def _rows_kinds(session: DivergenceSession, stored: StoredSuite) -> dict[str, type[RowsItem]]:
-    """The items about all rows that a replayed suite has, by name."""
+    """Return the kinds of items about all rows that a replayed suite has, by name."""
     kinds: dict[str, type[RowsItem]] = {}
-    if session.plan.rewrites is not None:  # what is about to change is not judged
+    if session.plan.rewrites is not None:  # rows that are about to change are not judged
         return kinds
     if has_aggregate(stored):
         kinds[AGGREGATE_ITEM] = AggregateItem
@@ -154,9 +154,9 @@ def _rows_kinds(session: DivergenceSession, stored: StoredSuite) -> dict[str, ty
 
 @contextmanager
 def _no_search_for_cycles() -> Iterator[None]:
-    """Pause the garbage collector: it would take as long as reading thousands of rows does.
+    """Pause the garbage collector, which would take as long as reading thousands of rows.
 
-    Rows make no cycles, so that it would find nothing.
+    Rows form no cycles, so it would find nothing.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -169,7 +169,7 @@ def _no_search_for_cycles() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class SuiteCase:
-    """A case, and the suite that it stands in."""
+    """A case, and the suite that holds it."""
 
     case: Case
     suite: Path
@@ -177,35 +177,38 @@ class SuiteCase:
 
 @dataclass(frozen=True)
 class NoCase:
-    """Stands for the case of a test whose filters let none pass: an error, and no skip."""
+    """The parameter of a test whose marker matches no case: an error rather than a skip."""
 
     reason: str
 
 
 def cases_for(session: DivergenceSession, marks: Iterator[pytest.Mark]) -> list[SuiteCase]:
-    """What `divergence_case` stands for in one test, after its marker's filters.
+    """Return the cases that a test runs on, filtered by its markers.
 
-    Suite by suite, so that each pair of models is loaded once, and by id.
+    They are sorted by suite, so that each pair of models is loaded once, and then by id.
     """
     chosen = everything = session_cases(session)
     for wanted in (mark.kwargs for mark in marks):
         ids = wanted.get("id")
         ids = [ids] if isinstance(ids, str) else ids
         chosen = [
-            one
-            for one in chosen
-            if (ids is None or one.case.id in ids)
-            and wanted.get("behaviour") in (None, one.case.behaviour)
+            entry
+            for entry in chosen
+            if (ids is None or entry.case.id in ids)
+            and wanted.get("behaviour") in (None, entry.case.behaviour)
         ]
         if (limit := wanted.get("limit")) is not None:
-            by_kl = sorted(chosen, key=lambda one: -(one.case.kl.value if one.case.kl else 0.0))
-            chosen = by_kl[: max(limit, 0)]
-    suites = list(dict.fromkeys(one.suite for one in everything))
-    return sorted(chosen, key=lambda one: (suites.index(one.suite), one.case.id))
+            chosen = sorted(chosen, key=_descending_kl)[: max(limit, 0)]
+    suites = list(dict.fromkeys(entry.suite for entry in everything))
+    return sorted(chosen, key=lambda entry: (suites.index(entry.suite), entry.case.id))
+
+
+def _descending_kl(entry: SuiteCase) -> float:
+    return -entry.case.kl.value if entry.case.kl else 0.0
 
 
 def session_cases(session: DivergenceSession) -> list[SuiteCase]:
-    """The cases of the named suites in replay, else of the search. Raises UsageError."""
+    """Return the cases of the named suites in a replay, else of the search. Raises UsageError."""
     session.is_used = True
     with usage_errors(session):
         paths = list(session.plan.suites)
@@ -220,7 +223,7 @@ def session_cases(session: DivergenceSession) -> list[SuiteCase]:
 
 
 def nothing_to_replay(session: DivergenceSession) -> pytest.UsageError:
-    """What a session ends by that replays and has no suite."""
+    """Return the error that ends a replay without a suite."""
     is_ci = session.resolved.settings.mode == "auto"
     why = ", and in CI nothing is searched unless you ask for it" if is_ci else ""
     return pytest.UsageError(
@@ -231,7 +234,7 @@ def nothing_to_replay(session: DivergenceSession) -> pytest.UsageError:
 
 
 def search_outcome(session: DivergenceSession) -> SearchOutcome:
-    """The outcome of this session's search. Raises UsageError where it only replays."""
+    """Return the outcome of this session's search. Raises UsageError in a replay."""
     if session.has_models and session.plan.action != "search":
         raise pytest.UsageError(
             "this needs a search, and this session only replays; add --divergence-mode=search"
@@ -240,7 +243,7 @@ def search_outcome(session: DivergenceSession) -> SearchOutcome:
 
 
 def parametrize(metafunc: pytest.Metafunc, session: DivergenceSession) -> None:
-    """Give a test that takes `divergence_case` one run a case; our id comes first in brackets."""
+    """Run a test that uses `divergence_case` once per case; our id comes first in brackets."""
     try:
         params = _params(metafunc, session)
     except pytest.UsageError:
@@ -263,19 +266,20 @@ def _params(metafunc: pytest.Metafunc, session: DivergenceSession) -> list[Any]:
     if not cases:
         why = NO_CASE if session.has_whole_search else "the search did not come to its end"
         return [_skipped("none", why)]
-    times = Counter(one.case.id for one in cases)
+    times = Counter(entry.case.id for entry in cases)
     return [
         pytest.param(
-            one,
-            id=one.case.id if times[one.case.id] == 1 else with_suite(one.suite, one.case.id),
-            marks=pytest.mark.divergence(id=one.case.id, behaviour=one.case.behaviour),
+            entry,
+            id=case.id if times[case.id] == 1 else with_suite(entry.suite, case.id),
+            marks=pytest.mark.divergence(id=case.id, behaviour=case.behaviour),
         )
-        for one in cases
+        for entry in cases
+        for case in (entry.case,)
     ]
 
 
 def with_suite(suite: Path, case_id: str) -> str:
-    """A case's id where two suites of one session hold its prompt."""
+    """Return the id of a case whose prompt is in two suites of the session."""
     return f"{suite.name.removesuffix(SUITE_SUFFIX)}-{case_id}"
 
 

@@ -1,7 +1,8 @@
-"""What other plugins and conftests add: models, metrics, strategies, names of differences, a pair.
+"""Additions by other plugins and conftests: models, metrics, strategies, categories, a pair.
 
-Owns the rules of an answer, and says who broke one. Calls hooks when they are needed, so that
-plugins registered late count too. Does not import torch: a wrong option is refused without it.
+Checks the answers of hooks, and names the plugins whose answer is wrong. Calls hooks when they are
+needed, so that plugins registered late count too. Does not import torch: a wrong option is refused
+without it.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ if TYPE_CHECKING:
     from pytest_divergence.models.pair import Metric, ModelPair
 
 NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""A metric's name stands in options, files and reports."""
+"""The form of a metric's name, which appears in options, files and reports."""
 MAX_CATEGORY = 80
 MAX_UNIT = 40
 
 
 def author(config: pytest.Config, hook: str) -> str:
-    """A hook's name, and the plugins that implement it: pluggy does not say which one answered."""
+    """Return a hook's name and all plugins that implement it: pluggy hides which one answered."""
     caller = getattr(config.hook, hook)
-    names = [config.pluginmanager.get_name(one.plugin) or "" for one in caller.get_hookimpls()]
+    names = [
+        config.pluginmanager.get_name(hookimpl.plugin) or "" for hookimpl in caller.get_hookimpls()
+    ]
     root = str(config.rootpath)
     shown = sorted(name.removeprefix(root).lstrip("/\\") for name in names)
     return f"{hook} ({', '.join(shown)})"
@@ -42,31 +45,31 @@ class PluginModels:
     LOAD, FINGERPRINT = "pytest_divergence_load_model", "pytest_divergence_fingerprint"
 
     def __init__(self, config: pytest.Config) -> None:
-        """Ask no one yet."""
+        """Call no hook yet."""
         self._config = config
 
     @classmethod
     def of(cls, config: pytest.Config) -> PluginModels | None:
-        """None where no plugin loads models."""
+        """Return the provider; None if no plugin loads models."""
         has_any = any(
-            getattr(config.hook, one).get_hookimpls() for one in (cls.LOAD, cls.FINGERPRINT)
+            getattr(config.hook, hook).get_hookimpls() for hook in (cls.LOAD, cls.FINGERPRINT)
         )
         return cls(config) if has_any else None
 
     @property
     def names(self) -> str:
-        """The hook and who implements it."""
+        """The hook, and the plugins that implement it."""
         return author(self._config, self.LOAD)
 
     def fingerprint(self, spec: str) -> str | None:
-        """What tells the model from every other; None: not known."""
+        """Return a cache identity of the model; None: not known."""
         found = self._call(self.FINGERPRINT, spec=spec)
         if found is not None and not (isinstance(found, str) and found.strip()):
             raise self._wrong(self.FINGERPRINT, found, "a text that is not empty, or None")
         return found
 
     def load_model(self, spec: str, role: str, device: str) -> LoadedModel | None:
-        """The model of a spec; None: no plugin has one."""
+        """Return the model of a spec; None: no plugin has it."""
         found = self._call(self.LOAD, spec=spec, role=role, device=device)
         if found is not None and not isinstance(found, LoadedModel):
             raise self._wrong(self.LOAD, found, "LoadedModel(model, tokenizer), or None")
@@ -87,10 +90,10 @@ class PluginModels:
 
 
 def added_metrics(config: pytest.Config) -> dict[str, Metric]:
-    """The metrics of other plugins, by name. Raises UsageError for a name given twice."""
+    """Return the metrics of other plugins by name. Raises UsageError for a wrong one."""
     hook = "pytest_divergence_metrics"
     found = merged(config, hook, dict.fromkeys(BUILT_IN_METRICS), "metric")
-    added = {name: one for name, one in found.items() if name not in BUILT_IN_METRICS}
+    added = {name: metric for name, metric in found.items() if name not in BUILT_IN_METRICS}
     for name, metric in added.items():
         if not NAME.fullmatch(name):
             rule = "names of at most 64 letters, digits, '.', '_' and '-'"
@@ -106,13 +109,13 @@ def added_metrics(config: pytest.Config) -> dict[str, Metric]:
 
 
 def own_pair(request: pytest.FixtureRequest) -> ModelPair:
-    """The pair that overrides the session's, with the metrics of this session."""
+    """Return the pair that overrides the session's, with the session's metrics."""
     pair: ModelPair = request.getfixturevalue("model_pair")
     return pair.with_metrics(added_metrics(request.config))
 
 
 def change_cases(config: pytest.Config, cases: list[Case]) -> None:
-    """Name each case's kind of difference, then let plugins change the cases in place."""
+    """Add each case's category, then let plugins change the cases in place."""
     cases[:] = [_categorised(config, case) for case in cases]
     config.hook.pytest_divergence_modify_cases(config=config, cases=cases)
 
@@ -130,9 +133,9 @@ def _categorised(config: pytest.Config, case: Case) -> Case:
 
 
 def merged(config: pytest.Config, hook: str, built_in: Mapping[str, Any], kind: str) -> Any:
-    """What all plugins return by a hook, beside what is built in.
+    """Return the built-in entries together with those that all plugins return from a hook.
 
-    Raises UsageError for an answer that is no mapping, and for a name given twice.
+    Raises UsageError for an answer that is not a mapping, and for a name given twice.
     """
     found = dict(built_in)
     for added in getattr(config.hook, hook)(config=config):

@@ -1,4 +1,4 @@
-"""The frames of a caught error, which hold models: emptied, so that the traceback still reads."""
+"""Release of the models that a caught error's frames hold; its traceback stays readable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGE = "pytest_divergence"
 
 
 def forget_frames(error: BaseException | None) -> None:
-    """Empty the frames of an error and of all that it came from, but for those that still run."""
+    """Clear the frames of an error, its causes and contexts, except those still running."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -20,10 +20,10 @@ def forget_frames(error: BaseException | None) -> None:
 
 
 def _forget_callers(frame: FrameType) -> None:
-    """Empty our own frames above the one that caught an error: they are reached from it too."""
+    """Clear this package's frames above the one that caught an error: it refers to them too."""
     caller = frame.f_back
     while caller is not None and caller.f_globals.get("__name__", "").startswith(PACKAGE):
-        if not caller.f_code.co_flags & inspect.CO_GENERATOR:  # which this would end
+        if not caller.f_code.co_flags & inspect.CO_GENERATOR:  # clearing would end a generator
             with suppress(RuntimeError):  # it still runs
                 caller.clear()
         caller = caller.f_back

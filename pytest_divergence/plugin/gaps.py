@@ -1,8 +1,8 @@
-"""Whether a session compared what it was asked to compare: decided here alone, as it ends.
+"""Whether a session compared what it was asked to compare; decided here alone, as it ends.
 
-Hears what each test came to, here or in a worker of pytest-xdist, and knows who asked: a session
-that names its models itself, or runs in CI, fails where nothing was compared; a developer's is
-warned. Does not know how anything is compared. Imports nothing heavy.
+Collects the outcome of each test, here or in a worker of pytest-xdist, and knows who asked for a
+comparison: if nothing was compared, a session that names its models itself or runs in CI fails, and
+any other is warned. Does not know how anything is compared. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -32,51 +32,51 @@ RESUMING = {
     "lf": "--lf runs again what failed before",
     "stepwise": "--sw goes on from what failed before",
 }
-"""Options of pytest that leave out what has passed before, and nothing else."""
+"""Options of pytest that leave out tests which passed before, and no others."""
 PROMPTS = frozenset({"divergence_case", "hard_prompts", "soft_prompts"})
-"""Fixtures that hand out what a search has found."""
+"""Fixtures that provide the results of a search."""
 FIXTURES = PROMPTS | {"model_pair", "assert_bounded_kl"}
 RAN = f"{PREFIX}ran"
-"""Left on reports of tests with such fixtures: 1 where having run is a comparison."""
+"""Property of the reports of tests with these fixtures: 1 if running counts as a comparison."""
 JUDGED = ("passed", "failed", "inconclusive")
 NUM_SHOWN = 3
-"""Paths that a sentence names."""
+"""Number of paths that a sentence names."""
 OFF = "where no comparison is meant, add --divergence-mode=off"
 IN_CI = "in CI this fails"
 
 
 @dataclass(frozen=True)
 class Remark:
-    """What the last lines of a session say."""
+    """A sentence in the last lines of a session."""
 
     text: str
     is_fault: bool
-    """Whether the session fails for it."""
+    """Whether it makes the session fail."""
 
 
 @dataclass(eq=False)  # pytest keeps its plugins in sets
 class Tally:
-    """What the tests of a session came to, of those that compare or should; a plugin of pytest."""
+    """Outcomes of the tests that compare or should; registered as a plugin of pytest."""
 
     compared: set[str] = field(default_factory=set)
-    """Node ids."""
+    """Node ids of tests that compared."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """Reasons by node id."""
+    """Reasons of skipped tests, by node id."""
     failed: set[str] = field(default_factory=set)
-    """Failed before anything was measured."""
+    """Node ids of tests that failed before anything was measured."""
     idle: set[str] = field(default_factory=set)
-    """Passed, and measured nothing."""
+    """Node ids of tests that passed and measured nothing."""
     deselected: set[Path] = field(default_factory=set)
-    """The suites of which an item will not run."""
+    """The suites with an item that will not run."""
     emptied: set[str] = field(default_factory=set)
-    """The suites of which none will, as people are shown them."""
+    """The suites of which no item will run, as they are shown to people."""
     twins: set[tuple[str, str]] = field(default_factory=set)
     """The specs of each pair that is one model twice."""
     remarks: list[Remark] = field(default_factory=list)
-    """What is said in the end."""
+    """The sentences to write at the end."""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Hear what a test came to."""
+        """Record the outcome of a test."""
         if not is_ours(report):
             return
         reason = skip_reason(report)
@@ -91,7 +91,7 @@ class Tally:
 
     @property
     def skipped_suites(self) -> set[str]:
-        """The suites of which each item that was reported was skipped, from the root folder."""
+        """The suites whose reported items were all skipped, relative to the root folder."""
         other = {*self.compared, *self.failed, *self.idle}
         return set(map(_suite_of, self.skipped)) - set(map(_suite_of, other)) - {""}
 
@@ -100,18 +100,18 @@ KEY = pytest.StashKey[Tally]()
 
 
 def tally_of(session: DivergenceSession) -> Tally:
-    """What is known of a session so far."""
+    """Return the tally of a session so far."""
     return session.config.stash.setdefault(KEY, Tally())
 
 
 def listen(session: DivergenceSession) -> None:
-    """Hear of every test from now on; a worker's are heard by its controller."""
+    """Record every test from now on; a controller records its workers' tests."""
     if session.told is None:
         session.config.pluginmanager.register(tally_of(session), "divergence-tally")
 
 
 def mark(session: DivergenceSession, item: pytest.Item, report: pytest.TestReport) -> None:
-    """Leave on the report of a user's own test whether it had something to compare."""
+    """Note on the report of a user's test whether it had something to compare."""
     taken = FIXTURES.intersection(active_fixtures(item))
     if not taken or report.when == "teardown":
         return
@@ -122,12 +122,12 @@ def mark(session: DivergenceSession, item: pytest.Item, report: pytest.TestRepor
 
 
 def note_deselected(session: DivergenceSession, items: Iterable[pytest.Item]) -> None:
-    """Remember whose items are left out."""
+    """Remember the suites whose items are left out."""
     tally_of(session).deselected |= {item.path for item in items if is_suite(item.path)}
 
 
 def finish(pytest_session: pytest.Session, session: DivergenceSession) -> None:
-    """Fail a session that would end green; a worker leaves that to its controller."""
+    """Fail a session that would wrongly pass; a worker leaves that to its controller."""
     tally, code = tally_of(session), pytest_session.exitstatus
     items: Sequence[pytest.Item] = getattr(pytest_session, "items", ())
     emptied = tally.deselected - {item.path for item in items}
@@ -146,12 +146,12 @@ def finish(pytest_session: pytest.Session, session: DivergenceSession) -> None:
 
 
 def faults(session: DivergenceSession) -> list[str]:
-    """What the session fails for."""
-    return [one.text for one in tally_of(session).remarks if one.is_fault]
+    """Return the sentences that make the session fail."""
+    return [remark.text for remark in tally_of(session).remarks if remark.is_fault]
 
 
 def write(session: DivergenceSession) -> None:
-    """Say it in the last lines, however quiet the session is."""
+    """Write the remarks in the last lines, however quiet the session is."""
     terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     for remark in tally_of(session).remarks if terminal is not None else ():
         colour = {"red": True} if remark.is_fault else {"yellow": True}
@@ -175,19 +175,19 @@ def _remarks(session: DivergenceSession, tally: Tally, *, is_green: bool) -> Ite
 
 
 def _asked(session: DivergenceSession, tally: Tally) -> tuple[str, bool] | None:
-    """What asks for a comparison, and whether the session fails without one."""
+    """Return what asks for a comparison, and whether the session fails without one."""
     mode = session.given.get("mode")
     if mode is not None and mode.source != INI and mode.value in ("search", "replay"):
         return f"{assignment(mode, BY_FIELD['mode'])} is given", True
     if session.plan.is_explicit:
-        models = (assignment(session.given[one], BY_FIELD[one]) for one in MODELS)
+        models = (assignment(session.given[field], BY_FIELD[field]) for field in MODELS)
         return f"{' and '.join(models)} are given", True
     asked = None
     if session.has_models or session.config.getini(PAIRS_INI):
         asked = "the ini file names models"
     elif tally.emptied or tally.skipped_suites:
         asked = "a suite is among the tests"
-    elif _unconfigured(tally) and is_ci():  # elsewhere the summary says so
+    elif _unconfigured(tally) and is_ci():  # outside CI the summary says so
         asked = "a test takes divergence_case"
     if asked is None:
         return None
@@ -203,7 +203,7 @@ def _nothing(session: DivergenceSession, tally: Tally, asked: str, is_fault: boo
 
 
 def _why(session: DivergenceSession, tally: Tally) -> tuple[str, ...]:
-    """Why nothing was compared, and what to do about it."""
+    """Return why nothing was compared, and what to do about it."""
     if (reason := _why_no_search(session)) is not None:
         return (reason,)
     if _unconfigured(tally):
@@ -232,7 +232,7 @@ def _skips(tally: Tally) -> str:
 def _not_found(session: DivergenceSession) -> tuple[str, str]:
     where = "pytest found"
     if session.has_paths:
-        paths = [session.shown(one) for one in session.arguments]
+        paths = [session.shown(path) for path in session.arguments]
         where = f"{_list(paths)} {'holds' if len(paths) == 1 else 'hold'}"
     then = f"name a *{SUITE_SUFFIX}, or take model_pair or assert_bounded_kl in a test"
     if session.plan.action == "search" and session.has_models:
@@ -241,7 +241,7 @@ def _not_found(session: DivergenceSession) -> tuple[str, str]:
 
 
 def _why_no_search(session: DivergenceSession) -> str | None:
-    """Why this session made no search, though it says search itself."""
+    """Return why this session ran no search although it asks for one itself."""
     mode = session.given.get("mode")
     is_asked = mode is not None and mode.source != INI and session.plan.action == "search"
     if not is_asked or session.report is not None:
@@ -255,10 +255,10 @@ def _why_no_search(session: DivergenceSession) -> str | None:
 
 
 def _left_out(session: DivergenceSession, tally: Tally, *, is_fault: bool) -> Iterator[Remark]:
-    """The suites of which nothing was compared, though something else was."""
+    """Yield a remark for each suite of which nothing was compared."""
     then = "name only the suites that are meant" if is_fault else IN_CI
     start = "" if is_fault else "warning: "
-    skipped = {session.shown(session.config.rootpath / one) for one in tally.skipped_suites}
+    skipped = {session.shown(session.config.rootpath / suite) for suite in tally.skipped_suites}
     for suites, what in ((tally.emptied, "deselected"), (skipped, "skipped")):
         for suite in sorted(suites):
             text = f"every item of {suite} was {what}, so that nothing of it was compared"
@@ -266,7 +266,7 @@ def _left_out(session: DivergenceSession, tally: Tally, *, is_fault: bool) -> It
 
 
 def _same_model(session: DivergenceSession, reference: str, candidate: str) -> Remark:
-    first, second = (visible(one, 60) for one in (reference, candidate))
+    first, second = (visible(spec, 60) for spec in (reference, candidate))
     which = f"{first} is compared with itself"
     if first != second:
         which = f"{first} and {second} are the same model"
@@ -280,23 +280,25 @@ def _same_model(session: DivergenceSession, reference: str, candidate: str) -> R
 
 
 def _is_comparison(left: dict[str, Any]) -> bool:
-    """Whether a test measured, judged what its session's search measured, or had both models."""
+    """Whether a test measured, judged the search's measurement, or had both models."""
     is_judged = left.get(f"{PREFIX}verdict") in JUDGED
     return is_judged or f"{PREFIX}kl" in left or bool(left.get(RAN))
 
 
 def _unconfigured(tally: Tally) -> bool:
-    return any(one.startswith(SKIP_PREFIX) and NO_MODELS in one for one in tally.skipped.values())
+    return any(
+        NO_MODELS in reason for reason in tally.skipped.values() if reason.startswith(SKIP_PREFIX)
+    )
 
 
 def _resumed(session: DivergenceSession) -> str | None:
-    """What pytest leaves out for having passed before."""
+    """Return the sentence on the option that leaves out tests which passed before."""
     given = (text for name, text in RESUMING.items() if getattr(session.config.option, name, 0))
     return next(given, None)
 
 
 def _suite_of(nodeid: str) -> str:
-    """The suite that a node id leads to; empty for a user's own tests."""
+    """Return the suite of a node id; empty for a user's own tests."""
     path = nodeid.partition("::")[0]
     return path if is_suite(path) else ""
 

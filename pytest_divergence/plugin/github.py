@@ -1,7 +1,7 @@
-"""Failures become annotations on GitHub, and the run a part of the step's summary.
+"""Annotations of failures on GitHub, and the run's part of the step summary.
 
 Knows the runner's variables and pytest's reports. Does not know how either text looks
-(`pytest_divergence.reports.github`), nor which session it is done in.
+(`pytest_divergence.reports.github`), nor which sessions write them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def write(
     reports: Sequence[pytest.TestReport],
     faults: Sequence[str],
 ) -> None:
-    """Write annotations into the log, and the step's summary: at the end, where no line is torn."""
+    """Write annotations and the step summary at the end, where no other output breaks a line."""
     outcomes = list(_outcomes(session, reports))
     if not outcomes and session.report is None and not faults:
         return
@@ -55,7 +55,7 @@ def write(
 def _outcomes(
     session: DivergenceSession, reports: Sequence[pytest.TestReport]
 ) -> Iterator[Outcome]:
-    """One for each test that left a verdict; the last of its reports counts."""
+    """Yield an outcome for each test that left a verdict; the last of its reports counts."""
     texts: dict[str, str] = {}
     last: dict[str, pytest.TestReport] = {}
     for report in reports:
@@ -65,7 +65,7 @@ def _outcomes(
             last[report.nodeid] = report
         if report.failed:
             texts[report.nodeid] = _why(report)
-    for nodeid, report in sorted(last.items(), key=lambda one: _place(one[1])):
+    for nodeid, report in sorted(last.items(), key=lambda entry: _place(entry[1])):
         left, (file, line), text = left_by(report), _place(report), texts.get(nodeid, "")
         yield Outcome(
             id=nodeid.partition("::")[2],
@@ -80,7 +80,7 @@ def _outcomes(
 
 
 def _why(report: pytest.TestReport) -> str:
-    """The failure's text, the error's own sentence first where there is a traceback."""
+    """Return the failure's text; if it has a traceback, the error's message comes first."""
     crash = getattr(report.longrepr, "reprcrash", None)
     text = str(report.longrepr or report.outcome)
     said = crash.message.removeprefix("Failed: ") if crash is not None else ""
@@ -88,13 +88,13 @@ def _why(report: pytest.TestReport) -> str:
 
 
 def _place(report: pytest.TestReport) -> tuple[str, int]:
-    """File and line, from 1; pytest-xdist knows no line where a worker was killed."""
+    """Return file and line, from 1; pytest-xdist gives no line if a worker was killed."""
     file, line, _ = report.location
     return file, (line or 0) + 1
 
 
 def _in_repository(path: Path) -> str:
-    """A path as GitHub knows it: from the checkout's root."""
+    """Return a path as GitHub shows it: from the checkout's root."""
     root = Path(os.environ.get(WORKSPACE) or Path.cwd()).resolve()
     path = path.resolve()
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
@@ -103,7 +103,7 @@ def _in_repository(path: Path) -> str:
 def _append_summary(
     session: DivergenceSession, outcomes: Sequence[Outcome], faults: Sequence[str]
 ) -> str | None:
-    """Append to the step's summary; says what keeps it from being written."""
+    """Append to the step summary; return the reason if that fails, else None."""
     name = os.environ.get(SUMMARY)
     if not name:
         return f"there is no step summary: {SUMMARY} is not set"
@@ -123,13 +123,13 @@ def _append_summary(
 def _markdown(
     session: DivergenceSession, outcomes: Sequence[Outcome], faults: Sequence[str]
 ) -> str:
-    """The search's page, a table of all else that was compared, and what ended or failed it all."""
+    """Return what ended or failed the session, the search's page, and a table of all else."""
     pages = [fault_markdown("\n\n".join(faults))] if faults else []
     if session.report is not None:
         suite, given = session.shown(session.own_suite), shown_settings(session)
         pages.append(render_markdown(session.report, suite=suite, given=given))
         searched = _in_repository(session.own_suite)
-        outcomes = [one for one in outcomes if one.file != searched]
+        outcomes = [outcome for outcome in outcomes if outcome.file != searched]
     if outcomes:
         pages.append(outcomes_markdown(outcomes))
     return "\n".join(pages)

@@ -1,4 +1,4 @@
-"""The lines of pytest's header: the pair, the most important settings, and where each came from.
+"""The lines of pytest's header: the pair and the main settings, each with its source.
 
 Imports nothing heavy: models in an ini file are shown in every session.
 """
@@ -13,11 +13,11 @@ from pytest_divergence.plugin.options import DEFAULT, MODELS, PAIRS_INI, RawOpti
 from pytest_divergence.plugin.session import DivergenceSession
 
 SHOWN_SETTINGS = {"profile": "profile", "max_kl": "bound", "mode": "mode"}
-"""What the header shows of the settings, and the word for it."""
+"""Settings that the header shows, each with its label."""
 
 
 def header_lines(session: DivergenceSession) -> list[str]:
-    """The pair, and the number of pairs that `divergence_pairs` names."""
+    """Return the lines on the pair and on the number of pairs in `divergence_pairs`."""
     num_pairs = 0 if session.plan.is_explicit else len(session.config.getini(PAIRS_INI))
     more = [f"divergence: {number_of(num_pairs, 'pair')} from {PAIRS_INI}"]
     return [*_pair_lines(session), *(more if num_pairs else [])]
@@ -38,7 +38,7 @@ def _pair_lines(session: DivergenceSession) -> list[str]:
 
 
 def _model_name(session: DivergenceSession, spec: RawOption) -> str:
-    """A spec without secrets, also where no model can be found by it."""
+    """Return a spec without secrets, even if it names no model."""
     try:
         name = str(parse_spec(spec.value, role="", root=session.config.invocation_params.dir))
     except DivergenceError:

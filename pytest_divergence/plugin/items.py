@@ -1,4 +1,4 @@
-"""What the items of a suite assert: cases, behaviours, and the search that found them.
+"""Items of a suite: cases, behaviours, and the search that found them.
 
 Knows what an item measures in setup and judges in its call. Does not know how a prompt is measured
 (`pytest_divergence.scoring`), nor which items a suite has (`pytest_divergence.plugin.collection`).
@@ -40,7 +40,7 @@ SEARCH_ITEM = "search"
 
 
 def check(_divergence_setup: SuiteItem) -> None:
-    """What every item of a suite calls: measured in setup, judged here."""
+    """Judge an item that was measured in setup: the function that every item of a suite calls."""
     _divergence_setup.judge()
 
 
@@ -50,19 +50,19 @@ class SuiteModule(pytest.Module):
     obj = None
     stored: StoredSuite
     make_replay: Callable[[DivergenceSession, StoredSuite], SuiteReplay]
-    """Handed in, for it imports torch: a process that measures nothing does without."""
+    """Passed in, because it imports torch, which a process that measures nothing does not need."""
     fixtureinfo: FixtureInfo | None = None
-    """What pytest knows of the fixtures of each item: they all call one function."""
+    """pytest's data on the fixtures of each item: they all call one function."""
     reference_check: ReferenceCheck | None = None
-    """Of a suite that is replayed on named models."""
+    """Set for a suite that is replayed on named models."""
 
     @cached_property
     def replay(self) -> SuiteReplay:
-        """The suite's rows as they are measured in this session."""
+        """The replay of the suite's rows in this session."""
         return self.make_replay(of(self.config), self.stored)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """An unusable suite is one line, without a traceback."""
+        """Show an unusable suite as one line, without a traceback."""
         if isinstance(excinfo.value, pytest.UsageError):
             return str(excinfo.value)
         return super().repr_failure(excinfo)
@@ -76,7 +76,7 @@ class SuiteItem(pytest.Function):
 
     @classmethod
     def named(cls, parent: SuiteModule, name: str, line: int) -> Any:
-        """An item called `name`, standing at a line of the suite."""
+        """Return an item called `name` at a line of the suite."""
         shared = parent.fixtureinfo
         item = cls.from_parent(parent, name=name, callobj=check, fixtureinfo=shared)
         parent.fixtureinfo = fixture_info(item)
@@ -84,7 +84,7 @@ class SuiteItem(pytest.Function):
         return item
 
     def measure(self, request: pytest.FixtureRequest) -> None:
-        """Get what `judge` needs; failing here is an error, not a failed test."""
+        """Measure what `judge` needs; failing here is an error, not a failed test."""
         raise NotImplementedError
 
     def judge(self) -> None:
@@ -92,7 +92,7 @@ class SuiteItem(pytest.Function):
         raise NotImplementedError
 
     def pair(self, request: pytest.FixtureRequest) -> ModelPair:
-        """The models that this item is measured on: ask for them only where a value is missing."""
+        """Return the models to measure this item on; call it only if a value is missing."""
         if has_own_pair(self):
             return own_pair(request)
         session, suite = of(self.config), self.suite
@@ -101,46 +101,46 @@ class SuiteItem(pytest.Function):
         return session.pair_for(request, session.models_for(self.path))
 
     def forget(self) -> None:
-        """Let go of the models once the item is done: another pair may be next."""
+        """Release the models once the item is done: another pair may be next."""
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """The line of the suite, so that editors and CI point at it."""
+        """Return the line of the suite, so that editors and CI point at it."""
         return self.path, self.line - 1, self.name
 
 
 class Measured(Protocol):
-    """What an item judges; the rest costs forward passes, and only failures ask for it."""
+    """A measurement to judge; tokens and completions cost forward passes, so only failures ask."""
 
     pair: ModelPair | None
-    """The models that it was measured on; None: it was not, in this session."""
+    """The models that it was measured on; None: not measured in this session."""
 
     @property
     def measurement(self) -> Measurement:
         """The divergences."""
 
     def tokens(self) -> Sequence[TokenComparison]:
-        """Both models at each token of the candidate's answer."""
+        """Compare both models at each token of the candidate's answer."""
 
     def completions(self) -> Completions | None:
-        """What both models answer."""
+        """Return the answers of both models."""
 
 
 class Carried:
     """A value that this session's search measured."""
 
     def __init__(self, case: Case, tokens: Sequence[TokenComparison]) -> None:
-        """`tokens` are the report's, where there is one."""
-        assert case.kl is not None  # what has no value is not carried
+        """Take the case's value; `tokens` are the report's, if there is one."""
+        assert case.kl is not None  # only cases with a value are carried
         self.measurement = case.kl
         self.pair: ModelPair | None = None
         self._case, self._tokens = case, tokens
 
     def tokens(self) -> Sequence[TokenComparison]:
-        """The search's own."""
+        """Return the search's comparison."""
         return self._tokens
 
     def completions(self) -> Completions | None:
-        """The suite's own."""
+        """Return the answers in the suite."""
         return self._case.completions
 
 
@@ -150,19 +150,19 @@ class CaseItem(SuiteItem):
     case: Case
     max_kl: float
     is_searched: bool
-    """This session's search has measured it."""
+    """Whether this session's search has measured it."""
     reading: Measured
 
     @classmethod
     def make(cls, parent: SuiteModule, case: Case, max_kl: float, *, is_searched: bool) -> CaseItem:
-        """The item of one row."""
+        """Return the item for a row."""
         item = cls.listed(parent, case, parent.stored.suite.lines[case.id])
         item.case, item.max_kl, item.is_searched = case, max_kl, is_searched
         return item
 
     @classmethod
     def listed(cls, parent: SuiteModule, case: Case, line: int) -> CaseItem:
-        """The item of one row where pytest only lists: thousands of rows need not stay."""
+        """Return the item of a session that only lists, without keeping the row in memory."""
         item: CaseItem = cls.named(parent, case.id, line)
         item.add_marker(pytest.mark.divergence(id=case.id, behaviour=case.behaviour))
         return item
@@ -178,16 +178,16 @@ class CaseItem(SuiteItem):
             if self.has_value:
                 self.reading = Carried(self.case, self._searched_tokens(session))
             else:
-                self.reading = self.suite.replay.of(  # a name for the pair would keep it
+                self.reading = self.suite.replay.of(  # a variable for the pair would keep it alive
                     self.pair(request), self.case, wanted=self._wanted()
                 )
 
     def forget(self) -> None:
-        """What was measured can be asked for answers and tokens, so it holds the models."""
+        """Drop the measurement, which holds the models to compute answers and tokens on request."""
         vars(self).pop("reading", None)
 
     def judge(self) -> None:
-        """Fail with prompt, answers and numbers where the value is over the bound."""
+        """Fail with prompt, answers and numbers if the value is over the bound."""
         reading, session = self.reading, of(self.config)
         found = reading.measurement
         verdict = judge(found.value, self.max_kl)
@@ -223,13 +223,13 @@ class CaseItem(SuiteItem):
         pytest.fail(text, pytrace=False)
 
     def _wanted(self) -> list[Case]:
-        """Cases of the same suite that this session measures too: they share forward passes."""
-        items = (one for one in self.session.items if isinstance(one, CaseItem))
-        return [one.case for one in items if one.suite is self.suite and not one.has_value]
+        """Return the suite's cases that this session measures too: they share forward passes."""
+        items = (item for item in self.session.items if isinstance(item, CaseItem))
+        return [item.case for item in items if item.suite is self.suite and not item.has_value]
 
     @property
     def has_value(self) -> bool:
-        """Whether the row's own value counts: the one that the search has just measured."""
+        """Whether the row's own value counts, because this session's search has measured it."""
         return self.case.kl is not None and self.is_searched
 
     def _searched_tokens(self, session: DivergenceSession) -> Sequence[TokenComparison]:
@@ -238,16 +238,16 @@ class CaseItem(SuiteItem):
 
 
 class BehaviourItem(SuiteItem):
-    """Fails while the candidate shows a behaviour that no one has accepted."""
+    """Fails while the candidate shows a behaviour that nobody has accepted."""
 
     behaviour: Behaviour
     is_searched: bool
-    """This session's search has confirmed it."""
+    """Whether this session's search has confirmed it."""
     log_ratio: float | None
 
     @classmethod
     def make(cls, parent: SuiteModule, behaviour: Behaviour, *, is_searched: bool) -> BehaviourItem:
-        """The item of one behaviour."""
+        """Return the item for a behaviour."""
         item: BehaviourItem = cls.named(parent, behaviour.id, 1)
         item.behaviour, item.is_searched = behaviour, is_searched
         item.add_marker(pytest.mark.divergence(behaviour=behaviour.id))
@@ -255,12 +255,12 @@ class BehaviourItem(SuiteItem):
 
     @property
     def limit(self) -> float:
-        """Half of what the telling continuation read when it was found, nats."""
+        """Half of the telling continuation's log-ratio when it was found, nats."""
         telling = self.behaviour.telling
         return telling.limit if telling is not None else 0.0
 
     def measure(self, request: pytest.FixtureRequest) -> None:
-        """What this session's search confirmed holds; a suite's is measured anew."""
+        """Measure a suite's behaviour again, unless this session's search confirmed it."""
         session = of(self.config)
         note(self, kind="behaviour", verdict="error", behaviour=self.behaviour.id)
         self.log_ratio = None
@@ -272,7 +272,7 @@ class BehaviourItem(SuiteItem):
             self.log_ratio = self.suite.replay.behaviour(self.pair(request), telling)
 
     def judge(self) -> None:
-        """Fail while it is there."""
+        """Fail while the candidate shows it."""
         session = of(self.config)
         is_gone = self.log_ratio is not None and self.log_ratio < self.limit
         note(self, verdict="passed" if is_gone else "failed")
@@ -292,41 +292,41 @@ class BehaviourItem(SuiteItem):
 
 
 class SearchItem(SuiteItem):
-    """Passes only where the search of this session ran to its end without errors."""
+    """Passes only if the search of this session finished without errors."""
 
     report: Report
 
     @classmethod
     def make(cls, parent: SuiteModule, report: Report) -> SearchItem:
-        """The item of one search."""
+        """Return the item for a search."""
         item: SearchItem = cls.named(parent, SEARCH_ITEM, 1)
         item.report = report
         item.add_marker(pytest.mark.divergence)
         return item
 
     def measure(self, request: pytest.FixtureRequest) -> None:
-        """An incomplete search is an error: what it did not see never counts as a pass."""
+        """Fail if the search is incomplete: what it did not see never counts as a pass."""
         note(self, kind="search", verdict="error")
         if reason := reason_against(self.report):
             pytest.fail(reason, pytrace=False)
 
     def judge(self) -> None:
-        """Pass, and say what the search would have seen."""
+        """Pass, and say how rare a behaviour the search would have seen."""
         sentence = search_sentence(self.report)
         note(self, verdict="passed", search=sentence)
         self.add_report_section("call", "divergence", sentence)
 
 
 def reason_against(report: Report) -> str | None:
-    """Why a search says nothing about the models; None: it saw all that it set out to see."""
-    reasons = [f"{one.where}: {safe_line(one.message)}" for one in report.errors]
+    """Return why a search says nothing about the models; None if it is complete."""
+    reasons = [f"{error.where}: {safe_line(error.message)}" for error in report.errors]
     if report.run.status != "complete":
         reasons.insert(0, "it stopped before it was complete")
     return f"the search cannot vouch for the models: {'; '.join(reasons)}" if reasons else None
 
 
 def search_sentence(report: Report) -> str:
-    """How much a search saw, and how rare a behaviour it would have missed."""
+    """Return the sentence on how much a search saw, and how rare a behaviour it would miss."""
     over = sum(case.verdict == "failed" for case in report.cases)
     sentence = f"{report.effort.prompts_scored:,} prompts scored, {over} over the bound"
     shift = report.calibration.typical_shift

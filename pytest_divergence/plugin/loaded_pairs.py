@@ -1,6 +1,6 @@
-"""The pairs that a session has asked for, of which one at a time is in memory.
+"""The pairs that a session has asked for, one at a time in memory.
 
-Knows how a pair makes room for another. Does not know which pair a suite or test is about
+Knows how a pair makes room for another. Does not know which pair a suite or a test names
 (`pytest_divergence.plugin.model_pairs`), nor what is measured on it.
 """
 
@@ -31,11 +31,11 @@ from pytest_divergence.plugin.model_pairs import Models, is_plugins_own
 from pytest_divergence.plugin.once import Once
 
 FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors)\b"
-"""Libraries whose warnings a project's `-W error` must not turn into a failed search."""
+"""Libraries whose warnings must not become a failed search under a project's `-W error`."""
 
 
 class Pairs:
-    """The pairs that a session asks for, of which one at a time is in memory."""
+    """The pairs that a session asks for, one at a time in memory."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Pairs:
         return self._loaded is not None and self._loaded[0] == models
 
     def load(self, models: Models) -> ModelPair:
-        """The pair, loaded where another one or none is in memory. A failure is kept."""
+        """Return the pair, loaded unless it is in memory. A failure is kept and raised again."""
         if models in self._failed:
             raise self._failed[models]
         if self._loaded is None or self._loaded[0] != models:
@@ -71,7 +71,7 @@ class Pairs:
         return self._loaded[1]
 
     def release(self) -> None:
-        """Let the pair in memory go."""
+        """Free the pair in memory."""
         if self._loaded is None:
             return
         self._loaded = None
@@ -84,7 +84,7 @@ class Pairs:
             torch.cuda.empty_cache()
 
     def plan(self, models: Models) -> LoadPlan:
-        """What both specs stand for: resolved once in a session. A failure is kept."""
+        """Return the plan of loading a pair, resolved once per session. A failure is kept."""
         if models not in self._plans:
             self._plans[models] = Once(partial(self.resolve, models))
         try:
@@ -94,7 +94,7 @@ class Pairs:
             raise
 
     def resolve(self, models: Models, *, is_offline: bool = False) -> LoadPlan:
-        """Look both models up; with `is_offline` nothing is downloaded, and one may be missing."""
+        """Look up both models; `is_offline` downloads nothing, and a model may be missing."""
         options, context = (
             LoadOptions.of(self._settings()),
             self._context(models, is_offline=is_offline),
@@ -103,7 +103,7 @@ class Pairs:
             return resolve_pair(models.reference, models.candidate, options, context)
 
     def identities(self, models: Models) -> tuple[ModelIdentity, ModelIdentity]:
-        """What both models are; loads them only where a plugin cannot tell them apart before."""
+        """Return both identities; loads the models only if a plugin gives no fingerprint."""
         if self.plan(models).is_known:
             self._look_at(models)
             return self.plan(models).identities
@@ -113,12 +113,12 @@ class Pairs:
         return self._identities[models]
 
     def check(self, models: Models) -> None:
-        """Refuse a pair that cannot be there, without loading it."""
+        """Refuse a pair that cannot be loaded, without loading it."""
         if self.plan(models).is_known:
             self.identities(models)
 
     def run_identity(self, models: Models) -> RunIdentity:
-        """What a search of this pair depends on."""
+        """Return the inputs that a search of this pair depends on."""
         plan = self.plan(models)
         if plan.is_known:
             self._look_at(models)
@@ -126,21 +126,25 @@ class Pairs:
         return found.with_metric(added_metrics(self._config).get(self._settings().metric))
 
     def identity_of(self, pair: ModelPair) -> RunIdentity:
-        """What numbers depend on that were measured on this pair, a user's own too."""
+        """Return the inputs that measurements on this pair depend on; also of a user's own pair."""
         if self._loaded is not None and self._loaded[1] is pair:
             return self.run_identity(self._loaded[0])
         return identify_pair(pair)
 
     def memory(self, models: Models) -> Memory | None:
-        """What a search of this pair takes; None where that cannot be told before it is loaded."""
+        """Return the memory that a search of this pair needs; None if unknown before loading."""
         settings, plan = self._settings(), self.plan(models)
         profile = settings.resolved_profile(plan.device.type)
         return search_memory(plan, profile, allowed=settings.memory_bytes)
 
     @property
     def twins(self) -> set[tuple[str, str]]:
-        """The specs of each pair known by now to be one model twice."""
-        return {(one.reference, one.candidate) for one, is_twin in self._twins.items() if is_twin}
+        """The specs of each pair now known to be one model twice."""
+        return {
+            (models.reference, models.candidate)
+            for models, is_twin in self._twins.items()
+            if is_twin
+        }
 
     def _look_at(self, models: Models) -> None:
         plan, loaded = self.plan(models), self._loaded
@@ -155,28 +159,28 @@ class Pairs:
 
     def _load(self, models: Models) -> ModelPair:
         if self._plans.get(models) and not self.plan(models).is_current:
-            del self._plans[models]  # a fixture has trained it, say: it is screened anew
+            del self._plans[models]  # a fixture has trained it, say, so it is checked again
         with patient_warnings():
-            resolve_device(self._settings().device)  # said before models are downloaded
+            resolve_device(self._settings().device)  # an error here comes before any download
             pair = load_pair(self.plan(models), self._context(models))
         return pair.with_metrics(added_metrics(self._config))
 
     def for_test(self, request: pytest.FixtureRequest, models: Models) -> ModelPair:
-        """The pair, for a running test; a fixture of another pair does not stay in its way."""
+        """Return the pair for a running test, after ending the fixture that holds another pair."""
         if not self.is_loaded(models) and "model_pair" not in request.fixturenames:
-            for one in filter(is_plugins_own, fixture_definitions(request.node, "model_pair")):
-                one.finish(request)  # pytest would keep its value until the session's end
+            for fixture in filter(is_plugins_own, fixture_definitions(request.node, "model_pair")):
+                fixture.finish(request)  # or pytest keeps its value to the end of the session
         return self.load(models)
 
 
 def _is_one_model(plan: LoadPlan) -> bool:
-    """Whether both sides are the same weights, run alike, with the same tokenizer and template."""
-    reference, candidate = (one.weights_sha256 for one in plan.identities)
+    """Whether both sides have the same weights, tokenizer and template, and run alike."""
+    reference, candidate = (identity.weights_sha256 for identity in plan.identities)
     if reference != candidate:
         return False
     asked = {
-        (one.dtype, one.attn_implementation, one.device, one.device_map)
-        for one in (side.full_model.spec for side in plan.sides)
+        (spec.dtype, spec.attn_implementation, spec.device, spec.device_map)
+        for spec in (side.full_model.spec for side in plan.sides)
     }
     tokenizers = {plan.candidate_tokenizer_digest, plan.tokenizer_digest} - {None}
     return len(asked) == 1 and len(tokenizers) == 1
@@ -184,7 +188,7 @@ def _is_one_model(plan: LoadPlan) -> bool:
 
 @contextmanager
 def patient_warnings() -> Iterator[None]:
-    """Other libraries' warnings are no errors here."""
+    """Ignore other libraries' warnings, which a project may turn into errors."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=FOREIGN)
         yield

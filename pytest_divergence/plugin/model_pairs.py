@@ -1,4 +1,4 @@
-"""Which pair of models a suite or a test is about.
+"""The pair of models that a suite or a test names.
 
 Knows `divergence_pairs`, the marker's `models`, and a conftest's own fixture `model_pair`. Loads
 nothing (`pytest_divergence.plugin.loaded_pairs`), and imports nothing heavy.
@@ -30,11 +30,11 @@ class Models:
     reference: str
     candidate: str
     roles: tuple[str, str] = field(default=("--model-1", "--model-2"), compare=False)
-    """What messages call them: where they were given."""
+    """Their names in messages: where they were given."""
 
 
 class PairRules:
-    """The lines of `divergence_pairs`, read when they are first needed."""
+    """The lines of `divergence_pairs`, parsed when they are first needed."""
 
     def __init__(self, config: pytest.Config) -> None:
         """Read nothing yet."""
@@ -42,13 +42,13 @@ class PairRules:
         self._lines = Once(partial(_rules, config))
 
     def models_for(self, path: Path) -> Models | None:
-        """The models that the first matching line names for a file. Raises UsageError."""
+        """Return the models of the first line that matches a file. Raises UsageError."""
         shown = Path(os.path.relpath(path, self._root)).as_posix()
         return next((models for glob, models in self._lines() if fnmatchcase(shown, glob)), None)
 
 
 def _rules(config: pytest.Config) -> list[tuple[str, Models]]:
-    """The lines of `divergence_pairs`. Raises UsageError with one that cannot be read."""
+    """Return the globs and models of `divergence_pairs`. Raises UsageError for a wrong line."""
     rules = []
     roles = (f"model 1 of {PAIRS_INI}", f"model 2 of {PAIRS_INI}")
     start = config.inipath.parent if config.inipath is not None else config.rootpath
@@ -67,23 +67,23 @@ def _rules(config: pytest.Config) -> list[tuple[str, Models]]:
 
 
 def marked_models(request: pytest.FixtureRequest) -> Models | None:
-    """What the test's nearest marker `divergence(models=...)` names. Raises UsageError."""
+    """Return the models of the test's nearest `divergence(models=...)`. Raises UsageError."""
     marks = (mark.kwargs.get("models") for mark in request.node.iter_markers("divergence"))
-    given = next((one for one in marks if one is not None), None)
+    given = next((models for models in marks if models is not None), None)
     if given is None:
         return None
     is_two = isinstance(given, (tuple, list)) and len(given) == 2
-    if not is_two or not all(isinstance(one, str) for one in given):
+    if not is_two or not all(isinstance(spec, str) for spec in given):
         raise pytest.UsageError(
             f"divergence(models={given!r}) must name two models, reference and candidate"
         )
     start = request.config.rootpath
-    reference, candidate = (located(request.config, start, one) for one in given)
+    reference, candidate = (located(request.config, start, spec) for spec in given)
     return Models(reference, candidate, ("model 1 of the marker", "model 2 of the marker"))
 
 
 def has_own_pair(node: pytest.Item | pytest.Collector) -> bool:
-    """Whether a conftest or module overrides `model_pair` for this part of the session."""
+    """Whether a conftest or a module overrides `model_pair` for this part of the session."""
     found = fixture_definitions(node, "model_pair")
     return bool(found) and not is_plugins_own(found[-1])
 

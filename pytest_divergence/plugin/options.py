@@ -1,4 +1,4 @@
-"""An option for each setting: its names, and what was given for it.
+"""An option for each setting: its names, and the value given for it.
 
 Its help is the setting's description (`pytest_divergence.core.setting_descriptions`); its value is
 checked by `Settings` (`pytest_divergence.plugin.settings_sources`). Imports nothing heavy: pytest
@@ -20,7 +20,7 @@ from pytest_divergence.core.setting_descriptions import DESCRIPTIONS, Descriptio
 from pytest_divergence.plugin._compat import parser_of, taken_flags
 
 NO_ALIASES_VARIABLE = "PYTEST_DIVERGENCE_NO_ALIASES"
-"""Set to anything, it leaves `--model-1` and `--model-2` to another plugin that has them."""
+"""If set to anything, `--model-1` and `--model-2` are left to another plugin."""
 TITLE = (
     "divergence: compare two language models\n"
     "  (the summary is one line with -q; -v shows all failed cases, -vv each token too)"
@@ -44,12 +44,12 @@ class Option(Description):
 
     @property
     def alias(self) -> str | None:
-        """The short option that a model has."""
+        """The short option, which only models have."""
         return f"--{self.field.replace('_', '-')}" if self.field in MODELS else None
 
     @property
     def synonym(self) -> str | None:
-        """Another name, our own too."""
+        """Another name of the option."""
         return "--divergence-update-new-only" if self.field == "fill" else None
 
     @property
@@ -59,7 +59,7 @@ class Option(Description):
 
     @property
     def short_flag(self) -> str:
-        """The alias where there is one and it is not switched off, else `flag`."""
+        """The alias, if there is one and aliases are not switched off; else `flag`."""
         return self.flag if os.environ.get(NO_ALIASES_VARIABLE) else self.alias or self.flag
 
     @property
@@ -69,12 +69,12 @@ class Option(Description):
 
     @property
     def ini(self) -> str:
-        """The key of the ini file, and where pytest keeps what the command line gives."""
+        """The ini file's key, and the name under which pytest stores the command line's value."""
         return f"divergence_{self.field}"
 
     @property
     def argument(self) -> dict[str, str]:
-        """Keywords of `addoption`, and of `add_argument` too."""
+        """Keywords for `addoption` and `add_argument`."""
         takes = {"metavar": self.metavar}
         if self.is_switch:
             takes = {"action": "store_const", "const": "true"}
@@ -86,12 +86,12 @@ BY_FIELD: Mapping[str, Option] = {option.field: option for option in OPTIONS}
 
 
 def flag_of(field: str) -> str:
-    """What messages call a setting: its alias where there is one, else its option."""
+    """Return the name of a setting in messages: its alias if it has one, else its option."""
     return BY_FIELD[field].short_flag
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """Register options and ini keys; an alias that another plugin owns is left to it."""
+    """Register options and ini keys, except aliases that another plugin has."""
     taken = taken_flags(parser)
     group = parser.getgroup("divergence", TITLE)
     for option in OPTIONS:
@@ -109,14 +109,14 @@ def flags_of(parser: pytest.Parser, option: Option) -> list[str]:
 
 @dataclass(frozen=True)
 class RawOption:
-    """A value as text, and where it was given: command line, a variable's name, or ini."""
+    """A value as text, and its source: command line, a variable's name, or ini."""
 
     value: str
     source: str
 
 
 def given(config: pytest.Config) -> dict[str, RawOption]:
-    """Return what was given, by field: command line before environment before ini file."""
+    """Return the given values by field: command line before environment before ini file."""
     found = {}
     for option in OPTIONS:
         on_command_line = config.getoption(option.ini)
@@ -131,7 +131,7 @@ def given(config: pytest.Config) -> dict[str, RawOption]:
 
 
 def located_value(config: pytest.Config, field: str, entry: RawOption) -> str:
-    """Return a value; a path that the ini file names is made to hold where pytest was started."""
+    """Return a value; a path in the ini file becomes relative to where pytest was started."""
     if entry.source != INI or config.inipath is None or field not in PATHS:
         return entry.value
     start, here = config.inipath.parent, config.invocation_params.dir
@@ -144,7 +144,7 @@ def located_value(config: pytest.Config, field: str, entry: RawOption) -> str:
 
 
 def located(config: pytest.Config, start: Path, spec: str) -> str:
-    """Return a spec; a folder beside `start` is made to hold where pytest was started."""
+    """Return a spec; a folder below `start` becomes relative to where pytest was started."""
     name, comma, rest = spec.partition(",")
     here = config.invocation_params.dir
     if start == here or Path(name).is_absolute() or not (start / name).exists():
@@ -161,7 +161,7 @@ def name_of(field: str, entry: RawOption) -> str:
 
 
 def check_both_models(values: Mapping[str, RawOption]) -> None:
-    """Raise `pytest.UsageError` where one model is given without the other."""
+    """Raise `pytest.UsageError` if one model is given without the other."""
     named = [field for field in MODELS if field in values]
     if len(named) == 1:
         there = BY_FIELD[named[0]]
@@ -174,9 +174,9 @@ def check_both_models(values: Mapping[str, RawOption]) -> None:
 
 
 def check_given_once(config: pytest.Config) -> None:
-    """Raise `pytest.UsageError` where the command line gives a model two values.
+    """Raise `pytest.UsageError` if the command line gives a model two values.
 
-    The last would win, and the first go untested. What addopts give may be overruled.
+    The last would win, and the first would go untested. Values in addopts may be overridden.
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     options = [BY_FIELD[field] for field in MODELS]
@@ -192,7 +192,7 @@ def check_given_once(config: pytest.Config) -> None:
 
 
 def given_twice(option: Option, first: str, second: str) -> str:
-    """Say why two values of a model are refused, and how two candidates are compared."""
+    """Return why two values of a model are refused, and how to compare two candidates."""
     shown = (public_value(value, 60) for value in (first, second))
     return (
         f"{option.short_flag} is given twice, as {' and '.join(shown)}, and a session compares one "
@@ -202,6 +202,6 @@ def given_twice(option: Option, first: str, second: str) -> str:
 
 
 def assignment(entry: RawOption, option: Option) -> str:
-    """Return what the user wrote, name and value."""
+    """Return name and value as the user wrote them."""
     where = " (ini file)" if entry.source == INI else ""
     return f"{name_of(option.field, entry)}={public_value(entry.value, 60)}{where}"

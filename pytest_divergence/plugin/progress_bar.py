@@ -1,6 +1,6 @@
 """Progress of a search or a command: a bar on a terminal, a line now and then in a log.
 
-Both show the time that is left. Knows terminals and threads. Does not know what is searched.
+Both show the time left. Knows terminals and threads. Does not know what is searched.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pytest_divergence.plugin._compat import printer, uncaptured
 from pytest_divergence.reports.wording import duration
 
 HEARTBEAT_SECONDS = 30.0
-"""How long a log stays silent at most: some CI services end a job that prints nothing."""
+"""Longest silence of a log: some CI services end a job that prints nothing."""
 
 
 class Countdown:
-    """The time that is left, as it was last expected."""
+    """The time left, as last estimated."""
 
     def __init__(self) -> None:
         """Expect nothing yet."""
@@ -47,7 +47,7 @@ class Countdown:
 
 
 class BarListener:
-    """A bar on a terminal, of the phase that runs now, with the time left of all."""
+    """A bar on a terminal for the current phase, with the time left for the whole run."""
 
     def __init__(self, bar: Progress) -> None:
         """Draw on `bar`, which is running."""
@@ -69,12 +69,12 @@ class BarListener:
 
 
 class LogListener:
-    """Lines in a log: what is said, and every half minute where the search is."""
+    """Lines in a log: messages, and the search's position every half minute."""
 
     def __init__(
         self, write: Callable[[str], None], *, interval: float = HEARTBEAT_SECONDS
     ) -> None:
-        """Write lines by `write`, from a second thread too: a phase may not report for long."""
+        """Call `write` for each line, from a second thread too: a phase may be silent for long."""
         self._write = write
         self._interval = interval
         self._state = "starting"
@@ -97,7 +97,7 @@ class LogListener:
         self._countdown.expect(seconds)
 
     def close(self) -> None:
-        """End the lines."""
+        """Stop the thread."""
         self._ended.set()
         self._thread.join()
 
@@ -123,10 +123,10 @@ def bar_on(console: Console) -> Iterator[BarListener]:
 
 @contextmanager
 def search_progress(config: pytest.Config) -> Iterator[Listener]:
-    """Show the progress of a search or a command, although pytest captures."""
+    """Show the progress of a search or a command, even while pytest captures output."""
     with uncaptured(config):
         if sys.stderr.isatty() and not hasattr(config, "workerinput"):
-            # A console bound before capturing was lifted would show nothing.
+            # A console made while pytest still captures would show nothing.
             with bar_on(Console(stderr=True)) as bar:
                 yield bar
         else:

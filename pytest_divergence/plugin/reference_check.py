@@ -1,6 +1,6 @@
-"""The warning for a suite that was made with another reference than the one it is replayed against.
+"""The warning for a suite that was made with another reference than the session's.
 
-Looks at digests alone: nothing is loaded for it.
+Compares digests alone; loads nothing.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class ReferenceCheck:
         self._is_said = False
 
     def warn(self, item: pytest.Item) -> None:
-        """Note on an item that is about to be measured what its suite was made with, and warn.
+        """Warn about another reference, and note it on an item that is about to be measured.
 
-        Where warnings are errors, so is each item of the suite. Raises what resolving the models
+        If warnings are errors, each item of the suite is one. Raises what resolving the models
         raises.
         """
         made = self._other
@@ -54,7 +54,7 @@ class ReferenceCheck:
 
     @cached_property
     def _other(self) -> ModelProvenance | None:
-        """The suite's reference, where it is known and is not the session's."""
+        """The suite's reference, if it is known and not the session's."""
         made = self._made_with
         if made is None or made.weights_sha256 is None or is_same_model(made, self._current):
             return None

@@ -1,8 +1,8 @@
-"""A suite's rows, measured on the session's models, and compared with what is stored of them.
+"""A suite's rows, measured on the session's models and compared with their stored values.
 
-Many go in one pass, when the first is asked for. Knows which rows go together, why one cannot be
-measured, and what a measured one can still be asked. Does not know what an item asserts, nor how a
-row is scored (`pytest_divergence.scoring.suite_rows`).
+Asking for one row measures many in one pass. Knows which rows go together, why a row cannot be
+measured, and how its answers and tokens are computed later. Does not know what an item asserts, nor
+how a row is scored (`pytest_divergence.scoring.suite_rows`).
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from pytest_divergence.scoring.suite_rows import (
 from pytest_divergence.scoring.token_comparison import compare_tokens
 
 NUM_GROWN = 5
-"""Rows that grew most, kept for people."""
+"""Number of rows that grew most, kept for people."""
 ROWS_TOGETHER = 32
-"""A session that stops at the first failure has measured at most so many rows for nothing."""
+"""Rows per pass: all that a session which stops at the first failure may measure in vain."""
 
 
 class SampleSizes(TypedDict):
@@ -64,17 +64,17 @@ class Replayed:
     def __init__(
         self, session: DivergenceSession, pair: ModelPair, case: Case, found: ReplayedCase
     ) -> None:
-        """`found` is the row as it was measured on `pair`."""
+        """Take `found`, the row as it was measured on `pair`."""
         self.measurement = found.measurement
         self.pair: ModelPair | None = pair
         self._session, self._pair, self._case = session, pair, case
 
     def tokens(self) -> Sequence[TokenComparison]:
-        """Compared anew."""
+        """Compare both models at each token of the candidate's new answer."""
         return compare_tokens(self._pair, case_prompt(self._case), self._answers[1])
 
     def completions(self) -> Completions:
-        """Written anew: a suite's own may be another candidate's."""
+        """Return new answers: those in a suite may be another candidate's."""
         return self._answers[0]
 
     @cached_property
@@ -93,7 +93,7 @@ class SuiteReplay:
         self._found: dict[str, ReplayedCase | Exception] = {}
 
     def of(self, pair: ModelPair, row: Case, *, wanted: Sequence[Case] = ()) -> Replayed:
-        """The row's measurement; some of `wanted`, which holds rows to come, are measured with it.
+        """Return the row's measurement; some of `wanted`, the rows to come, are measured with it.
 
         Raises what measuring this row raised.
         """
@@ -105,11 +105,11 @@ class SuiteReplay:
         return Replayed(self._session, pair, row, found)
 
     def behaviour(self, pair: ModelPair, telling: TellingContinuation) -> float:
-        """How much more likely the candidate makes a behaviour's continuation, nats."""
+        """Return how much more likely the candidate makes a behaviour's continuation, nats."""
         return replay_behaviour(pair, telling)
 
     def compare(self, rows: Sequence[Case], measured: Mapping[str, Measurement]) -> Aggregate:
-        """What rows with a stored value say together, beside what was measured of them now."""
+        """Compare the rows' stored values, taken together, with their new measurements."""
         stored = self.stored
         floor = noise_floor_of(stored.provenance, "forward") or ARITHMETIC_FLOOR
         grown = [_grown(row, measured[row.id], floor) for row in rows]
@@ -126,17 +126,17 @@ class SuiteReplay:
         return Aggregate(growth, breadth, no_breadth, tuple(most))
 
     def shift(self, measured: Sequence[Measurement], limit: float) -> Shift:
-        """How far ordinary prompts moved, beside the limit of their mean."""
+        """Return how far ordinary prompts moved, with the limit of their mean."""
         found = shift([found.value for found in measured], limit)
         return replace(found, metric=measured[0].metric, unit=measured[0].unit)
 
     def _measure(self, pair: ModelPair, row: Case, wanted: Sequence[Case]) -> None:
-        others = [one for one in wanted if one.id not in self._found and one.id != row.id]
+        others = [case for case in wanted if case.id not in self._found and case.id != row.id]
         rows = [row, *others[: ROWS_TOGETHER - 1]]
         lost = lost_rows(self._session, self.stored, rows)
         found_now = replay_cases(
             pair,
-            [one for one in rows if one.id not in lost],
+            [case for case in rows if case.id not in lost],
             self.stored.tokens,
             metric_of=partial(metric_for, self._session),
             **sizes_for(self._session, pair),
@@ -146,16 +146,17 @@ class SuiteReplay:
                 found_now[id_] = explained(self._session, self.stored, pair, found)
         self._found |= {**found_now, **lost}
         for found in self._found.values():
-            if isinstance(found, Exception):  # kept until the session's end, and the pair is not
+            if isinstance(found, Exception):  # kept to the session's end, unlike the pair
                 forget_frames(found)
 
 
 def lost_rows(
     session: DivergenceSession, stored: StoredSuite, rows: Sequence[Case]
 ) -> dict[str, Exception]:
-    """The measured rows whose continuations are gone, by id: fresh ones would not compare.
+    """Return an error, by id, for each measured row whose stored continuations are missing.
 
-    A suite without provenance was written by hand, so that nothing was ever stored.
+    A value on new continuations would not compare. A suite without provenance was written by hand
+    and never had any.
     """
     if stored.provenance is None:
         return {}
@@ -176,7 +177,7 @@ def lost_rows(
 def explained(
     session: DivergenceSession, stored: StoredSuite, pair: ModelPair, fault: Exception
 ) -> Exception:
-    """`fault`, with what has changed since the suite was made, where the prompt's ids have."""
+    """Return `fault`; if a prompt's ids changed, add what else changed since the suite was made."""
     if not isinstance(fault, PromptIdsError) or stored.provenance is None:
         return fault
     made, now = stored.provenance, session.pairs.identity_of(pair)
@@ -200,7 +201,7 @@ def explained(
 def answers_of(
     pair: ModelPair, case: Case, max_new_tokens: int
 ) -> tuple[Completions, tuple[int, ...]]:
-    """What both models answer greedily, and the candidate's answer as token ids.
+    """Return both models' greedy answers, and the candidate's as token ids.
 
     A suite's stored answers may be other models'.
     """
@@ -211,7 +212,7 @@ def answers_of(
 
 
 def sizes_for(session: DivergenceSession, pair: ModelPair) -> SampleSizes:
-    """Number, length and seed of the continuations that this session samples."""
+    """Return number, length and seed of the continuations that this session samples."""
     settings = session.resolved.settings
     profile = settings.resolved_profile(pair.device.type)
     return {
@@ -230,7 +231,7 @@ def _grown(row: Case, measurement: Measurement, floor: float) -> GrownRow:
 def controls_breadth(
     session: DivergenceSession, stored: StoredSuite, measured: Sequence[Measurement]
 ) -> tuple[Breadth | None, str]:
-    """How what the suite's control rows read stands to its bound; else why no one asks."""
+    """Compare the suite's control rows with its bound; else return why that is not possible."""
     bound = _suite_bound(session, stored)
     if not measured:
         return None, "breadth is not checked: the suite has no control rows"
@@ -238,12 +239,12 @@ def controls_breadth(
         return None, "breadth is not checked: no bound; give --divergence-max-kl"
     if (made := _limit_of_another(stored, measured[0])) is not None:
         return None, f"breadth is not checked: the suite's bound is of {made}"
-    found = breadth([one.value for one in measured], bound)
+    found = breadth([measurement.value for measurement in measured], bound)
     return replace(found, unit=measured[0].unit), ""
 
 
 def _limit_of_another(stored: StoredSuite, measured: Measurement) -> str | None:
-    """The metric of the suite's own bound, where that says nothing about what was measured."""
+    """Return the metric of the suite's bound if it is another quantity than was measured."""
     made, own = stored.measured, stored.provenance
     if made is None or own is None or own.bound is None:
         return None
@@ -251,7 +252,7 @@ def _limit_of_another(stored: StoredSuite, measured: Measurement) -> str | None:
 
 
 def _suite_bound(session: DivergenceSession, stored: StoredSuite) -> float | None:
-    """The bound of the suite's controls: the one it was made with, else the option's."""
+    """Return the bound for the suite's controls: its own, else the option's."""
     provenance = stored.provenance
     if provenance is not None and provenance.bound is not None:
         return provenance.bound.value

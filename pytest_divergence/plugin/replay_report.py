@@ -1,7 +1,7 @@
-"""The report of a session that replays suites, where `--divergence-report-dir` asks for one.
+"""The report of a session that replays suites, if `--divergence-report-dir` asks for it.
 
-Knows what each item came to, in this process and in the workers of pytest-xdist; one report a pair.
-Measures nothing.
+Knows the outcome of each item, in this process and in the workers of pytest-xdist. Writes one
+report per pair; measures nothing.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ if TYPE_CHECKING:
     from pytest_divergence.models.pair import ModelPair
 
 NOT_LOADED = ("not loaded", "not loaded")
-"""Dtype and device where no case was measured here, and the suite does not say."""
+"""Dtype and device if no case was measured and the suite does not give them."""
 UNMEASURED = "it could not be measured; the output of the session says why"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one item came to."""
+    """The outcome of an item."""
 
     models: tuple[str, str]
-    """The specs; equal ones share a report."""
+    """The specs; items with equal specs share a report."""
     suite: str
     measured_in: tuple[str, str] | None = None
-    """Dtype and device, where it was measured in this session."""
+    """Dtype and device, if it was measured in this session."""
     case: dict[str, Any] | None = None
     """A `ReportCase` as plain JSON."""
     behaviour: dict[str, Any] | None = None
-    """A `Behaviour` that is still shown."""
+    """A `Behaviour` that the candidate still shows, as plain JSON."""
 
 
 def is_on(session: DivergenceSession) -> bool:
-    """Whether this session leaves a report: not where its search does, nor where suites change."""
+    """Whether this session writes a report: not if its search does, nor if suites change."""
     has_search = session.has_search or session.report is not None
     return "report_dir" in session.given and not has_search and session.plan.rewrites is None
 
@@ -78,7 +78,7 @@ def keep_case(
     tokens: Sequence[TokenComparison] = (),
     pair: ModelPair | None = None,
 ) -> None:
-    """Note how a case went; one that is noted before it is measured stays an error until then."""
+    """Record a case's outcome, which is an error until the case is measured."""
     if not is_on(of(item.config)):
         return
 
@@ -96,7 +96,7 @@ def keep_case(
 
 
 def keep_behaviour(item: pytest.Item, behaviour: Behaviour) -> None:
-    """Note that a behaviour is still shown."""
+    """Record that the candidate still shows a behaviour."""
     if is_on(of(item.config)):
         _keep(item, None, behaviour=behaviour.model_dump(mode="json"))
 
@@ -116,7 +116,7 @@ def _keep(item: pytest.Item, pair: ModelPair | None, **what: Any) -> None:
 
 
 def write_replay_reports(session: DivergenceSession, exitstatus: int) -> list[str]:
-    """Write a report for each pair, and say where it is, or why it is not."""
+    """Write a report for each pair; return a line on where it is, or why there is none."""
     if session.plan.process == "worker":  # its controller writes
         return []
     by_pair: dict[tuple[str, str], list[Entry]] = {}
@@ -151,15 +151,15 @@ def _report(
 ) -> Report:
     is_cut = exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
     settings = session.resolved.settings
-    cases = [ReportCase(**one.case) for one in entries if one.case]
+    cases = [ReportCase(**entry.case) for entry in entries if entry.case]
     reference, candidate = entries[0].models
-    metric = next((one.kl.metric for one in cases if one.kl is not None), settings.metric)
+    metric = next((case.kl.metric for case in cases if case.kl is not None), settings.metric)
     named = settings.model_copy(
         update={"model_1": reference, "model_2": candidate, "metric": metric}
     )
     made = _provenance({entry.suite for entry in entries})
     stored_in = (made.dtype, made.device) if made is not None else NOT_LOADED
-    dtype, device = next((one.measured_in for one in entries if one.measured_in), stored_in)
+    dtype, device = next((entry.measured_in for entry in entries if entry.measured_in), stored_in)
     return Report(
         run=Run(id=run_id, mode="replay", status="incomplete" if is_cut else "complete"),
         pair=PairSummary(
@@ -171,34 +171,34 @@ def _report(
         ),
         settings=named.model_dump(mode="json"),
         calibration=_calibration({entry.suite for entry in entries}, cases),
-        verdict_counts=dict(Counter(one.verdict for one in cases)),
-        behaviours=[Behaviour(**one.behaviour) for one in entries if one.behaviour],
+        verdict_counts=dict(Counter(case.verdict for case in cases)),
+        behaviours=[Behaviour(**entry.behaviour) for entry in entries if entry.behaviour],
         cases=cases,
         effort=Effort(
-            prompts_scored=sum(one.verdict != "error" for one in cases),
+            prompts_scored=sum(case.verdict != "error" for case in cases),
             seconds=_seconds(session),
         ),
     )
 
 
 def _seconds(session: DivergenceSession) -> float:
-    """Since the first case was asked for, loading the models included."""
+    """Return the seconds since the first case began, loading the models included."""
     now, started = time.time(), session.replayed.started
     return max(0.0, round(now - (now if started is None else started), 3))
 
 
 def _provenance(suites: set[str]) -> Provenance | None:
-    """Of the suite, where it is one."""
+    """Return the suite's provenance; None for several suites."""
     return read_suite(Path(next(iter(suites)))).provenance if len(suites) == 1 else None
 
 
 def _calibration(suites: set[str], cases: Sequence[ReportCase]) -> Calibration:
-    """What the suite was calibrated with; nothing but the unit where there are several."""
-    unit = next((one.kl.unit for one in cases if one.kl is not None), NATS_PER_TOKEN)
+    """Return the suite's calibration; for several suites the unit alone."""
+    unit = next((case.kl.unit for case in cases if case.kl is not None), NATS_PER_TOKEN)
     if (made := _provenance(suites)) is None:
         return Calibration(unit=unit)
     controls = read_suite(Path(next(iter(suites)))).suite.controls
-    values = [one.kl.value for one in controls if one.kl is not None]
+    values = [control.kl.value for control in controls if control.kl is not None]
     shift = made.typical_shift
     return Calibration(
         unit=unit,

@@ -1,7 +1,7 @@
-"""The one search of a session: done here, or read back from where another process did it.
+"""The one search of a session: done here, or read back from another process.
 
-Knows what of pytest a search needs, who searches among the workers of pytest-xdist, and what is
-there to replay instead. Does not know how it is searched (`pytest_divergence.discovery.run`).
+Knows what a search needs from pytest, which worker of pytest-xdist searches, and which suites there
+are to replay instead. Does not know how a search works (`pytest_divergence.discovery.run`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def outcome_of(session: DivergenceSession) -> SearchOutcome:
 
 
 def read_report(session: DivergenceSession, report_dir: Path) -> None:
-    """Take note of the search of a worker, where the controller did none."""
+    """Take over the report of a worker's search, if the controller did not search."""
     session.report_dir = report_dir
     with contextlib.suppress(DivergenceError):  # the tests' own results do not need it
         session.report = load_report(report_dir / REPORT)
@@ -80,7 +80,7 @@ def _search(session: DivergenceSession) -> SearchOutcome:
 
 @contextmanager
 def _watched(session: DivergenceSession) -> Iterator[Listener]:
-    """The display of a search, on which the session too says what it has to say."""
+    """Show the progress of a search, and the session's own messages with it."""
     with search_progress(session.config) as listener:
         say, session.say = session.say, listener.say
         try:
@@ -98,7 +98,7 @@ def _watched(session: DivergenceSession) -> Iterator[Listener]:
 
 
 def _all_strategies(config: pytest.Config) -> Mapping[str, Strategy]:
-    """The built-in strategies and those that other plugins add."""
+    """Return the built-in strategies and those that other plugins add."""
     built_in = built_in_strategies()
     found: Mapping[str, Strategy] = merged(
         config, "pytest_divergence_strategies", built_in, "strategy"
@@ -107,7 +107,7 @@ def _all_strategies(config: pytest.Config) -> Mapping[str, Strategy]:
 
 
 def _memory(session: DivergenceSession) -> Memory | None:
-    """What a search takes; None where its models are in memory, or of unknown size."""
+    """Return the memory that a search needs; None if its models are loaded, or of unknown size."""
     pairs, models = session.pairs, session.models
     return None if pairs.is_loaded(models) else pairs.memory(models)
 
@@ -120,7 +120,7 @@ def _keep_report(session: DivergenceSession, report: Report, folder: Path) -> No
 
 
 def _elected(session: DivergenceSession, run: str) -> SearchOutcome:
-    """The first worker that needs it searches; the others wait, and read its results."""
+    """Search in the first worker that needs it; the others wait, and read its results."""
     journal = DivergenceFolder(session.root).journal
     stamp = journal / "last-search.json"
     with file_lock(
@@ -148,7 +148,7 @@ def _elected(session: DivergenceSession, run: str) -> SearchOutcome:
 
 
 def _read_back(report_dir: Path, suite: Path) -> SearchOutcome:
-    """What a search of another process left behind."""
+    """Return the outcome of another process's search."""
     return SearchOutcome(
         report=load_report(report_dir / REPORT),
         report_dir=report_dir,
@@ -159,9 +159,9 @@ def _read_back(report_dir: Path, suite: Path) -> SearchOutcome:
 
 
 def prepare(session: DivergenceSession) -> None:
-    """Before collection: search, or make sure that there is something to replay.
+    """Search before collection, or make sure that there is a suite to replay.
 
-    Nothing happens where only a path or the ini file could ask for the models: that shows later.
+    Does nothing if only a path or the ini file may ask for the models: collection will show that.
     """
     plan = session.plan
     if plan.acts_first:
@@ -175,13 +175,13 @@ def prepare(session: DivergenceSession) -> None:
 
 
 def _suites_below(session: DivergenceSession) -> Iterator[Path]:
-    """Every suite that pytest would find from the session's arguments."""
+    """Yield every suite that pytest would find from the session's arguments."""
     hidden = session.config.getini("norecursedirs")
     for path in session.arguments:
         if path.is_file() and is_suite(path):
             yield path
         for folder, below, files in os.walk(path):
-            below[:] = [one for one in below if not any(fnmatch(one, p) for p in hidden)]
+            below[:] = [name for name in below if not any(fnmatch(name, glob) for glob in hidden)]
             yield from (Path(folder, file) for file in files if is_suite(file))
 
 
@@ -191,7 +191,7 @@ def _require_suite(session: DivergenceSession) -> None:
 
 
 def _validate_suites(session: DivergenceSession) -> None:
-    """Workers cannot end a session by one clear error, so their controller looks first."""
+    """Check all suites in the controller: workers cannot end a session with one clear error."""
     with usage_errors(session):
         for path in _suites_below(session):
             suite_bounds(session, path, read_suite(path))

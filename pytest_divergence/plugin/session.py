@@ -1,8 +1,8 @@
-"""One pytest session: what it is for, what it was given, its models, and what it has found.
+"""One pytest session: its plan, its options, its models, and its findings.
 
-What it is for is decided once, when it starts: a `SessionPlan`. Everything else is made on first
+The plan is decided once, when the session starts: a `SessionPlan`. Everything else is made on first
 use and kept: a session loads a pair once and searches once. pytest loads this in every session, so
-it imports nothing heavy; what is heavy, it is handed as `Makers`.
+it imports nothing heavy; heavy parts come from the `Makers` that are passed in.
 """
 
 from __future__ import annotations
@@ -52,37 +52,37 @@ LISTINGS = (
     "collectonly",
     "setupplan",
 )
-"""Options of pytest that list or plan; with none of them may a search start."""
+"""Options of pytest that only list or plan; no search starts with any of them."""
 RUNNER = "GITHUB_ACTIONS"
-"""`true` on a runner of GitHub."""
+"""The variable that is `true` on a GitHub runner."""
 NO_MODELS = "needs two models; give --model-1 and --model-2"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionPlan:
-    """What a session does, as what, and with which suites."""
+    """The actions of a session, its process, and its suites."""
 
     action: Action
-    """What it does where it is asked for something of ours."""
+    """The action, if something of ours is asked for."""
     process: Process
     suites: tuple[Path, ...]
-    """Those among its arguments."""
+    """The suites among its arguments."""
     is_asked: bool
     """Whether this session, not only the ini file, names a model or asks for a search."""
     is_explicit: bool
     """Whether this session, not only the ini file, names a model."""
     adds_own_suite: bool
-    """Whether the cases of the pair's search join without being named."""
+    """Whether the suite of the pair's search joins without being named."""
     acts_first: bool
-    """Whether it searches, or looks for what it replays, before anything is collected."""
+    """Whether it searches, or looks for suites to replay, before collection."""
     rewrites: Rewriting | None
-    """How suites change in it, or would, where it only lists."""
+    """The way in which suites change, or would if the session did not only list."""
     is_annotating: bool
     """Whether failures become annotations on GitHub."""
 
     @property
     def is_rewriting(self) -> bool:
-        """Whether suites are measured afresh and written."""
+        """Whether suites are measured again and written."""
         return self.action in ("update", "fill")
 
     @property
@@ -93,7 +93,7 @@ class SessionPlan:
 
 @dataclass(frozen=True)
 class Makers:
-    """What makes the heavy parts of a session, each when it is first asked for."""
+    """Functions that make the heavy parts of a session, each on first use."""
 
     resolved: Callable[[pytest.Config], SettingsWithSources]
     pairs: Callable[[DivergenceSession], Pairs]
@@ -101,39 +101,39 @@ class Makers:
 
 
 class DivergenceSession:
-    """What the hooks, items and fixtures of one pytest session share."""
+    """The state that the hooks, items and fixtures of one pytest session share."""
 
     def __init__(self, config: pytest.Config, make: Makers) -> None:
-        """Read what was given; nothing is checked, imported or written yet."""
+        """Read the options; nothing is checked, imported or written yet."""
         self.config = config
         self.given = given(config)
         start = config.invocation_params.dir
-        self.arguments = [start / str(one).partition("::")[0] for one in config.args]
-        """Files and folders that the session was asked for, before our own suite joins."""
+        self.arguments = [start / str(word).partition("::")[0] for word in config.args]
+        """Files and folders that the session was started with, before our own suite joins."""
         self.told = xdist.told_by_controller(config)
-        """What pytest-xdist's controller sent; None where this is not a worker."""
+        """The message of pytest-xdist's controller; None if this is not a worker."""
         self.is_used = False
         """Whether a test, a suite or a search asked for the models."""
         self.error: pytest.UsageError | None = None
-        """What must end the session, where it was raised inside of collection."""
+        """The error that must end the session, if it was raised inside collection."""
         self.report: Report | None = None
-        """The search's, also where it was stopped."""
+        """The search's report, even if the search was stopped."""
         self.report_dir: Path | None = None
         self.rewritten: list[str] = []
-        """What the summary says of suites that were measured afresh."""
+        """Lines of the summary on suites that were measured again."""
         self.replayed = xdist.ReplayLog()
-        """What the items of replayed suites came to, where a report of them was asked for."""
+        """Outcomes of the items of replayed suites, if a report on them was asked for."""
         self.say: Callable[[str], None] = partial(announce, config)
-        """Shows people one line; while a search runs, on its display."""
+        """Shows people a line, during a search on its progress display."""
         self.outcome: Once[SearchOutcome] = Once(self._search)
         self._rules = PairRules(config)
         self._make = make
 
-    # What it is for
+    # The plan
 
     @cached_property
     def plan(self) -> SessionPlan:
-        """What this session does; decided when it starts. Raises UsageError for a wrong value."""
+        """The plan, decided when the session starts. Raises UsageError for a wrong value."""
         sources = {self.given[field].source for field in MODELS if field in self.given}
         is_explicit = bool(sources - {INI})
         is_asked = is_explicit or self.said.get("mode") == "search"
@@ -174,10 +174,10 @@ class DivergenceSession:
     def _rewrites(self) -> Rewriting | None:
         fields: tuple[Rewriting, ...] = ("update", "fill")
         asked = (field for field in fields if field in self.given)
-        return next((one for one in asked if getattr(self.resolved.settings, one)), None)
+        return next((field for field in asked if getattr(self.resolved.settings, field)), None)
 
     def _action(self, rewrites: Rewriting | None, suites: tuple[Path, ...]) -> Action:
-        """`auto` replays suites that are named, and always in CI."""
+        """Return the action; mode `auto` replays suites that are named, and always in CI."""
         mode = self.choice("mode")
         if mode == "off":
             return "nothing"
@@ -201,16 +201,16 @@ class DivergenceSession:
 
     @property
     def is_redacted(self) -> bool:
-        """Whether prompts and answers stay out of what people are shown."""
+        """Whether prompts and answers are kept out of all that people are shown."""
         return "redact" in self.given and self.resolved.settings.redact
 
     @property
     def said(self) -> dict[str, str]:
-        """What was given for this session, and not only by the ini file: text by field."""
-        return {field: one.value for field, one in self.given.items() if one.source != INI}
+        """The values given for this session, not only by the ini file: text by field."""
+        return {field: raw.value for field, raw in self.given.items() if raw.source != INI}
 
     def choice(self, field: str) -> str:
-        """An option's value as it was given, not yet checked; `auto` by default."""
+        """Return an option's value as it was given, not yet checked; `auto` by default."""
         return self.given[field].value if field in self.given else "auto"
 
     # Settings
@@ -222,7 +222,7 @@ class DivergenceSession:
 
     @property
     def models(self) -> Models:
-        """Both specs. Raises UsageError where they are missing."""
+        """Both specs. Raises UsageError if one is missing."""
         settings = self.resolved.settings
         if settings.model_1 is None or settings.model_2 is None:
             raise pytest.UsageError(f"model_pair {NO_MODELS}")
@@ -230,12 +230,12 @@ class DivergenceSession:
 
     @property
     def number_bound(self) -> float | None:
-        """The bound, where it was given as a number."""
+        """The bound, if it was given as a number."""
         max_kl = self.resolved.settings.max_kl
         return None if max_kl == "auto" else max_kl
 
     def check(self) -> None:
-        """Refuse a wrong value at once, where this session itself asks for something."""
+        """Refuse a wrong value at once, if this session itself asks for something."""
         check_given_once(self.config)
         check_both_models(self.given)
         if self.said:
@@ -249,7 +249,7 @@ class DivergenceSession:
             raise pytest.UsageError(f"{BY_FIELD[str(self.plan.rewrites)].flag} {reason}")
 
     def require_models(self) -> None:
-        """Raise UsageError where this session asks for a search, and no one names a model."""
+        """Raise UsageError if this session asks for a search and no models are named."""
         has_any = self.has_models or self.config.getini(PAIRS_INI)
         if self.plan.may_measure and self.plan.is_asked and not has_any:
             raise pytest.UsageError(f"a search {NO_MODELS}")
@@ -261,7 +261,7 @@ class DivergenceSession:
 
     @property
     def may_rewrite(self) -> bool:
-        """Whether there can be a suite to rewrite, or someone who misses one."""
+        """Whether to rewrite suites, or to say that there are none."""
         return self.plan.is_rewriting and (self.is_used or not self.rewrites_by_ini)
 
     def _reason_against_update(self) -> str | None:
@@ -286,10 +286,10 @@ class DivergenceSession:
 
     @property
     def root(self) -> Path:
-        """Where `.divergence/` goes: pytest's root folder, where it belongs to this project.
+        """The folder for `.divergence/`: pytest's root folder, if that belongs to this project.
 
-        pytest takes a model's folder behind `--model-2` for a test path when it looks for its root,
-        before any plugin is asked; nothing may be written beside a stranger's model for that.
+        When pytest looks for its root, before it calls any plugin, it mistakes a model's folder
+        after `--model-2` for a test path. Nothing may be written beside a stranger's model.
         """
         start, found = self.config.invocation_params.dir, self.config.rootpath
         is_ours = start == found or (found in start.parents and self.config.inipath is not None)
@@ -297,12 +297,12 @@ class DivergenceSession:
 
     @cached_property
     def own_suite(self) -> Path:
-        """Where a search of this pair writes its suite."""
+        """The file to which a search of this pair writes its suite."""
         return suite_path(self.root, self.models.reference, self.models.candidate)
 
     @property
     def joining_suite(self) -> Path | None:
-        """The search's suite, where it joins this session and exists."""
+        """The search's suite, if it joins this session and exists."""
         if self.told is not None:
             return self.told.suite
         if not self.plan.adds_own_suite:
@@ -310,9 +310,9 @@ class DivergenceSession:
         return self.own_suite if self.outcome or self.own_suite.is_file() else None
 
     def more_arguments(self) -> list[str]:
-        """The search's suite as an argument of the session, unless a folder among them leads to it.
+        """Return the search's suite as an argument, unless a folder among the arguments has it.
 
-        Before pytest 9 a folder and a file inside of it, both given, collected the file alone.
+        Before pytest 9 a folder and a file in it, both given, collected the file alone.
         """
         suite = self.joining_suite
         if suite is None or any(path in suite.parents for path in self.arguments):
@@ -320,9 +320,9 @@ class DivergenceSession:
         return [str(suite)]
 
     def hides(self, path: Path) -> bool | None:
-        """Whether to ignore a path of `.divergence/`: all but the suites that take part.
+        """Whether to ignore a path in `.divergence/`: all but the suites that take part.
 
-        None for paths elsewhere. The folder would be skipped as a hidden one, suites and all.
+        None for other paths. pytest would skip the folder as hidden, suites included.
         """
         if FOLDER not in path.parts:
             return None
@@ -331,7 +331,7 @@ class DivergenceSession:
         return not any(path in (suite, *suite.parents[:2]) for suite in shown)
 
     def shown(self, path: Path) -> str:
-        """A path as people can use it: from the folder that pytest was started in."""
+        """Return a path that people can use: relative to the folder in which pytest was started."""
         try:
             return os.path.relpath(path, self.config.invocation_params.dir)
         except ValueError:  # another drive
@@ -345,18 +345,18 @@ class DivergenceSession:
         return self._make.pairs(self)
 
     def models_for(self, path: Path) -> Models | None:
-        """The models that a suite is replayed on; None: no one names any. Raises UsageError.
+        """Return the models to replay a suite on; None: none are named. Raises UsageError.
 
-        The command line and the environment come before `divergence_pairs`, and that before the
-        ini file's one pair.
+        The command line and the environment override `divergence_pairs`, which overrides the ini
+        file's single pair.
         """
         found = self.models_of_line(path)
         return self.models if found is None and self.has_models else found
 
     def models_of_line(self, path: Path) -> Models | None:
-        """The models of the line of `divergence_pairs` that counts for a suite or a test's file.
+        """Return the models of the first line of `divergence_pairs` that matches a file.
 
-        None where there is none, or where this session names a pair itself. Raises UsageError.
+        None if no line matches, or if this session names a pair itself. Raises UsageError.
         """
         if self.plan.is_explicit or FOLDER in path.parts:
             return None
@@ -364,16 +364,16 @@ class DivergenceSession:
 
     @property
     def twins(self) -> set[tuple[str, str]]:
-        """The specs of the pairs that were looked at so far and are one model twice."""
+        """The specs of each pair now known to be one model twice."""
         return self.pairs.twins if "pairs" in vars(self) else set()
 
     def pair(self, models: Models | None = None) -> ModelPair:
-        """The session's pair, or another one: then the one before makes room for it."""
+        """Return the session's pair, or another one, for which the one in memory makes room."""
         self.is_used = True
         return self.pairs.load(models or self.models)
 
     def pair_for(self, request: pytest.FixtureRequest, models: Models | None = None) -> ModelPair:
-        """The pair that a running test asks for."""
+        """Return the pair that a running test asks for."""
         self.is_used = True
         return self.pairs.for_test(request, models or self.models)
 
@@ -381,18 +381,18 @@ class DivergenceSession:
 
     @property
     def has_search(self) -> bool:
-        """Whether this session has searched, or pytest-xdist's controller has for it."""
+        """Whether this session, or its pytest-xdist controller, has searched."""
         return bool(self.outcome) or (self.told is not None and self.told.report_dir is not None)
 
     @property
     def has_whole_search(self) -> bool:
-        """Whether a search of this session came to its end without errors."""
+        """Whether a search of this session finished without errors."""
         report = self.report
         return report is not None and report.run.status == "complete" and not report.errors
 
     @property
     def is_read_back(self) -> bool:
-        """Whether this session's search did nothing anew; False where there was none."""
+        """Whether this session's search was only read back; False if there was no search."""
         return bool(self.outcome) and self.outcome().is_cached
 
     def _search(self) -> SearchOutcome:
@@ -404,10 +404,10 @@ KEY = pytest.StashKey[DivergenceSession]()
 
 
 def of(config: pytest.Config) -> DivergenceSession:
-    """The state of a session."""
+    """Return the state of a session."""
     return config.stash[KEY]
 
 
 def is_ci() -> bool:
-    """Whether this is a CI service: nobody watches, and nothing that is written is kept."""
+    """Whether this is a CI service: nobody watches, and no file is kept."""
     return os.environ.get("CI", "").lower() not in ("", "0", "false")

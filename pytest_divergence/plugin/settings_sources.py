@@ -1,4 +1,4 @@
-"""Settings of what was given for each option, with the source of each value.
+"""Settings made from the options, with the source of each value.
 
 Knows how a wrong value is refused, before torch is imported. Does not know which source comes
 before which (`pytest_divergence.plugin.options`).
@@ -52,7 +52,7 @@ def resolve(config: pytest.Config) -> SettingsWithSources:
 
 
 def settings_of(values: Mapping[str, RawOption]) -> Settings:
-    """Return what was given, checked. Raises `pytest.UsageError` naming the first wrong value."""
+    """Return checked settings. Raises `pytest.UsageError` naming the first wrong value."""
     try:
         return Settings(**{field: entry.value for field, entry in values.items()})
     except ValidationError as error:
@@ -79,7 +79,7 @@ def _check_specs(
 
 
 def _check_metric(config: pytest.Config, name: str, values: Mapping[str, RawOption]) -> None:
-    """Refuse a metric that neither we nor a plugin knows."""
+    """Refuse a metric that is neither built in nor a plugin's."""
     if name in BUILT_IN_METRICS:
         return
     known = [*BUILT_IN_METRICS, *added_metrics(config)]

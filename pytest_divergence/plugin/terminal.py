@@ -1,6 +1,6 @@
-"""The end of a session in pytest's terminal, and the commands that a person copies to go on.
+"""The summary of a session in pytest's terminal, and commands to copy.
 
-Knows what items leave on pytest's reports. Does not know how a search is summed up
+Knows what items leave on pytest's reports. Does not know how a search is summarised
 (`pytest_divergence.reports.terminal`).
 """
 
@@ -32,8 +32,8 @@ def write_summary(
     exitstatus: int,
     reports: Sequence[pytest.TestReport],
 ) -> None:
-    """Say what was found, replayed, rewritten or skipped."""
-    others = [one for one in reports if not _is_of_search(session, one)]
+    """Write what was found, replayed, rewritten or skipped."""
+    others = [report for report in reports if not _is_of_search(session, report)]
     found = [*_report_lines(session, terminal), *case_lines(others, terminal.verbosity)]
     lines = [*found, *session.rewritten, *write_replay_reports(session, exitstatus)]
     notes = [
@@ -64,13 +64,13 @@ def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter)
 
 
 def _is_of_search(session: DivergenceSession, report: pytest.TestReport) -> bool:
-    """Whether this session's search measured what a report is of: its lines tell of that."""
+    """Whether a report is about this session's search, whose own lines cover it."""
     file = session.config.rootpath / report.nodeid.partition("::")[0]
     return session.report is not None and file == session.own_suite
 
 
 def _skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
-    """Our own skips look green, so they are told apart from others."""
+    """Return lines on our own skips, because skipped tests look green."""
     reasons = Counter(map(skip_reason, reports))
     return [
         f"{reason} ({number_of(count, 'test')} skipped)"
@@ -80,12 +80,10 @@ def _skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
 
 
 def case_lines(reports: Sequence[pytest.TestReport], verbosity: int = 0) -> list[str]:
-    """How many stored cases were replayed, and how they went; other items are no cases.
+    """Return lines on the stored cases measured in this session: their number and verdicts.
 
-    Replayed is what was measured in this session.
-
-    With a `verbosity` below 0 that is all; 0 shows the three failed cases that are furthest over
-    their bounds, 1 all of them.
+    With a `verbosity` below 0 that is all; 0 adds the three failed cases furthest over their
+    bounds, 1 all failed cases.
     """
     cases = {
         report.nodeid: left
@@ -101,7 +99,7 @@ def case_lines(reports: Sequence[pytest.TestReport], verbosity: int = 0) -> list
 
 
 def _outcome(cases: Sequence[Mapping[str, Any]]) -> str:
-    """The sentence on all cases together: replayed is what was measured."""
+    """Return the sentence on all cases; those that were measured count as replayed."""
     counts = Counter(left["divergence_verdict"] for left in cases)
     num_replayed = counts["passed"] + counts["failed"]
     if not num_replayed:
@@ -114,13 +112,13 @@ def _outcome(cases: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Iterator[str]:
-    """The failed cases with their values, the furthest over its bound first."""
+    """Yield the failed cases with their values, the furthest over its bound first."""
     failed = [
         (left["divergence_kl"], left["divergence_bound"], nodeid, left)
         for nodeid, left in cases.items()
         if left["divergence_verdict"] == "failed"
     ]
-    failed.sort(key=lambda one: (-one[0] / one[1], one[2]))
+    failed.sort(key=lambda case: (-case[0] / case[1], case[2]))
     for kl, bound, nodeid, left in failed[:limit]:
         line = comparison(kl, bound, left["divergence_metric"], left["divergence_unit"])
         yield f"  {nodeid.rpartition('::')[2]:<35} {line}"
@@ -129,7 +127,7 @@ def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Ite
 
 
 def inconclusive_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
-    """What each suite's aggregate could not decide."""
+    """Return a line for each aggregate that could not decide."""
     undecided = {
         report.nodeid: left["divergence_aggregate"]
         for report in reports
@@ -140,7 +138,7 @@ def inconclusive_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
 
 
 def other_reference_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
-    """The suites that were made with another reference than this session's."""
+    """Return a line for each suite that was made with another reference than the session's."""
     made_with = {
         report.nodeid.partition("::")[0]: left["divergence_other_reference"]
         for report in reports
@@ -153,14 +151,14 @@ def other_reference_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
 
 
 def rerun(session: DivergenceSession, nodeid: str, *more: str) -> str:
-    """Return the command that runs one test again as it ran in this session."""
+    """Return the command that runs a test again as in this session."""
     file, separator, test = nodeid.partition("::")
     target = session.shown(session.config.rootpath / file) + separator + test
     return wording.rerun_command(target, shown_settings(session), *more)
 
 
 def update_command(session: DivergenceSession, nodeid: str) -> str | None:
-    """The command that measures a test's suite anew; None for what the next search rewrites."""
+    """Return the command that updates a test's suite; None for the suite of a search."""
     file = nodeid.partition("::")[0]
     if FOLDER in Path(file).parts:
         return None

@@ -1,6 +1,6 @@
-"""Suites measured afresh and rewritten: their items, and the writing at the end.
+"""Suites measured again and rewritten: their items, and the writing at the end.
 
-Knows which rows are taken, and what a rewritten suite still fails on. Does not know how a row is
+Knows which rows are measured, and what a rewritten suite still fails on. Does not know how a row is
 measured (`pytest_divergence.scoring.suite_update`).
 """
 
@@ -49,13 +49,13 @@ from pytest_divergence.scoring.suite_rows import Sizes
 from pytest_divergence.scoring.suite_update import NewSuite, filled, updated
 
 BEGUN_KEY = pytest.StashKey["list[SuiteUpdate]"]()
-"""The suites that this session measures afresh."""
+"""The suites that this session measures again."""
 NUM_SHOWN = 20
-"""Changed cases that the summary shows of one suite."""
+"""Number of changed cases per suite that the summary shows."""
 
 
 def check_selection(pytest_session: pytest.Session, session: DivergenceSession) -> None:
-    """Before the first test: raise UsageError where a file would be rewritten from a part of it."""
+    """Raise UsageError, before the first test, if only part of a file would be measured."""
     if pytest_session.testsfailed:
         return
     flag, begun = _flag(session), _begun(session)
@@ -73,7 +73,7 @@ def check_selection(pytest_session: pytest.Session, session: DivergenceSession) 
 
 
 def finish(pytest_session: pytest.Session, session: DivergenceSession) -> None:
-    """Write every suite that was measured as a whole; fail the session for any other."""
+    """Write every suite that was measured completely; fail the session for any other."""
     if pytest_session.exitstatus in (
         pytest.ExitCode.INTERRUPTED,
         pytest.ExitCode.INTERNAL_ERROR,
@@ -91,8 +91,8 @@ def finish(pytest_session: pytest.Session, session: DivergenceSession) -> None:
 
 
 def _flag(session: DivergenceSession) -> str:
-    """The option that asks for the update."""
-    assert session.plan.rewrites is not None  # nothing here is called in other sessions
+    """Return the option that asks for the update."""
+    assert session.plan.rewrites is not None  # only sessions that rewrite get here
     return options.BY_FIELD[session.plan.rewrites].flag
 
 
@@ -101,7 +101,7 @@ def _begun(session: DivergenceSession) -> list[SuiteUpdate]:
 
 
 def _written(session: DivergenceSession, update: SuiteUpdate) -> str | None:
-    """Why a suite was not written; None where it was."""
+    """Write a suite; return the reason if that fails, else None."""
     if problem := update.problem:
         return problem
     try:
@@ -123,14 +123,14 @@ def _lines(session: DivergenceSession, update: SuiteUpdate) -> list[str]:
 
 
 class SuiteUpdate:
-    """One suite as it is, and as it will be."""
+    """A suite as it is, and as it will be."""
 
     def __init__(self, session: DivergenceSession, stored: StoredSuite, *, is_fill: bool) -> None:
         """Measure nothing yet; `is_fill` leaves rows that have a measurement as they are."""
         self.stored = stored
         self.is_fill = is_fill
         self.done: set[str] = set()
-        """Ids of the cases whose items have run to their end."""
+        """Ids of the cases whose items have finished."""
         self._session = session
         self._new: NewSuite | None = None
 
@@ -140,22 +140,22 @@ class SuiteUpdate:
         return self.stored.suite.path
 
     def takes(self, row: Case) -> bool:
-        """Whether a row is measured afresh."""
+        """Whether a row is measured again."""
         return not self.is_fill or row.kl is None
 
     @property
     def wanted(self) -> list[Case]:
-        """The cases among the rows that are measured afresh."""
+        """The cases among the rows that are measured again."""
         return [case for case in self.stored.suite.cases if self.takes(case)]
 
     @property
     def judged(self) -> StoredSuite:
-        """The suite without the rows that are measured afresh."""
+        """The suite without the rows that are measured again."""
         rows = tuple(row for row in self.stored.suite.rows if not self.takes(row))
         return replace(self.stored, suite=replace(self.stored.suite, rows=rows))
 
     def of(self, pair: ModelPair, row: Case) -> Case:
-        """The row as it will be; the first one asked for measures all. Raises what that raised."""
+        """Return the row as it will be; the first call measures all. Raises what that raised."""
         if self._new is None:
             self._new = self._measured(pair)
         if row.id in self._new.failed:
@@ -164,7 +164,7 @@ class SuiteUpdate:
 
     @property
     def problem(self) -> str | None:
-        """Why nothing of this suite may be written."""
+        """The reason why nothing of this suite may be written, if there is one."""
         if lacking := [case.id for case in self.wanted if case.id not in self.done]:
             return (
                 f"{len(lacking)} of {len(self.wanted)} cases did not run to their end, the first "
@@ -196,7 +196,7 @@ class SuiteUpdate:
 
     @property
     def written(self) -> StoredSuite:
-        """The suite as it will be; as it is where nothing was measured."""
+        """The suite as it will be, or as it is if nothing was measured."""
         if self._new is None:
             return self.stored
         rows = tuple(self._new.rows.values())
@@ -205,7 +205,7 @@ class SuiteUpdate:
         )
 
     def changed(self) -> list[tuple[Case, Case]]:
-        """Each case that was measured afresh, before and after."""
+        """Return each case that was measured again, before and after."""
         new = self._new.rows if self._new is not None else {}
         return [(case, new[case.id]) for case in self.wanted if case.id in new]
 
@@ -218,15 +218,15 @@ class SuiteUpdate:
         make = filled if self.is_fill else updated
         seed = session.resolved.settings.seed
         new = make(pair, stored, self._made(pair), self._sizes_of(pair), seed=seed)
-        for error in new.failed.values():  # kept to the end, and the models may have to go before
+        for error in new.failed.values():  # kept to the end, unlike the models
             forget_frames(error)
         return new
 
     def _sizes_of(self, pair: ModelPair) -> Callable[[Case], Sizes]:
-        """Sizes of a row's stored measurement, else the profile's."""
+        """Return a function that gives the sizes of a row's measurement, else the profile's."""
         sizes = sizes_for(self._session, pair)
         stored = self.stored.tokens.values()
-        written = (ids for one in stored for ids in (*one.reference, *one.candidate))
+        written = (ids for tokens in stored for ids in (*tokens.reference, *tokens.candidate))
         longest = max(map(len, written), default=sizes["max_new_tokens"])
 
         def sizes_of(row: Case) -> Sizes:
@@ -251,12 +251,12 @@ class SuiteUpdate:
 
 
 class UpdatedSuite(SuiteFile):
-    """A suite whose rows are measured afresh."""
+    """A suite whose rows are measured again."""
 
     update: SuiteUpdate
 
     def begin(self, session: DivergenceSession) -> StoredSuite:
-        """Begin the update; the suite with the rows whose bounds still count. Raises UsageError."""
+        """Begin the update; return the rows whose bounds still count. Raises UsageError."""
         if FOLDER in self.path.parts:
             raise pytest.UsageError(
                 f"{session.shown(self.path)} belongs to a search, which writes it anew; promote "
@@ -270,14 +270,14 @@ class UpdatedSuite(SuiteFile):
     def case_item(
         self, case: Case, bounds: Mapping[str, float], *, is_searched: bool
     ) -> pytest.Item:
-        """The item that measures a row afresh, or judges one that stays as it is."""
+        """Return the item that measures a row again, or judges a row that stays as it is."""
         if self.update.takes(case):
             return UpdateItem.make(self, case, self.update)
         return super().case_item(case, bounds, is_searched=is_searched)
 
 
 class UpdateItem(SuiteItem):
-    """Measures one case afresh, and says what changes."""
+    """Measures a case again, and says what changes."""
 
     case: Case
     update: SuiteUpdate
@@ -285,7 +285,7 @@ class UpdateItem(SuiteItem):
 
     @classmethod
     def make(cls, parent: SuiteModule, case: Case, update: SuiteUpdate) -> UpdateItem:
-        """The item of one row."""
+        """Return the item for a row."""
         item: UpdateItem = cls.named(parent, case.id, update.stored.suite.lines[case.id])
         item.case, item.update = case, update
         item.add_marker(pytest.mark.divergence(id=case.id, behaviour=case.behaviour))
@@ -307,12 +307,12 @@ class UpdateItem(SuiteItem):
 
 
 def change(before: Case, after: Case) -> str:
-    """`updated: KL 0.412 -> 0.350, max_kl 0.515 -> 0.438`."""
+    """Return `updated: KL 0.412 -> 0.350, max_kl 0.515 -> 0.438`."""
 
     def shown(value: float | None) -> str:
         return "none" if value is None else nats(value)
 
-    values = [one.kl.value if one.kl is not None else None for one in (before, after)]
+    values = [row.kl.value if row.kl is not None else None for row in (before, after)]
     limits = [before.max_kl, after.max_kl]
     return "updated: " + ", ".join(
         f"{name} {shown(old)} -> {shown(new)}"
@@ -321,25 +321,25 @@ def change(before: Case, after: Case) -> str:
 
 
 def missing(update: SuiteUpdate, items: Sequence[pytest.Item]) -> list[str]:
-    """Ids of the suite's cases that are not among the items, though they belong to the update."""
+    """Return the ids of the update's cases that are not among the items."""
     selected = {
-        one.case.id for one in items if isinstance(one, UpdateItem) and one.update is update
+        item.case.id for item in items if isinstance(item, UpdateItem) and item.update is update
     }
     return [case.id for case in update.wanted if case.id not in selected]
 
 
 def outlook(session: DivergenceSession, stored: StoredSuite) -> list[str]:
-    """Lines on each item of the suite, as it was written, that a replay of it will fail.
+    """Return lines on each item that a replay of the rewritten suite will fail.
 
-    The suite's own bound and the option's limits stay as they are, or a ruined candidate would
-    raise the bar for ordinary prompts by itself.
+    The suite's bound and the option's limits stay as they are, or a ruined candidate would raise
+    the bar for ordinary prompts.
     """
     found = [*_aggregate(session, stored), *_shift(session, stored), *_cases(session, stored)]
     if not found:
         return []
     path = session.shown(stored.suite.path)
     first = f"{path} will fail on this pair, for an update leaves these limits as they are:"
-    wrapped = (line for one in found for line in sentence(one, width=WIDTH, indent="  "))
+    wrapped = (line for text in found for line in sentence(text, width=WIDTH, indent="  "))
     return [first, *wrapped]
 
 
@@ -368,7 +368,7 @@ def _shift(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]:
 
 
 def _cases(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]:
-    """Rows without a limit of their own have none that could follow their value."""
+    """Yield a line for each case over a bound that is not its own, which no update changes."""
     bound, whose = session.number_bound, "the option's"
     if bound is None and stored.provenance is not None and stored.provenance.bound is not None:
         bound, whose = stored.provenance.bound.value, "the suite's"

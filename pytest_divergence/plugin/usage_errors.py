@@ -1,4 +1,4 @@
-"""How what goes wrong reaches people: as the end of the session, or as the failure of one test.
+"""Errors as people see them: at the end of the session, or as the failure of one test.
 
 Knows how an error is worded. Does not know what may go wrong, nor how a broken bound is shown
 (`pytest_divergence.reports.failures`).
@@ -31,7 +31,7 @@ ERROR_FILE = "discovery-error.txt"
 
 @contextmanager
 def usage_errors(session: DivergenceSession) -> Iterator[None]:
-    """Whatever goes wrong becomes one UsageError, which ends the session with exit code 4."""
+    """Turn any error into one UsageError, which ends the session with exit code 4."""
     try:
         yield
     except pytest.exit.Exception:
@@ -49,7 +49,7 @@ def usage_errors(session: DivergenceSession) -> Iterator[None]:
 
 @contextmanager
 def failures(session: DivergenceSession) -> Iterator[None]:
-    """Whatever goes wrong becomes one sentence without a traceback: an error of one test."""
+    """Turn our errors into one sentence without a traceback: an error of one test."""
     try:
         yield
     except (DivergenceError, pytest.UsageError) as error:
@@ -57,7 +57,7 @@ def failures(session: DivergenceSession) -> Iterator[None]:
 
 
 def error_text(session: DivergenceSession, error: Exception) -> str:
-    """An error in words that are harmless, with a path that people can use."""
+    """Return an error's text, safe to print and with a path that people can use."""
     if isinstance(error, SuiteError):
         error = SuiteError(session.shown(Path(error.path)), error.line, error.reason)
     text = redacted_message(str(error)) if session.is_redacted else str(error)
@@ -67,14 +67,14 @@ def error_text(session: DivergenceSession, error: Exception) -> str:
 def shown_case(
     session: DivergenceSession, case: Case, tokens: Sequence[TokenComparison]
 ) -> tuple[Case, Sequence[TokenComparison]]:
-    """What a failure may show of a case and of its tokens: all, or no text where none may leave."""
+    """Return the case and tokens that a failure may show; redacted sessions show no texts."""
     if not session.is_redacted:
         return case, tokens
-    return redacted_case(case), [redacted_token(one) for one in tokens]
+    return redacted_case(case), [redacted_token(token) for token in tokens]
 
 
 def shown_settings(session: DivergenceSession) -> dict[str, str]:
-    """Return what commands may repeat of this session: what it was given beside the ini file."""
+    """Return the options that commands may repeat: all but those of the ini file."""
     is_hidden = session.is_redacted and "system_prompt" in session.said
     return {**session.said, **({"system_prompt": REDACTED} if is_hidden else {})}
 

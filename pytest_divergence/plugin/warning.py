@@ -1,4 +1,4 @@
-"""The warning for what passed although a user should still look at it, and how a suite gives it.
+"""The warning for something that passed but needs a look, and how a suite issues it.
 
 Imports pytest alone: a filter for it in an ini file is resolved in every session.
 """
@@ -12,13 +12,13 @@ import pytest
 
 
 class DivergenceWarning(pytest.PytestWarning):
-    """Something passed that a user should still look at."""
+    """A test passed, but the user should look at it."""
 
 
 def warn_of_suite(suite: Path, text: str) -> None:
-    """Warn at no line of the suite: pytest would show that line, a model's raw text.
+    """Warn about a suite at line 0: pytest would show any other line, which has a model's raw text.
 
-    Where warnings are errors it is a failure of that one sentence, without a traceback.
+    If warnings are errors, it is a failure of one sentence, without a traceback.
     """
     try:
         warnings.warn_explicit(text, DivergenceWarning, filename=str(suite), lineno=0)

@@ -1,7 +1,6 @@
-"""What pytest-xdist's controller and workers tell each other, and which worker runs which test.
+"""Messages between pytest-xdist's controller and workers, and the worker of each test.
 
-Each message is built and read here, as plain values: a worker's session says what it was told, its
-controller's what it heard. Does not know what is done with it.
+Each message is built and read here, as plain values. Does not know how they are used.
 """
 
 from __future__ import annotations
@@ -29,45 +28,45 @@ REPLAYED = "divergence_replayed"
 
 @dataclass(frozen=True)
 class Told:
-    """What a controller told this worker."""
+    """A controller's message to this worker."""
 
     run: str
-    """The same for all workers of a run."""
+    """An id that all workers of a run share."""
     suite: Path | None
-    """The search's, which joins the session."""
+    """The search's suite, which joins the session."""
     report_dir: Path | None
-    """Of the search that the controller did."""
+    """The folder of the controller's search."""
 
 
 @dataclass
 class ReplayLog:
-    """What items of replayed suites came to, and when the first was asked for."""
+    """Outcomes of the items of replayed suites, and when the first was recorded."""
 
     started: float | None = None
-    """Seconds, by the clock that all processes share."""
+    """Seconds since the epoch, on the clock that all processes share."""
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By node id: plain values."""
+    """Outcomes by node id, as plain values."""
 
     def note(self, nodeid: str, entry: dict[str, Any]) -> None:
-        """Take what an item of this process came to."""
+        """Record the outcome of an item of this process."""
         self.started = time.time() if self.started is None else self.started
         self.entries[nodeid] = entry
 
     def add(self, other: ReplayLog) -> None:
-        """Take what another process has come to."""
-        times = [one for one in (self.started, other.started) if one is not None]
+        """Add the outcomes of another process."""
+        times = [started for started in (self.started, other.started) if started is not None]
         self.started = min(times, default=None)
         self.entries |= other.entries
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What a worker told its controller at its end."""
+    """A worker's message to its controller, at its end."""
 
     report_dir: Path | None
-    """Of the search that it did, or was told of."""
+    """The folder of the search that it did, or was told about."""
     emptied: tuple[str, ...]
-    """The suites whose items were all deselected, as people are shown them."""
+    """The suites whose items were all deselected, as they are shown to people."""
     twins: tuple[tuple[str, str], ...]
     """The specs of each pair that is one model twice."""
     replayed: ReplayLog
@@ -79,13 +78,13 @@ def is_controller(config: pytest.Config) -> bool:
 
 
 def tell_worker(node: Any, *, suite: Path | None, report_dir: Path | None) -> None:
-    """Tell a worker that is about to start: strings only, no paths."""
+    """Send the message to a worker that is about to start: strings only, no paths."""
     told = {SUITE: suite, REPORT_DIR: report_dir}
     node.workerinput.update({key: str(path) for key, path in told.items() if path is not None})
 
 
 def told_by_controller(config: pytest.Config) -> Told | None:
-    """What the controller told this process; None where it is no worker."""
+    """Return the controller's message to this process; None if it is not a worker."""
     sent: Mapping[str, Any] | None = getattr(config, "workerinput", None)
     if sent is None:
         return None
@@ -93,7 +92,7 @@ def told_by_controller(config: pytest.Config) -> Told | None:
 
 
 def tell_controller(config: pytest.Config, heard: Heard) -> None:
-    """Tell the controller, at the end of a worker."""
+    """Send the message to the controller, at the end of a worker."""
     output: dict[str, Any] = config.workeroutput  # type: ignore[attr-defined]
     output[EMPTIED], output[TWINS] = sorted(heard.emptied), sorted(heard.twins)
     if heard.report_dir is not None:
@@ -103,7 +102,7 @@ def tell_controller(config: pytest.Config, heard: Heard) -> None:
 
 
 def heard_from_worker(node: Any) -> Heard:
-    """What a worker told; of one that was killed, nothing."""
+    """Return a worker's message; an empty one if it was killed."""
     sent: Mapping[str, Any] = getattr(node, "workeroutput", {})
     replayed = json.loads(sent[REPLAYED]) if REPLAYED in sent else {}
     twins = ((first, second) for first, second in sent.get(TWINS, ()))
@@ -112,9 +111,10 @@ def heard_from_worker(node: Any) -> Heard:
 
 
 def scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `--dist load`: our items on one worker, so that only that one loads the models.
+    """Return a scheduler for `--dist load` that keeps our items on one worker.
 
-    All others go one by one. None: pytest-xdist's own.
+    Only that worker loads the models; all other tests are spread as usual. None: use pytest-xdist's
+    own scheduler.
     """
     if config.getoption("dist") != "load":
         return None
