@@ -1,7 +1,7 @@
-"""The command `pytest-divergence`: what it can do, by name, and how a command ends.
+"""The command `pytest-divergence`: the table of its commands, and how each of them ends.
 
-The one door: a command's words are read first, and only then is its module imported, with all that
-it needs; so `--help`, and what is wrong with the words, are there at once.
+This is the command's door for late imports: a command's module is imported only after its arguments
+are parsed, so that `--help` and usage errors appear at once.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ COMMANDS = {
 }
 """Each command's line in `--help`; its module has the same name, with `_` for `-`."""
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, by the convention of shells."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 1 with a sentence on what went wrong."""
+    """Run a command and return its exit code: 0, or 1 after a sentence about what went wrong."""
     given = _parser().parse_args(arguments)
     from pytest_divergence.cli._output import complain
     from pytest_divergence.core.errors import DivergenceError
@@ -55,13 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("stopped")
         return INTERRUPTED
-    except BrokenPipeError:  # whoever reads our output, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is there more at exit
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit flush fails
         return 1
 
 
 def part(name: str) -> Any:
-    """A part of a command, imported when it is reached: it needs more than the rest of it."""
+    """Import a part of a command that needs more than the rest of it."""
     return import_module(f"{__name__}.{name}")
 
 
@@ -87,16 +87,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Command(argparse.ArgumentParser):
-    """The parser of one command, filled when it is chosen."""
+    """The parser of a command, filled only if the command is chosen."""
 
     def parse_known_args(self, *arguments: Any, **keywords: Any) -> Any:
-        """Parse as any parser does, once it is filled."""
+        """Add the command's arguments, then parse."""
         add_arguments(self.prog.rsplit(" ", 1)[-1], self)
         return super().parse_known_args(*arguments, **keywords)
 
 
 def add_arguments(command: str, parser: argparse.ArgumentParser) -> None:
-    """Add to a parser what a command takes; pytest is imported where that is settings too."""
+    """Add a command's arguments to a parser; imports pytest if some of them are settings."""
     from pytest_divergence.cli import _arguments
 
     if command in _arguments.ADD:

@@ -1,4 +1,4 @@
-"""`python -m pytest_divergence.cli`: the command where it is not on the path."""
+"""`python -m pytest_divergence.cli`: the command when it is not on PATH."""
 
 from __future__ import annotations
 

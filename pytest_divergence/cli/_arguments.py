@@ -1,6 +1,6 @@
-"""What commands that work on files alone take on the command line, as their `--help` says it.
+"""Arguments and help of the commands that work on files only; `_session_arguments` has the others.
 
-Imports nothing heavy. All others: `_session_arguments`.
+Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from pytest_divergence.core.file_names import FOLDER, LATEST, SUITE_SUFFIX, SUITES
 
 FORMATS = ("inspect", "promptfoo", "llm-comparator")
-"""What `export` writes."""
+"""Formats that `export` writes."""
 KINDS = ("suite", "tokens", "provenance", "report")
-"""The files of which `schema` prints the schema."""
+"""Kinds of file whose schema `schema` prints."""
 
 
 def _add_report(parser: ArgumentParser) -> None:
@@ -157,4 +157,4 @@ ADD: Mapping[str, Callable[[ArgumentParser], None]] = {
     "export": _add_export,
     "schema": _add_schema,
 }
-"""What adds a command's arguments to its parser."""
+"""Functions that add a command's arguments to its parser."""

@@ -1,6 +1,6 @@
-"""Whether a device and a pair are fit for a search: what `doctor` says once torch is there.
+"""Checks of `doctor` that need torch: whether a device and a pair are fit for a search.
 
-What is wrong with a pair's files, `pytest_divergence.models.preflight` knows.
+Faults of a pair's files are found by `pytest_divergence.models.preflight`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pytest_divergence.plugin.session import DivergenceSession
 
 
 def device_finding(wanted: str) -> Finding:
-    """What is said of the device that is asked for."""
+    """Describe the requested device, or say why it cannot be used."""
     try:
         device = resolve_device(wanted)
     except DivergenceError as error:
@@ -36,7 +36,7 @@ def device_finding(wanted: str) -> Finding:
 
 
 def pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Finding]:
-    """What is found of the session's pair, step by step; ends where a model is not here."""
+    """Yield findings about the session's pair, step by step; stops if a model is not local."""
     settings = session.resolved.settings
     plan = session.pairs.resolve(session.models, is_offline=True)
     yield from inspect_pair(settings, plan)
@@ -69,7 +69,7 @@ def _time(session: DivergenceSession, plan: LoadPlan, *, is_measured: bool) -> F
 
 
 def _remembered(session: DivergenceSession, plan: LoadPlan) -> tuple[float, str] | None:
-    """Tokens a second of the pair's last search, where it ran on the device that is asked for."""
+    """Return the tokens a second of the pair's last search, if it ran on this device."""
     made = provenance_beside(session.own_suite)
     if made is None or made.device != str(plan.device) or not made.effort.seconds:
         return None

@@ -1,7 +1,7 @@
-"""The project that the command is started in: pytest's configuration, and what searches left there.
+"""The current project: pytest's configuration, and the files that searches left there.
 
-Knows pytest's way into a session and out of it; does not know what a command does in between.
-Imports nothing heavy: `promote`, `diff` and their like are done before torch would be there.
+Starts and ends a pytest session; does not know what a command does in between. Imports nothing
+heavy: `promote` and `diff` finish before torch would be loaded.
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ from pytest_divergence.plugin.options import BY_FIELD, MODELS, located_value
 from pytest_divergence.plugin.session import DivergenceSession
 
 PLUGIN = ("-p", "divergence")
-"""Loads the plugin also where plugins are not loaded by themselves."""
+"""Arguments that load the plugin even where pytest loads no plugins on its own."""
 
 Result = TypeVar("Result")
 
 
 def pytest_words(given: Namespace) -> list[str]:
-    """The settings that the command line gives, as arguments of pytest.
+    """Return the settings on the command line as arguments of pytest.
 
-    Behind `=`: pytest takes a folder that stands alone for a test path.
+    Values follow `=`: pytest mistakes a bare existing folder for a test path.
     """
     options = (BY_FIELD[field] for field in given.fields if getattr(given, field) is not None)
     return [
-        one.flag if one.is_switch else f"{one.flag}={getattr(given, one.field)}" for one in options
+        option.flag if option.is_switch else f"{option.flag}={getattr(given, option.field)}"
+        for option in options
     ]
 
 
 def in_project(arguments: Sequence[str], act: Callable[[pytest.Config], Result]) -> Result:
-    """What `act` returns, given the configuration that pytest makes of `arguments`.
+    """Call `act` with the configuration that pytest makes of `arguments`; return its result.
 
-    stdin is pytest's meanwhile. Raises what `act` raises, a `pytest.UsageError` as `SettingsError`,
-    and `SettingsError` where pytest has said why it cannot set itself up: a wrong ini file, say, or
-    a conftest.py that fails.
+    Meanwhile pytest owns stdin. Raises what `act` raises, with `SettingsError` for a
+    `pytest.UsageError`, and `SettingsError` after pytest has printed why it cannot start: a wrong
+    ini file, for example, or a conftest.py that fails.
     """
     instead = _Instead(act)
     pytest.main([*PLUGIN, *arguments], plugins=[instead])
@@ -62,7 +63,7 @@ def in_project(arguments: Sequence[str], act: Callable[[pytest.Config], Result])
 
 
 class _Instead(Generic[Result]):
-    """A plugin that acts instead of the session."""
+    """A plugin that calls a function instead of running the session."""
 
     def __init__(self, act: Callable[[pytest.Config], Result]) -> None:
         self._act = act
@@ -73,23 +74,23 @@ class _Instead(Generic[Result]):
     def pytest_cmdline_main(self, config: pytest.Config) -> int:
         try:
             self.results.append(self._act(config))
-        except BaseException as error:  # pytest would swallow some, and print others its own way
+        except BaseException as error:  # pytest would swallow or print it
             self.error = error
         return 0
 
 
 def begun(config: pytest.Config) -> DivergenceSession:
-    """The session, as it begins: whoever prepares something for our hooks does it now."""
+    """Start the session and return it; other plugins can now prepare for our hooks."""
     _compat.configure(config)
-    # Its lines go to stdout, which is the command's own.
+    # It would print to stdout, which belongs to the command.
     config.pluginmanager.unregister(name="terminalreporter")
     return session_of(config)
 
 
 def measuring(config: pytest.Config, say: Callable[[str], None]) -> DivergenceSession:
-    """The session of a command that measures a pair, as it begins; `say` shows its lines.
+    """Start the session of a command that measures a pair; `say` shows its lines.
 
-    Raises SettingsError where a model is not named, UsageError for a wrong setting.
+    Raises SettingsError if a model is missing, UsageError for a wrong setting.
     """
     session = begun(config)
     require_models(session)
@@ -98,7 +99,7 @@ def measuring(config: pytest.Config, say: Callable[[str], None]) -> DivergenceSe
 
 
 def require_models(session: DivergenceSession) -> None:
-    """Raise SettingsError where a model is not named."""
+    """Raise SettingsError if a model is missing."""
     for option in (BY_FIELD[field] for field in MODELS if field not in session.given):
         raise SettingsError(
             f"{option.alias} is missing; give it, {option.variable}, or {option.ini} in the ini "
@@ -107,18 +108,18 @@ def require_models(session: DivergenceSession) -> None:
 
 
 class Places(NamedTuple):
-    """The folders of a project; none of them is made."""
+    """The folders of a project; creates none."""
 
     root: Path
-    """Where `.divergence` is, or would be."""
+    """The project's root folder, the parent of `.divergence`."""
     own: Path
-    """`.divergence`, from here."""
+    """`.divergence`, relative to the working directory."""
     reports: Path
-    """Where searches leave their reports, from here."""
+    """The folder of reports, relative to the working directory."""
 
 
 def places_of(config: pytest.Config) -> Places:
-    """The places, as the ini file and the environment have them; checks nothing."""
+    """Return the folders by the ini file and the environment; checks nothing."""
     session = session_of(config)
     own, reports = session.root / FOLDER, session.root / FOLDER / REPORTS
     if asked := session.given.get("report_dir"):
@@ -127,21 +128,21 @@ def places_of(config: pytest.Config) -> Places:
 
 
 def root() -> Path:
-    """The project's root folder. Raises SettingsError."""
+    """Return the project's root folder. Raises SettingsError."""
     return in_project([], places_of).root
 
 
 def run_meant(given: Path) -> Path:
-    """Return the project's pointer to its last run for `latest`, any other path as it is."""
+    """Return the link to the project's last run for `latest`, any other path as it is."""
     if given != Path(LATEST) or given.is_dir():
         return given
     return in_project([], places_of).reports / LATEST
 
 
 def suites_meant(given: Sequence[Path]) -> list[Path]:
-    """The suites that are given, those of given folders, or else those that searches left.
+    """Return the given suites and those in given folders, or by default those of searches.
 
-    Raises SettingsError where none is given and there are none.
+    Raises SettingsError if there are none.
     """
     if given:
         return [

@@ -1,7 +1,6 @@
-"""What commands with settings of a session take on the command line, as their `--help` says it.
+"""Arguments and help of the commands that take settings of a session.
 
-Does not know what a setting's value may be, nor what the environment and the ini file give: what
-is given here is handed on to pytest.
+Passes settings on to pytest; does not know their rules, or those from the environment and ini file.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ from pytest_divergence.discovery.soft_prompts.training_config import (
 from pytest_divergence.plugin.options import BY_FIELD, MODELS, given_twice
 
 MEASURED_PAIR = (*MODELS, "dtype", "device", "metric", "chat_template", "system_prompt")
-"""What a measurement of two models depends on."""
+"""Settings that a measurement of two models depends on."""
 NUM_EPOCHS = 10
-"""Of a training, where neither epochs nor steps are given."""
+"""Epochs of a training, if neither epochs nor steps are given."""
 TRAINING = TrainingConfig(num_epochs=NUM_EPOCHS, batch_size=4, max_text_tokens=64)
-"""What `train` does unless it is told otherwise."""
+"""Defaults of `train`."""
 NO_OPTIONS = {
     *("target_ids", "continuation_length", "validate_every", "checkpoint_every"),
     *("metric", "seed"),  # settings
     *("min_metrics", "max_metrics"),  # may be given several times
 }
-"""Fields of `TrainingConfig` and `DatasetPlan` that are no options of their own."""
+"""Fields of `TrainingConfig` and `DatasetPlan` without an option."""
 OTHER_FLAGS = {"num_virtual_tokens": "--num-soft-prompt-tokens"}
 ONLY_IN_PYTHON = {"log_ratio", "likelihood"}
-"""Objectives that need more than options can say."""
+"""Objectives that options cannot express."""
 
 
 def _add_discover(parser: ArgumentParser) -> None:
@@ -122,7 +121,7 @@ def _add_files(parser: ArgumentParser) -> None:
 
 def _add_fields(group: _ArgumentGroup, defaults: TrainingConfig | DatasetPlan) -> None:
     """Register an option for each field of a dataclass; its docstring is the help."""
-    # argparse shows no help of a group that stays empty.
+    # Without arguments of its own, the group does not appear in the help.
     length = group.add_mutually_exclusive_group() if isinstance(defaults, TrainingConfig) else group
     for name, allowed in field_types(type(defaults)).items():
         if name in NO_OPTIONS:
@@ -162,7 +161,7 @@ def _docstrings() -> dict[str, str]:
 
 
 def _read_as(allowed: FieldType) -> Callable[[str], Any]:
-    """Return what makes a field's value of an argument, and refuses what its rule does."""
+    """Return a parser of a field's argument that raises if the field's rule is broken."""
 
     def read(text: str) -> Any:
         try:
@@ -248,7 +247,7 @@ def _add_doctor(parser: ArgumentParser) -> None:
 
 
 def _add_settings(parser: ArgumentParser, fields: Sequence[str]) -> None:
-    """Register the options of some fields of `Settings`, short; pytest's names do too."""
+    """Register the options of some fields of `Settings` by short name and by pytest's name."""
     group = parser.add_argument_group(
         "settings", "as pytest has them, under these names and under --divergence-…"
     )
@@ -263,7 +262,7 @@ def _add_settings(parser: ArgumentParser, fields: Sequence[str]) -> None:
 
 
 class _Once(Action):
-    """Stores one value; the last of two would win, and the first be left out unseen."""
+    """Stores a value, and refuses a second one: argparse would silently take the last."""
 
     def __call__(
         self,
@@ -272,7 +271,7 @@ class _Once(Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        """Refuse another value than the one before."""
+        """Store the value; refuse it if another one was given."""
         before = getattr(namespace, self.dest, None)
         if before not in (None, values):
             parser.error(given_twice(BY_FIELD[self.dest], before, values))
@@ -280,12 +279,12 @@ class _Once(Action):
 
 
 def _fields_without(*fields: str) -> tuple[str, ...]:
-    """All fields but those that mean nothing to a command."""
+    """All fields but those that have no meaning for a command."""
     return tuple(field for field in BY_FIELD if field not in fields)
 
 
 def _limit(text: str) -> tuple[str, float]:
-    """A metric's name and a number."""
+    """Return a metric's name and a number."""
     name, separator, value = text.partition("=")
     if not separator or name not in METRICS:
         raise ArgumentTypeError(f"{text} must be NAME=VALUE, with a name of {', '.join(METRICS)}")
@@ -304,4 +303,4 @@ ADD: Mapping[str, Callable[[ArgumentParser], None]] = {
     "show-config": _add_show_config,
     "doctor": _add_doctor,
 }
-"""What adds a command's arguments to its parser."""
+"""Functions that add a command's arguments to its parser."""

@@ -10,7 +10,7 @@ from pytest_divergence.core.provenance import accept
 
 
 def run(given: Namespace) -> int:
-    """Mark it, and say where."""
+    """Mark the behaviour, and print each suite that knows it."""
     for suite in accept(given.behaviour, suites_meant(given.suites)):
         say(f"accepted {given.behaviour} in {suite}")
     return 0

@@ -20,7 +20,7 @@ from pytest_divergence.reports.calibration import calibration_lines
 
 
 def run(given: Namespace) -> int:
-    """Calibrate, and print; a bound inside the noise is refused once the table is out."""
+    """Calibrate and print the table; then refuse a bound inside the noise."""
     return in_project(pytest_words(given), partial(_calibrate, given.json))
 
 
@@ -50,7 +50,7 @@ def _calibrate(as_json: bool, config: pytest.Config) -> int:
 
 
 def _loaded(session: DivergenceSession) -> ModelPair:
-    """The session's pair; says so before it is loaded."""
+    """Return the session's pair; says so if it has to load it."""
     if not session.pairs.is_loaded(session.models):
         session.say("loading the models")
     return session.pair()

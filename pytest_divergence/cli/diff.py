@@ -1,4 +1,4 @@
-"""`pytest-divergence diff`: what differs between two suites, or two runs."""
+"""`pytest-divergence diff`: differences between two suites, or two runs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from pytest_divergence.core.json_files import strict_dumps
 from pytest_divergence.reports.comparison import difference_lines
 
 SAME, DIFFERENT, TROUBLE = 0, 1, 2
-"""Exit codes, those of `diff`."""
+"""Exit codes, as of the Unix tool `diff`."""
 
 
 def run(given: Namespace) -> int:
-    """Compare, and show it."""
+    """Compare, and print the differences."""
     try:
-        differences = compare(*(read_side(run_meant(one)) for one in (given.before, given.after)))
-    except DivergenceError as error:  # 1, the code of all other commands, would read as a result
+        differences = compare(*(read_side(run_meant(path)) for path in (given.before, given.after)))
+    except (
+        DivergenceError
+    ) as error:  # 1, the code of other commands, means here that something differs
         complain(f"error: {error}")
         return TROUBLE
     if given.json:

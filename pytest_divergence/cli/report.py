@@ -1,4 +1,4 @@
-"""`pytest-divergence report`: a run's pages anew, and what changed between two runs."""
+"""`pytest-divergence report`: render a run's pages again, or compare two runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytest_divergence.reports.report_files import write_reports
 
 
 def run(given: Namespace) -> int:
-    """Write the pages, and say where they are; compare first, where there are two runs."""
+    """Write the pages, and print their paths; if there are two runs, compare them first."""
     path = _report_of(given.later or given.report)
     earlier = _compared(given.report, given.later) if given.later else None
     if earlier is not None and given.output is None:
@@ -39,7 +39,7 @@ def _write(path: Path, folder: Path, earlier: Earlier | None) -> int:
 
 
 def _report_of(given: Path) -> Path:
-    """The report.json that is meant. Raises SettingsError."""
+    """Return the path of a run's report.json. Raises SettingsError."""
     path = report_path(run_meant(given))
     if path is None:
         raise SettingsError(
@@ -50,7 +50,7 @@ def _report_of(given: Path) -> Path:
 
 
 def _suite_of(report: Report, path: Path) -> str | None:
-    """The run's suite as its commands name it: from here; None where it is gone."""
+    """Return the path of the run's suite for its commands, from here; None if it is gone."""
     try:
         return str(suite_of(report, path, root))
     except SettingsError:
@@ -58,8 +58,8 @@ def _suite_of(report: Report, path: Path) -> str | None:
 
 
 def _compared(before: Path, after: Path) -> Earlier:
-    """What differs between two runs, shown in the terminal as `diff` does."""
-    first, second = (load_report(_report_of(one)) for one in (before, after))
+    """Print the differences between two runs as `diff` does; return them."""
+    first, second = (load_report(_report_of(path)) for path in (before, after))
     differences = compare(side_of_run(first), side_of_run(second))
     say_lines(difference_lines(differences, str(before), str(after)))
     return Earlier(first.run.id, differences)

@@ -9,6 +9,6 @@ from pytest_divergence.core.json_schemas import published_path
 
 
 def run(given: Namespace) -> int:
-    """Print it."""
+    """Print the schema."""
     give(published_path(given.kind).read_text("utf-8"))
     return 0

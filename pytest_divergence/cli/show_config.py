@@ -19,13 +19,13 @@ from pytest_divergence.plugin.options import BY_FIELD, DEFAULT, PAIRS_INI, given
 from pytest_divergence.plugin.settings_sources import resolve
 
 VALUE_WIDTH = 30
-"""Longer values push their source to the right, so that nothing is cut."""
+"""Columns of a value; a longer one moves its source to the right, and nothing is cut."""
 
 
 class _Row(NamedTuple):
     name: str
     value: str | None
-    """As it was given; None: not given, and without a value by default."""
+    """The given value or the default; None if there is neither."""
     source: str
 
 
@@ -37,10 +37,10 @@ def run(given: Namespace) -> int:
 def _show(as_json: bool, config: pytest.Config) -> int:
     rows = list(_rows(config))
     if as_json:
-        give(strict_dumps([one._asdict() for one in rows], indent=2) + "\n")
+        give(strict_dumps([row._asdict() for row in rows], indent=2) + "\n")
     else:
-        say_lines([*_places(config), "", *(_line(one) for one in rows)])
-    resolve(config)  # what is wrong is said last, once all is shown
+        say_lines([*_places(config), "", *(_line(row) for row in rows)])
+    resolve(config)  # an error comes last, below the whole table
     return 0
 
 
@@ -49,8 +49,8 @@ def _rows(config: pytest.Config) -> Iterator[_Row]:
     for option in BY_FIELD.values():
         name = option.field.replace("_", "-")
         if option.field in found:
-            one = found[option.field]
-            yield _Row(name, public_value(one.value), one.source)
+            setting = found[option.field]
+            yield _Row(name, public_value(setting.value), setting.source)
         else:
             default = getattr(defaults, option.field)
             yield _Row(name, None if default is None else _text(default), DEFAULT)

@@ -1,4 +1,4 @@
-"""`pytest-divergence train`: a soft prompt on two models, and the dataset that it leads to."""
+"""`pytest-divergence train`: train a soft prompt on two models, and write a dataset with it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pytest_divergence.reports.training import plan_line, training_lines
 
 
 def run(given: Namespace) -> int:
-    """Train, write the dataset, and print what came of it."""
+    """Train, write the dataset, and print the results."""
     return in_project(pytest_words(given), partial(_train, given))
 
 
@@ -50,7 +50,7 @@ def _train(given: Namespace, config: pytest.Config) -> int:
 
 def _folder(given: Namespace, session: DivergenceSession) -> TrainingFolder:
     config, plan = _config(given, session.resolved.settings), _plan(given)
-    EvaluationConfig(  # refused before the models are loaded, not after the training
+    EvaluationConfig(  # raises before the models are loaded, not after the training
         num_generations=plan.num_generations,
         temperature=plan.temperature,
         max_new_tokens=plan.max_new_tokens,
@@ -60,7 +60,7 @@ def _folder(given: Namespace, session: DivergenceSession) -> TrainingFolder:
     session.say("loading the models")
     pair = session.pair()
     num_texts = len(training_rows(pair, texts, config.max_text_tokens))
-    # As many values of the validation curve as there are epochs.
+    # The validation curve gets one value for each epoch.
     every = max(1, config.total_steps(num_texts) // (config.num_epochs or NUM_EPOCHS))
     config = replace(config, validate_every=every)
     trainer = PairTrainer(pair, config)

@@ -1,6 +1,6 @@
-"""`pytest-divergence validate`: whether suites can be read, and every line that cannot.
+"""`pytest-divergence validate`: check suites, and name every line that cannot be read.
 
-Does without pytest, so that a pre-commit hook is done at once.
+Does not import pytest, so that a pre-commit hook takes no time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pytest_divergence.core.suites import faults_of, suites_below
 
 
 def run(given: Namespace) -> int:
-    """Check each suite once, and say what is wrong."""
+    """Check each suite once, and print its faults."""
     suites = list(dict.fromkeys(map(suite_beside, given.files))) or suites_below(Path())
     if not suites:
         raise SettingsError(f"there is no *{SUITE_SUFFIX} below this folder; name one")

@@ -1,6 +1,6 @@
-"""What a suite's rows say together, in words: one sentence, and the text of a failure.
+"""Words for the tests of a suite's rows together: a sentence, and the text of a failure.
 
-Knows words and lines; does not know how a number was computed, nor pytest.
+Knows words and lines; does not know how a number was computed, or pytest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
 from pytest_divergence.reports.wording import likelihood, nats
 
 SEARCH_AGAIN = "search this pair, and promote into a new suite"
-"""What to do about a bound for ordinary prompts: it is the pair's, and no update raises it."""
+"""Advice about the bound for ordinary prompts: it belongs to the pair, and no update raises it."""
 
 
 def aggregate_sentence(found: Aggregate) -> str:
@@ -34,7 +34,7 @@ def aggregate_sentence(found: Aggregate) -> str:
 
 
 def aggregate_text(found: Aggregate, *, rerun: str, update: str) -> str:
-    """Why the aggregate fails: its first line says it, the rest shows it and what to do next."""
+    """Explain why the aggregate fails: first the reason, then the numbers and what to do next."""
     lines = [_headline(found)]
     for check in _checks(found):
         lines += sentence(check, width=WIDTH, indent="  ")
@@ -50,7 +50,7 @@ def aggregate_text(found: Aggregate, *, rerun: str, update: str) -> str:
 
 
 def breadth_sentence(breadth: Breadth) -> str:
-    """How many ordinary prompts are over the suite's bound."""
+    """State how many ordinary prompts are over the suite's bound."""
     text = (
         f"{breadth.num_over} of {number_of(breadth.num_rows, 'control row')} "
         f"({_percent(breadth.share)}) over the bound of {nats(breadth.bound)} "
@@ -65,7 +65,7 @@ def breadth_sentence(breadth: Breadth) -> str:
 
 
 def shift_sentence(found: Shift) -> str:
-    """The mean on ordinary prompts beside its limit."""
+    """Compare the mean on ordinary prompts with its limit."""
     mean, limit = wording.compared(found.mean, found.limit)
     relation = "<=" if found.verdict == "passed" else ">"
     rows = number_of(found.num_rows, "ordinary prompt")
@@ -74,12 +74,12 @@ def shift_sentence(found: Shift) -> str:
 
 
 def raise_shift() -> str:
-    """What to do about a shift that is meant."""
+    """Advice about an intended shift."""
     return f"raise {setting('max_shift')}"
 
 
 def shift_text(found: Shift, *, rerun: str) -> str:
-    """Why the shift fails."""
+    """Explain why the shift fails."""
     lines = [shift_sentence(found), f"  intended? {raise_shift()}"]
     return _joined([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 

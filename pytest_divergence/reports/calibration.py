@@ -14,11 +14,11 @@ from pytest_divergence.reports.text_blocks import WIDTH, sentence, within
 from pytest_divergence.reports.wording import bound_parts, duration, nats, spelled
 
 NAME = 44
-"""Columns of a row's name; three numbers follow."""
+"""Width of a row's name; three numbers follow."""
 NOISE_METRIC = "symmetric"
-"""What noise is measured in where a built-in metric is asserted."""
+"""Metric of the noise, if the asserted metric is a built-in one."""
 NUM_FOR_A_FLOOR = 59
-"""Measurements from which a maximum covers 95 % of all at 95 % confidence."""
+"""Fewest measurements whose maximum covers 95 % of all at 95 % confidence."""
 
 
 def calibration_lines(report: CalibrationReport) -> list[str]:
@@ -66,9 +66,9 @@ def _noise(report: CalibrationReport) -> list[str]:
             width=WIDTH,
             indent="    ",
         )
-    for one in report.nuisances:
-        lines += _nuisance(one)
-    if any(one.max is not None for one in report.nuisances):
+    for nuisance in report.nuisances:
+        lines += _nuisance(nuisance)
+    if any(nuisance.max is not None for nuisance in report.nuisances):
         lines += sentence(
             "A bound holds for one attention, dtype and device; where a suite is replayed under "
             f"another, keep it above {FLOOR_FACTOR:g} x that row's max.",
@@ -83,11 +83,12 @@ def _floor(report: CalibrationReport) -> str:
     return "not measured" if own is None else nats(own)
 
 
-def _nuisance(one: Nuisance) -> list[str]:
-    name = f"  same weights, {one.setting} {'' if one.kind == 'dtype' else one.kind}".rstrip()
-    if one.mean is None or one.max is None:
-        return [f"{name}: not measured", *_reason(one.reason)]
-    return [_row(name, nats(one.mean), nats(one.max), str(one.num_measurements))]
+def _nuisance(nuisance: Nuisance) -> list[str]:
+    kind = "" if nuisance.kind == "dtype" else f" {nuisance.kind}"
+    name = f"  same weights, {nuisance.setting}{kind}"
+    if nuisance.mean is None or nuisance.max is None:
+        return [f"{name}: not measured", *_reason(nuisance.reason)]
+    return [_row(name, nats(nuisance.mean), nats(nuisance.max), str(nuisance.num_measurements))]
 
 
 def _shift(report: CalibrationReport) -> list[str]:
@@ -115,8 +116,8 @@ def _bound(report: CalibrationReport) -> list[str]:
 def _positive_control(report: CalibrationReport) -> list[str]:
     num_prompts = len(report.planted_prompts)
     lines = []
-    for one in report.planted:
-        lines += _planted(one, num_prompts)
+    for injected in report.planted:
+        lines += _planted(injected, num_prompts)
     caught = report.smallest_caught
     if caught is None:
         lines += sentence(
@@ -135,13 +136,13 @@ def _positive_control(report: CalibrationReport) -> list[str]:
     )
 
 
-def _planted(one: InjectedNoise, num_prompts: int) -> list[str]:
-    name = f"  {one.size:g}"
-    if not one.values:
-        return [f"{name}: not measured", *_reason(one.reason)]
-    mean = sum(one.values) / len(one.values)
-    over = f"{one.num_over} of {num_prompts}"
-    return [_row(name, nats(mean), nats(max(one.values)), over)]
+def _planted(injected: InjectedNoise, num_prompts: int) -> list[str]:
+    name = f"  {injected.size:g}"
+    if not injected.values:
+        return [f"{name}: not measured", *_reason(injected.reason)]
+    mean = sum(injected.values) / len(injected.values)
+    over = f"{injected.num_over} of {num_prompts}"
+    return [_row(name, nats(mean), nats(max(injected.values)), over)]
 
 
 def _reason(reason: str | None) -> list[str]:

@@ -1,7 +1,7 @@
-"""Charts of values as inline SVG, styled by the page's classes: no style attribute, no library.
+"""Charts as inline SVG, styled by the page's classes: no style attribute, no library.
 
-Distributions, bars, profiles and curves. Knows numbers and where they fall; draws no text that a
-model or a file supplied.
+Distributions, bars, profiles and curves. Knows numbers and positions; draws no text that a model or
+a file supplied.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pytest_divergence.core.safe_text import visible
 from pytest_divergence.reports.wording import nats
 
 WIDTH, LEFT, RIGHT = 640, 30, 30
-"""Of a distribution."""
+"""Size and margins of a distribution."""
 NUM_BINS = 44
 MAX_LEVELS = 11
-"""Rows of dots: where more would stand on each other, they overlap."""
+"""Rows of dots; with more, dots overlap."""
 FAR = 10.0
-"""A noise floor this many times below everything else is named at the edge, not drawn to scale."""
+"""A noise floor this many times below all else is named at the edge, not drawn to scale."""
 PLANE_WIDTH, PLANE_LEFT, PLANE_RIGHT, PLANE_TOP, PLANE_BASE = 520, 52, 16, 12, 172
-"""Of a chart of lines."""
+"""Size and margins of a chart of lines."""
 MAX_DOTS = 24
-"""A line of more points shows none of them by itself."""
+"""A line with more points than this is drawn without dots."""
 
 Point = tuple[float, float]
 
@@ -40,7 +40,7 @@ class Dot:
     """Nats per token."""
     is_over: bool
     case_id: str
-    """Where a click on it leads, and its name: safe by its form."""
+    """The dot's name and the target of a click; its form makes it safe."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Series:
     """One line of a chart."""
 
     name: str
-    """Its class."""
+    """CSS class of the line."""
     points: Sequence[Point]
     is_step: bool = False
-    """It keeps its height until the next point."""
+    """The line keeps its height until the next point."""
 
 
 def distribution(
@@ -100,8 +100,8 @@ def distribution(
 def curve(
     about: str, series: Sequence[Series], *, limit: float | None = None, is_from_zero: bool = False
 ) -> Markup:
-    """Lines over a common plane; `limit` is a level line. Nothing where there is no point."""
-    points = [point for one in series for point in one.points]
+    """Lines on a common plane; `limit` is a level line. Empty if there are no points."""
+    points = [point for each in series for point in each.points]
     if not points:
         return Markup("")
     levels = [0.0] * is_from_zero + ([limit] if limit is not None else [])
@@ -110,13 +110,13 @@ def curve(
     if limit is not None:
         (left, y), (right, _) = plane.place((plane.first, limit)), plane.place((plane.last, limit))
         parts.append(line("bound", (left, y), (max(right, PLANE_WIDTH - PLANE_RIGHT), y)))
-    for one in series:
-        parts += _drawn(one, plane)
+    for each in series:
+        parts += _drawn(each, plane)
     return picture(about, (PLANE_WIDTH, PLANE_BASE + 28), parts)
 
 
 def bar(value: float, top: float, name: str, *, limit: float | None = None) -> Markup:
-    """A value as a bar as wide as its place, `top` being the longest; a tick at its limit."""
+    """A value as a bar that scales with its box, full at `top`; a tick at its limit."""
     full = max(top, limit or 0.0) or 1.0
     length = max(0.6, min(1.0, value / full) * 100) if value > 0 else 0.0
     tick = Markup("")
@@ -156,7 +156,7 @@ def round_steps(low: float, high: float, count: int) -> list[float]:
 
 @dataclass(frozen=True)
 class LogScale:
-    """Nats per token on a logarithmic axis; what is under its start, 0 too, stands at the start."""
+    """Nats per token on a logarithmic axis; smaller values, 0 too, are drawn at its start."""
 
     low: int
     """Exponent of ten at the left end."""
@@ -170,7 +170,7 @@ class LogScale:
         return cls(low, max(low + 1, math.ceil(math.log10(max(positive)))))
 
     def x(self, value: float) -> float:
-        """Where `value` falls."""
+        """Position of `value`."""
         share = (math.log10(max(value, 10.0**self.low)) - self.low) / (self.high - self.low)
         return LEFT + min(1.0, share) * (WIDTH - LEFT - RIGHT)
 
@@ -185,7 +185,7 @@ class LogScale:
 
 @dataclass(frozen=True)
 class Plane:
-    """Where values fall, on linear axes that end at round numbers or at the data's ends."""
+    """Positions of values on linear axes that span the data."""
 
     first: float
     last: float
@@ -194,13 +194,13 @@ class Plane:
 
     @classmethod
     def over(cls, points: Sequence[Point], levels: Sequence[float]) -> Plane:
-        """Around points and further heights; at least as high as it is told apart."""
+        """The plane that holds all points and further heights."""
         heights = [*(y for _, y in points), *levels]
         low, high = min(heights), max(heights)
         return cls(min(x for x, _ in points), max(x for x, _ in points), low, high)
 
     def place(self, point: Point) -> Point:
-        """Where a point falls."""
+        """Position of a point."""
         right = (
             (point[0] - self.first)
             / ((self.last - self.first) or 1)
@@ -223,11 +223,11 @@ def _histogram(positions: Sequence[float], top: int, base: int) -> Iterator[Mark
 
 
 def _swarm(cases: Sequence[Dot], scale: LogScale, top: float) -> tuple[list[Markup], float]:
-    """The dots, beside each other where they are equal, and how far down they reach."""
+    """The dots, in rows so that equal values don't overlap, and the lower edge of the rows."""
     radius = 6.0 if len(cases) <= 40 else 4.0 if len(cases) <= 120 else 3.0
     ends = [-math.inf] * MAX_LEVELS
     placed: list[tuple[float, int, Dot]] = []
-    for dot in sorted(cases, key=lambda one: (one.value, one.case_id)):
+    for dot in sorted(cases, key=lambda dot: (dot.value, dot.case_id)):
         x = min(max(scale.x(dot.value), LEFT + radius), WIDTH - RIGHT - radius)
         free = (i for i, end in enumerate(ends) if end + 2 * radius <= x)
         level = next(free, min(range(MAX_LEVELS), key=lambda i: ends[i]))
@@ -264,7 +264,7 @@ def _frame(plane: Plane) -> Iterator[Markup]:
         yield line("grid", (PLANE_LEFT, at), (PLANE_WIDTH - PLANE_RIGHT, at))
         yield text("tick end", (PLANE_LEFT - 7, at + 4), f"{y:.4g}")
     steps = round_steps(plane.first, plane.last, 4)
-    for x in (one for one in steps if one == round(one)):  # half a step is none
+    for x in (step for step in steps if step == round(step)):  # there are no half steps
         at, _ = plane.place((x, plane.low))
         yield text(
             "tick end" if at > PLANE_WIDTH - 40 else "tick", (at, PLANE_BASE + 20), f"{x:,.0f}"
@@ -272,22 +272,22 @@ def _frame(plane: Plane) -> Iterator[Markup]:
     yield line("axis", (PLANE_LEFT, PLANE_BASE), (PLANE_WIDTH - PLANE_RIGHT, PLANE_BASE))
 
 
-def _drawn(one: Series, plane: Plane) -> Iterator[Markup]:
-    placed = [plane.place(point) for point in one.points]
+def _drawn(series: Series, plane: Plane) -> Iterator[Markup]:
+    placed = [plane.place(point) for point in series.points]
     path = placed
-    if one.is_step:  # and holds what it has until the end
+    if series.is_step:  # the last value lasts until the end
         path = placed[:1]
         for before, after in pairwise(placed):
             path += [(after[0], before[1]), after]
         path += [(plane.place((plane.last, 0.0))[0], y) for _, y in placed[-1:]]
     if len(path) > 1:
-        yield polyline(one.name, path)
+        yield polyline(series.name, path)
     if len(placed) <= MAX_DOTS:
-        yield from (circle(one.name, point, 3.2) for point in placed)
+        yield from (circle(series.name, point, 3.2) for point in placed)
 
 
 def picture(about: str, size: tuple[float, float], parts: Iterable[Markup]) -> Markup:
-    """A drawing with a description for those who cannot see it."""
+    """A drawing with a description for screen readers."""
     return Markup(
         '<svg class="chart" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>'
     ).format(*size, visible(about), Markup("").join(parts))
@@ -306,7 +306,7 @@ def rect(name: str, x: float, y: float, width: float, height: float) -> Markup:
 
 
 def circle(name: str, centre: Point, radius: float, *, title: str = "") -> Markup:
-    """A dot of class `name`; `title` shows where a mouse rests on it."""
+    """A dot of class `name`; `title` appears under the mouse pointer."""
     inside = Markup("<title>{}</title>").format(visible(title)) if title else Markup("")
     shape = '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{:g}">{}</circle>'
     return Markup(shape).format(name, *centre, radius, inside)

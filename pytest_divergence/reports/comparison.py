@@ -1,4 +1,4 @@
-"""What differs between two suites or runs, in a terminal: plain text, 80 columns."""
+"""Differences between two suites or runs, in a terminal: plain text, 80 columns."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pytest_divergence.reports.wording import compared, nats
 
 MARKS = {"added": "+", "removed": "-", "changed": "~"}
 WORDS = {"kl": "KL"}
-"""How a field of a case is called, where its name is not its word."""
+"""Words for fields of a case whose names are not words."""
 
 
 def difference_lines(differences: Differences, before: str, after: str) -> list[str]:
-    """All that differs between `before` and `after`, the names of what was compared."""
+    """All differences between `before` and `after`, the names of the two sides."""
     if differences.is_empty:
         return [f"no difference between {visible(before)} and {visible(after)}"]
     lines = [f"--- {visible(before)}", f"+++ {visible(after)}"]
     for section in (
-        [line for one in differences.values for line in _value(one)],
-        [line for one in differences.behaviours for line in _behaviour(one)],
+        [line for value in differences.values for line in _value(value)],
+        [line for behaviour in differences.behaviours for line in _behaviour(behaviour)],
         list(_cases(differences.cases)),
         list(_controls(differences)),
     ):
@@ -37,14 +37,16 @@ def difference_lines(differences: Differences, before: str, after: str) -> list[
     return printable_lines(lines)
 
 
-def _value(one: ValueDifference) -> list[str]:
-    return _broken(f"{one.name}: {_moved(one.before, one.after)}")
+def _value(value: ValueDifference) -> list[str]:
+    return _broken(f"{value.name}: {_moved(value.before, value.after)}")
 
 
-def _behaviour(one: BehaviourDifference) -> Iterator[str]:
-    yield f"{MARKS[one.change]} behaviour {quoted(one.name, WIDTH - 12)}"
-    yield f"    {one.id}"
-    yield "    " + " -> ".join(_standing(state) for state in (one.before, one.after) if state)
+def _behaviour(behaviour: BehaviourDifference) -> Iterator[str]:
+    yield f"{MARKS[behaviour.change]} behaviour {quoted(behaviour.name, WIDTH - 12)}"
+    yield f"    {behaviour.id}"
+    yield "    " + " -> ".join(
+        _standing(state) for state in (behaviour.before, behaviour.after) if state
+    )
 
 
 def _standing(state: BehaviourState) -> str:
@@ -69,7 +71,7 @@ def _case(case: CaseDifference) -> Iterator[str]:
     yield f"    {quoted(case.prompt, WIDTH - 4)}"
     facts: dict[str, str] = {}
     for name in ("kl", "max_kl", "verdict", "behaviour"):
-        old, new = (getattr(one, name, None) for one in (case.before, case.after))
+        old, new = (getattr(state, name, None) for state in (case.before, case.after))
         if old != new:
             alone = new if case.before is None else old
             facts[name] = _moved(old, new) if case.change == "changed" else _shown(alone)
@@ -79,7 +81,7 @@ def _case(case: CaseDifference) -> Iterator[str]:
 
 
 def _facts(facts: Iterable[str]) -> Iterator[str]:
-    """Facts behind each other, as many a line as fit."""
+    """Facts separated by commas, as many to a line as fit."""
     line = ""
     for fact in facts:
         longer = f"{line}, {fact}" if line else f"    {fact}"
@@ -107,7 +109,7 @@ def _moved(old: float | str | None, new: float | str | None) -> str:
 
 
 def _broken(line: str) -> list[str]:
-    """A line at its arrow, where it is too long."""
+    """A line, broken at its arrow if it is too long."""
     if columns(line) <= WIDTH:
         return [line]
     start, arrow, end = line.rpartition(" -> ")

@@ -16,7 +16,7 @@ from pytest_divergence.reports.wording import nats, probability
 
 
 def evaluation_view(evaluation: Evaluation) -> Group:
-    """All of it: a table of prompts, types of difference, and diversity."""
+    """The whole evaluation: tables of prompts, of types of difference, and of diversity."""
     return Group(
         _text(f"model 1: {evaluation.model_1}"),
         _text(f"model 2: {evaluation.model_2}"),
@@ -37,14 +37,14 @@ def prompt_table(evaluation: Evaluation) -> Table:
     columns |= {"ppl 1": "perplexity_1", "ppl 2": "perplexity_2", "dist-2": "distinct_2"}
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
-    for one in evaluation.by_divergence:
-        cells = (_cell(name, one.metrics.get(name)) for name in columns.values())
-        table.add_row(_text(one.prompt), *cells)
+    for row in evaluation.by_divergence:
+        cells = (_cell(name, row.metrics.get(name)) for name in columns.values())
+        table.add_row(_text(row.prompt), *cells)
     return table
 
 
 def _text(text: str) -> Text:
-    """`text` without markup, and without what may stand at a line's start once rich has wrapped."""
+    """`text` without markup or workflow commands, which rich may wrap to the start of a line."""
     return Text(visible(text).replace("::", r":\u{3a}"))
 
 
@@ -55,7 +55,7 @@ def _cell(name: str, value: float | None) -> str:
         return nats(value)
     if value < 100:
         return f"{value:.2f}"
-    return f"{value:,.0f}" if value < 1e5 else f"{value:.0e}"  # a perplexity knows no limit
+    return f"{value:,.0f}" if value < 1e5 else f"{value:.0e}"  # a perplexity has no upper limit
 
 
 def _legend(evaluation: Evaluation) -> Iterator[str]:
@@ -71,7 +71,7 @@ def _legend(evaluation: Evaluation) -> Iterator[str]:
     yield "pairs, of what model 2 wrote."
     if ordinary is None:
         return
-    more = sum(one.metrics["kl_divergence"] > ordinary.max for one in evaluation.prompts)
+    more = sum(row.metrics["kl_divergence"] > ordinary.max for row in evaluation.prompts)
     yield (
         f"{more} of {number_of(len(evaluation.prompts), 'prompt')} read more than any ordinary "
         f"one ({nats(ordinary.max)})."
@@ -79,16 +79,20 @@ def _legend(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _difference_table(evaluation: Evaluation) -> Table | Text:
-    shown = [one for one in evaluation.differences if one.candidate_count or one.reference_count]
+    shown = [
+        difference
+        for difference in evaluation.differences
+        if difference.candidate_count or difference.reference_count
+    ]
     if not shown:
         return Text("\nno type of difference shows on any prompt")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("type of difference")
     for heading in ("model 2 only", "model 1 only", "prompts", "p"):
         table.add_column(heading, justify="right")
-    for one in shown:
-        counts = (one.candidate_count, one.reference_count, one.num_prompts)
-        table.add_row(_text(one.name), *map(str, counts), probability(one.p_value))
+    for difference in shown:
+        counts = (difference.candidate_count, difference.reference_count, difference.num_prompts)
+        table.add_row(_text(difference.name), *map(str, counts), probability(difference.p_value))
     return table
 
 
@@ -97,11 +101,11 @@ def _diversity_table(evaluation: Evaluation) -> Table:
     table.add_column("diversity of")
     for heading in ("distinct-1", "distinct-2", "self-similarity"):
         table.add_column(heading, justify="right")
-    for name, one in (
+    for name, diversity in (
         ("prompts", evaluation.prompt_diversity),
         ("model 1's generations", evaluation.diversity_1),
         ("model 2's generations", evaluation.diversity_2),
     ):
-        values = (one.distinct_1, one.distinct_2, one.self_similarity)
+        values = (diversity.distinct_1, diversity.distinct_2, diversity.self_similarity)
         table.add_row(name, *("-" if value is None else f"{value:.2f}" for value in values))
     return table

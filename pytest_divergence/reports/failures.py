@@ -1,7 +1,7 @@
-"""Why a case or a behaviour fails: plain text, 80 columns, no colour needed.
+"""Texts of failed cases and behaviours: plain text, 80 columns, no colour needed.
 
-Its first line says it all, since pytest repeats it in the short summary; the rest shows it and says
-what to do next. A summary shows some of the same parts.
+The first line says it all, since pytest repeats it in the short summary; the rest shows it and says
+what to do next. The summary of a run shows some of the same parts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pytest_divergence.reports.text_blocks import (
 from pytest_divergence.reports.wording import likelihood, nats, probability
 
 NUM_ALTERNATIVES = 3
-"""What each model would rather have said, at most, at one token."""
+"""Most alternatives of each model shown at a token."""
 
 
 def failure_text(
@@ -40,10 +40,10 @@ def failure_text(
     update: str | None = None,
     verbosity: int = 0,
 ) -> str:
-    """Why a case failed.
+    """Explain why a case failed.
 
-    `suite` is the file that holds its bound, `update` the command that measures that file anew;
-    `tokens` are of the candidate's answer in `case`. With a `verbosity` of 2 each of them is shown.
+    `suite` is the file that holds its bound, `update` the command that measures that file again;
+    `tokens` belong to the candidate's answer in `case`. A `verbosity` of 2 shows each of them.
     """
     floor = "" if noise_floor is None else f" (noise floor {nats(noise_floor)})"
     shown_tokens = every_token if verbosity >= 2 else divergent_tokens
@@ -66,9 +66,9 @@ def failure_text(
 def behaviour_text(
     behaviour: Behaviour, *, log_ratio: float | None, limit: float, rerun: str, suite: str
 ) -> str:
-    """Why a behaviour fails: what the candidate says, how often, on what, and how to accept it.
+    """Explain why a behaviour fails: what the candidate says, how often, and how to accept it.
 
-    `log_ratio` (nats) is what a replay measured on the telling continuation; None: just found.
+    `log_ratio` (nats) is a replay's measurement of the telling continuation; None after a search.
     """
     lines = [f"the candidate shows a behaviour: {quoted(behaviour.name, WIDTH - 33)}"]
     lines += sentence(wording.evidence(behaviour), width=WIDTH, indent="  ")
@@ -96,7 +96,7 @@ def comparison(value: float, max_kl: float, metric: str, unit: str) -> str:
 
 
 def labelled(label: str, text: str, width: int) -> list[str]:
-    """A label and a name that may be long: on one line where both fit."""
+    """A label and a name, on one line if both fit."""
     line = f"{label} {visible(text)}"
     return [line] if columns(line) <= width else [label, f"    {visible(text)}"]
 
@@ -138,7 +138,7 @@ def divergent_tokens(
 def every_token(
     tokens: Sequence[TokenComparison], metric: str, *, width: int, indent: str
 ) -> Iterator[str]:
-    """Each token of the candidate's answer, and what either model would rather have said."""
+    """Each token of the candidate's answer, with both models' preferred alternatives."""
     if tokens:
         yield f"{indent}token by token of the candidate's answer, KL in nats"
     for position, token in enumerate(tokens, 1):
@@ -156,7 +156,7 @@ def every_token(
 
 
 def causes(behaviour: Behaviour) -> list[tuple[str, str]]:
-    """The shortest prompt that shows a behaviour and the nearest that does not, with labels."""
+    """The shortest prompt that shows a behaviour and the nearest that doesn't, with labels."""
     named = (
         ("shortest prompt found that shows it", behaviour.shortest_cause),
         ("nearest prompt found that does not", behaviour.nearest_non_cause),
@@ -191,7 +191,7 @@ def _example(behaviour: Behaviour) -> Iterator[str]:
 
 
 def _alternatives(start: str, likeliest: Sequence[tuple[str, float]], width: int) -> Iterator[str]:
-    """On one line, as many as fit into it."""
+    """One line with as many alternatives as fit."""
     line = start
     for index, (text, share) in enumerate(likeliest[:NUM_ALTERNATIVES]):
         piece = f"{', ' if index else ''}{quoted(text, 16)} {probability(share)}"

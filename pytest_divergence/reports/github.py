@@ -1,6 +1,6 @@
-"""What a run looks like on GitHub: annotations beside lines of a suite, and a job's summary.
+"""A run on GitHub: annotations beside lines of a suite, and a job's summary.
 
-Knows GitHub's limits and escapes. Does not know pytest, nor where the text is written.
+Knows GitHub's limits and escapes; does not know pytest, or where the text is written.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from pytest_divergence.reports.text_blocks import fenced
 from pytest_divergence.reports.wording import compared, nats
 
 MAX_ANNOTATIONS = 10
-"""Of one kind in one step; GitHub drops the rest."""
+"""Annotations of one kind in one step; GitHub drops the rest."""
 MAX_SUMMARY_BYTES = 1 << 20
-"""Of all that one step writes into its summary; GitHub refuses a longer one whole."""
+"""Bytes of a step's whole summary; GitHub rejects a longer one entirely."""
 MAX_TEXTS = 20
 """Failures shown with their texts."""
 MAX_TEXT = 400
-"""Characters of a message."""
+"""Characters of an annotation's message."""
 CUT = "The rest is left out: GitHub shows at most 1 MiB of a step's summary.\n"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one test went that compares the models."""
+    """The outcome of a test that compares the models."""
 
     id: str
     """The case, behaviour or test."""
     file: str
-    """From the root of the repository."""
+    """Path from the root of the repository."""
     line: int
     verdict: str
     kl: float | None = None
-    """In `unit`."""
+    """The value, in `unit`."""
     bound: float | None = None
     text: str = ""
-    """Why it failed; empty where it did not."""
+    """The reason for a failure; empty if it did not fail."""
     unit: str = NATS_PER_TOKEN
 
 
 def failure_annotations(outcomes: Sequence[Outcome]) -> list[str]:
-    """One command a failure, for the log; past the limit the last one says how many are left."""
-    failures = [one for one in outcomes if one.text]
+    """One workflow command a failure; past the limit, the last one counts the rest."""
+    failures = [outcome for outcome in outcomes if outcome.text]
     room = len(failures) if len(failures) <= MAX_ANNOTATIONS else MAX_ANNOTATIONS - 1
-    lines = [_annotation(one) for one in failures[:room]]
+    lines = [_annotation(outcome) for outcome in failures[:room]]
     if left_out := len(failures) - room:
         more = f"{number_of(left_out, 'more failure')}: see the step's summary, or its log"
         lines.append(_command(more, title="pytest-divergence"))
@@ -56,22 +56,22 @@ def failure_annotations(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def fault_annotation(text: str) -> str:
-    """The command for what ended the whole session."""
+    """The workflow command for an error that ended the session."""
     return _command(text[:MAX_TEXT], title="pytest-divergence")
 
 
 def outcomes_markdown(outcomes: Sequence[Outcome]) -> str:
-    """A table of what was replayed, what failed first, and the failures' texts in fences."""
+    """A table of what was replayed, failures first, and the failures' texts in fences."""
     return page(_sections(sorted(outcomes, key=_rank)))
 
 
 def fault_markdown(text: str) -> str:
-    """What ended the whole session."""
+    """The summary for an error that ended the session."""
     return page(["# pytest-divergence", "", *fenced(text)])
 
 
 def fitted(markdown: str, room: int) -> str:
-    """`markdown`, cut between two lines where it is longer than `room` bytes; empty: no room."""
+    """`markdown`, cut between two lines to at most `room` bytes; empty if no line fits."""
     if len(markdown.encode("utf-8")) <= room:
         return markdown
     end = f"```\n\n{CUT}"
@@ -85,9 +85,9 @@ def fitted(markdown: str, room: int) -> str:
     return "".join([*kept, end if is_fenced else f"\n{CUT}"]) if kept else ""
 
 
-def _annotation(one: Outcome) -> str:
-    first = one.text.strip().partition("\n")[0]
-    return _command(first[:MAX_TEXT], file=one.file, line=one.line, title=one.id)
+def _annotation(outcome: Outcome) -> str:
+    first = outcome.text.strip().partition("\n")[0]
+    return _command(first[:MAX_TEXT], file=outcome.file, line=outcome.line, title=outcome.id)
 
 
 def _command(message: str, **properties: str | int) -> str:
@@ -102,37 +102,37 @@ def _escaped(text: str) -> str:
     return visible(text).replace("%", "%25")
 
 
-def _rank(one: Outcome) -> tuple[bool, float, str]:
-    return not one.text, -(one.kl if one.kl is not None else float("inf")), one.id
+def _rank(outcome: Outcome) -> tuple[bool, float, str]:
+    return not outcome.text, -(outcome.kl if outcome.kl is not None else float("inf")), outcome.id
 
 
 def _sections(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    failures = [one for one in outcomes if one.text]
+    failures = [outcome for outcome in outcomes if outcome.text]
     yield "# pytest-divergence"
     yield ""
     yield f"**{len(failures)} of {number_of(len(outcomes), 'test')} failed.**"
     yield ""
-    units = {one.unit for one in outcomes}
+    units = {outcome.unit for outcome in outcomes}
     is_usual = units == {NATS_PER_TOKEN}
     titles = ("Verdict", "KL, nats/token" if is_usual else "Value", "Bound", "Test")
-    rows = (_cells(one, is_usual=is_usual) for one in outcomes)
+    rows = (_cells(outcome, is_usual=is_usual) for outcome in outcomes)
     yield from table(titles, "|---|--:|--:|---|", rows)
-    for one in failures[:MAX_TEXTS]:
-        yield f"## {code(one.id)}"
+    for outcome in failures[:MAX_TEXTS]:
+        yield f"## {code(outcome.id)}"
         yield ""
-        yield from fenced(one.text)
+        yield from fenced(outcome.text)
     if len(failures) > MAX_TEXTS:
         yield f"{number_of(len(failures) - MAX_TEXTS, 'more failure')} in the step's log."
 
 
-def _cells(one: Outcome, *, is_usual: bool) -> tuple[str, ...]:
-    value, bound = _numbers(one)
-    unit = "" if is_usual or one.kl is None else f" {plain(one.unit)}"
-    return plain(one.verdict), value + unit, bound, code(one.id)
+def _cells(outcome: Outcome, *, is_usual: bool) -> tuple[str, ...]:
+    value, bound = _numbers(outcome)
+    unit = "" if is_usual or outcome.kl is None else f" {plain(outcome.unit)}"
+    return plain(outcome.verdict), value + unit, bound, code(outcome.id)
 
 
-def _numbers(one: Outcome) -> tuple[str, str]:
-    if one.kl is not None and one.bound is not None:
-        return compared(one.kl, one.bound)
-    kl, bound = ("–" if value is None else nats(value) for value in (one.kl, one.bound))
+def _numbers(outcome: Outcome) -> tuple[str, str]:
+    if outcome.kl is not None and outcome.bound is not None:
+        return compared(outcome.kl, outcome.bound)
+    kl, bound = ("–" if value is None else nats(value) for value in (outcome.kl, outcome.bound))
     return kl, bound

@@ -1,8 +1,8 @@
-"""`report.html`: one file that needs nothing else, and works offline.
+"""`report.html`: a single file that works offline.
 
-Knows how to fill the page, colour its tokens and mark its phrases. Every string that reaches it is
-escaped, and has its hidden characters shown, without a template asking for it. The page's one
-script only sorts, filters, copies and points; without it everything can be read.
+Knows how to fill the page, colour its tokens and mark its phrases. Every string is escaped and
+shows its hidden characters; templates need not ask for it. The page's only script sorts, filters,
+copies and points; the page can be read without it.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from pytest_divergence.reports.wording import likelihood, nats, probability
 PAGE = "page"
 """The folder of the templates, the style and the script."""
 TEXT_LIMIT = 4000
-"""Characters of one model text in the page; report.json has all."""
+"""Characters of a model's text on the page; report.json has all."""
 MAX_EXACT = 20_000
 """A longer prompt has no copy button."""
 LEVELS = (0.02, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
 """Nats at which a token's colour changes."""
 NUM_ALTERNATIVES = 5
-"""Likeliest tokens of a model, shown at a token."""
+"""Likeliest tokens of each model that the page shows at a token."""
 MAX_TOKEN = 200
 """Characters of one token that the page shows."""
 MAX_MOTIFS, MAX_LENGTH = 12, 200
-"""Phrases marked in one text, and how much of each is looked for."""
+"""Number of phrases marked in a text, and characters of each that are searched for."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def render_html(
 ) -> str:
     """Return the run as a page; its commands name `suite` and repeat the settings `given`."""
     cases = wording.asserted(report)
-    motifs = {one.id: _telling_words(one) for one in report.behaviours}
+    motifs = {behaviour.id: _telling_words(behaviour) for behaviour in report.behaviours}
     return (
         _environment()
         .get_template("page.html.jinja")
@@ -77,7 +77,7 @@ def render_html(
             behaviours=wording.behaviours(report),
             differences=wording.differences(report),
             notes=_notes(report),
-            accept=lambda one: wording.accept_command(one.id, suite or "SUITE"),
+            accept=lambda behaviour: wording.accept_command(behaviour.id, suite or "SUITE"),
             cases=cases,
             apart=wording.set_apart(report),
             num_over=len(wording.failed(report)),
@@ -90,12 +90,12 @@ def render_html(
 
 
 def marked(text: str, motifs: Sequence[str]) -> list[tuple[str, bool]]:
-    """`text` in parts that join to it again, each with whether it is one of the motifs.
+    """Split `text` into parts, each with whether it is a motif; joined, they are `text` again.
 
-    Case and spacing do not count, as they do not for motifs.
+    Ignores case and spacing, as motifs do.
     """
-    shown = sorted((one for one in motifs if one.strip()), key=len, reverse=True)[:MAX_MOTIFS]
-    patterns = [r"\s+".join(map(re.escape, one[:MAX_LENGTH].split())) for one in shown]
+    shown = sorted((motif for motif in motifs if motif.strip()), key=len, reverse=True)[:MAX_MOTIFS]
+    patterns = [r"\s+".join(map(re.escape, motif[:MAX_LENGTH].split())) for motif in shown]
     if not patterns:
         return [(text, False)] if text else []
     parts = re.split(f"({'|'.join(patterns)})", text, flags=re.IGNORECASE)
@@ -103,19 +103,19 @@ def marked(text: str, motifs: Sequence[str]) -> list[tuple[str, bool]]:
 
 
 def level(token: TokenComparison, case: ReportCase) -> int:
-    """Which colour a token has, 0 for none."""
+    """The number of a token's colour, 0 for none."""
     return bisect_right(LEVELS, wording.token_kl(token, _metric(case)))
 
 
 def token_text(text: str) -> str:
-    """A token in running text: its line breaks marked, nothing of it invisible."""
+    """A token in running text: its line breaks are marked, and nothing is invisible."""
     return text.replace("\n", "↵\n") or "∅"
 
 
 def tip(position: int, token: TokenComparison) -> str:
-    """What both models think at a token: four lines, whose parts are set apart by tabs.
+    """Both models' probabilities at a token: four lines, with parts separated by tabs.
 
-    A tab of a token itself is shown as what it is, so that the parts can be told.
+    A tab inside a token is shown as an escape, so that it separates nothing.
     """
     lines = [
         [f"token {position}", f"“{_short(token.text, 40)}”"],
@@ -125,12 +125,12 @@ def tip(position: int, token: TokenComparison) -> str:
         ("reference", token.reference_p, token.reference_top),
         ("candidate", token.candidate_p, token.candidate_top),
     ):
-        lines.append([name, likelihood(p), *(_rival(*one) for one in top[:NUM_ALTERNATIVES])])
+        lines.append([name, likelihood(p), *(_rival(*pair) for pair in top[:NUM_ALTERNATIVES])])
     return "\n".join("\t".join(parts) for parts in lines)
 
 
 def most_telling(case: ReportCase) -> int:
-    """The position, from 1, that the page shows first: where the candidate's choice is oddest."""
+    """The position, from 1, that the page shows first: the candidate's most surprising choice."""
     worst = wording.worst_tokens(case.tokens, _metric(case))
     return max(worst, key=lambda pair: pair[1].reverse_kl)[0] if worst else 1
 
@@ -184,12 +184,12 @@ def _environment() -> Environment:
 
 
 def _asset(name: str) -> Markup:
-    """A file of our own, as it stands."""
+    """A file of the page, unescaped: it is ours."""
     return Markup(files("pytest_divergence").joinpath("reports", PAGE, name).read_text("utf-8"))
 
 
 def _shown(value: object) -> object:
-    """What each expression of a template passes before it is escaped."""
+    """Make hidden characters visible; every expression of a template passes through here."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     parts = re.split(r"([\n\t])", value.replace("\r\n", "\n"))
@@ -206,10 +206,10 @@ def _as_json(value: JsonValue) -> str:
 
 
 def _exact(text: str) -> str | None:
-    """What copying must give where the page shows something else; None: what it shows is exact.
+    """The text to copy, if the page shows another; None if it shows exactly this one.
 
-    JSON in ASCII, so that nothing hidden stands in the page; markup already, since what is shown
-    of a text must not be done to it. Empty for what is too long to copy.
+    It is JSON in ASCII, so that the page holds nothing hidden, and it is markup already, so that
+    `_shown` leaves it alone. It is empty if the text is too long to copy.
     """
     if len(text) > MAX_EXACT:
         return ""
@@ -218,7 +218,7 @@ def _exact(text: str) -> str | None:
 
 
 def _telling_words(behaviour: Behaviour) -> Sequence[str]:
-    """What is marked in answers: motifs are only as much of the phrase as recurs word by word."""
+    """Phrases to mark in answers: motifs hold only the part of a name that recurs word by word."""
     return [behaviour.name, *behaviour.motifs] if behaviour.motifs else []
 
 

@@ -1,6 +1,6 @@
-"""`summary.md`: one page that reads well as plain text, in a pull request or a CI summary.
+"""`summary.md`: a page that also reads well as plain text, for a pull request or a CI summary.
 
-A stranger's text stands in fences and code spans alone, where it can neither end them nor link.
+Untrusted text appears only in fences and code spans, which it can neither end nor fill with links.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def _differences(report: Report) -> Iterator[str]:
         "|---|--:|--:|--:|",
         (
             (
-                plain(f"{one.name}: {one.explanation}"),
-                str(one.candidate_count),
-                str(one.reference_count),
-                wording.probability(one.p_value),
+                plain(f"{difference.name}: {difference.explanation}"),
+                str(difference.candidate_count),
+                str(difference.reference_count),
+                wording.probability(difference.p_value),
             )
-            for one in shown
+            for difference in shown
         ),
     )
     prompts = number_of(shown[0].num_prompts, "distinct prompt")

@@ -1,6 +1,6 @@
-"""Pieces of a page in Markdown: whatever passes through them is text, and nothing else.
+"""Pieces of a Markdown page; whatever passes through them stays plain text.
 
-A stranger's text stands in a fence or in a code span, where Markdown and HTML mean nothing and no
+Untrusted text goes into a fence or a code span, where Markdown and HTML have no effect and no
 address becomes a link. Knows Markdown; does not know what a page says.
 """
 
@@ -12,16 +12,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pytest_divergence.core.safe_text import printable_lines, visible
 
 MEANS_SOMETHING = re.compile(r"[`*\[\]\\|&~#@]|<(?! )|://|www\.", re.IGNORECASE)
-"""What Markdown or GitHub would take for more than a character."""
+"""Characters with a meaning in Markdown or on GitHub."""
 
 
 def page(lines: Iterable[str]) -> str:
-    """The whole text; a line stays one line, and commands no runner."""
+    """The whole text; each line stays one line, and none is a command for a CI runner."""
     return "\n".join(printable_lines(lines)).rstrip("\n") + "\n"
 
 
 def plain(text: str) -> str:
-    """Our own words, which may hold a stranger's name: as they are, else as code."""
+    """Our own words, as code if a name in them has a meaning in Markdown."""
     return code(text) if MEANS_SOMETHING.search(visible(text)) else visible(text)
 
 
@@ -34,10 +34,10 @@ def code(text: str, limit: int = 500) -> str:
 
 
 def table(titles: Sequence[str], rule: str, rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """A table with a blank line behind it; `rule` is the line under its titles.
+    """A table with a blank line after it; `rule` is the line under its titles.
 
-    Cells are pieces already. A bar in one is broken: no other way to write it holds everywhere.
+    Cells are pieces already. A bar in a cell becomes a broken bar: no escape works everywhere.
     """
     for cells in (titles, None, *rows):
-        yield rule if cells is None else f"|{'|'.join(one.replace('|', '¦') for one in cells)}|"
+        yield rule if cells is None else f"|{'|'.join(cell.replace('|', '¦') for cell in cells)}|"
     yield ""

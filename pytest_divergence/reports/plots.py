@@ -1,4 +1,4 @@
-"""What the page draws of a run: how its values are distributed, how it searched and trained.
+"""Charts of a run for the page: the distribution of its values, its search and its training.
 
 Knows a report; does not know shapes (`pytest_divergence.reports.charts`).
 """
@@ -36,12 +36,12 @@ def distribution(report: Report) -> Markup:
 
 def colour(report: Report, strategy: str) -> str:
     """The class of a strategy's colour, the same in every chart of the page."""
-    names = [one.name for one in report.strategies]
+    names = [summary.name for summary in report.strategies]
     return f"s{names.index(strategy) % NUM_COLOURS}" if strategy in names else "s5"
 
 
 def best_curve(report: Report) -> Markup:
-    """The largest KL that each strategy had found, over the search's forwarded tokens."""
+    """The largest KL found so far by each strategy, over the search's forwarded tokens."""
     bound = report.calibration.bound
     lines = _by_strategy(report, lambda point: point.strategy_best_kl)
     if not lines and report.search_curve:
@@ -55,7 +55,7 @@ def best_curve(report: Report) -> Markup:
 
 
 def hits_curve(report: Report) -> Markup:
-    """How many divergent prompts each strategy had found, over the search's forwarded tokens."""
+    """The number of divergent prompts found so far by each strategy, over forwarded tokens."""
     return curve(
         "Divergent prompts found so far by each strategy, against forwarded tokens",
         _by_strategy(report, lambda point: point.num_hits),
@@ -63,12 +63,12 @@ def hits_curve(report: Report) -> Markup:
     )
 
 
-def training(one: TrainingSummary) -> Markup:
-    """The objective over the steps of one soft prompt: a loss is minus it."""
-    trained = [(float(step), -loss) for step, loss in enumerate(one.loss, 1)]
-    # From before the first step to behind the last one.
-    stride = (len(trained) - 1) / max(1, len(one.validation) - 1)
-    validation = [(1 + stride * index, value) for index, value in enumerate(one.validation)]
+def training(summary: TrainingSummary) -> Markup:
+    """The objective (minus the loss) over the steps of a soft prompt's training."""
+    trained = [(float(step), -loss) for step, loss in enumerate(summary.loss, 1)]
+    # Validation runs from before the first step to after the last.
+    stride = (len(trained) - 1) / max(1, len(summary.validation) - 1)
+    validation = [(1 + stride * index, value) for index, value in enumerate(summary.validation)]
     return curve(
         "Objective of a soft prompt's training, and validation, over steps",
         [Series("trained", trained), Series("validation", validation)],

@@ -19,7 +19,7 @@ def write_reports(
     given: Mapping[str, object] | None = None,
     earlier: Earlier | None = None,
 ) -> list[Path]:
-    """Write `report.html` and `summary.md` into `folder`, and say where they are.
+    """Write `report.html` and `summary.md` into `folder`, and return their paths.
 
     The commands that run a case again name `suite`, the path of its file, and repeat the settings
     `given`, by field; `earlier` is a run that the page compares this one with. Raises StoreError.

@@ -24,7 +24,7 @@ from pytest_divergence.reports.text_blocks import (
 from pytest_divergence.reports.wording import nats
 
 NUM_SHOWN = 3
-"""Failed cases in a summary that was not asked for more."""
+"""Failed cases in a summary without -v."""
 
 
 def summary_lines(
@@ -40,10 +40,10 @@ def summary_lines(
 ) -> list[str]:
     """The end of a run: outcome, behaviours, the worst cases, numbers, and where to look next.
 
-    `verbosity` below 0 leaves one line; 0 shows the three most divergent of the failed cases, 1 all
-    of them, 2 also every token of the candidate's answers. `given` are the settings that commands
-    repeat, by field. `is_tested` is False where no test ran; `is_read_back` says that the search
-    had been done before.
+    `verbosity` below 0 gives one line; 0 shows the three most divergent failed cases, 1 all of
+    them, 2 also every token of the candidate's answers. `given` holds the settings that commands
+    repeat, by field. `is_tested` is False if no test ran; `is_read_back` is True if the results
+    are those of an earlier search.
     """
     if verbosity < 0:
         return printable_lines([_one_line(report, report_path)])
@@ -146,7 +146,8 @@ def _numbers(report: Report, width: int, *, is_read_back: bool) -> Iterator[str]
         yield from sentence(noise, width=width)
     if report.differences and (shown := wording.differences(report)):
         counts = ", ".join(
-            f"{one.name} {one.candidate_count} : {one.reference_count}" for one in shown
+            f"{difference.name} {difference.candidate_count} : {difference.reference_count}"
+            for difference in shown
         )
         total = number_of(report.differences[0].num_prompts, "prompt")
         yield from sentence(

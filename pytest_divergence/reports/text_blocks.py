@@ -1,7 +1,7 @@
 """Model text in a terminal: blocks that fit its width, and pieces short enough for a sentence.
 
-Lines are wrapped on the raw text, measured as they will look, and only then made safe: wrapping
-afterwards could move `::error` to the start of a line, where a CI runner obeys it.
+The raw text is wrapped by the width it will have, and made safe afterwards: wrapping safe text
+could move `::error` to the start of a line, where a CI runner obeys it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pytest_divergence.core.safe_text import safe, visible
 WIDTH = 80
 """Columns of a terminal."""
 PAGE_WIDTH = 100
-"""Columns of a block in Markdown, so that none needs scrolling."""
+"""Columns of a block in Markdown; wider ones would scroll."""
 MARK = len("| ")
 
 
 def block(
     text: str, *, width: int, indent: str, limit: int = 2000, max_lines: int = 40
 ) -> list[str]:
-    """`text` behind bars, in lines of at most `width` columns; says how much it left out."""
+    """`text` after bars, in lines of at most `width` columns; the last says how much is cut."""
     text = text.replace("\r\n", "\n")
     if not text:
         return [indent + "(empty)"]
@@ -41,21 +41,21 @@ def block(
 
 
 def fenced(text: str) -> list[str]:
-    """`text` as a block of Markdown: each line is behind a bar, so none can close the fence."""
+    """`text` as a block of Markdown: each line starts with a bar, so none can close the fence."""
     return ["```text", *block(text, width=PAGE_WIDTH, indent=""), "```", ""]
 
 
 def quoted(text: str, width: int) -> str:
-    """`text` in quotes on one line of at most `width` columns; an ellipsis after the quotes: cut.
+    """`text` in quotes on one line of at most `width` columns; if cut, an ellipsis follows.
 
-    Put nothing that wraps around it.
+    Do not wrap the result: a line of it could start with a command for a CI runner.
     """
     kept = _fitting(text, max(1, width - 3))
     return f'"{visible(kept)}"' + ("" if kept == text else "…")
 
 
 def within(text: str, width: int) -> str:
-    """`text` without quotes, for a name, in at most `width` columns; an ellipsis: it was cut."""
+    """`text` without quotes, for a name, in at most `width` columns; if cut, with an ellipsis."""
     kept = _fitting(text, max(1, width - 1))
     return visible(kept) + ("" if kept == text else "…")
 
@@ -73,7 +73,7 @@ def sentence(text: str, *, width: int, indent: str = "") -> list[str]:
 
 
 def command(label: str, line: str, *, width: int, indent: str) -> list[str]:
-    """A shell command that can be copied as it stands, continued by `\\` where it is too long."""
+    """A shell command to copy as it is, with `\\` at line ends if it is too long."""
     start = f"{indent}{label}: "
     if columns(start + visible(line)) <= width:
         return [start + visible(line)]
@@ -89,7 +89,7 @@ def command(label: str, line: str, *, width: int, indent: str) -> list[str]:
 
 
 def columns(text: str) -> int:
-    """How wide `text` is in a terminal."""
+    """Width of `text` in a terminal."""
     return cell_len(text)
 
 
@@ -133,16 +133,16 @@ def _split(word: str, width: int) -> Iterator[str]:
 def _groups(line: str) -> list[str]:
     """The words of a command, each option with its value; the program with its first argument."""
 
-    def goes_on(group: list[str]) -> bool:
+    def takes_more(group: list[str]) -> bool:
         return len(group) == 1 and (group is groups[0] or group[0].startswith("-"))
 
     try:
         words = shlex.split(line)
-    except ValueError:  # not ours to repair
+    except ValueError:  # shown as it is
         return [line]
     groups: list[list[str]] = []
     for word in words:
-        if not groups or word.startswith("-") or not goes_on(groups[-1]):
+        if not groups or word.startswith("-") or not takes_more(groups[-1]):
             groups.append([])
         groups[-1].append(word)
     return [shlex.join(group) for group in groups]

@@ -13,11 +13,11 @@ from pytest_divergence.reports.text_blocks import WIDTH, quoted
 from pytest_divergence.reports.wording import nats
 
 NUM_SHOWN = 5
-"""Prompts of the dataset that are shown."""
+"""Number of the dataset's prompts that are shown."""
 
 
 def plan_line(record: TrainingRecord) -> str:
-    """What a training will do, before it starts."""
+    """The plan of a training, in a line shown before it starts."""
     config: Any = record.settings["config"]
     epochs = config["num_epochs"]
     length = number_of(record.num_steps, "step")
@@ -34,7 +34,7 @@ def plan_line(record: TrainingRecord) -> str:
 
 
 def training_lines(record: TrainingRecord, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What came of it; `rows` are the dataset's."""
+    """The results of a training; `rows` are those of its dataset."""
     return printable_lines([*_curve(record.training, record), "", *_best(record, rows)])
 
 

@@ -1,4 +1,4 @@
-"""What every view of a run says in the same words: the verdict, numbers and their units, order.
+"""Words that all views of a run share: the verdict, numbers with their units, the order of cases.
 
 Knows the report; does not know whether a terminal, a browser or a Markdown file shows it.
 """
@@ -37,14 +37,14 @@ EXIT_CODE = "Exit code 1 means that differences were found, not that the tool br
 
 
 def nats(value: float) -> str:
-    """A divergence with as many digits as a reader can use."""
+    """A divergence with as many digits as are useful."""
     if value == 0 or abs(value) >= 0.001:
         return f"{value:.3f}"
     return f"{value:.6f}" if abs(value) >= 1e-6 else f"{value:.0e}"
 
 
 def compared(value: float, limit: float) -> tuple[str, str]:
-    """Both numbers, with enough digits to tell them apart where they differ."""
+    """Both numbers, with enough digits to show that they differ."""
     for shown in (nats, "{:.6f}".format):
         if shown(value) != shown(limit):
             return shown(value), shown(limit)
@@ -52,7 +52,7 @@ def compared(value: float, limit: float) -> tuple[str, str]:
 
 
 def probability(value: float) -> str:
-    """A probability, so that a small one does not read as none."""
+    """A probability; a small one does not look like zero."""
     if value >= 0.01:
         return f"{value:.2f}"
     return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
@@ -90,7 +90,7 @@ def failed(report: Report) -> list[ReportCase]:
 
 
 def unaccepted(report: Report) -> list[Behaviour]:
-    """The confirmed behaviours that fail: of the kinds asked for, and accepted by no one."""
+    """The confirmed behaviours that fail: of a kind that `fail_on` names, and not accepted."""
     fail_on = str(report.settings.get("fail_on", "conditional"))
     return [behaviour for behaviour in report.behaviours if gates(behaviour, fail_on)]
 
@@ -101,9 +101,9 @@ def behaviours(report: Report) -> list[Behaviour]:
 
 
 def headline(report: Report, *, is_tested: bool = True) -> list[str]:
-    """The outcome in plain sentences, the verdict first; holds no model's text.
+    """The outcome in plain sentences, the verdict first; without any model's text.
 
-    `is_tested` is False where no test ran, so that no exit code stands for what was found.
+    `is_tested` is False if no test ran: then no exit code reflects the findings.
     """
     stopped = (
         "The run stopped before it was complete; this is what it had found. "
@@ -127,13 +127,13 @@ def spelled(unit: str) -> str:
 
 
 def scale(report: Report) -> str:
-    """What a run's values are, and their unit: `KL, nats/token`."""
+    """The quantity that a run measures, and its unit: `KL, nats/token`."""
     name = str(report.settings.get("metric") or BUILT_IN_METRICS[0])
     return f"{quantity(name)}, {report.calibration.unit}"
 
 
 def noise(report: Report) -> str | None:
-    """The noise floor beside the run's values, with its unit; None where it was not measured."""
+    """The noise floor with its unit, in the run's metric if possible; None if not measured."""
     floor = report.calibration.noise_floor
     if floor is None:
         return None
@@ -165,7 +165,7 @@ def counts(report: Report) -> list[str]:
 
 
 def bound_parts(bound: Bound) -> list[tuple[str, str]]:
-    """Name and value of each part of the bound, the largest first; none where it has but one."""
+    """Name and value of each part of the bound, the largest first; empty if it has only one."""
     if len(bound.parts) < 2:
         return []
     parts = sorted(bound.parts.items(), key=lambda part: -part[1])
@@ -191,7 +191,7 @@ def worst_tokens(
 
 
 def evidence(behaviour: Behaviour) -> str:
-    """Kind, standing and counts of a behaviour, as one phrase."""
+    """Kind, status and counts of a behaviour, as one phrase."""
     facts = [behaviour.kind, "confirmed" if behaviour.confirmed else "suspected, not confirmed"]
     if behaviour.accepted:
         facts.append("accepted")
@@ -209,12 +209,16 @@ def evidence(behaviour: Behaviour) -> str:
 
 
 def differences(report: Report) -> list[Difference]:
-    """The types of difference that any answer shows."""
-    return [one for one in report.differences if one.candidate_count or one.reference_count]
+    """The types of difference that at least one answer shows."""
+    return [
+        difference
+        for difference in report.differences
+        if difference.candidate_count or difference.reference_count
+    ]
 
 
 def shrinkage(report: Report) -> str | None:
-    """What was left of the search's own values when the cases were measured again."""
+    """Compare the second measurement of the cases with the search's; None if there was none."""
     kept = report.case_set.shrinkage if report.case_set else None
     if kept is None:
         return None
@@ -222,7 +226,7 @@ def shrinkage(report: Report) -> str | None:
 
 
 def first_behaviour(report: Report) -> str | None:
-    """When the first behaviour was confirmed."""
+    """State when the first behaviour was confirmed; None if none was."""
     first = report.first_behaviour
     if first is None:
         return None
@@ -233,7 +237,7 @@ def first_behaviour(report: Report) -> str | None:
 
 
 def effort(report: Report) -> str:
-    """What the run cost; a replay counts no tokens."""
+    """The cost of the run; a replay counts no tokens."""
     spent = report.effort
     facts = [f"{number_of(spent.prompts_scored, 'prompt')} scored"]
     if spent.tokens_forwarded:
@@ -247,7 +251,7 @@ def accept_command(behaviour_id: str, suite: str) -> str:
 
 
 def rerun_command(target: str | None, given: Mapping[str, object], *more: str) -> str:
-    """Return the command that runs tests again as they ran; `given` are settings by field."""
+    """Return the command that runs tests again as they ran; `given` holds settings by field."""
     words = ["pytest"] if target is None else ["pytest", target]
     for field in REPEATED:
         if given.get(field) is not None:
@@ -258,21 +262,21 @@ def rerun_command(target: str | None, given: Mapping[str, object], *more: str) -
 def case_command(
     report: Report, case_id: str, suite: str | None, given: Mapping[str, object] | None = None
 ) -> str:
-    """Return the command that tests one case again; without `suite`, the search's own is meant.
+    """Return the command that tests one case again, in `suite` or the search's own.
 
-    It repeats what the run was given, by field; where that is not known, what the report tells.
+    It repeats the settings `given`, by field, or without them those of the report.
     """
-    given = _told(report) if given is None else given
+    given = _changed_settings(report) if given is None else given
     if suite is None:
         return rerun_command(None, given, "-k", case_id)
     return rerun_command(f"{suite}::{case_id}", given)
 
 
-def _told(report: Report) -> dict[str, object]:
+def _changed_settings(report: Report) -> dict[str, object]:
     """Both models, and each setting that is not the default."""
     pair, defaults = report.pair, Settings().model_dump()
-    told = {field: value for field, value in report.settings.items() if field in REPEATED}
-    changed = {field: value for field, value in told.items() if value != defaults[field]}
+    repeated = {field: value for field, value in report.settings.items() if field in REPEATED}
+    changed = {field: value for field, value in repeated.items() if value != defaults[field]}
     return {**changed, "model_1": pair.reference, "model_2": pair.candidate}
 
 

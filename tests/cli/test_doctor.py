@@ -267,7 +267,7 @@ def test_packages_that_are_missing_or_old_fail_with_the_command(
     version = metadata.version("torch")
     assert found == [
         Finding("fail", f"torch is {version}; run: pip install 'torch>=999.0'"),
-        Finding("fail", "no-such-package is not there; run: pip install 'no-such-package>=1'"),
+        Finding("fail", "no-such-package is not installed; run: pip install 'no-such-package>=1'"),
     ]
 
 

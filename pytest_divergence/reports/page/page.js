@@ -1,6 +1,6 @@
 "use strict";
-// Sorts, filters, copies, and points at tokens. All that it shows is in the page already, and it
-// writes text as text only.
+// Sorts, filters, copies, and points at tokens. All that it shows is already in the page, and it
+// inserts text only as text.
 (() => {
   document.documentElement.classList.add("js");
 
@@ -76,9 +76,9 @@
     const before = header.getAttribute("aria-sort");
     const isDown = before ? before === "ascending" : kind === "number";
     const rows = [...table.tBodies].map((body) => [valueOf(body, header.cellIndex, kind), body]);
-    rows.sort(([one], [two]) => {
-      if (one === null || two === null) return (one === null) - (two === null);
-      const difference = kind === "number" ? one - two : order(one, two);
+    rows.sort(([left], [right]) => {
+      if (left === null || right === null) return (left === null) - (right === null);
+      const difference = kind === "number" ? left - right : order(left, right);
       return isDown ? -difference : difference;
     });
     for (const cell of table.tHead.rows[0].cells) cell.removeAttribute("aria-sort");
@@ -99,7 +99,7 @@
     const bodies = all("tbody.case", box.closest("section"));
     let left = 0;
     for (const body of bodies) {
-      const isWanted = wanted.every(([name, one]) => !one || body.dataset[name] === one)
+      const isWanted = wanted.every(([name, word]) => !word || body.dataset[name] === word)
         && words.every((word) => searched(body).includes(word));
       body.hidden = !isWanted;
       left += isWanted;
@@ -124,7 +124,7 @@
   const side = ([name, likelihood, ...rivals], written) => {
     const box = made("div", name);
     const list = made("ol");
-    list.append(...rivals.map((one) => alternative(one, written)));
+    list.append(...rivals.map((rival) => alternative(rival, written)));
     box.append(made("b", "", name === "reference" ? "Reference" : "Candidate"), ` ${likelihood}`, list);
     return box;
   };
@@ -136,8 +136,8 @@
     const box = made("div", "where");
     box.append(made("span", "", where[0]), made("q", "", written),
       ...kl.map((part) => made("span", "", part)));
-    heat.nextElementSibling.replaceChildren(box, ...sides.map((one) => side(one, written)));
-    for (const one of all(".t.now", heat)) one.classList.remove("now");
+    heat.nextElementSibling.replaceChildren(box, ...sides.map((parts) => side(parts, written)));
+    for (const before of all(".t.now", heat)) before.classList.remove("now");
     token.classList.add("now");
     mark(heat, all(".t", heat).indexOf(token));
   };
@@ -165,7 +165,7 @@
     tokens[next].focus();
   };
 
-  // What is heard, once the page is whole: before that, the place to write to may not have come
+  // Listeners are added once the page is whole: before that, elements may be missing
 
   document.addEventListener("DOMContentLoaded", () => {
     document.addEventListener("click", (event) => {
