@@ -163,7 +163,7 @@ def test_promoting_adds_no_rows_of_another_metric(
 
     assert main(["promote", "other.divergence.jsonl", SUITE, "--add"]) == 1
     assert capsys.readouterr().err == (
-        f"error: {SUITE}: is measured in symmetric (nats/token), and other.divergence.jsonl in "
+        f"error: {SUITE}: is measured in symmetric (nats/token), but other.divergence.jsonl in "
         "thousandths (mnats/token); name another file, or measure one of them in the other's "
         "metric with --divergence-update\n"
     )

@@ -228,7 +228,7 @@ def test_what_a_template_would_be_given_is_never_left_out(project: Project) -> N
     project.write_suite(SUITE, row)
     result = project.run(*MODELS, SUITE)
     result.assert_outcomes(errors=1)
-    assert "has template_arguments, which this pytest-divergence cannot give to" in shown(result)
+    assert "has template_arguments, which this pytest-divergence cannot pass to" in shown(result)
 
 
 def test_other_libraries_are_no_reason_to_believe_a_value(project: Project, reading: float) -> None:
@@ -333,7 +333,9 @@ def test_a_prompt_that_reads_otherwise_is_an_error_not_a_failure(project: Projec
     project.write("regress.tokens.jsonl", json.dumps(tokens) + "\n")
     result = project.run(*MODELS, SUITE)
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines([f"case {case_id(KNOT)}: the prompt's token ids are not those*"])
+    result.stdout.fnmatch_lines(
+        [f"case {case_id(KNOT)}: the prompt's token ids differ from the stored*"]
+    )
 
 
 def test_a_broken_file_beside_the_suite_ends_the_session(project: Project) -> None:

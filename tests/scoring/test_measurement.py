@@ -66,7 +66,7 @@ def test_a_divergence_that_is_not_finite_is_an_error(bad: float) -> None:
 
 
 def test_no_continuation_of_one_model_is_an_error() -> None:
-    with pytest.raises(MeasurementError, match="a continuation of each model"):
+    with pytest.raises(MeasurementError, match="a continuation from each model"):
         summarise(ON_REFERENCE, [], metric="forward")
 
 

@@ -129,7 +129,7 @@ def test_the_noise_is_relative_to_each_matrix() -> None:
 def test_a_case_of_another_template_is_an_error_not_a_number(pair: ModelPair) -> None:
     other = pair.with_template("{% for m in messages %}{{ m.content }}{% endfor %}")
 
-    with pytest.raises(MeasurementError, match="not those it was stored with"):
+    with pytest.raises(MeasurementError, match="differ from the stored ones"):
         injected_kls(other, CASES, stored(pair), size=0.1, seed=0, metric="symmetric")
 
 

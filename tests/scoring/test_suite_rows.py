@@ -56,7 +56,7 @@ def test_a_changed_template_is_an_error_that_names_the_case(
     other = pair.with_template("{% for m in messages %}User: {{ m.content }}{% endfor %} ")
     case = Case(input=PROMPT)
 
-    with pytest.raises(MeasurementError, match=f"case {case.id}: the prompt's token ids are not"):
+    with pytest.raises(MeasurementError, match=f"case {case.id}: the prompt's token ids differ"):
         replay_case(other, case, stored(first), **SIZES)
 
 
@@ -78,7 +78,7 @@ def test_a_stored_id_outside_the_vocabulary_is_an_error(
 def test_one_model_without_stored_continuations_is_an_error(
     pair: ModelPair, first: PromptScore
 ) -> None:
-    with pytest.raises(MeasurementError, match="a continuation of each model"):
+    with pytest.raises(MeasurementError, match="a continuation from each model"):
         replay_case(pair, Case(input=PROMPT), stored(first, candidate=[]), **SIZES)
 
 
