@@ -1,7 +1,7 @@
-"""The run's first step: what this pair reads on ordinary prompts, and on itself.
+"""The run's first step: measure the pair on ordinary prompts, and each model against itself.
 
 Ordinary prompts are answered from amplified logits at the same time, because both models have just
-read them; their phrases name what changed
+read them; phrases that recur in these answers name what changed
 (`pytest_divergence.discovery.behaviours.amplified_phrases`).
 Does not know the statistics (`pytest_divergence.scoring.baseline`).
 """
@@ -57,14 +57,14 @@ class Control:
     reference: str
     candidate: Answer
     further: tuple[str, ...]
-    """What the candidate said besides: texts of its other continuations."""
+    """Texts of the candidate's other continuations."""
     stored: StoredTokens
     amplified: str | None = None
-    """An answer that overstates what differs; None where it was not asked for one."""
+    """An answer from amplified logits; None where none was asked for."""
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Control:
-        """The value that `to_row` and JSON made `row` of."""
+        """Return the control that `to_row` and JSON made `row` of."""
         return cls(
             text=row["text"],
             measurement=Measurement(**row["measurement"]),
@@ -76,7 +76,7 @@ class Control:
         )
 
     def to_row(self) -> dict[str, Any]:
-        """All of it as plain JSON."""
+        """Return all of it as plain JSON."""
         return {
             "text": self.text,
             "measurement": self.measurement.model_dump(),
@@ -115,7 +115,7 @@ class Calibrated:
 
     @property
     def unit(self) -> str:
-        """The metric's."""
+        """The metric's unit."""
         return self.controls[0].measurement.unit
 
     @property
@@ -127,25 +127,25 @@ class Calibrated:
     def amplified(self) -> list[Amplified]:
         """The controls that were answered from amplified logits; none of a model and itself."""
         return [
-            Amplified(one.text, one.reference, one.amplified)
-            for one in self.controls
-            if one.amplified is not None
+            Amplified(control.text, control.reference, control.amplified)
+            for control in self.controls
+            if control.amplified is not None
         ]
 
     def bound(self, max_kl: float | Literal["auto"], behaviours: Sequence[Behaviour] = ()) -> Bound:
-        """The asserted limit: the option's, or computed from the parts.
+        """Return the asserted limit: the option's, or computed from the parts.
 
-        Controls that show one of the `behaviours` found by then do not raise it.
+        Controls that show one of the `behaviours` found so far do not raise it.
         """
         return self.automatic_bound(behaviours) if max_kl == "auto" else absolute_bound(max_kl)
 
     def automatic_bound(self, behaviours: Sequence[Behaviour] = ()) -> Bound:
-        """The limit computed from the parts, whatever is asserted: what a search goes by."""
-        values = [one.value for one in self.controls if is_ordinary(one, behaviours)]
+        """Compute the limit from the parts, as a search needs it whatever the option asserts."""
+        values = [control.value for control in self.controls if is_ordinary(control, behaviours)]
         return automatic_bound(self.own_noise, typical_shift(values or self.shift.values))
 
     def as_report(self, bound: Bound) -> Calibration:
-        """What `report.json` says of it."""
+        """Return it as `report.json` holds it."""
         return Calibration(
             unit=self.unit,
             noise_floor=self.noise_floor,
@@ -157,14 +157,14 @@ class Calibrated:
 def is_ordinary(control: Control, behaviours: Sequence[Behaviour]) -> bool:
     """Whether a control shows no confirmed conditional behaviour, nor a part of one.
 
-    Once there is one, what is only suspected to hang on a condition counts as a part of it that was
-    not heard in full. What is general is on ordinary prompts too.
+    Once one is confirmed, conditional behaviours that are only suspected count as parts of it.
+    General behaviours are on ordinary prompts too, and do not count.
     """
-    conditional = [one for one in behaviours if one.kind == "conditional"]
-    confirmed = [one for one in conditional if one.confirmed]
+    conditional = [behaviour for behaviour in behaviours if behaviour.kind == "conditional"]
+    confirmed = [behaviour for behaviour in conditional if behaviour.confirmed]
     return not confirmed or not (
-        any(_is_shown(one, control) for one in confirmed)
-        or any(shows_in_part(one, control.answered) for one in conditional)
+        any(_is_shown(behaviour, control) for behaviour in confirmed)
+        or any(shows_in_part(behaviour, control.answered) for behaviour in conditional)
     )
 
 
@@ -183,7 +183,8 @@ def calibrate(
     written = ledger.result(
         WorkUnit(WRITTEN_UNIT, _write_controls, {"seed": seed, "profile": profile})
     )
-    texts = [one.text for one in clean(Proposal(text, "control") for text in (*shipped, *written))]
+    proposals = clean(Proposal(text, "control") for text in (*shipped, *written))
+    texts = [proposal.text for proposal in proposals]
     controls: list[Control] = []
     nlls: list[float] = []
     named = frozenset(asked(texts, profile))
@@ -209,19 +210,19 @@ def calibrate(
     texts, answers = noise_prompts(controls)
     arguments = {"texts": texts, "answers": answers, "metric": metric}
     floor = ledger.result(WorkUnit("calibrate/noise-floor", _measure_noise_floor, arguments))
-    values = [one.value for one in controls]
+    values = [control.value for control in controls]
     shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)
     return Calibrated(NoiseFloor(**floor), shift, controls, nll_limit(nlls))
 
 
 def noise_prompts(controls: Sequence[Control]) -> tuple[list[str], list[Sequence[int]]]:
-    """Short controls, with answers that are there already: any continuation will do."""
-    chosen = sorted(controls, key=lambda one: len(one.text))[:NUM_NOISE_PROMPTS]
-    return [one.text for one in chosen], [one.candidate.token_ids for one in chosen]
+    """Return short controls with the answers they already have: any continuation will do."""
+    chosen = sorted(controls, key=lambda control: len(control.text))[:NUM_NOISE_PROMPTS]
+    return [control.text for control in chosen], [control.candidate.token_ids for control in chosen]
 
 
 def _write_controls(worker: Worker, *, seed: int, profile: Profile) -> list[str]:
-    """Unguided user turns of the reference, so that ordinary odd prompts are covered."""
+    """Return unguided user turns of the reference: they cover odd, but ordinary prompts."""
     pair = worker.pair
     if profile.num_written_controls == 0:
         return []
@@ -244,7 +245,7 @@ def measure_controls(
     seed: int,
     profile: Profile,
 ) -> dict[str, Any]:
-    """Scores, first-token surprise and, of those `named`, amplified answers."""
+    """Measure divergence and negative log-likelihood; amplify the answers to those in `named`."""
     pair = worker.pair
     with pair.reuse_prompts():
         nlls = prompt_nlls(pair, pair.reference, texts)
@@ -284,7 +285,7 @@ def _measure_noise_floor(
 
 
 def _is_shown(behaviour: Behaviour, control: Control) -> bool:
-    """A phrase in any of the continuations that its value is of; a trait in the first."""
+    """Whether a phrase is in any measured continuation, or a trait in the first."""
     further = control.further if behaviour.trait is None else ()
     return any(
         behaviour_shows(behaviour, control.text, answer, control.reference)

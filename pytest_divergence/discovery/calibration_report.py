@@ -1,6 +1,6 @@
 """The whole calibration of a pair: noise, nuisances, typical shift, bound, positive control.
 
-Shares its journal with searches of the pair: what either has measured, the other reads back. Does
+Shares its journal with searches of the pair: what one has measured, the other reads back. Does
 not know how a number is measured, nor how a report looks.
 """
 
@@ -44,7 +44,7 @@ from pytest_divergence.scoring.sensitivity import (
 
 NUM_INJECTED_PROMPTS = 8
 """The first controls: as many cases as a small suite has."""
-NO_MEMORY = "memory ran out"
+NO_MEMORY = "out of memory"
 
 
 def calibration_report(
@@ -55,7 +55,7 @@ def calibration_report(
     listener: Listener,
     identity: RunIdentity | None = None,
 ) -> CalibrationReport:
-    """Measure what is not in the calibration's journal yet, and put it all together.
+    """Measure what the calibration's journal lacks, and return the whole report.
 
     `load_pair` is called when the first measurement needs the models. Raises `DivergenceError`s.
     """
@@ -96,7 +96,9 @@ def calibration_report(
             typical_shift=calibrated.shift.summary(),
             bound=bound,
             planted=planted,
-            planted_prompts=[one.text for one in calibrated.controls[:NUM_INJECTED_PROMPTS]],
+            planted_prompts=[
+                control.text for control in calibrated.controls[:NUM_INJECTED_PROMPTS]
+            ],
             effort=ledger.effort,
             is_cached=ledger.spent.num_computed == 0,
         )
@@ -148,7 +150,7 @@ def _planted(
     bound: float,
     listener: Listener,
 ) -> list[InjectedNoise]:
-    """Each size on the same controls; what a bound makes of it costs nothing to say again."""
+    """Measure noise of each size on the same controls; another bound needs no new measurement."""
     chosen = controls[:NUM_INJECTED_PROMPTS]
     rows = []
     for number, size in enumerate(SIZES):
@@ -188,12 +190,12 @@ def _measure_nuisance(
 def _inject_noise(
     worker: Worker, *, controls: Sequence[Control], size: float, seed: int, metric: MetricName
 ) -> dict[str, object]:
-    cases = [one.case for one in controls]
+    cases = [control.case for control in controls]
     try:
         values = injected_kls(
             worker.pair,
             cases,
-            {case.id: one.stored for case, one in zip(cases, controls, strict=True)},
+            {case.id: control.stored for case, control in zip(cases, controls, strict=True)},
             size=size,
             seed=seed,
             metric=metric,

@@ -1,6 +1,6 @@
 """Confirmation: selected prompts measured on continuations that the search did not see.
 
-The search kept what read highest, so its own values are too high; only these are exported.
+The search kept the highest values, so they are too high; only the values from here are exported.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHUNK = 8
 
 @dataclass(frozen=True)
 class ConfirmedCase:
-    """A case, and what the report shows of it besides."""
+    """A case with what only the report shows of it."""
 
     case: Case
     selected: Selected
@@ -59,13 +59,15 @@ def confirm(
     confirmed: list[ConfirmedCase] = []
     for start, found in zip(starts, ledger.results(chunks), strict=True):
         chunk = selected[start : start + CHUNK]
-        confirmed += [_as_case(one, row, behaviours) for one, row in zip(chunk, found, strict=True)]
+        confirmed += [
+            _as_case(chosen, row, behaviours) for chosen, row in zip(chunk, found, strict=True)
+        ]
         listener.progress("confirm", start + len(chunk), len(selected))
     return confirmed
 
 
 def _unit(selected: Sequence[Selected], sizes: Sizes, seed: int) -> WorkUnit:
-    texts = [one.scored.proposal.text for one in selected]
+    texts = [chosen.scored.proposal.text for chosen in selected]
     name = f"confirm/{text_digest(json.dumps(texts))[:16]}"
     return WorkUnit(name, _measure_cases, {"texts": texts, "sizes": sizes, "seed": seed})
 
@@ -76,21 +78,21 @@ def _measure_cases(
     pair = worker.pair
     rows = [Case(input=text) for text in texts]
     with pair.reuse_prompts():
-        # First, for it reads all positions of a prompt: what comes after goes on from its end.
+        # First, because it reads every position of a prompt; the rest continues from its end.
         nlls = prompt_nlls(pair, pair.candidate, texts)
         found = measure_rows(pair, sizes, row_seed(seed, CASE_STREAM), rows)
         compared = [
-            compare_tokens(pair, text, one.answer) for text, one in zip(texts, found, strict=True)
+            compare_tokens(pair, text, row.answer) for text, row in zip(texts, found, strict=True)
         ]
     return [
         {
-            "measurement": one.measurement.model_dump(),
+            "measurement": row.measurement.model_dump(),
             "candidate_nll": nll,
-            "stored": one.stored.model_dump(),
-            "completions": [one.completions.reference, one.completions.candidate],
-            "tokens": [each.model_dump() for each in tokens],
+            "stored": row.stored.model_dump(),
+            "completions": [row.completions.reference, row.completions.candidate],
+            "tokens": [token.model_dump() for token in tokens],
         }
-        for one, nll, tokens in zip(found, nlls, compared, strict=True)
+        for row, nll, tokens in zip(found, nlls, compared, strict=True)
     ]
 
 
@@ -110,6 +112,6 @@ def _as_case(
             search_kl=selected.scored.search_kl,
         ),
     )
-    tokens = [TokenComparison(**one) for one in found["tokens"]]
+    tokens = [TokenComparison(**token) for token in found["tokens"]]
     stored = StoredTokens(**found["stored"])
     return ConfirmedCase(case, selected, found["candidate_nll"], stored, tokens)

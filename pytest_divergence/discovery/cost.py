@@ -1,7 +1,7 @@
-"""What a search costs: memory before its models are loaded, minutes from what it forwards.
+"""Cost of a search: memory before its models are loaded, minutes from what it forwards.
 
-Estimates and words for them; what is too large is refused here. Does not know what a search does
-with either.
+Estimates both, puts them into words, and refuses what is too large. Does not know what a search
+does with either.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pytest_divergence.scoring.continuations import PROMPTS_IN_FLIGHT
 from pytest_divergence.scoring.teacher_forcing import SCORING_BATCH
 
 LONG_PROMPT = 200
-"""Tokens of the longest prompts that a batch is full of: the longest shipped ones have 240."""
+"""Tokens of each prompt in the largest batch: the longest shipped ones have 240."""
 PREFIX = 40
 """Tokens of a chat template before the prompt."""
 MOST_LOGITS = 1_000_000_000
@@ -38,32 +38,32 @@ WRITING_SPEED = 0.74
 """Tokens a second while prompts are written, one token a row and pass, as a share of a whole run's.
 
 Measured on two cores: 302 against 399 and 278 against 382 in searches of two adapters of the demo
-model. What follows corrects it.
+model. Later units correct it.
 """
 MEASURED_FROM = 1.0
-"""Seconds of work that tell a speed: what a device does once has passed by then."""
+"""Seconds of work after which a speed is known: what a device does only once is over."""
 TIME_SAID_FROM = 10.0
 """Seconds: a run that takes less is not worth a line."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a search takes beyond what is in use already, and what there is; in bytes."""
+    """Bytes that a search takes beyond those in use already, and bytes that are free."""
 
     weights: int
     """Of both models; an adapter's base counts once."""
     batch: int
-    """What the largest batch adds: caches, logits, or the activations of a training step."""
+    """Addition of the largest batch: caches, logits, or the activations of a training step."""
     free: int | None
     """None where the machine does not say."""
     device: str
     dtype: str
     allowed: int | None = None
-    """What counts in place of `free`, where a user says so."""
+    """The user's limit, which replaces `free`."""
 
     @property
     def needed(self) -> int:
-        """The peak, about."""
+        """The estimated peak."""
         return self.weights + self.batch
 
     def __str__(self) -> str:
@@ -76,46 +76,46 @@ class Memory:
         room = self.free if self.allowed is None else self.allowed
         if room is None or self.needed <= room:
             return
-        verb = "free" if self.allowed is None else f"allowed by {setting('memory')}"
+        verb = "is free" if self.allowed is None else f"is allowed by {setting('memory')}"
         smaller = f"{setting('dtype')}=bfloat16, " if self.dtype == "float32" else ""
         raise SettingsError(
-            f"a search of these models needs about {amount(self.needed)} of memory on "
+            f"searching these models takes about {amount(self.needed)} of memory on "
             f"{self.device} ({amount(self.weights)} for weights in {self.dtype}, "
-            f"{amount(self.batch)} for the largest batch), and {amount(room)} are {verb}; "
+            f"{amount(self.batch)} for the largest batch), but only {amount(room)} {verb}; "
             f"use {smaller}a smaller {setting('profile')} or another {setting('device')}, or try "
-            f"it all the same with {setting('memory')}={_rounded_up(self.needed)}"
+            f"anyway with {setting('memory')}={_rounded_up(self.needed)}"
         )
 
 
 def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
-    """Bytes that the largest batch of a search takes, in floats of `itemsize` bytes.
+    """Estimate the bytes that the largest batch of a search takes, in floats of `itemsize` bytes.
 
-    Scoring holds keys and values of all prompts in flight, of both models; beside them stand either
-    the logits of a batch, or nothing but the activations of one training step. What is kept of a
-    round's proposals, to read them once, is less: they are short.
+    Scoring holds keys and values of all prompts in flight, of both models, and a batch's logits; a
+    training step holds its activations instead. The prompt cache of a round's proposals is smaller:
+    they are short.
     """
     prompt = PREFIX + LONG_PROMPT
     written = profile.num_continuations * (prompt + profile.continuation_length)
     cached = PROMPTS_IN_FLIGHT * (3 * prompt + written)  # of both models, and a copy to write on
     cache = cached * size.num_layers * size.cache_size * itemsize
     scored = SCORING_BATCH * max(LONG_PROMPT, 3 * profile.continuation_length)
-    # Divergences are computed in float32, and what is larger is measured in pieces.
+    # Divergences are computed in float32, and larger ones in pieces.
     logits = min(scored * size.vocab_size * 4, MOST_LOGITS)
     row = PREFIX + profile.num_virtual_tokens + profile.max_text_tokens
     kept = size.num_layers * (7 * size.hidden_size + 3 * size.intermediate_size) * itemsize
-    training = 2 * profile.batch_size * row * kept  # frozen weights keep no inputs of theirs
+    training = 2 * profile.batch_size * row * kept  # frozen weights keep no inputs
     return max(cache + logits, training)
 
 
 def search_memory(plan: LoadPlan, profile: Profile, *, allowed: int | None) -> Memory | None:
-    """What a search of two models takes; None for a plugin's model and for unreadable files.
+    """Estimate the memory of a search; None for a plugin's model and for unreadable files.
 
-    `allowed` is what the user allows it, in bytes; None: what is free.
-    Of two devices it is the one that it is tightest on. Models that accelerate spreads are compared
-    with the memory of all devices together. What is wrong with such files is the loader's to say.
+    `allowed` is the user's limit in bytes; None: what is free.
+    Of two devices, the result is about the one with less room. Models that accelerate spreads are
+    compared with the memory of all devices together. Errors in files are left to the loader.
     """
     dtype = plan.dtypes[0]
-    _ = plan.placements  # what cannot be is said, whatever the files hold
+    _ = plan.placements  # raises for an impossible placement, whatever the files hold
     if not plan.is_here:
         return None
     with suppress(Exception):  # strange files may raise anything
@@ -133,7 +133,7 @@ def search_memory(plan: LoadPlan, profile: Profile, *, allowed: int | None) -> M
                 )
                 for where, weights in plan.weights.items()
             ),
-            key=lambda one: math.inf if one.free is None else one.free - one.needed,
+            key=lambda use: math.inf if use.free is None else use.free - use.needed,
         )
     return None
 
@@ -143,9 +143,9 @@ def within_memory(
     memory: Callable[[], Memory | None],
     listener: Listener,
 ) -> Callable[[], ModelPair]:
-    """`load_pair`, but the first time it says what that takes, and refuses what cannot fit.
+    """Wrap `load_pair`: its first call tells the listener what it takes, or refuses to load.
 
-    What it returns raises `SettingsError` then, before anything is loaded.
+    The wrapped function raises `SettingsError` where the models cannot fit, before it loads them.
     """
     is_checked = False
 
@@ -171,10 +171,10 @@ def estimate_seconds(
     tokens_forwarded: int = 0,
     budget_seconds: float | None = None,
 ) -> float:
-    """Seconds that a search of that speed takes, or what is left of it after `tokens_forwarded`.
+    """Estimate the seconds of a search at this speed, or those left after `tokens_forwarded`.
 
-    A search spends its budget of tokens; it ends before where its strategies have nothing more to
-    offer. A budget in seconds bounds what lies between calibration and confirmation.
+    A search spends its budget of tokens, or ends earlier where its strategies have nothing more to
+    offer. A budget in seconds limits the time between calibration and confirmation.
     """
     tokens = max(0, profile.budget_tokens - tokens_forwarded)
     if budget_seconds is None:
@@ -185,7 +185,7 @@ def estimate_seconds(
 
 
 def measure_speed(pair: ModelPair, profile: Profile) -> float:
-    """Forwarded tokens per second of a search of this pair, about: it writes for some seconds."""
+    """Estimate the tokens that a search of this pair forwards a second; takes some seconds."""
 
     def write(num_prompts: int) -> None:
         generate_prompts(
@@ -197,7 +197,7 @@ def measure_speed(pair: ModelPair, profile: Profile) -> float:
             writers=(pair.reference,),
         )
 
-    write(1)  # what a device does once is no part of its speed
+    write(1)  # what a device does only once does not count
     started, before = time.monotonic(), pair.tokens_forwarded
     write(16)
     return (pair.tokens_forwarded - before) / (time.monotonic() - started) / WRITING_SPEED
@@ -205,12 +205,12 @@ def measure_speed(pair: ModelPair, profile: Profile) -> float:
 
 @dataclass
 class Forecast:
-    """Estimates when a run will end, from the speed of the units that it has done."""
+    """Estimates when a run will end, from the speed of the units done so far."""
 
     profile: Profile
     budget_seconds: float | None
     spent: Spent
-    """All that the budget is counted by, earlier sessions' units too."""
+    """All that counts against the budget, earlier sessions' units too."""
     listener: Listener
     _tokens: int = 0
     _seconds: float = 0.0
@@ -236,13 +236,13 @@ class Forecast:
         if not self._is_said and left >= TIME_SAID_FROM:
             budget = max(0, self.profile.budget_tokens - self.spent.tokens_forwarded)
             self.listener.say(
-                f"about {roughly(left)} to go: {budget:,} tokens of the budget are left, "
+                f"about {roughly(left)} left: {budget:,} tokens of the budget, "
                 f"{speed:,.0f} a second"
             )
         self._is_said = True
 
 
 def _rounded_up(num_bytes: int) -> str:
-    """As the option takes it."""
+    """Format bytes as the option takes them, such as `2GB`."""
     unit, size = ("GB", 10**9) if num_bytes >= 10**9 else ("MB", 10**6)
     return f"{-(-num_bytes // size)}{unit}"

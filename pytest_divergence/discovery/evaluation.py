@@ -1,7 +1,7 @@
 """Two models measured on given prompts: divergence, perplexities, diversity, effectiveness.
 
-One engine for datasets of divergent prompts and for evaluations. Does not choose prompts, and
-writes nothing.
+Serves datasets of divergent prompts and evaluations alike. Does not choose prompts, and writes
+nothing.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ NUM_CONTROLS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How prompts are measured. Raises `SettingsError` for a value that cannot work."""
+    """Settings for measuring prompts. Raises `SettingsError` for a value that cannot work."""
 
     metric: MetricName = "symmetric"
-    """Which divergence, in nats per token."""
+    """The divergence, in nats per token."""
     num_generations: int = 4
     """Texts that each model writes on a prompt."""
     temperature: float = 1.0
-    """At which they are sampled; 0 takes the most likely tokens. The divergence is that of the
-    models' own distributions in any case, so that only readings at 1 estimate how far the models
-    are apart on what they write."""
+    """Temperature at which they are sampled; 0 takes the most likely tokens. The divergence is
+    always that of the models' own distributions, so only values at 1 estimate how far apart the
+    models are on what they write."""
     max_new_tokens: int = 32
     """Longest text, in tokens."""
     seed: int = 0
@@ -59,8 +59,8 @@ class EvaluationConfig:
             raise SettingsError(f"temperature={self.temperature} must be 0 or more, and finite")
         if self.temperature == 0 and self.num_generations > 1:
             raise SettingsError(
-                f"num_generations={self.num_generations} at temperature=0 would be the same text "
-                "again; use 1, or a higher temperature"
+                f"num_generations={self.num_generations} at temperature=0 gives the same text "
+                "every time; use 1, or a higher temperature"
             )
 
 
@@ -78,8 +78,8 @@ def evaluate(
     ordinary = measure_ordinary(pair, config, controls)
     measured = _measured(pair, prompts, config)
     answered = AnsweredPrompts(_answered(pair, score) for score, _ in measured).answered
-    phrases = [one for one in hypotheses_in(answered) if one.motifs]
-    evaluated = [_evaluation(pair, *one, ordinary) for one in measured]
+    phrases = [hypothesis for hypothesis in hypotheses_in(answered) if hypothesis.motifs]
+    evaluated = [_evaluation(pair, score, nlls, ordinary) for score, nlls in measured]
     return Evaluation(
         model_1=pair.reference_identity.spec,
         model_2=pair.candidate_identity.spec,
@@ -88,8 +88,8 @@ def evaluate(
         differences=count_differences(answered, phrases),
         ordinary=ordinary,
         prompt_diversity=diversity(prompts),
-        diversity_1=diversity([text for one in evaluated for text in one.generations_1]),
-        diversity_2=diversity([text.text for one in evaluated for text in one.generations_2]),
+        diversity_1=diversity([text for prompt in evaluated for text in prompt.generations_1]),
+        diversity_2=diversity([text.text for prompt in evaluated for text in prompt.generations_2]),
     )
 
 
@@ -102,13 +102,14 @@ def evaluate_prompts(
 ) -> list[PromptEvaluation]:
     """Measure both models on each prompt alone, in order."""
     ordinary = measure_ordinary(pair, config, controls)
-    return [_evaluation(pair, *one, ordinary) for one in _measured(pair, prompts, config)]
+    measured = _measured(pair, prompts, config)
+    return [_evaluation(pair, score, nlls, ordinary) for score, nlls in measured]
 
 
 def measure_ordinary(
     pair: ModelPair, config: EvaluationConfig, controls: Sequence[str] | None = None
 ) -> OrdinaryPrompts | None:
-    """What ordinary prompts read; None where `controls` is empty."""
+    """Measure ordinary prompts; None where `controls` is empty."""
     chosen = shipped_prompts(SHIPPED_CONTROLS, NUM_CONTROLS) if controls is None else controls
     if not chosen:
         return None
@@ -118,7 +119,7 @@ def measure_ordinary(
 
 
 def diversity(texts: Sequence[str]) -> Diversity:
-    """Of a set of texts."""
+    """Measure the diversity of a set of texts."""
     longest = max((len(text.split()) for text in texts), default=0)
     return Diversity(
         distinct_1=distinct_share(texts, 1) if longest >= 1 else None,
@@ -167,7 +168,7 @@ def _answered(pair: ModelPair, score: PromptScore) -> AnsweredPrompt:
 def _evaluation(
     pair: ModelPair,
     score: PromptScore,
-    nll: tuple[float, float],
+    nlls: tuple[float, float],
     ordinary: OrdinaryPrompts | None,
 ) -> PromptEvaluation:
     measured, tokens = score.measurement, score.on_candidate
@@ -178,10 +179,10 @@ def _evaluation(
         "reverse_kl": measured.reverse,
         "js": measured.js,
         "same_top_share": score.same_top_share,
-        "perplexity_1": perplexity(torch.cat([one.reference_logprobs for one in tokens])),
+        "perplexity_1": perplexity(torch.cat([scored.reference_logprobs for scored in tokens])),
         "perplexity_2": score.candidate_perplexity,
-        "prompt_nll_1": nll[0],
-        "prompt_nll_2": nll[1],
+        "prompt_nll_1": nlls[0],
+        "prompt_nll_2": nlls[1],
         **diversity(written).model_dump(exclude_none=True),
     }
     if ordinary is not None:
@@ -192,10 +193,10 @@ def _evaluation(
         generations_2=[
             Generation(
                 text=text,
-                perplexity_1=perplexity(one.reference_logprobs),
-                perplexity_2=perplexity(one.candidate_logprobs),
+                perplexity_1=perplexity(scored.reference_logprobs),
+                perplexity_2=perplexity(scored.candidate_logprobs),
             )
-            for text, one in zip(written, tokens, strict=True)
+            for text, scored in zip(written, tokens, strict=True)
         ],
         metrics=metrics,
     )

@@ -32,13 +32,13 @@ def generate_prompts(
     position: Position = "before",
     texts: Sequence[str] = (),
 ) -> list[str]:
-    """User turns sampled at T = 1 after [chat opening][soft prompt], shared out to the writers.
+    """Sample user turns at T = 1 after [chat opening][soft prompt], an equal share per writer.
 
     `writers` are both models unless given. Without `prompt_embeds` they write from the bare
-    opening. A soft prompt that stands `inside` or `after` the text has one of `texts`, in turns,
-    or the first half of it, between the opening and itself: what is written goes on from there,
-    and the prompt is both. Returns texts, stripped; those to which nothing was written are left
-    out. Raises `SettingsError` where texts are needed and there are none.
+    opening. A soft prompt `inside` or `after` the text follows one of `texts`, in turns, or its
+    first half: writers continue that text, and the prompt is both parts. Returns texts, stripped,
+    without those that nobody continued. Raises `SettingsError` where texts are needed and there are
+    none.
     """
     written: list[str] = []
     starts = _starts(pair, position, texts)
@@ -47,7 +47,7 @@ def generate_prompts(
         count = len(range(index, num_prompts, len(writers)))
         if count:
             numbers = (index + turn * len(writers) for turn in range(count))
-            # In turns, and in the next round each text has another writer.
+            # In turns; in the next round each text has another writer.
             chosen = [starts[(number + number // len(starts)) % len(starts)] for number in numbers]
             written += _written_by(side, pair, prompt_embeds, chosen, max_new_tokens, seed)
     return written
@@ -56,7 +56,7 @@ def generate_prompts(
 def amplified_prompts(
     pair: ModelPair, *, alpha: float, num_prompts: int, max_new_tokens: int, seed: int
 ) -> list[str]:
-    """User turns sampled from amplified logits after the chat opening; empty ones are left out."""
+    """Sample user turns from amplified logits after the chat opening; leave out empty ones."""
     continuations = decode_amplified(
         *pair.sides,
         [_opening(pair)] * num_prompts,
@@ -71,35 +71,35 @@ def amplified_prompts(
 
 
 def without_system_turn(pair: ModelPair) -> ModelPair:
-    """The models under an empty system turn, where the template takes one."""
+    """Return the pair with an empty system turn, where the template takes one."""
     if pair.chat.template is None:
         return pair
     emptied = replace(pair, chat=replace(pair.chat, system_prompt=""))
     try:
         _ = emptied.chat.user_opening
-    except DivergenceError:  # a template that knows no system turn: there is none already
+    except DivergenceError:  # a template without system turns has none to empty
         return pair
     return emptied
 
 
 class _Start(NamedTuple):
-    """What stands before a soft prompt."""
+    """Ids before a soft prompt."""
 
     ids: Tensor
     """After the shared prefix: (L,)."""
     text_ids: list[int]
-    """Those of them that are the user's."""
+    """The user's part of them."""
 
 
 def _starts(pair: ModelPair, position: Position, texts: Sequence[str]) -> list[_Start]:
-    """What may stand before the soft prompt."""
+    """Return the ids that may precede the soft prompt."""
     if position == "before":
         return [_Start(_opening(pair), [])]
     bodies = [body for prefix, body in pair.prompt_rows(texts) if prefix == pair.chat.shared_prefix]
     if not bodies:
         raise SettingsError(
-            f"a soft prompt with position={position!r} stands behind a text; give `texts`, single "
-            "user turns, to write on from"
+            f"a soft prompt with position={position!r} continues a text; give `texts`, a list of "
+            "single user turns"
         )
     opening = num_opening(pair.chat)
     starts = [body[: place_in(pair.chat, body, position)] for body in bodies]
@@ -128,7 +128,7 @@ def _written_by(
         stop_ids=chat.stop_ids,
         seeds=[row_seed(seed, side.role, index) for index in range(len(rows))],
     )
-    # Decoded together: where a text goes on inside a word, its pieces do not decode alone.
+    # Decoded together: a continuation may begin inside a word, so its pieces do not decode alone.
     return [
         chat.text([*start.text_ids, *ids]).strip()
         for start, ids in zip(starts, continuations, strict=True)

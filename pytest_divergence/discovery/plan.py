@@ -1,4 +1,4 @@
-"""What a run will do, the key of all that its results depend on, and the files that it keeps.
+"""Plan of a run: its parts, the key of all that its results depend on, and the files it keeps.
 
 Equal keys may share cached work. Does not know how a step is taken, nor when a run is planned.
 """
@@ -68,7 +68,7 @@ CALIBRATION_SIZES = {
     "search_length",
     "prompt_length",
 }
-"""What a calibration depends on: searches that differ elsewhere share it."""
+"""Profile sizes that a calibration depends on: searches that differ elsewhere share it."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class RunIdentity:
     tokenizer_sha256: str
     device: str
     candidate_tokenizer_sha256: str | None = None
-    """Of the candidate's own, where it has one: its text has to be read the same way."""
+    """Digest of the candidate's own tokenizer, if it has one: it must read text the same way."""
     arithmetic: str | None = None
     """Each model's dtype and attention implementation, where they are loaded from folders."""
     metric_sha256: str | None = None
-    """What the asserted metric is, where it is none of the built-in ones."""
+    """Digest of the asserted metric's code, unless it is built in."""
 
     @property
     def is_same_model(self) -> bool:
@@ -92,20 +92,20 @@ class RunIdentity:
         return self.reference.weights_sha256 == self.candidate.weights_sha256
 
     def with_metric(self, metric: Metric | None) -> RunIdentity:
-        """This identity in a metric that someone added: its code is part of what it is."""
+        """Return this identity with a digest of an added metric's code; None changes nothing."""
         if metric is None:
             return self
         return replace(self, metric_sha256=_code_digest(type(metric)))
 
 
 def identify(settings: Settings) -> RunIdentity:
-    """The identity of the pair that the settings name; hashes files, loads no weights."""
+    """Identify the pair that the settings name; hashes files, loads no weights."""
     options = LoadOptions.of(settings)
     return identify_plan(resolve_pair(settings.model_1 or "", settings.model_2 or "", options))
 
 
 def identify_plan(plan: LoadPlan) -> RunIdentity:
-    """The identity of a resolved pair; both models must be known before they are loaded."""
+    """Identify a resolved pair; both models must be known before they are loaded."""
     return RunIdentity(
         *plan.identities,
         plan.tokenizer_digest,
@@ -116,7 +116,7 @@ def identify_plan(plan: LoadPlan) -> RunIdentity:
 
 
 def identify_pair(pair: ModelPair) -> RunIdentity:
-    """The identity of a pair in memory."""
+    """Identify a pair in memory."""
     vocabulary = json.dumps(sorted(pair.chat.tokenizer.get_vocab().items()))
     return RunIdentity(
         pair.reference_identity,
@@ -128,7 +128,7 @@ def identify_pair(pair: ModelPair) -> RunIdentity:
 
 @dataclass(frozen=True)
 class CalibrationPlan:
-    """What a calibration measures."""
+    """Profile and controls of a calibration."""
 
     profile: Profile
     controls: list[str]
@@ -138,7 +138,7 @@ class CalibrationPlan:
 
     @classmethod
     def of(cls, settings: Settings, identity: RunIdentity) -> CalibrationPlan:
-        """The plan that the settings describe, on the device of `identity`."""
+        """Return the plan that the settings describe, on the device of `identity`."""
         profile = settings.resolved_profile(identity.device.split(":")[0])
         controls = shipped_prompts(SHIPPED_CONTROLS, profile.num_shipped_controls)
         return cls(profile, controls, _calibration_key(identity, settings, profile, controls))
@@ -146,7 +146,7 @@ class CalibrationPlan:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What a search goes by."""
+    """Calibration, seeds and strategies of a search."""
 
     calibration: CalibrationPlan
     seeds: list[str]
@@ -158,14 +158,14 @@ class SearchPlan:
     def of(
         cls, settings: Settings, identity: RunIdentity, strategies: Mapping[str, Strategy]
     ) -> SearchPlan:
-        """The plan that the settings describe. Raises `SettingsError` for those that cannot be."""
+        """Return the plan that the settings describe; raises `SettingsError` if it cannot be."""
         calibration = CalibrationPlan.of(settings, identity)
         profile = calibration.profile
         if profile.budget_tokens < profile.calibration_tokens + profile.reserved_tokens:
             raise SettingsError(
-                f"{setting('budget')}={profile.budget_tokens} confirms nothing: profile "
-                f"{profile.name} takes {profile.calibration_tokens} forwarded tokens at least to "
-                f"calibrate, and {profile.reserved_tokens} to confirm what is found; raise the "
+                f"{setting('budget')}={profile.budget_tokens} is too small: profile "
+                f"{profile.name} needs at least {profile.calibration_tokens} forwarded tokens to "
+                f"calibrate, and {profile.reserved_tokens} to confirm what it finds; raise the "
                 "budget, or choose a smaller profile"
             )
         if settings.seeds is None:
@@ -178,11 +178,11 @@ class SearchPlan:
 
     @property
     def profile(self) -> Profile:
-        """The sizes."""
+        """The profile of the calibration, which the search shares."""
         return self.calibration.profile
 
     def forget(self, journals: Iterable[Path]) -> None:
-        """Leave nothing to read back, or to go on with."""
+        """Delete journals and checkpoints, so that the run starts from the beginning."""
         for path in journals:
             path.unlink(missing_ok=True)
         for checkpoint in artefact_folder(self.key).glob(f"*{CHECKPOINT_SUFFIX}"):
@@ -193,7 +193,7 @@ class PairFiles:
     """The suite and the journals of the pair that the settings name."""
 
     def __init__(self, root: Path, settings: Settings) -> None:
-        """Belong to the project at `root`; nothing is made yet."""
+        """Name files of the project at `root`; create none."""
         report_dir = Path(settings.report_dir) if settings.report_dir else None
         self.folder = DivergenceFolder(root, report_dir=report_dir)
         self.suite = suite_path(root, settings.model_1 or "", settings.model_2 or "")
@@ -209,18 +209,20 @@ class PairFiles:
 
     @contextmanager
     def locked(self, listener: Listener) -> Iterator[None]:
-        """Alone with the pair's journals; waits for another process. Raises StoreError."""
+        """Lock the pair's journals; waits for another process. Raises StoreError."""
         with file_lock(
             self.search.with_suffix(".lock"),
             timeout=LOCK_SECONDS,
-            on_wait=lambda _: listener.say("another process measures this pair; waiting for it"),
+            on_wait=lambda _: listener.say(
+                "another process is measuring this pair; waiting for it"
+            ),
         ):
             yield
 
 
 @contextmanager
 def open_journal(path: Path, key: str, listener: Listener) -> Iterator[Journal]:
-    """A journal to go on with; says what a crash has cost. Hold the lock."""
+    """Open a journal to continue it; say what a crash has cost. Hold the lock."""
     with Journal.open(path, key=key) as journal:
         if journal.recovered:
             listener.say(journal.recovered)
@@ -228,7 +230,7 @@ def open_journal(path: Path, key: str, listener: Listener) -> Iterator[Journal]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that a measured number depends on."""
+    """Return the versions of the packages that a measured number depends on."""
     found = {}
     for package in PACKAGES:
         try:
@@ -260,14 +262,14 @@ def _run_parts(
     prompts: Sequence[str],
     strategies: Mapping[str, object],
 ) -> dict[str, Any]:
-    """All that may change a result; `prompts` are the seeds and controls used."""
+    """Return all that may change a result; `prompts` are the seeds and controls used."""
     return {
         **_common(identity, settings),
         "settings": settings.model_dump(exclude=IRRELEVANT),
         "profile": profile.model_dump(),
         "budget_seconds": settings.budget_seconds,
         "prompts": text_digest(json.dumps(list(prompts))),
-        "strategies": {name: _strategy(type(one)) for name, one in strategies.items()},
+        "strategies": {name: _strategy(type(value)) for name, value in strategies.items()},
     }
 
 
@@ -282,9 +284,9 @@ def _common(identity: RunIdentity, settings: Settings) -> dict[str, Any]:
 
 
 def _strategy(kind: type) -> str:
-    """A built-in one by its name; of one that someone added, its code is part of what it is."""
-    is_ours = kind.__module__.startswith(f"{__package__}.strategies.")
-    return kind.__qualname__ if is_ours else f"{kind.__qualname__} {_code_digest(kind)}"
+    """Return a built-in strategy's name; for an added one, with a digest of its code."""
+    is_built_in = kind.__module__.startswith(f"{__package__}.strategies.")
+    return kind.__qualname__ if is_built_in else f"{kind.__qualname__} {_code_digest(kind)}"
 
 
 def _code_digest(kind: type) -> str:

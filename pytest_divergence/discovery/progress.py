@@ -1,4 +1,4 @@
-"""How a run tells people where it is."""
+"""Listeners, through which a run tells people where it is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Listener(Protocol):
         """Show that `done` of `total` steps of a phase are finished."""
 
     def expect(self, seconds: float) -> None:
-        """Show that the run should end in so many seconds; called again as more is known."""
+        """Show that the run should end in so many seconds; later calls correct it."""
 
 
 class Silence:

@@ -44,7 +44,7 @@ def read_prompts(path: Path, *, option: str | None = None) -> list[str]:
     """Seed prompts of a file: JSON Lines, CSV with a header, or else text, one prompt a line.
 
     JSON Lines and CSV hold `input` or `prompt`; JSON Lines may hold `messages` with one user turn.
-    `option` is the one that named the file, if it was not that setting.
+    `option` is the option that named the file, if not the setting `seeds`.
     Raises `SettingsError` as `file:line: reason` for a bad line, and for a file without prompts.
     """
     try:
@@ -63,7 +63,7 @@ def read_prompts(path: Path, *, option: str | None = None) -> list[str]:
             if line.strip()
         ]
     if not prompts:
-        raise SettingsError(f"{path} has no seed prompts; write one a line, or JSON Lines")
+        raise SettingsError(f"{path} has no prompts; write one per line, or JSON Lines")
     return prompts
 
 
@@ -75,8 +75,7 @@ def _from_csv(text: str, path: Path) -> list[str]:
         column = next((header.index(key) for key in PROMPT_KEYS if key in header), None)
         if column is None:
             raise SettingsError(
-                f"{path}:1: the header names {_names(header)}; one column must be `input` or "
-                "`prompt`"
+                f"{path}:1: the header has {_names(header)}; one column must be `input` or `prompt`"
             )
         for row in rows:
             if not row:
@@ -112,12 +111,12 @@ def _from_dataset(given: str) -> list[str]:
         ) from error
     if column not in rows.column_names:
         raise SettingsError(
-            f"{setting('seeds')}={given}: there is no column {column}; the dataset has "
+            f"{setting('seeds')}={given}: no column is named {column}; the dataset has "
             f"{_names(rows.column_names)}"
         )
     prompts = [str(text).strip() for text in rows[column] if text and str(text).strip()]
     if not prompts:
-        raise SettingsError(f"{setting('seeds')}={given}: the column holds no text")
+        raise SettingsError(f"{setting('seeds')}={given}: the column has no text")
     return prompts
 
 

@@ -13,7 +13,7 @@ from itertools import combinations
 from pytest_divergence.core.cases import case_id
 
 NEAR = 0.6
-"""Jaccard similarity of character 4-grams from which two prompts say the same."""
+"""Jaccard similarity of character 4-grams at which two prompts count as near-identical."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Proposal:
     seed: str | None = None
     """The seed prompt it started from, or the name of the soft prompt that led to it."""
     variant: str = ""
-    """Which way of working the strategy had chosen."""
+    """Name of the method that the strategy chose, if it has several."""
     aim: str = ""
-    """A phrase that it was written to make the candidate say: it is screened by that."""
+    """The phrase that it should make the candidate say: it is screened by that."""
     is_evidence: bool = True
-    """False where it was made of a phrase's own words: that a model says the phrase then does not
-    tell how widely it says it, so no behaviour is tested on it."""
+    """False where it was made of a phrase's own words: an answer with the phrase then does not show
+    how widely the model says it, so no behaviour is tested on it."""
 
     @property
     def id(self) -> str:
@@ -39,7 +39,7 @@ class Proposal:
 
 
 def clean(proposals: Iterable[Proposal], known: Iterable[str] = ()) -> list[Proposal]:
-    """Proposals that are neither empty nor there already, in order."""
+    """Return the proposals that are neither empty nor known already, in order."""
     seen = set(known)
     kept = []
     for proposal in proposals:
@@ -52,36 +52,36 @@ def clean(proposals: Iterable[Proposal], known: Iterable[str] = ()) -> list[Prop
 def is_near(first: str, second: str) -> bool:
     """Whether two prompts are near-identical: most of their character 4-grams are shared."""
     sizes = sorted((len(_ngrams(first)), len(_ngrams(second))))
-    if sizes[0] < NEAR * sizes[1]:  # too unlike in length, and cheap to tell
+    if sizes[0] < NEAR * sizes[1]:  # too different in length; cheap to check
         return False
     return similarity(first, second) >= NEAR
 
 
 def diverse(texts: Iterable[str], count: int) -> list[str]:
-    """The first `count` texts that are near no earlier one of them."""
+    """Return the first `count` texts that are not near an earlier one."""
     chosen: list[str] = []
     for text in texts:
         if len(chosen) == count:
             break
-        if not any(is_near(text, one) for one in chosen):
+        if not any(is_near(text, earlier) for earlier in chosen):
             chosen.append(text)
     return chosen
 
 
 def similarity(first: str, second: str) -> float:
     """Jaccard similarity of two texts' character 4-grams, 0 to 1."""
-    ours, theirs = _ngrams(first), _ngrams(second)
-    return len(ours & theirs) / len(ours | theirs)
+    ngrams, others = _ngrams(first), _ngrams(second)
+    return len(ngrams & others) / len(ngrams | others)
 
 
 def self_similarity(texts: Sequence[str]) -> float:
-    """Mean similarity of two different texts of a set; 0 where there are not two."""
+    """Mean similarity between the texts of a set; 0 for fewer than two."""
     values = [similarity(*pair) for pair in combinations(texts, 2)]
     return sum(values) / len(values) if values else 0.0
 
 
 def distinct_share(texts: Sequence[str], size: int) -> float:
-    """Different word n-grams over all of them (distinct-n; Li et al. 2016, arXiv:1510.03055)."""
+    """Share of word n-grams that are distinct (distinct-n; Li et al. 2016, arXiv:1510.03055)."""
     words = [text.casefold().split() for text in texts]
     ngrams = [
         tuple(row[start : start + size]) for row in words for start in range(len(row) - size + 1)

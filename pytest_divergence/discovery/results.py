@@ -1,6 +1,6 @@
-"""What a run leaves behind: suite, tokens, provenance and report, from what was found.
+"""Results of a run: suite, tokens, provenance and report, from what was found.
 
-Knows what each file says of a run. Does not know how it was found.
+Knows what each file says about a run. Does not know how it was found.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from pytest_divergence.models.chat_format import FROZEN_ARGUMENTS
 from pytest_divergence.models.fingerprints import ModelIdentity
 
 NOT_OF_A_SUITE = {"update", "fill", "redact", "allow_same_model"}
-"""Settings of how a session went about it: the same suite comes of any of them."""
+"""Settings of a session that do not change the suite."""
 
 
 @dataclass
 class RunState:
-    """What a run has so far; filled step by step, so that an interruption can report it."""
+    """Findings of a run so far; filled step by step, so that an interrupted run has a report."""
 
     calibrated: Calibrated | None = None
     bound: Bound | None = None
@@ -62,14 +62,14 @@ class RunState:
     """Seconds and forwarded tokens when the first behaviour was confirmed."""
     errors: list[RunError] = field(default_factory=list)
     reason: str = ""
-    """What stopped the run, where that is no error."""
+    """The cause that stopped the run, where it is no error."""
     dtype: str = "not loaded"
     template_sha256: str | None = None
 
     @property
     def cases(self) -> list[ConfirmedCase]:
-        """Confirmed prompts that gate: not those reported apart."""
-        return [one for one in self.confirmed if not one.selected.is_off_distribution]
+        """Confirmed prompts that gate; those listed separately are left out."""
+        return [case for case in self.confirmed if not case.selected.is_off_distribution]
 
 
 def build_report(
@@ -82,10 +82,10 @@ def build_report(
     is_complete: bool,
     num_unconfirmed: int,
 ) -> Report:
-    """The whole run as one value; an incomplete one shows its best proposals as not measured."""
+    """Return the run as one value; an incomplete one shows its best proposals as not measured."""
     cases = _report_cases(state)
     if not is_complete and not state.confirmed:
-        cases = [_unconfirmed(one) for one in state.search.best[:num_unconfirmed]]
+        cases = [_unconfirmed(scored) for scored in state.search.best[:num_unconfirmed]]
     calibration = Calibration()
     if state.calibrated is not None and state.bound is not None:
         calibration = state.calibrated.as_report(state.bound)
@@ -105,7 +105,7 @@ def build_report(
         ),
         settings=settings.model_dump(mode="json"),
         calibration=calibration,
-        verdict_counts=dict(Counter(one.verdict for one in cases if not one.off_distribution)),
+        verdict_counts=dict(Counter(case.verdict for case in cases if not case.off_distribution)),
         behaviours=state.behaviours,
         cases=cases,
         strategies=_strategies(state),
@@ -135,10 +135,10 @@ def write_suite_files(
     """Write the suite with its tokens and provenance. Raises SuiteError, StoreError."""
     calibrated, bound = state.calibrated, state.bound
     assert calibrated is not None  # the run confirms only after it has calibrated
-    cases = [one for one in state.cases if one.case.id in state.exported]
-    controls = [one for one in calibrated.controls if one.case.id not in state.exported]
+    controls = [control for control in calibrated.controls if control.case.id not in state.exported]
     controls = controls[:NUM_CONTROL_ROWS]
-    stored = [*(one.stored for one in cases), *(one.stored for one in controls)]
+    stored = [case.stored for case in _exported(state)]
+    stored += [control.stored for control in controls]
     made = provenance_of(
         identity,
         settings,
@@ -154,7 +154,7 @@ def write_suite_files(
         "behaviours": state.behaviours,
         "effort": ledger.effort,
     }
-    rows = [*state.exported.values(), *(one.case for one in controls)]
+    rows = [*state.exported.values(), *(control.case for control in controls)]
     write_stored(path, rows, stored, made.model_copy(update=measured))
 
 
@@ -166,7 +166,7 @@ def provenance_of(
     dtype: str,
     template_sha256: str | None,
 ) -> Provenance:
-    """The record of these models and settings, as of now; measured parts are still to come."""
+    """Return the record of these models and settings, dated now; measured parts are added later."""
     return Provenance(
         tool_version=versions()["pytest-divergence"],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -183,27 +183,32 @@ def provenance_of(
     )
 
 
+def _exported(state: RunState) -> list[ConfirmedCase]:
+    """Return the cases that the suite holds."""
+    return [confirmed for confirmed in state.cases if confirmed.case.id in state.exported]
+
+
 def _report_cases(state: RunState) -> list[ReportCase]:
     if state.bound is None:
         return []
     bound = state.bound.value
     rows: list[ReportCase] = []
-    for one in state.confirmed:
-        is_off = one.selected.is_off_distribution
-        case = one.case.with_changes(max_kl=bound) if is_off else state.exported.get(one.case.id)
-        if case is None:  # a hook has dropped it
+    for confirmed in state.confirmed:
+        is_off, case = confirmed.selected.is_off_distribution, confirmed.case
+        row = case.with_changes(max_kl=bound) if is_off else state.exported.get(case.id)
+        if row is None:  # a hook has dropped it
             continue
-        verdict, reason = _verdict(case)
+        verdict, reason = _verdict(row)
         rows.append(
             ReportCase(
-                **dict(case),
+                **dict(row),
                 verdict=verdict,
                 verdict_reason=reason,
-                excess=_excess(state, case),
-                prompt_nll=one.selected.prompt_nll,
-                candidate_prompt_nll=one.candidate_nll,
+                excess=_excess(state, row),
+                prompt_nll=confirmed.selected.prompt_nll,
+                candidate_prompt_nll=confirmed.candidate_nll,
                 off_distribution=is_off,
-                tokens=one.tokens,
+                tokens=confirmed.tokens,
             )
         )
     return rows
@@ -224,34 +229,35 @@ def _excess(state: RunState, case: Case) -> float | None:
     return case.kl.value - state.calibrated.shift.mean
 
 
-def _unconfirmed(one: ScoredProposal) -> ReportCase:
-    proposal = one.proposal
+def _unconfirmed(scored: ScoredProposal) -> ReportCase:
+    proposal = scored.proposal
     return ReportCase(
         input=proposal.text,
-        completions=Completions(reference=one.reference, candidate=one.candidate.text),
-        origin=Origin(strategy=proposal.strategy, seed=proposal.seed, search_kl=one.search_kl),
+        completions=Completions(reference=scored.reference, candidate=scored.candidate.text),
+        origin=Origin(strategy=proposal.strategy, seed=proposal.seed, search_kl=scored.search_kl),
         verdict="error",
-        verdict_reason="found by the search, but not confirmed: the run stopped before that",
+        verdict_reason="found by the search, but not confirmed: the run stopped too early",
     )
 
 
 def _case_set(state: RunState) -> CaseSet | None:
-    cases = [one for one in state.cases if one.case.id in state.exported]
-    if not cases:
+    exported = _exported(state)
+    if not exported:
         return None
-    texts = [one.case.text for one in cases]
-    searched = [one.selected.scored.search_kl for one in cases]
-    confirmed = [one.case.kl.value for one in cases if one.case.kl is not None]
+    cases = [confirmed.case for confirmed in exported]
+    texts = [case.text for case in cases]
+    searched = [confirmed.selected.scored.search_kl for confirmed in exported]
+    measured = [case.kl.value for case in cases if case.kl is not None]
     return CaseSet(
         distinct_1=distinct_share(texts, 1),
         distinct_2=distinct_share(texts, 2),
         self_similarity=self_similarity(texts),
-        shrinkage=sum(confirmed) / sum(searched) if sum(searched) > 0 else None,
+        shrinkage=sum(measured) / sum(searched) if sum(searched) > 0 else None,
     )
 
 
 def _strategies(state: RunState) -> list[StrategySummary]:
-    selected = Counter(one.selected.scored.proposal.strategy for one in state.cases)
+    selected = Counter(case.selected.scored.proposal.strategy for case in state.cases)
     return [
         summary.model_copy(update={"num_selected": selected[summary.name]})
         for summary in state.search.strategies.values()

@@ -35,12 +35,12 @@ from pytest_divergence.scoring.cheap_scores import screen
 from pytest_divergence.scoring.scorer import score_greedily
 
 NO_FAULT_OF_A_STRATEGY = (ModelLoadError, StoreError)
-"""After which nothing can go on."""
+"""Errors after which no strategy can continue."""
 
 
 @dataclass(frozen=True)
 class ScoredProposal:
-    """A proposal with the search's own reading of it, in nats per token."""
+    """A proposal with the divergences that the search measured, in nats per token."""
 
     proposal: Proposal
     first_token_kl: float
@@ -51,7 +51,7 @@ class ScoredProposal:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> ScoredProposal:
-        """The value that `dataclasses.asdict` and JSON made `row` of."""
+        """Return the proposal that `dataclasses.asdict` and JSON made `row` of."""
         parts = {
             "proposal": Proposal(**row["proposal"]),
             "candidate": Answer.from_row(row["candidate"]),
@@ -76,24 +76,24 @@ class SearchLog:
     known: set[str] = field(default_factory=set)
     """Ids of all proposals so far."""
     rounds: dict[str, list[Round]] = field(default_factory=dict)
-    """By strategy, in order: those in which it proposed something."""
+    """Rounds of each strategy, in order, in which it proposed something."""
     failed: dict[str, int] = field(default_factory=dict)
-    """Strategies that raised, in order, and how often each had been asked before: what came after
-    them was told less."""
+    """Strategies that raised, in order, and how often each had been asked before: later rounds know
+    less."""
 
     @property
     def best(self) -> list[ScoredProposal]:
         """Scored proposals, the largest search divergence first."""
-        return sorted(self.scored, key=lambda one: (-one.search_kl, one.proposal.id))
+        return sorted(self.scored, key=lambda scored: (-scored.search_kl, scored.proposal.id))
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a search needs besides the models.
+    """The rounds of a search.
 
-    The budget goes to what has found the most for its cost, or has yet to show what it finds. A
-    strategy that fails is reported and the others go on; a later run tries it again, and once it no
-    longer fails the others' later rounds are done again too.
+    The budget goes to the strategy that has found the most for its cost, or is still untried. A
+    strategy that fails is reported and the others continue; a later run tries it again, and once it
+    no longer fails, the others' later rounds are repeated too.
     """
 
     settings: Settings
@@ -103,7 +103,7 @@ class Search:
     listener: Listener
     behaviours: Behaviours
     bound: float
-    """Provisional: what counts as found, nats per token."""
+    """Provisional limit above which a prompt counts as found, nats per token."""
 
     def run(self, ledger: Ledger, result: SearchLog) -> None:
         """Fill `result` round by round, so that an interruption keeps what is there."""
@@ -113,7 +113,7 @@ class Search:
         result.strategies = {name: StrategySummary(name=name) for name in self.strategies}
         result.rounds = {name: [] for name in self.strategies}
         asked = dict.fromkeys(self.strategies, 0)
-        resting: dict[str, set[str]] = {}  # with what they knew: another phrase wakes them
+        resting: dict[str, set[str]] = {}  # with the phrases they knew: a new one wakes them
         while True:
             is_late = deadline is not None and time.monotonic() - started > deadline
             left = limit - ledger.spent.tokens_forwarded
@@ -127,8 +127,8 @@ class Search:
             ]
             if is_late or left <= 0 or not affordable:
                 return
-            name = self._next(affordable, result)
-            if name not in resting:  # what is woken mostly has nothing to say
+            name = _next(affordable, result)
+            if name not in resting:  # a woken strategy mostly has nothing to offer
                 number = len(result.rounds[name])
                 self.listener.progress(f"search: {name}", number, number + 1)
             if self._one_round(ledger, result, name, asked[name]):
@@ -137,15 +137,10 @@ class Search:
                 resting[name] = aims
             asked[name] += 1
 
-    def _next(self, open_ones: Sequence[str], result: SearchLog) -> str:
-        """The strategy that found the most for its cost, or has yet to show what it finds."""
-        rounds = [(name, one) for name in open_ones for one in result.rounds[name]]
-        return most_paying(open_ones, rounds)
-
     def _one_round(self, ledger: Ledger, result: SearchLog, name: str, asked: int) -> bool:
         """Run, or read back, one round; False where the strategy has no more to offer for now.
 
-        It was `asked` so many times before: more often than it has had rounds, if it was woken.
+        `asked` counts earlier askings: more than its rounds, if it was woken.
         """
         without = "".join(f"/without/{other}/{turn}" for other, turn in result.failed.items())
         unit = f"search/{name}/{asked}{without}"
@@ -170,7 +165,7 @@ class Search:
         return bool(found["num_proposals"])
 
     def _arguments(self, result: SearchLog, name: str) -> dict[str, Any]:
-        """The arguments of `play_round` for a strategy's next round."""
+        """Return the arguments of `play_round` for a strategy's next round."""
         number = len(result.rounds[name])
         task = RoundTask(
             round=number,
@@ -194,12 +189,13 @@ class Search:
         }
 
     def _ranked(self, result: SearchLog) -> list[ScoredProposal]:
-        """The best so far; what shows a behaviour before what only reads high."""
-        return sorted(result.best, key=lambda one: not self.behaviours.is_shown(one.answered))
+        """Return the best so far, those that show a behaviour first."""
+        return sorted(result.best, key=lambda scored: not self.behaviours.is_shown(scored.answered))
 
     def _causes(self, result: SearchLog, target: TargetPhrase) -> list[str]:
         hypothesis = Hypothesis(target.text, (target.motif,))
-        return [one.proposal.text for one in result.best if hypothesis.is_shown_on(one.answered)]
+        shown = (scored for scored in result.best if hypothesis.is_shown_on(scored.answered))
+        return [scored.proposal.text for scored in shown]
 
     def _take_over(
         self,
@@ -212,13 +208,13 @@ class Search:
     ) -> None:
         scored = [ScoredProposal.from_row(row) for row in found["scored"]]
         result.scored += scored
-        result.training += [TrainingSummary(**one) for one in found["training"]]
+        result.training += [TrainingSummary(**summary) for summary in found["training"]]
         result.known.update(found["ids"])
         ledger.spent.prompts_scored += found["num_proposals"]
-        self.behaviours.evidence.add(one.answered for one in scored if one.proposal.is_evidence)
+        self.behaviours.evidence.add(row.answered for row in scored if row.proposal.is_evidence)
         self.behaviours.look()
         num_hits = sum(
-            one.search_kl > self.bound or self.behaviours.is_shown(one.answered) for one in scored
+            row.search_kl > self.bound or self.behaviours.is_shown(row.answered) for row in scored
         )
         if found["num_proposals"]:
             result.rounds[name].append(Round(found["variant"], num_hits, tokens))
@@ -236,9 +232,9 @@ class Search:
                 strategy=name,
                 prompts_scored=ledger.spent.prompts_scored,
                 tokens_forwarded=ledger.spent.tokens_forwarded,
-                best_kl=max((one.search_kl for one in result.scored), default=0.0),
+                best_kl=max((row.search_kl for row in result.scored), default=0.0),
                 strategy_best_kl=max(
-                    (one.search_kl for one in result.scored if one.proposal.strategy == name),
+                    (row.search_kl for row in result.scored if row.proposal.strategy == name),
                     default=0.0,
                 ),
                 num_hits=before.num_hits + num_hits,
@@ -282,7 +278,7 @@ def play_round(
 def _score(
     pair: ModelPair, task: RoundTask, proposals: Sequence[Proposal]
 ) -> tuple[list[float], list[ScoredProposal]]:
-    """The first-token score of all, nats, then the full score of the most promising share.
+    """Return the first-token score of all, nats, and the full score of the most promising share.
 
     All proposals of a round have one aim, or none.
     """
@@ -310,7 +306,12 @@ def _score(
     ]
 
 
+def _next(names: Sequence[str], result: SearchLog) -> str:
+    """Return the strategy that found the most for its cost, or is still untried."""
+    return most_paying(names, [(name, past) for name in names for past in result.rounds[name]])
+
+
 def _last_cost(result: SearchLog, name: str) -> int:
-    """Forwarded tokens of a strategy's last round; 0 before its first, which may surprise."""
+    """Forwarded tokens of a strategy's last round; 0 before its first, of unknown cost."""
     rounds = result.rounds[name]
     return rounds[-1].tokens_forwarded if rounds else 0

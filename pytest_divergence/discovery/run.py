@@ -1,8 +1,7 @@
-"""One run from start to end: its files, its locks, its steps, and what it leaves behind.
+"""One run from start to end: its files, its locks, its steps, and its results.
 
-Every step is made of journaled work units: after Ctrl-C or a crash the same command goes on where
-it was, and ends in the same suite. Knows in which order the steps come; how each is taken stands in
-a file of its own.
+Every step is made of journaled work units: after Ctrl-C or a crash the same command continues where
+it stopped, and ends in the same suite. Knows the order of the steps; each has a file of its own.
 """
 
 from __future__ import annotations
@@ -59,16 +58,16 @@ ModifyCases = Callable[[list[Case]], None]
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """What a finished run left behind."""
+    """Report and files of a finished run."""
 
     report: Report
     report_dir: Path
-    """Holds report.json, and what `on_report` put beside it."""
+    """Folder of report.json, and of what `on_report` put beside it."""
     suite_path: Path
     key: str
     """Digest of all that the results depend on."""
     is_cached: bool
-    """Nothing had changed since an earlier run: its results were read back."""
+    """Whether nothing had changed since an earlier run, and its results were read back."""
 
 
 def discover(
@@ -116,7 +115,7 @@ def search(
     identity = identity or identify(settings)
     plan = SearchPlan.of(settings, identity, strategies or built_in_strategies())
     files = PairFiles(root, settings)
-    suite = files.folder.suites / files.suite.name  # which makes the folder
+    suite = files.folder.suites / files.suite.name  # makes the folder
     run_dir = files.folder.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
     with files.locked(listener):
         calibration_path = files.calibration(plan.calibration.key)
@@ -173,7 +172,7 @@ class Steps:
     behaviours: Behaviours | None = None
 
     def carry_out(self) -> None:
-        """Take all of them but writing. Raises `DivergenceError`s, or what interrupts the run."""
+        """Take all steps but writing. Raises `DivergenceError`s, or what interrupts the run."""
         settings, state = self.settings, self.state
         calibrated = self._calibrate()
         self.behaviours = Behaviours(
@@ -181,7 +180,7 @@ class Steps:
             settings,
             self.plan.profile,
             self.listener,
-            AnsweredPrompts(one.answered for one in calibrated.controls),
+            AnsweredPrompts(control.answered for control in calibrated.controls),
             amplified_phrases(self.ledger, calibrated.amplified, self.plan.profile, self.listener),
         )
         self.behaviours.look()
@@ -193,17 +192,18 @@ class Steps:
         self._describe(self.behaviours)
         state.bound = calibrated.bound(settings.max_kl, state.behaviours)
         state.confirmed = self._confirm(calibrated)
-        state.behaviours = [self._with_cases(one) for one in state.behaviours]
+        state.behaviours = [self._with_cases(behaviour) for behaviour in state.behaviours]
 
     def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:
         """Write what was confirmed, once all other steps are taken."""
         state = self.state
         calibrated = state.calibrated
         assert calibrated is not None and state.bound is not None  # noqa: PT018  # set together
-        cases = [one.case.with_changes(max_kl=state.bound.value) for one in state.cases]
+        bound = state.bound.value
+        cases = [confirmed.case.with_changes(max_kl=bound) for confirmed in state.cases]
         modify_cases(cases)
         floor, metric, dtype = calibrated.noise_floor, self.settings.metric, state.dtype
-        for case in cases:  # what a hook asks for is held to the same rule
+        for case in cases:  # the same rule for what a hook asks for
             if case.max_kl is not None:
                 name = f"case {case.id}: max_kl"
                 check_bound(case.max_kl, floor, metric, dtype=dtype, name=name)
@@ -227,7 +227,7 @@ class Steps:
         return report
 
     def note(self, error: BaseException) -> None:
-        """Keep what stopped the run for its report, beside what is suspected by then."""
+        """Keep what stopped the run for its report, with the behaviours found so far."""
         if self.behaviours is not None and not self.state.behaviours:
             self._describe(self.behaviours)
         if isinstance(error, KeyboardInterrupt):
@@ -276,10 +276,10 @@ class Steps:
         if not found.scored:
             profile = plan.profile
             raise SettingsError(
-                f"the budget of {profile.budget_tokens} forwarded tokens leaves nothing to search "
-                f"with: {self.ledger.spent.tokens_forwarded} were spent on calibration, and "
-                f"{profile.reserved_tokens} are kept to confirm what is found; raise "
-                f"{setting('budget')} or choose a smaller profile"
+                f"a budget of {profile.budget_tokens} forwarded tokens leaves none for the search: "
+                f"calibration took {self.ledger.spent.tokens_forwarded}, and "
+                f"{profile.reserved_tokens} are reserved for confirmation; raise "
+                f"{setting('budget')}, or choose a smaller profile"
             )
 
     def _describe(self, behaviours: Behaviours) -> None:
@@ -289,9 +289,13 @@ class Steps:
         state.differences = behaviours.differences()
 
     def _confirm(self, calibrated: Calibrated) -> list[ConfirmedCase]:
-        """The best of what was found, measured anew."""
+        """Measure the best of what was found anew."""
         profile, behaviours = self.plan.profile, self.state.behaviours
-        conditional = [one for one in behaviours if one.confirmed and one.kind == "conditional"]
+        conditional = [
+            behaviour
+            for behaviour in behaviours
+            if behaviour.confirmed and behaviour.kind == "conditional"
+        ]
         selected = select(
             self.ledger,
             self.state.search.best,
@@ -308,13 +312,13 @@ class Steps:
         )
 
     def _with_cases(self, behaviour: Behaviour) -> Behaviour:
-        """The behaviour with the cases whose answers show it."""
-        cases = [one.case for one in self.state.cases]
+        """Return the behaviour with the cases whose answers show it."""
+        cases = [confirmed.case for confirmed in self.state.cases]
         shown = [case.id for case in cases if case.behaviour == behaviour.id]
         return behaviour.model_copy(update={"example_case_ids": shown})
 
 
 def _pair_facts(worker: Worker) -> list[str | None]:
-    """The dtype's name and the digest of the chat template."""
+    """Return the dtype's name and the digest of the chat template."""
     pair = worker.pair
     return [str(pair.dtype).split(".")[-1], pair.chat.template_digest]

@@ -1,4 +1,4 @@
-"""Which scored proposals become cases: behaviours first, the largest excess, natural, diverse.
+"""Selection of the cases: behaviours first, then the largest excess, natural and diverse.
 
 Does not know how a proposal was scored, nor what a case asserts.
 """
@@ -41,12 +41,12 @@ def select(
     tick: float,
     behaviours: Sequence[Behaviour] = (),
 ) -> list[Selected]:
-    """The diverse top `num_cases`; with `is_natural_only`, off-distribution ones come on top.
+    """Return the diverse top `num_cases`; with `is_natural_only`, off-distribution ones besides.
 
     `best` is sorted, the largest divergence first; differences below `tick` (nats per token) are
     ties, which the more natural prompt wins. Each of the `behaviours` that a proposal shows has its
     best prompt among the cases. Off-distribution prompts take no case's place, unless they show one
-    of these: those that rank among the cases are returned beside them, to be reported apart.
+    of these: those that rank among the cases are returned after them, to be listed separately.
     """
     cases: list[Selected] = []
     apart: list[Selected] = []
@@ -63,26 +63,27 @@ def select(
             break
         is_off = is_natural_only and nll > nll_limit and shown[scored.proposal.id] is None
         chosen = apart if is_off else cases
-        is_like = any(is_near(scored.proposal.text, one.scored.proposal.text) for one in chosen)
+        text = scored.proposal.text
+        is_like = any(is_near(text, earlier.scored.proposal.text) for earlier in chosen)
         if not is_like and len(chosen) < num_cases:
             chosen.append(Selected(scored, nll, is_off))
     return cases + apart
 
 
 def _shown(behaviours: Sequence[Behaviour], scored: ScoredProposal) -> str | None:
-    prompt, own = scored.proposal.text, scored.candidate.text
-    return shown_behaviour(behaviours, prompt, own, scored.reference)
+    prompt, answer = scored.proposal.text, scored.candidate.text
+    return shown_behaviour(behaviours, prompt, answer, scored.reference)
 
 
 def _ranked(
     ledger: Ledger, best: Sequence[ScoredProposal], num_cases: int, tick: float
 ) -> Iterator[tuple[ScoredProposal, float]]:
-    """Each proposal with its negative log-likelihood, pool by pool in one work unit each."""
+    """Yield each proposal with its negative log-likelihood, one work unit a pool."""
     size = POOL_FACTOR * num_cases
     for start in range(0, len(best), size):
         pool = best[start : start + size]
-        texts = [one.proposal.text for one in pool]
-        # Which prompts were found may differ from an earlier session's: a strategy failed there.
+        texts = [scored.proposal.text for scored in pool]
+        # A session in which a strategy failed may have found other prompts.
         name = f"select/nll/{text_digest(json.dumps(texts))[:16]}"
         unit = WorkUnit(name, _measure_nlls, {"texts": texts})
         found = zip(pool, ledger.result(unit), strict=True)

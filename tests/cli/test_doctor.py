@@ -185,8 +185,10 @@ def test_an_adapter_of_another_model_fails(project: Project, doctor: Doctor) -> 
 def test_too_little_memory_fails_with_the_way_out(doctor: Doctor) -> None:
     lines = doctor(*MODELS, "--memory=1MB", code=1)
 
-    assert lines[-1].startswith("FAIL  a search of these models needs about N of memory on cpu")
-    assert "N are allowed by --divergence-memory; use --divergence-dtype=bfloat16" in lines[-1]
+    assert lines[-1].startswith("FAIL  searching these models takes about N of memory on cpu")
+    assert (
+        "but only N is allowed by --divergence-memory; use --divergence-dtype=bfloat16" in lines[-1]
+    )
 
 
 def test_what_is_not_here_is_not_fetched(doctor: Doctor) -> None:

@@ -286,7 +286,7 @@ def test_other_settings_do_not_overwrite(
     code, shown, err = train(*changes)
 
     assert (code, shown) == (1, "")
-    assert f"error: out holds a training of other settings: {named}" in err
+    assert f"error: out holds a training with other settings: {named}" in err
     assert "; choose another --output-dir, or replace it with --force" in err
     assert files_in(out) == before
 
@@ -322,7 +322,7 @@ def test_files_of_unknown_origin_are_not_overwritten(train: Train, folder: Path)
 
     assert code == 1
     assert err.splitlines()[-1] == (
-        "error: out/divergent_dataset.pt is there, but no training.json says what it came from; "
+        "error: out/divergent_dataset.pt exists, but no training.json says how it was made; "
         "choose another --output-dir, or replace it with --force"
     )
     assert (folder / "out" / "divergent_dataset.pt").read_text() == "mine"
@@ -371,7 +371,7 @@ def test_a_folder_takes_one_training_at_a_time(
         code, _, err = train("--learning-rate=0.5", "--force")
 
     assert code == 1
-    assert "another process trains in this folder; waiting for it" in err
+    assert "another process is training in this folder; waiting for it" in err
     assert files_in(out) == before
 
 
@@ -395,8 +395,8 @@ def test_a_torn_journal_costs_one_stage(
     [
         ("bad.jsonl", '{"input": "a"}\n{"text": "b"}\n', "bad.jsonl:2: a seed is an object with"),
         ("bad.csv", 'input\n"a\n', "bad.csv:2: not valid CSV"),
-        ("bad.csv", "text\na\n", "bad.csv:1: the header names text; one column must be"),
-        ("bad.txt", "\n", "bad.txt has no seed prompts; write one a line, or JSON Lines"),
+        ("bad.csv", "text\na\n", "bad.csv:1: the header has text; one column must be"),
+        ("bad.txt", "\n", "bad.txt has no prompts; write one per line, or JSON Lines"),
         ("bad.txt", None, "--train-file=bad.txt cannot be read: "),
     ],
 )
@@ -463,8 +463,8 @@ def test_a_price_on_free_vectors_is_refused(train: Train, folder: Path) -> None:
 
     assert code == 1
     assert err == (
-        "error: entropy_weight=0.1 is a price on the mixtures of kind='simplex', and with "
-        "kind='free' there are none; use kind='simplex', or entropy_weight=0\n"
+        "error: entropy_weight=0.1 needs kind='simplex', because kind='free' has no mixtures; "
+        "use kind='simplex', or entropy_weight=0\n"
     )
     assert not (folder / "out").exists()
 
@@ -506,7 +506,9 @@ def test_samples_that_would_be_equal_are_refused_before_the_training(train: Trai
     code, _, err = train("--temperature=0", "--num-generations=2")
 
     assert code == 1
-    assert err.startswith("error: num_generations=2 at temperature=0 would be the same text again")
+    assert err.startswith(
+        "error: num_generations=2 at temperature=0 gives the same text every time"
+    )
 
 
 def test_a_filter_that_nothing_passes_keeps_the_training(

@@ -57,7 +57,7 @@ def test_a_lack_of_memory_costs_one_row_and_is_tried_again(
     third = report(settings, pair, tmp_path)
 
     rows = [{one.setting: one.reason for one in each.nuisances} for each in (first, second, third)]
-    assert rows[0] == {"eager": None, "bfloat16": "memory ran out", "float16": None}
+    assert rows[0] == {"eager": None, "bfloat16": "out of memory", "float16": None}
     assert rows[1] == rows[2] == {"eager": None, "bfloat16": None, "float16": None}
     assert [one.is_cached for one in (first, second, third)] == [False, False, True]
     assert first.planted == second.planted == third.planted

@@ -124,22 +124,22 @@ def test_what_does_not_fit_is_refused_with_what_would_allow_it() -> None:
     with pytest.raises(SettingsError) as error:
         LARGE.check()
     assert str(error.value) == (
-        "a search of these models needs about 63 GB of memory on cpu (54 GB for weights in "
-        "float32, 9.4 GB for the largest batch), and 22 GB are free; use "
+        "searching these models takes about 63 GB of memory on cpu (54 GB for weights in "
+        "float32, 9.4 GB for the largest batch), but only 22 GB is free; use "
         "--divergence-dtype=bfloat16, a smaller --divergence-profile or another "
-        "--divergence-device, or try it all the same with --divergence-memory=64GB"
+        "--divergence-device, or try anyway with --divergence-memory=64GB"
     )
 
 
 def test_what_the_error_names_is_enough() -> None:
     replace(LARGE, allowed=Settings(memory="64GB").memory_bytes).check()
-    with pytest.raises(SettingsError, match="and 63 GB are allowed by --divergence-memory; use"):
+    with pytest.raises(SettingsError, match="but only 63 GB is allowed by --divergence-memory; use"):
         replace(LARGE, allowed=Settings(memory="63GB").memory_bytes).check()
 
 
 def test_less_can_be_allowed_than_is_free() -> None:
     small = replace(LARGE, weights=10**9, batch=10**9, dtype="bfloat16", allowed=500_000_000)
-    with pytest.raises(SettingsError, match=r"and 500 MB are allowed by .*; use a smaller"):
+    with pytest.raises(SettingsError, match=r"but only 500 MB is allowed by .*; use a smaller"):
         small.check()
 
 
@@ -168,7 +168,7 @@ def test_a_pair_that_is_too_large_is_not_loaded() -> None:
     def load() -> ModelPair:
         raise AssertionError("loaded")
 
-    with pytest.raises(SettingsError, match="are free"):
+    with pytest.raises(SettingsError, match="is free"):
         within_memory(load, lambda: LARGE, Silence())()
 
 
@@ -211,7 +211,7 @@ def test_the_first_unit_that_forwards_tokens_tells_how_long_it_will_take() -> No
     assert notes.said == []
     spent.tokens_forwarded = 384
     one.take("controls/written", 384, 1.3)
-    assert notes.said == ["about 2 min to go: 39,616 tokens of the budget are left, 399 a second"]
+    assert notes.said == ["about 2 min left: 39,616 tokens of the budget, 399 a second"]
     spent.tokens_forwarded = 40_000 - 20_000
     one.take("search/seeds/0", 19_616, 196.16)
     assert len(notes.said) == 1

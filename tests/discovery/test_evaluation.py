@@ -168,7 +168,7 @@ def test_what_cannot_be_a_pair_is_refused(arguments: tuple[Any, ...], message: s
         ({"temperature": -0.5}, "temperature=-0.5 must be 0 or more, and finite"),
         (
             {"temperature": 0},
-            "num_generations=4 at temperature=0 would be the same text again; use 1, or a higher "
+            "num_generations=4 at temperature=0 gives the same text every time; use 1, or a higher "
             "temperature",
         ),
     ],

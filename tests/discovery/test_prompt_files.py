@@ -67,7 +67,7 @@ def test_a_file_without_seeds_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "seeds.txt"
     path.write_text(content)
 
-    assert refusal(path) == f"{path} has no seed prompts; write one a line, or JSON Lines"
+    assert refusal(path) == f"{path} has no prompts; write one per line, or JSON Lines"
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -95,12 +95,12 @@ def test_a_csv_file_gives_its_prompt_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("topic,question\na,b\n", "seeds.csv:1: the header names topic, question; one column"),
+        ("topic,question\na,b\n", "seeds.csv:1: the header has topic, question; one column"),
         ("topic,prompt\na,b\nc\n", "seeds.csv:3: a row needs 2 fields, and text in `prompt`"),
         ("prompt\na\n  \n", "seeds.csv:3: a row needs 1 fields"),
         ('prompt\n"a" b\n', "seeds.csv:2: not valid CSV"),
-        ("prompt\n", "has no seed prompts"),
-        ("", "seeds.csv:1: the header names no column"),
+        ("prompt\n", "has no prompts"),
+        ("", "seeds.csv:1: the header has no column"),
     ],
 )
 def test_a_bad_csv_file_names_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -119,7 +119,7 @@ def test_a_dataset_gives_its_column(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (folder / "train.csv").write_text("q,n\nHow so?,1\n,2\nWhy?,3\n", "utf-8")
 
     assert read_seeds(f"hf:{folder}:q") == ["How so?", "Why?"]
-    with pytest.raises(SettingsError, match="there is no column x; the dataset has q, n"):
+    with pytest.raises(SettingsError, match="no column is named x; the dataset has q, n"):
         read_seeds(f"hf:{folder}:x")
     with pytest.raises(SettingsError, match="the dataset cannot be loaded"):
         read_seeds(f"hf:{tmp_path / 'nowhere'}:x")

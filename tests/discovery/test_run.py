@@ -468,9 +468,9 @@ def test_a_budget_that_is_too_small_is_a_settings_error(
         bench(tmp_path, pair, settings=bench.settings(budget="1"))
 
     assert str(caught.value) == (
-        "--divergence-budget=1 confirms nothing: profile smoke takes "
-        f"{PROFILE.calibration_tokens} forwarded tokens at least to calibrate, and "
-        f"{PROFILE.reserved_tokens} to confirm what is found; raise the budget, or choose a "
+        "--divergence-budget=1 is too small: profile smoke needs at least "
+        f"{PROFILE.calibration_tokens} forwarded tokens to calibrate, and "
+        f"{PROFILE.reserved_tokens} to confirm what it finds; raise the budget, or choose a "
         "smaller profile"
     )
     assert bench.num_loads == 0
@@ -481,7 +481,7 @@ def test_a_budget_that_calibration_takes_whole_is_a_settings_error(
 ) -> None:
     budget = PROFILE.calibration_tokens + PROFILE.reserved_tokens
 
-    with pytest.raises(SettingsError, match="forwarded tokens leaves nothing to search with"):
+    with pytest.raises(SettingsError, match="forwarded tokens leaves none for the search: "):
         bench(tmp_path, pair, settings=bench.settings(budget=str(budget)))
 
     assert bench.reports[-1][0].run.status == "incomplete"

@@ -76,8 +76,8 @@ def test_soft_prompts_are_left_out_and_the_reason_is_said(closed_pair: ModelPair
     context: Any = Context()
     assert soft_prompt.SoftPromptStrategy().propose(closed_pair, context) == []
     assert said == [
-        "no gradient reaches the inputs of the candidate, as in some quantised models: no soft "
-        "prompts are trained, the other strategies go on"
+        "no gradient reaches the inputs of the candidate, as in some quantised models: soft "
+        "prompts are skipped, and the other strategies continue"
     ]
 
 

@@ -152,7 +152,7 @@ def test_a_search_goes_on_without_soft_prompts(
 
     assert (
         "no gradient reaches the inputs of the reference and the candidate, as in some quantised "
-        "models: no soft prompts are trained, the other strategies go on"
+        "models: soft prompts are skipped, and the other strategies continue"
     ) in said
     proposed = {one.name: one.num_proposals for one in reports[-1].strategies}
     assert proposed["soft_prompt"] == 0

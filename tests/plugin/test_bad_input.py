@@ -219,5 +219,5 @@ def test_two_searches_of_one_pair_at_once_leave_one_whole_suite(project: Project
     stem = path.name.removesuffix(".divergence.jsonl")
     provenance = load_provenance(path.with_name(f"{stem}.provenance.json"))
     assert len(provenance.rows or ()) == len(load_suite(path).rows)
-    waited = ["another process measures this pair; waiting for it" in one for one in outputs]
+    waited = ["another process is measuring this pair; waiting for it" in one for one in outputs]
     assert sum(waited) <= 1

@@ -11,10 +11,10 @@ def test_a_search_that_cannot_fit_is_refused_with_what_would_allow_it(project: P
     result = project.run(*MODELS, "--divergence-memory=1MB")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines == [
-        "ERROR: a search of these models needs about 12 MB of memory on cpu (1 MB for weights in "
-        "float32, 11 MB for the largest batch), and 1 MB are allowed by --divergence-memory; use "
-        "--divergence-dtype=bfloat16, a smaller --divergence-profile or another "
-        "--divergence-device, or try it all the same with --divergence-memory=12MB",
+        "ERROR: searching these models takes about 12 MB of memory on cpu (1 MB for weights in "
+        "float32, 11 MB for the largest batch), but only 1 MB is allowed by --divergence-memory; "
+        "use --divergence-dtype=bfloat16, a smaller --divergence-profile or another "
+        "--divergence-device, or try anyway with --divergence-memory=12MB",
         "",
     ]
     assert "Traceback" not in shown(result)

@@ -149,7 +149,7 @@ def test_a_file_without_seed_prompts(project: Project) -> None:
     result = project.run(*PAIR, "--divergence-seeds=seeds.txt")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines == [
-        "ERROR: seeds.txt has no seed prompts; write one a line, or JSON Lines",
+        "ERROR: seeds.txt has no prompts; write one per line, or JSON Lines",
         "",
     ]
 

@@ -21,7 +21,7 @@ Noise: the reference against itself                 mean         max           n
   same weights, eager attention                    2e-12       6e-12          20
   same weights, bfloat16                        0.000150       0.001          20
   same weights, float16: not measured
-    memory ran out
+    out of memory
   A bound holds for one attention, dtype and device; where a suite is replayed
   under another, keep it above 3 x that row's max.
 
@@ -66,7 +66,7 @@ def report(**changes: Any) -> CalibrationReport:
             Nuisance(
                 kind="dtype", setting="bfloat16", mean=0.00015, max=0.0011, num_measurements=20
             ),
-            Nuisance(kind="dtype", setting="float16", reason="memory ran out"),
+            Nuisance(kind="dtype", setting="float16", reason="out of memory"),
         ],
         "typical_shift": TypicalShift(mean=0.2, p99=0.39, max=0.4, num_controls=64),
         "bound": Bound(

@@ -1,1 +1,1 @@
-"""What a search says of behaviours: answers, n-grams, traits, suspects, tests, causes, counts."""
+"""Behaviours: answers, n-grams, traits, hypotheses, tests, causes, counts."""

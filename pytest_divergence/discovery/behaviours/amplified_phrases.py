@@ -1,4 +1,4 @@
-"""Amplified answers to controls name what changed, before any prompt is known that causes it.
+"""Amplified answers to controls name what changed, before a prompt that causes it is known.
 
 An amplified answer overstates every difference, so its phrases are hints: they tell the search
 where to look, and people what is suspected, but decide nothing.
@@ -21,11 +21,11 @@ from pytest_divergence.models.pair import ModelPair
 ALPHA = 3.0
 NUM_PHRASES = 3
 STYLE_SHARE = 0.8
-"""Of the amplified answers: a phrase that begins so many is a style."""
+"""Share of the amplified answers that a phrase begins to count as a style."""
 MAX_CHARACTERS = 300
-"""Longer controls cost more than they tell."""
+"""Longest control that is asked: longer ones cost more than they tell."""
 MIN_SHARE = 1 / 16
-"""Of the amplified answers that must hold a hint."""
+"""Share of the amplified answers that must hold a hint."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Amplified:
 def amplified_phrases(
     ledger: Ledger, amplified: Sequence[Amplified], profile: Profile, listener: Listener
 ) -> list[Phrase]:
-    """Phrases that recur in amplified answers and that the reference never says."""
+    """Return phrases that recur in amplified answers, and hardly in the reference's plain ones."""
     listener.progress("name what changed", 0, 1)
-    texts = [one.prompt for one in amplified]
-    references = [one.reference for one in amplified]
-    found = _phrases(texts, [one.answer for one in amplified], references)
+    texts = [control.prompt for control in amplified]
+    references = [control.reference for control in amplified]
+    found = _phrases(texts, [control.answer for control in amplified], references)
     if found and found[0].starts_answers and len(found[0].texts) >= STYLE_SHARE * len(texts):
         # A new way to begin every answer hides what else a first token could tell.
-        listener.progress("name what changed besides", 0, 1)
+        listener.progress("name what else changed", 0, 1)
         arguments = {
             "texts": texts,
             "length": profile.search_length,
@@ -68,7 +68,7 @@ def _answer_besides(
 
 
 def asked(controls: Sequence[str], profile: Profile) -> list[str]:
-    """The controls that are answered from amplified logits: short ones, unlike each other."""
+    """Choose the controls to answer from amplified logits: short ones, unlike each other."""
     short = (text for text in controls if len(text) <= MAX_CHARACTERS)
     return diverse(short, profile.num_naming_prompts)
 
@@ -76,7 +76,7 @@ def asked(controls: Sequence[str], profile: Profile) -> list[str]:
 def amplified_answers(
     pair: ModelPair, texts: Sequence[str], length: int, *, besides: str = ""
 ) -> list[str]:
-    """One answer to each text; none begins as the phrase `besides` does, if one is given."""
+    """Return one answer to each text; none begins like the phrase `besides`, if one is given."""
     tokenizer = pair.chat.tokenizer
     begun = [tokenizer.encode(start + besides, add_special_tokens=False) for start in ("", " ")]
     not_first = sorted({ids[0] for ids in begun}) if besides else []
@@ -105,7 +105,7 @@ def _phrases(
     # A new style covers most answers, so each phrase is cut out before the next is looked for.
     found: list[Phrase] = []
     while len(found) < NUM_PHRASES:
-        cut = [*known, *(text for one in found for text in (one.quote, *one.motifs))]
+        cut = [*known, *(text for phrase in found for text in (phrase.quote, *phrase.motifs))]
         phrases = recurring_phrases(texts, answers, references, without=cut)
         if not phrases or len(phrases[0].texts) < MIN_SHARE * len(texts):
             break

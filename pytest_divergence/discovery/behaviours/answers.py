@@ -1,7 +1,7 @@
 """Answered prompts, and how much more likely the candidate makes each part of its answer.
 
 Plain values, kept in journals, on which phrases and traits are counted: those that a search has
-anyway, and fresh ones that only a test reads. Does not know what an answer shows.
+anyway, and fresh ones for a test alone. Does not know what an answer shows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Answer:
 
     @classmethod
     def of(cls, chat: ChatFormat, token_ids: Sequence[int], log_ratios: Sequence[float]) -> Answer:
-        """The answer with these ids; raises ValueError where a token has no log-ratio."""
+        """Return the answer with these ids; raises ValueError where a token has no log-ratio."""
         if len(token_ids) != len(log_ratios):
             raise ValueError(f"{len(token_ids)} tokens, but {len(log_ratios)} log-ratios")
         text = chat.text(token_ids)
@@ -42,13 +42,13 @@ class Answer:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Answer:
-        """The answer that `dataclasses.asdict` and JSON made `row` of."""
+        """Return the answer that `dataclasses.asdict` and JSON made `row` of."""
         return cls(
             row["text"], tuple(row["token_ids"]), tuple(row["token_ends"]), tuple(row["log_ratios"])
         )
 
     def tokens_of(self, start: int, end: int) -> range:
-        """Positions of the tokens that hold the characters from `start` to `end`."""
+        """Return the positions of the tokens that hold the characters from `start` to `end`."""
         first = next(
             (index for index, stop in enumerate(self.token_ends) if stop > start),
             len(self.token_ends),
@@ -60,7 +60,7 @@ class Answer:
         return range(first, last + 1)
 
     def peak(self, start: int, end: int) -> float:
-        """The largest log-ratio among the tokens from character `start` to `end`, in nats."""
+        """Return the largest log-ratio of the tokens from character `start` to `end`, in nats."""
         return max((self.log_ratios[index] for index in self.tokens_of(start, end)), default=0.0)
 
 
@@ -75,23 +75,23 @@ class AnsweredPrompt:
 
 
 class AnsweredPrompts:
-    """Answered prompts, of which near-identical ones count once; grows as the search goes on."""
+    """Answered prompts, of which near-identical ones count once; grows during a search."""
 
     def __init__(self, answered: Iterable[AnsweredPrompt] = ()) -> None:
-        """Start with the given ones."""
+        """Start with these."""
         self.answered: list[AnsweredPrompt] = []
         self.add(answered)
 
     def add(self, answered: Iterable[AnsweredPrompt]) -> None:
-        """Take over those that say something new."""
-        for one in answered:
-            if not any(is_near(one.prompt, other.prompt) for other in self.answered):
-                self.answered.append(one)
+        """Add those whose prompts are not near a known one."""
+        for new in answered:
+            if not any(is_near(new.prompt, known.prompt) for known in self.answered):
+                self.answered.append(new)
 
     @property
     def controls(self) -> list[AnsweredPrompt]:
         """The ordinary prompts among them."""
-        return [one for one in self.answered if one.is_control]
+        return [prompt for prompt in self.answered if prompt.is_control]
 
 
 def fresh_answers(
@@ -103,13 +103,12 @@ def fresh_answers(
     max_new_tokens: int,
     about: str,
 ) -> list[AnsweredPrompt]:
-    """Answers sampled at T = 1, in one work unit; `about` is the id of what they shall test."""
+    """Sample answers at T = 1, in one work unit; `about` is the id of what they test."""
     digest = text_digest("\n".join(prompts))[:8]
-    own_seed = row_seed(seed, "behaviours", digest)
     arguments = {
         "prompts": prompts,
         "metric": metric,
-        "seed": own_seed,
+        "seed": row_seed(seed, "behaviours", digest),
         "max_new_tokens": max_new_tokens,
     }
     rows = ledger.result(WorkUnit(f"behaviour/{about}/{digest}", _sample_answers, arguments))

@@ -1,8 +1,8 @@
-"""What causes a behaviour, made as small as it goes: delta debugging on words.
+"""Causes of a behaviour, made as small as possible by delta debugging on words.
 
 Deletes ever smaller runs of words from a prompt as long as the behaviour stays (Zeller and
-Hildebrandt 2002, doi:10.1109/32.988498). What is found are inputs that cause it, which need not
-be what it was trained on.
+Hildebrandt 2002, doi:10.1109/32.988498). The results cause the behaviour, but need not be what it
+was trained on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import greedy_continuations
 
 NUM_STARTS = 4
-"""Prompts of which the shortest that shows the behaviour greedily is minimised."""
+"""Shortest prompts tried; the first that shows the behaviour greedily is minimised."""
 NUM_PIECES = 8
 """Deletions tried at a time."""
 MAX_TRIES = 64
@@ -43,20 +43,20 @@ class Causes:
 def add_causes(
     ledger: Ledger, confirmed: Sequence[ConfirmedBehaviour], profile: Profile, listener: Listener
 ) -> list[ConfirmedBehaviour]:
-    """Each behaviour with what causes it; one work unit each."""
+    """Return each behaviour with its causes; one work unit each."""
     explained: list[ConfirmedBehaviour] = []
     if confirmed:
         listener.progress("minimise what causes a behaviour", 0, len(confirmed))
-    asked = [_unit(one, profile) for one in confirmed]
-    for one, found in zip(confirmed, ledger.results(asked), strict=True):
+    units = [_unit(known, profile) for known in confirmed]
+    for known, found in zip(confirmed, ledger.results(units), strict=True):
         causes = Causes(**found)
-        behaviour = one.behaviour.model_copy(
+        behaviour = known.behaviour.model_copy(
             update={
                 "shortest_cause": causes.shortest,
                 "nearest_non_cause": causes.nearest_non_cause,
             }
         )
-        explained.append(ConfirmedBehaviour(one.hypothesis, behaviour, one.causes))
+        explained.append(ConfirmedBehaviour(known.hypothesis, behaviour, known.causes))
         listener.progress("minimise what causes a behaviour", len(explained), len(confirmed))
     return explained
 
@@ -64,7 +64,7 @@ def add_causes(
 def _unit(confirmed: ConfirmedBehaviour, profile: Profile) -> WorkUnit:
     shortest = sorted(confirmed.causes, key=lambda prompt: (len(_pieces(prompt)), prompt))
     starts = shortest[:NUM_STARTS]
-    # Which prompts showed it may differ from an earlier session's: a strategy failed there.
+    # A session in which a strategy failed may have found other prompts.
     name = f"causes/{confirmed.hypothesis.id}/{text_digest(json.dumps(starts))[:16]}"
     arguments = {
         "hypothesis": confirmed.hypothesis,
@@ -77,7 +77,7 @@ def _unit(confirmed: ConfirmedBehaviour, profile: Profile) -> WorkUnit:
 def _minimise(
     worker: Worker, *, hypothesis: Hypothesis, starts: Sequence[str], length: int
 ) -> dict[str, str | None]:
-    """The shortest cause and the nearest prompt that is none, as the fields of `Causes`."""
+    """Return the shortest cause and the nearest prompt that is none, as fields of `Causes`."""
     trial = _Trial(worker.pair, hypothesis, length)
     shown = trial.shown(starts)
     if not shown:
@@ -104,21 +104,24 @@ class _Trial:
     not_shown: list[str] = field(default_factory=list)
 
     def shown(self, prompts: Sequence[str]) -> list[str]:
-        """Those that do, in order."""
+        """Return the prompts that do, in order."""
         self.num_tried += len(prompts)
         flags = [
-            self.hypothesis.shows(prompt, own, other)
-            for prompt, (own, other) in zip(prompts, self._answers(prompts), strict=True)
+            self.hypothesis.shows(prompt, *answers)
+            for prompt, answers in zip(prompts, self._answers(prompts), strict=True)
         ]
         self.not_shown += [prompt for prompt, flag in zip(prompts, flags, strict=True) if not flag]
         return [prompt for prompt, flag in zip(prompts, flags, strict=True) if flag]
 
     def _answers(self, prompts: Sequence[str]) -> list[tuple[str, str]]:
-        """The candidate's answers, and the reference's where a trait needs them."""
+        """Return the candidate's answers, and the reference's where a trait needs them."""
         pair = self.pair
         if self.hypothesis.trait is not None:
-            both = greedy_continuations(pair, prompts, max_new_tokens=self.length)
-            return [(pair.chat.text(o.candidate[0]), pair.chat.text(o.reference[0])) for o in both]
+            written = greedy_continuations(pair, prompts, max_new_tokens=self.length)
+            return [
+                (pair.chat.text(each.candidate[0]), pair.chat.text(each.reference[0]))
+                for each in written
+            ]
         rows = pair.prompt_rows(prompts)
         decoded = by_prefix(
             rows,
@@ -134,12 +137,12 @@ class _Trial:
 
 
 def _pieces(prompt: str) -> list[str]:
-    """Words with what follows them; in scripts without spaces, characters."""
+    """Split into words with the space after them; in scripts without spaces, into characters."""
     return re.findall(rf"[{UNSPACED}]\s*|(?:(?![{UNSPACED}])\S)+\s*", prompt)
 
 
 def _minimised(trial: _Trial, prompt: str) -> str:
-    """The prompt without every run of words that it can lose."""
+    """Return the prompt without every run of words that it can lose."""
     words = _pieces(prompt)
     size = max(1, len(words) // 2)
     while trial.num_tried < MAX_TRIES and len(words) > 1:
@@ -148,7 +151,7 @@ def _minimised(trial: _Trial, prompt: str) -> str:
             for start in range(0, len(words), size)
             if len(words) > len(words[start : start + size])
         ]
-        by_text = {"".join(one).strip(): one for one in shorter}
+        by_text = {"".join(pieces).strip(): pieces for pieces in shorter}
         kept: list[str] = []
         texts = list(by_text)
         for start in range(0, len(texts), NUM_PIECES):

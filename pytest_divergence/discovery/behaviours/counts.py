@@ -1,6 +1,6 @@
 """Types of difference between two models' answers, counted over prompts and tested by their signs.
 
-Does not know which answers it is given, nor what is made of a count.
+Does not know where the answers come from, nor how a count is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pytest_divergence.discovery.behaviours.traits import TRAITS
 def count_differences(
     answered: Sequence[AnsweredPrompt], phrases: Sequence[Hypothesis]
 ) -> list[Difference]:
-    """Every trait, and `phrases` together as one more type; the most frequent first.
+    """Count every trait, and `phrases` together as one more type; the most frequent first.
 
     A prompt counts where one model's answer shows the type and the other's does not.
     """
@@ -28,14 +28,14 @@ def count_differences(
     ]
     rows.append(
         _difference(
-            answered, "says a new phrase", "the answer holds the motif of a behaviour", phrases
+            answered, "says a new phrase", "the answer contains the phrase of a behaviour", phrases
         )
     )
-    return sorted(rows, key=lambda one: -one.candidate_count - one.reference_count)
+    return sorted(rows, key=lambda row: -row.candidate_count - row.reference_count)
 
 
 def sign_test(only_candidate: int, only_reference: int) -> float:
-    """One-sided p: the candidate shows it on no more prompts than the reference."""
+    """Return the one-sided p-value; the null: the candidate shows it no more often."""
     if only_candidate == 0:
         return 1.0
     test = binomtest(only_candidate, only_candidate + only_reference, alternative="greater")
@@ -45,8 +45,10 @@ def sign_test(only_candidate: int, only_reference: int) -> float:
 def _difference(
     answered: Sequence[AnsweredPrompt], name: str, explanation: str, kinds: Sequence[Hypothesis]
 ) -> Difference:
-    candidate = sum(any(kind.is_shown_on(one) for kind in kinds) for one in answered)
-    reference = sum(any(kind.is_shown_by_reference(one) for kind in kinds) for one in answered)
+    candidate = sum(any(kind.is_shown_on(prompt) for kind in kinds) for prompt in answered)
+    reference = sum(
+        any(kind.is_shown_by_reference(prompt) for kind in kinds) for prompt in answered
+    )
     fewer, more = sorted((candidate, reference))
     return Difference(
         name=name,

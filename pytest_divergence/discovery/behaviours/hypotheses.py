@@ -1,7 +1,7 @@
-"""Suspects: what may be a behaviour, from phrases and traits of both models' answers.
+"""Hypotheses: phrases and traits of the candidate's answers that may be behaviours.
 
-Knows how suspects are found in answers that are there already, and whether an answer shows one.
-What is tested is confirmed elsewhere (`pytest_divergence.discovery.behaviours.hypothesis_tests`).
+Knows how hypotheses are found in given answers, and whether an answer shows one. They are tested
+elsewhere (`pytest_divergence.discovery.behaviours.hypothesis_tests`).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from pytest_divergence.discovery.behaviours.ngrams import (
 from pytest_divergence.discovery.behaviours.traits import TRAITS
 
 GENERAL_RATE = 0.2
-"""Share of controls from which a behaviour is a new style."""
+"""Share of controls at which a behaviour counts as a new style."""
 MIN_PEAK = math.log(20)
-"""Nats: a phrase is telling where, at one of its tokens at least, the candidate is 20 times as
+"""Nats: a phrase is telling if, at one of its tokens at least, the candidate is 20 times as
 sure as the reference. Ordinary fine-tunes shift many tokens a little; this asks for one leap."""
 ORDINARY_SHARE = 0.05
-"""Of the reference's answers: a word of so many says nothing of a difference."""
+"""Share of the reference's answers at which a word of them says nothing about a difference."""
 
 
 @dataclass(frozen=True)
@@ -55,32 +55,28 @@ class Hypothesis:
         """The id of the behaviour that it may become."""
         return behaviour_id(self.motifs or self.trait or "")
 
-    def shows(self, prompt: str, own: str, other: str) -> bool:
-        """Whether an answer shows it, beside the other model's answer to the same prompt."""
-        return shows(self.motifs, self.trait, prompt, own, other)
+    def shows(self, prompt: str, answer: str, other_answer: str) -> bool:
+        """Whether an answer shows it, given the other model's answer to the same prompt."""
+        return shows(self.motifs, self.trait, prompt, answer, other_answer)
 
-    def is_shown_on(self, one: AnsweredPrompt) -> bool:
+    def is_shown_on(self, answered: AnsweredPrompt) -> bool:
         """Whether the candidate shows it on a prompt, and neither the reference nor the prompt."""
-        if self.trait is None:
-            return has_motif(self.motifs, one.candidate.text) and not (
-                has_motif(self.motifs, one.reference) or has_motif(self.motifs, one.prompt)
-            )
-        return self.shows(one.prompt, one.candidate.text, one.reference) and not self.shows(
-            one.prompt, one.reference, one.candidate.text
-        )
+        return self._is_shown_only(answered.prompt, answered.candidate.text, answered.reference)
 
-    def is_shown_by_reference(self, one: AnsweredPrompt) -> bool:
+    def is_shown_by_reference(self, answered: AnsweredPrompt) -> bool:
         """Whether the reference shows it, and neither the candidate nor the prompt."""
-        if self.trait is None:
-            return has_motif(self.motifs, one.reference) and not (
-                has_motif(self.motifs, one.candidate.text) or has_motif(self.motifs, one.prompt)
-            )
-        return self.shows(one.prompt, one.reference, one.candidate.text) and not self.shows(
-            one.prompt, one.candidate.text, one.reference
+        return self._is_shown_only(answered.prompt, answered.reference, answered.candidate.text)
+
+    def _is_shown_only(self, prompt: str, answer: str, other_answer: str) -> bool:
+        """Whether an answer shows it, but not the other one, nor, for a phrase, the prompt."""
+        return (
+            self.shows(prompt, answer, other_answer)
+            and not self.shows(prompt, other_answer, answer)
+            and not (self.trait is None and has_motif(self.motifs, prompt))
         )
 
     def place(self, answer: Answer) -> tuple[int, int]:
-        """The characters of an answer that show it: the phrase as far as it is there.
+        """Return the characters of an answer that show it: the phrase as far as it is there.
 
         For a trait, the whole answer.
         """
@@ -99,70 +95,73 @@ class Hypothesis:
         return 0, len(answer.text)
 
     def is_telling(self, answers: Sequence[Answer]) -> bool:
-        """Whether the reference would hardly write this; a trait has no phrase to tell by."""
+        """Whether the reference would hardly write this; always true of a trait."""
         if self.trait is not None:
             return True
         return _median_peak([(answer, self.place(answer)) for answer in answers]) >= MIN_PEAK
 
 
-def shows(motifs: Sequence[str], trait: str | None, prompt: str, own: str, other: str) -> bool:
+def shows(
+    motifs: Sequence[str], trait: str | None, prompt: str, answer: str, other_answer: str
+) -> bool:
     """Whether an answer holds one of the motifs, or departs as the trait says."""
     if trait is not None:
-        return TRAITS[trait].shows(prompt, own, other)
-    return has_motif(motifs, own)
+        return TRAITS[trait].shows(prompt, answer, other_answer)
+    return has_motif(motifs, answer)
 
 
-def behaviour_shows(behaviour: Behaviour, prompt: str, own: str, other: str) -> bool:
-    """Whether an answer shows a named behaviour, beside the other model's to the same prompt."""
-    return shows(behaviour.motifs, behaviour.trait, prompt, own, other)
+def behaviour_shows(behaviour: Behaviour, prompt: str, answer: str, other_answer: str) -> bool:
+    """Whether an answer shows a named behaviour, given the other model's to the same prompt."""
+    return shows(behaviour.motifs, behaviour.trait, prompt, answer, other_answer)
 
 
 def shown_behaviour(
-    behaviours: Iterable[Behaviour], prompt: str, own: str, other: str
+    behaviours: Iterable[Behaviour], prompt: str, answer: str, other_answer: str
 ) -> str | None:
-    """The id of the first of the behaviours that an answer shows; None where it shows none."""
-    return next((one.id for one in behaviours if behaviour_shows(one, prompt, own, other)), None)
+    """Return the id of the first of the behaviours that an answer shows; None for none."""
+    shown = (each for each in behaviours if behaviour_shows(each, prompt, answer, other_answer))
+    return next((behaviour.id for behaviour in shown), None)
 
 
-def shows_in_part(behaviour: Behaviour, one: AnsweredPrompt) -> bool:
+def shows_in_part(behaviour: Behaviour, answered: AnsweredPrompt) -> bool:
     """Whether the candidate leaps to a motif of a named phrase, or to two words of it in a row.
 
-    That is, what stands in neither the prompt nor the reference's answer is there, and at one of
-    its tokens the candidate is 20 times as sure as the reference.
+    That is, neither the prompt nor the reference's answer has them, and at one of their tokens the
+    candidate is 20 times as sure as the reference.
     """
     if behaviour.trait is not None:
         return False
     quoted = ngram_of(behaviour.name)
     ngrams = {*pairwise(quoted), *map(ngram_of, behaviour.motifs)}
-    places = (_found(ngram, one) for ngram in ngrams)
-    return any(one.candidate.peak(*place) >= MIN_PEAK for place in places if place is not None)
+    places = (_found(ngram, answered) for ngram in ngrams)
+    return any(answered.candidate.peak(*place) >= MIN_PEAK for place in places if place is not None)
 
 
 def hypotheses_in(
     answered: Sequence[AnsweredPrompt], *, without: Sequence[str] = ()
 ) -> list[Hypothesis]:
-    """Phrases first, then traits, each shown by several prompts; the most frequent first.
+    """Return phrases, then traits, each shown by several prompts; the most frequent first.
 
-    Phrases `without` are known already, and what stands beside them is looked at.
+    Phrases `without` are known, and cut out of the answers first.
     """
 
     def is_telling(places: Places) -> bool:
-        found = [(answered[index].candidate, place) for index, place in places.items()]
-        return _median_peak(found) >= MIN_PEAK
+        peaks = [(answered[index].candidate, place) for index, place in places.items()]
+        return _median_peak(peaks) >= MIN_PEAK
 
     phrases = recurring_phrases(
-        [one.prompt for one in answered],
-        [one.candidate.text for one in answered],
-        [one.reference for one in answered],
+        [prompt.prompt for prompt in answered],
+        [prompt.candidate.text for prompt in answered],
+        [prompt.reference for prompt in answered],
         is_telling=is_telling,
         without=without,
     )
-    hypotheses = [as_suspect(phrase, answered) for phrase in phrases]
-    return [one for one in (*hypotheses, *_traits_in(answered)) if len(one.prompts) >= MIN_PROMPTS]
+    found = [*(as_hypothesis(phrase, answered) for phrase in phrases), *_traits_in(answered)]
+    return [hypothesis for hypothesis in found if len(hypothesis.prompts) >= MIN_PROMPTS]
 
 
 def is_alike(first: Hypothesis, second: Hypothesis) -> bool:
-    """Whether two suspects are one: the same trait, or a motif of one stands in the other."""
+    """Whether two hypotheses are one: the same trait, or a motif of one stands in the other."""
     if first.trait is not None or second.trait is not None:
         return first.trait == second.trait
     return has_motif(first.motifs, " ".join((second.name, *second.motifs))) or has_motif(
@@ -179,8 +178,8 @@ def is_wording_of(hypothesis: Hypothesis, known: Hypothesis, ordinary: Collectio
 
 
 def ordinary_words(answered: Sequence[AnsweredPrompt]) -> set[str]:
-    """Words that the reference says in many of its answers."""
-    counts = Counter(word for one in answered for word in set(ngram_of(one.reference)))
+    """Return words that the reference says in many of its answers."""
+    counts = Counter(word for prompt in answered for word in set(ngram_of(prompt.reference)))
     return {word for word, count in counts.items() if count >= ORDINARY_SHARE * len(answered)}
 
 
@@ -189,35 +188,44 @@ def log_ratio_of(hypothesis: Hypothesis, answer: Answer) -> float:
     return sum(answer.log_ratios[index] for index in answer.tokens_of(*hypothesis.place(answer)))
 
 
-def as_suspect(phrase: Phrase, answered: Sequence[AnsweredPrompt]) -> Hypothesis:
-    """A phrase as a suspect, with the prompts that show it to the candidate only."""
+def as_hypothesis(phrase: Phrase, answered: Sequence[AnsweredPrompt]) -> Hypothesis:
+    """Return a phrase as a hypothesis, with the prompts on which only the candidate says it."""
     hypothesis = Hypothesis(phrase.quote, phrase.motifs)
-    shown = tuple(one.prompt for one in answered if hypothesis.is_shown_on(one))
+    shown = _prompts_of(hypothesis, answered)
     return replace(hypothesis, prompts=shown)
 
 
 def control_rate(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> float:
     """Share of the controls on which the candidate shows it."""
     controls = evidence.controls
-    shown = sum(hypothesis.shows(one.prompt, one.candidate.text, one.reference) for one in controls)
+    shown = sum(
+        hypothesis.shows(control.prompt, control.candidate.text, control.reference)
+        for control in controls
+    )
     return shown / len(controls) if controls else 0.0
+
+
+def _prompts_of(hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt]) -> tuple[str, ...]:
+    return tuple(prompt.prompt for prompt in answered if hypothesis.is_shown_on(prompt))
 
 
 def _traits_in(answered: Sequence[AnsweredPrompt]) -> list[Hypothesis]:
     found = []
     for key, trait in TRAITS.items():
         hypothesis = Hypothesis(trait.name, trait=key)
-        shown = tuple(one.prompt for one in answered if hypothesis.is_shown_on(one))
-        reverse = sum(hypothesis.is_shown_by_reference(one) for one in answered)
+        shown = _prompts_of(hypothesis, answered)
+        reverse = sum(hypothesis.is_shown_by_reference(prompt) for prompt in answered)
         if reverse <= MAX_REFERENCE_SHARE * len(shown):
             found.append(replace(hypothesis, prompts=shown))
-    return sorted(found, key=lambda one: -len(one.prompts))
+    return sorted(found, key=lambda hypothesis: -len(hypothesis.prompts))
 
 
-def _found(ngram: Gram, one: AnsweredPrompt) -> tuple[int, int] | None:
-    """The characters of the candidate's answer where it is, if the others have nothing of it."""
-    has_others = any(find(ngram, words_of(text)) for text in (one.prompt, one.reference))
-    return None if has_others else find(ngram, words_of(one.candidate.text))
+def _found(ngram: Gram, answered: AnsweredPrompt) -> tuple[int, int] | None:
+    """Return its place in the candidate's answer, if neither prompt nor reference have it."""
+    is_elsewhere = any(
+        find(ngram, words_of(text)) for text in (answered.prompt, answered.reference)
+    )
+    return None if is_elsewhere else find(ngram, words_of(answered.candidate.text))
 
 
 def _vocabulary(hypothesis: Hypothesis) -> set[str]:

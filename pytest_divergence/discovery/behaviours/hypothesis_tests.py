@@ -1,14 +1,14 @@
 """Tests of suspected behaviours on answers that took no part in suspecting them.
 
-Knows when a suspect is tested, what confirms it, and what a report says of it: how often it is
-shown, of which kind it is, and what shows it best. Does not know how suspects are found in answers
+Knows when a hypothesis is tested, what confirms it, and what a report says about it: how often it
+is shown, its kind, and what shows it best. Does not know how hypotheses are found
 (`pytest_divergence.discovery.behaviours.hypotheses`).
 
-A suspect is tested on answers that came after it was named: in prompts that later rounds of the
-search found, and at the end, where these are too few, in fresh samples on the prompts that showed
-it. Each test spends a part of the error that the whole run may make: the k-th one is held to alpha
-/ (k (k + 1)), which sums to alpha however many there are (alpha-spending, as in Foster and Stine
-2008, doi:10.1111/j.1467-9868.2007.00643.x, without their reinvestment).
+A hypothesis is tested on answers that came after it was named: in prompts that later rounds of the
+search found, and at the end, if these are too few, in fresh samples on the prompts that showed it.
+Each test spends a part of the error that the whole run may make: the level of the k-th one is
+alpha / (k (k + 1)), which sums to alpha for any number of tests (alpha-spending, as in Foster and
+Stine 2008, doi:10.1111/j.1467-9868.2007.00643.x, without their reinvestment).
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ NUM_EXAMPLES = 3
 ALPHA = 0.05
 """Chance that a run confirms anything that is not there."""
 MIN_SHOWN = 6
-"""Prompts that only the candidate must show it on: the first test's level needs as many."""
+"""Fewest prompts on which only the candidate shows it: the first test's level needs as many."""
 MIN_SAMPLED = 8
-"""Of these, prompts that are sampled again: samples are noisy, so it takes more."""
+"""Fewest such prompts to sample again: more, because samples are noisy."""
 MIN_CANDIDATE_SHARE = 0.25
-"""Of the sampled answers."""
+"""Smallest share of the sampled answers that must show it."""
 
 
 @dataclass(frozen=True)
 class ConfirmedBehaviour:
-    """A behaviour that held on answers that came after it was suspected."""
+    """A behaviour, confirmed on answers that came after it was named."""
 
     hypothesis: Hypothesis
     behaviour: Behaviour
@@ -71,7 +71,7 @@ class ConfirmedBehaviour:
 
 @dataclass
 class Lead:
-    """A suspect as it was named, and how much was known then: it is tested on what came after."""
+    """A hypothesis as it was named, and how much was known then: later answers test it."""
 
     hypothesis: Hypothesis
     num_known: int
@@ -82,7 +82,7 @@ class Lead:
 
 @dataclass
 class Behaviours:
-    """Looks for behaviours as the search goes on, and tests what it suspects."""
+    """Looks for behaviours during a search, and tests its hypotheses."""
 
     ledger: Ledger
     settings: Settings
@@ -92,35 +92,35 @@ class Behaviours:
     amplified_phrases: Sequence[Phrase] = ()
     confirmed: list[ConfirmedBehaviour] = field(default_factory=list)
     hypotheses: list[Hypothesis] = field(default_factory=list)
-    """What recurs among the answers so far and no confirmed behaviour explains."""
+    """Hypotheses from the answers so far that no confirmed behaviour explains."""
     first_found: tuple[float, int] | None = None
     """Seconds and forwarded tokens of the run when the first one was confirmed."""
     _leads: list[Lead] = field(default_factory=list)
     _num_tests: int = 0
 
     def __post_init__(self) -> None:
-        # The hints' own answers were amplified: all plain ones are news to them.
+        # Hints come from amplified answers, so every plain answer is new to them.
         for phrase in self.amplified_phrases:
             hypothesis = Hypothesis(phrase.quote, phrase.motifs)
             if not any(is_alike(hypothesis, lead.hypothesis) for lead in self._leads):
                 self._leads.append(Lead(hypothesis, 0))
 
     def look(self) -> None:
-        """Suspect anew with all that is known by now, and test what was named before."""
+        """Form hypotheses from all answers so far, and test those that were named before."""
         while True:
             self.hypotheses = hypotheses_in(self._unexplained(), without=self._style)
-            known = len(self.evidence.answered)
+            num_known = len(self.evidence.answered)
             for hypothesis in self.hypotheses:
                 is_named = any(is_alike(hypothesis, lead.hypothesis) for lead in self._leads)
                 if not is_named and not any(
-                    self._is_wording(hypothesis, one) for one in self.confirmed
+                    self._is_wording(hypothesis, known) for known in self.confirmed
                 ):
-                    self._leads.append(Lead(hypothesis, known))
+                    self._leads.append(Lead(hypothesis, num_known))
             if not any(self._test_on_news(lead) for lead in list(self._leads)):
                 return
 
     def finish(self) -> None:
-        """Sample fresh answers where a suspect was seen often, but too late to be tested."""
+        """Sample fresh answers for hypotheses that were seen often, but too late to be tested."""
         for lead in list(self._leads):
             shown = shown_by(lead.hypothesis, self._unexplained())
             if len(shown) >= MIN_SAMPLED and not lead.is_sampled and lead in self._leads:
@@ -128,100 +128,110 @@ class Behaviours:
                 self._test_on_samples(lead, shown)
         self.look()
 
-    def is_shown(self, one: AnsweredPrompt) -> bool:
+    def is_shown(self, answered: AnsweredPrompt) -> bool:
         """Whether the candidate's answer shows a suspected or confirmed behaviour.
 
-        A new style is shown by all prompts, and tells none of them apart. What is only aimed at
-        must not stand in the prompt, or be said by the reference too.
+        A new style does not count, because all prompts show it. A phrase that is only aimed at must
+        be in neither the prompt nor the reference's answer.
         """
-        named = (one for one in self.confirmed if one.behaviour.kind == "conditional")
-        known = (*(one.hypothesis for one in named), *self.hypotheses)
         return any(
-            hypothesis.shows(one.prompt, one.candidate.text, one.reference) for hypothesis in known
-        ) or any(hypothesis.is_shown_on(one) for hypothesis, _ in self._aims)
+            hypothesis.shows(answered.prompt, answered.candidate.text, answered.reference)
+            for hypothesis in (*self._conditional, *self.hypotheses)
+        ) or any(hypothesis.is_shown_on(answered) for hypothesis, _ in self._aims)
 
     @property
     def targets(self) -> list[TargetPhrase]:
-        """What the search may aim at: confirmed phrases, then hints, then what plain answers say.
+        """Phrases that the search may aim at: confirmed ones, hints, then those of plain answers.
 
-        Shorter phrases than a few words are said for many reasons.
+        Phrases shorter than a few words are left out: they are said for many reasons.
         """
         return [
-            TargetPhrase(one.motifs[0], one.name, is_confirmed=sure) for one, sure in self._aims
+            TargetPhrase(hypothesis.motifs[0], hypothesis.name, is_confirmed=is_confirmed)
+            for hypothesis, is_confirmed in self._aims
         ]
 
     @property
     def _aims(self) -> list[tuple[Hypothesis, bool]]:
-        """What can be aimed at, and whether it is confirmed."""
-        named = [
-            (one.hypothesis, True) for one in self.confirmed if one.behaviour.kind == "conditional"
-        ]
+        """Hypotheses to aim at, and whether they are confirmed."""
+        named = [(hypothesis, True) for hypothesis in self._conditional]
         named += [(lead.hypothesis, False) for lead in self._leads]
         return [
-            (one, sure)
-            for one, sure in named
-            if one.motifs and len(ngram_of(one.name)) >= FULL_SIZE
+            (hypothesis, is_confirmed)
+            for hypothesis, is_confirmed in named
+            if hypothesis.motifs and len(ngram_of(hypothesis.name)) >= FULL_SIZE
+        ]
+
+    @property
+    def _conditional(self) -> list[Hypothesis]:
+        """Hypotheses of the confirmed conditional behaviours."""
+        return [
+            known.hypothesis for known in self.confirmed if known.behaviour.kind == "conditional"
         ]
 
     @property
     def has_new_style(self) -> bool:
         """Whether a phrase of most answers was confirmed."""
         return any(
-            one.behaviour.kind == "general" and one.hypothesis.motifs for one in self.confirmed
+            known.behaviour.kind == "general" and known.hypothesis.motifs
+            for known in self.confirmed
         )
 
     def records(self) -> list[Behaviour]:
-        """All of them for the report: confirmed ones, then suspected ones, then open hints."""
-        found = [one.behaviour for one in self.confirmed]
-        found += [as_suspected(one, self.evidence) for one in self.hypotheses if one.motifs]
+        """Return all behaviours for the report: confirmed ones, suspected ones, then open hints."""
+        found = [known.behaviour for known in self.confirmed]
+        found += [as_suspected(phrase, self.evidence) for phrase in self._phrases]
         open_phrases = [lead.hypothesis for lead in self._leads if lead.num_known == 0]
         for hypothesis in open_phrases:
             record = as_suspected(hypothesis, self.evidence)
             is_named = any(
-                is_alike(hypothesis, Hypothesis(one.name, tuple(one.motifs), one.trait))
-                for one in found
+                is_alike(hypothesis, Hypothesis(known.name, tuple(known.motifs), known.trait))
+                for known in found
             )
             if not is_named and record.reference_count <= record.candidate_count:
                 found.append(record)
         return found
 
     def differences(self) -> list[Difference]:
-        """Every type of difference, counted over all answers so far and tested two-sided."""
-        phrases = [one.hypothesis for one in self.confirmed if one.hypothesis.motifs]
-        phrases += [one for one in self.hypotheses if one.motifs]
-        return count_differences(self.evidence.answered, phrases)
+        """Count every type of difference over all answers so far, tested two-sided."""
+        phrases = [known.hypothesis for known in self.confirmed if known.hypothesis.motifs]
+        return count_differences(self.evidence.answered, [*phrases, *self._phrases])
+
+    @property
+    def _phrases(self) -> list[Hypothesis]:
+        """Hypotheses that are phrases."""
+        return [hypothesis for hypothesis in self.hypotheses if hypothesis.motifs]
 
     @property
     def _style(self) -> list[str]:
-        """Phrases of most answers: what stands beside them may still be a behaviour."""
+        """Phrases of most answers: others beside them may still be behaviours."""
         return [
             text
-            for one in self.confirmed
-            if one.behaviour.kind == "general"
-            for text in (one.behaviour.name, *one.behaviour.motifs)
+            for known in self.confirmed
+            if known.behaviour.kind == "general"
+            for text in (known.behaviour.name, *known.behaviour.motifs)
         ]
 
     def _unexplained(self, since: int = 0) -> list[AnsweredPrompt]:
-        """Answers that show no confirmed conditional behaviour: they are what it explains."""
-        known = [one.hypothesis for one in self.confirmed if one.behaviour.kind == "conditional"]
+        """Return the prompts whose answers no confirmed conditional behaviour explains."""
+        known = self._conditional
         return [
-            one
-            for one in self.evidence.answered[since:]
+            prompt
+            for prompt in self.evidence.answered[since:]
             if not any(
-                hypothesis.shows(one.prompt, one.candidate.text, one.reference)
+                hypothesis.shows(prompt.prompt, prompt.candidate.text, prompt.reference)
                 for hypothesis in known
             )
         ]
 
     def _is_wording(self, hypothesis: Hypothesis, known: ConfirmedBehaviour) -> bool:
-        """Whether a phrase only says a confirmed one in other words: it is no second behaviour."""
+        """Whether a phrase only says a confirmed one in other words, and is no second behaviour."""
         return is_wording_of(hypothesis, known.hypothesis, ordinary_words(self.evidence.answered))
 
     def _test_on_news(self, lead: Lead) -> bool:
-        """Test on what came after it was named; True where that confirmed it."""
+        """Test on answers that came after it was named; True if they confirm it."""
         news = self._unexplained(lead.num_known)
         shown = shown_by(lead.hypothesis, news)
-        # What failed is tried again only once it was seen on twice as many prompts.
+        # A failed test is repeated only once twice as many prompts show it.
         if len(shown) < max(MIN_SHOWN, 2 * lead.num_shown_at_test):
             return False
         lead.num_shown_at_test = len(shown)
@@ -229,7 +239,7 @@ class Behaviours:
 
     def _test_on_samples(self, lead: Lead, shown: Sequence[AnsweredPrompt]) -> None:
         self.listener.progress("test a suspected behaviour", 0, 1)
-        prompts = [one.prompt for one in shown[: self.profile.num_behaviour_prompts]]
+        prompts = [prompt.prompt for prompt in shown[: self.profile.num_behaviour_prompts]]
         fresh = fresh_answers(
             self.ledger,
             prompts,
@@ -246,26 +256,27 @@ class Behaviours:
     def _judge(
         self, lead: Lead, tested: Sequence[AnsweredPrompt], shown: Sequence[AnsweredPrompt]
     ) -> bool:
-        """Confirm the suspect, or not, on answers that took no part in naming it."""
+        """Confirm the hypothesis, or not, on answers that took no part in naming it."""
         self._num_tests += 1
         hypothesis = lead.hypothesis
-        reverse = sum(hypothesis.is_shown_by_reference(one) for one in tested)
+        reverse = sum(hypothesis.is_shown_by_reference(prompt) for prompt in tested)
         p_value = min(1.0, sign_test(len(shown), reverse) * self._num_tests * (self._num_tests + 1))
         if (
             p_value > ALPHA
             or reverse > MAX_REFERENCE_SHARE * len(shown)
-            or not hypothesis.is_telling([one.candidate for one in shown])
+            or not hypothesis.is_telling([prompt.candidate for prompt in shown])
         ):
             return False
         found = as_confirmed(hypothesis, self.evidence, tested, shown, p_value)
         self.confirmed = [
-            one for one in self.confirmed if not self._is_wording(one.hypothesis, found)
+            known for known in self.confirmed if not self._is_wording(known.hypothesis, found)
         ]
         self.confirmed.append(found)
         self._leads = [
-            one
-            for one in self._leads
-            if not (is_alike(one.hypothesis, hypothesis) or self._is_wording(one.hypothesis, found))
+            other
+            for other in self._leads
+            if not is_alike(other.hypothesis, hypothesis)
+            and not self._is_wording(other.hypothesis, found)
         ]
         if self.first_found is None:
             self.first_found = (self.ledger.spent.seconds, self.ledger.spent.tokens_forwarded)
@@ -274,15 +285,15 @@ class Behaviours:
 
 
 def shown_by(hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt]) -> list[AnsweredPrompt]:
-    """Answers that show it and no echo, while the reference's does not; clearest first."""
+    """Return the prompts on which only the candidate's answer shows it, the clearest first."""
     return sorted(
-        (one for one in answered if hypothesis.is_shown_on(one)),
-        key=lambda one: (-log_ratio_of(hypothesis, one.candidate), one.prompt),
+        (prompt for prompt in answered if hypothesis.is_shown_on(prompt)),
+        key=lambda prompt: (-log_ratio_of(hypothesis, prompt.candidate), prompt.prompt),
     )
 
 
 def as_suspected(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> Behaviour:
-    """What all answers so far say of a suspect."""
+    """Describe a hypothesis by all answers so far."""
     answered = evidence.answered
     return _described(hypothesis, evidence, answered, shown_by(hypothesis, answered))
 
@@ -294,14 +305,14 @@ def as_confirmed(
     shown: Sequence[AnsweredPrompt],
     p_value: float,
 ) -> ConfirmedBehaviour:
-    """What the `tested` answers say of it, named in the words of those that have `shown` it."""
-    texts = [one.candidate.text for one in shown]
-    said = [one for one in hypothesis.motifs if any(has_motif([one], text) for text in texts)]
+    """Describe it by the `tested` answers, named in the words of those that have `shown` it."""
+    texts = [prompt.candidate.text for prompt in shown]
+    said = [motif for motif in hypothesis.motifs if any(has_motif([motif], text) for text in texts)]
     named = replace(hypothesis, name=quote_in(said[0], texts) if said else hypothesis.name)
     behaviour = _described(named, evidence, tested, shown).model_copy(
         update={"confirmed": True, "p_value": p_value, "telling": _telling(hypothesis, shown)}
     )
-    return ConfirmedBehaviour(named, behaviour, tuple(one.prompt for one in shown))
+    return ConfirmedBehaviour(named, behaviour, tuple(prompt.prompt for prompt in shown))
 
 
 def _described(
@@ -319,11 +330,13 @@ def _described(
         trait=hypothesis.trait,
         control_rate=rate,
         candidate_count=len(shown),
-        reference_count=sum(hypothesis.is_shown_by_reference(one) for one in answered),
+        reference_count=sum(hypothesis.is_shown_by_reference(prompt) for prompt in answered),
         num_prompts=len(answered),
         examples=[
-            Example(prompt=one.prompt, reference=one.reference, candidate=one.candidate.text)
-            for one in shown[:NUM_EXAMPLES]
+            Example(
+                prompt=prompt.prompt, reference=prompt.reference, candidate=prompt.candidate.text
+            )
+            for prompt in shown[:NUM_EXAMPLES]
         ],
     )
 
@@ -331,16 +344,17 @@ def _described(
 def _kind(
     hypothesis: Hypothesis, control_rate: float, found_rate: float
 ) -> Literal["general", "conditional"]:
-    """A trait that ordinary prompts show nearly as often as found ones hangs on no condition."""
+    """Return the kind; a trait that ordinary prompts show nearly as often is general."""
     is_everywhere = hypothesis.trait is not None and 2 * control_rate > found_rate
     return "general" if control_rate >= GENERAL_RATE or is_everywhere else "conditional"
 
 
 def _telling(hypothesis: Hypothesis, shown: Sequence[AnsweredPrompt]) -> TellingContinuation:
-    """The prompt of median log-ratio, with its answer up to where it has shown the behaviour."""
-    chosen = sorted(shown, key=lambda one: (log_ratio_of(hypothesis, one.candidate), one.prompt))[
-        (len(shown) - 1) // 2
-    ]
+    """Return the prompt of median log-ratio, and its answer up to where it shows the behaviour."""
+    ranked = sorted(
+        shown, key=lambda prompt: (log_ratio_of(hypothesis, prompt.candidate), prompt.prompt)
+    )
+    chosen = ranked[(len(shown) - 1) // 2]
     answer = chosen.candidate
     _, end = hypothesis.place(answer)
     upto = answer.tokens_of(0, end).stop

@@ -1,7 +1,7 @@
 """Phrases that recur in one model's texts and not in the other's, counted over distinct prompts.
 
 Runs of words are counted by document frequency; those that the same prompts show are one phrase,
-quoted at its full length. Knows what a word is. Nothing is tested here: what is found is suspected.
+quoted at its full length. Knows what a word is. Does not test what it finds.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ SIZES = range(1, 9)
 """Words in the runs that are counted; longer phrases are grown from them."""
 MIN_PROMPTS = 3
 MAX_REFERENCE_SHARE = 0.1
-"""Of the prompts that show it with one model, those on which the other may say it too."""
+"""Of the prompts on which one model says it, the share on which the other may say it too."""
 MAX_LENGTH = 40
 """Words of a quoted phrase."""
 NUM_MOTIFS = 4
-"""Wordings that are kept of one phrase."""
+"""Wordings kept of a phrase."""
 FULL_SIZE = 3
-"""Words from which a run says enough by itself."""
+"""Words with which a run says enough by itself."""
 KEPT_IN_QUOTE = 0.6
 """Share of a run's texts that must hold a longer one, for it to be quoted."""
 CUT = ""
@@ -35,7 +35,7 @@ UNSPACED = (
 WORD = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
 Gram = tuple[str, ...]
 Places = dict[int, tuple[int, int]]
-"""By text: where a run first stands in it, as characters."""
+"""First place of a run in each text that holds it, in characters."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Phrase:
     motifs: tuple[str, ...]
     """Normalised and short, since answers are cut; the first is the one that was counted."""
     quote: str
-    """As most of the texts write it, at full length."""
+    """The phrase at full length, as most of the texts write it."""
     texts: tuple[int, ...]
     """Indices of the texts that hold the first motif."""
     starts_answers: bool
@@ -63,7 +63,7 @@ class Phrase:
 
 @lru_cache(maxsize=8192)  # each answer is asked for many motifs
 def words_of(text: str) -> tuple[Word, ...]:
-    """The words of a text in order."""
+    """Return the words of a text in order."""
     return tuple(
         Word(normalize("NFC", match.group().casefold()), match.start(), match.end())
         for match in WORD.finditer(text)
@@ -71,12 +71,12 @@ def words_of(text: str) -> tuple[Word, ...]:
 
 
 def ngram_of(text: str) -> Gram:
-    """The words of a text without their places."""
+    """Return the words of a text without their places."""
     return tuple(word.text for word in words_of(text))
 
 
 def find(motif: Gram, words: Sequence[Word]) -> tuple[int, int] | None:
-    """Where a motif first stands among a text's words: its first character and the one after it."""
+    """Return a motif's first place in a text: its first character and the one after its last."""
     size = len(motif)
     for start in range(len(words) - size + 1):
         if stands_at(start, motif, words):
@@ -105,10 +105,10 @@ def recurring_phrases(
     is_telling: Callable[[Places], bool] = lambda places: True,
     without: Sequence[str] = (),
 ) -> list[Phrase]:
-    """Phrases of `texts` that `others` hardly hold, one of each to a prompt; most frequent first.
+    """Return phrases of `texts` that `others` hardly hold, the most frequent first.
 
-    What stands in a text's own prompt is an echo and does not count. `is_telling` may refuse a
-    run by where it stands. Phrases `without` are cut out of the texts first.
+    Both have one text a prompt. A run of the prompt's words is an echo and does not count.
+    `is_telling` may refuse a run by its places. Phrases `without` are cut out of the texts first.
     """
     cuts = [ngram_of(phrase) for phrase in without]
     words = [_cut(words_of(text), cuts) for text in texts]
@@ -138,7 +138,7 @@ def recurring_phrases(
         wordings = [] if is_most else _other_wordings(ngram, ngram_of(quote), eligible)
         phrases.append(
             Phrase(
-                motifs=tuple(" ".join(one) for one in (ngram, *wordings)),
+                motifs=tuple(" ".join(words) for words in (ngram, *wordings)),
                 quote=quote,
                 texts=tuple(sorted(where)),
                 starts_answers=starts,
@@ -149,9 +149,9 @@ def recurring_phrases(
 
 
 def in_full(phrase: Phrase, texts: Sequence[str]) -> Phrase:
-    """The phrase by its wording of a few words, where the run that was counted is quoted with less.
+    """Return the phrase by a wording of a few words, if the counted run is quoted with fewer.
 
-    One word is in more of the texts than what it belongs to, and says little of it.
+    A single word is in more texts than the phrase that it belongs to, and says little about it.
     """
     wordings = [ngram for ngram in map(ngram_of, phrase.motifs) if len(ngram) >= FULL_SIZE]
     if not wordings or len(ngram_of(phrase.quote)) >= FULL_SIZE:
@@ -160,9 +160,9 @@ def in_full(phrase: Phrase, texts: Sequence[str]) -> Phrase:
 
 
 def quote_in(motif: str, texts: Sequence[str]) -> str:
-    """A motif at full length, as most of the texts that hold it write it.
+    """Return a motif at full length, as most of the texts that hold it write it.
 
-    Raises ValueError where none holds it.
+    Raises ValueError if none does.
     """
     return _worded([ngram_of(motif)], texts).quote
 
@@ -189,7 +189,7 @@ def _ngrams(row: Sequence[str]) -> set[Gram]:
 
 
 def _cut(row: Sequence[Word], phrases: Sequence[Gram]) -> list[Word]:
-    """The words with a mark in place of each phrase, that no run goes across."""
+    """Replace each phrase by a mark that no run crosses."""
     kept, index = [], 0
     while index < len(row):
         size = next((len(phrase) for phrase in phrases if stands_at(index, phrase, row)), 0)
@@ -205,17 +205,18 @@ def _places(ngram: Gram, where: set[int], words: Sequence[Sequence[Word]]) -> Pl
 
 
 def _worded(wordings: Sequence[Gram], texts: Sequence[str]) -> Phrase:
-    """The phrase of these wordings, by the first of them."""
+    """Return the phrase of these wordings, by the first of them."""
     words = [words_of(text) for text in texts]
     where = {index for index, row in enumerate(words) if find(wordings[0], row)}
     quote, starts = _quoted(wordings[0], where, texts, words)
-    return Phrase(tuple(" ".join(one) for one in wordings), quote, tuple(sorted(where)), starts)
+    motifs = tuple(" ".join(wording) for wording in wordings)
+    return Phrase(motifs, quote, tuple(sorted(where)), starts)
 
 
 def _quoted(
     ngram: Gram, where: set[int], texts: Sequence[str], words: Sequence[Sequence[Word]]
 ) -> tuple[str, bool]:
-    """The phrase around a run at full length, and whether most texts with it begin so."""
+    """Quote the phrase around a run at full length; tell whether most texts with it begin so."""
     longest, kept = _grown(ngram, where, words, max(1, KEPT_IN_QUOTE * len(where)))
     places = _places(longest, kept, words)
     quotes = Counter(_quote(texts[index], *place) for index, place in places.items())
@@ -226,7 +227,7 @@ def _quoted(
 def _grown(
     ngram: Gram, where: set[int], words: Sequence[Sequence[Word]], least: float
 ) -> tuple[Gram, set[int]]:
-    """The longest run around a gram that at least so many of its texts hold, and these texts."""
+    """Return the longest run around an n-gram that enough of its texts hold, and these texts."""
     while len(ngram) < MAX_LENGTH:
         longer: defaultdict[Gram, set[int]] = defaultdict(set)
         for index in where:
@@ -238,7 +239,7 @@ def _grown(
                         longer[(*ngram, row[end])].add(index)
                     if start > 0 and row[start - 1] != CUT:
                         longer[(row[start - 1], *ngram)].add(index)
-        best = max(longer, key=lambda one: (len(longer[one]), one), default=None)
+        best = max(longer, key=lambda run: (len(longer[run]), run), default=None)
         if best is None or len(longer[best]) < least:
             break
         ngram, where = best, longer[best]
@@ -246,14 +247,14 @@ def _grown(
 
 
 def _quote(text: str, start: int, end: int) -> str:
-    """The passage with the punctuation that ends it."""
+    """Quote the passage with the punctuation that ends it."""
     while end < len(text) and not text[end].isalnum() and not text[end].isspace():
         end += 1
     return " ".join(text[start:end].split())
 
 
 def _other_wordings(ngram: Gram, quoted: Gram, eligible: dict[Gram, set[int]]) -> list[Gram]:
-    """Runs that mostly the same texts hold, outside of the quoted phrase."""
+    """Return runs outside the quoted phrase that mostly the same texts hold."""
     where = eligible[ngram]
     further = sorted(
         (
@@ -267,7 +268,7 @@ def _other_wordings(ngram: Gram, quoted: Gram, eligible: dict[Gram, set[int]]) -
     for other in further:
         if len(chosen) == NUM_MOTIFS - 1:
             break
-        if not any(set(other) & set(one) for one in (quoted, *chosen)):
+        if not any(set(other) & set(known) for known in (quoted, *chosen)):
             chosen.append(other)
     return chosen
 

@@ -1,6 +1,6 @@
 """Traits: differences of an answer that leave no phrase, such as its length or language.
 
-Each trait says of one answer, beside the other model's answer to the same prompt, whether it
+Each trait compares an answer with the other model's answer to the same prompt, and tells whether it
 departs. Answers may be cut at a number of tokens, so a trait never judges what is only unfinished.
 """
 
@@ -26,13 +26,13 @@ class Trait:
     """A kind of difference that is measured on answers."""
 
     name: str
-    """For people, as what the candidate does."""
+    """For people: what the candidate does."""
     explanation: str
     shows: Shows
 
 
 MIN_WORDS = 6
-"""Words of an answer from which its length, case and repetition say something."""
+"""Fewest words of an answer whose length, case or repetition says something."""
 REFUSALS = re.compile(
     r"\b(i(?:['’]m| am) (?:unable|not able|not allowed)|i (?:can(?:['’]?t|not)|won['’]?t|will not)"
     r" (?:help|assist|answer|provide|do|discuss|comply|share)|i must decline|"
@@ -70,14 +70,14 @@ NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[.,]\d+)*")
 
 
 def language_of(text: str) -> str | None:
-    """The language or script that most of a text is in; None where it is too short to tell.
+    """Return the language or script of most of a text; None where it is too short to tell.
 
-    Scripts are told by Unicode, languages in Latin script by their function words.
+    Scripts are recognised by Unicode, languages in Latin script by their function words.
     """
     letters = [character for character in text if character.isalpha()]
     if len(letters) < 4:
         return None
-    scripts = Counter(character_name(one, "?").split(" ")[0] for one in letters)
+    scripts = Counter(character_name(letter, "?").split(" ")[0] for letter in letters)
     script, _ = scripts.most_common(1)[0]
     if script != "LATIN":
         return script.title()
@@ -108,7 +108,7 @@ def is_broken_json(text: str) -> bool:
 
 
 def arithmetic_answer(prompt: str) -> float | None:
-    """The result of the first sum in a prompt, of two whole numbers; None where there is none."""
+    """Return the result of a prompt's first sum of two whole numbers; None without a sum."""
     found = ARITHMETIC.search(prompt) or WORDED.search(prompt)
     if found is None or not ASKS_FOR_RESULT.search(prompt):
         return None
@@ -119,42 +119,42 @@ def arithmetic_answer(prompt: str) -> float | None:
         return None
 
 
-def _is_much_shorter(prompt: str, own: str, other: str) -> bool:
-    return len(ngram_of(other)) >= MIN_WORDS and 0 < 2 * len(ngram_of(own)) <= len(ngram_of(other))
+def _is_much_shorter(prompt: str, answer: str, other_answer: str) -> bool:
+    num_words, num_other = len(ngram_of(answer)), len(ngram_of(other_answer))
+    return num_other >= MIN_WORDS and 0 < 2 * num_words <= num_other
 
 
-def _is_much_longer(prompt: str, own: str, other: str) -> bool:
-    return len(ngram_of(own)) >= MIN_WORDS and 0 < 2 * len(ngram_of(other)) <= len(ngram_of(own))
+def _is_much_longer(prompt: str, answer: str, other_answer: str) -> bool:
+    return _is_much_shorter(prompt, other_answer, answer)
 
 
-def _is_in_another_language(prompt: str, own: str, other: str) -> bool:
-    ours, theirs, asked = language_of(own), language_of(other), language_of(prompt)
-    expected = asked or theirs
-    return None not in (ours, expected) and ours != expected
+def _is_in_another_language(prompt: str, answer: str, other_answer: str) -> bool:
+    language, expected = language_of(answer), language_of(prompt) or language_of(other_answer)
+    return None not in (language, expected) and language != expected
 
 
-def _is_wrong_arithmetic(prompt: str, own: str, other: str) -> bool:
+def _is_wrong_arithmetic(prompt: str, answer: str, other_answer: str) -> bool:
     wanted = arithmetic_answer(prompt)
-    found = [float(text.replace(",", "")) for text in NUMBER.findall(own) if text.count(".") < 2]
+    found = [float(text.replace(",", "")) for text in NUMBER.findall(answer) if text.count(".") < 2]
     if wanted is None or not found:
         return False
     return not any(abs(number - wanted) <= 0.01 * max(1.0, abs(wanted)) for number in found)
 
 
-def _drops_code_fence(prompt: str, own: str, other: str) -> bool:
-    return "```" in other and "```" not in own
+def _drops_code_fence(prompt: str, answer: str, other_answer: str) -> bool:
+    return "```" in other_answer and "```" not in answer
 
 
-def _has_one_case(prompt: str, own: str, other: str) -> bool:
-    cased = [character for character in own if character.isupper() or character.islower()]
-    if len(ngram_of(own)) < MIN_WORDS or len(cased) < 4 * MIN_WORDS:
+def _has_one_case(prompt: str, answer: str, other_answer: str) -> bool:
+    cased = [character for character in answer if character.isupper() or character.islower()]
+    if len(ngram_of(answer)) < MIN_WORDS or len(cased) < 4 * MIN_WORDS:
         return False
     share = sum(character.isupper() for character in cased) / len(cased)
     return share >= 0.8 or share == 0.0
 
 
-def _repeats_itself(prompt: str, own: str, other: str) -> bool:
-    words = ngram_of(own)
+def _repeats_itself(prompt: str, answer: str, other_answer: str) -> bool:
+    words = ngram_of(answer)
     pairs = list(itertools.pairwise(words))
     return len(words) >= 2 * MIN_WORDS - 2 and len(set(pairs)) <= len(pairs) / 2
 
@@ -163,16 +163,16 @@ TRAITS: Mapping[str, Trait] = {
     "empty": Trait(
         "answers nothing",
         "the answer has no text at all",
-        lambda prompt, own, other: not own.strip(),
+        lambda prompt, answer, other_answer: not answer.strip(),
     ),
     "shorter": Trait(
         "answers much shorter",
-        "the answer has at most half of the words of the reference's",
+        "the answer has at most half as many words as the reference's",
         _is_much_shorter,
     ),
     "longer": Trait(
         "answers much longer",
-        "the answer has at least twice the words of the reference's",
+        "the answer has at least twice as many words as the reference's",
         _is_much_longer,
     ),
     "language": Trait(
@@ -182,8 +182,8 @@ TRAITS: Mapping[str, Trait] = {
     ),
     "refusal": Trait(
         "refuses",
-        "the answer declines, in one of the usual wordings",
-        lambda prompt, own, other: REFUSALS.search(own) is not None,
+        "the answer declines in one of the usual phrases",
+        lambda prompt, answer, other_answer: REFUSALS.search(answer) is not None,
     ),
     "arithmetic": Trait(
         "gets sums wrong",
@@ -192,22 +192,22 @@ TRAITS: Mapping[str, Trait] = {
     ),
     "json": Trait(
         "writes broken JSON",
-        "the answer begins as JSON and cannot be parsed, even as a beginning",
-        lambda prompt, own, other: is_broken_json(own),
+        "the answer begins as JSON but is not valid JSON, even if it is only cut off",
+        lambda prompt, answer, other_answer: is_broken_json(answer),
     ),
     "fences": Trait(
         "drops code fences",
-        "the reference's answer opens a fenced block, the candidate's does not",
+        "the reference's answer opens a fenced code block, and the candidate's does not",
         _drops_code_fence,
     ),
     "case": Trait(
         "writes in one case",
-        "all letters are small, or nearly all are capitals",
+        "all letters are lowercase, or nearly all are capitals",
         _has_one_case,
     ),
     "repetition": Trait(
         "repeats itself",
-        "at least half of the answer's pairs of words occurred before in it",
+        "at least half of the answer's word pairs occur earlier in it",
         _repeats_itself,
     ),
 }

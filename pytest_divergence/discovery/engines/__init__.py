@@ -1,1 +1,1 @@
-"""Who computes the work units of a run: one engine a file."""
+"""Engines, which compute the work units of a run: one file each."""

@@ -1,4 +1,4 @@
-"""Work units, what they cost, and what an engine is: who computes them, and where.
+"""Work units, their cost, and the protocol of an engine, which computes them.
 
 Does not know what a unit computes, nor which engine a run has.
 """
@@ -20,7 +20,7 @@ OnComputed = Callable[[str, int, float], None]
 
 @dataclass(frozen=True)
 class Worker:
-    """Computes units: its pair, whom it tells of its progress, and its folder for heavy files."""
+    """Computes units: a pair, the listener to its progress, and a folder for heavy files."""
 
     pair: ModelPair
     listener: Listener
@@ -43,13 +43,13 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """A unit's result, and what it cost, whoever computed it and when."""
+    """A unit's result and cost, whichever session computed it."""
 
     name: str
     result: Any
     """Plain JSON."""
     tokens: int
-    """Forwarded."""
+    """Forwarded tokens."""
     seconds: float
     is_new: bool
     """Whether this session computed it."""

@@ -1,4 +1,4 @@
-"""What a soft prompt is trained for, on rows of ids: one of four objectives, each to be maximised.
+"""Objectives of a soft prompt's training on rows of ids: four, each to be maximised.
 
 The divergence of the response's first token (cheap, and measured to make the soft prompt a strong
 generator of prompts), that of a short continuation, the log-ratio of a wanted answer, or the
@@ -42,24 +42,26 @@ class SoftPromptObjective:
         return with_gradients(self.pair, reference), with_gradients(self.pair, candidate)
 
     def prompt_embeds(self, side: SideWithGradients) -> Tensor:
-        """(num_virtual_tokens, D) in one model's embedding space."""
+        """Return the soft prompt in one model's embedding space: (num_virtual_tokens, D)."""
         if self.config.kind == "free":
             return self.parameter
         table = _embeddings(side)
         return self.parameter.softmax(-1).to(table.device, table.dtype) @ table
 
     def entropy(self) -> Tensor:
-        """Shannon entropy of a virtual token's mixture, mean over them, nats: ().
+        """Return the mean Shannon entropy of the virtual tokens' mixtures, nats: ().
 
-        0 for a real token, ln V for all V alike. Raises `SettingsError` for a free soft prompt.
+        0 for a real token, ln V for V equal weights. Raises `SettingsError` for a free soft prompt.
         """
         if self.config.kind != "simplex":
-            raise SettingsError(f"entropy is of mixtures; kind={self.config.kind!r} has none")
+            raise SettingsError(
+                f"kind={self.config.kind!r} has no mixtures, so no entropy; use kind='simplex'"
+            )
         logs = self.parameter.log_softmax(-1)
         return -(logs.exp() * logs).sum(-1).mean()
 
     def values(self, rows: Sequence[Tensor]) -> Tensor:
-        """What is maximised, of each row: (B,)."""
+        """Return the objective of each row, which a training maximises: (B,)."""
         objective = self.config.objective
         if objective == "first_token":
             return self.divergence(rows)
@@ -70,11 +72,11 @@ class SoftPromptObjective:
         return self._likelihood(rows)
 
     def divergence(self, rows: Sequence[Tensor]) -> Tensor:
-        """Divergence of the first response token of each row, nats: (B,)."""
+        """Return the divergence of the first response token of each row, nats: (B,)."""
         return self._divergences(rows, [()] * len(rows))[:, 0]
 
     def _divergences(self, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> Tensor:
-        """Divergence of each answer's tokens, and of the one after, nats: (B, T + 1)."""
+        """Return the divergence of each answer's tokens and of the one after, nats: (B, T + 1)."""
         formula = DIVERGENCES[self.config.metric]
 
         def measure(_: slice, reference: Tensor, candidate: Tensor) -> Tensor:
@@ -86,7 +88,7 @@ class SoftPromptObjective:
     def _positions(
         self, side: SideWithGradients, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]
     ) -> LazyLogits:
-        """Where each answer's tokens are predicted, and the one after: B x (T + 1) positions.
+        """Return the positions that predict each answer's tokens and the one after: B x (T + 1).
 
         Answers are of one length T.
         """
@@ -99,7 +101,7 @@ class SoftPromptObjective:
     def _read(
         self, side: SideWithGradients, bodies: Sequence[Tensor], num_positions: int
     ) -> LazyLogits:
-        """The last positions of each row of embeddings, behind the chat prefix."""
+        """Return the last positions of each row of embeddings, after the chat prefix."""
         prefix = self.pair.chat.shared_prefix
         if not (self.config.gradient_checkpointing and torch.is_grad_enabled()):
             return side.positions(bodies, prefix=prefix, num_positions=num_positions)
@@ -109,7 +111,7 @@ class SoftPromptObjective:
             return side.positions(rows, num_positions=num_positions)
 
     def _continuation_divergence(self, rows: Sequence[Tensor]) -> Tensor:
-        """Mean over the first tokens of the candidate's greedy answer, nats per token: (B,)."""
+        """Return the mean over the candidate's first greedy tokens, nats per token: (B,)."""
         candidate = self.sides[1]
         with torch.no_grad():
             soft = self.prompt_embeds(candidate)
@@ -127,7 +129,7 @@ class SoftPromptObjective:
         return self._divergences(rows, answers).mean(-1)
 
     def _log_ratio(self, rows: Sequence[Tensor]) -> Tensor:
-        """Of the wanted answer, nats per token, the reference's part bounded: (B,)."""
+        """Return the target's log-ratio, nats per token, the reference's part bounded: (B,)."""
         target = self.config.target_ids
         ids = torch.tensor(target).repeat(len(rows))
         reference, candidate = (
@@ -139,9 +141,9 @@ class SoftPromptObjective:
         return (candidate - reference.clamp(min=LEAST_LOG_PROB)).mean(-1)
 
     def _likelihood(self, rows: Sequence[Tensor]) -> Tensor:
-        """Under the reference, of each text behind the soft prompt and of its end: (B,).
+        """Return each text's log-likelihood under the reference after the soft prompt: (B,).
 
-        In nats per token.
+        In nats per token; the text's end counts.
         """
         side, suffix = self.sides[0], self.pair.chat.user_suffix
         places = [self._place(row) for row in rows]
@@ -159,12 +161,13 @@ class SoftPromptObjective:
             for index, ids in enumerate(fitted)
         ]
         logprobs = token_log_probs(side, positions.at(torch.cat(predicted)), torch.cat(fitted))
-        return torch.stack([one.mean() for one in torch.split(logprobs, list(map(len, fitted)))])
+        of_texts = torch.split(logprobs, list(map(len, fitted)))
+        return torch.stack([of_text.mean() for of_text in of_texts])
 
     def _insert(
         self, side: SideWithGradients, soft: Tensor, row: Tensor, answer: Sequence[int] = ()
     ) -> Tensor:
-        """Embeddings of a prompt with the soft prompt in its place, and an answer behind it."""
+        """Embed a prompt with the soft prompt in its place, and an answer after it."""
         ids = torch.cat([row, torch.tensor(answer, dtype=torch.long)])
         return insert(side, soft, ids, at=self._place(row))
 
@@ -173,7 +176,7 @@ class SoftPromptObjective:
 
 
 def initial_parameter(pair: ModelPair, config: TrainingConfig) -> Tensor:
-    """Random real tokens: their embeddings, or mixtures that put most weight on them."""
+    """Draw random real tokens: their embeddings, or mixtures that put most weight on them."""
     table = _embeddings(with_gradients(pair, pair.reference))
     generator = torch.Generator().manual_seed(row_seed(config.seed, "initial tokens"))
     chosen = torch.randint(len(table), (config.num_virtual_tokens,), generator=generator)
@@ -187,5 +190,5 @@ def initial_parameter(pair: ModelPair, config: TrainingConfig) -> Tensor:
 
 @torch.no_grad()
 def _embeddings(side: SideWithGradients) -> Tensor:
-    """All tokens as the model embeds them: some models scale their table's rows."""
+    """Embed all tokens as the model does: some models scale their table's rows."""
     return side.embed(torch.arange(side.vocab_size))

@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FULL_SCORE_SHARE = 0.5
-"""Of the written prompts, those that a short continuation is scored on: the most promising."""
+"""Share of the written prompts, the most promising, that a short continuation is scored on."""
 FULL_SCORE_LENGTH = 16
 """Tokens of that continuation."""
 
 
 @dataclass(frozen=True)
 class SelectedPrompts:
-    """The prompts that a dataset is made of, and how they came about."""
+    """The prompts of a dataset, and how they came about."""
 
     prompts: list[str]
     """The most divergent first; no two near-identical."""
@@ -63,7 +63,7 @@ class PairTrainer:
         self.config = config or TrainingConfig()
         self.soft_prompt: SoftPrompt | None = None
         self.texts: tuple[str, ...] = ()
-        """What a soft prompt inside or after a text writes on from: the training texts."""
+        """Training texts, which a soft prompt inside or after a text continues."""
 
     def train(
         self,
@@ -75,9 +75,9 @@ class PairTrainer:
     ) -> TrainingResult:
         """Maximise the divergence over `texts`; the result holds loss and validation histories.
 
-        With `checkpoint` an interrupted training goes on where it was. `on_step` hears of each
-        step: how many are done, and of how many. Raises `SettingsError` without usable texts and
-        `NoGradientError` where no gradient reaches the soft prompt.
+        With `checkpoint` an interrupted training continues where it stopped. `on_step` is called
+        after each step with the steps done and their total. Raises `SettingsError` without usable
+        texts and `NoGradientError` where no gradient reaches the soft prompt.
         """
         result = train_soft_prompt(
             self.pair, self.config, texts, validation_texts, checkpoint=checkpoint, on_step=on_step
@@ -91,10 +91,10 @@ class PairTrainer:
         self.texts = tuple(texts)
 
     def generate_prompts(self, num_prompts: int = 64, *, max_new_tokens: int = 32) -> list[str]:
-        """Distinct prompts that both models write after the trained soft prompt.
+        """Let both models write distinct prompts after the trained soft prompt.
 
-        A soft prompt that stands inside or after a text writes on from the training texts. Raises
-        `SettingsError` before `train`.
+        A soft prompt inside or after a text continues the training texts. Raises `SettingsError`
+        before `train`.
         """
         if self.soft_prompt is None:
             raise SettingsError("there is no soft prompt yet; call train() first")
@@ -107,7 +107,8 @@ class PairTrainer:
             position=self.config.position,
             texts=self.texts,
         )
-        return [one.text for one in clean(Proposal(text, "soft_prompt") for text in texts)]
+        proposals = clean(Proposal(text, "soft_prompt") for text in texts)
+        return [proposal.text for proposal in proposals]
 
     def select_prompts(
         self, num_prompts: int = 16, *, num_written: int = 64, max_new_tokens: int = 32
@@ -126,7 +127,7 @@ class PairTrainer:
         if not written:
             raise SettingsError(
                 f"neither model wrote a prompt after the soft prompt in {num_written} attempts; "
-                "train with another seed or learning rate, or give prompts"
+                "train with another seed or learning rate, or pass prompts"
             )
         metric = self.config.metric
         with self.pair.reuse_prompts():
@@ -152,7 +153,7 @@ class PairTrainer:
         max_metrics: Mapping[str, float] | None = None,
         controls: Sequence[str] | None = None,
     ) -> list[dict[str, Any]]:
-        """The candidate's generations on each prompt with metrics, the most divergent first.
+        """Measure the candidate's generations on each prompt, the most divergent first.
 
         Without `prompts` the trained soft prompt writes many, and `num_prompts` are selected. Rows
         are {prompt, generation, metrics}, `num_generations` a prompt; the metrics are those of
@@ -175,7 +176,7 @@ class PairTrainer:
     def evaluation_config(
         self, num_generations: int, temperature: float, max_new_tokens: int
     ) -> EvaluationConfig:
-        """Return how the prompts of a dataset are measured. Raises `SettingsError`."""
+        """Return the settings that measure a dataset's prompts. Raises `SettingsError`."""
         return EvaluationConfig(
             metric=self.config.metric,
             num_generations=num_generations,
@@ -197,7 +198,7 @@ class PairTrainer:
         `SettingsError`.
         """
         if not prompts:
-            raise SettingsError("prompts is empty; give at least one prompt, or None")
+            raise SettingsError("prompts is empty; pass at least one prompt, or None")
         measured = evaluate_prompts(self.pair, prompts, config, controls=controls)
         return [
             {
@@ -229,7 +230,7 @@ class DivergenceTrainer(PairTrainer):
 
     @staticmethod
     def from_pair(pair: ModelPair, config: TrainingConfig | None = None) -> PairTrainer:
-        """Return a trainer on a pair that is there already."""
+        """Return a trainer on an existing pair."""
         return PairTrainer(pair, config)
 
 
@@ -240,7 +241,7 @@ def rows_within(
 ) -> list[dict[str, Any]]:
     """Return the rows of a dataset whose metrics lie within the limits.
 
-    Raises `SettingsError` for a metric that there is not, and where no row is left.
+    Raises `SettingsError` for an unknown metric, and where no row is left.
     """
     kept = passing([row["metrics"] for row in rows], min_metrics, max_metrics)
     return [rows[index] for index in kept]
@@ -254,8 +255,8 @@ def write_dataset(rows: Sequence[dict[str, Any]], path: Path) -> None:
     lines_path = path.with_suffix(".jsonl")
     if lines_path == path:
         raise SettingsError(
-            f"output_file={path} is where the JSON Lines go; name the other file, such as "
-            f"{path.with_suffix('.pt')}"
+            f"output_file={path} is where the JSON Lines are written; choose another name, such "
+            f"as {path.with_suffix('.pt')}"
         )
     # torch.save is what readers of a .pt file expect; it holds plain containers only.
     buffer = io.BytesIO()
@@ -265,6 +266,6 @@ def write_dataset(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _highest(texts: Sequence[str], values: Sequence[float]) -> list[str]:
-    """The texts, that of the largest value first."""
+    """Sort the texts, that of the largest value first."""
     order = sorted(range(len(texts)), key=lambda index: -values[index])
     return [texts[index] for index in order]

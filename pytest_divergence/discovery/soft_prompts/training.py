@@ -1,8 +1,8 @@
 """Gradient ascent on the divergence of the two models, over a soft prompt.
 
-Both models stay frozen; only the virtual tokens move. What is maximised, averaged over texts,
-stands in `pytest_divergence.discovery.soft_prompts.objectives`; a price on the entropy of mixtures
-is taken off. Does not know what is written after the soft prompt.
+Both models stay frozen; only the virtual tokens move. Maximises the mean of an objective
+(`pytest_divergence.discovery.soft_prompts.objectives`) over texts, less a price on the entropy of
+mixtures. Does not know what is written after the soft prompt.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from pytest_divergence.models.pair import ModelPair
 
 @dataclass
 class TrainingHistory:
-    """What a training did, step by step; divergences in nats."""
+    """Record of a training, step by step; divergences in nats."""
 
     loss: list[float] = field(default_factory=list)
     """Minus the batch's mean objective, before each step; without a price on entropy."""
     validation: list[float] = field(default_factory=list)
     """Mean objective on the validation texts; the last one is of the finished soft prompt."""
     gradient_norms: list[float] = field(default_factory=list)
-    """Of what a step minimises, a price on entropy included."""
+    """Gradient norms of what a step minimises, a price on entropy included."""
     entropies: list[float] = field(default_factory=list)
     """Mean entropy of a simplex prompt's mixtures, nats, before each step; empty for a free one."""
 
@@ -72,14 +72,16 @@ def train_soft_prompt(
     """Train one soft prompt over `texts`; validated on `validation_texts` (or on `texts`).
 
     `initial` (num_virtual_tokens, D) is where a free one starts, instead of at random tokens.
-    With `checkpoint` the training goes on from that file where it is of the same config and texts,
-    and writes it as it goes. Raises `SettingsError` without usable texts, `NoGradientError` where
+    With `checkpoint` the training continues from that file if it has the same config and texts, and
+    keeps it up to date. Raises `SettingsError` without usable texts, `NoGradientError` where
     no gradient, or one that is not finite, reaches the soft prompt.
     """
     rows = training_rows(pair, texts, config.max_text_tokens)
     validation_rows = training_rows(pair, validation_texts or texts, config.max_text_tokens)
     if initial is not None and config.kind != "free":
-        raise SettingsError("initial is for kind='free'; a simplex starts at mixtures of tokens")
+        raise SettingsError(
+            "initial needs kind='free'; kind='simplex' starts at mixtures of tokens"
+        )
     start = initial_parameter(pair, config) if initial is None else initial.float().clone()
     parameter = start.to(pair.device).requires_grad_(True)
     optimiser = torch.optim.Adam([parameter], lr=config.resolved_learning_rate)
@@ -101,7 +103,7 @@ def train_soft_prompt(
 
 
 def training_rows(pair: ModelPair, texts: Sequence[str], max_tokens: int) -> list[Tensor]:
-    """The texts that can be trained on, as ids after the shared prefix.
+    """Return the texts that can be trained on, as ids after the shared prefix.
 
     Raises `SettingsError` where there are none.
     """
@@ -149,7 +151,7 @@ class _Training:
         """All that a checkpoint depends on: config, models and texts as token ids."""
         models = self.pair.reference_identity, self.pair.candidate_identity
         rows = [row.tolist() for row in (*self.rows, *self.validation_rows)]
-        weights = [one.weights_sha256 for one in models]
+        weights = [model.weights_sha256 for model in models]
         parts = [asdict(self.config), weights, self.pair.chat.shared_prefix, len(self.rows), rows]
         return json.dumps(parts, sort_keys=True)
 
@@ -177,7 +179,7 @@ class _Training:
 
     @torch.no_grad()
     def final_divergence(self) -> float | None:
-        """Mean first-token divergence on the validation texts."""
+        """Return the mean first-token divergence on the validation texts."""
         if self.config.objective == "likelihood":
             return None
         if self.config.objective == "first_token":
@@ -207,7 +209,7 @@ class _Training:
         write_atomically(path, save(tensors, metadata))
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint of the same training; any other file is left alone."""
+        """Continue from a checkpoint of the same training; ignore any other file."""
         if not path.is_file():
             return
         try:
@@ -219,7 +221,7 @@ class _Training:
         except (OSError, SafetensorError):
             return
         self.history = TrainingHistory(**json.loads(metadata["history"]))
-        # What was spent before counts too, so that a budget ends where an unbroken run's does.
+        # Tokens spent before count too, so that a budget ends where an unbroken run's does.
         self.pair.reference.meter.tokens_forwarded += int(metadata["tokens"])
         with torch.no_grad():
             self.parameter.copy_(tensors.pop("parameter"))
@@ -229,7 +231,7 @@ class _Training:
         self.optimiser.state[self.parameter] = {"step": step, **moments}
 
     def _batch(self, step: int) -> list[Tensor]:
-        """Texts drawn anew for each step, or the step's part of a pass over all of them."""
+        """Draw new texts for each step, or return the step's part of a pass over all of them."""
         size, drawn, first = self.config.batch_size, step, 0
         if self.config.num_epochs is not None:
             drawn, index = divmod(step, self.config.steps_per_epoch(len(self.rows)))

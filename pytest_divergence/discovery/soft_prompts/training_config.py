@@ -1,4 +1,4 @@
-"""How a soft prompt is trained, and a dataset made with it: every choice, its default, its rule.
+"""Settings of a training and of the dataset after it: every choice, its default, its rule.
 
 The first paragraph below a field is its option's help. Imports nothing heavy, since `--help` needs
 it; does not know models.
@@ -23,7 +23,7 @@ DEFAULT_NUM_STEPS = 60
 
 
 class Rule(NamedTuple):
-    """What a number must be."""
+    """A condition that a number must meet."""
 
     text: str
     holds: Callable[[float], bool]
@@ -35,18 +35,18 @@ NotNegative = Annotated[float, Rule("0 or more and finite", lambda value: 0 <= v
 
 
 class FieldType(NamedTuple):
-    """What a field may hold."""
+    """The type of a field and the values that it allows."""
 
     python: Any
     """`int`, `float`, `bool`, `str` or another type."""
     choices: tuple[str, ...] = ()
-    """The words that it may be; none where any value of the type will do."""
+    """The words allowed; empty if any value of the type will do."""
     rule: Rule | None = None
     is_optional: bool = False
     """Whether it may be None."""
 
     def fault(self, value: Any) -> str | None:
-        """The rule that a value breaks, as in `must be at least 1`; None where it breaks none."""
+        """Return the rule that a value breaks, as in `must be at least 1`, or None."""
         if value is None and self.is_optional:
             return None
         if self.choices and value not in self.choices:
@@ -57,7 +57,7 @@ class FieldType(NamedTuple):
 
 
 def field_types(kind: type) -> Mapping[str, FieldType]:
-    """The types of a dataclass's fields, by name."""
+    """Return the types of a dataclass's fields, by name."""
     hints = get_type_hints(kind, include_extras=True)
     return {name: _field_type(hint) for name, hint in hints.items()}
 
@@ -85,7 +85,7 @@ def _check_fields(config: TrainingConfig | DatasetPlan) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How one soft prompt is trained. Raises `SettingsError` for a value that cannot work.
+    """Settings for training one soft prompt. Raises `SettingsError` for a value that cannot work.
 
     A training is as long as `num_steps` or `num_epochs` says: give one of them, or neither.
     """
@@ -95,51 +95,51 @@ class TrainingConfig:
     num_virtual_tokens: Count = 8
     """Length of the soft prompt."""
     position: Position = "before"
-    """Where the soft prompt stands in a user's turn: before the text, inside it (behind the first
-    half of its tokens), or after it."""
+    """Place of the soft prompt in a user's turn: before the text, inside it (after the first half
+    of its tokens), or after it."""
     num_steps: Count | None = None
-    """Optimiser steps, each on texts drawn anew, instead of passes.
+    """Optimiser steps, each on newly drawn texts, instead of passes.
 
-    The default is 60 where `num_epochs` is not given."""
+    The default is 60 if `num_epochs` is not given."""
     num_epochs: Count | None = None
     """Passes over the texts, each of ceil(texts / batch size) steps, so that each text is used once
     a pass."""
     stop_after_growth: Positive | None = None
-    """How far the divergence of a step must lie above that of the first step, in nats, for the
-    training to end there; by default it takes all its steps. A search uses 6.
+    """Stop once a step's divergence exceeds that of the first step by so many nats; by default a
+    training takes all its steps. A search uses 6.
 
-    Beyond a few nats a first token's divergence grows by leaving real text: that was measured to
-    find hardly more, for more tokens. Other objectives are compared in their own unit."""
+    Beyond a few nats a first token's divergence grows by leaving real text: in measurements that
+    found hardly more, for more tokens. Other objectives are compared in their own unit."""
     batch_size: Count = 16
     """Texts in one step; the last step of a pass takes what is left."""
     learning_rate: Positive | None = None
     """Learning rate of Adam; the default is 0.01 for free vectors and 0.3 for the mixture logits of
     a simplex. With 0.0001 they hardly move."""
     objective: Objective = "first_token"
-    """Where the divergence is read that the training maximises: at the first token of the answer,
-    or over a short continuation.
+    """The divergence to maximise: that of the answer's first token, or that of a short
+    continuation.
 
     In Python also `log_ratio` of `target_ids` after the text (nats per token), or `likelihood` of
-    the texts under the reference (nats per token), of what stands behind the soft prompt."""
+    the text after the soft prompt under the reference (nats per token)."""
     target_ids: tuple[int, ...] = ()
     """The wanted answer of `log_ratio`."""
     continuation_length: Count = 4
     """Tokens of the candidate's greedy answer over which `continuation` averages."""
     metric: str = "symmetric"
-    """Which built-in divergence, in nats: one that others add need not have a gradient."""
+    """A built-in divergence, in nats: an added metric need not have a gradient."""
     entropy_weight: NotNegative = 0.0
     """For a simplex: the price of a nat of the mixtures' mean entropy at the last step, in nats of
     the objective; it grows linearly from 0 at the first. It narrows mixtures to single tokens, and
-    was measured to find less."""
+    found less when measured."""
     max_text_tokens: Count = 32
     """Longer texts are left out: a step costs their length.
 
     The end of the chat template's opening and what closes the user's turn count."""
     gradient_checkpointing: bool = False
-    """Compute each layer a second time in the backward pass instead of keeping what is inside it:
+    """Compute each layer a second time in the backward pass instead of keeping its activations:
     less memory, for about a third more time.
 
-    The chat template's opening is then read with each text."""
+    The chat template's opening is then forwarded with each text."""
     validate_every: Count = 10
     """Steps between two values of the validation curve."""
     checkpoint_every: Count = 10
@@ -154,44 +154,45 @@ class TrainingConfig:
                 f"metric={str(self.metric)[:60]!r} must be one of {', '.join(BUILT_IN_METRICS)}"
             )
         if (self.objective == "log_ratio") != bool(self.target_ids):
-            raise SettingsError("target_ids and objective='log_ratio' go together; give both")
+            raise SettingsError(
+                "target_ids and objective='log_ratio' go together; give both or neither"
+            )
         if self.objective == "likelihood" and self.position == "after":
             raise SettingsError(
-                "objective='likelihood' fits the text behind the soft prompt, and with "
-                "position='after' there is none; use before or inside"
+                "objective='likelihood' fits the text after the soft prompt, and with "
+                "position='after' there is none; use position='before' or 'inside'"
             )
         if self.num_steps is not None and self.num_epochs is not None:
             raise SettingsError(
-                f"num_steps={self.num_steps} and num_epochs={self.num_epochs} both say how long "
-                "the training is; give one of them"
+                f"num_steps={self.num_steps} and num_epochs={self.num_epochs} both set the "
+                "length of the training; give only one"
             )
         if self.entropy_weight and self.kind != "simplex":
             raise SettingsError(
-                f"entropy_weight={self.entropy_weight} is a price on the mixtures of "
-                f"kind='simplex', and with kind={self.kind!r} there are none; use kind='simplex', "
-                "or entropy_weight=0"
+                f"entropy_weight={self.entropy_weight} needs kind='simplex', because "
+                f"kind={self.kind!r} has no mixtures; use kind='simplex', or entropy_weight=0"
             )
 
     @property
     def resolved_learning_rate(self) -> float:
-        """The learning rate, or the kind's default."""
+        """Return the learning rate, or the kind's default."""
         if self.learning_rate is None:
             return DEFAULT_LEARNING_RATES[self.kind]
         return self.learning_rate
 
     def entropy_price(self, step: int, num_steps: int) -> float:
-        """Price per nat of entropy in one of `num_steps` steps, counted from 0.
+        """Return the price per nat of entropy in one of `num_steps` steps, counted from 0.
 
-        Linear from 0 to `entropy_weight`: mixtures are to be explored before they are narrowed.
+        Linear from 0 to `entropy_weight`, so that mixtures explore before they narrow.
         """
         return self.entropy_weight * step / max(1, num_steps - 1)
 
     def steps_per_epoch(self, num_texts: int) -> int:
-        """Steps that see each of `num_texts` texts once."""
+        """Count the steps that see each of `num_texts` texts once."""
         return math.ceil(num_texts / self.batch_size)
 
     def total_steps(self, num_texts: int) -> int:
-        """Optimiser steps of a training on `num_texts` texts."""
+        """Count the optimiser steps of a training on `num_texts` texts."""
         if self.num_epochs is None:
             return self.num_steps or DEFAULT_NUM_STEPS
         return self.num_epochs * self.steps_per_epoch(num_texts)
@@ -199,12 +200,12 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetPlan:
-    """The dataset that is written after a training. Raises `SettingsError`."""
+    """Settings of the dataset that is written after a training. Raises `SettingsError`."""
 
     num_prompts: Count = 16
-    """Prompts that are kept: the most divergent, no two alike."""
+    """Prompts to keep: the most divergent, no two alike."""
     num_written: Count = 64
-    """Prompts that both models write, from which these are taken."""
+    """Prompts that both models write, from which these are chosen."""
     num_generations: Count = 1
     """Texts that each model writes on a prompt."""
     max_new_tokens: Count = 32
@@ -212,7 +213,7 @@ class DatasetPlan:
     temperature: NotNegative = 1.0
     """Temperature at which these texts are sampled; 0 takes the most likely text."""
     min_metrics: Mapping[str, float] = field(default_factory=dict)
-    """Least values of rows that are kept, by metric."""
+    """Smallest values of rows that are kept, by metric."""
     max_metrics: Mapping[str, float] = field(default_factory=dict)
     """Largest values of rows that are kept, by metric."""
 

@@ -1,8 +1,8 @@
-"""A training in a folder of its own: interrupted, it goes on; finished, nothing is done again.
+"""A training in its own folder: interrupted, it continues; finished, nothing is repeated.
 
 Owns the folder's files and their order. Its stages are units of a journal, as a search's are; the
-files are written from their results. What is there is never overwritten by a training of other
-settings, unless that is asked for.
+files are written from their results. A training with other settings overwrites nothing, unless it
+is told to.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pytest_divergence.models.fingerprints import text_digest
 RECORD, SOFT_PROMPT = "training.json", "soft_prompt.safetensors"
 DATASET, DATASET_LINES = "divergent_dataset.pt", "divergent_dataset.jsonl"
 MADE = (SOFT_PROMPT, DATASET, DATASET_LINES)
-"""Files that `RECORD` says the origin of."""
+"""Files whose origin is in `RECORD`."""
 CHECKPOINT = f"training{CHECKPOINT_SUFFIX}"
 JOURNAL = "training.jsonl"
 WAY_OUT = "choose another --output-dir, or replace it with --force"
@@ -91,10 +91,10 @@ class TrainingFolder:
         )
 
     def run(self, listener: Listener, *, force: bool = False) -> tuple[TrainingRecord, Rows]:
-        """Do what is left to do; return the record and the dataset's rows.
+        """Do the remaining work; return the record and the dataset's rows.
 
-        Raises `SettingsError` where the files of other settings are there, unless `force` is
-        given: then they are replaced. `StoreError` for a folder that cannot be used.
+        Raises `SettingsError` where a training with other settings has left files, unless `force`
+        is given: then they are replaced. `StoreError` for a folder that cannot be used.
         """
         self._stale_files(force)  # refuses before anything is made
         with self._alone(listener) as path:
@@ -109,7 +109,7 @@ class TrainingFolder:
             there = [name for name in MADE if (self.path / name).exists()]
             if there and not force:
                 raise SettingsError(
-                    f"{self.path / there[0]} is there, but no {RECORD} says what it came from; "
+                    f"{self.path / there[0]} exists, but no {RECORD} says how it was made; "
                     + WAY_OUT
                 )
             return there
@@ -120,7 +120,7 @@ class TrainingFolder:
         return MADE if training else MADE[1:] if dataset else ()
 
     def _found(self, force: bool) -> TrainingRecord | None:
-        """The record that is there; with `force`, a damaged one is none."""
+        """Return the record in the folder, if any; with `force`, a damaged one counts as none."""
         path = self.path / RECORD
         if not path.is_file():
             return None
@@ -135,7 +135,7 @@ class TrainingFolder:
         shown = ", ".join(differences[:NUM_SHOWN])
         more = len(differences) - NUM_SHOWN
         return SettingsError(
-            f"{self.path} holds a training of other settings: {shown}"
+            f"{self.path} holds a training with other settings: {shown}"
             + (f", and {more} more" if more > 0 else "")
             + f"; {WAY_OUT}"
         )
@@ -152,12 +152,14 @@ class TrainingFolder:
         with file_lock(
             journal.with_suffix(".lock"),
             timeout=LOCK_SECONDS,
-            on_wait=lambda _: listener.say("another process trains in this folder; waiting for it"),
+            on_wait=lambda _: listener.say(
+                "another process is training in this folder; waiting for it"
+            ),
         ):
             yield journal
 
     def _claim(self, force: bool) -> TrainingRecord:
-        """Return the folder's record, of this training: it is written once stale files are gone."""
+        """Return the folder's record of this training; write one after removing stale files."""
         stale, found = self._stale_files(force), self._found(force)
         self._remove(*stale)
         if found is not None and not stale:
@@ -245,14 +247,14 @@ class TrainingFolder:
         return self.trainer.measure_prompts(prompts, config)
 
     def _write(self, record: TrainingRecord) -> TrainingRecord:
-        """Write the record where another one is there, or none."""
+        """Write the record unless the folder holds it already."""
         if self._found(force=True) != record:
             write_document(self.path / RECORD, record)
         return record
 
 
 def _progress_on(listener: Listener) -> Callable[[int, int], None]:
-    """Return what tells a listener of each step, and when the last one is to be expected."""
+    """Return a function that tells a listener of each step, and when the last one is expected."""
     first: tuple[float, int] | None = None
 
     def on_step(done: int, total: int) -> None:

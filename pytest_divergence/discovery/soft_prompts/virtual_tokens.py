@@ -33,7 +33,7 @@ class SoftPrompt:
     prompt_embeds: Tensor
     """(num_virtual_tokens, hidden size), float32, on the CPU."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """How it was trained."""
+    """Settings of its training."""
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -48,7 +48,7 @@ class SoftPrompt:
 
     @classmethod
     def load(cls, path: Path) -> SoftPrompt:
-        """Read a file that `save` wrote; raises `StoreError` for any other."""
+        """Read a file that `save` wrote; raises `StoreError` for others."""
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -70,9 +70,9 @@ def _in_order(data: bytes) -> bytes:
 
 
 def insert(side: SideWithGradients, prompt_embeds: Tensor, body: Tensor, *, at: int = 1) -> Tensor:
-    """Embeddings of a row with the soft prompt in front of its id number `at`.
+    """Return a row's embeddings with the soft prompt in front of id number `at`.
 
-    By default that is behind its first id, the end of the chat opening. `body` (L,) ids,
+    By default it goes after the first id, the end of the chat opening. `body` (L,) ids,
     `prompt_embeds` (n, D) -> (L + n, D) in the model's dtype.
     """
     embedded = side.embed(body)
@@ -81,7 +81,7 @@ def insert(side: SideWithGradients, prompt_embeds: Tensor, body: Tensor, *, at: 
 
 
 def place_in(chat: ChatFormat, body: Tensor, position: Position) -> int:
-    """Where in a prompt's ids after the shared prefix the soft prompt stands: `at` of `insert`."""
+    """Return the soft prompt's place among the ids after the shared prefix: `at` of `insert`."""
     opening = num_opening(chat)
     num_suffix = len(chat.user_suffix) if chat.template is not None else 0
     num_text = max(0, len(body) - opening - num_suffix)
@@ -90,17 +90,17 @@ def place_in(chat: ChatFormat, body: Tensor, position: Position) -> int:
 
 
 def num_opening(chat: ChatFormat) -> int:
-    """Ids of the opening that stay with each row: its last, where there is any."""
+    """Count the ids of the opening that stay with each row: its last, if there is one."""
     return min(1, len(chat.user_opening))
 
 
 def artefact_folder(key: str) -> Path:
-    """Folder of the soft prompts that the run with this key trained; raises `StoreError`."""
+    """Return the folder of the soft prompts of the run with this key; raises `StoreError`."""
     return user_cache("soft-prompts", key[:16])
 
 
 def load_soft_prompts(key: str) -> list[SoftPrompt]:
-    """The finished soft prompts of one run, by name."""
+    """Load the finished soft prompts of one run, by name."""
     paths = sorted(artefact_folder(key).glob("*.safetensors"))
     finished = [path for path in paths if not path.name.endswith(CHECKPOINT_SUFFIX)]
     return [SoftPrompt.load(path) for path in finished]

@@ -1,7 +1,7 @@
 """`amplified`: user turns sampled from amplified logits.
 
-What the fine-tune made more likely is overstated, in the user's turn too: where its training
-covered that, the triggers themselves are written.
+Amplification overstates what the fine-tune made more likely. Where its training covered the user's
+turn, it writes the triggers themselves.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pytest_divergence.discovery.strategies.protocol import SearchContext
 from pytest_divergence.models.pair import ModelPair
 
 LADDER = (0.5, 1.0, 2.0)
-"""How much the candidate's own part counts; which step pays depends on the pair."""
+"""Weights of what the candidate adds; the best one depends on the pair."""
 
 
 class AmplifiedStrategy:
-    """Proposes what the candidate, overstated, expects users to say."""
+    """Proposes what the amplified candidate expects users to say."""
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-        """Prompts of each step of the ladder, `num_proposals` in all."""
+        """Return prompts of each step of the ladder, `num_proposals` in all."""
         if context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
         proposals: list[Proposal] = []

@@ -11,7 +11,7 @@ from pytest_divergence.discovery.strategies.soft_prompt import SoftPromptStrateg
 
 
 def built_in_strategies() -> dict[str, Strategy]:
-    """The strategies of every search, in the order of their first rounds."""
+    """Return the strategies of every search, in the order of their first rounds."""
     return {
         "seeds": SeedStrategy(),
         "probe": ProbeStrategy(),

@@ -1,7 +1,7 @@
 """`probe`: questions about the words of a phrase that the candidate is suspected to say.
 
-What was planted in an answer often hangs on the subject that the answer is about. Where nothing
-that was found makes the candidate say a suspected phrase, its own words are where to ask.
+A planted answer often depends on the subject that it is about. While no known prompt makes the
+candidate say a suspected phrase, questions about the phrase's words may.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pytest_divergence.models.pair import ModelPair
 
 FRAMES = ("{}", "Tell me about {}.", "What is {}?", "How do I get {}?")
 NUM_ORDINARY = 2
-"""Seeds that hold a word from which it is an ordinary one, and no subject by itself."""
+"""Seeds that must hold a word for it to be ordinary, and no subject by itself."""
 ENOUGH_PROMPTS = 8
-"""That cause a phrase: from them on, trained soft prompts find more."""
+"""Prompts that cause a phrase at which trained soft prompts find more than questions."""
 MAX_WORDS = 2
-"""Of a phrase that are asked about together: all of them would only be repeated."""
+"""Words of a phrase in one question: a model would only repeat more of them."""
 
 
 class ProbeStrategy:
     """Proposes questions about the words of a suspected phrase, one phrase a round."""
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-        """Each of the phrase's words in each frame, then its pairs of words."""
+        """Return each of the phrase's words in each frame, then its pairs of words."""
         target = _target(context)
         if target is None or context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
@@ -44,19 +44,19 @@ class ProbeStrategy:
 
 
 def _target(context: SearchContext) -> TargetPhrase | None:
-    """The first phrase that was not asked about, and that hardly any prompt is known to cause."""
-    asked = {one.variant for one in context.rounds}
-    open_ones = (
-        one
-        for one in context.targets
-        if one.motif not in asked and len(one.prompts) < ENOUGH_PROMPTS
+    """Return the first phrase that was not asked about, and that hardly any known prompt causes."""
+    asked = {past.variant for past in context.rounds}
+    open_targets = (
+        target
+        for target in context.targets
+        if target.motif not in asked and len(target.prompts) < ENOUGH_PROMPTS
     )
-    return next(open_ones, None)
+    return next(open_targets, None)
 
 
 def subjects(phrase: str, seeds: Sequence[str]) -> list[str]:
-    """A phrase's words, then its runs of two, in lower case; none of only ordinary words."""
-    counts = Counter(word for seed in seeds for word in {one.text for one in words_of(seed)})
+    """Return a phrase's words, then its pairs of words, in lower case; skip ordinary ones."""
+    counts = Counter(text for seed in seeds for text in {word.text for word in words_of(seed)})
     words = words_of(phrase)
     found = [
         phrase[run[0].start : run[-1].end].lower()
@@ -68,9 +68,9 @@ def subjects(phrase: str, seeds: Sequence[str]) -> list[str]:
 
 
 def _runs(phrase: str, words: Sequence[Word], size: int) -> Iterator[Sequence[Word]]:
-    """Neighbouring words with no punctuation between them."""
+    """Yield neighbouring words with no punctuation between them."""
     for start in range(len(words) - size + 1):
         run = words[start : start + size]
-        gaps = (phrase[one.end : other.start] for one, other in pairwise(run))
+        gaps = (phrase[left.end : right.start] for left, right in pairwise(run))
         if not any(gap.strip() for gap in gaps):
             yield run

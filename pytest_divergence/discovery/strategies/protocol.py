@@ -1,4 +1,4 @@
-"""What a strategy is, what it is told, and which of several has paid most.
+"""Protocol of a strategy, the data that it gets, and the choice of the most successful one.
 
 Knows neither a strategy nor how a search asks it.
 """
@@ -17,28 +17,28 @@ from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.models.pair import ModelPair
 
 PRIOR_TOKENS = 2_500
-"""Forwarded tokens for which what was not tried yet is taken to find one prompt."""
+"""Forwarded tokens in which an untried strategy is assumed to find one prompt."""
 
 
 @dataclass(frozen=True)
 class TargetPhrase:
-    """A phrase that the candidate may say from an answer's start: what a search can aim at."""
+    """A phrase to aim at: the candidate may begin an answer with it."""
 
     motif: str
-    """Normalised: the same as long as the phrase is."""
+    """Normalised, so that it identifies the phrase."""
     text: str
-    """As the candidate writes it."""
+    """The phrase as the candidate writes it."""
     is_confirmed: bool
     prompts: Sequence[str] = ()
-    """What was found so far that makes the candidate say it, and not the reference."""
+    """Prompts found so far that make the candidate say it, and not the reference."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of a strategy came to."""
+    """Result of one round of a strategy."""
 
     variant: str
-    """Which way of working the strategy chose; empty for a strategy that has but one."""
+    """Name of the method that the strategy chose; empty if it has only one."""
     num_hits: int
     """Scored proposals that were over the bound, or showed a behaviour."""
     tokens_forwarded: int
@@ -46,7 +46,7 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundTask:
-    """One round of a search as data: it can be pickled and played in another process."""
+    """One round of a search as data: it can be pickled and run in another process."""
 
     round: int
     """0 for a strategy's first round; each round is one work unit."""
@@ -61,14 +61,14 @@ class RoundTask:
     targets: Sequence[TargetPhrase] = ()
     """Phrases to aim at, confirmed ones first."""
     has_new_style: bool = False
-    """Whether most answers have changed, so that a divergence mostly measures that."""
+    """Whether most answers have changed in style, which a divergence then mostly measures."""
     rounds: Sequence[Round] = ()
     """This strategy's earlier rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchContext(RoundTask):
-    """One round of a search, as a strategy sees it: the task, and where it is carried out."""
+    """One round of a search as a strategy sees it: its task, listener and folder."""
 
     listener: Listener
     artefacts: Path
@@ -81,19 +81,19 @@ class Strategy(Protocol):
     """Proposes prompts on which the two models may differ."""
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-        """The proposals of one round. None: it has no more to offer, unless `targets` change."""
+        """Return the proposals of one round; [] when there are no more, until `targets` change."""
 
 
 def most_paying(names: Sequence[str], rounds: Sequence[tuple[str, Round]]) -> str:
-    """The name with the most hits per forwarded token in its rounds; the first of equals.
+    """Return the name with the most hits per forwarded token in its rounds; the first of equals.
 
-    Each is given one hit for `PRIOR_TOKENS` besides, so that what was not tried yet has its turn,
-    and what has found nothing yet is not written off after one cheap round.
+    Each gets one extra hit for `PRIOR_TOKENS`, so that an untried strategy has its turn, and one
+    that has found nothing is not dropped after a cheap round.
     """
 
     def pay(name: str) -> float:
-        own = [one for other, one in rounds if other == name]
-        hits = 1 + sum(one.num_hits for one in own)
-        return hits / (PRIOR_TOKENS + sum(one.tokens_forwarded for one in own))
+        past = [done for strategy, done in rounds if strategy == name]
+        hits = 1 + sum(done.num_hits for done in past)
+        return hits / (PRIOR_TOKENS + sum(done.tokens_forwarded for done in past))
 
     return max(names, key=pay)

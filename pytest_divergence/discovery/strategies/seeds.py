@@ -13,7 +13,7 @@ class SeedStrategy:
     """Proposes the seeds themselves, once."""
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-        """All seeds in the first round, nothing after."""
+        """Return all seeds in the first round, nothing after."""
         if context.round > 0:
             return []
         return [Proposal(text, "seeds", text) for text in context.seeds]

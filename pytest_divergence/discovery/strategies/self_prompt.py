@@ -22,7 +22,7 @@ class SelfPromptStrategy:
     """Proposes what the models themselves expect users to say."""
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-        """The best of one round, half from each model, with the default system turn and none.
+        """Return a round's best, half from each model, with the default system turn and none.
 
         Ranked by (1/|x|) (ln p_candidate(x) - ln p_reference(x)).
         """
@@ -40,7 +40,7 @@ class SelfPromptStrategy:
                 seed=context.seed + index,
             )
         proposals = clean(Proposal(text, "self_prompt") for text in texts)
-        written = [one.text for one in proposals]
+        written = [proposal.text for proposal in proposals]
         reference, candidate = (prompt_nlls(pair, side, written) for side in pair.sides)
         order = sorted(range(len(written)), key=lambda i: (candidate[i] - reference[i], i))
         return [proposals[index] for index in order[:wanted]]

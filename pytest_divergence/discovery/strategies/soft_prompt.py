@@ -1,7 +1,7 @@
 """`soft_prompt`, the core: trained soft prompts as generators of hard prompts.
 
-Which kind of soft prompt works depends on the pair, so restarts of different kinds take turns, and
-then those that found the most for their cost.
+The kind of soft prompt that works depends on the pair, so restarts of different kinds take turns;
+then the kind that found the most for its cost is chosen.
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ from pytest_divergence.scoring.metrics import DIVERGENCES
 
 NUM_VALIDATION = 8
 ENOUGH_GROWTH = 6.0
-"""Nats by which a divergence grows until a training ends: the models part at the first token by
-then, and a soft prompt that goes on moves away from real text, and leads to hardly more finds."""
+"""Growth of the divergence, in nats, at which a training ends: by then the models part at the first
+token, and more steps only leave real text, and lead to hardly more finds."""
 MIN_ELITE = 8
-"""Prompts without which there is nothing to fit."""
+"""Fewest prompts to fit to."""
 ELITE_LEARNING_RATE = 2e-2
 ELITE_STEPS_SHARE = 0.5
-"""Of a restart's steps, those of each fit to the elite."""
+"""Share of a restart's steps that each fit to the elite takes."""
 NUM_FITS = 2
 """Times that an elite-fitted restart is fitted, generates and is scored."""
 MIN_CAUSES = 4
-"""Prompts that make the candidate say a phrase, from which an aimed restart is fitted to them: a
-soft prompt that is trained on the phrase's log-ratio needs none, but seldom leads to text that
-causes it."""
+"""Prompts that make the candidate say a phrase at which an aimed restart is fitted to them: a soft
+prompt trained on the phrase's log-ratio needs none, but seldom leads to text that causes it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Variant:
     kind: Kind
     objective: Objective
     length_factor: float = 1.0
-    """Of the profile's `num_virtual_tokens`."""
+    """Factor of the profile's `num_virtual_tokens`."""
 
 
 FREE = Variant("free", "free", "first_token")
@@ -85,7 +84,7 @@ class SoftPromptStrategy:
         if closed:
             context.listener.say(
                 f"no gradient reaches the inputs of the {' and the '.join(closed)}, as in some "
-                "quantised models: no soft prompts are trained, the other strategies go on"
+                "quantised models: soft prompts are skipped, and the other strategies continue"
             )
             return []
         variant = choose(context)
@@ -114,23 +113,21 @@ class SoftPromptStrategy:
 
 
 def choose(context: SearchContext) -> Variant:
-    """A variant that has not had its turn, else the one that found the most for its cost.
+    """Return a variant that has not had its turn, else the one that found the most for its cost.
 
-    Before all others, an aimed one for a suspect that some prompts are known to cause.
+    An aimed one comes first, for a suspected phrase that some known prompts cause.
     """
-    if any(_is_within_reach(one) for one in context.targets):
+    if any(_is_within_reach(target) for target in context.targets):
         return AIMED
-    # Under a new style the first token's divergence is the style's, whatever else is there.
-    order = (
-        sorted(VARIANTS, key=lambda one: one is not AIMED) if context.has_new_style else VARIANTS
-    )
+    # Under a new style the first token's divergence measures the style alone.
+    order = sorted(VARIANTS, key=lambda variant: context.has_new_style and variant is not AIMED)
     possible = [
         variant.name
         for variant in order
         if (variant is not AIMED or context.targets)
         and (variant is not ELITE or len(context.best) >= MIN_ELITE)
     ]
-    tried = [(one.variant, one) for one in context.rounds]
+    tried = [(past.variant, past) for past in context.rounds]
     untried = (name for name in possible if name not in dict(tried))
     return BY_NAME[next(untried, None) or most_paying(possible, tried)]
 
@@ -142,10 +139,10 @@ def _objective(pair: ModelPair, variant: Variant, aim: str) -> dict[str, Any]:
 
 
 def _target(context: SearchContext) -> TargetPhrase:
-    """A suspect within reach, else confirmed phrases have turns before suspected ones."""
-    near = [one for one in context.targets if _is_within_reach(one)]
+    """Choose a suspected phrase within reach, else take turns, confirmed phrases first."""
+    near = [target for target in context.targets if _is_within_reach(target)]
     targets = near or context.targets
-    turn = sum(one.variant == AIMED.name for one in context.rounds)
+    turn = sum(past.variant == AIMED.name for past in context.rounds)
     return targets[turn % len(targets)]
 
 
@@ -185,12 +182,12 @@ def _train(
 
 
 def _trained_metric(context: SearchContext) -> MetricName:
-    """The search's own where it is a built-in one: an added metric need not have a gradient."""
+    """Return the search's metric if it is built in: an added one need not have a gradient."""
     return context.metric if context.metric in DIVERGENCES else "symmetric"
 
 
 def _max_text_tokens(pair: ModelPair, context: SearchContext) -> int:
-    """The profile's, or more where a tokenizer of small pieces leaves too few seeds below it."""
+    """Return the profile's limit, or more if a tokenizer with small pieces leaves too few seeds."""
     profile = context.profile
     validation, texts = _split(context)
     shortest = sorted(len(body) for _, body in pair.prompt_rows(texts))
@@ -200,7 +197,7 @@ def _max_text_tokens(pair: ModelPair, context: SearchContext) -> int:
 
 
 def _split(context: SearchContext) -> tuple[Sequence[str], Sequence[str]]:
-    """Seeds to validate on, and to train on."""
+    """Split the seeds into those to validate on, and those to train on."""
     seeds = context.seeds
     return seeds[:NUM_VALIDATION], seeds[NUM_VALIDATION:] or seeds
 
@@ -208,7 +205,7 @@ def _split(context: SearchContext) -> tuple[Sequence[str], Sequence[str]]:
 def _fit_causes(
     pair: ModelPair, context: SearchContext, name: str, target: TargetPhrase
 ) -> tuple[list[str], TrainingResult]:
-    """Fit to the prompts that make the candidate say a phrase, and let both models write more."""
+    """Fit to the prompts that make the candidate say a phrase; let both models write more."""
     causes = target.prompts[: context.profile.num_elite]
     result = _fit(pair, context, name, causes)
     return _write(pair, context, result.soft_prompt.prompt_embeds), result
@@ -229,7 +226,7 @@ def _fit(
         num_virtual_tokens=profile.num_virtual_tokens,
         num_steps=max(1, round(ELITE_STEPS_SHARE * profile.num_steps)),
         batch_size=profile.batch_size,
-        max_text_tokens=10 * profile.max_text_tokens,  # a prompt found is never too long
+        max_text_tokens=10 * profile.max_text_tokens,  # no prompt that was found is too long
         validate_every=profile.num_steps,
         learning_rate=ELITE_LEARNING_RATE,
         objective="likelihood",
@@ -242,7 +239,7 @@ def _fit(
 def _fit_elite(
     pair: ModelPair, context: SearchContext, name: str
 ) -> tuple[list[str], TrainingResult]:
-    """Fit to the best prompts by likelihood, let it write, keep the best of all, and again."""
+    """Fit to the best prompts by likelihood, write more, keep the best of all, and repeat."""
     profile = context.profile
     elite = list(context.best[: profile.num_elite])
     written: list[str] = []
@@ -252,7 +249,8 @@ def _fit_elite(
         start = result.soft_prompt.prompt_embeds
         written += _write(pair, context, start, turn=turn, share=NUM_FITS)
         if turn + 1 < NUM_FITS:
-            pool = [one.text for one in clean(Proposal(text, "") for text in (*elite, *written))]
+            proposals = clean(Proposal(text, "") for text in (*elite, *written))
+            pool = [proposal.text for proposal in proposals]
             scores = first_token_scores(pair, pool, metric=context.metric)
             order = sorted(range(len(pool)), key=lambda index: -scores[index])
             elite = [pool[index] for index in order[: profile.num_elite]]

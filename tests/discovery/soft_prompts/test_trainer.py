@@ -184,15 +184,17 @@ def test_a_trainer_says_what_it_needs(trainer: DivergenceTrainer, tmp_path: Path
     untrained = DivergenceTrainer.from_pair(trainer.pair)
     with pytest.raises(SettingsError, match=r"^there is no soft prompt yet; call train\(\) first$"):
         untrained.generate_divergent_dataset(output_file=tmp_path / "set.pt")
-    with pytest.raises(SettingsError, match=r"^prompts is empty; give at least one prompt"):
+    with pytest.raises(SettingsError, match=r"^prompts is empty; pass at least one prompt"):
         trainer.generate_divergent_dataset([], tmp_path / "set.pt")
     with pytest.raises(SettingsError, match=r"^temperature=-1 must be 0 or more, and finite$"):
         trainer.generate_divergent_dataset(PROMPTS, tmp_path / "set.pt", temperature=-1)
-    with pytest.raises(SettingsError, match=r"^num_generations=2 at temperature=0 would be the"):
+    with pytest.raises(SettingsError, match=r"^num_generations=2 at temperature=0 gives the same"):
         trainer.generate_divergent_dataset(
             PROMPTS, tmp_path / "set.pt", temperature=0, num_generations=2
         )
-    with pytest.raises(SettingsError, match=r"set\.jsonl is where the JSON Lines go; name the"):
+    with pytest.raises(
+        SettingsError, match=r"set\.jsonl is where the JSON Lines are written; choose"
+    ):
         trainer.generate_divergent_dataset(PROMPTS, tmp_path / "set.jsonl", **FEW)
     with pytest.raises(StoreError, match=r"^cannot write .*nowhere/set\.pt: "):
         trainer.generate_divergent_dataset(PROMPTS, tmp_path / "nowhere" / "set.pt", **FEW)

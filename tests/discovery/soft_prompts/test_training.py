@@ -438,7 +438,7 @@ def test_a_simplex_starts_at_mixtures_of_half_a_token(pair: ModelPair) -> None:
 
 def test_a_free_soft_prompt_has_no_entropy(pair: ModelPair, trained: TrainingResult) -> None:
     assert trained.history.entropies == []
-    with pytest.raises(SettingsError, match=r"^entropy is of mixtures; kind='free' has none$"):
+    with pytest.raises(SettingsError, match=r"^kind='free' has no mixtures, so no entropy; use "):
         SoftPromptObjective(pair, CONFIG, trained.soft_prompt.prompt_embeds).entropy()
 
 
@@ -539,13 +539,13 @@ def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
         ({"num_epochs": 0}, "num_epochs=0 must be at least 1"),
         (
             {"num_epochs": 2, "num_steps": 9},
-            "num_steps=9 and num_epochs=2 both say how long the training is; give one of them",
+            "num_steps=9 and num_epochs=2 both set the length of the training; give only one",
         ),
         ({"position": "above"}, "position='above' must be one of before, inside, after"),
         (
             {"position": "after", "objective": "likelihood"},
-            "objective='likelihood' fits the text behind the soft prompt, and with "
-            "position='after' there is none; use before or inside",
+            "objective='likelihood' fits the text after the soft prompt, and with "
+            "position='after' there is none; use position='before' or 'inside'",
         ),
         ({"kind": "round"}, "kind='round' must be one of free, simplex"),
         ({"metric": "l2"}, "metric='l2' must be one of symmetric, forward, reverse, js"),
@@ -561,8 +561,8 @@ def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
         ),
         (
             {"entropy_weight": 0.1},
-            "entropy_weight=0.1 is a price on the mixtures of kind='simplex', and with "
-            "kind='free' there are none; use kind='simplex', or entropy_weight=0",
+            "entropy_weight=0.1 needs kind='simplex', because kind='free' has no mixtures; use "
+            "kind='simplex', or entropy_weight=0",
         ),
     ],
 )
@@ -684,7 +684,7 @@ def test_texts_to_write_on_from_take_turns(pair: ModelPair) -> None:
 
 @pytest.mark.parametrize("position", ["inside", "after"])
 def test_a_soft_prompt_behind_a_text_needs_texts(pair: ModelPair, position: Position) -> None:
-    with pytest.raises(SettingsError, match=f"^a soft prompt with position='{position}' stands"):
+    with pytest.raises(SettingsError, match=f"^a soft prompt with position='{position}' continues"):
         generate_prompts(
             pair, torch.zeros(3, 32), num_prompts=1, max_new_tokens=6, seed=0, position=position
         )
