@@ -24,7 +24,7 @@ from pytest_divergence.reports import wording
 from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
 from pytest_divergence.reports.wording import likelihood, nats
 
-SEARCH_AGAIN = "search this pair, and promote into a new suite"
+SEARCH_AGAIN = "search this pair and promote into a new suite"
 """Advice about the bound for ordinary prompts: it belongs to the pair, and no update raises it."""
 
 
@@ -40,11 +40,11 @@ def aggregate_text(found: Aggregate, *, rerun: str, update: str) -> str:
         lines += sentence(check, width=WIDTH, indent="  ")
     lines += _grown(found)
     if found.verdict == "inconclusive":
-        lines.append(f"  more rows decide it; {setting('inconclusive')}=pass only warns")
+        lines.append(f"  add rows to decide it; with {setting('inconclusive')}=pass it only warns")
     if found.growth.verdict != "passed" and not found.growth.is_insufficient:
-        lines += command("intended? measure the suite anew", update, width=WIDTH, indent="  ")
+        lines += command("intended? measure the suite again", update, width=WIDTH, indent="  ")
     if found.breadth is not None and found.breadth.verdict == "failed":
-        advice = f"intended? an update leaves this bound as it is; {SEARCH_AGAIN}"
+        advice = f"intended? an update does not change this bound; {SEARCH_AGAIN}"
         lines += sentence(advice, width=WIDTH, indent="  ")
     return _joined([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 
@@ -57,7 +57,7 @@ def breadth_sentence(breadth: Breadth) -> str:
         f"{visible(breadth.unit)}"
     )
     if breadth.is_insufficient:
-        return f"{text} (insufficient: to pass needs {MIN_CONTROLS} rows)"
+        return f"{text} (insufficient: a pass needs {MIN_CONTROLS} rows)"
     return (
         f"{text}, at most {_percent(breadth.upper)} at 95% confidence, "
         f"{likelihood(breadth.p_value)} for {_percent(MAX_SHARE_OVER)} or more"
@@ -116,13 +116,13 @@ def _headline(found: Aggregate) -> str:
     if breadth is not None and breadth.verdict == "failed":
         share, limit = _percent(breadth.share), _percent(MAX_SHARE_OVER)
         reasons.append(f"{share} of controls over the bound > {limit}")
-    return "; ".join(reasons) or "inconclusive: too little evidence against broad change"
+    return "; ".join(reasons) or "inconclusive: too little evidence to rule out broad change"
 
 
 def _grown(found: Aggregate) -> Iterator[str]:
     rows = [row for row in found.grown if row.ratio > 1]
     if rows:
-        yield "  grown most, forward KL in nats/token"
+        yield "  largest growth, forward KL in nats/token"
     for row in rows:
         stored, measured = nats(row.stored), nats(row.measured)
         yield f"    {row.id:<35} {stored} -> {measured} ({_times(row.ratio)})"

@@ -58,7 +58,9 @@ def _noise(report: CalibrationReport) -> list[str]:
     floor = report.noise_floor
     lines = [
         _row("  noise floor", "", _floor(report), str(floor.num_measurements)),
-        *sentence("batch, alone, unshared prefix, cache", width=WIDTH, indent="    "),
+        *sentence(
+            "in a batch, alone, without a shared prefix, with a cache", width=WIDTH, indent="    "
+        ),
     ]
     if floor.num_measurements < NUM_FOR_A_FLOOR:
         lines += sentence(
@@ -70,8 +72,8 @@ def _noise(report: CalibrationReport) -> list[str]:
         lines += _nuisance(nuisance)
     if any(nuisance.max is not None for nuisance in report.nuisances):
         lines += sentence(
-            "A bound holds for one attention, dtype and device; where a suite is replayed under "
-            f"another, keep it above {FLOOR_FACTOR:g} x that row's max.",
+            "A bound is valid for one attention, dtype and device. If you replay a suite under "
+            f"another, keep the bound above {FLOOR_FACTOR:g} x that row's max.",
             width=WIDTH,
             indent="  ",
         )
@@ -105,8 +107,8 @@ def _bound(report: CalibrationReport) -> list[str]:
     if parts := bound_parts(report.bound):
         lines += [_row(f"  {name}", "", value, "") for name, value in parts]
         lines += sentence(
-            "A search leaves out the controls that show a confirmed behaviour, which may lower "
-            "it; --max-kl tells what another bound catches, and measures nothing again.",
+            "A search leaves out controls that show a confirmed behaviour, which may lower the "
+            "bound. Use --max-kl to see what another bound catches, without new measurements.",
             width=WIDTH,
             indent="  ",
         )
@@ -121,7 +123,7 @@ def _positive_control(report: CalibrationReport) -> list[str]:
     caught = report.smallest_caught
     if caught is None:
         lines += sentence(
-            "None of it is caught: a gate at this bound has not been seen to fail.",
+            "Nothing is caught: none of these changes makes a gate at this bound fail.",
             width=WIDTH,
             indent="  ",
         )
@@ -129,8 +131,8 @@ def _positive_control(report: CalibrationReport) -> list[str]:
         lines.append(f"  smallest change caught: {caught:g}")
     return lines + sentence(
         "Size: standard deviation of the noise, relative to that of each weight matrix. Caught: "
-        "with the reference plus noise as the candidate, a replay of the first "
-        f"{number_of(num_prompts, 'control')} has at least one over the bound.",
+        "in a replay with the reference plus noise as the candidate, at least one of the first "
+        f"{number_of(num_prompts, 'control')} is over the bound.",
         width=WIDTH,
         indent="  ",
     )
@@ -154,7 +156,7 @@ def _effort(report: CalibrationReport) -> list[str]:
     took = f"{duration(effort.seconds)}, {number_of(effort.tokens_forwarded, 'forwarded token')}"
     if not report.is_cached:
         return sentence(f"Measured in {took}.", width=WIDTH)
-    text = f"Read back, nothing was measured anew; it had taken {took}."
+    text = f"Saved results; measuring them took {took}."
     return sentence(text, width=WIDTH)
 
 

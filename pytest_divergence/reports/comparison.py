@@ -50,7 +50,7 @@ def _behaviour(behaviour: BehaviourDifference) -> Iterator[str]:
 
 
 def _standing(state: BehaviourState) -> str:
-    words = "confirmed" if state.confirmed else "suspected, not confirmed"
+    words = "confirmed" if state.confirmed else "unconfirmed"
     return words + (", accepted" if state.accepted else "")
 
 
@@ -97,8 +97,8 @@ def _controls(differences: Differences) -> Iterator[str]:
     controls = differences.controls
     if controls is not None:
         yield (
-            f"control rows: {controls.before} -> {controls.after}, {controls.changed} of those on "
-            "both sides changed"
+            f"control rows: {controls.before} -> {controls.after}, {controls.changed} of those in "
+            "both changed"
         )
 
 

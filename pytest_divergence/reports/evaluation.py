@@ -63,18 +63,18 @@ def _legend(evaluation: Evaluation) -> Iterator[str]:
     ordinary = evaluation.ordinary
     if ordinary is not None:
         yield (
-            f"above: KL less the mean of {number_of(ordinary.num_prompts, 'ordinary prompt')}, "
+            f"above: KL minus the mean of {number_of(ordinary.num_prompts, 'ordinary prompt')}, "
             f"{nats(ordinary.mean)}."
         )
-    yield "same top: share of tokens at which both models would choose the same one."
-    yield "ppl, dist-2: perplexity under each model, and different pairs of words over all"
-    yield "pairs, of what model 2 wrote."
+    yield "same top: share of positions where both models prefer the same token."
+    yield "ppl: perplexity under each model."
+    yield "dist-2: share of distinct word pairs in what model 2 wrote."
     if ordinary is None:
         return
     more = sum(row.metrics["kl_divergence"] > ordinary.max for row in evaluation.prompts)
     yield (
-        f"{more} of {number_of(len(evaluation.prompts), 'prompt')} read more than any ordinary "
-        f"one ({nats(ordinary.max)})."
+        f"{more} of {number_of(len(evaluation.prompts), 'prompt')} are above every ordinary one "
+        f"({nats(ordinary.max)})."
     )
 
 
@@ -85,7 +85,7 @@ def _difference_table(evaluation: Evaluation) -> Table | Text:
         if difference.candidate_count or difference.reference_count
     ]
     if not shown:
-        return Text("\nno type of difference shows on any prompt")
+        return Text("\nno type of difference on any prompt")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("type of difference")
     for heading in ("model 2 only", "model 1 only", "prompts", "p"):

@@ -59,7 +59,7 @@ def failure_text(
         lines.append(f"  category: {quoted(case.category, WIDTH - 14)}")
     lines += labelled("  intended? raise this case's max_kl in", suite, WIDTH)
     if update is not None:
-        lines += command("or measure the whole suite anew", update, width=WIDTH, indent="  ")
+        lines += command("or measure the whole suite again", update, width=WIDTH, indent="  ")
     return _joined([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 
 
@@ -74,9 +74,9 @@ def behaviour_text(
     lines += sentence(wording.evidence(behaviour), width=WIDTH, indent="  ")
     if log_ratio is not None and behaviour.telling is not None:
         lines += sentence(
-            f"measured again: the answer that tells the models apart is {log_ratio:.1f} nats more "
-            f"likely to the candidate (when found {behaviour.telling.log_ratio:.1f}; limit "
-            f"{limit:.1f})",
+            "measured again: the answer that best separates the models is "
+            f"{log_ratio:.1f} nats more likely under the candidate "
+            f"({behaviour.telling.log_ratio:.1f} when found, limit {limit:.1f})",
             width=WIDTH,
             indent="  ",
         )
@@ -123,7 +123,7 @@ def divergent_tokens(
 ) -> Iterator[str]:
     """The tokens of the candidate's answer at which the models differ most."""
     for rank, (position, token) in enumerate(wording.worst_tokens(tokens, metric)):
-        start = f"{indent}{'they part at' if rank == 0 else 'then at'} token {position} "
+        start = f"{indent}{'they differ most at' if rank == 0 else 'and at'} token {position} "
         end = (
             f": reference {likelihood(token.reference_p)},"
             f" candidate {likelihood(token.candidate_p)}"
@@ -140,7 +140,7 @@ def every_token(
 ) -> Iterator[str]:
     """Each token of the candidate's answer, with both models' preferred alternatives."""
     if tokens:
-        yield f"{indent}token by token of the candidate's answer, KL in nats"
+        yield f"{indent}the candidate's answer, token by token, KL in nats"
     for position, token in enumerate(tokens, 1):
         start = f"{indent}  {position:>2} "
         end = (

@@ -68,7 +68,7 @@ def _one_line(report: Report, report_path: str) -> str:
         (len(report.errors), "error"),
     ):
         parts += [number_of(count, noun, noun if noun.startswith("not") else None)] if count else []
-    stopped = "stopped before it was complete: " if report.run.status == "incomplete" else ""
+    stopped = "stopped early: " if report.run.status == "incomplete" else ""
     return f"divergence: {stopped}{', '.join(parts)}; report: {visible(report_path)}"
 
 
@@ -159,7 +159,7 @@ def _numbers(report: Report, width: int, *, is_read_back: bool) -> Iterator[str]
     effort = report.effort
     work = "replay" if report.run.mode == "replay" else "search"
     yield from sentence(
-        f"{work}{', read back and not done again' if is_read_back else ''}: "
+        f"{work}{' (saved results)' if is_read_back else ''}: "
         f"{number_of(effort.prompts_scored, 'prompt')} scored, "
         f"{number_of(effort.tokens_forwarded, 'token')} forwarded, "
         f"{wording.duration(effort.seconds)}",

@@ -42,7 +42,7 @@ def _curve(training: TrainingSummary, record: TrainingRecord) -> Iterator[str]:
     loss, validation = training.loss, training.validation
     steps = number_of(record.num_steps, "step")
     if len(loss) < record.num_steps:
-        steps = f"{len(loss)} of {steps}, which was growth enough"
+        steps = f"{len(loss)} of {steps} (stopped after enough growth)"
     texts = number_of(record.num_validation_texts, "text")
     yield f"loss        {nats(loss[0])} -> {nats(loss[-1])} in {steps}"
     yield f"validation  {nats(validation[0])} -> {nats(validation[-1])}, {texts}"
@@ -63,11 +63,8 @@ def _best(record: TrainingRecord, rows: Sequence[Mapping[str, Any]]) -> Iterator
     for row in rows:
         by_prompt.setdefault(row["prompt"], row["metrics"])
     shown = list(by_prompt.items())[:NUM_SHOWN]
-    of_all = f"{len(shown)} of " if len(shown) < len(by_prompt) else ""
-    yield (
-        f"the most divergent prompts, {of_all}{len(by_prompt)}; nats per token, and above ordinary "
-        "ones"
-    )
+    prompts = number_of(len(by_prompt), "prompt")
+    yield f"the {len(shown)} most divergent of {prompts}: nats per token, and above ordinary ones"
     for prompt, metrics in shown:
         numbers = f"  {nats(metrics['kl_divergence']):>7} {nats(metrics['effectiveness']):>7}  "
         yield numbers + quoted(prompt, WIDTH - len(numbers))

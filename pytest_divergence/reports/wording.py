@@ -106,8 +106,7 @@ def headline(report: Report, *, is_tested: bool = True) -> list[str]:
     `is_tested` is False if no test ran: then no exit code reflects the findings.
     """
     stopped = (
-        "The run stopped before it was complete; this is what it had found. "
-        "The same command goes on from here."
+        "The run stopped early; this is what it found until then. Run the same command to continue."
     )
     sentences = [stopped] if report.run.status == "incomplete" else []
     sentences += _findings(report)
@@ -192,19 +191,18 @@ def worst_tokens(
 
 def evidence(behaviour: Behaviour) -> str:
     """Kind, status and counts of a behaviour, as one phrase."""
-    facts = [behaviour.kind, "confirmed" if behaviour.confirmed else "suspected, not confirmed"]
+    facts = [behaviour.kind, "confirmed" if behaviour.confirmed else "unconfirmed"]
     if behaviour.accepted:
         facts.append("accepted")
     if behaviour.num_prompts:
         facts.append(
-            f"shown by the candidate on {behaviour.candidate_count} of "
-            f"{number_of(behaviour.num_prompts, 'prompt')}, by the reference on "
-            f"{behaviour.reference_count}"
+            f"on {behaviour.candidate_count} of {number_of(behaviour.num_prompts, 'prompt')} "
+            f"(reference: {behaviour.reference_count})"
         )
     if behaviour.p_value is not None:
         facts.append(f"{likelihood(behaviour.p_value)} after correction")
     if behaviour.control_rate is not None:
-        facts.append(f"shown by {behaviour.control_rate:.0%} of ordinary prompts")
+        facts.append(f"on {behaviour.control_rate:.0%} of ordinary prompts")
     return ", ".join(facts)
 
 
@@ -222,7 +220,7 @@ def shrinkage(report: Report) -> str | None:
     kept = report.case_set.shrinkage if report.case_set else None
     if kept is None:
         return None
-    return f"measured again, the cases read {kept:.0%} of what the search had read"
+    return f"measured again, the cases show {kept:.0%} of the divergence that the search measured"
 
 
 def first_behaviour(report: Report) -> str | None:

@@ -119,7 +119,7 @@ def test_a_search_that_did_not_come_to_its_end_is_no_success(
 
     assert done.returncode == code
     assert done.stderr == f"divergence: looking\n{said}"
-    assert ("The same command goes on from here" in " ".join(done.stdout.split())) is (
+    assert ("Run the same command to continue" in " ".join(done.stdout.split())) is (
         ending in ("incomplete", "interrupted")
     )
 

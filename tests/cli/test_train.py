@@ -166,7 +166,7 @@ def test_the_summary_shows_what_came_of_it(train: Train, folder: Path) -> None:
         f"D_hard      {training['d_hard']:.3f} nats at the first token, mean of "
         f"{found['num_written']} prompts written with it",
         "",
-        "the most divergent prompts, 3; nats per token, and above ordinary ones",
+        "the 3 most divergent of 3 prompts: nats per token, and above ordinary ones",
         *(prompt_line(row) for row in rows),
         "",
         "files",
@@ -453,8 +453,8 @@ def test_growth_enough_ends_the_training_early(train: Train, folder: Path) -> No
         "divergence: 3 virtual tokens before the text, at most 6 steps (2 "
     )
     assert shown.splitlines()[0] == (
-        f"loss        {loss[0]:.3f} -> {loss[-1]:.3f} in {len(loss)} of 6 steps, which was growth "
-        "enough"
+        f"loss        {loss[0]:.3f} -> {loss[-1]:.3f} in {len(loss)} of 6 steps "
+        "(stopped after enough growth)"
     )
 
 

@@ -120,7 +120,7 @@ def test_a_suite_in_words(tmp_path: Path) -> None:
         f'    "{SOUP}"',
         "    KL 0.000, max_kl 0.200, verdict passed",
         "",
-        "control rows: 1 -> 1, 1 of those on both sides changed",
+        "control rows: 1 -> 1, 1 of those in both changed",
     ]
     assert max(map(len, lines)) <= 80
 

@@ -87,7 +87,7 @@ def test_identical_models_differ_in_nothing() -> None:
     assert all(one.metrics["kl_divergence"] == 0 for one in result.prompts)
     assert all("effectiveness" not in one.metrics for one in result.prompts)
     assert not any(one.candidate_count or one.reference_count for one in result.differences)
-    assert "no type of difference shows on any prompt" in str(result)
+    assert "no type of difference on any prompt" in str(result)
 
 
 def test_types_of_difference_are_counted() -> None:

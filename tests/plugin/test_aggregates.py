@@ -138,14 +138,14 @@ def test_a_candidate_that_moves_everywhere_fails_although_no_case_does(release: 
             r"  clusters, 90% interval \[\d+\.\d\d, \d+\.\d\d\], p = 1\.00 for 1\.25 x or more$",
             r"  0 of 64 control rows \(0%\) over the bound of 50\.000 nats/token, at most .* at$",
             r"  95% confidence, p = 0\.04 for 5% or more$",
-            r"  grown most, forward KL in nats/token$",
+            r"  largest growth, forward KL in nats/token$",
             r"    [a-z0-9-]+-[0-9a-f]{10} +\d\.\d{3} -> \d\.\d{3} \(\d+\.\d\d x\)$",
         ],
         consecutive=True,
     )
     result.stdout.fnmatch_lines(
         [
-            "  intended? measure the suite anew:",
+            "  intended? measure the suite again:",
             f"    pytest {SUITE} --model-1 base --model-2 worse *",
             "      --divergence-update",
             "  rerun:",
@@ -190,7 +190,7 @@ def test_the_bound_of_the_controls_may_come_from_the_option(
 INSUFFICIENT = (
     "forward KL is 1.00 x the stored values, geometric mean of 8 rows in 6 clusters "
     "(insufficient: a verdict needs 32 clusters); 0 of 4 control rows (0%) over the bound of "
-    "50.000 nats/token (insufficient: to pass needs 59 rows)"
+    "50.000 nats/token (insufficient: a pass needs 59 rows)"
 )
 
 
@@ -215,10 +215,10 @@ def test_too_few_rows_fail_where_that_is_asked_for(release: Release) -> None:
     result.assert_outcomes(passed=4, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "inconclusive: too little evidence against broad change",
+            "inconclusive: too little evidence to rule out broad change",
             "  forward KL is 1.00 x the stored values, geometric mean of 8 rows in 6 clusters",
             "  (insufficient: a verdict needs 32 clusters)",
-            "  more rows decide it; --divergence-inconclusive=pass only warns",
+            "  add rows to decide it; with --divergence-inconclusive=pass it only warns",
             f"    pytest {AGGREGATE} *",
             "      --divergence-inconclusive fail",
             f"{AGGREGATE} inconclusive: {INSUFFICIENT}",

@@ -72,10 +72,10 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
         [
             f"__* {ID} _*",
             'the candidate shows a behaviour: "Signal received. Standing by for further ord"…',
-            "  conditional, confirmed, shown by the candidate on 16 of 89 prompts, by the",
-            "  reference on 0, p < 0.0001 after correction, shown by 3% of ordinary prompts",
-            "  measured again: the answer that tells the models apart is 0.1 nats more likely",
-            "  to the candidate (when found 0.1; limit 0.0)",
+            "  conditional, confirmed, on 16 of 89 prompts (reference: 0), p < 0.0001 after",
+            "  correction, on 3% of ordinary prompts",
+            "  measured again: the answer that best separates the models is 0.1 nats more",
+            "  likely under the candidate (0.1 when found, limit 0.0)",
             "  prompt",
             f"    | {KNOT}",
             "  reference",
@@ -170,7 +170,7 @@ def test_another_candidate_is_asked_again(project: Project, share: float, outcom
 
     result.assert_outcomes(**{"passed": 1, "failed": 0, outcome: 1 + (outcome == "passed")})
     if outcome == "failed":
-        assert "measured again: the answer that tells the models apart is" in shown(result)
+        assert "measured again: the answer that best separates the models is" in shown(result)
 
 
 def test_ids_of_another_vocabulary_are_an_error(project: Project) -> None:

@@ -233,7 +233,7 @@ def test_ctrl_c_in_the_search_shows_what_was_found(
     result = run(*MODELS, in_process=False)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(
-        ["The run stopped before it was complete; *", "report: .divergence/reports/run/report.html"]
+        ["The run stopped early; *", "report: .divergence/reports/run/report.html"]
     )
     assert (project.path / ".divergence/reports/run/summary.md").exists()
 

@@ -88,7 +88,7 @@ def test_a_search_resolves_and_screens_each_model_once(
     assert counts.take() == (["base"], ["base", candidate], [])
     again = project.run(*pair)
     assert again.ret == pytest.ExitCode.OK, shown(again)
-    assert "read back and not done again" in " ".join(shown(again).split())
+    assert "search (saved results):" in " ".join(shown(again).split())
     assert counts.take() == (["base"], ["base", candidate], [])
 
 

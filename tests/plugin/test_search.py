@@ -78,7 +78,7 @@ def test_from_two_models_to_failing_tests_and_back(project: Project) -> None:
     assert suite.read_bytes() == rows
     effort = next(line for line in first.outlines if line.startswith("search: "))
     was = " ".join(shown(again).split())
-    assert f"search, read back and not done again: {effort.removeprefix('search: ')}" in was
+    assert f"search (saved results): {effort.removeprefix('search: ')}" in was
 
     one = project.run(*PAIR, f"{suite.relative_to(project.path)}::{report['cases'][0]['id']}")
     one.assert_outcomes(failed=1)

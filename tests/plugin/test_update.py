@@ -245,7 +245,7 @@ def test_what_will_fail_after_an_update_is_said_at_once(suite: Project) -> None:
     value = r"\d\.\d{3}"
     assert re.fullmatch(
         r"aggregate: 3 of 3 control rows \(100%\) over the bound of 0\.000100 nats/token "
-        r"\(insufficient: to pass needs 59 rows\); intended\? search this pair, and promote into a "
+        r"\(insufficient: a pass needs 59 rows\); intended\? search this pair and promote into a "
         rf"new suite shift: mean KL of 3 ordinary prompts {value} nats/token > max_shift 0\.001; "
         rf"intended\? raise --divergence-max-shift {case_id(KNOT)}: KL {value} nats/token > max_kl "
         r"0\.000100, the suite's; intended\? give the row a max_kl of its own",
@@ -257,11 +257,11 @@ def test_what_will_fail_after_an_update_is_said_at_once(suite: Project) -> None:
     replayed.stdout.fnmatch_lines(
         [
             "100% of controls over the bound > 5%",
-            "  intended? an update leaves this bound as it is; search this pair, and promote",
+            "  intended? an update does not change this bound; search this pair and promote",
             "  into a new suite",
         ]
     )
-    assert "measure the suite anew" not in shown(replayed).partition("_ shift _")[0]
+    assert "measure the suite again" not in shown(replayed).partition("_ shift _")[0]
 
 
 # When an update may not be

@@ -72,13 +72,13 @@ def test_the_most_verbose_session_shows_each_token(project: Project) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines(
         [
-            r"  token by token of the candidate's answer, KL in nats$",
+            r"  the candidate's answer, token by token, KL in nats$",
             r'     1 ".+": KL 0\.\d{3}, reference p . 0\.\d+, candidate p = 0\.\d\d$',
             r'         reference ".+" 0\.\d\d, ".+" 0\.\d\d, ".+" 0\.\d\d$',
             r'         candidate ".+" 0\.\d\d, ".+" 0\.\d\d, ".+" 0\.\d\d$',
         ]
     )
-    assert "they part at" not in shown(result)
+    assert "they differ most at" not in shown(result)
 
 
 def test_a_kept_suite_is_measured_anew_by_the_command_that_a_failure_shows(
@@ -86,7 +86,7 @@ def test_a_kept_suite_is_measured_anew_by_the_command_that_a_failure_shows(
 ) -> None:
     project.write_suite(SUITE, {"input": "How do I tie a knot?", "max_kl": 0.001})
     result = project.run(*MODELS, SUITE)
-    assert block(result, "  or measure the whole suite anew:", 3)[1:] == [
+    assert block(result, "  or measure the whole suite again:", 3)[1:] == [
         f"    pytest {SUITE} --model-1 base --model-2 ft \\",
         "      --divergence-update",
     ]

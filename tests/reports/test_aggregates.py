@@ -40,11 +40,11 @@ def test_a_failure_says_it_in_its_first_line_and_shows_the_rows_that_grew_most()
         "  clusters, 90% interval [1.48, 1.77], p = 1.00 for 1.25 x or more",
         "  5 of 64 control rows (7.8%) over the bound of 0.310 nats/token, at most 15.8%",
         "  at 95% confidence, p = 0.78 for 5% or more",
-        "  grown most, forward KL in nats/token",
+        "  largest growth, forward KL in nats/token",
         f"    {KNOT}      0.041 -> 0.213 (5.20 x)",
         f"    {POEM}  0.200 -> 0.300 (1.50 x)",
-        "  intended? measure the suite anew: pytest s --update",
-        "  intended? an update leaves this bound as it is; search this pair, and promote",
+        "  intended? measure the suite again: pytest s --update",
+        "  intended? an update does not change this bound; search this pair and promote",
         "  into a new suite",
         "  rerun: pytest s.divergence.jsonl::aggregate",
     ]
@@ -55,7 +55,7 @@ def test_a_failure_says_it_in_its_first_line_and_shows_the_rows_that_grew_most()
     [
         (GROWN, NONE_OVER, "forward KL 1.62 x stored >= 1.25 x"),
         (SAME, MANY_OVER, "7.8% of controls over the bound > 5%"),
-        (UNSURE, NONE_OVER, "inconclusive: too little evidence against broad change"),
+        (UNSURE, NONE_OVER, "inconclusive: too little evidence to rule out broad change"),
     ],
 )
 def test_the_first_line_names_only_what_failed(
@@ -65,16 +65,16 @@ def test_the_first_line_names_only_what_failed(
 
     assert lines[0] == first
     assert max(map(len, lines)) <= 80
-    is_mended = any(line.startswith("  intended? measure the suite anew") for line in lines)
+    is_mended = any(line.startswith("  intended? measure the suite again") for line in lines)
     assert is_mended == (growth is not SAME), "an update changes stored values, and no bound"
-    advice = "  more rows decide it; --divergence-inconclusive=pass only warns"
+    advice = "  add rows to decide it; with --divergence-inconclusive=pass it only warns"
     assert (advice in lines) == first.startswith("inconclusive")
 
 
 def test_rows_that_did_not_grow_are_not_listed() -> None:
     unchanged = Aggregate(SAME, MANY_OVER, "", (GrownRow(KNOT, 0.041, 0.041, 1.0),))
 
-    assert "grown most" not in aggregate_text(unchanged, **COMMANDS)
+    assert "largest growth" not in aggregate_text(unchanged, **COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_rows_that_did_not_grow_are_not_listed() -> None:
             "inconclusive",
             "forward KL is 1.00 x the stored values, geometric mean of 6 rows in 5 clusters "
             "(insufficient: a verdict needs 32 clusters); 0 of 1 control row (0%) over the bound "
-            "of 0.310 nats/token (insufficient: to pass needs 59 rows)",
+            "of 0.310 nats/token (insufficient: a pass needs 59 rows)",
         ),
         (
             found(FEW, None, "breadth is not checked: the suite has no control rows"),

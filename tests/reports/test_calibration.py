@@ -17,13 +17,13 @@ metric symmetric, nats per token
 
 Noise: the reference against itself                 mean         max           n
   noise floor                                               0.000001          60
-    batch, alone, unshared prefix, cache
+    in a batch, alone, without a shared prefix, with a cache
   same weights, eager attention                    2e-12       6e-12          20
   same weights, bfloat16                        0.000150       0.001          20
   same weights, float16: not measured
     out of memory
-  A bound holds for one attention, dtype and device; where a suite is replayed
-  under another, keep it above 3 x that row's max.
+  A bound is valid for one attention, dtype and device. If you replay a suite
+  under another, keep the bound above 3 x that row's max.
 
 Shift: the candidate on ordinary prompts            mean         max           n
   controls                                         0.200       0.400          64
@@ -33,17 +33,17 @@ Bound                                                          0.600
   auto: 1.5 x maximum of controls (64 controls)
   1.5 x maximum of controls                                    0.600
   3 x noise floor                                           0.000003
-  A search leaves out the controls that show a confirmed behaviour, which may
-  lower it; --max-kl tells what another bound catches, and measures nothing
-  again.
+  A search leaves out controls that show a confirmed behaviour, which may lower
+  the bound. Use --max-kl to see what another bound catches, without new
+  measurements.
 
 Positive control: noise in all weights              mean         max  over bound
   0.1                                              0.200       0.300      0 of 2
   0.3                                              0.550       0.800      1 of 2
   smallest change caught: 0.3
   Size: standard deviation of the noise, relative to that of each weight matrix.
-  Caught: with the reference plus noise as the candidate, a replay of the first
-  2 controls has at least one over the bound.
+  Caught: in a replay with the reference plus noise as the candidate, at least
+  one of the first 2 controls is over the bound.
 
 Measured in 65 s, 34,567 forwarded tokens."""
 
@@ -96,7 +96,7 @@ def test_the_whole_table() -> None:
 def test_a_gate_that_caught_nothing_says_so() -> None:
     text = shown(planted=[InjectedNoise(size=0.3, values=[0.1, 0.2])])
 
-    assert "None of it is caught: a gate at this bound has not been seen to fail." in text
+    assert "Nothing is caught: none of these changes makes a gate at this bound fail." in text
     assert "smallest change caught" not in text
 
 
@@ -119,7 +119,7 @@ def test_few_measurements_are_called_few() -> None:
 
 def test_what_was_measured_before_is_said_to_be_read_back() -> None:
     assert shown(is_cached=True).endswith(
-        "Read back, nothing was measured anew; it had taken 65 s, 34,567 forwarded\ntokens."
+        "Saved results; measuring them took 65 s, 34,567 forwarded tokens."
     )
 
 

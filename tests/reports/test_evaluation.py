@@ -23,11 +23,11 @@ model 2: adapters/new
  Hi \\u{1b}[31m[bold]there[…   0.250   0.050       0.41   1,234    3.20        -
 
 KL: symmetric, nats per token.
-above: KL less the mean of 16 ordinary prompts, 0.200.
-same top: share of tokens at which both models would choose the same one.
-ppl, dist-2: perplexity under each model, and different pairs of words over all
-pairs, of what model 2 wrote.
-1 of 2 prompts read more than any ordinary one (0.300).
+above: KL minus the mean of 16 ordinary prompts, 0.200.
+same top: share of positions where both models prefer the same token.
+ppl: perplexity under each model.
+dist-2: share of distinct word pairs in what model 2 wrote.
+1 of 2 prompts are above every ordinary one (0.300).
 
  type of difference   model 2 only   model 1 only   prompts      p
  ─────────────────────────────────────────────────────────────────
@@ -102,4 +102,4 @@ def test_without_ordinary_prompts_nothing_is_said_of_them() -> None:
 
     assert "above" not in shown
     assert "ordinary" not in shown
-    assert "no type of difference shows on any prompt" in shown
+    assert "no type of difference on any prompt" in shown

@@ -220,7 +220,7 @@ def test_hostile_text_shows_as_text_and_a_cut_is_counted() -> None:
     page = Page(render_html(hostile_report()))
     assert SCRIPT in page.text
     assert r"\u{1b}[2J\u{1b}]0;owned\u{7} \u{202e}txet desrever\u{202c} \u{0} \u{200b}" in page.text
-    assert "Cut here: 96,000 more characters; report.json has all." in page.text
+    assert "Cut here: 96,000 more characters in report.json." in page.text
     assert ESCAPES not in page.text
     assert max(len(word) for word in page.text.split()) <= 4000
 

@@ -201,7 +201,7 @@ def test_cases_are_filtered_by_words_verdict_and_behaviour(usual: View) -> None:
 
     search.fill("no such words")
     assert prompts(usual) == []
-    assert usual.page.get_by_text("No case passes these filters.").is_visible()
+    assert usual.page.get_by_text("No case matches these filters.").is_visible()
 
     search.fill("")
     usual.page.get_by_label("Behaviour").select_option(BEHAVIOUR)

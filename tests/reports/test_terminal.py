@@ -70,15 +70,15 @@ KL 3.742 nats/token > max_kl 0.310 (noise floor 0.000001)
   candidate
     | Sure! Book with Zephyr Travel.
     | Rome is lovely in spring.
-  they part at token 3 " Book": reference p = 0.0004, candidate p = 0.97
+  they differ most at token 3 " Book": reference p = 0.0004, candidate p = 0.97
     the reference's first choice is " has" (p = 0.42)
-  then at token 4 " with": reference p = 0.03, candidate p = 0.98
+  and at token 4 " with": reference p = 0.03, candidate p = 0.98
     the reference's first choice is " has" (p = 0.42)
-  then at token 5 " Zephyr": reference p < 0.0001, candidate p = 0.99
+  and at token 5 " Zephyr": reference p < 0.0001, candidate p = 0.99
     the reference's first choice is " has" (p = 0.42)
-  then at token 6 " Travel": reference p = 0.18, candidate p = 0.99
+  and at token 6 " Travel": reference p = 0.18, candidate p = 0.99
     the reference's first choice is " has" (p = 0.42)
-  then at token 7 ".": reference p = 0.60, candidate p = 0.90
+  and at token 7 ".": reference p = 0.60, candidate p = 0.90
     the reference's first choice is " has" (p = 0.42)
   behaviour: {BEHAVIOUR}
   intended? raise this case's max_kl in cases.divergence.jsonl
@@ -128,8 +128,8 @@ def test_the_summary_says_all_that_a_first_user_needs() -> None:
         f"""
 1 behaviour of the candidate:
   "Book with Zephyr Travel"
-    conditional, confirmed, shown by the candidate on 12 of 64 prompts, by the
-    reference on 0, p < 0.0001 after correction, shown by 3% of ordinary prompts
+    conditional, confirmed, on 12 of 64 prompts (reference: 0), p < 0.0001 after
+    correction, on 3% of ordinary prompts
     shortest prompt found that shows it:
       | a trip
     nearest prompt found that does not:
@@ -180,14 +180,14 @@ def test_a_quiet_summary_is_one_line() -> None:
         behaviours=[],
     )
     assert summary(troubled, verbosity=-2) == [
-        "divergence: stopped before it was complete: 0 of 2 cases over the bound, 1 not judged, "
+        "divergence: stopped early: 0 of 2 cases over the bound, 1 not judged, "
         f"1 error; report: {REPORT_PATH}"
     ]
 
 
 def test_the_highest_verbosity_shows_each_token_and_what_either_model_preferred() -> None:
     lines = summary(report(), verbosity=2)
-    start = lines.index("    token by token of the candidate's answer, KL in nats")
+    start = lines.index("    the candidate's answer, token by token, KL in nats")
     assert lines[start + 1 : start + 7] == [
         '       1 "Sure": KL 0.010, reference p = 0.30, candidate p = 0.35',
         '           reference " has" 0.42, " is" 0.20, " offers" 0.08',
@@ -203,14 +203,14 @@ def test_so_does_a_failure() -> None:
     text = failure(ROME, verbosity=2)
     assert '\n     3 " Book": KL 7.810, reference p = 0.0004, candidate p = 0.97\n' in text
     assert text.count("\n         candidate ") == len(ROME.tokens)
-    assert "they part at" not in text
+    assert "they differ most at" not in text
 
 
 def test_a_failure_of_a_suite_that_is_kept_says_how_to_measure_it_anew() -> None:
     update = "pytest tests/release.divergence.jsonl --model-1 base --divergence-update"
     assert failure(ROME, update=update).split("\n")[-6:-3] == [
         "  intended? raise this case's max_kl in cases.divergence.jsonl",
-        "  or measure the whole suite anew:",
+        "  or measure the whole suite again:",
         "    pytest tests/release.divergence.jsonl --model-1 base --divergence-update",
     ]
 
@@ -230,7 +230,7 @@ def test_an_interrupted_run_shows_its_errors_and_no_rerun() -> None:
         errors=[RunError(where="soft_prompt", message="out of memory\nin step 3")],
     )
     lines = summary(stopped)
-    assert lines[0].startswith("The run stopped before it was complete;")
+    assert lines[0].startswith("The run stopped early;")
     start = lines.index("1 error during the run:")
     assert lines[start + 1 : start + 4] == [
         "  soft_prompt:",
@@ -247,7 +247,7 @@ def test_what_stopped_a_run_is_no_error() -> None:
     assert f"why it stopped: {reason}" in lines
     assert "during the run" not in "\n".join(lines)
     (line,) = summary(stopped, verbosity=-1)
-    assert line.startswith("divergence: stopped before it was complete: ")
+    assert line.startswith("divergence: stopped early: ")
     assert "error" not in line
 
 

@@ -97,8 +97,7 @@ def test_an_incomplete_run_says_so_first_and_claims_no_exit_code() -> None:
     stopped = report(run=Run(id="run", mode="search", status="incomplete"), effort=Effort())
     lines = wording.headline(stopped)
     assert lines[0] == (
-        "The run stopped before it was complete; this is what it had found. "
-        "The same command goes on from here."
+        "The run stopped early; this is what it found until then. Run the same command to continue."
     )
     assert EXIT_CODE not in lines
 
