@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused_with_what_would_allow_it() -> None:
 
 def test_what_the_error_names_is_enough() -> None:
     replace(LARGE, allowed=Settings(memory="64GB").memory_bytes).check()
-    with pytest.raises(SettingsError, match="but only 63 GB is allowed by --divergence-memory; use"):
+    with pytest.raises(SettingsError, match="only 63 GB is allowed by --divergence-memory; use"):
         replace(LARGE, allowed=Settings(memory="63GB").memory_bytes).check()
 
 
