@@ -14,15 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
-from pytest_divergence.core.errors import ModelLoadError
-
-CACHE_ARGUMENTS = ("cache", "past_key_values")
-"""What models call their key-value cache, the newest name first: transformers 5.24 renamed it."""
+CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params", "state")
+"""What models call what they keep of a row, the newest name first: transformers 5.24 renamed it."""
 
 CPU_INFO = Path("/proc/cpuinfo")
 MKL_IS_SLOW_ON = "AuthenticAMD"
@@ -53,23 +53,29 @@ class Padded:
         return Padded(torch.stack(rows), mask)
 
 
-class ForwardPass:
-    """A model as a function of rows, mask, positions and what was read before."""
+def at_the_end(parts: Sequence[Tensor], length: int) -> Tensor:
+    """The last `length` positions of parts (B, L, D), one part after the other: (N, length, D).
 
-    def __init__(self, model: PreTrainedModel, role: str) -> None:
-        """Raise `ModelLoadError`, naming the role, for a model without a key-value cache."""
+    Shorter parts are padded on the left with zeros.
+    """
+    ends = [part[:, -length:] for part in parts]
+    ends = [
+        end if end.shape[1] == length else pad(end, (0, 0, length - end.shape[1], 0))
+        for end in ends
+    ]
+    return ends[0] if len(ends) == 1 else torch.cat(ends)
+
+
+class ForwardPass:
+    """A model as a function of rows, and of what was read before."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         parameters = _forward_parameters(type(model))
         self._keeps_logits = "logits_to_keep" in parameters
         # By a name that a model merely swallows, it would keep nothing of what it has read.
         known = [name for name in CACHE_ARGUMENTS if name in parameters]
-        if not known:
-            raise ModelLoadError(
-                f"the {role}, a {type(model).__name__}, takes no key-value cache (none "
-                f"of {', '.join(CACHE_ARGUMENTS)}), without which nothing can be decoded; update "
-                "transformers, or choose another model"
-            )
-        self._cache_argument = known[0]
+        self._cache_argument = known[0] if known else None
 
     def __call__(
         self,
@@ -82,20 +88,52 @@ class ForwardPass:
         """Logits at the last `num_logits` positions, in float32: (B, num_logits, rows of the head).
 
         `rows` are ids (B, L) or embeddings (B, L, D); `mask` covers what the cache holds too.
+        Raises `TypeError` for a cache that the model does not take.
         """
+        output = self._output(
+            rows,
+            cache,
+            num_logits,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=cache is not None,
+        )
+        return _last(output, num_logits)
+
+    def alone(
+        self, row: Tensor, cache: object | None, num_logits: int, *, use_cache: bool
+    ) -> tuple[Tensor, object | None]:
+        """Logits of one row that stands alone, unpadded, and the cache that the model itself made.
+
+        `row` is ids (L,) or embeddings (L, D) that follow what `cache` holds. The logits are at its
+        last `num_logits` positions, or at all of fewer: (N, rows of the head), in float32. The
+        cache is None where the model keeps none.
+        """
+        output = self._output(row[None], cache, num_logits, use_cache=use_cache)
+        kept = (
+            getattr(output, self._cache_argument, None)
+            if use_cache and self._cache_argument
+            else None
+        )
+        return _last(output, num_logits)[0], kept
+
+    def _output(
+        self, rows: Tensor, cache: object | None, num_logits: int, **options: object
+    ) -> Any:
         name = "inputs_embeds" if rows.is_floating_point() else "input_ids"
-        options: dict[str, object] = {"logits_to_keep": num_logits} if self._keeps_logits else {}
-        options[self._cache_argument] = cache
+        if self._keeps_logits:
+            options["logits_to_keep"] = num_logits
+        if cache is not None:
+            if self._cache_argument is None:
+                raise TypeError(f"{type(self._model).__name__}.forward takes no cache")
+            options[self._cache_argument] = cache
         with fast_matmul(self._model):
-            output = self._model(
-                **{name: rows},
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=cache is not None,
-                **options,
-            )
-        logits: Tensor = output.logits[:, -num_logits:].float()
-        return logits
+            return self._model(**{name: rows}, **options)
+
+
+def _last(output: Any, num_logits: int) -> Tensor:
+    logits: Tensor = output.logits[:, -num_logits:].float()
+    return logits
 
 
 @contextmanager

@@ -58,14 +58,22 @@ class PrefixedRows:
 class Prefixes:
     """The keys and values of one model's chat prefixes."""
 
-    def __init__(self, model: PreTrainedModel, forward: ForwardPass) -> None:
-        """Nothing is computed before it is asked for."""
+    def __init__(
+        self, model: PreTrainedModel, forward: ForwardPass, *, are_shared: bool = True
+    ) -> None:
+        """Compute nothing before it is asked for, and share nothing where `are_shared` is False."""
         self._model = model
         self._forward = forward
         self._computed: dict[Prefix, Layers | None] = {}
-        self._window = _shortest_window(DynamicCache(config=model.config))
-        self.are_shared = not getattr(model, "_is_stateful", False)
+        self.are_shared = are_shared and not getattr(model, "_is_stateful", False)
         """Whether the model keeps keys and values at all, which rows can go on from."""
+
+    @cached_property
+    def _window(self) -> int | None:
+        """The fewest positions that a layer attends to; None where each attends to all."""
+        layers = DynamicCache(config=self._model.config).layers
+        windows = [getattr(layer, "sliding_window", None) for layer in layers]
+        return min((window for window in windows if isinstance(window, int)), default=None)
 
     def shared(self, prefix: Prefix, *, longest: int) -> Layers | None:
         """What rows of at most `longest` tokens go on from; None where they must read it each.
@@ -106,6 +114,8 @@ class Prefixes:
         order = mask.argsort(dim=1, stable=True)
         layer: Any  # of many classes
         for layer in cache.layers:
+            if getattr(layer, "keys", None) is None:  # a state that has no positions
+                continue
             # Keys know their own place in the text: it is only what is forgotten that order tells.
             index = order[:, None, :, None].to(layer.keys.device)
             layer.keys = layer.keys.gather(2, index.expand_as(layer.keys))
@@ -210,7 +220,7 @@ def gather(
     if order == sorted(order):
         return logits, cache
     back = torch.tensor(order).argsort()
-    cache.batch_select_indices(back)
+    cache.reorder_cache(back)  # type: ignore[arg-type]
     return _selected(logits, back.tolist()), cache
 
 
@@ -225,12 +235,6 @@ def _whole_cache(model: PreTrainedModel) -> DynamicCache:
         for layer in cache.layers
     ]
     return cache
-
-
-def _shortest_window(cache: DynamicCache) -> int | None:
-    """The fewest positions that a layer attends to; None where each attends to all."""
-    windows = [getattr(layer, "sliding_window", None) for layer in cache.layers]
-    return min((one for one in windows if isinstance(one, int)), default=None)
 
 
 def _by_batch(places: Sequence[Place]) -> Iterator[tuple[ReadBatch, list[int], list[int]]]:

@@ -125,6 +125,7 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
         known_tokens=(num_tokens(tokenizer), num_tokens(other_tokenizer or tokenizer)),
         system_prompt=plan.options.system_prompt,
         identities=plan.identities if plan.is_known else None,
+        say=say,
     )
     if other_tokenizer is None:
         loaded, role = pair.candidate, plan.candidate.full_model.role

@@ -23,8 +23,10 @@ from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.chat_format import ChatFormat, Prompt
 from pytest_divergence.models.devices import present_weights
 from pytest_divergence.models.fingerprints import ModelIdentity
+from pytest_divergence.models.self_check import checked
 from pytest_divergence.models.side import Meter, Role, Side, SideWithGradients, SideWithWeights
 from pytest_divergence.models.tokenizers import Vocabulary, num_tokens, vocabularies
+from pytest_divergence.models.transformers_log import Say
 from pytest_divergence.models.transformers_side import TransformersSide
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ class ModelPair:
         known_tokens: tuple[int, int] | None = None,
         system_prompt: str | None = None,
         identities: tuple[ModelIdentity, ModelIdentity] | None = None,
+        say: Say = lambda _: None,
     ) -> ModelPair:
         """A pair of models already in memory; both are frozen and set to evaluation.
 
@@ -83,8 +86,10 @@ class ModelPair:
         sides. Where both are one `PeftModel`, `adapters` names those of the reference and those of
         the candidate, as in `(("first",), ("second",))`; without it each side runs with what is
         active. `tokenizer` is the one of the smaller vocabulary; `known_tokens` says how many the
-        reference and the candidate know, where one was extended. Raises `ModelLoadError` where
-        a model has no row for a token of both, and for an adapter that the model does not have.
+        reference and the candidate know, where one was extended. Each side reads by the fastest
+        way that gives the model's own numbers; a slower one is told to `say`. Raises
+        `ModelLoadError` where a model has no row for a token of both, is not causal or gives its
+        own numbers in no way, and for an adapter that the model does not have.
         """
         models = _plain(reference), _plain(candidate)
         meter = Meter()
@@ -102,6 +107,7 @@ class ModelPair:
         known = known_tokens or (num_tokens(tokenizer),) * 2
         rows = reference_side.num_rows, candidate_side.num_rows
         reference_side.vocabulary, candidate_side.vocabulary = vocabularies(rows, known)
+        reference_side, candidate_side = _checked(reference_side, candidate_side, say)
         template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
         stop_ids = _stop_ids(tokenizer, *models, vocabulary=reference_side.vocabulary)
         identities = identities or _identities_in_memory(reference, candidate, adapters)
@@ -178,7 +184,12 @@ def with_gradients(pair: ModelPair, side: Side) -> SideWithGradients:
     Raises `NoGradientError` for one that gives no gradients.
     """
     if isinstance(side, SideWithGradients):
-        return side
+        if side.takes_embeddings:
+            return side
+        raise NoGradientError(
+            f"{_name_of(side, pair)} reads ids alone and no embeddings, by which soft prompts are "
+            "trained; search without training: the other strategies need no gradients"
+        )
     raise NoGradientError(
         f"{_name_of(side, pair)} gives no gradients to its inputs, by which soft prompts are "
         f"trained; {_LOAD_IT} for {setting(_SETTINGS[side.role])}, or search without training: the "
@@ -257,6 +268,16 @@ class AdapterSwitch:
                 if names:
                     layer.set_adapter(names, inference_mode=True)
             self._is_on = index
+
+
+def _checked(
+    reference: TransformersSide, candidate: TransformersSide, say: Say
+) -> tuple[TransformersSide, TransformersSide]:
+    """Both sides by ways of reading that are right; one model is tried once."""
+    first = checked(reference, say)
+    if candidate.model is reference.model and candidate.activate == reference.activate:
+        return first, replace(first, role="candidate")
+    return first, checked(candidate, say)
 
 
 def _plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

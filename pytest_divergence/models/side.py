@@ -144,6 +144,10 @@ class SideWithGradients(Side, Protocol):
     def embed(self, token_ids: Tensor) -> Tensor:
         """Input embeddings of ids: (L,) -> (L, D), as the model itself computes them."""
 
+    @property
+    def takes_embeddings(self) -> bool:
+        """Whether the model reads embeddings that are no token's."""
+
     def passes_gradients(self) -> bool:
         """Whether a gradient that is not zero reaches the input embeddings."""
 

@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from pytest_divergence.core.calibration_record import NuisanceKind
 from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.models.batching import Prefix, is_out_of_memory
 from pytest_divergence.models.checkpointing import checkpointed_layers
-from pytest_divergence.models.forward import ForwardPass, Padded
+from pytest_divergence.models.forward import ForwardPass, Padded, at_the_end
 from pytest_divergence.models.kv_cache import (
     PrefixedRows,
     Prefixes,
@@ -31,7 +32,7 @@ from pytest_divergence.models.kv_cache import (
     keys_and_values,
 )
 from pytest_divergence.models.output_head import OutputHead, input_device
-from pytest_divergence.models.side import LazyLogits, Meter, Role
+from pytest_divergence.models.side import Decoding, LazyLogits, Meter, Role
 from pytest_divergence.models.switches import (
     Activate,
     WeightSwitch,
@@ -43,7 +44,7 @@ from pytest_divergence.models.switches import (
 from pytest_divergence.models.tokenizers import Vocabulary
 
 NUM_PROBED = 2
-"""Tokens on which `passes_gradients` tries a model."""
+"""Tokens on whose embeddings a model is tried."""
 
 
 @dataclass
@@ -57,12 +58,24 @@ class TransformersSide:
     meter: Meter = field(default_factory=Meter)
     vocabulary: Vocabulary | None = None
     """What its logits are read as; None: each row of the head is a token of both models."""
+    shares_cache: bool = True
+    """Whether rows may go on from keys and values that were read before."""
+    extends_cache: bool = True
+    """Whether several tokens at once may follow what a cache holds."""
     _prompts: PromptCache | None = None
 
     def __post_init__(self) -> None:
-        self._pass = ForwardPass(self.model, self.role)
-        self._prefixes = Prefixes(self.model, self._pass)
+        self._pass = ForwardPass(self.model)
+        self._prefixes = Prefixes(self.model, self._pass, are_shared=self.shares_cache)
         self._head = OutputHead(self.model)
+
+    @property
+    def reading(self) -> str:
+        """How rows are read, for people."""
+        if not self.extends_cache:
+            return "in padded batches, a token at a time"
+        shared = " that share what they begin with" if self._prefixes.are_shared else ""
+        return f"in padded batches{shared}"
 
     @property
     def device(self) -> torch.device:
@@ -99,13 +112,29 @@ class TransformersSide:
             )
         return embedded
 
+    @cached_property
+    def takes_embeddings(self) -> bool:
+        """Whether the model reads embeddings that are no token's, which some look up by ids too.
+
+        Tried once, on tokens that are not counted.
+        """
+        middle = self.embed(torch.arange(NUM_PROBED)).mean(0, keepdim=True)
+        try:
+            with torch.no_grad():
+                replace(self, meter=Meter()).logits([middle], num_logits=1)
+        except Exception as error:  # models say it as they like
+            if is_out_of_memory(error):
+                raise
+            return False
+        return True
+
     def passes_gradients(self) -> bool:
         """Whether a gradient that is not zero reaches the input embeddings: tried on two tokens.
 
-        Models that are not quantised are taken to pass them.
+        Models that take embeddings and are not quantised are taken to pass them.
         """
-        if getattr(self.model, "hf_quantizer", None) is None:
-            return True
+        if not self.takes_embeddings or getattr(self.model, "hf_quantizer", None) is None:
+            return self.takes_embeddings
         embeds = self.embed(torch.arange(NUM_PROBED)).detach().requires_grad_(True)
         try:
             logits = self.logits([embeds], num_logits=1)
@@ -176,8 +205,7 @@ class TransformersSide:
         embeddings that ask for them.
         """
         with self.activate():
-            rows = self._rows(bodies, prefix)
-            return self._start(rows, num_logits=num_logits, use_cache=False)[0]
+            return at_the_end(self._parts(self._rows(bodies, prefix), num_logits), num_logits)
 
     @contextmanager
     def reuse_prompts(self) -> Iterator[None]:
@@ -207,16 +235,17 @@ class TransformersSide:
             rows = self._rows(bodies, prefix)
             is_kept = self._keeps(rows) and not torch.is_grad_enabled()
 
-            def forward() -> Tensor:
-                read = self._start(rows, num_logits=num_positions, use_cache=is_kept)
-                if is_kept:
-                    self._keep(rows, *read)
-                return read[0]
+            def forward() -> list[Tensor]:
+                if not is_kept:
+                    return self._parts(rows, num_positions)
+                read = self._start(rows, num_logits=num_positions, use_cache=True)
+                self._keep(rows, *read)
+                return [read[0]]
 
             states, to_logits = self._states(forward, len(bodies), num_positions)
         return LazyLogits(states.flatten(0, 1), self.num_outcomes, to_logits)
 
-    def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> CachedDecoding:
+    def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> Decoding:
         """Read each row, ready to decode after it; no gradients flow."""
         with torch.no_grad(), self.activate():
             rows = self._rows(bodies, prefix)
@@ -224,7 +253,8 @@ class TransformersSide:
 
     def _keeps(self, rows: PrefixedRows) -> bool:
         """Whether what is read of these rows is kept: of ids, while it is told to."""
-        return self._prompts is not None and not rows.bodies[0].is_floating_point()
+        is_told = self._prompts is not None and self.shares_cache
+        return is_told and not rows.bodies[0].is_floating_point()
 
     def _read(self, rows: PrefixedRows) -> CachedDecoding:
         logits, cache, mask = self._start(rows, num_logits=1, use_cache=True)
@@ -263,6 +293,10 @@ class TransformersSide:
         batch = ReadBatch.of(layers, logits, longest=max(map(len, rows.bodies)))
         self._prompts.keep(rows.keys, batch)
         return batch
+
+    def _parts(self, rows: PrefixedRows, num_logits: int) -> list[Tensor]:
+        """Logits (B, N, V) of each pass that reads some of the rows: one reads all of them here."""
+        return [self._start(rows, num_logits=num_logits, use_cache=False)[0]]
 
     def _start(
         self, rows: PrefixedRows, *, num_logits: int, use_cache: bool
@@ -308,14 +342,14 @@ class TransformersSide:
         return self.vocabulary.fold(logits) if self.vocabulary else logits
 
     def _states(
-        self, forward: Callable[[], Tensor], num_rows: int, num_positions: int
+        self, forward: Callable[[], list[Tensor]], num_rows: int, num_positions: int
     ) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
-        """The hidden states of a pass, and what makes logits of them; or (B, N, V) and None."""
+        """The hidden states of passes, and what makes logits of them; or (B, N, V) and None."""
         if not self._head.can_wait(num_rows * num_positions * self.num_rows):
-            return forward(), None
+            return at_the_end(forward(), num_positions), None
         with self._head.spared() as reached:
             forward()
-        return reached[-1][:, -num_positions:], self._to_logits
+        return at_the_end(reached, num_positions), self._to_logits
 
     def _to_logits(self, states: Tensor) -> Tensor:
         with self.activate():  # an adapter may change the head too
@@ -343,8 +377,8 @@ class CachedDecoding:
         index = torch.tensor(rows, device=self.logits.device)
         cache = copy.deepcopy(self._cache)
         if cache is not None:
-            # Layers may lie on several devices, and an index on the CPU is good for all.
-            cache.batch_select_indices(index.to("cpu" if self.side.is_spread else self.side.device))
+            # What all kinds of layers can do, each on its own device.
+            cache.reorder_cache(index)  # type: ignore[arg-type]
         mask = self._mask[index.to(self._mask.device)]
         return CachedDecoding(self.side, self.logits[index], cache, mask)
 
@@ -353,6 +387,8 @@ class CachedDecoding:
 
         The batch is spent by it: the continuations stand in its cache afterwards.
         """
+        if not self.side.extends_cache:
+            return self._stepped(continuations)
         longest = max(map(len, continuations))
         first, vocab_size = self.logits[:, None], self.logits.shape[-1]
         if longest == 1:
@@ -360,7 +396,7 @@ class CachedDecoding:
         side = self.side
         with side.activate():
             rest, to_logits = side._states(
-                lambda: self._read(continuations), len(continuations), longest - 1
+                lambda: [self._read(continuations)], len(continuations), longest - 1
             )
         lengths = map(len, continuations)
         if to_logits is None:
@@ -372,6 +408,18 @@ class CachedDecoding:
         return [
             LazyLogits(states[: length - 1], vocab_size, to_logits, one)
             for one, states, length in zip(self.logits, rest, lengths, strict=True)
+        ]
+
+    def _stepped(self, continuations: Sequence[Sequence[int]]) -> list[LazyLogits]:
+        """Read the continuations a token at a time; shorter ones repeat their last token."""
+        logits = [self.logits]
+        for place in range(max(map(len, continuations)) - 1):
+            column = torch.tensor([ids[min(place, len(ids) - 1)] for ids in continuations])
+            self.step(column.to(self.side.device))
+            logits.append(self.logits)
+        return [
+            LazyLogits(row[: len(ids)], row.shape[-1])
+            for row, ids in zip(torch.stack(logits, dim=1), continuations, strict=True)
         ]
 
     def _read(self, continuations: Sequence[Sequence[int]]) -> Tensor:

@@ -11,9 +11,11 @@ from transformers import FalconH1Config, Gemma2Config, LlamaConfig, MistralConfi
 
 from pytest_divergence.models import kv_cache
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily
+from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Decoding
 from pytest_divergence.models.transformers_side import TransformersSide
 from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
+from tests.tiny import tiny_tokenizer
 
 ARCHITECTURES = ["llama", "gpt_neox", "gpt2", "gemma", "qwen2"]
 SHORT, LONG, OTHER = torch.arange(20, 23), torch.arange(30, 50), torch.tensor([9, 8, 7, 6, 5])
@@ -215,7 +217,8 @@ def test_a_model_that_keeps_more_than_keys_and_values_reads_each_time() -> None:
         mamba_n_groups=1,
         mamba_chunk_size=8,
     )
-    side = TransformersSide("candidate", tiny_model(config=config))
+    model = tiny_model(config=config)
+    side = ModelPair.from_models(model, model, tiny_tokenizer()).candidate
     with side.reuse_prompts():
         for _ in range(2):
             assert_goes_on_as_the_model_alone(side.start([LONG], prefix=PREFIX), [LONG], PREFIX)

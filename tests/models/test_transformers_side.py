@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from transformers import Gemma2Config, MistralConfig
 
-from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily, decode_sampled
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.transformers_side import TransformersSide
@@ -81,17 +80,6 @@ def test_a_prefix_is_forwarded_once(architecture: str) -> None:
         side.logits(BODIES, prefix=PREFIX, num_logits=1)
 
     assert side.meter.tokens_forwarded == sum(map(len, BODIES))
-
-
-def test_a_model_without_a_cache_is_refused() -> None:
-    class Cacheless(torch.nn.Module):
-        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            return input_ids
-
-    with pytest.raises(
-        ModelLoadError, match="the candidate, a Cacheless, takes no key-value cache"
-    ):
-        TransformersSide("candidate", cast(Any, Cacheless()))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

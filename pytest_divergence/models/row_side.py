@@ -1,0 +1,147 @@
+"""A side whose model reads each row by itself, unpadded: slower, and right for any causal model.
+
+For models whose caches cannot be split into rows or that read padding as if it were text. What
+follows a prompt is read by its own cache, which the model makes, or anew at each token. Does not
+know which models need it: `pytest_divergence.models.self_check` finds out.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pytest_divergence.models.batching import Prefix
+from pytest_divergence.models.kv_cache import PrefixedRows
+from pytest_divergence.models.side import LazyLogits, Meter
+from pytest_divergence.models.transformers_side import TransformersSide
+
+
+@dataclass
+class RowSide(TransformersSide):
+    """The reference or the candidate of a pair, a row at a time.
+
+    Its meter counts each token as often as the model reads it: a prompt once more for each
+    continuation that is scored after it, and, without a cache, all of a row at each step.
+    """
+
+    shares_cache: bool = False
+    keeps_cache: bool = True
+    """Whether a row that is decoded goes on from a cache of its own."""
+
+    @classmethod
+    def of(
+        cls, side: TransformersSide, *, keeps_cache: bool, meter: Meter | None = None
+    ) -> RowSide:
+        """The side that reads the same model a row at a time, with its meter or another."""
+        return cls(
+            side.role,
+            side.model,
+            side.activate,
+            meter or side.meter,
+            side.vocabulary,
+            keeps_cache=keeps_cache,
+        )
+
+    @property
+    def reading(self) -> str:
+        """How rows are read, for people."""
+        return "a row at a time" if self.keeps_cache else "a row at a time, anew at each token"
+
+    def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> RowDecoding:
+        """Read each row, ready to decode after it; no gradients flow.
+
+        Raises `TypeError` for a model that keeps no cache, unless `keeps_cache` is False.
+        """
+        with torch.no_grad(), self.activate():
+            rows = list(self._rows(bodies, prefix).bodies)
+            read = [self.read(row, num_logits=1, use_cache=self.keeps_cache) for row in rows]
+        logits, caches = zip(*read, strict=True)
+        if self.keeps_cache and None in caches:
+            raise TypeError(f"a {type(self.model).__name__} keeps no cache")
+        return RowDecoding(self, torch.cat(logits), rows, list(caches))
+
+    def read(
+        self, row: Tensor, cache: object | None = None, *, num_logits: int, use_cache: bool
+    ) -> tuple[Tensor, object | None]:
+        """Logits at the last positions of a row that follows what a cache holds: (N, V); its cache.
+
+        `row` is ids (L,) or embeddings (L, D), N at most L. The cache is None where none is kept.
+        """
+        logits, kept = self._pass.alone(row.to(self.device), cache, num_logits, use_cache=use_cache)
+        self.meter.tokens_forwarded += len(row)
+        return self._outcomes(logits), kept
+
+    def followed(self, row: Tensor, token_ids: Tensor) -> Tensor:
+        """A row of ids (L,) or embeddings (L, D) with ids (T,) after it."""
+        added = self.embed(token_ids) if row.is_floating_point() else self._fed(token_ids)
+        return torch.cat([row, added.to(row.device)])
+
+    def _parts(self, rows: PrefixedRows, num_logits: int) -> list[Tensor]:
+        read = [self.read(row, num_logits=num_logits, use_cache=False) for row in rows.bodies]
+        return [logits[None] for logits, _ in read]
+
+
+@dataclass
+class RowDecoding:
+    """Rows in the middle of decoding; `logits` (B, V) predict the next token, in float32."""
+
+    side: RowSide
+    logits: Tensor
+    _rows: list[Tensor]
+    """All that each row has read: ids (L,) or embeddings (L, D)."""
+    _caches: list[object | None]
+    _is_forked: bool = False
+    """Whether another batch goes on from the same caches."""
+
+    def fork(self, rows: Sequence[int]) -> RowDecoding:
+        """A batch of its own that goes on from the given rows, which may repeat."""
+        self._is_forked = True
+        return replace(
+            self,
+            logits=self.logits[torch.tensor(rows, device=self.logits.device)],
+            _rows=[self._rows[row] for row in rows],
+            _caches=[self._caches[row] for row in rows],
+        )
+
+    def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[LazyLogits]:
+        """Positions that predict each token of one continuation a row: T a row.
+
+        Each row is read a second time with its continuation: one pass, and not one a token.
+        """
+        longest = max(map(len, continuations))
+        if longest == 1:
+            return [LazyLogits(first[None], len(first)) for first in self.logits]
+        whole = [
+            self.side.followed(row, torch.tensor(ids[:-1], dtype=torch.long))
+            for row, ids in zip(self._rows, continuations, strict=True)
+        ]
+        read = self.side.positions(whole, num_positions=longest)
+        ends = range(longest, longest * len(whole) + 1, longest)
+        return [
+            read.at(torch.arange(end - len(ids), end))
+            for end, ids in zip(ends, continuations, strict=True)
+        ]
+
+    def step(self, token_ids: Tensor) -> None:
+        """Append one token to each row: (B,)."""
+        side = self.side
+        if self._is_forked:
+            self._caches, self._is_forked = [copy.deepcopy(one) for one in self._caches], False
+        with side.activate():
+            fed = token_ids[:, None]
+            self._rows = [side.followed(row, ids) for row, ids in zip(self._rows, fed, strict=True)]
+            read = [
+                side.read(
+                    row if cache is None else row[-1:],
+                    cache,
+                    num_logits=1,
+                    use_cache=side.keeps_cache,
+                )
+                for row, cache in zip(self._rows, self._caches, strict=True)
+            ]
+        logits, caches = zip(*read, strict=True)
+        self.logits, self._caches = torch.cat(logits), list(caches)
