@@ -15,7 +15,7 @@ SMALL_VISION = SiglipVisionConfig(
     patch_size=16,
     rms_norm_eps=1e-6,
     vocab_size=8,
-    vocab_offset=0,
+    vocab_offset=2**18,
 )
 """Instead of a vision model from another library: no image is ever looked at."""
 QWEN4_EXP = {
@@ -42,6 +42,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         }
     },
     "dbrx": {"attn_config": {"rope_theta": 1e4, "clip_qkv": 8.0}},
+    "doge": {"keep_window_size": 2048},  # beyond it a token's keys depend on later tokens
     "dory": {
         "num_hidden_layers": 4,
         "layer_types": ["sliding_attention", "full_attention"] * 2,

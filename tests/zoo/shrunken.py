@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -32,8 +32,12 @@ NUM_HEADS = 4
 HEAD_DIM = 16
 WINDOW = 16
 NUM_EXPERTS = 4
-SPREAD = 0.15
-"""Of weights: wider than a trained model's start, so that logits of so small a model differ."""
+SPREAD = 0.25
+EMBEDDING_SPREAD = 0.15
+"""Of weights: wider than a trained model's start, so that so small a model's logits differ; less in
+embeddings, or a model whose head is its embedding says each token again."""
+NOISE = 0.1
+"""Of biases and norms."""
 
 SIZES: tuple[tuple[str, int], ...] = (
     (r".*vocab_size(_base|_per_layer_input)?|.*_hash_byte_group_vocab", VOCAB_SIZE),
@@ -43,6 +47,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"(moe|expert|shared|zero).*(intermediate|ffn_hidden)_size|.*experts_intermediate_size", 32),
     (r".*intermediate_size.*|.*ffn_dim|.*ffn_hidden_size|dff|d_ff|dim_ff|n_inner|d_inner", 96),
     (r"feed_forward_size", 96),
+    (r"index(er)?_n_heads", 16),
     (r".*(key_value|kv|key)_(n_)?heads|kv_n_heads|num_query_groups", NUM_HEADS // 2),
     (r"(.*_)?(n|num)(_\w+)?_heads?|.*attention_heads|n_head", NUM_HEADS),
     (r".*shared_experts", 1),
@@ -52,18 +57,20 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"topk_group", 1),
     (r"hidden_size_per_layer_input|.*lora_rank|.*_(low)?rank|time_step_rank|mamba_dt_rank", HEAD_DIM),
     (r".*hidden_size(_global)?|d_model|n_embd|.*emb(ed)?(ding)?_dim|.*embedding_size", HIDDEN),
-    (r"lru_width|word_embed_proj_dim|input_size|embed_dim|dim|.*hidden_dim", HIDDEN),
+    (r".*_(in|out)_dim|lru_width|word_embed_proj_dim|.*input_size|embed_dim|dim|.*hidden_dim", HIDDEN),
     (r".*window(_size|_len)?|sliding_window_size|local_attention|attention_chunk_size", WINDOW),
     (r".*chunk(_?size|_length)|block_size|index_block_size", 8),
     (r".*d_state|.*state_size", HEAD_DIM),
     (r"index_topk|rel_extent", WINDOW),
     (r".*positions?|.*position_embeddings|max_seq_len|model_max_length|context_length|n_ctx", 2048),
-    (r"first_k_dense_replace|num_dense_layers|.*_offset|num_kv_shared_layers", 1),
+    (r"first_k_dense_replace|num_dense_layers|.*_layer_offset|num_kv_shared_layers", 1),
     (r".*_(period|pattern|interval|step)", 2),
     (r"(.*_)?(num|n)?_?(hidden_|encoder_|decoder_|recurrent_)?layers?|num_blocks", NUM_LAYERS),
 )
 """How large an integer field may be, by its name; the first that matches whole."""
 NUM_LAYERS_NAMES = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+CHOSEN = {"is_decoder": True, "logit_scale": 1.0}
+"""Encoders as decoders, and logits that are not all alike."""
 FILLED = {
     "head_dim": HEAD_DIM,
     "num_key_value_heads": NUM_HEADS // 2,
@@ -95,8 +102,7 @@ def shrunken_model(config: PreTrainedConfig, *, seed: int = 0) -> PreTrainedMode
         torch.manual_seed(seed)
         build: Any = AutoModelForCausalLM.from_config
         model: PreTrainedModel = build(config, dtype=torch.float32)
-        for name, weight in model.named_parameters():
-            _widen(name, weight)
+        _widen(model)
     model.train(False)
     return model
 
@@ -112,16 +118,20 @@ def perturbed(model: PreTrainedModel, size: float, *, seed: int = 1) -> PreTrain
     return other
 
 
-def _widen(name: str, weight: Tensor) -> None:
+def _widen(model: PreTrainedModel) -> None:
     """Give what starts flat, as zeros, ones or a narrow normal, the spread of a trained model."""
-    if weight.numel() < 2:
-        return
-    spread = weight.std()
-    if weight.ndim > 1 and spread < SPREAD:
-        noise = torch.randn_like(weight) * SPREAD
-        weight.copy_(weight.mean() + noise if spread == 0 else weight * (SPREAD / spread))
-    elif weight.ndim == 1:
-        weight.add_(torch.randn_like(weight) * SPREAD)
+    tables = {id(table.weight) for table in model.modules() if isinstance(table, nn.Embedding)}
+    for weight in model.parameters():
+        if weight.numel() < 2:
+            continue
+        spread = weight.std()
+        aim = EMBEDDING_SPREAD if id(weight) in tables else SPREAD
+        if weight.ndim > 1:
+            weight.mul_(aim / spread if spread else 1.0)
+            flat = weight.std(-1, keepdim=True) == 0  # the row of padding, say
+            weight.add_(torch.randn_like(weight) * aim * flat)
+        else:
+            weight.add_(torch.randn_like(weight) * NOISE)
 
 
 def _shrunken(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +155,8 @@ def _shrunken(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> dict[st
             small[name] = _shrunken_rope(value)
         else:
             small[name] = _size(name, FILLED.get(name) if value is None else declared)
-    small = _matched(values, small)
+    # A head that is the embedding says each token again.
+    small = _matched(values, small) | {"tie_word_embeddings": False}
     spec = vars(config).get("_heterogeneity_spec")
     if spec is not None:  # some layers have sizes of their own
         small["per_layer_config"] = {
@@ -187,8 +198,8 @@ def _is_integer(value: Any) -> bool:
 
 def _size(name: str, value: Any) -> Any:
     """Return the value of a field in a small config."""
-    if name == "is_decoder":
-        return True
+    if name in CHOSEN:
+        return CHOSEN[name]
     if isinstance(value, float) and "dropout" in name:
         return 0.0
     if not _is_integer(value):

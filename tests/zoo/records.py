@@ -1,0 +1,73 @@
+"""The outcome that is expected of each family: `families.json`.
+
+`python -m tests.zoo.records` measures every family of the installed transformers and writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from tests.zoo.outcomes import Outcome, check, outcome_of, quiet
+from tests.zoo.shrunken import FAMILIES
+
+FILE = Path(__file__).with_name("families.json")
+Record = dict[str, str]
+
+
+def record_of(outcome: Outcome) -> Record:
+    """Return what is kept of an outcome: whose numbers differ between machines is left out."""
+    kept = {
+        "outcome": outcome.kind,
+        "reason": outcome.reason,
+        "without_soft_prompts": outcome.without_soft_prompts,
+    }
+    return {name: value for name, value in kept.items() if value}
+
+
+def records() -> dict[str, Record]:
+    """Return the expected outcomes; none where another transformers is installed."""
+    found: dict[str, Any] = json.loads(FILE.read_text("utf-8"))
+    same = found["transformers"] == minor_version()
+    return found["families"] if same else {}
+
+
+def minor_version() -> str:
+    """Return the installed transformers' version, without its last part."""
+    return ".".join(transformers.__version__.split(".")[:2])
+
+
+def main() -> int:
+    """Write the outcomes of all families; return how many are wrong."""
+    torch.set_num_threads(1)
+    found: dict[str, Record] = {}
+    wrong: dict[str, str] = {}
+    for family in FAMILIES:
+        start = time.perf_counter()
+        try:
+            with quiet():
+                outcome = outcome_of(family)
+            check(family, outcome)
+        except Exception as error:
+            wrong[family] = f"{type(error).__name__}: {error}".partition("\n")[0]
+            print(f"{family}: {wrong[family]}", file=sys.stderr)
+            continue
+        found[family] = record_of(outcome)
+        worst = max(outcome.deviations, default=0.0)
+        seconds = time.perf_counter() - start
+        print(f"{family}: {outcome.kind}, {worst:.1e} nats/token, {seconds:.1f} s", flush=True)
+    data = {"transformers": minor_version(), "families": found}
+    FILE.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(dict(Counter(one["outcome"] for one in found.values())), f"wrong: {len(wrong)}")
+    return len(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
