@@ -60,6 +60,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "longcat_flash": {"head_dim": 8},
     "mamba2": {"head_dim": 32},
+    "minicpm3": {"dim_model_base": 64},
     "qwen4_exp": {"text_config": QWEN4_EXP},
     "qwen4_exp_text": QWEN4_EXP,
     "recurrent_gemma": {"num_hidden_layers": 3},

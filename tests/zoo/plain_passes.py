@@ -77,3 +77,9 @@ def is_greedy(model: PreTrainedModel, prompt: Sequence[int], continuation: Seque
     logits = plain_logits(model, prompt, continuation)
     chosen = logits.gather(1, torch.tensor(continuation)[:, None])[:, 0]
     return bool((logits.max(1).values - chosen <= MAX_TIE).all())
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Return whether a later token leaves the logits of earlier ones as they are."""
+    first, second = (plain_logits(model, [5], [6, 7, last, 5])[:2] for last in (8, 9))
+    return bool(torch.allclose(first, second, atol=MAX_TIE))

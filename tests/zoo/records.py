@@ -62,7 +62,7 @@ def main() -> int:
         found[family] = record_of(outcome)
         worst = max(outcome.deviations, default=0.0)
         seconds = time.perf_counter() - start
-        print(f"{family}: {outcome.kind}, {worst:.1e} nats/token, {seconds:.1f} s", flush=True)
+        print(f"{family}: {outcome.kind}, KL {min(outcome.divergences, default=0.0):.3f}, varied {sum(len(set(t)) > 1 for t, _ in outcome.texts)}, {worst:.1e} nats/token, {seconds:.1f} s", flush=True)
     data = {"transformers": minor_version(), "families": found}
     FILE.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(dict(Counter(one["outcome"] for one in found.values())), f"wrong: {len(wrong)}")

@@ -24,6 +24,8 @@ from tests.zoo.overrides import OVERRIDES
 
 FAMILIES: tuple[str, ...] = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 VOCAB_SIZE = len(tiny_tokenizer())
+SPECIAL_IDS = {**TOKEN_IDS, "pad_token_id": 3}
+"""Padding is no token of a text: some models find their positions by it."""
 UNSEEN_ID = tiny_tokenizer().convert_tokens_to_ids("þ")
 """A byte that no UTF-8 text has: stands for images and the like."""
 NUM_LAYERS = 2
@@ -32,7 +34,7 @@ NUM_HEADS = 4
 HEAD_DIM = 16
 WINDOW = 16
 NUM_EXPERTS = 4
-SPREAD = 0.25
+SPREAD = 0.15
 EMBEDDING_SPREAD = 0.15
 """Of weights: wider than a trained model's start, so that so small a model's logits differ; less in
 embeddings, or a model whose head is its embedding says each token again."""
@@ -69,8 +71,13 @@ SIZES: tuple[tuple[str, int], ...] = (
 )
 """How large an integer field may be, by its name; the first that matches whole."""
 NUM_LAYERS_NAMES = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
-CHOSEN = {"is_decoder": True, "logit_scale": 1.0}
-"""Encoders as decoders, and logits that are not all alike."""
+CHOSEN = {
+    "vocab_size": VOCAB_SIZE,
+    "is_decoder": True,
+    "logit_scale": 1.0,
+    "logits_mup_width_multiplier": 1.0,
+}
+"""One vocabulary, encoders as decoders, and logits that are not all alike."""
 FILLED = {
     "head_dim": HEAD_DIM,
     "num_key_value_heads": NUM_HEADS // 2,
@@ -145,8 +152,8 @@ def _shrunken(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> dict[st
             small[name] = type(value)(**_shrunken(value, overrides.get(name, {})))
         elif name in overrides:
             small[name] = overrides[name]
-        elif name in TOKEN_IDS:
-            small[name] = TOKEN_IDS[name]
+        elif name in SPECIAL_IDS:
+            small[name] = SPECIAL_IDS[name]
         elif name in NUM_LAYERS_NAMES and _is_integer(declared):
             small[name] = len(chosen)
         elif _is_per_layer(value, _num_layers(values)):
@@ -198,7 +205,7 @@ def _is_integer(value: Any) -> bool:
 
 def _size(name: str, value: Any) -> Any:
     """Return the value of a field in a small config."""
-    if name in CHOSEN:
+    if name in CHOSEN and value is not None:
         return CHOSEN[name]
     if isinstance(value, float) and "dropout" in name:
         return 0.0
