@@ -5,11 +5,11 @@ Knows how a pair is measured and what it must equal, not which outcome is expect
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from pytest_divergence.core.errors import DivergenceError, ModelLoadError
+from pytest_divergence.core.setting_names import spelled_by
 from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.models.loading import load_model_pair
@@ -45,6 +46,8 @@ class Outcome:
     kind: str = WORKS
     reason: str = ""
     """Why it is refused, or slower."""
+    architecture: str = ""
+    """Its class; empty where transformers builds no model of it."""
     without_soft_prompts: str = ""
     """Why none can be trained, where that is so."""
     deviations: list[float] = field(default_factory=list)
@@ -61,13 +64,25 @@ class Outcome:
         return max(MAX_DEVIATION, min(MAX_PADDING_DEVIATION, 10 * max(self.paddings)))
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Let libraries say nothing of models this small, and messages name settings by their fields.
+
+    A test's session would have them name options.
+    """
+    with spelled_by(str), quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@_quiet()
 def outcome_of(family: str) -> Outcome:
     """Measure a family, shrunk. Anything that is no `DivergenceError` is raised as it comes."""
     config = shrunken_config(family)
     try:
         reference = shrunken_model(config)
     except Exception:  # transformers' own
-        return _refusal(lambda: _load_from_folder(config))
+        return _refusal(lambda: _load_from_folder(family, config))
     candidate = perturbed(reference, PERTURB)
     if getattr(config, "is_decoder", False):
         _check_encoder_is_refused(family)
@@ -75,9 +90,8 @@ def outcome_of(family: str) -> Outcome:
     try:
         pair = ModelPair.from_models(reference, candidate, tiny_tokenizer(), say=said.append)
     except ModelLoadError as error:
-        assert type(reference).__name__ in str(error)
-        return Outcome(REFUSED, str(error))
-    found = Outcome(SLOWER, said[0]) if said else Outcome()
+        return Outcome(REFUSED, str(error), type(reference).__name__)
+    found = Outcome(SLOWER if said else WORKS, "".join(said[:1]), type(reference).__name__)
     models = (reference, candidate)
     with pair.reading_once():
         score_greedily(pair, PROMPTS[:2], max_new_tokens=6)  # now two of three prompts are kept
@@ -94,6 +108,7 @@ def check(family: str, found: Outcome) -> None:
     """Assert that numbers, texts and gradients are right, and prove something."""
     if found.kind == REFUSED:
         assert found.reason
+        assert found.architecture in found.reason
         return
     worst = max(found.deviations)
     if worst > MAX_DEVIATION:
@@ -102,14 +117,6 @@ def check(family: str, found: Outcome) -> None:
     assert all(is_same for _, is_same in found.texts), "not the greedy text of plain passes"
     assert min(found.divergences) >= MIN_KL
     assert any(len(set(text)) > 1 for text, _ in found.texts), "one repeated token"
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let libraries say nothing of models this small, nor of their configurations."""
-    with quiet_transformers(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _compare(
@@ -165,9 +172,9 @@ def _refusal(attempt: Callable[[], object]) -> Outcome:
     raise AssertionError("not refused")
 
 
-def _load_from_folder(config: PreTrainedConfig) -> ModelPair:
-    with tempfile.TemporaryDirectory() as folder:
-        config.save_pretrained(folder)
-        tiny_tokenizer().save_pretrained(folder)
-        save_file({"nothing": torch.zeros(1)}, f"{folder}/model.safetensors")
-        return load_model_pair(folder, folder)
+def _load_from_folder(family: str, config: PreTrainedConfig) -> ModelPair:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        config.save_pretrained(family)
+        tiny_tokenizer().save_pretrained(family)
+        save_file({"nothing": torch.zeros(1)}, f"{family}/model.safetensors")
+        return load_model_pair(f"./{family}", f"./{family}")

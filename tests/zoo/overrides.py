@@ -6,17 +6,15 @@ from typing import Any
 
 from transformers import SiglipVisionConfig
 
-SMALL_VISION = SiglipVisionConfig(
+SMALL_VISION: Any = SiglipVisionConfig(
     hidden_size=32,
     intermediate_size=32,
     num_hidden_layers=1,
     num_attention_heads=2,
     image_size=32,
     patch_size=16,
-    rms_norm_eps=1e-6,
-    vocab_size=8,
-    vocab_offset=2**18,
 )
+vars(SMALL_VISION).update(rms_norm_eps=1e-6, vocab_size=8, vocab_offset=2**18)
 """Instead of a vision model from another library: no image is ever looked at."""
 QWEN4_EXP = {
     "indexer_n_heads": 4,
@@ -53,7 +51,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dots3_note": {"text_config": {"head_dim": 24}},
     "dots3_note_text": {"head_dim": 24},
     "gemma3n": {"vision_config": SMALL_VISION},
-    "gemma4_assistant": {"start": {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}}},
+    "gemma4_assistant": {
+        "start": {
+            "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
+        }
+    },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "lfm2": {"layer_types": ["conv", "full_attention"]},

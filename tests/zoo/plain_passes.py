@@ -1,6 +1,6 @@
 """What a pair must measure: each row alone through the transformers model itself.
 
-No batch, no padding, no cache, no shared prefix; only the formulas of divergences are the package's.
+No batch, no padding, no cache, no shared prefix: only the divergences' formulas are the package's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from pytest_divergence.core.cases import Measurement
 from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl
 
 PADDING = 7
@@ -29,10 +30,10 @@ class Values:
     reverse: float
     js: float
 
-    def deviation(self, other: Any) -> float:
-        """Return the largest difference from whatever has the same three values."""
-        names = "forward", "reverse", "js"
-        return max(abs(getattr(self, name) - getattr(other, name)) for name in names)
+    def deviation(self, other: Values | Measurement) -> float:
+        """Return the largest difference from the same three values of another reading."""
+        ours, theirs = ((values.forward, values.reverse, values.js) for values in (self, other))
+        return max(abs(left - right) for left, right in zip(ours, theirs, strict=True))
 
 
 @torch.no_grad()
@@ -55,10 +56,7 @@ def plain_values(
 ) -> Values:
     """Return the divergences over the continuations that each model wrote."""
     ours, theirs = (
-        [
-            [plain_logits(model, prompt, ids, padding=padding) for model in models]
-            for ids in side
-        ]
+        [[plain_logits(model, prompt, ids, padding=padding) for model in models] for ids in side]
         for side in continuations
     )
     both = [torch.cat([js(*pair) for pair in side]).mean() for side in (ours, theirs)]

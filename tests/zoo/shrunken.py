@@ -57,9 +57,15 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"(.*_)?(num|n)_(\w+_)?experts|.*num_experts|zero_expert_num", NUM_EXPERTS),
     (r"n_groups?|num_expert_group|o_groups", 2),
     (r"topk_group", 1),
-    (r"hidden_size_per_layer_input|.*lora_rank|.*_(low)?rank|time_step_rank|mamba_dt_rank", HEAD_DIM),
+    (
+        r"hidden_size_per_layer_input|.*lora_rank|.*_(low)?rank|time_step_rank|mamba_dt_rank",
+        HEAD_DIM,
+    ),
     (r".*hidden_size(_global)?|d_model|n_embd|.*emb(ed)?(ding)?_dim|.*embedding_size", HIDDEN),
-    (r".*_(in|out)_dim|lru_width|word_embed_proj_dim|.*input_size|embed_dim|dim|.*hidden_dim", HIDDEN),
+    (
+        r".*_(in|out)_dim|lru_width|word_embed_proj_dim|.*input_size|embed_dim|dim|.*hidden_dim",
+        HIDDEN,
+    ),
     (r".*window(_size|_len)?|sliding_window_size|local_attention|attention_chunk_size", WINDOW),
     (r".*chunk(_?size|_length)|block_size|index_block_size", 8),
     (r".*d_state|.*state_size", HEAD_DIM),
@@ -96,7 +102,11 @@ def shrunken_config(family: str, **changes: Any) -> PreTrainedConfig:
     """
     overrides = dict(OVERRIDES.get(family, {}))
     start = overrides.pop("start", {})
-    whole = {name: overrides.pop(name) for name in [*overrides] if isinstance(overrides[name], PreTrainedConfig)}
+    whole = {
+        name: overrides.pop(name)
+        for name in [*overrides]
+        if isinstance(overrides[name], PreTrainedConfig)
+    }
     kind = CONFIG_MAPPING[family]
     config = kind(**_shrunken(kind(**start), {**start, **overrides, **changes}))
     vars(config).update(whole)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.zoo.outcomes import check, outcome_of, quiet
+from tests.zoo.outcomes import check, outcome_of
 from tests.zoo.records import record_of, records
 from tests.zoo.shrunken import FAMILIES
 
@@ -21,8 +21,7 @@ RECORDS = records()
     ],
 )
 def test_a_family_is_measured_as_plain_passes_measure_it_or_refused(family: str) -> None:
-    with quiet():
-        found = outcome_of(family)
+    found = outcome_of(family)
 
     check(family, found)
     if family in RECORDS:
