@@ -14,6 +14,9 @@ RECORDS = Path(__file__).parents[2] / "tests" / "zoo" / "families.json"
 Record = dict[str, str]
 SUBJECT = re.compile(r"^the (reference|candidate), an? \w+, |^model_\d: ")
 """How a message begins that speaks of one model."""
+END = re.compile(r"it (?:raises (\w+)|parts from plain passes)")
+"""What ends a way of reading: an error, or numbers."""
+OTHER_NUMBERS = "other numbers"
 
 
 def families_page() -> str:
@@ -43,10 +46,10 @@ may work too.
 
 ## Read by a slower path
 
-{len(slower)} families give their own numbers only when they are read more slowly; a line says so
-when such a model is loaded.
+{len(slower)} families are read more slowly, because faster ways give other numbers than plain
+passes or end in an error of transformers. A line says so when such a model is loaded.
 
-{table(("family", "how, and why"), _rows(slower, "reason"))}
+{table(("how it is read", "what ends the faster ways", "families"), _ways(slower))}
 ## Refused
 
 {table(("family", "why"), _rows(refused, "reason"))}
@@ -56,6 +59,16 @@ These are measured, but no soft prompt can be trained for them; the other strate
 work.
 
 {table(("family", "why"), _rows(without, "without_soft_prompts"))}"""
+
+
+def _ways(families: dict[str, Record]) -> list[tuple[str, str, str]]:
+    """Return each way of reading, what ends the faster ones, and whose it is."""
+    ways: dict[tuple[str, str], list[str]] = {}
+    for name, record in families.items():
+        how, _, why = SUBJECT.sub("", record["reason"]).partition(", which is slower: ")
+        ends = {code(error) if error else OTHER_NUMBERS for error in END.findall(why)}
+        ways.setdefault((how.removeprefix("is read "), ", ".join(sorted(ends))), []).append(name)
+    return [(how, why, _names(names)) for (how, why), names in ways.items()]
 
 
 def _names(families: Iterable[str]) -> str:
