@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -35,9 +34,7 @@ HEAD_DIM = 16
 WINDOW = 16
 NUM_EXPERTS = 4
 SPREAD = 0.15
-EMBEDDING_SPREAD = 0.15
-"""Of weights: wider than a trained model's start, so that so small a model's logits differ; less in
-embeddings, or a model whose head is its embedding says each token again."""
+"""Of matrices: wider than a trained model's start, so that so small a model's logits differ."""
 NOISE = 0.1
 """Of biases and norms."""
 
@@ -75,7 +72,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r".*_(period|pattern|interval|step)", 2),
     (r"(.*_)?(num|n)?_?(hidden_|encoder_|decoder_|recurrent_)?layers?|num_blocks", NUM_LAYERS),
 )
-"""How large an integer field may be, by its name; the first that matches whole."""
+"""How large an integer field may be, by its whole name; the first that matches holds."""
 NUM_LAYERS_NAMES = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 CHOSEN = {
     "vocab_size": VOCAB_SIZE,
@@ -137,18 +134,19 @@ def perturbed(model: PreTrainedModel, size: float, *, seed: int = 1) -> PreTrain
 
 def _widen(model: PreTrainedModel) -> None:
     """Give what starts flat, as zeros, ones or a narrow normal, the spread of a trained model."""
-    tables = {id(table.weight) for table in model.modules() if isinstance(table, nn.Embedding)}
     for weight in model.parameters():
         if weight.numel() < 2:
             continue
         spread = weight.std()
-        aim = EMBEDDING_SPREAD if id(weight) in tables else SPREAD
         if weight.ndim > 1:
-            weight.mul_(aim / spread if spread else 1.0)
+            weight.mul_(SPREAD / spread if spread else 1.0)
             flat = weight.std(-1, keepdim=True) == 0  # the row of padding, say
-            weight.add_(torch.randn_like(weight) * aim * flat)
+            weight.add_(torch.randn_like(weight) * SPREAD * flat)
         else:
             weight.add_(torch.randn_like(weight) * NOISE)
+    for table in model.buffers():
+        if table.dtype == torch.long and table.ndim == 2 and not table.any():
+            table.random_(NUM_EXPERTS)  # which experts read a token
 
 
 def _shrunken(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
