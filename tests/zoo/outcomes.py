@@ -81,8 +81,10 @@ def outcome_of(family: str) -> Outcome:
     config = shrunken_config(family)
     try:
         reference = shrunken_model(config)
-    except Exception:  # transformers' own
-        return _refusal(lambda: _load_from_folder(family, config))
+    except Exception:
+        if not config.is_encoder_decoder:
+            raise
+        return _refusal(lambda: _load_from_folder(family, config))  # no class of transformers' fits
     candidate = perturbed(reference, PERTURB)
     if getattr(config, "is_decoder", False):
         _check_encoder_is_refused(family)
