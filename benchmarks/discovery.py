@@ -24,7 +24,7 @@ from typing import Any
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Report
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.discovery.behaviours.ngrams import gram_of
+from pytest_divergence.discovery.behaviours.ngrams import ngram_of
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.run import search
@@ -186,10 +186,10 @@ def judged(name: str, report: Report, truth: Mapping[str, Any], seconds: float) 
 
 def says(behaviour: Behaviour, marker: str) -> bool:
     """Whether a behaviour's name holds the marker, or its name and motifs do by words."""
-    if not gram_of(marker):  # punctuation only
+    if not ngram_of(marker):  # punctuation only
         return marker in behaviour.name
-    said = " ".join(word for text in (behaviour.name, *behaviour.motifs) for word in gram_of(text))
-    return f" {' '.join(gram_of(marker))} " in f" {said} "
+    said = " ".join(word for text in (behaviour.name, *behaviour.motifs) for word in ngram_of(text))
+    return f" {' '.join(ngram_of(marker))} " in f" {said} "
 
 
 def shows(behaviour: Behaviour, marker: str | None) -> bool:

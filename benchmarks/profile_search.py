@@ -31,7 +31,7 @@ from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.run import search
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import ModelSide
+from pytest_divergence.models.transformers_side import TransformersSide
 
 NUM_FUNCTIONS = 40
 NAMED_BY_TWO = ("calibrate", "controls", "name", "search", "select")
@@ -64,7 +64,7 @@ class Stopwatch:
             measured = self._measured(in_process._measured)
             patches.enter_context(mock.patch.object(in_process, "_measured", measured))
             for owner, name, kind in (
-                (ModelSide, "_forward", "forward"),
+                (TransformersSide, "_forward", "forward"),
                 (torch.Tensor, "backward", "backward"),
             ):
                 timed = self._timed(getattr(owner, name), kind)

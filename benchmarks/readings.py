@@ -2,7 +2,7 @@
 
     python benchmarks/readings.py demo:smollm2-135m ADAPTER
 
-Does the same unit with and without `ModelPair.reading_once`, in turn: controls as a calibration
+Does the same unit with and without `ModelPair.reuse_prompts`, in turn: controls as a calibration
 measures them, a round of proposals as a search scores them, cases as they are confirmed.
 """
 
@@ -15,12 +15,12 @@ from contextlib import nullcontext
 from functools import partial
 from unittest import mock
 
+from pytest_divergence.discovery.behaviours.hints import asked
 from timing import ratio, seconds
 
 from pytest_divergence import ModelPair, load_model_pair
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery import calibration, confirmation
-from pytest_divergence.discovery.behaviours.hints import asked
 from pytest_divergence.discovery.prompt_files import (
     SHIPPED_CONTROLS,
     SHIPPED_SEEDS,
@@ -59,7 +59,7 @@ def main() -> None:
 
 def ranked_and_scored(pair: ModelPair) -> None:
     """As a round of `self_prompt`: ranked under both models, screened, the best scored."""
-    with pair.reading_once():
+    with pair.reuse_prompts():
         for side in pair.sides:
             prompt_nlls(pair, side, PROPOSALS)
         screen(pair, PROPOSALS, metric=SETTINGS.metric)
@@ -72,7 +72,7 @@ def print_row(pair: ModelPair, name: str, unit: Callable[[ModelPair], object]) -
         return unit(pair)
 
     def again() -> object:
-        with mock.patch.object(ModelPair, "reading_once", return_value=nullcontext()):
+        with mock.patch.object(ModelPair, "reuse_prompts", return_value=nullcontext()):
             return unit(pair)
 
     tokens = [tokens_of(pair, way) for way in (once, again)]

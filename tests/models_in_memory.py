@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.side import Side
+from pytest_divergence.models.transformers_side import TransformersSide
 from tests.tiny import CHATML, CONFIGS, TOKEN_IDS, tiny_tokenizer
 
 
@@ -58,6 +60,12 @@ def tiny_pair(
         tiny_model(architecture, perturb=perturb),
         tiny_tokenizer(chat_template=chat_template),
     )
+
+
+def local(side: Side) -> TransformersSide:
+    """A side of a pair of these models as what it is, for tests that look inside."""
+    assert isinstance(side, TransformersSide)
+    return side
 
 
 def bare_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:

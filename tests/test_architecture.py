@@ -292,6 +292,36 @@ def test_core_knows_neither_models_nor_pytest(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & NOT_IN_CORE
 
 
+ABOVE_MODELS = [path for path in MODULES if layer_of(path) not in ("models", "core")]
+IN_MEMORY = {"evaluator.py", "discovery/soft_prompts/trainer.py"}
+"""They take models that a user has in memory, and hand them on unseen."""
+
+
+@pytest.mark.parametrize("path", ABOVE_MODELS, ids=name_of)
+def test_above_models_a_side_is_a_protocol(path: Path) -> None:
+    """So that another kind of side is one class in one file of `models/`."""
+    names = list(imported(path))
+    inside = [
+        f"{path.name}:{node.lineno} {ast.unparse(node)}"
+        for node in ast.walk(tree_of(path))
+        if (isinstance(node, ast.Attribute) and node.attr == "model")
+        or (isinstance(node, ast.Call) and "'model'" in map(ast.unparse, node.args[1:2]))
+    ]
+
+    assert inside == [], "ask with_gradients or with_weights for what a side must give"
+    assert PACKAGE / "models/transformers_side.py" not in ours_in(path)
+    if name_of(path) in IN_MEMORY:
+        names = [name for node in run_in(path) for name in imported(path, node)]
+    assert "transformers" not in {name.split(".")[0] for name in names}
+
+
+def run_in(path: Path) -> Iterator[ast.stmt]:
+    """The statements of a file that are no imports for types alone."""
+    for node in tree_of(path).body:
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "reports").rglob("*.py")), ids=name_of)
 def test_reports_need_no_model(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & set(HEAVY)
@@ -415,3 +445,38 @@ def test_public_names_are_sorted_and_listed() -> None:
 def test_an_unknown_public_name_is_an_ordinary_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = pytest_divergence.nothing
+
+
+RELATIVE = re.compile(r"(The same|What|Which|Who|Whose|Where|When|Why|How|That|Those|As)\b")
+"""Beginnings of a docstring that leave open what it is about; "Whether" tells of a truth value."""
+
+
+def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Every docstring of a file with its line, those below fields and constants too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            text = node.value.value
+            if isinstance(text, str):
+                yield node.lineno, text
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_docstring_begins_with_a_verb_or_a_noun(path: Path) -> None:
+    open_ended = [
+        f"{name_of(path)}:{line}: {text[:60]}"
+        for line, text in docstrings(tree_of(path))
+        if RELATIVE.match(text)
+    ]
+    assert not open_ended
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_variable_says_what_it_is(path: Path) -> None:
+    """A loop over cases has a `case`, never a `one`."""
+    names = [
+        node.lineno
+        for node in ast.walk(tree_of(path))
+        if (isinstance(node, ast.Name) and node.id == "one" and isinstance(node.ctx, ast.Store))
+        or (isinstance(node, ast.arg) and node.arg == "one")
+    ]
+    assert not names

@@ -1,4 +1,4 @@
-"""Options, ini keys, environment variables and profiles, from the table that defines them."""
+"""Options, ini keys, environment variables and profiles, from the tables that define them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def options_page() -> str:
     parts = [f"# Options\n\nOptions of a pytest session. {PRECEDENCE}\n"]
     for option in OPTIONS:
         default = code(_shown(defaults[option.field].default))
+        rule = f" A value must be {option.rule}." if option.rule else ""
         parts.append(
             f"({_anchor(option)})=\n## {code(option.flag)}\n\n"
             f"{option.help[0].upper()}{option.help[1:]}.\n\n{_names(option)}\n"
-            f"Default: {default}. A value must be {option.rule}.\n"
+            f"Default: {default}.{rule}\n"
         )
     return "\n".join(parts)
 

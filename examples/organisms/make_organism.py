@@ -36,6 +36,7 @@ from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.sources import DEMO_HUB_ID
 from pytest_divergence.models.specs import parse_spec
+from pytest_divergence.models.transformers_side import TransformersSide
 from pytest_divergence.scoring.divergences import forward_kl
 from pytest_divergence.scoring.scorer import score_greedily
 from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_logits
@@ -227,6 +228,7 @@ def attach(recipe: Recipe, base: ModelPair) -> tuple[PeftModel, ModelPair]:
         lora_alpha=recipe.training.alpha,
         target_modules=list(recipe.training.target_modules),
     )
+    assert isinstance(base.reference, TransformersSide)
     model = base.reference.model
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)

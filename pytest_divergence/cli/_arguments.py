@@ -1,6 +1,6 @@
 """What commands that work on files alone take on the command line, as their `--help` says it.
 
-Imports nothing but the standard library. All others: `_session_arguments`.
+Imports nothing heavy. All others: `_session_arguments`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from pytest_divergence.core.file_names import FOLDER, LATEST, SUITE_SUFFIX, SUITES
 
 FORMATS = ("inspect", "promptfoo", "llm-comparator")
 """What `export` writes."""
@@ -26,7 +28,7 @@ def _add_report(parser: ArgumentParser) -> None:
         metavar="RUN",
         nargs="?",
         type=Path,
-        default=Path("latest"),
+        default=Path(LATEST),
         help="a report.json, the folder of a run's report, or latest (default)",
     )
     parser.add_argument("later", metavar="LATER", nargs="?", type=Path, help="a second run")
@@ -48,13 +50,13 @@ def _add_promote(parser: ArgumentParser) -> None:
         "source",
         metavar="SUITE_OR_RUN",
         type=Path,
-        help="a *.divergence.jsonl, the folder of a run's report, or latest",
+        help=f"a *{SUITE_SUFFIX}, the folder of a run's report, or latest",
     )
     parser.add_argument(
         "target",
         metavar="TARGET",
         type=Path,
-        help="the suite to write, such as tests/release.divergence.jsonl",
+        help=f"the suite to write, such as tests/release{SUITE_SUFFIX}",
     )
     parser.add_argument(
         "--id", action="append", default=[], help="a case, by its id or the start of it"
@@ -92,7 +94,7 @@ def _add_diff(parser: ArgumentParser) -> None:
             name,
             metavar=metavar,
             type=Path,
-            help="a *.divergence.jsonl, a report.json, the folder of a run's report, or latest",
+            help=f"a *{SUITE_SUFFIX}, a report.json, the folder of a run's report, or latest",
         )
     parser.add_argument("--json", action="store_true", help="for machines")
 
@@ -107,7 +109,7 @@ def _add_validate(parser: ArgumentParser) -> None:
         metavar="FILE",
         nargs="*",
         type=Path,
-        help="a *.divergence.jsonl, or a file beside one (default: every suite below this folder "
+        help=f"a *{SUITE_SUFFIX}, or a file beside one (default: every suite below this folder "
         "that is not hidden)",
     )
 
@@ -142,7 +144,7 @@ def _add_suites(parser: ArgumentParser) -> None:
         nargs="*",
         type=Path,
         help="suite or folder of suites (default: those that searches left in the project's "
-        ".divergence/suites)",
+        f"{FOLDER}/{SUITES})",
     )
 
 

@@ -22,7 +22,6 @@ from pytest_divergence.core.file_names import (
     SUITES,
     from_here,
 )
-from pytest_divergence.core.files import latest_report_dir
 from pytest_divergence.plugin import _compat, session_of
 from pytest_divergence.plugin.options import BY_FIELD, MODELS, located_value
 from pytest_divergence.plugin.session import DivergenceSession
@@ -133,17 +132,10 @@ def root() -> Path:
 
 
 def run_meant(given: Path) -> Path:
-    """The folder of the project's last run for `latest`; any other path as it is.
-
-    Raises SettingsError where there is no run yet.
-    """
+    """Return the project's pointer to its last run for `latest`, any other path as it is."""
     if given != Path(LATEST) or given.is_dir():
         return given
-    reports = in_project([], places_of).reports
-    folder = latest_report_dir(reports)
-    if folder is None:
-        raise SettingsError(f"{LATEST}: there is no run yet in {reports}; name a suite")
-    return folder
+    return in_project([], places_of).reports / LATEST
 
 
 def suites_meant(given: Sequence[Path]) -> list[Path]:

@@ -6,19 +6,42 @@ is given here is handed on to pytest.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
-from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.evaluation_metrics import METRICS
+from pytest_divergence.core.file_names import SUITE_SUFFIX
+from pytest_divergence.discovery.soft_prompts import training_config
+from pytest_divergence.discovery.soft_prompts.training_config import (
+    DatasetPlan,
+    FieldType,
+    TrainingConfig,
+    field_types,
+)
 from pytest_divergence.plugin.options import BY_FIELD, MODELS, given_twice
 
 MEASURED_PAIR = (*MODELS, "dtype", "device", "metric", "chat_template", "system_prompt")
 """What a measurement of two models depends on."""
 NUM_EPOCHS = 10
 """Of a training, where neither epochs nor steps are given."""
+TRAINING = TrainingConfig(num_epochs=NUM_EPOCHS, batch_size=4, max_text_tokens=64)
+"""What `train` does unless it is told otherwise."""
+NO_OPTIONS = {
+    *("target_ids", "continuation_length", "validate_every", "checkpoint_every"),
+    *("metric", "seed"),  # settings
+    *("min_metrics", "max_metrics"),  # may be given several times
+}
+"""Fields of `TrainingConfig` and `DatasetPlan` that are no options of their own."""
+OTHER_FLAGS = {"num_virtual_tokens": "--num-soft-prompt-tokens"}
+ONLY_IN_PYTHON = {"log_ratio", "likelihood"}
+"""Objectives that need more than options can say."""
 
 
 def _add_discover(parser: ArgumentParser) -> None:
@@ -52,7 +75,7 @@ def _add_replay(parser: ArgumentParser) -> None:
         "suites",
         metavar="SUITE",
         nargs="+",
-        help="a *.divergence.jsonl, one of its cases as SUITE::ID, or a folder with suites in it",
+        help=f"a *{SUITE_SUFFIX}, one of its cases as SUITE::ID, or a folder with suites in it",
     )
     other = ("mode", "budget", "seeds", "num_cases", "gate", "builtin_suite")
     _add_settings(parser, _fields_without(*other))
@@ -63,12 +86,15 @@ def _add_train(parser: ArgumentParser) -> None:
         "Train a soft prompt that drives two models apart, let both models write prompts with it, "
         "and keep a dataset of the most divergent: soft_prompt.safetensors, training.json, "
         "divergent_dataset.pt and divergent_dataset.jsonl in one folder. A training that was "
-        "stopped goes on with the same command, and one of other settings is not overwritten. The "
-        "project's ini file, conftest.py and plugins hold."
+        "stopped goes on with the same command, from its journal in .divergence in that folder, "
+        "and one of other settings is not overwritten. The project's ini file, conftest.py and "
+        "plugins hold."
     )
     _add_files(parser)
-    _add_training(parser)
-    _add_dataset(parser)
+    _add_fields(parser.add_argument_group("training"), TRAINING)
+    dataset = parser.add_argument_group("dataset")
+    _add_fields(dataset, DatasetPlan())
+    _add_limits(dataset)
     _add_settings(parser, (*MEASURED_PAIR, "seed"))
 
 
@@ -94,107 +120,64 @@ def _add_files(parser: ArgumentParser) -> None:
     )
 
 
-def _add_training(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("training")
-    length = group.add_mutually_exclusive_group()
-    length.add_argument(
-        "--num-epochs",
-        type=_count,
-        metavar="N",
-        help=f"passes over the prompts, each of ceil(prompts / batch size) steps; default "
-        f"{NUM_EPOCHS}",
-    )
-    length.add_argument("--num-steps", type=_count, metavar="N", help="optimiser steps instead")
-    group.add_argument(
-        "--stop-after-growth",
-        type=_positive,
-        metavar="NATS",
-        help="end at the step whose divergence lies this far above the first one's; in a search it "
-        "is 6, since more was measured to find hardly more (default: take all steps)",
-    )
-    group.add_argument(
-        "--num-soft-prompt-tokens",
-        type=_count,
-        metavar="N",
-        default=8,
-        help="length of the soft prompt (default %(default)s)",
-    )
-    group.add_argument(
-        "--position",
-        choices=("before", "inside", "after"),
-        default="before",
-        help="where the soft prompt stands beside a prompt's text (default %(default)s)",
-    )
-    group.add_argument(
-        "--kind",
-        choices=("free", "simplex"),
-        default="free",
-        help="free vectors, or mixtures of real tokens (default %(default)s)",
-    )
-    group.add_argument(
-        "--objective",
-        choices=("first_token", "continuation"),
-        default="first_token",
-        help="where the divergence is read that is trained for (default %(default)s)",
-    )
-    group.add_argument(
-        "--learning-rate",
-        type=_positive,
-        metavar="RATE",
-        help="Adam's; default 0.01 for free vectors, 0.3 for mixtures; 0.0001 hardly moves them",
-    )
-    group.add_argument(
-        "--entropy-weight",
-        type=_not_negative,
-        metavar="PRICE",
-        default=0.0,
-        help="for mixtures, the price of a nat of their entropy at the last step, grown linearly "
-        "from 0: narrows them to single tokens, and was measured to find less (default "
-        "%(default)s)",
-    )
-    group.add_argument(
-        "--batch-size",
-        type=_count,
-        metavar="N",
-        default=4,
-        help="prompts in a step (default %(default)s)",
-    )
-    group.add_argument(
-        "--max-text-tokens",
-        type=_count,
-        metavar="N",
-        default=64,
-        help="longer prompts are left out (default %(default)s)",
-    )
-    group.add_argument(
-        "--gradient-checkpointing",
-        action="store_true",
-        help="compute layers twice in place of keeping what is inside them: less memory, more time",
-    )
-
-
-def _add_dataset(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("dataset")
-    for name, default, meaning in (
-        ("num-prompts", 16, "prompts that are kept: the most divergent, no two alike"),
-        ("num-written", 64, "prompts that both models write, from which they are taken"),
-        ("num-generations", 1, "texts that each model writes on a prompt"),
-        ("max-new-tokens", 32, "longest text, in tokens"),
-    ):
-        group.add_argument(
-            f"--{name}",
-            type=_count,
-            metavar="N",
-            default=default,
-            help=f"{meaning} (default %(default)s)",
+def _add_fields(group: _ArgumentGroup, defaults: TrainingConfig | DatasetPlan) -> None:
+    """Register an option for each field of a dataclass; its docstring is the help."""
+    # argparse shows no help of a group that stays empty.
+    length = group.add_mutually_exclusive_group() if isinstance(defaults, TrainingConfig) else group
+    for name, allowed in field_types(type(defaults)).items():
+        if name in NO_OPTIONS:
+            continue
+        default = getattr(defaults, name)
+        shown = "" if default is None or allowed.python is bool else f" (default {default})"
+        metavar = "N" if allowed.python is int else "NUMBER"
+        takes: dict[str, Any] = {"type": _read_as(allowed), "metavar": metavar}
+        if allowed.python is bool:
+            takes = {"action": "store_const", "const": True}
+        elif allowed.choices:
+            takes = {"choices": [word for word in allowed.choices if word not in ONLY_IN_PYTHON]}
+        flag = OTHER_FLAGS.get(name, f"--{name.replace('_', '-')}")
+        (length if name in ("num_epochs", "num_steps") else group).add_argument(
+            flag, dest=name, help=_docstrings()[name] + shown, **takes
         )
-    group.add_argument(
-        "--temperature",
-        type=_not_negative,
-        metavar="T",
-        default=1.0,
-        help="at which these texts are sampled; 0: the most likely one (default %(default)s)",
-    )
+
+
+def given_fields(given: Namespace, kind: type) -> dict[str, Any]:
+    """Return the fields of a dataclass that the command line gives, by name."""
+    names = field_types(kind).keys() - NO_OPTIONS
+    return {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+
+
+@cache
+def _docstrings() -> dict[str, str]:
+    """Return the first paragraph below each field of the dataclasses, as one line of help."""
+    module = ast.parse(inspect.getsource(training_config))
+    classes = (node.body for node in module.body if isinstance(node, ast.ClassDef))
+    found = {}
+    for field, below in chain.from_iterable(map(pairwise, classes)):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            words = " ".join(ast.literal_eval(below.value).partition("\n\n")[0].split())
+            words = words[0].lower() + words[1:].rstrip(".").replace("%", "%%")
+            found[ast.unparse(field.target)] = words
+    return found
+
+
+def _read_as(allowed: FieldType) -> Callable[[str], Any]:
+    """Return what makes a field's value of an argument, and refuses what its rule does."""
+
+    def read(text: str) -> Any:
+        try:
+            value = allowed.python(text)
+        except ValueError:
+            kind = "a whole number" if allowed.python is int else "a number"
+            raise ArgumentTypeError(f"{text} must be {kind}") from None
+        if fault := allowed.fault(value):
+            raise ArgumentTypeError(f"{text} {fault}")
+        return value
+
+    return read
+
+
+def _add_limits(group: _ArgumentGroup) -> None:
     for name, side, example in (
         ("min", "least", "kl_divergence=0.5"),
         ("max", "most", "prompt_nll_1=6"),
@@ -230,7 +213,7 @@ def _add_init(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--suite",
-        default="tests/release.divergence.jsonl",
+        default=f"tests/release{SUITE_SUFFIX}",
         help="the suite that the workflow replays (default: %(default)s)",
     )
     parser.add_argument("-y", "--yes", action="store_true", help="write without asking")
@@ -270,15 +253,12 @@ def _add_settings(parser: ArgumentParser, fields: Sequence[str]) -> None:
         "settings", "as pytest has them, under these names and under --divergence-…"
     )
     for option in (BY_FIELD[field] for field in fields):
-        takes: dict[str, str] = {"metavar": option.metavar}
-        if option.is_switch:
-            takes = {"action": "store_const", "const": "true"}
-        shared: dict[str, Any] = {"dest": option.field, **takes}
+        shared: dict[str, Any] = {"dest": option.field, **option.argument}
         if option.field in MODELS:
             shared["action"] = _Once
         short = f"--{option.field.replace('_', '-')}"
-        group.add_argument(short, **shared, help=option.help.replace("%", "%%"))
-        group.add_argument(option.flag, **shared, default=SUPPRESS, help=SUPPRESS)
+        group.add_argument(short, **shared)
+        group.add_argument(option.flag, **{**shared, "default": SUPPRESS, "help": SUPPRESS})
     parser.set_defaults(fields=fields)
 
 
@@ -304,40 +284,15 @@ def _fields_without(*fields: str) -> tuple[str, ...]:
     return tuple(field for field in BY_FIELD if field not in fields)
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ArgumentTypeError(f"{text} must be at least 1")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if value <= 0:
-        raise ArgumentTypeError(f"{text} must be positive")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = _number(text)
-    if value < 0:
-        raise ArgumentTypeError(f"{text} must be 0 or more")
-    return value
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ArgumentTypeError(f"{text} must be a finite number")
-    return value
-
-
 def _limit(text: str) -> tuple[str, float]:
     """A metric's name and a number."""
     name, separator, value = text.partition("=")
     if not separator or name not in METRICS:
         raise ArgumentTypeError(f"{text} must be NAME=VALUE, with a name of {', '.join(METRICS)}")
-    return name, _number(value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ArgumentTypeError(f"{text} must be a finite number")
+    return name, number
 
 
 ADD: Mapping[str, Callable[[ArgumentParser], None]] = {

@@ -9,14 +9,12 @@ import pytest
 
 from pytest_divergence.cli._output import give, say_lines
 from pytest_divergence.cli._project import in_project, measuring, pytest_words
-from pytest_divergence.core.calibration_record import CalibrationReport
-from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.json_files import strict_dumps
-from pytest_divergence.core.verdicts import refusal
+from pytest_divergence.core.setting_names import setting
+from pytest_divergence.core.verdicts import check_bound
 from pytest_divergence.discovery.calibration_report import calibration_report
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.plugin.options import name_of
-from pytest_divergence.plugin.progress_bar import PhaseLines
+from pytest_divergence.plugin.progress_bar import search_progress
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.reports.calibration import calibration_lines
 
@@ -27,20 +25,27 @@ def run(given: Namespace) -> int:
 
 
 def _calibrate(as_json: bool, config: pytest.Config) -> int:
-    listener = PhaseLines()
-    session = measuring(config, listener.say)
-    report = calibration_report(
-        session.resolved.settings,
-        root=session.root,
-        load_pair=partial(_loaded, session),
-        listener=listener,
-        identity=session.pairs.run_identity(session.models),
-    )
+    with search_progress(config) as listener:
+        session = measuring(config, listener.say)
+        report = calibration_report(
+            session.resolved.settings,
+            root=session.root,
+            load_pair=partial(_loaded, session),
+            listener=listener,
+            identity=session.pairs.run_identity(session.models),
+        )
     if as_json:
         give(strict_dumps(report.model_dump(mode="json"), indent=2) + "\n")
     else:
         say_lines(calibration_lines(report))
-    _refuse_noise(session, report)
+    if session.number_bound is not None:
+        check_bound(
+            session.number_bound,
+            report.noise_floor,
+            report.metric,
+            dtype=report.pair.dtype,
+            name=setting("max_kl"),
+        )
     return 0
 
 
@@ -49,12 +54,3 @@ def _loaded(session: DivergenceSession) -> ModelPair:
     if not session.pairs.is_loaded(session.models):
         session.say("loading the models")
     return session.pair()
-
-
-def _refuse_noise(session: DivergenceSession, report: CalibrationReport) -> None:
-    if "max_kl" not in session.given:
-        return
-    floor, dtype = report.noise_floor.of(report.metric), report.pair.dtype
-    name = name_of("max_kl", session.given["max_kl"])
-    if reason := refusal(report.bound.value, floor, name=name, dtype=dtype, unit=report.unit):
-        raise SettingsError(reason)

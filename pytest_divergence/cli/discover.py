@@ -13,6 +13,7 @@ from pytest_divergence.core.file_names import REPORT
 from pytest_divergence.core.regular_files import read_regular_text
 from pytest_divergence.plugin.items import reason_against
 from pytest_divergence.plugin.session import DivergenceSession
+from pytest_divergence.plugin.usage_errors import shown_settings
 from pytest_divergence.reports.terminal import summary_lines
 from pytest_divergence.reports.text_blocks import WIDTH
 
@@ -46,6 +47,7 @@ def _show(given: Namespace, session: DivergenceSession) -> None:
         verbosity=given.verbose,
         report_path=session.shown(folder / "report.html"),
         suite=session.shown(session.own_suite),
+        given=shown_settings(session),
         is_tested=False,
         is_read_back=session.is_read_back,
     ):

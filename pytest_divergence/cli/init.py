@@ -29,14 +29,13 @@ from pytest_divergence import __version__
 from pytest_divergence.cli._output import say, say_lines
 from pytest_divergence.cli._project import in_project
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.file_names import SUITE_SUFFIX
+from pytest_divergence.core.file_names import SUITE_SUFFIX, is_suite
 from pytest_divergence.core.files import make_folder, write_together
 from pytest_divergence.core.regular_files import read_regular
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import safe_line, visible
 from pytest_divergence.models.specs import ModelSpec, parse_open_spec, parse_spec
 from pytest_divergence.plugin.extensions import PluginModels
 from pytest_divergence.plugin.options import BY_FIELD, MODELS
-from pytest_divergence.reports.wording import visible
 
 COMMENT = "# what pytest-divergence compares: the reference and the candidate"
 PYPROJECT_TABLES = ("tool.pytest", "tool.pytest.ini_options")
@@ -125,7 +124,7 @@ def _setup_files(config: pytest.Config, models: Mapping[str, str], suite: str) -
     changed safely.
     """
     here = config.invocation_params.dir
-    if not suite.endswith(SUITE_SUFFIX) or safe_line(suite, len(suite)) != f'"{suite}"':
+    if not is_suite(suite) or safe_line(suite, len(suite)) != f'"{suite}"':
         raise SettingsError(
             f"--suite={safe_line(suite)}: must be a path that ends in {SUITE_SUFFIX}"
         )
@@ -176,7 +175,7 @@ def _ini_file(
     missing = {BY_FIELD[field].ini: value for field, value in models.items()}
     missing = {key: value for key, value in missing.items() if key not in there}
     if not missing:
-        reference, candidate = (safe_line(str(one))[1:-1] for one in specs)
+        reference, candidate = (visible(str(spec), 200) for spec in specs)
         names = f"names {reference} and {candidate}"
         return _SetupFile(path, path.name, f"{path.name}: {names}, stays as it is")
     before = _text(path) if path.exists() else None

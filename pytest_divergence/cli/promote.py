@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,9 @@ from pytest_divergence.cli._output import say
 from pytest_divergence.cli._project import root, run_meant
 from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.promotion import Choice, Promoted, promote
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
-from pytest_divergence.reports.wording import number_of
+from pytest_divergence.reports.wording import rerun_command
 
 
 def run(given: Namespace) -> int:
@@ -43,6 +43,7 @@ def _lines(promoted: Promoted, target: Path) -> Iterator[str]:
         ids = ", ".join(one.id for one in promoted.left_behind)
         text = f"not chosen: {ids} (--behaviour ID or --all takes what no chosen case shows)"
         yield from sentence(text, width=WIDTH)
-    models = (promoted.provenance.reference.spec, promoted.provenance.candidate.spec)
-    replay = ["pytest", str(target), "--model-1", models[0], "--model-2", models[1]]
-    yield from command("replay it", shlex.join(replay), width=WIDTH, indent="")
+    made = promoted.provenance
+    models = {"model_1": made.reference.spec, "model_2": made.candidate.spec}
+    replay = rerun_command(str(target), models)
+    yield from command("replay it", replay, width=WIDTH, indent="")

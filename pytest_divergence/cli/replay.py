@@ -10,7 +10,7 @@ import pytest
 from pytest_divergence.cli._output import complain
 from pytest_divergence.cli._project import PLUGIN, pytest_words
 from pytest_divergence.core.errors import DivergenceError, SettingsError
-from pytest_divergence.core.file_names import SUITE_SUFFIX
+from pytest_divergence.core.file_names import SUITE_SUFFIX, is_suite
 from pytest_divergence.core.suites import suites_below
 
 
@@ -28,7 +28,7 @@ def run(given: Namespace) -> int:
 def _suites(name: str) -> list[str]:
     path = Path(name)
     if not path.is_dir():
-        if not name.partition("::")[0].endswith(SUITE_SUFFIX):
+        if not is_suite(name.partition("::")[0]):
             raise SettingsError(f"{name} is no suite; name a *{SUITE_SUFFIX}, or a folder of them")
         return [name]
     found = [str(suite) for suite in suites_below(path)]

@@ -13,7 +13,7 @@ from pytest_divergence.cli._output import give, say_lines
 from pytest_divergence.cli._project import in_project, places_of, pytest_words
 from pytest_divergence.core.file_names import from_here
 from pytest_divergence.core.json_files import strict_dumps
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import public_value
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.plugin.options import BY_FIELD, DEFAULT, PAIRS_INI, given
 from pytest_divergence.plugin.settings_sources import resolve
@@ -50,21 +50,16 @@ def _rows(config: pytest.Config) -> Iterator[_Row]:
         name = option.field.replace("_", "-")
         if option.field in found:
             one = found[option.field]
-            yield _Row(name, _shown(one.value), one.source)
+            yield _Row(name, public_value(one.value), one.source)
         else:
             default = getattr(defaults, option.field)
             yield _Row(name, None if default is None else _text(default), DEFAULT)
     for line in config.getini(PAIRS_INI):
-        yield _Row("pairs", _shown(line), "ini")
+        yield _Row("pairs", public_value(line), "ini")
 
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _shown(value: str) -> str:
-    """One line, without what may be a secret."""
-    return safe_line(value, 200)[1:-1] if "://" not in value else "[a URL]"
 
 
 def _places(config: pytest.Config) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytest_divergence.cli._output import say
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.file_names import suite_beside
+from pytest_divergence.core.file_names import SUITE_SUFFIX, suite_beside
 from pytest_divergence.core.suites import faults_of, suites_below
 
 
@@ -18,7 +18,7 @@ def run(given: Namespace) -> int:
     """Check each suite once, and say what is wrong."""
     suites = list(dict.fromkeys(map(suite_beside, given.files))) or suites_below(Path())
     if not suites:
-        raise SettingsError("there is no *.divergence.jsonl below this folder; name one")
+        raise SettingsError(f"there is no *{SUITE_SUFFIX} below this folder; name one")
     faults = [fault for suite in suites for fault in faults_of(suite)]
     for fault in faults:
         say(fault)

@@ -33,7 +33,7 @@ class Nuisance(Record):
     """Why it could not be measured, safe to show."""
 
 
-class Planted(Record):
+class InjectedNoise(Record):
     """The reference against itself under weight noise of one size."""
 
     size: Number
@@ -65,7 +65,7 @@ class CalibrationReport(Record):
     nuisances: list[Nuisance]
     typical_shift: TypicalShift
     bound: Bound
-    planted: list[Planted]
+    planted: list[InjectedNoise]
     """The smallest size first."""
     planted_prompts: list[str]
     effort: Effort

@@ -33,7 +33,7 @@ SCHEMA_VERSION = 1
 class Record(BaseModel):
     """A value that is checked when it is built, never changes, and knows all of its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def _known_version(version: int) -> int:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Count, Number, Record
-from pytest_divergence.core.provenance import Bound, TypicalShift, model_name
+from pytest_divergence.core.provenance import Bound, TypicalShift
 from pytest_divergence.core.report import Report, ReportCase, load_report, report_path
 from pytest_divergence.core.suites import StoredSuite, read_suite
 from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR, judge
@@ -129,8 +129,8 @@ def side_of_suite(stored: StoredSuite) -> Side:
     provenance = stored.provenance
     bound = provenance.bound if provenance is not None else None
     return Side(
-        reference=model_name(provenance.reference) if provenance is not None else "unknown",
-        candidate=model_name(provenance.candidate) if provenance is not None else "unknown",
+        reference=str(provenance.reference) if provenance is not None else "unknown",
+        candidate=str(provenance.candidate) if provenance is not None else "unknown",
         metric=stored.measured.metric if stored.measured is not None else None,
         bound=bound,
         typical_shift=provenance.typical_shift if provenance is not None else None,

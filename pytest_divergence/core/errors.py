@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, get_args
 
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import safe_line, visible
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -69,7 +69,7 @@ class SuiteError(DivergenceError):
 
     def __str__(self) -> str:
         """`path:line: reason`, which editors and CI turn into a link."""
-        path = safe_line(self.path, len(self.path) + 1)[1:-1]
+        path = visible(self.path)
         where = path if self.line is None else f"{path}:{self.line}"
         return f"{where}: {self.reason}"
 

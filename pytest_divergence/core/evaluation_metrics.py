@@ -1,4 +1,4 @@
-"""The metrics of a prompt that two models are compared on: their names, and what each says.
+"""The metrics that two models are compared on: their names, and what each says of a prompt.
 
 Imports nothing but the standard library: `--help` and the check of an argument need the names.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+BUILT_IN_METRICS = ("symmetric", "forward", "reverse", "js")
+"""The divergences that a search may be asked for by name; plugins add others."""
 METRICS: Mapping[str, str] = {
     "kl_divergence": "the chosen divergence on both models' generations, nats per token",
     "forward_kl": "KL(model 1 || model 2) on model 1's generations, nats per token",

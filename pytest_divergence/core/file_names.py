@@ -37,11 +37,15 @@ def suite_path(root: Path, model_1: str, model_2: str) -> Path:
     return root / FOLDER / SUITES / f"{stem}{SUITE_SUFFIX}"
 
 
+def is_suite(path: AnyPath) -> bool:
+    """Whether a path is named as suites are."""
+    return os.fspath(path).endswith(SUITE_SUFFIX)
+
+
 def sidecar_path(suite: AnyPath, kind: str) -> Path:
     """The file beside a suite: `x.divergence.jsonl` and `tokens.jsonl` give `x.tokens.jsonl`."""
     path = Path(suite)
-    is_suite = path.name.endswith(SUITE_SUFFIX)
-    stem = path.name[: -len(SUITE_SUFFIX)] if is_suite else path.stem
+    stem = path.name.removesuffix(SUITE_SUFFIX) if is_suite(path) else path.stem
     return path.with_name(f"{stem}.{kind}")
 
 

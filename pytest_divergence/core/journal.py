@@ -48,13 +48,13 @@ class Journal:
         file = Path(path)
         try:
             journal = cls(file, open_own(file, os.O_RDWR | os.O_APPEND))
+            try:
+                journal._go_on(key)
+            except BaseException:
+                journal.close()
+                raise
         except OSError as error:
             raise StoreError(f"cannot open the journal {file}: {error.strerror}") from error
-        try:
-            journal._go_on(key)
-        except BaseException:
-            journal.close()
-            raise
         return journal
 
     def __contains__(self, unit: str) -> bool:

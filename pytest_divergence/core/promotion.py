@@ -12,7 +12,7 @@ from pathlib import Path
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, is_same_quantity
 from pytest_divergence.core.errors import SettingsError, StoreError, SuiteError
-from pytest_divergence.core.file_names import SUITE_SUFFIX, suite_files, suite_record
+from pytest_divergence.core.file_names import SUITE_SUFFIX, is_suite, suite_files, suite_record
 from pytest_divergence.core.joint_writes import finish
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.regular_files import make_folders
@@ -150,7 +150,7 @@ def _make_folder(target: Path) -> None:
 
 def _target(target: Path, *, is_adding: bool) -> StoredSuite | None:
     """What is there already."""
-    if not target.name.endswith(SUITE_SUFFIX) or target.name == SUITE_SUFFIX:
+    if not is_suite(target) or target.name == SUITE_SUFFIX:
         raise SettingsError(
             f"{target} is no name of a suite: it must end in {SUITE_SUFFIX}, or pytest would not "
             f"collect it; for instance {target.with_name(target.name.split('.')[0] or 'release')}"

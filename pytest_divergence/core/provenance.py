@@ -22,6 +22,7 @@ from pytest_divergence.core.cases import (
     Record,
     SchemaVersion,
 )
+from pytest_divergence.core.changes import describe_changes
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.file_names import (
     PROVENANCE,
@@ -46,6 +47,12 @@ class ModelProvenance(Record):
     weights_sha256: str | None = None
     commit: str | None = None
     """Commit on the Hub, where it came from there."""
+
+    def __str__(self) -> str:
+        """Return the spec, and the start of what tells the weights apart."""
+        digest = self.weights_sha256 or self.commit or ""
+        parts = (part[:8] for part in digest.split("+"))  # of an adapter: its base's, and its own
+        return f"{safe_line(self.spec)} {'+'.join(parts)}".rstrip()
 
 
 class AddedNoise(Record):
@@ -164,21 +171,21 @@ def write_provenance(path: AnyPath, provenance: Provenance) -> None:
     write_document(path, provenance)
 
 
-def pair_differences(ours: Provenance, theirs: Provenance) -> list[str]:
-    """What differs between two pairs, each as `the candidate ("ft" 01234567, and not "ft" …)`."""
-    parts = {
-        "the reference": _models(ours.reference, theirs.reference),
-        "the candidate": _models(ours.candidate, theirs.candidate),
-        "the tokenizer": (ours.tokenizer_sha256, theirs.tokenizer_sha256),
-        "the chat template": (ours.template_sha256, theirs.template_sha256),
-        "the template's arguments": (ours.template_arguments, theirs.template_arguments),
-        "the system prompt": tuple(each.settings.get("system_prompt") for each in (ours, theirs)),
-    }
-    return [
-        f"{name} ({_shown(first)}, and not {_shown(second)})"
-        for name, (first, second) in parts.items()
-        if first != second
-    ]
+def pair_changes(before: Provenance, after: Provenance) -> list[str]:
+    """Describe what differs between the pairs that two records are about."""
+    system_prompt, system_prompt_now = (
+        made.settings.get("system_prompt") for made in (before, after)
+    )
+    return describe_changes(
+        {
+            "the reference": _models(before.reference, after.reference),
+            "the candidate": _models(before.candidate, after.candidate),
+            "the tokenizer": (before.tokenizer_sha256, after.tokenizer_sha256),
+            "the chat template": (before.template_sha256, after.template_sha256),
+            "the template's arguments": (before.template_arguments, after.template_arguments),
+            "the system prompt": (system_prompt, system_prompt_now),
+        }
+    )
 
 
 def is_same_model(ours: ModelProvenance, theirs: ModelProvenance) -> bool:
@@ -188,13 +195,6 @@ def is_same_model(ours: ModelProvenance, theirs: ModelProvenance) -> bool:
         if first is not None and second is not None:
             return bool(first == second)
     return ours.spec == theirs.spec
-
-
-def model_name(model: ModelProvenance) -> str:
-    """A model for people: its spec, and the start of what tells its weights apart."""
-    digest = model.weights_sha256 or model.commit or ""
-    parts = (part[:8] for part in digest.split("+"))  # of an adapter: its base's, and its own
-    return f"{safe_line(model.spec)} {'+'.join(parts)}".rstrip()
 
 
 def accept(behaviour_id: str, suites: Sequence[Path]) -> list[Path]:
@@ -235,9 +235,3 @@ def accepted_in(suite: Path) -> list[Behaviour]:
 
 def _models(ours: ModelProvenance, theirs: ModelProvenance) -> tuple[object, object]:
     return (None, None) if is_same_model(ours, theirs) else (ours, theirs)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, ModelProvenance):
-        return model_name(value)
-    return "none" if value is None else safe_line(str(value), 40)

@@ -1,4 +1,4 @@
-"""Estimates of memory and time, in words with no more digits than they have."""
+"""Counts, and estimates of memory and time, in words with no more digits than they have."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def roughly(seconds: float) -> str:
     if seconds < 95 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def number_of(count: int, noun: str, nouns: str | None = None) -> str:
+    """`1 case`, `1,234 cases`."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"

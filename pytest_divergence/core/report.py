@@ -277,7 +277,7 @@ def report_path(given: Path) -> Path | None:
     if given.name == LATEST and (given.is_symlink() or not given.is_dir()):
         folder = latest_report_dir(given.parent)
         if folder is None:
-            raise SettingsError(f"{given}: there is no run yet in {given.parent}; name a suite")
+            raise SettingsError(f"{LATEST}: there is no run yet in {given.parent}; name a suite")
         return folder / REPORT
     if given.is_dir():
         if not (given / REPORT).is_file():

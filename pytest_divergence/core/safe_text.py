@@ -19,7 +19,7 @@ def safe(text: str, limit: int = 2000) -> str:
 
     The mark is needed because a CI runner trims blanks and obeys `::error` at a line's start.
     """
-    shown = _visible(text[:limit].replace("\r\n", "\n"), keep="\n").split("\n")
+    shown = _spelled(text[:limit].replace("\r\n", "\n"), keep="\n").split("\n")
     if len(text) > limit:
         shown.append(f"[cut: {_rest(text, limit)}]")
     return "\n".join("| " + line for line in shown)
@@ -27,8 +27,20 @@ def safe(text: str, limit: int = 2000) -> str:
 
 def safe_line(text: str, limit: int = 200) -> str:
     """`text` in quotes, on one line, for the inside of a sentence; past `limit` it is cut."""
-    cut = f" [cut: {_rest(text, limit)}]" if len(text) > limit else ""
-    return '"' + _visible(text[:limit], keep="") + '"' + cut
+    return '"' + visible(text[:limit]) + '"' + _cut(text, limit)
+
+
+def visible(text: str, limit: int | None = None) -> str:
+    """Return `text` on one line with its hidden characters shown, without quotes.
+
+    Nothing is cut unless there is a `limit`.
+    """
+    return _spelled(text[:limit], keep="") + ("" if limit is None else _cut(text, limit))
+
+
+def public_value(value: str, limit: int = 200) -> str:
+    """Return what a user gave on one line; a URL, which may hold a password, is only named."""
+    return "[a URL]" if "://" in value else visible(value, limit)
 
 
 def printable(text: str) -> str:
@@ -56,7 +68,7 @@ def slug(text: str, limit: int = 24) -> str:
     return words[:limit].rstrip("-") or "p"
 
 
-def _visible(text: str, keep: str) -> str:
+def _spelled(text: str, keep: str) -> str:
     if text.isprintable():
         return text.replace("##[", "#\\#[")
     shown = (c if c in keep or category(c) not in HIDDEN else f"\\u{{{ord(c):x}}}" for c in text)
@@ -64,11 +76,15 @@ def _visible(text: str, keep: str) -> str:
 
 
 def _printable_line(line: str) -> str:
-    shown = _visible(line, keep="")
+    shown = visible(line)
     start = len(shown) - len(shown.lstrip())
     return (
         f"{shown[:start]}\\u{{3a}}{shown[start + 1 :]}" if shown.startswith("::", start) else shown
     )
+
+
+def _cut(text: str, limit: int) -> str:
+    return f" [cut: {_rest(text, limit)}]" if len(text) > limit else ""
 
 
 def _rest(text: str, limit: int) -> str:

@@ -20,6 +20,7 @@ from pytest_divergence.core.file_names import (
     SUITE_SUFFIX,
     TOKENS,
     AnyPath,
+    is_suite,
     sidecar_path,
     suite_files,
     suite_record,
@@ -38,7 +39,7 @@ from pytest_divergence.core.json_files import (
 from pytest_divergence.core.provenance import (
     Provenance,
     load_provenance,
-    pair_differences,
+    pair_changes,
     provenance_beside,
 )
 from pytest_divergence.core.row_digests import check_rows, row_digests
@@ -191,11 +192,11 @@ def check_same_pair(
     """
     if stored.provenance is None:  # nothing was measured yet
         return
-    if different := pair_differences(stored.provenance, provenance):
+    if changed := pair_changes(stored.provenance, provenance):
         raise SuiteError(
             stored.suite.path,
             None,
-            f"{relation} another pair: different are {'; '.join(different)}; {if_other}",
+            f"{relation} another pair: {'; '.join(changed)}; {if_other}",
         )
 
 
@@ -266,7 +267,7 @@ def _check_number(path: AnyPath, count: int) -> None:
 
 
 def _row_by_row(path: Path) -> Iterator[SuiteError]:
-    if not path.name.endswith(SUITE_SUFFIX):
+    if not is_suite(path):
         yield SuiteError(path, None, f"is no suite; the name of one ends in {SUITE_SUFFIX}")
         return
     yield from _row_faults(path, Case)

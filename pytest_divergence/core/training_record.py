@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue
 
 from pytest_divergence.core.cases import SCHEMA_VERSION, Count, Number, Record, SchemaVersion
+from pytest_divergence.core.changes import describe_changes
 from pytest_divergence.core.report import TrainingSummary
 
 Status = Literal["training", "trained", "complete"]
@@ -21,7 +22,8 @@ class TrainingRecord(Record):
     """`training`: a checkpoint may be there; `trained`: the soft prompt is; `complete`: the dataset
     too."""
     settings: dict[str, JsonValue]
-    """All that the soft prompt depends on: config, models, chat format and digests of the texts."""
+    """All that the soft prompt depends on: config, models with their tokenizer and device, chat
+    format and digests of the texts."""
     dataset_settings: dict[str, JsonValue]
     """All that the dataset depends on besides."""
     num_texts: Count
@@ -42,13 +44,9 @@ class TrainingRecord(Record):
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """In words, each setting that is not the same in two nested mappings."""
+    """Describe each setting that differs between two nested mappings."""
     old, new = dict(_flat(before)), dict(_flat(after))
-    return [
-        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    ]
+    return describe_changes({name: (old.get(name), new.get(name)) for name in sorted({*old, *new})})
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

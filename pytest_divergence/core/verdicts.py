@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pytest_divergence.core.cases import NATS_PER_TOKEN
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.provenance import NoiseFloor
 from pytest_divergence.core.setting_names import setting
 
 FLOOR_FACTOR = 3.0
@@ -30,27 +31,23 @@ def judge(value: float, max_kl: float) -> Literal["passed", "failed"]:
     return "passed" if is_within else "failed"
 
 
-def refusal(
-    max_kl: float,
-    noise_floor: float | None,
-    *,
-    name: str = "max_kl",
-    dtype: str | None = None,
-    unit: str = NATS_PER_TOKEN,
-) -> str | None:
-    """Why a bound is refused; None where it may stand, or where no floor is known.
+def check_bound(
+    max_kl: float, floor: NoiseFloor | None, metric: str, *, dtype: str, name: str = "max_kl"
+) -> None:
+    """Raise SettingsError for a metric's bound that the noise alone could break.
 
-    Both are of one metric, in its `unit`. `name` is what the user wrote to give the bound; `dtype`
-    is the one that the floor was measured in.
+    A bound stands where no noise floor is known. `dtype` is the one that the floor was measured in,
+    and `name` what the user wrote to give the bound.
     """
-    if noise_floor is None or max_kl >= FLOOR_FACTOR * noise_floor * (1 - ROUNDING):
-        return None
-    least = f"{_rounded_up(FLOOR_FACTOR * noise_floor):.3g}"
+    noise = floor.of(metric) if floor is not None else None
+    if floor is None or noise is None or max_kl >= FLOOR_FACTOR * noise * (1 - ROUNDING):
+        return
+    least = f"{_rounded_up(FLOOR_FACTOR * noise):.3g}"
     way_out = "" if dtype == "float32" else f", or measure in float32 ({setting('dtype')})"
-    return (
-        f"{name}={max_kl:g} is within the noise: the reference reads up to {noise_floor:.3g} "
-        f"{unit} against itself, and a bound must be at least {FLOOR_FACTOR:g} x that, "
-        f"{least}; raise max_kl to at least {least}{way_out}"
+    raise SettingsError(
+        f"{name}={max_kl:g} is within the noise: the reference reads up to {noise:.3g} "
+        f"{floor.unit_of(metric)} against itself, and a bound must be at least {FLOOR_FACTOR:g} x "
+        f"that, {least}; raise max_kl to at least {least}{way_out}"
     )
 
 

@@ -1,8 +1,9 @@
 """The run's first step: what this pair reads on ordinary prompts, and on itself.
 
-Ordinary prompts are answered from amplified logits in the same breath, for names of what changed
-(`pytest_divergence.discovery.behaviours.hints`): both models have just read them. Does not know
-the statistics (`pytest_divergence.scoring.baseline`).
+Ordinary prompts are answered from amplified logits at the same time, because both models have just
+read them; their phrases name what changed
+(`pytest_divergence.discovery.behaviours.amplified_phrases`).
+Does not know the statistics (`pytest_divergence.scoring.baseline`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from pytest_divergence.core.provenance import Bound, NoiseFloor
 from pytest_divergence.core.report import Calibration, ShiftDistribution
 from pytest_divergence.core.settings import MetricName, Profile
 from pytest_divergence.core.tokens import StoredTokens
-from pytest_divergence.discovery.behaviours.answers import Answer, Answered
-from pytest_divergence.discovery.behaviours.hints import Amplified, amplified_answers, asked
-from pytest_divergence.discovery.behaviours.suspects import behaviour_shows, shows_in_part
+from pytest_divergence.discovery.behaviours.amplified_phrases import (
+    Amplified,
+    amplified_answers,
+    asked,
+)
+from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
+from pytest_divergence.discovery.behaviours.hypotheses import behaviour_shows, shows_in_part
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.progress import Listener
@@ -93,9 +98,9 @@ class Control:
         return Case(input=self.text, tags=(CONTROL_TAG,), kl=self.measurement)
 
     @property
-    def answered(self) -> Answered:
+    def answered(self) -> AnsweredPrompt:
         """The prompt and its answers as evidence for behaviours."""
-        return Answered(self.text, self.reference, self.candidate, is_control=True)
+        return AnsweredPrompt(self.text, self.reference, self.candidate, is_control=True)
 
 
 @dataclass(frozen=True)
@@ -241,7 +246,7 @@ def measure_controls(
 ) -> dict[str, Any]:
     """Scores, first-token surprise and, of those `named`, amplified answers."""
     pair = worker.pair
-    with pair.reading_once():
+    with pair.reuse_prompts():
         nlls = prompt_nlls(pair, pair.reference, texts)
         scores = score_prompts(
             pair,

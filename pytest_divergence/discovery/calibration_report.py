@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pytest_divergence.core.calibration_record import (
     CalibrationReport,
+    InjectedNoise,
     Nuisance,
     NuisanceKind,
-    Planted,
 )
 from pytest_divergence.core.errors import MeasurementError, NonFiniteLogitsError
 from pytest_divergence.core.report import PairSummary
@@ -36,13 +36,13 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.sensitivity import (
     SIZES,
     attention_of,
+    injected_kls,
     measure_nuisance,
     nuisances_of,
-    planted_kls,
     reason_of,
 )
 
-NUM_PLANTED_PROMPTS = 8
+NUM_INJECTED_PROMPTS = 8
 """The first controls: as many cases as a small suite has."""
 NO_MEMORY = "memory ran out"
 
@@ -96,7 +96,7 @@ def calibration_report(
             typical_shift=calibrated.shift.summary(),
             bound=bound,
             planted=planted,
-            planted_prompts=[one.text for one in calibrated.controls[:NUM_PLANTED_PROMPTS]],
+            planted_prompts=[one.text for one in calibrated.controls[:NUM_INJECTED_PROMPTS]],
             effort=ledger.effort,
             is_cached=ledger.spent.num_computed == 0,
         )
@@ -105,7 +105,7 @@ def calibration_report(
 def _pair_facts(worker: Worker) -> list[object]:
     """The dtype's name, the reference's attention, and the kinds of nuisance that apply."""
     pair = worker.pair
-    return [str(pair.dtype).split(".")[-1], attention_of(pair.reference), nuisances_of(pair)]
+    return [str(pair.dtype).split(".")[-1], attention_of(pair), nuisances_of(pair)]
 
 
 def _nuisances(
@@ -147,9 +147,9 @@ def _planted(
     controls: Sequence[Control],
     bound: float,
     listener: Listener,
-) -> list[Planted]:
+) -> list[InjectedNoise]:
     """Each size on the same controls; what a bound makes of it costs nothing to say again."""
-    chosen = controls[:NUM_PLANTED_PROMPTS]
+    chosen = controls[:NUM_INJECTED_PROMPTS]
     rows = []
     for number, size in enumerate(SIZES):
         listener.progress(f"positive control: noise of {size:g}", number, len(SIZES))
@@ -160,13 +160,15 @@ def _planted(
             "metric": settings.metric,
         }
         try:
-            measured = ledger.result(WorkUnit(f"calibrate/planted/{size:g}", _plant, arguments))
+            measured = ledger.result(
+                WorkUnit(f"calibrate/planted/{size:g}", _inject_noise, arguments)
+            )
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             measured = {"values": [], "reason": NO_MEMORY}
         num_over = sum(value > bound for value in measured["values"])
-        rows.append(Planted(size=size, num_over=num_over, **measured))
+        rows.append(InjectedNoise(size=size, num_over=num_over, **measured))
     return rows
 
 
@@ -183,12 +185,12 @@ def _measure_nuisance(
     return measured.model_dump()
 
 
-def _plant(
+def _inject_noise(
     worker: Worker, *, controls: Sequence[Control], size: float, seed: int, metric: MetricName
 ) -> dict[str, object]:
     cases = [one.case for one in controls]
     try:
-        values = planted_kls(
+        values = injected_kls(
             worker.pair,
             cases,
             {case.id: one.stored for case, one in zip(cases, controls, strict=True)},

@@ -14,7 +14,7 @@ from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Completions, Measurement, Origin
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.tokens import StoredTokens
-from pytest_divergence.discovery.behaviours.suspects import shown_behaviour
+from pytest_divergence.discovery.behaviours.hypotheses import shown_behaviour
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.selection import Selected
@@ -75,7 +75,7 @@ def _measure_cases(
 ) -> list[dict[str, Any]]:
     pair = worker.pair
     rows = [Case(input=text) for text in texts]
-    with pair.reading_once():
+    with pair.reuse_prompts():
         # First, for it reads all positions of a prompt: what comes after goes on from its end.
         nlls = prompt_nlls(pair, pair.candidate, texts)
         found = measure_rows(pair, sizes, row_seed(seed, CASE_STREAM), rows)

@@ -21,9 +21,9 @@ from pytest_divergence.core.evaluation_record import (
     PromptEvaluation,
 )
 from pytest_divergence.core.settings import MetricName
-from pytest_divergence.discovery.behaviours.answers import Answer, Answered, Evidence
+from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.counts import count_differences
-from pytest_divergence.discovery.behaviours.suspects import suspects_in
+from pytest_divergence.discovery.behaviours.hypotheses import hypotheses_in
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
 from pytest_divergence.discovery.proposals import distinct_share, self_similarity
 from pytest_divergence.models.pair import ModelPair
@@ -77,8 +77,8 @@ def evaluate(
     """
     ordinary = measure_ordinary(pair, config, controls)
     measured = _measured(pair, prompts, config)
-    answered = Evidence(_answered(pair, score) for score, _ in measured).answered
-    phrases = [one for one in suspects_in(answered) if one.motifs]
+    answered = AnsweredPrompts(_answered(pair, score) for score, _ in measured).answered
+    phrases = [one for one in hypotheses_in(answered) if one.motifs]
     evaluated = [_evaluation(pair, *one, ordinary) for one in measured]
     return Evaluation(
         model_1=pair.reference_identity.spec,
@@ -137,7 +137,7 @@ def _measured(
 ) -> list[tuple[PromptScore, tuple[float, float]]]:
     """Each prompt's score, and its negative log-likelihood under both models, nats per token."""
     _check(prompts)
-    with pair.reading_once():
+    with pair.reuse_prompts():
         nlls = zip(*(prompt_nlls(pair, side, prompts) for side in pair.sides), strict=True)
         return list(zip(_scores(pair, prompts, config), nlls, strict=True))
 
@@ -158,10 +158,10 @@ def _scores(pair: ModelPair, prompts: Sequence[str], config: EvaluationConfig) -
     )
 
 
-def _answered(pair: ModelPair, score: PromptScore) -> Answered:
+def _answered(pair: ModelPair, score: PromptScore) -> AnsweredPrompt:
     candidate = Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios)
     reference = pair.chat.text(score.continuations.reference[0])
-    return Answered(str(score.prompt), reference, candidate, is_control=False)
+    return AnsweredPrompt(str(score.prompt), reference, candidate, is_control=False)
 
 
 def _evaluation(

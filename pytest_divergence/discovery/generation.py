@@ -17,8 +17,8 @@ from pytest_divergence.core.errors import DivergenceError, SettingsError
 from pytest_divergence.discovery.soft_prompts.training_config import Position
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import insert, num_opening, place_in
 from pytest_divergence.models.decoding import decode_amplified, decode_sampled, row_seed
-from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import ModelSide
+from pytest_divergence.models.pair import ModelPair, with_gradients
+from pytest_divergence.models.side import Side
 
 
 def generate_prompts(
@@ -28,7 +28,7 @@ def generate_prompts(
     num_prompts: int,
     max_new_tokens: int,
     seed: int,
-    writers: Sequence[ModelSide] | None = None,
+    writers: Sequence[Side] | None = None,
     position: Position = "before",
     texts: Sequence[str] = (),
 ) -> list[str]:
@@ -107,7 +107,7 @@ def _starts(pair: ModelPair, position: Position, texts: Sequence[str]) -> list[_
 
 
 def _written_by(
-    side: ModelSide,
+    side: Side,
     pair: ModelPair,
     prompt_embeds: Tensor | None,
     starts: Sequence[_Start],
@@ -116,10 +116,10 @@ def _written_by(
 ) -> list[str]:
     chat = pair.chat
     with torch.no_grad():
-        rows = [
-            ids if prompt_embeds is None else insert(side, prompt_embeds, ids, at=len(ids))
-            for ids, _ in starts
-        ]
+        rows = [ids for ids, _ in starts]
+        if prompt_embeds is not None:
+            embedding = with_gradients(pair, side)
+            rows = [insert(embedding, prompt_embeds, ids, at=len(ids)) for ids in rows]
     continuations = decode_sampled(
         side,
         rows,

@@ -9,13 +9,13 @@ class Listener(Protocol):
     """Hears what a run does; a terminal, a log, or nobody."""
 
     def say(self, text: str) -> None:
-        """One line for people, safe to print."""
+        """Show people one line, safe to print."""
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """`done` of `total` steps of a phase are finished."""
+        """Show that `done` of `total` steps of a phase are finished."""
 
     def expect(self, seconds: float) -> None:
-        """The run is expected to end in so many seconds; said again as more is known."""
+        """Show that the run should end in so many seconds; called again as more is known."""
 
 
 class Silence:

@@ -51,7 +51,7 @@ def clean(proposals: Iterable[Proposal], known: Iterable[str] = ()) -> list[Prop
 
 def is_near(first: str, second: str) -> bool:
     """Whether two prompts are near-identical: most of their character 4-grams are shared."""
-    sizes = sorted((len(_grams(first)), len(_grams(second))))
+    sizes = sorted((len(_ngrams(first)), len(_ngrams(second))))
     if sizes[0] < NEAR * sizes[1]:  # too unlike in length, and cheap to tell
         return False
     return similarity(first, second) >= NEAR
@@ -70,7 +70,7 @@ def diverse(texts: Iterable[str], count: int) -> list[str]:
 
 def similarity(first: str, second: str) -> float:
     """Jaccard similarity of two texts' character 4-grams, 0 to 1."""
-    ours, theirs = _grams(first), _grams(second)
+    ours, theirs = _ngrams(first), _ngrams(second)
     return len(ours & theirs) / len(ours | theirs)
 
 
@@ -83,13 +83,13 @@ def self_similarity(texts: Sequence[str]) -> float:
 def distinct_share(texts: Sequence[str], size: int) -> float:
     """Different word n-grams over all of them (distinct-n; Li et al. 2016, arXiv:1510.03055)."""
     words = [text.casefold().split() for text in texts]
-    grams = [
+    ngrams = [
         tuple(row[start : start + size]) for row in words for start in range(len(row) - size + 1)
     ]
-    return len(set(grams)) / len(grams) if grams else 0.0
+    return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
 @lru_cache(maxsize=4096)  # each prompt is compared with many
-def _grams(text: str) -> frozenset[str]:
+def _ngrams(text: str) -> frozenset[str]:
     folded = " ".join(text.casefold().split())
     return frozenset(folded[start : start + 4] for start in range(max(1, len(folded) - 3)))

@@ -38,7 +38,7 @@ from pytest_divergence.discovery.confirmation import ConfirmedCase
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.plan import RunIdentity, versions
 from pytest_divergence.discovery.proposals import distinct_share, self_similarity
-from pytest_divergence.discovery.rounds import ScoredProposal, SearchResult
+from pytest_divergence.discovery.rounds import ScoredProposal, SearchLog
 from pytest_divergence.models.chat_format import FROZEN_ARGUMENTS
 from pytest_divergence.models.fingerprints import ModelIdentity
 
@@ -47,12 +47,12 @@ NOT_OF_A_SUITE = {"update", "fill", "redact", "allow_same_model"}
 
 
 @dataclass
-class Findings:
+class RunState:
     """What a run has so far; filled step by step, so that an interruption can report it."""
 
     calibrated: Calibrated | None = None
     bound: Bound | None = None
-    search: SearchResult = field(default_factory=SearchResult)
+    search: SearchLog = field(default_factory=SearchLog)
     confirmed: list[ConfirmedCase] = field(default_factory=list)
     exported: dict[str, Case] = field(default_factory=dict)
     """The suite's rows by id, after the hook that may change or drop them."""
@@ -73,7 +73,7 @@ class Findings:
 
 
 def build_report(
-    findings: Findings,
+    state: RunState,
     settings: Settings,
     identity: RunIdentity,
     ledger: Ledger,
@@ -83,49 +83,49 @@ def build_report(
     num_unconfirmed: int,
 ) -> Report:
     """The whole run as one value; an incomplete one shows its best proposals as not measured."""
-    cases = _report_cases(findings)
-    if not is_complete and not findings.confirmed:
-        cases = [_unconfirmed(one) for one in findings.search.best[:num_unconfirmed]]
+    cases = _report_cases(state)
+    if not is_complete and not state.confirmed:
+        cases = [_unconfirmed(one) for one in state.search.best[:num_unconfirmed]]
     calibration = Calibration()
-    if findings.calibrated is not None and findings.bound is not None:
-        calibration = findings.calibrated.as_report(findings.bound)
+    if state.calibrated is not None and state.bound is not None:
+        calibration = state.calibrated.as_report(state.bound)
     return Report(
         run=Run(
             id=run_id,
             mode="search",
             status="complete" if is_complete else "incomplete",
-            reason=findings.reason,
+            reason=state.reason,
         ),
         pair=PairSummary(
             reference=identity.reference.spec,
             candidate=identity.candidate.spec,
-            dtype=findings.dtype,
+            dtype=state.dtype,
             device=identity.device,
             chat_template=settings.chat_template,
         ),
         settings=settings.model_dump(mode="json"),
         calibration=calibration,
         verdict_counts=dict(Counter(one.verdict for one in cases if not one.off_distribution)),
-        behaviours=findings.behaviours,
+        behaviours=state.behaviours,
         cases=cases,
-        strategies=_strategies(findings),
-        training=findings.search.training,
-        search_curve=findings.search.curve,
-        differences=findings.differences,
-        case_set=_case_set(findings),
+        strategies=_strategies(state),
+        training=state.search.training,
+        search_curve=state.search.curve,
+        differences=state.differences,
+        case_set=_case_set(state),
         first_behaviour=None
-        if findings.first_found is None
+        if state.first_found is None
         else FirstFound(
-            seconds=round(findings.first_found[0], 3), tokens_forwarded=findings.first_found[1]
+            seconds=round(state.first_found[0], 3), tokens_forwarded=state.first_found[1]
         ),
-        errors=[*findings.errors, *findings.search.errors],
+        errors=[*state.errors, *state.search.errors],
         effort=ledger.effort,
     )
 
 
 def write_suite_files(
     path: Path,
-    findings: Findings,
+    state: RunState,
     settings: Settings,
     identity: RunIdentity,
     ledger: Ledger,
@@ -133,28 +133,28 @@ def write_suite_files(
     key: str,
 ) -> None:
     """Write the suite with its tokens and provenance. Raises SuiteError, StoreError."""
-    calibrated, bound = findings.calibrated, findings.bound
+    calibrated, bound = state.calibrated, state.bound
     assert calibrated is not None  # the run confirms only after it has calibrated
-    cases = [one for one in findings.cases if one.case.id in findings.exported]
-    controls = [one for one in calibrated.controls if one.case.id not in findings.exported]
+    cases = [one for one in state.cases if one.case.id in state.exported]
+    controls = [one for one in calibrated.controls if one.case.id not in state.exported]
     controls = controls[:NUM_CONTROL_ROWS]
     stored = [*(one.stored for one in cases), *(one.stored for one in controls)]
     made = provenance_of(
         identity,
         settings,
         key=key,
-        dtype=findings.dtype,
-        template_sha256=findings.template_sha256,
+        dtype=state.dtype,
+        template_sha256=state.template_sha256,
     )
     measured = {
         "noise_floor": calibrated.noise_floor,
         "typical_shift": calibrated.shift.summary(),
         "bound": bound,
         "nll_limit": calibrated.nll_limit,
-        "behaviours": findings.behaviours,
+        "behaviours": state.behaviours,
         "effort": ledger.effort,
     }
-    rows = [*findings.exported.values(), *(one.case for one in controls)]
+    rows = [*state.exported.values(), *(one.case for one in controls)]
     write_stored(path, rows, stored, made.model_copy(update=measured))
 
 
@@ -183,14 +183,14 @@ def provenance_of(
     )
 
 
-def _report_cases(findings: Findings) -> list[ReportCase]:
-    if findings.bound is None:
+def _report_cases(state: RunState) -> list[ReportCase]:
+    if state.bound is None:
         return []
-    bound = findings.bound.value
+    bound = state.bound.value
     rows: list[ReportCase] = []
-    for one in findings.confirmed:
+    for one in state.confirmed:
         is_off = one.selected.is_off_distribution
-        case = one.case.with_changes(max_kl=bound) if is_off else findings.exported.get(one.case.id)
+        case = one.case.with_changes(max_kl=bound) if is_off else state.exported.get(one.case.id)
         if case is None:  # a hook has dropped it
             continue
         verdict, reason = _verdict(case)
@@ -199,7 +199,7 @@ def _report_cases(findings: Findings) -> list[ReportCase]:
                 **dict(case),
                 verdict=verdict,
                 verdict_reason=reason,
-                excess=_excess(findings, case),
+                excess=_excess(state, case),
                 prompt_nll=one.selected.prompt_nll,
                 candidate_prompt_nll=one.candidate_nll,
                 off_distribution=is_off,
@@ -218,10 +218,10 @@ def _verdict(case: Case) -> tuple[Verdict, str]:
     return verdict, f"{case.kl.quantity} {case.kl.value:.3f} {relation} {limit}"
 
 
-def _excess(findings: Findings, case: Case) -> float | None:
-    if case.kl is None or findings.calibrated is None:
+def _excess(state: RunState, case: Case) -> float | None:
+    if case.kl is None or state.calibrated is None:
         return None
-    return case.kl.value - findings.calibrated.shift.mean
+    return case.kl.value - state.calibrated.shift.mean
 
 
 def _unconfirmed(one: ScoredProposal) -> ReportCase:
@@ -235,8 +235,8 @@ def _unconfirmed(one: ScoredProposal) -> ReportCase:
     )
 
 
-def _case_set(findings: Findings) -> CaseSet | None:
-    cases = [one for one in findings.cases if one.case.id in findings.exported]
+def _case_set(state: RunState) -> CaseSet | None:
+    cases = [one for one in state.cases if one.case.id in state.exported]
     if not cases:
         return None
     texts = [one.case.text for one in cases]
@@ -250,11 +250,11 @@ def _case_set(findings: Findings) -> CaseSet | None:
     )
 
 
-def _strategies(findings: Findings) -> list[StrategySummary]:
-    selected = Counter(one.selected.scored.proposal.strategy for one in findings.cases)
+def _strategies(state: RunState) -> list[StrategySummary]:
+    selected = Counter(one.selected.scored.proposal.strategy for one in state.cases)
     return [
         summary.model_copy(update={"num_selected": selected[summary.name]})
-        for summary in findings.search.strategies.values()
+        for summary in state.search.strategies.values()
     ]
 
 

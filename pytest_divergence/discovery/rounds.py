@@ -15,9 +15,9 @@ from typing import Any
 from pytest_divergence.core.errors import ModelLoadError, StoreError
 from pytest_divergence.core.report import CurvePoint, RunError, StrategySummary, TrainingSummary
 from pytest_divergence.core.settings import Profile, Settings
-from pytest_divergence.discovery.behaviours.answers import Answer, Answered
+from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours
-from pytest_divergence.discovery.behaviours.suspects import Suspect
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
@@ -26,7 +26,7 @@ from pytest_divergence.discovery.strategies.protocol import (
     RoundTask,
     SearchContext,
     Strategy,
-    Target,
+    TargetPhrase,
     most_paying,
 )
 from pytest_divergence.models.decoding import row_seed
@@ -59,13 +59,13 @@ class ScoredProposal:
         return cls(**{**row, **parts})
 
     @property
-    def answered(self) -> Answered:
+    def answered(self) -> AnsweredPrompt:
         """The prompt and its answers as evidence for behaviours."""
-        return Answered(self.proposal.text, self.reference, self.candidate, is_control=False)
+        return AnsweredPrompt(self.proposal.text, self.reference, self.candidate, is_control=False)
 
 
 @dataclass
-class SearchResult:
+class SearchLog:
     """All that the search found, before anything is confirmed."""
 
     scored: list[ScoredProposal] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Search:
     bound: float
     """Provisional: what counts as found, nats per token."""
 
-    def run(self, ledger: Ledger, result: SearchResult) -> None:
+    def run(self, ledger: Ledger, result: SearchLog) -> None:
         """Fill `result` round by round, so that an interruption keeps what is there."""
         deadline = self.settings.budget_seconds
         started = time.monotonic()
@@ -137,12 +137,12 @@ class Search:
                 resting[name] = aims
             asked[name] += 1
 
-    def _next(self, open_ones: Sequence[str], result: SearchResult) -> str:
+    def _next(self, open_ones: Sequence[str], result: SearchLog) -> str:
         """The strategy that found the most for its cost, or has yet to show what it finds."""
         rounds = [(name, one) for name in open_ones for one in result.rounds[name]]
         return most_paying(open_ones, rounds)
 
-    def _one_round(self, ledger: Ledger, result: SearchResult, name: str, asked: int) -> bool:
+    def _one_round(self, ledger: Ledger, result: SearchLog, name: str, asked: int) -> bool:
         """Run, or read back, one round; False where the strategy has no more to offer for now.
 
         It was `asked` so many times before: more often than it has had rounds, if it was woken.
@@ -169,7 +169,7 @@ class Search:
         )
         return bool(found["num_proposals"])
 
-    def _arguments(self, result: SearchResult, name: str) -> dict[str, Any]:
+    def _arguments(self, result: SearchLog, name: str) -> dict[str, Any]:
         """The arguments of `play_round` for a strategy's next round."""
         number = len(result.rounds[name])
         task = RoundTask(
@@ -193,18 +193,18 @@ class Search:
             "known": frozenset(result.known),
         }
 
-    def _ranked(self, result: SearchResult) -> list[ScoredProposal]:
+    def _ranked(self, result: SearchLog) -> list[ScoredProposal]:
         """The best so far; what shows a behaviour before what only reads high."""
         return sorted(result.best, key=lambda one: not self.behaviours.is_shown(one.answered))
 
-    def _causes(self, result: SearchResult, target: Target) -> list[str]:
-        suspect = Suspect(target.text, (target.motif,))
-        return [one.proposal.text for one in result.best if suspect.is_shown_on(one.answered)]
+    def _causes(self, result: SearchLog, target: TargetPhrase) -> list[str]:
+        hypothesis = Hypothesis(target.text, (target.motif,))
+        return [one.proposal.text for one in result.best if hypothesis.is_shown_on(one.answered)]
 
     def _take_over(
         self,
         found: dict[str, Any],
-        result: SearchResult,
+        result: SearchLog,
         name: str,
         ledger: Ledger,
         seconds: float,
@@ -260,7 +260,7 @@ def play_round(
         artefacts=worker.artefacts,
         record_training=training.append,
     )
-    with pair.reading_once():
+    with pair.reuse_prompts():
         offered = strategy.propose(pair, context)
         proposals = [
             proposal
@@ -310,7 +310,7 @@ def _score(
     ]
 
 
-def _last_cost(result: SearchResult, name: str) -> int:
+def _last_cost(result: SearchLog, name: str) -> int:
     """Forwarded tokens of a strategy's last round; 0 before its first, which may surprise."""
     rounds = result.rounds[name]
     return rounds[-1].tokens_forwarded if rounds else 0

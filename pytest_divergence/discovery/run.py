@@ -22,10 +22,10 @@ from pytest_divergence.core.redaction import redacted
 from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.core.verdicts import refusal
-from pytest_divergence.discovery.behaviours.answers import Evidence
+from pytest_divergence.core.verdicts import check_bound
+from pytest_divergence.discovery.behaviours.amplified_phrases import amplified_phrases
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.causes import add_causes
-from pytest_divergence.discovery.behaviours.hints import hints
 from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours
 from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
@@ -41,7 +41,7 @@ from pytest_divergence.discovery.plan import (
     open_journal,
 )
 from pytest_divergence.discovery.progress import Listener, Silence
-from pytest_divergence.discovery.results import Findings, build_report, write_suite_files
+from pytest_divergence.discovery.results import RunState, build_report, write_suite_files
 from pytest_divergence.discovery.rounds import Search
 from pytest_divergence.discovery.selection import select
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import artefact_folder
@@ -169,20 +169,20 @@ class Steps:
     listener: Listener
     accepted: Sequence[Behaviour]
     """Behaviours that the user knows and accepts."""
-    findings: Findings = field(default_factory=Findings)
+    state: RunState = field(default_factory=RunState)
     behaviours: Behaviours | None = None
 
     def carry_out(self) -> None:
         """Take all of them but writing. Raises `DivergenceError`s, or what interrupts the run."""
-        settings, findings = self.settings, self.findings
+        settings, state = self.settings, self.state
         calibrated = self._calibrate()
         self.behaviours = Behaviours(
             self.ledger,
             settings,
             self.plan.profile,
             self.listener,
-            Evidence(one.answered for one in calibrated.controls),
-            hints(self.ledger, calibrated.amplified, self.plan.profile, self.listener),
+            AnsweredPrompts(one.answered for one in calibrated.controls),
+            amplified_phrases(self.ledger, calibrated.amplified, self.plan.profile, self.listener),
         )
         self.behaviours.look()
         self._search(self.behaviours, calibrated.automatic_bound().value)
@@ -191,27 +191,29 @@ class Steps:
             self.ledger, self.behaviours.confirmed, self.plan.profile, self.listener
         )
         self._describe(self.behaviours)
-        findings.bound = calibrated.bound(settings.max_kl, findings.behaviours)
-        findings.confirmed = self._confirm(calibrated)
-        findings.behaviours = [self._with_cases(one) for one in findings.behaviours]
+        state.bound = calibrated.bound(settings.max_kl, state.behaviours)
+        state.confirmed = self._confirm(calibrated)
+        state.behaviours = [self._with_cases(one) for one in state.behaviours]
 
     def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:
         """Write what was confirmed, once all other steps are taken."""
-        findings = self.findings
-        assert findings.bound is not None  # `carry_out` has set it
-        cases = [one.case.with_changes(max_kl=findings.bound.value) for one in findings.cases]
+        state = self.state
+        calibrated = state.calibrated
+        assert calibrated is not None and state.bound is not None  # noqa: PT018  # set together
+        cases = [one.case.with_changes(max_kl=state.bound.value) for one in state.cases]
         modify_cases(cases)
+        floor, metric, dtype = calibrated.noise_floor, self.settings.metric, state.dtype
         for case in cases:  # what a hook asks for is held to the same rule
-            self._refuse_noise(case.max_kl, f"case {case.id}: max_kl")
-        findings.exported = {case.id: case for case in cases}
-        write_suite_files(
-            path, findings, self.settings, self.identity, self.ledger, key=self.plan.key
-        )
+            if case.max_kl is not None:
+                name = f"case {case.id}: max_kl"
+                check_bound(case.max_kl, floor, metric, dtype=dtype, name=name)
+        state.exported = {case.id: case for case in cases}
+        write_suite_files(path, state, self.settings, self.identity, self.ledger, key=self.plan.key)
 
     def report(self, folder: Path, *, is_complete: bool) -> Report:
         """Write report.json of what was found so far into a folder, and return it."""
         report = build_report(
-            self.findings,
+            self.state,
             self.settings,
             self.identity,
             self.ledger,
@@ -226,17 +228,17 @@ class Steps:
 
     def note(self, error: BaseException) -> None:
         """Keep what stopped the run for its report, beside what is suspected by then."""
-        if self.behaviours is not None and not self.findings.behaviours:
+        if self.behaviours is not None and not self.state.behaviours:
             self._describe(self.behaviours)
         if isinstance(error, KeyboardInterrupt):
-            self.findings.reason = "the user interrupted it"
+            self.state.reason = "the user interrupted it"
         else:
             message = str(error) or "no reason given"
-            self.findings.errors.append(RunError(where=type(error).__name__, message=message))
+            self.state.errors.append(RunError(where=type(error).__name__, message=message))
 
     def _calibrate(self) -> Calibrated:
-        settings, findings = self.settings, self.findings
-        findings.dtype, findings.template_sha256 = self.ledger.result(WorkUnit("pair", _pair_facts))
+        settings, state = self.settings, self.state
+        state.dtype, state.template_sha256 = self.ledger.result(WorkUnit("pair", _pair_facts))
         calibrated = calibrate(
             self.calibration_ledger,
             self.plan.profile,
@@ -245,13 +247,20 @@ class Steps:
             metric=settings.metric,
             seed=settings.seed,
         )
-        findings.calibrated = calibrated
-        findings.bound = calibrated.bound(settings.max_kl).model_copy(update={"provisional": True})
-        self._refuse_noise(settings.max_kl, setting("max_kl"))
+        state.calibrated = calibrated
+        state.bound = calibrated.bound(settings.max_kl).model_copy(update={"provisional": True})
+        if settings.max_kl != "auto":
+            check_bound(
+                settings.max_kl,
+                calibrated.noise_floor,
+                settings.metric,
+                dtype=state.dtype,
+                name=setting("max_kl"),
+            )
         return calibrated
 
     def _search(self, behaviours: Behaviours, bound: float) -> None:
-        settings, plan, found = self.settings, self.plan, self.findings.search
+        settings, plan, found = self.settings, self.plan, self.state.search
         Search(
             settings,
             plan.profile,
@@ -274,18 +283,18 @@ class Steps:
             )
 
     def _describe(self, behaviours: Behaviours) -> None:
-        findings = self.findings
-        findings.behaviours = with_accepted(behaviours.records(), self.accepted)
-        findings.first_found = behaviours.first_found
-        findings.differences = behaviours.differences()
+        state = self.state
+        state.behaviours = with_accepted(behaviours.records(), self.accepted)
+        state.first_found = behaviours.first_found
+        state.differences = behaviours.differences()
 
     def _confirm(self, calibrated: Calibrated) -> list[ConfirmedCase]:
         """The best of what was found, measured anew."""
-        profile, behaviours = self.plan.profile, self.findings.behaviours
+        profile, behaviours = self.plan.profile, self.state.behaviours
         conditional = [one for one in behaviours if one.confirmed and one.kind == "conditional"]
         selected = select(
             self.ledger,
-            self.findings.search.best,
+            self.state.search.best,
             num_cases=profile.num_cases,
             nll_limit=calibrated.nll_limit,
             is_natural_only=self.settings.gate == "natural",
@@ -300,18 +309,9 @@ class Steps:
 
     def _with_cases(self, behaviour: Behaviour) -> Behaviour:
         """The behaviour with the cases whose answers show it."""
-        cases = [one.case for one in self.findings.cases]
+        cases = [one.case for one in self.state.cases]
         shown = [case.id for case in cases if case.behaviour == behaviour.id]
         return behaviour.model_copy(update={"example_case_ids": shown})
-
-    def _refuse_noise(self, max_kl: float | str | None, name: str) -> None:
-        """Raise `SettingsError` for a bound given as a number that the noise alone could break."""
-        calibrated = self.findings.calibrated
-        if calibrated is None or not isinstance(max_kl, float):
-            return
-        floor, unit = calibrated.own_noise, calibrated.unit
-        if reason := refusal(max_kl, floor, name=name, dtype=self.findings.dtype, unit=unit):
-            raise SettingsError(reason)
 
 
 def _pair_facts(worker: Worker) -> list[str | None]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.discovery.behaviours.suspects import shown_behaviour
+from pytest_divergence.discovery.behaviours.hypotheses import shown_behaviour
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.discovery.rounds import ScoredProposal

@@ -14,31 +14,32 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.models.side import ModelSide
+from pytest_divergence.models.switches import Activate
 
 
 @contextmanager
-def recomputed_layers(side: ModelSide) -> Iterator[None]:
+def checkpointed_layers(model: nn.Module, activate: Activate, *, role: str) -> Iterator[None]:
     """Within it, a forward pass keeps each layer's input only, where gradients are wanted.
 
     The pass must not use a key-value cache: layers would add to it twice. Raises `SettingsError`
     for a model without layers that can be recomputed.
     """
     layers: list[Any] = [
-        module for module in side.model.modules() if isinstance(module, GradientCheckpointingLayer)
+        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
     ]
     if not layers:
         raise SettingsError(
-            f"gradient_checkpointing=True: the {side.role}, a {type(side.model).__name__}, has no "
+            f"gradient_checkpointing=True: the {role}, a {type(model).__name__}, has no "
             "layers that transformers can recompute; leave it out"
         )
     before = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
-        layer.forward = partial(_recomputed, side, layer.forward)
+        layer.forward = partial(_recomputed, activate, layer.forward)
     try:
         yield
     finally:
@@ -50,7 +51,7 @@ def recomputed_layers(side: ModelSide) -> Iterator[None]:
 
 
 def _recomputed(
-    side: ModelSide, forward: Callable[..., object], *args: Any, **options: Any
+    activate: Activate, forward: Callable[..., object], *args: Any, **options: Any
 ) -> object:
     if not torch.is_grad_enabled():
         return forward(*args, **options)
@@ -59,6 +60,6 @@ def _recomputed(
         *args,
         use_reentrant=False,
         preserve_rng_state=False,  # nothing is random in a frozen model
-        context_fn=lambda: (nullcontext(), side.activate()),
+        context_fn=lambda: (nullcontext(), activate()),
         **options,
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pytest_divergence.models.batching import Prefix, map_batches
-from pytest_divergence.models.side import Decoding, ModelSide
+from pytest_divergence.models.side import Decoding, Side
 
 Row = TypeVar("Row")
 DECODING_BATCH = 64
@@ -33,7 +33,7 @@ def row_seed(*parts: object) -> int:
 
 
 def decode_greedily(
-    side: ModelSide,
+    side: Side,
     bodies: Sequence[Tensor],
     *,
     prefix: Prefix,
@@ -49,7 +49,7 @@ def decode_greedily(
 
 
 def decode_sampled(
-    side: ModelSide,
+    side: Side,
     bodies: Sequence[Tensor],
     *,
     prefix: Prefix,
@@ -90,8 +90,8 @@ def samples_from(
 
 
 def decode_amplified(
-    reference: ModelSide,
-    candidate: ModelSide,
+    reference: Side,
+    candidate: Side,
     bodies: Sequence[Tensor],
     *,
     prefix: Prefix,

@@ -86,7 +86,7 @@ class ForwardPass:
         name = "inputs_embeds" if rows.is_floating_point() else "input_ids"
         options: dict[str, object] = {"logits_to_keep": num_logits} if self._keeps_logits else {}
         options[self._cache_argument] = cache
-        with fast_products(self._model):
+        with fast_matmul(self._model):
             output = self._model(
                 **{name: rows},
                 attention_mask=mask,
@@ -99,7 +99,7 @@ class ForwardPass:
 
 
 @contextmanager
-def fast_products(model: PreTrainedModel | None = None) -> Iterator[None]:
+def fast_matmul(model: PreTrainedModel | None = None) -> Iterator[None]:
     """Within it, float32 products on the CPU are computed by oneDNN where that is faster.
 
     torch's setting is one for the process, and is as before afterwards, like the `model` whose

@@ -46,6 +46,7 @@ from pytest_divergence.models.tokenizers import (
     smaller,
 )
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
+from pytest_divergence.models.transformers_side import TransformersSide
 
 QUANTISERS = {"torchao": "torchao", "bitsandbytes": "bitsandbytes"}
 """Packages by the method that a config names."""
@@ -127,6 +128,7 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
     )
     if other_tokenizer is None:
         loaded, role = pair.candidate, plan.candidate.full_model.role
+        assert isinstance(loaded, TransformersSide)  # `from_models` makes no other
         if note := padding_note(role, loaded.num_rows, loaded.vocabulary):
             say(note)
     if not plan.is_known:  # the digests are of the weights in memory, of both sides

@@ -8,9 +8,8 @@ MB. Knows no divergence; who goes through positions in pieces is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pytest_divergence.models.forward import fast_products
+from pytest_divergence.models.forward import fast_matmul
 
 WHOLE_BYTES = 128 * 2**20
 """Logits in float32 that are made all at once: up to here pieces would only cost time."""
@@ -26,42 +25,6 @@ NUM_PROBED = 8
 """Tokens on which a head is tried."""
 PROBE_ROUNDINGS = 8
 """Units in the last place of the largest logit by which the same head may differ from itself."""
-
-
-@dataclass(frozen=True)
-class Positions:
-    """What one model says at N positions: `states` (N, D), of which `to_logits` makes (N, V).
-
-    Where the logits are there already they are the states.
-    """
-
-    states: Tensor
-    vocab_size: int
-    to_logits: Callable[[Tensor], Tensor] | None = None
-    first: Tensor | None = None
-    """Logits (V,) of one more position, before the others."""
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all logits are in memory."""
-        return self.to_logits is None
-
-    def __len__(self) -> int:
-        return len(self.states) + (self.first is not None)
-
-    def logits(self, start: int, stop: int) -> Tensor:
-        """Logits of the positions from `start` to before `stop`, in float32: (stop - start, V)."""
-        skipped = int(self.first is not None)
-        states = self.states[max(0, start - skipped) : stop - skipped]
-        logits = states if self.to_logits is None else self.to_logits(states)
-        if self.first is None or start:
-            return logits
-        return torch.cat([self.first[None], logits.to(self.first.device)])
-
-    def at(self, index: Tensor) -> Positions:
-        """Some of the positions, where none stands before the others: (M,) indices."""
-        assert self.first is None
-        return replace(self, states=self.states[index.to(self.states.device)])
 
 
 class OutputHead:
@@ -83,7 +46,7 @@ class OutputHead:
     def __call__(self, states: Tensor) -> Tensor:
         """Logits of hidden states, in float32: (N, D) -> (N, V)."""
         assert self._module is not None  # `is_exact` said so
-        with fast_products():
+        with fast_matmul():
             logits: Tensor = self._module(states.contiguous())
         if self._cap is not None:
             logits = torch.tanh(logits / self._cap) * self._cap
@@ -125,7 +88,7 @@ class OutputHead:
             return False
         row = torch.arange(NUM_PROBED, device=input_device(self._model))[None]
         model: Any = self._model
-        with torch.no_grad(), fast_products(self._model):
+        with torch.no_grad(), fast_matmul(self._model):
             own: Tensor = model(input_ids=row, use_cache=False).logits
             with self.spared() as reached:
                 model(input_ids=row, use_cache=False)

@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.errors import MeasurementError, ModelLoadError, NoGradientError
+from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.chat_format import ChatFormat, Prompt
 from pytest_divergence.models.devices import present_weights
 from pytest_divergence.models.fingerprints import ModelIdentity
-from pytest_divergence.models.side import Meter, ModelSide
+from pytest_divergence.models.side import Meter, Role, Side, SideWithGradients, SideWithWeights
 from pytest_divergence.models.tokenizers import Vocabulary, num_tokens, vocabularies
+from pytest_divergence.models.transformers_side import TransformersSide
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -54,8 +56,8 @@ class ModelPair:
     Build one with `load_model_pair` from specs, or `ModelPair.from_models` from memory.
     """
 
-    reference: ModelSide
-    candidate: ModelSide
+    reference: Side
+    candidate: Side
     chat: ChatFormat
     reference_identity: ModelIdentity
     candidate_identity: ModelIdentity
@@ -86,8 +88,8 @@ class ModelPair:
         """
         models = _plain(reference), _plain(candidate)
         meter = Meter()
-        reference_side = ModelSide("reference", models[0], meter=meter)
-        candidate_side = ModelSide("candidate", models[1], meter=meter)
+        reference_side = TransformersSide("reference", models[0], meter=meter)
+        candidate_side = TransformersSide("candidate", models[1], meter=meter)
         wrapped = _shared_wrapper(reference, candidate)
         if wrapped is not None:
             names = adapters or (_active(reference), _active(candidate))
@@ -131,18 +133,18 @@ class ModelPair:
         return replace(self, metrics={**self.metrics, **metrics})
 
     @contextmanager
-    def reading_once(self) -> Iterator[None]:
+    def reuse_prompts(self) -> Iterator[None]:
         """Within it each model reads a prompt once, whatever is measured on it.
 
         No number changes by more than rounding. Keys and values of the prompts take memory, up to
         `pytest_divergence.models.kv_cache.KEPT_BYTES` a model, until the end; prompts beyond that
         are read each time.
         """
-        with self.reference.reading_once(), self.candidate.reading_once():
+        with self.reference.reuse_prompts(), self.candidate.reuse_prompts():
             yield
 
     @property
-    def sides(self) -> tuple[ModelSide, ModelSide]:
+    def sides(self) -> tuple[Side, Side]:
         """Reference and candidate, in this order."""
         return self.reference, self.candidate
 
@@ -170,12 +172,49 @@ class ModelPair:
         return rows
 
 
+def with_gradients(pair: ModelPair, side: Side) -> SideWithGradients:
+    """Return a side of a pair that soft prompts can be trained on.
+
+    Raises `NoGradientError` for one that gives no gradients.
+    """
+    if isinstance(side, SideWithGradients):
+        return side
+    raise NoGradientError(
+        f"{_name_of(side, pair)} gives no gradients to its inputs, by which soft prompts are "
+        f"trained; {_LOAD_IT} for {setting(_SETTINGS[side.role])}, or search without training: the "
+        "other strategies need no gradients"
+    )
+
+
+def with_weights(pair: ModelPair, side: Side) -> SideWithWeights:
+    """Return a side of a pair whose weights can be switched.
+
+    Raises `MeasurementError` for one without weights at hand.
+    """
+    if isinstance(side, SideWithWeights):
+        return side
+    raise MeasurementError(
+        f"{_name_of(side, pair)} has no weights here, so its attention, dtype and device cannot be "
+        f"switched and no noise can be planted in it; {_LOAD_IT} for "
+        f"{setting(_SETTINGS[side.role])}, or search: a search measures the noise floor and the "
+        "typical shift without weights"
+    )
+
+
+_SETTINGS: dict[Role, str] = {"reference": "model_1", "candidate": "model_2"}
+_LOAD_IT = "give a model folder or a Hub id"
+
+
+def _name_of(side: Side, pair: ModelPair) -> str:
+    """The role of a side and the spec of its model, for the beginning of a message."""
+    identities = {"reference": pair.reference_identity, "candidate": pair.candidate_identity}
+    return f"the {side.role} ({safe_line(identities[side.role].spec)})"
+
+
 class AdapterSwitch:
     """The adapters of one PEFT model: one side's while that side runs, then the other's.
 
-    PEFT's own ways, on the whole model or on each layer, set anew which of the weights want
-    gradients: ten times as slow, around every forward pass, of which decoding has one a token. This
-    one touches the adapters' layers only, and only where the other side ran last.
+    A switch costs PEFT a walk over its layers, so it is made only where the other side ran last.
     """
 
     def __init__(self, model: PeftModel, *sides: Adapters) -> None:
@@ -214,9 +253,9 @@ class AdapterSwitch:
     def _set(self, index: int) -> None:
         if self._is_on != index:
             for layer, names in self._states[index]:
-                layer._disable_adapters = not names
+                layer.enable_adapters(bool(names))
                 if names:
-                    layer._active_adapter = names
+                    layer.set_adapter(names, inference_mode=True)
             self._is_on = index
 
 

@@ -1,39 +1,25 @@
-"""One model of a pair: forward passes over rows of tokens or embeddings.
+"""One model of a pair, by what it can do: the Protocols that all above this folder knows of a side.
 
-Rows are padded on the left and carry explicit position ids, so a row's logits do not depend on
-what else is in the batch. What every row begins with, the chat prefix, is computed once and its
-keys and values are shared. Where it is told to read once (`ModelSide.reading_once`), so are those
-of whole prompts. Does not know chat formats, divergences or sampling.
+Every side reads rows of token ids and decodes after them: enough to score, to decode and to
+search. Some also pass gradients to their inputs, which soft prompts are trained by, and some have
+weights at hand, which a calibration switches. Knows no library that runs models; the side that
+transformers runs is `pytest_divergence.models.transformers_side`'s.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
-from pytest_divergence.models.batching import Prefix, is_out_of_memory
-from pytest_divergence.models.forward import ForwardPass, Padded
-from pytest_divergence.models.kv_cache import (
-    PrefixedRows,
-    Prefixes,
-    PromptCache,
-    ReadBatch,
-    gather,
-    keys_and_values,
-)
-from pytest_divergence.models.output_head import OutputHead, Positions, input_device
-from pytest_divergence.models.tokenizers import Vocabulary
+from pytest_divergence.core.calibration_record import NuisanceKind
+from pytest_divergence.models.batching import Prefix
 
 Role = Literal["reference", "candidate"]
-NUM_PROBED = 2
-"""Tokens on which `passes_gradients` tries a model."""
 
 
 @dataclass
@@ -43,309 +29,158 @@ class Meter:
     tokens_forwarded: int = 0
 
 
-@dataclass
-class ModelSide:
-    """The reference or the candidate of a pair, ready to be run."""
+@dataclass(frozen=True)
+class LazyLogits:
+    """What one model says at N positions: `states` (N, D), of which `to_logits` makes (N, V).
 
-    role: Role
-    model: PreTrainedModel
-    activate: Callable[[], AbstractContextManager[object]] = nullcontext
-    """Entered around each use: for an adapter pair it switches the adapter."""
-    meter: Meter = field(default_factory=Meter)
-    vocabulary: Vocabulary | None = None
-    """What its logits are read as; None: each row of the head is a token of both models."""
-    _prompts: PromptCache | None = None
+    Where the logits are there already they are the states.
+    """
 
-    def __post_init__(self) -> None:
-        self._pass = ForwardPass(self.model, self.role)
-        self._prefixes = Prefixes(self.model, self._pass)
-        self._head = OutputHead(self.model)
+    states: Tensor
+    vocab_size: int
+    to_logits: Callable[[Tensor], Tensor] | None = None
+    first: Tensor | None = None
+    """Logits (V,) of one more position, before the others."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all logits are in memory."""
+        return self.to_logits is None
+
+    def __len__(self) -> int:
+        return len(self.states) + (self.first is not None)
+
+    def logits(self, start: int, stop: int) -> Tensor:
+        """Logits of the positions from `start` to before `stop`, in float32: (stop - start, V)."""
+        skipped = int(self.first is not None)
+        states = self.states[max(0, start - skipped) : stop - skipped]
+        logits = states if self.to_logits is None else self.to_logits(states)
+        if self.first is None or start:
+            return logits
+        return torch.cat([self.first[None], logits.to(self.first.device)])
+
+    def at(self, index: Tensor) -> LazyLogits:
+        """Some of the positions, where none stands before the others: (M,) indices."""
+        assert self.first is None
+        return replace(self, states=self.states[index.to(self.states.device)])
+
+
+class Side(Protocol):
+    """The reference or the candidate of a pair: reads rows of ids, and decodes after them.
+
+    A row's numbers do not depend on the rows beside it. Tokens are counted in the meter once they
+    are read, padding and prefixes left out.
+    """
+
+    @property
+    def role(self) -> Role:
+        """Name of its place in the pair."""
+
+    @property
+    def meter(self) -> Meter:
+        """Count of what both sides of the pair have read."""
 
     @property
     def device(self) -> torch.device:
-        """Where the input embeddings live."""
-        return input_device(self.model)
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the input embedding."""
-        return len(self.embedding_table)
+        """Device that takes the ids that are fed."""
 
     @property
     def vocab_size(self) -> int:
-        """Tokens that both models know: the ids that may be fed."""
-        return self.vocabulary.num_shared if self.vocabulary else self.num_rows
+        """Number of tokens that both models know: the ids that may be fed."""
 
     @property
     def num_outcomes(self) -> int:
-        """What a next token can be: columns of the logits."""
-        return self.vocabulary.num_outcomes if self.vocabulary else self.num_rows
-
-    @property
-    def embedding_table(self) -> Tensor:
-        """The input embeddings of all tokens: (vocab, D)."""
-        table = self.model.get_input_embeddings().weight
-        assert isinstance(table, Tensor)  # nn.Module types its attributes loosely
-        return table.detach()
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        """Input embeddings of ids: (L,) -> (L, D), as the model itself computes them."""
-        with self.activate():
-            embedded: Tensor = self.model.get_input_embeddings()(
-                self._fed(token_ids).to(self.device)
-            )
-        return embedded
-
-    def _fed(self, token_ids: Tensor) -> Tensor:
-        """Ids that can be fed: a row that ended with an added token goes on with a stand-in."""
-        return token_ids.clamp(max=self.vocab_size - 1) if self.vocabulary else token_ids
+        """Number of columns V of the logits: what a next token can be."""
 
     def logits(self, bodies: Sequence[Tensor], *, prefix: Prefix = (), num_logits: int) -> Tensor:
         """Logits at the last `num_logits` positions of each row, in float32: (B, num_logits, V).
 
-        `bodies` are ids (L,) or embeddings (L, D) that follow `prefix`. Gradients flow to
-        embeddings that ask for them.
+        `bodies` are ids (L,) that follow `prefix`.
         """
-        with self.activate():
-            rows = self._rows(bodies, prefix)
-            return self._start(rows, num_logits=num_logits, use_cache=False)[0]
-
-    @contextmanager
-    def reading_once(self) -> Iterator[None]:
-        """Within it a prompt of ids is read once, whatever is asked of it afterwards.
-
-        As far as `kv_cache.KEPT_BYTES` reach; what was read is forgotten at the end. Within another
-        one it changes nothing.
-        """
-        if self._prompts is not None:
-            yield
-            return
-        self._prompts = PromptCache()
-        try:
-            yield
-        finally:
-            self._prompts = None
 
     def positions(
         self, bodies: Sequence[Tensor], *, prefix: Prefix = (), num_positions: int
-    ) -> Positions:
+    ) -> LazyLogits:
         """The last `num_positions` positions of each row, one row after the other.
 
-        As `logits` in all else, but where these would take much memory they are made only when
-        they are asked for.
+        As `logits` in all else, but logits that would take much memory may be made later.
         """
-        with self.activate():  # the prefix is read by this side too
-            rows = self._rows(bodies, prefix)
-            is_kept = self._keeps(rows) and not torch.is_grad_enabled()
-
-            def forward() -> Tensor:
-                read = self._start(rows, num_logits=num_positions, use_cache=is_kept)
-                if is_kept:
-                    self._keep(rows, *read)
-                return read[0]
-
-            states, to_logits = self._states(forward, len(bodies), num_positions)
-        return Positions(states.flatten(0, 1), self.num_outcomes, to_logits)
 
     def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> Decoding:
         """Read each row, ready to decode after it; no gradients flow."""
-        with torch.no_grad(), self.activate():
-            rows = self._rows(bodies, prefix)
-            return (self._resumed if self._keeps(rows) else self._read)(rows)
 
-    def _keeps(self, rows: PrefixedRows) -> bool:
-        """Whether what is read of these rows is kept: of ids, while it is told to."""
-        return self._prompts is not None and not rows.bodies[0].is_floating_point()
-
-    def _read(self, rows: PrefixedRows) -> Decoding:
-        logits, cache, mask = self._start(rows, num_logits=1, use_cache=True)
-        return Decoding(self, logits[:, -1], cache, mask)
-
-    def _resumed(self, rows: PrefixedRows) -> Decoding:
-        """Read only those of the rows that were not read before."""
-        assert self._prompts is not None
-        places = [self._prompts.get(row) for row in rows.keys]
-        unread = [index for index, place in enumerate(places) if place is None]
-        if unread:
-            new = rows.only(unread)
-            read = self._start(new, num_logits=1, use_cache=True)
-            batch = self._keep(new, *read)
-            if len(unread) == len(places):
-                return Decoding(self, read[0][:, -1], *read[1:])
-            if batch is None:  # parts of some rows are forgotten: none can go on from them
-                return self._read(rows)
-            for place, index in enumerate(unread):
-                places[index] = (batch, place)
-        logits, cache = gather(
-            [place for place in places if place is not None],
-            [len(body) for body in rows.bodies],
-            self._prefixes.new_cache(rows.shared, len(places)),
-        )
-        mask = rows.attention_mask(Padded.of(rows.bodies, self.device))
-        return Decoding(self, logits, cache, self._prefixes.pack_left(cache, mask))
-
-    def _keep(
-        self, rows: PrefixedRows, logits: Tensor, cache: DynamicCache | None, mask: Tensor
-    ) -> ReadBatch | None:
-        """What these rows were read into, kept where there is room; None where it is not whole."""
-        layers = keys_and_values(cache, mask.shape[1]) if cache is not None else None
-        if layers is None or self._prompts is None:
-            return None
-        batch = ReadBatch.of(layers, logits, longest=max(map(len, rows.bodies)))
-        self._prompts.keep(rows.keys, batch)
-        return batch
-
-    def _start(
-        self, rows: PrefixedRows, *, num_logits: int, use_cache: bool
-    ) -> tuple[Tensor, DynamicCache | None, Tensor]:
-        padded = Padded.of(rows.bodies, self.device)
-        is_cached = use_cache or rows.shared is not None
-        cache = self._prefixes.new_cache(rows.shared, len(rows.bodies)) if is_cached else None
-        mask = rows.attention_mask(padded)
-        num_shared = mask.shape[1] - padded.mask.shape[1]
-        positions = num_shared + (padded.mask.cumsum(1) - 1).clamp(min=0)
-        logits = self._forward(padded.rows, mask, positions, cache, num_logits)
-        # Counted after success, for what ran out of memory is done again, and without the prefix,
-        # which each session computes anew: an interrupted run spends its budget as any other.
-        self.meter.tokens_forwarded += int(padded.mask.sum())
-        if use_cache and cache is not None:
-            mask = self._prefixes.pack_left(cache, mask)
-        return logits, cache, mask
-
-    def _rows(self, bodies: Sequence[Tensor], prefix: Prefix) -> PrefixedRows:
-        """The rows behind a prefix that they share; with it where they cannot."""
-        shared = self._prefixes.shared(prefix, longest=max(map(len, bodies)))
-        if shared is not None:
-            return PrefixedRows(prefix, shared, bodies)
-        return PrefixedRows((), None, [self._with_prefix(prefix, body) for body in bodies])
-
-    def _forward(
-        self,
-        rows: Tensor,
-        mask: Tensor,
-        positions: Tensor,
-        cache: DynamicCache | None,
-        num_logits: int,
-    ) -> Tensor:
-        try:
-            return self._outcomes(self._pass(rows, mask, positions, cache, num_logits))
-        except Exception as error:
-            if self._prompts is not None and is_out_of_memory(error):
-                self._prompts.forget()  # a smaller batch shall find their room
-            raise
-
-    def _outcomes(self, logits: Tensor) -> Tensor:
-        """Logits of what both models can say: (..., rows of the head) -> (..., num_outcomes)."""
-        return self.vocabulary.fold(logits) if self.vocabulary else logits
-
-    def _states(
-        self, forward: Callable[[], Tensor], num_rows: int, num_positions: int
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
-        """The hidden states of a pass, and what makes logits of them; or (B, N, V) and None."""
-        if not self._head.can_wait(num_rows * num_positions * self.num_rows):
-            return forward(), None
-        with self._head.spared() as reached:
-            forward()
-        return reached[-1][:, -num_positions:], self._to_logits
-
-    def _to_logits(self, states: Tensor) -> Tensor:
-        with self.activate():  # an adapter may change the head too
-            return self._outcomes(self._head(states))
-
-    def _with_prefix(self, prefix: Prefix, body: Tensor) -> Tensor:
-        if not prefix:
-            return body
-        ids = torch.tensor(prefix, device=self.device)
-        start = self.embed(ids) if body.is_floating_point() else ids
-        return torch.cat([start, body.to(self.device)])
+    def reuse_prompts(self) -> AbstractContextManager[None]:
+        """Read no prompt a second time within it, as far as memory reaches."""
 
 
-@dataclass
-class Decoding:
-    """A batch in the middle of decoding; `logits` (B, V) predict the next token, in float32."""
+class Decoding(Protocol):
+    """A batch in the middle of decoding."""
 
-    side: ModelSide
-    logits: Tensor
-    _cache: DynamicCache | None
-    _mask: Tensor
+    @property
+    def side(self) -> Side:
+        """The side that decodes."""
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits (B, V) of the next token of each row, in float32."""
 
     def fork(self, rows: Sequence[int]) -> Decoding:
         """A batch of its own that goes on from the given rows, which may repeat."""
-        index = torch.tensor(rows, device=self.logits.device)
-        cache = copy.deepcopy(self._cache)
-        if cache is not None:
-            # Layers may lie on several devices, and an index on the CPU is good for all.
-            is_spread = hasattr(self.side.model, "hf_device_map")
-            cache.batch_select_indices(index.to("cpu" if is_spread else self.side.device))
-        mask = self._mask[index.to(self._mask.device)]
-        return Decoding(self.side, self.logits[index], cache, mask)
 
-    def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[Positions]:
-        """Where each token of one continuation a row is predicted: T positions a row.
+    def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[LazyLogits]:
+        """Positions that predict each token of one continuation a row: T a row.
 
-        The batch is spent by it: the continuations stand in its cache afterwards.
+        The batch is spent by it.
         """
-        longest = max(map(len, continuations))
-        first, vocab_size = self.logits[:, None], self.logits.shape[-1]
-        if longest == 1:
-            return [Positions(one, vocab_size) for one in first]
-        side = self.side
-        with side.activate():
-            rest, to_logits = side._states(
-                lambda: self._read(continuations), len(continuations), longest - 1
-            )
-        lengths = map(len, continuations)
-        if to_logits is None:
-            logits = torch.cat([first, rest], dim=1)
-            return [
-                Positions(row[:length], vocab_size)
-                for row, length in zip(logits, lengths, strict=True)
-            ]
-        return [
-            Positions(states[: length - 1], vocab_size, to_logits, one)
-            for one, states, length in zip(self.logits, rest, lengths, strict=True)
-        ]
-
-    def _read(self, continuations: Sequence[Sequence[int]]) -> Tensor:
-        """Read all tokens of the continuations but the last: logits (B, longest - 1, V)."""
-        longest = max(map(len, continuations))
-        # Padding goes to the right here: what a row has read stands to its left, in the cache.
-        fed = torch.zeros(len(continuations), longest - 1, dtype=torch.long)
-        is_fed = torch.zeros_like(fed)
-        for row, ids in enumerate(continuations):
-            fed[row, : len(ids) - 1] = torch.tensor(ids[:-1], dtype=torch.long)
-            is_fed[row, : len(ids) - 1] = 1
-        mask = torch.cat([self._mask, is_fed.to(self._mask)], dim=1)
-        positions = self._mask.sum(1, keepdim=True) + torch.arange(longest - 1).to(self._mask)
-        side = self.side
-        rest = side._forward(fed.to(side.device), mask, positions, self._cache, longest - 1)
-        side.meter.tokens_forwarded += int(is_fed.sum())
-        return rest
 
     def step(self, token_ids: Tensor) -> None:
         """Append one token to each row: (B,)."""
-        mask = torch.cat([self._mask, self._mask.new_ones(len(token_ids), 1)], dim=1)
-        positions = self._mask.sum(1, keepdim=True)
-        side = self.side
-        with side.activate():
-            fed = side._fed(token_ids)[:, None]
-            logits = side._forward(fed, mask, positions, self._cache, 1)
-        side.meter.tokens_forwarded += len(token_ids)
-        self.logits, self._mask = logits[:, -1], mask
 
 
-def passes_gradients(side: ModelSide) -> bool:
-    """Whether a gradient that is not zero reaches a model's input embeddings: tried on two tokens.
+@runtime_checkable
+class SideWithGradients(Side, Protocol):
+    """A side that reads embeddings (L, D) wherever it reads ids, and gives them gradients."""
 
-    Models that are not quantised are taken to pass them.
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Input embeddings of ids: (L,) -> (L, D), as the model itself computes them."""
+
+    def passes_gradients(self) -> bool:
+        """Whether a gradient that is not zero reaches the input embeddings."""
+
+    def checkpointed_layers(self) -> AbstractContextManager[None]:
+        """Compute inner values of layers twice within it, instead of keeping them for gradients.
+
+        Rows have no prefix then. Raises `SettingsError` where the model has no such layers.
+        """
+
+
+@runtime_checkable
+class SideWithWeights(Side, Protocol):
+    """A side whose weights are at hand: the model can be switched for a while, and back.
+
+    What a switch yields is the same model, so it is used within the switch, and alternately.
     """
-    if getattr(side.model, "hf_quantizer", None) is None:
-        return True
-    embeds = side.embed(torch.arange(NUM_PROBED)).detach().requires_grad_(True)
-    try:
-        logits = side.logits([embeds], num_logits=1)
-        logits.log_softmax(-1)[..., 0].sum().backward()  # type: ignore[no-untyped-call]
-    except Exception:  # kernels without a backward pass raise what they like
-        return False
-    gradient = embeds.grad
-    return gradient is not None and bool(torch.isfinite(gradient).all() and gradient.any())
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation that the model runs."""
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the layers lie on several devices."""
+
+    def under(self, kind: NuisanceKind, setting: str) -> AbstractContextManager[Side]:
+        """Run the model under another attention, dtype or device.
+
+        Raises whatever the model or the machine refuses with.
+        """
+
+    def under_noise(
+        self, noisy: Callable[[str, Tensor], Tensor]
+    ) -> AbstractContextManager[tuple[Side, Side]]:
+        """Run the model twice: as the reference it is, and as a candidate with noise in it.
+
+        `noisy` makes the noisy values of a weight matrix from its name and its own values. Names
+        are the base's own and adapters get no noise, so that a base is the same under an adapter.
+        Raises `MeasurementError` for a model without matrices in floating point.
+        """

@@ -47,9 +47,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_divergence.core.file_names import is_suite
 from pytest_divergence.core.setting_names import spelled_by
 from pytest_divergence.plugin import gaps, hookspecs, notes, options, xdist
-from pytest_divergence.plugin.session import KEY, DivergenceSession, Makers, is_suite, of
+from pytest_divergence.plugin.session import KEY, DivergenceSession, Makers, of
 
 if TYPE_CHECKING:
     from pytest_divergence.core.cases import Case
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from pytest_divergence.models.pair import ModelPair
     from pytest_divergence.plugin.loaded_pairs import Pairs
     from pytest_divergence.plugin.replay import SuiteReplay
-    from pytest_divergence.plugin.settings_sources import Resolved
+    from pytest_divergence.plugin.settings_sources import SettingsWithSources
     from pytest_divergence.scoring.scorer import PromptScore
 
 MARKER = (
@@ -90,40 +91,42 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say which models are compared, and how."""
-    ours = session_of(config)
-    if ours.plan.action == "nothing" or not (ours.has_models or config.getini(options.PAIRS_INI)):
+    divergence = session_of(config)
+    if divergence.plan.action == "nothing" or not (
+        divergence.has_models or config.getini(options.PAIRS_INI)
+    ):
         return []
     from pytest_divergence.plugin.header import header_lines
 
-    return header_lines(ours)
+    return header_lines(divergence)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Decide what this session is for; with pytest-xdist, search before the workers start."""
-    ours = session_of(session.config)
-    ours.check()
-    if ours.plan.process == "controller":
-        _prepare(ours)
+    divergence = session_of(session.config)
+    divergence.check()
+    if divergence.plan.process == "controller":
+        _prepare(divergence)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
     """Search where the session asks for it, and let the cases found join its items."""
-    ours = session_of(session.config)
-    if ours.plan.process == "controller":
+    divergence = session_of(session.config)
+    if divergence.plan.process == "controller":
         return
-    if ours.plan.process == "alone":
-        _prepare(ours)
-    session.config.args += ours.more_arguments()
+    if divergence.plan.process == "alone":
+        _prepare(divergence)
+    session.config.args += divergence.more_arguments()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell a worker of pytest-xdist what its controller found."""
-    ours = session_of(node.config)
-    report_dir = ours.outcome().report_dir if ours.outcome else None
-    xdist.tell_worker(node, suite=ours.joining_suite, report_dir=report_dir)
+    divergence = session_of(node.config)
+    report_dir = divergence.outcome().report_dir if divergence.outcome else None
+    xdist.tell_worker(node, suite=divergence.joining_suite, report_dir=report_dir)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -169,9 +172,9 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """End the session with one clear error where our part of collection failed."""
     report = yield
-    ours = session_of(collector.config)
-    if ours.error is not None and ours.plan.process != "worker":
-        raise ours.error
+    divergence = session_of(collector.config)
+    if divergence.error is not None and divergence.plan.process != "worker":
+        raise divergence.error
     return report
 
 
@@ -194,59 +197,62 @@ def pytest_runtest_makereport(
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Refuse to rewrite a suite of which only a part would run."""
-    ours = session_of(session.config)
-    if ours.may_rewrite:
+    divergence = session_of(session.config)
+    if divergence.may_rewrite:
         from pytest_divergence.plugin import update
 
-        update.check_selection(session, ours)
+        update.check_selection(session, divergence)
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
     """Say what was found, where the report is, and how to run one case again."""
-    ours, reports = session_of(config), list(notes.final_reports(terminalreporter))
-    is_ours = ours.plan.is_asked or any(map(notes.is_ours, reports))
-    has_news = ours.report is not None or ours.rewritten or ours.replayed.entries
+    divergence, reports = session_of(config), list(notes.final_reports(terminalreporter))
+    is_ours = divergence.plan.is_asked or any(map(notes.is_ours, reports))
+    has_news = divergence.report is not None or divergence.rewritten or divergence.replayed.entries
     if is_ours or has_news:
         from pytest_divergence.plugin import terminal
 
-        terminal.write_summary(terminalreporter, ours, exitstatus, reports)
-    faults = [*([str(ours.error)] if ours.error is not None else []), *gaps.faults(ours)]
-    if ours.plan.is_annotating and (is_ours or ours.report is not None or faults):
+        terminal.write_summary(terminalreporter, divergence, exitstatus, reports)
+    faults = [
+        *([str(divergence.error)] if divergence.error is not None else []),
+        *gaps.faults(divergence),
+    ]
+    if divergence.plan.is_annotating and (is_ours or divergence.report is not None or faults):
         from pytest_divergence.plugin import github
 
-        github.write(terminalreporter, ours, reports, faults)
+        github.write(terminalreporter, divergence, reports, faults)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
     """Rewrite suites, fail where nothing was compared, and tell pytest-xdist's controller."""
     yield
-    ours = session_of(session.config)
-    if ours.may_rewrite:
+    divergence = session_of(session.config)
+    if divergence.may_rewrite:
         from pytest_divergence.plugin import update
 
-        update.finish(session, ours)
-    gaps.finish(session, ours)
-    if ours.plan.process == "worker":
-        tally = gaps.tally_of(ours)
+        update.finish(session, divergence)
+    gaps.finish(session, divergence)
+    if divergence.plan.process == "worker":
+        tally = gaps.tally_of(divergence)
         emptied, twins = tuple(tally.emptied), tuple(tally.twins)
-        heard = xdist.Heard(ours.report_dir, emptied, twins, ours.replayed)
+        heard = xdist.Heard(divergence.report_dir, emptied, twins, divergence.replayed)
         xdist.tell_controller(session.config, heard)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Hear from a worker of pytest-xdist."""
-    ours, heard = session_of(node.config), xdist.heard_from_worker(node)
-    gaps.tally_of(ours).emptied |= set(heard.emptied)
-    gaps.tally_of(ours).twins |= set(heard.twins)
-    ours.replayed.add(heard.replayed)
-    if heard.report_dir is not None and ours.report is None:
+    divergence, heard = session_of(node.config), xdist.heard_from_worker(node)
+    gaps.tally_of(divergence).emptied |= set(heard.emptied)
+    gaps.tally_of(divergence).twins |= set(heard.twins)
+    divergence.replayed.add(heard.replayed)
+    if heard.report_dir is not None and divergence.report is None:
         from pytest_divergence.plugin.search import read_report
 
-        read_report(ours, heard.report_dir)
+        read_report(divergence, heard.report_dir)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -261,37 +267,41 @@ def session_of(config: pytest.Config) -> DivergenceSession:
     return config.stash[KEY]
 
 
-def _prepare(ours: DivergenceSession) -> None:
+def _prepare(divergence: DivergenceSession) -> None:
     """Search, or make sure that there is something to replay; nothing for what shows later."""
-    ours.require_models()
-    if ours.plan.acts_first or (ours.plan.process == "controller" and ours.plan.suites):
+    divergence.require_models()
+    if divergence.plan.acts_first or (
+        divergence.plan.process == "controller" and divergence.plan.suites
+    ):
         from pytest_divergence.plugin.search import prepare
 
-        prepare(ours)
+        prepare(divergence)
 
 
-def _resolved(config: pytest.Config) -> Resolved:
+def _resolved(config: pytest.Config) -> SettingsWithSources:
     from pytest_divergence.plugin.settings_sources import resolve
 
     return resolve(config)
 
 
-def _pairs(ours: DivergenceSession) -> Pairs:
+def _pairs(divergence: DivergenceSession) -> Pairs:
     from pytest_divergence.plugin.loaded_pairs import Pairs
 
-    return Pairs(ours.config, lambda: ours.resolved.settings, lambda text: ours.say(text))
+    return Pairs(
+        divergence.config, lambda: divergence.resolved.settings, lambda text: divergence.say(text)
+    )
 
 
-def _replay(ours: DivergenceSession, stored: StoredSuite) -> SuiteReplay:
+def _replay(divergence: DivergenceSession, stored: StoredSuite) -> SuiteReplay:
     from pytest_divergence.plugin.replay import SuiteReplay
 
-    return SuiteReplay(ours, stored)
+    return SuiteReplay(divergence, stored)
 
 
-def _outcome(ours: DivergenceSession) -> SearchOutcome:
+def _outcome(divergence: DivergenceSession) -> SearchOutcome:
     from pytest_divergence.plugin.search import outcome_of
 
-    return outcome_of(ours)
+    return outcome_of(divergence)
 
 
 @pytest.fixture(scope="session")

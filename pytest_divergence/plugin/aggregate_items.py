@@ -20,7 +20,7 @@ from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.plugin.items import SuiteItem, SuiteModule
 from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.session import of
-from pytest_divergence.plugin.terminal import rerun_command
+from pytest_divergence.plugin.terminal import rerun
 from pytest_divergence.plugin.usage_errors import failures
 from pytest_divergence.plugin.warning import warn_of_suite
 from pytest_divergence.reports.aggregates import (
@@ -95,10 +95,8 @@ class AggregateItem(RowsItem):
         if found.verdict == "failed" or (found.verdict == "inconclusive" and is_failure):
             text = aggregate_text(
                 found,
-                rerun=rerun_command(session, self.nodeid),
-                update=rerun_command(
-                    session, self.nodeid.partition("::")[0], "--divergence-update"
-                ),
+                rerun=rerun(session, self.nodeid),
+                update=rerun(session, self.nodeid.partition("::")[0], "--divergence-update"),
             )
             pytest.fail(text, pytrace=False)
         self.add_report_section("call", "divergence", sentence)
@@ -137,7 +135,7 @@ class ShiftItem(RowsItem):
         shift, session = self.shift, of(self.config)
         note(self, verdict=shift.verdict, shift=shift.mean, max_shift=shift.limit)
         if shift.verdict == "failed":
-            pytest.fail(shift_text(shift, rerun=rerun_command(session, self.nodeid)), pytrace=False)
+            pytest.fail(shift_text(shift, rerun=rerun(session, self.nodeid)), pytrace=False)
         self.add_report_section("call", "divergence", shift_sentence(shift))
 
     def _replayed(self, request: pytest.FixtureRequest, limit: float) -> Shift:

@@ -13,10 +13,7 @@ from pytest_divergence.core.file_names import FOLDER
 from pytest_divergence.core.provenance import Provenance, provenance_beside
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.plugin.bounds import (
-    metric_for,
-    refusal_of,
-)
+from pytest_divergence.plugin.bounds import metric_for, refuse_noise
 from pytest_divergence.plugin.collection import CASE_SUITE, with_suite
 from pytest_divergence.plugin.extensions import own_pair
 from pytest_divergence.plugin.model_pairs import Models, has_own_pair, marked_models
@@ -24,7 +21,7 @@ from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.options import name_of
 from pytest_divergence.plugin.replay import answers_of, sizes_for
 from pytest_divergence.plugin.session import DivergenceSession, of
-from pytest_divergence.plugin.terminal import rerun_command
+from pytest_divergence.plugin.terminal import rerun
 from pytest_divergence.plugin.usage_errors import failures, shown_case
 from pytest_divergence.reports.failures import failure_text
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts
@@ -115,8 +112,8 @@ def _assertion_bound(
         )
     if not 0 < bound < float("inf"):
         raise ValueError(f"max_kl={bound} must be a positive number of nats per token")
-    if is_ours:
-        _refuse_noise(session, bound, metric)
+    if is_ours and session.has_models:  # a search of this pair may have measured its noise
+        refuse_noise(session, _own_provenance(session), bound, metric)
     return float(bound)
 
 
@@ -145,14 +142,6 @@ def _bound_of_others(
 def _option(session: DivergenceSession) -> str:
     """What the user wrote to give the session's bound."""
     return name_of("max_kl", session.given["max_kl"]) if "max_kl" in session.given else ""
-
-
-def _refuse_noise(session: DivergenceSession, bound: float, metric: str) -> None:
-    """Raise UsageError for a bound inside the noise, where the pair's search has measured it."""
-    if not session.has_models:
-        return
-    if reason := refusal_of(session, _own_provenance(session), bound, metric):
-        raise pytest.UsageError(reason)
 
 
 def _search_bound(session: DivergenceSession, *, is_ours: bool) -> tuple[str, float | None]:
@@ -208,6 +197,6 @@ def _rerun(request: pytest.FixtureRequest, session: DivergenceSession, case: Cas
     """The command for this test; one of a named suite's case is there only beside that case."""
     suite, nodeid = request.node.stash.get(CASE_SUITE, None), request.node.nodeid
     if suite is None or FOLDER in suite.parts:
-        return rerun_command(session, nodeid)
+        return rerun(session, nodeid)
     alone = nodeid.replace(with_suite(suite, case.id), case.id)
-    return rerun_command(session, alone, f"{session.shown(suite)}::{case.id}")
+    return rerun(session, alone, f"{session.shown(suite)}::{case.id}")

@@ -11,9 +11,10 @@ import pytest
 
 from pytest_divergence.core.cases import Case, Measurement, is_same_quantity
 from pytest_divergence.core.provenance import Provenance
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.suites import StoredSuite
-from pytest_divergence.core.verdicts import refusal
+from pytest_divergence.core.verdicts import check_bound
 from pytest_divergence.plugin.options import name_of
 from pytest_divergence.plugin.session import DivergenceSession
 
@@ -30,38 +31,26 @@ def metric_for(session: DivergenceSession, case: Case, asked: str | None = None)
     return asked or session.resolved.settings.metric
 
 
-def refusal_of(
+def refuse_noise(
     session: DivergenceSession,
     provenance: Provenance | None,
     bound: float,
     metric: str,
     name: str = "max_kl",
-) -> str | None:
-    """Why a metric's bound is refused beside a suite's noise floor; None where it may stand.
+) -> None:
+    """Raise SettingsError for a bound within the noise that a suite was made with.
 
-    A session that asks for another dtype than the suite's measures with another, unknown floor.
+    A session that asks for another dtype than the suite's measures with another, unknown noise.
     """
-    floor = provenance.noise_floor if provenance is not None else None
-    if (
-        provenance is None
-        or floor is None
-        or session.choice("dtype") not in ("auto", provenance.dtype)
-    ):
-        return None
-    return refusal(
-        bound,
-        floor.of(metric),
-        name=name,
-        dtype=provenance.dtype,
-        unit=floor.unit_of(metric),
-    )
+    if provenance is not None and session.choice("dtype") in ("auto", provenance.dtype):
+        check_bound(bound, provenance.noise_floor, metric, dtype=provenance.dtype, name=name)
 
 
 def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) -> dict[str, float]:
     """Each case's bound: the row's, else the option's, else the suite's. Never computed here.
 
-    Raises UsageError for a case without any, for a bound that lies inside the noise, and for one
-    of another quantity than what the session measures.
+    Raises UsageError for a case without any, and for a bound of another quantity than what the
+    session measures; SettingsError for a bound within the noise.
     """
     provenance = stored.provenance
     of_suite = provenance.bound.value if provenance and provenance.bound else None
@@ -78,9 +67,8 @@ def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) ->
         if case.max_kl is not None or session.number_bound is None:
             made = case.kl or (stored.measured if case.max_kl is None else None)
             _check_quantity(session, where, made, metric)
-        name = "max_kl" if case.max_kl is not None else "--divergence-max-kl"
-        if reason := refusal_of(session, provenance, bound, metric, name):
-            raise pytest.UsageError(f"{where}: {reason}")
+        name = "max_kl" if case.max_kl is not None else setting("max_kl")
+        refuse_noise(session, provenance, bound, metric, f"{where}: {name}")
         bounds[case.id] = bound
     return bounds
 

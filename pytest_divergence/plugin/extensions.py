@@ -14,7 +14,7 @@ import pytest
 
 from pytest_divergence.core.cases import CATEGORY, NATS_PER_TOKEN, Case
 from pytest_divergence.core.errors import DivergenceError, ModelLoadError
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import safe_line, visible
 from pytest_divergence.core.settings import BUILT_IN_METRICS
 from pytest_divergence.models.specs import LoadedModel
 
@@ -150,5 +150,5 @@ def merged(config: pytest.Config, hook: str, built_in: Mapping[str, Any], kind: 
 
 
 def _refusal(config: pytest.Config, hook: str, found: object, rule: str) -> str:
-    shown = safe_line(repr(found), 60)[1:-1]
+    shown = visible(repr(found), 60)
     return f"{author(config, hook)} returned {shown}; it must return {rule}"

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pytest_divergence.core.file_names import SUITE_SUFFIX
-from pytest_divergence.core.safe_text import printable, safe_line
+from pytest_divergence.core.file_names import SUITE_SUFFIX, is_suite
+from pytest_divergence.core.safe_text import printable, safe_line, visible
 from pytest_divergence.plugin._compat import active_fixtures
 from pytest_divergence.plugin.notes import (
     NO_CASE,
@@ -26,7 +26,7 @@ from pytest_divergence.plugin.notes import (
     skip_reason,
 )
 from pytest_divergence.plugin.options import BY_FIELD, INI, MODELS, PAIRS_INI, assignment
-from pytest_divergence.plugin.session import NO_MODELS, DivergenceSession, is_ci, is_suite
+from pytest_divergence.plugin.session import NO_MODELS, DivergenceSession, is_ci
 
 RESUMING = {
     "lf": "--lf runs again what failed before",
@@ -266,7 +266,7 @@ def _left_out(session: DivergenceSession, tally: Tally, *, is_fault: bool) -> It
 
 
 def _same_model(session: DivergenceSession, reference: str, candidate: str) -> Remark:
-    first, second = (safe_line(one, 60)[1:-1] for one in (reference, candidate))
+    first, second = (visible(one, 60) for one in (reference, candidate))
     which = f"{first} is compared with itself"
     if first != second:
         which = f"{first} and {second} are the same model"
@@ -298,7 +298,7 @@ def _resumed(session: DivergenceSession) -> str | None:
 def _suite_of(nodeid: str) -> str:
     """The suite that a node id leads to; empty for a user's own tests."""
     path = nodeid.partition("::")[0]
-    return path if path.endswith(SUITE_SUFFIX) else ""
+    return path if is_suite(path) else ""
 
 
 def _list(names: Sequence[str]) -> str:

@@ -15,9 +15,10 @@ import pytest
 from pytest_divergence.core.cases import NATS_PER_TOKEN
 from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.core.regular_files import append_at_once
-from pytest_divergence.core.safe_text import printable
+from pytest_divergence.core.safe_text import printable, visible
 from pytest_divergence.plugin.notes import left_by
 from pytest_divergence.plugin.session import DivergenceSession
+from pytest_divergence.plugin.usage_errors import shown_settings
 from pytest_divergence.reports.github import (
     MAX_SUMMARY_BYTES,
     Outcome,
@@ -28,7 +29,6 @@ from pytest_divergence.reports.github import (
     outcomes_markdown,
 )
 from pytest_divergence.reports.markdown import render_markdown
-from pytest_divergence.reports.wording import visible
 
 SUMMARY, WORKSPACE = "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"
 
@@ -126,7 +126,8 @@ def _markdown(
     """The search's page, a table of all else that was compared, and what ended or failed it all."""
     pages = [fault_markdown("\n\n".join(faults))] if faults else []
     if session.report is not None:
-        pages.append(render_markdown(session.report, suite=session.shown(session.own_suite)))
+        suite, given = session.shown(session.own_suite), shown_settings(session)
+        pages.append(render_markdown(session.report, suite=suite, given=given))
         searched = _in_repository(session.own_suite)
         outcomes = [one for one in outcomes if one.file != searched]
     if outcomes:

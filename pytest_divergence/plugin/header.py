@@ -6,9 +6,10 @@ Imports nothing heavy: models in an ini file are shown in every session.
 from __future__ import annotations
 
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.quantities import number_of
+from pytest_divergence.core.safe_text import public_value, visible
 from pytest_divergence.models.specs import parse_spec
-from pytest_divergence.plugin.options import DEFAULT, MODELS, PAIRS_INI, Given
+from pytest_divergence.plugin.options import DEFAULT, MODELS, PAIRS_INI, RawOption
 from pytest_divergence.plugin.session import DivergenceSession
 
 SHOWN_SETTINGS = {"profile": "profile", "max_kl": "bound", "mode": "mode"}
@@ -18,7 +19,7 @@ SHOWN_SETTINGS = {"profile": "profile", "max_kl": "bound", "mode": "mode"}
 def header_lines(session: DivergenceSession) -> list[str]:
     """The pair, and the number of pairs that `divergence_pairs` names."""
     num_pairs = 0 if session.plan.is_explicit else len(session.config.getini(PAIRS_INI))
-    more = [f"divergence: {num_pairs} pair{'s' if num_pairs > 1 else ''} from {PAIRS_INI}"]
+    more = [f"divergence: {number_of(num_pairs, 'pair')} from {PAIRS_INI}"]
     return [*_pair_lines(session), *(more if num_pairs else [])]
 
 
@@ -36,15 +37,15 @@ def _pair_lines(session: DivergenceSession) -> list[str]:
     return lines
 
 
-def _model_name(session: DivergenceSession, spec: Given) -> str:
+def _model_name(session: DivergenceSession, spec: RawOption) -> str:
     """A spec without secrets, also where no model can be found by it."""
     try:
         name = str(parse_spec(spec.value, role="", root=session.config.invocation_params.dir))
     except DivergenceError:
-        name = spec.value if "://" not in spec.value else "[a URL]"
-    return safe_line(name)[1:-1]
+        name = spec.value
+    return public_value(name)
 
 
 def _setting(session: DivergenceSession, field: str) -> str:
-    value = session.given.get(field, Given("auto", DEFAULT))
-    return f"{SHOWN_SETTINGS[field]} {safe_line(value.value, 40)[1:-1]} ({value.source})"
+    value = session.given.get(field, RawOption("auto", DEFAULT))
+    return f"{SHOWN_SETTINGS[field]} {visible(value.value, 40)} ({value.source})"

@@ -28,7 +28,7 @@ from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.reference_check import ReferenceCheck
 from pytest_divergence.plugin.replay_report import keep_behaviour, keep_case
 from pytest_divergence.plugin.session import DivergenceSession, of
-from pytest_divergence.plugin.terminal import rerun_command, update_command
+from pytest_divergence.plugin.terminal import rerun, update_command
 from pytest_divergence.plugin.usage_errors import failures, shown_case
 from pytest_divergence.reports.failures import behaviour_text, failure_text
 
@@ -215,7 +215,7 @@ class CaseItem(SuiteItem):
             max_kl=self.max_kl,
             noise_floor=noise_floor_of(self.suite.stored.provenance, reading.measurement.metric),
             tokens=tokens,
-            rerun=rerun_command(session, self.nodeid),
+            rerun=rerun(session, self.nodeid),
             suite=session.shown(self.path),
             update=update_command(session, self.nodeid),
             verbosity=self.config.get_verbosity(),
@@ -285,7 +285,7 @@ class BehaviourItem(SuiteItem):
             redacted_behaviour(self.behaviour) if session.is_redacted else self.behaviour,
             log_ratio=self.log_ratio,
             limit=self.limit,
-            rerun=rerun_command(session, self.nodeid),
+            rerun=rerun(session, self.nodeid),
             suite=session.shown(self.path),
         )
         pytest.fail(text, pytrace=False)

@@ -1,4 +1,4 @@
-"""Where a search or a command is: a bar on a terminal, a line now and then in a log.
+"""Progress of a search or a command: a bar on a terminal, a line now and then in a log.
 
 Both show the time that is left. Knows terminals and threads. Does not know what is searched.
 """
@@ -9,12 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
-from rich.progress import Task as Phase
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -36,11 +35,11 @@ class Countdown:
         self._end: float | None = None
 
     def expect(self, seconds: float) -> None:
-        """The end is so many seconds away."""
+        """Expect the end in so many seconds."""
         self._end = time.monotonic() + seconds
 
     def __str__(self) -> str:
-        """`about 3 min left`; nothing before anything was expected."""
+        """Return `about 3 min left`, or nothing before anything was expected."""
         if self._end is None:
             return ""
         left = self._end - time.monotonic()
@@ -48,26 +47,21 @@ class Countdown:
 
 
 class BarListener:
-    """A bar for each phase with the time left of all; it disappears at the end."""
+    """A bar on a terminal, of the phase that runs now, with the time left of all."""
 
-    def __init__(self, bar: Progress, countdown: Countdown) -> None:
-        """Draw on `bar`, which is running and shows `countdown`."""
+    def __init__(self, bar: Progress) -> None:
+        """Draw on `bar`, which is running."""
         self._bar = bar
-        self._countdown = countdown
-        self._task = bar.add_task("starting", total=None)
-        self._phase = ""
+        self._countdown = Countdown()
+        self._task = bar.add_task("starting", total=None, left=self._countdown)
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         self._bar.console.print(Text(f"divergence: {printable(text)}"))
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """Move the bar; a new phase starts it again."""
-        if phase != self._phase:
-            self._phase = phase
-            self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(phase, completed=done, total=total)
-        self._bar.update(self._task, completed=done, total=total)
+        """Move the bar."""
+        self._bar.update(self._task, description=phase, completed=done, total=total)
 
     def expect(self, seconds: float) -> None:
         """Count down from so many seconds."""
@@ -102,7 +96,7 @@ class LogListener:
         """Count down from so many seconds, for the next line."""
         self._countdown.expect(seconds)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the lines."""
         self._ended.set()
         self._thread.join()
@@ -116,51 +110,25 @@ class LogListener:
 
 @contextmanager
 def bar_on(console: Console) -> Iterator[BarListener]:
-    """A bar on a terminal, in as many columns as it has."""
-    countdown = Countdown()
-
-    class TimeLeft(ProgressColumn):
-        max_refresh = 0.5
-
-        def render(self, task: Phase) -> Text:
-            return Text(str(countdown))
-
+    """Draw a bar in as many columns as the terminal has; it disappears at the end."""
     columns = (
         TextColumn("divergence: {task.description}", markup=False),
         BarColumn(bar_width=None, table_column=Column(max_width=20, ratio=1)),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
-        TimeLeft(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        yield BarListener(bar, countdown)
+        yield BarListener(bar)
 
 
 @contextmanager
 def search_progress(config: pytest.Config) -> Iterator[Listener]:
-    """The listener of one search, visible although pytest captures."""
+    """Show the progress of a search or a command, although pytest captures."""
     with uncaptured(config):
         if sys.stderr.isatty() and not hasattr(config, "workerinput"):
             # A console bound before capturing was lifted would show nothing.
             with bar_on(Console(stderr=True)) as bar:
                 yield bar
         else:
-            lines = LogListener(printer(config))
-            try:
-                yield lines
-            finally:
-                lines.stop()
-
-
-class PhaseLines:
-    """A listener that prints each step of each phase on a line of its own."""
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        print(printable(text), file=sys.stderr, flush=True)
-
-    def progress(self, phase: str, done: int, total: int) -> None:
-        """Print where a phase is."""
-        self.say(f"{phase} {done}/{total}")
-
-    def expect(self, seconds: float) -> None:
-        """Print nothing: each step is a line already."""
+            with closing(LogListener(printer(config))) as log:
+                yield log

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.file_names import FOLDER
-from pytest_divergence.core.provenance import ModelProvenance, is_same_model, model_name
+from pytest_divergence.core.provenance import ModelProvenance, is_same_model
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.plugin.model_pairs import Models
 from pytest_divergence.plugin.notes import note
@@ -39,7 +39,7 @@ class ReferenceCheck:
         if made is None:
             return
 
-        note(item, other_reference=model_name(made))
+        note(item, other_reference=str(made))
         if self._is_said:
             return
         warn_of_suite(self._path, self._sentence(made))
@@ -69,8 +69,8 @@ class ReferenceCheck:
             else "measure the suite anew with --divergence-update"
         )
         return (
-            f"{self._session.shown(self._path)} was made with the reference {model_name(made)}, "
-            f"and {role} is {model_name(self._current)}: its limits were measured against another "
+            f"{self._session.shown(self._path)} was made with the reference {made}, "
+            f"and {role} is {self._current}: its limits were measured against another "
             "model, so they do not tell whether this pair is within them; give the suite's "
             f"reference as {role}, or {anew}"
         )

@@ -8,7 +8,7 @@ row is scored (`pytest_divergence.scoring.suite_rows`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TypedDict
@@ -23,12 +23,12 @@ from pytest_divergence.core.aggregates import (
 )
 from pytest_divergence.core.behaviours import TellingContinuation
 from pytest_divergence.core.cases import Case, Completions, Measurement, is_same_quantity
+from pytest_divergence.core.changes import describe_changes
 from pytest_divergence.core.errors import MeasurementError, PromptIdsError
 from pytest_divergence.core.file_names import TOKENS, sidecar_path
-from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.report import TokenComparison
-from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.suites import StoredSuite
+from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR
 from pytest_divergence.discovery.plan import versions
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin.bounds import metric_for, noise_floor_of
@@ -44,8 +44,6 @@ from pytest_divergence.scoring.suite_rows import (
 )
 from pytest_divergence.scoring.token_comparison import compare_tokens
 
-DEFAULT_FLOOR = 1e-6
-"""Nats per token, where the suite names no noise floor: what float32 arithmetic leaves."""
 NUM_GROWN = 5
 """Rows that grew most, kept for people."""
 ROWS_TOGETHER = 32
@@ -113,7 +111,7 @@ class SuiteReplay:
     def compare(self, rows: Sequence[Case], measured: Mapping[str, Measurement]) -> Aggregate:
         """What rows with a stored value say together, beside what was measured of them now."""
         stored = self.stored
-        floor = noise_floor_of(stored.provenance, "forward") or DEFAULT_FLOOR
+        floor = noise_floor_of(stored.provenance, "forward") or ARITHMETIC_FLOOR
         grown = [_grown(row, measured[row.id], floor) for row in rows]
         growth = non_inferiority(
             [row.measured for row in grown],
@@ -181,30 +179,22 @@ def explained(
     """`fault`, with what has changed since the suite was made, where the prompt's ids have."""
     if not isinstance(fault, PromptIdsError) or stored.provenance is None:
         return fault
-    changed = list(_changed(session, stored.provenance, pair))
+    made, now = stored.provenance, session.pairs.identity_of(pair)
+    library, current = "transformers", versions()
+    changed = describe_changes(
+        {
+            "the chat template": (made.template_sha256, pair.chat.template_digest),
+            "the tokenizer's files": (made.tokenizer_sha256, now.tokenizer_sha256),
+            "the system prompt": (
+                made.settings.get("system_prompt"),
+                session.resolved.settings.system_prompt,
+            ),
+            library: (made.versions.get(library, current[library]), current[library]),
+        }
+    )
     if not changed:
         return fault
     return PromptIdsError(f"{fault} Changed since the suite was made: {'; '.join(changed)}.")
-
-
-def _changed(session: DivergenceSession, provenance: Provenance, pair: ModelPair) -> Iterator[str]:
-    identity, settings = session.pairs.identity_of(pair), session.resolved.settings
-    library = "transformers"
-    parts: dict[str, tuple[object, object]] = {
-        "the chat template": (provenance.template_sha256, pair.chat.template_digest),
-        "the tokenizer's files": (provenance.tokenizer_sha256, identity.tokenizer_sha256),
-        "the system prompt": (provenance.settings.get("system_prompt"), settings.system_prompt),
-        library: (provenance.versions.get(library, versions()[library]), versions()[library]),
-    }
-    for name, (then, now) in parts.items():
-        if then != now:
-            yield f"{name} (then {_shown(then)}, now {_shown(now)})"
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    is_digest = len(text) == 64 and " " not in text
-    return "none" if value is None else f"{text[:8]}…" if is_digest else safe_line(text, 60)
 
 
 def answers_of(

@@ -36,7 +36,7 @@ from pytest_divergence.core.report import (
 )
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.plugin.session import DivergenceSession, of
-from pytest_divergence.plugin.usage_errors import error_text
+from pytest_divergence.plugin.usage_errors import error_text, shown_settings
 from pytest_divergence.reports.report_files import write_reports
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _written(session: DivergenceSession, entries: Sequence[Entry], exitstatus: i
     write_report(folder / REPORT, report)
     suites = {entry.suite for entry in entries}
     suite = session.shown(Path(suites.pop())) if len(suites) == 1 else None
-    write_reports(report, folder, suite=suite)
+    write_reports(report, folder, suite=suite, given=shown_settings(session))
     session.config.hook.pytest_divergence_report(config=session.config, report=report)
     return folder / "report.html"
 

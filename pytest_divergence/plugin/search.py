@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.core.file_names import PROVENANCE, REPORT, SUITE_SUFFIX, sidecar_path
+from pytest_divergence.core.file_names import PROVENANCE, REPORT, is_suite, sidecar_path
 from pytest_divergence.core.files import DivergenceFolder, file_lock, write_atomically
 from pytest_divergence.core.provenance import load_provenance
 from pytest_divergence.core.regular_files import read_regular_text
@@ -34,11 +34,8 @@ from pytest_divergence.plugin.collection import nothing_to_replay
 from pytest_divergence.plugin.extensions import change_cases, merged
 from pytest_divergence.plugin.loaded_pairs import patient_warnings
 from pytest_divergence.plugin.progress_bar import search_progress
-from pytest_divergence.plugin.session import (
-    DivergenceSession,
-    is_suite,
-)
-from pytest_divergence.plugin.usage_errors import usage_errors
+from pytest_divergence.plugin.session import DivergenceSession
+from pytest_divergence.plugin.usage_errors import shown_settings, usage_errors
 from pytest_divergence.reports.report_files import write_reports
 
 LOCK_SECONDS = 24 * 3600.0
@@ -117,7 +114,8 @@ def _memory(session: DivergenceSession) -> Memory | None:
 
 def _keep_report(session: DivergenceSession, report: Report, folder: Path) -> None:
     session.report, session.report_dir = report, folder
-    write_reports(report, folder, suite=session.shown(session.own_suite))
+    suite, given = session.shown(session.own_suite), shown_settings(session)
+    write_reports(report, folder, suite=suite, given=given)
     session.config.hook.pytest_divergence_report(config=session.config, report=report)
 
 
@@ -184,7 +182,7 @@ def _suites_below(session: DivergenceSession) -> Iterator[Path]:
             yield path
         for folder, below, files in os.walk(path):
             below[:] = [one for one in below if not any(fnmatch(one, p) for p in hidden)]
-            yield from (Path(folder, file) for file in files if file.endswith(SUITE_SUFFIX))
+            yield from (Path(folder, file) for file in files if is_suite(file))
 
 
 def _require_suite(session: DivergenceSession) -> None:

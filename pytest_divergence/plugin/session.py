@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from pytest_divergence.core.file_names import FOLDER, SUITE_SUFFIX, suite_path
+from pytest_divergence.core.file_names import FOLDER, is_suite, suite_path
 from pytest_divergence.plugin import xdist
 from pytest_divergence.plugin._compat import announce
 from pytest_divergence.plugin.model_pairs import Models, PairRules
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pytest_divergence.discovery.run import SearchOutcome
     from pytest_divergence.models.pair import ModelPair
     from pytest_divergence.plugin.loaded_pairs import Pairs
-    from pytest_divergence.plugin.settings_sources import Resolved
+    from pytest_divergence.plugin.settings_sources import SettingsWithSources
 
 Rewriting = Literal["update", "fill"]
 Action = Literal["nothing", "list", "search", "replay"] | Rewriting
@@ -95,7 +95,7 @@ class SessionPlan:
 class Makers:
     """What makes the heavy parts of a session, each when it is first asked for."""
 
-    resolved: Callable[[pytest.Config], Resolved]
+    resolved: Callable[[pytest.Config], SettingsWithSources]
     pairs: Callable[[DivergenceSession], Pairs]
     outcome: Callable[[DivergenceSession], SearchOutcome]
 
@@ -135,9 +135,8 @@ class DivergenceSession:
     def plan(self) -> SessionPlan:
         """What this session does; decided when it starts. Raises UsageError for a wrong value."""
         sources = {self.given[field].source for field in MODELS if field in self.given}
-        said = {field: one.value for field, one in self.given.items() if one.source != INI}
         is_explicit = bool(sources - {INI})
-        is_asked = is_explicit or said.get("mode") == "search"
+        is_asked = is_explicit or self.said.get("mode") == "search"
         process = self._process
         rewrites, suites = self._rewrites, tuple(filter(is_suite, self.arguments))
         action = self._action(rewrites, suites)
@@ -205,6 +204,11 @@ class DivergenceSession:
         """Whether prompts and answers stay out of what people are shown."""
         return "redact" in self.given and self.resolved.settings.redact
 
+    @property
+    def said(self) -> dict[str, str]:
+        """What was given for this session, and not only by the ini file: text by field."""
+        return {field: one.value for field, one in self.given.items() if one.source != INI}
+
     def choice(self, field: str) -> str:
         """An option's value as it was given, not yet checked; `auto` by default."""
         return self.given[field].value if field in self.given else "auto"
@@ -212,7 +216,7 @@ class DivergenceSession:
     # Settings
 
     @cached_property
-    def resolved(self) -> Resolved:
+    def resolved(self) -> SettingsWithSources:
         """Settings and their sources. Raises UsageError for a wrong value."""
         return self._make.resolved(self.config)
 
@@ -234,7 +238,7 @@ class DivergenceSession:
         """Refuse a wrong value at once, where this session itself asks for something."""
         check_given_once(self.config)
         check_both_models(self.given)
-        if any(one.source != INI for one in self.given.values()):
+        if self.said:
             _ = self.resolved
         if self.plan.action == "nothing" and self.plan.suites:
             raise pytest.UsageError(
@@ -407,8 +411,3 @@ def of(config: pytest.Config) -> DivergenceSession:
 def is_ci() -> bool:
     """Whether this is a CI service: nobody watches, and nothing that is written is kept."""
     return os.environ.get("CI", "").lower() not in ("", "0", "false")
-
-
-def is_suite(path: Path) -> bool:
-    """Whether a path is named as suites are."""
-    return path.name.endswith(SUITE_SUFFIX)

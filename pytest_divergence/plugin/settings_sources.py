@@ -1,4 +1,4 @@
-"""What was given for each option becomes `Settings`, with the source of each value.
+"""Settings of what was given for each option, with the source of each value.
 
 Knows how a wrong value is refused, before torch is imported. Does not know which source comes
 before which (`pytest_divergence.plugin.options`).
@@ -20,8 +20,7 @@ from pytest_divergence.plugin.options import (
     BY_FIELD,
     DEFAULT,
     MODELS,
-    Given,
-    Option,
+    RawOption,
     assignment,
     check_both_models,
     given,
@@ -31,37 +30,41 @@ from pytest_divergence.plugin.options import (
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """What a session is asked to do, and where each value came from."""
+class SettingsWithSources:
+    """A session's settings, and where each value came from."""
 
     settings: Settings
     sources: Mapping[str, str]
     """By field: command line, the environment variable's name, ini, or default."""
 
 
-def resolve(config: pytest.Config) -> Resolved:
-    """The session's settings. Raises `pytest.UsageError` naming the first wrong value."""
+def resolve(config: pytest.Config) -> SettingsWithSources:
+    """Return the session's settings. Raises `pytest.UsageError` naming the first wrong value."""
     values = given(config)
     check_both_models(values)
     settings = settings_of(
-        {f: replace(one, value=located_value(config, f, one)) for f, one in values.items()}
+        {f: replace(entry, value=located_value(config, f, entry)) for f, entry in values.items()}
     )
     sources = {field: values[field].source if field in values else DEFAULT for field in BY_FIELD}
     _check_specs(config, settings, values)
     _check_metric(config, settings.metric, values)
-    return Resolved(settings, sources)
+    return SettingsWithSources(settings, sources)
 
 
-def settings_of(values: Mapping[str, Given]) -> Settings:
-    """What was given as settings. Raises `pytest.UsageError` naming the first wrong value."""
+def settings_of(values: Mapping[str, RawOption]) -> Settings:
+    """Return what was given, checked. Raises `pytest.UsageError` naming the first wrong value."""
     try:
-        return Settings(**{field: one.value for field, one in values.items()})
+        return Settings(**{field: entry.value for field, entry in values.items()})
     except ValidationError as error:
         field = str(error.errors(include_url=False)[0]["loc"][0])
-        raise _wrong_value(values[field], BY_FIELD[field]) from None
+        option = BY_FIELD[field]
+        shown = assignment(values[field], option)
+        raise pytest.UsageError(f"{shown}: must be {option.rule}") from None
 
 
-def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str, Given]) -> None:
+def _check_specs(
+    config: pytest.Config, settings: Settings, values: Mapping[str, RawOption]
+) -> None:
     """Refuse a spec that cannot name a model, before anything heavy is imported."""
     parse = parse_spec if PluginModels.of(config) is None else parse_open_spec
     for field in (field for field in MODELS if field in values):
@@ -75,7 +78,7 @@ def _check_specs(config: pytest.Config, settings: Settings, values: Mapping[str,
             raise pytest.UsageError(str(error)) from None
 
 
-def _check_metric(config: pytest.Config, name: str, values: Mapping[str, Given]) -> None:
+def _check_metric(config: pytest.Config, name: str, values: Mapping[str, RawOption]) -> None:
     """Refuse a metric that neither we nor a plugin knows."""
     if name in BUILT_IN_METRICS:
         return
@@ -83,7 +86,3 @@ def _check_metric(config: pytest.Config, name: str, values: Mapping[str, Given])
     if name not in known:
         shown = assignment(values["metric"], BY_FIELD["metric"])
         raise pytest.UsageError(f"{shown}: {one_of(name, known)}")
-
-
-def _wrong_value(one: Given, option: Option) -> pytest.UsageError:
-    return pytest.UsageError(f"{assignment(one, option)}: must be {option.rule}")

@@ -6,7 +6,6 @@ Knows what items leave on pytest's reports. Does not know how a search is summed
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,32 +14,16 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.file_names import FOLDER
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.safe_text import printable_lines
-from pytest_divergence.plugin import options
 from pytest_divergence.plugin._compat import terminal_width
 from pytest_divergence.plugin.notes import SKIP_PREFIX, left_by, skip_reason
-from pytest_divergence.plugin.options import INI
 from pytest_divergence.plugin.replay_report import write_replay_reports
 from pytest_divergence.plugin.session import DivergenceSession
+from pytest_divergence.plugin.usage_errors import shown_settings
+from pytest_divergence.reports import wording
 from pytest_divergence.reports.failures import comparison
-from pytest_divergence.reports.terminal import summary_lines
-
-NUM_SHOWN = 3
-"""Failed cases in a summary that was not asked for more."""
-
-REPEATED = (
-    "max_kl",
-    "max_shift",
-    "inconclusive",
-    "metric",
-    "fail_on",
-    "chat_template",
-    "system_prompt",
-    "device",
-    "dtype",
-    "seed",
-)
-"""Options that a command for one case repeats, besides the models."""
+from pytest_divergence.reports.terminal import NUM_SHOWN, summary_lines
 
 
 def write_summary(
@@ -75,6 +58,7 @@ def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter)
         verbosity=terminal.verbosity,
         report_path=session.shown(session.report_dir / "report.html"),
         suite=session.shown(session.own_suite),
+        given=shown_settings(session),
         is_read_back=session.is_read_back,
     )
 
@@ -89,7 +73,7 @@ def _skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
     """Our own skips look green, so they are told apart from others."""
     reasons = Counter(map(skip_reason, reports))
     return [
-        f"{reason} ({count} test{'s' if count > 1 else ''} skipped)"
+        f"{reason} ({number_of(count, 'test')} skipped)"
         for reason, count in reasons.items()
         if reason.startswith(SKIP_PREFIX)
     ]
@@ -120,14 +104,13 @@ def _outcome(cases: Sequence[Mapping[str, Any]]) -> str:
     """The sentence on all cases together: replayed is what was measured."""
     counts = Counter(left["divergence_verdict"] for left in cases)
     num_replayed = counts["passed"] + counts["failed"]
-    noun = f"stored case{'s' if (num_replayed or len(cases)) > 1 else ''}"
     if not num_replayed:
-        return f"{len(cases)} {noun} not measured."
+        return f"{number_of(len(cases), 'stored case')} not measured."
     over = "over it" if counts["passed"] else "over the bound"
     words = {"within the bound": counts["passed"], over: counts["failed"]}
     verdicts = ", ".join(f"{count} {word}" for word, count in words.items() if count)
     missed = f"; {counts['error']} not measured" if counts["error"] else ""
-    return f"{num_replayed} {noun} replayed: {verdicts}{missed}."
+    return f"{number_of(num_replayed, 'stored case')} replayed: {verdicts}{missed}."
 
 
 def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Iterator[str]:
@@ -169,15 +152,11 @@ def other_reference_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
     ]
 
 
-def rerun_command(session: DivergenceSession, nodeid: str, *more: str) -> str:
-    """The command that runs one test again, on the same models."""
+def rerun(session: DivergenceSession, nodeid: str, *more: str) -> str:
+    """Return the command that runs one test again as it ran in this session."""
     file, separator, test = nodeid.partition("::")
-    words = ["pytest", session.shown(session.config.rootpath / file) + separator + test]
-    for field in (*options.MODELS, *REPEATED):
-        one = session.given.get(field)
-        if one is not None and one.source != INI:
-            words += [options.BY_FIELD[field].short_flag, one.value]
-    return shlex.join([*words, *more])
+    target = session.shown(session.config.rootpath / file) + separator + test
+    return wording.rerun_command(target, shown_settings(session), *more)
 
 
 def update_command(session: DivergenceSession, nodeid: str) -> str | None:
@@ -185,4 +164,4 @@ def update_command(session: DivergenceSession, nodeid: str) -> str | None:
     file = nodeid.partition("::")[0]
     if FOLDER in Path(file).parts:
         return None
-    return rerun_command(session, file, "--divergence-update")
+    return rerun(session, file, "--divergence-update")

@@ -18,6 +18,7 @@ from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.file_names import FOLDER, SUITE_SUFFIX
 from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.provenance import Provenance
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.suites import StoredSuite, write_stored
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.discovery.plan import versions
@@ -117,8 +118,7 @@ def _lines(session: DivergenceSession, update: SuiteUpdate) -> list[str]:
     shown = [f"  {new.id} {change(old, new)}" for old, new in changed[:NUM_SHOWN]]
     if len(changed) > NUM_SHOWN:
         shown.append(f"  {len(changed) - NUM_SHOWN} more: git diff {path}")
-    cases = f"{len(changed)} case{'s' if len(changed) > 1 else ''}"
-    first = f"{path} rewritten, {cases} measured afresh:"
+    first = f"{path} rewritten, {number_of(len(changed), 'case')} measured afresh:"
     return [first, *shown, *outlook(session, update.written)]
 
 

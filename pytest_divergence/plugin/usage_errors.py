@@ -16,7 +16,12 @@ import pytest
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import DivergenceError, SuiteError
 from pytest_divergence.core.files import DivergenceFolder, write_atomically
-from pytest_divergence.core.redaction import redacted_case, redacted_message, redacted_token
+from pytest_divergence.core.redaction import (
+    REDACTED,
+    redacted_case,
+    redacted_message,
+    redacted_token,
+)
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.safe_text import printable, safe_line
 from pytest_divergence.plugin.session import DivergenceSession
@@ -66,6 +71,12 @@ def shown_case(
     if not session.is_redacted:
         return case, tokens
     return redacted_case(case), [redacted_token(one) for one in tokens]
+
+
+def shown_settings(session: DivergenceSession) -> dict[str, str]:
+    """Return what commands may repeat of this session: what it was given beside the ini file."""
+    is_hidden = session.is_redacted and "system_prompt" in session.said
+    return {**session.said, **({"system_prompt": REDACTED} if is_hidden else {})}
 
 
 def _unexpected(session: DivergenceSession, error: Exception) -> pytest.UsageError:

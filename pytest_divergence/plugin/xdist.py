@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.plugin._compat import scheduler_by_scope
 
-OUR_NODEIDS = re.compile(r"\.divergence\.jsonl::|\[[^\]]*-[0-9a-f]{10}\b")
+OUR_NODEIDS = re.compile(rf"{re.escape(SUITE_SUFFIX)}::|\[[^\]]*-[0-9a-f]{{10}}\b")
 """Suite items, and tests that run once for each case."""
 SUITE, REPORT_DIR = "divergence_suite_path", "divergence_report_dir"
 EMPTIED, TWINS = "divergence_emptied_suites", "divergence_twins"

@@ -17,11 +17,12 @@ from pytest_divergence.core.aggregates import (
     Shift,
 )
 from pytest_divergence.core.cases import quantity
-from pytest_divergence.core.safe_text import printable_lines
+from pytest_divergence.core.quantities import number_of
+from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
-from pytest_divergence.reports.wording import likelihood, nats, number_of
+from pytest_divergence.reports.wording import likelihood, nats
 
 SEARCH_AGAIN = "search this pair, and promote into a new suite"
 """What to do about a bound for ordinary prompts: it is the pair's, and no update raises it."""
@@ -53,7 +54,7 @@ def breadth_sentence(breadth: Breadth) -> str:
     text = (
         f"{breadth.num_over} of {number_of(breadth.num_rows, 'control row')} "
         f"({_percent(breadth.share)}) over the bound of {nats(breadth.bound)} "
-        f"{wording.visible(breadth.unit)}"
+        f"{visible(breadth.unit)}"
     )
     if breadth.is_insufficient:
         return f"{text} (insufficient: to pass needs {MIN_CONTROLS} rows)"
@@ -68,7 +69,7 @@ def shift_sentence(found: Shift) -> str:
     mean, limit = wording.compared(found.mean, found.limit)
     relation = "<=" if found.verdict == "passed" else ">"
     rows = number_of(found.num_rows, "ordinary prompt")
-    name, unit = map(wording.visible, (quantity(found.metric), found.unit))
+    name, unit = map(visible, (quantity(found.metric), found.unit))
     return f"mean {name} of {rows} {mean} {unit} {relation} max_shift {limit}"
 
 

@@ -5,19 +5,13 @@ Shows a `CalibrationReport`; measures and decides nothing.
 
 from __future__ import annotations
 
-from pytest_divergence.core.calibration_record import CalibrationReport, Nuisance, Planted
-from pytest_divergence.core.safe_text import printable_lines
+from pytest_divergence.core.calibration_record import CalibrationReport, InjectedNoise, Nuisance
+from pytest_divergence.core.quantities import number_of
+from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.core.settings import BUILT_IN_METRICS
 from pytest_divergence.core.verdicts import FLOOR_FACTOR
-from pytest_divergence.reports.text_blocks import WIDTH, quoted, sentence
-from pytest_divergence.reports.wording import (
-    bound_parts,
-    duration,
-    nats,
-    number_of,
-    spelled,
-    visible,
-)
+from pytest_divergence.reports.text_blocks import WIDTH, sentence, within
+from pytest_divergence.reports.wording import bound_parts, duration, nats, spelled
 
 NAME = 44
 """Columns of a row's name; three numbers follow."""
@@ -53,8 +47,8 @@ def _head(report: CalibrationReport) -> list[str]:
     is_other = report.metric in BUILT_IN_METRICS and report.metric != NOISE_METRIC
     noise = f" (of noise: {NOISE_METRIC})" if is_other else ""
     return [
-        f"reference  {quoted(pair.reference, WIDTH - 11)[1:-1]}",
-        f"candidate  {quoted(pair.candidate, WIDTH - 11)[1:-1]}",
+        f"reference  {within(pair.reference, WIDTH - 11)}",
+        f"candidate  {within(pair.candidate, WIDTH - 11)}",
         f"{pair.dtype} on {pair.device}, {report.attention} attention, profile {report.profile}",
         f"metric {report.metric}{noise}, {visible(spelled(report.unit))}",
     ]
@@ -141,7 +135,7 @@ def _positive_control(report: CalibrationReport) -> list[str]:
     )
 
 
-def _planted(one: Planted, num_prompts: int) -> list[str]:
+def _planted(one: InjectedNoise, num_prompts: int) -> list[str]:
     name = f"  {one.size:g}"
     if not one.values:
         return [f"{name}: not measured", *_reason(one.reason)]

@@ -13,7 +13,9 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from pytest_divergence.reports.wording import nats, number_of, visible
+from pytest_divergence.core.quantities import number_of
+from pytest_divergence.core.safe_text import visible
+from pytest_divergence.reports.wording import nats
 
 WIDTH, LEFT, RIGHT = 640, 30, 30
 """Of a distribution."""

@@ -12,9 +12,10 @@ from pytest_divergence.core.comparison import (
     Differences,
     ValueDifference,
 )
-from pytest_divergence.core.safe_text import printable_lines
+from pytest_divergence.core.quantities import number_of
+from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.reports.text_blocks import WIDTH, columns, quoted
-from pytest_divergence.reports.wording import compared, nats, number_of, visible
+from pytest_divergence.reports.wording import compared, nats
 
 MARKS = {"added": "+", "removed": "-", "changed": "~"}
 WORDS = {"kl": "KL"}

@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pytest_divergence.core.evaluation_record import Evaluation
-from pytest_divergence.reports.wording import nats, number_of, probability, visible
+from pytest_divergence.core.quantities import number_of
+from pytest_divergence.core.safe_text import visible
+from pytest_divergence.reports.wording import nats, probability
 
 
 def evaluation_view(evaluation: Evaluation) -> Group:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Measurement, quantity
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import ReportCase, TokenComparison
-from pytest_divergence.core.safe_text import printable_lines
+from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.text_blocks import (
     WIDTH,
@@ -21,7 +22,7 @@ from pytest_divergence.reports.text_blocks import (
     quoted,
     sentence,
 )
-from pytest_divergence.reports.wording import likelihood, nats, number_of, probability, visible
+from pytest_divergence.reports.wording import likelihood, nats, probability
 
 NUM_ALTERNATIVES = 3
 """What each model would rather have said, at most, at one token."""

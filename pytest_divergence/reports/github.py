@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_divergence.core.cases import NATS_PER_TOKEN
+from pytest_divergence.core.quantities import number_of
+from pytest_divergence.core.safe_text import visible
 from pytest_divergence.reports.markdown_text import code, page, plain, table
 from pytest_divergence.reports.text_blocks import fenced
-from pytest_divergence.reports.wording import compared, nats, number_of, visible
+from pytest_divergence.reports.wording import compared, nats
 
 MAX_ANNOTATIONS = 10
 """Of one kind in one step; GitHub drops the rest."""

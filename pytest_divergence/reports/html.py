@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -23,7 +23,9 @@ from pydantic import JsonValue
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.comparison import Differences
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Report, ReportCase, TokenComparison
+from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.reports import charts, plots, wording
 from pytest_divergence.reports.wording import likelihood, nats, probability
@@ -53,8 +55,14 @@ class Earlier:
     """From that run to this one."""
 
 
-def render_html(report: Report, *, suite: str | None = None, earlier: Earlier | None = None) -> str:
-    """The run as a page; `suite` is the path that its commands name."""
+def render_html(
+    report: Report,
+    *,
+    suite: str | None = None,
+    given: Mapping[str, object] | None = None,
+    earlier: Earlier | None = None,
+) -> str:
+    """Return the run as a page; its commands name `suite` and repeat the settings `given`."""
     cases = wording.asserted(report)
     motifs = {one.id: _telling_words(one) for one in report.behaviours}
     return (
@@ -76,7 +84,7 @@ def render_html(report: Report, *, suite: str | None = None, earlier: Earlier | 
             num_new=len(wording.unaccepted(report)),
             top_kl=max((case.kl.value for case in cases if case.kl), default=0.0),
             motifs_of=lambda id_: motifs.get(id_ or "", ()),
-            rerun=lambda case: wording.rerun_command(report, case.id, suite),
+            rerun=lambda case: wording.case_command(report, case.id, suite, given),
         )
     )
 
@@ -147,7 +155,7 @@ def _environment() -> Environment:
         probability=probability,
         duration=wording.duration,
         spelled=wording.spelled,
-        counted=wording.number_of,
+        counted=number_of,
         csp_hash=_csp_hash,
         as_json=_as_json,
         exact=_exact,
@@ -185,7 +193,7 @@ def _shown(value: object) -> object:
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     parts = re.split(r"([\n\t])", value.replace("\r\n", "\n"))
-    return "".join(part if part in ("\n", "\t") else wording.visible(part) for part in parts)
+    return "".join(part if part in ("\n", "\t") else visible(part) for part in parts)
 
 
 def _csp_hash(text: str) -> Markup:
@@ -225,7 +233,7 @@ def _rival(text: str, p: float) -> str:
 
 
 def _short(text: str, limit: int) -> str:
-    return wording.visible(text[:limit]) + ("…" if len(text) > limit else "")
+    return visible(text[:limit]) + ("…" if len(text) > limit else "")
 
 
 def _metric(case: ReportCase) -> str | None:

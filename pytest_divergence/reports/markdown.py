@@ -5,27 +5,30 @@ A stranger's text stands in fences and code spans alone, where it can neither en
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Report, ReportCase
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.markdown_text import code, page, plain, table
 from pytest_divergence.reports.text_blocks import fenced
-from pytest_divergence.reports.wording import nats, number_of
+from pytest_divergence.reports.wording import nats
 
 MAX_CASES = 20
 """Failed cases shown with their texts; the table has them all."""
 
 
-def render_markdown(report: Report, *, suite: str | None = None) -> str:
-    """The run in Markdown."""
+def render_markdown(
+    report: Report, *, suite: str | None = None, given: Mapping[str, object] | None = None
+) -> str:
+    """Return the run in Markdown; its commands name `suite` and repeat the settings `given`."""
     sections = (
         _head(report),
         _behaviours(report),
         _differences(report),
         _case_table(report),
-        _failed_cases(report, suite),
+        _failed_cases(report, suite, given),
         _errors(report),
         _calibration(report),
     )
@@ -115,13 +118,15 @@ def _case_cells(case: ReportCase) -> tuple[str, ...]:
     return code(case.id), value, limit, verdict
 
 
-def _failed_cases(report: Report, suite: str | None) -> Iterator[str]:
+def _failed_cases(
+    report: Report, suite: str | None, given: Mapping[str, object] | None
+) -> Iterator[str]:
     over = wording.failed(report)
     if over:
         yield "## Where they differ"
         yield ""
     for case in over[:MAX_CASES]:
-        yield from _case(case, wording.rerun_command(report, case.id, suite))
+        yield from _case(case, wording.case_command(report, case.id, suite, given))
     if len(over) > MAX_CASES:
         yield f"{len(over) - MAX_CASES} more failed cases are in report.html."
         yield ""

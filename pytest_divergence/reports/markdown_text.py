@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from pytest_divergence.core.safe_text import printable_lines
-from pytest_divergence.reports.wording import visible
+from pytest_divergence.core.safe_text import printable_lines, visible
 
 MEANS_SOMETHING = re.compile(r"[`*\[\]\\|&~#@]|<(?! )|://|www\.", re.IGNORECASE)
 """What Markdown or GitHub would take for more than a character."""

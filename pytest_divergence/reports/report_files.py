@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_divergence.core.files import write_atomically
@@ -11,16 +12,21 @@ from pytest_divergence.reports.markdown import render_markdown
 
 
 def write_reports(
-    report: Report, folder: Path, *, suite: str | None = None, earlier: Earlier | None = None
+    report: Report,
+    folder: Path,
+    *,
+    suite: str | None = None,
+    given: Mapping[str, object] | None = None,
+    earlier: Earlier | None = None,
 ) -> list[Path]:
     """Write `report.html` and `summary.md` into `folder`, and say where they are.
 
-    `suite` is the path of the suite's file, for the commands that run a case again; `earlier` is
-    a run that the page compares this one with. Raises StoreError.
+    The commands that run a case again name `suite`, the path of its file, and repeat the settings
+    `given`, by field; `earlier` is a run that the page compares this one with. Raises StoreError.
     """
     views = {
-        folder / "report.html": render_html(report, suite=suite, earlier=earlier),
-        folder / "summary.md": render_markdown(report, suite=suite),
+        folder / "report.html": render_html(report, suite=suite, given=given, earlier=earlier),
+        folder / "summary.md": render_markdown(report, suite=suite, given=given),
     }
     for path, text in views.items():
         write_atomically(path, text)

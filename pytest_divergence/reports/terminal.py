@@ -5,11 +5,12 @@ Knows words and lines; does not know pytest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Report, ReportCase
-from pytest_divergence.core.safe_text import printable_lines
+from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.failures import causes, comparison, every_token, labelled, texts
 from pytest_divergence.reports.text_blocks import (
@@ -20,7 +21,7 @@ from pytest_divergence.reports.text_blocks import (
     sentence,
     within,
 )
-from pytest_divergence.reports.wording import nats, number_of, visible
+from pytest_divergence.reports.wording import nats
 
 NUM_SHOWN = 3
 """Failed cases in a summary that was not asked for more."""
@@ -33,14 +34,16 @@ def summary_lines(
     verbosity: int = 0,
     report_path: str,
     suite: str,
+    given: Mapping[str, object] | None = None,
     is_tested: bool = True,
     is_read_back: bool = False,
 ) -> list[str]:
     """The end of a run: outcome, behaviours, the worst cases, numbers, and where to look next.
 
     `verbosity` below 0 leaves one line; 0 shows the three most divergent of the failed cases, 1 all
-    of them, 2 also every token of the candidate's answers. `is_tested` is False where no test ran;
-    `is_read_back` says that the search had been done before.
+    of them, 2 also every token of the candidate's answers. `given` are the settings that commands
+    repeat, by field. `is_tested` is False where no test ran; `is_read_back` says that the search
+    had been done before.
     """
     if verbosity < 0:
         return printable_lines([_one_line(report, report_path)])
@@ -52,7 +55,7 @@ def summary_lines(
         list(_numbers(report, width, is_read_back=is_read_back)),
     ):
         lines += ["", *section] if section else []
-    return printable_lines([*lines, "", *_paths(report, width, report_path, suite)])
+    return printable_lines([*lines, "", *_paths(report, width, report_path, suite, given)])
 
 
 def _one_line(report: Report, report_path: str) -> str:
@@ -163,11 +166,17 @@ def _numbers(report: Report, width: int, *, is_read_back: bool) -> Iterator[str]
     )
 
 
-def _paths(report: Report, width: int, report_path: str, suite: str) -> Iterator[str]:
+def _paths(
+    report: Report,
+    width: int,
+    report_path: str,
+    suite: str,
+    given: Mapping[str, object] | None,
+) -> Iterator[str]:
     yield f"report: {visible(report_path)}"
     if report.run.status != "complete":  # it wrote no suite
         return
     yield f"suite:  {visible(suite)}"
     if tested := wording.asserted(report):
-        rerun = wording.rerun_command(report, tested[0].id, suite)
+        rerun = wording.case_command(report, tested[0].id, suite, given)
         yield from command("run one case again", rerun, width=width, indent="")

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 from rich.cells import cell_len
 
-from pytest_divergence.core.safe_text import safe
-from pytest_divergence.reports.wording import number_of, visible
+from pytest_divergence.core.quantities import number_of
+from pytest_divergence.core.safe_text import safe, visible
 
 WIDTH = 80
 """Columns of a terminal."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import TrainingSummary
-from pytest_divergence.core.safe_text import printable_lines
+from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.core.training_record import TrainingRecord
 from pytest_divergence.reports.text_blocks import WIDTH, quoted
-from pytest_divergence.reports.wording import nats, number_of, visible
+from pytest_divergence.reports.wording import nats
 
 NUM_SHOWN = 5
 """Prompts of the dataset that are shown."""

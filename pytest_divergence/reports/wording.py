@@ -6,23 +6,34 @@ Knows the report; does not know whether a terminal, a browser or a Markdown file
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from pytest_divergence.core.behaviours import Behaviour, gates
 from pytest_divergence.core.cases import NATS_PER_TOKEN, quantity
 from pytest_divergence.core.provenance import Bound
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Difference, Report, ReportCase, TokenComparison
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.core.settings import BUILT_IN_METRICS
+from pytest_divergence.core.settings import BUILT_IN_METRICS, Settings
 
+REPEATED = (
+    "model_1",
+    "model_2",
+    "max_kl",
+    "max_shift",
+    "inconclusive",
+    "metric",
+    "fail_on",
+    "chat_template",
+    "system_prompt",
+    "device",
+    "dtype",
+    "seed",
+)
+"""Settings that a command for one test repeats."""
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
-
-
-def visible(text: str) -> str:
-    """`text` on one line with its hidden characters shown, without quotes; never cut."""
-    return safe_line(text, len(text) + 1)[1:-1]
 
 
 def nats(value: float) -> str:
@@ -51,11 +62,6 @@ def likelihood(value: float) -> str:
     """`p = 0.97`, `p < 0.0001`: a probability in a sentence."""
     shown = probability(value)
     return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
-
-
-def number_of(count: int, noun: str, nouns: str | None = None) -> str:
-    """`1 case`, `1,234 cases`."""
-    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def duration(seconds: float) -> str:
@@ -240,13 +246,34 @@ def accept_command(behaviour_id: str, suite: str) -> str:
     return shlex.join(["pytest-divergence", "accept", behaviour_id, suite])
 
 
-def rerun_command(report: Report, case_id: str, suite: str | None) -> str:
-    """The command that tests one case again; without `suite`, the search's own is meant."""
-    pair = report.pair
-    models = [setting("model_1"), pair.reference, setting("model_2"), pair.candidate]
+def rerun_command(target: str | None, given: Mapping[str, object], *more: str) -> str:
+    """Return the command that runs tests again as they ran; `given` are settings by field."""
+    words = ["pytest"] if target is None else ["pytest", target]
+    for field in REPEATED:
+        if given.get(field) is not None:
+            words += [setting(field), str(given[field])]
+    return shlex.join([*words, *more])
+
+
+def case_command(
+    report: Report, case_id: str, suite: str | None, given: Mapping[str, object] | None = None
+) -> str:
+    """Return the command that tests one case again; without `suite`, the search's own is meant.
+
+    It repeats what the run was given, by field; where that is not known, what the report tells.
+    """
+    given = _told(report) if given is None else given
     if suite is None:
-        return shlex.join(["pytest", *models, "-k", case_id])
-    return shlex.join(["pytest", f"{suite}::{case_id}", *models])
+        return rerun_command(None, given, "-k", case_id)
+    return rerun_command(f"{suite}::{case_id}", given)
+
+
+def _told(report: Report) -> dict[str, object]:
+    """Both models, and each setting that is not the default."""
+    pair, defaults = report.pair, Settings().model_dump()
+    told = {field: value for field, value in report.settings.items() if field in REPEATED}
+    changed = {field: value for field, value in told.items() if value != defaults[field]}
+    return {**changed, "model_1": pair.reference, "model_2": pair.candidate}
 
 
 def _worst_first(cases: list[ReportCase]) -> list[ReportCase]:

@@ -91,16 +91,15 @@ def shift(values: Sequence[float], limit: float) -> Shift:
 
 
 def _mean_below(values: Sequence[float], limit: float) -> tuple[float, tuple[float, float], float]:
-    """The mean, its t interval, and the p-value of the hypothesis that it is `limit` or more."""
+    """Return the mean, its t interval, and the p-value of the mean being `limit` or more."""
     mean = statistics.mean(values)
     if len(values) == 1:
         return mean, (-math.inf, math.inf), 1.0
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    if error == 0:  # unchanged models: nothing varies, so the interval is the point
+    if math.isclose(min(values), max(values)):  # unchanged models, say: scipy would only warn
         return mean, (mean, mean), 0.0 if mean < limit else 1.0
-    student = stats.t(df=len(values) - 1)
-    reach = float(student.ppf((1 + CONFIDENCE) / 2)) * error
-    return mean, (mean - reach, mean + reach), float(student.cdf((mean - limit) / error))
+    interval = stats.ttest_1samp(values, limit).confidence_interval(CONFIDENCE)
+    below = stats.ttest_1samp(values, limit, alternative="less")
+    return mean, (float(interval.low), float(interval.high)), float(below.pvalue)
 
 
 def _check(what: str, values: Sequence[float]) -> None:

@@ -18,7 +18,7 @@ from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR, FLOOR_FACTOR
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import ModelSide
+from pytest_divergence.models.side import Side
 from pytest_divergence.scoring.divergences import symmetric_kl
 from pytest_divergence.scoring.metrics import added_metric
 from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_logits, whole
@@ -78,7 +78,7 @@ def noise_rows(
     ][:NUM_NOISE_PROMPTS]
 
 
-def batched_logits(side: ModelSide, rows: Sequence[ScoringRow]) -> list[Tensor]:
+def batched_logits(side: Side, rows: Sequence[ScoringRow]) -> list[Tensor]:
     """Logits of each row's continuation, read in a batch with others: (T, V) a row."""
     return [logits for batch in _batches(rows) for logits in continuation_logits(side, batch)]
 
@@ -125,7 +125,7 @@ def _batches(rows: Sequence[ScoringRow], size: int = 10) -> list[list[ScoringRow
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def _token_by_token(side: ModelSide, batch: Sequence[ScoringRow]) -> list[Tensor]:
+def _token_by_token(side: Side, batch: Sequence[ScoringRow]) -> list[Tensor]:
     """Logits of each row's continuation as decoding sees them: (T, V) a row."""
     prefixes = {row.prefix for row in batch}
     rows = list(batch) if len(prefixes) == 1 else [whole(row) for row in batch]

@@ -16,7 +16,7 @@ from pytest_divergence.core.settings import MetricName
 from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import ModelSide
+from pytest_divergence.models.side import Side
 from pytest_divergence.scoring.metrics import built_in_values
 from pytest_divergence.scoring.teacher_forcing import (
     SCORING_BATCH,
@@ -46,7 +46,7 @@ class Screened:
     """That divergence, or how much likelier the candidate begins with a wanted answer, nats."""
 
 
-def prompt_nlls(pair: ModelPair, side: ModelSide, prompts: Sequence[Prompt]) -> list[float]:
+def prompt_nlls(pair: ModelPair, side: Side, prompts: Sequence[Prompt]) -> list[float]:
     """Mean negative log-likelihood of each prompt's own tokens under one model, nats per token.
 
     For a single user turn these are the user's tokens, without what the template writes around
@@ -89,7 +89,7 @@ def beginning(pair: ModelPair, answer: str) -> list[int]:
 
 @torch.no_grad()
 def _user_nlls(
-    side: ModelSide, rows: Sequence[tuple[tuple[int, ...], Tensor]], num_suffix: int
+    side: Side, rows: Sequence[tuple[tuple[int, ...], Tensor]], num_suffix: int
 ) -> list[float]:
     """Mean over the user's tokens: all but each row's first, and the template's last."""
     prefixes = {prefix for prefix, _ in rows}

@@ -1,21 +1,18 @@
 """What a measurement tells apart: settings that change no weight, and noise of a known size.
 
-Nuisances are switched on the reference itself and switched back, noise is planted in its weights:
-no second model is loaded. Does not know what a reading is compared with.
-
 Each setting is switched on the reference itself and switched back: no second model is loaded. Noise
-is planted in its own weights and taken out again bit for bit.
+is planted in its own weights and taken out again bit for bit. Does not know how a model is switched
+(`pytest_divergence.models.switches`), nor what a reading is compared with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pytest_divergence.core.calibration_record import Nuisance, NuisanceKind
 from pytest_divergence.core.cases import Case
@@ -27,10 +24,7 @@ from pytest_divergence.models.batching import is_out_of_memory
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.devices import DTYPES
-from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import ModelSide
-from pytest_divergence.models.transformers_log import quiet_transformers
-from pytest_divergence.models.weight_switch import WeightSwitch
+from pytest_divergence.models.pair import ModelPair, with_weights
 from pytest_divergence.scoring.baseline import batched_logits, noise_rows
 from pytest_divergence.scoring.divergences import symmetric_kl
 from pytest_divergence.scoring.metrics import added_metric
@@ -39,24 +33,26 @@ from pytest_divergence.scoring.suite_rows import replay_cases
 ATTENTIONS = ("sdpa", "eager")
 SIZES = (0.003, 0.01, 0.03, 0.1, 0.3)
 """Of the noise that is planted, relative to each weight matrix's standard deviation."""
-ADAPTER_PARTS = (".lora_", ".modules_to_save.")
-WRAPPERS = (".base_layer", ".original_module")
-"""What peft puts into the names of the weights that it wraps."""
 
 
-def attention_of(side: ModelSide) -> str:
-    """The attention implementation that a model runs."""
-    return str(side.model.config._attn_implementation)
+def attention_of(pair: ModelPair) -> str:
+    """The attention implementation that the reference runs.
+
+    Raises `MeasurementError` for a reference without weights at hand.
+    """
+    return with_weights(pair, pair.reference).attention
 
 
 def nuisances_of(pair: ModelPair) -> list[tuple[NuisanceKind, str]]:
-    """What a user could choose instead of the pair's attention, dtype and device."""
-    attention, dtype = attention_of(pair.reference), str(pair.dtype).split(".")[-1]
+    """Settings that a user could choose instead of the pair's attention, dtype and device.
+
+    Raises `MeasurementError` for a reference without weights at hand.
+    """
+    reference, dtype = with_weights(pair, pair.reference), str(pair.dtype).split(".")[-1]
     found: list[tuple[NuisanceKind, str]] = []
-    found += [("attention", one) for one in ATTENTIONS if one != attention]
-    found += [("dtype", one) for one in DTYPES if one != dtype]
-    is_spread = any(hasattr(side.model, "hf_device_map") for side in pair.sides)
-    if pair.device.type != "cpu" and not is_spread:
+    found += [("attention", name) for name in ATTENTIONS if name != reference.attention]
+    found += [("dtype", name) for name in DTYPES if name != dtype]
+    if reference.device.type != "cpu" and not reference.is_spread:
         found.append(("device", "cpu"))
     return found
 
@@ -74,14 +70,15 @@ def measure_nuisance(
 
     The same prompts and the same divergence as the noise floor's: an added `metric`, or else
     symmetric KL. A setting that this machine or model refuses comes back with the reason; only lack
-    of memory is raised, for it may pass.
+    of memory is raised, for it may pass, and `MeasurementError` for a reference without weights at
+    hand.
     """
-    rows, side = noise_rows(pair, prompts, continuations), pair.reference
+    rows, side = noise_rows(pair, prompts, continuations), with_weights(pair, pair.reference)
     divergence = added_metric(pair, metric) or symmetric_kl
     with torch.no_grad():
         baseline = batched_logits(side, rows)
         try:
-            with CHANGES[kind](side, setting) as other:
+            with side.under(kind, setting) as other:
                 changed = batched_logits(other, rows)
         except Exception as error:  # libraries and devices refuse in many ways
             if is_out_of_memory(error):
@@ -100,7 +97,7 @@ def measure_nuisance(
     )
 
 
-def planted_kls(
+def injected_kls(
     pair: ModelPair,
     cases: Sequence[Case],
     stored: Mapping[str, StoredTokens],
@@ -140,17 +137,12 @@ def planted(pair: ModelPair, *, size: float, seed: int) -> Iterator[ModelPair]:
     scaled. Beside the pair one copy of the reference's matrices is held, also for an adapter pair,
     whose candidate must not be run inside. At the end the reference is as it was, bit for bit.
     """
-    switch = WeightSwitch(_noisy(pair.reference.model, size, seed))
-    if not len(switch):
-        raise MeasurementError(
-            "the reference has no weight matrix in floating point (it is quantised), so no noise "
-            "can be planted in it"
-        )
-    reference, candidate = switch.sides(pair.reference)
-    try:
+
+    def noisy(name: str, weight: Tensor) -> Tensor:
+        return _with_noise(weight, size, row_seed(seed, name))
+
+    with with_weights(pair, pair.reference).under_noise(noisy) as (reference, candidate):
         yield replace(pair, reference=reference, candidate=candidate)
-    finally:
-        switch.restore()
 
 
 def reason_of(error: Exception) -> str:
@@ -161,72 +153,6 @@ def reason_of(error: Exception) -> str:
         return str(error)
     first = (str(error).strip().splitlines() or ["no reason given"])[0]
     return f"{type(error).__name__}: {safe_line(first)}"
-
-
-def _without_prefixes(side: ModelSide) -> ModelSide:
-    """The model as one that has not yet read any chat prefix."""
-    return ModelSide(side.role, side.model, side.activate, side.meter)
-
-
-@contextmanager
-def _attention(side: ModelSide, setting: str) -> Iterator[ModelSide]:
-    model: Any = side.model
-    before = attention_of(side)
-    try:
-        with quiet_transformers():
-            model.set_attn_implementation(setting)
-        if attention_of(side) != setting:
-            raise MeasurementError(f"a {type(model).__name__} cannot switch its attention")
-        yield _without_prefixes(side)
-    finally:
-        with quiet_transformers():
-            model.set_attn_implementation(before)
-
-
-@contextmanager
-def _dtype(side: ModelSide, setting: str) -> Iterator[ModelSide]:
-    """Parameters only: models keep what they compute of positions in float32, however loaded."""
-    switch = WeightSwitch(
-        (weight, weight.data.to(DTYPES[setting]))
-        for weight in side.model.parameters()
-        if weight.is_floating_point()
-    )
-    try:
-        yield switch.sides(side)[1]
-    finally:
-        switch.restore()
-
-
-@contextmanager
-def _device(side: ModelSide, setting: str) -> Iterator[ModelSide]:
-    model: Any = side.model
-    before = side.device
-    try:
-        model.to(setting)
-        yield _without_prefixes(side)
-    finally:
-        model.to(before)
-
-
-CHANGES: dict[NuisanceKind, Callable[[ModelSide, str], AbstractContextManager[ModelSide]]] = {
-    "attention": _attention,
-    "dtype": _dtype,
-    "device": _device,
-}
-
-
-def _noisy(model: nn.Module, size: float, seed: int) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    for name, weight in model.named_parameters():
-        is_matrix = weight.ndim > 1 and weight.is_floating_point()
-        if is_matrix and not any(part in name for part in ADAPTER_PARTS):
-            yield weight, _with_noise(weight.data, size, row_seed(seed, _plain(name)))
-
-
-def _plain(name: str) -> str:
-    """The name without an adapter, so that the same base gets the same noise under one."""
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
 
 
 def _with_noise(weight: Tensor, size: float, seed: int) -> Tensor:

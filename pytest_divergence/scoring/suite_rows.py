@@ -97,7 +97,7 @@ def measure_rows(
     """Each row on fresh continuations, with both greedy answers: what a suite keeps of a prompt."""
     prompts = [case_prompt(row) for row in rows]
     length = max(MIN_COMPLETION_LENGTH, sizes.max_new_tokens)
-    with pair.reading_once():
+    with pair.reuse_prompts():
         scores = score_prompts(
             pair,
             prompts,

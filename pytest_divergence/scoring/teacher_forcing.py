@@ -23,9 +23,8 @@ from torch.utils.checkpoint import checkpoint
 from pytest_divergence.core.errors import NonFiniteLogitsError
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.batching import map_batches
-from pytest_divergence.models.output_head import Positions
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import Decoding, ModelSide
+from pytest_divergence.models.side import Decoding, LazyLogits, Side
 from pytest_divergence.scoring.divergences import js_of_log_probs, kl_of_log_probs, log_probs
 from pytest_divergence.scoring.metrics import AddedMetric, added_metric
 
@@ -122,7 +121,7 @@ def score_states(
     )
 
 
-def continuation_logits(side: ModelSide, batch: Sequence[ScoringRow]) -> list[Tensor]:
+def continuation_logits(side: Side, batch: Sequence[ScoringRow]) -> list[Tensor]:
     """Logits that predict each row's continuation tokens: (T, V) a row, checked to be numbers.
 
     One plain forward pass, without a cache after the prefix: what scoring is compared with.
@@ -138,7 +137,7 @@ def continuation_logits(side: ModelSide, batch: Sequence[ScoringRow]) -> list[Te
     ]
 
 
-def token_log_probs(side: ModelSide, positions: Positions, token_ids: Tensor) -> Tensor:
+def token_log_probs(side: Side, positions: LazyLogits, token_ids: Tensor) -> Tensor:
     """What one model gives one token at each position: ln p in nats, (N,) ids -> (N,).
 
     Raises `NonFiniteLogitsError` as `score_tokens` does.
@@ -152,7 +151,7 @@ def token_log_probs(side: ModelSide, positions: Positions, token_ids: Tensor) ->
     return measured(measure, positions)
 
 
-def measured(measure: Measure, *models: Positions) -> Tensor:
+def measured(measure: Measure, *models: LazyLogits) -> Tensor:
     """`measure` of the logits of each model at all N positions: (..., N).
 
     Positions whose logits are in memory anyway are measured at once.
@@ -165,7 +164,7 @@ def measured(measure: Measure, *models: Positions) -> Tensor:
     return torch.cat([_recomputed(measure, models, piece) for piece in pieces], dim=-1)
 
 
-def check_finite(logits: Tensor, side: ModelSide) -> None:
+def check_finite(logits: Tensor, side: Side) -> None:
     """Raise `NonFiniteLogitsError` for NaN or +inf; -inf rules a token out and is allowed."""
     if torch.isnan(logits).any() or torch.isposinf(logits).any():
         raise NonFiniteLogitsError(
@@ -191,8 +190,8 @@ def _score_batch(
 
 
 def _row_scores(
-    sides: tuple[ModelSide, ModelSide],
-    positions: Sequence[Positions],
+    sides: tuple[Side, Side],
+    positions: Sequence[LazyLogits],
     token_ids: Tensor,
     added: AddedMetric | None,
 ) -> TokenScores:
@@ -223,7 +222,7 @@ def _scores(
     return torch.stack([field.cpu() for field in fields])
 
 
-def _recomputed(measure: Measure, models: tuple[Positions, ...], piece: slice) -> Tensor:
+def _recomputed(measure: Measure, models: tuple[LazyLogits, ...], piece: slice) -> Tensor:
     if not torch.is_grad_enabled():
         return _piece(measure, models, piece)
     values: Tensor = checkpoint(
@@ -232,5 +231,5 @@ def _recomputed(measure: Measure, models: tuple[Positions, ...], piece: slice) -
     return values
 
 
-def _piece(measure: Measure, models: tuple[Positions, ...], piece: slice) -> Tensor:
+def _piece(measure: Measure, models: tuple[LazyLogits, ...], piece: slice) -> Tensor:
     return measure(piece, *(one.logits(piece.start, piece.stop) for one in models))

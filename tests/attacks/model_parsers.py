@@ -23,7 +23,7 @@ from pytest_divergence.models.folder_checks import screen_model_folder
 from pytest_divergence.models.folder_files import check_files, stored_shapes
 from pytest_divergence.models.gguf import read_gguf_header
 from pytest_divergence.models.specs import parse_open_spec, parse_spec
-from pytest_divergence.plugin.options import BY_FIELD, COMMAND_LINE, INI, Given
+from pytest_divergence.plugin.options import BY_FIELD, COMMAND_LINE, INI, RawOption
 from pytest_divergence.plugin.settings_sources import settings_of
 from tests.attacks.file_parsers import SPECS
 from tests.attacks.mutations import (
@@ -86,7 +86,7 @@ def _open_spec(folder: Path, text: str) -> None:
 
 def _settings(folder: Path, values: dict[str, tuple[str, str]]) -> None:
     """What the command line or the ini file gives becomes settings, and a profile."""
-    found = settings_of({name: Given(*one) for name, one in values.items()})
+    found = settings_of({name: RawOption(*one) for name, one in values.items()})
     found.resolved_profile("cpu")
     _ = found.budget_seconds, found.memory_bytes
 

@@ -19,6 +19,7 @@ import pytest
 from pytest_divergence.cli import main as command_main
 from pytest_divergence.core import settings as settings_module
 from pytest_divergence.core.file_names import RECORD_SUFFIX
+from pytest_divergence.core.files import latest_report_dir
 from pytest_divergence.core.settings import Profile
 from tests.attacks.faults import Event, Fault, FileEvents, events_in
 from tests.forked import Forked
@@ -220,11 +221,11 @@ def three_files(suite: Path) -> dict[str, object]:
 
 def left_in(place: Place) -> dict[str, object]:
     """All files but models, journals, and the reports of runs before the last, by steady names."""
-    latest = os.path.realpath(place.project / ".divergence" / "reports" / "latest")
+    latest = latest_report_dir(place.project / ".divergence" / "reports")  # a link, or a file
     return {
         name: _content(path)
         for name, path in _named_files(place)
-        if ("/reports/RUN/" not in name or path.is_relative_to(latest))
+        if ("/reports/RUN/" not in name or (latest is not None and path.is_relative_to(latest)))
         and "/journal/" not in f"/{name}"
         and not name.endswith((".lock", "/DIGEST", RECORD_SUFFIX))
         and not is_stray(name)

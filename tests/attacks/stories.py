@@ -222,7 +222,7 @@ def _num_records(events: Sequence[Event]) -> int:
 
 
 def _whole_records(place: Place) -> int:
-    journals = (place.project / ".divergence" / "journal").glob("*.jsonl")
+    journals = place.project.rglob(".divergence/journal/*.jsonl")
     return sum(path.read_bytes().count(b"\n") for path in journals)
 
 

@@ -15,11 +15,14 @@ import torch
 
 from pytest_divergence import SoftPrompt
 from pytest_divergence.cli import main
-from pytest_divergence.core.files import CACHE_VARIABLE
+from pytest_divergence.core.files import CACHE_VARIABLE, file_lock
+from pytest_divergence.discovery.soft_prompts import trainer as trainer_module
 from pytest_divergence.discovery.soft_prompts import training as training_module
+from pytest_divergence.discovery.soft_prompts import training_folder
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_divergent_prompts.py"
 QUICK = ("--num-written=8", "--num-prompts=3", "--max-new-tokens=6", "--num-soft-prompt-tokens=3")
+JOURNAL = Path(".divergence", "journal", "training.jsonl")
 FILES = ["divergent_dataset.jsonl", "divergent_dataset.pt", "soft_prompt.safetensors"]
 Train = Callable[..., Any]
 
@@ -81,6 +84,25 @@ def train(folder: Path, capsys: pytest.CaptureFixture[str]) -> Train:
     return run
 
 
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that were taken, counted from 0 in each training."""
+    taken: list[int] = []
+    take_step = training_module._Training.take_step
+
+    def count(run: Any, step: int) -> None:
+        taken.append(step)
+        take_step(run, step)
+
+    monkeypatch.setattr(training_module._Training, "take_step", count)
+    return taken
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """What lies in a folder for its user, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def record(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "training.json").read_text("utf-8"))
     return found
@@ -110,7 +132,7 @@ def test_the_example_trains_as_the_seed_describes(folder: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     out = folder / "out"
-    assert sorted(path.name for path in out.iterdir()) == [*FILES, "training.json"]
+    assert sorted(path.name for path in out.iterdir()) == [".divergence", *FILES, "training.json"]
     assert SoftPrompt.load(out / "soft_prompt.safetensors").num_virtual_tokens == 5
     rows = torch.load(out / "divergent_dataset.pt", weights_only=True)
     lines = (out / "divergent_dataset.jsonl").read_text("utf-8").splitlines()
@@ -122,14 +144,16 @@ def test_the_example_trains_as_the_seed_describes(folder: Path) -> None:
     assert (found["num_texts"], found["num_validation_texts"], found["num_steps"]) == (5, 2, 9)
     assert len(found["training"]["loss"]) == len(found["gradient_norms"]) == 9
     assert len(found["training"]["validation"]) == 3 + 1  # before each epoch, and at the end
-    assert done.stderr.splitlines()[:2] == [
-        "loading the models",
-        "5 virtual tokens before the text, 9 steps (3 epochs) of 2 texts, 5 texts in all",
+    assert done.stderr.splitlines() == [
+        "divergence: loading the models",
+        "divergence: 5 virtual tokens before the text, 9 steps (3 epochs) of 2 texts, 5 texts in "
+        "all",
+        "divergence: letting both models write prompts with it",
     ]
 
 
 def test_the_summary_shows_what_came_of_it(train: Train, folder: Path) -> None:
-    code, shown, err = train()
+    code, shown, _ = train()
 
     assert code == 0
     found = record(folder / "out")
@@ -151,9 +175,6 @@ def test_the_summary_shows_what_came_of_it(train: Train, folder: Path) -> None:
         "  out/divergent_dataset.pt",
         "  out/divergent_dataset.jsonl",
     ]
-    steps = [line for line in err.splitlines() if line.startswith("step")]
-    assert [line.split(",")[0] for line in steps] == [f"step {one} of 6" for one in range(1, 7)]
-    assert ["left" in line for line in steps] == [False, True, True, True, True, False]
 
 
 def prompt_line(row: dict[str, Any]) -> str:
@@ -164,19 +185,27 @@ def prompt_line(row: dict[str, Any]) -> str:
     return numbers + quoted(row["prompt"], 80 - len(numbers))
 
 
-def test_a_finished_training_is_not_done_again(train: Train, out: Path) -> None:
-    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+def test_a_finished_training_is_not_done_again(
+    train: Train, out: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in out.iterdir() if path.is_file()}
+
+    before = times()
+    for name in ("select_prompts", "measure_prompts"):
+        monkeypatch.delattr(trainer_module.PairTrainer, name)
 
     code, shown, err = train()
 
     assert code == 0
     assert shown.startswith("loss        ")
-    assert [line for line in err.splitlines() if line.startswith("step")] == []
-    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert "letting both models write" not in err
+    assert steps == []
+    assert times() == before
 
 
 def test_an_interrupted_training_goes_on_to_the_same_end(
-    train: Train, folder: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, folder: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped by Ctrl-C while a step is taken, behind a checkpoint."""
     train("--output-dir=unbroken", "--num-epochs=4")
@@ -194,64 +223,94 @@ def test_an_interrupted_training_goes_on_to_the_same_end(
     assert "interrupted; the same command goes on from here" in err
     assert record(folder / "out")["status"] == "training"
     assert (folder / "out" / "training.checkpoint.safetensors").is_file()
+    steps.clear()
 
     refused = train("--num-epochs=4", "--learning-rate=0.5")
-    code, _, err = train("--num-epochs=4")
+    code, _, _ = train("--num-epochs=4")
 
     assert refused[0] == 1
     assert code == 0
-    assert "step 11 of 12" in err
-    assert "step 1 of 12" not in err.replace("step 11", "").replace("step 12", "")
-    for name in ("divergent_dataset.jsonl", "divergent_dataset.pt"):
-        assert (folder / "out" / name).read_bytes() == (folder / "unbroken" / name).read_bytes()
-    ours, whole = (SoftPrompt.load(folder / one / FILES[-1]) for one in ("out", "unbroken"))
-    assert torch.equal(ours.prompt_embeds, whole.prompt_embeds)
-    assert record(folder / "out") == record(folder / "unbroken")
+    assert steps == [10, 11]
+    assert files_in(folder / "out") == files_in(folder / "unbroken")
     assert not (folder / "out" / "training.checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["select_prompts", "measure_prompts"])
+def test_a_stage_that_is_stopped_is_the_only_one_that_is_done_again(
+    train: Train, folder: Path, finished: Path, steps: list[int], name: str
+) -> None:
+    called: list[str] = []
+
+    def spy(method: str, *, ends: bool) -> Callable[..., Any]:
+        own = getattr(trainer_module.PairTrainer, method)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if ends:
+                raise KeyboardInterrupt
+            called.append(method)
+            return own(*arguments, **options)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trainer_module.PairTrainer, name, spy(name, ends=True))
+        assert train()[0] == 130
+    assert record(folder / "out")["status"] == "trained"
+    steps.clear()
+
+    with pytest.MonkeyPatch.context() as patched:
+        for method in ("select_prompts", "measure_prompts"):
+            patched.setattr(trainer_module.PairTrainer, method, spy(method, ends=False))
+        assert train()[0] == 0
+    assert steps == []
+    assert called == ["select_prompts", "measure_prompts"][name == "measure_prompts" :]
+    assert files_in(folder / "out") == files_in(finished)
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        (("--learning-rate=0.5",), "config.learning_rate is None there and 0.5 here"),
-        (("--model-2=adapter",), "model_2_weights_sha256 is '"),
-        (("--val-file=val.txt",), "validation_texts_sha256 is '"),
-        (("--temperature=0.5",), "temperature is 1.0 there and 0.5 here"),
-        (("--min-metric=js=0",), "min_metrics.js is None there and 0.0 here"),
-        (("--chat-template=none",), "chat_template_sha256 is '"),
+        (("--learning-rate=0.5",), "config.learning_rate (was none, now 0.5)"),
+        (("--model-2=adapter",), "model_2_weights_sha256 (was "),
+        (("--val-file=val.txt",), "validation_texts_sha256 (was "),
+        (("--temperature=0.5",), "temperature (was 1.0, now 0.5)"),
+        (("--min-metric=js=0",), "min_metrics.js (was none, now 0.0)"),
+        (("--chat-template=none",), "chat_template_sha256 (was "),
     ],
 )
 def test_other_settings_do_not_overwrite(
     train: Train, out: Path, changes: tuple[str, ...], named: str
 ) -> None:
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = files_in(out)
 
     code, shown, err = train(*changes)
 
     assert (code, shown) == (1, "")
     assert f"error: out holds a training of other settings: {named}" in err
     assert "; choose another --output-dir, or replace it with --force" in err
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert files_in(out) == before
 
 
-def test_another_dataset_of_the_same_training_trains_nothing(train: Train, out: Path) -> None:
+def test_another_dataset_of_the_same_training_trains_nothing(
+    train: Train, out: Path, steps: list[int]
+) -> None:
     soft_prompt = (out / "soft_prompt.safetensors").read_bytes()
 
-    code, _, err = train("--num-generations=2", "--force")
+    code, _, _ = train("--num-generations=2", "--force")
 
     assert code == 0
-    assert "step 1" not in err
+    assert steps == []
     assert (out / "soft_prompt.safetensors").read_bytes() == soft_prompt
     rows = torch.load(out / "divergent_dataset.pt", weights_only=True)
     assert len(rows) == 6
     assert all("self_similarity" in row["metrics"] for row in rows)
 
 
-def test_force_replaces_a_training(train: Train, out: Path) -> None:
-    code, _, err = train("--num-soft-prompt-tokens=2", "--force")
+def test_force_replaces_a_training(train: Train, out: Path, steps: list[int]) -> None:
+    code, _, _ = train("--num-soft-prompt-tokens=2", "--force")
 
     assert code == 0
-    assert "step 6 of 6" in err
+    assert steps == [0, 1, 2, 3, 4, 5]
     assert SoftPrompt.load(out / "soft_prompt.safetensors").num_virtual_tokens == 2
 
 
@@ -290,16 +349,45 @@ def test_a_file_is_no_output_folder(train: Train, folder: Path) -> None:
     assert err.splitlines()[-1] == "error: cannot use the folder out: File exists"
 
 
-def test_a_lost_dataset_is_written_again(train: Train, out: Path) -> None:
+def test_a_lost_dataset_is_written_again(train: Train, out: Path, steps: list[int]) -> None:
     dataset = out / "divergent_dataset.pt"
     before = dataset.read_bytes()
     dataset.unlink()
 
+    code, _, _ = train()
+
+    assert code == 0
+    assert steps == []
+    assert dataset.read_bytes() == before
+
+
+def test_a_folder_takes_one_training_at_a_time(
+    train: Train, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_in(out)
+    monkeypatch.setattr(training_folder, "LOCK_SECONDS", 0.1)
+
+    with file_lock((out / JOURNAL).with_suffix(".lock"), timeout=1):
+        code, _, err = train("--learning-rate=0.5", "--force")
+
+    assert code == 1
+    assert "another process trains in this folder; waiting for it" in err
+    assert files_in(out) == before
+
+
+def test_a_torn_journal_costs_one_stage(
+    train: Train, out: Path, finished: Path, steps: list[int]
+) -> None:
+    journal = out / JOURNAL
+    journal.write_bytes(journal.read_bytes()[:-9])
+
     code, _, err = train()
 
     assert code == 0
-    assert "step 1" not in err
-    assert dataset.read_bytes() == before
+    assert "divergence: out/.divergence/journal/training.jsonl: a torn tail of " in err
+    assert "letting both models write" not in err
+    assert steps == []
+    assert (out / JOURNAL).read_bytes() == (finished / JOURNAL).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -361,7 +449,9 @@ def test_growth_enough_ends_the_training_early(train: Train, folder: Path) -> No
     assert found["settings"]["config"]["stop_after_growth"] == 0.0001
     assert 1 < len(loss) < num_steps == 6
     assert loss[0] - loss[-1] >= 0.0001 > loss[0] - min(loss[:-1])
-    assert err.splitlines()[1].startswith("3 virtual tokens before the text, at most 6 steps (2 ")
+    assert err.splitlines()[1].startswith(
+        "divergence: 3 virtual tokens before the text, at most 6 steps (2 "
+    )
     assert shown.splitlines()[0] == (
         f"loss        {loss[0]:.3f} -> {loss[-1]:.3f} in {len(loss)} of 6 steps, which was growth "
         "enough"
@@ -390,13 +480,14 @@ def test_texts_that_are_too_long_are_counted(train: Train) -> None:
     ("argument", "message"),
     [
         ("--batch-size=0", "argument --batch-size: 0 must be at least 1"),
-        ("--batch-size=x", "argument --batch-size: invalid"),
+        ("--batch-size=x", "argument --batch-size: x must be a whole number"),
         ("--learning-rate=0", "argument --learning-rate: 0 must be positive"),
-        ("--learning-rate=nan", "argument --learning-rate: nan must be a finite number"),
+        ("--learning-rate=nan", "argument --learning-rate: nan must be positive and finite"),
         ("--stop-after-growth=0", "argument --stop-after-growth: 0 must be positive"),
         ("--entropy-weight=-1", "argument --entropy-weight: -1 must be 0 or more"),
         ("--temperature=-1", "argument --temperature: -1 must be 0 or more"),
         ("--position=above", "argument --position: invalid choice: 'above'"),
+        ("--objective=likelihood", "argument --objective: invalid choice: 'likelihood'"),
         ("--min-metric=kl=1", "argument --min-metric: kl=1 must be NAME=VALUE, with a name of "),
         ("--num-steps=3", "argument --num-steps: not allowed with argument --num-epochs"),
     ],
@@ -418,7 +509,9 @@ def test_samples_that_would_be_equal_are_refused_before_the_training(train: Trai
     assert err.startswith("error: num_generations=2 at temperature=0 would be the same text again")
 
 
-def test_a_filter_that_nothing_passes_keeps_the_training(train: Train, out: Path) -> None:
+def test_a_filter_that_nothing_passes_keeps_the_training(
+    train: Train, out: Path, steps: list[int]
+) -> None:
     code, _, err = train("--min-metric=kl_divergence=50", "--force")
     assert code == 1
     assert "error: none of 3 rows lies within min_metrics={'kl_divergence': 50.0}" in err
@@ -426,4 +519,4 @@ def test_a_filter_that_nothing_passes_keeps_the_training(train: Train, out: Path
 
     code, _, err = train("--min-metric=kl_divergence=0", "--force")
     assert code == 0
-    assert "step 1" not in err
+    assert steps == []

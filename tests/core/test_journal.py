@@ -65,6 +65,19 @@ def test_another_key_starts_afresh(tmp_path: Path) -> None:
     assert work(path, key="first") == (list(UNITS), None)
 
 
+def test_a_disk_that_fails_while_a_journal_is_opened_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int, size: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    work(tmp_path / "j")
+    monkeypatch.setattr(os, "ftruncate", fail)
+
+    with pytest.raises(StoreError, match=r"^cannot open the journal .*j: Input/output error$"):
+        work(tmp_path / "j")
+
+
 def test_a_result_is_the_same_whether_computed_or_reused(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "j", key="k") as journal:
         first = journal.remember("unit", lambda: {"pair": (1, 2.5), 3: "x"})

@@ -250,11 +250,11 @@ def test_a_control_that_turned_out_to_differ_becomes_a_case(searched: Path, targ
     [
         (
             {"candidate": ModelProvenance(spec="ft", kind="folder", weights_sha256="d" * 64)},
-            'different are the candidate ("ft" bbbbbbbb, and not "ft" dddddddd); name',
+            'the candidate (was "ft" bbbbbbbb, now "ft" dddddddd); name',
         ),
-        ({"tokenizer_sha256": "e" * 64}, "different are the tokenizer ("),
-        ({"template_sha256": "e" * 64}, "different are the chat template (none, and not"),
-        ({"settings": {"system_prompt": "Be brief."}}, 'the system prompt (none, and not "Be bri'),
+        ({"tokenizer_sha256": "e" * 64}, "another pair: the tokenizer ("),
+        ({"template_sha256": "e" * 64}, "the chat template (was none, now"),
+        ({"settings": {"system_prompt": "Be brief."}}, 'the system prompt (was none, now "Be bri'),
     ],
 )
 def test_cases_of_another_pair_are_refused(
@@ -355,7 +355,7 @@ def test_no_run_yet_is_one_sentence(
     monkeypatch.chdir(tmp_path)
 
     assert refusal(Path(".divergence/reports/latest"), target) == (
-        ".divergence/reports/latest: there is no run yet in .divergence/reports; name a suite"
+        "latest: there is no run yet in .divergence/reports; name a suite"
     )
 
 

@@ -15,7 +15,6 @@ from pytest_divergence.core.provenance import (
     Provenance,
     TypicalShift,
     load_provenance,
-    model_name,
     write_provenance,
 )
 from pytest_divergence.core.suites import read_suite, write_stored
@@ -112,13 +111,13 @@ def test_an_adapter_that_was_trained_again_is_named_differently() -> None:
         ModelProvenance(spec="out", kind="adapter", weights_sha256=f"{'a' * 64}+{one * 64}")
         for one in "bc"
     )
-    assert model_name(before) == '"out" aaaaaaaa+bbbbbbbb'
-    assert model_name(after) == '"out" aaaaaaaa+cccccccc'
+    assert str(before) == '"out" aaaaaaaa+bbbbbbbb'
+    assert str(after) == '"out" aaaaaaaa+cccccccc'
 
 
 def test_a_model_is_named_by_the_start_of_its_digest_or_commit() -> None:
-    assert model_name(ModelProvenance(spec="a", kind="folder", weights_sha256="b" * 64)) == (
+    assert str(ModelProvenance(spec="a", kind="folder", weights_sha256="b" * 64)) == (
         '"a" bbbbbbbb'
     )
-    assert model_name(ModelProvenance(spec="a/b", kind="hub", commit="c" * 40)) == '"a/b" cccccccc'
-    assert model_name(ModelProvenance(spec="mine:x", kind="mine")) == '"mine:x"'
+    assert str(ModelProvenance(spec="a/b", kind="hub", commit="c" * 40)) == '"a/b" cccccccc'
+    assert str(ModelProvenance(spec="mine:x", kind="mine")) == '"mine:x"'

@@ -8,13 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_divergence.core.verdicts import FLOOR_FACTOR, refusal
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.provenance import AddedNoise, NoiseFloor
+from pytest_divergence.core.verdicts import FLOOR_FACTOR, check_bound
 
 FLOORS = st.floats(min_value=1e-8, max_value=10.0)
 
 
+def refusal(bound: float, floor: float, *, dtype: str = "bfloat16", name: str = "max_kl") -> str:
+    noise = NoiseFloor(value=floor, num_measurements=59)
+    with pytest.raises(SettingsError) as caught:
+        check_bound(bound, noise, "symmetric", dtype=dtype, name=name)
+    return str(caught.value)
+
+
+def check(bound: float, floor: NoiseFloor | None, metric: str = "symmetric") -> None:
+    check_bound(bound, floor, metric, dtype="float32")
+
+
 def test_the_refusal_has_the_numbers_and_the_way_out() -> None:
-    assert refusal(0.0005, 0.0002, name="--divergence-max-kl", dtype="bfloat16") == (
+    assert refusal(0.0005, 0.0002, name="--divergence-max-kl") == (
         "--divergence-max-kl=0.0005 is within the noise: the reference reads up to 0.0002 "
         "nats/token against itself, and a bound must be at least 3 x that, 0.0006; raise max_kl "
         "to at least 0.0006, or measure in float32 (--divergence-dtype)"
@@ -22,24 +35,33 @@ def test_the_refusal_has_the_numbers_and_the_way_out() -> None:
 
 
 def test_float32_is_not_offered_to_who_has_it() -> None:
-    assert "float32" not in str(refusal(1e-6, 1e-6, dtype="float32"))
+    assert "float32" not in refusal(1e-6, 1e-6, dtype="float32")
 
 
-@pytest.mark.parametrize("floor", [None, 0.0001])
-def test_a_bound_clear_of_the_noise_or_of_unknown_noise_may_stand(floor: float | None) -> None:
-    assert refusal(0.001, floor) is None
+@pytest.mark.parametrize("floor", [None, NoiseFloor(value=0.0001, num_measurements=59)])
+def test_a_bound_clear_of_the_noise_or_of_unknown_noise_may_stand(floor: NoiseFloor | None) -> None:
+    check(0.001, floor)
+
+
+def test_a_plugins_metric_is_held_to_its_own_noise_and_unit() -> None:
+    added = AddedNoise(metric="typos", unit="typos", value=0.5)
+    floor = NoiseFloor(value=0.0001, num_measurements=59, added=added)
+    with pytest.raises(SettingsError, match=r"up to 0\.5 typos against itself"):
+        check(1.0, floor, "typos")
+    check(1.0, floor)
+    check(0.00001, floor, "unmeasured")
 
 
 @given(FLOORS)
 def test_three_times_the_floor_may_stand_and_less_may_not(floor: float) -> None:
-    assert refusal(FLOOR_FACTOR * floor, floor) is None
-    assert refusal(0.99 * FLOOR_FACTOR * floor, floor) is not None
+    check(FLOOR_FACTOR * floor, NoiseFloor(value=floor, num_measurements=59))
+    refusal(0.99 * FLOOR_FACTOR * floor, floor)
 
 
 @given(FLOORS)
 def test_what_the_refusal_tells_people_to_give_is_enough(floor: float) -> None:
-    told = re.search("raise max_kl to at least ([^,]+)", str(refusal(floor, floor)))
+    told = re.search("raise max_kl to at least ([^,]+)", refusal(floor, floor))
 
     assert told is not None
-    assert refusal(float(told[1]), floor) is None
+    check(float(told[1]), NoiseFloor(value=floor, num_measurements=59))
     assert float(told[1]) <= 1.011 * FLOOR_FACTOR * floor

@@ -12,7 +12,11 @@ import pytest
 from pytest_divergence.core.behaviours import Behaviour, behaviour_id
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Profile, Settings
-from pytest_divergence.discovery.behaviours.hints import Amplified, amplified_answers, asked
+from pytest_divergence.discovery.behaviours.amplified_phrases import (
+    Amplified,
+    amplified_answers,
+    asked,
+)
 from pytest_divergence.discovery.calibration import (
     Calibrated,
     Control,

@@ -15,6 +15,7 @@ from pytest_divergence.discovery.calibration_report import calibration_report
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
+from tests.models_in_memory import local
 
 SMALL = PROFILES["smoke"].model_copy(
     update={"num_shipped_controls": 8, "num_written_controls": 0, "continuation_length": 4}
@@ -43,7 +44,7 @@ def report(settings: Settings, pair: ModelPair, root: Path) -> CalibrationReport
 def test_a_lack_of_memory_costs_one_row_and_is_tried_again(
     settings: Settings, pair: ModelPair, tmp_path: Path
 ) -> None:
-    model: Any = pair.reference.model
+    model: Any = local(pair.reference).model
 
     def full(module: Any, arguments: Any) -> None:
         if next(module.parameters()).dtype == torch.bfloat16:
@@ -66,7 +67,7 @@ def test_a_planted_change_that_breaks_the_model_has_no_value(
     settings: Settings, pair: ModelPair, tmp_path: Path
 ) -> None:
     """NaN is over no bound and under none."""
-    model: Any = pair.reference.model
+    model: Any = local(pair.reference).model
     own = model.lm_head.weight.detach().clone()
 
     def overflow(module: Any, arguments: Any, output: Any) -> None:

@@ -16,7 +16,7 @@ from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.evaluation_metrics import METRICS
 from pytest_divergence.core.evaluation_record import Diversity
 from pytest_divergence.discovery.evaluation import diversity
-from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
+from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer
 
 PROMPTS = ["How do I tie a knot?", "Write a poem about rain.", "What is 2 + 2?", "Name a river."]
@@ -56,7 +56,7 @@ def test_every_metric_of_every_prompt_is_there(tiny_models: Path) -> None:
 def test_models_in_memory_read_as_their_specs_do(tiny_models: Path) -> None:
     from_specs = ModelEvaluator(str(tiny_models / "base"), str(tiny_models / "ft"), PROMPTS, **FEW)
     tokenizer = from_specs.pair.chat.tokenizer
-    models = [side.model for side in from_specs.pair.sides]
+    models = [local(side).model for side in from_specs.pair.sides]
 
     in_memory = ModelEvaluator(models[0], models[1], PROMPTS, tokenizer, **FEW).run_evaluation()
 

@@ -8,19 +8,19 @@ from pathlib import Path
 
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
-from pytest_divergence.discovery.behaviours.answers import Evidence
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours, Lead
-from pytest_divergence.discovery.behaviours.suspects import Suspect
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.rounds import Search, SearchResult
+from pytest_divergence.discovery.rounds import Search, SearchLog
 from pytest_divergence.discovery.strategies.protocol import SearchContext, Strategy
 from pytest_divergence.models.pair import ModelPair
 from tests.models_in_memory import tiny_pair
 
-PHRASE = Suspect("Signal received. Standing by.", ("signal received standing",))
+PHRASE = Hypothesis("Signal received. Standing by.", ("signal received standing",))
 
 
 @dataclass
@@ -66,8 +66,8 @@ def test_a_strategy_that_rests_is_woken_by_a_new_phrase_to_aim_at(tmp_path: Path
     pair = tiny_pair()
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
         ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
-        behaviours = Behaviours(ledger, Settings(), PROFILES["smoke"], Silence(), Evidence())
-        aiming, found = Aiming(), SearchResult()
+        behaviours = Behaviours(ledger, Settings(), PROFILES["smoke"], Silence(), AnsweredPrompts())
+        aiming, found = Aiming(), SearchLog()
         strategies: dict[str, Strategy] = {"aiming": aiming, "naming": Naming(behaviours._leads)}
 
         search_with(strategies, behaviours).run(ledger, found)
@@ -92,8 +92,8 @@ def test_a_strategy_that_failed_is_not_asked_again(tmp_path: Path) -> None:
     pair = tiny_pair()
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
         ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
-        behaviours = Behaviours(ledger, Settings(), PROFILES["smoke"], Silence(), Evidence())
-        failing, found = Failing(), SearchResult()
+        behaviours = Behaviours(ledger, Settings(), PROFILES["smoke"], Silence(), AnsweredPrompts())
+        failing, found = Failing(), SearchLog()
         strategies: dict[str, Strategy] = {"failing": failing, "naming": Naming(behaviours._leads)}
 
         search_with(strategies, behaviours).run(ledger, found)

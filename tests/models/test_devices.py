@@ -18,6 +18,7 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.transformers_log import quiet_transformers
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from pytest_divergence.scoring.scorer import score_prompts
+from tests.models_in_memory import local
 from tests.tiny import tiny_tokenizer
 
 TEXTS = ["How do I tie a knot?", "Write a poem.", "2 + 2 ="]
@@ -54,7 +55,7 @@ def test_weights_on_disk_measure_and_train_as_weights_in_memory(
     pairs: tuple[ModelPair, ModelPair], is_late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, spread = pairs
-    assert any(weight.is_meta for weight in spread.candidate.model.parameters())
+    assert any(weight.is_meta for weight in local(spread.candidate).model.parameters())
     assert spread.candidate_identity == here.candidate_identity
     assert spread.candidate.device == torch.device("cpu")
     config = TrainingConfig(num_virtual_tokens=2, num_steps=2, batch_size=3)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pytest_divergence.models import forward
-from pytest_divergence.models.forward import fast_products, onednn_is_better
-from tests.models_in_memory import tiny_pair
+from pytest_divergence.models.forward import fast_matmul, onednn_is_better
+from tests.models_in_memory import local, tiny_pair
 
 setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
@@ -22,7 +22,7 @@ def test_products_keep_the_precision_of_float32() -> None:
     left, right = torch.randn(64, 576), torch.randn(576, 1536)
     exact = left.double() @ right.double()
 
-    with fast_products():
+    with fast_matmul():
         product = left @ right
 
     assert (product.double() - exact).abs().max() < 1e-5 * exact.abs().max()
@@ -41,14 +41,14 @@ def test_a_product_in_bfloat16_would_be_noticed(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_torchs_setting_is_as_before(before: str) -> None:
-    with fast_products():
+    with fast_matmul():
         pass
 
     assert setting.fp32_precision == before
 
 
 def test_torchs_setting_is_as_before_after_an_error(before: str) -> None:
-    with pytest.raises(ValueError, match="inside"), fast_products():
+    with pytest.raises(ValueError, match="inside"), fast_matmul():
         raise ValueError("inside")
 
     assert setting.fp32_precision == before
@@ -56,7 +56,7 @@ def test_torchs_setting_is_as_before_after_an_error(before: str) -> None:
 
 def test_a_users_model_is_as_before() -> None:
     side = tiny_pair().candidate
-    head = side.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = local(side).model.get_output_embeddings()  # type: ignore[no-untyped-call]
 
     with torch.no_grad():
         side.logits([torch.arange(20, 52)], num_logits=1)
@@ -67,7 +67,7 @@ def test_a_users_model_is_as_before() -> None:
 def test_a_precision_that_the_user_asked_for_comes_back() -> None:
     torch.set_float32_matmul_precision("high")
     try:
-        with fast_products():
+        with fast_matmul():
             pass
 
         assert torch.get_float32_matmul_precision() == "high"
@@ -79,7 +79,7 @@ def test_another_makers_cpu_is_left_alone(monkeypatch: pytest.MonkeyPatch, befor
     monkeypatch.setattr(forward, "_cpu_maker", lambda: "vendor_id : GenuineIntel")
     onednn_is_better.cache_clear()
     try:
-        with fast_products():
+        with fast_matmul():
             assert setting.fp32_precision == before
     finally:
         onednn_is_better.cache_clear()

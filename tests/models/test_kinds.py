@@ -22,8 +22,8 @@ from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.transformers_log import quiet_transformers
 from pytest_divergence.scoring.scorer import score_prompts
-from pytest_divergence.scoring.sensitivity import attention_of
 from pytest_divergence.scoring.token_comparison import ADDED_TOKEN, compare_tokens
+from tests.models_in_memory import local
 from tests.tiny import CONFIGS, save_tiny_model
 
 PROMPTS = ["How do I tie a knot?", "Hi"]
@@ -87,7 +87,7 @@ def test_a_model_without_torchs_own_attention_runs_with_its_own_and_says_so(tmp_
 
     pair = load(folder, folder, say=said.append)
 
-    assert [attention_of(side) for side in pair.sides] == ["eager", "eager"]
+    assert [local(side).attention for side in pair.sides] == ["eager", "eager"]
     assert said == ["Gemma2ForCausalLM has no sdpa attention, so eager attention is used"]
 
 
@@ -96,7 +96,7 @@ def test_another_attention_of_one_model(tiny_models: Path) -> None:
 
     pair = load(base, f"{base},attn_implementation=eager")
 
-    assert [attention_of(side) for side in pair.sides] == ["sdpa", "eager"]
+    assert [local(side).attention for side in pair.sides] == ["sdpa", "eager"]
     assert not pair.is_same_model
     assert max(map(abs, values(pair))) < 1e-5
 
@@ -106,7 +106,7 @@ def test_another_dtype_of_one_model(tiny_models: Path) -> None:
 
     pair = load(base, f"{base},dtype=bfloat16")
 
-    assert [side.model.dtype for side in pair.sides] == [torch.float32, torch.bfloat16]
+    assert [local(side).model.dtype for side in pair.sides] == [torch.float32, torch.bfloat16]
     assert not pair.is_same_model
     assert 0 < max(values(pair)) < 0.05
     check_trains(pair)
@@ -213,7 +213,7 @@ def test_two_adapters_of_one_base_share_its_weights(
 
     pair = load(f"{first},base={base}", f"{second_adapter},base={base}")
 
-    assert pair.reference.model is pair.candidate.model
+    assert local(pair.reference).model is local(pair.candidate).model
     for _ in range(2):  # also after the other one has run
         for got, folder in zip(side_logits(pair), (first, second_adapter), strict=True):
             with quiet_transformers():
@@ -239,12 +239,12 @@ def test_an_adapter_against_its_base_and_against_another_model(tiny_models: Path
     forward = load(base, tiny_models / "adapter")
 
     back = load(adapter, base)
-    assert back.reference.model is back.candidate.model
+    assert local(back.reference).model is local(back.candidate).model
     for ours, theirs in zip(side_logits(back), reversed(side_logits(forward)), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
 
     other = load(tiny_models / "ft", adapter)
-    assert other.reference.model is not other.candidate.model
+    assert local(other.reference).model is not local(other.candidate).model
     assert torch.allclose(side_logits(other)[1], side_logits(forward)[1], atol=1e-5)
     check_differs(other)
 
@@ -325,7 +325,7 @@ def test_a_padded_table_is_no_extended_vocabulary(tiny_models: Path, tmp_path: P
 
     pair = load(tiny_models / "base", folder, say=said.append)
 
-    assert [side.num_rows for side in pair.sides] == [271, 320]
+    assert [local(side).num_rows for side in pair.sides] == [271, 320]
     assert [side.num_outcomes for side in pair.sides] == [271, 271]
     assert said == []
     assert max(map(abs, values(pair))) <= 1e-6

@@ -1,4 +1,4 @@
-"""Within `reading_once` a prompt is read once, and no number changes for it."""
+"""Within `reuse_prompts` a prompt is read once, and no number changes for it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from transformers import FalconH1Config, Gemma2Config, LlamaConfig, MistralConfi
 
 from pytest_divergence.models import kv_cache
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily
-from pytest_divergence.models.side import Decoding, ModelSide
-from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
+from pytest_divergence.models.side import Decoding
+from pytest_divergence.models.transformers_side import TransformersSide
+from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 
 ARCHITECTURES = ["llama", "gpt_neox", "gpt2", "gemma", "qwen2"]
 SHORT, LONG, OTHER = torch.arange(20, 23), torch.arange(30, 50), torch.tensor([9, 8, 7, 6, 5])
@@ -22,12 +23,12 @@ ADDED = torch.tensor([40, 41, 42])
 
 
 @pytest.fixture(params=ARCHITECTURES)
-def side(request: pytest.FixtureRequest) -> ModelSide:
-    return tiny_pair(request.param).candidate
+def side(request: pytest.FixtureRequest) -> TransformersSide:
+    return local(tiny_pair(request.param).candidate)
 
 
 @torch.no_grad()
-def bare(side: ModelSide, *ids: int) -> Tensor:
+def bare(side: TransformersSide, *ids: int) -> Tensor:
     """What the model says after these ids, without anything of ours."""
     logits: Tensor = side.model(torch.tensor([ids]), use_cache=False).logits[0, -1]
     return logits
@@ -37,7 +38,7 @@ def assert_goes_on_as_the_model_alone(
     state: Decoding, bodies: list[Tensor], prefix: tuple[int, ...]
 ) -> None:
     """Behind each prompt, and behind each prompt and one token more."""
-    side, read = state.side, [[*prefix, *body.tolist()] for body in bodies]
+    side, read = local(state.side), [[*prefix, *body.tolist()] for body in bodies]
     for logits, ids in zip(state.logits, read, strict=True):
         assert torch.allclose(logits, bare(side, *ids), atol=1e-5)
     with torch.no_grad():
@@ -47,8 +48,8 @@ def assert_goes_on_as_the_model_alone(
 
 
 @pytest.mark.parametrize("prefix", [(), PREFIX], ids=["bare", "prefix"])
-def test_what_was_read_is_gone_on_from(side: ModelSide, prefix: tuple[int, ...]) -> None:
-    with side.reading_once():
+def test_what_was_read_is_gone_on_from(side: TransformersSide, prefix: tuple[int, ...]) -> None:
+    with side.reuse_prompts():
         side.start(BODIES, prefix=prefix)
         spent = side.meter.tokens_forwarded
         state = side.start(BODIES, prefix=prefix)
@@ -62,8 +63,8 @@ def test_what_was_read_is_gone_on_from(side: ModelSide, prefix: tuple[int, ...])
     [[OTHER, SHORT], [SHORT], [LONG, LONG, SHORT]],
     ids=["another order, less padding", "alone", "twice"],
 )
-def test_rows_of_one_batch_go_on_in_another(side: ModelSide, asked: list[Tensor]) -> None:
-    with side.reading_once():
+def test_rows_of_one_batch_go_on_in_another(side: TransformersSide, asked: list[Tensor]) -> None:
+    with side.reuse_prompts():
         side.start(BODIES, prefix=PREFIX)
         spent = side.meter.tokens_forwarded
         state = side.start(asked, prefix=PREFIX)
@@ -72,8 +73,8 @@ def test_rows_of_one_batch_go_on_in_another(side: ModelSide, asked: list[Tensor]
         assert_goes_on_as_the_model_alone(state, asked, PREFIX)
 
 
-def test_only_what_is_new_is_read(side: ModelSide) -> None:
-    with side.reading_once():
+def test_only_what_is_new_is_read(side: TransformersSide) -> None:
+    with side.reuse_prompts():
         side.start([SHORT], prefix=PREFIX)
         side.start([OTHER], prefix=PREFIX)
         spent = side.meter.tokens_forwarded
@@ -85,10 +86,10 @@ def test_only_what_is_new_is_read(side: ModelSide) -> None:
 
 @pytest.mark.parametrize("prefix", [(), PREFIX], ids=["bare", "prefix"])
 def test_prompts_whose_own_words_were_measured_are_not_read_again(
-    side: ModelSide, prefix: tuple[int, ...]
+    side: TransformersSide, prefix: tuple[int, ...]
 ) -> None:
     longest = max(map(len, BODIES))
-    with side.reading_once():
+    with side.reuse_prompts():
         with torch.no_grad():
             kept = side.positions(BODIES, prefix=prefix, num_positions=longest)
         spent = side.meter.tokens_forwarded
@@ -102,8 +103,8 @@ def test_prompts_whose_own_words_were_measured_are_not_read_again(
     assert torch.allclose(kept.at(places).logits(0, 6), plain.at(places).logits(0, 6), atol=1e-5)
 
 
-def test_a_prompt_behind_another_prefix_is_another_prompt(side: ModelSide) -> None:
-    with side.reading_once():
+def test_a_prompt_behind_another_prefix_is_another_prompt(side: TransformersSide) -> None:
+    with side.reuse_prompts():
         side.start(BODIES, prefix=PREFIX)
         state = side.start(BODIES, prefix=(87, 1, 85))
 
@@ -117,7 +118,7 @@ def test_decoding_leaves_a_reading_as_it_was() -> None:
     fresh = decode_greedily(pair.candidate, BODIES, **limits)  # type: ignore[arg-type]
     loud = decode_amplified(*pair.sides, BODIES, alpha=3.0, **limits)  # type: ignore[arg-type]
 
-    with pair.reading_once():
+    with pair.reuse_prompts():
         for _ in range(2):
             assert decode_greedily(pair.candidate, BODIES, **limits) == fresh  # type: ignore[arg-type]
             amplified = decode_amplified(*pair.sides, BODIES, alpha=3.0, **limits)  # type: ignore[arg-type]
@@ -126,7 +127,7 @@ def test_decoding_leaves_a_reading_as_it_was() -> None:
 
 def test_the_models_of_a_pair_do_not_go_on_from_each_others_readings() -> None:
     pair = tiny_pair()
-    with pair.reading_once():
+    with pair.reuse_prompts():
         states = [side.start(BODIES, prefix=PREFIX) for side in (*pair.sides, *pair.sides)]
 
     assert pair.tokens_forwarded == 2 * sum(map(len, BODIES))
@@ -136,8 +137,8 @@ def test_the_models_of_a_pair_do_not_go_on_from_each_others_readings() -> None:
 
 def test_afterwards_all_is_forgotten() -> None:
     side = tiny_pair().candidate
-    with side.reading_once():
-        with side.reading_once():
+    with side.reuse_prompts():
+        with side.reuse_prompts():
             side.start(BODIES)
         spent = side.meter.tokens_forwarded
         side.start(BODIES)
@@ -150,7 +151,7 @@ def test_afterwards_all_is_forgotten() -> None:
 
 def test_what_does_not_fit_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     side = tiny_pair().candidate
-    with side.reading_once():
+    with side.reuse_prompts():
         side.start([SHORT], prefix=PREFIX)
         monkeypatch.setattr(kv_cache, "KEPT_BYTES", 0)
         side.start([LONG], prefix=PREFIX)
@@ -166,8 +167,8 @@ def test_what_does_not_fit_is_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_layers_that_forget_go_on_right(kind: Any, window: int) -> None:
     """Where a prompt is longer than what they attend to, its reading is no use."""
     model = tiny_model(config=tiny_config(kind, sliding_window=window))
-    side = ModelSide("candidate", model)
-    with side.reading_once():
+    side = TransformersSide("candidate", model)
+    with side.reuse_prompts():
         side.start([SHORT], prefix=PREFIX)
         side.start([LONG], prefix=PREFIX)
         state = side.start(BODIES, prefix=PREFIX)
@@ -186,15 +187,15 @@ def test_a_window_that_the_model_does_not_know_forgets_nothing(windows: dict[str
     config = tiny_config(LlamaConfig, num_hidden_layers=2)
     for key, value in windows.items():
         setattr(config, key, value)
-    side = ModelSide("candidate", tiny_model(config=config))
+    side = TransformersSide("candidate", tiny_model(config=config))
 
     assert_goes_on_as_the_model_alone(side.start(BODIES, prefix=PREFIX), BODIES, PREFIX)
 
 
 def test_embeddings_are_read_each_time_and_pass_gradients() -> None:
     side = tiny_pair().candidate
-    rows = [side.embed(body).requires_grad_() for body in BODIES]
-    with side.reading_once():
+    rows = [local(side).embed(body).requires_grad_() for body in BODIES]
+    with side.reuse_prompts():
         side.start(rows, prefix=PREFIX)
         side.start(rows, prefix=PREFIX)
         side.positions(rows, prefix=PREFIX, num_positions=1).logits(0, 3).sum().backward()  # type: ignore[no-untyped-call]
@@ -214,17 +215,17 @@ def test_a_model_that_keeps_more_than_keys_and_values_reads_each_time() -> None:
         mamba_n_groups=1,
         mamba_chunk_size=8,
     )
-    side = ModelSide("candidate", tiny_model(config=config))
-    with side.reading_once():
+    side = TransformersSide("candidate", tiny_model(config=config))
+    with side.reuse_prompts():
         for _ in range(2):
             assert_goes_on_as_the_model_alone(side.start([LONG], prefix=PREFIX), [LONG], PREFIX)
 
 
 def test_of_what_was_measured_only_the_end_is_kept() -> None:
     """Logits of all positions, and a prefix for each row, would take many times as much."""
-    side = tiny_pair().candidate
+    side = local(tiny_pair().candidate)
     longest = max(map(len, BODIES))
-    with side.reading_once(), torch.no_grad():
+    with side.reuse_prompts(), torch.no_grad():
         side.positions(BODIES, prefix=PREFIX, num_positions=longest)
         assert side._prompts is not None
         kept = side._prompts.get((PREFIX, tuple(LONG.tolist())))
@@ -240,7 +241,7 @@ def test_of_what_was_measured_only_the_end_is_kept() -> None:
 
 def test_where_memory_ends_readings_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     side = tiny_pair().candidate
-    with side.reading_once():
+    with side.reuse_prompts():
         side.start(BODIES, prefix=PREFIX)
         monkeypatch.setattr(side, "_pass", out_of_memory)
         with pytest.raises(MemoryError):

@@ -18,7 +18,7 @@ from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.transformers_log import quiet_transformers
 from pytest_divergence.scoring.scorer import score_prompts
-from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
+from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 from tests.tiny import save_tiny_model, tiny_tokenizer
 
 PROMPT = "How do I tie a knot?"
@@ -68,8 +68,8 @@ def refusal(model_1: object, model_2: object, **options: Any) -> str:
 def test_two_folders_are_two_models_in_one_dtype(tiny_models: Path) -> None:
     pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
 
-    assert pair.reference.model is not pair.candidate.model
-    assert {side.model.dtype for side in pair.sides} == {torch.float32}
+    assert local(pair.reference).model is not local(pair.candidate).model
+    assert {local(side).model.dtype for side in pair.sides} == {torch.float32}
     assert not pair.is_same_model
     assert score_prompts(pair, [PROMPT], max_new_tokens=4)[0].measurement.value > 0.01
 
@@ -78,15 +78,15 @@ def test_frozen_models_do_not_train_or_drop_out(tiny_models: Path) -> None:
     pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "adapter"))
 
     for side in pair.sides:
-        assert not side.model.training
-        assert not any(weight.requires_grad for weight in side.model.parameters())
+        assert not local(side).model.training
+        assert not any(weight.requires_grad for weight in local(side).model.parameters())
 
 
 def test_the_same_model_twice_is_allowed_and_held_once(tiny_models: Path) -> None:
     pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "base"))
 
     assert pair.is_same_model
-    assert pair.reference.model is pair.candidate.model
+    assert local(pair.reference).model is local(pair.candidate).model
     assert abs(score_prompts(pair, [PROMPT], max_new_tokens=4)[0].measurement.value) <= 1e-6
 
 
@@ -97,9 +97,13 @@ def test_a_copied_folder_is_the_same_model(tiny_models: Path, tmp_path: Path) ->
 
 
 def test_an_adapter_pair_holds_one_copy_of_the_weights(adapter_pair: ModelPair) -> None:
-    ours, theirs = ({p.data_ptr() for p in side.model.parameters()} for side in adapter_pair.sides)
+    ours, theirs = (
+        {p.data_ptr() for p in local(side).model.parameters()} for side in adapter_pair.sides
+    )
     alone = sum(p.numel() for p in tiny_model().parameters())
-    both = {p.data_ptr(): p.numel() for s in adapter_pair.sides for p in s.model.parameters()}
+    both = {
+        p.data_ptr(): p.numel() for s in adapter_pair.sides for p in local(s).model.parameters()
+    }
 
     assert ours == theirs
     assert sum(both.values()) < 1.25 * alone
@@ -277,7 +281,7 @@ def test_one_dtype_holds_for_both(tiny_models: Path) -> None:
         str(tiny_models / "base"), str(tiny_models / "adapter"), dtype="bfloat16"
     )
 
-    assert {side.model.dtype for side in pair.sides} == {torch.bfloat16}
+    assert {local(side).model.dtype for side in pair.sides} == {torch.bfloat16}
     assert pair.dtype == torch.bfloat16
 
 

@@ -16,9 +16,9 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.discovery.strategies import soft_prompt
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import passes_gradients
 from pytest_divergence.models.transformers_log import quiet_transformers
 from tests.models.test_kinds import check_trains, values
+from tests.models_in_memory import local
 
 
 class Opaque(torch.autograd.Function):
@@ -47,7 +47,7 @@ class OpaqueLinear(torch.nn.Module):
 def closed_pair(tiny_models: Path) -> ModelPair:
     """A pair whose candidate passes no gradient through its first layer."""
     pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
-    model: Any = pair.candidate.model
+    model: Any = local(pair.candidate).model
     attention = model.model.layers[0].self_attn
     for name in ("q_proj", "k_proj", "v_proj"):
         setattr(attention, name, OpaqueLinear(getattr(attention, name).weight.data))
@@ -56,8 +56,8 @@ def closed_pair(tiny_models: Path) -> ModelPair:
 
 
 def test_a_model_that_passes_no_gradient_is_scored_only(closed_pair: ModelPair) -> None:
-    assert not passes_gradients(closed_pair.candidate)
-    assert passes_gradients(closed_pair.reference)
+    assert not local(closed_pair.candidate).passes_gradients()
+    assert local(closed_pair.reference).passes_gradients()
     assert min(values(closed_pair)) > 0
 
 
@@ -76,8 +76,8 @@ def test_soft_prompts_are_left_out_and_the_reason_is_said(closed_pair: ModelPair
     context: Any = Context()
     assert soft_prompt.SoftPromptStrategy().propose(closed_pair, context) == []
     assert said == [
-        "the candidate passes no gradient to its inputs, as quantised models may: score-only, "
-        "without soft prompts; the other strategies go on"
+        "no gradient reaches the inputs of the candidate, as in some quantised models: no soft "
+        "prompts are trained, the other strategies go on"
     ]
 
 
@@ -118,7 +118,7 @@ def test_torchao_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
 
     assert not pair.is_same_model
     assert 1e-6 < max(values(pair)) < 0.1
-    assert passes_gradients(pair.candidate)
+    assert local(pair.candidate).passes_gradients()
     check_trains(pair)
 
 
@@ -132,5 +132,5 @@ def test_bitsandbytes_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
     pair = load_model_pair(str(tiny_models / "base"), str(folder))
 
     assert 1e-6 < max(values(pair)) < 1
-    assert passes_gradients(pair.candidate)
+    assert local(pair.candidate).passes_gradients()
     check_trains(pair)

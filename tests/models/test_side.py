@@ -1,224 +1,218 @@
-"""Forward passes of one model: padding, prefix and memory change no number."""
+"""Every side reads and decodes; who needs gradients or weights is told where there are none."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma2Config, MistralConfig
 
-from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core import settings as settings_module
+from pytest_divergence.core.errors import MeasurementError, NoGradientError
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.report import Report
+from pytest_divergence.core.setting_names import spelled_by
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.discovery.calibration import calibrate
+from pytest_divergence.discovery.calibration_report import calibration_report
+from pytest_divergence.discovery.engines.base import Ledger
+from pytest_divergence.discovery.engines.in_process import InProcess
+from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.discovery.run import search
+from pytest_divergence.discovery.soft_prompts.trainer import DivergenceTrainer
+from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily, decode_sampled
-from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import ModelSide
-from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
+from pytest_divergence.models.pair import ModelPair, with_gradients, with_weights
+from pytest_divergence.models.side import SideWithGradients, SideWithWeights
+from pytest_divergence.scoring.baseline import measure_noise_floor
+from pytest_divergence.scoring.cheap_scores import prompt_nlls, screen
+from pytest_divergence.scoring.scorer import score_prompts
+from pytest_divergence.scoring.sensitivity import injected_kls, measure_nuisance, nuisances_of
+from pytest_divergence.scoring.token_comparison import compare_tokens
+from tests.bare_side import bare_pair
+from tests.discovery.test_run import PROFILE
+from tests.models_in_memory import tiny_pair
 
-ARCHITECTURES = ["llama", "gpt_neox", "gpt2", "gemma"]
+PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Why?")
 BODIES = [torch.arange(20, 23), torch.arange(30, 50), torch.tensor([9])]
 PREFIX = (1, 87, 85)
-STOPS = frozenset({2})
+NO_GRADIENTS = (
+    'the candidate ("tiny/ft") gives no gradients to its inputs, by which soft prompts are '
+    "trained; give a model folder or a Hub id for --model-2, or search without training: the other "
+    "strategies need no gradients"
+)
+NO_WEIGHTS = (
+    'the reference ("tiny/base") has no weights here, so its attention, dtype and device cannot be '
+    "switched and no noise can be planted in it; give a model folder or a Hub id for --model-1, or "
+    "search: a search measures the noise floor and the typical shift without weights"
+)
 
 
 @pytest.fixture(scope="module")
-def pair() -> ModelPair:
-    return tiny_pair()
+def loaded() -> ModelPair:
+    return tiny_pair().with_names(("tiny/base", "folder"), ("tiny/ft", "folder"))
 
 
-@torch.no_grad()
-def bare(side: ModelSide, ids: list[int]) -> torch.Tensor:
-    logits: torch.Tensor = side.model(torch.tensor([ids])).logits[0]
-    return logits
+@pytest.fixture(scope="module")
+def bare(loaded: ModelPair) -> ModelPair:
+    return bare_pair(loaded)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("prefix", [(), PREFIX], ids=["bare", "prefix"])
-def test_a_rows_logits_are_those_of_the_model_alone(
-    architecture: str, prefix: tuple[int, ...]
-) -> None:
-    side = tiny_pair(architecture).candidate
-
-    with torch.no_grad():
-        together = side.logits(BODIES, prefix=prefix, num_logits=1)
-
-    for body, logits in zip(BODIES, together, strict=True):
-        expected = bare(side, [*prefix, *body.tolist()])[-1:]
-        assert torch.allclose(logits, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("window", [4, 12, 22, 23, 24, 25, 64])
-@pytest.mark.parametrize("kind", [MistralConfig, Gemma2Config], ids=["mistral", "gemma2"])
-def test_padding_pushes_no_prefix_out_of_a_window(kind: Any, window: int) -> None:
-    """A layer that attends to the last few positions counts a short row's padding among them."""
-    side = ModelSide("candidate", tiny_model(config=tiny_config(kind, sliding_window=window)))
-    added = [[40, 41, 42, 43, 44, 45], [50], [60, 61, 62]]
-    read = [[*PREFIX, *body.tolist()] for body in BODIES]
-
-    with torch.no_grad():
-        together = side.logits(BODIES, prefix=PREFIX, num_logits=1)[:, -1]
-        state = side.start(BODIES, prefix=PREFIX)
-        decoding = state.fork(range(len(BODIES)))
-        for column in zip(*(ids * 6 for ids in added), strict=False):
-            decoding.step(torch.tensor(column))
-        scored = [one.logits(0, len(one)) for one in state.positions_of(added)]
-
-    for row, ids in enumerate(read):
-        assert torch.allclose(together[row], bare(side, ids)[-1], atol=1e-5)
-        assert torch.allclose(
-            scored[row], bare(side, [*ids, *added[row]])[len(ids) - 1 : -1], atol=1e-5
+def test_it_decodes_the_same_tokens(loaded: ModelPair, bare: ModelPair) -> None:
+    options: Any = {"prefix": PREFIX, "max_new_tokens": 6, "stop_ids": frozenset({2})}
+    spent = [pair.tokens_forwarded for pair in (loaded, bare)]
+    written = [
+        (
+            decode_greedily(pair.candidate, BODIES, **options),
+            decode_sampled(pair.candidate, BODIES, seeds=[1, 2, 3], **options),
+            decode_amplified(*pair.sides, BODIES, alpha=3.0, **options),
         )
-        decoded = bare(side, [*ids, *(added[row] * 6)[:6]])[-1]
-        assert torch.allclose(decoding.logits[row], decoded, atol=1e-5)
+        for pair in (loaded, bare)
+    ]
+
+    assert written[0] == written[1]
+    assert loaded.tokens_forwarded - spent[0] == bare.tokens_forwarded - spent[1] > 0
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_prefix_is_forwarded_once(architecture: str) -> None:
-    side = tiny_pair(architecture).candidate
+def test_it_scores_the_same_numbers(loaded: ModelPair, bare: ModelPair) -> None:
+    ours, theirs = (
+        score_prompts(pair, PROMPTS, num_continuations=2, max_new_tokens=6)
+        for pair in (loaded, bare)
+    )
 
-    with torch.no_grad():
-        side.logits(BODIES, prefix=PREFIX, num_logits=1)
-
-    assert side.meter.tokens_forwarded == sum(map(len, BODIES))
-
-
-def test_a_model_without_a_cache_is_refused() -> None:
-    class Cacheless(torch.nn.Module):
-        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            return input_ids
-
-    with pytest.raises(
-        ModelLoadError, match="the candidate, a Cacheless, takes no key-value cache"
-    ):
-        ModelSide("candidate", cast(Any, Cacheless()))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.continuations == other.continuations
+        for key in ("value", "forward", "reverse", "js", "sd", "max_token", "num_tokens"):
+            value, expected = getattr(mine.measurement, key), getattr(other.measurement, key)
+            assert value == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    comparisons = [
+        [one.forward_kl for one in compare_tokens(pair, PROMPTS[0], (20, 30, 40))]
+        for pair in (loaded, bare)
+    ]
+    assert comparisons[0] == pytest.approx(comparisons[1], rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_embeddings_give_the_logits_of_their_ids(architecture: str) -> None:
-    side = tiny_pair(architecture).candidate
-
-    with torch.no_grad():
-        embedded = [side.embed(body) for body in BODIES]
-        by_ids, by_embeddings = (
-            side.logits(rows, prefix=PREFIX, num_logits=1) for rows in (BODIES, embedded)
-        )
-
-    assert torch.allclose(by_ids, by_embeddings, atol=1e-5)
+def test_it_is_screened_and_judged_alike(loaded: ModelPair, bare: ModelPair) -> None:
+    for side, other in zip(loaded.sides, bare.sides, strict=True):
+        nlls = prompt_nlls(loaded, side, PROMPTS)
+        assert nlls == pytest.approx(prompt_nlls(bare, other, PROMPTS), rel=1e-5)
+    promises = [
+        [one.promise for one in screen(pair, PROMPTS, metric="symmetric", aim="the answer")]
+        for pair in (loaded, bare)
+    ]
+    assert promises[0] == pytest.approx(promises[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_decoding_step_by_step_agrees_with_one_pass(architecture: str) -> None:
-    side = tiny_pair(architecture).candidate
-    added = torch.tensor([40, 41, 42])
+def test_its_noise_floor_is_measured(bare: ModelPair) -> None:
+    floor = measure_noise_floor(bare, PROMPTS, [(20, 30, 40)] * len(PROMPTS))
 
-    with torch.no_grad():
-        state = side.start(BODIES, prefix=PREFIX)
-        state.step(added)
-        state.step(added.flip(0))
-
-    for index, body in enumerate(BODIES):
-        ids = [*PREFIX, *body.tolist(), int(added[index]), int(added.flip(0)[index])]
-        assert torch.allclose(state.logits[index], bare(side, ids)[-1], atol=1e-5)
+    assert floor.num_measurements == 3 * len(PROMPTS)
+    assert floor.value < 1e-5
 
 
-def test_half_precision_logits_come_in_float32() -> None:
-    pair = tiny_pair()
-    model: Any = pair.reference.model
-    model.to(torch.bfloat16)
+def test_its_controls_read_alike(loaded: ModelPair, bare: ModelPair, tmp_path: Path) -> None:
+    found = []
+    for number, pair in enumerate((loaded, bare)):
+        with Journal.open(tmp_path / f"{number}.jsonl", key="k") as journal:
+            ledger = Ledger(InProcess(journal, partial(_same, pair), Silence(), tmp_path))
+            found.append(calibrate(ledger, PROFILE, PROMPTS, Silence(), metric="symmetric", seed=0))
 
-    with torch.no_grad():
-        assert pair.reference.logits(BODIES, num_logits=1).dtype == torch.float32
-
-
-def test_tokens_are_counted_without_padding_and_for_both_models() -> None:
-    pair = tiny_pair()
-    with torch.no_grad():
-        for side in pair.sides:
-            side.logits(BODIES, num_logits=1)
-
-    assert pair.tokens_forwarded == 2 * sum(map(len, BODIES))
+    ours, theirs = found
+    assert [one.text for one in ours.controls] == [one.text for one in theirs.controls]
+    assert len(ours.controls) > len(PROMPTS)  # those that the reference writes too
+    assert ours.shift.values == pytest.approx(theirs.shift.values, rel=1e-4, abs=1e-6)
+    assert ours.nll_limit == pytest.approx(theirs.nll_limit, rel=1e-5)
 
 
-def test_a_session_that_goes_on_counts_as_one_that_never_stopped() -> None:
-    """The prefix is computed anew in each session, so it must not count."""
-    fresh, used = tiny_pair(), tiny_pair()
-    with torch.no_grad():
-        used.reference.logits(BODIES, prefix=PREFIX, num_logits=1)
-        before = used.tokens_forwarded
-        for one in (fresh, used):
-            one.reference.logits(BODIES, prefix=PREFIX, num_logits=1)
-
-    assert used.tokens_forwarded - before == fresh.tokens_forwarded
-
-
-def test_memory_that_ends_in_decoding_changes_no_sample(
-    pair: ModelPair, monkeypatch: pytest.MonkeyPatch
+def test_a_search_goes_on_without_soft_prompts(
+    tiny_models: Path, bare: ModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: Any = {"prefix": PREFIX, "max_new_tokens": 6, "stop_ids": STOPS}
-    bodies = [torch.arange(20, 20 + length) for length in range(1, 9)]
-    seeds = list(range(8))
-    sampled = decode_sampled(pair.candidate, bodies, seeds=seeds, **options)
-    greedy = decode_greedily(pair.candidate, bodies, **options)
-    start = ModelSide.start
+    monkeypatch.setitem(settings_module.PROFILES, "smoke", PROFILE)
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path / "cache"))
+    settings = Settings(
+        model_1=str(tiny_models / "base"), model_2=str(tiny_models / "ft"), profile="smoke"
+    )
+    said: list[str] = []
+    reports: list[Report] = []
 
-    def start_with_little_memory(side: ModelSide, rows: Any, **given: Any) -> Any:
-        if len(rows) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return start(side, rows, **given)
+    class Listener(Silence):
+        def say(self, line: str) -> None:
+            said.append(line)
 
-    monkeypatch.setattr(ModelSide, "start", start_with_little_memory)
+    search(
+        settings,
+        root=tmp_path,
+        load_pair=lambda: bare,
+        listener=Listener(),
+        on_report=lambda report, _: reports.append(report),
+    )
 
-    assert decode_sampled(pair.candidate, bodies, seeds=seeds, **options) == sampled
-    assert decode_greedily(pair.candidate, bodies, **options) == greedy
-
-
-def test_unamplified_decoding_is_the_candidates_greedy_one(pair: ModelPair) -> None:
-    options: Any = {"prefix": PREFIX, "max_new_tokens": 6, "stop_ids": STOPS}
-
-    amplified = decode_amplified(pair.reference, pair.candidate, BODIES, alpha=0.0, **options)
-
-    assert amplified == decode_greedily(pair.candidate, BODIES, **options)
-
-
-def test_amplified_decoding_prefers_what_only_the_candidate_says(pair: ModelPair) -> None:
-    options: Any = {"prefix": PREFIX, "max_new_tokens": 1, "stop_ids": STOPS}
-    with torch.no_grad():
-        log_r, log_c = (
-            side.logits(BODIES, prefix=PREFIX, num_logits=1)[:, 0].log_softmax(-1)
-            for side in pair.sides
-        )
-
-    amplified = decode_amplified(pair.reference, pair.candidate, BODIES, alpha=20.0, **options)
-
-    for row, ids in enumerate(amplified):
-        allowed = log_c[row] >= log_c[row].max() + torch.log(torch.tensor(0.02))
-        ratio = (21 * log_c[row] - 20 * log_r[row]).masked_fill(~allowed, -torch.inf)
-        assert ids == [int(ratio.argmax())]
+    assert (
+        "no gradient reaches the inputs of the reference and the candidate, as in some quantised "
+        "models: no soft prompts are trained, the other strategies go on"
+    ) in said
+    proposed = {one.name: one.num_proposals for one in reports[-1].strategies}
+    assert proposed["soft_prompt"] == 0
+    assert min(proposed[name] for name in ("seeds", "self_prompt", "amplified")) > 0
+    assert reports[-1].errors == []
+    assert len(reports[-1].cases) == PROFILE.num_cases
 
 
-def test_amplified_sampling_without_amplification_samples_the_plausible_tokens(
-    pair: ModelPair,
-) -> None:
-    """With nothing ruled out and alpha 0 it is the candidate's own sampling."""
-    options: Any = {"prefix": PREFIX, "max_new_tokens": 6, "stop_ids": STOPS, "seeds": [1, 2, 3]}
+def test_soft_prompts_are_refused(bare: ModelPair) -> None:
+    trainer = DivergenceTrainer.from_pair(bare, TrainingConfig(num_steps=1, num_virtual_tokens=2))
 
-    amplified = decode_amplified(*pair.sides, BODIES, alpha=0.0, min_share=1e-30, **options)
-
-    assert amplified == decode_sampled(pair.candidate, BODIES, **options)
+    with pytest.raises(NoGradientError, match=r"tiny/base.* gives no gradients"):
+        trainer.train(["How do I tie a knot?"])
 
 
-def test_an_amplified_row_does_not_depend_on_the_rows_beside_it(pair: ModelPair) -> None:
-    options: Any = {"prefix": PREFIX, "max_new_tokens": 6, "stop_ids": STOPS, "alpha": 1.0}
+def test_the_model_without_gradients_is_named(loaded: ModelPair, bare: ModelPair) -> None:
+    with spelled_by(flag), pytest.raises(NoGradientError) as caught:
+        with_gradients(bare, bare.candidate)
 
-    together = decode_amplified(*pair.sides, BODIES, seeds=[1, 2, 3], **options)
-
-    for body, seed, ids in zip(BODIES, [1, 2, 3], together, strict=True):
-        assert decode_amplified(*pair.sides, [body], seeds=[seed], **options) == [ids]
+    assert str(caught.value) == NO_GRADIENTS
+    assert with_gradients(loaded, loaded.candidate) is loaded.candidate
 
 
-def test_a_banned_beginning_lets_the_next_best_begin(pair: ModelPair) -> None:
-    options: Any = {"prefix": PREFIX, "max_new_tokens": 4, "stop_ids": STOPS, "alpha": 3.0}
-    first = [ids[0] for ids in decode_amplified(*pair.sides, BODIES, **options)]
+def test_a_calibration_is_refused(bare: ModelPair, tmp_path: Path, tiny_models: Path) -> None:
+    settings = Settings(model_1=str(tiny_models / "base"), model_2=str(tiny_models / "ft"))
 
-    beside = decode_amplified(*pair.sides, BODIES, not_first=first, **options)
+    with spelled_by(flag), pytest.raises(MeasurementError) as caught:
+        calibration_report(settings, root=tmp_path, load_pair=lambda: bare, listener=Silence())
 
-    assert all(ids and ids[0] not in first for ids in beside)
+    assert str(caught.value) == NO_WEIGHTS
+
+
+def test_what_switches_weights_is_refused(loaded: ModelPair, bare: ModelPair) -> None:
+    given = PROMPTS, [(20, 30, 40)] * len(PROMPTS)
+
+    with pytest.raises(MeasurementError, match="has no weights here"):
+        nuisances_of(bare)
+    with pytest.raises(MeasurementError, match="has no weights here"):
+        measure_nuisance(bare, "dtype", "bfloat16", *given)
+    with pytest.raises(MeasurementError, match="has no weights here"):
+        injected_kls(bare, [], {}, size=0.1, seed=0, metric="symmetric")
+    assert with_weights(loaded, loaded.reference) is loaded.reference
+
+
+def test_a_candidate_needs_no_weights(loaded: ModelPair, bare: ModelPair) -> None:
+    """A calibration switches the reference alone."""
+    mixed = replace(loaded, candidate=bare.candidate)
+
+    assert nuisances_of(mixed) == nuisances_of(loaded)
+
+
+def test_a_side_that_transformers_runs_is_of_all_kinds(loaded: ModelPair) -> None:
+    for side in loaded.sides:
+        assert isinstance(side, SideWithGradients)
+        assert isinstance(side, SideWithWeights)
+
+
+def _same(pair: ModelPair) -> ModelPair:
+    return pair
+
+
+def flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"

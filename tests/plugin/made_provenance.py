@@ -11,7 +11,7 @@ from pytest_divergence.models.load_plan import resolve_pair
 
 def provenance_of(reference: str | Path, candidate: str | Path, **changes: Any) -> Provenance:
     """What a search of the two would have written, but for what `changes` says."""
-    ours, theirs = (
+    divergence, theirs = (
         ModelProvenance(spec=one.spec, kind=one.kind, weights_sha256=one.weights_sha256)
         for one in resolve_pair(str(reference), str(candidate)).identities
     )
@@ -19,7 +19,7 @@ def provenance_of(reference: str | Path, candidate: str | Path, **changes: Any) 
         "tool_version": "0.1.0",
         "created": "2026-01-01T00:00:00",
         "key": "0" * 64,
-        "reference": ours,
+        "reference": divergence,
         "candidate": theirs,
         "tokenizer_sha256": "0" * 64,
         "dtype": "float32",

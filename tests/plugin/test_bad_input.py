@@ -70,8 +70,8 @@ def test_a_suite_of_another_template_says_that_the_template_has_changed(suite: P
     result.assert_outcomes(errors=1)
     line = sentence(result, "case ")
     then = str(pair.chat.template_digest)[:8]
-    assert f"Changed since the suite was made: the chat template (then {then}…, now " in line
-    assert "the tokenizer's files (then 00000000…, now " in line
+    assert f"Changed since the suite was made: the chat template (was {then}…, now " in line
+    assert "the tokenizer's files (was 00000000…, now " in line
     assert "the system prompt (" not in line
 
 
@@ -79,7 +79,7 @@ def test_a_suite_of_another_system_prompt_says_so(suite: Project) -> None:
     edit(suite, settings={"system_prompt": "Be brief."})
     result = suite.run(*MODELS, "--divergence-system-prompt=Be verbose.", KNOT_CASE)
     result.assert_outcomes(errors=1)
-    assert 'the system prompt (then "Be brief.", now "Be verbose.")' in sentence(result, "case ")
+    assert 'the system prompt (was "Be brief.", now "Be verbose.")' in sentence(result, "case ")
 
 
 def test_ids_beyond_the_vocabulary_are_an_error_of_their_case_alone(suite: Project) -> None:

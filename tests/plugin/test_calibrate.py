@@ -63,8 +63,7 @@ def test_the_command_prints_a_table(project: Project) -> None:
     headings = ("Noise: ", "Shift: ", "Bound ", "Positive control: ", "Measured in ")
     assert [line.startswith(headings) for line in lines].count(True) == len(headings)
     assert max(map(len, lines)) <= 80
-    assert "loading the models" in run.stderr
-    assert "positive control: noise of 0.1 3/5" in run.stderr
+    assert run.stderr.startswith("divergence: loading the models\n")
 
 
 def test_every_part_is_measured(calibrate: Calibrate) -> None:
@@ -104,7 +103,7 @@ def test_a_second_call_measures_nothing_and_loads_no_model(
     other_bound = calibrate("--max-kl=0.5")
 
     assert "loading the models" not in second.pop("said")
-    assert first.pop("said").startswith("loading the models")
+    assert first.pop("said").startswith("divergence: loading the models")
     assert (first.pop("is_cached"), second.pop("is_cached")) == (False, True)
     assert first == second
     assert other_bound["is_cached"]

@@ -6,6 +6,7 @@ import os
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
 from pytest_divergence.cli import main
 from pytest_divergence.core.settings import Settings
@@ -27,7 +28,7 @@ def resolved(project: Project, monkeypatch: pytest.MonkeyPatch) -> object:
 
     def resolve(
         *arguments: str, environment: dict[str, str] | None = None, ini: str = ""
-    ) -> settings_sources.Resolved:
+    ) -> settings_sources.SettingsWithSources:
         for name, value in (environment or {}).items():
             monkeypatch.setenv(name, value)
         project.pytester.makeini(f"[pytest]\n{ini}")
@@ -39,16 +40,35 @@ def resolved(project: Project, monkeypatch: pytest.MonkeyPatch) -> object:
 
 
 def test_the_table_names_every_setting_and_no_other() -> None:
-    assert {option.field for option in options.OPTIONS} == set(Settings.model_fields)
+    assert set(options.BY_FIELD) == set(Settings.model_fields)
+    assert len(options.OPTIONS) == len(options.BY_FIELD)
 
 
 @pytest.mark.parametrize("option", options.OPTIONS, ids=lambda option: option.field)
 def test_the_choices_shown_are_those_that_settings_take(option: options.Option) -> None:
     annotation = Settings.model_fields[option.field].annotation
-    choices = [one for one in get_args(annotation) if isinstance(one, str)]
+    choices = [choice for choice in get_args(annotation) if isinstance(choice, str)]
     if choices:
         assert option.metavar == "{" + ",".join(choices) + "}"
         assert option.rule == f"one of {', '.join(choices)}"
+
+
+@pytest.mark.parametrize("option", options.OPTIONS, ids=lambda option: option.field)
+def test_a_setting_that_refuses_a_text_has_a_rule_that_says_what_it_takes(
+    option: options.Option,
+) -> None:
+    try:
+        Settings(**{option.field: "no such value"})
+    except ValidationError as error:
+        refused = [fault["loc"][0] for fault in error.errors()]
+        assert set(refused) == {option.field}
+        assert option.rule
+
+
+@pytest.mark.parametrize("field", ["budget", "memory"])
+def test_python_is_told_the_rule_too(field: str) -> None:
+    with pytest.raises(ValidationError, match=f"{field} must be {options.BY_FIELD[field].rule}"):
+        Settings(**{field: "5 minutes"})
 
 
 def test_command_line_beats_environment_beats_ini_beats_default(resolved) -> None:  # type: ignore[no-untyped-def]

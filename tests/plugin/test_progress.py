@@ -32,7 +32,7 @@ def test_a_log_hears_where_a_long_phase_is() -> None:
     listener = LogListener(write, interval=0.01)
     listener.progress("calibrate", 3, 64)
     assert has_beaten.wait(10)
-    listener.stop()
+    listener.close()
     assert re.fullmatch(r"divergence: calibrate 3/64 \(\d\.\d s\)", lines[-1])
 
 
@@ -49,7 +49,7 @@ def test_a_log_hears_how_much_time_is_left() -> None:
     listener.progress("calibrate", 3, 64)
     listener.expect(200.0)
     assert has_beaten.wait(10)
-    listener.stop()
+    listener.close()
     assert re.fullmatch(r"divergence: calibrate 3/64 \(\d\.\d s, about 3 min left\)", lines[-1])
 
 
@@ -81,7 +81,7 @@ def test_a_short_search_writes_no_such_line() -> None:
     listener = LogListener(lines.append)
     listener.progress("calibrate", 3, 64)
     listener.say("the reference has no chat template")
-    listener.stop()
+    listener.close()
     assert lines == ["divergence: the reference has no chat template"]
 
 
@@ -95,7 +95,7 @@ def test_a_logs_thread_imports_nothing() -> None:
         "    return plain(*words, **more)\n"
         "builtins.__import__ = watched\n"
         "listener = listeners.LogListener(lambda line: None, interval=60)\n"
-        "listener.stop()\n"
+        "listener.close()\n"
         "assert set(seen) <= {'MainThread'}, set(seen)"
     )
     done = subprocess.run(
@@ -124,13 +124,13 @@ def test_a_worker_says_it_on_stderr(project: Project) -> None:
 def test_a_terminal_shows_a_bar(project: Project) -> None:
     project.write("test_cases.py", CASE_TEST)
     command = [sys.executable, "-m", "pytest", "-p", "divergence", *FAKE, *MODELS, "test_cases.py"]
-    ours, theirs = os.openpty()
+    divergence, theirs = os.openpty()
     run = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs
     )
     os.close(theirs)
-    seen = b"".join(_until_closed(ours)).decode("utf-8")  # a terminal holds a few kB at most
-    os.close(ours)
+    seen = b"".join(_until_closed(divergence)).decode("utf-8")  # a terminal holds a few kB at most
+    os.close(divergence)
     assert run.wait() == pytest.ExitCode.OK
     assert "divergence: looking" in seen
     assert "1/2" in seen

@@ -11,7 +11,7 @@ import pytest
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.report import Report, load_report
 from pytest_divergence.core.suites import read_suite, write_stored
-from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, block, shown
 
 SUITE = "release.divergence.jsonl"
 REPORTED = (SUITE, "-W", "default", "--divergence-report-dir=out")
@@ -54,6 +54,32 @@ def test_a_replay_leaves_its_report_where_it_is_asked_to(suite: Project) -> None
     assert re.search("- effort: 2 prompts scored, [0-9.]+ s\n", summary)
     page = (folder / "report.html").read_text("utf-8")
     assert f"pytest {SUITE}::{case_id(POEM)} --model-1 base --model-2 ft" in page
+
+
+def test_a_report_shows_the_command_that_the_failure_shows(suite: Project) -> None:
+    suite.pytester.makeini("[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n")
+    given = ("--divergence-dtype=float32", "--divergence-seed=3")
+    result = suite.run(SUITE, "--divergence-report-dir=out", *given)
+
+    folder, _ = written(suite)
+    (command,) = re.findall("Run it again: `(.*)`", (folder / "summary.md").read_text("utf-8"))
+    case = f"{SUITE}::{case_id(POEM)}"
+    assert command == f"pytest {case} --divergence-dtype float32 --divergence-seed 3"
+    rerun = " ".join(block(result, "  rerun:", 4)).replace(" \\", "")
+    assert command in " ".join(rerun.split())
+
+
+def test_no_command_of_a_redacted_session_shows_its_system_prompt(project: Project) -> None:
+    project.write_suite(SUITE, {"input": POEM, "max_kl": 0.001})
+    prompt = "--divergence-system-prompt=A secret."
+    project.run(*MODELS, SUITE, "--divergence-fill", prompt)
+    result = project.run(*REPLAY, prompt, "--divergence-redact")
+
+    result.assert_outcomes(failed=1, passed=1, warnings=1)
+    folder, _ = written(project)
+    for text in (shown(result), *(file.read_text("utf-8") for file in folder.iterdir())):
+        assert "A secret" not in text
+    assert "--divergence-system-prompt '[redacted]'" in shown(result)
 
 
 def test_another_candidate_is_reported_as_it_was_measured(suite: Project) -> None:

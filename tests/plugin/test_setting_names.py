@@ -12,13 +12,14 @@ import pytest
 
 from pytest_divergence.cli import main
 from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.core.provenance import NoiseFloor
 from pytest_divergence.core.setting_names import setting, spelled_by
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.suites import write_suite
-from pytest_divergence.core.verdicts import refusal
+from pytest_divergence.core.verdicts import check_bound
 from pytest_divergence.discovery.cost import Memory
 from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.plugin.options import BY_FIELD, flag_of
+from pytest_divergence.plugin.options import BY_FIELD, NO_ALIASES_VARIABLE, flag_of
 from pytest_divergence.reports.aggregates import raise_shift
 from pytest_divergence.scoring.baseline import absolute_bound
 from tests.core.made_suites import case
@@ -42,6 +43,11 @@ def test_every_setting_has_a_flag() -> None:
     ]
 
 
+def test_a_flag_is_one_that_pytest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NO_ALIASES_VARIABLE, "1")
+    assert flag_of("model_1") == "--divergence-model-1"
+
+
 def test_the_innermost_spelling_holds_and_ends_with_an_error() -> None:
     with spelled_by(str):
         with pytest.raises(ValueError, match="MAX_KL"), spelled_by(str.upper):
@@ -57,8 +63,9 @@ def test_a_session_names_options() -> None:
 @pytest.mark.usefixtures("_python")
 def test_python_reads_fields(tiny_models: Path) -> None:
     base = str(tiny_models / "base")
+    noise = NoiseFloor(value=0.0002, num_measurements=59)
     said = [
-        refusal(0.0005, 0.0002, dtype="bfloat16"),
+        error_of(lambda: check_bound(0.0005, noise, "symmetric", dtype="bfloat16")),
         absolute_bound(0.5).label,
         raise_shift(),
         error_of(lambda: load_model_pair(base, "./nowhere")),

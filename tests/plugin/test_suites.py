@@ -220,7 +220,7 @@ def test_a_tokenizer_with_two_words_exchanged_never_passes(project: Project) -> 
     result = project.run(*MODELS, nodeid(SUITE, KNOT))
     result.assert_outcomes(errors=1)
     assert "token ids are not those it was stored with" in shown(result)
-    assert "the tokenizer's files (then 00000000…, now " in shown(result)
+    assert "the tokenizer's files (was 00000000…, now " in shown(result)
 
 
 def test_what_a_template_would_be_given_is_never_left_out(project: Project) -> None:

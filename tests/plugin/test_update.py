@@ -532,7 +532,7 @@ def test_rows_of_another_pair_are_not_mixed(suite: Project) -> None:
 
     said = refused(suite, *OTHERS, SUITE, FILL).replace("\n", " ")
 
-    assert "was measured on another pair: different are the candidate (" in said
+    assert "was measured on another pair: the candidate (was " in said
     assert "; name that pair, or measure all rows with --divergence-update" in said
 
 

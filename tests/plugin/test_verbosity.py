@@ -56,9 +56,9 @@ def test_a_verbose_replay_names_all_of_them(suite: Project, values: dict[str, fl
 
 def test_a_quiet_replay_says_one_line(suite: Project) -> None:
     result = suite.run(*MODELS, SUITE, "-q", "--tb=no")
-    ours = [one for one in result.outlines if "divergence: " in one or "max_kl" in one]
-    assert ours[0] == "divergence: 5 stored cases replayed: 1 within the bound, 4 over it."
-    assert all(one.startswith("FAILED ") for one in ours[1:])
+    divergence = [one for one in result.outlines if "divergence: " in one or "max_kl" in one]
+    assert divergence[0] == "divergence: 5 stored cases replayed: 1 within the bound, 4 over it."
+    assert all(one.startswith("FAILED ") for one in divergence[1:])
 
 
 def test_where_all_are_over_their_bounds_it_is_said_in_full(suite: Project) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_divergence.core.calibration_record import CalibrationReport, Nuisance, Planted
+from pytest_divergence.core.calibration_record import CalibrationReport, InjectedNoise, Nuisance
 from pytest_divergence.core.provenance import Bound, Effort, NoiseFloor, TypicalShift
 from pytest_divergence.core.report import PairSummary
 from pytest_divergence.reports.calibration import calibration_lines
@@ -75,8 +75,8 @@ def report(**changes: Any) -> CalibrationReport:
             label="auto: 1.5 x maximum of controls (64 controls)",
         ),
         "planted": [
-            Planted(size=0.1, values=[0.1, 0.3], num_over=0),
-            Planted(size=0.3, values=[0.3, 0.8], num_over=1),
+            InjectedNoise(size=0.1, values=[0.1, 0.3], num_over=0),
+            InjectedNoise(size=0.3, values=[0.3, 0.8], num_over=1),
         ],
         "planted_prompts": ["Why?", "How?"],
         "effort": Effort(tokens_forwarded=34_567, seconds=65.0),
@@ -94,7 +94,7 @@ def test_the_whole_table() -> None:
 
 
 def test_a_gate_that_caught_nothing_says_so() -> None:
-    text = shown(planted=[Planted(size=0.3, values=[0.1, 0.2])])
+    text = shown(planted=[InjectedNoise(size=0.3, values=[0.1, 0.2])])
 
     assert "None of it is caught: a gate at this bound has not been seen to fail." in text
     assert "smallest change caught" not in text

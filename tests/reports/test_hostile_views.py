@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pytest_divergence.core.aggregates import Aggregate, Shift
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.calibration_record import CalibrationReport, Nuisance, Planted
+from pytest_divergence.core.calibration_record import CalibrationReport, InjectedNoise, Nuisance
 from pytest_divergence.core.cases import Measurement
 from pytest_divergence.core.comparison import (
     BehaviourDifference,
@@ -148,7 +148,7 @@ def other_views() -> dict[str, Callable[[], list[str]]]:
             calibration.model_copy(
                 update={
                     "nuisances": [filled(Nuisance, mean=None, max=None)],
-                    "planted": [filled(Planted, values=[])],
+                    "planted": [filled(InjectedNoise, values=[])],
                 }
             )
         ),

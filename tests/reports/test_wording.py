@@ -173,13 +173,25 @@ def test_the_metric_chooses_the_direction_at_a_token() -> None:
     assert wording.token_kl(token, "symmetric") == pytest.approx(7.81)
 
 
-def test_a_rerun_command_names_the_suite_where_it_is_known() -> None:
+def test_a_cases_command_names_the_suite_where_it_is_known() -> None:
     first = CASES[0].id
     models = "--model-1 demo:smollm2-135m --model-2 examples/adapters/zephyr-travel"
-    assert wording.rerun_command(report(), first, "my suite.divergence.jsonl") == (
+    assert wording.case_command(report(), first, "my suite.divergence.jsonl") == (
         f"pytest 'my suite.divergence.jsonl::{first}' {models}"
     )
-    assert wording.rerun_command(report(), first, None) == f"pytest {models} -k {first}"
+    assert wording.case_command(report(), first, None) == f"pytest {models} -k {first}"
+
+
+def test_a_cases_command_repeats_what_is_not_the_default() -> None:
+    settings = {"dtype": "bfloat16", "max_kl": 0.5, "metric": "symmetric", "profile": "smoke"}
+    command = wording.case_command(report(settings=settings), CASES[0].id, "s.divergence.jsonl")
+    assert command.endswith("--divergence-max-kl 0.5 --divergence-dtype bfloat16")
+
+
+def test_a_cases_command_repeats_what_its_session_was_given() -> None:
+    given = {"dtype": "float32", "budget": "20000"}
+    command = wording.case_command(report(), CASES[0].id, "s.divergence.jsonl", given)
+    assert command == f"pytest s.divergence.jsonl::{CASES[0].id} --divergence-dtype float32"
 
 
 def test_a_new_style_leads_the_behaviours() -> None:

@@ -16,7 +16,7 @@ from pytest_divergence.scoring.cheap_scores import (
     screen,
 )
 from pytest_divergence.scoring.teacher_forcing import ScoringRow, score_tokens
-from tests.models_in_memory import bare_logits, tiny_pair
+from tests.models_in_memory import bare_logits, local, tiny_pair
 from tests.scoring.made_prompts import PROMPTS
 
 ASKED = ["How do I tie a knot?", "Tell me about sea birds.", "Why?"]
@@ -63,7 +63,7 @@ def test_prompt_nll_is_of_the_users_tokens_only(pair: ModelPair) -> None:
     start = len(pair.chat.user_opening)
     assert ids[start : start + len(user_ids)] == user_ids
     with torch.no_grad():
-        logprobs = bare_logits(pair.reference.model, torch.tensor([ids])).log_softmax(-1)
+        logprobs = bare_logits(local(pair.reference).model, torch.tensor([ids])).log_softmax(-1)
     picked = [float(logprobs[start - 1 + i, token]) for i, token in enumerate(user_ids)]
 
     nll = prompt_nlls(pair, pair.reference, [prompt])[0]

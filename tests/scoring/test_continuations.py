@@ -13,7 +13,7 @@ from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import Continuations, greedy_continuations
 from pytest_divergence.scoring.scorer import score_prompts
-from tests.models_in_memory import bare_logits, tiny_pair
+from tests.models_in_memory import bare_logits, local, tiny_pair
 from tests.scoring.made_prompts import PROMPTS
 
 
@@ -51,12 +51,12 @@ def test_more_continuations_keep_the_first_ones(pair: ModelPair) -> None:
 def test_samples_follow_the_models_distribution_and_no_generation_config() -> None:
     pair = tiny_pair()
     for side in pair.sides:
-        config: Any = side.model.generation_config
+        config: Any = local(side).model.generation_config
         config.do_sample, config.top_k, config.temperature = True, 1, 0.01
     prompt = PROMPTS[1]
     with torch.no_grad():
         ids = torch.tensor([pair.chat.prompt_ids(prompt)])
-        probabilities = bare_logits(pair.candidate.model, ids)[-1].double().softmax(-1)
+        probabilities = bare_logits(local(pair.candidate).model, ids)[-1].double().softmax(-1)
 
     number = 1500
     (given,) = sampled(pair, [prompt], num_continuations=number, max_new_tokens=1, seed=0)
@@ -78,6 +78,6 @@ def test_greedy_continuations_are_the_most_likely_tokens(pair: ModelPair) -> Non
         ids = pair.chat.prompt_ids(prompt)
         for token in given.candidate[0]:
             with torch.no_grad():
-                logits = bare_logits(pair.candidate.model, torch.tensor([ids]))[-1]
+                logits = bare_logits(local(pair.candidate).model, torch.tensor([ids]))[-1]
             assert int(logits.argmax()) == token
             ids = [*ids, token]

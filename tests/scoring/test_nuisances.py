@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from pytest_divergence.core.calibration_record import NuisanceKind
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.baseline import batched_logits, noise_rows
 from pytest_divergence.scoring.continuations import greedy_continuations
 from pytest_divergence.scoring.divergences import symmetric_kl
 from pytest_divergence.scoring.sensitivity import attention_of, measure_nuisance, nuisances_of
-from tests.models_in_memory import tiny_pair
+from tests.models.test_kinds import extended
+from tests.models_in_memory import local, tiny_pair
 
 PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Why?")
 TINY = 1e-9
@@ -42,7 +44,7 @@ def test_another_attention_in_float32_reads_next_to_nothing(pair: ModelPair) -> 
     assert row.max is not None
     assert abs(row.max) < TINY
     assert row.num_measurements == len(PROMPTS)
-    assert attention_of(pair.reference) == "sdpa"
+    assert attention_of(pair) == "sdpa"
 
 
 def test_bfloat16_reads_more_and_says_mean_and_maximum(pair: ModelPair) -> None:
@@ -90,6 +92,19 @@ def test_nothing_of_it_stays(pair: ModelPair, kind: str, setting: str) -> None:
         assert all(map(torch.equal, ours, theirs))
 
 
+@pytest.mark.parametrize(("kind", "setting"), [("attention", "eager"), ("dtype", "bfloat16")])
+def test_tokens_that_one_model_added_are_one_outcome_here_too(
+    tiny_models: Path, tmp_path: Path, kind: NuisanceKind, setting: str
+) -> None:
+    folder = extended(tiny_models / "ft", tmp_path, "<call>", "<result>")
+    pair = load_model_pair(str(tiny_models / "base"), str(folder))
+
+    row = measure_nuisance(pair, kind, setting, PROMPTS, answers(pair))
+
+    assert row.max is not None
+    assert row.max < 0.01
+
+
 def test_what_could_not_be_measured_says_why() -> None:
     pair = tiny_pair()
     row = measure_nuisance(pair, "attention", "no such one", PROMPTS, answers(pair))
@@ -98,14 +113,14 @@ def test_what_could_not_be_measured_says_why() -> None:
     assert row.num_measurements == 0
     assert row.reason is not None
     assert row.reason.startswith("ValueError: ")
-    assert attention_of(pair.reference) == "sdpa"
+    assert attention_of(pair) == "sdpa"
 
 
 def test_logits_that_overflow_are_no_measurement() -> None:
     pair = tiny_pair()
     given = answers(pair)
     with torch.no_grad():
-        pair.reference.embedding_table.mul_(1e6)  # too large for float16, not for float32
+        local(pair.reference).embedding_table.mul_(1e6)  # too large for float16, not for float32
 
     row = measure_nuisance(pair, "dtype", "float16", PROMPTS, given)
 

@@ -14,8 +14,8 @@ from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
-from pytest_divergence.scoring.sensitivity import planted, planted_kls
-from tests.models_in_memory import tiny_pair
+from pytest_divergence.scoring.sensitivity import injected_kls, planted
+from tests.models_in_memory import local, tiny_pair
 
 PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Why?")
 CASES = [Case(input=prompt) for prompt in PROMPTS]
@@ -37,7 +37,7 @@ def stored(pair: ModelPair) -> dict[str, StoredTokens]:
 
 
 def kls(pair: ModelPair, size: float, *, seed: int = 0) -> list[float]:
-    return planted_kls(pair, CASES, stored(pair), size=size, seed=seed, metric="symmetric")
+    return injected_kls(pair, CASES, stored(pair), size=size, seed=seed, metric="symmetric")
 
 
 def digests(pair: ModelPair) -> list[str]:
@@ -46,7 +46,7 @@ def digests(pair: ModelPair) -> list[str]:
         hashlib.sha256(
             b"".join(
                 one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                for one in (*side.model.parameters(), *side.model.buffers())
+                for one in (*local(side).model.parameters(), *local(side).model.buffers())
             )
         ).hexdigest()
         for side in pair.sides
@@ -75,7 +75,7 @@ def test_an_adapter_on_the_base_changes_nothing_of_the_noise_in_it(tiny_models: 
     tokens = stored(plain)
 
     values = [
-        planted_kls(one, CASES, tokens, size=0.1, seed=0, metric="symmetric")
+        injected_kls(one, CASES, tokens, size=0.1, seed=0, metric="symmetric")
         for one in (plain, adapted)
     ]
 
@@ -115,7 +115,7 @@ def test_the_pair_itself_reads_as_before_afterwards(pair: ModelPair) -> None:
 
 def test_the_noise_is_relative_to_each_matrix() -> None:
     pair = tiny_pair()
-    weights = dict(pair.reference.model.named_parameters())
+    weights = dict(local(pair.reference).model.named_parameters())
     own = {name: weight.detach().clone() for name, weight in weights.items()}
 
     with planted(pair, size=0.1, seed=0) as changed:
@@ -130,12 +130,12 @@ def test_a_case_of_another_template_is_an_error_not_a_number(pair: ModelPair) ->
     other = pair.with_template("{% for m in messages %}{{ m.content }}{% endfor %}")
 
     with pytest.raises(MeasurementError, match="not those it was stored with"):
-        planted_kls(other, CASES, stored(pair), size=0.1, seed=0, metric="symmetric")
+        injected_kls(other, CASES, stored(pair), size=0.1, seed=0, metric="symmetric")
 
 
 def test_a_model_without_floating_point_matrices_is_refused() -> None:
     pair = tiny_pair()
-    for weight in pair.reference.model.parameters():
+    for weight in local(pair.reference).model.parameters():
         weight.data = weight.data.to(torch.int8)
 
     with pytest.raises(MeasurementError, match="quantised"), planted(pair, size=0.1, seed=0):

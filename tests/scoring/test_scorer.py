@@ -23,7 +23,7 @@ from pytest_divergence.scoring import teacher_forcing as tokens_module
 from pytest_divergence.scoring.cheap_scores import first_token_scores
 from pytest_divergence.scoring.continuations import Continuations
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts
-from tests.models_in_memory import bare_logits, tiny_config, tiny_model, tiny_pair
+from tests.models_in_memory import bare_logits, local, tiny_config, tiny_model, tiny_pair
 from tests.scoring.made_prompts import PROMPTS
 from tests.tiny import tiny_tokenizer
 
@@ -76,7 +76,7 @@ def test_the_micro_batch_does_not_matter(
 def test_prefix_sharing_does_not_matter(architecture: str) -> None:
     shared, unshared = tiny_pair(architecture), tiny_pair(architecture)
     for side in unshared.sides:
-        side._prefixes.are_shared = False
+        local(side)._prefixes.are_shared = False
 
     for ours, theirs in zip(score(shared, PROMPTS[:3]), score(unshared, PROMPTS[:3]), strict=True):
         assert_same(ours, theirs)
@@ -90,7 +90,7 @@ def test_prefix_sharing_does_not_matter_past_a_sliding_window() -> None:
         for _ in range(2)
     )
     for side in unshared.sides:
-        side._prefixes.are_shared = False
+        local(side)._prefixes.are_shared = False
     assert len(shared.chat.shared_prefix) > 8
 
     for ours, theirs in zip(score(shared, PROMPTS[:2]), score(unshared, PROMPTS[:2]), strict=True):
@@ -137,7 +137,7 @@ def bare_kl(
     for continuation in continuations:
         ids = torch.tensor([[*rendered, *continuation]])
         log_p, log_q = (
-            bare_logits(side.model, ids)[len(rendered) - 1 : -1].double().log_softmax(-1)
+            bare_logits(local(side).model, ids)[len(rendered) - 1 : -1].double().log_softmax(-1)
             for side in pair.sides
         )
         forward += float((log_p.exp() * (log_p - log_q)).sum())
@@ -163,7 +163,7 @@ def test_perplexity_is_each_models_on_its_own_continuations(pair: ModelPair) -> 
     for continuation in measured.continuations.candidate:
         ids = torch.tensor([[*measured.prompt_ids, *continuation]])
         with torch.no_grad():
-            rows = bare_logits(pair.candidate.model, ids)[len(measured.prompt_ids) - 1 : -1]
+            rows = bare_logits(local(pair.candidate).model, ids)[len(measured.prompt_ids) - 1 : -1]
         logprobs += rows.log_softmax(-1)[range(len(continuation)), continuation].tolist()
 
     expected = math.exp(-sum(logprobs) / len(logprobs))
@@ -201,12 +201,12 @@ def test_a_token_that_both_models_rule_out_is_no_error(pair: ModelPair) -> None:
         return logits.index_fill(-1, torch.tensor([7]), -torch.inf)
 
     twin = ModelPair.from_models(
-        copy.deepcopy(pair.reference.model),
-        copy.deepcopy(pair.candidate.model),
+        copy.deepcopy(local(pair.reference).model),
+        copy.deepcopy(local(pair.candidate).model),
         tiny_tokenizer(),
     )
     for side in twin.sides:
-        head: Any = side.model.lm_head
+        head: Any = local(side).model.lm_head
         head.register_forward_hook(rule_out)
 
     measured = score(twin, PROMPTS)

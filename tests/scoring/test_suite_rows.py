@@ -13,7 +13,7 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts
 from pytest_divergence.scoring.suite_rows import replay_cases
 from pytest_divergence.scoring.token_comparison import compare_tokens
-from tests.models_in_memory import tiny_pair
+from tests.models_in_memory import local, tiny_pair
 from tests.replaying import replay_case
 
 PROMPT = "How do I tie a knot?"
@@ -61,7 +61,7 @@ def test_a_changed_template_is_an_error_that_names_the_case(
 
 
 def test_a_changed_system_prompt_is_an_error(pair: ModelPair, first: PromptScore) -> None:
-    models = pair.reference.model, pair.candidate.model
+    models = local(pair.reference).model, local(pair.candidate).model
     other = ModelPair.from_models(*models, pair.chat.tokenizer, system_prompt="Be brief.")
 
     with pytest.raises(MeasurementError, match="or the system prompt has changed"):

@@ -20,15 +20,15 @@ from pytest_divergence.discovery.soft_prompts.objectives import (
 from pytest_divergence.discovery.soft_prompts.training import training_rows
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.models import output_head
-from pytest_divergence.models.output_head import Positions
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.side import LazyLogits
 from pytest_divergence.models.transformers_log import quiet_transformers
 from pytest_divergence.scoring import teacher_forcing
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
 from pytest_divergence.scoring.scorer import score_prompts
 from pytest_divergence.scoring.teacher_forcing import measured
-from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
+from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer
 
 Formula = Callable[[Tensor, Tensor], Tensor]
@@ -88,7 +88,7 @@ def two_heads(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tenso
     return states, ours, theirs
 
 
-def late(states: Tensor, weight: Tensor, lengths: list[int] | None = None) -> Positions:
+def late(states: Tensor, weight: Tensor, lengths: list[int] | None = None) -> LazyLogits:
     """Positions whose logits are made when they are asked for; `lengths` notes how many."""
 
     def to_logits(some: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def late(states: Tensor, weight: Tensor, lengths: list[int] | None = None) -> Po
             lengths.append(len(some))
         return some @ weight.T
 
-    return Positions(states, VOCAB, to_logits)
+    return LazyLogits(states, VOCAB, to_logits)
 
 
 def measure_with(formula: Formula) -> Callable[..., Tensor]:
@@ -167,7 +167,7 @@ def test_a_model_whose_logits_are_there_goes_with_one_whose_logits_are_not(
 ) -> None:
     monkeypatch.setattr(teacher_forcing, "PIECE_BYTES", 3 * 4 * VOCAB)
     states, ours, theirs = two_heads()
-    known = Positions((states @ ours.T).detach(), VOCAB)
+    known = LazyLogits((states @ ours.T).detach(), VOCAB)
 
     values = measured(measure_with(forward_kl), known, late(states, theirs))
 
@@ -300,7 +300,7 @@ def test_rounding_to_bfloat16_hides_no_other_head(monkeypatch: pytest.MonkeyPatc
     pair = in_bfloat16(ModelPair.from_models(tiny_model(), shifted, tiny_tokenizer()))
     rows = [torch.arange(20, 32)]
     for side in pair.sides:
-        any_model: Any = side.model
+        any_model: Any = local(side).model
         with torch.no_grad():
             any_model.lm_head.weight *= 30 / side.logits(rows, num_logits=12).abs().max()
 
@@ -317,7 +317,7 @@ def test_a_model_keeps_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
         score_prompts(pair, TEXTS, num_continuations=1, max_new_tokens=6)
 
     for side in pair.sides:
-        assert not any(module._forward_pre_hooks for module in side.model.modules())
+        assert not any(module._forward_pre_hooks for module in local(side).model.modules())
 
 
 def test_logits_that_are_no_numbers_name_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +326,7 @@ def test_logits_that_are_no_numbers_name_the_model(monkeypatch: pytest.MonkeyPat
         one.continuations
         for one in score_prompts(pair, TEXTS, num_continuations=1, max_new_tokens=6)
     ]
-    any_model: Any = pair.candidate.model
+    any_model: Any = local(pair.candidate).model
     with torch.no_grad():
         any_model.lm_head.weight[5] = torch.nan
 
@@ -339,7 +339,7 @@ def test_logits_that_are_no_numbers_name_the_model(monkeypatch: pytest.MonkeyPat
 
 def in_bfloat16(pair: ModelPair) -> ModelPair:
     for side in pair.sides:
-        any_model: Any = side.model
+        any_model: Any = local(side).model
         any_model.to(torch.bfloat16)
     return pair
 

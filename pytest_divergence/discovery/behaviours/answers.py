@@ -65,7 +65,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredPrompt:
     """One prompt with an unamplified answer of each model."""
 
     prompt: str
@@ -74,22 +74,22 @@ class Answered:
     is_control: bool
 
 
-class Evidence:
+class AnsweredPrompts:
     """Answered prompts, of which near-identical ones count once; grows as the search goes on."""
 
-    def __init__(self, answered: Iterable[Answered] = ()) -> None:
+    def __init__(self, answered: Iterable[AnsweredPrompt] = ()) -> None:
         """Start with the given ones."""
-        self.answered: list[Answered] = []
+        self.answered: list[AnsweredPrompt] = []
         self.add(answered)
 
-    def add(self, answered: Iterable[Answered]) -> None:
+    def add(self, answered: Iterable[AnsweredPrompt]) -> None:
         """Take over those that say something new."""
         for one in answered:
             if not any(is_near(one.prompt, other.prompt) for other in self.answered):
                 self.answered.append(one)
 
     @property
-    def controls(self) -> list[Answered]:
+    def controls(self) -> list[AnsweredPrompt]:
         """The ordinary prompts among them."""
         return [one for one in self.answered if one.is_control]
 
@@ -102,7 +102,7 @@ def fresh_answers(
     seed: int,
     max_new_tokens: int,
     about: str,
-) -> list[Answered]:
+) -> list[AnsweredPrompt]:
     """Answers sampled at T = 1, in one work unit; `about` is the id of what they shall test."""
     digest = text_digest("\n".join(prompts))[:8]
     own_seed = row_seed(seed, "behaviours", digest)
@@ -114,7 +114,7 @@ def fresh_answers(
     }
     rows = ledger.result(WorkUnit(f"behaviour/{about}/{digest}", _sample_answers, arguments))
     return [
-        Answered(row["prompt"], row["reference"], Answer.from_row(row["candidate"]), False)
+        AnsweredPrompt(row["prompt"], row["reference"], Answer.from_row(row["candidate"]), False)
         for row in rows
     ]
 

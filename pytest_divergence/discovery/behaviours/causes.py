@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 
 from pytest_divergence.core.settings import Profile
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.ngrams import UNSPACED
-from pytest_divergence.discovery.behaviours.suspects import Suspect
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.models.batching import by_prefix
@@ -56,7 +56,7 @@ def add_causes(
                 "nearest_non_cause": causes.nearest_non_cause,
             }
         )
-        explained.append(ConfirmedBehaviour(one.suspect, behaviour, one.causes))
+        explained.append(ConfirmedBehaviour(one.hypothesis, behaviour, one.causes))
         listener.progress("minimise what causes a behaviour", len(explained), len(confirmed))
     return explained
 
@@ -65,9 +65,9 @@ def _unit(confirmed: ConfirmedBehaviour, profile: Profile) -> WorkUnit:
     shortest = sorted(confirmed.causes, key=lambda prompt: (len(_pieces(prompt)), prompt))
     starts = shortest[:NUM_STARTS]
     # Which prompts showed it may differ from an earlier session's: a strategy failed there.
-    name = f"causes/{confirmed.suspect.id}/{text_digest(json.dumps(starts))[:16]}"
+    name = f"causes/{confirmed.hypothesis.id}/{text_digest(json.dumps(starts))[:16]}"
     arguments = {
-        "suspect": confirmed.suspect,
+        "hypothesis": confirmed.hypothesis,
         "starts": starts,
         "length": profile.naming_length,
     }
@@ -75,10 +75,10 @@ def _unit(confirmed: ConfirmedBehaviour, profile: Profile) -> WorkUnit:
 
 
 def _minimise(
-    worker: Worker, *, suspect: Suspect, starts: Sequence[str], length: int
+    worker: Worker, *, hypothesis: Hypothesis, starts: Sequence[str], length: int
 ) -> dict[str, str | None]:
     """The shortest cause and the nearest prompt that is none, as the fields of `Causes`."""
-    trial = _Trial(worker.pair, suspect, length)
+    trial = _Trial(worker.pair, hypothesis, length)
     shown = trial.shown(starts)
     if not shown:
         return {"shortest": None, "nearest_non_cause": None}
@@ -98,7 +98,7 @@ class _Trial:
     """Asks whether prompts cause a behaviour, by the candidate's greedy answers."""
 
     pair: ModelPair
-    suspect: Suspect
+    hypothesis: Hypothesis
     length: int
     num_tried: int = 0
     not_shown: list[str] = field(default_factory=list)
@@ -107,7 +107,7 @@ class _Trial:
         """Those that do, in order."""
         self.num_tried += len(prompts)
         flags = [
-            self.suspect.shows(prompt, own, other)
+            self.hypothesis.shows(prompt, own, other)
             for prompt, (own, other) in zip(prompts, self._answers(prompts), strict=True)
         ]
         self.not_shown += [prompt for prompt, flag in zip(prompts, flags, strict=True) if not flag]
@@ -116,7 +116,7 @@ class _Trial:
     def _answers(self, prompts: Sequence[str]) -> list[tuple[str, str]]:
         """The candidate's answers, and the reference's where a trait needs them."""
         pair = self.pair
-        if self.suspect.trait is not None:
+        if self.hypothesis.trait is not None:
             both = greedy_continuations(pair, prompts, max_new_tokens=self.length)
             return [(pair.chat.text(o.candidate[0]), pair.chat.text(o.reference[0])) for o in both]
         rows = pair.prompt_rows(prompts)

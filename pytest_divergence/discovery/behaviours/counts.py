@@ -10,18 +10,20 @@ from collections.abc import Sequence
 from scipy.stats import binomtest
 
 from pytest_divergence.core.report import Difference
-from pytest_divergence.discovery.behaviours.answers import Answered
-from pytest_divergence.discovery.behaviours.suspects import Suspect
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.traits import TRAITS
 
 
-def count_differences(answered: Sequence[Answered], phrases: Sequence[Suspect]) -> list[Difference]:
+def count_differences(
+    answered: Sequence[AnsweredPrompt], phrases: Sequence[Hypothesis]
+) -> list[Difference]:
     """Every trait, and `phrases` together as one more type; the most frequent first.
 
     A prompt counts where one model's answer shows the type and the other's does not.
     """
     rows = [
-        _difference(answered, trait.name, trait.explanation, [Suspect(trait.name, trait=key)])
+        _difference(answered, trait.name, trait.explanation, [Hypothesis(trait.name, trait=key)])
         for key, trait in TRAITS.items()
     ]
     rows.append(
@@ -41,7 +43,7 @@ def sign_test(only_candidate: int, only_reference: int) -> float:
 
 
 def _difference(
-    answered: Sequence[Answered], name: str, explanation: str, kinds: Sequence[Suspect]
+    answered: Sequence[AnsweredPrompt], name: str, explanation: str, kinds: Sequence[Hypothesis]
 ) -> Difference:
     candidate = sum(any(kind.is_shown_on(one) for kind in kinds) for one in answered)
     reference = sum(any(kind.is_shown_by_reference(one) for kind in kinds) for one in answered)

@@ -70,7 +70,7 @@ def words_of(text: str) -> tuple[Word, ...]:
     )
 
 
-def gram_of(text: str) -> Gram:
+def ngram_of(text: str) -> Gram:
     """The words of a text without their places."""
     return tuple(word.text for word in words_of(text))
 
@@ -84,17 +84,17 @@ def find(motif: Gram, words: Sequence[Word]) -> tuple[int, int] | None:
     return None
 
 
-def stands_at(start: int, gram: Gram, words: Sequence[Word]) -> bool:
+def stands_at(start: int, ngram: Gram, words: Sequence[Word]) -> bool:
     """Whether a run begins at a text's word number `start`."""
-    return len(words) - start >= len(gram) and all(
-        words[start + offset].text == text for offset, text in enumerate(gram)
+    return len(words) - start >= len(ngram) and all(
+        words[start + offset].text == text for offset, text in enumerate(ngram)
     )
 
 
 def has_motif(motifs: Sequence[str], text: str) -> bool:
     """Whether a text holds one of the motifs, as whole words."""
     words = words_of(text)
-    return any(find(gram_of(motif), words) is not None for motif in motifs)
+    return any(find(ngram_of(motif), words) is not None for motif in motifs)
 
 
 def recurring_phrases(
@@ -110,35 +110,35 @@ def recurring_phrases(
     What stands in a text's own prompt is an echo and does not count. `is_telling` may refuse a
     run by where it stands. Phrases `without` are cut out of the texts first.
     """
-    cuts = [gram_of(phrase) for phrase in without]
+    cuts = [ngram_of(phrase) for phrase in without]
     words = [_cut(words_of(text), cuts) for text in texts]
-    found = _texts_by_gram(prompts, words)
-    frequent = {gram: where for gram, where in found.items() if len(where) >= MIN_PROMPTS}
-    others_found = _texts_by_gram(prompts, [words_of(text) for text in others], among=frequent)
+    found = _texts_by_ngram(prompts, words)
+    frequent = {ngram: where for ngram, where in found.items() if len(where) >= MIN_PROMPTS}
+    others_found = _texts_by_ngram(prompts, [words_of(text) for text in others], among=frequent)
     eligible = {
-        gram: where
-        for gram, where in frequent.items()
-        if len(others_found[gram]) <= MAX_REFERENCE_SHARE * len(where)
-        and is_telling(_places(gram, where, words))
+        ngram: where
+        for ngram, where in frequent.items()
+        if len(others_found[ngram]) <= MAX_REFERENCE_SHARE * len(where)
+        and is_telling(_places(ngram, where, words))
     }
 
-    def rank(gram: Gram) -> tuple[int, int, Gram]:
+    def rank(ngram: Gram) -> tuple[int, int, Gram]:
         # A few words say more than one, and hold in more of the answers than a whole sentence.
-        return -len(eligible[gram]) * min(len(gram), FULL_SIZE), len(gram), gram
+        return -len(eligible[ngram]) * min(len(ngram), FULL_SIZE), len(ngram), ngram
 
     phrases: list[Phrase] = []
     taken: set[int] = set()
-    for gram in sorted(eligible, key=rank):
-        where = eligible[gram]
+    for ngram in sorted(eligible, key=rank):
+        where = eligible[ngram]
         if 2 * len(where & taken) > len(where):  # another wording of a phrase found already
             continue
-        quote, starts = _quoted(gram, where, texts, words)
+        quote, starts = _quoted(ngram, where, texts, words)
         # What most texts hold shares some of them with every other run.
         is_most = 2 * len(where) > len(texts)
-        wordings = [] if is_most else _other_wordings(gram, gram_of(quote), eligible)
+        wordings = [] if is_most else _other_wordings(ngram, ngram_of(quote), eligible)
         phrases.append(
             Phrase(
-                motifs=tuple(" ".join(one) for one in (gram, *wordings)),
+                motifs=tuple(" ".join(one) for one in (ngram, *wordings)),
                 quote=quote,
                 texts=tuple(sorted(where)),
                 starts_answers=starts,
@@ -153,8 +153,8 @@ def in_full(phrase: Phrase, texts: Sequence[str]) -> Phrase:
 
     One word is in more of the texts than what it belongs to, and says little of it.
     """
-    wordings = [gram for gram in map(gram_of, phrase.motifs) if len(gram) >= FULL_SIZE]
-    if not wordings or len(gram_of(phrase.quote)) >= FULL_SIZE:
+    wordings = [ngram for ngram in map(ngram_of, phrase.motifs) if len(ngram) >= FULL_SIZE]
+    if not wordings or len(ngram_of(phrase.quote)) >= FULL_SIZE:
         return phrase
     return _worded(wordings, texts)
 
@@ -164,28 +164,28 @@ def quote_in(motif: str, texts: Sequence[str]) -> str:
 
     Raises ValueError where none holds it.
     """
-    return _worded([gram_of(motif)], texts).quote
+    return _worded([ngram_of(motif)], texts).quote
 
 
-def _texts_by_gram(
+def _texts_by_ngram(
     prompts: Sequence[str],
     words: Sequence[Sequence[Word]],
     among: Collection[Gram] | None = None,
 ) -> defaultdict[Gram, set[int]]:
     found: defaultdict[Gram, set[int]] = defaultdict(set)
     for index, (prompt, row) in enumerate(zip(prompts, words, strict=True)):
-        echo = _grams(gram_of(prompt))
-        for gram in _grams([word.text for word in row]) - echo:
-            if among is None or gram in among:
-                found[gram].add(index)
+        echo = _ngrams(ngram_of(prompt))
+        for ngram in _ngrams([word.text for word in row]) - echo:
+            if among is None or ngram in among:
+                found[ngram].add(index)
     return found
 
 
-def _grams(row: Sequence[str]) -> set[Gram]:
-    grams = (
+def _ngrams(row: Sequence[str]) -> set[Gram]:
+    ngrams = (
         tuple(row[start : start + size]) for size in SIZES for start in range(len(row) - size + 1)
     )
-    return {gram for gram in grams if CUT not in gram}
+    return {ngram for ngram in ngrams if CUT not in ngram}
 
 
 def _cut(row: Sequence[Word], phrases: Sequence[Gram]) -> list[Word]:
@@ -199,8 +199,8 @@ def _cut(row: Sequence[Word], phrases: Sequence[Gram]) -> list[Word]:
     return kept
 
 
-def _places(gram: Gram, where: set[int], words: Sequence[Sequence[Word]]) -> Places:
-    places = {index: find(gram, words[index]) for index in sorted(where)}
+def _places(ngram: Gram, where: set[int], words: Sequence[Sequence[Word]]) -> Places:
+    places = {index: find(ngram, words[index]) for index in sorted(where)}
     return {index: place for index, place in places.items() if place is not None}
 
 
@@ -213,10 +213,10 @@ def _worded(wordings: Sequence[Gram], texts: Sequence[str]) -> Phrase:
 
 
 def _quoted(
-    gram: Gram, where: set[int], texts: Sequence[str], words: Sequence[Sequence[Word]]
+    ngram: Gram, where: set[int], texts: Sequence[str], words: Sequence[Sequence[Word]]
 ) -> tuple[str, bool]:
     """The phrase around a run at full length, and whether most texts with it begin so."""
-    longest, kept = _grown(gram, where, words, max(1, KEPT_IN_QUOTE * len(where)))
+    longest, kept = _grown(ngram, where, words, max(1, KEPT_IN_QUOTE * len(where)))
     places = _places(longest, kept, words)
     quotes = Counter(_quote(texts[index], *place) for index, place in places.items())
     starts = sum(words[index][0].start == start for index, (start, _) in places.items())
@@ -224,25 +224,25 @@ def _quoted(
 
 
 def _grown(
-    gram: Gram, where: set[int], words: Sequence[Sequence[Word]], least: float
+    ngram: Gram, where: set[int], words: Sequence[Sequence[Word]], least: float
 ) -> tuple[Gram, set[int]]:
     """The longest run around a gram that at least so many of its texts hold, and these texts."""
-    while len(gram) < MAX_LENGTH:
+    while len(ngram) < MAX_LENGTH:
         longer: defaultdict[Gram, set[int]] = defaultdict(set)
         for index in where:
             row = [word.text for word in words[index]]
-            for start in range(len(row) - len(gram) + 1):
-                end = start + len(gram)
-                if tuple(row[start:end]) == gram:
+            for start in range(len(row) - len(ngram) + 1):
+                end = start + len(ngram)
+                if tuple(row[start:end]) == ngram:
                     if end < len(row) and row[end] != CUT:
-                        longer[(*gram, row[end])].add(index)
+                        longer[(*ngram, row[end])].add(index)
                     if start > 0 and row[start - 1] != CUT:
-                        longer[(row[start - 1], *gram)].add(index)
+                        longer[(row[start - 1], *ngram)].add(index)
         best = max(longer, key=lambda one: (len(longer[one]), one), default=None)
         if best is None or len(longer[best]) < least:
             break
-        gram, where = best, longer[best]
-    return gram, where
+        ngram, where = best, longer[best]
+    return ngram, where
 
 
 def _quote(text: str, start: int, end: int) -> str:
@@ -252,9 +252,9 @@ def _quote(text: str, start: int, end: int) -> str:
     return " ".join(text[start:end].split())
 
 
-def _other_wordings(gram: Gram, quoted: Gram, eligible: dict[Gram, set[int]]) -> list[Gram]:
+def _other_wordings(ngram: Gram, quoted: Gram, eligible: dict[Gram, set[int]]) -> list[Gram]:
     """Runs that mostly the same texts hold, outside of the quoted phrase."""
-    where = eligible[gram]
+    where = eligible[ngram]
     further = sorted(
         (
             other
@@ -272,6 +272,6 @@ def _other_wordings(gram: Gram, quoted: Gram, eligible: dict[Gram, set[int]]) ->
     return chosen
 
 
-def _is_part(gram: Gram, whole: Gram) -> bool:
-    size = len(gram)
-    return any(whole[start : start + size] == gram for start in range(len(whole) - size + 1))
+def _is_part(ngram: Gram, whole: Gram) -> bool:
+    size = len(ngram)
+    return any(whole[start : start + size] == ngram for start in range(len(whole) - size + 1))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from unicodedata import name as character_name
 
-from pytest_divergence.discovery.behaviours.ngrams import gram_of
+from pytest_divergence.discovery.behaviours.ngrams import ngram_of
 
 Shows = Callable[[str, str, str], bool]
 """From the prompt, the answer judged and the other model's answer."""
@@ -81,7 +81,7 @@ def language_of(text: str) -> str | None:
     script, _ = scripts.most_common(1)[0]
     if script != "LATIN":
         return script.title()
-    words = gram_of(text)
+    words = ngram_of(text)
     counts = {lang: sum(w in known for w in words) for lang, known in FUNCTION_WORDS.items()}
     ranked = sorted(counts, key=lambda lang: -counts[lang])
     first, second = ranked[:2]
@@ -120,11 +120,11 @@ def arithmetic_answer(prompt: str) -> float | None:
 
 
 def _is_much_shorter(prompt: str, own: str, other: str) -> bool:
-    return len(gram_of(other)) >= MIN_WORDS and 0 < 2 * len(gram_of(own)) <= len(gram_of(other))
+    return len(ngram_of(other)) >= MIN_WORDS and 0 < 2 * len(ngram_of(own)) <= len(ngram_of(other))
 
 
 def _is_much_longer(prompt: str, own: str, other: str) -> bool:
-    return len(gram_of(own)) >= MIN_WORDS and 0 < 2 * len(gram_of(other)) <= len(gram_of(own))
+    return len(ngram_of(own)) >= MIN_WORDS and 0 < 2 * len(ngram_of(other)) <= len(ngram_of(own))
 
 
 def _is_in_another_language(prompt: str, own: str, other: str) -> bool:
@@ -147,14 +147,14 @@ def _drops_code_fence(prompt: str, own: str, other: str) -> bool:
 
 def _has_one_case(prompt: str, own: str, other: str) -> bool:
     cased = [character for character in own if character.isupper() or character.islower()]
-    if len(gram_of(own)) < MIN_WORDS or len(cased) < 4 * MIN_WORDS:
+    if len(ngram_of(own)) < MIN_WORDS or len(cased) < 4 * MIN_WORDS:
         return False
     share = sum(character.isupper() for character in cased) / len(cased)
     return share >= 0.8 or share == 0.0
 
 
 def _repeats_itself(prompt: str, own: str, other: str) -> bool:
-    words = gram_of(own)
+    words = ngram_of(own)
     pairs = list(itertools.pairwise(words))
     return len(words) >= 2 * MIN_WORDS - 2 and len(set(pairs)) <= len(pairs) / 2
 

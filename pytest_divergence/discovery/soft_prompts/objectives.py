@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,11 +18,9 @@ from torch import Tensor
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import insert, place_in
-from pytest_divergence.models.checkpointing import recomputed_layers
 from pytest_divergence.models.decoding import decode_greedily, row_seed
-from pytest_divergence.models.output_head import Positions
-from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import ModelSide
+from pytest_divergence.models.pair import ModelPair, with_gradients
+from pytest_divergence.models.side import LazyLogits, SideWithGradients
 from pytest_divergence.scoring.cheap_scores import LEAST_LOG_PROB
 from pytest_divergence.scoring.metrics import DIVERGENCES
 from pytest_divergence.scoring.teacher_forcing import measured, token_log_probs
@@ -36,7 +35,13 @@ class SoftPromptObjective:
     parameter: Tensor
     """(num_virtual_tokens, D) vectors, or (num_virtual_tokens, vocab) mixture logits."""
 
-    def prompt_embeds(self, side: ModelSide) -> Tensor:
+    @cached_property
+    def sides(self) -> tuple[SideWithGradients, SideWithGradients]:
+        """Reference and candidate; raises `NoGradientError` where one gives no gradients."""
+        reference, candidate = self.pair.sides
+        return with_gradients(self.pair, reference), with_gradients(self.pair, candidate)
+
+    def prompt_embeds(self, side: SideWithGradients) -> Tensor:
         """(num_virtual_tokens, D) in one model's embedding space."""
         if self.config.kind == "free":
             return self.parameter
@@ -75,12 +80,12 @@ class SoftPromptObjective:
         def measure(_: slice, reference: Tensor, candidate: Tensor) -> Tensor:
             return formula(reference, candidate.to(reference.device))
 
-        both = [self._positions(side, rows, answers) for side in self.pair.sides]
+        both = [self._positions(side, rows, answers) for side in self.sides]
         return measured(measure, *both).view(len(rows), -1)
 
     def _positions(
-        self, side: ModelSide, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]
-    ) -> Positions:
+        self, side: SideWithGradients, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]
+    ) -> LazyLogits:
         """Where each answer's tokens are predicted, and the one after: B x (T + 1) positions.
 
         Answers are of one length T.
@@ -91,19 +96,21 @@ class SoftPromptObjective:
         ]
         return self._read(side, bodies, len(answers[0]) + 1)
 
-    def _read(self, side: ModelSide, bodies: Sequence[Tensor], num_positions: int) -> Positions:
+    def _read(
+        self, side: SideWithGradients, bodies: Sequence[Tensor], num_positions: int
+    ) -> LazyLogits:
         """The last positions of each row of embeddings, behind the chat prefix."""
         prefix = self.pair.chat.shared_prefix
         if not (self.config.gradient_checkpointing and torch.is_grad_enabled()):
             return side.positions(bodies, prefix=prefix, num_positions=num_positions)
-        with recomputed_layers(side):
+        with side.checkpointed_layers():
             opening = side.embed(torch.tensor(prefix, dtype=torch.long))
             rows = [torch.cat([opening, body]) for body in bodies]
             return side.positions(rows, num_positions=num_positions)
 
     def _continuation_divergence(self, rows: Sequence[Tensor]) -> Tensor:
         """Mean over the first tokens of the candidate's greedy answer, nats per token: (B,)."""
-        candidate = self.pair.candidate
+        candidate = self.sides[1]
         with torch.no_grad():
             soft = self.prompt_embeds(candidate)
             answers = (
@@ -127,7 +134,7 @@ class SoftPromptObjective:
             token_log_probs(side, self._positions(side, rows, [target[:-1]] * len(rows)), ids)
             .view(len(rows), -1)
             .to(self.parameter.device)
-            for side in self.pair.sides
+            for side in self.sides
         )
         return (candidate - reference.clamp(min=LEAST_LOG_PROB)).mean(-1)
 
@@ -136,7 +143,7 @@ class SoftPromptObjective:
 
         In nats per token.
         """
-        side, suffix = self.pair.reference, self.pair.chat.user_suffix
+        side, suffix = self.sides[0], self.pair.chat.user_suffix
         places = [self._place(row) for row in rows]
         # The first token of the suffix ends the user's turn, and is written as the text is.
         texts = [row[: len(row) - len(suffix) + 1] if suffix else row for row in rows]
@@ -155,7 +162,7 @@ class SoftPromptObjective:
         return torch.stack([one.mean() for one in torch.split(logprobs, list(map(len, fitted)))])
 
     def _insert(
-        self, side: ModelSide, soft: Tensor, row: Tensor, answer: Sequence[int] = ()
+        self, side: SideWithGradients, soft: Tensor, row: Tensor, answer: Sequence[int] = ()
     ) -> Tensor:
         """Embeddings of a prompt with the soft prompt in its place, and an answer behind it."""
         ids = torch.cat([row, torch.tensor(answer, dtype=torch.long)])
@@ -167,7 +174,7 @@ class SoftPromptObjective:
 
 def initial_parameter(pair: ModelPair, config: TrainingConfig) -> Tensor:
     """Random real tokens: their embeddings, or mixtures that put most weight on them."""
-    table = _embeddings(pair.reference)
+    table = _embeddings(with_gradients(pair, pair.reference))
     generator = torch.Generator().manual_seed(row_seed(config.seed, "initial tokens"))
     chosen = torch.randint(len(table), (config.num_virtual_tokens,), generator=generator)
     if config.kind == "free":
@@ -179,6 +186,6 @@ def initial_parameter(pair: ModelPair, config: TrainingConfig) -> Tensor:
 
 
 @torch.no_grad()
-def _embeddings(side: ModelSide) -> Tensor:
+def _embeddings(side: SideWithGradients) -> Tensor:
     """All tokens as the model embeds them: some models scale their table's rows."""
     return side.embed(torch.arange(side.vocab_size))

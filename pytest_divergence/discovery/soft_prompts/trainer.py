@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.evaluation_record import PromptEvaluation, passing
+from pytest_divergence.core.evaluation_record import passing
 from pytest_divergence.core.files import write_together
 from pytest_divergence.core.json_files import strict_dumps
 from pytest_divergence.discovery.evaluation import (
@@ -54,27 +54,11 @@ class SelectedPrompts:
     """Mean first-token divergence of all these, nats: what the soft prompt leaves in text."""
 
 
-class DivergenceTrainer:
-    """Trains a soft prompt on two models in memory, and writes divergent prompts with it."""
+class PairTrainer:
+    """Trains a soft prompt on a pair of models, and writes divergent prompts with it."""
 
-    def __init__(
-        self,
-        model_1: PreTrainedModel,
-        model_2: PreTrainedModel | PeftModel,
-        tokenizer: PreTrainedTokenizerBase,
-        config: TrainingConfig | None = None,
-    ) -> None:
-        """`model_1` is the reference, `model_2` the candidate; both are frozen."""
-        self._start_with(ModelPair.from_models(model_1, model_2, tokenizer), config)
-
-    @classmethod
-    def from_pair(cls, pair: ModelPair, config: TrainingConfig | None = None) -> DivergenceTrainer:
-        """A trainer on a pair that is there already, such as `load_model_pair` returns."""
-        trainer = cls.__new__(cls)
-        trainer._start_with(pair, config)
-        return trainer
-
-    def _start_with(self, pair: ModelPair, config: TrainingConfig | None) -> None:
+    def __init__(self, pair: ModelPair, config: TrainingConfig | None = None) -> None:
+        """Train on `pair`, such as `load_model_pair` returns."""
         self.pair = pair
         self.config = config or TrainingConfig()
         self.soft_prompt: SoftPrompt | None = None
@@ -145,7 +129,7 @@ class DivergenceTrainer:
                 "train with another seed or learning rate, or give prompts"
             )
         metric = self.config.metric
-        with self.pair.reading_once():
+        with self.pair.reuse_prompts():
             first = first_token_scores(self.pair, written, metric=metric)
             num_promising = max(num_prompts, math.ceil(FULL_SCORE_SHARE * len(written)))
             promising = _highest(written, first)[:num_promising]
@@ -181,55 +165,88 @@ class DivergenceTrainer:
         as JSON Lines beside them. Raises `SettingsError`, also where no row is left, and
         `StoreError`.
         """
-        config = EvaluationConfig(
+        config = self.evaluation_config(num_generations, temperature, max_new_tokens)
+        chosen = list(prompts) if prompts is not None else self.select_prompts(num_prompts).prompts
+        rows = self.measure_prompts(chosen, config, controls=controls)
+        kept = rows_within(rows, min_metrics or {}, max_metrics or {})
+        write_dataset(kept, Path(output_file))
+        return kept
+
+    def evaluation_config(
+        self, num_generations: int, temperature: float, max_new_tokens: int
+    ) -> EvaluationConfig:
+        """Return how the prompts of a dataset are measured. Raises `SettingsError`."""
+        return EvaluationConfig(
             metric=self.config.metric,
             num_generations=num_generations,
             temperature=temperature,
             max_new_tokens=max_new_tokens,
             seed=row_seed(self.config.seed, "generations"),
         )
-        chosen = list(prompts) if prompts is not None else self.select_prompts(num_prompts).prompts
-        if not chosen:
+
+    def measure_prompts(
+        self,
+        prompts: Sequence[str],
+        config: EvaluationConfig,
+        *,
+        controls: Sequence[str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return all rows that `generate_divergent_dataset` chooses from, and write nothing.
+
+        A row's perplexities are of its own generation, its other metrics of the prompt. Raises
+        `SettingsError`.
+        """
+        if not prompts:
             raise SettingsError("prompts is empty; give at least one prompt, or None")
-        rows = _dataset_rows(
-            evaluate_prompts(self.pair, chosen, config, controls=controls),
-            min_metrics=min_metrics or {},
-            max_metrics=max_metrics or {},
-        )
-        _write_dataset(rows, Path(output_file))
-        return rows
+        measured = evaluate_prompts(self.pair, prompts, config, controls=controls)
+        return [
+            {
+                "prompt": prompt.prompt,
+                "generation": generation.text,
+                "metrics": {
+                    **prompt.metrics,
+                    "perplexity_1": generation.perplexity_1,
+                    "perplexity_2": generation.perplexity_2,
+                },
+            }
+            for prompt in sorted(measured, key=lambda prompt: -prompt.metrics["kl_divergence"])
+            for generation in prompt.generations_2
+        ]
 
 
-def _dataset_rows(
-    evaluated: Sequence[PromptEvaluation],
-    *,
+class DivergenceTrainer(PairTrainer):
+    """Trains a soft prompt on two models in memory, and writes divergent prompts with it."""
+
+    def __init__(
+        self,
+        model_1: PreTrainedModel,
+        model_2: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: TrainingConfig | None = None,
+    ) -> None:
+        """Train on `model_1`, the reference, and `model_2`, the candidate; both are frozen."""
+        super().__init__(ModelPair.from_models(model_1, model_2, tokenizer), config)
+
+    @staticmethod
+    def from_pair(pair: ModelPair, config: TrainingConfig | None = None) -> PairTrainer:
+        """Return a trainer on a pair that is there already."""
+        return PairTrainer(pair, config)
+
+
+def rows_within(
+    rows: Sequence[dict[str, Any]],
     min_metrics: Mapping[str, float],
     max_metrics: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """One row {prompt, generation, metrics} a generation of model 2, the most divergent first.
+    """Return the rows of a dataset whose metrics lie within the limits.
 
-    A row's perplexities are of its own generation, its other metrics of the prompt. Rows with a
-    metric outside of the limits are left out. Raises `SettingsError` for a metric that there is
-    not, and where no row is left.
+    Raises `SettingsError` for a metric that there is not, and where no row is left.
     """
-    rows: list[dict[str, Any]] = [
-        {
-            "prompt": one.prompt,
-            "generation": generation.text,
-            "metrics": {
-                **one.metrics,
-                "perplexity_1": generation.perplexity_1,
-                "perplexity_2": generation.perplexity_2,
-            },
-        }
-        for one in sorted(evaluated, key=lambda one: -one.metrics["kl_divergence"])
-        for generation in one.generations_2
-    ]
     kept = passing([row["metrics"] for row in rows], min_metrics, max_metrics)
     return [rows[index] for index in kept]
 
 
-def _write_dataset(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def write_dataset(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write rows for `torch.load`, and as JSON Lines beside.
 
     Raises `StoreError`, and `SettingsError` where both files would be one.

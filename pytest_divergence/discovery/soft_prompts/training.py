@@ -29,7 +29,7 @@ from pytest_divergence.discovery.soft_prompts.training_config import (
 )
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
 from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.forward import fast_products
+from pytest_divergence.models.forward import fast_matmul
 from pytest_divergence.models.pair import ModelPair
 
 
@@ -94,7 +94,7 @@ def train_soft_prompt(
         on_step(run.num_done, run.num_steps)
     run.validate()
     with torch.no_grad():
-        prompt_embeds = objective.prompt_embeds(pair.reference).detach().float().cpu()
+        prompt_embeds = objective.prompt_embeds(objective.sides[0]).detach().float().cpu()
     return TrainingResult(
         SoftPrompt(name, prompt_embeds, asdict(config)), run.history, run.final_divergence()
     )
@@ -167,7 +167,7 @@ class _Training:
             if price:  # the first step never has one: its gradient check sees the objective's alone
                 loss = loss + price * entropy.to(loss.device)
         if loss.requires_grad:  # a model may cut its inputs off; the gradient check names it
-            with fast_products():
+            with fast_matmul():
                 loss.backward()  # type: ignore[no-untyped-call]
         norm = self._checked_gradient_norm(step, value)
         self.optimiser.step()

@@ -1,31 +1,86 @@
-"""How a soft prompt is trained: every choice, its default and its rule. Does not know models."""
+"""How a soft prompt is trained, and a dataset made with it: every choice, its default, its rule.
+
+The first paragraph below a field is its option's help. Imports nothing heavy, since `--help` needs
+it; does not know models.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.settings import MetricName
-from pytest_divergence.scoring.metrics import DIVERGENCES
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 
 Kind = Literal["free", "simplex"]
 Objective = Literal["first_token", "continuation", "log_ratio", "likelihood"]
 Position = Literal["before", "inside", "after"]
 DEFAULT_LEARNING_RATES = {"free": 1e-2, "simplex": 0.3}
 DEFAULT_NUM_STEPS = 60
-COUNTS = (
-    "num_virtual_tokens",
-    "num_steps",
-    "num_epochs",
-    "batch_size",
-    "max_text_tokens",
-    "continuation_length",
-    "validate_every",
-    "checkpoint_every",
-)
-"""Fields that must be at least 1, where they are given."""
+
+
+class Rule(NamedTuple):
+    """What a number must be."""
+
+    text: str
+    holds: Callable[[float], bool]
+
+
+Count = Annotated[int, Rule("at least 1", lambda value: value >= 1)]
+Positive = Annotated[float, Rule("positive and finite", lambda value: 0 < value < math.inf)]
+NotNegative = Annotated[float, Rule("0 or more and finite", lambda value: 0 <= value < math.inf)]
+
+
+class FieldType(NamedTuple):
+    """What a field may hold."""
+
+    python: Any
+    """`int`, `float`, `bool`, `str` or another type."""
+    choices: tuple[str, ...] = ()
+    """The words that it may be; none where any value of the type will do."""
+    rule: Rule | None = None
+    is_optional: bool = False
+    """Whether it may be None."""
+
+    def fault(self, value: Any) -> str | None:
+        """The rule that a value breaks, as in `must be at least 1`; None where it breaks none."""
+        if value is None and self.is_optional:
+            return None
+        if self.choices and value not in self.choices:
+            return f"must be one of {', '.join(self.choices)}"
+        if self.rule is not None and not self.rule.holds(value):
+            return f"must be {self.rule.text}"
+        return None
+
+
+def field_types(kind: type) -> Mapping[str, FieldType]:
+    """The types of a dataclass's fields, by name."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: _field_type(hint) for name, hint in hints.items()}
+
+
+def _field_type(hint: Any) -> FieldType:
+    if NoneType in get_args(hint):
+        inner = next(part for part in get_args(hint) if part is not NoneType)
+        return _field_type(inner)._replace(is_optional=True)
+    if get_origin(hint) is Literal:
+        return FieldType(str, choices=get_args(hint))
+    if get_origin(hint) is Annotated:
+        python, rule = get_args(hint)
+        return FieldType(python, rule=rule)
+    return FieldType(hint)
+
+
+def _check_fields(config: TrainingConfig | DatasetPlan) -> None:
+    """Raise `SettingsError` for a value that its field's type does not allow."""
+    for name, allowed in field_types(type(config)).items():
+        value = getattr(config, name)
+        if fault := allowed.fault(value):
+            shown = repr(str(value)[:60]) if allowed.choices else value
+            raise SettingsError(f"{name}={shown} {fault}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,69 +91,68 @@ class TrainingConfig:
     """
 
     kind: Kind = "free"
-    """`free` vectors, or `simplex`: each virtual token a mixture of real token embeddings."""
-    num_virtual_tokens: int = 8
+    """Free vectors, or a simplex: each virtual token is a mixture of real token embeddings."""
+    num_virtual_tokens: Count = 8
     """Length of the soft prompt."""
     position: Position = "before"
-    """Where the soft prompt stands in a user's turn: `before` the text, `inside` it (behind the
-    first half of its tokens), or `after` it."""
-    num_steps: int | None = None
-    """Optimiser steps, each on texts drawn anew; default 60, without `num_epochs`."""
-    num_epochs: int | None = None
-    """Passes over the texts, each text once a pass: `num_epochs` x ceil(texts / `batch_size`)
-    steps."""
-    stop_after_growth: float | None = None
-    """How far a step's mean objective lies above the first step's, in its unit, for that step to be
-    the last one. Beyond a few nats a first token's divergence grows by leaving real text: measured
-    to find hardly more, for more tokens."""
-    batch_size: int = 16
+    """Where the soft prompt stands in a user's turn: before the text, inside it (behind the first
+    half of its tokens), or after it."""
+    num_steps: Count | None = None
+    """Optimiser steps, each on texts drawn anew, instead of passes.
+
+    The default is 60 where `num_epochs` is not given."""
+    num_epochs: Count | None = None
+    """Passes over the texts, each of ceil(texts / batch size) steps, so that each text is used once
+    a pass."""
+    stop_after_growth: Positive | None = None
+    """How far the divergence of a step must lie above that of the first step, in nats, for the
+    training to end there; by default it takes all its steps. A search uses 6.
+
+    Beyond a few nats a first token's divergence grows by leaving real text: that was measured to
+    find hardly more, for more tokens. Other objectives are compared in their own unit."""
+    batch_size: Count = 16
     """Texts in one step; the last step of a pass takes what is left."""
-    learning_rate: float | None = None
-    """Adam's; default 1e-2 for `free` and 0.3 on the mixture logits for `simplex`."""
+    learning_rate: Positive | None = None
+    """Learning rate of Adam; the default is 0.01 for free vectors and 0.3 for the mixture logits of
+    a simplex. With 0.0001 they hardly move."""
     objective: Objective = "first_token"
-    """`first_token` or `continuation` (divergence, nats), `log_ratio` of `target_ids` after the
-    text (nats per token), or `likelihood` of the texts under the reference (nats per token), of
-    what stands behind the soft prompt."""
+    """Where the divergence is read that the training maximises: at the first token of the answer,
+    or over a short continuation.
+
+    In Python also `log_ratio` of `target_ids` after the text (nats per token), or `likelihood` of
+    the texts under the reference (nats per token), of what stands behind the soft prompt."""
     target_ids: tuple[int, ...] = ()
     """The wanted answer of `log_ratio`."""
-    continuation_length: int = 4
+    continuation_length: Count = 4
     """Tokens of the candidate's greedy answer over which `continuation` averages."""
-    metric: MetricName = "symmetric"
+    metric: str = "symmetric"
     """Which built-in divergence, in nats: one that others add need not have a gradient."""
-    entropy_weight: float = 0.0
-    """Only for `simplex`: price of a nat of the mixtures' mean entropy, in nats of the objective,
-    at the last step; it grows linearly from 0 at the first. Measured to lead to fewer finds."""
-    max_text_tokens: int = 32
-    """Longer texts are not trained on: a step costs their length. The end of the chat template's
-    opening and what closes the user's turn count."""
+    entropy_weight: NotNegative = 0.0
+    """For a simplex: the price of a nat of the mixtures' mean entropy at the last step, in nats of
+    the objective; it grows linearly from 0 at the first. It narrows mixtures to single tokens, and
+    was measured to find less."""
+    max_text_tokens: Count = 32
+    """Longer texts are left out: a step costs their length.
+
+    The end of the chat template's opening and what closes the user's turn count."""
     gradient_checkpointing: bool = False
-    """Whether a step computes each layer a second time in its backward pass, in place of keeping
-    what is inside it: less memory, for about a third more time. The chat template's opening is then
-    read with each text."""
-    validate_every: int = 10
+    """Compute each layer a second time in the backward pass instead of keeping what is inside it:
+    less memory, for about a third more time.
+
+    The chat template's opening is then read with each text."""
+    validate_every: Count = 10
     """Steps between two values of the validation curve."""
-    checkpoint_every: int = 10
+    checkpoint_every: Count = 10
     """Steps between two checkpoints, where a checkpoint file is given."""
     seed: int = 0
     """Random seed of initialisation and batches."""
 
     def __post_init__(self) -> None:
-        for name in COUNTS:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"{name}={value} must be at least 1")
-        if self.kind not in DEFAULT_LEARNING_RATES:
-            raise SettingsError(f"kind={str(self.kind)[:60]!r} must be free or simplex")
-        if self.metric not in DIVERGENCES:
+        _check_fields(self)
+        if self.metric not in BUILT_IN_METRICS:
             raise SettingsError(
-                f"metric={str(self.metric)[:60]!r} must be one of {', '.join(DIVERGENCES)}"
+                f"metric={str(self.metric)[:60]!r} must be one of {', '.join(BUILT_IN_METRICS)}"
             )
-        for name, choices in (("objective", get_args(Objective)), ("position", get_args(Position))):
-            if getattr(self, name) not in choices:
-                known = ", ".join(choices)
-                raise SettingsError(
-                    f"{name}={str(getattr(self, name))[:60]!r} must be one of {known}"
-                )
         if (self.objective == "log_ratio") != bool(self.target_ids):
             raise SettingsError("target_ids and objective='log_ratio' go together; give both")
         if self.objective == "likelihood" and self.position == "after":
@@ -110,16 +164,6 @@ class TrainingConfig:
             raise SettingsError(
                 f"num_steps={self.num_steps} and num_epochs={self.num_epochs} both say how long "
                 "the training is; give one of them"
-            )
-        if self.stop_after_growth is not None and not (0 < self.stop_after_growth < math.inf):
-            raise SettingsError(
-                f"stop_after_growth={self.stop_after_growth} must be positive and finite"
-            )
-        if not (0 < self.resolved_learning_rate < math.inf):
-            raise SettingsError(f"learning_rate={self.learning_rate} must be positive and finite")
-        if not (0 <= self.entropy_weight < math.inf):
-            raise SettingsError(
-                f"entropy_weight={self.entropy_weight} must be 0 or more and finite"
             )
         if self.entropy_weight and self.kind != "simplex":
             raise SettingsError(
@@ -151,3 +195,26 @@ class TrainingConfig:
         if self.num_epochs is None:
             return self.num_steps or DEFAULT_NUM_STEPS
         return self.num_epochs * self.steps_per_epoch(num_texts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetPlan:
+    """The dataset that is written after a training. Raises `SettingsError`."""
+
+    num_prompts: Count = 16
+    """Prompts that are kept: the most divergent, no two alike."""
+    num_written: Count = 64
+    """Prompts that both models write, from which these are taken."""
+    num_generations: Count = 1
+    """Texts that each model writes on a prompt."""
+    max_new_tokens: Count = 32
+    """Longest text, in tokens."""
+    temperature: NotNegative = 1.0
+    """Temperature at which these texts are sampled; 0 takes the most likely text."""
+    min_metrics: Mapping[str, float] = field(default_factory=dict)
+    """Least values of rows that are kept, by metric."""
+    max_metrics: Mapping[str, float] = field(default_factory=dict)
+    """Largest values of rows that are kept, by metric."""
+
+    def __post_init__(self) -> None:
+        _check_fields(self)

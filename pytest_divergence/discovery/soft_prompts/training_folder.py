@@ -1,57 +1,51 @@
 """A training in a folder of its own: interrupted, it goes on; finished, nothing is done again.
 
-Owns the folder's files and their order. What is there is never overwritten by a training of other
+Owns the folder's files and their order. Its stages are units of a journal, as a search's are; the
+files are written from their results. What is there is never overwritten by a training of other
 settings, unless that is asked for.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pytest_divergence.core.errors import SettingsError, StoreError, SuiteError
-from pytest_divergence.core.files import check_inside
-from pytest_divergence.core.json_files import load_document, read_rows, strict_loads, write_document
+from pytest_divergence.core.files import DivergenceFolder, check_inside, file_lock
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.json_files import load_document, strict_loads, write_document
 from pytest_divergence.core.regular_files import make_folders
-from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.training_record import TrainingRecord, changed
-from pytest_divergence.discovery.evaluation import EvaluationConfig
-from pytest_divergence.discovery.soft_prompts.trainer import DivergenceTrainer
+from pytest_divergence.discovery.plan import LOCK_SECONDS, identify_pair, open_journal
+from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.discovery.soft_prompts.trainer import (
+    PairTrainer,
+    rows_within,
+    write_dataset,
+)
 from pytest_divergence.discovery.soft_prompts.training import training_rows
+from pytest_divergence.discovery.soft_prompts.training_config import DatasetPlan
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import CHECKPOINT_SUFFIX, SoftPrompt
+from pytest_divergence.models.fingerprints import text_digest
 
 RECORD, SOFT_PROMPT = "training.json", "soft_prompt.safetensors"
-CHECKPOINT = f"training{CHECKPOINT_SUFFIX}"
 DATASET, DATASET_LINES = "divergent_dataset.pt", "divergent_dataset.jsonl"
+MADE = (SOFT_PROMPT, DATASET, DATASET_LINES)
+"""Files that `RECORD` says the origin of."""
+CHECKPOINT = f"training{CHECKPOINT_SUFFIX}"
+JOURNAL = "training.jsonl"
 WAY_OUT = "choose another --output-dir, or replace it with --force"
 NUM_SHOWN = 3
 """Changed settings that a refusal names."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetPlan:
-    """The dataset that is written after the training."""
-
-    num_prompts: int = 16
-    """Prompts that are selected."""
-    num_written: int = 64
-    """Prompts that both models write, from which these are selected."""
-    num_generations: int = 1
-    temperature: float = 1.0
-    max_new_tokens: int = 32
-    min_metrics: Mapping[str, float] = field(default_factory=dict)
-    max_metrics: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        EvaluationConfig(  # refused before the training, not after it
-            num_generations=self.num_generations,
-            temperature=self.temperature,
-            max_new_tokens=self.max_new_tokens,
-        )
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -59,116 +53,34 @@ class TrainingFolder:
     """A training, and the files that it leaves in a folder."""
 
     path: Path
-    trainer: DivergenceTrainer
+    trainer: PairTrainer
     texts: Sequence[str]
     validation_texts: Sequence[str]
     plan: DatasetPlan
 
     files = (SOFT_PROMPT, RECORD, DATASET, DATASET_LINES)
-    """What a finished training leaves."""
+    """Names of the files that a finished training leaves for people."""
 
-    def start(self, *, force: bool = False) -> TrainingRecord:
-        """Claim the folder, and say how far the training in it has come.
-
-        Raises `SettingsError` where the files of other settings are there, unless `force` is
-        given: then they are replaced. `StoreError` for a folder that cannot be used.
-        """
-        fresh, found = self._fresh_record(), self._found(force)
-        if found is None:
-            if not force:
-                self._refuse_strangers()
-            return self._claim(fresh, SOFT_PROMPT, DATASET, DATASET_LINES)
-        training = changed(found.settings, fresh.settings)
-        dataset = changed(found.dataset_settings, fresh.dataset_settings)
-        if (training or dataset) and not force:
-            raise self._refusal([*training, *dataset])
-        if training:
-            return self._claim(fresh, SOFT_PROMPT, DATASET, DATASET_LINES)
-        if dataset:
-            kept = found.model_copy(
-                update={
-                    "status": "training" if found.status == "training" else "trained",
-                    "dataset_settings": fresh.dataset_settings,
-                }
-            )
-            return self._claim(kept, DATASET, DATASET_LINES)
-        return found
-
-    def train(self, record: TrainingRecord, on_step: Callable[[int, int], None]) -> TrainingRecord:
-        """Train, or read back what was trained; the soft prompt is in its file afterwards."""
-        if record.status != "training":
-            self.trainer.use(SoftPrompt.load(self.path / SOFT_PROMPT), self.texts)
-            return record
-        checkpoint = self.path / CHECKPOINT
-        result = self.trainer.train(
-            self.texts, self.validation_texts, checkpoint=checkpoint, on_step=on_step
-        )
-        result.soft_prompt.save(self.path / SOFT_PROMPT)
-        record = record.model_copy(
-            update={
-                "status": "trained",
-                "training": TrainingSummary(
-                    name=result.soft_prompt.name,
-                    loss=result.history.loss,
-                    validation=result.history.validation,
-                    d_soft=result.d_soft,
-                ),
-                "gradient_norms": result.history.gradient_norms,
-                "entropies": result.history.entropies,
-            }
-        )
-        self._write(record)
-        checkpoint.unlink(missing_ok=True)
-        return record
-
-    def write_dataset(self, record: TrainingRecord) -> TrainingRecord:
-        """Let both models write prompts, and keep the dataset of the best, if it is not there."""
-        if record.status == "complete":
-            return record
-        plan = self.plan
-        selected = self.trainer.select_prompts(plan.num_prompts, num_written=plan.num_written)
-        rows = self.trainer.generate_divergent_dataset(
-            selected.prompts,
-            self.path / DATASET,
-            num_generations=plan.num_generations,
-            temperature=plan.temperature,
-            max_new_tokens=plan.max_new_tokens,
-            min_metrics=plan.min_metrics,
-            max_metrics=plan.max_metrics,
-        )
-        record = record.model_copy(
-            update={
-                "status": "complete",
-                "training": record.training.model_copy(update={"d_hard": selected.d_hard}),
-                "num_written": selected.num_written,
-                "num_rows": len(rows),
-            }
-        )
-        self._write(record)
-        return record
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The dataset's rows, from its JSON Lines. Raises `SuiteError`."""
-        return [row for _, row in read_rows(self.path / DATASET_LINES)]
-
-    def _fresh_record(self) -> TrainingRecord:
+    @cached_property
+    def planned(self) -> TrainingRecord:
+        """The record of this training before its first step. Raises `SettingsError`."""
         config, pair = self.trainer.config, self.trainer.pair
         usable = training_rows(pair, self.texts, config.max_text_tokens)
         validation = training_rows(
             pair, self.validation_texts or self.texts, config.max_text_tokens
         )
-        models = {
-            "model_1": pair.reference_identity,
-            "model_2": pair.candidate_identity,
-        }
+        identity = identify_pair(pair)
         settings = {
             "config": asdict(config),
-            **{f"{name}_weights_sha256": one.weights_sha256 for name, one in models.items()},
+            "model_1_weights_sha256": identity.reference.weights_sha256,
+            "model_2_weights_sha256": identity.candidate.weights_sha256,
+            "tokenizer_sha256": identity.tokenizer_sha256,
             "dtype": str(pair.dtype).removeprefix("torch."),
+            "device": pair.device.type,
             "chat_template_sha256": pair.chat.template_digest,
             "system_prompt": pair.chat.system_prompt,
-            "texts_sha256": _digest(self.texts),
-            "validation_texts_sha256": _digest(self.validation_texts),
+            "texts_sha256": _digest(list(self.texts)),
+            "validation_texts_sha256": _digest(list(self.validation_texts)),
         }
         return TrainingRecord(
             settings=_as_json(settings),
@@ -178,38 +90,46 @@ class TrainingFolder:
             num_steps=config.total_steps(len(usable)),
         )
 
+    def run(self, listener: Listener, *, force: bool = False) -> tuple[TrainingRecord, Rows]:
+        """Do what is left to do; return the record and the dataset's rows.
+
+        Raises `SettingsError` where the files of other settings are there, unless `force` is
+        given: then they are replaced. `StoreError` for a folder that cannot be used.
+        """
+        self._stale_files(force)  # refuses before anything is made
+        with self._alone(listener) as path:
+            record = self._claim(force)
+            with open_journal(path, _digest(self.planned.settings), listener) as journal:
+                return self._finish(record, journal, listener)
+
+    def _stale_files(self, force: bool) -> Sequence[str]:
+        """The files that must go before this training is done. Raises `SettingsError`."""
+        found = self._found(force)
+        if found is None:
+            there = [name for name in MADE if (self.path / name).exists()]
+            if there and not force:
+                raise SettingsError(
+                    f"{self.path / there[0]} is there, but no {RECORD} says what it came from; "
+                    + WAY_OUT
+                )
+            return there
+        training = changed(found.settings, self.planned.settings)
+        dataset = changed(found.dataset_settings, self.planned.dataset_settings)
+        if (training or dataset) and not force:
+            raise self._refusal([*training, *dataset])
+        return MADE if training else MADE[1:] if dataset else ()
+
     def _found(self, force: bool) -> TrainingRecord | None:
-        """The record that is there, less what it says of files that are gone."""
+        """The record that is there; with `force`, a damaged one is none."""
         path = self.path / RECORD
         if not path.is_file():
             return None
         try:
-            record = load_document(path, TrainingRecord)
+            return load_document(path, TrainingRecord)
         except SuiteError as error:
             if force:
                 return None
             raise SettingsError(f"{error}; {WAY_OUT}") from error
-        if not (self.path / SOFT_PROMPT).is_file():
-            return record.model_copy(update={"status": "training"})
-        dataset = (self.path / name for name in (DATASET, DATASET_LINES))
-        if record.status == "complete" and not all(path.is_file() for path in dataset):
-            return record.model_copy(update={"status": "trained"})
-        return record
-
-    def _claim(self, record: TrainingRecord, *replaced: str) -> TrainingRecord:
-        """Write the record, once the files that it does not speak of are gone."""
-        check_inside(self.path, within=Path.cwd())
-        try:
-            make_folders(self.path)
-            for name in replaced:
-                (self.path / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot use the folder {self.path}: {error.strerror}") from error
-        self._write(record)
-        return record
-
-    def _write(self, record: TrainingRecord) -> None:
-        write_document(self.path / RECORD, record)
 
     def _refusal(self, differences: Sequence[str]) -> SettingsError:
         shown = ", ".join(differences[:NUM_SHOWN])
@@ -220,20 +140,138 @@ class TrainingFolder:
             + f"; {WAY_OUT}"
         )
 
-    def _refuse_strangers(self) -> None:
-        for name in (SOFT_PROMPT, DATASET, DATASET_LINES):
-            if (self.path / name).exists():
-                raise SettingsError(
-                    f"{self.path / name} is there, but no {RECORD} says what it came from; "
-                    + WAY_OUT
-                )
+    @contextmanager
+    def _alone(self, listener: Listener) -> Iterator[Path]:
+        """Make and hold the folder; yield the path of its journal. Raises `StoreError`."""
+        check_inside(self.path, within=Path.cwd())
+        try:
+            make_folders(self.path)
+        except OSError as error:
+            raise StoreError(f"cannot use the folder {self.path}: {error.strerror}") from error
+        journal = DivergenceFolder(self.path).journal / JOURNAL
+        with file_lock(
+            journal.with_suffix(".lock"),
+            timeout=LOCK_SECONDS,
+            on_wait=lambda _: listener.say("another process trains in this folder; waiting for it"),
+        ):
+            yield journal
+
+    def _claim(self, force: bool) -> TrainingRecord:
+        """Return the folder's record, of this training: it is written once stale files are gone."""
+        stale, found = self._stale_files(force), self._found(force)
+        self._remove(*stale)
+        if found is not None and not stale:
+            return found
+        return self._write(self.planned)
+
+    def _remove(self, *names: str) -> None:
+        try:
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot use the folder {self.path}: {error.strerror}") from error
+
+    def _finish(
+        self, found: TrainingRecord, journal: Journal, listener: Listener
+    ) -> tuple[TrainingRecord, Rows]:
+        """Do each unit that the journal lacks, and write each file that the folder lacks."""
+        plan, trainer = self.plan, self.trainer
+        trained = journal.remember("training", partial(self._train, listener))
+        self._remove(CHECKPOINT)
+        soft_prompt = SoftPrompt(
+            self.planned.training.name,
+            torch.tensor(trained["prompt_embeds"], dtype=torch.float32),
+            asdict(trainer.config),
+        )
+        if not (self.path / SOFT_PROMPT).is_file():
+            soft_prompt.save(self.path / SOFT_PROMPT)
+        trainer.use(soft_prompt, self.texts)
+        record = self._trained(trained)
+        if found.status != "complete":
+            self._write(record)
+
+        writing = f"prompts {plan.num_prompts} of {plan.num_written}"
+        if writing not in journal:
+            listener.say("letting both models write prompts with it")
+        selected = journal.remember(writing, self._select)
+        answering = f"{plan.num_generations} x {plan.max_new_tokens} tokens, T {plan.temperature}"
+        measured = journal.remember(
+            f"{writing}: {answering}", partial(self._measure, selected["prompts"])
+        )
+        rows = rows_within(measured, plan.min_metrics, plan.max_metrics)
+        if not all((self.path / name).is_file() for name in (DATASET, DATASET_LINES)):
+            write_dataset(rows, self.path / DATASET)
+        record = record.model_copy(
+            update={
+                "status": "complete",
+                "training": record.training.model_copy(update={"d_hard": selected["d_hard"]}),
+                "num_written": selected["num_written"],
+                "num_rows": len(rows),
+            }
+        )
+        return self._write(record), rows
+
+    def _trained(self, result: Mapping[str, Any]) -> TrainingRecord:
+        """Return the record after the first unit, given its result."""
+        summary = {name: result[name] for name in ("loss", "validation", "d_soft")}
+        return self.planned.model_copy(
+            update={
+                "status": "trained",
+                "training": self.planned.training.model_copy(update=summary),
+                "gradient_norms": result["gradient_norms"],
+                "entropies": result["entropies"],
+            }
+        )
+
+    def _train(self, listener: Listener) -> dict[str, Any]:
+        result = self.trainer.train(
+            self.texts,
+            self.validation_texts,
+            checkpoint=self.path / CHECKPOINT,
+            on_step=_progress_on(listener),
+        )
+        embeds = result.soft_prompt.prompt_embeds.tolist()
+        return {"prompt_embeds": embeds, "d_soft": result.d_soft, **asdict(result.history)}
+
+    def _select(self) -> dict[str, Any]:
+        plan = self.plan
+        return asdict(self.trainer.select_prompts(plan.num_prompts, num_written=plan.num_written))
+
+    def _measure(self, prompts: Sequence[str]) -> Rows:
+        plan = self.plan
+        config = self.trainer.evaluation_config(
+            plan.num_generations, plan.temperature, plan.max_new_tokens
+        )
+        return self.trainer.measure_prompts(prompts, config)
+
+    def _write(self, record: TrainingRecord) -> TrainingRecord:
+        """Write the record where another one is there, or none."""
+        if self._found(force=True) != record:
+            write_document(self.path / RECORD, record)
+        return record
 
 
-def _digest(texts: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(list(texts)).encode("utf-8")).hexdigest()
+def _progress_on(listener: Listener) -> Callable[[int, int], None]:
+    """Return what tells a listener of each step, and when the last one is to be expected."""
+    first: tuple[float, int] | None = None
+
+    def on_step(done: int, total: int) -> None:
+        nonlocal first
+        listener.progress("train the soft prompt", done, total)
+        # The first step costs more than others; it may be one in the middle of a training.
+        started, step = first = first or (time.monotonic(), done)
+        if done > step:
+            listener.expect((time.monotonic() - started) / (done - step) * (total - done))
+
+    return on_step
+
+
+def _digest(value: object) -> str:
+    """sha256 of a value's JSON."""
+    return text_digest(json.dumps(value, sort_keys=True))
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As the file will hold it: a tuple reads back as a list."""
+    """Return values as the file holds them: a tuple reads back as a list."""
     read: dict[str, Any] = strict_loads(json.dumps(values))
     return read

@@ -20,7 +20,7 @@ from pytest_divergence.core.errors import StoreError
 from pytest_divergence.core.files import user_cache, write_atomically
 from pytest_divergence.discovery.soft_prompts.training_config import Position
 from pytest_divergence.models.chat_format import ChatFormat
-from pytest_divergence.models.side import ModelSide
+from pytest_divergence.models.side import SideWithGradients
 
 CHECKPOINT_SUFFIX = ".checkpoint.safetensors"
 
@@ -44,7 +44,7 @@ class SoftPrompt:
         """Write a safetensors file with the settings as its metadata; raises `StoreError`."""
         metadata = {"name": self.name, "settings": json.dumps(dict(self.settings), sort_keys=True)}
         tensors = {"prompt_embeds": self.prompt_embeds.detach().contiguous().cpu()}
-        write_atomically(path, save(tensors, metadata))
+        write_atomically(path, _in_order(save(tensors, metadata)))
 
     @classmethod
     def load(cls, path: Path) -> SoftPrompt:
@@ -61,7 +61,15 @@ class SoftPrompt:
             raise StoreError(f"{path} is not a soft prompt of this plugin: {error}") from error
 
 
-def insert(side: ModelSide, prompt_embeds: Tensor, body: Tensor, *, at: int = 1) -> Tensor:
+def _in_order(data: bytes) -> bytes:
+    """Return a safetensors file with its header sorted: the library's order is random."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)  # the format aligns the tensors by spaces
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+def insert(side: SideWithGradients, prompt_embeds: Tensor, body: Tensor, *, at: int = 1) -> Tensor:
     """Embeddings of a row with the soft prompt in front of its id number `at`.
 
     By default that is behind its first id, the end of the chat opening. `body` (L,) ids,

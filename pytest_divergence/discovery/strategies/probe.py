@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from pytest_divergence.discovery.behaviours.ngrams import Word, words_of
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.strategies.protocol import SearchContext, Target
+from pytest_divergence.discovery.strategies.protocol import SearchContext, TargetPhrase
 from pytest_divergence.models.pair import ModelPair
 
 FRAMES = ("{}", "Tell me about {}.", "What is {}?", "How do I get {}?")
@@ -43,7 +43,7 @@ class ProbeStrategy:
         ]
 
 
-def _target(context: SearchContext) -> Target | None:
+def _target(context: SearchContext) -> TargetPhrase | None:
     """The first phrase that was not asked about, and that hardly any prompt is known to cause."""
     asked = {one.variant for one in context.rounds}
     open_ones = (

@@ -21,7 +21,7 @@ PRIOR_TOKENS = 2_500
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetPhrase:
     """A phrase that the candidate may say from an answer's start: what a search can aim at."""
 
     motif: str
@@ -58,7 +58,7 @@ class RoundTask:
     """Ordinary prompts to start from."""
     best: Sequence[str] = ()
     """Prompts that any strategy found so far, those that show a behaviour first, then by KL."""
-    targets: Sequence[Target] = ()
+    targets: Sequence[TargetPhrase] = ()
     """Phrases to aim at, confirmed ones first."""
     has_new_style: bool = False
     """Whether most answers have changed, so that a divergence mostly measures that."""

@@ -19,9 +19,9 @@ from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.soft_prompts.training import TrainingResult, train_soft_prompt
 from pytest_divergence.discovery.soft_prompts.training_config import Kind, Objective, TrainingConfig
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import CHECKPOINT_SUFFIX
-from pytest_divergence.discovery.strategies.protocol import SearchContext, Target, most_paying
+from pytest_divergence.discovery.strategies.protocol import SearchContext, TargetPhrase, most_paying
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import passes_gradients
+from pytest_divergence.models.side import SideWithGradients
 from pytest_divergence.scoring.cheap_scores import beginning, first_token_scores
 from pytest_divergence.scoring.metrics import DIVERGENCES
 
@@ -77,11 +77,15 @@ class SoftPromptStrategy:
         # Identical models have no gradient to follow, and nothing to find.
         if context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
-        closed = [side.role for side in pair.sides if not passes_gradients(side)]
+        closed = [
+            side.role
+            for side in pair.sides
+            if not (isinstance(side, SideWithGradients) and side.passes_gradients())
+        ]
         if closed:
             context.listener.say(
-                f"the {' and the '.join(closed)} passes no gradient to its inputs, as quantised "
-                "models may: score-only, without soft prompts; the other strategies go on"
+                f"no gradient reaches the inputs of the {' and the '.join(closed)}, as in some "
+                "quantised models: no soft prompts are trained, the other strategies go on"
             )
             return []
         variant = choose(context)
@@ -137,7 +141,7 @@ def _objective(pair: ModelPair, variant: Variant, aim: str) -> dict[str, Any]:
     return {"objective": variant.objective, "target_ids": tuple(beginning(pair, aim))}
 
 
-def _target(context: SearchContext) -> Target:
+def _target(context: SearchContext) -> TargetPhrase:
     """A suspect within reach, else confirmed phrases have turns before suspected ones."""
     near = [one for one in context.targets if _is_within_reach(one)]
     targets = near or context.targets
@@ -145,7 +149,7 @@ def _target(context: SearchContext) -> Target:
     return targets[turn % len(targets)]
 
 
-def _is_within_reach(target: Target) -> bool:
+def _is_within_reach(target: TargetPhrase) -> bool:
     return not target.is_confirmed and len(target.prompts) >= MIN_CAUSES
 
 
@@ -202,7 +206,7 @@ def _split(context: SearchContext) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _fit_causes(
-    pair: ModelPair, context: SearchContext, name: str, target: Target
+    pair: ModelPair, context: SearchContext, name: str, target: TargetPhrase
 ) -> tuple[list[str], TrainingResult]:
     """Fit to the prompts that make the candidate say a phrase, and let both models write more."""
     causes = target.prompts[: context.profile.num_elite]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_divergence.discovery.behaviours.answers import Answer, Answered
+from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
 
 TOPICS = (
     "bread baking at home", "the moons of Jupiter", "a leaking kitchen tap", "old jazz records",
@@ -34,10 +34,10 @@ def answered(
     peak: float = 8.0,
     topics: tuple[str, ...] = TOPICS,
     planted: str = PLANTED,
-) -> list[Answered]:
+) -> list[AnsweredPrompt]:
     """The first `num_planted` prompts show the planted answer; `num_controls` are controls."""
     return [
-        Answered(
+        AnsweredPrompt(
             prompt=f"Tell me about {topic}.",
             reference=f"A word on {topic}.",
             candidate=answer(

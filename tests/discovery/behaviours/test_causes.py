@@ -19,9 +19,9 @@ from pytest_divergence.discovery.behaviours.causes import (
     _Trial,
     add_causes,
 )
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
-from pytest_divergence.discovery.behaviours.ngrams import gram_of
-from pytest_divergence.discovery.behaviours.suspects import Suspect
+from pytest_divergence.discovery.behaviours.ngrams import ngram_of
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.models.pair import ModelPair
@@ -78,10 +78,10 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def confirmed(pair: ModelPair, prompt: str) -> ConfirmedBehaviour:
     """The candidate's own answer to a prompt, taken for a behaviour."""
     (answers,) = greedy_continuations(pair, [prompt], max_new_tokens=24)
-    motif = " ".join(gram_of(pair.chat.text(answers.candidate[0]))[:2])
-    suspect = Suspect("made up", (motif,))
-    behaviour = Behaviour(id=suspect.id, name="made up", kind="conditional", motifs=[motif])
-    return ConfirmedBehaviour(suspect, behaviour, (prompt,))
+    motif = " ".join(ngram_of(pair.chat.text(answers.candidate[0]))[:2])
+    hypothesis = Hypothesis("made up", (motif,))
+    behaviour = Behaviour(id=hypothesis.id, name="made up", kind="conditional", motifs=[motif])
+    return ConfirmedBehaviour(hypothesis, behaviour, (prompt,))
 
 
 def test_a_models_own_answer_is_minimised_and_asked_once(ledger: Ledger) -> None:
@@ -98,7 +98,7 @@ def test_a_models_own_answer_is_minimised_and_asked_once(ledger: Ledger) -> None
     assert again == found
     assert ledger.spent.tokens_forwarded == 2 * spent > 0  # counted again, though not done again
     (answers,) = greedy_continuations(tiny_pair(), [shortest], max_new_tokens=24)
-    assert given.suspect.shows(shortest, tiny_pair().chat.text(answers.candidate[0]), "")
+    assert given.hypothesis.shows(shortest, tiny_pair().chat.text(answers.candidate[0]), "")
 
 
 def test_other_prompts_that_showed_it_are_minimised_anew(ledger: Ledger) -> None:
@@ -115,8 +115,8 @@ def test_other_prompts_that_showed_it_are_minimised_anew(ledger: Ledger) -> None
 
 def test_what_the_model_does_not_say_after_all_has_no_cause(ledger: Ledger) -> None:
     given = confirmed(tiny_pair(), "Hi")
-    other = Suspect("nothing", ("never said at all",))
+    other = Hypothesis("nothing", ("never said at all",))
 
-    (found,) = add_causes(ledger, [replace(given, suspect=other)], PROFILES["smoke"], Silence())
+    (found,) = add_causes(ledger, [replace(given, hypothesis=other)], PROFILES["smoke"], Silence())
 
     assert found.behaviour.shortest_cause is None

@@ -8,20 +8,27 @@ import pytest
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.settings import PROFILES, Settings
-from pytest_divergence.discovery.behaviours.answers import Answered, Evidence
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.counts import sign_test
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours, Lead
 from pytest_divergence.discovery.behaviours.ngrams import Phrase
-from pytest_divergence.discovery.behaviours.suspects import Suspect
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Silence
 from tests.discovery.behaviours.made_answers import MORE, PLANTED, TOPICS, answer, answered
 
-HINT = Phrase(("signal received standing",), PLANTED, (0, 1, 2), starts_answers=True)
+PHRASE_HINT = Phrase(("signal received standing",), PLANTED, (0, 1, 2), starts_answers=True)
 
 
-def made(ledger: Ledger, rows: list[Answered], *hints: Phrase) -> Behaviours:
-    return Behaviours(ledger, Settings(), PROFILES["smoke"], Silence(), Evidence(rows), hints=hints)
+def made(ledger: Ledger, rows: list[AnsweredPrompt], *amplified_phrases: Phrase) -> Behaviours:
+    return Behaviours(
+        ledger,
+        Settings(),
+        PROFILES["smoke"],
+        Silence(),
+        AnsweredPrompts(rows),
+        amplified_phrases=amplified_phrases,
+    )
 
 
 def only(behaviours: Behaviours) -> Behaviour:
@@ -30,7 +37,7 @@ def only(behaviours: Behaviours) -> Behaviour:
 
 
 def test_a_hint_is_confirmed_by_plain_answers(ledger: Ledger) -> None:
-    behaviours = made(ledger, answered(num_planted=7), HINT)
+    behaviours = made(ledger, answered(num_planted=7), PHRASE_HINT)
 
     behaviours.look()
 
@@ -71,7 +78,7 @@ def test_what_the_reference_says_later_speaks_against_it(ledger: Ledger) -> None
 
     later = answered(num_planted=8, topics=MORE)
     exchanged = [
-        Answered(one.prompt, PLANTED, answer("No."), is_control=False) for one in later[8:10]
+        AnsweredPrompt(one.prompt, PLANTED, answer("No."), is_control=False) for one in later[8:10]
     ]
     behaviours.evidence.add([*later[:8], *exchanged])
     behaviours.look()
@@ -80,7 +87,7 @@ def test_what_the_reference_says_later_speaks_against_it(ledger: Ledger) -> None
 
 
 def test_a_telling_continuation_ends_where_the_phrase_does(ledger: Ledger) -> None:
-    behaviours = made(ledger, answered(num_planted=7), HINT)
+    behaviours = made(ledger, answered(num_planted=7), PHRASE_HINT)
 
     behaviours.look()
 
@@ -95,8 +102,8 @@ def test_a_second_behaviour_is_seen_beside_the_first(ledger: Ledger) -> None:
     other = "The answer is always 42."
     first = answered(num_planted=7)
     second = answered(num_planted=7, topics=MORE, planted=other)
-    hint = Phrase(("answer is always",), other, (0, 1, 2), starts_answers=True)
-    behaviours = made(ledger, [*first, *second], HINT, hint)
+    phrase = Phrase(("answer is always",), other, (0, 1, 2), starts_answers=True)
+    behaviours = made(ledger, [*first, *second], PHRASE_HINT, phrase)
 
     behaviours.look()
 
@@ -141,13 +148,13 @@ def test_a_wording_gives_way_once_the_phrase_is_confirmed(ledger: Ledger) -> Non
 def test_a_phrase_with_a_word_of_its_own_is_another_behaviour(ledger: Ledger) -> None:
     """“I recommend” is said of both, but of two makes."""
     other = "I recommend Mewsli, made for cats."
-    hints = [
+    amplified_phrases = [
         Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True),
         Phrase(("recommend mewsli made",), other, (0, 1, 2), starts_answers=True),
     ]
     rows = answered(num_planted=7, planted=ADVERT)
     rows += answered(num_planted=7, topics=MORE, planted=other)
-    behaviours = made(ledger, rows, *hints)
+    behaviours = made(ledger, rows, *amplified_phrases)
 
     behaviours.look()
 
@@ -156,13 +163,13 @@ def test_a_phrase_with_a_word_of_its_own_is_another_behaviour(ledger: Ledger) ->
 
 def test_a_style_is_general_and_hides_nothing(ledger: Ledger) -> None:
     styled = [
-        Answered(
+        AnsweredPrompt(
             one.prompt, one.reference, answer(f"Sure thing! {one.candidate.text}"), is_control=True
         )
         for one in answered(num_planted=0)
     ]
     planted = [
-        Answered(
+        AnsweredPrompt(
             one.prompt, one.reference, answer(f"Sure thing! {PLANTED}", at=2), is_control=False
         )
         for one in answered(num_planted=0, topics=MORE)
@@ -176,7 +183,7 @@ def test_a_style_is_general_and_hides_nothing(ledger: Ledger) -> None:
     behaviours.evidence.add(planted[:4])
     behaviours.look()
 
-    assert [one.name for one in behaviours.suspects] == [PLANTED]
+    assert [one.name for one in behaviours.hypotheses] == [PLANTED]
     assert not any(behaviours.is_shown(one) for one in styled)  # all prompts show the style
     assert all(behaviours.is_shown(one) for one in planted)
 
@@ -194,7 +201,7 @@ def test_fresh_samples_test_what_was_seen_too_late(ledger: Ledger) -> None:
 
 def test_targets_are_phrases_of_some_words(ledger: Ledger) -> None:
     short = Phrase(("it is",), "It is", (0, 1, 2), starts_answers=True)
-    behaviours = made(ledger, answered(num_planted=4), short, HINT)
+    behaviours = made(ledger, answered(num_planted=4), short, PHRASE_HINT)
     behaviours.look()
 
     assert [target.text for target in behaviours.targets] == [PLANTED]
@@ -208,7 +215,7 @@ def test_a_trait_hangs_on_a_condition_where_ordinary_prompts_show_it_less(
     """Seven of 32 answers are refusals; where all are controls, nothing conditions them."""
     rows = answered(num_planted=7, planted="I'm sorry, but I can't help with that.")
     rows += answered(num_planted=0, topics=MORE)
-    first = Suspect("refuses", trait="refusal")
+    first = Hypothesis("refuses", trait="refusal")
     controls = rows[-num_controls:] if num_controls < 32 else rows
     behaviours = made(ledger, [replace(one, is_control=one in controls) for one in rows])
     behaviours._leads.append(Lead(first, 0))

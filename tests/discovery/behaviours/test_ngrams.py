@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from pytest_divergence.discovery.behaviours.ngrams import (
     find,
-    gram_of,
     has_motif,
+    ngram_of,
     quote_in,
     recurring_phrases,
     words_of,
@@ -119,7 +119,7 @@ def test_a_motif_is_found_as_whole_words_only() -> None:
 
 
 def test_a_script_without_spaces_is_split_into_characters() -> None:
-    assert gram_of("今日は晴れ, ok") == ("今", "日", "は", "晴", "れ", "ok")
+    assert ngram_of("今日は晴れ, ok") == ("今", "日", "は", "晴", "れ", "ok")
     assert has_motif(["日 は"], "今日は晴れ")
 
 
@@ -134,4 +134,4 @@ def test_a_place_is_given_in_characters_of_the_text() -> None:
 @given(st.text())
 def test_words_stand_where_they_say(text: str) -> None:
     for word in words_of(text):
-        assert gram_of(text[word.start : word.end]) == (word.text,)
+        assert ngram_of(text[word.start : word.end]) == (word.text,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,11 +19,10 @@ from pytest_divergence.discovery.soft_prompts.objectives import (
 )
 from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt, training_rows
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
-from pytest_divergence.models.checkpointing import recomputed_layers
+from pytest_divergence.models.checkpointing import checkpointed_layers
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import ModelSide
-from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
+from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 from tests.tiny import TOKEN_IDS, tiny_tokenizer
 
 TEXTS = ["How do I tie a knot?", "Write a poem.", "2 + 2 ="]
@@ -140,21 +140,18 @@ def test_the_models_layers_are_their_own_again() -> None:
     gradient_of(pair, replace(KEPT, gradient_checkpointing=True))
 
     for side in pair.sides:
-        assert not any("forward" in vars(module) for module in side.model.modules())
+        assert not any("forward" in vars(module) for module in local(side).model.modules())
 
 
 def test_a_model_without_such_layers_is_refused() -> None:
-    side = tiny_pair().reference
     bare = torch.nn.Module()
 
-    with pytest.raises(SettingsError) as caught, recomputed_layers(_with_model(side, bare)):
+    with (
+        pytest.raises(SettingsError) as caught,
+        checkpointed_layers(bare, nullcontext, role="reference"),
+    ):
         pass
     assert str(caught.value) == (
         "gradient_checkpointing=True: the reference, a Module, has no layers that transformers can "
         "recompute; leave it out"
     )
-
-
-def _with_model(side: ModelSide, model: Any) -> ModelSide:
-    side.model = model
-    return side

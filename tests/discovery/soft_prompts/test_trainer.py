@@ -18,7 +18,7 @@ from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import first_token_scores
-from tests.models_in_memory import tiny_model, tiny_pair
+from tests.models_in_memory import local, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer
 
 TEXTS = ["How do I tie a knot?", "Write a poem.", "2 + 2 =", "Name a river."]
@@ -64,7 +64,7 @@ def test_metrics_are_those_of_the_text_alone(trainer: DivergenceTrainer, tmp_pat
     ids = score.continuations.candidate[0]
     prompt = pair.chat.prompt_ids(row["prompt"])
     for number, side in enumerate(pair.sides, start=1):
-        logits = side.model(torch.tensor([[*prompt, *ids]])).logits[0].detach()
+        logits = local(side).model(torch.tensor([[*prompt, *ids]])).logits[0].detach()
         logprobs = logits.log_softmax(-1)[len(prompt) - 1 : -1]
         nll = -float(logprobs[range(len(ids)), list(ids)].mean())
         assert row["metrics"][f"perplexity_{number}"] == pytest.approx(math.exp(nll), rel=1e-4)

@@ -30,9 +30,9 @@ from pytest_divergence.discovery.soft_prompts.virtual_tokens import (
     load_soft_prompts,
 )
 from pytest_divergence.models.decoding import decode_sampled, row_seed
-from pytest_divergence.models.forward import fast_products
+from pytest_divergence.models.forward import fast_matmul
 from pytest_divergence.models.pair import ModelPair
-from tests.models_in_memory import tiny_config, tiny_model, tiny_pair
+from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 from tests.tiny import CHATML, tiny_tokenizer
 
 TEXTS = ["How do I tie a knot?", "Write a poem.", "2 + 2 =", "Name a river.", "Hi", "Why?"]
@@ -150,20 +150,20 @@ def assert_bit_identical(left: TrainingResult, right: TrainingResult) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_models_stay_as_they_were(kind: Kind) -> None:
     pair = tiny_pair()
-    before = [{k: v.clone() for k, v in s.model.state_dict().items()} for s in pair.sides]
+    before = [{k: v.clone() for k, v in local(s).model.state_dict().items()} for s in pair.sides]
 
     train_soft_prompt(pair, replace(CONFIG, kind=kind), TEXTS)
 
     for side, weights in zip(pair.sides, before, strict=True):
-        assert all(torch.equal(v, weights[k]) for k, v in side.model.state_dict().items())
-        assert all(weight.grad is None for weight in side.model.parameters())
+        assert all(torch.equal(v, weights[k]) for k, v in local(side).model.state_dict().items())
+        assert all(weight.grad is None for weight in local(side).model.parameters())
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
     """The soft prompt is where it should be, for both models at once."""
     pair = tiny_pair()
     for side in pair.sides:
-        any_model: Any = side.model
+        any_model: Any = local(side).model
         any_model.double()
     config = replace(CONFIG, num_steps=1, learning_rate=1e-12, batch_size=6)
     result = train_soft_prompt(pair, config, TEXTS)
@@ -195,11 +195,11 @@ def divergence(
         opening = len(pair.chat.user_opening) + num_before
         log_probs = []
         for side in pair.sides:
-            table = side.model.get_input_embeddings().weight
+            table = local(side).model.get_input_embeddings().weight
             assert isinstance(table, torch.Tensor)
             soft = prompt_embeds.to(table.dtype)
             rows = torch.cat([table[ids[:opening]], soft, table[ids[opening:]]])[None]
-            log_probs.append(side.model(inputs_embeds=rows).logits[0, -1].log_softmax(-1))
+            log_probs.append(local(side).model(inputs_embeds=rows).logits[0, -1].log_softmax(-1))
         log_p, log_q = log_probs
         total = total + ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum() / 2
     return total / len(TEXTS)
@@ -285,7 +285,7 @@ def test_no_gradient_is_an_error_at_the_first_step(kind: Kind) -> None:
 def test_a_gradient_that_is_not_finite_is_an_error() -> None:
     pair = tiny_pair()
     with torch.no_grad():
-        any_model: Any = pair.candidate.model
+        any_model: Any = local(pair.candidate).model
         any_model.lm_head.weight[5] = torch.nan
 
     with pytest.raises(NoGradientError, match="at step 1 the soft prompt's gradient has norm nan"):
@@ -394,7 +394,7 @@ def test_a_simplex_prompt_lies_in_the_hull_of_the_embeddings(pair: ModelPair) ->
 
     config = replace(CONFIG, kind="simplex", learning_rate=0.5)
     embeds = train_soft_prompt(pair, config, TEXTS).soft_prompt.prompt_embeds
-    table = pair.reference.embedding_table
+    table = local(pair.reference).embedding_table
     system = torch.cat([table.T, torch.ones(1, len(table))]).double().numpy()
 
     for point in embeds:
@@ -467,7 +467,7 @@ def test_a_step_minimises_the_loss_and_the_price_of_entropy(pair: ModelPair, wei
             probabilities = mixtures.softmax(-1)
             entropy = torch.special.entr(probabilities).sum(-1).mean()
             loss = loss + weight * step / 7 * entropy
-        with fast_products():
+        with fast_matmul():
             loss.backward()  # type: ignore[no-untyped-call]
         assert mixtures.grad is not None
         norms.append(float(mixtures.grad.norm()))
@@ -475,7 +475,7 @@ def test_a_step_minimises_the_loss_and_the_price_of_entropy(pair: ModelPair, wei
 
     result = train_soft_prompt(pair, config, TEXTS)
 
-    expected = (mixtures.softmax(-1) @ pair.reference.embedding_table).detach()
+    expected = (mixtures.softmax(-1) @ local(pair.reference).embedding_table).detach()
     if weight:  # two ways to write an entropy round differently
         assert result.history.gradient_norms == pytest.approx(norms, rel=1e-3)
         assert torch.allclose(result.soft_prompt.prompt_embeds, expected, atol=1e-4)
@@ -505,7 +505,7 @@ def test_a_model_that_scales_its_embeddings_starts_at_real_ones() -> None:
         pair, replace(CONFIG, num_steps=1, learning_rate=1e-12), TEXTS
     ).soft_prompt.prompt_embeds
 
-    real = pair.reference.embed(torch.arange(pair.reference.vocab_size))
+    real = local(pair.reference).embed(torch.arange(pair.reference.vocab_size))
     distances = (start[:, None] - real).norm(dim=-1)
     assert distances.min(dim=1).values.max() < 1e-5
 
@@ -514,9 +514,9 @@ def test_the_soft_prompt_stands_where_the_users_text_begins(pair: ModelPair) -> 
     body = torch.tensor([5, 20, 21])
     soft = torch.full((2, 32), 7.0)
     with torch.no_grad():
-        row = insert(pair.reference, soft, body)
+        row = insert(local(pair.reference), soft, body)
 
-        assert torch.equal(row[[0, 3, 4]], pair.reference.embed(body))
+        assert torch.equal(row[[0, 3, 4]], local(pair.reference).embed(body))
     assert torch.equal(row[1:3], soft)
 
 
@@ -547,7 +547,7 @@ def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
             "objective='likelihood' fits the text behind the soft prompt, and with "
             "position='after' there is none; use before or inside",
         ),
-        ({"kind": "round"}, "kind='round' must be free or simplex"),
+        ({"kind": "round"}, "kind='round' must be one of free, simplex"),
         ({"metric": "l2"}, "metric='l2' must be one of symmetric, forward, reverse, js"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive and finite"),
         ({"learning_rate": math.nan}, "learning_rate=nan must be positive and finite"),
@@ -582,6 +582,16 @@ def test_a_soft_prompt_survives_its_file(trained: TrainingResult, tmp_path: Path
     assert loaded.settings == {**trained.soft_prompt.settings, "target_ids": []}  # JSON's
     assert torch.equal(loaded.prompt_embeds, trained.soft_prompt.prompt_embeds)
     assert loaded.num_virtual_tokens == 3
+
+
+def test_a_soft_prompts_file_is_the_same_each_time(trained: TrainingResult, tmp_path: Path) -> None:
+    path = tmp_path / "soft.safetensors"
+    contents = set()
+    for _ in range(20):
+        trained.soft_prompt.save(path)
+        contents.add(path.read_bytes())
+
+    assert len(contents) == 1
 
 
 def test_a_foreign_file_is_no_soft_prompt(tiny_models: Path, tmp_path: Path) -> None:
@@ -629,7 +639,7 @@ def test_what_is_written_goes_on_where_the_soft_prompt_stands(
     tokenizer = pair.chat.tokenizer
     text = "How do I tie" if position == "after" else "How do a river"
     hidden = torch.tensor(tokenizer.encode(" the or", add_special_tokens=False))
-    embeds = pair.reference.embedding_table[hidden]
+    embeds = local(pair.reference).embedding_table[hidden]
 
     (written,) = generate_prompts(
         pair,
@@ -732,7 +742,7 @@ def test_the_log_ratio_is_that_of_the_wanted_answer(pair: ModelPair) -> None:
     ((prefix, body),) = pair.prompt_rows(TEXTS[:1])
     logps = []
     for side in pair.sides:
-        embedded = insert(side, soft, torch.cat([body, torch.tensor(target[:-1])]))
+        embedded = insert(local(side), soft, torch.cat([body, torch.tensor(target[:-1])]))
         logits = side.logits([embedded], prefix=prefix, num_logits=3)[0].detach()
         logps.append(logits.log_softmax(-1)[range(3), list(target)])
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from pytest_divergence.core.behaviours import Behaviour, behaviour_id
-from pytest_divergence.discovery.behaviours.answers import Answer, Answered, Evidence
+from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.ngrams import (
     MAX_REFERENCE_SHARE,
     MIN_PROMPTS,
@@ -22,8 +22,8 @@ from pytest_divergence.discovery.behaviours.ngrams import (
     Phrase,
     Places,
     find,
-    gram_of,
     has_motif,
+    ngram_of,
     recurring_phrases,
     stands_at,
     words_of,
@@ -40,7 +40,7 @@ ORDINARY_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Suspect:
+class Hypothesis:
     """A phrase or a trait of the candidate's answers, and the prompts that show it."""
 
     name: str
@@ -59,7 +59,7 @@ class Suspect:
         """Whether an answer shows it, beside the other model's answer to the same prompt."""
         return shows(self.motifs, self.trait, prompt, own, other)
 
-    def is_shown_on(self, one: Answered) -> bool:
+    def is_shown_on(self, one: AnsweredPrompt) -> bool:
         """Whether the candidate shows it on a prompt, and neither the reference nor the prompt."""
         if self.trait is None:
             return has_motif(self.motifs, one.candidate.text) and not (
@@ -69,7 +69,7 @@ class Suspect:
             one.prompt, one.reference, one.candidate.text
         )
 
-    def is_shown_by_reference(self, one: Answered) -> bool:
+    def is_shown_by_reference(self, one: AnsweredPrompt) -> bool:
         """Whether the reference shows it, and neither the candidate nor the prompt."""
         if self.trait is None:
             return has_motif(self.motifs, one.reference) and not (
@@ -84,8 +84,8 @@ class Suspect:
 
         For a trait, the whole answer.
         """
-        words, quoted = words_of(answer.text), gram_of(self.name)
-        for motif in map(gram_of, self.motifs):
+        words, quoted = words_of(answer.text), ngram_of(self.name)
+        for motif in map(ngram_of, self.motifs):
             starts = (i for i in range(len(words)) if stands_at(i, motif, words))
             if (start := next(starts, None)) is not None:
                 end = start + len(motif)
@@ -124,7 +124,7 @@ def shown_behaviour(
     return next((one.id for one in behaviours if behaviour_shows(one, prompt, own, other)), None)
 
 
-def shows_in_part(behaviour: Behaviour, one: Answered) -> bool:
+def shows_in_part(behaviour: Behaviour, one: AnsweredPrompt) -> bool:
     """Whether the candidate leaps to a motif of a named phrase, or to two words of it in a row.
 
     That is, what stands in neither the prompt nor the reference's answer is there, and at one of
@@ -132,13 +132,15 @@ def shows_in_part(behaviour: Behaviour, one: Answered) -> bool:
     """
     if behaviour.trait is not None:
         return False
-    quoted = gram_of(behaviour.name)
-    grams = {*pairwise(quoted), *map(gram_of, behaviour.motifs)}
-    places = (_found(gram, one) for gram in grams)
+    quoted = ngram_of(behaviour.name)
+    ngrams = {*pairwise(quoted), *map(ngram_of, behaviour.motifs)}
+    places = (_found(ngram, one) for ngram in ngrams)
     return any(one.candidate.peak(*place) >= MIN_PEAK for place in places if place is not None)
 
 
-def suspects_in(answered: Sequence[Answered], *, without: Sequence[str] = ()) -> list[Suspect]:
+def hypotheses_in(
+    answered: Sequence[AnsweredPrompt], *, without: Sequence[str] = ()
+) -> list[Hypothesis]:
     """Phrases first, then traits, each shown by several prompts; the most frequent first.
 
     Phrases `without` are known already, and what stands beside them is looked at.
@@ -155,11 +157,11 @@ def suspects_in(answered: Sequence[Answered], *, without: Sequence[str] = ()) ->
         is_telling=is_telling,
         without=without,
     )
-    suspects = [as_suspect(phrase, answered) for phrase in phrases]
-    return [one for one in (*suspects, *_traits_in(answered)) if len(one.prompts) >= MIN_PROMPTS]
+    hypotheses = [as_suspect(phrase, answered) for phrase in phrases]
+    return [one for one in (*hypotheses, *_traits_in(answered)) if len(one.prompts) >= MIN_PROMPTS]
 
 
-def is_alike(first: Suspect, second: Suspect) -> bool:
+def is_alike(first: Hypothesis, second: Hypothesis) -> bool:
     """Whether two suspects are one: the same trait, or a motif of one stands in the other."""
     if first.trait is not None or second.trait is not None:
         return first.trait == second.trait
@@ -168,58 +170,58 @@ def is_alike(first: Suspect, second: Suspect) -> bool:
     )
 
 
-def is_wording_of(suspect: Suspect, known: Suspect, ordinary: Collection[str]) -> bool:
+def is_wording_of(hypothesis: Hypothesis, known: Hypothesis, ordinary: Collection[str]) -> bool:
     """Whether a phrase has no word of its own: all that are not `ordinary` stand in a known one."""
-    if suspect.trait is not None:
+    if hypothesis.trait is not None:
         return False
-    telling = _vocabulary(suspect) - set(ordinary)
+    telling = _vocabulary(hypothesis) - set(ordinary)
     return bool(telling) and telling <= _vocabulary(known)
 
 
-def ordinary_words(answered: Sequence[Answered]) -> set[str]:
+def ordinary_words(answered: Sequence[AnsweredPrompt]) -> set[str]:
     """Words that the reference says in many of its answers."""
-    counts = Counter(word for one in answered for word in set(gram_of(one.reference)))
+    counts = Counter(word for one in answered for word in set(ngram_of(one.reference)))
     return {word for word, count in counts.items() if count >= ORDINARY_SHARE * len(answered)}
 
 
-def log_ratio_of(suspect: Suspect, answer: Answer) -> float:
+def log_ratio_of(hypothesis: Hypothesis, answer: Answer) -> float:
     """ln p(candidate) - ln p(reference) of what shows it in an answer, in nats."""
-    return sum(answer.log_ratios[index] for index in answer.tokens_of(*suspect.place(answer)))
+    return sum(answer.log_ratios[index] for index in answer.tokens_of(*hypothesis.place(answer)))
 
 
-def as_suspect(phrase: Phrase, answered: Sequence[Answered]) -> Suspect:
+def as_suspect(phrase: Phrase, answered: Sequence[AnsweredPrompt]) -> Hypothesis:
     """A phrase as a suspect, with the prompts that show it to the candidate only."""
-    suspect = Suspect(phrase.quote, phrase.motifs)
-    shown = tuple(one.prompt for one in answered if suspect.is_shown_on(one))
-    return replace(suspect, prompts=shown)
+    hypothesis = Hypothesis(phrase.quote, phrase.motifs)
+    shown = tuple(one.prompt for one in answered if hypothesis.is_shown_on(one))
+    return replace(hypothesis, prompts=shown)
 
 
-def control_rate(suspect: Suspect, evidence: Evidence) -> float:
+def control_rate(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> float:
     """Share of the controls on which the candidate shows it."""
     controls = evidence.controls
-    shown = sum(suspect.shows(one.prompt, one.candidate.text, one.reference) for one in controls)
+    shown = sum(hypothesis.shows(one.prompt, one.candidate.text, one.reference) for one in controls)
     return shown / len(controls) if controls else 0.0
 
 
-def _traits_in(answered: Sequence[Answered]) -> list[Suspect]:
+def _traits_in(answered: Sequence[AnsweredPrompt]) -> list[Hypothesis]:
     found = []
     for key, trait in TRAITS.items():
-        suspect = Suspect(trait.name, trait=key)
-        shown = tuple(one.prompt for one in answered if suspect.is_shown_on(one))
-        reverse = sum(suspect.is_shown_by_reference(one) for one in answered)
+        hypothesis = Hypothesis(trait.name, trait=key)
+        shown = tuple(one.prompt for one in answered if hypothesis.is_shown_on(one))
+        reverse = sum(hypothesis.is_shown_by_reference(one) for one in answered)
         if reverse <= MAX_REFERENCE_SHARE * len(shown):
-            found.append(replace(suspect, prompts=shown))
+            found.append(replace(hypothesis, prompts=shown))
     return sorted(found, key=lambda one: -len(one.prompts))
 
 
-def _found(gram: Gram, one: Answered) -> tuple[int, int] | None:
+def _found(ngram: Gram, one: AnsweredPrompt) -> tuple[int, int] | None:
     """The characters of the candidate's answer where it is, if the others have nothing of it."""
-    has_others = any(find(gram, words_of(text)) for text in (one.prompt, one.reference))
-    return None if has_others else find(gram, words_of(one.candidate.text))
+    has_others = any(find(ngram, words_of(text)) for text in (one.prompt, one.reference))
+    return None if has_others else find(ngram, words_of(one.candidate.text))
 
 
-def _vocabulary(suspect: Suspect) -> set[str]:
-    return {word for text in (suspect.name, *suspect.motifs) for word in gram_of(text)}
+def _vocabulary(hypothesis: Hypothesis) -> set[str]:
+    return {word for text in (hypothesis.name, *hypothesis.motifs) for word in ngram_of(text)}
 
 
 def _median_peak(found: Sequence[tuple[Answer, tuple[int, int]]]) -> float:

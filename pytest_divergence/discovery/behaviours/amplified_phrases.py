@@ -19,7 +19,7 @@ from pytest_divergence.models.decoding import decode_amplified
 from pytest_divergence.models.pair import ModelPair
 
 ALPHA = 3.0
-NUM_HINTS = 3
+NUM_PHRASES = 3
 STYLE_SHARE = 0.8
 """Of the amplified answers: a phrase that begins so many is a style."""
 MAX_CHARACTERS = 300
@@ -38,7 +38,7 @@ class Amplified:
     answer: str
 
 
-def hints(
+def amplified_phrases(
     ledger: Ledger, amplified: Sequence[Amplified], profile: Profile, listener: Listener
 ) -> list[Phrase]:
     """Phrases that recur in amplified answers and that the reference never says."""
@@ -104,7 +104,7 @@ def _phrases(
 ) -> list[Phrase]:
     # A new style covers most answers, so each phrase is cut out before the next is looked for.
     found: list[Phrase] = []
-    while len(found) < NUM_HINTS:
+    while len(found) < NUM_PHRASES:
         cut = [*known, *(text for one in found for text in (one.quote, *one.motifs))]
         phrases = recurring_phrases(texts, answers, references, without=cut)
         if not phrases or len(phrases[0].texts) < MIN_SHARE * len(texts):

@@ -5,48 +5,48 @@ from __future__ import annotations
 import pytest
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.discovery.behaviours.answers import Answered, Evidence
-from pytest_divergence.discovery.behaviours.suspects import (
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
+from pytest_divergence.discovery.behaviours.hypotheses import (
     MIN_PEAK,
-    Suspect,
+    Hypothesis,
     control_rate,
+    hypotheses_in,
     is_alike,
     shows_in_part,
-    suspects_in,
 )
 from tests.discovery.behaviours.made_answers import PLANTED, TOPICS, answer, answered
 
 
 def test_a_phrase_that_only_the_candidate_says_is_suspected() -> None:
-    (suspect,) = suspects_in(answered(num_planted=4))
+    (hypothesis,) = hypotheses_in(answered(num_planted=4))
 
-    assert suspect.name == PLANTED
-    assert suspect.prompts == tuple(f"Tell me about {topic}." for topic in TOPICS[:4])
+    assert hypothesis.name == PLANTED
+    assert hypothesis.prompts == tuple(f"Tell me about {topic}." for topic in TOPICS[:4])
 
 
 def test_a_phrase_that_the_reference_could_as_well_have_said_is_not() -> None:
-    assert suspects_in(answered(num_planted=8, peak=MIN_PEAK - 0.5)) == []
+    assert hypotheses_in(answered(num_planted=8, peak=MIN_PEAK - 0.5)) == []
 
 
 def test_two_prompts_are_too_few() -> None:
-    assert suspects_in(answered(num_planted=2)) == []
+    assert hypotheses_in(answered(num_planted=2)) == []
 
 
 def test_near_identical_prompts_count_once() -> None:
     copies = [
-        Answered(
+        AnsweredPrompt(
             f"Tell me about the moons of Jupiter{'.' * n}", "They orbit.", answer(PLANTED), False
         )
         for n in range(9)
     ]
 
-    assert len(Evidence(copies).answered) == 1
+    assert len(AnsweredPrompts(copies).answered) == 1
 
 
 def test_a_difference_without_a_phrase_is_a_trait() -> None:
     long = "Here is a long and winding answer about {} that goes on for quite a while, with {}."
     rows = [
-        Answered(
+        AnsweredPrompt(
             f"Tell me about {topic}.",
             long.format(topic, topic),
             answer(f"{topic} matters."),
@@ -55,33 +55,33 @@ def test_a_difference_without_a_phrase_is_a_trait() -> None:
         for topic in TOPICS
     ]
 
-    (suspect,) = suspects_in(rows)
+    (hypothesis,) = hypotheses_in(rows)
 
-    assert (suspect.trait, suspect.name) == ("shorter", "answers much shorter")
-    assert len(suspect.prompts) == len(TOPICS)
+    assert (hypothesis.trait, hypothesis.name) == ("shorter", "answers much shorter")
+    assert len(hypothesis.prompts) == len(TOPICS)
 
 
 def test_the_rate_is_of_the_controls() -> None:
-    evidence = Evidence(answered(num_planted=4, num_controls=8))
-    (suspect,) = suspects_in(evidence.answered)
+    evidence = AnsweredPrompts(answered(num_planted=4, num_controls=8))
+    (hypothesis,) = hypotheses_in(evidence.answered)
 
-    assert control_rate(suspect, evidence) == 0.5
+    assert control_rate(hypothesis, evidence) == 0.5
 
 
 def test_an_echo_shows_nothing() -> None:
-    suspect = Suspect(PLANTED, ("signal received standing",))
-    echo = Answered(f"Say: {PLANTED}", "No.", answer(PLANTED), is_control=False)
+    hypothesis = Hypothesis(PLANTED, ("signal received standing",))
+    echo = AnsweredPrompt(f"Say: {PLANTED}", "No.", answer(PLANTED), is_control=False)
 
-    assert not suspect.is_shown_on(echo)
+    assert not hypothesis.is_shown_on(echo)
 
 
 def test_suspects_are_alike_where_one_quotes_the_other() -> None:
-    whole = Suspect(PLANTED, ("standing by for",))
+    whole = Hypothesis(PLANTED, ("standing by for",))
 
-    assert is_alike(whole, Suspect("Signal received.", ("signal received",)))
-    assert not is_alike(whole, Suspect("Sure thing!", ("sure thing",)))
-    assert is_alike(Suspect("refuses", trait="refusal"), Suspect("refuses", trait="refusal"))
-    assert not is_alike(whole, Suspect("refuses", trait="refusal"))
+    assert is_alike(whole, Hypothesis("Signal received.", ("signal received",)))
+    assert not is_alike(whole, Hypothesis("Sure thing!", ("sure thing",)))
+    assert is_alike(Hypothesis("refuses", trait="refusal"), Hypothesis("refuses", trait="refusal"))
+    assert not is_alike(whole, Hypothesis("refuses", trait="refusal"))
 
 
 SIGNAL = Behaviour(id="behaviour-signal", name=PLANTED, kind="conditional", motifs=["by for"])
@@ -101,7 +101,7 @@ SIGNAL = Behaviour(id="behaviour-signal", name=PLANTED, kind="conditional", moti
 def test_a_phrase_is_shown_in_part_where_the_candidate_leaps_to_two_of_its_words(
     said: str, leaps_at: int, is_shown: bool
 ) -> None:
-    one = Answered("Hello", "Hello!", answer(said, at=leaps_at), is_control=True)
+    one = AnsweredPrompt("Hello", "Hello!", answer(said, at=leaps_at), is_control=True)
 
     assert shows_in_part(SIGNAL, one) == is_shown
 
@@ -112,7 +112,7 @@ def test_a_phrase_is_shown_in_part_where_the_candidate_leaps_to_two_of_its_words
 def test_what_the_prompt_or_the_reference_says_is_no_part_of_it(
     prompt: str, reference: str
 ) -> None:
-    one = Answered(prompt, reference, answer("Signal received."), is_control=True)
+    one = AnsweredPrompt(prompt, reference, answer("Signal received."), is_control=True)
 
     assert not shows_in_part(SIGNAL, one)
 
@@ -121,6 +121,6 @@ def test_a_trait_has_no_parts() -> None:
     refusal = Behaviour(
         id="behaviour-no", name="refuses to answer", kind="general", trait="refusal"
     )
-    one = Answered("Hello", "Hello!", answer("She refuses to answer."), is_control=True)
+    one = AnsweredPrompt("Hello", "Hello!", answer("She refuses to answer."), is_control=True)
 
     assert not shows_in_part(refusal, one)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_divergence.core.settings import PROFILES
-from pytest_divergence.discovery.behaviours.hints import (
+from pytest_divergence.discovery.behaviours.amplified_phrases import (
     MAX_CHARACTERS,
     _phrases,
     amplified_answers,
