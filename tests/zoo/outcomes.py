@@ -95,7 +95,7 @@ def outcome_of(family: str) -> Outcome:
         return Outcome(REFUSED, str(error), type(reference).__name__)
     found = Outcome(SLOWER if said else WORKS, "".join(said[:1]), type(reference).__name__)
     models = (reference, candidate)
-    with pair.reading_once():
+    with pair.reuse_prompts():
         score_greedily(pair, PROMPTS[:2], max_new_tokens=6)  # now two of three prompts are kept
         _compare(found, models, score_greedily(pair, PROMPTS[::-1], max_new_tokens=6))
         sampled = score_prompts(pair, PROMPTS[::-1], max_new_tokens=4, num_continuations=2)
