@@ -145,7 +145,7 @@ def _widen(model: PreTrainedModel) -> None:
         else:
             weight.add_(torch.randn_like(weight) * NOISE)
     for table in model.buffers():
-        if table.dtype == torch.long and table.ndim == 2 and not table.any():
+        if table.dtype == torch.long and table.ndim == 2 and len(table) == VOCAB_SIZE:
             table.random_(NUM_EXPERTS)  # which experts read a token
 
 
