@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from docs.site import api, commands, files, links, package, sessions, settings
+from docs.site import api, commands, families, files, links, package, sessions, settings
 
 INDEX = """# Reference
 
@@ -26,6 +26,7 @@ tokens
 provenance
 report
 python
+families
 package
 ```
 """
@@ -44,6 +45,7 @@ def pages() -> dict[str, str]:
         "exit-codes.md": sessions.exit_codes_page(),
         "commands.md": commands.commands_page(),
         "python.md": api.api_page(),
+        "families.md": families.families_page(),
         "package.md": package.package_page(),
     }
     for file_format in files.FORMATS:
