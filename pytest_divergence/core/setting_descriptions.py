@@ -172,4 +172,4 @@ DESCRIPTIONS = (
         "complete rows written by hand: measure those without kl and leave all others alone",
     ),
 )
-"""Settings in the order in which `--help` shows them."""
+"""All descriptions, in the order of `--help`."""
