@@ -47,7 +47,7 @@ class When(Record):
     """The property of prompts that goes with a behaviour, counted on fresh prompts."""
 
     property: str
-    """In words: `about travel`."""
+    """Property in words: `about travel`."""
     with_count: Count
     """Prompts with the property on which the candidate shows the behaviour."""
     num_with: Count
@@ -57,7 +57,7 @@ class When(Record):
     reference_count: Count
     """Prompts of both kinds on which the reference shows it."""
     p_value: Rate
-    """Corrected for the properties that were tried."""
+    """P-value, corrected for the properties that were tried."""
 
 
 class Behaviour(Record):

@@ -84,7 +84,7 @@ class Differences(Record):
     cases: list[CaseDifference]
     behaviours: list[BehaviourDifference]
     controls: ControlsDifference | None
-    """None where they are the same."""
+    """Changes of control rows; None if there are none."""
 
     @property
     def is_empty(self) -> bool:

@@ -44,7 +44,7 @@ class PromptEvaluation(Record):
     generations_1: list[str]
     generations_2: list[Generation]
     metrics: dict[str, Number]
-    """By the names of `evaluation_metrics.METRICS`."""
+    """Values by the names of `evaluation_metrics.METRICS`."""
 
 
 class OrdinaryPrompts(Record):
@@ -63,7 +63,7 @@ class Evaluation(Record):
     metric: str
     """Name of the divergence in `kl_divergence`."""
     prompts: list[PromptEvaluation]
-    """In the order in which they were given."""
+    """Prompts in the order in which they were given."""
     differences: list[Difference] = Field(default_factory=list)
     """Types of difference between the models' first generations, the most frequent first."""
     ordinary: OrdinaryPrompts | None = None

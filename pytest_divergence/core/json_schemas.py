@@ -1,7 +1,7 @@
 """JSON Schemas of our files, made by pydantic from the records that read them.
 
 Adds what pydantic cannot know of a record: that a prompt comes under one of three names.
-`python -m pytest_divergence.core.json_schemas` writes the published files anew; a test compares
+`python -m pytest_divergence.core.json_schemas` rewrites the published files; a test compares
 them, word by word where the same release of pydantic worded them.
 """
 

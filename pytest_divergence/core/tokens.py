@@ -1,6 +1,6 @@
 """The continuations of a suite's cases, as token ids: NAME.tokens.jsonl.
 
-Replay scores these instead of sampling anew, so that a gate measures the same thing each time.
+Replay scores these instead of new samples, so that a gate measures the same thing each time.
 """
 
 from __future__ import annotations
