@@ -50,85 +50,88 @@ DESCRIPTIONS = (
     Description(
         "model_1",
         "SPEC",
-        f"the reference, the trusted model: {_SPEC}, or a GGUF file; behind it, each after a "
-        "comma, dtype=…, attn_implementation=…, revision=…, device=… or device_map=auto of this "
-        "model alone",
+        f"the reference, the trusted model: {_SPEC}, or a GGUF file; after commas, options for "
+        "this model only: dtype=…, attn_implementation=…, revision=…, device=… or device_map=auto",
         _SPEC,
     ),
     Description(
         "model_2",
         "SPEC",
-        "the candidate, the model under test: like the reference, or a PEFT adapter's folder of "
-        "model 1 (of another model with ,base=MODEL, as an adapter needs that is model 1)",
+        "the candidate, the model under test: like the reference, or the folder of a PEFT adapter "
+        "for model 1 (for another model add ,base=MODEL, which an adapter as model 1 always needs)",
         _SPEC,
     ),
     _choice(
-        "mode", Mode, "auto (default) replays given suites, replays in CI, and searches otherwise"
+        "mode", Mode, "auto (default): replay if you name a suite, and always in CI; else search"
     ),
     _choice(
         "profile",
         ProfileName,
-        "how long a search takes; auto (default) is smoke on a CPU, default on a GPU",
+        "how much a search does; auto (default) is smoke on a CPU, default on a GPU",
     ),
     Description(
         "budget",
         "BUDGET",
-        "forwarded tokens (200000) after which a search ends, or seconds (300s, not reproducible); "
-        "default: the profile's",
+        "end a search after this many forwarded tokens (200000) or seconds (300s, not "
+        "reproducible); default: set by the profile",
         "a number of forwarded tokens, such as 200000, or of seconds, such as 300s",
     ),
     Description(
         "max_kl",
         "NATS",
-        "asserted limit in nats per token; auto (default) derives it from both models",
+        "limit on a case's divergence in nats per token; auto (default) derives it from the models",
         "auto or a positive number of nats per token",
     ),
     Description(
         "max_shift",
         "NATS",
-        "limit of the mean divergence on ordinary prompts, in nats per token (default: none)",
+        "limit on the mean divergence of ordinary prompts, in nats per token (default: none)",
         "a positive number of nats per token",
     ),
     _choice(
         "inconclusive",
         Inconclusive,
-        "what too little evidence does to a suite's aggregate: pass (default), with a warning; or "
-        "fail",
+        "result of a suite's aggregate if there is too little evidence: pass (default), with a "
+        "warning, or fail",
     ),
     Description(
         "metric",
         "METRIC",
-        "divergence that is asserted: symmetric (default), forward, reverse, js or a plugin's own",
+        "divergence to assert: symmetric (default), forward, reverse, js or a plugin's metric",
     ),
-    _choice("gate", Gate, "natural (default) leaves out prompts that no one would write"),
+    _choice("gate", Gate, "unnatural prompts: natural (default) leaves them out, all keeps them"),
     _choice(
         "fail_on",
         FailOn,
-        "conditional (default): behaviours that only some prompts cause fail; any: new styles too",
+        "behaviours that fail: conditional (default), those that only some prompts cause; any, new "
+        "styles too; none",
     ),
     Description(
         "seeds",
         "FILE",
-        "prompts to start from: text, JSON Lines, CSV or hf:DATASET:COLUMN (default: shipped ones)",
+        "prompts to start from: text, JSON Lines, CSV or hf:DATASET:COLUMN (default: built-in)",
     ),
     Description("seed", "N", "random seed of the run (default: 0)", "a whole number"),
     Description(
-        "num_cases", "N", "cases to export (default: the profile's)", "a whole number of at least 1"
+        "num_cases",
+        "N",
+        "cases to export (default: set by the profile)",
+        "a whole number of at least 1",
     ),
     _choice(
         "builtin_suite",
         AutoSwitch,
-        "whether the search's own cases join the session; auto (default): if no path is given",
+        "run the cases of the pair's search in this session; auto (default): if you give no path",
     ),
     Description(
         "chat_template",
         "CHOICE|FILE",
-        "reference (default), candidate, none or the path of a Jinja file; used for both models",
+        "template of both models: reference (default), candidate, none or path of a Jinja file",
     ),
     Description(
         "system_prompt",
         "TEXT",
-        "system turn before every prompt (default: what the template puts there)",
+        "system prompt before every prompt (default: the chat template's)",
     ),
     Description("device", "DEVICE", "auto (default), cpu, cuda, cuda:1, mps"),
     _choice(
@@ -139,35 +142,36 @@ DESCRIPTIONS = (
     Description(
         "memory",
         "SIZE",
-        "memory that a search may take, such as 30GB (default: what is free)",
+        "memory that a search may use, such as 30GB (default: all that is free)",
         "a size, such as 30GB or 500MB",
     ),
     Description(
         "report_dir",
         "FOLDER",
-        "where reports go (default: .divergence/reports); a replay writes one only if it is given",
+        "folder for reports (default: .divergence/reports); a replay writes a report "
+        "only with this option",
     ),
     _choice(
         "github",
         AutoSwitch,
-        "annotations and a step summary on GitHub; auto (default): where GITHUB_ACTIONS is true",
+        "annotations and a step summary on GitHub; auto (default): if GITHUB_ACTIONS is true",
     ),
     _switch(
         "redact",
-        "leave prompts and answers out of reports and failures: ids and numbers stay, and suites "
+        "keep prompts and answers out of reports and failures; ids and numbers stay, and suites "
         "keep their texts",
     ),
     _switch(
         "allow_same_model",
-        "one model on both sides is meant: without this, such a session fails in CI",
+        "allow the same model on both sides; without this, such a session fails in CI",
     ),
     _switch(
         "update",
-        "after an intended change: measure the suites of this session afresh, and rewrite them",
+        "after an intended change: measure this session's suites again, and rewrite them",
     ),
     _switch(
         "fill",
-        "complete rows written by hand: measure those without kl, and leave all others as they are",
+        "complete rows written by hand: measure rows without kl, and leave all others as they are",
     ),
 )
 """All descriptions, in the order of `--help`."""
