@@ -50,86 +50,88 @@ DESCRIPTIONS = (
     Description(
         "model_1",
         "SPEC",
-        f"the reference, the model you trust: {_SPEC}, or a GGUF file; add dtype=…, "
-        "attn_implementation=…, revision=…, device=… or device_map=auto after commas, for this "
-        "model only",
+        f"the reference, the trusted model: {_SPEC}, or a GGUF file; after commas, options for "
+        "this model only: dtype=…, attn_implementation=…, revision=…, device=… or device_map=auto",
         _SPEC,
     ),
     Description(
         "model_2",
         "SPEC",
-        "the candidate, the model under test: a spec like model 1, or the folder of a PEFT adapter "
-        "for model 1; an adapter for another model, or one given as model 1, needs ,base=MODEL",
+        "the candidate, the model under test: like the reference, or the folder of a PEFT adapter "
+        "for model 1 (for another model add ,base=MODEL, which an adapter as model 1 always needs)",
         _SPEC,
     ),
     _choice(
-        "mode", Mode, "auto (default) replays if you give suites or run in CI, and else searches"
+        "mode", Mode, "auto (default): replay if you name a suite, and always in CI; else search"
     ),
     _choice(
         "profile",
         ProfileName,
-        "size of a search; auto (default) is smoke on a CPU, default on a GPU",
+        "how much a search does; auto (default) is smoke on a CPU, default on a GPU",
     ),
     Description(
         "budget",
         "BUDGET",
-        "limit of a search, in forwarded tokens (200000) or seconds (300s, not reproducible); "
-        "default: the profile's",
+        "end a search after this many forwarded tokens (200000) or seconds (300s, not "
+        "reproducible); default: set by the profile",
         "a number of forwarded tokens, such as 200000, or of seconds, such as 300s",
     ),
     Description(
         "max_kl",
         "NATS",
-        "asserted limit in nats per token; auto (default) derives it from both models",
+        "limit on a case's divergence in nats per token; auto (default) derives it from the models",
         "auto or a positive number of nats per token",
     ),
     Description(
         "max_shift",
         "NATS",
-        "limit of the mean divergence on ordinary prompts, in nats per token (default: none)",
+        "limit on the mean divergence of ordinary prompts, in nats per token (default: none)",
         "a positive number of nats per token",
     ),
     _choice(
         "inconclusive",
         Inconclusive,
-        "result of a suite's aggregate test if there is too little evidence: pass (default), with "
-        "a warning, or fail",
+        "result of a suite's aggregate if there is too little evidence: pass (default), with a "
+        "warning, or fail",
     ),
     Description(
         "metric",
         "METRIC",
         "divergence to assert: symmetric (default), forward, reverse, js or a plugin's metric",
     ),
-    _choice("gate", Gate, "natural (default) leaves out prompts that nobody would write"),
+    _choice("gate", Gate, "unnatural prompts: natural (default) leaves them out, all keeps them"),
     _choice(
         "fail_on",
         FailOn,
-        "conditional (default) fails on behaviours that only some prompts trigger; any: on new "
-        "styles too",
+        "behaviours that fail: conditional (default), those that only some prompts cause; any, new "
+        "styles too; none",
     ),
     Description(
         "seeds",
         "FILE",
-        "prompts to start from: text, JSON Lines, CSV or hf:DATASET:COLUMN (default: shipped ones)",
+        "prompts to start from: text, JSON Lines, CSV or hf:DATASET:COLUMN (default: built-in)",
     ),
     Description("seed", "N", "random seed of the run (default: 0)", "a whole number"),
     Description(
-        "num_cases", "N", "cases to export (default: the profile's)", "a whole number of at least 1"
+        "num_cases",
+        "N",
+        "cases to export (default: set by the profile)",
+        "a whole number of at least 1",
     ),
     _choice(
         "builtin_suite",
         AutoSwitch,
-        "test the cases that the search finds; auto (default): if you give no path",
+        "run the cases of the pair's search in this session; auto (default): if you give no path",
     ),
     Description(
         "chat_template",
         "CHOICE|FILE",
-        "template for both models: reference (default), candidate, none or a Jinja file",
+        "template of both models: reference (default), candidate, none or path of a Jinja file",
     ),
     Description(
         "system_prompt",
         "TEXT",
-        "system message before every prompt (default: the template's own)",
+        "system prompt before every prompt (default: the chat template's)",
     ),
     Description("device", "DEVICE", "auto (default), cpu, cuda, cuda:1, mps"),
     _choice(
@@ -146,8 +148,8 @@ DESCRIPTIONS = (
     Description(
         "report_dir",
         "FOLDER",
-        "folder for reports (default: .divergence/reports); a replay writes one only if you set "
-        "this",
+        "folder for reports (default: .divergence/reports); a replay writes a report "
+        "only with this option",
     ),
     _choice(
         "github",
@@ -156,20 +158,20 @@ DESCRIPTIONS = (
     ),
     _switch(
         "redact",
-        "leave prompts and answers out of reports and failures; ids and numbers stay, and suites "
+        "keep prompts and answers out of reports and failures; ids and numbers stay, and suites "
         "keep their texts",
     ),
     _switch(
         "allow_same_model",
-        "compare a model with itself on purpose; without this, CI fails such a session",
+        "allow the same model on both sides; without this, such a session fails in CI",
     ),
     _switch(
         "update",
-        "after an intended change: measure this session's suites again and rewrite them",
+        "after an intended change: measure this session's suites again, and rewrite them",
     ),
     _switch(
         "fill",
-        "complete rows written by hand: measure those without kl and leave all others alone",
+        "complete rows written by hand: measure rows without kl, and leave all others as they are",
     ),
 )
 """All descriptions, in the order of `--help`."""

@@ -64,9 +64,9 @@ if TYPE_CHECKING:
     from pytest_divergence.scoring.scorer import PromptScore
 
 MARKER = (
-    "divergence(max_kl=, models=, behaviour=, limit=, id=): bound of this test's assertions, the "
-    "two models that assert_bounded_kl compares, and which cases the test takes: of one behaviour, "
-    "the most divergent few, or by id"
+    "divergence(max_kl=, models=, behaviour=, limit=, id=): set the bound of this test's "
+    "assertions, the two models that assert_bounded_kl compares, and the cases that the test runs "
+    "on: those of one behaviour, the most divergent few, or given ids"
 )
 
 
@@ -343,7 +343,7 @@ def divergence_case(request: pytest.FixtureRequest) -> Case:
     if not hasattr(request, "param"):
         pytest.fail(
             "divergence_case must be an argument of the test or of one of its fixtures; "
-            "request.getfixturevalue() comes too late to run the test once for each case",
+            "request.getfixturevalue() is too late to run the test once per case",
             pytrace=False,
         )
     from pytest_divergence.plugin.collection import CASE_SUITE, NoCase, SuiteCase

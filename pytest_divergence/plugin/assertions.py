@@ -125,16 +125,16 @@ def _bound_of_others(
     asked = session.resolved.settings.metric
     of_case = case.kl.metric if case.kl is not None else metric
     for whose, made_of, bound in (
-        ("the case's", of_case, case.max_kl),
+        ("the case's bound", of_case, case.max_kl),
         (_option(session), asked, session.number_bound),
-        ("the search's", *_search_bound(session, is_ours=is_ours)),
+        ("the search's bound", *_search_bound(session, is_ours=is_ours)),
     ):
         if bound is None:
             continue
         if not is_same_quantity(made_of, metric):
             raise pytest.UsageError(
-                f"assert_bounded_kl(metric={metric!r}) has no bound: {whose} is of {made_of}; give "
-                "max_kl=..."
+                f"assert_bounded_kl(metric={metric!r}) has no bound: {whose} is for {made_of}; "
+                "give max_kl=..."
             )
         return bound
     return None

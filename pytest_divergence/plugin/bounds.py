@@ -82,6 +82,6 @@ def _check_quantity(
     asked = session.given.get("metric")
     name = f"{name_of('metric', asked)}={metric}" if asked else f"the default metric, {metric},"
     raise pytest.UsageError(
-        f"{where}: its limit is of {made.metric} ({made.unit}), and {name} asks for another "
+        f"{where}: its limit is for {made.metric} ({made.unit}), but {name} asks for another "
         "quantity; leave that out, or measure the suite in it with --divergence-update"
     )

@@ -225,11 +225,11 @@ def session_cases(session: DivergenceSession) -> list[SuiteCase]:
 def nothing_to_replay(session: DivergenceSession) -> pytest.UsageError:
     """Return the error that ends a replay without a suite."""
     is_ci = session.resolved.settings.mode == "auto"
-    why = ", and in CI nothing is searched unless you ask for it" if is_ci else ""
+    why = ", and in CI a search runs only if you ask for it" if is_ci else ""
     return pytest.UsageError(
-        f"there is no suite to replay: no *{SUITE_SUFFIX} is given, nor is there "
-        f"{session.shown(session.own_suite)}{why}; commit a suite and name it, or search with "
-        "--divergence-mode=search"
+        f"there is no suite to replay: no *{SUITE_SUFFIX} is given and "
+        f"{session.shown(session.own_suite)} does not exist{why}; commit a suite and name it, or "
+        "search with --divergence-mode=search"
     )
 
 
@@ -237,7 +237,7 @@ def search_outcome(session: DivergenceSession) -> SearchOutcome:
     """Return the outcome of this session's search. Raises UsageError in a replay."""
     if session.has_models and session.plan.action != "search":
         raise pytest.UsageError(
-            "this needs a search, and this session only replays; add --divergence-mode=search"
+            "this needs a search, but this session only replays; add --divergence-mode=search"
         )
     return session.outcome()
 
@@ -264,7 +264,7 @@ def _params(metafunc: pytest.Metafunc, session: DivergenceSession) -> list[Any]:
     if not cases and session_cases(session):
         return [pytest.param(_no_case(metafunc), id="none")]
     if not cases:
-        why = NO_CASE if session.has_whole_search else "the search did not come to its end"
+        why = NO_CASE if session.has_whole_search else "the search did not finish"
         return [_skipped("none", why)]
     times = Counter(entry.case.id for entry in cases)
     return [
@@ -287,8 +287,8 @@ def _no_case(metafunc: pytest.Metafunc) -> NoCase:
     marks = metafunc.definition.iter_markers("divergence")
     given = ", ".join(f"{key}={value!r}" for mark in marks for key, value in mark.kwargs.items())
     return NoCase(
-        f"no case of this session passes the filters of this test, divergence({given}), so that it "
-        "would test nothing; correct them, or name the suite that holds such cases"
+        f"no case of this session matches this test's marker, divergence({given}), so the test "
+        "would check nothing; correct the marker, or name a suite that has such cases"
     )
 
 

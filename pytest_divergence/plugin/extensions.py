@@ -65,7 +65,7 @@ class PluginModels:
         """Return a cache identity of the model; None: not known."""
         found = self._call(self.FINGERPRINT, spec=spec)
         if found is not None and not (isinstance(found, str) and found.strip()):
-            raise self._wrong(self.FINGERPRINT, found, "a text that is not empty, or None")
+            raise self._wrong(self.FINGERPRINT, found, "a non-empty text, or None")
         return found
 
     def load_model(self, spec: str, role: str, device: str) -> LoadedModel | None:
@@ -103,7 +103,7 @@ def added_metrics(config: pytest.Config) -> dict[str, Metric]:
             raise pytest.UsageError(_refusal(config, hook, metric, rule))
         unit = getattr(metric, "unit", NATS_PER_TOKEN)
         if not (isinstance(unit, str) and unit.isprintable() and 0 < len(unit) <= MAX_UNIT):
-            rule = f"a unit of {name!r} that is a text of 1 to {MAX_UNIT} printable characters"
+            rule = f"a unit for {name!r} of 1 to {MAX_UNIT} printable characters"
             raise pytest.UsageError(_refusal(config, hook, unit, rule))
     return added
 
@@ -145,8 +145,8 @@ def merged(config: pytest.Config, hook: str, built_in: Mapping[str, Any], kind: 
             )
         if twice := found.keys() & added.keys():
             raise pytest.UsageError(
-                f"{hook} gives the name {min(twice)!r}, which another {kind} has; choose another "
-                "name"
+                f"{hook} gives the name {min(twice)!r}, which another {kind} already has; choose "
+                "another name"
             )
         found.update(added)
     return found

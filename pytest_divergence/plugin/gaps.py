@@ -29,8 +29,8 @@ from pytest_divergence.plugin.options import BY_FIELD, INI, MODELS, PAIRS_INI, a
 from pytest_divergence.plugin.session import NO_MODELS, DivergenceSession, is_ci
 
 RESUMING = {
-    "lf": "--lf runs again what failed before",
-    "stepwise": "--sw goes on from what failed before",
+    "lf": "--lf runs only tests that failed before",
+    "stepwise": "--sw continues from the last failure",
 }
 """Options of pytest that leave out tests which passed before, and no others."""
 PROMPTS = frozenset({"divergence_case", "hard_prompts", "soft_prompts"})
@@ -41,8 +41,8 @@ RAN = f"{PREFIX}ran"
 JUDGED = ("passed", "failed", "inconclusive")
 NUM_SHOWN = 3
 """Number of paths that a sentence names."""
-OFF = "where no comparison is meant, add --divergence-mode=off"
-IN_CI = "in CI this fails"
+OFF = "if you want no comparison, add --divergence-mode=off"
+IN_CI = "this fails in CI"
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _remarks(session: DivergenceSession, tally: Tally, *, is_green: bool) -> Ite
         return
     if (reason := _why_no_search(session)) is not None:
         mode = assignment(session.given["mode"], BY_FIELD["mode"])
-        yield Remark(f"no search was made, though {mode} is given: {reason}", is_fault=True)
+        yield Remark(f"no search ran, though {mode} is given: {reason}", is_fault=True)
     if asked is not None and _resumed(session) is None:
         yield from _left_out(session, tally, is_fault=asked[1])
     for pair in sorted(tally.twins):
@@ -188,7 +188,7 @@ def _asked(session: DivergenceSession, tally: Tally) -> tuple[str, bool] | None:
     elif tally.emptied or tally.skipped_suites:
         asked = "a suite is among the tests"
     elif _unconfigured(tally) and is_ci():  # outside CI the summary says so
-        asked = "a test takes divergence_case"
+        asked = "a test uses divergence_case"
     if asked is None:
         return None
     return (f"{asked} and CI is set", True) if is_ci() else (asked, False)
@@ -211,7 +211,7 @@ def _why(session: DivergenceSession, tally: Tally) -> tuple[str, ...]:
     if tally.skipped:
         return _skips(tally), "let them run"
     if (resumed := _resumed(session)) is not None:
-        return f"{resumed}, and none of that compares", "run once without it"
+        return f"{resumed}, and none of these tests compares models", "run once without it"
     if tally.emptied:
         suites = _list(sorted(tally.emptied))
         return f"every item of {suites} was deselected", "leave out -k, -m and --deselect"
@@ -219,13 +219,17 @@ def _why(session: DivergenceSession, tally: Tally) -> tuple[str, ...]:
         return "--setup-only runs no test", "leave it out"
     if tally.idle:
         tests = _list(sorted(tally.idle))
-        return f"{tests} ran and measured nothing", "call assert_bounded_kl, or take model_pair"
+        return f"{tests} ran and measured nothing", "use assert_bounded_kl or model_pair"
     return _not_found(session)
 
 
 def _skips(tally: Tally) -> str:
     count, reason = len(tally.skipped), next(iter(tally.skipped.values()))
-    many = "1 test that compares was" if count == 1 else f"{count} tests that compare were"
+    many = (
+        "1 test that compares models was"
+        if count == 1
+        else f"{count} tests that compare models were"
+    )
     return f"{many} skipped ({safe_line(reason.removeprefix(SKIP_PREFIX), 60)})"
 
 
@@ -233,11 +237,11 @@ def _not_found(session: DivergenceSession) -> tuple[str, str]:
     where = "pytest found"
     if session.has_paths:
         paths = [session.shown(path) for path in session.arguments]
-        where = f"{_list(paths)} {'holds' if len(paths) == 1 else 'hold'}"
-    then = f"name a *{SUITE_SUFFIX}, or take model_pair or assert_bounded_kl in a test"
+        where = f"{_list(paths)} {'has' if len(paths) == 1 else 'have'}"
+    then = f"name a *{SUITE_SUFFIX}, or use model_pair or assert_bounded_kl in a test"
     if session.plan.action == "search" and session.has_models:
-        then = then.replace(", or take", ", take") + ", or add --divergence-builtin-suite=on"
-    return f"{where} no suite, and no test that compares", then
+        then = then.replace(", or use", ", use") + ", or add --divergence-builtin-suite=on"
+    return f"{where} no suite and no test that compares models", then
 
 
 def _why_no_search(session: DivergenceSession) -> str | None:
@@ -247,21 +251,21 @@ def _why_no_search(session: DivergenceSession) -> str | None:
     if not is_asked or session.report is not None:
         return None
     if not session.has_models:
-        return f"the pairs of {PAIRS_INI} are replayed alone; give --model-1 and --model-2"
+        return f"the pairs of {PAIRS_INI} are only replayed; give --model-1 and --model-2"
     return (
-        "beside a path only a test that takes divergence_case or hard_prompts makes one; add "
-        "--divergence-builtin-suite=on, or leave the path out"
+        "with a path, only a test that uses divergence_case or hard_prompts starts a search; "
+        "add --divergence-builtin-suite=on, or leave the path out"
     )
 
 
 def _left_out(session: DivergenceSession, tally: Tally, *, is_fault: bool) -> Iterator[Remark]:
     """Yield a remark for each suite of which nothing was compared."""
-    then = "name only the suites that are meant" if is_fault else IN_CI
+    then = "name only the suites that you mean" if is_fault else IN_CI
     start = "" if is_fault else "warning: "
     skipped = {session.shown(session.config.rootpath / suite) for suite in tally.skipped_suites}
     for suites, what in ((tally.emptied, "deselected"), (skipped, "skipped")):
         for suite in sorted(suites):
-            text = f"every item of {suite} was {what}, so that nothing of it was compared"
+            text = f"every item of {suite} was {what}, so nothing in it was compared"
             yield Remark(f"{start}{text}; {then}", is_fault)
 
 
@@ -274,7 +278,7 @@ def _same_model(session: DivergenceSession, reference: str, candidate: str) -> R
     if session.resolved.settings.allow_same_model:
         return Remark(text, is_fault=False)
     if is_ci():
-        then = f"name another candidate, or where this is meant, add {allow}"
+        then = f"name another candidate, or, if you mean this, add {allow}"
         return Remark(f"{text}; {then}", is_fault=True)
     return Remark(f"warning: {text}; {IN_CI} without {allow}", is_fault=False)
 

@@ -58,8 +58,8 @@ def _rules(config: pytest.Config) -> list[tuple[str, Models]]:
             (pattern,), (reference, candidate) = shlex.split(glob), shlex.split(specs)
         except ValueError:
             raise pytest.UsageError(
-                f"{PAIRS_INI}: the line {line!r} cannot be read; write GLOB = MODEL_1 MODEL_2, in "
-                "quotes what holds blanks"
+                f"{PAIRS_INI}: the line {line!r} cannot be read; write GLOB = MODEL_1 MODEL_2, "
+                "with quotes around names that contain spaces"
             ) from None
         models = Models(located(config, start, reference), located(config, start, candidate), roles)
         rules.append((pattern, models))

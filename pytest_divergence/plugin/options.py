@@ -23,7 +23,7 @@ NO_ALIASES_VARIABLE = "PYTEST_DIVERGENCE_NO_ALIASES"
 """If set to anything, `--model-1` and `--model-2` are left to another plugin."""
 TITLE = (
     "divergence: compare two language models\n"
-    "  (the summary is one line with -q; -v shows all failed cases, -vv each token too)"
+    "  (-q: a summary of one line; -v: all failed cases; -vv: their tokens too)"
 )
 MODELS = ("model_1", "model_2")
 PATHS = (*MODELS, "seeds", "chat_template", "report_dir")
@@ -32,10 +32,10 @@ COMMAND_LINE, INI, DEFAULT = "command line", "ini", "default"
 
 PAIRS_INI = "divergence_pairs"
 PAIRS_INI_HELP = (
-    "pairs of models by suite, one a line: GLOB = MODEL_1 MODEL_2. The glob is matched against the "
-    "path of the suite, or of a test's file, from the root folder (* crosses folders), and the "
-    "first that matches counts. Models on the command line or in the environment come before these "
-    "lines, and these before divergence_model_1 and divergence_model_2"
+    "model pairs for suites, one per line: GLOB = MODEL_1 MODEL_2. The glob is matched against the "
+    "path of the suite or test file, relative to the root folder (* matches / too); the first "
+    "match counts. Models on the command line or in the environment override these lines, which "
+    "override divergence_model_1 and divergence_model_2"
 )
 
 
@@ -97,7 +97,7 @@ def add_options(parser: pytest.Parser) -> None:
     for option in OPTIONS:
         flags = {option.flag, option.short_flag, option.synonym or option.flag} - taken
         group.addoption(*sorted(flags), dest=option.ini, default=None, **option.argument)
-        parser.addini(option.ini, f"as {option.flag}", type="string", default=None)
+        parser.addini(option.ini, f"same as {option.flag}", type="string", default=None)
     parser.addini(PAIRS_INI, PAIRS_INI_HELP, type="linelist", default=[])
 
 
@@ -195,9 +195,9 @@ def given_twice(option: Option, first: str, second: str) -> str:
     """Return why two values of a model are refused, and how to compare two candidates."""
     shown = (public_value(value, 60) for value in (first, second))
     return (
-        f"{option.short_flag} is given twice, as {' and '.join(shown)}, and a session compares one "
-        "pair; leave one of them out. Several candidates have a session each, or a line each of "
-        "divergence_pairs in the ini file (conftest_templates/several_pairs)"
+        f"{option.short_flag} is given twice, as {' and '.join(shown)}, but a session compares one "
+        "pair; leave one of them out. To compare several candidates, run one session each, or give "
+        "each a line of divergence_pairs in the ini file (conftest_templates/several_pairs)"
     )
 
 

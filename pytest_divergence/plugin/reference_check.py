@@ -66,11 +66,10 @@ class ReferenceCheck:
         anew = (
             "search this pair with --divergence-mode=search"
             if is_of_search
-            else "measure the suite anew with --divergence-update"
+            else "measure the suite again with --divergence-update"
         )
         return (
             f"{self._session.shown(self._path)} was made with the reference {made}, "
-            f"and {role} is {self._current}: its limits were measured against another "
-            "model, so they do not tell whether this pair is within them; give the suite's "
-            f"reference as {role}, or {anew}"
+            f"but {role} is {self._current}: its limits were measured against another model, so "
+            f"they do not apply to this pair; give the suite's reference as {role}, or {anew}"
         )

@@ -162,12 +162,12 @@ def lost_rows(
         return {}
     path = sidecar_path(stored.suite.path, TOKENS)
     name = session.shown(path)
-    why = f"{name} does not hold its continuations" if path.is_file() else f"there is no {name}"
+    why = f"{name} lacks its continuations" if path.is_file() else f"there is no {name}"
     return {
         row.id: MeasurementError(
-            f"case {row.id}: {why}, on which its kl was measured, and a value on others would not "
-            "compare. Restore that file from where the suite comes from, or remove kl from the "
-            "row: then it is measured on fresh ones."
+            f"case {row.id}: {why}. Its kl was measured on these continuations, and a value on "
+            "others would not be comparable. Restore the file from the suite's source, or remove "
+            "kl from the row to measure it on new continuations."
         )
         for row in rows
         if row.kl is not None and row.id not in stored.tokens
@@ -238,7 +238,7 @@ def controls_breadth(
     if bound is None:
         return None, "breadth is not checked: no bound; give --divergence-max-kl"
     if (made := _limit_of_another(stored, measured[0])) is not None:
-        return None, f"breadth is not checked: the suite's bound is of {made}"
+        return None, f"breadth is not checked: the suite's bound is for {made}"
     found = breadth([measurement.value for measurement in measured], bound)
     return replace(found, unit=measured[0].unit), ""
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 NOT_LOADED = ("not loaded", "not loaded")
 """Dtype and device if no case was measured and the suite does not give them."""
-UNMEASURED = "it could not be measured; the output of the session says why"
+UNMEASURED = "it could not be measured; the session's output says why"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def write_replay_reports(session: DivergenceSession, exitstatus: int) -> list[st
         try:
             lines.append(f"report: {session.shown(_written(session, its, exitstatus))}")
         except DivergenceError as error:
-            lines.append(f"the report is not written: {error_text(session, error)}")
+            lines.append(f"the report was not written: {error_text(session, error)}")
     return lines
 
 

@@ -89,8 +89,8 @@ def _watched(session: DivergenceSession) -> Iterator[Listener]:
             has_no_summary = session.plan.process == "controller"
             if has_no_summary and session.report_dir is not None:
                 listener.say(
-                    f"stopped; what was found so far is in {session.shown(session.report_dir)}, "
-                    "and the same command goes on from there"
+                    f"stopped; the results so far are in {session.shown(session.report_dir)}; "
+                    "run the same command to continue"
                 )
             raise
         finally:
@@ -126,7 +126,7 @@ def _elected(session: DivergenceSession, run: str) -> SearchOutcome:
     with file_lock(
         journal / "last-search.lock",
         timeout=LOCK_SECONDS,
-        on_wait=lambda _: session.say("another worker searches; waiting for it"),
+        on_wait=lambda _: session.say("another worker is searching; waiting for it"),
     ):
         last = json.loads(read_regular_text(stamp)) if stamp.is_file() else {}
         if last.get("run") == run and last["error"]:

@@ -242,8 +242,8 @@ class DivergenceSession:
             _ = self.resolved
         if self.plan.action == "nothing" and self.plan.suites:
             raise pytest.UsageError(
-                f"{self.shown(self.plan.suites[0])} is given, but --divergence-mode=off; drop one "
-                "of them"
+                f"{self.shown(self.plan.suites[0])} is given with --divergence-mode=off; leave one "
+                "of them out"
             )
         if self.plan.is_rewriting and (reason := self._reason_against_update()):
             raise pytest.UsageError(f"{BY_FIELD[str(self.plan.rewrites)].flag} {reason}")
@@ -268,16 +268,16 @@ class DivergenceSession:
         settings = self.resolved.settings
         if is_ci():
             return (
-                "rewrites suites, and this is CI (the environment variable CI is set): run it on "
-                "your own machine, look at the diff, and commit that"
+                "rewrites suites, and this is CI (the environment variable CI is set); run it on "
+                "your own machine, check the diff, and commit it"
             )
         if self.plan.process != "alone":
-            return "rewrites suites as a whole, so it cannot be shared among workers; leave out -n"
+            return "rewrites whole suites, so it cannot be split among workers; leave out -n"
         if settings.update and settings.fill:
             return "and --divergence-fill contradict each other; give one of them"
         if settings.mode == "search" or self.choice("builtin_suite") == "on":
             return (
-                "rewrites suites that are there, and this session searches; leave out "
+                "rewrites existing suites, but this session searches; leave out "
                 "--divergence-mode=search and --divergence-builtin-suite=on"
             )
         return None

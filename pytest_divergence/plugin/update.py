@@ -66,9 +66,9 @@ def check_selection(pytest_session: pytest.Session, session: DivergenceSession) 
     for update in begun:
         if lacking := missing(update, pytest_session.items):
             raise pytest.UsageError(
-                f"{flag} rewrites whole files, and this session leaves out {len(lacking)} of "
+                f"{flag} rewrites whole files, but this session leaves out {len(lacking)} of "
                 f"{len(update.wanted)} cases of {session.shown(update.path)}, the first is "
-                f"{lacking[0]}; leave out -k, -m, --lf, --deselect and node ids"
+                f"{lacking[0]}; do not give -k, -m, --lf, --deselect or node ids"
             )
 
 
@@ -114,11 +114,11 @@ def _written(session: DivergenceSession, update: SuiteUpdate) -> str | None:
 def _lines(session: DivergenceSession, update: SuiteUpdate) -> list[str]:
     path, changed = session.shown(update.path), update.changed()
     if not changed:
-        return [f"{path}: every case has a kl already; nothing to fill."]
+        return [f"{path}: every case already has a kl; nothing to fill."]
     shown = [f"  {new.id} {change(old, new)}" for old, new in changed[:NUM_SHOWN]]
     if len(changed) > NUM_SHOWN:
         shown.append(f"  {len(changed) - NUM_SHOWN} more: git diff {path}")
-    first = f"{path} rewritten, {number_of(len(changed), 'case')} measured afresh:"
+    first = f"{path} rewritten, {number_of(len(changed), 'case')} measured:"
     return [first, *shown, *outlook(session, update.written)]
 
 
@@ -167,7 +167,7 @@ class SuiteUpdate:
         """The reason why nothing of this suite may be written, if there is one."""
         if lacking := [case.id for case in self.wanted if case.id not in self.done]:
             return (
-                f"{len(lacking)} of {len(self.wanted)} cases did not run to their end, the first "
+                f"{len(lacking)} of {len(self.wanted)} cases did not finish, the first "
                 f"is {lacking[0]}"
             )
         if self._new is not None and self._new.failed:
@@ -175,8 +175,8 @@ class SuiteUpdate:
             return f"control row {id_} could not be measured: {error_text(self._session, error)}"
         if self._new is None and any(map(self.takes, self.stored.suite.controls)):
             return (
-                "only control rows have no kl, and they are measured along with a case; measure "
-                "all rows with --divergence-update"
+                "only control rows have no kl, and they are measured only along with a case; "
+                "measure all rows with --divergence-update"
             )
         return None
 
@@ -212,9 +212,7 @@ class SuiteUpdate:
     def _measured(self, pair: ModelPair) -> NewSuite:
         session, stored = self._session, self.stored
         rows = sum(map(self.takes, stored.suite.rows))
-        _compat.announce(
-            session.config, f"measuring {rows} rows of {session.shown(self.path)} afresh"
-        )
+        _compat.announce(session.config, f"measuring {rows} rows of {session.shown(self.path)}")
         make = filled if self.is_fill else updated
         seed = session.resolved.settings.seed
         new = make(pair, stored, self._made(pair), self._sizes_of(pair), seed=seed)
@@ -259,8 +257,8 @@ class UpdatedSuite(SuiteFile):
         """Begin the update; return the rows whose bounds still count. Raises UsageError."""
         if FOLDER in self.path.parts:
             raise pytest.UsageError(
-                f"{session.shown(self.path)} belongs to a search, which writes it anew; promote "
-                "its cases (pytest-divergence promote), and update the suite that you get"
+                f"{session.shown(self.path)} belongs to a search, which replaces it; promote its "
+                "cases (pytest-divergence promote), and update the promoted suite"
             )
         is_fill = session.plan.rewrites == "fill"
         self.update = SuiteUpdate(session, self.stored, is_fill=is_fill)
@@ -338,7 +336,7 @@ def outlook(session: DivergenceSession, stored: StoredSuite) -> list[str]:
     if not found:
         return []
     path = session.shown(stored.suite.path)
-    first = f"{path} will fail on this pair, for an update leaves these limits as they are:"
+    first = f"{path} will fail on this pair, because an update does not change these limits:"
     wrapped = (line for text in found for line in sentence(text, width=WIDTH, indent="  "))
     return [first, *wrapped]
 
@@ -377,7 +375,7 @@ def _cases(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]:
             continue
         if judge(case.kl.value, bound) == "failed":
             numbers = comparison(case.kl.value, bound, case.kl.metric, case.kl.unit)
-            yield f"{case.id}: {numbers}, {whose}; intended? give the row a max_kl of its own"
+            yield f"{case.id}: {numbers}, {whose}; intended? give the row its own max_kl"
 
 
 def _values(rows: Sequence[Case]) -> list[float]:

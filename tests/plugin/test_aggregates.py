@@ -281,7 +281,7 @@ def test_a_row_without_its_continuations_is_an_error(release: Release) -> None:
     result.stdout.fnmatch_lines(
         [
             f"1 of 70 rows could not be measured, so there is no verdict: row {lost}: "
-            "release.tokens.jsonl does not hold its continuations, *"
+            "release.tokens.jsonl lacks its continuations. *"
         ]
     )
 

@@ -99,9 +99,9 @@ def test_measured_rows_without_their_tokens_file_are_not_measured_anew(suite: Pr
     result = suite.run(*OTHER, *CASES)
     result.assert_outcomes(errors=2)
     assert sentence(result, f"case {case_id(KNOT)}: ") == (
-        f"case {case_id(KNOT)}: there is no regress.tokens.jsonl, on which its kl was measured, "
-        "and a value on others would not compare. Restore that file from where the suite comes "
-        "from, or remove kl from the row: then it is measured on fresh ones."
+        f"case {case_id(KNOT)}: there is no regress.tokens.jsonl. Its kl was measured on these "
+        "continuations, and a value on others would not be comparable. Restore the file from the "
+        "suite's source, or remove kl from the row to measure it on new continuations."
     )
 
 
@@ -110,7 +110,7 @@ def test_a_tokens_file_cut_between_rows_costs_the_cases_that_it_lost(suite: Proj
     path.write_text(path.read_text("utf-8").splitlines(keepends=True)[0], "utf-8")
     result = suite.run(*OTHER, *CASES)
     result.assert_outcomes(passed=1, errors=1)
-    start = f"case {case_id(POEM)}: regress.tokens.jsonl does not hold its continuations"
+    start = f"case {case_id(POEM)}: regress.tokens.jsonl lacks its continuations"
     assert sentence(result, start)
 
 

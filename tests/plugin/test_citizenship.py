@@ -275,8 +275,8 @@ def test_one_of_two_suites_without_items_is_named(suite: Project) -> None:
     result = suite.run(*MODELS, "-q", "-k", "another", ".")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert result.outlines[-1] == (
-        f"divergence: every item of {SUITE} was deselected, so that nothing of it was compared; "
-        "name only the suites that are meant"
+        f"divergence: every item of {SUITE} was deselected, so nothing in it was compared; "
+        "name only the suites that you mean"
     )
 
 
@@ -318,7 +318,7 @@ def test_a_filter_that_matches_nothing_is_an_error(suite: Project, filters: str)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(
-        [f"no case of this session passes the filters of this test, divergence({filters}), so *"]
+        [f"no case of this session matches this test's marker, divergence({filters}), so *"]
     )
 
 

@@ -158,10 +158,10 @@ def test_without_a_suite_nothing_can_be_replayed(
     project.write("test_cases.py", CASE_TEST)
     result = run(*MODELS, *argument)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    why = "" if argument else ", and in CI nothing is searched unless you ask for it"
+    why = "" if argument else ", and in CI a search runs only if you ask for it"
     assert result.errlines == [
-        "ERROR: there is no suite to replay: no *.divergence.jsonl is given, nor is there "
-        f"{own_suite(project)}{why}; commit a suite and name it, or search with "
+        "ERROR: there is no suite to replay: no *.divergence.jsonl is given and "
+        f"{own_suite(project)} does not exist{why}; commit a suite and name it, or search with "
         "--divergence-mode=search",
         "",
     ]
@@ -245,8 +245,8 @@ def test_ctrl_c_before_the_workers_start_says_where_to_look(
     result = run(*MODELS, *TWO_WORKERS, in_process=False)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert (
-        "divergence: stopped; what was found so far is in .divergence/reports/run, and the same "
-        "command goes on from there"
+        "divergence: stopped; the results so far are in .divergence/reports/run; run the same "
+        "command to continue"
     ) in result.outlines
 
 
@@ -306,7 +306,7 @@ def test_a_strategys_name_is_given_once(project: Project, run: Run, name: str) -
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines[0] == (
         f"ERROR: pytest_divergence_strategies gives the name {name!r}, which another strategy "
-        "has; choose another name"
+        "already has; choose another name"
     )
 
 
@@ -345,8 +345,8 @@ def test_both(number, divergence_case): pass
     ]
     result.stdout.fnmatch_lines(
         [
-            "no case of this session passes the filters of this test, "
-            "divergence(behaviour='behaviour-x'), so that it would test nothing; *"
+            "no case of this session matches this test's marker, "
+            "divergence(behaviour='behaviour-x'), so the test would check nothing; *"
         ]
     )
 

@@ -143,7 +143,7 @@ def pytest_divergence_load_model(spec, role, device):
 
 
 HOOK = "pytest_divergence_load_model (conftest.py)"
-TAKEN = "which another metric has; choose another name"
+TAKEN = "which another metric already has; choose another name"
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,8 @@ def test_a_fingerprint_must_be_a_text(project: Project) -> None:
     result = project.run(*MODELS, SUITE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines[0] == (
-        "ERROR: pytest_divergence_fingerprint (conftest.py) returned 7; it must return a text that "
-        "is not empty, or None"
+        "ERROR: pytest_divergence_fingerprint (conftest.py) returned 7; it must return a "
+        "non-empty text, or None"
     )
 
 
@@ -356,7 +356,7 @@ def test_a_unit_must_be_a_short_text(project: Project, unit: str) -> None:
     result = project.run(*MODELS, "--divergence-metric=total_variation", SUITE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines[0].endswith(
-        "it must return a unit of 'total_variation' that is a text of 1 to 40 printable characters"
+        "it must return a unit for 'total_variation' of 1 to 40 printable characters"
     )
 
 

@@ -129,7 +129,7 @@ def test_a_suite_is_not_judged_in_another_metric(measured: Project, where: str) 
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines[0] == (
-        f"ERROR: {SUITE}:1: case {case_id(KNOT)}: its limit is of symmetric (nats/token), and "
+        f"ERROR: {SUITE}:1: case {case_id(KNOT)}: its limit is for symmetric (nats/token), but "
         f"{name}=thousandths asks for another quantity; leave that out, or measure the suite in "
         "it with --divergence-update"
     )
@@ -194,8 +194,12 @@ def test_an_assertion_in_another_metric_needs_a_bound_of_its_own(
     result = measured.run(*MODELS, *asked[given], "test_it.py::test_it")
 
     assert "errors" in result.parseoutcomes() or "failed" in result.parseoutcomes()
-    whose = {"case": "the case's", "option": "--divergence-max-kl", "search": "the search's"}
+    whose = {
+        "case": "the case's bound",
+        "option": "--divergence-max-kl",
+        "search": "the search's bound",
+    }
     assert (
         "assert_bounded_kl(metric='thousandths') has no bound: "
-        f"{whose[given]} is of symmetric; give max_kl=..."
+        f"{whose[given]} is for symmetric; give max_kl=..."
     ) in shown(result)

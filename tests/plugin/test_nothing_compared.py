@@ -12,16 +12,16 @@ INI = "[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n"
 UNIT_TEST = "def test_login(): assert 1 + 1 == 2\n"
 PAIR_TEST = "def test_pair(model_pair): assert model_pair.candidate is not None\n"
 GIVEN = "--model-1=base and --model-2=ft are given"
-OFF = "where no comparison is meant, add --divergence-mode=off"
+OFF = "if you want no comparison, add --divergence-mode=off"
 NOT_FOUND = (
-    "holds no suite, and no test that compares; name a *.divergence.jsonl, take model_pair or "
+    "has no suite and no test that compares models; name a *.divergence.jsonl, use model_pair or "
     "assert_bounded_kl in a test, or add --divergence-builtin-suite=on"
 )
 NOT_FOUND_IN_CI = (
-    "holds no suite, and no test that compares; name a *.divergence.jsonl, or take model_pair or "
-    "assert_bounded_kl in a test"
+    "has no suite and no test that compares models; name a *.divergence.jsonl, or use model_pair "
+    "or assert_bounded_kl in a test"
 )
-IN_CI = "in CI this fails"
+IN_CI = "this fails in CI"
 WORKERS = ("-p", "xdist", "-n2")
 
 
@@ -94,7 +94,7 @@ def test_a_search_that_is_not_made_beside_a_path_fails(suite: Project) -> None:
     result = suite.run(*MODELS, "test_unit.py", *arguments)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert said(result) == failure(
-        "beside a path only a test that takes divergence_case or hard_prompts makes one; add "
+        "with a path, only a test that uses divergence_case or hard_prompts starts a search; add "
         "--divergence-builtin-suite=on, or leave the path out",
         "--divergence-mode=search is given",
     )
@@ -106,8 +106,8 @@ def test_a_search_that_is_not_made_is_missed_beside_what_is_compared(suite: Proj
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=2)
     assert result.outlines[-1] == (
-        "divergence: no search was made, though --divergence-mode=search is given: beside a path "
-        "only a test that takes divergence_case or hard_prompts makes one; add "
+        "divergence: no search ran, though --divergence-mode=search is given: with a path, only a "
+        "test that uses divergence_case or hard_prompts starts a search; add "
         "--divergence-builtin-suite=on, or leave the path out"
     )
 
@@ -121,7 +121,7 @@ def test_a_renamed_suite_fails_in_ci_with_models_of_the_ini_file(
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert said(result) == failure(
-        "pytest found no suite, and no test that compares; name a *.divergence.jsonl, or take "
+        "pytest found no suite and no test that compares models; name a *.divergence.jsonl, or use "
         "model_pair or assert_bounded_kl in a test",
         "the ini file names models and CI is set",
     )
@@ -171,7 +171,8 @@ def test_a_suite_whose_items_are_all_skipped_fails(
     result = suite.run(*models, SUITE, "test_unit.py")
     result.assert_outcomes(passed=1, skipped=2)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert ': 2 tests that compare were skipped ("too slow"); let them run; where ' in said(result)
+    skipped = '2 tests that compare models were skipped ("too slow")'
+    assert f": {skipped}; let them run; if " in said(result)
 
 
 def test_one_of_two_suites_that_is_skipped_whole_is_named(suite: Project) -> None:
@@ -183,8 +184,8 @@ def test_one_of_two_suites_that_is_skipped_whole_is_named(suite: Project) -> Non
     result = suite.run(*MODELS, "-q", ".")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert result.outlines[-1] == (
-        "divergence: every item of sub/other.divergence.jsonl was skipped, so that nothing of it "
-        "was compared; name only the suites that are meant"
+        "divergence: every item of sub/other.divergence.jsonl was skipped, so nothing in it was "
+        "compared; name only the suites that you mean"
     )
 
 
@@ -197,7 +198,7 @@ def test_a_test_of_cases_that_is_skipped_for_want_of_models_fails_in_ci(
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert said(result) == failure(
         "divergence_case needs two models; give --model-1 and --model-2",
-        "a test takes divergence_case and CI is set",
+        "a test uses divergence_case and CI is set",
     )
 
 
@@ -205,7 +206,7 @@ def test_a_test_of_the_pair_that_is_skipped_compares_nothing(suite: Project) -> 
     suite.write("test_pair.py", f"import pytest\n@pytest.mark.skip\n{PAIR_TEST}")
     result = suite.run(*MODELS, "test_pair.py", "test_unit.py")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert ": 1 test that compares was skipped (" in said(result)
+    assert ": 1 test that compares models was skipped (" in said(result)
 
 
 def test_a_test_that_never_calls_its_assertion_compares_nothing(suite: Project) -> None:
@@ -230,7 +231,8 @@ def test_the_last_failure_of_another_test_fails(suite: Project) -> None:
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert said(result) == failure(
-        "--lf runs again what failed before, and none of that compares; run once without it"
+        "--lf runs only tests that failed before, and none of these tests compares models; run "
+        "once without it"
     )
 
 
@@ -241,7 +243,8 @@ def test_stepping_on_past_the_suite_fails(suite: Project) -> None:
     suite.write("test_unit.py", UNIT_TEST)
     result = run("-p", "divergence", *MODELS, "--sw", ".")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert ": --sw goes on from what failed before, and none of that compares; " in said(result)
+    why = ": --sw continues from the last failure, and none of these tests compares models; "
+    assert why in said(result)
 
 
 def test_resuming_may_leave_a_suite_out_beside_another(suite: Project) -> None:
@@ -277,7 +280,7 @@ def test_workers_deselect_and_skip(suite: Project) -> None:
     suite.write("test_pair.py", f"import pytest\n@pytest.mark.skip\n{PAIR_TEST}")
     result = suite.run(*MODELS, *WORKERS, "test_pair.py", "test_unit.py", in_process=False)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert ": 1 test that compares was skipped (" in said(result)
+    assert ": 1 test that compares models was skipped (" in said(result)
 
 
 def test_it_is_annotated_on_github(
@@ -312,7 +315,7 @@ def test_a_developer_who_runs_one_file_is_warned(suite: Project) -> None:
     suite.pytester.makeini(INI)
     result = suite.run("test_unit.py")
     assert result.ret == pytest.ExitCode.OK
-    assert said(result) == warning("test_unit.py holds no suite, and no test that compares")
+    assert said(result) == warning("test_unit.py has no suite and no test that compares models")
 
 
 def test_the_last_failure_of_another_test_only_warns_a_developer(suite: Project) -> None:
@@ -323,7 +326,9 @@ def test_the_last_failure_of_another_test_only_warns_a_developer(suite: Project)
     suite.write("test_unit.py", UNIT_TEST)
     result = run("-p", "divergence", "--lf", "-q")
     assert result.ret == pytest.ExitCode.OK
-    assert said(result) == warning("--lf runs again what failed before, and none of that compares")
+    assert said(result) == warning(
+        "--lf runs only tests that failed before, and none of these tests compares models"
+    )
 
 
 def test_workers_warn_a_developer_once(suite: Project) -> None:

@@ -214,9 +214,9 @@ def test_one_model_without_the_other(project: Project, argument: str, message: s
 
 
 TWICE = (
-    "is given twice, as ft and adapter, and a session compares one pair; leave one of them out. "
-    "Several candidates have a session each, or a line each of divergence_pairs in the ini file "
-    "(conftest_templates/several_pairs)"
+    "is given twice, as ft and adapter, but a session compares one pair; leave one of them out. To "
+    "compare several candidates, run one session each, or give each a line of divergence_pairs in "
+    "the ini file (conftest_templates/several_pairs)"
 )
 
 

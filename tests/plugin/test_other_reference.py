@@ -44,10 +44,10 @@ def test_another_reference_is_said_once_with_what_to_do(project: Project) -> Non
     result.assert_outcomes(passed=2, warnings=1)
     result.stdout.fnmatch_lines(
         [
-            f'  *DivergenceWarning: {SUITE} was made with the reference "base" {base}, and '
+            f'  *DivergenceWarning: {SUITE} was made with the reference "base" {base}, but '
             f'--model-1 is "ft" {ft}: its limits were measured against another model, so they do '
-            "not tell whether this pair is within them; give the suite's reference as --model-1, "
-            "or measure the suite anew with --divergence-update",
+            "not apply to this pair; give the suite's reference as --model-1, or measure the suite "
+            "again with --divergence-update",
             "2 stored cases replayed: 2 within the bound.",
             f'{SUITE}: its limits were measured against another reference, "base" {base}',
         ]

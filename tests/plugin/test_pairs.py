@@ -100,7 +100,7 @@ def test_a_line_that_cannot_be_read_is_shown(project: Project, line: str) -> Non
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines[0] == (
         f"ERROR: divergence_pairs: the line {line!r} cannot be read; write GLOB = MODEL_1 "
-        "MODEL_2, in quotes what holds blanks"
+        "MODEL_2, with quotes around names that contain spaces"
     )
 
 

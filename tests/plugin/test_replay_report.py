@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_made_is_told_and_changes_no_result(suite: Proje
     result = suite.run(*REPLAY)
 
     result.assert_outcomes(failed=1, passed=2, warnings=1)
-    result.stdout.fnmatch_lines(["the report is not written: cannot make the folder *out*"])
+    result.stdout.fnmatch_lines(["the report was not written: cannot make the folder *out*"])
 
 
 def test_each_pair_has_a_report(suite: Project) -> None:

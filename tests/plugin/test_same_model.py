@@ -15,7 +15,7 @@ COPIED = ("--model-1=base", "--model-2=copy")
 ITSELF = "base is compared with itself, so nothing could differ"
 COPY = "base and copy are the same model, so nothing could differ"
 ALLOW = "--divergence-allow-same-model"
-FAILS = f"name another candidate, or where this is meant, add {ALLOW}"
+FAILS = f"name another candidate, or, if you mean this, add {ALLOW}"
 PAIR_TEST = "def test_pair(model_pair): assert model_pair.candidate is not None\n"
 
 
@@ -41,13 +41,13 @@ def last(result: pytest.RunResult) -> str:
 def test_elsewhere_it_is_said_in_every_verbosity(suite: Project, quiet: str) -> None:
     result = suite.run(*TWICE, SUITE, quiet)
     assert result.ret == pytest.ExitCode.OK
-    assert last(result) == f"divergence: warning: {ITSELF}; in CI this fails without {ALLOW}"
+    assert last(result) == f"divergence: warning: {ITSELF}; this fails in CI without {ALLOW}"
 
 
 def test_a_copy_is_the_same_model(suite: Project) -> None:
     result = suite.run(*COPIED, SUITE, "-q")
     assert result.ret == pytest.ExitCode.OK
-    assert last(result) == f"divergence: warning: {COPY}; in CI this fails without {ALLOW}"
+    assert last(result) == f"divergence: warning: {COPY}; this fails in CI without {ALLOW}"
 
 
 @pytest.mark.parametrize("models", [TWICE, COPIED], ids=["itself", "copy"])

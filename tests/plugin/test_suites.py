@@ -351,7 +351,7 @@ def test_a_suite_and_mode_off_contradict_each_other(project: Project) -> None:
     result = project.run(*MODELS, "--divergence-mode=off", SUITE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines == [
-        f"ERROR: {SUITE} is given, but --divergence-mode=off; drop one of them",
+        f"ERROR: {SUITE} is given with --divergence-mode=off; leave one of them out",
         "",
     ]
 

@@ -1,4 +1,4 @@
-"""A suite after an intended change: measured afresh and rewritten, as a whole or not at all."""
+"""A suite after an intended change: measured again and rewritten, as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_each_case_and_the_summary_say_what_changed(suite: Project) -> None:
             r"-+ Captured divergence call -+",
             r"updated: KL \d\.\d{3} -> \d\.\d{3}, max_kl \d\.\d{3} -> \d\.\d{3}$",
             r"=+ divergence =+",
-            rf"{SUITE} rewritten, 2 cases measured afresh:",
+            rf"{SUITE} rewritten, 2 cases measured:",
             rf"  {case_id(KNOT)} updated: KL \d.*, max_kl \d.*",
             rf"  {case_id(POEM)} updated: KL \d.*, max_kl \d.*",
         ]
@@ -239,7 +239,7 @@ def test_what_will_fail_after_an_update_is_said_at_once(suite: Project) -> None:
 
     assert result.ret == pytest.ExitCode.OK
     start = result.outlines.index(
-        f"{SUITE} will fail on this pair, for an update leaves these limits as they are:"
+        f"{SUITE} will fail on this pair, because an update does not change these limits:"
     )
     said = " ".join(" ".join(result.outlines[start + 1 : -1]).split())
     value = r"\d\.\d{3}"
@@ -248,7 +248,7 @@ def test_what_will_fail_after_an_update_is_said_at_once(suite: Project) -> None:
         r"\(insufficient: a pass needs 59 rows\); intended\? search this pair and promote into a "
         rf"new suite shift: mean KL of 3 ordinary prompts {value} nats/token > max_shift 0\.001; "
         rf"intended\? raise --divergence-max-shift {case_id(KNOT)}: KL {value} nats/token > max_kl "
-        r"0\.000100, the suite's; intended\? give the row a max_kl of its own",
+        r"0\.000100, the suite's; intended\? give the row its own max_kl",
         said,
     ), said
 
@@ -277,7 +277,7 @@ def test_nothing_is_rewritten_in_ci(
 
     assert said == (
         f"{FILL if flag != UPDATE else UPDATE} rewrites suites, and this is CI (the environment "
-        "variable CI is set): run it on your own machine, look at the diff, and commit that"
+        "variable CI is set); run it on your own machine, check the diff, and commit it"
     )
 
 
@@ -286,8 +286,8 @@ def test_a_part_of_a_suite_is_refused(suite: Project, arguments: tuple[str, ...]
     said = usage_error(suite, *OTHERS, *arguments, UPDATE)
 
     assert said == (
-        f"{UPDATE} rewrites whole files, and this session leaves out 1 of 2 cases of {SUITE}, "
-        f"the first is {case_id(KNOT)}; leave out -k, -m, --lf, --deselect and node ids"
+        f"{UPDATE} rewrites whole files, but this session leaves out 1 of 2 cases of {SUITE}, "
+        f"the first is {case_id(KNOT)}; do not give -k, -m, --lf, --deselect or node ids"
     )
 
 
@@ -310,7 +310,7 @@ def test_a_session_that_stops_early_writes_nothing(suite: Project) -> None:
     said = refused(suite, *OTHERS, "tests/test_a.py", SUITE, UPDATE, "-x")
 
     assert (
-        f"{SUITE} stays as it was: 2 of 2 cases did not run to their end, the first is "
+        f"{SUITE} stays as it was: 2 of 2 cases did not finish, the first is "
         f"{case_id(KNOT)}." in said
     )
 
@@ -324,7 +324,7 @@ def test_a_skipped_case_fails_the_session(suite: Project) -> None:
 
     said = refused(suite, *OTHERS, SUITE, UPDATE)
 
-    assert f"1 of 2 cases did not run to their end, the first is {case_id(POEM)}." in said
+    assert f"1 of 2 cases did not finish, the first is {case_id(POEM)}." in said
 
 
 @pytest.mark.parametrize("tags", [[], ["control"]])
@@ -337,7 +337,7 @@ def test_a_row_that_cannot_be_measured_fails_the_session(project: Project, tags:
     said = refused(project, "--model-1=gpt", "--model-2=gpt-ft", SUITE, FILL)
 
     assert ("1 passed" if tags else "1 passed, 1 error") in said
-    reason = "control row xxx" if tags else "1 of 2 cases did not run to their end, the first is xx"
+    reason = "control row xxx" if tags else "1 of 2 cases did not finish, the first is xx"
     assert f"{SUITE} stays as it was: {reason}" in said
 
 
@@ -347,7 +347,7 @@ def test_workers_cannot_share_an_update(suite: Project) -> None:
     said = usage_error(suite, *arguments, forked=True)
 
     assert said == (
-        f"{UPDATE} rewrites suites as a whole, so it cannot be shared among workers; leave out -n"
+        f"{UPDATE} rewrites whole suites, so it cannot be split among workers; leave out -n"
     )
 
 
@@ -385,7 +385,7 @@ def test_the_suite_of_a_search_is_not_updated(suite: Project) -> None:
 
     said = usage_error(suite, *MODELS, ".divergence/suites/release.divergence.jsonl", UPDATE)
 
-    assert "belongs to a search, which writes it anew; promote its cases" in said
+    assert "belongs to a search, which replaces it; promote its cases" in said
 
 
 def test_the_environment_and_the_ini_file_may_ask_too(
@@ -514,7 +514,7 @@ def test_nothing_to_fill_is_said(suite: Project) -> None:
 
     result = suite.run(*MODELS, SUITE, FILL)
 
-    assert f"{SUITE}: every case has a kl already; nothing to fill." in shown(result)
+    assert f"{SUITE}: every case already has a kl; nothing to fill." in shown(result)
     assert texts(suite.path / "tests") == before
 
 

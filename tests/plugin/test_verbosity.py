@@ -98,5 +98,5 @@ def test_help_says_what_each_does(project: Project) -> None:
     result = project.run("--help")
     assert block(result, "divergence: compare", 2) == [
         "divergence: compare two language models",
-        "  (the summary is one line with -q; -v shows all failed cases, -vv each token too):",
+        "  (-q: a summary of one line; -v: all failed cases; -vv: their tokens too):",
     ]
