@@ -39,8 +39,8 @@ def test_promote_says_what_it_wrote_and_how_to_replay_it(project: Project, searc
     assert done.outlines == [
         f"wrote 2 cases and 1 behaviour to {TARGET}",
         "it now has 1 control row",
-        f"not chosen: {SURE.id} (use --behaviour ID or --all for what",
-        "no chosen case shows)",
+        f"not chosen: {SURE.id} (use --behaviour ID or --all for",
+        "what no chosen case shows)",
         f"replay it: pytest {TARGET} --model-1 base --model-2 ft",
     ]
 
