@@ -16,18 +16,18 @@ from typing import Any
 from pytest_divergence import __version__
 
 COMMANDS = {
-    "discover": "search two models for prompts on which they differ",
-    "replay": "replay suites on two models, by pytest",
-    "train": "train a soft prompt on two models, and keep a dataset of divergent prompts",
-    "report": "write a run's pages anew, or say what changed since another",
-    "promote": "copy cases of a search into a suite that is committed",
+    "discover": "find prompts on which two models differ",
+    "replay": "replay suites on two models, with pytest",
+    "train": "train a soft prompt and save a dataset of divergent prompts",
+    "report": "rewrite a run's report pages, or compare two runs",
+    "promote": "copy cases from a search into a suite that you commit",
     "accept": "mark a behaviour as intended, so that it no longer fails",
     "diff": "compare two suites, or the reports of two runs",
-    "validate": "name every line of a suite that cannot be read",
+    "validate": "list the lines of a suite that cannot be read",
     "export": "write cases for Inspect, promptfoo or LLM Comparator",
     "schema": "print the JSON Schema of a kind of file",
-    "calibrate": "measure noise and typical shift of two models, and what their bound catches",
-    "init": "set a project up: ini file, conftest.py and GitHub workflow",
+    "calibrate": "measure a pair's noise and typical shift, and what its bound catches",
+    "init": "set up a project: ini file, conftest.py and GitHub workflow",
     "show-config": "print every setting, and where its value comes from",
     "doctor": "check this machine, and whether a pair would load and fit",
 }
@@ -74,8 +74,8 @@ def _flag(field: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pytest-divergence",
-        description="Find prompts on which two language models differ, and live with the suites.",
-        epilog="pytest-divergence COMMAND --help says more.",
+        description="Find prompts on which two language models differ, and manage the suites.",
+        epilog="Run pytest-divergence COMMAND --help for more.",
     )
     parser.add_argument("-V", "--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(

@@ -19,9 +19,9 @@ KINDS = ("suite", "tokens", "provenance", "report")
 
 def _add_report(parser: ArgumentParser) -> None:
     parser.description = (
-        "Write report.html and summary.md of a run anew from its report.json. With two runs, say "
-        "what is new, gone and changed since the first; with --output, the page of the second "
-        "says so too. The exit code is 0 whether or not something differs: diff is for gates."
+        "Rewrite a run's report.html and summary.md from its report.json. With two runs, list what "
+        "is new, gone and changed since the first; with --output, also on the page of the second. "
+        "The exit code is 0 even if something differs: for a gate, use diff."
     )
     parser.add_argument(
         "report",
@@ -36,15 +36,15 @@ def _add_report(parser: ArgumentParser) -> None:
         "--output",
         metavar="FOLDER",
         type=Path,
-        help="where the files go (default, with one run: beside its report.json)",
+        help="where to write the files (default with one run: beside its report.json)",
     )
 
 
 def _add_promote(parser: ArgumentParser) -> None:
     parser.description = (
-        "Copy cases of a search into a suite that is committed, with their continuations, "
-        "behaviours and control rows. Without --id, --behaviour and --all: every case, and "
-        "the behaviours that the cases show."
+        "Copy cases from a search into a suite that you commit, with their continuations, "
+        "behaviours and control rows. Without --id, --behaviour or --all: every case, and the "
+        "behaviours that the cases show."
     )
     parser.add_argument(
         "source",
@@ -59,35 +59,37 @@ def _add_promote(parser: ArgumentParser) -> None:
         help=f"the suite to write, such as tests/release{SUITE_SUFFIX}",
     )
     parser.add_argument(
-        "--id", action="append", default=[], help="a case, by its id or the start of it"
+        "--id", action="append", default=[], help="a case, by its id or the start of its id"
     )
     parser.add_argument(
         "--behaviour",
         metavar="ID",
         action="append",
         default=[],
-        help="a behaviour, by its id or the start of it, and the cases that show it",
+        help="a behaviour, by its id or the start of its id, and the cases that show it",
     )
     parser.add_argument("--all", action="store_true", help="every case and every behaviour")
-    parser.add_argument("--add", action="store_true", help="merge into a TARGET that is there")
+    parser.add_argument("--add", action="store_true", help="merge into an existing TARGET")
     parser.add_argument(
-        "--force", action="store_true", help="with --add: replace rows that both have"
+        "--force", action="store_true", help="with --add: replace rows that are in both"
     )
 
 
 def _add_accept(parser: ArgumentParser) -> None:
     parser.description = (
-        "Mark a behaviour as intended in the provenance of the suites that know it."
+        "Mark a behaviour as intended in the provenance of the suites that have it."
     )
-    parser.add_argument("behaviour", metavar="ID", help="printed with the behaviour's failure")
+    parser.add_argument(
+        "behaviour", metavar="ID", help="the id, printed with the behaviour's failure"
+    )
     _add_suites(parser)
 
 
 def _add_diff(parser: ArgumentParser) -> None:
     parser.description = (
-        "Say what differs between two suites, or the reports of two runs: cases, the most "
-        "changed first, behaviours, bound, typical shift and models. Exit code 0: nothing "
-        "differs, 1: something does, 2: one of them cannot be read."
+        "Compare two suites, or the reports of two runs: cases, the most changed first, "
+        "behaviours, bound, typical shift and models. Exit code 0: no differences, 1: "
+        "differences, 2: one of the two cannot be read."
     )
     for name, metavar in (("before", "A"), ("after", "B")):
         parser.add_argument(
@@ -96,43 +98,43 @@ def _add_diff(parser: ArgumentParser) -> None:
             type=Path,
             help=f"a *{SUITE_SUFFIX}, a report.json, the folder of a run's report, or latest",
         )
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_validate(parser: ArgumentParser) -> None:
     parser.description = (
-        "Read suites with the tokens and provenance beside them, as a replay would, and name "
-        "every line that cannot be read. No model is loaded. Exit code 1: something is wrong."
+        "Read suites with the tokens and provenance beside them, as a replay does, and list the "
+        "lines that cannot be read. No model is loaded. Exit code 1: something is wrong."
     )
     parser.add_argument(
         "files",
         metavar="FILE",
         nargs="*",
         type=Path,
-        help=f"a *{SUITE_SUFFIX}, or a file beside one (default: every suite below this folder "
-        "that is not hidden)",
+        help=f"a *{SUITE_SUFFIX}, or a file beside one (default: all suites in and below this "
+        "folder that are not hidden)",
     )
 
 
 def _add_export(parser: ArgumentParser) -> None:
     parser.description = (
         "Write the cases of suites in the format of another tool, without control rows. inspect: "
-        "samples, one a line; promptfoo: a configuration, to be run with providers (promptfoo "
-        "eval -c FILE -r PROVIDER); llm-comparator: both models' answers side by side. None of "
-        "them measures KL: the numbers go along as metadata, and the bounds stay here."
+        "samples, one a line; promptfoo: a configuration to run with providers (promptfoo eval -c "
+        "FILE -r PROVIDER); llm-comparator: both models' answers side by side. None of them "
+        "measures KL: values are exported as metadata, bounds are not exported."
     )
     _add_suites(parser)
-    parser.add_argument("--format", choices=FORMATS, required=True, help="the other tool")
+    parser.add_argument("--format", choices=FORMATS, required=True, help="the tool to write for")
     parser.add_argument(
-        "--output", metavar="FILE", type=Path, help="where the file goes (default: stdout)"
+        "--output", metavar="FILE", type=Path, help="the file to write (default: stdout)"
     )
 
 
 def _add_schema(parser: ArgumentParser) -> None:
     parser.description = (
-        "Print the JSON Schema (draft 2020-12) of a kind of file. Those of suite and tokens "
-        "describe one line, those of provenance and report the whole file. The files are in the "
-        "folder schemas of the package."
+        "Print the JSON Schema (draft 2020-12) of a kind of file. The schemas of suite and tokens "
+        "describe one line, those of provenance and report the whole file. All are in the "
+        "package's folder schemas."
     )
     parser.add_argument("kind", choices=KINDS, help="the kind of file")
 
@@ -143,7 +145,7 @@ def _add_suites(parser: ArgumentParser) -> None:
         metavar="SUITE",
         nargs="*",
         type=Path,
-        help="suite or folder of suites (default: those that searches left in the project's "
+        help="suite or folder of suites (default: those of searches, in the project's "
         f"{FOLDER}/{SUITES})",
     )
 

@@ -60,7 +60,8 @@ def _time(session: DivergenceSession, plan: LoadPlan, *, is_measured: bool) -> F
     budget = f"profile {profile.name}, at most {profile.budget_tokens:,} forwarded tokens"
     if found is None:
         return Finding(
-            "note", f"how long a search takes: known after one, or by --measure; {budget}"
+            "note",
+            f"the time of a search is unknown before the first one; use --measure; {budget}",
         )
     speed, whence = found
     seconds = estimate_seconds(profile, speed, budget_seconds=settings.budget_seconds)

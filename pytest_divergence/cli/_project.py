@@ -58,7 +58,7 @@ def in_project(arguments: Sequence[str], act: Callable[[pytest.Config], Result])
     if instead.error is not None:
         raise instead.error
     if not instead.results:
-        raise SettingsError("pytest cannot set itself up in this folder; it says why above")
+        raise SettingsError("pytest cannot start in this folder; see its message above")
     return instead.results[0]
 
 
@@ -102,8 +102,7 @@ def require_models(session: DivergenceSession) -> None:
     """Raise SettingsError if a model is missing."""
     for option in (BY_FIELD[field] for field in MODELS if field not in session.given):
         raise SettingsError(
-            f"{option.alias} is missing; give it, {option.variable}, or {option.ini} in the ini "
-            "file"
+            f"{option.alias} is missing; set it, {option.variable}, or {option.ini} in the ini file"
         )
 
 
@@ -151,7 +150,7 @@ def suites_meant(given: Sequence[Path]) -> list[Path]:
     folder = in_project([], places_of).own / SUITES
     if suites := _suites_in(folder):
         return suites
-    raise SettingsError(f"there is no suite in {folder}; search first, or name one")
+    raise SettingsError(f"there is no suite in {folder}; run a search, or name a suite")
 
 
 def _suites_in(folder: Path) -> list[Path]:

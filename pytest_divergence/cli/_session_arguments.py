@@ -45,18 +45,20 @@ ONLY_IN_PYTHON = {"log_ratio", "likelihood"}
 
 def _add_discover(parser: ArgumentParser) -> None:
     parser.description = (
-        "Search two models for prompts on which they differ, as `pytest --model-1 … --model-2 …` "
-        "does, with the project's ini file, conftest.py and plugins, and leave the same suite, "
-        "report and journal; but run no test. What an earlier search has done is read back, and "
-        "a search that was stopped goes on. Exit code 0: the search came to its end, whatever it "
-        "found; 1: it could not be done, or not all of it."
+        "Find prompts on which two models differ, like `pytest --model-1 … --model-2 …`, with the "
+        "project's ini file, conftest.py and plugins. Writes the same suite, report and journal, "
+        "but runs no tests. A finished search returns its saved results, and a stopped one "
+        "continues. Exit code 0: the search is complete, whatever it found; 1: it failed, or is "
+        "incomplete."
     )
     other = ("mode", "builtin_suite", "update", "fill", "github", "inconclusive", "max_shift")
     _add_settings(parser, _fields_without(*other, "allow_same_model"))
     parser.add_argument(
-        "--anew", action="store_true", help="search anew, although an equal search has been done"
+        "--anew", action="store_true", help="search again, even if the same search is saved"
     )
-    parser.add_argument("--json", action="store_true", help="print report.json, no summary")
+    parser.add_argument(
+        "--json", action="store_true", help="print report.json instead of the summary"
+    )
     parser.add_argument(
         "-v", "--verbose", action="count", default=0, help="show every case over the bound"
     )
@@ -64,17 +66,16 @@ def _add_discover(parser: ArgumentParser) -> None:
 
 def _add_replay(parser: ArgumentParser) -> None:
     parser.description = (
-        "Replay suites on two models; nothing is searched. This runs pytest, in this process, on "
-        "the suites alone: the project's ini file, conftest.py and plugins hold, and its output "
-        "and exit code are pytest's. Models that are not given here come from the environment or "
-        "the ini file. For options of pytest, such as -n or --junitxml, run pytest on the suites, "
-        "or set PYTEST_ADDOPTS."
+        "Replay suites on two models, without a search. This runs pytest on the suites only, with "
+        "the project's ini file, conftest.py and plugins; output and exit code are pytest's. "
+        "Models come from here, the environment or the ini file. For options of pytest, such as "
+        "-n or --junitxml, run pytest on the suites, or set PYTEST_ADDOPTS."
     )
     parser.add_argument(
         "suites",
         metavar="SUITE",
         nargs="+",
-        help=f"a *{SUITE_SUFFIX}, one of its cases as SUITE::ID, or a folder with suites in it",
+        help=f"a *{SUITE_SUFFIX}, one of its cases as SUITE::ID, or a folder of suites",
     )
     other = ("mode", "budget", "seeds", "num_cases", "gate", "builtin_suite")
     _add_settings(parser, _fields_without(*other))
@@ -83,11 +84,11 @@ def _add_replay(parser: ArgumentParser) -> None:
 def _add_train(parser: ArgumentParser) -> None:
     parser.description = (
         "Train a soft prompt that drives two models apart, let both models write prompts with it, "
-        "and keep a dataset of the most divergent: soft_prompt.safetensors, training.json, "
-        "divergent_dataset.pt and divergent_dataset.jsonl in one folder. A training that was "
-        "stopped goes on with the same command, from its journal in .divergence in that folder, "
-        "and one of other settings is not overwritten. The project's ini file, conftest.py and "
-        "plugins hold."
+        "and save a dataset of the most divergent: soft_prompt.safetensors, training.json, "
+        "divergent_dataset.pt and divergent_dataset.jsonl in one folder. If it is stopped, run "
+        "the same command to continue from the journal in that folder's .divergence. A training "
+        "with other settings is not overwritten. The project's ini file, conftest.py and plugins "
+        "apply."
     )
     _add_files(parser)
     _add_fields(parser.add_argument_group("training"), TRAINING)
@@ -109,13 +110,13 @@ def _add_files(parser: ArgumentParser) -> None:
         "--val-file",
         type=Path,
         metavar="FILE",
-        help="prompts to validate on; default: those that it is trained on",
+        help="prompts to validate on; default: the training prompts",
     )
     parser.add_argument(
-        "--output-dir", type=Path, metavar="FOLDER", required=True, help="where it all goes"
+        "--output-dir", type=Path, metavar="FOLDER", required=True, help="where to write all files"
     )
     parser.add_argument(
-        "--force", action="store_true", help="replace a training of other settings in that folder"
+        "--force", action="store_true", help="replace a training with other settings in that folder"
     )
 
 
@@ -187,17 +188,17 @@ def _add_limits(group: _ArgumentGroup) -> None:
             metavar="NAME=VALUE",
             action="append",
             default=[],
-            help=f"rows of the dataset have at {side} this, such as {example}; may be given "
-            "several times",
+            help=f"keep only rows with at {side} this value, for example {example}; can be "
+            "repeated",
         )
 
 
 def _add_calibrate(parser: ArgumentParser) -> None:
     parser.description = (
-        "Measure what two models read when nothing is wrong, derive the bound from it, and "
-        "plant damage of known sizes to see which of it a gate at that bound catches. What a "
-        "search of the same pair has measured is read back. The project's ini file, conftest.py "
-        "and plugins hold."
+        "Measure how much two models differ when nothing is wrong, derive the bound, and add "
+        "noise of known sizes to see which sizes a gate at that bound catches. Reuses saved "
+        "measurements of a search of the same pair. The project's ini file, conftest.py and "
+        "plugins apply."
     )
     _add_settings(parser, (*MEASURED_PAIR, "profile", "seed", "max_kl"))
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -205,10 +206,10 @@ def _add_calibrate(parser: ArgumentParser) -> None:
 
 def _add_init(parser: ArgumentParser) -> None:
     parser.description = (
-        "Set up the project in this folder: both models in the ini file that it has (pytest.ini, "
+        "Set up the project in this folder: both models in its ini file (pytest.ini, "
         "pyproject.toml, tox.ini or setup.cfg, else a new pytest.ini), a conftest.py, and a GitHub "
-        "workflow that replays a suite. What is there stays as it is; everything is shown, and "
-        "written once you agree. Run a second time, it changes nothing."
+        "workflow that replays a suite. Nothing existing is replaced; you see all changes before "
+        "you confirm them. A second run changes nothing."
     )
     parser.add_argument(
         "--suite",
@@ -223,8 +224,8 @@ def _add_show_config(parser: ArgumentParser) -> None:
     parser.description = (
         "Print every setting that pytest and `discover` would use in this folder, and where its "
         "value comes from: the command line, an environment variable, the ini file, or the "
-        "default, in this order of precedence. Settings that are given here count as those of the "
-        "command line. Exit code 1: a value is wrong, and the last line says which."
+        "default, in this order of precedence. Settings given here count as the command line. "
+        "Exit code 1: a value is wrong, and the last line says which."
     )
     _add_settings(parser, _fields_without())
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -232,24 +233,24 @@ def _add_show_config(parser: ArgumentParser) -> None:
 
 def _add_doctor(parser: ArgumentParser) -> None:
     parser.description = (
-        "Check this machine: packages, device, memory and folders. Of two models, named here, in "
-        "the environment or in the ini file, check also whether they would load and fit, and how "
-        "long a search would take: from their files, without their weights, and without a "
-        "download. Exit code 1: something is wrong."
+        "Check this machine: packages, device, memory and folders. If two models are set, here, in "
+        "the environment or in the ini file, also check whether they would load and fit, and how "
+        "long a search would take; this reads only their files, loads no weights and downloads "
+        "nothing. Exit code 1: something is wrong."
     )
     fields = ("profile", "budget", "num_cases", "chat_template", "system_prompt")
     _add_settings(parser, (*MODELS, *fields, "device", "dtype", "memory"))
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="load both models, and measure how fast they are here",
+        help="load both models and measure their speed on this machine",
     )
 
 
 def _add_settings(parser: ArgumentParser, fields: Sequence[str]) -> None:
     """Register the options of some fields of `Settings` by short name and by pytest's name."""
     group = parser.add_argument_group(
-        "settings", "as pytest has them, under these names and under --divergence-…"
+        "settings", "the same as pytest's; --divergence-… names work too"
     )
     for option in (BY_FIELD[field] for field in fields):
         shared: dict[str, Any] = {"dest": option.field, **option.argument}
@@ -287,7 +288,7 @@ def _limit(text: str) -> tuple[str, float]:
     """Return a metric's name and a number."""
     name, separator, value = text.partition("=")
     if not separator or name not in METRICS:
-        raise ArgumentTypeError(f"{text} must be NAME=VALUE, with a name of {', '.join(METRICS)}")
+        raise ArgumentTypeError(f"{text} must be NAME=VALUE; names are {', '.join(METRICS)}")
     number = float(value)
     if not math.isfinite(number):
         raise ArgumentTypeError(f"{text} must be a finite number")

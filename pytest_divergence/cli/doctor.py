@@ -67,7 +67,7 @@ def _findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Find
     check_both_models(session.given)
     yield from _machine_findings(session.resolved.settings, session.root / FOLDER)
     if not session.has_models:
-        yield Finding("note", "no models are named: --model-1 and --model-2 check a pair too")
+        yield Finding("note", "no models are set: add --model-1 and --model-2 to check a pair too")
         return
     try:
         yield from cli.part("_fitness").pair_findings(session, is_measured=is_measured)
@@ -80,7 +80,7 @@ def _machine_findings(settings: Settings, folder: Path) -> Iterator[Finding]:
     yield from package_findings()
     yield cli.part("_fitness").device_finding(settings.device)
     yield _cache()
-    held = f"{_size(folder)} in it" if folder.is_dir() else "not made yet"
+    held = f"{_size(folder)} in it" if folder.is_dir() else "does not exist yet"
     yield Finding("ok", f"results: {folder.name}, {held}")
 
 
@@ -123,10 +123,10 @@ def _cache() -> Finding:
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         return Finding(
-            "fail", f"cache: {path} cannot be written; {CACHE_VARIABLE} names another folder"
+            "fail", f"cache: {path} is not writable; set {CACHE_VARIABLE} to another folder"
         )
-    held = f"{_size(path)} in it" if path.is_dir() else "not made yet"
-    return Finding("ok", f"cache: {path}, {held}; {CACHE_VARIABLE} moves it")
+    held = f"{_size(path)} in it" if path.is_dir() else "does not exist yet"
+    return Finding("ok", f"cache: {path}, {held}; set {CACHE_VARIABLE} to move it")
 
 
 def _size(folder: Path) -> str:

@@ -21,8 +21,8 @@ def run(given: Namespace) -> int:
     tool = TOOLS[given.format]
     if given.output is not None and given.output.suffix not in tool.SUFFIXES:
         raise SettingsError(
-            f"--output={given.output} must end in {' or '.join(tool.SUFFIXES)}, by which "
-            f"{given.format} reads it"
+            f"--output={given.output} must end in {' or '.join(tool.SUFFIXES)}, or "
+            f"{given.format} cannot read it"
         )
     suites = [read_suite(path) for path in suites_meant(given.suites)]
     if not suites:
@@ -30,7 +30,7 @@ def run(given: Namespace) -> int:
     exported = tool.exported(suites)
     if exported.left_out:
         ids = ", ".join(case.id for case in exported.left_out)
-        complain(f"left out, without the models' answers: {ids}")
+        complain(f"left out because the models' answers are missing: {ids}")
     if given.output is None:
         give(exported.text)
     else:

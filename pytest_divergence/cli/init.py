@@ -94,7 +94,7 @@ def _agreed(changed: Sequence[_SetupFile]) -> bool:
     try:
         answer = input(f"\nwrite {_names(changed)}? [y/N] ")
     except EOFError:  # stdin is closed, so there is nobody to ask
-        say("\nadd --yes to write without being asked")
+        say("\nadd --yes to write without a question")
         return False
     return answer.strip().lower() in ("y", "yes")
 
@@ -109,7 +109,7 @@ def _next_steps(suite: str) -> list[str]:
     make = [] if folder.is_dir() else [f"  mkdir -p {shlex.quote(str(folder))}"]
     return [
         "",
-        "next, search, keep what you found, and commit it; the workflow replays it:",
+        "next: search, keep what you want, and commit it; the workflow replays it:",
         "  pytest-divergence discover",
         *make,
         f"  pytest-divergence promote latest {shlex.quote(suite)}",
@@ -125,12 +125,12 @@ def _setup_files(config: pytest.Config, models: Mapping[str, str], suite: str) -
     here = config.invocation_params.dir
     if not is_suite(suite) or safe_line(suite, len(suite)) != f'"{suite}"':
         raise SettingsError(
-            f"--suite={safe_line(suite)}: must be a path that ends in {SUITE_SUFFIX}"
+            f"--suite={safe_line(suite)} must be a path that ends in {SUITE_SUFFIX}"
         )
     ini = config.inipath or here / "pytest.ini"
     if ini.parent != here:
         raise SettingsError(
-            f"this folder is part of the project of {os.path.relpath(ini, here)}; run this in "
+            f"this folder belongs to the project of {os.path.relpath(ini, here)}; run this in "
             f"{os.path.relpath(ini.parent, here)}"
         )
     there = _settings_in(ini)
@@ -178,7 +178,7 @@ def _ini_file(
     if not missing:
         reference, candidate = (visible(str(spec), 200) for spec in specs)
         names = f"names {reference} and {candidate}"
-        return _SetupFile(path, path.name, f"{path.name}: {names}, stays as it is")
+        return _SetupFile(path, path.name, f"{path.name}: {names}, unchanged")
     before = _text(path) if path.exists() else None
     after = _with_settings(path, missing)
     is_new = "new" if before is None else "changed"
@@ -188,7 +188,7 @@ def _ini_file(
 def _conftest(here: Path) -> _SetupFile:
     path = here / "conftest.py"
     if path.exists():
-        return _SetupFile(path, path.name, f"{path.name}: stays as it is")
+        return _SetupFile(path, path.name, f"{path.name}: unchanged")
     text = (DATA / "conftest_template.py").read_text("utf-8")
     return _SetupFile(path, path.name, f"{path.name}: new", None, text)
 
@@ -199,7 +199,7 @@ def _workflow(here: Path, ini: Path, specs: Sequence[ModelSpec], suite: str) -> 
     path = root / WORKFLOW
     name = Path(os.path.relpath(path, here)).as_posix()
     if path.exists():
-        return _SetupFile(path, name, f"{name}: stays as it is")
+        return _SetupFile(path, name, f"{name}: unchanged")
     folder = here.relative_to(root).as_posix() if here != root else ""
     text = _rendered(
         folder=json.dumps(folder) if folder else "",  # which is YAML too
@@ -209,7 +209,7 @@ def _workflow(here: Path, ini: Path, specs: Sequence[ModelSpec], suite: str) -> 
         replay=shlex.join(["pytest-divergence", "replay", suite]),
     )
     is_local = any(spec.kind in ("folder", "adapter", "gguf") for spec in specs)
-    note = f"{name}: new" + ("; commit the models' folders too, CI needs them" if is_local else "")
+    note = f"{name}: new" + ("; commit the models' folders too: CI needs them" if is_local else "")
     return _SetupFile(path, name, note, None, text)
 
 
@@ -254,8 +254,8 @@ def _with_settings(path: Path, settings: Mapping[str, str]) -> str:
     if _parsed_or_none(path, changed) != expected:
         by_hand = "\n".join(f"  {line}" for line in [f"[{section}]", *lines[1:]])
         raise SettingsError(
-            f"{path.name} cannot be changed without a risk to what is in it; add these lines by "
-            f"hand, then run this again:\n{by_hand}"
+            f"{path.name} cannot be changed safely; add these lines by hand, then run this "
+            f"again:\n{by_hand}"
         )
     return changed
 

@@ -36,12 +36,12 @@ def _lines(promoted: Promoted, target: Path) -> Iterator[str]:
     yield f"wrote {number_of(len(promoted.written), 'case')} and {behaviours} to {target}"
     yield f"it now has {number_of(promoted.num_controls, 'control row')}"
     if promoted.kept:
-        there = number_of(len(promoted.kept), "chosen case")
-        stayed = "stayed as it was" if len(promoted.kept) == 1 else "stayed as they were"
-        yield f"{there} stood there already and {stayed} (--force replaces)"
+        kept = number_of(len(promoted.kept), "chosen case")
+        verb = "was" if len(promoted.kept) == 1 else "were"
+        yield f"{kept} {verb} already there and did not change (--force replaces)"
     if promoted.left_behind:
         ids = ", ".join(behaviour.id for behaviour in promoted.left_behind)
-        text = f"not chosen: {ids} (--behaviour ID or --all takes what no chosen case shows)"
+        text = f"not chosen: {ids} (use --behaviour ID or --all for what no chosen case shows)"
         yield from sentence(text, width=WIDTH)
     made = promoted.provenance
     models = {"model_1": made.reference.spec, "model_2": made.candidate.spec}

@@ -29,11 +29,13 @@ def _suites(name: str) -> list[str]:
     path = Path(name)
     if not path.is_dir():
         if not is_suite(name.partition("::")[0]):
-            raise SettingsError(f"{name} is no suite; name a *{SUITE_SUFFIX}, or a folder of them")
+            raise SettingsError(
+                f"{name} is not a suite; name a *{SUITE_SUFFIX}, or a folder of them"
+            )
         return [name]
     found = [str(suite) for suite in suites_below(path)]
     if not found:
         raise SettingsError(
-            f"there is no *{SUITE_SUFFIX} in {name}; search first, then promote what you keep"
+            f"there is no *{SUITE_SUFFIX} in {name}; run a search and promote its cases"
         )
     return found

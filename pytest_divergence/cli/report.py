@@ -32,7 +32,7 @@ def _write(path: Path, folder: Path, earlier: Earlier | None) -> int:
     try:
         make_folders(folder)
     except OSError as error:
-        raise StoreError(f"--output={folder} cannot be made: {error.strerror}") from None
+        raise StoreError(f"--output={folder} cannot be created: {error.strerror}") from None
     for written in write_reports(report, folder, suite=_suite_of(report, path), earlier=earlier):
         say(f"wrote {written}")
     return 0

@@ -64,7 +64,7 @@ def _text(value: object) -> str:
 
 def _places(config: pytest.Config) -> list[str]:
     ini = "-" if config.inipath is None else from_here(config.inipath)
-    return [f"{'ini file':16}{ini}", f"{'results go to':16}{places_of(config).own}"]
+    return [f"{'ini file':16}{ini}", f"{'results':16}{places_of(config).own}"]
 
 
 def _line(row: _Row) -> str:

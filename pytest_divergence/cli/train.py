@@ -35,13 +35,13 @@ def _train(given: Namespace, config: pytest.Config) -> int:
         left_out = len(folder.texts) - folder.planned.num_texts
         if left_out:
             listener.say(
-                f"{left_out} of {len(folder.texts)} texts are left out: longer than "
+                f"left out {left_out} of {len(folder.texts)} texts, longer than "
                 f"--max-text-tokens={folder.trainer.config.max_text_tokens}"
             )
         try:
             record, rows = folder.run(listener, force=given.force)
         except KeyboardInterrupt:
-            listener.say("interrupted; the same command goes on from here")
+            listener.say("interrupted; run the same command to continue")
             raise
     say_lines(training_lines(record, rows))
     say_lines(["", "files", *(f"  {given.output_dir / name}" for name in folder.files)])

@@ -129,7 +129,7 @@ def test_a_search_that_did_not_come_to_its_end_is_no_success(
     [
         (
             (),
-            "--model-1 is missing; give it, PYTEST_DIVERGENCE_MODEL_1, or divergence_model_1 in "
+            "--model-1 is missing; set it, PYTEST_DIVERGENCE_MODEL_1, or divergence_model_1 in "
             "the ini file",
         ),
         (("--model-1=base", "--model-2=./nowhere"), "--model-2: no folder './nowhere' here, and"),
@@ -156,7 +156,7 @@ def test_a_broken_conftest_is_explained_by_pytest(project: Project, command: Com
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
     assert done.stderr.endswith(
-        "error: pytest cannot set itself up in this folder; it says why above\n"
+        "error: pytest cannot start in this folder; see its message above\n"
     )
 
 

@@ -60,10 +60,12 @@ def test_the_machine_is_described_without_a_trace(
     assert lines[0].startswith("ok    pytest-divergence ")
     assert re.fullmatch(r"ok    packages: filelock [\d.]+, .* transformers [\d.]+", lines[1])
     assert "ok    device: cpu, 1 of " in lines[4]
-    assert lines[5].startswith(f"ok    cache: {cache}, not made yet; PYTEST_DIVERGENCE_CACHE moves")
+    assert lines[5].startswith(
+        f"ok    cache: {cache}, does not exist yet; set PYTEST_DIVERGENCE_CACHE to move"
+    )
     assert lines[6:] == [
-        "ok    results: .divergence, not made yet",
-        "note  no models are named: --model-1 and --model-2 check a pair too",
+        "ok    results: .divergence, does not exist yet",
+        "note  no models are set: add --model-1 and --model-2 to check a pair too",
     ]
     assert not cache.exists()
     assert not (project.path / ".divergence").exists()
@@ -81,8 +83,8 @@ def test_a_pair_that_fits_is_told_from_its_files(
         'ok    chat template: reference; "How do I tie a knot?" is 36 tokens',
         "ok    vocabulary: 271 rows in both models",
         "ok    a search needs about N of memory, of N free on cpu",
-        "note  how long a search takes: known after one, or by --measure; profile smoke, at most "
-        "40,000 forwarded tokens",
+        "note  the time of a search is unknown before the first one; use --measure; profile smoke, "
+        "at most 40,000 forwarded tokens",
     ]
 
 

@@ -22,7 +22,7 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 WROTE = f"""\
 wrote pytest.ini, conftest.py and {WORKFLOW}
 
-next, search, keep what you found, and commit it; the workflow replays it:
+next: search, keep what you want, and commit it; the workflow replays it:
   pytest-divergence discover
   mkdir -p tests
   pytest-divergence promote latest {SUITE}
@@ -64,7 +64,7 @@ def test_everything_is_shown_before_anything_is_written(project: Project, comman
     assert agreed.stdout.startswith(
         "pytest.ini: new\n"
         "conftest.py: new\n"
-        f"{WORKFLOW}: new; commit the models' folders too, CI needs them\n"
+        f"{WORKFLOW}: new; commit the models' folders too: CI needs them\n"
         "\n"
         "--- /dev/null\n"
         "+++ pytest.ini\n"
@@ -87,7 +87,7 @@ def test_where_no_one_can_be_asked_nothing_is_written(project: Project, command:
 
     assert done.returncode == 1
     assert done.stdout.endswith(
-        "? [y/N] \nadd --yes to write without being asked\nnothing was written\n"
+        "? [y/N] \nadd --yes to write without a question\nnothing was written\n"
     )
     assert files(project.path) == {}
 
@@ -102,9 +102,9 @@ def test_a_second_time_changes_nothing(
     assert main(["init", "--model-1=base", "--model-2=adapter"]) == 0
 
     assert capsys.readouterr().out == (
-        "pytest.ini: names base and ft, stays as it is\n"
-        "conftest.py: stays as it is\n"
-        f"{WORKFLOW}: stays as it is\n"
+        "pytest.ini: names base and ft, unchanged\n"
+        "conftest.py: unchanged\n"
+        f"{WORKFLOW}: unchanged\n"
         "nothing to do\n"
     )
     assert files(project.path) == before
@@ -226,7 +226,7 @@ def test_in_a_part_of_a_repository_the_workflow_goes_to_its_root(
         (("--model-1=base", "--model-2=./no"), "--model-2: no folder './no' here, and it is not"),
         (
             (*MODELS, "--suite=a.jsonl"),
-            '--suite="a.jsonl": must be a path that ends in .divergence',
+            '--suite="a.jsonl" must be a path that ends in .divergence',
         ),
     ],
 )
@@ -251,7 +251,7 @@ def test_a_part_of_another_project_is_refused(
     assert main(["init", "--model-1=owner/a", "--model-2=owner/b", "--yes"]) == 1
 
     assert capsys.readouterr().err == (
-        "error: this folder is part of the project of ../tox.ini; run this in ..\n"
+        "error: this folder belongs to the project of ../tox.ini; run this in ..\n"
     )
 
 
@@ -312,7 +312,7 @@ def test_the_ini_file_that_is_there_keeps_what_is_in_it(
     if after is None:
         assert code == 1
         assert left == before.replace("{{", "{").replace("}}", "}")
-        assert shown.err.startswith(f"error: {name} cannot be changed without a risk to what is in")
+        assert shown.err.startswith(f"error: {name} cannot be changed safely; add")
         assert f"\n  divergence_model_1 = {quote}base{quote}\n" in shown.err
         assert not (project.path / "conftest.py").exists()
         return

@@ -53,8 +53,8 @@ def test_one_case_on_other_models_passes(suites: Project, command: Command) -> N
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tests/test_unit.py", "is no suite; name a *.divergence.jsonl, or a folder of them"),
-        ("base", "there is no *.divergence.jsonl in base; search first, then promote what you"),
+        ("tests/test_unit.py", "is not a suite; name a *.divergence.jsonl, or a folder of them"),
+        ("base", "there is no *.divergence.jsonl in base; run a search and promote its cases"),
     ],
 )
 def test_what_is_no_suite_is_a_usage_error(

@@ -109,7 +109,7 @@ def test_the_later_page_shows_what_changed(capsys: pytest.CaptureFixture[str]) -
     [
         (["nowhere"], "error: nowhere does not exist; name a suite, or the folder of a run's"),
         (["x.divergence.jsonl"], "x.divergence.jsonl is not the report of a run; name a report"),
-        (["--output", "x.divergence.jsonl"], "--output=x.divergence.jsonl cannot be made: File"),
+        (["--output", "x.divergence.jsonl"], "--output=x.divergence.jsonl cannot be created: File"),
     ],
 )
 def test_what_cannot_be_done_is_said(

@@ -20,7 +20,7 @@ divergence_pairs =
 """
 TABLE = """\
 ini file        tox.ini
-results go to   .divergence
+results         .divergence
 
 model-1         base                          ini
 model-2         an-adapter/of/the-customer-support-team,dtype=float32  command line
@@ -121,4 +121,4 @@ def test_in_a_subfolder_the_projects_ini_file_holds(
     assert main(["show-config"]) == 0
 
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["ini file        ../tox.ini", "results go to   ../.divergence"]
+    assert lines[:2] == ["ini file        ../tox.ini", "results         ../.divergence"]

@@ -97,11 +97,11 @@ def test_a_behaviour_is_accepted_in_the_suites_of_the_project(
     [
         (
             ("accept", SURE.id),
-            "there is no suite in ../.divergence/suites; search first, or name one",
+            "there is no suite in ../.divergence/suites; run a search, or name a suite",
         ),
         (
             ("export", "--format=inspect"),
-            "there is no suite in ../.divergence/suites; search first, or name one",
+            "there is no suite in ../.divergence/suites; run a search, or name a suite",
         ),
         (
             ("promote", "latest", SUITE),

@@ -220,7 +220,7 @@ def test_an_interrupted_training_goes_on_to_the_same_end(
         patched.setattr(training_module._Training, "take_step", stop)
         code, _, err = train("--num-epochs=4")
     assert code == 130
-    assert "interrupted; the same command goes on from here" in err
+    assert "interrupted; run the same command to continue" in err
     assert record(folder / "out")["status"] == "training"
     assert (folder / "out" / "training.checkpoint.safetensors").is_file()
     steps.clear()
@@ -473,7 +473,7 @@ def test_texts_that_are_too_long_are_counted(train: Train) -> None:
     code, _, err = train("--max-text-tokens=30", "--num-epochs=1")
 
     assert code == 0
-    assert "1 of 5 texts are left out: longer than --max-text-tokens=30" in err
+    assert "left out 1 of 5 texts, longer than --max-text-tokens=30" in err
 
 
 @pytest.mark.parametrize(
@@ -488,7 +488,7 @@ def test_texts_that_are_too_long_are_counted(train: Train) -> None:
         ("--temperature=-1", "argument --temperature: -1 must be 0 or more"),
         ("--position=above", "argument --position: invalid choice: 'above'"),
         ("--objective=likelihood", "argument --objective: invalid choice: 'likelihood'"),
-        ("--min-metric=kl=1", "argument --min-metric: kl=1 must be NAME=VALUE, with a name of "),
+        ("--min-metric=kl=1", "argument --min-metric: kl=1 must be NAME=VALUE; names are "),
         ("--num-steps=3", "argument --num-steps: not allowed with argument --num-epochs"),
     ],
 )

@@ -105,7 +105,7 @@ def test_llm_comparator_gets_both_answers(capsys: pytest.CaptureFixture[str]) ->
     assert main(["export", str(SUITE), "--format=llm-comparator"]) == 0
 
     shown = capsys.readouterr()
-    assert shown.err == f"left out, without the models' answers: {case_id('By hand')}\n"
+    assert shown.err == f"left out because the models' answers are missing: {case_id('By hand')}\n"
     document = json.loads(shown.out)
     assert document["models"] == [{"name": "base"}, {"name": "ft"}]
     assert document["metadata"] == {
@@ -169,7 +169,7 @@ def bare() -> Path:
     [
         (
             ["--format=inspect", "--output=samples.json", str(SUITE)],
-            "--output=samples.json must end in .jsonl, by which inspect reads it",
+            "--output=samples.json must end in .jsonl, or inspect cannot read it",
         ),
         (
             ["--format=promptfoo", str(SUITE), "again.divergence.jsonl"],

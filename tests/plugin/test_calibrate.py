@@ -174,8 +174,8 @@ def test_the_environment_names_what_the_command_line_does_not(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "--model-1 is missing; give it, PYTEST_DIVERGENCE_MODEL_1, or divergence_model_1 in"),
-        (("--model-1=base",), "--model-2 is missing; give it, PYTEST_DIVERGENCE_MODEL_2, or"),
+        ((), "--model-1 is missing; set it, PYTEST_DIVERGENCE_MODEL_1, or divergence_model_1 in"),
+        (("--model-1=base",), "--model-2 is missing; set it, PYTEST_DIVERGENCE_MODEL_2, or"),
         ((*MODELS, "--dtype=int4"), "--divergence-dtype=int4: must be one of auto, float32, bfl"),
         (
             (*MODELS, "--metric=jss"),

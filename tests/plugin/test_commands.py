@@ -39,8 +39,8 @@ def test_promote_says_what_it_wrote_and_how_to_replay_it(project: Project, searc
     assert done.outlines == [
         f"wrote 2 cases and 1 behaviour to {TARGET}",
         "it now has 1 control row",
-        f"not chosen: {SURE.id} (--behaviour ID or --all takes what",
-        "no chosen case shows)",
+        f"not chosen: {SURE.id} (use --behaviour ID or --all for",
+        "what no chosen case shows)",
         f"replay it: pytest {TARGET} --model-1 base --model-2 ft",
     ]
 
@@ -64,10 +64,10 @@ def test_adding_says_what_stayed(project: Project, searched: Path) -> None:
     assert again.outlines[:3] == [
         f"wrote 1 case and 2 behaviours to {TARGET}",
         "it now has 1 control row",
-        "1 chosen case stood there already and stayed as it was (--force replaces)",
+        "1 chosen case was already there and did not change (--force replaces)",
     ]
     once_more = command(project, "promote", str(searched), TARGET, "--add", "--all")
-    assert "2 chosen cases stood there already and stayed as they were" in shown(once_more)
+    assert "2 chosen cases were already there and did not change" in shown(once_more)
 
 
 def test_a_refused_promotion_is_one_sentence(project: Project, searched: Path) -> None:
