@@ -68,7 +68,7 @@ def _ways(families: dict[str, Record]) -> list[tuple[str, str, str]]:
         how, _, why = SUBJECT.sub("", record["reason"]).partition(", which is slower: ")
         ends = {code(error) if error else OTHER_NUMBERS for error in END.findall(why)}
         ways.setdefault((how.removeprefix("is read "), ", ".join(sorted(ends))), []).append(name)
-    return [(how, why, _names(names)) for (how, why), names in ways.items()]
+    return [(how, why, _names(names)) for (how, why), names in sorted(ways.items())]
 
 
 def _names(families: Iterable[str]) -> str:
