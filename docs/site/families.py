@@ -12,9 +12,9 @@ from docs.site.markdown import code, table
 RECORDS = Path(__file__).parents[2] / "tests" / "zoo" / "families.json"
 """Written by `python -m tests.zoo.records`, compared with what comes true by `tests/zoo`."""
 Record = dict[str, str]
-SUBJECT = re.compile(r"^the (reference|candidate), an? \w+, |^model_\d: ")
+SUBJECT = re.compile(r"^the (reference|candidate)(, an? \w+,| \([^)]*\)) |^model_\d: \S+ ")
 """How a message begins that speaks of one model."""
-END = re.compile(r"it (?:raises (\w+)|parts from plain passes)")
+END = re.compile(r"it (?:raises (\w+)|\w+ from plain passes)")
 """What ends a way of reading: an error, or numbers."""
 OTHER_NUMBERS = "other numbers"
 
@@ -52,13 +52,13 @@ passes or end in an error of transformers. A line says so when such a model is l
 {table(("how it is read", "what ends the faster ways", "families"), _ways(slower))}
 ## Refused
 
-{table(("family", "why"), _rows(refused, "reason"))}
+{table(("why", "families"), _reasons(refused, "reason"))}
 ## Without soft prompts
 
 These are measured, but no soft prompt can be trained for them; the other strategies of a search
 work.
 
-{table(("family", "why"), _rows(without, "without_soft_prompts"))}"""
+{table(("why", "families"), _reasons(without, "without_soft_prompts"))}"""
 
 
 def _ways(families: dict[str, Record]) -> list[tuple[str, str, str]]:
@@ -68,12 +68,16 @@ def _ways(families: dict[str, Record]) -> list[tuple[str, str, str]]:
         how, _, why = SUBJECT.sub("", record["reason"]).partition(", which is slower: ")
         ends = {code(error) if error else OTHER_NUMBERS for error in END.findall(why)}
         ways.setdefault((how.removeprefix("is read "), ", ".join(sorted(ends))), []).append(name)
-    return [(how, why, _names(names)) for (how, why), names in ways.items()]
+    return [(how, why, _names(names)) for (how, why), names in sorted(ways.items())]
 
 
 def _names(families: Iterable[str]) -> str:
     return ", ".join(map(code, families))
 
 
-def _rows(families: dict[str, Record], key: str) -> list[tuple[str, str]]:
-    return [(code(name), SUBJECT.sub("", record[key])) for name, record in families.items()]
+def _reasons(families: dict[str, Record], key: str) -> list[tuple[str, str]]:
+    """Return each reason, and whose it is."""
+    reasons: dict[str, list[str]] = {}
+    for name, record in families.items():
+        reasons.setdefault(SUBJECT.sub("", record[key]), []).append(name)
+    return [(reason, _names(names)) for reason, names in reasons.items()]
