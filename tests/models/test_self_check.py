@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import (
     BartConfig,
@@ -262,6 +263,32 @@ def test_a_fork_leaves_the_rows_that_it_came_from() -> None:
 
     for logits, added in zip([*fork.logits, *state.logits], (70, 71, 72), strict=True):
         assert torch.allclose(logits, bare(side, *range(50, 60), added)[-1], atol=1e-4)
+
+
+def test_a_model_is_tried_with_its_adapter_too() -> None:
+    base = tiny_model(config=mpt())
+    with torch.random.fork_rng(), quiet_transformers():
+        torch.manual_seed(0)
+        config = LoraConfig(r=2, target_modules=["Wqkv"], init_lora_weights=False)
+        wrapped: Any = get_peft_model(base, config)
+    said: list[str] = []
+
+    pair = ModelPair.from_models(base, wrapped, tiny_tokenizer(), say=said.append)
+
+    name = type(base).__name__
+    assert [line.split(": ")[0] for line in said] == [
+        f"the {role}, a {name}, is read {BATCHED}, which is slower"
+        for role in ("reference", "candidate")
+    ]
+    with torch.no_grad():
+        ids = torch.tensor([*PREFIX, 50, 51, 52])
+        ours = pair.candidate.logits([ids[3:], BODIES[1]], prefix=PREFIX, num_logits=1)[0, 0]
+        with local(pair.candidate).activate():
+            exact = bare(local(pair.candidate), *ids.tolist())[-1]
+        with local(pair.reference).activate():
+            other = bare(local(pair.reference), *ids.tolist())[-1]
+    assert torch.allclose(ours, exact, atol=1e-5)
+    assert not torch.allclose(ours, other, atol=1e-2)
 
 
 @pytest.mark.parametrize("is_candidate", [False, True])
