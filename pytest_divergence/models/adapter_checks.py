@@ -1,8 +1,8 @@
-"""Looks at an adapter's folder before anything of it is loaded.
+"""Checks of an adapter's folder, made before anything in it is loaded.
 
-An adapter is a stranger's input like any model folder, and it can reach further: PEFT imports,
-fetches and rebuilds what its config says. What may change anything but the adapter's own layers is
-refused by name. Whether the weights are the adapter's, `pytest_divergence.models.adapters` knows.
+An adapter is untrusted input like any model folder, and can do more: PEFT imports, fetches and
+rebuilds what its config says. Keys that may change anything but the adapter's own layers are
+refused by name. Its weights are checked by `pytest_divergence.models.adapters`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FETCHING_KEYS: dict[str, tuple[object, ...]] = {
     "adapters": (None, {}),
     "shadow_model": (None, "mirror"),
 }
-"""By what PEFT fetches for an adapter (X-LoRA's parts, a shadow's backbone): what fetches none."""
+"""Values that make PEFT fetch nothing for an adapter (X-LoRA's parts, a shadow's backbone)."""
 OTHER_MODEL_KEYS = {
     "layer_replication": "which builds the base anew from its layers, so that the reference would "
     "be another model than the one that was named",
@@ -30,21 +30,21 @@ OTHER_MODEL_KEYS = {
     "comparison would be of the base with itself",
     "arrow_config": "which mixes other adapters that lie elsewhere",
 }
-"""Keys that make another model of the base, or of the adapter, than the two that are compared."""
+"""Keys that turn the base or the adapter into another model than the user named."""
 HARMLESS_INITS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
-"""Ways to begin a LoRA that leave the base's weights alone; PiSSA, OLoRA, CorDA, LoftQ do not."""
+"""LoRA initialisations that leave the base's weights alone; PiSSA, OLoRA, CorDA, LoftQ do not."""
 MODULE_KEYS = ("_modules", "_pattern", "_parameters", "_indices", "_bd_a", "_bd_b")
-"""Endings of keys whose texts PEFT matches against names of modules."""
+"""Endings of keys whose texts PEFT matches against module names."""
 MOST_NAMES = 1_000
-"""Texts by which an adapter of few tensors may name modules: each is held against every module."""
+"""Texts by which an adapter of few tensors may name modules: PEFT tries each on every module."""
 MERGE = "Work it into a full model with merge_and_unload() and give that folder."
 
 
 def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
-    """The parsed `adapter_config.json`, once nothing in it reaches beyond the adapter's own layers.
+    """The parsed `adapter_config.json`, if nothing in it reaches beyond the adapter's own layers.
 
-    Raises `ModelLoadError` also where the weights are no safetensors, and for regular expressions
-    that could take for ever.
+    Raises `ModelLoadError`, also if the weights are not safetensors, and for regular expressions
+    that could take forever.
     """
     check_files(folder, role=role)
     config = read_json_object(folder / "adapter_config.json", role=role)
@@ -89,7 +89,7 @@ def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
 
 
 def _screen_effects(config: dict[str, Any], folder: Path, *, role: str) -> None:
-    """Refuse what changes the base, or makes the adapter another than the one that was named."""
+    """Refuse a config that changes the base, or makes the adapter another than the named one."""
     path = f"{role}: {folder}/adapter_config.json"
     for key, effect in OTHER_MODEL_KEYS.items():
         if config.get(key):
@@ -101,7 +101,7 @@ def _screen_effects(config: dict[str, Any], folder: Path, *, role: str) -> None:
             f"weights (trained biases), so one copy cannot serve both models. {MERGE}"
         )
     name = init.lower() if isinstance(init, str) else init
-    if not any(name is one or name == one for one in HARMLESS_INITS):
+    if not any(name is harmless or name == harmless for harmless in HARMLESS_INITS):
         raise ModelLoadError(
             f"{path} sets init_lora_weights to {safe_line(str(init))}: the adapter changes the "
             "base's own weights (an initialisation that takes part of them), so one copy cannot "

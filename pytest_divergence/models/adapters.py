@@ -1,7 +1,7 @@
 """A PEFT adapter on a base: exactly the named one, on exactly the named base.
 
-PEFT warns of an adapter whose weights are not there, and loads whatever else a file holds into the
-base. Here every key of the file is one of the adapter's own, every weight of the adapter is in the
+PEFT only warns of an adapter without its weights, and loads whatever else a file holds into the
+base. Here every key of the file must be the adapter's own, every weight of the adapter is in the
 file, and the base keeps its modules and its bytes. The names are compared without any weights too,
 before the base is loaded.
 """
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PREFIX = "base_model.model."
-"""Before each name in an adapter's file."""
+"""Prefix of each name in an adapter's file."""
 COPY = ".base_layer."
-"""In the name of an embedding's own weights, which PEFT stores beside its adapter."""
+"""Part of the name of an embedding's own weights, which PEFT stores beside its adapter."""
 
 
 def adapter_name(side: SidePlan) -> str:
-    """The name by which a side's adapter is known to PEFT; it must be a name of a module."""
+    """The name of a side's adapter in PEFT; it must be valid as a module name."""
     return side.role.lstrip("-").replace(".", "_")
 
 
 def require_peft(side: SidePlan) -> None:
-    """Raise `ModelLoadError` where an adapter cannot be loaded for want of peft."""
+    """Raise `ModelLoadError` if loading an adapter needs peft, and it is not installed."""
     if importlib.util.find_spec("peft") is None:
         raise ModelLoadError(
             f"{side.role} is an adapter; loading it needs peft: "
@@ -55,7 +55,7 @@ def require_peft(side: SidePlan) -> None:
 
 
 def check_fit(side: SidePlan, skeleton: PreTrainedModel) -> str | None:
-    """What loading alone can tell of an adapter, once nothing else speaks against it.
+    """Note about what only loading can tell of an adapter; None if all is checked.
 
     Wraps `skeleton`, its base without weights, for good. Raises the `ModelLoadError` that
     `add_adapter` would raise.
@@ -73,10 +73,10 @@ def check_fit(side: SidePlan, skeleton: PreTrainedModel) -> str | None:
 
 
 def add_adapter(side: SidePlan, base: PreTrainedModel | PeftModel) -> PeftModel:
-    """A PEFT model with the adapter beside those that it has already.
+    """A PEFT model with the adapter added to those that it already has.
 
-    Raises `ModelLoadError` for an adapter that is not whole, holds more than its own weights, or
-    changes anything of its base.
+    Raises `ModelLoadError` for an adapter that is incomplete, holds more than its own weights, or
+    changes anything in its base.
     """
     require_peft(side)
     check_is_whole(base, role=side.role)  # type: ignore[arg-type]
@@ -87,11 +87,11 @@ def add_adapter(side: SidePlan, base: PreTrainedModel | PeftModel) -> PeftModel:
 
 
 class NeedsWeightsError(Exception):
-    """A method of adapting begins with the base's weights, so it cannot be tried without them."""
+    """The adapter's method starts from the base's weights, so it cannot be tried without them."""
 
 
 class _Attached:
-    """An adapter that was loaded on a base, and what the base was before."""
+    """An adapter loaded on a base, with the base's state before."""
 
     model: PeftModel
 
@@ -140,7 +140,7 @@ class _Attached:
             raise NeedsWeightsError from problem
 
     def check(self) -> None:
-        """Raise `ModelLoadError` where adapter or base are not what was named."""
+        """Raise `ModelLoadError` if adapter or base are not what the user named."""
         foreign, missing = self._foreign(), self._missing()
         what = f"{self._side.role}: the adapter {self._side.spec}"
         own = [key for key in foreign if self._is_of_base(key)]
@@ -178,7 +178,7 @@ class _Attached:
             )
 
     def _foreign(self) -> list[str]:
-        """Keys of the file that are none of the adapter's own."""
+        """Keys of the file that are not the adapter's own."""
         found = self._stored - self._own - self.copies
         if found and self._own - self._stored:  # renamed by PEFT as transformers renames the base's
             found = {key for key in found if self._is_of_base(key)}
@@ -198,7 +198,7 @@ class _Attached:
 
 
 def _check_config(side: SidePlan, config: Any) -> None:
-    """Raise `ModelLoadError` for virtual tokens, and for what the installed peft passes over."""
+    """Raise `ModelLoadError` for virtual tokens, and for keys that the installed peft ignores."""
     assert side.folder is not None  # an adapter is a folder
     if config.is_prompt_learning or config.is_adaption_prompt:
         raise ModelLoadError(
@@ -216,7 +216,7 @@ def _check_config(side: SidePlan, config: Any) -> None:
 
 
 def _check_shapes(side: SidePlan, base: nn.Module) -> None:
-    """Raise `ModelLoadError` where an adapter's matrices do not fit its base, or its own config."""
+    """Raise `ModelLoadError` if an adapter's matrices do not fit its base or its own config."""
     assert side.base is not None  # `resolve_pair` gives each adapter its base
     unwrap: Any = getattr(base, "get_base_model", lambda: base)
     modules = dict(_plain_modules(unwrap()))
@@ -235,7 +235,7 @@ def _check_shapes(side: SidePlan, base: nn.Module) -> None:
 
 
 def _check_ranks(side: SidePlan, shapes: Shapes) -> None:
-    """Raise `ModelLoadError` for ranks of which PEFT would make matrices that are in no file."""
+    """Raise `ModelLoadError` for ranks that would give matrices larger than any in the file."""
     assert side.folder is not None  # an adapter is a folder
     config = read_json_object(side.folder / "adapter_config.json", role=side.role)
     patterns = config.get("rank_pattern")
@@ -278,7 +278,7 @@ def _shape_problem(key: str, shape: tuple[int, ...], modules: dict[str, nn.Modul
 
 
 def _plain_modules(module: Any, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The modules of a base by their own names, as if no adapter were there."""
+    """The modules of a base by the names that they have without an adapter."""
     while type(module).__module__.split(".")[0] == "peft":
         inner = getattr(module, "base_layer", None)
         module = inner if inner is not None else getattr(module, "original_module", None)

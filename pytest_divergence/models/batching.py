@@ -1,4 +1,4 @@
-"""Rows in flight: sorted by length, run in micro-batches, fewer at a time when memory ends.
+"""Batches of rows: sorted by length, run in micro-batches, smaller ones if memory runs out.
 
 A row's result does not depend on its batch, so neither sorting nor halving changes a number.
 """
@@ -15,12 +15,12 @@ from torch import Tensor
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 Prefix = tuple[int, ...]
-"""Token ids that rows begin with and share."""
+"""Token ids that all rows of a batch begin with."""
 
 FREE_PADDING = 64
-"""Padded positions that no batch is cut for."""
+"""Padded positions that are accepted in any batch."""
 MAX_PADDING_SHARE = 0.25
-"""Padded positions beyond that, as a share of the real ones."""
+"""Further padded positions that are accepted, as a share of the real ones."""
 
 
 def map_batches(
@@ -33,8 +33,8 @@ def map_batches(
 ) -> list[Result]:
     """`compute` over micro-batches of similar length; results in the order of `rows`.
 
-    No batch is cut to save fewer than `free_padding` padded positions. Where memory ends the batch
-    is halved and tried again, down to one row.
+    No batch is split to save fewer than `free_padding` padded positions. If memory runs out, the
+    batch is halved and tried again, down to one row.
     """
     order = sorted(range(len(rows)), key=lambda index: length(rows[index]))
     results: dict[int, Result] = {}
@@ -84,7 +84,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _num_alike(lengths: Sequence[int], free_padding: int) -> int:
-    """How many rows, shortest first, go together before padding costs more than a batch saves."""
+    """Number of rows, shortest first, to batch before padding costs more than a batch saves."""
     total = 0
     for count, longest in enumerate(lengths):
         total += longest

@@ -1,7 +1,7 @@
 """From a prompt to token ids: the chat format that both models of a pair share.
 
-Knows one tokenizer and one template; does not know the models. Control tokens that stand in a
-prompt as text stay text.
+Knows one tokenizer and one template; does not know the models. Control tokens that a
+prompt contains as text stay text.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from pytest_divergence.models.template_trial import MAX_RENDERED, check_template
 Prompt = str | Sequence[Message]
 
 PROBES = ("alpha", "7 omega?")
-"""Contents that no tokenizer merges alike: what their renderings share is the template's own."""
+"""Contents so unlike that all that their renderings share comes from the template."""
 FROZEN_ARGUMENTS = {"date_string": "01 Jan 2026"}
-"""Some templates print today's date; a prompt must not change overnight."""
+"""Template arguments held fixed: some templates print today's date, which would change prompts."""
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """How a prompt is written for both models; without a template, as plain text to continue."""
+    """Format of a prompt for both models; without a template, plain text to continue."""
 
     tokenizer: PreTrainedTokenizerBase
     template: str | None
@@ -45,7 +45,7 @@ class ChatFormat:
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Ids of the whole prompt, ready for the response's first token.
 
-        Raises `DivergenceError` where the template refuses the messages, or where the installed
+        Raises `DivergenceError` if the template refuses the messages, or if the installed
         transformers cannot keep control tokens inside a prompt as text.
         """
         turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
@@ -73,7 +73,7 @@ class ChatFormat:
         return tuple(first[: _num_shared(first, second)][::-1])
 
     def split(self, prompt_ids: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
-        """The shared prefix and the rest, or an empty prefix where the ids do not begin with it."""
+        """The shared prefix and the rest, or an empty prefix if the ids do not begin with it."""
         prefix = self.shared_prefix
         if len(prompt_ids) > len(prefix) and tuple(prompt_ids[: len(prefix)]) == prefix:
             return prefix, list(prompt_ids[len(prefix) :])
@@ -85,7 +85,7 @@ class ChatFormat:
         return decoded if isinstance(decoded, str) else "".join(decoded)
 
     def has_control_tokens(self, text: str) -> bool:
-        """Whether a special token stands in the text as text."""
+        """Whether the text contains a special token as text."""
         return any(token in text for token in self.tokenizer.all_special_tokens)
 
     @property

@@ -1,8 +1,8 @@
-"""Layers whose inner values are not kept for the backward pass, but computed a second time in it.
+"""Layers whose inner values are computed again in the backward pass instead of kept for it.
 
-What transformers offers for it asks for a model in training mode, where some layers drop out, and
-its recomputation knows nothing of an adapter that was switched off meanwhile: the loss would be the
-same and the gradient another. Here the side is entered again for each layer that is recomputed
+The checkpointing of transformers needs a model in training mode, where some layers drop out, and
+its recomputation does not know that an adapter was switched off meanwhile: the loss would be the
+same and the gradient wrong. Here the side is activated again for each layer that is recomputed
 (Chen et al. 2016, arXiv:1604.06174).
 """
 
@@ -24,7 +24,7 @@ from pytest_divergence.models.switches import Activate
 
 @contextmanager
 def checkpointed_layers(model: nn.Module, activate: Activate, *, role: str) -> Iterator[None]:
-    """Within it, a forward pass keeps each layer's input only, where gradients are wanted.
+    """Let forward passes within it keep only each layer's input for gradients.
 
     The pass must not use a key-value cache: layers would add to it twice. Raises `SettingsError`
     for a model without layers that can be recomputed.

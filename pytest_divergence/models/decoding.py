@@ -1,7 +1,7 @@
 """Continuations: greedy, sampled at a temperature, or decoded from amplified logits.
 
-Each sampled row draws from a random stream of its own, named by a seed, so that a continuation
-does not depend on the rows beside it. Nothing of a model's generation config is used.
+Each sampled row draws from its own random stream, named by a seed, so a continuation does not
+depend on the other rows. Nothing of a model's generation config is used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pytest_divergence.models.side import Decoding, Side
 
 Row = TypeVar("Row")
 DECODING_BATCH = 64
-"""Rows decoded together: a step reads all weights however few rows there are."""
+"""Rows decoded together: each step reads all weights, however few rows there are."""
 DECODING_FREE_PADDING = 512
-"""Padded positions that no decoding batch is cut for: its steps cost more than they do."""
+"""Padded positions accepted in any decoding batch: more steps would cost more."""
 Choose = Callable[[list[Tensor], int], Tensor]
-"""From each side's logits (B, V), and the step, to the next ids (B,)."""
+"""Function from each side's logits (B, V) and the step to the next ids (B,)."""
 
 
 def row_seed(*parts: object) -> int:

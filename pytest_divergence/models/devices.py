@@ -1,6 +1,6 @@
-"""On which device, in which dtype and with which attention a model runs.
+"""Device, dtype and attention that a model runs with.
 
-Answers for one model; what two of them have in common is `pytest_divergence.models.load_plan`'s.
+Answers for one model; what two have in common is decided by `pytest_divergence.models.load_plan`.
 Does not load anything (`pytest_divergence.models.loading`).
 """
 
@@ -29,7 +29,7 @@ SMALL_MODEL_BYTES = 4 * 1024**3
 
 @dataclass(frozen=True)
 class Placement:
-    """One model's place: `device`, or by `is_spread` GPUs first, then the CPU, then the disk."""
+    """One model's place: `device`, or with `is_spread` the GPUs, then the CPU, then the disk."""
 
     device: torch.device
     is_spread: bool = False
@@ -38,10 +38,10 @@ class Placement:
 def placement(
     own_device: str | None, device_map: str | None, device: torch.device, *, role: str
 ) -> Placement:
-    """Where a full model goes: as its spec says of it, else on the session's `device`.
+    """The place of a full model: as its spec says, else the session's `device`.
 
-    Raises `ModelLoadError` for a device that is not there, and without accelerate where it is
-    needed.
+    Raises `ModelLoadError` for a device that is not there, and if accelerate is needed but not
+    installed.
     """
     if device_map is not None:
         if device_map != "auto" or own_device is not None:
@@ -60,14 +60,14 @@ def placement(
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is the first GPU, else the CPU; raises `ModelLoadError` for one that is not there."""
+    """The device of that name, for `auto` the first GPU or the CPU; raises `ModelLoadError`."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return usable_device(device, option=setting("device"))
 
 
 def usable_device(name: str, *, option: str) -> torch.device:
-    """The device of that name; raises `ModelLoadError` naming the option where it is not there."""
+    """The device of that name; raises `ModelLoadError` naming the option if it is not there."""
     try:
         chosen = torch.device(name)
         torch.empty(1, device=chosen)
@@ -95,13 +95,13 @@ def default_dtype(folder: Path | None, device: torch.device) -> torch.dtype:
 
 
 def class_without_sdpa(config: PreTrainedConfig) -> str | None:
-    """The model's class where it is not written for torch's own attention, as Gemma 2 is not."""
+    """The model's class if it does not support torch's own attention, as Gemma 2; else None."""
     model: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     return None if getattr(model, "_supports_sdpa", True) else str(model.__name__)
 
 
 def check_is_whole(base: PreTrainedModel, *, role: str) -> None:
-    """Raise `ModelLoadError` where an adapter's base is not in the memory of its devices."""
+    """Raise `ModelLoadError` if an adapter's base is not entirely in the memory of its devices."""
     if any(weight.is_meta for weight in base.parameters()):
         raise ModelLoadError(
             f"{role} is an adapter, and its base did not fit: accelerate left part of it on the "
@@ -111,7 +111,7 @@ def check_is_whole(base: PreTrainedModel, *, role: str) -> None:
 
 
 def present_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """All weights by name, read one at a time where accelerate keeps them elsewhere."""
+    """All weights by name, loaded one at a time if accelerate keeps them elsewhere."""
     for name, weight in model.state_dict().items():
         if not weight.is_meta:
             yield name, weight

@@ -1,7 +1,7 @@
-"""Which model it is: digests, so that a carried number is never taken for another model's.
+"""Digests that identify a model, so that a stored number is never used for another model.
 
-Names, sizes and headers are equal across retrainings, so whole files are hashed; a memo by path and
-state of a file makes that cheap the second time.
+Names, sizes and headers stay equal across retrainings, so whole files are hashed; a memo by path
+and state of a file makes that cheap the second time.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ BESIDE_TOKENIZER = (
     "chat_template.json",
     "generation_config.json",  # says which tokens end an answer
 )
-"""Files that change how text is read or ends, and make no tokenizer by themselves."""
+"""Files that change how text is read or ends, but are not a tokenizer by themselves."""
 FileState = tuple[int, int, int, int]
 """Size, times of content and inode, and inode number."""
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What one model of a pair is: shown to people, and digested for caches."""
+    """Identity of one model of a pair: shown to people, and digested for caches."""
 
     spec: str
     kind: str
@@ -58,17 +58,17 @@ def weights_digest(folder: Path) -> str:
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """sha256 over the tokenizer's files, chat templates and what ends an answer among them."""
+    """sha256 over the tokenizer's files, among them chat templates and what ends an answer."""
     names = (*TOKENIZER_FILES, *BESIDE_TOKENIZER)
     files = [folder / name for name in names if (folder / name).is_file()]
     return _combined([*files, *sorted((folder / TEMPLATES).glob("*.jinja"))])
 
 
 def file_state(path: Path) -> FileState:
-    """What tells a changed file from itself, without reading it.
+    """State of a file by which a change shows, without reading it.
 
-    The inode's own time is part of it: whoever writes in place can set the time of the content
-    back, as `rsync --inplace --times` does, but not that one.
+    Includes the inode's change time: a program that writes in place can set the content's time
+    back, as `rsync --inplace --times` does, but not the inode's.
     """
     found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
@@ -103,7 +103,7 @@ def hub_commit(folder: Path) -> str | None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a tokenizer lies in a folder: checkpoints of a training often have none."""
+    """Whether a folder holds a tokenizer: checkpoints of a training often have none."""
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 

@@ -1,7 +1,7 @@
-"""Looks at a model folder before anything of it is executed or loaded.
+"""Checks of a model folder, made before anything in it is executed or loaded.
 
-A model folder is a stranger's input: keys of `config.json` select code, and pickled weights run
-it. Everything refused here is refused by name, with the way out.
+A model folder is untrusted input: keys of `config.json` select code, and pickled weights run
+it. Every refusal names what is wrong and how to fix it.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ MOST = {
     **dict.fromkeys(("head", "heads", "expert", "experts", "groups", "codebooks"), 10_000),
     **dict.fromkeys(("label", "labels"), 100_000),
 }
-"""The largest number that a key of a config may have, by a word of the key: each makes objects.
+"""Largest number that a key of a config may have, by a word of the key: each creates objects.
 
-Several times what the largest known models have. What makes tensors is held against the tensors
-that are there (`pytest_divergence.models.skeletons`).
+Several times what the largest known models have. Keys that create tensors are compared with the
+tensors in the files (`pytest_divergence.models.skeletons`).
 """
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 
 
 def screen_model_folder(folder: Path, *, role: str) -> dict[str, Any]:
-    """The parsed `config.json` of a full model, once it and the files beside it are acceptable.
+    """The parsed `config.json` of a full model, if it and the files beside it are acceptable.
 
-    Raises `ModelLoadError` where a key selects code, the model is not a causal language model of
-    one stack, a number is out of all proportion, or the weights are not safetensors.
+    Raises `ModelLoadError` if a key selects code, the model is not a causal language model of
+    one stack, a number is far too large, or the weights are not safetensors.
     """
     check_files(folder, role=role)
     config = read_json_object(folder / "config.json", role=role)
@@ -64,11 +64,11 @@ def screen_model_folder(folder: Path, *, role: str) -> dict[str, Any]:
 
 
 def check_all_is_loaded(loading_info: dict[str, Any], *, what: str) -> None:
-    """Raise `ModelLoadError` where transformers' loading left anything out, or made anything up.
+    """Raise `ModelLoadError` if transformers left weights out, or initialised any at random.
 
-    It only says so in its log. What it made up at random would be compared, and what it left out
-    (a reward model's head, layers behind the last) is part of the model that was named. What an
-    architecture declares to be of no use is in none of its lists.
+    It only logs that. Random weights would be compared, and weights that it left out (a reward
+    model's head, layers after the last) are part of the model that was named. Weights that an
+    architecture declares unused are in none of its lists.
     """
     missing = sorted(loading_info["missing_keys"])
     if missing:
@@ -92,7 +92,7 @@ def check_all_is_loaded(loading_info: dict[str, Any], *, what: str) -> None:
 
 
 def _num_tensors(folder: Path, *, role: str) -> int:
-    """How many tensors a folder's files hold, all of which must say what they hold."""
+    """Number of tensors in a folder's files, each of which must have a readable header."""
     count = 0
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -145,7 +145,7 @@ def _screen_config(config: dict[str, Any], folder: Path, *, role: str) -> None:
 
 
 def _screen_numbers(config: dict[str, Any], folder: Path, num_tensors: int, *, role: str) -> None:
-    """Refuse numbers that would have a model take all time and memory before a weight is read."""
+    """Refuse numbers with which a model would take all time and memory before loading a weight."""
     for key, value in config.items():
         if isinstance(value, bool) or not isinstance(value, int):
             continue
@@ -165,7 +165,7 @@ def _screen_numbers(config: dict[str, Any], folder: Path, num_tensors: int, *, r
 
 
 def _screen_index(index: Path, *, role: str) -> None:
-    """Refuse an index of shards that leads to a pickle or out of the folder."""
+    """Refuse an index of shards that names a pickle or a file outside the folder."""
     shards = read_json_object(index, role=role).get("weight_map")
     for name in shards.values() if isinstance(shards, dict) else ():
         text = str(name)

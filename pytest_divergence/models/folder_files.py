@@ -1,7 +1,7 @@
-"""What may be read of a model folder: regular files of a sane size, looked at before one is opened.
+"""Files of a model folder that may be read: regular ones of a sane size, checked before opening.
 
-A pipe is read for ever, and so is a device; a link to a file, as in the Hub's cache, is as good as
-the file. Does not know what stands in the files.
+Reading a pipe or a device might never end; a link to a file, as in the Hub's cache, is as good as
+the file. Does not know what the files contain.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.quantities import amount
 
 READ_WHOLE = (".json", ".jinja", ".txt", ".model")
-"""Endings of what is read into memory at once."""
+"""Endings of files that are read into memory at once."""
 MAX_CONFIG_BYTES = 16 * 2**20
 MAX_TEXT_BYTES = 512 * 2**20
-"""Of a tokenizer's files and an index of shards; the largest known ones have a tenth of it."""
+"""Limit for a tokenizer's files and an index of shards: ten times the largest known ones."""
 CONFIGS = ("config.json", "adapter_config.json", "generation_config.json")
 TEMPLATES = "additional_chat_templates"
-"""The one folder inside a model folder that is read."""
+"""The only folder inside a model folder that is read."""
 SYSTEM = ("proc", "sys")
 """Folders of the system whose files are not what they seem."""
 
@@ -35,13 +35,13 @@ Shapes = dict[str, tuple[int, ...]]
 def check_files(folder: Path, *, role: str) -> None:
     """Raise `ModelLoadError` for a file that cannot be read to its end, or is far too large.
 
-    All files count: whatever ends in `.safetensors` is hashed, and a tokenizer reads what it finds.
+    All files count: all that end in `.safetensors` are hashed, and a tokenizer reads what it finds.
     """
     inside = folder / TEMPLATES
     for path in (*sorted(folder.iterdir()), *(sorted(inside.iterdir()) if inside.is_dir() else ())):
         try:
             found = path.stat()
-        except OSError:  # a link to nowhere: whoever needs the file says that it is not there
+        except OSError:  # a broken link: whoever needs the file reports that it is missing
             if path.suffix == ".safetensors":
                 raise ModelLoadError(
                     f"{role}: {path} is a link that leads to no file; take it out of the folder, "
@@ -91,12 +91,12 @@ def stored_shapes(*files: Path) -> Shapes:
 
 
 def num_stored(shapes: Shapes) -> int:
-    """How many numbers the tensors hold together."""
+    """Total number of values in the tensors."""
     return sum(map(math.prod, shapes.values()))
 
 
 def model_shapes(folder: Path) -> Shapes:
-    """The tensors of a model folder; none where its files cannot be read, which loading says."""
+    """The tensors of a model folder; none if its files cannot be read, which loading reports."""
     try:
         return stored_shapes(*sorted(folder.glob("*.safetensors")))
     except (SafetensorError, OSError):

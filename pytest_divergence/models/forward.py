@@ -1,7 +1,7 @@
 """One forward pass of any causal model: padded rows in, logits out.
 
-Knows what architectures and versions of transformers call things, which of them take what, and by
-which library a CPU multiplies matrices faster. Does not know prefixes, roles or which tokens are
+Knows the argument names of architectures and versions of transformers, and with which library a CPU
+multiplies matrices faster. Does not know prefixes, roles or which tokens are
 compared.
 """
 
@@ -22,15 +22,15 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params", "state")
-"""What models call what they keep of a row, the newest name first: transformers 5.24 renamed it."""
+"""Names that models give their cache argument, the newest first: transformers 5.24 renamed it."""
 
 CPU_INFO = Path("/proc/cpuinfo")
 MKL_IS_SLOW_ON = "AuthenticAMD"
-"""A maker, as that file names it."""
+"""A CPU maker, as `CPU_INFO` names it."""
 MAX_ERROR = 1e-5
-"""Of a product's entries, as a share of the largest: float32 reads 1e-6, bfloat16 4e-3."""
+"""Largest error of a product, as a share of its largest entry: float32 has 1e-6, bfloat16 4e-3."""
 PROBED_ROWS = (1, 16, 256)
-"""How many rows the products have on which oneDNN is tried."""
+"""Numbers of rows of the products on which oneDNN is tried."""
 
 
 @dataclass
@@ -67,13 +67,13 @@ def at_the_end(parts: Sequence[Tensor], length: int) -> Tensor:
 
 
 class ForwardPass:
-    """A model as a function of rows, and of what was read before."""
+    """A model as a function of rows and of a cache of earlier ones."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         parameters = _forward_parameters(type(model))
         self._keeps_logits = "logits_to_keep" in parameters
-        # By a name that a model merely swallows, it would keep nothing of what it has read.
+        # A model that accepts a cache under an unknown name ignores it, and would keep nothing.
         known = [name for name in CACHE_ARGUMENTS if name in parameters]
         self._cache_argument = known[0] if known else None
 
@@ -107,7 +107,7 @@ class ForwardPass:
 
         `row` is ids (L,) or embeddings (L, D) that follow what `cache` holds. The logits are at its
         last `num_logits` positions, or at all of fewer: (N, rows of the head), in float32. The
-        cache is None where the model keeps none.
+        cache is None if the model keeps none.
         """
         output = self._output(row[None], cache, num_logits, use_cache=use_cache)
         kept = (
@@ -138,16 +138,16 @@ def _last(output: Any, num_logits: int) -> Tensor:
 
 @contextmanager
 def fast_matmul(model: PreTrainedModel | None = None) -> Iterator[None]:
-    """Within it, float32 products on the CPU are computed by oneDNN where that is faster.
+    """Let oneDNN compute float32 products on the CPU within it, if that is faster.
 
-    torch's setting is one for the process, and is as before afterwards, like the `model` whose
+    torch's setting applies to the whole process; it is restored afterwards, like the `model` whose
     forward pass it is.
 
     torch multiplies float32 matrices with MKL, which uses a CPU's widest vectors only on the CPUs
-    of its own maker. oneDNN uses them on any, but torch hands it float32 products only where the
+    of its own maker. oneDNN uses them on any CPU, but torch gives it float32 products only if the
     caller allows bfloat16 for them; a CPU without instructions for bfloat16 tiles computes them in
-    float32 all the same. So it is allowed for the length of a pass, where a probe shows that
-    nothing is lost by it.
+    float32 all the same. So bfloat16 is allowed during a pass if a probe shows that no precision
+    is lost.
     """
     if not onednn_is_better():
         yield
@@ -158,7 +158,7 @@ def fast_matmul(model: PreTrainedModel | None = None) -> Iterator[None]:
 
 @cache
 def onednn_is_better() -> bool:
-    """Whether this CPU is one that MKL is slow on, and oneDNN keeps float32's precision there."""
+    """Whether MKL is slow on this CPU and oneDNN keeps float32's precision on it."""
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not has_onednn or MKL_IS_SLOW_ON not in _cpu_maker():
         return False
@@ -167,7 +167,7 @@ def onednn_is_better() -> bool:
 
 
 def _forward_parameters(model: type) -> set[str]:
-    """What `forward` takes, by name, also where a subclass hands on `**kwargs`."""
+    """Names of the arguments of `forward`, also those that a subclass passes on by `**kwargs`."""
     forwards = [kind.__dict__["forward"] for kind in model.__mro__ if "forward" in kind.__dict__]
     return {name for forward in forwards for name in inspect.signature(forward).parameters}
 
@@ -185,7 +185,7 @@ def _through_onednn() -> Iterator[None]:
 
 @contextmanager
 def _contiguous_head(model: PreTrainedModel | None) -> Iterator[None]:
-    """The last positions of a batch are a slice, for which oneDNN would copy the head for each."""
+    """Give the head contiguous rows: oneDNN would copy it for each row of a slice of a batch."""
     head = None if model is None else model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if not isinstance(head, torch.nn.Module):
         yield

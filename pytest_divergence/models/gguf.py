@@ -30,40 +30,40 @@ from pytest_divergence.models.tokenizers import num_tokens
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
 LOCK_SECONDS = 3600.0
-"""How long another process may take to convert a file."""
+"""Longest wait for another process that converts a file."""
 PACKAGES = ("gguf", "accelerate")
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-"""Keys of a config by which two models are of one shape."""
+"""Keys of a config that must agree for two models to have one shape."""
 LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 SPACE = "▁"
-"""How tokens write a space where GGUF's own tokenizers may write one."""
+"""Mark that tokens use for a space; GGUF's own tokenizers may use a plain space."""
 PADDING = re.compile(r"\[PAD\d+\]|<dummy\d+>")
-"""What llama.cpp's converter calls rows of the embedding that no token has."""
+"""Names that llama.cpp's converter gives to rows of the embedding without a token."""
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-"""Of the format."""
+"""Supported versions of the format."""
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a number, by its type."""
 INTEGERS = (0, 1, 2, 3, 4, 5, 10, 11)
-"""Types of whole numbers, of which a negative one reads as a very large one here."""
+"""Types of integers; a negative one is taken for a very large one here."""
 STRING, ARRAY = 8, 9
-"""Types of other values."""
+"""Types of strings and arrays."""
 MAX_DIMENSIONS = 4
 MAX_WEIGHTS_PER_BYTE = 8
-"""The densest formats keep a weight in more than one bit."""
+"""Limit of density: all formats store a weight in more than one bit."""
 TOKENS_KEY = "tokenizer.ggml.tokens"
 LAYERS_KEY = ".block_count"
-"""The end of the key by which a model's layers are made."""
+"""Ending of the key that sets a model's number of layers."""
 MAX_HEADER_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What is needed of a header before the file is read."""
+    """The part of a header that is needed before the file is read."""
 
     tokens: tuple[str, ...]
-    """By id; none where the file has no tokenizer."""
+    """Tokens by id; none if the file has no tokenizer."""
 
 
 def gguf_folder(path: Path, *, like: Path | None, role: str, say: Say) -> Path:
@@ -95,7 +95,7 @@ def gguf_folder(path: Path, *, like: Path | None, role: str, say: Say) -> Path:
 
 
 def ready_gguf_folder(path: Path, *, like: Path | None, role: str) -> Path | None:
-    """The folder of a GGUF file where it is there already; None: `gguf_folder` has to make it."""
+    """The folder of a GGUF file if it exists already; None: `gguf_folder` has to make it."""
     read_gguf_header(path, role=role)
     folder = user_cache_path() / "gguf" / _folder_name(path, like)
     return folder if folder.is_dir() else None
@@ -140,7 +140,7 @@ def convert_gguf(
 
 
 def read_gguf_header(path: Path, *, role: str) -> GgufHeader:
-    """Walk the header of a file. Raises `ModelLoadError` where it is not one of a sound GGUF.
+    """Walk the header of a file. Raises `ModelLoadError` if it is not that of a valid GGUF.
 
     The `gguf` package trusts the counts: a file of 97 kB kept it busy for 87 s and 7.7 GB. Nothing
     is handed to it before this has walked the header. Format: ggml's docs/gguf.md, versions 2 and
@@ -157,13 +157,13 @@ def read_gguf_header(path: Path, *, role: str) -> GgufHeader:
 
 
 def _folder_name(path: Path, like: Path | None) -> str:
-    """By all that the folder is made from: the file, and the other model's config and tokenizer."""
+    """Name from all that the folder is made of: the file, the other model's config, tokenizer."""
     config = (like / "config.json").read_text("utf-8") + tokenizer_digest(like) if like else ""
     return f"{file_digest(path)[:24]}-{text_digest(config)[:8]}"
 
 
 def _complete(own: Any, other: Any) -> Any:
-    """The other model's config, with what the file may differ in; its own where shapes differ."""
+    """The other model's config with the file's own values; the file's config if shapes differ."""
     if any(getattr(own, name, None) != getattr(other, name, None) for name in SHAPE):
         return own
     for name in ("vocab_size", "tie_word_embeddings"):
@@ -172,7 +172,7 @@ def _complete(own: Any, other: Any) -> Any:
 
 
 def _added_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> list[str]:
-    """The tokens of a file behind those that the other model knows, which must be the same."""
+    """The tokens of a file after those that the other model knows, which must be the same."""
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(like, **LOCAL)
     for token, token_id in tokenizer.get_vocab().items():
@@ -198,7 +198,7 @@ def _added_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> list[str
 
 
 class _Reader:
-    """A place in the bytes of a header that moves on; ValueError where they make no sense."""
+    """A cursor in the bytes of a header; raises ValueError if they make no sense."""
 
     def __init__(self, data: bytes, file_size: int) -> None:
         self._data = data
@@ -238,7 +238,7 @@ class _Reader:
         return math.prod(shape)
 
     def _value(self, kind: int, *, is_wanted: bool) -> list[str]:
-        """The strings of a wanted array; other values are stepped over."""
+        """The strings of a wanted array; other values are skipped."""
         if kind == STRING:
             self._take(self._number("<Q"))
             return []

@@ -1,7 +1,7 @@
-"""Keys and values that are computed once: of chat prefixes, and of prompts that are read again.
+"""Keys and values computed once: of chat prefixes, and of prompts that are used again.
 
-Knows the layers of key-value caches and what these forget; does not know what is asked of a prompt
-that was read.
+Knows the layers of key-value caches and what these forget; does not know what a prompt is used
+for.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from pytest_divergence.models.forward import ForwardPass, Padded
 from pytest_divergence.models.output_head import input_device
 
 Row = tuple[Prefix, tuple[int, ...]]
-"""A prefix that is shared, and the ids after it."""
+"""A shared prefix, and the ids after it."""
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values of every layer, each (B, heads, positions, size)."""
 
 KEPT_BYTES = 256 * 2**20
-"""Of keys and values that one model keeps: what is read beyond them is read again."""
+"""Limit of the keys and values that one model keeps; prompts beyond it are read again."""
 
 
 @dataclass(frozen=True)
 class PrefixedRows:
-    """Rows of ids (L,) or embeddings (L, D), and what they go on from."""
+    """Rows of ids (L,) or embeddings (L, D), and the prefix that they continue."""
 
     prefix: Prefix
-    """Empty where none is shared: then it stands in the rows."""
+    """Empty if none is shared: the rows then contain it."""
     shared: Layers | None
-    """Keys and values of it."""
+    """Keys and values of the prefix."""
     bodies: Sequence[Tensor]
 
     @property
@@ -50,7 +50,7 @@ class PrefixedRows:
         return replace(self, bodies=[self.bodies[index] for index in chosen])
 
     def attention_mask(self, padded: Padded) -> Tensor:
-        """Of all positions of the rows once they are padded: (B, len(prefix) + padded ones)."""
+        """Mask of all positions of the padded rows: (B, len(prefix) + padded length)."""
         shared = padded.mask.new_ones(len(padded.mask), len(self.prefix))
         return torch.cat([shared, padded.mask], dim=1)
 
@@ -61,24 +61,24 @@ class Prefixes:
     def __init__(
         self, model: PreTrainedModel, forward: ForwardPass, *, are_shared: bool = True
     ) -> None:
-        """Compute nothing before it is asked for, and share nothing where `are_shared` is False."""
+        """Compute nothing yet; share nothing if `are_shared` is False."""
         self._model = model
         self._forward = forward
         self._computed: dict[Prefix, Layers | None] = {}
         self.are_shared = are_shared and not getattr(model, "_is_stateful", False)
-        """Whether the model keeps keys and values at all, which rows can go on from."""
+        """Whether the model keeps keys and values that rows can continue from."""
 
     @cached_property
     def _window(self) -> int | None:
-        """The fewest positions that a layer attends to; None where each attends to all."""
+        """The fewest positions that any layer attends to; None if every layer attends to all."""
         layers = DynamicCache(config=self._model.config).layers
         windows = [getattr(layer, "sliding_window", None) for layer in layers]
         return min((window for window in windows if isinstance(window, int)), default=None)
 
     def shared(self, prefix: Prefix, *, longest: int) -> Layers | None:
-        """What rows of at most `longest` tokens go on from; None where they must read it each.
+        """Keys and values that rows of at most `longest` tokens continue; None: each reads it.
 
-        Padding stands between a prefix and a short row: a window must reach over it, and forget
+        Padding lies between the prefix and a short row: a window must reach across it, and forget
         nothing.
         """
         if not prefix or not self.are_shared:
@@ -98,25 +98,25 @@ class Prefixes:
         return keys_and_values(cache, len(prefix))
 
     def new_cache(self, shared: Layers | None, size: int) -> DynamicCache:
-        """A cache of `size` rows that have read a prefix, or nothing."""
+        """A cache of `size` rows that have read the prefix, or nothing."""
         cache = _whole_cache(self._model)
         for index, (keys, values) in enumerate(shared or []):
             cache.update(keys.expand(size, -1, -1, -1), values.expand(size, -1, -1, -1), index)
         return cache
 
     def pack_left(self, cache: DynamicCache, mask: Tensor) -> Tensor:
-        """Move each row's padding before all else where a layer has a window; return the mask.
+        """Move each row's padding to its beginning if a layer has a window; return the mask.
 
-        What is decoded next moves the window on, and a gap in a row would let it see less of it.
+        Each decoded token moves the window on, and padding inside a row would take up part of it.
         """
         if self._window is None or torch.equal(mask, mask.cummax(dim=1).values):
             return mask
         order = mask.argsort(dim=1, stable=True)
         layer: Any  # of many classes
         for layer in cache.layers:
-            if getattr(layer, "keys", None) is None:  # a state that has no positions
+            if getattr(layer, "keys", None) is None:  # a recurrent state without positions
                 continue
-            # Keys know their own place in the text: it is only what is forgotten that order tells.
+            # Keys carry their own positions; order only decides which of them a window forgets.
             index = order[:, None, :, None].to(layer.keys.device)
             layer.keys = layer.keys.gather(2, index.expand_as(layer.keys))
             layer.values = layer.values.gather(2, index.expand_as(layer.values))
@@ -125,17 +125,17 @@ class Prefixes:
 
 @dataclass(frozen=True)
 class ReadBatch:
-    """Prompts that were read in one pass, padded on the left; what they share is left out."""
+    """Prompts read in one pass, padded on the left, without their shared prefix."""
 
     layers: Layers
     logits: Tensor
-    """What follows each prompt: (B, V)."""
+    """Logits of the token after each prompt: (B, V)."""
 
     @classmethod
     def of(cls, layers: Layers, logits: Tensor, *, longest: int) -> ReadBatch:
-        """Of a pass over rows of at most `longest` tokens: its cache, and logits (B, N, V).
+        """The batch of a pass over rows of at most `longest` tokens, with logits (B, N, V).
 
-        Copies, so that neither the prefix of each row nor the other logits stay in memory.
+        Copies, so that neither each row's prefix nor the other logits stay in memory.
         """
         kept = [
             (keys[:, :, -longest:].clone(), values[:, :, -longest:].clone())
@@ -146,48 +146,48 @@ class ReadBatch:
     @cached_property
     def num_bytes(self) -> int:
         """Memory that its tensors take."""
-        tensors = [self.logits, *(one for both in self.layers for one in both)]
-        return sum(one.numel() * one.element_size() for one in tensors)
+        tensors = [self.logits, *(tensor for layer in self.layers for tensor in layer)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 Place = tuple[ReadBatch, int]
-"""Where a prompt was read: the batch, and which row of it."""
+"""The batch in which a prompt was read, and its row there."""
 
 
 @dataclass
 class PromptCache:
     """Prompts that one model has read, up to `KEPT_BYTES`.
 
-    One prompt is scored, judged for its naturalness and answered in several ways, one after the
-    other. What all of these begin with are its keys and values, and the logits that say where a
-    model goes on from.
+    A prompt is scored, judged for its naturalness and answered in several ways, one after the
+    other. All of these begin with its keys and values, and with the logits of the token after
+    it.
     """
 
     _places: dict[Row, Place] = field(default_factory=dict)
     _num_bytes: int = 0
 
     def get(self, row: Row) -> Place | None:
-        """Where it was read; None where it was not, or was not kept."""
+        """Batch and row of a prompt; None if it was not read, or not kept."""
         return self._places.get(row)
 
     def keep(self, rows: Sequence[Row], batch: ReadBatch) -> None:
-        """Remember the rows of a batch, unless they take too much memory, or are all known."""
+        """Remember the rows of a batch, unless they take too much memory or all are known."""
         is_new = not self._places.keys() >= set(rows)
         if is_new and self._num_bytes + batch.num_bytes <= KEPT_BYTES:
             self._num_bytes += batch.num_bytes
             self._places.update((row, (batch, index)) for index, row in enumerate(rows))
 
     def forget(self) -> None:
-        """Let all of them go."""
+        """Forget all prompts."""
         self._places.clear()
         self._num_bytes = 0
 
 
 def keys_and_values(cache: DynamicCache, num_positions: int) -> Layers | None:
-    """Of all layers; None where these are not all that a layer knows of what was read.
+    """Keys and values of all layers; None if a layer keeps less, or something else besides.
 
-    A layer that attends to a window forgets what lies before it; those of other kinds keep a
-    recurrent state, or an index, besides.
+    A layer that attends to a window forgets the positions before it; other kinds of layers also
+    keep a recurrent state or an index.
     """
     found: Layers = []
     for layer in cache.layers:
@@ -204,7 +204,7 @@ def keys_and_values(cache: DynamicCache, num_positions: int) -> Layers | None:
 def gather(
     places: Sequence[Place], lengths: Sequence[int], cache: DynamicCache
 ) -> tuple[Tensor, DynamicCache]:
-    """The logits (B, V) after prompts of those lengths, and their keys and values in one cache.
+    """Logits (B, V) after prompts of these lengths, and their keys and values in one cache.
 
     `cache` holds those of the prefix, if any; the prompts are padded on the left to the longest of
     them.
@@ -225,9 +225,9 @@ def gather(
 
 
 def _whole_cache(model: PreTrainedModel) -> DynamicCache:
-    """A cache of which no layer forgets: how far a layer looks back is for the model's mask to say.
+    """A cache in which no layer forgets: the model's mask limits how far a layer looks back.
 
-    A config may name windows that its model does not know, and there a window changes nothing.
+    A config may name windows that its model does not use; there they change nothing.
     """
     cache = DynamicCache(config=model.config)
     cache.layers = [
@@ -238,7 +238,7 @@ def _whole_cache(model: PreTrainedModel) -> DynamicCache:
 
 
 def _by_batch(places: Sequence[Place]) -> Iterator[tuple[ReadBatch, list[int], list[int]]]:
-    """Each batch, the rows of it that are wanted, and the places that they go to."""
+    """Each batch, its rows that are wanted, and their positions among all wanted rows."""
     found: dict[int, tuple[ReadBatch, list[int], list[int]]] = {}
     for place, (batch, row) in enumerate(places):
         _, rows, positions = found.setdefault(id(batch), (batch, [], []))
@@ -250,11 +250,11 @@ def _by_batch(places: Sequence[Place]) -> Iterator[tuple[ReadBatch, list[int], l
 def _rows(batch: ReadBatch, layer: int, rows: list[int], longest: int) -> tuple[Tensor, Tensor]:
     """Keys and values of some rows at their last `longest` positions.
 
-    No wanted prompt is longer, so what else comes along is masked as padding, of whatever it is.
+    No wanted prompt is longer; positions before a shorter one are masked as padding.
     """
     keys, values = (
-        pad(_selected(one[:, :, -longest:], rows), (0, 0, max(0, longest - one.shape[-2]), 0))
-        for one in batch.layers[layer]
+        pad(_selected(kept[:, :, -longest:], rows), (0, 0, max(0, longest - kept.shape[-2]), 0))
+        for kept in batch.layers[layer]
     )
     return keys, values
 

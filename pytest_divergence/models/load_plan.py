@@ -1,7 +1,7 @@
-"""From two specs to a `LoadPlan`: what they stand for, answered once, before anything is loaded.
+"""From two specs to a `LoadPlan`: all that loading needs to know, settled before it starts.
 
-Everything becomes a local folder first and is screened, but for what a plugin is to load. Identity,
-memory, preflight and loading read the same plan. Does not load models
+Everything but a plugin's model becomes a local folder first and is screened. Identity, memory,
+preflight and loading use the same plan. Does not load models
 (`pytest_divergence.models.loading`).
 """
 
@@ -61,7 +61,7 @@ Signature = tuple[tuple[str, FileState], ...]
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How both models are loaded, but where a model's own spec says otherwise."""
+    """Options that both models are loaded with, unless a model's own spec says otherwise."""
 
     device: str = "auto"
     dtype: str = "auto"
@@ -77,31 +77,31 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class LoadContext:
-    """Where specs are written, and who is asked and told about them."""
+    """Context of a pair of specs: where they are written, who loads them and gets messages."""
 
     root: Path | None = None
-    """Relative folders start here; None: in the working folder."""
+    """Folder that relative folders start from; None: the working directory."""
     roles: tuple[str, str] = field(default_factory=lambda: (setting("model_1"), setting("model_2")))
     """The specs' names in messages."""
     say: Say = lambda _: None
     """Takes messages for people."""
     provider: ModelProvider | None = None
-    """Loads what it has a fingerprint for, and what no rule here understands."""
+    """Loader of models that it has a fingerprint for, or whose spec no rule here understands."""
     is_offline: bool = False
-    """Nothing is downloaded or made ready: a model that is not here yet has no folder."""
+    """Whether downloads and conversions are off: a model that is not here yet has no folder."""
 
 
 @dataclass(frozen=True)
 class SidePlan:
-    """A spec and the local folder that it stands for; None where a plugin loads it, or not here."""
+    """A spec and its local folder; the folder is None if a plugin loads it, or it is not here."""
 
     spec: ModelSpec
     folder: Path | None
     role: str
     fingerprint: str | None = None
-    """What the plugin says to tell the model from others by."""
+    """The plugin's text that identifies the model."""
     loaded: LoadedModel | None = None
-    """What the plugin loaded; only while a pair is loaded."""
+    """The plugin's model; set only while a pair is loaded."""
     base: SidePlan | None = None
     """The full model that an adapter was trained on."""
 
@@ -112,17 +112,17 @@ class SidePlan:
 
     @property
     def full_model(self) -> SidePlan:
-        """Whose weights are loaded: the base of an adapter, or this model itself."""
+        """The model whose weights are loaded: the base of an adapter, or this model itself."""
         return self.base or self
 
     @property
     def is_known(self) -> bool:
-        """Whether the model can be told from others before it is loaded."""
+        """Whether the model can be identified before it is loaded."""
         return self.folder is not None or self.fingerprint is not None
 
     @property
     def named_base(self) -> str | None:
-        """The base that an adapter says it was made from: shown, never followed."""
+        """The base that an adapter's config names: shown, never loaded."""
         assert self.folder is not None  # an adapter is a folder
         config = read_json_object(self.folder / "adapter_config.json", role=self.role)
         name = config.get("base_model_name_or_path")
@@ -150,7 +150,7 @@ class SidePlan:
 
     @cached_property
     def config(self) -> PreTrainedConfig:
-        """What transformers reads from the folder's config.json."""
+        """The config that transformers reads from the folder's config.json."""
         assert self.folder is not None  # what no plugin loads is a folder
         with quiet_transformers(), self.load_errors():
             config: PreTrainedConfig = AutoConfig.from_pretrained(
@@ -159,7 +159,7 @@ class SidePlan:
         return config
 
     def is_same_as(self, other: SidePlan) -> bool:
-        """Whether both stand for one model."""
+        """Whether both are the same model."""
         if self.folder is None:
             return self.spec == other.spec
         if self.folder != other.folder or self._numerics != other._numerics:
@@ -170,14 +170,14 @@ class SidePlan:
 
     @property
     def _numerics(self) -> str:
-        """What was asked for of this model alone that changes its numbers, but no weight."""
+        """Options of this model alone that change its numbers, but not its weights."""
         spec = self.full_model.spec
         asked = {"attn_implementation": spec.attn_implementation, "dtype": spec.dtype}
         return "".join(f",{name}={value}" for name, value in asked.items() if value is not None)
 
     @contextmanager
     def load_errors(self) -> Iterator[None]:
-        """Whatever a stranger's files raise inside becomes one error that names the option."""
+        """Turn whatever untrusted files raise inside it into one error that names the option."""
         try:
             yield
         except ModelLoadError:
@@ -192,9 +192,9 @@ class SidePlan:
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What the two specs of a pair stand for, and how they are loaded.
+    """Both models of a pair by their specs, and how they are loaded.
 
-    What costs time is computed on first use and kept. What raises `ModelLoadError` names the
+    Expensive answers are computed on first use and kept. Each `ModelLoadError` names the
     option.
     """
 
@@ -202,7 +202,7 @@ class LoadPlan:
     candidate: SidePlan
     options: LoadOptions
     seen: Mapping[Path, Signature] = field(default_factory=dict)
-    """The folders, as they were when they were screened."""
+    """The state of the folders when they were screened."""
 
     @property
     def is_current(self) -> bool:
@@ -216,28 +216,28 @@ class LoadPlan:
 
     @property
     def is_known(self) -> bool:
-        """Whether both models can be told from others before they are loaded."""
+        """Whether both models can be identified before they are loaded."""
         return all(side.is_known for side in self.sides)
 
     @property
     def is_here(self) -> bool:
-        """Whether all that is loaded lies in local folders."""
-        return all(one.folder for side in self.sides for one in (side, side.full_model))
+        """Whether both models and their bases are local folders."""
+        return all(side.folder and side.full_model.folder for side in self.sides)
 
     @property
     def identities(self) -> tuple[ModelIdentity, ModelIdentity]:
-        """What both models are."""
+        """Identities of both models."""
         return self.reference.identity, self.candidate.identity
 
     @cached_property
     def tokenizer_digest(self) -> str:
-        """sha256 of the reference's tokenizer; a plugin's fingerprint stands for that too."""
+        """sha256 of the reference's tokenizer; a plugin's fingerprint covers it too."""
         reference = self.reference.full_model
         return tokenizer_digest(reference.folder) if reference.folder else reference.digest
 
     @cached_property
     def candidate_tokenizer_digest(self) -> str | None:
-        """sha256 of the candidate's own tokenizer; None where it has none."""
+        """sha256 of the candidate's own tokenizer; None if it has none."""
         candidate = self.candidate.full_model
         if self.has_one_model or candidate.folder is None or self.lacks_tokenizer:
             return None
@@ -245,7 +245,7 @@ class LoadPlan:
 
     @property
     def arithmetic(self) -> str | None:
-        """Each model's dtype and attention implementation; None where a plugin loads one."""
+        """Each model's dtype and attention implementation; None if a plugin loads one."""
         if any(side.full_model.folder is None for side in self.sides):
             return None
         both = zip(self.dtypes, self.attentions, strict=True)
@@ -264,15 +264,15 @@ class LoadPlan:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where both models are, but where their specs say otherwise."""
+        """The device of both models, unless their specs say otherwise."""
         return resolve_device(self.options.device)
 
     @cached_property
     def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
-        """The dtype that each model's spec names, else the one of both models."""
+        """The dtype that each model's spec names, else the pair's."""
         asked = named_dtype(None if self.options.dtype == "auto" else self.options.dtype)
-        # What a plugin loaded cannot change.
-        loaded = next((one.loaded.model.dtype for one in self.sides if one.loaded), None)
+        # A plugin's model keeps its dtype.
+        loaded = next((side.loaded.model.dtype for side in self.sides if side.loaded), None)
         of_both = asked or loaded or default_dtype(self.reference.full_model.folder, self.device)
         reference, candidate = (named_dtype(side.full_model.spec.dtype) for side in self.sides)
         return reference or of_both, candidate or of_both
@@ -286,7 +286,7 @@ class LoadPlan:
 
     @property
     def attention_note(self) -> str | None:
-        """What people are told where a model cannot run with torch's own attention."""
+        """Note about a model that cannot run with torch's own attention; None if there is none."""
         asked = [side.full_model.spec.attn_implementation for side in self.sides]
         without = self._classes_without_sdpa
         if not without or None not in asked:
@@ -296,12 +296,12 @@ class LoadPlan:
     @cached_property
     def _classes_without_sdpa(self) -> list[str]:
         full = (side.full_model for side in self.sides)
-        found = (class_without_sdpa(one.config) for one in full if one.loaded is None)
+        found = (class_without_sdpa(side.config) for side in full if side.loaded is None)
         return sorted({name for name in found if name})
 
     @cached_property
     def placements(self) -> tuple[Placement, Placement]:
-        """Where both models go: as each spec says, else on the pair's device."""
+        """The place of each model: as its spec says, else on the pair's device."""
         first, spec = self._placement(self.reference.full_model), self.candidate.spec
         if not self.candidate.is_adapter or spec.base is not None:
             return first, self._placement(self.candidate.full_model)
@@ -318,7 +318,7 @@ class LoadPlan:
 
     @cached_property
     def weights(self) -> Mapping[str, int]:
-        """Bytes of weights by device, or on `EVERYWHERE` where accelerate spreads a model.
+        """Bytes of weights by device, or on `EVERYWHERE` if accelerate spreads a model.
 
         A folder counts once on each device: the same model twice is loaded once. Raises what
         reading the files raises.
@@ -349,7 +349,7 @@ def resolve_pair(
 
 
 class _Resolution:
-    """The specs of one pair on their way to folders: each is looked up and screened once."""
+    """Turns the specs of a pair into folders: looks each up and screens it once."""
 
     def __init__(self, context: LoadContext) -> None:
         self._context = context
@@ -393,7 +393,7 @@ class _Resolution:
         return self._found[place]
 
     def _unpacked(self, side: SidePlan, other: SidePlan) -> SidePlan:
-        """A GGUF file with the folder that it is converted to, with the other model's config."""
+        """A GGUF file's side with its converted folder, which has the other model's config."""
         if side.spec.kind != "gguf":
             return side
         like = None if other.is_adapter else other.folder
@@ -406,7 +406,7 @@ class _Resolution:
             return replace(side, folder=gguf_folder(path, like=like, role=side.role, say=say))
 
     def _with_base(self, side: SidePlan, *, default: SidePlan | None) -> SidePlan:
-        """An adapter with its base: the one that its spec names, else `default`."""
+        """An adapter's side with its base: the model that its spec names, else `default`."""
         spec = side.spec
         if side.folder is not None and spec.base is not None and not side.is_adapter:
             raise ModelLoadError(
@@ -445,13 +445,13 @@ class _Resolution:
 
     def _screen(self, side: SidePlan) -> None:
         if side.folder is not None and side.folder not in self.seen:
-            seen = _signature(side.folder)  # before: what changes meanwhile is noticed
+            seen = _signature(side.folder)  # first, so that a later change is noticed
             screen = screen_adapter_folder if side.is_adapter else screen_model_folder
             screen(side.folder, role=side.role)
             self.seen[side.folder] = seen
 
 
 def _signature(folder: Path) -> Signature:
-    """What tells a changed folder from itself, without reading a file."""
+    """Names and states of a folder's files, by which a change shows without reading one."""
     files = (path for path in folder.glob("*") if path.is_file())
     return tuple(sorted((path.name, file_state(path)) for path in files))

@@ -1,7 +1,7 @@
 """From a `LoadPlan` to a `ModelPair`.
 
 A screened folder is loaded without remote code and from safetensors only; a plugin's model is
-checked and then taken as it is. Every failure is a `ModelLoadError` that names the option.
+checked and then used unchanged. Every failure is a `ModelLoadError` that names the option.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from pytest_divergence.models.transformers_log import Say, quiet_transformers
 from pytest_divergence.models.transformers_side import TransformersSide
 
 QUANTISERS = {"torchao": "torchao", "bitsandbytes": "bitsandbytes"}
-"""Packages by the method that a config names."""
+"""Packages by the quantisation method that a config names."""
 
 
 def load_model_pair(
@@ -65,7 +65,7 @@ def load_model_pair(
 ) -> ModelPair:
     """Load reference and candidate.
 
-    `device` and `dtype` hold for both, but where a model's own spec says `dtype=…`, `device=…` or
+    `device` and `dtype` apply to both, unless a model's own spec gives `dtype=…`, `device=…` or
     `device_map=auto`. `chat_template` is `reference`, `candidate`, `none` or a Jinja file. `root`
     is where relative folders start; messages for people go to `say`. Raises `ModelLoadError`, and
     `TokenizerMismatchError` where the tokenizers differ in more than tokens added to one.
@@ -76,14 +76,14 @@ def load_model_pair(
 
 @dataclass(frozen=True)
 class PairRecipe:
-    """A pair as data that can be pickled: any process that sees the same files loads it anew."""
+    """A pair as picklable data: any process that sees the same files can load it."""
 
     model_1: str
     """The reference's spec, as a user writes it."""
     model_2: str
     options: LoadOptions
     root: Path | None = None
-    """Folder that relative folders start from; None: the working folder."""
+    """Folder that relative folders start from; None: the working directory."""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     """Metrics besides the built-in ones, by name."""
 
@@ -96,18 +96,18 @@ class PairRecipe:
 
 
 def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
-    """Load the pair of a plan; the context's provider loads what no folder holds.
+    """Load the pair of a plan; the context's provider loads models that have no folder.
 
     Raises what `load_model_pair` raises.
     """
     say = context.say
-    _ = plan.device  # one that is not there is said before anything else
+    _ = plan.device  # report a missing device before anything else
     if context.provider is not None:
         plan = _provided(plan, context.provider)
     for side, dtype in zip(plan.sides, plan.dtypes, strict=True):
         if side.loaded is not None:
             _check_dtype(side.loaded, dtype, option=side.role)
-    _ = plan.placements  # and so is a place of one model before anything is read
+    _ = plan.placements  # and a wrong place of one model before any file is read
     tokenizer, other_tokenizer = load_tokenizers(plan, say)
     if plan.attention_note is not None:
         say(plan.attention_note)
@@ -141,7 +141,7 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
 def load_tokenizers(
     plan: LoadPlan, say: Say = lambda _: None
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase | None]:
-    """The reference's tokenizer, and the candidate's where it has its own.
+    """The reference's tokenizer, and the candidate's if it has its own.
 
     Raises `TokenizerMismatchError` where they differ in more than tokens added to one.
     """
@@ -161,12 +161,12 @@ def load_tokenizers(
 
 
 def _load_models(plan: LoadPlan) -> tuple[Any, Any, tuple[Adapters, Adapters] | None]:
-    """Both models, and the adapters of each where they share one copy of the weights."""
+    """Both models, and the adapters of each if they share one copy of the weights."""
     sides, places = plan.sides, plan.placements
     bases = [side.full_model for side in sides]
     for base in bases[: 1 if plan.has_one_model else 2]:
         if base.loaded is None:
-            skeleton(base)  # before what its config describes takes memory
+            skeleton(base)  # checked before what its config describes takes memory
     model: Any = _load_model(bases[0], plan.dtypes[0], plan.attentions[0], places[0])
     if plan.has_one_model and places[0] == places[1]:
         for side in sides:
@@ -198,7 +198,7 @@ def _load_model(
     options: dict[str, Any] = {}
     if place.is_spread:
         options = {"device_map": "auto"}
-    elif _quantiser(config) == "bitsandbytes":  # which cannot be moved afterwards
+    elif _quantiser(config) == "bitsandbytes":  # cannot be moved afterwards
         options = {"device_map": {"": place.device}}
     with quiet_transformers(), side.load_errors():
         found: Any = AutoModelForCausalLM.from_pretrained(
@@ -217,7 +217,7 @@ def _load_model(
 
 
 def _require_quantiser(config: dict[str, Any], *, role: str) -> None:
-    """Raise `ModelLoadError` where a config names a method whose package is not installed."""
+    """Raise `ModelLoadError` if a config's quantisation needs a package that is not installed."""
     method = _quantiser(config)
     package = QUANTISERS.get(method or "")
     if package is not None and importlib.util.find_spec(package) is None:
@@ -227,7 +227,7 @@ def _require_quantiser(config: dict[str, Any], *, role: str) -> None:
 
 
 def _quantiser(config: dict[str, Any]) -> str | None:
-    """The method by which a model's weights are kept in few bits."""
+    """The method that a model's weights are quantised with."""
     quantisation = config.get("quantization_config")
     method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
     return method if isinstance(method, str) else None
@@ -244,7 +244,7 @@ def _load_tokenizer(side: SidePlan) -> PreTrainedTokenizerBase:
 
 
 def _provided(plan: LoadPlan, provider: ModelProvider) -> LoadPlan:
-    """The plan with what the provider loads; raises `ModelLoadError` for a spec of no one's."""
+    """The plan with the provider's models; raises `ModelLoadError` for a spec that none knows."""
     reference, candidate = plan.sides
     provided = _provided_side(reference, provider, "reference", plan.device)
     if candidate.is_same_as(reference):
@@ -260,7 +260,7 @@ def _provided(plan: LoadPlan, provider: ModelProvider) -> LoadPlan:
 def _provided_side(
     side: SidePlan, provider: ModelProvider, role: str, device: torch.device
 ) -> SidePlan:
-    """The side with a provider's model, checked; itself where it is a folder."""
+    """The side with a provider's model, checked; unchanged if it is a folder."""
     if side.folder is not None:
         return side
     found = provider.load_model(side.spec.location, role, str(device))
@@ -298,9 +298,9 @@ def _unknown_spec(side: SidePlan, provider: ModelProvider) -> ModelLoadError:
 
 
 def _check_dtype(loaded: LoadedModel, dtype: torch.dtype, *, option: str) -> None:
-    """Raise `ModelLoadError` where a provider's model is not of the pair's dtype."""
+    """Raise `ModelLoadError` if a provider's model does not have the pair's dtype."""
     if loaded.model.dtype != dtype:
-        own, wanted = (str(one).removeprefix("torch.") for one in (loaded.model.dtype, dtype))
+        own, wanted = (str(kind).removeprefix("torch.") for kind in (loaded.model.dtype, dtype))
         raise ModelLoadError(
             f"{option} is loaded in {own}, but the pair is measured in {wanted}; a pair has one "
             f"dtype, so give {setting('dtype')}={own} or load it in {wanted}"

@@ -1,4 +1,4 @@
-"""How much memory models take, by their files, and how much there is on a device.
+"""Memory that models take, by their files, and memory that a device has.
 
 Knows the headers of safetensors files, and what the system says of a device or of this process's
 container. Does not know what a model is used for, nor what else needs memory.
@@ -19,9 +19,9 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""Stored numbers that loading turns into the pair's dtype; others stay as they are."""
+"""Types of stored numbers that loading converts to the pair's dtype; others stay."""
 WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
-"""Bytes of a stored number; 1 where nothing is said here."""
+"""Bytes of a stored number by type; 1 for types not listed."""
 ROOT = Path("/")
 GROUPS = {
     "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
@@ -37,14 +37,14 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class ModelSize:
-    """The sizes of one model that its memory follows from."""
+    """The sizes of one model that determine its memory."""
 
     num_layers: int
     hidden_size: int
     intermediate_size: int
     """Width of a feed-forward block."""
     cache_size: int
-    """Numbers that one layer keeps of each token it has read: keys and values."""
+    """Numbers that one layer keeps for each token it has read: keys and values."""
     vocab_size: int
 
 
@@ -71,7 +71,7 @@ def weights_bytes(folder: Path, itemsize: int) -> int:
 
 
 def available_memory(device: str) -> int | None:
-    """Bytes that can still be taken on `cpu`, `cuda`, `cuda:1` or `mps`; None: nothing tells.
+    """Bytes that can still be taken on `cpu`, `cuda`, `cuda:1` or `mps`; None: unknown.
 
     Apple's GPUs share the host's memory.
     """
@@ -82,7 +82,7 @@ def available_memory(device: str) -> int | None:
 
 
 def all_memory() -> int | None:
-    """Bytes that can still be taken on the host and all GPUs together; None: nothing tells."""
+    """Bytes that can still be taken on the host and all GPUs together; None: unknown."""
     here = host_memory()
     if here is None:
         return None
@@ -92,8 +92,8 @@ def all_memory() -> int | None:
 def host_memory(root: Path = ROOT) -> int | None:
     """Bytes that this process can still take; `root` is where the system's own files are.
 
-    On Linux what can be had without swapping, within the limits of the process's control groups;
-    elsewhere all memory, where the system says how much that is.
+    On Linux the memory available without swapping, within the limits of the process's control
+    groups; elsewhere all memory, if the system says how much that is.
     """
     with suppress(OSError, ValueError, StopIteration):
         lines = (root / "proc/meminfo").read_text("utf-8").splitlines()
@@ -115,7 +115,7 @@ def _tensor_bytes(folder: Path, itemsize: int) -> Iterator[int]:
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
-    """What each control group above this process leaves it."""
+    """Bytes that each control group above this process leaves it."""
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text("utf-8").splitlines():
             _, names, path = line.split(":", 2)

@@ -1,7 +1,7 @@
-"""Whether a stranger's regular expression may be matched against the names of a model's modules.
+"""A check that an untrusted regular expression can be matched against module names in time.
 
-Python's own engine tries all ways to match, so a pattern of twenty characters can run for years.
-The check counts those ways from the text alone, and rather too many than too few.
+Python's engine tries all ways to match, so a pattern of twenty characters can run for years. The
+check counts those ways from the text alone, and never too few.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 MAX_LENGTH = 200
 MAX_WAYS = 65**4
-"""To cut a name: as many as four parts of any length have, which take seconds in all."""
+"""Most ways to split a name: as many as four parts of any length have, seconds in all."""
 NAME_LENGTH = 64
-"""Of a module's name, about."""
+"""Typical length of a module's name."""
 REPEAT = re.compile(r"([*+?]|\{(\d*)(,?)(\d*)\})[?+]?")
 OPENING = re.compile(r"\((\?(P<\w+>|<?[=!]|[aiLmsux-]*:|>|#[^)]*))?")
 CLASS = re.compile(r"\[\^?\]?(\\.|[^\]\\])*\]", re.DOTALL)
@@ -21,26 +21,26 @@ CLASS = re.compile(r"\[\^?\]?(\\.|[^\]\\])*\]", re.DOTALL)
 
 @dataclass
 class _Group:
-    """What an open bracket holds so far."""
+    """The content of an open bracket so far."""
 
     ways: int = 1
     is_varied: bool = False
-    """Whether parts of it can match in more than one length, or one text in several ways."""
+    """Whether parts of it can match several lengths, or one text in several ways."""
     starts: tuple[str, ...] = ("",)
-    """Where each alternative begins: equal or open ones are tried one after the other."""
+    """The beginning of each alternative; equal or open ones are tried one after the other."""
 
     def closed(self) -> _Group:
-        """The group as one part of the one around it."""
+        """The group as a single part of the group around it."""
         is_choice = len(self.starts) > 1
         is_plain = len({*self.starts}) == len(self.starts) and all(
-            one.isalnum() or one == "_" for one in self.starts
+            start.isalnum() or start == "_" for start in self.starts
         )
         ways = self.ways * (1 if not is_choice or is_plain else len(self.starts))
         return _Group(ways, self.is_varied or is_choice)
 
 
 def pattern_problem(pattern: str) -> str | None:
-    """What is wrong with a pattern, as the end of a sentence; None where it may be matched."""
+    """Problem of a pattern, as the end of a sentence; None if it may be matched."""
     if len(pattern) > MAX_LENGTH:
         return f"has {len(pattern)} characters, and at most {MAX_LENGTH} are matched"
     try:
@@ -83,7 +83,7 @@ def _begin(group: _Group, part: str) -> None:
 
 
 def _bounds(repeat: re.Match[str]) -> tuple[int, int]:
-    """How often a quantifier repeats what stands before it, at least and at most."""
+    """Least and most repeats that a quantifier allows."""
     sign, least, comma, most = repeat.groups()
     if sign in "*+?":
         return int(sign == "+"), 1 if sign == "?" else NAME_LENGTH
@@ -92,7 +92,7 @@ def _bounds(repeat: re.Match[str]) -> tuple[int, int]:
 
 
 def _end_of_part(pattern: str, at: int) -> int:
-    """Where a character, an escape or a class of characters ends."""
+    """Index after a character, an escape or a character class."""
     if pattern[at] == "[" and (found := CLASS.match(pattern, at)):
         return found.end()
     return min(at + (2 if pattern[at] == "\\" else 1), len(pattern))

@@ -2,8 +2,8 @@
 
 The logits of all positions of a batch are the largest tensor there is once a vocabulary is large:
 2,048 positions of 262,144 tokens take 2.1 GB in float32, for each model. Hidden states take a few
-MB. Knows no divergence; who goes through positions in pieces is
-`pytest_divergence.scoring.teacher_forcing`.
+MB. Knows no divergence; `pytest_divergence.scoring.teacher_forcing` goes through positions in
+pieces.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from pytest_divergence.models.forward import fast_matmul
 
 WHOLE_BYTES = 128 * 2**20
-"""Logits in float32 that are made all at once: up to here pieces would only cost time."""
+"""Logits in float32 that are made at once: for fewer, pieces would only cost time."""
 NUM_PROBED = 8
 """Tokens on which a head is tried."""
 PROBE_ROUNDINGS = 8
@@ -58,9 +58,9 @@ class OutputHead:
 
     @contextmanager
     def spared(self) -> Iterator[list[Tensor]]:
-        """Within it a forward pass makes logits of its last position only.
+        """Let forward passes within it make logits of their last position only.
 
-        The hidden states of all positions that it would have made them of, (B, T, D), are added to
+        The hidden states of all positions that would have become logits, (B, T, D), are added to
         the list.
         """
         reached: list[Tensor] = []
@@ -78,7 +78,7 @@ class OutputHead:
             hook.remove()
 
     def can_wait(self, num_logits: int) -> bool:
-        """Whether so many logits are better made a few at a time, and can be."""
+        """Whether that many logits should be made a few at a time, and can be."""
         return num_logits * 4 > WHOLE_BYTES and self.is_exact
 
     @cached_property
@@ -101,7 +101,7 @@ class OutputHead:
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
-    """Where a model's inputs go: to its input embeddings, or to where accelerate will put them."""
+    """The device of a model's inputs: its input embeddings', also when accelerate moves them."""
     module: Any = model.get_input_embeddings()
     device: torch.device = module.weight.device
     if device.type == "meta":
@@ -110,9 +110,9 @@ def input_device(model: PreTrainedModel) -> torch.device:
 
 
 def _are_same(made: Tensor, own: Tensor) -> bool:
-    """Whether logits differ by rounding only: nowhere by much, and by next to nothing in all.
+    """Whether logits differ by rounding only: little anywhere, and next to nothing overall.
 
-    A unit in the last place of a large logit in bfloat16 is more than many a head adds to all.
+    A unit in the last place of a large bfloat16 logit is more than many heads add in all.
     """
     own_eps = torch.finfo(own.dtype).eps
     expected = own.to(made)

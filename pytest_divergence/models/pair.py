@@ -37,7 +37,7 @@ Adapters = tuple[str, ...]
 
 
 class Metric(Protocol):
-    """Says how far two models' next-token distributions are apart.
+    """A measure of how far two models' next-token distributions are apart.
 
     An attribute `unit` (a short text, such as `"changes/token"`) names what the numbers count;
     without it they are nats per token.
@@ -65,7 +65,7 @@ class ModelPair:
     candidate_identity: ModelIdentity
     dtype: torch.dtype
     metrics: Mapping[str, Metric] = field(default_factory=dict)
-    """What it can be measured in besides the built-in metrics, by name."""
+    """Metrics besides the built-in ones, by name."""
 
     @classmethod
     def from_models(
@@ -135,12 +135,12 @@ class ModelPair:
         return replace(self, reference_identity=reference, candidate_identity=candidate)
 
     def with_metrics(self, metrics: Mapping[str, Metric]) -> ModelPair:
-        """The pair, to be measured in these metrics too, by name."""
+        """The pair with these metrics added, by name."""
         return replace(self, metrics={**self.metrics, **metrics})
 
     @contextmanager
     def reuse_prompts(self) -> Iterator[None]:
-        """Within it each model reads a prompt once, whatever is measured on it.
+        """Let each model read a prompt only once within it, whatever is measured on it.
 
         No number changes by more than rounding. Keys and values of the prompts take memory, up to
         `pytest_divergence.models.kv_cache.KEPT_BYTES` a model, until the end; prompts beyond that
@@ -156,7 +156,7 @@ class ModelPair:
 
     @property
     def device(self) -> torch.device:
-        """Where the reference's inputs go."""
+        """The device of the reference's inputs."""
         return self.reference.device
 
     @property
@@ -170,7 +170,7 @@ class ModelPair:
         return self.reference.meter.tokens_forwarded
 
     def prompt_rows(self, prompts: Sequence[Prompt]) -> list[tuple[tuple[int, ...], Tensor]]:
-        """Each prompt as the shared prefix (empty where it does not apply) and the ids after it."""
+        """Each prompt as the shared prefix (empty if it has another) and the ids after it."""
         rows = []
         for prompt in prompts:
             prefix, body = self.chat.split(self.chat.prompt_ids(prompt))
@@ -181,7 +181,7 @@ class ModelPair:
 def with_gradients(pair: ModelPair, side: Side) -> SideWithGradients:
     """Return a side of a pair that soft prompts can be trained on.
 
-    Raises `NoGradientError` for one that gives no gradients.
+    Raises `NoGradientError` for a side that gives no gradients.
     """
     if isinstance(side, SideWithGradients):
         if side.takes_embeddings:
@@ -200,7 +200,7 @@ def with_gradients(pair: ModelPair, side: Side) -> SideWithGradients:
 def with_weights(pair: ModelPair, side: Side) -> SideWithWeights:
     """Return a side of a pair whose weights can be switched.
 
-    Raises `MeasurementError` for one without weights at hand.
+    Raises `MeasurementError` for a side without weights in this process.
     """
     if isinstance(side, SideWithWeights):
         return side
@@ -225,14 +225,14 @@ def _name_of(side: Side, pair: ModelPair) -> str:
 class AdapterSwitch:
     """The adapters of one PEFT model: one side's while that side runs, then the other's.
 
-    A switch costs PEFT a walk over its layers, so it is made only where the other side ran last.
+    A switch makes PEFT walk over its layers, so it is made only if the other side ran last.
     """
 
     def __init__(self, model: PeftModel, *sides: Adapters) -> None:
         """`sides` are the names of the reference's adapters and of the candidate's."""
         layers = _adapter_layers(model)
         if not layers:
-            # Virtual tokens before the prompt, say: nothing would differ, and all would pass.
+            # Virtual tokens before the prompt, say: nothing would differ, so every test would pass.
             raise ModelLoadError(
                 "the adapter changes no layer of the model, so the two sides cannot be told apart "
                 f"here; work it into a full model and give that as {setting('model_2')}"
@@ -251,13 +251,13 @@ class AdapterSwitch:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside, the model is the reference."""
+        """Run the model as the reference within it."""
         self._set(0)
         yield
 
     @contextmanager
     def candidate(self) -> Iterator[None]:
-        """Inside, the model is the candidate."""
+        """Run the model as the candidate within it."""
         self._set(1)
         yield
 
@@ -273,7 +273,7 @@ class AdapterSwitch:
 def _checked(
     reference: TransformersSide, candidate: TransformersSide, say: Say
 ) -> tuple[TransformersSide, TransformersSide]:
-    """Both sides by ways of reading that are right; one model is tried once."""
+    """Both sides, each with a way of reading that is right; a shared model is tried once."""
     first = checked(reference, say)
     if candidate.model is reference.model and candidate.activate == reference.activate:
         return first, replace(first, role="candidate")
@@ -287,22 +287,22 @@ def _plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 def _active(model: PreTrainedModel | PeftModel) -> Adapters:
-    """The adapters that a model runs with; none where it is not wrapped."""
+    """The adapters that a model runs with; none if it is not wrapped."""
     return () if _plain(model) is model else tuple(cast("PeftModel", model).active_adapters)
 
 
 def _shared_wrapper(
     reference: PreTrainedModel | PeftModel, candidate: PreTrainedModel | PeftModel
 ) -> PeftModel | None:
-    """The PEFT model around the weights that both sides share; None where they share none."""
+    """The PEFT model around the weights that both sides share; None if they share none."""
     if _plain(reference) is not _plain(candidate):
         return None
-    wrapped = [one for one in (candidate, reference) if _plain(one) is not one]
+    wrapped = [model for model in (candidate, reference) if _plain(model) is not model]
     return cast("PeftModel", wrapped[0]) if wrapped else None
 
 
 def _adapter_layers(model: PeftModel) -> dict[Any, Sequence[str]]:
-    """Each layer that some adapter changes, with the names of those that do."""
+    """Each layer that an adapter changes, with the names of the adapters that do."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper  # whole modules and tokens, retrained
 
@@ -322,7 +322,7 @@ def _stop_ids(
     for owner in (tokenizer, *(m.generation_config for m in models), *(m.config for m in models)):
         value = getattr(owner, "eos_token_id", None)
         values = value if isinstance(value, (list, tuple)) else [value]
-        # A stranger's file may hold anything here; what is no id ends nothing.
+        # An untrusted file may hold anything here; what is not an id ends nothing.
         found.update(token_id for token_id in values if isinstance(token_id, int))
     if vocabulary is not None:
         # No added token can be fed to both models, so a continuation ends with the first.

@@ -1,6 +1,6 @@
-"""Whether a pair would load, told from its files: no weights are loaded, nothing is downloaded.
+"""A check, from its files, that a pair would load: loads no weights, downloads nothing.
 
-What is refused here is refused by the same checks, in the same words, when the pair is loaded.
+Uses the checks that loading uses, and so refuses with the same messages.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOT_HERE = {
 
 
 def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
-    """What is found of a resolved pair, step by step; ends where a model is not here.
+    """Findings about a resolved pair, step by step, up to a model that is not here.
 
     Raises the `DivergenceError` that loading the pair would raise, at the step that finds it.
     """
@@ -50,7 +50,7 @@ def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
     )
     form = "none, prompts are plain text" if template is None else settings.chat_template
     yield Finding("ok", f"chat template: {form}; {safe_line(PROBE)} is {length} tokens")
-    yield from (Finding("note", one) for one in said)
+    yield from (Finding("note", line) for line in said)
     yield from _shapes(plan, tokenizer, other)
     if candidate.is_same_as(reference):
         yield Finding("note", "both are the same model, so nothing should differ")

@@ -1,8 +1,8 @@
 """A side whose model reads each row by itself, unpadded: slower, and right for any causal model.
 
-For models whose caches cannot be split into rows or that read padding as if it were text. What
-follows a prompt is read by its own cache, which the model makes, or anew at each token. Does not
-know which models need it: `pytest_divergence.models.self_check` finds out.
+For models whose caches cannot be split into rows, or that read padding as if it were text. The
+tokens after a prompt are read with the row's own cache, or without one in a full pass for each.
+Does not know which models need it: `pytest_divergence.models.self_check` finds out.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class RowSide(TransformersSide):
 
     shares_cache: bool = False
     keeps_cache: bool = True
-    """Whether a row that is decoded goes on from a cache of its own."""
+    """Whether decoding a row continues from its own cache."""
 
     @classmethod
     def of(
         cls, side: TransformersSide, *, keeps_cache: bool, meter: Meter | None = None
     ) -> RowSide:
-        """The side that reads the same model a row at a time, with its meter or another."""
+        """A side that reads the same model a row at a time, with its meter or another."""
         return cls(
             side.role,
             side.model,
@@ -48,7 +48,7 @@ class RowSide(TransformersSide):
 
     @property
     def reading(self) -> str:
-        """How rows are read, for people."""
+        """Description of how rows are read, for messages."""
         return "a row at a time" if self.keeps_cache else "a row at a time, anew at each token"
 
     def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> RowDecoding:
@@ -69,7 +69,7 @@ class RowSide(TransformersSide):
     ) -> tuple[Tensor, object | None]:
         """Logits at the last positions of a row that follows what a cache holds: (N, V); its cache.
 
-        `row` is ids (L,) or embeddings (L, D), N at most L. The cache is None where none is kept.
+        `row` is ids (L,) or embeddings (L, D), N at most L. The cache is None if none is kept.
         """
         logits, kept = self._pass.alone(row.to(self.device), cache, num_logits, use_cache=use_cache)
         self.meter.tokens_forwarded += len(row)
@@ -95,10 +95,10 @@ class RowDecoding:
     """All that each row has read: ids (L,) or embeddings (L, D)."""
     _caches: list[object | None]
     _is_forked: bool = False
-    """Whether another batch goes on from the same caches."""
+    """Whether another batch continues from the same caches."""
 
     def fork(self, rows: Sequence[int]) -> RowDecoding:
-        """A batch of its own that goes on from the given rows, which may repeat."""
+        """A separate batch that continues the given rows, which may repeat."""
         self._is_forked = True
         return replace(
             self,
@@ -108,9 +108,9 @@ class RowDecoding:
         )
 
     def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[LazyLogits]:
-        """Positions that predict each token of one continuation a row: T a row.
+        """Positions that predict each token of a continuation per row: T per row.
 
-        Each row is read a second time with its continuation: one pass, and not one a token.
+        Each row is read again with its continuation: one pass instead of one per token.
         """
         longest = max(map(len, continuations))
         if longest == 1:
@@ -130,7 +130,7 @@ class RowDecoding:
         """Append one token to each row: (B,)."""
         side = self.side
         if self._is_forked:
-            self._caches, self._is_forked = [copy.deepcopy(one) for one in self._caches], False
+            self._caches, self._is_forked = [copy.deepcopy(cache) for cache in self._caches], False
         with side.activate():
             fed = token_ids[:, None]
             self._rows = [side.followed(row, ids) for row, ids in zip(self._rows, fed, strict=True)]

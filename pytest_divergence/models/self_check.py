@@ -1,8 +1,8 @@
-"""Which way of reading gives a model's own numbers: tried on every model that a pair is made of.
+"""A trial of the ways of reading rows: each model of a pair gets the fastest one that is right.
 
 A side may read rows in padded batches that share what they begin with, in padded batches, or a row
 at a time, with a cache or without. The fastest way that agrees with plain forward passes, each of
-one row without padding or cache, is taken: what a model and its cache can do decides, not a name.
+one row without padding or cache, is used: what a model and its cache can do decides, not a name.
 Knows no pair, and nothing of what is measured.
 """
 
@@ -26,23 +26,23 @@ PREFIX_LENGTH = 2
 LENGTHS = (14, 6)
 """Tokens of the rows that are tried, with the prefix; the shorter begins the longer."""
 NUM_DECODED = 4
-"""Tokens after each."""
+"""Tokens decoded after each row."""
 ROUNDING, NOISE = 1e-4, 1e-3
-"""Nats at one position by which float32 may round, and at most differ where shapes do."""
+"""Nats at one position that float32 may differ by: always, and at most if shapes differ."""
 ROUNDING_EPS, NOISE_EPS = 16, 32
-"""The same of coarser numbers, in units of their precision."""
+"""Both limits for coarser dtypes, in units of their precision."""
 NOISE_FACTOR = 10
-"""How many times the difference between plain passes of unlike shape a way may differ by."""
+"""Allowed difference of a way, as a multiple of that between plain passes of unlike shape."""
 COARSE_NOISE_FACTOR = 3
-"""The same of coarser numbers, however much that is: large models round more than small ones."""
+"""Factor for coarser dtypes, without an upper limit: large models round more than small."""
 LAST_FACTOR = 10
-"""How many times the limit the last way, which is plain passes again, may differ from them by."""
+"""Allowed difference of the last way, plain passes again, as a multiple of the limit."""
 
 
 def checked(side: TransformersSide, say: Say) -> TransformersSide:
     """The side by the fastest way of reading that gives the numbers of plain forward passes.
 
-    Says so where it is not the first. The tokens of the check are in no meter. Raises
+    Says so if it is not the first. The tokens of the check are in no meter. Raises
     `ModelLoadError` for a model that cannot read a row by itself, that is not causal, or that no
     way of reading agrees with. Logits that are no numbers are left to whoever measures.
     """
@@ -78,7 +78,7 @@ def _ways(side: TransformersSide) -> list[TransformersSide]:
 
 
 class Trial:
-    """Two rows of one model, and what plain forward passes say at each of their positions."""
+    """Two rows of one model, and the logits of plain forward passes at each position."""
 
     def __init__(self, side: TransformersSide) -> None:
         """Read the rows; raise `ModelLoadError` for a model that cannot, or is not causal."""
@@ -98,7 +98,7 @@ class Trial:
             self._limit = _limit(side, rows, self._exact)
 
     def failure(self, way: TransformersSide, *, factor: float = 1) -> str | None:
-        """Return why a way of reading is not good for this model; None where it is.
+        """Return why a way of reading is wrong for this model; None if it is right.
 
         It may differ from plain passes by `factor` times the limit.
         """
@@ -115,7 +115,7 @@ class Trial:
 
     @torch.no_grad()
     def _difference(self, side: TransformersSide) -> float:
-        """Largest difference of a side from plain passes, in nats, whatever it is asked for."""
+        """Largest difference of a side from plain passes, in nats, over all ways to use it."""
         prefix = tuple(self._prompts[0][:PREFIX_LENGTH].tolist())
         bodies = [prompt[PREFIX_LENGTH:] for prompt in self._prompts]
         exact = [row[length - 1 :] for row, length in zip(self._exact, LENGTHS, strict=True)][::-1]
@@ -152,7 +152,7 @@ def mean_log_ratio(exact: Tensor, found: Tensor) -> float:
 def _plain(side: TransformersSide, rows: Sequence[Tensor]) -> list[Tensor]:
     """Logits at all positions of rows of ids (L,) that stand alone: (L, V) each.
 
-    Raises `ModelLoadError` for a model that cannot read one.
+    Raises `ModelLoadError` for a model that cannot read such a row.
     """
     alone = RowSide.of(side, keeps_cache=False, meter=Meter())
     try:
@@ -170,7 +170,7 @@ def _plain(side: TransformersSide, rows: Sequence[Tensor]) -> list[Tensor]:
 def _limit(side: TransformersSide, rows: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
     """Difference from plain passes, in nats, that a way of reading may have.
 
-    Raises `ModelLoadError` for a model of which what follows a prompt changes what is said of it.
+    Raises `ModelLoadError` for a model whose logits of a prompt change with the text after it.
     """
     eps = torch.finfo(side.model.dtype).eps
     if getattr(side.model, "hf_quantizer", None) is not None:

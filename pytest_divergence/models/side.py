@@ -1,9 +1,9 @@
-"""One model of a pair, by what it can do: the Protocols that all above this folder knows of a side.
+"""One model of a pair, by what it can do: the Protocols of a side, for all above this folder.
 
 Every side reads rows of token ids and decodes after them: enough to score, to decode and to
-search. Some also pass gradients to their inputs, which soft prompts are trained by, and some have
-weights at hand, which a calibration switches. Knows no library that runs models; the side that
-transformers runs is `pytest_divergence.models.transformers_side`'s.
+search. Some also pass gradients to their inputs, which soft prompts need, and some have weights in
+this process, which a calibration switches. Knows no library that runs models; the side that
+transformers runs is in `pytest_divergence.models.transformers_side`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Meter:
 
 @dataclass(frozen=True)
 class LazyLogits:
-    """What one model says at N positions: `states` (N, D), of which `to_logits` makes (N, V).
+    """Logits of one model at N positions: `to_logits` makes (N, V) of `states` (N, D).
 
-    Where the logits are there already they are the states.
+    If the logits are made already, they are the states.
     """
 
     states: Tensor
@@ -60,7 +60,7 @@ class LazyLogits:
         return torch.cat([self.first[None], logits.to(self.first.device)])
 
     def at(self, index: Tensor) -> LazyLogits:
-        """Some of the positions, where none stands before the others: (M,) indices."""
+        """The positions of (M,) indices; there must be no `first`."""
         assert self.first is None
         return replace(self, states=self.states[index.to(self.states.device)])
 
@@ -68,8 +68,8 @@ class LazyLogits:
 class Side(Protocol):
     """The reference or the candidate of a pair: reads rows of ids, and decodes after them.
 
-    A row's numbers do not depend on the rows beside it. Tokens are counted in the meter once they
-    are read, padding and prefixes left out.
+    A row's numbers do not depend on the other rows. The meter counts tokens as they are read,
+    without padding and prefixes.
     """
 
     @property
@@ -78,7 +78,7 @@ class Side(Protocol):
 
     @property
     def meter(self) -> Meter:
-        """Count of what both sides of the pair have read."""
+        """Counter of the tokens that both sides of the pair have read."""
 
     @property
     def device(self) -> torch.device:
@@ -90,7 +90,7 @@ class Side(Protocol):
 
     @property
     def num_outcomes(self) -> int:
-        """Number of columns V of the logits: what a next token can be."""
+        """Number of columns V of the logits: the outcomes for a next token."""
 
     def logits(self, bodies: Sequence[Tensor], *, prefix: Prefix = (), num_logits: int) -> Tensor:
         """Logits at the last `num_logits` positions of each row, in float32: (B, num_logits, V).
@@ -103,14 +103,14 @@ class Side(Protocol):
     ) -> LazyLogits:
         """The last `num_positions` positions of each row, one row after the other.
 
-        As `logits` in all else, but logits that would take much memory may be made later.
+        Otherwise like `logits`, but logits that would take much memory may be made later.
         """
 
     def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> Decoding:
         """Read each row, ready to decode after it; no gradients flow."""
 
     def reuse_prompts(self) -> AbstractContextManager[None]:
-        """Read no prompt a second time within it, as far as memory reaches."""
+        """Read no prompt twice within it, as far as memory allows."""
 
 
 class Decoding(Protocol):
@@ -125,12 +125,12 @@ class Decoding(Protocol):
         """Logits (B, V) of the next token of each row, in float32."""
 
     def fork(self, rows: Sequence[int]) -> Decoding:
-        """A batch of its own that goes on from the given rows, which may repeat."""
+        """A separate batch that continues the given rows, which may repeat."""
 
     def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[LazyLogits]:
-        """Positions that predict each token of one continuation a row: T a row.
+        """Positions that predict each token of a continuation per row: T per row.
 
-        The batch is spent by it.
+        Spends the batch.
         """
 
     def step(self, token_ids: Tensor) -> None:
@@ -146,23 +146,23 @@ class SideWithGradients(Side, Protocol):
 
     @property
     def takes_embeddings(self) -> bool:
-        """Whether the model reads embeddings that are no token's."""
+        """Whether the model reads embeddings that belong to no token."""
 
     def passes_gradients(self) -> bool:
-        """Whether a gradient that is not zero reaches the input embeddings."""
+        """Whether a nonzero gradient reaches the input embeddings."""
 
     def checkpointed_layers(self) -> AbstractContextManager[None]:
         """Compute inner values of layers twice within it, instead of keeping them for gradients.
 
-        Rows have no prefix then. Raises `SettingsError` where the model has no such layers.
+        Rows have no prefix then. Raises `SettingsError` if the model has no such layers.
         """
 
 
 @runtime_checkable
 class SideWithWeights(Side, Protocol):
-    """A side whose weights are at hand: the model can be switched for a while, and back.
+    """A side whose weights are in this process: the model can be switched for a while.
 
-    What a switch yields is the same model, so it is used within the switch, and alternately.
+    A switch yields the same model, so use it within the switch, and the two in turn.
     """
 
     @property
@@ -176,7 +176,7 @@ class SideWithWeights(Side, Protocol):
     def under(self, kind: NuisanceKind, setting: str) -> AbstractContextManager[Side]:
         """Run the model under another attention, dtype or device.
 
-        Raises whatever the model or the machine refuses with.
+        Raises whatever the model or the machine raises.
         """
 
     def under_noise(

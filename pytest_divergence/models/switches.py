@@ -1,6 +1,6 @@
 """A model under another setting, or with other weights, for a while.
 
-Owns how a change is put in and taken out again, bit for bit; does not know what it is for.
+Makes a change and undoes it again, bit for bit; does not know what it is for.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pytest_divergence.models.output_head import input_device
 from pytest_divergence.models.transformers_log import quiet_transformers
 
 Activate = Callable[[], AbstractContextManager[object]]
-"""Entered around each use of a model that is more than one."""
+"""Context entered around each use of a model that serves as several."""
 ADAPTER_PARTS = (".lora_", ".modules_to_save.")
 WRAPPERS = (".base_layer", ".original_module")
-"""What PEFT puts into the names of the weights that it wraps."""
+"""Parts that PEFT adds to the names of the weights that it wraps."""
 
 
 class WeightSwitch:
     """Two sets of values of the same weights: the model's own, and others.
 
-    Only references are exchanged. The own values are never computed on, so that taking the others
-    out leaves every bit as it was, and a switch costs next to nothing.
+    Only references are exchanged. The model's own values are never computed on, so that switching
+    back leaves every bit as it was, and a switch costs next to nothing.
     """
 
     def __init__(self, others: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
@@ -38,18 +38,18 @@ class WeightSwitch:
         self._is_on = False
 
     def __len__(self) -> int:
-        """Number of weights that have other values."""
+        """Number of weights with other values."""
         return len(self._weights)
 
     @contextmanager
     def own(self) -> Iterator[None]:
-        """Have the model's own values in place."""
+        """Use the model's own values within it."""
         self._set(False)
         yield
 
     @contextmanager
     def others(self) -> Iterator[None]:
-        """Have the other values in place."""
+        """Use the other values within it."""
         self._set(True)
         yield
 
@@ -65,7 +65,7 @@ class WeightSwitch:
 
 
 def both(first: Activate, second: Activate) -> Activate:
-    """Return what enters the one and then the other."""
+    """Return a context that enters the first and then the second."""
 
     @contextmanager
     def entered() -> Iterator[None]:
@@ -103,7 +103,7 @@ def _attention(model: Any, setting: str) -> Iterator[None]:
 
 @contextmanager
 def _dtype(model: PreTrainedModel, setting: str) -> Iterator[None]:
-    """Parameters only: models keep what they compute of positions in float32, however loaded."""
+    """Convert parameters only: models keep what they compute from positions in float32."""
     switch = WeightSwitch(
         (weight, weight.data.to(DTYPES[setting]))
         for weight in model.parameters()

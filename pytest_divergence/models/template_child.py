@@ -1,6 +1,6 @@
-"""Renders a few conversations with a stranger's chat template, in a process of its own.
+"""A program that renders a few conversations with an untrusted chat template.
 
-Run by its path, with nothing imported but the standard library and Jinja, so that it is there in a
+Run by its path, with nothing imported but the standard library and Jinja, so that it starts in a
 tenth of a second. Reads one JSON object from stdin: `template`, `conversations`, `arguments`, and
 the limits `seconds`, `memory_bytes`, `characters`. Writes what was too much, `memory` or `length`,
 or nothing; too much time ends the process. The sandbox is the one that transformers uses, with the
@@ -50,7 +50,7 @@ def render_all(given: dict[str, Any]) -> str:
             text = template.render(messages=messages, **given["arguments"])
         except (MemoryError, OverflowError):
             return "memory"
-        except Exception:  # "no system prompt", say, or a fault: it is told of when it is used
+        except Exception:  # "no system prompt", say, or a fault: reported when the template is used
             continue
         if len(text) > given["characters"]:
             return "length"

@@ -1,9 +1,9 @@
-"""Whether a stranger's chat template may be rendered here: tried before, in a process of its own.
+"""A trial of an untrusted chat template in a separate process, before it is rendered here.
 
 A template is a program in a sandbox that keeps it from files and from Python, but not from running
-for ever or from filling the memory. So a few conversations are rendered under limits first. That is
-no proof: a template can wait for a text that is in none of them. What it renders in this process is
-held to a length too, but only afterwards.
+forever or from filling the memory. So a few conversations are rendered under limits first. That is
+no proof: a template can wait for a text that is in none of them. The length of what it renders in
+this process is limited too, but only checked afterwards.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_RENDERED = 1_000_000
 """Characters that a template may add to what was said."""
 CPU_SECONDS = 3
 WALL_SECONDS = 30
-"""Also on a machine with other things to do."""
+"""Limit that holds on a busy machine too."""
 MEMORY_BYTES = 2**30
 CHILD = Path(__file__).with_name("template_child.py")
 USER, ANSWER = (
@@ -59,7 +59,7 @@ def check_template(template: str, *, choice: str, arguments: Mapping[str, Any]) 
 
 @lru_cache
 def _trial(template: str, arguments: str) -> str | None:
-    """What is too much, as the end of a sentence; once for each template of a process."""
+    """Problem of a template, as the end of a sentence; found once per template and process."""
     asked = {
         "template": template,
         "conversations": CONVERSATIONS,

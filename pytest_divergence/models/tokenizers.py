@@ -1,4 +1,4 @@
-"""Whether two tokenizers are one for a measurement, and what tokens added to one of them count as.
+"""A check that two tokenizers agree, and the outcomes that tokens added to one of them count as.
 
 A divergence compares distributions over one vocabulary, so any difference that could change ids
 is an error that names it.
@@ -24,24 +24,24 @@ PROBES = (
     "def f(x):\n\treturn x ** 2",
     "Привет, 世界 مرحبا हिन्दी 🙂",
 )
-"""Texts that two equal tokenizers cut alike."""
+"""Texts that two equal tokenizers split alike."""
 SPECIAL = ("bos_token_id", "eos_token_id")  # padding is never seen by a model here
 MAX_NAMED = 3
 """Added tokens that a note names."""
 NO_TOKEN_SHARE = 2.0**-24
-"""What a model without added tokens gives them: with 0, whatever the other gives is infinite nats.
+"""Probability of added tokens under a model without them; 0 would give infinite nats.
 
-The smallest share that float32 tells from none beside 1; it bounds a position at 16.6 nats.
+The smallest share that float32 can add to 1 visibly; it bounds a position at 16.6 nats.
 """
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The outcomes that one model's logits are read as; the same number for both of a pair.
+    """The outcomes that one model's logits stand for; the same number for both of a pair.
 
-    Where a model's vocabulary was extended, the outcomes are the shared tokens, and one more for
+    If a model's vocabulary was extended, the outcomes are the shared tokens, and one more for
     all added ones together. By the log-sum inequality (Cover and Thomas, Elements of Information
-    Theory, 2.7) merging outcomes makes no divergence larger, so what is read is a lower bound of
+    Theory, 2.7) merging outcomes makes no divergence larger, so the result is a lower bound of
     the divergence over all tokens. Rows of an embedding that no token has (tables are padded to
     round sizes) are no outcomes at all.
     """
@@ -55,7 +55,7 @@ class Vocabulary:
 
     @property
     def num_outcomes(self) -> int:
-        """Shared tokens, and one, of id `num_shared`, for all others where there are any."""
+        """Number of shared tokens, and one more, of id `num_shared`, if there are added ones."""
         return self.num_shared + self.has_added
 
     def fold(self, logits: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class Vocabulary:
 
 
 Vocabularies = tuple[Vocabulary | None, Vocabulary | None]
-"""Of the reference and the candidate; None where all rows of both heads are outcomes."""
+"""Vocabularies of reference and candidate; None if all rows of both heads are outcomes."""
 
 
 def check_same_tokenizer(
@@ -79,11 +79,11 @@ def check_same_tokenizer(
 ) -> list[str]:
     """The tokens that only one of the two knows, none in most cases.
 
-    Raises `TokenizerMismatchError` naming the first difference other than tokens added behind
-    all that the other knows.
+    Raises `TokenizerMismatchError` naming the first difference, apart from tokens added after all
+    that the other knows.
     """
-    ours, theirs = reference.get_vocab(), candidate.get_vocab()
-    num_shared = 1 + min(max(one.values()) for one in (ours, theirs))
+    first, second = reference.get_vocab(), candidate.get_vocab()
+    num_shared = 1 + min(max(vocab.values()) for vocab in (first, second))
     difference = _difference(reference, candidate, num_shared)
     if difference is not None:
         raise TokenizerMismatchError(
@@ -91,13 +91,13 @@ def check_same_tokenizer(
             f"{difference}. A divergence compares probabilities of the same tokens; give two "
             "models that share a tokenizer."
         )
-    return sorted({**ours, **theirs}.keys() - (ours.keys() & theirs.keys()))
+    return sorted(first.keys() ^ second.keys())
 
 
 def vocabularies(rows: tuple[int, int], known: tuple[int, int]) -> Vocabularies:
-    """From the rows of both heads and the tokens that each model's tokenizer knows.
+    """Vocabularies by the rows of both heads and the tokens that each model's tokenizer knows.
 
-    Raises `ModelLoadError` where a model has fewer rows than there are shared tokens.
+    Raises `ModelLoadError` if a model has fewer rows than there are shared tokens.
     """
     num_shared = min(known)
     if rows[0] == rows[1] and known[0] == known[1]:
@@ -110,7 +110,7 @@ def vocabularies(rows: tuple[int, int], known: tuple[int, int]) -> Vocabularies:
         )
     tokens = [min(both) for both in zip(rows, known, strict=True)]
     has_added = max(tokens) > num_shared
-    reference, candidate = (Vocabulary(num_shared, one, has_added) for one in tokens)
+    reference, candidate = (Vocabulary(num_shared, num_known, has_added) for num_known in tokens)
     return reference, candidate
 
 
@@ -122,14 +122,14 @@ def num_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
 def smaller(
     reference: PreTrainedTokenizerBase, candidate: PreTrainedTokenizerBase | None
 ) -> PreTrainedTokenizerBase:
-    """The one whose tokens both models know."""
+    """The tokenizer whose tokens both models know."""
     if candidate is None or len(candidate.get_vocab()) >= len(reference.get_vocab()):
         return reference
     return candidate
 
 
 def added_note(tokens: Sequence[str], num_shared: int, *, is_candidates: bool) -> str:
-    """What is said of a pair of which one knows more tokens."""
+    """Note about a pair of which one model knows more tokens."""
     who, other = ("candidate", "reference")[:: 1 if is_candidates else -1]
     named = ", ".join(safe_line(token, 40) for token in tokens[:MAX_NAMED])
     more = ", …" if len(tokens) > MAX_NAMED else ""
@@ -141,18 +141,18 @@ def added_note(tokens: Sequence[str], num_shared: int, *, is_candidates: bool) -
 
 
 def padding_note(role: str, num_rows: int, vocabulary: Vocabulary | None) -> str | None:
-    """What is said of rows that no tokenizer names: a folder without one may hold added tokens.
+    """Note about rows that no tokenizer names: a folder without one may hold added tokens.
 
-    None where all rows are compared.
+    None if all rows are compared.
     """
     if vocabulary is None or num_rows <= vocabulary.num_known:
         return None
     num_left = num_rows - vocabulary.num_known
     many = f"the other {num_left} count as padding and are not compared; if they are added tokens"
-    one = "the other one counts as padding and is not compared; if it is an added token"
+    single = "the other one counts as padding and is not compared; if it is an added token"
     return (
         f"{role} has {num_rows} rows for tokens, and the tokenizer names {vocabulary.num_known}: "
-        f"{one if num_left == 1 else many}, save the tokenizer that names "
+        f"{single if num_left == 1 else many}, save the tokenizer that names "
         f"{'it' if num_left == 1 else 'them'} beside the weights"
     )
 
@@ -160,20 +160,20 @@ def padding_note(role: str, num_rows: int, vocabulary: Vocabulary | None) -> str
 def _difference(
     reference: PreTrainedTokenizerBase, candidate: PreTrainedTokenizerBase, num_shared: int
 ) -> str | None:
-    ours, theirs = (
-        {token: token_id for token, token_id in one.get_vocab().items() if token_id < num_shared}
-        for one in (reference, candidate)
+    first, second = (
+        {token: token_id for token, token_id in each.get_vocab().items() if token_id < num_shared}
+        for each in (reference, candidate)
     )
-    if ours != theirs and len(ours) != len(theirs):
-        return f"the reference knows {len(ours)} tokens, the candidate {len(theirs)}"
-    for token, token_id in ours.items():
-        if theirs.get(token) != token_id:
-            other = theirs.get(token, "none")
+    if first != second and len(first) != len(second):
+        return f"the reference knows {len(first)} tokens, the candidate {len(second)}"
+    for token, token_id in first.items():
+        if second.get(token) != token_id:
+            other = second.get(token, "none")
             return f"the token {safe_line(token)} has id {token_id} and {other}"
     for name in SPECIAL:
-        both = [getattr(one, name) for one in (reference, candidate)]
-        # An end of turn that was added is one of the rest.
-        if both[0] != both[1] and max(one or 0 for one in both) < num_shared:
+        both = [getattr(tokenizer, name) for tokenizer in (reference, candidate)]
+        # An added end of turn counts as one of the added tokens.
+        if both[0] != both[1] and max(token_id or 0 for token_id in both) < num_shared:
             return f"{name} is {both[0]} and {both[1]}"
     for probe in PROBES:
         if reference.encode(probe) != candidate.encode(probe):

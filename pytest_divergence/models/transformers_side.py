@@ -1,8 +1,8 @@
 """A side that transformers runs: forward passes over rows of tokens or embeddings.
 
 Rows are padded on the left and carry explicit position ids, so a row's logits do not depend on
-what else is in the batch. What every row begins with, the chat prefix, is computed once and its
-keys and values are shared. Within `TransformersSide.reuse_prompts`
+what else is in the batch. The chat prefix that every row begins with is computed once and its keys
+and values are shared. Within `TransformersSide.reuse_prompts`
 so are those of whole prompts. Does not know chat formats, divergences or sampling.
 """
 
@@ -57,11 +57,11 @@ class TransformersSide:
     """Entered around each use: for an adapter pair it switches the adapter."""
     meter: Meter = field(default_factory=Meter)
     vocabulary: Vocabulary | None = None
-    """What its logits are read as; None: each row of the head is a token of both models."""
+    """Outcomes that its logits stand for; None: each row of the head is a token of both models."""
     shares_cache: bool = True
-    """Whether rows may go on from keys and values that were read before."""
+    """Whether rows may continue from keys and values that were computed before."""
     extends_cache: bool = True
-    """Whether several tokens at once may follow what a cache holds."""
+    """Whether several tokens may be added to a cache at once."""
     _prompts: PromptCache | None = None
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class TransformersSide:
 
     @property
     def reading(self) -> str:
-        """How rows are read, for people."""
+        """Description of how rows are read, for messages."""
         if not self.extends_cache:
             return "in padded batches, a token at a time"
         shared = " that share what they begin with" if self._prefixes.are_shared else ""
@@ -94,7 +94,7 @@ class TransformersSide:
 
     @property
     def num_outcomes(self) -> int:
-        """Number of columns of the logits: what a next token can be."""
+        """Number of columns of the logits: the outcomes for a next token."""
         return self.vocabulary.num_outcomes if self.vocabulary else self.num_rows
 
     @property
@@ -114,7 +114,7 @@ class TransformersSide:
 
     @cached_property
     def takes_embeddings(self) -> bool:
-        """Whether the model reads embeddings that are no token's, which some look up by ids too.
+        """Whether the model reads embeddings that belong to no token; some models need the ids too.
 
         Tried once, on tokens that are not counted.
         """
@@ -122,16 +122,16 @@ class TransformersSide:
         try:
             with torch.no_grad():
                 replace(self, meter=Meter()).logits([middle], num_logits=1)
-        except Exception as error:  # models say it as they like
+        except Exception as error:  # models raise different errors for it
             if is_out_of_memory(error):
                 raise
             return False
         return True
 
     def passes_gradients(self) -> bool:
-        """Whether a gradient that is not zero reaches the input embeddings: tried on two tokens.
+        """Whether a nonzero gradient reaches the input embeddings: tried on two tokens.
 
-        Models that take embeddings and are not quantised are taken to pass them.
+        Models that take embeddings and are not quantised are assumed to pass gradients.
         """
         if not self.takes_embeddings or getattr(self.model, "hf_quantizer", None) is None:
             return self.takes_embeddings
@@ -139,13 +139,13 @@ class TransformersSide:
         try:
             logits = self.logits([embeds], num_logits=1)
             logits.log_softmax(-1)[..., 0].sum().backward()  # type: ignore[no-untyped-call]
-        except Exception:  # kernels without a backward pass raise what they like
+        except Exception:  # kernels without a backward pass raise different errors
             return False
         gradient = embeds.grad
         return gradient is not None and bool(torch.isfinite(gradient).all() and gradient.any())
 
     def checkpointed_layers(self) -> AbstractContextManager[None]:
-        """Keep each layer's input only within it; see `checkpointing.checkpointed_layers`."""
+        """Keep only each layer's input within it; see `checkpointing.checkpointed_layers`."""
         return checkpointed_layers(self.model, self.activate, role=self.role)
 
     @property
@@ -170,7 +170,7 @@ class TransformersSide:
     ) -> Iterator[tuple[TransformersSide, TransformersSide]]:
         """Run the model as the reference it is, and as a candidate with noise in its matrices.
 
-        Beside the model one copy of its matrices is held.
+        Takes memory for one more copy of its matrices.
         """
         switch = WeightSwitch(noisy_matrices(self.model, noisy))
         if not len(switch):
@@ -189,13 +189,13 @@ class TransformersSide:
     def _unread(
         self, role: Role | None = None, activate: Activate | None = None
     ) -> TransformersSide:
-        """The side as one that has read neither a chat prefix nor a prompt yet."""
+        """The side without any chat prefix or prompt read yet."""
         return replace(
             self, role=role or self.role, activate=activate or self.activate, _prompts=None
         )
 
     def _fed(self, token_ids: Tensor) -> Tensor:
-        """Ids that can be fed: a row that ended with an added token goes on with a stand-in."""
+        """Ids that can be fed: a row that ended with an added token continues with another."""
         return token_ids.clamp(max=self.vocab_size - 1) if self.vocabulary else token_ids
 
     def logits(self, bodies: Sequence[Tensor], *, prefix: Prefix = (), num_logits: int) -> Tensor:
@@ -209,10 +209,10 @@ class TransformersSide:
 
     @contextmanager
     def reuse_prompts(self) -> Iterator[None]:
-        """Read a prompt of ids once within it, whatever is asked of it afterwards.
+        """Read a prompt of ids only once within it, whatever is computed from it.
 
-        As far as `kv_cache.KEPT_BYTES` reach; what was read is forgotten at the end. Within another
-        one it changes nothing.
+        Keeps up to `kv_cache.KEPT_BYTES`, and forgets them at the end. Inside another
+        `reuse_prompts` it changes nothing.
         """
         if self._prompts is not None:
             yield
@@ -228,8 +228,8 @@ class TransformersSide:
     ) -> LazyLogits:
         """The last `num_positions` positions of each row, one row after the other.
 
-        As `logits` in all else, but where these would take much memory they are made only when
-        they are asked for.
+        Otherwise like `logits`, but logits that would take much memory are made only when they are
+        used.
         """
         with self.activate():  # the prefix is read by this side too
             rows = self._rows(bodies, prefix)
@@ -252,7 +252,7 @@ class TransformersSide:
             return (self._resumed if self._keeps(rows) else self._read)(rows)
 
     def _keeps(self, rows: PrefixedRows) -> bool:
-        """Whether what is read of these rows is kept: of ids, while it is told to."""
+        """Whether keys and values of these rows are kept: rows of ids, within `reuse_prompts`."""
         is_told = self._prompts is not None and self.shares_cache
         return is_told and not rows.bodies[0].is_floating_point()
 
@@ -261,7 +261,7 @@ class TransformersSide:
         return CachedDecoding(self, logits[:, -1], cache, mask)
 
     def _resumed(self, rows: PrefixedRows) -> CachedDecoding:
-        """Read only those of the rows that were not read before."""
+        """Decoding after these rows, of which only those not read before are read."""
         assert self._prompts is not None
         places = [self._prompts.get(row) for row in rows.keys]
         unread = [index for index, place in enumerate(places) if place is None]
@@ -271,7 +271,7 @@ class TransformersSide:
             batch = self._keep(new, *read)
             if len(unread) == len(places):
                 return CachedDecoding(self, read[0][:, -1], *read[1:])
-            if batch is None:  # parts of some rows are forgotten: none can go on from them
+            if batch is None:  # parts of some rows are forgotten, so none can continue from them
                 return self._read(rows)
             for place, index in enumerate(unread):
                 places[index] = (batch, place)
@@ -286,7 +286,7 @@ class TransformersSide:
     def _keep(
         self, rows: PrefixedRows, logits: Tensor, cache: DynamicCache | None, mask: Tensor
     ) -> ReadBatch | None:
-        """What these rows were read into, kept where there is room; None where it is not whole."""
+        """The batch of these rows as read, kept if there is room; None if it is incomplete."""
         layers = keys_and_values(cache, mask.shape[1]) if cache is not None else None
         if layers is None or self._prompts is None:
             return None
@@ -295,7 +295,7 @@ class TransformersSide:
         return batch
 
     def _parts(self, rows: PrefixedRows, num_logits: int) -> list[Tensor]:
-        """Logits (B, N, V) of each pass that reads some of the rows: one reads all of them here."""
+        """Logits (B, N, V) of each pass over some of the rows; here one pass reads all."""
         return [self._start(rows, num_logits=num_logits, use_cache=False)[0]]
 
     def _start(
@@ -316,7 +316,7 @@ class TransformersSide:
         return logits, cache, mask
 
     def _rows(self, bodies: Sequence[Tensor], prefix: Prefix) -> PrefixedRows:
-        """The rows behind a prefix that they share; with it where they cannot."""
+        """The rows after a prefix that they share; rows that cannot share it contain it."""
         shared = self._prefixes.shared(prefix, longest=max(map(len, bodies)))
         if shared is not None:
             return PrefixedRows(prefix, shared, bodies)
@@ -334,17 +334,17 @@ class TransformersSide:
             return self._outcomes(self._pass(rows, mask, positions, cache, num_logits))
         except Exception as error:
             if self._prompts is not None and is_out_of_memory(error):
-                self._prompts.forget()  # a smaller batch shall find their room
+                self._prompts.forget()  # makes room for a smaller batch
             raise
 
     def _outcomes(self, logits: Tensor) -> Tensor:
-        """Logits of what both models can say: (..., rows of the head) -> (..., num_outcomes)."""
+        """Logits of the outcomes: (..., rows of the head) -> (..., num_outcomes)."""
         return self.vocabulary.fold(logits) if self.vocabulary else logits
 
     def _states(
         self, forward: Callable[[], list[Tensor]], num_rows: int, num_positions: int
     ) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
-        """The hidden states of passes, and what makes logits of them; or (B, N, V) and None."""
+        """Hidden states of passes and the function from them to logits; or (B, N, V) and None."""
         if not self._head.can_wait(num_rows * num_positions * self.num_rows):
             return at_the_end(forward(), num_positions), None
         with self._head.spared() as reached:
@@ -373,26 +373,26 @@ class CachedDecoding:
     _mask: Tensor
 
     def fork(self, rows: Sequence[int]) -> CachedDecoding:
-        """A batch of its own that goes on from the given rows, which may repeat."""
+        """A separate batch that continues the given rows, which may repeat."""
         index = torch.tensor(rows, device=self.logits.device)
         cache = copy.deepcopy(self._cache)
         if cache is not None:
-            # What all kinds of layers can do, each on its own device.
+            # All kinds of layers can do this, each on its own device.
             cache.reorder_cache(index)  # type: ignore[arg-type]
         mask = self._mask[index.to(self._mask.device)]
         return CachedDecoding(self.side, self.logits[index], cache, mask)
 
     def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[LazyLogits]:
-        """Positions that predict each token of one continuation a row: T a row.
+        """Positions that predict each token of a continuation per row: T per row.
 
-        The batch is spent by it: the continuations stand in its cache afterwards.
+        Spends the batch: its cache holds the continuations afterwards.
         """
         if not self.side.extends_cache:
             return self._stepped(continuations)
         longest = max(map(len, continuations))
         first, vocab_size = self.logits[:, None], self.logits.shape[-1]
         if longest == 1:
-            return [LazyLogits(one, vocab_size) for one in first]
+            return [LazyLogits(row, vocab_size) for row in first]
         side = self.side
         with side.activate():
             rest, to_logits = side._states(
@@ -406,8 +406,8 @@ class CachedDecoding:
                 for row, length in zip(logits, lengths, strict=True)
             ]
         return [
-            LazyLogits(states[: length - 1], vocab_size, to_logits, one)
-            for one, states, length in zip(self.logits, rest, lengths, strict=True)
+            LazyLogits(states[: length - 1], vocab_size, to_logits, row)
+            for row, states, length in zip(self.logits, rest, lengths, strict=True)
         ]
 
     def _stepped(self, continuations: Sequence[Sequence[int]]) -> list[LazyLogits]:
