@@ -24,11 +24,11 @@ FETCHING_KEYS: dict[str, tuple[object, ...]] = {
 }
 """Values that make PEFT fetch nothing for an adapter (X-LoRA's parts, a shadow's backbone)."""
 OTHER_MODEL_KEYS = {
-    "layer_replication": "which builds the base anew from its layers, so that the reference would "
-    "be another model than the one that was named",
-    "alora_invocation_tokens": "so that it is at work only behind certain tokens, and most of a "
+    "layer_replication": "which rebuilds the base from its layers, so the reference would "
+    "not be the model that you named",
+    "alora_invocation_tokens": "so it is active only after certain tokens, and most of a "
     "comparison would be of the base with itself",
-    "arrow_config": "which mixes other adapters that lie elsewhere",
+    "arrow_config": "which mixes other adapters, stored elsewhere",
 }
 """Keys that turn the base or the adapter into another model than the user named."""
 HARMLESS_INITS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
@@ -37,7 +37,7 @@ MODULE_KEYS = ("_modules", "_pattern", "_parameters", "_indices", "_bd_a", "_bd_
 """Endings of keys whose texts PEFT matches against module names."""
 MOST_NAMES = 1_000
 """Texts by which an adapter of few tensors may name modules: PEFT tries each on every module."""
-MERGE = "Work it into a full model with merge_and_unload() and give that folder."
+MERGE = "Merge it into a full model with merge_and_unload() and give that folder."
 
 
 def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
     if (folder / "config.json").is_file() and (full := sorted(folder.glob("model*.safetensors"))):
         raise ModelLoadError(
             f"{role}: {folder} holds an adapter and a full model ({full[0].name}), so it names two "
-            "models; give a folder that holds the one that is meant"
+            "models; give a folder that holds only the one that you mean"
         )
     if not _is_plain(config.get("auto_mapping")) or config.get("megatron_config"):
         raise ModelLoadError(
@@ -68,8 +68,8 @@ def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
         if config.get(key) not in harmless:
             raise ModelLoadError(
                 f"{role}: {folder}/adapter_config.json names other models under {key}: "
-                f"{safe_line(str(config[key]), 80)}; what an adapter names is never fetched. Where "
-                "you trust them, work it into a full model and give that folder"
+                f"{safe_line(str(config[key]), 80)}; what an adapter names is never fetched. If "
+                "you trust them, merge it into a full model and give that folder"
             )
     _screen_effects(config, folder, role=role)
     texts = list(_module_texts(config))

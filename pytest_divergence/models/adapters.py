@@ -159,7 +159,7 @@ class _Attached:
         if missing:
             raise ModelLoadError(
                 f"{what} lacks {len(missing)} weights that its config asks for, "
-                f"{safe_line(missing[0])} among them, so it is not the whole adapter; save it "
+                f"{safe_line(missing[0])} among them, so the adapter is incomplete; save it "
                 "again with save_pretrained()"
             )
         plain: Any = self.model.get_base_model()
@@ -168,8 +168,8 @@ class _Attached:
             modules[name] is not was for name, was in self._modules.items()
         ):
             raise ModelLoadError(
-                f"{what} builds the base anew, so the reference would be another model than the "
-                f"one that was named. {MERGE}"
+                f"{what} rebuilds the base, so the reference would not be the model that you "
+                f"named. {MERGE}"
             )
         if not self._is_trial and _digests(modules) != self._digests:
             raise ModelLoadError(
@@ -203,7 +203,7 @@ def _check_config(side: SidePlan, config: Any) -> None:
     if config.is_prompt_learning or config.is_adaption_prompt:
         raise ModelLoadError(
             f"{side.role}: the adapter {side.spec} changes no layer of the model: its virtual "
-            "tokens stand before the prompt, and would be left out of the comparison; give an "
+            "tokens come before the prompt and would be left out of the comparison; give an "
             "adapter of layers, such as a LoRA"
         )
     known = config.to_dict()
@@ -247,7 +247,7 @@ def _check_ranks(side: SidePlan, shapes: Shapes) -> None:
         if most and isinstance(rank, int) and rank > most:
             raise ModelLoadError(
                 f"{side.role}: {side.folder}/adapter_config.json sets a rank of {rank:.4g}, and "
-                f"its weights have one of at most {most}; give the config that belongs to them"
+                f"its weights have at most {most}; give the config that belongs to them"
             )
 
 

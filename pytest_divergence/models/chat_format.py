@@ -130,7 +130,7 @@ class ChatFormat:
         if len(ids) > MAX_RENDERED:  # a token is a character at least
             raise DivergenceError(
                 f"the chat template makes {len(ids):,} tokens of the prompt "
-                f"{safe_line(turns[-1].content)}, and at most {MAX_RENDERED:,} are read; give "
+                f"{safe_line(turns[-1].content)}, and the limit is {MAX_RENDERED:,}; give "
                 f"another {setting('chat_template')}"
             )
         return cast("list[int]", ids)

@@ -46,7 +46,7 @@ def placement(
     if device_map is not None:
         if device_map != "auto" or own_device is not None:
             raise ModelLoadError(
-                f"{role}: device_map={device_map} must be auto, and stand without device"
+                f"{role}: device_map={device_map} must be auto, and given without device"
             )
         if importlib.util.find_spec("accelerate") is None:
             raise ModelLoadError(
@@ -106,7 +106,7 @@ def check_is_whole(base: PreTrainedModel, *, role: str) -> None:
         raise ModelLoadError(
             f"{role} is an adapter, and its base did not fit: accelerate left part of it on the "
             "CPU or on disk, where an adapter cannot be checked. Load it in fewer bytes "
-            "(dtype=bfloat16), or work the adapter into a full model with merge_and_unload()"
+            "(dtype=bfloat16), or merge the adapter into a full model with merge_and_unload()"
         )
 
 

@@ -74,7 +74,7 @@ def check_all_is_loaded(loading_info: dict[str, Any], *, what: str) -> None:
     if missing:
         raise ModelLoadError(
             f"{what} lacks {len(missing)} weights that its architecture has, "
-            f"{safe_line(missing[0])} among them, so it is not the whole model; save it again"
+            f"{safe_line(missing[0])} among them, so the model is incomplete; save it again"
         )
     unexpected = sorted(loading_info["unexpected_keys"])
     if unexpected:
@@ -153,8 +153,8 @@ def _screen_numbers(config: dict[str, Any], folder: Path, num_tensors: int, *, r
         if value > most:
             shown = f"{value:.4g}" if value < 1e300 else "a number of more than 300 digits"
             raise ModelLoadError(
-                f"{role}: {folder}/config.json sets {safe_line(key)} to {shown}, and no model "
-                f"with more than {most:,} is built; give the model's own config"
+                f"{role}: {folder}/config.json sets {safe_line(key)} to {shown}, and at "
+                f"most {most:,} is accepted; give the model's own config"
             )
         if key in LAYERS and 0 < num_tensors < value:
             raise ModelLoadError(

@@ -44,8 +44,8 @@ def check_files(folder: Path, *, role: str) -> None:
         except OSError:  # a broken link: whoever needs the file reports that it is missing
             if path.suffix == ".safetensors":
                 raise ModelLoadError(
-                    f"{role}: {path} is a link that leads to no file; take it out of the folder, "
-                    "or bring the file that it names"
+                    f"{role}: {path} is a link to a missing file; remove it from the folder, "
+                    "or restore the file that it names"
                 ) from None
             continue
         if stat.S_ISDIR(found.st_mode):
@@ -53,14 +53,14 @@ def check_files(folder: Path, *, role: str) -> None:
         is_system = path.resolve().parts[1:2] in [(name,) for name in SYSTEM]
         if not stat.S_ISREG(found.st_mode) or is_system:
             raise ModelLoadError(
-                f"{role}: {path} is no regular file (a pipe, a socket or a device), and reading it "
-                "might never end; take it out of the folder"
+                f"{role}: {path} is not a regular file (but a pipe, socket or device), and reading "
+                "it might never end; remove it from the folder"
             )
         most = MAX_CONFIG_BYTES if path.name in CONFIGS else MAX_TEXT_BYTES
         if path.suffix in READ_WHOLE and found.st_size > most:
             raise ModelLoadError(
-                f"{role}: {path} has {amount(found.st_size)}, and at most {amount(most)} of such a "
-                "file are read; give the folder as save_pretrained() wrote it"
+                f"{role}: {path} has {amount(found.st_size)}, and the limit for such a file is "
+                f"{amount(most)}; give the folder as save_pretrained() wrote it"
             )
 
 

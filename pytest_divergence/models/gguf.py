@@ -86,7 +86,7 @@ def gguf_folder(path: Path, *, like: Path | None, role: str, say: Say) -> Path:
         with file_lock(
             folder.with_suffix(".lock"),
             timeout=LOCK_SECONDS,
-            on_wait=lambda _: say(f"another process converts {path.name}"),
+            on_wait=lambda _: say(f"another process is converting {path.name}"),
         ):
             if not folder.is_dir():
                 say(f"converting {safe_line(path.name)} to safetensors (once)")
@@ -153,7 +153,7 @@ def read_gguf_header(path: Path, *, role: str) -> GgufHeader:
     except OSError as error:
         raise ModelLoadError(f"{role}: {path} cannot be read: {error}") from error
     except ValueError as error:  # UnicodeDecodeError is one
-        raise ModelLoadError(f"{role}: {path} is not a sound GGUF file: {error}") from error
+        raise ModelLoadError(f"{role}: {path} is not a valid GGUF file: {error}") from error
 
 
 def _folder_name(path: Path, like: Path | None) -> str:
@@ -192,7 +192,7 @@ def _added_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> list[str
         if tokenizer.convert_tokens_to_ids(token) != token_id:
             raise TokenizerMismatchError(
                 f"{role}: the GGUF file adds the token {safe_line(token)} as {token_id}, which the "
-                "other model's tokenizer cannot take up; give the model as a folder of safetensors"
+                "other model's tokenizer cannot add; give the model as a folder of safetensors"
             )
     return added
 
@@ -210,7 +210,7 @@ class _Reader:
             raise ValueError("it does not begin with GGUF")
         version = self._number("<I")
         if version not in VERSIONS:
-            raise ValueError(f"version {version} is none of {VERSIONS}")
+            raise ValueError(f"version {version} is not one of {VERSIONS}")
         num_tensors, num_keys = self._number("<Q"), self._number("<Q")
         tokens: tuple[str, ...] = ()
         for _ in range(self._count(num_keys, 13)):  # a key's length, a type, and one byte
@@ -218,7 +218,7 @@ class _Reader:
             if key.endswith(LAYERS_KEY) and kind in INTEGERS:
                 layers = int.from_bytes(self._data[self._at :][: SIZES[kind]], "little")
                 if layers > num_tensors:
-                    raise ValueError(f"it announces {layers} layers and {num_tensors} tensors")
+                    raise ValueError(f"it declares {layers} layers and {num_tensors} tensors")
             value = self._value(kind, is_wanted=key == TOKENS_KEY)
             tokens = tuple(value) if value else tokens
         left = MAX_WEIGHTS_PER_BYTE * self._file_size
@@ -270,7 +270,7 @@ class _Reader:
 
     def _count(self, count: int, least_bytes: int) -> int:
         if count * least_bytes > len(self._data) - self._at:
-            raise ValueError(f"it announces {count} entries, more than the file can hold")
+            raise ValueError(f"it declares {count} entries, more than the file can hold")
         return count
 
     def _take(self, length: int) -> bytes:

@@ -135,7 +135,7 @@ class SidePlan:
             return weights_digest(self.folder)
         if self.fingerprint is None:
             raise ModelLoadError(
-                f"{self.role}: {self.spec} cannot be told apart before it is loaded"
+                f"{self.role}: {self.spec} cannot be identified before it is loaded"
             )
         return text_digest(f"fingerprint {self.fingerprint}")
 
@@ -365,7 +365,7 @@ class _Resolution:
             raise ModelLoadError(
                 f"{roles[0]} is an adapter folder ({reference.spec}); give the model that it was "
                 f"trained on as {roles[0]}, and the adapter as {roles[1]}. To compare two "
-                "adapters, name the base behind each: ADAPTER,base=MODEL"
+                "adapters, add the base to each: ADAPTER,base=MODEL"
             )
         reference = self._with_base(reference, default=None)
         candidate = self._with_base(candidate, default=reference.full_model)
@@ -422,7 +422,7 @@ class _Resolution:
         if any(own) and own != base:
             raise ModelLoadError(
                 f"{side.role}: {spec} runs on the weights of {default.role}, so it runs as they "
-                f"do; write dtype and attn_implementation behind {default.role}"
+                f"do; add dtype and attn_implementation to {default.role}"
             )
         return replace(side, base=default)
 

@@ -115,7 +115,7 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
     if not plan.is_current:
         raise ModelLoadError(
             f"{' and '.join(side.role for side in plan.sides)}: a folder has changed since it was "
-            "looked at; start again once nothing writes to it"
+            "checked; start again when nothing writes to it"
         )
     pair = ModelPair.from_models(
         reference,

@@ -42,11 +42,11 @@ class _Group:
 def pattern_problem(pattern: str) -> str | None:
     """Problem of a pattern, as the end of a sentence; None if it may be matched."""
     if len(pattern) > MAX_LENGTH:
-        return f"has {len(pattern)} characters, and at most {MAX_LENGTH} are matched"
+        return f"has {len(pattern)} characters, and the limit is {MAX_LENGTH}"
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        return f"is no regular expression: {error}"
+        return f"is not a valid regular expression: {error}"
     groups, last, at = [_Group()], _Group(), 0
     while at < len(pattern):
         group, repeat = groups[-1], REPEAT.match(pattern, at)

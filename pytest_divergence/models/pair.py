@@ -187,13 +187,13 @@ def with_gradients(pair: ModelPair, side: Side) -> SideWithGradients:
         if side.takes_embeddings:
             return side
         raise NoGradientError(
-            f"{_name_of(side, pair)} reads ids alone and no embeddings, by which soft prompts are "
-            "trained; search without training: the other strategies need no gradients"
+            f"{_name_of(side, pair)} reads only ids, and soft prompts are trained as "
+            "embeddings; search without training: the other strategies need no gradients"
         )
     raise NoGradientError(
-        f"{_name_of(side, pair)} gives no gradients to its inputs, by which soft prompts are "
-        f"trained; {_LOAD_IT} for {setting(_SETTINGS[side.role])}, or search without training: the "
-        "other strategies need no gradients"
+        f"{_name_of(side, pair)} gives no gradients for its inputs, which soft prompts are "
+        f"trained with; {_LOAD_IT} for {setting(_SETTINGS[side.role])}, or search without "
+        "training: the other strategies need no gradients"
     )
 
 
@@ -206,7 +206,7 @@ def with_weights(pair: ModelPair, side: Side) -> SideWithWeights:
         return side
     raise MeasurementError(
         f"{_name_of(side, pair)} has no weights here, so its attention, dtype and device cannot be "
-        f"switched and no noise can be planted in it; {_LOAD_IT} for "
+        f"switched and no noise can be added to them; {_LOAD_IT} for "
         f"{setting(_SETTINGS[side.role])}, or search: a search measures the noise floor and the "
         "typical shift without weights"
     )
@@ -234,8 +234,8 @@ class AdapterSwitch:
         if not layers:
             # Virtual tokens before the prompt, say: nothing would differ, so every test would pass.
             raise ModelLoadError(
-                "the adapter changes no layer of the model, so the two sides cannot be told apart "
-                f"here; work it into a full model and give that as {setting('model_2')}"
+                "the adapter changes no layer of the model, so the two sides would be equal "
+                f"here; merge it into a full model and give that as {setting('model_2')}"
             )
         for name in {name for side in sides for name in side}:
             if not any(name in names for names in layers.values()):

@@ -108,7 +108,7 @@ def demo_folder(
     with file_lock(
         user_cache("demo") / f"{folder.name}.lock",
         timeout=DEMO_LOCK_SECONDS,
-        on_wait=lambda _: say("another process prepares the demo"),
+        on_wait=lambda _: say("another process is preparing the demo"),
     ):
         if not folder.is_dir():
             say(f"preparing demo:{DEMO} (once, about half a minute)")

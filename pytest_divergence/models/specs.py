@@ -93,7 +93,7 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
     location = location.strip()
     if "\0" in location:
         raise ModelLoadError(
-            f"{role} holds a NUL character, so it is no folder, and it is not a Hub id"
+            f"{role} holds a NUL character, so it is not a folder, and not a Hub id"
         )
     if not location:
         raise ModelLoadError(f"{role} is empty; give a Hub id, a local folder or demo:NAME")
@@ -106,7 +106,7 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
     kind, location = _kind_and_location(location, role=role, root=root or Path.cwd())
     if "revision" in options and kind != "hub":
         raise ModelLoadError(
-            f"{role}: revision={options['revision']} is for a Hub id, and {location} is none; "
+            f"{role}: revision={options['revision']} is for a Hub id, and {location} is not one; "
             "leave it out"
         )
     return ModelSpec(kind, location, **options)

@@ -46,14 +46,14 @@ def check_template(template: str, *, choice: str, arguments: Mapping[str, Any]) 
     `choice` is what the user gave; `arguments` are what it is rendered with.
     """
     problem = (
-        f"has {len(template):,} characters, and at most {MAX_TEMPLATE:,} are read"
+        f"has {len(template):,} characters; the limit is {MAX_TEMPLATE:,}"
         if len(template) > MAX_TEMPLATE
         else _trial(template, json.dumps(arguments, default=str, sort_keys=True))
     )
     if problem is not None:
         raise ModelLoadError(
             f"{setting('chat_template')}={choice}: the template {problem}; give none, or a "
-            "template that you know"
+            "template that you trust"
         )
 
 
@@ -78,16 +78,16 @@ def _trial(template: str, arguments: str) -> str | None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"renders a conversation of three turns for more than {WALL_SECONDS} s"
+        return f"takes more than {WALL_SECONDS} s to render a conversation of three turns"
     except OSError as error:  # no process can be started
-        return f"cannot be tried in a process of its own: {error.strerror or error}"
+        return f"cannot be tried in a separate process: {error.strerror or error}"
     if done.stdout == "memory":
         return f"takes more than {MEMORY_BYTES // 2**20:,} MiB to render three turns"
     if done.stdout == "length":
         return f"makes more than {MAX_RENDERED:,} characters of three turns"
     if done.returncode > 0:  # no trial, no template
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return f"cannot be tried in a process of its own: {safe_line(reason)}"
+        return f"cannot be tried in a separate process: {safe_line(reason)}"
     if done.returncode < 0:
-        return f"takes more than {CPU_SECONDS} s, or breaks its process, to render three turns"
+        return f"takes more than {CPU_SECONDS} s, or crashes its process, to render three turns"
     return None

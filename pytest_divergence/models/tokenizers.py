@@ -177,5 +177,5 @@ def _difference(
             return f"{name} is {both[0]} and {both[1]}"
     for probe in PROBES:
         if reference.encode(probe) != candidate.encode(probe):
-            return f"they cut {safe_line(probe)} into different tokens"
+            return f"they split {safe_line(probe)} into different tokens"
     return None

@@ -176,7 +176,7 @@ class TransformersSide:
         if not len(switch):
             raise MeasurementError(
                 f"the {self.role} has no weight matrix in floating point (it is quantised), so no "
-                "noise can be planted in it"
+                "noise can be added to it"
             )
         try:
             yield (

@@ -97,10 +97,10 @@ def test_trained_biases_are_refused(
     [
         (
             {"layer_replication": [[0, 2], [0, 2], [1, 2]]},
-            "sets layer_replication, which builds the base anew from its layers, so that the "
-            "reference would be another model than the one that was named.",
+            "sets layer_replication, which rebuilds the base from its layers, so the "
+            "reference would not be the model that you named.",
         ),
-        ({"alora_invocation_tokens": [5, 6]}, "is at work only behind certain tokens"),
+        ({"alora_invocation_tokens": [5, 6]}, "is active only after certain tokens"),
         ({"arrow_config": {"task_adapter_names": ["x"]}}, "mixes other adapters"),
         ({"bias": "all"}, 'sets bias to "all": the adapter changes the base\'s own weights'),
         ({"init_lora_weights": "pissa"}, 'sets init_lora_weights to "pissa": the adapter changes'),
@@ -315,8 +315,8 @@ def test_a_rank_out_of_all_proportion_takes_no_memory(tiny_models: Path, adapter
     change_config(adapter, r=2_000_000_000)
 
     assert refusal(tiny_models / "base", adapter) == (
-        f"--model-2: {adapter}/adapter_config.json sets a rank of 2e+09, and its weights have one "
-        "of at most 2; give the config that belongs to them"
+        f"--model-2: {adapter}/adapter_config.json sets a rank of 2e+09, and its weights have at "
+        "most 2; give the config that belongs to them"
     )
 
 

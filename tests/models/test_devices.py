@@ -135,5 +135,5 @@ def test_an_adapter_runs_where_its_base_does(tiny_models: Path, option: str) -> 
 
 @pytest.mark.parametrize("options", ["device_map=0", "device_map=auto,device=cpu"])
 def test_a_map_is_auto_and_stands_alone(tiny_models: Path, options: str) -> None:
-    with pytest.raises(ModelLoadError, match=r"must be auto, and stand without device$"):
+    with pytest.raises(ModelLoadError, match=r"must be auto, and given without device$"):
         load_model_pair(str(tiny_models / "base"), f"{tiny_models / 'ft'},{options}")

@@ -138,15 +138,15 @@ def test_what_is_refused_is_found_inside_lists(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"num_labels": 10**9}, 'sets "num_labels" to 1e+09, and no model with more than 100,000'),
-        ({"num_hidden_layers": 10**6}, "and no model with more than 1,000 is built"),
+        ({"num_labels": 10**9}, 'sets "num_labels" to 1e+09, and at most 100,000 is accepted'),
+        ({"num_hidden_layers": 10**6}, "and at most 1,000 is accepted"),
         (
             {"num_hidden_layers": 200},
             "sets num_hidden_layers to 200, but its files hold 21 tensors",
         ),
-        ({"num_attention_heads": 10**9}, "and no model with more than 10,000 is built"),
-        ({"num_experts": 10**7}, "and no model with more than 10,000 is built"),
-        ({"text_config": {"num_hidden_layers": 10**6}}, "and no model with more than 1,000 is"),
+        ({"num_attention_heads": 10**9}, "and at most 10,000 is accepted"),
+        ({"num_experts": 10**7}, "and at most 10,000 is accepted"),
+        ({"text_config": {"num_hidden_layers": 10**6}}, "and at most 1,000 is accepted"),
         ({"vocab_size": 10**9}, "has a config.json that describes a model of 6.4e+10 numbers"),
         ({"intermediate_size": 10**8}, "has a config.json that describes a model of"),
         ({"num_hidden_layers": 20}, "has a config.json that describes a model of"),
@@ -210,8 +210,8 @@ def test_what_can_be_read_for_ever_is_refused(
     kind(folder / name)
 
     assert refusal(tiny_models / "base", folder) == (
-        f"--model-2: {folder / name} is no regular file (a pipe, a socket or a device), and "
-        "reading it might never end; take it out of the folder"
+        f"--model-2: {folder / name} is not a regular file (but a pipe, socket or device), and "
+        "reading it might never end; remove it from the folder"
     )
 
 
@@ -223,7 +223,7 @@ def test_a_pipe_in_an_adapters_folder_is_refused(
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
 
-    assert f"{name} is no regular file" in refusal(tiny_models / "base", folder)
+    assert f"{name} is not a regular file" in refusal(tiny_models / "base", folder)
 
 
 def test_a_pipe_among_further_templates_is_refused(tiny_models: Path, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_pipe_among_further_templates_is_refused(tiny_models: Path, tmp_path: 
     (folder / "additional_chat_templates").mkdir()
     os.mkfifo(folder / "additional_chat_templates/x.jinja")
 
-    assert "x.jinja is no regular file" in refusal(tiny_models / "base", folder)
+    assert "x.jinja is not a regular file" in refusal(tiny_models / "base", folder)
 
 
 def test_a_config_that_would_fill_memory_is_not_read(tiny_models: Path, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_config_that_would_fill_memory_is_not_read(tiny_models: Path, tmp_path
     with (folder / "config.json").open("r+b") as stream:
         stream.truncate(20 * 2**30)  # a file with a hole: no disk is used
 
-    assert "config.json has 21 GB, and at most 17 MB of such a file are read" in refusal(
+    assert "config.json has 21 GB, and the limit for such a file is 17 MB" in refusal(
         tiny_models / "base", folder
     )
 
@@ -260,8 +260,8 @@ def test_weights_behind_a_link_to_nowhere_are_refused(tiny_models: Path, tmp_pat
     (folder / "zz.safetensors").symlink_to("nowhere")
 
     assert refusal(tiny_models / "base", folder) == (
-        f"--model-2: {folder}/zz.safetensors is a link that leads to no file; take it out of the "
-        "folder, or bring the file that it names"
+        f"--model-2: {folder}/zz.safetensors is a link to a missing file; remove it from the "
+        "folder, or restore the file that it names"
     )
 
 
@@ -391,7 +391,7 @@ def test_a_model_of_which_a_weight_is_missing_is_refused(tiny_models: Path, tmp_
 
     assert refusal(tiny_models / "base", folder) == (
         f"--model-2: {folder} lacks 1 weights that its architecture has, "
-        '"model.layers.0.mlp.up_proj.weight" among them, so it is not the whole model; save it '
+        '"model.layers.0.mlp.up_proj.weight" among them, so the model is incomplete; save it '
         "again"
     )
 

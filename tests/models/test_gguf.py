@@ -135,9 +135,7 @@ def test_counts_that_the_file_cannot_hold_are_refused_at_once(
     path = tmp_path / "bomb.gguf"
     path.write_bytes(data)
 
-    assert f"it announces {count} entries, more than the file can hold" in refusal(
-        tiny_models, path
-    )
+    assert f"it declares {count} entries, more than the file can hold" in refusal(tiny_models, path)
 
 
 def test_more_layers_than_tensors_are_refused_at_once(
@@ -148,7 +146,7 @@ def test_more_layers_than_tensors_are_refused_at_once(
     sound = exact.read_bytes()
     path.write_bytes(sound.replace(key + struct.pack("<I", 2), key + struct.pack("<I", 10**6)))
 
-    assert "it announces 1000000 layers and 21 tensors" in refusal(tiny_models, path)
+    assert "it declares 1000000 layers and 21 tensors" in refusal(tiny_models, path)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +154,7 @@ def test_more_layers_than_tensors_are_refused_at_once(
     [
         (b"", "it ends inside its header"),
         (b"PK\x03\x04" + bytes(64), "it does not begin with GGUF"),
-        (b"GGUF" + struct.pack("<IQQ", 9, 0, 0), "version 9 is none of (2, 3)"),
+        (b"GGUF" + struct.pack("<IQQ", 9, 0, 0), "version 9 is not one of (2, 3)"),
     ],
 )
 def test_what_is_no_gguf_file_is_refused(
@@ -165,7 +163,7 @@ def test_what_is_no_gguf_file_is_refused(
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
 
-    assert refusal(tiny_models, path) == (f"--model-2: {path} is not a sound GGUF file: {reason}")
+    assert refusal(tiny_models, path) == (f"--model-2: {path} is not a valid GGUF file: {reason}")
 
 
 def test_a_mutated_header_is_walked_in_no_time(exact: Path, tmp_path: Path) -> None:

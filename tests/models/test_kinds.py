@@ -269,7 +269,7 @@ def test_a_base_is_for_adapters_and_no_adapter_itself(tiny_models: Path) -> None
     )
     assert refusal(base, f"{adapter},dtype=bfloat16") == (
         f"--model-2: {adapter},dtype=bfloat16 runs on the weights of --model-1, so it runs as they "
-        "do; write dtype and attn_implementation behind --model-1"
+        "do; add dtype and attn_implementation to --model-1"
     )
 
 

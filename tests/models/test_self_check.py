@@ -434,7 +434,7 @@ def test_a_model_that_looks_up_by_ids_is_searched_without_soft_prompts() -> None
     with pytest.raises(NoGradientError) as caught:
         train_soft_prompt(pair, TrainingConfig(num_virtual_tokens=2, num_steps=2), PROMPTS)
     assert str(caught.value).startswith(
-        'the reference ("in memory: Gemma4ForCausalLM") reads ids alone and no embeddings, by '
+        'the reference ("in memory: Gemma4ForCausalLM") reads only ids, and soft prompts are '
     )
 
 

@@ -40,13 +40,13 @@ PROMPTS = ("How do I tie a knot?", "Write a poem about rain.", "Why?")
 BODIES = [torch.arange(20, 23), torch.arange(30, 50), torch.tensor([9])]
 PREFIX = (1, 87, 85)
 NO_GRADIENTS = (
-    'the candidate ("tiny/ft") gives no gradients to its inputs, by which soft prompts are '
-    "trained; give a model folder or a Hub id for --model-2, or search without training: the other "
-    "strategies need no gradients"
+    'the candidate ("tiny/ft") gives no gradients for its inputs, which soft prompts are '
+    "trained with; give a model folder or a Hub id for --model-2, or search without training: the "
+    "other strategies need no gradients"
 )
 NO_WEIGHTS = (
     'the reference ("tiny/base") has no weights here, so its attention, dtype and device cannot be '
-    "switched and no noise can be planted in it; give a model folder or a Hub id for --model-1, or "
+    "switched and no noise can be added to them; give a model folder or a Hub id for --model-1, or "
     "search: a search measures the noise floor and the typical shift without weights"
 )
 

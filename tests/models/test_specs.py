@@ -34,7 +34,7 @@ def test_a_folder_has_no_revision(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
 
     assert refusal("mine,revision=v2", tmp_path) == (
-        f"--model-1: revision=v2 is for a Hub id, and {tmp_path / 'mine'} is none; leave it out"
+        f"--model-1: revision=v2 is for a Hub id, and {tmp_path / 'mine'} is not one; leave it out"
     )
 
 

@@ -21,8 +21,8 @@ from tests.tiny import CHATML, save_tiny_model, tiny_tokenizer
 NESTED = "{% for i in range(99999) %}" * 4 + "{% set x = 1 %}" + "{% endfor %}" * 4
 LATER = "{% if messages|length > 2 %}" + NESTED + "{% endif %}x"
 BOMBS = {
-    "nested loops": (NESTED, "takes more than 3 s, or breaks its process, to render three turns"),
-    "loops behind three turns": (LATER, "takes more than 3 s, or breaks its process"),
+    "nested loops": (NESTED, "takes more than 3 s, or crashes its process, to render three turns"),
+    "loops behind three turns": (LATER, "takes more than 3 s, or crashes its process"),
     "memory": ("{{ 'a' * 3000000000 }}", "takes more than 1,024 MiB to render three turns"),
     "memory later": (
         "{% set n = namespace(t='ab') %}{% for i in range(40) %}{% set n.t = n.t ~ n.t %}"
@@ -30,7 +30,7 @@ BOMBS = {
         "takes more than 1,024 MiB to render three turns",
     ),
     "length": ("{{ 'a' * 2000000 }}", "makes more than 1,000,000 characters of three turns"),
-    "its own length": ("x" * 100_001, "has 100,001 characters, and at most 100,000 are read"),
+    "its own length": ("x" * 100_001, "has 100,001 characters; the limit is 100,000"),
 }
 
 
@@ -46,7 +46,7 @@ def test_a_template_without_measure_is_refused(
 
     assert str(caught.value).startswith("--divergence-chat-template=candidate: the template ")
     assert said in str(caught.value)
-    assert str(caught.value).endswith("; give none, or a template that you know")
+    assert str(caught.value).endswith("; give none, or a template that you trust")
     options = LoadOptions(chat_template="candidate")
     with pytest.raises(ModelLoadError) as looked:
         list(inspect_pair(Settings(chat_template="candidate"), resolve_pair(base, folder, options)))

@@ -74,7 +74,7 @@ def test_another_cut_is_named() -> None:
     backend: Any = other.backend_tokenizer
     backend.pre_tokenizer.add_prefix_space = True
 
-    assert difference(other).startswith('they cut "How do I tie a knot?" into different tokens')
+    assert difference(other).startswith('they split "How do I tie a knot?" into different tokens')
 
 
 SHARED, KNOWN, ROWS = 7, 10, 16

@@ -41,7 +41,7 @@ def test_a_gguf_file_that_was_cut_is_exit_4_with_its_reason(project: Project) ->
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     shown = " ".join((str(result.stderr) + str(result.stdout)).split())
-    assert "base.gguf is not a sound GGUF file: it " in shown
+    assert "base.gguf is not a valid GGUF file: it " in shown
 
 
 def test_an_encoder_decoder_model_is_refused(project: Project) -> None:
@@ -72,7 +72,7 @@ def test_two_adapters_of_one_base(project: Project) -> None:
     refused = project.run("--model-1=adapter", "--model-2=second", "--divergence-mode=search")
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
     shown = " ".join((str(refused.stderr) + str(refused.stdout)).split())
-    assert "name the base behind each: ADAPTER,base=MODEL" in shown
+    assert "add the base to each: ADAPTER,base=MODEL" in shown
 
 
 def test_an_extended_vocabulary_is_searched_and_said(project: Project) -> None:

@@ -51,7 +51,7 @@ def test_trained_biases(
 def test_a_base_that_is_built_anew(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     change_config(project.path / "adapter", layer_replication=[[0, 2], [0, 2], [1, 2]])
 
-    refused(project, "sets layer_replication, which builds the base anew", capsys)
+    refused(project, "sets layer_replication, which rebuilds the base", capsys)
 
 
 def test_a_pattern_without_end(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
