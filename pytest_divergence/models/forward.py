@@ -47,10 +47,20 @@ class Padded:
         rows, mask = [], torch.zeros(len(bodies), longest, dtype=torch.long, device=device)
         for index, body in enumerate(bodies):
             missing = longest - len(body)
-            padding = body.new_zeros((missing, *body.shape[1:]))
-            rows.append(torch.cat([padding, body]).to(device))
+            rows.append(torch.cat([_padding(body, missing), body]).to(device))
             mask[index, missing:] = 1
         return Padded(torch.stack(rows), mask)
+
+
+def _padding(body: Tensor, length: int) -> Tensor:
+    """Return `length` rows before a body: zeros for ids, its first embedding without gradients.
+
+    Nothing reads them, but some models take the root of an embedding's mean square, whose gradient
+    at zero is not a number.
+    """
+    if body.is_floating_point():
+        return body[:1].detach().expand(length, *body.shape[1:])
+    return body.new_zeros(length)
 
 
 def at_the_end(parts: Sequence[Tensor], length: int) -> Tensor:
