@@ -243,7 +243,7 @@ def test_an_adapter_as_reference_is_refused(tiny_models: Path) -> None:
 
     assert refusal(adapter, tiny_models / "base") == (
         f"--model-1 is an adapter folder ({adapter}); give the model that it was trained on as "
-        "--model-1, and the adapter as --model-2. To compare two adapters, name the base behind "
+        "--model-1, and the adapter as --model-2. To compare two adapters, add the base to "
         "each: ADAPTER,base=MODEL"
     )
 
