@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -86,10 +85,4 @@ def _loaded(model_1: str, model_2: str, recipe: bytes) -> ModelPair:
 def _compute(recipe: PairRecipe, unit: WorkUnit, artefacts: Path) -> dict[str, object]:
     """In the other process."""
     pair = _loaded(recipe.model_1, recipe.model_2, pickle.dumps(recipe))
-    before, started = pair.tokens_forwarded, time.monotonic()
-    result = unit.compute(Worker(pair, Silence(), artefacts))
-    return {
-        "result": result,
-        "tokens": pair.tokens_forwarded - before,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    return unit.record(Worker(pair, Silence(), artefacts))

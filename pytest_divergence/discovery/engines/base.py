@@ -5,6 +5,7 @@ Does not know what a unit computes, nor which engine a run has.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,9 +37,18 @@ class WorkUnit:
     """A module's function of a `Worker` and the arguments; returns plain JSON."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
-    def compute(self, worker: Worker) -> object:
-        """Return the result as plain JSON; raises what the function raises."""
-        return self.function(worker, **self.arguments)
+    def record(self, worker: Worker) -> dict[str, Any]:
+        """Return the result as plain JSON, the tokens forwarded for it, and its seconds.
+
+        Raises what the function raises.
+        """
+        started, tokens = time.monotonic(), worker.pair.tokens_forwarded
+        result = self.function(worker, **self.arguments)
+        return {
+            "result": result,
+            "tokens": worker.pair.tokens_forwarded - tokens,
+            "seconds": round(time.monotonic() - started, 3),
+        }
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,11 +38,4 @@ class InProcess:
             )
 
     def _record(self, unit: WorkUnit) -> dict[str, object]:
-        worker = Worker(self._load_pair(), self._listener, self._artefacts)
-        started, tokens = time.monotonic(), worker.pair.tokens_forwarded
-        result = unit.compute(worker)
-        return {
-            "result": result,
-            "tokens": worker.pair.tokens_forwarded - tokens,
-            "seconds": round(time.monotonic() - started, 3),
-        }
+        return unit.record(Worker(self._load_pair(), self._listener, self._artefacts))
