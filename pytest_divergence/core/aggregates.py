@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_divergence.core.cases import NATS_PER_TOKEN, Case
-from pytest_divergence.core.settings import BUILT_IN_METRICS
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.verdicts import judge
 
 AggregateVerdict = Literal["passed", "failed", "inconclusive"]

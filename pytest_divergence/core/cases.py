@@ -23,8 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.safe_text import safe_line, slug
-from pytest_divergence.core.settings import BUILT_IN_METRICS
 
 SCHEMA_VERSION = 1
 """Version of every file that this release writes; older ones are read too."""

@@ -24,6 +24,7 @@ from pytest_divergence.core.cases import (
 )
 from pytest_divergence.core.changes import describe_changes
 from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.file_names import (
     PROVENANCE,
     AnyPath,
@@ -34,7 +35,6 @@ from pytest_divergence.core.file_names import (
 from pytest_divergence.core.joint_writes import alone_with, finish
 from pytest_divergence.core.json_files import load_document, write_document
 from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.core.settings import BUILT_IN_METRICS
 
 
 class ModelProvenance(Record):

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS as BUILT_IN_METRICS
 from pytest_divergence.core.setting_descriptions import (
     DESCRIPTIONS,
     AutoSwitch,

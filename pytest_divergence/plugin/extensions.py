@@ -15,8 +15,8 @@ import pytest
 
 from pytest_divergence.core.cases import CATEGORY, NATS_PER_TOKEN, Case
 from pytest_divergence.core.errors import DivergenceError, ModelLoadError
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.safe_text import safe_line, visible
-from pytest_divergence.core.settings import BUILT_IN_METRICS
 from pytest_divergence.models.specs import LoadedModel
 
 if TYPE_CHECKING:

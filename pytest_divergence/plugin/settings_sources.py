@@ -13,7 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from pytest_divergence.core.errors import DivergenceError, one_of
-from pytest_divergence.core.settings import BUILT_IN_METRICS, Settings
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
+from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.specs import parse_open_spec, parse_spec
 from pytest_divergence.plugin.extensions import PluginModels, added_metrics
 from pytest_divergence.plugin.options import (

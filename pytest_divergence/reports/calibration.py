@@ -6,9 +6,9 @@ Shows a `CalibrationReport`; measures and decides nothing.
 from __future__ import annotations
 
 from pytest_divergence.core.calibration_record import CalibrationReport, InjectedNoise, Nuisance
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.safe_text import printable_lines, visible
-from pytest_divergence.core.settings import BUILT_IN_METRICS
 from pytest_divergence.core.verdicts import FLOOR_FACTOR
 from pytest_divergence.reports.text_blocks import WIDTH, sentence, within
 from pytest_divergence.reports.wording import bound_parts, duration, nats, spelled

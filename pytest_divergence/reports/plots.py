@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.report import CurvePoint, Report, TrainingSummary
-from pytest_divergence.core.settings import BUILT_IN_METRICS
 from pytest_divergence.reports import charts, wording
 from pytest_divergence.reports.charts import Dot, Series, curve
 

@@ -11,12 +11,13 @@ from operator import itemgetter
 
 from pytest_divergence.core.behaviours import Behaviour, gates
 from pytest_divergence.core.cases import NATS_PER_TOKEN, quantity
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Difference, Report, ReportCase, TokenComparison
 from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.core.settings import BUILT_IN_METRICS, Settings
+from pytest_divergence.core.settings import Settings
 
 REPEATED = (
     "model_1",

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Measurement, is_same_quantity
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.provenance import NoiseFloor, Provenance, TypicalShift, is_same_model
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.core.settings import BUILT_IN_METRICS, MetricName
+from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.suites import StoredSuite, check_same_pair
 from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.core.verdicts import approved_limit
