@@ -20,6 +20,7 @@ from pytest_divergence.discovery.calibration import WRITTEN_UNIT
 from pytest_divergence.discovery.engines.base import Spent
 from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.models.devices import dtype_name
 from pytest_divergence.models.load_plan import EVERYWHERE, LoadPlan
 from pytest_divergence.models.memory import ModelSize, all_memory, available_memory, model_size
 from pytest_divergence.models.pair import ModelPair
@@ -128,7 +129,7 @@ def search_memory(plan: LoadPlan, profile: Profile, *, allowed: int | None) -> M
                     batch=batch,
                     free=all_memory() if where == EVERYWHERE else available_memory(where),
                     device=where,
-                    dtype=str(dtype).removeprefix("torch."),
+                    dtype=dtype_name(dtype),
                     allowed=allowed,
                 )
                 for where, weights in plan.weights.items()

@@ -87,6 +87,11 @@ def named_dtype(name: str | None) -> torch.dtype | None:
     return DTYPES[name]
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype in settings and files, such as `float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def default_dtype(folder: Path | None, device: torch.device) -> torch.dtype:
     """float32 on a CPU and for a small model, else bfloat16."""
     num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder else 0

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import safe_line, visible
 from pytest_divergence.models.folder_files import check_files, read_json_object, stored_shapes
 
 KNOWN_IMPLEMENTATIONS = {
@@ -99,7 +99,7 @@ def _num_tensors(folder: Path, *, role: str) -> int:
             count += len(stored_shapes(path))
         except (SafetensorError, OSError, MemoryError) as error:
             raise ModelLoadError(
-                f"{role}: {folder} cannot be loaded: {safe_line(path.name)[1:-1]}: "
+                f"{role}: {folder} cannot be loaded: {visible(path.name, 200)}: "
                 f"{type(error).__name__}: {safe_line(str(error))}; save the model again, or take "
                 "the file out of the folder"
             ) from error

@@ -25,7 +25,7 @@ from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.adapters import adapter_name, add_adapter
 from pytest_divergence.models.chat_format import choose_template
-from pytest_divergence.models.devices import Placement, resolve_device
+from pytest_divergence.models.devices import Placement, dtype_name, resolve_device
 from pytest_divergence.models.folder_checks import check_all_is_loaded
 from pytest_divergence.models.folder_files import read_json_object
 from pytest_divergence.models.load_plan import (
@@ -300,7 +300,7 @@ def _unknown_spec(side: SidePlan, provider: ModelProvider) -> ModelLoadError:
 def _check_dtype(loaded: LoadedModel, dtype: torch.dtype, *, option: str) -> None:
     """Raise `ModelLoadError` if a provider's model does not have the pair's dtype."""
     if loaded.model.dtype != dtype:
-        own, wanted = (str(kind).removeprefix("torch.") for kind in (loaded.model.dtype, dtype))
+        own, wanted = map(dtype_name, (loaded.model.dtype, dtype))
         raise ModelLoadError(
             f"{option} is loaded in {own}, but the pair is measured in {wanted}; a pair has one "
             f"dtype, so give {setting('dtype')}={own} or load it in {wanted}"

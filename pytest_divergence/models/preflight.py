@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pytest_divergence.core.findings import Finding
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import safe_line, visible
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.adapters import check_fit
 from pytest_divergence.models.chat_format import ChatFormat, choose_template
@@ -57,7 +57,7 @@ def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
 
 
 def _model(side: SidePlan) -> Finding:
-    name = f"{side.role} {safe_line(str(side.spec))[1:-1]}"
+    name = f"{side.role} {visible(str(side.spec), 200)}"
     if side.folder is None:
         return Finding("note", f"{name} {NOT_HERE[side.spec.kind]}")
     with side.load_errors():  # a file that was cut shows in its header
@@ -96,7 +96,7 @@ def _fit(adapter: SidePlan, base: SidePlan, bare: PreTrainedModel) -> Finding:
         return Finding("note", unknown)
     named = adapter.named_base
     made = f"; it names {safe_line(named)} as its base" if named else ""
-    return Finding("ok", f"the adapter fits {safe_line(str(base.spec))[1:-1]}{made}")
+    return Finding("ok", f"the adapter fits {visible(str(base.spec), 200)}{made}")
 
 
 def _num_rows(skeleton: PreTrainedModel) -> int:

@@ -2,8 +2,8 @@
 
 Rows are padded on the left and carry explicit position ids, so a row's logits do not depend on
 what else is in the batch. The chat prefix that every row begins with is computed once and its keys
-and values are shared. Within `TransformersSide.reuse_prompts`
-so are those of whole prompts. Does not know chat formats, divergences or sampling.
+and values are shared. Within `TransformersSide.reuse_prompts` so are those of whole prompts. Does
+not know chat formats, divergences or sampling.
 """
 
 from __future__ import annotations
