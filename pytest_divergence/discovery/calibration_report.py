@@ -32,7 +32,6 @@ from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import artefact_folder
 from pytest_divergence.models.batching import is_out_of_memory
 from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.devices import dtype_name
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.sensitivity import (
     SIZES,
@@ -108,7 +107,7 @@ def calibration_report(
 def _pair_facts(worker: Worker) -> list[object]:
     """The dtype's name, the reference's attention, and the kinds of nuisance that apply."""
     pair = worker.pair
-    return [dtype_name(pair.dtype), attention_of(pair), nuisances_of(pair)]
+    return [pair.dtype_name, attention_of(pair), nuisances_of(pair)]
 
 
 def _nuisances(

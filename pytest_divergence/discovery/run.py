@@ -46,7 +46,6 @@ from pytest_divergence.discovery.selection import select
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import artefact_folder
 from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import Strategy
-from pytest_divergence.models.devices import dtype_name
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.suite_rows import Sizes
 
@@ -322,4 +321,4 @@ class Steps:
 def _pair_facts(worker: Worker) -> list[str | None]:
     """Return the dtype's name and the digest of the chat template."""
     pair = worker.pair
-    return [dtype_name(pair.dtype), pair.chat.template_digest]
+    return [pair.dtype_name, pair.chat.template_digest]

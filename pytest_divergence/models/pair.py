@@ -21,7 +21,7 @@ from pytest_divergence.core.errors import MeasurementError, ModelLoadError, NoGr
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.chat_format import ChatFormat, Prompt
-from pytest_divergence.models.devices import present_weights
+from pytest_divergence.models.devices import dtype_name, present_weights
 from pytest_divergence.models.fingerprints import ModelIdentity
 from pytest_divergence.models.self_check import checked
 from pytest_divergence.models.side import Meter, Role, Side, SideWithGradients, SideWithWeights
@@ -158,6 +158,11 @@ class ModelPair:
     def device(self) -> torch.device:
         """The device of the reference's inputs."""
         return self.reference.device
+
+    @property
+    def dtype_name(self) -> str:
+        """The pair's dtype as settings and files name it, such as `float32`."""
+        return dtype_name(self.dtype)
 
     @property
     def is_same_model(self) -> bool:

@@ -35,7 +35,6 @@ from pytest_divergence.core.report import (
     write_report,
 )
 from pytest_divergence.core.suites import read_suite
-from pytest_divergence.models.devices import dtype_name
 from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.usage_errors import error_text, shown_settings
 from pytest_divergence.reports.report_files import write_reports
@@ -110,7 +109,7 @@ def _keep(item: pytest.Item, pair: ModelPair | None, **what: Any) -> None:
     entry = Entry(
         (models.reference, models.candidate),
         str(item.path),
-        (dtype_name(pair.dtype), str(pair.device)) if pair is not None else None,
+        (pair.dtype_name, str(pair.device)) if pair is not None else None,
         **what,
     )
     session.replayed.note(item.nodeid, asdict(entry))

@@ -23,7 +23,6 @@ from pytest_divergence.core.suites import StoredSuite, write_stored
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.discovery.plan import versions
 from pytest_divergence.discovery.results import provenance_of
-from pytest_divergence.models.devices import dtype_name
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin import _compat, options
@@ -244,7 +243,7 @@ class SuiteUpdate:
             identity,
             self._session.resolved.settings,
             key=text_digest(json.dumps(parts, sort_keys=True)),
-            dtype=dtype_name(pair.dtype),
+            dtype=pair.dtype_name,
             template_sha256=pair.chat.template_digest,
         )
 

@@ -23,7 +23,7 @@ from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.models.batching import is_out_of_memory
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.devices import DTYPES, dtype_name
+from pytest_divergence.models.devices import DTYPES
 from pytest_divergence.models.pair import ModelPair, with_weights
 from pytest_divergence.scoring.baseline import batched_logits, noise_rows
 from pytest_divergence.scoring.divergences import symmetric_kl
@@ -48,7 +48,7 @@ def nuisances_of(pair: ModelPair) -> list[tuple[NuisanceKind, str]]:
 
     Raises `MeasurementError` for a reference without weights at hand.
     """
-    reference, dtype = with_weights(pair, pair.reference), dtype_name(pair.dtype)
+    reference, dtype = with_weights(pair, pair.reference), pair.dtype_name
     found: list[tuple[NuisanceKind, str]] = []
     found += [("attention", name) for name in ATTENTIONS if name != reference.attention]
     found += [("dtype", name) for name in DTYPES if name != dtype]

@@ -34,7 +34,6 @@ from pytest_divergence.discovery.soft_prompts.trainer import (
 from pytest_divergence.discovery.soft_prompts.training import training_rows
 from pytest_divergence.discovery.soft_prompts.training_config import DatasetPlan
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import CHECKPOINT_SUFFIX, SoftPrompt
-from pytest_divergence.models.devices import dtype_name
 from pytest_divergence.models.fingerprints import text_digest
 
 RECORD, SOFT_PROMPT = "training.json", "soft_prompt.safetensors"
@@ -76,7 +75,7 @@ class TrainingFolder:
             "model_1_weights_sha256": identity.reference.weights_sha256,
             "model_2_weights_sha256": identity.candidate.weights_sha256,
             "tokenizer_sha256": identity.tokenizer_sha256,
-            "dtype": dtype_name(pair.dtype),
+            "dtype": pair.dtype_name,
             "device": pair.device.type,
             "chat_template_sha256": pair.chat.template_digest,
             "system_prompt": pair.chat.system_prompt,
