@@ -231,9 +231,8 @@ class AdapterSwitch:
     """The adapters of one PEFT model: one side's while that side runs, then the other's.
 
     PEFT's public ways (`enable_adapters`, `set_adapter`) also set which weights want gradients, so
-    an adapter in training would stop learning, and they take 12 % of amplified decoding (210
-    layers of an adapter of SmolLM2-135M, on a CPU). This sets the two fields behind them, only if
-    the other side ran last.
+    an adapter in training would stop learning. This sets the two fields behind them, only if the
+    other side ran last.
     """
 
     def __init__(self, model: PeftModel, *sides: Adapters) -> None:
