@@ -24,18 +24,17 @@ from torch import Tensor, nn
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.models.adapter_checks import MERGE, WEIGHTS
+from pytest_divergence.models.adapter_checks import MERGE, PREFIX, WEIGHTS
 from pytest_divergence.models.devices import check_is_whole
 from pytest_divergence.models.folder_files import Shapes, read_json_object, stored_shapes
 from pytest_divergence.models.load_plan import SidePlan
+from pytest_divergence.models.text_models import TextModel, is_in_part
 from pytest_divergence.models.transformers_log import quiet_transformers
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-PREFIX = "base_model.model."
-"""Before each name in an adapter's file."""
 COPY = ".base_layer."
 """In the name of an embedding's own weights, which PEFT stores beside its adapter."""
 
@@ -105,7 +104,7 @@ class _Attached:
         self._modules = dict(_plain_modules(plain))
         self._digests = {} if is_trial else _digests(self._modules)
         self._tensors = {name for name, _ in _tensors(self._modules)}
-        self._stored = stored = set(_shapes(side))
+        self._stored = stored = set(_shapes(side, plain))
         folder, options = str(side.folder), {"adapter_name": name, "is_trainable": False}
         # Even what PEFT calls empty weights are in memory for a moment, but not on this device.
         place = torch.device("meta") if is_trial else nullcontext()
@@ -219,8 +218,8 @@ def _check_shapes(side: SidePlan, base: nn.Module) -> None:
     """Raise `ModelLoadError` where an adapter's matrices do not fit its base, or its own config."""
     assert side.base is not None  # `resolve_pair` gives each adapter its base
     unwrap: Any = getattr(base, "get_base_model", lambda: base)
-    modules = dict(_plain_modules(unwrap()))
-    shapes = _shapes(side)
+    plain: Any = unwrap()
+    modules, shapes = dict(_plain_modules(plain)), _shapes(side, plain)
     _check_ranks(side, shapes)
     for key, shape in shapes.items():
         problem = _shape_problem(key, shape, modules)
@@ -251,13 +250,20 @@ def _check_ranks(side: SidePlan, shapes: Shapes) -> None:
             )
 
 
-def _shapes(side: SidePlan) -> Shapes:
+def _shapes(side: SidePlan, plain: nn.Module) -> Shapes:
+    """The tensors of an adapter, but those of parts that its base was loaded without."""
     folder: Path | None = side.folder
     assert folder is not None  # an adapter is a folder
     try:
-        return stored_shapes(folder / WEIGHTS)
+        shapes = stored_shapes(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ModelLoadError(f"{side.role}: {folder}/{WEIGHTS}: {error}") from error
+    parts = plain.left_out if isinstance(plain, TextModel) else ()
+    return {
+        key: shape
+        for key, shape in shapes.items()
+        if not is_in_part(key.removeprefix(PREFIX), parts)
+    }
 
 
 def _shape_problem(key: str, shape: tuple[int, ...], modules: dict[str, nn.Module]) -> str | None:

@@ -52,6 +52,7 @@ from pytest_divergence.models.specs import (
     parse_spec,
     plugin_spec,
 )
+from pytest_divergence.models.text_models import parts_left_out
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
 EVERYWHERE = "all devices"
@@ -157,6 +158,15 @@ class SidePlan:
                 self.folder, trust_remote_code=False, local_files_only=True
             )
         return config
+
+    @cached_property
+    def parts_left_out(self) -> tuple[str, ...]:
+        """Names of the modules besides the text's, such as an encoder of images."""
+        if self.folder is None or self.is_adapter:
+            return ()
+        config = self.config
+        with quiet_transformers(), self.load_errors():
+            return parts_left_out(config)
 
     def is_same_as(self, other: SidePlan) -> bool:
         """Whether both stand for one model."""
@@ -324,15 +334,16 @@ class LoadPlan:
         reading the files raises.
         """
         is_spread = any(place.is_spread for place in self.placements)
-        held: dict[str, set[tuple[Path, int]]] = {}
+        held: dict[str, dict[tuple[Path, int], tuple[str, ...]]] = {}
         for side, place, dtype in zip(self.sides, self.placements, self.dtypes, strict=True):
             where = EVERYWHERE if is_spread else str(place.device)
+            parts = side.full_model.parts_left_out
             for folder in (side.full_model.folder, side.folder):
                 if folder is not None:
-                    held.setdefault(where, set()).add((folder, dtype.itemsize))
+                    held.setdefault(where, {})[folder, dtype.itemsize] = parts
         return {
-            where: sum(weights_bytes(folder, size) for folder, size in parts)
-            for where, parts in held.items()
+            where: sum(weights_bytes(*folder, parts) for folder, parts in folders.items())
+            for where, folders in held.items()
         }
 
 

@@ -38,6 +38,7 @@ from pytest_divergence.models.load_plan import (
 from pytest_divergence.models.pair import Adapters, Metric, ModelPair
 from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.specs import LoadedModel, ModelProvider, parse_spec
+from pytest_divergence.models.text_models import TextModel
 from pytest_divergence.models.tokenizers import (
     added_note,
     check_same_tokenizer,
@@ -163,17 +164,16 @@ def _load_models(plan: LoadPlan) -> tuple[Any, Any, tuple[Adapters, Adapters] | 
     """Both models, and the adapters of each where they share one copy of the weights."""
     sides, places = plan.sides, plan.placements
     bases = [side.full_model for side in sides]
-    for base in bases[: 1 if plan.has_one_model else 2]:
-        if base.loaded is None:
-            skeleton(base)  # before what its config describes takes memory
-    model: Any = _load_model(bases[0], plan.dtypes[0], plan.attentions[0], places[0])
+    # All of them before what a config describes takes memory.
+    loaders = [_loader(base, plan) for base in bases[: 1 if plan.has_one_model else 2]]
+    model: Any = _load_model(bases[0], loaders[0], plan.dtypes[0], plan.attentions[0], places[0])
     if plan.has_one_model and places[0] == places[1]:
         for side in sides:
             if side.is_adapter:
                 model = add_adapter(side, model)
         names = _names(sides[0]), _names(sides[1])
         return model, model, names if any(names) else None
-    other: Any = _load_model(bases[1], plan.dtypes[1], plan.attentions[1], places[1])
+    other: Any = _load_model(bases[1], loaders[-1], plan.dtypes[1], plan.attentions[1], places[1])
     loaded = (model, other)
     model, other = (
         add_adapter(side, base) if side.is_adapter else base
@@ -186,8 +186,16 @@ def _names(side: SidePlan) -> Adapters:
     return (adapter_name(side),) if side.is_adapter else ()
 
 
+def _loader(base: SidePlan, plan: LoadPlan) -> Any:
+    """What loads a base's weights, by `from_pretrained`; None where a plugin has loaded it."""
+    if base.loaded is not None:
+        return None
+    kind = type(skeleton(base, plan))
+    return kind if issubclass(kind, TextModel) else AutoModelForCausalLM
+
+
 def _load_model(
-    side: SidePlan, dtype: torch.dtype, attention: str, place: Placement
+    side: SidePlan, loader: Any, dtype: torch.dtype, attention: str, place: Placement
 ) -> PreTrainedModel:
     if side.loaded is not None:
         return side.loaded.model
@@ -200,7 +208,7 @@ def _load_model(
     elif _quantiser(config) == "bitsandbytes":  # which cannot be moved afterwards
         options = {"device_map": {"": place.device}}
     with quiet_transformers(), side.load_errors():
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        found: Any = loader.from_pretrained(
             side.folder,
             dtype=dtype,
             attn_implementation=attention,
@@ -210,7 +218,9 @@ def _load_model(
             output_loading_info=True,
             **options,
         )
-    check_all_is_loaded(found[1], what=f"{side.role}: {side.spec}")
+    check_all_is_loaded(
+        found[1], what=f"{side.role}: {side.spec}", parts_left_out=side.parts_left_out
+    )
     model: PreTrainedModel = found[0] if options else found[0].to(place.device)
     return model
 

@@ -61,7 +61,7 @@ def _model(side: SidePlan) -> Finding:
     if side.folder is None:
         return Finding("note", f"{name} {NOT_HERE[side.spec.kind]}")
     with side.load_errors():  # a file that was cut shows in its header
-        size = weights_bytes(side.folder, 4)
+        size = weights_bytes(side.folder, 4, side.full_model.parts_left_out)
     kind = "adapter" if side.is_adapter else "model"
     return Finding("ok", f"{name}: {kind}, {size // 4:,} parameters")
 
@@ -71,7 +71,7 @@ def _shapes(
     tokenizer: PreTrainedTokenizerBase,
     other: PreTrainedTokenizerBase | None,
 ) -> Iterator[Finding]:
-    skeletons = [skeleton(side.full_model) for side in plan.sides]
+    skeletons = [skeleton(side.full_model, plan) for side in plan.sides]
     rows, others = map(_num_rows, skeletons)
     for side, bare in zip(plan.sides, skeletons, strict=True):
         if side.base is not None:

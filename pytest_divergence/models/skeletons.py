@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.models.adapter_checks import PREFIX
 from pytest_divergence.models.folder_files import model_shapes, num_stored
-from pytest_divergence.models.load_plan import SidePlan
+from pytest_divergence.models.load_plan import LoadPlan, SidePlan
+from pytest_divergence.models.text_models import text_loaders
 from pytest_divergence.models.transformers_log import quiet_transformers
 
 SLACK = 2
@@ -26,16 +29,20 @@ SLACK_BUFFERS = 2**28
 """Numbers of masks and positions that a model computes for itself."""
 
 
-def skeleton(side: SidePlan) -> PreTrainedModel:
-    """The model of a folder, on torch's meta device.
+def skeleton(side: SidePlan, plan: LoadPlan) -> PreTrainedModel:
+    """The model of a full model's folder, on torch's meta device.
 
-    Raises `ModelLoadError` where the config describes far more numbers than the files hold.
+    Where several classes of transformers can run a checkpoint's text, it is of the one in which
+    most tensors of the plan's adapters have their module. Raises `ModelLoadError` where the config
+    describes far more numbers than the files hold.
     """
+    adapters = [one for one in plan.sides if one.is_adapter and one.full_model.is_same_as(side)]
+    config = side.config
     with quiet_transformers(), side.load_errors(), torch.device("meta"):
-        config = copy.deepcopy(side.config)  # a model writes to its config
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, trust_remote_code=False, attn_implementation="eager"
-        )
+        loaders = text_loaders(config)
+        models = [_built(loader, config) for loader in loaders[: None if adapters else 1]]
+    keys = {key for adapter in adapters if adapter.folder for key in model_shapes(adapter.folder)}
+    model = max(models, key=lambda each: _num_fitting(each, keys))  # the first of equals
     assert side.folder is not None  # what no plugin loads is a folder
     stored = num_stored(model_shapes(side.folder))
     is_quantised = getattr(config, "quantization_config", None) is not None
@@ -48,6 +55,24 @@ def skeleton(side: SidePlan) -> PreTrainedModel:
             "config that belongs to the weights"
         )
     return model
+
+
+def _built(loader: Any, config: PreTrainedConfig) -> PreTrainedModel:
+    model: PreTrainedModel = loader.from_config(
+        copy.deepcopy(config),  # a model writes to its config
+        trust_remote_code=False,
+        attn_implementation="eager",
+    )
+    return model
+
+
+def _num_fitting(model: PreTrainedModel, keys: Iterable[str]) -> int:
+    """How many tensors of adapters lie below a module of the model that has tensors of its own."""
+    names = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
+    paths = (key.removeprefix(PREFIX).split(".") for key in keys)
+    return sum(
+        any(".".join(path[:length]) in names for length in range(1, len(path))) for path in paths
+    )
 
 
 def _count(tensors: Iterable[Tensor]) -> int:
