@@ -46,6 +46,12 @@ class TextModel(Mixed):
             parent, _, own = name.rpartition(".")
             setattr(self.get_submodule(parent), own, None)
 
+    def forward(self, *args: Any, **options: Any) -> Any:
+        """Return what the whole model gives for text, by its text model where that has a head."""
+        decoder: Any = self.get_decoder()  # type: ignore[no-untyped-call]
+        has_head = decoder is not self and decoder.get_output_embeddings() is not None
+        return decoder(*args, **options) if has_head else super().forward(*args, **options)
+
     @classmethod
     def from_config(cls, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
         """Return a model without weights, as transformers' own Auto classes do."""
@@ -77,7 +83,9 @@ def parts_left_out(config: PreTrainedConfig) -> tuple[str, ...]:
     if kind is None or config.get_text_config() is config:
         return ()
     with torch.device("meta"):
-        model: Any = _text_model(kind).from_config(copy.deepcopy(config), attn_implementation="eager")
+        model: Any = _text_model(kind).from_config(
+            copy.deepcopy(config), attn_implementation="eager"
+        )
     return (*model.left_out, *_outside_text(model, nn.Module))
 
 
