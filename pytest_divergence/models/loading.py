@@ -24,7 +24,7 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.adapters import adapter_name, add_adapter
-from pytest_divergence.models.chat_format import choose_template
+from pytest_divergence.models.chat_format import ChatFormat, check_system_prompt, choose_template
 from pytest_divergence.models.devices import Placement, resolve_device
 from pytest_divergence.models.folder_checks import check_all_is_loaded
 from pytest_divergence.models.folder_files import read_json_object
@@ -38,7 +38,7 @@ from pytest_divergence.models.load_plan import (
 from pytest_divergence.models.pair import Adapters, Metric, ModelPair
 from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.specs import LoadedModel, ModelProvider, parse_spec
-from pytest_divergence.models.text_models import TextModel
+from pytest_divergence.models.text_models import TextModel, left_out_note
 from pytest_divergence.models.tokenizers import (
     added_note,
     check_same_tokenizer,
@@ -112,6 +112,12 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
     tokenizer, other_tokenizer = load_tokenizers(plan, say)
     if plan.attention_note is not None:
         say(plan.attention_note)
+    for side in plan.sides:
+        if note := left_out_note(side.role, side.parts_left_out):
+            say(note)
+    shared, options = smaller(tokenizer, other_tokenizer), plan.options
+    template = choose_template(options.chat_template, tokenizer, other_tokenizer, say)
+    check_system_prompt(ChatFormat(shared, template, options.system_prompt), options.chat_template)
     reference, candidate, adapters = _load_models(plan)
     if not plan.is_current:
         raise ModelLoadError(
@@ -121,10 +127,10 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
     pair = ModelPair.from_models(
         reference,
         candidate,
-        smaller(tokenizer, other_tokenizer),
+        shared,
         adapters=adapters,
         known_tokens=(num_tokens(tokenizer), num_tokens(other_tokenizer or tokenizer)),
-        system_prompt=plan.options.system_prompt,
+        system_prompt=options.system_prompt,
         identities=plan.identities if plan.is_known else None,
     )
     if other_tokenizer is None:
@@ -134,7 +140,6 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
             say(note)
     if not plan.is_known:  # the digests are of the weights in memory, of both sides
         pair = pair.with_names(*((str(side.spec), side.spec.kind) for side in plan.sides))
-    template = choose_template(plan.options.chat_template, tokenizer, other_tokenizer, say)
     return pair.with_template(template)
 
 

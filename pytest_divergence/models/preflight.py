@@ -14,11 +14,12 @@ from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.adapters import check_fit
-from pytest_divergence.models.chat_format import ChatFormat, choose_template
+from pytest_divergence.models.chat_format import ChatFormat, check_system_prompt, choose_template
 from pytest_divergence.models.load_plan import LoadPlan, SidePlan
 from pytest_divergence.models.loading import load_tokenizers
 from pytest_divergence.models.memory import weights_bytes
 from pytest_divergence.models.skeletons import skeleton
+from pytest_divergence.models.text_models import left_out_note
 from pytest_divergence.models.tokenizers import num_tokens, padding_note, smaller, vocabularies
 
 PROBE = "How do I tie a knot?"
@@ -38,6 +39,8 @@ def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
     reference, candidate = plan.sides
     for side in plan.sides:
         yield _model(side)
+        if side.folder is not None and (note := left_out_note(side.role, side.parts_left_out)):
+            yield Finding("note", note)
     if reference.folder is None or candidate.folder is None:
         return
     said: list[str] = []
@@ -45,9 +48,9 @@ def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
     whose = "the base's" if candidate.is_adapter else "the same for both"
     yield Finding("ok", f"tokenizer: {whose}, {len(tokenizer.get_vocab()):,} tokens")
     template = choose_template(settings.chat_template, tokenizer, other, said.append)
-    length = len(
-        ChatFormat(smaller(tokenizer, other), template, settings.system_prompt).prompt_ids(PROBE)
-    )
+    chat = ChatFormat(smaller(tokenizer, other), template, settings.system_prompt)
+    check_system_prompt(chat, settings.chat_template)
+    length = len(chat.prompt_ids(PROBE))
     form = "none, prompts are plain text" if template is None else settings.chat_template
     yield Finding("ok", f"chat template: {form}; {safe_line(PROBE)} is {length} tokens")
     yield from (Finding("note", one) for one in said)

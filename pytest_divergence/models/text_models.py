@@ -89,8 +89,15 @@ def parts_left_out(config: PreTrainedConfig) -> tuple[str, ...]:
     return (*model.left_out, *_outside_text(model, nn.Module))
 
 
+def left_out_note(role: str, parts: tuple[str, ...]) -> str | None:
+    """Return what is said of a checkpoint with such parts; None where it has none."""
+    if not parts:
+        return None
+    return f"{role} is compared as a model of text, without its {' and '.join(parts)}"
+
+
 def is_in_part(key: str, parts: tuple[str, ...]) -> bool:
-    """Return whether the tensor of that name, of a checkpoint or a model, is in one of the parts."""
+    """Return whether a tensor of a checkpoint or a model is in one of the parts, by its name."""
     name = f"{key.removeprefix(ROOT)}."
     return any(name.startswith(f"{part.removeprefix(ROOT)}.") for part in parts)
 

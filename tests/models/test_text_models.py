@@ -1,9 +1,8 @@
-"""Checkpoints that take in more than text, as their own classes save them: loaded for text alone."""
+"""Checkpoints that take in more than text, as their own classes save them: read for text alone."""
 
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -388,13 +387,12 @@ def test_an_adapter_of_the_text_class_fits_the_same_checkpoint(
     """Llama 4 has both classes, and an adapter names the modules of the one it was trained on."""
     if folders.name != "llama4":
         pytest.skip("transformers trains it by one class only")
-    for name, kind in (
-        ("whole", Llama4ForConditionalGeneration),
-        ("text", AutoModelForCausalLM),
-    ):
+    kinds = {"whole": Llama4ForConditionalGeneration, "text": AutoModelForCausalLM}
+    modules = {"whole": r".*language_model.*\.(q_proj|v_proj)", "text": ["q_proj", "v_proj"]}
+    for name, kind in kinds.items():
         with quiet_transformers():
             base = kind.from_pretrained(folders / "base", dtype=torch.float32)
-        adapted(base, tmp_path / name, target_modules=r".*layers\.\d+\.self_attn\.(q_proj|v_proj)")
+        adapted(base, tmp_path / name, target_modules=modules[name])
     named = [set(load_file(tmp_path / name / WEIGHTS)) for name in ("whole", "text")]
     assert not named[0] & named[1]
 
@@ -419,7 +417,9 @@ def test_the_checks_of_an_adapter_hold(gemma: Path, tmp_path: Path) -> None:
     strayed = changed(
         adapter,
         tmp_path / "strayed",
-        lambda tensors: tensors.update({name.replace(".layers.1.", ".layers.7."): tensors[name]}),
+        lambda tensors: tensors.update(
+            {name.replace(".layers.1.", ".layers.7."): tensors[name].clone()}
+        ),
     )
 
     assert "lacks 1 weights that its config asks for" in refusal(gemma, missing)
@@ -437,4 +437,51 @@ def test_the_look_at_a_pair_tells_what_is_left_out(gemma: Path, tmp_path: Path) 
     plan = resolve_pair(str(gemma), str(tmp_path / "adapter"))
     found = [finding.text for finding in inspect_pair(Settings(), plan)]
 
-    assert found == []
+    assert found[1] == (
+        "--model-1 is compared as a model of text, without its model.vision_tower and "
+        "model.multi_modal_projector"
+    )
+    assert "the adapter fits" in found[-1]
+
+
+REFUSING = (
+    "{% for message in messages %}{% if message.role == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}{{ message.content }}{% endfor %}"
+)
+IGNORING = (
+    "{% for message in messages %}{% if message.role != 'system' %}{{ message.content }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "does"),
+    [
+        (REFUSING, "refuses a system turn (System role not supported)"),
+        (IGNORING, "leaves out a system turn"),
+    ],
+    ids=["refusing", "ignoring"],
+)
+def test_a_system_prompt_that_the_template_does_not_take_is_told_before_weights_are_read(
+    tiny_models: Path, tmp_path: Path, template: str, does: str
+) -> None:
+    base, path = (
+        Path(shutil.copytree(tiny_models / "base", tmp_path / "base")),
+        tmp_path / "t.jinja",
+    )
+    path.write_text(template)
+    changed(base, tmp_path / "broken", lambda tensors: tensors.popitem())
+    expected = (
+        f"--divergence-chat-template={path}: the template {does}, and --divergence-system-prompt "
+        "is given; leave it out, begin the prompts with its text, or give a template that takes one"
+    )
+    settings = Settings(chat_template=str(path), system_prompt="Be brief.")
+
+    with pytest.raises(ModelLoadError) as loading:
+        load(base, tmp_path / "broken", chat_template=str(path), system_prompt="Be brief.")
+    with pytest.raises(ModelLoadError) as looking:
+        list(inspect_pair(settings, resolve_pair(str(base), str(base))))
+
+    assert str(loading.value) == str(looking.value) == expected
+    assert load(base, base, chat_template=str(path)).chat.template == template
+    assert load(base, base, system_prompt="Be brief.").chat.system_prompt == "Be brief."
