@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig
@@ -43,6 +44,7 @@ from pytest_divergence.models.folder_checks import screen_model_folder
 from pytest_divergence.models.folder_files import read_json_object
 from pytest_divergence.models.gguf import gguf_folder, ready_gguf_folder
 from pytest_divergence.models.memory import weights_bytes
+from pytest_divergence.models.quantised import is_dense
 from pytest_divergence.models.sources import source_folder
 from pytest_divergence.models.specs import (
     LoadedModel,
@@ -52,7 +54,7 @@ from pytest_divergence.models.specs import (
     parse_spec,
     plugin_spec,
 )
-from pytest_divergence.models.text_models import parts_left_out
+from pytest_divergence.models.text_models import bare_model, parts_left_out, text_loaders
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
 EVERYWHERE = "all devices"
@@ -160,6 +162,12 @@ class SidePlan:
         return config
 
     @cached_property
+    def raw_config(self) -> dict[str, Any]:
+        """The folder's config.json as it stands."""
+        assert self.folder is not None  # what no plugin loads is a folder
+        return read_json_object(self.folder / "config.json", role=self.role)
+
+    @cached_property
     def parts_left_out(self) -> tuple[str, ...]:
         """Names of the modules besides the text's, such as an encoder of images."""
         if self.folder is None or self.is_adapter:
@@ -167,6 +175,19 @@ class SidePlan:
         config = self.config
         with quiet_transformers(), self.load_errors():
             return parts_left_out(config)
+
+    def loaded_bytes(self, itemsize: int, device: torch.device) -> int:
+        """Bytes of the folder's weights once loaded with floats of `itemsize` bytes.
+
+        Raises what reading the files raises.
+        """
+        assert self.folder is not None  # what no plugin loads is a folder
+        if self.is_adapter or not is_dense(self.raw_config, device):
+            return weights_bytes(self.folder, itemsize, self.parts_left_out)
+        config = self.config
+        with quiet_transformers(), self.load_errors():
+            model = bare_model(text_loaders(config)[0], config)
+        return itemsize * sum(weight.numel() for weight in model.parameters())
 
     def is_same_as(self, other: SidePlan) -> bool:
         """Whether both stand for one model."""
@@ -334,17 +355,14 @@ class LoadPlan:
         reading the files raises.
         """
         is_spread = any(place.is_spread for place in self.placements)
-        held: dict[str, dict[tuple[Path, int], tuple[str, ...]]] = {}
+        held: dict[str, dict[tuple[Path, int], int]] = {}
         for side, place, dtype in zip(self.sides, self.placements, self.dtypes, strict=True):
-            where = EVERYWHERE if is_spread else str(place.device)
-            parts = side.full_model.parts_left_out
-            for folder in (side.full_model.folder, side.folder):
-                if folder is not None:
-                    held.setdefault(where, {})[folder, dtype.itemsize] = parts
-        return {
-            where: sum(weights_bytes(*folder, parts) for folder, parts in folders.items())
-            for where, folders in held.items()
-        }
+            where = held.setdefault(EVERYWHERE if is_spread else str(place.device), {})
+            for part in (side.full_model, side):
+                if part.folder is not None and (part.folder, dtype.itemsize) not in where:
+                    size = part.loaded_bytes(dtype.itemsize, place.device)
+                    where[part.folder, dtype.itemsize] = size
+        return {where: sum(sizes.values()) for where, sizes in held.items()}
 
 
 def resolve_pair(

@@ -6,7 +6,6 @@ checked and then taken as it is. Every failure is a `ModelLoadError` that names 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +26,6 @@ from pytest_divergence.models.adapters import adapter_name, add_adapter
 from pytest_divergence.models.chat_format import ChatFormat, check_system_prompt, choose_template
 from pytest_divergence.models.devices import Placement, resolve_device
 from pytest_divergence.models.folder_checks import check_all_is_loaded
-from pytest_divergence.models.folder_files import read_json_object
 from pytest_divergence.models.load_plan import (
     LoadContext,
     LoadOptions,
@@ -36,6 +34,7 @@ from pytest_divergence.models.load_plan import (
     resolve_pair,
 )
 from pytest_divergence.models.pair import Adapters, Metric, ModelPair
+from pytest_divergence.models.quantised import check_quantiser, quantiser
 from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.specs import LoadedModel, ModelProvider, parse_spec
 from pytest_divergence.models.text_models import TextModel, left_out_note
@@ -48,9 +47,6 @@ from pytest_divergence.models.tokenizers import (
 )
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 from pytest_divergence.models.transformers_side import TransformersSide
-
-QUANTISERS = {"torchao": "torchao", "bitsandbytes": "bitsandbytes"}
-"""Packages by the method that a config names."""
 
 
 def load_model_pair(
@@ -169,6 +165,9 @@ def _load_models(plan: LoadPlan) -> tuple[Any, Any, tuple[Adapters, Adapters] | 
     """Both models, and the adapters of each where they share one copy of the weights."""
     sides, places = plan.sides, plan.placements
     bases = [side.full_model for side in sides]
+    for base, place in zip(bases, places, strict=True):
+        if base.loaded is None:
+            check_quantiser(base.raw_config, place.device, role=base.role)
     # All of them before what a config describes takes memory.
     loaders = [_loader(base, plan) for base in bases[: 1 if plan.has_one_model else 2]]
     model: Any = _load_model(bases[0], loaders[0], plan.dtypes[0], plan.attentions[0], places[0])
@@ -205,12 +204,10 @@ def _load_model(
     if side.loaded is not None:
         return side.loaded.model
     assert side.folder is not None  # what no plugin loads is a folder
-    config = read_json_object(side.folder / "config.json", role=side.role)
-    _require_quantiser(config, role=side.role)
     options: dict[str, Any] = {}
     if place.is_spread:
         options = {"device_map": "auto"}
-    elif _quantiser(config) == "bitsandbytes":  # which cannot be moved afterwards
+    elif quantiser(side.raw_config) == "bitsandbytes":  # which cannot be moved afterwards
         options = {"device_map": {"": place.device}}
     with quiet_transformers(), side.load_errors():
         found: Any = loader.from_pretrained(
@@ -228,23 +225,6 @@ def _load_model(
     )
     model: PreTrainedModel = found[0] if options else found[0].to(place.device)
     return model
-
-
-def _require_quantiser(config: dict[str, Any], *, role: str) -> None:
-    """Raise `ModelLoadError` where a config names a method whose package is not installed."""
-    method = _quantiser(config)
-    package = QUANTISERS.get(method or "")
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise ModelLoadError(
-            f"{role} is quantised with {method}, which is not installed: pip install {package}"
-        )
-
-
-def _quantiser(config: dict[str, Any]) -> str | None:
-    """The method by which a model's weights are kept in few bits."""
-    quantisation = config.get("quantization_config")
-    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
-    return method if isinstance(method, str) else None
 
 
 def _load_tokenizer(side: SidePlan) -> PreTrainedTokenizerBase:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pytest_divergence.core.findings import Finding
@@ -17,7 +18,7 @@ from pytest_divergence.models.adapters import check_fit
 from pytest_divergence.models.chat_format import ChatFormat, check_system_prompt, choose_template
 from pytest_divergence.models.load_plan import LoadPlan, SidePlan
 from pytest_divergence.models.loading import load_tokenizers
-from pytest_divergence.models.memory import weights_bytes
+from pytest_divergence.models.quantised import check_quantiser, quantiser_note
 from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.text_models import left_out_note
 from pytest_divergence.models.tokenizers import num_tokens, padding_note, smaller, vocabularies
@@ -37,10 +38,15 @@ def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
     Raises the `DivergenceError` that loading the pair would raise, at the step that finds it.
     """
     reference, candidate = plan.sides
-    for side in plan.sides:
-        yield _model(side)
+    for side, place in zip(plan.sides, plan.placements, strict=True):
+        if side.folder is not None and not side.is_adapter:
+            check_quantiser(side.raw_config, place.device, role=side.role)
+        yield _model(side, place.device)
         if side.folder is not None and (note := left_out_note(side.role, side.parts_left_out)):
             yield Finding("note", note)
+        if side.folder is not None and not side.is_adapter:
+            note = quantiser_note(side.raw_config, place.device, role=side.role)
+            yield from () if note is None else (Finding("note", note),)
     if reference.folder is None or candidate.folder is None:
         return
     said: list[str] = []
@@ -59,12 +65,12 @@ def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
         yield Finding("note", "both are the same model, so nothing should differ")
 
 
-def _model(side: SidePlan) -> Finding:
+def _model(side: SidePlan, device: torch.device) -> Finding:
     name = f"{side.role} {safe_line(str(side.spec))[1:-1]}"
     if side.folder is None:
         return Finding("note", f"{name} {NOT_HERE[side.spec.kind]}")
     with side.load_errors():  # a file that was cut shows in its header
-        size = weights_bytes(side.folder, 4, side.full_model.parts_left_out)
+        size = side.loaded_bytes(4, device)
     kind = "adapter" if side.is_adapter else "model"
     return Finding("ok", f"{name}: {kind}, {size // 4:,} parameters")
 

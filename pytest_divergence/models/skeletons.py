@@ -6,19 +6,16 @@ the files hold before transformers allocates the one for the other.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
-from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.adapter_checks import PREFIX
 from pytest_divergence.models.folder_files import model_shapes, num_stored
 from pytest_divergence.models.load_plan import LoadPlan, SidePlan
-from pytest_divergence.models.text_models import text_loaders
+from pytest_divergence.models.text_models import bare_model, text_loaders
 from pytest_divergence.models.transformers_log import quiet_transformers
 
 SLACK = 2
@@ -38,9 +35,9 @@ def skeleton(side: SidePlan, plan: LoadPlan) -> PreTrainedModel:
     """
     adapters = [one for one in plan.sides if one.is_adapter and one.full_model.is_same_as(side)]
     config = side.config
-    with quiet_transformers(), side.load_errors(), torch.device("meta"):
+    with quiet_transformers(), side.load_errors():
         loaders = text_loaders(config)
-        models = [_built(loader, config) for loader in loaders[: None if adapters else 1]]
+        models = [bare_model(loader, config) for loader in loaders[: None if adapters else 1]]
     keys = {key for adapter in adapters if adapter.folder for key in model_shapes(adapter.folder)}
     model = max(models, key=lambda each: _num_fitting(each, keys))  # the first of equals
     assert side.folder is not None  # what no plugin loads is a folder
@@ -54,15 +51,6 @@ def skeleton(side: SidePlan, plan: LoadPlan) -> PreTrainedModel:
             f"{described + computed:.3g} numbers, and its files hold {stored:.3g}; give the "
             "config that belongs to the weights"
         )
-    return model
-
-
-def _built(loader: Any, config: PreTrainedConfig) -> PreTrainedModel:
-    model: PreTrainedModel = loader.from_config(
-        copy.deepcopy(config),  # a model writes to its config
-        trust_remote_code=False,
-        attn_implementation="eager",
-    )
     return model
 
 

@@ -77,15 +77,23 @@ def text_loaders(config: PreTrainedConfig) -> list[Any]:
     return list(found) or [AutoModelForCausalLM]
 
 
+def bare_model(loader: Any, config: PreTrainedConfig) -> PreTrainedModel:
+    """Return the model that a loader makes of a config, on torch's meta device."""
+    with torch.device("meta"):
+        model: PreTrainedModel = loader.from_config(
+            copy.deepcopy(config),  # a model writes to its config
+            trust_remote_code=False,
+            attn_implementation="eager",
+        )
+    return model
+
+
 def parts_left_out(config: PreTrainedConfig) -> tuple[str, ...]:
     """Return the names of the modules that a checkpoint of a config holds besides the text's."""
     kind: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
     if kind is None or config.get_text_config() is config:
         return ()
-    with torch.device("meta"):
-        model: Any = _text_model(kind).from_config(
-            copy.deepcopy(config), attn_implementation="eager"
-        )
+    model: Any = bare_model(_text_model(kind), config)
     return (*model.left_out, *_outside_text(model, nn.Module))
 
 

@@ -82,7 +82,7 @@ QWEN_VISION: dict[str, Any] = {
     "num_heads": 2,
     "out_hidden_size": 32,
 }
-QWEN_TOKENS = {
+QWEN_TOKENS: dict[str, Any] = {
     name: IMAGE + place
     for place, name in enumerate(
         ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
@@ -137,7 +137,7 @@ def gemma4() -> Any:
     }
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
-    tokens = {"image_token_id": IMAGE, "video_token_id": IMAGE + 1}
+    tokens: dict[str, Any] = {"image_token_id": IMAGE, "video_token_id": IMAGE + 1}
     return Gemma4ForConditionalGeneration(
         Gemma4Config(
             text_config=text,
@@ -289,7 +289,9 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(gemma3().float(), tmp_path_factory.mktemp("gemma3") / "base")
 
 
-def changed(folder: Path, target: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+def changed(
+    folder: Path, target: Path, change: Callable[[dict[str, torch.Tensor]], object]
+) -> Path:
     """A copy of a folder with other tensors in its file."""
     copied = Path(shutil.copytree(folder, target))
     (path,) = copied.glob("*.safetensors")
@@ -387,7 +389,7 @@ def test_an_adapter_of_the_text_class_fits_the_same_checkpoint(
     """Llama 4 has both classes, and an adapter names the modules of the one it was trained on."""
     if folders.name != "llama4":
         pytest.skip("transformers trains it by one class only")
-    kinds = {"whole": Llama4ForConditionalGeneration, "text": AutoModelForCausalLM}
+    kinds: dict[str, Any] = {"whole": Llama4ForConditionalGeneration, "text": AutoModelForCausalLM}
     modules = {"whole": r".*language_model.*\.(q_proj|v_proj)", "text": ["q_proj", "v_proj"]}
     for name, kind in kinds.items():
         with quiet_transformers():

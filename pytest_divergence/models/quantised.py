@@ -1,0 +1,100 @@
+"""Weights in few bits: what the method that a config names needs, and what loading makes of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers.quantizers import AutoHfQuantizer
+
+from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_names import setting
+from pytest_divergence.models.transformers_log import quiet_transformers
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of quantising, as transformers runs it."""
+
+    packages: tuple[str, ...]
+    """Distributions that it needs."""
+    dense: Literal["always", "without a GPU", "never"] = "never"
+    """When its weights are turned back into floats as they are loaded."""
+    needs_gpu: bool = False
+
+
+METHODS = {
+    "awq": Method(("gptqmodel", "accelerate")),
+    "bitsandbytes": Method(("bitsandbytes", "accelerate")),
+    "compressed-tensors": Method(("compressed-tensors",), dense="always"),
+    "fbgemm_fp8": Method(("fbgemm-gpu", "accelerate"), needs_gpu=True),
+    "fp8": Method(("accelerate",), dense="without a GPU"),
+    "gptq": Method(("optimum", "gptqmodel")),
+    "mxfp4": Method(("accelerate",), dense="without a GPU"),
+    "torchao": Method(("torchao",)),
+}
+"""By the name in a config; what another one needs, transformers says when it is loaded."""
+
+
+def quantiser(config: dict[str, Any]) -> str | None:
+    """Return the method by which a model's weights are kept in few bits; None for plain ones."""
+    quantisation = config.get("quantization_config")
+    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+    return method if isinstance(method, str) else None
+
+
+def check_quantiser(config: dict[str, Any], device: torch.device, *, role: str) -> None:
+    """Raise `ModelLoadError` where a config's method is unknown, or lacks a package or a GPU."""
+    name = quantiser(config)
+    if name is None:
+        return
+    method = METHODS.get(name, Method(()))
+    with quiet_transformers():
+        is_known = AutoHfQuantizer.supports_quant_method(config["quantization_config"])
+    if not is_known:
+        raise ModelLoadError(
+            f"{role} is quantised with {safe_line(name)}, which the installed transformers does "
+            "not know; update transformers, or give a folder of plain weights"
+        )
+    if method.needs_gpu and device.type == "cpu":
+        raise ModelLoadError(
+            f"{role} is quantised with {name}, which runs on a GPU alone; give "
+            f"{setting('device')}=cuda where there is one, or a folder in another format"
+        )
+    lacking = [package for package in method.packages if not _is_installed(package)]
+    if lacking:
+        raise ModelLoadError(
+            f"{role} is quantised with {name}, which needs {' and '.join(lacking)}: "
+            f"pip install {' '.join(lacking)}"
+        )
+
+
+def is_dense(config: dict[str, Any], device: torch.device) -> bool:
+    """Return whether quantised weights are turned back into floats on a device."""
+    method = METHODS.get(quantiser(config) or "")
+    if method is None or method.dense == "never":
+        return False
+    return method.dense == "always" or device.type == "cpu"
+
+
+def quantiser_note(config: dict[str, Any], device: torch.device, *, role: str) -> str | None:
+    """Return what is said of quantised weights before they are loaded; None for plain ones."""
+    name = quantiser(config)
+    if name is None:
+        return None
+    if is_dense(config, device):
+        return (
+            f"{role} is quantised with {name}: its weights are turned back into floats as they are "
+            "loaded, and take the memory of those; gradients pass, so soft prompts are trained"
+        )
+    return (
+        f"{role} is quantised with {safe_line(name)[1:-1]}: whether gradients pass its layers is "
+        "tried once it is loaded; where they do not, the search goes on without soft prompts"
+    )
+
+
+def _is_installed(distribution: str) -> bool:
+    return importlib.util.find_spec(distribution.replace("-", "_")) is not None
