@@ -13,7 +13,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-COPY = ".base_layer."
+WRAPPED = ".base_layer"
+COPY = f"{WRAPPED}."
 """In the name of an embedding's own weights, which PEFT stores beside its adapter."""
 
 
@@ -60,12 +61,12 @@ def check_fit(side: SidePlan, skeleton: PreTrainedModel) -> str | None:
     `add_adapter` would raise.
     """
     require_peft(side)
-    _check_shapes(side, skeleton)
     try:
-        wrapped = _Attached(side, skeleton, is_trial=True)
+        with _fitting(side, skeleton):
+            wrapped = _Attached(side, skeleton, is_trial=True)
+            wrapped.check()
     except NeedsWeightsError:
         return "the adapter's method needs the base's weights: loading tells whether it fits"
-    wrapped.check()
     if wrapped.copies:
         return "the adapter holds a copy of the base's embedding: loading tells whether it is equal"
     return None
@@ -79,9 +80,9 @@ def add_adapter(side: SidePlan, base: PreTrainedModel | PeftModel) -> PeftModel:
     """
     require_peft(side)
     check_is_whole(base, role=side.role)  # type: ignore[arg-type]
-    _check_shapes(side, base)
-    wrapped = _Attached(side, base)
-    wrapped.check()
+    with _fitting(side, base):
+        wrapped = _Attached(side, base)
+        wrapped.check()
     return wrapped.model
 
 
@@ -214,23 +215,38 @@ def _check_config(side: SidePlan, config: Any) -> None:
             )
 
 
-def _check_shapes(side: SidePlan, base: nn.Module) -> None:
-    """Raise `ModelLoadError` where an adapter's matrices do not fit its base, or its own config."""
-    assert side.base is not None  # `resolve_pair` gives each adapter its base
+@contextmanager
+def _fitting(side: SidePlan, base: nn.Module) -> Iterator[None]:
+    """Within it an adapter is loaded on its base, by names that PEFT may have to translate.
+
+    Raises `ModelLoadError` where its matrices do not fit the base or its own config. A name that
+    the base does not have is no error by itself: the experts of a mixture had modules of their own
+    before transformers 5. It is the reason, where PEFT cannot load the adapter either.
+    """
     unwrap: Any = getattr(base, "get_base_model", lambda: base)
     plain: Any = unwrap()
     modules, shapes = dict(_plain_modules(plain)), _shapes(side, plain)
     _check_ranks(side, shapes)
-    for key, shape in shapes.items():
-        problem = _shape_problem(key, shape, modules)
-        if problem is not None:
-            named = side.named_base
-            made = f" (the adapter names {safe_line(named)})" if named else ""
-            raise ModelLoadError(
-                f"{side.role}: the adapter {side.folder} does not fit {side.base.role} "
-                f"{side.base.spec}{made}: {problem}. "
-                f"Give the model that it was trained on as {setting('model_1')}."
-            )
+    problems = [_shape_problem(key, shape, modules) for key, shape in shapes.items()]
+    if problem := next(filter(None, problems), None):
+        raise _misfit(side, problem)
+    unknown = [name for key in shapes if (name := _adapted(key)) and name not in modules]
+    try:
+        yield
+    except ModelLoadError as error:
+        if not unknown:
+            raise
+        raise _misfit(side, f"it has no module {safe_line(unknown[0])}") from error
+
+
+def _misfit(side: SidePlan, problem: str) -> ModelLoadError:
+    assert side.base is not None  # `resolve_pair` gives each adapter its base
+    named = side.named_base
+    made = f" (the adapter names {safe_line(named)})" if named else ""
+    return ModelLoadError(
+        f"{side.role}: the adapter {side.folder} does not fit {side.base.role} {side.base.spec}"
+        f"{made}: {problem}. Give the model that it was trained on as {setting('model_1')}."
+    )
 
 
 def _check_ranks(side: SidePlan, shapes: Shapes) -> None:
@@ -273,14 +289,23 @@ def _shape_problem(key: str, shape: tuple[int, ...], modules: dict[str, nn.Modul
     ):
         if part not in key or len(shape) <= axis:
             continue
-        name = key.removeprefix(PREFIX).split(part)[0]
+        name = _adapted(key) or ""
         if name not in modules:
-            return f"it has no module {safe_line(name)}"
+            continue
         size = next((getattr(modules[name], s) for s in sizes if hasattr(modules[name], s)), None)
         if isinstance(size, int) and size != shape[axis]:
             lora = part.strip(".")
             return f"{safe_line(name)} has {size} features, the adapter's {lora} has {shape[axis]}"
     return None
+
+
+def _adapted(key: str) -> str | None:
+    """The module that a LoRA's matrix is for; None of other tensors."""
+    name, found, _ = key.removeprefix(PREFIX).partition(".lora_")
+    # Of several parameters of one module each has an adapter around the last one's.
+    while name.endswith(WRAPPED):
+        name = name.removesuffix(WRAPPED)
+    return name if found else None
 
 
 def _plain_modules(module: Any, name: str = "") -> Iterator[tuple[str, nn.Module]]:

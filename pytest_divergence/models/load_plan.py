@@ -41,7 +41,7 @@ from pytest_divergence.models.fingerprints import (
     weights_digest,
 )
 from pytest_divergence.models.folder_checks import screen_model_folder
-from pytest_divergence.models.folder_files import read_json_object
+from pytest_divergence.models.folder_files import model_shapes, read_json_object
 from pytest_divergence.models.gguf import gguf_folder, ready_gguf_folder
 from pytest_divergence.models.memory import weights_bytes
 from pytest_divergence.models.quantised import is_dense
@@ -57,6 +57,8 @@ from pytest_divergence.models.specs import (
 from pytest_divergence.models.text_models import bare_model, parts_left_out, text_loaders
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
+EXPERTS = ".experts."
+"""In the name of a tensor that is a mixture's expert's, or of all of them."""
 EVERYWHERE = "all devices"
 Signature = tuple[tuple[str, FileState], ...]
 """Name and state of each file of a folder."""
@@ -130,6 +132,17 @@ class SidePlan:
         config = read_json_object(self.folder / "adapter_config.json", role=self.role)
         name = config.get("base_model_name_or_path")
         return name if isinstance(name, str) else None
+
+    @cached_property
+    def adapts_parameters(self) -> bool:
+        """Whether an adapter changes tensors where they stand, as those of a mixture's experts.
+
+        PEFT does it at each pass anew, so that no gradient passes through what the base has read.
+        """
+        assert self.folder is not None  # an adapter is a folder
+        config = read_json_object(self.folder / "adapter_config.json", role=self.role)
+        has_experts = any(EXPERTS in key for key in model_shapes(self.folder))
+        return bool(config.get("target_parameters")) or has_experts
 
     @cached_property
     def digest(self) -> str:
@@ -287,6 +300,14 @@ class LoadPlan:
         """Whether the candidate's full model is the reference's: an adapter's base, or itself."""
         return self.candidate.full_model.is_same_as(self.reference.full_model)
 
+    @cached_property
+    def shares_weights(self) -> bool:
+        """Whether one copy of the weights serves both sides."""
+        first, second = self.placements
+        adapters = [side for side in self.sides if side.is_adapter]
+        is_one = self.has_one_model and first == second
+        return is_one and not any(adapter.adapts_parameters for adapter in adapters)
+
     @property
     def lacks_tokenizer(self) -> bool:
         """Whether the candidate is a folder without a tokenizer of its own."""
@@ -355,13 +376,16 @@ class LoadPlan:
         reading the files raises.
         """
         is_spread = any(place.is_spread for place in self.placements)
-        held: dict[str, dict[tuple[Path, int], int]] = {}
-        for side, place, dtype in zip(self.sides, self.placements, self.dtypes, strict=True):
+        held: dict[str, dict[tuple[Path, int, int], int]] = {}
+        each = zip(self.sides, self.placements, self.dtypes, strict=True)
+        for copy, (side, place, dtype) in enumerate(each):
             where = held.setdefault(EVERYWHERE if is_spread else str(place.device), {})
             for part in (side.full_model, side):
-                if part.folder is not None and (part.folder, dtype.itemsize) not in where:
-                    size = part.loaded_bytes(dtype.itemsize, place.device)
-                    where[part.folder, dtype.itemsize] = size
+                if part.folder is None:
+                    continue
+                key = part.folder, dtype.itemsize, 0 if self.shares_weights else copy
+                if key not in where:
+                    where[key] = part.loaded_bytes(dtype.itemsize, place.device)
         return {where: sum(sizes.values()) for where, sizes in held.items()}
 
 

@@ -171,7 +171,7 @@ def _load_models(plan: LoadPlan) -> tuple[Any, Any, tuple[Adapters, Adapters] | 
     # All of them before what a config describes takes memory.
     loaders = [_loader(base, plan) for base in bases[: 1 if plan.has_one_model else 2]]
     model: Any = _load_model(bases[0], loaders[0], plan.dtypes[0], plan.attentions[0], places[0])
-    if plan.has_one_model and places[0] == places[1]:
+    if plan.shares_weights:
         for side in sides:
             if side.is_adapter:
                 model = add_adapter(side, model)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from transformers.quantizers import AutoHfQuantizer
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
@@ -52,8 +52,9 @@ def check_quantiser(config: dict[str, Any], device: torch.device, *, role: str) 
     if name is None:
         return
     method = METHODS.get(name, Method(()))
+    quantisers: Any = AutoHfQuantizer  # its functions carry no types
     with quiet_transformers():
-        is_known = AutoHfQuantizer.supports_quant_method(config["quantization_config"])
+        is_known = quantisers.supports_quant_method(config["quantization_config"])
     if not is_known:
         raise ModelLoadError(
             f"{role} is quantised with {safe_line(name)}, which the installed transformers does "
