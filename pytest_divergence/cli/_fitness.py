@@ -20,7 +20,7 @@ from pytest_divergence.models.load_plan import LoadPlan
 from pytest_divergence.models.memory import available_memory
 from pytest_divergence.models.pair import ModelPair, with_gradients
 from pytest_divergence.models.preflight import inspect_pair
-from pytest_divergence.models.quantised import quantiser
+from pytest_divergence.models.quantisation import quantiser
 from pytest_divergence.plugin.session import DivergenceSession
 
 

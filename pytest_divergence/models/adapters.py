@@ -27,7 +27,7 @@ from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.adapter_checks import MERGE, PREFIX, WEIGHTS
 from pytest_divergence.models.devices import check_is_whole
 from pytest_divergence.models.folder_files import Shapes, read_json_object, stored_shapes
-from pytest_divergence.models.load_plan import SidePlan
+from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.text_models import TextModel, is_in_part
 from pytest_divergence.models.transformers_log import quiet_transformers
 

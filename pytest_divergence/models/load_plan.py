@@ -7,18 +7,14 @@ memory, preflight and loading read the same plan. Does not load models
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.adapter_checks import screen_adapter_folder
@@ -35,30 +31,21 @@ from pytest_divergence.models.fingerprints import (
     ModelIdentity,
     file_state,
     has_tokenizer,
-    hub_commit,
-    text_digest,
     tokenizer_digest,
-    weights_digest,
 )
 from pytest_divergence.models.folder_checks import screen_model_folder
-from pytest_divergence.models.folder_files import model_shapes, read_json_object
 from pytest_divergence.models.gguf import gguf_folder, ready_gguf_folder
-from pytest_divergence.models.memory import weights_bytes
-from pytest_divergence.models.quantised import is_dense
+from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.sources import source_folder
 from pytest_divergence.models.specs import (
-    LoadedModel,
     ModelProvider,
     ModelSpec,
     parse_open_spec,
     parse_spec,
     plugin_spec,
 )
-from pytest_divergence.models.text_models import bare_model, parts_left_out, text_loaders
-from pytest_divergence.models.transformers_log import Say, quiet_transformers
+from pytest_divergence.models.transformers_log import Say
 
-EXPERTS = ".experts."
-"""In the name of a tensor that is a mixture's expert's, or of all of them."""
 EVERYWHERE = "all devices"
 Signature = tuple[tuple[str, FileState], ...]
 """Name and state of each file of a folder."""
@@ -94,144 +81,6 @@ class LoadContext:
     """Loads what it has a fingerprint for, and what no rule here understands."""
     is_offline: bool = False
     """Nothing is downloaded or made ready: a model that is not here yet has no folder."""
-
-
-@dataclass(frozen=True)
-class SidePlan:
-    """A spec and the local folder that it stands for; None where a plugin loads it, or not here."""
-
-    spec: ModelSpec
-    folder: Path | None
-    role: str
-    fingerprint: str | None = None
-    """What the plugin says to tell the model from others by."""
-    loaded: LoadedModel | None = None
-    """What the plugin loaded; only while a pair is loaded."""
-    base: SidePlan | None = None
-    """The full model that an adapter was trained on."""
-
-    @cached_property
-    def is_adapter(self) -> bool:
-        """Whether the folder is a PEFT adapter, wherever it came from."""
-        return self.folder is not None and (self.folder / "adapter_config.json").is_file()
-
-    @property
-    def full_model(self) -> SidePlan:
-        """Whose weights are loaded: the base of an adapter, or this model itself."""
-        return self.base or self
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the model can be told from others before it is loaded."""
-        return self.folder is not None or self.fingerprint is not None
-
-    @property
-    def named_base(self) -> str | None:
-        """The base that an adapter says it was made from: shown, never followed."""
-        assert self.folder is not None  # an adapter is a folder
-        config = read_json_object(self.folder / "adapter_config.json", role=self.role)
-        name = config.get("base_model_name_or_path")
-        return name if isinstance(name, str) else None
-
-    @cached_property
-    def adapts_parameters(self) -> bool:
-        """Whether an adapter changes tensors where they stand, as those of a mixture's experts.
-
-        PEFT does it at each pass anew, so that no gradient passes through what the base has read.
-        """
-        assert self.folder is not None  # an adapter is a folder
-        config = read_json_object(self.folder / "adapter_config.json", role=self.role)
-        has_experts = any(EXPERTS in key for key in model_shapes(self.folder))
-        return bool(config.get("target_parameters")) or has_experts
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of the weights, or of the plugin's fingerprint."""
-        if self.folder is not None:
-            return weights_digest(self.folder)
-        if self.fingerprint is None:
-            raise ModelLoadError(
-                f"{self.role}: {self.spec} cannot be told apart before it is loaded"
-            )
-        return text_digest(f"fingerprint {self.fingerprint}")
-
-    @cached_property
-    def identity(self) -> ModelIdentity:
-        """Spec and digests; an adapter's digest includes its base's."""
-        digest = self.digest if self.base is None else f"{self.base.digest}+{self.digest}"
-        digest += self._numerics
-        kind = "adapter" if self.is_adapter else self.spec.kind
-        commit = hub_commit(self.folder) if self.folder is not None else None
-        return ModelIdentity(str(self.spec), kind, digest, commit)
-
-    @cached_property
-    def config(self) -> PreTrainedConfig:
-        """What transformers reads from the folder's config.json."""
-        assert self.folder is not None  # what no plugin loads is a folder
-        with quiet_transformers(), self.load_errors():
-            config: PreTrainedConfig = AutoConfig.from_pretrained(
-                self.folder, trust_remote_code=False, local_files_only=True
-            )
-        return config
-
-    @cached_property
-    def raw_config(self) -> dict[str, Any]:
-        """The folder's config.json as it stands."""
-        assert self.folder is not None  # what no plugin loads is a folder
-        return read_json_object(self.folder / "config.json", role=self.role)
-
-    @cached_property
-    def parts_left_out(self) -> tuple[str, ...]:
-        """Names of the modules besides the text's, such as an encoder of images."""
-        if self.folder is None or self.is_adapter:
-            return ()
-        config = self.config
-        with quiet_transformers(), self.load_errors():
-            return parts_left_out(config)
-
-    def loaded_bytes(self, itemsize: int, device: torch.device) -> int:
-        """Bytes of the folder's weights once loaded with floats of `itemsize` bytes.
-
-        Raises what reading the files raises.
-        """
-        assert self.folder is not None  # what no plugin loads is a folder
-        if self.is_adapter or not is_dense(self.raw_config, device):
-            return weights_bytes(self.folder, itemsize, self.parts_left_out)
-        config = self.config
-        with quiet_transformers(), self.load_errors():
-            model = bare_model(text_loaders(config)[0], config)
-        return itemsize * sum(weight.numel() for weight in model.parameters())
-
-    def is_same_as(self, other: SidePlan) -> bool:
-        """Whether both stand for one model."""
-        if self.folder is None:
-            return self.spec == other.spec
-        if self.folder != other.folder or self._numerics != other._numerics:
-            return False
-        return (self.base is None) == (other.base is None) and (
-            self.base is None or other.base is None or self.base.is_same_as(other.base)
-        )
-
-    @property
-    def _numerics(self) -> str:
-        """What was asked for of this model alone that changes its numbers, but no weight."""
-        spec = self.full_model.spec
-        asked = {"attn_implementation": spec.attn_implementation, "dtype": spec.dtype}
-        return "".join(f",{name}={value}" for name, value in asked.items() if value is not None)
-
-    @contextmanager
-    def load_errors(self) -> Iterator[None]:
-        """Whatever a stranger's files raise inside becomes one error that names the option."""
-        try:
-            yield
-        except ModelLoadError:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise ModelLoadError(
-                f"{self.role}: {self.spec} cannot be loaded: "
-                f"{type(error).__name__}: {safe_line(reason) if reason else 'no reason given'}"
-            ) from error
 
 
 @dataclass(frozen=True)

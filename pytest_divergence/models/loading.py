@@ -30,11 +30,11 @@ from pytest_divergence.models.load_plan import (
     LoadContext,
     LoadOptions,
     LoadPlan,
-    SidePlan,
     resolve_pair,
 )
 from pytest_divergence.models.pair import Adapters, Metric, ModelPair
-from pytest_divergence.models.quantised import check_quantiser, quantiser
+from pytest_divergence.models.quantisation import check_quantiser, quantiser
+from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.specs import LoadedModel, ModelProvider, parse_spec
 from pytest_divergence.models.text_models import TextModel, left_out_note
@@ -191,7 +191,7 @@ def _names(side: SidePlan) -> Adapters:
 
 
 def _loader(base: SidePlan, plan: LoadPlan) -> Any:
-    """What loads a base's weights, by `from_pretrained`; None where a plugin has loaded it."""
+    """Return the class whose `from_pretrained` loads a base; None where a plugin has loaded it."""
     if base.loaded is not None:
         return None
     kind = type(skeleton(base, plan))

@@ -16,9 +16,10 @@ from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.adapters import check_fit
 from pytest_divergence.models.chat_format import ChatFormat, check_system_prompt, choose_template
-from pytest_divergence.models.load_plan import LoadPlan, SidePlan
+from pytest_divergence.models.load_plan import LoadPlan
 from pytest_divergence.models.loading import load_tokenizers
-from pytest_divergence.models.quantised import check_quantiser, quantiser_note
+from pytest_divergence.models.quantisation import check_quantiser, quantiser_note
+from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.text_models import left_out_note
 from pytest_divergence.models.tokenizers import num_tokens, padding_note, smaller, vocabularies

@@ -14,14 +14,15 @@ from transformers import PreTrainedModel
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.adapter_checks import PREFIX
 from pytest_divergence.models.folder_files import model_shapes, num_stored
-from pytest_divergence.models.load_plan import LoadPlan, SidePlan
+from pytest_divergence.models.load_plan import LoadPlan
+from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.text_models import bare_model, text_loaders
 from pytest_divergence.models.transformers_log import quiet_transformers
 
 SLACK = 2
-"""How many times the stored numbers a model may have: a table may stand in two places."""
+"""The most numbers of a model, as a multiple of the stored ones: a table may stand twice."""
 QUANTISED_SLACK = 32
-"""The same where many weights are packed into one number."""
+"""That multiple where many weights are packed into one number."""
 SLACK_BUFFERS = 2**28
 """Numbers of masks and positions that a model computes for itself."""
 
@@ -33,7 +34,7 @@ def skeleton(side: SidePlan, plan: LoadPlan) -> PreTrainedModel:
     most tensors of the plan's adapters have their module. Raises `ModelLoadError` where the config
     describes far more numbers than the files hold.
     """
-    adapters = [one for one in plan.sides if one.is_adapter and one.full_model.is_same_as(side)]
+    adapters = [each for each in plan.sides if each.is_adapter and each.full_model.is_same_as(side)]
     config = side.config
     with quiet_transformers(), side.load_errors():
         loaders = text_loaders(config)
@@ -55,7 +56,7 @@ def skeleton(side: SidePlan, plan: LoadPlan) -> PreTrainedModel:
 
 
 def _num_fitting(model: PreTrainedModel, keys: Iterable[str]) -> int:
-    """How many tensors of adapters lie below a module of the model that has tensors of its own."""
+    """Count the tensors of adapters that lie below a module of the model that has tensors of its own."""
     names = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
     paths = (key.removeprefix(PREFIX).split(".") for key in keys)
     return sum(

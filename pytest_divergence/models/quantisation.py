@@ -22,7 +22,7 @@ class Method:
     packages: tuple[str, ...]
     """Distributions that it needs."""
     dense: Literal["always", "without a GPU", "never"] = "never"
-    """When its weights are turned back into floats as they are loaded."""
+    """The case in which its weights are turned back into floats as they are loaded."""
     needs_gpu: bool = False
 
 
