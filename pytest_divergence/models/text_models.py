@@ -72,16 +72,21 @@ def text_loaders(config: PreTrainedConfig) -> list[Any]:
     for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
         kind: Any = mapping.get(type(config), None)
         if kind is not None:
-            is_text = kind.config_class is type(text)
-            found[AutoModelForCausalLM if is_text else _text_model(kind)] = None
+            found[AutoModelForCausalLM if _is_of_text(kind, config) else _text_model(kind)] = None
     return list(found) or [AutoModelForCausalLM]
 
 
 def bare_model(loader: Any, config: PreTrainedConfig) -> PreTrainedModel:
     """Return the model that a loader makes of a config, on torch's meta device."""
+    config = copy.deepcopy(config)  # a model writes to its config
+    text, mapping = config.get_text_config(), MODEL_FOR_CAUSAL_LM_MAPPING
+    # As newer versions of transformers do by themselves.
+    is_text = type(text) in mapping and _is_of_text(mapping.get(type(config), None), config)
+    if loader is AutoModelForCausalLM and is_text:
+        config = text
     with torch.device("meta"):
         model: PreTrainedModel = loader.from_config(
-            copy.deepcopy(config),  # a model writes to its config
+            config,
             trust_remote_code=False,
             attn_implementation="eager",
         )
@@ -108,6 +113,12 @@ def is_in_part(key: str, parts: tuple[str, ...]) -> bool:
     """Return whether a tensor of a checkpoint or a model is in one of the parts, by its name."""
     name = f"{key.removeprefix(ROOT)}."
     return any(name.startswith(f"{part.removeprefix(ROOT)}.") for part in parts)
+
+
+def _is_of_text(kind: Any, config: PreTrainedConfig) -> bool:
+    """Whether a class is of the text alone that a config holds beside other parts."""
+    text = config.get_text_config()
+    return text is not config and getattr(kind, "config_class", None) is type(text)
 
 
 @cache

@@ -57,7 +57,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def model_of(folder: Path) -> Any:
     with quiet_transformers():
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train(False)
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 def load(base: Path, adapter: Path) -> ModelPair:
