@@ -18,7 +18,9 @@ from pytest_divergence.discovery.cost import estimate_seconds, measure_speed, se
 from pytest_divergence.models.devices import resolve_device
 from pytest_divergence.models.load_plan import LoadPlan
 from pytest_divergence.models.memory import available_memory
+from pytest_divergence.models.pair import ModelPair, with_gradients
 from pytest_divergence.models.preflight import inspect_pair
+from pytest_divergence.models.quantisation import quantiser
 from pytest_divergence.plugin.session import DivergenceSession
 
 
@@ -47,7 +49,23 @@ def pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[
     if memory is not None:
         memory.check()
         yield Finding("ok", f"a search needs {memory}")
+    if is_measured:
+        yield from _gradients(session.pair(), plan)
     yield _time(session, plan, is_measured=is_measured)
+
+
+def _gradients(pair: ModelPair, plan: LoadPlan) -> Iterator[Finding]:
+    """Whether soft prompts can be trained on quantised weights, once they are loaded."""
+    for side, planned in zip(pair.sides, plan.sides, strict=True):
+        full = planned.full_model
+        if full.folder is None or quantiser(full.raw_config) is None:
+            continue
+        if with_gradients(pair, side).passes_gradients():
+            yield Finding("ok", f"gradients pass through {full.role}: soft prompts are trained")
+        else:
+            yield Finding(
+                "note", f"no gradient passes through {full.role}: soft prompts are left out"
+            )
 
 
 def _time(session: DivergenceSession, plan: LoadPlan, *, is_measured: bool) -> Finding:

@@ -18,6 +18,8 @@ from pytest_divergence.models.folder_files import check_files, model_shapes, rea
 from pytest_divergence.models.module_patterns import pattern_problem
 
 WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""Before each name in an adapter's file."""
 FETCHING_KEYS: dict[str, tuple[object, ...]] = {
     "adapters": (None, {}),
     "shadow_model": (None, "mirror"),

@@ -13,7 +13,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +24,19 @@ from torch import Tensor, nn
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.models.adapter_checks import MERGE, WEIGHTS
+from pytest_divergence.models.adapter_checks import MERGE, PREFIX, WEIGHTS
 from pytest_divergence.models.devices import check_is_whole
 from pytest_divergence.models.folder_files import Shapes, read_json_object, stored_shapes
-from pytest_divergence.models.load_plan import SidePlan
+from pytest_divergence.models.side_plan import SidePlan
+from pytest_divergence.models.text_models import TextModel, is_in_part
 from pytest_divergence.models.transformers_log import quiet_transformers
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-PREFIX = "base_model.model."
-"""Prefix of each name in an adapter's file."""
-COPY = ".base_layer."
+WRAPPED = ".base_layer"
+COPY = f"{WRAPPED}."
 """Part of the name of an embedding's own weights, which PEFT stores beside its adapter."""
 
 
@@ -61,12 +61,12 @@ def check_fit(side: SidePlan, skeleton: PreTrainedModel) -> str | None:
     `add_adapter` would raise.
     """
     require_peft(side)
-    _check_shapes(side, skeleton)
     try:
-        wrapped = _Attached(side, skeleton, is_trial=True)
+        with _fitting(side, skeleton):
+            wrapped = _Attached(side, skeleton, is_trial=True)
+            wrapped.check()
     except NeedsWeightsError:
         return "the adapter's method needs the base's weights: loading tells whether it fits"
-    wrapped.check()
     if wrapped.copies:
         return "the adapter holds a copy of the base's embedding: loading tells whether it is equal"
     return None
@@ -80,9 +80,9 @@ def add_adapter(side: SidePlan, base: PreTrainedModel | PeftModel) -> PeftModel:
     """
     require_peft(side)
     check_is_whole(base, role=side.role)  # type: ignore[arg-type]
-    _check_shapes(side, base)
-    wrapped = _Attached(side, base)
-    wrapped.check()
+    with _fitting(side, base):
+        wrapped = _Attached(side, base)
+        wrapped.check()
     return wrapped.model
 
 
@@ -105,7 +105,7 @@ class _Attached:
         self._modules = dict(_plain_modules(plain))
         self._digests = {} if is_trial else _digests(self._modules)
         self._tensors = {name for name, _ in _tensors(self._modules)}
-        self._stored = stored = set(_shapes(side))
+        self._stored = stored = set(_shapes(side, plain))
         folder, options = str(side.folder), {"adapter_name": name, "is_trainable": False}
         # Even what PEFT calls empty weights are in memory for a moment, but not on this device.
         place = torch.device("meta") if is_trial else nullcontext()
@@ -215,23 +215,38 @@ def _check_config(side: SidePlan, config: Any) -> None:
             )
 
 
-def _check_shapes(side: SidePlan, base: nn.Module) -> None:
-    """Raise `ModelLoadError` if an adapter's matrices do not fit its base or its own config."""
-    assert side.base is not None  # `resolve_pair` gives each adapter its base
+@contextmanager
+def _fitting(side: SidePlan, base: nn.Module) -> Iterator[None]:
+    """Check an adapter's shapes, and name the module that its base lacks if loading inside fails.
+
+    Raises `ModelLoadError` if its matrices do not fit the base or its own config. A name that the
+    base does not have is no error by itself, because the experts of a mixture had modules of their
+    own before transformers 5 and PEFT translates them.
+    """
     unwrap: Any = getattr(base, "get_base_model", lambda: base)
-    modules = dict(_plain_modules(unwrap()))
-    shapes = _shapes(side)
+    plain: Any = unwrap()
+    modules, shapes = dict(_plain_modules(plain)), _shapes(side, plain)
     _check_ranks(side, shapes)
-    for key, shape in shapes.items():
-        problem = _shape_problem(key, shape, modules)
-        if problem is not None:
-            named = side.named_base
-            made = f" (the adapter names {safe_line(named)})" if named else ""
-            raise ModelLoadError(
-                f"{side.role}: the adapter {side.folder} does not fit {side.base.role} "
-                f"{side.base.spec}{made}: {problem}. "
-                f"Give the model that it was trained on as {setting('model_1')}."
-            )
+    problems = [_shape_problem(key, shape, modules) for key, shape in shapes.items()]
+    if problem := next(filter(None, problems), None):
+        raise _misfit(side, problem)
+    unknown = [name for key in shapes if (name := _adapted(key)) and name not in modules]
+    try:
+        yield
+    except ModelLoadError as error:
+        if not unknown:
+            raise
+        raise _misfit(side, f"it has no module {safe_line(unknown[0])}") from error
+
+
+def _misfit(side: SidePlan, problem: str) -> ModelLoadError:
+    assert side.base is not None  # `resolve_pair` gives each adapter its base
+    named = side.named_base
+    made = f" (the adapter names {safe_line(named)})" if named else ""
+    return ModelLoadError(
+        f"{side.role}: the adapter {side.folder} does not fit {side.base.role} {side.base.spec}"
+        f"{made}: {problem}. Give the model that it was trained on as {setting('model_1')}."
+    )
 
 
 def _check_ranks(side: SidePlan, shapes: Shapes) -> None:
@@ -251,13 +266,20 @@ def _check_ranks(side: SidePlan, shapes: Shapes) -> None:
             )
 
 
-def _shapes(side: SidePlan) -> Shapes:
+def _shapes(side: SidePlan, plain: nn.Module) -> Shapes:
+    """Shapes of an adapter's tensors, without those for parts that its base was loaded without."""
     folder: Path | None = side.folder
     assert folder is not None  # an adapter is a folder
     try:
-        return stored_shapes(folder / WEIGHTS)
+        shapes = stored_shapes(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ModelLoadError(f"{side.role}: {folder}/{WEIGHTS}: {error}") from error
+    parts = plain.left_out if isinstance(plain, TextModel) else ()
+    return {
+        key: shape
+        for key, shape in shapes.items()
+        if not is_in_part(key.removeprefix(PREFIX), parts)
+    }
 
 
 def _shape_problem(key: str, shape: tuple[int, ...], modules: dict[str, nn.Module]) -> str | None:
@@ -267,14 +289,23 @@ def _shape_problem(key: str, shape: tuple[int, ...], modules: dict[str, nn.Modul
     ):
         if part not in key or len(shape) <= axis:
             continue
-        name = key.removeprefix(PREFIX).split(part)[0]
+        name = _adapted(key) or ""
         if name not in modules:
-            return f"it has no module {safe_line(name)}"
+            continue
         size = next((getattr(modules[name], s) for s in sizes if hasattr(modules[name], s)), None)
         if isinstance(size, int) and size != shape[axis]:
             lora = part.strip(".")
             return f"{safe_line(name)} has {size} features, the adapter's {lora} has {shape[axis]}"
     return None
+
+
+def _adapted(key: str) -> str | None:
+    """The name of the module that a LoRA matrix adapts; None for other tensors."""
+    name, found, _ = key.removeprefix(PREFIX).partition(".lora_")
+    # Adapters of several parameters of one module are nested.
+    while name.endswith(WRAPPED):
+        name = name.removesuffix(WRAPPED)
+    return name if found else None
 
 
 def _plain_modules(module: Any, name: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -161,6 +161,27 @@ def choose_template(
         special = {"add_generation_prompt": True, "tools": None, **tokenizer.special_tokens_map}
         check_template(template, choice=choice, arguments={**special, **FROZEN_ARGUMENTS})
     return template
+
+
+def check_system_prompt(chat: ChatFormat, choice: str) -> None:
+    """Raise `ModelLoadError` if the template refuses or ignores the system prompt.
+
+    `choice` is the user's value of the option.
+    """
+    if chat.template is None or chat.system_prompt is None:
+        return
+    without = replace(chat, system_prompt=None).prompt_ids(PROBES[0])
+    try:
+        ignored, reason = chat.prompt_ids(PROBES[0]) == without, ""
+    except DivergenceError as error:
+        ignored, reason = False, f" ({error.__cause__})"
+    if ignored or reason:
+        does = "leaves out" if ignored else "refuses"
+        raise ModelLoadError(
+            f"{setting('chat_template')}={choice}: the template {does} a system turn"
+            f"{safe_line(reason)[1:-1]}, and {setting('system_prompt')} is given; leave it out, "
+            "begin the prompts with its text, or give a template that takes one"
+        )
 
 
 def _chosen_template(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line, visible
 from pytest_divergence.models.folder_files import check_files, read_json_object, stored_shapes
+from pytest_divergence.models.text_models import is_in_part
 
 KNOWN_IMPLEMENTATIONS = {
     "eager",
@@ -63,8 +64,12 @@ def screen_model_folder(folder: Path, *, role: str) -> dict[str, Any]:
     return config
 
 
-def check_all_is_loaded(loading_info: dict[str, Any], *, what: str) -> None:
+def check_all_is_loaded(
+    loading_info: dict[str, Any], *, what: str, parts_left_out: tuple[str, ...] = ()
+) -> None:
     """Raise `ModelLoadError` if transformers left weights out, or initialised any at random.
+
+    Modules in `parts_left_out` are left out on purpose: they take in no text.
 
     It only logs that. Random weights would be compared, and weights that it left out (a reward
     model's head, layers after the last) are part of the model that was named. Weights that an
@@ -76,7 +81,9 @@ def check_all_is_loaded(loading_info: dict[str, Any], *, what: str) -> None:
             f"{what} lacks {len(missing)} weights that its architecture has, "
             f"{safe_line(missing[0])} among them, so the model is incomplete; save it again"
         )
-    unexpected = sorted(loading_info["unexpected_keys"])
+    unexpected = sorted(
+        key for key in loading_info["unexpected_keys"] if not is_in_part(key, parts_left_out)
+    )
     if unexpected:
         raise ModelLoadError(
             f"{what} holds {len(unexpected)} weights that a causal language model of its config "

@@ -7,17 +7,14 @@ preflight and loading use the same plan. Does not load models
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.adapter_checks import screen_adapter_folder
@@ -34,25 +31,20 @@ from pytest_divergence.models.fingerprints import (
     ModelIdentity,
     file_state,
     has_tokenizer,
-    hub_commit,
-    text_digest,
     tokenizer_digest,
-    weights_digest,
 )
 from pytest_divergence.models.folder_checks import screen_model_folder
-from pytest_divergence.models.folder_files import read_json_object
 from pytest_divergence.models.gguf import gguf_folder, ready_gguf_folder
-from pytest_divergence.models.memory import weights_bytes
+from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.sources import source_folder
 from pytest_divergence.models.specs import (
-    LoadedModel,
     ModelProvider,
     ModelSpec,
     parse_open_spec,
     parse_spec,
     plugin_spec,
 )
-from pytest_divergence.models.transformers_log import Say, quiet_transformers
+from pytest_divergence.models.transformers_log import Say
 
 EVERYWHERE = "all devices"
 Signature = tuple[tuple[str, FileState], ...]
@@ -89,105 +81,6 @@ class LoadContext:
     """Loader of models that it has a fingerprint for, or whose spec no rule here understands."""
     is_offline: bool = False
     """Whether downloads and conversions are off: a model that is not here yet has no folder."""
-
-
-@dataclass(frozen=True)
-class SidePlan:
-    """A spec and its local folder; the folder is None if a plugin loads it, or it is not here."""
-
-    spec: ModelSpec
-    folder: Path | None
-    role: str
-    fingerprint: str | None = None
-    """The plugin's text that identifies the model."""
-    loaded: LoadedModel | None = None
-    """The plugin's model; set only while a pair is loaded."""
-    base: SidePlan | None = None
-    """The full model that an adapter was trained on."""
-
-    @cached_property
-    def is_adapter(self) -> bool:
-        """Whether the folder is a PEFT adapter, wherever it came from."""
-        return self.folder is not None and (self.folder / "adapter_config.json").is_file()
-
-    @property
-    def full_model(self) -> SidePlan:
-        """The model whose weights are loaded: the base of an adapter, or this model itself."""
-        return self.base or self
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the model can be identified before it is loaded."""
-        return self.folder is not None or self.fingerprint is not None
-
-    @property
-    def named_base(self) -> str | None:
-        """The base that an adapter's config names: shown, never loaded."""
-        assert self.folder is not None  # an adapter is a folder
-        config = read_json_object(self.folder / "adapter_config.json", role=self.role)
-        name = config.get("base_model_name_or_path")
-        return name if isinstance(name, str) else None
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of the weights, or of the plugin's fingerprint."""
-        if self.folder is not None:
-            return weights_digest(self.folder)
-        if self.fingerprint is None:
-            raise ModelLoadError(
-                f"{self.role}: {self.spec} cannot be identified before it is loaded"
-            )
-        return text_digest(f"fingerprint {self.fingerprint}")
-
-    @cached_property
-    def identity(self) -> ModelIdentity:
-        """Spec and digests; an adapter's digest includes its base's."""
-        digest = self.digest if self.base is None else f"{self.base.digest}+{self.digest}"
-        digest += self._numerics
-        kind = "adapter" if self.is_adapter else self.spec.kind
-        commit = hub_commit(self.folder) if self.folder is not None else None
-        return ModelIdentity(str(self.spec), kind, digest, commit)
-
-    @cached_property
-    def config(self) -> PreTrainedConfig:
-        """The config that transformers reads from the folder's config.json."""
-        assert self.folder is not None  # what no plugin loads is a folder
-        with quiet_transformers(), self.load_errors():
-            config: PreTrainedConfig = AutoConfig.from_pretrained(
-                self.folder, trust_remote_code=False, local_files_only=True
-            )
-        return config
-
-    def is_same_as(self, other: SidePlan) -> bool:
-        """Whether both are the same model."""
-        if self.folder is None:
-            return self.spec == other.spec
-        if self.folder != other.folder or self._numerics != other._numerics:
-            return False
-        return (self.base is None) == (other.base is None) and (
-            self.base is None or other.base is None or self.base.is_same_as(other.base)
-        )
-
-    @property
-    def _numerics(self) -> str:
-        """Options of this model alone that change its numbers, but not its weights."""
-        spec = self.full_model.spec
-        asked = {"attn_implementation": spec.attn_implementation, "dtype": spec.dtype}
-        return "".join(f",{name}={value}" for name, value in asked.items() if value is not None)
-
-    @contextmanager
-    def load_errors(self) -> Iterator[None]:
-        """Turn whatever untrusted files raise inside it into one error that names the option."""
-        try:
-            yield
-        except ModelLoadError:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise ModelLoadError(
-                f"{self.role}: {self.spec} cannot be loaded: "
-                f"{type(error).__name__}: {safe_line(reason) if reason else 'no reason given'}"
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -255,6 +148,14 @@ class LoadPlan:
     def has_one_model(self) -> bool:
         """Whether the candidate's full model is the reference's: an adapter's base, or itself."""
         return self.candidate.full_model.is_same_as(self.reference.full_model)
+
+    @cached_property
+    def shares_weights(self) -> bool:
+        """Whether one copy of the weights serves both sides."""
+        first, second = self.placements
+        adapters = [side for side in self.sides if side.is_adapter]
+        is_one = self.has_one_model and first == second
+        return is_one and not any(adapter.adapts_parameters for adapter in adapters)
 
     @property
     def lacks_tokenizer(self) -> bool:
@@ -324,16 +225,17 @@ class LoadPlan:
         reading the files raises.
         """
         is_spread = any(place.is_spread for place in self.placements)
-        held: dict[str, set[tuple[Path, int]]] = {}
-        for side, place, dtype in zip(self.sides, self.placements, self.dtypes, strict=True):
-            where = EVERYWHERE if is_spread else str(place.device)
-            for folder in (side.full_model.folder, side.folder):
-                if folder is not None:
-                    held.setdefault(where, set()).add((folder, dtype.itemsize))
-        return {
-            where: sum(weights_bytes(folder, size) for folder, size in parts)
-            for where, parts in held.items()
-        }
+        held: dict[str, dict[tuple[Path, int, int], int]] = {}
+        each = zip(self.sides, self.placements, self.dtypes, strict=True)
+        for copy, (side, place, dtype) in enumerate(each):
+            where = held.setdefault(EVERYWHERE if is_spread else str(place.device), {})
+            for part in (side.full_model, side):
+                if part.folder is None:
+                    continue
+                key = part.folder, dtype.itemsize, 0 if self.shares_weights else copy
+                if key not in where:
+                    where[key] = part.loaded_bytes(dtype.itemsize, place.device)
+        return {where: sum(sizes.values()) for where, sizes in held.items()}
 
 
 def resolve_pair(

@@ -6,7 +6,6 @@ checked and then used unchanged. Every failure is a `ModelLoadError` that names 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,20 +23,22 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.adapters import adapter_name, add_adapter
-from pytest_divergence.models.chat_format import choose_template
+from pytest_divergence.models.chat_format import ChatFormat, check_system_prompt, choose_template
 from pytest_divergence.models.devices import Placement, dtype_name, resolve_device
+from pytest_divergence.models.fingerprints import has_tokenizer
 from pytest_divergence.models.folder_checks import check_all_is_loaded
-from pytest_divergence.models.folder_files import read_json_object
 from pytest_divergence.models.load_plan import (
     LoadContext,
     LoadOptions,
     LoadPlan,
-    SidePlan,
     resolve_pair,
 )
 from pytest_divergence.models.pair import Adapters, Metric, ModelPair
+from pytest_divergence.models.quantisation import check_quantiser, quantiser
+from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.specs import LoadedModel, ModelProvider, parse_spec
+from pytest_divergence.models.text_models import TextModel, left_out_note
 from pytest_divergence.models.tokenizers import (
     added_note,
     check_same_tokenizer,
@@ -47,9 +48,6 @@ from pytest_divergence.models.tokenizers import (
 )
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 from pytest_divergence.models.transformers_side import TransformersSide
-
-QUANTISERS = {"torchao": "torchao", "bitsandbytes": "bitsandbytes"}
-"""Packages by the quantisation method that a config names."""
 
 
 def load_model_pair(
@@ -111,6 +109,12 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
     tokenizer, other_tokenizer = load_tokenizers(plan, say)
     if plan.attention_note is not None:
         say(plan.attention_note)
+    for side in plan.sides:
+        if note := left_out_note(side.role, side.parts_left_out):
+            say(note)
+    shared, options = smaller(tokenizer, other_tokenizer), plan.options
+    template = choose_template(options.chat_template, tokenizer, other_tokenizer, say)
+    check_system_prompt(ChatFormat(shared, template, options.system_prompt), options.chat_template)
     reference, candidate, adapters = _load_models(plan)
     if not plan.is_current:
         raise ModelLoadError(
@@ -120,10 +124,10 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
     pair = ModelPair.from_models(
         reference,
         candidate,
-        smaller(tokenizer, other_tokenizer),
+        shared,
         adapters=adapters,
         known_tokens=(num_tokens(tokenizer), num_tokens(other_tokenizer or tokenizer)),
-        system_prompt=plan.options.system_prompt,
+        system_prompt=options.system_prompt,
         identities=plan.identities if plan.is_known else None,
         say=say,
     )
@@ -134,7 +138,6 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
             say(note)
     if not plan.is_known:  # the digests are of the weights in memory, of both sides
         pair = pair.with_names(*((str(side.spec), side.spec.kind) for side in plan.sides))
-    template = choose_template(plan.options.chat_template, tokenizer, other_tokenizer, say)
     return pair.with_template(template)
 
 
@@ -164,17 +167,19 @@ def _load_models(plan: LoadPlan) -> tuple[Any, Any, tuple[Adapters, Adapters] | 
     """Both models, and the adapters of each if they share one copy of the weights."""
     sides, places = plan.sides, plan.placements
     bases = [side.full_model for side in sides]
-    for base in bases[: 1 if plan.has_one_model else 2]:
+    for base, place in zip(bases, places, strict=True):
         if base.loaded is None:
-            skeleton(base)  # checked before what its config describes takes memory
-    model: Any = _load_model(bases[0], plan.dtypes[0], plan.attentions[0], places[0])
-    if plan.has_one_model and places[0] == places[1]:
+            check_quantiser(base.raw_config, place.device, role=base.role)
+    # Check every config before the model that it describes takes memory.
+    loaders = [_loader(base, plan) for base in bases[: 1 if plan.has_one_model else 2]]
+    model: Any = _load_model(bases[0], loaders[0], plan.dtypes[0], plan.attentions[0], places[0])
+    if plan.shares_weights:
         for side in sides:
             if side.is_adapter:
                 model = add_adapter(side, model)
         names = _names(sides[0]), _names(sides[1])
         return model, model, names if any(names) else None
-    other: Any = _load_model(bases[1], plan.dtypes[1], plan.attentions[1], places[1])
+    other: Any = _load_model(bases[1], loaders[-1], plan.dtypes[1], plan.attentions[1], places[1])
     loaded = (model, other)
     model, other = (
         add_adapter(side, base) if side.is_adapter else base
@@ -187,21 +192,27 @@ def _names(side: SidePlan) -> Adapters:
     return (adapter_name(side),) if side.is_adapter else ()
 
 
+def _loader(base: SidePlan, plan: LoadPlan) -> Any:
+    """The class whose `from_pretrained` loads a base; None if a plugin has loaded it."""
+    if base.loaded is not None:
+        return None
+    kind = type(skeleton(base, plan))
+    return kind if issubclass(kind, TextModel) else AutoModelForCausalLM
+
+
 def _load_model(
-    side: SidePlan, dtype: torch.dtype, attention: str, place: Placement
+    side: SidePlan, loader: Any, dtype: torch.dtype, attention: str, place: Placement
 ) -> PreTrainedModel:
     if side.loaded is not None:
         return side.loaded.model
     assert side.folder is not None  # what no plugin loads is a folder
-    config = read_json_object(side.folder / "config.json", role=side.role)
-    _require_quantiser(config, role=side.role)
     options: dict[str, Any] = {}
     if place.is_spread:
         options = {"device_map": "auto"}
-    elif _quantiser(config) == "bitsandbytes":  # cannot be moved afterwards
+    elif quantiser(side.raw_config) == "bitsandbytes":  # cannot be moved afterwards
         options = {"device_map": {"": place.device}}
     with quiet_transformers(), side.load_errors():
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        found: Any = loader.from_pretrained(
             side.folder,
             dtype=dtype,
             attn_implementation=attention,
@@ -211,31 +222,22 @@ def _load_model(
             output_loading_info=True,
             **options,
         )
-    check_all_is_loaded(found[1], what=f"{side.role}: {side.spec}")
+    check_all_is_loaded(
+        found[1], what=f"{side.role}: {side.spec}", parts_left_out=side.parts_left_out
+    )
     model: PreTrainedModel = found[0] if options else found[0].to(place.device)
     return model
-
-
-def _require_quantiser(config: dict[str, Any], *, role: str) -> None:
-    """Raise `ModelLoadError` if a config's quantisation needs a package that is not installed."""
-    method = _quantiser(config)
-    package = QUANTISERS.get(method or "")
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise ModelLoadError(
-            f"{role} is quantised with {method}, which is not installed: pip install {package}"
-        )
-
-
-def _quantiser(config: dict[str, Any]) -> str | None:
-    """The method that a model's weights are quantised with."""
-    quantisation = config.get("quantization_config")
-    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
-    return method if isinstance(method, str) else None
 
 
 def _load_tokenizer(side: SidePlan) -> PreTrainedTokenizerBase:
     if side.loaded is not None:
         return side.loaded.tokenizer
+    assert side.folder is not None  # what no plugin loads is a folder
+    if not has_tokenizer(side.folder):  # some versions of transformers create an empty one
+        raise ModelLoadError(
+            f"{side.role}: {side.spec} cannot be loaded: its folder has no tokenizer; save there "
+            "the one that it was trained with"
+        )
     with quiet_transformers(), side.load_errors():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             side.folder, trust_remote_code=False, local_files_only=True

@@ -18,6 +18,9 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedConfig
 
+from pytest_divergence.models.adapter_checks import PREFIX
+from pytest_divergence.models.text_models import is_in_part
+
 FLOATS = ("F64", "F32", "F16", "BF16")
 """Types of stored numbers that loading converts to the pair's dtype; others stay."""
 WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
@@ -62,12 +65,12 @@ def model_size(config: PreTrainedConfig) -> ModelSize:
     )
 
 
-def weights_bytes(folder: Path, itemsize: int) -> int:
-    """Bytes of a folder's weights once loaded with floats of `itemsize` bytes.
+def weights_bytes(folder: Path, itemsize: int, parts_left_out: tuple[str, ...] = ()) -> int:
+    """Bytes of a folder's weights once loaded with floats of `itemsize` bytes, without some parts.
 
     Raises `SafetensorError` or `OSError` for files that cannot be read.
     """
-    return sum(_tensor_bytes(folder, itemsize))
+    return sum(_tensor_bytes(folder, itemsize, parts_left_out))
 
 
 def available_memory(device: str) -> int | None:
@@ -104,10 +107,12 @@ def host_memory(root: Path = ROOT) -> int | None:
     return None
 
 
-def _tensor_bytes(folder: Path, itemsize: int) -> Iterator[int]:
+def _tensor_bytes(folder: Path, itemsize: int, left_out: tuple[str, ...]) -> Iterator[int]:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as weights:
             for key in weights.keys():  # noqa: SIM118 (not a dict)
+                if is_in_part(key.removeprefix(PREFIX), left_out):
+                    continue
                 part = weights.get_slice(key)
                 stored = part.get_dtype()
                 width = itemsize if stored in FLOATS else WIDTHS.get(stored, 1)

@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.safe_text import safe_line, visible
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.adapters import check_fit
-from pytest_divergence.models.chat_format import ChatFormat, choose_template
-from pytest_divergence.models.load_plan import LoadPlan, SidePlan
+from pytest_divergence.models.chat_format import ChatFormat, check_system_prompt, choose_template
+from pytest_divergence.models.load_plan import LoadPlan
 from pytest_divergence.models.loading import load_tokenizers
-from pytest_divergence.models.memory import weights_bytes
+from pytest_divergence.models.quantisation import check_quantiser, quantiser_note
+from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.skeletons import skeleton
+from pytest_divergence.models.text_models import left_out_note
 from pytest_divergence.models.tokenizers import num_tokens, padding_note, smaller, vocabularies
 
 PROBE = "How do I tie a knot?"
@@ -36,8 +39,15 @@ def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
     Raises the `DivergenceError` that loading the pair would raise, at the step that finds it.
     """
     reference, candidate = plan.sides
-    for side in plan.sides:
-        yield _model(side)
+    for side, place in zip(plan.sides, plan.placements, strict=True):
+        if side.folder is not None and not side.is_adapter:
+            check_quantiser(side.raw_config, place.device, role=side.role)
+        yield _model(side, place.device)
+        if side.folder is not None and (note := left_out_note(side.role, side.parts_left_out)):
+            yield Finding("note", note)
+        if side.folder is not None and not side.is_adapter:
+            note = quantiser_note(side.raw_config, place.device, role=side.role)
+            yield from () if note is None else (Finding("note", note),)
     if reference.folder is None or candidate.folder is None:
         return
     said: list[str] = []
@@ -45,9 +55,9 @@ def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
     whose = "the base's" if candidate.is_adapter else "the same for both"
     yield Finding("ok", f"tokenizer: {whose}, {len(tokenizer.get_vocab()):,} tokens")
     template = choose_template(settings.chat_template, tokenizer, other, said.append)
-    length = len(
-        ChatFormat(smaller(tokenizer, other), template, settings.system_prompt).prompt_ids(PROBE)
-    )
+    chat = ChatFormat(smaller(tokenizer, other), template, settings.system_prompt)
+    check_system_prompt(chat, settings.chat_template)
+    length = len(chat.prompt_ids(PROBE))
     form = "none, prompts are plain text" if template is None else settings.chat_template
     yield Finding("ok", f"chat template: {form}; {safe_line(PROBE)} is {length} tokens")
     yield from (Finding("note", line) for line in said)
@@ -56,12 +66,12 @@ def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
         yield Finding("note", "both are the same model, so nothing should differ")
 
 
-def _model(side: SidePlan) -> Finding:
+def _model(side: SidePlan, device: torch.device) -> Finding:
     name = f"{side.role} {visible(str(side.spec), 200)}"
     if side.folder is None:
         return Finding("note", f"{name} {NOT_HERE[side.spec.kind]}")
     with side.load_errors():  # a file that was cut shows in its header
-        size = weights_bytes(side.folder, 4)
+        size = side.loaded_bytes(4, device)
     kind = "adapter" if side.is_adapter else "model"
     return Finding("ok", f"{name}: {kind}, {size // 4:,} parameters")
 
@@ -71,7 +81,7 @@ def _shapes(
     tokenizer: PreTrainedTokenizerBase,
     other: PreTrainedTokenizerBase | None,
 ) -> Iterator[Finding]:
-    skeletons = [skeleton(side.full_model) for side in plan.sides]
+    skeletons = [skeleton(side.full_model, plan) for side in plan.sides]
     rows, others = map(_num_rows, skeletons)
     for side, bare in zip(plan.sides, skeletons, strict=True):
         if side.base is not None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from pytest_divergence.models import load_plan
+from pytest_divergence.models import load_plan, side_plan
 from pytest_divergence.models.folder_checks import screen_model_folder
 from pytest_divergence.models.load_plan import LoadContext, LoadOptions, LoadPlan, resolve_pair
 from pytest_divergence.models.loading import load_model_pair, load_pair
@@ -20,18 +21,27 @@ def plan_of(tiny_models: Path, reference: str, candidate: str) -> LoadPlan:
     return resolve_pair(str(tiny_models / reference), str(tiny_models / candidate), CPU)
 
 
-@pytest.mark.parametrize("name", ["weights_digest", "weights_bytes", "placement", "named_dtype"])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (side_plan, "weights_digest"),
+        (side_plan, "weights_bytes"),
+        (load_plan, "placement"),
+        (load_plan, "named_dtype"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
 def test_what_is_computed_is_computed_once(
-    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
 ) -> None:
     calls: list[object] = []
-    original = getattr(load_plan, name)
+    original = getattr(module, name)
 
     def counting(*given: Any, **options: Any) -> Any:
         calls.append(given)
         return original(*given, **options)
 
-    monkeypatch.setattr(load_plan, name, counting)
+    monkeypatch.setattr(module, name, counting)
     plan = plan_of(tiny_models, "base", "ft")
     assert not calls
 

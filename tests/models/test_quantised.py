@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import transformers
+from packaging.version import Version
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssConfig
 
 from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.strategies import soft_prompt
+from pytest_divergence.models.load_plan import resolve_pair
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.preflight import inspect_pair
 from pytest_divergence.models.transformers_log import quiet_transformers
 from tests.models.test_kinds import check_trains, values
-from tests.models_in_memory import local
+from tests.models_in_memory import local, tiny_config, tiny_model
+from tests.tiny import tiny_tokenizer
 
 
 class Opaque(torch.autograd.Function):
@@ -81,19 +88,159 @@ def test_soft_prompts_are_left_out_and_the_reason_is_said(closed_pair: ModelPair
     ]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torchao") is not None, reason="torchao is there")
-def test_a_missing_package_is_named(tiny_models: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_models / "base", tmp_path / "int8")
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "torchao"}
-    (folder / "config.json").write_text(json.dumps(config))
+def with_method(folder: Path, target: Path, **quantisation: object) -> Path:
+    """A copy of a folder whose config names a method of quantising."""
+    copied = Path(shutil.copytree(folder, target))
+    config = json.loads((copied / "config.json").read_text())
+    config["quantization_config"] = quantisation
+    (copied / "config.json").write_text(json.dumps(config))
+    return copied
+
+
+def with_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    (path,) = folder.glob("*.safetensors")
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("method", "packages"),
+    [
+        ("awq", ["gptqmodel"]),
+        ("gptq", ["optimum", "gptqmodel"]),
+    ],
+)
+def test_what_a_method_needs_is_named_before_weights_are_read(
+    tiny_models: Path, tmp_path: Path, method: str, packages: list[str]
+) -> None:
+    expected = (
+        f"--model-2 is quantised with {method}, which needs {' and '.join(packages)}: "
+        f"pip install {' '.join(packages)}"
+    )
+    base = tiny_models / "base"
+    options: dict[str, object] = {"bits": 4, "group_size": 32, "load_in_8bit": True}
+    folder = with_method(base, tmp_path / method, quant_method=method, **options)
+
+    with pytest.raises(ModelLoadError) as loading:
+        load_model_pair(str(base), str(folder))
+    with pytest.raises(ModelLoadError) as looking:
+        list(inspect_pair(Settings(), resolve_pair(str(base), str(folder))))
+
+    assert str(loading.value) == str(looking.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (
+            "fbgemm_fp8",
+            "--model-2 is quantised with fbgemm_fp8, which runs only on a GPU; give "
+            "--divergence-device=cuda if there is one, or a folder in another format",
+        ),
+        (
+            "nonsense",
+            '--model-2 is quantised with "nonsense", which the installed transformers does not '
+            "know; update transformers, or give a folder of plain weights",
+        ),
+    ],
+)
+def test_a_method_that_cannot_run_here_is_refused(
+    tiny_models: Path, tmp_path: Path, method: str, expected: str
+) -> None:
+    folder = with_method(tiny_models / "base", tmp_path / method, quant_method=method)
 
     with pytest.raises(ModelLoadError) as caught:
-        load_model_pair(str(tiny_models / "base"), str(folder))
+        load_model_pair(str(tiny_models / "base"), str(folder), device="cpu")
 
-    assert str(caught.value) == (
-        "--model-2 is quantised with torchao, which is not installed: pip install torchao"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.24"), reason="older ones need triton for it"
+)
+def test_fp8_is_turned_back_into_floats_without_a_gpu(tiny_models: Path, tmp_path: Path) -> None:
+    """As DeepSeek and Qwen release it: blocks of float8, each with its scale."""
+    base, dense = tiny_models / "base", tmp_path / "dense"
+    folder = with_method(
+        base,
+        tmp_path / "fp8",
+        quant_method="fp8",
+        activation_scheme="dynamic",
+        weight_block_size=[128, 128],
+        modules_to_not_convert=["lm_head"],
     )
+
+    def quantise(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if "_proj.weight" in name]:
+            scale = tensors[name].abs().max() / torch.finfo(torch.float8_e4m3fn).max
+            tensors[name] = (tensors[name] / scale).to(torch.float8_e4m3fn)
+            tensors[f"{name}_scale_inv"] = scale.reshape(1, 1)
+
+    def round_weights(tensors: dict[str, torch.Tensor]) -> None:
+        quantise(tensors)
+        for name in [name for name in tensors if name.endswith("_scale_inv")]:
+            weight = name.removesuffix("_scale_inv")
+            tensors[weight] = tensors[weight].float() * tensors.pop(name)
+
+    with_tensors(folder, quantise)
+    with_tensors(Path(shutil.copytree(base, dense)), round_weights)
+    plan = resolve_pair(str(base), str(folder))
+
+    pair = load_model_pair(str(base), str(folder), device="cpu")
+
+    assert values(pair) == pytest.approx(values(load_model_pair(str(base), str(dense))), abs=1e-6)
+    assert max(values(pair)) > 1e-4
+    check_trains(pair)
+    assert plan.weights == resolve_pair(str(base), str(dense)).weights
+    assert (
+        "--model-2 is quantised with fp8: its weights are turned back into floats at loading "
+        "and take that much memory; gradients pass, so soft prompts are trained"
+    ) in [finding.text for finding in inspect_pair(Settings(device="cpu"), plan)]
+
+
+def test_mxfp4_is_turned_back_into_floats_without_its_kernels(tmp_path: Path) -> None:
+    """As gpt-oss is released: experts of two numbers a byte, and a scale for 32 of them."""
+    config = tiny_config(
+        GptOssConfig, num_local_experts=2, num_experts_per_tok=1, intermediate_size=32
+    )
+    model = tiny_model(config=config)
+    generator = torch.Generator().manual_seed(0)
+    packed: dict[str, torch.Tensor] = {}
+    for name, weight in model.named_parameters():
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            experts, rows, columns = weight.shape
+            blocks = torch.randint(0, 256, (experts, columns, rows // 32, 16), generator=generator)
+            packed[f"{name}_blocks"] = blocks.to(torch.uint8)
+            packed[f"{name}_scales"] = torch.full((experts, columns, rows // 32), 124).byte()
+            with torch.no_grad():
+                weight.copy_(as_floats(blocks).transpose(1, 2) * 2.0 ** (124 - 127))
+    with quiet_transformers():
+        for each, name in ((model, "dense"), (tiny_model(config=config, seed=1), "other")):
+            each.save_pretrained(tmp_path / name)
+            tiny_tokenizer().save_pretrained(tmp_path / name)
+    folder = with_method(tmp_path / "dense", tmp_path / "mxfp4", quant_method="mxfp4")
+
+    def pack(tensors: dict[str, torch.Tensor]) -> None:
+        for name in packed:
+            tensors.pop(name.rpartition("_")[0], None)
+        tensors.update(packed)
+
+    with_tensors(folder, pack)
+
+    pair = load_model_pair(str(tmp_path / "other"), str(folder), device="cpu")
+
+    dense = load_model_pair(str(tmp_path / "other"), str(tmp_path / "dense"), device="cpu")
+    assert values(pair) == pytest.approx(values(dense), rel=1e-3)  # older ones go by bfloat16
+    check_trains(pair)
+
+
+def as_floats(blocks: torch.Tensor) -> torch.Tensor:
+    """Two numbers of four bits a byte, the low half first: (..., N, 16) -> (..., N * 32)."""
+    positive = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    table = torch.tensor([*positive, *(-number for number in positive)])
+    return torch.stack([table[blocks & 15], table[blocks >> 4]], dim=-1).flatten(-3)
 
 
 def saved(folder: Path, target: Path, config: Any, **options: Any) -> Path:
@@ -107,7 +254,6 @@ def saved(folder: Path, target: Path, config: Any, **options: Any) -> Path:
 
 
 def test_torchao_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
-    pytest.importorskip("torchao")
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
@@ -123,7 +269,6 @@ def test_torchao_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
 
 
 def test_bitsandbytes_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
-    pytest.importorskip("bitsandbytes")
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
@@ -132,5 +277,43 @@ def test_bitsandbytes_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
     pair = load_model_pair(str(tiny_models / "base"), str(folder))
 
     assert 1e-6 < max(values(pair)) < 1
+    assert local(pair.candidate).passes_gradients()
+    check_trains(pair)
+
+
+def test_compressed_tensors_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import (
+        QuantizationArgs,
+        QuantizationConfig,
+        QuantizationScheme,
+        apply_quantization_config,
+    )
+    from compressed_tensors.quantization.utils import calculate_qparams
+
+    base = tiny_models / "base"
+    bits = QuantizationArgs(num_bits=8, type="int", symmetric=True, strategy="channel")
+    scheme = QuantizationScheme(targets=["Linear"], weights=bits)
+    with quiet_transformers():
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        config = QuantizationConfig(
+            config_groups={"all": scheme}, ignore=["lm_head"], quantization_status="frozen"
+        )
+        apply_quantization_config(model, config)
+        for module in model.modules():
+            if hasattr(module, "weight_scale"):
+                least, most = (
+                    pick(module.weight.data, 1, True) for pick in (torch.amin, torch.amax)
+                )
+                module.weight_scale.data.copy_(calculate_qparams(least, most, bits)[0])
+        compressor = ModelCompressor.from_pretrained_model(model)
+        compressor.compress_model(model)
+        model.save_pretrained(tmp_path)
+        compressor.update_config(tmp_path)
+        AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
+
+    pair = load_model_pair(str(base), str(tmp_path))
+
+    assert 1e-6 < max(values(pair)) < 0.1
     assert local(pair.candidate).passes_gradients()
     check_trains(pair)

@@ -12,7 +12,7 @@ import huggingface_hub.constants as hub_constants
 import pytest
 
 from pytest_divergence.core.settings import PROFILES
-from pytest_divergence.models import load_plan, sources
+from pytest_divergence.models import load_plan, side_plan, sources
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
 from tests.plugin.test_search import TINY_SEARCH
 
@@ -38,7 +38,7 @@ class Counts:
         original: Callable[..., Any] = getattr(module, name)
 
         def counting(first: Any, *others: Any, **options: Any) -> Any:
-            names = {Path: "name", load_plan.SidePlan: "spec"}
+            names = {Path: "name", side_plan.SidePlan: "spec"}
             found = [
                 getattr(first, part) for kind, part in names.items() if isinstance(first, kind)
             ]
