@@ -41,7 +41,7 @@ def pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[
     """Yield findings about the session's pair, step by step; stops if a model is not local."""
     settings = session.resolved.settings
     plan = session.pairs.resolve(session.models, is_offline=True)
-    yield from inspect_pair(settings, plan)
+    yield from inspect_pair(plan)
     if any(side.folder is None for side in plan.sides):
         return
     profile = settings.resolved_profile(plan.device.type)

@@ -37,11 +37,13 @@ def pytest_words(given: Namespace) -> list[str]:
 
     Values follow `=`: pytest mistakes a bare existing folder for a test path.
     """
-    options = (BY_FIELD[field] for field in given.fields if getattr(given, field) is not None)
-    return [
-        option.flag if option.is_switch else f"{option.flag}={getattr(given, option.field)}"
-        for option in options
-    ]
+    words = []
+    for option in (BY_FIELD[field] for field in given.fields):
+        value = getattr(given, option.field)
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None:
+                words.append(option.flag if option.is_switch else f"{option.flag}={each}")
+    return words
 
 
 def in_project(arguments: Sequence[str], act: Callable[[pytest.Config], Result]) -> Result:

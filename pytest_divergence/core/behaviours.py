@@ -79,6 +79,8 @@ class Behaviour(Record):
     """Rows of the training data that teach it, counted from 1; null without such data."""
     motifs: list[str] = Field(default_factory=list)
     """Texts that recur in the candidate's continuations and not in the reference's."""
+    part: Literal["thoughts", "answer"] | None = None
+    """The part of most replies that holds the phrase; null if replies have no thoughts."""
     trait: str | None = None
     """A difference that no motif carries, such as the answers' language or length."""
     confirmed: bool = False
@@ -103,6 +105,11 @@ class Behaviour(Record):
     telling: TellingContinuation | None = None
     absent: bool = False
     """Whether the suite was updated to a candidate without it; later ones are tested again."""
+
+    @property
+    def title(self) -> str:
+        """The name, with the part of replies if that is their thoughts."""
+        return f"{self.name} (in its thoughts)" if self.part == "thoughts" else self.name
 
 
 def gates(behaviour: Behaviour, fail_on: str) -> bool:

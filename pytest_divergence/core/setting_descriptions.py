@@ -28,6 +28,8 @@ class Description:
     help: str
     rule: str = ""
     """End of the sentence that refuses a value; empty if any text is allowed."""
+    is_repeatable: bool = False
+    """Whether it may be given several times; elsewhere its values are lines of one text."""
 
     @property
     def is_switch(self) -> bool:
@@ -132,6 +134,15 @@ DESCRIPTIONS = (
         "system_prompt",
         "TEXT",
         "system prompt before every prompt (default: the chat template's)",
+    ),
+    Description(
+        "template_arg",
+        "NAME=VALUE",
+        "argument of the chat template; may be repeated. enable_thinking=true has models think "
+        "before they answer, and measures thoughts too (default: thoughts are closed)",
+        "NAME=VALUE with a name that the chat template reads, each name once, such as "
+        "enable_thinking=false",
+        is_repeatable=True,
     ),
     Description("device", "DEVICE", "auto (default), cpu, cuda, cuda:1, mps"),
     _choice(

@@ -6,10 +6,11 @@ from (`pytest_divergence.plugin.settings_sources`) nor how it is used.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
 from pytest_divergence.core.setting_descriptions import (
     DESCRIPTIONS,
@@ -53,6 +54,8 @@ class Profile(BaseModel):
     """Sampled continuations of one prompt, from each model."""
     continuation_length: int = Field(gt=0)
     """Tokens of a continuation, at most, end of turn included."""
+    thought_length: int = Field(default=0, ge=0)
+    """Tokens of thoughts before an answer, at most; 0 unless thoughts are open."""
     search_length: int = Field(gt=0)
     """Tokens of the greedy continuations that the search scores."""
     prompt_length: int = Field(gt=0)
@@ -82,7 +85,7 @@ class Profile(BaseModel):
     def calibration_tokens(self) -> int:
         """Forwarded tokens that controls and naming take at least."""
         controls = self.num_shipped_controls + self.num_written_controls
-        per_control = 6 * self.num_continuations * self.continuation_length
+        per_control = 6 * self.num_continuations * (self.thought_length + self.continuation_length)
         named = min(controls, self.num_naming_prompts)
         return controls * per_control + named * 2 * self.search_length
 
@@ -90,8 +93,8 @@ class Profile(BaseModel):
     def reserved_tokens(self) -> int:
         """Forwarded tokens that confirming cases and minimising causes may take."""
         prompt = 2 * self.prompt_length
-        written = self.num_continuations * self.continuation_length
-        per_case = 2 * prompt + 6 * written + 4 * self.naming_length
+        written = self.num_continuations * (self.thought_length + self.continuation_length)
+        per_case = 2 * prompt + 6 * written + 4 * (self.thought_length + self.naming_length)
         return self.num_cases * per_case + CAUSE_TOKENS
 
 
@@ -122,9 +125,20 @@ PROFILES = {
     name: Profile.model_validate({"name": name, **{size: SIZES[size][column] for size in SIZES}})
     for column, name in enumerate(("smoke", "default", "thorough"))
 }
+THOUGHT_LENGTHS = {"smoke": 48, "default": 256, "thorough": 512}
+"""Tokens of thoughts, at most, where thoughts are open, by profile."""
 
 Nats = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 RULES = {description.field: description.rule for description in DESCRIPTIONS}
+THINKING_SWITCHES = ("enable_thinking", "thinking")
+"""Template arguments that open or close a model's thoughts."""
+TAKEN_ARGUMENTS = {
+    *("messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt"),
+    *("continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_dict"),
+    *("return_tensors", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+    "sanitize_control_tokens",
+}
+"""Names that transformers itself gives to a template, or keeps for its own options."""
 PATTERNS = {"budget": r"[1-9][0-9_]*s?", "memory": r"[1-9][0-9]*(GB|MB)"}
 
 
@@ -153,6 +167,7 @@ class Settings(BaseModel):
     builtin_suite: AutoSwitch = "auto"
     chat_template: str = "reference"
     system_prompt: str | None = None
+    template_arg: dict[str, JsonValue] = Field(default_factory=dict)
     device: str = "auto"
     dtype: DtypeName = "auto"
     report_dir: str | None = None
@@ -171,17 +186,42 @@ class Settings(BaseModel):
             raise ValueError(f"{name} must be {RULES[name]}")
         return value
 
+    @field_validator("template_arg", mode="before")
+    @classmethod
+    def _has_names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        found: dict[str, JsonValue] = {}
+        for line in filter(str.strip, value.splitlines()):
+            name, separator, text = (part.strip() for part in line.partition("="))
+            if not separator or not name.isidentifier() or name in {*TAKEN_ARGUMENTS, *found}:
+                raise ValueError(f"template_arg must be {RULES['template_arg']}")
+            found[name] = _as_json(text)
+        return found
+
+    @property
+    def opens_thoughts(self) -> bool:
+        """Whether models are to think before they answer, if their template has thoughts."""
+        return any(self.template_arg.get(name) is True for name in THINKING_SWITCHES)
+
     def resolved_profile(self, device_type: str) -> Profile:
-        """Return the profile, with what the options override, for a `cpu` or `cuda` device."""
+        """Return the profile, with what the options override, for a `cpu` or `cuda` device.
+
+        With open thoughts its budget grows as its replies do.
+        """
         name = self.profile
         if name == "auto":
             name = "smoke" if device_type == "cpu" else "default"
-        changes: dict[str, int] = {}
+        profile, changes = PROFILES[name], dict[str, int]()
+        if self.opens_thoughts:
+            thoughts, answer = THOUGHT_LENGTHS[name], profile.continuation_length
+            changes["thought_length"] = thoughts
+            changes["budget_tokens"] = profile.budget_tokens * (thoughts + answer) // answer
         if self.num_cases is not None:
             changes["num_cases"] = self.num_cases
         if self.budget is not None and not self.budget.endswith("s"):
             changes["budget_tokens"] = int(self.budget)
-        return PROFILES[name].model_copy(update=changes)
+        return profile.model_copy(update=changes)
 
     @property
     def budget_seconds(self) -> float | None:
@@ -196,3 +236,14 @@ class Settings(BaseModel):
         if self.memory is None:
             return None
         return int(self.memory[:-2]) * (10**9 if self.memory.endswith("GB") else 10**6)
+
+
+def _as_json(text: str) -> JsonValue:
+    """Return a template argument's value: a JSON scalar, else the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value: JsonValue = json.loads(text)
+    except ValueError:
+        return text
+    return text if isinstance(value, (list, dict)) else value

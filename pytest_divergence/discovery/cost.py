@@ -96,10 +96,11 @@ def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
     they are short.
     """
     prompt = PREFIX + LONG_PROMPT
-    written = profile.num_continuations * (prompt + profile.continuation_length)
+    reply = profile.thought_length + profile.continuation_length
+    written = profile.num_continuations * (prompt + reply)
     cached = PROMPTS_IN_FLIGHT * (3 * prompt + written)  # of both models, and a copy to write on
     cache = cached * size.num_layers * size.cache_size * itemsize
-    scored = SCORING_BATCH * max(LONG_PROMPT, 3 * profile.continuation_length)
+    scored = SCORING_BATCH * max(LONG_PROMPT, 3 * reply)
     # Divergences are computed in float32, and larger ones in pieces.
     logits = min(scored * size.vocab_size * 4, MOST_LOGITS)
     row = PREFIX + profile.num_virtual_tokens + profile.max_text_tokens

@@ -58,13 +58,14 @@ IRRELEVANT = {
     "memory",
 }
 """Settings that change no measured number, or that the resolved profile holds."""
-CALIBRATION_SETTINGS = {"chat_template", "system_prompt", "dtype", "metric", "seed"}
+CALIBRATION_SETTINGS = {"chat_template", "system_prompt", "template_arg", "dtype", "metric", "seed"}
 CALIBRATION_SIZES = {
     "num_shipped_controls",
     "num_written_controls",
     "num_naming_prompts",
     "num_continuations",
     "continuation_length",
+    "thought_length",
     "search_length",
     "prompt_length",
 }

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import Case, Completions, Origin
 from pytest_divergence.core.provenance import (
@@ -39,7 +41,6 @@ from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.plan import RunIdentity, versions
 from pytest_divergence.discovery.proposals import distinct_share, self_similarity
 from pytest_divergence.discovery.rounds import ScoredProposal, SearchLog
-from pytest_divergence.models.chat_format import FROZEN_ARGUMENTS
 from pytest_divergence.models.fingerprints import ModelIdentity
 
 NOT_OF_A_SUITE = {"update", "fill", "redact", "allow_same_model"}
@@ -65,6 +66,7 @@ class RunState:
     """The cause that stopped the run, where it is no error."""
     dtype: str = "not loaded"
     template_sha256: str | None = None
+    template_arguments: dict[str, JsonValue] = field(default_factory=dict)
 
     @property
     def cases(self) -> list[ConfirmedCase]:
@@ -145,6 +147,7 @@ def write_suite_files(
         key=key,
         dtype=state.dtype,
         template_sha256=state.template_sha256,
+        template_arguments=state.template_arguments,
     )
     measured = {
         "noise_floor": calibrated.noise_floor,
@@ -165,6 +168,7 @@ def provenance_of(
     key: str,
     dtype: str,
     template_sha256: str | None,
+    template_arguments: dict[str, JsonValue],
 ) -> Provenance:
     """Return the record of these models and settings, dated now; measured parts are added later."""
     return Provenance(
@@ -175,7 +179,7 @@ def provenance_of(
         candidate=_model(identity.candidate),
         tokenizer_sha256=identity.tokenizer_sha256,
         template_sha256=template_sha256,
-        template_arguments=dict(FROZEN_ARGUMENTS),
+        template_arguments=template_arguments,
         dtype=dtype,
         device=identity.device,
         versions=versions(),

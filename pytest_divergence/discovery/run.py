@@ -12,6 +12,8 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from pytest_divergence.core.behaviours import Behaviour, with_accepted
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import MeasurementError, SettingsError
@@ -238,7 +240,8 @@ class Steps:
 
     def _calibrate(self) -> Calibrated:
         settings, state = self.settings, self.state
-        state.dtype, state.template_sha256 = self.ledger.result(WorkUnit("pair", _pair_facts))
+        facts = self.ledger.result(WorkUnit("pair", _pair_facts))
+        state.dtype, state.template_sha256, state.template_arguments = facts
         calibrated = calibrate(
             self.calibration_ledger,
             self.plan.profile,
@@ -318,7 +321,7 @@ class Steps:
         return behaviour.model_copy(update={"example_case_ids": shown})
 
 
-def _pair_facts(worker: Worker) -> list[str | None]:
-    """Return the dtype's name and the digest of the chat template."""
+def _pair_facts(worker: Worker) -> tuple[str, str | None, dict[str, JsonValue]]:
+    """Return the dtype's name, and the digest and the arguments of the chat template."""
     pair = worker.pair
-    return [pair.dtype_name, pair.chat.template_digest]
+    return pair.dtype_name, pair.chat.template_digest, pair.chat.all_arguments

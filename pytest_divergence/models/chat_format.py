@@ -1,4 +1,4 @@
-"""From a prompt to token ids: the chat format that both models of a pair share.
+"""From a prompt to token ids, and from ids to text: the chat format that both models share.
 
 Knows one tokenizer and one template; does not know the models. Control tokens that a
 prompt contains as text stay text.
@@ -7,8 +7,10 @@ prompt contains as text stay text.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any, cast
 
@@ -19,8 +21,10 @@ from pytest_divergence.core.errors import DivergenceError, ModelLoadError
 from pytest_divergence.core.regular_files import read_regular_text
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
+from pytest_divergence.core.settings import THINKING_SWITCHES
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.template_trial import MAX_RENDERED, check_template
+from pytest_divergence.models.thoughts import Replies, Thoughts, find_thoughts
 
 Prompt = str | Sequence[Message]
 
@@ -28,6 +32,15 @@ PROBES = ("alpha", "7 omega?")
 """Contents so unlike that all that their renderings share comes from the template."""
 FROZEN_ARGUMENTS = {"date_string": "01 Jan 2026"}
 """Template arguments held fixed: some templates print today's date, which would change prompts."""
+FROZEN_CLOCK = (
+    "{%- macro strftime_now(form) -%}{{ form"
+    + "".join(
+        f" | replace('%{code}', '{datetime(2026, 1, 1).strftime(f'%{code}')}')"
+        for code in "YymdjBbAaHIMSp"
+    )
+    + " }}{%- endmacro -%}"
+)
+"""Start of a template that asks for the time by itself: it is the first second of 2026."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +54,13 @@ class ChatFormat:
     """Tokens that end a turn."""
     arguments: Mapping[str, Any] = field(default_factory=lambda: dict(FROZEN_ARGUMENTS))
     """Template arguments, the same on every day and machine."""
+    thought_length: int = 0
+    """Tokens of thoughts before an answer, at most, if thoughts are open."""
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Ids of the whole prompt, ready for the response's first token.
+
+        Unless thoughts are open, that is the answer's first token.
 
         Raises `DivergenceError` if the template refuses the messages, or if the installed
         transformers cannot keep control tokens inside a prompt as text.
@@ -53,7 +70,23 @@ class ChatFormat:
             return self._plain_ids(turns)
         if self.system_prompt is not None and turns[0].role != "system":
             turns.insert(0, Message(role="system", content=self.system_prompt))
-        return self._rendered_ids(turns)
+        return [*self._rendered_ids(turns), *self._prefill_ids]
+
+    @cached_property
+    def thoughts(self) -> Thoughts | None:
+        """Marks of thoughts in replies; None if the template has none."""
+        if self.template is None:
+            return None
+        try:
+            return find_thoughts(self._text, self.template, self.arguments)
+        except Exception:  # a template may refuse any conversation; prompts show that soon enough
+            return None
+
+    @cached_property
+    def open_replies(self) -> Replies | None:
+        """Reader of replies with thoughts; None unless thoughts are open."""
+        thoughts = self.thoughts
+        return Replies(self.tokenizer, thoughts) if thoughts and thoughts.is_open else None
 
     @cached_property
     def user_opening(self) -> tuple[int, ...]:
@@ -80,7 +113,12 @@ class ChatFormat:
         return (), list(prompt_ids)
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """Readable text of a continuation, special tokens left out."""
+        """Readable text of a continuation, special tokens left out.
+
+        If thoughts are open, they and the answer follow labels (`pytest_divergence.core.replies`).
+        """
+        if self.open_replies is not None:
+            return self.open_replies.text(token_ids)
         decoded = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return decoded if isinstance(decoded, str) else "".join(decoded)
 
@@ -116,11 +154,11 @@ class ChatFormat:
         try:
             ids = self.tokenizer.apply_chat_template(
                 [turn.model_dump() for turn in turns],
-                chat_template=self.template,
+                chat_template=self._timeless_template,
                 add_generation_prompt=True,
                 return_dict=False,
                 **options,
-                **self.arguments,
+                **self.all_arguments,
             )
         except Exception as error:  # jinja2 and the template itself raise anything
             raise DivergenceError(
@@ -134,6 +172,36 @@ class ChatFormat:
                 f"another {setting('chat_template')}"
             )
         return cast("list[int]", ids)
+
+    @cached_property
+    def _timeless_template(self) -> str:
+        template = self.template or ""
+        return FROZEN_CLOCK + template if "strftime_now" in template else template
+
+    @property
+    def all_arguments(self) -> dict[str, Any]:
+        """All arguments of the template, also those that open or close thoughts."""
+        closing = self.thoughts.arguments if self.thoughts is not None else {}
+        return {**self.arguments, **closing}
+
+    @cached_property
+    def _prefill_ids(self) -> list[int]:
+        text = self.thoughts.prefill if self.thoughts is not None else ""
+        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+    def _text(
+        self, messages: list[dict[str, str]], is_prompt: bool, arguments: Mapping[str, Any]
+    ) -> str:
+        return cast(
+            "str",
+            self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=self._timeless_template,
+                add_generation_prompt=is_prompt,
+                tokenize=False,
+                **arguments,
+            ),
+        )
 
     def _refuse_control_tokens(self, turns: Sequence[Message]) -> None:
         for turn in turns:
@@ -150,6 +218,7 @@ def choose_template(
     tokenizer: PreTrainedTokenizerBase,
     other: PreTrainedTokenizerBase | None,
     say: Callable[[str], None],
+    arguments: Mapping[str, Any] = FROZEN_ARGUMENTS,
 ) -> str | None:
     """The chat template that both models share.
 
@@ -159,7 +228,7 @@ def choose_template(
     template = _chosen_template(choice, tokenizer, other, say)
     if template is not None:
         special = {"add_generation_prompt": True, "tools": None, **tokenizer.special_tokens_map}
-        check_template(template, choice=choice, arguments={**special, **FROZEN_ARGUMENTS})
+        check_template(template, choice=choice, arguments={**special, **arguments})
     return template
 
 
@@ -182,6 +251,37 @@ def check_system_prompt(chat: ChatFormat, choice: str) -> None:
             f"{safe_line(reason)[1:-1]}, and {setting('system_prompt')} is given; leave it out, "
             "begin the prompts with its text, or give a template that takes one"
         )
+
+
+def check_arguments(chat: ChatFormat, given: Mapping[str, Any]) -> None:
+    """Raise `ModelLoadError` for an argument that the template does not read.
+
+    The names that open and close thoughts are read here if the template has thoughts at all.
+    """
+    template = chat.template or ""
+    read = THINKING_SWITCHES if chat.thoughts is not None else ()
+    for name in given:
+        if name in read or re.search(rf"\b{re.escape(name)}\b", template):
+            continue
+        reads = "has no thoughts" if name in THINKING_SWITCHES else "does not read it"
+        why = f"the chat template {reads}" if template else "prompts are plain text, not a template"
+        raise ModelLoadError(
+            f"{setting('template_arg')}={name}=…: {why}; leave it out, check its spelling, or give "
+            f"another {setting('chat_template')}"
+        )
+
+
+def thoughts_note(chat: ChatFormat) -> str | None:
+    """The note on what is measured of replies with thoughts; None for a template without any."""
+    thoughts, switch = chat.thoughts, THINKING_SWITCHES[0]
+    if thoughts is None:
+        return None
+    if thoughts.is_open:
+        return f"thoughts are open: up to {chat.thought_length} tokens of them before each answer"
+    return (
+        f"thoughts are closed ({thoughts.way}): answers alone are measured; "
+        f"{setting('template_arg')} {switch}=true measures both"
+    )
 
 
 def _chosen_template(

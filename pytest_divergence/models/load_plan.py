@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.core.settings import Settings
+from pytest_divergence.core.settings import THOUGHT_LENGTHS, Settings
 from pytest_divergence.models.adapter_checks import screen_adapter_folder
 from pytest_divergence.models.devices import (
     Placement,
@@ -60,11 +61,25 @@ class LoadOptions:
     chat_template: str = "reference"
     """`reference`, `candidate`, `none` or a Jinja file."""
     system_prompt: str | None = None
+    template_arguments: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Arguments of the chat template besides the frozen date."""
+    thought_lengths: tuple[int, int] = (THOUGHT_LENGTHS["smoke"], THOUGHT_LENGTHS["default"])
+    """Tokens of thoughts before an answer, at most, on a CPU and on another device."""
 
     @classmethod
     def of(cls, settings: Settings) -> LoadOptions:
         """The part of a run's settings that loading depends on."""
-        return cls(settings.device, settings.dtype, settings.chat_template, settings.system_prompt)
+        return cls(
+            settings.device,
+            settings.dtype,
+            settings.chat_template,
+            settings.system_prompt,
+            settings.template_arg,
+            (
+                settings.resolved_profile("cpu").thought_length,
+                settings.resolved_profile("cuda").thought_length,
+            ),
+        )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -23,7 +24,14 @@ from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.adapters import adapter_name, add_adapter
-from pytest_divergence.models.chat_format import ChatFormat, check_system_prompt, choose_template
+from pytest_divergence.models.chat_format import (
+    FROZEN_ARGUMENTS,
+    ChatFormat,
+    check_arguments,
+    check_system_prompt,
+    choose_template,
+    thoughts_note,
+)
 from pytest_divergence.models.devices import Placement, dtype_name, resolve_device
 from pytest_divergence.models.fingerprints import has_tokenizer
 from pytest_divergence.models.folder_checks import check_all_is_loaded
@@ -58,6 +66,7 @@ def load_model_pair(
     dtype: str = "auto",
     chat_template: str = "reference",
     system_prompt: str | None = None,
+    template_arguments: Mapping[str, JsonValue] | None = None,
     root: Path | None = None,
     say: Say = lambda _: None,
 ) -> ModelPair:
@@ -68,7 +77,7 @@ def load_model_pair(
     is where relative folders start; messages for people go to `say`. Raises `ModelLoadError`, and
     `TokenizerMismatchError` where the tokenizers differ in more than tokens added to one.
     """
-    options = LoadOptions(device, dtype, chat_template, system_prompt)
+    options = LoadOptions(device, dtype, chat_template, system_prompt, template_arguments or {})
     return PairRecipe(model_1, model_2, options, root).load(say)
 
 
@@ -112,9 +121,7 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
     for side in plan.sides:
         if note := left_out_note(side.role, side.parts_left_out):
             say(note)
-    shared, options = smaller(tokenizer, other_tokenizer), plan.options
-    template = choose_template(options.chat_template, tokenizer, other_tokenizer, say)
-    check_system_prompt(ChatFormat(shared, template, options.system_prompt), options.chat_template)
+    chat = chat_format(plan, tokenizer, other_tokenizer, say)
     reference, candidate, adapters = _load_models(plan)
     if not plan.is_current:
         raise ModelLoadError(
@@ -124,10 +131,10 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
     pair = ModelPair.from_models(
         reference,
         candidate,
-        shared,
+        chat.tokenizer,
         adapters=adapters,
         known_tokens=(num_tokens(tokenizer), num_tokens(other_tokenizer or tokenizer)),
-        system_prompt=options.system_prompt,
+        system_prompt=chat.system_prompt,
         identities=plan.identities if plan.is_known else None,
         say=say,
     )
@@ -138,7 +145,34 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
             say(note)
     if not plan.is_known:  # the digests are of the weights in memory, of both sides
         pair = pair.with_names(*((str(side.spec), side.spec.kind) for side in plan.sides))
-    return pair.with_template(template)
+    return replace(pair, chat=replace(chat, stop_ids=pair.chat.stop_ids))
+
+
+def chat_format(
+    plan: LoadPlan,
+    tokenizer: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase | None,
+    say: Say,
+) -> ChatFormat:
+    """The format of a plan's prompts, without stop tokens; notes for people go to `say`.
+
+    Raises `ModelLoadError` for a template that cannot be used, and for a system prompt or an
+    argument that it does not take.
+    """
+    options = plan.options
+    arguments = {**FROZEN_ARGUMENTS, **options.template_arguments}
+    chat = ChatFormat(
+        smaller(tokenizer, other),
+        choose_template(options.chat_template, tokenizer, other, say, arguments),
+        options.system_prompt,
+        arguments=arguments,
+        thought_length=options.thought_lengths[plan.device.type != "cpu"],
+    )
+    check_arguments(chat, options.template_arguments)
+    check_system_prompt(chat, options.chat_template)
+    if note := thoughts_note(chat):
+        say(note)
+    return chat
 
 
 def load_tokenizers(

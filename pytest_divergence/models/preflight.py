@@ -13,16 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.safe_text import safe_line, visible
-from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.adapters import check_fit
-from pytest_divergence.models.chat_format import ChatFormat, check_system_prompt, choose_template
 from pytest_divergence.models.load_plan import LoadPlan
-from pytest_divergence.models.loading import load_tokenizers
+from pytest_divergence.models.loading import chat_format, load_tokenizers
 from pytest_divergence.models.quantisation import check_quantiser, quantiser_note
 from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.text_models import left_out_note
-from pytest_divergence.models.tokenizers import num_tokens, padding_note, smaller, vocabularies
+from pytest_divergence.models.tokenizers import num_tokens, padding_note, vocabularies
 
 PROBE = "How do I tie a knot?"
 NOT_HERE = {
@@ -33,7 +31,7 @@ NOT_HERE = {
 }
 
 
-def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
+def inspect_pair(plan: LoadPlan) -> Iterator[Finding]:
     """Findings about a resolved pair, step by step, up to a model that is not here.
 
     Raises the `DivergenceError` that loading the pair would raise, at the step that finds it.
@@ -54,11 +52,9 @@ def inspect_pair(settings: Settings, plan: LoadPlan) -> Iterator[Finding]:
     tokenizer, other = load_tokenizers(plan, said.append)
     whose = "the base's" if candidate.is_adapter else "the same for both"
     yield Finding("ok", f"tokenizer: {whose}, {len(tokenizer.get_vocab()):,} tokens")
-    template = choose_template(settings.chat_template, tokenizer, other, said.append)
-    chat = ChatFormat(smaller(tokenizer, other), template, settings.system_prompt)
-    check_system_prompt(chat, settings.chat_template)
+    chat = chat_format(plan, tokenizer, other, said.append)
     length = len(chat.prompt_ids(PROBE))
-    form = "none, prompts are plain text" if template is None else settings.chat_template
+    form = "none, prompts are plain text" if chat.template is None else plan.options.chat_template
     yield Finding("ok", f"chat template: {form}; {safe_line(PROBE)} is {length} tokens")
     yield from (Finding("note", line) for line in said)
     yield from _shapes(plan, tokenizer, other)

@@ -78,6 +78,8 @@ class Option(Description):
         takes = {"metavar": self.metavar}
         if self.is_switch:
             takes = {"action": "store_const", "const": "true"}
+        if self.is_repeatable:
+            takes["action"] = "append"
         return {**takes, "help": self.help.replace("%", "%%")}
 
 
@@ -122,7 +124,8 @@ def given(config: pytest.Config) -> dict[str, RawOption]:
         on_command_line = config.getoption(option.ini)
         in_ini = config.getini(option.ini)
         if on_command_line is not None:
-            found[option.field] = RawOption(on_command_line, COMMAND_LINE)
+            lines = [on_command_line] if isinstance(on_command_line, str) else on_command_line
+            found[option.field] = RawOption("\n".join(lines), COMMAND_LINE)
         elif os.environ.get(option.variable):
             found[option.field] = RawOption(os.environ[option.variable], option.variable)
         elif in_ini:
@@ -204,4 +207,5 @@ def given_twice(option: Option, first: str, second: str) -> str:
 def assignment(entry: RawOption, option: Option) -> str:
     """Return name and value as the user wrote them."""
     where = " (ini file)" if entry.source == INI else ""
-    return f"{name_of(option.field, entry)}={public_value(entry.value, 60)}{where}"
+    value = " ".join(entry.value.split("\n"))
+    return f"{name_of(option.field, entry)}={public_value(value, 60)}{where}"

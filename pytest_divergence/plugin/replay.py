@@ -185,6 +185,7 @@ def explained(
     changed = describe_changes(
         {
             "the chat template": (made.template_sha256, pair.chat.template_digest),
+            "the template's arguments": (made.template_arguments, pair.chat.all_arguments),
             "the tokenizer's files": (made.tokenizer_sha256, now.tokenizer_sha256),
             "the system prompt": (
                 made.settings.get("system_prompt"),

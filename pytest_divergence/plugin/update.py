@@ -226,6 +226,8 @@ class SuiteUpdate:
         stored = self.stored.tokens.values()
         written = (ids for tokens in stored for ids in (*tokens.reference, *tokens.candidate))
         longest = max(map(len, written), default=sizes["max_new_tokens"])
+        if pair.chat.open_replies is not None:  # thoughts have a limit of their own
+            longest = sizes["max_new_tokens"]
 
         def sizes_of(row: Case) -> Sizes:
             metric = metric_for(self._session, row)
@@ -245,6 +247,7 @@ class SuiteUpdate:
             key=text_digest(json.dumps(parts, sort_keys=True)),
             dtype=pair.dtype_name,
             template_sha256=pair.chat.template_digest,
+            template_arguments=pair.chat.all_arguments,
         )
 
 

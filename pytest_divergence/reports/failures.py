@@ -70,7 +70,7 @@ def behaviour_text(
 
     `log_ratio` (nats) is a replay's measurement of the telling continuation; None after a search.
     """
-    lines = [f"the candidate shows a behaviour: {quoted(behaviour.name, WIDTH - 33)}"]
+    lines = [f"the candidate shows a behaviour: {quoted(behaviour.title, WIDTH - 33)}"]
     lines += sentence(wording.evidence(behaviour), width=WIDTH, indent="  ")
     if log_ratio is not None and behaviour.telling is not None:
         lines += sentence(

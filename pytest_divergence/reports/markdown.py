@@ -64,7 +64,7 @@ def _behaviour(behaviour: Behaviour) -> Iterator[str]:
     yield ""
     yield plain(wording.evidence(behaviour))
     yield ""
-    yield from fenced(behaviour.name)
+    yield from fenced(behaviour.title)
     for label, prompt in (
         ("Shortest prompt that shows it:", behaviour.shortest_cause),
         ("Nearest prompt that does not:", behaviour.nearest_non_cause),

@@ -80,7 +80,7 @@ def _behaviours(report: Report, width: int) -> Iterator[str]:
 
 
 def _behaviour(behaviour: Behaviour, width: int) -> Iterator[str]:
-    yield f"  {quoted(behaviour.name, width - 4)}"
+    yield f"  {quoted(behaviour.title, width - 4)}"
     yield from sentence(wording.evidence(behaviour), width=width, indent="    ")
     for label, prompt in causes(behaviour):
         yield f"    {label}:"

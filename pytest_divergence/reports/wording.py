@@ -5,6 +5,7 @@ Knows the report; does not know whether a terminal, a browser or a Markdown file
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -29,6 +30,7 @@ REPEATED = (
     "fail_on",
     "chat_template",
     "system_prompt",
+    "template_arg",
     "device",
     "dtype",
     "seed",
@@ -253,8 +255,7 @@ def rerun_command(target: str | None, given: Mapping[str, object], *more: str) -
     """Return the command that runs tests again as they ran; `given` holds settings by field."""
     words = ["pytest"] if target is None else ["pytest", target]
     for field in REPEATED:
-        if given.get(field) is not None:
-            words += [setting(field), str(given[field])]
+        words += [word for text in _texts(given.get(field)) for word in (setting(field), text)]
     return shlex.join([*words, *more])
 
 
@@ -277,6 +278,14 @@ def _changed_settings(report: Report) -> dict[str, object]:
     repeated = {field: value for field, value in report.settings.items() if field in REPEATED}
     changed = {field: value for field, value in repeated.items() if value != defaults[field]}
     return {**changed, "model_1": pair.reference, "model_2": pair.candidate}
+
+
+def _texts(value: object) -> list[str]:
+    """Return a setting's value as the texts that give it: several if it is repeatable."""
+    if isinstance(value, dict):
+        shown = ((n, v if isinstance(v, str) else json.dumps(v)) for n, v in value.items())
+        return [f"{name}={text}" for name, text in shown]
+    return [] if value is None else str(value).split("\n")
 
 
 def _worst_first(cases: list[ReportCase]) -> list[ReportCase]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from pytest_divergence.models.batching import by_prefix, map_batches
@@ -41,8 +42,12 @@ class Continuations:
     candidate: tuple[Ids, ...]
 
 
-Write = Callable[[Decoding, Sequence[Tensor]], list[tuple[Ids, ...]]]
-"""Function from a model that has read prompts, and their ids, to its continuations of each."""
+Write = Callable[[Decoding, Ids, Sequence[Tensor]], list[tuple[Ids, ...]]]
+"""Function from a model that has read prompts, and their ids, to its continuations of each.
+
+The ids are the prefix that the prompts share, and the rest of each."""
+Decode = Callable[[Decoding, Sequence[int], int, frozenset[int]], list[list[int]]]
+"""Function from a model that has read rows, their numbers, and a limit with its stop ids."""
 
 
 def greedy_continuations(
@@ -52,7 +57,8 @@ def greedy_continuations(
     rows, write = pair.prompt_rows(prompts), most_likely(pair, max_new_tokens)
 
     def compute(batch: list[int]) -> list[Continuations]:
-        return written(*read(pair, [rows[index] for index in batch]), write)
+        chosen = [rows[index] for index in batch]
+        return written(read(pair, chosen), chosen, write)
 
     return in_flight(rows, compute)
 
@@ -76,18 +82,23 @@ def sampler(
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature={temperature} must be positive and finite")
 
-    def write(state: Decoding, rows: Sequence[Tensor]) -> list[tuple[Ids, ...]]:
+    def write(state: Decoding, prefix: Ids, bodies: Sequence[Tensor]) -> list[tuple[Ids, ...]]:
         repeats = range(num_continuations)
+        owners = [index for index in range(len(bodies)) for _ in repeats]
         seeds = [
-            row_seed(seed, state.side.role, number, *row.tolist())
-            for row in rows
+            row_seed(seed, state.side.role, number, *body.tolist())
+            for body in bodies
             for number in repeats
         ]
-        forked = state.fork([index for index in range(len(rows)) for _ in repeats])
-        sampled = samples_from(
-            forked, max_new_tokens, pair.chat.stop_ids, seeds, temperature=temperature
-        )
-        flat = [tuple(ids) for ids in sampled]
+
+        def decode(
+            state: Decoding, numbers: Sequence[int], limit: int, stop_ids: frozenset[int]
+        ) -> list[list[int]]:
+            chosen = [seeds[number] for number in numbers]
+            return samples_from(state, limit, stop_ids, chosen, temperature=temperature)
+
+        rows = [bodies[owner] for owner in owners]
+        flat = _replies(pair, state.fork(owners), prefix, rows, max_new_tokens, decode)
         starts = range(0, len(flat), num_continuations)
         return [tuple(flat[start : start + num_continuations]) for start in starts]
 
@@ -97,24 +108,28 @@ def sampler(
 def most_likely(pair: ModelPair, max_new_tokens: int) -> Write:
     """Return a writer of each model's most likely tokens."""
 
-    def write(state: Decoding, rows: Sequence[Tensor]) -> list[tuple[Ids, ...]]:
-        forked = state.fork(range(len(rows)))
-        return [(tuple(ids),) for ids in greedy_from(forked, max_new_tokens, pair.chat.stop_ids)]
+    def decode(
+        state: Decoding, numbers: Sequence[int], limit: int, stop_ids: frozenset[int]
+    ) -> list[list[int]]:
+        return greedy_from(state, limit, stop_ids)
+
+    def write(state: Decoding, prefix: Ids, bodies: Sequence[Tensor]) -> list[tuple[Ids, ...]]:
+        forked = state.fork(range(len(bodies)))
+        return [(ids,) for ids in _replies(pair, forked, prefix, bodies, max_new_tokens, decode)]
 
     return write
 
 
-def read(pair: ModelPair, rows: Sequence[Row]) -> tuple[tuple[Decoding, Decoding], list[Tensor]]:
-    """Let both models read prompts that share one prefix; return them and the prompts' ids."""
-    bodies = [body for _, body in rows]
-    return read_prompts(pair, bodies, prefix=rows[0][0]), bodies
+def read(pair: ModelPair, rows: Sequence[Row]) -> tuple[Decoding, Decoding]:
+    """Let both models read prompts that share one prefix; return them."""
+    return read_prompts(pair, [body for _, body in rows], prefix=rows[0][0])
 
 
 def written(
-    states: tuple[Decoding, Decoding], bodies: Sequence[Tensor], write: Write
+    states: tuple[Decoding, Decoding], rows: Sequence[Row], write: Write
 ) -> list[Continuations]:
     """Return the continuations that both models write after the prompts that they have read."""
-    both = (write(state, bodies) for state in states)
+    both = (write(state, rows[0][0], [body for _, body in rows]) for state in states)
     return [Continuations(*by_both) for by_both in zip(*both, strict=True)]
 
 
@@ -132,3 +147,42 @@ def in_flight(
             free_padding=DECODING_FREE_PADDING,
         ),
     )
+
+
+def _replies(
+    pair: ModelPair,
+    state: Decoding,
+    prefix: Ids,
+    bodies: Sequence[Tensor],
+    max_new_tokens: int,
+    decode: Decode,
+) -> list[Ids]:
+    """Return one reply a row: an answer, and its thoughts first where the pair's are open.
+
+    A model that has closed its thoughts, or has reached their limit, reads them again with the
+    closing mark of the template, and answers.
+    """
+    chat, replies = pair.chat, pair.chat.open_replies
+    numbers = range(len(bodies))
+    if replies is None:
+        return [tuple(ids) for ids in decode(state, numbers, max_new_tokens, chat.stop_ids)]
+    limit = max(chat.thought_length, max_new_tokens)
+    stop_ids = chat.stop_ids if replies.stop_id is None else chat.stop_ids | {replies.stop_id}
+    begun = decode(state, numbers, limit, stop_ids)
+    found = [tuple(ids[:max_new_tokens]) for ids in begun]
+    closed: dict[int, Ids] = {}
+    for number, ids in enumerate(begun):
+        if (thoughts := replies.closed(ids[: chat.thought_length])) is None:
+            continue
+        if ids[-1] in chat.stop_ids:
+            found[number] = tuple(ids)
+        else:
+            closed[number] = thoughts
+    if not closed:
+        return found
+    rows = [torch.cat([bodies[number], torch.tensor(ids)]) for number, ids in closed.items()]
+    state = state.side.start(rows, prefix=prefix)
+    answers = decode(state, list(closed), max_new_tokens, chat.stop_ids)
+    for (number, thoughts), answer in zip(closed.items(), answers, strict=True):
+        found[number] = (*thoughts, *answer)
+    return found

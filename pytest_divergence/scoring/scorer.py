@@ -188,9 +188,10 @@ def _score(
     added = added_metric(pair, metric)
 
     def compute(batch: list[int]) -> list[PromptScore]:
-        states, bodies = read(pair, [rows[index] for index in batch])
+        chosen = [rows[index] for index in batch]
+        states = read(pair, chosen)
         if callable(source):
-            given = written(states, bodies, source)
+            given = written(states, chosen, source)
         else:
             given = [source[index] for index in batch]
         scores = iter(_score_states(states, given, added))

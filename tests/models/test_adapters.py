@@ -26,7 +26,6 @@ from peft import (
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.load_plan import resolve_pair
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
@@ -56,7 +55,7 @@ def refusal(base: Path, adapter: Path) -> str:
 def looked_at(base: Path, adapter: Path) -> list[str]:
     """What is said of a pair without loading it."""
     plan = resolve_pair(str(base), str(adapter))
-    return [finding.text for finding in inspect_pair(Settings(), plan)]
+    return [finding.text for finding in inspect_pair(plan)]
 
 
 def base_of(folder: Path) -> Any:

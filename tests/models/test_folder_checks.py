@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.adapter_checks import screen_adapter_folder
 from pytest_divergence.models.folder_checks import screen_model_folder
 from pytest_divergence.models.load_plan import resolve_pair
@@ -162,7 +161,7 @@ def test_a_number_out_of_all_proportion_is_refused_at_once(
     assert message.startswith(f"--model-2: {folder}")
     assert said in message
     with pytest.raises(ModelLoadError) as looked:
-        list(inspect_pair(Settings(), resolve_pair(str(tiny_models / "base"), str(folder))))
+        list(inspect_pair(resolve_pair(str(tiny_models / "base"), str(folder))))
     assert str(looked.value) == message
 
 
@@ -176,7 +175,7 @@ def test_a_key_called_like_a_method_is_one_clear_error(
 
     assert message.startswith(f"--model-2: {folder} cannot be loaded: TypeError: ")
     with pytest.raises(ModelLoadError):
-        list(inspect_pair(Settings(), resolve_pair(str(tiny_models / "base"), str(folder))))
+        list(inspect_pair(resolve_pair(str(tiny_models / "base"), str(folder))))
 
 
 def pipe(path: Path) -> None:

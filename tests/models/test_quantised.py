@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssConfig
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.strategies import soft_prompt
 from pytest_divergence.models.load_plan import resolve_pair
 from pytest_divergence.models.loading import load_model_pair
@@ -126,7 +125,7 @@ def test_what_a_method_needs_is_named_before_weights_are_read(
     with pytest.raises(ModelLoadError) as loading:
         load_model_pair(str(base), str(folder))
     with pytest.raises(ModelLoadError) as looking:
-        list(inspect_pair(Settings(), resolve_pair(str(base), str(folder))))
+        list(inspect_pair(resolve_pair(str(base), str(folder))))
 
     assert str(loading.value) == str(looking.value) == expected
 
@@ -197,7 +196,7 @@ def test_fp8_is_turned_back_into_floats_without_a_gpu(tiny_models: Path, tmp_pat
     assert (
         "--model-2 is quantised with fp8: its weights are turned back into floats at loading "
         "and take that much memory; gradients pass, so soft prompts are trained"
-    ) in [finding.text for finding in inspect_pair(Settings(device="cpu"), plan)]
+    ) in [finding.text for finding in inspect_pair(plan)]
 
 
 def test_mxfp4_is_turned_back_into_floats_without_its_kernels(tmp_path: Path) -> None:
@@ -254,6 +253,7 @@ def saved(folder: Path, target: Path, config: Any, **options: Any) -> Path:
 
 
 def test_torchao_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchao", reason="the extra quantisers has it")
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
@@ -269,6 +269,7 @@ def test_torchao_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
 
 
 def test_bitsandbytes_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra quantisers has it")
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
@@ -282,6 +283,7 @@ def test_bitsandbytes_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
 
 
 def test_compressed_tensors_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors", reason="the extra quantisers has it")
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import (
         QuantizationArgs,

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.errors import DivergenceError, ModelLoadError
-from pytest_divergence.core.settings import Settings
 from pytest_divergence.models import template_trial
 from pytest_divergence.models.chat_format import ChatFormat
 from pytest_divergence.models.load_plan import LoadOptions, resolve_pair
@@ -49,7 +48,7 @@ def test_a_template_without_measure_is_refused(
     assert str(caught.value).endswith("; give none, or a template that you trust")
     options = LoadOptions(chat_template="candidate")
     with pytest.raises(ModelLoadError) as looked:
-        list(inspect_pair(Settings(chat_template="candidate"), resolve_pair(base, folder, options)))
+        list(inspect_pair(resolve_pair(base, folder, options)))
     assert str(looked.value) == str(caught.value)
 
 

@@ -38,9 +38,8 @@ from transformers import (
 )
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.core.settings import Settings
 from pytest_divergence.models.adapter_checks import WEIGHTS
-from pytest_divergence.models.load_plan import resolve_pair
+from pytest_divergence.models.load_plan import LoadOptions, resolve_pair
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.preflight import inspect_pair
@@ -446,7 +445,7 @@ def test_the_look_at_a_pair_tells_what_is_left_out(gemma: Path, tmp_path: Path) 
     adapted(base, tmp_path / "adapter")
 
     plan = resolve_pair(str(gemma), str(tmp_path / "adapter"))
-    found = [finding.text for finding in inspect_pair(Settings(), plan)]
+    found = [finding.text for finding in inspect_pair(plan)]
 
     assert found[1] == (
         "--model-1 is compared as a model of text, without its model.vision_tower and "
@@ -486,12 +485,12 @@ def test_a_system_prompt_that_the_template_does_not_take_is_told_before_weights_
         f"--divergence-chat-template={path}: the template {does}, and --divergence-system-prompt "
         "is given; leave it out, begin the prompts with its text, or give a template that takes one"
     )
-    settings = Settings(chat_template=str(path), system_prompt="Be brief.")
+    options = LoadOptions(chat_template=str(path), system_prompt="Be brief.")
 
     with pytest.raises(ModelLoadError) as loading:
         load(base, tmp_path / "broken", chat_template=str(path), system_prompt="Be brief.")
     with pytest.raises(ModelLoadError) as looking:
-        list(inspect_pair(settings, resolve_pair(str(base), str(base))))
+        list(inspect_pair(resolve_pair(str(base), str(base), options)))
 
     assert str(loading.value) == str(looking.value) == expected
     assert load(base, base, chat_template=str(path)).chat.template == template

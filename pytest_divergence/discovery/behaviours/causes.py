@@ -116,7 +116,7 @@ class _Trial:
     def _answers(self, prompts: Sequence[str]) -> list[tuple[str, str]]:
         """Return the candidate's answers, and the reference's where a trait needs them."""
         pair = self.pair
-        if self.hypothesis.trait is not None:
+        if self.hypothesis.trait is not None or pair.chat.open_replies is not None:
             written = greedy_continuations(pair, prompts, max_new_tokens=self.length)
             return [
                 (pair.chat.text(each.candidate[0]), pair.chat.text(each.reference[0]))

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from pytest_divergence.core.report import Difference
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
-from pytest_divergence.discovery.behaviours.traits import TRAITS
+from pytest_divergence.discovery.behaviours.traits import traits_of
 
 
 def count_differences(
@@ -22,15 +22,15 @@ def count_differences(
 
     A prompt counts where one model's answer shows the type and the other's does not.
     """
-    rows = [
-        _difference(answered, trait.name, trait.explanation, [Hypothesis(trait.name, trait=key)])
-        for key, trait in TRAITS.items()
-    ]
-    rows.append(
-        _difference(
-            answered, "says a new phrase", "the answer contains the phrase of a behaviour", phrases
-        )
+    traits = traits_of(
+        text for prompt in answered for text in (prompt.reference, prompt.candidate.text)
     )
+    types = [
+        (trait.name, trait.explanation, [Hypothesis(trait.name, trait=key)])
+        for key, trait in traits.items()
+    ]
+    phrase = "says a new phrase", "the answer contains the phrase of a behaviour", phrases
+    rows = [_difference(answered, *kind, num_tests=len(types) + 1) for kind in (*types, phrase)]
     return sorted(rows, key=lambda row: -row.candidate_count - row.reference_count)
 
 
@@ -43,7 +43,12 @@ def sign_test(only_candidate: int, only_reference: int) -> float:
 
 
 def _difference(
-    answered: Sequence[AnsweredPrompt], name: str, explanation: str, kinds: Sequence[Hypothesis]
+    answered: Sequence[AnsweredPrompt],
+    name: str,
+    explanation: str,
+    kinds: Sequence[Hypothesis],
+    *,
+    num_tests: int,
 ) -> Difference:
     candidate = sum(any(kind.is_shown_on(prompt) for kind in kinds) for prompt in answered)
     reference = sum(
@@ -56,5 +61,5 @@ def _difference(
         candidate_count=candidate,
         reference_count=reference,
         num_prompts=len(answered),
-        p_value=min(1.0, 2 * (len(TRAITS) + 1) * sign_test(more, fewer)),
+        p_value=min(1.0, 2 * num_tests * sign_test(more, fewer)),
     )

@@ -28,7 +28,7 @@ from pytest_divergence.discovery.behaviours.ngrams import (
     stands_at,
     words_of,
 )
-from pytest_divergence.discovery.behaviours.traits import TRAITS
+from pytest_divergence.discovery.behaviours.traits import shows_trait, traits_of
 
 GENERAL_RATE = 0.2
 """Share of controls at which a behaviour counts as a new style."""
@@ -106,7 +106,7 @@ def shows(
 ) -> bool:
     """Whether an answer holds one of the motifs, or departs as the trait says."""
     if trait is not None:
-        return TRAITS[trait].shows(prompt, answer, other_answer)
+        return shows_trait(trait, prompt, answer, other_answer)
     return has_motif(motifs, answer)
 
 
@@ -211,7 +211,8 @@ def _prompts_of(hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt]) -> t
 
 def _traits_in(answered: Sequence[AnsweredPrompt]) -> list[Hypothesis]:
     found = []
-    for key, trait in TRAITS.items():
+    texts = (text for prompt in answered for text in (prompt.reference, prompt.candidate.text))
+    for key, trait in traits_of(texts).items():
         hypothesis = Hypothesis(trait.name, trait=key)
         shown = _prompts_of(hypothesis, answered)
         reverse = sum(hypothesis.is_shown_by_reference(prompt) for prompt in answered)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation
+from pytest_divergence.core.replies import ANSWER, parts_of
 from pytest_divergence.core.report import Difference
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.behaviours.answers import (
@@ -327,6 +328,7 @@ def _described(
         name=hypothesis.name,
         kind=_kind(hypothesis, rate, len(shown) / len(answered) if answered else 0.0),
         motifs=list(hypothesis.motifs),
+        part=_part(hypothesis, shown),
         trait=hypothesis.trait,
         control_rate=rate,
         candidate_count=len(shown),
@@ -339,6 +341,21 @@ def _described(
             for prompt in shown[:NUM_EXAMPLES]
         ],
     )
+
+
+def _part(
+    hypothesis: Hypothesis, shown: Sequence[AnsweredPrompt]
+) -> Literal["thoughts", "answer"] | None:
+    """Return the part of most replies that holds a phrase; None if no reply has thoughts."""
+    replies = [prompt.candidate for prompt in shown]
+    if hypothesis.trait is not None or all(parts_of(reply.text)[0] is None for reply in replies):
+        return None
+    in_answer = sum(
+        reply.text.rfind(ANSWER, 0, hypothesis.place(reply)[0]) >= 0
+        or parts_of(reply.text)[0] is None
+        for reply in replies
+    )
+    return "answer" if 2 * in_answer > len(replies) else "thoughts"
 
 
 def _kind(

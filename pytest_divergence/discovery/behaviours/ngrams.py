@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from unicodedata import normalize
 
+from pytest_divergence.core.replies import LABELS
+
 SIZES = range(1, 9)
 """Words in the runs that are counted; longer phrases are grown from them."""
 MIN_PROMPTS = 3
@@ -27,12 +29,12 @@ FULL_SIZE = 3
 KEPT_IN_QUOTE = 0.6
 """Share of a run's texts that must hold a longer one, for it to be quoted."""
 CUT = ""
-"""Stands for words that were cut out."""
+"""Stands for words that were cut out, and for the label of a reply's part."""
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 )
 """Thai, Lao, Burmese, Khmer, kana and Han."""
-WORD = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
+WORD = re.compile(rf"{'|'.join(LABELS)}|[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
 Gram = tuple[str, ...]
 Places = dict[int, tuple[int, int]]
 """First place of a run in each text that holds it, in characters."""
@@ -64,9 +66,10 @@ class Phrase:
 @lru_cache(maxsize=8192)  # each answer is asked for many motifs
 def words_of(text: str) -> tuple[Word, ...]:
     """Return the words of a text in order."""
+    found = ((match.group(), *match.span()) for match in WORD.finditer(text))
     return tuple(
-        Word(normalize("NFC", match.group().casefold()), match.start(), match.end())
-        for match in WORD.finditer(text)
+        Word(CUT if word in LABELS else normalize("NFC", word.casefold()), start, end)
+        for word, start, end in found
     )
 
 
@@ -220,8 +223,14 @@ def _quoted(
     longest, kept = _grown(ngram, where, words, max(1, KEPT_IN_QUOTE * len(where)))
     places = _places(longest, kept, words)
     quotes = Counter(_quote(texts[index], *place) for index, place in places.items())
-    starts = sum(words[index][0].start == start for index, (start, _) in places.items())
+    starts = sum(_starts_part(words[index], start) for index, (start, _) in places.items())
     return max(quotes, key=lambda quote: (quotes[quote], quote)), 2 * starts > len(places)
+
+
+def _starts_part(words: Sequence[Word], start: int) -> bool:
+    """Whether a text, or a part of it after its label, begins at a character."""
+    before = [word for word in words if word.start < start]
+    return not before or (before[-1].text == CUT and before[-1].end > before[-1].start)
 
 
 def _grown(

@@ -1,7 +1,8 @@
 """Traits: differences of an answer that leave no phrase, such as its length or language.
 
 Each trait compares an answer with the other model's answer to the same prompt, and tells whether it
-departs. Answers may be cut at a number of tokens, so a trait never judges what is only unfinished.
+departs. Some are also looked for in the thoughts of replies that have any. Answers may be cut at a
+number of tokens, so a trait never judges what is only unfinished.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import json
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from unicodedata import name as character_name
 
+from pytest_divergence.core.replies import parts_of
 from pytest_divergence.discovery.behaviours.ngrams import ngram_of
 
 Shows = Callable[[str, str, str], bool]
@@ -211,3 +213,32 @@ TRAITS: Mapping[str, Trait] = {
         _repeats_itself,
     ),
 }
+
+THOUGHT_TRAITS: Mapping[str, Trait] = {
+    f"thoughts-{key}": Trait(
+        name, TRAITS[key].explanation.replace("answer", "reply's thoughts", 1), TRAITS[key].shows
+    )
+    for key, name in (
+        ("empty", "does not think"),
+        ("shorter", "thinks much shorter"),
+        ("longer", "thinks much longer"),
+        ("language", "thinks in another language"),
+        ("refusal", "refuses in its thoughts"),
+        ("repetition", "repeats itself in its thoughts"),
+    )
+}
+"""Traits of thoughts, by keys of their own."""
+
+
+def traits_of(replies: Iterable[str]) -> Mapping[str, Trait]:
+    """Return the traits to look for in replies: those of thoughts if any reply has thoughts."""
+    has_thoughts = any(parts_of(reply)[0] is not None for reply in replies)
+    return {**TRAITS, **THOUGHT_TRAITS} if has_thoughts else TRAITS
+
+
+def shows_trait(key: str, prompt: str, reply: str, other_reply: str) -> bool:
+    """Whether a reply's part, its thoughts or its answer, departs from the other model's."""
+    trait = THOUGHT_TRAITS.get(key)
+    part = 1 if trait is None else 0
+    own, other = (parts_of(text)[part] or "" for text in (reply, other_reply))
+    return (trait or TRAITS[key]).shows(prompt, own, other)

@@ -1,0 +1,208 @@
+"""Thoughts of models that reason before they answer, by the marks of their own chat template.
+
+A template shows its marks where it renders a past reply with thoughts; one that drops past thoughts
+shows them in its source. With thoughts closed, the prompt goes on to the place where the answer
+begins, and only answers are measured. With thoughts open, a model writes thoughts up to a limit,
+where the template's own mark closes them (budget forcing: Muennighoff et al. 2025,
+arXiv:2501.19393), and then its answer. Does not know any model's name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from pytest_divergence.core.replies import join_parts
+from pytest_divergence.core.settings import THINKING_SWITCHES
+
+QUESTION, THOUGHT, ANSWER = "alpha 7 omega?", "gamma 5 lambda", "kappa 3 sigma"
+"""Contents by which rendered text is taken apart."""
+FIELDS = ("reasoning_content", "thinking", "reasoning")
+"""Fields of a message in which templates look for past thoughts."""
+MARK = re.compile(r"<(/)((?:think|thought|reason)\w*)>|\[(/)(think\w*)\]", re.IGNORECASE)
+"""A closing mark in the source of a template that drops past thoughts."""
+Render = Callable[[list[dict[str, str]], bool, Mapping[str, Any]], str]
+"""Function from messages, whether a reply is to follow, and arguments to the rendered text."""
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """Marks around a reply's thoughts, and whether a model may write any."""
+
+    opening: str
+    """Text that a model writes first; empty if the prompt ends with it."""
+    closing: str
+    """Text between thoughts and answer."""
+    is_open: bool
+    prefill: str = ""
+    """Text after the prompt that closes thoughts."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further template arguments that open or close them."""
+
+    @property
+    def way(self) -> str:
+        """Description of how thoughts are closed."""
+        if self.arguments:
+            return " ".join(f"{name}={json.dumps(value)}" for name, value in self.arguments.items())
+        return "at the end of each prompt" if self.prefill else "by the template"
+
+
+def find_thoughts(render: Render, template: str, given: Mapping[str, Any]) -> Thoughts | None:
+    """Return the marks of a template's thoughts; None for a template without any.
+
+    Thoughts are open if an argument in `given` says so, and closed otherwise.
+    """
+    switch = next((given[name] for name in THINKING_SWITCHES if name in given), None)
+    prompt, renamed = _prompt(render, given), dict[str, Any]()
+    for name in THINKING_SWITCHES if switch is not None else ():  # the template's own name
+        if name not in given and _prompt(render, {**given, name: switch}) != prompt:
+            renamed = {name: switch}
+            given = {**given, **renamed}
+            prompt = _prompt(render, given)
+    marks = _rendered_marks(render, prompt, given) or _written_marks(template, prompt)
+    if marks is None:
+        return None
+    opening, closing = marks
+    if switch is True:
+        return Thoughts(opening, closing, is_open=True, arguments=renamed)
+    if _is_closed(prompt, closing) or (switch is False and _is_used(render, given, switch)):
+        return Thoughts(opening, closing, is_open=False, arguments=renamed)
+    for name in THINKING_SWITCHES if switch is None else ():
+        off, on = (_prompt(render, {**given, name: value}) for value in (False, True))
+        if off != on:
+            changes = {} if off == prompt else {name: False}
+            return Thoughts(opening, closing, is_open=False, arguments=changes)
+    answer = _before(render, {"content": ANSWER}, ANSWER, given)
+    if answer is not None and answer.startswith(prompt) and len(answer) > len(prompt):
+        return Thoughts(opening, closing, is_open=False, prefill=answer[len(prompt) :])
+    return Thoughts(opening, closing, is_open=False, prefill=opening + closing)
+
+
+def _is_closed(prompt: str, closing: str) -> bool:
+    return closing.strip() in prompt.rpartition(QUESTION)[2]
+
+
+def _is_used(render: Render, given: Mapping[str, Any], value: bool) -> bool:
+    """Whether a given switch changes what the template renders."""
+    switches = {name: not value for name in THINKING_SWITCHES if name in given}
+    return _prompt(render, {**given, **switches}) != _prompt(render, given)
+
+
+def _prompt(render: Render, arguments: Mapping[str, Any]) -> str:
+    return render([{"role": "user", "content": QUESTION}], True, arguments)
+
+
+def _before(
+    render: Render, reply: Mapping[str, str], text: str, arguments: Mapping[str, Any]
+) -> str | None:
+    """The rendered text before a text of a past reply; None if it is not rendered."""
+    messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", **reply}]
+    before, found, _ = render(messages, False, arguments).partition(text)
+    return before if found else None
+
+
+def _rendered_marks(
+    render: Render, prompt: str, arguments: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    for name in FIELDS:
+        reply = {"content": ANSWER, name: THOUGHT}
+        head, whole = (_before(render, reply, text, arguments) for text in (THOUGHT, ANSWER))
+        if head is None or whole is None or not whole.startswith(head + THOUGHT):
+            continue
+        opening = head[len(prompt) :] if head.startswith(prompt) else ""
+        return opening, whole[len(head + THOUGHT) :]
+    return None
+
+
+def _written_marks(template: str, prompt: str) -> tuple[str, str] | None:
+    for opening, closing in _marks_in(template):
+        if prompt.rstrip().endswith(opening):
+            return "", f"\n{closing}\n\n"
+        if opening in template.replace(closing, ""):
+            return f"{opening}\n", f"\n{closing}\n\n"
+    return None
+
+
+def _marks_in(template: str) -> Iterator[tuple[str, str]]:
+    for match in MARK.finditer(template):
+        closing = match.group()
+        yield closing.replace("/", "", 1), closing
+
+
+@dataclass(frozen=True)
+class Replies:
+    """Takes replies with open thoughts apart, by the ids of their marks."""
+
+    tokenizer: PreTrainedTokenizerBase
+    thoughts: Thoughts
+
+    @cached_property
+    def stop_id(self) -> int | None:
+        """Id of the control token that begins the closing mark; None if it begins with text."""
+        first = self._ids(self.thoughts.closing.strip())[:1]
+        return first[0] if first and first[0] in self.tokenizer.added_tokens_decoder else None
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Return the text of a reply, its parts after their labels.
+
+        A reply that does not begin with the opening mark is an answer without thoughts.
+        """
+        start, (end, rest) = self._start(token_ids), self._end(token_ids)
+        if start is None:
+            return self._decoded(token_ids)
+        thoughts = self._decoded(token_ids[start:end])
+        return join_parts(thoughts, None if rest is None else self._decoded(token_ids[rest:]))
+
+    def closed(self, token_ids: Sequence[int]) -> tuple[int, ...] | None:
+        """Return the beginning of a reply up to its answer, with its thoughts closed by the mark.
+
+        `token_ids` is written up to a closing mark or a limit. None if there are no thoughts.
+        """
+        if self._start(token_ids) is None:
+            return None
+        mark, kept = self.thoughts.closing.strip(), list(token_ids)
+        written = self._decoded(kept, keep_marks=True)
+        if mark in written:
+            before = written.index(mark)
+            while len(self._decoded(kept, keep_marks=True)) > before:
+                kept.pop()
+        ends_line = self._decoded(kept, keep_marks=True).endswith("\n")
+        return (*kept, *self._closings[ends_line])
+
+    @cached_property
+    def _closings(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids of the closing mark after any text, and after a line break."""
+        closing = self.thoughts.closing
+        return self._ids(closing), self._ids(closing.lstrip("\n"))
+
+    def _start(self, token_ids: Sequence[int]) -> int | None:
+        """Number of ids of the opening mark; None if the reply does not begin with it."""
+        mark = self.thoughts.opening.strip()
+        for count in range(len(token_ids) + 1):
+            text = self._decoded(token_ids[:count], keep_marks=True).lstrip()
+            if text.startswith(mark):
+                return count
+            if not mark.startswith(text):
+                return None
+        return len(token_ids)
+
+    def _end(self, token_ids: Sequence[int]) -> tuple[int, int | None]:
+        """First id of the closing mark and of the answer; if there is none, the end and None."""
+        for start in range(len(token_ids)):
+            for closing in self._closings:
+                if tuple(token_ids[start : start + len(closing)]) == closing:
+                    return start, start + len(closing)
+        return len(token_ids), None
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _decoded(self, token_ids: Sequence[int], *, keep_marks: bool = False) -> str:
+        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=not keep_marks)
+        return text if isinstance(text, str) else "".join(text)
