@@ -42,6 +42,8 @@ TOLD = (
     f"{_KEEPS}{_PAST}{_BEGIN}{{%- endif -%}}"
 )
 """Thinks if its system turn tells it to."""
+LEFT = f"{_DROPS}{_PAST}{_BEGIN}{{%- endif -%}}"
+"""Drops past thoughts, and says nothing of new ones."""
 CHANNELS = """{%- for turn in messages -%}
 {%- if turn.role == 'assistant' -%}
 {%- if turn.thinking and not add_generation_prompt -%}

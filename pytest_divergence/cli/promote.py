@@ -45,5 +45,6 @@ def _lines(promoted: Promoted, target: Path) -> Iterator[str]:
         yield from sentence(text, width=WIDTH)
     made = promoted.provenance
     models = {"model_1": made.reference.spec, "model_2": made.candidate.spec}
-    replay = rerun_command(str(target), models)
+    arguments = {"template_arg": made.settings.get("template_arg") or None}
+    replay = rerun_command(str(target), {**models, **arguments})
     yield from command("replay it", replay, width=WIDTH, indent="")

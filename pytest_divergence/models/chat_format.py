@@ -278,8 +278,14 @@ def thoughts_note(chat: ChatFormat) -> str | None:
         return None
     if thoughts.is_open:
         return f"thoughts are open: up to {chat.thought_length} tokens of them before each answer"
+    if thoughts.is_left:
+        return (
+            "the chat template leaves it to the models whether they think first; "
+            f"{setting('template_arg')} {switch}=false closes thoughts, and =true measures them "
+            "and answers"
+        )
     return (
-        f"thoughts are closed ({thoughts.way}): answers alone are measured; "
+        f"thoughts are closed ({thoughts.way}): only answers are measured; "
         f"{setting('template_arg')} {switch}=true measures both"
     )
 

@@ -1,7 +1,7 @@
 """Thoughts of models that reason before they answer, by the marks of their own chat template.
 
-A template shows its marks where it renders a past reply with thoughts; one that drops past thoughts
-shows them in its source. With thoughts closed, the prompt goes on to the place where the answer
+A template shows its marks where it renders a past reply with thoughts, or else where it splits one
+to drop them. With thoughts closed, the prompt goes on to the place where the answer
 begins, and only answers are measured. With thoughts open, a model writes thoughts up to a limit,
 where the template's own mark closes them (budget forcing: Muennighoff et al. 2025,
 arXiv:2501.19393), and then its answer. Does not know any model's name.
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -25,8 +26,8 @@ QUESTION, THOUGHT, ANSWER = "alpha 7 omega?", "gamma 5 lambda", "kappa 3 sigma"
 """Contents by which rendered text is taken apart."""
 FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Fields of a message in which templates look for past thoughts."""
-MARK = re.compile(r"<(/)((?:think|thought|reason)\w*)>|\[(/)(think\w*)\]", re.IGNORECASE)
-"""A closing mark in the source of a template that drops past thoughts."""
+SPLIT = re.compile(r"""\.split\(\s*(['"])(.+?)\1\s*\)""")
+"""A text at which a template splits another."""
 Render = Callable[[list[dict[str, str]], bool, Mapping[str, Any]], str]
 """Function from messages, whether a reply is to follow, and arguments to the rendered text."""
 
@@ -42,6 +43,8 @@ class Thoughts:
     is_open: bool
     prefill: str = ""
     """Text after the prompt that closes thoughts."""
+    is_left: bool = False
+    """Whether each model decides: the template neither opens nor closes thoughts by itself."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further template arguments that open or close them."""
 
@@ -65,7 +68,9 @@ def find_thoughts(render: Render, template: str, given: Mapping[str, Any]) -> Th
             renamed = {name: switch}
             given = {**given, **renamed}
             prompt = _prompt(render, given)
-    marks = _rendered_marks(render, prompt, given) or _written_marks(template, prompt)
+    marks = _rendered_marks(render, prompt, given) or _dropped_marks(
+        render, template, prompt, given
+    )
     if marks is None:
         return None
     opening, closing = marks
@@ -81,7 +86,10 @@ def find_thoughts(render: Render, template: str, given: Mapping[str, Any]) -> Th
     answer = _before(render, {"content": ANSWER}, ANSWER, given)
     if answer is not None and answer.startswith(prompt) and len(answer) > len(prompt):
         return Thoughts(opening, closing, is_open=False, prefill=answer[len(prompt) :])
-    return Thoughts(opening, closing, is_open=False, prefill=opening + closing)
+    # A template for models that think and for models that do not may say nothing of thoughts.
+    is_asked = switch is False or not opening
+    prefill = opening + closing if is_asked else ""
+    return Thoughts(opening, closing, is_open=False, prefill=prefill, is_left=not is_asked)
 
 
 def _is_closed(prompt: str, closing: str) -> bool:
@@ -120,19 +128,20 @@ def _rendered_marks(
     return None
 
 
-def _written_marks(template: str, prompt: str) -> tuple[str, str] | None:
-    for opening, closing in _marks_in(template):
+def _dropped_marks(
+    render: Render, template: str, prompt: str, arguments: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    """Marks at which a template splits a past reply, to drop the thoughts between them."""
+    literals = dict.fromkeys(match.group(2) for match in SPLIT.finditer(template))
+    for opening, closing in product(("", *literals), literals):
+        reply = {"content": f"{opening}{THOUGHT}{closing}{ANSWER}"}
+        if (before := _before(render, reply, ANSWER, arguments)) is None or THOUGHT in before:
+            continue
+        opening = opening or closing.replace("/", "", 1)
         if prompt.rstrip().endswith(opening):
-            return "", f"\n{closing}\n\n"
-        if opening in template.replace(closing, ""):
-            return f"{opening}\n", f"\n{closing}\n\n"
+            opening = ""
+        return opening and f"{opening}\n", f"\n{closing}\n\n"
     return None
-
-
-def _marks_in(template: str) -> Iterator[tuple[str, str]]:
-    for match in MARK.finditer(template):
-        closing = match.group()
-        yield closing.replace("/", "", 1), closing
 
 
 @dataclass(frozen=True)

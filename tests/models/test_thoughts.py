@@ -8,7 +8,7 @@ import pytest
 
 from pytest_divergence.core.replies import parts_of
 from pytest_divergence.models.chat_format import ChatFormat
-from tests.thinking import CHANNELS, OPENED, SWITCHED, SWITCHED_ON, TOLD, thinking_tokenizer
+from tests.thinking import CHANNELS, LEFT, OPENED, SWITCHED, SWITCHED_ON, TOLD, thinking_tokenizer
 from tests.tiny import CHATML
 
 TOKENIZER = thinking_tokenizer()
@@ -49,6 +49,17 @@ def test_thoughts_are_closed_where_nothing_is_said(template: str, end: str) -> N
     assert rendered(made).endswith(f"assistant{end}" if template is CHANNELS else f"\n{end}")
     assert made.prompt_ids(TEXT)[-len(made.user_suffix) :] == list(made.user_suffix)
     assert rendered(made).count(end or TEXT) == 1
+
+
+def test_thoughts_are_left_to_the_models_where_the_template_says_nothing_of_them() -> None:
+    """Templates of some families serve models that think and models that do not."""
+    made = chat(LEFT)
+
+    assert made.thoughts is not None
+    assert (made.thoughts.is_open, made.thoughts.is_left) == (False, True)
+    assert rendered(made) == TURN
+    assert rendered(chat(LEFT, enable_thinking=False)) == f"{TURN}<think>\n\n</think>\n\n"
+    assert chat(LEFT, enable_thinking=True).open_replies is not None
 
 
 def test_a_template_without_thoughts_has_no_marks() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_divergence.core.replies import join_parts
 from pytest_divergence.discovery.behaviours.traits import (
+    THOUGHT_TRAITS,
     TRAITS,
     arithmetic_answer,
     is_broken_json,
     language_of,
+    shows_trait,
+    traits_of,
 )
 
 PLAIN = "There are several good reasons to water your plants in the morning."
@@ -92,3 +96,36 @@ def test_only_a_sum_that_is_asked_for_has_an_answer(prompt: str, result: float |
 
 def test_a_right_sum_in_any_notation_is_not_wrong() -> None:
     assert not TRAITS["arithmetic"].shows("What is 40 * 100?", "That makes 4,000.", "4000")
+
+
+SPANISH = "Los gatos duermen en la casa por las noches"
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "answer", "shown"),
+    [
+        (SPANISH, PLAIN, {"thoughts-language"}),
+        (PLAIN, SPANISH, {"language"}),
+        ("", PLAIN, {"thoughts-empty"}),
+        ("so we go so we go so we go so we go", PLAIN, {"thoughts-repetition"}),
+        ("Because.", PLAIN, {"thoughts-shorter"}),
+    ],
+)
+def test_thoughts_and_answer_are_looked_at_apart(
+    thoughts: str, answer: str, shown: set[str]
+) -> None:
+    own, other = join_parts(thoughts, answer), join_parts(PLAIN, PLAIN)
+    prompt = "Why do plants need water?"
+
+    keys = traits_of([own, other])
+
+    assert {key for key in keys if shows_trait(key, prompt, own, other)} == shown
+
+
+def test_traits_of_thoughts_are_looked_for_only_where_there_are_thoughts() -> None:
+    assert traits_of([PLAIN, PLAIN]) == TRAITS
+    assert traits_of([PLAIN, join_parts(PLAIN, PLAIN)]).keys() == {*TRAITS, *THOUGHT_TRAITS}
+
+
+def test_a_reply_without_thoughts_does_not_think() -> None:
+    assert shows_trait("thoughts-empty", "Why?", PLAIN, join_parts(PLAIN, PLAIN))
