@@ -18,6 +18,7 @@ from pytest_divergence.core import settings as settings_module
 from pytest_divergence.core.cases import Case
 from tests.discovery.test_run import PROFILE
 from tests.documentation.blocks import Block, blocks_of, words_of
+from tests.thinking import SWITCHED
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -37,6 +38,8 @@ MODELS = {
     "examples/adapters/travel-advert": "adapter",
 }
 """What stands for each model that a page names."""
+THINKING = {"thinker": "base", "thinker-finetuned": "ft"}
+"""Models whose chat template has thoughts."""
 DEMO = "demo:smollm2-135m"
 """The real small model, which tests in `tests/real` run; `base` takes its place here."""
 SIZES = PROFILE.model_copy(
@@ -159,6 +162,9 @@ def reader(pytester: pytest.Pytester, tiny_models: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(settings_module.PROFILES, "smoke", SIZES)
     for name, model in MODELS.items():
         shutil.copytree(tiny_models / model, pytester.path / name, copy_function=os.link)
+    for name, model in THINKING.items():
+        shutil.copytree(tiny_models / model, pytester.path / name)
+        (pytester.path / name / "chat_template.jinja").write_text(SWITCHED)
     (pytester.path / "pytest.ini").write_text("[pytest]\n")
     pytester.mkdir("tests")
     return Reader(pytester, monkeypatch)
