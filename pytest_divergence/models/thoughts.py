@@ -68,8 +68,10 @@ def find_thoughts(render: Render, template: str, given: Mapping[str, Any]) -> Th
             renamed = {name: switch}
             given = {**given, **renamed}
             prompt = _prompt(render, given)
-    marks = _rendered_marks(render, prompt, given) or _dropped_marks(
-        render, template, prompt, given
+    marks = (
+        _rendered_marks(render, prompt, given)
+        or _dropped_marks(render, template, prompt, given)
+        or _empty_marks(render, given)
     )
     if marks is None:
         return None
@@ -141,6 +143,19 @@ def _dropped_marks(
         if prompt.rstrip().endswith(opening):
             opening = ""
         return opening and f"{opening}\n", f"\n{closing}\n\n"
+    return None
+
+
+def _empty_marks(render: Render, arguments: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Marks without thoughts between them, with which a switch ends the prompt."""
+    for name in THINKING_SWITCHES:
+        off, on = (
+            _prompt(render, {**arguments, name: value}).rpartition(QUESTION)[2]
+            for value in (False, True)
+        )
+        marks = off.removeprefix(on).split()
+        if off.startswith(on) and len(marks) == 2:
+            return f"{marks[0]}\n", f"\n{marks[1]}\n"
     return None
 
 

@@ -8,7 +8,16 @@ import pytest
 
 from pytest_divergence.core.replies import parts_of
 from pytest_divergence.models.chat_format import ChatFormat
-from tests.thinking import CHANNELS, LEFT, OPENED, SWITCHED, SWITCHED_ON, TOLD, thinking_tokenizer
+from tests.thinking import (
+    CHANNELS,
+    LEFT,
+    OPENED,
+    SILENT,
+    SWITCHED,
+    SWITCHED_ON,
+    TOLD,
+    thinking_tokenizer,
+)
 from tests.tiny import CHATML
 
 TOKENIZER = thinking_tokenizer()
@@ -35,6 +44,7 @@ def ids(text: str) -> list[int]:
     [
         pytest.param(SWITCHED, "<think>\n\n</think>\n\n", id="an argument closes them"),
         pytest.param(SWITCHED_ON, "</think>", id="closed by default"),
+        pytest.param(SILENT, "<think>\n\n</think>\n", id="an argument alone shows marks"),
         pytest.param(OPENED, "<think>\n\n</think>\n\n", id="the prompt opens them"),
         pytest.param(TOLD, "", id="the system turn tells"),
         pytest.param(CHANNELS, "<|channel|>final<|message|>", id="channels"),
@@ -70,7 +80,7 @@ def test_a_template_without_thoughts_has_no_marks() -> None:
 
 
 @pytest.mark.parametrize("name", ["enable_thinking", "thinking"])
-@pytest.mark.parametrize("template", [SWITCHED, SWITCHED_ON, OPENED, TOLD, CHANNELS])
+@pytest.mark.parametrize("template", [SWITCHED, SWITCHED_ON, SILENT, OPENED, TOLD, CHANNELS])
 def test_thoughts_are_opened_by_one_argument_for_all_templates(template: str, name: str) -> None:
     made = chat(template, **{name: True})
 
