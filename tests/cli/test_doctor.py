@@ -18,11 +18,12 @@ from pytest_divergence.cli.doctor import package_findings
 from pytest_divergence.core.file_names import suite_path
 from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.settings import PROFILES
+from tests.models.test_self_check import openai_gpt
 from tests.models.test_text_models import save
+from tests.models_in_memory import tiny_model
 from tests.plugin.conftest import MODELS, Project
 from tests.plugin.test_search import TINY_SEARCH
 from tests.tiny import save_tiny_model, tiny_tokenizer
-from tests.zoo.shrunken import shrunken_config, shrunken_model
 
 SIZES = re.compile(r"\b[\d,.]+ (MB|GB)\b")
 Doctor = Callable[..., list[str]]
@@ -242,7 +243,7 @@ def test_minutes_come_from_the_last_search_or_are_measured(
 
 
 def test_what_loading_alone_shows_is_a_finding_too(project: Project, doctor: Doctor) -> None:
-    save(shrunken_model(shrunken_config("openai-gpt")), project.path / "gpt")
+    save(tiny_model(config=openai_gpt()), project.path / "gpt")
 
     lines = of_pair(doctor("--model-1=gpt", "--model-2=gpt", "--measure"))
 

@@ -23,9 +23,8 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.transformers_log import quiet_transformers
 from pytest_divergence.scoring.scorer import score_prompts
 from pytest_divergence.scoring.token_comparison import ADDED_TOKEN, compare_tokens
-from tests.models_in_memory import local
+from tests.models_in_memory import local, tiny_mamba2, tiny_model
 from tests.tiny import CONFIGS, save_tiny_model, tiny_tokenizer
-from tests.zoo.shrunken import shrunken_config, shrunken_model
 
 PROMPTS = ["How do I tie a knot?", "Hi"]
 
@@ -94,10 +93,9 @@ def test_a_model_without_torchs_own_attention_runs_with_its_own_and_says_so(tmp_
     assert said == ["Gemma2ForCausalLM has no sdpa attention, so eager attention is used"]
 
 
-@pytest.mark.parametrize("family", ["mamba2", "rwkv"])
-def test_of_a_model_without_attention_none_is_told(tmp_path: Path, family: str) -> None:
+def test_of_a_model_without_attention_none_is_told(tmp_path: Path) -> None:
     with quiet_transformers():
-        shrunken_model(shrunken_config(family)).save_pretrained(tmp_path)
+        tiny_model(config=tiny_mamba2()).save_pretrained(tmp_path)
         tiny_tokenizer().save_pretrained(tmp_path)
     said: list[str] = []
 

@@ -11,26 +11,44 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from pytest_divergence.cli import main
 from pytest_divergence.core.file_names import suite_path
 from pytest_divergence.core.settings import PROFILES
+from tests.models.test_self_check import openai_gpt
 from tests.models.test_text_models import IN_TEXT, adapted, gemma3, perturb, save
+from tests.models_in_memory import tiny_config, tiny_mamba2, tiny_model
 from tests.plugin.conftest import Project, shown
 from tests.plugin.test_search import TINY_SEARCH
-from tests.zoo.shrunken import FAMILIES, perturbed, shrunken_config, shrunken_model
 
 SIZES = {name: size for name, size in TINY_SEARCH.items() if not name.endswith("_controls")}
 """As many controls as a user's search has: fewer say nothing of a replay as a whole."""
 REPLAY = "release.divergence.jsonl"
 
 
-def family(name: str) -> Callable[[Path], None]:
+def qwen3_5() -> PreTrainedConfig:
+    return tiny_config(
+        transformers.Qwen3_5TextConfig,
+        layer_types=["linear_attention", "full_attention"],
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+    )
+
+
+def gpt() -> PreTrainedConfig:
+    config = openai_gpt()
+    config.pad_token_id = None  # transformers takes text with that byte for padded
+    return config
+
+
+def text(config: Callable[[], PreTrainedConfig]) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
-        model = shrunken_model(shrunken_config(name))
-        save(model, folder / "base")
-        save(perturbed(model, 0.3), folder / "ft")
+        save(tiny_model(config=config()), folder / "base")
+        save(tiny_model(config=config(), perturb=0.3), folder / "ft")
 
     return make
 
@@ -54,12 +72,20 @@ def adapter_of_vision_language(folder: Path) -> None:
 
 
 KINDS = {
-    "qwen3_5": family("qwen3_5_text"),
-    "mamba2": family("mamba2"),
+    "qwen3_5": text(qwen3_5),
+    "mamba2": text(tiny_mamba2),
+    "without_cache": text(gpt),
     "vision_language": vision_language,
     "adapter_of_vision_language": adapter_of_vision_language,
 }
-LACKING = pytest.mark.skipif("qwen3_5_text" not in FAMILIES, reason="transformers has no Qwen3.5")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def models_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `base` and `ft`, made before `pytester`, which forgets what is imported."""
+    folder = tmp_path_factory.mktemp("models") / str(request.param)
+    KINDS[folder.name](folder)
+    return folder
 
 
 @pytest.fixture
@@ -76,22 +102,17 @@ def said() -> Any:
     logger.removeHandler(handler)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=LACKING if kind == "qwen3_5" else ()) for kind in KINDS]
-)
 def test_a_whole_search_and_the_replay_of_what_it_found(
     pytester: pytest.Pytester,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     said: list[str],
-    kind: str,
+    models_of: Path,
 ) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setitem(PROFILES, "smoke", PROFILES["smoke"].model_copy(update=SIZES))
-    KINDS[kind](pytester.path.parent / kind)
-    project = Project(pytester)
-    models = [f"--model-{i}=../{kind}/{name}" for i, name in ((1, "base"), (2, "ft"))]
-    said.clear()
+    project, kind = Project(pytester), models_of.name
+    models = [f"--model-{i}={models_of / name}" for i, name in ((1, "base"), (2, "ft"))]
 
     first = project.run(*models, "--divergence-mode=search")
 
