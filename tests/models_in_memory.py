@@ -53,7 +53,8 @@ def tiny_config(kind: Any, **changes: Any) -> PreTrainedConfig:
 
 def tiny_mamba2() -> PreTrainedConfig:
     """A small config of a model that has no attention."""
-    return Mamba2Config(
+    kind: Any = Mamba2Config
+    config: PreTrainedConfig = kind(
         vocab_size=len(tiny_tokenizer()),
         hidden_size=32,
         num_heads=4,
@@ -65,6 +66,7 @@ def tiny_mamba2() -> PreTrainedConfig:
         initializer_range=0.15,
         **TOKEN_IDS,
     )
+    return config
 
 
 def tiny_pair(
