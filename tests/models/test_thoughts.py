@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -150,9 +151,24 @@ def test_a_text_of_a_reply_only_grows_with_its_tokens() -> None:
     assert lengths == sorted(lengths)
 
 
-def test_a_template_that_prints_today_prints_the_same_day_for_ever() -> None:
-    template = "{% macro today() %}{{ strftime_now('%d %B %Y, %H:%M') }}{% endmacro %}" + (
-        "{{ today() }}|{% for turn in messages %}{{ turn.content }}{% endfor %}"
+@pytest.mark.parametrize("start", ["", "\n ", " ", "{# no comment #}\n"])
+def test_a_template_that_prints_today_prints_the_same_day_for_ever(start: str) -> None:
+    template = (
+        start
+        + "{% macro today() %}{{ strftime_now('%d %B %Y, %H:%M') }}{% endmacro %}"
+        + ("{{ today() }}|{% for turn in messages %}{{ turn.content }}{% endfor %}")
     )
+    timed = template.replace("strftime_now(", "['01 January 2026, 00:00'][0] or (")
 
-    assert rendered(chat(template)) == f"01 January 2026, 00:00|{TEXT}"
+    assert rendered(chat(template)) == rendered(chat(timed))
+    assert rendered(chat(template)).endswith(f"01 January 2026, 00:00|{TEXT}")
+
+
+def test_a_template_full_of_splits_is_looked_at_in_no_time() -> None:
+    """It is untrusted, and every pair of texts would be tried."""
+    splits = "".join(f"{{% if m.content.split('<{n}>') %}}{{% endif %}}" for n in range(2000))
+    template = f"{{% for m in messages %}}{{{{ m.content }}}}{splits}{{% endfor %}}"
+    started = time.process_time()
+
+    assert chat(template).thoughts is None
+    assert time.process_time() - started < 5
