@@ -20,6 +20,7 @@ from pytest_divergence.core.cases import (
     Count,
     Number,
     Record,
+    SafeId,
     SchemaVersion,
 )
 from pytest_divergence.core.changes import describe_changes
@@ -148,7 +149,7 @@ class Provenance(Record):
     nll_limit: Number | None = None
     """Negative log-likelihood, nats per token, above which a prompt is off distribution."""
     behaviours: list[Behaviour] = Field(default_factory=list)
-    rows: dict[str, RowDigests] | None = None
+    rows: dict[SafeId, RowDigests] | None = None
     """Digests of each row of the suite as written, by id; None in older suites."""
     num_rows: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Number of rows of an older suite; None where `rows` lists them."""

@@ -118,6 +118,20 @@ def test_a_missing_row_is_named(suite: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["\x1b[2J", "a\u202eb", "", "../x"])
+def test_a_row_of_a_name_that_no_row_has_is_refused_in_print(suite: Path, name: str) -> None:
+    """A provenance is untrusted, and its names reach a terminal."""
+    beside = suite_files(suite)[1]
+    written = json.loads(beside.read_text("utf-8"))
+    written["rows"][name] = written["rows"][KNOT_ID]
+    beside.write_text(json.dumps(written), "utf-8")
+
+    message = refusal(suite)
+
+    assert message.isprintable()
+    assert "rel.provenance.json: rows" in message
+
+
 def test_measured_rows_without_provenance_are_lost_evidence(suite: Path) -> None:
     for path in suite_files(suite)[:2]:
         path.unlink()
