@@ -19,6 +19,7 @@ from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Difference, Report, ReportCase, TokenComparison
 from pytest_divergence.core.safe_text import visible
+from pytest_divergence.core.setting_descriptions import DESCRIPTIONS
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
 
@@ -38,6 +39,8 @@ REPEATED = (
     "seed",
 )
 """Settings that a command for one test repeats."""
+REPEATABLE = {description.field for description in DESCRIPTIONS if description.is_repeatable}
+"""Settings whose text has a value a line."""
 REFUSED = "The error below says what to change."
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
 
@@ -262,7 +265,8 @@ def rerun_command(target: str | None, given: Mapping[str, object], *more: str) -
     """Return the command that runs tests again as they ran; `given` holds settings by field."""
     words = ["pytest"] if target is None else ["pytest", target]
     for field in REPEATED:
-        words += [word for text in _texts(given.get(field)) for word in _option(field, text)]
+        texts = _texts(field, given.get(field))
+        words += [word for text in texts for word in _option(field, text)]
     return shlex.join([*words, *more])
 
 
@@ -294,12 +298,14 @@ def _changed_settings(report: Report) -> dict[str, object]:
     return {**changed, "model_1": pair.reference, "model_2": pair.candidate}
 
 
-def _texts(value: object) -> list[str]:
+def _texts(field: str, value: object) -> list[str]:
     """Return a setting's value as the texts that give it: several if it is repeatable."""
     if isinstance(value, dict):
         shown = ((n, v if isinstance(v, str) else json.dumps(v)) for n, v in value.items())
         return [f"{name}={text}" for name, text in shown]
-    return [] if value is None else str(value).split("\n")
+    if value is None:
+        return []
+    return str(value).split("\n") if field in REPEATABLE else [str(value)]
 
 
 def _worst_first(cases: list[ReportCase]) -> list[ReportCase]:

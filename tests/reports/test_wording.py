@@ -142,6 +142,18 @@ def test_a_path_outside_the_project_is_not_left_to_stand_alone(model_2: str, sho
     assert command == f"pytest a.divergence.jsonl {shown}"
 
 
+def test_a_command_gives_each_template_argument_by_itself_and_a_prompt_in_one() -> None:
+    said = {"system_prompt": "Be brief.\nBe kind.", "template_arg": "thinking=true\nmood=calm"}
+    stored = {"template_arg": {"thinking": True, "mood": "calm"}}
+
+    command = wording.rerun_command("a.divergence.jsonl", said)
+
+    arguments = "--divergence-template-arg thinking=true --divergence-template-arg mood=calm"
+    prompt = "--divergence-system-prompt 'Be brief.\nBe kind.'"
+    assert command == f"pytest a.divergence.jsonl {prompt} {arguments}"
+    assert wording.rerun_command(None, stored) == f"pytest {arguments}"
+
+
 def test_a_bound_of_one_part_has_no_list_of_parts() -> None:
     asked = Bound(value=0.5, parts={"max_kl": 0.5}, label="absolute: --divergence-max-kl")
     assert wording.bound_parts(asked) == []
