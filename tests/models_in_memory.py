@@ -34,20 +34,23 @@ def tiny_model(
     return cast("PreTrainedModel", model)
 
 
+SMALL: dict[str, Any] = {
+    "vocab_size": len(tiny_tokenizer()),
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "initializer_range": 0.15,
+    **TOKEN_IDS,
+}
+"""Sizes of any Llama-like architecture."""
+
+
 def tiny_config(kind: Any, **changes: Any) -> PreTrainedConfig:
     """A small config of any Llama-like architecture."""
-    sizes = {
-        "vocab_size": len(tiny_tokenizer()),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "initializer_range": 0.15,
-        **TOKEN_IDS,
-    }
-    config: PreTrainedConfig = kind(**{**sizes, **changes})
+    config: PreTrainedConfig = kind(**{**SMALL, **changes})
     return config
 
 

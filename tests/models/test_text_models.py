@@ -40,31 +40,16 @@ from transformers import (
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.adapter_checks import WEIGHTS
 from pytest_divergence.models.load_plan import LoadOptions, resolve_pair
-from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.preflight import inspect_pair
 from pytest_divergence.models.transformers_log import quiet_transformers
-from pytest_divergence.scoring.scorer import score_prompts
-from tests.models.test_kinds import check_trains
-from tests.models_in_memory import local
-from tests.tiny import TOKEN_IDS, tiny_tokenizer
+from tests.models.test_kinds import check_trains, load, refusal, values
+from tests.models_in_memory import SMALL, local
+from tests.tiny import tiny_tokenizer
 
-PROMPTS = ["How do I tie a knot?", "Hi"]
 NUM_TOKENS = len(tiny_tokenizer())
 IMAGE = NUM_TOKENS
 """What stands for an image in the text: no token of the tokenizer."""
-TEXT: dict[str, Any] = {
-    "vocab_size": NUM_TOKENS,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "initializer_range": 0.15,
-    "max_position_embeddings": 2048,
-    **TOKEN_IDS,
-}
+TEXT: dict[str, Any] = {**SMALL, "max_position_embeddings": 2048}
 VISION: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -238,20 +223,6 @@ def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             save(family.export(model), made / f"{name}-text")
             perturb(model)
     return made
-
-
-def values(pair: ModelPair) -> list[float]:
-    return [each.measurement.value for each in score_prompts(pair, PROMPTS, max_new_tokens=4)]
-
-
-def load(model_1: Path, model_2: Path, **options: Any) -> ModelPair:
-    return load_model_pair(str(model_1), str(model_2), **options)
-
-
-def refusal(model_1: Path, model_2: Path) -> str:
-    with pytest.raises(ModelLoadError) as caught:
-        load(model_1, model_2)
-    return str(caught.value)
 
 
 def test_a_pair_reads_the_numbers_of_its_text_models(folders: Path) -> None:
