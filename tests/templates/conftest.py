@@ -30,7 +30,7 @@ GATE_SEARCH = {**TINY_SEARCH, "num_shipped_controls": 48, "num_written_controls"
 """With as many control rows as an aggregate needs."""
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _tiny_search() -> Iterator[None]:
     """A smoke profile that takes seconds."""
     with tiny_search(TINY_SEARCH):
