@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import urlsplit
 
 from pytest_divergence.core.errors import ModelLoadError, one_of
+from pytest_divergence.core.safe_text import visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -167,7 +168,7 @@ def _kind_and_location(location: str, *, role: str, root: Path) -> tuple[Kind, s
 def _host(url: str) -> str:
     """The only part of a URL that is shown: the rest may hold a password."""
     try:
-        return urlsplit(url).hostname or "unknown"
+        return visible(urlsplit(url).hostname or "unknown", 200)
     except ValueError:
         return "unknown"
 

@@ -117,6 +117,11 @@ def test_a_url_is_refused_with_its_host() -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["A://@\x08", "https://\x1b[2J/m", "x://a\u202eb/m"])
+def test_a_host_is_shown_without_hidden_characters(text: str) -> None:
+    assert refusal(text).isprintable()
+
+
 @pytest.mark.parametrize("text", ["a/b/" + "x" * 5000, "~nosuchuser/model", "a\0b"])
 def test_a_name_that_no_file_system_takes_is_refused(text: str) -> None:
     assert "not a Hub id" in refusal(text)
