@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import OpenAIGPTLMHeadModel, PreTrainedConfig, PreTrainedModel
 
 from pytest_divergence.cli import main
 from pytest_divergence.core.file_names import suite_path
@@ -26,6 +26,8 @@ from tests.plugin.test_search import TINY_SEARCH
 SIZES = {name: size for name, size in TINY_SEARCH.items() if not name.endswith("_controls")}
 """As many controls as a user's search has: fewer say nothing of a replay as a whole."""
 REPLAY = "release.divergence.jsonl"
+IMPORTED = (OpenAIGPTLMHeadModel,)
+"""Imported with this file: transformers looks for its module, which an earlier `pytester` forgot."""
 
 
 def qwen3_5() -> PreTrainedConfig:
