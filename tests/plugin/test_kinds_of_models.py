@@ -27,7 +27,7 @@ SIZES = {name: size for name, size in TINY_SEARCH.items() if not name.endswith("
 """As many controls as a user's search has: fewer say nothing of a replay as a whole."""
 REPLAY = "release.divergence.jsonl"
 IMPORTED = (OpenAIGPTLMHeadModel,)
-"""Imported with this file: transformers looks for its module, which an earlier `pytester` forgot."""
+"""Imported with this file: transformers looks for its module, and `pytester` forgets late ones."""
 
 
 def qwen3_5() -> PreTrainedConfig:
