@@ -46,8 +46,9 @@ Write = Callable[[Decoding, Ids, Sequence[Tensor]], list[tuple[Ids, ...]]]
 """Function from a model that has read prompts, and their ids, to its continuations of each.
 
 The ids are the prefix that the prompts share, and the rest of each."""
-Decode = Callable[[Decoding, Sequence[int], int, frozenset[int]], list[list[int]]]
-"""Function from a model that has read rows, their numbers, and a limit with its stop ids."""
+Decode = Callable[[Decoding, Sequence[tuple[int, str]], int, frozenset[int]], list[list[int]]]
+"""Function from a model that has read rows, the number and part of each, and a limit with its stop
+ids. The part, empty for a reply's first, has random draws of its own."""
 
 
 def greedy_continuations(
@@ -92,9 +93,11 @@ def sampler(
         ]
 
         def decode(
-            state: Decoding, numbers: Sequence[int], limit: int, stop_ids: frozenset[int]
+            state: Decoding, parts: Sequence[tuple[int, str]], limit: int, stop_ids: frozenset[int]
         ) -> list[list[int]]:
-            chosen = [seeds[number] for number in numbers]
+            chosen = [
+                row_seed(seeds[number], part) if part else seeds[number] for number, part in parts
+            ]
             return samples_from(state, limit, stop_ids, chosen, temperature=temperature)
 
         rows = [bodies[owner] for owner in owners]
@@ -109,7 +112,7 @@ def most_likely(pair: ModelPair, max_new_tokens: int) -> Write:
     """Return a writer of each model's most likely tokens."""
 
     def decode(
-        state: Decoding, numbers: Sequence[int], limit: int, stop_ids: frozenset[int]
+        state: Decoding, parts: Sequence[tuple[int, str]], limit: int, stop_ids: frozenset[int]
     ) -> list[list[int]]:
         return greedy_from(state, limit, stop_ids)
 
@@ -163,12 +166,12 @@ def _replies(
     closing mark of the template, and answers.
     """
     chat, replies = pair.chat, pair.chat.open_replies
-    numbers = range(len(bodies))
+    first = [(number, "") for number in range(len(bodies))]
     if replies is None:
-        return [tuple(ids) for ids in decode(state, numbers, max_new_tokens, chat.stop_ids)]
+        return [tuple(ids) for ids in decode(state, first, max_new_tokens, chat.stop_ids)]
     limit = max(chat.thought_length, max_new_tokens)
     stop_ids = chat.stop_ids if replies.stop_id is None else chat.stop_ids | {replies.stop_id}
-    begun = decode(state, numbers, limit, stop_ids)
+    begun = decode(state, first, limit, stop_ids)
     found = [tuple(ids[:max_new_tokens]) for ids in begun]
     closed: dict[int, Ids] = {}
     for number, ids in enumerate(begun):
@@ -182,7 +185,8 @@ def _replies(
         return found
     rows = [torch.cat([bodies[number], torch.tensor(ids)]) for number, ids in closed.items()]
     state = state.side.start(rows, prefix=prefix)
-    answers = decode(state, list(closed), max_new_tokens, chat.stop_ids)
+    rest = [(number, "answer") for number in closed]
+    answers = decode(state, rest, max_new_tokens, chat.stop_ids)
     for (number, thoughts), answer in zip(closed.items(), answers, strict=True):
         found[number] = (*thoughts, *answer)
     return found

@@ -129,3 +129,16 @@ def test_a_limit_of_thoughts_is_no_limit_of_answers() -> None:
 
     closing = TOKENIZER.encode("\n</think>\n\n", add_special_tokens=False)
     assert len(ids) in (2 + len(closing) + 8, 2 + len(closing) - 1 + 8)
+
+
+def test_an_answer_has_draws_of_its_own() -> None:
+    """On models that see nothing of their context, thoughts and answer are chance alone."""
+    pair = thinking_pair(OPENED, bias={"<|im_end|>": -99.0, "</think>": -99.0})
+    for side in pair.sides:
+        with torch.no_grad():
+            local(side).model.lm_head.weight.zero_()
+
+    (score,) = score_prompts(pair, PROMPTS[:1], num_continuations=1, max_new_tokens=ANSWER)
+
+    for (ids,) in (score.continuations.reference, score.continuations.candidate):
+        assert ids[:ANSWER] != ids[-ANSWER:]
