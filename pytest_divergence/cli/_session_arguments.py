@@ -26,10 +26,9 @@ from pytest_divergence.discovery.soft_prompts.training_config import (
 )
 from pytest_divergence.plugin.options import BY_FIELD, MODELS, given_twice
 
-MEASURED_PAIR = (
-    *(*MODELS, "dtype", "device", "metric"),
-    *("chat_template", "system_prompt", "template_arg"),
-)
+TEMPLATE = ("chat_template", "system_prompt", "template_arg")
+"""Settings of what stands around a prompt."""
+MEASURED_PAIR = (*MODELS, "dtype", "device", "metric", *TEMPLATE)
 """Settings that a measurement of two models depends on."""
 NUM_EPOCHS = 10
 """Epochs of a training, if neither epochs nor steps are given."""
@@ -241,7 +240,7 @@ def _add_doctor(parser: ArgumentParser) -> None:
         "long a search would take; this reads only their files, loads no weights and downloads "
         "nothing. Exit code 1: something is wrong."
     )
-    fields = ("profile", "budget", "num_cases", "chat_template", "system_prompt", "template_arg")
+    fields = ("profile", "budget", "num_cases", *TEMPLATE)
     _add_settings(parser, (*MODELS, *fields, "device", "dtype", "memory"))
     parser.add_argument(
         "--measure",

@@ -25,6 +25,7 @@ from pytest_divergence.core.settings import THINKING_SWITCHES
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.template_trial import MAX_RENDERED, check_template
 from pytest_divergence.models.thoughts import Replies, Thoughts, find_thoughts
+from pytest_divergence.models.tokenizers import decoded
 
 Prompt = str | Sequence[Message]
 
@@ -119,8 +120,7 @@ class ChatFormat:
         """
         if self.open_replies is not None:
             return self.open_replies.text(token_ids)
-        decoded = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return decoded if isinstance(decoded, str) else "".join(decoded)
+        return decoded(self.tokenizer, token_ids)
 
     def has_control_tokens(self, text: str) -> bool:
         """Whether the text contains a special token as text."""

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pytest_divergence.core.replies import join_parts
 from pytest_divergence.core.settings import THINKING_SWITCHES
+from pytest_divergence.models.tokenizers import decoded
 
 QUESTION, THOUGHT, ANSWER = "alpha 7 omega?", "gamma 5 lambda", "kappa 3 sigma"
 """Contents by which rendered text is taken apart."""
@@ -182,9 +183,11 @@ class Replies:
         """
         start, (end, rest) = self._start(token_ids), self._end(token_ids)
         if start is None:
-            return self._decoded(token_ids)
-        thoughts = self._decoded(token_ids[start:end])
-        return join_parts(thoughts, None if rest is None else self._decoded(token_ids[rest:]))
+            return decoded(self.tokenizer, token_ids)
+        thoughts = decoded(self.tokenizer, token_ids[start:end])
+        return join_parts(
+            thoughts, None if rest is None else decoded(self.tokenizer, token_ids[rest:])
+        )
 
     def closed(self, token_ids: Sequence[int]) -> tuple[int, ...] | None:
         """Return the beginning of a reply up to its answer, with its thoughts closed by the mark.
@@ -194,12 +197,12 @@ class Replies:
         if self._start(token_ids) is None:
             return None
         mark, kept = self.thoughts.closing.strip(), list(token_ids)
-        written = self._decoded(kept, keep_marks=True)
+        written = decoded(self.tokenizer, kept, keep_special=True)
         if mark in written:
             before = written.index(mark)
-            while len(self._decoded(kept, keep_marks=True)) > before:
+            while len(decoded(self.tokenizer, kept, keep_special=True)) > before:
                 kept.pop()
-        ends_line = self._decoded(kept, keep_marks=True).endswith("\n")
+        ends_line = decoded(self.tokenizer, kept, keep_special=True).endswith("\n")
         return (*kept, *self._closings[ends_line])
 
     @cached_property
@@ -212,7 +215,7 @@ class Replies:
         """Number of ids of the opening mark; None if the reply does not begin with it."""
         mark = self.thoughts.opening.strip()
         for count in range(len(token_ids) + 1):
-            text = self._decoded(token_ids[:count], keep_marks=True).lstrip()
+            text = decoded(self.tokenizer, token_ids[:count], keep_special=True).lstrip()
             if text.startswith(mark):
                 return count
             if not mark.startswith(text):
@@ -229,7 +232,3 @@ class Replies:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def _decoded(self, token_ids: Sequence[int], *, keep_marks: bool = False) -> str:
-        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=not keep_marks)
-        return text if isinstance(text, str) else "".join(text)

@@ -114,6 +114,14 @@ def vocabularies(rows: tuple[int, int], known: tuple[int, int]) -> Vocabularies:
     return reference, candidate
 
 
+def decoded(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], *, keep_special: bool = False
+) -> str:
+    """Return the text of token ids, without special tokens unless they are kept."""
+    text = tokenizer.decode(list(token_ids), skip_special_tokens=not keep_special)
+    return text if isinstance(text, str) else "".join(text)
+
+
 def num_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
     """One more than the largest id that a tokenizer gives."""
     return max(tokenizer.get_vocab().values()) + 1

@@ -11,6 +11,7 @@ from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Decoding
+from pytest_divergence.models.tokenizers import decoded
 from pytest_divergence.scoring.divergences import forward_kl, reverse_kl
 from pytest_divergence.scoring.teacher_forcing import check_finite, read_prompts
 
@@ -64,5 +65,4 @@ def _token_text(pair: ModelPair, token_id: int) -> str:
     """Return a token as it is written, control tokens included."""
     if token_id >= pair.reference.vocab_size:
         return ADDED_TOKEN
-    decoded = pair.chat.tokenizer.decode([token_id])
-    return decoded if isinstance(decoded, str) else "".join(decoded)
+    return decoded(pair.chat.tokenizer, [token_id], keep_special=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from pytest_divergence.core.file_names import suite_path
 from pytest_divergence.core.replies import parts_of
 from pytest_divergence.core.settings import PROFILES, THOUGHT_LENGTHS
+from tests.models_in_memory import tiny_model
 from tests.plugin.conftest import MODELS, Project, shown
 from tests.plugin.test_search import TINY_SEARCH
 from tests.thinking import OPENED, SWITCHED, thinking_tokenizer
@@ -39,12 +39,8 @@ def thinking(
     tokenizer = thinking_tokenizer()
     tokenizer.chat_template = request.param
     for name, noise in (("base", 0.0), ("ft", 0.3)):
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(0)
-            build: Any = AutoModelForCausalLM.from_config
-            model = build(CONFIGS["llama"](len(tokenizer), **TOKEN_IDS), dtype=torch.float32)
-            for weight in model.parameters():
-                weight.add_(torch.randn_like(weight) * weight.std() * noise)
+        config = CONFIGS["llama"](len(tokenizer), **TOKEN_IDS)
+        model = tiny_model(config=config, perturb=noise)
         model.save_pretrained(pytester.path / name)
         tokenizer.save_pretrained(pytester.path / name)
     return Project(pytester)

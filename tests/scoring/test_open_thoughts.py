@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaConfig
 
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import Continuations, greedy_continuations, sampler
@@ -22,8 +23,6 @@ THOUGHTS, ANSWER = 6, 4
 
 def thinking_pair(template: str, *, length: int = THOUGHTS, bias: dict[str, float]) -> ModelPair:
     """Two models whose output head is biased towards some tokens, so that they write them."""
-    from transformers import LlamaConfig
-
     config = tiny_config(LlamaConfig, vocab_size=len(TOKENIZER))
     models: list[Any] = [tiny_model(config=config), tiny_model(config=config, perturb=0.3)]
     for model in models:

@@ -73,6 +73,11 @@ class AnsweredPrompt:
     candidate: Answer
     is_control: bool
 
+    @property
+    def replies(self) -> tuple[str, str]:
+        """The texts of both answers."""
+        return self.reference, self.candidate.text
+
 
 class AnsweredPrompts:
     """Answered prompts, of which near-identical ones count once; grows during a search."""

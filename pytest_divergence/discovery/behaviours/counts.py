@@ -22,9 +22,7 @@ def count_differences(
 
     A prompt counts where one model's answer shows the type and the other's does not.
     """
-    traits = traits_of(
-        text for prompt in answered for text in (prompt.reference, prompt.candidate.text)
-    )
+    traits = traits_of(reply for prompt in answered for reply in prompt.replies)
     types = [
         (trait.name, trait.explanation, [Hypothesis(trait.name, trait=key)])
         for key, trait in traits.items()

@@ -211,8 +211,8 @@ def _prompts_of(hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt]) -> t
 
 def _traits_in(answered: Sequence[AnsweredPrompt]) -> list[Hypothesis]:
     found = []
-    texts = (text for prompt in answered for text in (prompt.reference, prompt.candidate.text))
-    for key, trait in traits_of(texts).items():
+    replies = (reply for prompt in answered for reply in prompt.replies)
+    for key, trait in traits_of(replies).items():
         hypothesis = Hypothesis(trait.name, trait=key)
         shown = _prompts_of(hypothesis, answered)
         reverse = sum(hypothesis.is_shown_by_reference(prompt) for prompt in answered)
