@@ -16,6 +16,7 @@ from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.models.chat_format import ChatFormat
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprints import text_digest
+from pytest_divergence.scoring.continuations import sampled_continuations
 from pytest_divergence.scoring.scorer import score_prompts
 
 
@@ -115,6 +116,55 @@ def fresh_answers(
     return [
         AnsweredPrompt(row["prompt"], row["reference"], Answer.from_row(row["candidate"]), False)
         for row in rows
+    ]
+
+
+def repeated_answers(
+    ledger: Ledger,
+    prompts: Sequence[str],
+    *,
+    num_repeats: int,
+    seed: int,
+    max_new_tokens: int,
+    about: str,
+) -> list[AnsweredPrompt]:
+    """Sample `num_repeats` answers of each model to each prompt at T = 1, not scored.
+
+    The i-th answers of both models are one row; their log-ratios are 0.
+    """
+    digest = text_digest("\n".join(prompts))[:8]
+    arguments = {
+        "prompts": prompts,
+        "num_repeats": num_repeats,
+        "seed": row_seed(seed, "behaviours", digest),
+        "max_new_tokens": max_new_tokens,
+    }
+    rows = ledger.result(WorkUnit(f"behaviour/{about}/repeated/{digest}", _repeat, arguments))
+    return [
+        AnsweredPrompt(row["prompt"], row["reference"], Answer.from_row(row["candidate"]), False)
+        for row in rows
+    ]
+
+
+def _repeat(
+    worker: Worker, *, prompts: Sequence[str], num_repeats: int, seed: int, max_new_tokens: int
+) -> list[dict[str, Any]]:
+    chat = worker.pair.chat
+    found = sampled_continuations(
+        worker.pair,
+        prompts,
+        num_continuations=num_repeats,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    return [
+        {
+            "prompt": prompt,
+            "reference": chat.text(reference),
+            "candidate": asdict(Answer.of(chat, candidate, [0.0] * len(candidate))),
+        }
+        for prompt, written in zip(prompts, found, strict=True)
+        for reference, candidate in zip(written.reference, written.candidate, strict=True)
     ]
 
 
