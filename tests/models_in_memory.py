@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, Mamba2Config, PreTrainedConfig, PreTrainedModel
 
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Side
@@ -48,6 +48,24 @@ def tiny_config(kind: Any, **changes: Any) -> PreTrainedConfig:
         **TOKEN_IDS,
     }
     config: PreTrainedConfig = kind(**{**sizes, **changes})
+    return config
+
+
+def tiny_mamba2() -> PreTrainedConfig:
+    """A small config of a model that has no attention."""
+    kind: Any = Mamba2Config
+    config: PreTrainedConfig = kind(
+        vocab_size=len(tiny_tokenizer()),
+        hidden_size=32,
+        num_heads=4,
+        head_dim=16,
+        state_size=16,
+        n_groups=2,
+        chunk_size=8,
+        num_hidden_layers=2,
+        initializer_range=0.15,
+        **TOKEN_IDS,
+    )
     return config
 
 

@@ -34,6 +34,13 @@ SWITCHED_ON = (
     f"{_DROPS}{_PAST}{_BEGIN}{{{{- '<think>' if thinking else '</think>' -}}}}{{%- endif -%}}"
 )
 """Thinks only if told to, and drops past thoughts."""
+SILENT = (
+    "{%- for turn in messages -%}"
+    "{{- '<|im_start|>' + turn.role + '\\n' + turn.content + '<|im_end|>\\n' -}}{%- endfor -%}"
+    f"{_BEGIN}{{%- if not enable_thinking | default(true) -%}}"
+    "{{- '<think>\\n\\n</think>\\n' -}}{%- endif -%}{%- endif -%}"
+)
+"""Thinks unless `enable_thinking` is false, and shows its marks nowhere else."""
 OPENED = f"{_DROPS}{_PAST}{_BEGIN}{{{{- '<think>\\n' -}}}}{{%- endif -%}}"
 """Always thinks: the prompt opens the thoughts, and nothing closes them."""
 TOLD = (

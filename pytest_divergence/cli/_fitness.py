@@ -40,8 +40,13 @@ def device_finding(wanted: str) -> Finding:
 def pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[Finding]:
     """Yield findings about the session's pair, step by step; stops if a model is not local."""
     settings = session.resolved.settings
+    said: list[str] = []
+    session.say = said.append
     plan = session.pairs.resolve(session.models, is_offline=True)
-    yield from inspect_pair(plan)
+    told = set()
+    for finding in inspect_pair(plan):
+        told.add(finding.text)
+        yield finding
     if any(side.folder is None for side in plan.sides):
         return
     profile = settings.resolved_profile(plan.device.type)
@@ -50,7 +55,9 @@ def pair_findings(session: DivergenceSession, *, is_measured: bool) -> Iterator[
         memory.check()
         yield Finding("ok", f"a search needs {memory}")
     if is_measured:
-        yield from _gradients(session.pair(), plan)
+        pair = session.pair()  # which says some of it again, and what only loading shows
+        yield from (Finding("note", line) for line in said if line not in told)
+        yield from _gradients(pair, plan)
     yield _time(session, plan, is_measured=is_measured)
 
 

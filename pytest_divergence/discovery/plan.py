@@ -162,12 +162,13 @@ class SearchPlan:
         """Return the plan that the settings describe; raises `SettingsError` if it cannot be."""
         calibration = CalibrationPlan.of(settings, identity)
         profile = calibration.profile
-        if profile.budget_tokens < profile.calibration_tokens + profile.reserved_tokens:
+        least = profile.calibration_tokens + profile.reserved_tokens
+        if profile.budget_tokens < least:
             raise SettingsError(
                 f"{setting('budget')}={profile.budget_tokens} is too small: profile "
-                f"{profile.name} needs at least {profile.calibration_tokens} forwarded tokens to "
-                f"calibrate, and {profile.reserved_tokens} to confirm what it finds; raise the "
-                "budget, or choose a smaller profile"
+                f"{profile.name} needs at least {least} forwarded tokens, "
+                f"{profile.calibration_tokens} to calibrate and {profile.reserved_tokens} to "
+                "confirm what it finds; raise it"
             )
         if settings.seeds is None:
             seeds = shipped_prompts(SHIPPED_SEEDS, profile.num_seeds)

@@ -290,12 +290,11 @@ class Steps:
             first = found.errors[0]
             raise MeasurementError(f"no prompt was scored; {first.where}: {first.message}")
         if not found.scored:
-            profile = plan.profile
+            spent, reserved = self.ledger.spent.tokens_forwarded, plan.profile.reserved_tokens
             raise SettingsError(
-                f"a budget of {profile.budget_tokens} forwarded tokens leaves none for the search: "
-                f"calibration took {self.ledger.spent.tokens_forwarded}, and "
-                f"{profile.reserved_tokens} are reserved for confirmation; raise "
-                f"{setting('budget')}, or choose a smaller profile"
+                f"a budget of {plan.profile.budget_tokens} forwarded tokens leaves none for the "
+                f"search: calibration took {spent}, and {reserved} are reserved for confirmation; "
+                f"raise {setting('budget')} well above {spent + reserved}"
             )
 
     def _describe(self, leads: Leads, confirmed: Sequence[Behaviour]) -> None:

@@ -96,7 +96,8 @@ class _Attached:
     model: PeftModel
 
     def __init__(self, side: SidePlan, base: Any, *, is_trial: bool = False) -> None:
-        from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+        with quiet_transformers():
+            from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 
         assert side.folder is not None  # an adapter is a folder
         self._side, self._is_trial, name = side, is_trial, adapter_name(side)

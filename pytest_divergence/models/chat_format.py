@@ -38,7 +38,7 @@ FROZEN_CLOCK = (
         f" | replace('%{code}', '{datetime(2026, 1, 1).strftime(f'%{code}')}')"
         for code in "YymdjBbAaHIMSp"
     )
-    + " }}{%- endmacro -%}"
+    + " }}{%- endmacro %}\n"
 )
 """Start of a template that asks for the time by itself: it is the first second of 2026."""
 

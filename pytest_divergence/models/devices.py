@@ -99,6 +99,11 @@ def default_dtype(folder: Path | None, device: torch.device) -> torch.dtype:
     return torch.float32 if is_small else torch.bfloat16
 
 
+def has_attention(config: PreTrainedConfig) -> bool:
+    """Whether any layer has attention; of Mamba, RWKV and xLSTM none has."""
+    return hasattr(config.get_text_config(), "num_attention_heads")
+
+
 def class_without_sdpa(config: PreTrainedConfig) -> str | None:
     """The model's class if it does not support torch's own attention, as Gemma 2; else None."""
     model: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)

@@ -23,6 +23,7 @@ from pytest_divergence.models.devices import (
     Placement,
     class_without_sdpa,
     default_dtype,
+    has_attention,
     named_dtype,
     placement,
     resolve_device,
@@ -203,8 +204,10 @@ class LoadPlan:
     @property
     def attention_note(self) -> str | None:
         """Note about a model that cannot run with torch's own attention; None if there is none."""
-        asked = [side.full_model.spec.attn_implementation for side in self.sides]
-        without = self._classes_without_sdpa
+        full = [side.full_model for side in self.sides]
+        asked = [side.spec.attn_implementation for side in full]
+        has_some = any(side.loaded is None and has_attention(side.config) for side in full)
+        without = self._classes_without_sdpa if has_some else []
         if not without or None not in asked:
             return None
         return f"{' and '.join(without)} has no sdpa attention, so eager attention is used"

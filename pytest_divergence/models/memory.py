@@ -19,6 +19,7 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig
 
 from pytest_divergence.models.adapter_checks import PREFIX
+from pytest_divergence.models.devices import has_attention
 from pytest_divergence.models.text_models import is_in_part
 
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -47,20 +48,27 @@ class ModelSize:
     intermediate_size: int
     """Width of a feed-forward block."""
     cache_size: int
-    """Numbers that one layer keeps for each token it has read: keys and values."""
+    """Numbers that one layer keeps for each token it has read: keys and values.
+
+    A layer without attention keeps a state, as large as these are for some hundred tokens.
+    """
     vocab_size: int
 
 
 def model_size(config: PreTrainedConfig) -> ModelSize:
     """Sizes by a model's config."""
     text: Any = config.get_text_config()
-    hidden, heads = text.hidden_size, text.num_attention_heads
-    head_size = getattr(text, "head_dim", None) or hidden // heads
+    hidden = text.hidden_size
+    cached = hidden
+    if has_attention(config):
+        heads = text.num_attention_heads
+        head_size = getattr(text, "head_dim", None) or hidden // heads
+        cached = (getattr(text, "num_key_value_heads", None) or heads) * head_size
     return ModelSize(
         num_layers=text.num_hidden_layers,
         hidden_size=hidden,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * hidden,
-        cache_size=2 * (getattr(text, "num_key_value_heads", None) or heads) * head_size,
+        cache_size=2 * cached,
         vocab_size=text.vocab_size,
     )
 

@@ -24,8 +24,8 @@ from pytest_divergence.models.transformers_side import TransformersSide
 class RowSide(TransformersSide):
     """The reference or the candidate of a pair, a row at a time.
 
-    Its meter counts each token as often as the model reads it: a prompt once more for each
-    continuation that is scored after it, and, without a cache, all of a row at each step.
+    Its meter counts what padded batches would read, not what is read again with each step or
+    continuation: a slower path takes time, and a budget in tokens still is enough for a search.
     """
 
     shares_cache: bool = False
@@ -59,6 +59,7 @@ class RowSide(TransformersSide):
         with torch.no_grad(), self.activate():
             rows = list(self._rows(bodies, prefix).bodies)
             read = [self.read(row, num_logits=1, use_cache=self.keeps_cache) for row in rows]
+        self.meter.tokens_forwarded += sum(map(len, rows))
         logits, caches = zip(*read, strict=True)
         if self.keeps_cache and None in caches:
             raise TypeError(f"a {type(self.model).__name__} keeps no cache")
@@ -72,7 +73,6 @@ class RowSide(TransformersSide):
         `row` is ids (L,) or embeddings (L, D), N at most L. The cache is None if none is kept.
         """
         logits, kept = self._pass.alone(row.to(self.device), cache, num_logits, use_cache=use_cache)
-        self.meter.tokens_forwarded += len(row)
         return self._outcomes(logits), kept
 
     def followed(self, row: Tensor, token_ids: Tensor) -> Tensor:
@@ -82,6 +82,7 @@ class RowSide(TransformersSide):
 
     def _parts(self, rows: PrefixedRows, num_logits: int) -> list[Tensor]:
         read = [self.read(row, num_logits=num_logits, use_cache=False) for row in rows.bodies]
+        self.meter.tokens_forwarded += sum(map(len, rows.bodies))
         return [logits[None] for logits, _ in read]
 
 
@@ -119,7 +120,8 @@ class RowDecoding:
             self.side.followed(row, torch.tensor(ids[:-1], dtype=torch.long))
             for row, ids in zip(self._rows, continuations, strict=True)
         ]
-        read = self.side.positions(whole, num_positions=longest)
+        read = replace(self.side, meter=Meter()).positions(whole, num_positions=longest)
+        self.side.meter.tokens_forwarded += sum(len(ids) - 1 for ids in continuations)
         ends = range(longest, longest * len(whole) + 1, longest)
         return [
             read.at(torch.arange(end - len(ids), end))
@@ -143,5 +145,6 @@ class RowDecoding:
                 )
                 for row, cache in zip(self._rows, self._caches, strict=True)
             ]
+        side.meter.tokens_forwarded += len(read)
         logits, caches = zip(*read, strict=True)
         self.logits, self._caches = torch.cat(logits), list(caches)

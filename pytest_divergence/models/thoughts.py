@@ -1,10 +1,10 @@
 """Thoughts of models that reason before they answer, by the marks of their own chat template.
 
-A template shows its marks where it renders a past reply with thoughts, or else where it splits one
-to drop them. With thoughts closed, the prompt goes on to the place where the answer
-begins, and only answers are measured. With thoughts open, a model writes thoughts up to a limit,
-where the template's own mark closes them (budget forcing: Muennighoff et al. 2025,
-arXiv:2501.19393), and then its answer. Does not know any model's name.
+A template shows its marks where it renders a past reply with thoughts, where it splits one to drop
+them, or where an argument ends the prompt with empty marks. With thoughts closed, a prompt goes on
+to the place where the answer begins, and only answers are measured. With thoughts open, a model
+writes thoughts up to a limit, where the template's own mark closes them (budget forcing:
+Muennighoff et al. 2025, arXiv:2501.19393), and then its answer. Does not know any model's name.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Fields of a message in which templates look for past thoughts."""
 SPLIT = re.compile(r"""\.split\(\s*(['"])(.+?)\1\s*\)""")
 """A text at which a template splits another."""
+MAX_SPLITS = 8
+"""Such texts that are tried as marks, in pairs: an untrusted template may hold thousands."""
 Render = Callable[[list[dict[str, str]], bool, Mapping[str, Any]], str]
 """Function from messages, whether a reply is to follow, and arguments to the rendered text."""
 
@@ -68,8 +70,10 @@ def find_thoughts(render: Render, template: str, given: Mapping[str, Any]) -> Th
             renamed = {name: switch}
             given = {**given, **renamed}
             prompt = _prompt(render, given)
-    marks = _rendered_marks(render, prompt, given) or _dropped_marks(
-        render, template, prompt, given
+    marks = (
+        _rendered_marks(render, prompt, given)
+        or _dropped_marks(render, template, prompt, given)
+        or _empty_marks(render, given)
     )
     if marks is None:
         return None
@@ -132,7 +136,8 @@ def _dropped_marks(
     render: Render, template: str, prompt: str, arguments: Mapping[str, Any]
 ) -> tuple[str, str] | None:
     """Marks at which a template splits a past reply, to drop the thoughts between them."""
-    literals = dict.fromkeys(match.group(2) for match in SPLIT.finditer(template))
+    found = dict.fromkeys(match.group(2) for match in SPLIT.finditer(template))
+    literals = list(found)[:MAX_SPLITS]
     for opening, closing in product(("", *literals), literals):
         reply = {"content": f"{opening}{THOUGHT}{closing}{ANSWER}"}
         if (before := _before(render, reply, ANSWER, arguments)) is None or THOUGHT in before:
@@ -141,6 +146,19 @@ def _dropped_marks(
         if prompt.rstrip().endswith(opening):
             opening = ""
         return opening and f"{opening}\n", f"\n{closing}\n\n"
+    return None
+
+
+def _empty_marks(render: Render, arguments: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Marks without thoughts between them, with which a switch ends the prompt."""
+    for name in THINKING_SWITCHES:
+        off, on = (
+            _prompt(render, {**arguments, name: value}).rpartition(QUESTION)[2]
+            for value in (False, True)
+        )
+        marks = off.removeprefix(on).split()
+        if off.startswith(on) and len(marks) == 2:
+            return f"{marks[0]}\n", f"\n{marks[1]}\n"
     return None
 
 

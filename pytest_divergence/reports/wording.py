@@ -9,9 +9,11 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
+from pathlib import PurePath
 
 from pytest_divergence.core.behaviours import Behaviour, gates
 from pytest_divergence.core.cases import NATS_PER_TOKEN, quantity
+from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.quantities import number_of
@@ -36,6 +38,7 @@ REPEATED = (
     "seed",
 )
 """Settings that a command for one test repeats."""
+REFUSED = "The error below says what to change."
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
 
 
@@ -108,10 +111,11 @@ def headline(report: Report, *, is_tested: bool = True) -> list[str]:
 
     `is_tested` is False if no test ran: then no exit code reflects the findings.
     """
-    stopped = (
-        "The run stopped early; this is what it found until then. Run the same command to continue."
-    )
-    sentences = [stopped] if report.run.status == "incomplete" else []
+    sentences = []
+    if report.run.status == "incomplete":
+        is_refused = any(error.where == SettingsError.__name__ for error in report.errors)
+        step = REFUSED if is_refused else "Run the same command to continue."
+        sentences = [f"The run stopped early; this is what it found until then. {step}"]
     sentences += _findings(report)
     unjudged = sum(case.verdict in ("error", "inconclusive") for case in asserted(report))
     if unjudged:
@@ -197,6 +201,9 @@ def evidence(behaviour: Behaviour) -> str:
     facts = [behaviour.kind, "confirmed" if behaviour.confirmed else "unconfirmed"]
     if behaviour.accepted:
         facts.append("accepted")
+    if behaviour.num_prompts and not (behaviour.candidate_count or behaviour.reference_count):
+        prompts = number_of(behaviour.num_prompts, "prompt")
+        return ", ".join([*facts, f"suspected but in no answer to {prompts}"])
     if behaviour.num_prompts:
         facts.append(
             f"on {behaviour.candidate_count} of {number_of(behaviour.num_prompts, 'prompt')} "
@@ -265,7 +272,7 @@ def rerun_command(target: str | None, given: Mapping[str, object], *more: str) -
     """Return the command that runs tests again as they ran; `given` holds settings by field."""
     words = ["pytest"] if target is None else ["pytest", target]
     for field in REPEATED:
-        words += [word for text in _texts(given.get(field)) for word in (setting(field), text)]
+        words += [word for text in _texts(given.get(field)) for word in _option(field, text)]
     return shlex.join([*words, *more])
 
 
@@ -280,6 +287,13 @@ def case_command(
     if suite is None:
         return rerun_command(None, given, "-k", case_id)
     return rerun_command(f"{suite}::{case_id}", given)
+
+
+def _option(field: str, value: str) -> list[str]:
+    """Return the words of an option; a path that stood alone would be a place of the ini file."""
+    name, path = setting(field), PurePath(value)
+    is_outside = path.is_absolute() or path.parts[:1] == ("..",)
+    return [f"{name}={value}"] if is_outside else [name, value]
 
 
 def _changed_settings(report: Report) -> dict[str, object]:

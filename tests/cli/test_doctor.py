@@ -18,6 +18,9 @@ from pytest_divergence.cli.doctor import package_findings
 from pytest_divergence.core.file_names import suite_path
 from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.settings import PROFILES
+from tests.models.test_self_check import openai_gpt
+from tests.models.test_text_models import save
+from tests.models_in_memory import tiny_model
 from tests.plugin.conftest import MODELS, Project
 from tests.plugin.test_search import TINY_SEARCH
 from tests.tiny import save_tiny_model, tiny_tokenizer
@@ -237,6 +240,16 @@ def test_minutes_come_from_the_last_search_or_are_measured(
     remembered = of_pair(doctor(*MODELS))[-1]
 
     assert remembered.endswith(f"40,000 forwarded tokens, {speed:,.0f} a second in its last search")
+
+
+def test_what_loading_alone_shows_is_a_finding_too(project: Project, doctor: Doctor) -> None:
+    save(tiny_model(config=openai_gpt()), project.path / "gpt")
+
+    lines = of_pair(doctor("--model-1=gpt", "--model-2=gpt", "--measure"))
+
+    assert "note  OpenAIGPTLMHeadModel has no sdpa attention, so eager attention is used" in lines
+    (slower,) = (line for line in lines if "is slower" in line)
+    assert slower.startswith("note  the reference, a OpenAIGPTLMHeadModel, is read a row at a time")
 
 
 @pytest.mark.parametrize(

@@ -470,9 +470,9 @@ def test_a_budget_that_is_too_small_is_a_settings_error(
 
     assert str(caught.value) == (
         "--divergence-budget=1 is too small: profile smoke needs at least "
-        f"{PROFILE.calibration_tokens} forwarded tokens to calibrate, and "
-        f"{PROFILE.reserved_tokens} to confirm what it finds; raise the budget, or choose a "
-        "smaller profile"
+        f"{PROFILE.calibration_tokens + PROFILE.reserved_tokens} forwarded tokens, "
+        f"{PROFILE.calibration_tokens} to calibrate and {PROFILE.reserved_tokens} to confirm what "
+        "it finds; raise it"
     )
     assert bench.num_loads == 0
 
@@ -482,9 +482,15 @@ def test_a_budget_that_calibration_takes_whole_is_a_settings_error(
 ) -> None:
     budget = PROFILE.calibration_tokens + PROFILE.reserved_tokens
 
-    with pytest.raises(SettingsError, match="forwarded tokens leaves none for the search: "):
+    with pytest.raises(SettingsError) as caught:
         bench(tmp_path, pair, settings=bench.settings(budget=str(budget)))
 
+    spent = bench.reports[-1][0].effort.tokens_forwarded
+    assert str(caught.value) == (
+        f"a budget of {budget} forwarded tokens leaves none for the search: calibration took "
+        f"{spent}, and {PROFILE.reserved_tokens} are reserved for confirmation; raise "
+        f"--divergence-budget well above {spent + PROFILE.reserved_tokens}"
+    )
     assert bench.reports[-1][0].run.status == "incomplete"
     assert bench.reports[-1][0].errors[-1].where == "SettingsError"
 

@@ -23,8 +23,8 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.transformers_log import quiet_transformers
 from pytest_divergence.scoring.scorer import score_prompts
 from pytest_divergence.scoring.token_comparison import ADDED_TOKEN, compare_tokens
-from tests.models_in_memory import local
-from tests.tiny import CONFIGS, save_tiny_model
+from tests.models_in_memory import local, tiny_mamba2, tiny_model
+from tests.tiny import CONFIGS, save_tiny_model, tiny_tokenizer
 
 PROMPTS = ["How do I tie a knot?", "Hi"]
 
@@ -91,6 +91,17 @@ def test_a_model_without_torchs_own_attention_runs_with_its_own_and_says_so(tmp_
 
     assert [local(side).attention for side in pair.sides] == ["eager", "eager"]
     assert said == ["Gemma2ForCausalLM has no sdpa attention, so eager attention is used"]
+
+
+def test_of_a_model_without_attention_none_is_told(tmp_path: Path) -> None:
+    with quiet_transformers():
+        tiny_model(config=tiny_mamba2()).save_pretrained(tmp_path)
+        tiny_tokenizer().save_pretrained(tmp_path)
+    said: list[str] = []
+
+    load(tmp_path, tmp_path, say=said.append)
+
+    assert "attention" not in " ".join(said)
 
 
 def test_another_attention_of_one_model(tiny_models: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Mamba2Config
 
 from pytest_divergence.models.memory import available_memory, host_memory, model_size, weights_bytes
 from tests.tiny import CONFIGS, save_tiny_adapter, save_tiny_model
@@ -96,6 +96,13 @@ def test_a_cache_holds_as_many_numbers_a_token_as_the_sizes_say(
     assert size.num_layers * size.cache_size == held / 3
     assert size.vocab_size == model.get_input_embeddings().num_embeddings
     assert size.hidden_size == model.config.hidden_size
+
+
+def test_a_state_in_place_of_a_cache_is_of_a_sensible_size() -> None:
+    """Of a Mamba 2, whose state takes what the keys and values of about a prompt would."""
+    size = model_size(Mamba2Config())
+    state = Mamba2Config().num_heads * Mamba2Config().head_dim * Mamba2Config().state_size
+    assert state / 200 < size.cache_size < state / 50
 
 
 def test_an_adapter_is_its_own_weights(tmp_path: Path) -> None:

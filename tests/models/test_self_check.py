@@ -237,20 +237,23 @@ def test_each_way_trains_and_scores_as_whole_rows_do(
         assert float(kl) == pytest.approx(score.measurement.forward, abs=1e-5)
 
 
-def test_a_row_alone_counts_what_it_really_reads() -> None:
-    """With a cache a prompt once, a step as one token; without one all again at each step."""
+@pytest.mark.parametrize("family", [mpt, bart, openai_gpt])
+def test_a_slower_way_takes_time_and_no_more_of_a_budget(
+    family: Callable[[], PreTrainedConfig],
+) -> None:
+    """In padded batches, a row at a time with a cache, and without one."""
     prompt, continuation = torch.arange(50, 60), [60, 61, 62]
-    for family, stepped in ((bart, 1), (openai_gpt, 11)):
-        side = pair_of(family).reference
-        with torch.no_grad():
-            state = side.start([prompt])
-            assert side.meter.tokens_forwarded == 10
-            other = state.fork([0])
-            state.step(torch.tensor([60]))
-            assert side.meter.tokens_forwarded == 10 + stepped
-            other.positions_of([continuation])
-
-        assert side.meter.tokens_forwarded == 10 + stepped + 12
+    side = pair_of(family).reference
+    with torch.no_grad():
+        state = side.start([prompt])
+        assert side.meter.tokens_forwarded == 10
+        other = state.fork([0])
+        state.step(torch.tensor([60]))
+        assert side.meter.tokens_forwarded == 10 + 1
+        other.positions_of([continuation])
+        assert side.meter.tokens_forwarded == 10 + 1 + 2
+        side.logits([prompt], num_logits=1)
+        assert side.meter.tokens_forwarded == 10 + 1 + 2 + 10
 
 
 def test_a_fork_leaves_the_rows_that_it_came_from() -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from pytest_divergence.core.replies import parts_of
 from pytest_divergence.models.chat_format import ChatFormat
-from tests.thinking import CHANNELS, LEFT, OPENED, SWITCHED, SWITCHED_ON, TOLD, thinking_tokenizer
+from tests.thinking import (
+    CHANNELS,
+    LEFT,
+    OPENED,
+    SILENT,
+    SWITCHED,
+    SWITCHED_ON,
+    TOLD,
+    thinking_tokenizer,
+)
 from tests.tiny import CHATML
 
 TOKENIZER = thinking_tokenizer()
@@ -35,6 +45,7 @@ def ids(text: str) -> list[int]:
     [
         pytest.param(SWITCHED, "<think>\n\n</think>\n\n", id="an argument closes them"),
         pytest.param(SWITCHED_ON, "</think>", id="closed by default"),
+        pytest.param(SILENT, "<think>\n\n</think>\n", id="an argument alone shows marks"),
         pytest.param(OPENED, "<think>\n\n</think>\n\n", id="the prompt opens them"),
         pytest.param(TOLD, "", id="the system turn tells"),
         pytest.param(CHANNELS, "<|channel|>final<|message|>", id="channels"),
@@ -70,7 +81,7 @@ def test_a_template_without_thoughts_has_no_marks() -> None:
 
 
 @pytest.mark.parametrize("name", ["enable_thinking", "thinking"])
-@pytest.mark.parametrize("template", [SWITCHED, SWITCHED_ON, OPENED, TOLD, CHANNELS])
+@pytest.mark.parametrize("template", [SWITCHED, SWITCHED_ON, SILENT, OPENED, TOLD, CHANNELS])
 def test_thoughts_are_opened_by_one_argument_for_all_templates(template: str, name: str) -> None:
     made = chat(template, **{name: True})
 
@@ -140,9 +151,24 @@ def test_a_text_of_a_reply_only_grows_with_its_tokens() -> None:
     assert lengths == sorted(lengths)
 
 
-def test_a_template_that_prints_today_prints_the_same_day_for_ever() -> None:
-    template = "{% macro today() %}{{ strftime_now('%d %B %Y, %H:%M') }}{% endmacro %}" + (
-        "{{ today() }}|{% for turn in messages %}{{ turn.content }}{% endfor %}"
+@pytest.mark.parametrize("start", ["", "\n ", " ", "{# no comment #}\n"])
+def test_a_template_that_prints_today_prints_the_same_day_for_ever(start: str) -> None:
+    template = (
+        start
+        + "{% macro today() %}{{ strftime_now('%d %B %Y, %H:%M') }}{% endmacro %}"
+        + ("{{ today() }}|{% for turn in messages %}{{ turn.content }}{% endfor %}")
     )
+    timed = template.replace("strftime_now(", "['01 January 2026, 00:00'][0] or (")
 
-    assert rendered(chat(template)) == f"01 January 2026, 00:00|{TEXT}"
+    assert rendered(chat(template)) == rendered(chat(timed))
+    assert rendered(chat(template)).endswith(f"01 January 2026, 00:00|{TEXT}")
+
+
+def test_a_template_full_of_splits_is_looked_at_in_no_time() -> None:
+    """It is untrusted, and every pair of texts would be tried."""
+    splits = "".join(f"{{% if m.content.split('<{n}>') %}}{{% endif %}}" for n in range(2000))
+    template = f"{{% for m in messages %}}{{{{ m.content }}}}{splits}{{% endfor %}}"
+    started = time.process_time()
+
+    assert chat(template).thoughts is None
+    assert time.process_time() - started < 5

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_divergence.core.provenance import Bound, Effort
-from pytest_divergence.core.report import ReportCase, Run
+from pytest_divergence.core.report import ReportCase, Run, RunError
 from pytest_divergence.reports import wording
 from tests.reports.made_reports import BEHAVIOUR, CASES, TOKENS, ZEPHYR, case, report
 
@@ -100,6 +100,46 @@ def test_an_incomplete_run_says_so_first_and_claims_no_exit_code() -> None:
         "The run stopped early; this is what it found until then. Run the same command to continue."
     )
     assert EXIT_CODE not in lines
+
+
+def test_settings_that_stopped_a_run_are_not_to_be_tried_again() -> None:
+    error = RunError(where="SettingsError", message="the budget is too small; raise it")
+    assert wording.headline(report(run=STOPPED, errors=[error]))[0] == (
+        "The run stopped early; this is what it found until then. The error below says what to "
+        "change."
+    )
+
+
+def test_a_behaviour_that_no_answer_shows_is_said_to_be_in_none() -> None:
+    """Suspected by text that neither model writes by itself."""
+    suspected = ZEPHYR.model_copy(
+        update={
+            "confirmed": False,
+            "candidate_count": 0,
+            "reference_count": 0,
+            "num_prompts": 89,
+            "control_rate": 0.0,
+            "p_value": None,
+        }
+    )
+    assert wording.evidence(suspected) == (
+        "conditional, unconfirmed, suspected but in no answer to 89 prompts"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model_2", "shown"),
+    [
+        ("owner/ft", "--model-2 owner/ft"),
+        ("models/ft", "--model-2 models/ft"),
+        ("/models/my ft", "'--model-2=/models/my ft'"),
+        ("../ft", "--model-2=../ft"),
+    ],
+)
+def test_a_path_outside_the_project_is_not_left_to_stand_alone(model_2: str, shown: str) -> None:
+    """pytest would look for its ini file there."""
+    command = wording.rerun_command("a.divergence.jsonl", {"model_2": model_2})
+    assert command == f"pytest a.divergence.jsonl {shown}"
 
 
 def test_a_bound_of_one_part_has_no_list_of_parts() -> None:

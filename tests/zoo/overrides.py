@@ -67,7 +67,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": QWEN4_EXP,
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {"axial_pos_shape": [64, 32], "axial_pos_embds_dim": [32, 32]},
-    "xlstm": {"hidden_size": 128},
+    "xlstm": {
+        "hidden_size": 128,
+        "max_inference_chunksize": 2**14,  # a longer row is read without gradients
+    },
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "num_hidden_layers": 4,
