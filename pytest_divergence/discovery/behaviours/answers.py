@@ -10,14 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pytest_divergence.core.settings import MetricName
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.models.chat_format import ChatFormat
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.scoring.continuations import sampled_continuations
-from pytest_divergence.scoring.scorer import score_prompts
 
 
 @dataclass(frozen=True)
@@ -95,30 +93,6 @@ class AnsweredPrompts:
         return [prompt for prompt in self.answered if prompt.is_control]
 
 
-def fresh_answers(
-    ledger: Ledger,
-    prompts: Sequence[str],
-    *,
-    metric: MetricName,
-    seed: int,
-    max_new_tokens: int,
-    about: str,
-) -> list[AnsweredPrompt]:
-    """Sample answers at T = 1, in one work unit; `about` is the id of what they test."""
-    digest = text_digest("\n".join(prompts))[:8]
-    arguments = {
-        "prompts": prompts,
-        "metric": metric,
-        "seed": row_seed(seed, "behaviours", digest),
-        "max_new_tokens": max_new_tokens,
-    }
-    rows = ledger.result(WorkUnit(f"behaviour/{about}/{digest}", _sample_answers, arguments))
-    return [
-        AnsweredPrompt(row["prompt"], row["reference"], Answer.from_row(row["candidate"]), False)
-        for row in rows
-    ]
-
-
 def repeated_answers(
     ledger: Ledger,
     prompts: Sequence[str],
@@ -165,28 +139,4 @@ def _repeat(
         }
         for prompt, written in zip(prompts, found, strict=True)
         for reference, candidate in zip(written.reference, written.candidate, strict=True)
-    ]
-
-
-def _sample_answers(
-    worker: Worker, *, prompts: Sequence[str], metric: MetricName, seed: int, max_new_tokens: int
-) -> list[dict[str, Any]]:
-    pair = worker.pair
-    scores = score_prompts(
-        pair,
-        prompts,
-        metric=metric,
-        num_continuations=1,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-    )
-    return [
-        {
-            "prompt": prompt,
-            "reference": pair.chat.text(score.continuations.reference[0]),
-            "candidate": asdict(
-                Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios)
-            ),
-        }
-        for prompt, score in zip(prompts, scores, strict=True)
     ]

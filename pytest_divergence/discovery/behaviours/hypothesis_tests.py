@@ -10,7 +10,8 @@ exchanged, so it is as strong as chance makes them. Does not know how leads are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Literal
@@ -23,10 +24,8 @@ from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.behaviours.answers import (
     AnsweredPrompt,
     AnsweredPrompts,
-    fresh_answers,
     repeated_answers,
 )
-from pytest_divergence.discovery.behaviours.counts import sign_test
 from pytest_divergence.discovery.behaviours.descriptions import (
     described,
     named_as_said,
@@ -43,12 +42,10 @@ ALPHA = 0.05
 """Chance that a search confirms anything that is not there."""
 MIN_TRIGGERED = 8
 """Fewest prompts on which one model alone showed a lead, for the test over prompts."""
-MIN_CANDIDATE_SHARE = 0.25
-"""Smallest share of the fresh answers that must show it."""
 NUM_LOCAL_PROMPTS = 4
-NUM_REPEATS = 16
-"""Answers of each model to each prompt of the local test."""
 Kind = Literal["triggered", "local"]
+NUM_REPEATS: Mapping[Kind, int] = {"triggered": 4, "local": 16}
+"""Answers of each model to each prompt of a test."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class Outcome:
     answered: list[AnsweredPrompt]
     p_value: float
     is_clear: bool
-    """Whether enough answers show it, the other model hardly does, and it is telling."""
+    """Whether the other model hardly shows it."""
 
 
 def judge(
@@ -112,7 +109,7 @@ def judge(
     outcomes = []
     for number, test in enumerate(tests):
         listener.progress("test a lead", number, len(tests))
-        outcomes.append(_carried_out(ledger, test, evidence, settings, profile))
+        outcomes.append(_carried_out(ledger, test, settings.seed, profile.naming_length))
     if tests:
         listener.progress("test a lead", len(tests), len(tests))
     adjusted = holm([outcome.p_value for outcome in outcomes])
@@ -138,7 +135,7 @@ def frozen(
 
     A lead that 8 prompts show is tested over prompts: of all on which one model alone showed it,
     since only those of the candidate would confirm a wobble without direction. Any other lead is
-    tested on the few prompts that show it best, again and again.
+    tested on the few prompts that show it best, with more answers each.
     """
     ours, theirs = Hypothesis.is_shown_on, Hypothesis.is_shown_by_reference
     shows, shows_not = (theirs, ours) if is_decoy else (ours, theirs)
@@ -164,6 +161,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def sign_flip_test(counts: Sequence[tuple[int, int]]) -> float:
+    """Return the exact one-sided p-value of `(candidate, reference)` counts, a pair a prompt.
+
+    The null: on each prompt either model is as likely as the other to be the one that shows it more
+    often. So each prompt's difference may have either sign (Fisher 1935), however many answers are
+    sampled to it; answers to one prompt are no independent evidence.
+    """
+    differences = [candidate - reference for candidate, reference in counts]
+    ways = {0: 1}
+    for size in map(abs, differences):
+        if size:
+            flipped: dict[int, int] = {}
+            for total, count in ways.items():
+                for sign in (size, -size):
+                    flipped[total + sign] = flipped.get(total + sign, 0) + count
+            ways = flipped
+    extreme = sum(count for total, count in ways.items() if total >= sum(differences))
+    return extreme / sum(ways.values())
+
+
 def stratified_test(counts: Sequence[tuple[int, int]], num_repeats: int) -> float:
     """Return the exact one-sided p-value of `(candidate, reference)` counts, a pair a prompt.
 
@@ -182,45 +199,23 @@ def stratified_test(counts: Sequence[tuple[int, int]], num_repeats: int) -> floa
     return min(1.0, float(distribution[observed:].sum()))
 
 
-def _carried_out(
-    ledger: Ledger,
-    test: FrozenTest,
-    evidence: AnsweredPrompts,
-    settings: Settings,
-    profile: Profile,
-) -> Outcome:
-    hypothesis = test.hypothesis
-    about = f"decoy-{hypothesis.id}" if test.is_decoy else hypothesis.id
-    if test.kind == "triggered":
-        answered = fresh_answers(
-            ledger,
-            test.prompts,
-            metric=settings.metric,
-            seed=settings.seed,
-            max_new_tokens=profile.naming_length,
-            about=about,
-        )
-        shown, reverse = _split(test, answered)
-        p_value = sign_test(len(shown), len(reverse))
-        certain = [prompt.candidate for prompt in shown]
-    else:
-        answered = repeated_answers(
-            ledger,
-            test.prompts,
-            num_repeats=NUM_REPEATS,
-            seed=settings.seed,
-            max_new_tokens=profile.naming_length,
-            about=about,
-        )
-        shown, reverse = _split(test, answered)
-        p_value = stratified_test(_counts(test, answered), NUM_REPEATS)
-        found = [prompt for prompt in evidence.answered if prompt.prompt in test.prompts]
-        certain = [prompt.candidate for prompt in shown_by(hypothesis, found)]
-    is_clear = (
-        len(shown) >= MIN_CANDIDATE_SHARE * len(answered)
-        and len(reverse) <= MAX_REFERENCE_SHARE * len(shown)
-        and (test.is_decoy or hypothesis.is_telling(certain))
+def _carried_out(ledger: Ledger, test: FrozenTest, seed: int, length: int) -> Outcome:
+    answered = repeated_answers(
+        ledger,
+        test.prompts,
+        num_repeats=NUM_REPEATS[test.kind],
+        seed=seed,
+        max_new_tokens=length,
+        about=f"decoy-{test.hypothesis.id}" if test.is_decoy else test.hypothesis.id,
     )
+    shown, reverse = _split(test, answered)
+    counts = _counts(test, answered)
+    p_value = (
+        sign_flip_test(counts)
+        if test.kind == "triggered"
+        else stratified_test(counts, NUM_REPEATS["local"])
+    )
+    is_clear = len(reverse) <= MAX_REFERENCE_SHARE * len(shown)
     return Outcome(test, answered, p_value, is_clear)
 
 
@@ -250,17 +245,14 @@ def _confirmed(outcome: Outcome, evidence: AnsweredPrompts, p_value: float) -> C
     test, answered = outcome.test, outcome.answered
     shown = shown_by(test.hypothesis, answered)
     named = named_as_said(test.hypothesis, shown)
-    is_local = test.kind == "local"
     known = [prompt for prompt in evidence.answered if prompt.prompt in test.prompts]
     behaviour = described(named, evidence, answered, shown).model_copy(
         update={
             "confirmed": True,
             "p_value": p_value,
-            "breadth": "local" if is_local else None,
-            "telling": telling(
-                test.hypothesis, shown_by(test.hypothesis, known) if is_local else shown
-            ),
+            "breadth": "local" if test.kind == "local" else None,
+            "telling": telling(test.hypothesis, shown_by(test.hypothesis, known)),
         }
     )
-    causes = dict.fromkeys(prompt.prompt for prompt in shown)
-    return ConfirmedBehaviour(named, behaviour, tuple(causes))
+    often = Counter(prompt.prompt for prompt in shown)
+    return ConfirmedBehaviour(named, behaviour, tuple(prompt for prompt, _ in often.most_common()))

@@ -121,11 +121,12 @@ class Leads:
         answered = self.evidence.answered
         named = [lead.hypothesis for lead in self.supported]
         named += [lead.hypothesis for lead in self._open]
-        counts = {
-            hypothesis.id: len(shown_by(hypothesis, answered))
-            - sum(map(hypothesis.is_shown_by_reference, answered))
-            for hypothesis in named
-        }
+        counts = {}
+        for hypothesis in named:
+            shown = shown_by(hypothesis, answered)
+            reverse = sum(map(hypothesis.is_shown_by_reference, answered))
+            is_telling = hypothesis.is_telling([prompt.candidate for prompt in shown])
+            counts[hypothesis.id] = len(shown) - reverse if is_telling else 0
         words, chosen = ordinary_words(answered), list[Hypothesis]()
         for hypothesis in sorted(named, key=lambda each: (-counts[each.id], each.id)):
             is_known = any(

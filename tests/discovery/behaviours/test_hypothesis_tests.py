@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import fisher_exact
 
-from pytest_divergence.core.settings import PROFILES, Profile, Settings
+from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.counts import sign_test
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
@@ -19,6 +20,7 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import (
     frozen,
     holm,
     judge,
+    sign_flip_test,
     stratified_test,
 )
 from pytest_divergence.discovery.engines.base import Ledger
@@ -131,33 +133,73 @@ def test_prompts_that_say_nothing_change_nothing() -> None:
     assert stratified_test([(4, 1), (4, 1)], 16) < stratified_test([(4, 1)], 16)
 
 
-def any_confirmed(num_leads: int, rng: np.random.Generator, profile: Profile) -> bool:
-    """One search on two equal models: many leads are watched, and the best are tested."""
-    watched = rng.binomial(40, 0.15, size=num_leads) - rng.binomial(40, 0.15, size=num_leads)
-    tested = sorted(watched, reverse=True)[: profile.num_tested_leads]
-    p_values = []
-    for strength in [*tested, max(watched)]:  # the last is the decoy
-        if strength >= MIN_TRIGGERED or rng.random() < 0.5:
-            rate = rng.uniform(0.2, 0.8)
-            shown = rng.binomial(profile.num_behaviour_prompts, rate)
-            ours = rng.binomial(shown, 0.5)
-            p_values.append(sign_test(int(ours), int(shown - ours)))
-        else:
-            rates = rng.uniform(0.05, 0.95, size=4)
-            shown_by_both = rng.binomial(NUM_REPEATS, rates, size=(2, 4)).T
-            counts = [(int(ours), int(theirs)) for ours, theirs in shown_by_both]
-            p_values.append(stratified_test(counts, NUM_REPEATS))
-    return min(holm(p_values)) <= ALPHA
+def test_one_answer_a_prompt_is_flipped_as_a_sign_test() -> None:
+    counts = [(1, 0)] * 7 + [(0, 1)] * 2 + [(1, 1), (0, 0)]
+
+    assert sign_flip_test(counts) == pytest.approx(sign_test(7, 2))
+    assert sign_flip_test([]) == 1.0
+    assert sign_flip_test([(4, 0)]) == 0.5
 
 
-@pytest.mark.parametrize("num_leads", [1, 3, 10, 30, 100])
-def test_watching_more_leads_confirms_nothing_more(num_leads: int) -> None:
-    """Of 1,000 searches on equal models at most 5 in 100 confirm anything (3 sigma allowed)."""
+def test_answers_to_one_prompt_are_no_independent_evidence() -> None:
+    assert sign_flip_test([(4, 0)] * 5) == pytest.approx(0.5**5)
+    assert sign_flip_test([(4, 0), (1, 0)]) == 0.25
+
+
+def wobbling(rng: np.random.Generator, spread: float, num_leads: int) -> list[tuple[int, int]]:
+    """Counts of the best of many leads, which equal models show by chance more or less often.
+
+    `spread` is how far the log-odds of either model wobble from prompt to prompt.
+    """
+    best: tuple[int, Any, Any] | None = None
+    for _ in range(num_leads):
+        reference, candidate = 1 / (1 + np.exp(2 - spread * rng.normal(size=(2, 100))))
+        ours, theirs = rng.random(100) < candidate, rng.random(100) < reference
+        strength = int(ours.sum()) - int(theirs.sum())
+        if best is None or strength > best[0]:
+            chosen = rng.permutation(np.flatnonzero(ours != theirs))[: SMOKE.num_behaviour_prompts]
+            best = strength, candidate[chosen], reference[chosen]
+    assert best is not None
+    repeats = NUM_REPEATS["triggered"]
+    return list(zip(rng.binomial(repeats, best[1]), rng.binomial(repeats, best[2]), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("spread", "num_leads"),
+    [(0.0, 1), (0.0, 3), (0.0, 10), (0.0, 30), (0.0, 100), (1.0, 1), (1.0, 10)],
+)
+def test_watching_more_leads_confirms_nothing_more(num_leads: int, spread: float) -> None:
+    """At most 5 of 100 searches on equal models confirm anything; three sigma are allowed.
+
+    Models that wobble are not equal on any one prompt, and the best of 100 leads is confirmed in
+    about one of ten searches.
+    """
     rng = np.random.default_rng(num_leads)
+    num_tests, num_searches = SMOKE.num_tested_leads + 1, 300
 
-    share = np.mean([any_confirmed(num_leads, rng, SMOKE) for _ in range(1000)])
+    def confirms() -> bool:
+        rates = rng.uniform(0.05, 0.95, size=4)
+        local = rng.binomial(NUM_REPEATS["local"], rates, size=(2, 4)).T
+        p_values = [stratified_test([(int(a), int(b)) for a, b in local], NUM_REPEATS["local"])]
+        while len(p_values) < num_tests:
+            counts = wobbling(rng, spread, num_leads)
+            p_values.append(sign_flip_test([(int(a), int(b)) for a, b in counts]))
+        return min(holm(p_values)) <= ALPHA
 
-    assert share <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / 1000) ** 0.5
+    share = np.mean([confirms() for _ in range(num_searches)])
+
+    assert share <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / num_searches) ** 0.5
+
+
+def test_a_behaviour_that_two_in_five_answers_show_is_mostly_confirmed() -> None:
+    rng = np.random.default_rng(0)
+
+    def confirms() -> bool:
+        shown = rng.binomial(NUM_REPEATS["triggered"], 0.4, size=SMOKE.num_behaviour_prompts)
+        p_value = sign_flip_test([(int(count), 0) for count in shown])
+        return (SMOKE.num_tested_leads + 1) * p_value <= ALPHA
+
+    assert np.mean([confirms() for _ in range(300)]) > 0.95
 
 
 @pytest.mark.parametrize(
