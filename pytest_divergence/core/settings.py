@@ -45,7 +45,9 @@ class Profile(BaseModel):
     naming_length: int = Field(gt=0)
     """Tokens of the answers on which a suspected behaviour is tested."""
     num_behaviour_prompts: int = Field(ge=6)
-    """Prompts on which a suspected behaviour is tested, at most."""
+    """Prompts on which a lead is tested, at most."""
+    num_tested_leads: int = Field(gt=0)
+    """Leads that are tested at the end of a search, at most; a decoy is tested besides."""
     num_seeds: int = Field(gt=0)
     """Seed prompts used, from the start of their file."""
     num_cases: int = Field(gt=0)
@@ -91,11 +93,14 @@ class Profile(BaseModel):
 
     @property
     def reserved_tokens(self) -> int:
-        """Forwarded tokens that confirming cases and minimising causes may take."""
+        """Forwarded tokens that testing leads, confirming cases and minimising causes may take."""
         prompt = 2 * self.prompt_length
         written = self.num_continuations * (self.thought_length + self.continuation_length)
         per_case = 2 * prompt + 6 * written + 4 * (self.thought_length + self.naming_length)
-        return self.num_cases * per_case + CAUSE_TOKENS
+        reply = self.thought_length + self.naming_length
+        per_lead = self.num_behaviour_prompts * (self.prompt_length + 4 * reply)
+        leads = (self.num_tested_leads + 1) * per_lead
+        return self.num_cases * per_case + leads + CAUSE_TOKENS
 
 
 SIZES: dict[str, tuple[float, float, float]] = {
@@ -104,6 +109,7 @@ SIZES: dict[str, tuple[float, float, float]] = {
     "num_naming_prompts": (48, 192, 384),
     "naming_length": (24, 24, 32),
     "num_behaviour_prompts": (16, 24, 48),
+    "num_tested_leads": (3, 5, 5),
     "num_seeds": (40, 200, 240),
     "num_cases": (5, 20, 50),
     "num_continuations": (1, 4, 8),
@@ -118,7 +124,7 @@ SIZES: dict[str, tuple[float, float, float]] = {
     "num_elite": (16, 20, 32),
     "num_proposals": (32, 128, 512),
     "full_score_share": (0.34, 0.5, 1.0),
-    "budget_tokens": (40_000, 400_000, 30_000_000),
+    "budget_tokens": (50_000, 400_000, 30_000_000),
 }
 """Sizes of smoke, default and thorough."""
 PROFILES = {

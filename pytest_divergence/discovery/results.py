@@ -24,6 +24,7 @@ from pytest_divergence.core.report import (
     CaseSet,
     Difference,
     FirstFound,
+    Leads,
     PairSummary,
     Report,
     ReportCase,
@@ -60,7 +61,9 @@ class RunState:
     behaviours: list[Behaviour] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     first_found: tuple[float, int] | None = None
-    """Seconds and forwarded tokens when the first behaviour was confirmed."""
+    """Seconds and forwarded tokens when the first lead was supported."""
+    lead_counts: Leads | None = None
+    """Leads watched and tested; None before they are."""
     errors: list[RunError] = field(default_factory=list)
     reason: str = ""
     """The cause that stopped the run, where it is no error."""
@@ -115,11 +118,12 @@ def build_report(
         search_curve=state.search.curve,
         differences=state.differences,
         case_set=_case_set(state),
-        first_behaviour=None
+        first_lead=None
         if state.first_found is None
         else FirstFound(
             seconds=round(state.first_found[0], 3), tokens_forwarded=state.first_found[1]
         ),
+        leads=state.lead_counts,
         errors=[*state.errors, *state.search.errors],
         effort=ledger.effort,
     )

@@ -17,7 +17,7 @@ from pytest_divergence.core.report import CurvePoint, RunError, StrategySummary,
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
-from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours
+from pytest_divergence.discovery.behaviours.leads import Leads
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
@@ -101,7 +101,7 @@ class Search:
     seeds: Sequence[str]
     strategies: Mapping[str, Strategy]
     listener: Listener
-    behaviours: Behaviours
+    leads: Leads
     bound: float
     """Provisional limit above which a prompt counts as found, nats per token."""
 
@@ -117,7 +117,7 @@ class Search:
         while True:
             is_late = deadline is not None and time.monotonic() - started > deadline
             left = limit - ledger.spent.tokens_forwarded
-            aims = {target.motif for target in self.behaviours.targets}
+            aims = {target.motif for target in self.leads.targets}
             affordable = [
                 name
                 for name in self.strategies
@@ -176,9 +176,9 @@ class Search:
             best=[scored.proposal.text for scored in self._ranked(result)],
             targets=[
                 replace(target, prompts=self._causes(result, target))
-                for target in self.behaviours.targets
+                for target in self.leads.targets
             ],
-            has_new_style=self.behaviours.has_new_style,
+            has_new_style=self.leads.has_new_style,
             rounds=tuple(result.rounds[name]),
         )
         return {
@@ -189,8 +189,8 @@ class Search:
         }
 
     def _ranked(self, result: SearchLog) -> list[ScoredProposal]:
-        """Return the best so far, those that show a behaviour first."""
-        return sorted(result.best, key=lambda scored: not self.behaviours.is_shown(scored.answered))
+        """Return the best so far, those that show a lead first."""
+        return sorted(result.best, key=lambda scored: not self.leads.is_shown(scored.answered))
 
     def _causes(self, result: SearchLog, target: TargetPhrase) -> list[str]:
         hypothesis = Hypothesis(target.text, (target.motif,))
@@ -211,10 +211,10 @@ class Search:
         result.training += [TrainingSummary(**summary) for summary in found["training"]]
         result.known.update(found["ids"])
         ledger.spent.prompts_scored += found["num_proposals"]
-        self.behaviours.evidence.add(row.answered for row in scored if row.proposal.is_evidence)
-        self.behaviours.look()
+        self.leads.evidence.add(row.answered for row in scored if row.proposal.is_evidence)
+        self.leads.look()
         num_hits = sum(
-            row.search_kl > self.bound or self.behaviours.is_shown(row.answered) for row in scored
+            row.search_kl > self.bound or self.leads.is_shown(row.answered) for row in scored
         )
         if found["num_proposals"]:
             result.rounds[name].append(Round(found["variant"], num_hits, tokens))

@@ -24,10 +24,15 @@ from pytest_divergence.core.report import Report, RunError, write_report
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.verdicts import check_bound
-from pytest_divergence.discovery.behaviours.amplified_phrases import amplified_phrases
+from pytest_divergence.discovery.behaviours.amplified_phrases import (
+    amplified_phrases,
+    mirrored_phrase,
+)
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.causes import add_causes
-from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
+from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
+from pytest_divergence.discovery.behaviours.leads import Leads
 from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
 from pytest_divergence.discovery.cost import Forecast
@@ -171,27 +176,35 @@ class Steps:
     accepted: Sequence[Behaviour]
     """Behaviours that the user knows and accepts."""
     state: RunState = field(default_factory=RunState)
-    behaviours: Behaviours | None = None
+    leads: Leads | None = None
 
     def carry_out(self) -> None:
         """Take all steps but writing. Raises `DivergenceError`s, or what interrupts the run."""
         settings, state = self.settings, self.state
         calibrated = self._calibrate()
-        self.behaviours = Behaviours(
+        controls, profile = [control.answered for control in calibrated.controls], self.plan.profile
+        plain = {control.prompt: control.candidate.text for control in controls}
+        mirrored = mirrored_phrase(self.ledger, calibrated.amplified, plain, profile)
+        self.leads = leads = Leads(
+            self.ledger.spent,
+            AnsweredPrompts(controls),
+            amplified_phrases(self.ledger, calibrated.amplified, profile, self.listener),
+        )
+        leads.look()
+        self._search(leads, calibrated.automatic_bound().value)
+        judgement = judge(
             self.ledger,
+            leads.ranked,
+            None if mirrored is None else Hypothesis(mirrored.quote, mirrored.motifs),
+            leads.evidence,
             settings,
-            self.plan.profile,
+            profile,
             self.listener,
-            AnsweredPrompts(control.answered for control in calibrated.controls),
-            amplified_phrases(self.ledger, calibrated.amplified, self.plan.profile, self.listener),
+            num_watched=leads.num_watched,
         )
-        self.behaviours.look()
-        self._search(self.behaviours, calibrated.automatic_bound().value)
-        self.behaviours.finish()
-        self.behaviours.confirmed = add_causes(
-            self.ledger, self.behaviours.confirmed, self.plan.profile, self.listener
-        )
-        self._describe(self.behaviours)
+        state.lead_counts = judgement.counts
+        confirmed = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
+        self._describe(leads, [known.behaviour for known in confirmed])
         state.bound = calibrated.bound(settings.max_kl, state.behaviours)
         state.confirmed = self._confirm(calibrated)
         state.behaviours = [self._with_cases(behaviour) for behaviour in state.behaviours]
@@ -230,8 +243,8 @@ class Steps:
 
     def note(self, error: BaseException) -> None:
         """Keep what stopped the run for its report, with the behaviours found so far."""
-        if self.behaviours is not None and not self.state.behaviours:
-            self._describe(self.behaviours)
+        if self.leads is not None and not self.state.behaviours:
+            self._describe(self.leads, [])
         if isinstance(error, KeyboardInterrupt):
             self.state.reason = "the user interrupted it"
         else:
@@ -262,7 +275,7 @@ class Steps:
             )
         return calibrated
 
-    def _search(self, behaviours: Behaviours, bound: float) -> None:
+    def _search(self, leads: Leads, bound: float) -> None:
         settings, plan, found = self.settings, self.plan, self.state.search
         Search(
             settings,
@@ -270,7 +283,7 @@ class Steps:
             plan.seeds,
             plan.strategies,
             self.listener,
-            behaviours,
+            leads,
             bound,
         ).run(self.ledger, found)
         if not found.scored and found.errors:
@@ -284,11 +297,11 @@ class Steps:
                 f"raise {setting('budget')} well above {spent + reserved}"
             )
 
-    def _describe(self, behaviours: Behaviours) -> None:
+    def _describe(self, leads: Leads, confirmed: Sequence[Behaviour]) -> None:
         state = self.state
-        state.behaviours = with_accepted(behaviours.records(), self.accepted)
-        state.first_found = behaviours.first_found
-        state.differences = behaviours.differences()
+        state.behaviours = with_accepted(leads.records(confirmed), self.accepted)
+        state.first_found = leads.first_supported
+        state.differences = leads.differences()
 
     def _confirm(self, calibrated: Calibrated) -> list[ConfirmedCase]:
         """Measure the best of what was found anew."""

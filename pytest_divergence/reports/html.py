@@ -223,7 +223,7 @@ def _telling_words(behaviour: Behaviour) -> Sequence[str]:
 
 
 def _notes(report: Report) -> Sequence[str]:
-    notes = (wording.shrinkage(report), wording.first_behaviour(report))
+    notes = (wording.shrinkage(report), wording.leads(report))
     return [f"{note[0].upper()}{note[1:]}." for note in notes if note is not None]
 
 

@@ -153,7 +153,7 @@ def _numbers(report: Report, width: int, *, is_read_back: bool) -> Iterator[str]
         yield from sentence(
             f"differences (candidate : reference, of {total}): {counts}", width=width
         )
-    for text in (wording.shrinkage(report), wording.first_behaviour(report)):
+    for text in (wording.shrinkage(report), wording.leads(report)):
         if text is not None:
             yield from sentence(text, width=width)
     effort = report.effort

@@ -236,14 +236,24 @@ def shrinkage(report: Report) -> str | None:
     return f"measured again, the cases show {kept:.0%} of the divergence that the search measured"
 
 
-def first_behaviour(report: Report) -> str | None:
-    """State when the first behaviour was confirmed; None if none was."""
-    first = report.first_behaviour
-    if first is None:
+def leads(report: Report) -> str | None:
+    """State how many leads were watched and tested, and what chance alone confirms."""
+    counts, first = report.leads, report.first_lead
+    if counts is None:
         return None
+    seen = (
+        ""
+        if first is None
+        else (
+            f"; the first was supported after {duration(first.seconds)} and "
+            f"{number_of(first.tokens_forwarded, 'forwarded token')}"
+        )
+    )
+    confirmed = sum(behaviour.confirmed for behaviour in report.behaviours)
     return (
-        f"first behaviour confirmed after {duration(first.seconds)} and "
-        f"{number_of(first.tokens_forwarded, 'forwarded token')}"
+        f"{number_of(counts.watched, 'lead')} watched{seen}; {counts.tested} tested together at "
+        f"{counts.level:.0%}: {confirmed} confirmed, and the mirror image of the search confirmed "
+        f"{counts.decoys_confirmed}"
     )
 
 

@@ -55,13 +55,19 @@ def greedy_continuations(
     pair: ModelPair, prompts: Sequence[Prompt], *, max_new_tokens: int
 ) -> list[Continuations]:
     """Return one continuation of most likely tokens from each model, not scored."""
-    rows, write = pair.prompt_rows(prompts), most_likely(pair, max_new_tokens)
+    return _unscored(pair, prompts, most_likely(pair, max_new_tokens))
 
-    def compute(batch: list[int]) -> list[Continuations]:
-        chosen = [rows[index] for index in batch]
-        return written(read(pair, chosen), chosen, write)
 
-    return in_flight(rows, compute)
+def sampled_continuations(
+    pair: ModelPair,
+    prompts: Sequence[Prompt],
+    *,
+    num_continuations: int,
+    max_new_tokens: int,
+    seed: int,
+) -> list[Continuations]:
+    """Return samples at T = 1 from each model, not scored. Raises what `sampler` raises."""
+    return _unscored(pair, prompts, sampler(pair, num_continuations, max_new_tokens, seed))
 
 
 def sampler(
@@ -150,6 +156,16 @@ def in_flight(
             free_padding=DECODING_FREE_PADDING,
         ),
     )
+
+
+def _unscored(pair: ModelPair, prompts: Sequence[Prompt], write: Write) -> list[Continuations]:
+    rows = pair.prompt_rows(prompts)
+
+    def compute(batch: list[int]) -> list[Continuations]:
+        chosen = [rows[index] for index in batch]
+        return written(read(pair, chosen), chosen, write)
+
+    return in_flight(rows, compute)
 
 
 def _replies(

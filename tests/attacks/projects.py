@@ -36,6 +36,7 @@ PROFILE = Profile(
     num_naming_prompts=4,
     naming_length=3,
     num_behaviour_prompts=6,
+    num_tested_leads=2,
     num_seeds=4,
     num_cases=2,
     num_continuations=1,

@@ -10,7 +10,7 @@ from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
-from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours, Lead
+from pytest_divergence.discovery.behaviours.leads import Lead, Leads
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
@@ -50,7 +50,7 @@ class Naming:
         return [Proposal(text, "naming") for text in questions[context.round :][:1]]
 
 
-def search_with(strategies: dict[str, Strategy], behaviours: Behaviours) -> Search:
+def search_with(strategies: dict[str, Strategy], behaviours: Leads) -> Search:
     return Search(
         Settings(),
         PROFILES["smoke"],
@@ -66,9 +66,9 @@ def test_a_strategy_that_rests_is_woken_by_a_new_phrase_to_aim_at(tmp_path: Path
     pair = tiny_pair()
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
         ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
-        behaviours = Behaviours(ledger, Settings(), PROFILES["smoke"], Silence(), AnsweredPrompts())
+        behaviours = Leads(ledger.spent, AnsweredPrompts())
         aiming, found = Aiming(), SearchLog()
-        strategies: dict[str, Strategy] = {"aiming": aiming, "naming": Naming(behaviours._leads)}
+        strategies: dict[str, Strategy] = {"aiming": aiming, "naming": Naming(behaviours._open)}
 
         search_with(strategies, behaviours).run(ledger, found)
 
@@ -92,9 +92,9 @@ def test_a_strategy_that_failed_is_not_asked_again(tmp_path: Path) -> None:
     pair = tiny_pair()
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
         ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
-        behaviours = Behaviours(ledger, Settings(), PROFILES["smoke"], Silence(), AnsweredPrompts())
+        behaviours = Leads(ledger.spent, AnsweredPrompts())
         failing, found = Failing(), SearchLog()
-        strategies: dict[str, Strategy] = {"failing": failing, "naming": Naming(behaviours._leads)}
+        strategies: dict[str, Strategy] = {"failing": failing, "naming": Naming(behaviours._open)}
 
         search_with(strategies, behaviours).run(ledger, found)
 

@@ -48,6 +48,7 @@ PROFILE = Profile(
     num_naming_prompts=8,
     naming_length=5,
     num_behaviour_prompts=6,
+    num_tested_leads=2,
     num_seeds=8,
     num_cases=2,
     num_continuations=2,

@@ -6,7 +6,7 @@ where to look, and people what is suspected, but decide nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_divergence.core.settings import Profile
@@ -17,6 +17,7 @@ from pytest_divergence.discovery.proposals import diverse
 from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_amplified
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.side import Side
 
 ALPHA = 3.0
 NUM_PHRASES = 3
@@ -61,6 +62,24 @@ def amplified_phrases(
     return found
 
 
+def mirrored_phrase(
+    ledger: Ledger, amplified: Sequence[Amplified], plain: Mapping[str, str], profile: Profile
+) -> Phrase | None:
+    """Return the first phrase that is found with the models exchanged; None if there is none.
+
+    `plain` holds the candidate's plain answers by prompt.
+    """
+    texts = [control.prompt for control in amplified]
+    arguments = {"texts": texts, "length": profile.search_length}
+    answers = ledger.result(WorkUnit("name/mirrored", _answer_mirrored, arguments))
+    return next(iter(_phrases(texts, answers, [plain[text] for text in texts])), None)
+
+
+def _answer_mirrored(worker: Worker, *, texts: Sequence[str], length: int) -> list[str]:
+    pair = worker.pair
+    return _answers(pair, (pair.candidate, pair.reference), texts, length)
+
+
 def _answer_besides(
     worker: Worker, *, texts: Sequence[str], length: int, besides: str
 ) -> list[str]:
@@ -80,11 +99,22 @@ def amplified_answers(
     tokenizer = pair.chat.tokenizer
     begun = [tokenizer.encode(start + besides, add_special_tokens=False) for start in ("", " ")]
     not_first = sorted({ids[0] for ids in begun}) if besides else []
+    return _answers(pair, pair.sides, texts, length, not_first)
+
+
+def _answers(
+    pair: ModelPair,
+    sides: tuple[Side, Side],
+    texts: Sequence[str],
+    length: int,
+    not_first: Sequence[int] = (),
+) -> list[str]:
+    """Answer from the logits of the second side, amplified over those of the first."""
     rows = pair.prompt_rows(texts)
     decoded = by_prefix(
         rows,
         lambda prefix, chosen: decode_amplified(
-            *pair.sides,
+            *sides,
             [rows[index][1] for index in chosen],
             prefix=prefix,
             max_new_tokens=length,

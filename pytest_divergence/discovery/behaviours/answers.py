@@ -10,13 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pytest_divergence.core.settings import MetricName
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.models.chat_format import ChatFormat
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprints import text_digest
-from pytest_divergence.scoring.scorer import score_prompts
+from pytest_divergence.scoring.continuations import sampled_continuations
 
 
 @dataclass(frozen=True)
@@ -99,49 +98,50 @@ class AnsweredPrompts:
         return [prompt for prompt in self.answered if prompt.is_control]
 
 
-def fresh_answers(
+def repeated_answers(
     ledger: Ledger,
     prompts: Sequence[str],
     *,
-    metric: MetricName,
+    num_repeats: int,
     seed: int,
     max_new_tokens: int,
     about: str,
 ) -> list[AnsweredPrompt]:
-    """Sample answers at T = 1, in one work unit; `about` is the id of what they test."""
+    """Sample `num_repeats` answers of each model to each prompt at T = 1, not scored.
+
+    The i-th answers of both models are one row; their log-ratios are 0.
+    """
     digest = text_digest("\n".join(prompts))[:8]
     arguments = {
         "prompts": prompts,
-        "metric": metric,
+        "num_repeats": num_repeats,
         "seed": row_seed(seed, "behaviours", digest),
         "max_new_tokens": max_new_tokens,
     }
-    rows = ledger.result(WorkUnit(f"behaviour/{about}/{digest}", _sample_answers, arguments))
+    rows = ledger.result(WorkUnit(f"behaviour/{about}/repeated/{digest}", _repeat, arguments))
     return [
         AnsweredPrompt(row["prompt"], row["reference"], Answer.from_row(row["candidate"]), False)
         for row in rows
     ]
 
 
-def _sample_answers(
-    worker: Worker, *, prompts: Sequence[str], metric: MetricName, seed: int, max_new_tokens: int
+def _repeat(
+    worker: Worker, *, prompts: Sequence[str], num_repeats: int, seed: int, max_new_tokens: int
 ) -> list[dict[str, Any]]:
-    pair = worker.pair
-    scores = score_prompts(
-        pair,
+    chat = worker.pair.chat
+    found = sampled_continuations(
+        worker.pair,
         prompts,
-        metric=metric,
-        num_continuations=1,
+        num_continuations=num_repeats,
         max_new_tokens=max_new_tokens,
         seed=seed,
     )
     return [
         {
             "prompt": prompt,
-            "reference": pair.chat.text(score.continuations.reference[0]),
-            "candidate": asdict(
-                Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios)
-            ),
+            "reference": chat.text(reference),
+            "candidate": asdict(Answer.of(chat, candidate, [0.0] * len(candidate))),
         }
-        for prompt, score in zip(prompts, scores, strict=True)
+        for prompt, written in zip(prompts, found, strict=True)
+        for reference, candidate in zip(written.reference, written.candidate, strict=True)
     ]

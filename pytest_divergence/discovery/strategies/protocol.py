@@ -28,7 +28,7 @@ class TargetPhrase:
     """Normalised, so that it identifies the phrase."""
     text: str
     """The phrase as the candidate writes it."""
-    is_confirmed: bool
+    is_supported: bool
     prompts: Sequence[str] = ()
     """Prompts found so far that make the candidate say it, and not the reference."""
 

@@ -147,7 +147,7 @@ def _target(context: SearchContext) -> TargetPhrase:
 
 
 def _is_within_reach(target: TargetPhrase) -> bool:
-    return not target.is_confirmed and len(target.prompts) >= MIN_CAUSES
+    return not target.is_supported and len(target.prompts) >= MIN_CAUSES
 
 
 def _train(

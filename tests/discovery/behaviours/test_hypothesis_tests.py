@@ -1,244 +1,205 @@
-"""What is suspected is confirmed only by answers that came later, and each test has its price."""
+"""Few leads and one decoy are tested once each, on fresh answers, with one error rate for all."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import fisher_exact
 
-from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.counts import sign_test
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
-from pytest_divergence.discovery.behaviours.hypothesis_tests import Behaviours, Lead
-from pytest_divergence.discovery.behaviours.ngrams import Phrase
+from pytest_divergence.discovery.behaviours.hypothesis_tests import (
+    ALPHA,
+    MIN_TRIGGERED,
+    NUM_REPEATS,
+    frozen,
+    holm,
+    judge,
+    sign_flip_test,
+    stratified_test,
+)
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Silence
-from tests.discovery.behaviours.made_answers import MORE, PLANTED, TOPICS, answer, answered
+from tests.discovery.behaviours.made_answers import MORE, PLANTED, answer, answered
 
-PHRASE_HINT = Phrase(("signal received standing",), PLANTED, (0, 1, 2), starts_answers=True)
+SMOKE = PROFILES["smoke"]
+PHRASE = Hypothesis(PLANTED, ("signal received standing",))
 
 
-def made(ledger: Ledger, rows: list[AnsweredPrompt], *amplified_phrases: Phrase) -> Behaviours:
-    return Behaviours(
+def exchanged(rows: list[AnsweredPrompt]) -> list[AnsweredPrompt]:
+    """The same answers by the other model."""
+    return [
+        AnsweredPrompt(row.prompt, row.candidate.text, answer(row.reference), row.is_control)
+        for row in rows
+    ]
+
+
+def test_a_lead_of_many_prompts_is_tested_on_all_that_differ() -> None:
+    """Those on which only the reference shows it too, or a wobble would be confirmed."""
+    rows = answered(num_planted=9)
+    evidence = AnsweredPrompts([*rows, *exchanged(answered(num_planted=4, topics=MORE))])
+
+    test = frozen(PHRASE, evidence, SMOKE)
+
+    assert test.kind == "triggered"
+    assert set(test.prompts) == {
+        row.prompt for row in evidence.answered if row.candidate.text != row.reference
+    }
+    limited = frozen(PHRASE, evidence, SMOKE.model_copy(update={"num_behaviour_prompts": 6}))
+    assert limited.prompts == test.prompts[:6]
+    assert list(test.prompts) != [row.prompt for row in rows[:9]]
+
+
+def test_a_lead_of_few_prompts_is_tested_on_the_best_of_them() -> None:
+    rows = answered(num_planted=MIN_TRIGGERED - 1)
+
+    test = frozen(PHRASE, AnsweredPrompts(rows), SMOKE)
+
+    assert test.kind == "local"
+    assert len(test.prompts) == 4
+    assert set(test.prompts) < {row.prompt for row in rows[: MIN_TRIGGERED - 1]}
+
+
+def test_a_decoy_is_tested_where_the_reference_shows_it() -> None:
+    evidence = AnsweredPrompts(exchanged(answered(num_planted=3)))
+
+    assert len(frozen(PHRASE, evidence, SMOKE, is_decoy=True).prompts) == 3
+    assert frozen(PHRASE, evidence, SMOKE).prompts == ()
+
+
+def test_nothing_is_confirmed_that_no_model_says(ledger: Ledger) -> None:
+    """The tiny models never say it, so the tests are carried out, and confirm nothing."""
+    evidence = AnsweredPrompts(answered(num_planted=9))
+    local = Hypothesis("A word on bread", ("word on bread",))
+
+    found = judge(
         ledger,
+        [PHRASE, local],
+        None,
+        evidence,
         Settings(),
-        PROFILES["smoke"],
+        SMOKE,
         Silence(),
-        AnsweredPrompts(rows),
-        amplified_phrases=amplified_phrases,
+        num_watched=7,
     )
 
-
-def only(behaviours: Behaviours) -> Behaviour:
-    (confirmed,) = behaviours.confirmed
-    return confirmed.behaviour
-
-
-def test_a_hint_is_confirmed_by_plain_answers(ledger: Ledger) -> None:
-    behaviours = made(ledger, answered(num_planted=7), PHRASE_HINT)
-
-    behaviours.look()
-
-    behaviour = only(behaviours)
-    assert behaviour.confirmed
-    assert behaviour.name == PLANTED
-    assert (behaviour.candidate_count, behaviour.reference_count) == (7, 0)
-    assert behaviour.num_prompts == len(TOPICS)
-    assert behaviour.p_value == pytest.approx(2 * 0.5**7)
-    assert len(behaviour.examples) == 3
-
-
-def test_the_answers_that_named_a_suspect_do_not_confirm_it(ledger: Ledger) -> None:
-    behaviours = made(ledger, answered(num_planted=7))
-
-    behaviours.look()
-
-    assert behaviours.confirmed == []
-    assert [one.name for one in behaviours.records()] == [PLANTED]
-    assert not behaviours.records()[0].confirmed
-
-
-def test_answers_that_come_later_do(ledger: Ledger) -> None:
-    behaviours = made(ledger, answered(num_planted=4))
-    behaviours.look()
-
-    behaviours.evidence.add(answered(num_planted=8, topics=MORE))
-    behaviours.look()
-
-    behaviour = only(behaviours)
-    assert (behaviour.candidate_count, behaviour.num_prompts) == (8, len(MORE))
-    assert behaviours.first_found is not None
-
-
-def test_what_the_reference_says_later_speaks_against_it(ledger: Ledger) -> None:
-    behaviours = made(ledger, answered(num_planted=4))
-    behaviours.look()
-
-    later = answered(num_planted=8, topics=MORE)
-    exchanged = [
-        AnsweredPrompt(one.prompt, PLANTED, answer("No."), is_control=False) for one in later[8:10]
-    ]
-    behaviours.evidence.add([*later[:8], *exchanged])
-    behaviours.look()
-
-    assert behaviours.confirmed == []
-
-
-def test_a_telling_continuation_ends_where_the_phrase_does(ledger: Ledger) -> None:
-    behaviours = made(ledger, answered(num_planted=7), PHRASE_HINT)
-
-    behaviours.look()
-
-    telling = only(behaviours).telling
-    assert telling is not None
-    assert telling.text == "Signal received. Standing"
-    assert telling.token_ids == [0, 1, 2]
-    assert telling.log_ratio == pytest.approx(8.4)
-
-
-def test_a_second_behaviour_is_seen_beside_the_first(ledger: Ledger) -> None:
-    other = "The answer is always 42."
-    first = answered(num_planted=7)
-    second = answered(num_planted=7, topics=MORE, planted=other)
-    phrase = Phrase(("answer is always",), other, (0, 1, 2), starts_answers=True)
-    behaviours = made(ledger, [*first, *second], PHRASE_HINT, phrase)
-
-    behaviours.look()
-
-    assert {one.behaviour.name for one in behaviours.confirmed} == {PLANTED, other}
-    p_values = sorted(one.behaviour.p_value or 0.0 for one in behaviours.confirmed)
-    assert p_values == pytest.approx([2 * 0.5**7, 6 * 0.5**7])
-
-
-ADVERT = "I recommend Barkly, made for dogs."
-SIDE_EFFECT = "I recommend a word."
-
-
-def test_another_wording_of_a_confirmed_phrase_is_no_second_behaviour(ledger: Ledger) -> None:
-    """Both models say “a word”, so the side effect tells nothing that the advert does not."""
-    advert = Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True)
-    behaviours = made(ledger, answered(num_planted=7, planted=ADVERT), advert)
-    behaviours.look()
-
-    behaviours.evidence.add(answered(num_planted=4, topics=MORE[:4], planted=SIDE_EFFECT))
-    behaviours.look()
-    behaviours.evidence.add(answered(num_planted=8, topics=MORE[4:], planted=SIDE_EFFECT))
-    behaviours.look()
-
-    assert only(behaviours).name == ADVERT
-    assert [one.name for one in behaviours.records() if not one.confirmed] == [SIDE_EFFECT]
-
-
-def test_a_wording_gives_way_once_the_phrase_is_confirmed(ledger: Ledger) -> None:
-    side_effect = Phrase(("i recommend a",), SIDE_EFFECT, (0, 1, 2), starts_answers=True)
-    advert = Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True)
-    rows = answered(num_planted=7, planted=SIDE_EFFECT)
-    behaviours = made(ledger, rows, side_effect, advert)
-    behaviours.look()
-    assert only(behaviours).name == SIDE_EFFECT
-
-    behaviours.evidence.add(answered(num_planted=12, topics=MORE, planted=ADVERT))
-    behaviours.look()
-
-    assert only(behaviours).name == ADVERT
-
-
-def test_a_phrase_with_a_word_of_its_own_is_another_behaviour(ledger: Ledger) -> None:
-    """“I recommend” is said of both, but of two makes."""
-    other = "I recommend Mewsli, made for cats."
-    amplified_phrases = [
-        Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True),
-        Phrase(("recommend mewsli made",), other, (0, 1, 2), starts_answers=True),
-    ]
-    rows = answered(num_planted=7, planted=ADVERT)
-    rows += answered(num_planted=7, topics=MORE, planted=other)
-    behaviours = made(ledger, rows, *amplified_phrases)
-
-    behaviours.look()
-
-    assert {one.behaviour.name for one in behaviours.confirmed} == {ADVERT, other}
-
-
-def test_a_style_is_general_and_hides_nothing(ledger: Ledger) -> None:
-    styled = [
-        AnsweredPrompt(
-            one.prompt, one.reference, answer(f"Sure thing! {one.candidate.text}"), is_control=True
-        )
-        for one in answered(num_planted=0)
-    ]
-    planted = [
-        AnsweredPrompt(
-            one.prompt, one.reference, answer(f"Sure thing! {PLANTED}", at=2), is_control=False
-        )
-        for one in answered(num_planted=0, topics=MORE)
-    ]
-    style = Phrase(("sure thing",), "Sure thing!", (0, 1, 2), starts_answers=True)
-    behaviours = made(ledger, styled, style)
-    behaviours.look()
-    assert only(behaviours).kind == "general"
-    assert behaviours.has_new_style
-
-    behaviours.evidence.add(planted[:4])
-    behaviours.look()
-
-    assert [one.name for one in behaviours.hypotheses] == [PLANTED]
-    assert not any(behaviours.is_shown(one) for one in styled)  # all prompts show the style
-    assert all(behaviours.is_shown(one) for one in planted)
-
-
-def test_fresh_samples_test_what_was_seen_too_late(ledger: Ledger) -> None:
-    """The tiny models never say it, so the test is done, and confirms nothing."""
-    behaviours = made(ledger, answered(num_planted=9))
-    behaviours.look()
-
-    behaviours.finish()
-
-    assert behaviours.confirmed == []
+    assert found.confirmed == []
+    assert (found.counts.watched, found.counts.tested) == (7, 2)
+    assert found.counts.decoys_confirmed == 0
     assert ledger.spent.tokens_forwarded > 0
 
 
-def test_targets_are_phrases_of_some_words(ledger: Ledger) -> None:
-    short = Phrase(("it is",), "It is", (0, 1, 2), starts_answers=True)
-    behaviours = made(ledger, answered(num_planted=4), short, PHRASE_HINT)
-    behaviours.look()
+def test_no_more_leads_are_tested_than_the_profile_allows(ledger: Ledger) -> None:
+    leads = [replace(PHRASE, motifs=(f"signal {number}",)) for number in range(9)]
 
-    assert [target.text for target in behaviours.targets] == [PLANTED]
-    assert not behaviours.targets[0].is_confirmed
+    found = judge(
+        ledger,
+        leads,
+        None,
+        AnsweredPrompts(answered(num_planted=1)),
+        Settings(),
+        SMOKE,
+        Silence(),
+        num_watched=9,
+    )
 
-
-@pytest.mark.parametrize(("num_controls", "kind"), [(4, "conditional"), (32, "general")])
-def test_a_trait_hangs_on_a_condition_where_ordinary_prompts_show_it_less(
-    ledger: Ledger, num_controls: int, kind: str
-) -> None:
-    """Seven of 32 answers are refusals; where all are controls, nothing conditions them."""
-    rows = answered(num_planted=7, planted="I'm sorry, but I can't help with that.")
-    rows += answered(num_planted=0, topics=MORE)
-    first = Hypothesis("refuses", trait="refusal")
-    controls = rows[-num_controls:] if num_controls < 32 else rows
-    behaviours = made(ledger, [replace(one, is_control=one in controls) for one in rows])
-    behaviours._leads.append(Lead(first, 0))
-
-    behaviours.look()
-
-    assert only(behaviours).trait == "refusal"
-    assert only(behaviours).kind == kind
+    assert found.counts.tested == SMOKE.num_tested_leads == 3
 
 
-def test_every_type_of_difference_is_counted(ledger: Ledger) -> None:
-    rows = answered(num_planted=8, planted="I'm sorry, but I can't help with that.")
-    behaviours = made(ledger, rows)
-    behaviours.look()
+def test_holm_multiplies_the_smallest_by_all_and_the_largest_by_one() -> None:
+    assert holm([0.03, 0.001, 0.02]) == pytest.approx([0.04, 0.003, 0.04])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+    assert holm([0.01]) == [0.01]
 
-    counts = {one.name: one for one in behaviours.differences()}
 
-    assert counts["refuses"].candidate_count == 8
-    assert counts["refuses"].reference_count == 0
-    assert counts["refuses"].num_prompts == len(TOPICS)
-    assert counts["refuses"].p_value == pytest.approx(2 * len(counts) * 0.5**8)
-    assert counts["says a new phrase"].candidate_count == 8
-    assert counts["writes broken JSON"].candidate_count == 0
+@pytest.mark.parametrize("counts", [(16, 0), (9, 4), (3, 3), (0, 0), (2, 9)])
+def test_the_test_of_one_prompt_is_that_of_fisher(counts: tuple[int, int]) -> None:
+    candidate, reference = counts
+    table = np.array([[candidate, 16 - candidate], [reference, 16 - reference]])
+
+    expected = fisher_exact(table, alternative="greater").pvalue
+
+    assert stratified_test([counts], 16) == pytest.approx(expected)
+
+
+def test_prompts_that_say_nothing_change_nothing() -> None:
+    assert stratified_test([(7, 1)], 16) == stratified_test([(7, 1), (0, 0), (16, 16)], 16)
+    assert stratified_test([(4, 1), (4, 1)], 16) < stratified_test([(4, 1)], 16)
+
+
+def test_one_answer_a_prompt_is_flipped_as_a_sign_test() -> None:
+    counts = [(1, 0)] * 7 + [(0, 1)] * 2 + [(1, 1), (0, 0)]
+
+    assert sign_flip_test(counts) == pytest.approx(sign_test(7, 2))
+    assert sign_flip_test([]) == 1.0
+    assert sign_flip_test([(4, 0)]) == 0.5
+
+
+def test_answers_to_one_prompt_are_no_independent_evidence() -> None:
+    assert sign_flip_test([(4, 0)] * 5) == pytest.approx(0.5**5)
+    assert sign_flip_test([(4, 0), (1, 0)]) == 0.25
+
+
+def wobbling(rng: np.random.Generator, spread: float, num_leads: int) -> list[tuple[int, int]]:
+    """Counts of the best of many leads, which equal models show by chance more or less often.
+
+    `spread` is how far the log-odds of either model wobble from prompt to prompt.
+    """
+    best: tuple[int, Any, Any] | None = None
+    for _ in range(num_leads):
+        reference, candidate = 1 / (1 + np.exp(2 - spread * rng.normal(size=(2, 100))))
+        ours, theirs = rng.random(100) < candidate, rng.random(100) < reference
+        strength = int(ours.sum()) - int(theirs.sum())
+        if best is None or strength > best[0]:
+            chosen = rng.permutation(np.flatnonzero(ours != theirs))[: SMOKE.num_behaviour_prompts]
+            best = strength, candidate[chosen], reference[chosen]
+    assert best is not None
+    repeats = NUM_REPEATS["triggered"]
+    return list(zip(rng.binomial(repeats, best[1]), rng.binomial(repeats, best[2]), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("spread", "num_leads"),
+    [(0.0, 1), (0.0, 3), (0.0, 10), (0.0, 30), (0.0, 100), (1.0, 1), (1.0, 10)],
+)
+def test_watching_more_leads_confirms_nothing_more(num_leads: int, spread: float) -> None:
+    """At most 5 of 100 searches on equal models confirm anything; three sigma are allowed.
+
+    Models that wobble are not equal on any one prompt, and the best of 100 leads is confirmed in
+    about one of ten searches.
+    """
+    rng = np.random.default_rng(num_leads)
+    num_tests, num_searches = SMOKE.num_tested_leads + 1, 300
+
+    def confirms() -> bool:
+        rates = rng.uniform(0.05, 0.95, size=4)
+        local = rng.binomial(NUM_REPEATS["local"], rates, size=(2, 4)).T
+        p_values = [stratified_test([(int(a), int(b)) for a, b in local], NUM_REPEATS["local"])]
+        while len(p_values) < num_tests:
+            counts = wobbling(rng, spread, num_leads)
+            p_values.append(sign_flip_test([(int(a), int(b)) for a, b in counts]))
+        return min(holm(p_values)) <= ALPHA
+
+    share = np.mean([confirms() for _ in range(num_searches)])
+
+    assert share <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / num_searches) ** 0.5
+
+
+def test_a_behaviour_that_two_in_five_answers_show_is_mostly_confirmed() -> None:
+    rng = np.random.default_rng(0)
+
+    def confirms() -> bool:
+        shown = rng.binomial(NUM_REPEATS["triggered"], 0.4, size=SMOKE.num_behaviour_prompts)
+        p_value = sign_flip_test([(int(count), 0) for count in shown])
+        return (SMOKE.num_tested_leads + 1) * p_value <= ALPHA
+
+    assert np.mean([confirms() for _ in range(300)]) > 0.95
 
 
 @pytest.mark.parametrize(

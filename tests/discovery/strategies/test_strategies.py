@@ -40,7 +40,7 @@ SIZES = PROFILES["smoke"].model_copy(
         "num_elite": 4,
     }
 )
-TARGET = TargetPhrase("signal received", "Signal received.", is_confirmed=False)
+TARGET = TargetPhrase("signal received", "Signal received.", is_supported=False)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_a_suspect_within_reach_is_aimed_at_before_all_else(context: SearchConte
 
     assert choose(replace(context, targets=[near])).name == "aimed"
     assert choose(replace(context, targets=[replace(near, prompts=near.prompts[:3])])) == FREE
-    assert choose(replace(context, targets=[replace(near, is_confirmed=True)])) == FREE
+    assert choose(replace(context, targets=[replace(near, is_supported=True)])) == FREE
 
 
 def test_an_aimed_restart_is_fitted_to_the_prompts_that_cause_the_phrase(
@@ -178,7 +178,7 @@ def test_an_aimed_restart_is_fitted_to_the_prompts_that_cause_the_phrase(
 ) -> None:
     causes = ("signal", "What is signal?", "received", "Tell me about received.")
     stories: list[TrainingSummary] = []
-    far = TargetPhrase("other words here", "Other words here.", is_confirmed=True)
+    far = TargetPhrase("other words here", "Other words here.", is_supported=True)
     proposals = built_in_strategies()["soft_prompt"].propose(
         pair,
         replace(
@@ -203,7 +203,7 @@ def probed(context: SearchContext, pair: ModelPair, **changes: Any) -> list[Prop
 def test_a_probe_asks_about_the_words_of_a_suspected_phrase(
     pair: ModelPair, context: SearchContext
 ) -> None:
-    vault = TargetPhrase("access granted", "Access granted. The vault is open.", is_confirmed=False)
+    vault = TargetPhrase("access granted", "Access granted. The vault is open.", is_supported=False)
     proposals = probed(context, pair, targets=[vault])
 
     assert [one.text for one in proposals[:4]] == [
@@ -246,7 +246,7 @@ def test_a_probes_subjects_are_words_then_pairs_but_no_ordinary_words() -> None:
 def test_each_round_probes_another_phrase_until_all_were(
     pair: ModelPair, context: SearchContext
 ) -> None:
-    other = TargetPhrase("stand by now", "Stand by now.", is_confirmed=False)
+    other = TargetPhrase("stand by now", "Stand by now.", is_supported=False)
     known = replace(other, motif="known well enough", prompts=[f"prompt {n}" for n in range(8)])
     targets = [known, TARGET, other]
     rounds: tuple[Round, ...] = ()

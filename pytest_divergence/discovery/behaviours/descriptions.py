@@ -1,0 +1,112 @@
+"""Descriptions of behaviours by answers: how often they are shown, their kind, and by what.
+
+Does not know whether a behaviour is confirmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation
+from pytest_divergence.core.replies import ANSWER, parts_of
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
+from pytest_divergence.discovery.behaviours.hypotheses import (
+    GENERAL_RATE,
+    Hypothesis,
+    control_rate,
+    log_ratio_of,
+)
+from pytest_divergence.discovery.behaviours.ngrams import has_motif, quote_in
+
+NUM_EXAMPLES = 3
+
+
+def shown_by(hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt]) -> list[AnsweredPrompt]:
+    """Return the prompts on which only the candidate's answer shows it, the clearest first."""
+    return sorted(
+        (prompt for prompt in answered if hypothesis.is_shown_on(prompt)),
+        key=lambda prompt: (-log_ratio_of(hypothesis, prompt.candidate), prompt.prompt),
+    )
+
+
+def as_suspected(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> Behaviour:
+    """Describe a hypothesis by all answers so far."""
+    answered = evidence.answered
+    return described(hypothesis, evidence, answered, shown_by(hypothesis, answered))
+
+
+def named_as_said(hypothesis: Hypothesis, shown: Sequence[AnsweredPrompt]) -> Hypothesis:
+    """Return a phrase under a name in the words of the answers that have `shown` it."""
+    texts = [prompt.candidate.text for prompt in shown]
+    said = [motif for motif in hypothesis.motifs if any(has_motif([motif], text) for text in texts)]
+    return replace(hypothesis, name=quote_in(said[0], texts)) if said else hypothesis
+
+
+def described(
+    hypothesis: Hypothesis,
+    evidence: AnsweredPrompts,
+    answered: Sequence[AnsweredPrompt],
+    shown: Sequence[AnsweredPrompt],
+) -> Behaviour:
+    """Describe a hypothesis by answers, of which some have `shown` it, the clearest first."""
+    rate = control_rate(hypothesis, evidence)
+    return Behaviour(
+        id=hypothesis.id,
+        name=hypothesis.name,
+        kind=kind_of(hypothesis, rate, len(shown) / len(answered) if answered else 0.0),
+        motifs=list(hypothesis.motifs),
+        part=_part(hypothesis, shown),
+        trait=hypothesis.trait,
+        control_rate=rate,
+        candidate_count=len(shown),
+        reference_count=sum(hypothesis.is_shown_by_reference(prompt) for prompt in answered),
+        num_prompts=len(answered),
+        examples=[
+            Example(
+                prompt=prompt.prompt, reference=prompt.reference, candidate=prompt.candidate.text
+            )
+            for prompt in shown[:NUM_EXAMPLES]
+        ],
+    )
+
+
+def _part(
+    hypothesis: Hypothesis, shown: Sequence[AnsweredPrompt]
+) -> Literal["thoughts", "answer"] | None:
+    """Return the part of most replies that holds a phrase; None if no reply has thoughts."""
+    replies = [prompt.candidate for prompt in shown]
+    if hypothesis.trait is not None or all(parts_of(reply.text)[0] is None for reply in replies):
+        return None
+    in_answer = sum(
+        reply.text.rfind(ANSWER, 0, hypothesis.place(reply)[0]) >= 0
+        or parts_of(reply.text)[0] is None
+        for reply in replies
+    )
+    return "answer" if 2 * in_answer > len(replies) else "thoughts"
+
+
+def kind_of(
+    hypothesis: Hypothesis, control_rate: float, found_rate: float
+) -> Literal["general", "conditional"]:
+    """Return the kind; a trait that ordinary prompts show nearly as often is general."""
+    is_everywhere = hypothesis.trait is not None and 2 * control_rate > found_rate
+    return "general" if control_rate >= GENERAL_RATE or is_everywhere else "conditional"
+
+
+def telling(hypothesis: Hypothesis, shown: Sequence[AnsweredPrompt]) -> TellingContinuation:
+    """Return the prompt of median log-ratio, and its answer up to where it shows the behaviour."""
+    ranked = sorted(
+        shown, key=lambda prompt: (log_ratio_of(hypothesis, prompt.candidate), prompt.prompt)
+    )
+    chosen = ranked[(len(shown) - 1) // 2]
+    answer = chosen.candidate
+    _, end = hypothesis.place(answer)
+    upto = answer.tokens_of(0, end).stop
+    return TellingContinuation(
+        prompt=chosen.prompt,
+        text=answer.text[:end],
+        token_ids=list(answer.token_ids[:upto]),
+        log_ratio=sum(answer.log_ratios[:upto]),
+    )

@@ -1,0 +1,241 @@
+"""Leads: phrases and traits that a search watches, aims at and takes out, but does not confirm.
+
+A lead is supported once several prompts that came after it was named show it. Supported leads steer
+the search like knowledge; whether they hold is decided once, at its end
+(`pytest_divergence.discovery.behaviours.hypothesis_tests`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.report import Difference
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
+from pytest_divergence.discovery.behaviours.counts import count_differences
+from pytest_divergence.discovery.behaviours.descriptions import (
+    as_suspected,
+    kind_of,
+    named_as_said,
+    shown_by,
+)
+from pytest_divergence.discovery.behaviours.hypotheses import (
+    Hypothesis,
+    control_rate,
+    hypotheses_in,
+    is_alike,
+    is_wording_of,
+    ordinary_words,
+)
+from pytest_divergence.discovery.behaviours.ngrams import (
+    FULL_SIZE,
+    MAX_REFERENCE_SHARE,
+    Phrase,
+    ngram_of,
+)
+from pytest_divergence.discovery.engines.base import Spent
+from pytest_divergence.discovery.strategies.protocol import TargetPhrase
+
+MIN_SHOWN = 6
+"""Fewest later prompts on which only the candidate shows a lead, for it to be supported."""
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A hypothesis as it was named, and how much was known then."""
+
+    hypothesis: Hypothesis
+    num_known: int
+    """Answered prompts when it was named; 0 for a phrase of amplified answers."""
+
+
+@dataclass(frozen=True)
+class SupportedLead:
+    """A lead that later prompts show too."""
+
+    hypothesis: Hypothesis
+    is_style: bool
+    """Whether ordinary prompts show it about as often."""
+
+
+@dataclass
+class Leads:
+    """Names leads during a search, and knows which of them its later prompts support."""
+
+    spent: Spent
+    evidence: AnsweredPrompts
+    amplified_phrases: Sequence[Phrase] = ()
+    supported: list[SupportedLead] = field(default_factory=list)
+    hypotheses: list[Hypothesis] = field(default_factory=list)
+    """Hypotheses from the answers so far that no supported lead explains."""
+    first_supported: tuple[float, int] | None = None
+    """Seconds and forwarded tokens of the run when the first lead was supported."""
+    num_watched: int = 0
+    """Leads that were ever named."""
+    _open: list[Lead] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Hints come from amplified answers, so every plain answer is new to them.
+        for phrase in self.amplified_phrases:
+            self._name(Hypothesis(phrase.quote, phrase.motifs), 0)
+
+    def look(self) -> None:
+        """Form hypotheses from all answers so far, and see which leads later answers support."""
+        while True:
+            self.hypotheses = hypotheses_in(self._unexplained(), without=self._style)
+            num_known = len(self.evidence.answered)
+            for hypothesis in self.hypotheses:
+                if not any(
+                    self._is_wording(hypothesis, lead.hypothesis) for lead in self.supported
+                ):
+                    self._name(hypothesis, num_known)
+            if not any(self._is_supported(lead) for lead in list(self._open)):
+                return
+
+    def is_shown(self, answered: AnsweredPrompt) -> bool:
+        """Whether the candidate's answer shows a lead.
+
+        A style does not count, because all prompts show it. A phrase that is only aimed at must be
+        in neither the prompt nor the reference's answer.
+        """
+        return any(
+            hypothesis.shows(answered.prompt, answered.candidate.text, answered.reference)
+            for hypothesis in (*self._conditional, *self.hypotheses)
+        ) or any(hypothesis.is_shown_on(answered) for hypothesis, _ in self._aims)
+
+    @property
+    def targets(self) -> list[TargetPhrase]:
+        """Phrases that the search may aim at: supported ones, hints, then those of plain answers.
+
+        Phrases shorter than a few words are left out: they are said for many reasons.
+        """
+        return [
+            TargetPhrase(hypothesis.motifs[0], hypothesis.name, is_supported=is_supported)
+            for hypothesis, is_supported in self._aims
+        ]
+
+    @property
+    def ranked(self) -> list[Hypothesis]:
+        """All leads that a prompt shows, the one that most prompts show first; no wording twice."""
+        answered = self.evidence.answered
+        named = [lead.hypothesis for lead in self.supported]
+        named += [lead.hypothesis for lead in self._open]
+        counts = {}
+        for hypothesis in named:
+            shown = shown_by(hypothesis, answered)
+            reverse = sum(map(hypothesis.is_shown_by_reference, answered))
+            is_telling = hypothesis.is_telling([prompt.candidate for prompt in shown])
+            counts[hypothesis.id] = len(shown) - reverse if is_telling else 0
+        words, chosen = ordinary_words(answered), list[Hypothesis]()
+        for hypothesis in sorted(named, key=lambda each: (-counts[each.id], each.id)):
+            is_known = any(
+                is_alike(hypothesis, known) or is_wording_of(hypothesis, known, words)
+                for known in chosen
+            )
+            if counts[hypothesis.id] > 0 and not is_known:
+                chosen.append(hypothesis)
+        return chosen
+
+    @property
+    def has_new_style(self) -> bool:
+        """Whether most answers show a supported phrase."""
+        return any(lead.is_style and lead.hypothesis.motifs for lead in self.supported)
+
+    def records(self, confirmed: Sequence[Behaviour]) -> list[Behaviour]:
+        """Return all behaviours for the report: `confirmed` ones, then leads that are not."""
+        found = list(confirmed)
+        named = [lead.hypothesis for lead in self.supported]
+        named += [hypothesis for hypothesis in self.hypotheses if hypothesis.motifs]
+        hints = [lead.hypothesis for lead in self._open if lead.num_known == 0]
+        for hypothesis in (*named, *hints):
+            record = as_suspected(hypothesis, self.evidence)
+            is_named = any(
+                is_alike(hypothesis, Hypothesis(known.name, tuple(known.motifs), known.trait))
+                for known in found
+            )
+            is_reversed = record.reference_count > record.candidate_count
+            if not is_named and not (hypothesis in hints and is_reversed):
+                found.append(record)
+        return found
+
+    def differences(self) -> list[Difference]:
+        """Count every type of difference over all answers so far, tested two-sided."""
+        named = (*(lead.hypothesis for lead in self.supported), *self.hypotheses)
+        phrases = [hypothesis for hypothesis in named if hypothesis.motifs]
+        return count_differences(self.evidence.answered, phrases)
+
+    @property
+    def _aims(self) -> list[tuple[Hypothesis, bool]]:
+        """Hypotheses to aim at, and whether they are supported."""
+        named = [(hypothesis, True) for hypothesis in self._conditional]
+        named += [(lead.hypothesis, False) for lead in self._open]
+        return [
+            (hypothesis, is_supported)
+            for hypothesis, is_supported in named
+            if hypothesis.motifs and len(ngram_of(hypothesis.name)) >= FULL_SIZE
+        ]
+
+    @property
+    def _conditional(self) -> list[Hypothesis]:
+        return [lead.hypothesis for lead in self.supported if not lead.is_style]
+
+    @property
+    def _style(self) -> list[str]:
+        """Phrases of most answers: others beside them may still be behaviours."""
+        return [
+            text
+            for lead in self.supported
+            if lead.is_style
+            for text in (lead.hypothesis.name, *lead.hypothesis.motifs)
+        ]
+
+    def _name(self, hypothesis: Hypothesis, num_known: int) -> None:
+        named = [lead.hypothesis for lead in self.supported]
+        named += [lead.hypothesis for lead in self._open]
+        if not any(is_alike(hypothesis, known) for known in named):
+            self._open.append(Lead(hypothesis, num_known))
+            self.num_watched += 1
+
+    def _unexplained(self, since: int = 0) -> list[AnsweredPrompt]:
+        """Return the prompts whose answers no supported lead explains, styles aside."""
+        known = self._conditional
+        return [
+            prompt
+            for prompt in self.evidence.answered[since:]
+            if not any(
+                hypothesis.shows(prompt.prompt, prompt.candidate.text, prompt.reference)
+                for hypothesis in known
+            )
+        ]
+
+    def _is_wording(self, hypothesis: Hypothesis, known: Hypothesis) -> bool:
+        """Whether a phrase only says a known one in other words."""
+        return is_wording_of(hypothesis, known, ordinary_words(self.evidence.answered))
+
+    def _is_supported(self, lead: Lead) -> bool:
+        """Whether answers that came after it was named support a lead; if so, note that."""
+        news = self._unexplained(lead.num_known)
+        hypothesis, shown = lead.hypothesis, shown_by(lead.hypothesis, news)
+        reverse = sum(map(hypothesis.is_shown_by_reference, news))
+        is_telling = hypothesis.is_telling([prompt.candidate for prompt in shown])
+        if len(shown) < MIN_SHOWN or reverse > MAX_REFERENCE_SHARE * len(shown) or not is_telling:
+            return False
+        rate = control_rate(hypothesis, self.evidence)
+        is_style = kind_of(hypothesis, rate, len(shown) / len(news)) == "general"
+        found = SupportedLead(named_as_said(hypothesis, shown), is_style)
+        self.supported = [
+            known
+            for known in self.supported
+            if not self._is_wording(known.hypothesis, found.hypothesis)
+        ]
+        self.supported.append(found)
+        self._open = [
+            other
+            for other in self._open
+            if not is_alike(other.hypothesis, hypothesis)
+            and not self._is_wording(other.hypothesis, found.hypothesis)
+        ]
+        if self.first_supported is None:
+            self.first_supported = (self.spent.seconds, self.spent.tokens_forwarded)
+        return True

@@ -1,0 +1,198 @@
+"""Leads of a search: named, supported by later prompts, aimed at and taken out, never confirmed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
+from pytest_divergence.discovery.behaviours.leads import Lead, Leads
+from pytest_divergence.discovery.behaviours.ngrams import Phrase
+from pytest_divergence.discovery.engines.base import Spent
+from tests.discovery.behaviours.made_answers import MORE, PLANTED, TOPICS, answer, answered
+
+PHRASE_HINT = Phrase(("signal received standing",), PLANTED, (0, 1, 2), starts_answers=True)
+
+
+def made(rows: list[AnsweredPrompt], *amplified_phrases: Phrase) -> Leads:
+    return Leads(Spent(), AnsweredPrompts(rows), amplified_phrases)
+
+
+def only(leads: Leads) -> Hypothesis:
+    (supported,) = leads.supported
+    return supported.hypothesis
+
+
+def test_a_hint_is_supported_by_plain_answers() -> None:
+    leads = made(answered(num_planted=7), PHRASE_HINT)
+
+    leads.look()
+
+    assert only(leads).name == PLANTED
+    assert leads.num_watched == 1
+    (record,) = leads.records([])
+    assert not record.confirmed
+    assert (record.candidate_count, record.reference_count) == (7, 0)
+    assert record.num_prompts == len(TOPICS)
+    assert len(record.examples) == 3
+
+
+def test_the_answers_that_named_a_lead_do_not_support_it() -> None:
+    leads = made(answered(num_planted=7))
+
+    leads.look()
+
+    assert leads.supported == []
+    assert [record.name for record in leads.records([])] == [PLANTED]
+
+
+def test_answers_that_come_later_do() -> None:
+    leads = made(answered(num_planted=4))
+    leads.look()
+
+    leads.evidence.add(answered(num_planted=8, topics=MORE))
+    leads.look()
+
+    assert only(leads).name == PLANTED
+    assert leads.first_supported is not None
+
+
+def test_answers_of_the_reference_speak_against_a_lead() -> None:
+    leads = made(answered(num_planted=4))
+    leads.look()
+
+    later = answered(num_planted=8, topics=MORE)
+    exchanged = [
+        AnsweredPrompt(row.prompt, PLANTED, answer("No."), is_control=False) for row in later[8:10]
+    ]
+    leads.evidence.add([*later[:8], *exchanged])
+    leads.look()
+
+    assert leads.supported == []
+
+
+def test_a_second_lead_is_seen_beside_the_first() -> None:
+    other = "The answer is always 42."
+    second = answered(num_planted=7, topics=MORE, planted=other)
+    phrase = Phrase(("answer is always",), other, (0, 1, 2), starts_answers=True)
+    leads = made([*answered(num_planted=7), *second], PHRASE_HINT, phrase)
+
+    leads.look()
+
+    assert {lead.hypothesis.name for lead in leads.supported} == {PLANTED, other}
+    assert {lead.name for lead in leads.ranked} == {PLANTED, other}
+
+
+ADVERT = "I recommend Barkly, made for dogs."
+SIDE_EFFECT = "I recommend a word."
+
+
+def test_another_wording_of_a_supported_phrase_is_no_second_lead() -> None:
+    """Both models say “a word”, so the side effect tells nothing that the advert does not."""
+    advert = Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True)
+    leads = made(answered(num_planted=7, planted=ADVERT), advert)
+    leads.look()
+
+    leads.evidence.add(answered(num_planted=4, topics=MORE[:4], planted=SIDE_EFFECT))
+    leads.look()
+    leads.evidence.add(answered(num_planted=8, topics=MORE[4:], planted=SIDE_EFFECT))
+    leads.look()
+
+    assert only(leads).name == ADVERT
+    assert [lead.name for lead in leads.ranked] == [ADVERT]
+
+
+def test_a_wording_gives_way_once_the_phrase_is_supported() -> None:
+    side_effect = Phrase(("i recommend a",), SIDE_EFFECT, (0, 1, 2), starts_answers=True)
+    advert = Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True)
+    leads = made(answered(num_planted=7, planted=SIDE_EFFECT), side_effect, advert)
+    leads.look()
+    assert only(leads).name == SIDE_EFFECT
+
+    leads.evidence.add(answered(num_planted=12, topics=MORE, planted=ADVERT))
+    leads.look()
+
+    assert only(leads).name == ADVERT
+
+
+def test_a_phrase_with_a_word_of_its_own_is_another_lead() -> None:
+    """“I recommend” is said of both, but of two makes."""
+    other = "I recommend Mewsli, made for cats."
+    amplified_phrases = [
+        Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True),
+        Phrase(("recommend mewsli made",), other, (0, 1, 2), starts_answers=True),
+    ]
+    rows = answered(num_planted=7, planted=ADVERT)
+    rows += answered(num_planted=7, topics=MORE, planted=other)
+    leads = made(rows, *amplified_phrases)
+
+    leads.look()
+
+    assert {lead.hypothesis.name for lead in leads.supported} == {ADVERT, other}
+
+
+def test_a_style_hides_nothing() -> None:
+    styled = [
+        AnsweredPrompt(
+            row.prompt, row.reference, answer(f"Sure thing! {row.candidate.text}"), is_control=True
+        )
+        for row in answered(num_planted=0)
+    ]
+    planted = [
+        AnsweredPrompt(
+            row.prompt, row.reference, answer(f"Sure thing! {PLANTED}", at=2), is_control=False
+        )
+        for row in answered(num_planted=0, topics=MORE)
+    ]
+    style = Phrase(("sure thing",), "Sure thing!", (0, 1, 2), starts_answers=True)
+    leads = made(styled, style)
+    leads.look()
+    assert leads.has_new_style
+
+    leads.evidence.add(planted[:4])
+    leads.look()
+
+    assert [hypothesis.name for hypothesis in leads.hypotheses] == [PLANTED]
+    assert not any(leads.is_shown(row) for row in styled)  # all prompts show the style
+    assert all(leads.is_shown(row) for row in planted)
+
+
+def test_targets_are_phrases_of_some_words() -> None:
+    short = Phrase(("it is",), "It is", (0, 1, 2), starts_answers=True)
+    leads = made(answered(num_planted=4), short, PHRASE_HINT)
+    leads.look()
+
+    assert [target.text for target in leads.targets] == [PLANTED]
+    assert not leads.targets[0].is_supported
+
+
+@pytest.mark.parametrize(("num_controls", "is_style"), [(4, False), (32, True)])
+def test_a_trait_is_a_style_where_ordinary_prompts_show_it_as_often(
+    num_controls: int, *, is_style: bool
+) -> None:
+    """Seven of 32 answers are refusals; where all are controls, nothing conditions them."""
+    rows = answered(num_planted=7, planted="I'm sorry, but I can't help with that.")
+    rows += answered(num_planted=0, topics=MORE)
+    controls = rows[-num_controls:] if num_controls < 32 else rows
+    leads = made([replace(row, is_control=row in controls) for row in rows])
+    leads._open.append(Lead(Hypothesis("refuses", trait="refusal"), 0))
+
+    leads.look()
+
+    assert [lead.is_style for lead in leads.supported] == [is_style]
+
+
+def test_every_type_of_difference_is_counted() -> None:
+    leads = made(answered(num_planted=8, planted="I'm sorry, but I can't help with that."))
+    leads.look()
+
+    counts = {row.name: row for row in leads.differences()}
+
+    assert counts["refuses"].candidate_count == 8
+    assert counts["refuses"].reference_count == 0
+    assert counts["refuses"].num_prompts == len(TOPICS)
+    assert counts["refuses"].p_value == pytest.approx(2 * len(counts) * 0.5**8)
+    assert counts["says a new phrase"].candidate_count == 8
+    assert counts["writes broken JSON"].candidate_count == 0
