@@ -60,7 +60,7 @@ class ConfirmedBehaviour:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the tests at the end of a search have confirmed."""
+    """Behaviours that the tests at the end of a search have confirmed, and their counts."""
 
     confirmed: list[ConfirmedBehaviour]
     counts: LeadCounts
