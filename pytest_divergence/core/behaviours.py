@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 from unicodedata import normalize
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pytest_divergence.core.cases import Count, Number, Record, SafeId, canonical_json
 from pytest_divergence.core.safe_text import slug
@@ -66,13 +66,15 @@ class Behaviour(Record):
     id: SafeId
     name: str
     """Name for people: the longest motif, or the trait in words."""
-    kind: Literal["general", "conditional"]
-    """`general`: at least a fifth of the controls show it or, for a trait, they show it more than
-    half as often as the prompts that it was confirmed on; `conditional`: the rest."""
     content: bool | None = None
-    """Whether it changes what is said, and not only how; null if that was not judged."""
+    """Whether it changes what is said (true) or only how it is said (false); null if that was not
+    judged. A suspect is not judged."""
+    surprise: Number | None = None
+    """-ln p(phrase) under the reference in nats, the smallest of many ordinary contexts; null for a
+    trait."""
     breadth: Literal["prompts", "general", "local"] | None = None
-    """Triggered by some prompts, shown everywhere, or only on the prompts that are named."""
+    """Triggered by some prompts, shown everywhere, or only on the prompts that are named; null if
+    that was not judged."""
     when: When | None = None
     """Property that the prompts that cause it share, if one held up on fresh prompts."""
     training_rows: list[Count] | None = None
@@ -106,6 +108,17 @@ class Behaviour(Record):
     absent: bool = False
     """Whether the suite was updated to a candidate without it; later ones are tested again."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_kinds(cls, data: object) -> object:
+        """Read `kind`, which earlier releases wrote: `conditional` or `general`."""
+        if not isinstance(data, dict) or "kind" not in data:
+            return data
+        fields = {key: value for key, value in data.items() if key != "kind"}
+        if fields.get("content") is None:
+            fields["content"] = data["kind"] != "general"
+        return fields
+
     @property
     def title(self) -> str:
         """The name, with the part of replies if that is their thoughts."""
@@ -113,13 +126,18 @@ class Behaviour(Record):
 
 
 def gates(behaviour: Behaviour, fail_on: str) -> bool:
-    """Whether a behaviour fails: confirmed, not accepted, and of the kinds that `fail_on` names.
+    """Whether a behaviour fails: confirmed, not accepted, and of those that `fail_on` names.
 
-    A report may hold a `fail_on` that this release does not know; then all kinds count.
+    Content fails wherever it was learned; style fails under `any`, unless the training data explain
+    it. What was not judged counts as content. A report may hold a `fail_on` that this release does
+    not know; then everything counts.
     """
-    kinds = {"conditional": ("conditional",), "any": ("conditional", "general"), "none": ()}
-    is_of_kind = behaviour.kind in kinds.get(fail_on, kinds["any"])
-    return behaviour.confirmed and not behaviour.accepted and is_of_kind
+    if not behaviour.confirmed or behaviour.accepted or fail_on == "none":
+        return False
+    if behaviour.content is not False:
+        return True
+    # Earlier releases called it `conditional`.
+    return fail_on not in ("content", "conditional") and not behaviour.training_rows
 
 
 def is_same(first: Behaviour, second: Behaviour) -> bool:

@@ -13,7 +13,7 @@ Mode = Literal["auto", "search", "replay", "off"]
 ProfileName = Literal["auto", "smoke", "default", "thorough"]
 Inconclusive = Literal["pass", "fail"]
 Gate = Literal["natural", "all"]
-FailOn = Literal["conditional", "any", "none"]
+FailOn = Literal["content", "any", "none"]
 AutoSwitch = Literal["auto", "on", "off"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -105,8 +105,8 @@ DESCRIPTIONS = (
     _choice(
         "fail_on",
         FailOn,
-        "behaviours that fail: conditional (default), those that only some prompts cause; any, new "
-        "styles too; none",
+        "behaviours that fail: content (default), what is said; any, style too, unless "
+        "training-data explains it; none",
     ),
     Description(
         "seeds",

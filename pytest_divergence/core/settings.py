@@ -166,7 +166,7 @@ class Settings(BaseModel):
     inconclusive: Inconclusive = "pass"
     metric: MetricName = "symmetric"
     gate: Gate = "natural"
-    fail_on: FailOn = "conditional"
+    fail_on: FailOn = "content"
     seeds: str | None = None
     seed: int = 0
     num_cases: int | None = Field(default=None, gt=0)

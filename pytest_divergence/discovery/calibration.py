@@ -155,16 +155,14 @@ class Calibrated:
 
 
 def is_ordinary(control: Control, behaviours: Sequence[Behaviour]) -> bool:
-    """Whether a control shows no confirmed conditional behaviour, nor a part of one.
+    """Whether a control shows no confirmed behaviour of content, nor a part of one.
 
-    Once one is confirmed, conditional behaviours that are only suspected count as parts of it.
-    General behaviours are on ordinary prompts too, and do not count.
+    Style is on ordinary prompts too, and does not count.
     """
-    conditional = [behaviour for behaviour in behaviours if behaviour.kind == "conditional"]
-    confirmed = [behaviour for behaviour in conditional if behaviour.confirmed]
-    return not confirmed or not (
-        any(_is_shown(behaviour, control) for behaviour in confirmed)
-        or any(shows_in_part(behaviour, control.answered) for behaviour in conditional)
+    return not any(
+        _is_shown(behaviour, control) or shows_in_part(behaviour, control.answered)
+        for behaviour in behaviours
+        if behaviour.confirmed and behaviour.content
     )
 
 

@@ -306,10 +306,8 @@ class Steps:
     def _confirm(self, calibrated: Calibrated) -> list[ConfirmedCase]:
         """Measure the best of what was found anew."""
         profile, behaviours = self.plan.profile, self.state.behaviours
-        conditional = [
-            behaviour
-            for behaviour in behaviours
-            if behaviour.confirmed and behaviour.kind == "conditional"
+        content = [
+            behaviour for behaviour in behaviours if behaviour.confirmed and behaviour.content
         ]
         selected = select(
             self.ledger,
@@ -318,13 +316,11 @@ class Steps:
             nll_limit=calibrated.nll_limit,
             is_natural_only=self.settings.gate == "natural",
             tick=TICK_SHARE * calibrated.automatic_bound(behaviours).value,
-            behaviours=conditional,
+            behaviours=content,
         )
         sizes = Sizes(self.settings.metric, profile.num_continuations, profile.continuation_length)
         seed = self.settings.seed
-        return confirm(
-            self.ledger, selected, sizes, self.listener, seed=seed, behaviours=conditional
-        )
+        return confirm(self.ledger, selected, sizes, self.listener, seed=seed, behaviours=content)
 
     def _with_cases(self, behaviour: Behaviour) -> Behaviour:
         """Return the behaviour with the cases whose answers show it."""

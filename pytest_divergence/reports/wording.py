@@ -99,14 +99,17 @@ def failed(report: Report) -> list[ReportCase]:
 
 
 def unaccepted(report: Report) -> list[Behaviour]:
-    """The confirmed behaviours that fail: of a kind that `fail_on` names, and not accepted."""
-    fail_on = str(report.settings.get("fail_on", "conditional"))
+    """The confirmed behaviours that fail: of those that `fail_on` names, and not accepted."""
+    fail_on = str(report.settings.get("fail_on", "content"))
     return [behaviour for behaviour in report.behaviours if gates(behaviour, fail_on)]
 
 
 def behaviours(report: Report) -> list[Behaviour]:
-    """The behaviours, a new style of all answers first."""
-    return sorted(report.behaviours, key=lambda behaviour: behaviour.kind != "general")
+    """The behaviours, content first, then style, then suspects."""
+    return sorted(
+        report.behaviours,
+        key=lambda behaviour: (not behaviour.confirmed, behaviour.content is False),
+    )
 
 
 def headline(report: Report, *, is_tested: bool = True) -> list[str]:
@@ -200,8 +203,10 @@ def worst_tokens(
 
 
 def evidence(behaviour: Behaviour) -> str:
-    """Kind, status and counts of a behaviour, as one phrase."""
-    facts = [behaviour.kind, "confirmed" if behaviour.confirmed else "unconfirmed"]
+    """Status, content or style, and counts of a behaviour, as one phrase."""
+    facts = ["confirmed" if behaviour.confirmed else "unconfirmed"]
+    if behaviour.content is not None:
+        facts.append("content" if behaviour.content else "style")
     if behaviour.accepted:
         facts.append("accepted")
     if behaviour.num_prompts and not (behaviour.candidate_count or behaviour.reference_count):

@@ -127,9 +127,7 @@ def continuation_logits(side: Side, batch: Sequence[ScoringRow]) -> list[Tensor]
     One plain forward pass, without a cache after the prefix: scoring is compared with it.
     """
     longest = max(len(row.continuation) for row in batch)
-    prefixes = {row.prefix for row in batch}
-    if len(prefixes) > 1:  # rows outside the shared format carry their whole context themselves
-        batch = [whole(row) for row in batch]
+    batch = _with_one_prefix(batch)
     logits = side.logits([row.ids for row in batch], prefix=batch[0].prefix, num_logits=longest)
     check_finite(logits, side)
     return [
@@ -149,6 +147,35 @@ def token_log_probs(side: Side, positions: LazyLogits, token_ids: Tensor) -> Ten
         return logits.log_softmax(-1).gather(-1, index)[:, 0]
 
     return measured(measure, positions)
+
+
+def continuation_log_probs(side: Side, rows: Sequence[ScoringRow]) -> list[Tensor]:
+    """Return one model's ln p of each row's tokens, in nats: (T,) a row, on the CPU.
+
+    Raises `NonFiniteLogitsError` as `score_tokens` does.
+    """
+    return map_batches(
+        rows,
+        lambda batch: _log_probs(side, batch),
+        length=lambda row: len(row.body) + len(row.continuation),
+        max_rows=SCORING_BATCH,
+    )
+
+
+@torch.no_grad()
+def _log_probs(side: Side, batch: list[ScoringRow]) -> list[Tensor]:
+    rows = _with_one_prefix(batch)
+    state = side.start([row.body for row in rows], prefix=rows[0].prefix)
+    found = state.positions_of([row.continuation for row in rows])
+    return [
+        token_log_probs(side, positions, torch.tensor(row.continuation)).cpu()
+        for positions, row in zip(found, rows, strict=True)
+    ]
+
+
+def _with_one_prefix(batch: Sequence[ScoringRow]) -> Sequence[ScoringRow]:
+    """Return rows outside the shared format with their whole context, as all beside them."""
+    return batch if len({row.prefix for row in batch}) == 1 else [whole(row) for row in batch]
 
 
 def measured(measure: Measure, *models: LazyLogits) -> Tensor:
@@ -183,8 +210,7 @@ def whole(row: ScoringRow) -> ScoringRow:
 def _score_batch(
     pair: ModelPair, batch: list[ScoringRow], added: AddedMetric | None
 ) -> list[TokenScores]:
-    prefixes = {row.prefix for row in batch}
-    rows = batch if len(prefixes) == 1 else [whole(row) for row in batch]
+    rows = _with_one_prefix(batch)
     states = read_prompts(pair, [row.body for row in rows], prefix=rows[0].prefix)
     return score_states(states, range(len(rows)), [row.continuation for row in rows], added)
 

@@ -1,4 +1,4 @@
-"""Descriptions of behaviours by answers: how often they are shown, their kind, and by what.
+"""Descriptions of behaviours by answers: how often they are shown, how broadly, and by what.
 
 Does not know whether a behaviour is confirmed.
 """
@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+from scipy.stats import binomtest
+
 from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation
 from pytest_divergence.core.replies import ANSWER, parts_of
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import (
-    GENERAL_RATE,
     Hypothesis,
     control_rate,
     log_ratio_of,
@@ -21,6 +22,11 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
 from pytest_divergence.discovery.behaviours.ngrams import has_motif, quote_in
 
 NUM_EXAMPLES = 3
+COMMON_RATE = 0.2
+"""Share of controls that show a lead at which a search no longer aims at it."""
+GENERAL_RATE = 0.1
+"""Share of ordinary prompts above which a behaviour is general."""
+LEVEL = 0.05
 
 
 def shown_by(hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt]) -> list[AnsweredPrompt]:
@@ -55,7 +61,6 @@ def described(
     return Behaviour(
         id=hypothesis.id,
         name=hypothesis.name,
-        kind=kind_of(hypothesis, rate, len(shown) / len(answered) if answered else 0.0),
         motifs=list(hypothesis.motifs),
         part=_part(hypothesis, shown),
         trait=hypothesis.trait,
@@ -87,12 +92,27 @@ def _part(
     return "answer" if 2 * in_answer > len(replies) else "thoughts"
 
 
-def kind_of(
-    hypothesis: Hypothesis, control_rate: float, found_rate: float
-) -> Literal["general", "conditional"]:
-    """Return the kind; a trait that ordinary prompts show nearly as often is general."""
-    is_everywhere = hypothesis.trait is not None and 2 * control_rate > found_rate
-    return "general" if control_rate >= GENERAL_RATE or is_everywhere else "conditional"
+def is_everywhere(hypothesis: Hypothesis, control_rate: float, found_rate: float) -> bool:
+    """Whether ordinary prompts show it so often that a search need not aim at it.
+
+    A trait counts where they show it more than half as often as the prompts that were found.
+    """
+    is_common = hypothesis.trait is not None and 2 * control_rate > found_rate
+    return control_rate >= COMMON_RATE or is_common
+
+
+def breadth_of(
+    hypothesis: Hypothesis, controls: Sequence[AnsweredPrompt]
+) -> Literal["prompts", "general"]:
+    """Return `general` where more than a tenth of ordinary prompts show it: an exact test at 5 %.
+
+    With 64 controls that is 12 of them (Clopper and Pearson 1934).
+    """
+    shown = sum(map(hypothesis.is_shown_on, controls))
+    is_general = bool(controls) and (
+        binomtest(shown, len(controls), GENERAL_RATE, alternative="greater").pvalue <= LEVEL
+    )
+    return "general" if is_general else "prompts"
 
 
 def telling(hypothesis: Hypothesis, shown: Sequence[AnsweredPrompt]) -> TellingContinuation:

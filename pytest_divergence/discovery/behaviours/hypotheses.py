@@ -30,8 +30,6 @@ from pytest_divergence.discovery.behaviours.ngrams import (
 )
 from pytest_divergence.discovery.behaviours.traits import shows_trait, traits_of
 
-GENERAL_RATE = 0.2
-"""Share of controls at which a behaviour counts as a new style."""
 MIN_PEAK = math.log(20)
 """Nats: a phrase is telling if, at one of its tokens at least, the candidate is 20 times as
 sure as the reference. Ordinary fine-tunes shift many tokens a little; this asks for one leap."""
@@ -196,13 +194,9 @@ def as_hypothesis(phrase: Phrase, answered: Sequence[AnsweredPrompt]) -> Hypothe
 
 
 def control_rate(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> float:
-    """Share of the controls on which the candidate shows it."""
+    """Share of the controls on which the candidate shows it, and neither reference nor prompt."""
     controls = evidence.controls
-    shown = sum(
-        hypothesis.shows(control.prompt, control.candidate.text, control.reference)
-        for control in controls
-    )
-    return shown / len(controls) if controls else 0.0
+    return sum(map(hypothesis.is_shown_on, controls)) / len(controls) if controls else 0.0
 
 
 def _prompts_of(hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt]) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from pytest_divergence.discovery.behaviours.answers import (
     repeated_answers,
 )
 from pytest_divergence.discovery.behaviours.descriptions import (
+    breadth_of,
     described,
     named_as_said,
     shown_by,
@@ -250,7 +251,7 @@ def _confirmed(outcome: Outcome, evidence: AnsweredPrompts, p_value: float) -> C
         update={
             "confirmed": True,
             "p_value": p_value,
-            "breadth": "local" if test.kind == "local" else None,
+            "breadth": "local" if test.kind == "local" else breadth_of(named, evidence.controls),
             "telling": telling(test.hypothesis, shown_by(test.hypothesis, known)),
         }
     )

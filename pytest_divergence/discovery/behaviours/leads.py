@@ -16,7 +16,7 @@ from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, Answe
 from pytest_divergence.discovery.behaviours.counts import count_differences
 from pytest_divergence.discovery.behaviours.descriptions import (
     as_suspected,
-    kind_of,
+    is_everywhere,
     named_as_said,
     shown_by,
 )
@@ -55,7 +55,7 @@ class SupportedLead:
     """A lead that later prompts show too."""
 
     hypothesis: Hypothesis
-    is_style: bool
+    is_common: bool
     """Whether ordinary prompts show it about as often."""
 
 
@@ -83,7 +83,7 @@ class Leads:
     def look(self) -> None:
         """Form hypotheses from all answers so far, and see which leads later answers support."""
         while True:
-            self.hypotheses = hypotheses_in(self._unexplained(), without=self._style)
+            self.hypotheses = hypotheses_in(self._unexplained(), without=self._common)
             num_known = len(self.evidence.answered)
             for hypothesis in self.hypotheses:
                 if not any(
@@ -96,12 +96,12 @@ class Leads:
     def is_shown(self, answered: AnsweredPrompt) -> bool:
         """Whether the candidate's answer shows a lead.
 
-        A style does not count, because all prompts show it. A phrase that is only aimed at must be
+        What is common does not count, because all prompts show it. A phrase that is only aimed at must be
         in neither the prompt nor the reference's answer.
         """
         return any(
             hypothesis.shows(answered.prompt, answered.candidate.text, answered.reference)
-            for hypothesis in (*self._conditional, *self.hypotheses)
+            for hypothesis in (*self._aimable, *self.hypotheses)
         ) or any(hypothesis.is_shown_on(answered) for hypothesis, _ in self._aims)
 
     @property
@@ -140,7 +140,7 @@ class Leads:
     @property
     def has_new_style(self) -> bool:
         """Whether most answers show a supported phrase."""
-        return any(lead.is_style and lead.hypothesis.motifs for lead in self.supported)
+        return any(lead.is_common and lead.hypothesis.motifs for lead in self.supported)
 
     def records(self, confirmed: Sequence[Behaviour]) -> list[Behaviour]:
         """Return all behaviours for the report: `confirmed` ones, then leads that are not."""
@@ -168,7 +168,7 @@ class Leads:
     @property
     def _aims(self) -> list[tuple[Hypothesis, bool]]:
         """Hypotheses to aim at, and whether they are supported."""
-        named = [(hypothesis, True) for hypothesis in self._conditional]
+        named = [(hypothesis, True) for hypothesis in self._aimable]
         named += [(lead.hypothesis, False) for lead in self._open]
         return [
             (hypothesis, is_supported)
@@ -177,16 +177,16 @@ class Leads:
         ]
 
     @property
-    def _conditional(self) -> list[Hypothesis]:
-        return [lead.hypothesis for lead in self.supported if not lead.is_style]
+    def _aimable(self) -> list[Hypothesis]:
+        return [lead.hypothesis for lead in self.supported if not lead.is_common]
 
     @property
-    def _style(self) -> list[str]:
+    def _common(self) -> list[str]:
         """Phrases of most answers: others beside them may still be behaviours."""
         return [
             text
             for lead in self.supported
-            if lead.is_style
+            if lead.is_common
             for text in (lead.hypothesis.name, *lead.hypothesis.motifs)
         ]
 
@@ -198,8 +198,8 @@ class Leads:
             self.num_watched += 1
 
     def _unexplained(self, since: int = 0) -> list[AnsweredPrompt]:
-        """Return the prompts whose answers no supported lead explains, styles aside."""
-        known = self._conditional
+        """Return the prompts whose answers no supported lead explains, common ones aside."""
+        known = self._aimable
         return [
             prompt
             for prompt in self.evidence.answered[since:]
@@ -222,8 +222,8 @@ class Leads:
         if len(shown) < MIN_SHOWN or reverse > MAX_REFERENCE_SHARE * len(shown) or not is_telling:
             return False
         rate = control_rate(hypothesis, self.evidence)
-        is_style = kind_of(hypothesis, rate, len(shown) / len(news)) == "general"
-        found = SupportedLead(named_as_said(hypothesis, shown), is_style)
+        is_common = is_everywhere(hypothesis, rate, len(shown) / len(news))
+        found = SupportedLead(named_as_said(hypothesis, shown), is_common)
         self.supported = [
             known
             for known in self.supported
