@@ -96,8 +96,8 @@ class Leads:
     def is_shown(self, answered: AnsweredPrompt) -> bool:
         """Whether the candidate's answer shows a lead.
 
-        What is common does not count, because all prompts show it. A phrase that is only aimed at must be
-        in neither the prompt nor the reference's answer.
+        What is common does not count, because all prompts show it. A phrase that is only aimed at
+        must be in neither the prompt nor the reference's answer.
         """
         return any(
             hypothesis.shows(answered.prompt, answered.candidate.text, answered.reference)
