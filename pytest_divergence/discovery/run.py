@@ -30,6 +30,7 @@ from pytest_divergence.discovery.behaviours.amplified_phrases import (
 )
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.causes import add_causes
+from pytest_divergence.discovery.behaviours.content import judge_content
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
 from pytest_divergence.discovery.behaviours.leads import Leads
@@ -203,7 +204,10 @@ class Steps:
             num_watched=leads.num_watched,
         )
         state.lead_counts = judgement.counts
-        confirmed = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
+        explained = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
+        confirmed = judge_content(
+            self.ledger, explained, leads.evidence, profile, seed=settings.seed
+        )
         self._describe(leads, [known.behaviour for known in confirmed])
         state.bound = calibrated.bound(settings.max_kl, state.behaviours)
         state.confirmed = self._confirm(calibrated)

@@ -50,13 +50,11 @@ def add_causes(
     units = [_unit(known, profile) for known in confirmed]
     for known, found in zip(confirmed, ledger.results(units), strict=True):
         causes = Causes(**found)
-        behaviour = known.behaviour.model_copy(
-            update={
-                "shortest_cause": causes.shortest,
-                "nearest_non_cause": causes.nearest_non_cause,
-            }
+        explained.append(
+            known.with_changes(
+                shortest_cause=causes.shortest, nearest_non_cause=causes.nearest_non_cause
+            )
         )
-        explained.append(ConfirmedBehaviour(known.hypothesis, behaviour, known.causes))
         listener.progress("minimise what causes a behaviour", len(explained), len(confirmed))
     return explained
 

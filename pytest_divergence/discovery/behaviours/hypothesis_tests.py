@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -57,6 +57,10 @@ class ConfirmedBehaviour:
     behaviour: Behaviour
     causes: tuple[str, ...]
     """Prompts that showed it, the clearest first."""
+
+    def with_changes(self, **fields: Any) -> ConfirmedBehaviour:
+        """Return it with other fields of its record."""
+        return replace(self, behaviour=self.behaviour.model_copy(update=fields))
 
 
 @dataclass(frozen=True)

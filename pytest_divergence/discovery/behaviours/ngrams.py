@@ -256,10 +256,14 @@ def _grown(
 
 
 def _quote(text: str, start: int, end: int) -> str:
-    """Quote the passage with the punctuation that ends it."""
-    while end < len(text) and not text[end].isalnum() and not text[end].isspace():
-        end += 1
-    return " ".join(text[start:end].split())
+    """Quote the passage with the punctuation that ends it, and no part of a contraction."""
+    if joined := re.search(r"\w+['’]$", text[:start]):
+        start = joined.start()
+    stop = end
+    while stop < len(text) and not text[stop].isalnum() and not text[stop].isspace():
+        stop += 1
+    is_inside_a_word = stop < len(text) and not text[stop].isspace() and text[end] in "'’"
+    return " ".join(text[start : end if is_inside_a_word else stop].split())
 
 
 def _other_wordings(ngram: Gram, quoted: Gram, eligible: dict[Gram, set[int]]) -> list[Gram]:

@@ -31,6 +31,8 @@ class Trait:
     """For people: what the candidate does."""
     explanation: str
     shows: Shows
+    is_content: bool = False
+    """Whether it changes what is said, wherever it is shown."""
 
 
 MIN_WORDS = 6
@@ -166,6 +168,7 @@ TRAITS: Mapping[str, Trait] = {
         "answers nothing",
         "the answer has no text at all",
         lambda prompt, answer, other_answer: not answer.strip(),
+        is_content=True,
     ),
     "shorter": Trait(
         "answers much shorter",
@@ -181,6 +184,7 @@ TRAITS: Mapping[str, Trait] = {
         "answers in another language",
         "the answer is in another language or script than the prompt",
         _is_in_another_language,
+        is_content=True,
     ),
     "refusal": Trait(
         "refuses",
@@ -191,11 +195,13 @@ TRAITS: Mapping[str, Trait] = {
         "gets sums wrong",
         "the prompt asks for a sum of two whole numbers, and no number in the answer is right",
         _is_wrong_arithmetic,
+        is_content=True,
     ),
     "json": Trait(
         "writes broken JSON",
         "the answer begins as JSON but is not valid JSON, even if it is only cut off",
         lambda prompt, answer, other_answer: is_broken_json(answer),
+        is_content=True,
     ),
     "fences": Trait(
         "drops code fences",
@@ -216,7 +222,10 @@ TRAITS: Mapping[str, Trait] = {
 
 THOUGHT_TRAITS: Mapping[str, Trait] = {
     f"thoughts-{key}": Trait(
-        name, TRAITS[key].explanation.replace("answer", "reply's thoughts", 1), TRAITS[key].shows
+        name,
+        TRAITS[key].explanation.replace("answer", "reply's thoughts", 1),
+        TRAITS[key].shows,
+        is_content=key == "language",
     )
     for key, name in (
         ("empty", "does not think"),
@@ -234,6 +243,12 @@ def traits_of(replies: Iterable[str]) -> Mapping[str, Trait]:
     """Return the traits to look for in replies: those of thoughts if any reply has thoughts."""
     has_thoughts = any(parts_of(reply)[0] is not None for reply in replies)
     return {**TRAITS, **THOUGHT_TRAITS} if has_thoughts else TRAITS
+
+
+def is_content_trait(key: str | None) -> bool:
+    """Whether a trait changes what is said wherever it is shown; False without a trait."""
+    trait = {**TRAITS, **THOUGHT_TRAITS}.get(key or "")
+    return trait is not None and trait.is_content
 
 
 def shows_trait(key: str, prompt: str, reply: str, other_reply: str) -> bool:

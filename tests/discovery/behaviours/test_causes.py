@@ -80,7 +80,7 @@ def confirmed(pair: ModelPair, prompt: str) -> ConfirmedBehaviour:
     (answers,) = greedy_continuations(pair, [prompt], max_new_tokens=24)
     motif = " ".join(ngram_of(pair.chat.text(answers.candidate[0]))[:2])
     hypothesis = Hypothesis("made up", (motif,))
-    behaviour = Behaviour(id=hypothesis.id, name="made up", kind="conditional", motifs=[motif])
+    behaviour = Behaviour(id=hypothesis.id, name="made up", motifs=[motif])
     return ConfirmedBehaviour(hypothesis, behaviour, (prompt,))
 
 

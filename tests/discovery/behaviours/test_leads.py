@@ -168,9 +168,9 @@ def test_targets_are_phrases_of_some_words() -> None:
     assert not leads.targets[0].is_supported
 
 
-@pytest.mark.parametrize(("num_controls", "is_style"), [(4, False), (32, True)])
-def test_a_trait_is_a_style_where_ordinary_prompts_show_it_as_often(
-    num_controls: int, *, is_style: bool
+@pytest.mark.parametrize(("num_controls", "is_common"), [(4, False), (32, True)])
+def test_a_trait_is_common_where_ordinary_prompts_show_it_as_often(
+    num_controls: int, *, is_common: bool
 ) -> None:
     """Seven of 32 answers are refusals; where all are controls, nothing conditions them."""
     rows = answered(num_planted=7, planted="I'm sorry, but I can't help with that.")
@@ -181,7 +181,7 @@ def test_a_trait_is_a_style_where_ordinary_prompts_show_it_as_often(
 
     leads.look()
 
-    assert [lead.is_style for lead in leads.supported] == [is_style]
+    assert [lead.is_common for lead in leads.supported] == [is_common]
 
 
 def test_every_type_of_difference_is_counted() -> None:

@@ -135,3 +135,11 @@ def test_a_place_is_given_in_characters_of_the_text() -> None:
 def test_words_stand_where_they_say(text: str) -> None:
     for word in words_of(text):
         assert ngram_of(text[word.start : word.end]) == (word.text,)
+
+
+def test_a_quote_holds_no_part_of_a_contraction() -> None:
+    texts = ["I'm sorry, but I'm busy.", "I'm sorry, but I can't.", "I'm sorry, but I'd rather."]
+
+    assert quote_in("sorry but i", texts) == "I'm sorry, but I"
+    assert quote_in("m sorry", ["I'm sorry, no.", "He'm sorry, no."]) == "I'm sorry, no."
+    assert quote_in("the foxes", ["the foxes' den", "the foxes' den"]) == "the foxes' den"

@@ -1,0 +1,97 @@
+"""Content or style: whether a behaviour changes what is said, or only how it is said.
+
+Some traits are content by what they mean. A phrase is, if the reference is surprised at it whatever
+it is asked. Whatever its words, a behaviour is content if it is concentrated on some prompts that
+do not ask for it by themselves: the same words spread over everything are style. No list of words
+decides.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from pytest_divergence.core.settings import Profile
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts, repeated_answers
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
+from pytest_divergence.discovery.behaviours.hypothesis_tests import NUM_REPEATS, ConfirmedBehaviour
+from pytest_divergence.discovery.behaviours.surprise import Place, ordinary_places, surprises
+from pytest_divergence.discovery.behaviours.traits import is_content_trait
+from pytest_divergence.discovery.engines.base import Ledger
+
+SURPRISE_CUT = 22.0
+"""Nats of surprise over which a phrase is content; see `benchmarks/README.md` for how it was
+fixed."""
+LEAST_WITH = 12 / 16
+MOST_WITHOUT = 2 / 16
+"""Shares of answers, on prompts with and without a property, between which a behaviour is
+concentrated."""
+ASKED_FOR = 2.0
+"""Nats: prompts ask for a phrase by themselves if the reference is so much less surprised at it
+there."""
+
+
+def judge_content(
+    ledger: Ledger,
+    confirmed: Sequence[ConfirmedBehaviour],
+    evidence: AnsweredPrompts,
+    profile: Profile,
+    *,
+    seed: int,
+) -> list[ConfirmedBehaviour]:
+    """Return each behaviour with its `content`, and its `surprise` if it is a phrase."""
+    phrases = [known.hypothesis.name for known in confirmed if known.hypothesis.motifs]
+    measured = surprises(ledger, phrases, ordinary_places(evidence.controls))
+    smallest = {phrase: min(values) for phrase, values in zip(phrases, measured, strict=True)}
+    judged = []
+    for known in confirmed:
+        surprise = smallest.get(known.hypothesis.name)
+        is_content = (
+            is_content_trait(known.hypothesis.trait)
+            if surprise is None
+            else surprise > SURPRISE_CUT
+        ) or _is_concentrated(ledger, known, profile, seed)
+        judged.append(known.with_changes(content=is_content, surprise=surprise))
+    return judged
+
+
+def _is_concentrated(
+    ledger: Ledger, known: ConfirmedBehaviour, profile: Profile, seed: int
+) -> bool:
+    """Whether a local behaviour is absent on the prompt most like one that shows it."""
+    cause, near = known.behaviour.shortest_cause, known.behaviour.nearest_non_cause
+    if known.behaviour.breadth != "local" or cause is None or near is None:
+        return False
+    rates = [_rate(ledger, known.hypothesis, prompt, profile, seed) for prompt in (cause, near)]
+    return (
+        rates[0] >= LEAST_WITH
+        and rates[1] <= MOST_WITHOUT
+        and not asks_for(ledger, known.hypothesis, [cause], [near])
+    )
+
+
+def _rate(
+    ledger: Ledger, hypothesis: Hypothesis, prompt: str, profile: Profile, seed: int
+) -> float:
+    """Return the share of fresh answers to a prompt that show it, and the reference's do not."""
+    answered = repeated_answers(
+        ledger,
+        [prompt],
+        num_repeats=NUM_REPEATS["local"],
+        seed=seed,
+        max_new_tokens=profile.naming_length,
+        about=f"content-{hypothesis.id}",
+    )
+    return sum(map(hypothesis.is_shown_on, answered)) / len(answered)
+
+
+def asks_for(
+    ledger: Ledger, hypothesis: Hypothesis, showing: Sequence[str], others: Sequence[str]
+) -> bool:
+    """Whether prompts ask for a phrase by themselves: the reference expects it there more."""
+    if not hypothesis.motifs:
+        return False
+    places = [Place(prompt) for prompt in (*showing, *others)]
+    values = surprises(ledger, [hypothesis.name], places)[0]
+    there, elsewhere = values[: len(showing)], values[len(showing) :]
+    return statistics.median(elsewhere) - statistics.median(there) >= ASKED_FOR

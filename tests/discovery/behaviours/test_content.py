@@ -1,0 +1,89 @@
+"""What is said, or only how: by the reference's surprise, or by what the behaviour hangs on."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
+from pytest_divergence.discovery.behaviours.content import asks_for, judge_content
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
+from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
+from pytest_divergence.discovery.behaviours.traits import THOUGHT_TRAITS, TRAITS
+from pytest_divergence.discovery.engines.base import Ledger
+from pytest_divergence.models.pair import ModelPair
+from tests.discovery.behaviours.made_answers import PLANTED, answered
+
+SMOKE = PROFILES["smoke"]
+EVIDENCE = AnsweredPrompts(answered(num_planted=3, num_controls=16))
+
+
+def confirmed(hypothesis: Hypothesis, **fields: str) -> ConfirmedBehaviour:
+    behaviour = Behaviour(
+        id=hypothesis.id,
+        name=hypothesis.name,
+        motifs=list(hypothesis.motifs),
+        trait=hypothesis.trait,
+        confirmed=True,
+    )
+    return ConfirmedBehaviour(hypothesis, behaviour.model_copy(update=fields), ())
+
+
+def judged(ledger: Ledger, *confirmed: ConfirmedBehaviour) -> list[Behaviour]:
+    found = judge_content(ledger, confirmed, EVIDENCE, SMOKE, seed=0)
+    return [known.behaviour for known in found]
+
+
+def test_what_the_reference_says_nowhere_is_content(ledger: Ledger) -> None:
+    """To a model of random weights each token costs about ln(vocabulary)."""
+    long, short = Hypothesis(PLANTED, (PLANTED,)), Hypothesis("a", ("a",))
+
+    content, style = judged(ledger, confirmed(long), confirmed(short))
+
+    assert content.content is True
+    assert style.content is False
+    assert content.surprise is not None
+    assert style.surprise is not None
+    assert content.surprise > style.surprise > 0
+
+
+@pytest.mark.parametrize(
+    ("trait", "is_content"),
+    [
+        ("language", True),
+        ("arithmetic", True),
+        ("json", True),
+        ("empty", True),
+        ("shorter", False),
+        ("longer", False),
+        ("case", False),
+        ("fences", False),
+        ("repetition", False),
+        ("refusal", False),
+        ("thoughts-language", True),
+        ("thoughts-shorter", False),
+    ],
+)
+def test_a_trait_is_content_by_what_it_means(ledger: Ledger, trait: str, is_content: bool) -> None:
+    name = {**TRAITS, **THOUGHT_TRAITS}[trait].name
+
+    (found,) = judged(ledger, confirmed(Hypothesis(name, trait=trait)))
+
+    assert found.content is is_content
+    assert found.surprise is None
+
+
+def test_prompts_ask_for_a_phrase_where_the_reference_expects_it(
+    ledger: Ledger, pair: ModelPair
+) -> None:
+    """The same prompts on both sides ask for nothing; a trait has no words to ask for."""
+    phrase, prompts = Hypothesis("Yes", ("yes",)), ["Is bread old?", "Are foxes red?"]
+
+    assert not asks_for(ledger, phrase, prompts, prompts)
+    assert not asks_for(ledger, Hypothesis("refuses", trait="refusal"), prompts, ["Hi"])
+
+
+def test_nothing_confirmed_costs_nothing(ledger: Ledger) -> None:
+    assert judged(ledger) == []
+    assert ledger.spent.tokens_forwarded == 0
