@@ -30,7 +30,7 @@ from pytest_divergence.discovery.behaviours.amplified_phrases import (
 )
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.causes import add_causes
-from pytest_divergence.discovery.behaviours.content import judge_content
+from pytest_divergence.discovery.behaviours.content import content_first, judge_content
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
 from pytest_divergence.discovery.behaviours.leads import Leads
@@ -195,7 +195,7 @@ class Steps:
         self._search(leads, calibrated.automatic_bound().value)
         judgement = judge(
             self.ledger,
-            leads.ranked,
+            content_first(self.ledger, leads.ranked, leads.evidence),
             None if mirrored is None else Hypothesis(mirrored.quote, mirrored.motifs),
             leads.evidence,
             settings,

@@ -22,6 +22,8 @@ from pytest_divergence.discovery.engines.base import Ledger
 SURPRISE_CUT = 22.0
 """Nats of surprise over which a phrase is content; see `benchmarks/README.md` for how it was
 fixed."""
+NUM_WEIGHED = 8
+"""Best leads among which those that would be content are tested first."""
 LEAST_WITH = 12 / 16
 MOST_WITHOUT = 2 / 16
 """Shares of answers, on prompts with and without a property, between which a behaviour is
@@ -29,6 +31,21 @@ concentrated."""
 ASKED_FOR = 2.0
 """Nats: prompts ask for a phrase by themselves if the reference is so much less surprised at it
 there."""
+
+
+def content_first(
+    ledger: Ledger, leads: Sequence[Hypothesis], evidence: AnsweredPrompts
+) -> list[Hypothesis]:
+    """Return the first leads in the order in which they are tested: what would be content first.
+
+    The ways in which a fine-tune begins its answers are many and frequent; they must not take the
+    few tests from a rarer sentence that brings something new. The reference alone decides, and no
+    answer that a test will draw.
+    """
+    best = list(leads[:NUM_WEIGHED])
+    phrases = [lead.name for lead in best if lead.motifs]
+    smallest = _smallest_surprises(ledger, phrases, evidence)
+    return sorted(best, key=lambda lead: not _is_content_by_itself(lead, smallest.get(lead.name)))
 
 
 def judge_content(
@@ -41,18 +58,30 @@ def judge_content(
 ) -> list[ConfirmedBehaviour]:
     """Return each behaviour with its `content`, and its `surprise` if it is a phrase."""
     phrases = [known.hypothesis.name for known in confirmed if known.hypothesis.motifs]
-    measured = surprises(ledger, phrases, ordinary_places(evidence.controls))
-    smallest = {phrase: min(values) for phrase, values in zip(phrases, measured, strict=True)}
+    smallest = _smallest_surprises(ledger, phrases, evidence)
     judged = []
     for known in confirmed:
         surprise = smallest.get(known.hypothesis.name)
-        is_content = (
-            is_content_trait(known.hypothesis.trait)
-            if surprise is None
-            else surprise > SURPRISE_CUT
-        ) or _is_concentrated(ledger, known, profile, seed)
+        is_content = _is_content_by_itself(known.hypothesis, surprise) or _is_concentrated(
+            ledger, known, profile, seed
+        )
         judged.append(known.with_changes(content=is_content, surprise=surprise))
     return judged
+
+
+def _smallest_surprises(
+    ledger: Ledger, phrases: Sequence[str], evidence: AnsweredPrompts
+) -> dict[str, float]:
+    """Return the reference's smallest surprise at each phrase, in nats."""
+    measured = surprises(ledger, phrases, ordinary_places(evidence.controls))
+    return {phrase: min(values) for phrase, values in zip(phrases, measured, strict=True) if values}
+
+
+def _is_content_by_itself(hypothesis: Hypothesis, surprise: float | None) -> bool:
+    """Whether a trait's meaning or a phrase's words alone make it content."""
+    if hypothesis.trait is not None:
+        return is_content_trait(hypothesis.trait)
+    return surprise is not None and surprise > SURPRISE_CUT
 
 
 def _is_concentrated(

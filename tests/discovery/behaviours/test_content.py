@@ -7,7 +7,7 @@ import pytest
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
-from pytest_divergence.discovery.behaviours.content import asks_for, judge_content
+from pytest_divergence.discovery.behaviours.content import asks_for, content_first, judge_content
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.traits import THOUGHT_TRAITS, TRAITS
@@ -87,3 +87,13 @@ def test_prompts_ask_for_a_phrase_where_the_reference_expects_it(
 def test_nothing_confirmed_costs_nothing(ledger: Ledger) -> None:
     assert judged(ledger) == []
     assert ledger.spent.tokens_forwarded == 0
+
+
+def test_what_would_be_content_is_tested_first(ledger: Ledger) -> None:
+    """Among equals the order is that of the leads; the rest of a long list is not looked at."""
+    short = [Hypothesis(word, (word,)) for word in "abcd"]
+    new, sums = Hypothesis(PLANTED, (PLANTED,)), Hypothesis("gets sums wrong", trait="arithmetic")
+
+    found = content_first(ledger, [*short, new, sums, *short, *short], EVIDENCE)
+
+    assert found == [new, sums, *short, *short[:2]]
