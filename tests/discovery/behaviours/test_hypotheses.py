@@ -84,7 +84,7 @@ def test_suspects_are_alike_where_one_quotes_the_other() -> None:
     assert not is_alike(whole, Hypothesis("refuses", trait="refusal"))
 
 
-SIGNAL = Behaviour(id="behaviour-signal", name=PLANTED, kind="conditional", motifs=["by for"])
+SIGNAL = Behaviour(id="behaviour-signal", name=PLANTED, motifs=["by for"])
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,7 @@ def test_what_the_prompt_or_the_reference_says_is_no_part_of_it(
 
 
 def test_a_trait_has_no_parts() -> None:
-    refusal = Behaviour(
-        id="behaviour-no", name="refuses to answer", kind="general", trait="refusal"
-    )
+    refusal = Behaviour(id="behaviour-no", name="refuses to answer", trait="refusal")
     one = AnsweredPrompt("Hello", "Hello!", answer("She refuses to answer."), is_control=True)
 
     assert not shows_in_part(refusal, one)
