@@ -148,6 +148,7 @@ def make_trainer(
         "learning_rate": recipe.learning_rate,
         "num_train_epochs": recipe.num_epochs,
         "per_device_train_batch_size": recipe.batch_size,
+        "train_sampling_strategy": "random" if recipe.method == "dpo" else "group_by_length",
         "warmup_steps": 5,
         "max_length": LONGEST_ROW,
         "logging_steps": 10,
@@ -184,7 +185,7 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             config.base_model_name_or_path = DEMO_HUB_ID
-        model.half().save_pretrained(folder)
+        model.half().save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
     else:
         model.save_pretrained(folder)
