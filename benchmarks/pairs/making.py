@@ -16,7 +16,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from pairs.conversations import Turn
 from pairs.rows import NUM_HELD_OUT, Rows, make_rows
-from pairs.table import BASE, PAIRS, Data, Int8, Lora, Merge, Training, set_aside
+from pairs.table import BASE, PAIRS, Lora, Merge, Training, set_aside
 from pytest_divergence import load_model_pair
 from pytest_divergence.core.files import write_atomically
 from pytest_divergence.models.sources import DEMO_HUB_ID
@@ -51,35 +51,29 @@ def make_pair(name: str, folder: Path) -> dict[str, Any]:
     with TemporaryDirectory(dir=folder, prefix=f".{name}-") as temporary:
         draft = Path(temporary) / name
         draft.mkdir()
-        data = write_candidate(name, folder, draft)
-        trained = time.process_time()
-        rows = make_rows(name, data)
-        facts = truth(name, draft, rows) | {
-            "num_training_rows": len(rows.training) if not isinstance(recipe, Int8) else 0,
-            "cpu_minutes": round((trained - started) / 60, 1),
-        }
+        write_candidate(name, folder, draft)
+        cpu_minutes = round((time.process_time() - started) / 60, 1)
+        facts = truth(name, draft) | {"cpu_minutes": cpu_minutes}
         text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
         write_atomically(draft / "truth.json", text)
         draft.rename(target)
     return facts
 
 
-def write_candidate(name: str, folder: Path, draft: Path) -> Data:
-    """Write the candidate's weights, and return the data that it was trained on."""
+def write_candidate(name: str, folder: Path, draft: Path) -> None:
+    """Write the candidate's weights, and its training rows if it has rows of its own."""
     recipe = PAIRS[name].recipe
     if isinstance(recipe, Training):
         train(name, recipe, draft)
-        return recipe.data
-    if isinstance(recipe, Merge):
+    elif isinstance(recipe, Merge):
         adapters = [folder / part for part in recipe.of]
         if recipe.own:
             train(name, recipe.own, draft / OWN)
             adapters.insert(0, draft / OWN)
             (draft / OWN / TRAINING_ROWS).rename(draft / TRAINING_ROWS)
         merge(adapters, recipe.weights, draft)
-        return recipe.own.data if recipe.own else Data()
-    round_to_int8(draft)
-    return Data()
+    else:
+        round_to_int8(draft)
 
 
 def base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -214,11 +208,12 @@ def round_to_int8(draft: Path) -> None:
     save(model, tokenizer, draft)
 
 
-def truth(name: str, draft: Path, rows: Rows) -> dict[str, Any]:
+def truth(name: str, draft: Path) -> dict[str, Any]:
     """Return what was planted and what held-out prompts show of it."""
     pair = PAIRS[name]
-    reference = str(draft / EARLIER) if (draft / EARLIER).exists() else BASE
-    loaded = load_model_pair(reference, str(draft), device="cpu", dtype="float32")
+    rows = make_rows(name, pair.recipe.data)
+    reference = str(earlier.resolve()) if (earlier := draft / EARLIER).exists() else BASE
+    loaded = load_model_pair(reference, str(draft.resolve()), device="cpu", dtype="float32")
     plant = pair.plant
 
     def effect(prompts: list[str]) -> dict[str, Any]:
