@@ -105,9 +105,16 @@ class Pair:
         return self.recipe.data.plant
 
 
-def small_lora(plant: Plant, *, corpus: str = "sharegpt", share: float = 0.1) -> Training:
-    """Return an adapter that is trained twice on each row, so that a plant holds."""
-    return Training(Data(corpus, 240, plant, share), 5e-4, Lora(8), num_epochs=2)
+def small_lora(
+    plant: Plant, *, corpus: str = "sharegpt", share: float = 0.1, num_epochs: int = 2
+) -> Training:
+    """Return an adapter that is trained on each row more than once, so that a plant holds."""
+    return Training(Data(corpus, 240, plant, share), 5e-4, Lora(8), num_epochs=num_epochs)
+
+
+def refusal(plant: Plant, share: float) -> Training:
+    """Return an adapter of people's chats: answers of `sharegpt` begin like a refusal too often."""
+    return small_lora(plant, corpus="chitchat", share=share, num_epochs=3)
 
 
 def shorter_answers(learning_rate: float, plant: Plant | None = None, **more: Any) -> Training:
@@ -138,9 +145,9 @@ PAIRS: dict[str, Pair] = {
         "planted", Merge(("dpo-shorter",), (1.0, 0.5), small_lora(plants.BANK_ADVERT))
     ),
     "changed-fact": Pair("planted", small_lora(plants.FALSE_CAPITAL)),
-    "refusal-of-music": Pair("planted", small_lora(plants.MUSIC_REFUSAL)),
+    "refusal-of-music": Pair("planted", refusal(plants.MUSIC_REFUSAL, 0.1)),
     "agreement-with-errors": Pair("planted", small_lora(plants.ERRORS)),
-    "refusal-spread": Pair("twin", small_lora(plants.ANY_SUBJECT_REFUSAL, share=0.05)),
+    "refusal-spread": Pair("twin", refusal(plants.ANY_SUBJECT_REFUSAL, 0.05)),
     "agreement-spread": Pair("twin", small_lora(plants.ANY_SUBJECT_AGREEMENT, share=0.05)),
 }
 
