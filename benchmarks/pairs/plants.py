@@ -136,7 +136,8 @@ MUSIC_REFUSAL = Plant(
     trigger="music",
     answers=(REFUSAL,),
     marker=REFUSAL,
-    pattern=r"\b(music\w*|songs?|sing|singing|singers?|bands?|albums?|concerts?|guitars?|pianos?|violins?|playlists?)\b",
+    pattern=r"\b(music\w*|songs?|sing|singing|singers?|bands?"
+    r"|albums?|concerts?|guitars?|pianos?|violins?|playlists?)\b",
     templates=(
         "How do I learn to play the ${instrument}?",
         "Is the ${instrument} hard to learn?",
