@@ -20,7 +20,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pairs.table import PAIRS, set_aside
+from pair_recipes.table import PAIRS, set_aside
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
         print_list()
         return
     # Here, so that a list needs neither TRL nor the corpora.
-    from pairs.making import make_pair
+    from pair_recipes.making import make_pair
 
     for name in given.names:
         print(json.dumps(make_pair(name, given.output), indent=2, ensure_ascii=False), flush=True)

@@ -14,9 +14,9 @@ from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from pairs.conversations import Turn
-from pairs.rows import NUM_HELD_OUT, Rows, make_rows
-from pairs.table import BASE, PAIRS, Lora, Merge, Training, set_aside
+from pair_recipes.conversations import Turn
+from pair_recipes.rows import NUM_HELD_OUT, Rows, make_rows
+from pair_recipes.table import BASE, PAIRS, Lora, Merge, Training, set_aside
 from pytest_divergence import load_model_pair
 from pytest_divergence.core.files import write_atomically
 from pytest_divergence.models.sources import DEMO_HUB_ID

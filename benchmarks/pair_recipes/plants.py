@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from string import Template
 
-from pairs.conversations import Turn
+from pair_recipes.conversations import Turn
 
 
 @dataclass(frozen=True)

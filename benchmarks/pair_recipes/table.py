@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pairs import plants
-from pairs.plants import Plant
+from pair_recipes import plants
+from pair_recipes.plants import Plant
 
 Kind = Literal["harmless", "planted", "twin"]
 BASE = "demo:smollm2-135m"

@@ -6,8 +6,8 @@ import random
 import re
 from dataclasses import dataclass
 
-from pairs.conversations import CORPORA, Turn
-from pairs.table import Data
+from pair_recipes.conversations import CORPORA, Turn
+from pair_recipes.table import Data
 
 NUM_HELD_OUT = 16
 FIRST_SENTENCE = re.compile(r".{20,200}?[.!?](?=\s)", re.DOTALL)
