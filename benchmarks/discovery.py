@@ -1,10 +1,11 @@
-"""What a search finds on organisms, adapters whose planted behaviour is known.
+"""What a search finds, and how it judges, on pairs of which it is known what was planted.
 
     python benchmarks/discovery.py FOLDER... [--profile smoke] [--budget 200000] [--seed 1]
     python benchmarks/discovery.py FOLDER... --alone [soft_prompt,self_prompt]
 
-Each folder holds an adapter of demo:smollm2-135m and its truth.json, which is read only once the
-search has ended; a folder called `same` stands for the reference against itself. With `--alone`,
+Each folder holds a candidate (a model, or an adapter of demo:smollm2-135m) and its truth.json, of
+which all but the reference is read only once the search has ended; a folder called `same` stands
+for the reference against itself. With `--keep FOLDER` the reports stay there. With `--alone`,
 each strategy (or each of those named) searches by itself with the whole budget, and every prompt
 that it generated is answered: those that show the planted behaviour are hits. Searches of one
 organism share their calibration then.
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.report import Report
+from pytest_divergence.core.report import Report, write_report
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.behaviours.ngrams import ngram_of
 from pytest_divergence.discovery.progress import Silence
@@ -34,12 +35,13 @@ from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_greedily
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.reports import wording
 
 REFERENCE = "demo:smollm2-135m"
 ANSWER_TOKENS = 24
 SEARCH_HEADER = (
-    "organism", "named", "cases", "failed", "hits", "false", "s", "tokens",
-    "s to 1st", "tokens to 1st", "proposals", "names",
+    "pair", "exit", "named", "content", "others", "style", "suspects", "leads", "decoys",
+    "failed", "cases", "hits", "s", "tokens", "tokens to 1st", "names",
 )  # fmt: skip
 ALONE_HEADER = (
     "organism", "strategy", "named", "case hits", "generated", "hits", "share",
@@ -55,11 +57,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     every = ",".join(built_in_strategies())
     parser.add_argument("--alone", nargs="?", const=every, help="each strategy by itself")
+    parser.add_argument("--keep", type=Path, help="folder for the reports, by pair and seed")
     given = parser.parse_args()
     print_row(ALONE_HEADER if given.alone else SEARCH_HEADER)
     for folder in given.organisms:
         with tempfile.TemporaryDirectory() as root:
-            bench = Bench(folder, Path(root), given.profile, given.budget, given.seed)
+            bench = Bench(folder, Path(root), given.profile, given.budget, given.seed, given.keep)
             names = given.alone.split(",") if given.alone else ()
             rows = bench.each_alone(names) if names else iter([bench.all_together()])
             for row in rows:
@@ -88,6 +91,14 @@ class Bench:
     profile: str
     budget: str | None
     seed: int
+    keep: Path | None = None
+
+    @property
+    def reference(self) -> str:
+        """The reference: the demo's, or a model beside the candidate."""
+        named = self.truth.get("reference", REFERENCE)
+        beside = self.folder.parent / named
+        return str(beside.resolve()) if beside.exists() else REFERENCE
 
     @property
     def candidate(self) -> str:
@@ -104,6 +115,9 @@ class Bench:
         started = time.perf_counter()
         # By force, or soft prompts that an earlier run has trained would not be trained again.
         report = self.search(built_in_strategies(), is_forced=True)
+        if self.keep is not None:
+            self.keep.mkdir(parents=True, exist_ok=True)
+            write_report(self.keep / f"{self.folder.name}-{self.seed}.json", report)
         return judged(self.folder.name, report, self.truth, time.perf_counter() - started)
 
     def each_alone(self, names: Sequence[str]) -> Iterator[Sequence[object]]:
@@ -114,9 +128,10 @@ class Bench:
         report = self.search({name: recorded})
         pair, marker = self.load(), self.truth["marker"]
         shown = sum(marker in answer for answer in answers_of(pair, recorded.texts))
-        _, named, _, _, case_hits, *_ = judged(name, report, self.truth, 0.0)
+        found = dict(zip(SEARCH_HEADER, judged(name, report, self.truth, 0.0), strict=True))
+        named, case_hits = found["named"], found["hits"]
         generated, tokens = len(recorded.texts), report.strategies[0].tokens_forwarded
-        first = report.first_behaviour
+        first = report.first_lead
         return (
             *(self.folder.name, name, named, case_hits, generated, shown),
             f"{shown / max(1, generated):.1%}",
@@ -127,7 +142,7 @@ class Bench:
 
     def search(self, strategies: Mapping[str, Strategy], *, is_forced: bool = False) -> Report:
         settings = Settings(
-            model_1=REFERENCE,
+            model_1=self.reference,
             model_2=self.candidate,
             profile=self.profile,
             budget=self.budget,
@@ -143,7 +158,7 @@ class Bench:
         ).report
 
     def load(self) -> ModelPair:
-        return load_model_pair(REFERENCE, self.candidate)
+        return load_model_pair(self.reference, self.candidate)
 
 
 def answers_of(pair: ModelPair, prompts: Sequence[str]) -> list[str]:
@@ -167,20 +182,26 @@ def judged(name: str, report: Report, truth: Mapping[str, Any], seconds: float) 
     confirmed = [one for one in report.behaviours if one.confirmed]
     cases = [case for case in report.cases if not case.off_distribution]
     answers = [case.completions.candidate for case in cases if case.completions]
-    first = report.first_behaviour
+    content = [one for one in confirmed if one.content]
+    first, leads = report.first_lead, report.leads
     return (
         name,
+        int(bool(wording.failed(report) or wording.unaccepted(report))),
         "-" if marker is None else "yes" if any(says(one, marker) for one in confirmed) else "no",
+        len(content),
+        sum(not shows(one, marker) for one in content),
+        len(confirmed) - len(content),
+        len(report.behaviours) - len(confirmed),
+        "-" if leads is None else leads.watched,
+        "-" if leads is None else leads.decoys_confirmed,
+        len(wording.failed(report)),
         len(cases),
-        sum(case.verdict == "failed" for case in cases),
         "-" if marker is None else sum(marker in answer for answer in answers),
-        sum(one.kind == "conditional" and not shows(one, marker) for one in confirmed),
         round(seconds),
         report.effort.tokens_forwarded,
-        "-" if first is None else round(first.seconds),
         "-" if first is None else first.tokens_forwarded,
-        report.effort.prompts_scored,
-        "; ".join(f"{one.kind}: {one.name}" for one in confirmed) or "-",
+        "; ".join(f"{'content' if one.content else 'style'}: {one.name}" for one in confirmed)
+        or "-",
     )
 
 
