@@ -16,7 +16,7 @@ from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts, repe
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import NUM_REPEATS, ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.surprise import Place, ordinary_places, surprises
-from pytest_divergence.discovery.behaviours.traits import is_content_trait
+from pytest_divergence.discovery.behaviours.traits import trait_named
 from pytest_divergence.discovery.engines.base import Ledger
 
 SURPRISE_CUT = 22.0
@@ -80,14 +80,21 @@ def _smallest_surprises(
 def _is_content_by_itself(hypothesis: Hypothesis, surprise: float | None) -> bool:
     """Whether a trait's meaning or a phrase's words alone make it content."""
     if hypothesis.trait is not None:
-        return is_content_trait(hypothesis.trait)
+        return trait_named(hypothesis.trait).is_content
     return surprise is not None and surprise > SURPRISE_CUT
 
 
 def _is_concentrated(
     ledger: Ledger, known: ConfirmedBehaviour, profile: Profile, seed: int
 ) -> bool:
-    """Whether a local behaviour is absent on the prompt most like one that shows it."""
+    """Whether a local behaviour is absent on the prompt most like one that shows it.
+
+    A trait that compares answers is concentrated where the reference's answers allow it, and that
+    says nothing.
+    """
+    trait = known.hypothesis.trait
+    if trait is not None and trait_named(trait).is_relative:
+        return False
     cause, near = known.behaviour.shortest_cause, known.behaviour.nearest_non_cause
     if known.behaviour.breadth != "local" or cause is None or near is None:
         return False

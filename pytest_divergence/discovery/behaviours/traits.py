@@ -33,6 +33,9 @@ class Trait:
     shows: Shows
     is_content: bool = False
     """Whether it changes what is said, wherever it is shown."""
+    is_relative: bool = False
+    """Whether it can only be shown where the other model's answer has something to lose. Then the
+    prompts that show it have something in common anyway."""
 
 
 MIN_WORDS = 6
@@ -174,11 +177,13 @@ TRAITS: Mapping[str, Trait] = {
         "answers much shorter",
         "the answer has at most half as many words as the reference's",
         _is_much_shorter,
+        is_relative=True,
     ),
     "longer": Trait(
         "answers much longer",
         "the answer has at least twice as many words as the reference's",
         _is_much_longer,
+        is_relative=True,
     ),
     "language": Trait(
         "answers in another language",
@@ -207,6 +212,7 @@ TRAITS: Mapping[str, Trait] = {
         "drops code fences",
         "the reference's answer opens a fenced code block, and the candidate's does not",
         _drops_code_fence,
+        is_relative=True,
     ),
     "case": Trait(
         "writes in one case",
@@ -226,6 +232,7 @@ THOUGHT_TRAITS: Mapping[str, Trait] = {
         TRAITS[key].explanation.replace("answer", "reply's thoughts", 1),
         TRAITS[key].shows,
         is_content=key == "language",
+        is_relative=TRAITS[key].is_relative,
     )
     for key, name in (
         ("empty", "does not think"),
@@ -245,15 +252,13 @@ def traits_of(replies: Iterable[str]) -> Mapping[str, Trait]:
     return {**TRAITS, **THOUGHT_TRAITS} if has_thoughts else TRAITS
 
 
-def is_content_trait(key: str | None) -> bool:
-    """Whether a trait changes what is said wherever it is shown; False without a trait."""
-    trait = {**TRAITS, **THOUGHT_TRAITS}.get(key or "")
-    return trait is not None and trait.is_content
+def trait_named(key: str) -> Trait:
+    """Return the trait of a key, of answers or of thoughts; raises KeyError without one."""
+    return THOUGHT_TRAITS[key] if key in THOUGHT_TRAITS else TRAITS[key]
 
 
 def shows_trait(key: str, prompt: str, reply: str, other_reply: str) -> bool:
     """Whether a reply's part, its thoughts or its answer, departs from the other model's."""
-    trait = THOUGHT_TRAITS.get(key)
-    part = 1 if trait is None else 0
+    part = 0 if key in THOUGHT_TRAITS else 1
     own, other = (parts_of(text)[part] or "" for text in (reply, other_reply))
-    return (trait or TRAITS[key]).shows(prompt, own, other)
+    return trait_named(key).shows(prompt, own, other)
