@@ -34,6 +34,7 @@ from pytest_divergence.discovery.behaviours.ngrams import (
     Phrase,
     ngram_of,
 )
+from pytest_divergence.discovery.behaviours.traits import is_style_trait
 from pytest_divergence.discovery.engines.base import Spent
 from pytest_divergence.discovery.strategies.protocol import TargetPhrase
 
@@ -117,24 +118,39 @@ class Leads:
 
     @property
     def ranked(self) -> list[Hypothesis]:
-        """All leads that a prompt shows, the one that most prompts show first; no wording twice."""
+        """All leads that a prompt shows, the one that most prompts show first.
+
+        No wording twice, nor what mostly the same prompts show: it is a part of the same behaviour.
+        """
         answered = self.evidence.answered
         named = [lead.hypothesis for lead in self.supported]
         named += [lead.hypothesis for lead in self._open]
-        counts = {}
+        counts, prompts = dict[str, int](), dict[str, set[str]]()
         for hypothesis in named:
             shown = shown_by(hypothesis, answered)
+            prompts[hypothesis.id] = {prompt.prompt for prompt in shown}
             reverse = sum(map(hypothesis.is_shown_by_reference, answered))
             is_telling = hypothesis.is_telling([prompt.candidate for prompt in shown])
             counts[hypothesis.id] = len(shown) - reverse if is_telling else 0
         words, chosen = ordinary_words(answered), list[Hypothesis]()
         for hypothesis in sorted(named, key=lambda each: (-counts[each.id], each.id)):
-            is_known = any(
-                is_alike(hypothesis, known) or is_wording_of(hypothesis, known, words)
-                for known in chosen
+            if counts[hypothesis.id] <= 0:
+                continue
+            mine = prompts[hypothesis.id]
+            known = next(
+                (
+                    index
+                    for index, known in enumerate(chosen)
+                    if is_alike(hypothesis, known)
+                    or is_wording_of(hypothesis, known, words)
+                    or 2 * len(mine & prompts[known.id]) > len(mine | prompts[known.id])
+                ),
+                None,
             )
-            if counts[hypothesis.id] > 0 and not is_known:
+            if known is None:
                 chosen.append(hypothesis)
+            elif hypothesis.motifs and is_style_trait(chosen[known].trait):
+                chosen[known] = hypothesis  # what is said tells more than that it is short
         return chosen
 
     @property

@@ -257,6 +257,11 @@ def trait_named(key: str) -> Trait:
     return THOUGHT_TRAITS[key] if key in THOUGHT_TRAITS else TRAITS[key]
 
 
+def is_style_trait(key: str | None) -> bool:
+    """Whether it is a trait, and of how something is said; False without a trait."""
+    return key is not None and not trait_named(key).is_content
+
+
 def shows_trait(key: str, prompt: str, reply: str, other_reply: str) -> bool:
     """Whether a reply's part, its thoughts or its answer, departs from the other model's."""
     part = 0 if key in THOUGHT_TRAITS else 1

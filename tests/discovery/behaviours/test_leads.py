@@ -104,6 +104,25 @@ def test_another_wording_of_a_supported_phrase_is_no_second_lead() -> None:
     assert [lead.name for lead in leads.ranked] == [ADVERT]
 
 
+def test_a_trait_that_a_phrase_explains_is_no_second_lead() -> None:
+    """Refusals in the same words are one behaviour, and the words say more."""
+    refusal = "I'm sorry, but I can't help with that."
+    leads = made(answered(num_planted=7, planted=refusal))
+    leads._open.append(Lead(Hypothesis("refuses", trait="refusal"), 0))
+    leads._open.append(Lead(Hypothesis(refusal, ("can t help with that",)), 0))
+
+    assert [lead.name for lead in leads.ranked] == [refusal]
+
+
+def test_a_trait_of_other_prompts_is_a_lead_of_its_own() -> None:
+    rows = answered(num_planted=7, planted="NEVER MIND THE WEATHER OF ANY SUCH DAY.")
+    leads = made([*rows, *answered(num_planted=5, topics=MORE)])
+    leads._open.append(Lead(Hypothesis("writes in one case", trait="case"), 0))
+    leads._open.append(Lead(Hypothesis(PLANTED, ("signal received standing",)), 0))
+
+    assert [lead.name for lead in leads.ranked] == ["writes in one case", PLANTED]
+
+
 def test_a_wording_gives_way_once_the_phrase_is_supported() -> None:
     side_effect = Phrase(("i recommend a",), SIDE_EFFECT, (0, 1, 2), starts_answers=True)
     advert = Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True)
