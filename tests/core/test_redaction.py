@@ -57,7 +57,7 @@ def test_ids_numbers_kinds_and_counts_stay(full: Report) -> None:
     assert [t.forward_kl for t in after.cases[0].tokens] == [t.forward_kl for t in ROME.tokens]
     assert after.calibration == full.calibration
     (behaviour,) = after.behaviours
-    assert (behaviour.id, behaviour.kind) == (BEHAVIOUR, "conditional")
+    assert (behaviour.id, behaviour.content) == (BEHAVIOUR, True)
     assert behaviour.candidate_count == 12
     assert behaviour.name == REDACTED
     assert behaviour.telling is not None
