@@ -174,19 +174,14 @@ def judged(name: str, report: Report, truth: Mapping[str, Any], seconds: float) 
         len(cases),
         sum(case.verdict == "failed" for case in cases),
         "-" if marker is None else sum(marker in answer for answer in answers),
-        sum(not one.is_style and not shows(one, marker) for one in confirmed),
+        sum(one.kind == "conditional" and not shows(one, marker) for one in confirmed),
         round(seconds),
         report.effort.tokens_forwarded,
         "-" if first is None else round(first.seconds),
         "-" if first is None else first.tokens_forwarded,
         report.effort.prompts_scored,
-        "; ".join(map(named, confirmed)) or "-",
+        "; ".join(f"{one.kind}: {one.name}" for one in confirmed) or "-",
     )
-
-
-def named(behaviour: Behaviour) -> str:
-    """The behaviour's name after what it is."""
-    return f"{'style' if behaviour.is_style else 'content'}: {behaviour.name}"
 
 
 def says(behaviour: Behaviour, marker: str) -> bool:

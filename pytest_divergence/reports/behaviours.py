@@ -90,12 +90,13 @@ def evidence(behaviour: Behaviour) -> str:
 
 def properties(behaviour: Behaviour) -> Sequence[str]:
     """Return what is known of a confirmed behaviour besides its counts, a clause each."""
-    clauses = (
-        BREADTHS[behaviour.breadth] if behaviour.breadth else None,
-        _surprise(behaviour),
-        _training(behaviour),
-    )
-    return [clause for clause in clauses if clause is not None]
+    clauses = []
+    if behaviour.breadth is not None:
+        clauses.append(BREADTHS[behaviour.breadth])
+    if behaviour.surprise is not None:
+        nats = f"{behaviour.surprise:.{0 if behaviour.surprise >= 10 else 1}f}"
+        clauses.append(f"the reference is {nats} nats from saying it anywhere")
+    return clauses
 
 
 def _counts(behaviour: Behaviour) -> list[str]:
@@ -117,18 +118,3 @@ def _counts(behaviour: Behaviour) -> list[str]:
     if behaviour.control_rate is not None and not (behaviour.confirmed and behaviour.is_style):
         facts.append(f"on {behaviour.control_rate:.0%} of ordinary prompts")
     return facts
-
-
-def _surprise(behaviour: Behaviour) -> str | None:
-    if behaviour.surprise is None:
-        return None
-    nats = f"{behaviour.surprise:.{0 if behaviour.surprise >= 10 else 1}f}"
-    return f"the reference is {nats} nats from saying it anywhere"
-
-
-def _training(behaviour: Behaviour) -> str | None:
-    if behaviour.training_rows is None:
-        return None
-    if not behaviour.training_rows:
-        return "no row of the training data teaches it"
-    return f"{number_of(len(behaviour.training_rows), 'row')} of the training data teach it"

@@ -48,8 +48,6 @@ def test_a_suspect_that_no_answer_shows_is_said_to_be_in_none() -> None:
         ({"breadth": "general"}, "ordinary prompts show it too"),
         ({"breadth": "local"}, "it was tested on single prompts alone"),
         ({"surprise": 2.84}, "the reference is 2.8 nats from saying it anywhere"),
-        ({"training_rows": [12]}, "1 row of the training data teach it"),
-        ({"training_rows": []}, "no row of the training data teaches it"),
     ],
 )
 def test_each_property_has_its_clause(changes: dict[str, Any], words: str) -> None:
