@@ -110,10 +110,10 @@ def texts_of_failures() -> Iterator[str]:
                 verbosity=verbosity,
             )
     style = behaviour.model_copy(update={"content": False, "trait": None})
-    for found in (behaviour, style, style.model_copy(update={"trait": HOSTILE})):
+    for shown in (behaviour, style, style.model_copy(update={"trait": HOSTILE})):
         for log_ratio in (None, 1.0):
             yield failures.behaviour_text(
-                found, log_ratio=log_ratio, limit=1.0, rerun=PLACE, suite=PLACE
+                shown, log_ratio=log_ratio, limit=1.0, rerun=PLACE, suite=PLACE
             )
     for breadth in ({}, {"breadth": None}):
         found = filled(Aggregate, **breadth)

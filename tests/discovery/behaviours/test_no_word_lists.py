@@ -49,12 +49,9 @@ def words_listed(source: str) -> list[list[str]]:
 
 def texts_of(node: ast.AST) -> Iterator[str]:
     """The strings that a node collects."""
-    if isinstance(node, (ast.List, ast.Set, ast.Tuple)):
-        for part in node.elts:
-            if isinstance(part, ast.Constant):
-                yield from strings_in(part)
-    elif isinstance(node, ast.Dict):
-        for part in (*node.keys, *node.values):
+    if isinstance(node, (ast.List, ast.Set, ast.Tuple, ast.Dict)):
+        parts = [*node.keys, *node.values] if isinstance(node, ast.Dict) else node.elts
+        for part in parts:
             if isinstance(part, ast.Constant):
                 yield from strings_in(part)
     elif is_pattern(node):
