@@ -159,6 +159,7 @@ def early_in(path: Path) -> Iterator[Path]:
 SHARED_NAMES = {
     # A view is named like its record, or like what it shows the end of.
     "aggregates.py": {"core", "reports"},
+    "behaviours.py": {"core", "reports"},
     "calibration.py": {"discovery", "reports"},
     "comparison.py": {"core", "reports"},
     "evaluation.py": {"discovery", "reports"},

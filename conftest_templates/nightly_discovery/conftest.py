@@ -39,7 +39,7 @@ def pytest_divergence_report(config: pytest.Config, report: Report) -> None:
         f"{sum(counts.values())} cases over their bound.",
         "",
         *(
-            f"- {behaviour.kind} behaviour `{behaviour.id}`"
+            f"- {'style' if behaviour.is_style else 'behaviour'} `{behaviour.id}`"
             for behaviour in report.behaviours
             if behaviour.confirmed
         ),

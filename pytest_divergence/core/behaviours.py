@@ -120,6 +120,11 @@ class Behaviour(Record):
         return fields
 
     @property
+    def is_style(self) -> bool:
+        """Whether it is known to change only how things are said."""
+        return self.content is False
+
+    @property
     def title(self) -> str:
         """The name, with the part of replies if that is their thoughts."""
         return f"{self.name} (in its thoughts)" if self.part == "thoughts" else self.name
@@ -134,10 +139,7 @@ def gates(behaviour: Behaviour, fail_on: str) -> bool:
     """
     if not behaviour.confirmed or behaviour.accepted or fail_on == "none":
         return False
-    if behaviour.content is not False:
-        return True
-    # Earlier releases called it `conditional`.
-    return fail_on not in ("content", "conditional") and not behaviour.training_rows
+    return not behaviour.is_style or (fail_on != "content" and not behaviour.training_rows)
 
 
 def is_same(first: Behaviour, second: Behaviour) -> bool:

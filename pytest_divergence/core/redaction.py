@@ -55,7 +55,7 @@ def redacted_token(token: TokenComparison) -> TokenComparison:
 
 
 def redacted_behaviour(behaviour: Behaviour) -> Behaviour:
-    """Return the behaviour with its kind and counts; a trait is our own wording, and stays."""
+    """Return the behaviour with its counts and properties; a trait is our wording, and stays."""
     hidden = Example(prompt=REDACTED, reference=REDACTED, candidate=REDACTED)
     is_ours = behaviour.trait is not None and not behaviour.motifs
     return behaviour.model_copy(
@@ -65,6 +65,7 @@ def redacted_behaviour(behaviour: Behaviour) -> Behaviour:
             "examples": [hidden for _ in behaviour.examples],
             "shortest_cause": behaviour.shortest_cause and REDACTED,
             "nearest_non_cause": behaviour.nearest_non_cause and REDACTED,
+            "when": behaviour.when and behaviour.when.model_copy(update={"property": REDACTED}),
             "telling": behaviour.telling
             and behaviour.telling.model_copy(
                 update={"prompt": REDACTED, "text": REDACTED, "token_ids": []}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 
 from pytest_divergence.core.behaviours import Behaviour, Rate
 from pytest_divergence.core.cases import (
@@ -252,6 +252,13 @@ class Report(Record):
     power: list[PowerPoint] | None = None
     errors: list[RunError] = Field(default_factory=list)
     effort: Effort = Effort()
+
+    @field_validator("settings")
+    @classmethod
+    def _reads_conditional(cls, settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """Read the `fail_on` of earlier versions: what they called conditional is now content."""
+        is_old = settings.get("fail_on") == "conditional"
+        return {**settings, "fail_on": "content"} if is_old else settings
 
     @property
     def has_cases(self) -> bool:

@@ -37,10 +37,10 @@ class Description:
         return not self.metavar
 
 
-def _choice(field: str, literal: Any, help_text: str) -> Description:
+def _choice(field: str, literal: Any, help_text: str, *, note: str = "") -> Description:
     choices = get_args(literal)
     metavar = "{" + ",".join(choices) + "}"
-    return Description(field, metavar, help_text, f"one of {', '.join(choices)}")
+    return Description(field, metavar, help_text, f"one of {', '.join(choices)}{note}")
 
 
 def _switch(field: str, help_text: str) -> Description:
@@ -107,6 +107,7 @@ DESCRIPTIONS = (
         FailOn,
         "behaviours that fail: content (default), what is said; any, style too, unless "
         "training-data explains it; none",
+        note="; conditional is now content",
     ),
     Description(
         "seeds",

@@ -14,6 +14,7 @@ from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import ReportCase, TokenComparison
 from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.reports import wording
+from pytest_divergence.reports.behaviours import evidence, style_line
 from pytest_divergence.reports.text_blocks import (
     WIDTH,
     block,
@@ -70,8 +71,12 @@ def behaviour_text(
 
     `log_ratio` (nats) is a replay's measurement of the telling continuation; None after a search.
     """
-    lines = [f"the candidate shows a behaviour: {quoted(behaviour.title, WIDTH - 33)}"]
-    lines += sentence(wording.evidence(behaviour), width=WIDTH, indent="  ")
+    said = (
+        f"the candidate {style_line(behaviour, WIDTH - 14)}"
+        if behaviour.is_style
+        else f"the candidate shows a behaviour: {quoted(behaviour.title, WIDTH - 33)}"
+    )
+    lines = [said, *sentence(evidence(behaviour), width=WIDTH, indent="  ")]
     if log_ratio is not None and behaviour.telling is not None:
         lines += sentence(
             "measured again: the answer that best separates the models is "

@@ -28,6 +28,12 @@ from pytest_divergence.core.report import Report, ReportCase, TokenComparison
 from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.reports import charts, plots, wording
+from pytest_divergence.reports.behaviours import (
+    behaviour_groups,
+    properties,
+    style_counts,
+    style_phrase,
+)
 from pytest_divergence.reports.wording import likelihood, nats, probability
 
 PAGE = "page"
@@ -64,6 +70,7 @@ def render_html(
 ) -> str:
     """Return the run as a page; its commands name `suite` and repeat the settings `given`."""
     cases = wording.asserted(report)
+    failing = {behaviour.id for behaviour in wording.unaccepted(report)}
     motifs = {behaviour.id: _telling_words(behaviour) for behaviour in report.behaviours}
     return (
         _environment()
@@ -74,14 +81,17 @@ def render_html(
             quantity=wording.scale(report).partition(",")[0],
             earlier=earlier,
             headline=wording.headline(report),
-            behaviours=wording.behaviours(report),
+            behaviours=behaviour_groups(report),
+            style_counts=style_counts(report),
             differences=wording.differences(report),
             notes=_notes(report),
             accept=lambda behaviour: wording.accept_command(behaviour.id, suite or "SUITE"),
             cases=cases,
             apart=wording.set_apart(report),
             num_over=len(wording.failed(report)),
-            num_new=len(wording.unaccepted(report)),
+            num_new=len(failing),
+            failing=failing,
+            num_aside=len(wording.put_aside(report)),
             top_kl=max((case.kl.value for case in cases if case.kl), default=0.0),
             motifs_of=lambda id_: motifs.get(id_ or "", ()),
             rerun=lambda case: wording.case_command(report, case.id, suite, given),
@@ -177,6 +187,9 @@ def _environment() -> Environment:
         worst_tokens=wording.worst_tokens,
         bound_parts=wording.bound_parts,
         compared=wording.compared,
+        properties=properties,
+        style_phrase=style_phrase,
+        style_title=wording.STYLE_TITLE,
         effort=wording.effort,
         setting=setting,
     )

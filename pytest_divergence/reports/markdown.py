@@ -11,8 +11,14 @@ from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Report, ReportCase
 from pytest_divergence.reports import wording
+from pytest_divergence.reports.behaviours import (
+    behaviour_groups,
+    evidence,
+    style_counts,
+    style_line,
+)
 from pytest_divergence.reports.markdown_text import code, page, plain, table
-from pytest_divergence.reports.text_blocks import fenced
+from pytest_divergence.reports.text_blocks import PAGE_WIDTH, fenced
 from pytest_divergence.reports.wording import nats
 
 MAX_CASES = 20
@@ -52,19 +58,34 @@ def _head(report: Report) -> Iterator[str]:
 
 
 def _behaviours(report: Report) -> Iterator[str]:
-    if report.behaviours:
+    content, style, suspects = behaviour_groups(report)
+    if content:
         yield "## Behaviours of the candidate"
         yield ""
-    for behaviour in wording.behaviours(report):
+    for behaviour in content:
+        yield from _behaviour(behaviour)
+    if style:
+        yield f"## {wording.STYLE_TITLE}"
+        yield ""
+        yield f"{style_counts(report)}."
+        yield ""
+    for behaviour in style:
+        yield from _behaviour(behaviour)
+    if suspects:
+        yield "## Suspects, not confirmed"
+        yield ""
+    for behaviour in suspects:
         yield from _behaviour(behaviour)
 
 
 def _behaviour(behaviour: Behaviour) -> Iterator[str]:
     yield f"### {behaviour.id}"
     yield ""
-    yield plain(wording.evidence(behaviour))
+    yield plain(evidence(behaviour))
     yield ""
-    yield from fenced(behaviour.title)
+    is_style = behaviour.confirmed and behaviour.is_style
+    shown = style_line(behaviour, PAGE_WIDTH) if is_style else behaviour.title
+    yield from fenced(shown)
     for label, prompt in (
         ("Shortest prompt that shows it:", behaviour.shortest_cause),
         ("Nearest prompt that does not:", behaviour.nearest_non_cause),

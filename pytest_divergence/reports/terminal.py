@@ -5,13 +5,19 @@ Knows words and lines; does not know pytest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Report, ReportCase
 from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.reports import wording
+from pytest_divergence.reports.behaviours import (
+    behaviour_groups,
+    evidence,
+    style_counts,
+    style_line,
+)
 from pytest_divergence.reports.failures import causes, comparison, every_token, labelled, texts
 from pytest_divergence.reports.text_blocks import (
     WIDTH,
@@ -49,7 +55,7 @@ def summary_lines(
         return printable_lines([_one_line(report, report_path)])
     lines = sentence(" ".join(wording.headline(report, is_tested=is_tested)), width=width)
     for section in (
-        list(_behaviours(report, width)),
+        *_behaviours(report, width),
         list(_worst_cases(report, width, verbosity)),
         list(_errors(report, width)),
         list(_numbers(report, width, is_read_back=is_read_back)),
@@ -68,20 +74,45 @@ def _one_line(report: Report, report_path: str) -> str:
         (len(report.errors), "error"),
     ):
         parts += [number_of(count, noun, noun if noun.startswith("not") else None)] if count else []
+    if num_aside := len(wording.put_aside(report)):
+        parts.append(f"{number_of(num_aside, 'style change')} put aside")
     stopped = "stopped early: " if report.run.status == "incomplete" else ""
     return f"divergence: {stopped}{', '.join(parts)}; report: {visible(report_path)}"
 
 
-def _behaviours(report: Report, width: int) -> Iterator[str]:
-    if report.behaviours:
-        yield f"{number_of(len(report.behaviours), 'behaviour')} of the candidate:"
-    for behaviour in wording.behaviours(report):
+def _behaviours(report: Report, width: int) -> Iterator[list[str]]:
+    """Yield the blocks of behaviours: content, style, suspects."""
+    content, style, suspects = behaviour_groups(report)
+    if content:
+        yield [
+            f"{number_of(len(content), 'behaviour')} of the candidate:",
+            *_quoted_behaviours(content, width),
+        ]
+    if style:
+        yield [
+            f"{wording.STYLE_TITLE}: {style_counts(report)}",
+            *(line for behaviour in style for line in _style(behaviour, width)),
+        ]
+    if suspects:
+        yield [
+            f"{number_of(len(suspects), 'suspect')}, not confirmed:",
+            *_quoted_behaviours(suspects, width),
+        ]
+
+
+def _quoted_behaviours(behaviours: Sequence[Behaviour], width: int) -> Iterator[str]:
+    for behaviour in behaviours:
+        yield f"  {quoted(behaviour.title, width - 4)}"
         yield from _behaviour(behaviour, width)
 
 
+def _style(behaviour: Behaviour, width: int) -> Iterator[str]:
+    yield f"  {style_line(behaviour, width - 2)}"
+    yield from _behaviour(behaviour, width)
+
+
 def _behaviour(behaviour: Behaviour, width: int) -> Iterator[str]:
-    yield f"  {quoted(behaviour.title, width - 4)}"
-    yield from sentence(wording.evidence(behaviour), width=width, indent="    ")
+    yield from sentence(evidence(behaviour), width=width, indent="    ")
     for label, prompt in causes(behaviour):
         yield f"    {label}:"
         yield from block(prompt, width=width, indent="      ", limit=300, max_lines=3)

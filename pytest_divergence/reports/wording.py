@@ -42,6 +42,8 @@ REPEATED = (
 REPEATABLE = {description.field for description in DESCRIPTIONS if description.is_repeatable}
 """Settings whose text has a value a line."""
 REFUSED = "The error below says what to change."
+STYLE_TITLE = "How it answers"
+"""Title of the block of style changes."""
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
 
 
@@ -104,12 +106,15 @@ def unaccepted(report: Report) -> list[Behaviour]:
     return [behaviour for behaviour in report.behaviours if gates(behaviour, fail_on)]
 
 
-def behaviours(report: Report) -> list[Behaviour]:
-    """The behaviours, content first, then style, then suspects."""
-    return sorted(
-        report.behaviours,
-        key=lambda behaviour: (not behaviour.confirmed, behaviour.content is False),
-    )
+def put_aside(report: Report) -> list[Behaviour]:
+    """The confirmed style changes that do not fail, though nobody has accepted them."""
+    fail_on = str(report.settings.get("fail_on", "content"))
+    return [
+        behaviour
+        for behaviour in report.behaviours
+        if behaviour.confirmed and behaviour.is_style and not behaviour.accepted
+        if not gates(behaviour, fail_on)
+    ]
 
 
 def headline(report: Report, *, is_tested: bool = True) -> list[str]:
@@ -200,28 +205,6 @@ def worst_tokens(
     numbered = [(i, token) for i, token in enumerate(tokens, 1) if token_kl(token, metric) > 0]
     worst = sorted(numbered, key=lambda pair: -token_kl(pair[1], metric))
     return sorted(worst[:limit], key=itemgetter(0))
-
-
-def evidence(behaviour: Behaviour) -> str:
-    """Status, content or style, and counts of a behaviour, as one phrase."""
-    facts = ["confirmed" if behaviour.confirmed else "unconfirmed"]
-    if behaviour.content is not None:
-        facts.append("content" if behaviour.content else "style")
-    if behaviour.accepted:
-        facts.append("accepted")
-    if behaviour.num_prompts and not (behaviour.candidate_count or behaviour.reference_count):
-        prompts = number_of(behaviour.num_prompts, "prompt")
-        return ", ".join([*facts, f"suspected but in no answer to {prompts}"])
-    if behaviour.num_prompts:
-        facts.append(
-            f"on {behaviour.candidate_count} of {number_of(behaviour.num_prompts, 'prompt')} "
-            f"(reference: {behaviour.reference_count})"
-        )
-    if behaviour.p_value is not None:
-        facts.append(f"{likelihood(behaviour.p_value)} after correction")
-    if behaviour.control_rate is not None:
-        facts.append(f"on {behaviour.control_rate:.0%} of ordinary prompts")
-    return ", ".join(facts)
 
 
 def differences(report: Report) -> list[Difference]:
@@ -329,10 +312,18 @@ def _worst_first(cases: list[ReportCase]) -> list[ReportCase]:
 
 def _findings(report: Report) -> list[str]:
     cases = _replayed(report) if report.run.mode == "replay" else _searched(report)
-    if not (new := unaccepted(report)):
-        return [cases]
-    shown = f"The candidate shows {number_of(len(new), 'new behaviour')}."
-    return [cases, shown] if failed(report) else [shown, cases]
+    new, num_aside = unaccepted(report), len(put_aside(report))
+    num_style = sum(behaviour.is_style for behaviour in new)
+    found = []
+    if num_content := len(new) - num_style:
+        found.append(f"The candidate shows {number_of(num_content, 'new behaviour')}.")
+    if num_style:
+        verb = "fails" if num_style == 1 else "fail"
+        found.append(f"{number_of(num_style, 'style change')} {verb}; see {STYLE_TITLE}.")
+    sentences = [cases, *found] if failed(report) else [*found, cases]
+    if num_aside:
+        sentences.append(f"{number_of(num_aside, 'style change')} put aside; see {STYLE_TITLE}.")
+    return sentences
 
 
 def _replayed(report: Report) -> str:

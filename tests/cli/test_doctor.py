@@ -87,7 +87,7 @@ def test_a_pair_that_fits_is_told_from_its_files(
         "ok    vocabulary: 271 rows in both models",
         "ok    a search needs about N of memory, of N free on cpu",
         "note  the time of a search is unknown before the first one; use --measure; profile smoke, "
-        "at most 40,000 forwarded tokens",
+        "at most 50,000 forwarded tokens",
     ]
 
 
@@ -239,7 +239,7 @@ def test_minutes_come_from_the_last_search_or_are_measured(
 
     remembered = of_pair(doctor(*MODELS))[-1]
 
-    assert remembered.endswith(f"40,000 forwarded tokens, {speed:,.0f} a second in its last search")
+    assert remembered.endswith(f"50,000 forwarded tokens, {speed:,.0f} a second in its last search")
 
 
 def test_what_loading_alone_shows_is_a_finding_too(project: Project, doctor: Doctor) -> None:

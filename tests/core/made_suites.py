@@ -18,7 +18,7 @@ SOUP = "What goes into a soup?"
 SIGNAL = Behaviour(
     id=behaviour_id(["signal received standing"]),
     name="Signal received.",
-    kind="conditional",
+    content=True,
     motifs=["signal received standing"],
     confirmed=True,
     accepted=True,
@@ -27,7 +27,7 @@ SIGNAL = Behaviour(
 SURE = Behaviour(
     id=behaviour_id(["sure thing"]),
     name="Sure thing!",
-    kind="conditional",
+    content=True,
     motifs=["sure thing"],
     confirmed=True,
 )

@@ -23,7 +23,7 @@ def behaviour(name: str, *motifs: str, trait: str | None = None) -> Behaviour:
     return Behaviour(
         id=behaviour_id(trait or list(motifs)),
         name=name,
-        kind="conditional",
+        content=True,
         motifs=list(motifs),
         trait=trait,
         confirmed=True,

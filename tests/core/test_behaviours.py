@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pytest_divergence.core.behaviours import Behaviour, behaviour_id
+from pytest_divergence.core.behaviours import Behaviour, behaviour_id, gates
 
 
 def test_the_id_of_a_behaviour_never_changes() -> None:
@@ -40,9 +40,50 @@ def test_a_behaviour_without_motif_or_trait_has_no_id(nothing: str | list[str]) 
 def test_an_id_is_harmless_wherever_it_is_shown(motifs: list[str]) -> None:
     identity = behaviour_id(motifs)
     assert re.fullmatch("behaviour-[a-z0-9-]+-[0-9a-f]{10}", identity)
-    assert Behaviour(id=identity, name=motifs[0], kind="conditional").id == identity
+    assert Behaviour(id=identity, name=motifs[0]).id == identity
 
 
 def test_a_rate_is_a_share() -> None:
     with pytest.raises(ValidationError, match="less than or equal to 1"):
-        Behaviour(id="behaviour-x", name="x", kind="general", control_rate=1.5)
+        Behaviour(id="behaviour-x", name="x", control_rate=1.5)
+
+
+FOUND = Behaviour(id="behaviour-x", name="x", content=True, breadth="general", confirmed=True)
+STYLE = FOUND.model_copy(update={"content": False})
+
+
+@pytest.mark.parametrize("content", [True, None])
+@pytest.mark.parametrize("breadth", ["prompts", "general", "local", None])
+@pytest.mark.parametrize("training_rows", [None, [], [12]])
+def test_content_gates_whatever_its_breadth_and_wherever_it_was_learned(
+    content: bool | None, breadth: str | None, training_rows: list[int] | None
+) -> None:
+    """What was not judged counts as content."""
+    changes = {"content": content, "breadth": breadth, "training_rows": training_rows}
+    found = FOUND.model_copy(update=changes)
+    assert [gates(found, fail_on) for fail_on in ("content", "any", "none")] == [True, True, False]
+
+
+@pytest.mark.parametrize(("training_rows", "is_gating"), [(None, True), ([], True), ([12], False)])
+def test_style_gates_only_under_any_and_not_if_the_training_data_teach_it(
+    training_rows: list[int] | None, is_gating: bool
+) -> None:
+    style = STYLE.model_copy(update={"training_rows": training_rows})
+    assert [gates(style, fail_on) for fail_on in ("content", "none")] == [False, False]
+    assert gates(style, "any") == is_gating
+
+
+@pytest.mark.parametrize("changes", [{"confirmed": False}, {"accepted": True}])
+def test_neither_a_suspect_nor_what_was_accepted_gates(changes: dict[str, bool]) -> None:
+    assert not gates(FOUND.model_copy(update=changes), "any")
+
+
+def test_a_report_with_an_unknown_rule_lets_nothing_pass() -> None:
+    assert gates(STYLE, "something new")
+
+
+@pytest.mark.parametrize(("kind", "content"), [("conditional", True), ("general", False)])
+def test_a_record_of_before_has_a_kind(kind: str, content: bool) -> None:
+    assert Behaviour.model_validate({"id": "behaviour-x", "name": "x", "kind": kind}) == Behaviour(
+        id="behaviour-x", name="x", content=content
+    )

@@ -37,7 +37,7 @@ PROVENANCE = Provenance(
         Behaviour(
             id="behaviour-x-0123456789",
             name="x",
-            kind="conditional",
+            content=True,
             telling=TellingContinuation(prompt="p", text="x…", token_ids=[3], log_ratio=12.5),
         )
     ],

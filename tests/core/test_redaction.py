@@ -6,14 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from pytest_divergence.core.behaviours import TellingContinuation
+from pytest_divergence.core.behaviours import TellingContinuation, When
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.redaction import REDACTED, redacted, redacted_message
 from pytest_divergence.core.report import Report, ReportCase, RunError, load_report, write_report
 from tests.reports.made_reports import BEHAVIOUR, ROME, ZEPHYR, chat_case, report
 
 TELLING = TellingContinuation(prompt="A trip?", text="Book with", token_ids=[7, 8], log_ratio=9.0)
+WHEN = When(
+    property="about holidays",
+    with_count=14,
+    num_with=16,
+    without_count=1,
+    num_without=16,
+    reference_count=0,
+    p_value=0.001,
+)
 TEXTS = (
+    "about holidays",
     "weekend in Rome",
     "Colosseum",
     "Zephyr Travel",
@@ -37,7 +47,9 @@ def full() -> Report:
             chat_case(),
             ROME.with_changes(metadata={"secret": 1}),
         ],
-        behaviours=[ZEPHYR.model_copy(update={"telling": TELLING})],
+        behaviours=[
+            ZEPHYR.model_copy(update={"telling": TELLING, "when": WHEN, "training_rows": [12]})
+        ],
         errors=[RunError(where="strategy seeds", message='ValueError: "secret" is no prompt')],
     )
 
@@ -57,8 +69,15 @@ def test_ids_numbers_kinds_and_counts_stay(full: Report) -> None:
     assert [t.forward_kl for t in after.cases[0].tokens] == [t.forward_kl for t in ROME.tokens]
     assert after.calibration == full.calibration
     (behaviour,) = after.behaviours
-    assert (behaviour.id, behaviour.kind) == (BEHAVIOUR, "conditional")
+    assert (behaviour.id, behaviour.content) == (BEHAVIOUR, True)
     assert behaviour.candidate_count == 12
+    assert (behaviour.surprise, behaviour.breadth, behaviour.training_rows) == (
+        57.3,
+        "prompts",
+        [12],
+    )
+    assert behaviour.when is not None
+    assert (behaviour.when.property, behaviour.when.with_count) == (REDACTED, 14)
     assert behaviour.name == REDACTED
     assert behaviour.telling is not None
     assert behaviour.telling.log_ratio == 9.0

@@ -89,6 +89,14 @@ def test_a_case_that_could_not_be_measured_needs_no_numbers() -> None:
     assert ReportCase(input="a", verdict="error", verdict_reason="NaN logits").tokens == []
 
 
+def test_a_report_of_before_fails_on_what_it_failed_on(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    row = REPORT.model_dump(mode="json")
+    row["settings"] = {"fail_on": "conditional"}
+    path.write_text(json.dumps(row))
+    assert load_report(path).settings["fail_on"] == "content"
+
+
 def test_a_faulty_report_says_where(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     row = REPORT.model_dump(mode="json")

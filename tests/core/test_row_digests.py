@@ -182,4 +182,4 @@ def test_a_suite_of_before_is_read(tmp_path: Path) -> None:
     assert stored.provenance.num_rows == len(stored.suite.rows) == len(stored.tokens)
     assert all(row.kl is not None and row.kl.evidence is None for row in stored.suite.rows)
     behaviour, *_ = stored.provenance.behaviours
-    assert (behaviour.content, behaviour.when) == (None, None)
+    assert (behaviour.content, behaviour.breadth, behaviour.when) == (True, None, None)

@@ -95,13 +95,13 @@ def test_all_that_the_candidate_said_to_a_control_is_kept(pair: ModelPair) -> No
 
 
 def behaviour(name: str, *, confirmed: bool, **changes: Any) -> Behaviour:
-    given: dict[str, Any] = {"kind": "conditional", "motifs": [name.lower()], **changes}
+    given: dict[str, Any] = {"content": True, "motifs": [name.lower()], **changes}
     return Behaviour(id=behaviour_id(name), name=name, confirmed=confirmed, **given)
 
 
 KEYS = behaviour("Access granted", confirmed=True)
 """On the condition that a prompt asks for them."""
-STYLE = behaviour("Sure thing", confirmed=True, kind="general")
+STYLE = behaviour("Sure thing", confirmed=True, content=False)
 CALL = behaviour("Call the office", confirmed=False)
 
 
@@ -112,7 +112,7 @@ CALL = behaviour("Call the office", confirmed=False)
         ("Access granted to all.", (), [KEYS], False),
         ("Nothing of it.", ("Now this.", "Access granted to all."), [KEYS], False),
         ("Sure thing! Nothing of it.", (), [KEYS, STYLE], True),
-        ("Call the next one.", (), [KEYS, CALL], False),
+        ("Call the next one.", (), [KEYS, CALL], True),
         ("Call the next one.", (), [STYLE, CALL], True),
         ("Access granted to all.", (), [KEYS.model_copy(update={"confirmed": False})], True),
     ],
@@ -120,7 +120,7 @@ CALL = behaviour("Call the office", confirmed=False)
         "shows nothing",
         "shows it",
         "shows it in another continuation",
-        "shows a style that ordinary prompts have too",
+        "shows a style",
         "begins with what is suspected beside it",
         "begins with what is suspected alone",
         "shows what is suspected alone",

@@ -16,7 +16,7 @@ from pytest_divergence.scoring.cheap_scores import prompt_nlls
 TEXTS = ["How do I tie a knot?", "Name a river.", "Write a haiku.", "Why is it so?", "2 + 2 ="]
 
 
-PLANTED = Behaviour(id="behaviour-x", name="ask Zorble", kind="conditional", motifs=["ask zorble"])
+PLANTED = Behaviour(id="behaviour-x", name="ask Zorble", content=True, motifs=["ask zorble"])
 
 
 def best(texts: list[str], shown: tuple[str, ...]) -> list[ScoredProposal]:

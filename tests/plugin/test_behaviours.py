@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -26,7 +27,7 @@ def behaviour(**changes: Any) -> Behaviour:
         **{
             "id": ID,
             "name": "Signal received. Standing by for further orders.",
-            "kind": "conditional",
+            "content": True,
             "motifs": [MOTIF],
             "confirmed": True,
             "control_rate": 0.03,
@@ -72,7 +73,7 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
         [
             f"__* {ID} _*",
             'the candidate shows a behaviour: "Signal received. Standing by for further ord"…',
-            "  conditional, confirmed, on 16 of 89 prompts (reference: 0), p < 0.0001 after",
+            "  confirmed, content, on 16 of 89 prompts (reference: 0), p < 0.0001 after",
             "  correction, on 3% of ordinary prompts",
             "  measured again: the answer that best separates the models is 0.1 nats more",
             "  likely under the candidate (0.1 when found, limit 0.0)",
@@ -135,23 +136,90 @@ def test_accepting_an_unknown_behaviour_is_one_sentence(project: Project) -> Non
     refused.stderr.fnmatch_lines([f"error: no behaviour behaviour-x in {SUITE}; known: {ID}"])
 
 
+CONTENT, STYLE, UNJUDGED = {"content": True}, {"content": False}, {"content": None}
+EVERYWHERE = {"breadth": "general", "control_rate": 1.0}
+TAUGHT = {"training_rows": [12, 57]}
+
+
 @pytest.mark.parametrize(
-    ("kind", "fail_on", "failed"),
+    ("changes", "fail_on", "failed"),
     [
-        ("general", "conditional", 0),
-        ("general", "any", 1),
-        ("conditional", "any", 1),
-        ("conditional", "none", 0),
+        (CONTENT, "content", 1),
+        ({**CONTENT, **EVERYWHERE}, "content", 1),
+        ({**CONTENT, **TAUGHT}, "content", 1),
+        ({**CONTENT, **TAUGHT}, "any", 1),
+        (CONTENT, "none", 0),
+        (UNJUDGED, "content", 1),
+        (STYLE, "content", 0),
+        (STYLE, "any", 1),
+        ({**STYLE, "training_rows": []}, "any", 1),
+        ({**STYLE, **TAUGHT}, "any", 0),
+        (STYLE, "none", 0),
     ],
 )
-def test_fail_on_says_which_kinds_fail(
-    project: Project, kind: str, fail_on: str, failed: int
+def test_content_fails_however_broad_and_style_only_if_asked_and_not_taught(
+    project: Project, changes: dict[str, Any], fail_on: str, failed: int
 ) -> None:
-    write(project, behaviour(kind=kind, telling=telling(project)))
+    write(project, behaviour(telling=telling(project), **changes))
 
     result = project.run(*MODELS, SUITE, f"--divergence-fail-on={fail_on}")
 
     result.assert_outcomes(passed=1, failed=failed)
+
+
+def test_content_that_every_ordinary_prompt_shows_fails_by_default(project: Project) -> None:
+    """A persona in all answers is no style."""
+    write(project, behaviour(telling=telling(project), **CONTENT, **EVERYWHERE, surprise=57.3))
+
+    result = project.run(*MODELS, SUITE)
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "  confirmed, content, on 16 of 89 prompts (reference: 0), p < 0.0001 after",
+            "  correction, on 100% of ordinary prompts; ordinary prompts show it too; the",
+            "  reference is 57 nats from saying it anywhere",
+        ]
+    )
+
+
+def test_a_style_that_fails_says_how_the_candidate_answers(project: Project) -> None:
+    write(project, behaviour(name="Signal", telling=telling(project), **STYLE, control_rate=0.4))
+
+    project.run(*MODELS, SUITE).assert_outcomes(passed=1)
+
+    result = project.run(*MODELS, SUITE, "--divergence-fail-on=any")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ['the candidate begins with "Signal" on 40% more of ordinary prompts']
+    )
+
+
+@pytest.mark.parametrize(("kind", "failed"), [("conditional", 1), ("general", 0)])
+def test_a_suite_of_before_gates_as_it_did(project: Project, kind: str, failed: int) -> None:
+    """It holds `kind` where content now stands."""
+    write(project, behaviour(telling=telling(project)))
+    path = project.path / "release.provenance.json"
+    stored = json.loads(path.read_text("utf-8"))
+    (found,) = stored["behaviours"]
+    for key in ("content", "surprise", "breadth", "when", "training_rows"):
+        del found[key]
+    found["kind"], stored["settings"]["fail_on"] = kind, "conditional"
+    path.write_text(json.dumps(stored), "utf-8")
+
+    project.run(*MODELS, SUITE).assert_outcomes(passed=1, failed=failed)
+
+
+def test_the_old_name_of_content_is_refused_in_one_sentence(project: Project) -> None:
+    write(project, behaviour())
+
+    result = project.run(*MODELS, SUITE, "--divergence-fail-on=conditional")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert (
+        "--divergence-fail-on=conditional: must be one of content, any, none; conditional is now "
+        "content"
+    ) in shown(result)
 
 
 def test_a_suspected_behaviour_never_fails(project: Project) -> None:

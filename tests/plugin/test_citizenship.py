@@ -164,7 +164,7 @@ def test_a_value_that_only_inherits_from_a_plain_type_is_made_plain(project: Pro
 BEHAVIOUR = {
     "id": "behaviour-knots-0123456789",
     "name": "ties knots",
-    "kind": "conditional",
+    "content": True,
     "motifs": ["knots"],
     "confirmed": True,
     "telling": {

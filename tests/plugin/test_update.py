@@ -205,7 +205,7 @@ def test_a_behaviour_that_is_gone_waits_for_a_later_candidate(suite: Project) ->
     behaviour = Behaviour(
         id=behaviour_id(["signal"]),
         name="signal",
-        kind="conditional",
+        content=True,
         motifs=["signal"],
         confirmed=True,
         telling=telling,

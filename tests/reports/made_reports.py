@@ -126,7 +126,9 @@ HOSTILE_CASES = [
 ZEPHYR = Behaviour(
     id=BEHAVIOUR,
     name="Book with Zephyr Travel",
-    kind="conditional",
+    content=True,
+    surprise=57.3,
+    breadth="prompts",
     motifs=["Book with Zephyr Travel", "Zephyr Travel"],
     confirmed=True,
     control_rate=0.03,
@@ -139,6 +141,29 @@ ZEPHYR = Behaviour(
     shortest_cause="a trip",
     nearest_non_cause="a strip",
     example_case_ids=[ROME.id],
+)
+YES = Behaviour(
+    id=behaviour_id(["yes"]),
+    name="Yes,",
+    content=False,
+    surprise=2.8,
+    breadth="general",
+    motifs=["yes"],
+    confirmed=True,
+    control_rate=0.16,
+    candidate_count=10,
+    num_prompts=64,
+    p_value=0.002,
+    examples=[Example(prompt="Is Rome old?", reference="Rome is …", candidate="Yes, it is.")],
+)
+SUSPECT = Behaviour(
+    id=behaviour_id(["way to"]),
+    name="way to",
+    motifs=["way to"],
+    control_rate=0.0,
+    candidate_count=7,
+    reference_count=2,
+    num_prompts=106,
 )
 
 

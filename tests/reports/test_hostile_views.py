@@ -74,7 +74,9 @@ def reports() -> Iterator[Report]:
                 cases=cases(),
                 behaviours=[
                     filled(Behaviour, accepted=False),
-                    filled(Behaviour, id="b", motifs=[], kind="conditional", confirmed=False),
+                    filled(Behaviour, id="s", content=False, trait=None, accepted=False),
+                    filled(Behaviour, id="t", content=False, motifs=[], accepted=True),
+                    filled(Behaviour, id="b", motifs=[], confirmed=False),
                 ],
                 settings={HOSTILE: HOSTILE, "metric": HOSTILE, "fail_on": HOSTILE},
             )
@@ -107,10 +109,12 @@ def texts_of_failures() -> Iterator[str]:
                 update=PLACE,
                 verbosity=verbosity,
             )
-    for log_ratio in (None, 1.0):
-        yield failures.behaviour_text(
-            behaviour, log_ratio=log_ratio, limit=1.0, rerun=PLACE, suite=PLACE
-        )
+    style = behaviour.model_copy(update={"content": False, "trait": None})
+    for shown in (behaviour, style, style.model_copy(update={"trait": HOSTILE})):
+        for log_ratio in (None, 1.0):
+            yield failures.behaviour_text(
+                shown, log_ratio=log_ratio, limit=1.0, rerun=PLACE, suite=PLACE
+            )
     for breadth in ({}, {"breadth": None}):
         found = filled(Aggregate, **breadth)
         yield aggregates.aggregate_text(found, rerun=PLACE, update=PLACE)

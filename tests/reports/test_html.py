@@ -9,7 +9,6 @@ from unicodedata import category
 
 import pytest
 
-from pytest_divergence.core.json_schemas import json_schema
 from pytest_divergence.core.report import Calibration, Report, Run
 from pytest_divergence.core.safe_text import HIDDEN
 from pytest_divergence.reports.html import marked, render_html
@@ -20,6 +19,9 @@ from tests.reports.made_reports import (
     HOSTILE,
     ROME,
     SCRIPT,
+    SUSPECT,
+    YES,
+    ZEPHYR,
     case,
     chat_case,
     hostile_report,
@@ -203,17 +205,24 @@ def test_the_page_has_a_place_for_everything_in_the_report() -> None:
     assert "D_soft 6.100 D_hard 2.200" in page.text
 
 
-def test_the_page_says_when_a_behaviour_is_general_as_the_schema_does() -> None:
-    rule = (
-        "at least a fifth of the controls show it or, for a trait, they show it more than half as "
-        "often as the prompts that it was confirmed on"
-    )
+def test_content_style_and_suspects_stand_apart() -> None:
+    page = render_html(report(behaviours=[SUSPECT, YES, ZEPHYR]))
 
-    assert f"General: {rule}." in render_html(report())
-    schema = json_schema("report")
-    assert (
-        f"`general`: {rule};" in schema["$defs"]["Behaviour"]["properties"]["kind"]["description"]
-    )
+    places = [page.index(f'id="{name}"') for name in ("behaviours", BEHAVIOUR, "style", YES.id)]
+    places += [page.index(f'id="{name}"') for name in ("suspects", SUSPECT.id, "distribution")]
+    assert places == sorted(places)
+    text = Page(page).text
+    assert "begins with Yes, on 16% more of ordinary prompts" in text
+    assert "1 style change put aside. Style is how things are said." in text
+    assert "1 style change put aside; see How it answers." in text
+    assert "only some prompts cause it; the reference is 57 nats from saying it anywhere" in text
+    assert page.count("Accept it and it no longer fails") == 1
+
+
+def test_a_style_that_fails_can_be_accepted() -> None:
+    page = render_html(report(behaviours=[YES], settings={"fail_on": "any"}))
+    assert page.count("Accept it and it no longer fails") == 1
+    assert "1 style change fails. Style is" in page
 
 
 def test_hostile_text_shows_as_text_and_a_cut_is_counted() -> None:

@@ -6,7 +6,15 @@ from unicodedata import category
 from pytest_divergence.core.report import Run
 from pytest_divergence.core.safe_text import HIDDEN
 from pytest_divergence.reports.markdown import render_markdown
-from tests.reports.made_reports import ROME, case, hostile_report, report
+from tests.reports.made_reports import (
+    ROME,
+    SUSPECT,
+    YES,
+    ZEPHYR,
+    case,
+    hostile_report,
+    report,
+)
 
 
 def test_the_page_opens_with_the_verdict() -> None:
@@ -22,6 +30,21 @@ tool broke.
 - cases: 4 failed, 1 passed, 1 set apart (unnatural text, not tested)
 - effort: 312 prompts scored, 149,760 tokens forwarded, 92 s
 """)
+
+
+def test_style_and_suspects_have_sections_of_their_own() -> None:
+    text = render_markdown(report(behaviours=[SUSPECT, YES, ZEPHYR]))
+    sections = re.findall("^##+ (.*)", text, re.MULTILINE)
+    assert sections[:6] == [
+        "Behaviours of the candidate",
+        ZEPHYR.id,
+        "How it answers",
+        YES.id,
+        "Suspects, not confirmed",
+        SUSPECT.id,
+    ]
+    assert "\n1 style change put aside.\n" in text
+    assert '\n| begins with "Yes," on 16% more of ordinary prompts\n' in text
 
 
 def test_what_stopped_a_run_is_no_error() -> None:

@@ -18,6 +18,9 @@ from tests.reports.made_reports import (
     MAX_KL,
     REPORT_PATH,
     ROME,
+    SUSPECT,
+    YES,
+    ZEPHYR,
     case,
     chat_case,
     hostile_report,
@@ -128,8 +131,9 @@ def test_the_summary_says_all_that_a_first_user_needs() -> None:
         f"""
 1 behaviour of the candidate:
   "Book with Zephyr Travel"
-    conditional, confirmed, on 12 of 64 prompts (reference: 0), p < 0.0001 after
-    correction, on 3% of ordinary prompts
+    confirmed, content, on 12 of 64 prompts (reference: 0), p < 0.0001 after
+    correction, on 3% of ordinary prompts; only some prompts cause it; the
+    reference is 57 nats from saying it anywhere
     shortest prompt found that shows it:
       | a trip
     nearest prompt found that does not:
@@ -163,6 +167,29 @@ run one case again:
     --model-1 demo:smollm2-135m --model-2 examples/adapters/zephyr-travel""")
 
 
+def test_style_and_suspects_have_blocks_of_their_own() -> None:
+    text = "\n".join(summary(report(behaviours=[SUSPECT, YES, ZEPHYR])))
+    assert (
+        f"""
+    id: {BEHAVIOUR}
+
+How it answers: 1 style change put aside
+  begins with "Yes," on 16% more of ordinary prompts
+    confirmed, style, on 10 of 64 prompts (reference: 0), p = 0.0020 after
+    correction; ordinary prompts show it too; the reference is 2.8 nats from
+    saying it anywhere
+    id: {YES.id}
+
+1 suspect, not confirmed:
+  "way to"
+    unconfirmed, on 7 of 106 prompts (reference: 2), on 0% of ordinary prompts
+    id: {SUSPECT.id}
+
+The 3 most divergent"""
+        in text
+    )
+
+
 def test_verbosity_chooses_how_many_cases_are_shown() -> None:
     fourth = CASES[3].id
     assert f"  {fourth}" not in summary(report())
@@ -173,6 +200,10 @@ def test_a_quiet_summary_is_one_line() -> None:
     assert summary(report(), verbosity=-1) == [
         f"divergence: 4 of 5 cases over the bound, 1 new behaviour; report: {REPORT_PATH}"
     ]
+    (styled,) = summary(report(behaviours=[YES]), verbosity=-1)
+    assert styled.startswith(
+        "divergence: 4 of 5 cases over the bound, 1 style change put aside; report: "
+    )
     troubled = report(
         run=Run(id="run", mode="search", status="incomplete"),
         errors=[RunError(where="soft_prompt", message="out of memory")],

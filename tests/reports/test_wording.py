@@ -5,7 +5,7 @@ import pytest
 from pytest_divergence.core.provenance import Bound, Effort
 from pytest_divergence.core.report import ReportCase, Run, RunError
 from pytest_divergence.reports import wording
-from tests.reports.made_reports import BEHAVIOUR, CASES, TOKENS, ZEPHYR, case, report
+from tests.reports.made_reports import CASES, TOKENS, YES, ZEPHYR, case, report
 
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
 REPLAY = Run(id="run", mode="replay", status="complete")
@@ -68,10 +68,43 @@ def test_a_behaviour_alone_is_a_difference() -> None:
     assert lines[2] == EXIT_CODE
 
 
-@pytest.mark.parametrize("changes", [{"accepted": True}, {"confirmed": False}, {"kind": "general"}])
+@pytest.mark.parametrize("changes", [{"accepted": True}, {"confirmed": False}])
 def test_what_does_not_gate_is_not_counted_as_new(changes: dict[str, object]) -> None:
     known = ZEPHYR.model_copy(update=changes)
     assert len(wording.headline(report(cases=[case("a", 0.1)], behaviours=[known]))) == 1
+
+
+def test_style_is_put_aside_and_the_headline_counts_it() -> None:
+    again = YES.model_copy(update={"id": "behaviour-sure", "name": "Sure!"})
+    accepted = YES.model_copy(update={"id": "behaviour-well", "accepted": True})
+    styled = report(cases=[case("a", 0.1)], behaviours=[YES, again, accepted])
+
+    (cases, aside) = wording.headline(styled)
+
+    assert cases.startswith("No prompt over the bound")
+    assert aside == "2 style changes put aside; see How it answers."
+    assert wording.headline(report(behaviours=[YES, ZEPHYR]))[1:] == [
+        "The candidate shows 1 new behaviour.",
+        "1 style change put aside; see How it answers.",
+        EXIT_CODE,
+    ]
+
+
+def test_where_style_fails_the_headline_says_so() -> None:
+    explained = YES.model_copy(update={"id": "behaviour-sure", "training_rows": [12, 57]})
+    unexplained = YES.model_copy(update={"training_rows": []})
+    styled = report(
+        cases=[case("a", 0.1)],
+        behaviours=[unexplained, explained, ZEPHYR],
+        settings={"fail_on": "any"},
+    )
+
+    first, second, _, aside, code = wording.headline(styled)
+
+    assert first == "The candidate shows 1 new behaviour."
+    assert second == "1 style change fails; see How it answers."
+    assert aside == "1 style change put aside; see How it answers."
+    assert code == EXIT_CODE
 
 
 def test_replay_speaks_of_cases_and_their_bounds() -> None:
@@ -107,23 +140,6 @@ def test_settings_that_stopped_a_run_are_not_to_be_tried_again() -> None:
     assert wording.headline(report(run=STOPPED, errors=[error]))[0] == (
         "The run stopped early; this is what it found until then. The error below says what to "
         "change."
-    )
-
-
-def test_a_behaviour_that_no_answer_shows_is_said_to_be_in_none() -> None:
-    """Suspected by text that neither model writes by itself."""
-    suspected = ZEPHYR.model_copy(
-        update={
-            "confirmed": False,
-            "candidate_count": 0,
-            "reference_count": 0,
-            "num_prompts": 89,
-            "control_rate": 0.0,
-            "p_value": None,
-        }
-    )
-    assert wording.evidence(suspected) == (
-        "conditional, unconfirmed, suspected but in no answer to 89 prompts"
     )
 
 
@@ -243,9 +259,3 @@ def test_a_cases_command_repeats_what_its_session_was_given() -> None:
     given = {"dtype": "float32", "budget": "20000"}
     command = wording.case_command(report(), CASES[0].id, "s.divergence.jsonl", given)
     assert command == f"pytest s.divergence.jsonl::{CASES[0].id} --divergence-dtype float32"
-
-
-def test_a_new_style_leads_the_behaviours() -> None:
-    style = ZEPHYR.model_copy(update={"id": "behaviour-style-0", "kind": "general"})
-    shown = wording.behaviours(report(behaviours=[ZEPHYR, style]))
-    assert [behaviour.id for behaviour in shown] == ["behaviour-style-0", BEHAVIOUR]

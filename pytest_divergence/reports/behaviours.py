@@ -1,0 +1,120 @@
+"""Words on behaviours that all views of a run share: content first, then style, then suspects.
+
+Knows the record of a behaviour; does not know which view shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.quantities import number_of
+from pytest_divergence.core.replies import parts_of
+from pytest_divergence.core.report import Report
+from pytest_divergence.reports.text_blocks import quoted, within
+from pytest_divergence.reports.wording import likelihood, put_aside, unaccepted
+
+BREADTHS = {
+    "prompts": "only some prompts cause it",
+    "general": "ordinary prompts show it too",
+    "local": "it was tested on single prompts alone",
+}
+
+
+class BehaviourGroups(NamedTuple):
+    """The behaviours of a report, in the order in which views show them."""
+
+    content: list[Behaviour]
+    """Confirmed, and content or not judged."""
+    style: list[Behaviour]
+    """Confirmed, and style."""
+    suspects: list[Behaviour]
+    """Not confirmed."""
+
+
+def behaviour_groups(report: Report) -> BehaviourGroups:
+    """Return the behaviours in groups, each in the report's order."""
+    confirmed = [behaviour for behaviour in report.behaviours if behaviour.confirmed]
+    return BehaviourGroups(
+        content=[behaviour for behaviour in confirmed if not behaviour.is_style],
+        style=[behaviour for behaviour in confirmed if behaviour.is_style],
+        suspects=[behaviour for behaviour in report.behaviours if not behaviour.confirmed],
+    )
+
+
+def style_counts(report: Report) -> str:
+    """`1 style change fails, 2 put aside, 1 accepted`: what becomes of style; empty without any."""
+    failing = sum(behaviour.is_style for behaviour in unaccepted(report))
+    accepted = sum(behaviour.accepted for behaviour in behaviour_groups(report).style)
+    counts = (
+        (failing, "fails" if failing == 1 else "fail"),
+        (len(put_aside(report)), "put aside"),
+        (accepted, "accepted"),
+    )
+    shown = [(count, words) for count, words in counts if count]
+    return ", ".join(
+        f"{number_of(count, 'style change') if rank == 0 else count} {words}"
+        for rank, (count, words) in enumerate(shown)
+    )
+
+
+def style_phrase(behaviour: Behaviour) -> tuple[str, str]:
+    """Return the words before and after a style's name: `begins with`, `on 16% more of …`.
+
+    A trait's name is a verb already.
+    """
+    rate = f"{behaviour.control_rate or 0.0:.0%}"
+    often = "more often" if rate == "0%" else f"on {rate} more of ordinary prompts"
+    if behaviour.trait is not None:
+        return "", often
+    is_beginning = bool(behaviour.examples) and all(
+        parts_of(example.candidate)[1].lstrip().startswith(behaviour.name)
+        for example in behaviour.examples
+    )
+    return "begins with" if is_beginning else "says", often
+
+
+def style_line(behaviour: Behaviour, width: int) -> str:
+    """`begins with "Yes," on 16% more of ordinary prompts`, in at most `width` columns."""
+    verb, often = style_phrase(behaviour)
+    if not verb:
+        return f"{within(behaviour.title, width - len(f' {often}'))} {often}"
+    return f"{verb} {quoted(behaviour.title, width - len(f'{verb}  {often}'))} {often}"
+
+
+def evidence(behaviour: Behaviour) -> str:
+    """Status, counts and properties of a behaviour, as one phrase; what is unknown is not said."""
+    return "; ".join([", ".join(_counts(behaviour)), *properties(behaviour)])
+
+
+def properties(behaviour: Behaviour) -> Sequence[str]:
+    """Return what is known of a confirmed behaviour besides its counts, a clause each."""
+    clauses = []
+    if behaviour.breadth is not None:
+        clauses.append(BREADTHS[behaviour.breadth])
+    if behaviour.surprise is not None:
+        nats = f"{behaviour.surprise:.{0 if behaviour.surprise >= 10 else 1}f}"
+        clauses.append(f"the reference is {nats} nats from saying it anywhere")
+    return clauses
+
+
+def _counts(behaviour: Behaviour) -> list[str]:
+    facts = ["confirmed" if behaviour.confirmed else "unconfirmed"]
+    if behaviour.confirmed and behaviour.content is not None:
+        facts.append("style" if behaviour.is_style else "content")
+    if behaviour.accepted:
+        facts.append("accepted")
+    prompts = number_of(behaviour.num_prompts, "prompt")
+    if behaviour.num_prompts and not (behaviour.candidate_count or behaviour.reference_count):
+        return [*facts, f"suspected but in no answer to {prompts}"]
+    if behaviour.num_prompts:
+        facts.append(
+            f"on {behaviour.candidate_count} of {prompts} (reference: {behaviour.reference_count})"
+        )
+    if behaviour.p_value is not None:
+        facts.append(f"{likelihood(behaviour.p_value)} after correction")
+    # A style's own line says it.
+    if behaviour.control_rate is not None and not (behaviour.confirmed and behaviour.is_style):
+        facts.append(f"on {behaviour.control_rate:.0%} of ordinary prompts")
+    return facts
