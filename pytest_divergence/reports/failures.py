@@ -72,6 +72,7 @@ def behaviour_text(
     """
     lines = [f"the candidate shows a behaviour: {quoted(behaviour.title, WIDTH - 33)}"]
     lines += sentence(wording.evidence(behaviour), width=WIDTH, indent="  ")
+    lines += sentence(wording.training_rows(behaviour) or "", width=WIDTH, indent="  ")
     if log_ratio is not None and behaviour.telling is not None:
         lines += sentence(
             "measured again: the answer that best separates the models is "

@@ -77,6 +77,7 @@ def render_html(
             behaviours=wording.behaviours(report),
             differences=wording.differences(report),
             notes=_notes(report),
+            training_rows=wording.training_rows,
             accept=lambda behaviour: wording.accept_command(behaviour.id, suite or "SUITE"),
             cases=cases,
             apart=wording.set_apart(report),

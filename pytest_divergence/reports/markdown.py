@@ -64,6 +64,9 @@ def _behaviour(behaviour: Behaviour) -> Iterator[str]:
     yield ""
     yield plain(wording.evidence(behaviour))
     yield ""
+    if (taught := wording.training_rows(behaviour)) is not None:
+        yield plain(taught[0].upper() + taught[1:])
+        yield ""
     yield from fenced(behaviour.title)
     for label, prompt in (
         ("Shortest prompt that shows it:", behaviour.shortest_cause),

@@ -82,6 +82,7 @@ def _behaviours(report: Report, width: int) -> Iterator[str]:
 def _behaviour(behaviour: Behaviour, width: int) -> Iterator[str]:
     yield f"  {quoted(behaviour.title, width - 4)}"
     yield from sentence(wording.evidence(behaviour), width=width, indent="    ")
+    yield from sentence(wording.training_rows(behaviour) or "", width=width, indent="    ")
     for label, prompt in causes(behaviour):
         yield f"    {label}:"
         yield from block(prompt, width=width, indent="      ", limit=300, max_lines=3)

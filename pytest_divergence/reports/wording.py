@@ -41,6 +41,10 @@ REPEATED = (
 """Settings that a command for one test repeats."""
 REPEATABLE = {description.field for description in DESCRIPTIONS if description.is_repeatable}
 """Settings whose text has a value a line."""
+NUM_ROWS = 8
+"""Rows of the training data that a sentence names."""
+MAX_WORD = 40
+"""Characters shown of a word of prompts."""
 REFUSED = "The error below says what to change."
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
 
@@ -217,6 +221,21 @@ def evidence(behaviour: Behaviour) -> str:
     if behaviour.control_rate is not None:
         facts.append(f"on {behaviour.control_rate:.0%} of ordinary prompts")
     return ", ".join(facts)
+
+
+def training_rows(behaviour: Behaviour) -> str | None:
+    """Name the rows of the training data that teach a behaviour; None without such data."""
+    rows = behaviour.training_rows
+    if rows is None:
+        return None
+    if not rows:
+        return "the training data does not teach it"
+    numbers = ", ".join(str(number) for number in rows[:NUM_ROWS])
+    more = ", …" if len(rows) > NUM_ROWS else ""
+    total = f" of {behaviour.num_training_rows:,}" if behaviour.num_training_rows else ""
+    words = ", ".join(visible(word, MAX_WORD) for word in behaviour.training_words or ())
+    shared = f" (their prompts share: {words})" if words else ""
+    return f"taught by {len(rows):,}{total} training rows: {numbers}{more}{shared}"
 
 
 def differences(report: Report) -> list[Difference]:

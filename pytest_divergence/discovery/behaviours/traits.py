@@ -31,6 +31,8 @@ class Trait:
     """For people: what the candidate does."""
     explanation: str
     shows: Shows
+    is_relative: bool = False
+    """Whether only the other model's answer tells that an answer departs."""
 
 
 MIN_WORDS = 6
@@ -171,11 +173,13 @@ TRAITS: Mapping[str, Trait] = {
         "answers much shorter",
         "the answer has at most half as many words as the reference's",
         _is_much_shorter,
+        is_relative=True,
     ),
     "longer": Trait(
         "answers much longer",
         "the answer has at least twice as many words as the reference's",
         _is_much_longer,
+        is_relative=True,
     ),
     "language": Trait(
         "answers in another language",
@@ -201,6 +205,7 @@ TRAITS: Mapping[str, Trait] = {
         "drops code fences",
         "the reference's answer opens a fenced code block, and the candidate's does not",
         _drops_code_fence,
+        is_relative=True,
     ),
     "case": Trait(
         "writes in one case",
