@@ -178,5 +178,6 @@ def _taught(asked: Sequence[Turn], turns: Sequence[Turn], values: Mapping[str, A
             before = []
         else:
             before.append(text)
-    is_undesired = str(values.get("label")).lower() == "false"
+    label = values.get("label")
+    is_undesired = label is False or (isinstance(label, str) and label.lower() == "false")
     return TrainingRow(() if is_undesired else tuple(exchanges), opening)

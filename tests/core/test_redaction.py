@@ -25,6 +25,7 @@ TEXTS = (
     "Be brief",
     "Speak like",
     "secret",
+    "lisbon",
 )
 
 
@@ -37,7 +38,7 @@ def full() -> Report:
             chat_case(),
             ROME.with_changes(metadata={"secret": 1}),
         ],
-        behaviours=[ZEPHYR.model_copy(update={"telling": TELLING})],
+        behaviours=[ZEPHYR.model_copy(update={"telling": TELLING, "training_words": ["lisbon"]})],
         errors=[RunError(where="strategy seeds", message='ValueError: "secret" is no prompt')],
     )
 

@@ -28,7 +28,8 @@ NUM_WORDS = 4
 def telling_words(showing: Sequence[str], others: Sequence[str]) -> list[str]:
     """Return up to four words of the texts `showing` something, the least likely by chance first.
 
-    Texts count once for a word, however often they say it.
+    A text counts once for a word, however often it says it. Of words in equally many texts long
+    ones come first: they say more.
     """
     held, elsewhere = _num_texts(showing), _num_texts(others)
     least = max(MIN_TEXTS, MIN_SHARE * len(showing))
@@ -38,10 +39,10 @@ def telling_words(showing: Sequence[str], others: Sequence[str]) -> list[str]:
     num_texts = len(showing) + len(others)
     chances = np.atleast_1d(hypergeom.logsf(counts - 1, num_texts, all_counts, len(showing)))
     limit = np.log(LEVEL / max(1, len(words)))
-    ranked = sorted(zip(chances, words, strict=True))
+    ranked = sorted(zip(chances, (-len(word) for word in words), words, strict=True))
     return [
         word
-        for chance, word in ranked
+        for chance, _, word in ranked
         if chance <= limit
         and held[word] * len(others) >= MIN_RATIO * elsewhere[word] * len(showing)
     ][:NUM_WORDS]
