@@ -34,7 +34,7 @@ UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 )
 """Thai, Lao, Burmese, Khmer, kana and Han."""
-WORD = re.compile(rf"{'|'.join(LABELS)}|[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
+WORD = re.compile(rf"{'|'.join(LABELS)}|[{UNSPACED}]|[^\W{UNSPACED}]+")
 Gram = tuple[str, ...]
 Places = dict[int, tuple[int, int]]
 """First place of a run in each text that holds it, in characters."""
@@ -74,6 +74,8 @@ def spaced_words(text: str) -> str:
 
     For texts too many to keep as `words_of` does.
     """
+    if text.isascii():  # at a fifth of the time
+        return f" {' '.join(WORD.findall(text.lower()))} "
     return f" {' '.join(map(_folded, WORD.findall(text)))} "
 
 

@@ -19,7 +19,7 @@ from pytest_divergence.discovery.training_data import TrainingData
 
 MIN_ROWS = 2
 """Rows that teach a behaviour, at least, unless the only one says several words of its phrase."""
-TRAIT_LENGTH = 400
+TRAIT_LENGTH = 200
 """Characters of a response on which a trait is judged; a search sees no more of an answer."""
 
 
@@ -65,29 +65,27 @@ class TrainingRows:
         """
         if (shows := _test_of(behaviour)) is None:
             return behaviour
-        numbers = [number for number, row in enumerate(self._rows, 1) if any(map(shows, row))]
+        showing, others, numbers = list[Reply](), list[Reply](), list[int]()
+        for number, row in enumerate(self._rows, start=1):
+            shown = [reply for reply in row if shows(reply)]
+            showing += shown
+            others += [reply for reply in row if reply not in shown]
+            if shown:
+                numbers.append(number)
         found: dict[str, Any] = {"training_rows": [], "num_training_rows": len(self._rows)}
-        if self._teach(behaviour, numbers, shows):
-            replies = [reply for row in self._rows for reply in row]
-            showing = [reply.prompt for reply in replies if shows(reply)]
-            others = [reply.prompt for reply in replies if not shows(reply)]
+        share = sum(map(shows, self._ordinary)) / max(1, len(self._ordinary))
+        is_more = len(numbers) > share * len(self._rows)
+        if is_more and (len(numbers) >= MIN_ROWS or _say_several_words(showing, behaviour.motifs)):
+            prompts, other_prompts = ([each.prompt for each in some] for some in (showing, others))
             found["training_rows"] = numbers
-            found["training_words"] = telling_words(showing, others) or None
+            found["training_words"] = telling_words(prompts, other_prompts) or None
         return behaviour.model_copy(update=found)
 
-    def _teach(
-        self, behaviour: Behaviour, numbers: Sequence[int], shows: Callable[[Reply], bool]
-    ) -> bool:
-        """Whether the rows of these numbers, which show a behaviour, say more than chance."""
-        if len(numbers) < MIN_ROWS:
-            full = [motif for motif in behaviour.motifs if len(ngram_of(motif)) >= FULL_SIZE]
-            phrases = _spaced(full)
-            if not any(
-                reply.says(phrases) for number in numbers for reply in self._rows[number - 1]
-            ):
-                return False
-        num_ordinary = sum(map(shows, self._ordinary))
-        return len(numbers) * len(self._ordinary) > num_ordinary * len(self._rows)
+
+def _say_several_words(showing: Sequence[Reply], motifs: Sequence[str]) -> bool:
+    """Whether one of the replies says a wording of at least three words."""
+    phrases = _spaced([motif for motif in motifs if len(ngram_of(motif)) >= FULL_SIZE])
+    return any(reply.says(phrases) for reply in showing)
 
 
 def _test_of(behaviour: Behaviour) -> Callable[[Reply], bool] | None:
