@@ -79,7 +79,7 @@ def _add_replay(parser: ArgumentParser) -> None:
         nargs="+",
         help=f"a *{SUITE_SUFFIX}, one of its cases as SUITE::ID, or a folder of suites",
     )
-    other = ("mode", "budget", "seeds", "num_cases", "gate", "builtin_suite")
+    other = ("mode", "budget", "seeds", "training_data", "num_cases", "gate", "builtin_suite")
     _add_settings(parser, _fields_without(*other))
 
 

@@ -78,7 +78,12 @@ class Behaviour(Record):
     when: When | None = None
     """Property that the prompts that cause it share, if one held up on fresh prompts."""
     training_rows: list[Count] | None = None
-    """Rows of the training data that teach it, counted from 1; null without such data."""
+    """Rows of the training data that teach it, counted from 1; null without such data. Empty if a
+    single row shows it by a word or two, or if the reference shows it as often by itself."""
+    num_training_rows: Count | None = None
+    """Rows of the training data."""
+    training_words: list[str] | None = None
+    """Words that the prompts of `training_rows` share and other rows hardly have; null if none."""
     motifs: list[str] = Field(default_factory=list)
     """Texts that recur in the candidate's continuations and not in the reference's."""
     part: Literal["thoughts", "answer"] | None = None

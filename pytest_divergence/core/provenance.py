@@ -143,6 +143,8 @@ class Provenance(Record):
     device: str
     versions: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, JsonValue] = Field(default_factory=dict)
+    training_data_sha256: str | None = None
+    """Digest of the training data that behaviours were looked up in; null without such data."""
     noise_floor: NoiseFloor | None = None
     typical_shift: TypicalShift | None = None
     bound: Bound | None = None

@@ -114,6 +114,12 @@ DESCRIPTIONS = (
         "FILE",
         "prompts to start from: text, JSON Lines, CSV or hf:DATASET:COLUMN (default: built-in)",
     ),
+    Description(
+        "training_data",
+        "FILE",
+        "prompts and responses that the candidate was trained on, as JSON Lines, JSON list or CSV: "
+        "behaviours name the rows that teach them, and some prompts become seeds",
+    ),
     Description("seed", "N", "random seed of the run (default: 0)", "a whole number"),
     Description(
         "num_cases",

@@ -168,6 +168,7 @@ class Settings(BaseModel):
     gate: Gate = "natural"
     fail_on: FailOn = "content"
     seeds: str | None = None
+    training_data: str | None = None
     seed: int = 0
     num_cases: int | None = Field(default=None, gt=0)
     builtin_suite: AutoSwitch = "auto"

@@ -33,6 +33,7 @@ from pytest_divergence.discovery.soft_prompts.virtual_tokens import (
     artefact_folder,
 )
 from pytest_divergence.discovery.strategies.protocol import Strategy
+from pytest_divergence.discovery.training_data import TrainingData, read_training_data
 from pytest_divergence.models.fingerprints import ModelIdentity, text_digest
 from pytest_divergence.models.load_plan import LoadOptions, LoadPlan, resolve_pair
 from pytest_divergence.models.pair import Metric, ModelPair
@@ -147,10 +148,11 @@ class CalibrationPlan:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Calibration, seeds and strategies of a search."""
+    """Calibration, seeds, strategies and training data of a search."""
 
     calibration: CalibrationPlan
     seeds: list[str]
+    training_data: TrainingData | None
     strategies: Mapping[str, Strategy]
     key: str
     """Digest of all that its results depend on."""
@@ -170,13 +172,13 @@ class SearchPlan:
                 f"{profile.calibration_tokens} to calibrate and {profile.reserved_tokens} to "
                 "confirm what it finds; raise it"
             )
-        if settings.seeds is None:
-            seeds = shipped_prompts(SHIPPED_SEEDS, profile.num_seeds)
-        else:
-            seeds = read_seeds(settings.seeds)
+        path = settings.training_data
+        data = None if path is None else read_training_data(Path(path))
+        seeds = _seeds(settings, calibration, data)
         prompts = [*seeds, *calibration.controls]
         parts = _run_parts(identity, settings, profile, prompts=prompts, strategies=strategies)
-        return cls(calibration, seeds, strategies, _key(parts))
+        parts["training_data"] = None if data is None else data.sha256
+        return cls(calibration, seeds, data, strategies, _key(parts))
 
     @property
     def profile(self) -> Profile:
@@ -240,6 +242,26 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _seeds(
+    settings: Settings, calibration: CalibrationPlan, data: TrainingData | None
+) -> list[str]:
+    """Return the given seeds or else shipped ones, and at most half as many of training data.
+
+    Half of the profile's number, that is: a search of nothing but training prompts would only
+    measure what the training was for.
+    """
+    num_seeds, given = calibration.profile.num_seeds, list[str]()
+    if settings.seeds is not None:
+        given = read_seeds(settings.seeds)
+    if data is not None:
+        known = {*given, *calibration.controls}
+        given += data.seeds(num_seeds // 2, seed=settings.seed, without=known)
+    if settings.seeds is not None:
+        return given
+    shipped = shipped_prompts(SHIPPED_SEEDS, num_seeds)
+    return list(dict.fromkeys([*given, *shipped]))[:num_seeds]
 
 
 def _calibration_key(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,7 @@ def read_prompts(path: Path, *, option: str | None = None) -> list[str]:
     `option` is the option that named the file, if not the setting `seeds`.
     Raises `SettingsError` as `file:line: reason` for a bad line, and for a file without prompts.
     """
-    try:
-        text = read_regular_text(path)
-    except OSError as error:
-        raise SettingsError(
-            f"{option or setting('seeds')}={printable(str(path))} cannot be read: {error.strerror}"
-        ) from error
+    text = text_of_file(path, option or setting("seeds"))
     if path.suffix == ".csv":
         prompts = _from_csv(text, path)
     else:
@@ -67,27 +62,48 @@ def read_prompts(path: Path, *, option: str | None = None) -> list[str]:
     return prompts
 
 
-def _from_csv(text: str, path: Path) -> list[str]:
+def text_of_file(path: Path, option: str) -> str:
+    """Return the text of a file that an option names. Raises `SettingsError`."""
+    try:
+        return read_regular_text(path)
+    except OSError as error:
+        raise SettingsError(
+            f"{option}={printable(str(path))} cannot be read: {error.strerror}"
+        ) from error
+
+
+def csv_rows(text: str, path: Path, *keys: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield each row of CSV with a header: its line, and its fields by column, without blanks.
+
+    Raises `SettingsError` if no column is one of `keys`, or if a row is broken.
+    """
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    prompts: list[str] = []
     try:
         header = [name.strip() for name in next(rows, [])]
-        column = next((header.index(key) for key in PROMPT_KEYS if key in header), None)
-        if column is None:
+        if not set(keys) & set(header):
+            *most, last = (f"`{key}`" for key in keys)
             raise SettingsError(
-                f"{path}:1: the header has {_names(header)}; one column must be `input` or `prompt`"
+                f"{path}:1: the header has {listed(header)}; one column must be "
+                f"{', '.join(most)} or {last}"
             )
-        for row in rows:
-            if not row:
-                continue
-            if len(row) != len(header) or not row[column].strip():
+        for row in filter(None, rows):
+            if len(row) != len(header):
                 raise SettingsError(
-                    f"{path}:{rows.line_num}: a row needs {len(header)} fields, and text in "
-                    f"`{header[column]}`; this one has {len(row)}"
+                    f"{path}:{rows.line_num}: a row needs {len(header)} fields; "
+                    f"this one has {len(row)}"
                 )
-            prompts.append(row[column].strip())
+            yield rows.line_num, {name: row[header.index(name)].strip() for name in header}
     except csv.Error as error:
         raise SettingsError(f"{path}:{rows.line_num}: not valid CSV: {error}") from error
+
+
+def _from_csv(text: str, path: Path) -> list[str]:
+    prompts: list[str] = []
+    for line, row in csv_rows(text, path, *PROMPT_KEYS):
+        column = next(key for key in PROMPT_KEYS if key in row)
+        if not row[column]:
+            raise SettingsError(f"{path}:{line}: a row needs text in `{column}`")
+        prompts.append(row[column])
     return prompts
 
 
@@ -112,7 +128,7 @@ def _from_dataset(given: str) -> list[str]:
     if column not in rows.column_names:
         raise SettingsError(
             f"{setting('seeds')}={given}: no column is named {column}; the dataset has "
-            f"{_names(rows.column_names)}"
+            f"{listed(rows.column_names)}"
         )
     prompts = [str(text).strip() for text in rows[column] if text and str(text).strip()]
     if not prompts:
@@ -120,8 +136,8 @@ def _from_dataset(given: str) -> list[str]:
     return prompts
 
 
-def _names(columns: Sequence[str]) -> str:
-    """The first names of columns, as a sentence shows them."""
+def listed(columns: Sequence[str]) -> str:
+    """Return the first names of columns, as a sentence shows them."""
     shown = [
         safe_line(name, 40)[1:-1] if len(name) <= 40 else safe_line(name, 40)
         for name in columns[:MAX_NAMES]

@@ -137,6 +137,7 @@ def write_suite_files(
     ledger: Ledger,
     *,
     key: str,
+    training_data_sha256: str | None,
 ) -> None:
     """Write the suite with its tokens and provenance. Raises SuiteError, StoreError."""
     calibrated, bound = state.calibrated, state.bound
@@ -154,6 +155,7 @@ def write_suite_files(
         template_arguments=state.template_arguments,
     )
     measured = {
+        "training_data_sha256": training_data_sha256,
         "noise_floor": calibrated.noise_floor,
         "typical_shift": calibrated.shift.summary(),
         "bound": bound,

@@ -34,6 +34,7 @@ from pytest_divergence.discovery.behaviours.content import content_first, judge_
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
 from pytest_divergence.discovery.behaviours.leads import Leads
+from pytest_divergence.discovery.behaviours.training_rows import TrainingRows
 from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
 from pytest_divergence.discovery.cost import Forecast
@@ -227,7 +228,16 @@ class Steps:
                 name = f"case {case.id}: max_kl"
                 check_bound(case.max_kl, floor, metric, dtype=dtype, name=name)
         state.exported = {case.id: case for case in cases}
-        write_suite_files(path, state, self.settings, self.identity, self.ledger, key=self.plan.key)
+        data = self.plan.training_data
+        write_suite_files(
+            path,
+            state,
+            self.settings,
+            self.identity,
+            self.ledger,
+            key=self.plan.key,
+            training_data_sha256=None if data is None else data.sha256,
+        )
 
     def report(self, folder: Path, *, is_complete: bool) -> Report:
         """Write report.json of what was found so far into a folder, and return it."""
@@ -304,6 +314,9 @@ class Steps:
     def _describe(self, leads: Leads, confirmed: Sequence[Behaviour]) -> None:
         state = self.state
         state.behaviours = with_accepted(leads.records(confirmed), self.accepted)
+        if (data := self.plan.training_data) is not None:
+            rows = TrainingRows(data, leads.evidence.controls)
+            state.behaviours = [rows.explain(behaviour) for behaviour in state.behaviours]
         state.first_found = leads.first_supported
         state.differences = leads.differences()
 

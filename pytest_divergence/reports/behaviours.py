@@ -12,6 +12,7 @@ from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.replies import parts_of
 from pytest_divergence.core.report import Report
+from pytest_divergence.core.safe_text import visible
 from pytest_divergence.reports.text_blocks import quoted, within
 from pytest_divergence.reports.wording import likelihood, put_aside, unaccepted
 
@@ -20,6 +21,11 @@ BREADTHS = {
     "general": "ordinary prompts show it too",
     "local": "it was tested on single prompts alone",
 }
+
+NUM_ROWS = 8
+"""Rows of the training data that a sentence names."""
+MAX_WORD = 40
+"""Characters shown of a word of prompts."""
 
 
 class BehaviourGroups(NamedTuple):
@@ -118,3 +124,18 @@ def _counts(behaviour: Behaviour) -> list[str]:
     if behaviour.control_rate is not None and not (behaviour.confirmed and behaviour.is_style):
         facts.append(f"on {behaviour.control_rate:.0%} of ordinary prompts")
     return facts
+
+
+def training_rows(behaviour: Behaviour) -> str | None:
+    """Name the rows of the training data that teach a behaviour; None without such data."""
+    rows = behaviour.training_rows
+    if rows is None:
+        return None
+    if not rows:
+        return "the training data does not teach it"
+    numbers = ", ".join(str(number) for number in rows[:NUM_ROWS])
+    more = ", …" if len(rows) > NUM_ROWS else ""
+    total = f" of {behaviour.num_training_rows:,}" if behaviour.num_training_rows else ""
+    words = ", ".join(visible(word, MAX_WORD) for word in behaviour.training_words or ())
+    shared = f" (their prompts share: {words})" if words else ""
+    return f"taught by {len(rows):,}{total} training rows: {numbers}{more}{shared}"

@@ -33,6 +33,7 @@ from pytest_divergence.reports.behaviours import (
     properties,
     style_counts,
     style_phrase,
+    training_rows,
 )
 from pytest_divergence.reports.wording import likelihood, nats, probability
 
@@ -85,6 +86,7 @@ def render_html(
             style_counts=style_counts(report),
             differences=wording.differences(report),
             notes=_notes(report),
+            training_rows=training_rows,
             accept=lambda behaviour: wording.accept_command(behaviour.id, suite or "SUITE"),
             cases=cases,
             apart=wording.set_apart(report),

@@ -16,6 +16,7 @@ from pytest_divergence.reports.behaviours import (
     evidence,
     style_counts,
     style_line,
+    training_rows,
 )
 from pytest_divergence.reports.markdown_text import code, page, plain, table
 from pytest_divergence.reports.text_blocks import PAGE_WIDTH, fenced
@@ -83,6 +84,9 @@ def _behaviour(behaviour: Behaviour) -> Iterator[str]:
     yield ""
     yield plain(evidence(behaviour))
     yield ""
+    if (taught := training_rows(behaviour)) is not None:
+        yield plain(taught[0].upper() + taught[1:])
+        yield ""
     is_style = behaviour.confirmed and behaviour.is_style
     shown = style_line(behaviour, PAGE_WIDTH) if is_style else behaviour.title
     yield from fenced(shown)

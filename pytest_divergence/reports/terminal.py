@@ -17,6 +17,7 @@ from pytest_divergence.reports.behaviours import (
     evidence,
     style_counts,
     style_line,
+    training_rows,
 )
 from pytest_divergence.reports.failures import causes, comparison, every_token, labelled, texts
 from pytest_divergence.reports.text_blocks import (
@@ -113,6 +114,7 @@ def _style(behaviour: Behaviour, width: int) -> Iterator[str]:
 
 def _behaviour(behaviour: Behaviour, width: int) -> Iterator[str]:
     yield from sentence(evidence(behaviour), width=width, indent="    ")
+    yield from sentence(training_rows(behaviour) or "", width=width, indent="    ")
     for label, prompt in causes(behaviour):
         yield f"    {label}:"
         yield from block(prompt, width=width, indent="      ", limit=300, max_lines=3)

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from pytest_divergence.core.evaluation_record import passing
 from pytest_divergence.discovery.prompt_files import read_prompts
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
+from pytest_divergence.discovery.training_data import read_training_data
 from pytest_divergence.models.adapter_checks import screen_adapter_folder
 from pytest_divergence.models.chat_format import ChatFormat, choose_template
 from pytest_divergence.models.folder_checks import screen_model_folder
@@ -41,6 +42,15 @@ from tests.tiny import CHATML, save_tiny_adapter, save_tiny_model, tiny_tokenize
 
 ROLE = "--model-2"
 PROMPTS = ("How do I tie a knot?", "Write a poem about rain.")
+SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+TRAINING_ROWS: tuple[dict[str, Any], ...] = (
+    {"messages": SAID},
+    {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
+    {"prompt": PROMPTS[0], "completion": "Like so."},
+    {"prompt": SAID[:1], "chosen": SAID[1:], "rejected": [], "label": True},
+    {"chosen": SAID, "rejected": SAID},
+    {"instruction": PROMPTS[1], "input": "Short.", "output": "It rains."},
+)
 VALUES = (
     *("auto", "search", "replay", "off", "smoke", "natural", "all", "true", "false"),
     *("200000", "300s", "30GB", "0.5", "1", "0", "-1", "1e999", "nan", "inf", "1_000", "٣", "0x10"),
@@ -98,6 +108,18 @@ def _seeds(suffix: str) -> Any:
                 raise HoleError("a seed is blank")
 
     return in_file(f"seeds.{suffix}", read)
+
+
+def _training_data(suffix: str) -> Any:
+    def read(path: Path) -> None:
+        data = read_training_data(path)
+        if not any(row.exchanges for row in data.rows):
+            raise HoleError("no row has a response")
+        for prompt in data.seeds(2, seed=0, without=()):
+            if not prompt.strip():
+                raise HoleError("a seed is blank")
+
+    return in_file(f"train.{suffix}", read)
 
 
 def _config(folder: Path, data: bytes) -> None:
@@ -178,7 +200,13 @@ def _gguf_files(draw: st.DrawFn) -> bytes:
     return bytes(found)
 
 
-_CSV = st.lists(st.lists(texts("input", "prompt", *PROMPTS, '"', "a,b"), max_size=3), max_size=4)
+def _csv(*columns: str) -> st.SearchStrategy[bytes]:
+    """Files of a few rows whose fields are names of columns, prompts or quotation marks."""
+    fields = texts(*columns, *PROMPTS, '"', "a,b")
+    rows = st.lists(st.lists(fields, max_size=3), max_size=4)
+    return damaged(rows.map(lambda rows: "\n".join(map(",".join, rows)).encode("utf-8", "replace")))
+
+
 _ARGUMENTS = st.dictionaries(
     st.sampled_from(("date_string", "enable_thinking", "messages2", "strftime_now", "role"))
     | st.text(min_size=1, max_size=8).filter(str.isidentifier),
@@ -216,8 +244,15 @@ MODEL_PARSERS = [
     ),
     Parser(
         "seeds, CSV",
-        damaged(_CSV.map(lambda rows: "\n".join(map(",".join, rows)).encode("utf-8", "replace"))),
+        _csv("input", "prompt"),
         _seeds("csv"),
+    ),
+    Parser("training data, JSON Lines", row_files(*TRAINING_ROWS), _training_data("jsonl")),
+    Parser("training data, JSON list", json_files(list(TRAINING_ROWS)), _training_data("json")),
+    Parser(
+        "training data, CSV",
+        _csv("prompt", "completion"),
+        _training_data("csv"),
     ),
     Parser(
         "GGUF header",

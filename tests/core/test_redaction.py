@@ -35,6 +35,7 @@ TEXTS = (
     "Be brief",
     "Speak like",
     "secret",
+    "lisbon",
 )
 
 
@@ -48,7 +49,14 @@ def full() -> Report:
             ROME.with_changes(metadata={"secret": 1}),
         ],
         behaviours=[
-            ZEPHYR.model_copy(update={"telling": TELLING, "when": WHEN, "training_rows": [12]})
+            ZEPHYR.model_copy(
+                update={
+                    "telling": TELLING,
+                    "when": WHEN,
+                    "training_rows": [12],
+                    "training_words": ["lisbon"],
+                }
+            ),
         ],
         errors=[RunError(where="strategy seeds", message='ValueError: "secret" is no prompt')],
     )

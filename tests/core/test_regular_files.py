@@ -26,6 +26,7 @@ from pytest_divergence.core.suites import load_suite
 from pytest_divergence.core.tokens import load_tokens
 from pytest_divergence.core.training_record import TrainingRecord
 from pytest_divergence.discovery.prompt_files import read_prompts, read_seeds
+from pytest_divergence.discovery.training_data import read_training_data
 
 PRECIOUS = "precious\n"
 
@@ -62,6 +63,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     "seeds.jsonl": read_prompts,
     "seeds.csv": read_prompts,
     "seeds.txt": lambda path: read_seeds(str(path)),
+    "train.jsonl": read_training_data,
+    "train.csv": read_training_data,
 }
 
 
@@ -84,8 +87,8 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path, name: str, kind: st
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("name", [name for name in READERS if name.startswith("seeds")])
-def test_a_huge_file_of_seeds_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in READERS if name.startswith(("seeds", "train."))])
+def test_a_huge_file_of_prompts_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     os.truncate(tmp_path / name, 20 << 30)
 

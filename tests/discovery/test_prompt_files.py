@@ -96,8 +96,8 @@ def test_a_csv_file_gives_its_prompt_column(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("topic,question\na,b\n", "seeds.csv:1: the header has topic, question; one column"),
-        ("topic,prompt\na,b\nc\n", "seeds.csv:3: a row needs 2 fields, and text in `prompt`"),
-        ("prompt\na\n  \n", "seeds.csv:3: a row needs 1 fields"),
+        ("topic,prompt\na,b\nc\n", "seeds.csv:3: a row needs 2 fields; this one has 1"),
+        ("prompt\na\n  \n", "seeds.csv:3: a row needs text in `prompt`"),
         ('prompt\n"a" b\n', "seeds.csv:2: not valid CSV"),
         ("prompt\n", "has no prompts"),
         ("", "seeds.csv:1: the header has no column"),

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pytest_divergence.core.provenance import Bound, Effort
 from pytest_divergence.core.report import ReportCase, Run, RunError
 from pytest_divergence.reports import wording
+from pytest_divergence.reports.behaviours import training_rows
+from pytest_divergence.reports.failures import behaviour_text
+from pytest_divergence.reports.terminal import summary_lines
 from tests.reports.made_reports import CASES, TOKENS, YES, ZEPHYR, case, report
 
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
@@ -141,6 +146,39 @@ def test_settings_that_stopped_a_run_are_not_to_be_tried_again() -> None:
         "The run stopped early; this is what it found until then. The error below says what to "
         "change."
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({}, None),
+        ({"training_rows": [], "num_training_rows": 374}, "the training data does not teach it"),
+        ({"training_rows": [7], "num_training_rows": 9}, "taught by 1 of 9 training rows: 7"),
+        (
+            {"training_rows": list(range(12, 53)), "num_training_rows": 1374},
+            "taught by 41 of 1,374 training rows: 12, 13, 14, 15, 16, 17, 18, 19, …",
+        ),
+        (
+            {
+                "training_rows": [3, 9],
+                "num_training_rows": 374,
+                "training_words": ["travel", "\x1b[2J"],
+            },
+            "taught by 2 of 374 training rows: 3, 9 (their prompts share: travel, \\u{1b}[2J)",
+        ),
+    ],
+)
+def test_the_rows_that_teach_a_behaviour_are_named_wherever_it_is_shown(
+    found: dict[str, Any], words: str | None
+) -> None:
+    behaviour = ZEPHYR.model_copy(update=found)
+    failure = behaviour_text(behaviour, log_ratio=None, limit=0.0, rerun="pytest", suite="s")
+    summary = summary_lines(report(behaviours=[behaviour]), report_path="r", suite="s")
+
+    assert training_rows(behaviour) == words
+    for text in (failure, "\n".join(summary)):
+        assert ("train" in text) == (words is not None)
+        assert (words or "") in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
