@@ -65,6 +65,7 @@ def redacted_behaviour(behaviour: Behaviour) -> Behaviour:
             "examples": [hidden for _ in behaviour.examples],
             "shortest_cause": behaviour.shortest_cause and REDACTED,
             "nearest_non_cause": behaviour.nearest_non_cause and REDACTED,
+            "when": behaviour.when and behaviour.when.model_copy(update={"property": REDACTED}),
             "telling": behaviour.telling
             and behaviour.telling.model_copy(
                 update={"prompt": REDACTED, "text": REDACTED, "token_ids": []}

@@ -30,6 +30,7 @@ from pytest_divergence.discovery.behaviours.amplified_phrases import (
 )
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.causes import add_causes
+from pytest_divergence.discovery.behaviours.conditions import find_conditions, with_when
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
 from pytest_divergence.discovery.behaviours.leads import Leads
@@ -204,7 +205,16 @@ class Steps:
         )
         state.lead_counts = judgement.counts
         confirmed = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
-        self._describe(leads, [known.behaviour for known in confirmed])
+        conditions = find_conditions(
+            self.ledger,
+            confirmed,
+            leads.evidence,
+            profile,
+            self.listener,
+            seeds=self.plan.seeds,
+            seed=settings.seed,
+        )
+        self._describe(leads, [with_when(known, conditions) for known in confirmed])
         state.bound = calibrated.bound(settings.max_kl, state.behaviours)
         state.confirmed = self._confirm(calibrated)
         state.behaviours = [self._with_cases(behaviour) for behaviour in state.behaviours]

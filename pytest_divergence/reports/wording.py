@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import PurePath
 
-from pytest_divergence.core.behaviours import Behaviour, gates
+from pytest_divergence.core.behaviours import Behaviour, When, gates
 from pytest_divergence.core.cases import NATS_PER_TOKEN, quantity
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
@@ -217,6 +217,16 @@ def evidence(behaviour: Behaviour) -> str:
     if behaviour.control_rate is not None:
         facts.append(f"on {behaviour.control_rate:.0%} of ordinary prompts")
     return ", ".join(facts)
+
+
+def condition(when: When) -> str:
+    """Return when a behaviour is shown: `on 14 of 16 fresh prompts about travel, on …`."""
+    both = when.num_with + when.num_without
+    return (
+        f"on {when.with_count} of {when.num_with} fresh prompts {visible(when.property)}, "
+        f"on {when.without_count} of {when.num_without} others "
+        f"(base: {when.reference_count} of {both})"
+    )
 
 
 def differences(report: Report) -> list[Difference]:

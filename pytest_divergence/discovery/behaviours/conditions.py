@@ -9,14 +9,14 @@ that are suggested.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, zip_longest
+from itertools import accumulate
 
 import numpy as np
 from scipy.stats import fisher_exact
 
-from pytest_divergence.core.behaviours import When
+from pytest_divergence.core.behaviours import Behaviour, When
 from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.behaviours.answers import (
     AnsweredPrompt,
@@ -100,6 +100,11 @@ class Trial:
         ours, others = self.counts[0] / len(self.having), self.counts[1] / len(self.lacking)
         return bool(ours - others >= MIN_RISE and ours >= MIN_RATIO * others)
 
+    @property
+    def is_hint(self) -> bool:
+        """Whether the first answers are worth asking for the rest."""
+        return self.counts[0] >= MIN_HINTS and self.is_rise
+
     def condition(self, p_value: float) -> Condition:
         """Return the property as one that held up, with its corrected p-value."""
         (ours, others), both = self.counts, (*self.having, *self.lacking)
@@ -137,6 +142,8 @@ def find_conditions(
     controls show needs no condition. All work takes at most about `profile.condition_tokens`.
     """
     waiting = [known for known in confirmed if not _is_general(known.hypothesis, evidence)]
+    if not profile.condition_tokens or not waiting:
+        return {}
     shipped = [*read_prompts(SHIPPED_SEEDS), *read_prompts(SHIPPED_CONTROLS)]
     found: dict[str, Condition] = {}
     left = profile.condition_tokens
@@ -149,9 +156,14 @@ def find_conditions(
         left -= ledger.spent.tokens_forwarded - spent
         if condition is not None:
             found[known.behaviour.id] = condition
-    if waiting:
-        listener.progress("try what prompts share", len(waiting), len(waiting))
+    listener.progress("try what prompts share", len(waiting), len(waiting))
     return found
+
+
+def with_when(known: ConfirmedBehaviour, found: Mapping[str, Condition]) -> Behaviour:
+    """Return a confirmed behaviour with its condition, if one was found."""
+    condition = found.get(known.behaviour.id)
+    return known.behaviour.model_copy(update={"when": condition and condition.when})
 
 
 def core_of(hypothesis: Hypothesis) -> Hypothesis:
@@ -223,6 +235,7 @@ class _Trials:
                 self.profile,
                 about=self.hypothesis.id,
                 seed=self.seed,
+                may_take_more=not trials,
             )
             trials.append(self._trial(found, prompts))
             if (condition := held_up(trials, len(properties))) is not None:
@@ -266,7 +279,7 @@ class _Trials:
                 having=(*trial.having, *answered[: len(having)]),
                 lacking=(*trial.lacking, *answered[len(having) :]),
             )
-            if trial.counts[0] < MIN_HINTS or not trial.is_rise:
+            if not trial.is_hint:
                 return Trial(found, self.hypothesis)
         return trial
 
@@ -277,23 +290,21 @@ def hint_words(
     shipped: Sequence[str],
     shortest_cause: str | None,
 ) -> list[str]:
-    """Return words that go with a behaviour: of its shortest cause, of prompts, and of answers.
+    """Return words that go with a behaviour: of its shortest cause, then of prompts and answers.
 
-    Those of prompts and of answers come in turns, the most frequent beside the behaviour first.
+    Prompts that say it by themselves tell words too.
     """
-    shown = [each for each in evidence.answered if hypothesis.is_shown_on(each)]
-    others = [each for each in evidence.answered if each not in shown]
-    of_prompts = telling_words(
-        [each.prompt for each in shown], [each.prompt for each in others], shipped
-    )
-    of_answers = telling_words(
-        [each.candidate.text for each in shown],
-        [each.reference for each in evidence.answered],
-        shipped,
-    )
-    of_cause = telling_words([shortest_cause or ""], [], shipped)
-    in_turns = (word for pair in zip_longest(of_prompts, of_answers) for word in pair if word)
-    return list(dict.fromkeys([*of_cause, *in_turns]))
+    answered = evidence.answered
+    shown = [each for each in answered if hypothesis.is_shown_on(each)]
+    saying = [each.prompt for each in answered if has_motif(hypothesis.motifs, each.prompt)]
+    kinds = [
+        ([each.prompt for each in shown], [each.prompt for each in answered]),
+        ([each.candidate.text for each in shown], [each.reference for each in answered]),
+        (saying, [each.prompt for each in answered]),
+    ]
+    of_cause = telling_words([[shortest_cause or ""]], [[]], shipped)
+    ours, others = zip(*kinds, strict=True)
+    return list(dict.fromkeys([*of_cause, *telling_words(ours, others, shipped)]))
 
 
 def _ask(

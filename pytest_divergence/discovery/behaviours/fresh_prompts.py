@@ -1,8 +1,8 @@
 """Fresh prompts with a property and like ones without it, none near what a search has asked.
 
-Shipped prompts come first. Where they do not suffice, the reference continues beginnings: ordinary
-questions up to a word of the property, and up to another word; or the first part of shipped prompts
-with and without it. Does not know what is asked of them.
+Shipped prompts come first. Where they do not suffice, the reference continues beginnings: questions
+up to a word of the property, and up to the name of another thing; or the first part of shipped
+prompts with the property and without it. Does not know what is asked of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
 from random import Random
 
 from pytest_divergence.core.settings import Profile
@@ -23,7 +24,7 @@ from pytest_divergence.discovery.behaviours.prompt_properties import (
     Opening,
     PromptProperty,
     Words,
-    ordinary_words,
+    things_in,
 )
 from pytest_divergence.discovery.behaviours.traits import language_of
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
@@ -41,9 +42,24 @@ NEW_TOKENS = 10
 """Tokens that the reference adds to a beginning, at most."""
 PROMPT_TOKENS = 14
 """Tokens of a fresh prompt, about."""
-MAX_BEGINNING = 4
-"""Words of an ordinary beginning."""
-MAX_WORDS = 30
+TEMPERATURE = 0.7
+"""Temperature of what the reference adds: lower than 1, because prompts should be natural."""
+FRAMES = (
+    "What is the best",
+    "How can I find",
+    "Can you recommend",
+    "I am looking for",
+    "Why is",
+    "Where can I learn about",
+    "I have a question about",
+    "What should I know about",
+    "Is it a good idea to have",
+    "Tell me something about",
+    "Do people need",
+    "How much is",
+)
+"""Beginnings of questions about a thing."""
+MAX_WORDS = 16
 """Longest shipped prompts that are taken, unless it is their length that matters."""
 MORE = 1.25
 """Prompts written for one that is needed: some lose the property, or are near known ones."""
@@ -51,7 +67,7 @@ MORE = 1.25
 
 @dataclass(frozen=True)
 class FreshPrompts:
-    """As many prompts with a property as without it, the likest at the same place."""
+    """As many prompts with a property as like ones without it."""
 
     having: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
@@ -91,11 +107,13 @@ def fresh_prompts(
     *,
     about: str,
     seed: int,
+    may_take_more: bool = False,
 ) -> FreshPrompts:
     """Return 8 to 16 pairs, or none; one work unit.
 
-    Writing them, and an answer of each model to each, take no more than the purse holds. None of
-    the prompts is near one of those that were `asked`.
+    Writing them, and an answer of each model to each, take no more than is left of the purse's
+    share; 8 pairs may take more of the purse. None of the prompts is near one of those that were
+    `asked`.
     """
     examples = [prompt for each in contrasts for prompt in each.showing if wanted.holds(prompt)]
     arguments = {
@@ -106,7 +124,7 @@ def fresh_prompts(
         "reply_length": profile.thought_length + profile.naming_length,
         "seed": row_seed(seed, "fresh prompts", about, wanted.text),
         "tokens": purse.left,
-        "most": purse.most - purse.spent,
+        "most": purse.most - purse.spent if may_take_more else purse.left,
     }
     parts = (wanted.text, *examples, *asked, f"{arguments['tokens']} {arguments['most']}")
     digest = text_digest("\n".join(parts))[:8]
@@ -145,10 +163,10 @@ def _fresh(
     left = limit - (pair.tokens_forwarded - spent)
     kept: list[tuple[str, str]] = []
     for both in found:
-        left -= sum(2 * (len(body) + reply_length) for _, body in pair.prompt_rows(both))
-        if left < 0:
-            break
-        kept.append(both)
+        cost = sum(2 * (len(body) + reply_length) for _, body in pair.prompt_rows(both))
+        if cost <= left:
+            kept.append(both)
+            left -= cost
     if len(kept) < MIN_PAIRS:
         return nothing
     having, lacking = zip(*kept, strict=True)
@@ -170,16 +188,15 @@ class _Source:
 
     def shipped_pairs(self, count: int) -> Iterator[tuple[str, str]]:
         """Yield up to `count` shipped prompts with the property, each with its likest without."""
-        texts = [text for text in self.shipped if len(ngram_of(text)) <= MAX_WORDS]
-        if isinstance(self.wanted, Length):
-            texts = list(self.shipped)
+        is_free = isinstance(self.wanted, Length)
+        texts = [each for each in self.shipped if is_free or len(ngram_of(each)) <= MAX_WORDS]
         self.rng.shuffle(texts)
         remake = REMADE.get(self.wanted.text) if isinstance(self.wanted, Form) else None
         lacking = [text for text in texts if not self.wanted.holds(text)]
         having = [text for text in texts if self.wanted.holds(text)]
         if remake is not None:
-            having = [remake(text, self.rng) for text in having or lacking]
-            having = [text for text in having if self.wanted.holds(text)]
+            made = (remake(text, self.rng) for text in texts)
+            having += [text for text in made if self.wanted.holds(text)]
         for text in having:
             if count == 0:
                 return
@@ -196,23 +213,10 @@ class _Source:
     def written_pairs(self, count: int) -> list[tuple[str, str]]:
         """Return up to `count` pairs that the reference has written from beginnings."""
         beginnings = self._beginnings(math.ceil(MORE * count))
-        having, lacking = (
-            (
-                [
-                    text
-                    for text in self._written(texts, name)
-                    if self.wanted.holds(text) == is_wanted
-                ]
-                for texts, name, is_wanted in zip(
-                    zip(*beginnings, strict=True),
-                    ("having", "lacking"),
-                    (True, False),
-                    strict=False,
-                )
-            )
-            if beginnings
-            else ([], [])
-        )
+        written = self._written([ours for ours, _ in beginnings], "having")
+        having = [text for text in written if self.wanted.holds(text)]
+        written = self._written([theirs for _, theirs in beginnings], "lacking")
+        lacking = [text for text in written if not self.wanted.holds(text)]
         return list(zip(having, lacking, strict=False))[:count]
 
     def _beginnings(self, count: int) -> list[tuple[str, str]]:
@@ -243,35 +247,23 @@ class _Source:
         return [(ours[i % len(ours)], theirs[i % len(theirs)]) for i in range(count)]
 
     def _framed(self, runs: Sequence[str], count: int) -> list[tuple[str, str]]:
-        """Return the first words of questions before a run of words, and before other words."""
-        languages = Counter(language for language in map(language_of, self.examples) if language)
-        language = languages.most_common(1)[0][0] if languages else "English"
-        common = ordinary_words(self.shipped)
-        frames, others = {""}, set[str]()
-        for text in self.shipped:
-            words = words_of(text)
-            if language_of(text) != language:
-                continue
-            size = next((i for i, word in enumerate(words) if word.text not in common), 0)
-            if text.rstrip().endswith("?") and 0 < size <= MAX_BEGINNING:
-                frames.add(_first(text, size))
-            others |= {
-                word.text for word in words if word.text not in common and len(word.text) > 3
-            }
-        chosen = [sorted(frames), sorted(others - set(runs)) or ["something"]]
-        for texts in chosen:
-            self.rng.shuffle(texts)
-        questions, subjects = chosen
+        """Return questions up to a run of words, and up to the name of another thing."""
+        spoken = Counter(language for language in map(language_of, self.examples) if language)
+        language = spoken.most_common(1)[0][0] if spoken else "English"
+        frames = [f"{frame} " for frame in FRAMES] if language == "English" else [""]
+        known = {word for run in runs for word in ngram_of(run)}
+        subjects = sorted(things_in(self.shipped, language) - known) or ["something"]
+        self.rng.shuffle(frames)
+        self.rng.shuffle(subjects)
         return [
-            tuple(
-                f"{questions[index % len(questions)]} {word}".strip()
-                for word in (runs[index % len(runs)], subjects[index % len(subjects)])
-            )
-            for index in range(count)
+            (f"{frame}{runs[index % len(runs)]}", f"{frame}{subjects[index % len(subjects)]}")
+            for index, frame in enumerate(islice(cycle(frames), count))
         ]
 
     def _written(self, beginnings: Sequence[str], name: str) -> Iterator[str]:
         """Yield what the reference makes of beginnings, up to the last end of a sentence in it."""
+        if not beginnings:
+            return
         written = generate_prompts(
             self.pair,
             None,
@@ -281,6 +273,7 @@ class _Source:
             writers=(self.pair.reference,),
             position="after",
             texts=beginnings,
+            temperature=TEMPERATURE,
         )
         for text in written:
             whole = WHOLE.match(text)

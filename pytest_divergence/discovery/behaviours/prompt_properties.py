@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -227,24 +228,34 @@ def ordinary_words(prompts: Sequence[str]) -> set[str]:
 
 
 def telling_words(
-    texts: Sequence[str], others: Sequence[str], ordinary: Sequence[str]
+    shown: Sequence[Sequence[str]], others: Sequence[Sequence[str]], ordinary: Sequence[str]
 ) -> list[str]:
-    """Return words that a larger share of `texts` hold than of `others`, as most texts write them.
+    """Return words that a larger share of texts hold than of others, as most of them write them.
 
-    The largest difference comes first; words that `ordinary` prompts hold often are left out.
+    Several kinds of texts may be compared with others of their kind; the rises of the shares are
+    added up, and the largest comes first. Words that `ordinary` prompts hold often are left out.
     """
-    common, ours, theirs = (
-        ordinary_words(ordinary),
-        _document_counts(texts),
-        _document_counts(others),
-    )
-    rises = {
-        stem: count / len(texts) - theirs[stem] / max(1, len(others))
-        for stem, count in ours.items()
-        if _names_something(stem, common)
-    }
+    common, rises = ordinary_words(ordinary), defaultdict[str, float](float)
+    for texts, rest in zip(shown, others, strict=True):
+        ours, theirs = _document_counts(texts), _document_counts(rest)
+        for stem, count in ours.items():
+            if _names_something(stem, common):
+                rises[stem] += count / len(texts) - theirs[stem] / max(1, len(rest))
+    every = [text for texts in shown for text in texts]
     ranked = sorted(rises, key=lambda stem: (-rises[stem], stem))
-    return [_as_written(stem, texts) for stem in ranked if rises[stem] > 0]
+    return [_as_written(stem, every) for stem in ranked if rises[stem] > 0]
+
+
+def things_in(prompts: Sequence[str], language: str) -> set[str]:
+    """Return words of prompts in a language that name something; in English, nouns alone."""
+    common = ordinary_words(prompts)
+    return {
+        word
+        for prompt in prompts
+        if language_of(prompt) == language
+        for before, word in pairwise(ngram_of(prompt))
+        if (before in BEFORE_NOUNS or language != "English") and _names_something(word, common)
+    }
 
 
 def _ranked(groups: _Groups, ordinary: Sequence[str]) -> list[tuple[float, PromptProperty]]:
@@ -392,9 +403,9 @@ def _as_written(stem: str, prompts: Sequence[str]) -> str:
 def _is_noun(stem: str, prompts: Sequence[str]) -> bool:
     """Whether a word stands behind an article or preposition somewhere."""
     return any(
-        pair[0] in BEFORE_NOUNS and pair[1] == stem
+        before in BEFORE_NOUNS and word == stem
         for prompt in prompts
-        for pair in zip(_stems(prompt), _stems(prompt)[1:], strict=False)
+        for before, word in pairwise(_stems(prompt))
     )
 
 
