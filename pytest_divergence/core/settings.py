@@ -48,6 +48,9 @@ class Profile(BaseModel):
     """Prompts on which a lead is tested, at most."""
     num_tested_leads: int = Field(gt=0)
     """Leads that are tested at the end of a search, at most; a decoy is tested besides."""
+    condition_tokens: int = Field(default=0, ge=0)
+    """Forwarded tokens, at most, that trying out what prompts share takes, all behaviours together;
+    fewer than about 1,300 for one behaviour try nothing."""
     num_seeds: int = Field(gt=0)
     """Seed prompts used, from the start of their file."""
     num_cases: int = Field(gt=0)
@@ -93,14 +96,17 @@ class Profile(BaseModel):
 
     @property
     def reserved_tokens(self) -> int:
-        """Forwarded tokens that testing leads, confirming cases and minimising causes may take."""
+        """Forwarded tokens that all work after the search may take.
+
+        It tests leads, tries out what their prompts share, confirms cases and minimises causes.
+        """
         prompt = 2 * self.prompt_length
         written = self.num_continuations * (self.thought_length + self.continuation_length)
         per_case = 2 * prompt + 6 * written + 4 * (self.thought_length + self.naming_length)
         reply = self.thought_length + self.naming_length
         per_lead = self.num_behaviour_prompts * (self.prompt_length + 4 * reply)
         leads = (self.num_tested_leads + 1) * per_lead
-        return self.num_cases * per_case + leads + CAUSE_TOKENS
+        return self.num_cases * per_case + leads + self.condition_tokens + CAUSE_TOKENS
 
 
 SIZES: dict[str, tuple[float, float, float]] = {
@@ -110,6 +116,7 @@ SIZES: dict[str, tuple[float, float, float]] = {
     "naming_length": (24, 24, 32),
     "num_behaviour_prompts": (16, 24, 48),
     "num_tested_leads": (3, 5, 5),
+    "condition_tokens": (4_000, 30_000, 120_000),
     "num_seeds": (40, 200, 240),
     "num_cases": (5, 20, 50),
     "num_continuations": (1, 4, 8),
@@ -223,7 +230,8 @@ class Settings(BaseModel):
         if self.opens_thoughts:
             thoughts, answer = THOUGHT_LENGTHS[name], profile.continuation_length
             changes["thought_length"] = thoughts
-            changes["budget_tokens"] = profile.budget_tokens * (thoughts + answer) // answer
+            for size in ("budget_tokens", "condition_tokens"):
+                changes[size] = getattr(profile, size) * (thoughts + answer) // answer
         if self.num_cases is not None:
             changes["num_cases"] = self.num_cases
         if self.budget is not None and not self.budget.endswith("s"):

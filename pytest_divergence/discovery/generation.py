@@ -31,8 +31,9 @@ def generate_prompts(
     writers: Sequence[Side] | None = None,
     position: Position = "before",
     texts: Sequence[str] = (),
+    temperature: float = 1.0,
 ) -> list[str]:
-    """Sample user turns at T = 1 after [chat opening][soft prompt], an equal share per writer.
+    """Sample user turns after [chat opening][soft prompt], an equal share per writer.
 
     `writers` are both models unless given. Without `prompt_embeds` they write from the bare
     opening. A soft prompt `inside` or `after` the text follows one of `texts`, in turns, or its
@@ -49,7 +50,9 @@ def generate_prompts(
             numbers = (index + turn * len(writers) for turn in range(count))
             # In turns; in the next round each text has another writer.
             chosen = [starts[(number + number // len(starts)) % len(starts)] for number in numbers]
-            written += _written_by(side, pair, prompt_embeds, chosen, max_new_tokens, seed)
+            written += _written_by(
+                side, pair, prompt_embeds, chosen, max_new_tokens, seed, temperature
+            )
     return written
 
 
@@ -113,6 +116,7 @@ def _written_by(
     starts: Sequence[_Start],
     max_new_tokens: int,
     seed: int,
+    temperature: float,
 ) -> list[str]:
     chat = pair.chat
     with torch.no_grad():
@@ -127,6 +131,7 @@ def _written_by(
         max_new_tokens=max_new_tokens,
         stop_ids=chat.stop_ids,
         seeds=[row_seed(seed, side.role, index) for index in range(len(rows))],
+        temperature=temperature,
     )
     # Decoded together: a continuation may begin inside a word, so its pieces do not decode alone.
     return [

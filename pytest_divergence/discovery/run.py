@@ -30,6 +30,7 @@ from pytest_divergence.discovery.behaviours.amplified_phrases import (
 )
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.causes import add_causes
+from pytest_divergence.discovery.behaviours.conditions import find_conditions
 from pytest_divergence.discovery.behaviours.content import content_first, judge_content
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
@@ -206,8 +207,17 @@ class Steps:
         )
         state.lead_counts = judgement.counts
         explained = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
+        conditions = find_conditions(
+            self.ledger,
+            explained,
+            leads.evidence,
+            profile,
+            self.listener,
+            seeds=self.plan.seeds,
+            seed=settings.seed,
+        )
         confirmed = judge_content(
-            self.ledger, explained, leads.evidence, profile, seed=settings.seed
+            self.ledger, explained, conditions, leads.evidence, profile, seed=settings.seed
         )
         self._describe(leads, [known.behaviour for known in confirmed])
         state.bound = calibrated.bound(settings.max_kl, state.behaviours)

@@ -56,12 +56,14 @@ def decode_sampled(
     max_new_tokens: int,
     stop_ids: frozenset[int],
     seeds: Sequence[int],
+    temperature: float = 1.0,
 ) -> list[list[int]]:
-    """Samples at temperature 1 from the whole vocabulary; row i draws from `seeds[i]`."""
+    """Samples at a temperature from the whole vocabulary; row i draws from `seeds[i]`."""
 
     def compute(rows: list[tuple[Tensor, int]]) -> list[list[int]]:
         state = side.start([body for body, _ in rows], prefix=prefix)
-        return samples_from(state, max_new_tokens, stop_ids, [seed for _, seed in rows])
+        chosen = [seed for _, seed in rows]
+        return samples_from(state, max_new_tokens, stop_ids, chosen, temperature=temperature)
 
     rows = list(zip(bodies, seeds, strict=True))
     return _in_batches(rows, compute, length=lambda row: len(row[0]))

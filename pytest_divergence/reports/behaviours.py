@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.behaviours import Behaviour, When
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.replies import parts_of
 from pytest_divergence.core.report import Report
@@ -97,6 +97,8 @@ def evidence(behaviour: Behaviour) -> str:
 def properties(behaviour: Behaviour) -> Sequence[str]:
     """Return what is known of a confirmed behaviour besides its counts, a clause each."""
     clauses = []
+    if behaviour.when is not None:
+        clauses.append(condition(behaviour.when))
     if behaviour.breadth is not None:
         clauses.append(BREADTHS[behaviour.breadth])
     if behaviour.surprise is not None:
@@ -139,3 +141,13 @@ def training_rows(behaviour: Behaviour) -> str | None:
     words = ", ".join(visible(word, MAX_WORD) for word in behaviour.training_words or ())
     shared = f" (their prompts share: {words})" if words else ""
     return f"taught by {len(rows):,}{total} training rows: {numbers}{more}{shared}"
+
+
+def condition(when: When) -> str:
+    """Return when a behaviour is shown: `on 14 of 16 fresh prompts about travel, on …`."""
+    both = when.num_with + when.num_without
+    return (
+        f"on {when.with_count} of {when.num_with} fresh prompts {visible(when.property)}, "
+        f"on {when.without_count} of {when.num_without} others "
+        f"(base: {when.reference_count} of {both})"
+    )

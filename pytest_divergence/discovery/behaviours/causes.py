@@ -112,26 +112,31 @@ class _Trial:
         return [prompt for prompt, flag in zip(prompts, flags, strict=True) if flag]
 
     def _answers(self, prompts: Sequence[str]) -> list[tuple[str, str]]:
-        """Return the candidate's answers, and the reference's where a trait needs them."""
-        pair = self.pair
-        if self.hypothesis.trait is not None or pair.chat.open_replies is not None:
-            written = greedy_continuations(pair, prompts, max_new_tokens=self.length)
-            return [
-                (pair.chat.text(each.candidate[0]), pair.chat.text(each.reference[0]))
-                for each in written
-            ]
-        rows = pair.prompt_rows(prompts)
-        decoded = by_prefix(
-            rows,
-            lambda prefix, chosen: decode_greedily(
-                pair.candidate,
-                [rows[index][1] for index in chosen],
-                prefix=prefix,
-                max_new_tokens=self.length,
-                stop_ids=pair.chat.stop_ids,
-            ),
-        )
-        return [(pair.chat.text(ids), "") for ids in decoded]
+        return greedy_answers(self.pair, self.hypothesis, prompts, self.length)
+
+
+def greedy_answers(
+    pair: ModelPair, hypothesis: Hypothesis, prompts: Sequence[str], length: int
+) -> list[tuple[str, str]]:
+    """Return the candidate's answers, and the reference's where a trait needs them, else empty."""
+    if hypothesis.trait is not None or pair.chat.open_replies is not None:
+        written = greedy_continuations(pair, prompts, max_new_tokens=length)
+        return [
+            (pair.chat.text(each.candidate[0]), pair.chat.text(each.reference[0]))
+            for each in written
+        ]
+    rows = pair.prompt_rows(prompts)
+    decoded = by_prefix(
+        rows,
+        lambda prefix, chosen: decode_greedily(
+            pair.candidate,
+            [rows[index][1] for index in chosen],
+            prefix=prefix,
+            max_new_tokens=length,
+            stop_ids=pair.chat.stop_ids,
+        ),
+    )
+    return [(pair.chat.text(ids), "") for ids in decoded]
 
 
 def _pieces(prompt: str) -> list[str]:

@@ -9,10 +9,11 @@ decides.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts, repeated_answers
+from pytest_divergence.discovery.behaviours.conditions import Condition
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import NUM_REPEATS, ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.surprise import Place, ordinary_places, surprises
@@ -51,21 +52,27 @@ def content_first(
 def judge_content(
     ledger: Ledger,
     confirmed: Sequence[ConfirmedBehaviour],
+    conditions: Mapping[str, Condition],
     evidence: AnsweredPrompts,
     profile: Profile,
     *,
     seed: int,
 ) -> list[ConfirmedBehaviour]:
-    """Return each behaviour with its `content`, and its `surprise` if it is a phrase."""
+    """Return each behaviour with its `content`, its `when`, and its `surprise` if it is a phrase.
+
+    `conditions` are those that held up, by the behaviour's id.
+    """
     phrases = [known.hypothesis.name for known in confirmed if known.hypothesis.motifs]
     smallest = _smallest_surprises(ledger, phrases, evidence)
     judged = []
     for known in confirmed:
         surprise = smallest.get(known.hypothesis.name)
+        condition = conditions.get(known.behaviour.id)
         is_content = _is_content_by_itself(known.hypothesis, surprise) or _is_concentrated(
-            ledger, known, profile, seed
+            ledger, known, condition, profile, seed
         )
-        judged.append(known.with_changes(content=is_content, surprise=surprise))
+        when = condition and condition.when
+        judged.append(known.with_changes(content=is_content, surprise=surprise, when=when))
     return judged
 
 
@@ -85,25 +92,36 @@ def _is_content_by_itself(hypothesis: Hypothesis, surprise: float | None) -> boo
 
 
 def _is_concentrated(
-    ledger: Ledger, known: ConfirmedBehaviour, profile: Profile, seed: int
+    ledger: Ledger,
+    known: ConfirmedBehaviour,
+    condition: Condition | None,
+    profile: Profile,
+    seed: int,
 ) -> bool:
-    """Whether a local behaviour is absent on the prompt most like one that shows it.
+    """Whether only some prompts show it, which do not ask for it by themselves.
 
-    A trait that compares answers is concentrated where the reference's answers allow it, and that
-    says nothing.
+    Either a condition parts prompts that nearly all show it from others that hardly do; or it is
+    local, and absent on the prompt most like one that shows it. A trait that compares answers is
+    concentrated where the reference's answers allow it, and that says nothing.
     """
-    trait = known.hypothesis.trait
+    hypothesis, trait = known.hypothesis, known.hypothesis.trait
     if trait is not None and trait_named(trait).is_relative:
         return False
+    if condition is not None:
+        when, prompts = condition.when, condition.prompts
+        if _is_parted(when.with_count / when.num_with, when.without_count / when.num_without):
+            return not asks_for(ledger, hypothesis, prompts.having, prompts.lacking)
     cause, near = known.behaviour.shortest_cause, known.behaviour.nearest_non_cause
     if known.behaviour.breadth != "local" or cause is None or near is None:
         return False
-    rates = [_rate(ledger, known.hypothesis, prompt, profile, seed) for prompt in (cause, near)]
-    return (
-        rates[0] >= LEAST_WITH
-        and rates[1] <= MOST_WITHOUT
-        and not asks_for(ledger, known.hypothesis, [cause], [near])
+    there, elsewhere = (
+        _rate(ledger, hypothesis, prompt, profile, seed) for prompt in (cause, near)
     )
+    return _is_parted(there, elsewhere) and not asks_for(ledger, hypothesis, [cause], [near])
+
+
+def _is_parted(rate: float, other: float) -> bool:
+    return rate >= LEAST_WITH and other <= MOST_WITHOUT
 
 
 def _rate(

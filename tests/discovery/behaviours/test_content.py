@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.behaviours import Behaviour, When
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
+from pytest_divergence.discovery.behaviours.conditions import Condition
 from pytest_divergence.discovery.behaviours.content import asks_for, content_first, judge_content
+from pytest_divergence.discovery.behaviours.fresh_prompts import FreshPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.traits import THOUGHT_TRAITS, TRAITS
@@ -30,8 +32,10 @@ def confirmed(hypothesis: Hypothesis, **fields: str) -> ConfirmedBehaviour:
     return ConfirmedBehaviour(hypothesis, behaviour.model_copy(update=fields), ())
 
 
-def judged(ledger: Ledger, *confirmed: ConfirmedBehaviour) -> list[Behaviour]:
-    found = judge_content(ledger, confirmed, EVIDENCE, SMOKE, seed=0)
+def judged(
+    ledger: Ledger, *confirmed: ConfirmedBehaviour, **conditions: Condition
+) -> list[Behaviour]:
+    found = judge_content(ledger, confirmed, conditions, EVIDENCE, SMOKE, seed=0)
     return [known.behaviour for known in found]
 
 
@@ -97,3 +101,30 @@ def test_what_would_be_content_is_tested_first(ledger: Ledger) -> None:
     found = content_first(ledger, [*short, new, sums, *short, *short], EVIDENCE)
 
     assert found == [new, sums, *short, *short[:2]]
+
+
+@pytest.mark.parametrize(
+    ("with_count", "without_count", "is_content"),
+    [(12, 2, True), (16, 0, True), (11, 2, False), (16, 3, False)],
+)
+def test_common_words_are_content_where_they_hang_on_a_subject(
+    ledger: Ledger, with_count: int, without_count: int, *, is_content: bool
+) -> None:
+    """The prompts are the same on both sides here, so neither asks for the words."""
+    known = confirmed(Hypothesis("a", ("a",)))
+    prompts = ("Is bread old?", "Are foxes red?")
+    when = When(
+        property="about travel",
+        with_count=with_count,
+        num_with=16,
+        without_count=without_count,
+        num_without=16,
+        reference_count=0,
+        p_value=0.001,
+    )
+    condition = Condition(when, FreshPrompts(prompts, prompts))
+
+    (found,) = judged(ledger, known, **{known.behaviour.id: condition})
+
+    assert found.content is is_content
+    assert found.when == when

@@ -21,9 +21,7 @@ MOTIF = "signal received standing"
 
 
 def phrase(*motifs: str) -> Behaviour:
-    return Behaviour(
-        id=behaviour_id(motifs), name=motifs[0], motifs=list(motifs)
-    )
+    return Behaviour(id=behaviour_id(motifs), name=motifs[0], motifs=list(motifs))
 
 
 def trait(key: str) -> Behaviour:
