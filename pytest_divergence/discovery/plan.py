@@ -168,7 +168,7 @@ class SearchPlan:
                 f"{setting('budget')}={profile.budget_tokens} is too small: profile "
                 f"{profile.name} needs at least {least} forwarded tokens, "
                 f"{profile.calibration_tokens} to calibrate and {profile.reserved_tokens} to "
-                "confirm what it finds; raise it"
+                "test leads and confirm cases; raise it"
             )
         if settings.seeds is None:
             seeds = shipped_prompts(SHIPPED_SEEDS, profile.num_seeds)

@@ -183,8 +183,7 @@ class Steps:
         settings, state = self.settings, self.state
         calibrated = self._calibrate()
         controls, profile = [control.answered for control in calibrated.controls], self.plan.profile
-        plain = {control.prompt: control.candidate.text for control in controls}
-        mirrored = mirrored_phrase(self.ledger, calibrated.amplified, plain, profile)
+        mirrored = mirrored_phrase(calibrated.amplified)
         self.leads = leads = Leads(
             self.ledger.spent,
             AnsweredPrompts(controls),
@@ -293,8 +292,8 @@ class Steps:
             spent, reserved = self.ledger.spent.tokens_forwarded, plan.profile.reserved_tokens
             raise SettingsError(
                 f"a budget of {plan.profile.budget_tokens} forwarded tokens leaves none for the "
-                f"search: calibration took {spent}, and {reserved} are reserved for confirmation; "
-                f"raise {setting('budget')} well above {spent + reserved}"
+                f"search: calibration took {spent}, and {reserved} are reserved to test leads and "
+                f"confirm cases; raise {setting('budget')} well above {spent + reserved}"
             )
 
     def _describe(self, leads: Leads, confirmed: Sequence[Behaviour]) -> None:

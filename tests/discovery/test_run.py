@@ -471,8 +471,8 @@ def test_a_budget_that_is_too_small_is_a_settings_error(
     assert str(caught.value) == (
         "--divergence-budget=1 is too small: profile smoke needs at least "
         f"{PROFILE.calibration_tokens + PROFILE.reserved_tokens} forwarded tokens, "
-        f"{PROFILE.calibration_tokens} to calibrate and {PROFILE.reserved_tokens} to confirm what "
-        "it finds; raise it"
+        f"{PROFILE.calibration_tokens} to calibrate and {PROFILE.reserved_tokens} to test leads "
+        "and confirm cases; raise it"
     )
     assert bench.num_loads == 0
 
@@ -488,8 +488,8 @@ def test_a_budget_that_calibration_takes_whole_is_a_settings_error(
     spent = bench.reports[-1][0].effort.tokens_forwarded
     assert str(caught.value) == (
         f"a budget of {budget} forwarded tokens leaves none for the search: calibration took "
-        f"{spent}, and {PROFILE.reserved_tokens} are reserved for confirmation; raise "
-        f"--divergence-budget well above {spent + PROFILE.reserved_tokens}"
+        f"{spent}, and {PROFILE.reserved_tokens} are reserved to test leads and confirm cases; "
+        f"raise --divergence-budget well above {spent + PROFILE.reserved_tokens}"
     )
     assert bench.reports[-1][0].run.status == "incomplete"
     assert bench.reports[-1][0].errors[-1].where == "SettingsError"

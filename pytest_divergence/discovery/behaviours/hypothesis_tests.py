@@ -20,7 +20,7 @@ import numpy as np
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Leads as LeadCounts
-from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.settings import NUM_TEST_ANSWERS, Profile, Settings
 from pytest_divergence.discovery.behaviours.answers import (
     AnsweredPrompt,
     AnsweredPrompts,
@@ -44,7 +44,7 @@ MIN_TRIGGERED = 8
 """Fewest prompts on which one model alone showed a lead, for the test over prompts."""
 NUM_LOCAL_PROMPTS = 4
 Kind = Literal["triggered", "local"]
-NUM_REPEATS: Mapping[Kind, int] = {"triggered": 4, "local": 16}
+NUM_REPEATS: Mapping[Kind, int] = {"triggered": NUM_TEST_ANSWERS, "local": 16}
 """Answers of each model to each prompt of a test."""
 
 
