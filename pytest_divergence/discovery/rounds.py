@@ -95,8 +95,9 @@ class Search:
     """The rounds of a search.
 
     The budget goes to the strategy that has found the most for its cost, or is still untried; the
-    others leave to `soft_prompt` what it is owed. A strategy that fails is reported and the others continue; a later run tries it again, and once it
-    no longer fails, the others' later rounds are repeated too.
+    others leave to `soft_prompt` what it is owed. A strategy that fails is reported and the others
+    continue; a later run tries it again, and once it no longer fails, the others' later rounds are
+    repeated too.
     """
 
     settings: Settings

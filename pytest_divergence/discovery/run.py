@@ -33,6 +33,7 @@ from pytest_divergence.discovery.behaviours.causes import add_causes
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
 from pytest_divergence.discovery.behaviours.leads import Leads
+from pytest_divergence.discovery.behaviours.power import power_of_tests
 from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
 from pytest_divergence.discovery.cost import Forecast
@@ -201,7 +202,7 @@ class Steps:
             self.listener,
             num_watched=leads.num_watched,
         )
-        state.lead_counts = judgement.counts
+        state.lead_counts, state.power = judgement.counts, power_of_tests(profile)
         confirmed = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
         self._describe(leads, [known.behaviour for known in confirmed])
         state.bound = calibrated.bound(settings.max_kl, state.behaviours)

@@ -15,8 +15,8 @@ from pytest_divergence.core.settings import PROFILES, Profile, Settings
 from pytest_divergence.discovery.behaviours.amplified_phrases import (
     Amplified,
     amplified_answers,
-    mirrored_answers,
     asked,
+    mirrored_answers,
 )
 from pytest_divergence.discovery.calibration import (
     Calibrated,

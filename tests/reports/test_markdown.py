@@ -6,7 +6,7 @@ from unicodedata import category
 from pytest_divergence.core.report import Run
 from pytest_divergence.core.safe_text import HIDDEN
 from pytest_divergence.reports.markdown import render_markdown
-from tests.reports.made_reports import ROME, case, hostile_report, report
+from tests.reports.made_reports import JUDGED, ROME, case, hostile_report, report
 
 
 def test_the_page_opens_with_the_verdict() -> None:
@@ -22,6 +22,13 @@ tool broke.
 - cases: 4 failed, 1 passed, 1 set apart (unnatural text, not tested)
 - effort: 312 prompts scored, 149,760 tokens forwarded, 92 s
 """)
+
+
+def test_it_says_how_leads_were_judged() -> None:
+    assert (
+        "\n- 30 leads watched; 4 tested together at 5%: 1 confirmed; the mirror image of the "
+        "search confirmed 0\n- of the leads that 5%, "
+    ) in render_markdown(report(**JUDGED))
 
 
 def test_what_stopped_a_run_is_no_error() -> None:
