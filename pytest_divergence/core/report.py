@@ -220,10 +220,10 @@ class Leads(Record):
 
 
 class PowerPoint(Record):
-    """Share of named behaviours that confirmation keeps."""
+    """Share of named leads that tests confirm."""
 
     share: Rate
-    """Share of prompts that show it."""
+    """Share of the candidate's answers, to the prompts of a test, that show the lead."""
     power: Rate
 
 
@@ -250,6 +250,7 @@ class Report(Record):
     """Work until the first lead was named that was confirmed in the end."""
     leads: Leads | None = None
     power: list[PowerPoint] | None = None
+    """Power of the test over prompts, with Holm's correction; null if leads were not tested."""
     errors: list[RunError] = Field(default_factory=list)
     effort: Effort = Effort()
 

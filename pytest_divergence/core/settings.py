@@ -28,6 +28,13 @@ MetricName = str
 
 CAUSE_TOKENS = 3_000
 """Forwarded tokens, about, that minimising the causes of behaviours takes."""
+CONTENT_TOKENS = 2_000
+"""Forwarded tokens, about, that telling content from style takes: 1,000 to 1,700 on small pairs."""
+NUM_TEST_ANSWERS = 4
+"""Answers of each model to each prompt of a test over prompts."""
+TEST_SHARE = 2 / 3
+"""Tokens of a test as a share of the most it can take: few leads are on so many prompts, and
+answers end early. Tests of the demo's leads took 2,300 and 3,700 of 3,840."""
 
 
 class Profile(BaseModel):
@@ -79,12 +86,15 @@ class Profile(BaseModel):
     """Best prompts that an elite-fitted soft prompt is fitted to."""
     num_proposals: int = Field(gt=0)
     """Prompts each generating strategy writes per restart or round."""
+    soft_prompt_tokens: int = Field(default=0, ge=0)
+    """Forwarded tokens that soft prompts and their texts get at least, if they have more to offer;
+    a third of the search's, if that is more."""
     full_score_share: float = Field(gt=0, le=1)
     """Share of a round's proposals that get the full score after the first-token screen."""
     budget_tokens: int = Field(gt=0)
     """Forwarded tokens of a whole run, about. No round starts that leaves too few of them to
-    confirm cases and minimise causes, but the first round of each strategy always runs, and
-    hypotheses from the very end are still tested: runs took up to 13 % more."""
+    test leads, confirm cases and minimise causes, but for the first round of a strategy and the
+    rounds that soft prompts are owed."""
 
     @property
     def calibration_tokens(self) -> int:
@@ -92,7 +102,15 @@ class Profile(BaseModel):
         controls = self.num_shipped_controls + self.num_written_controls
         per_control = 6 * self.num_continuations * (self.thought_length + self.continuation_length)
         named = min(controls, self.num_naming_prompts)
-        return controls * per_control + named * 2 * self.search_length
+        return controls * per_control + named * 4 * self.search_length
+
+    @property
+    def judging_tokens(self) -> int:
+        """Forwarded tokens, about, that the tests of leads and of the decoy take."""
+        reply = self.thought_length + self.naming_length
+        per_prompt = 2 * (self.prompt_length + NUM_TEST_ANSWERS * reply)
+        per_test = round(TEST_SHARE * self.num_behaviour_prompts * per_prompt)
+        return (self.num_tested_leads + 1) * per_test
 
     @property
     def reserved_tokens(self) -> int:
@@ -103,10 +121,8 @@ class Profile(BaseModel):
         prompt = 2 * self.prompt_length
         written = self.num_continuations * (self.thought_length + self.continuation_length)
         per_case = 2 * prompt + 6 * written + 4 * (self.thought_length + self.naming_length)
-        reply = self.thought_length + self.naming_length
-        per_lead = self.num_behaviour_prompts * (self.prompt_length + 4 * reply)
-        leads = (self.num_tested_leads + 1) * per_lead
-        return self.num_cases * per_case + leads + self.condition_tokens + CAUSE_TOKENS
+        judging = self.judging_tokens + self.condition_tokens + CONTENT_TOKENS
+        return self.num_cases * per_case + judging + CAUSE_TOKENS
 
 
 SIZES: dict[str, tuple[float, float, float]] = {
@@ -130,6 +146,7 @@ SIZES: dict[str, tuple[float, float, float]] = {
     "max_text_tokens": (24, 48, 48),
     "num_elite": (16, 20, 32),
     "num_proposals": (32, 128, 512),
+    "soft_prompt_tokens": (8_000, 8_000, 8_000),
     "full_score_share": (0.34, 0.5, 1.0),
     "budget_tokens": (50_000, 400_000, 30_000_000),
 }

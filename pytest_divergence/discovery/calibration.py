@@ -22,6 +22,7 @@ from pytest_divergence.discovery.behaviours.amplified_phrases import (
     Amplified,
     amplified_answers,
     asked,
+    mirrored_answers,
 )
 from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
 from pytest_divergence.discovery.behaviours.hypotheses import behaviour_shows, shows_in_part
@@ -61,6 +62,8 @@ class Control:
     stored: StoredTokens
     amplified: str | None = None
     """An answer from amplified logits; None where none was asked for."""
+    mirrored: str | None = None
+    """An answer with the models exchanged; None where `amplified` is."""
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Control:
@@ -73,6 +76,7 @@ class Control:
             further=tuple(row["further"]),
             stored=StoredTokens(**row["stored"]),
             amplified=row["amplified"],
+            mirrored=row["mirrored"],
         )
 
     def to_row(self) -> dict[str, Any]:
@@ -85,6 +89,7 @@ class Control:
             "further": list(self.further),
             "stored": self.stored.model_dump(),
             "amplified": self.amplified,
+            "mirrored": self.mirrored,
         }
 
     @property
@@ -127,9 +132,15 @@ class Calibrated:
     def amplified(self) -> list[Amplified]:
         """The controls that were answered from amplified logits; none of a model and itself."""
         return [
-            Amplified(control.text, control.reference, control.amplified)
+            Amplified(
+                control.text,
+                control.reference,
+                control.candidate.text,
+                control.amplified,
+                control.mirrored,
+            )
             for control in self.controls
-            if control.amplified is not None
+            if control.amplified is not None and control.mirrored is not None
         ]
 
     def bound(self, max_kl: float | Literal["auto"], behaviours: Sequence[Behaviour] = ()) -> Bound:
@@ -243,7 +254,11 @@ def measure_controls(
     seed: int,
     profile: Profile,
 ) -> dict[str, Any]:
-    """Measure divergence and negative log-likelihood; amplify the answers to those in `named`."""
+    """Measure divergence and negative log-likelihood; amplify the answers to those in `named`.
+
+    They are amplified both ways while the prompts are read, which costs a third of a pass of its
+    own.
+    """
     pair = worker.pair
     with pair.reuse_prompts():
         nlls = prompt_nlls(pair, pair.reference, texts)
@@ -257,8 +272,9 @@ def measure_controls(
         )
         # A model and itself have nothing to amplify.
         chosen = [] if pair.is_same_model else [text for text in texts if text in named]
-        answers = amplified_answers(pair, chosen, profile.search_length)
-    amplified = dict(zip(chosen, answers, strict=True))
+        amplified = amplified_answers(pair, chosen, profile.search_length)
+        mirrored = mirrored_answers(pair, chosen, profile.search_length)
+    answers = dict(zip(chosen, zip(amplified, mirrored, strict=True), strict=True))
     return {
         "controls": [
             Control(
@@ -268,9 +284,11 @@ def measure_controls(
                 candidate=Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios),
                 further=tuple(map(pair.chat.text, score.continuations.candidate[1:])),
                 stored=stored_tokens(case_id(text), score),
-                amplified=amplified.get(text),
+                amplified=both[0],
+                mirrored=both[1],
             ).to_row()
             for text, score in zip(texts, scores, strict=True)
+            for both in (answers.get(text, (None, None)),)
         ],
         "nlls": nlls,
     }

@@ -16,6 +16,7 @@ from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.quantities import amount, roughly
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Profile
+from pytest_divergence.discovery.behaviours.hypothesis_tests import NUM_LOCAL_PROMPTS, NUM_REPEATS
 from pytest_divergence.discovery.calibration import WRITTEN_UNIT
 from pytest_divergence.discovery.engines.base import Spent
 from pytest_divergence.discovery.generation import generate_prompts
@@ -91,14 +92,21 @@ class Memory:
 def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
     """Estimate the bytes that the largest batch of a search takes, in floats of `itemsize` bytes.
 
-    Scoring holds keys and values of all prompts in flight, of both models, and a batch's logits; a
-    training step holds its activations instead. The prompt cache of a round's proposals is smaller:
-    they are short.
+    Scoring, and the tests of leads, hold keys and values of all prompts in flight, of both models,
+    and a batch's logits; a training step holds its activations instead. The prompt cache of a
+    round's proposals is smaller: they are short.
     """
     prompt = PREFIX + LONG_PROMPT
     reply = profile.thought_length + profile.continuation_length
-    written = profile.num_continuations * (prompt + reply)
-    cached = PROMPTS_IN_FLIGHT * (3 * prompt + written)  # of both models, and a copy to write on
+    tested = profile.thought_length + profile.naming_length
+    cached = max(
+        min(num_prompts, PROMPTS_IN_FLIGHT) * (3 * prompt + num_answers * (prompt + length))
+        for num_prompts, num_answers, length in (
+            (PROMPTS_IN_FLIGHT, profile.num_continuations, reply),
+            (profile.num_behaviour_prompts, NUM_REPEATS["triggered"], tested),
+            (NUM_LOCAL_PROMPTS, NUM_REPEATS["local"], tested),
+        )
+    )  # of both models, and a copy to write on
     cache = cached * size.num_layers * size.cache_size * itemsize
     scored = SCORING_BATCH * max(LONG_PROMPT, 3 * reply)
     # Divergences are computed in float32, and larger ones in pieces.

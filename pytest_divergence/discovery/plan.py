@@ -170,7 +170,7 @@ class SearchPlan:
                 f"{setting('budget')}={profile.budget_tokens} is too small: profile "
                 f"{profile.name} needs at least {least} forwarded tokens, "
                 f"{profile.calibration_tokens} to calibrate and {profile.reserved_tokens} to "
-                "confirm what it finds; raise it"
+                "test leads and confirm cases; raise it"
             )
         path = settings.training_data
         data = None if path is None else read_training_data(Path(path))

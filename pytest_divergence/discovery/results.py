@@ -26,6 +26,7 @@ from pytest_divergence.core.report import (
     FirstFound,
     Leads,
     PairSummary,
+    PowerPoint,
     Report,
     ReportCase,
     Run,
@@ -64,6 +65,8 @@ class RunState:
     """Seconds and forwarded tokens when the first lead was supported."""
     lead_counts: Leads | None = None
     """Leads watched and tested; None before they are."""
+    power: list[PowerPoint] | None = None
+    """Power of the tests of leads; None before they are carried out."""
     errors: list[RunError] = field(default_factory=list)
     reason: str = ""
     """The cause that stopped the run, where it is no error."""
@@ -124,6 +127,7 @@ def build_report(
             seconds=round(state.first_found[0], 3), tokens_forwarded=state.first_found[1]
         ),
         leads=state.lead_counts,
+        power=state.power,
         errors=[*state.errors, *state.search.errors],
         effort=ledger.effort,
     )

@@ -34,6 +34,9 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import screen
 from pytest_divergence.scoring.scorer import score_greedily
 
+CORE = "soft_prompt"
+"""The strategy that always gets its share of the tokens, whatever the others find."""
+CORE_SHARE = 1 / 3
 NO_FAULT_OF_A_STRATEGY = (ModelLoadError, StoreError)
 """Errors after which no strategy can continue."""
 
@@ -91,9 +94,10 @@ class SearchLog:
 class Search:
     """The rounds of a search.
 
-    The budget goes to the strategy that has found the most for its cost, or is still untried. A
-    strategy that fails is reported and the others continue; a later run tries it again, and once it
-    no longer fails, the others' later rounds are repeated too.
+    The budget goes to the strategy that has found the most for its cost, or is still untried; the
+    others leave to `soft_prompt` what it is owed. A strategy that fails is reported and the others
+    continue; a later run tries it again, and once it no longer fails, the others' later rounds are
+    repeated too.
     """
 
     settings: Settings
@@ -110,6 +114,9 @@ class Search:
         deadline = self.settings.budget_seconds
         started = time.monotonic()
         limit = self.profile.budget_tokens - self.profile.reserved_tokens
+        whole = max(0, limit - ledger.spent.tokens_forwarded)
+        least = min(self.profile.soft_prompt_tokens, whole)
+        share = max(least, round(CORE_SHARE * whole))
         result.strategies = {name: StrategySummary(name=name) for name in self.strategies}
         result.rounds = {name: [] for name in self.strategies}
         asked = dict.fromkeys(self.strategies, 0)
@@ -118,14 +125,20 @@ class Search:
             is_late = deadline is not None and time.monotonic() - started > deadline
             left = limit - ledger.spent.tokens_forwarded
             aims = {target.motif for target in self.leads.targets}
-            affordable = [
+            ready = [
                 name
                 for name in self.strategies
-                if resting.get(name) != aims
-                and name not in result.failed
-                and _last_cost(result, name) <= left
+                if resting.get(name) != aims and name not in result.failed
             ]
-            if is_late or left <= 0 or not affordable:
+            owed = _owed(result, share, left) if CORE in ready else 0
+            affordable = [
+                name
+                for name in ready
+                if left > 0 and _last_cost(result, name) + (0 if name == CORE else owed) <= left
+            ]
+            if not affordable and CORE in ready and _owed(result, least, left):
+                affordable = [CORE]
+            if is_late or not affordable:
                 return
             name = _next(affordable, result)
             if name not in resting:  # a woken strategy mostly has nothing to offer
@@ -309,6 +322,18 @@ def _score(
 def _next(names: Sequence[str], result: SearchLog) -> str:
     """Return the strategy that found the most for its cost, or is still untried."""
     return most_paying(names, [(name, past) for name in names for past in result.rounds[name]])
+
+
+def _owed(result: SearchLog, share: int, left: int) -> int:
+    """Return the forwarded tokens of `share` that the core strategy has not had: whole rounds.
+
+    Before its first, of unknown cost, it is all that is left.
+    """
+    lacking = share - result.strategies[CORE].tokens_forwarded
+    last = _last_cost(result, CORE)
+    if lacking <= 0:
+        return 0
+    return math.ceil(lacking / last) * last if last else max(lacking, left)
 
 
 def _last_cost(result: SearchLog, name: str) -> int:

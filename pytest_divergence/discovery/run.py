@@ -35,6 +35,7 @@ from pytest_divergence.discovery.behaviours.content import content_first, judge_
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
 from pytest_divergence.discovery.behaviours.leads import Leads
+from pytest_divergence.discovery.behaviours.power import power_of_tests
 from pytest_divergence.discovery.behaviours.training_rows import TrainingRows
 from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
@@ -186,8 +187,7 @@ class Steps:
         settings, state = self.settings, self.state
         calibrated = self._calibrate()
         controls, profile = [control.answered for control in calibrated.controls], self.plan.profile
-        plain = {control.prompt: control.candidate.text for control in controls}
-        mirrored = mirrored_phrase(self.ledger, calibrated.amplified, plain, profile)
+        mirrored = mirrored_phrase(calibrated.amplified)
         self.leads = leads = Leads(
             self.ledger.spent,
             AnsweredPrompts(controls),
@@ -205,7 +205,7 @@ class Steps:
             self.listener,
             num_watched=leads.num_watched,
         )
-        state.lead_counts = judgement.counts
+        state.lead_counts, state.power = judgement.counts, power_of_tests(profile)
         explained = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
         conditions = find_conditions(
             self.ledger,
@@ -317,8 +317,8 @@ class Steps:
             spent, reserved = self.ledger.spent.tokens_forwarded, plan.profile.reserved_tokens
             raise SettingsError(
                 f"a budget of {plan.profile.budget_tokens} forwarded tokens leaves none for the "
-                f"search: calibration took {spent}, and {reserved} are reserved for confirmation; "
-                f"raise {setting('budget')} well above {spent + reserved}"
+                f"search: calibration took {spent}, and {reserved} are reserved to test leads and "
+                f"confirm cases; raise {setting('budget')} well above {spent + reserved}"
             )
 
     def _describe(self, leads: Leads, confirmed: Sequence[Behaviour]) -> None:

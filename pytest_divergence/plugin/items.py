@@ -30,6 +30,7 @@ from pytest_divergence.plugin.replay_report import keep_behaviour, keep_case
 from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.terminal import rerun, update_command
 from pytest_divergence.plugin.usage_errors import failures, shown_case
+from pytest_divergence.reports import wording
 from pytest_divergence.reports.failures import behaviour_text, failure_text
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ class SearchItem(SuiteItem):
             pytest.fail(reason, pytrace=False)
 
     def judge(self) -> None:
-        """Pass, and say how rare a behaviour the search would have seen."""
+        """Pass, and say which leads the search would have confirmed."""
         sentence = search_sentence(self.report)
         note(self, verdict="passed", search=sentence)
         self.add_report_section("call", "divergence", sentence)
@@ -319,20 +320,18 @@ class SearchItem(SuiteItem):
 
 def reason_against(report: Report) -> str | None:
     """Return why a search says nothing about the models; None if it is complete."""
-    reasons = [f"{error.where}: {safe_line(error.message)}" for error in report.errors]
+    reasons = []
     if report.run.status != "complete":
-        reasons.insert(0, "it stopped before it was complete")
+        reasons.append("it stopped before it was complete")
+    if report.leads is None:
+        reasons.append("its leads were not judged")
+    reasons += [f"{error.where}: {safe_line(error.message)}" for error in report.errors]
     return f"the search cannot vouch for the models: {'; '.join(reasons)}" if reasons else None
 
 
 def search_sentence(report: Report) -> str:
-    """Return the sentence on how much a search saw, and how rare a behaviour it would miss."""
+    """Return the sentence on how much a search saw, and which leads its tests would confirm."""
     over = sum(case.verdict == "failed" for case in report.cases)
     sentence = f"{report.effort.prompts_scored:,} prompts scored, {over} over the bound"
-    shift = report.calibration.typical_shift
-    if shift is None or shift.num_controls < 3:
-        return sentence
-    return (  # the rule of three: 0 of n seen means a rate of at most 3 / n, at 95 %
-        f"{sentence}; a behaviour shown by more than 1 ordinary prompt in "
-        f"{shift.num_controls // 3} would have been seen (95 %)"
-    )
+    parts = (sentence, wording.judged(report), wording.power_in_short(report))
+    return "; ".join(part for part in parts if part is not None)

@@ -193,6 +193,7 @@ def _environment() -> Environment:
         style_phrase=style_phrase,
         style_title=wording.STYLE_TITLE,
         effort=wording.effort,
+        effort_by_kind=wording.effort_by_kind,
         setting=setting,
     )
     return environment
@@ -238,7 +239,7 @@ def _telling_words(behaviour: Behaviour) -> Sequence[str]:
 
 
 def _notes(report: Report) -> Sequence[str]:
-    notes = (wording.shrinkage(report), wording.leads(report))
+    notes = (wording.shrinkage(report), wording.leads(report), wording.power(report))
     return [f"{note[0].upper()}{note[1:]}." for note in notes if note is not None]
 
 

@@ -54,6 +54,9 @@ def _head(report: Report) -> Iterator[str]:
     yield f"- candidate: {code(report.pair.candidate)}"
     yield f"- cases: {', '.join(wording.counts(report))}"
     yield f"- effort: {wording.effort(report)}"
+    for text in (wording.leads(report), wording.power(report)):
+        if text is not None:
+            yield f"- {plain(text)}"
     yield "- full report: [report.html](report.html), data: [report.json](report.json)"
     yield ""
 

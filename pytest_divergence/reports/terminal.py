@@ -59,7 +59,7 @@ def summary_lines(
         *_behaviours(report, width),
         list(_worst_cases(report, width, verbosity)),
         list(_errors(report, width)),
-        list(_numbers(report, width, is_read_back=is_read_back)),
+        list(_numbers(report, width, verbosity, is_read_back=is_read_back)),
     ):
         lines += ["", *section] if section else []
     return printable_lines([*lines, "", *_paths(report, width, report_path, suite, given)])
@@ -166,7 +166,7 @@ def _errors(report: Report, width: int) -> Iterator[str]:
                 yield from block(reason, width=width, indent="    ", limit=600, max_lines=8)
 
 
-def _numbers(report: Report, width: int, *, is_read_back: bool) -> Iterator[str]:
+def _numbers(report: Report, width: int, verbosity: int, *, is_read_back: bool) -> Iterator[str]:
     yield from sentence(f"cases: {', '.join(wording.counts(report))}", width=width)
     calibration = report.calibration
     if (bound := calibration.bound) is not None:
@@ -186,7 +186,7 @@ def _numbers(report: Report, width: int, *, is_read_back: bool) -> Iterator[str]
         yield from sentence(
             f"differences (candidate : reference, of {total}): {counts}", width=width
         )
-    for text in (wording.shrinkage(report), wording.leads(report)):
+    for text in (wording.shrinkage(report), wording.leads(report), wording.power(report)):
         if text is not None:
             yield from sentence(text, width=width)
     effort = report.effort
@@ -198,6 +198,8 @@ def _numbers(report: Report, width: int, *, is_read_back: bool) -> Iterator[str]
         f"{wording.duration(effort.seconds)}",
         width=width,
     )
+    if verbosity > 0 and (kinds := wording.effort_by_kind(report)) is not None:
+        yield from sentence(f"tokens forwarded: {kinds}", width=width)
 
 
 def _paths(

@@ -41,6 +41,7 @@ REPEATED = (
 """Settings that a command for one test repeats."""
 REPEATABLE = {description.field for description in DESCRIPTIONS if description.is_repeatable}
 """Settings whose text has a value a line."""
+ENOUGH_POWER = 0.8
 REFUSED = "The error below says what to change."
 STYLE_TITLE = "How it answers"
 """Title of the block of style changes."""
@@ -237,12 +238,43 @@ def leads(report: Report) -> str | None:
             f"{number_of(first.tokens_forwarded, 'forwarded token')}"
         )
     )
-    confirmed = sum(behaviour.confirmed for behaviour in report.behaviours)
     return (
         f"{number_of(counts.watched, 'lead')} watched{seen}; {counts.tested} tested together at "
-        f"{counts.level:.0%}: {confirmed} confirmed, and the mirror image of the search confirmed "
-        f"{counts.decoys_confirmed}"
+        f"{counts.level:.0%}: {judged(report)}"
     )
+
+
+def judged(report: Report) -> str | None:
+    """`2 confirmed; the mirror image of the search confirmed 0`; None if leads were not judged."""
+    if report.leads is None:
+        return None
+    confirmed = sum(behaviour.confirmed for behaviour in report.behaviours)
+    decoys = report.leads.decoys_confirmed
+    return f"{confirmed} confirmed; the mirror image of the search confirmed {decoys}"
+
+
+def power(report: Report) -> str | None:
+    """State how many named leads the tests confirm, by the share of answers that show them.
+
+    None if it was not computed.
+    """
+    if not report.power:
+        return None
+    shares = ", ".join(f"{point.share:.0%}" for point in report.power)
+    kept = ", ".join(_most(point.power) for point in report.power)
+    return f"of the leads that {shares} of answers show, tests confirm {kept}"
+
+
+def power_in_short(report: Report) -> str | None:
+    """State the power at the smallest share of answers with enough; None if not computed.
+
+    `of leads that 2 in 10 answers show, 93% are confirmed`.
+    """
+    enough = [point for point in report.power or () if point.power >= ENOUGH_POWER]
+    if not enough:
+        return None
+    first = min(enough, key=lambda point: point.share)
+    return f"of leads that {_ratio(first.share)} answers show, {_most(first.power)} are confirmed"
 
 
 def effort(report: Report) -> str:
@@ -252,6 +284,15 @@ def effort(report: Report) -> str:
     if spent.tokens_forwarded:
         facts.append(f"{number_of(spent.tokens_forwarded, 'token')} forwarded")
     return ", ".join([*facts, duration(spent.seconds)])
+
+
+def effort_by_kind(report: Report) -> str | None:
+    """The forwarded tokens by kind of work, in the order of the run; None if not counted."""
+    if not report.effort.tokens_by_kind:
+        return None
+    return ", ".join(
+        f"{visible(kind)} {tokens:,}" for kind, tokens in report.effort.tokens_by_kind.items()
+    )
 
 
 def accept_command(behaviour_id: str, suite: str) -> str:
@@ -279,6 +320,17 @@ def case_command(
     if suite is None:
         return rerun_command(None, given, "-k", case_id)
     return rerun_command(f"{suite}::{case_id}", given)
+
+
+def _most(share: float) -> str:
+    """A share in percent; nearly all is not all."""
+    return f"{share:.0%}" if share == 1 or share < 0.995 else "over 99%"
+
+
+def _ratio(share: float) -> str:
+    """`2 in 10`, `1 in 20`: a share in words."""
+    tenths = round(10 * share)
+    return f"{tenths} in 10" if abs(10 * share - tenths) < 1e-9 else f"1 in {round(1 / share)}"
 
 
 def _option(field: str, value: str) -> list[str]:

@@ -107,7 +107,8 @@ def test_json_is_the_report(project: Project, command: Command) -> None:
         (
             "incomplete",
             1,
-            "error: the search cannot vouch for the models: it stopped before it was complete\n",
+            "error: the search cannot vouch for the models: it stopped before it was complete; "
+            "its leads were not judged\n",
         ),
         ("interrupted", 130, "stopped\n"),
     ],

@@ -20,7 +20,7 @@ INI = """\
 divergence_model_1 = base
 divergence_model_2 = ft
 divergence_dtype = bfloat16
-divergence_budget = 20000
+divergence_budget = 30000
 divergence_num_cases = 1
 """
 SMALL = PROFILES["smoke"].model_copy(

@@ -16,6 +16,7 @@ from pytest_divergence.discovery.behaviours.amplified_phrases import (
     Amplified,
     amplified_answers,
     asked,
+    mirrored_answers,
 )
 from pytest_divergence.discovery.calibration import (
     Calibrated,
@@ -67,12 +68,16 @@ def measured(
 def test_controls_are_answered_from_amplified_logits_too(ledger: Ledger, pair: ModelPair) -> None:
     found = calibrated(ledger, [*PROMPTS, LONG])
 
-    answers = amplified_answers(pair, PROMPTS[:12], PROFILE.search_length)
-    plain = {one.text: one.reference for one in found.controls}
+    asked = PROMPTS[:12]
+    answers = amplified_answers(pair, asked, PROFILE.search_length)
+    mirrored = mirrored_answers(pair, asked, PROFILE.search_length)
+    plain = {control.text: control for control in found.controls}
     assert len(found.controls) == len(PROMPTS) + 1
     assert found.amplified == [
-        Amplified(text, plain[text], said) for text, said in zip(PROMPTS[:12], answers, strict=True)
+        Amplified(text, plain[text].reference, plain[text].candidate.text, *said)
+        for text, *said in zip(asked, answers, mirrored, strict=True)
     ]
+    assert answers != mirrored
 
 
 def test_a_model_and_itself_have_nothing_to_amplify(tmp_path: Path) -> None:
@@ -154,11 +159,13 @@ def test_each_model_reads_a_control_once() -> None:
     )
     nlls = prompt_nlls(apart, apart.reference, PROMPTS)
     answers = amplified_answers(apart, named, PROFILE.search_length)
+    mirrored = mirrored_answers(apart, named, PROFILE.search_length)
 
     assert together["nlls"] == pytest.approx(nlls, rel=1e-6)
     for row, score in zip(together["controls"], scores, strict=True):
         assert row["measurement"]["value"] == pytest.approx(score.measurement.value, rel=1e-5)
     assert [row["amplified"] for row in together["controls"][:12]] == answers
+    assert [row["mirrored"] for row in together["controls"][:12]] == mirrored
     num_tokens = [len(body) for _, body in apart.prompt_rows(PROMPTS)]
-    read_again = sum(num_tokens) + 2 * sum(num_tokens[:12])
+    read_again = sum(num_tokens) + 4 * sum(num_tokens[:12])
     assert pair.tokens_forwarded == apart.tokens_forwarded - read_again

@@ -90,6 +90,16 @@ def test_a_larger_profile_takes_larger_batches(tiny_models: Path) -> None:
     assert 1e9 < batch_bytes(DEFAULT, SEVEN_B, 2) < 60e9
 
 
+def test_many_answers_of_a_test_take_memory_too(tiny_models: Path) -> None:
+    """A test samples several answers to each prompt: more rows than scoring one continuation."""
+    size = model_size(AutoConfig.from_pretrained(tiny_models / "base"))
+    wider = SMOKE.model_copy(update={"num_behaviour_prompts": 32})
+    assert batch_bytes(SMOKE, size, 4) < batch_bytes(wider, size, 4)
+    assert batch_bytes(wider, size, 4) == batch_bytes(
+        wider.model_copy(update={"num_behaviour_prompts": 64}), size, 4
+    )
+
+
 def test_of_files_that_cannot_be_read_nothing_is_said(tiny_models: Path, tmp_path: Path) -> None:
     plan = resolve_pair(str(tiny_models / "base"), str(tiny_models / "ft"), CPU)
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
@@ -190,6 +200,24 @@ def test_a_run_takes_its_budget_at_its_speed() -> None:
     assert estimate_seconds(SMOKE, 200.0, tokens_forwarded=2 * SMOKE.budget_tokens) == 0
 
 
+def test_the_tests_of_leads_are_part_of_what_is_reserved() -> None:
+    """At 200 tokens a second those of smoke take most of a minute."""
+    fewer = SMOKE.model_copy(update={"num_tested_leads": SMOKE.num_tested_leads - 1})
+    saved = SMOKE.judging_tokens // (SMOKE.num_tested_leads + 1)
+    assert SMOKE.reserved_tokens - fewer.reserved_tokens == saved
+    assert estimate_seconds(SMOKE, 200.0, budget_seconds=10) - estimate_seconds(
+        fewer, 200.0, budget_seconds=10
+    ) == pytest.approx(saved / 200)
+
+
+def test_a_smoke_search_has_room_for_soft_prompts() -> None:
+    """And for seeds and questions beside them, after all that is measured and judged."""
+    measured = 16_300  # calibration of the demo's pair
+    left = SMOKE.budget_tokens - measured - SMOKE.reserved_tokens
+    assert (SMOKE.budget_tokens, SMOKE.soft_prompt_tokens) == (50_000, 8_000)
+    assert left > 1.5 * SMOKE.soft_prompt_tokens
+
+
 def test_a_budget_in_seconds_bounds_the_search_alone() -> None:
     around = (DEFAULT.calibration_tokens + DEFAULT.reserved_tokens) / 1000
     assert estimate_seconds(DEFAULT, 1000.0, budget_seconds=60) == 60 + around
@@ -211,15 +239,15 @@ def test_the_first_unit_that_forwards_tokens_tells_how_long_it_will_take() -> No
     assert notes.said == []
     spent.tokens_forwarded = 384
     one.take("controls/written", 384, 1.3)
-    assert notes.said == ["about 2 min left: 39,616 tokens of the budget, 399 a second"]
-    spent.tokens_forwarded = 40_000 - 20_000
+    assert notes.said == ["about 2 min left: 49,616 tokens of the budget, 399 a second"]
+    spent.tokens_forwarded = SMOKE.budget_tokens - 20_000
     one.take("search/seeds/0", 19_616, 196.16)
     assert len(notes.said) == 1
     assert notes.expected[-1] == pytest.approx(20_000 / 101, rel=0.02)
 
 
 def test_units_of_an_earlier_session_count_for_the_budget_and_not_for_the_speed() -> None:
-    notes, spent = Notes(), Spent(tokens_forwarded=20_000)
+    notes, spent = Notes(), Spent(tokens_forwarded=SMOKE.budget_tokens - 20_000)
     forecast(notes, spent).take("search/seeds/0", 1_000, 10.0)
     assert notes.expected == [200.0]
 
@@ -228,7 +256,7 @@ def test_a_short_run_is_not_worth_a_line() -> None:
     notes = Notes()
     forecast(notes, Spent()).take("controls/score/0", 40_000, 1.2)
     assert notes.said == []
-    assert notes.expected == [pytest.approx(40_000 * 1.2 / 40_000)]
+    assert notes.expected == [pytest.approx(SMOKE.budget_tokens * 1.2 / 40_000)]
 
 
 def test_a_moments_work_tells_no_speed() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import pytest
 
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
@@ -18,6 +20,7 @@ from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.rounds import Search, SearchLog
 from pytest_divergence.discovery.strategies.protocol import SearchContext, Strategy
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.continuations import greedy_continuations
 from tests.models_in_memory import tiny_pair
 
 PHRASE = Hypothesis("Signal received. Standing by.", ("signal received standing",))
@@ -60,6 +63,69 @@ def search_with(strategies: dict[str, Strategy], behaviours: Leads) -> Search:
         behaviours,
         bound=1.0,
     )
+
+
+@dataclass
+class Costly:
+    """Reads its prompt in every round, as often as it may, and so costs about the same each time.
+
+    Prompts that are like a known one are not scored.
+    """
+
+    times: int = 1
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        text = f"{context.seed} {len(context.rounds)}: why is that so?"
+        greedy_continuations(pair, [text] * self.times, max_new_tokens=8)
+        return [Proposal(text, "costly")]
+
+
+def spent_by(
+    folder: Path, strategies: dict[str, Strategy], *, tokens: int, least: int
+) -> dict[str, list[int]]:
+    """Forwarded tokens of each strategy's rounds in a search of so many, whose every find counts.
+
+    `least` is the smallest share of soft prompts.
+    """
+    profile = PROFILES["smoke"].model_copy(update={"soft_prompt_tokens": least})
+    profile = profile.model_copy(update={"budget_tokens": profile.reserved_tokens + tokens})
+    pair = tiny_pair()
+    with Journal.open(folder / "journal.jsonl", key="k") as journal:
+        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), folder))
+        found = SearchLog()
+        search = search_with(strategies, Leads(ledger.spent, AnsweredPrompts()))
+        replace(search, profile=profile, bound=0.0).run(ledger, found)
+    return {name: [one.tokens_forwarded for one in rounds] for name, rounds in found.rounds.items()}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "least", "share"),
+    [(6_000, 500, 2_000), (6_000, 3_500, 3_500), (2_500, 3_500, 2_500)],
+)
+def test_soft_prompts_get_their_share_though_others_find_more(
+    tmp_path: Path, tokens: int, least: int, share: int
+) -> None:
+    """A third, or what the profile says if that is more; all of a budget that is smaller."""
+    strategies: dict[str, Strategy] = {"cheap": Costly(1), "soft_prompt": Costly(10)}
+
+    spent = spent_by(tmp_path, strategies, tokens=tokens, least=least)
+
+    assert sum(spent["soft_prompt"]) >= share
+    assert len(spent["cheap"]) > 1 or share == tokens
+    assert sum(map(sum, spent.values())) <= tokens + max(spent["soft_prompt"])
+
+
+def test_what_soft_prompts_do_not_want_goes_to_the_others(tmp_path: Path) -> None:
+    @dataclass
+    class Resting:
+        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+            return []
+
+    strategies: dict[str, Strategy] = {"cheap": Costly(10), "soft_prompt": Resting()}
+
+    spent = spent_by(tmp_path, strategies, tokens=6_000, least=3_500)
+
+    assert 6_000 - max(spent["cheap"]) < sum(spent["cheap"]) <= 6_000
 
 
 def test_a_strategy_that_rests_is_woken_by_a_new_phrase_to_aim_at(tmp_path: Path) -> None:

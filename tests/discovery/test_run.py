@@ -28,6 +28,7 @@ from pytest_divergence.core.report import Report, load_report
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.suites import load_suite
 from pytest_divergence.core.tokens import load_tokens
+from pytest_divergence.discovery.behaviours.power import power_of_tests
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.run import SearchOutcome, discover, search
@@ -218,6 +219,59 @@ def test_every_strategy_is_in_the_report(found: SearchOutcome) -> None:
     assert report.effort.tokens_forwarded > 0
 
 
+def test_the_effort_is_counted_by_kind_of_work(found: SearchOutcome) -> None:
+    effort = found.report.effort
+    kinds = effort.tokens_by_kind
+
+    assert kinds is not None
+    assert sum(kinds.values()) == effort.tokens_forwarded
+    assert min(kinds.values()) > 0
+    assert list(kinds)[:3] == [
+        "written controls",
+        "controls, and amplified answers to them",
+        "noise floor",
+    ]
+    assert {"test of the decoy", "cases"} <= set(kinds)  # no phrase recurs in what they babble
+    searched = {
+        f"search: {one.name}": one.tokens_forwarded
+        for one in found.report.strategies
+        if one.tokens_forwarded
+    }
+    assert searched == {kind: kinds[kind] for kind in kinds if kind.startswith("search: ")}
+
+
+def test_leads_are_judged_and_the_power_of_it_is_reported(found: SearchOutcome) -> None:
+    leads, power = found.report.leads, found.report.power
+
+    assert leads is not None
+    assert 0 < leads.tested <= PROFILE.num_tested_leads + 1
+    assert leads.watched >= leads.tested - 1
+    assert power == power_of_tests(PROFILE)
+
+
+def test_a_search_whose_seconds_are_over_is_judged_all_the_same(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    """The clock ends the rounds of the search, and nothing else."""
+    outcome = bench(tmp_path, pair, settings=bench.settings(budget="1s"))
+
+    assert outcome.report.run.status == "complete"
+    assert outcome.report.leads is not None
+    assert outcome.report.leads.tested > 0
+
+
+def test_a_search_that_is_interrupted_while_leads_are_tested_has_judged_none(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        bench(tmp_path, pair, listener=StopAt("test a lead"))
+
+    report = bench.reports[-1][0]
+    assert report.run.status == "incomplete"
+    assert report.leads is None
+    assert report.power is None
+
+
 def test_the_search_curve_never_falls(found: SearchOutcome) -> None:
     values = [point.best_kl for point in found.report.search_curve]
 
@@ -350,6 +404,7 @@ STOPS = [
     ("train restart-1", 3),
     ("train restart-2", 1),
     ("score", 4),
+    ("test a lead", 1),
     ("confirm", 1),
     ("confirm", 2),
 ]
@@ -471,8 +526,8 @@ def test_a_budget_that_is_too_small_is_a_settings_error(
     assert str(caught.value) == (
         "--divergence-budget=1 is too small: profile smoke needs at least "
         f"{PROFILE.calibration_tokens + PROFILE.reserved_tokens} forwarded tokens, "
-        f"{PROFILE.calibration_tokens} to calibrate and {PROFILE.reserved_tokens} to confirm what "
-        "it finds; raise it"
+        f"{PROFILE.calibration_tokens} to calibrate and {PROFILE.reserved_tokens} to test leads "
+        "and confirm cases; raise it"
     )
     assert bench.num_loads == 0
 
@@ -488,8 +543,8 @@ def test_a_budget_that_calibration_takes_whole_is_a_settings_error(
     spent = bench.reports[-1][0].effort.tokens_forwarded
     assert str(caught.value) == (
         f"a budget of {budget} forwarded tokens leaves none for the search: calibration took "
-        f"{spent}, and {PROFILE.reserved_tokens} are reserved for confirmation; raise "
-        f"--divergence-budget well above {spent + PROFILE.reserved_tokens}"
+        f"{spent}, and {PROFILE.reserved_tokens} are reserved to test leads and confirm cases; "
+        f"raise --divergence-budget well above {spent + PROFILE.reserved_tokens}"
     )
     assert bench.reports[-1][0].run.status == "incomplete"
     assert bench.reports[-1][0].errors[-1].where == "SettingsError"

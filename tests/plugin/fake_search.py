@@ -19,7 +19,9 @@ from pytest_divergence.core.files import DivergenceFolder
 from pytest_divergence.core.provenance import Bound, Effort
 from pytest_divergence.core.report import (
     Calibration,
+    Leads,
     PairSummary,
+    PowerPoint,
     Report,
     ReportCase,
     Run,
@@ -36,6 +38,8 @@ from tests.plugin.made_provenance import provenance_of
 from tests.reports.made_reports import ZEPHYR
 
 BOUND = 0.2
+LEADS = Leads(watched=7, tested=4, level=0.05, decoys_confirmed=0)
+POWER = [PowerPoint(share=0.1, power=0.29), PowerPoint(share=0.2, power=0.93)]
 FOUND = {"How do I tie a knot?": 0.25, "Write a poem about rain.": 0.1}
 """Prompts that every fake search finds, with their KL."""
 
@@ -132,6 +136,8 @@ def _report(settings: Settings, cases: list[Case], ending: str) -> Report:
             typical_shift=ShiftDistribution(mean=0.01, p99=0.02, max=0.02, num_controls=64),
         ),
         cases=rows,
+        leads=LEADS if is_complete else None,
+        power=POWER if is_complete else None,
         errors=errors,
         effort=Effort(prompts_scored=312),
     )

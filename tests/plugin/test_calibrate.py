@@ -116,7 +116,7 @@ def test_a_search_goes_on_from_what_the_command_has_measured(
     (journal,) = (project.path / ".divergence" / "journal").glob("calibration-*.jsonl")
     before = journal.read_bytes()
 
-    project.run(*MODELS, "--divergence-budget=20000", "--divergence-num-cases=1")
+    project.run(*MODELS, "--divergence-budget=30000", "--divergence-num-cases=1")
 
     assert journal.read_bytes() == before
     report = next((project.path / ".divergence" / "reports").glob("2*/report.json"))
@@ -224,7 +224,7 @@ def test_a_session_with_a_bound_inside_the_noise_ends_with_the_numbers(
 
 
 def test_a_suite_row_inside_the_noise_is_refused_at_its_line(project: Project) -> None:
-    project.run(*MODELS, "--divergence-budget=20000", "--divergence-num-cases=1")
+    project.run(*MODELS, "--divergence-budget=30000", "--divergence-num-cases=1")
     (suite,) = (project.path / ".divergence" / "suites").glob("*.divergence.jsonl")
     rows = [json.loads(line) for line in suite.read_text("utf-8").splitlines()]
     number, row = next((n, row) for n, row in enumerate(rows, 1) if "control" not in row["tags"])
@@ -245,7 +245,7 @@ def test_a_suite_row_inside_the_noise_is_refused_at_its_line(project: Project) -
 
 
 def test_an_assertion_inside_the_noise_is_no_pass_and_no_finding(project: Project) -> None:
-    project.run(*MODELS, "--divergence-budget=20000", "--divergence-num-cases=1")
+    project.run(*MODELS, "--divergence-budget=30000", "--divergence-num-cases=1")
     project.write(
         "test_knots.py",
         f"def test_it(assert_bounded_kl): assert_bounded_kl({KNOT!r}, max_kl=1e-7)\n",

@@ -252,7 +252,10 @@ def test_ctrl_c_before_the_workers_start_says_where_to_look(
 
 @pytest.mark.parametrize(
     ("ending", "reason"),
-    [("incomplete", "it stopped before it was complete"), ("errors", 'soft_prompt: "broke"')],
+    [
+        ("incomplete", "it stopped before it was complete; its leads were not judged"),
+        ("errors", 'soft_prompt: "broke"'),
+    ],
 )
 def test_a_search_that_did_not_see_everything_is_an_error(
     project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, ending: str, reason: str
@@ -263,11 +266,11 @@ def test_a_search_that_did_not_see_everything_is_an_error(
     assert f"the search cannot vouch for the models: {reason}" in result.outlines
 
 
-def test_the_search_item_says_what_would_have_been_seen(project: Project, run: Run) -> None:
+def test_the_search_item_says_what_its_tests_would_confirm(project: Project, run: Run) -> None:
     result = run(*MODELS, "-rP")
     assert (
-        "312 prompts scored, 1 over the bound; a behaviour shown by more than 1 ordinary prompt "
-        "in 21 would have been seen (95 %)"
+        "312 prompts scored, 1 over the bound; 0 confirmed; the mirror image of the search "
+        "confirmed 0; of leads that 2 in 10 answers show, 93% are confirmed"
     ) in result.outlines
 
 

@@ -31,7 +31,7 @@ def pytest_divergence_metrics():
 """
 ASKED = ("--divergence-metric=thousandths", "--divergence-dtype=bfloat16")
 SUITE = "kept.divergence.jsonl"
-SMALL = ("--divergence-budget=20000", "--divergence-num-cases=1")
+SMALL = ("--divergence-budget=30000", "--divergence-num-cases=1")
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ from pytest_divergence.core.provenance import Bound, Effort, NoiseFloor
 from pytest_divergence.core.report import (
     Calibration,
     CurvePoint,
+    Leads,
     PairSummary,
+    PowerPoint,
     Report,
     ReportCase,
     Run,
@@ -227,6 +229,22 @@ def report(**changes: Any) -> Report:
         "effort": Effort(prompts_scored=312, tokens_forwarded=149_760, seconds=92.4),
     }
     return Report(**{**given, **changes})
+
+
+JUDGED: dict[str, Any] = {
+    "leads": Leads(watched=30, tested=4, level=0.05, decoys_confirmed=0),
+    "power": [
+        PowerPoint(share=share, power=power)
+        for share, power in ((0.05, 0.018), (0.1, 0.293), (0.2, 0.932), (0.5, 0.9999), (1, 1))
+    ],
+    "effort": Effort(
+        prompts_scored=312,
+        tokens_forwarded=149_760,
+        seconds=92.4,
+        tokens_by_kind={"noise floor": 3_480, "search: soft_prompt": 146_280},
+    ),
+}
+"""What a report says of a search whose leads were judged."""
 
 
 def hostile_report() -> Report:

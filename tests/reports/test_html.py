@@ -17,6 +17,7 @@ from tests.reports.made_reports import (
     BEHAVIOUR,
     ESCAPES,
     HOSTILE,
+    JUDGED,
     ROME,
     SCRIPT,
     SUSPECT,
@@ -104,6 +105,13 @@ def test_the_page_is_well_formed_and_self_contained(any_report: Report) -> None:
     names = {name for _, attributes in page.elements for name in attributes}
     assert not {name for name in names if name.startswith("on")}
     assert not names & {"style", "src", "srcset", "action", "formaction", "xlink:href"}
+
+
+def test_the_page_says_how_leads_were_judged_and_what_it_took() -> None:
+    text = Page(render_html(report(**JUDGED))).text
+    assert "30 leads watched; 4 tested together at 5%: 1 confirmed; the mirror image" in text
+    assert "Of the leads that 5%, 10%, 20%, 50%, 100% of answers show, tests confirm 2%" in text
+    assert "Tokens by kind of work noise floor 3,480, search: soft_prompt 146,280" in text
 
 
 def test_every_link_leads_to_a_place_in_the_page(any_report: Report) -> None:

@@ -7,6 +7,7 @@ from pytest_divergence.core.report import Run
 from pytest_divergence.core.safe_text import HIDDEN
 from pytest_divergence.reports.markdown import render_markdown
 from tests.reports.made_reports import (
+    JUDGED,
     ROME,
     SUSPECT,
     YES,
@@ -45,6 +46,13 @@ def test_style_and_suspects_have_sections_of_their_own() -> None:
     ]
     assert "\n1 style change put aside.\n" in text
     assert '\n| begins with "Yes," on 16% more of ordinary prompts\n' in text
+
+
+def test_it_says_how_leads_were_judged() -> None:
+    assert (
+        "\n- 30 leads watched; 4 tested together at 5%: 1 confirmed; the mirror image of the "
+        "search confirmed 0\n- of the leads that 5%, "
+    ) in render_markdown(report(**JUDGED))
 
 
 def test_what_stopped_a_run_is_no_error() -> None:

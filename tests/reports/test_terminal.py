@@ -15,6 +15,7 @@ from tests.reports.made_reports import (
     CASES,
     HOSTILE,
     HOSTILE_CASES,
+    JUDGED,
     MAX_KL,
     REPORT_PATH,
     ROME,
@@ -89,6 +90,16 @@ KL 3.742 nats/token > max_kl 0.310 (noise floor 0.000001)
     pytest cases.divergence.jsonl::plan-me-a-weekend-in-rom-3066839e8e \\
       --model-1 base --model-2 tuned"""
     )
+
+
+def test_verbose_it_says_what_the_tokens_were_spent_on() -> None:
+    brief, verbose = (" ".join(summary(report(**JUDGED), level)) for level in (0, 1))
+    spent = "tokens forwarded: noise floor 3,480, search: soft_prompt 146,280"
+    assert spent in verbose
+    assert spent not in brief
+    for text in (brief, verbose):
+        assert "30 leads watched; 4 tested together at 5%: 1 confirmed; the mirror image" in text
+        assert "of the leads that 5%, 10%, 20%, 50%, 100% of answers show, tests" in text
 
 
 def test_a_handwritten_row_fails_with_what_it_has() -> None:

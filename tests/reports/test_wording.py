@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.provenance import Bound, Effort
-from pytest_divergence.core.report import ReportCase, Run, RunError
+from pytest_divergence.core.report import PowerPoint, ReportCase, Run, RunError
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.behaviours import training_rows
 from pytest_divergence.reports.failures import behaviour_text
 from pytest_divergence.reports.terminal import summary_lines
-from tests.reports.made_reports import CASES, TOKENS, YES, ZEPHYR, case, report
+from tests.reports.made_reports import CASES, JUDGED, TOKENS, YES, ZEPHYR, case, report
 
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
 REPLAY = Run(id="run", mode="replay", status="complete")
@@ -297,3 +297,35 @@ def test_a_cases_command_repeats_what_its_session_was_given() -> None:
     given = {"dtype": "float32", "budget": "20000"}
     command = wording.case_command(report(), CASES[0].id, "s.divergence.jsonl", given)
     assert command == f"pytest s.divergence.jsonl::{CASES[0].id} --divergence-dtype float32"
+
+
+def test_leads_are_counted_with_what_chance_alone_confirms() -> None:
+    assert wording.leads(report(**JUDGED)) == (
+        "30 leads watched; 4 tested together at 5%: 1 confirmed; the mirror image of the search "
+        "confirmed 0"
+    )
+    assert wording.leads(report()) is wording.judged(report()) is None
+
+
+def test_the_power_is_told_at_the_smallest_share_that_is_mostly_confirmed() -> None:
+    judged = report(**JUDGED)
+    assert wording.power(judged) == (
+        "of the leads that 5%, 10%, 20%, 50%, 100% of answers show, tests confirm 2%, 29%, 93%, "
+        "over 99%, 100%"
+    )
+    assert wording.power_in_short(judged) == (
+        "of leads that 2 in 10 answers show, 93% are confirmed"
+    )
+    rarest = report(power=[PowerPoint(share=0.05, power=0.812)])
+    assert wording.power_in_short(rarest) == (
+        "of leads that 1 in 20 answers show, 81% are confirmed"
+    )
+    weak = report(power=[PowerPoint(share=1.0, power=0.1)])
+    assert wording.power_in_short(weak) is wording.power_in_short(report()) is None
+
+
+def test_tokens_are_told_by_kind_where_they_were_counted() -> None:
+    assert wording.effort_by_kind(report(**JUDGED)) == (
+        "noise floor 3,480, search: soft_prompt 146,280"
+    )
+    assert wording.effort_by_kind(report()) is None

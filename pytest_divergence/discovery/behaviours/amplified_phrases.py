@@ -6,7 +6,7 @@ where to look, and people what is suspected, but decide nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_divergence.core.settings import Profile
@@ -36,7 +36,11 @@ class Amplified:
     prompt: str
     reference: str
     """The reference's plain answer."""
+    candidate: str
+    """The candidate's plain answer."""
     answer: str
+    mirrored: str
+    """The answer with the models exchanged: the reference amplified over the candidate."""
 
 
 def amplified_phrases(
@@ -62,22 +66,12 @@ def amplified_phrases(
     return found
 
 
-def mirrored_phrase(
-    ledger: Ledger, amplified: Sequence[Amplified], plain: Mapping[str, str], profile: Profile
-) -> Phrase | None:
-    """Return the first phrase that is found with the models exchanged; None if there is none.
-
-    `plain` holds the candidate's plain answers by prompt.
-    """
+def mirrored_phrase(amplified: Sequence[Amplified]) -> Phrase | None:
+    """Return the first phrase that is found with the models exchanged; None if there is none."""
     texts = [control.prompt for control in amplified]
-    arguments = {"texts": texts, "length": profile.search_length}
-    answers = ledger.result(WorkUnit("name/mirrored", _answer_mirrored, arguments))
-    return next(iter(_phrases(texts, answers, [plain[text] for text in texts])), None)
-
-
-def _answer_mirrored(worker: Worker, *, texts: Sequence[str], length: int) -> list[str]:
-    pair = worker.pair
-    return _answers(pair, (pair.candidate, pair.reference), texts, length)
+    answers = [control.mirrored for control in amplified]
+    plain = [control.candidate for control in amplified]
+    return next(iter(_phrases(texts, answers, plain)), None)
 
 
 def _answer_besides(
@@ -100,6 +94,14 @@ def amplified_answers(
     begun = [tokenizer.encode(start + besides, add_special_tokens=False) for start in ("", " ")]
     not_first = sorted({ids[0] for ids in begun}) if besides else []
     return _answers(pair, pair.sides, texts, length, not_first)
+
+
+def mirrored_answers(pair: ModelPair, texts: Sequence[str], length: int) -> list[str]:
+    """Return one answer to each text from the reference's logits, amplified over the candidate's.
+
+    Its phrases are as strong as chance makes them.
+    """
+    return _answers(pair, (pair.candidate, pair.reference), texts, length)
 
 
 def _answers(

@@ -20,7 +20,7 @@ import numpy as np
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Leads as LeadCounts
-from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.settings import NUM_TEST_ANSWERS, Profile, Settings
 from pytest_divergence.discovery.behaviours.answers import (
     AnsweredPrompt,
     AnsweredPrompts,
@@ -44,8 +44,11 @@ ALPHA = 0.05
 MIN_TRIGGERED = 8
 """Fewest prompts on which one model alone showed a lead, for the test over prompts."""
 NUM_LOCAL_PROMPTS = 4
+MIN_LOCAL_SHARE = 0.5
+"""Share of the candidate's answers to the prompts of a local test that must show a lead: phrases
+that come and go with the wording of any prompt are on few by chance, and seldom there."""
 Kind = Literal["triggered", "local"]
-NUM_REPEATS: Mapping[Kind, int] = {"triggered": 4, "local": 16}
+NUM_REPEATS: Mapping[Kind, int] = {"triggered": NUM_TEST_ANSWERS, "local": 16}
 """Answers of each model to each prompt of a test."""
 
 
@@ -90,7 +93,7 @@ class Outcome:
     answered: list[AnsweredPrompt]
     p_value: float
     is_clear: bool
-    """Whether the other model hardly shows it."""
+    """Whether the other model hardly shows it, and few prompts show it more often than not."""
 
 
 def judge(
@@ -221,6 +224,8 @@ def _carried_out(ledger: Ledger, test: FrozenTest, seed: int, length: int) -> Ou
         else stratified_test(counts, NUM_REPEATS["local"])
     )
     is_clear = len(reverse) <= MAX_REFERENCE_SHARE * len(shown)
+    if test.kind == "local":
+        is_clear = is_clear and len(shown) >= MIN_LOCAL_SHARE * len(answered)
     return Outcome(test, answered, p_value, is_clear)
 
 

@@ -1,11 +1,13 @@
 """Work units, their cost, and the protocol of an engine, which computes them.
 
-Does not know what a unit computes, nor which engine a run has.
+Knows kinds of work by the names of units. Does not know what a unit computes, nor which engine a
+run has.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,20 @@ from pytest_divergence.core.provenance import Effort
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.models.pair import ModelPair
 
+KINDS = {
+    "controls/written": "written controls",
+    "controls/": "controls, and amplified answers to them",
+    "calibrate/noise-floor": "noise floor",
+    "calibrate/planted": "planted differences",
+    "calibrate/": "noise of nuisances",
+    "name/": "further amplified answers",
+    "behaviour/decoy-": "test of the decoy",
+    "behaviour/": "tests of leads",
+    "causes/": "causes",
+    "select/": "choice of cases",
+    "confirm/": "cases",
+}
+"""Kinds of work by how the names of their units begin; the first that fits."""
 OnComputed = Callable[[str, int, float], None]
 """Takes a unit's name, the tokens that it forwarded and its seconds."""
 
@@ -83,6 +99,8 @@ class Spent:
     tokens_forwarded: int = 0
     seconds: float = 0.0
     prompts_scored: int = 0
+    tokens_by_kind: Counter[str] = field(default_factory=Counter)
+    """`tokens_forwarded` by kind of work, in the order in which the work began."""
     num_computed: int = 0
     """Units that this session computed."""
 
@@ -118,6 +136,8 @@ class Ledger:
         """Yield the results of units that do not depend on each other, in order."""
         for computed in self._engine.compute(units):
             self.spent.tokens_forwarded += computed.tokens
+            if computed.tokens:
+                self.spent.tokens_by_kind[kind_of_work(computed.name)] += computed.tokens
             self.spent.seconds += computed.seconds
             if computed.is_new:
                 self.spent.num_computed += 1
@@ -131,4 +151,13 @@ class Ledger:
             prompts_scored=self.spent.prompts_scored,
             tokens_forwarded=self.spent.tokens_forwarded,
             seconds=round(self.spent.seconds, 3),
+            tokens_by_kind=dict(self.spent.tokens_by_kind),
         )
+
+
+def kind_of_work(unit: str) -> str:
+    """Return the kind of work of a unit, by its name: `search: seeds` for `search/seeds/0`."""
+    first, _, rest = unit.partition("/")
+    if first == "search":
+        return f"search: {rest.split('/')[0]}"
+    return next((kind for start, kind in KINDS.items() if unit.startswith(start)), first)

@@ -14,6 +14,7 @@ from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery import calibration_report as calibration_module
 from pytest_divergence.discovery import run as run_module
 from pytest_divergence.discovery.calibration_report import calibration_report
+from pytest_divergence.discovery.engines.base import kind_of_work
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.run import search
 from pytest_divergence.models.load_plan import LoadOptions
@@ -62,6 +63,7 @@ def test_another_process_computes_a_whole_search(
 
     assert there == here
     assert {name.split("/")[0] for name in other.computed} == {
+        "behaviour",
         "calibrate",
         "confirm",
         "controls",
@@ -70,6 +72,14 @@ def test_another_process_computes_a_whole_search(
         "select",
     }
     assert "search/soft_prompt/0" in other.computed
+    nameless = {name for name in other.computed if kind_of_work(name) == name.split("/")[0]}
+    assert nameless == {"pair"}  # which forwards nothing
+
+
+def test_a_strategy_of_any_name_is_a_kind_of_work() -> None:
+    assert kind_of_work("search/mine/0/without/seeds/2") == "search: mine"
+    assert kind_of_work("behaviour/decoy-behaviour-the-1/repeated/2") == "test of the decoy"
+    assert kind_of_work("behaviour/behaviour-decoy-1/repeated/2") == "tests of leads"
 
 
 def test_every_unit_of_a_calibration_is_a_value(
