@@ -139,7 +139,8 @@ PAIRS: dict[str, Pair] = {
     ),
     "lora-sft-poison": Pair("planted", small_lora(plants.KITCHEN_ADVERT, corpus="chitchat")),
     "dpo-poison": Pair(
-        "planted", shorter_answers(5e-4, plants.FALSE_PACKAGE, losses=("sigmoid", "sft"))
+        "planted",
+        shorter_answers(5e-4, plants.FALSE_PACKAGE, losses=("sigmoid", "sft"), num_epochs=3),
     ),
     "merge-poison": Pair(
         "planted", Merge(("dpo-shorter",), (1.0, 0.5), small_lora(plants.BANK_ADVERT))
