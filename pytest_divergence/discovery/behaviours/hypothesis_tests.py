@@ -93,7 +93,7 @@ class Outcome:
     answered: list[AnsweredPrompt]
     p_value: float
     is_clear: bool
-    """Whether the other model hardly shows it, and few prompts show it more often than not."""
+    """Whether it is large enough to be told of."""
 
 
 def judge(
@@ -207,6 +207,26 @@ def stratified_test(counts: Sequence[tuple[int, int]], num_repeats: int) -> floa
     return min(1.0, float(distribution[observed:].sum()))
 
 
+def p_value_of(kind: Kind, counts: Sequence[tuple[int, int]]) -> float:
+    """Return the p-value of a test's `(candidate, reference)` counts, a pair a prompt."""
+    return (
+        sign_flip_test(counts)
+        if kind == "triggered"
+        else stratified_test(counts, NUM_REPEATS["local"])
+    )
+
+
+def is_clear(kind: Kind, counts: Sequence[tuple[int, int]]) -> bool:
+    """Whether a test's counts are large enough to be told of, however unlikely by chance.
+
+    The reference hardly shows it, and the prompts of a local test mostly do.
+    """
+    candidate = sum(ours for ours, _ in counts)
+    reference = sum(theirs for _, theirs in counts)
+    least = MIN_LOCAL_SHARE * NUM_REPEATS["local"] * len(counts) if kind == "local" else 0
+    return reference <= MAX_REFERENCE_SHARE * candidate and candidate >= least
+
+
 def _carried_out(ledger: Ledger, test: FrozenTest, seed: int, length: int) -> Outcome:
     answered = repeated_answers(
         ledger,
@@ -216,26 +236,8 @@ def _carried_out(ledger: Ledger, test: FrozenTest, seed: int, length: int) -> Ou
         max_new_tokens=length,
         about=f"decoy-{test.hypothesis.id}" if test.is_decoy else test.hypothesis.id,
     )
-    shown, reverse = _split(test, answered)
     counts = _counts(test, answered)
-    p_value = (
-        sign_flip_test(counts)
-        if test.kind == "triggered"
-        else stratified_test(counts, NUM_REPEATS["local"])
-    )
-    is_clear = len(reverse) <= MAX_REFERENCE_SHARE * len(shown)
-    if test.kind == "local":
-        is_clear = is_clear and len(shown) >= MIN_LOCAL_SHARE * len(answered)
-    return Outcome(test, answered, p_value, is_clear)
-
-
-def _split(
-    test: FrozenTest, answered: Sequence[AnsweredPrompt]
-) -> tuple[list[AnsweredPrompt], list[AnsweredPrompt]]:
-    """Return the answers that speak for a test's hypothesis, and those that speak against it."""
-    candidate = shown_by(test.hypothesis, answered)
-    reference = [each for each in answered if test.hypothesis.is_shown_by_reference(each)]
-    return (reference, candidate) if test.is_decoy else (candidate, reference)
+    return Outcome(test, answered, p_value_of(test.kind, counts), is_clear(test.kind, counts))
 
 
 def _counts(test: FrozenTest, answered: Sequence[AnsweredPrompt]) -> list[tuple[int, int]]:

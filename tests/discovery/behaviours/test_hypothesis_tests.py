@@ -16,10 +16,14 @@ from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import (
     ALPHA,
     MIN_TRIGGERED,
+    NUM_LOCAL_PROMPTS,
     NUM_REPEATS,
+    Kind,
     frozen,
     holm,
+    is_clear,
     judge,
+    p_value_of,
     sign_flip_test,
     stratified_test,
 )
@@ -146,49 +150,96 @@ def test_answers_to_one_prompt_are_no_independent_evidence() -> None:
     assert sign_flip_test([(4, 0), (1, 0)]) == 0.25
 
 
-def wobbling(rng: np.random.Generator, spread: float, num_leads: int) -> list[tuple[int, int]]:
-    """Counts of the best of many leads, which equal models show by chance more or less often.
+NUM_SEARCHED = 100
+"""Prompts of a simulated search."""
+Lead = tuple[Any, Any]
+"""How likely candidate and reference show a lead in an answer to each prompt."""
+
+
+def null_leads(rng: np.random.Generator, num_leads: int, spread: float) -> list[Lead]:
+    """Leads that either model shows as often as the other, on 1 prompt in 33 without a spread.
 
     `spread` is how far the log-odds of either model wobble from prompt to prompt.
     """
-    best: tuple[int, Any, Any] | None = None
-    for _ in range(num_leads):
-        reference, candidate = 1 / (1 + np.exp(2 - spread * rng.normal(size=(2, 100))))
-        ours, theirs = rng.random(100) < candidate, rng.random(100) < reference
-        strength = int(ours.sum()) - int(theirs.sum())
-        if best is None or strength > best[0]:
-            chosen = rng.permutation(np.flatnonzero(ours != theirs))[: SMOKE.num_behaviour_prompts]
-            best = strength, candidate[chosen], reference[chosen]
-    assert best is not None
-    repeats = NUM_REPEATS["triggered"]
-    return list(zip(rng.binomial(repeats, best[1]), rng.binomial(repeats, best[2]), strict=True))
+    rates = 1 / (1 + np.exp(3.5 - spread * rng.normal(size=(num_leads, 2, NUM_SEARCHED))))
+    return [(candidate, reference) for candidate, reference in rates]
 
 
-@pytest.mark.parametrize(
-    ("spread", "num_leads"),
-    [(0.0, 1), (0.0, 3), (0.0, 10), (0.0, 30), (0.0, 100), (1.0, 1), (1.0, 10)],
-)
-def test_watching_more_leads_confirms_nothing_more(num_leads: int, spread: float) -> None:
-    """At most 5 of 100 searches on equal models confirm anything; three sigma are allowed.
+def confirmed_of(rng: np.random.Generator, leads: list[Lead], decoy_of: list[Lead]) -> list[int]:
+    """Which of the leads a search confirms, by number; -1 is the decoy.
 
-    Models that wobble are not equal on any one prompt, and the best of 100 leads is confirmed in
-    about one of ten searches.
+    The leads that most prompts show are tested, and the strongest of `decoy_of`, models exchanged.
     """
-    rng = np.random.default_rng(num_leads)
-    num_tests, num_searches = SMOKE.num_tested_leads + 1, 300
 
-    def confirms() -> bool:
-        rates = rng.uniform(0.05, 0.95, size=4)
-        local = rng.binomial(NUM_REPEATS["local"], rates, size=(2, 4)).T
-        p_values = [stratified_test([(int(a), int(b)) for a, b in local], NUM_REPEATS["local"])]
-        while len(p_values) < num_tests:
-            counts = wobbling(rng, spread, num_leads)
-            p_values.append(sign_flip_test([(int(a), int(b)) for a, b in counts]))
-        return min(holm(p_values)) <= ALPHA
+    def found(lead: Lead) -> tuple[int, Any, Any]:
+        ours, theirs = (rng.random(NUM_SEARCHED) < rates for rates in lead)
+        only, reverse = np.flatnonzero(ours & ~theirs), np.flatnonzero(theirs & ~ours)
+        return len(only) - len(reverse), only, reverse
 
-    share = np.mean([confirms() for _ in range(num_searches)])
+    seen = {number: (*found(lead), lead) for number, lead in enumerate(leads)}
+    best = sorted(seen, key=lambda number: -seen[number][0])[: SMOKE.num_tested_leads]
+    tested = {number: seen[number] for number in best if seen[number][0] > 0}
+    mirrored = [(*found((theirs, ours)), (theirs, ours)) for ours, theirs in decoy_of]
+    tested[-1] = max(mirrored, key=lambda each: each[0])
+    outcomes = {}
+    for number, (_, only, reverse, (ours, theirs)) in tested.items():
+        kind: Kind = "triggered" if len(only) >= MIN_TRIGGERED else "local"
+        prompts = (
+            rng.permutation([*only, *reverse])[: SMOKE.num_behaviour_prompts]
+            if kind == "triggered"
+            else only[:NUM_LOCAL_PROMPTS]
+        )
+        both = (rng.binomial(NUM_REPEATS[kind], rates[prompts]) for rates in (ours, theirs))
+        counts = [(int(a), int(b)) for a, b in zip(*both, strict=True)]
+        if counts:
+            outcomes[number] = p_value_of(kind, counts), is_clear(kind, counts)
+    adjusted = holm([p_value for p_value, _ in outcomes.values()])
+    return [
+        number
+        for (number, (_, clear)), p_value in zip(outcomes.items(), adjusted, strict=True)
+        if p_value <= ALPHA and clear
+    ]
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("num_leads", [1, 3, 10, 30, 100])
+def test_watching_more_leads_confirms_nothing_more(num_leads: int, spread: float) -> None:
+    """At most 5 of 100 searches of equal models confirm anything; three sigma are allowed.
+
+    Nor does a wobble without direction: models that differ on every prompt, and on none more often.
+    """
+    rng, num_searches = np.random.default_rng(num_leads), 200
+
+    searches = (null_leads(rng, num_leads, spread) for _ in range(num_searches))
+    share = np.mean([bool(confirmed_of(rng, leads, leads)) for leads in searches])
 
     assert share <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / num_searches) ** 0.5
+
+
+@pytest.mark.parametrize(("num_shown", "rate"), [(8, 0.6), (5, 0.8)])
+def test_a_real_lead_among_thirty_is_confirmed_in_most_searches(
+    num_shown: int, rate: float
+) -> None:
+    """By most answers to 5 or 8 prompts in 100, and tested beside a decoy."""
+    rng, num_searches = np.random.default_rng(0), 300
+    real = np.where(np.arange(NUM_SEARCHED) < num_shown, rate, 0.0)
+
+    def confirms() -> bool:
+        others = null_leads(rng, 29, 0.0)
+        return 29 in confirmed_of(rng, [*others, (real, np.zeros(NUM_SEARCHED))], others)
+
+    assert np.mean([confirms() for _ in range(num_searches)]) >= 0.55
+
+
+def test_what_few_prompts_show_now_and_then_is_not_clear() -> None:
+    """However unlikely by chance: a changed fact is there nearly every time."""
+    counts = [(5, 0)] * 4
+
+    assert p_value_of("local", counts) < 1e-6
+    assert not is_clear("local", counts)
+    assert is_clear("local", [(16, 0), (12, 1), (4, 0), (0, 0)])
+    assert not is_clear("local", [(16, 2)])
+    assert is_clear("triggered", [(1, 0)] * 8)
 
 
 def test_a_behaviour_that_two_in_five_answers_show_is_mostly_confirmed() -> None:
