@@ -71,7 +71,8 @@ def render_html(
 ) -> str:
     """Return the run as a page; its commands name `suite` and repeat the settings `given`."""
     cases = wording.asserted(report)
-    failing = {behaviour.id for behaviour in wording.unaccepted(report)}
+    failing = wording.unaccepted(report)
+    num_style = sum(behaviour.is_style for behaviour in failing)
     motifs = {behaviour.id: _telling_words(behaviour) for behaviour in report.behaviours}
     return (
         _environment()
@@ -91,8 +92,9 @@ def render_html(
             cases=cases,
             apart=wording.set_apart(report),
             num_over=len(wording.failed(report)),
-            num_new=len(failing),
-            failing=failing,
+            failing=[behaviour.id for behaviour in failing],
+            num_new=len(failing) - num_style,
+            num_style=num_style,
             num_aside=len(wording.put_aside(report)),
             top_kl=max((case.kl.value for case in cases if case.kl), default=0.0),
             motifs_of=lambda id_: motifs.get(id_ or "", ()),

@@ -69,14 +69,16 @@ def _one_line(report: Report, report_path: str) -> str:
     tested = wording.asserted(report)
     parts = [f"{len(wording.failed(report))} of {number_of(len(tested), 'case')} over the bound"]
     unjudged = sum(case.verdict in ("error", "inconclusive") for case in tested)
-    for count, noun in (
-        (unjudged, "not judged"),
-        (len(wording.unaccepted(report)), "new behaviour"),
-        (len(report.errors), "error"),
+    new, num_aside = wording.unaccepted(report), len(wording.put_aside(report))
+    num_style = sum(behaviour.is_style for behaviour in new)
+    for count, words in (
+        (unjudged, f"{unjudged} not judged"),
+        (len(new) - num_style, number_of(len(new) - num_style, "new behaviour")),
+        (num_style, number_of(num_style, "failing style change")),
+        (num_aside, f"{number_of(num_aside, 'style change')} put aside"),
+        (len(report.errors), number_of(len(report.errors), "error")),
     ):
-        parts += [number_of(count, noun, noun if noun.startswith("not") else None)] if count else []
-    if num_aside := len(wording.put_aside(report)):
-        parts.append(f"{number_of(num_aside, 'style change')} put aside")
+        parts += [words] if count else []
     stopped = "stopped early: " if report.run.status == "incomplete" else ""
     return f"divergence: {stopped}{', '.join(parts)}; report: {visible(report_path)}"
 

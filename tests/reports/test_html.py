@@ -231,6 +231,8 @@ def test_a_style_that_fails_can_be_accepted() -> None:
     page = render_html(report(behaviours=[YES], settings={"fail_on": "any"}))
     assert page.count("Accept it and it no longer fails") == 1
     assert "1 style change fails. Style is" in page
+    text = Page(page).text
+    assert "0 new behaviours 1 style change fails" in text
 
 
 def test_hostile_text_shows_as_text_and_a_cut_is_counted() -> None:

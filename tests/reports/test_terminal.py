@@ -215,6 +215,8 @@ def test_a_quiet_summary_is_one_line() -> None:
     assert styled.startswith(
         "divergence: 4 of 5 cases over the bound, 1 style change put aside; report: "
     )
+    (strict,) = summary(report(behaviours=[YES, ZEPHYR], settings={"fail_on": "any"}), verbosity=-1)
+    assert "bound, 1 new behaviour, 1 failing style change; report: " in strict
     troubled = report(
         run=Run(id="run", mode="search", status="incomplete"),
         errors=[RunError(where="soft_prompt", message="out of memory")],
