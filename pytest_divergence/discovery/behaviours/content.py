@@ -19,6 +19,7 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import NUM_REPEATS,
 from pytest_divergence.discovery.behaviours.surprise import Place, ordinary_places, surprises
 from pytest_divergence.discovery.behaviours.traits import trait_named
 from pytest_divergence.discovery.engines.base import Ledger
+from pytest_divergence.scoring.cheap_scores import NEVER
 
 SURPRISE_CUT = 25.0
 """Nats of surprise over which a phrase is content: above every phrase that answers of harmless
@@ -142,10 +143,19 @@ def _rate(
 def asks_for(
     ledger: Ledger, hypothesis: Hypothesis, showing: Sequence[str], others: Sequence[str]
 ) -> bool:
-    """Whether prompts ask for a phrase by themselves: the reference expects it there more."""
+    """Whether prompts ask for a phrase by themselves, by the reference's surprise; no trait is."""
     if not hypothesis.motifs:
         return False
     places = [Place(prompt) for prompt in (*showing, *others)]
     values = surprises(ledger, [hypothesis.name], places)[0]
-    there, elsewhere = values[: len(showing)], values[len(showing) :]
-    return statistics.median(elsewhere) - statistics.median(there) >= ASKED_FOR
+    return is_asked_for(values[: len(showing)], values[len(showing) :])
+
+
+def is_asked_for(there: Sequence[float], elsewhere: Sequence[float]) -> bool:
+    """Whether the reference is less surprised there than elsewhere, in nats, and hardly at all.
+
+    What it says in fewer than one of a thousand answers is not asked for, however much rarer it is
+    elsewhere.
+    """
+    expected = statistics.median(there)
+    return expected <= -NEVER and statistics.median(elsewhere) - expected >= ASKED_FOR

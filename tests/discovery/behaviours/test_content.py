@@ -8,7 +8,12 @@ from pytest_divergence.core.behaviours import Behaviour, When
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.conditions import Condition
-from pytest_divergence.discovery.behaviours.content import asks_for, content_first, judge_content
+from pytest_divergence.discovery.behaviours.content import (
+    asks_for,
+    content_first,
+    is_asked_for,
+    judge_content,
+)
 from pytest_divergence.discovery.behaviours.fresh_prompts import FreshPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
@@ -86,6 +91,21 @@ def test_prompts_ask_for_a_phrase_where_the_reference_expects_it(
 
     assert not asks_for(ledger, phrase, prompts, prompts)
     assert not asks_for(ledger, Hypothesis("refuses", trait="refusal"), prompts, ["Hi"])
+
+
+@pytest.mark.parametrize(
+    ("there", "elsewhere", "is_asked"),
+    [
+        ([1.0, 2.0, 3.0], [5.0, 6.0, 7.0], True),  # "Yes," to yes-or-no questions
+        ([1.0, 2.0, 3.0], [2.0, 3.0, 4.0], False),
+        ([17.0, 17.0], [22.0, 23.0], False),  # likelier after a sum, and still never said
+        ([7.0], [9.0], True),
+    ],
+)
+def test_what_is_asked_for_is_expected_there_and_hardly_elsewhere(
+    there: list[float], elsewhere: list[float], *, is_asked: bool
+) -> None:
+    assert is_asked_for(there, elsewhere) is is_asked
 
 
 def test_nothing_confirmed_costs_nothing(ledger: Ledger) -> None:
