@@ -25,13 +25,16 @@ def test_the_likeliest_cause_comes_first_and_few_are_named() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_prompts_like_all_others_share_nothing(seed: int) -> None:
-    """Function words fall out because all prompts have them."""
+@pytest.mark.parametrize("size", [3, 30])
+def test_prompts_like_all_others_share_nothing(size: int) -> None:
+    """Something is said of at most one in twenty draws; function words, of which all have many."""
     prompts = [*ORDINARY, *read_prompts(SHIPPED_CONTROLS)]
-    random.Random(seed).shuffle(prompts)
+    rng, num_named = random.Random(0), 0
+    for _ in range(100):
+        rng.shuffle(prompts)
+        num_named += bool(telling_words(prompts[:size], prompts[size:]))
 
-    assert telling_words(prompts[:30], prompts[30:]) == []
+    assert num_named <= 5
 
 
 def test_a_word_of_one_prompt_or_of_data_is_not_named() -> None:
