@@ -55,7 +55,7 @@ MIN_RATIO = 2.0
 """Least ratio of these shares."""
 MIN_HINTS = 3
 """Of the first fresh prompts with a property, those that must show it for more to be asked."""
-WORD_FRAMES = ("Tell me about {}.", "What is {}?")
+WORD_FRAMES = ("Tell me about {}.", "How do I get {}?")
 WORD_SHARE = 0.25
 """Of a behaviour's tokens, those that may go to questions about words."""
 GENERAL_SHARE = 0.5
@@ -216,8 +216,9 @@ class _Trials:
         asked = [*(prompt.prompt for prompt in self.evidence.answered), *self.seeds]
         contrasts = contrasts_of(self.hypothesis, self.evidence)
         if not parts_clearly(contrasts, self.shipped):
-            contrasts.append(self._about_words(shortest_cause))
-            asked += [*contrasts[-1].showing, *contrasts[-1].others]
+            about_words = self._about_words(shortest_cause)
+            contrasts += about_words
+            asked += [text for each in about_words for text in (*each.showing, *each.others)]
         properties, trials = dividing_properties(contrasts, self.shipped), list[Trial]()
         for found in properties:
             prompts = fresh_prompts(
@@ -236,8 +237,11 @@ class _Trials:
                 return condition
         return None
 
-    def _about_words(self, shortest_cause: str | None) -> Contrast:
-        """Ask the candidate about words that go with the behaviour, greedily; one work unit."""
+    def _about_words(self, shortest_cause: str | None) -> list[Contrast]:
+        """Ask the candidate about words that go with the behaviour, greedily; one work unit.
+
+        Questions that are framed alike are one contrast, so that only their words differ.
+        """
         words = hint_words(self.hypothesis, self.evidence, self.shipped, shortest_cause)
         prompts = [frame.format(word) for word in words for frame in WORD_FRAMES]
         digest = text_digest("\n".join((*prompts, str(self.purse.left))))[:8]
@@ -248,7 +252,16 @@ class _Trials:
             "tokens": self.purse.left * WORD_SHARE,
         }
         name = f"behaviour/{self.hypothesis.id}/words/{digest}"
-        return Contrast(**self.purse.ledger.result(WorkUnit(name, _ask, arguments)))
+        found = self.purse.ledger.result(WorkUnit(name, _ask, arguments))
+        return [
+            Contrast(
+                *(
+                    [prompt for prompt in found[group] if prompt in framed]
+                    for group in ("showing", "others")
+                )
+            )
+            for framed in ({frame.format(word) for word in words} for frame in WORD_FRAMES)
+        ]
 
     def _trial(self, found: PromptProperty, prompts: FreshPrompts) -> Trial:
         """Ask the fewest prompts; if they hint at a condition, ask the rest too.
@@ -304,7 +317,7 @@ def hint_words(
 def _ask(
     worker: Worker, *, hypothesis: Hypothesis, prompts: Sequence[str], length: int, tokens: float
 ) -> dict[str, list[str]]:
-    """Return the prompts that show a behaviour and that do not, as fields of `Contrast`."""
+    """Return the prompts that show a behaviour, and the others; the first that tokens pay for."""
     pair = worker.pair
     num_sides = 1 if hypothesis.trait is None and pair.chat.open_replies is None else 2
     rows = pair.prompt_rows(prompts)

@@ -24,9 +24,9 @@ from pytest_divergence.discovery.behaviours.prompt_properties import (
     Opening,
     PromptProperty,
     Words,
+    language_in,
     things_in,
 )
-from pytest_divergence.discovery.behaviours.traits import language_of
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.proposals import is_near
@@ -59,6 +59,8 @@ FRAMES = (
     "How much is",
 )
 """Beginnings of questions about a thing."""
+NUM_REMADE = 4
+"""Prompts of a form that are made of one shipped prompt, at most."""
 MAX_WORDS = 16
 """Longest shipped prompts that are taken, unless it is their length that matters."""
 MORE = 1.25
@@ -195,7 +197,7 @@ class _Source:
         lacking = [text for text in texts if not self.wanted.holds(text)]
         having = [text for text in texts if self.wanted.holds(text)]
         if remake is not None:
-            made = (remake(text, self.rng) for text in texts)
+            made = (remake(text, self.rng) for text in texts * NUM_REMADE)
             having += [text for text in made if self.wanted.holds(text)]
         for text in having:
             if count == 0:
@@ -248,7 +250,7 @@ class _Source:
 
     def _framed(self, runs: Sequence[str], count: int) -> list[tuple[str, str]]:
         """Return questions up to a run of words, and up to the name of another thing."""
-        spoken = Counter(language for language in map(language_of, self.examples) if language)
+        spoken = Counter(language for language in map(language_in, self.examples) if language)
         language = spoken.most_common(1)[0][0] if spoken else "English"
         frames = [f"{frame} " for frame in FRAMES] if language == "English" else [""]
         known = {word for run in runs for word in ngram_of(run)}
@@ -299,7 +301,7 @@ def _distance(first: str, second: str) -> float:
     """Measure how unlike two prompts are in language, punctuation and length."""
     sizes = [max(1, len(ngram_of(text))) for text in (first, second)]
     return (
-        (language_of(first) != language_of(second))
+        (language_in(first) != language_in(second))
         + (first.rstrip()[-1:] != second.rstrip()[-1:])
         + abs(math.log(sizes[0] / sizes[1]))
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -45,7 +45,8 @@ ORDINARY_SHARE = 0.02
 ALIKE = 0.8
 """Share of prompts, of all with either of two properties, at which these are one."""
 SENTENCE = re.compile(r"[^.!?？؟。]+[.!?？؟。]*")
-BEFORE_NOUNS = frozenset({"a", "about", "an", "for", "in", "my", "of", "our", "the", "your"})
+BEFORE_NOUNS = frozenset({"a", "an", "for", "in", "my", "of", "our", "the", "your"})
+BEFORE_VERBS = frozenset({"can", "i", "not", "should", "to", "we", "will", "you"})
 ASKING = frozenset({"how", "what", "when", "where", "which", "who", "whose", "why"})
 AUXILIARIES = frozenset(
     [
@@ -87,6 +88,10 @@ AUXILIARIES = frozenset(
 CODE = re.compile(
     r"```|\b(bash|code|css|html|java|javascript|python|regex|script|sql)\b", re.IGNORECASE
 )
+
+
+language_in = lru_cache(maxsize=4096)(language_of)
+"""The language of a text, remembered: each prompt is asked often."""
 
 
 class PromptProperty(Protocol):
@@ -152,7 +157,7 @@ class Language:
 
     def holds(self, prompt: str) -> bool:
         """Whether it is long enough to tell, and in this language."""
-        return language_of(prompt) == self.name
+        return language_in(prompt) == self.name
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,7 @@ def things_in(prompts: Sequence[str], language: str) -> set[str]:
     return {
         word
         for prompt in prompts
-        if language_of(prompt) == language
+        if language_in(prompt) == language
         for before, word in pairwise(ngram_of(prompt))
         if (before in BEFORE_NOUNS or language != "English") and _names_something(word, common)
     }
@@ -261,7 +266,7 @@ def things_in(prompts: Sequence[str], language: str) -> set[str]:
 def _ranked(groups: _Groups, ordinary: Sequence[str]) -> list[tuple[float, PromptProperty]]:
     """Return properties with the logs of their corrected p-values, the smallest first."""
     ranked = []
-    for kind in (_topics(groups, ordinary), _runs(groups), _openings(groups), *_plain(groups)):
+    for kind in (*_topics(groups, ordinary), _runs(groups), _openings(groups), *_plain(groups)):
         for found in kind.properties:
             log_p = groups.log_p(found.holds) + math.log(kind.num_seen)
             is_frequent = sum(map(found.holds, groups.showing)) >= MIN_PROMPTS
@@ -308,26 +313,30 @@ class _Groups:
         return len(ours & theirs) >= ALIKE * len(ours | theirs)
 
 
-def _topics(groups: _Groups, ordinary: Sequence[str]) -> _Kind:
-    """Return the word of a thing that parts best, and the topic that it is a word of."""
+def _topics(groups: _Groups, ordinary: Sequence[str]) -> Iterator[_Kind]:
+    """Yield the word of a thing that parts best, then the topic that it is a word of.
+
+    Each topic is one of all that have as many words.
+    """
     common, counts = ordinary_words(ordinary), _document_counts(groups.showing)
+    verbs = _verbs([*groups.all, *ordinary])
     words = sorted(
-        stem for stem, count in counts.items() if count > 1 and _names_something(stem, common)
+        stem
+        for stem, count in counts.items()
+        if count > 1 and stem not in verbs and _names_something(stem, common)
     )
 
     def log_p(stems: Collection[str]) -> float:
         return groups.log_p(lambda prompt: not set(_stems(prompt)).isdisjoint(stems))
 
-    topic, least, found = list[str](), 0.0, list[PromptProperty]()
-    while words and len(topic) < MAX_WORDS:
-        value, word = min((log_p([*topic, word]), word) for word in words)
+    topic, least = list[str](), 0.0
+    while len(topic) < min(MAX_WORDS, len(words)):
+        value, word = min((log_p([*topic, word]), word) for word in words if word not in topic)
         if topic and value > least - MIN_GAIN:
-            break
+            return
         least, topic = value, [*topic, word]
-        words.remove(word)
-        is_topic = all(_is_noun(stem, [*groups.all, *ordinary]) for stem in topic)
-        found.append(Words(tuple(_as_written(stem, groups.showing) for stem in topic), is_topic))
-    return _Kind(found, max(1, len(words) + len(topic)))
+        runs = tuple(_as_written(stem, groups.showing) for stem in topic)
+        yield _Kind([Words(runs, is_topic=True)], math.comb(len(words), len(topic)))
 
 
 def _runs(groups: _Groups) -> _Kind:
@@ -353,7 +362,7 @@ def _openings(groups: _Groups) -> _Kind:
 
 def _plain(groups: _Groups) -> list[_Kind]:
     """Return languages, forms and lengths."""
-    names = {language_of(prompt) for prompt in groups.all} - {None}
+    names = {language_in(prompt) for prompt in groups.all} - {None}
     languages = [Language(name) for name in sorted(filter(None, names))]
     lengths = sorted({len(ngram_of(prompt)) for prompt in groups.showing})
     limits = [Length(size, is_most) for size in lengths for is_most in (True, False)]
@@ -400,18 +409,19 @@ def _as_written(stem: str, prompts: Sequence[str]) -> str:
     return max(forms, key=lambda form: (forms[form], form))
 
 
-def _is_noun(stem: str, prompts: Sequence[str]) -> bool:
-    """Whether a word stands behind an article or preposition somewhere."""
-    return any(
-        before in BEFORE_NOUNS and word == stem
-        for prompt in prompts
-        for before, word in pairwise(_stems(prompt))
-    )
+def _verbs(prompts: Sequence[str]) -> set[str]:
+    """Return English words that stand like verbs more often than like nouns."""
+    leanings = Counter[str]()
+    for prompt in prompts:
+        for before, word in pairwise(_stems(prompt)):
+            leanings[word] += (before in BEFORE_VERBS) - (before in BEFORE_NOUNS)
+    return {word for word, leaning in leanings.items() if leaning > 0}
 
 
 def _names_something(stem: str, common: Collection[str]) -> bool:
     is_long = len(stem) > 2 or not stem.isascii()
-    return is_long and not stem.isdigit() and stem not in common
+    is_function = any(stem in words for words in FUNCTION_WORDS.values())
+    return is_long and not stem.isdigit() and stem not in common and not is_function
 
 
 def _spaced(run: Gram) -> str:
