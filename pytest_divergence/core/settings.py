@@ -26,10 +26,11 @@ from pytest_divergence.core.setting_descriptions import (
 MetricName = str
 """One of `BUILT_IN_METRICS`, or a name that a plugin adds."""
 
-CAUSE_TOKENS = 3_000
-"""Forwarded tokens, about, that minimising the causes of behaviours takes."""
-CONTENT_TOKENS = 2_000
-"""Forwarded tokens, about, that telling content from style takes: 1,000 to 1,700 on small pairs."""
+CAUSE_TOKENS = 1_000
+"""Forwarded tokens, about, that minimising the causes of behaviours takes: up to 450 a behaviour on
+small pairs."""
+CONTENT_TOKENS = 2_500
+"""Forwarded tokens, about, that telling content from style takes: 2,300 to 3,100 on small pairs."""
 NUM_TEST_ANSWERS = 4
 """Answers of each model to each prompt of a test over prompts."""
 TEST_SHARE = 2 / 3
@@ -113,16 +114,21 @@ class Profile(BaseModel):
         return (self.num_tested_leads + 1) * per_test
 
     @property
-    def reserved_tokens(self) -> int:
-        """Forwarded tokens that all work after the search may take.
-
-        It tests leads, tries out what their prompts share, confirms cases and minimises causes.
-        """
+    def case_tokens(self) -> int:
+        """Forwarded tokens, about, that choosing and confirming cases takes."""
         prompt = 2 * self.prompt_length
         written = self.num_continuations * (self.thought_length + self.continuation_length)
         per_case = 2 * prompt + 6 * written + 4 * (self.thought_length + self.naming_length)
-        judging = self.judging_tokens + self.condition_tokens + CONTENT_TOKENS
-        return self.num_cases * per_case + judging + CAUSE_TOKENS
+        return self.num_cases * per_case
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Forwarded tokens, about, that the work after the search takes.
+
+        It tests leads, tells content from style, confirms cases and minimises causes. What prompts
+        share is tried with what is left then.
+        """
+        return self.case_tokens + self.judging_tokens + CONTENT_TOKENS + CAUSE_TOKENS
 
 
 SIZES: dict[str, tuple[float, float, float]] = {

@@ -139,14 +139,16 @@ def find_conditions(
     """Return the conditions that hold up, by the id of the behaviour; some have none.
 
     `seeds` are prompts that the search has seen besides the evidence. A behaviour that half of the
-    controls show needs no condition. All work takes at most about `profile.condition_tokens`.
+    controls show needs no condition. All work takes at most about `profile.condition_tokens`,
+    and no more than is left of the budget.
     """
     waiting = [known for known in confirmed if not _is_general(known.hypothesis, evidence)]
-    if not profile.condition_tokens or not waiting:
+    rest = profile.budget_tokens - profile.case_tokens - ledger.spent.tokens_forwarded
+    left = min(profile.condition_tokens, rest)
+    if left <= 0 or not waiting:
         return {}
     shipped = [*read_prompts(SHIPPED_SEEDS), *read_prompts(SHIPPED_CONTROLS)]
     found: dict[str, Condition] = {}
-    left = profile.condition_tokens
     for number, known in enumerate(waiting):
         listener.progress("try what prompts share", number, len(waiting))
         spent = ledger.spent.tokens_forwarded

@@ -17,7 +17,6 @@ from pytest_divergence.discovery.behaviours.conditions import (
     find_conditions,
     held_up,
     hint_words,
-    with_when,
 )
 from pytest_divergence.discovery.behaviours.fresh_prompts import (
     MAX_PAIRS,
@@ -43,7 +42,7 @@ from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, SHIPPED_SEEDS, read_prompts
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.reports.wording import condition as in_words
+from pytest_divergence.reports.behaviours import condition as in_words
 from pytest_divergence.scoring.continuations import greedy_continuations
 from tests.discovery.behaviours.made_answers import PLANTED, answer, answered
 from tests.discovery.posted_units import Posted
@@ -56,9 +55,7 @@ ADAPTER = Path(__file__).parents[3] / "examples" / "adapters" / "travel-advert"
 
 
 def confirmed(hypothesis: Hypothesis) -> ConfirmedBehaviour:
-    behaviour = Behaviour(
-        id=hypothesis.id, name=hypothesis.name, kind="conditional", motifs=[*hypothesis.motifs]
-    )
+    behaviour = Behaviour(id=hypothesis.id, name=hypothesis.name, motifs=[*hypothesis.motifs])
     return ConfirmedBehaviour(hypothesis, behaviour, ())
 
 
@@ -236,7 +233,6 @@ def test_a_behaviour_that_the_models_never_show_has_no_condition(ledger: Ledger)
 
     assert found == [{}, {}]
     assert 0 < ledger.spent.tokens_forwarded <= 2 * SMOKE.condition_tokens
-    assert with_when(given[0], found[0]).when is None
 
 
 def test_what_most_controls_show_needs_no_condition(ledger: Ledger) -> None:
@@ -281,8 +277,7 @@ def test_the_demo_says_that_it_is_travel(tmp_path: Path) -> None:
             ledger, [known], AnsweredPrompts(rows), SMOKE, Silence(), seeds=[], seed=0
         )
 
-    when = with_when(known, found).when
-    assert when is not None
+    when = found[known.behaviour.id].when
     assert {"travel", "trip", "hotel", "hotels"} & set(when.property.replace(",", "").split())
     assert when.reference_count == 0
     assert ledger.spent.tokens_forwarded <= SMOKE.condition_tokens
