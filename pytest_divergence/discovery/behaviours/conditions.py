@@ -153,7 +153,9 @@ def find_conditions(
         listener.progress("try what prompts share", number, len(waiting))
         spent = ledger.spent.tokens_forwarded
         purse = Purse(ledger, left // (len(waiting) - number), left)
-        trials = _Trials(purse, core_of(known.hypothesis), evidence, shipped, seeds, profile, seed)
+        trials = _Trials(
+            purse, core_of(known.hypothesis, evidence), evidence, shipped, seeds, profile, seed
+        )
         condition = trials.best(known.behaviour.shortest_cause)
         left -= ledger.spent.tokens_forwarded - spent
         if condition is not None:
@@ -162,9 +164,15 @@ def find_conditions(
     return found
 
 
-def core_of(hypothesis: Hypothesis) -> Hypothesis:
-    """Return a phrase by its first wording alone; others may be said for many reasons."""
-    return replace(hypothesis, motifs=hypothesis.motifs[:1])
+def core_of(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> Hypothesis:
+    """Return a phrase without further wordings that the reference has said too.
+
+    They are said for many reasons, on prompts that have nothing to do with the behaviour.
+    """
+    said = [prompt.reference for prompt in evidence.answered]
+    first, own = hypothesis.motifs[:1], hypothesis.motifs[1:]
+    kept = (motif for motif in own if not any(has_motif([motif], text) for text in said))
+    return replace(hypothesis, motifs=(*first, *kept))
 
 
 def contrasts_of(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> list[Contrast]:

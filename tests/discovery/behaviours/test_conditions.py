@@ -14,6 +14,7 @@ from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, Answe
 from pytest_divergence.discovery.behaviours.conditions import (
     Trial,
     contrasts_of,
+    core_of,
     find_conditions,
     held_up,
     hint_words,
@@ -148,6 +149,15 @@ def test_a_prompt_that_says_it_by_itself_is_in_no_group() -> None:
     assert (len(controls.showing), len(controls.others)) == (2, 0)
     assert (len(found.showing), len(found.others)) == (3, 11)
     assert not any(PLANTED in prompt for prompt in (*found.showing, *found.others))
+
+
+def test_wordings_that_the_reference_says_too_do_not_count() -> None:
+    """The first stays whatever the reference says: it was the one that was counted."""
+    given = Hypothesis(PLANTED, ("a word on", "standing by", "word on chess"))
+
+    core = core_of(given, AnsweredPrompts(answered(num_planted=3)))
+
+    assert core.motifs == ("a word on", "standing by")
 
 
 def test_the_shortest_cause_tells_the_first_words() -> None:
