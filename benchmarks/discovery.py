@@ -116,7 +116,7 @@ class Bench:
         shown = sum(marker in answer for answer in answers_of(pair, recorded.texts))
         _, named, _, _, case_hits, *_ = judged(name, report, self.truth, 0.0)
         generated, tokens = len(recorded.texts), report.strategies[0].tokens_forwarded
-        first = report.first_behaviour
+        first = report.first_lead
         return (
             *(self.folder.name, name, named, case_hits, generated, shown),
             f"{shown / max(1, generated):.1%}",
@@ -167,7 +167,7 @@ def judged(name: str, report: Report, truth: Mapping[str, Any], seconds: float) 
     confirmed = [one for one in report.behaviours if one.confirmed]
     cases = [case for case in report.cases if not case.off_distribution]
     answers = [case.completions.candidate for case in cases if case.completions]
-    first = report.first_behaviour
+    first = report.first_lead
     return (
         name,
         "-" if marker is None else "yes" if any(says(one, marker) for one in confirmed) else "no",
