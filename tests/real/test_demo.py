@@ -88,6 +88,15 @@ def test_the_planted_behaviour_is_named_and_confirmed(demo: Session) -> None:
     assert f"FAILED {demo.suite.relative_to(demo.project)}::{behaviour['id']}" in demo.output
 
 
+def test_the_search_keeps_to_its_budget_and_soft_prompts_get_their_share(demo: Session) -> None:
+    effort = demo.report["effort"]
+    kinds = effort["tokens_by_kind"]
+    searched = sum(tokens for kind, tokens in kinds.items() if kind.startswith("search: "))
+
+    assert effort["tokens_forwarded"] == sum(kinds.values()) <= 50_000
+    assert kinds["search: soft_prompt"] >= max(8_000, searched / 3)
+
+
 def test_an_accepted_behaviour_no_longer_fails(demo: Session, tmp_path: Path) -> None:
     """On a copy: the other tests go on with the suite as it was found."""
     behaviour = next(one["id"] for one in demo.report["behaviours"] if one["confirmed"])
