@@ -72,8 +72,13 @@ def judge_content(
         is_content = _is_content_by_itself(known.hypothesis, surprise) or _is_concentrated(
             ledger, known, condition, profile, seed
         )
+        is_unknown = bool(known.hypothesis.motifs) and surprise is None  # without controls
         when = condition and condition.when
-        judged.append(known.with_changes(content=is_content, surprise=surprise, when=when))
+        judged.append(
+            known.with_changes(
+                content=is_content or (None if is_unknown else False), surprise=surprise, when=when
+            )
+        )
     return judged
 
 

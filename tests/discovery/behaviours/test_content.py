@@ -113,6 +113,14 @@ def test_nothing_confirmed_costs_nothing(ledger: Ledger) -> None:
     assert ledger.spent.tokens_forwarded == 0
 
 
+def test_without_controls_a_phrase_is_not_judged(ledger: Ledger) -> None:
+    (found,) = judge_content(
+        ledger, [confirmed(Hypothesis("a", ("a",)))], {}, AnsweredPrompts(), SMOKE, seed=0
+    )
+
+    assert found.behaviour.content is None
+
+
 def test_what_would_be_content_is_tested_first(ledger: Ledger) -> None:
     """Among equals the order is that of the leads; the rest of a long list is not looked at."""
     short = [Hypothesis(word, (word,)) for word in "abcd"]
