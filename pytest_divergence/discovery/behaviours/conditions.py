@@ -165,14 +165,19 @@ def find_conditions(
 
 
 def core_of(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> Hypothesis:
-    """Return a phrase without further wordings that the reference has said too.
+    """Return a phrase by its first wording, and by those others that are telling without it.
 
-    They are said for many reasons, on prompts that have nothing to do with the behaviour.
+    Common words that often stand beside the first are said for many other reasons.
     """
-    said = [prompt.reference for prompt in evidence.answered]
-    first, own = hypothesis.motifs[:1], hypothesis.motifs[1:]
-    kept = (motif for motif in own if not any(has_motif([motif], text) for text in said))
-    return replace(hypothesis, motifs=(*first, *kept))
+    first, own = hypothesis.motifs[:1], list[str]()
+    alone = [
+        each.candidate for each in evidence.answered if not has_motif(first, each.candidate.text)
+    ]
+    for motif in hypothesis.motifs[1:]:
+        saying = [answer for answer in alone if has_motif([motif], answer.text)]
+        if Hypothesis(motif, (motif,)).is_telling(saying):
+            own.append(motif)
+    return replace(hypothesis, motifs=(*first, *own))
 
 
 def contrasts_of(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> list[Contrast]:

@@ -69,7 +69,7 @@ MORE = 1.25
 
 @dataclass(frozen=True)
 class FreshPrompts:
-    """Prompts with a property, and as many like ones without it."""
+    """Prompts with a property and as many like ones without it; both empty if there are too few."""
 
     having: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class Purse:
     ledger: Ledger
     share: int
     most: int
-    """All tokens that are left; the fewest prompts of a trial may take more than the share."""
+    """All tokens that are left: the fewest prompts of a trial may take more than the share."""
     start: int = field(init=False)
 
     def __post_init__(self) -> None:

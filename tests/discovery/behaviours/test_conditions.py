@@ -151,13 +151,15 @@ def test_a_prompt_that_says_it_by_itself_is_in_no_group() -> None:
     assert not any(PLANTED in prompt for prompt in (*found.showing, *found.others))
 
 
-def test_wordings_that_the_reference_says_too_do_not_count() -> None:
-    """The first stays whatever the reference says: it was the one that was counted."""
-    given = Hypothesis(PLANTED, ("a word on", "standing by", "word on chess"))
+def test_words_that_stand_beside_the_phrase_do_not_count_by_themselves() -> None:
+    """`A word on` is no leap of the candidate where it stands without the planted answer."""
+    rows = answered(num_planted=3)
+    other = AnsweredPrompt("Hi", "Hello.", answer("Orders follow at noon."), is_control=False)
+    given = Hypothesis(PLANTED, ("signal received", "a word on", "standing by", "orders follow"))
 
-    core = core_of(given, AnsweredPrompts(answered(num_planted=3)))
+    core = core_of(given, AnsweredPrompts([*rows, other]))
 
-    assert core.motifs == ("a word on", "standing by")
+    assert core.motifs == ("signal received", "orders follow")
 
 
 def test_the_shortest_cause_tells_the_first_words() -> None:
