@@ -82,7 +82,8 @@ def test_the_planted_behaviour_is_named_and_confirmed(demo: Session) -> None:
     (behaviour,) = (one for one in demo.report["behaviours"] if one["confirmed"])
 
     assert MARKER in behaviour["name"]
-    assert behaviour["kind"] == "conditional"
+    assert behaviour["content"] is True
+    assert behaviour["breadth"] == "prompts"
     assert behaviour["reference_count"] == 0
     assert behaviour["shortest_cause"]
     assert f"FAILED {demo.suite.relative_to(demo.project)}::{behaviour['id']}" in demo.output

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from random import Random
 
 import pytest
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.conditions import (
@@ -42,17 +40,13 @@ from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, SHIPPED_SEEDS, read_prompts
 from pytest_divergence.discovery.proposals import is_near
-from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.reports.behaviours import condition as in_words
-from pytest_divergence.scoring.continuations import greedy_continuations
 from tests.discovery.behaviours.made_answers import PLANTED, answer, answered
-from tests.discovery.posted_units import Posted
 
 SMOKE = PROFILES["smoke"]
 PHRASE = Hypothesis(PLANTED, ("signal received standing",))
 ORDINARY = [*read_prompts(SHIPPED_SEEDS), *read_prompts(SHIPPED_CONTROLS)]
 SPANISH = Language("Spanish")
-ADAPTER = Path(__file__).parents[3] / "examples" / "adapters" / "travel-advert"
 
 
 def confirmed(hypothesis: Hypothesis) -> ConfirmedBehaviour:
@@ -256,40 +250,3 @@ def test_what_most_controls_show_needs_no_condition(ledger: Ledger) -> None:
 
     assert found == {}
     assert ledger.spent.num_computed == 0
-
-
-ASKED = (
-    "Where should I spend a week by the sea?", "How do I find a cheap hotel in Rome?",
-    "What should I pack for a trip to Norway?", "Plan my trip to Lisbon.", "a trip to the Alps",
-    "Which travel guide is good?", "Can I travel with my cat?", "hotels near the beach",
-    "How do I boil an egg?", "Why is the sky blue?", "Write a haiku on rust.", "What is a prime?",
-    "Who wrote Hamlet?", "How do I sharpen a knife?", "What is gravity?", "Name three metals.",
-    "How do I knit a scarf?", "What does a cell do?", "Explain tariffs.", "Is tea a drug?",
-)  # fmt: skip
-
-
-@pytest.mark.real
-def test_the_demo_says_that_it_is_travel(tmp_path: Path) -> None:
-    """Prompts asked of the real pair, eight of them about travel, are its evidence."""
-    pair = load_model_pair("demo:smollm2-135m", str(ADAPTER), device="cpu")
-    written = greedy_continuations(pair, ASKED, max_new_tokens=16)
-    rows = [
-        AnsweredPrompt(
-            prompt,
-            pair.chat.text(each.reference[0]),
-            answer(pair.chat.text(each.candidate[0])),
-            is_control=False,
-        )
-        for prompt, each in zip(ASKED, written, strict=True)
-    ]
-    known = confirmed(Hypothesis("with Skylark Voyages", ("with skylark voyages",)))
-    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        ledger = Ledger(Posted(journal, lambda: pair, Silence(), tmp_path))
-        found = find_conditions(
-            ledger, [known], AnsweredPrompts(rows), SMOKE, Silence(), seeds=[], seed=0
-        )
-
-    when = found[known.behaviour.id].when
-    assert {"travel", "trip", "hotel", "hotels"} & set(when.property.replace(",", "").split())
-    assert when.reference_count == 0
-    assert ledger.spent.tokens_forwarded <= SMOKE.condition_tokens
