@@ -188,7 +188,8 @@ def _numbers(report: Report, width: int, verbosity: int, *, is_read_back: bool) 
         yield from sentence(
             f"differences (candidate : reference, of {total}): {counts}", width=width
         )
-    for text in (wording.shrinkage(report), wording.leads(report), wording.power(report)):
+    power = wording.power(report) if verbosity > 0 else None
+    for text in (wording.shrinkage(report), wording.leads(report), power):
         if text is not None:
             yield from sentence(text, width=width)
     effort = report.effort

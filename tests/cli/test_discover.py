@@ -24,6 +24,8 @@ The most divergent of 1 failed case:
 
 cases: 1 failed, 1 passed
 bound: 0.200 nats/token
+7 leads watched; 4 tested together at 5%: 0 confirmed; the mirror image of the
+search confirmed 0
 search: 312 prompts scored, 0 tokens forwarded, 0.0 s
 
 report: .divergence/reports/run/report.html
