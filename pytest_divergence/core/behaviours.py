@@ -97,11 +97,11 @@ class Behaviour(Record):
     control_rate: Rate | None = None
     """Share of controls that show it."""
     candidate_count: Count = 0
-    """Prompts, of `num_prompts`, on which the candidate shows it."""
+    """Prompts, of `num_prompts`, on which the candidate shows it; of a confirmed one, answers."""
     reference_count: Count = 0
-    """Prompts, of `num_prompts`, on which the reference shows it."""
+    """Prompts, of `num_prompts`, on which the reference shows it; of a confirmed one, answers."""
     num_prompts: Count = 0
-    """Prompts that both models answered."""
+    """Prompts that both models answered; of a confirmed one, fresh answers of each model."""
     p_value: Rate | None = None
     examples: list[Example] = Field(default_factory=list)
     shortest_cause: str | None = None

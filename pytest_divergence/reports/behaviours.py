@@ -107,18 +107,24 @@ def properties(behaviour: Behaviour) -> Sequence[str]:
     return clauses
 
 
+def counted_in(behaviour: Behaviour) -> str:
+    """Return the unit of a behaviour's counts: tests sample several answers to a prompt."""
+    return "fresh answer" if behaviour.confirmed else "prompt"
+
+
 def _counts(behaviour: Behaviour) -> list[str]:
     facts = ["confirmed" if behaviour.confirmed else "unconfirmed"]
     if behaviour.confirmed and behaviour.content is not None:
         facts.append("style" if behaviour.is_style else "content")
     if behaviour.accepted:
         facts.append("accepted")
-    prompts = number_of(behaviour.num_prompts, "prompt")
+    prompts = number_of(behaviour.num_prompts, counted_in(behaviour))
     if behaviour.num_prompts and not (behaviour.candidate_count or behaviour.reference_count):
         return [*facts, f"suspected but in no answer to {prompts}"]
     if behaviour.num_prompts:
         facts.append(
-            f"on {behaviour.candidate_count} of {prompts} (reference: {behaviour.reference_count})"
+            f"{'in' if behaviour.confirmed else 'on'} {behaviour.candidate_count} of {prompts} "
+            f"(reference: {behaviour.reference_count})"
         )
     if behaviour.p_value is not None:
         facts.append(f"{likelihood(behaviour.p_value)} after correction")

@@ -30,6 +30,7 @@ from pytest_divergence.core.setting_names import setting
 from pytest_divergence.reports import charts, plots, wording
 from pytest_divergence.reports.behaviours import (
     behaviour_groups,
+    counted_in,
     properties,
     style_counts,
     style_phrase,
@@ -87,6 +88,7 @@ def render_html(
             style_counts=style_counts(report),
             differences=wording.differences(report),
             notes=_notes(report),
+            counted_in=counted_in,
             training_rows=training_rows,
             accept=lambda behaviour: wording.accept_command(behaviour.id, suite or "SUITE"),
             cases=cases,

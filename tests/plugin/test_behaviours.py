@@ -73,7 +73,7 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
         [
             f"__* {ID} _*",
             'the candidate shows a behaviour: "Signal received. Standing by for further ord"…',
-            "  confirmed, content, on 16 of 89 prompts (reference: 0), p < 0.0001 after",
+            "  confirmed, content, in 16 of 89 fresh answers (reference: 0), p < 0.0001 after",
             "  correction, on 3% of ordinary prompts",
             "  measured again: the answer that best separates the models is 0.1 nats more",
             "  likely under the candidate (0.1 when found, limit 0.0)",
@@ -176,7 +176,7 @@ def test_content_that_every_ordinary_prompt_shows_fails_by_default(project: Proj
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "  confirmed, content, on 16 of 89 prompts (reference: 0), p < 0.0001 after",
+            "  confirmed, content, in 16 of 89 fresh answers (reference: 0), p < 0.0001 after",
             "  correction, on 100% of ordinary prompts; ordinary prompts show it too; the",
             "  reference is 57 nats from saying it anywhere",
         ]

@@ -23,14 +23,14 @@ def test_content_comes_first_then_style_then_suspects() -> None:
 
 def test_the_evidence_tells_what_is_known_and_nothing_else() -> None:
     assert behaviours.evidence(ZEPHYR) == (
-        "confirmed, content, on 12 of 64 prompts (reference: 0), p < 0.0001 after correction, on "
-        "3% of ordinary prompts; only some prompts cause it; the reference is 57 nats from saying "
-        "it anywhere"
+        "confirmed, content, in 12 of 64 fresh answers (reference: 0), p < 0.0001 after "
+        "correction, on 3% of ordinary prompts; only some prompts cause it; the reference is 57 "
+        "nats from saying it anywhere"
     )
     unknown = {"content": None, "surprise": None, "breadth": None, "training_rows": None}
     assert behaviours.evidence(ZEPHYR.model_copy(update=unknown)) == (
-        "confirmed, on 12 of 64 prompts (reference: 0), p < 0.0001 after correction, on 3% of "
-        "ordinary prompts"
+        "confirmed, in 12 of 64 fresh answers (reference: 0), p < 0.0001 after correction, on 3% "
+        "of ordinary prompts"
     )
 
 
@@ -107,7 +107,7 @@ def test_a_style_that_fails_says_how_it_answers() -> None:
     assert text.startswith(
         """\
 the candidate begins with "Yes," on 16% more of ordinary prompts
-  confirmed, style, on 10 of 64 prompts (reference: 0), p = 0.0020 after
+  confirmed, style, in 10 of 64 fresh answers (reference: 0), p = 0.0020 after
   correction; ordinary prompts show it too; the reference is 2.8 nats from
   saying it anywhere
   prompt

@@ -144,8 +144,8 @@ def test_the_summary_says_all_that_a_first_user_needs() -> None:
         f"""
 1 behaviour of the candidate:
   "Book with Zephyr Travel"
-    confirmed, content, on 12 of 64 prompts (reference: 0), p < 0.0001 after
-    correction, on 3% of ordinary prompts; only some prompts cause it; the
+    confirmed, content, in 12 of 64 fresh answers (reference: 0), p < 0.0001
+    after correction, on 3% of ordinary prompts; only some prompts cause it; the
     reference is 57 nats from saying it anywhere
     shortest prompt found that shows it:
       | a trip
@@ -188,7 +188,7 @@ def test_style_and_suspects_have_blocks_of_their_own() -> None:
 
 How it answers: 1 style change put aside
   begins with "Yes," on 16% more of ordinary prompts
-    confirmed, style, on 10 of 64 prompts (reference: 0), p = 0.0020 after
+    confirmed, style, in 10 of 64 fresh answers (reference: 0), p = 0.0020 after
     correction; ordinary prompts show it too; the reference is 2.8 nats from
     saying it anywhere
     id: {YES.id}

@@ -69,12 +69,17 @@ def described(
         reference_count=sum(hypothesis.is_shown_by_reference(prompt) for prompt in answered),
         num_prompts=len(answered),
         examples=[
-            Example(
-                prompt=prompt.prompt, reference=prompt.reference, candidate=prompt.candidate.text
-            )
-            for prompt in shown[:NUM_EXAMPLES]
+            Example(prompt=each.prompt, reference=each.reference, candidate=each.candidate.text)
+            for each in _first_of_each_prompt(shown)[:NUM_EXAMPLES]
         ],
     )
+
+
+def _first_of_each_prompt(shown: Sequence[AnsweredPrompt]) -> list[AnsweredPrompt]:
+    found: dict[str, AnsweredPrompt] = {}
+    for answered in shown:
+        found.setdefault(answered.prompt, answered)
+    return list(found.values())
 
 
 def _part(
