@@ -48,43 +48,12 @@ SENTENCE = re.compile(r"[^.!?？؟。]+[.!?？؟。]*")
 BEFORE_NOUNS = frozenset({"a", "an", "for", "in", "my", "of", "our", "the", "your"})
 BEFORE_VERBS = frozenset({"can", "i", "not", "should", "to", "we", "will", "you"})
 ASKING = frozenset({"how", "what", "when", "where", "which", "who", "whose", "why"})
-AUXILIARIES = frozenset(
-    [
-        "am",
-        "are",
-        "can",
-        "could",
-        "did",
-        "do",
-        "does",
-        "had",
-        "has",
-        "have",
-        "is",
-        "may",
-        "might",
-        "must",
-        "shall",
-        "should",
-        "was",
-        "were",
-        "will",
-        "would",
-        "aren",
-        "couldn",
-        "didn",
-        "doesn",
-        "hadn",
-        "hasn",
-        "haven",
-        "isn",
-        "shouldn",
-        "wasn",
-        "weren",
-        "won",
-        "wouldn",
-    ]
-)
+AUXILIARIES = frozenset([
+    "am", "are", "can", "could", "did", "do", "does", "had", "has", "have", "is", "may",
+    "might", "must", "shall", "should", "was", "were", "will", "would", "aren", "couldn",
+    "didn", "doesn", "hadn", "hasn", "haven", "isn", "shouldn", "wasn", "weren", "won",
+    "wouldn",
+])  # fmt: skip
 CODE = re.compile(
     r"```|\b(bash|code|css|html|java|javascript|python|regex|script|sql)\b", re.IGNORECASE
 )
@@ -205,7 +174,8 @@ def dividing_properties(
 
     Prompts are compared within a contrast alone, so what sets origins apart is none. A property
     ranks by its p-value, times the number of properties of its kind that are looked at. A word that
-    `ordinary` prompts hold often tells no topic.
+    `ordinary` prompts hold often tells no topic. Before a form comes a special case of it, which a
+    search may have met too rarely for a p-value.
     """
     groups = _Groups(contrasts)
     ranked = _ranked(groups, ordinary)
@@ -217,7 +187,7 @@ def dividing_properties(
         close = [found for log_p, found in alike if log_p <= best[0] + MIN_GAIN]
         chosen.append(max(close, key=_num_words))
         ranked = [pair for pair in ranked if pair not in alike]
-    return chosen
+    return [found for each in chosen for found in groups.with_special_case(each)][:MAX_PROPERTIES]
 
 
 def parts_clearly(contrasts: Sequence[Contrast], ordinary: Sequence[str]) -> bool:
@@ -306,6 +276,17 @@ class _Groups:
             )
             distribution, observed = np.convolve(distribution, chances), observed + ours
         return math.log(min(1.0, max(float(distribution[observed:].sum()), 1e-300)))
+
+    def with_special_case(self, found: PromptProperty) -> list[PromptProperty]:
+        """Return a property, and before it the special case that at least as many share."""
+        special = Form(SPECIAL_CASES.get(found.text, "")) if isinstance(found, Form) else None
+        if special is None or not special.text or not any(map(special.holds, self.showing)):
+            return [found]
+        shares = [
+            sum(map(each.holds, self.showing)) / sum(map(each.holds, self.all))
+            for each in (special, found)
+        ]
+        return [special, found] if shares[0] >= shares[1] else [found]
 
     def are_alike(self, first: PromptProperty, second: PromptProperty) -> bool:
         """Whether mostly the same prompts have two properties."""
@@ -467,3 +448,8 @@ FORMS: Mapping[str, Callable[[str], bool]] = {
     "of several lines": lambda prompt: "\n" in prompt.strip(),
 }
 """Forms of prompts, by their words for people."""
+SPECIAL_CASES = {
+    "that ask a question": "that ask a yes-or-no question",
+    "that hold a number": "that hold a sum",
+}
+"""Forms of which all prompts have another one too, by that other one."""

@@ -98,6 +98,21 @@ def test_the_property_that_all_share_comes_first(showing: tuple[str, ...], text:
     assert parts_clearly([Contrast(showing, OTHERS)], ORDINARY)
 
 
+NUMBERED = ("Name 3 owls", "I am 40", "7 x 8 =", "Room 12 is cold", "2 teas for 1", "Take bus 9")
+
+
+def test_a_special_case_comes_before_the_form_that_hides_it() -> None:
+    """What a search writes rarely is a sum, but a sum may be what the others only resemble."""
+    is_sum = Form("that hold a sum").holds
+    found = parted(NUMBERED, [prompt for prompt in OTHERS if not is_sum(prompt)])
+
+    assert found.index("that hold a sum") + 1 == found.index("that hold a number")
+    assert "that hold a sum" not in parted(NUMBERED, [*OTHERS, *SUMS])  # sums that do not show it
+    without = tuple(prompt for prompt in NUMBERED if not is_sum(prompt))
+    assert "that hold a number" in parted(without)
+    assert "that hold a sum" not in parted(without)
+
+
 def test_what_sets_origins_apart_is_no_property() -> None:
     """A search writes English, and most controls show nothing: English is no cause for that."""
     controls = Contrast((), [*GERMAN, *(p for p in SEEDS if not p.isascii())][:40])
