@@ -46,7 +46,8 @@ def run_pytest(project: Path, *arguments: str) -> Session:
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],
         cwd=project,
-        env={**kept, "COLUMNS": "80"},
+        # One thread: two would wait for the core that other tests keep busy.
+        env={**kept, "COLUMNS": "80", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
