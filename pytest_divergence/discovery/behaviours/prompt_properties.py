@@ -257,7 +257,8 @@ class _Groups:
     """Prompts that show something and others, by origin."""
 
     def __init__(self, contrasts: Sequence[Contrast]) -> None:
-        self.contrasts = contrasts
+        # An empty origin has no distribution, and one of a single group tells nothing.
+        self.contrasts = [each for each in contrasts if each.showing and each.others]
         self.showing = [prompt for each in contrasts for prompt in each.showing]
         self.all = [*self.showing, *(prompt for each in contrasts for prompt in each.others)]
 

@@ -124,6 +124,14 @@ def test_what_sets_origins_apart_is_no_property() -> None:
     assert texts[0] == "that hold the words 'blue lantern'"
 
 
+def test_an_origin_without_prompts_changes_nothing() -> None:
+    contrast = Contrast(LANTERN, OTHERS)
+
+    found = dividing_properties([Contrast((), ()), contrast], ORDINARY)
+
+    assert found == dividing_properties([contrast], ORDINARY) != []
+
+
 def test_too_few_prompts_suggest_nothing() -> None:
     assert parted(TRAVEL[:2]) == []
     assert parted(()) == []
