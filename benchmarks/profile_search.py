@@ -26,7 +26,7 @@ import torch
 
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.engines import in_process
-from pytest_divergence.discovery.engines.base import Unit
+from pytest_divergence.discovery.engines.base import WorkUnit
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.run import search
 from pytest_divergence.models.loading import load_model_pair
@@ -72,7 +72,7 @@ class Stopwatch:
             yield
 
     def _measured(self, measured: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(unit: Unit, load_pair: Callable[[], ModelPair]) -> Any:
+        def timed(unit: WorkUnit, load_pair: Callable[[], ModelPair]) -> Any:
             parts = unit.name.split("/")  # numbers and digests tell units of one kind apart
             self._kind = "/".join(parts[:2]) if parts[0] in NAMED_BY_TWO else parts[0]
             started = time.perf_counter()
