@@ -15,12 +15,12 @@ from contextlib import nullcontext
 from functools import partial
 from unittest import mock
 
-from pytest_divergence.discovery.behaviours.hints import asked
 from timing import ratio, seconds
 
 from pytest_divergence import ModelPair, load_model_pair
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery import calibration, confirmation
+from pytest_divergence.discovery.behaviours.amplified_phrases import asked
 from pytest_divergence.discovery.prompt_files import (
     SHIPPED_CONTROLS,
     SHIPPED_SEEDS,
