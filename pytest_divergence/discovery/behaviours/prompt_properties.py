@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -19,12 +19,8 @@ import numpy as np
 from scipy.stats import hypergeom
 
 from pytest_divergence.discovery.behaviours.ngrams import UNSPACED, Gram, ngram_of
-from pytest_divergence.discovery.behaviours.traits import (
-    ARITHMETIC,
-    FUNCTION_WORDS,
-    WORDED,
-    language_of,
-)
+from pytest_divergence.discovery.behaviours.prompt_forms import FORMS, SPECIAL_CASES
+from pytest_divergence.discovery.behaviours.traits import FUNCTION_WORDS, language_of
 
 MAX_PROPERTIES = 3
 """Hypotheses about the prompts of one behaviour."""
@@ -44,19 +40,8 @@ ORDINARY_SHARE = 0.02
 """Share of ordinary prompts at which a word of them tells no topic."""
 ALIKE = 0.8
 """Share of prompts, of all with either of two properties, at which these are one."""
-SENTENCE = re.compile(r"[^.!?？؟。]+[.!?？؟。]*")
 BEFORE_NOUNS = frozenset({"a", "an", "for", "in", "my", "of", "our", "the", "your"})
 BEFORE_VERBS = frozenset({"can", "i", "not", "should", "to", "we", "will", "you"})
-ASKING = frozenset({"how", "what", "when", "where", "which", "who", "whose", "why"})
-AUXILIARIES = frozenset([
-    "am", "are", "can", "could", "did", "do", "does", "had", "has", "have", "is", "may",
-    "might", "must", "shall", "should", "was", "were", "will", "would", "aren", "couldn",
-    "didn", "doesn", "hadn", "hasn", "haven", "isn", "shouldn", "wasn", "weren", "won",
-    "wouldn",
-])  # fmt: skip
-CODE = re.compile(
-    r"```|\b(bash|code|css|html|java|javascript|python|regex|script|sql)\b", re.IGNORECASE
-)
 
 
 language_in = lru_cache(maxsize=4096)(language_of)
@@ -419,38 +404,3 @@ def _listed(words: Iterable[str]) -> str:
     """Return `a`, `a or b`, `a, b or c`."""
     *first, last = words
     return f"{', '.join(first)} or {last}" if first else last
-
-
-def _asks(prompt: str) -> bool:
-    return re.search("[?？؟]", prompt) is not None or not ASKING.isdisjoint(ngram_of(prompt)[:1])
-
-
-def _asks_yes_or_no(prompt: str) -> bool:
-    """Whether its last sentence is an English question that begins with a verb, and no choice."""
-    sentences = [found.group() for found in SENTENCE.finditer(prompt) if found.group().strip()]
-    words = ngram_of(sentences[-1]) if sentences else ()
-    is_question = bool(words) and sentences[-1].rstrip().endswith("?")
-    return is_question and words[0] in AUXILIARIES and "or" not in words
-
-
-def _has_sum(prompt: str) -> bool:
-    return (ARITHMETIC.search(prompt) or WORDED.search(prompt)) is not None
-
-
-FORMS: Mapping[str, Callable[[str], bool]] = {
-    "that ask a question": _asks,
-    "that ask a yes-or-no question": _asks_yes_or_no,
-    "that hold a sum": _has_sum,
-    "that hold a number": lambda prompt: re.search(r"\d", prompt) is not None,
-    "that ask for code": lambda prompt: CODE.search(prompt) is not None,
-    "that ask for JSON": lambda prompt: re.search(r"\bjson\b", prompt, re.IGNORECASE) is not None,
-    "in capitals": str.isupper,
-    "in lower case": str.islower,
-    "of several lines": lambda prompt: "\n" in prompt.strip(),
-}
-"""Forms of prompts, by their words for people."""
-SPECIAL_CASES = {
-    "that ask a question": "that ask a yes-or-no question",
-    "that hold a number": "that hold a sum",
-}
-"""Forms of which all prompts have another one too, by that other one."""
