@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_divergence.discovery.behaviours.prompt_forms import FORMS
 from pytest_divergence.discovery.behaviours.prompt_properties import (
-    FORMS,
     Contrast,
     Form,
     Language,
