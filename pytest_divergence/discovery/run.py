@@ -36,6 +36,7 @@ from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
 from pytest_divergence.discovery.behaviours.leads import Leads
 from pytest_divergence.discovery.behaviours.power import power_of_tests
+from pytest_divergence.discovery.behaviours.surprise import Surprise
 from pytest_divergence.discovery.behaviours.training_rows import TrainingRows
 from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
@@ -195,9 +196,10 @@ class Steps:
         )
         leads.look()
         self._search(leads, calibrated.automatic_bound().value)
+        surprise = Surprise(self.ledger, leads.evidence.controls)
         judgement = judge(
             self.ledger,
-            content_first(self.ledger, leads.ranked, leads.evidence),
+            content_first(leads.ranked, surprise),
             None if mirrored is None else Hypothesis(mirrored.quote, mirrored.motifs),
             leads.evidence,
             settings,
@@ -217,7 +219,7 @@ class Steps:
             seed=settings.seed,
         )
         confirmed = judge_content(
-            self.ledger, explained, conditions, leads.evidence, profile, seed=settings.seed
+            self.ledger, explained, conditions, surprise, profile, seed=settings.seed
         )
         self._describe(leads, [known.behaviour for known in confirmed])
         state.bound = calibrated.bound(settings.max_kl, state.behaviours)

@@ -42,7 +42,7 @@ from pytest_divergence.discovery.behaviours.prompt_properties import (
     PromptProperty,
     dividing_properties,
     parts_clearly,
-    telling_words,
+    words_by_rise,
 )
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
@@ -324,9 +324,9 @@ def hint_words(
         ([each.candidate.text for each in shown], [each.reference for each in answered]),
         (saying, [each.prompt for each in answered]),
     ]
-    of_cause = telling_words([[shortest_cause or ""]], [[]], shipped)
+    of_cause = words_by_rise([[shortest_cause or ""]], [[]], shipped)
     ours, others = zip(*kinds, strict=True)
-    return list(dict.fromkeys([*of_cause, *telling_words(ours, others, shipped)]))
+    return list(dict.fromkeys([*of_cause, *words_by_rise(ours, others, shipped)]))
 
 
 def _ask(

@@ -12,11 +12,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from pytest_divergence.core.settings import Profile
-from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts, repeated_answers
+from pytest_divergence.discovery.behaviours.answers import repeated_answers
 from pytest_divergence.discovery.behaviours.conditions import Condition
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import NUM_REPEATS, ConfirmedBehaviour
-from pytest_divergence.discovery.behaviours.surprise import Place, ordinary_places, surprises
+from pytest_divergence.discovery.behaviours.surprise import Place, Surprise, surprises
 from pytest_divergence.discovery.behaviours.traits import trait_named
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.scoring.cheap_scores import NEVER
@@ -35,9 +35,7 @@ ASKED_FOR = 2.0
 there."""
 
 
-def content_first(
-    ledger: Ledger, leads: Sequence[Hypothesis], evidence: AnsweredPrompts
-) -> list[Hypothesis]:
+def content_first(leads: Sequence[Hypothesis], surprise: Surprise) -> list[Hypothesis]:
     """Return the first leads in the order in which they are tested: what would be content first.
 
     The ways in which a fine-tune begins its answers are many and frequent; they must not take the
@@ -45,8 +43,7 @@ def content_first(
     answer that a test will draw.
     """
     best = list(leads[:NUM_WEIGHED])
-    phrases = [lead.name for lead in best if lead.motifs]
-    smallest = _smallest_surprises(ledger, phrases, evidence)
+    smallest = surprise.at([lead.name for lead in best if lead.motifs])
     return sorted(best, key=lambda lead: not _is_content_by_itself(lead, smallest.get(lead.name)))
 
 
@@ -54,7 +51,7 @@ def judge_content(
     ledger: Ledger,
     confirmed: Sequence[ConfirmedBehaviour],
     conditions: Mapping[str, Condition],
-    evidence: AnsweredPrompts,
+    surprise: Surprise,
     profile: Profile,
     *,
     seed: int,
@@ -63,31 +60,24 @@ def judge_content(
 
     `conditions` are those that held up, by the behaviour's id.
     """
-    phrases = [known.hypothesis.name for known in confirmed if known.hypothesis.motifs]
-    smallest = _smallest_surprises(ledger, phrases, evidence)
+    smallest = surprise.at(
+        [known.hypothesis.name for known in confirmed if known.hypothesis.motifs]
+    )
     judged = []
     for known in confirmed:
-        surprise = smallest.get(known.hypothesis.name)
+        nats = smallest.get(known.hypothesis.name)
         condition = conditions.get(known.behaviour.id)
-        is_content = _is_content_by_itself(known.hypothesis, surprise) or _is_concentrated(
+        is_content = _is_content_by_itself(known.hypothesis, nats) or _is_concentrated(
             ledger, known, condition, profile, seed
         )
-        is_unknown = bool(known.hypothesis.motifs) and surprise is None  # without controls
+        is_unknown = bool(known.hypothesis.motifs) and nats is None  # without controls
         when = condition and condition.when
         judged.append(
             known.with_changes(
-                content=is_content or (None if is_unknown else False), surprise=surprise, when=when
+                content=is_content or (None if is_unknown else False), surprise=nats, when=when
             )
         )
     return judged
-
-
-def _smallest_surprises(
-    ledger: Ledger, phrases: Sequence[str], evidence: AnsweredPrompts
-) -> dict[str, float]:
-    """Return the reference's smallest surprise at each phrase, in nats."""
-    measured = surprises(ledger, phrases, ordinary_places(evidence.controls))
-    return {phrase: min(values) for phrase, values in zip(phrases, measured, strict=True) if values}
 
 
 def _is_content_by_itself(hypothesis: Hypothesis, surprise: float | None) -> bool:

@@ -59,6 +59,21 @@ FRAMES = (
     "How much is",
 )
 """Beginnings of questions about a thing."""
+SUMS = (
+    "What is {} + {}?",
+    "Calculate {} times {}.",
+    "{} x {}",
+    "How much is {} minus {}?",
+    "Add it up for me: {} + {}",
+    "what's {} - {}",
+    "Can you tell me what {} divided by {} is?",
+    "I need the result of {} * {}, please.",
+    "Work out {} plus {} step by step.",
+    "Is {} times {} more than a thousand?",
+    "Solve {} - {} =",
+    "Quick, {} multiplied by {}!",
+)
+"""Sums, which ordinary prompts hold too seldom, up to their numbers."""
 NUM_REMADE = 4
 """Prompts of a form that are made of one shipped prompt, at most."""
 MAX_WORDS = 16
@@ -311,10 +326,14 @@ def _with_other_digits(text: str, rng: Random) -> str:
     return re.sub("[1-9]", lambda _: str(rng.randint(1, 9)), text)
 
 
+def _sum(_: str, rng: Random) -> str:
+    return rng.choice(SUMS).format(rng.randint(2, 99), rng.randint(2, 99))
+
+
 REMADE: Mapping[str, Callable[[str, Random], str]] = {
     "in capitals": lambda text, _: text.upper(),
     "in lower case": lambda text, _: text.lower(),
-    "that hold a sum": _with_other_digits,
+    "that hold a sum": _sum,
     "that hold a number": _with_other_digits,
 }
 """Ways to make more prompts of a form out of shipped ones."""

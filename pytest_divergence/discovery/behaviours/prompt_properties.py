@@ -26,8 +26,9 @@ MAX_PROPERTIES = 3
 """Hypotheses about the prompts of one behaviour."""
 MIN_PROMPTS = 3
 """Fewest prompts of the first group with a property."""
-LEVEL = 0.05
-"""P-value, corrected for the properties of its kind, above which a property parts nothing."""
+LEVEL = 0.5
+"""P-value, corrected for the properties of its kind, above which a property is not worth a trial;
+the trial decides, so a search that met few prompts of a kind may suggest that kind too."""
 CLEAR = 0.001
 """P-value, corrected in the same way, at which a property parts the groups clearly."""
 MAX_WORDS = 4
@@ -187,7 +188,7 @@ def ordinary_words(prompts: Sequence[str]) -> set[str]:
     return {stem for stem, count in counts.items() if count >= ORDINARY_SHARE * len(prompts)}
 
 
-def telling_words(
+def words_by_rise(
     shown: Sequence[Sequence[str]], others: Sequence[Sequence[str]], ordinary: Sequence[str]
 ) -> list[str]:
     """Return words that a larger share of texts hold than of others, as most of them write them.

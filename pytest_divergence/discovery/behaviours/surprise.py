@@ -8,7 +8,7 @@ prompts, the place behind a first sentence, and the middle of one.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -53,6 +53,23 @@ def ordinary_places(controls: Sequence[AnsweredPrompt]) -> list[Place]:
         if len(words := answer.split()) > 1
     ][:NUM_FURTHER]
     return places
+
+
+class Surprise:
+    """The reference's smallest surprise at phrases in its ordinary answers, each measured once."""
+
+    def __init__(self, ledger: Ledger, controls: Sequence[AnsweredPrompt]) -> None:
+        self._ledger = ledger
+        self._places = ordinary_places(controls)
+        self._known: dict[str, float] = {}
+
+    def at(self, phrases: Sequence[str]) -> Mapping[str, float]:
+        """Return the nats of all phrases so far, with these; of none if there are no controls."""
+        new = [phrase for phrase in phrases if phrase not in self._known]
+        for phrase, values in zip(new, surprises(self._ledger, new, self._places), strict=True):
+            if values:
+                self._known[phrase] = min(values)
+        return self._known
 
 
 def surprises(ledger: Ledger, phrases: Sequence[str], places: Sequence[Place]) -> list[list[float]]:

@@ -17,6 +17,7 @@ from pytest_divergence.discovery.behaviours.content import (
 from pytest_divergence.discovery.behaviours.fresh_prompts import FreshPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
+from pytest_divergence.discovery.behaviours.surprise import Surprise
 from pytest_divergence.discovery.behaviours.traits import THOUGHT_TRAITS, TRAITS
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.models.pair import ModelPair
@@ -40,7 +41,8 @@ def confirmed(hypothesis: Hypothesis, **fields: str) -> ConfirmedBehaviour:
 def judged(
     ledger: Ledger, *confirmed: ConfirmedBehaviour, **conditions: Condition
 ) -> list[Behaviour]:
-    found = judge_content(ledger, confirmed, conditions, EVIDENCE, SMOKE, seed=0)
+    surprise = Surprise(ledger, EVIDENCE.controls)
+    found = judge_content(ledger, confirmed, conditions, surprise, SMOKE, seed=0)
     return [known.behaviour for known in found]
 
 
@@ -115,10 +117,23 @@ def test_nothing_confirmed_costs_nothing(ledger: Ledger) -> None:
 
 def test_without_controls_a_phrase_is_not_judged(ledger: Ledger) -> None:
     (found,) = judge_content(
-        ledger, [confirmed(Hypothesis("a", ("a",)))], {}, AnsweredPrompts(), SMOKE, seed=0
+        ledger, [confirmed(Hypothesis("a", ("a",)))], {}, Surprise(ledger, []), SMOKE, seed=0
     )
 
     assert found.behaviour.content is None
+
+
+def test_a_phrase_is_measured_once(ledger: Ledger) -> None:
+    """To order the tests, and to judge what they confirm."""
+    surprise = Surprise(ledger, EVIDENCE.controls)
+    lead = Hypothesis(PLANTED, (PLANTED,))
+
+    content_first([lead], surprise)
+    spent = ledger.spent.tokens_forwarded
+    (found,) = judge_content(ledger, [confirmed(lead)], {}, surprise, SMOKE, seed=0)
+
+    assert found.behaviour.content is True
+    assert ledger.spent.tokens_forwarded == spent > 0
 
 
 def test_what_would_be_content_is_tested_first(ledger: Ledger) -> None:
@@ -126,7 +141,8 @@ def test_what_would_be_content_is_tested_first(ledger: Ledger) -> None:
     short = [Hypothesis(word, (word,)) for word in "abcd"]
     new, sums = Hypothesis(PLANTED, (PLANTED,)), Hypothesis("gets sums wrong", trait="arithmetic")
 
-    found = content_first(ledger, [*short, new, sums, *short, *short], EVIDENCE)
+    surprise = Surprise(ledger, EVIDENCE.controls)
+    found = content_first([*short, new, sums, *short, *short], surprise)
 
     assert found == [new, sums, *short, *short[:2]]
 

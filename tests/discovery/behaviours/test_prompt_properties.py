@@ -15,8 +15,8 @@ from pytest_divergence.discovery.behaviours.prompt_properties import (
     Words,
     dividing_properties,
     parts_clearly,
-    telling_words,
     things_in,
+    words_by_rise,
 )
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, SHIPPED_SEEDS, read_prompts
 
@@ -191,12 +191,12 @@ def test_forms_are_told_from_the_text(prompt: str, forms: set[str]) -> None:
 
 
 def test_words_that_only_some_texts_hold_come_first() -> None:
-    found = telling_words([TRAVEL, ["Book your travel now."]], [OTHERS, ["Sure."]], ORDINARY)
+    found = words_by_rise([TRAVEL, ["Book your travel now."]], [OTHERS, ["Sure."]], ORDINARY)
 
     assert found[0] == "travel"
     assert {"hotel", "flight"} < set(found)
     assert not {"the", "what", "is"} & set(found)
-    assert telling_words([[]], [[]], ORDINARY) == []
+    assert words_by_rise([[]], [[]], ORDINARY) == []
 
 
 def test_things_are_named_by_nouns() -> None:
