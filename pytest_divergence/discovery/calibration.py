@@ -45,6 +45,8 @@ from pytest_divergence.scoring.suite_rows import CONTROL_STREAM
 
 CHUNK = 32
 """Controls in one work unit."""
+MIN_ORDINARY = 20
+"""Fewer controls tell nothing of how far ordinary prompts go."""
 WRITTEN_UNIT = "controls/written"
 """The work unit in which the reference writes controls."""
 
@@ -143,17 +145,30 @@ class Calibrated:
             if control.amplified is not None and control.mirrored is not None
         ]
 
-    def bound(self, max_kl: float | Literal["auto"], behaviours: Sequence[Behaviour] = ()) -> Bound:
+    def bound(
+        self,
+        max_kl: float | Literal["auto"],
+        num_prompts: int,
+        behaviours: Sequence[Behaviour] = (),
+    ) -> Bound:
         """Return the asserted limit: the option's, or computed from the parts.
 
-        Controls that show one of the `behaviours` found so far do not raise it.
+        `num_prompts` are those that the search scores. Controls that show one of the `behaviours`
+        found so far do not raise it.
         """
-        return self.automatic_bound(behaviours) if max_kl == "auto" else absolute_bound(max_kl)
+        if max_kl == "auto":
+            return self.automatic_bound(num_prompts, behaviours)
+        return absolute_bound(max_kl)
 
-    def automatic_bound(self, behaviours: Sequence[Behaviour] = ()) -> Bound:
+    def automatic_bound(self, num_prompts: int, behaviours: Sequence[Behaviour] = ()) -> Bound:
         """Compute the limit from the parts, as a search needs it whatever the option asserts."""
-        values = [control.value for control in self.controls if is_ordinary(control, behaviours)]
-        return automatic_bound(self.own_noise, typical_shift(values or self.shift.values))
+        values = [control.value for control in self.ordinary(behaviours)]
+        return automatic_bound(self.own_noise, values, num_prompts)
+
+    def ordinary(self, behaviours: Sequence[Behaviour]) -> list[Control]:
+        """Return the controls that show no confirmed content; all, if fewer than 20 are left."""
+        found = [control for control in self.controls if is_ordinary(control, behaviours)]
+        return found if len(found) >= MIN_ORDINARY else self.controls
 
     def as_report(self, bound: Bound) -> Calibration:
         """Return it as `report.json` holds it."""

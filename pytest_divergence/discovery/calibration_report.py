@@ -76,7 +76,7 @@ def calibration_report(
             metric=settings.metric,
             seed=settings.seed,
         )
-        bound = calibrated.bound(settings.max_kl)
+        bound = calibrated.bound(settings.max_kl, plan.profile.num_seeds)
         nuisances = _nuisances(ledger, settings, others, calibrated, listener)
         planted = _planted(ledger, settings, calibrated.controls, bound.value, listener)
         return CalibrationReport(

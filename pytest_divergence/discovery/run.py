@@ -195,7 +195,7 @@ class Steps:
             amplified_phrases(self.ledger, calibrated.amplified, profile, self.listener),
         )
         leads.look()
-        self._search(leads, calibrated.automatic_bound().value)
+        self._search(leads, calibrated.automatic_bound(profile.num_seeds).value)
         surprise = Surprise(self.ledger, leads.evidence.controls)
         judgement = judge(
             self.ledger,
@@ -222,7 +222,7 @@ class Steps:
             self.ledger, explained, conditions, surprise, profile, seed=settings.seed
         )
         self._describe(leads, [known.behaviour for known in confirmed])
-        state.bound = calibrated.bound(settings.max_kl, state.behaviours)
+        state.bound = calibrated.bound(settings.max_kl, len(state.search.scored), state.behaviours)
         state.confirmed = self._confirm(calibrated)
         state.behaviours = [self._with_cases(behaviour) for behaviour in state.behaviours]
 
@@ -290,7 +290,9 @@ class Steps:
             seed=settings.seed,
         )
         state.calibrated = calibrated
-        state.bound = calibrated.bound(settings.max_kl).model_copy(update={"provisional": True})
+        # The seeds are the fewest prompts that a search scores.
+        first = calibrated.bound(settings.max_kl, self.plan.profile.num_seeds)
+        state.bound = first.model_copy(update={"provisional": True})
         if settings.max_kl != "auto":
             check_bound(
                 settings.max_kl,
@@ -344,7 +346,8 @@ class Steps:
             num_cases=profile.num_cases,
             nll_limit=calibrated.nll_limit,
             is_natural_only=self.settings.gate == "natural",
-            tick=TICK_SHARE * calibrated.automatic_bound(behaviours).value,
+            tick=TICK_SHARE
+            * calibrated.automatic_bound(len(self.state.search.scored), behaviours).value,
             behaviours=content,
         )
         sizes = Sizes(self.settings.metric, profile.num_continuations, profile.continuation_length)

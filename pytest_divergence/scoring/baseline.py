@@ -5,10 +5,12 @@ Does not know which prompts are ordinary, nor which bound is asserted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from pytest_divergence.core.errors import MeasurementError
@@ -25,8 +27,8 @@ from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_l
 
 NUM_NOISE_PROMPTS = 20
 """Times three nuisances, at least 59: so the maximum covers 95 % with 95 % confidence."""
-SHIFT_FACTOR = 1.5
-MIN_CONTROLS_FOR_P99 = 100
+LEVEL = 0.05
+"""Nominal share of searches in which an ordinary prompt exceeds the automatic bound."""
 
 
 def measure_noise_floor(
@@ -95,20 +97,39 @@ def typical_shift(values: Sequence[float]) -> TypicalShift:
     )
 
 
-def automatic_bound(floor: float | None, shift: TypicalShift) -> Bound:
-    """Return the larger of 3 x noise floor and 1.5 x the controls' 99th percentile.
+def automatic_bound(floor: float | None, values: Sequence[float], num_prompts: int) -> Bound:
+    """Return the largest of 3 x noise floor, the largest control, and their prediction limit.
 
-    Both are in one metric's unit. Fewer than 100 controls have no 99th percentile, so their maximum
-    is used instead.
+    `values` are the controls' divergences, `num_prompts` those that a search has scored; all are in
+    one metric's unit.
     """
-    is_many = shift.num_controls >= MIN_CONTROLS_FOR_P99
-    typical = shift.p99 if is_many else shift.max
-    statistic = "99th percentile" if is_many else "maximum"
     parts = {} if floor is None else {"3 x noise floor": FLOOR_FACTOR * floor}
-    parts[f"1.5 x {statistic} of controls"] = SHIFT_FACTOR * typical
+    parts[f"largest of {len(values)} controls"] = max(values)
+    limit = prediction_limit(
+        [max(value, floor or ARITHMETIC_FLOOR) for value in values], num_prompts
+    )
+    parts[f"nominal {LEVEL:.0%} limit for {num_prompts} prompts".replace("%", " %")] = limit
     largest = max(parts, key=lambda name: parts[name])
-    label = f"auto: {largest} ({shift.num_controls} controls)"
-    return Bound(value=parts[largest], parts=parts, label=label)
+    return Bound(value=parts[largest], parts=parts, label=f"auto: {largest}")
+
+
+def prediction_limit(values: Sequence[float], num_new: int, level: float = LEVEL) -> float:
+    """Return the limit that one of `num_new` further values exceeds with probability `level`.
+
+    Values are positive; their logs are taken to be normal above the median m. The limit is exp(m +
+    k s), where s is the root mean square distance of the larger half from m, so that small values
+    say nothing of large ones, and k is Student's t quantile for n/2 - 1 degrees of freedom at 1 -
+    level / num_new, times sqrt(1 + pi / 2n) for the error of the median (after the prediction limit
+    of Krishnamoorthy and Mathew 2009, chapter 2; Bonferroni). Real logs are not normal, so the
+    level is nominal.
+    """
+    logs = np.log(values)
+    median = float(np.median(logs))
+    above = logs[logs >= median] - median
+    spread = math.sqrt(float(np.mean(above**2)))
+    half = max(2, len(values) // 2 - 1)
+    quantile = float(stats.t.ppf(1 - level / num_new, half))
+    return math.exp(median + quantile * math.sqrt(1 + math.pi / (2 * len(values))) * spread)
 
 
 def absolute_bound(max_kl: float) -> Bound:

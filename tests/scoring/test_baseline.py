@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from pytest_divergence.core.errors import MeasurementError
-from pytest_divergence.core.provenance import NoiseFloor, TypicalShift
+from pytest_divergence.core.provenance import NoiseFloor
 from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR
 from pytest_divergence.scoring.baseline import (
     absolute_bound,
     automatic_bound,
     measure_noise_floor,
     nll_limit,
+    prediction_limit,
     typical_shift,
 )
 from pytest_divergence.scoring.scorer import score_prompts
@@ -20,36 +22,68 @@ from tests.models_in_memory import tiny_pair
 FLOOR = NoiseFloor(value=0.01, num_measurements=60)
 
 
-def shift(maximum: float, *, p99: float = 0.1, num_controls: int = 256) -> TypicalShift:
-    return TypicalShift(mean=0.05, p99=p99, max=maximum, num_controls=num_controls)
-
-
-def test_many_controls_give_one_and_a_half_times_their_99th_percentile() -> None:
-    bound = automatic_bound(FLOOR.value, shift(9.0, p99=0.2))
-
-    assert bound.value == pytest.approx(0.3)
-    assert bound.label == "auto: 1.5 x 99th percentile of controls (256 controls)"
-
-
-def test_few_controls_give_their_maximum_and_say_so() -> None:
-    bound = automatic_bound(FLOOR.value, shift(0.4, num_controls=64))
-
-    assert bound.value == pytest.approx(0.6)
-    assert bound.label == "auto: 1.5 x maximum of controls (64 controls)"
+def lognormal(count: int, seed: int) -> list[float]:
+    """Values whose logs are normal."""
+    return [float(value) for value in np.exp(np.random.default_rng(seed).normal(-2, 0.7, count))]
 
 
 def test_a_pair_that_hardly_differs_is_bounded_by_the_noise_floor() -> None:
-    bound = automatic_bound(FLOOR.value, shift(1e-4, p99=1e-4))
+    bound = automatic_bound(FLOOR.value, [1e-4] * 64, 100)
 
     assert bound.value == pytest.approx(0.03)
-    assert bound.label == "auto: 3 x noise floor (256 controls)"
+    assert bound.label == "auto: 3 x noise floor"
 
 
-def test_the_bound_is_the_largest_of_its_parts() -> None:
-    bound = automatic_bound(FLOOR.value, shift(9.0, p99=0.2))
+def test_one_odd_control_is_within_the_bound_and_does_not_decide_it() -> None:
+    plain = [0.1 * 1.01**index for index in range(63)]
+    bound = automatic_bound(FLOOR.value, [*plain, 9.0], 150)
+
+    assert bound.value == 9.0
+    assert bound.label == "auto: largest of 64 controls"
+
+
+def test_the_bound_is_the_largest_of_its_parts_and_says_its_level() -> None:
+    bound = automatic_bound(FLOOR.value, lognormal(61, seed=1), 153)
 
     assert bound.value == max(bound.parts.values())
-    assert len(bound.parts) == 2
+    assert list(bound.parts) == [
+        "3 x noise floor",
+        "largest of 61 controls",
+        "nominal 5 % limit for 153 prompts",
+    ]
+    assert bound.label == "auto: nominal 5 % limit for 153 prompts"
+
+
+def test_the_limit_scales_with_the_values_and_rises_with_the_prompts() -> None:
+    values = lognormal(64, seed=2)
+    limit = prediction_limit(values, 100)
+
+    assert prediction_limit([10 * value for value in values], 100) == pytest.approx(10 * limit)
+    assert limit < prediction_limit(values, 1_000)
+    assert prediction_limit([0.2] * 64, 100) == pytest.approx(0.2)
+
+
+def test_small_values_do_not_raise_the_limit() -> None:
+    """Answers of one token, say, on which any two models agree."""
+    values = sorted(lognormal(64, seed=3))
+    smaller = [value / 1_000 for value in values[:24]]
+
+    assert prediction_limit([*smaller, *values[24:]], 100) == prediction_limit(values, 100)
+
+
+@pytest.mark.parametrize(("num_controls", "num_prompts"), [(20, 40), (61, 150), (256, 600)])
+def test_normal_logs_exceed_the_bound_in_one_of_twenty_searches(
+    num_controls: int, num_prompts: int
+) -> None:
+    """Three sigma are allowed; a limit that nothing exceeds would be too high."""
+    rng, num_runs = np.random.default_rng(0), 1_000
+    num_over = sum(
+        float(np.exp(rng.standard_normal(num_prompts)).max())
+        > automatic_bound(1e-6, list(np.exp(rng.standard_normal(num_controls))), num_prompts).value
+        for _ in range(num_runs)
+    )
+
+    assert 0.01 * num_runs < num_over < 0.07 * num_runs
 
 
 def test_an_absolute_bound_is_the_option_itself() -> None:

@@ -161,7 +161,8 @@ def dividing_properties(
     Prompts are compared within a contrast alone, so what sets origins apart is none. A property
     ranks by its p-value, times the number of properties of its kind that are looked at. A word that
     `ordinary` prompts hold often tells no topic. Before a form comes a special case of it, which a
-    search may have met too rarely for a p-value.
+    search may have met too rarely for a p-value. A length comes last unless it parts them clearly:
+    much else makes prompts short.
     """
     groups = _Groups(contrasts)
     ranked = _ranked(groups, ordinary)
@@ -220,7 +221,7 @@ def things_in(prompts: Sequence[str], language: str) -> set[str]:
 
 
 def _ranked(groups: _Groups, ordinary: Sequence[str]) -> list[tuple[float, PromptProperty]]:
-    """Return properties with the logs of their corrected p-values, the smallest first."""
+    """Return properties with the logs of their corrected p-values, the best first."""
     ranked = []
     for kind in (*_topics(groups, ordinary), _runs(groups), _openings(groups), *_plain(groups)):
         for found in kind.properties:
@@ -228,7 +229,12 @@ def _ranked(groups: _Groups, ordinary: Sequence[str]) -> list[tuple[float, Promp
             is_frequent = sum(map(found.holds, groups.showing)) >= MIN_PROMPTS
             if is_frequent and log_p <= math.log(LEVEL):
                 ranked.append((log_p, found))
-    return sorted(ranked, key=lambda pair: (pair[0], pair[1].text))
+
+    def place(pair: tuple[float, PromptProperty]) -> tuple[bool, float, str]:
+        log_p, found = pair
+        return isinstance(found, Length) and log_p > math.log(CLEAR), log_p, found.text
+
+    return sorted(ranked, key=place)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,17 @@ def test_a_special_case_comes_before_the_form_that_hides_it() -> None:
     assert "that hold a sum" not in parted(without)
 
 
+def test_a_length_that_does_not_part_clearly_comes_last() -> None:
+    """Numbers are in short prompts, but so is much else."""
+    showing = [*NUMBERED, "Why?", "Sing to me"]
+    others = [prompt for prompt in OTHERS if len(prompt.split()) < 7][:16] + OTHERS[:8]
+
+    found = dividing_properties([Contrast(showing, others)], ORDINARY)
+
+    assert isinstance(found[-1], Length)
+    assert "that hold a number" in [each.text for each in found[:-1]]
+
+
 def test_what_sets_origins_apart_is_no_property() -> None:
     """A search writes English, and most controls show nothing: English is no cause for that."""
     controls = Contrast((), [*GERMAN, *(p for p in SEEDS if not p.isascii())][:40])
