@@ -286,9 +286,7 @@ def print_damage(
         new.value > bound(old.value, floor)
         for new, old in zip(after[:NUM_CASES], before[:NUM_CASES], strict=True)
     )
-    growth = non_inferiority(
-        [one.forward for one in after], [one.forward for one in before], range(len(after)), floor
-    )
+    growth = non_inferiority([one.forward for one in after], [one.forward for one in before], floor)
     spread = breadth([one.value for one in after], limit)
     print_row(
         f"{size} sd",

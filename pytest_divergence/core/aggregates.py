@@ -6,7 +6,6 @@ Decides what passes; does not compute the numbers (`pytest_divergence.scoring.ag
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,10 +16,8 @@ from pytest_divergence.core.verdicts import judge
 AggregateVerdict = Literal["passed", "failed", "inconclusive"]
 
 WORST_FIRST: tuple[AggregateVerdict, ...] = ("failed", "inconclusive", "passed")
-MIN_CLUSTERS = 32
-"""Fewer units give no honest interval for their mean."""
-MIN_CONTROLS = 59
-"""Rows needed for 95 % confidence in 95 % of prompts, if all are within the bound."""
+MIN_ROWS = 32
+"""Fewer ordinary rows give no honest interval for their mean, and say little of their share."""
 MAX_SHARE_OVER = 0.05
 """Share of ordinary prompts that may exceed the bound."""
 MAX_P_VALUE = 0.05
@@ -28,22 +25,26 @@ MAX_P_VALUE = 0.05
 
 @dataclass(frozen=True)
 class Growth:
-    """New forward KL over stored forward KL: the geometric mean over clusters of rows."""
+    """New forward KL over stored forward KL: the geometric mean over ordinary rows."""
 
     ratio: float
     low: float
     high: float
-    """Two-sided 90 % interval of the ratio; 0 and infinity for a single cluster."""
+    """Two-sided 90 % interval of the ratio; 0 and infinity for a single row."""
     p_value: float
     """One-sided, of the hypothesis that the ratio is `margin` or more."""
     margin: float
     num_rows: int
-    num_clusters: int
 
     @property
     def is_insufficient(self) -> bool:
-        """Whether the clusters are too few for any verdict."""
-        return self.num_clusters < MIN_CLUSTERS
+        """Whether the rows are too few for any verdict."""
+        return self.num_rows < MIN_ROWS
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether growth by the margin is shown, and not merely not ruled out."""
+        return self.low > self.margin
 
     @property
     def verdict(self) -> AggregateVerdict:
@@ -64,6 +65,15 @@ class GrownRow:
     measured: float
     ratio: float
     """`measured` over `stored`, neither below the noise floor."""
+
+
+@dataclass(frozen=True)
+class SearchedGrowth:
+    """Growth of the cases that a search has found: told beside that of ordinary rows."""
+
+    ratio: float
+    """Geometric mean."""
+    num_rows: int
 
 
 @dataclass(frozen=True)
@@ -88,12 +98,15 @@ class Breadth:
     @property
     def is_insufficient(self) -> bool:
         """Whether the rows are too few to pass, even with none over the bound."""
-        return self.num_rows < MIN_CONTROLS
+        return self.num_rows < MIN_ROWS
 
     @property
     def verdict(self) -> AggregateVerdict:
-        """Verdict: passed only if 5 % or more over the bound can be ruled out."""
-        if self.p_value < MAX_P_VALUE:
+        """Verdict: passed only if 5 % or more over the bound can be ruled out, or none is over.
+
+        With 32 to 58 rows, none over rules out 5.1 to 8.9 % or more.
+        """
+        if self.p_value < MAX_P_VALUE or (self.num_over == 0 and not self.is_insufficient):
             return "passed"
         return "failed" if self.share > MAX_SHARE_OVER else "inconclusive"
 
@@ -118,28 +131,35 @@ class Shift:
 class Aggregate:
     """Checks of a suite's rows together."""
 
-    growth: Growth
+    growth: Growth | None
+    """None if the suite has no row that says what ordinary prompts do."""
     breadth: Breadth | None
     no_breadth: str
     """Reason why breadth is not checked; empty if it is."""
+    searched: SearchedGrowth | None
+    """None if no search has found a row."""
     grown: tuple[GrownRow, ...]
     """Rows that grew most, the largest growth first."""
 
     @property
     def verdict(self) -> AggregateVerdict:
-        """Worst verdict of the checks."""
-        found = {self.growth.verdict}
+        """Worst verdict of the checks; without growth, nothing is decided."""
+        found: set[AggregateVerdict] = {"inconclusive"}
+        if self.growth is not None:
+            found = {self.growth.verdict}
         if self.breadth is not None:
             found.add(self.breadth.verdict)
         return next(verdict for verdict in WORST_FIRST if verdict in found)
 
 
-def unit_of(row: Case) -> Hashable:
-    """Return the unit of a row: rows that a search found from the same seed share one."""
-    origin = row.origin
-    if row.is_control or origin is None or origin.seed is None:
-        return row.id
-    return origin.strategy, origin.seed
+def is_representative(row: Case) -> bool:
+    """Whether a row says what becomes of ordinary prompts: a control, or one that a user wrote."""
+    return row.is_ordinary if row.is_control else row.origin is None
+
+
+def is_searched(row: Case) -> bool:
+    """Whether a search has chosen the row for reading high, so that it will read lower again."""
+    return not row.is_control and row.origin is not None
 
 
 def log_ratio(new: float, old: float, floor: float) -> float:

@@ -59,6 +59,9 @@ SafeId = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 CONTROL_TAG = "control"
 """Tag of a suite's control rows: ordinary prompts, measured together and not one by one."""
 
+NOT_ORDINARY_TAG = "not-ordinary"
+"""Tag of a control row that shows a confirmed behaviour of content: it says nothing of the rest."""
+
 NATS_PER_TOKEN = "nats/token"
 """Unit of every metric that names no other."""
 
@@ -220,6 +223,11 @@ class Case(Record):
     def is_control(self) -> bool:
         """Whether it is an ordinary prompt that shows broad change, and not a test item."""
         return CONTROL_TAG in self.tags
+
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether it is a control that stands for ordinary prompts."""
+        return self.is_control and NOT_ORDINARY_TAG not in self.tags
 
     @property
     def category(self) -> str | None:

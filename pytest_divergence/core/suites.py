@@ -72,6 +72,11 @@ class Suite:
         """Rows that are measured together, to show broad change."""
         return tuple(row for row in self.rows if row.is_control)
 
+    @cached_property
+    def ordinary(self) -> tuple[Case, ...]:
+        """Controls that show no behaviour of content, so that they stand for ordinary prompts."""
+        return tuple(row for row in self.controls if row.is_ordinary)
+
 
 @dataclass(frozen=True)
 class StoredSuite:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.cases import CONTROL_TAG, Case, Measurement, case_id
+from pytest_divergence.core.cases import CONTROL_TAG, NOT_ORDINARY_TAG, Case, Measurement, case_id
 from pytest_divergence.core.provenance import Bound, NoiseFloor
 from pytest_divergence.core.report import Calibration, ShiftDistribution
 from pytest_divergence.core.settings import MetricName, Profile
@@ -99,10 +99,10 @@ class Control:
         """Its divergence in the run's metric, and in its unit."""
         return self.measurement.value
 
-    @property
-    def case(self) -> Case:
-        """A suite's control row."""
-        return Case(input=self.text, tags=(CONTROL_TAG,), kl=self.measurement)
+    def case(self, *, is_ordinary: bool = True) -> Case:
+        """Return a suite's control row."""
+        tags = (CONTROL_TAG,) if is_ordinary else (CONTROL_TAG, NOT_ORDINARY_TAG)
+        return Case(input=self.text, tags=tags, kl=self.measurement)
 
     @property
     def answered(self) -> AnsweredPrompt:

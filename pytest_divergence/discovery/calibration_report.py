@@ -190,7 +190,7 @@ def _measure_nuisance(
 def _inject_noise(
     worker: Worker, *, controls: Sequence[Control], size: float, seed: int, metric: MetricName
 ) -> dict[str, object]:
-    cases = [control.case for control in controls]
+    cases = [control.case() for control in controls]
     try:
         values = injected_kls(
             worker.pair,

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.cases import Case, Completions, Origin
+from pytest_divergence.core.cases import Case, Completions, Origin, case_id
 from pytest_divergence.core.provenance import (
     Bound,
     ModelProvenance,
@@ -146,8 +146,10 @@ def write_suite_files(
     """Write the suite with its tokens and provenance. Raises SuiteError, StoreError."""
     calibrated, bound = state.calibrated, state.bound
     assert calibrated is not None  # the run confirms only after it has calibrated
-    controls = [control for control in calibrated.controls if control.case.id not in state.exported]
-    controls = controls[:NUM_CONTROL_ROWS]
+    ordinary = calibrated.ordinary(state.behaviours)
+    controls = [
+        control for control in calibrated.controls if case_id(control.text) not in state.exported
+    ][:NUM_CONTROL_ROWS]
     stored = [case.stored for case in _exported(state)]
     stored += [control.stored for control in controls]
     made = provenance_of(
@@ -167,7 +169,8 @@ def write_suite_files(
         "behaviours": state.behaviours,
         "effort": ledger.effort,
     }
-    rows = [*state.exported.values(), *(control.case for control in controls)]
+    rows = list(state.exported.values())
+    rows += [control.case(is_ordinary=control in ordinary) for control in controls]
     write_stored(path, rows, stored, made.model_copy(update=measured))
 
 

@@ -82,13 +82,9 @@ class AggregateItem(RowsItem):
         """Fail, warn or pass, and note the numbers in any case."""
         found, session = self.found, of(self.config)
         sentence = f"{found.verdict}: {aggregate_sentence(found)}"
-        note(
-            self,
-            verdict=found.verdict,
-            ratio=found.growth.ratio,
-            ratio_p_value=found.growth.p_value,
-            aggregate=sentence,
-        )
+        note(self, verdict=found.verdict, aggregate=sentence)
+        if found.growth is not None:
+            note(self, ratio=found.growth.ratio, ratio_p_value=found.growth.p_value)
         if found.breadth is not None:
             note(self, share_over=found.breadth.share, share_p_value=found.breadth.p_value)
         is_failure = session.resolved.settings.inconclusive == "fail"

@@ -8,6 +8,7 @@ how a row is scored (`pytest_divergence.scoring.suite_rows`).
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -17,9 +18,11 @@ from pytest_divergence.core.aggregates import (
     Aggregate,
     Breadth,
     GrownRow,
+    SearchedGrowth,
     Shift,
+    is_representative,
+    is_searched,
     log_ratio,
-    unit_of,
 )
 from pytest_divergence.core.behaviours import TellingContinuation
 from pytest_divergence.core.cases import Case, Completions, Measurement, is_same_quantity
@@ -109,21 +112,30 @@ class SuiteReplay:
         return replay_behaviour(pair, telling)
 
     def compare(self, rows: Sequence[Case], measured: Mapping[str, Measurement]) -> Aggregate:
-        """Compare the rows' stored values, taken together, with their new measurements."""
+        """Compare the rows' stored values, taken together, with their new measurements.
+
+        Growth and breadth are those of rows that stand for ordinary prompts.
+        """
         stored = self.stored
         floor = noise_floor_of(stored.provenance, "forward") or ARITHMETIC_FLOOR
-        grown = [_grown(row, measured[row.id], floor) for row in rows]
-        growth = non_inferiority(
-            [row.measured for row in grown],
-            [row.stored for row in grown],
-            [unit_of(row) for row in rows],
-            floor,
+        grown, searched = (
+            [_grown(row, measured[row.id], floor) for row in rows if belongs(row)]
+            for belongs in (is_representative, is_searched)
         )
-        controls = (row.id for row in stored.suite.controls)
-        found = [measured[id_] for id_ in controls if id_ in measured]
+        growth = None
+        if grown:
+            growth = non_inferiority(
+                [row.measured for row in grown], [row.stored for row in grown], floor
+            )
+        beside = None
+        if searched:
+            mean = statistics.geometric_mean([row.ratio for row in searched])
+            beside = SearchedGrowth(mean, len(searched))
+        ordinary = (row.id for row in stored.suite.ordinary)
+        found = [measured[id_] for id_ in ordinary if id_ in measured]
         breadth, no_breadth = controls_breadth(self._session, stored, found)
         most = sorted(grown, key=lambda row: (-row.ratio, row.id))[:NUM_GROWN]
-        return Aggregate(growth, breadth, no_breadth, tuple(most))
+        return Aggregate(growth, breadth, no_breadth, beside, tuple(most))
 
     def shift(self, measured: Sequence[Measurement], limit: float) -> Shift:
         """Return how far ordinary prompts moved, with the limit of their mean."""

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from pytest_divergence.core.aggregates import (
     MAX_SHARE_OVER,
-    MIN_CLUSTERS,
-    MIN_CONTROLS,
+    MIN_ROWS,
     Aggregate,
     Breadth,
     Growth,
@@ -24,6 +23,7 @@ from pytest_divergence.reports import wording
 from pytest_divergence.reports.text_blocks import WIDTH, command, sentence
 from pytest_divergence.reports.wording import likelihood, nats
 
+NO_GROWTH = "growth is not checked: the suite has no ordinary rows with stored values"
 SEARCH_AGAIN = "search this pair and promote into a new suite"
 """Advice about the bound for ordinary prompts: it belongs to the pair, and no update raises it."""
 
@@ -35,13 +35,14 @@ def aggregate_sentence(found: Aggregate) -> str:
 
 def aggregate_text(found: Aggregate, *, rerun: str, update: str) -> str:
     """Explain why the aggregate fails: first the reason, then the numbers and what to do next."""
-    lines = [_headline(found)]
+    lines = sentence(_headline(found), width=WIDTH)
     for check in _checks(found):
         lines += sentence(check, width=WIDTH, indent="  ")
     lines += _grown(found)
     if found.verdict == "inconclusive":
         lines.append(f"  add rows to decide it; with {setting('inconclusive')}=pass it only warns")
-    if found.growth.verdict != "passed" and not found.growth.is_insufficient:
+    growth = found.growth
+    if growth is not None and growth.verdict != "passed" and not growth.is_insufficient:
         lines += command("intended? measure the suite again", update, width=WIDTH, indent="  ")
     if found.breadth is not None and found.breadth.verdict == "failed":
         advice = f"intended? an update does not change this bound; {SEARCH_AGAIN}"
@@ -57,7 +58,7 @@ def breadth_sentence(breadth: Breadth) -> str:
         f"{visible(breadth.unit)}"
     )
     if breadth.is_insufficient:
-        return f"{text} (insufficient: a pass needs {MIN_CONTROLS} rows)"
+        return f"{text} (insufficient: a pass needs {MIN_ROWS} rows)"
     return (
         f"{text}, at most {_percent(breadth.upper)} at 95% confidence, "
         f"{likelihood(breadth.p_value)} for {_percent(MAX_SHARE_OVER)} or more"
@@ -89,19 +90,23 @@ def _joined(lines: Sequence[str]) -> str:
 
 
 def _checks(found: Aggregate) -> list[str]:
-    return [
-        _growth(found.growth),
+    checks = [
+        _growth(found.growth) if found.growth is not None else NO_GROWTH,
         breadth_sentence(found.breadth) if found.breadth is not None else found.no_breadth,
     ]
+    if (searched := found.searched) is not None:
+        rows = number_of(searched.num_rows, "searched case")
+        checks.append(f"{rows} beside them: {_times(searched.ratio)}")
+    return checks
 
 
 def _growth(growth: Growth) -> str:
     text = (
         f"forward KL is {_times(growth.ratio)} the stored values, geometric mean of "
-        f"{number_of(growth.num_rows, 'row')} in {number_of(growth.num_clusters, 'cluster')}"
+        f"{number_of(growth.num_rows, 'ordinary row')}"
     )
     if growth.is_insufficient:
-        return f"{text} (insufficient: a verdict needs {MIN_CLUSTERS} clusters)"
+        return f"{text} (insufficient: a verdict needs {MIN_ROWS})"
     return (
         f"{text}, 90% interval [{growth.low:.2f}, {growth.high:.2f}], "
         f"{likelihood(growth.p_value)} for {_times(growth.margin)} or more"
@@ -111,8 +116,13 @@ def _growth(growth: Growth) -> str:
 def _headline(found: Aggregate) -> str:
     growth, breadth = found.growth, found.breadth
     reasons = []
-    if growth.verdict == "failed":
-        reasons.append(f"forward KL {_times(growth.ratio)} stored >= {_times(growth.margin)}")
+    if growth is not None and growth.verdict == "failed":
+        ratio, margin = _times(growth.ratio), _times(growth.margin)
+        reasons.append(
+            f"worse: forward KL {ratio} stored, at least {_times(growth.low)}"
+            if growth.is_shown
+            else f"growth of forward KL not shown to be below {margin}: {ratio} stored"
+        )
     if breadth is not None and breadth.verdict == "failed":
         share, limit = _percent(breadth.share), _percent(MAX_SHARE_OVER)
         reasons.append(f"{share} of controls over the bound > {limit}")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from scipy import stats
 
@@ -24,31 +23,22 @@ UPPER_CONFIDENCE = 0.95
 
 
 def non_inferiority(
-    new: Sequence[float],
-    old: Sequence[float],
-    clusters: Sequence[Hashable],
-    floor: float,
-    margin: float = MARGIN,
+    new: Sequence[float], old: Sequence[float], floor: float, margin: float = MARGIN
 ) -> Growth:
-    """Return the growth of forward KL as a ratio: t interval of the clusters' mean log ratio.
+    """Return the growth of forward KL as a ratio: t interval of the rows' mean log ratio.
 
-    One entry a row; rows with equal `clusters` are averaged first and are one unit. KL below
-    `floor`, nats per token, counts as the floor. Raises `MeasurementError` for no rows or a number
-    that is not finite, `ValueError` for unequal lengths, a floor not above 0 or a margin not above
-    1.
+    One entry a row; KL below `floor`, nats per token, counts as the floor. Raises
+    `MeasurementError` for no rows or a number that is not finite, `ValueError` for unequal lengths,
+    a floor not above 0 or a margin not above 1.
     """
     _check("forward KL", [*new, *old])
     _check("floor or margin", [floor, margin])
-    if not len(new) == len(old) == len(clusters):
-        lengths = f"{len(new)}, {len(old)}, {len(clusters)}"
-        raise ValueError(f"new, old and clusters need one entry a row; got {lengths}")
+    if len(new) != len(old):
+        raise ValueError(f"new and old need one entry a row; got {len(new)}, {len(old)}")
     if floor <= 0 or margin <= 1:
         raise ValueError(f"floor={floor} must be above 0, and margin={margin} above 1")
-    grouped: defaultdict[Hashable, list[float]] = defaultdict(list)
-    for value, stored, cluster in zip(new, old, clusters, strict=True):
-        grouped[cluster].append(log_ratio(value, stored, floor))
-    means = [statistics.mean(values) for values in grouped.values()]
-    mean, (low, high), p_value = _mean_below(means, math.log(margin))
+    ratios = [log_ratio(value, stored, floor) for value, stored in zip(new, old, strict=True)]
+    mean, (low, high), p_value = _mean_below(ratios, math.log(margin))
     return Growth(
         ratio=math.exp(mean),
         low=math.exp(low),
@@ -56,7 +46,6 @@ def non_inferiority(
         p_value=p_value,
         margin=margin,
         num_rows=len(new),
-        num_clusters=len(means),
     )
 
 

@@ -44,11 +44,28 @@ class Release:
         self.run = project.run
 
     def write(
-        self, *, num_cases: int = 6, num_controls: int = 64, bound: float | None = 50.0
+        self,
+        *,
+        num_cases: int = 6,
+        num_controls: int = 64,
+        num_not_ordinary: int = 0,
+        num_written: int = 0,
+        bound: float | None = 50.0,
+        case_factor: float = 1.0,
     ) -> None:
-        """The suite with its tokens and provenance."""
+        """The suite with its tokens and provenance.
+
+        `num_written` controls are a user's rows instead; cases are stored as `case_factor` times
+        what they read.
+        """
         prompts = [*CASES[:num_cases], *CONTROLS[:num_controls]]
-        write_suite(self.project.path / SUITE, map(self._row, prompts))
+        rows = [self._row(prompt, case_factor) for prompt in prompts]
+        for index, row in enumerate(rows[num_cases:], num_cases):
+            if index - num_cases < num_not_ordinary:
+                rows[index] = row.with_changes(tags=("control", "not-ordinary"))
+            if index - num_cases < num_written:
+                rows[index] = row.with_changes(tags=(), max_kl=99.0)
+        write_suite(self.project.path / SUITE, rows)
         write_tokens(
             self.project.path / "release.tokens.jsonl",
             (stored_tokens(case_id(prompt), self.scores[prompt]) for prompt in prompts),
@@ -64,12 +81,13 @@ class Release:
                 row["candidate"] = [[99_999]]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
-    def _row(self, prompt: str) -> Case:
+    def _row(self, prompt: str, case_factor: float) -> Case:
         kl = self.scores[prompt].measurement
         if prompt in CONTROLS:
             return Case(input=prompt, tags=("control",), kl=kl)
         seed = dict(zip(CASES, SEEDS, strict=False)).get(prompt)
         origin = Origin(strategy="soft_prompt", seed=seed)
+        kl = kl.model_copy(update={"forward": case_factor * kl.forward})
         return Case(input=prompt, max_kl=99.0, kl=kl, origin=origin)
 
     def _write_provenance(self, bound: float | None) -> None:
@@ -107,9 +125,9 @@ def test_an_unchanged_pair_passes(release: Release) -> None:
     assert first.startswith(f"{AGGREGATE} PASSED")
     result.stdout.fnmatch_lines(
         [
-            "passed: forward KL is 1.00 x the stored values, geometric mean of 70 rows in 68 "
-            "clusters, 90% interval [[]1.00, 1.00[]], p < 0.0001 for 1.25 x or more; 0 of 64 "
-            "control rows (0%) over the bound of 50.000 nats/token, *",
+            "passed: forward KL is 1.00 x the stored values, geometric mean of 64 ordinary "
+            "rows, 90% interval [[]1.00, 1.00[]], p < 0.0001 for 1.25 x or more; 0 of 64 control "
+            "rows (0%) over the bound of 50.000 nats/token, *; 6 searched cases beside them: *",
             "6 stored cases replayed: 6 within the bound.",
         ]
     )
@@ -133,11 +151,12 @@ def test_a_candidate_that_moves_everywhere_fails_although_no_case_does(release: 
     result.stdout.re_match_lines(
         [
             r"_+ aggregate _+",
-            r"forward KL \d+\.\d\d x stored >= 1\.25 x$",
-            r"  forward KL is \d+\.\d\d x the stored values, geometric mean of 70 rows in 68$",
-            r"  clusters, 90% interval \[\d+\.\d\d, \d+\.\d\d\], p = 1\.00 for 1\.25 x or more$",
+            r"worse: forward KL \d+\.\d\d x stored, at least \d+\.\d\d x$",
+            r"  forward KL is \d+\.\d\d x the stored values, geometric mean of 64 ordinary .*$",
+            r"  .*interval \[\d+\.\d\d, \d+\.\d\d\], p = 1\.00 for 1\.25 x or more$",
             r"  0 of 64 control rows \(0%\) over the bound of 50\.000 nats/token, at most .* at$",
             r"  95% confidence, p = 0\.04 for 5% or more$",
+            r"  6 searched cases beside them: \d+\.\d\d x$",
             r"  largest growth, forward KL in nats/token$",
             r"    [a-z0-9-]+-[0-9a-f]{10} +\d\.\d{3} -> \d\.\d{3} \(\d+\.\d\d x\)$",
         ],
@@ -172,7 +191,7 @@ def test_too_many_ordinary_prompts_over_the_bound_fail(release: Release) -> None
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "; breadth is not checked: no bound; give --divergence-max-kl"),
+        ((), "; breadth is not checked: no bound; give --divergence-max-kl; 6 searched *"),
         (("--divergence-max-kl=50",), "; 0 of 64 control rows (0%) over the bound of 50.000*"),
     ],
 )
@@ -185,12 +204,44 @@ def test_the_bound_of_the_controls_may_come_from_the_option(
     result.stdout.fnmatch_lines([f"passed: forward KL is 1.00 x *{said}"])
 
 
+def test_cases_that_are_repaired_hide_no_growth_of_ordinary_prompts(release: Release) -> None:
+    """A planted behaviour is trained away, and the rest is damaged."""
+    release.write(case_factor=1_000)
+    result = release.run(*WORSE, AGGREGATE, "-rP")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["worse: forward KL *", "  6 searched cases beside them: 0.0* x"])
+
+
+def test_rows_that_show_a_behaviour_count_for_nothing(release: Release) -> None:
+    """The bound was made without them, so they lie over it on the very pair it is for."""
+    release.write(bound=0.0001, num_not_ordinary=64)
+    result = release.run(*MODELS, AGGREGATE, "-W", "default")
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(
+        [
+            "* aggregate inconclusive: growth is not checked: the suite has no ordinary rows with "
+            "stored values; breadth is not checked: the suite has no control rows; 6 searched *",
+        ]
+    )
+    release.write(bound=0.0001, num_not_ordinary=0)
+    release.run(*MODELS, AGGREGATE).assert_outcomes(failed=1)
+
+
+def test_prompts_that_a_user_wrote_show_growth_as_controls_do(release: Release) -> None:
+    release.write(num_cases=0, num_written=64, bound=None)
+    result = release.run(*WORSE, AGGREGATE)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["worse: forward KL *", "*geometric mean of 64 ordinary*", "*suite has no control rows*"]
+    )
+
+
 # Too little evidence
 
 INSUFFICIENT = (
-    "forward KL is 1.00 x the stored values, geometric mean of 8 rows in 6 clusters "
-    "(insufficient: a verdict needs 32 clusters); 0 of 4 control rows (0%) over the bound of "
-    "50.000 nats/token (insufficient: a pass needs 59 rows)"
+    "forward KL is 1.00 x the stored values, geometric mean of 4 ordinary rows (insufficient: a "
+    "verdict needs 32); 0 of 4 control rows (0%) over the bound of 50.000 nats/token "
+    "(insufficient: a pass needs 32 rows); 4 searched cases beside them: 1.00 x"
 )
 
 
@@ -216,8 +267,8 @@ def test_too_few_rows_fail_where_that_is_asked_for(release: Release) -> None:
     result.stdout.fnmatch_lines(
         [
             "inconclusive: too little evidence to rule out broad change",
-            "  forward KL is 1.00 x the stored values, geometric mean of 8 rows in 6 clusters",
-            "  (insufficient: a verdict needs 32 clusters)",
+            "  forward KL is 1.00 x the stored values, geometric mean of 4 ordinary rows",
+            "  (insufficient: a verdict needs 32)",
             "  add rows to decide it; with --divergence-inconclusive=pass it only warns",
             f"    pytest {AGGREGATE} *",
             "      --divergence-inconclusive fail",
