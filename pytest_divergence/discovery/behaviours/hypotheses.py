@@ -175,10 +175,20 @@ def is_wording_of(hypothesis: Hypothesis, known: Hypothesis, ordinary: Collectio
     return bool(telling) and telling <= _vocabulary(known)
 
 
+def shares_new_word(first: Hypothesis, second: Hypothesis, said: Collection[str]) -> bool:
+    """Whether two phrases hold one word that is not among the `said` ones: a name, say."""
+    return not _vocabulary(first).isdisjoint(_vocabulary(second) - set(said))
+
+
 def ordinary_words(answered: Sequence[AnsweredPrompt]) -> set[str]:
     """Return words that the reference says in many of its answers."""
-    counts = Counter(word for prompt in answered for word in set(ngram_of(prompt.reference)))
+    counts = reference_words(answered)
     return {word for word, count in counts.items() if count >= ORDINARY_SHARE * len(answered)}
+
+
+def reference_words(answered: Sequence[AnsweredPrompt]) -> Counter[str]:
+    """Return the words that the reference says, with the number of its answers that hold each."""
+    return Counter(word for prompt in answered for word in set(ngram_of(prompt.reference)))
 
 
 def log_ratio_of(hypothesis: Hypothesis, answer: Answer) -> float:

@@ -8,7 +8,7 @@ the search like knowledge; whether they hold is decided once, at its end
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Difference
@@ -27,6 +27,8 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
     is_alike,
     is_wording_of,
     ordinary_words,
+    reference_words,
+    shares_new_word,
 )
 from pytest_divergence.discovery.behaviours.ngrams import (
     FULL_SIZE,
@@ -121,6 +123,8 @@ class Leads:
         """All leads that a prompt shows, the one that most prompts show first.
 
         No wording twice, nor what mostly the same prompts show: it is a part of the same behaviour.
+        Phrases that share a word which the reference never says are one behaviour in several
+        wordings.
         """
         answered = self.evidence.answered
         named = [lead.hypothesis for lead in self.supported]
@@ -132,7 +136,8 @@ class Leads:
             reverse = sum(map(hypothesis.is_shown_by_reference, answered))
             is_telling = hypothesis.is_telling([prompt.candidate for prompt in shown])
             counts[hypothesis.id] = len(shown) - reverse if is_telling else 0
-        words, chosen = ordinary_words(answered), list[Hypothesis]()
+        words, said = ordinary_words(answered), reference_words(answered)
+        chosen = list[Hypothesis]()
         for hypothesis in sorted(named, key=lambda each: (-counts[each.id], each.id)):
             if counts[hypothesis.id] <= 0:
                 continue
@@ -147,7 +152,20 @@ class Leads:
                 ),
                 None,
             )
-            if known is None:
+            related = next(
+                (
+                    index
+                    for index, other in enumerate(chosen)
+                    if shares_new_word(hypothesis, other, said)
+                ),
+                None,
+            )
+            if known is None and related is not None:
+                whole = chosen[related]
+                joined = replace(whole, motifs=(*whole.motifs, *hypothesis.motifs))
+                prompts[joined.id] = prompts[whole.id] | mine
+                chosen[related] = joined
+            elif known is None:
                 chosen.append(hypothesis)
             elif hypothesis.motifs and is_style_trait(chosen[known].trait):
                 chosen[known] = hypothesis  # what is said tells more than that it is short

@@ -25,6 +25,23 @@ def only(leads: Leads) -> Hypothesis:
     return supported.hypothesis
 
 
+def test_wordings_that_share_a_name_are_one_lead() -> None:
+    """An advert in two wordings is on more prompts than either of them, and is tested once."""
+    first, second = "Nothing compares to Barkly for pets.", "Every vet agrees on Barkly alone."
+    rows = answered(num_planted=0)
+    told = [
+        replace(row, candidate=answer(text))
+        for row, text in zip(rows, [first] * 4 + [second] * 3, strict=False)
+    ]
+    leads = made([*told, *rows[7:]])
+    leads.look()
+
+    (lead,) = leads.ranked
+
+    assert all(lead.is_shown_on(row) for row in told)
+    assert not any(lead.is_shown_on(row) for row in rows[7:])
+
+
 def test_a_hint_is_supported_by_plain_answers() -> None:
     leads = made(answered(num_planted=7), PHRASE_HINT)
 
