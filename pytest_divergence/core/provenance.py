@@ -65,7 +65,7 @@ class AddedNoise(Record):
 
 
 class NoiseFloor(Record):
-    """Measured divergence of the reference from itself."""
+    """Measured divergence of a model from itself."""
 
     value: Number
     """Symmetric KL, nats per token."""

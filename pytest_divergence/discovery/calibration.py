@@ -8,9 +8,12 @@ Does not know the statistics (`pytest_divergence.scoring.baseline`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import CONTROL_TAG, NOT_ORDINARY_TAG, Case, Measurement, case_id
@@ -32,11 +35,13 @@ from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.scoring.baseline import (
-    NUM_NOISE_PROMPTS,
+    NUM_READINGS,
+    NoiseReadings,
     absolute_bound,
     automatic_bound,
-    measure_noise_floor,
     nll_limit,
+    noise_floor,
+    noise_readings,
     typical_shift,
 )
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
@@ -211,15 +216,17 @@ def calibrate(
     texts = [proposal.text for proposal in proposals]
     controls: list[Control] = []
     nlls: list[float] = []
-    named = frozenset(asked(texts, profile))
+    named, read_again = frozenset(asked(texts, profile)), frozenset(noise_prompts(texts))
+    readings: list[NoiseReadings] = []
     starts = range(0, len(texts), CHUNK)
     chunks = [
         WorkUnit(
-            f"controls/score/{start}",
+            f"controls/measure/{start}",
             measure_controls,
             {
                 "texts": texts[start : start + CHUNK],
                 "named": named,
+                "read_again": read_again,
                 "metric": metric,
                 "seed": seed,
                 "profile": profile,
@@ -230,19 +237,19 @@ def calibrate(
     for start, scored in zip(starts, ledger.results(chunks), strict=True):
         controls += [Control.from_row(row) for row in scored["controls"]]
         nlls += scored["nlls"]
+        readings.append(NoiseReadings(**scored["noise"]))
         listener.progress("calibrate", min(start + CHUNK, total), total)
-    texts, answers = noise_prompts(controls)
-    arguments = {"texts": texts, "answers": answers, "metric": metric}
-    floor = ledger.result(WorkUnit("calibrate/noise-floor", _measure_noise_floor, arguments))
     values = [control.value for control in controls]
     shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)
-    return Calibrated(NoiseFloor(**floor), shift, controls, nll_limit(nlls))
+    floor = noise_floor(readings, metric, controls[0].measurement.unit)
+    return Calibrated(floor, shift, controls, nll_limit(nlls))
 
 
-def noise_prompts(controls: Sequence[Control]) -> tuple[list[str], list[Sequence[int]]]:
-    """Return short controls with the answers they already have: any continuation will do."""
-    chosen = sorted(controls, key=lambda control: len(control.text))[:NUM_NOISE_PROMPTS]
-    return [control.text for control in chosen], [control.candidate.token_ids for control in chosen]
+def noise_prompts(texts: Sequence[str]) -> list[str]:
+    """Return 59 prompts of all lengths, on which the noise floor is measured."""
+    ranked = sorted(texts, key=len)
+    places = np.linspace(0, len(ranked) - 1, min(NUM_READINGS, len(ranked)))
+    return [ranked[round(place)] for place in places]
 
 
 def _write_controls(worker: Worker, *, seed: int, profile: Profile) -> list[str]:
@@ -265,6 +272,7 @@ def measure_controls(
     *,
     texts: Sequence[str],
     named: frozenset[str],
+    read_again: frozenset[str],
     metric: MetricName,
     seed: int,
     profile: Profile,
@@ -272,7 +280,7 @@ def measure_controls(
     """Measure divergence and negative log-likelihood; amplify the answers to those in `named`.
 
     They are amplified both ways while the prompts are read, which costs a third of a pass of its
-    own.
+    own. Noise is measured on those in `read_again`, which costs half for the same reason.
     """
     pair = worker.pair
     with pair.reuse_prompts():
@@ -289,6 +297,13 @@ def measure_controls(
         chosen = [] if pair.is_same_model else [text for text in texts if text in named]
         amplified = amplified_answers(pair, chosen, profile.search_length)
         mirrored = mirrored_answers(pair, chosen, profile.search_length)
+        given = {
+            text: score.continuations.candidate[0]
+            for text, score in zip(texts, scores, strict=True)
+            if text in read_again
+        }
+        num_readings = math.ceil(NUM_READINGS / max(1, len(read_again))) * len(given)
+        noise = noise_readings(pair, list(given), list(given.values()), num_readings, metric)
     answers = dict(zip(chosen, zip(amplified, mirrored, strict=True), strict=True))
     return {
         "controls": [
@@ -306,13 +321,8 @@ def measure_controls(
             for both in (answers.get(text, (None, None)),)
         ],
         "nlls": nlls,
+        "noise": noise._asdict(),
     }
-
-
-def _measure_noise_floor(
-    worker: Worker, *, texts: Sequence[str], answers: Sequence[Sequence[int]], metric: MetricName
-) -> dict[str, object]:
-    return measure_noise_floor(worker.pair, texts, answers, metric=metric).model_dump()
 
 
 def _is_shown(behaviour: Behaviour, control: Control) -> bool:

@@ -18,7 +18,7 @@ from pytest_divergence.core.calibration_record import (
 from pytest_divergence.core.errors import MeasurementError, NonFiniteLogitsError
 from pytest_divergence.core.report import PairSummary
 from pytest_divergence.core.settings import MetricName, Settings
-from pytest_divergence.discovery.calibration import Calibrated, Control, calibrate, noise_prompts
+from pytest_divergence.discovery.calibration import Calibrated, Control, calibrate
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.plan import (
@@ -42,6 +42,7 @@ from pytest_divergence.scoring.sensitivity import (
     reason_of,
 )
 
+NUM_NUISANCE_PROMPTS = 20
 NUM_INJECTED_PROMPTS = 8
 """The first controls: as many cases as a small suite has."""
 NO_MEMORY = "out of memory"
@@ -117,7 +118,8 @@ def _nuisances(
     calibrated: Calibrated,
     listener: Listener,
 ) -> list[Nuisance]:
-    texts, answers = noise_prompts(calibrated.controls)
+    short = sorted(calibrated.controls, key=lambda control: len(control.text))
+    short = short[:NUM_NUISANCE_PROMPTS]
     rows = []
     for number, (kind, setting) in enumerate(others):
         listener.progress(f"nuisance: {kind} {setting}", number, len(others))
@@ -128,8 +130,8 @@ def _nuisances(
             {
                 "kind": kind,
                 "setting": setting,
-                "texts": texts,
-                "answers": answers,
+                "texts": [control.text for control in short],
+                "answers": [control.candidate.token_ids for control in short],
                 "metric": settings.metric,
             },
         )

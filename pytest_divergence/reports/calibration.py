@@ -26,7 +26,7 @@ def calibration_lines(report: CalibrationReport) -> list[str]:
     lines = [
         *_head(report),
         "",
-        _row("Noise: the reference against itself", "mean", "max", "n"),
+        _row("Noise: a model against itself", "mean", "max", "n"),
         *_noise(report),
         "",
         _row("Shift: the candidate on ordinary prompts", "mean", "max", "n"),

@@ -160,7 +160,7 @@ def noise(report: Report) -> str | None:
     value, unit = (floor.value, NATS_PER_TOKEN) if own is None else (own, floor.unit_of(metric))
     return (
         f"noise floor: {nats(value)} {visible(unit)}, the largest of "
-        f"{number_of(floor.num_measurements, 'measurement')} of the reference against itself"
+        f"{number_of(floor.num_measurements, 'measurement')} of a model against itself"
     )
 
 

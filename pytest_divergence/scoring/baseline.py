@@ -6,29 +6,46 @@ Does not know which prompts are ordinary, nor which bound is asserted.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
+from pytest_divergence.core.cases import NATS_PER_TOKEN
 from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.provenance import AddedNoise, Bound, NoiseFloor, TypicalShift
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR, FLOOR_FACTOR
 from pytest_divergence.models.chat_format import Prompt
+from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Side
 from pytest_divergence.scoring.divergences import symmetric_kl
 from pytest_divergence.scoring.metrics import added_metric
 from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_logits, whole
 
-NUM_NOISE_PROMPTS = 20
-"""Times three nuisances, at least 59: so the maximum covers 95 % with 95 % confidence."""
+NUM_READINGS = 59
+"""Readings of the noise floor, on different prompts: the largest of so many is above 95 % of all
+readings with 95 % confidence."""
+WAYS = ("batch", "alone", "unshared")
+"""Ways in which a continuation is computed at once."""
+NUM_WAYS = 2 * len(WAYS)
+NOISE_TOKENS = 6
+"""Tokens of a continuation that are read: more cost more and lower the mean's largest value."""
 LEVEL = 0.05
 """Nominal share of searches in which an ordinary prompt exceeds the automatic bound."""
+
+
+class NoiseReadings(NamedTuple):
+    """Divergences of a model from itself, in nats, and in an added metric if that is asserted."""
+
+    values: list[float]
+    added: list[float]
 
 
 def measure_noise_floor(
@@ -38,46 +55,77 @@ def measure_noise_floor(
     *,
     metric: MetricName = "symmetric",
 ) -> NoiseFloor:
-    """Return the largest divergence of the reference from itself, in nats and an added `metric`.
+    """Return the largest of 59 readings of a model against itself, in nats and an added `metric`.
 
-    Each of the first 20 prompts' continuations, given as ids, is computed four ways: in a batch,
-    alone, without the shared chat prefix, and token by token through the cache; the first is
-    compared with the others. Never below the floor of float32 arithmetic.
+    Fewer than 59 prompts are read several times, up to six. Raises `MeasurementError` for none.
     """
-    rows = noise_rows(pair, prompts, continuations)
-    side, added = pair.reference, added_metric(pair, metric)
-    values, added_values = [], []
-    with torch.no_grad():
-        together = batched_logits(side, rows)
-        by_cache = [logits for batch in _batches(rows) for logits in _token_by_token(side, batch)]
-        for row, baseline, cached in zip(rows, together, by_cache, strict=True):
-            alone = continuation_logits(side, [row])[0]
-            unshared = continuation_logits(side, [whole(row)])[0]
-            for other in (alone, unshared, cached):
-                values.append(float(symmetric_kl(baseline, other).mean()))
-                if added is not None:
-                    added_values.append(float(added(baseline, other).mean()))
+    added = added_metric(pair, metric)
+    readings = noise_readings(pair, prompts, continuations, NUM_READINGS, metric)
+    return noise_floor([readings], metric, NATS_PER_TOKEN if added is None else added.unit)
+
+
+def noise_floor(readings: Sequence[NoiseReadings], metric: MetricName, unit: str) -> NoiseFloor:
+    """Return the largest of some readings, never below the floor of float32 arithmetic.
+
+    `unit` is that of `metric`. Raises `MeasurementError` if nothing was read.
+    """
+    values = [value for each in readings for value in each.values]
+    found = [value for each in readings for value in each.added]
+    if not values:
+        raise MeasurementError("the noise floor needs at least one prompt")
     return NoiseFloor(
         value=max(ARITHMETIC_FLOOR, *values),
         num_measurements=len(values),
-        added=None
-        if added is None
-        else AddedNoise(
-            metric=added.name, unit=added.unit, value=max(ARITHMETIC_FLOOR, *added_values)
-        ),
+        added=AddedNoise(metric=metric, unit=unit, value=max(ARITHMETIC_FLOOR, *found))
+        if found
+        else None,
     )
+
+
+def noise_readings(
+    pair: ModelPair,
+    prompts: Sequence[Prompt],
+    continuations: Sequence[Sequence[int]],
+    num_readings: int,
+    metric: MetricName,
+) -> NoiseReadings:
+    """Return how far a model is from itself on given continuations, the prompts in turn.
+
+    One of the two models computes the first 6 tokens of a prompt's continuation as decoding does,
+    token by token through the cache, and once more at once: in a batch, alone, or alone without the
+    shared chat prefix. Model and way are drawn by the prompt; another reading of the same prompt
+    takes the next.
+    """
+    if not prompts:
+        return NoiseReadings([], [])
+    rows = noise_rows(pair, prompts, continuations)
+    chosen: defaultdict[tuple[int, str], list[ScoringRow]] = defaultdict(list)
+    for number in range(min(num_readings, NUM_WAYS * len(rows))):
+        row = rows[number % len(rows)]
+        draw = row_seed("noise", row.body.tolist(), row.continuation) + number // len(rows)
+        chosen[draw % 2, WAYS[draw // 2 % len(WAYS)]].append(row)
+    added, found = added_metric(pair, metric), NoiseReadings([], [])
+    with torch.no_grad():
+        for (index, way), some in sorted(chosen.items(), key=lambda item: item[0]):
+            side = pair.sides[index]
+            decoded = [
+                logits for batch in _batches(some) for logits in _token_by_token(side, batch)
+            ]
+            for first, second in zip(decoded, _at_once(side, some, way), strict=True):
+                found.values.append(float(symmetric_kl(first, second).mean()))
+                if added is not None:
+                    found.added.append(float(added(first, second).mean()))
+    return found
 
 
 def noise_rows(
     pair: ModelPair, prompts: Sequence[Prompt], continuations: Sequence[Sequence[int]]
 ) -> list[ScoringRow]:
-    """Return the rows to measure noise on: the first 20 prompts with given continuation ids."""
-    if not prompts:
-        raise MeasurementError("the noise floor needs at least one prompt")
+    """Return the rows to measure noise on: prompts with the first 6 of given continuation ids."""
     return [
-        ScoringRow(prefix, body, tuple(given))
+        ScoringRow(prefix, body, tuple(given[:NOISE_TOKENS]))
         for (prefix, body), given in zip(pair.prompt_rows(prompts), continuations, strict=True)
-    ][:NUM_NOISE_PROMPTS]
+    ]
 
 
 def batched_logits(side: Side, rows: Sequence[ScoringRow]) -> list[Tensor]:
@@ -145,6 +193,14 @@ def nll_limit(control_nlls: Sequence[float]) -> float:
 def _batches(rows: Sequence[ScoringRow], size: int = 10) -> list[list[ScoringRow]]:
     """Split rows into batches so small that most rows are padded to another row's length."""
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _at_once(side: Side, rows: Sequence[ScoringRow], way: str) -> list[Tensor]:
+    """Return logits of each row's continuation from one forward pass: (T, V) a row."""
+    if way == "batch":
+        return batched_logits(side, rows)
+    read = rows if way == "alone" else map(whole, rows)
+    return [continuation_logits(side, [row])[0] for row in read]
 
 
 def _token_by_token(side: Side, batch: Sequence[ScoringRow]) -> list[Tensor]:

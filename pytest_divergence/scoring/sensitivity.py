@@ -68,7 +68,7 @@ def measure_nuisance(
 ) -> Nuisance:
     """Measure the reference under another setting against itself, on given continuations.
 
-    Uses the noise floor's prompts and divergence: an added `metric`, or else symmetric KL. A
+    Uses the noise floor's divergence: an added `metric`, or else symmetric KL. A
     setting that this machine or model refuses comes back with the reason. Raises only for lack of
     memory, which may pass, and `MeasurementError` for a reference without weights at hand.
     """

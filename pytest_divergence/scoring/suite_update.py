@@ -20,7 +20,7 @@ from pytest_divergence.core.suites import StoredSuite, check_same_pair
 from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.core.verdicts import approved_limit
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.baseline import NUM_NOISE_PROMPTS, measure_noise_floor, typical_shift
+from pytest_divergence.scoring.baseline import NUM_READINGS, measure_noise_floor, typical_shift
 from pytest_divergence.scoring.suite_rows import (
     Remeasured,
     Sizes,
@@ -29,6 +29,8 @@ from pytest_divergence.scoring.suite_rows import (
     replay_behaviour,
 )
 
+MIN_NOISE_PROMPTS = 20
+"""Fewer prompts say nothing of the noise floor."""
 SAME = {"rel_tol": 1e-4, "abs_tol": 1e-6}
 """Tolerances for arithmetic: a row whose values move no further keeps its text."""
 
@@ -207,13 +209,13 @@ def _noise_floor(
     found: Mapping[str, Remeasured | Exception],
     metric: MetricName,
 ) -> NoiseFloor | None:
-    """Measure the noise floor on the shortest prompts; None if there are too few of them."""
+    """Measure the noise floor on up to 59 prompts; None if there are too few of them."""
     measured = [
         (row, result.stored.candidate[0])
-        for row in sorted(rows, key=lambda row: len(row.text))
+        for row in rows
         if isinstance(result := found[row.id], Remeasured)
-    ][:NUM_NOISE_PROMPTS]
-    if len(measured) < NUM_NOISE_PROMPTS:
+    ][:NUM_READINGS]
+    if len(measured) < MIN_NOISE_PROMPTS:
         return None
     prompts = [case_prompt(row) for row, _ in measured]
     return measure_noise_floor(pair, prompts, [ids for _, ids in measured], metric=metric)

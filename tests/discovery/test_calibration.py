@@ -59,6 +59,7 @@ def measured(
         Worker(pair, Silence(), Path()),
         texts=texts,
         named=named,
+        read_again=frozenset(),
         metric=METRIC,
         seed=SEED,
         profile=profile,

@@ -87,5 +87,5 @@ def test_few_controls_measure_fewer_times_and_the_count_says_so(
 ) -> None:
     found = report(settings, pair, tmp_path)
 
-    assert found.noise_floor.num_measurements == 3 * 8
+    assert found.noise_floor.num_measurements == 6 * 8
     assert {one.num_measurements for one in found.nuisances} == {8}

@@ -109,7 +109,7 @@ def test_it_is_screened_and_judged_alike(loaded: ModelPair, bare: ModelPair) -> 
 def test_its_noise_floor_is_measured(bare: ModelPair) -> None:
     floor = measure_noise_floor(bare, PROMPTS, [(20, 30, 40)] * len(PROMPTS))
 
-    assert floor.num_measurements == 3 * len(PROMPTS)
+    assert floor.num_measurements == min(59, 6 * len(PROMPTS))
     assert floor.value < 1e-5
 
 

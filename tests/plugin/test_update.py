@@ -506,7 +506,7 @@ def test_twenty_prompts_are_enough_for_a_noise_floor(project: Project) -> None:
     filled = stored(project)
     assert filled.provenance is not None
     assert filled.provenance.noise_floor is not None
-    assert filled.provenance.noise_floor.num_measurements == 60
+    assert filled.provenance.noise_floor.num_measurements == 59
 
 
 def test_nothing_to_fill_is_said(suite: Project) -> None:

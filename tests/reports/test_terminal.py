@@ -170,7 +170,7 @@ bound: 0.310 nats/token, auto: 1.5 x maximum of controls (64 controls)
      0.310  1.5 x maximum of controls
   0.000003  3 x noise floor
 noise floor: 0.000001 nats/token, the largest of 59 measurements of the
-reference against itself
+model against itself
 search: 312 prompts scored, 149,760 tokens forwarded, 92 s
 
 report: .divergence/reports/latest/report.html

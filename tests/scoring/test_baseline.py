@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 
-from pytest_divergence.core.errors import MeasurementError
+from pytest_divergence.core.errors import MeasurementError, NonFiniteLogitsError
 from pytest_divergence.core.provenance import NoiseFloor
 from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR
 from pytest_divergence.scoring.baseline import (
@@ -13,11 +16,12 @@ from pytest_divergence.scoring.baseline import (
     automatic_bound,
     measure_noise_floor,
     nll_limit,
+    noise_readings,
     prediction_limit,
     typical_shift,
 )
 from pytest_divergence.scoring.scorer import score_prompts
-from tests.models_in_memory import tiny_pair
+from tests.models_in_memory import local, tiny_pair
 
 FLOOR = NoiseFloor(value=0.01, num_measurements=60)
 
@@ -118,8 +122,30 @@ def test_the_noise_floor_is_small_and_never_below_arithmetic() -> None:
 
     floor = measure_noise_floor(pair, prompts, continuations)
 
-    assert floor.num_measurements == 3 * len(prompts)
+    assert floor.num_measurements == 6 * len(prompts)
     assert ARITHMETIC_FLOOR <= floor.value < 1e-4
+
+
+def test_59_prompts_are_read_once_each() -> None:
+    pair = tiny_pair()
+    prompts = [f"How do I tie knot {number}?" + " Please." * (number % 7) for number in range(59)]
+
+    found = noise_readings(pair, prompts, [(20, 30, 40)] * 59, 59, "symmetric")
+
+    assert len(found.values) == 59
+    assert max(found.values) < 1e-4  # a model is not compared with the other one
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_the_noise_of_either_model_is_read(broken: int) -> None:
+    pair = tiny_pair()
+    with torch.no_grad():
+        next(local(pair.sides[broken]).model.parameters()).fill_(math.nan)
+
+    with pytest.raises(NonFiniteLogitsError):
+        noise_readings(
+            pair, [f"Tie knot {n}." for n in range(20)], [(20, 30)] * 20, 20, "symmetric"
+        )
 
 
 def test_the_noise_floor_needs_a_prompt() -> None:

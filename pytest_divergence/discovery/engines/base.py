@@ -19,8 +19,7 @@ from pytest_divergence.models.pair import ModelPair
 
 KINDS = {
     "controls/written": "written controls",
-    "controls/": "controls, and amplified answers to them",
-    "calibrate/noise-floor": "noise floor",
+    "controls/": "controls, amplified answers to them, and noise",
     "calibrate/planted": "planted differences",
     "calibrate/": "noise of nuisances",
     "name/": "further amplified answers",
