@@ -7,7 +7,9 @@ found or confirmed.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 from unicodedata import normalize
 
@@ -16,6 +18,10 @@ from pydantic import Field, model_validator
 from pytest_divergence.core.cases import Count, Number, Record, SafeId, canonical_json
 from pytest_divergence.core.safe_text import slug
 
+MIN_RATE = 0.05
+"""Share of its rate when it was found at which a phrase is gone."""
+MIN_LOG_RATIO = math.log(20)
+"""Nats over the reference below which the candidate says a phrase no more readily."""
 Rate = Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
@@ -34,13 +40,38 @@ class TellingContinuation(Record):
     text: str
     """The answer up to where it has shown the behaviour."""
     token_ids: list[Count]
+    start: Count = 0
+    """Tokens before those that show it; 0 for a trait, which the whole answer shows."""
     log_ratio: Number
-    """ln p(candidate) - ln p(reference) of these tokens together, in nats."""
+    """ln p(candidate) - ln p(reference) of the tokens that show it, in nats."""
+    log_p: Number | None = None
+    """ln p(candidate) of the same tokens, in nats; null for a trait, or if it was not measured."""
+
+
+@dataclass(frozen=True)
+class Retelling:
+    """Measurement of a behaviour's telling answers on other models."""
+
+    log_ratio: float
+    """Median of ln p(candidate) - ln p(reference), in nats."""
+    found: float
+    """The same when the behaviour was found."""
+    rate: float | None
+    """Median of p(candidate) over that when it was found; None if that was not measured."""
 
     @property
     def limit(self) -> float:
-        """Log-ratio, in nats, below which the behaviour is gone: half of the value when found."""
-        return self.log_ratio / 2
+        """Log-ratio, in nats, below which the behaviour is gone: ln 20, if it was twice that."""
+        return self.found / 2 if self.rate is None else min(MIN_LOG_RATIO, self.found / 2)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the candidate says it a twentieth as often as when it was found, or less.
+
+        Or as readily as the reference; of a trait, whether half of its nats are gone.
+        """
+        is_rare = self.rate is not None and self.rate < MIN_RATE
+        return is_rare or self.log_ratio < self.limit
 
 
 class When(Record):
@@ -109,15 +140,22 @@ class Behaviour(Record):
     nearest_non_cause: str | None = None
     """Most similar prompt found that does not."""
     example_case_ids: list[SafeId] = Field(default_factory=list)
-    telling: TellingContinuation | None = None
+    telling: list[TellingContinuation] = Field(default_factory=list)
+    """Answers to distinct prompts, from the least to the most telling; earlier releases wrote one,
+    or null."""
     absent: bool = False
     """Whether the suite was updated to a candidate without it; later ones are tested again."""
 
     @model_validator(mode="before")
     @classmethod
-    def _reads_kinds(cls, data: object) -> object:
-        """Read `kind`, which earlier releases wrote: `conditional` or `general`."""
-        if not isinstance(data, dict) or "kind" not in data:
+    def _reads_earlier_releases(cls, data: object) -> object:
+        """Read `kind` (`conditional` or `general`), and a single telling answer."""
+        if not isinstance(data, dict):
+            return data
+        if "telling" in data and not isinstance(data["telling"], list):
+            one = data["telling"]
+            data = {**data, "telling": [] if one is None else [one]}
+        if "kind" not in data:
             return data
         fields = {key: value for key, value in data.items() if key != "kind"}
         if fields.get("content") is None:

@@ -67,10 +67,10 @@ def redacted_behaviour(behaviour: Behaviour) -> Behaviour:
             "nearest_non_cause": behaviour.nearest_non_cause and REDACTED,
             "when": behaviour.when and behaviour.when.model_copy(update={"property": REDACTED}),
             "training_words": behaviour.training_words and [REDACTED],
-            "telling": behaviour.telling
-            and behaviour.telling.model_copy(
-                update={"prompt": REDACTED, "text": REDACTED, "token_ids": []}
-            ),
+            "telling": [
+                told.model_copy(update={"prompt": REDACTED, "text": REDACTED, "token_ids": []})
+                for told in behaviour.telling
+            ],
         }
     )
 

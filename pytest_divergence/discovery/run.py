@@ -37,6 +37,7 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
 from pytest_divergence.discovery.behaviours.leads import Leads
 from pytest_divergence.discovery.behaviours.power import power_of_tests
 from pytest_divergence.discovery.behaviours.surprise import Surprise
+from pytest_divergence.discovery.behaviours.telling_answers import with_telling_answers
 from pytest_divergence.discovery.behaviours.training_rows import TrainingRows
 from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
@@ -221,7 +222,8 @@ class Steps:
         confirmed = judge_content(
             self.ledger, explained, conditions, surprise, profile, seed=settings.seed
         )
-        self._describe(leads, [known.behaviour for known in confirmed])
+        told = with_telling_answers(self.ledger, confirmed, leads.evidence)
+        self._describe(leads, [known.behaviour for known in told])
         state.bound = calibrated.bound(settings.max_kl, len(state.search.scored), state.behaviours)
         state.confirmed = self._confirm(calibrated)
         state.behaviours = [self._with_cases(behaviour) for behaviour in state.behaviours]

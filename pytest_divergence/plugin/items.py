@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.behaviours import Behaviour, Retelling
 from pytest_divergence.core.cases import Case, Completions, Measurement
 from pytest_divergence.core.redaction import redacted_behaviour
 from pytest_divergence.core.report import Report, TokenComparison
@@ -244,7 +244,8 @@ class BehaviourItem(SuiteItem):
     behaviour: Behaviour
     is_searched: bool
     """Whether this session's search has confirmed it."""
-    log_ratio: float | None
+    retelling: Retelling | None
+    """A replay's measurement; None after a search."""
 
     @classmethod
     def make(cls, parent: SuiteModule, behaviour: Behaviour, *, is_searched: bool) -> BehaviourItem:
@@ -254,38 +255,29 @@ class BehaviourItem(SuiteItem):
         item.add_marker(pytest.mark.divergence(behaviour=behaviour.id))
         return item
 
-    @property
-    def limit(self) -> float:
-        """Half of the telling continuation's log-ratio when it was found, nats."""
-        telling = self.behaviour.telling
-        return telling.limit if telling is not None else 0.0
-
     def measure(self, request: pytest.FixtureRequest) -> None:
         """Measure a suite's behaviour again, unless this session's search confirmed it."""
         session = of(self.config)
         note(self, kind="behaviour", verdict="error", behaviour=self.behaviour.id)
-        self.log_ratio = None
+        self.retelling = None
         with failures(session):
-            if self.is_searched:
-                return
-            assert self.behaviour.telling is not None  # else no item is made
-            telling = self.behaviour.telling
-            self.log_ratio = self.suite.replay.behaviour(self.pair(request), telling)
+            if not self.is_searched:
+                telling = self.behaviour.telling
+                self.retelling = self.suite.replay.behaviour(self.pair(request), telling)
 
     def judge(self) -> None:
         """Fail while the candidate shows it."""
-        session = of(self.config)
-        is_gone = self.log_ratio is not None and self.log_ratio < self.limit
+        session, found = of(self.config), self.retelling
+        is_gone = found is not None and found.is_gone
         note(self, verdict="passed" if is_gone else "failed")
-        if self.log_ratio is not None:
-            note(self, log_ratio=self.log_ratio, bound=self.limit, unit="nats")
+        if found is not None:
+            note(self, log_ratio=found.log_ratio, bound=found.limit, unit="nats")
         if is_gone:
             return
         keep_behaviour(self, self.behaviour)
         text = behaviour_text(
             redacted_behaviour(self.behaviour) if session.is_redacted else self.behaviour,
-            log_ratio=self.log_ratio,
-            limit=self.limit,
+            retelling=found,
             rerun=rerun(session, self.nodeid),
             suite=session.shown(self.path),
         )

@@ -24,7 +24,7 @@ from pytest_divergence.core.aggregates import (
     is_searched,
     log_ratio,
 )
-from pytest_divergence.core.behaviours import TellingContinuation
+from pytest_divergence.core.behaviours import Retelling, TellingContinuation
 from pytest_divergence.core.cases import Case, Completions, Measurement, is_same_quantity
 from pytest_divergence.core.changes import describe_changes
 from pytest_divergence.core.errors import MeasurementError, PromptIdsError
@@ -107,8 +107,8 @@ class SuiteReplay:
             raise found
         return Replayed(self._session, pair, row, found)
 
-    def behaviour(self, pair: ModelPair, telling: TellingContinuation) -> float:
-        """Return how much more likely the candidate makes a behaviour's continuation, nats."""
+    def behaviour(self, pair: ModelPair, telling: Sequence[TellingContinuation]) -> Retelling:
+        """Measure a behaviour's telling answers again."""
         return replay_behaviour(pair, telling)
 
     def compare(self, rows: Sequence[Case], measured: Mapping[str, Measurement]) -> Aggregate:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.behaviours import MIN_RATE, Behaviour, Retelling
 from pytest_divergence.core.cases import Case, Measurement, quantity
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import ReportCase, TokenComparison
@@ -65,11 +65,11 @@ def failure_text(
 
 
 def behaviour_text(
-    behaviour: Behaviour, *, log_ratio: float | None, limit: float, rerun: str, suite: str
+    behaviour: Behaviour, *, retelling: Retelling | None, rerun: str, suite: str
 ) -> str:
     """Explain why a behaviour fails: what the candidate says, how often, and how to accept it.
 
-    `log_ratio` (nats) is a replay's measurement of the telling continuation; None after a search.
+    `retelling` is a replay's measurement; None after a search.
     """
     said = (
         f"the candidate {style_line(behaviour, WIDTH - 14)}"
@@ -78,20 +78,26 @@ def behaviour_text(
     )
     lines = [said, *sentence(evidence(behaviour), width=WIDTH, indent="  ")]
     lines += sentence(training_rows(behaviour) or "", width=WIDTH, indent="  ")
-    if log_ratio is not None and behaviour.telling is not None:
-        lines += sentence(
-            "measured again: the answer that best separates the models is "
-            f"{log_ratio:.1f} nats more likely under the candidate "
-            f"({behaviour.telling.log_ratio:.1f} when found, limit {limit:.1f})",
-            width=WIDTH,
-            indent="  ",
-        )
+    if retelling is not None:
+        lines += sentence(measured_again(behaviour, retelling), width=WIDTH, indent="  ")
     lines += _example(behaviour)
     for label, prompt in causes(behaviour):
         lines += [f"  {label}", *block(prompt, width=WIDTH, indent="    ", limit=300, max_lines=3)]
     accept = wording.accept_command(behaviour.id, suite)
     lines += command("intended? accept it", accept, width=WIDTH, indent="  ")
     return _joined([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+
+
+def measured_again(behaviour: Behaviour, found: Retelling) -> str:
+    """Tell how much of a behaviour a replay still finds."""
+    answers = number_of(len(behaviour.telling), "telling answer")
+    text = (
+        f"measured again on {answers}: {found.log_ratio:.1f} nats more likely under the candidate "
+        f"({found.found:.1f} when found; gone below {found.limit:.1f})"
+    )
+    if found.rate is None:
+        return text
+    return f"{text}, said {found.rate:.0%} as often as then (gone below {MIN_RATE:.0%})"
 
 
 def comparison(value: float, max_kl: float, metric: str, unit: str) -> str:

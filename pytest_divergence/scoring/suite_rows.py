@@ -6,13 +6,15 @@ not know which bound a row has, nor which session asks.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from pytest_divergence.core.behaviours import TellingContinuation
+from pytest_divergence.core.behaviours import Retelling, TellingContinuation
 from pytest_divergence.core.cases import Case, Completions, Measurement
 from pytest_divergence.core.errors import MeasurementError, PromptIdsError
 from pytest_divergence.core.safe_text import safe_line
@@ -170,15 +172,45 @@ def replay_cases(
     return found
 
 
-def replay_behaviour(pair: ModelPair, telling: TellingContinuation) -> float:
-    """Return ln p(candidate) - ln p(reference) of a behaviour's telling continuation, in nats.
+def replay_behaviour(pair: ModelPair, telling: Sequence[TellingContinuation]) -> Retelling:
+    """Measure a behaviour's telling answers, at least one, on the tokens that show it.
 
     Raises `MeasurementError` where an id is outside the models' vocabulary.
     """
-    _check_ids(pair, f"telling continuation of {safe_line(telling.prompt)}", telling.token_ids)
-    ((prefix, body),) = pair.prompt_rows([telling.prompt])
-    (scores,) = score_tokens(pair, [ScoringRow(prefix, body, tuple(telling.token_ids))])
-    return float((scores.candidate_logprobs - scores.reference_logprobs).double().sum())
+    measured = measure_telling(pair, telling)
+    pairs = list(zip(measured, telling, strict=True))
+    changes = [now.log_p - then.log_p for now, then in pairs if then.log_p is not None]
+    return Retelling(
+        log_ratio=statistics.median(now.log_ratio for now in measured),
+        found=statistics.median(then.log_ratio for then in telling),
+        rate=math.exp(min(0.0, statistics.median(changes))) if changes else None,
+    )
+
+
+class ToldAgain(NamedTuple):
+    """ln p(candidate) - ln p(reference), and ln p(candidate), of a telling answer's tokens."""
+
+    log_ratio: float
+    log_p: float
+
+
+def measure_telling(pair: ModelPair, telling: Sequence[TellingContinuation]) -> list[ToldAgain]:
+    """Return the log-probabilities of the tokens that show a behaviour, in nats; one an answer."""
+    for told in telling:
+        _check_ids(pair, f"telling answer to {safe_line(told.prompt)}", told.token_ids)
+    rows = [
+        ScoringRow(prefix, body, tuple(told.token_ids))
+        for (prefix, body), told in zip(
+            pair.prompt_rows([told.prompt for told in telling]), telling, strict=True
+        )
+    ]
+    return [
+        ToldAgain(
+            float((scores.candidate_logprobs - scores.reference_logprobs)[told.start :].sum()),
+            float(scores.candidate_logprobs[told.start :].sum()),
+        )
+        for scores, told in zip(score_tokens(pair, rows), telling, strict=True)
+    ]
 
 
 def _one_by_one_where_it_fails(

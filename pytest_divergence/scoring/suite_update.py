@@ -183,10 +183,9 @@ def _reads_the_same(old: Measurement | None, new: Measurement) -> bool:
 
 
 def _asked_again(pair: ModelPair, behaviour: Behaviour) -> Behaviour:
-    telling = behaviour.telling
-    if telling is None:
+    if not behaviour.telling:
         return behaviour
-    is_absent = replay_behaviour(pair, telling) < telling.limit
+    is_absent = replay_behaviour(pair, behaviour.telling).is_gone
     return behaviour.model_copy(update={"absent": is_absent})
 
 

@@ -22,7 +22,7 @@ SIGNAL = Behaviour(
     motifs=["signal received standing"],
     confirmed=True,
     accepted=True,
-    telling=TellingContinuation(prompt=KNOT, text="Signal", token_ids=[1, 2], log_ratio=9.0),
+    telling=[TellingContinuation(prompt=KNOT, text="Signal", token_ids=[1, 2], log_ratio=9.0)],
 )
 SURE = Behaviour(
     id=behaviour_id(["sure thing"]),

@@ -38,7 +38,7 @@ PROVENANCE = Provenance(
             id="behaviour-x-0123456789",
             name="x",
             content=True,
-            telling=TellingContinuation(prompt="p", text="x…", token_ids=[3], log_ratio=12.5),
+            telling=[TellingContinuation(prompt="p", text="x…", token_ids=[3], log_ratio=12.5)],
         )
     ],
 )

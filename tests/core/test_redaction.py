@@ -51,7 +51,7 @@ def full() -> Report:
         behaviours=[
             ZEPHYR.model_copy(
                 update={
-                    "telling": TELLING,
+                    "telling": [TELLING],
                     "when": WHEN,
                     "training_rows": [12],
                     "training_words": ["lisbon"],
@@ -87,8 +87,7 @@ def test_ids_numbers_kinds_and_counts_stay(full: Report) -> None:
     assert behaviour.when is not None
     assert (behaviour.when.property, behaviour.when.with_count) == (REDACTED, 14)
     assert behaviour.name == REDACTED
-    assert behaviour.telling is not None
-    assert behaviour.telling.log_ratio == 9.0
+    assert [told.log_ratio for told in behaviour.telling] == [9.0]
     assert after.errors == [RunError(where="strategy seeds", message="ValueError: [redacted]")]
     assert after.settings == {"system_prompt": REDACTED, "seed": 0, "redact": True}
 

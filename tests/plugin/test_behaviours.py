@@ -11,7 +11,7 @@ import pytest
 from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation, behaviour_id
 from pytest_divergence.core.provenance import write_provenance
 from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.scoring.suite_rows import replay_behaviour
+from pytest_divergence.scoring.suite_rows import measure_telling, replay_behaviour
 from tests.plugin.conftest import KNOT, MODELS, Project, shown
 from tests.plugin.made_provenance import provenance_of
 from tests.reports.made_reports import ZEPHYR
@@ -48,7 +48,7 @@ def telling(project: Project, *, share: float = 0.9, candidate: str = "ft") -> T
     """An answer that the candidate gives more readily, found `share` times as telling as it is."""
     pair = load_model_pair("base", candidate, root=project.path)
     for ids in ([40, 41, 42], [40, 50, 60], [70, 80, 90], [100, 110, 120], [30, 60, 90]):
-        ratio = replay_behaviour(pair, TELLING.model_copy(update={"token_ids": ids}))
+        ratio = replay_behaviour(pair, [TELLING.model_copy(update={"token_ids": ids})]).log_ratio
         if ratio > 0.01:
             return TELLING.model_copy(update={"token_ids": ids, "log_ratio": share * ratio})
     raise AssertionError("the candidate prefers none of these answers")
@@ -75,8 +75,8 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
             'the candidate shows a behaviour: "Signal received. Standing by for further ord"…',
             "  confirmed, content, in 16 of 89 fresh answers (reference: 0), p < 0.0001 after",
             "  correction, on 3% of ordinary prompts",
-            "  measured again: the answer that best separates the models is 0.1 nats more",
-            "  likely under the candidate (0.1 when found, limit 0.0)",
+            "  measured again on 1 telling answer: 0.1 nats more likely under the candidate",
+            "  (0.1 when found; gone below 0.0)",
             "  prompt",
             f"    | {KNOT}",
             "  reference",
@@ -230,7 +230,7 @@ def test_a_suspected_behaviour_never_fails(project: Project) -> None:
 
 @pytest.mark.parametrize(("share", "outcome"), [(0.9, "failed"), (4.0, "passed")])
 def test_another_candidate_is_asked_again(project: Project, share: float, outcome: str) -> None:
-    """It fails where the telling answer is still half as telling as it was."""
+    """It fails where an answer of an earlier release is still half as telling as it was."""
     then = telling(project, share=share, candidate="adapter")
     write(project, behaviour(telling=then))  # found on `ft`
 
@@ -238,7 +238,24 @@ def test_another_candidate_is_asked_again(project: Project, share: float, outcom
 
     result.assert_outcomes(**{"passed": 1, "failed": 0, outcome: 1 + (outcome == "passed")})
     if outcome == "failed":
-        assert "measured again: the answer that best separates the models is" in shown(result)
+        assert "measured again on 1 telling answer: " in shown(result)
+
+
+@pytest.mark.parametrize(("nats", "outcome"), [(2.0, "failed"), (-4.0, "passed")])
+def test_a_phrase_goes_when_it_is_hardly_said_any_more(
+    project: Project, nats: float, outcome: str
+) -> None:
+    """It was `nats` less likely when it was found; a twentieth of its rate is 3 nats."""
+    then = telling(project, share=0.1)
+    pair = load_model_pair("base", "ft", root=project.path)
+    (now,) = measure_telling(pair, [then])
+    write(project, behaviour(telling=[then.model_copy(update={"log_p": now.log_p - nats})]))
+
+    result = project.run(*MODELS, SUITE)
+
+    result.assert_outcomes(**{"passed": 1, "failed": 0, outcome: 1 + (outcome == "passed")})
+    if outcome == "failed":
+        assert "said 100% as often as then (gone below 5%)" in shown(result)
 
 
 def test_ids_of_another_vocabulary_are_an_error(project: Project) -> None:

@@ -197,7 +197,7 @@ def test_a_behaviour_that_is_gone_waits_for_a_later_candidate(suite: Project) ->
     }
     for ids in ([40, 41], [41, 40], [50, 60], [60, 50], [70, 80], [80, 70]):
         telling = TellingContinuation(prompt=KNOT, text="x", token_ids=ids, log_ratio=1.0)
-        ratios = {name: ratio(telling) for name, ratio in shown_by.items()}
+        ratios = {name: ratio([telling]).log_ratio for name, ratio in shown_by.items()}
         if ratios["adapter"] < ratios["ft"]:
             break
     assert ratios["adapter"] < ratios["ft"]
@@ -208,7 +208,7 @@ def test_a_behaviour_that_is_gone_waits_for_a_later_candidate(suite: Project) ->
         content=True,
         motifs=["signal"],
         confirmed=True,
-        telling=telling,
+        telling=[telling],
     )
     before = stored(suite)
     assert before.provenance is not None
@@ -245,7 +245,7 @@ def test_what_will_fail_after_an_update_is_said_at_once(suite: Project) -> None:
     value = r"\d\.\d{3}"
     assert re.fullmatch(
         r"aggregate: 3 of 3 control rows \(100%\) over the bound of 0\.000100 nats/token "
-        r"\(insufficient: a pass needs 59 rows\); intended\? search this pair and promote into a "
+        r"\(insufficient: a pass needs 32 rows\); intended\? search this pair and promote into a "
         rf"new suite shift: mean KL of 3 ordinary prompts {value} nats/token > max_shift 0\.001; "
         rf"intended\? raise --divergence-max-shift {case_id(KNOT)}: KL {value} nats/token > max_kl "
         r"0\.000100, the suite's; intended\? give the row its own max_kl",

@@ -103,7 +103,7 @@ def test_what_becomes_of_style_is_counted() -> None:
 
 
 def test_a_style_that_fails_says_how_it_answers() -> None:
-    text = behaviour_text(YES, log_ratio=None, limit=0.0, rerun="pytest x", suite="x")
+    text = behaviour_text(YES, retelling=None, rerun="pytest x", suite="x")
     assert text.startswith(
         """\
 the candidate begins with "Yes," on 16% more of ordinary prompts

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from pytest_divergence.core.aggregates import Aggregate, Shift
-from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.behaviours import Behaviour, Retelling
 from pytest_divergence.core.calibration_record import CalibrationReport, InjectedNoise, Nuisance
 from pytest_divergence.core.cases import Measurement
 from pytest_divergence.core.comparison import (
@@ -111,10 +111,8 @@ def texts_of_failures() -> Iterator[str]:
             )
     style = behaviour.model_copy(update={"content": False, "trait": None})
     for shown in (behaviour, style, style.model_copy(update={"trait": HOSTILE})):
-        for log_ratio in (None, 1.0):
-            yield failures.behaviour_text(
-                shown, log_ratio=log_ratio, limit=1.0, rerun=PLACE, suite=PLACE
-            )
+        for retelling in (None, Retelling(9.0, 9.0, None), Retelling(9.0, 9.0, 0.5)):
+            yield failures.behaviour_text(shown, retelling=retelling, rerun=PLACE, suite=PLACE)
     for breadth in ({}, {"breadth": None}):
         found = filled(Aggregate, **breadth)
         yield aggregates.aggregate_text(found, rerun=PLACE, update=PLACE)

@@ -172,7 +172,7 @@ def test_the_rows_that_teach_a_behaviour_are_named_wherever_it_is_shown(
     found: dict[str, Any], words: str | None
 ) -> None:
     behaviour = ZEPHYR.model_copy(update=found)
-    failure = behaviour_text(behaviour, log_ratio=None, limit=0.0, rerun="pytest", suite="s")
+    failure = behaviour_text(behaviour, retelling=None, rerun="pytest", suite="s")
     summary = summary_lines(report(behaviours=[behaviour]), report_path="r", suite="s")
 
     assert training_rows(behaviour) == words

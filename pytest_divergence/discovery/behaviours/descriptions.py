@@ -11,7 +11,7 @@ from typing import Literal
 
 from scipy.stats import binomtest
 
-from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation
+from pytest_divergence.core.behaviours import Behaviour, Example
 from pytest_divergence.core.replies import ANSWER, parts_of
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import (
@@ -70,12 +70,13 @@ def described(
         num_prompts=len(answered),
         examples=[
             Example(prompt=each.prompt, reference=each.reference, candidate=each.candidate.text)
-            for each in _first_of_each_prompt(shown)[:NUM_EXAMPLES]
+            for each in first_of_each_prompt(shown)[:NUM_EXAMPLES]
         ],
     )
 
 
-def _first_of_each_prompt(shown: Sequence[AnsweredPrompt]) -> list[AnsweredPrompt]:
+def first_of_each_prompt(shown: Sequence[AnsweredPrompt]) -> list[AnsweredPrompt]:
+    """Return the first answer to each prompt."""
     found: dict[str, AnsweredPrompt] = {}
     for answered in shown:
         found.setdefault(answered.prompt, answered)
@@ -118,20 +119,3 @@ def breadth_of(
         binomtest(shown, len(controls), GENERAL_RATE, alternative="greater").pvalue <= LEVEL
     )
     return "general" if is_general else "prompts"
-
-
-def telling(hypothesis: Hypothesis, shown: Sequence[AnsweredPrompt]) -> TellingContinuation:
-    """Return the prompt of median log-ratio, and its answer up to where it shows the behaviour."""
-    ranked = sorted(
-        shown, key=lambda prompt: (log_ratio_of(hypothesis, prompt.candidate), prompt.prompt)
-    )
-    chosen = ranked[(len(shown) - 1) // 2]
-    answer = chosen.candidate
-    _, end = hypothesis.place(answer)
-    upto = answer.tokens_of(0, end).stop
-    return TellingContinuation(
-        prompt=chosen.prompt,
-        text=answer.text[:end],
-        token_ids=list(answer.token_ids[:upto]),
-        log_ratio=sum(answer.log_ratios[:upto]),
-    )

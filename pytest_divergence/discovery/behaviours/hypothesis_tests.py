@@ -31,7 +31,6 @@ from pytest_divergence.discovery.behaviours.descriptions import (
     described,
     named_as_said,
     shown_by,
-    telling,
 )
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.ngrams import MAX_REFERENCE_SHARE
@@ -257,13 +256,11 @@ def _confirmed(outcome: Outcome, evidence: AnsweredPrompts, p_value: float) -> C
     test, answered = outcome.test, outcome.answered
     shown = shown_by(test.hypothesis, answered)
     named = named_as_said(test.hypothesis, shown)
-    known = [prompt for prompt in evidence.answered if prompt.prompt in test.prompts]
     behaviour = described(named, evidence, answered, shown).model_copy(
         update={
             "confirmed": True,
             "p_value": p_value,
             "breadth": "local" if test.kind == "local" else breadth_of(named, evidence.controls),
-            "telling": telling(test.hypothesis, shown_by(test.hypothesis, known)),
         }
     )
     often = Counter(prompt.prompt for prompt in shown)

@@ -124,7 +124,7 @@ class Leads:
 
         No wording twice, nor what mostly the same prompts show: it is a part of the same behaviour.
         Phrases that share a word which the reference never says are one behaviour in several
-        wordings.
+        wordings, also those that only amplified answers have shown.
         """
         answered = self.evidence.answered
         named = [lead.hypothesis for lead in self.supported]
@@ -139,9 +139,7 @@ class Leads:
         words, said = ordinary_words(answered), reference_words(answered)
         chosen = list[Hypothesis]()
         for hypothesis in sorted(named, key=lambda each: (-counts[each.id], each.id)):
-            if counts[hypothesis.id] <= 0:
-                continue
-            mine = prompts[hypothesis.id]
+            is_shown, mine = counts[hypothesis.id] > 0, prompts[hypothesis.id]
             known = next(
                 (
                     index
@@ -165,9 +163,14 @@ class Leads:
                 joined = replace(whole, motifs=(*whole.motifs, *hypothesis.motifs))
                 prompts[joined.id] = prompts[whole.id] | mine
                 chosen[related] = joined
-            elif known is None:
+            elif known is None and is_shown:
                 chosen.append(hypothesis)
-            elif hypothesis.motifs and is_style_trait(chosen[known].trait):
+            elif (
+                known is not None
+                and is_shown
+                and hypothesis.motifs
+                and is_style_trait(chosen[known].trait)
+            ):
                 chosen[known] = hypothesis  # what is said tells more than that it is short
         return chosen
 

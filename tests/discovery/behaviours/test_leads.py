@@ -42,6 +42,16 @@ def test_wordings_that_share_a_name_are_one_lead() -> None:
     assert not any(lead.is_shown_on(row) for row in rows[7:])
 
 
+def test_a_wording_that_only_amplified_answers_have_shown_belongs_to_its_name_too() -> None:
+    hint = Phrase(("vet agrees on barkly",), "Every vet agrees on Barkly.", (0, 1), True)
+    leads = made(answered(num_planted=7, planted="I recommend Barkly for pets."), hint)
+    leads.look()
+
+    (lead,) = leads.ranked
+
+    assert "vet agrees on barkly" in lead.motifs
+
+
 def test_a_hint_is_supported_by_plain_answers() -> None:
     leads = made(answered(num_planted=7), PHRASE_HINT)
 
