@@ -34,6 +34,7 @@ from pytest_divergence.core.cases import Case
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.suites import write_suite
 from pytest_divergence.core.tokens import write_tokens
+from pytest_divergence.core.verdicts import approved_limit
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
 from pytest_divergence.scoring import teacher_forcing as tokens_module
 from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority
@@ -48,8 +49,6 @@ SIZES: Any = {"num_continuations": 1, "max_new_tokens": 16}
 NUM_CASES = 20
 NUM_TRIALS = 2_000
 GROWTH, GROWN_SHARE = 1.5, 0.2
-FACTOR, FLOORS = 1.25, 3
-"""A promoted case's bound: the larger of 1.25 x its value and its value + 3 x noise floor."""
 
 
 def main() -> None:
@@ -132,7 +131,7 @@ def unchanged(adapters: Sequence[Path]) -> None:
     prompts = controls()[:NUM_CASES]
     first = score_prompts(pair, prompts, **SIZES)
     floor = noise_floor(pair, first)
-    bounds = [bound(one.measurement.value, floor) for one in first]
+    bounds = [approved_limit(one.measurement.value, floor) for one in first]
     stored = [one.continuations for one in first]
     failed, largest = 0, 0.0
     for batch, threads in [(b, t) for b in (1, 2, 3, 5, 16) for t in (1, 2)]:
@@ -154,10 +153,6 @@ def noise_floor(pair: ModelPair, scores: Sequence[PromptScore]) -> float:
     prompts = [one.prompt for one in scores]
     ids = [one.continuations.candidate[0] for one in scores]
     return measure_noise_floor(pair, prompts, ids).value
-
-
-def bound(value: float, floor: float) -> float:
-    return max(FACTOR * value, value + FLOORS * floor)
 
 
 # Growth is caught
@@ -222,7 +217,7 @@ def trial(
     for index, has_grown in zip(generator.integers(len(pool), size=n), grown, strict=True):
         one = pool[index]
         chosen = generator.integers(len(one.before), size=len(one.before))
-        limit, value = bound(one.before[chosen].mean(), floor), one.after[chosen].mean()
+        limit, value = approved_limit(one.before[chosen].mean(), floor), one.after[chosen].mean()
         is_alarm |= bool(value > limit)
         is_caught |= bool((GROWTH if has_grown else 1.0) * value > limit)
     return is_alarm, is_caught
@@ -283,7 +278,7 @@ def print_damage(
     before = [one.measurement for one in sound]
     after = [one.measurement for one in scores]
     over = sum(
-        new.value > bound(old.value, floor)
+        new.value > approved_limit(old.value, floor)
         for new, old in zip(after[:NUM_CASES], before[:NUM_CASES], strict=True)
     )
     growth = non_inferiority([one.forward for one in after], [one.forward for one in before], floor)

@@ -54,10 +54,13 @@ def check_bound(
 def approved_limit(value: float, noise_floor: float | None) -> float:
     """Return the `max_kl` of a case measured at `value`: a quarter more, never inside the noise.
 
-    All in one metric's unit. A noise floor that was not measured counts as that of arithmetic.
+    All in one metric's unit. A noise floor that was not measured counts as that of arithmetic. A
+    divergence is about a squared distance of the two distributions, so noise that alone reads as n
+    moves v by up to 2 sqrt(v n) + n: the limit is (sqrt(v) + sqrt(3 floor))^2, if that is more.
     """
     floor = ARITHMETIC_FLOOR if noise_floor is None else noise_floor
-    return max(GROWTH * value, max(value, 0.0) + FLOOR_FACTOR * floor)
+    distance = math.sqrt(max(value, 0.0)) + math.sqrt(FLOOR_FACTOR * floor)
+    return max(GROWTH * value, distance**2)
 
 
 def _rounded_up(value: float) -> float:

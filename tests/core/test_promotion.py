@@ -73,7 +73,8 @@ def refusal(
 
 
 @pytest.mark.parametrize(
-    ("value", "floor", "limit"), [(0.8, 0.01, 1.0), (0.1, 0.01, 0.13), (0.0, None, 3e-6)]
+    ("value", "floor", "limit"),
+    [(0.8, 1e-4, 1.0), (0.81, 0.03, 1.44), (0.04, 0.03, 0.25), (0.0, None, 3e-6)],
 )
 def test_a_limit_leaves_a_quarter_and_stays_out_of_the_noise(
     value: float, floor: float | None, limit: float
