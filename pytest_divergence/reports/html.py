@@ -192,6 +192,7 @@ def _environment() -> Environment:
         text_limit=TEXT_LIMIT,
         worst_tokens=wording.worst_tokens,
         bound_parts=wording.bound_parts,
+        among_controls=wording.among_controls,
         compared=wording.compared,
         properties=properties,
         style_phrase=style_phrase,

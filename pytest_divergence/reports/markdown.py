@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.quantities import number_of
-from pytest_divergence.core.report import Report, ReportCase
+from pytest_divergence.core.report import Calibration, Report, ReportCase
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.behaviours import (
     behaviour_groups,
@@ -154,13 +154,15 @@ def _failed_cases(
         yield "## Where they differ"
         yield ""
     for case in over[:MAX_CASES]:
-        yield from _case(case, wording.case_command(report, case.id, suite, given))
+        yield from _case(
+            case, report.calibration, wording.case_command(report, case.id, suite, given)
+        )
     if len(over) > MAX_CASES:
         yield f"{len(over) - MAX_CASES} more failed cases are in report.html."
         yield ""
 
 
-def _case(case: ReportCase, rerun: str) -> Iterator[str]:
+def _case(case: ReportCase, calibration: Calibration, rerun: str) -> Iterator[str]:
     yield f"### {case.id}"
     yield ""
     for turn in case.turns:
@@ -176,6 +178,9 @@ def _case(case: ReportCase, rerun: str) -> Iterator[str]:
         yield from fenced(case.completions.candidate)
     if case.category is not None:
         yield f"Category: {code(case.category)}"
+        yield ""
+    if case.kl is not None and (rank := wording.among_controls(case.kl.value, calibration)):
+        yield f"{rank.capitalize()}."
         yield ""
     yield f"Run it again: {code(rerun)}"
     yield ""

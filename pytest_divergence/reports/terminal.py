@@ -148,6 +148,8 @@ def _case(case: ReportCase, report: Report, width: int) -> Iterator[str]:
         alone = f"{kl.quantity} {nats(kl.value)} {visible(kl.unit)}"
         beside = max_kl is not None and comparison(kl.value, max_kl, kl.metric, kl.unit)
         yield f"    {beside or alone}"
+        if (rank := wording.among_controls(kl.value, report.calibration)) is not None:
+            yield f"    {rank}"
     yield from texts(case, width=width, indent="    ", limit=300, max_lines=4)
 
 

@@ -17,12 +17,21 @@ from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.quantities import number_of
-from pytest_divergence.core.report import Difference, Report, ReportCase, TokenComparison
+from pytest_divergence.core.report import (
+    Calibration,
+    Difference,
+    Report,
+    ReportCase,
+    TokenComparison,
+)
 from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.setting_descriptions import DESCRIPTIONS
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
 
+BLUNT = (
+    "A style in most answers makes that bound high, so that cases say little: rely on behaviours."
+)
 REPEATED = (
     "model_1",
     "model_2",
@@ -188,6 +197,18 @@ def bound_parts(bound: Bound) -> list[tuple[str, str]]:
         return []
     parts = sorted(bound.parts.items(), key=lambda part: -part[1])
     return [(name.replace("_", " "), nats(value)) for name, value in parts]
+
+
+def among_controls(value: float, calibration: Calibration) -> str | None:
+    """Count the controls that read as much as a value; None if none was measured."""
+    shift = calibration.typical_shift
+    if shift is None or not shift.values:
+        return None
+    total = len(shift.values)
+    as_high = sum(control >= value for control in shift.values)
+    if as_high == 0:
+        return f"fewer than 1 in {number_of(total, 'control')} reads as much"
+    return f"{as_high} of {number_of(total, 'control')} read{'s' * (as_high == 1)} as much"
 
 
 def token_kl(token: TokenComparison, metric: str | None) -> float:
@@ -375,7 +396,19 @@ def _findings(report: Report) -> list[str]:
     sentences = [cases, *found] if failed(report) else [*found, cases]
     if num_aside:
         sentences.append(f"{number_of(num_aside, 'style change')} put aside; see {STYLE_TITLE}.")
+    if _has_blunt_bound(report):
+        sentences.append(BLUNT)
     return sentences
+
+
+def _has_blunt_bound(report: Report) -> bool:
+    """Whether most controls show a style, so that a bound made from them is high."""
+    bound = report.calibration.bound
+    is_automatic = bound is not None and len(bound.parts) > 1
+    return is_automatic and any(
+        behaviour.confirmed and behaviour.is_style and (behaviour.control_rate or 0) > 0.5
+        for behaviour in report.behaviours
+    )
 
 
 def _replayed(report: Report) -> str:

@@ -156,7 +156,7 @@ def automatic_bound(floor: float | None, values: Sequence[float], num_prompts: i
     limit = prediction_limit(
         [max(value, floor or ARITHMETIC_FLOOR) for value in values], num_prompts
     )
-    parts[f"nominal {LEVEL:.0%} limit for {num_prompts} prompts".replace("%", " %")] = limit
+    parts[f"nominal {LEVEL:.0%} limit for {num_prompts} prompts"] = limit
     largest = max(parts, key=lambda name: parts[name])
     return Bound(value=parts[largest], parts=parts, label=f"auto: {largest}")
 

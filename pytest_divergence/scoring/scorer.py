@@ -33,7 +33,6 @@ from pytest_divergence.scoring.continuations import (
     written,
 )
 from pytest_divergence.scoring.metrics import (
-    DIVERGENCES,
     AddedMetric,
     added_metric,
     built_in_values,
@@ -137,13 +136,7 @@ def summarise(
         raise MeasurementError(
             "a measurement needs a continuation from each model, but one has none"
         )
-    forward = _per_token(on_reference, lambda scores: scores.forward)
-    reverse = _per_token(on_candidate, lambda scores: scores.reverse)
-    both = on_reference, on_candidate
-    js = sum(_per_token(scores, lambda tokens: tokens.js) for scores in both) / 2
-    values = built_in_values(forward, reverse, js)
-    if metric not in values:
-        values[metric] = sum(_per_token(scores, _added) for scores in both) / 2
+    values = _values(on_reference, on_candidate, metric)
     largest = max(
         *(float(scores.forward.max()) for scores in on_reference),
         *(float(scores.reverse.max()) for scores in on_candidate),
@@ -153,10 +146,10 @@ def summarise(
     return Measurement(
         value=values[metric],
         metric=metric,
-        forward=forward,
-        reverse=reverse,
-        js=js,
-        sd=_spread(*both, metric),
+        forward=values["forward"],
+        reverse=values["reverse"],
+        js=values["js"],
+        sd=_spread(on_reference, on_candidate, metric),
         max_token=largest,
         num_tokens=sum(len(scores.forward) for scores in (*on_reference, *on_candidate)),
         num_continuations=len(on_reference),
@@ -267,18 +260,36 @@ def _added(scores: TokenScores) -> Tensor:
     return scores.added
 
 
+def _values(
+    on_reference: Sequence[TokenScores], on_candidate: Sequence[TokenScores], metric: MetricName
+) -> dict[str, float]:
+    """Return the value of every built-in metric, and of `metric`."""
+    forward = _per_token(on_reference, lambda scores: scores.forward)
+    reverse = _per_token(on_candidate, lambda scores: scores.reverse)
+    both = on_reference, on_candidate
+    js = sum(_per_token(scores, lambda tokens: tokens.js) for scores in both) / 2
+    values = built_in_values(forward, reverse, js)
+    if metric not in values:
+        values[metric] = sum(_per_token(scores, _added) for scores in both) / 2
+    return values
+
+
 def _spread(
     on_reference: Sequence[TokenScores], on_candidate: Sequence[TokenScores], metric: MetricName
 ) -> float | None:
-    """Return the standard deviation over continuations, the i-th of both models together."""
-    if len(on_reference) < 2 or len(on_reference) != len(on_candidate):
+    """Return the standard deviation of the metric over continuations, by the jackknife.
+
+    The i-th of both models are left out together. A value is a ratio of sums, so a long
+    continuation weighs more than a short one; pseudo-values heed that (Efron and Stein 1981).
+    """
+    count = len(on_reference)
+    if count < 2 or count != len(on_candidate):
         return None
-
-    def mean(reference: TokenScores, candidate: TokenScores) -> float:
-        if metric in DIVERGENCES:
-            sides = (reference.forward, candidate.reverse)
-        else:
-            sides = (_added(reference), _added(candidate))
-        return sum(float(side.mean()) for side in sides) / 2
-
-    return statistics.stdev(map(mean, on_reference, on_candidate))
+    whole = _values(on_reference, on_candidate, metric)[metric]
+    pseudo_values = []
+    for index in range(count):
+        ours, theirs = (
+            [*each[:index], *each[index + 1 :]] for each in (on_reference, on_candidate)
+        )
+        pseudo_values.append(count * whole - (count - 1) * _values(ours, theirs, metric)[metric])
+    return statistics.stdev(pseudo_values)

@@ -189,8 +189,12 @@ def report(**changes: Any) -> Report:
             ),
             bound=Bound(
                 value=MAX_KL,
-                parts={"3 x noise floor": 3e-6, "1.5 x maximum of controls": MAX_KL},
-                label="auto: 1.5 x maximum of controls (64 controls)",
+                parts={
+                    "3 x noise floor": 3e-6,
+                    "largest of 64 controls": 0.0733,
+                    "nominal 5% limit for 106 prompts": MAX_KL,
+                },
+                label="auto: nominal 5% limit for 106 prompts",
             ),
         ),
         "behaviours": [ZEPHYR],

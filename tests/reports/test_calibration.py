@@ -15,7 +15,7 @@ candidate  ft
 float32 on cpu, sdpa attention, profile smoke
 metric symmetric, nats per token
 
-Noise: the model against itself                 mean         max           n
+Noise: a model against itself                   mean         max           n
   noise floor                                               0.000001          60
     in a batch, alone, without a shared prefix, with a cache
   same weights, eager attention                    2e-12       6e-12          20
@@ -30,8 +30,8 @@ Shift: the candidate on ordinary prompts            mean         max           n
   their 99th percentile                                        0.390
 
 Bound                                                          0.600
-  auto: 1.5 x maximum of controls (64 controls)
-  1.5 x maximum of controls                                    0.600
+  auto: nominal 5% limit for 40 prompts
+  nominal 5% limit for 40 prompts                              0.600
   3 x noise floor                                           0.000003
   A search leaves out controls that show a confirmed behaviour, which may lower
   the bound. Use --max-kl to see what another bound catches, without new
@@ -71,8 +71,8 @@ def report(**changes: Any) -> CalibrationReport:
         "typical_shift": TypicalShift(mean=0.2, p99=0.39, max=0.4, num_controls=64),
         "bound": Bound(
             value=0.6,
-            parts={"3 x noise floor": 3e-6, "1.5 x maximum of controls": 0.6},
-            label="auto: 1.5 x maximum of controls (64 controls)",
+            parts={"3 x noise floor": 3e-6, "nominal 5% limit for 40 prompts": 0.6},
+            label="auto: nominal 5% limit for 40 prompts",
         ),
         "planted": [
             InjectedNoise(size=0.1, values=[0.1, 0.3], num_over=0),

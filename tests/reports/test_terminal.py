@@ -156,6 +156,7 @@ def test_the_summary_says_all_that_a_first_user_needs() -> None:
 The 3 most divergent of 4 failed cases:
   plan-me-a-weekend-in-rom-3066839e8e
     KL 3.742 nats/token > max_kl 0.310
+    fewer than 1 in 64 controls reads as much
     prompt
       | Plan me a weekend in Rome
     reference
@@ -166,11 +167,12 @@ The 3 most divergent of 4 failed cases:
   1 more in the report, or with -v
 
 cases: 4 failed, 1 passed, 1 set apart (unnatural text, not tested)
-bound: 0.310 nats/token, auto: 1.5 x maximum of controls (64 controls)
-     0.310  1.5 x maximum of controls
+bound: 0.310 nats/token, auto: nominal 5% limit for 106 prompts
+     0.310  nominal 5% limit for 106 prompts
+     0.073  largest of 64 controls
   0.000003  3 x noise floor
-noise floor: 0.000001 nats/token, the largest of 59 measurements of the
-model against itself
+noise floor: 0.000001 nats/token, the largest of 59 measurements of a model
+against itself
 search: 312 prompts scored, 149,760 tokens forwarded, 92 s
 
 report: .divergence/reports/latest/report.html

@@ -10,6 +10,7 @@ from pytest_divergence.reports import wording
 from pytest_divergence.reports.behaviours import training_rows
 from pytest_divergence.reports.failures import behaviour_text
 from pytest_divergence.reports.terminal import summary_lines
+from pytest_divergence.scoring.baseline import absolute_bound
 from tests.reports.made_reports import CASES, JUDGED, TOKENS, YES, ZEPHYR, case, report
 
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
@@ -93,6 +94,29 @@ def test_style_is_put_aside_and_the_headline_counts_it() -> None:
         "1 style change put aside; see How it answers.",
         EXIT_CODE,
     ]
+
+
+def test_a_style_that_most_answers_show_makes_the_bound_blunt_and_the_verdict_says_so() -> None:
+    everywhere = YES.model_copy(update={"control_rate": 0.97})
+
+    assert wording.headline(report(behaviours=[everywhere]))[-2] == wording.BLUNT
+    assert wording.BLUNT not in wording.headline(report(behaviours=[YES]))
+    absolute = report().calibration.model_copy(update={"bound": absolute_bound(0.3)})
+    assert wording.BLUNT not in wording.headline(
+        report(behaviours=[everywhere], calibration=absolute)
+    )
+
+
+def test_a_case_is_ranked_among_the_controls() -> None:
+    measured = report().calibration
+    assert measured.typical_shift is not None
+    largest = max(measured.typical_shift.values)
+
+    assert wording.among_controls(9.0, measured) == "fewer than 1 in 64 controls reads as much"
+    assert wording.among_controls(largest, measured) == "1 of 64 controls reads as much"
+    assert wording.among_controls(0.0, measured) == "64 of 64 controls read as much"
+    without = measured.model_copy(update={"typical_shift": None})
+    assert wording.among_controls(9.0, without) is None
 
 
 def test_where_style_fails_the_headline_says_so() -> None:

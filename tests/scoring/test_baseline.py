@@ -53,9 +53,9 @@ def test_the_bound_is_the_largest_of_its_parts_and_says_its_level() -> None:
     assert list(bound.parts) == [
         "3 x noise floor",
         "largest of 61 controls",
-        "nominal 5 % limit for 153 prompts",
+        "nominal 5% limit for 153 prompts",
     ]
-    assert bound.label == "auto: nominal 5 % limit for 153 prompts"
+    assert bound.label == "auto: nominal 5% limit for 153 prompts"
 
 
 def test_the_limit_scales_with_the_values_and_rises_with_the_prompts() -> None:

@@ -47,12 +47,27 @@ def test_largest_token_is_of_the_directions_that_count() -> None:
     assert summarise(ON_REFERENCE, ON_CANDIDATE, metric="symmetric").max_token == 6.0
 
 
-def test_sd_is_over_continuations() -> None:
-    measured = summarise(ON_REFERENCE, ON_CANDIDATE, metric="symmetric")
+@pytest.mark.parametrize(
+    ("metric", "by_continuation"),
+    [("forward", [1.0, 3.0, 8.0]), ("reverse", [2.0, 6.0, 7.0]), ("symmetric", [1.5, 4.5, 7.5])],
+)
+def test_the_spread_of_equally_long_continuations_is_their_standard_deviation(
+    metric: str, by_continuation: list[float]
+) -> None:
+    ours = [scores([value], [90.0], [0.1]) for value in (1.0, 3.0, 8.0)]
+    theirs = [scores([90.0], [value], [0.1]) for value in (2.0, 6.0, 7.0)]
 
-    assert measured.sd == pytest.approx(statistics.stdev([(2.0 + 2.0) / 2, (5.0 + 6.0) / 2]))
-    assert measured.num_continuations == 2
-    assert measured.num_tokens == 5
+    measured = summarise(ours, theirs, metric=metric)
+
+    assert measured.sd == pytest.approx(statistics.stdev(by_continuation))
+    assert (measured.num_continuations, measured.num_tokens) == (3, 6)
+
+
+def test_a_long_continuation_weighs_more_in_the_spread() -> None:
+    """Left out alone, the three positions leave 5.0, and the one leaves 2.0."""
+    measured = summarise(ON_REFERENCE, ON_CANDIDATE, metric="forward")
+
+    assert measured.sd == pytest.approx(statistics.stdev([2 * 3.0 - 5.0, 2 * 3.0 - 2.0]))
 
 
 def test_one_continuation_has_no_sd() -> None:
