@@ -15,7 +15,7 @@ candidate  ft
 float32 on cpu, sdpa attention, profile smoke
 metric symmetric, nats per token
 
-Noise: a model against itself                   mean         max           n
+Noise: a model against itself                       mean         max           n
   noise floor                                               0.000001          60
     in a batch, alone, without a shared prefix, with a cache
   same weights, eager attention                    2e-12       6e-12          20
