@@ -3,6 +3,9 @@
     python benchmarks/gate.py table ADAPTER...      what KL reads on pairs of known difference
     python benchmarks/gate.py unchanged ADAPTER     replays of an unchanged pair that fail: none may
     python benchmarks/gate.py power ADAPTER...      growth that is caught, and false alarms
+    python benchmarks/gate.py growth ADAPTER...     growth of ordinary prompts beside repaired cases
+    python benchmarks/gate.py repaired ADAPTER      a release without its plant, and with damage
+    python benchmarks/gate.py lengths ADAPTER...    nats by an answer's own length, or by the limit
     python benchmarks/gate.py damage ADAPTER        noise in the weights, and what sees it
     python benchmarks/gate.py replay ADAPTER        a pytest session against a bare loop
 
@@ -38,7 +41,7 @@ from pytest_divergence.core.verdicts import approved_limit
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
 from pytest_divergence.scoring import teacher_forcing as tokens_module
 from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority
-from pytest_divergence.scoring.baseline import measure_noise_floor
+from pytest_divergence.scoring.baseline import automatic_bound, measure_noise_floor
 from pytest_divergence.scoring.continuations import Continuations
 from pytest_divergence.scoring.scorer import PromptScore, stored_tokens
 from pytest_divergence.scoring.teacher_forcing import ScoringRow, score_tokens, whole
@@ -48,6 +51,8 @@ NUM_CONTROLS = 64
 SIZES: Any = {"num_continuations": 1, "max_new_tokens": 16}
 NUM_CASES = 20
 NUM_TRIALS = 2_000
+NUM_SCORED = 150
+"""Prompts that a search at smoke scores, about."""
 GROWTH, GROWN_SHARE = 1.5, 0.2
 
 
@@ -223,6 +228,91 @@ def trial(
     return is_alarm, is_caught
 
 
+SPREAD = 0.3
+"""Standard deviation of the log of a prompt's growth, around what all grow by."""
+
+
+def growth(adapters: Sequence[Path]) -> None:
+    """Verdicts on 64 controls in trials drawn from stored tokens, in float32.
+
+    All grow by a factor, or a fifth of them by half; searched cases count for nothing, so that
+    repairing them changes no number here.
+    """
+    print_row("pair", "grown", "by", "passed", "inconclusive", "failed")
+    for adapter in adapters:
+        pool, floor = per_token(adapter, "float32")
+        for share, factor in ((1.0, 1.0), (1.0, 1.3), (1.0, 1.5), (GROWN_SHARE, GROWTH)):
+            rng, verdicts = np.random.default_rng(0), list[str]()
+            for _ in range(NUM_TRIALS):
+                old, new = grown_rows(pool, share, factor, rng)
+                verdicts.append(non_inferiority(new, old, floor).verdict)
+            counts = [verdicts.count(each) for each in ("passed", "inconclusive", "failed")]
+            print_row(
+                adapter.name, f"{share:.0%}", factor, *(f"{n / NUM_TRIALS:.1%}" for n in counts)
+            )
+
+
+def grown_rows(
+    pool: Sequence[PerToken], share: float, factor: float, rng: np.random.Generator
+) -> tuple[list[float], list[float]]:
+    """Stored and new forward KL of each prompt, its tokens drawn anew; unchanged without growth."""
+    is_grown = rng.permutation(len(pool)) < round(share * len(pool))
+    spread = np.exp(rng.normal(0.0, SPREAD if factor != 1 else 0.0, len(pool)))
+    old, new = [], []
+    for one, grows, noise in zip(pool, is_grown, spread, strict=True):
+        chosen = rng.integers(len(one.before), size=len(one.before))
+        old.append(float(one.before[chosen].mean()))
+        new.append(float(one.after[chosen].mean() * (factor if grows else 1.0) * noise))
+    return old, new
+
+
+def repaired(adapters: Sequence[Path]) -> None:
+    """The plain reference, with noise in its weights, on the suite of the adapter's pair.
+
+    Its triggers are cases of a search, and all 64 controls are control rows.
+    """
+    adapter = adapters[0].resolve()
+    pair = load_model_pair(REFERENCE, str(adapter))
+    triggers = json.loads((adapter / "truth.json").read_text("utf-8"))["trigger_examples"]
+    prompts = [*controls(), *triggers]
+    sound = score_prompts(pair, prompts, **SIZES)
+    floor, plain = noise_floor(pair, sound[:NUM_CASES]), plain_reference()
+    print_row("noise", "cases", "controls", "verdict")
+    for size in (0.0, *NOISE[:5]):
+        release = ModelPair.from_models(plain, with_noise(plain, size), pair.chat.tokenizer)
+        scores = score_prompts(release, prompts, continuations=[one.continuations for one in sound])
+        pairs = [
+            (b.measurement.forward, a.measurement.forward)
+            for b, a in zip(scores, sound, strict=True)
+        ]
+        ratios = [max(new, floor) / max(old, floor) for new, old in pairs[NUM_CONTROLS:]]
+        found = non_inferiority(*zip(*pairs[:NUM_CONTROLS], strict=True), floor)
+        print_row(
+            f"{size} sd",
+            f"{statistics.geometric_mean(ratios):.2f} x",
+            f"{found.ratio:.2f} ({found.low:.2f} to {found.high:.2f})",
+            found.verdict,
+        )
+
+
+def lengths(adapters: Sequence[Path]) -> None:
+    """Median of triggers over that of controls: nats by an answer's tokens, and by all 16."""
+    print_row("pair", "divided by", "triggers", "controls", "ratio")
+    for adapter in adapters:
+        pair = load_model_pair(REFERENCE, str(adapter.resolve()))
+        triggers = json.loads((adapter / "truth.json").read_text("utf-8"))["trigger_examples"]
+        groups = [score_prompts(pair, texts, **SIZES) for texts in (triggers, controls())]
+        for name, limit in (("own length", None), ("limit", 2 * SIZES["max_new_tokens"])):
+            ours, others = (
+                statistics.median(
+                    one.measurement.value * (one.measurement.num_tokens / limit if limit else 1.0)
+                    for one in group
+                )
+                for group in groups
+            )
+            print_row(adapter.name, name, f"{ours:.3f}", f"{others:.3f}", f"{ours / others:.1f}")
+
+
 # Damage is seen
 
 NOISE = (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3)
@@ -237,7 +327,7 @@ def damage(adapters: Sequence[Path]) -> None:
     pair = load_model_pair(REFERENCE, str(adapters[0].resolve()))
     sound = score_prompts(pair, controls(), **SIZES)
     floor = noise_floor(pair, sound[:NUM_CASES])
-    limit = 1.5 * max(one.measurement.value for one in sound)
+    limit = automatic_bound(floor, [one.measurement.value for one in sound], NUM_SCORED).value
     print_row("noise", "KL mean", f"cases over, of {NUM_CASES}", "growth", "verdicts")
     reference, merged = plain_reference(), merged_weights(adapters[0])
     for size in NOISE:
@@ -396,6 +486,9 @@ PARTS = {
     "table": table,
     "unchanged": unchanged,
     "power": power,
+    "growth": growth,
+    "repaired": repaired,
+    "lengths": lengths,
     "damage": damage,
     "replay": replay,
 }

@@ -107,7 +107,7 @@ class Bound(Record):
     provisional: bool = False
     """Whether it may still change, once behaviours are confirmed."""
     label: str = ""
-    """Origin of the value, for people: `1.5 x 99th percentile of 256 controls`."""
+    """Origin of the value, for people: `auto: nominal 5% limit for 153 prompts`."""
 
 
 RowDigests = Annotated[str, Field(pattern="^[0-9a-f]{16}(-[0-9a-f]{16})?$")]
