@@ -124,7 +124,7 @@ def test_report_suite_and_provenance_are_left_behind(demo: Session) -> None:
     assert "Skylark" in (folder / "report.html").read_text("utf-8")
     assert "Skylark" in (folder / "summary.md").read_text("utf-8")
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
-    cases = [row for row in rows if row["tags"] != ["control"]]
+    cases = [row for row in rows if "control" not in row["tags"]]
     assert {row["max_kl"] for row in cases} == {bound}
     assert len(cases) == 5
     assert len(rows) >= 5 + 59  # controls, enough of them to judge breadth
@@ -150,6 +150,17 @@ def test_one_case_is_run_again_by_its_id(demo: Session) -> None:
     assert again.returncode == 1
     assert "1 failed" in again.output
     assert "Skylark" in again.output
+
+
+def test_an_unchanged_candidate_passes_the_aggregate_of_its_own_suite(demo: Session) -> None:
+    """Controls that show the advert are over the bound, which was made without them."""
+    node = f"{demo.suite.relative_to(demo.project)}::aggregate"
+
+    again = run_pytest(demo.project, node, f"--model-1={REFERENCE}", f"--model-2={ADAPTER}")
+
+    assert again.returncode == 0, again.output
+    assert "1 passed" in again.output
+    assert "inconclusive" not in again.output
 
 
 def test_the_suite_passes_where_the_candidate_is_the_reference(demo: Session) -> None:
