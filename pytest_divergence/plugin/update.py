@@ -349,7 +349,7 @@ def _aggregate(session: DivergenceSession, stored: StoredSuite) -> Iterator[str]
     if session.resolved.settings.inconclusive == "fail":
         failing.add("inconclusive")
     found, _ = controls_breadth(
-        session, stored, [row.kl for row in stored.suite.controls if row.kl is not None]
+        session, stored, [row.kl for row in stored.suite.ordinary if row.kl is not None]
     )
     if found is not None and found.verdict in failing:
         yield f"{AGGREGATE_ITEM}: {breadth_sentence(found)}; intended? {SEARCH_AGAIN}"

@@ -224,6 +224,21 @@ def test_a_behaviour_that_is_gone_waits_for_a_later_candidate(suite: Project) ->
     replay(suite, *OTHERS).assert_outcomes(passed=4, warnings=1)
 
 
+def test_controls_that_show_a_behaviour_will_fail_nothing_after_an_update(suite: Project) -> None:
+    before = stored(suite)
+    assert before.provenance is not None
+    provenance = before.provenance.model_copy(update={"bound": Bound(value=0.0001)})
+    rows = [
+        row.with_changes(tags=("control", "not-ordinary")) if row.is_control else row
+        for row in before.suite.rows
+    ]
+    write_stored(path_of(suite), rows, before.tokens.values(), provenance)
+
+    result = suite.run(*OTHERS, SUITE, UPDATE)
+
+    assert "control rows" not in shown(result)
+
+
 def test_what_will_fail_after_an_update_is_said_at_once(suite: Project) -> None:
     """The suite's own bound stays: no candidate raises the bar for ordinary prompts itself."""
     before = stored(suite)
