@@ -124,7 +124,7 @@ class Leads:
 
         No wording twice, nor what mostly the same prompts show: it is a part of the same behaviour.
         Phrases that share a word which the reference never says are one behaviour in several
-        wordings, also those that only amplified answers have shown.
+        wordings, also those that only amplified answers have shown; what most answers show apart.
         """
         answered = self.evidence.answered
         named = [lead.hypothesis for lead in self.supported]
@@ -137,6 +137,7 @@ class Leads:
             is_telling = hypothesis.is_telling([prompt.candidate for prompt in shown])
             counts[hypothesis.id] = len(shown) - reverse if is_telling else 0
         words, said = ordinary_words(answered), reference_words(answered)
+        common = {lead.hypothesis.id for lead in self.supported if lead.is_common}
         chosen = list[Hypothesis]()
         for hypothesis in sorted(named, key=lambda each: (-counts[each.id], each.id)):
             is_shown, mine = counts[hypothesis.id] > 0, prompts[hypothesis.id]
@@ -154,7 +155,8 @@ class Leads:
                 (
                     index
                     for index, other in enumerate(chosen)
-                    if shares_new_word(hypothesis, other, said)
+                    if common.isdisjoint({hypothesis.id, other.id})
+                    and shares_new_word(hypothesis, other, said)
                 ),
                 None,
             )
