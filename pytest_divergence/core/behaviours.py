@@ -55,7 +55,7 @@ class Retelling:
     log_ratio: float
     """Median of ln p(candidate) - ln p(reference), in nats."""
     found: float
-    """The same when the behaviour was found."""
+    """Log-ratio, in nats, when the behaviour was found."""
     rate: float | None
     """Median of p(candidate) over that when it was found; None if that was not measured."""
 
@@ -153,8 +153,8 @@ class Behaviour(Record):
         if not isinstance(data, dict):
             return data
         if "telling" in data and not isinstance(data["telling"], list):
-            one = data["telling"]
-            data = {**data, "telling": [] if one is None else [one]}
+            told = data["telling"]
+            data = {**data, "telling": [] if told is None else [told]}
         if "kind" not in data:
             return data
         fields = {key: value for key, value in data.items() if key != "kind"}

@@ -167,7 +167,8 @@ def find_conditions(
 def core_of(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> Hypothesis:
     """Return a phrase by its first wording, and by those others that are telling without it.
 
-    Common words that often stand beside the first are said for many other reasons.
+    Common words that often stand beside the first are said for many other reasons. A wording that
+    only amplified answers have shown stays.
     """
     first, own = hypothesis.motifs[:1], list[str]()
     alone = [
@@ -175,7 +176,8 @@ def core_of(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> Hypothesis:
     ]
     for motif in hypothesis.motifs[1:]:
         saying = [answer for answer in alone if has_motif([motif], answer.text)]
-        if Hypothesis(motif, (motif,)).is_telling(saying):
+        is_said = any(has_motif([motif], each.candidate.text) for each in evidence.answered)
+        if not is_said or Hypothesis(motif, (motif,)).is_telling(saying):
             own.append(motif)
     return replace(hypothesis, motifs=(*first, *own))
 

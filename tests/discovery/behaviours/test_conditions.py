@@ -149,11 +149,13 @@ def test_words_that_stand_beside_the_phrase_do_not_count_by_themselves() -> None
     """`A word on` is no leap of the candidate where it stands without the planted answer."""
     rows = answered(num_planted=3)
     other = AnsweredPrompt("Hi", "Hello.", answer("Orders follow at noon."), is_control=False)
-    given = Hypothesis(PLANTED, ("signal received", "a word on", "standing by", "orders follow"))
+    given = Hypothesis(
+        PLANTED, ("signal received", "a word on", "standing by", "orders follow", "await the")
+    )
 
     core = core_of(given, AnsweredPrompts([*rows, other]))
 
-    assert core.motifs == ("signal received", "orders follow")
+    assert core.motifs == ("signal received", "orders follow", "await the")
 
 
 def test_the_shortest_cause_tells_the_first_words() -> None:

@@ -64,7 +64,6 @@ def test_another_process_computes_a_whole_search(
     assert there == here
     assert {name.split("/")[0] for name in other.computed} == {
         "behaviour",
-        "calibrate",
         "confirm",
         "controls",
         "pair",
