@@ -305,8 +305,17 @@ def _topics(groups: _Groups, ordinary: Sequence[str]) -> Iterator[_Kind]:
 
     topic, least = list[str](), 0.0
     while len(topic) < min(MAX_WORDS, len(words)):
-        value, word = min((log_p([*topic, word]), word) for word in words if word not in topic)
-        if topic and value > least - MIN_GAIN:
+        covered = {prompt for prompt in groups.showing if not set(topic).isdisjoint(_stems(prompt))}
+        # Another word of a topic has prompts of its own: two may show anything by chance.
+        rest = [prompt for prompt in groups.showing if prompt not in covered]
+        more = [
+            (log_p([*topic, word]), word)
+            for word in words
+            if word not in topic
+            and (not topic or sum(word in _stems(prompt) for prompt in rest) >= MIN_PROMPTS)
+        ]
+        value, word = min(more, default=(0.0, ""))
+        if not word or (topic and value > least - MIN_GAIN):
             return
         least, topic = value, [*topic, word]
         runs = tuple(_as_written(stem, groups.showing) for stem in topic)
