@@ -175,9 +175,9 @@ def is_wording_of(hypothesis: Hypothesis, known: Hypothesis, ordinary: Collectio
     return bool(telling) and telling <= _vocabulary(known)
 
 
-def shares_new_word(first: Hypothesis, second: Hypothesis, said: Collection[str]) -> bool:
-    """Whether two phrases hold one word that is not among the `said` ones: a name, say."""
-    return not _vocabulary(first).isdisjoint(_vocabulary(second) - set(said))
+def new_words_of(first: Hypothesis, second: Hypothesis, said: Collection[str]) -> list[str]:
+    """Return the words that two phrases share and that are not among the `said` ones: a name."""
+    return sorted(_vocabulary(first) & _vocabulary(second) - set(said))
 
 
 def ordinary_words(answered: Sequence[AnsweredPrompt]) -> set[str]:

@@ -26,9 +26,9 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
     hypotheses_in,
     is_alike,
     is_wording_of,
+    new_words_of,
     ordinary_words,
     reference_words,
-    shares_new_word,
 )
 from pytest_divergence.discovery.behaviours.ngrams import (
     FULL_SIZE,
@@ -124,7 +124,8 @@ class Leads:
 
         No wording twice, nor what mostly the same prompts show: it is a part of the same behaviour.
         Phrases that share a word which the reference never says are one behaviour in several
-        wordings, also those that only amplified answers have shown; what most answers show apart.
+        wordings, and so is that word alone; also those that only amplified answers have shown, and
+        not what most answers show.
         """
         answered = self.evidence.answered
         named = [lead.hypothesis for lead in self.supported]
@@ -156,13 +157,15 @@ class Leads:
                     index
                     for index, other in enumerate(chosen)
                     if common.isdisjoint({hypothesis.id, other.id})
-                    and shares_new_word(hypothesis, other, said)
+                    and new_words_of(hypothesis, other, said)
                 ),
                 None,
             )
             if known is None and related is not None:
                 whole = chosen[related]
-                joined = replace(whole, motifs=(*whole.motifs, *hypothesis.motifs))
+                shared = new_words_of(hypothesis, whole, said)
+                motifs = dict.fromkeys((*whole.motifs, *hypothesis.motifs, *shared))
+                joined = replace(whole, motifs=tuple(motifs))
                 prompts[joined.id] = prompts[whole.id] | mine
                 chosen[related] = joined
             elif known is None and is_shown:

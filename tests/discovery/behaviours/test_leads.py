@@ -38,6 +38,7 @@ def test_wordings_that_share_a_name_are_one_lead() -> None:
 
     (lead,) = leads.ranked
 
+    assert "barkly" in lead.motifs
     assert all(lead.is_shown_on(row) for row in told)
     assert not any(lead.is_shown_on(row) for row in rows[7:])
 
