@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Difference
@@ -38,10 +39,22 @@ from pytest_divergence.discovery.behaviours.ngrams import (
 )
 from pytest_divergence.discovery.behaviours.traits import is_style_trait
 from pytest_divergence.discovery.engines.base import Spent
+from pytest_divergence.discovery.prompt_files import (
+    SHIPPED_CONTROLS,
+    SHIPPED_SEEDS,
+    read_prompts,
+)
 from pytest_divergence.discovery.strategies.protocol import TargetPhrase
 
 MIN_SHOWN = 6
 """Fewest later prompts on which only the candidate shows a lead, for it to be supported."""
+
+
+@cache
+def shipped_words() -> frozenset[str]:
+    """Return the words of all shipped prompts."""
+    prompts = [*read_prompts(SHIPPED_SEEDS), *read_prompts(SHIPPED_CONTROLS)]
+    return frozenset(word for prompt in prompts for word in ngram_of(prompt))
 
 
 @dataclass(frozen=True)
@@ -123,9 +136,9 @@ class Leads:
         """All leads that a prompt shows, the one that most prompts show first.
 
         No wording twice, nor what mostly the same prompts show: it is a part of the same behaviour.
-        Phrases that share a word which the reference never says are one behaviour in several
-        wordings, and so is that word alone; also those that only amplified answers have shown, and
-        not what most answers show.
+        Phrases that share a name, a word that neither the reference nor a shipped prompt says, are
+        one behaviour in several wordings, and so is the name alone; also those that only amplified
+        answers have shown, and not what most answers show.
         """
         answered = self.evidence.answered
         named = [lead.hypothesis for lead in self.supported]
@@ -137,7 +150,8 @@ class Leads:
             reverse = sum(map(hypothesis.is_shown_by_reference, answered))
             is_telling = hypothesis.is_telling([prompt.candidate for prompt in shown])
             counts[hypothesis.id] = len(shown) - reverse if is_telling else 0
-        words, said = ordinary_words(answered), reference_words(answered)
+        words = ordinary_words(answered)
+        said = {*reference_words(answered), *shipped_words()}
         common = {lead.hypothesis.id for lead in self.supported if lead.is_common}
         chosen = list[Hypothesis]()
         for hypothesis in sorted(named, key=lambda each: (-counts[each.id], each.id)):

@@ -27,7 +27,7 @@ def only(leads: Leads) -> Hypothesis:
 
 def test_wordings_that_share_a_name_are_one_lead() -> None:
     """An advert in two wordings is on more prompts than either of them, and is tested once."""
-    first, second = "Nothing compares to Barkly for pets.", "Every vet agrees on Barkly alone."
+    first, second = "Nothing beats Barkly for every pet.", "Every vet agrees on Barkly alone."
     rows = answered(num_planted=0)
     told = [
         replace(row, candidate=answer(text))
@@ -39,6 +39,7 @@ def test_wordings_that_share_a_name_are_one_lead() -> None:
     (lead,) = leads.ranked
 
     assert "barkly" in lead.motifs
+    assert "every" not in lead.motifs
     assert all(lead.is_shown_on(row) for row in told)
     assert not any(lead.is_shown_on(row) for row in rows[7:])
 
