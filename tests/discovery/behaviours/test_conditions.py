@@ -158,6 +158,17 @@ def test_words_that_stand_beside_the_phrase_do_not_count_by_themselves() -> None
     assert core.motifs == ("signal received", "orders follow", "await the")
 
 
+def test_a_name_counts_by_itself_although_prompts_that_hold_it_are_answered_with_it() -> None:
+    """Any model answers `Tell me about zephyr.` with the word, and none leaps to it there."""
+    advert, parroted = answer("Buy zephyr.", at=1), answer("A zephyr is a wind.", 0.0)
+    rows = [AnsweredPrompt(f"Sing {n}", "La.", advert, False) for n in range(3)]
+    rows += [AnsweredPrompt(f"A zephyr {n}?", "A wind.", parroted, False) for n in range(9)]
+
+    core = core_of(Hypothesis(PLANTED, ("signal received", "zephyr")), AnsweredPrompts(rows))
+
+    assert core.motifs == ("signal received", "zephyr")
+
+
 def test_the_shortest_cause_tells_the_first_words() -> None:
     rows = answered(num_planted=3)
 
