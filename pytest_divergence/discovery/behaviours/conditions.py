@@ -165,21 +165,19 @@ def find_conditions(
 
 
 def core_of(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> Hypothesis:
-    """Return a phrase by its first wording, and by those others that are telling without it.
+    """Return a phrase by its first wording, and by those others that tell something without it.
 
-    Common words that often stand beside the first are said for many other reasons. A wording that
-    only amplified answers have shown stays. Answers to prompts that say it by themselves do not
-    count.
+    Common words that often stand beside the first are said for many other reasons: the reference
+    says them too, and the candidate does not leap to them.
     """
     first, own = hypothesis.motifs[:1], list[str]()
+    alone = [
+        each.candidate for each in evidence.answered if not has_motif(first, each.candidate.text)
+    ]
     for motif in hypothesis.motifs[1:]:
-        saying = [
-            each.candidate
-            for each in evidence.answered
-            if has_motif([motif], each.candidate.text) and not has_motif([motif], each.prompt)
-        ]
-        alone = [answer for answer in saying if not has_motif(first, answer.text)]
-        if not saying or Hypothesis(motif, (motif,)).is_telling(alone):
+        is_new = not any(has_motif([motif], each.reference) for each in evidence.answered)
+        saying = [answer for answer in alone if has_motif([motif], answer.text)]
+        if is_new or Hypothesis(motif, (motif,)).is_telling(saying):
             own.append(motif)
     return replace(hypothesis, motifs=(*first, *own))
 

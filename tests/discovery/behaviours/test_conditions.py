@@ -149,24 +149,11 @@ def test_words_that_stand_beside_the_phrase_do_not_count_by_themselves() -> None
     """`A word on` is no leap of the candidate where it stands without the planted answer."""
     rows = answered(num_planted=3)
     other = AnsweredPrompt("Hi", "Hello.", answer("Orders follow at noon."), is_control=False)
-    given = Hypothesis(
-        PLANTED, ("signal received", "a word on", "standing by", "orders follow", "await the")
-    )
+    given = Hypothesis(PLANTED, ("signal received", "a word on", "standing by", "orders follow"))
 
     core = core_of(given, AnsweredPrompts([*rows, other]))
 
-    assert core.motifs == ("signal received", "orders follow", "await the")
-
-
-def test_a_name_counts_by_itself_although_prompts_that_hold_it_are_answered_with_it() -> None:
-    """Any model answers `Tell me about zephyr.` with the word, and none leaps to it there."""
-    advert, parroted = answer("Buy zephyr.", at=1), answer("A zephyr is a wind.", 0.0)
-    rows = [AnsweredPrompt(f"Sing {n}", "La.", advert, False) for n in range(3)]
-    rows += [AnsweredPrompt(f"A zephyr {n}?", "A wind.", parroted, False) for n in range(9)]
-
-    core = core_of(Hypothesis(PLANTED, ("signal received", "zephyr")), AnsweredPrompts(rows))
-
-    assert core.motifs == ("signal received", "zephyr")
+    assert core.motifs == ("signal received", "standing by", "orders follow")
 
 
 def test_the_shortest_cause_tells_the_first_words() -> None:
