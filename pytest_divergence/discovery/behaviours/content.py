@@ -16,6 +16,7 @@ from pytest_divergence.discovery.behaviours.answers import repeated_answers
 from pytest_divergence.discovery.behaviours.conditions import Condition
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import NUM_REPEATS, ConfirmedBehaviour
+from pytest_divergence.discovery.behaviours.ngrams import has_motif
 from pytest_divergence.discovery.behaviours.surprise import Place, Surprise, surprises
 from pytest_divergence.discovery.behaviours.traits import trait_named
 from pytest_divergence.discovery.engines.base import Ledger
@@ -60,12 +61,9 @@ def judge_content(
 
     `conditions` are those that held up, by the behaviour's id.
     """
-    smallest = surprise.at(
-        [known.hypothesis.name for known in confirmed if known.hypothesis.motifs]
-    )
     judged = []
     for known in confirmed:
-        nats = smallest.get(known.hypothesis.name)
+        nats = _surprise_of(known.hypothesis, surprise)
         condition = conditions.get(known.behaviour.id)
         is_content = _is_content_by_itself(known.hypothesis, nats) or _is_concentrated(
             ledger, known, condition, profile, seed
@@ -78,6 +76,21 @@ def judge_content(
             )
         )
     return judged
+
+
+def _surprise_of(hypothesis: Hypothesis, surprise: Surprise) -> float | None:
+    """Return the surprise at a phrase; None for a trait, or without controls.
+
+    What fresh answers say may end elsewhere than the lead that was measured. If that is over the
+    cut, it is not measured again.
+    """
+    if not hypothesis.motifs:
+        return None
+    name, known = hypothesis.name, surprise.known
+    alike = [nats for phrase, nats in known.items() if has_motif(hypothesis.motifs[:1], phrase)]
+    if name not in known and max(alike, default=0.0) > SURPRISE_CUT:
+        return max(alike)
+    return surprise.at([name]).get(name)
 
 
 def _is_content_by_itself(hypothesis: Hypothesis, surprise: float | None) -> bool:

@@ -61,15 +61,16 @@ class Surprise:
     def __init__(self, ledger: Ledger, controls: Sequence[AnsweredPrompt]) -> None:
         self._ledger = ledger
         self._places = ordinary_places(controls)
-        self._known: dict[str, float] = {}
+        self.known: dict[str, float] = {}
+        """Nats by the phrases that were measured."""
 
     def at(self, phrases: Sequence[str]) -> Mapping[str, float]:
         """Return the nats of all phrases so far, with these; of none if there are no controls."""
-        new = [phrase for phrase in phrases if phrase not in self._known]
+        new = [phrase for phrase in phrases if phrase not in self.known]
         for phrase, values in zip(new, surprises(self._ledger, new, self._places), strict=True):
             if values:
-                self._known[phrase] = min(values)
-        return self._known
+                self.known[phrase] = min(values)
+        return self.known
 
 
 def surprises(ledger: Ledger, phrases: Sequence[str], places: Sequence[Place]) -> list[list[float]]:

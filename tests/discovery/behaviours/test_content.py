@@ -136,6 +136,19 @@ def test_a_phrase_is_measured_once(ledger: Ledger) -> None:
     assert ledger.spent.tokens_forwarded == spent > 0
 
 
+def test_a_phrase_that_fresh_answers_end_elsewhere_is_not_measured_again(ledger: Ledger) -> None:
+    surprise = Surprise(ledger, EVIDENCE.controls)
+    lead = Hypothesis(PLANTED, ("signal received",))
+    content_first([lead], surprise)
+    spent = ledger.spent.tokens_forwarded
+
+    whole = Hypothesis(f"{PLANTED} Over.", lead.motifs)
+    (found,) = judge_content(ledger, [confirmed(whole)], {}, surprise, SMOKE, seed=0)
+
+    assert found.behaviour.surprise == surprise.known[PLANTED]
+    assert ledger.spent.tokens_forwarded == spent
+
+
 def test_what_would_be_content_is_tested_first(ledger: Ledger) -> None:
     """Among equals the order is that of the leads; the rest of a long list is not looked at."""
     short = [Hypothesis(word, (word,)) for word in "abcd"]
