@@ -143,8 +143,7 @@ def find_conditions(
     and no more than is left of the budget.
     """
     waiting = [known for known in confirmed if not _is_general(known.hypothesis, evidence)]
-    # Choosing cases takes about as much as measuring them.
-    rest = profile.budget_tokens - 2 * profile.case_tokens - ledger.spent.tokens_forwarded
+    rest = profile.budget_tokens - profile.case_tokens - ledger.spent.tokens_forwarded
     left = min(profile.condition_tokens, rest)
     if left <= 0 or not waiting:
         return {}
