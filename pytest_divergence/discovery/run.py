@@ -349,7 +349,7 @@ class Steps:
             nll_limit=calibrated.nll_limit,
             is_natural_only=self.settings.gate == "natural",
             tick=TICK_SHARE
-            * calibrated.automatic_bound(len(self.state.search.scored), behaviours).value,
+            * calibrated.automatic_bound(self.ledger.spent.prompts_scored, behaviours).value,
             behaviours=content,
         )
         sizes = Sizes(self.settings.metric, profile.num_continuations, profile.continuation_length)
