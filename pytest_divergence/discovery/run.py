@@ -224,7 +224,9 @@ class Steps:
         )
         told = with_telling_answers(self.ledger, confirmed, leads.evidence)
         self._describe(leads, [known.behaviour for known in told])
-        state.bound = calibrated.bound(settings.max_kl, len(state.search.scored), state.behaviours)
+        state.bound = calibrated.bound(
+            settings.max_kl, self.ledger.spent.prompts_scored, state.behaviours
+        )
         state.confirmed = self._confirm(calibrated)
         state.behaviours = [self._with_cases(behaviour) for behaviour in state.behaviours]
 
