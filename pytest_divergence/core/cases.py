@@ -94,7 +94,7 @@ class Measurement(Record):
     js: Number
     """Jensen-Shannon divergence, at most ln 2."""
     sd: Number | None
-    """Standard deviation of `value` over continuations (jackknife); None for a single one."""
+    """Jackknifed standard deviation of `value` over continuations; None where there is only one."""
     max_token: Number
     """Largest divergence at one position."""
     num_tokens: Annotated[int, Field(strict=True, ge=1)]

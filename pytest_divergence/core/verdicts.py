@@ -54,13 +54,20 @@ def check_bound(
 def approved_limit(value: float, noise_floor: float | None) -> float:
     """Return the `max_kl` of a case measured at `value`: a quarter more, never inside the noise.
 
-    All in one metric's unit. A noise floor that was not measured counts as that of arithmetic. A
-    divergence is about a squared distance of the two distributions, so noise that alone reads as n
-    moves v by up to 2 sqrt(v n) + n: the limit is (sqrt(v) + sqrt(3 floor))^2, if that is more.
+    All in one metric's unit.
+    """
+    return max(GROWTH * value, with_noise(value, noise_floor))
+
+
+def with_noise(value: float, noise_floor: float | None) -> float:
+    """Return the largest number that `value` may read as when it is measured again.
+
+    All in one metric's unit. A divergence is about a squared distance of two distributions, so
+    noise that alone reads as n moves v by up to 2 sqrt(v n) + n: (sqrt(v) + sqrt(3 floor))^2. A
+    noise floor that was not measured counts as that of arithmetic.
     """
     floor = ARITHMETIC_FLOOR if noise_floor is None else noise_floor
-    distance = math.sqrt(max(value, 0.0)) + math.sqrt(FLOOR_FACTOR * floor)
-    return max(GROWTH * value, distance**2)
+    return (math.sqrt(max(value, 0.0)) + math.sqrt(FLOOR_FACTOR * floor)) ** 2
 
 
 def _rounded_up(value: float) -> float:

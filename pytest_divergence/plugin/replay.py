@@ -31,7 +31,7 @@ from pytest_divergence.core.errors import MeasurementError, PromptIdsError
 from pytest_divergence.core.file_names import TOKENS, sidecar_path
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.suites import StoredSuite
-from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR
+from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR, with_noise
 from pytest_divergence.discovery.plan import versions
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin.bounds import metric_for, noise_floor_of
@@ -252,8 +252,10 @@ def controls_breadth(
         return None, "breadth is not checked: no bound; give --divergence-max-kl"
     if (made := _limit_of_another(stored, measured[0])) is not None:
         return None, f"breadth is not checked: the suite's bound is for {made}"
-    found = breadth([measurement.value for measurement in measured], bound)
-    return replace(found, unit=measured[0].unit), ""
+    # The bound may be the largest control's own value.
+    limit = with_noise(bound, noise_floor_of(stored.provenance, measured[0].metric))
+    found = breadth([measurement.value for measurement in measured], limit)
+    return replace(found, bound=bound, unit=measured[0].unit), ""
 
 
 def _limit_of_another(stored: StoredSuite, measured: Measurement) -> str | None:

@@ -188,6 +188,17 @@ def test_too_many_ordinary_prompts_over_the_bound_fail(release: Release) -> None
     result.stdout.fnmatch_lines(["100% of controls over the bound > 5%"])
 
 
+def test_the_control_that_the_bound_is_made_of_is_not_over_it(release: Release) -> None:
+    """Measured again, it may read a little more: a batch of another size is enough."""
+    largest = max(release.scores[prompt].measurement.value for prompt in CONTROLS)
+    release.write(bound=largest * (1 - 1e-6))
+
+    result = release.run(*MODELS, AGGREGATE, "-rP")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["passed: * 0 of 64 control rows (0%) over the bound of *"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

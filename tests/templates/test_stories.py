@@ -126,7 +126,8 @@ def test_lora_release_gives_its_subject_a_bound_of_its_own(copied: Copy) -> None
     project = copied("lora_release")
     subject = ["How do I get a refund?", "Is my invoice paid?", "Stop the subscription.", "Refund!"]
     project.write("seeds.txt", "\n".join([*subject, "What is rain?"]))
-    assert main(["discover", "--seeds=seeds.txt", "--num-cases=20", "--gate=all"]) == 0
+    options = ["--seeds=seeds.txt", "--num-cases=20", "--gate=all", "--max-kl=4"]
+    assert main(["discover", *options]) == 0
     rows = rows_of(project, "adapter")
     tagged = [row for row in rows if "in-scope" in row["tags"]]
     assert (
