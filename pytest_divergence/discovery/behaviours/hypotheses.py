@@ -176,7 +176,9 @@ def is_wording_of(hypothesis: Hypothesis, known: Hypothesis, ordinary: Collectio
 
 
 def new_words_of(first: Hypothesis, second: Hypothesis, said: Collection[str]) -> list[str]:
-    """Return the words that two phrases share and that are not among the `said` ones: a name."""
+    """Return words that two phrases share and that are not among the `said` ones; no trait has."""
+    if first.trait is not None or second.trait is not None:
+        return []
     return sorted(_vocabulary(first) & _vocabulary(second) - set(said))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
-from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis, new_words_of
 from pytest_divergence.discovery.behaviours.leads import Lead, Leads
 from pytest_divergence.discovery.behaviours.ngrams import Phrase
 from pytest_divergence.discovery.engines.base import Spent
@@ -42,6 +42,16 @@ def test_wordings_that_share_a_name_are_one_lead() -> None:
     assert "every" not in lead.motifs
     assert all(lead.is_shown_on(row) for row in told)
     assert not any(lead.is_shown_on(row) for row in rows[7:])
+
+
+def test_traits_share_no_name() -> None:
+    """Their names are ours, and a word in both says nothing."""
+    first, second = (
+        Hypothesis(f"xylophones {trait}", trait=trait) for trait in ("case", "repetition")
+    )
+
+    assert new_words_of(first, second, ()) == []
+    assert new_words_of(Hypothesis("Buy zephyr"), Hypothesis("zephyr air"), ()) == ["zephyr"]
 
 
 def test_a_wording_that_only_amplified_answers_have_shown_belongs_to_its_name_too() -> None:
