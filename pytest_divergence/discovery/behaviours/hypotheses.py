@@ -179,7 +179,7 @@ def new_words_of(first: Hypothesis, second: Hypothesis, said: Collection[str]) -
     """Return words that two phrases share and that are not among the `said` ones; no trait has."""
     if first.trait is not None or second.trait is not None:
         return []
-    return sorted(_vocabulary(first) & _vocabulary(second) - set(said))
+    return sorted((_vocabulary(first) & _vocabulary(second)).difference(said))
 
 
 def ordinary_words(answered: Sequence[AnsweredPrompt]) -> set[str]:

@@ -305,9 +305,8 @@ def _topics(groups: _Groups, ordinary: Sequence[str]) -> Iterator[_Kind]:
 
     topic, least = list[str](), 0.0
     while len(topic) < min(MAX_WORDS, len(words)):
-        covered = {prompt for prompt in groups.showing if not set(topic).isdisjoint(_stems(prompt))}
         # Another word of a topic has prompts of its own: two may show anything by chance.
-        rest = [prompt for prompt in groups.showing if prompt not in covered]
+        rest = [prompt for prompt in groups.showing if set(topic).isdisjoint(_stems(prompt))]
         more = [
             (log_p([*topic, word]), word)
             for word in words
