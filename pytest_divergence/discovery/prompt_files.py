@@ -40,6 +40,11 @@ def read_seeds(given: str) -> list[str]:
     return read_prompts(Path(given))
 
 
+def every_shipped_prompt() -> list[str]:
+    """Return the shipped seeds, then the shipped controls."""
+    return [*read_prompts(SHIPPED_SEEDS), *read_prompts(SHIPPED_CONTROLS)]
+
+
 def read_prompts(path: Path, *, option: str | None = None) -> list[str]:
     """Seed prompts of a file: JSON Lines, CSV with a header, or else text, one prompt a line.
 

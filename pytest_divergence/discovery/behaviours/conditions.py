@@ -46,7 +46,7 @@ from pytest_divergence.discovery.behaviours.prompt_properties import (
 )
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, SHIPPED_SEEDS, read_prompts
+from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 from pytest_divergence.models.fingerprints import text_digest
 
 MIN_RISE = 0.25
@@ -147,7 +147,7 @@ def find_conditions(
     left = min(profile.condition_tokens, rest)
     if left <= 0 or not waiting:
         return {}
-    shipped = [*read_prompts(SHIPPED_SEEDS), *read_prompts(SHIPPED_CONTROLS)]
+    shipped = every_shipped_prompt()
     found: dict[str, Condition] = {}
     for number, known in enumerate(waiting):
         listener.progress("try what prompts share", number, len(waiting))

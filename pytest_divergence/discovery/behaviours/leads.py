@@ -39,11 +39,7 @@ from pytest_divergence.discovery.behaviours.ngrams import (
 )
 from pytest_divergence.discovery.behaviours.traits import is_style_trait
 from pytest_divergence.discovery.engines.base import Spent
-from pytest_divergence.discovery.prompt_files import (
-    SHIPPED_CONTROLS,
-    SHIPPED_SEEDS,
-    read_prompts,
-)
+from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 from pytest_divergence.discovery.strategies.protocol import TargetPhrase
 
 MIN_SHOWN = 6
@@ -53,8 +49,7 @@ MIN_SHOWN = 6
 @cache
 def shipped_words() -> frozenset[str]:
     """Return the words of all shipped prompts."""
-    prompts = [*read_prompts(SHIPPED_SEEDS), *read_prompts(SHIPPED_CONTROLS)]
-    return frozenset(word for prompt in prompts for word in ngram_of(prompt))
+    return frozenset(word for prompt in every_shipped_prompt() for word in ngram_of(prompt))
 
 
 @dataclass(frozen=True)
