@@ -93,9 +93,10 @@ class Profile(BaseModel):
     full_score_share: float = Field(gt=0, le=1)
     """Share of a round's proposals that get the full score after the first-token screen."""
     budget_tokens: int = Field(gt=0)
-    """Forwarded tokens of a whole run, about. No round starts that leaves too few of them to
-    test leads, confirm cases and minimise causes, but for the first round of a strategy and the
-    rounds that soft prompts are owed."""
+    """Forwarded tokens of a whole run, about. No round starts that is expected to leave too few of
+    them to test leads, confirm cases and minimise causes, but for those that soft prompts are owed.
+    A round is expected to take what the strategy's last one took, the first of a strategy what the
+    others took on average."""
 
     @property
     def calibration_tokens(self) -> int:

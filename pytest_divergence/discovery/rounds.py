@@ -134,7 +134,8 @@ class Search:
             affordable = [
                 name
                 for name in ready
-                if left > 0 and _last_cost(result, name) + (0 if name == CORE else owed) <= left
+                if left > 0
+                and _expected_cost(result, name) + _kept_from(result, name, owed) <= left
             ]
             if not affordable and CORE in ready and _owed(result, least, left):
                 affordable = [CORE]
@@ -334,6 +335,23 @@ def _owed(result: SearchLog, share: int, left: int) -> int:
     if lacking <= 0:
         return 0
     return math.ceil(lacking / last) * last if last else max(lacking, left)
+
+
+def _kept_from(result: SearchLog, name: str, owed: int) -> int:
+    """Return the forwarded tokens that a strategy's next round must leave to soft prompts.
+
+    Each strategy may have its first round before soft prompts have theirs.
+    """
+    is_first_of_all = not result.rounds[name] and not result.rounds.get(CORE)
+    return 0 if name == CORE or is_first_of_all else owed
+
+
+def _expected_cost(result: SearchLog, name: str) -> float:
+    """Return forwarded tokens: of a strategy's last round, before its first of the others' mean."""
+    if last := _last_cost(result, name):
+        return last
+    costs = [done.tokens_forwarded for rounds in result.rounds.values() for done in rounds]
+    return sum(costs) / len(costs) if costs else 0.0
 
 
 def _last_cost(result: SearchLog, name: str) -> int:

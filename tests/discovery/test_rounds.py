@@ -128,6 +128,23 @@ def test_what_soft_prompts_do_not_want_goes_to_the_others(tmp_path: Path) -> Non
     assert 6_000 - max(spent["cheap"]) < sum(spent["cheap"]) <= 6_000
 
 
+def test_no_strategy_begins_with_less_left_than_the_others_took_for_a_round(
+    tmp_path: Path,
+) -> None:
+    strategies: dict[str, Strategy] = {
+        "first": Costly(10),
+        "second": Costly(10),
+        "third": Costly(10),
+    }
+    (tmp_path / "short").mkdir()
+    cost = max(spent_by(tmp_path, strategies, tokens=10_000, least=500)["first"])
+
+    tokens = 2 * cost + cost // 2
+    spent = spent_by(tmp_path / "short", strategies, tokens=tokens, least=500)
+
+    assert tokens - cost < sum(map(sum, spent.values())) <= tokens
+
+
 def test_a_strategy_that_rests_is_woken_by_a_new_phrase_to_aim_at(tmp_path: Path) -> None:
     pair = tiny_pair()
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
