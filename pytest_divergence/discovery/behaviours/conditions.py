@@ -153,33 +153,13 @@ def find_conditions(
         listener.progress("try what prompts share", number, len(waiting))
         spent = ledger.spent.tokens_forwarded
         purse = Purse(ledger, left // (len(waiting) - number), left)
-        trials = _Trials(
-            purse, core_of(known.hypothesis, evidence), evidence, shipped, seeds, profile, seed
-        )
+        trials = _Trials(purse, known.hypothesis, evidence, shipped, seeds, profile, seed)
         condition = trials.best(known.behaviour.shortest_cause)
         left -= ledger.spent.tokens_forwarded - spent
         if condition is not None:
             found[known.behaviour.id] = condition
     listener.progress("try what prompts share", len(waiting), len(waiting))
     return found
-
-
-def core_of(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> Hypothesis:
-    """Return a phrase by its first wording, and by those others that tell something without it.
-
-    Common words that often stand beside the first are said for many other reasons: the reference
-    says them too, and the candidate does not leap to them.
-    """
-    first, own = hypothesis.motifs[:1], list[str]()
-    alone = [
-        each.candidate for each in evidence.answered if not has_motif(first, each.candidate.text)
-    ]
-    for motif in hypothesis.motifs[1:]:
-        is_new = not any(has_motif([motif], each.reference) for each in evidence.answered)
-        saying = [answer for answer in alone if has_motif([motif], answer.text)]
-        if is_new or Hypothesis(motif, (motif,)).is_telling(saying):
-            own.append(motif)
-    return replace(hypothesis, motifs=(*first, *own))
 
 
 def contrasts_of(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> list[Contrast]:

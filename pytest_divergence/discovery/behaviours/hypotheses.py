@@ -193,6 +193,26 @@ def reference_words(answered: Sequence[AnsweredPrompt]) -> Counter[str]:
     return Counter(word for prompt in answered for word in set(ngram_of(prompt.reference)))
 
 
+def core_of(
+    hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt], *, is_decoy: bool = False
+) -> Hypothesis:
+    """Return a phrase by its first wording, and by those others that tell something without it.
+
+    Common words that often stand beside the first are said for many other reasons: the other model
+    says them too, and the candidate does not leap to them. A decoy is the reference's phrase, whose
+    leaps are not known.
+    """
+    first, own = hypothesis.motifs[:1], list[str]()
+    others = [each.candidate.text if is_decoy else each.reference for each in answered]
+    alone = [each.candidate for each in answered if not has_motif(first, each.candidate.text)]
+    for motif in hypothesis.motifs[1:]:
+        is_new = not any(has_motif([motif], text) for text in others)
+        saying = [answer for answer in alone if not is_decoy and has_motif([motif], answer.text)]
+        if is_new or Hypothesis(motif, (motif,)).is_telling(saying):
+            own.append(motif)
+    return replace(hypothesis, motifs=(*first, *own))
+
+
 def log_ratio_of(hypothesis: Hypothesis, answer: Answer) -> float:
     """ln p(candidate) - ln p(reference) of what shows it in an answer, in nats."""
     return sum(answer.log_ratios[index] for index in answer.tokens_of(*hypothesis.place(answer)))

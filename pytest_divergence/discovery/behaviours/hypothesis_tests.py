@@ -32,7 +32,7 @@ from pytest_divergence.discovery.behaviours.descriptions import (
     named_as_said,
     shown_by,
 )
-from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis, core_of
 from pytest_divergence.discovery.behaviours.ngrams import MAX_REFERENCE_SHARE
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Listener
@@ -142,8 +142,10 @@ def frozen(
 
     A lead that 8 prompts show is tested over prompts: of all on which one model alone showed it,
     since only those of the candidate would confirm a wobble without direction. Any other lead is
-    tested on the few prompts that show it best, with more answers each.
+    tested on the few prompts that show it best, with more answers each. Wordings that tell nothing
+    by themselves are left out of a phrase first.
     """
+    hypothesis = core_of(hypothesis, evidence.answered, is_decoy=is_decoy)
     ours, theirs = Hypothesis.is_shown_on, Hypothesis.is_shown_by_reference
     shows, shows_not = (theirs, ours) if is_decoy else (ours, theirs)
     shown = [prompt for prompt in evidence.answered if shows(hypothesis, prompt)]

@@ -12,7 +12,6 @@ from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, Answe
 from pytest_divergence.discovery.behaviours.conditions import (
     Trial,
     contrasts_of,
-    core_of,
     find_conditions,
     held_up,
     hint_words,
@@ -143,17 +142,6 @@ def test_a_prompt_that_says_it_by_itself_is_in_no_group() -> None:
     assert (len(controls.showing), len(controls.others)) == (2, 0)
     assert (len(found.showing), len(found.others)) == (3, 11)
     assert not any(PLANTED in prompt for prompt in (*found.showing, *found.others))
-
-
-def test_words_that_stand_beside_the_phrase_do_not_count_by_themselves() -> None:
-    """`A word on` is no leap of the candidate where it stands without the planted answer."""
-    rows = answered(num_planted=3)
-    other = AnsweredPrompt("Hi", "Hello.", answer("Orders follow at noon."), is_control=False)
-    given = Hypothesis(PLANTED, ("signal received", "a word on", "standing by", "orders follow"))
-
-    core = core_of(given, AnsweredPrompts([*rows, other]))
-
-    assert core.motifs == ("signal received", "standing by", "orders follow")
 
 
 def test_the_shortest_cause_tells_the_first_words() -> None:

@@ -69,6 +69,19 @@ def test_a_lead_of_few_prompts_is_tested_on_the_best_of_them() -> None:
     assert set(test.prompts) < {row.prompt for row in rows[: MIN_TRIGGERED - 1]}
 
 
+def test_words_that_stand_beside_a_phrase_do_not_count_by_themselves() -> None:
+    """`A word on` is no leap of the candidate where it stands without the planted answer."""
+    rows = answered(num_planted=3)
+    other = AnsweredPrompt("Hi", "Hello.", answer("Orders follow at noon."), is_control=False)
+    given = Hypothesis(PLANTED, ("signal received", "a word on", "standing by", "orders follow"))
+
+    test = frozen(given, AnsweredPrompts([*rows, other]), SMOKE)
+    mirror = frozen(given, AnsweredPrompts(exchanged([*rows, other])), SMOKE, is_decoy=True)
+
+    assert test.hypothesis.motifs == ("signal received", "standing by", "orders follow")
+    assert mirror.hypothesis.motifs == test.hypothesis.motifs
+
+
 def test_a_decoy_is_tested_where_the_reference_shows_it() -> None:
     evidence = AnsweredPrompts(exchanged(answered(num_planted=3)))
 
