@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 
 from pytest_divergence.core.behaviours import Behaviour, behaviour_id
@@ -29,6 +30,7 @@ from pytest_divergence.discovery.behaviours.ngrams import (
     words_of,
 )
 from pytest_divergence.discovery.behaviours.traits import shows_trait, traits_of
+from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 
 MIN_PEAK = math.log(20)
 """Nats: a phrase is telling if, at one of its tokens at least, the candidate is 20 times as
@@ -199,18 +201,26 @@ def core_of(
     """Return a phrase by its first wording, and by those others that tell something without it.
 
     Common words that often stand beside the first are said for many other reasons: the other model
-    says them too, and the candidate does not leap to them. A decoy is the reference's phrase, whose
-    leaps are not known.
+    says them too, or the candidate does not leap to them. Words that neither it nor a shipped
+    prompt says need no leap. A decoy is the reference's phrase, whose leaps are not known.
     """
     first, own = hypothesis.motifs[:1], list[str]()
     others = [each.candidate.text if is_decoy else each.reference for each in answered]
     alone = [each.candidate for each in answered if not has_motif(first, each.candidate.text)]
     for motif in hypothesis.motifs[1:]:
-        is_new = not any(has_motif([motif], text) for text in others)
+        num_others = sum(has_motif([motif], text) for text in others)
         saying = [answer for answer in alone if not is_decoy and has_motif([motif], answer.text)]
-        if is_new or Hypothesis(motif, (motif,)).is_telling(saying):
+        is_rare = num_others <= MAX_REFERENCE_SHARE * len(saying)
+        is_new = num_others == 0 and not shipped_words().issuperset(ngram_of(motif))
+        if is_new or (is_rare and Hypothesis(motif, (motif,)).is_telling(saying)):
             own.append(motif)
     return replace(hypothesis, motifs=(*first, *own))
+
+
+@cache
+def shipped_words() -> frozenset[str]:
+    """Return the words of all shipped prompts."""
+    return frozenset(word for prompt in every_shipped_prompt() for word in ngram_of(prompt))
 
 
 def log_ratio_of(hypothesis: Hypothesis, answer: Answer) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Difference
@@ -30,6 +29,7 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
     new_words_of,
     ordinary_words,
     reference_words,
+    shipped_words,
 )
 from pytest_divergence.discovery.behaviours.ngrams import (
     FULL_SIZE,
@@ -39,17 +39,10 @@ from pytest_divergence.discovery.behaviours.ngrams import (
 )
 from pytest_divergence.discovery.behaviours.traits import is_style_trait
 from pytest_divergence.discovery.engines.base import Spent
-from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 from pytest_divergence.discovery.strategies.protocol import TargetPhrase
 
 MIN_SHOWN = 6
 """Fewest later prompts on which only the candidate shows a lead, for it to be supported."""
-
-
-@cache
-def shipped_words() -> frozenset[str]:
-    """Return the words of all shipped prompts."""
-    return frozenset(word for prompt in every_shipped_prompt() for word in ngram_of(prompt))
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def test_words_that_stand_beside_a_phrase_do_not_count_by_themselves() -> None:
     mirror = frozen(given, AnsweredPrompts(exchanged([*rows, other])), SMOKE, is_decoy=True)
 
     assert test.hypothesis.motifs == ("signal received", "standing by", "orders follow")
-    assert mirror.hypothesis.motifs == test.hypothesis.motifs
+    assert mirror.hypothesis.motifs == ("signal received", "standing by")  # leaps unknown
 
 
 def test_a_decoy_is_tested_where_the_reference_shows_it() -> None:
