@@ -82,6 +82,15 @@ def test_a_limit_leaves_a_quarter_and_stays_out_of_the_noise(
     assert approved_limit(value, floor) == pytest.approx(limit)
 
 
+@pytest.mark.parametrize(("floors", "is_caught"), [(59, False), (60, True), (1_000, True)])
+def test_growth_by_half_is_caught_of_a_case_sixty_times_the_noise(
+    floors: int, is_caught: bool
+) -> None:
+    floor = 0.005
+
+    assert (1.5 * floors * floor > approved_limit(floors * floor, floor)) is is_caught
+
+
 def test_all_cases_go_with_their_behaviours_tokens_and_64_controls(
     searched: Path, target: Path
 ) -> None:
