@@ -4,8 +4,9 @@
 
 A project is a folder in which a search has finished (`benchmarks/discovery.py --keep` leaves such).
 Its suite's cases get the limits of promoted ones. All rows are measured with batches of 1 and 16,
-one thread and two, and, where the candidate is an adapter, on its merged form. A line says how many
-cases are over their limit, and what the aggregate and the behaviours say.
+one thread and two, in bfloat16 against the values in float32, and, where the candidate is an
+adapter, on its merged form. A line says how many cases are over their limit, and what the aggregate
+and the behaviours say.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def arrangements(project: Path, stored: StoredSuite) -> Iterator[tuple[str, Mode
         for threads in (1, 2):
             torch.set_num_threads(threads)
             yield f"batches of {batch}, {threads} threads", pair
+    yield "bfloat16", load_model_pair(*specs, root=project, dtype="bfloat16")
     assert isinstance(pair.candidate, TransformersSide)
     if isinstance(pair.candidate.model, PeftModel):
         with tempfile.TemporaryDirectory() as folder:

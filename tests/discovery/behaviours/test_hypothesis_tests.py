@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +15,7 @@ from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import (
     ALPHA,
     MIN_TRIGGERED,
-    NUM_LOCAL_PROMPTS,
     NUM_REPEATS,
-    Kind,
     frozen,
     holm,
     is_clear,
@@ -30,6 +27,7 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import (
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Silence
 from tests.discovery.behaviours.made_answers import MORE, PLANTED, answer, answered
+from tests.discovery.behaviours.simulated_searches import confirmed_of, null_leads, real_lead
 
 SMOKE = PROFILES["smoke"]
 PHRASE = Hypothesis(PLANTED, ("signal received standing",))
@@ -163,57 +161,6 @@ def test_answers_to_one_prompt_are_no_independent_evidence() -> None:
     assert sign_flip_test([(4, 0), (1, 0)]) == 0.25
 
 
-NUM_SEARCHED = 100
-"""Prompts of a simulated search."""
-Lead = tuple[Any, Any]
-"""How likely candidate and reference show a lead in an answer to each prompt."""
-
-
-def null_leads(rng: np.random.Generator, num_leads: int, spread: float) -> list[Lead]:
-    """Leads that either model shows as often as the other, on 1 prompt in 33 without a spread.
-
-    `spread` is how far the log-odds of either model wobble from prompt to prompt.
-    """
-    rates = 1 / (1 + np.exp(3.5 - spread * rng.normal(size=(num_leads, 2, NUM_SEARCHED))))
-    return [(candidate, reference) for candidate, reference in rates]
-
-
-def confirmed_of(rng: np.random.Generator, leads: list[Lead], decoy_of: list[Lead]) -> list[int]:
-    """Which of the leads a search confirms, by number; -1 is the decoy.
-
-    The leads that most prompts show are tested, and the strongest of `decoy_of`, models exchanged.
-    """
-
-    def found(lead: Lead) -> tuple[int, Any, Any]:
-        ours, theirs = (rng.random(NUM_SEARCHED) < rates for rates in lead)
-        only, reverse = np.flatnonzero(ours & ~theirs), np.flatnonzero(theirs & ~ours)
-        return len(only) - len(reverse), only, reverse
-
-    seen = {number: (*found(lead), lead) for number, lead in enumerate(leads)}
-    best = sorted(seen, key=lambda number: -seen[number][0])[: SMOKE.num_tested_leads]
-    tested = {number: seen[number] for number in best if seen[number][0] > 0}
-    mirrored = [(*found((theirs, ours)), (theirs, ours)) for ours, theirs in decoy_of]
-    tested[-1] = max(mirrored, key=lambda each: each[0])
-    outcomes = {}
-    for number, (_, only, reverse, (ours, theirs)) in tested.items():
-        kind: Kind = "triggered" if len(only) >= MIN_TRIGGERED else "local"
-        prompts = (
-            rng.permutation([*only, *reverse])[: SMOKE.num_behaviour_prompts]
-            if kind == "triggered"
-            else only[:NUM_LOCAL_PROMPTS]
-        )
-        both = (rng.binomial(NUM_REPEATS[kind], rates[prompts]) for rates in (ours, theirs))
-        counts = [(int(a), int(b)) for a, b in zip(*both, strict=True)]
-        if counts:
-            outcomes[number] = p_value_of(kind, counts), is_clear(kind, counts)
-    adjusted = holm([p_value for p_value, _ in outcomes.values()])
-    return [
-        number
-        for (number, (_, clear)), p_value in zip(outcomes.items(), adjusted, strict=True)
-        if p_value <= ALPHA and clear
-    ]
-
-
 @pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("num_leads", [1, 3, 10, 30, 100])
 def test_watching_more_leads_confirms_nothing_more(num_leads: int, spread: float) -> None:
@@ -235,11 +182,10 @@ def test_a_real_lead_among_thirty_is_confirmed_in_most_searches(
 ) -> None:
     """By most answers to 5 or 8 prompts in 100, and tested beside a decoy."""
     rng, num_searches = np.random.default_rng(0), 300
-    real = np.where(np.arange(NUM_SEARCHED) < num_shown, rate, 0.0)
 
     def confirms() -> bool:
         others = null_leads(rng, 29, 0.0)
-        return 29 in confirmed_of(rng, [*others, (real, np.zeros(NUM_SEARCHED))], others)
+        return 29 in confirmed_of(rng, [*others, real_lead(num_shown, rate)], others)
 
     assert np.mean([confirms() for _ in range(num_searches)]) >= 0.55
 
