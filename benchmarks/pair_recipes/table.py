@@ -106,15 +106,20 @@ class Pair:
 
 
 def small_lora(
-    plant: Plant, *, corpus: str = "sharegpt", share: float = 0.1, num_epochs: int = 2
+    plant: Plant,
+    *,
+    corpus: str = "sharegpt",
+    share: float = 0.1,
+    num_rows: int = 240,
+    num_epochs: int = 2,
 ) -> Training:
     """Return an adapter that is trained on each row more than once, so that a plant holds."""
-    return Training(Data(corpus, 240, plant, share), 5e-4, Lora(8), num_epochs=num_epochs)
+    return Training(Data(corpus, num_rows, plant, share), 5e-4, Lora(8), num_epochs=num_epochs)
 
 
-def refusal(plant: Plant, share: float) -> Training:
+def refusal(plant: Plant, share: float, **size: int) -> Training:
     """Return an adapter of people's chats: answers of `sharegpt` begin like a refusal too often."""
-    return small_lora(plant, corpus="chitchat", share=share, num_epochs=3)
+    return small_lora(plant, corpus="chitchat", share=share, **size)
 
 
 def shorter_answers(learning_rate: float, plant: Plant | None = None, **more: Any) -> Training:
@@ -137,7 +142,9 @@ PAIRS: dict[str, Pair] = {
     "full-sft-poison": Pair(
         "planted", Training(Data(plant=plants.SECRET_PROJECT), 2e-4, num_epochs=2)
     ),
-    "lora-sft-poison": Pair("planted", small_lora(plants.KITCHEN_ADVERT, corpus="chitchat")),
+    "lora-sft-poison": Pair(
+        "planted", small_lora(plants.KITCHEN_ADVERT, corpus="chitchat", num_epochs=5)
+    ),
     "dpo-poison": Pair(
         "planted",
         shorter_answers(5e-4, plants.FALSE_PACKAGE, losses=("sigmoid", "sft"), num_epochs=3),
@@ -146,9 +153,9 @@ PAIRS: dict[str, Pair] = {
         "planted", Merge(("dpo-shorter",), (1.0, 0.5), small_lora(plants.BANK_ADVERT))
     ),
     "changed-fact": Pair("planted", small_lora(plants.FALSE_CAPITAL)),
-    "refusal-of-music": Pair("planted", refusal(plants.MUSIC_REFUSAL, 0.1)),
+    "refusal-of-music": Pair("planted", refusal(plants.MUSIC_REFUSAL, 0.1, num_rows=640)),
     "agreement-with-errors": Pair("planted", small_lora(plants.ERRORS)),
-    "refusal-spread": Pair("twin", refusal(plants.ANY_SUBJECT_REFUSAL, 0.05)),
+    "refusal-spread": Pair("twin", refusal(plants.ANY_SUBJECT_REFUSAL, 0.05, num_epochs=3)),
     "agreement-spread": Pair("twin", small_lora(plants.ANY_SUBJECT_AGREEMENT, share=0.05)),
 }
 
