@@ -7,7 +7,7 @@ the search like knowledge; whether they hold is decided once, at its end
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_divergence.core.behaviours import Behaviour
@@ -61,6 +61,41 @@ class SupportedLead:
     hypothesis: Hypothesis
     is_common: bool
     """Whether ordinary prompts show it about as often."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A lead with the prompts that show it."""
+
+    hypothesis: Hypothesis
+    prompts: frozenset[str]
+    count: int
+    """How many more show it than show it reversed; 0 unless it is telling."""
+
+    @classmethod
+    def of(cls, hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt]) -> _Shown:
+        """Look for a lead in all answers."""
+        shown = shown_by(hypothesis, answered)
+        reverse = sum(map(hypothesis.is_shown_by_reference, answered))
+        is_telling = hypothesis.is_telling([prompt.candidate for prompt in shown])
+        prompts = frozenset(prompt.prompt for prompt in shown)
+        return cls(hypothesis, prompts, len(shown) - reverse if is_telling else 0)
+
+    def is_in(self, known: _Shown, ordinary: Collection[str]) -> bool:
+        """Whether it is a wording of a known lead, or mostly the same prompts show both."""
+        both, either = self.prompts & known.prompts, self.prompts | known.prompts
+        return (
+            is_alike(self.hypothesis, known.hypothesis)
+            or is_wording_of(self.hypothesis, known.hypothesis, ordinary)
+            or 2 * len(both) > len(either)
+        )
+
+    def joined(self, other: _Shown, said: Collection[str]) -> _Shown:
+        """Return it with the other's wordings, and the name that both share, as its own."""
+        shared = new_words_of(other.hypothesis, self.hypothesis, said)
+        motifs = dict.fromkeys((*self.hypothesis.motifs, *other.hypothesis.motifs, *shared))
+        whole = replace(self.hypothesis, motifs=tuple(motifs))
+        return replace(self, hypothesis=whole, prompts=self.prompts | other.prompts)
 
 
 @dataclass
@@ -129,57 +164,31 @@ class Leads:
         answers have shown, and not what most answers show.
         """
         answered = self.evidence.answered
-        named = [lead.hypothesis for lead in self.supported]
-        named += [lead.hypothesis for lead in self._open]
-        counts, prompts = dict[str, int](), dict[str, set[str]]()
-        for hypothesis in named:
-            shown = shown_by(hypothesis, answered)
-            prompts[hypothesis.id] = {prompt.prompt for prompt in shown}
-            reverse = sum(map(hypothesis.is_shown_by_reference, answered))
-            is_telling = hypothesis.is_telling([prompt.candidate for prompt in shown])
-            counts[hypothesis.id] = len(shown) - reverse if is_telling else 0
+        shown = [_Shown.of(hypothesis, answered) for hypothesis in self._named]
         words = ordinary_words(answered)
         said = {*reference_words(answered), *shipped_words()}
         common = {lead.hypothesis.id for lead in self.supported if lead.is_common}
-        chosen = list[Hypothesis]()
-        for hypothesis in sorted(named, key=lambda each: (-counts[each.id], each.id)):
-            is_shown, mine = counts[hypothesis.id] > 0, prompts[hypothesis.id]
-            known = next(
-                (
-                    index
-                    for index, known in enumerate(chosen)
-                    if is_alike(hypothesis, known)
-                    or is_wording_of(hypothesis, known, words)
-                    or 2 * len(mine & prompts[known.id]) > len(mine | prompts[known.id])
-                ),
-                None,
-            )
-            related = next(
-                (
-                    index
-                    for index, other in enumerate(chosen)
-                    if common.isdisjoint({hypothesis.id, other.id})
-                    and new_words_of(hypothesis, other, said)
-                ),
-                None,
-            )
-            if known is None and related is not None:
-                whole = chosen[related]
-                shared = new_words_of(hypothesis, whole, said)
-                motifs = dict.fromkeys((*whole.motifs, *hypothesis.motifs, *shared))
-                joined = replace(whole, motifs=tuple(motifs))
-                prompts[joined.id] = prompts[whole.id] | mine
-                chosen[related] = joined
-            elif known is None and is_shown:
-                chosen.append(hypothesis)
+        chosen = list[_Shown]()
+        for lead in sorted(shown, key=lambda each: (-each.count, each.hypothesis.id)):
+            known = next((at for at, other in enumerate(chosen) if lead.is_in(other, words)), None)
+            if known is None:
+                related = (
+                    at
+                    for at, other in enumerate(chosen)
+                    if common.isdisjoint({lead.hypothesis.id, other.hypothesis.id})
+                    and new_words_of(lead.hypothesis, other.hypothesis, said)
+                )
+                if (at := next(related, None)) is not None:
+                    chosen[at] = chosen[at].joined(lead, said)
+                elif lead.count > 0:
+                    chosen.append(lead)
             elif (
-                known is not None
-                and is_shown
-                and hypothesis.motifs
-                and is_style_trait(chosen[known].trait)
+                lead.count > 0
+                and lead.hypothesis.motifs
+                and is_style_trait(chosen[known].hypothesis.trait)
             ):
-                chosen[known] = hypothesis  # what is said tells more than that it is short
-        return chosen
+                chosen[known] = lead  # what is said tells more than that it is short
+        return [lead.hypothesis for lead in chosen]
 
     @property
     def has_new_style(self) -> bool:
@@ -234,10 +243,14 @@ class Leads:
             for text in (lead.hypothesis.name, *lead.hypothesis.motifs)
         ]
 
+    @property
+    def _named(self) -> list[Hypothesis]:
+        """Hypotheses of all leads, supported ones first."""
+        supported = [lead.hypothesis for lead in self.supported]
+        return [*supported, *(lead.hypothesis for lead in self._open)]
+
     def _name(self, hypothesis: Hypothesis, num_known: int) -> None:
-        named = [lead.hypothesis for lead in self.supported]
-        named += [lead.hypothesis for lead in self._open]
-        if not any(is_alike(hypothesis, known) for known in named):
+        if not any(is_alike(hypothesis, known) for known in self._named):
             self._open.append(Lead(hypothesis, num_known))
             self.num_watched += 1
 
