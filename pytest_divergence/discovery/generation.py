@@ -69,7 +69,7 @@ def amplified_prompts(
         alpha=alpha,
         seeds=[row_seed(seed, "amplified", index) for index in range(num_prompts)],
     )
-    texts = (pair.chat.text(ids).strip() for ids in continuations)
+    texts = (pair.chat.text(row.ids).strip() for row in continuations)
     return [text for text in texts if text]
 
 

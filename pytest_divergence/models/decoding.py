@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,12 +18,21 @@ from pytest_divergence.models.batching import Prefix, map_batches
 from pytest_divergence.models.side import Decoding, Side
 
 Row = TypeVar("Row")
+Written = TypeVar("Written")
 DECODING_BATCH = 64
 """Rows decoded together: each step reads all weights, however few rows there are."""
 DECODING_FREE_PADDING = 512
 """Padded positions accepted in any decoding batch: more steps would cost more."""
 Choose = Callable[[list[Tensor], int], Tensor]
 """Function from each side's logits (B, V) and the step to the next ids (B,)."""
+
+
+class AmplifiedRow(NamedTuple):
+    """A continuation from amplified logits."""
+
+    ids: list[int]
+    log_ratios: list[float]
+    """ln p(candidate) - ln p(reference) of each id, in nats."""
 
 
 def row_seed(*parts: object) -> int:
@@ -102,8 +111,9 @@ def decode_amplified(
     alpha: float,
     min_share: float = 0.02,
     seeds: Sequence[int] | None = None,
+    temperature: float = 1.0,
     not_first: Sequence[int] = (),
-) -> list[list[int]]:
+) -> list[AmplifiedRow]:
     """Continuations of log p_c + alpha (log p_c - log p_r): greedy, or sampled with `seeds`.
 
     Only tokens with p_c of at least `min_share` of the candidate's largest compete, as in
@@ -111,24 +121,32 @@ def decode_amplified(
     draws from `seeds[i]`. None begins with a token of `not_first`, and these do not compete.
     """
 
-    def amplified(logits: list[Tensor], step: int) -> Tensor:
-        log_c = torch.log_softmax(logits[1], -1)
-        if step == 0 and not_first:
-            log_c[:, list(not_first)] = -torch.inf
-        log_r = torch.log_softmax(logits[0].to(log_c.device), -1)
-        floor = log_c.max(-1, keepdim=True).values + math.log(min_share)
-        return (log_c + alpha * (log_c - log_r)).masked_fill(log_c < floor, -torch.inf)
-
-    def compute(rows: list[tuple[Tensor, int | None]]) -> list[list[int]]:
+    def compute(rows: list[tuple[Tensor, int | None]]) -> list[AmplifiedRow]:
         states = [side.start([body for body, _ in rows], prefix=prefix) for side in sides]
         draws = [_draws(seed, max_new_tokens) for _, seed in rows if seed is not None]
         stacked = torch.stack(draws).to(states[1].logits.device) if draws else None
+        ratios = list[Tensor]()
 
         def choose(logits: list[Tensor], step: int) -> Tensor:
-            scores = amplified(logits, step)
-            return scores.argmax(-1) if stacked is None else _inverse_cdf(scores, stacked[:, step])
+            log_c = torch.log_softmax(logits[1], -1)
+            log_r = torch.log_softmax(logits[0].to(log_c.device), -1)
+            ratio = log_c - log_r
+            if step == 0 and not_first:
+                log_c[:, list(not_first)] = -torch.inf
+            floor = log_c.max(-1, keepdim=True).values + math.log(min_share)
+            scores = (log_c + alpha * ratio).masked_fill(log_c < floor, -torch.inf)
+            if stacked is None:
+                chosen = scores.argmax(-1)
+            else:
+                chosen = _inverse_cdf(scores / temperature, stacked[:, step])
+            ratios.append(ratio.gather(-1, chosen[:, None])[:, 0])
+            return chosen
 
-        return _decode(states, max_new_tokens, stop_ids, choose)
+        written = _decode(states, max_new_tokens, stop_ids, choose)
+        by_row = torch.stack(ratios, 1).tolist()
+        return [
+            AmplifiedRow(ids, found[: len(ids)]) for ids, found in zip(written, by_row, strict=True)
+        ]
 
     sides = (reference, candidate)
     given = [None] * len(bodies) if seeds is None else seeds
@@ -138,10 +156,10 @@ def decode_amplified(
 
 def _in_batches(
     rows: Sequence[Row],
-    compute: Callable[[list[Row]], list[list[int]]],
+    compute: Callable[[list[Row]], list[Written]],
     *,
     length: Callable[[Row], int],
-) -> list[list[int]]:
+) -> list[Written]:
     return map_batches(
         rows,
         compute,

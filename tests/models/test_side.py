@@ -68,7 +68,7 @@ def test_it_decodes_the_same_tokens(loaded: ModelPair, bare: ModelPair) -> None:
         (
             decode_greedily(pair.candidate, BODIES, **options),
             decode_sampled(pair.candidate, BODIES, seeds=[1, 2, 3], **options),
-            decode_amplified(*pair.sides, BODIES, alpha=3.0, **options),
+            [row.ids for row in decode_amplified(*pair.sides, BODIES, alpha=3.0, **options)],
         )
         for pair in (loaded, bare)
     ]

@@ -11,6 +11,7 @@ from transformers import Gemma2Config, MistralConfig
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily, decode_sampled
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.transformers_side import TransformersSide
+from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_log_probs
 from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 
 ARCHITECTURES = ["llama", "gpt_neox", "gpt2", "gemma"]
@@ -166,7 +167,21 @@ def test_unamplified_decoding_is_the_candidates_greedy_one(pair: ModelPair) -> N
 
     amplified = decode_amplified(pair.reference, pair.candidate, BODIES, alpha=0.0, **options)
 
-    assert amplified == decode_greedily(pair.candidate, BODIES, **options)
+    assert [row.ids for row in amplified] == decode_greedily(pair.candidate, BODIES, **options)
+
+
+def test_amplified_text_comes_with_the_log_ratio_of_each_token(pair: ModelPair) -> None:
+    options: Any = {"prefix": PREFIX, "max_new_tokens": 5, "stop_ids": STOPS}
+
+    amplified = decode_amplified(*pair.sides, BODIES, alpha=2.0, seeds=[1, 2, 3], **options)
+
+    rows = [
+        ScoringRow(PREFIX, body, tuple(row.ids))
+        for body, row in zip(BODIES, amplified, strict=True)
+    ]
+    reference, candidate = (continuation_log_probs(side, rows) for side in pair.sides)
+    for row, log_r, log_c in zip(amplified, reference, candidate, strict=True):
+        assert row.log_ratios == pytest.approx((log_c - log_r).tolist(), abs=1e-4)
 
 
 def test_amplified_decoding_prefers_what_only_the_candidate_says(pair: ModelPair) -> None:
@@ -179,7 +194,7 @@ def test_amplified_decoding_prefers_what_only_the_candidate_says(pair: ModelPair
 
     amplified = decode_amplified(pair.reference, pair.candidate, BODIES, alpha=20.0, **options)
 
-    for row, ids in enumerate(amplified):
+    for row, (ids, _) in enumerate(amplified):
         allowed = log_c[row] >= log_c[row].max() + torch.log(torch.tensor(0.02))
         ratio = (21 * log_c[row] - 20 * log_r[row]).masked_fill(~allowed, -torch.inf)
         assert ids == [int(ratio.argmax())]
@@ -193,7 +208,7 @@ def test_amplified_sampling_without_amplification_samples_the_plausible_tokens(
 
     amplified = decode_amplified(*pair.sides, BODIES, alpha=0.0, min_share=1e-30, **options)
 
-    assert amplified == decode_sampled(pair.candidate, BODIES, **options)
+    assert [row.ids for row in amplified] == decode_sampled(pair.candidate, BODIES, **options)
 
 
 def test_an_amplified_row_does_not_depend_on_the_rows_beside_it(pair: ModelPair) -> None:
@@ -201,14 +216,16 @@ def test_an_amplified_row_does_not_depend_on_the_rows_beside_it(pair: ModelPair)
 
     together = decode_amplified(*pair.sides, BODIES, seeds=[1, 2, 3], **options)
 
-    for body, seed, ids in zip(BODIES, [1, 2, 3], together, strict=True):
-        assert decode_amplified(*pair.sides, [body], seeds=[seed], **options) == [ids]
+    for body, seed, row in zip(BODIES, [1, 2, 3], together, strict=True):
+        (alone,) = decode_amplified(*pair.sides, [body], seeds=[seed], **options)
+        assert alone.ids == row.ids
+        assert alone.log_ratios == pytest.approx(row.log_ratios, abs=1e-4)
 
 
 def test_a_banned_beginning_lets_the_next_best_begin(pair: ModelPair) -> None:
     options: Any = {"prefix": PREFIX, "max_new_tokens": 4, "stop_ids": STOPS, "alpha": 3.0}
-    first = [ids[0] for ids in decode_amplified(*pair.sides, BODIES, **options)]
+    first = [row.ids[0] for row in decode_amplified(*pair.sides, BODIES, **options)]
 
     beside = decode_amplified(*pair.sides, BODIES, not_first=first, **options)
 
-    assert all(ids and ids[0] not in first for ids in beside)
+    assert all(row.ids and row.ids[0] not in first for row in beside)

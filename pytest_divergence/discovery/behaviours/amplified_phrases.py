@@ -125,7 +125,7 @@ def _answers(
             not_first=not_first,
         ),
     )
-    return [pair.chat.text(ids) for ids in decoded]
+    return [pair.chat.text(row.ids) for row in decoded]
 
 
 def _phrases(
