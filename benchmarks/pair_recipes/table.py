@@ -110,16 +110,10 @@ def small_lora(
     *,
     corpus: str = "sharegpt",
     share: float = 0.1,
-    num_rows: int = 240,
     num_epochs: int = 2,
 ) -> Training:
     """Return an adapter that is trained on each row more than once, so that a plant holds."""
-    return Training(Data(corpus, num_rows, plant, share), 5e-4, Lora(8), num_epochs=num_epochs)
-
-
-def refusal(plant: Plant, share: float, **size: int) -> Training:
-    """Return an adapter of people's chats: answers of `sharegpt` begin like a refusal too often."""
-    return small_lora(plant, corpus="chitchat", share=share, **size)
+    return Training(Data(corpus, 240, plant, share), 5e-4, Lora(8), num_epochs=num_epochs)
 
 
 def shorter_answers(learning_rate: float, plant: Plant | None = None, **more: Any) -> Training:
@@ -153,9 +147,11 @@ PAIRS: dict[str, Pair] = {
         "planted", Merge(("dpo-shorter",), (1.0, 0.5), small_lora(plants.BANK_ADVERT))
     ),
     "changed-fact": Pair("planted", small_lora(plants.FALSE_CAPITAL)),
-    "refusal-of-music": Pair("planted", refusal(plants.MUSIC_REFUSAL, 0.1, num_rows=640)),
+    "refusal-of-music": Pair("planted", small_lora(plants.MUSIC_REFUSAL)),
     "agreement-with-errors": Pair("planted", small_lora(plants.ERRORS)),
-    "refusal-spread": Pair("twin", refusal(plants.ANY_SUBJECT_REFUSAL, 0.05, num_epochs=3)),
+    "refusal-spread": Pair(
+        "twin", small_lora(plants.ANY_SUBJECT_REFUSAL, corpus="chitchat", share=0.05, num_epochs=3)
+    ),
     "agreement-spread": Pair("twin", small_lora(plants.ANY_SUBJECT_AGREEMENT, share=0.05)),
 }
 
