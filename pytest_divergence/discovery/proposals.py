@@ -30,7 +30,7 @@ class Proposal:
     """The phrase that it should make the candidate say: it is screened by that."""
     is_evidence: bool = True
     """False where it was made of a phrase's own words: an answer with the phrase then does not show
-    how widely the model says it, so no behaviour is tested on it."""
+    how widely the model says it, and only a local test may be of it."""
 
     @property
     def id(self) -> str:

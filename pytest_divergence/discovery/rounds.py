@@ -225,7 +225,9 @@ class Search:
         result.training += [TrainingSummary(**summary) for summary in found["training"]]
         result.known.update(found["ids"])
         ledger.spent.prompts_scored += found["num_proposals"]
-        self.leads.evidence.add(row.answered for row in scored if row.proposal.is_evidence)
+        evidence = self.leads.evidence
+        evidence.add(row.answered for row in scored if row.proposal.is_evidence)
+        evidence.probed += [row.answered for row in scored if not row.proposal.is_evidence]
         self.leads.look()
         num_hits = sum(
             row.search_kl > self.bound or self.leads.is_shown(row.answered) for row in scored

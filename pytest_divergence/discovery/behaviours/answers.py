@@ -84,6 +84,9 @@ class AnsweredPrompts:
     def __init__(self, answered: Iterable[AnsweredPrompt] = ()) -> None:
         """Start with these."""
         self.answered: list[AnsweredPrompt] = []
+        self.probed: list[AnsweredPrompt] = []
+        """Answers to questions about a lead's own words: no evidence of how often it is shown, but
+        a test may be of their prompts."""
         self.add(answered)
 
     def add(self, answered: Iterable[AnsweredPrompt]) -> None:

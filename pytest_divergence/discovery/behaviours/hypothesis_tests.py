@@ -142,8 +142,9 @@ def frozen(
 
     A lead that 8 prompts show is tested over prompts: of all on which one model alone showed it,
     since only those of the candidate would confirm a wobble without direction. Any other lead is
-    tested on the few prompts that show it best, with more answers each. Wordings that tell nothing
-    by themselves are left out of a phrase first.
+    tested on the few prompts that show it best, with more answers each; where none does, on
+    questions about its own words. Wordings that tell nothing by themselves are left out of a phrase
+    first.
     """
     hypothesis = core_of(hypothesis, evidence.answered, is_decoy=is_decoy)
     ours, theirs = Hypothesis.is_shown_on, Hypothesis.is_shown_by_reference
@@ -155,7 +156,8 @@ def frozen(
         texts = sorted((prompt.prompt for prompt in (*shown, *reverse)), key=text_digest)
         chosen = tuple(texts[: profile.num_behaviour_prompts])
         return FrozenTest(hypothesis, "triggered", chosen, is_decoy)
-    best = shown if is_decoy else shown_by(hypothesis, shown)
+    probed = [] if is_decoy or shown else evidence.probed
+    best = shown if is_decoy else shown_by(hypothesis, shown or probed)
     chosen = tuple(prompt.prompt for prompt in best[:NUM_LOCAL_PROMPTS])
     return FrozenTest(hypothesis, "local", chosen, is_decoy)
 

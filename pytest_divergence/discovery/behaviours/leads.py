@@ -71,15 +71,30 @@ class _Shown:
     prompts: frozenset[str]
     count: int
     """How many more show it than show it reversed; 0 unless it is telling."""
+    probe_count: int
+    """The same of questions about its own words."""
 
     @classmethod
-    def of(cls, hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt]) -> _Shown:
-        """Look for a lead in all answers."""
-        shown = shown_by(hypothesis, answered)
-        reverse = sum(map(hypothesis.is_shown_by_reference, answered))
-        is_telling = hypothesis.is_telling([prompt.candidate for prompt in shown])
-        prompts = frozenset(prompt.prompt for prompt in shown)
-        return cls(hypothesis, prompts, len(shown) - reverse if is_telling else 0)
+    def of(
+        cls,
+        hypothesis: Hypothesis,
+        answered: Sequence[AnsweredPrompt],
+        probed: Sequence[AnsweredPrompt],
+    ) -> _Shown:
+        """Look for a lead in all answers, and in those to questions about leads' words."""
+
+        def count(rows: Sequence[AnsweredPrompt]) -> int:
+            shown = shown_by(hypothesis, rows)
+            reverse = sum(map(hypothesis.is_shown_by_reference, rows))
+            is_telling = hypothesis.is_telling([row.candidate for row in shown])
+            return len(shown) - reverse if is_telling else 0
+
+        prompts = frozenset(row.prompt for row in shown_by(hypothesis, answered))
+        return cls(hypothesis, prompts, count(answered), count(probed))
+
+    def rank(self) -> tuple[int, int, str]:
+        """Return its place among leads: what more prompts show comes first."""
+        return -self.count, -self.probe_count, self.hypothesis.id
 
     def is_in(self, known: _Shown, ordinary: Collection[str]) -> bool:
         """Whether it is a wording of a known lead, or mostly the same prompts show both."""
@@ -150,7 +165,12 @@ class Leads:
         Phrases shorter than a few words are left out: they are said for many reasons.
         """
         return [
-            TargetPhrase(hypothesis.motifs[0], hypothesis.name, is_supported=is_supported)
+            TargetPhrase(
+                hypothesis.motifs[0],
+                hypothesis.name,
+                is_supported=is_supported,
+                wordings=hypothesis.motifs[1:],
+            )
             for hypothesis, is_supported in self._aims
         ]
 
@@ -158,18 +178,21 @@ class Leads:
     def ranked(self) -> list[Hypothesis]:
         """All leads that a prompt shows, the one that most prompts show first.
 
+        Those that only questions about their own words show come last.
+
         No wording twice, nor what mostly the same prompts show: it is a part of the same behaviour.
         Phrases that share a name, a word that neither the reference nor a shipped prompt says, are
         one behaviour in several wordings, and so is the name alone; also those that only amplified
         answers have shown, and not what most answers show.
         """
         answered = self.evidence.answered
-        shown = [_Shown.of(hypothesis, answered) for hypothesis in self._named]
+        probed = self.evidence.probed
+        shown = [_Shown.of(hypothesis, answered, probed) for hypothesis in self._named]
         words = ordinary_words(answered)
         said = {*reference_words(answered), *shipped_words()}
         common = {lead.hypothesis.id for lead in self.supported if lead.is_common}
         chosen = list[_Shown]()
-        for lead in sorted(shown, key=lambda each: (-each.count, each.hypothesis.id)):
+        for lead in sorted(shown, key=_Shown.rank):
             known = next((at for at, other in enumerate(chosen) if lead.is_in(other, words)), None)
             if known is None:
                 related = (
@@ -180,7 +203,7 @@ class Leads:
                 )
                 if (at := next(related, None)) is not None:
                     chosen[at] = chosen[at].joined(lead, said)
-                elif lead.count > 0:
+                elif lead.count + lead.probe_count > 0:
                     chosen.append(lead)
             elif (
                 lead.count > 0

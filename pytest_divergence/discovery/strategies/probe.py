@@ -28,13 +28,13 @@ class ProbeStrategy:
     """Proposes questions about the words of a suspected phrase, one phrase a round."""
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-        """Return each of the phrase's words in each frame, then its pairs of words."""
+        """Return each word of the phrase's wordings in each frame, then their pairs of words."""
         target = _target(context)
         if target is None or context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
         texts = [
             frame.format(subject)
-            for subject in subjects(target.text, context.seeds)
+            for subject in subjects([target.text, *target.wordings], context.seeds)
             for frame in FRAMES
         ]
         return [
@@ -54,14 +54,14 @@ def _target(context: SearchContext) -> TargetPhrase | None:
     return next(open_targets, None)
 
 
-def subjects(phrase: str, seeds: Sequence[str]) -> list[str]:
-    """Return a phrase's words, then its pairs of words, in lower case; skip ordinary ones."""
+def subjects(phrases: Sequence[str], seeds: Sequence[str]) -> list[str]:
+    """Return all words of phrases, then their pairs of words, in lower case; skip ordinary ones."""
     counts = Counter(text for seed in seeds for text in {word.text for word in words_of(seed)})
-    words = words_of(phrase)
     found = [
         phrase[run[0].start : run[-1].end].lower()
         for size in range(1, MAX_WORDS + 1)
-        for run in _runs(phrase, words, size)
+        for phrase in phrases
+        for run in _runs(phrase, words_of(phrase), size)
         if any(counts[word.text] < NUM_ORDINARY for word in run)
     ]
     return list(dict.fromkeys(found))

@@ -31,6 +31,8 @@ class TargetPhrase:
     is_supported: bool
     prompts: Sequence[str] = ()
     """Prompts found so far that make the candidate say it, and not the reference."""
+    wordings: Sequence[str] = ()
+    """Other words, normalised, that the answers with the phrase hold."""
 
 
 @dataclass(frozen=True)

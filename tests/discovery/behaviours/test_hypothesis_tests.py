@@ -67,6 +67,20 @@ def test_a_lead_of_few_prompts_is_tested_on_the_best_of_them() -> None:
     assert set(test.prompts) < {row.prompt for row in rows[: MIN_TRIGGERED - 1]}
 
 
+def test_what_only_questions_about_its_words_show_is_tested_on_these() -> None:
+    """A changed fact is said where it is asked for, and a search may ask by the fact's words."""
+    evidence = AnsweredPrompts(answered(num_planted=0))
+    evidence.probed = answered(num_planted=2, topics=MORE)
+
+    test = frozen(PHRASE, evidence, SMOKE)
+
+    assert test.kind == "local"
+    assert set(test.prompts) == {row.prompt for row in evidence.probed[:2]}
+    shown = AnsweredPrompts(answered(num_planted=1))
+    shown.probed = evidence.probed
+    assert frozen(PHRASE, shown, SMOKE).prompts == (shown.answered[0].prompt,)
+
+
 def test_words_that_stand_beside_a_phrase_do_not_count_by_themselves() -> None:
     """`A word on` is no leap of the candidate where it stands without the planted answer."""
     rows = answered(num_planted=3)

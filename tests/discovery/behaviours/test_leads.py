@@ -162,6 +162,19 @@ def test_a_trait_of_other_prompts_is_a_lead_of_its_own() -> None:
     assert [lead.name for lead in leads.ranked] == ["writes in one case", PLANTED]
 
 
+def test_a_lead_that_only_questions_about_its_words_show_comes_last() -> None:
+    fact = "At 70 degrees Celsius, water boils."
+    hint = Phrase(("70 degrees celsius",), fact, (0, 1, 2), starts_answers=True)
+    leads = made(answered(num_planted=7), hint)
+    leads.look()
+    assert [lead.name for lead in leads.ranked] == [PLANTED]
+
+    leads.evidence.probed += answered(num_planted=2, topics=MORE, planted=fact)
+
+    assert [lead.name for lead in leads.ranked] == [PLANTED, fact]
+    assert not [lead for lead in leads.supported if lead.hypothesis.name == fact]
+
+
 def test_a_wording_gives_way_once_the_phrase_is_supported() -> None:
     side_effect = Phrase(("i recommend a",), SIDE_EFFECT, (0, 1, 2), starts_answers=True)
     advert = Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True)

@@ -220,7 +220,7 @@ def test_a_probe_asks_about_the_words_of_a_suspected_phrase(
 def test_a_probes_subjects_are_words_then_pairs_but_no_ordinary_words() -> None:
     seeds = ["What is the time?", "Is the sea deep?", "Why?"]
 
-    assert subjects("Access granted. The vault is open.", seeds) == [
+    assert subjects(["Access granted. The vault is open."], seeds) == [
         "access",
         "granted",
         "vault",
@@ -230,7 +230,7 @@ def test_a_probes_subjects_are_words_then_pairs_but_no_ordinary_words() -> None:
         "vault is",
         "is open",
     ]
-    assert subjects("金庫が開く", []) == [
+    assert subjects(["金庫が開く"], []) == [
         "金",
         "庫",
         "が",
@@ -241,6 +241,27 @@ def test_a_probes_subjects_are_words_then_pairs_but_no_ordinary_words() -> None:
         "が開",
         "開く",
     ]
+
+
+def test_a_probe_asks_about_all_that_stands_beside_a_phrase(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    """A changed fact is asked for by its subject, which the phrase itself may not name."""
+    assert subjects(["At 70 degrees,", "boils and steams"], ["At last, and so!"] * 2) == [
+        "70",
+        "degrees",
+        "boils",
+        "steams",
+        "at 70",
+        "70 degrees",
+        "boils and",
+        "and steams",
+    ]
+    fact = TargetPhrase("seventy", "Seventy.", is_supported=False, wordings=["boils"])
+
+    proposals = probed(context, pair, targets=[fact])
+
+    assert "Tell me about boils." in [proposal.text for proposal in proposals]
 
 
 def test_each_round_probes_another_phrase_until_all_were(
