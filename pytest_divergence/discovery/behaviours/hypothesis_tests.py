@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from pytest_divergence.discovery.behaviours.answers import (
     AnsweredPrompts,
     repeated_answers,
 )
+from pytest_divergence.discovery.behaviours.counts import sign_test
 from pytest_divergence.discovery.behaviours.descriptions import (
     breadth_of,
     described,
@@ -46,6 +47,8 @@ NUM_LOCAL_PROMPTS = 4
 MIN_LOCAL_SHARE = 0.5
 """Share of the candidate's answers to the prompts of a local test that must show a lead: phrases
 that come and go with the wording of any prompt are on few by chance, and seldom there."""
+MIN_WOBBLING_SHARE = 0.75
+"""The same, of a lead that many prompts show, and hardly fewer show reversed."""
 Kind = Literal["triggered", "local"]
 NUM_REPEATS: Mapping[Kind, int] = {"triggered": NUM_TEST_ANSWERS, "local": 16}
 """Answers of each model to each prompt of a test."""
@@ -73,12 +76,20 @@ class Judgement:
     counts: LeadCounts
 
 
+class Rule(NamedTuple):
+    """Kind of a test, and how large its counts must be to be told of."""
+
+    kind: Kind
+    least_share: float
+    """Of the candidate's answers, to show the lead."""
+
+
 @dataclass(frozen=True)
 class FrozenTest:
     """One test, with all that is fixed before fresh answers are drawn."""
 
     hypothesis: Hypothesis
-    kind: Kind
+    rule: Rule
     prompts: tuple[str, ...]
     is_decoy: bool = False
     """Whether it is the reference that should show it."""
@@ -110,9 +121,13 @@ def judge(
 
     `evidence` is all that the search has answered; it only chooses the prompts.
     """
-    tests = [frozen(lead, evidence, profile) for lead in leads[: profile.num_tested_leads]]
-    if decoy is not None and (mirror := frozen(decoy, evidence, profile, is_decoy=True)).prompts:
-        tests.append(mirror)
+    tests = [
+        frozen(lead, evidence, profile, num_watched=num_watched)
+        for lead in leads[: profile.num_tested_leads]
+    ]
+    if decoy is not None:
+        mirror = frozen(decoy, evidence, profile, num_watched=num_watched, is_decoy=True)
+        tests += [mirror] if mirror.prompts else []
     outcomes = []
     for number, test in enumerate(tests):
         listener.progress("test a lead", number, len(tests))
@@ -136,30 +151,51 @@ def judge(
 
 
 def frozen(
-    hypothesis: Hypothesis, evidence: AnsweredPrompts, profile: Profile, *, is_decoy: bool = False
+    hypothesis: Hypothesis,
+    evidence: AnsweredPrompts,
+    profile: Profile,
+    *,
+    num_watched: int,
+    is_decoy: bool = False,
 ) -> FrozenTest:
     """Fix the kind and the prompts of a test.
 
-    A lead that 8 prompts show is tested over prompts: of all on which one model alone showed it,
-    since only those of the candidate would confirm a wobble without direction. Any other lead is
-    tested on the few prompts that show it best, with more answers each; where none does, on
-    questions about its own words. Wordings that tell nothing by themselves are left out of a phrase
-    first.
+    The test over prompts is of all on which one model alone showed the lead, since only those of
+    the candidate would confirm a wobble without direction. A local test is of the few prompts that
+    show it best, with more answers each; where none does, of questions about its own words.
+    Wordings that tell nothing by themselves are left out of a phrase first.
     """
     hypothesis = core_of(hypothesis, evidence.answered, is_decoy=is_decoy)
     ours, theirs = Hypothesis.is_shown_on, Hypothesis.is_shown_by_reference
     shows, shows_not = (theirs, ours) if is_decoy else (ours, theirs)
     shown = [prompt for prompt in evidence.answered if shows(hypothesis, prompt)]
     reverse = [prompt for prompt in evidence.answered if shows_not(hypothesis, prompt)]
-    if len(shown) >= MIN_TRIGGERED:
+    rule = rule_of(len(shown), len(reverse), num_watched)
+    if rule.kind == "triggered":
         # In an order that knows nothing of the answers.
         texts = sorted((prompt.prompt for prompt in (*shown, *reverse)), key=text_digest)
         chosen = tuple(texts[: profile.num_behaviour_prompts])
-        return FrozenTest(hypothesis, "triggered", chosen, is_decoy)
+        return FrozenTest(hypothesis, rule, chosen, is_decoy)
     probed = [] if is_decoy or shown else evidence.probed
     best = shown if is_decoy else shown_by(hypothesis, shown or probed)
     chosen = tuple(prompt.prompt for prompt in best[:NUM_LOCAL_PROMPTS])
-    return FrozenTest(hypothesis, "local", chosen, is_decoy)
+    return FrozenTest(hypothesis, rule, chosen, is_decoy)
+
+
+def rule_of(num_shown: int, num_reverse: int, num_watched: int) -> Rule:
+    """Fix the rule of a lead's test by the prompts on which one model alone showed it.
+
+    Where models wobble without direction, each on prompts of its own, the strongest of many leads
+    has more of the candidate's prompts by chance, and fresh answers to the same prompts repeat
+    that. So a test over prompts needs 8 of them, and more than chance gives to any of the leads
+    watched: a sign test with Bonferroni's correction. What is left of these is tested locally, and
+    must be there nearly every time.
+    """
+    if num_shown < MIN_TRIGGERED:
+        return Rule("local", MIN_LOCAL_SHARE)
+    if num_watched * sign_test(num_shown, num_reverse) <= ALPHA:
+        return Rule("triggered", 0.0)
+    return Rule("local", MIN_WOBBLING_SHARE)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -219,14 +255,14 @@ def p_value_of(kind: Kind, counts: Sequence[tuple[int, int]]) -> float:
     )
 
 
-def is_clear(kind: Kind, counts: Sequence[tuple[int, int]]) -> bool:
+def is_clear(rule: Rule, counts: Sequence[tuple[int, int]]) -> bool:
     """Whether a test's counts are large enough to be told of, however unlikely by chance.
 
     The reference hardly shows it, and the prompts of a local test mostly do.
     """
     candidate = sum(ours for ours, _ in counts)
     reference = sum(theirs for _, theirs in counts)
-    least = MIN_LOCAL_SHARE * NUM_REPEATS["local"] * len(counts) if kind == "local" else 0
+    least = rule.least_share * NUM_REPEATS[rule.kind] * len(counts)
     return reference <= MAX_REFERENCE_SHARE * candidate and candidate >= least
 
 
@@ -234,13 +270,14 @@ def _carried_out(ledger: Ledger, test: FrozenTest, seed: int, length: int) -> Ou
     answered = repeated_answers(
         ledger,
         test.prompts,
-        num_repeats=NUM_REPEATS[test.kind],
+        num_repeats=NUM_REPEATS[test.rule.kind],
         seed=seed,
         max_new_tokens=length,
         about=f"decoy-{test.hypothesis.id}" if test.is_decoy else test.hypothesis.id,
     )
     counts = _counts(test, answered)
-    return Outcome(test, answered, p_value_of(test.kind, counts), is_clear(test.kind, counts))
+    p_value = p_value_of(test.rule.kind, counts)
+    return Outcome(test, answered, p_value, is_clear(test.rule, counts))
 
 
 def _counts(test: FrozenTest, answered: Sequence[AnsweredPrompt]) -> list[tuple[int, int]]:
@@ -264,7 +301,9 @@ def _confirmed(outcome: Outcome, evidence: AnsweredPrompts, p_value: float) -> C
         update={
             "confirmed": True,
             "p_value": p_value,
-            "breadth": "local" if test.kind == "local" else breadth_of(named, evidence.controls),
+            "breadth": "local"
+            if test.rule.kind == "local"
+            else breadth_of(named, evidence.controls),
         }
     )
     often = Counter(prompt.prompt for prompt in shown)

@@ -9,13 +9,12 @@ import numpy as np
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.behaviours.hypothesis_tests import (
     ALPHA,
-    MIN_TRIGGERED,
     NUM_LOCAL_PROMPTS,
     NUM_REPEATS,
-    Kind,
     holm,
     is_clear,
     p_value_of,
+    rule_of,
 )
 
 SMOKE = PROFILES["smoke"]
@@ -52,16 +51,16 @@ def confirmed_of(rng: np.random.Generator, leads: list[Lead], decoy_of: list[Lea
     tested[-1] = max(mirrored, key=lambda each: each[0])
     outcomes = {}
     for number, (_, only, reverse, (ours, theirs)) in tested.items():
-        kind: Kind = "triggered" if len(only) >= MIN_TRIGGERED else "local"
+        rule = rule_of(len(only), len(reverse), len(leads))
         prompts = (
             rng.permutation([*only, *reverse])[: SMOKE.num_behaviour_prompts]
-            if kind == "triggered"
+            if rule.kind == "triggered"
             else only[:NUM_LOCAL_PROMPTS]
         )
-        both = (rng.binomial(NUM_REPEATS[kind], rates[prompts]) for rates in (ours, theirs))
+        both = (rng.binomial(NUM_REPEATS[rule.kind], rates[prompts]) for rates in (ours, theirs))
         counts = [(int(a), int(b)) for a, b in zip(*both, strict=True)]
         if counts:
-            outcomes[number] = p_value_of(kind, counts), is_clear(kind, counts)
+            outcomes[number] = p_value_of(rule.kind, counts), is_clear(rule, counts)
     adjusted = holm([p_value for p_value, _ in outcomes.values()])
     return [
         number

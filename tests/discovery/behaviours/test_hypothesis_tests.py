@@ -21,6 +21,7 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import (
     is_clear,
     judge,
     p_value_of,
+    rule_of,
     sign_flip_test,
     stratified_test,
 )
@@ -31,6 +32,7 @@ from tests.discovery.behaviours.simulated_searches import confirmed_of, null_lea
 
 SMOKE = PROFILES["smoke"]
 PHRASE = Hypothesis(PLANTED, ("signal received standing",))
+FEW = rule_of(5, 0, num_watched=1)
 
 
 def exchanged(rows: list[AnsweredPrompt]) -> list[AnsweredPrompt]:
@@ -43,28 +45,39 @@ def exchanged(rows: list[AnsweredPrompt]) -> list[AnsweredPrompt]:
 
 def test_a_lead_of_many_prompts_is_tested_on_all_that_differ() -> None:
     """Those on which only the reference shows it too, or a wobble would be confirmed."""
-    rows = answered(num_planted=9)
-    evidence = AnsweredPrompts([*rows, *exchanged(answered(num_planted=4, topics=MORE))])
+    rows = answered(num_planted=12)
+    evidence = AnsweredPrompts([*rows, *exchanged(answered(num_planted=2, topics=MORE))])
 
-    test = frozen(PHRASE, evidence, SMOKE)
+    test = frozen(PHRASE, evidence, SMOKE, num_watched=2)
 
-    assert test.kind == "triggered"
+    assert test.rule.kind == "triggered"
     assert set(test.prompts) == {
         row.prompt for row in evidence.answered if row.candidate.text != row.reference
     }
-    limited = frozen(PHRASE, evidence, SMOKE.model_copy(update={"num_behaviour_prompts": 6}))
+    limited = frozen(
+        PHRASE, evidence, SMOKE.model_copy(update={"num_behaviour_prompts": 6}), num_watched=2
+    )
     assert limited.prompts == test.prompts[:6]
-    assert list(test.prompts) != [row.prompt for row in rows[:9]]
+    assert list(test.prompts) != [row.prompt for row in rows[:12]]
 
 
 def test_a_lead_of_few_prompts_is_tested_on_the_best_of_them() -> None:
     rows = answered(num_planted=MIN_TRIGGERED - 1)
 
-    test = frozen(PHRASE, AnsweredPrompts(rows), SMOKE)
+    test = frozen(PHRASE, AnsweredPrompts(rows), SMOKE, num_watched=2)
 
-    assert test.kind == "local"
+    assert test.rule.kind == "local"
     assert len(test.prompts) == 4
     assert set(test.prompts) < {row.prompt for row in rows[: MIN_TRIGGERED - 1]}
+
+
+def test_a_lead_of_many_prompts_is_local_where_chance_explains_their_direction() -> None:
+    """The strongest of 100 leads without direction has that many more by chance."""
+    assert rule_of(12, 3, num_watched=2).kind == "triggered"
+    assert rule_of(12, 3, num_watched=100).kind == "local"
+    assert rule_of(30, 3, num_watched=100).kind == "triggered"
+    assert rule_of(7, 0, num_watched=1).kind == "local"
+    assert rule_of(12, 3, num_watched=100).least_share > rule_of(7, 0, num_watched=1).least_share
 
 
 def test_what_only_questions_about_its_words_show_is_tested_on_these() -> None:
@@ -72,13 +85,13 @@ def test_what_only_questions_about_its_words_show_is_tested_on_these() -> None:
     evidence = AnsweredPrompts(answered(num_planted=0))
     evidence.probed = answered(num_planted=2, topics=MORE)
 
-    test = frozen(PHRASE, evidence, SMOKE)
+    test = frozen(PHRASE, evidence, SMOKE, num_watched=2)
 
-    assert test.kind == "local"
+    assert test.rule.kind == "local"
     assert set(test.prompts) == {row.prompt for row in evidence.probed[:2]}
     shown = AnsweredPrompts(answered(num_planted=1))
     shown.probed = evidence.probed
-    assert frozen(PHRASE, shown, SMOKE).prompts == (shown.answered[0].prompt,)
+    assert frozen(PHRASE, shown, SMOKE, num_watched=2).prompts == (shown.answered[0].prompt,)
 
 
 def test_words_that_stand_beside_a_phrase_do_not_count_by_themselves() -> None:
@@ -87,8 +100,10 @@ def test_words_that_stand_beside_a_phrase_do_not_count_by_themselves() -> None:
     other = AnsweredPrompt("Hi", "Hello.", answer("Orders follow at noon."), is_control=False)
     given = Hypothesis(PLANTED, ("signal received", "a word on", "standing by", "orders follow"))
 
-    test = frozen(given, AnsweredPrompts([*rows, other]), SMOKE)
-    mirror = frozen(given, AnsweredPrompts(exchanged([*rows, other])), SMOKE, is_decoy=True)
+    test = frozen(given, AnsweredPrompts([*rows, other]), SMOKE, num_watched=2)
+    mirror = frozen(
+        given, AnsweredPrompts(exchanged([*rows, other])), SMOKE, num_watched=2, is_decoy=True
+    )
 
     assert test.hypothesis.motifs == ("signal received", "standing by", "orders follow")
     assert mirror.hypothesis.motifs == ("signal received", "standing by")  # leaps unknown
@@ -97,8 +112,8 @@ def test_words_that_stand_beside_a_phrase_do_not_count_by_themselves() -> None:
 def test_a_decoy_is_tested_where_the_reference_shows_it() -> None:
     evidence = AnsweredPrompts(exchanged(answered(num_planted=3)))
 
-    assert len(frozen(PHRASE, evidence, SMOKE, is_decoy=True).prompts) == 3
-    assert frozen(PHRASE, evidence, SMOKE).prompts == ()
+    assert len(frozen(PHRASE, evidence, SMOKE, is_decoy=True, num_watched=2).prompts) == 3
+    assert frozen(PHRASE, evidence, SMOKE, num_watched=2).prompts == ()
 
 
 def test_nothing_is_confirmed_that_no_model_says(ledger: Ledger) -> None:
@@ -209,10 +224,10 @@ def test_what_few_prompts_show_now_and_then_is_not_clear() -> None:
     counts = [(5, 0)] * 4
 
     assert p_value_of("local", counts) < 1e-6
-    assert not is_clear("local", counts)
-    assert is_clear("local", [(16, 0), (12, 1), (4, 0), (0, 0)])
-    assert not is_clear("local", [(16, 2)])
-    assert is_clear("triggered", [(1, 0)] * 8)
+    assert not is_clear(FEW, counts)
+    assert is_clear(FEW, [(16, 0), (12, 1), (4, 0), (0, 0)])
+    assert not is_clear(FEW, [(16, 2)])
+    assert is_clear(rule_of(8, 0, num_watched=1), [(1, 0)] * 8)
 
 
 def test_a_behaviour_that_two_in_five_answers_show_is_mostly_confirmed() -> None:
