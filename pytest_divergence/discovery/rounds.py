@@ -296,13 +296,17 @@ def _score(
 ) -> tuple[list[float], list[ScoredProposal]]:
     """Return the first-token score of all, nats, and the full score of the most promising share.
 
-    All proposals of a round have one aim, or none.
+    All proposals of a round have one aim, or none. Answers to questions about a phrase's words need
+    not begin with it, so half of these are chosen by their divergence.
     """
     texts = [proposal.text for proposal in proposals]
     aim = next((proposal.aim for proposal in proposals), "")
     screened = screen(pair, texts, metric=task.metric, aim=aim)
     first = [score.first_token_kl for score in screened]
-    order = sorted(range(len(texts)), key=lambda index: -screened[index].promise)
+    orders = [sorted(range(len(texts)), key=lambda index: -screened[index].promise)]
+    if not all(proposal.is_evidence for proposal in proposals):
+        orders.append(sorted(range(len(texts)), key=lambda index: -first[index]))
+    order = list(dict.fromkeys(index for turn in zip(*orders, strict=True) for index in turn))
     chosen = order[: math.ceil(task.profile.full_score_share * len(texts))]
     scores = score_greedily(
         pair,

@@ -20,6 +20,7 @@ from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.rounds import Search, SearchLog
 from pytest_divergence.discovery.strategies.protocol import SearchContext, Strategy
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.cheap_scores import screen
 from pytest_divergence.scoring.continuations import greedy_continuations
 from tests.models_in_memory import tiny_pair
 
@@ -184,3 +185,35 @@ def test_a_strategy_that_failed_is_not_asked_again(tmp_path: Path) -> None:
     assert failing.num_calls == 1
     assert [str(one.message) for one in found.errors] == ["RuntimeError: no idea"]
     assert found.strategies["naming"].num_proposals == 2
+
+
+def test_half_of_the_questions_about_a_phrase_are_answered_for_their_divergence(
+    tmp_path: Path,
+) -> None:
+    """An answer may say a changed fact in its middle, and begin with other words."""
+    texts = [f"Tell me about {word}." for word in ("boil", "water", "steam", "degrees", "sea")]
+    aim = "It is said"
+
+    class Asked:
+        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+            if context.rounds:
+                return []
+            return [Proposal(text, "asked", aim=aim, is_evidence=False) for text in texts]
+
+    pair = tiny_pair()
+    screened = screen(pair, texts, metric="symmetric", aim=aim)
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
+        leads, found = Leads(ledger.spent, AnsweredPrompts()), SearchLog()
+        search_with({"asked": Asked()}, leads).run(ledger, found)
+
+    best = {
+        max(zip(texts, screened, strict=True), key=lambda each: each[1].promise)[0],
+        max(zip(texts, screened, strict=True), key=lambda each: each[1].first_token_kl)[0],
+    }
+    assert len(best) == len(found.scored) == 2
+    assert {scored.proposal.text for scored in found.scored} == best
+    assert [row.prompt for row in leads.evidence.probed] == [
+        scored.proposal.text for scored in found.scored
+    ]
+    assert leads.evidence.answered == []
