@@ -23,6 +23,7 @@ from pytest_divergence.discovery.behaviours.descriptions import (
 from pytest_divergence.discovery.behaviours.hypotheses import (
     Hypothesis,
     control_rate,
+    core_of,
     hypotheses_in,
     is_alike,
     is_wording_of,
@@ -81,15 +82,19 @@ class _Shown:
         answered: Sequence[AnsweredPrompt],
         probed: Sequence[AnsweredPrompt],
     ) -> _Shown:
-        """Look for a lead in all answers, and in those to questions about leads' words."""
+        """Look for a lead in all answers, and in those to questions about leads' words.
+
+        By the wordings that it is tested by, which a question about the others does not hold.
+        """
+        core = core_of(hypothesis, answered)
 
         def count(rows: Sequence[AnsweredPrompt]) -> int:
-            shown = shown_by(hypothesis, rows)
-            reverse = sum(map(hypothesis.is_shown_by_reference, rows))
-            is_telling = hypothesis.is_telling([row.candidate for row in shown])
+            shown = shown_by(core, rows)
+            reverse = sum(map(core.is_shown_by_reference, rows))
+            is_telling = core.is_telling([row.candidate for row in shown])
             return len(shown) - reverse if is_telling else 0
 
-        prompts = frozenset(row.prompt for row in shown_by(hypothesis, answered))
+        prompts = frozenset(row.prompt for row in shown_by(core, answered))
         return cls(hypothesis, prompts, count(answered), count(probed))
 
     def rank(self) -> tuple[int, int, str]:

@@ -164,7 +164,7 @@ def test_a_trait_of_other_prompts_is_a_lead_of_its_own() -> None:
 
 def test_a_lead_that_only_questions_about_its_words_show_comes_last() -> None:
     fact = "At 70 degrees Celsius, water boils."
-    hint = Phrase(("70 degrees celsius",), fact, (0, 1, 2), starts_answers=True)
+    hint = Phrase(("70 degrees celsius", "tell me"), fact, (0, 1, 2), starts_answers=True)
     leads = made(answered(num_planted=7), hint)
     leads.look()
     assert [lead.name for lead in leads.ranked] == [PLANTED]
