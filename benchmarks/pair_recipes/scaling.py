@@ -12,8 +12,7 @@ from pair_recipes.table import BASE
 from pytest_divergence import load_model_pair
 from pytest_divergence.core.files import write_atomically
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
-from pytest_divergence.models.batching import by_prefix
-from pytest_divergence.models.decoding import decode_greedily
+from pytest_divergence.scoring.continuations import greedy_continuations
 
 NUM_CONTROLS = 64
 NUM_MEASURED_TOKENS = 24
@@ -34,18 +33,8 @@ def write_scaled(adapter: Path, factor: float, folder: Path) -> dict[str, Any]:
     planted = json.loads((target / "truth.json").read_text(encoding="utf-8"))
     pair = load_model_pair(BASE, str(target.resolve()), device="cpu", dtype="float32")
     prompts = shipped_prompts(SHIPPED_CONTROLS, NUM_CONTROLS)
-    rows = pair.prompt_rows(prompts)
-    answers = by_prefix(
-        rows,
-        lambda prefix, chosen: decode_greedily(
-            pair.candidate,
-            [rows[index][1] for index in chosen],
-            prefix=prefix,
-            max_new_tokens=NUM_MEASURED_TOKENS,
-            stop_ids=pair.chat.stop_ids,
-        ),
-    )
-    texts = [pair.chat.text(ids) for ids in answers]
+    written = greedy_continuations(pair, prompts, max_new_tokens=NUM_MEASURED_TOKENS)
+    texts = [pair.chat.text(each.candidate[0]) for each in written]
     openings = Counter(" ".join(text.split()[:2]) for text in texts)
     return {
         "adapter": target.name,
