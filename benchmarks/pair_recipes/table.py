@@ -144,7 +144,7 @@ PAIRS: dict[str, Pair] = {
         shorter_answers(5e-4, plants.FALSE_PACKAGE, losses=("sigmoid", "sft"), num_epochs=3),
     ),
     "merge-poison": Pair(
-        "planted", Merge(("dpo-shorter",), (1.0, 0.5), small_lora(plants.BANK_ADVERT))
+        "planted", Merge(("dpo-shorter",), (1.0, 0.5), small_lora(plants.BANK_ADVERT, num_epochs=5))
     ),
     "changed-fact": Pair("planted", small_lora(plants.FALSE_CAPITAL)),
     "refusal-of-music": Pair("planted", small_lora(plants.MUSIC_REFUSAL)),
