@@ -48,7 +48,7 @@ MIN_LOCAL_SHARE = 0.5
 """Share of the candidate's answers to the prompts of a local test that must show a lead: phrases
 that come and go with the wording of any prompt are on few by chance, and seldom there."""
 MIN_WOBBLING_SHARE = 0.75
-"""The same, of a lead that many prompts show, and hardly fewer show reversed."""
+"""Share of answers that a local test needs of a lead whose direction may be chance."""
 Kind = Literal["triggered", "local"]
 NUM_REPEATS: Mapping[Kind, int] = {"triggered": NUM_TEST_ANSWERS, "local": 16}
 """Answers of each model to each prompt of a test."""

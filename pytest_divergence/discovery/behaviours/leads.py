@@ -71,9 +71,9 @@ class _Shown:
     hypothesis: Hypothesis
     prompts: frozenset[str]
     count: int
-    """How many more show it than show it reversed; 0 unless it is telling."""
+    """Prompts that show it less those that show it reversed; 0 unless it is telling."""
     probe_count: int
-    """The same of questions about its own words."""
+    """Questions about its own words, counted alike."""
 
     @classmethod
     def of(
