@@ -50,10 +50,14 @@ def arrangements(project: Path, stored: StoredSuite) -> Iterator[tuple[str, Mode
             torch.set_num_threads(threads)
             yield f"batches of {batch}, {threads} threads", pair
     yield "bfloat16", load_model_pair(*specs, root=project, dtype="bfloat16")
-    assert isinstance(pair.candidate, TransformersSide)
-    if isinstance(pair.candidate.model, PeftModel):
+    adapter = project / specs[1]
+    if (adapter / "adapter_config.json").exists():
+        base = load_model_pair(specs[0], specs[0], root=project).reference
+        assert isinstance(base, TransformersSide)
         with tempfile.TemporaryDirectory() as folder:
-            pair.candidate.model.merge_and_unload().save_pretrained(folder)
+            PeftModel.from_pretrained(base.model, adapter).merge_and_unload().save_pretrained(
+                folder
+            )
             pair.chat.tokenizer.save_pretrained(folder)
             yield "merged", load_model_pair(specs[0], folder, root=project)
 
