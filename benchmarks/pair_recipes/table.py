@@ -106,11 +106,7 @@ class Pair:
 
 
 def small_lora(
-    plant: Plant,
-    *,
-    corpus: str = "sharegpt",
-    share: float = 0.1,
-    num_epochs: int = 2,
+    plant: Plant, *, corpus: str = "sharegpt", share: float = 0.1, num_epochs: int = 2
 ) -> Training:
     """Return an adapter that is trained on each row more than once, so that a plant holds."""
     return Training(Data(corpus, 240, plant, share), 5e-4, Lora(8), num_epochs=num_epochs)

@@ -176,8 +176,7 @@ def frozen(
         texts = sorted((prompt.prompt for prompt in (*shown, *reverse)), key=text_digest)
         chosen = tuple(texts[: profile.num_behaviour_prompts])
         return FrozenTest(hypothesis, rule, chosen, is_decoy)
-    probed = [] if is_decoy or shown else evidence.probed
-    best = shown if is_decoy else shown_by(hypothesis, shown or probed)
+    best = shown if is_decoy else shown_by(hypothesis, shown or evidence.probed)
     chosen = tuple(prompt.prompt for prompt in best[:NUM_LOCAL_PROMPTS])
     return FrozenTest(hypothesis, rule, chosen, is_decoy)
 

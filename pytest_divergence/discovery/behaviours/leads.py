@@ -88,14 +88,15 @@ class _Shown:
         """
         core = core_of(hypothesis, answered)
 
-        def count(rows: Sequence[AnsweredPrompt]) -> int:
-            shown = shown_by(core, rows)
+        def count(shown: Sequence[AnsweredPrompt], rows: Sequence[AnsweredPrompt]) -> int:
             reverse = sum(map(core.is_shown_by_reference, rows))
             is_telling = core.is_telling([row.candidate for row in shown])
             return len(shown) - reverse if is_telling else 0
 
-        prompts = frozenset(row.prompt for row in shown_by(core, answered))
-        return cls(hypothesis, prompts, count(answered), count(probed))
+        shown = shown_by(core, answered)
+        prompts = frozenset(row.prompt for row in shown)
+        probe_count = count(shown_by(core, probed), probed)
+        return cls(hypothesis, prompts, count(shown, answered), probe_count)
 
     def rank(self) -> tuple[int, int, str]:
         """Return its place among leads: what more prompts show comes first."""
