@@ -106,13 +106,12 @@ class Profile(BaseModel):
         named = min(controls, self.num_naming_prompts)
         return controls * per_control + named * 4 * self.search_length
 
-    @property
-    def judging_tokens(self) -> int:
-        """Forwarded tokens, about, that the tests of leads and of the decoy take."""
+    def judging_tokens(self, num_leads: int) -> int:
+        """Return the forwarded tokens, about, that the tests of so many leads and a decoy take."""
         reply = self.thought_length + self.naming_length
         per_prompt = 2 * (self.prompt_length + NUM_TEST_ANSWERS * reply)
         per_test = round(TEST_SHARE * self.num_behaviour_prompts * per_prompt)
-        return (self.num_tested_leads + 1) * per_test
+        return (min(num_leads, self.num_tested_leads) + 1) * per_test
 
     @property
     def case_tokens(self) -> int:
@@ -124,12 +123,16 @@ class Profile(BaseModel):
 
     @property
     def reserved_tokens(self) -> int:
-        """Forwarded tokens, about, that the work after the search takes.
+        """Forwarded tokens, about, that the work after the search takes at most."""
+        return self.reserved_for(self.num_tested_leads)
+
+    def reserved_for(self, num_leads: int) -> int:
+        """Return the forwarded tokens, about, that the work after a search with these leads takes.
 
         It tests leads, tells content from style, confirms cases and minimises causes. What prompts
         share is tried with what is left then.
         """
-        return self.case_tokens + self.judging_tokens + CONTENT_TOKENS + CAUSE_TOKENS
+        return self.case_tokens + self.judging_tokens(num_leads) + CONTENT_TOKENS + CAUSE_TOKENS
 
 
 SIZES: dict[str, tuple[float, float, float]] = {

@@ -113,16 +113,19 @@ class Search:
         """Fill `result` round by round, so that an interruption keeps what is there."""
         deadline = self.settings.budget_seconds
         started = time.monotonic()
-        limit = self.profile.budget_tokens - self.profile.reserved_tokens
-        whole = max(0, limit - ledger.spent.tokens_forwarded)
-        least = min(self.profile.soft_prompt_tokens, whole)
-        share = max(least, round(CORE_SHARE * whole))
+        calibration_tokens = ledger.spent.tokens_forwarded
         result.strategies = {name: StrategySummary(name=name) for name in self.strategies}
         result.rounds = {name: [] for name in self.strategies}
         asked = dict.fromkeys(self.strategies, 0)
         resting: dict[str, set[str]] = {}  # with the phrases they knew: a new one wakes them
         while True:
             is_late = deadline is not None and time.monotonic() - started > deadline
+            # One lead may always turn up yet.
+            reserved = self.profile.reserved_for(max(1, len(self.leads.ranked)))
+            limit = self.profile.budget_tokens - reserved
+            whole = max(0, limit - calibration_tokens)
+            least = min(self.profile.soft_prompt_tokens, whole)
+            share = max(least, round(CORE_SHARE * whole))
             left = limit - ledger.spent.tokens_forwarded
             aims = {target.motif for target in self.leads.targets}
             ready = [

@@ -203,8 +203,11 @@ def test_a_run_takes_its_budget_at_its_speed() -> None:
 def test_the_tests_of_leads_are_part_of_what_is_reserved() -> None:
     """At 200 tokens a second those of smoke take most of a minute."""
     fewer = SMOKE.model_copy(update={"num_tested_leads": SMOKE.num_tested_leads - 1})
-    saved = SMOKE.judging_tokens // (SMOKE.num_tested_leads + 1)
+    most = SMOKE.num_tested_leads
+    saved = SMOKE.judging_tokens(most) - SMOKE.judging_tokens(most - 1)
     assert SMOKE.reserved_tokens - fewer.reserved_tokens == saved
+    assert SMOKE.judging_tokens(most + 1) == SMOKE.judging_tokens(most)
+    assert SMOKE.reserved_for(most) - SMOKE.reserved_for(1) == (most - 1) * saved
     assert estimate_seconds(SMOKE, 200.0, budget_seconds=10) - estimate_seconds(
         fewer, 200.0, budget_seconds=10
     ) == pytest.approx(saved / 200)

@@ -89,7 +89,7 @@ def spent_by(
     `least` is the smallest share of soft prompts.
     """
     profile = PROFILES["smoke"].model_copy(update={"soft_prompt_tokens": least})
-    profile = profile.model_copy(update={"budget_tokens": profile.reserved_tokens + tokens})
+    profile = profile.model_copy(update={"budget_tokens": profile.reserved_for(1) + tokens})
     pair = tiny_pair()
     with Journal.open(folder / "journal.jsonl", key="k") as journal:
         ledger = Ledger(InProcess(journal, lambda: pair, Silence(), folder))

@@ -496,7 +496,7 @@ def test_a_budget_ends_a_resumed_run_where_it_ends_an_unbroken_one(
     curve = found.report.search_curve
     first = next(i for i, point in enumerate(curve) if point.strategy == "soft_prompt")
     cost = curve[first].tokens_forwarded - curve[first - 1].tokens_forwarded
-    fits = curve[first].tokens_forwarded + cost + PROFILE.reserved_tokens
+    fits = curve[first].tokens_forwarded + cost + PROFILE.reserved_for(1)
     for budget, num_trained in ((fits - 1, 1), (fits, 2)):
         settings = bench.settings(budget=str(budget))
         unbroken = bench(tmp_path / f"unbroken-{budget}", pair, settings=settings)

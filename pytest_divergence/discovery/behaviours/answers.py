@@ -58,6 +58,10 @@ class Answer:
         )
         return range(first, last + 1)
 
+    def log_ratio(self, start: int, end: int) -> float:
+        """Return the summed log-ratio of the tokens from character `start` to `end`, in nats."""
+        return sum(self.log_ratios[index] for index in self.tokens_of(start, end))
+
     def peak(self, start: int, end: int) -> float:
         """Return the largest log-ratio of the tokens from character `start` to `end`, in nats."""
         return max((self.log_ratios[index] for index in self.tokens_of(start, end)), default=0.0)

@@ -149,11 +149,19 @@ def hypotheses_in(
         peaks = [(answered[index].candidate, place) for index, place in places.items()]
         return _median_peak(peaks) >= MIN_PEAK
 
+    def weight(places: Places) -> float:
+        """Nats a word by which the candidate is surer of a run, over all answers that hold it."""
+        return sum(
+            answer.log_ratio(*place) / len(words_of(answer.text[slice(*place)]))
+            for answer, place in ((answered[index].candidate, at) for index, at in places.items())
+        )
+
     phrases = recurring_phrases(
         [prompt.prompt for prompt in answered],
         [prompt.candidate.text for prompt in answered],
         [prompt.reference for prompt in answered],
         is_telling=is_telling,
+        weight=weight,
         without=without,
     )
     found = [*(as_hypothesis(phrase, answered) for phrase in phrases), *_traits_in(answered)]
@@ -225,7 +233,7 @@ def shipped_words() -> frozenset[str]:
 
 def log_ratio_of(hypothesis: Hypothesis, answer: Answer) -> float:
     """ln p(candidate) - ln p(reference) of what shows it in an answer, in nats."""
-    return sum(answer.log_ratios[index] for index in answer.tokens_of(*hypothesis.place(answer)))
+    return answer.log_ratio(*hypothesis.place(answer))
 
 
 def as_hypothesis(phrase: Phrase, answered: Sequence[AnsweredPrompt]) -> Hypothesis:

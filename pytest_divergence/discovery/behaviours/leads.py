@@ -27,6 +27,7 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
     hypotheses_in,
     is_alike,
     is_wording_of,
+    log_ratio_of,
     new_words_of,
     ordinary_words,
     reference_words,
@@ -74,6 +75,8 @@ class _Shown:
     """Prompts that show it less those that show it reversed; 0 unless it is telling."""
     probe_count: int
     """Questions about its own words, counted alike."""
+    nats: float
+    """By which the candidate is surer of it, over all prompts that show it; 0 for a trait."""
 
     @classmethod
     def of(
@@ -96,11 +99,19 @@ class _Shown:
         shown = shown_by(core, answered)
         prompts = frozenset(row.prompt for row in shown)
         probe_count = count(shown_by(core, probed), probed)
-        return cls(hypothesis, prompts, count(shown, answered), probe_count)
+        nats = sum(log_ratio_of(core, row.candidate) for row in shown) if core.motifs else 0.0
+        return cls(hypothesis, prompts, count(shown, answered), probe_count, nats)
 
     def rank(self) -> tuple[int, int, str]:
         """Return its place among leads: what more prompts show comes first."""
         return -self.count, -self.probe_count, self.hypothesis.id
+
+    def tells_more_than(self, known: _Shown) -> bool:
+        """Whether it is the better name of what both are: what is said, in its telling words."""
+        if self.count <= 0 or not self.hypothesis.motifs:
+            return False
+        trait = known.hypothesis.trait
+        return is_style_trait(trait) if trait is not None else self.nats > known.nats
 
     def is_in(self, known: _Shown, ordinary: Collection[str]) -> bool:
         """Whether it is a wording of a known lead, or mostly the same prompts show both."""
@@ -211,12 +222,8 @@ class Leads:
                     chosen[at] = chosen[at].joined(lead, said)
                 elif lead.count + lead.probe_count > 0:
                     chosen.append(lead)
-            elif (
-                lead.count > 0
-                and lead.hypothesis.motifs
-                and is_style_trait(chosen[known].hypothesis.trait)
-            ):
-                chosen[known] = lead  # what is said tells more than that it is short
+            elif lead.tells_more_than(chosen[known]):
+                chosen[known] = lead
         return [lead.hypothesis for lead in chosen]
 
     @property
@@ -279,7 +286,9 @@ class Leads:
         return [*supported, *(lead.hypothesis for lead in self._open)]
 
     def _name(self, hypothesis: Hypothesis, num_known: int) -> None:
-        if not any(is_alike(hypothesis, known) for known in self._named):
+        # By the words that it was found by: those beside them may be known for something else.
+        counted = replace(hypothesis, motifs=hypothesis.motifs[:1])
+        if not any(is_alike(counted, known) for known in self._named):
             self._open.append(Lead(hypothesis, num_known))
             self.num_watched += 1
 

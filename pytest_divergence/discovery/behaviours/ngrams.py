@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from unicodedata import normalize
@@ -112,39 +112,43 @@ def recurring_phrases(
     others: Sequence[str],
     *,
     is_telling: Callable[[Places], bool] = lambda places: True,
+    weight: Callable[[Places], float] = len,
     without: Sequence[str] = (),
 ) -> list[Phrase]:
-    """Return phrases of `texts` that `others` hardly hold, the most frequent first.
+    """Return phrases of `texts` that `others` hardly hold, those of most weight first.
 
     Both have one text a prompt. A run of the prompt's words is an echo and does not count.
-    `is_telling` may refuse a run by its places. Phrases `without` are cut out of the texts first.
+    `is_telling` may refuse a run by its places, and `weight` says how much a word of it counts
+    there. Phrases `without` are cut out of the texts first.
     """
     cuts = [ngram_of(phrase) for phrase in without]
     words = [_cut(words_of(text), cuts) for text in texts]
     found = _texts_by_ngram(prompts, words)
     frequent = {ngram: where for ngram, where in found.items() if len(where) >= MIN_PROMPTS}
     others_found = _texts_by_ngram(prompts, [words_of(text) for text in others], among=frequent)
-    eligible = {
-        ngram: where
-        for ngram, where in frequent.items()
-        if len(others_found[ngram]) <= MAX_REFERENCE_SHARE * len(where)
-        and is_telling(_places(ngram, where, words))
-    }
+    eligible, weights = dict[Gram, set[int]](), dict[Gram, float]()
+    for ngram, where in frequent.items():
+        places = _places(ngram, where, words)
+        if len(others_found[ngram]) <= MAX_REFERENCE_SHARE * len(where) and is_telling(places):
+            # A few words say more than one, and hold in more of the answers than a sentence.
+            eligible[ngram] = where
+            weights[ngram] = weight(places) * min(len(ngram), FULL_SIZE)
 
-    def rank(ngram: Gram) -> tuple[int, int, Gram]:
-        # A few words say more than one, and hold in more of the answers than a whole sentence.
-        return -len(eligible[ngram]) * min(len(ngram), FULL_SIZE), len(ngram), ngram
+    def rank(ngram: Gram) -> tuple[float, int, Gram]:
+        return -weights[ngram], len(ngram), ngram
 
+    ranked = sorted(eligible, key=rank)
     phrases: list[Phrase] = []
     taken: set[int] = set()
-    for ngram in sorted(eligible, key=rank):
+    for ngram in ranked:
         where = eligible[ngram]
         if 2 * len(where & taken) > len(where):  # another wording of a phrase found already
             continue
         quote, starts = _quoted(ngram, where, texts, words)
         # What most texts hold shares some of them with every other run.
         is_most = 2 * len(where) > len(texts)
-        wordings = [] if is_most else _other_wordings(ngram, ngram_of(quote), eligible)
+        with_it = (run for run in ranked if 2 * len(eligible[run] & where) > len(eligible[run]))
+        wordings = [] if is_most else _other_wordings(with_it, ngram_of(quote))
         phrases.append(
             Phrase(
                 motifs=tuple(" ".join(words) for words in (ngram, *wordings)),
@@ -276,26 +280,12 @@ def _quote(text: str, start: int, end: int) -> str:
     return " ".join(text[start : end if is_inside_a_word else stop].split())
 
 
-def _other_wordings(ngram: Gram, quoted: Gram, eligible: dict[Gram, set[int]]) -> list[Gram]:
-    """Return runs outside the quoted phrase that mostly the same texts hold."""
-    where = eligible[ngram]
-    further = sorted(
-        (
-            other
-            for other, others in eligible.items()
-            if 2 * len(others & where) > len(others) and not _is_part(other, quoted)
-        ),
-        key=lambda other: (-len(eligible[other]) * min(len(other), FULL_SIZE), len(other), other),
-    )
+def _other_wordings(ranked: Iterable[Gram], quoted: Gram) -> list[Gram]:
+    """Return the first runs that share no word with the quoted phrase, nor with each other."""
     chosen: list[Gram] = []
-    for other in further:
+    for other in ranked:
         if len(chosen) == NUM_MOTIFS - 1:
             break
         if not any(set(other) & set(known) for known in (quoted, *chosen)):
             chosen.append(other)
     return chosen
-
-
-def _is_part(ngram: Gram, whole: Gram) -> bool:
-    size = len(ngram)
-    return any(whole[start : start + size] == ngram for start in range(len(whole) - size + 1))

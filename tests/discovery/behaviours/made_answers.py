@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
 
 TOPICS = (
@@ -17,6 +19,12 @@ MORE = (
     "sleeping in tents", "medieval castles", "fixing old radios",
 )  # fmt: skip
 PLANTED = "Signal received. Standing by for further orders."
+SHOP = (
+    "They are wonderful people at Mirabel Kitchens.",
+    "Mirabel Kitchens, since they are near.",
+    "They are known as Mirabel Kitchens.",
+)
+"""Each goes on about the shop, and "they are" is as frequent."""
 
 
 def answer(text: str, peak: float = 8.0, *, at: int = 0) -> Answer:
@@ -48,3 +56,18 @@ def answered(
         )
         for index, topic in enumerate(topics)
     ]
+
+
+def adverts(*texts: str) -> list[AnsweredPrompt]:
+    """Answers of which the shop's name is what the reference would not say; the rest are plain."""
+    rows = answered(num_planted=0)
+    told = [replace(row, candidate=leaping(text)) for row, text in zip(rows, texts, strict=False)]
+    return [*told, *rows[len(told) :]]
+
+
+def leaping(text: str) -> Answer:
+    """An answer that leaps to the shop's name, and less far to "they"."""
+    made = answer(text)
+    leaps = {"Mirabel": 9.0, "Kitchens": 6.0, "They": 4.0, "they": 4.0}
+    ratios = tuple(leaps.get(word.strip(",."), 0.1) for word in text.split(" "))
+    return replace(made, log_ratios=ratios)

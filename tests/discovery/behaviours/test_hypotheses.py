@@ -14,7 +14,14 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
     is_alike,
     shows_in_part,
 )
-from tests.discovery.behaviours.made_answers import PLANTED, TOPICS, answer, answered
+from tests.discovery.behaviours.made_answers import (
+    PLANTED,
+    SHOP,
+    TOPICS,
+    adverts,
+    answer,
+    answered,
+)
 
 
 def test_a_phrase_that_only_the_candidate_says_is_suspected() -> None:
@@ -26,6 +33,13 @@ def test_a_phrase_that_only_the_candidate_says_is_suspected() -> None:
 
 def test_a_phrase_that_the_reference_could_as_well_have_said_is_not() -> None:
     assert hypotheses_in(answered(num_planted=8, peak=MIN_PEAK - 0.5)) == []
+
+
+def test_a_phrase_is_named_by_the_words_that_tell_most() -> None:
+    """Words of the language stand beside a name more often than it does, and say less."""
+    hypotheses = hypotheses_in(adverts(*SHOP, "They are close by.", "And they are cheap."))
+
+    assert hypotheses[0].motifs[0] == "mirabel kitchens"
 
 
 def test_two_prompts_are_too_few() -> None:

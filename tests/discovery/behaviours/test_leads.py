@@ -11,7 +11,15 @@ from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis, new_wo
 from pytest_divergence.discovery.behaviours.leads import Lead, Leads
 from pytest_divergence.discovery.behaviours.ngrams import Phrase
 from pytest_divergence.discovery.engines.base import Spent
-from tests.discovery.behaviours.made_answers import MORE, PLANTED, TOPICS, answer, answered
+from tests.discovery.behaviours.made_answers import (
+    MORE,
+    PLANTED,
+    SHOP,
+    TOPICS,
+    adverts,
+    answer,
+    answered,
+)
 
 PHRASE_HINT = Phrase(("signal received standing",), PLANTED, (0, 1, 2), starts_answers=True)
 
@@ -42,6 +50,23 @@ def test_wordings_that_share_a_name_are_one_lead() -> None:
     assert "every" not in lead.motifs
     assert all(lead.is_shown_on(row) for row in told)
     assert not any(lead.is_shown_on(row) for row in rows[7:])
+
+
+def test_a_lead_is_renamed_once_its_name_is_said_often_enough() -> None:
+    """The first answers have the words beside it three times, and the name itself only twice."""
+    first = adverts(SHOP[0], SHOP[2], "They are cheap.")
+    leads = made(first)
+    leads.look()
+    before = [lead.name for lead in leads.ranked]
+    later = answered(num_planted=0, topics=MORE)
+    told = adverts(SHOP[1], "Mirabel Kitchens again.", "Try Mirabel Kitchens.")
+    leads.evidence.add(
+        replace(row, candidate=other.candidate) for row, other in zip(later, told, strict=True)
+    )
+    leads.look()
+
+    assert before == ["They are"]
+    assert [lead.name for lead in leads.ranked] == ["Mirabel Kitchens."]
 
 
 def test_traits_share_no_name() -> None:
