@@ -94,12 +94,17 @@ class SuiteItem(pytest.Function):
 
     def pair(self, request: pytest.FixtureRequest) -> ModelPair:
         """Return the models to measure this item on; call it only if a value is missing."""
-        if has_own_pair(self):
-            return own_pair(request)
         session, suite = of(self.config), self.suite
-        if suite.reference_check is not None:
-            suite.reference_check.warn(self)
-        return session.pair_for(request, session.models_for(self.path))
+        if has_own_pair(self):
+            pair = own_pair(request)
+        else:
+            if suite.reference_check is not None:
+                suite.reference_check.warn(self)
+            pair = session.pair_for(request, session.models_for(self.path))
+        made = suite.stored.provenance
+        if made is not None and made.dtype != pair.dtype_name:
+            note(self, other_dtype=f"in {made.dtype}, these values in {pair.dtype_name}")
+        return pair
 
     def forget(self) -> None:
         """Release the models once the item is done: another pair may be next."""

@@ -17,7 +17,7 @@ from pytest_divergence.core.file_names import FOLDER
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.safe_text import printable_lines
 from pytest_divergence.plugin._compat import terminal_width
-from pytest_divergence.plugin.notes import SKIP_PREFIX, left_by, skip_reason
+from pytest_divergence.plugin.notes import PREFIX, SKIP_PREFIX, left_by, skip_reason
 from pytest_divergence.plugin.replay_report import write_replay_reports
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.plugin.usage_errors import shown_settings
@@ -38,6 +38,7 @@ def write_summary(
     lines = [*found, *session.rewritten, *write_replay_reports(session, exitstatus)]
     notes = [
         *other_reference_lines(reports),
+        *other_dtype_lines(reports),
         *inconclusive_lines(reports),
         *_skip_lines(reports),
     ]
@@ -139,15 +140,28 @@ def inconclusive_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
 
 def other_reference_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
     """Return a line for each suite that was made with another reference than the session's."""
-    made_with = {
-        report.nodeid.partition("::")[0]: left["divergence_other_reference"]
-        for report in reports
-        if "divergence_other_reference" in (left := left_by(report))
-    }
     return [
         f"{suite}: its limits were measured against another reference, {name}"
-        for suite, name in made_with.items()
+        for suite, name in _by_suite(reports, "other_reference").items()
     ]
+
+
+def other_dtype_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
+    """Return a line for each suite whose limits were measured in another dtype than its values."""
+    return [
+        f"{suite}: its limits were measured {dtypes}; what the dtype alone changes counts as the "
+        "candidate's"
+        for suite, dtypes in _by_suite(reports, "other_dtype").items()
+    ]
+
+
+def _by_suite(reports: Sequence[pytest.TestReport], name: str) -> dict[str, str]:
+    """Return the note of this name for each suite that has one."""
+    return {
+        report.nodeid.partition("::")[0]: left[PREFIX + name]
+        for report in reports
+        if PREFIX + name in (left := left_by(report))
+    }
 
 
 def rerun(session: DivergenceSession, nodeid: str, *more: str) -> str:
