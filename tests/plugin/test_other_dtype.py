@@ -19,9 +19,7 @@ def test_another_dtype_is_said_once(project: Project) -> None:
     result.assert_outcomes(passed=2)
     assert result.outlines.count(SAYS) == 1
     left = properties(project.path / "junit.xml")
-    assert {one["other_dtype"] for one in left.values()} == {
-        "in float32, these values in bfloat16"
-    }
+    assert {one["other_dtype"] for one in left.values()} == {"in float32, these values in bfloat16"}
 
 
 def test_the_same_dtype_says_nothing(project: Project) -> None:

@@ -7,6 +7,7 @@ the search like knowledge; whether they hold is decided once, at its end
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +22,7 @@ from pytest_divergence.discovery.behaviours.descriptions import (
     shown_by,
 )
 from pytest_divergence.discovery.behaviours.hypotheses import (
+    MIN_PEAK,
     Hypothesis,
     control_rate,
     core_of,
@@ -156,11 +158,8 @@ class Leads:
         while True:
             self.hypotheses = hypotheses_in(self._unexplained(), without=self._common)
             num_known = len(self.evidence.answered)
-            for hypothesis in self.hypotheses:
-                if not any(
-                    self._is_wording(hypothesis, lead.hypothesis) for lead in self.supported
-                ):
-                    self._name(hypothesis, num_known)
+            for hypothesis in self._new:
+                self._name(hypothesis, num_known)
             if not any(self._is_supported(lead) for lead in list(self._open)):
                 return
 
@@ -179,7 +178,7 @@ class Leads:
     def targets(self) -> list[TargetPhrase]:
         """Phrases that the search may aim at: supported ones, hints, then those of plain answers.
 
-        Phrases shorter than a few words are left out: they are said for many reasons.
+        Short ones are left out, since they are said for many reasons, but for names.
         """
         return [
             TargetPhrase(
@@ -204,7 +203,9 @@ class Leads:
         """
         answered = self.evidence.answered
         probed = self.evidence.probed
-        shown = [_Shown.of(hypothesis, answered, probed) for hypothesis in self._named]
+        # All answers may give a lead of the first ones its better words.
+        named = [*self._named, *self._new]
+        shown = [_Shown.of(hypothesis, answered, probed) for hypothesis in named]
         words = ordinary_words(answered)
         said = {*reference_words(answered), *shipped_words()}
         common = {lead.hypothesis.id for lead in self.supported if lead.is_common}
@@ -262,12 +263,30 @@ class Leads:
         return [
             (hypothesis, is_supported)
             for hypothesis, is_supported in named
-            if hypothesis.motifs and len(ngram_of(hypothesis.name)) >= FULL_SIZE
+            if hypothesis.motifs and self._says_enough(hypothesis)
         ]
+
+    def _says_enough(self, hypothesis: Hypothesis) -> bool:
+        """Whether a phrase has a few words, or weighs as much as so many telling ones."""
+        if len(ngram_of(hypothesis.name)) >= FULL_SIZE:
+            return True
+        core = core_of(hypothesis, self.evidence.answered)
+        shown = shown_by(core, self.evidence.answered)
+        weights = [log_ratio_of(core, prompt.candidate) for prompt in shown]
+        return bool(weights) and statistics.median(weights) >= FULL_SIZE * MIN_PEAK
 
     @property
     def _aimable(self) -> list[Hypothesis]:
         return [lead.hypothesis for lead in self.supported if not lead.is_common]
+
+    @property
+    def _new(self) -> list[Hypothesis]:
+        """Hypotheses from the answers so far that say no supported phrase in other words."""
+        return [
+            hypothesis
+            for hypothesis in self.hypotheses
+            if not any(self._is_wording(hypothesis, lead.hypothesis) for lead in self.supported)
+        ]
 
     @property
     def _common(self) -> list[str]:

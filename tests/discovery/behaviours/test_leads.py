@@ -255,6 +255,27 @@ def test_a_style_hides_nothing() -> None:
     assert all(leads.is_shown(row) for row in planted)
 
 
+def test_a_name_is_aimed_at_though_it_is_short() -> None:
+    """It weighs as much as some telling words; a short beginning of answers does not."""
+    leads = made(adverts(*SHOP, "They are close by.", "They are cheap."))
+    leads.look()
+
+    targets = [target.text for target in leads.targets]
+
+    assert "Mirabel Kitchens." in targets
+    assert "They are" not in targets
+
+
+def test_a_lead_is_tested_by_its_telling_words_though_it_was_named_by_others() -> None:
+    """The name was within the quote from the first; what was counted stood behind it."""
+    quote = "Mirabel Kitchens, of course! They are"
+    leads = made(adverts(*SHOP, "Try Mirabel Kitchens.", "And Mirabel Kitchens."))
+    leads._open.append(Lead(Hypothesis(quote, ("they are",)), 0))
+    leads.look()
+
+    assert [lead.motifs[0] for lead in leads.ranked] == ["mirabel kitchens"]
+
+
 def test_targets_are_phrases_of_some_words() -> None:
     short = Phrase(("it is",), "It is", (0, 1, 2), starts_answers=True)
     leads = made(answered(num_planted=4), short, PHRASE_HINT)
