@@ -6,7 +6,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Mamba2Config, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    Mamba2Config,
+    PhiConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Side
@@ -34,6 +40,7 @@ def tiny_model(
     return cast("PreTrainedModel", model)
 
 
+RULED_OUT = 7
 SMALL: dict[str, Any] = {
     "vocab_size": len(tiny_tokenizer()),
     "hidden_size": 32,
@@ -81,6 +88,23 @@ def tiny_pair(
         tiny_model(architecture, perturb=perturb),
         tiny_tokenizer(chat_template=chat_template),
     )
+
+
+def styled_pair() -> ModelPair:
+    """Two models that differ alike on all prompts: by a bias for each token, in the last layer.
+
+    Neither ever says the token `RULED_OUT`.
+    """
+
+    def biased(bias: float) -> PreTrainedModel:
+        model: Any = tiny_model(config=tiny_config(PhiConfig, num_key_value_heads=2))
+        drawn = torch.randn(SMALL["vocab_size"], generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            model.lm_head.bias.copy_(bias * drawn)
+            model.lm_head.bias[RULED_OUT] = -torch.inf
+        return cast("PreTrainedModel", model)
+
+    return ModelPair.from_models(biased(0.0), biased(2.0), tiny_tokenizer())
 
 
 def local(side: Side) -> TransformersSide:

@@ -32,6 +32,7 @@ from pytest_divergence.discovery.strategies.protocol import (
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import screen
+from pytest_divergence.scoring.residual import NUM_PROMPTS, common_tilt
 from pytest_divergence.scoring.scorer import score_greedily
 
 CORE = "soft_prompt"
@@ -274,6 +275,7 @@ def play_round(
         listener=worker.listener,
         artefacts=worker.artefacts,
         record_training=training.append,
+        tilt=common_tilt(pair, task.seeds[:NUM_PROMPTS]) if task.has_new_style else None,
     )
     with pair.reuse_prompts():
         offered = strategy.propose(pair, context)
@@ -283,7 +285,7 @@ def play_round(
             if not pair.chat.has_control_tokens(proposal.text)
         ]
         worker.listener.progress(f"score {len(proposals)} proposals of {name}", 0, 2)
-        first, scored = _score(pair, task, proposals)
+        first, scored = _score(pair, context, proposals)
     d_hard = sum(first) / len(first) if first else None
     return {
         "num_proposals": len(proposals),
@@ -295,7 +297,7 @@ def play_round(
 
 
 def _score(
-    pair: ModelPair, task: RoundTask, proposals: Sequence[Proposal]
+    pair: ModelPair, task: SearchContext, proposals: Sequence[Proposal]
 ) -> tuple[list[float], list[ScoredProposal]]:
     """Return the first-token score of all, nats, and the full score of the most promising share.
 
@@ -304,7 +306,7 @@ def _score(
     """
     texts = [proposal.text for proposal in proposals]
     aim = next((proposal.aim for proposal in proposals), "")
-    screened = screen(pair, texts, metric=task.metric, aim=aim)
+    screened = screen(pair, texts, metric=task.metric, aim=aim, tilt=task.tilt)
     first = [score.first_token_kl for score in screened]
     orders = [sorted(range(len(texts)), key=lambda index: -screened[index].promise)]
     if not all(proposal.is_evidence for proposal in proposals):

@@ -17,7 +17,8 @@ from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Side
-from pytest_divergence.scoring.metrics import built_in_values
+from pytest_divergence.scoring.metrics import built_in_metric, built_in_values
+from pytest_divergence.scoring.residual import residual_divergences
 from pytest_divergence.scoring.teacher_forcing import (
     SCORING_BATCH,
     ScoringRow,
@@ -41,7 +42,7 @@ class Screened:
     """Scores of the first tokens of a prompt's answer."""
 
     first_token_kl: float
-    """Divergence at the first token, nats."""
+    """Divergence at the first token, nats; the residual one, where a tilt is known."""
     promise: float
     """`first_token_kl`, or how much likelier the candidate begins with a wanted answer, nats."""
 
@@ -62,9 +63,20 @@ def prompt_nlls(pair: ModelPair, side: Side, prompts: Sequence[Prompt]) -> list[
 
 
 def screen(
-    pair: ModelPair, prompts: Sequence[Prompt], *, metric: MetricName, aim: str = ""
+    pair: ModelPair,
+    prompts: Sequence[Prompt],
+    *,
+    metric: MetricName,
+    aim: str = "",
+    tilt: Tensor | None = None,
 ) -> list[Screened]:
-    """Score the beginning of each prompt's answer, or of the wanted answer `aim`, if any."""
+    """Score the beginning of each prompt's answer, or of the wanted answer `aim`, if any.
+
+    With a `tilt` and without an aim it is the residual divergence that is scored.
+    """
+    if tilt is not None and not aim:
+        residuals = residual_divergences(pair, prompts, tilt, metric=built_in_metric(metric))
+        return [Screened(value, value) for value in residuals]
     wanted = tuple(beginning(pair, aim)) if aim else ()
     rows = [ScoringRow(*row, wanted or (0,)) for row in pair.prompt_rows(prompts)]
     found = []

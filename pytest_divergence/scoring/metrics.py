@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pytest_divergence.core.cases import NATS_PER_TOKEN
 from pytest_divergence.core.errors import MeasurementError, SettingsError, one_of
+from pytest_divergence.core.settings import MetricName
 from pytest_divergence.models.pair import Metric, ModelPair
 from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
 
@@ -24,6 +25,14 @@ DIVERGENCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "js": js,
 }
 """The built-in metrics; every measurement holds all of them."""
+
+
+def built_in_metric(metric: MetricName) -> MetricName:
+    """Return the metric if it is built in, else `symmetric`.
+
+    An added one need not have a gradient, nor compare two models that are not the pair.
+    """
+    return metric if metric in DIVERGENCES else "symmetric"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
-from pytest_divergence.discovery.behaviours.leads import Lead, Leads
+from pytest_divergence.discovery.behaviours.leads import Lead, Leads, SupportedLead
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
@@ -22,7 +22,7 @@ from pytest_divergence.discovery.strategies.protocol import SearchContext, Strat
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import screen
 from pytest_divergence.scoring.continuations import greedy_continuations
-from tests.models_in_memory import tiny_pair
+from tests.models_in_memory import styled_pair, tiny_pair
 
 PHRASE = Hypothesis("Signal received. Standing by.", ("signal received standing",))
 
@@ -217,3 +217,24 @@ def test_half_of_the_questions_about_a_phrase_are_answered_for_their_divergence(
         scored.proposal.text for scored in found.scored
     ]
     assert leads.evidence.answered == []
+
+
+@pytest.mark.parametrize("is_common", [False, True])
+def test_under_a_new_style_what_all_answers_share_promises_nothing(
+    tmp_path: Path, is_common: bool
+) -> None:
+    class Asking:
+        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+            assert (context.tilt is not None) == is_common
+            return [Proposal("Tell me about tea.", "asking")] if not context.rounds else []
+
+    pair = styled_pair()
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
+        leads, found = Leads(ledger.spent, AnsweredPrompts()), SearchLog()
+        leads.supported.append(SupportedLead(PHRASE, is_common))
+        search_with({"asking": Asking()}, leads).run(ledger, found)
+
+    (scored,) = found.scored
+    assert (scored.first_token_kl < 1e-5) == is_common
+    assert scored.search_kl > 0.1, "what is measured stays the divergence"

@@ -13,7 +13,6 @@ from typing import Any
 from torch import Tensor
 
 from pytest_divergence.core.report import TrainingSummary
-from pytest_divergence.core.settings import MetricName
 from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.soft_prompts.training import TrainingResult, train_soft_prompt
@@ -23,7 +22,7 @@ from pytest_divergence.discovery.strategies.protocol import SearchContext, Targe
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import SideWithGradients
 from pytest_divergence.scoring.cheap_scores import beginning, first_token_scores
-from pytest_divergence.scoring.metrics import DIVERGENCES
+from pytest_divergence.scoring.metrics import built_in_metric
 
 NUM_VALIDATION = 8
 ENOUGH_GROWTH = 6.0
@@ -119,11 +118,9 @@ def choose(context: SearchContext) -> Variant:
     """
     if any(_is_within_reach(target) for target in context.targets):
         return AIMED
-    # Under a new style the first token's divergence measures the style alone.
-    order = sorted(VARIANTS, key=lambda variant: context.has_new_style and variant is not AIMED)
     possible = [
         variant.name
-        for variant in order
+        for variant in VARIANTS
         if (variant is not AIMED or context.targets)
         and (variant is not ELITE or len(context.best) >= MIN_ELITE)
     ]
@@ -166,7 +163,7 @@ def _train(
         batch_size=profile.batch_size,
         max_text_tokens=_max_text_tokens(pair, context),
         validate_every=profile.num_steps,
-        metric=_trained_metric(context),
+        metric=built_in_metric(context.metric),
         seed=context.seed,
         **objective,
     )
@@ -177,13 +174,9 @@ def _train(
         validation,
         name=name,
         checkpoint=context.artefacts / f"{name}{CHECKPOINT_SUFFIX}",
+        tilt=context.tilt,
         on_step=lambda done, total: context.listener.progress(f"train {name}", done, total),
     )
-
-
-def _trained_metric(context: SearchContext) -> MetricName:
-    """Return the search's metric if it is built in: an added one need not have a gradient."""
-    return context.metric if context.metric in DIVERGENCES else "symmetric"
 
 
 def _max_text_tokens(pair: ModelPair, context: SearchContext) -> int:
@@ -230,7 +223,7 @@ def _fit(
         validate_every=profile.num_steps,
         learning_rate=ELITE_LEARNING_RATE,
         objective="likelihood",
-        metric=_trained_metric(context),
+        metric=built_in_metric(context.metric),
         seed=context.seed + turn,
     )
     return train_soft_prompt(pair, config, texts, name=name, initial=start)
