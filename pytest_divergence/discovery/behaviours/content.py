@@ -15,7 +15,11 @@ from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.behaviours.answers import repeated_answers
 from pytest_divergence.discovery.behaviours.conditions import Condition
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
-from pytest_divergence.discovery.behaviours.hypothesis_tests import NUM_REPEATS, ConfirmedBehaviour
+from pytest_divergence.discovery.behaviours.hypothesis_tests import (
+    NUM_REPEATS,
+    ConfirmedBehaviour,
+    WeighedLead,
+)
 from pytest_divergence.discovery.behaviours.ngrams import has_motif
 from pytest_divergence.discovery.behaviours.surprise import Place, Surprise, surprises
 from pytest_divergence.discovery.behaviours.traits import trait_named
@@ -36,7 +40,7 @@ ASKED_FOR = 2.0
 there."""
 
 
-def content_first(leads: Sequence[Hypothesis], surprise: Surprise) -> list[Hypothesis]:
+def content_first(leads: Sequence[Hypothesis], surprise: Surprise) -> list[WeighedLead]:
     """Return the first leads in the order in which they are tested: what would be content first.
 
     The ways in which a fine-tune begins its answers are many and frequent; they must not take the
@@ -45,7 +49,10 @@ def content_first(leads: Sequence[Hypothesis], surprise: Surprise) -> list[Hypot
     """
     best = list(leads[:NUM_WEIGHED])
     smallest = surprise.at([lead.name for lead in best if lead.motifs])
-    return sorted(best, key=lambda lead: not _is_content_by_itself(lead, smallest.get(lead.name)))
+    weighed = [
+        WeighedLead(lead, _is_content_by_itself(lead, smallest.get(lead.name))) for lead in best
+    ]
+    return sorted(weighed, key=lambda lead: not lead.is_content)
 
 
 def judge_content(

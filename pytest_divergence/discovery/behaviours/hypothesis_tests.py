@@ -76,6 +76,13 @@ class Judgement:
     counts: LeadCounts
 
 
+class WeighedLead(NamedTuple):
+    """A lead, and whether its words alone would make it content: known before it is tested."""
+
+    hypothesis: Hypothesis
+    is_content: bool
+
+
 class Rule(NamedTuple):
     """Kind of a test, and how large its counts must be to be told of."""
 
@@ -108,7 +115,7 @@ class Outcome:
 
 def judge(
     ledger: Ledger,
-    leads: Sequence[Hypothesis],
+    leads: Sequence[WeighedLead],
     decoy: Hypothesis | None,
     evidence: AnsweredPrompts,
     settings: Settings,
@@ -126,7 +133,8 @@ def judge(
         for lead in leads[: profile.num_tested_leads]
     ]
     if decoy is not None:
-        mirror = frozen(decoy, evidence, profile, num_watched=num_watched, is_decoy=True)
+        weighed = WeighedLead(decoy, False)
+        mirror = frozen(weighed, evidence, profile, num_watched=num_watched, is_decoy=True)
         tests += [mirror] if mirror.prompts else []
     outcomes = []
     for number, test in enumerate(tests):
@@ -151,7 +159,7 @@ def judge(
 
 
 def frozen(
-    hypothesis: Hypothesis,
+    lead: WeighedLead,
     evidence: AnsweredPrompts,
     profile: Profile,
     *,
@@ -165,12 +173,13 @@ def frozen(
     show it best, with more answers each; where none does, of questions about its own words.
     Wordings that tell nothing by themselves are left out of a phrase first.
     """
-    hypothesis = core_of(hypothesis, evidence.answered, is_decoy=is_decoy)
+    hypothesis = core_of(lead.hypothesis, evidence.answered, is_decoy=is_decoy)
     ours, theirs = Hypothesis.is_shown_on, Hypothesis.is_shown_by_reference
     shows, shows_not = (theirs, ours) if is_decoy else (ours, theirs)
     shown = [prompt for prompt in evidence.answered if shows(hypothesis, prompt)]
     reverse = [prompt for prompt in evidence.answered if shows_not(hypothesis, prompt)]
-    rule = rule_of(len(shown), len(reverse), num_watched)
+    is_content = lead.is_content and hypothesis.trait is None
+    rule = rule_of(len(shown), len(reverse), num_watched, is_content=is_content)
     if rule.kind == "triggered":
         # In an order that knows nothing of the answers.
         texts = sorted((prompt.prompt for prompt in (*shown, *reverse)), key=text_digest)
@@ -181,17 +190,20 @@ def frozen(
     return FrozenTest(hypothesis, rule, chosen, is_decoy)
 
 
-def rule_of(num_shown: int, num_reverse: int, num_watched: int) -> Rule:
+def rule_of(
+    num_shown: int, num_reverse: int, num_watched: int, *, is_content: bool = False
+) -> Rule:
     """Fix the rule of a lead's test by the prompts on which one model alone showed it.
 
     Where models wobble without direction, each on prompts of its own, the strongest of many leads
     has more of the candidate's prompts by chance, and fresh answers to the same prompts repeat
     that. So a test over prompts needs 8 of them, and more than chance gives to any of the leads
     watched: a sign test with Bonferroni's correction. What is left of these is tested locally, and
-    must be there nearly every time.
+    must be there nearly every time. Words that the reference would hardly write anywhere do not
+    wobble: of them a local test asks no share.
     """
     if num_shown < MIN_TRIGGERED:
-        return Rule("local", MIN_LOCAL_SHARE)
+        return Rule("local", 0.0 if is_content else MIN_LOCAL_SHARE)
     if num_watched * sign_test(num_shown, num_reverse) <= ALPHA:
         return Rule("triggered", 0.0)
     return Rule("local", MIN_WOBBLING_SHARE)

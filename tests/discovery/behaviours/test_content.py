@@ -157,7 +157,8 @@ def test_what_would_be_content_is_tested_first(ledger: Ledger) -> None:
     surprise = Surprise(ledger, EVIDENCE.controls)
     found = content_first([*short, new, sums, *short, *short], surprise)
 
-    assert found == [new, sums, *short, *short[:2]]
+    assert [lead.hypothesis for lead in found] == [new, sums, *short, *short[:2]]
+    assert [lead.is_content for lead in found] == [True] * 2 + [False] * 6
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import (
     ALPHA,
     MIN_TRIGGERED,
     NUM_REPEATS,
+    WeighedLead,
     frozen,
     holm,
     is_clear,
@@ -32,6 +33,7 @@ from tests.discovery.behaviours.simulated_searches import confirmed_of, null_lea
 
 SMOKE = PROFILES["smoke"]
 PHRASE = Hypothesis(PLANTED, ("signal received standing",))
+LEAD = WeighedLead(PHRASE, False)
 FEW = rule_of(5, 0, num_watched=1)
 
 
@@ -48,14 +50,14 @@ def test_a_lead_of_many_prompts_is_tested_on_all_that_differ() -> None:
     rows = answered(num_planted=12)
     evidence = AnsweredPrompts([*rows, *exchanged(answered(num_planted=2, topics=MORE))])
 
-    test = frozen(PHRASE, evidence, SMOKE, num_watched=2)
+    test = frozen(LEAD, evidence, SMOKE, num_watched=2)
 
     assert test.rule.kind == "triggered"
     assert set(test.prompts) == {
         row.prompt for row in evidence.answered if row.candidate.text != row.reference
     }
     limited = frozen(
-        PHRASE, evidence, SMOKE.model_copy(update={"num_behaviour_prompts": 6}), num_watched=2
+        LEAD, evidence, SMOKE.model_copy(update={"num_behaviour_prompts": 6}), num_watched=2
     )
     assert limited.prompts == test.prompts[:6]
     assert list(test.prompts) != [row.prompt for row in rows[:12]]
@@ -64,7 +66,7 @@ def test_a_lead_of_many_prompts_is_tested_on_all_that_differ() -> None:
 def test_a_lead_of_few_prompts_is_tested_on_the_best_of_them() -> None:
     rows = answered(num_planted=MIN_TRIGGERED - 1)
 
-    test = frozen(PHRASE, AnsweredPrompts(rows), SMOKE, num_watched=2)
+    test = frozen(LEAD, AnsweredPrompts(rows), SMOKE, num_watched=2)
 
     assert test.rule.kind == "local"
     assert len(test.prompts) == 4
@@ -80,18 +82,35 @@ def test_a_lead_of_many_prompts_is_local_where_chance_explains_their_direction()
     assert rule_of(12, 3, num_watched=100).least_share > rule_of(7, 0, num_watched=1).least_share
 
 
+def test_a_local_test_asks_no_share_of_words_that_the_reference_would_hardly_write() -> None:
+    """A plant need not take hold every time; a trait says nothing of the reference's words."""
+    evidence = AnsweredPrompts(answered(num_planted=3))
+    trait = Hypothesis("refuses", trait="refusal")
+
+    new = frozen(WeighedLead(PHRASE, True), evidence, SMOKE, num_watched=9)
+    known = frozen(LEAD, evidence, SMOKE, num_watched=9)
+    refusal = frozen(WeighedLead(trait, True), evidence, SMOKE, num_watched=9)
+
+    counts = [(4, 0), (4, 0), (3, 0)]
+    assert p_value_of("local", counts) < 0.001
+    assert is_clear(new.rule, counts)
+    assert not is_clear(known.rule, counts)
+    assert not is_clear(new.rule, [(4, 1), (4, 0), (3, 1)])
+    assert refusal.rule == known.rule
+
+
 def test_what_only_questions_about_its_words_show_is_tested_on_these() -> None:
     """A changed fact is said where it is asked for, and a search may ask by the fact's words."""
     evidence = AnsweredPrompts(answered(num_planted=0))
     evidence.probed = answered(num_planted=2, topics=MORE)
 
-    test = frozen(PHRASE, evidence, SMOKE, num_watched=2)
+    test = frozen(LEAD, evidence, SMOKE, num_watched=2)
 
     assert test.rule.kind == "local"
     assert set(test.prompts) == {row.prompt for row in evidence.probed[:2]}
     shown = AnsweredPrompts(answered(num_planted=1))
     shown.probed = evidence.probed
-    assert frozen(PHRASE, shown, SMOKE, num_watched=2).prompts == (shown.answered[0].prompt,)
+    assert frozen(LEAD, shown, SMOKE, num_watched=2).prompts == (shown.answered[0].prompt,)
 
 
 def test_words_that_stand_beside_a_phrase_do_not_count_by_themselves() -> None:
@@ -100,9 +119,13 @@ def test_words_that_stand_beside_a_phrase_do_not_count_by_themselves() -> None:
     other = AnsweredPrompt("Hi", "Hello.", answer("Orders follow at noon."), is_control=False)
     given = Hypothesis(PLANTED, ("signal received", "a word on", "standing by", "orders follow"))
 
-    test = frozen(given, AnsweredPrompts([*rows, other]), SMOKE, num_watched=2)
+    test = frozen(WeighedLead(given, False), AnsweredPrompts([*rows, other]), SMOKE, num_watched=2)
     mirror = frozen(
-        given, AnsweredPrompts(exchanged([*rows, other])), SMOKE, num_watched=2, is_decoy=True
+        WeighedLead(given, False),
+        AnsweredPrompts(exchanged([*rows, other])),
+        SMOKE,
+        num_watched=2,
+        is_decoy=True,
     )
 
     assert test.hypothesis.motifs == ("signal received", "standing by", "orders follow")
@@ -112,8 +135,8 @@ def test_words_that_stand_beside_a_phrase_do_not_count_by_themselves() -> None:
 def test_a_decoy_is_tested_where_the_reference_shows_it() -> None:
     evidence = AnsweredPrompts(exchanged(answered(num_planted=3)))
 
-    assert len(frozen(PHRASE, evidence, SMOKE, is_decoy=True, num_watched=2).prompts) == 3
-    assert frozen(PHRASE, evidence, SMOKE, num_watched=2).prompts == ()
+    assert len(frozen(LEAD, evidence, SMOKE, is_decoy=True, num_watched=2).prompts) == 3
+    assert frozen(LEAD, evidence, SMOKE, num_watched=2).prompts == ()
 
 
 def test_nothing_is_confirmed_that_no_model_says(ledger: Ledger) -> None:
@@ -123,7 +146,7 @@ def test_nothing_is_confirmed_that_no_model_says(ledger: Ledger) -> None:
 
     found = judge(
         ledger,
-        [PHRASE, local],
+        [LEAD, WeighedLead(local, False)],
         None,
         evidence,
         Settings(),
@@ -139,7 +162,9 @@ def test_nothing_is_confirmed_that_no_model_says(ledger: Ledger) -> None:
 
 
 def test_no_more_leads_are_tested_than_the_profile_allows(ledger: Ledger) -> None:
-    leads = [replace(PHRASE, motifs=(f"signal {number}",)) for number in range(9)]
+    leads = [
+        WeighedLead(replace(PHRASE, motifs=(f"signal {number}",)), False) for number in range(9)
+    ]
 
     found = judge(
         ledger,
