@@ -52,6 +52,10 @@ class Profile(BaseModel):
     """Controls that are answered from amplified logits, to name what changed."""
     naming_length: int = Field(gt=0)
     """Tokens of the answers on which a suspected behaviour is tested."""
+    num_long_answers: int = Field(default=0, ge=0)
+    """Controls that are answered at length, to see what begins late in an answer."""
+    long_length: int = Field(default=128, gt=0)
+    """Tokens of these answers, at most."""
     num_behaviour_prompts: int = Field(ge=6)
     """Prompts on which a lead is tested, at most."""
     num_tested_leads: int = Field(gt=0)
@@ -99,6 +103,11 @@ class Profile(BaseModel):
     others took on average."""
 
     @property
+    def tested_length(self) -> int:
+        """Tokens of an answer to a test, at most: a late lead needs long ones."""
+        return max(self.naming_length, self.long_length if self.num_long_answers else 0)
+
+    @property
     def calibration_tokens(self) -> int:
         """Forwarded tokens that controls and naming take at least."""
         controls = self.num_shipped_controls + self.num_written_controls
@@ -140,6 +149,8 @@ SIZES: dict[str, tuple[float, float, float]] = {
     "num_written_controls": (16, 128, 320),
     "num_naming_prompts": (48, 192, 384),
     "naming_length": (24, 24, 32),
+    "num_long_answers": (0, 32, 64),
+    "long_length": (128, 128, 256),
     "num_behaviour_prompts": (16, 24, 48),
     "num_tested_leads": (3, 5, 5),
     "condition_tokens": (4_000, 30_000, 120_000),

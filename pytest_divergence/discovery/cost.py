@@ -98,7 +98,7 @@ def batch_bytes(profile: Profile, size: ModelSize, itemsize: int) -> int:
     """
     prompt = PREFIX + LONG_PROMPT
     reply = profile.thought_length + profile.continuation_length
-    tested = profile.thought_length + profile.naming_length
+    tested = profile.thought_length + profile.tested_length
     cached = max(
         min(num_prompts, PROMPTS_IN_FLIGHT) * (3 * prompt + num_answers * (prompt + length))
         for num_prompts, num_answers, length in (

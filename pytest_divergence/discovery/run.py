@@ -35,6 +35,7 @@ from pytest_divergence.discovery.behaviours.content import content_first, judge_
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
 from pytest_divergence.discovery.behaviours.leads import Leads
+from pytest_divergence.discovery.behaviours.long_answers import answered_at_length
 from pytest_divergence.discovery.behaviours.power import power_of_tests
 from pytest_divergence.discovery.behaviours.surprise import Surprise
 from pytest_divergence.discovery.behaviours.telling_answers import with_telling_answers
@@ -189,6 +190,7 @@ class Steps:
         settings, state = self.settings, self.state
         calibrated = self._calibrate()
         controls, profile = [control.answered for control in calibrated.controls], self.plan.profile
+        controls = answered_at_length(self.ledger, controls, profile, self.listener)
         mirrored = mirrored_phrase(calibrated.amplified)
         self.leads = leads = Leads(
             self.ledger.spent,

@@ -67,7 +67,7 @@ def _unit(confirmed: ConfirmedBehaviour, profile: Profile) -> WorkUnit:
     arguments = {
         "hypothesis": confirmed.hypothesis,
         "starts": starts,
-        "length": profile.naming_length,
+        "length": confirmed.hypothesis.length(profile.naming_length),
     }
     return WorkUnit(name, _minimise, arguments)
 

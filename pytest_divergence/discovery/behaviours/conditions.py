@@ -224,7 +224,7 @@ class _Trials:
                 contrasts,
                 self.shipped,
                 asked,
-                self.profile,
+                self.profile.thought_length + self._answer_length,
                 about=self.hypothesis.id,
                 seed=self.seed,
                 may_take_more=not trials,
@@ -233,6 +233,10 @@ class _Trials:
             if (condition := held_up(trials, len(properties))) is not None:
                 return condition
         return None
+
+    @property
+    def _answer_length(self) -> int:
+        return self.hypothesis.length(self.profile.naming_length)
 
     def _about_words(self, shortest_cause: str | None) -> list[Contrast]:
         """Ask the candidate about words that go with the behaviour, greedily; one work unit.
@@ -245,7 +249,7 @@ class _Trials:
         arguments = {
             "hypothesis": self.hypothesis,
             "prompts": prompts,
-            "length": self.profile.thought_length + self.profile.naming_length,
+            "length": self.profile.thought_length + self._answer_length,
             "tokens": self.purse.left * WORD_SHARE,
         }
         name = f"behaviour/{self.hypothesis.id}/words/{digest}"
@@ -275,7 +279,7 @@ class _Trials:
                 [*having, *lacking],
                 num_repeats=1,
                 seed=self.seed,
-                max_new_tokens=self.profile.naming_length,
+                max_new_tokens=self._answer_length,
                 about=self.hypothesis.id,
             )
             trial = replace(

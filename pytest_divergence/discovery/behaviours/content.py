@@ -149,7 +149,7 @@ def _rate(
         [prompt],
         num_repeats=NUM_REPEATS["local"],
         seed=seed,
-        max_new_tokens=profile.naming_length,
+        max_new_tokens=hypothesis.length(profile.naming_length),
         about=f"content-{hypothesis.id}",
     )
     return sum(map(hypothesis.is_shown_on, answered)) / len(answered)

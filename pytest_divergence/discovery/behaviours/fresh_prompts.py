@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 from random import Random
 
-from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.behaviours.ngrams import ngram_of, words_of
 from pytest_divergence.discovery.behaviours.prompt_properties import (
     Contrast,
@@ -120,7 +119,7 @@ def fresh_prompts(
     contrasts: Sequence[Contrast],
     shipped: Sequence[str],
     asked: Sequence[str],
-    profile: Profile,
+    reply_length: int,
     *,
     about: str,
     seed: int,
@@ -138,7 +137,7 @@ def fresh_prompts(
         "examples": examples,
         "shipped": shipped,
         "asked": asked,
-        "reply_length": profile.thought_length + profile.naming_length,
+        "reply_length": reply_length,
         "seed": row_seed(seed, "fresh prompts", about, wanted.text),
         "tokens": purse.left,
         "most": purse.most - purse.spent if may_take_more else purse.left,

@@ -35,6 +35,8 @@ from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 MIN_PEAK = math.log(20)
 """Nats: a phrase is telling if, at one of its tokens at least, the candidate is 20 times as
 sure as the reference. Ordinary fine-tunes shift many tokens a little; this asks for one leap."""
+REST = 16
+"""Tokens of a late answer after those that show a phrase: the rest of it, for its name."""
 ORDINARY_SHARE = 0.05
 """Share of the reference's answers at which a word of them says nothing about a difference."""
 
@@ -49,11 +51,17 @@ class Hypothesis:
     trait: str | None = None
     prompts: tuple[str, ...] = ()
     """Distinct prompts on which the candidate shows it and the reference does not."""
+    reach: int = 0
+    """Tokens of an answer in which it is mostly shown; 0 until it is to be tested."""
 
     @property
     def id(self) -> str:
         """The id of the behaviour that it may become."""
         return behaviour_id(self.motifs or self.trait or "")
+
+    def length(self, usual: int) -> int:
+        """Return the tokens of an answer that is to show it: more than usual if it is late."""
+        return usual if self.reach <= usual else self.reach + REST
 
     def shows(self, prompt: str, answer: str, other_answer: str) -> bool:
         """Whether an answer shows it, given the other model's answer to the same prompt."""
@@ -241,6 +249,18 @@ def as_hypothesis(phrase: Phrase, answered: Sequence[AnsweredPrompt]) -> Hypothe
     hypothesis = Hypothesis(phrase.quote, phrase.motifs)
     shown = _prompts_of(hypothesis, answered)
     return replace(hypothesis, prompts=shown)
+
+
+def with_reach(hypothesis: Hypothesis, shown: Sequence[AnsweredPrompt]) -> Hypothesis:
+    """Return a phrase with the tokens in which three quarters of the answers have `shown` it.
+
+    A trait is one of whole answers, however long.
+    """
+    if hypothesis.trait is not None or not shown:
+        return hypothesis
+    answers = [prompt.candidate for prompt in shown]
+    ends = sorted(answer.tokens_of(*hypothesis.place(answer)).stop for answer in answers)
+    return replace(hypothesis, reach=ends[math.ceil(0.75 * len(ends)) - 1])
 
 
 def control_rate(hypothesis: Hypothesis, evidence: AnsweredPrompts) -> float:

@@ -33,7 +33,7 @@ from pytest_divergence.discovery.behaviours.descriptions import (
     named_as_said,
     shown_by,
 )
-from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis, core_of
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis, core_of, with_reach
 from pytest_divergence.discovery.behaviours.ngrams import MAX_REFERENCE_SHARE
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Listener
@@ -178,6 +178,8 @@ def frozen(
     shows, shows_not = (theirs, ours) if is_decoy else (ours, theirs)
     shown = [prompt for prompt in evidence.answered if shows(hypothesis, prompt)]
     reverse = [prompt for prompt in evidence.answered if shows_not(hypothesis, prompt)]
+    if not is_decoy:  # only the candidate's tokens have places
+        hypothesis = with_reach(hypothesis, shown)
     is_content = lead.is_content and hypothesis.trait is None
     rule = rule_of(len(shown), len(reverse), num_watched, is_content=is_content)
     if rule.kind == "triggered":
@@ -283,7 +285,7 @@ def _carried_out(ledger: Ledger, test: FrozenTest, seed: int, length: int) -> Ou
         test.prompts,
         num_repeats=NUM_REPEATS[test.rule.kind],
         seed=seed,
-        max_new_tokens=length,
+        max_new_tokens=test.hypothesis.length(length),
         about=f"decoy-{test.hypothesis.id}" if test.is_decoy else test.hypothesis.id,
     )
     counts = _counts(test, answered)

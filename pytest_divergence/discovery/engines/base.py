@@ -23,6 +23,7 @@ KINDS = {
     "calibrate/planted": "planted differences",
     "calibrate/": "noise of nuisances",
     "name/": "further amplified answers",
+    "long-answers/": "long answers to controls",
     "behaviour/decoy-": "test of the decoy",
     "behaviour/": "tests of leads",
     "causes/": "causes",

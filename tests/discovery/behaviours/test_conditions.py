@@ -160,7 +160,14 @@ def wanted_from(
     contrast = Contrast([*showing, *filter(wanted.holds, asked)], [])
     purse = Purse(ledger, tokens, tokens)
     found = fresh_prompts(
-        purse, wanted, [contrast], ORDINARY, [*asked, *showing], SMOKE, about="b", seed=0
+        purse,
+        wanted,
+        [contrast],
+        ORDINARY,
+        [*asked, *showing],
+        SMOKE.naming_length,
+        about="b",
+        seed=0,
     )
     assert purse.spent <= tokens
     assert not [
