@@ -275,7 +275,6 @@ def play_round(
         listener=worker.listener,
         artefacts=worker.artefacts,
         record_training=training.append,
-        tilt=common_tilt(pair, task.seeds[:NUM_PROMPTS]) if task.has_new_style else None,
     )
     with pair.reuse_prompts():
         offered = strategy.propose(pair, context)
@@ -285,7 +284,7 @@ def play_round(
             if not pair.chat.has_control_tokens(proposal.text)
         ]
         worker.listener.progress(f"score {len(proposals)} proposals of {name}", 0, 2)
-        first, scored = _score(pair, context, proposals)
+        first, scored = _score(pair, task, proposals)
     d_hard = sum(first) / len(first) if first else None
     return {
         "num_proposals": len(proposals),
@@ -297,7 +296,7 @@ def play_round(
 
 
 def _score(
-    pair: ModelPair, task: SearchContext, proposals: Sequence[Proposal]
+    pair: ModelPair, task: RoundTask, proposals: Sequence[Proposal]
 ) -> tuple[list[float], list[ScoredProposal]]:
     """Return the first-token score of all, nats, and the full score of the most promising share.
 
@@ -305,8 +304,10 @@ def _score(
     not begin with it, so half of these are chosen by their divergence.
     """
     texts = [proposal.text for proposal in proposals]
-    aim = next((proposal.aim for proposal in proposals), "")
-    screened = screen(pair, texts, metric=task.metric, aim=aim, tilt=task.tilt)
+    aim, tilt = next((proposal.aim for proposal in proposals), ""), None
+    if task.has_new_style and not aim:
+        tilt = common_tilt(pair, task.seeds[:NUM_PROMPTS])
+    screened = screen(pair, texts, metric=task.metric, aim=aim, tilt=tilt)
     first = [score.first_token_kl for score in screened]
     orders = [sorted(range(len(texts)), key=lambda index: -screened[index].promise)]
     if not all(proposal.is_evidence for proposal in proposals):

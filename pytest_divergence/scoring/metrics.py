@@ -30,7 +30,7 @@ DIVERGENCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 def built_in_metric(metric: MetricName) -> MetricName:
     """Return the metric if it is built in, else `symmetric`.
 
-    An added one need not have a gradient, nor compare two models that are not the pair.
+    An added one need not have a gradient, nor be of use on other logits than the pair's.
     """
     return metric if metric in DIVERGENCES else "symmetric"
 

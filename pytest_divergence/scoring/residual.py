@@ -11,30 +11,22 @@ divergence itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.divergences import log_probs
 from pytest_divergence.scoring.metrics import DIVERGENCES
-from pytest_divergence.scoring.teacher_forcing import (
-    SCORING_BATCH,
-    ScoringRow,
-    continuation_logits,
-)
+from pytest_divergence.scoring.teacher_forcing import ScoringRow, at_first_tokens
 
-Value = TypeVar("Value")
 NUM_PROMPTS = 8
 """Ordinary prompts that a tilt is the mean of: with 8 as good as with 40 where all answers begin
 with one phrase (`benchmarks/README.md`)."""
 
 
-@torch.no_grad()
 def common_tilt(pair: ModelPair, prompts: Sequence[Prompt]) -> Tensor:
     """Return the mean of ln q - ln p at the prompts' first answer tokens, in nats: (V,).
 
@@ -44,7 +36,11 @@ def common_tilt(pair: ModelPair, prompts: Sequence[Prompt]) -> Tensor:
     def shifts(reference: Tensor, candidate: Tensor) -> list[Tensor]:
         return list(log_probs(candidate) - log_probs(reference))
 
-    return torch.stack(_at_first_tokens(pair, prompts, shifts)).mean(0).nan_to_num(0.0, 0.0, 0.0)
+    return (
+        torch.stack(at_first_tokens(pair, _rows(pair, prompts), shifts))
+        .mean(0)
+        .nan_to_num(0.0, 0.0, 0.0)
+    )
 
 
 def residual_divergences(
@@ -56,23 +52,8 @@ def residual_divergences(
         values: list[float] = DIVERGENCES[metric](reference + tilt, candidate).tolist()
         return values
 
-    return _at_first_tokens(pair, prompts, divergences)
+    return at_first_tokens(pair, _rows(pair, prompts), divergences)
 
 
-@torch.no_grad()
-def _at_first_tokens(
-    pair: ModelPair,
-    prompts: Sequence[Prompt],
-    measure: Callable[[Tensor, Tensor], list[Value]],
-) -> list[Value]:
-    """Apply `measure` to both models' logits (N, V) of a batch's first answer tokens."""
-
-    def compute(batch: list[ScoringRow]) -> list[Value]:
-        reference, candidate = (
-            torch.cat([logits[:1] for logits in continuation_logits(side, batch)]).float()
-            for side in pair.sides
-        )
-        return measure(reference, candidate.to(reference.device))
-
-    rows = [ScoringRow(*row, (0,)) for row in pair.prompt_rows(prompts)]
-    return map_batches(rows, compute, length=lambda row: len(row.body), max_rows=SCORING_BATCH)
+def _rows(pair: ModelPair, prompts: Sequence[Prompt]) -> list[ScoringRow]:
+    return [ScoringRow(*row, (0,)) for row in pair.prompt_rows(prompts)]

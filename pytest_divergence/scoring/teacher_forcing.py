@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ SCORING_BATCH = 16
 """Rows that a model reads together."""
 PIECE_BYTES = 32 * 2**20
 """Logits of one model in a piece, in float32; measuring them takes about ten times that."""
+Value = TypeVar("Value")
 Measure = Callable[..., Tensor]
 """Function from a slice of positions and each model's logits there (n, V) to values (..., n)."""
 
@@ -119,6 +121,27 @@ def score_states(
         length=lambda row: len(row[1]),
         max_rows=SCORING_BATCH,
     )
+
+
+@torch.no_grad()
+def at_first_tokens(
+    pair: ModelPair,
+    rows: Sequence[ScoringRow],
+    measure: Callable[[Tensor, Tensor], Sequence[Value]],
+) -> list[Value]:
+    """Apply `measure` to both models' logits of each row's first token: (B, V) a batch of rows."""
+
+    def compute(batch: list[ScoringRow]) -> Sequence[Value]:
+        given = _with_one_prefix(batch)
+        states = read_prompts(pair, [row.body for row in given], prefix=given[0].prefix)
+        first = [row.continuation[:1] for row in given]
+        reference, candidate = (
+            torch.cat([lazy.logits(0, 1) for lazy in state.positions_of(first)])
+            for state in (state.fork(range(len(given))) for state in states)
+        )
+        return measure(reference, candidate.to(reference.device))
+
+    return map_batches(rows, compute, length=lambda row: len(row.body), max_rows=SCORING_BATCH)
 
 
 def continuation_logits(side: Side, batch: Sequence[ScoringRow]) -> list[Tensor]:

@@ -225,7 +225,6 @@ def test_under_a_new_style_what_all_answers_share_promises_nothing(
 ) -> None:
     class Asking:
         def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-            assert (context.tilt is not None) == is_common
             return [Proposal("Tell me about tea.", "asking")] if not context.rounds else []
 
     pair = styled_pair()

@@ -34,8 +34,6 @@ class SoftPromptObjective:
     config: TrainingConfig
     parameter: Tensor
     """(num_virtual_tokens, D) vectors, or (num_virtual_tokens, vocab) mixture logits."""
-    tilt: Tensor | None = None
-    """What is taken out of the first token's divergence, in nats: (V,)."""
 
     @cached_property
     def sides(self) -> tuple[SideWithGradients, SideWithGradients]:
@@ -74,24 +72,14 @@ class SoftPromptObjective:
         return self._likelihood(rows)
 
     def divergence(self, rows: Sequence[Tensor]) -> Tensor:
-        """Return the divergence of the first response token of each row, nats: (B,).
+        """Return the divergence of the first response token of each row, nats: (B,)."""
+        return self._divergences(rows, [()] * len(rows))[:, 0]
 
-        With a `tilt` it is the residual one.
-        """
-        return self._divergences(rows, [()] * len(rows), self.tilt)[:, 0]
-
-    def _divergences(
-        self,
-        rows: Sequence[Tensor],
-        answers: Sequence[Sequence[int]],
-        tilt: Tensor | None = None,
-    ) -> Tensor:
+    def _divergences(self, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> Tensor:
         """Return the divergence of each answer's tokens and of the one after, nats: (B, T + 1)."""
         formula = DIVERGENCES[self.config.metric]
 
         def measure(_: slice, reference: Tensor, candidate: Tensor) -> Tensor:
-            if tilt is not None:
-                reference = reference + tilt.to(reference.device)
             return formula(reference, candidate.to(reference.device))
 
         both = [self._positions(side, rows, answers) for side in self.sides]

@@ -67,13 +67,11 @@ def train_soft_prompt(
     name: str = "soft-prompt",
     checkpoint: Path | None = None,
     initial: Tensor | None = None,
-    tilt: Tensor | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainingResult:
     """Train one soft prompt over `texts`; validated on `validation_texts` (or on `texts`).
 
     `initial` (num_virtual_tokens, D) is where a free one starts, instead of at random tokens.
-    A `tilt` (V,) is taken out of the first token's divergence.
     With `checkpoint` the training continues from that file if it has the same config and texts, and
     keeps it up to date. Raises `SettingsError` without usable texts, `NoGradientError` where
     no gradient, or one that is not finite, reaches the soft prompt.
@@ -87,7 +85,7 @@ def train_soft_prompt(
     start = initial_parameter(pair, config) if initial is None else initial.float().clone()
     parameter = start.to(pair.device).requires_grad_(True)
     optimiser = torch.optim.Adam([parameter], lr=config.resolved_learning_rate)
-    objective = SoftPromptObjective(pair, config, parameter, tilt)
+    objective = SoftPromptObjective(pair, config, parameter)
     run = _Training(pair, config, rows, validation_rows, objective, optimiser)
     if checkpoint is not None:
         run.resume(checkpoint)

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor
-
 from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.settings import MetricName, Profile
 from pytest_divergence.discovery.progress import Listener
@@ -79,9 +77,6 @@ class SearchContext(RoundTask):
     """Folder for heavy files, such as trained soft prompts."""
     record_training: Callable[[TrainingSummary], None]
     """Takes the summary of a training for the report; the search adds `d_hard`."""
-    tilt: Tensor | None = None
-    """What all answers' first tokens have changed alike, in nats, (V,): under a new style it is
-    taken out of the divergence (`pytest_divergence.scoring.residual`)."""
 
 
 class Strategy(Protocol):

@@ -118,9 +118,11 @@ def choose(context: SearchContext) -> Variant:
     """
     if any(_is_within_reach(target) for target in context.targets):
         return AIMED
+    # Under a new style the first token's divergence measures the style alone.
+    order = sorted(VARIANTS, key=lambda variant: context.has_new_style and variant is not AIMED)
     possible = [
         variant.name
-        for variant in VARIANTS
+        for variant in order
         if (variant is not AIMED or context.targets)
         and (variant is not ELITE or len(context.best) >= MIN_ELITE)
     ]
@@ -174,7 +176,6 @@ def _train(
         validation,
         name=name,
         checkpoint=context.artefacts / f"{name}{CHECKPOINT_SUFFIX}",
-        tilt=context.tilt,
         on_step=lambda done, total: context.listener.progress(f"train {name}", done, total),
     )
 

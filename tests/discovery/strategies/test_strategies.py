@@ -158,6 +158,13 @@ def test_nothing_is_aimed_at_without_a_target_and_no_elite_is_fitted_without_one
     assert choose(replace(context, rounds=rounds, targets=[TARGET])).name == "aimed"
 
 
+def test_under_a_new_style_a_target_comes_first(context: SearchContext) -> None:
+    styled = replace(context, has_new_style=True)
+
+    assert choose(replace(styled, targets=[TARGET])).name == "aimed"
+    assert choose(styled).name == "free"
+
+
 def test_a_suspect_within_reach_is_aimed_at_before_all_else(context: SearchContext) -> None:
     near = replace(TARGET, prompts=["signal", "What is signal?", "received", "Tell me about it."])
 
