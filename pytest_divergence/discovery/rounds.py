@@ -121,8 +121,8 @@ class Search:
         resting: dict[str, set[str]] = {}  # with the phrases they knew: a new one wakes them
         while True:
             is_late = deadline is not None and time.monotonic() - started > deadline
-            # One lead may always turn up yet.
-            reserved = self.profile.reserved_for(max(1, len(self.leads.ranked)))
+            # A watched lead may come to be shown, and one may always turn up yet.
+            reserved = self.profile.reserved_for(max(1, self.leads.num_watched))
             limit = self.profile.budget_tokens - reserved
             whole = max(0, limit - calibration_tokens)
             least = min(self.profile.soft_prompt_tokens, whole)
