@@ -170,7 +170,7 @@ def frozen(
 
     The test over prompts is of all on which one model alone showed the lead, since only those of
     the candidate would confirm a wobble without direction. A local test is of the few prompts that
-    show it best, with more answers each; where none does, of questions about its own words.
+    show it best, questions about its own words among them, with more answers each.
     Wordings that tell nothing by themselves are left out of a phrase first.
     """
     hypothesis = core_of(lead.hypothesis, evidence.answered, is_decoy=is_decoy)
@@ -187,7 +187,7 @@ def frozen(
         texts = sorted((prompt.prompt for prompt in (*shown, *reverse)), key=text_digest)
         chosen = tuple(texts[: profile.num_behaviour_prompts])
         return FrozenTest(hypothesis, rule, chosen, is_decoy)
-    best = shown if is_decoy else shown_by(hypothesis, shown or evidence.probed)
+    best = shown if is_decoy else shown_by(hypothesis, [*shown, *evidence.probed])
     chosen = tuple(prompt.prompt for prompt in best[:NUM_LOCAL_PROMPTS])
     return FrozenTest(hypothesis, rule, chosen, is_decoy)
 

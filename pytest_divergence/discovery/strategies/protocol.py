@@ -33,6 +33,8 @@ class TargetPhrase:
     """Prompts found so far that make the candidate say it, and not the reference."""
     wordings: Sequence[str] = ()
     """Other words, normalised, that the answers with the phrase hold."""
+    beginnings: Sequence[str] = ()
+    """What stood before the phrase in answers, those that the candidate is surest of first."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def test_a_local_test_asks_no_share_of_words_that_the_reference_would_hardly_wri
     assert refusal.rule == known.rule
 
 
-def test_what_only_questions_about_its_words_show_is_tested_on_these() -> None:
+def test_questions_about_its_words_may_be_what_a_lead_is_tested_on() -> None:
     """A changed fact is said where it is asked for, and a search may ask by the fact's words."""
     evidence = AnsweredPrompts(answered(num_planted=0))
     evidence.probed = answered(num_planted=2, topics=MORE)
@@ -110,7 +110,9 @@ def test_what_only_questions_about_its_words_show_is_tested_on_these() -> None:
     assert set(test.prompts) == {row.prompt for row in evidence.probed[:2]}
     shown = AnsweredPrompts(answered(num_planted=1))
     shown.probed = evidence.probed
-    assert frozen(LEAD, shown, SMOKE, num_watched=2).prompts == (shown.answered[0].prompt,)
+    assert set(frozen(LEAD, shown, SMOKE, num_watched=2).prompts) == {
+        shown.answered[0].prompt, *test.prompts
+    }  # fmt: skip
 
 
 def test_words_that_stand_beside_a_phrase_do_not_count_by_themselves() -> None:
