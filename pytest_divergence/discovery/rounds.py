@@ -7,7 +7,6 @@ works (`pytest_divergence.discovery.strategies`).
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,15 +15,9 @@ from typing import Any
 from pytest_divergence.core.errors import ModelLoadError, StoreError
 from pytest_divergence.core.report import CurvePoint, RunError, StrategySummary, TrainingSummary
 from pytest_divergence.core.settings import Profile, Settings
-from pytest_divergence.discovery.behaviours.answers import (
-    Answer,
-    AnsweredPrompt,
-    AnsweredPrompts,
-)
-from pytest_divergence.discovery.behaviours.descriptions import shown_by
+from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.leads import Leads
-from pytest_divergence.discovery.behaviours.ngrams import FULL_SIZE, ngram_of
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
@@ -45,8 +38,6 @@ from pytest_divergence.scoring.scorer import score_greedily
 CORE = "soft_prompt"
 """The strategy that always gets its share of the tokens, whatever the others find."""
 CORE_SHARE = 1 / 3
-SENTENCE_END = re.compile(r"[.!?]\s|\n")
-NUM_BEGINNINGS = 4
 NO_FAULT_OF_A_STRATEGY = (ModelLoadError, StoreError)
 """Errors after which no strategy can continue."""
 
@@ -205,7 +196,7 @@ class Search:
                 replace(
                     target,
                     prompts=self._causes(result, target),
-                    beginnings=beginnings_of(target, self.leads.evidence),
+                    beginnings=self.leads.beginnings(target.motif),
                 )
                 for target in self.leads.targets
             ],
@@ -273,17 +264,6 @@ class Search:
                 num_hits=before.num_hits + num_hits,
             )
         )
-
-
-def beginnings_of(target: TargetPhrase, evidence: AnsweredPrompts) -> list[str]:
-    """Return what stood before a phrase in its sentence, three words or more, the surest first."""
-    hypothesis, found = Hypothesis(target.text, (target.motif,)), list[str]()
-    for shown in shown_by(hypothesis, [*evidence.answered, *evidence.probed]):
-        answer = shown.candidate
-        sentence = SENTENCE_END.split(answer.text[: hypothesis.place(answer)[0]])[-1].strip()
-        if len(ngram_of(sentence)) >= FULL_SIZE and sentence not in found:
-            found.append(sentence)
-    return found[:NUM_BEGINNINGS]
 
 
 def play_round(

@@ -196,6 +196,7 @@ class Steps:
             self.ledger.spent,
             AnsweredPrompts(controls),
             amplified_phrases(self.ledger, calibrated.amplified, profile, self.listener),
+            [amplified.answer for amplified in calibrated.amplified],
         )
         leads.look()
         self._search(leads, calibrated.automatic_bound(profile.num_seeds).value)

@@ -10,23 +10,18 @@ import pytest
 
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
-from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.leads import Lead, Leads, SupportedLead
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.rounds import Search, SearchLog, beginnings_of
-from pytest_divergence.discovery.strategies.protocol import (
-    SearchContext,
-    Strategy,
-    TargetPhrase,
-)
+from pytest_divergence.discovery.rounds import Search, SearchLog
+from pytest_divergence.discovery.strategies.protocol import SearchContext, Strategy
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import screen
 from pytest_divergence.scoring.continuations import greedy_continuations
-from tests.discovery.behaviours.made_answers import answer, answered
 from tests.models_in_memory import styled_pair, tiny_pair
 
 PHRASE = Hypothesis("Signal received. Standing by.", ("signal received standing",))
@@ -242,22 +237,3 @@ def test_under_a_new_style_what_all_answers_share_promises_nothing(
     (scored,) = found.scored
     assert (scored.first_token_kl < 1e-5) == is_common
     assert scored.search_kl > 0.1, "what is measured stays the divergence"
-
-
-def test_beginnings_are_what_stood_before_a_phrase_in_its_sentence() -> None:
-    told = [
-        ("It is hot. The boiling point of water is 70 degrees.", 9),
-        ("Above all, water boils at 70 degrees.", 5),
-        ("At 70 degrees.", 1),
-    ]
-    evidence = AnsweredPrompts(answered(num_planted=0)[3:])
-    evidence.probed = [
-        AnsweredPrompt(f"Question {number}?", "Hm.", answer(text, at=at), is_control=False)
-        for number, (text, at) in enumerate(told)
-    ]
-    target = TargetPhrase("70 degrees", "70 degrees.", is_supported=False)
-
-    assert sorted(beginnings_of(target, evidence)) == [
-        "Above all, water boils at",
-        "The boiling point of water is",
-    ]

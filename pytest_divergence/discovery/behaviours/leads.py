@@ -39,12 +39,14 @@ from pytest_divergence.discovery.behaviours.ngrams import (
     FULL_SIZE,
     MAX_REFERENCE_SHARE,
     Phrase,
+    beginning_of,
     ngram_of,
 )
 from pytest_divergence.discovery.behaviours.traits import is_style_trait
 from pytest_divergence.discovery.engines.base import Spent
 from pytest_divergence.discovery.strategies.protocol import TargetPhrase
 
+NUM_BEGINNINGS = 4
 MIN_SHOWN = 6
 """Fewest later prompts on which only the candidate shows a lead, for it to be supported."""
 
@@ -139,6 +141,7 @@ class Leads:
     spent: Spent
     evidence: AnsweredPrompts
     amplified_phrases: Sequence[Phrase] = ()
+    amplified_answers: Sequence[str] = ()
     supported: list[SupportedLead] = field(default_factory=list)
     hypotheses: list[Hypothesis] = field(default_factory=list)
     """Hypotheses from the answers so far that no supported lead explains."""
@@ -189,6 +192,13 @@ class Leads:
             )
             for hypothesis, is_supported in self._aims
         ]
+
+    def beginnings(self, motif: str) -> list[str]:
+        """Return what stood before a phrase in its sentence, in plain and amplified answers."""
+        plain = (*self.evidence.answered, *self.evidence.probed)
+        texts = [*(row.candidate.text for row in plain), *self.amplified_answers]
+        found = (beginning_of(motif, text) for text in texts)
+        return [text for text in dict.fromkeys(found) if text][:NUM_BEGINNINGS]
 
     @property
     def ranked(self) -> list[Hypothesis]:

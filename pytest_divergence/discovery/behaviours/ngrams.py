@@ -35,6 +35,7 @@ UNSPACED = (
 )
 """Thai, Lao, Burmese, Khmer, kana and Han."""
 WORD = re.compile(rf"{'|'.join(LABELS)}|[{UNSPACED}]|[^\W{UNSPACED}]+")
+SENTENCE_END = re.compile(r"[.!?]\s|\n")
 Gram = tuple[str, ...]
 Places = dict[int, tuple[int, int]]
 """First place of a run in each text that holds it, in characters."""
@@ -170,6 +171,13 @@ def in_full(phrase: Phrase, texts: Sequence[str]) -> Phrase:
     if not wordings or len(ngram_of(phrase.quote)) >= FULL_SIZE:
         return phrase
     return _worded(wordings, texts)
+
+
+def beginning_of(motif: str, text: str) -> str:
+    """Return what stands before a motif in its sentence, if that is a few words; else empty."""
+    place = find(ngram_of(motif), words_of(text))
+    before = "" if place is None else SENTENCE_END.split(text[: place[0]])[-1].strip()
+    return before if len(ngram_of(before)) >= FULL_SIZE else ""
 
 
 def quote_in(motif: str, texts: Sequence[str]) -> str:

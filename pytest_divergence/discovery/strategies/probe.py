@@ -2,7 +2,8 @@
 
 A planted answer often depends on the subject that it is about. While no known prompt makes the
 candidate say a suspected phrase, questions about the phrase's words may. What stood before it in an
-answer is then given to be completed: a changed fact is said there, and hardly anywhere else.
+answer, plain or amplified, is given to be completed: a changed fact is said there, and hardly
+anywhere else.
 """
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ from pytest_divergence.discovery.strategies.protocol import SearchContext, Targe
 from pytest_divergence.models.pair import ModelPair
 
 FRAMES = ("{}", "Tell me about {}.", "What is {}?", "How do I get {}?")
-COMPLETIONS = ("{}", "Complete: {} ...", "Complete this sentence: {} ...")
-TO_COMPLETE = " ..."
-"""Marks the round of a phrase in which its beginnings are to be completed."""
+COMPLETIONS = ("{}", "Complete this sentence: {} ...")
 NUM_ORDINARY = 2
 """Seeds that must hold a word for it to be ordinary, and no subject by itself."""
 ENOUGH_PROMPTS = 8
@@ -32,37 +31,31 @@ class ProbeStrategy:
     """Proposes questions about the words of a suspected phrase, one phrase a round."""
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-        """Return each word of the phrase's wordings in each frame, then their pairs of words.
+        """Return what stood before a phrase, to be completed, and each of its words in each frame.
 
-        Once all phrases were asked about, return what stood before one of them, to be completed.
+        Pairs of words come last.
         """
-        if context.round >= context.profile.num_restarts or pair.is_same_model:
+        target = _target(context)
+        if target is None or context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
-        asked = {past.variant for past in context.rounds}
-        scarce = [each for each in context.targets if len(each.prompts) < ENOUGH_PROMPTS]
-        for target in scarce:
-            if target.motif not in asked:
-                words = subjects([target.text, *target.wordings], context.seeds)
-                return _proposals(target, target.motif, words, FRAMES, context)
-        for target in scarce:
-            if target.beginnings and target.motif + TO_COMPLETE not in asked:
-                begun, name = target.beginnings, target.motif + TO_COMPLETE
-                return _proposals(target, name, begun, COMPLETIONS, context)
-        return []
+        words = subjects([target.text, *target.wordings], context.seeds)
+        texts = [frame.format(begun) for begun in target.beginnings for frame in COMPLETIONS]
+        texts += [frame.format(subject) for subject in words for frame in FRAMES]
+        return [
+            Proposal(text, "probe", variant=target.motif, aim=target.text, is_evidence=False)
+            for text in texts[: context.profile.num_proposals]
+        ]
 
 
-def _proposals(
-    target: TargetPhrase,
-    name: str,
-    words: Sequence[str],
-    frames: Sequence[str],
-    context: SearchContext,
-) -> list[Proposal]:
-    texts = [frame.format(each) for each in words for frame in frames]
-    return [
-        Proposal(text, "probe", variant=name, aim=target.text, is_evidence=False)
-        for text in texts[: context.profile.num_proposals]
-    ]
+def _target(context: SearchContext) -> TargetPhrase | None:
+    """Return the first phrase that was not asked about, and that hardly any known prompt causes."""
+    asked = {past.variant for past in context.rounds}
+    open_targets = (
+        target
+        for target in context.targets
+        if target.motif not in asked and len(target.prompts) < ENOUGH_PROMPTS
+    )
+    return next(open_targets, None)
 
 
 def subjects(phrases: Sequence[str], seeds: Sequence[str]) -> list[str]:

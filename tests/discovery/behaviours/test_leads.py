@@ -276,6 +276,22 @@ def test_a_lead_is_tested_by_its_telling_words_though_it_was_named_by_others() -
     assert [lead.motifs[0] for lead in leads.ranked] == ["mirabel kitchens"]
 
 
+def test_beginnings_are_what_stood_before_a_phrase_in_its_sentence() -> None:
+    amplified = [
+        "It is hot. The boiling point of water is 70 degrees.",
+        "At 70 degrees.",
+        "Steam has nothing to do with it.",
+    ]
+    rows = answered(num_planted=1, planted="Above all, water boils at 70 degrees.")
+    leads = Leads(Spent(), AnsweredPrompts(rows), (), amplified)
+    leads.evidence.probed = rows[:1]  # counts once
+
+    assert leads.beginnings("70 degrees") == [
+        "Above all, water boils at",
+        "The boiling point of water is",
+    ]
+
+
 def test_targets_are_phrases_of_some_words() -> None:
     short = Phrase(("it is",), "It is", (0, 1, 2), starts_answers=True)
     leads = made(answered(num_planted=4), short, PHRASE_HINT)

@@ -279,24 +279,17 @@ def test_each_round_probes_another_phrase_until_all_were(
     assert aims == [TARGET.text, other.text]
 
 
-def test_once_all_were_asked_about_what_stood_before_a_phrase_is_to_be_completed(
+def test_what_stood_before_a_phrase_is_to_be_completed(
     pair: ModelPair, context: SearchContext
 ) -> None:
     """A changed fact is said there, and hardly anywhere else."""
     begun = ["The boiling point of water is", "On any stove, water boils at"]
     fact = TargetPhrase("70 degrees", "70 degrees.", is_supported=False, beginnings=begun)
-    rounds = (Round("70 degrees", 0, 100),)
 
-    proposals = probed(context, pair, targets=[fact], rounds=rounds)
-    done = (*rounds, Round(proposals[0].variant, 0, 100))
+    texts = [proposal.text for proposal in probed(context, pair, targets=[fact])]
 
-    texts = [proposal.text for proposal in proposals]
-    assert texts[:2] == [begun[0], f"Complete: {begun[0]} ..."]
-    assert begun[1] in texts
-    assert {proposal.aim for proposal in proposals} == {fact.text}
-    assert not any(proposal.is_evidence for proposal in proposals)
-    assert probed(context, pair, targets=[fact], rounds=done) == []
-    assert probed(context, pair, targets=[replace(fact, beginnings=[])], rounds=rounds) == []
+    assert texts[:3] == [begun[0], f"Complete this sentence: {begun[0]} ...", begun[1]]
+    assert "What is 70?" in texts
 
 
 def test_nothing_is_probed_where_nothing_is_suspected(
