@@ -79,8 +79,8 @@ def _add_replay(parser: ArgumentParser) -> None:
         nargs="+",
         help=f"a *{SUITE_SUFFIX}, one of its cases as SUITE::ID, or a folder of suites",
     )
-    other = ("mode", "budget", "seeds", "training_data", "num_cases", "gate", "builtin_suite")
-    _add_settings(parser, _fields_without(*other))
+    other = ("mode", "budget", "seeds", "training_data", "contexts", "num_cases", "gate")
+    _add_settings(parser, _fields_without(*other, "builtin_suite"))
 
 
 def _add_train(parser: ArgumentParser) -> None:

@@ -28,7 +28,7 @@ from pytest_divergence.discovery.behaviours.amplified_phrases import (
     amplified_phrases,
     mirrored_phrase,
 )
-from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.causes import add_causes
 from pytest_divergence.discovery.behaviours.conditions import find_conditions
 from pytest_divergence.discovery.behaviours.content import content_first, judge_content
@@ -42,6 +42,9 @@ from pytest_divergence.discovery.behaviours.telling_answers import with_telling_
 from pytest_divergence.discovery.behaviours.training_rows import TrainingRows
 from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
+from pytest_divergence.discovery.contexts.context_effects import standing_out
+from pytest_divergence.discovery.contexts.context_leads import ContextLead, leads_under
+from pytest_divergence.discovery.contexts.context_tests import confirmed_under, context_tests
 from pytest_divergence.discovery.cost import Forecast
 from pytest_divergence.discovery.engines.base import Ledger, Spent, Worker, WorkUnit
 from pytest_divergence.discovery.engines.in_process import InProcess
@@ -56,7 +59,7 @@ from pytest_divergence.discovery.plan import (
 from pytest_divergence.discovery.progress import Listener, Silence
 from pytest_divergence.discovery.results import RunState, build_report, write_suite_files
 from pytest_divergence.discovery.rounds import Search
-from pytest_divergence.discovery.selection import select
+from pytest_divergence.discovery.selection import Selected, select
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import artefact_folder
 from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import Strategy
@@ -198,8 +201,17 @@ class Steps:
             amplified_phrases(self.ledger, calibrated.amplified, profile, self.listener),
         )
         leads.look()
+        under = self._look_at_contexts(leads.evidence.controls, calibrated)
         self._search(leads, calibrated.automatic_bound(profile.num_seeds).value)
         surprise = Surprise(self.ledger, leads.evidence.controls)
+        tests = context_tests(
+            self.ledger,
+            under,
+            leads.evidence.controls,
+            profile,
+            self.listener,
+            seed=settings.seed,
+        )
         judgement = judge(
             self.ledger,
             content_first(leads.ranked, surprise),
@@ -209,8 +221,9 @@ class Steps:
             profile,
             self.listener,
             num_watched=leads.num_watched,
+            further=[test.p_value for test in tests],
         )
-        state.lead_counts, state.power = judgement.counts, power_of_tests(profile)
+        state.lead_counts, state.power = judgement.counts, power_of_tests(profile, len(tests))
         explained = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
         conditions = find_conditions(
             self.ledger,
@@ -225,11 +238,22 @@ class Steps:
             self.ledger, explained, conditions, surprise, profile, seed=settings.seed
         )
         told = with_telling_answers(self.ledger, confirmed, leads.evidence)
+        found = confirmed_under(
+            self.ledger,
+            tests,
+            judgement.further,
+            leads.evidence,
+            surprise,
+            profile,
+            self.listener,
+            seed=settings.seed,
+        )
+        told += [each.known for each in found]
         self._describe(leads, [known.behaviour for known in told])
         state.bound = calibrated.bound(
             settings.max_kl, self.ledger.spent.prompts_scored, state.behaviours
         )
-        state.confirmed = self._confirm(calibrated)
+        state.confirmed = self._confirm(calibrated, [case for each in found for case in each.cases])
         state.behaviours = [self._with_cases(behaviour) for behaviour in state.behaviours]
 
     def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:
@@ -255,6 +279,7 @@ class Steps:
             self.ledger,
             key=self.plan.key,
             training_data_sha256=None if data is None else data.sha256,
+            contexts_sha256=self.plan.contexts.sha256,
         )
 
     def report(self, folder: Path, *, is_complete: bool) -> Report:
@@ -309,6 +334,20 @@ class Steps:
             )
         return calibrated
 
+    def _look_at_contexts(
+        self, controls: Sequence[AnsweredPrompt], calibrated: Calibrated
+    ) -> list[ContextLead]:
+        """Name what the candidate says under the contexts that stand out."""
+        profile, contexts = self.plan.profile, self.plan.contexts
+        if not contexts.all:
+            return []
+        texts = [control.prompt for control in controls]
+        floor = calibrated.noise_floor.value
+        kept = standing_out(self.ledger, contexts, texts, floor, self.listener)
+        return leads_under(
+            self.ledger, kept, controls, metric=self.settings.metric, length=profile.search_length
+        )
+
     def _search(self, leads: Leads, bound: float) -> None:
         settings, plan, found = self.settings, self.plan, self.state.search
         Search(
@@ -340,8 +379,8 @@ class Steps:
         state.first_found = leads.first_supported
         state.differences = leads.differences()
 
-    def _confirm(self, calibrated: Calibrated) -> list[ConfirmedCase]:
-        """Measure the best of what was found anew."""
+    def _confirm(self, calibrated: Calibrated, under: Sequence[Selected]) -> list[ConfirmedCase]:
+        """Measure the best of what was found anew, and the prompts `under` contexts."""
         profile, behaviours = self.plan.profile, self.state.behaviours
         content = [
             behaviour for behaviour in behaviours if behaviour.confirmed and behaviour.content
@@ -354,8 +393,9 @@ class Steps:
             is_natural_only=self.settings.gate == "natural",
             tick=TICK_SHARE
             * calibrated.automatic_bound(self.ledger.spent.prompts_scored, behaviours).value,
-            behaviours=content,
+            behaviours=[behaviour for behaviour in content if behaviour.context is None],
         )
+        selected += under
         sizes = Sizes(self.settings.metric, profile.num_continuations, profile.continuation_length)
         seed = self.settings.seed
         return confirm(self.ledger, selected, sizes, self.listener, seed=seed, behaviours=content)
