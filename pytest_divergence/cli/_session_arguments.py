@@ -240,7 +240,7 @@ def _add_doctor(parser: ArgumentParser) -> None:
         "long a search would take; this reads only their files, loads no weights and downloads "
         "nothing. Exit code 1: something is wrong."
     )
-    fields = ("profile", "budget", "num_cases", *TEMPLATE)
+    fields = ("profile", "budget", "contexts", "num_cases", *TEMPLATE)
     _add_settings(parser, (*MODELS, *fields, "device", "dtype", "memory"))
     parser.add_argument(
         "--measure",

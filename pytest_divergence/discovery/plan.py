@@ -167,9 +167,8 @@ class SearchPlan:
     ) -> SearchPlan:
         """Return the plan that the settings describe; raises `SettingsError` if it cannot be."""
         calibration = CalibrationPlan.of(settings, identity)
-        given = None if settings.contexts is None else Path(settings.contexts)
-        contexts = contexts_of(given, calibration.profile.num_contexts)
-        profile = _with_contexts(calibration.profile, contexts, settings)
+        contexts = chosen_contexts(settings, calibration.profile)
+        profile = with_contexts(calibration.profile, contexts, settings)
         calibration = replace(calibration, profile=profile)
         least = profile.calibration_tokens + profile.context_tokens + profile.reserved_tokens
         if profile.budget_tokens < least:
@@ -274,7 +273,13 @@ def _seeds(
     return list(dict.fromkeys([*given, *shipped]))[:num_seeds]
 
 
-def _with_contexts(profile: Profile, contexts: Contexts, settings: Settings) -> Profile:
+def chosen_contexts(settings: Settings, profile: Profile) -> Contexts:
+    """Return the contexts of the user's file and the profile's; raises `SettingsError`."""
+    given = None if settings.contexts is None else Path(settings.contexts)
+    return contexts_of(given, profile.num_contexts)
+
+
+def with_contexts(profile: Profile, contexts: Contexts, settings: Settings) -> Profile:
     """Return the profile with what contexts cost, on top of its budget.
 
     A budget in tokens that the user gives stays.

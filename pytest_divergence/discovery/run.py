@@ -364,9 +364,10 @@ class Steps:
             raise MeasurementError(f"no prompt was scored; {first.where}: {first.message}")
         if not found.scored:
             spent, reserved = self.ledger.spent.tokens_forwarded, plan.profile.reserved_tokens
+            before = "calibration and contexts" if plan.contexts.all else "calibration"
             raise SettingsError(
                 f"a budget of {plan.profile.budget_tokens} forwarded tokens leaves none for the "
-                f"search: calibration took {spent}, and {reserved} are reserved to test leads and "
+                f"search: {before} took {spent}, and {reserved} are reserved to test leads and "
                 f"confirm cases; raise {setting('budget')} well above {spent + reserved}"
             )
 
