@@ -33,7 +33,7 @@ from pytest_divergence.discovery.behaviours.causes import add_causes
 from pytest_divergence.discovery.behaviours.conditions import find_conditions
 from pytest_divergence.discovery.behaviours.content import content_first, judge_content
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
-from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
+from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour, judge
 from pytest_divergence.discovery.behaviours.leads import Leads
 from pytest_divergence.discovery.behaviours.long_answers import answered_at_length
 from pytest_divergence.discovery.behaviours.power import power_of_tests
@@ -44,7 +44,11 @@ from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
 from pytest_divergence.discovery.contexts.context_effects import standing_out
 from pytest_divergence.discovery.contexts.context_leads import ContextLead, leads_under
-from pytest_divergence.discovery.contexts.context_tests import confirmed_under, context_tests
+from pytest_divergence.discovery.contexts.context_tests import (
+    ContextFinding,
+    confirmed_under,
+    context_tests,
+)
 from pytest_divergence.discovery.cost import Forecast
 from pytest_divergence.discovery.engines.base import Ledger, Spent, Worker, WorkUnit
 from pytest_divergence.discovery.engines.in_process import InProcess
@@ -203,51 +207,8 @@ class Steps:
         leads.look()
         under = self._look_at_contexts(leads.evidence.controls, calibrated)
         self._search(leads, calibrated.automatic_bound(profile.num_seeds).value)
-        surprise = Surprise(self.ledger, leads.evidence.controls)
-        tests = context_tests(
-            self.ledger,
-            under,
-            leads.evidence.controls,
-            profile,
-            self.listener,
-            seed=settings.seed,
-        )
-        judgement = judge(
-            self.ledger,
-            content_first(leads.ranked, surprise),
-            None if mirrored is None else Hypothesis(mirrored.quote, mirrored.motifs),
-            leads.evidence,
-            settings,
-            profile,
-            self.listener,
-            num_watched=leads.num_watched,
-            further=[test.p_value for test in tests],
-        )
-        state.lead_counts, state.power = judgement.counts, power_of_tests(profile, len(tests))
-        explained = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
-        conditions = find_conditions(
-            self.ledger,
-            explained,
-            leads.evidence,
-            profile,
-            self.listener,
-            seeds=self.plan.seeds,
-            seed=settings.seed,
-        )
-        confirmed = judge_content(
-            self.ledger, explained, conditions, surprise, profile, seed=settings.seed
-        )
-        told = with_telling_answers(self.ledger, confirmed, leads.evidence)
-        found = confirmed_under(
-            self.ledger,
-            tests,
-            judgement.further,
-            leads.evidence,
-            surprise,
-            profile,
-            self.listener,
-            seed=settings.seed,
-        )
+        decoy = None if mirrored is None else Hypothesis(mirrored.quote, mirrored.motifs)
+        told, found = self._judge(leads, decoy, under)
         told += [each.known for each in found]
         self._describe(leads, [known.behaviour for known in told])
         state.bound = calibrated.bound(
@@ -370,6 +331,58 @@ class Steps:
                 f"search: {before} took {spent}, and {reserved} are reserved to test leads and "
                 f"confirm cases; raise {setting('budget')} well above {spent + reserved}"
             )
+
+    def _judge(
+        self, leads: Leads, decoy: Hypothesis | None, under: Sequence[ContextLead]
+    ) -> tuple[list[ConfirmedBehaviour], list[ContextFinding]]:
+        """Test the best leads, and those `under` contexts; return what holds, with all of it."""
+        settings, state, profile = self.settings, self.state, self.plan.profile
+        surprise = Surprise(self.ledger, leads.evidence.controls)
+        tests = context_tests(
+            self.ledger,
+            under,
+            leads.evidence.controls,
+            profile,
+            self.listener,
+            seed=settings.seed,
+        )
+        judgement = judge(
+            self.ledger,
+            content_first(leads.ranked, surprise),
+            decoy,
+            leads.evidence,
+            settings,
+            profile,
+            self.listener,
+            num_watched=leads.num_watched,
+            further=[test.p_value for test in tests],
+        )
+        state.lead_counts, state.power = judgement.counts, power_of_tests(profile, len(tests))
+        explained = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
+        conditions = find_conditions(
+            self.ledger,
+            explained,
+            leads.evidence,
+            profile,
+            self.listener,
+            seeds=self.plan.seeds,
+            seed=settings.seed,
+        )
+        confirmed = judge_content(
+            self.ledger, explained, conditions, surprise, profile, seed=settings.seed
+        )
+        told = with_telling_answers(self.ledger, confirmed, leads.evidence)
+        found = confirmed_under(
+            self.ledger,
+            tests,
+            judgement.further,
+            leads.evidence,
+            surprise,
+            profile,
+            self.listener,
+            seed=settings.seed,
+        )
+        return told, found
 
     def _describe(self, leads: Leads, confirmed: Sequence[Behaviour]) -> None:
         state = self.state
