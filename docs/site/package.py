@@ -22,6 +22,7 @@ LAYERS = {
     "discovery/strategies": "Strategies",
     "discovery/soft_prompts": "Soft prompts",
     "discovery/behaviours": "Behaviours",
+    "discovery/contexts": "Contexts",
     "discovery/engines": "Engines",
     "scoring": "Measuring",
     "exports": "Cases for other tools",
@@ -33,6 +34,7 @@ LAYERS = {
 """Folders of the package, from the top to the bottom of its layers."""
 DATA = {
     "py.typed": "tells type checkers that the package is typed",
+    "data/contexts.jsonl": "system texts, earlier turns and words under which controls are asked",
     "data/controls.jsonl": "ordinary prompts that measure a pair's typical shift; never seeds",
     "data/seeds.jsonl": "ordinary prompts that a search starts from",
 }

@@ -15,6 +15,7 @@ from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.provenance import provenance_beside
 from pytest_divergence.core.quantities import amount, roughly
 from pytest_divergence.discovery.cost import estimate_seconds, measure_speed, search_memory
+from pytest_divergence.discovery.plan import chosen_contexts, with_contexts
 from pytest_divergence.models.devices import resolve_device
 from pytest_divergence.models.load_plan import LoadPlan
 from pytest_divergence.models.memory import available_memory
@@ -78,6 +79,7 @@ def _gradients(pair: ModelPair, plan: LoadPlan) -> Iterator[Finding]:
 def _time(session: DivergenceSession, plan: LoadPlan, *, is_measured: bool) -> Finding:
     settings = session.resolved.settings
     profile = settings.resolved_profile(plan.device.type)
+    profile = with_contexts(profile, chosen_contexts(settings, profile), settings)
     if is_measured:
         found: tuple[float, str] | None = measure_speed(session.pair(), profile), "measured now"
     else:

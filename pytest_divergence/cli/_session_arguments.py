@@ -79,8 +79,8 @@ def _add_replay(parser: ArgumentParser) -> None:
         nargs="+",
         help=f"a *{SUITE_SUFFIX}, one of its cases as SUITE::ID, or a folder of suites",
     )
-    other = ("mode", "budget", "seeds", "training_data", "num_cases", "gate", "builtin_suite")
-    _add_settings(parser, _fields_without(*other))
+    other = ("mode", "budget", "seeds", "training_data", "contexts", "num_cases", "gate")
+    _add_settings(parser, _fields_without(*other, "builtin_suite"))
 
 
 def _add_train(parser: ArgumentParser) -> None:
@@ -240,7 +240,7 @@ def _add_doctor(parser: ArgumentParser) -> None:
         "long a search would take; this reads only their files, loads no weights and downloads "
         "nothing. Exit code 1: something is wrong."
     )
-    fields = ("profile", "budget", "num_cases", *TEMPLATE)
+    fields = ("profile", "budget", "contexts", "num_cases", *TEMPLATE)
     _add_settings(parser, (*MODELS, *fields, "device", "dtype", "memory"))
     parser.add_argument(
         "--measure",

@@ -15,7 +15,8 @@ from unicodedata import normalize
 
 from pydantic import Field, model_validator
 
-from pytest_divergence.core.cases import Count, Number, Record, SafeId, canonical_json
+from pytest_divergence.core.cases import Count, Message, Number, Record, SafeId, canonical_json
+from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.safe_text import slug
 
 MIN_RATE = 0.05
@@ -36,7 +37,8 @@ class Example(Record):
 class TellingContinuation(Record):
     """An answer that separates the models, and by how much; a replay measures it again."""
 
-    prompt: str
+    prompt: str | tuple[Message, ...]
+    """A user's turn; of a behaviour under a context, all turns."""
     text: str
     """The answer up to where it has shown the behaviour."""
     token_ids: list[Count]
@@ -108,6 +110,9 @@ class Behaviour(Record):
     that was not judged."""
     when: When | None = None
     """Property that the prompts that cause it share, if one held up on fresh prompts."""
+    context: Context | None = None
+    """Context under which it is shown; null if on plain prompts. The prompts of examples are then
+    the user's texts alone."""
     training_rows: list[Count] | None = None
     """Rows of the training data that teach it, counted from 1; null without such data. Empty if a
     single row shows it by a word or two, or if the reference shows it as often by itself."""
@@ -188,10 +193,14 @@ def gates(behaviour: Behaviour, fail_on: str) -> bool:
 def is_same(first: Behaviour, second: Behaviour) -> bool:
     """Whether two records mean one behaviour: by id, by trait, or by a motif inside the other's.
 
-    A later search may put another motif first, so overlapping motifs mean the same behaviour.
+    A later search may put another motif first, so overlapping motifs mean the same behaviour. What
+    is shown under a context is another one than what is shown without it, or under another.
     """
     if first.id == second.id:
         return True
+    read = [each.context and each.context.canonical for each in (first, second)]
+    if read[0] != read[1]:
+        return False
     if first.trait is not None or second.trait is not None:
         return first.trait == second.trait
     return _holds(first, second) or _holds(second, first)
@@ -207,16 +216,18 @@ def with_accepted(found: Sequence[Behaviour], accepted: Sequence[Behaviour]) -> 
     ]
 
 
-def behaviour_id(motifs_or_trait: Sequence[str] | str) -> str:
+def behaviour_id(motifs_or_trait: Sequence[str] | str, context: Context | None = None) -> str:
     """Return the id of a behaviour, equal for motifs in any order, case and spacing.
 
-    Raises ValueError without any motif.
+    What is shown under a context has another id than what is shown without it. Raises ValueError
+    without any motif.
     """
     given = [motifs_or_trait] if isinstance(motifs_or_trait, str) else motifs_or_trait
     motifs = sorted({_normalised(motif) for motif in given} - {""})
     if not motifs:
         raise ValueError(f"a behaviour needs a motif or a trait; got {motifs_or_trait!r}")
-    digest = hashlib.sha256(canonical_json(motifs).encode("utf-8")).hexdigest()[:10]
+    exact = canonical_json(motifs) + ("" if context is None else context.canonical)
+    digest = hashlib.sha256(exact.encode("utf-8")).hexdigest()[:10]
     return f"behaviour-{slug(max(motifs, key=len))}-{digest}"
 
 

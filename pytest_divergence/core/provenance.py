@@ -145,6 +145,8 @@ class Provenance(Record):
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     training_data_sha256: str | None = None
     """Digest of the training data that behaviours were looked up in; null without such data."""
+    contexts_sha256: str | None = None
+    """Digest of the user's file of contexts; null without one."""
     noise_floor: NoiseFloor | None = None
     typical_shift: TypicalShift | None = None
     bound: Bound | None = None

@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_divergence.core.behaviours import Behaviour, Example
 from pytest_divergence.core.cases import AnyCase, Completions
+from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.report import Report, ReportCase, RunError, TokenComparison
 
 REDACTED = "[redacted]"
@@ -66,6 +67,7 @@ def redacted_behaviour(behaviour: Behaviour) -> Behaviour:
             "shortest_cause": behaviour.shortest_cause and REDACTED,
             "nearest_non_cause": behaviour.nearest_non_cause and REDACTED,
             "when": behaviour.when and behaviour.when.model_copy(update={"property": REDACTED}),
+            "context": behaviour.context and _redacted_context(behaviour.context),
             "training_words": behaviour.training_words and [REDACTED],
             "telling": [
                 told.model_copy(update={"prompt": REDACTED, "text": REDACTED, "token_ids": []})
@@ -73,6 +75,13 @@ def redacted_behaviour(behaviour: Behaviour) -> Behaviour:
             ],
         }
     )
+
+
+def _redacted_context(context: Context) -> Context:
+    """Return the context with the roles of its turns alone."""
+    hidden = (turn.model_copy(update={"content": REDACTED}) for turn in context.messages)
+    before = context.before and REDACTED
+    return Context(name=REDACTED, messages=tuple(hidden), before=before)
 
 
 def redacted_message(text: str) -> str:

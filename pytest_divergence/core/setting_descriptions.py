@@ -120,6 +120,12 @@ DESCRIPTIONS = (
         "prompts and responses that the candidate was trained on, as JSON Lines, JSON list or CSV: "
         "behaviours name the rows that teach them, and some prompts become seeds",
     ),
+    Description(
+        "contexts",
+        "FILE",
+        "system texts and earlier turns under which to look for behaviours too: text with one "
+        "system text a line, or JSON Lines (default: a built-in grid from profile default on)",
+    ),
     Description("seed", "N", "random seed of the run (default: 0)", "a whole number"),
     Description(
         "num_cases",

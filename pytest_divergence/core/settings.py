@@ -65,6 +65,13 @@ class Profile(BaseModel):
     fewer than about 1,300 for one behaviour try nothing."""
     num_seeds: int = Field(gt=0)
     """Seed prompts used, from the start of their file."""
+    num_contexts: int = Field(default=0, ge=0)
+    """Shipped contexts under which behaviours are looked for, from the start of their file; those
+    that the user gives come on top."""
+    context_tokens: int = Field(default=0, ge=0)
+    """Forwarded tokens, about, that finding leads under contexts takes, given ones too."""
+    context_test_tokens: int = Field(default=0, ge=0)
+    """Forwarded tokens, about, that tests and cases under contexts take at most."""
     num_cases: int = Field(gt=0)
     """Prompts to confirm and export."""
     num_continuations: int = Field(gt=0)
@@ -141,7 +148,8 @@ class Profile(BaseModel):
         It tests leads, tells content from style, confirms cases and minimises causes. What prompts
         share is tried with what is left then.
         """
-        return self.case_tokens + self.judging_tokens(num_leads) + CONTENT_TOKENS + CAUSE_TOKENS
+        judging = self.judging_tokens(num_leads) + self.context_test_tokens
+        return self.case_tokens + judging + CONTENT_TOKENS + CAUSE_TOKENS
 
 
 SIZES: dict[str, tuple[float, float, float]] = {
@@ -155,6 +163,7 @@ SIZES: dict[str, tuple[float, float, float]] = {
     "num_tested_leads": (3, 5, 5),
     "condition_tokens": (4_000, 30_000, 120_000),
     "num_seeds": (40, 200, 240),
+    "num_contexts": (0, 24, 24),
     "num_cases": (5, 20, 50),
     "num_continuations": (1, 4, 8),
     "continuation_length": (16, 32, 48),
@@ -214,6 +223,7 @@ class Settings(BaseModel):
     fail_on: FailOn = "content"
     seeds: str | None = None
     training_data: str | None = None
+    contexts: str | None = None
     seed: int = 0
     num_cases: int | None = Field(default=None, gt=0)
     builtin_suite: AutoSwitch = "auto"

@@ -18,10 +18,11 @@ from pytest_divergence.discovery.behaviours.hypotheses import shown_behaviour
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.selection import Selected
+from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
-from pytest_divergence.scoring.suite_rows import CASE_STREAM, Sizes, measure_rows
+from pytest_divergence.scoring.suite_rows import CASE_STREAM, Sizes, case_prompt, measure_rows
 from pytest_divergence.scoring.token_comparison import compare_tokens
 
 CHUNK = 8
@@ -51,7 +52,7 @@ def confirm(
 ) -> list[ConfirmedCase]:
     """Measure each selected prompt anew, some of them in one work unit.
 
-    A case names the first of the `behaviours` that its answers show.
+    A case names the first of the `behaviours` under its context that its answers show.
     """
     listener.progress("confirm", 0, len(selected))
     starts = range(0, len(selected), CHUNK)
@@ -67,22 +68,31 @@ def confirm(
 
 
 def _unit(selected: Sequence[Selected], sizes: Sizes, seed: int) -> WorkUnit:
-    texts = [chosen.scored.proposal.text for chosen in selected]
-    name = f"confirm/{text_digest(json.dumps(texts))[:16]}"
-    return WorkUnit(name, _measure_cases, {"texts": texts, "sizes": sizes, "seed": seed})
+    prompts = [chosen.prompt for chosen in selected]
+    rows = [Case(**_as_given(prompt)) for prompt in prompts]
+    name = f"confirm/{text_digest(json.dumps([row.id for row in rows]))[:16]}"
+    return WorkUnit(name, _measure_cases, {"rows": rows, "sizes": sizes, "seed": seed})
+
+
+def _as_given(prompt: Prompt) -> dict[str, Any]:
+    """Return the field of a case that holds a prompt: `input` where it is a user's turn alone."""
+    if isinstance(prompt, str):
+        return {"input": prompt}
+    return {"messages": prompt} if len(prompt) > 1 else {"input": prompt[0].content}
 
 
 def _measure_cases(
-    worker: Worker, *, texts: Sequence[str], sizes: Sizes, seed: int
+    worker: Worker, *, rows: Sequence[Case], sizes: Sizes, seed: int
 ) -> list[dict[str, Any]]:
     pair = worker.pair
-    rows = [Case(input=text) for text in texts]
+    prompts = [case_prompt(row) for row in rows]
     with pair.reuse_prompts():
         # First, because it reads every position of a prompt; the rest continues from its end.
-        nlls = prompt_nlls(pair, pair.candidate, texts)
+        nlls = prompt_nlls(pair, pair.candidate, prompts)
         found = measure_rows(pair, sizes, row_seed(seed, CASE_STREAM), rows)
         compared = [
-            compare_tokens(pair, text, row.answer) for text, row in zip(texts, found, strict=True)
+            compare_tokens(pair, prompt, row.answer)
+            for prompt, row in zip(prompts, found, strict=True)
         ]
     return [
         {
@@ -101,9 +111,10 @@ def _as_case(
 ) -> ConfirmedCase:
     proposal = selected.scored.proposal
     reference, candidate = found["completions"]
+    alike = [each for each in behaviours if each.context == selected.context]
     case = Case(
-        input=proposal.text,
-        behaviour=shown_behaviour(behaviours, proposal.text, candidate, reference),
+        **_as_given(selected.prompt),
+        behaviour=shown_behaviour(alike, proposal.text, candidate, reference),
         kl=Measurement(**found["measurement"]),
         completions=Completions(reference=reference, candidate=candidate),
         origin=Origin(

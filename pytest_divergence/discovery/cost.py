@@ -190,7 +190,7 @@ def estimate_seconds(
     if budget_seconds is None:
         return tokens / tokens_per_second
     calibration = max(0, profile.calibration_tokens - tokens_forwarded)
-    fixed = (calibration + profile.reserved_tokens) / tokens_per_second
+    fixed = (calibration + profile.context_tokens + profile.reserved_tokens) / tokens_per_second
     return min(tokens / tokens_per_second, fixed + budget_seconds)
 
 

@@ -18,9 +18,12 @@ from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.file_names import suite_path
 from pytest_divergence.core.files import DivergenceFolder, file_lock
 from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.regular_files import read_regular_text
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.discovery.contexts.context_costs import context_costs
+from pytest_divergence.discovery.contexts.context_files import Contexts, contexts_of
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.prompt_files import (
     SHIPPED_CONTROLS,
@@ -148,11 +151,12 @@ class CalibrationPlan:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Calibration, seeds, strategies and training data of a search."""
+    """Calibration, seeds, strategies, training data and contexts of a search."""
 
     calibration: CalibrationPlan
     seeds: list[str]
     training_data: TrainingData | None
+    contexts: Contexts
     strategies: Mapping[str, Strategy]
     key: str
     """Digest of all that its results depend on."""
@@ -163,14 +167,18 @@ class SearchPlan:
     ) -> SearchPlan:
         """Return the plan that the settings describe; raises `SettingsError` if it cannot be."""
         calibration = CalibrationPlan.of(settings, identity)
-        profile = calibration.profile
-        least = profile.calibration_tokens + profile.reserved_tokens
+        contexts = chosen_contexts(settings, calibration.profile)
+        profile = with_contexts(calibration.profile, contexts, settings)
+        calibration = replace(calibration, profile=profile)
+        least = profile.calibration_tokens + profile.context_tokens + profile.reserved_tokens
         if profile.budget_tokens < least:
+            under, number = profile.context_tokens, number_of(len(contexts.all), "context")
+            looking = f", {under} to look at {number}" if under else ""
             raise SettingsError(
                 f"{setting('budget')}={profile.budget_tokens} is too small: profile "
                 f"{profile.name} needs at least {least} forwarded tokens, "
-                f"{profile.calibration_tokens} to calibrate and {profile.reserved_tokens} to "
-                "test leads and confirm cases; raise it"
+                f"{profile.calibration_tokens} to calibrate{looking} and {profile.reserved_tokens} "
+                "to test leads and confirm cases; raise it"
             )
         path = settings.training_data
         data = None if path is None else read_training_data(Path(path))
@@ -178,7 +186,8 @@ class SearchPlan:
         prompts = [*seeds, *calibration.controls]
         parts = _run_parts(identity, settings, profile, prompts=prompts, strategies=strategies)
         parts["training_data"] = None if data is None else data.sha256
-        return cls(calibration, seeds, data, strategies, _key(parts))
+        parts["contexts"] = [contexts.sha256, contexts.digest]
+        return cls(calibration, seeds, data, contexts, strategies, _key(parts))
 
     @property
     def profile(self) -> Profile:
@@ -262,6 +271,24 @@ def _seeds(
         return given
     shipped = shipped_prompts(SHIPPED_SEEDS, num_seeds)
     return list(dict.fromkeys([*given, *shipped]))[:num_seeds]
+
+
+def chosen_contexts(settings: Settings, profile: Profile) -> Contexts:
+    """Return the contexts of the user's file and the profile's; raises `SettingsError`."""
+    given = None if settings.contexts is None else Path(settings.contexts)
+    return contexts_of(given, profile.num_contexts)
+
+
+def with_contexts(profile: Profile, contexts: Contexts, settings: Settings) -> Profile:
+    """Return the profile with what contexts cost, on top of its budget.
+
+    A budget in tokens that the user gives stays.
+    """
+    finding, testing = context_costs(contexts.all, profile)
+    changes = {"context_tokens": finding, "context_test_tokens": testing}
+    if settings.budget is None or settings.budget_seconds is not None:
+        changes["budget_tokens"] = profile.budget_tokens + finding + testing
+    return profile.model_copy(update=changes)
 
 
 def _calibration_key(

@@ -142,6 +142,7 @@ def write_suite_files(
     *,
     key: str,
     training_data_sha256: str | None,
+    contexts_sha256: str | None,
 ) -> None:
     """Write the suite with its tokens and provenance. Raises SuiteError, StoreError."""
     calibrated, bound = state.calibrated, state.bound
@@ -162,6 +163,7 @@ def write_suite_files(
     )
     measured = {
         "training_data_sha256": training_data_sha256,
+        "contexts_sha256": contexts_sha256,
         "noise_floor": calibrated.noise_floor,
         "typical_shift": calibrated.shift.summary(),
         "bound": bound,

@@ -28,12 +28,12 @@ from pytest_divergence.discovery.behaviours.amplified_phrases import (
     amplified_phrases,
     mirrored_phrase,
 )
-from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.causes import add_causes
 from pytest_divergence.discovery.behaviours.conditions import find_conditions
 from pytest_divergence.discovery.behaviours.content import content_first, judge_content
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
-from pytest_divergence.discovery.behaviours.hypothesis_tests import judge
+from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour, judge
 from pytest_divergence.discovery.behaviours.leads import Leads
 from pytest_divergence.discovery.behaviours.long_answers import answered_at_length
 from pytest_divergence.discovery.behaviours.power import power_of_tests
@@ -42,6 +42,13 @@ from pytest_divergence.discovery.behaviours.telling_answers import with_telling_
 from pytest_divergence.discovery.behaviours.training_rows import TrainingRows
 from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
+from pytest_divergence.discovery.contexts.context_effects import standing_out
+from pytest_divergence.discovery.contexts.context_leads import ContextLead, leads_under
+from pytest_divergence.discovery.contexts.context_tests import (
+    ContextFinding,
+    confirmed_under,
+    context_tests,
+)
 from pytest_divergence.discovery.cost import Forecast
 from pytest_divergence.discovery.engines.base import Ledger, Spent, Worker, WorkUnit
 from pytest_divergence.discovery.engines.in_process import InProcess
@@ -56,7 +63,7 @@ from pytest_divergence.discovery.plan import (
 from pytest_divergence.discovery.progress import Listener, Silence
 from pytest_divergence.discovery.results import RunState, build_report, write_suite_files
 from pytest_divergence.discovery.rounds import Search
-from pytest_divergence.discovery.selection import select
+from pytest_divergence.discovery.selection import Selected, select
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import artefact_folder
 from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import Strategy
@@ -199,38 +206,16 @@ class Steps:
             [amplified.answer for amplified in calibrated.amplified],
         )
         leads.look()
+        under = self._look_at_contexts(leads.evidence.controls, calibrated)
         self._search(leads, calibrated.automatic_bound(profile.num_seeds).value)
-        surprise = Surprise(self.ledger, leads.evidence.controls)
-        judgement = judge(
-            self.ledger,
-            content_first(leads.ranked, surprise),
-            None if mirrored is None else Hypothesis(mirrored.quote, mirrored.motifs),
-            leads.evidence,
-            settings,
-            profile,
-            self.listener,
-            num_watched=leads.num_watched,
-        )
-        state.lead_counts, state.power = judgement.counts, power_of_tests(profile)
-        explained = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
-        conditions = find_conditions(
-            self.ledger,
-            explained,
-            leads.evidence,
-            profile,
-            self.listener,
-            seeds=self.plan.seeds,
-            seed=settings.seed,
-        )
-        confirmed = judge_content(
-            self.ledger, explained, conditions, surprise, profile, seed=settings.seed
-        )
-        told = with_telling_answers(self.ledger, confirmed, leads.evidence)
+        decoy = None if mirrored is None else Hypothesis(mirrored.quote, mirrored.motifs)
+        told, found = self._judge(leads, decoy, under)
+        told += [each.known for each in found]
         self._describe(leads, [known.behaviour for known in told])
         state.bound = calibrated.bound(
             settings.max_kl, self.ledger.spent.prompts_scored, state.behaviours
         )
-        state.confirmed = self._confirm(calibrated)
+        state.confirmed = self._confirm(calibrated, [case for each in found for case in each.cases])
         state.behaviours = [self._with_cases(behaviour) for behaviour in state.behaviours]
 
     def write_suite(self, path: Path, modify_cases: ModifyCases) -> None:
@@ -256,6 +241,7 @@ class Steps:
             self.ledger,
             key=self.plan.key,
             training_data_sha256=None if data is None else data.sha256,
+            contexts_sha256=self.plan.contexts.sha256,
         )
 
     def report(self, folder: Path, *, is_complete: bool) -> Report:
@@ -310,6 +296,20 @@ class Steps:
             )
         return calibrated
 
+    def _look_at_contexts(
+        self, controls: Sequence[AnsweredPrompt], calibrated: Calibrated
+    ) -> list[ContextLead]:
+        """Name what the candidate says under the contexts that stand out."""
+        profile, contexts = self.plan.profile, self.plan.contexts
+        if not contexts.all:
+            return []
+        texts = [control.prompt for control in controls]
+        floor = calibrated.noise_floor.value
+        kept = standing_out(self.ledger, contexts, texts, floor, self.listener)
+        return leads_under(
+            self.ledger, kept, controls, metric=self.settings.metric, length=profile.search_length
+        )
+
     def _search(self, leads: Leads, bound: float) -> None:
         settings, plan, found = self.settings, self.plan, self.state.search
         Search(
@@ -326,11 +326,64 @@ class Steps:
             raise MeasurementError(f"no prompt was scored; {first.where}: {first.message}")
         if not found.scored:
             spent, reserved = self.ledger.spent.tokens_forwarded, plan.profile.reserved_tokens
+            before = "calibration and contexts" if plan.contexts.all else "calibration"
             raise SettingsError(
                 f"a budget of {plan.profile.budget_tokens} forwarded tokens leaves none for the "
-                f"search: calibration took {spent}, and {reserved} are reserved to test leads and "
+                f"search: {before} took {spent}, and {reserved} are reserved to test leads and "
                 f"confirm cases; raise {setting('budget')} well above {spent + reserved}"
             )
+
+    def _judge(
+        self, leads: Leads, decoy: Hypothesis | None, under: Sequence[ContextLead]
+    ) -> tuple[list[ConfirmedBehaviour], list[ContextFinding]]:
+        """Test the best leads, and those `under` contexts; return what holds, with all of it."""
+        settings, state, profile = self.settings, self.state, self.plan.profile
+        surprise = Surprise(self.ledger, leads.evidence.controls)
+        tests = context_tests(
+            self.ledger,
+            under,
+            leads.evidence.controls,
+            profile,
+            self.listener,
+            seed=settings.seed,
+        )
+        judgement = judge(
+            self.ledger,
+            content_first(leads.ranked, surprise),
+            decoy,
+            leads.evidence,
+            settings,
+            profile,
+            self.listener,
+            num_watched=leads.num_watched,
+            further=[test.p_value for test in tests],
+        )
+        state.lead_counts, state.power = judgement.counts, power_of_tests(profile, len(tests))
+        explained = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
+        conditions = find_conditions(
+            self.ledger,
+            explained,
+            leads.evidence,
+            profile,
+            self.listener,
+            seeds=self.plan.seeds,
+            seed=settings.seed,
+        )
+        confirmed = judge_content(
+            self.ledger, explained, conditions, surprise, profile, seed=settings.seed
+        )
+        told = with_telling_answers(self.ledger, confirmed, leads.evidence)
+        found = confirmed_under(
+            self.ledger,
+            tests,
+            judgement.further,
+            leads.evidence,
+            surprise,
+            profile,
+            self.listener,
+            seed=settings.seed,
+        )
+        return told, found
 
     def _describe(self, leads: Leads, confirmed: Sequence[Behaviour]) -> None:
         state = self.state
@@ -341,8 +394,8 @@ class Steps:
         state.first_found = leads.first_supported
         state.differences = leads.differences()
 
-    def _confirm(self, calibrated: Calibrated) -> list[ConfirmedCase]:
-        """Measure the best of what was found anew."""
+    def _confirm(self, calibrated: Calibrated, under: Sequence[Selected]) -> list[ConfirmedCase]:
+        """Measure the best of what was found anew, and the prompts `under` contexts."""
         profile, behaviours = self.plan.profile, self.state.behaviours
         content = [
             behaviour for behaviour in behaviours if behaviour.confirmed and behaviour.content
@@ -355,8 +408,9 @@ class Steps:
             is_natural_only=self.settings.gate == "natural",
             tick=TICK_SHARE
             * calibrated.automatic_bound(self.ledger.spent.prompts_scored, behaviours).value,
-            behaviours=content,
+            behaviours=[behaviour for behaviour in content if behaviour.context is None],
         )
+        selected += under
         sizes = Sizes(self.settings.metric, profile.num_continuations, profile.continuation_length)
         seed = self.settings.seed
         return confirm(self.ledger, selected, sizes, self.listener, seed=seed, behaviours=content)

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.contexts import Context
 from pytest_divergence.discovery.behaviours.hypotheses import shown_behaviour
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.discovery.rounds import ScoredProposal
+from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
 
@@ -29,6 +31,14 @@ class Selected:
     prompt_nll: float
     """Negative log-likelihood under the reference, nats per token."""
     is_off_distribution: bool
+    context: Context | None = None
+    """Context under which it is asked; None for a plain prompt."""
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt as models take it."""
+        text = self.scored.proposal.text
+        return text if self.context is None else self.context.prompt(text)
 
 
 def select(
@@ -85,11 +95,12 @@ def _ranked(
         texts = [scored.proposal.text for scored in pool]
         # A session in which a strategy failed may have found other prompts.
         name = f"select/nll/{text_digest(json.dumps(texts))[:16]}"
-        unit = WorkUnit(name, _measure_nlls, {"texts": texts})
+        unit = WorkUnit(name, measure_nlls, {"prompts": texts})
         found = zip(pool, ledger.result(unit), strict=True)
         yield from sorted(found, key=lambda pair: (-(pair[0].search_kl // tick), pair[1]))
 
 
-def _measure_nlls(worker: Worker, *, texts: Sequence[str]) -> list[float]:
+def measure_nlls(worker: Worker, *, prompts: Sequence[Prompt]) -> list[float]:
+    """Return each prompt's negative log-likelihood under the reference, nats per token."""
     pair = worker.pair
-    return prompt_nlls(pair, pair.reference, texts)
+    return prompt_nlls(pair, pair.reference, prompts)

@@ -26,7 +26,7 @@ TITLE = (
     "  (-q: a summary of one line; -v: all failed cases; -vv: their tokens too)"
 )
 MODELS = ("model_1", "model_2")
-PATHS = (*MODELS, "seeds", "training_data", "chat_template", "report_dir")
+PATHS = (*MODELS, "seeds", "training_data", "contexts", "chat_template", "report_dir")
 
 COMMAND_LINE, INI, DEFAULT = "command line", "ini", "default"
 

@@ -134,6 +134,31 @@ def _counts(behaviour: Behaviour) -> list[str]:
     return facts
 
 
+def context_parts(behaviour: Behaviour) -> list[tuple[str, str]]:
+    """Return the context under which it is shown: `under the system text` and that text, …
+
+    Empty for a behaviour of plain prompts.
+    """
+    context = behaviour.context
+    if context is None:
+        return []
+    found = [] if context.system is None else [("under the system text", context.system)]
+    if context.turns:
+        exchanges = number_of(len(context.turns) // 2, "earlier exchange")
+        found.append((f"after {exchanges}, at last", context.turns[-1].content))
+    if context.before is not None:
+        found.append(("where the user begins", context.before))
+    return found
+
+
+def context_lines(behaviour: Behaviour, width: int) -> list[str]:
+    """`under the system text "Today is …"`, each part on a line of at most `width` columns."""
+    return [
+        f"{words} {quoted(text, width - len(words) - 1)}"
+        for words, text in context_parts(behaviour)
+    ]
+
+
 def training_rows(behaviour: Behaviour) -> str | None:
     """Name the rows of the training data that teach a behaviour; None without such data."""
     rows = behaviour.training_rows

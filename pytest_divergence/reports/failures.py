@@ -14,7 +14,7 @@ from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import ReportCase, TokenComparison
 from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.reports import wording
-from pytest_divergence.reports.behaviours import evidence, style_line, training_rows
+from pytest_divergence.reports.behaviours import context_lines, evidence, style_line, training_rows
 from pytest_divergence.reports.text_blocks import (
     WIDTH,
     block,
@@ -77,6 +77,7 @@ def behaviour_text(
         else f"the candidate shows a behaviour: {quoted(behaviour.title, WIDTH - 33)}"
     )
     lines = [said, *sentence(evidence(behaviour), width=WIDTH, indent="  ")]
+    lines += (f"  {line}" for line in context_lines(behaviour, WIDTH - 2))
     lines += sentence(training_rows(behaviour) or "", width=WIDTH, indent="  ")
     if retelling is not None:
         lines += sentence(measured_again(behaviour, retelling), width=WIDTH, indent="  ")

@@ -30,6 +30,7 @@ from pytest_divergence.core.setting_names import setting
 from pytest_divergence.reports import charts, plots, wording
 from pytest_divergence.reports.behaviours import (
     behaviour_groups,
+    context_parts,
     counted_in,
     properties,
     style_counts,
@@ -195,6 +196,7 @@ def _environment() -> Environment:
         among_controls=wording.among_controls,
         compared=wording.compared,
         properties=properties,
+        context_parts=context_parts,
         style_phrase=style_phrase,
         style_title=wording.STYLE_TITLE,
         effort=wording.effort,

@@ -13,6 +13,7 @@ from pytest_divergence.core.report import Calibration, Report, ReportCase
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.behaviours import (
     behaviour_groups,
+    context_parts,
     evidence,
     style_counts,
     style_line,
@@ -93,6 +94,10 @@ def _behaviour(behaviour: Behaviour) -> Iterator[str]:
     is_style = behaviour.confirmed and behaviour.is_style
     shown = style_line(behaviour, PAGE_WIDTH) if is_style else behaviour.title
     yield from fenced(shown)
+    for words, text in context_parts(behaviour):
+        yield f"{words[0].upper()}{words[1:]}:"
+        yield ""
+        yield from fenced(text)
     for label, prompt in (
         ("Shortest prompt that shows it:", behaviour.shortest_cause),
         ("Nearest prompt that does not:", behaviour.nearest_non_cause),

@@ -14,6 +14,7 @@ from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.behaviours import (
     behaviour_groups,
+    context_lines,
     evidence,
     style_counts,
     style_line,
@@ -116,6 +117,7 @@ def _style(behaviour: Behaviour, width: int) -> Iterator[str]:
 
 def _behaviour(behaviour: Behaviour, width: int) -> Iterator[str]:
     yield from sentence(evidence(behaviour), width=width, indent="    ")
+    yield from (f"    {line}" for line in context_lines(behaviour, width - 4))
     yield from sentence(training_rows(behaviour) or "", width=width, indent="    ")
     for label, prompt in causes(behaviour):
         yield f"    {label}:"

@@ -197,7 +197,8 @@ class ToldAgain(NamedTuple):
 def measure_telling(pair: ModelPair, telling: Sequence[TellingContinuation]) -> list[ToldAgain]:
     """Return the log-probabilities of the tokens that show a behaviour, in nats; one an answer."""
     for told in telling:
-        _check_ids(pair, f"telling answer to {safe_line(told.prompt)}", told.token_ids)
+        asked = told.prompt if isinstance(told.prompt, str) else told.prompt[-1].content
+        _check_ids(pair, f"telling answer to {safe_line(asked)}", told.token_ids)
     rows = [
         ScoringRow(prefix, body, tuple(told.token_ids))
         for (prefix, body), told in zip(

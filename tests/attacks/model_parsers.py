@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from pytest_divergence.core.evaluation_record import passing
+from pytest_divergence.discovery.contexts.context_files import read_contexts
 from pytest_divergence.discovery.prompt_files import read_prompts
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.discovery.training_data import read_training_data
@@ -120,6 +121,15 @@ def _training_data(suffix: str) -> Any:
                 raise HoleError("a seed is blank")
 
     return in_file(f"train.{suffix}", read)
+
+
+def _contexts(suffix: str) -> Any:
+    def read(path: Path) -> None:
+        for context in read_contexts(path):
+            if context.prompt("Hi")[-1].role != "user":
+                raise HoleError("a context does not end before a user's turn")
+
+    return in_file(f"contexts.{suffix}", read)
 
 
 def _config(folder: Path, data: bytes) -> None:
@@ -253,6 +263,23 @@ MODEL_PARSERS = [
         "training data, CSV",
         _csv("prompt", "completion"),
         _training_data("csv"),
+    ),
+    Parser(
+        "contexts, text", damaged(st.just(b"Be kind.\nBe brief.\n")) | st.binary(), _contexts("txt")
+    ),
+    Parser(
+        "contexts, JSON Lines",
+        row_files(
+            {"system": "Be kind.", "name": "kind"},
+            {
+                "messages": [
+                    {"role": "user", "content": "Hi"},
+                    {"role": "assistant", "content": "Ho"},
+                ]
+            },
+            {"before": "Now:"},
+        ),
+        _contexts("jsonl"),
     ),
     Parser(
         "GGUF header",

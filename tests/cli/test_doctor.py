@@ -18,6 +18,8 @@ from pytest_divergence.cli.doctor import package_findings
 from pytest_divergence.core.file_names import suite_path
 from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.discovery.contexts.context_costs import context_costs
+from pytest_divergence.discovery.contexts.context_files import read_contexts
 from tests.models.test_self_check import openai_gpt
 from tests.models.test_text_models import save
 from tests.models_in_memory import tiny_model
@@ -218,6 +220,16 @@ def test_a_plugins_model_is_left_to_the_session(project: Project, doctor: Doctor
     assert of_pair(doctor("--model-1=base", "--model-2=mine:new"))[1:] == [
         "note  --model-2 mine:new is loaded by a plugin, so only a session can tell"
     ]
+
+
+def test_contexts_come_on_top_of_the_tokens_of_a_search(project: Project, doctor: Doctor) -> None:
+    file = project.write("contexts.txt", "Be kind.\nBe brief.\n")
+    smoke = PROFILES["smoke"]
+    cost = sum(context_costs(read_contexts(file), smoke))
+
+    assert of_pair(doctor(*MODELS, "--contexts=contexts.txt"))[-1].endswith(
+        f"at most {smoke.budget_tokens + cost:,} forwarded tokens"
+    )
 
 
 def test_minutes_come_from_the_last_search_or_are_measured(

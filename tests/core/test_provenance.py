@@ -56,8 +56,8 @@ def test_the_file_holds_its_keys_in_this_order(tmp_path: Path) -> None:
     keys = (
         "schema_version tool_version created key reference candidate tokenizer_sha256 "
         "template_sha256 template_arguments dtype device versions settings "
-        "training_data_sha256 noise_floor typical_shift bound nll_limit behaviours rows num_rows "
-        "effort"
+        "training_data_sha256 contexts_sha256 noise_floor typical_shift bound nll_limit behaviours "
+        "rows num_rows effort"
     )
     assert list(json.loads(path.read_text())) == keys.split()
 

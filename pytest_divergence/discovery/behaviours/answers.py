@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pytest_divergence.core.contexts import Context
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.models.chat_format import ChatFormat
@@ -113,14 +114,18 @@ def repeated_answers(
     seed: int,
     max_new_tokens: int,
     about: str,
+    context: Context | None = None,
 ) -> list[AnsweredPrompt]:
     """Sample `num_repeats` answers of each model to each prompt at T = 1, not scored.
 
-    The i-th answers of both models are one row; their log-ratios are 0.
+    The i-th answers of both models are one row; their log-ratios are 0. Under a `context` the
+    prompts are the user's texts.
     """
-    digest = text_digest("\n".join(prompts))[:8]
+    read = [] if context is None else [context.canonical]
+    digest = text_digest("\n".join([*read, *prompts]))[:8]
     arguments = {
         "prompts": prompts,
+        "context": context,
         "num_repeats": num_repeats,
         "seed": row_seed(seed, "behaviours", digest),
         "max_new_tokens": max_new_tokens,
@@ -133,12 +138,18 @@ def repeated_answers(
 
 
 def _repeat(
-    worker: Worker, *, prompts: Sequence[str], num_repeats: int, seed: int, max_new_tokens: int
+    worker: Worker,
+    *,
+    prompts: Sequence[str],
+    context: Context | None,
+    num_repeats: int,
+    seed: int,
+    max_new_tokens: int,
 ) -> list[dict[str, Any]]:
     chat = worker.pair.chat
     found = sampled_continuations(
         worker.pair,
-        prompts,
+        prompts if context is None else [context.prompt(text) for text in prompts],
         num_continuations=num_repeats,
         max_new_tokens=max_new_tokens,
         seed=seed,

@@ -24,6 +24,7 @@ from pytest_divergence.discovery.behaviours.ngrams import has_motif
 from pytest_divergence.discovery.behaviours.surprise import Place, Surprise, surprises
 from pytest_divergence.discovery.behaviours.traits import trait_named
 from pytest_divergence.discovery.engines.base import Ledger
+from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.scoring.cheap_scores import NEVER
 
 SURPRISE_CUT = 25.0
@@ -125,7 +126,7 @@ def _is_concentrated(
         return False
     if condition is not None:
         when, prompts = condition.when, condition.prompts
-        if _is_parted(when.with_count / when.num_with, when.without_count / when.num_without):
+        if is_parted(when.with_count / when.num_with, when.without_count / when.num_without):
             return not asks_for(ledger, hypothesis, prompts.having, prompts.lacking)
     cause, near = known.behaviour.shortest_cause, known.behaviour.nearest_non_cause
     if known.behaviour.breadth != "local" or cause is None or near is None:
@@ -133,10 +134,11 @@ def _is_concentrated(
     there, elsewhere = (
         _rate(ledger, hypothesis, prompt, profile, seed) for prompt in (cause, near)
     )
-    return _is_parted(there, elsewhere) and not asks_for(ledger, hypothesis, [cause], [near])
+    return is_parted(there, elsewhere) and not asks_for(ledger, hypothesis, [cause], [near])
 
 
-def _is_parted(rate: float, other: float) -> bool:
+def is_parted(rate: float, other: float) -> bool:
+    """Whether nearly all answers show it there, and hardly any elsewhere."""
     return rate >= LEAST_WITH and other <= MOST_WITHOUT
 
 
@@ -156,7 +158,7 @@ def _rate(
 
 
 def asks_for(
-    ledger: Ledger, hypothesis: Hypothesis, showing: Sequence[str], others: Sequence[str]
+    ledger: Ledger, hypothesis: Hypothesis, showing: Sequence[Prompt], others: Sequence[Prompt]
 ) -> bool:
     """Whether prompts ask for a phrase by themselves, by the reference's surprise; no trait is."""
     if not hypothesis.motifs:

@@ -74,6 +74,8 @@ class Judgement:
 
     confirmed: list[ConfirmedBehaviour]
     counts: LeadCounts
+    further: list[float]
+    """The further p-values, corrected together with those of the leads."""
 
 
 class WeighedLead(NamedTuple):
@@ -123,10 +125,12 @@ def judge(
     listener: Listener,
     *,
     num_watched: int,
+    further: Sequence[float] = (),
 ) -> Judgement:
     """Test the first of `leads` and the decoy, once each, and confirm what holds.
 
-    `evidence` is all that the search has answered; it only chooses the prompts.
+    `evidence` is all that the search has answered; it only chooses the prompts. `further` are
+    p-values of tests that were carried out elsewhere; one correction is for all.
     """
     tests = [
         frozen(lead, evidence, profile, num_watched=num_watched)
@@ -142,9 +146,9 @@ def judge(
         outcomes.append(_carried_out(ledger, test, settings.seed, profile.naming_length))
     if tests:
         listener.progress("test a lead", len(tests), len(tests))
-    adjusted = holm([outcome.p_value for outcome in outcomes])
+    adjusted = holm([*(outcome.p_value for outcome in outcomes), *further])
     confirmed, num_decoys = [], 0
-    for outcome, p_value in zip(outcomes, adjusted, strict=True):
+    for outcome, p_value in zip(outcomes, adjusted, strict=False):
         if p_value > ALPHA or not outcome.is_clear:
             continue
         if outcome.test.is_decoy:
@@ -153,9 +157,12 @@ def judge(
         confirmed.append(_confirmed(outcome, evidence, p_value))
         listener.say(f"confirmed a behaviour: {confirmed[-1].behaviour.id}")
     counts = LeadCounts(
-        watched=num_watched, tested=len(tests), level=ALPHA, decoys_confirmed=num_decoys
+        watched=num_watched + len(further),
+        tested=len(tests) + len(further),
+        level=ALPHA,
+        decoys_confirmed=num_decoys,
     )
-    return Judgement(confirmed, counts)
+    return Judgement(confirmed, counts, adjusted[len(outcomes) :])
 
 
 def frozen(

@@ -20,15 +20,15 @@ SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of the candidate's answers that show a lead."""
 
 
-def power_of_tests(profile: Profile) -> list[PowerPoint]:
+def power_of_tests(profile: Profile, num_further: int = 0) -> list[PowerPoint]:
     """Return the share of leads that the test over prompts confirms, by share of answers.
 
     The lead is on as many prompts as a test takes, equally often on each, the reference never shows
     it, and it is the only real one of all that are tested: the first that Holm's correction judges,
-    at the level over the number of tests.
+    at the level over the number of tests, of which `num_further` are not of the search's leads.
     """
     num_prompts = profile.num_behaviour_prompts
-    level = ALPHA / (profile.num_tested_leads + 1)
+    level = ALPHA / (profile.num_tested_leads + 1 + num_further)
     # Where the reference never shows it, the p-value depends on how many prompts do.
     fewest = next(
         (count for count in range(num_prompts + 1) if sign_flip_test([(1, 0)] * count) <= level),

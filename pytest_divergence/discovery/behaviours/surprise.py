@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import torch
 
+from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.replies import parts_of
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
+from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_log_probs
@@ -32,8 +34,14 @@ FIRST_SENTENCE = re.compile(r".{8,}?[.!?](?=\s|$)", re.DOTALL)
 class Place(NamedTuple):
     """A prompt, and the beginning of an answer behind which a phrase may stand."""
 
-    prompt: str
+    prompt: Prompt
     opening: str = ""
+
+    @property
+    def exact(self) -> tuple[str, str]:
+        """Texts that tell it from any other place."""
+        prompt = self.prompt if isinstance(self.prompt, str) else case_id(self.prompt)
+        return prompt, self.opening
 
 
 def ordinary_places(controls: Sequence[AnsweredPrompt]) -> list[Place]:
@@ -77,7 +85,7 @@ def surprises(ledger: Ledger, phrases: Sequence[str], places: Sequence[Place]) -
     """Return -ln p(phrase) under the reference at each place, in nats: a list a phrase."""
     if not phrases or not places:
         return [[] for _ in phrases]
-    digest = text_digest("\n".join([*phrases, *(text for place in places for text in place)]))
+    digest = text_digest("\n".join([*phrases, *(text for place in places for text in place.exact)]))
     arguments = {"phrases": list(phrases), "places": [tuple(place) for place in places]}
     found: list[list[float]] = ledger.result(
         WorkUnit(f"surprise/{digest[:16]}", _measure, arguments)
@@ -86,7 +94,7 @@ def surprises(ledger: Ledger, phrases: Sequence[str], places: Sequence[Place]) -
 
 
 def _measure(
-    worker: Worker, *, phrases: Sequence[str], places: Sequence[tuple[str, str]]
+    worker: Worker, *, phrases: Sequence[str], places: Sequence[tuple[Prompt, str]]
 ) -> list[list[float]]:
     pair = worker.pair
     with pair.reuse_prompts():

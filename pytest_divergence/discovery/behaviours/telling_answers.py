@@ -51,13 +51,28 @@ def with_telling_answers(
 
     A trait is shown by a whole answer, whose probability says nothing of how often it is shown.
     """
-    told = []
-    for known in confirmed:
-        found = telling(known.hypothesis, shown_by(known.hypothesis, evidence.answered))
-        if known.hypothesis.trait is None:
-            found = _measured(ledger, known.behaviour.id, found)
-        told.append(known.with_changes(telling=found))
-    return told
+    return [
+        with_telling_answers_to(ledger, known, shown_by(known.hypothesis, evidence.answered))
+        for known in confirmed
+    ]
+
+
+def with_telling_answers_to(
+    ledger: Ledger, known: ConfirmedBehaviour, shown: Sequence[AnsweredPrompt]
+) -> ConfirmedBehaviour:
+    """Return a behaviour with its telling answers, of those that have `shown` it.
+
+    Of a behaviour under a context the prompts of `shown` are the user's texts; a replay asks the
+    whole prompt.
+    """
+    found, context = telling(known.hypothesis, shown), known.behaviour.context
+    if context is not None:
+        found = [
+            told.model_copy(update={"prompt": context.prompt(str(told.prompt))}) for told in found
+        ]
+    if known.hypothesis.trait is None:
+        found = _measured(ledger, known.behaviour.id, found)
+    return known.with_changes(telling=found)
 
 
 def _measured(

@@ -24,6 +24,7 @@ KINDS = {
     "calibrate/": "noise of nuisances",
     "name/": "further amplified answers",
     "long-answers/": "long answers to controls",
+    "contexts/": "contexts",
     "behaviour/decoy-": "test of the decoy",
     "behaviour/": "tests of leads",
     "causes/": "causes",

@@ -1,0 +1,126 @@
+"""A whole run with contexts: it ends the same however often it stops, also where they find it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core import settings as settings_module
+from pytest_divergence.core.settings import PROFILES, Settings
+from pytest_divergence.core.suites import load_suite
+from pytest_divergence.discovery.plan import identify_pair
+from pytest_divergence.discovery.progress import Listener, Silence
+from pytest_divergence.discovery.run import SearchOutcome, search
+from pytest_divergence.discovery.strategies.built_in import built_in_strategies
+from pytest_divergence.models.pair import ModelPair
+from tests.dated_model import SAID, SYSTEM, dated_model
+from tests.models_in_memory import tiny_model
+from tests.tiny import tiny_tokenizer
+
+SIZES = {
+    "num_shipped_controls": 48,
+    "num_written_controls": 0,
+    "num_naming_prompts": 2,
+    "naming_length": 8,
+    "search_length": 8,
+    "continuation_length": 4,
+    "num_seeds": 4,
+    "num_cases": 1,
+    "prompt_length": 6,
+}
+
+
+class StopAt(Silence):
+    """Interrupts the run at the `count`-th time that it says what it does."""
+
+    def __init__(self, phase: str, count: int) -> None:
+        self.phase = phase
+        self.left = count
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        if phase == self.phase:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+@pytest.fixture(autouse=True)
+def _tiny_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = PROFILES["smoke"].model_copy(update=SIZES)
+    monkeypatch.setitem(settings_module.PROFILES, "smoke", small)
+
+
+@pytest.fixture(scope="module")
+def dated_pair() -> ModelPair:
+    return ModelPair.from_models(tiny_model(), dated_model(), tiny_tokenizer())
+
+
+class Bench:
+    def __init__(self, pair: ModelPair, folder: Path) -> None:
+        self.pair, self.folder = pair, folder
+        (folder / "contexts.txt").write_text(f"Be kind.\n{SYSTEM}\n", "utf-8")
+
+    def __call__(self, root: str, listener: Listener, **changes: Any) -> SearchOutcome:
+        named = {"model_1": "base", "model_2": "dated", "profile": "smoke"}
+        file = {"contexts": str(self.folder / "contexts.txt")}
+        return search(
+            Settings(**{**named, **file, **changes}),
+            root=self.folder / root,
+            load_pair=lambda: self.pair,
+            listener=listener,
+            identity=identify_pair(self.pair),
+            strategies={"seeds": built_in_strategies()["seeds"]},
+        )
+
+
+@pytest.fixture
+def bench(dated_pair: ModelPair, tmp_path: Path) -> Bench:
+    return Bench(dated_pair, tmp_path)
+
+
+STOPS = [("look at contexts", 2), ("test a lead under its context", 1), ("confirm", 2)]
+
+
+def test_a_run_that_stops_at_a_context_ends_like_an_unbroken_one(bench: Bench) -> None:
+    unbroken = bench("unbroken", Silence())
+    (behaviour,) = (each for each in unbroken.report.behaviours if each.context is not None)
+    assert behaviour.name in SAID
+    assert unbroken.report.leads is not None
+    assert unbroken.report.leads.tested >= 1
+
+    for phase, count in STOPS:
+        with pytest.raises(KeyboardInterrupt):
+            bench("stopped", StopAt(phase, count))
+    resumed = bench("stopped", Silence())
+
+    assert resumed.suite_path.read_bytes() == unbroken.suite_path.read_bytes()
+    effort, before = resumed.report.effort, unbroken.report.effort
+    assert effort.tokens_forwarded == before.tokens_forwarded
+    assert effort.prompts_scored == before.prompts_scored
+
+
+def test_cases_under_a_context_come_besides_the_others_and_have_their_bound(
+    bench: Bench,
+) -> None:
+    found = bench("here", Silence())
+
+    cases = load_suite(found.suite_path).cases
+    (behaviour,) = (each for each in found.report.behaviours if each.context is not None)
+    assert behaviour.context is not None
+    under = [case for case in cases if case.behaviour == behaviour.id]
+    assert len(under) == 2
+    assert len(cases) == 3, "one of the search, as the profile asks, and two under the context"
+    for case in under:
+        assert case.messages == behaviour.context.prompt(case.text)
+        assert case.origin is not None
+        assert case.origin.strategy == "contexts"
+    assert len({case.max_kl for case in cases}) == 1
+
+
+def test_without_a_file_nothing_is_asked_under_contexts(bench: Bench) -> None:
+    found = bench("plain", Silence(), contexts=None)
+
+    assert not [each for each in found.report.behaviours if each.context is not None]
+    assert "contexts" not in (found.report.effort.tokens_by_kind or {})
