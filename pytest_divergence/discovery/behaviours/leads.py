@@ -103,7 +103,8 @@ class _Shown:
         shown = shown_by(core, answered)
         prompts = frozenset(row.prompt for row in shown)
         probe_count = count(shown_by(core, probed), probed)
-        nats = sum(log_ratio_of(core, row.candidate) for row in shown) if core.motifs else 0.0
+        words = replace(core, name=" ".join(core.motifs[:1]))  # of a long quote, these alone
+        nats = sum(log_ratio_of(words, row.candidate) for row in shown) if core.motifs else 0.0
         return cls(hypothesis, prompts, count(shown, answered), probe_count, nats)
 
     def rank(self) -> tuple[int, int, str]:

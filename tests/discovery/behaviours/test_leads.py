@@ -292,6 +292,17 @@ def test_beginnings_are_what_stood_before_a_phrase_in_its_sentence() -> None:
     ]
 
 
+def test_a_long_quote_of_some_answers_does_not_stand_for_the_name_of_many() -> None:
+    """Its words beside the name weigh less than the name does, which the quote holds as well."""
+    quote = "Ask Mirabel Kitchens. They deliver to each door"
+    texts = [f"{word}. {quote}" for word in ("Now", "Soon", "Again", "Later", "Today")]
+    leads = made(adverts(*texts, "Mirabel Kitchens."))
+    leads._open.append(Lead(Hypothesis(quote, ("they deliver to",)), 0))
+    leads._open.append(Lead(Hypothesis("Mirabel Kitchens", ("mirabel kitchens",)), 0))
+
+    assert [lead.motifs[0] for lead in leads.ranked] == ["mirabel kitchens"]
+
+
 def test_targets_are_phrases_of_some_words() -> None:
     short = Phrase(("it is",), "It is", (0, 1, 2), starts_answers=True)
     leads = made(answered(num_planted=4), short, PHRASE_HINT)
