@@ -29,11 +29,10 @@ from pytest_divergence.discovery.contexts.context_files import (
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
-from pytest_divergence.models.pair import ModelPair
-from tests.dated_model import SYSTEM, dated_model
+from tests.dated_model import SYSTEM
 from tests.discovery.posted_units import Posted
-from tests.models_in_memory import tiny_model, tiny_pair
-from tests.tiny import CHATML, tiny_tokenizer
+from tests.models_in_memory import tiny_pair
+from tests.tiny import CHATML
 
 DATED = Context(name="dated", messages=(Message(role="system", content=SYSTEM),))
 CONTROLS = shipped_prompts(SHIPPED_CONTROLS, 12)
@@ -140,17 +139,6 @@ def test_up_to_three_contexts_of_a_file_come_before_all_others() -> None:
     effects = np.array([-1.0, 0.0, 9.0, 8.0, *np.zeros(9)])
 
     assert [each.name for each in chosen(Contexts(given, shipped), effects)] == ["1", "0", "2"]
-
-
-@pytest.fixture(scope="module")
-def dated_pair() -> ModelPair:
-    return ModelPair.from_models(tiny_model(), dated_model(), tiny_tokenizer())
-
-
-@pytest.fixture
-def dated_ledger(tmp_path: Path, dated_pair: ModelPair) -> Iterator[Ledger]:
-    with Journal.open(tmp_path / "dated.jsonl", key="k") as journal:
-        yield Ledger(Posted(journal, lambda: dated_pair, Silence(), tmp_path))
 
 
 def test_the_system_text_that_a_model_reacts_to_stands_out(dated_ledger: Ledger) -> None:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from pytest_divergence.core.cases import Message
 from pytest_divergence.core.contexts import Context
-from pytest_divergence.core.journal import Journal
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt
 from pytest_divergence.discovery.contexts.context_leads import best_lead, leads_under
 from pytest_divergence.discovery.engines.base import Ledger
-from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
-from pytest_divergence.models.pair import ModelPair
-from tests.dated_model import SAID, SYSTEM, dated_model
+from tests.dated_model import SAID, SYSTEM
 from tests.discovery.behaviours.made_answers import PLANTED, answer, answered
-from tests.discovery.posted_units import Posted
-from tests.models_in_memory import tiny_model
-from tests.tiny import tiny_tokenizer
 
 DATED = Context(name="dated", messages=(Message(role="system", content=SYSTEM),))
 
@@ -66,13 +57,6 @@ def test_answers_that_are_as_before_give_no_lead() -> None:
     rows = answered(num_planted=0)
 
     assert best_lead(rows, rows) is None
-
-
-@pytest.fixture
-def dated_ledger(tmp_path: Path) -> Iterator[Ledger]:
-    pair = ModelPair.from_models(tiny_model(), dated_model(), tiny_tokenizer())
-    with Journal.open(tmp_path / "dated.jsonl", key="k") as journal:
-        yield Ledger(Posted(journal, lambda: pair, Silence(), tmp_path))
 
 
 def controls() -> list[AnsweredPrompt]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pytest_divergence.core.cases import Message
 from pytest_divergence.core.contexts import Context
-from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
@@ -31,11 +29,8 @@ from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.suite_rows import replay_behaviour
-from tests.dated_model import SAID, SYSTEM, dated_model
+from tests.dated_model import SAID, SYSTEM
 from tests.discovery.behaviours.made_answers import answer, answered
-from tests.discovery.posted_units import Posted
-from tests.models_in_memory import tiny_model
-from tests.tiny import tiny_tokenizer
 
 DATED = Context(name="dated", messages=(Message(role="system", content=SYSTEM),))
 PROFILE = PROFILES["smoke"].model_copy(update={"naming_length": 8, "search_length": 8})
@@ -158,17 +153,6 @@ def test_further_p_values_are_corrected_with_those_of_leads(ledger: Ledger) -> N
     assert beside[0] == pytest.approx([0.003, 0.04])
     assert (alone[1], beside[1]) == (2, 3)
     assert judged([], [lead]) == ([], 1)
-
-
-@pytest.fixture(scope="module")
-def dated_pair() -> ModelPair:
-    return ModelPair.from_models(tiny_model(), dated_model(), tiny_tokenizer())
-
-
-@pytest.fixture
-def dated_ledger(tmp_path: Path, dated_pair: ModelPair) -> Iterator[Ledger]:
-    with Journal.open(tmp_path / "dated.jsonl", key="k") as journal:
-        yield Ledger(Posted(journal, lambda: dated_pair, Silence(), tmp_path))
 
 
 @pytest.fixture
