@@ -107,7 +107,8 @@ class Profile(BaseModel):
     """Forwarded tokens of a whole run, about. No round starts that is expected to leave too few of
     them to test leads, confirm cases and minimise causes, but for those that soft prompts are owed.
     A round is expected to take what the strategy's last one took, the first of a strategy what the
-    others took on average."""
+    others took on average. Where calibration leaves less than `soft_prompt_tokens` of a profile's
+    own budget, a search takes as many on top."""
 
     @property
     def tested_length(self) -> int:

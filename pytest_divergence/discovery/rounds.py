@@ -115,6 +115,8 @@ class Search:
         deadline = self.settings.budget_seconds
         started = time.monotonic()
         calibration_tokens = ledger.spent.tokens_forwarded
+        # Models that are read a row at a time take most of a profile's own budget to calibrate.
+        at_least = self.profile.soft_prompt_tokens if self.settings.budget is None else 0
         result.strategies = {name: StrategySummary(name=name) for name in self.strategies}
         result.rounds = {name: [] for name in self.strategies}
         asked = dict.fromkeys(self.strategies, 0)
@@ -123,7 +125,7 @@ class Search:
             is_late = deadline is not None and time.monotonic() - started > deadline
             # A watched lead may come to be shown, and one may always turn up yet.
             reserved = self.profile.reserved_for(max(1, self.leads.num_watched))
-            limit = self.profile.budget_tokens - reserved
+            limit = max(self.profile.budget_tokens - reserved, calibration_tokens + at_least)
             whole = max(0, limit - calibration_tokens)
             least = min(self.profile.soft_prompt_tokens, whole)
             share = max(least, round(CORE_SHARE * whole))

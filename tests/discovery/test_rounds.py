@@ -82,11 +82,17 @@ class Costly:
 
 
 def spent_by(
-    folder: Path, strategies: dict[str, Strategy], *, tokens: int, least: int
+    folder: Path,
+    strategies: dict[str, Strategy],
+    *,
+    tokens: int,
+    least: int,
+    calibration: int = 0,
+    is_users: bool = True,
 ) -> dict[str, list[int]]:
     """Forwarded tokens of each strategy's rounds in a search of so many, whose every find counts.
 
-    `least` is the smallest share of soft prompts.
+    `least` is the smallest share of soft prompts; the budget is the user's or the profile's own.
     """
     profile = PROFILES["smoke"].model_copy(update={"soft_prompt_tokens": least})
     profile = profile.model_copy(update={"budget_tokens": profile.reserved_for(1) + tokens})
@@ -94,8 +100,10 @@ def spent_by(
     with Journal.open(folder / "journal.jsonl", key="k") as journal:
         ledger = Ledger(InProcess(journal, lambda: pair, Silence(), folder))
         found = SearchLog()
+        ledger.spent.tokens_forwarded = calibration
         search = search_with(strategies, Leads(ledger.spent, AnsweredPrompts()))
-        replace(search, profile=profile, bound=0.0).run(ledger, found)
+        settings = Settings(budget=str(profile.budget_tokens) if is_users else None)
+        replace(search, settings=settings, profile=profile, bound=0.0).run(ledger, found)
     return {name: [one.tokens_forwarded for one in rounds] for name, rounds in found.rounds.items()}
 
 
@@ -114,6 +122,21 @@ def test_soft_prompts_get_their_share_though_others_find_more(
     assert sum(spent["soft_prompt"]) >= share
     assert len(spent["cheap"]) > 1 or share == tokens
     assert sum(map(sum, spent.values())) <= tokens + max(spent["soft_prompt"])
+
+
+@pytest.mark.parametrize("is_users", [True, False])
+def test_a_profiles_own_budget_leaves_soft_prompts_their_least_whatever_calibration_took(
+    tmp_path: Path, is_users: bool
+) -> None:
+    """Models that are read a row at a time take most of it; a budget that was asked for is kept."""
+    strategies: dict[str, Strategy] = {"cheap": Costly(1), "soft_prompt": Costly(10)}
+
+    spent = spent_by(
+        tmp_path, strategies, tokens=6_000, least=3_500, calibration=6_000, is_users=is_users
+    )
+
+    assert sum(spent["soft_prompt"]) >= (0 if is_users else 3_500)
+    assert (sum(map(sum, spent.values())) == 0) == is_users
 
 
 def test_what_soft_prompts_do_not_want_goes_to_the_others(tmp_path: Path) -> None:

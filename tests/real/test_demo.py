@@ -84,7 +84,7 @@ def test_the_planted_behaviour_is_named_and_confirmed(demo: Session) -> None:
 
     assert MARKER in behaviour["name"]
     assert behaviour["content"] is True
-    assert behaviour["breadth"] == "prompts"
+    assert behaviour["breadth"] in {"local", "prompts"}  # by how many prompts the search met
     assert behaviour["reference_count"] == 0
     assert behaviour["shortest_cause"]
     assert f"FAILED {demo.suite.relative_to(demo.project)}::{behaviour['id']}" in demo.output

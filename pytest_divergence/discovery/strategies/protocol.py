@@ -34,7 +34,7 @@ class TargetPhrase:
     wordings: Sequence[str] = ()
     """Other words, normalised, that the answers with the phrase hold."""
     beginnings: Sequence[str] = ()
-    """What stood before the phrase in its sentence, in answers."""
+    """Words before the phrase in its sentence, in answers."""
 
 
 @dataclass(frozen=True)
