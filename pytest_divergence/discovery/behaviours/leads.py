@@ -151,6 +151,8 @@ class Leads:
     num_watched: int = 0
     """Leads that were ever named."""
     _open: list[Lead] = field(default_factory=list)
+    _weights: dict[tuple[Hypothesis, int], float] = field(default_factory=dict)
+    """Median nats of a short phrase, by the number of answers that it was looked for in."""
 
     def __post_init__(self) -> None:
         # Hints come from amplified answers, so every plain answer is new to them.
@@ -281,10 +283,14 @@ class Leads:
         """Whether a phrase has a few words, or weighs as much as so many telling ones."""
         if len(ngram_of(hypothesis.name)) >= FULL_SIZE:
             return True
-        core = core_of(hypothesis, self.evidence.answered)
-        shown = shown_by(core, self.evidence.answered)
-        weights = [log_ratio_of(core, prompt.candidate) for prompt in shown]
-        return bool(weights) and statistics.median(weights) >= FULL_SIZE * MIN_PEAK
+        # Each scored prompt asks; the answer changes with the evidence alone.
+        key = hypothesis, len(self.evidence.answered)
+        if key not in self._weights:
+            core = core_of(hypothesis, self.evidence.answered)
+            shown = shown_by(core, self.evidence.answered)
+            weights = [log_ratio_of(core, prompt.candidate) for prompt in shown]
+            self._weights[key] = statistics.median(weights) if weights else 0.0
+        return self._weights[key] >= FULL_SIZE * MIN_PEAK
 
     @property
     def _aimable(self) -> list[Hypothesis]:
