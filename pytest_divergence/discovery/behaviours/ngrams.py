@@ -129,8 +129,9 @@ def recurring_phrases(
     others_found = _texts_by_ngram(prompts, [words_of(text) for text in others], among=frequent)
     eligible, weights = dict[Gram, set[int]](), dict[Gram, float]()
     for ngram, where in frequent.items():
-        places = _places(ngram, where, words)
-        if len(others_found[ngram]) <= MAX_REFERENCE_SHARE * len(where) and is_telling(places):
+        if len(others_found[ngram]) > MAX_REFERENCE_SHARE * len(where):
+            continue
+        if is_telling(places := _places(ngram, where, words)):
             # A few words say more than one, and hold in more of the answers than a sentence.
             eligible[ngram] = where
             weights[ngram] = weight(places) * min(len(ngram), FULL_SIZE)
