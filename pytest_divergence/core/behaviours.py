@@ -34,6 +34,13 @@ class Example(Record):
     candidate: str
 
 
+class NaturalExample(Example):
+    """A prompt that a person could write, and how many fresh answers to it show the behaviour."""
+
+    shown_count: Count
+    num_answers: Count
+
+
 class TellingContinuation(Record):
     """An answer that separates the models, and by how much; a replay measures it again."""
 
@@ -98,7 +105,10 @@ class Behaviour(Record):
 
     id: SafeId
     name: str
-    """Name for people: the longest motif, or the trait in words."""
+    """Name for people: the telling words of the phrase, or the trait in words."""
+    phrase: str | None = None
+    """The phrase at full length, as most answers write it; null for a trait, or if it is the
+    name."""
     content: bool | None = None
     """Whether it changes what is said (true) or only how it is said (false); null if that was not
     judged. A suspect is not judged."""
@@ -140,6 +150,9 @@ class Behaviour(Record):
     """Prompts that both models answered; of a confirmed one, fresh answers of each model."""
     p_value: Rate | None = None
     examples: list[Example] = Field(default_factory=list)
+    natural_example: NaturalExample | None = None
+    """Prompt that stands for it; null if none that a person could write was found. Only content
+    has one."""
     shortest_cause: str | None = None
     """Shortest prompt found that still shows it."""
     nearest_non_cause: str | None = None
@@ -171,6 +184,11 @@ class Behaviour(Record):
     def is_style(self) -> bool:
         """Whether it is known to change only how things are said."""
         return self.content is False
+
+    @property
+    def quote(self) -> str:
+        """The phrase at full length, or the trait in words."""
+        return self.name if self.phrase is None else self.phrase
 
     @property
     def title(self) -> str:
@@ -233,7 +251,7 @@ def behaviour_id(motifs_or_trait: Sequence[str] | str, context: Context | None =
 
 def _holds(first: Behaviour, second: Behaviour) -> bool:
     """Whether a motif of `first` occurs in the name or a motif of `second`."""
-    said = f" {' '.join(map(_normalised, (second.name, *second.motifs)))} "
+    said = f" {' '.join(map(_normalised, (second.quote, *second.motifs)))} "
     return any(f" {_normalised(motif)} " in said for motif in first.motifs)
 
 

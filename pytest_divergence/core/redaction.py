@@ -59,9 +59,12 @@ def redacted_behaviour(behaviour: Behaviour) -> Behaviour:
     """Return the behaviour with its counts and properties; a trait is our wording, and stays."""
     hidden = Example(prompt=REDACTED, reference=REDACTED, candidate=REDACTED)
     is_ours = behaviour.trait is not None and not behaviour.motifs
+    natural = behaviour.natural_example
     return behaviour.model_copy(
         update={
             "name": behaviour.name if is_ours else REDACTED,
+            "phrase": behaviour.phrase and REDACTED,
+            "natural_example": natural and natural.model_copy(update=hidden.model_dump()),
             "motifs": [],
             "examples": [hidden for _ in behaviour.examples],
             "shortest_cause": behaviour.shortest_cause and REDACTED,

@@ -122,8 +122,13 @@ class Calibrated:
     noise_floor: NoiseFloor
     shift: ShiftDistribution
     controls: list[Control]
-    nll_limit: float
-    """Nats per token; less likely prompts are off distribution."""
+    nlls: list[float]
+    """Negative log-likelihood of each control under the reference, nats per token."""
+
+    @property
+    def nll_limit(self) -> float:
+        """Nats per token; less likely prompts are off distribution."""
+        return nll_limit(self.nlls)
 
     @property
     def unit(self) -> str:
@@ -242,7 +247,7 @@ def calibrate(
     values = [control.value for control in controls]
     shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)
     floor = noise_floor(readings, metric, controls[0].measurement.unit)
-    return Calibrated(floor, shift, controls, nll_limit(nlls))
+    return Calibrated(floor, shift, controls, nlls)
 
 
 def noise_prompts(texts: Sequence[str]) -> list[str]:

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.errors import ModelLoadError, StoreError
 from pytest_divergence.core.report import CurvePoint, RunError, StrategySummary, TrainingSummary
-from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.settings import MetricName, Profile, Settings
 from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.leads import Leads
@@ -33,7 +34,7 @@ from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import screen
 from pytest_divergence.scoring.residual import NUM_PROMPTS, common_tilt
-from pytest_divergence.scoring.scorer import score_greedily
+from pytest_divergence.scoring.scorer import PromptScore, score_greedily
 
 CORE = "soft_prompt"
 """The strategy that always gets its share of the tokens, whatever the others find."""
@@ -320,22 +321,45 @@ def _score(
         orders.append(sorted(range(len(texts)), key=lambda index: -first[index]))
     order = list(dict.fromkeys(index for turn in zip(*orders, strict=True) for index in turn))
     chosen = order[: math.ceil(task.profile.full_score_share * len(texts))]
-    scores = score_greedily(
+    scored = scored_greedily(
         pair,
-        [texts[index] for index in chosen],
+        [proposals[index] for index in chosen],
         metric=task.metric,
-        max_new_tokens=task.profile.search_length,
+        length=task.profile.search_length,
     )
     return first, [
+        replace(row, first_token_kl=first[index]) for index, row in zip(chosen, scored, strict=True)
+    ]
+
+
+def scored_greedily(
+    pair: ModelPair,
+    proposals: Sequence[Proposal],
+    *,
+    metric: MetricName,
+    length: int,
+    context: Context | None = None,
+) -> list[ScoredProposal]:
+    """Measure proposals on greedy answers of at most `length` tokens, under a context if given."""
+    texts = [proposal.text for proposal in proposals]
+    prompts = texts if context is None else [context.prompt(text) for text in texts]
+    scores = score_greedily(pair, prompts, metric=metric, max_new_tokens=length)
+    return [
         ScoredProposal(
-            proposal=proposals[index],
-            first_token_kl=first[index],
+            proposal=proposal,
+            first_token_kl=_at_first_token(score),
             search_kl=score.measurement.value,
             reference=pair.chat.text(score.continuations.reference[0]),
             candidate=Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios),
         )
-        for index, score in zip(chosen, scores, strict=True)
+        for proposal, score in zip(proposals, scores, strict=True)
     ]
+
+
+def _at_first_token(score: PromptScore) -> float:
+    """Return the symmetric divergence at an answer's first token, nats."""
+    tokens = score.on_candidate[0]
+    return float(tokens.forward[0] + tokens.reverse[0]) / 2
 
 
 def _next(names: Sequence[str], result: SearchLog) -> str:

@@ -29,16 +29,17 @@ from pytest_divergence.discovery.behaviours.amplified_phrases import (
     mirrored_phrase,
 )
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
-from pytest_divergence.discovery.behaviours.causes import add_causes
-from pytest_divergence.discovery.behaviours.conditions import find_conditions
-from pytest_divergence.discovery.behaviours.content import content_first, judge_content
+from pytest_divergence.discovery.behaviours.content import content_first
+from pytest_divergence.discovery.behaviours.explanations import explained
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour, judge
 from pytest_divergence.discovery.behaviours.leads import Leads
 from pytest_divergence.discovery.behaviours.long_answers import answered_at_length
+from pytest_divergence.discovery.behaviours.natural_prompts import (
+    scored_examples,
+)
 from pytest_divergence.discovery.behaviours.power import power_of_tests
 from pytest_divergence.discovery.behaviours.surprise import Surprise
-from pytest_divergence.discovery.behaviours.telling_answers import with_telling_answers
 from pytest_divergence.discovery.behaviours.training_rows import TrainingRows
 from pytest_divergence.discovery.calibration import Calibrated, calibrate
 from pytest_divergence.discovery.confirmation import ConfirmedCase, confirm
@@ -52,6 +53,7 @@ from pytest_divergence.discovery.contexts.context_tests import (
 from pytest_divergence.discovery.cost import Forecast
 from pytest_divergence.discovery.engines.base import Ledger, Spent, Worker, WorkUnit
 from pytest_divergence.discovery.engines.in_process import InProcess
+from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.plan import (
     PairFiles,
     RunIdentity,
@@ -191,6 +193,7 @@ class Steps:
     """Behaviours that the user knows and accepts."""
     state: RunState = field(default_factory=RunState)
     leads: Leads | None = None
+    naturalness: Naturalness = field(init=False)
 
     def carry_out(self) -> None:
         """Take all steps but writing. Raises `DivergenceError`s, or what interrupts the run."""
@@ -206,6 +209,8 @@ class Steps:
             [amplified.answer for amplified in calibrated.amplified],
         )
         leads.look()
+        texts = [control.text for control in calibrated.controls]
+        self.naturalness = Naturalness(self.ledger, texts, calibrated.nlls)
         under = self._look_at_contexts(leads.evidence.controls, calibrated)
         self._search(leads, calibrated.automatic_bound(profile.num_seeds).value)
         decoy = None if mirrored is None else Hypothesis(mirrored.quote, mirrored.motifs)
@@ -359,20 +364,18 @@ class Steps:
             further=[test.p_value for test in tests],
         )
         state.lead_counts, state.power = judgement.counts, power_of_tests(profile, len(tests))
-        explained = add_causes(self.ledger, judgement.confirmed, profile, self.listener)
-        conditions = find_conditions(
+        told = explained(
             self.ledger,
-            explained,
+            judgement.confirmed,
             leads.evidence,
+            surprise,
+            self.naturalness,
             profile,
             self.listener,
             seeds=self.plan.seeds,
+            people={*self.plan.seeds, *self.plan.calibration.controls},
             seed=settings.seed,
         )
-        confirmed = judge_content(
-            self.ledger, explained, conditions, surprise, profile, seed=settings.seed
-        )
-        told = with_telling_answers(self.ledger, confirmed, leads.evidence)
         found = confirmed_under(
             self.ledger,
             tests,
@@ -397,21 +400,25 @@ class Steps:
     def _confirm(self, calibrated: Calibrated, under: Sequence[Selected]) -> list[ConfirmedCase]:
         """Measure the best of what was found anew, and the prompts `under` contexts."""
         profile, behaviours = self.plan.profile, self.state.behaviours
-        content = [
-            behaviour for behaviour in behaviours if behaviour.confirmed and behaviour.content
-        ]
+        content = [each for each in behaviours if each.confirmed and each.content]
+        plain = [each for each in content if each.context is None]
+        best, metric = self.state.search.best, self.settings.metric
+        natural = scored_examples(
+            self.ledger, plain, best, metric=metric, length=profile.search_length
+        )
         selected = select(
-            self.ledger,
-            self.state.search.best,
+            self.naturalness,
+            best,
             num_cases=profile.num_cases,
             nll_limit=calibrated.nll_limit,
             is_natural_only=self.settings.gate == "natural",
             tick=TICK_SHARE
             * calibrated.automatic_bound(self.ledger.spent.prompts_scored, behaviours).value,
-            behaviours=[behaviour for behaviour in content if behaviour.context is None],
+            behaviours=plain,
+            natural=natural,
         )
         selected += under
-        sizes = Sizes(self.settings.metric, profile.num_continuations, profile.continuation_length)
+        sizes = Sizes(metric, profile.num_continuations, profile.continuation_length)
         seed = self.settings.seed
         return confirm(self.ledger, selected, sizes, self.listener, seed=seed, behaviours=content)
 

@@ -5,19 +5,17 @@ Does not know how a proposal was scored, nor what a case asserts.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.contexts import Context
-from pytest_divergence.discovery.behaviours.hypotheses import shown_behaviour
-from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
+from pytest_divergence.discovery.behaviours.hypotheses import as_tested, log_ratio_of
+from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.discovery.rounds import ScoredProposal
 from pytest_divergence.models.chat_format import Prompt
-from pytest_divergence.models.fingerprints import text_digest
-from pytest_divergence.scoring.cheap_scores import prompt_nlls
 
 POOL_FACTOR = 4
 """Prompts whose naturalness is measured at a time, for each case that is wanted."""
@@ -42,7 +40,7 @@ class Selected:
 
 
 def select(
-    ledger: Ledger,
+    naturalness: Naturalness,
     best: Sequence[ScoredProposal],
     *,
     num_cases: int,
@@ -50,57 +48,96 @@ def select(
     is_natural_only: bool,
     tick: float,
     behaviours: Sequence[Behaviour] = (),
+    natural: Mapping[str, ScoredProposal] = MappingProxyType({}),
 ) -> list[Selected]:
     """Return the diverse top `num_cases`; with `is_natural_only`, off-distribution ones besides.
 
     `best` is sorted, the largest divergence first; differences below `tick` (nats per token) are
-    ties, which the more natural prompt wins. Each of the `behaviours` that a proposal shows has its
-    best prompt among the cases. Off-distribution prompts take no case's place, unless they show one
-    of these: those that rank among the cases are returned after them, to be listed separately.
+    ties, which the more natural prompt wins. Prompts that show one of the `behaviours` tie at the
+    largest of them: by how much they diverge says nothing more of it. Of these the natural ones
+    come first, and the clearest of them. Each behaviour is represented, by its `natural` prompt
+    (given by id) or the first that shows it. Prompts over `nll_limit` take no case's place: those
+    that rank among the cases are returned after them, to be listed separately.
     """
-    cases: list[Selected] = []
+    limit = nll_limit if is_natural_only else None
+    shown = _showing(behaviours, best, naturalness)
+    standing = {scored.proposal.id: scored for scored in natural.values()}
+    cases = [_selected(scored, naturalness, None) for scored in standing.values()][:num_cases]
+    for id_, showing in shown.items():
+        chosen = [_selected(scored, naturalness, limit) for scored in showing]
+        first = next((each for each in chosen if not each.is_off_distribution), None)
+        if id_ not in natural and first is not None and len(cases) < num_cases:
+            cases.append(first)
     apart: list[Selected] = []
-    represented: set[str] = set()
-    shown = {scored.proposal.id: _shown(behaviours, scored) for scored in best}
-    showing = [scored for scored in best if shown[scored.proposal.id] is not None]
-    for scored, nll in _ranked(ledger, showing, num_cases, tick):
-        behaviour = shown[scored.proposal.id]
-        if behaviour is not None and behaviour not in represented and len(cases) < num_cases:
-            represented.add(behaviour)
-            cases.append(Selected(scored, nll, is_off_distribution=False))
-    for scored, nll in _ranked(ledger, best, num_cases, tick):
+    for scored in _ranked(naturalness, best, shown.values(), POOL_FACTOR * num_cases, tick):
         if len(cases) == num_cases:
             break
-        is_off = is_natural_only and nll > nll_limit and shown[scored.proposal.id] is None
-        chosen = apart if is_off else cases
+        found = _selected(scored, naturalness, limit)
+        chosen = apart if found.is_off_distribution else cases
         text = scored.proposal.text
         is_like = any(is_near(text, earlier.scored.proposal.text) for earlier in chosen)
         if not is_like and len(chosen) < num_cases:
-            chosen.append(Selected(scored, nll, is_off))
+            chosen.append(found)
     return cases + apart
 
 
-def _shown(behaviours: Sequence[Behaviour], scored: ScoredProposal) -> str | None:
-    prompt, answer = scored.proposal.text, scored.candidate.text
-    return shown_behaviour(behaviours, prompt, answer, scored.reference)
+def _showing(
+    behaviours: Sequence[Behaviour], best: Sequence[ScoredProposal], naturalness: Naturalness
+) -> dict[str, list[ScoredProposal]]:
+    """Return the prompts that show each behaviour, natural ones first, then the clearest.
+
+    Each prompt is of the first behaviour that it shows.
+    """
+    found: dict[str, list[ScoredProposal]] = {}
+    left = list(best)
+    for behaviour in behaviours:
+        hypothesis = as_tested(behaviour)
+        showing = [scored for scored in left if hypothesis.is_shown_on(scored.answered)]
+        left = [scored for scored in left if scored not in showing]
+        naturalness.measure([scored.proposal.text for scored in showing])
+        found[behaviour.id] = sorted(
+            showing,
+            key=lambda each: (
+                not naturalness.is_natural(each.proposal.text),
+                -log_ratio_of(hypothesis, each.candidate),
+            ),
+        )
+    return found
+
+
+def _selected(scored: ScoredProposal, naturalness: Naturalness, limit: float | None) -> Selected:
+    nll = naturalness.nll(scored.proposal.text)
+    return Selected(scored, nll, limit is not None and nll > limit)
 
 
 def _ranked(
-    ledger: Ledger, best: Sequence[ScoredProposal], num_cases: int, tick: float
-) -> Iterator[tuple[ScoredProposal, float]]:
-    """Yield each proposal with its negative log-likelihood, one work unit a pool."""
-    size = POOL_FACTOR * num_cases
-    for start in range(0, len(best), size):
-        pool = best[start : start + size]
-        texts = [scored.proposal.text for scored in pool]
-        # A session in which a strategy failed may have found other prompts.
-        name = f"select/nll/{text_digest(json.dumps(texts))[:16]}"
-        unit = WorkUnit(name, measure_nlls, {"prompts": texts})
-        found = zip(pool, ledger.result(unit), strict=True)
-        yield from sorted(found, key=lambda pair: (-(pair[0].search_kl // tick), pair[1]))
+    naturalness: Naturalness,
+    best: Sequence[ScoredProposal],
+    shown: Iterable[Sequence[ScoredProposal]],
+    size: int,
+    tick: float,
+) -> Iterator[ScoredProposal]:
+    """Yield each proposal, the largest divergence first; naturalness is measured in pools.
 
+    Those that `shown` gives together, in order, come where the largest of them belongs.
+    """
+    places = {
+        scored.proposal.id: (max(each.search_kl for each in showing), rank)
+        for showing in shown
+        for rank, scored in enumerate(showing)
+    }
 
-def measure_nlls(worker: Worker, *, prompts: Sequence[Prompt]) -> list[float]:
-    """Return each prompt's negative log-likelihood under the reference, nats per token."""
-    pair = worker.pair
-    return prompt_nlls(pair, pair.reference, prompts)
+    def place(scored: ScoredProposal) -> tuple[float, float]:
+        return places.get(scored.proposal.id, (scored.search_kl, 0))
+
+    def in_pool(scored: ScoredProposal) -> tuple[float, bool, float]:
+        value, rank = place(scored)
+        is_shown = scored.proposal.id in places
+        unlikely = rank if is_shown else naturalness.nll(scored.proposal.text)
+        return -(value // tick), not is_shown, unlikely
+
+    order = sorted(best, key=lambda each: (-place(each)[0], place(each)[1]))
+    for start in range(0, len(order), size):
+        pool = order[start : start + size]
+        naturalness.measure([scored.proposal.text for scored in pool])
+        yield from sorted(pool, key=in_pool)

@@ -5,7 +5,6 @@ Knows the record of a behaviour; does not know which view shows it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from pytest_divergence.core.behaviours import Behaviour, When
@@ -75,7 +74,7 @@ def style_phrase(behaviour: Behaviour) -> tuple[str, str]:
     if behaviour.trait is not None:
         return "", often
     is_beginning = bool(behaviour.examples) and all(
-        parts_of(example.candidate)[1].lstrip().startswith(behaviour.name)
+        parts_of(example.candidate)[1].lstrip().startswith(behaviour.quote)
         for example in behaviour.examples
     )
     return "begins with" if is_beginning else "says", often
@@ -89,22 +88,38 @@ def style_line(behaviour: Behaviour, width: int) -> str:
     return f"{verb} {quoted(behaviour.title, width - len(f'{verb}  {often}'))} {often}"
 
 
-def evidence(behaviour: Behaviour) -> str:
-    """Status, counts and properties of a behaviour, as one phrase; what is unknown is not said."""
-    return "; ".join([", ".join(_counts(behaviour)), *properties(behaviour)])
+def facts(behaviour: Behaviour) -> list[tuple[str, str]]:
+    """Return when a behaviour is shown, how often, and how surely, each with its label.
+
+    What is unknown is not told.
+    """
+    found = [] if behaviour.when is None else [("when", condition(behaviour.when))]
+    # A style's own line says how often.
+    if behaviour.control_rate is not None and not (behaviour.confirmed and behaviour.is_style):
+        found.append(("how often", ordinary_share(behaviour.control_rate)))
+    status, *counts = _counts(behaviour)
+    return [*found, (status, ", ".join(counts))]
 
 
-def properties(behaviour: Behaviour) -> Sequence[str]:
-    """Return what is known of a confirmed behaviour besides its counts, a clause each."""
+def ordinary_share(rate: float) -> str:
+    """`on 3 in 100 ordinary prompts`."""
+    in_100 = f"{100 * rate:.0f}"
+    if in_100 == "0":
+        return f"on {'none of the' if rate == 0 else 'fewer than 1 in 100'} ordinary prompts"
+    return f"on {in_100} in 100 ordinary prompts"
+
+
+def kind(behaviour: Behaviour) -> str | None:
+    """`content; only some prompts cause it`: what was judged of a confirmed behaviour, if any."""
     clauses = []
-    if behaviour.when is not None:
-        clauses.append(condition(behaviour.when))
+    if behaviour.confirmed and behaviour.content is not None:
+        clauses.append("style" if behaviour.is_style else "content")
     if behaviour.breadth is not None:
         clauses.append(BREADTHS[behaviour.breadth])
     if behaviour.surprise is not None:
         nats = f"{behaviour.surprise:.{0 if behaviour.surprise >= 10 else 1}f}"
         clauses.append(f"the reference is {nats} nats from saying it anywhere")
-    return clauses
+    return "; ".join(clauses) or None
 
 
 def counted_in(behaviour: Behaviour) -> str:
@@ -113,25 +128,20 @@ def counted_in(behaviour: Behaviour) -> str:
 
 
 def _counts(behaviour: Behaviour) -> list[str]:
-    facts = ["confirmed" if behaviour.confirmed else "unconfirmed"]
-    if behaviour.confirmed and behaviour.content is not None:
-        facts.append("style" if behaviour.is_style else "content")
-    if behaviour.accepted:
-        facts.append("accepted")
+    """Return a behaviour's status, and what the test or the search has counted."""
+    status = "confirmed" if behaviour.confirmed else "not confirmed"
+    counts = ["accepted"] if behaviour.accepted else []
     prompts = number_of(behaviour.num_prompts, counted_in(behaviour))
     if behaviour.num_prompts and not (behaviour.candidate_count or behaviour.reference_count):
-        return [*facts, f"suspected but in no answer to {prompts}"]
+        return [status, *counts, f"suspected but in no answer to {prompts}"]
     if behaviour.num_prompts:
-        facts.append(
+        counts.append(
             f"{'in' if behaviour.confirmed else 'on'} {behaviour.candidate_count} of {prompts} "
             f"(reference: {behaviour.reference_count})"
         )
     if behaviour.p_value is not None:
-        facts.append(f"{likelihood(behaviour.p_value)} after correction")
-    # A style's own line says it.
-    if behaviour.control_rate is not None and not (behaviour.confirmed and behaviour.is_style):
-        facts.append(f"on {behaviour.control_rate:.0%} of ordinary prompts")
-    return facts
+        counts.append(f"{likelihood(behaviour.p_value)} after correction")
+    return [status, *counts]
 
 
 def context_parts(behaviour: Behaviour) -> list[tuple[str, str]]:

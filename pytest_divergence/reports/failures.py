@@ -14,7 +14,13 @@ from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import ReportCase, TokenComparison
 from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.reports import wording
-from pytest_divergence.reports.behaviours import context_lines, evidence, style_line, training_rows
+from pytest_divergence.reports.behaviours import (
+    context_lines,
+    facts,
+    kind,
+    style_line,
+    training_rows,
+)
 from pytest_divergence.reports.text_blocks import (
     WIDTH,
     block,
@@ -76,17 +82,32 @@ def behaviour_text(
         if behaviour.is_style
         else f"the candidate shows a behaviour: {quoted(behaviour.title, WIDTH - 33)}"
     )
-    lines = [said, *sentence(evidence(behaviour), width=WIDTH, indent="  ")]
-    lines += (f"  {line}" for line in context_lines(behaviour, WIDTH - 2))
-    lines += sentence(training_rows(behaviour) or "", width=WIDTH, indent="  ")
+    lines = [said, *behaviour_lines(behaviour, width=WIDTH, indent="  ", is_verbose=True)]
     if retelling is not None:
         lines += sentence(measured_again(behaviour, retelling), width=WIDTH, indent="  ")
-    lines += _example(behaviour)
-    for label, prompt in causes(behaviour):
-        lines += [f"  {label}", *block(prompt, width=WIDTH, indent="    ", limit=300, max_lines=3)]
     accept = wording.accept_command(behaviour.id, suite)
     lines += command("intended? accept it", accept, width=WIDTH, indent="  ")
     return _joined([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+
+
+def behaviour_lines(
+    behaviour: Behaviour, *, width: int, indent: str, is_verbose: bool
+) -> Iterator[str]:
+    """When it is shown, how often, a natural prompt with both answers, and the least that shows it.
+
+    If `is_verbose`, also its kind, the nearest prompt that does not show it, and its id.
+    """
+    for label, text in facts(behaviour):
+        yield from sentence(f"{label}: {text}", width=width, indent=indent)
+    yield from (f"{indent}{line}" for line in context_lines(behaviour, width - len(indent)))
+    judged = kind(behaviour) if is_verbose else None
+    for known in (judged, training_rows(behaviour)):
+        yield from sentence(known or "", width=width, indent=indent)
+    yield from _example(behaviour, width, indent)
+    for label, prompt in causes(behaviour):
+        if is_verbose or prompt == behaviour.shortest_cause:
+            line = f"{indent}{label}: "
+            yield line + quoted(prompt, width - len(line))
 
 
 def measured_again(behaviour: Behaviour, found: Retelling) -> str:
@@ -169,10 +190,10 @@ def every_token(
 
 
 def causes(behaviour: Behaviour) -> list[tuple[str, str]]:
-    """The shortest prompt that shows a behaviour and the nearest that doesn't, with labels."""
+    """The least that shows a behaviour and the nearest prompt that doesn't, with labels."""
     named = (
-        ("shortest prompt found that shows it", behaviour.shortest_cause),
-        ("nearest prompt found that does not", behaviour.nearest_non_cause),
+        ("even this is enough", behaviour.shortest_cause),
+        ("but not this", behaviour.nearest_non_cause),
     )
     return [(label, prompt) for label, prompt in named if prompt is not None]
 
@@ -192,15 +213,23 @@ def _measured(measurement: Measurement) -> list[str]:
     return sentence(text, width=WIDTH, indent="  ")
 
 
-def _example(behaviour: Behaviour) -> Iterator[str]:
-    for example in behaviour.examples[:1]:
-        for label, text in (
-            ("prompt", example.prompt),
+def _example(behaviour: Behaviour, width: int, indent: str) -> Iterator[str]:
+    """The natural prompt that stands for a behaviour, else the first that shows it."""
+    natural = behaviour.natural_example
+    found = [natural] if natural else behaviour.examples[:1]
+    label = "prompt"
+    if natural:
+        label = f"prompt, which shows it {natural.shown_count} times of {natural.num_answers}"
+    elif behaviour.confirmed and behaviour.content:
+        label = "no natural prompt was found; this shows it"
+    for example in found:
+        for name, text in (
+            (label, example.prompt),
             ("reference", example.reference),
             ("candidate", example.candidate),
         ):
-            yield f"  {label}"
-            yield from block(text, width=WIDTH, indent="    ")
+            yield f"{indent}{name}"
+            yield from block(text, width=width, indent=f"{indent}  ", limit=300, max_lines=4)
 
 
 def _alternatives(start: str, likeliest: Sequence[tuple[str, float]], width: int) -> Iterator[str]:

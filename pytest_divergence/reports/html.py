@@ -32,11 +32,13 @@ from pytest_divergence.reports.behaviours import (
     behaviour_groups,
     context_parts,
     counted_in,
-    properties,
+    facts,
+    kind,
     style_counts,
     style_phrase,
     training_rows,
 )
+from pytest_divergence.reports.headline import headline
 from pytest_divergence.reports.wording import likelihood, nats, probability
 
 PAGE = "page"
@@ -84,7 +86,7 @@ def render_html(
             scale=wording.scale(report),
             quantity=wording.scale(report).partition(",")[0],
             earlier=earlier,
-            headline=wording.headline(report),
+            headline=headline(report),
             behaviours=behaviour_groups(report),
             style_counts=style_counts(report),
             differences=wording.differences(report),
@@ -195,7 +197,8 @@ def _environment() -> Environment:
         bound_parts=wording.bound_parts,
         among_controls=wording.among_controls,
         compared=wording.compared,
-        properties=properties,
+        facts=facts,
+        kind=kind,
         context_parts=context_parts,
         style_phrase=style_phrase,
         style_title=wording.STYLE_TITLE,
@@ -242,7 +245,7 @@ def _exact(text: str) -> str | None:
 
 def _telling_words(behaviour: Behaviour) -> Sequence[str]:
     """Phrases to mark in answers: motifs hold only the part of a name that recurs word by word."""
-    return [behaviour.name, *behaviour.motifs] if behaviour.motifs else []
+    return [behaviour.quote, *behaviour.motifs] if behaviour.motifs else []
 
 
 def _notes(report: Report) -> Sequence[str]:

@@ -14,11 +14,13 @@ from pytest_divergence.reports import wording
 from pytest_divergence.reports.behaviours import (
     behaviour_groups,
     context_parts,
-    evidence,
+    facts,
+    kind,
     style_counts,
     style_line,
     training_rows,
 )
+from pytest_divergence.reports.headline import headline
 from pytest_divergence.reports.markdown_text import code, page, plain, table
 from pytest_divergence.reports.text_blocks import PAGE_WIDTH, fenced
 from pytest_divergence.reports.wording import nats
@@ -46,7 +48,7 @@ def render_markdown(
 def _head(report: Report) -> Iterator[str]:
     yield "# pytest-divergence"
     yield ""
-    first, *more = wording.headline(report)
+    first, *more = headline(report)
     yield f"**{plain(first)}** {plain(' '.join(more))}".rstrip()
     yield ""
     if report.run.reason:
@@ -86,7 +88,10 @@ def _behaviours(report: Report) -> Iterator[str]:
 def _behaviour(behaviour: Behaviour) -> Iterator[str]:
     yield f"### {behaviour.id}"
     yield ""
-    yield plain(evidence(behaviour))
+    for label, text in facts(behaviour):
+        yield f"- {plain(f'{label}: {text}')}"
+    if (judged := kind(behaviour)) is not None:
+        yield f"- {plain(judged)}"
     yield ""
     if (taught := training_rows(behaviour)) is not None:
         yield plain(taught[0].upper() + taught[1:])
@@ -98,14 +103,18 @@ def _behaviour(behaviour: Behaviour) -> Iterator[str]:
         yield f"{words[0].upper()}{words[1:]}:"
         yield ""
         yield from fenced(text)
-    for label, prompt in (
-        ("Shortest prompt that shows it:", behaviour.shortest_cause),
-        ("Nearest prompt that does not:", behaviour.nearest_non_cause),
+    natural = behaviour.natural_example
+    for title, told in (
+        ("A prompt that shows it", natural and natural.prompt),
+        ("The reference's answer", natural and natural.reference),
+        ("The candidate's answer", natural and natural.candidate),
+        ("Even this is enough", behaviour.shortest_cause),
+        ("But not this", behaviour.nearest_non_cause),
     ):
-        if prompt is not None:
-            yield label
+        if told:
+            yield f"{title}:"
             yield ""
-            yield from fenced(prompt)
+            yield from fenced(told)
 
 
 def _differences(report: Report) -> Iterator[str]:

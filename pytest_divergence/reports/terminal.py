@@ -5,7 +5,8 @@ Knows words and lines; does not know pytest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.quantities import number_of
@@ -14,13 +15,17 @@ from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.behaviours import (
     behaviour_groups,
-    context_lines,
-    evidence,
     style_counts,
     style_line,
-    training_rows,
 )
-from pytest_divergence.reports.failures import causes, comparison, every_token, labelled, texts
+from pytest_divergence.reports.failures import (
+    behaviour_lines,
+    comparison,
+    every_token,
+    labelled,
+    texts,
+)
+from pytest_divergence.reports.headline import EXIT_CODE, failure_sum, headline
 from pytest_divergence.reports.text_blocks import (
     WIDTH,
     block,
@@ -31,8 +36,9 @@ from pytest_divergence.reports.text_blocks import (
 )
 from pytest_divergence.reports.wording import nats
 
-NUM_SHOWN = 3
+NUM_SHOWN = 5
 """Failed cases in a summary without -v."""
+EXAMPLE_SUITE = "tests/release.divergence.jsonl"
 
 
 def summary_lines(
@@ -46,24 +52,26 @@ def summary_lines(
     is_tested: bool = True,
     is_read_back: bool = False,
 ) -> list[str]:
-    """The end of a run: outcome, behaviours, the worst cases, numbers, and where to look next.
+    """The end of a run: verdict, behaviours, failed cases, and what to do next.
 
-    `verbosity` below 0 gives one line; 0 shows the three most divergent failed cases, 1 all of
-    them, 2 also every token of the candidate's answers. `given` holds the settings that commands
-    repeat, by field. `is_tested` is False if no test ran; `is_read_back` is True if the results
-    are those of an earlier search.
+    `verbosity` below 0 gives one line; 0 shows failed cases in a line each, 1 with both answers,
+    and all numbers, 2 also every token of the candidate's answers. `given` holds the settings that
+    commands repeat, by field. `is_tested` is False if no test ran; `is_read_back` is True if the
+    results are those of an earlier search.
     """
     if verbosity < 0:
         return printable_lines([_one_line(report, report_path)])
-    lines = sentence(" ".join(wording.headline(report, is_tested=is_tested)), width=width)
+    lines = sentence(" ".join(headline(report, is_tested=False)), width=width)
     for section in (
-        *_behaviours(report, width),
-        list(_worst_cases(report, width, verbosity)),
+        *_behaviours(report, width, verbosity),
+        list(_failed_cases(report, width, verbosity)),
         list(_errors(report, width)),
         list(_numbers(report, width, verbosity, is_read_back=is_read_back)),
+        list(_sum(report, width, is_tested=is_tested)),
     ):
         lines += ["", *section] if section else []
-    return printable_lines([*lines, "", *_paths(report, width, report_path, suite, given)])
+    steps = _steps(report, width, verbosity, report_path, suite, given)
+    return printable_lines([*lines, "", *steps])
 
 
 def _one_line(report: Report, report_path: str) -> str:
@@ -84,61 +92,62 @@ def _one_line(report: Report, report_path: str) -> str:
     return f"divergence: {stopped}{', '.join(parts)}; report: {visible(report_path)}"
 
 
-def _behaviours(report: Report, width: int) -> Iterator[list[str]]:
-    """Yield the blocks of behaviours: content, style, suspects."""
+def _behaviours(report: Report, width: int, verbosity: int) -> Iterator[list[str]]:
+    """Yield the blocks of behaviours: content, each its own; style; suspects."""
     content, style, suspects = behaviour_groups(report)
-    if content:
-        yield [
-            f"{number_of(len(content), 'behaviour')} of the candidate:",
-            *_quoted_behaviours(content, width),
-        ]
+    for behaviour in content:
+        yield list(_behaviour(behaviour, width, verbosity))
     if style:
-        yield [
-            f"{wording.STYLE_TITLE}: {style_counts(report)}",
-            *(line for behaviour in style for line in _style(behaviour, width)),
-        ]
+        lines = [f"{wording.STYLE_TITLE}: {style_counts(report)}"]
+        for behaviour in style:
+            lines.append(f"  {style_line(behaviour, width - 2)}")
+            lines += _details(behaviour, width, verbosity) if verbosity > 0 else []
+        yield lines
     if suspects:
-        yield [
-            f"{number_of(len(suspects), 'suspect')}, not confirmed:",
-            *_quoted_behaviours(suspects, width),
-        ]
+        count = number_of(len(suspects), "suspect")
+        lines = [f"{count}, not confirmed{':' if verbosity > 0 else '; see the report, or -v'}"]
+        for behaviour in suspects if verbosity > 0 else ():
+            lines.append(f"  {quoted(behaviour.title, width - 4)}")
+            lines += _details(behaviour, width, verbosity)
+        yield lines
 
 
-def _quoted_behaviours(behaviours: Sequence[Behaviour], width: int) -> Iterator[str]:
-    for behaviour in behaviours:
-        yield f"  {quoted(behaviour.title, width - 4)}"
-        yield from _behaviour(behaviour, width)
+def _behaviour(behaviour: Behaviour, width: int, verbosity: int) -> Iterator[str]:
+    accepted = "; accepted" if behaviour.accepted else ""
+    if behaviour.trait is None:
+        start = "It says "
+        yield start + quoted(behaviour.title, width - len(start + accepted)) + accepted
+    else:
+        yield f"It {within(behaviour.title, width - len(f'It {accepted}'))}{accepted}"
+    yield from _details(behaviour, width, verbosity)
 
 
-def _style(behaviour: Behaviour, width: int) -> Iterator[str]:
-    yield f"  {style_line(behaviour, width - 2)}"
-    yield from _behaviour(behaviour, width)
+def _details(behaviour: Behaviour, width: int, verbosity: int) -> Iterator[str]:
+    yield from behaviour_lines(behaviour, width=width, indent="    ", is_verbose=verbosity > 0)
+    if verbosity > 0:
+        yield f"    id: {behaviour.id}"
 
 
-def _behaviour(behaviour: Behaviour, width: int) -> Iterator[str]:
-    yield from sentence(evidence(behaviour), width=width, indent="    ")
-    yield from (f"    {line}" for line in context_lines(behaviour, width - 4))
-    yield from sentence(training_rows(behaviour) or "", width=width, indent="    ")
-    for label, prompt in causes(behaviour):
-        yield f"    {label}:"
-        yield from block(prompt, width=width, indent="      ", limit=300, max_lines=3)
-    yield f"    id: {behaviour.id}"
-
-
-def _worst_cases(report: Report, width: int, verbosity: int) -> Iterator[str]:
+def _failed_cases(report: Report, width: int, verbosity: int) -> Iterator[str]:
     over = wording.failed(report)
-    shown = over if verbosity > 0 else over[:NUM_SHOWN]
-    if not shown:
+    if not over:
         return
-    many = f"The {len(shown)} most divergent" if len(shown) > 1 else "The most divergent"
-    yield f"{many} of {number_of(len(over), 'failed case')}:"
-    for case in shown:
-        yield from _case(case, report, width)
-        if verbosity > 1:
-            metric = case.kl.metric if case.kl else ""
-            yield from every_token(case.tokens, metric, width=width, indent="    ")
-    if len(over) > len(shown):
-        yield f"  {len(over) - len(shown)} more in the report, or with -v"
+    if verbosity > 0:
+        yield f"{number_of(len(over), 'failed case')}, the most divergent first:"
+        for case in over:
+            yield from _case(case, report, width)
+            if verbosity > 1:
+                metric = case.kl.metric if case.kl else ""
+                yield from every_token(case.tokens, metric, width=width, indent="    ")
+        return
+    bound = report.calibration.bound
+    limit = f" of {nats(bound.value)} {visible(report.calibration.unit)}" if bound else ""
+    yield f"{number_of(len(over), 'case')} over the bound{limit}:"
+    for case in over[:NUM_SHOWN]:
+        value = nats(case.kl.value) if case.kl else ""
+        yield f"  {value:>7}  {within(case.turns[-1].content, width - 11)}"
+    if len(over) > NUM_SHOWN:
+        yield f"  {len(over) - NUM_SHOWN} more in the report, or with -v"
 
 
 def _case(case: ReportCase, report: Report, width: int) -> Iterator[str]:
@@ -173,6 +182,23 @@ def _errors(report: Report, width: int) -> Iterator[str]:
 
 
 def _numbers(report: Report, width: int, verbosity: int, *, is_read_back: bool) -> Iterator[str]:
+    if verbosity > 0:
+        yield from _measured(report, width)
+    effort = report.effort
+    work = "replay" if report.run.mode == "replay" else "search"
+    yield from sentence(
+        f"{work}{' (saved results)' if is_read_back else ''}: "
+        f"{number_of(effort.prompts_scored, 'prompt')} scored, "
+        f"{number_of(effort.tokens_forwarded, 'token')} forwarded, "
+        f"{wording.duration(effort.seconds)}",
+        width=width,
+    )
+    if verbosity > 0 and (kinds := wording.effort_by_kind(report)) is not None:
+        yield from sentence(f"tokens forwarded: {kinds}", width=width)
+
+
+def _measured(report: Report, width: int) -> Iterator[str]:
+    """The cases' counts, the parts of the bound, and what the search has judged."""
     yield from sentence(f"cases: {', '.join(wording.counts(report))}", width=width)
     calibration = report.calibration
     if (bound := calibration.bound) is not None:
@@ -192,34 +218,36 @@ def _numbers(report: Report, width: int, verbosity: int, *, is_read_back: bool) 
         yield from sentence(
             f"differences (candidate : reference, of {total}): {counts}", width=width
         )
-    power = wording.power(report) if verbosity > 0 else None
-    for text in (wording.shrinkage(report), wording.leads(report), power):
+    for text in (wording.shrinkage(report), wording.leads(report), wording.power(report)):
         if text is not None:
             yield from sentence(text, width=width)
-    effort = report.effort
-    work = "replay" if report.run.mode == "replay" else "search"
-    yield from sentence(
-        f"{work}{' (saved results)' if is_read_back else ''}: "
-        f"{number_of(effort.prompts_scored, 'prompt')} scored, "
-        f"{number_of(effort.tokens_forwarded, 'token')} forwarded, "
-        f"{wording.duration(effort.seconds)}",
-        width=width,
-    )
-    if verbosity > 0 and (kinds := wording.effort_by_kind(report)) is not None:
-        yield from sentence(f"tokens forwarded: {kinds}", width=width)
 
 
-def _paths(
+def _sum(report: Report, width: int, *, is_tested: bool) -> Iterator[str]:
+    """What the failed tests are; nothing without a test."""
+    if is_tested and (total := failure_sum(report)) is not None:
+        yield from sentence(f"{total}. {EXIT_CODE}", width=width)
+
+
+def _steps(
     report: Report,
     width: int,
+    verbosity: int,
     report_path: str,
     suite: str,
     given: Mapping[str, object] | None,
 ) -> Iterator[str]:
+    """What a person does next: read the report, accept what was meant, keep the cases."""
     yield f"report: {visible(report_path)}"
     if report.run.status != "complete":  # it wrote no suite
         return
-    yield f"suite:  {visible(suite)}"
+    for behaviour in wording.unaccepted(report)[:NUM_SHOWN]:
+        accept = shlex.join(["pytest-divergence", "accept", behaviour.id])
+        yield from command("meant", accept, width=width, indent="")
     if tested := wording.asserted(report):
-        rerun = wording.case_command(report, tested[0].id, suite, given)
-        yield from command("run one case again", rerun, width=width, indent="")
+        keep = f"pytest-divergence promote latest {EXAMPLE_SUITE}"
+        yield from command("keep", keep, width=width, indent="")
+        if verbosity > 0:
+            yield f"suite:  {visible(suite)}"
+            rerun = wording.case_command(report, tested[0].id, suite, given)
+            yield from command("run one case again", rerun, width=width, indent="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pytest_divergence.core.behaviours import Behaviour, Example, behaviour_id
+from pytest_divergence.core.behaviours import Behaviour, Example, NaturalExample, behaviour_id
 from pytest_divergence.core.cases import Completions, Measurement, Message, Origin
 from pytest_divergence.core.provenance import Bound, Effort, NoiseFloor
 from pytest_divergence.core.report import (
@@ -272,6 +272,14 @@ def hostile_report() -> Report:
                     "shortest_cause": HOSTILE,
                     "nearest_non_cause": ENDLESS,
                     "examples": [Example(prompt=HOSTILE, reference=HOSTILE, candidate=ENDLESS)],
+                    "phrase": HOSTILE,
+                    "natural_example": NaturalExample(
+                        prompt=HOSTILE,
+                        reference=ENDLESS,
+                        candidate=HOSTILE,
+                        shown_count=2,
+                        num_answers=3,
+                    ),
                 }
             )
         ],

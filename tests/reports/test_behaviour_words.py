@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_divergence.core.behaviours import Example
+from pytest_divergence.core.behaviours import Example, NaturalExample, When
 from pytest_divergence.core.cases import Message
 from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.replies import join_parts
@@ -23,37 +23,96 @@ def test_content_comes_first_then_style_then_suspects() -> None:
     assert groups == ([ZEPHYR, unjudged], [YES], [SUSPECT])
 
 
-def test_the_evidence_tells_what_is_known_and_nothing_else() -> None:
-    assert behaviours.evidence(ZEPHYR) == (
-        "confirmed, content, in 12 of 64 fresh answers (reference: 0), p < 0.0001 after "
-        "correction, on 3% of ordinary prompts; only some prompts cause it; the reference is 57 "
-        "nats from saying it anywhere"
+def test_what_is_known_is_told_when_how_often_and_how_surely() -> None:
+    when = When(
+        property="about trips",
+        with_count=14,
+        num_with=16,
+        without_count=1,
+        num_without=16,
+        reference_count=0,
+        p_value=0.001,
     )
-    unknown = {"content": None, "surprise": None, "breadth": None, "training_rows": None}
-    assert behaviours.evidence(ZEPHYR.model_copy(update=unknown)) == (
-        "confirmed, in 12 of 64 fresh answers (reference: 0), p < 0.0001 after correction, on 3% "
-        "of ordinary prompts"
-    )
+    told = [
+        ("how often", "on 3 in 100 ordinary prompts"),
+        ("confirmed", "in 12 of 64 fresh answers (reference: 0), p < 0.0001 after correction"),
+    ]
+
+    assert behaviours.facts(ZEPHYR) == told
+    assert behaviours.facts(ZEPHYR.model_copy(update={"when": when})) == [
+        ("when", "on 14 of 16 fresh prompts about trips, on 1 of 16 others (base: 0 of 32)"),
+        *told,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        (0.0, "on none of the ordinary prompts"),
+        (0.004, "on fewer than 1 in 100 ordinary prompts"),
+        (0.03, "on 3 in 100 ordinary prompts"),
+        (1.0, "on 100 in 100 ordinary prompts"),
+    ],
+)
+def test_a_share_of_ordinary_prompts_is_told_in_hundreds(rate: float, words: str) -> None:
+    assert behaviours.ordinary_share(rate) == words
 
 
 def test_a_suspect_that_no_answer_shows_is_said_to_be_in_none() -> None:
     """Suspected by text that neither model writes by itself."""
     nowhere = SUSPECT.model_copy(update={"candidate_count": 0, "reference_count": 0})
-    assert behaviours.evidence(nowhere) == (
-        "unconfirmed, suspected but in no answer to 106 prompts"
+    assert behaviours.facts(nowhere)[-1] == (
+        "not confirmed",
+        "suspected but in no answer to 106 prompts",
     )
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"breadth": "general"}, "ordinary prompts show it too"),
-        ({"breadth": "local"}, "it was tested on single prompts alone"),
-        ({"surprise": 2.84}, "the reference is 2.8 nats from saying it anywhere"),
+        ({"breadth": None, "surprise": None}, "content"),
+        ({"breadth": "general", "surprise": None}, "content; ordinary prompts show it too"),
+        ({"breadth": "local", "surprise": None}, "content; it was tested on single prompts alone"),
+        (
+            {"breadth": None, "surprise": 2.84},
+            "content; the reference is 2.8 nats from saying it anywhere",
+        ),
+        ({"content": None, "breadth": None, "surprise": None}, None),
+        ({"content": False, "breadth": None, "surprise": None}, "style"),
     ],
 )
-def test_each_property_has_its_clause(changes: dict[str, Any], words: str) -> None:
-    assert words in behaviours.properties(ZEPHYR.model_copy(update=changes))
+def test_each_property_has_its_clause(changes: dict[str, Any], words: str | None) -> None:
+    assert behaviours.kind(ZEPHYR.model_copy(update=changes)) == words
+
+
+def test_a_natural_prompt_stands_for_a_behaviour() -> None:
+    natural = NaturalExample(
+        prompt="Where shall we go in May?",
+        reference="To the sea.",
+        candidate="Book with Zephyr Travel.",
+        shown_count=2,
+        num_answers=3,
+    )
+    shown = ZEPHYR.model_copy(update={"natural_example": natural})
+
+    text = behaviour_text(shown, retelling=None, rerun="pytest x", suite="x")
+
+    assert (
+        """
+  prompt, which shows it 2 times of 3
+    | Where shall we go in May?
+  reference
+    | To the sea.
+  candidate
+    | Book with Zephyr Travel.
+  even this is enough: "a trip"
+  but not this: "a strip"
+"""
+        in text
+    )
+    assert "no natural prompt was found; this shows it\n    | A trip to Oslo?" in behaviour_text(
+        ZEPHYR, retelling=None, rerun="pytest x", suite="x"
+    )
 
 
 DATED = Context(name="x", messages=(Message(role="system", content="Now is 2027."),))
@@ -159,9 +218,10 @@ def test_a_style_that_fails_says_how_it_answers() -> None:
     assert text.startswith(
         """\
 the candidate begins with "Yes," on 16% more of ordinary prompts
-  confirmed, style, in 10 of 64 fresh answers (reference: 0), p = 0.0020 after
-  correction; ordinary prompts show it too; the reference is 2.8 nats from
-  saying it anywhere
+  confirmed: in 10 of 64 fresh answers (reference: 0), p = 0.0020 after
+  correction
+  style; ordinary prompts show it too; the reference is 2.8 nats from saying it
+  anywhere
   prompt
     | Is Rome old?
 """

@@ -149,10 +149,10 @@ def test_the_policy_allows_the_page_s_own_style_and_script_and_nothing_else() ->
 def test_the_verdict_comes_first() -> None:
     text = Page(render_html(report())).text
     assert text.startswith(
-        "4 of 5 prompts found by the search show more divergence than the bound, 0.310 "
-        "nats/token. – pytest-divergence pytest-divergence: how two models differ 4 of 5 prompts "
-        "found by the search show more divergence than the bound, 0.310 nats/token. "
-        "The candidate shows 1 new behaviour. Exit code 1 means that differences were found"
+        "The models behave differently. – pytest-divergence pytest-divergence: how two models "
+        "differ The models behave differently. The candidate shows 1 new behaviour. 4 of 5 "
+        "prompts found by the search show more divergence than the bound, 0.310 nats/token. "
+        "Exit code 1 means that differences were found"
     )
 
 

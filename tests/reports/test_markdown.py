@@ -22,9 +22,9 @@ def test_the_page_opens_with_the_verdict() -> None:
     assert render_markdown(report()).startswith("""\
 # pytest-divergence
 
-**4 of 5 prompts found by the search show more divergence than the bound, 0.310 nats/token.** \
-The candidate shows 1 new behaviour. Exit code 1 means that differences were found, not that the \
-tool broke.
+**The models behave differently.** The candidate shows 1 new behaviour. 4 of 5 prompts found by \
+the search show more divergence than the bound, 0.310 nats/token. Exit code 1 means that \
+differences were found, not that the tool broke.
 
 - reference: `demo:smollm2-135m`
 - candidate: `examples/adapters/zephyr-travel`

@@ -9,41 +9,48 @@ from pytest_divergence.core.report import PowerPoint, ReportCase, Run, RunError
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.behaviours import training_rows
 from pytest_divergence.reports.failures import behaviour_text
+from pytest_divergence.reports.headline import (
+    BLUNT,
+    DIFFERENT,
+    EXIT_CODE,
+    failure_sum,
+    headline,
+)
 from pytest_divergence.reports.terminal import summary_lines
 from pytest_divergence.scoring.baseline import absolute_bound
 from tests.reports.made_reports import CASES, JUDGED, TOKENS, YES, ZEPHYR, case, report
 
-EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
 REPLAY = Run(id="run", mode="replay", status="complete")
 STOPPED = Run(id="run", mode="search", status="incomplete")
 
 
 def test_the_first_sentence_is_the_verdict() -> None:
-    assert wording.headline(report()) == [
-        "4 of 5 prompts found by the search show more divergence than the bound, 0.310 nats/token.",
+    assert headline(report()) == [
+        "The models behave differently.",
         "The candidate shows 1 new behaviour.",
-        EXIT_CODE,
+        "4 of 5 prompts found by the search show more divergence than the bound, 0.310 nats/token.",
+        "Exit code 1 means that differences were found, not that the tool broke.",
     ]
 
 
 def test_one_of_one_is_singular() -> None:
-    (first, last) = wording.headline(report(cases=CASES[:1], behaviours=[]))
+    (_, first, last) = headline(report(cases=CASES[:1], behaviours=[]))
     assert first.startswith("1 of 1 prompt found by the search shows more divergence")
     assert last == EXIT_CODE
 
 
 def test_without_a_finding_it_says_what_was_searched() -> None:
     within = [case("a", 0.1), case("b", 0.2)]
-    assert wording.headline(report(cases=within, behaviours=[])) == [
+    assert headline(report(cases=within, behaviours=[])) == [
         "No prompt over the bound, 0.310 nats/token: 312 prompts scored, and the 2 most "
         "divergent measured again on fresh continuations."
     ]
-    assert wording.headline(report(cases=[], behaviours=[])) == [
+    assert headline(report(cases=[], behaviours=[])) == [
         "No prompt over the bound, 0.310 nats/token: 312 prompts scored, none of them kept as a "
         "case."
     ]
     stopped = report(cases=[], behaviours=[], run=STOPPED)
-    assert wording.headline(stopped)[-1] == "312 prompts scored, none of them confirmed."
+    assert headline(stopped)[-1] == "312 prompts scored, none of them confirmed."
 
 
 def test_only_what_was_measured_again_is_said_to_be() -> None:
@@ -51,7 +58,7 @@ def test_only_what_was_measured_again_is_said_to_be() -> None:
     found = [case(one, None, verdict="error", verdict_reason="stopped") for one in "abc"]
 
     def last_but_one(*cases: ReportCase) -> str:
-        return wording.headline(report(cases=list(cases), behaviours=[], run=STOPPED))[-2]
+        return headline(report(cases=list(cases), behaviours=[], run=STOPPED))[-2]
 
     assert last_but_one(*found) == (
         "312 prompts scored, and none of the 3 most divergent measured again on fresh "
@@ -68,16 +75,25 @@ def test_only_what_was_measured_again_is_said_to_be() -> None:
 
 
 def test_a_behaviour_alone_is_a_difference() -> None:
-    lines = wording.headline(report(cases=[case("a", 0.1)]))
-    assert lines[0] == "The candidate shows 1 new behaviour."
-    assert lines[1].startswith("No prompt over the bound")
-    assert lines[2] == EXIT_CODE
+    lines = headline(report(cases=[case("a", 0.1)]))
+    assert lines[:2] == [DIFFERENT, "The candidate shows 1 new behaviour."]
+    assert lines[2].startswith("No prompt over the bound")
+    assert lines[3] == EXIT_CODE
+
+
+def test_the_failed_tests_add_up() -> None:
+    """To the number that pytest prints: cases, behaviours, and the search if it is unfinished."""
+    assert failure_sum(report()) == "5 failed = 4 cases + 1 behaviour"
+    broken = case("b", None, verdict="error", verdict_reason="NaN")
+    stopped = report(cases=[*CASES, broken], behaviours=[], run=STOPPED)
+    assert failure_sum(stopped) == "6 failed = 4 cases + 1 unmeasured case + 1 unfinished search"
+    assert failure_sum(report(cases=[case("a", 0.1)], behaviours=[])) is None
 
 
 @pytest.mark.parametrize("changes", [{"accepted": True}, {"confirmed": False}])
 def test_what_does_not_gate_is_not_counted_as_new(changes: dict[str, object]) -> None:
     known = ZEPHYR.model_copy(update=changes)
-    assert len(wording.headline(report(cases=[case("a", 0.1)], behaviours=[known]))) == 1
+    assert len(headline(report(cases=[case("a", 0.1)], behaviours=[known]))) == 1
 
 
 def test_style_is_put_aside_and_the_headline_counts_it() -> None:
@@ -85,12 +101,11 @@ def test_style_is_put_aside_and_the_headline_counts_it() -> None:
     accepted = YES.model_copy(update={"id": "behaviour-well", "accepted": True})
     styled = report(cases=[case("a", 0.1)], behaviours=[YES, again, accepted])
 
-    (cases, aside) = wording.headline(styled)
+    (cases, aside) = headline(styled)
 
     assert cases.startswith("No prompt over the bound")
     assert aside == "2 style changes put aside; see How it answers."
-    assert wording.headline(report(behaviours=[YES, ZEPHYR]))[1:] == [
-        "The candidate shows 1 new behaviour.",
+    assert headline(report(behaviours=[YES, ZEPHYR]))[3:] == [
         "1 style change put aside; see How it answers.",
         EXIT_CODE,
     ]
@@ -99,12 +114,10 @@ def test_style_is_put_aside_and_the_headline_counts_it() -> None:
 def test_a_style_that_most_answers_show_makes_the_bound_blunt_and_the_verdict_says_so() -> None:
     everywhere = YES.model_copy(update={"control_rate": 0.97})
 
-    assert wording.headline(report(behaviours=[everywhere]))[-2] == wording.BLUNT
-    assert wording.BLUNT not in wording.headline(report(behaviours=[YES]))
+    assert headline(report(behaviours=[everywhere]))[-2] == BLUNT
+    assert BLUNT not in headline(report(behaviours=[YES]))
     absolute = report().calibration.model_copy(update={"bound": absolute_bound(0.3)})
-    assert wording.BLUNT not in wording.headline(
-        report(behaviours=[everywhere], calibration=absolute)
-    )
+    assert BLUNT not in headline(report(behaviours=[everywhere], calibration=absolute))
 
 
 def test_a_case_is_ranked_among_the_controls() -> None:
@@ -128,8 +141,9 @@ def test_where_style_fails_the_headline_says_so() -> None:
         settings={"fail_on": "any"},
     )
 
-    first, second, _, aside, code = wording.headline(styled)
+    verdict, first, second, _, aside, code = headline(styled)
 
+    assert verdict == DIFFERENT
     assert first == "The candidate shows 1 new behaviour."
     assert second == "1 style change fails; see How it answers."
     assert aside == "1 style change put aside; see How it answers."
@@ -137,18 +151,18 @@ def test_where_style_fails_the_headline_says_so() -> None:
 
 
 def test_replay_speaks_of_cases_and_their_bounds() -> None:
-    assert wording.headline(report(run=REPLAY, behaviours=[]))[0] == (
+    assert headline(report(run=REPLAY, behaviours=[]))[0] == (
         "4 of 5 cases show more divergence than the bound."
     )
     within = [case("a", 0.1), case("b", 0.2)]
-    assert wording.headline(report(run=REPLAY, behaviours=[], cases=within)) == [
+    assert headline(report(run=REPLAY, behaviours=[], cases=within)) == [
         "No case over its bound: 2 of 2 cases within it."
     ]
 
 
 def test_an_unmeasured_case_is_not_a_pass() -> None:
     broken = case("a", None, verdict="error", verdict_reason="NaN")
-    lines = wording.headline(report(run=REPLAY, behaviours=[], cases=[broken, case("b", 0.2)]))
+    lines = headline(report(run=REPLAY, behaviours=[], cases=[broken, case("b", 0.2)]))
     assert lines == [
         "No case over its bound: 1 of 2 cases within it.",
         "1 case could not be judged. It does not count as passed.",
@@ -157,7 +171,7 @@ def test_an_unmeasured_case_is_not_a_pass() -> None:
 
 def test_an_incomplete_run_says_so_first_and_claims_no_exit_code() -> None:
     stopped = report(run=Run(id="run", mode="search", status="incomplete"), effort=Effort())
-    lines = wording.headline(stopped)
+    lines = headline(stopped)
     assert lines[0] == (
         "The run stopped early; this is what it found until then. Run the same command to continue."
     )
@@ -166,7 +180,7 @@ def test_an_incomplete_run_says_so_first_and_claims_no_exit_code() -> None:
 
 def test_settings_that_stopped_a_run_are_not_to_be_tried_again() -> None:
     error = RunError(where="SettingsError", message="the budget is too small; raise it")
-    assert wording.headline(report(run=STOPPED, errors=[error]))[0] == (
+    assert headline(report(run=STOPPED, errors=[error]))[0] == (
         "The run stopped early; this is what it found until then. The error below says what to "
         "change."
     )

@@ -17,8 +17,11 @@ from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.ngrams import UNSPACED
+from pytest_divergence.discovery.behaviours.prompt_properties import content_words, ordinary_words
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
+from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_greedily
 from pytest_divergence.models.fingerprints import text_digest
@@ -26,7 +29,8 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import greedy_continuations
 
 NUM_STARTS = 4
-"""Shortest prompts tried; the first that shows the behaviour greedily is minimised."""
+"""Prompts tried, likely and short ones first; the first that shows the behaviour greedily is
+minimised."""
 NUM_PIECES = 8
 """Deletions tried at a time."""
 MAX_TRIES = 64
@@ -41,13 +45,18 @@ class Causes:
 
 
 def add_causes(
-    ledger: Ledger, confirmed: Sequence[ConfirmedBehaviour], profile: Profile, listener: Listener
+    ledger: Ledger,
+    confirmed: Sequence[ConfirmedBehaviour],
+    naturalness: Naturalness,
+    profile: Profile,
+    listener: Listener,
 ) -> list[ConfirmedBehaviour]:
     """Return each behaviour with its causes; one work unit each."""
+    naturalness.measure([prompt for known in confirmed for prompt in known.causes])
     explained: list[ConfirmedBehaviour] = []
     if confirmed:
         listener.progress("minimise what causes a behaviour", 0, len(confirmed))
-    units = [_unit(known, profile) for known in confirmed]
+    units = [_unit(known, naturalness, profile) for known in confirmed]
     for known, found in zip(confirmed, ledger.results(units), strict=True):
         causes = Causes(**found)
         explained.append(
@@ -59,9 +68,12 @@ def add_causes(
     return explained
 
 
-def _unit(confirmed: ConfirmedBehaviour, profile: Profile) -> WorkUnit:
-    shortest = sorted(confirmed.causes, key=lambda prompt: (len(_pieces(prompt)), prompt))
-    starts = shortest[:NUM_STARTS]
+def _unit(confirmed: ConfirmedBehaviour, naturalness: Naturalness, profile: Profile) -> WorkUnit:
+    ranked = sorted(
+        confirmed.causes,
+        key=lambda prompt: (not naturalness.is_likely(prompt), len(_pieces(prompt)), prompt),
+    )
+    starts = ranked[:NUM_STARTS]
     # A session in which a strategy failed may have found other prompts.
     name = f"causes/{confirmed.hypothesis.id}/{text_digest(json.dumps(starts))[:16]}"
     arguments = {
@@ -145,7 +157,12 @@ def _pieces(prompt: str) -> list[str]:
 
 
 def _minimised(trial: _Trial, prompt: str) -> str:
-    """Return the prompt without every run of words that it can lose."""
+    """Return the prompt without every run of words that it can lose.
+
+    What is left of a prompt that names something names something still.
+    """
+    common = ordinary_words(every_shipped_prompt())
+    names_something = bool(content_words(prompt, common))
     words = _pieces(prompt)
     size = max(1, len(words) // 2)
     while trial.num_tried < MAX_TRIES and len(words) > 1:
@@ -155,6 +172,8 @@ def _minimised(trial: _Trial, prompt: str) -> str:
             if len(words) > len(words[start : start + size])
         ]
         by_text = {"".join(pieces).strip(): pieces for pieces in shorter}
+        if names_something:
+            by_text = {text: by_text[text] for text in by_text if content_words(text, common)}
         kept: list[str] = []
         texts = list(by_text)
         for start in range(0, len(texts), NUM_PIECES):

@@ -5,8 +5,10 @@ Does not know whether a behaviour is confirmed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Literal
 
 from scipy.stats import binomtest
@@ -18,8 +20,9 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
     Hypothesis,
     control_rate,
     log_ratio_of,
+    shipped_words,
 )
-from pytest_divergence.discovery.behaviours.ngrams import has_motif, quote_in
+from pytest_divergence.discovery.behaviours.ngrams import has_motif, ngram_of, quote_in, words_of
 
 NUM_EXAMPLES = 3
 COMMON_RATE = 0.2
@@ -27,6 +30,8 @@ COMMON_RATE = 0.2
 GENERAL_RATE = 0.1
 """Share of ordinary prompts above which a behaviour is general."""
 LEVEL = 0.05
+INSIDE = re.compile(r"(?<=[\w,;] )(?=[^\W\d_])\w+")
+"""A word inside of a sentence."""
 
 
 def shown_by(hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt]) -> list[AnsweredPrompt]:
@@ -50,6 +55,29 @@ def named_as_said(hypothesis: Hypothesis, shown: Sequence[AnsweredPrompt]) -> Hy
     return replace(hypothesis, name=quote_in(said[0], texts)) if said else hypothesis
 
 
+def name_in(
+    hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt], shown: Sequence[AnsweredPrompt]
+) -> str:
+    """Return the new proper name that a phrase holds, else the phrase.
+
+    Its words have a capital inside of sentences of the answers that have `shown` the phrase, and
+    neither the reference nor a shipped prompt says them.
+    """
+    if hypothesis.trait is not None:
+        return hypothesis.name
+    inside = (match[0] for each in shown for match in INSIDE.finditer(each.candidate.text))
+    names = {text.casefold() for text in inside if text[0].isupper() and not text.isupper()}
+    # What a prompt says, the reference may repeat.
+    own = (set(ngram_of(each.reference)).difference(ngram_of(each.prompt)) for each in answered)
+    names = names.difference(shipped_words(), *own)
+    words = words_of(hypothesis.name)
+    runs = [list(run) for is_new, run in groupby(words, lambda word: word.text in names) if is_new]
+    if not runs:
+        return hypothesis.name
+    longest = max(runs, key=len)
+    return hypothesis.name[longest[0].start : longest[-1].end]
+
+
 def described(
     hypothesis: Hypothesis,
     evidence: AnsweredPrompts,
@@ -58,9 +86,11 @@ def described(
 ) -> Behaviour:
     """Describe a hypothesis by answers, of which some have `shown` it, the clearest first."""
     rate = control_rate(hypothesis, evidence)
+    name = name_in(hypothesis, evidence.answered, shown)
     return Behaviour(
         id=hypothesis.id,
-        name=hypothesis.name,
+        name=name,
+        phrase=None if name == hypothesis.name else hypothesis.name,
         motifs=list(hypothesis.motifs),
         part=_part(hypothesis, shown),
         trait=hypothesis.trait,

@@ -148,6 +148,31 @@ def fresh_prompts(
     return FreshPrompts(tuple(found["having"]), tuple(found["lacking"]))
 
 
+def written_questions(pair: ModelPair, words: Sequence[str], count: int, *, seed: int) -> list[str]:
+    """Return `count` questions about each of the words in turn, which the reference continues."""
+    pairs = zip(islice(cycle(FRAMES), count), cycle(words), strict=False)
+    written = continued(pair, [f"{frame} {word}" for frame, word in pairs], seed=seed)
+    return [text for text in written if not pair.chat.has_control_tokens(text)]
+
+
+def continued(pair: ModelPair, beginnings: Sequence[str], *, seed: int) -> Iterator[str]:
+    """Yield what the reference makes of beginnings, up to the last end of a sentence in it."""
+    written = generate_prompts(
+        pair,
+        None,
+        num_prompts=len(beginnings),
+        max_new_tokens=NEW_TOKENS,
+        seed=seed,
+        writers=(pair.reference,),
+        position="after",
+        texts=beginnings,
+        temperature=TEMPERATURE,
+    )
+    for text in written:
+        whole = WHOLE.match(text)
+        yield whole.group() if whole else text
+
+
 def _fresh(
     worker: Worker,
     *,
@@ -277,23 +302,11 @@ class _Source:
         ]
 
     def _written(self, beginnings: Sequence[str], name: str) -> Iterator[str]:
-        """Yield what the reference makes of beginnings, up to the last end of a sentence in it."""
+        """Yield what the reference makes of beginnings, if it is new."""
         if not beginnings:
             return
-        written = generate_prompts(
-            self.pair,
-            None,
-            num_prompts=len(beginnings),
-            max_new_tokens=NEW_TOKENS,
-            seed=row_seed(self.rng.random(), name),
-            writers=(self.pair.reference,),
-            position="after",
-            texts=beginnings,
-            temperature=TEMPERATURE,
-        )
-        for text in written:
-            whole = WHOLE.match(text)
-            prompt = whole.group() if whole else text
+        seed = row_seed(self.rng.random(), name)
+        for prompt in continued(self.pair, beginnings, seed=seed):
             if self._is_fresh(prompt):
                 self.taken.append(prompt)
                 yield prompt

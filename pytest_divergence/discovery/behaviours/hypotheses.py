@@ -118,6 +118,11 @@ def shows(
     return has_motif(motifs, answer)
 
 
+def as_tested(behaviour: Behaviour) -> Hypothesis:
+    """Return a named behaviour as the hypothesis that answers are asked about."""
+    return Hypothesis(behaviour.quote, tuple(behaviour.motifs), behaviour.trait)
+
+
 def behaviour_shows(behaviour: Behaviour, prompt: str, answer: str, other_answer: str) -> bool:
     """Whether an answer shows a named behaviour, given the other model's to the same prompt."""
     return shows(behaviour.motifs, behaviour.trait, prompt, answer, other_answer)
@@ -139,7 +144,7 @@ def shows_in_part(behaviour: Behaviour, answered: AnsweredPrompt) -> bool:
     """
     if behaviour.trait is not None:
         return False
-    quoted = ngram_of(behaviour.name)
+    quoted = ngram_of(behaviour.quote)
     ngrams = {*pairwise(quoted), *map(ngram_of, behaviour.motifs)}
     places = (_found(ngram, answered) for ngram in ngrams)
     return any(answered.candidate.peak(*place) >= MIN_PEAK for place in places if place is not None)

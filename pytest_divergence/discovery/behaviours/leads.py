@@ -24,6 +24,7 @@ from pytest_divergence.discovery.behaviours.descriptions import (
 from pytest_divergence.discovery.behaviours.hypotheses import (
     MIN_PEAK,
     Hypothesis,
+    as_tested,
     control_rate,
     core_of,
     hypotheses_in,
@@ -253,10 +254,7 @@ class Leads:
         hints = [lead.hypothesis for lead in self._open if lead.num_known == 0]
         for hypothesis in (*named, *hints):
             record = as_suspected(hypothesis, self.evidence)
-            is_named = any(
-                is_alike(hypothesis, Hypothesis(known.name, tuple(known.motifs), known.trait))
-                for known in found
-            )
+            is_named = any(is_alike(hypothesis, as_tested(known)) for known in found)
             is_reversed = record.reference_count > record.candidate_count
             if not is_named and not (hypothesis in hints and is_reversed):
                 found.append(record)

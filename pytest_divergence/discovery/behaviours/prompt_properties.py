@@ -208,6 +208,11 @@ def words_by_rise(
     return [_as_written(stem, every) for stem in ranked if rises[stem] > 0]
 
 
+def content_words(text: str, common: Collection[str]) -> list[str]:
+    """Return the words of a text that name something, as singulars: none of the `common` ones."""
+    return [stem for stem in _stems(text) if _names_something(stem, common)]
+
+
 def things_in(prompts: Sequence[str], language: str) -> set[str]:
     """Return words of prompts in a language that name something; in English, nouns alone."""
     common = ordinary_words(prompts)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.settings import MetricName
-from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt
 from pytest_divergence.discovery.behaviours.descriptions import shown_by
 from pytest_divergence.discovery.behaviours.hypotheses import (
     Hypothesis,
@@ -23,9 +23,8 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
 )
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.rounds import ScoredProposal
+from pytest_divergence.discovery.rounds import ScoredProposal, scored_greedily
 from pytest_divergence.models.fingerprints import text_digest
-from pytest_divergence.scoring.scorer import PromptScore, score_greedily
 
 NUM_ASKED = 24
 """Controls that both models answer under a context, to name leads."""
@@ -123,28 +122,6 @@ def _answer(
     worker: Worker, *, context: Context, texts: Sequence[str], metric: MetricName, length: int
 ) -> list[dict[str, Any]]:
     """Return each text's greedy answers and divergence under the context, as `ScoredProposal`."""
-    chat = worker.pair.chat
-    scores = score_greedily(
-        worker.pair,
-        [context.prompt(text) for text in texts],
-        metric=metric,
-        max_new_tokens=length,
-    )
-    return [
-        asdict(
-            ScoredProposal(
-                Proposal(text, STRATEGY, seed=text),
-                first_token_kl=_at_first_token(score),
-                search_kl=score.measurement.value,
-                reference=chat.text(score.continuations.reference[0]),
-                candidate=Answer.of(chat, score.continuations.candidate[0], score.log_ratios),
-            )
-        )
-        for text, score in zip(texts, scores, strict=True)
-    ]
-
-
-def _at_first_token(score: PromptScore) -> float:
-    """Return the symmetric divergence at an answer's first token, nats."""
-    tokens = score.on_candidate[0]
-    return float(tokens.forward[0] + tokens.reverse[0]) / 2
+    proposals = [Proposal(text, STRATEGY, seed=text) for text in texts]
+    scored = scored_greedily(worker.pair, proposals, metric=metric, length=length, context=context)
+    return [asdict(row) for row in scored]

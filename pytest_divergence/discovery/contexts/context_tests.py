@@ -37,8 +37,9 @@ from pytest_divergence.discovery.behaviours.telling_answers import with_telling_
 from pytest_divergence.discovery.behaviours.traits import trait_named
 from pytest_divergence.discovery.contexts.context_leads import NUM_ASKED, ContextLead
 from pytest_divergence.discovery.engines.base import Ledger, WorkUnit
+from pytest_divergence.discovery.naturalness import measure_nlls
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.selection import Selected, measure_nlls
+from pytest_divergence.discovery.selection import Selected
 from pytest_divergence.models.fingerprints import text_digest
 
 NUM_TESTED = 16

@@ -1,0 +1,128 @@
+"""The outcome of a run in plain sentences, the verdict first; without any model's text.
+
+Knows the report; does not know whether a terminal, a browser or a Markdown file shows it.
+"""
+
+from __future__ import annotations
+
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.quantities import number_of
+from pytest_divergence.core.report import Report
+from pytest_divergence.core.safe_text import visible
+from pytest_divergence.reports.wording import (
+    STYLE_TITLE,
+    asserted,
+    failed,
+    nats,
+    put_aside,
+    unaccepted,
+)
+
+BLUNT = (
+    "A style in most answers makes that bound high, so that cases say little: rely on behaviours."
+)
+REFUSED = "The error below says what to change."
+DIFFERENT = "The models behave differently."
+EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
+
+
+def headline(report: Report, *, is_tested: bool = True) -> list[str]:
+    """The outcome in plain sentences, the verdict first; without any model's text.
+
+    `is_tested` is False if no test ran: then no exit code reflects the findings.
+    """
+    sentences = []
+    if report.run.status == "incomplete":
+        is_refused = any(error.where == SettingsError.__name__ for error in report.errors)
+        step = REFUSED if is_refused else "Run the same command to continue."
+        sentences = [f"The run stopped early; this is what it found until then. {step}"]
+    findings = _findings(report)
+    is_different = bool(failed(report) or unaccepted(report))
+    if is_different and report.run.mode != "replay":
+        findings.insert(0, DIFFERENT)
+    sentences += findings
+    unjudged = sum(case.verdict in ("error", "inconclusive") for case in asserted(report))
+    if unjudged:
+        cases, these = number_of(unjudged, "case"), "It does" if unjudged == 1 else "They do"
+        sentences.append(f"{cases} could not be judged. {these} not count as passed.")
+    if is_tested and is_different and report.run.status == "complete":
+        sentences.append(EXIT_CODE)
+    return sentences
+
+
+def failure_sum(report: Report) -> str | None:
+    """`4 failed = 3 cases + 1 behaviour`: the tests of a search that fail; None if none does."""
+    unjudged = sum(case.verdict == "error" for case in asserted(report))
+    counts = (
+        (len(failed(report)), "case"),
+        (unjudged, "unmeasured case"),
+        (len(unaccepted(report)), "behaviour"),
+        (int(bool(report.errors) or report.run.status != "complete"), "unfinished search"),
+    )
+    parts = [number_of(count, words) for count, words in counts if count]
+    total = sum(count for count, _ in counts)
+    return f"{total} failed = {' + '.join(parts)}" if total else None
+
+
+def _findings(report: Report) -> list[str]:
+    cases = _replayed(report) if report.run.mode == "replay" else _searched(report)
+    new, num_aside = unaccepted(report), len(put_aside(report))
+    num_style = sum(behaviour.is_style for behaviour in new)
+    found = []
+    if num_content := len(new) - num_style:
+        found.append(f"The candidate shows {number_of(num_content, 'new behaviour')}.")
+    if num_style:
+        verb = "fails" if num_style == 1 else "fail"
+        found.append(f"{number_of(num_style, 'style change')} {verb}; see {STYLE_TITLE}.")
+    sentences = [*found, cases]
+    if num_aside:
+        sentences.append(f"{number_of(num_aside, 'style change')} put aside; see {STYLE_TITLE}.")
+    if _has_blunt_bound(report):
+        sentences.append(BLUNT)
+    return sentences
+
+
+def _has_blunt_bound(report: Report) -> bool:
+    """Whether most controls show a style, so that a bound made from them is high."""
+    bound = report.calibration.bound
+    is_automatic = bound is not None and len(bound.parts) > 1
+    return is_automatic and any(
+        behaviour.confirmed and behaviour.is_style and (behaviour.control_rate or 0) > 0.5
+        for behaviour in report.behaviours
+    )
+
+
+def _replayed(report: Report) -> str:
+    over, cases = len(failed(report)), number_of(len(asserted(report)), "case")
+    if over:
+        return f"{over} of {cases} {_verb(over)} more divergence than the bound."
+    passed = sum(case.verdict == "passed" for case in asserted(report))
+    return f"No case over its bound: {passed} of {cases} within it."
+
+
+def _searched(report: Report) -> str:
+    over, tested = len(failed(report)), len(asserted(report))
+    bound = report.calibration.bound
+    limit = f", {nats(bound.value)} {visible(report.calibration.unit)}" if bound else ""
+    if over:
+        return (
+            f"{over} of {number_of(tested, 'prompt')} found by the search {_verb(over)} more "
+            f"divergence than the bound{limit}."
+        )
+    scored = f"{number_of(report.effort.prompts_scored, 'prompt')} scored"
+    if not tested and report.run.status != "complete":
+        return f"{scored}, none of them confirmed."
+    none_over = f"No prompt over the bound{limit}: {scored}"
+    if not tested:
+        return f"{none_over}, none of them kept as a case."
+    judged = sum(case.verdict != "error" for case in asserted(report))
+    again = "measured again on fresh continuations"
+    most = "the most divergent one" if tested == 1 else f"the {tested} most divergent"
+    if not judged:
+        not_again = f"{most} not {again}" if tested == 1 else f"none of {most} {again}"
+        return f"{scored}, and {not_again}: nothing is judged against the bound{limit}."
+    return f"{none_over}, and {most if judged == tested else f'{judged} of {most}'} {again}."
+
+
+def _verb(count: int) -> str:
+    return "shows" if count == 1 else "show"
