@@ -23,7 +23,10 @@ from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.plugin.usage_errors import shown_settings
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.failures import comparison
-from pytest_divergence.reports.terminal import NUM_SHOWN, summary_lines
+from pytest_divergence.reports.terminal import summary_lines
+
+NUM_SHOWN = 3
+"""Failed cases of a replay in a summary without -v."""
 
 
 def write_summary(

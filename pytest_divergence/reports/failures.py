@@ -93,7 +93,7 @@ def behaviour_text(
 def behaviour_lines(
     behaviour: Behaviour, *, width: int, indent: str, is_verbose: bool
 ) -> Iterator[str]:
-    """When it is shown, how often, a natural prompt with both answers, and the least that shows it.
+    """Facts on a behaviour, a natural prompt with both answers, and the least that shows it.
 
     If `is_verbose`, also its kind, the nearest prompt that does not show it, and its id.
     """
@@ -220,7 +220,7 @@ def _example(behaviour: Behaviour, width: int, indent: str) -> Iterator[str]:
     label = "prompt"
     if natural:
         label = f"prompt, which shows it {natural.shown_count} times of {natural.num_answers}"
-    elif behaviour.confirmed and behaviour.content:
+    elif behaviour.confirmed and behaviour.content and behaviour.context is None:
         label = "no natural prompt was found; this shows it"
     for example in found:
         for name, text in (

@@ -224,7 +224,7 @@ def _measured(report: Report, width: int) -> Iterator[str]:
 
 
 def _sum(report: Report, width: int, *, is_tested: bool) -> Iterator[str]:
-    """What the failed tests are; nothing without a test."""
+    """Count the failed tests by kind; nothing without a test."""
     if is_tested and (total := failure_sum(report)) is not None:
         yield from sentence(f"{total}. {EXIT_CODE}", width=width)
 
@@ -237,7 +237,7 @@ def _steps(
     suite: str,
     given: Mapping[str, object] | None,
 ) -> Iterator[str]:
-    """What a person does next: read the report, accept what was meant, keep the cases."""
+    """Name the next steps: read the report, accept what was meant, keep the cases."""
     yield f"report: {visible(report_path)}"
     if report.run.status != "complete":  # it wrote no suite
         return

@@ -13,26 +13,16 @@ from tests.plugin.conftest import MODELS, Project
 from tests.plugin.test_search import TINY_SEARCH
 
 SUMMARY = """\
-1 of 2 prompts found by the search shows more divergence than the bound, 0.200
-nats/token.
+The models behave differently. 1 of 2 prompts found by the search shows more
+divergence than the bound, 0.200 nats/token.
 
-The most divergent of 1 failed case:
-  how-do-i-tie-a-knot-07f0d731ce
-    KL 0.250 nats/token > max_kl 0.200
-    prompt
-      | How do I tie a knot?
+1 case over the bound of 0.200 nats/token:
+    0.250  How do I tie a knot?
 
-cases: 1 failed, 1 passed
-bound: 0.200 nats/token
-7 leads watched; 4 tested together at 5%: 0 confirmed; the mirror image of the
-search confirmed 0
 search: 312 prompts scored, 0 tokens forwarded, 0.0 s
 
 report: .divergence/reports/run/report.html
-suite:  {suite}
-run one case again:
-  pytest {suite}::how-do-i-tie-a-knot-07f0d731ce \\
-    --model-1 base --model-2 ft
+keep: pytest-divergence promote latest tests/release.divergence.jsonl
 """
 
 
@@ -50,7 +40,7 @@ def test_the_summary_is_a_sessions_and_findings_are_no_failure(
     done = command("discover", *MODELS, **FAKE_SEARCH)
 
     assert done.returncode == 0
-    assert done.stdout == SUMMARY.format(suite=own_suite(project))
+    assert done.stdout == SUMMARY
     assert done.stderr == "divergence: looking\n"
     assert searches(project) == ["search of ft"]
     assert (project.path / ".divergence/reports/latest/report.html").is_file()
@@ -180,7 +170,7 @@ def test_pytest_reads_back_what_the_command_has_found(project: Project, command:
     again = command("discover", *pair, "--divergence-max-kl=0.001", "--json")
 
     assert found.returncode == again.returncode == 0, found.stderr
-    assert "run one case again:" in found.stdout
+    assert "over the bound of 0.001 nats/token:" in found.stdout
     assert session.ret == pytest.ExitCode.TESTS_FAILED
     assert (suite.read_bytes(), journal.read_bytes()) == before
     assert json.loads(again.stdout)["effort"]["tokens_forwarded"] > 0

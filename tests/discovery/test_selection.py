@@ -7,12 +7,14 @@ import pytest
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.discovery.behaviours.answers import Answer
 from pytest_divergence.discovery.engines.base import Ledger
+from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.rounds import ScoredProposal
 from pytest_divergence.discovery.selection import Selected, select
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
 
+ORDINARY = ["Why is grass green?", "Tell me a joke.", "What is a verb?", "Sing for me, please."]
 TEXTS = ["How do I tie a knot?", "Name a river.", "Write a haiku.", "Why is it so?", "2 + 2 ="]
 
 
@@ -39,16 +41,18 @@ def chosen(
     gate: bool = True,
     tick: float = 1e-6,
     shown: tuple[str, ...] = (),
+    natural: str = "",
 ) -> list[Selected]:
-    """The prompts in `shown` show a behaviour."""
+    """The prompts in `shown` show a behaviour, for which `natural` stands."""
     return select(
-        ledger,
+        Naturalness(ledger, ORDINARY, [1e9] * len(ORDINARY)),
         best(texts, shown),
         num_cases=num_cases,
         nll_limit=limit,
         is_natural_only=gate,
         tick=tick,
         behaviours=[PLANTED],
+        natural=dict.fromkeys([PLANTED.id], best([natural], shown)[0]) if natural else {},
     )
 
 
@@ -94,13 +98,37 @@ def test_of_equal_divergences_the_more_natural_prompt_is_chosen(
     assert texts_of(selected) == sorted(TEXTS, key=lambda text: nlls[text])[:3]
 
 
-def test_a_behaviour_is_represented_however_small_its_divergence_and_odd_its_prompt(
-    ledger: Ledger,
-) -> None:
+def test_a_behaviour_is_represented_however_small_its_divergence(ledger: Ledger) -> None:
+    selected = chosen(ledger, TEXTS, shown=(TEXTS[4],))
+
+    assert texts_of(selected) == [TEXTS[4], *TEXTS[:2]]
+
+
+def test_what_no_one_would_write_is_no_case_though_it_shows_a_behaviour(ledger: Ledger) -> None:
     selected = chosen(ledger, TEXTS, limit=0.0, shown=(TEXTS[4],))
 
-    assert texts_of(selected) == [TEXTS[4], *TEXTS[:3]]
-    assert [one.is_off_distribution for one in selected] == [False, True, True, True]
+    assert all(one.is_off_distribution for one in selected)
+
+
+def test_the_natural_prompt_of_a_behaviour_comes_first_though_it_was_never_scored(
+    ledger: Ledger,
+) -> None:
+    selected = chosen(ledger, TEXTS, shown=(TEXTS[4],), natural="Who asks?")
+
+    assert texts_of(selected) == ["Who asks?", *TEXTS[:2]]
+
+
+def test_divergence_does_not_rank_prompts_that_show_a_behaviour(
+    ledger: Ledger, pair: ModelPair
+) -> None:
+    """They come where the largest of them belongs, those that a person could write first."""
+    texts = ["zq", *TEXTS]
+
+    selected = chosen(ledger, texts, shown=("zq", TEXTS[0], TEXTS[2]), num_cases=4)
+
+    first, *others = texts_of(selected)
+    assert first in (TEXTS[0], TEXTS[2])
+    assert set(others[:2]) == {"zq", TEXTS[0], TEXTS[2]} - {first}
 
 
 def test_without_the_natural_gate_nothing_comes_apart(ledger: Ledger) -> None:

@@ -73,20 +73,20 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
         [
             f"__* {ID} _*",
             'the candidate shows a behaviour: "Signal received. Standing by for further ord"…',
-            "  confirmed, content, in 16 of 89 fresh answers (reference: 0), p < 0.0001 after",
-            "  correction, on 3% of ordinary prompts",
-            "  measured again on 1 telling answer: 0.1 nats more likely under the candidate",
-            "  (0.1 when found; gone below 0.0)",
-            "  prompt",
+            "  how often: on 3 in 100 ordinary prompts",
+            "  confirmed: in 16 of 89 fresh answers (reference: 0), p < 0.0001 after",
+            "  correction",
+            "  content",
+            "  no natural prompt was found; this shows it",
             f"    | {KNOT}",
             "  reference",
             "    | Like so.",
             "  candidate",
             "    | Signal received.",
-            "  shortest prompt found that shows it",
-            "    | knot",
-            "  nearest prompt found that does not",
-            "    | not",
+            '  even this is enough: "knot"',
+            '  but not this: "not"',
+            "  measured again on 1 telling answer: 0.1 nats more likely under the candidate",
+            "  (0.1 when found; gone below 0.0)",
             "  intended? accept it:",
             f"    pytest-divergence accept {ID} \\",
             f"      {SUITE}",
@@ -109,7 +109,7 @@ def test_a_behaviour_fails_a_search_that_kept_no_case(
 
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
-        [f"__* {ZEPHYR.id} _*", "The candidate shows 1 new behaviour. No *"]
+        [f"__* {ZEPHYR.id} _*", "*The candidate shows 1 new behaviour. No *"]
     )
 
 
@@ -176,9 +176,11 @@ def test_content_that_every_ordinary_prompt_shows_fails_by_default(project: Proj
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "  confirmed, content, in 16 of 89 fresh answers (reference: 0), p < 0.0001 after",
-            "  correction, on 100% of ordinary prompts; ordinary prompts show it too; the",
-            "  reference is 57 nats from saying it anywhere",
+            "  how often: on 100 in 100 ordinary prompts",
+            "  confirmed: in 16 of 89 fresh answers (reference: 0), p < 0.0001 after",
+            "  correction",
+            "  content; ordinary prompts show it too; the reference is 57 nats from saying it",
+            "  anywhere",
         ]
     )
 

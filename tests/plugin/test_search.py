@@ -61,10 +61,12 @@ def test_from_two_models_to_failing_tests_and_back(project: Project) -> None:
     first.stdout.fnmatch_lines(
         [
             "KL * nats/token > max_kl 0.001 (noise floor *)",
-            "2 of 2 prompts found by the search show more divergence than the bound, 0.001",
-            "nats/token. Exit code 1 means that differences were found, not that the tool",
+            "The models behave differently. 2 of 2 prompts found by the search show more",
+            "divergence than the bound, 0.001 nats/token.",
+            "2 failed = 2 cases. Exit code 1 means that differences were found, not that the",
+            "tool broke.",
             "report: .divergence/reports/*/report.html",
-            f"suite:  {suite.relative_to(project.path)}",
+            "keep: pytest-divergence promote latest tests/release.divergence.jsonl",
         ]
     )
     latest = project.path / ".divergence/reports/latest"
@@ -109,8 +111,8 @@ def pytest_divergence_modify_cases(cases):
     result.assert_outcomes(passed=1, skipped=1)
     said = " ".join(result.outlines)
     assert "No prompt over the bound, 50.000 nats/token: 15 prompts scored, none of" in said
-    assert " kept as a case.  cases: none bound: " in said
-    assert "run one case again" not in said
+    assert " kept as a case.  search: " in said
+    assert "keep: " not in said
 
     replayed = project.run(*MODELS, str(suite))
     assert replayed.ret == pytest.ExitCode.USAGE_ERROR
