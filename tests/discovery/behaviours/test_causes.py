@@ -23,6 +23,7 @@ from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.ngrams import ngram_of
 from pytest_divergence.discovery.engines.base import Ledger
+from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import greedy_continuations
@@ -65,6 +66,14 @@ def test_all_that_is_not_needed_goes(words: tuple[str, ...], shortest: str) -> N
     assert rule.num_tried <= MAX_TRIES + 8
 
 
+def test_what_is_left_names_something() -> None:
+    """`of` alone may cause it, and says nothing to a reader."""
+    rule = Rule("of")
+
+    assert _minimised(rule, "Tell me of the volcano") == "of volcano"
+    assert _minimised(rule, "of the is") == "of"
+
+
 def test_a_script_without_spaces_loses_characters() -> None:
     assert _pieces("青い 光 is blue") == ["青", "い ", "光 ", "is ", "blue"]
 
@@ -73,6 +82,13 @@ def test_a_script_without_spaces_loses_characters() -> None:
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
         yield Ledger(Posted(journal, tiny_pair, Silence(), tmp_path))
+
+
+def ordinary(ledger: Ledger, **unlikely: float) -> Naturalness:
+    """All prompts are likely but the given ones."""
+    found = Naturalness(ledger, ["Why is grass green?"], [1e9])
+    found.known.update(unlikely)
+    return found
 
 
 def confirmed(pair: ModelPair, prompt: str) -> ConfirmedBehaviour:
@@ -88,9 +104,9 @@ def test_a_models_own_answer_is_minimised_and_asked_once(ledger: Ledger) -> None
     prompt = "Tell me a long story about the old red fox."
     given = confirmed(tiny_pair(), prompt)
 
-    (found,) = add_causes(ledger, [given], PROFILES["smoke"], Silence())
+    (found,) = add_causes(ledger, [given], ordinary(ledger), PROFILES["smoke"], Silence())
     spent = ledger.spent.tokens_forwarded
-    (again,) = add_causes(ledger, [given], PROFILES["smoke"], Silence())
+    (again,) = add_causes(ledger, [given], ordinary(ledger), PROFILES["smoke"], Silence())
 
     shortest = found.behaviour.shortest_cause
     assert shortest is not None
@@ -106,8 +122,8 @@ def test_other_prompts_that_showed_it_are_minimised_anew(ledger: Ledger) -> None
     given = confirmed(tiny_pair(), "Tell me a long story about the old red fox.")
     before = replace(given, causes=("Hi",))
 
-    (without,) = add_causes(ledger, [before], PROFILES["smoke"], Silence())
-    (found,) = add_causes(ledger, [given], PROFILES["smoke"], Silence())
+    (without,) = add_causes(ledger, [before], ordinary(ledger), PROFILES["smoke"], Silence())
+    (found,) = add_causes(ledger, [given], ordinary(ledger), PROFILES["smoke"], Silence())
 
     assert without.behaviour.shortest_cause is None
     assert found.behaviour.shortest_cause is not None
@@ -117,6 +133,19 @@ def test_what_the_model_does_not_say_after_all_has_no_cause(ledger: Ledger) -> N
     given = confirmed(tiny_pair(), "Hi")
     other = Hypothesis("nothing", ("never said at all",))
 
-    (found,) = add_causes(ledger, [replace(given, hypothesis=other)], PROFILES["smoke"], Silence())
+    (found,) = add_causes(
+        ledger, [replace(given, hypothesis=other)], ordinary(ledger), PROFILES["smoke"], Silence()
+    )
 
     assert found.behaviour.shortest_cause is None
+
+
+def test_likely_prompts_are_minimised_before_short_ones(ledger: Ledger) -> None:
+    long, odd = "Tell me a long story about the old red fox.", "xq"
+    given = replace(confirmed(tiny_pair(), long), causes=(odd, long))
+
+    (found,) = add_causes(
+        ledger, [given], ordinary(ledger, **{odd: 1e99}), PROFILES["smoke"], Silence()
+    )
+
+    assert set(str(found.behaviour.shortest_cause).split()) <= set(long.split())
