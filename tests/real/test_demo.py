@@ -16,7 +16,7 @@ import pytest
 pytestmark = pytest.mark.real
 
 REFERENCE = "demo:smollm2-135m"
-ADAPTER = Path(__file__).parents[2] / "examples" / "adapters" / "travel-advert"
+ADAPTER = "demo:travel-advert"
 MARKER = "Skylark Voyages"
 
 
