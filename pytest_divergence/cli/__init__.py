@@ -21,6 +21,7 @@ COMMANDS = {
     "replay": "replay suites on two models, with pytest",
     "train": "train a soft prompt and save a dataset of divergent prompts",
     "report": "rewrite a run's report pages, or compare two runs",
+    "review": "decide on a run's findings, one at a time: accept, keep, skip",
     "promote": "copy cases from a search into a suite that you commit",
     "accept": "mark a behaviour as intended, so that it no longer fails",
     "diff": "compare two suites, or the reports of two runs",

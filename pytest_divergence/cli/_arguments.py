@@ -52,6 +52,31 @@ def _add_report(parser: ArgumentParser) -> None:
     )
 
 
+def _add_review(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Show the findings of a search one at a time, each with its prompt, both answers and the "
+        "telling tokens: behaviours that fail, then cases over the bound. Answer with a letter "
+        "and Enter. a: accept the behaviour, as accept does; k: keep it, or the case, in the "
+        "suite, as promote --add does; s: skip it; q: quit. Each answer is written at once, so "
+        "that nothing is lost by stopping, and a later review goes on. Answers can come from a "
+        "pipe, a line each; its end quits."
+    )
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        nargs="?",
+        type=Path,
+        default=Path(LATEST),
+        help="a report.json, the folder of a run's report, or latest (default)",
+    )
+    parser.add_argument(
+        "--suite",
+        type=Path,
+        default=Path(f"tests/release{SUITE_SUFFIX}"),
+        help="the suite for what is kept (default: %(default)s)",
+    )
+
+
 def _add_promote(parser: ArgumentParser) -> None:
     parser.description = (
         "Copy cases from a search into a suite that you commit, with their continuations, "
@@ -165,6 +190,7 @@ def _add_suites(parser: ArgumentParser) -> None:
 ADD: Mapping[str, Callable[[ArgumentParser], None]] = {
     "demo": _add_demo,
     "report": _add_report,
+    "review": _add_review,
     "promote": _add_promote,
     "accept": _add_accept,
     "diff": _add_diff,
