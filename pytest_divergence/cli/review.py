@@ -149,9 +149,10 @@ class _Review:
         yield from ((SKIP, "[s]kip"), (QUIT, "[q]uit"))
 
     def _decide(self, finding: Finding, answer: str) -> None:
+        count = 1
         if answer == ACCEPT:
-            suites = [self._suite, *([self._target] if self._target.exists() else [])]
-            for suite in accept(finding.id, suites):
+            # The search's own suite last: there it counts as decided.
+            for suite in accept(finding.id, [*filter(Path.exists, [self._target]), self._suite]):
                 say_lines(labelled(f"accepted {finding.id} in", str(suite), WIDTH))
         elif answer == KEEP:
             is_behaviour = isinstance(finding, Behaviour)
@@ -160,8 +161,8 @@ class _Review:
             say(written(promoted, self._target))
             self._promoted = promoted
             self._kept |= {case.id for case in promoted.written}
-            self._counts[KEEP] += len(promoted.written) - 1
-        self._counts[answer] += 1
+            count = len(promoted.written)
+        self._counts[answer] += count
 
 
 def _answer(choices: Sequence[tuple[str, str]]) -> str:
