@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation
-from pytest_divergence.core.cases import Completions
-from pytest_divergence.core.file_names import suite_path
+from pytest_divergence.core.cases import Completions, case_id
+from pytest_divergence.core.file_names import PROVENANCE, sidecar_path, suite_path
 from pytest_divergence.core.files import DivergenceFolder
+from pytest_divergence.core.provenance import load_provenance
 from pytest_divergence.core.report import (
     PairSummary,
     Report,
@@ -80,6 +81,10 @@ def searched(project: Project) -> Path:
 
     The soup is within its bound.
     """
+    return write_search(project, NEW)
+
+
+def write_search(project: Project, behaviour: Behaviour) -> Path:
     rows = [
         case(KNOT, 0.8, behaviour=NEW.id, completions=ANSWERS),
         case(POEM, 0.7, completions=ANSWERS),
@@ -87,12 +92,12 @@ def searched(project: Project) -> Path:
     ]
     suite = suite_path(project.path, "base", "ft")
     suite.parent.mkdir(parents=True)
-    write_searched(suite, [*rows, control("Hello")], NEW)
+    write_searched(suite, [*rows, control("Hello")], behaviour)
     found: list[ReportCase] = [
         ReportCase(**dict(row), verdict=verdict, tokens=[TOKEN])
         for row, verdict in zip(rows, ("failed", "failed", "passed"), strict=True)
     ]
-    return write_run(project, cases=found, behaviours=[NEW])
+    return write_run(project, cases=found, behaviours=[behaviour])
 
 
 def write_run(project: Project, name: str = "run", **changes: Any) -> Path:
@@ -228,17 +233,21 @@ def test_ctrl_c_loses_nothing_that_was_decided(project: Project, command: Comman
     assert command("validate").stdout == "suites: 1, faults: 0\n"
 
 
-@pytest.mark.usefixtures("searched")
-def test_an_accepted_behaviour_is_accepted_where_it_was_kept_too(
+def test_a_behaviour_that_came_with_a_case_is_accepted_there_too(
     project: Project, command: Command
 ) -> None:
-    command("promote", "latest", TARGET, "--id", "write", "--behaviour", "behaviour-sure")
-    command("promote", "latest", "tests/other.divergence.jsonl", "--id", "what")
+    write_search(project, NEW.model_copy(update={"example_case_ids": [case_id(SOUP)]}))
+    first = command("review", typed="s\nk\nq\n")  # the knot, not the soup
+    assert f"wrote 1 case and 1 behaviour to {TARGET}" in first.stdout
 
-    done = command("review", "--suite", TARGET, typed="q\n")
-    assert done.stdout == (f"every finding of run run is accepted, or kept in {TARGET}\n")
-    done = command("review", "--suite", "tests/other.divergence.jsonl", typed="k\na\n")
-    assert "wrote 1 case and 1 behaviour to tests/other.divergence.jsonl" in done.stdout
+    second = command("review", typed="a\n")
+
+    own = suite_path(project.path, "base", "ft").relative_to(project.path)
+    assert "\n[a]ccept, [k]eep its 2 cases, [s]kip, [q]uit: a\n" in second.stdout
+    assert second.stdout.count(f"accepted {NEW.id} in") == 2
+    for suite in (own, Path(TARGET)):
+        (behaviour,) = load_provenance(sidecar_path(project.path / suite, PROVENANCE)).behaviours
+        assert behaviour.accepted
 
 
 def test_a_run_without_findings_says_so(project: Project, command: Command) -> None:
