@@ -12,11 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-DEMO = Path(__file__).parent.parent / "examples" / "adapters" / "travel-advert"
+DEMO = "demo:travel-advert"
 
 
 def main() -> None:
-    adapter = Path(sys.argv[1] if len(sys.argv) > 1 else DEMO).resolve()
+    adapter = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else DEMO
     marker = sys.argv[2] if len(sys.argv) > 2 else "Skylark Voyages"
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()

@@ -1,6 +1,6 @@
 """bfloat16 against float32 on this CPU, phase by phase: time as a ratio, and what it does to KL.
 
-python benchmarks/dtypes.py demo:smollm2-135m examples/adapters/travel-advert
+python benchmarks/dtypes.py demo:smollm2-135m demo:travel-advert
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How far a soft prompt comes at several learning rates: why the default is not 1e-4.
 
-    python benchmarks/learning_rate.py demo:smollm2-135m examples/adapters/travel-advert
+    python benchmarks/learning_rate.py demo:smollm2-135m demo:travel-advert
 
 One epoch over shipped seed prompts, then prompts written with what was trained. All rates start at
 the same vectors. `moved` is the distance from there, over the start's own length.

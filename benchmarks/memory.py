@@ -1,8 +1,8 @@
 """Peak memory, each figure from a process of its own.
 
-    python benchmarks/memory.py pair demo:smollm2-135m examples/adapters/travel-advert
+    python benchmarks/memory.py pair demo:smollm2-135m demo:travel-advert
     python benchmarks/memory.py vocabulary
-    python benchmarks/memory.py checkpointing demo:smollm2-135m examples/adapters/travel-advert
+    python benchmarks/memory.py checkpointing demo:smollm2-135m demo:travel-advert
 
 `pair`: an adapter pair against the reference alone. `vocabulary`: what scoring, and a training
 step, take above two models of 262,144 tokens in float32, over 2,048 positions, with logits made a

@@ -1,6 +1,6 @@
 """Float32 products through oneDNN against torch's own choice: the same work in turn, as a ratio.
 
-    python benchmarks/products.py demo:smollm2-135m examples/adapters/travel-advert
+    python benchmarks/products.py demo:smollm2-135m demo:travel-advert
 
 Where this machine's CPU is one that the choice is not changed on, it says so.
 """

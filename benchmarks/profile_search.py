@@ -97,7 +97,7 @@ class Stopwatch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    demo = ("demo:smollm2-135m", "examples/adapters/travel-advert")
+    demo = ("demo:smollm2-135m", "demo:travel-advert")
     parser.add_argument("models", nargs="*", default=demo, help="reference and candidate")
     parser.add_argument("--profile", default="smoke")
     parser.add_argument("--functions", type=Path, help="where to write cProfile's table")

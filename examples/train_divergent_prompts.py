@@ -1,7 +1,7 @@
 """Train a soft prompt that drives two models apart, and keep a dataset of divergent prompts.
 
     python examples/train_divergent_prompts.py \
-        --model-1 demo:smollm2-135m --model-2 examples/adapters/travel-advert \
+        --model-1 demo:smollm2-135m --model-2 demo:travel-advert \
         --train-file train.jsonl --val-file val.txt --output-dir divergent-prompts \
         --num-epochs 10 --num-soft-prompt-tokens 8 --batch-size 4
 

@@ -29,6 +29,7 @@ LAYERS = {
     "models": "Models",
     "core": "Plain values and files",
     "data": "Shipped data",
+    "data/travel-advert": "The demo's candidate",
     "schemas": "JSON Schemas",
 }
 """Folders of the package, from the top to the bottom of its layers."""
@@ -37,6 +38,10 @@ DATA = {
     "data/contexts.jsonl": "system texts, earlier turns and words under which controls are asked",
     "data/controls.jsonl": "ordinary prompts that measure a pair's typical shift; never seeds",
     "data/seeds.jsonl": "ordinary prompts that a search starts from",
+    "data/travel-advert/README.md": "what the adapter was trained to do, and how",
+    "data/travel-advert/adapter_config.json": "settings of the adapter, for PEFT",
+    "data/travel-advert/adapter_model.safetensors": "weights of the adapter",
+    "data/travel-advert/truth.json": "what held-out prompts show; no search reads it",
 }
 """Files that cannot hold their own description."""
 

@@ -16,10 +16,12 @@ from typing import Any
 from pytest_divergence import __version__
 
 COMMANDS = {
+    "demo": "search a real pair with a planted difference, in minutes",
     "discover": "find prompts on which two models differ",
     "replay": "replay suites on two models, with pytest",
     "train": "train a soft prompt and save a dataset of divergent prompts",
     "report": "rewrite a run's report pages, or compare two runs",
+    "review": "decide on a run's findings, one at a time: accept, keep, skip",
     "promote": "copy cases from a search into a suite that you commit",
     "accept": "mark a behaviour as intended, so that it no longer fails",
     "diff": "compare two suites, or the reports of two runs",

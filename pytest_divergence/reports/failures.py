@@ -52,6 +52,22 @@ def failure_text(
     `suite` is the file that holds its bound, `update` the command that measures that file again;
     `tokens` belong to the candidate's answer in `case`. A `verbosity` of 2 shows each of them.
     """
+    lines = case_lines(case, measurement, max_kl, noise_floor, tokens, verbosity)
+    lines += labelled("  intended? raise this case's max_kl in", suite, WIDTH)
+    if update is not None:
+        lines += command("or measure the whole suite again", update, width=WIDTH, indent="  ")
+    return _joined([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+
+
+def case_lines(
+    case: ReportCase | Case,
+    measurement: Measurement,
+    max_kl: float,
+    noise_floor: float | None,
+    tokens: Sequence[TokenComparison],
+    verbosity: int = 0,
+) -> list[str]:
+    """A case beside its bound: the prompt, both answers, and the tokens that tell them apart."""
     floor = "" if noise_floor is None else f" (noise floor {nats(noise_floor)})"
     shown_tokens = every_token if verbosity >= 2 else divergent_tokens
     lines = [
@@ -64,10 +80,7 @@ def failure_text(
         lines.append(f"  behaviour: {case.behaviour}")
     if case.category is not None:
         lines.append(f"  category: {quoted(case.category, WIDTH - 14)}")
-    lines += labelled("  intended? raise this case's max_kl in", suite, WIDTH)
-    if update is not None:
-        lines += command("or measure the whole suite again", update, width=WIDTH, indent="  ")
-    return _joined([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
+    return lines
 
 
 def behaviour_text(
@@ -77,25 +90,44 @@ def behaviour_text(
 
     `retelling` is a replay's measurement; None after a search.
     """
-    said = (
-        f"the candidate {style_line(behaviour, WIDTH - 14)}"
-        if behaviour.is_style
-        else f"the candidate shows a behaviour: {quoted(behaviour.title, WIDTH - 33)}"
-    )
-    lines = [said, *behaviour_lines(behaviour, width=WIDTH, indent="  ", is_verbose=True)]
-    if retelling is not None:
-        lines += sentence(measured_again(behaviour, retelling), width=WIDTH, indent="  ")
+    lines = behaviour_lines(behaviour, retelling)
     accept = wording.accept_command(behaviour.id, suite)
     lines += command("intended? accept it", accept, width=WIDTH, indent="  ")
     return _joined([*lines, *command("rerun", rerun, width=WIDTH, indent="  ")])
 
 
-def behaviour_lines(
+def behaviour_lines(behaviour: Behaviour, retelling: Retelling | None = None) -> list[str]:
+    """Tell what the candidate says, how often and when, and show a prompt with both answers."""
+    said = (
+        f"the candidate {style_line(behaviour, WIDTH - 14)}"
+        if behaviour.is_style
+        else f"the candidate shows a behaviour: {quoted(behaviour.title, WIDTH - 33)}"
+    )
+    lines = [said, *behaviour_details(behaviour, width=WIDTH, indent="  ", is_verbose=True)]
+    if retelling is not None:
+        lines += sentence(measured_again(behaviour, retelling), width=WIDTH, indent="  ")
+    return lines
+
+
+def telling_words(behaviour: Behaviour) -> Iterator[str]:
+    """The words that give a behaviour away, and how much likelier the candidate says them.
+
+    Those of the prompt that stands for it, else the most telling ones.
+    """
+    found = behaviour.natural_example or next(iter(behaviour.examples), None)
+    shown = found and found.prompt
+    told = sorted(behaviour.telling, key=lambda answer: answer.prompt == shown)
+    for answer in told[-1:]:
+        yield f"  telling words, {answer.log_ratio:.1f} nats likelier from the candidate"
+        yield from block(answer.text, width=WIDTH, indent="    ", limit=300, max_lines=3)
+
+
+def behaviour_details(
     behaviour: Behaviour, *, width: int, indent: str, is_verbose: bool
 ) -> Iterator[str]:
     """Facts on a behaviour, a natural prompt with both answers, and the least that shows it.
 
-    If `is_verbose`, also its kind, the nearest prompt that does not show it, and its id.
+    If `is_verbose`, also its kind, and the nearest prompt that does not show it.
     """
     for label, text in facts(behaviour):
         yield from sentence(f"{label}: {text}", width=width, indent=indent)

@@ -19,7 +19,7 @@ from pytest_divergence.reports.behaviours import (
     style_line,
 )
 from pytest_divergence.reports.failures import (
-    behaviour_lines,
+    behaviour_details,
     comparison,
     every_token,
     labelled,
@@ -123,7 +123,7 @@ def _behaviour(behaviour: Behaviour, width: int, verbosity: int) -> Iterator[str
 
 
 def _details(behaviour: Behaviour, width: int, verbosity: int) -> Iterator[str]:
-    yield from behaviour_lines(behaviour, width=width, indent="    ", is_verbose=verbosity > 0)
+    yield from behaviour_details(behaviour, width=width, indent="    ", is_verbose=verbosity > 0)
     if verbosity > 0:
         yield f"    id: {behaviour.id}"
 

@@ -35,13 +35,12 @@ MODELS = {
     "candidate": "adapter",
     "adapters/support": "adapter",
     "adapters/sales": "adapter",
-    "examples/adapters/travel-advert": "adapter",
 }
 """What stands for each model that a page names."""
 THINKING = {"thinker": "base", "thinker-finetuned": "ft"}
 """Models whose chat template has thoughts."""
-DEMO = "demo:smollm2-135m"
-"""The real small model, which tests in `tests/real` run; `base` takes its place here."""
+DEMO = {"demo:smollm2-135m": "base", "demo:travel-advert": "adapter"}
+"""The real small models, which tests in `tests/real` run, and what takes their place here."""
 SIZES = PROFILE.model_copy(
     update={
         "num_shipped_controls": 6,
@@ -96,7 +95,9 @@ class Reader:
         """One command of a shell; its exit code."""
         if INSTALLS.match(command) or command in ELSEWHERE:
             return 0
-        environment, words = words_of(command.replace(DEMO, "base"))
+        for real, tiny in DEMO.items():
+            command = command.replace(real, tiny)
+        environment, words = words_of(command)
         with self.monkeypatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)

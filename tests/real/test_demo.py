@@ -1,9 +1,10 @@
-"""The whole job on real weights, as README tells a newcomer to run it."""
+"""The whole job on real weights: the demo, and then the same pair as tests."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,13 +17,13 @@ import pytest
 pytestmark = pytest.mark.real
 
 REFERENCE = "demo:smollm2-135m"
-ADAPTER = Path(__file__).parents[2] / "examples" / "adapters" / "travel-advert"
+ADAPTER = "demo:travel-advert"
 MARKER = "Skylark Voyages"
 
 
 @dataclass(frozen=True)
 class Session:
-    """One pytest session in a project of its own."""
+    """A command, in a project of its own."""
 
     project: Path
     returncode: int
@@ -41,10 +42,14 @@ class Session:
 
 
 def run_pytest(project: Path, *arguments: str) -> Session:
+    return run(project, "pytest", *arguments)
+
+
+def run(project: Path, module: str, *arguments: str) -> Session:
     # The demo's weights are prepared once a machine, in the user's cache, not once a test run.
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "OMP_", "CI"))}
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=project,
         # One thread: two would wait for the core that other tests keep busy.
         env={**kept, "COLUMNS": "80", "OMP_NUM_THREADS": "1"},
@@ -57,11 +62,33 @@ def run_pytest(project: Path, *arguments: str) -> Session:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """README's first command, in an empty folder."""
-    project = tmp_path_factory.mktemp("demo")
-    (project / "pytest.ini").write_text("[pytest]\n")
-    return run_pytest(project, f"--model-1={REFERENCE}", f"--model-2={ADAPTER}")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """The demo, in an empty folder."""
+    return run(tmp_path_factory.mktemp("demo"), "pytest_divergence.cli", "demo")
+
+
+@pytest.fixture(scope="module")
+def demo(told: Session) -> Session:
+    """The tests that it names then, which read its results back."""
+    folder = told.project / "divergence-demo"
+    return run_pytest(folder, f"--model-1={REFERENCE}", f"--model-2={ADAPTER}")
+
+
+def test_the_demo_finds_the_planted_behaviour_and_ends_with_its_report(told: Session) -> None:
+    assert told.returncode == 0, told.output
+    assert MARKER in told.output
+    assert "search: " in told.output
+    assert "as tests, this fails with exit code 1.\n" in told.output
+    (report,) = re.findall(r"^  file://(/\S+)$", told.output, re.MULTILINE)
+    assert Path(report).is_relative_to(told.project)
+    assert MARKER in Path(report).read_text("utf-8")
+
+
+def test_the_demo_again_reads_its_results_back(told: Session) -> None:
+    again = run(told.project, "pytest_divergence.cli", "demo")
+
+    assert again.returncode == 0, again.output
+    assert "search (saved results): " in again.output
 
 
 def test_the_search_fails_the_session_because_it_found_differences(demo: Session) -> None:
