@@ -177,7 +177,7 @@ def test_a_stranger_is_told_the_story_and_where_it_goes_on(demo: Demo, stranger:
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(
-        f"{INTRODUCTION}1 of 2 prompts found by the search shows more divergence than the bound"
+        f"{INTRODUCTION}The models behave differently. 1 of 2 prompts found by the search shows"
     )
     assert done.stdout.endswith(ENDING.format(page=page(stranger)))
     made = stranger / "divergence-demo"

@@ -49,8 +49,9 @@ TOKEN = TokenComparison(
 )
 BEHAVIOUR = f"""\
 the candidate shows a behaviour: "Sure thing!"
-  confirmed, content, in 30 of 32 fresh answers (reference: 0)
-  prompt
+  confirmed: in 30 of 32 fresh answers (reference: 0)
+  content
+  no natural prompt was found; this shows it
     | {SOUP}
   reference
     | Onions.
