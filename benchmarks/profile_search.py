@@ -2,8 +2,10 @@
 
     python benchmarks/profile_search.py [MODEL_1 MODEL_2] [--profile smoke] [--functions FILE]
 
-Each kind of work unit has a row. With `--functions` the whole search runs under cProfile, whose
-table of functions by own time is written to FILE (and whose cost makes the shares useless).
+Each kind of work unit has a row. Then come the operations of the forward passes a second, two for
+each weight of the layers and token, beside what this CPU reaches in one large product. With
+`--functions` the whole search runs under cProfile, whose table of functions by own time is written
+to FILE (and whose cost makes the shares useless).
 """
 
 from __future__ import annotations
@@ -23,17 +25,21 @@ from typing import Any
 from unittest import mock
 
 import torch
+from timing import seconds
 
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.engines import in_process
 from pytest_divergence.discovery.engines.base import WorkUnit
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.run import search
+from pytest_divergence.models.forward import fast_matmul
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.transformers_side import TransformersSide
 
 NUM_FUNCTIONS = 40
+SIZE, NUM_PRODUCTS = 3_072, 5
+"""Rows of a large product's matrices, and products, of which the fastest counts."""
 NAMED_BY_TWO = ("calibrate", "controls", "name", "search", "select")
 """Work whose kind is told by the first two parts of a unit's name; others by one."""
 
@@ -112,11 +118,18 @@ def main() -> None:
         search(
             settings, root=Path(root), load_pair=lambda: pair, listener=Silence(), is_forced=True
         )
-        seconds = time.perf_counter() - started
+        whole = time.perf_counter() - started
+    tokens = pair.tokens_forwarded
     if given.functions:
         given.functions.write_text(functions(profiler), "utf-8")
     else:
-        show(watch, seconds)
+        show(watch, whole)
+        forward_seconds = sum(times.forward for times in watch.by_kind.values())
+        print(
+            f"forward passes: {2 * layer_weights(pair) * tokens / forward_seconds / 1e9:.1f} GFLOP/s"
+        )
+        for threads in (1, 2):
+            print(f"a large product, threads: {threads}: {peak(threads) / 1e9:.1f} GFLOP/s")
 
 
 def show(watch: Stopwatch, seconds: float) -> None:
@@ -134,6 +147,26 @@ def print_row(name: str, times: Times) -> None:
         f"{name:32} {times.total:7.1f} {times.forward:8.1f} {times.backward:8.1f} "
         f"{times.share:7.1%}"
     )
+
+
+def layer_weights(pair: ModelPair) -> int:
+    """Weights that each token is multiplied with; the output head, for some tokens, left out."""
+    assert isinstance(pair.reference, TransformersSide)
+    named = pair.reference.model.named_parameters()
+    return sum(each.numel() for name, each in named if each.ndim == 2 and ".layers." in name)
+
+
+def peak(threads: int) -> float:
+    """Return float32 operations a second of the fastest of some large products."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        matrix = torch.rand(SIZE, SIZE)
+        with fast_matmul():
+            best = min(seconds(lambda: matrix @ matrix) for _ in range(NUM_PRODUCTS))
+    finally:
+        torch.set_num_threads(before)
+    return 2 * SIZE**3 / best
 
 
 def functions(profiler: cProfile.Profile) -> str:
