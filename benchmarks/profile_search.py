@@ -124,10 +124,8 @@ def main() -> None:
         given.functions.write_text(functions(profiler), "utf-8")
     else:
         show(watch, whole)
-        forward_seconds = sum(times.forward for times in watch.by_kind.values())
-        print(
-            f"forward passes: {2 * layer_weights(pair) * tokens / forward_seconds / 1e9:.1f} GFLOP/s"
-        )
+        inside = sum(times.forward for times in watch.by_kind.values())
+        print(f"forward passes: {2 * layer_weights(pair) * tokens / inside / 1e9:.1f} GFLOP/s")
         for threads in (1, 2):
             print(f"a large product, threads: {threads}: {peak(threads) / 1e9:.1f} GFLOP/s")
 
