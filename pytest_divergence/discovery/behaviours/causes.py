@@ -71,7 +71,7 @@ def add_causes(
 def _unit(confirmed: ConfirmedBehaviour, naturalness: Naturalness, profile: Profile) -> WorkUnit:
     ranked = sorted(
         confirmed.causes,
-        key=lambda prompt: (not naturalness.is_likely(prompt), len(_pieces(prompt)), prompt),
+        key=lambda prompt: (not naturalness.is_likely(prompt), len(prompt), prompt),
     )
     starts = ranked[:NUM_STARTS]
     # A session in which a strategy failed may have found other prompts.

@@ -1,13 +1,15 @@
 """Natural prompts: one that a person could write stands for each behaviour.
 
 Of the prompts that show it, natural ones are asked anew, those that people wrote first. Where none
-is natural, or none shows it again, the reference writes questions about the words that go with it.
+is natural, or none shows it again, the reference writes questions about the words that go with it;
+what ends in the middle of a sentence comes last.
 A search for divergence drifts to text that nobody writes; what convinces a reader is an ordinary
 question.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -42,6 +44,8 @@ NUM_QUESTIONS = 12
 """Questions that the reference writes."""
 NUM_SUBJECTS = 3
 """Words that these are about."""
+WHOLE = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u00bb\u201d)]*\s*$")
+"""The end of a sentence."""
 STRATEGY = "natural"
 """Origin of a case whose prompt the search had not scored."""
 
@@ -71,11 +75,14 @@ def with_natural_examples(
         tried = condition.prompts.having if condition else ()
         signs = Counter([*known.causes, *_showing(known.hypothesis, evidence)])
         ranked = sorted(signs, key=lambda prompt: (prompt not in people, -signs[prompt]))
-        example = search.best([*tried, *ranked])
+        whole = [prompt for prompt in ranked if prompt in people or WHOLE.search(prompt)]
+        example = search.best([*tried, *whole])
         if example is None:
             cause, shipped = known.behaviour.shortest_cause, every_shipped_prompt()
             words = hint_words(known.hypothesis, evidence, shipped, cause)
             example = search.best(search.questions(words[:NUM_SUBJECTS]))
+        if example is None:
+            example = search.best([prompt for prompt in ranked if prompt not in whole])
         found.append(known.with_changes(natural_example=example))
     if content:
         listener.progress("find a natural prompt", len(content), len(content))
