@@ -37,6 +37,7 @@ from pytest_divergence.discovery.behaviours.leads import Leads
 from pytest_divergence.discovery.behaviours.long_answers import answered_at_length
 from pytest_divergence.discovery.behaviours.natural_prompts import (
     scored_examples,
+    with_greedy_answers,
 )
 from pytest_divergence.discovery.behaviours.power import power_of_tests
 from pytest_divergence.discovery.behaviours.surprise import Surprise
@@ -424,9 +425,13 @@ class Steps:
 
     def _with_cases(self, behaviour: Behaviour) -> Behaviour:
         """Return the behaviour with the cases whose answers show it."""
-        cases = [confirmed.case for confirmed in self.state.cases]
-        shown = [case.id for case in cases if case.behaviour == behaviour.id]
-        return behaviour.model_copy(update={"example_case_ids": shown})
+        shown = [each.case for each in self.state.cases if each.case.behaviour == behaviour.id]
+        return behaviour.model_copy(
+            update={
+                "example_case_ids": [case.id for case in shown],
+                "natural_example": with_greedy_answers(behaviour.natural_example, shown),
+            }
+        )
 
 
 def _pair_facts(worker: Worker) -> tuple[str, str | None, dict[str, JsonValue]]:

@@ -111,15 +111,18 @@ def ordinary_share(rate: float) -> str:
 
 def kind(behaviour: Behaviour) -> str | None:
     """`content; only some prompts cause it`: what was judged of a confirmed behaviour, if any."""
-    clauses = []
-    if behaviour.confirmed and behaviour.content is not None:
-        clauses.append("style" if behaviour.is_style else "content")
-    if behaviour.breadth is not None:
-        clauses.append(BREADTHS[behaviour.breadth])
+    is_judged = behaviour.confirmed and behaviour.content is not None
+    judged = ["style" if behaviour.is_style else "content"] if is_judged else []
+    return "; ".join([*judged, *properties(behaviour)]) or None
+
+
+def properties(behaviour: Behaviour) -> list[str]:
+    """Return how broadly a behaviour is shown and how new it is, a clause each, as far as known."""
+    clauses = [] if behaviour.breadth is None else [BREADTHS[behaviour.breadth]]
     if behaviour.surprise is not None:
         nats = f"{behaviour.surprise:.{0 if behaviour.surprise >= 10 else 1}f}"
         clauses.append(f"the reference is {nats} nats from saying it anywhere")
-    return "; ".join(clauses) or None
+    return clauses
 
 
 def counted_in(behaviour: Behaviour) -> str:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pytest_divergence.core.behaviours import Behaviour, NaturalExample
+from pytest_divergence.core.cases import Case
 from pytest_divergence.core.settings import MetricName, Profile
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts, repeated_answers
 from pytest_divergence.discovery.behaviours.conditions import Condition, hint_words
@@ -111,6 +112,19 @@ def scored_examples(
         rows = [ScoredProposal.from_row(row) for row in ledger.result(unit)]
         known.update((row.proposal.text, row) for row in rows)
     return {id_: known[text] for id_, text in texts.items()}
+
+
+def with_greedy_answers(
+    example: NaturalExample | None, cases: Sequence[Case]
+) -> NaturalExample | None:
+    """Return an example with the greedy answers of its case, if that is among `cases`.
+
+    Sampled answers of a small model are a poor picture of what it mostly says.
+    """
+    for case in cases:
+        if example is not None and case.text == example.prompt and case.completions is not None:
+            return example.model_copy(update=case.completions.model_dump())
+    return example
 
 
 def _score(

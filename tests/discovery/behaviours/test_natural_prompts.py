@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core.behaviours import Behaviour, NaturalExample
+from pytest_divergence.core.cases import Case, Completions
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
@@ -16,6 +17,7 @@ from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.natural_prompts import (
     scored_examples,
+    with_greedy_answers,
     with_natural_examples,
 )
 from pytest_divergence.discovery.engines.base import Ledger
@@ -124,6 +126,20 @@ def test_a_natural_prompt_that_was_never_scored_is_scored_once(ledger: Ledger) -
     assert found["behaviour-x"].proposal.text == KNOWN[3]
     assert found["behaviour-x"].search_kl > 0.1
     assert again == found
+
+
+def test_the_greedy_answers_of_its_case_are_told() -> None:
+    example = NaturalExample(
+        prompt="Why?", reference="r", candidate="c", shown_count=2, num_answers=3
+    )
+    answers = Completions(reference="It is so.", candidate=f"{SAID}.")
+    case = Case(input="Why?", completions=answers)
+
+    found = with_greedy_answers(example, [Case(input="Who?", completions=answers), case])
+
+    assert found == example.model_copy(update={"reference": "It is so.", "candidate": f"{SAID}."})
+    assert with_greedy_answers(example, []) == example
+    assert with_greedy_answers(None, [case]) is None
 
 
 def _prompt(found: NaturalExample | None) -> str:
