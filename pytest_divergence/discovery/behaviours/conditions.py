@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, islice, zip_longest
+from random import Random
 
 import numpy as np
 from scipy.stats import fisher_exact
@@ -26,6 +27,7 @@ from pytest_divergence.discovery.behaviours.answers import (
 from pytest_divergence.discovery.behaviours.causes import greedy_answers
 from pytest_divergence.discovery.behaviours.fresh_prompts import (
     MIN_PAIRS,
+    REMADE,
     FreshPrompts,
     Purse,
     fresh_prompts,
@@ -37,16 +39,19 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import (
     holm,
 )
 from pytest_divergence.discovery.behaviours.ngrams import has_motif
+from pytest_divergence.discovery.behaviours.prompt_forms import FORMS
 from pytest_divergence.discovery.behaviours.prompt_properties import (
     Contrast,
     PromptProperty,
     dividing_properties,
+    language_in,
     parts_clearly,
     words_by_rise,
 )
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.prompt_files import every_shipped_prompt
+from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprints import text_digest
 
 MIN_RISE = 0.25
@@ -58,6 +63,11 @@ MIN_HINTS = 3
 WORD_FRAMES = ("Tell me about {}.", "How do I get {}?")
 WORD_SHARE = 0.25
 """Of a behaviour's tokens, those that may go to questions about words."""
+FORM_SHARE = 0.2
+"""Of what is left, those that may go to prompts of all forms."""
+NUM_OF_A_FORM = 4
+NUM_REMADE_OF = 100
+"""Shortest shipped prompts that these are made of."""
 GENERAL_SHARE = 0.5
 """Share of the controls at which a behaviour needs no condition."""
 
@@ -213,9 +223,9 @@ class _Trials:
         asked = [*(prompt.prompt for prompt in self.evidence.answered), *self.seeds]
         contrasts = contrasts_of(self.hypothesis, self.evidence)
         if not parts_clearly(contrasts, self.shipped):
-            about_words = self._about_words(shortest_cause)
-            contrasts += about_words
-            asked += [text for each in about_words for text in (*each.showing, *each.others)]
+            hints = [*self._about_words(shortest_cause), self._in_forms()]
+            contrasts += hints
+            asked += [text for each in hints for text in (*each.showing, *each.others)]
         properties, trials = dividing_properties(contrasts, self.shipped), list[Trial]()
         for found in properties:
             prompts = fresh_prompts(
@@ -245,15 +255,7 @@ class _Trials:
         """
         words = hint_words(self.hypothesis, self.evidence, self.shipped, shortest_cause)
         prompts = [frame.format(word) for word in words for frame in WORD_FRAMES]
-        digest = text_digest("\n".join((*prompts, str(self.purse.left))))[:8]
-        arguments = {
-            "hypothesis": self.hypothesis,
-            "prompts": prompts,
-            "length": self.profile.thought_length + self._answer_length,
-            "tokens": self.purse.left * WORD_SHARE,
-        }
-        name = f"behaviour/{self.hypothesis.id}/words/{digest}"
-        found = self.purse.ledger.result(WorkUnit(name, _ask, arguments))
+        found = self._asked(prompts, WORD_SHARE)
         return [
             Contrast(
                 *(
@@ -263,6 +265,35 @@ class _Trials:
             )
             for framed in ({frame.format(word) for word in words} for frame in WORD_FRAMES)
         ]
+
+    def _in_forms(self) -> Contrast:
+        """Ask the candidate prompts of each form, which a search may not have met; one work unit.
+
+        What only sums cause, say, hardly any prompt of a search causes.
+        """
+        rng = Random(row_seed(self.seed, "forms", self.hypothesis.id))
+        english = [text for text in self.shipped if language_in(text) == "English"]
+        short = sorted(english, key=lambda text: (len(text), text))[:NUM_REMADE_OF]
+        texts = rng.sample(short, len(short))
+        of_each = [
+            list(islice(filter(FORMS[form], (remake(text, rng) for text in texts)), NUM_OF_A_FORM))
+            for form, remake in REMADE.items()
+        ]
+        prompts = [made for turn in zip_longest(*of_each) for made in turn if made is not None]
+        return Contrast(**self._asked(list(dict.fromkeys(prompts)), FORM_SHARE))
+
+    def _asked(self, prompts: Sequence[str], share: float) -> dict[str, list[str]]:
+        """Ask the candidate, greedily, as many of the prompts as a share of the tokens pays for."""
+        digest = text_digest("\n".join((*prompts, str(self.purse.left))))[:8]
+        arguments = {
+            "hypothesis": self.hypothesis,
+            "prompts": prompts,
+            "length": self.profile.thought_length + self._answer_length,
+            "tokens": self.purse.left * share,
+        }
+        name = f"behaviour/{self.hypothesis.id}/words/{digest}"
+        found: dict[str, list[str]] = self.purse.ledger.result(WorkUnit(name, _ask, arguments))
+        return found
 
     def _trial(self, found: PromptProperty, prompts: FreshPrompts) -> Trial:
         """Ask the fewest prompts; if they hint at a condition, ask the rest too.

@@ -10,7 +10,10 @@ from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.conditions import (
+    FORM_SHARE,
+    NUM_OF_A_FORM,
     Trial,
+    _Trials,
     contrasts_of,
     find_conditions,
     held_up,
@@ -19,12 +22,14 @@ from pytest_divergence.discovery.behaviours.conditions import (
 from pytest_divergence.discovery.behaviours.fresh_prompts import (
     MAX_PAIRS,
     MIN_PAIRS,
+    REMADE,
     FreshPrompts,
     Purse,
     fresh_prompts,
 )
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
+from pytest_divergence.discovery.behaviours.prompt_forms import FORMS
 from pytest_divergence.discovery.behaviours.prompt_properties import (
     Contrast,
     Form,
@@ -245,3 +250,17 @@ def test_what_most_controls_show_needs_no_condition(ledger: Ledger) -> None:
 
     assert found == {}
     assert ledger.spent.num_computed == 0
+
+
+def test_prompts_of_every_form_are_asked_that_a_search_may_not_have_met(ledger: Ledger) -> None:
+    """Sums, for one: hardly any prompt of a search holds one."""
+    trials = _Trials(
+        Purse(ledger, 20_000, 20_000), PHRASE, AnsweredPrompts(), ORDINARY, [], SMOKE, seed=0
+    )
+
+    found = trials._in_forms()
+
+    assert len(found.others) == 16
+    for form in REMADE:
+        assert sum(map(FORMS[form], found.others)) >= NUM_OF_A_FORM
+    assert 0 < ledger.spent.tokens_forwarded <= FORM_SHARE * 20_000
