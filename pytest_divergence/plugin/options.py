@@ -133,6 +133,18 @@ def given(config: pytest.Config) -> dict[str, RawOption]:
     return found
 
 
+def is_said_by_user(config: pytest.Config, entry: RawOption) -> bool:
+    """Whether a value is of the user at hand: not the ini file's, nor in its addopts.
+
+    A worker of pytest-xdist has what its controller has checked.
+    """
+    if entry.source == COMMAND_LINE and not hasattr(config, "workerinput"):
+        words = [str(word) for word in config.invocation_params.args]
+        typed = " ".join([*words, os.environ.get("PYTEST_ADDOPTS", "")])
+        return all(line in typed for line in entry.value.split("\n"))
+    return entry.source != INI
+
+
 def located_value(config: pytest.Config, field: str, entry: RawOption) -> str:
     """Return a value; a path in the ini file becomes relative to where pytest was started."""
     if entry.source != INI or config.inipath is None or field not in PATHS:

@@ -28,6 +28,7 @@ from pytest_divergence.core.behaviours import Retelling, TellingContinuation
 from pytest_divergence.core.cases import Case, Completions, Measurement, is_same_quantity
 from pytest_divergence.core.changes import describe_changes
 from pytest_divergence.core.errors import MeasurementError, PromptIdsError
+from pytest_divergence.core.evidence import growing_values, like_for_like
 from pytest_divergence.core.file_names import TOKENS, sidecar_path
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.suites import StoredSuite
@@ -68,7 +69,7 @@ class Replayed:
         self, session: DivergenceSession, pair: ModelPair, case: Case, found: ReplayedCase
     ) -> None:
         """Take `found`, the row as it was measured on `pair`."""
-        self.measurement = found.measurement
+        self.measurement = like_for_like(found.measurement, case.kl)
         self.pair: ModelPair | None = pair
         self._session, self._pair, self._case = session, pair, case
 
@@ -237,7 +238,7 @@ def sizes_for(session: DivergenceSession, pair: ModelPair) -> SampleSizes:
 
 def _grown(row: Case, measurement: Measurement, floor: float) -> GrownRow:
     assert row.kl is not None  # rows without a value are not compared
-    old, new = row.kl.forward, measurement.forward
+    old, new = growing_values(row.kl, measurement)
     return GrownRow(row.id, old, new, math.exp(log_ratio(new, old, floor)))
 
 

@@ -25,7 +25,7 @@ from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import Continuations, greedy_continuations
 from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
-from pytest_divergence.scoring.teacher_forcing import ScoringRow, score_tokens
+from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_log_probs
 
 MIN_COMPLETION_LENGTH = 32
 """Tokens of a completion that people read."""
@@ -205,12 +205,10 @@ def measure_telling(pair: ModelPair, telling: Sequence[TellingContinuation]) -> 
             pair.prompt_rows([told.prompt for told in telling]), telling, strict=True
         )
     ]
+    reference, candidate = (continuation_log_probs(side, rows) for side in pair.sides)
     return [
-        ToldAgain(
-            float((scores.candidate_logprobs - scores.reference_logprobs)[told.start :].sum()),
-            float(scores.candidate_logprobs[told.start :].sum()),
-        )
-        for scores, told in zip(score_tokens(pair, rows), telling, strict=True)
+        ToldAgain(float((log_q - log_p)[told.start :].sum()), float(log_q[told.start :].sum()))
+        for log_p, log_q, told in zip(reference, candidate, telling, strict=True)
     ]
 
 
@@ -244,8 +242,11 @@ def _check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
 
 
 def _check_ids(pair: ModelPair, what: str, ids: Sequence[int]) -> None:
-    num_tokens = pair.reference.vocab_size
-    if max(ids) >= pair.reference.num_outcomes or max(ids[:-1], default=0) >= num_tokens:
+    num_tokens = min(side.vocab_size for side in pair.sides)
+    if (
+        max(ids) >= min(side.num_outcomes for side in pair.sides)
+        or max(ids[:-1], default=0) >= num_tokens
+    ):
         raise MeasurementError(
             f"{what}: stored token id {max(ids)} is outside the models' vocabulary of "
             f"{num_tokens} tokens; the suite belongs to other models"

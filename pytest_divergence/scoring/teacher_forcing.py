@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from pytest_divergence.core.errors import NonFiniteLogitsError
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.batching import map_batches
+from pytest_divergence.models.endpoints.served_side import ServedRows
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Decoding, LazyLogits, Side
 from pytest_divergence.scoring.divergences import js_of_log_probs, kl_of_log_probs, log_probs
@@ -189,6 +190,8 @@ def continuation_log_probs(side: Side, rows: Sequence[ScoringRow]) -> list[Tenso
 def _log_probs(side: Side, batch: list[ScoringRow]) -> list[Tensor]:
     rows = _with_one_prefix(batch)
     state = side.start([row.body for row in rows], prefix=rows[0].prefix)
+    if isinstance(state, ServedRows):
+        return [told.chosen for told in state.told([row.continuation for row in rows])]
     found = state.positions_of([row.continuation for row in rows])
     return [
         token_log_probs(side, positions, torch.tensor(row.continuation)).cpu()
