@@ -58,6 +58,7 @@ class Server:
             headers=headers,
             timeout=self.timeout,
             follow_redirects=False,
+            verify=self.spec.location.startswith("https:"),  # else no certificates are read
             trust_env=False,  # no proxy and no .netrc: prompts go to this server alone
         )
         with client:

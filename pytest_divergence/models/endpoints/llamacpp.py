@@ -157,7 +157,7 @@ class LlamaCppServer:
 
     def _told(self, answer: Mapping[str, Any], token_id: int) -> tuple[Any, list[tuple[Any, Any]]]:
         """Return ln p of the token that was written, and ids with ln p of the likeliest."""
-        told = answer["completion_probabilities"]
+        told = answer.get("completion_probabilities")
         entry = told[0] if isinstance(told, list) and len(told) == 1 else None
         head = entry.get("top_logprobs") if isinstance(entry, dict) else None
         if not isinstance(entry, dict) or not isinstance(head, list):

@@ -81,6 +81,12 @@ def _check_template(side: ServedSide, connection: Connection, chat: ChatFormat) 
     theirs = side.dialect.ids(connection, rendered, is_rendered=True)
     ours = chat.prompt_ids(PROBES[0])
     if theirs != ours:
+        if rendered == decoded(chat.tokenizer, ours, keep_special=True):
+            raise ModelLoadError(
+                f"{side.dialect.server.name} reads control tokens as text: it makes "
+                f"{_shown(theirs)} of {safe_line(rendered)}, and the pair's tokenizer makes "
+                f"{_shown(ours)}; convert the model again, with its special tokens"
+            )
         text = decoded(chat.tokenizer, ours, keep_special=True)
         raise ModelLoadError(
             f"{side.dialect.server.name} has another chat template than the pair: it makes "
