@@ -110,7 +110,8 @@ def token_scores(reference: Told, candidate: Told, writer: Role) -> TokenScores:
     """
     log_p, log_q = reference.chosen.double(), candidate.chosen.double()
     sorted_ids, order = candidate.head_ids.sort(dim=-1)
-    places = torch.searchsorted(sorted_ids, reference.head_ids).clamp(max=sorted_ids.shape[-1] - 1)
+    places = torch.searchsorted(sorted_ids, reference.head_ids.contiguous())
+    places = places.clamp(max=sorted_ids.shape[-1] - 1)
     is_shared = (sorted_ids.gather(-1, places) == reference.head_ids) & (
         reference.head_ids != NO_TOKEN
     )
