@@ -25,7 +25,7 @@ from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_p
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.side import Role, Told
 from pytest_divergence.scoring.continuations import Continuations
-from pytest_divergence.scoring.estimates import k3, told_by_both, token_scores
+from pytest_divergence.scoring.estimates import k3, token_scores, told_by_both
 from pytest_divergence.scoring.teacher_forcing import read_prompts
 
 LENGTH = 16

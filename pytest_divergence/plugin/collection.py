@@ -27,7 +27,6 @@ from pytest_divergence.core.suites import (
     read_suite,
     suite_without_cases,
 )
-from pytest_divergence.models.specs import is_served
 from pytest_divergence.plugin.aggregate_items import (
     AGGREGATE_ITEM,
     SHIFT_ITEM,
@@ -147,7 +146,7 @@ def _with_noise_of_servers(
     session: DivergenceSession, stored: StoredSuite, models: Models
 ) -> StoredSuite:
     """Return the suite with the larger noise floor, its own or that of the pair's servers."""
-    if not any(is_served(spec) for spec in (models.reference, models.candidate)):
+    if not models.is_served:
         return stored
     if session.plan.is_rewriting:
         raise pytest.UsageError(
@@ -155,7 +154,9 @@ def _with_noise_of_servers(
             "does not tell whole distributions; name the weights as a folder or Hub id"
         )
     floor, made = session.pairs.served_floor(models), stored.provenance
-    if made is None or floor is None or (made.noise_floor or floor).value >= floor.value:
+    if made is None or floor is None:
+        return stored
+    if made.noise_floor is not None and made.noise_floor.value >= floor.value:
         return stored
     return replace(stored, provenance=made.model_copy(update={"noise_floor": floor}))
 

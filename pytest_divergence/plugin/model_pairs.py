@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.models.specs import check_served_locally
+from pytest_divergence.models.specs import check_served_locally, is_served
 from pytest_divergence.plugin._compat import fixture_definitions
 from pytest_divergence.plugin.once import Once
 from pytest_divergence.plugin.options import PAIRS_INI, located
@@ -33,6 +33,11 @@ class Models:
     candidate: str
     roles: tuple[str, str] = field(default=("--model-1", "--model-2"), compare=False)
     """Their names in messages: where they were given."""
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server runs one of them."""
+        return is_served(self.reference) or is_served(self.candidate)
 
 
 class PairRules:

@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from typing import TypedDict
 
 from pytest_divergence.core.aggregates import (
+    CHOSEN_KL,
     Aggregate,
     Breadth,
     GrownRow,
@@ -28,7 +29,11 @@ from pytest_divergence.core.behaviours import Retelling, TellingContinuation
 from pytest_divergence.core.cases import Case, Completions, Measurement, is_same_quantity
 from pytest_divergence.core.changes import describe_changes
 from pytest_divergence.core.errors import MeasurementError, PromptIdsError
-from pytest_divergence.core.evidence import growing_values, like_for_like
+from pytest_divergence.core.evidence import (
+    growing_values,
+    is_same_evidence,
+    like_for_like,
+)
 from pytest_divergence.core.file_names import TOKENS, sidecar_path
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.suites import StoredSuite
@@ -128,6 +133,8 @@ class SuiteReplay:
             growth = non_inferiority(
                 [row.measured for row in grown], [row.stored for row in grown], floor
             )
+            if any(row.kl and not is_same_evidence(row.kl, measured[row.id]) for row in rows):
+                growth = replace(growth, what=CHOSEN_KL)
         beside = None
         if searched:
             mean = statistics.geometric_mean([row.ratio for row in searched])
