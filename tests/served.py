@@ -24,10 +24,12 @@ Change = Callable[[str, Answer, int], Answer]
 
 
 @contextmanager
-def llama_server(path: Path, *, num_slots: int = 1) -> Iterator[str]:
+def llama_server(path: Path, *, num_slots: int = 1, name: str | None = None) -> Iterator[str]:
     """The address of a server of one GGUF file, which ends with the block."""
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
+    if name is not None:
+        parameters.model_alias = {name}
     parameters.n_ctx = 1024 * num_slots
     parameters.n_parallel = num_slots
     parameters.cpuparams.n_threads = 1

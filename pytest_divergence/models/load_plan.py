@@ -386,6 +386,11 @@ class _Resolution:
         return replace(side, base=default)
 
     def _named_base(self, adapter: ModelSpec, text: str, role: str) -> SidePlan:
+        if is_served(text):
+            raise ModelLoadError(
+                f"{role} is served, and an adapter runs on weights that are here; name its base as "
+                "a folder or Hub id"
+            )
         spec = replace(
             parse_spec(text, role=role, root=self._context.root),
             dtype=adapter.dtype,

@@ -247,7 +247,9 @@ def _served_pair(plan: LoadPlan, chat: ChatFormat, say: Say) -> ModelPair:
             model = add_adapter(side, model)
         sides.append(sole_side(role, model, meter, say))
     _check_is_current(plan)
-    return ModelPair.of_sides(sides[0], sides[1], chat, plan.identities, plan.dtypes[0])
+    both = zip(plan.sides, plan.dtypes, strict=True)
+    dtype = next((dtype for side, dtype in both if side.served is None), plan.dtypes[0])
+    return ModelPair.of_sides(sides[0], sides[1], chat, plan.identities, dtype)
 
 
 def try_out_served(plan: LoadPlan) -> list[tuple[Told, Told]]:

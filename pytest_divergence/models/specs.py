@@ -155,7 +155,7 @@ def parse_open_spec(text: str, *, role: str, root: Path | None = None) -> ModelS
         return parse_spec(text, role=role, root=root)
     except ModelLoadError:
         is_url = "://" in text
-        if not text.strip() or (is_url and ("@" in text or "?" in text)):
+        if not text.strip() or is_served(text) or (is_url and ("@" in text or "?" in text)):
             raise
         return plugin_spec(text)
 

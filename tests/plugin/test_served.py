@@ -452,6 +452,58 @@ def test_a_marker_names_no_server_elsewhere(project: Project) -> None:
     assert "model 2 of the marker names a server on another machine" in text_of(result)
 
 
+def test_a_server_that_runs_another_model_than_the_named_one_is_refused(
+    served: Project, gguf_models: Path
+) -> None:
+    with llama_server(gguf_models / "ft.gguf", name="release-7") as address:
+        replayed(served, f"{address},model=release-7").assert_outcomes(passed=3)
+        result = replayed(served, f"{address},model=release-8")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "has no model 'release-8'; it has \"['release-7']\"" in text_of(result)
+
+
+# What a pair lacks
+
+
+def test_two_servers_need_a_tokenizer(project: Project, ft_server: str) -> None:
+    project.write_suite(SUITE, {"input": KNOT})
+
+    result = project.run(
+        SUITE,
+        f"--model-1=llamacpp:{ft_server}",
+        f"--model-2=llamacpp:{ft_server}",
+        "--divergence-max-kl=1",
+    )
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert (
+        "--model-1 and --model-2 are both served, so their tokenizer is not known; add "
+        "tokenizer=MODEL to the first" in text_of(result)
+    )
+
+
+def test_an_adapter_beside_a_served_base_needs_weights_of_its_own(
+    served: Project, base_server: str
+) -> None:
+    result = served.run(SUITE, f"--model-1=llamacpp:{base_server}", "--model-2=adapter")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "so its weights are not here; add the base to the adapter: ADAPTER,base=MODEL" in (
+        text_of(result)
+    )
+    result = served.run(
+        SUITE, f"--model-1=llamacpp:{base_server}", f"--model-2=adapter,base=llamacpp:{base_server}"
+    )
+    assert "--model-2, base is served, and an adapter runs on weights that are here" in (
+        text_of(result)
+    )
+    result = served.run(
+        SUITE, f"--model-1=llamacpp:{base_server}", "--model-2=adapter,base=base", "-Wignore"
+    )
+    result.assert_outcomes(passed=1, failed=2)
+
+
 # What a server does not tell enough for
 
 
