@@ -148,6 +148,8 @@ def test_a_suite_of_before_is_not_compared_with_a_server(served: Project, ft_ser
     assert "which do not compare: its row holds no value of the chosen tokens alone (k3)" in (
         text_of(result)
     )
+    served.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-update", "-Wignore")
+    replayed(served, ft_server).assert_outcomes(passed=3)  # as the message says
 
 
 def test_a_users_own_test_measures_on_a_server(project: Project, ft_server: str) -> None:
