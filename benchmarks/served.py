@@ -9,12 +9,18 @@ MODEL_2 are the weights that the server was made of; a suite on them is what it 
 cost of a replay against the server:
 
     python benchmarks/served.py replay MODEL_1 llamacpp:URL [PROMPTS]
+
+And a gate with a recorded reference against one with both models, each in a process of its own:
+
+    python benchmarks/served.py recorded SUITE MODEL_1 MODEL_2
 """
 
 from __future__ import annotations
 
 import math
+import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +28,7 @@ from dataclasses import replace
 
 from pytest_divergence import ModelPair, load_model_pair, score_prompts
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
+from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.side import Role, Told
 from pytest_divergence.scoring.continuations import Continuations
@@ -36,6 +43,7 @@ def whole(pair: ModelPair) -> ModelPair:
     """The pair whose server tells of every token."""
     side = pair.candidate
     assert isinstance(side, ServedSide)
+    assert isinstance(side.dialect, LlamaCppServer)
     dialect = replace(side.dialect, num_told=side.dialect.vocab_size)
     return replace(pair, candidate=replace(side, dialect=dialect))
 
@@ -121,11 +129,26 @@ def replay(model_1: str, served: str, count: int) -> None:
     print(f"{1000 * seconds / positions:.1f} ms a position")
 
 
+def recorded(suite: str, model_1: str, model_2: str) -> None:
+    for _ in range(3):
+        for reference in (model_1, f"recorded:{suite}"):
+            words = [suite, f"--model-1={reference}", f"--model-2={model_2}", "-q", "-Wignore"]
+            started = time.perf_counter()
+            process = subprocess.Popen([sys.executable, "-m", "pytest", *words])
+            _, _, used = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - started
+            print(
+                f"{turn} {reference}: {seconds:.1f} s, {used.ru_maxrss / 1024:.0f} MB", flush=True
+            )
+
+
 if __name__ == "__main__":
     way, *words = sys.argv[1:]
     named = [word for word in words if not word.isdigit()]
     size = next((int(word) for word in words if word.isdigit()), 12)
     if way == "estimates":
         estimates(named[0], named[1], named[2], size)
-    else:
+    elif way == "replay":
         replay(named[0], named[1], size)
+    else:
+        recorded(named[0], named[1], named[2])

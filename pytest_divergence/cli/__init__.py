@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a soft prompt and save a dataset of divergent prompts",
     "report": "rewrite a run's report pages, or compare two runs",
     "promote": "copy cases from a search into a suite that you commit",
+    "record": "keep what a suite's reference tells, to gate without it",
     "accept": "mark a behaviour as intended, so that it no longer fails",
     "diff": "compare two suites, or the reports of two runs",
     "validate": "list the lines of a suite that cannot be read",

@@ -30,6 +30,7 @@ from pytest_divergence.models.devices import (
 )
 from pytest_divergence.models.endpoints.http_client import Server
 from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
+from pytest_divergence.models.endpoints.recordings import Recording
 from pytest_divergence.models.fingerprints import (
     FileState,
     ModelIdentity,
@@ -42,8 +43,11 @@ from pytest_divergence.models.gguf import gguf_folder, ready_gguf_folder
 from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.sources import source_folder, tokenizer_source
 from pytest_divergence.models.specs import (
+    RECORDED,
     ModelProvider,
     ModelSpec,
+    is_partial,
+    is_recorded,
     is_served,
     parse_open_spec,
     parse_spec,
@@ -128,7 +132,7 @@ class LoadPlan:
 
     @property
     def is_served(self) -> bool:
-        """Whether a server runs one of the models."""
+        """Whether a server runs one of the models, or a record stands for it."""
         return any(side.served is not None for side in self.sides)
 
     @property
@@ -307,10 +311,15 @@ class _Resolution:
         for side in (reference, candidate, reference.base, candidate.base):
             if side is not None:
                 self._screen(side)
+        if candidate.spec.kind == RECORDED:
+            raise ModelLoadError(
+                f"{roles[1]}={candidate.spec} is a recorded reference; give it as {roles[0]}"
+            )
         if all(side.served and side.own_tokenizer is None for side in (reference, candidate)):
+            which = "the first" if reference.spec.is_served else "the second"
             raise ModelLoadError(
                 f"{roles[0]} and {roles[1]} are both served, so their tokenizer is not known; add "
-                "tokenizer=MODEL to the first, a folder or a Hub id that has it"
+                f"tokenizer=MODEL to {which}, a folder or a Hub id that has it"
             )
         return reference, candidate
 
@@ -318,6 +327,9 @@ class _Resolution:
         provider, root = self._context.provider, self._context.root
         if is_served(text):
             return self._served(parse_spec(text, role=role), role)
+        if is_recorded(text):
+            spec = parse_spec(text, role=role, root=root)
+            return SidePlan(spec, None, role, served=Recording.beside(spec, role))
         if provider is None:
             spec = parse_spec(text, role=role, root=root)
             return SidePlan(spec, self._folder(spec, role), role)
@@ -386,7 +398,7 @@ class _Resolution:
         return replace(side, base=default)
 
     def _named_base(self, adapter: ModelSpec, text: str, role: str) -> SidePlan:
-        if is_served(text):
+        if is_partial(text):
             raise ModelLoadError(
                 f"{role} is served, and an adapter runs on weights that are here; name its base as "
                 "a folder or Hub id"

@@ -33,6 +33,8 @@ from pytest_divergence.models.chat_format import (
     thoughts_note,
 )
 from pytest_divergence.models.devices import Placement, dtype_name, resolve_device
+from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
+from pytest_divergence.models.endpoints.recordings import Recording
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.endpoints.trial import try_out
 from pytest_divergence.models.fingerprints import has_tokenizer
@@ -217,9 +219,11 @@ def _tokenizers_of_served(
             "tokenizer=MODEL of the model that is served, or serve one without added tokens"
         )
     for side in full:
-        if side.served is not None and side.served.vocab_size < num_tokens(tokenizer):
+        if isinstance(side.served, Recording):
+            side.served.check_tokenizer(tokenizer)
+        elif side.served is not None and side.served.vocab_size < num_tokens(tokenizer):
             raise TokenizerMismatchError(
-                f"{side.served.server.name} knows {side.served.vocab_size} tokens, and the pair's "
+                f"{side.served.name} knows {side.served.vocab_size} tokens, and the pair's "
                 f"tokenizer {num_tokens(tokenizer)}; add tokenizer=MODEL, the model that is served"
             )
     return tokenizer, other
@@ -264,8 +268,8 @@ def try_out_served(plan: LoadPlan) -> list[tuple[Told, Told]]:
     return [
         both
         for role, side in zip(roles, plan.sides, strict=True)
-        if side.served is not None
-        for both in try_out(ServedSide(role, side.served), chat, compares_template=is_own)
+        if isinstance(side.served, LlamaCppServer)
+        for both in try_out(side.served, role, chat, compares_template=is_own)
     ]
 
 

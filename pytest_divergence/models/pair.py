@@ -172,8 +172,13 @@ class ModelPair:
 
     @property
     def is_served(self) -> bool:
-        """Whether a server runs one of the models."""
+        """Whether a server runs one of the models, or a record stands for it."""
         return any(isinstance(side, ServedSide) for side in self.sides)
+
+    @property
+    def writes(self) -> bool:
+        """Whether both models write answers; a recorded reference does not."""
+        return all(side.dialect.writes for side in self.sides if isinstance(side, ServedSide))
 
     @property
     def device(self) -> torch.device:
@@ -190,10 +195,11 @@ class ModelPair:
     def is_same_model(self) -> bool:
         """Whether both sides are the same weights without an adapter between them.
 
-        Two servers never are: what they say of their weights may be true of others too.
+        A server's never are: what it says of its weights may be true of others too.
         """
+        served = [side for side in self.sides if isinstance(side, ServedSide)]
         digests = {self.reference_identity.weights_sha256, self.candidate_identity.weights_sha256}
-        return len(digests) == 1 and not self.is_served
+        return len(digests) == 1 and all(side.dialect.names_weights for side in served)
 
     @property
     def tokens_forwarded(self) -> int:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
+from pytest_divergence.models.endpoints.served_side import Dialect
 from pytest_divergence.models.fingerprints import (
     ModelIdentity,
     hub_commit,
@@ -48,8 +48,8 @@ class SidePlan:
     """The plugin's model; set only while a pair is loaded."""
     base: SidePlan | None = None
     """The full model that an adapter was trained on."""
-    served: LlamaCppServer | None = None
-    """The server that runs the model."""
+    served: Dialect | None = None
+    """The server that runs the model, or a record of what it told."""
     own_tokenizer: Path | None = None
     """Folder of the tokenizer that a served model's spec names."""
 

@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from pytest_divergence.core.errors import ModelLoadError, one_of
+from pytest_divergence.core.file_names import SUITE_SUFFIX, is_suite
 from pytest_divergence.core.safe_text import visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Kind = Literal["hub", "folder", "adapter", "gguf", "demo", "plugin", "llamacpp"]
+Kind = Literal["hub", "folder", "adapter", "gguf", "demo", "plugin", "llamacpp", "recorded"]
 OPTIONS = ("dtype", "attn_implementation", "revision", "device", "device_map", "base")
 SERVED = ("llamacpp",)
 """Kinds of a served model: what a server speaks is named, never guessed."""
+RECORDED = "recorded"
+"""Kind of a reference that stands in a file beside a suite."""
 SERVED_OPTIONS = ("model", "tokenizer", "key_env", "timeout")
 ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
 """Attention implementations that are not a model's own code."""
@@ -41,8 +44,8 @@ class ModelSpec:
 
     kind: Kind
     location: str
-    """Hub id, absolute folder, the demo's name, a server's address, or the whole spec if a plugin
-    understands it."""
+    """Hub id, absolute folder, the demo's name, a server's address, a recorded suite's path, or the
+    whole spec if a plugin understands it."""
     revision: str | None = None
     dtype: str | None = None
     """Dtype of this model alone."""
@@ -80,10 +83,11 @@ class ModelSpec:
 
     def __str__(self) -> str:
         """The spec without secrets, as it is shown and stored."""
-        has_prefix = self.kind == "demo" or self.is_served
-        name = f"{self.kind}:{self.location}" if has_prefix else self.location
-        if self.kind in ("folder", "adapter", "gguf"):
+        name = self.location
+        if self.kind in ("folder", "adapter", "gguf", RECORDED):
             name = _relative_to_here(self.path)
+        if self.kind in ("demo", RECORDED) or self.is_served:
+            name = f"{self.kind}:{name}"
         options = [
             f"{key}={getattr(self, key):g}" if key == "timeout" else f"{key}={getattr(self, key)}"
             for key in (*OPTIONS, *SERVED_OPTIONS)
@@ -122,6 +126,8 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
     """
     if is_served(text):
         return _served_spec(text.strip(), role=role)
+    if is_recorded(text):
+        return _recorded_spec(text.strip(), role=role, root=root or Path.cwd())
     location, *raw_options = text.strip().split(",")
     location = location.strip()
     if "\0" in location:
@@ -155,7 +161,7 @@ def parse_open_spec(text: str, *, role: str, root: Path | None = None) -> ModelS
         return parse_spec(text, role=role, root=root)
     except ModelLoadError:
         is_url = "://" in text
-        if not text.strip() or is_served(text) or (is_url and ("@" in text or "?" in text)):
+        if not text.strip() or is_partial(text) or (is_url and ("@" in text or "?" in text)):
             raise
         return plugin_spec(text)
 
@@ -169,6 +175,16 @@ def is_served(text: str) -> bool:
     """Whether a spec, not yet parsed, names a server."""
     kind, colon, _ = text.strip().partition(":")
     return bool(colon) and kind in SERVED
+
+
+def is_recorded(text: str) -> bool:
+    """Whether a spec, not yet parsed, names a recorded reference."""
+    return text.strip().startswith(f"{RECORDED}:")
+
+
+def is_partial(text: str) -> bool:
+    """Whether a spec, not yet parsed, names a model of which only parts are told."""
+    return is_served(text) or is_recorded(text)
 
 
 def check_served_locally(text: str, *, name: str) -> None:
@@ -213,6 +229,16 @@ def _served_spec(text: str, *, role: str) -> ModelSpec:
         key_env=key_env,
         timeout=None if seconds is None else _seconds(seconds, role=role),
     )
+
+
+def _recorded_spec(text: str, *, role: str, root: Path) -> ModelSpec:
+    path = root / os.path.expanduser(text.partition(":")[2])
+    if not is_suite(path) or not _is(path.is_file):
+        raise ModelLoadError(
+            f"{role}: {visible(text, 200)} names no suite; write {RECORDED}:SUITE with the path of "
+            f"a *{SUITE_SUFFIX} that has been recorded"
+        )
+    return ModelSpec("recorded", str(path.resolve()))
 
 
 def _address(url: str, *, role: str, kind: str) -> SplitResult:

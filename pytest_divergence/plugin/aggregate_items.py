@@ -93,7 +93,7 @@ class AggregateItem(RowsItem):
                 found,
                 rerun=rerun(session, self.nodeid),
                 update=None
-                if self.is_served
+                if self.is_partial
                 else rerun(session, self.nodeid.partition("::")[0], "--divergence-update"),
             )
             pytest.fail(text, pytrace=False)

@@ -146,12 +146,12 @@ def _with_noise_of_servers(
     session: DivergenceSession, stored: StoredSuite, models: Models
 ) -> StoredSuite:
     """Return the suite with the larger noise floor, its own or that of the pair's servers."""
-    if not models.is_served:
+    if not models.is_partial:
         return stored
     if session.plan.is_rewriting:
         raise pytest.UsageError(
-            f"{session.shown(stored.suite.path)} cannot be measured again on a served model, which "
-            "does not tell whole distributions; name the weights as a folder or Hub id"
+            f"{session.shown(stored.suite.path)} cannot be measured again on a served or recorded "
+            "model, which does not tell whole distributions; name the weights as a folder or Hub id"
         )
     floor, made = session.pairs.served_floor(models), stored.provenance
     if made is None or floor is None:

@@ -127,7 +127,8 @@ class Pairs:
         Raises `DivergenceError`, with the server's own answer.
         """
         plan = self.plan(models)
-        if plan.is_served and models not in self._floors:
+        servers = [side.served for side in plan.sides if side.spec.is_served]
+        if servers and models not in self._floors:
             self._say("trying the server: its tokenizer, its template, and the same tokens again")
             with patient_warnings():
                 self._floors[models] = served_floor(try_out_served(plan))
@@ -195,7 +196,8 @@ def _is_one_model(plan: LoadPlan) -> bool:
     reference, candidate = (identity.weights_sha256 for identity in plan.identities)
     if reference != candidate:
         return False
-    if plan.is_served and plan.reference.spec != plan.candidate.spec:
+    is_unsure = any(side.served and not side.served.names_weights for side in plan.sides)
+    if is_unsure and plan.reference.spec != plan.candidate.spec:
         return False  # what a server says of its weights may be true of others too
     asked = {
         (spec.dtype, spec.attn_implementation, spec.device, spec.device_map)

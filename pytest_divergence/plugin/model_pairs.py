@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.models.specs import check_served_locally, is_served
+from pytest_divergence.models.specs import check_served_locally, is_partial
 from pytest_divergence.plugin._compat import fixture_definitions
 from pytest_divergence.plugin.once import Once
 from pytest_divergence.plugin.options import PAIRS_INI, located
@@ -35,9 +35,9 @@ class Models:
     """Their names in messages: where they were given."""
 
     @property
-    def is_served(self) -> bool:
-        """Whether a server runs one of them."""
-        return is_served(self.reference) or is_served(self.candidate)
+    def is_partial(self) -> bool:
+        """Whether a server or a record tells parts of one of them: no suite is made of it."""
+        return is_partial(self.reference) or is_partial(self.candidate)
 
 
 class PairRules:

@@ -28,6 +28,8 @@ TITLE = (
 MODELS = ("model_1", "model_2")
 PATHS = (*MODELS, "seeds", "training_data", "contexts", "chat_template", "report_dir")
 
+RECORDED = "recorded:"
+"""Beginning of a spec that names a suite's recorded reference, before the suite's path."""
 COMMAND_LINE, INI, DEFAULT = "command line", "ini", "default"
 
 PAIRS_INI = "divergence_pairs"
@@ -160,6 +162,8 @@ def located_value(config: pytest.Config, field: str, entry: RawOption) -> str:
 
 def located(config: pytest.Config, start: Path, spec: str) -> str:
     """Return a spec; a folder below `start` becomes relative to where pytest was started."""
+    if spec.startswith(RECORDED):
+        return RECORDED + located(config, start, spec.removeprefix(RECORDED))
     name, comma, rest = spec.partition(",")
     here = config.invocation_params.dir
     if start == here or Path(name).is_absolute() or not (start / name).exists():

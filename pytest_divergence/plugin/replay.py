@@ -44,7 +44,7 @@ from pytest_divergence.plugin.bounds import metric_for, noise_floor_of
 from pytest_divergence.plugin.frames import forget_frames
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority, shift
-from pytest_divergence.scoring.continuations import greedy_continuations
+from pytest_divergence.scoring.continuations import greedy_answer, greedy_continuations
 from pytest_divergence.scoring.suite_rows import (
     ReplayedCase,
     case_prompt,
@@ -79,7 +79,12 @@ class Replayed:
         self._session, self._pair, self._case = session, pair, case
 
     def tokens(self) -> Sequence[TokenComparison]:
-        """Compare both models at each token of the candidate's new answer."""
+        """Compare both models at each token of the candidate's new answer.
+
+        A recorded reference knows nothing of new tokens, so then there is nothing to compare.
+        """
+        if not self._pair.writes:
+            return ()
         return compare_tokens(self._pair, case_prompt(self._case), self._answers[1])
 
     def completions(self) -> Completions:
@@ -224,8 +229,14 @@ def answers_of(
 ) -> tuple[Completions, tuple[int, ...]]:
     """Return both models' greedy answers, and the candidate's as token ids.
 
-    A suite's stored answers may be other models'.
+    A suite's stored answers may be other models'. A recorded reference writes none, and its stored
+    one stands.
     """
+    if not pair.writes:
+        prompt, stored = case_prompt(case), case.completions
+        answer = greedy_answer(pair, pair.candidate, prompt, max_new_tokens=max_new_tokens)
+        said = stored.reference if stored is not None else ""
+        return Completions(reference=said, candidate=pair.chat.text(answer)), answer
     found = greedy_continuations(pair, [case_prompt(case)], max_new_tokens=max_new_tokens)[0]
     answer = found.candidate[0]
     both = pair.chat.text(found.reference[0]), pair.chat.text(answer)

@@ -30,7 +30,7 @@ from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.run import SearchOutcome, search
 from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import Strategy
-from pytest_divergence.models.specs import is_served, parse_spec
+from pytest_divergence.models.specs import is_partial, parse_spec
 from pytest_divergence.plugin.bounds import suite_bounds
 from pytest_divergence.plugin.collection import nothing_to_replay
 from pytest_divergence.plugin.extensions import change_cases, merged
@@ -85,12 +85,13 @@ def _refuse_served(session: DivergenceSession) -> None:
     """Raise UsageError for a pair that is served: a search needs more than a server tells."""
     specs = session.models.reference, session.models.candidate
     for spec, role in zip(specs, session.models.roles, strict=True):
-        if is_served(spec):
-            shown = visible(str(parse_spec(spec, role=role)), 200)
+        if is_partial(spec):
+            root = session.config.invocation_params.dir
+            shown = visible(str(parse_spec(spec, role=role, root=root)), 200)
             raise pytest.UsageError(
-                f"{role}={shown} is served, and a search reads whole distributions, which a server "
-                "does not tell; search the weights themselves, promote the cases into a suite, and "
-                "replay it: pytest SUITE --model-1 … --model-2 …"
+                f"{role}={shown} tells parts of distributions, and a search reads whole ones; "
+                "search the weights themselves, promote the cases into a suite, and replay it: "
+                "pytest SUITE --model-1 … --model-2 …"
             )
 
 

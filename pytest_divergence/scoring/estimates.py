@@ -29,9 +29,11 @@ from pytest_divergence.models.side import Decoding, LazyLogits, Role, Side, Told
 from pytest_divergence.scoring.divergences import js_of_log_probs, log_probs
 from pytest_divergence.scoring.teacher_forcing import (
     SCORING_BATCH,
+    ScoringRow,
     TokenScores,
     check_finite,
     measured,
+    with_one_prefix,
 )
 
 States = tuple[Decoding, Decoding]
@@ -181,14 +183,47 @@ def _told_here(
     )
 
 
-def _gathered(side: Side, positions: LazyLogits, ids: Tensor, asked: Tensor) -> Told:
+@torch.no_grad()
+def told_alone(side: Side, rows: Sequence[ScoringRow], num_likeliest: int) -> list[Told]:
+    """Return what a model that is here tells of each row's continuation, by itself."""
+
+    def compute(batch: list[ScoringRow]) -> list[Told]:
+        given = with_one_prefix(batch)
+        state = side.start([row.body for row in given], prefix=given[0].prefix)
+        found = state.positions_of([row.continuation for row in given])
+        return [
+            _gathered(
+                side,
+                positions,
+                torch.tensor(row.continuation),
+                torch.empty(len(row.continuation), 0, dtype=torch.long),
+                num_likeliest,
+            )
+            for positions, row in zip(found, given, strict=True)
+        ]
+
+    return map_batches(
+        rows,
+        compute,
+        length=lambda row: len(row.body) + len(row.continuation),
+        max_rows=SCORING_BATCH,
+    )
+
+
+def _gathered(
+    side: Side,
+    positions: LazyLogits,
+    ids: Tensor,
+    asked: Tensor,
+    num_likeliest: int = NUM_LIKELIEST,
+) -> Told:
     """Return ln p of T ids, of the likeliest tokens there, and of `asked` tokens: (T, K)."""
     ids, asked = ids.to(positions.states.device), asked.to(positions.states.device)
 
     def measure(piece: slice, logits: Tensor) -> Tensor:
         check_finite(logits, side)
         log_p = log_probs(logits)
-        top = log_p.topk(min(NUM_LIKELIEST, log_p.shape[-1])).indices
+        top = log_p.topk(min(num_likeliest, log_p.shape[-1])).indices
         # A token that the other model has a row for, and this one not, is none that both know.
         others = asked[piece].masked_fill(asked[piece] >= log_p.shape[-1], NO_TOKEN)
         others = others.masked_fill((others[:, :, None] == top[:, None, :]).any(-1), NO_TOKEN)

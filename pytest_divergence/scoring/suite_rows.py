@@ -146,7 +146,7 @@ def replay_cases(
     for case in cases:
         try:
             if case.id in stored:
-                _check_stored(pair, case, stored[case.id])
+                check_stored(pair, case, stored[case.id])
             groups[metric_of(case), case.id in stored].append(case)
         except Exception as error:  # a prompt that a template refuses is that case's fault
             found[case.id] = error
@@ -230,7 +230,8 @@ def _continuations(stored: StoredTokens) -> Continuations:
     return Continuations(tuple(map(tuple, stored.reference)), tuple(map(tuple, stored.candidate)))
 
 
-def _check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
+def check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
+    """Raise `MeasurementError` where stored continuations do not belong to a case's prompt now."""
     if prompt_digest(pair.chat.prompt_ids(case_prompt(case))) != stored.prompt_sha256:
         raise PromptIdsError(
             f"case {case.id}: the prompt's token ids differ from the stored ones, so the "

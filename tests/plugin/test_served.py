@@ -514,8 +514,8 @@ def test_a_search_says_that_it_needs_the_weights(project: Project, ft_server: st
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert (
-        f"--model-2=llamacpp:{ft_server} is served, and a search reads whole distributions, which "
-        "a server does not tell; search the weights themselves" in text_of(result)
+        f"--model-2=llamacpp:{ft_server} tells parts of distributions, and a search reads whole "
+        "ones; search the weights themselves" in text_of(result)
     )
 
 
@@ -528,7 +528,7 @@ def test_a_suite_is_not_measured_again_on_a_server(
     result = replayed(served, ft_server, option)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"{SUITE} cannot be measured again on a served model" in text_of(result)
+    assert f"{SUITE} cannot be measured again on a served or recorded model" in text_of(result)
     assert (served.path / SUITE).read_bytes() == before
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pytest_divergence import ModelPair, load_model_pair, score_prompts
+from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.side import Role
 from pytest_divergence.scoring.estimates import k3, token_scores, told_by_both
@@ -44,6 +45,7 @@ def test_chosen_tokens_and_heads_give_the_value_of_all_tokens_up_to_their_noise(
     prompts = ["How do I tie a knot?", "What is the capital of France?"]
     side = pair.candidate
     assert isinstance(side, ServedSide)
+    assert isinstance(side.dialect, LlamaCppServer)
     dialect = replace(side.dialect, num_told=side.dialect.vocab_size)
     telling_all = replace(pair, candidate=replace(side, dialect=dialect))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pytest_divergence import ModelPair, load_model_pair, score_prompts
+from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.side import Role, Told
 from pytest_divergence.scoring.divergences import js, kl_of_log_probs
@@ -168,6 +169,7 @@ def telling_all(pair: ModelPair) -> ModelPair:
     """The pair whose server is asked for every token."""
     side = pair.candidate
     assert isinstance(side, ServedSide)
+    assert isinstance(side.dialect, LlamaCppServer)
     dialect = replace(side.dialect, num_told=side.dialect.vocab_size)
     return replace(pair, candidate=replace(side, dialect=dialect))
 

@@ -9,6 +9,7 @@ is a request, which reads only one new token where the server keeps what it has 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +101,46 @@ class LlamaCppServer:
         if not isinstance(ids, list) or not all(isinstance(id_, int) for id_ in ids):
             self.server.refuse(f"gives no ids of a text: {self.server.without_key(str(answer))}")
         return ids
+
+    names_weights = False
+    """Whether an equal digest means equal weights."""
+    writes = True
+
+    @property
+    def name(self) -> str:
+        """Option and address, for messages."""
+        return self.server.name
+
+    @property
+    def role(self) -> str:
+        """Option that it was named by."""
+        return self.server.role
+
+    def connected(self) -> AbstractContextManager[Connection]:
+        """Connect for some questions; several threads may ask within it."""
+        return self.server.connected()
+
+    def positions(
+        self,
+        connection: Connection,
+        context: Sequence[int],
+        token_ids: Sequence[int],
+        *,
+        is_reversed: bool = False,
+        is_read_anew: bool = False,
+    ) -> list[Position]:
+        """Return what it tells of each token of a continuation, asked in order or from its end.
+
+        Raises `MeasurementError`.
+        """
+        order = range(len(token_ids))[:: -1 if is_reversed else 1]
+        found = {
+            at: self.position(
+                connection, [*context, *token_ids[:at]], token_ids[at], is_read_anew=is_read_anew
+            )
+            for at in order
+        }
+        return [found[at] for at in range(len(token_ids))]
 
     def position(
         self,

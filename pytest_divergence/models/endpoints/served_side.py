@@ -9,27 +9,76 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.models.batching import Prefix
-from pytest_divergence.models.endpoints.http_client import Connection
-from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
 from pytest_divergence.models.endpoints.positions import Position
 from pytest_divergence.models.side import LazyLogits, Meter, Role, Told
 
 Found = TypeVar("Found")
 
 
+class Dialect(Protocol):
+    """Source of what a side tells: a server of one kind, or a record."""
+
+    @property
+    def name(self) -> str:
+        """Name for the beginning of a message."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that it knows."""
+
+    @property
+    def num_told(self) -> int:
+        """Number of most likely tokens that it tells at each position."""
+
+    @property
+    def num_slots(self) -> int:
+        """Number of rows that it reads at the same time."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of its weights, or of what it says of them."""
+
+    @property
+    def names_weights(self) -> bool:
+        """Whether an equal digest means equal weights."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes answers."""
+
+    def connected(self) -> AbstractContextManager[Any]:
+        """Connect for some questions."""
+
+    def positions(
+        self,
+        connection: Any,
+        context: Sequence[int],
+        token_ids: Sequence[int],
+        *,
+        is_reversed: bool = False,
+        is_read_anew: bool = False,
+    ) -> list[Position]:
+        """Return what it tells of each token of a continuation. Raises `MeasurementError`."""
+
+    def answer(
+        self, connection: Any, context: Sequence[int], limit: int, seed: int | None
+    ) -> list[int]:
+        """Return ids that it writes, the likeliest if no seed. Raises `MeasurementError`."""
+
+
 @dataclass
 class ServedSide:
-    """The reference or the candidate of a pair, run by a server."""
+    """The reference or the candidate of a pair, of which a server or a record tells parts."""
 
     role: Role
-    dialect: LlamaCppServer
+    dialect: Dialect
     meter: Meter = field(default_factory=Meter)
     device = torch.device("cpu")
 
@@ -64,9 +113,9 @@ class ServedSide:
     def has_no_logits(self) -> NoReturn:
         """Raise `MeasurementError` where whole distributions are needed."""
         raise MeasurementError(
-            f"{self.dialect.server.name} is served and tells its {self.dialect.num_told} most "
-            "likely tokens, but this needs the probabilities of all: give the weights as a folder "
-            "or Hub id, or replay a suite, for which a server tells enough"
+            f"{self.dialect.name} tells its {self.dialect.num_told} most likely tokens, but this "
+            "needs the probabilities of all: give the weights as a folder or Hub id, or replay a "
+            "suite, for which that is enough"
         )
 
 
@@ -113,18 +162,14 @@ class ServedRows:
         """
         dialect = self.side.dialect
 
-        def read(connection: Connection, number: int) -> Told:
+        def read(connection: Any, number: int) -> Told:
             row, ids = self.rows[number], continuations[number]
-            order = range(len(ids))[:: -1 if is_reversed else 1]
-            found = {
-                at: dialect.position(
-                    connection, [*row, *ids[:at]], ids[at], is_read_anew=is_read_anew
-                )
-                for at in order
-            }
-            return _told(ids, [found[at] for at in range(len(ids))])
+            found = dialect.positions(
+                connection, row, ids, is_reversed=is_reversed, is_read_anew=is_read_anew
+            )
+            return _told(ids, found)
 
-        with dialect.server.connected() as connection:
+        with dialect.connected() as connection:
             told = _by_slots(dialect.num_slots, len(self.rows), lambda n: read(connection, n))
         for row, ids in zip(self.rows, continuations, strict=True):
             self.side.meter.tokens_forwarded += len(row) + len(ids) - 1
@@ -134,11 +179,11 @@ class ServedRows:
         """Return what the server writes after each row."""
         dialect = self.side.dialect
 
-        def write(connection: Connection, number: int) -> list[int]:
+        def write(connection: Any, number: int) -> list[int]:
             seed = None if seeds is None else seeds[number]
             return dialect.answer(connection, self.rows[number], limit, seed)
 
-        with dialect.server.connected() as connection:
+        with dialect.connected() as connection:
             found = _by_slots(dialect.num_slots, len(self.rows), lambda n: write(connection, n))
         for row, ids in zip(self.rows, found, strict=True):
             self.side.meter.tokens_forwarded += len(row) + len(ids)

@@ -17,8 +17,9 @@ from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.chat_format import ChatFormat
 from pytest_divergence.models.endpoints.http_client import Connection
+from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
 from pytest_divergence.models.endpoints.served_side import ServedRows, ServedSide
-from pytest_divergence.models.side import Told
+from pytest_divergence.models.side import Role, Told
 from pytest_divergence.models.tokenizers import PROBES, decoded
 
 NUM_PROMPTS, NUM_TOKENS = 3, 4
@@ -30,23 +31,25 @@ MAX_CHANGE = 0.25
 
 
 def try_out(
-    side: ServedSide, chat: ChatFormat, *, compares_template: bool
+    server: LlamaCppServer, role: Role, chat: ChatFormat, *, compares_template: bool
 ) -> Iterator[tuple[Told, Told]]:
     """Try a server, and yield each reading of an answer with an earlier reading of it.
 
     Raises `ModelLoadError`, or `MeasurementError` for an answer that cannot be right; both quote
     the server.
     """
-    dialect = side.dialect
-    with dialect.server.connected() as connection:
-        _check_tokenizer(side, connection, chat)
+    with server.connected() as connection:
+        _check_tokenizer(server, connection, chat)
         if compares_template and chat.template is not None:
-            _check_template(side, connection, chat)
-    rows = ServedRows(side, [tuple(chat.prompt_ids(prompt)) for prompt in PROBES[:NUM_PROMPTS]])
+            _check_template(server, connection, chat)
+    rows = ServedRows(
+        ServedSide(role, server),
+        [tuple(chat.prompt_ids(prompt)) for prompt in PROBES[:NUM_PROMPTS]],
+    )
     answers = rows.answers(NUM_TOKENS, None)
     first = rows.told(answers)
     for ids, told in zip(answers, first, strict=True):
-        _check_likeliest(side, ids, told)
+        _check_likeliest(server, ids, told)
     # The rows in another order, each from its end: other rows and tokens have been read before.
     backwards = range(len(answers))[::-1]
     others = rows.fork(backwards).told([answers[row] for row in backwards], is_reversed=True)
@@ -54,65 +57,65 @@ def try_out(
     again = rows.told(answers)
     pairs = [*zip(first, others[::-1], strict=True), *zip(first, anew, strict=False)]
     for earlier, later in [*pairs, *zip(first, again, strict=True)]:
-        _check_same(side, earlier, later)
+        _check_same(server, earlier, later)
         yield earlier, later
 
 
-def _check_tokenizer(side: ServedSide, connection: Connection, chat: ChatFormat) -> None:
+def _check_tokenizer(server: LlamaCppServer, connection: Connection, chat: ChatFormat) -> None:
     for probe in PROBES:
-        theirs = side.dialect.ids(connection, probe, is_rendered=False)
+        theirs = server.ids(connection, probe, is_rendered=False)
         ours = chat.tokenizer.encode(probe, add_special_tokens=False, split_special_tokens=True)
         if theirs != list(ours):
             raise ModelLoadError(
-                f"{side.dialect.server.name} has another tokenizer than the pair: it splits "
+                f"{server.name} has another tokenizer than the pair: it splits "
                 f"{safe_line(probe)} into {_shown(theirs)}, and the pair's into {_shown(ours)}; "
                 "add tokenizer=MODEL, the model that is served"
             )
 
 
-def _check_template(side: ServedSide, connection: Connection, chat: ChatFormat) -> None:
+def _check_template(server: LlamaCppServer, connection: Connection, chat: ChatFormat) -> None:
     """Compare what both templates make of a prompt, unless they are the same text."""
-    if side.dialect.template == chat.template:
+    if server.template == chat.template:
         return  # a template that prints today's date would render otherwise than the frozen one
     messages = [{"role": "user", "content": PROBES[0]}]
     if chat.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": chat.system_prompt})
-    rendered = side.dialect.rendered(connection, messages, chat.all_arguments)
-    theirs = side.dialect.ids(connection, rendered, is_rendered=True)
+    rendered = server.rendered(connection, messages, chat.all_arguments)
+    theirs = server.ids(connection, rendered, is_rendered=True)
     ours = chat.prompt_ids(PROBES[0])
     if theirs != ours:
         if rendered == decoded(chat.tokenizer, ours, keep_special=True):
             raise ModelLoadError(
-                f"{side.dialect.server.name} reads control tokens as text: it makes "
+                f"{server.name} reads control tokens as text: it makes "
                 f"{_shown(theirs)} of {safe_line(rendered)}, and the pair's tokenizer makes "
                 f"{_shown(ours)}; convert the model again, with its special tokens"
             )
         text = decoded(chat.tokenizer, ours, keep_special=True)
         raise ModelLoadError(
-            f"{side.dialect.server.name} has another chat template than the pair: it makes "
+            f"{server.name} has another chat template than the pair: it makes "
             f"{safe_line(rendered)} of {safe_line(PROBES[0])}, and the pair's makes "
             f"{safe_line(text)}; serve the model's own template, or give "
             f"{setting('chat_template')} as it is served"
         )
 
 
-def _check_likeliest(side: ServedSide, ids: Sequence[int], told: Told) -> None:
+def _check_likeliest(server: LlamaCppServer, ids: Sequence[int], told: Told) -> None:
     """Check that what it writes as the likeliest is so by its own probabilities."""
     for token_id, chosen, head in zip(ids, told.chosen, told.head, strict=True):
         if float(chosen) < float(head[0]) - MAX_CHANGE:
             raise ModelLoadError(
-                f"{side.dialect.server.name} writes token {token_id} as the likeliest, and tells "
+                f"{server.name} writes token {token_id} as the likeliest, and tells "
                 f"{float(chosen):.3f} of it but {float(head[0]):.3f} of another; it samples in a "
                 "way of its own, or another model answers"
             )
 
 
-def _check_same(side: ServedSide, first: Told, second: Told) -> None:
+def _check_same(server: LlamaCppServer, first: Told, second: Told) -> None:
     change = (first.chosen - second.chosen).abs()
     worst = int(change.argmax())
     if float(change[worst]) > MAX_CHANGE or not torch.isfinite(change).all():
         raise ModelLoadError(
-            f"{side.dialect.server.name} tells {float(first.chosen[worst]):.4f} of a token, and "
+            f"{server.name} tells {float(first.chosen[worst]):.4f} of a token, and "
             f"{float(second.chosen[worst]):.4f} of it once other text was read before; its values "
             "depend on the order of questions, so nothing can be judged on them. Switch its prefix "
             "cache off, and serve one model alone"
