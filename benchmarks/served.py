@@ -137,9 +137,7 @@ def recorded(suite: str, model_1: str, model_2: str) -> None:
             process = subprocess.Popen([sys.executable, "-m", "pytest", *words])
             _, _, used = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - started
-            print(
-                f"{turn} {reference}: {seconds:.1f} s, {used.ru_maxrss / 1024:.0f} MB", flush=True
-            )
+            print(f"{reference}: {seconds:.1f} s, {used.ru_maxrss / 1024:.0f} MB", flush=True)
 
 
 if __name__ == "__main__":
