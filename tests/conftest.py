@@ -7,18 +7,22 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpcore  # noqa: F401
 import pytest
 import scipy.stats  # noqa: F401
 import torch
 
 # Imported here once: an inner session of pytester forgets what it was the first to import, and
-# numpy, scipy and torch cannot be imported a second time.
+# numpy, scipy and torch cannot be imported a second time, and httpx knows the errors of one
+# httpcore.
 import pytest_divergence.plugin.assertions
 import pytest_divergence.plugin.collection
 import pytest_divergence.plugin.github
 import pytest_divergence.plugin.search
 import pytest_divergence.plugin.terminal
 import pytest_divergence.plugin.update  # noqa: F401
+from tests.gguf_writing import write_gguf
+from tests.served import llama_server
 from tests.tiny import save_tiny_adapter, save_tiny_model
 
 pytest_plugins = ["pytester"]
@@ -83,3 +87,27 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny_model(folder / "ft", perturb=0.3)
     save_tiny_adapter(folder / "base", folder / "adapter")
     return folder
+
+
+@pytest.fixture(scope="session")
+def gguf_models(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of GGUF files: `base`, `ft`, and `other`, which differs more."""
+    folder = tmp_path_factory.mktemp("gguf")
+    other = save_tiny_model(tmp_path_factory.mktemp("other") / "other", perturb=1.0, seed=3)
+    for source in (tiny_models / "base", tiny_models / "ft", other):
+        write_gguf(source, folder / f"{source.name}.gguf")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base_server(gguf_models: Path) -> Iterator[str]:
+    """The address of a llama.cpp server that runs `base`."""
+    with llama_server(gguf_models / "base.gguf") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def ft_server(gguf_models: Path) -> Iterator[str]:
+    """The address of a llama.cpp server that runs `ft`, two rows at a time."""
+    with llama_server(gguf_models / "ft.gguf", num_slots=2) as address:
+        yield address

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from tests.tiny import CHATML, SPECIAL
+
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -47,7 +49,13 @@ def write_gguf(folder: Path, path: Path, *, is_quantised: bool = False) -> Path:
     ids |= {token["content"]: token["id"] for token in raw["added_tokens"]}
     ids |= {f"[PAD{id_}]": id_ for id_ in range(len(ids), config["vocab_size"])}
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(sorted(ids, key=ids.__getitem__))
+    tokens = sorted(ids, key=ids.__getitem__)
+    writer.add_token_list(tokens)
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL if token in SPECIAL else gguf.TokenType.NORMAL for token in tokens]
+    )
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_chat_template(CHATML)
     writer.add_token_merges([" ".join(pair) for pair in raw["model"]["merges"]])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)

@@ -34,7 +34,7 @@ ROOT = {"__init__.py", "evaluator.py", "py.typed"}
 OURS = f"{PACKAGE.name}."
 DOORS = {"plugin/__init__.py", "cli/__init__.py"}
 """Where what is heavy is imported late, so that others need not."""
-OPTIONAL = {"accelerate", "datasets", "gguf", "peft", "xdist"}
+OPTIONAL = {"accelerate", "datasets", "gguf", "httpx", "peft", "xdist"}
 """Imported late wherever they are used: a user may not have them."""
 FIELD_TERMS = {
     "batching",

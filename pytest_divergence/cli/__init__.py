@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "rewrite a run's report pages, or compare two runs",
     "review": "decide on a run's findings, one at a time: accept, keep, skip",
     "promote": "copy cases from a search into a suite that you commit",
+    "record": "keep what a suite's reference tells, to gate without it",
     "accept": "mark a behaviour as intended, so that it no longer fails",
     "diff": "compare two suites, or the reports of two runs",
     "validate": "list the lines of a suite that cannot be read",

@@ -206,6 +206,19 @@ def _add_calibrate(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
+def _add_record(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Measure what the reference of a suite tells of its continuations (the 64 most likely "
+        "tokens, and the chosen one, at each position) and keep it beside the suite. A replay with "
+        "--model-1 recorded:SUITE then needs the candidate alone. The project's ini file, "
+        "conftest.py and plugins apply."
+    )
+    parser.add_argument(
+        "suite", metavar="SUITE", type=Path, help=f"a *{SUITE_SUFFIX} with stored continuations"
+    )
+    _add_settings(parser, ("model_1", "dtype", "device", *TEMPLATE))
+
+
 def _add_init(parser: ArgumentParser) -> None:
     parser.description = (
         "Set up the project in this folder: both models in its ini file (pytest.ini, "
@@ -302,6 +315,7 @@ ADD: Mapping[str, Callable[[ArgumentParser], None]] = {
     "replay": _add_replay,
     "train": _add_train,
     "calibrate": _add_calibrate,
+    "record": _add_record,
     "init": _add_init,
     "show-config": _add_show_config,
     "doctor": _add_doctor,

@@ -34,7 +34,11 @@ from pytest_divergence.reports.text_blocks import WIDTH
 LABELS = {"ok": "ok", "note": "note", "fail": "FAIL"}
 INDENT = 6
 DISTRIBUTION = "pytest-divergence"
-OPTIONAL = (("peft", "peft", "adapters"), ("datasets", "hf", "seeds from hf:DATASET"))
+OPTIONAL = (
+    ("peft", "peft", "adapters"),
+    ("datasets", "hf", "seeds from hf:DATASET"),
+    ("httpx", "endpoints", "served models"),
+)
 """Optional packages, the extra that installs each, and its purpose."""
 
 

@@ -23,6 +23,10 @@ MAX_SHARE_OVER = 0.05
 MAX_P_VALUE = 0.05
 
 
+FORWARD_KL, CHOSEN_KL = "forward KL", "KL by chosen tokens"
+"""Number that growth is about; the second where rows were stored with other evidence."""
+
+
 @dataclass(frozen=True)
 class Growth:
     """New forward KL over stored forward KL: the geometric mean over ordinary rows."""
@@ -35,6 +39,8 @@ class Growth:
     """One-sided, of the hypothesis that the ratio is `margin` or more."""
     margin: float
     num_rows: int
+    what: str = FORWARD_KL
+    """Name of the number that may have grown, for people."""
 
     @property
     def is_insufficient(self) -> bool:

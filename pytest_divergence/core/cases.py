@@ -65,6 +65,9 @@ NOT_ORDINARY_TAG = "not-ordinary"
 NATS_PER_TOKEN = "nats/token"
 """Unit of every metric that names no other."""
 
+FULL, CHOSEN = "full", "chosen"
+"""Evidence of a measurement: all probabilities at each position, or those of the tokens there."""
+
 CATEGORY = "category"
 """Key of a case's metadata: the kind of difference that it shows, as a plugin names it."""
 

@@ -22,7 +22,7 @@ LATEST = "latest"
 """Pointer, among the reports, to the last run's."""
 
 SUITE_SUFFIX = ".divergence.jsonl"
-TOKENS, PROVENANCE = "tokens.jsonl", "provenance.json"
+TOKENS, PROVENANCE, REFERENCE = "tokens.jsonl", "provenance.json", "reference.json"
 """Endings of the names of the files beside a suite."""
 REPORT = "report.json"
 RECORD_SUFFIX = ".divergence-commit"

@@ -14,7 +14,9 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.models.batching import Prefix, map_batches
+from pytest_divergence.models.endpoints.served_side import ServedRows
 from pytest_divergence.models.side import Decoding, Side
 
 Row = TypeVar("Row")
@@ -80,6 +82,8 @@ def decode_sampled(
 
 def greedy_from(state: Decoding, max_new_tokens: int, stop_ids: frozenset[int]) -> list[list[int]]:
     """Greedy continuations of a batch that has read its prompts; the batch is spent."""
+    if isinstance(state, ServedRows):
+        return _up_to_a_stop(state.answers(max_new_tokens, None), stop_ids)
     return _decode([state], max_new_tokens, stop_ids, lambda logits, step: logits[0].argmax(-1))
 
 
@@ -91,7 +95,14 @@ def samples_from(
     *,
     temperature: float = 1.0,
 ) -> list[list[int]]:
-    """Samples of a batch that has read its prompts; the batch is spent."""
+    """Samples of a batch that has read its prompts; the batch is spent.
+
+    A server samples by itself, at T = 1 alone.
+    """
+    if isinstance(state, ServedRows):
+        if temperature != 1.0:
+            raise MeasurementError(f"a served model writes at T = 1, not at T = {temperature:g}")
+        return _up_to_a_stop(state.answers(max_new_tokens, seeds), stop_ids)
     draws = torch.stack([_draws(seed, max_new_tokens) for seed in seeds]).to(state.logits.device)
 
     def choose(logits: list[Tensor], step: int) -> Tensor:
@@ -186,6 +197,12 @@ def _decode(
         for state in states:
             state.step(chosen.to(state.side.device))
     return rows
+
+
+def _up_to_a_stop(rows: Sequence[list[int]], stop_ids: frozenset[int]) -> list[list[int]]:
+    """Rows up to the first stop token, which is kept."""
+    ends = (next((at for at, id_ in enumerate(row, 1) if id_ in stop_ids), None) for row in rows)
+    return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
 
 def _draws(seed: int, count: int) -> Tensor:

@@ -28,6 +28,9 @@ from pytest_divergence.models.devices import (
     placement,
     resolve_device,
 )
+from pytest_divergence.models.endpoints.http_client import Server
+from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
+from pytest_divergence.models.endpoints.recordings import Recording
 from pytest_divergence.models.fingerprints import (
     FileState,
     ModelIdentity,
@@ -38,10 +41,14 @@ from pytest_divergence.models.fingerprints import (
 from pytest_divergence.models.folder_checks import screen_model_folder
 from pytest_divergence.models.gguf import gguf_folder, ready_gguf_folder
 from pytest_divergence.models.side_plan import SidePlan
-from pytest_divergence.models.sources import source_folder
+from pytest_divergence.models.sources import source_folder, tokenizer_source
 from pytest_divergence.models.specs import (
+    RECORDED,
     ModelProvider,
     ModelSpec,
+    is_partial,
+    is_recorded,
+    is_served,
     parse_open_spec,
     parse_spec,
     plugin_spec,
@@ -124,6 +131,11 @@ class LoadPlan:
         return self.reference, self.candidate
 
     @property
+    def is_served(self) -> bool:
+        """Whether a server runs one of the models, or a record stands for it."""
+        return any(side.served is not None for side in self.sides)
+
+    @property
     def is_known(self) -> bool:
         """Whether both models can be identified before they are loaded."""
         return all(side.is_known for side in self.sides)
@@ -142,7 +154,10 @@ class LoadPlan:
     def tokenizer_digest(self) -> str:
         """sha256 of the reference's tokenizer; a plugin's fingerprint covers it too."""
         reference = self.reference.full_model
-        return tokenizer_digest(reference.folder) if reference.folder else reference.digest
+        folder = reference.tokenizer_folder
+        if reference.served is not None:
+            folder = folder or self.candidate.full_model.tokenizer_folder
+        return tokenizer_digest(folder) if folder else reference.digest
 
     @cached_property
     def candidate_tokenizer_digest(self) -> str | None:
@@ -175,9 +190,11 @@ class LoadPlan:
 
     @property
     def lacks_tokenizer(self) -> bool:
-        """Whether the candidate is a folder without a tokenizer of its own."""
-        folder = self.candidate.full_model.folder
-        return folder is not None and not has_tokenizer(folder)
+        """Whether the candidate is a folder, or served, without a tokenizer of its own."""
+        candidate = self.candidate.full_model
+        if candidate.served is not None:
+            return candidate.own_tokenizer is None
+        return candidate.folder is not None and not has_tokenizer(candidate.folder)
 
     @cached_property
     def device(self) -> torch.device:
@@ -190,7 +207,9 @@ class LoadPlan:
         asked = named_dtype(None if self.options.dtype == "auto" else self.options.dtype)
         # A plugin's model keeps its dtype.
         loaded = next((side.loaded.model.dtype for side in self.sides if side.loaded), None)
-        of_both = asked or loaded or default_dtype(self.reference.full_model.folder, self.device)
+        folders = (side.full_model.folder for side in self.sides)
+        largest = next((folder for folder in folders if folder is not None), None)
+        of_both = asked or loaded or default_dtype(largest, self.device)
         reference, candidate = (named_dtype(side.full_model.spec.dtype) for side in self.sides)
         return reference or of_both, candidate or of_both
 
@@ -206,7 +225,7 @@ class LoadPlan:
         """Note about a model that cannot run with torch's own attention; None if there is none."""
         full = [side.full_model for side in self.sides]
         asked = [side.spec.attn_implementation for side in full]
-        has_some = any(side.loaded is None and has_attention(side.config) for side in full)
+        has_some = any(has_attention(side.config) for side in full if side.is_ours)
         without = self._classes_without_sdpa if has_some else []
         if not without or None not in asked:
             return None
@@ -215,7 +234,7 @@ class LoadPlan:
     @cached_property
     def _classes_without_sdpa(self) -> list[str]:
         full = (side.full_model for side in self.sides)
-        found = (class_without_sdpa(side.config) for side in full if side.loaded is None)
+        found = (class_without_sdpa(side.config) for side in full if side.is_ours)
         return sorted({name for name in found if name})
 
     @cached_property
@@ -292,10 +311,25 @@ class _Resolution:
         for side in (reference, candidate, reference.base, candidate.base):
             if side is not None:
                 self._screen(side)
+        if candidate.spec.kind == RECORDED:
+            raise ModelLoadError(
+                f"{roles[1]}={candidate.spec} is a recorded reference; give it as {roles[0]}"
+            )
+        if all(side.served and side.own_tokenizer is None for side in (reference, candidate)):
+            which = "the first" if reference.spec.is_served else "the second"
+            raise ModelLoadError(
+                f"{roles[0]} and {roles[1]} are both served, so their tokenizer is not known; add "
+                f"tokenizer=MODEL to {which}, a folder or a Hub id that has it"
+            )
         return reference, candidate
 
     def _side(self, text: str, role: str) -> SidePlan:
         provider, root = self._context.provider, self._context.root
+        if is_served(text):
+            return self._served(parse_spec(text, role=role), role)
+        if is_recorded(text):
+            spec = parse_spec(text, role=role, root=root)
+            return SidePlan(spec, None, role, served=Recording.beside(spec, role))
         if provider is None:
             spec = parse_spec(text, role=role, root=root)
             return SidePlan(spec, self._folder(spec, role), role)
@@ -304,6 +338,18 @@ class _Resolution:
             return SidePlan(plugin_spec(text), None, role, fingerprint)
         spec = parse_open_spec(text, role=role, root=root)
         return SidePlan(spec, self._folder(spec, role), role)
+
+    def _served(self, spec: ModelSpec, role: str) -> SidePlan:
+        """A side with the server that runs it, which has said what it runs."""
+        folder = None
+        if spec.tokenizer is not None:
+            named = f"{role}, tokenizer"
+            place = parse_spec(spec.tokenizer, role=named, root=self._context.root)
+            folder = tokenizer_source(place, role=named, say=self._context.say)
+            if not has_tokenizer(folder):
+                raise ModelLoadError(f"{named}={spec.tokenizer}: there is no tokenizer in it")
+        served = LlamaCppServer.asked(Server(spec, role))
+        return SidePlan(spec, None, role, served=served, own_tokenizer=folder)
 
     def _folder(self, spec: ModelSpec, role: str) -> Path | None:
         place = ModelSpec(spec.kind, spec.location, spec.revision)
@@ -338,6 +384,11 @@ class _Resolution:
         if spec.base is not None:
             return replace(side, base=self._named_base(spec, spec.base, f"{side.role}, base"))
         assert default is not None  # `sides` refuses a reference without its base
+        if default.served is not None:
+            raise ModelLoadError(
+                f"{side.role} is an adapter folder ({spec}), and {default.role} is served, so its "
+                "weights are not here; add the base to the adapter: ADAPTER,base=MODEL"
+            )
         own, base = ((s.dtype, s.attn_implementation) for s in (spec, default.spec))
         if any(own) and own != base:
             raise ModelLoadError(
@@ -347,6 +398,11 @@ class _Resolution:
         return replace(side, base=default)
 
     def _named_base(self, adapter: ModelSpec, text: str, role: str) -> SidePlan:
+        if is_partial(text):
+            raise ModelLoadError(
+                f"{role} is served, and an adapter runs on weights that are here; name its base as "
+                "a folder or Hub id"
+            )
         spec = replace(
             parse_spec(text, role=role, root=self._context.root),
             dtype=adapter.dtype,

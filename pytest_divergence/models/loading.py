@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.adapters import adapter_name, add_adapter
@@ -33,6 +33,10 @@ from pytest_divergence.models.chat_format import (
     thoughts_note,
 )
 from pytest_divergence.models.devices import Placement, dtype_name, resolve_device
+from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
+from pytest_divergence.models.endpoints.recordings import Recording
+from pytest_divergence.models.endpoints.served_side import ServedSide
+from pytest_divergence.models.endpoints.trial import try_out
 from pytest_divergence.models.fingerprints import has_tokenizer
 from pytest_divergence.models.folder_checks import check_all_is_loaded
 from pytest_divergence.models.load_plan import (
@@ -41,8 +45,9 @@ from pytest_divergence.models.load_plan import (
     LoadPlan,
     resolve_pair,
 )
-from pytest_divergence.models.pair import Adapters, Metric, ModelPair
+from pytest_divergence.models.pair import Adapters, Metric, ModelPair, sole_side
 from pytest_divergence.models.quantisation import check_quantiser, quantiser
+from pytest_divergence.models.side import Meter, Role, Side, Told
 from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.specs import LoadedModel, ModelProvider, parse_spec
@@ -122,12 +127,10 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
         if note := left_out_note(side.role, side.parts_left_out):
             say(note)
     chat = chat_format(plan, tokenizer, other_tokenizer, say)
+    if plan.is_served:
+        return _served_pair(plan, chat, say)
     reference, candidate, adapters = _load_models(plan)
-    if not plan.is_current:
-        raise ModelLoadError(
-            f"{' and '.join(side.role for side in plan.sides)}: a folder has changed since it was "
-            "checked; start again when nothing writes to it"
-        )
+    _check_is_current(plan)
     pair = ModelPair.from_models(
         reference,
         candidate,
@@ -183,6 +186,8 @@ def load_tokenizers(
     Raises `TokenizerMismatchError` where they differ in more than tokens added to one.
     """
     reference, candidate = (side.full_model for side in plan.sides)
+    if plan.is_served:
+        return _tokenizers_of_served(plan)
     tokenizer = _load_tokenizer(reference)
     if plan.has_one_model:
         return tokenizer, None
@@ -195,6 +200,85 @@ def load_tokenizers(
         sizes = num_tokens(tokenizer), num_tokens(other)
         say(added_note(added, min(sizes), is_candidates=sizes[1] > sizes[0]))
     return tokenizer, other
+
+
+def _tokenizers_of_served(
+    plan: LoadPlan,
+) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase | None]:
+    """The tokenizers that are here; a server without one in its spec has the other model's."""
+    full = [side.full_model for side in plan.sides]
+    having = [side for side in full if side.loaded or _has_tokenizer(side)]
+    if not having:
+        raise ModelLoadError(f"{' and '.join(side.role for side in full)}: neither has a tokenizer")
+    tokenizer = _load_tokenizer(having[0])
+    other = _load_tokenizer(having[1]) if having[1:] else None
+    if other is not None and (added := check_same_tokenizer(tokenizer, other)):
+        raise TokenizerMismatchError(
+            f"{having[0].role} and {having[1].role} differ in {len(added)} tokens, such as "
+            f"{safe_line(added[0], 40)}, and with a served model both must know the same; give "
+            "tokenizer=MODEL of the model that is served, or serve one without added tokens"
+        )
+    for side in full:
+        if isinstance(side.served, Recording):
+            side.served.check_tokenizer(tokenizer)
+        elif side.served is not None and side.served.vocab_size < num_tokens(tokenizer):
+            raise TokenizerMismatchError(
+                f"{side.served.name} knows {side.served.vocab_size} tokens, and the pair's "
+                f"tokenizer {num_tokens(tokenizer)}; add tokenizer=MODEL, the model that is served"
+            )
+    return tokenizer, other
+
+
+def _has_tokenizer(side: SidePlan) -> bool:
+    return side.tokenizer_folder is not None and has_tokenizer(side.tokenizer_folder)
+
+
+def _served_pair(plan: LoadPlan, chat: ChatFormat, say: Say) -> ModelPair:
+    """The pair of a plan of which a server runs one model or both; the other one is loaded."""
+    roles: tuple[Role, Role] = ("reference", "candidate")
+    meter, sides = Meter(), list[Side]()
+    for index, (role, side) in enumerate(zip(roles, plan.sides, strict=True)):
+        if side.served is not None:
+            sides.append(ServedSide(role, side.served, meter))
+            continue
+        base, place = side.full_model, plan.placements[index]
+        if base.loaded is None:
+            check_quantiser(base.raw_config, place.device, role=base.role)
+        model: Any = _load_model(
+            base, _loader(base, plan), plan.dtypes[index], plan.attentions[index], place
+        )
+        if side.is_adapter:
+            model = add_adapter(side, model)
+        sides.append(sole_side(role, model, meter, say))
+    _check_is_current(plan)
+    both = zip(plan.sides, plan.dtypes, strict=True)
+    dtype = next((dtype for side, dtype in both if side.served is None), plan.dtypes[0])
+    return ModelPair.of_sides(sides[0], sides[1], chat, plan.identities, dtype)
+
+
+def try_out_served(plan: LoadPlan) -> list[tuple[Told, Told]]:
+    """Try each server of a plan, without loading weights; readings of one answer, two by two.
+
+    Raises `ModelLoadError` or `MeasurementError` for a server that nothing can be judged on.
+    """
+    tokenizer, other = load_tokenizers(plan)
+    chat = chat_format(plan, tokenizer, other, lambda _: None)
+    is_own = plan.options.chat_template in ("reference", "candidate")
+    roles: tuple[Role, Role] = ("reference", "candidate")
+    return [
+        both
+        for role, side in zip(roles, plan.sides, strict=True)
+        if isinstance(side.served, LlamaCppServer)
+        for both in try_out(side.served, role, chat, compares_template=is_own)
+    ]
+
+
+def _check_is_current(plan: LoadPlan) -> None:
+    if not plan.is_current:
+        raise ModelLoadError(
+            f"{' and '.join(side.role for side in plan.sides)}: a folder has changed since it was "
+            "checked; start again when nothing writes to it"
+        )
 
 
 def _load_models(plan: LoadPlan) -> tuple[Any, Any, tuple[Adapters, Adapters] | None]:
@@ -266,15 +350,16 @@ def _load_model(
 def _load_tokenizer(side: SidePlan) -> PreTrainedTokenizerBase:
     if side.loaded is not None:
         return side.loaded.tokenizer
-    assert side.folder is not None  # what no plugin loads is a folder
-    if not has_tokenizer(side.folder):  # some versions of transformers create an empty one
+    folder = side.tokenizer_folder
+    assert folder is not None  # what no plugin loads is a folder
+    if not has_tokenizer(folder):  # some versions of transformers create an empty one
         raise ModelLoadError(
             f"{side.role}: {side.spec} cannot be loaded: its folder has no tokenizer; save there "
             "the one that it was trained with"
         )
     with quiet_transformers(), side.load_errors():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            side.folder, trust_remote_code=False, local_files_only=True
+            folder, trust_remote_code=False, local_files_only=True
         )
     return tokenizer
 

@@ -22,6 +22,7 @@ from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.chat_format import ChatFormat, Prompt
 from pytest_divergence.models.devices import dtype_name, present_weights
+from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.fingerprints import ModelIdentity
 from pytest_divergence.models.self_check import checked
 from pytest_divergence.models.side import Meter, Role, Side, SideWithGradients, SideWithWeights
@@ -120,6 +121,21 @@ class ModelPair:
             dtype=models[0].dtype,
         )
 
+    @classmethod
+    def of_sides(
+        cls,
+        reference: Side,
+        candidate: Side,
+        chat: ChatFormat,
+        identities: tuple[ModelIdentity, ModelIdentity],
+        dtype: torch.dtype,
+    ) -> ModelPair:
+        """A pair of which a server runs one model or both; answers end where `chat` says."""
+        sides = reference, candidate
+        local = [side.model for side in sides if isinstance(side, TransformersSide)]
+        stop_ids = _stop_ids(chat.tokenizer, *local, vocabulary=None)
+        return cls(reference, candidate, replace(chat, stop_ids=stop_ids), *identities, dtype)
+
     def with_template(self, template: str | None) -> ModelPair:
         """The pair under another chat template (None: plain text continuation)."""
         return replace(self, chat=replace(self.chat, template=template))
@@ -155,9 +171,20 @@ class ModelPair:
         return self.reference, self.candidate
 
     @property
+    def is_served(self) -> bool:
+        """Whether a server runs one of the models, or a record stands for it."""
+        return any(isinstance(side, ServedSide) for side in self.sides)
+
+    @property
+    def writes(self) -> bool:
+        """Whether both models write answers; a recorded reference does not."""
+        return all(side.dialect.writes for side in self.sides if isinstance(side, ServedSide))
+
+    @property
     def device(self) -> torch.device:
-        """The device of the reference's inputs."""
-        return self.reference.device
+        """The device of the reference's inputs, or of the candidate's if only that is here."""
+        here = [side for side in self.sides if not isinstance(side, ServedSide)]
+        return (here or self.sides)[0].device
 
     @property
     def dtype_name(self) -> str:
@@ -166,8 +193,13 @@ class ModelPair:
 
     @property
     def is_same_model(self) -> bool:
-        """Whether both sides are the same weights without an adapter between them."""
-        return self.reference_identity.weights_sha256 == self.candidate_identity.weights_sha256
+        """Whether both sides are the same weights without an adapter between them.
+
+        A server's never are: what it says of its weights may be true of others too.
+        """
+        served = [side for side in self.sides if isinstance(side, ServedSide)]
+        digests = {self.reference_identity.weights_sha256, self.candidate_identity.weights_sha256}
+        return len(digests) == 1 and all(side.dialect.names_weights for side in served)
 
     @property
     def tokens_forwarded(self) -> int:
@@ -181,6 +213,19 @@ class ModelPair:
             prefix, body = self.chat.split(self.chat.prompt_ids(prompt))
             rows.append((prefix, torch.tensor(body, dtype=torch.long)))
         return rows
+
+
+def sole_side(
+    role: Role, model: PreTrainedModel | PeftModel, meter: Meter, say: Say
+) -> TransformersSide:
+    """The side of the one model that is here, with all of its adapters; the model is frozen.
+
+    Raises `ModelLoadError` as `ModelPair.from_models` does.
+    """
+    plain = _plain(model)
+    plain.requires_grad_(False)
+    plain.train(False)
+    return checked(TransformersSide(role, plain, meter=meter), say)
 
 
 def with_gradients(pair: ModelPair, side: Side) -> SideWithGradients:

@@ -64,6 +64,9 @@ def inspect_pair(plan: LoadPlan) -> Iterator[Finding]:
 
 def _model(side: SidePlan, device: torch.device) -> Finding:
     name = f"{side.role} {visible(str(side.spec), 200)}"
+    if side.served is not None:
+        known = f"{side.served.vocab_size:,} tokens, and tells {side.served.num_told} at a position"
+        return Finding("ok", f"{name} answers: it knows {known}; a session tries it out first")
     if side.folder is None:
         return Finding("note", f"{name} {NOT_HERE[side.spec.kind]}")
     with side.load_errors():  # a file that was cut shows in its header

@@ -2,8 +2,10 @@
 
 Every side reads rows of token ids and decodes after them: enough to score, to decode and to
 search. Some also pass gradients to their inputs, which soft prompts need, and some have weights in
-this process, which a calibration switches. Knows no library that runs models; the side that
-transformers runs is in `pytest_divergence.models.transformers_side`.
+this process, which a calibration switches. A served one does less: it tells the probabilities of
+given tokens and of the most likely ones, and writes by itself. Knows no library that runs models;
+the side that transformers runs is in `pytest_divergence.models.transformers_side`, and the served
+one in `pytest_divergence.models.endpoints.served_side`.
 """
 
 from __future__ import annotations
@@ -111,6 +113,20 @@ class Side(Protocol):
 
     def reuse_prompts(self) -> AbstractContextManager[None]:
         """Read no prompt twice within it, as far as memory allows."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """Log-probabilities, in nats, that a served model tells at the T tokens of a continuation."""
+
+    ids: Tensor
+    """The tokens: (T,)."""
+    chosen: Tensor
+    """ln p of each: (T,)."""
+    head_ids: Tensor
+    """Ids of the most likely tokens, the likeliest first: (T, K)."""
+    head: Tensor
+    """ln p of these: (T, K)."""
 
 
 class Decoding(Protocol):

@@ -17,6 +17,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.models.endpoints.served_side import Dialect
 from pytest_divergence.models.fingerprints import (
     ModelIdentity,
     hub_commit,
@@ -36,7 +37,7 @@ EXPERTS = ".experts."
 
 @dataclass(frozen=True)
 class SidePlan:
-    """A spec and its local folder; the folder is None if a plugin loads it, or it is not here."""
+    """A spec and its folder; None if a plugin loads it, a server runs it, or it is not here."""
 
     spec: ModelSpec
     folder: Path | None
@@ -47,6 +48,15 @@ class SidePlan:
     """The plugin's model; set only while a pair is loaded."""
     base: SidePlan | None = None
     """The full model that an adapter was trained on."""
+    served: Dialect | None = None
+    """The server that runs the model, or a record of what it told."""
+    own_tokenizer: Path | None = None
+    """Folder of the tokenizer that a served model's spec names."""
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """Folder of its tokenizer; None if it has none, or a plugin loads it."""
+        return self.own_tokenizer if self.served is not None else self.folder
 
     @cached_property
     def is_adapter(self) -> bool:
@@ -59,9 +69,14 @@ class SidePlan:
         return self.base or self
 
     @property
+    def is_ours(self) -> bool:
+        """Whether we load the model: neither a plugin nor a server has it."""
+        return self.loaded is None and self.served is None
+
+    @property
     def is_known(self) -> bool:
         """Whether the model can be identified before it is loaded."""
-        return self.folder is not None or self.fingerprint is not None
+        return any(known is not None for known in (self.folder, self.fingerprint, self.served))
 
     @property
     def named_base(self) -> str | None:
@@ -84,9 +99,11 @@ class SidePlan:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the weights, or of the plugin's fingerprint."""
+        """sha256 of the weights, of the plugin's fingerprint, or of what a server says of them."""
         if self.folder is not None:
             return weights_digest(self.folder)
+        if self.served is not None:
+            return self.served.digest
         if self.fingerprint is None:
             raise ModelLoadError(
                 f"{self.role}: {self.spec} cannot be identified before it is loaded"

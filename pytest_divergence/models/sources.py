@@ -9,6 +9,7 @@ cache, under a lock. `demo:travel-advert` is an adapter of it, in this package.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -26,7 +27,8 @@ from pytest_divergence.models.gguf import convert_gguf
 from pytest_divergence.models.specs import ModelSpec
 from pytest_divergence.models.transformers_log import Say
 
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+TOKENIZER_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
+HUB_FILES = (*TOKENIZER_FILES, "*.safetensors")
 """Files that are downloaded: none that runs."""
 DEMO = "smollm2-135m"
 DEMO_ADAPTER = "travel-advert"
@@ -50,8 +52,27 @@ def source_folder(spec: ModelSpec, *, role: str, say: Say, is_offline: bool = Fa
     return spec.path if spec.kind in ("folder", "adapter") else None
 
 
+def tokenizer_source(spec: ModelSpec, *, role: str, say: Say) -> Path:
+    """The folder of a spec's tokenizer, without its weights if they are not here.
+
+    Raises `ModelLoadError`, also for a spec that is no folder and no Hub id.
+    """
+    if spec.kind == "hub":
+        folder = hub_folder(spec.location, spec.revision, role=role, files=TOKENIZER_FILES)
+    else:
+        folder = source_folder(spec, role=role, say=say)
+    if folder is None:
+        raise ModelLoadError(f"{role}={spec} must be a Hub id, a local folder or demo:NAME")
+    return folder
+
+
 def hub_folder(
-    hub_id: str, revision: str | None, *, role: str, is_offline: bool = False
+    hub_id: str,
+    revision: str | None,
+    *,
+    role: str,
+    is_offline: bool = False,
+    files: Sequence[str] = HUB_FILES,
 ) -> Path | None:
     """Download (or find in the Hub cache) the safe files of one model.
 
@@ -65,7 +86,7 @@ def hub_folder(
             return None
         return folder if any(folder.glob("*.safetensors")) else None
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(files)))
     except GatedRepoError as error:
         raise ModelLoadError(
             f"{role}: {hub_id} is gated; accept its terms on its Hub page, then log in with "

@@ -92,7 +92,9 @@ class AggregateItem(RowsItem):
             text = aggregate_text(
                 found,
                 rerun=rerun(session, self.nodeid),
-                update=rerun(session, self.nodeid.partition("::")[0], "--divergence-update"),
+                update=None
+                if self.is_partial
+                else rerun(session, self.nodeid.partition("::")[0], "--divergence-update"),
             )
             pytest.fail(text, pytrace=False)
         self.add_report_section("call", "divergence", sentence)

@@ -11,7 +11,7 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,8 @@ class SuiteFile(SuiteModule):
                 return self._listed(session)
             self.stored = read_suite(self.path)
             models = self._models(session)
+            if models is not None and not is_searched:
+                self.stored = _with_noise_of_servers(session, self.stored, models)
             if not is_searched and models is not None and not plan.is_rewriting:
                 self.reference_check = ReferenceCheck(session, self.stored, models)
             return [
@@ -138,6 +140,25 @@ class SuiteFile(SuiteModule):
     def _models(self, session: DivergenceSession) -> Models | None:
         """Return the named models to replay the suite on; None if a conftest provides a pair."""
         return None if has_own_pair(self) else session.models_for(self.path)
+
+
+def _with_noise_of_servers(
+    session: DivergenceSession, stored: StoredSuite, models: Models
+) -> StoredSuite:
+    """Return the suite with the larger noise floor, its own or that of the pair's servers."""
+    if not models.is_partial:
+        return stored
+    if session.plan.is_rewriting:
+        raise pytest.UsageError(
+            f"{session.shown(stored.suite.path)} cannot be measured again on a served or recorded "
+            "model, which does not tell whole distributions; name the weights as a folder or Hub id"
+        )
+    floor, made = session.pairs.served_floor(models), stored.provenance
+    if made is None or floor is None:
+        return stored
+    if made.noise_floor is not None and made.noise_floor.value >= floor.value:
+        return stored
+    return replace(stored, provenance=made.model_copy(update={"noise_floor": floor}))
 
 
 def _rows_kinds(session: DivergenceSession, stored: StoredSuite) -> dict[str, type[RowsItem]]:

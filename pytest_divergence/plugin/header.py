@@ -40,10 +40,10 @@ def _pair_lines(session: DivergenceSession) -> list[str]:
 def _model_name(session: DivergenceSession, spec: RawOption) -> str:
     """Return a spec without secrets, even if it names no model."""
     try:
-        name = str(parse_spec(spec.value, role="", root=session.config.invocation_params.dir))
+        found = parse_spec(spec.value, role="", root=session.config.invocation_params.dir)
     except DivergenceError:
-        name = spec.value
-    return public_value(name)
+        return public_value(spec.value)
+    return visible(str(found), 200)
 
 
 def _setting(session: DivergenceSession, field: str) -> str:

@@ -106,6 +106,12 @@ class SuiteItem(pytest.Function):
             note(self, other_dtype=f"in {made.dtype}, these values in {pair.dtype_name}")
         return pair
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether only parts of a model are told: then no suite is measured again."""
+        models = None if has_own_pair(self) else of(self.config).models_for(self.path)
+        return models is not None and models.is_partial
+
     def forget(self) -> None:
         """Release the models once the item is done: another pair may be next."""
 
@@ -223,7 +229,7 @@ class CaseItem(SuiteItem):
             tokens=tokens,
             rerun=rerun(session, self.nodeid),
             suite=session.shown(self.path),
-            update=update_command(session, self.nodeid),
+            update=None if self.is_partial else update_command(session, self.nodeid),
             verbosity=self.config.get_verbosity(),
         )
         pytest.fail(text, pytrace=False)

@@ -16,19 +16,21 @@ from typing import Any
 
 import pytest
 
+from pytest_divergence.core.provenance import NoiseFloor
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.cost import Memory, search_memory
 from pytest_divergence.discovery.plan import RunIdentity, identify_pair, identify_plan
 from pytest_divergence.models.devices import resolve_device
 from pytest_divergence.models.fingerprints import ModelIdentity
 from pytest_divergence.models.load_plan import LoadContext, LoadOptions, LoadPlan, resolve_pair
-from pytest_divergence.models.loading import load_pair
+from pytest_divergence.models.loading import load_pair, try_out_served
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin._compat import fixture_definitions
 from pytest_divergence.plugin.extensions import PluginModels, added_metrics
 from pytest_divergence.plugin.frames import forget_frames
 from pytest_divergence.plugin.model_pairs import Models, is_plugins_own
 from pytest_divergence.plugin.once import Once
+from pytest_divergence.scoring.estimates import served_floor
 
 FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors)\b"
 """Libraries whose warnings must not become a failed search under a project's `-W error`."""
@@ -50,6 +52,7 @@ class Pairs:
         self._plans: dict[Models, Once[LoadPlan]] = {}
         self._identities: dict[Models, tuple[ModelIdentity, ModelIdentity]] = {}
         self._twins: dict[Models, bool] = {}
+        self._floors: dict[Models, NoiseFloor] = {}
 
     def is_loaded(self, models: Models) -> bool:
         """Whether asking for this pair costs nothing."""
@@ -113,9 +116,23 @@ class Pairs:
         return self._identities[models]
 
     def check(self, models: Models) -> None:
-        """Refuse a pair that cannot be loaded, without loading it."""
+        """Refuse a pair that cannot be loaded, or whose server fails its trial; load nothing."""
         if self.plan(models).is_known:
             self.identities(models)
+        self.served_floor(models)
+
+    def served_floor(self, models: Models) -> NoiseFloor | None:
+        """Return the noise of a pair's servers, which are tried once; None if nothing is served.
+
+        Raises `DivergenceError`, with the server's own answer.
+        """
+        plan = self.plan(models)
+        servers = [side.served for side in plan.sides if side.spec.is_served]
+        if servers and models not in self._floors:
+            self._say("trying the server: its tokenizer, its template, and the same tokens again")
+            with patient_warnings():
+                self._floors[models] = served_floor(try_out_served(plan))
+        return self._floors.get(models)
 
     def run_identity(self, models: Models) -> RunIdentity:
         """Return the inputs that a search of this pair depends on."""
@@ -162,6 +179,7 @@ class Pairs:
             del self._plans[models]  # a fixture has trained it, say, so it is checked again
         with patient_warnings():
             resolve_device(self._settings().device)  # an error here comes before any download
+            self.served_floor(models)
             pair = load_pair(self.plan(models), self._context(models))
         return pair.with_metrics(added_metrics(self._config))
 
@@ -178,6 +196,9 @@ def _is_one_model(plan: LoadPlan) -> bool:
     reference, candidate = (identity.weights_sha256 for identity in plan.identities)
     if reference != candidate:
         return False
+    is_unsure = any(side.served and not side.served.names_weights for side in plan.sides)
+    if is_unsure and plan.reference.spec != plan.candidate.spec:
+        return False  # what a server says of its weights may be true of others too
     asked = {
         (spec.dtype, spec.attn_implementation, spec.device, spec.device_map)
         for spec in (side.full_model.spec for side in plan.sides)

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from pytest_divergence.core.errors import DivergenceError
+from pytest_divergence.models.specs import check_served_locally, is_partial
 from pytest_divergence.plugin._compat import fixture_definitions
 from pytest_divergence.plugin.once import Once
 from pytest_divergence.plugin.options import PAIRS_INI, located
@@ -31,6 +33,11 @@ class Models:
     candidate: str
     roles: tuple[str, str] = field(default=("--model-1", "--model-2"), compare=False)
     """Their names in messages: where they were given."""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a server or a record tells parts of one of them: no suite is made of it."""
+        return is_partial(self.reference) or is_partial(self.candidate)
 
 
 class PairRules:
@@ -61,6 +68,7 @@ def _rules(config: pytest.Config) -> list[tuple[str, Models]]:
                 f"{PAIRS_INI}: the line {line!r} cannot be read; write GLOB = MODEL_1 MODEL_2, "
                 "with quotes around names that contain spaces"
             ) from None
+        _check_served((reference, candidate), roles)
         models = Models(located(config, start, reference), located(config, start, candidate), roles)
         rules.append((pattern, models))
     return rules
@@ -77,9 +85,19 @@ def marked_models(request: pytest.FixtureRequest) -> Models | None:
         raise pytest.UsageError(
             f"divergence(models={given!r}) must name two models, reference and candidate"
         )
-    start = request.config.rootpath
+    start, roles = request.config.rootpath, ("model 1 of the marker", "model 2 of the marker")
+    _check_served((given[0], given[1]), roles)
     reference, candidate = (located(request.config, start, spec) for spec in given)
-    return Models(reference, candidate, ("model 1 of the marker", "model 2 of the marker"))
+    return Models(reference, candidate, roles)
+
+
+def _check_served(specs: tuple[str, str], roles: tuple[str, str]) -> None:
+    """Raise `pytest.UsageError` for a server elsewhere, which no file of the project may name."""
+    for spec, role in zip(specs, roles, strict=True):
+        try:
+            check_served_locally(spec, name=role)
+        except DivergenceError as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 def has_own_pair(node: pytest.Item | pytest.Collector) -> bool:

@@ -28,6 +28,8 @@ TITLE = (
 MODELS = ("model_1", "model_2")
 PATHS = (*MODELS, "seeds", "training_data", "contexts", "chat_template", "report_dir")
 
+RECORDED = "recorded:"
+"""Beginning of a spec that names a suite's recorded reference, before the suite's path."""
 COMMAND_LINE, INI, DEFAULT = "command line", "ini", "default"
 
 PAIRS_INI = "divergence_pairs"
@@ -133,6 +135,18 @@ def given(config: pytest.Config) -> dict[str, RawOption]:
     return found
 
 
+def is_said_by_user(config: pytest.Config, entry: RawOption) -> bool:
+    """Whether a value is of the user at hand: not the ini file's, nor in its addopts.
+
+    A worker of pytest-xdist has what its controller has checked.
+    """
+    if entry.source == COMMAND_LINE and not hasattr(config, "workerinput"):
+        words = [str(word) for word in config.invocation_params.args]
+        typed = " ".join([*words, os.environ.get("PYTEST_ADDOPTS", "")])
+        return all(line in typed for line in entry.value.split("\n"))
+    return entry.source != INI
+
+
 def located_value(config: pytest.Config, field: str, entry: RawOption) -> str:
     """Return a value; a path in the ini file becomes relative to where pytest was started."""
     if entry.source != INI or config.inipath is None or field not in PATHS:
@@ -148,6 +162,8 @@ def located_value(config: pytest.Config, field: str, entry: RawOption) -> str:
 
 def located(config: pytest.Config, start: Path, spec: str) -> str:
     """Return a spec; a folder below `start` becomes relative to where pytest was started."""
+    if spec.startswith(RECORDED):
+        return RECORDED + located(config, start, spec.removeprefix(RECORDED))
     name, comma, rest = spec.partition(",")
     here = config.invocation_params.dir
     if start == here or Path(name).is_absolute() or not (start / name).exists():

@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from typing import TypedDict
 
 from pytest_divergence.core.aggregates import (
+    CHOSEN_KL,
     Aggregate,
     Breadth,
     GrownRow,
@@ -28,6 +29,11 @@ from pytest_divergence.core.behaviours import Retelling, TellingContinuation
 from pytest_divergence.core.cases import Case, Completions, Measurement, is_same_quantity
 from pytest_divergence.core.changes import describe_changes
 from pytest_divergence.core.errors import MeasurementError, PromptIdsError
+from pytest_divergence.core.evidence import (
+    growing_values,
+    is_same_evidence,
+    like_for_like,
+)
 from pytest_divergence.core.file_names import TOKENS, sidecar_path
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.suites import StoredSuite
@@ -38,7 +44,7 @@ from pytest_divergence.plugin.bounds import metric_for, noise_floor_of
 from pytest_divergence.plugin.frames import forget_frames
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority, shift
-from pytest_divergence.scoring.continuations import greedy_continuations
+from pytest_divergence.scoring.continuations import greedy_answer, greedy_continuations
 from pytest_divergence.scoring.suite_rows import (
     ReplayedCase,
     case_prompt,
@@ -68,12 +74,17 @@ class Replayed:
         self, session: DivergenceSession, pair: ModelPair, case: Case, found: ReplayedCase
     ) -> None:
         """Take `found`, the row as it was measured on `pair`."""
-        self.measurement = found.measurement
+        self.measurement = like_for_like(found.measurement, case.kl)
         self.pair: ModelPair | None = pair
         self._session, self._pair, self._case = session, pair, case
 
     def tokens(self) -> Sequence[TokenComparison]:
-        """Compare both models at each token of the candidate's new answer."""
+        """Compare both models at each token of the candidate's new answer.
+
+        A recorded reference knows nothing of new tokens, so then there is nothing to compare.
+        """
+        if not self._pair.writes:
+            return ()
         return compare_tokens(self._pair, case_prompt(self._case), self._answers[1])
 
     def completions(self) -> Completions:
@@ -127,6 +138,8 @@ class SuiteReplay:
             growth = non_inferiority(
                 [row.measured for row in grown], [row.stored for row in grown], floor
             )
+            if any(row.kl and not is_same_evidence(row.kl, measured[row.id]) for row in rows):
+                growth = replace(growth, what=CHOSEN_KL)
         beside = None
         if searched:
             mean = statistics.geometric_mean([row.ratio for row in searched])
@@ -216,8 +229,14 @@ def answers_of(
 ) -> tuple[Completions, tuple[int, ...]]:
     """Return both models' greedy answers, and the candidate's as token ids.
 
-    A suite's stored answers may be other models'.
+    A suite's stored answers may be other models'. A recorded reference writes none, and its stored
+    one stands.
     """
+    if not pair.writes:
+        prompt, stored = case_prompt(case), case.completions
+        answer = greedy_answer(pair, pair.candidate, prompt, max_new_tokens=max_new_tokens)
+        said = stored.reference if stored is not None else ""
+        return Completions(reference=said, candidate=pair.chat.text(answer)), answer
     found = greedy_continuations(pair, [case_prompt(case)], max_new_tokens=max_new_tokens)[0]
     answer = found.candidate[0]
     both = pair.chat.text(found.reference[0]), pair.chat.text(answer)
@@ -237,7 +256,7 @@ def sizes_for(session: DivergenceSession, pair: ModelPair) -> SampleSizes:
 
 def _grown(row: Case, measurement: Measurement, floor: float) -> GrownRow:
     assert row.kl is not None  # rows without a value are not compared
-    old, new = row.kl.forward, measurement.forward
+    old, new = growing_values(row.kl, measurement)
     return GrownRow(row.id, old, new, math.exp(log_ratio(new, old, floor)))
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pytest_divergence.core.errors import DivergenceError, one_of
 from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.models.specs import parse_open_spec, parse_spec
+from pytest_divergence.models.specs import check_served_locally, parse_open_spec, parse_spec
 from pytest_divergence.plugin.extensions import PluginModels, added_metrics
 from pytest_divergence.plugin.options import (
     BY_FIELD,
@@ -25,6 +25,7 @@ from pytest_divergence.plugin.options import (
     assignment,
     check_both_models,
     given,
+    is_said_by_user,
     located_value,
     name_of,
 )
@@ -75,6 +76,8 @@ def _check_specs(
                 role=name_of(field, values[field]),
                 root=config.invocation_params.dir,
             )
+            if not is_said_by_user(config, values[field]):
+                check_served_locally(values[field].value, name=name_of(field, values[field]))
         except DivergenceError as error:
             raise pytest.UsageError(str(error)) from None
 

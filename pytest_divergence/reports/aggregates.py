@@ -33,8 +33,11 @@ def aggregate_sentence(found: Aggregate) -> str:
     return _joined(["; ".join(_checks(found))])
 
 
-def aggregate_text(found: Aggregate, *, rerun: str, update: str) -> str:
-    """Explain why the aggregate fails: first the reason, then the numbers and what to do next."""
+def aggregate_text(found: Aggregate, *, rerun: str, update: str | None) -> str:
+    """Explain why the aggregate fails: first the reason, then the numbers and what to do next.
+
+    `update` is None where the suite cannot be measured again.
+    """
     lines = sentence(_headline(found), width=WIDTH)
     for check in _checks(found):
         lines += sentence(check, width=WIDTH, indent="  ")
@@ -42,7 +45,8 @@ def aggregate_text(found: Aggregate, *, rerun: str, update: str) -> str:
     if found.verdict == "inconclusive":
         lines.append(f"  add rows to decide it; with {setting('inconclusive')}=pass it only warns")
     growth = found.growth
-    if growth is not None and growth.verdict != "passed" and not growth.is_insufficient:
+    is_shown = growth is not None and growth.verdict != "passed" and not growth.is_insufficient
+    if is_shown and update is not None:
         lines += command("intended? measure the suite again", update, width=WIDTH, indent="  ")
     if found.breadth is not None and found.breadth.verdict == "failed":
         advice = f"intended? an update does not change this bound; {SEARCH_AGAIN}"
@@ -102,7 +106,7 @@ def _checks(found: Aggregate) -> list[str]:
 
 def _growth(growth: Growth) -> str:
     text = (
-        f"forward KL is {_times(growth.ratio)} the stored values, geometric mean of "
+        f"{growth.what} is {_times(growth.ratio)} the stored values, geometric mean of "
         f"{number_of(growth.num_rows, 'ordinary row')}"
     )
     if growth.is_insufficient:
@@ -119,9 +123,9 @@ def _headline(found: Aggregate) -> str:
     if growth is not None and growth.verdict == "failed":
         ratio, margin = _times(growth.ratio), _times(growth.margin)
         reasons.append(
-            f"worse: forward KL {ratio} stored, at least {_times(growth.low)}"
+            f"worse: {growth.what} {ratio} stored, at least {_times(growth.low)}"
             if growth.is_shown
-            else f"growth of forward KL not shown to be below {margin}: {ratio} stored"
+            else f"growth of {growth.what} not shown to be below {margin}: {ratio} stored"
         )
     if breadth is not None and breadth.verdict == "failed":
         share, limit = _percent(breadth.share), _percent(MAX_SHARE_OVER)
@@ -131,8 +135,8 @@ def _headline(found: Aggregate) -> str:
 
 def _grown(found: Aggregate) -> Iterator[str]:
     rows = [row for row in found.grown if row.ratio > 1]
-    if rows:
-        yield "  largest growth, forward KL in nats/token"
+    if rows and found.growth is not None:
+        yield f"  largest growth, {found.growth.what} in nats/token"
     for row in rows:
         stored, measured = nats(row.stored), nats(row.measured)
         yield f"    {row.id:<35} {stored} -> {measured} ({_times(row.ratio)})"

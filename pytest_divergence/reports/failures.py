@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pytest_divergence.core.behaviours import MIN_RATE, Behaviour, Retelling
-from pytest_divergence.core.cases import Case, Measurement, quantity
+from pytest_divergence.core.cases import CHOSEN, FULL, Case, Measurement, quantity
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import ReportCase, TokenComparison
 from pytest_divergence.core.safe_text import printable_lines, visible
@@ -239,10 +239,24 @@ def _measured(measurement: Measurement) -> list[str]:
     text = (
         f"{measurement.metric}, "
         f"{number_of(measurement.num_continuations, 'continuation')} of each model{stored}, "
-        f"{number_of(measurement.num_tokens, 'token')}; forward {nats(measurement.forward)}, "
-        f"reverse {nats(measurement.reverse)}, largest at one token {nats(measurement.max_token)}"
+        f"{number_of(measurement.num_tokens, 'token')}; {_parts(measurement)}"
     )
     return sentence(text, width=WIDTH, indent="  ")
+
+
+def _parts(measurement: Measurement) -> str:
+    """Its directions, or what a value is made of that is from the chosen tokens alone."""
+    if measurement.evidence == CHOSEN and measurement.k3 is not None:
+        return (
+            "the stored value, plus the change of the chosen tokens' own value, which is "
+            f"{nats(measurement.k3)} now: a server does not tell the probabilities of all tokens"
+        )
+    parts = (
+        f"forward {nats(measurement.forward)}, reverse {nats(measurement.reverse)}, "
+        f"largest at one token {nats(measurement.max_token)}"
+    )
+    _, _, num_told = (measurement.evidence or FULL).partition("head:")
+    return f"{parts}, estimated from the {num_told} likeliest tokens" if num_told else parts
 
 
 def _example(behaviour: Behaviour, width: int, indent: str) -> Iterator[str]:

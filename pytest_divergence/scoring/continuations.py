@@ -23,7 +23,7 @@ from pytest_divergence.models.decoding import (
     samples_from,
 )
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import Decoding
+from pytest_divergence.models.side import Decoding, Side
 from pytest_divergence.scoring.teacher_forcing import read_prompts
 
 Result = TypeVar("Result")
@@ -56,6 +56,14 @@ def greedy_continuations(
 ) -> list[Continuations]:
     """Return one continuation of most likely tokens from each model, not scored."""
     return _unscored(pair, prompts, most_likely(pair, max_new_tokens))
+
+
+def greedy_answer(pair: ModelPair, side: Side, prompt: Prompt, *, max_new_tokens: int) -> Ids:
+    """Return one model's most likely tokens after a prompt."""
+    ((prefix, body),) = pair.prompt_rows([prompt])
+    state = side.start([body], prefix=prefix)
+    ((ids,),) = most_likely(pair, max_new_tokens)(state, prefix, [body])
+    return ids
 
 
 def sampled_continuations(

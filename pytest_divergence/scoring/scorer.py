@@ -14,13 +14,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pytest_divergence.core.cases import NATS_PER_TOKEN, Measurement
+from pytest_divergence.core.cases import FULL, NATS_PER_TOKEN, Measurement
 from pytest_divergence.core.errors import MeasurementError
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import Decoding
+from pytest_divergence.models.side import Decoding, Role
 from pytest_divergence.scoring.continuations import (
     Continuations,
     Ids,
@@ -32,6 +34,7 @@ from pytest_divergence.scoring.continuations import (
     sampler,
     written,
 )
+from pytest_divergence.scoring.estimates import estimated, evidence_of, jensen_shannon, k3
 from pytest_divergence.scoring.metrics import (
     AddedMetric,
     added_metric,
@@ -122,11 +125,12 @@ def summarise(
     metric: MetricName,
     estimator: Estimator = "fresh",
     unit: str = NATS_PER_TOKEN,
+    evidence: str = FULL,
 ) -> Measurement:
     """Return one prompt's measurement from the scores of both models' continuations.
 
-    `unit` is the metric's. Raises `MeasurementError` where a model has no continuation or a value
-    is not finite.
+    `unit` is the metric's, `evidence` what was known at each position. Raises `MeasurementError`
+    where a model has no continuation or a value is not finite.
 
     Total nats over number of positions, end of turn included. `forward` is measured on the
     reference's own continuations and `reverse` on the candidate's, so each is an estimate of the
@@ -155,6 +159,8 @@ def summarise(
         num_continuations=len(on_reference),
         estimator=estimator,
         unit=unit,
+        evidence=evidence,
+        k3=_of_chosen(on_reference, on_candidate).get(metric),
     )
 
 
@@ -179,6 +185,11 @@ def _score(
     """Let both models read each prompt once, write (unless given) and score the continuations."""
     rows = pair.prompt_rows(prompts)
     added = added_metric(pair, metric)
+    if added is not None and pair.is_served:
+        raise MeasurementError(
+            f"the metric {metric!r} needs the probabilities of all tokens, and a served model "
+            f"tells those of some; give {setting('metric')}={'|'.join(BUILT_IN_METRICS)}"
+        )
 
     def compute(batch: list[int]) -> list[PromptScore]:
         chosen = [rows[index] for index in batch]
@@ -198,6 +209,7 @@ def _score(
                 metric=metric,
                 unit=added.unit if added is not None else NATS_PER_TOKEN,
                 estimator=estimator,
+                evidence=evidence_of(states),
             )
             for index, continuations in zip(batch, given, strict=True)
         ]
@@ -210,8 +222,16 @@ def _score_states(
 ) -> Iterator[list[TokenScores]]:
     """Yield, for each prompt, the scores on the reference's continuations, then the candidate's."""
     groups = [ids for both in given for ids in (both.reference, both.candidate)]
-    owners = [index // 2 for index, ids in enumerate(groups) for _ in ids]
-    flat = iter(score_states(states, owners, [ids for group in groups for ids in group], added))
+    numbers = [index for index, ids in enumerate(groups) for _ in ids]
+    owners, continuations = (
+        [number // 2 for number in numbers],
+        [id_ for ids in groups for id_ in ids],
+    )
+    if evidence_of(states) == FULL:
+        flat = iter(score_states(states, owners, continuations, added))
+    else:
+        writers: list[Role] = ["candidate" if number % 2 else "reference" for number in numbers]
+        flat = iter(estimated(states, owners, writers, continuations))
     for group in groups:
         yield [next(flat) for _ in group]
 
@@ -226,6 +246,7 @@ def _prompt_score(
     metric: MetricName,
     unit: str,
     estimator: Estimator,
+    evidence: str,
 ) -> PromptScore:
     prefix, body = row
     return PromptScore(
@@ -233,7 +254,12 @@ def _prompt_score(
         prompt_ids=(*prefix, *body.tolist()),
         continuations=given,
         measurement=summarise(
-            on_reference, on_candidate, metric=metric, estimator=estimator, unit=unit
+            on_reference,
+            on_candidate,
+            metric=metric,
+            estimator=estimator,
+            unit=unit,
+            evidence=evidence,
         ),
         same_top_share=same_top_share([*on_reference, *on_candidate]),
         reference_perplexity=_perplexity(on_reference, "reference_logprobs"),
@@ -272,6 +298,31 @@ def _values(
     if metric not in values:
         values[metric] = sum(_per_token(scores, _added) for scores in both) / 2
     return values
+
+
+def _of_chosen(
+    on_reference: Sequence[TokenScores], on_candidate: Sequence[TokenScores]
+) -> dict[str, float]:
+    """Return the value of every built-in metric, from the chosen tokens' probabilities alone.
+
+    Where a model rules out a token that the other has written there is none that is finite.
+    """
+
+    def mean(
+        scores: Sequence[TokenScores], sign: int, function: Callable[[Tensor], Tensor]
+    ) -> float:
+        return _per_token(
+            scores,
+            lambda tokens: function(
+                sign * (tokens.candidate_logprobs.double() - tokens.reference_logprobs.double())
+            ),
+        )
+
+    both = (on_reference, 1), (on_candidate, -1)
+    forward, reverse = (mean(scores, sign, k3) for scores, sign in both)
+    js = sum(mean(scores, sign, jensen_shannon) for scores, sign in both) / 2
+    values = built_in_values(forward, reverse, js)
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _spread(

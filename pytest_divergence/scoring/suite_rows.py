@@ -25,7 +25,7 @@ from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import Continuations, greedy_continuations
 from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
-from pytest_divergence.scoring.teacher_forcing import ScoringRow, score_tokens
+from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_log_probs
 
 MIN_COMPLETION_LENGTH = 32
 """Tokens of a completion that people read."""
@@ -146,7 +146,7 @@ def replay_cases(
     for case in cases:
         try:
             if case.id in stored:
-                _check_stored(pair, case, stored[case.id])
+                check_stored(pair, case, stored[case.id])
             groups[metric_of(case), case.id in stored].append(case)
         except Exception as error:  # a prompt that a template refuses is that case's fault
             found[case.id] = error
@@ -205,12 +205,10 @@ def measure_telling(pair: ModelPair, telling: Sequence[TellingContinuation]) -> 
             pair.prompt_rows([told.prompt for told in telling]), telling, strict=True
         )
     ]
+    reference, candidate = (continuation_log_probs(side, rows) for side in pair.sides)
     return [
-        ToldAgain(
-            float((scores.candidate_logprobs - scores.reference_logprobs)[told.start :].sum()),
-            float(scores.candidate_logprobs[told.start :].sum()),
-        )
-        for scores, told in zip(score_tokens(pair, rows), telling, strict=True)
+        ToldAgain(float((log_q - log_p)[told.start :].sum()), float(log_q[told.start :].sum()))
+        for log_p, log_q, told in zip(reference, candidate, telling, strict=True)
     ]
 
 
@@ -232,7 +230,8 @@ def _continuations(stored: StoredTokens) -> Continuations:
     return Continuations(tuple(map(tuple, stored.reference)), tuple(map(tuple, stored.candidate)))
 
 
-def _check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
+def check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
+    """Raise `MeasurementError` where stored continuations do not belong to a case's prompt now."""
     if prompt_digest(pair.chat.prompt_ids(case_prompt(case))) != stored.prompt_sha256:
         raise PromptIdsError(
             f"case {case.id}: the prompt's token ids differ from the stored ones, so the "
@@ -244,8 +243,11 @@ def _check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
 
 
 def _check_ids(pair: ModelPair, what: str, ids: Sequence[int]) -> None:
-    num_tokens = pair.reference.vocab_size
-    if max(ids) >= pair.reference.num_outcomes or max(ids[:-1], default=0) >= num_tokens:
+    num_tokens = min(side.vocab_size for side in pair.sides)
+    if (
+        max(ids) >= min(side.num_outcomes for side in pair.sides)
+        or max(ids[:-1], default=0) >= num_tokens
+    ):
         raise MeasurementError(
             f"{what}: stored token id {max(ids)} is outside the models' vocabulary of "
             f"{num_tokens} tokens; the suite belongs to other models"

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from pytest_divergence.core.errors import NonFiniteLogitsError
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.batching import map_batches
+from pytest_divergence.models.endpoints.served_side import ServedRows
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Decoding, LazyLogits, Side
 from pytest_divergence.scoring.divergences import js_of_log_probs, kl_of_log_probs, log_probs
@@ -132,7 +133,7 @@ def at_first_tokens(
     """Apply `measure` to both models' logits of each row's first token: (B, V) a batch of rows."""
 
     def compute(batch: list[ScoringRow]) -> Sequence[Value]:
-        given = _with_one_prefix(batch)
+        given = with_one_prefix(batch)
         states = read_prompts(pair, [row.body for row in given], prefix=given[0].prefix)
         first = [row.continuation[:1] for row in given]
         reference, candidate = (
@@ -150,7 +151,7 @@ def continuation_logits(side: Side, batch: Sequence[ScoringRow]) -> list[Tensor]
     One plain forward pass, without a cache after the prefix: scoring is compared with it.
     """
     longest = max(len(row.continuation) for row in batch)
-    batch = _with_one_prefix(batch)
+    batch = with_one_prefix(batch)
     logits = side.logits([row.ids for row in batch], prefix=batch[0].prefix, num_logits=longest)
     check_finite(logits, side)
     return [
@@ -187,8 +188,10 @@ def continuation_log_probs(side: Side, rows: Sequence[ScoringRow]) -> list[Tenso
 
 @torch.no_grad()
 def _log_probs(side: Side, batch: list[ScoringRow]) -> list[Tensor]:
-    rows = _with_one_prefix(batch)
+    rows = with_one_prefix(batch)
     state = side.start([row.body for row in rows], prefix=rows[0].prefix)
+    if isinstance(state, ServedRows):
+        return [told.chosen for told in state.told([row.continuation for row in rows])]
     found = state.positions_of([row.continuation for row in rows])
     return [
         token_log_probs(side, positions, torch.tensor(row.continuation)).cpu()
@@ -196,7 +199,7 @@ def _log_probs(side: Side, batch: list[ScoringRow]) -> list[Tensor]:
     ]
 
 
-def _with_one_prefix(batch: Sequence[ScoringRow]) -> Sequence[ScoringRow]:
+def with_one_prefix(batch: Sequence[ScoringRow]) -> Sequence[ScoringRow]:
     """Return rows outside the shared format with their whole context, as all beside them."""
     return batch if len({row.prefix for row in batch}) == 1 else [whole(row) for row in batch]
 
@@ -233,7 +236,7 @@ def whole(row: ScoringRow) -> ScoringRow:
 def _score_batch(
     pair: ModelPair, batch: list[ScoringRow], added: AddedMetric | None
 ) -> list[TokenScores]:
-    rows = _with_one_prefix(batch)
+    rows = with_one_prefix(batch)
     states = read_prompts(pair, [row.body for row in rows], prefix=rows[0].prefix)
     return score_states(states, range(len(rows)), [row.continuation for row in rows], added)
 

@@ -24,6 +24,7 @@ from pytest_divergence.core.json_files import (
 )
 from pytest_divergence.core.promotion import promote
 from pytest_divergence.core.provenance import accept, load_provenance, write_provenance
+from pytest_divergence.core.recorded_reference import RecordedReference
 from pytest_divergence.core.report import load_report, write_report
 from pytest_divergence.core.suites import faults_of, load_suite, read_suite, write_suite
 from pytest_divergence.core.tokens import ListedTokens, load_tokens, write_tokens
@@ -53,6 +54,17 @@ PROVENANCE = json.loads(MADE[NAMES[2]])
 CHAT = {
     "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi?"}],
     "metadata": {"category": "x"},
+}
+RECORD = {
+    "schema_version": 1,
+    "tool_version": "0.1.0",
+    "reference": PROVENANCE["reference"],
+    "vocabulary_sha256": "0" * 64,
+    "vocab_size": 9,
+    "num_told": 1,
+    "dtype": "float32",
+    "device": "cpu",
+    "rows": {"1" * 64: {"chosen": "AAAAvw==", "head_ids": "AQAAAA==", "head": "AAAAvw=="}},
 }
 REPORT = json.loads(made_report().model_dump_json())
 SHIFT = {"mean": 0.1, "p99": 0.2, "max": 0.2, "num_controls": 5}
@@ -262,6 +274,14 @@ FILE_PARSERS = [
         ),
     ),
     Parser("tokens, listed", row_files(*TOKENS), in_file("x.tokens.jsonl", _listed)),
+    Parser(
+        "recorded reference",
+        json_files(RECORD),
+        in_file(
+            "x.reference.json",
+            round_trip(lambda path: load_document(path, RecordedReference), write_document),
+        ),
+    ),
     Parser(
         "provenance",
         json_files(PROVENANCE),

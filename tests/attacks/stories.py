@@ -338,6 +338,7 @@ STORIES = {
         Story(
             "promote-add", half_promoted, command("promote", "latest", SUITE, "--add"), committed
         ),
+        Story("record", filled, command("record", SUITE, PAIR[0]), committed),
         Story("accept", with_a_behaviour, command("accept", SURE.id, SUITE), committed),
         Story("report", searched, command("report", "latest"), _no_suite),
         Story("calibrate", nothing, command("calibrate", *PAIR), _no_suite),

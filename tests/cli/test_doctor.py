@@ -54,6 +54,17 @@ def of_pair(lines: list[str]) -> list[str]:
     return lines[start + 1 :]
 
 
+def test_a_served_model_is_asked_what_it_is(
+    project: Project, doctor: Doctor, ft_server: str
+) -> None:
+    lines = of_pair(doctor("--model-1=base", f"--model-2=llamacpp:{ft_server}"))
+
+    assert " ".join(" ".join(lines).split()).endswith(
+        f"--model-2 llamacpp:{ft_server} answers: it knows 271 tokens, and tells 64 at a position; "
+        "a session tries it out first"
+    )
+
+
 def test_the_machine_is_described_without_a_trace(
     project: Project, doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,11 +75,12 @@ def test_the_machine_is_described_without_a_trace(
 
     assert lines[0].startswith("ok    pytest-divergence ")
     assert re.fullmatch(r"ok    packages: filelock [\d.]+, .* transformers [\d.]+", lines[1])
-    assert "ok    device: cpu, 1 of " in lines[4]
-    assert lines[5].startswith(
+    assert re.fullmatch(r"ok    httpx [\d.]+, for served models", lines[4])
+    assert "ok    device: cpu, 1 of " in lines[5]
+    assert lines[6].startswith(
         f"ok    cache: {cache}, does not exist yet; set PYTEST_DIVERGENCE_CACHE to move"
     )
-    assert lines[6:] == [
+    assert lines[7:] == [
         "ok    results: .divergence, does not exist yet",
         "note  no models are set: add --model-1 and --model-2 to check a pair too",
     ]

@@ -113,7 +113,8 @@ def test_a_secret_in_a_spec_is_never_shown(text: str) -> None:
 def test_a_url_is_refused_with_its_host() -> None:
     assert refusal("https://me:pw@hub.example/owner/name") == (
         "--model-1 is a URL (host hub.example); models are loaded from a Hub id such as "
-        "owner/name or from a local folder"
+        "owner/name or from a local folder, and a served one is named with what serves it: "
+        "llamacpp:http://127.0.0.1:8080"
     )
 
 

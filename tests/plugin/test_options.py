@@ -305,7 +305,8 @@ def test_a_secret_in_a_spec_is_not_shown(project: Project) -> None:
     assert "t0ken" not in shown(result)
     assert result.errlines == [
         "ERROR: --model-1 is a URL (host hub.test); models are loaded from a Hub id such as "
-        "owner/name or from a local folder",
+        "owner/name or from a local folder, and a served one is named with what serves it: "
+        "llamacpp:http://127.0.0.1:8080",
         "",
     ]
 

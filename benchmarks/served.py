@@ -1,0 +1,152 @@
+"""Estimates of a served candidate's divergence, from the tokens that its server tells of.
+
+Asks a llama.cpp server for whole distributions, so that every estimate can be compared with the
+value from all tokens:
+
+    python benchmarks/served.py estimates MODEL_1 MODEL_2 llamacpp:URL [PROMPTS]
+
+MODEL_2 are the weights that the server was made of; a suite on them is what it is gated by. And the
+cost of a replay against the server:
+
+    python benchmarks/served.py replay MODEL_1 llamacpp:URL [PROMPTS]
+
+And a gate with a recorded reference against one with both models, each in a process of its own:
+
+    python benchmarks/served.py recorded SUITE MODEL_1 MODEL_2
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_divergence import ModelPair, load_model_pair, score_prompts
+from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
+from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
+from pytest_divergence.models.endpoints.served_side import ServedSide
+from pytest_divergence.models.side import Role, Told
+from pytest_divergence.scoring.continuations import Continuations
+from pytest_divergence.scoring.estimates import k3, token_scores, told_by_both
+from pytest_divergence.scoring.teacher_forcing import read_prompts
+
+LENGTH = 16
+HEADS = (20, 64)
+
+
+def whole(pair: ModelPair) -> ModelPair:
+    """The pair whose server tells of every token."""
+    side = pair.candidate
+    assert isinstance(side, ServedSide)
+    assert isinstance(side.dialect, LlamaCppServer)
+    dialect = replace(side.dialect, num_told=side.dialect.vocab_size)
+    return replace(pair, candidate=replace(side, dialect=dialect))
+
+
+def cut(told: Told, size: int) -> Told:
+    return replace(told, head_ids=told.head_ids[:, :size], head=told.head[:, :size])
+
+
+def both_told(pair: ModelPair, prompt: str, ids: Sequence[int]) -> tuple[Told, Told]:
+    ((prefix, body),) = pair.prompt_rows([prompt])
+    ((reference, candidate),) = told_by_both(
+        read_prompts(pair, [body], prefix=prefix), [0], [list(ids)]
+    )
+    return reference, candidate
+
+
+def direction(reference: Told, candidate: Told, writer: Role) -> float:
+    """KL from the model that wrote to the other one, nats per token."""
+    scores = token_scores(reference, candidate, writer)
+    return float((scores.forward if writer == "reference" else scores.reverse).mean())
+
+
+def of_chosen(reference: Told, candidate: Told, writer: Role) -> float:
+    sign = 1 if writer == "reference" else -1
+    return float(k3(sign * (candidate.chosen.double() - reference.chosen.double())).mean())
+
+
+def values_of(pair: ModelPair, prompt: str, given: Continuations) -> dict[str, float]:
+    """Symmetric KL of a prompt by each kind of evidence."""
+    parts: dict[str, list[float]] = {}
+    writers: tuple[tuple[Role, tuple[tuple[int, ...], ...]], ...] = (
+        ("reference", given.reference),
+        ("candidate", given.candidate),
+    )
+    for writer, (ids,) in writers:
+        reference, candidate = both_told(pair, prompt, ids)
+        parts.setdefault("full", []).append(direction(reference, candidate, writer))
+        parts.setdefault("chosen", []).append(of_chosen(reference, candidate, writer))
+        for size in HEADS:
+            value = direction(reference, cut(candidate, size), writer)
+            parts.setdefault(f"head:{size}", []).append(value)
+    return {name: statistics.fmean(both) for name, both in parts.items()}
+
+
+def estimates(model_1: str, model_2: str, served: str, count: int) -> None:
+    local, pair = load_model_pair(model_1, model_2), whole(load_model_pair(model_1, served))
+    prompts = shipped_prompts(SHIPPED_CONTROLS, count)
+    made = score_prompts(local, prompts, num_continuations=1, max_new_tokens=LENGTH)
+    rows = []
+    for prompt, score in zip(prompts, made, strict=True):
+        found = values_of(pair, prompt, score.continuations)
+        stored = score.measurement
+        assert stored.k3 is not None
+        found["carried on"] = stored.value + found["chosen"] - stored.k3
+        rows.append(found)
+        print(f"{stored.value:8.4f} {found}", flush=True)
+    full = [row["full"] for row in rows]
+    print(f"\nmean of {count} prompts, all tokens: {statistics.fmean(full):.4f} nats/token")
+    for name in ("chosen", *(f"head:{size}" for size in HEADS), "carried on"):
+        errors = [row[name] - row["full"] for row in rows]
+        bias = statistics.fmean(errors) / statistics.fmean(full)
+        error = bias and statistics.stdev(errors) / math.sqrt(count) / statistics.fmean(full)
+        spread = math.sqrt(statistics.fmean([value**2 for value in errors]))
+        relative = statistics.median(abs(e) / f for e, f in zip(errors, full, strict=True))
+        over = sum(row[name] > 1.25 * row["full"] for row in rows)
+        print(
+            f"{name:10}  mean error {bias:+.1%} (standard error {error:.1%})  root mean square "
+            f"{spread / statistics.fmean(full):.1%} of the mean  median {relative:.1%} of a row's "
+            f"own value  over by a quarter: {over} of {count}"
+        )
+
+
+def replay(model_1: str, served: str, count: int) -> None:
+    pair = load_model_pair(model_1, served)
+    prompts = shipped_prompts(SHIPPED_CONTROLS, count)
+    made = score_prompts(pair, prompts, num_continuations=1, max_new_tokens=LENGTH)
+    given = [score.continuations for score in made]
+    positions = sum(score.measurement.num_tokens for score in made)
+    started = time.perf_counter()
+    score_prompts(pair, prompts, continuations=given)
+    seconds = time.perf_counter() - started
+    print(f"{count} rows, {positions} positions, as many requests: {seconds:.1f} s, ", end="")
+    print(f"{1000 * seconds / positions:.1f} ms a position")
+
+
+def recorded(suite: str, model_1: str, model_2: str) -> None:
+    for _ in range(3):
+        for reference in (model_1, f"recorded:{suite}"):
+            words = [suite, f"--model-1={reference}", f"--model-2={model_2}", "-q", "-Wignore"]
+            started = time.perf_counter()
+            process = subprocess.Popen([sys.executable, "-m", "pytest", *words])
+            _, _, used = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - started
+            print(f"{reference}: {seconds:.1f} s, {used.ru_maxrss / 1024:.0f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    way, *words = sys.argv[1:]
+    named = [word for word in words if not word.isdigit()]
+    size = next((int(word) for word in words if word.isdigit()), 12)
+    if way == "estimates":
+        estimates(named[0], named[1], named[2], size)
+    elif way == "replay":
+        replay(named[0], named[1], size)
+    else:
+        recorded(named[0], named[1], named[2])

@@ -1,0 +1,205 @@
+"""A side that a server runs: what it tells of continuations, and what it writes.
+
+It knows no whole distribution, so what needs one raises `MeasurementError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from pytest_divergence.core.errors import MeasurementError
+from pytest_divergence.models.batching import Prefix
+from pytest_divergence.models.endpoints.positions import Position
+from pytest_divergence.models.side import LazyLogits, Meter, Role, Told
+
+Found = TypeVar("Found")
+
+
+class Dialect(Protocol):
+    """Source of what a side tells: a server of one kind, or a record."""
+
+    @property
+    def name(self) -> str:
+        """Name for the beginning of a message."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that it knows."""
+
+    @property
+    def num_told(self) -> int:
+        """Number of most likely tokens that it tells at each position."""
+
+    @property
+    def num_slots(self) -> int:
+        """Number of rows that it reads at the same time."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of its weights, or of what it says of them."""
+
+    @property
+    def names_weights(self) -> bool:
+        """Whether an equal digest means equal weights."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes answers."""
+
+    def connected(self) -> AbstractContextManager[Any]:
+        """Connect for some questions."""
+
+    def positions(
+        self,
+        connection: Any,
+        context: Sequence[int],
+        token_ids: Sequence[int],
+        *,
+        is_reversed: bool = False,
+        is_read_anew: bool = False,
+    ) -> list[Position]:
+        """Return what it tells of each token of a continuation. Raises `MeasurementError`."""
+
+    def answer(
+        self, connection: Any, context: Sequence[int], limit: int, seed: int | None
+    ) -> list[int]:
+        """Return ids that it writes, the likeliest if no seed. Raises `MeasurementError`."""
+
+
+@dataclass
+class ServedSide:
+    """The reference or the candidate of a pair, of which a server or a record tells parts."""
+
+    role: Role
+    dialect: Dialect
+    meter: Meter = field(default_factory=Meter)
+    device = torch.device("cpu")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that the server knows."""
+        return self.dialect.vocab_size
+
+    @property
+    def num_outcomes(self) -> int:
+        """Number of outcomes for a next token."""
+        return self.dialect.vocab_size
+
+    def logits(self, bodies: Sequence[Tensor], *, prefix: Prefix = (), num_logits: int) -> Tensor:
+        """Raise `MeasurementError`: a server tells no logits."""
+        self.has_no_logits()
+
+    def positions(
+        self, bodies: Sequence[Tensor], *, prefix: Prefix = (), num_positions: int
+    ) -> LazyLogits:
+        """Raise `MeasurementError`: a server tells no logits."""
+        self.has_no_logits()
+
+    def start(self, bodies: Sequence[Tensor], *, prefix: Prefix = ()) -> ServedRows:
+        """Take rows to be read; the server reads them when it is asked about what follows."""
+        return ServedRows(self, [(*prefix, *body.tolist()) for body in bodies])
+
+    def reuse_prompts(self) -> AbstractContextManager[None]:
+        """Change nothing: a server keeps by itself what it has read."""
+        return nullcontext()
+
+    def has_no_logits(self) -> NoReturn:
+        """Raise `MeasurementError` where whole distributions are needed."""
+        raise MeasurementError(
+            f"{self.dialect.name} tells its {self.dialect.num_told} most likely tokens, but this "
+            "needs the probabilities of all: give the weights as a folder or Hub id, or replay a "
+            "suite, for which that is enough"
+        )
+
+
+@dataclass
+class ServedRows:
+    """A batch of rows for a server, in place of a `Decoding`: it has no logits, and no steps."""
+
+    side: ServedSide
+    rows: list[tuple[int, ...]]
+
+    @property
+    def num_told(self) -> int:
+        """Number of the most likely tokens that are told at each position."""
+        return self.side.dialect.num_told
+
+    @property
+    def logits(self) -> Tensor:
+        """Raises `MeasurementError`: a server tells no logits."""
+        self.side.has_no_logits()
+
+    def fork(self, rows: Sequence[int]) -> ServedRows:
+        """Return a separate batch of the given rows, which may repeat."""
+        return ServedRows(self.side, [self.rows[row] for row in rows])
+
+    def positions_of(self, continuations: Sequence[Sequence[int]]) -> list[LazyLogits]:
+        """Raise `MeasurementError`: a server tells no logits."""
+        self.side.has_no_logits()
+
+    def step(self, token_ids: Tensor) -> None:
+        """Raise `MeasurementError`: a server cannot be stepped."""
+        self.side.has_no_logits()
+
+    def told(
+        self,
+        continuations: Sequence[Sequence[int]],
+        *,
+        is_reversed: bool = False,
+        is_read_anew: bool = False,
+    ) -> list[Told]:
+        """Return what the server tells of a continuation per row.
+
+        It is asked from the last token to the first with `is_reversed`, and with `is_read_anew`
+        keeps nothing between two questions: neither may change a value.
+        """
+        dialect = self.side.dialect
+
+        def read(connection: Any, number: int) -> Told:
+            row, ids = self.rows[number], continuations[number]
+            found = dialect.positions(
+                connection, row, ids, is_reversed=is_reversed, is_read_anew=is_read_anew
+            )
+            return _told(ids, found)
+
+        with dialect.connected() as connection:
+            told = _by_slots(dialect.num_slots, len(self.rows), lambda n: read(connection, n))
+        for row, ids in zip(self.rows, continuations, strict=True):
+            self.side.meter.tokens_forwarded += len(row) + len(ids) - 1
+        return told
+
+    def answers(self, limit: int, seeds: Sequence[int] | None) -> list[list[int]]:
+        """Return what the server writes after each row."""
+        dialect = self.side.dialect
+
+        def write(connection: Any, number: int) -> list[int]:
+            seed = None if seeds is None else seeds[number]
+            return dialect.answer(connection, self.rows[number], limit, seed)
+
+        with dialect.connected() as connection:
+            found = _by_slots(dialect.num_slots, len(self.rows), lambda n: write(connection, n))
+        for row, ids in zip(self.rows, found, strict=True):
+            self.side.meter.tokens_forwarded += len(row) + len(ids)
+        return found
+
+
+def _by_slots(num_slots: int, count: int, compute: Callable[[int], Found]) -> list[Found]:
+    """Return `compute` of 0 to `count` - 1: a row a slot, so that each reads on where it was."""
+    with ThreadPoolExecutor(num_slots) as pool:
+        return list(pool.map(compute, range(count)))
+
+
+def _told(ids: Sequence[int], positions: Sequence[Position]) -> Told:
+    return Told(
+        torch.tensor(ids),
+        torch.tensor([position.chosen for position in positions]),
+        torch.tensor([position.head_ids for position in positions]),
+        torch.tensor([position.head for position in positions]),
+    )

@@ -1,0 +1,187 @@
+"""A suite whose reference was recorded: the gate needs the candidate alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.cli import main
+from pytest_divergence.core.behaviours import TellingContinuation
+from pytest_divergence.core.suites import read_suite
+from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.scoring.suite_rows import measure_telling
+from tests.plugin.conftest import KNOT, POEM, Project
+from tests.plugin.test_served import SUITE, cases_of, text_of
+
+CONTROLS = ("Hello!", "What is 17 + 5?", "Name three rivers.")
+RECORD = "served.reference.json"
+REPLAY = (SUITE, f"--model-1=recorded:{SUITE}", "-Wignore:aggregate")
+
+
+@pytest.fixture
+def recorded(project: Project, capsys: pytest.CaptureFixture[str]) -> Project:
+    """A project with a recorded suite of `base` and `ft`, and without `base`."""
+    rows: list[dict[str, Any]] = [{"input": KNOT}, {"input": POEM}]
+    rows += [{"input": text, "tags": ["control"]} for text in CONTROLS]
+    project.write_suite(SUITE, *rows)
+    project.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-fill")
+    assert main(["record", SUITE, "--model-1=base"]) == 0
+    shown = capsys.readouterr().out
+    assert f"wrote 10 continuations to {RECORD} (" in shown
+    assert f"replay it: pytest {SUITE} --model-1 recorded:{SUITE} --model-2 …" in shown
+    shutil.rmtree(project.path / "base")
+    return project
+
+
+def test_the_gate_needs_the_candidate_alone(recorded: Project) -> None:
+    result = recorded.run(*REPLAY, "--model-2=ft", "--divergence-report-dir=out")
+
+    result.assert_outcomes(passed=3)
+    assert "was made with the reference" not in text_of(result)  # by the digest of its weights
+    stored = {row.id: row for row in read_suite(recorded.path / SUITE).suite.cases}
+    for case in cases_of(recorded, "out"):
+        made = stored[case["id"]].kl
+        assert made is not None
+        assert case["kl"]["value"] == pytest.approx(made.value, rel=1e-5)
+        assert case["kl"]["evidence"] == "chosen"
+
+
+def test_another_candidate_fails_with_its_new_answer(recorded: Project, tmp_path: Path) -> None:
+    from tests.tiny import save_tiny_model
+
+    save_tiny_model(recorded.path / "other", perturb=1.0, seed=3)
+
+    result = recorded.run(*REPLAY, "--model-2=other")
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "the stored value, plus the change of the chosen tokens' own value" in text_of(result)
+    stored = read_suite(recorded.path / SUITE).suite.cases[0].completions
+    assert stored is not None
+    assert "prompt | How do I tie a knot? reference |" in text_of(result)
+
+
+def test_a_served_build_is_gated_without_any_weights(recorded: Project, ft_server: str) -> None:
+    result = recorded.run(*REPLAY, f"--model-2=llamacpp:{ft_server},tokenizer=ft")
+
+    result.assert_outcomes(passed=3)
+
+
+def test_behaviours_are_recorded_too(
+    project: Project, tiny_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = [TellingContinuation(prompt=KNOT, text="x", token_ids=[40, 41, 42], log_ratio=1.0)]
+    project.write_suite(SUITE, {"input": KNOT})
+    project.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-fill")
+    provenance = next(project.path.glob("*.provenance.json"))
+    made = json.loads(provenance.read_text("utf-8"))
+    behaviour = {
+        "id": "behaviour-x-0123456789",
+        "name": "says x",
+        "breadth": "local",
+        "telling": [each.model_dump(mode="json") for each in told],
+    }
+    provenance.write_text(json.dumps({**made, "behaviours": [behaviour]}))
+    assert main(["record", SUITE, "--model-1=base"]) == 0
+
+    pairs = [
+        load_model_pair(reference, "ft", root=project.path)
+        for reference in ("base", f"recorded:{SUITE}")
+    ]
+
+    first, second = (measure_telling(pair, told)[0] for pair in pairs)
+    assert second == pytest.approx(first, abs=1e-5)
+
+
+# What cannot stand for the reference
+
+
+def test_a_suite_without_a_record_says_how_to_make_one(project: Project) -> None:
+    project.write_suite(SUITE, {"input": KNOT})
+
+    result = project.run(*REPLAY, "--model-2=ft", "--divergence-max-kl=1")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert (
+        f"the suite has no recorded reference, {RECORD}; make one with pytest-divergence record "
+        f"{SUITE} --model-1=…" in text_of(result)
+    )
+
+
+def test_only_a_suite_is_recorded(project: Project) -> None:
+    result = project.run("--model-1=recorded:base", "--model-2=ft")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--model-1: recorded:base names no suite; write recorded:SUITE" in text_of(result)
+
+
+def test_a_record_is_no_candidate(recorded: Project) -> None:
+    result = recorded.run(SUITE, "--model-1=ft", f"--model-2=recorded:{SUITE}")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"--model-2=recorded:{SUITE} is a recorded reference; give it as --model-1" in (
+        text_of(result)
+    )
+
+
+def test_a_changed_record_is_refused_and_passes_nothing(recorded: Project) -> None:
+    path = recorded.path / RECORD
+    record = json.loads(path.read_text("utf-8"))
+    for row in record["rows"].values():
+        row["chosen"] = row["chosen"][4:]
+    path.write_text(json.dumps(record))
+
+    result = recorded.run(*REPLAY, "--model-2=ft")
+
+    result.assert_outcomes(errors=3)
+    assert f"--model-1 (recorded in {RECORD}) cannot be read: 16 numbers are not in it" in (
+        text_of(result)
+    )
+
+
+def test_rows_that_were_not_recorded_are_errors(recorded: Project) -> None:
+    path = recorded.path / RECORD
+    record = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**record, "rows": {}}))
+
+    result = recorded.run(*REPLAY, "--model-2=ft")
+
+    result.assert_outcomes(errors=3)
+    assert "holds nothing of these tokens: the suite, its tokenizer or its chat template has" in (
+        text_of(result)
+    )
+
+
+def test_another_reference_is_not_recorded(
+    recorded: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["record", SUITE, "--model-1=ft"]) == 1
+
+    message = " ".join(capsys.readouterr().err.split())
+    assert 'is not the reference that served.divergence.jsonl was made with, "base" ' in message
+
+
+def test_the_recorded_model_is_named_if_it_is_the_candidate_itself(
+    recorded: Project, tiny_models: Path
+) -> None:
+    shutil.copytree(tiny_models / "base", recorded.path / "base")
+
+    result = recorded.run(*REPLAY, "--model-2=base")
+
+    assert "are the same model, so nothing could differ" in text_of(result)
+
+
+def test_new_answers_of_a_recorded_reference_are_an_error(recorded: Project) -> None:
+    recorded.write_suite("new.divergence.jsonl", {"input": "Something new", "max_kl": 1.0})
+
+    result = recorded.run(
+        "new.divergence.jsonl", f"--model-1=recorded:{SUITE}", "--model-2=ft", "-Wignore"
+    )
+
+    result.assert_outcomes(errors=1)
+    assert "writes no answers, and this needs new ones; give the reference's weights" in (
+        text_of(result)
+    )

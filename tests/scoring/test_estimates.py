@@ -1,0 +1,230 @@
+"""Divergences from parts of distributions: unbiased whatever is known, exact if all is."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pytest_divergence import ModelPair, load_model_pair, score_prompts
+from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
+from pytest_divergence.models.endpoints.served_side import ServedSide
+from pytest_divergence.models.side import Role, Told
+from pytest_divergence.scoring.divergences import js, kl_of_log_probs
+from pytest_divergence.scoring.estimates import (
+    backward,
+    jensen_shannon,
+    k3,
+    served_floor,
+    token_scores,
+)
+from pytest_divergence.scoring.scorer import PromptScore
+
+NUM_TOKENS = 40
+PROMPTS = ["How do I tie a knot?", "Write a poem about rain.", "What is 17 + 5?", "Hello!"]
+ROLES: tuple[Role, Role] = ("reference", "candidate")
+
+
+def distributions(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits of two models that differ a little: (V,)."""
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(NUM_TOKENS, generator=generator) * 2
+    return first, first + torch.randn(NUM_TOKENS, generator=generator) * 0.7
+
+
+def told(logits: Tensor, tokens: Sequence[int], size: int) -> Told:
+    """What a server tells of a model at positions that all have the same distribution."""
+    log_p = logits.log_softmax(-1)
+    head = log_p.topk(size)
+    count = len(tokens)
+    return Told(
+        torch.tensor(tokens),
+        log_p[list(tokens)],
+        head.indices.expand(count, -1),
+        head.values.expand(count, -1),
+    )
+
+
+def expected(writer: Role, size: int, name: str) -> float:
+    """The mean of an estimate over all tokens, weighted as their writer samples them."""
+    first, second = distributions()
+    tokens = range(NUM_TOKENS)
+    scores = token_scores(told(first, tokens, size), told(second, tokens, size), writer)
+    weights = (first if writer == "reference" else second).softmax(-1)
+    return float((weights * getattr(scores, name)).sum())
+
+
+@pytest.mark.parametrize("size", [1, 3, 20, NUM_TOKENS])
+@pytest.mark.parametrize("writer", ROLES)
+def test_each_estimate_is_unbiased_at_any_size_of_head(writer: Role, size: int) -> None:
+    first, second = distributions()
+    log_p, log_q = first.log_softmax(-1), second.log_softmax(-1)
+
+    assert expected(writer, size, "forward") == pytest.approx(
+        float(kl_of_log_probs(log_p, log_q)), rel=1e-4
+    )
+    assert expected(writer, size, "reverse") == pytest.approx(
+        float(kl_of_log_probs(log_q, log_p)), rel=1e-4
+    )
+    assert expected(writer, size, "js") == pytest.approx(float(js(first, second)), rel=1e-4)
+
+
+def test_a_head_of_the_whole_vocabulary_is_exact_at_each_token() -> None:
+    first, second = distributions()
+    scores = token_scores(
+        told(first, range(5), NUM_TOKENS), told(second, range(5), NUM_TOKENS), "reference"
+    )
+
+    exact = float(kl_of_log_probs(first.log_softmax(-1), second.log_softmax(-1)))
+    assert scores.forward.tolist() == pytest.approx([exact] * 5, rel=1e-5)
+
+
+@pytest.mark.parametrize("writer", ROLES)
+def test_equal_models_have_zero_divergence(writer: Role) -> None:
+    first, _ = distributions()
+    scores = token_scores(told(first, range(9), 4), told(first, range(9), 4), writer)
+
+    for values in (scores.forward, scores.reverse, scores.js):
+        assert values.tolist() == pytest.approx([0.0] * 9, abs=1e-7)
+
+
+def test_no_estimate_is_negative() -> None:
+    ratios = torch.linspace(-30, 5, 500, dtype=torch.float64)
+
+    for function in (k3, backward, jensen_shannon):
+        assert float(function(ratios).min()) >= -1e-12
+
+
+def test_a_hand_worked_position() -> None:
+    """p = (1/2, 1/4, 1/4), q = (1/2, 3/8, 1/8); the head of each is its first token, y the third.
+
+    The head adds 1/2 ln 1 - 1/2 + 1/2 = 0; the tail r - 1 - ln r with r = 1/2.
+    """
+    ids, head_ids = torch.tensor([2]), torch.tensor([[0]])
+    reference = Told(
+        ids, torch.tensor([math.log(1 / 4)]), head_ids, torch.log(torch.tensor([[0.5]]))
+    )
+    candidate = Told(
+        ids, torch.tensor([math.log(1 / 8)]), head_ids, torch.log(torch.tensor([[0.5]]))
+    )
+
+    (value,) = token_scores(reference, candidate, "reference").forward.tolist()
+
+    assert value == pytest.approx(0.5 - 1 + math.log(2))
+
+
+def test_a_tail_bucket_would_miss_most_of_a_divergence_in_the_tail() -> None:
+    """The reason for all this: both models agree on the head, and differ beyond it."""
+    first, _ = distributions()
+    second = first.clone()
+    rest = first.topk(10).indices
+    is_tail = torch.ones(NUM_TOKENS, dtype=torch.bool).index_fill(0, rest, False)
+    second[is_tail] = second[is_tail].flip(0)
+    second[is_tail] += first[is_tail].logsumexp(0) - second[is_tail].logsumexp(0)
+    exact = float(kl_of_log_probs(first.log_softmax(-1), second.log_softmax(-1)))
+    tokens = range(NUM_TOKENS)
+
+    scores = token_scores(told(first, tokens, 10), told(second, tokens, 10), "reference")
+
+    assert exact > 0.01  # and a bucket's would be 0
+    assert float((first.softmax(-1) * scores.forward).sum()) == pytest.approx(exact, rel=1e-3)
+
+
+def test_the_noise_of_a_server_that_always_tells_the_same_is_that_of_arithmetic() -> None:
+    first, _ = distributions()
+    read = told(first, [1, 2], 5)
+
+    floor = served_floor([(read, read), (read, read)])
+
+    assert (floor.value, floor.num_measurements) == (1e-6, 2)
+
+
+def test_noise_is_the_largest_reading() -> None:
+    first, second = distributions()
+    read, noisy = told(first, [1, 2], 5), told(first + 0.05 * second, [1, 2], 5)
+
+    assert served_floor([(read, read), (read, noisy)]).value > 1e-4
+
+
+# With a real server
+
+
+@pytest.fixture(scope="module")
+def local(tiny_models: Path) -> ModelPair:
+    return load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
+
+
+@pytest.fixture(scope="module")
+def served(tiny_models: Path, ft_server: str) -> ModelPair:
+    return load_model_pair(str(tiny_models / "base"), f"llamacpp:{ft_server}")
+
+
+def telling_all(pair: ModelPair) -> ModelPair:
+    """The pair whose server is asked for every token."""
+    side = pair.candidate
+    assert isinstance(side, ServedSide)
+    assert isinstance(side.dialect, LlamaCppServer)
+    dialect = replace(side.dialect, num_told=side.dialect.vocab_size)
+    return replace(pair, candidate=replace(side, dialect=dialect))
+
+
+@pytest.fixture(scope="module")
+def scores(local: ModelPair, served: ModelPair) -> tuple[list[PromptScore], ...]:
+    """The same continuations scored on local weights, on the server, and on all that it tells."""
+    written = score_prompts(local, PROMPTS, num_continuations=2, max_new_tokens=12)
+    given = [score.continuations for score in written]
+    return written, *(
+        score_prompts(pair, PROMPTS, continuations=given) for pair in (served, telling_all(served))
+    )
+
+
+def test_a_server_that_tells_all_gives_the_value_of_the_local_weights(
+    scores: tuple[list[PromptScore], ...],
+) -> None:
+    for ours, _, whole in zip(*scores, strict=True):
+        for name in ("value", "forward", "reverse", "js", "k3", "max_token"):
+            expected = getattr(ours.measurement, name)
+            assert getattr(whole.measurement, name) == pytest.approx(expected, rel=2e-3), name
+
+
+def test_a_rows_evidence_and_value_of_chosen_tokens_are_kept(
+    scores: tuple[list[PromptScore], ...],
+) -> None:
+    for ours, part, _ in zip(*scores, strict=True):
+        assert (ours.measurement.evidence, part.measurement.evidence) == ("full", "head:64")
+        assert part.measurement.k3 == pytest.approx(ours.measurement.k3, rel=2e-3)
+
+
+def test_chosen_tokens_estimate_the_value_that_the_same_server_gives_for_all_tokens(
+    local: ModelPair, served: ModelPair
+) -> None:
+    """Within three standard errors, over many tokens."""
+    written = score_prompts(local, PROMPTS, num_continuations=8, max_new_tokens=12, seed=1)
+    given = [score.continuations for score in written]
+    part = score_prompts(served, PROMPTS, continuations=given)
+    errors = [
+        kind - score.measurement.value
+        for score, found in zip(written, part, strict=True)
+        for kind in (found.measurement.k3, found.measurement.value)
+        if kind is not None
+    ]
+    for kind in (errors[::2], errors[1::2]):
+        error = statistics.stdev(kind) / math.sqrt(len(kind))
+        assert abs(statistics.fmean(kind)) < 3 * error
+
+
+def test_a_server_samples_as_its_own_probabilities_say(served: ModelPair) -> None:
+    """At T = 1 over the whole vocabulary, not by the server's defaults, which cut it."""
+    (score,) = score_prompts(served, PROMPTS[:1], num_continuations=64, max_new_tokens=1)
+
+    tokens = torch.tensor([ids[0] for ids in score.continuations.candidate])
+    surprise = -torch.cat([part.candidate_logprobs for part in score.on_candidate])
+    # The mean surprise of true samples is the entropy; of 40 likeliest tokens it is far below it.
+    assert len(set(tokens.tolist())) > 25
+    assert float(surprise.mean()) > 4.0
