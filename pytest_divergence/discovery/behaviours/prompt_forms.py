@@ -16,6 +16,7 @@ AUXILIARIES = frozenset([
     "didn", "doesn", "hadn", "hasn", "haven", "isn", "shouldn", "wasn", "weren", "won",
     "wouldn",
 ])  # fmt: skip
+FRACTION = re.compile(r"\d+/\d+")
 CODE = re.compile(
     r"```|\b(bash|code|css|html|java|javascript|python|regex|script|sql)\b", re.IGNORECASE
 )
@@ -34,7 +35,9 @@ def _asks_yes_or_no(prompt: str) -> bool:
 
 
 def _has_sum(prompt: str) -> bool:
-    return (ARITHMETIC.search(prompt) or WORDED.search(prompt)) is not None
+    """Whether it holds a sum; 7/8 alone is as often a date or a share."""
+    found = (match.group() for match in ARITHMETIC.finditer(prompt))
+    return not all(map(FRACTION.fullmatch, found)) or WORDED.search(prompt) is not None
 
 
 FORMS: Mapping[str, Callable[[str], bool]] = {

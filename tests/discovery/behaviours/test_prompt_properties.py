@@ -201,6 +201,15 @@ def test_forms_are_told_from_the_text(prompt: str, forms: set[str]) -> None:
     assert {text for text in FORMS if Form(text).holds(prompt)} == forms
 
 
+@pytest.mark.parametrize(
+    ("prompt", "is_sum"),
+    [("What is 7 / 8?", True), ("A song in 7/8", False),
+     ("Is 12/25 a holiday, and 3 + 4 seven?", True), ("24/7", False), ("7-3", True)],
+)  # fmt: skip
+def test_a_fraction_alone_is_no_sum(prompt: str, is_sum: bool) -> None:
+    assert Form("that hold a sum").holds(prompt) == is_sum
+
+
 def test_words_that_only_some_texts_hold_come_first() -> None:
     found = words_by_rise([TRAVEL, ["Book your travel now."]], [OTHERS, ["Sure."]], ORDINARY)
 
