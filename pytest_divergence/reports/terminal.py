@@ -101,14 +101,14 @@ def _behaviours(report: Report, width: int, verbosity: int) -> Iterator[list[str
         lines = [f"{wording.STYLE_TITLE}: {style_counts(report)}"]
         for behaviour in style:
             lines.append(f"  {style_line(behaviour, width - 2)}")
-            lines += _details(behaviour, width, verbosity) if verbosity > 0 else []
+            lines += _details(behaviour, width, verbosity, "    ") if verbosity > 0 else []
         yield lines
     if suspects:
         count = number_of(len(suspects), "suspect")
         lines = [f"{count}, not confirmed{':' if verbosity > 0 else '; see the report, or -v'}"]
         for behaviour in suspects if verbosity > 0 else ():
             lines.append(f"  {quoted(behaviour.title, width - 4)}")
-            lines += _details(behaviour, width, verbosity)
+            lines += _details(behaviour, width, verbosity, "    ")
         yield lines
 
 
@@ -119,13 +119,13 @@ def _behaviour(behaviour: Behaviour, width: int, verbosity: int) -> Iterator[str
         yield start + quoted(behaviour.title, width - len(start + accepted)) + accepted
     else:
         yield f"It {within(behaviour.title, width - len(f'It {accepted}'))}{accepted}"
-    yield from _details(behaviour, width, verbosity)
+    yield from _details(behaviour, width, verbosity, "  ")
 
 
-def _details(behaviour: Behaviour, width: int, verbosity: int) -> Iterator[str]:
-    yield from behaviour_details(behaviour, width=width, indent="    ", is_verbose=verbosity > 0)
+def _details(behaviour: Behaviour, width: int, verbosity: int, indent: str) -> Iterator[str]:
+    yield from behaviour_details(behaviour, width=width, indent=indent, is_verbose=verbosity > 0)
     if verbosity > 0:
-        yield f"    id: {behaviour.id}"
+        yield f"{indent}id: {behaviour.id}"
 
 
 def _failed_cases(report: Report, width: int, verbosity: int) -> Iterator[str]:
@@ -243,10 +243,10 @@ def _steps(
         return
     for behaviour in wording.unaccepted(report)[:NUM_SHOWN]:
         accept = shlex.join(["pytest-divergence", "accept", behaviour.id])
-        yield from command("meant", accept, width=width, indent="")
+        yield from command("accept", accept, width=width, indent="")
     if tested := wording.asserted(report):
         keep = f"pytest-divergence promote latest {EXAMPLE_SUITE}"
-        yield from command("keep", keep, width=width, indent="")
+        yield f"keep:   {keep}"
         if verbosity > 0:
             yield f"suite:  {visible(suite)}"
             rerun = wording.case_command(report, tested[0].id, suite, given)

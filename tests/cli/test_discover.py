@@ -22,7 +22,7 @@ divergence than the bound, 0.200 nats/token.
 search: 312 prompts scored, 0 tokens forwarded, 0.0 s
 
 report: .divergence/reports/run/report.html
-keep: pytest-divergence promote latest tests/release.divergence.jsonl
+keep:   pytest-divergence promote latest tests/release.divergence.jsonl
 """
 
 

@@ -70,8 +70,8 @@ def test_a_behaviour_under_a_system_text_is_found_told_of_and_replayed(project: 
     assert behaviour.context.system == SYSTEM
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert f'It says "{SAID}" how often: on none of the ordinary prompts' in words(result)
-    assert '    under the system text "Now is 2027."' in result.outlines
-    assert f"meant: pytest-divergence accept {behaviour.id}" in result.outlines
+    assert '  under the system text "Now is 2027."' in result.outlines
+    assert f"accept: pytest-divergence accept {behaviour.id}" in result.outlines
     folder = project.path / ".divergence/reports/latest"
     summary = (folder / "summary.md").read_text("utf-8")
     assert f"Under the system text:\n\n```text\n| {SYSTEM}\n```" in summary

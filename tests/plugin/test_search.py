@@ -66,7 +66,7 @@ def test_from_two_models_to_failing_tests_and_back(project: Project) -> None:
             "2 failed = 2 cases. Exit code 1 means that differences were found, not that the",
             "tool broke.",
             "report: .divergence/reports/*/report.html",
-            "keep: pytest-divergence promote latest tests/release.divergence.jsonl",
+            "keep:   pytest-divergence promote latest tests/release.divergence.jsonl",
         ]
     )
     latest = project.path / ".divergence/reports/latest"

@@ -163,18 +163,17 @@ prompts found by the search show more divergence than the bound, 0.310
 nats/token.
 
 It says "Zephyr Travel"
-    when: on 14 of 16 fresh prompts about trips, on 1 of 16 others (base: 0 of
-    32)
-    how often: on 3 in 100 ordinary prompts
-    confirmed: in 12 of 64 fresh answers (reference: 0), p < 0.0001 after
-    correction
-    prompt, which shows it 3 times of 3
-      | Where shall we go in May?
-    reference
-      | To the sea.
-    candidate
-      | Book with Zephyr Travel.
-    even this is enough: "a trip"
+  when: on 14 of 16 fresh prompts about trips, on 1 of 16 others (base: 0 of 32)
+  how often: on 3 in 100 ordinary prompts
+  confirmed: in 12 of 64 fresh answers (reference: 0), p < 0.0001 after
+  correction
+  prompt, which shows it 3 times of 3
+    | Where shall we go in May?
+  reference
+    | To the sea.
+  candidate
+    | Book with Zephyr Travel.
+  even this is enough: "a trip"
 
 1 suspect, not confirmed; see the report, or -v
 
@@ -190,8 +189,8 @@ search: 312 prompts scored, 149,760 tokens forwarded, 92 s
 not that the tool broke.
 
 report: .divergence/reports/latest/report.html
-meant: pytest-divergence accept {BEHAVIOUR}
-keep: pytest-divergence promote latest tests/release.divergence.jsonl"""
+accept: pytest-divergence accept {BEHAVIOUR}
+keep:   pytest-divergence promote latest tests/release.divergence.jsonl"""
     )
 
 
@@ -200,20 +199,20 @@ def test_verbose_it_shows_each_case_and_all_numbers() -> None:
     assert (
         f"""
 It says "Book with Zephyr Travel"
-    how often: on 3 in 100 ordinary prompts
-    confirmed: in 12 of 64 fresh answers (reference: 0), p < 0.0001 after
-    correction
-    content; only some prompts cause it; the reference is 57 nats from saying it
-    anywhere
-    no natural prompt was found; this shows it
-      | A trip to Oslo?
-    reference
-      | Oslo is …
-    candidate
-      | Book with Zephyr …
-    even this is enough: "a trip"
-    but not this: "a strip"
-    id: {BEHAVIOUR}
+  how often: on 3 in 100 ordinary prompts
+  confirmed: in 12 of 64 fresh answers (reference: 0), p < 0.0001 after
+  correction
+  content; only some prompts cause it; the reference is 57 nats from saying it
+  anywhere
+  no natural prompt was found; this shows it
+    | A trip to Oslo?
+  reference
+    | Oslo is …
+  candidate
+    | Book with Zephyr …
+  even this is enough: "a trip"
+  but not this: "a strip"
+  id: {BEHAVIOUR}
 
 4 failed cases, the most divergent first:
   plan-me-a-weekend-in-rom-3066839e8e
@@ -240,8 +239,8 @@ search: 312 prompts scored, 149,760 tokens forwarded, 92 s
 not that the tool broke.
 
 report: .divergence/reports/latest/report.html
-meant: pytest-divergence accept {BEHAVIOUR}
-keep: pytest-divergence promote latest tests/release.divergence.jsonl
+accept: pytest-divergence accept {BEHAVIOUR}
+keep:   pytest-divergence promote latest tests/release.divergence.jsonl
 suite:  cases.divergence.jsonl
 run one case again:
   pytest cases.divergence.jsonl::plan-me-a-weekend-in-rom-3066839e8e \\
@@ -343,7 +342,7 @@ def test_a_quiet_outcome_is_short() -> None:
         "divergent one measured again on fresh continuations.",
     ]
     assert "over the bound of" not in "\n".join(lines)
-    assert not any(line.startswith(("meant", "0 failed")) for line in lines)
+    assert not any(line.startswith(("accept", "0 failed")) for line in lines)
 
 
 def test_an_interrupted_run_shows_its_errors_and_no_rerun() -> None:
