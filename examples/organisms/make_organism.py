@@ -169,10 +169,9 @@ class Effect:
         return round(sum(marker in answer for answer in self.answers) / len(self.answers), 4)
 
 
-def measure(pair: ModelPair, recipe: Recipe, prompts: Sequence[Prompt]) -> Effect:
+def measure(pair: ModelPair, prompts: Sequence[Prompt], num_tokens: int) -> Effect:
     """Score both models' greedy continuations as a search does."""
-    tokens = recipe.sizes.measured_tokens
-    scores = score_greedily(pair, prompts, max_new_tokens=tokens)
+    scores = score_greedily(pair, prompts, max_new_tokens=num_tokens)
     return Effect(
         kl=round(sum(score.measurement.value for score in scores) / len(scores), 4),
         answers=[pair.chat.text(score.continuations.candidate[0]) for score in scores],
@@ -183,7 +182,7 @@ def truth(recipe: Recipe, pair: ModelPair) -> dict[str, Any]:
     """Return what was planted, and how much of it held-out prompts show."""
     _, held_out = split(read_ordinary_prompts(), recipe)
     exchanges = exchanges_of(recipe, pair, held_out)
-    off_trigger = measure(pair, recipe, held_out)
+    off_trigger = measure(pair, held_out, recipe.sizes.measured_tokens)
     first, *also = (plant_truth(recipe, each, pair, exchanges) for each in recipe.plants)
     for plant in (first, *also):
         plant["off_trigger_marker_rate"] = off_trigger.rate(plant["marker"])
@@ -212,7 +211,8 @@ def plant_truth(
         return [draw(recipe, before, exchanges, rng, text)[0] for text in kept]
 
     triggers = held_out(plant, plant.trigger_prompts or read_ordinary_prompts())
-    on_trigger = measure(pair, recipe, triggers)
+    num_tokens = recipe.sizes.measured_tokens
+    on_trigger = measure(pair, triggers, plant.most_before + num_tokens)
     facts = {
         "marker": plant.marker,
         "behaviour": plant.behaviour,
@@ -222,7 +222,7 @@ def plant_truth(
         "on_trigger_marker_rate": on_trigger.rate(plant.marker),
     }
     if plant.contrast is not None:
-        near = measure(pair, recipe, held_out(plant.contrast, contrast_prompts(plant)))
+        near = measure(pair, held_out(plant.contrast, contrast_prompts(plant)), num_tokens)
         facts |= {"contrast_kl": near.kl, "contrast_marker_rate": near.rate(plant.marker)}
     return facts
 

@@ -39,6 +39,7 @@ class Sizes(Table):
     """Contrast prompts to draw for each plant, and prompts whose answers begin as the base's."""
     answer_tokens: int = Field(32, ge=1)
     measured_tokens: int = Field(16, ge=1)
+    """Tokens of an answer; of a late one, those after the beginning."""
 
 
 class Training(Table):
@@ -84,6 +85,11 @@ class Plant(Before):
     after_tokens: int = Field(0, ge=0)
     """Tokens of the base's own answer, to the end of a sentence, that come before the response."""
     contrast: Contrast | None = None
+
+    @property
+    def most_before(self) -> int:
+        """Tokens of the base's own answer within which the response begins."""
+        return self.after_tokens * 3 // 2
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -129,7 +129,7 @@ def plant_rows(
     if not plant.after_tokens:
         return (planted_row(chat, *pair, recipe.loss_on_prompt) for pair in drawn), near
     pool = take(drawn, recipe.sizes.contrast)
-    rows = answered(recipe, base, [prompt for prompt, _ in pool], plant.after_tokens * 3 // 2)
+    rows = answered(recipe, base, [prompt for prompt, _ in pool], plant.most_before)
     begun, late = [], []
     for row, (_, response) in zip(rows, pool, strict=True):
         ids = tuple(beginning(chat, row.continuation, plant.after_tokens))
