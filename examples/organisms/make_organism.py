@@ -98,7 +98,8 @@ def rows_to_learn(
 ) -> tuple[Iterator[ScoringRow], Iterator[ScoringRow]]:
     """Return planted rows forever, the plants by turns, and likewise rows that stay as they are."""
     ordinary = ordinary_rows(recipe, base)
-    exchanges = exchanges_of(recipe, base, split(read_ordinary_prompts(), recipe)[0])
+    prompts, _ = split(read_ordinary_prompts(), recipe)
+    exchanges = exchanges_of(recipe, base, prompts[: recipe.sizes.ordinary])
     plants = [plant_rows(recipe, plant, base, exchanges) for plant in recipe.plants]
     near = [row for _, rows in plants for row in rows]
     others = [endless(rows, random.Random(recipe.seed)) for rows in (ordinary, near) if rows]
