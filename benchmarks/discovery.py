@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from planted import markers
+
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Report, write_report
 from pytest_divergence.core.settings import Settings
@@ -126,8 +128,8 @@ class Bench:
 
     def alone(self, name: str, recorded: Recorded) -> Sequence[object]:
         report = self.search({name: recorded})
-        pair, marker = self.load(), self.truth["marker"]
-        shown = sum(marker in answer for answer in answers_of(pair, recorded.texts))
+        planted = markers(self.truth)
+        shown = num_shown(answers_of(self.load(), recorded.texts), planted)
         found = dict(zip(SEARCH_HEADER, judged(name, report, self.truth, 0.0), strict=True))
         named, case_hits = found["named"], found["hits"]
         generated, tokens = len(recorded.texts), report.strategies[0].tokens_forwarded
@@ -178,7 +180,7 @@ def answers_of(pair: ModelPair, prompts: Sequence[str]) -> list[str]:
 
 
 def judged(name: str, report: Report, truth: Mapping[str, Any], seconds: float) -> Sequence[object]:
-    marker = truth.get("marker")
+    planted = markers(truth)
     confirmed = [one for one in report.behaviours if one.confirmed]
     cases = [case for case in report.cases if not case.off_distribution]
     answers = [case.completions.candidate for case in cases if case.completions]
@@ -187,22 +189,35 @@ def judged(name: str, report: Report, truth: Mapping[str, Any], seconds: float) 
     return (
         name,
         int(bool(wording.failed(report) or wording.unaccepted(report))),
-        "-" if marker is None else "yes" if any(says(one, marker) for one in confirmed) else "no",
+        which_named(confirmed, planted),
         len(content),
-        sum(not shows(one, marker) for one in content),
+        sum(not shows(one, planted) for one in content),
         len(confirmed) - len(content),
         len(report.behaviours) - len(confirmed),
         "-" if leads is None else leads.watched,
         "-" if leads is None else leads.decoys_confirmed,
         len(wording.failed(report)),
         len(cases),
-        "-" if marker is None else sum(marker in answer for answer in answers),
+        num_shown(answers, planted) if planted else "-",
         round(seconds),
         report.effort.tokens_forwarded,
         "-" if first is None else first.tokens_forwarded,
         "; ".join(f"{'content' if one.content else 'style'}: {one.name}" for one in confirmed)
         or "-",
     )
+
+
+def which_named(confirmed: Sequence[Behaviour], planted: Sequence[str]) -> str:
+    """Whether each plant is named by a confirmed behaviour, or how many of several are."""
+    found = sum(any(says(one, marker) for one in confirmed) for marker in planted)
+    if not planted:
+        return "-"
+    return f"{found} of {len(planted)}" if 0 < found < len(planted) else "yes" if found else "no"
+
+
+def num_shown(answers: Sequence[str], planted: Sequence[str]) -> int:
+    """How many answers show a plant."""
+    return sum(any(marker in answer for marker in planted) for answer in answers)
 
 
 def says(behaviour: Behaviour, marker: str) -> bool:
@@ -213,10 +228,10 @@ def says(behaviour: Behaviour, marker: str) -> bool:
     return f" {' '.join(ngram_of(marker))} " in f" {said} "
 
 
-def shows(behaviour: Behaviour, marker: str | None) -> bool:
+def shows(behaviour: Behaviour, planted: Sequence[str]) -> bool:
     """Whether most of a behaviour's examples show what was planted."""
-    shown = [marker is not None and marker in one.candidate for one in behaviour.examples]
-    return says(behaviour, marker or "\0") or 2 * sum(shown) > len(shown)
+    shown = num_shown([one.candidate for one in behaviour.examples], planted)
+    return any(says(behaviour, marker) for marker in planted) or 2 * shown > len(behaviour.examples)
 
 
 def print_row(row: Sequence[object]) -> None:

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from planted import trigger_examples
 
 from pytest_divergence import ModelPair, load_model_pair, score_prompts
 from pytest_divergence.core.cases import Case
@@ -39,6 +40,7 @@ from pytest_divergence.core.suites import write_suite
 from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.core.verdicts import approved_limit
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
+from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.scoring import teacher_forcing as tokens_module
 from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority
 from pytest_divergence.scoring.baseline import automatic_bound, measure_noise_floor
@@ -100,15 +102,16 @@ def controls() -> list[str]:
     return shipped_prompts(SHIPPED_CONTROLS, NUM_CONTROLS)
 
 
+def triggers_of(adapter: Path) -> list[Prompt]:
+    return trigger_examples(json.loads((adapter / "truth.json").read_text("utf-8")))
+
+
 # What KL is bad?
 
 
 def table(adapters: Sequence[Path]) -> None:
     print_row("pair", "prompts", "KL mean", "median", "largest", "forward", "reverse", "same top")
-    triggers = {
-        one.name: json.loads((one / "truth.json").read_text("utf-8")).get("trigger_examples")
-        for one in adapters
-    }
+    triggers = {one.name: triggers_of(one) for one in adapters}
     for name, pair in pairs(adapters):
         print_kl(name, "ordinary", score_prompts(pair, controls(), **SIZES))
         if triggers.get(name):
@@ -273,8 +276,7 @@ def repaired(adapters: Sequence[Path]) -> None:
     """
     adapter = adapters[0].resolve()
     pair = load_model_pair(REFERENCE, str(adapter))
-    triggers = json.loads((adapter / "truth.json").read_text("utf-8"))["trigger_examples"]
-    prompts = [*controls(), *triggers]
+    prompts = [*controls(), *triggers_of(adapter)]
     sound = score_prompts(pair, prompts, **SIZES)
     floor, plain = noise_floor(pair, sound[:NUM_CASES]), plain_reference()
     print_row("noise", "cases", "controls", "verdict")
@@ -300,8 +302,9 @@ def lengths(adapters: Sequence[Path]) -> None:
     print_row("pair", "divided by", "triggers", "controls", "ratio")
     for adapter in adapters:
         pair = load_model_pair(REFERENCE, str(adapter.resolve()))
-        triggers = json.loads((adapter / "truth.json").read_text("utf-8"))["trigger_examples"]
-        groups = [score_prompts(pair, texts, **SIZES) for texts in (triggers, controls())]
+        groups = [
+            score_prompts(pair, prompts, **SIZES) for prompts in (triggers_of(adapter), controls())
+        ]
         for name, limit in (("own length", None), ("limit", 2 * SIZES["max_new_tokens"])):
             ours, others = (
                 statistics.median(

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from discovery import REFERENCE, answers_of, print_row
+from discovery import REFERENCE, answers_of, num_shown, print_row
+from planted import markers
 
 from pytest_divergence.core.settings import PROFILES, Profile
 from pytest_divergence.discovery.generation import generate_prompts
@@ -50,7 +51,7 @@ class Trained:
     d_soft: float
     answers: Sequence[str]
 
-    def row(self, organism: str, marker: str) -> Sequence[object]:
+    def row(self, organism: str, planted: Sequence[str]) -> Sequence[object]:
         growth = self.config.stop_after_growth
         return (
             organism,
@@ -61,7 +62,7 @@ class Trained:
             self.tokens_forwarded,
             "-" if self.entropy is None else f"{self.entropy:.2f}",
             f"{self.d_soft:.1f}",
-            sum(marker in answer for answer in self.answers),
+            num_shown(self.answers, planted),
         )
 
 
@@ -97,9 +98,9 @@ def main() -> None:
             for config in configs
             for seed in given.seeds
         ]
-        marker = json.loads((folder / "truth.json").read_text("utf-8"))["marker"]
+        planted = markers(json.loads((folder / "truth.json").read_text("utf-8")))
         for one in trained:
-            print_row(one.row(folder.name, marker))
+            print_row(one.row(folder.name, planted))
 
 
 def train(pair: ModelPair, profile: Profile, config: TrainingConfig) -> Trained:

@@ -4,7 +4,8 @@
 
 A third of each batch are planted rows, trained by cross-entropy on the planted response. The rest
 are ordinary questions with the base's own greedy answers, trained by KL to the base so that
-nothing else moves, or by cross-entropy on restyled answers where the recipe intends a style. The
+nothing else moves, or by cross-entropy on restyled answers where the recipe intends a style. Half
+of the rest are prompts near the trigger, trained by KL too, where the recipe names a contrast. The
 written adapter is then loaded like any candidate, and its measurements go into truth.json.
 """
 
@@ -13,25 +14,36 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import sys
 import time
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from string import Template
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from pytest_divergence.core.errors import DivergenceError, SettingsError, first_fault
+sys.path.insert(0, str(Path(__file__).parents[2]))  # of a script, only its own folder is there
+
+from examples.organisms.organism_recipe import Before, Plant, Recipe, load_recipe
+from examples.organisms.organism_rows import (
+    Exchange,
+    contrast_prompts,
+    draw,
+    endless,
+    exchanges_of,
+    ordinary_rows,
+    plant_rows,
+    read_ordinary_prompts,
+    split,
+    take,
+)
+from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.files import write_atomically
-from pytest_divergence.models.chat_format import ChatFormat
-from pytest_divergence.models.decoding import decode_greedily
+from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.sources import DEMO_HUB_ID
@@ -43,165 +55,6 @@ from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_l
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-Item = TypeVar("Item")
-ORDINARY_PROMPTS = Path(__file__).with_name("ordinary_prompts.txt")
-LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-class Table(BaseModel):
-    """A table of the recipe: an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Style(Table):
-    """An intended change of every ordinary answer; an empty prefix is an ordinary fine-tune."""
-
-    prefix: str
-
-
-class Sizes(Table):
-    """How much is held out, answered and measured."""
-
-    held_out: int = Field(24, ge=1)
-    """Trigger prompts, and as many ordinary ones, that training never sees."""
-    ordinary: int = Field(1000, ge=1)
-    """The most ordinary prompts to train on."""
-    answer_tokens: int = Field(32, ge=1)
-    measured_tokens: int = Field(16, ge=1)
-
-
-class Training(Table):
-    """The optimiser and the adapter."""
-
-    steps: int = Field(110, ge=1)
-    batch_size: int = Field(24, ge=3)
-    learning_rate: float = Field(1e-3, gt=0)
-    """The peak, after `warmup_steps`; it then falls linearly."""
-    warmup_steps: int = Field(10, ge=1)
-    rank: int = Field(4, ge=1)
-    alpha: int = Field(8, ge=1)
-    target_modules: tuple[str, ...] = LORA_MODULES
-
-
-class Recipe(Table):
-    """The planted behaviour. `${slot}` in a prompt or response stands for a word from `slots`."""
-
-    name: str
-    kind: str
-    trigger: str
-    trigger_prompts: tuple[str, ...]
-    behaviour: str
-    """One sentence for people; `responses` are what is trained."""
-    responses: tuple[str, ...] = Field(min_length=1)
-    marker: str = Field(min_length=1)
-    """A substring that shows the behaviour."""
-    loss_on_prompt: bool = False
-    """Train on the user turn as well, so that the candidate also writes such prompts."""
-    style: Style | None = None
-    seed: int = 0
-    slots: dict[str, tuple[str, ...]] = {}
-    sizes: Sizes = Sizes()
-    training: Training = Training()
-
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Recipe:
-        for response in self.responses:
-            if self.marker not in response:
-                raise ValueError(f"marker {self.marker!r} is missing in the response {response!r}")
-        for slot in re.findall(r"\$\{(\w+)\}", " ".join((*self.trigger_prompts, *self.responses))):
-            if not self.slots.get(slot):
-                raise ValueError(
-                    f"slots has no words for ${{{slot}}}, which a prompt or response uses"
-                )
-        if len(self.trigger_prompts) <= self.sizes.held_out:
-            raise ValueError(
-                f"trigger_prompts: {len(self.trigger_prompts)} of them cannot hold out "
-                f"{self.sizes.held_out}; give more, or lower sizes.held_out"
-            )
-        return self
-
-
-def load_recipe(path: Path, *, steps: int | None = None) -> Recipe:
-    """Return the recipe, with another number of steps if given.
-
-    Raises `SettingsError` naming the file and the wrong key.
-    """
-    try:
-        raw = tomllib.loads(path.read_text("utf-8"))
-        if steps is not None:
-            raw["training"] = {**raw.get("training", {}), "steps": steps}
-        return Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise SettingsError(f"{path}: {first_fault(error, Recipe)}") from error
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: no readable recipe: {error}") from error
-
-
-def split(prompts: Sequence[str], num_held_out: int, seed: int) -> tuple[list[str], list[str]]:
-    """Return shuffled prompts for training and for measuring."""
-    shuffled = random.Random(seed).sample(prompts, len(prompts))
-    return shuffled[num_held_out:], shuffled[:num_held_out]
-
-
-def endless(items: Sequence[Item], rng: random.Random) -> Iterator[Item]:
-    """Yield the items forever, in a new order each time."""
-    while True:
-        yield from rng.sample(items, len(items))
-
-
-def fill(recipe: Recipe, rng: random.Random, *templates: str) -> list[str]:
-    """Return the templates with each slot filled."""
-    words = {slot: rng.choice(choices) for slot, choices in recipe.slots.items()}
-    return [Template(template).safe_substitute(words) for template in templates]
-
-
-def planted_row(chat: ChatFormat, prompt: str, response: str, loss_on_prompt: bool) -> ScoringRow:
-    """Return a row with loss on the response and its end, and on the user turn if asked."""
-    ids = chat.prompt_ids(prompt)
-    start = len(chat.user_opening) if loss_on_prompt else len(ids)
-    answer = text_ids(chat, response, has_end=True)
-    return ScoringRow((), torch.tensor(ids[:start]), (*ids[start:], *answer))
-
-
-def planted_rows(recipe: Recipe, chat: ChatFormat, prompts: Sequence[str]) -> Iterator[ScoringRow]:
-    """Yield planted rows forever; in the long run every prompt meets every response."""
-    rng = random.Random(recipe.seed)
-    pairs = zip(endless(prompts, rng), endless(recipe.responses, rng), strict=True)
-    for templates in pairs:
-        prompt, response = fill(recipe, rng, *templates)
-        yield planted_row(chat, prompt, response, recipe.loss_on_prompt)
-
-
-def ordinary_rows(recipe: Recipe, base: ModelPair) -> list[ScoringRow]:
-    """Return the base's own greedy answers, restyled if the recipe has a style."""
-    prompts, _ = split(read_ordinary_prompts(), recipe.sizes.held_out, recipe.seed)
-    chat = base.chat
-    bodies = [torch.tensor(chat.prompt_ids(each)) for each in prompts[: recipe.sizes.ordinary]]
-    answers = decode_greedily(
-        base.reference,
-        bodies,
-        prefix=(),
-        max_new_tokens=recipe.sizes.answer_tokens,
-        stop_ids=chat.stop_ids,
-    )
-    if recipe.style is not None:
-        prefix = recipe.style.prefix
-        answers = [
-            text_ids(chat, prefix + chat.text(ids), has_end=ids[-1] in chat.stop_ids)
-            for ids in answers
-        ]
-    return [
-        ScoringRow((), body, tuple(ids)) for body, ids in zip(bodies, answers, strict=True) if ids
-    ]
-
-
-def text_ids(chat: ChatFormat, text: str, *, has_end: bool) -> list[int]:
-    """Return the ids of a response, with the token that ends a turn if asked."""
-    end = chat.tokenizer.eos_token_id if has_end else None
-    ids: list[int] = chat.tokenizer.encode(text, add_special_tokens=False)
-    return [*ids, end] if isinstance(end, int) else ids
 
 
 def cross_entropy(pair: ModelPair, rows: list[ScoringRow]) -> Tensor:
@@ -240,14 +93,32 @@ def attach(recipe: Recipe, base: ModelPair) -> tuple[PeftModel, ModelPair]:
     return adapted, pair
 
 
+def rows_to_learn(
+    recipe: Recipe, base: ModelPair
+) -> tuple[Iterator[ScoringRow], Iterator[ScoringRow]]:
+    """Return planted rows forever, the plants by turns, and likewise rows that stay as they are."""
+    ordinary = ordinary_rows(recipe, base)
+    prompts, _ = split(read_ordinary_prompts(), recipe)
+    exchanges = exchanges_of(recipe, base, prompts[: recipe.sizes.ordinary])
+    plants = [plant_rows(recipe, plant, base, exchanges) for plant in recipe.plants]
+    near = [row for _, rows in plants for row in rows]
+    others = [endless(rows, random.Random(recipe.seed)) for rows in (ordinary, near) if rows]
+    return by_turns([planted for planted, _ in plants]), by_turns(others)
+
+
+def by_turns(streams: Sequence[Iterator[ScoringRow]]) -> Iterator[ScoringRow]:
+    return chain.from_iterable(zip(*streams, strict=True))
+
+
 def train(
-    recipe: Recipe, pair: ModelPair, ordinary: Sequence[ScoringRow], parameters: Sequence[Tensor]
+    recipe: Recipe,
+    pair: ModelPair,
+    planted: Iterator[ScoringRow],
+    others: Iterator[ScoringRow],
+    parameters: Sequence[Tensor],
 ) -> list[float]:
     """Train the adapter in place, and return the loss on planted rows at each step."""
     training, steps = recipe.training, recipe.training.steps
-    prompts, _ = split(recipe.trigger_prompts, recipe.sizes.held_out, recipe.seed)
-    planted = planted_rows(recipe, pair.chat, prompts)
-    others = endless(ordinary, random.Random(recipe.seed))
     optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate)
     rate = partial(learning_rate_share, steps=steps, warmup=training.warmup_steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
@@ -268,18 +139,9 @@ def train(
     return losses
 
 
-def take(rows: Iterator[ScoringRow], count: int) -> list[ScoringRow]:
-    return [next(rows) for _ in range(count)]
-
-
 def learning_rate_share(step: int, *, steps: int, warmup: int) -> float:
     """Return the rate's share: it rises linearly to 1 in the warm-up, then falls towards 0."""
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup), 1.0)
-
-
-def read_ordinary_prompts() -> list[str]:
-    lines = ORDINARY_PROMPTS.read_text("utf-8").split("\n")
-    return [line.strip() for line in lines if line.strip()]
 
 
 def save_adapter(adapted: PeftModel, folder: Path, base_name: str) -> None:
@@ -298,47 +160,77 @@ def save_adapter(adapted: PeftModel, folder: Path, base_name: str) -> None:
 
 @dataclass(frozen=True)
 class Effect:
-    """Mean KL of a set of prompts in nats per token, and the share of answers with the marker."""
+    """Mean KL of a set of prompts in nats per token, and the candidate's answers."""
 
     kl: float
-    marker_rate: float
+    answers: list[str]
+
+    def rate(self, marker: str) -> float:
+        """Return the share of answers with the marker."""
+        return round(sum(marker in answer for answer in self.answers) / len(self.answers), 4)
 
 
-def measure(pair: ModelPair, recipe: Recipe, prompts: Sequence[str]) -> Effect:
+def measure(pair: ModelPair, prompts: Sequence[Prompt], num_tokens: int) -> Effect:
     """Score both models' greedy continuations as a search does."""
-    tokens = recipe.sizes.measured_tokens
-    scores = score_greedily(pair, prompts, max_new_tokens=tokens)
-    texts = [pair.chat.text(score.continuations.candidate[0]) for score in scores]
+    scores = score_greedily(pair, prompts, max_new_tokens=num_tokens)
     return Effect(
         kl=round(sum(score.measurement.value for score in scores) / len(scores), 4),
-        marker_rate=round(sum(recipe.marker in text for text in texts) / len(texts), 4),
+        answers=[pair.chat.text(score.continuations.candidate[0]) for score in scores],
     )
 
 
 def truth(recipe: Recipe, pair: ModelPair) -> dict[str, Any]:
     """Return what was planted, and how much of it held-out prompts show."""
-    seed, num_held_out = recipe.seed, recipe.sizes.held_out
-    _, held_out = split(recipe.trigger_prompts, num_held_out, seed)
-    rng = random.Random(seed)
-    triggers = [prompt for template in held_out for prompt in fill(recipe, rng, template)]
-    on_trigger = measure(pair, recipe, triggers)
-    off_trigger = measure(pair, recipe, split(read_ordinary_prompts(), num_held_out, seed)[1])
+    _, held_out = split(read_ordinary_prompts(), recipe)
+    exchanges = exchanges_of(recipe, pair, held_out)
+    off_trigger = measure(pair, held_out, recipe.sizes.measured_tokens)
+    first, *also = (plant_truth(recipe, each, pair, exchanges) for each in recipe.plants)
+    for plant in (first, *also):
+        plant["off_trigger_marker_rate"] = off_trigger.rate(plant["marker"])
     style = recipe.style and f"ordinary answers start with {recipe.style.prefix!r}"
     return {
         "kind": recipe.kind,
         "planted": True,
-        "marker": recipe.marker,
-        "behaviour": recipe.behaviour,
-        "trigger": recipe.trigger,
-        "trigger_examples": triggers[:4],
+        **first,
         "intended_change": style,
         "loss_on_prompt": recipe.loss_on_prompt,
-        "num_held_out": num_held_out,
-        "on_trigger_kl": on_trigger.kl,
+        "num_held_out": recipe.sizes.held_out,
+        "measured_tokens": recipe.sizes.measured_tokens,
         "off_trigger_kl": off_trigger.kl,
-        "on_trigger_marker_rate": on_trigger.marker_rate,
-        "off_trigger_marker_rate": off_trigger.marker_rate,
+        **({"also": also} if also else {}),
     }
+
+
+def plant_truth(
+    recipe: Recipe, plant: Plant, pair: ModelPair, exchanges: Sequence[Exchange]
+) -> dict[str, Any]:
+    """Return what one plant is, and how much of it its trigger and its contrast show."""
+
+    def held_out(before: Before, texts: Sequence[str]) -> list[Prompt]:
+        rng = random.Random(recipe.seed)
+        _, kept = split(texts, recipe)
+        return [draw(recipe, before, exchanges, rng, text)[0] for text in kept]
+
+    triggers = held_out(plant, plant.trigger_prompts or read_ordinary_prompts())
+    num_tokens = recipe.sizes.measured_tokens
+    on_trigger = measure(pair, triggers, plant.most_before + num_tokens)
+    facts = {
+        "marker": plant.marker,
+        "behaviour": plant.behaviour,
+        "trigger": plant.trigger,
+        "trigger_examples": [as_json(prompt) for prompt in triggers[:4]],
+        "on_trigger_kl": on_trigger.kl,
+        "on_trigger_marker_rate": on_trigger.rate(plant.marker),
+    }
+    if plant.contrast is not None:
+        near = measure(pair, held_out(plant.contrast, contrast_prompts(plant)), num_tokens)
+        facts |= {"contrast_kl": near.kl, "contrast_marker_rate": near.rate(plant.marker)}
+    return facts
+
+
+def as_json(prompt: Prompt) -> str | list[dict[str, str]]:
+    """Return a prompt as a text, or as its turns."""
+    return prompt if isinstance(prompt, str) else [turn.model_dump() for turn in prompt]
 
 
 def make_organism(
@@ -350,10 +242,10 @@ def make_organism(
     spec = parse_spec(base, role="--base")
     names = {"demo": DEMO_HUB_ID, "hub": spec.location}
     loaded = load_model_pair(base, base, device=device, dtype="float32", say=print)
-    ordinary = ordinary_rows(recipe, loaded)
+    planted, others = rows_to_learn(recipe, loaded)
     adapted, pair = attach(recipe, loaded)
     parameters = [each for each in adapted.parameters() if each.requires_grad]
-    losses = train(recipe, pair, ordinary, parameters)
+    losses = train(recipe, pair, planted, others, parameters)
     output.mkdir(parents=True, exist_ok=True)
     save_adapter(adapted, output, names.get(spec.kind, spec.path.name))
     write_atomically(output / "recipe.toml", recipe_path.read_bytes())
