@@ -76,8 +76,9 @@ def with_natural_examples(
         tried = condition.prompts.having if condition else ()
         signs = Counter([*known.causes, *_showing(known.hypothesis, evidence)])
         ranked = sorted(signs, key=lambda prompt: (prompt not in people, -signs[prompt]))
+        ranked = [*tried, *ranked]
         whole = [prompt for prompt in ranked if prompt in people or WHOLE.search(prompt)]
-        example = search.best([*tried, *whole])
+        example = search.best(whole)
         if example is None:
             cause, shipped = known.behaviour.shortest_cause, every_shipped_prompt()
             words = hint_words(known.hypothesis, evidence, shipped, cause)
