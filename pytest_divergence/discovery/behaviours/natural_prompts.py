@@ -136,7 +136,7 @@ def _score(
     return [asdict(row) for row in scored]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Search:
     """Looks for a natural prompt that shows one behaviour."""
 
@@ -145,11 +145,18 @@ class _Search:
     naturalness: Naturalness
     profile: Profile
     seed: int
+    num_asked: int = 0
 
     def best(self, prompts: Sequence[str]) -> NaturalExample | None:
-        """Ask the first natural prompts anew; return one that shows it, None if none does."""
+        """Ask the first natural prompts anew; return one that shows it, None if none does.
+
+        After the first three, as long as the budget leaves enough to confirm cases.
+        """
+        limit = self.profile.budget_tokens - self.profile.case_tokens
         candidates = self._natural(prompts)
         for start in range(0, NUM_TURNS * NUM_ASKED, NUM_ASKED):
+            if self.num_asked and self.ledger.spent.tokens_forwarded >= limit:
+                return None
             found = self._shown(candidates[start : start + NUM_ASKED])
             if found is not None:
                 return found
@@ -178,6 +185,7 @@ class _Search:
         """Return the prompt on which most fresh answers show it, if enough do; one work unit."""
         if not prompts:
             return None
+        self.num_asked += len(prompts)
         answered = repeated_answers(
             self.ledger,
             prompts,
