@@ -24,8 +24,8 @@ def sure() -> ModelPair:
     pair = tiny_pair()
     with torch.no_grad():
         for side in pair.sides:
-            head: Any = local(side).model.get_output_embeddings()
-            head.weight.mul_(8)
+            model: Any = local(side).model
+            model.lm_head.weight.mul_(8)
     return pair
 
 
@@ -86,7 +86,8 @@ def test_a_token_that_the_reference_rules_out_is_a_finite_leap() -> None:
     pair = tiny_pair(perturb=0.0)
 
     def bias(role: int, value: float) -> None:
-        head: Any = local(pair.sides[role]).model.get_output_embeddings()
+        model: Any = local(pair.sides[role]).model
+        head = model.lm_head
         head.bias = torch.nn.Parameter(torch.zeros(head.weight.shape[0]), requires_grad=False)
         head.bias[RULED_OUT] = value
 
