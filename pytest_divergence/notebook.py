@@ -51,7 +51,7 @@ def discover(
     """Search a pair that is in memory; files go under `root` (default: the working directory).
 
     `listener` hears how far the search is, by methods `say`, `progress` and `expect`. Without one a
-    notebook shows a line of progress, and a script shows nothing. Raises `DivergenceError`s, or
+    notebook shows a line of progress, and a script shows nothing. Raises a `DivergenceError`, or
     what interrupted the search.
     """
     settings = settings or Settings()
