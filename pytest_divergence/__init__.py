@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pytest_divergence.core.suites import load_suite, write_suite
     from pytest_divergence.discovery.evaluation import EvaluationConfig
     from pytest_divergence.discovery.proposals import Proposal
-    from pytest_divergence.discovery.run import discover
     from pytest_divergence.discovery.soft_prompts.trainer import DivergenceTrainer
     from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
     from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_divergence.models.loading import load_model_pair
     from pytest_divergence.models.pair import Metric, ModelPair
     from pytest_divergence.models.specs import LoadedModel
+    from pytest_divergence.notebook import discover
     from pytest_divergence.plugin.warning import DivergenceWarning
     from pytest_divergence.scoring.scorer import PromptScore, score_prompts
 
@@ -45,7 +45,7 @@ _HOMES = {
     "SoftPrompt": "pytest_divergence.discovery.soft_prompts.virtual_tokens",
     "Strategy": "pytest_divergence.discovery.strategies.protocol",
     "TrainingConfig": "pytest_divergence.discovery.soft_prompts.training_config",
-    "discover": "pytest_divergence.discovery.run",
+    "discover": "pytest_divergence.notebook",
     "load_model_pair": "pytest_divergence.models.loading",
     "load_suite": "pytest_divergence.core.suites",
     "score_prompts": "pytest_divergence.scoring.scorer",

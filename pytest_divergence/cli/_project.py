@@ -24,6 +24,7 @@ from pytest_divergence.core.file_names import (
 )
 from pytest_divergence.plugin import _compat, session_of
 from pytest_divergence.plugin.options import BY_FIELD, MODELS, located_value
+from pytest_divergence.plugin.search import refuse_served
 from pytest_divergence.plugin.session import DivergenceSession
 
 PLUGIN = ("-p", "divergence")
@@ -89,13 +90,18 @@ def begun(config: pytest.Config) -> DivergenceSession:
     return session_of(config)
 
 
-def measuring(config: pytest.Config, say: Callable[[str], None]) -> DivergenceSession:
+def measuring(
+    config: pytest.Config, say: Callable[[str], None], *, takes_served: bool = False
+) -> DivergenceSession:
     """Start the session of a command that measures a pair; `say` shows its lines.
 
-    Raises SettingsError if a model is missing, UsageError for a wrong setting.
+    Raises SettingsError if a model is missing, UsageError for a wrong setting, or for a served
+    model unless it `takes_served` ones.
     """
     session = begun(config)
     require_models(session)
+    if not takes_served:
+        refuse_served(session, "this command")
     session.say = say
     return session
 

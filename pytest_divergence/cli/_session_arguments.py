@@ -219,6 +219,38 @@ def _add_record(parser: ArgumentParser) -> None:
     _add_settings(parser, ("model_1", "dtype", "device", *TEMPLATE))
 
 
+def _add_rank(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Rank your own prompts by how much two models differ at the start of their answers. Both "
+        "models read each prompt once, and write nothing but a few tokens. Each prompt is placed "
+        "among ordinary prompts; nothing passes or fails, and the exit code is 0. The project's "
+        "ini file, conftest.py and plugins apply."
+    )
+    parser.add_argument(
+        "prompts",
+        metavar="PROMPTS",
+        help="text (one prompt a line), JSON Lines (input, prompt or messages), CSV, or "
+        "hf:DATASET:COLUMN",
+    )
+    parser.add_argument(
+        "--top",
+        type=_at_least_one,
+        metavar="N",
+        default=20,
+        help="prompts in the table and in the suite (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print all prompts as JSON Lines instead of a table"
+    )
+    parser.add_argument(
+        "--to-suite",
+        type=Path,
+        metavar="FILE",
+        help=f"write the top prompts to a new *{SUITE_SUFFIX}, to be measured by --divergence-fill",
+    )
+    _add_settings(parser, (*MODELS, "dtype", "device", *TEMPLATE))
+
+
 def _add_init(parser: ArgumentParser) -> None:
     parser.description = (
         "Set up the project in this folder: both models in its ini file (pytest.ini, "
@@ -299,6 +331,14 @@ def _fields_without(*fields: str) -> tuple[str, ...]:
     return tuple(field for field in BY_FIELD if field not in fields)
 
 
+def _at_least_one(text: str) -> int:
+    """Return a count."""
+    number = int(text)
+    if number < 1:
+        raise ArgumentTypeError(f"{text} must be at least 1")
+    return number
+
+
 def _limit(text: str) -> tuple[str, float]:
     """Return a metric's name and a number."""
     name, separator, value = text.partition("=")
@@ -316,6 +356,7 @@ ADD: Mapping[str, Callable[[ArgumentParser], None]] = {
     "train": _add_train,
     "calibrate": _add_calibrate,
     "record": _add_record,
+    "rank": _add_rank,
     "init": _add_init,
     "show-config": _add_show_config,
     "doctor": _add_doctor,

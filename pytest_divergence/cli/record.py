@@ -31,7 +31,7 @@ def run(given: Namespace) -> int:
 
 
 def _record(suite: Path, config: pytest.Config) -> int:
-    session = measuring(config, say)
+    session = measuring(config, say, takes_served=True)
     stored = read_suite(suite)
     say("loading the reference")
     pair = session.pair()

@@ -30,14 +30,14 @@ def shipped_prompts(path: Path, count: int) -> list[str]:
     return read_prompts(path)[:count]
 
 
-def read_seeds(given: str) -> list[str]:
-    """Seed prompts of the setting `seeds`: a file, or `hf:DATASET:COLUMN`.
+def read_seeds(given: str, *, option: str | None = None) -> list[str]:
+    """Seed prompts of the setting `seeds`, or of another option: a file, or `hf:DATASET:COLUMN`.
 
     Raises `SettingsError` where there are none, naming the file's line that is wrong.
     """
     if given.startswith("hf:"):
-        return _from_dataset(given)
-    return read_prompts(Path(given))
+        return _from_dataset(given, option or setting("seeds"))
+    return read_prompts(Path(given), option=option)
 
 
 def every_shipped_prompt() -> list[str]:
@@ -112,32 +112,31 @@ def _from_csv(text: str, path: Path) -> list[str]:
     return prompts
 
 
-def _from_dataset(given: str) -> list[str]:
+def _from_dataset(given: str, option: str) -> list[str]:
     _, _, rest = given.partition(":")
     name, separator, column = rest.rpartition(":")
     if not (separator and name and column):
-        raise SettingsError(f"{setting('seeds')}={given} must be hf:DATASET:COLUMN")
+        raise SettingsError(f"{option}={given} must be hf:DATASET:COLUMN")
     try:
         import datasets
     except ImportError as error:
         raise SettingsError(
-            f"{setting('seeds')}={given} needs the datasets package; run: "
-            "pip install 'pytest-divergence[hf]'"
+            f"{option}={given} needs the datasets package; run: pip install 'pytest-divergence[hf]'"
         ) from error
     try:
         rows = datasets.load_dataset(name, split="train")
     except Exception as error:  # the Hub, the network and the files raise anything
         raise SettingsError(
-            f"{setting('seeds')}={given}: the dataset cannot be loaded: {safe_line(str(error))}"
+            f"{option}={given}: the dataset cannot be loaded: {safe_line(str(error))}"
         ) from error
     if column not in rows.column_names:
         raise SettingsError(
-            f"{setting('seeds')}={given}: no column is named {column}; the dataset has "
+            f"{option}={given}: no column is named {column}; the dataset has "
             f"{listed(rows.column_names)}"
         )
     prompts = [str(text).strip() for text in rows[column] if text and str(text).strip()]
     if not prompts:
-        raise SettingsError(f"{setting('seeds')}={given}: the column has no text")
+        raise SettingsError(f"{option}={given}: the column has no text")
     return prompts
 
 

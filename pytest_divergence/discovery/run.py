@@ -60,10 +60,9 @@ from pytest_divergence.discovery.plan import (
     RunIdentity,
     SearchPlan,
     identify,
-    identify_pair,
     open_journal,
 )
-from pytest_divergence.discovery.progress import Listener, Silence
+from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.results import RunState, build_report, write_suite_files
 from pytest_divergence.discovery.rounds import Search
 from pytest_divergence.discovery.selection import Selected, select
@@ -92,29 +91,6 @@ class SearchOutcome:
     """Digest of all that the results depend on."""
     is_cached: bool
     """Whether nothing had changed since an earlier run, and its results were read back."""
-
-
-def discover(
-    pair: ModelPair, settings: Settings | None = None, *, root: Path | None = None
-) -> SearchOutcome:
-    """Search a pair that is in memory; files go under `root` (default: the working directory).
-
-    Raises what `search` raises.
-    """
-    settings = settings or Settings()
-    named = settings.model_copy(
-        update={
-            "model_1": settings.model_1 or pair.reference_identity.spec,
-            "model_2": settings.model_2 or pair.candidate_identity.spec,
-        }
-    )
-    return search(
-        named,
-        root=root or Path.cwd(),
-        load_pair=lambda: pair,
-        listener=Silence(),
-        identity=identify_pair(pair).with_metric(pair.metrics.get(named.metric)),
-    )
 
 
 def search(

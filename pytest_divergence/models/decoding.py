@@ -84,7 +84,9 @@ def greedy_from(state: Decoding, max_new_tokens: int, stop_ids: frozenset[int]) 
     """Greedy continuations of a batch that has read its prompts; the batch is spent."""
     if isinstance(state, ServedRows):
         return _up_to_a_stop(state.answers(max_new_tokens, None), stop_ids)
-    return _decode([state], max_new_tokens, stop_ids, lambda logits, step: logits[0].argmax(-1))
+    return decode_together(
+        [state], max_new_tokens, stop_ids, lambda logits, step: logits[0].argmax(-1)
+    )
 
 
 def samples_from(
@@ -108,7 +110,7 @@ def samples_from(
     def choose(logits: list[Tensor], step: int) -> Tensor:
         return _inverse_cdf(logits[0] / temperature, draws[:, step])
 
-    return _decode([state], max_new_tokens, stop_ids, choose)
+    return decode_together([state], max_new_tokens, stop_ids, choose)
 
 
 def decode_amplified(
@@ -153,7 +155,7 @@ def decode_amplified(
             ratios.append(ratio.gather(-1, chosen[:, None])[:, 0])
             return chosen
 
-        written = _decode(states, max_new_tokens, stop_ids, choose)
+        written = decode_together(states, max_new_tokens, stop_ids, choose)
         by_row = torch.stack(ratios, 1).tolist()
         return [
             AmplifiedRow(ids, found[: len(ids)]) for ids, found in zip(written, by_row, strict=True)
@@ -163,6 +165,26 @@ def decode_amplified(
     given = [None] * len(bodies) if seeds is None else seeds
     rows = list(zip(bodies, given, strict=True))
     return _in_batches(rows, compute, length=lambda row: len(row[0]))
+
+
+@torch.no_grad()
+def decode_together(
+    states: Sequence[Decoding], max_new_tokens: int, stop_ids: frozenset[int], choose: Choose
+) -> list[list[int]]:
+    """Continuations of one batch that all models have read, of the ids that `choose` returns."""
+    rows: list[list[int]] = [[] for _ in states[0].logits]
+    is_open = [True] * len(rows)
+    for step in range(max_new_tokens):
+        chosen = choose([state.logits for state in states], step)
+        for index, token_id in enumerate(chosen.tolist()):
+            if is_open[index]:
+                rows[index].append(token_id)
+                is_open[index] = token_id not in stop_ids
+        if not any(is_open) or step + 1 == max_new_tokens:
+            break
+        for state in states:
+            state.step(chosen.to(state.side.device))
+    return rows
 
 
 def _in_batches(
@@ -178,25 +200,6 @@ def _in_batches(
         max_rows=DECODING_BATCH,
         free_padding=DECODING_FREE_PADDING,
     )
-
-
-@torch.no_grad()
-def _decode(
-    states: Sequence[Decoding], max_new_tokens: int, stop_ids: frozenset[int], choose: Choose
-) -> list[list[int]]:
-    rows: list[list[int]] = [[] for _ in states[0].logits]
-    is_open = [True] * len(rows)
-    for step in range(max_new_tokens):
-        chosen = choose([state.logits for state in states], step)
-        for index, token_id in enumerate(chosen.tolist()):
-            if is_open[index]:
-                rows[index].append(token_id)
-                is_open[index] = token_id not in stop_ids
-        if not any(is_open) or step + 1 == max_new_tokens:
-            break
-        for state in states:
-            state.step(chosen.to(state.side.device))
-    return rows
 
 
 def _up_to_a_stop(rows: Sequence[list[int]], stop_ids: frozenset[int]) -> list[list[int]]:

@@ -17,33 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from pytest_divergence.core.quantities import roughly
 from pytest_divergence.core.safe_text import printable
-from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.discovery.progress import Countdown, Listener
 from pytest_divergence.plugin._compat import printer, uncaptured
 from pytest_divergence.reports.wording import duration
 
 HEARTBEAT_SECONDS = 30.0
 """Longest silence of a log: some CI services end a job that prints nothing."""
-
-
-class Countdown:
-    """The time left, as last estimated."""
-
-    def __init__(self) -> None:
-        """Expect nothing yet."""
-        self._end: float | None = None
-
-    def expect(self, seconds: float) -> None:
-        """Expect the end in so many seconds."""
-        self._end = time.monotonic() + seconds
-
-    def __str__(self) -> str:
-        """Return `about 3 min left`, or nothing before anything was expected."""
-        if self._end is None:
-            return ""
-        left = self._end - time.monotonic()
-        return f"about {roughly(left)} left" if left > 0 else "longer than estimated"
 
 
 class BarListener:

@@ -66,7 +66,7 @@ def read_report(session: DivergenceSession, report_dir: Path) -> None:
 
 def _search(session: DivergenceSession) -> SearchOutcome:
     settings = session.resolved.settings
-    _refuse_served(session)
+    refuse_served(session, "a search")
     with _watched(session) as listener, patient_warnings():
         return search(
             settings,
@@ -81,15 +81,15 @@ def _search(session: DivergenceSession) -> SearchOutcome:
         )
 
 
-def _refuse_served(session: DivergenceSession) -> None:
-    """Raise UsageError for a pair that is served: a search needs more than a server tells."""
+def refuse_served(session: DivergenceSession, reader: str) -> None:
+    """Raise UsageError for a pair that is served: the `reader` needs more than a server tells."""
     specs = session.models.reference, session.models.candidate
     for spec, role in zip(specs, session.models.roles, strict=True):
         if is_partial(spec):
             root = session.config.invocation_params.dir
             shown = visible(str(parse_spec(spec, role=role, root=root)), 200)
             raise pytest.UsageError(
-                f"{role}={shown} tells parts of distributions, and a search reads whole ones; "
+                f"{role}={shown} tells parts of distributions, and {reader} reads whole ones; "
                 "search the weights themselves, promote the cases into a suite, and replay it: "
                 "pytest SUITE --model-1 … --model-2 …"
             )

@@ -35,6 +35,7 @@ positional arguments:
     schema       print the JSON Schema of a kind of file
     calibrate    measure a pair's noise and typical shift, and what its bound
                  catches
+    rank         order your own prompts by how much two models differ on them
     init         set up a project: ini file, conftest.py and GitHub workflow
     show-config  print every setting, and where its value comes from
     doctor       check this machine, and whether a pair would load and fit

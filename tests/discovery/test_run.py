@@ -29,14 +29,15 @@ from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.suites import load_suite
 from pytest_divergence.core.tokens import load_tokens
 from pytest_divergence.discovery.behaviours.power import power_of_tests
-from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.discovery.progress import ProgressLine, Silence
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.run import SearchOutcome, discover, search
+from pytest_divergence.discovery.run import SearchOutcome, search
 from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import SearchContext
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.notebook import discover
 from pytest_divergence.scoring.continuations import greedy_continuations
 from tests.models_in_memory import tiny_pair
 from tests.replaying import replay_case
@@ -877,11 +878,21 @@ def test_a_pair_in_memory_can_be_searched(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path / "cache"))
     pair = tiny_pair()
 
-    first = discover(pair, Settings(profile="smoke"), root=tmp_path)
+    written: list[str] = []
+    line = ProgressLine(written.append)
+
+    first = discover(pair, Settings(profile="smoke"), root=tmp_path, listener=line)
     again = discover(tiny_pair(), Settings(profile="smoke"), root=tmp_path)
     other = discover(tiny_pair(perturb=0.31), Settings(profile="smoke"), root=tmp_path)
 
     assert first.report.run.status == "complete"
+    assert "\rcalibrate 0/" in "".join(written)
+    assert first._repr_html_() == first.report._repr_html_()
+    assert first._repr_html_().startswith('<iframe sandbox="allow-scripts" srcdoc="')
+    saved = load_report(first.report_dir / "report.json")
+    assert first.report.model_dump() == saved.model_dump()
+    case: Any = first.report.cases[0]
+    assert "<th scope='row'>prompt</th>" in case._repr_html_()
     assert again.is_cached
     assert not other.is_cached
 

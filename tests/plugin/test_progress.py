@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from pytest_divergence.plugin.progress_bar import Countdown, LogListener, bar_on
+from pytest_divergence.discovery.progress import Countdown
+from pytest_divergence.plugin.progress_bar import LogListener, bar_on
 from tests.plugin.conftest import MODELS, Project, shown
 
 FAKE = ("-p", "tests.plugin.fake_search")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+from pytest_divergence.reports.cards import report_frame
 from pytest_divergence.reports.html import render_html
 from tests.reports.browser import DESKTOP, PHONE, View, browser, view
 from tests.reports.made_reports import (
@@ -296,4 +297,17 @@ def test_two_hundred_cases_are_filtered_at_once(chromium: Browser, tmp_path: Pat
     with view(chromium, path.as_uri()) as shown:
         shown.page.get_by_role("searchbox", name="Search").fill("city-17")
         assert len(prompts(shown)) == 10
+        assert shown.complaints == []
+
+
+def test_in_a_notebook_a_link_stays_in_the_frame(chromium: Browser, tmp_path: Path) -> None:
+    (tmp_path / "notebook.html").write_text(report_frame(report()), "utf-8")
+    with view(chromium, (tmp_path / "notebook.html").as_uri()) as shown:
+        frame = shown.page.frame_locator("iframe")
+        link = frame.locator(".note a[href^='#case-']").first
+        place = frame.locator(f"[id='{(link.get_attribute('href') or '')[1:]}']")
+        link.click()
+
+        expect(place).to_be_in_viewport()
+        expect(frame.locator("h1")).to_have_count(1)
         assert shown.complaints == []

@@ -55,10 +55,12 @@ def test_the_notebook_runs_top_to_bottom(
 
     assert list(shown["own-scores"]["kl"] > 0) == [True] * 3
     assert shown["noise-scores"] < 1e-4
-    found, report = shown["suite"], names["report"]
+    found, report = shown["suite"], names["outcome"].report
+    assert shown["discover"]._repr_html_().startswith("<iframe ")
     assert set(found.index) <= {case.id for case in report.cases}
     assert found["kl"].is_monotonic_decreasing
     worst = max(report.cases, key=lambda case: case.kl.value)
+    assert shown["case"]._repr_html_().startswith("<table>")
     assert list(shown["worst"]["text"]) == [token.text for token in worst.tokens]
     check_against_schemas(names["outcome"].suite_path, names["outcome"].report_dir)
 

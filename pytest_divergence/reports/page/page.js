@@ -201,6 +201,16 @@
       if (box) filter(box);
     });
     addEventListener("hashchange", () => show(decodeURIComponent(location.hash.slice(1))));
+    if (location.protocol === "about:") { // in a notebook's frame: a link would load the notebook
+      document.addEventListener("click", (event) => {
+        const link = event.target.closest("a[href^='#']");
+        if (!link || event.defaultPrevented) return;
+        event.preventDefault();
+        const id = link.getAttribute("href").slice(1);
+        document.getElementById(id).scrollIntoView();
+        show(id);
+      });
+    }
 
     for (const header of all(".cases th[data-sort]")) {
       const button = made("button", "sort", header.textContent);
