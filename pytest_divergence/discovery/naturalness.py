@@ -55,8 +55,12 @@ class Naturalness:
 
     def is_natural(self, prompt: str) -> bool:
         """Whether a person could write it: some words, one that names something, all likely."""
-        is_said = len(ngram_of(prompt)) >= MIN_WORDS and content_words(prompt, self._common)
-        return bool(is_said) and self.is_likely(prompt)
+        is_said = len(ngram_of(prompt)) >= MIN_WORDS and self.names_something(prompt)
+        return is_said and self.is_likely(prompt)
+
+    def names_something(self, prompt: str) -> bool:
+        """Whether a word of it is one that ordinary prompts seldom hold."""
+        return bool(content_words(prompt, self._common))
 
     def is_likely(self, prompt: str) -> bool:
         """Whether most ordinary prompts of its length are no likelier."""

@@ -29,8 +29,8 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import greedy_continuations
 
 NUM_STARTS = 4
-"""Prompts tried, likely and short ones first; the first that shows the behaviour greedily is
-minimised."""
+"""Prompts tried, those first that name something, likely and short ones; the first that shows the
+behaviour greedily is minimised."""
 NUM_PIECES = 8
 """Deletions tried at a time."""
 MAX_TRIES = 64
@@ -71,7 +71,12 @@ def add_causes(
 def _unit(confirmed: ConfirmedBehaviour, naturalness: Naturalness, profile: Profile) -> WorkUnit:
     ranked = sorted(
         confirmed.causes,
-        key=lambda prompt: (not naturalness.is_likely(prompt), len(prompt), prompt),
+        key=lambda prompt: (
+            not naturalness.names_something(prompt),
+            not naturalness.is_likely(prompt),
+            len(prompt),
+            prompt,
+        ),
     )
     starts = ranked[:NUM_STARTS]
     # A session in which a strategy failed may have found other prompts.

@@ -17,6 +17,7 @@ from pytest_divergence.discovery.behaviours.causes import (
     _minimised,
     _pieces,
     _Trial,
+    _unit,
     add_causes,
 )
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
@@ -140,12 +141,11 @@ def test_what_the_model_does_not_say_after_all_has_no_cause(ledger: Ledger) -> N
     assert found.behaviour.shortest_cause is None
 
 
-def test_likely_prompts_are_minimised_before_short_ones(ledger: Ledger) -> None:
-    long, odd = "Tell me a long story about the old red fox.", "xq"
-    given = replace(confirmed(tiny_pair(), long), causes=(odd, long))
+def test_likely_prompts_that_name_something_are_tried_before_short_ones(ledger: Ledger) -> None:
+    short, long = "The old red fox.", "Tell me a long story about the old red fox."
+    odd, empty = "qqxqq", "of the"
+    given = replace(confirmed(tiny_pair(), long), causes=(odd, empty, long, short))
 
-    (found,) = add_causes(
-        ledger, [given], ordinary(ledger, **{odd: 1e99}), PROFILES["smoke"], Silence()
-    )
+    unit = _unit(given, ordinary(ledger, **{odd: 1e99}), PROFILES["smoke"])
 
-    assert set(str(found.behaviour.shortest_cause).split()) <= set(long.split())
+    assert unit.arguments["starts"] == [short, long, odd, empty]
