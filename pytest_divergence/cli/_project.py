@@ -23,8 +23,8 @@ from pytest_divergence.core.file_names import (
     from_here,
 )
 from pytest_divergence.plugin import _compat, session_of
+from pytest_divergence.plugin.model_pairs import refuse_served
 from pytest_divergence.plugin.options import BY_FIELD, MODELS, located_value
-from pytest_divergence.plugin.search import refuse_served
 from pytest_divergence.plugin.session import DivergenceSession
 
 PLUGIN = ("-p", "divergence")
@@ -101,7 +101,7 @@ def measuring(
     session = begun(config)
     require_models(session)
     if not takes_served:
-        refuse_served(session, "this command")
+        refuse_served(session.models, config, "this command")
     session.say = say
     return session
 

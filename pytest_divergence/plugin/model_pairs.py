@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.models.specs import check_served_locally, is_partial
+from pytest_divergence.core.safe_text import visible
+from pytest_divergence.models.specs import check_served_locally, is_partial, parse_spec
 from pytest_divergence.plugin._compat import fixture_definitions
 from pytest_divergence.plugin.once import Once
 from pytest_divergence.plugin.options import PAIRS_INI, located
@@ -89,6 +90,18 @@ def marked_models(request: pytest.FixtureRequest) -> Models | None:
     _check_served((given[0], given[1]), roles)
     reference, candidate = (located(request.config, start, spec) for spec in given)
     return Models(reference, candidate, roles)
+
+
+def refuse_served(models: Models, config: pytest.Config, reader: str) -> None:
+    """Raise UsageError for a pair that is served: the `reader` needs more than a server tells."""
+    for spec, role in zip((models.reference, models.candidate), models.roles, strict=True):
+        if is_partial(spec):
+            given = parse_spec(spec, role=role, root=config.invocation_params.dir)
+            raise pytest.UsageError(
+                f"{role}={visible(str(given), 200)} tells parts of distributions, and {reader} "
+                "reads whole ones; search the weights themselves, promote the cases into a suite, "
+                "and replay it: pytest SUITE --model-1 … --model-2 …"
+            )
 
 
 def _check_served(specs: tuple[str, str], roles: tuple[str, str]) -> None:

@@ -23,18 +23,17 @@ from pytest_divergence.core.files import DivergenceFolder, file_lock, write_atom
 from pytest_divergence.core.provenance import load_provenance
 from pytest_divergence.core.regular_files import read_regular_text
 from pytest_divergence.core.report import Report, load_report
-from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.discovery.cost import Memory, within_memory
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.run import SearchOutcome, search
 from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import Strategy
-from pytest_divergence.models.specs import is_partial, parse_spec
 from pytest_divergence.plugin.bounds import suite_bounds
 from pytest_divergence.plugin.collection import nothing_to_replay
 from pytest_divergence.plugin.extensions import change_cases, merged
 from pytest_divergence.plugin.loaded_pairs import patient_warnings
+from pytest_divergence.plugin.model_pairs import refuse_served
 from pytest_divergence.plugin.progress_bar import search_progress
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.plugin.usage_errors import shown_settings, usage_errors
@@ -66,7 +65,7 @@ def read_report(session: DivergenceSession, report_dir: Path) -> None:
 
 def _search(session: DivergenceSession) -> SearchOutcome:
     settings = session.resolved.settings
-    refuse_served(session, "a search")
+    refuse_served(session.models, session.config, "a search")
     with _watched(session) as listener, patient_warnings():
         return search(
             settings,
@@ -79,20 +78,6 @@ def _search(session: DivergenceSession) -> SearchOutcome:
             on_report=partial(_keep_report, session),
             is_forced=settings.mode == "search",
         )
-
-
-def refuse_served(session: DivergenceSession, reader: str) -> None:
-    """Raise UsageError for a pair that is served: the `reader` needs more than a server tells."""
-    specs = session.models.reference, session.models.candidate
-    for spec, role in zip(specs, session.models.roles, strict=True):
-        if is_partial(spec):
-            root = session.config.invocation_params.dir
-            shown = visible(str(parse_spec(spec, role=role, root=root)), 200)
-            raise pytest.UsageError(
-                f"{role}={shown} tells parts of distributions, and {reader} reads whole ones; "
-                "search the weights themselves, promote the cases into a suite, and replay it: "
-                "pytest SUITE --model-1 … --model-2 …"
-            )
 
 
 @contextmanager

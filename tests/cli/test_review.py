@@ -209,8 +209,13 @@ def test_the_end_of_the_input_quits_and_a_later_review_goes_on(
 
 @pytest.mark.usefixtures("searched")
 def test_ctrl_c_loses_nothing_that_was_decided(project: Project, command: Command) -> None:
+    # A background job ignores the signal, and what it starts would inherit that.
+    listening = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from pytest_divergence.cli import main; sys.exit(main(['review']))"
+    )
     review = subprocess.Popen(
-        [sys.executable, "-m", "pytest_divergence.cli", "review"],
+        [sys.executable, "-c", listening],
         cwd=project.path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -23,6 +23,8 @@ from tests.models_in_memory import local, tiny_config, tiny_model
 from tests.tiny import tiny_tokenizer
 
 NUM_EXPERTS = 4
+ROUNDING = 1e-5
+"""Nats: a pair may multiply with another library than a model alone."""
 RANK = 2
 
 
@@ -99,7 +101,7 @@ def test_an_adapter_of_experts_is_loaded_and_switched_off(
 
     for _ in range(2):  # also after the other side has run
         assert distance(pair, "candidate", wrapped.eval()) < 1e-5
-        assert distance(pair, "reference", model_of(base)) == 0
+        assert distance(pair, "reference", model_of(base)) < ROUNDING
     assert min(values(pair)) > 1e-3
     check_trains(pair)
 
@@ -144,7 +146,7 @@ def test_an_adapter_of_single_experts_is_translated(tmp_path: Path) -> None:
     pair = load(base, adapter)
 
     assert distance(pair, "candidate", merged(model_of(base), tensors)) < 1e-4
-    assert distance(pair, "reference", model_of(base)) == 0
+    assert distance(pair, "reference", model_of(base)) < ROUNDING
 
 
 def test_an_adapter_of_single_experts_that_is_not_whole_is_refused(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_bound_inside_the_metrics_own_noise_is_refused(
 
 
 def test_a_search_and_its_report_speak_of_one_unit(scaled: Project) -> None:
-    result = scaled.run(*MODELS, *ASKED, *SMALL)
+    result = scaled.run(*MODELS, *ASKED, *SMALL, "-v")
 
     result.stdout.fnmatch_lines(
         ["bound: * mnats/token, auto: *", "noise floor: * mnats/token, the largest of *"]

@@ -68,7 +68,7 @@ def test_a_search_closes_thoughts_and_says_so(thinking: Project) -> None:
 
 
 def test_a_search_with_open_thoughts_measures_both_parts(thinking: Project) -> None:
-    result = thinking.run(*MODELS, "--divergence-mode=search", OPEN)
+    result = thinking.run(*MODELS, "--divergence-mode=search", OPEN, "-v")
 
     made, rows = searched(thinking)
     text = shown(result)

@@ -26,9 +26,11 @@ KINDS = {
     "long-answers/": "long answers to controls",
     "contexts/": "contexts",
     "behaviour/decoy-": "test of the decoy",
+    "behaviour/natural-": "natural prompts",
     "behaviour/": "tests of leads",
     "causes/": "causes",
-    "select/": "choice of cases",
+    "nll/": "how natural prompts are",
+    "natural/": "natural prompts",
     "confirm/": "cases",
 }
 """Kinds of work by how the names of their units begin; the first that fits."""

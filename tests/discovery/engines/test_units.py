@@ -66,9 +66,9 @@ def test_another_process_computes_a_whole_search(
         "behaviour",
         "confirm",
         "controls",
+        "nll",
         "pair",
         "search",
-        "select",
     }
     assert "search/soft_prompt/0" in other.computed
     nameless = {name for name in other.computed if kind_of_work(name) == name.split("/")[0]}
