@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpcore  # noqa: F401
 import pytest
 import scipy.stats  # noqa: F401
 import torch
 
 # Imported here once: an inner session of pytester forgets what it was the first to import, and
 # numpy, scipy and torch cannot be imported a second time, and httpx knows the errors of one
-# httpcore.
+# httpcore; that one is missing where this repository is only tried on.
 import pytest_divergence.plugin.assertions
 import pytest_divergence.plugin.collection
 import pytest_divergence.plugin.github
@@ -22,9 +22,10 @@ import pytest_divergence.plugin.search
 import pytest_divergence.plugin.terminal
 import pytest_divergence.plugin.update  # noqa: F401
 from tests.gguf_writing import write_gguf
-from tests.served import llama_server
 from tests.tiny import save_tiny_adapter, save_tiny_model
 
+with contextlib.suppress(ImportError):
+    import httpcore  # noqa: F401
 pytest_plugins = ["pytester"]
 LONG = ("real", "zoo")
 """Marks of the files that take minutes."""
@@ -102,6 +103,9 @@ def gguf_models(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def base_server(gguf_models: Path) -> Iterator[str]:
     """The address of a llama.cpp server that runs `base`."""
+    # Here, since what it needs is missing where this repository is only tried on.
+    from tests.served import llama_server
+
     with llama_server(gguf_models / "base.gguf") as address:
         yield address
 
@@ -109,5 +113,7 @@ def base_server(gguf_models: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def ft_server(gguf_models: Path) -> Iterator[str]:
     """The address of a llama.cpp server that runs `ft`, two rows at a time."""
+    from tests.served import llama_server
+
     with llama_server(gguf_models / "ft.gguf", num_slots=2) as address:
         yield address

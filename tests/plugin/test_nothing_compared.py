@@ -341,18 +341,21 @@ def test_workers_warn_a_developer_once(suite: Project) -> None:
 # What is compared
 
 
+COMPARED = [
+    (SUITE,),
+    (nodeid(SUITE, KNOT), "test_unit.py"),
+    (SUITE, "--divergence-fill"),
+    ("test_pair.py",),
+    ("test_kl.py",),
+    ("test_late.py",),
+]
+
+
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        (SUITE,),
-        (nodeid(SUITE, KNOT), "test_unit.py"),
-        (SUITE, "--divergence-fill"),
-        ("test_pair.py",),
-        ("test_late.py",),
-        ("test_kl.py",),
-    ],
+    ("workers", "arguments"),
+    # Workers start slowly, so not all is tried with them.
+    [*(((), words) for words in COMPARED), *((WORKERS, words) for words in COMPARED[::2])],
 )
-@pytest.mark.parametrize("workers", [(), WORKERS], ids=["alone", "workers"])
 def test_what_compares_is_enough(
     suite: Project, arguments: tuple[str, ...], workers: tuple[str, ...]
 ) -> None:
