@@ -55,7 +55,6 @@ def _show(session: DivergenceSession, verbosity: int, *, as_json: bool) -> None:
         report_path=session.shown(folder / "report.html"),
         suite=session.shown(session.own_suite),
         given=shown_settings(session),
-        is_tested=False,
         is_read_back=session.is_read_back,
     ):
         say(line)

@@ -27,6 +27,17 @@ from pytest_divergence.reports.terminal import summary_lines
 
 NUM_SHOWN = 3
 """Failed cases of a replay in a summary without -v."""
+KINDS = {
+    "case": ("case", False),
+    "unmeasured case": ("case", True),
+    "behaviour": ("behaviour", False),
+    "unmeasured behaviour": ("behaviour", True),
+    "typical shift": ("shift", False),
+    "unmeasured shift": ("shift", True),
+    "unfinished search": ("search", True),
+}
+"""Words for what failed tests are about: the kind that an item notes, and whether its verdict is an
+error."""
 
 
 def write_summary(
@@ -37,7 +48,8 @@ def write_summary(
 ) -> None:
     """Write what was found, replayed, rewritten or skipped."""
     others = [report for report in reports if not _is_of_search(session, report)]
-    found = [*_report_lines(session, terminal), *case_lines(others, terminal.verbosity)]
+    of_search = [report for report in reports if _is_of_search(session, report)]
+    found = [*_report_lines(session, terminal, of_search), *case_lines(others, terminal.verbosity)]
     lines = [*found, *session.rewritten, *write_replay_reports(session, exitstatus)]
     notes = [
         *other_reference_lines(reports),
@@ -53,7 +65,11 @@ def write_summary(
         terminal.write_line(line, yellow=True)
 
 
-def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter) -> list[str]:
+def _report_lines(
+    session: DivergenceSession,
+    terminal: pytest.TerminalReporter,
+    reports: Sequence[pytest.TestReport],
+) -> list[str]:
     if session.report is None or session.report_dir is None:
         return []
     return summary_lines(
@@ -63,8 +79,22 @@ def _report_lines(session: DivergenceSession, terminal: pytest.TerminalReporter)
         report_path=session.shown(session.report_dir / "report.html"),
         suite=session.shown(session.own_suite),
         given=shown_settings(session),
+        failed_tests=_failed_by_kind(reports),
         is_read_back=session.is_read_back,
     )
+
+
+def _failed_by_kind(reports: Sequence[pytest.TestReport]) -> dict[str, int]:
+    """Count the failed tests of a search by kind, in the order in which a summary names them."""
+    counts = Counter(
+        (left.get("divergence_kind"), left.get("divergence_verdict") == "error")
+        for report in reports
+        if report.when == "call" and report.failed
+        for left in [left_by(report)]
+    )
+    return {name: counts.pop(kind, 0) for name, kind in KINDS.items()} | {
+        "other test": counts.total()
+    }
 
 
 def _is_of_search(session: DivergenceSession, report: pytest.TestReport) -> bool:

@@ -5,6 +5,8 @@ Knows the report; does not know whether a terminal, a browser or a Markdown file
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Report
@@ -50,18 +52,10 @@ def headline(report: Report, *, is_tested: bool = True) -> list[str]:
     return sentences
 
 
-def failure_sum(report: Report) -> str | None:
-    """`4 failed = 3 cases + 1 behaviour`: the tests of a search that fail; None if none does."""
-    unjudged = sum(case.verdict == "error" for case in asserted(report))
-    counts = (
-        (len(failed(report)), "case"),
-        (unjudged, "unmeasured case"),
-        (len(unaccepted(report)), "behaviour"),
-        (int(bool(report.errors) or report.run.status != "complete"), "unfinished search"),
-    )
-    parts = [number_of(count, words) for count, words in counts if count]
-    total = sum(count for count, _ in counts)
-    return f"{total} failed = {' + '.join(parts)}" if total else None
+def failure_sum(counts: Mapping[str, int]) -> str | None:
+    """`4 failed = 3 cases + 1 behaviour`, from failed tests by kind; None if there are none."""
+    parts = [number_of(count, kind) for kind, count in counts.items() if count]
+    return f"{sum(counts.values())} failed = {' + '.join(parts)}" if parts else None
 
 
 def _findings(report: Report) -> list[str]:

@@ -49,15 +49,15 @@ def summary_lines(
     report_path: str,
     suite: str,
     given: Mapping[str, object] | None = None,
-    is_tested: bool = True,
+    failed_tests: Mapping[str, int] | None = None,
     is_read_back: bool = False,
 ) -> list[str]:
     """The end of a run: verdict, behaviours, failed cases, and what to do next.
 
     `verbosity` below 0 gives one line; 0 shows failed cases in a line each, 1 with both answers,
     and all numbers, 2 also every token of the candidate's answers. `given` holds the settings that
-    commands repeat, by field. `is_tested` is False if no test ran; `is_read_back` is True if the
-    results are those of an earlier search.
+    commands repeat, by field; `failed_tests` counts the failed tests by kind. `is_read_back` is
+    True if the results are those of an earlier search.
     """
     if verbosity < 0:
         return printable_lines([_one_line(report, report_path)])
@@ -67,7 +67,7 @@ def summary_lines(
         list(_failed_cases(report, width, verbosity)),
         list(_errors(report, width)),
         list(_numbers(report, width, verbosity, is_read_back=is_read_back)),
-        list(_sum(report, width, is_tested=is_tested)),
+        list(_sum(failed_tests or {}, width)),
     ):
         lines += ["", *section] if section else []
     steps = _steps(report, width, verbosity, report_path, suite, given)
@@ -223,9 +223,8 @@ def _measured(report: Report, width: int) -> Iterator[str]:
             yield from sentence(text, width=width)
 
 
-def _sum(report: Report, width: int, *, is_tested: bool) -> Iterator[str]:
-    """Count the failed tests by kind; nothing without a test."""
-    if is_tested and (total := failure_sum(report)) is not None:
+def _sum(failed_tests: Mapping[str, int], width: int) -> Iterator[str]:
+    if (total := failure_sum(failed_tests)) is not None:
         yield from sentence(f"{total}. {EXIT_CODE}", width=width)
 
 

@@ -75,8 +75,9 @@ def test_from_two_models_to_failing_tests_and_back(project: Project) -> None:
     assert report["run"]["status"] == "complete"
     rows = suite.read_bytes()
 
-    again = project.run(*PAIR, "--divergence-max-kl=0.001")
-    again.assert_outcomes(passed=1 + 2 + 2, failed=2)
+    again = project.run(*PAIR, "--divergence-max-kl=0.001", "--divergence-max-shift=1e-9")
+    again.assert_outcomes(passed=1 + 2 + 2, failed=2 + 1)
+    again.stdout.fnmatch_lines("3 failed = 2 cases + 1 typical shift. Exit code 1 means *")
     assert suite.read_bytes() == rows
     effort = next(line for line in first.outlines if line.startswith("search: "))
     was = " ".join(shown(again).split())

@@ -76,8 +76,14 @@ def failure(
     )
 
 
-def summary(shown: Report, verbosity: int = 0) -> list[str]:
-    return summary_lines(shown, verbosity=verbosity, report_path=REPORT_PATH, suite=SHORT)
+def summary(shown: Report, verbosity: int = 0, **failed_tests: int) -> list[str]:
+    return summary_lines(
+        shown,
+        verbosity=verbosity,
+        report_path=REPORT_PATH,
+        suite=SHORT,
+        failed_tests=failed_tests,
+    )
 
 
 def test_a_failing_case_reads_like_a_good_assertion() -> None:
@@ -156,7 +162,7 @@ def test_a_chat_shows_who_says_what() -> None:
 
 def test_the_summary_says_all_that_a_first_user_needs() -> None:
     shown = report(behaviours=[NATURAL, SUSPECT])
-    assert "\n".join(summary(shown)) == (
+    assert "\n".join(summary(shown, case=4, behaviour=1)) == (
         f"""\
 The models behave differently. The candidate shows 1 new behaviour. 4 of 5
 prompts found by the search show more divergence than the bound, 0.310
@@ -195,7 +201,7 @@ keep:   pytest-divergence promote latest tests/release.divergence.jsonl"""
 
 
 def test_verbose_it_shows_each_case_and_all_numbers() -> None:
-    text = "\n".join(summary(report(), verbosity=1))
+    text = "\n".join(summary(report(), verbosity=1, case=4, behaviour=1))
     assert (
         f"""
 It says "Book with Zephyr Travel"
@@ -316,7 +322,7 @@ def test_the_highest_verbosity_shows_each_token_and_what_either_model_preferred(
         '           reference " has" 0.42, " is" 0.20, " offers" 0.08',
         '           candidate "!" 0.70, " has" 0.01',
     ]
-    assert "token by token" not in "\n".join(summary(report(), verbosity=1))
+    assert "token by token" not in "\n".join(summary(report(), verbosity=1, case=4, behaviour=1))
 
 
 def test_so_does_a_failure() -> None:
@@ -358,7 +364,6 @@ def test_an_interrupted_run_shows_its_errors_and_no_rerun() -> None:
         "    | out of memory",
         "    | in step 3",
     ]
-    assert "6 failed = 4 cases + 1 behaviour + 1 unfinished search." in " ".join(lines)
     assert not any(line.startswith("keep") for line in lines)
 
 

@@ -82,12 +82,10 @@ def test_a_behaviour_alone_is_a_difference() -> None:
 
 
 def test_the_failed_tests_add_up() -> None:
-    """To the number that pytest prints: cases, behaviours, and the search if it is unfinished."""
-    assert failure_sum(report()) == "5 failed = 4 cases + 1 behaviour"
-    broken = case("b", None, verdict="error", verdict_reason="NaN")
-    stopped = report(cases=[*CASES, broken], behaviours=[], run=STOPPED)
-    assert failure_sum(stopped) == "6 failed = 4 cases + 1 unmeasured case + 1 unfinished search"
-    assert failure_sum(report(cases=[case("a", 0.1)], behaviours=[])) is None
+    assert failure_sum({"case": 4, "unmeasured case": 0, "behaviour": 1}) == (
+        "5 failed = 4 cases + 1 behaviour"
+    )
+    assert failure_sum({"case": 0}) is None
 
 
 @pytest.mark.parametrize("changes", [{"accepted": True}, {"confirmed": False}])
