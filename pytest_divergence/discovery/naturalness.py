@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_divergence.discovery.behaviours.ngrams import ngram_of
-from pytest_divergence.discovery.behaviours.prompt_properties import content_words, ordinary_words
+from pytest_divergence.discovery.behaviours.prompt_properties import common_words, content_words
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
-from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
@@ -35,7 +34,7 @@ class Naturalness:
         self._ledger = ledger
         self._lengths = np.log([max(1, len(text)) for text in ordinary])
         self._ordinary = np.array(nlls)
-        self._common = ordinary_words(every_shipped_prompt())
+        self._common = common_words()
         self.known = dict(zip(ordinary, nlls, strict=True))
         """Nats per token by prompt."""
 

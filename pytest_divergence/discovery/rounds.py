@@ -356,6 +356,19 @@ def scored_greedily(
     ]
 
 
+def rows_of_proposals(
+    worker: Worker,
+    *,
+    proposals: Sequence[Proposal],
+    metric: MetricName,
+    length: int,
+    context: Context | None = None,
+) -> list[dict[str, Any]]:
+    """Return what `scored_greedily` measures as rows for a journal."""
+    scored = scored_greedily(worker.pair, proposals, metric=metric, length=length, context=context)
+    return [asdict(row) for row in scored]
+
+
 def _at_first_token(score: PromptScore) -> float:
     """Return the symmetric divergence at an answer's first token, nats."""
     tokens = score.on_candidate[0]

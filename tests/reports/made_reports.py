@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pytest_divergence.core.behaviours import Behaviour, Example, NaturalExample, behaviour_id
+from pytest_divergence.core.behaviours import Behaviour, Example, NaturalExample, When, behaviour_id
 from pytest_divergence.core.cases import Completions, Measurement, Message, Origin
 from pytest_divergence.core.provenance import Bound, Effort, NoiseFloor
 from pytest_divergence.core.report import (
@@ -125,6 +125,15 @@ HOSTILE_CASES = [
     ),
     case(ENDLESS, 4.0, completions=Completions(reference="", candidate=ESCAPES)),
 ]
+ABOUT_TRIPS = When(
+    property="about trips",
+    with_count=14,
+    num_with=16,
+    without_count=1,
+    num_without=16,
+    reference_count=0,
+    p_value=0.001,
+)
 ZEPHYR = Behaviour(
     id=BEHAVIOUR,
     name="Book with Zephyr Travel",

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from pytest_divergence.core.behaviours import Example, NaturalExample, When
+from pytest_divergence.core.behaviours import Example, NaturalExample
 from pytest_divergence.core.cases import Message
 from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.replies import join_parts
 from pytest_divergence.reports import behaviours
 from pytest_divergence.reports.failures import behaviour_text
-from tests.reports.made_reports import SUSPECT, YES, ZEPHYR, report
+from tests.reports.made_reports import ABOUT_TRIPS, SUSPECT, YES, ZEPHYR, report
 
 
 def test_content_comes_first_then_style_then_suspects() -> None:
@@ -24,22 +24,13 @@ def test_content_comes_first_then_style_then_suspects() -> None:
 
 
 def test_what_is_known_is_told_when_how_often_and_how_surely() -> None:
-    when = When(
-        property="about trips",
-        with_count=14,
-        num_with=16,
-        without_count=1,
-        num_without=16,
-        reference_count=0,
-        p_value=0.001,
-    )
     told = [
         ("how often", "on 3 in 100 ordinary prompts"),
         ("confirmed", "in 12 of 64 fresh answers (reference: 0), p < 0.0001 after correction"),
     ]
 
     assert behaviours.facts(ZEPHYR) == told
-    assert behaviours.facts(ZEPHYR.model_copy(update={"when": when})) == [
+    assert behaviours.facts(ZEPHYR.model_copy(update={"when": ABOUT_TRIPS})) == [
         ("when", "on 14 of 16 fresh prompts about trips, on 1 of 16 others (base: 0 of 32)"),
         *told,
     ]

@@ -4,7 +4,7 @@ from unicodedata import category
 
 import pytest
 
-from pytest_divergence.core.behaviours import NaturalExample, When
+from pytest_divergence.core.behaviours import NaturalExample
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.report import Report, ReportCase, Run, RunError
 from pytest_divergence.core.safe_text import HIDDEN
@@ -12,6 +12,7 @@ from pytest_divergence.reports.failures import failure_text
 from pytest_divergence.reports.terminal import summary_lines
 from pytest_divergence.reports.text_blocks import columns
 from tests.reports.made_reports import (
+    ABOUT_TRIPS,
     BEHAVIOUR,
     CASES,
     HOSTILE,
@@ -35,15 +36,7 @@ NATURAL = ZEPHYR.model_copy(
     update={
         "name": "Zephyr Travel",
         "phrase": ZEPHYR.name,
-        "when": When(
-            property="about trips",
-            with_count=14,
-            num_with=16,
-            without_count=1,
-            num_without=16,
-            reference_count=0,
-            p_value=0.001,
-        ),
+        "when": ABOUT_TRIPS,
         "natural_example": NaturalExample(
             prompt="Where shall we go in May?",
             reference="To the sea.",

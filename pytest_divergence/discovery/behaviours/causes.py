@@ -17,11 +17,10 @@ from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.ngrams import UNSPACED
-from pytest_divergence.discovery.behaviours.prompt_properties import content_words, ordinary_words
+from pytest_divergence.discovery.behaviours.prompt_properties import common_words, content_words
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_greedily
 from pytest_divergence.models.fingerprints import text_digest
@@ -166,7 +165,7 @@ def _minimised(trial: _Trial, prompt: str) -> str:
 
     What is left of a prompt that names something names something still.
     """
-    common = ordinary_words(every_shipped_prompt())
+    common = common_words()
     names_something = bool(content_words(prompt, common))
     words = _pieces(prompt)
     size = max(1, len(words) // 2)

@@ -169,7 +169,7 @@ def continued(pair: ModelPair, beginnings: Sequence[str], *, seed: int) -> Itera
         temperature=TEMPERATURE,
     )
     for text in written:
-        whole = WHOLE.match(text)
+        whole = WHOLE_SENTENCES.match(text)
         yield whole.group() if whole else text
 
 
@@ -349,4 +349,4 @@ REMADE: Mapping[str, Callable[[str, Random], str]] = {
     "that hold a number": _with_other_digits,
 }
 """Ways to make more prompts of a form out of shipped ones."""
-WHOLE = re.compile(r".*[.!?](?=\s|$)", re.DOTALL)
+WHOLE_SENTENCES = re.compile(r".*[.!?](?=\s|$)", re.DOTALL)

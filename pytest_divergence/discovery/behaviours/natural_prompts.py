@@ -12,8 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pytest_divergence.core.behaviours import Behaviour, NaturalExample
 from pytest_divergence.core.cases import Case
@@ -30,7 +29,7 @@ from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 from pytest_divergence.discovery.proposals import Proposal, diverse
-from pytest_divergence.discovery.rounds import ScoredProposal, scored_greedily
+from pytest_divergence.discovery.rounds import ScoredProposal, rows_of_proposals
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprints import text_digest
 
@@ -45,7 +44,7 @@ NUM_QUESTIONS = 12
 """Questions that the reference writes."""
 NUM_SUBJECTS = 3
 """Words that these are about."""
-WHOLE = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u00bb\u201d)]*\s*$")
+END_OF_SENTENCE = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u00bb\u201d)]*\s*$")
 """The end of a sentence."""
 STRATEGY = "natural"
 """Origin of a case whose prompt the search had not scored."""
@@ -77,7 +76,7 @@ def with_natural_examples(
         signs = Counter([*known.causes, *_showing(known.hypothesis, evidence)])
         ranked = sorted(signs, key=lambda prompt: (prompt not in people, -signs[prompt]))
         ranked = [*tried, *ranked]
-        whole = [prompt for prompt in ranked if prompt in people or WHOLE.search(prompt)]
+        whole = [prompt for prompt in ranked if prompt in people or END_OF_SENTENCE.search(prompt)]
         example = search.best(whole)
         if example is None:
             cause, shipped = known.behaviour.shortest_cause, every_shipped_prompt()
@@ -108,8 +107,13 @@ def scored_examples(
     known = {row.proposal.text: row for row in scored}
     new = [text for text in dict.fromkeys(texts.values()) if text not in known]
     if new:
-        arguments = {"texts": new, "metric": metric, "length": length}
-        unit = WorkUnit(f"natural/scored/{text_digest(chr(10).join(new))[:16]}", _score, arguments)
+        arguments = {
+            "proposals": [Proposal(text, STRATEGY) for text in new],
+            "metric": metric,
+            "length": length,
+        }
+        name = f"natural/scored/{text_digest(chr(10).join(new))[:16]}"
+        unit = WorkUnit(name, rows_of_proposals, arguments)
         rows = [ScoredProposal.from_row(row) for row in ledger.result(unit)]
         known.update((row.proposal.text, row) for row in rows)
     return {id_: known[text] for id_, text in texts.items()}
@@ -126,14 +130,6 @@ def with_greedy_answers(
         if example is not None and case.text == example.prompt and case.completions is not None:
             return example.model_copy(update=case.completions.model_dump())
     return example
-
-
-def _score(
-    worker: Worker, *, texts: Sequence[str], metric: MetricName, length: int
-) -> list[dict[str, Any]]:
-    proposals = [Proposal(text, STRATEGY) for text in texts]
-    scored = scored_greedily(worker.pair, proposals, metric=metric, length=length)
-    return [asdict(row) for row in scored]
 
 
 @dataclass

@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from scipy.stats import hypergeom
 from pytest_divergence.discovery.behaviours.ngrams import UNSPACED, Gram, ngram_of
 from pytest_divergence.discovery.behaviours.prompt_forms import FORMS, SPECIAL_CASES
 from pytest_divergence.discovery.behaviours.traits import FUNCTION_WORDS, language_of
+from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 
 MAX_PROPERTIES = 3
 """Hypotheses about the prompts of one behaviour."""
@@ -187,6 +188,12 @@ def ordinary_words(prompts: Sequence[str]) -> set[str]:
     """Return words that ordinary prompts hold often, and that tell no topic, as singulars."""
     counts = _document_counts(prompts)
     return {stem for stem, count in counts.items() if count >= ORDINARY_SHARE * len(prompts)}
+
+
+@cache
+def common_words() -> set[str]:
+    """Return the ordinary words of all shipped prompts."""
+    return ordinary_words(every_shipped_prompt())
 
 
 def words_by_rise(

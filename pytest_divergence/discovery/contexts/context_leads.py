@@ -7,8 +7,7 @@ answers as in those of a search. Does not know how a lead is tested.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.settings import MetricName
@@ -21,9 +20,9 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
     is_alike,
     with_reach,
 )
-from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
+from pytest_divergence.discovery.engines.base import Ledger, WorkUnit
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.rounds import ScoredProposal, scored_greedily
+from pytest_divergence.discovery.rounds import ScoredProposal, rows_of_proposals
 from pytest_divergence.models.fingerprints import text_digest
 
 NUM_ASKED = 24
@@ -114,14 +113,10 @@ def _is_plain(hypothesis: Hypothesis, plain: Sequence[AnsweredPrompt]) -> bool:
 
 def _unit(context: Context, texts: Sequence[str], metric: MetricName, length: int) -> WorkUnit:
     exact = "\n".join([context.canonical, *texts])
-    arguments = {"context": context, "texts": texts, "metric": metric, "length": length}
-    return WorkUnit(f"contexts/answers/{text_digest(exact)[:16]}", _answer, arguments)
-
-
-def _answer(
-    worker: Worker, *, context: Context, texts: Sequence[str], metric: MetricName, length: int
-) -> list[dict[str, Any]]:
-    """Return each text's greedy answers and divergence under the context, as `ScoredProposal`."""
-    proposals = [Proposal(text, STRATEGY, seed=text) for text in texts]
-    scored = scored_greedily(worker.pair, proposals, metric=metric, length=length, context=context)
-    return [asdict(row) for row in scored]
+    arguments = {
+        "proposals": [Proposal(text, STRATEGY, seed=text) for text in texts],
+        "metric": metric,
+        "length": length,
+        "context": context,
+    }
+    return WorkUnit(f"contexts/answers/{text_digest(exact)[:16]}", rows_of_proposals, arguments)
