@@ -53,15 +53,20 @@ class Proxy:
     """The body of each answer, in place of the server's."""
     status: int = 200
     needs_key: str | None = None
+    num_busy: int = 0
+    """Questions for answers that it has no time for at first."""
     asked: list[str] = field(default_factory=list)
     """Paths of the questions so far."""
     address: str = ""
     client: httpx.Client = field(
-        default_factory=lambda: httpx.Client(trust_env=False, verify=False)
+        default_factory=lambda: httpx.Client(trust_env=False, verify=False, timeout=60)
     )
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         self.asked.append(path)
+        if self.num_busy and path.endswith("/completions"):
+            self.num_busy -= 1
+            return 429, b"{}"
         if self.raw is not None:
             return self.status, self.raw
         headers = {"Content-Type": "application/json"}

@@ -65,8 +65,8 @@ NOT_ORDINARY_TAG = "not-ordinary"
 NATS_PER_TOKEN = "nats/token"
 """Unit of every metric that names no other."""
 
-FULL, CHOSEN = "full", "chosen"
-"""Evidence of a measurement: all probabilities at each position, or those of the tokens there."""
+FULL, CHOSEN, TEXT = "full", "chosen", "text"
+"""Evidence: all probabilities at each position, those of the tokens there, or what is written."""
 
 CATEGORY = "category"
 """Key of a case's metadata: the kind of difference that it shows, as a plugin names it."""

@@ -53,10 +53,9 @@ DESCRIPTIONS = (
         "model_1",
         "SPEC",
         f"the reference, the trusted model: {_SPEC}, a GGUF file, or for a replay "
-        "llamacpp:http://HOST:PORT, a model that a llama.cpp server runs, or recorded:SUITE; after "
-        "commas, options "
-        "for this model only: dtype=…, attn_implementation=…, revision=…, device=… or "
-        "device_map=auto; for a served one model=…, tokenizer=…, key_env=… and timeout=…",
+        "llamacpp:http://HOST:PORT or openai:https://HOST, a model that a server runs, or "
+        "recorded:SUITE; after commas, options for this model only: dtype=…, "
+        "attn_implementation=…, revision=…, device=… or device_map=auto; for a served one model=…, tokenizer=…, key_env=… and timeout=…",
         _SPEC,
     ),
     Description(

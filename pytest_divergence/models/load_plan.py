@@ -30,6 +30,7 @@ from pytest_divergence.models.devices import (
 )
 from pytest_divergence.models.endpoints.http_client import Server
 from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
+from pytest_divergence.models.endpoints.openai import OpenAiServer
 from pytest_divergence.models.endpoints.recordings import Recording
 from pytest_divergence.models.fingerprints import (
     FileState,
@@ -44,6 +45,7 @@ from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.sources import source_folder, tokenizer_source
 from pytest_divergence.models.specs import (
     RECORDED,
+    TEXT_ONLY,
     ModelProvider,
     ModelSpec,
     is_partial,
@@ -348,7 +350,8 @@ class _Resolution:
             folder = tokenizer_source(place, role=named, say=self._context.say)
             if not has_tokenizer(folder):
                 raise ModelLoadError(f"{named}={spec.tokenizer}: there is no tokenizer in it")
-        served = LlamaCppServer.asked(Server(spec, role))
+        kind = OpenAiServer if spec.kind in TEXT_ONLY else LlamaCppServer
+        served = kind.asked(Server(spec, role))
         return SidePlan(spec, None, role, served=served, own_tokenizer=folder)
 
     def _folder(self, spec: ModelSpec, role: str) -> Path | None:

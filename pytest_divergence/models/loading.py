@@ -34,6 +34,7 @@ from pytest_divergence.models.chat_format import (
 )
 from pytest_divergence.models.devices import Placement, dtype_name, resolve_device
 from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
+from pytest_divergence.models.endpoints.openai import OpenAiServer
 from pytest_divergence.models.endpoints.recordings import Recording
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.endpoints.trial import try_out
@@ -221,6 +222,8 @@ def _tokenizers_of_served(
     for side in full:
         if isinstance(side.served, Recording):
             side.served.check_tokenizer(tokenizer)
+        elif isinstance(side.served, OpenAiServer):
+            continue  # it tells nothing of its tokens
         elif side.served is not None and side.served.vocab_size < num_tokens(tokenizer):
             raise TokenizerMismatchError(
                 f"{side.served.name} knows {side.served.vocab_size} tokens, and the pair's "
@@ -265,6 +268,9 @@ def try_out_served(plan: LoadPlan) -> list[tuple[Told, Told]]:
     chat = chat_format(plan, tokenizer, other, lambda _: None)
     is_own = plan.options.chat_template in ("reference", "candidate")
     roles: tuple[Role, Role] = ("reference", "candidate")
+    for side in plan.sides:
+        if isinstance(side.served, OpenAiServer):
+            side.served.try_out()
     return [
         both
         for role, side in zip(roles, plan.sides, strict=True)

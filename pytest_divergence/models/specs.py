@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from urllib.parse import SplitResult, urlsplit
 
 from pytest_divergence.core.errors import ModelLoadError, one_of
@@ -22,17 +22,26 @@ from pytest_divergence.core.safe_text import visible
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Kind = Literal["hub", "folder", "adapter", "gguf", "demo", "plugin", "llamacpp", "recorded"]
+Kind = Literal[
+    "hub", "folder", "adapter", "gguf", "demo", "plugin", "llamacpp", "openai", "recorded"
+]
 OPTIONS = ("dtype", "attn_implementation", "revision", "device", "device_map", "base")
-SERVED = ("llamacpp",)
+SERVED = ("llamacpp", "openai")
 """Kinds of a served model: what a server speaks is named, never guessed."""
+TEXT_ONLY = ("openai",)
+"""Kinds of a served model that tells no probabilities, only what it writes."""
 RECORDED = "recorded"
 """Kind of a reference that stands in a file beside a suite."""
 SERVED_OPTIONS = ("model", "tokenizer", "key_env", "timeout")
 ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
 """Attention implementations that are not a model's own code."""
 DEMO_PREFIX = "demo:"
-SERVED_EXAMPLE = "llamacpp:http://127.0.0.1:8080"
+SERVED_EXAMPLES = {
+    "llamacpp": "llamacpp:http://127.0.0.1:8080",
+    "openai": "openai:https://api.example.com/v1,model=NAME,key_env=API_KEY",
+}
+DEFAULT_PATHS = {"llamacpp": "", "openai": "/v1"}
+"""Path at which a server is asked, if its address has none."""
 TIMEOUT = 60.0
 """Seconds that one answer of a server may take, unless the spec says otherwise."""
 MAX_TIMEOUT = 3600.0
@@ -140,7 +149,7 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
         raise ModelLoadError(
             f"{role} is a URL (host {_host(text.strip())}); models are loaded from a Hub id such "
             "as owner/name or from a local folder, and a served one is named with what serves it: "
-            f"{SERVED_EXAMPLE}"
+            f"{SERVED_EXAMPLES['llamacpp']}"
         )
     options: dict[str, Any] = _options(raw_options, OPTIONS, role=role)
     kind, location = _kind_and_location(location, role=role, root=root or Path.cwd())
@@ -177,6 +186,11 @@ def is_served(text: str) -> bool:
     return bool(colon) and kind in SERVED
 
 
+def is_text_only(text: str) -> bool:
+    """Whether a spec, not yet parsed, names a server that tells no probabilities."""
+    return is_served(text) and text.strip().partition(":")[0] in TEXT_ONLY
+
+
 def is_recorded(text: str) -> bool:
     """Whether a spec, not yet parsed, names a recorded reference."""
     return text.strip().startswith(f"{RECORDED}:")
@@ -204,7 +218,7 @@ def check_served_locally(text: str, *, name: str) -> None:
 
 
 def _served_spec(text: str, *, role: str) -> ModelSpec:
-    """Parse `llamacpp:URL[,option=value…]`. No message shows more of the URL than its host."""
+    """Parse `KIND:URL[,option=value…]`. No message shows more of the URL than its host."""
     kind, _, rest = text.partition(":")
     url, *raw_options = (part.strip() for part in rest.split(","))
     address = _address(url, role=role, kind=kind)
@@ -222,8 +236,8 @@ def _served_spec(text: str, *, role: str) -> ModelSpec:
             f"{visible(address.hostname or '', 200)}; give an https address"
         )
     return ModelSpec(
-        "llamacpp",
-        f"{address.scheme}://{address.netloc}",
+        cast(Kind, kind),
+        f"{address.scheme}://{address.netloc}{address.path.rstrip('/') or DEFAULT_PATHS[kind]}",
         model=options.get("model"),
         tokenizer=options.get("tokenizer"),
         key_env=key_env,
@@ -242,7 +256,10 @@ def _recorded_spec(text: str, *, role: str, root: Path) -> ModelSpec:
 
 
 def _address(url: str, *, role: str, kind: str) -> SplitResult:
-    """Scheme, host and port of a server. Raises `ModelLoadError` for anything more or less."""
+    """Scheme, host and port of a server, and the path where it speaks OpenAI's interface.
+
+    Raises `ModelLoadError` for anything more or less.
+    """
     fault = None
     try:
         parts = urlsplit(url)
@@ -251,15 +268,18 @@ def _address(url: str, *, role: str, kind: str) -> SplitResult:
             fault = "must begin with http:// or https:// and a host"
         elif parts.username is not None or parts.password is not None:
             fault = "must hold no user or password (key_env names the variable with the key)"
-        elif parts.path not in ("", "/") or parts.query or parts.fragment:
+        elif parts.query or parts.fragment or (kind != "openai" and parts.path not in ("", "/")):
             fault = "must end after host and port"
+        elif not re.fullmatch(r"(/[A-Za-z0-9._-]+)*/?", parts.path):
+            fault = "must have a path of plain letters, digits, dots and hyphens"
         elif not re.fullmatch(r"[A-Za-z0-9.:\[\]_-]+", parts.netloc):
             fault = "must have a host of plain letters, digits, dots and hyphens"
     except ValueError:
         fault = "must have a host, and a port that is a number"
     if fault is not None:
         raise ModelLoadError(
-            f"{role}: the address after {kind}: (host {_host(url)}) {fault}, as in {SERVED_EXAMPLE}"
+            f"{role}: the address after {kind}: (host {_host(url)}) {fault}, as in "
+            f"{SERVED_EXAMPLES[kind]}"
         )
     return parts
 

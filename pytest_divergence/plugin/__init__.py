@@ -18,6 +18,8 @@ The files, in the order in which a session reaches them:
     items             case, behaviour and search: measured in setup, judged in the call
     aggregate_items   items about all rows together
     replay            rows measured together and compared, and why a row cannot be
+    text_replay       rows answered by both models, and the answers compared as texts
+    text_items        items of a suite on a model that is known by its texts alone
     bounds            the limit of a row or an assertion, and when it is refused
     assertions        assert_bounded_kl
     update            suites measured again and rewritten

@@ -41,6 +41,7 @@ from pytest_divergence.plugin.model_pairs import Models, has_own_pair
 from pytest_divergence.plugin.notes import NO_CASE, SKIP_PREFIX
 from pytest_divergence.plugin.reference_check import ReferenceCheck
 from pytest_divergence.plugin.session import NO_MODELS, DivergenceSession, of
+from pytest_divergence.plugin.text_items import TextBehaviourItem, TextCaseItem, TextRowsItem
 from pytest_divergence.plugin.usage_errors import usage_errors
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class SuiteFile(SuiteModule):
                 return self._listed(session)
             self.stored = read_suite(self.path)
             models = self._models(session)
+            if models is not None and models.is_text_only and not is_searched:
+                return self._text_items(session, models)
             if models is not None and not is_searched:
                 self.stored = _with_noise_of_servers(session, self.stored, models)
             if not is_searched and models is not None and not plan.is_rewriting:
@@ -81,6 +84,23 @@ class SuiteFile(SuiteModule):
                 *self._behaviour_items(session, self.stored, is_searched=is_searched),
                 *self._case_items(session, is_searched=is_searched),
             ]
+
+    def _text_items(self, session: DivergenceSession, models: Models) -> list[pytest.Item]:
+        """Return the items of a replay on a model that is known by its texts alone."""
+        _refuse_rewriting(session, self.stored)
+        if session.plan.process != "worker":
+            session.pairs.check(models)
+        made, suite = self.stored.provenance, self.stored.suite
+        fail_on = session.resolved.settings.fail_on
+        return [
+            *([TextRowsItem.make(self)] if suite.rows else []),
+            *(
+                TextBehaviourItem.make(self, behaviour)
+                for behaviour in (made.behaviours if made is not None else ())
+                if gates(behaviour, fail_on)
+            ),
+            *(TextCaseItem.make(self, case) for case in suite.cases),
+        ]
 
     def begin(self, session: DivergenceSession) -> StoredSuite:
         """Return the suite with the rows whose bounds count in this session: all of them."""
@@ -148,17 +168,21 @@ def _with_noise_of_servers(
     """Return the suite with the larger noise floor, its own or that of the pair's servers."""
     if not models.is_partial:
         return stored
-    if session.plan.is_rewriting:
-        raise pytest.UsageError(
-            f"{session.shown(stored.suite.path)} cannot be measured again on a served or recorded "
-            "model, which does not tell whole distributions; name the weights as a folder or Hub id"
-        )
+    _refuse_rewriting(session, stored)
     floor, made = session.pairs.served_floor(models), stored.provenance
     if made is None or floor is None:
         return stored
     if made.noise_floor is not None and made.noise_floor.value >= floor.value:
         return stored
     return replace(stored, provenance=made.model_copy(update={"noise_floor": floor}))
+
+
+def _refuse_rewriting(session: DivergenceSession, stored: StoredSuite) -> None:
+    if session.plan.is_rewriting:
+        raise pytest.UsageError(
+            f"{session.shown(stored.suite.path)} cannot be measured again on a served or recorded "
+            "model, which does not tell whole distributions; name the weights as a folder or Hub id"
+        )
 
 
 def _rows_kinds(session: DivergenceSession, stored: StoredSuite) -> dict[str, type[RowsItem]]:

@@ -129,7 +129,10 @@ class Pairs:
         plan = self.plan(models)
         servers = [side.served for side in plan.sides if side.spec.is_served]
         if servers and models not in self._floors:
-            self._say("trying the server: its tokenizer, its template, and the same tokens again")
+            tried = "its tokenizer, its template, and the same tokens again"
+            if models.is_text_only:
+                tried = "whether it samples"
+            self._say(f"trying the server: {tried}")
             with patient_warnings():
                 self._floors[models] = served_floor(try_out_served(plan))
         return self._floors.get(models)

@@ -18,7 +18,12 @@ import pytest
 
 from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.safe_text import visible
-from pytest_divergence.models.specs import check_served_locally, is_partial, parse_spec
+from pytest_divergence.models.specs import (
+    check_served_locally,
+    is_partial,
+    is_text_only,
+    parse_spec,
+)
 from pytest_divergence.plugin._compat import fixture_definitions
 from pytest_divergence.plugin.once import Once
 from pytest_divergence.plugin.options import PAIRS_INI, located
@@ -39,6 +44,11 @@ class Models:
     def is_partial(self) -> bool:
         """Whether a server or a record tells parts of one of them: no suite is made of it."""
         return is_partial(self.reference) or is_partial(self.candidate)
+
+    @property
+    def is_text_only(self) -> bool:
+        """Whether one of them is known by its texts alone."""
+        return is_text_only(self.reference) or is_text_only(self.candidate)
 
 
 class PairRules:

@@ -43,6 +43,7 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin.bounds import metric_for, noise_floor_of
 from pytest_divergence.plugin.frames import forget_frames
 from pytest_divergence.plugin.session import DivergenceSession
+from pytest_divergence.plugin.text_replay import TextReplay
 from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority, shift
 from pytest_divergence.scoring.continuations import greedy_answer, greedy_continuations
 from pytest_divergence.scoring.suite_rows import (
@@ -117,6 +118,11 @@ class SuiteReplay:
         if isinstance(found, Exception):
             raise found
         return Replayed(self._session, pair, row, found)
+
+    @cached_property
+    def texts(self) -> TextReplay:
+        """Comparison of the rows' answers as texts, for a model that tells nothing else."""
+        return TextReplay(self._session, self.stored)
 
     def behaviour(self, pair: ModelPair, telling: Sequence[TellingContinuation]) -> Retelling:
         """Measure a behaviour's telling answers again."""

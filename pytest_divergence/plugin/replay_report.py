@@ -38,6 +38,7 @@ from pytest_divergence.core.suites import read_suite
 from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.usage_errors import error_text, shown_settings
 from pytest_divergence.reports.report_files import write_reports
+from pytest_divergence.reports.wording import is_of_texts
 
 if TYPE_CHECKING:
     from pytest_divergence.models.pair import ModelPair
@@ -77,8 +78,12 @@ def keep_case(
     max_kl: float | None = None,
     tokens: Sequence[TokenComparison] = (),
     pair: ModelPair | None = None,
+    reason: str = "",
 ) -> None:
-    """Record a case's outcome, which is an error until the case is measured."""
+    """Record a case's outcome, which is an error until the case is measured.
+
+    `reason` tells more of a verdict than numbers do.
+    """
     if not is_on(of(item.config)):
         return
 
@@ -88,7 +93,7 @@ def keep_case(
             "kl": measurement,
             "max_kl": max_kl,
             "verdict": verdict,
-            "verdict_reason": UNMEASURED if verdict == "error" else "",
+            "verdict_reason": UNMEASURED if verdict == "error" else reason,
             "tokens": list(tokens),
         }
     )
@@ -157,10 +162,11 @@ def _report(
     named = settings.model_copy(
         update={"model_1": reference, "model_2": candidate, "metric": metric}
     )
-    made = _provenance({entry.suite for entry in entries})
+    suites = {entry.suite for entry in entries}
+    made = _provenance(suites)
     stored_in = (made.dtype, made.device) if made is not None else NOT_LOADED
     dtype, device = next((entry.measured_in for entry in entries if entry.measured_in), stored_in)
-    return Report(
+    found = Report(
         run=Run(id=run_id, mode="replay", status="incomplete" if is_cut else "complete"),
         pair=PairSummary(
             reference=reference,
@@ -170,7 +176,6 @@ def _report(
             chat_template=settings.chat_template,
         ),
         settings=named.model_dump(mode="json"),
-        calibration=_calibration({entry.suite for entry in entries}, cases),
         verdict_counts=dict(Counter(case.verdict for case in cases)),
         behaviours=[Behaviour(**entry.behaviour) for entry in entries if entry.behaviour],
         cases=cases,
@@ -179,6 +184,9 @@ def _report(
             seconds=_seconds(session),
         ),
     )
+    if is_of_texts(found):  # the suite's limits are in nats
+        return found
+    return found.model_copy(update={"calibration": _calibration(suites, cases)})
 
 
 def _seconds(session: DivergenceSession) -> float:

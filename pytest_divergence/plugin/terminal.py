@@ -24,6 +24,7 @@ from pytest_divergence.plugin.usage_errors import shown_settings
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.failures import comparison
 from pytest_divergence.reports.terminal import summary_lines
+from pytest_divergence.reports.text_blocks import WIDTH, sentence
 
 NUM_SHOWN = 3
 """Failed cases of a replay in a summary without -v."""
@@ -129,7 +130,8 @@ def case_lines(reports: Sequence[pytest.TestReport], verbosity: int = 0) -> list
     first = _outcome(list(cases.values()))
     if verbosity < 0:
         return [f"divergence: {first}"]
-    return [first, *_failed_lines(cases, None if verbosity else NUM_SHOWN)]
+    limit = None if verbosity else NUM_SHOWN
+    return [first, *_failed_lines(cases, limit), *_text_lines(reports)]
 
 
 def _outcome(cases: Sequence[Mapping[str, Any]]) -> str:
@@ -140,6 +142,11 @@ def _outcome(cases: Sequence[Mapping[str, Any]]) -> str:
         return f"{number_of(len(cases), 'stored case')} not measured."
     over = "over it" if counts["passed"] else "over the bound"
     words = {"within the bound": counts["passed"], over: counts["failed"]}
+    if any("divergence_text" in left for left in cases):
+        words = {
+            "without a difference that is seen": counts["passed"],
+            "with answers that differ": counts["failed"],
+        }
     verdicts = ", ".join(f"{count} {word}" for word, count in words.items() if count)
     missed = f"; {counts['error']} not measured" if counts["error"] else ""
     return f"{number_of(num_replayed, 'stored case')} replayed: {verdicts}{missed}."
@@ -150,7 +157,7 @@ def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Ite
     failed = [
         (left["divergence_kl"], left["divergence_bound"], nodeid, left)
         for nodeid, left in cases.items()
-        if left["divergence_verdict"] == "failed"
+        if left["divergence_verdict"] == "failed" and "divergence_kl" in left
     ]
     failed.sort(key=lambda case: (-case[0] / case[1], case[2]))
     for kl, bound, nodeid, left in failed[:limit]:
@@ -158,6 +165,17 @@ def _failed_lines(cases: Mapping[str, dict[str, Any]], limit: int | None) -> Ite
         yield f"  {nodeid.rpartition('::')[2]:<35} {line}"
     if limit is not None and len(failed) > limit:
         yield f"  {len(failed) - limit} more with -v"
+
+
+def _text_lines(reports: Sequence[pytest.TestReport]) -> Iterator[str]:
+    """Yield what is known of all rows of each suite whose answers are compared as texts."""
+    found = {
+        report.nodeid: left["divergence_text"]
+        for report in reports
+        if "divergence_text" in (left := left_by(report)) and left["divergence_kind"] == "aggregate"
+    }
+    for text in found.values():
+        yield from sentence(f"all rows together: {text}", width=WIDTH, indent="  ")
 
 
 def inconclusive_lines(reports: Sequence[pytest.TestReport]) -> list[str]:

@@ -15,6 +15,7 @@ from pytest_divergence.reports.wording import (
     STYLE_TITLE,
     asserted,
     failed,
+    is_of_texts,
     nats,
     put_aside,
     unaccepted,
@@ -88,6 +89,10 @@ def _has_blunt_bound(report: Report) -> bool:
 
 def _replayed(report: Report) -> str:
     over, cases = len(failed(report)), number_of(len(asserted(report)), "case")
+    if is_of_texts(report):
+        if over:
+            return f"The answers to {over} of {cases} differ, compared as texts."
+        return f"No difference seen in the answers to {cases}, compared as texts."
     if over:
         return f"{over} of {cases} {_verb(over)} more divergence than the bound."
     passed = sum(case.verdict == "passed" for case in asserted(report))

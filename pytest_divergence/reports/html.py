@@ -96,6 +96,7 @@ def render_html(
             accept=lambda behaviour: wording.accept_command(behaviour.id, suite or "SUITE"),
             cases=cases,
             apart=wording.set_apart(report),
+            is_of_texts=wording.is_of_texts(report),
             num_over=len(wording.failed(report)),
             failing=[behaviour.id for behaviour in failing],
             num_new=len(failing) - num_style,

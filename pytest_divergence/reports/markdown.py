@@ -190,6 +190,8 @@ def _case(case: ReportCase, calibration: Calibration, rerun: str) -> Iterator[st
         yield "Candidate:"
         yield ""
         yield from fenced(case.completions.candidate)
+    if case.kl is None:
+        yield from fenced(case.verdict_reason)
     if case.category is not None:
         yield f"Category: {code(case.category)}"
         yield ""

@@ -99,6 +99,11 @@ def set_apart(report: Report) -> list[ReportCase]:
     return _worst_first([case for case in report.cases if case.off_distribution])
 
 
+def is_of_texts(report: Report) -> bool:
+    """Whether answers were compared as texts, so that nothing is in nats."""
+    return any(case.kl is None and case.verdict in ("passed", "failed") for case in report.cases)
+
+
 def failed(report: Report) -> list[ReportCase]:
     """The tested cases over their bound, the most divergent first."""
     return [case for case in asserted(report) if case.verdict == "failed"]

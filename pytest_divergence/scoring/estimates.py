@@ -148,7 +148,7 @@ def served_floor(readings: Iterable[tuple[Told, Told]]) -> NoiseFloor:
     for first, second in readings:
         scores = token_scores(first, second, "reference")
         values.append(float((scores.forward + scores.reverse).mean() / 2))
-    return NoiseFloor(value=max(ARITHMETIC_FLOOR, *values), num_measurements=len(values))
+    return NoiseFloor(value=max([ARITHMETIC_FLOOR, *values]), num_measurements=len(values))
 
 
 def _exact_kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_divergence.core.errors import ModelLoadError
-from pytest_divergence.models.specs import check_served_locally, parse_spec
+from pytest_divergence.models.specs import check_served_locally, is_text_only, parse_spec
 
 ROLE = "--model-2"
 EXAMPLE = "as in llamacpp:http://127.0.0.1:8080"
@@ -38,7 +38,7 @@ def test_a_server_on_this_machine_is_not_remote(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["vllm:http://u:secret@h.example/v1", "openai:https://h.example/v1?key=secret"]
+    "text", ["vllm:http://u:secret@h.example/v1", "sglang:https://h.example/v1?key=secret"]
 )
 def test_a_dialect_that_is_not_known_is_not_guessed(text: str) -> None:
     assert refusal(text) == (
@@ -67,6 +67,32 @@ def test_an_address_is_scheme_host_and_port_alone(address: str, rule: str) -> No
     assert rule in message
     assert EXAMPLE in message
     assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("address", "location"),
+    [
+        ("https://h.example", "https://h.example/v1"),
+        ("https://h.example/", "https://h.example/v1"),
+        ("https://h.example/openai/v1/", "https://h.example/openai/v1"),
+    ],
+)
+def test_openais_interface_may_stand_under_a_path(address: str, location: str) -> None:
+    spec = parse_spec(f"openai:{address},model=m", role=ROLE)
+
+    assert (spec.kind, spec.location) == ("openai", location)
+    assert str(spec) == f"openai:{location},model=m"
+    assert is_text_only(f"openai:{address}")
+    assert not is_text_only(f"llamacpp:{address}")
+
+
+def test_a_path_holds_no_secret() -> None:
+    message = refusal("openai:https://h.example/v1?key=secret")
+
+    assert "must end after host and port" in message
+    assert "as in openai:https://api.example.com/v1,model=NAME,key_env=API_KEY" in message
+    assert "secret" not in message
+    assert "must have a path of plain letters" in refusal("openai:https://h.example/v1/%2e;x")
 
 
 def test_a_key_in_place_of_its_variable_is_refused_unseen() -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_BYTES = 64 * 2**20
 """Bytes of one answer: a distribution over 200,000 tokens is a third of it."""
+NO_TIME = (429, 503)
+"""HTTP states of a server that may answer later."""
 MAX_QUOTED = 200
 """Characters of a server's answer in a message."""
 
@@ -93,16 +95,24 @@ class Connection:
         """Return the JSON at a path. Raises `MeasurementError`, with the server's own answer."""
         return self._asked("GET", path, None)
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Return the JSON answer to a question. Raises `MeasurementError` as `get` does."""
-        named = {} if self.server.spec.model is None else {"model": self.server.spec.model}
-        return self._asked("POST", path, {**named, **body})
+    def post(self, path: str, body: dict[str, Any], *, tries: int = 1) -> Any:
+        """Return the JSON answer to a question. Raises `MeasurementError` as `get` does.
 
-    def _asked(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        With more than one of `tries`, a server that has no time is asked again, after a while.
+        """
+        named = {} if self.server.spec.model is None else {"model": self.server.spec.model}
+        return self._asked("POST", path, {**named, **body}, tries)
+
+    def _asked(self, method: str, path: str, body: dict[str, Any] | None, tries: int = 1) -> Any:
         httpx = _httpx(self.server.role)
         server = self.server
         try:
             status, text = self._exchanged(method, path, body)
+            for wait in range(1, tries):
+                if status not in NO_TIME:
+                    break
+                time.sleep(min(2.0**wait, server.timeout))
+                status, text = self._exchanged(method, path, body)
         except httpx.TimeoutException:
             server.refuse(f"did not answer {path} within {server.timeout:g} s; {_SLOW}")
         except httpx.HTTPError as error:

@@ -1,0 +1,164 @@
+"""Suites replayed on a model that is known by its texts alone, through OpenAI's interface.
+
+The server is a real one (`tests/served.py`): llama.cpp's speaks that interface too.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.plugin.conftest import KNOT, POEM, Project
+from tests.plugin.test_served import CONTROLS, SUITE, text_of
+from tests.served import Answer, proxy
+
+
+@pytest.fixture
+def suite(project: Project) -> Project:
+    """A project with a suite that was measured on `base` and `ft`."""
+    rows = [{"input": KNOT}, {"input": POEM}]
+    rows += [{"input": text, "tags": ["control"]} for text in CONTROLS]  # type: ignore[dict-item]
+    project.write_suite(SUITE, *rows)
+    result = project.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-fill")
+    result.assert_outcomes(passed=2)
+    return project
+
+
+def compared(project: Project, address: str, *arguments: str) -> pytest.RunResult:
+    return project.run(SUITE, "--model-1=ft", f"--model-2=openai:{address}", *arguments)
+
+
+# A gate
+
+
+def test_a_server_of_the_reference_passes_and_is_told_what_would_have_been_seen(
+    suite: Project, ft_server: str
+) -> None:
+    result = compared(suite, ft_server, "--divergence-report-dir=out")
+
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(
+        [
+            f"divergence: reference ft (command line), candidate openai:{ft_server}/v1 *",
+            "2 stored cases replayed: 2 without a difference that is seen.",
+            "  all rows together: no difference seen in 4 answers a prompt (p = 0.*); one",
+            "  other answer in *% of them would mostly have been seen",
+        ]
+    )
+    (report,) = (suite.path / "out").glob("2*/report.json")
+    cases = json.loads(report.read_text("utf-8"))["cases"]
+    assert [case["kl"] for case in cases] == [None, None]
+    assert all(case["verdict"] == "passed" for case in cases)
+    assert all(case["verdict_reason"].startswith("no difference seen in 16") for case in cases)
+
+
+def advert(path: str, answer: Answer, number: int) -> Answer:
+    assert isinstance(answer, dict)
+    if path.endswith("/completions"):
+        said = answer["choices"][0]["message"]
+        said["content"] = f"Book with Zephyr Travel! {said['content']}"
+    return answer
+
+
+def test_answers_that_begin_with_an_advert_fail(suite: Project, ft_server: str) -> None:
+    with proxy(ft_server, change=advert) as server:
+        result = compared(suite, server.address, "--divergence-report-dir=out")
+
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "all rows together: the answers differ (p = *, at most 0.025 counts)",
+            "  intended? texts have no bound that could be raised: compare with the model",
+            "the answers differ (p = *, at most 0.013 counts)",
+            "  prompt",
+            f"    | {KNOT}",
+            "  reference, 3 of 16 answers",
+            "  candidate, 3 of 16 answers",
+            "    | Book with Zephyr Travel! *",
+            "2 stored cases replayed: 2 with answers that differ.",
+        ]
+    )
+    (page,) = (suite.path / "out").glob("2*/report.html")
+    said = page.read_text("utf-8")
+    assert "The answers to 2 of 2 cases differ, compared as texts." in said
+    assert "the answers differ (p = 0.0001, at most 0.013 counts)" in said
+
+
+def test_what_is_measured_in_nats_is_refused_in_one_sentence(
+    suite: Project, ft_server: str
+) -> None:
+    suite.write(
+        "test_own.py",
+        "def test_own(assert_bounded_kl):\n    assert_bounded_kl('Hello!', max_kl=1.0)\n",
+    )
+    both = ("--model-1=ft", f"--model-2=openai:{ft_server}")
+
+    own = suite.run("test_own.py", *both)
+    updated = suite.run(SUITE, *both, "--divergence-update")
+    searched = suite.run(*both, "--divergence-mode=search")
+
+    assert "tells no probabilities, only what it writes, so nothing can be" in text_of(own)
+    own.assert_outcomes(failed=1)
+    assert updated.ret == searched.ret == pytest.ExitCode.USAGE_ERROR
+    assert "cannot be measured again on a served or recorded model" in text_of(updated)
+    assert "search the weights themselves" in text_of(searched)
+
+
+# Servers that cannot be believed
+
+
+def the_same(path: str, answer: Answer, number: int) -> Answer:
+    assert isinstance(answer, dict)
+    if path.endswith("/completions"):
+        answer["choices"][0]["message"]["content"] = "Once upon a time"
+    return answer
+
+
+def without_text(path: str, answer: Answer, number: int) -> Answer:
+    return {"choices": []} if path.endswith("/completions") else answer
+
+
+def several(path: str, answer: Answer, number: int) -> Answer:
+    return {"data": [{"id": "small"}, {"id": "large"}]} if path.endswith("/models") else answer
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            the_same,
+            'was asked 4 times at temperature 1 and writes the same each time: "Once upon a time"',
+        ),
+        (without_text, "writes no text: \"{'choices': []}\""),
+        (several, "add model=NAME, one of \"['small', 'large']\""),
+        (lambda *_: {"object": "list"}, "lists no models at /models: \"{'object': 'list'}\""),
+    ],
+    ids=["a cache", "no text", "several models", "no list"],
+)
+def test_a_server_that_cannot_be_believed_is_refused(
+    suite: Project, ft_server: str, change: Any, said: str
+) -> None:
+    with proxy(ft_server, change=change) as liar:
+        result = compared(suite, liar.address)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert said in text_of(result)
+    assert "passed" not in text_of(result)
+
+
+def test_a_server_without_time_is_asked_again(suite: Project, ft_server: str) -> None:
+    with proxy(ft_server, change=lambda path, answer, number: answer) as busy:
+        busy.num_busy = 2
+        result = compared(suite, busy.address)
+
+    result.assert_outcomes(passed=3)
+
+
+def test_a_model_that_is_not_there_is_named(suite: Project, ft_server: str) -> None:
+    result = compared(suite, f"{ft_server},model=gpt")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "has no 'gpt'; add model=NAME, one of " in text_of(result)
+    assert "ft.gguf" in text_of(result)
