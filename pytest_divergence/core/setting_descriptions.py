@@ -55,7 +55,8 @@ DESCRIPTIONS = (
         f"the reference, the trusted model: {_SPEC}, a GGUF file, or for a replay "
         "llamacpp:http://HOST:PORT or openai:https://HOST, a model that a server runs, or "
         "recorded:SUITE; after commas, options for this model only: dtype=…, "
-        "attn_implementation=…, revision=…, device=… or device_map=auto; for a served one model=…, tokenizer=…, key_env=… and timeout=…",
+        "attn_implementation=…, revision=…, device=… or device_map=auto; for a served one model=…, "
+        "tokenizer=…, key_env=… and timeout=…",
         _SPEC,
     ),
     Description(
