@@ -191,6 +191,11 @@ def is_text_only(text: str) -> bool:
     return is_served(text) and text.strip().partition(":")[0] in TEXT_ONLY
 
 
+def tells_heads(text: str) -> bool:
+    """Whether a spec, not yet parsed, names a server that tells the likeliest tokens anywhere."""
+    return is_served(text) and not is_text_only(text)
+
+
 def is_recorded(text: str) -> bool:
     """Whether a spec, not yet parsed, names a recorded reference."""
     return text.strip().startswith(f"{RECORDED}:")

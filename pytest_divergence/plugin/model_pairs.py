@@ -23,6 +23,7 @@ from pytest_divergence.models.specs import (
     is_partial,
     is_text_only,
     parse_spec,
+    tells_heads,
 )
 from pytest_divergence.plugin._compat import fixture_definitions
 from pytest_divergence.plugin.once import Once
@@ -102,14 +103,19 @@ def marked_models(request: pytest.FixtureRequest) -> Models | None:
     return Models(reference, candidate, roles)
 
 
-def refuse_served(models: Models, config: pytest.Config, reader: str) -> None:
-    """Raise UsageError for a pair that is served: the `reader` needs more than a server tells."""
+def refuse_served(
+    models: Models, config: pytest.Config, reader: str, *, takes_heads: bool = False
+) -> None:
+    """Raise UsageError for a pair that is served: the `reader` needs more than a server tells.
+
+    A reader that `takes_heads` can do with the likeliest tokens at any position.
+    """
     for spec, role in zip((models.reference, models.candidate), models.roles, strict=True):
-        if is_partial(spec):
+        if is_partial(spec) and not (takes_heads and tells_heads(spec)):
             given = parse_spec(spec, role=role, root=config.invocation_params.dir)
             raise pytest.UsageError(
-                f"{role}={visible(str(given), 200)} tells parts of distributions, and {reader} "
-                "reads whole ones; search the weights themselves, promote the cases into a suite, "
+                f"{role}={visible(str(given), 200)} tells less of its distributions than {reader} "
+                "needs; search the weights themselves, promote the cases into a suite, "
                 "and replay it: pytest SUITE --model-1 … --model-2 …"
             )
 

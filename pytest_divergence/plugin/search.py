@@ -65,7 +65,7 @@ def read_report(session: DivergenceSession, report_dir: Path) -> None:
 
 def _search(session: DivergenceSession) -> SearchOutcome:
     settings = session.resolved.settings
-    refuse_served(session.models, session.config, "a search")
+    refuse_served(session.models, session.config, "a search", takes_heads=True)
     with _watched(session) as listener, patient_warnings():
         return search(
             settings,
@@ -76,7 +76,8 @@ def _search(session: DivergenceSession) -> SearchOutcome:
             strategies=_all_strategies(session.config),
             modify_cases=partial(change_cases, session.config),
             on_report=partial(_keep_report, session),
-            is_forced=settings.mode == "search",
+            # No server proves that it still runs what an earlier search has seen.
+            is_forced=settings.mode == "search" or session.models.is_partial,
         )
 
 

@@ -23,11 +23,18 @@ from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR, FLOOR_FACTOR
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.decoding import row_seed
+from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Side
 from pytest_divergence.scoring.divergences import symmetric_kl
+from pytest_divergence.scoring.estimates import divergence_of_readings
 from pytest_divergence.scoring.metrics import added_metric
-from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_logits, whole
+from pytest_divergence.scoring.teacher_forcing import (
+    ScoringRow,
+    continuation_logits,
+    whole,
+    with_one_prefix,
+)
 
 NUM_READINGS = 59
 """Readings of the noise floor, on different prompts: the largest of so many is above 95 % of all
@@ -94,7 +101,7 @@ def noise_readings(
     One of the two models computes the first 6 tokens of a prompt's continuation as decoding does,
     token by token through the cache, and once more at once: in a batch, alone, or alone without the
     shared chat prefix. Model and way are drawn by the prompt; another reading of the same prompt
-    takes the next.
+    takes the next. A server is asked about the tokens in order, and from the last.
     """
     if not prompts:
         return NoiseReadings([], [])
@@ -108,6 +115,9 @@ def noise_readings(
     with torch.no_grad():
         for (index, way), some in sorted(chosen.items(), key=lambda item: item[0]):
             side = pair.sides[index]
+            if isinstance(side, ServedSide):
+                found.values.extend(_read_twice(side, some))
+                continue
             decoded = [
                 logits for batch in _batches(some) for logits in _token_by_token(side, batch)
             ]
@@ -188,6 +198,15 @@ def absolute_bound(max_kl: float) -> Bound:
 def nll_limit(control_nlls: Sequence[float]) -> float:
     """Return the controls' 99.5th percentile, nats per token: the limit of natural prompts."""
     return float(np.quantile(control_nlls, 0.995))
+
+
+def _read_twice(side: ServedSide, rows: Sequence[ScoringRow]) -> list[float]:
+    """Return how far a server is from itself: asked in order, and from the end of each row."""
+    given = with_one_prefix(rows)
+    state = side.start([row.body for row in given], prefix=given[0].prefix)
+    ids = [row.continuation for row in given]
+    readings = zip(state.told(ids), state.told(ids, is_reversed=True), strict=True)
+    return [divergence_of_readings(*both) for both in readings]
 
 
 def _batches(rows: Sequence[ScoringRow], size: int = 10) -> list[list[ScoringRow]]:

@@ -15,8 +15,10 @@ from torch import Tensor
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.chat_format import Prompt
+from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Side
+from pytest_divergence.scoring.estimates import scores_of_the_likeliest
 from pytest_divergence.scoring.metrics import built_in_metric, built_in_values
 from pytest_divergence.scoring.residual import residual_divergences
 from pytest_divergence.scoring.teacher_forcing import (
@@ -80,7 +82,12 @@ def screen(
     wanted = tuple(beginning(pair, aim)) if aim else ()
     rows = [ScoringRow(*row, wanted or (0,)) for row in pair.prompt_rows(prompts)]
     found = []
-    for scores in score_tokens(pair, rows, metric=metric):
+    measured = (
+        scores_of_the_likeliest(pair, rows)
+        if pair.is_served
+        else score_tokens(pair, rows, metric=metric)
+    )
+    for scores in measured:
         first = _first_divergence(scores, metric)
         found.append(Screened(first, _log_ratio(scores) if wanted else first))
     return found
@@ -108,8 +115,17 @@ def _user_nlls(
     shared = next(iter(prefixes)) if len(prefixes) == 1 else ()
     bodies = [torch.tensor([*prefix[len(shared) :], *body.tolist()]) for prefix, body in rows]
     longest = max(len(body) for _, body in rows)
-    positions = side.positions(bodies, prefix=shared, num_positions=longest)
     targets = [ids[1 : 1 + max(1, len(ids) - 1 - num_suffix)] for _, ids in rows]
+    if isinstance(side, ServedSide):
+        state = side.start(
+            [body[: len(body) - len(ids) + 1] for body, (_, ids) in zip(bodies, rows, strict=True)],
+            prefix=shared,
+        )
+        told = state.told([wanted.tolist() for wanted in targets])
+        return [
+            -float(found.chosen.double().mean()) if len(found.chosen) else 0.0 for found in told
+        ]
+    positions = side.positions(bodies, prefix=shared, num_positions=longest)
     places = [
         (row + 1) * longest - len(ids) + torch.arange(len(wanted))
         for row, ((_, ids), wanted) in enumerate(zip(rows, targets, strict=True))

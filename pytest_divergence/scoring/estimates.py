@@ -25,6 +25,7 @@ from pytest_divergence.core.provenance import NoiseFloor
 from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR
 from pytest_divergence.models.batching import map_batches
 from pytest_divergence.models.endpoints.served_side import ServedRows
+from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import Decoding, LazyLogits, Role, Side, Told
 from pytest_divergence.scoring.divergences import js_of_log_probs, log_probs
 from pytest_divergence.scoring.teacher_forcing import (
@@ -33,6 +34,7 @@ from pytest_divergence.scoring.teacher_forcing import (
     TokenScores,
     check_finite,
     measured,
+    read_prompts,
     with_one_prefix,
 )
 
@@ -82,6 +84,18 @@ def estimated(
     return [token_scores(*told, writer) for told, writer in zip(both, writers, strict=True)]
 
 
+def scores_of_the_likeliest(pair: ModelPair, rows: Sequence[ScoringRow]) -> list[TokenScores]:
+    """Score tokens that no model has sampled, one of whose models is served; see `token_scores`."""
+
+    def compute(batch: list[ScoringRow]) -> list[TokenScores]:
+        given = with_one_prefix(batch)
+        states = read_prompts(pair, [row.body for row in given], prefix=given[0].prefix)
+        both = told_by_both(states, range(len(given)), [row.continuation for row in given])
+        return [token_scores(*told, None) for told in both]
+
+    return map_batches(rows, compute, length=lambda row: len(row.body), max_rows=SCORING_BATCH)
+
+
 @torch.no_grad()
 def told_by_both(
     states: States, owners: Sequence[int], continuations: Sequence[Sequence[int]]
@@ -105,10 +119,11 @@ def told_by_both(
     return list(zip(first, second, strict=True))
 
 
-def token_scores(reference: Told, candidate: Told, writer: Role) -> TokenScores:
+def token_scores(reference: Told, candidate: Told, writer: Role | None) -> TokenScores:
     """Return the divergences of a continuation that `writer` has sampled, each position unbiased.
 
-    Each direction of KL is estimated on the tokens of either model.
+    Each direction of KL is estimated on the tokens of either model. Of tokens that no model has
+    sampled (None) the divergences are what the likeliest tokens hold, which is never too much.
     """
     log_p, log_q = reference.chosen.double(), candidate.chosen.double()
     sorted_ids, order = candidate.head_ids.sort(dim=-1)
@@ -121,7 +136,9 @@ def token_scores(reference: Told, candidate: Told, writer: Role) -> TokenScores:
     heads = [
         values.double().masked_fill(~is_shared, -torch.inf) for values in (reference.head, head_q)
     ]
-    is_tail = ~(is_shared & (reference.head_ids == reference.ids[:, None])).any(-1)
+    is_tail = (writer is not None) & ~(
+        is_shared & (reference.head_ids == reference.ids[:, None])
+    ).any(-1)
     log_ratio = log_q - log_p if writer == "reference" else log_p - log_q
     own, other = k3(log_ratio), backward(log_ratio)
     forward, reverse = (own, other) if writer == "reference" else (other, own)
@@ -144,11 +161,14 @@ def served_floor(readings: Iterable[tuple[Told, Told]]) -> NoiseFloor:
 
     Never below the floor of float32 arithmetic.
     """
-    values = []
-    for first, second in readings:
-        scores = token_scores(first, second, "reference")
-        values.append(float((scores.forward + scores.reverse).mean() / 2))
+    values = [divergence_of_readings(*both) for both in readings]
     return NoiseFloor(value=max([ARITHMETIC_FLOOR, *values]), num_measurements=len(values))
+
+
+def divergence_of_readings(first: Told, second: Told) -> float:
+    """Return the symmetric divergence of two readings of the same tokens; nats per token."""
+    scores = token_scores(first, second, "reference")
+    return float((scores.forward + scores.reverse).mean() / 2)
 
 
 def _exact_kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -165,4 +165,4 @@ def test_a_served_model_is_refused_in_one_sentence(
     assert main(["rank", "mine.txt", "--model-1=base", served]) == 1
 
     refused = capsys.readouterr().err
-    assert "tells parts of distributions, and this command reads whole ones; " in refused
+    assert "tells less of its distributions than this command needs; " in refused

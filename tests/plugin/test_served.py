@@ -509,16 +509,6 @@ def test_an_adapter_beside_a_served_base_needs_weights_of_its_own(
 # What a server does not tell enough for
 
 
-def test_a_search_says_that_it_needs_the_weights(project: Project, ft_server: str) -> None:
-    result = project.run("--model-1=base", f"--model-2=llamacpp:{ft_server}")
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert (
-        f"--model-2=llamacpp:{ft_server} tells parts of distributions, and a search reads whole "
-        "ones; search the weights themselves" in text_of(result)
-    )
-
-
 @pytest.mark.parametrize("option", ["--divergence-update", "--divergence-fill"])
 def test_a_suite_is_not_measured_again_on_a_server(
     served: Project, ft_server: str, option: str

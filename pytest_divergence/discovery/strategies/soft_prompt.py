@@ -81,9 +81,10 @@ class SoftPromptStrategy:
             if not (isinstance(side, SideWithGradients) and side.passes_gradients())
         ]
         if closed:
+            why = "which a server runs" if pair.is_served else "as in some quantised models"
             context.listener.say(
-                f"no gradient reaches the inputs of the {' and the '.join(closed)}, as in some "
-                "quantised models: soft prompts are skipped, and the other strategies continue"
+                f"no gradient reaches the inputs of the {' and the '.join(closed)}, {why}: soft "
+                "prompts are skipped, and the other strategies continue"
             )
             return []
         variant = choose(context)

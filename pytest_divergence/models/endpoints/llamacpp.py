@@ -158,12 +158,25 @@ class LlamaCppServer:
         answer = self._forced(connection, context, token_id, n_probs=self.num_told, **way)
         if answer.get("completion_probabilities") in (None, []):
             # It tells nothing of a token that ends within a character: all tokens, beside another.
-            other = self.ids(connection, PLAIN_TEXT, is_rendered=False)[0]
+            other = self._plain_id(connection)
             answer = self._forced(connection, context, other, n_probs=self.vocab_size, **way)
             _, head = self._told(answer, other)
             return self._checked(dict(head).get(token_id), token_id, head[: self.num_told])
         chosen, head = self._told(answer, token_id)
         return self._checked(chosen, token_id, head)
+
+    def head(self, connection: Connection, context: Sequence[int]) -> Position:
+        """Return what it tells of the likeliest tokens after a context of ids, the first as chosen.
+
+        Raises `MeasurementError`.
+        """
+        answer = self._completed(connection, context, n_predict=1, n_probs=self.num_told)
+        written = answer["tokens"][0] if answer["tokens"] else None
+        if written is None or answer.get("completion_probabilities") in (None, []):
+            # It tells nothing of a token that ends within a character.
+            return self.position(connection, context, self._plain_id(connection))
+        chosen, head = self._told(answer, written)
+        return self._checked(chosen, written, head)
 
     def answer(
         self, connection: Connection, context: Sequence[int], limit: int, seed: int | None
@@ -178,6 +191,9 @@ class LlamaCppServer:
         if not is_within:
             self.server.refuse(f"was asked for 1 to {limit} tokens and writes {str(ids)[:100]}")
         return list(ids)
+
+    def _plain_id(self, connection: Connection) -> int:
+        return self.ids(connection, PLAIN_TEXT, is_rendered=False)[0]
 
     def _forced(
         self, connection: Connection, context: Sequence[int], token_id: int, **options: Any

@@ -121,6 +121,10 @@ class OpenAiServer:
         """Raise `MeasurementError`: it tells no probabilities."""
         self._tells_text_alone()
 
+    def head(self, connection: Any, context: Sequence[int]) -> Position:
+        """Raise `MeasurementError`: it tells no probabilities."""
+        self._tells_text_alone()
+
     def answer(
         self, connection: Any, context: Sequence[int], limit: int, seed: int | None
     ) -> list[int]:

@@ -97,6 +97,13 @@ class Recording:
         except ValueError as error:
             raise MeasurementError(f"{self.name} cannot be read: {error}") from None
 
+    def head(self, connection: None, context: Sequence[int]) -> Position:
+        """Raise `MeasurementError`: a record knows the suite's continuations alone."""
+        raise MeasurementError(
+            f"{self.name} holds the suite's continuations alone, and this asks about other tokens; "
+            "give the reference's weights"
+        )
+
     def answer(
         self, connection: None, context: Sequence[int], limit: int, seed: int | None
     ) -> list[int]:

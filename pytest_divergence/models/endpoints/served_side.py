@@ -5,10 +5,12 @@ It knows no whole distribution, so what needs one raises `MeasurementError`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
@@ -67,6 +69,12 @@ class Dialect(Protocol):
     ) -> list[Position]:
         """Return what it tells of each token of a continuation. Raises `MeasurementError`."""
 
+    def head(self, connection: Any, context: Sequence[int]) -> Position:
+        """Return what it tells of the next token after a context, the likeliest as the chosen one.
+
+        Raises `MeasurementError`.
+        """
+
     def answer(
         self, connection: Any, context: Sequence[int], limit: int, seed: int | None
     ) -> list[int]:
@@ -121,20 +129,34 @@ class ServedSide:
 
 @dataclass
 class ServedRows:
-    """A batch of rows for a server, in place of a `Decoding`: it has no logits, and no steps."""
+    """A batch of rows for a server, in place of a `Decoding`."""
 
     side: ServedSide
     rows: list[tuple[int, ...]]
+    num_read: int = 0
+    """Tokens of the rows that are counted already."""
 
     @property
     def num_told(self) -> int:
         """Number of the most likely tokens that are told at each position."""
         return self.side.dialect.num_told
 
-    @property
+    @cached_property
     def logits(self) -> Tensor:
-        """Raises `MeasurementError`: a server tells no logits."""
-        self.side.has_no_logits()
+        """ln p of the next token: (B, V). What is left by the likeliest is spread over the others.
+
+        Good enough to choose among the likeliest, and for nothing that is measured.
+        """
+        dialect = self.side.dialect
+        with dialect.connected() as connection:
+            heads = _by_slots(
+                dialect.num_slots,
+                len(self.rows),
+                lambda number: dialect.head(connection, self.rows[number]),
+            )
+        self.side.meter.tokens_forwarded += sum(map(len, self.rows)) - self.num_read
+        self.num_read = sum(map(len, self.rows))
+        return torch.stack([spread(head, dialect.vocab_size) for head in heads])
 
     def fork(self, rows: Sequence[int]) -> ServedRows:
         """Return a separate batch of the given rows, which may repeat."""
@@ -145,8 +167,11 @@ class ServedRows:
         self.side.has_no_logits()
 
     def step(self, token_ids: Tensor) -> None:
-        """Raise `MeasurementError`: a server cannot be stepped."""
-        self.side.has_no_logits()
+        """Append a token to each row: (B,)."""
+        self.rows = [
+            (*row, token_id) for row, token_id in zip(self.rows, token_ids.tolist(), strict=True)
+        ]
+        vars(self).pop("logits", None)
 
     def told(
         self,
@@ -194,6 +219,15 @@ def _by_slots(num_slots: int, count: int, compute: Callable[[int], Found]) -> li
     """Return `compute` of 0 to `count` - 1: a row a slot, so that each reads on where it was."""
     with ThreadPoolExecutor(num_slots) as pool:
         return list(pool.map(compute, range(count)))
+
+
+def spread(head: Position, vocab_size: int) -> Tensor:
+    """Return ln p of all tokens, those of the head as told, the others alike: (V,)."""
+    told = torch.tensor(head.head, dtype=torch.float64)
+    left = max(1 - float(told.exp().sum()), 1e-6) / max(1, vocab_size - len(told))
+    found = torch.full((vocab_size,), math.log(left))
+    found[list(head.head_ids)] = told.float()
+    return found
 
 
 def _told(ids: Sequence[int], positions: Sequence[Position]) -> Told:

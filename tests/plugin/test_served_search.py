@@ -1,0 +1,101 @@
+"""Searches whose candidate a llama.cpp server runs: what works of them, and what they leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pytest_divergence import ModelPair, load_model_pair
+from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.core.suites import read_suite
+from pytest_divergence.discovery.behaviours.amplified_phrases import amplified_answers
+from pytest_divergence.models.endpoints.positions import Position
+from pytest_divergence.models.endpoints.served_side import spread
+from pytest_divergence.scoring.baseline import measure_noise_floor
+from pytest_divergence.scoring.cheap_scores import first_token_scores, prompt_nlls
+from tests.plugin.conftest import KNOT, POEM, Project
+from tests.plugin.test_search import TINY_SEARCH
+from tests.plugin.test_served import text_of
+from tests.scoring.test_estimates import telling_all
+
+PROMPTS = [KNOT, POEM, "Name three rivers."]
+
+
+@pytest.fixture(scope="module")
+def local(tiny_models: Path) -> ModelPair:
+    return load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
+
+
+@pytest.fixture(scope="module")
+def served(tiny_models: Path, ft_server: str) -> ModelPair:
+    return load_model_pair(str(tiny_models / "base"), f"llamacpp:{ft_server}")
+
+
+def test_what_the_likeliest_leave_is_spread_over_the_other_tokens() -> None:
+    head = Position(-0.5, (3, 1), (-0.5, -2.0))
+
+    found = spread(head, 6)
+
+    assert found[3] == -0.5
+    assert found[1] == -2.0
+    assert len(set(found[[0, 2, 4, 5]].tolist())) == 1
+    assert float(found.exp().sum()) == pytest.approx(1)
+    assert torch.allclose(found.log_softmax(-1), found)
+
+
+def test_prompts_are_as_natural_to_a_served_model_as_to_its_weights(
+    local: ModelPair, served: ModelPair
+) -> None:
+    assert prompt_nlls(served, served.candidate, PROMPTS) == pytest.approx(
+        prompt_nlls(local, local.candidate, PROMPTS), abs=1e-3
+    )
+
+
+def test_a_screen_never_tells_more_than_the_weights_do(local: ModelPair, served: ModelPair) -> None:
+    """Its values are what the likeliest tokens hold."""
+    part = first_token_scores(served, PROMPTS)
+    whole = first_token_scores(local, PROMPTS)
+
+    for told, true in zip(part, whole, strict=True):
+        assert 0.2 * true < told <= true + 1e-3
+
+
+def test_amplified_answers_are_those_of_the_weights(local: ModelPair, served: ModelPair) -> None:
+    def begin(pair: ModelPair) -> list[str]:
+        return [text[:8] for text in amplified_answers(pair, PROMPTS, 4)]
+
+    assert begin(telling_all(served)) == begin(local)
+
+
+def test_a_server_has_a_noise_floor(served: ModelPair) -> None:
+    floor = measure_noise_floor(served, PROMPTS, [(5, 6, 7)] * 3)
+
+    assert floor.num_measurements == 18
+    assert 0 < floor.value < 1e-3
+
+
+def test_a_search_with_a_served_candidate_writes_a_suite_that_replays(
+    project: Project, ft_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROFILES, "smoke", PROFILES["smoke"].model_copy(update=TINY_SEARCH))
+    both = ("--model-1=base", f"--model-2=llamacpp:{ft_server}")
+
+    result = project.run(*both, "-v")
+
+    result.assert_outcomes(passed=3)
+    said = text_of(result)
+    assert "no gradient reaches the inputs of the candidate, which a server runs: soft" in said
+    assert "search: seeds" in said
+    assert "search: amplified" in said
+    (path,) = (project.path / ".divergence/suites").glob("*.divergence.jsonl")
+    suite = read_suite(path).suite
+    assert {row.kl.evidence for row in suite.rows if row.kl} == {"head:64"}
+
+    again = project.run(*both)
+    assert "saved results" not in text_of(again)
+    again.assert_outcomes(passed=3)
+
+    replayed = project.run(str(path), *both, "-Wignore:aggregate")
+    replayed.assert_outcomes(passed=3)
