@@ -32,6 +32,7 @@ from pytest_divergence.models.endpoints.http_client import Server
 from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
 from pytest_divergence.models.endpoints.openai import OpenAiServer
 from pytest_divergence.models.endpoints.recordings import Recording
+from pytest_divergence.models.endpoints.vllm import VllmServer
 from pytest_divergence.models.fingerprints import (
     FileState,
     ModelIdentity,
@@ -45,7 +46,6 @@ from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.sources import source_folder, tokenizer_source
 from pytest_divergence.models.specs import (
     RECORDED,
-    TEXT_ONLY,
     ModelProvider,
     ModelSpec,
     is_partial,
@@ -57,6 +57,12 @@ from pytest_divergence.models.specs import (
 )
 from pytest_divergence.models.transformers_log import Say
 
+SERVERS: Mapping[str, type[LlamaCppServer | OpenAiServer | VllmServer]] = {
+    "llamacpp": LlamaCppServer,
+    "openai": OpenAiServer,
+    "vllm": VllmServer,
+}
+"""What asks a server, by the kind of its spec."""
 EVERYWHERE = "all devices"
 Signature = tuple[tuple[str, FileState], ...]
 """Name and state of each file of a folder."""
@@ -350,8 +356,7 @@ class _Resolution:
             folder = tokenizer_source(place, role=named, say=self._context.say)
             if not has_tokenizer(folder):
                 raise ModelLoadError(f"{named}={spec.tokenizer}: there is no tokenizer in it")
-        kind = OpenAiServer if spec.kind in TEXT_ONLY else LlamaCppServer
-        served = kind.asked(Server(spec, role))
+        served = SERVERS[spec.kind].asked(Server(spec, role))
         return SidePlan(spec, None, role, served=served, own_tokenizer=folder)
 
     def _folder(self, spec: ModelSpec, role: str) -> Path | None:

@@ -38,6 +38,7 @@ from pytest_divergence.models.endpoints.openai import OpenAiServer
 from pytest_divergence.models.endpoints.recordings import Recording
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.endpoints.trial import try_out
+from pytest_divergence.models.endpoints.vllm import VllmServer
 from pytest_divergence.models.fingerprints import has_tokenizer
 from pytest_divergence.models.folder_checks import check_all_is_loaded
 from pytest_divergence.models.load_plan import (
@@ -274,7 +275,7 @@ def try_out_served(plan: LoadPlan) -> list[tuple[Told, Told]]:
     return [
         both
         for role, side in zip(roles, plan.sides, strict=True)
-        if isinstance(side.served, LlamaCppServer)
+        if isinstance(side.served, (LlamaCppServer, VllmServer))
         for both in try_out(side.served, role, chat, compares_template=is_own)
     ]
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Kind = Literal[
-    "hub", "folder", "adapter", "gguf", "demo", "plugin", "llamacpp", "openai", "recorded"
+    "hub", "folder", "adapter", "gguf", "demo", "plugin", "llamacpp", "openai", "vllm", "recorded"
 ]
 OPTIONS = ("dtype", "attn_implementation", "revision", "device", "device_map", "base")
-SERVED = ("llamacpp", "openai")
+SERVED = ("llamacpp", "openai", "vllm")
 """Kinds of a served model: what a server speaks is named, never guessed."""
 TEXT_ONLY = ("openai",)
 """Kinds of a served model that tells no probabilities, only what it writes."""
@@ -38,9 +38,10 @@ ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_att
 DEMO_PREFIX = "demo:"
 SERVED_EXAMPLES = {
     "llamacpp": "llamacpp:http://127.0.0.1:8080",
+    "vllm": "vllm:http://127.0.0.1:8000",
     "openai": "openai:https://api.example.com/v1,model=NAME,key_env=API_KEY",
 }
-DEFAULT_PATHS = {"llamacpp": "", "openai": "/v1"}
+DEFAULT_PATHS = {"llamacpp": "", "openai": "/v1", "vllm": ""}
 """Path at which a server is asked, if its address has none."""
 TIMEOUT = 60.0
 """Seconds that one answer of a server may take, unless the spec says otherwise."""

@@ -133,7 +133,7 @@ def several(path: str, answer: Answer, number: int) -> Answer:
         ),
         (without_text, "writes no text: \"{'choices': []}\""),
         (several, "add model=NAME, one of \"['small', 'large']\""),
-        (lambda *_: {"object": "list"}, "lists no models at /models: \"{'object': 'list'}\""),
+        (lambda *_: {"object": "list"}, "lists no models: \"{'object': 'list'}\""),
     ],
     ids=["a cache", "no text", "several models", "no list"],
 )

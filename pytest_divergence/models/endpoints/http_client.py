@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -66,6 +66,21 @@ class Server:
         with client:
             yield Connection(self, client)
 
+    def listed_model(self, answer: Any) -> str:
+        """Return the model to ask, from what a server lists: the spec's, or the only one there is.
+
+        Raises `MeasurementError`.
+        """
+        listed = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(listed, list):
+            self.refuse(f"lists no models: {self.without_key(str(answer))}")
+        names = [str(entry.get("id")) for entry in listed if isinstance(entry, dict)]
+        wanted = self.spec.model or (names[0] if len(names) == 1 else None)
+        if wanted is None or wanted not in names:
+            missing = "is not told which model to ask" if wanted is None else f"has no {wanted!r}"
+            self.refuse(f"{missing}; add model=NAME, one of {self.without_key(str(names))}")
+        return wanted
+
     def without_key(self, text: str) -> str:
         """Return a server's text for a message; some servers repeat the key they were sent."""
         return safe_line(text if self._key is None else text.replace(self._key, "…"), MAX_QUOTED)
@@ -103,27 +118,44 @@ class Connection:
         named = {} if self.server.spec.model is None else {"model": self.server.spec.model}
         return self._asked("POST", path, {**named, **body}, tries)
 
+    def accepts(self, path: str, body: dict[str, Any]) -> bool:
+        """Whether a server takes a question: it refuses a wrong one with HTTP 400.
+
+        Raises `MeasurementError` for any other answer.
+        """
+        status, text = self._status(lambda: self._exchanged("POST", path, body), path)
+        if status not in (200, 400):
+            self._refuse_status(status, path, text)
+        return status == 200
+
     def _asked(self, method: str, path: str, body: dict[str, Any] | None, tries: int = 1) -> Any:
-        httpx = _httpx(self.server.role)
         server = self.server
+        status, text = self._status(lambda: self._exchanged(method, path, body), path)
+        for wait in range(1, tries):
+            if status not in NO_TIME:
+                break
+            time.sleep(min(2.0**wait, server.timeout))
+            status, text = self._status(lambda: self._exchanged(method, path, body), path)
+        if status != 200:
+            self._refuse_status(status, path, text)
         try:
-            status, text = self._exchanged(method, path, body)
-            for wait in range(1, tries):
-                if status not in NO_TIME:
-                    break
-                time.sleep(min(2.0**wait, server.timeout))
-                status, text = self._exchanged(method, path, body)
+            return json.loads(text, parse_constant=_no_number)
+        except (ValueError, RecursionError):
+            server.refuse(f"answers {path} with what is not JSON: {server.without_key(text)}")
+
+    def _refuse_status(self, status: int, path: str, text: str) -> NoReturn:
+        shown = self.server.without_key(text)
+        self.server.refuse(f"answers {path} with HTTP {status}: {shown}")
+
+    def _status(self, exchange: Callable[[], tuple[int, str]], path: str) -> tuple[int, str]:
+        httpx, server = _httpx(self.server.role), self.server
+        try:
+            return exchange()
         except httpx.TimeoutException:
             server.refuse(f"did not answer {path} within {server.timeout:g} s; {_SLOW}")
         except httpx.HTTPError as error:
             reason = server.without_key(str(error) or type(error).__name__)
             server.refuse(f"cannot be asked for {path}: {reason}; is the server running?")
-        if status != 200:
-            server.refuse(f"answers {path} with HTTP {status}: {server.without_key(text)}")
-        try:
-            return json.loads(text, parse_constant=_no_number)
-        except (ValueError, RecursionError):
-            server.refuse(f"answers {path} with what is not JSON: {server.without_key(text)}")
 
     def _exchanged(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, str]:
         """Return status and text of an answer, read only as far as the limits go."""

@@ -79,21 +79,25 @@ class LlamaCppServer:
             min(NUM_TOLD, size),
         )
 
-    def rendered(
+    def prompt_ids(
         self,
         connection: Connection,
         messages: Sequence[Mapping[str, str]],
         arguments: Mapping[str, Any],
-    ) -> str:
-        """Return messages as its own template writes them."""
+    ) -> list[int]:
+        """Return the ids of messages as its own template writes them."""
         body = {"messages": list(messages), "chat_template_kwargs": dict(arguments)}
         answer = connection.post("/apply-template", body)
         text = answer.get("prompt") if isinstance(answer, dict) else None
         if not isinstance(text, str):
             self.server.refuse(f"renders no prompt: {self.server.without_key(str(answer))}")
-        return text
+        return self._ids(connection, text, is_rendered=True)
 
-    def ids(self, connection: Connection, text: str, *, is_rendered: bool) -> list[int]:
+    def ids(self, connection: Connection, text: str) -> list[int]:
+        """Return the ids of a text."""
+        return self._ids(connection, text, is_rendered=False)
+
+    def _ids(self, connection: Connection, text: str, *, is_rendered: bool) -> list[int]:
         """Return the ids of a text, whose control tokens are read only if it was rendered."""
         body = {"content": text, "add_special": False, "parse_special": is_rendered}
         answer = connection.post("/tokenize", body)
@@ -193,7 +197,7 @@ class LlamaCppServer:
         return list(ids)
 
     def _plain_id(self, connection: Connection) -> int:
-        return self.ids(connection, PLAIN_TEXT, is_rendered=False)[0]
+        return self.ids(connection, PLAIN_TEXT)[0]
 
     def _forced(
         self, connection: Connection, context: Sequence[int], token_id: int, **options: Any

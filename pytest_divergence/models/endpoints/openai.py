@@ -50,18 +50,7 @@ class OpenAiServer:
         A server with a single model needs no name of it in the spec.
         """
         with server.connected() as connection:
-            answer = connection.get("/models")
-        listed = answer.get("data") if isinstance(answer, dict) else None
-        if not isinstance(listed, list):
-            server.refuse(f"lists no models at /models: {server.without_key(str(answer))}")
-        names = [str(entry.get("id")) for entry in listed if isinstance(entry, dict)]
-        wanted = server.spec.model
-        if wanted is None and len(names) == 1:
-            return cls(server, names[0])
-        if wanted not in names:
-            missing = "is not told which model to ask" if wanted is None else f"has no {wanted!r}"
-            server.refuse(f"{missing}; add model=NAME, one of {server.without_key(str(names))}")
-        return cls(server, wanted)
+            return cls(server, server.listed_model(connection.get("/models")))
 
     @property
     def name(self) -> str:

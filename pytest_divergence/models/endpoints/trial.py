@@ -8,7 +8,8 @@ tokens in several ways are what its noise is measured on; the number is made of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 
@@ -17,8 +18,7 @@ from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.chat_format import ChatFormat
 from pytest_divergence.models.endpoints.http_client import Connection
-from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
-from pytest_divergence.models.endpoints.served_side import ServedRows, ServedSide
+from pytest_divergence.models.endpoints.served_side import Dialect, ServedRows, ServedSide
 from pytest_divergence.models.side import Role, Told
 from pytest_divergence.models.tokenizers import PROBES, decoded
 
@@ -30,8 +30,27 @@ MAX_CHANGE = 0.25
 """Nats by which a token's log-probability may change between readings; more is no rounding."""
 
 
+class TriedServer(Dialect, Protocol):
+    """A server whose tokenizer and template can be compared with the pair's."""
+
+    @property
+    def template(self) -> str | None:
+        """The chat template that it applies by itself, if it tells that."""
+
+    def ids(self, connection: Connection, text: str) -> list[int]:
+        """Return the ids of a text. Raises `MeasurementError`."""
+
+    def prompt_ids(
+        self,
+        connection: Connection,
+        messages: Sequence[Mapping[str, str]],
+        arguments: Mapping[str, Any],
+    ) -> list[int]:
+        """Return the ids of messages as its own template writes them. Raises `MeasurementError`."""
+
+
 def try_out(
-    server: LlamaCppServer, role: Role, chat: ChatFormat, *, compares_template: bool
+    server: TriedServer, role: Role, chat: ChatFormat, *, compares_template: bool
 ) -> Iterator[tuple[Told, Told]]:
     """Try a server, and yield each reading of an answer with an earlier reading of it.
 
@@ -61,9 +80,9 @@ def try_out(
         yield earlier, later
 
 
-def _check_tokenizer(server: LlamaCppServer, connection: Connection, chat: ChatFormat) -> None:
+def _check_tokenizer(server: TriedServer, connection: Connection, chat: ChatFormat) -> None:
     for probe in PROBES:
-        theirs = server.ids(connection, probe, is_rendered=False)
+        theirs = server.ids(connection, probe)
         ours = chat.tokenizer.encode(probe, add_special_tokens=False, split_special_tokens=True)
         if theirs != list(ours):
             raise ModelLoadError(
@@ -73,33 +92,34 @@ def _check_tokenizer(server: LlamaCppServer, connection: Connection, chat: ChatF
             )
 
 
-def _check_template(server: LlamaCppServer, connection: Connection, chat: ChatFormat) -> None:
+def _check_template(server: TriedServer, connection: Connection, chat: ChatFormat) -> None:
     """Compare what both templates make of a prompt, unless they are the same text."""
     if server.template == chat.template:
         return  # a template that prints today's date would render otherwise than the frozen one
     messages = [{"role": "user", "content": PROBES[0]}]
     if chat.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": chat.system_prompt})
-    rendered = server.rendered(connection, messages, chat.all_arguments)
-    theirs = server.ids(connection, rendered, is_rendered=True)
+    theirs = server.prompt_ids(connection, messages, chat.all_arguments)
     ours = chat.prompt_ids(PROBES[0])
     if theirs != ours:
-        if rendered == decoded(chat.tokenizer, ours, keep_special=True):
+        their_text, our_text = (
+            decoded(chat.tokenizer, ids, keep_special=True) for ids in (theirs, ours)
+        )
+        if their_text == our_text:
             raise ModelLoadError(
                 f"{server.name} reads control tokens as text: it makes "
-                f"{_shown(theirs)} of {safe_line(rendered)}, and the pair's tokenizer makes "
+                f"{_shown(theirs)} of {safe_line(their_text)}, and the pair's tokenizer makes "
                 f"{_shown(ours)}; convert the model again, with its special tokens"
             )
-        text = decoded(chat.tokenizer, ours, keep_special=True)
         raise ModelLoadError(
             f"{server.name} has another chat template than the pair: it makes "
-            f"{safe_line(rendered)} of {safe_line(PROBES[0])}, and the pair's makes "
-            f"{safe_line(text)}; serve the model's own template, or give "
+            f"{safe_line(their_text)} of {safe_line(PROBES[0])}, and the pair's makes "
+            f"{safe_line(our_text)}; serve the model's own template, or give "
             f"{setting('chat_template')} as it is served"
         )
 
 
-def _check_likeliest(server: LlamaCppServer, ids: Sequence[int], told: Told) -> None:
+def _check_likeliest(server: TriedServer, ids: Sequence[int], told: Told) -> None:
     """Check that what it writes as the likeliest is so by its own probabilities."""
     for token_id, chosen, head in zip(ids, told.chosen, told.head, strict=True):
         if float(chosen) < float(head[0]) - MAX_CHANGE:
@@ -110,7 +130,7 @@ def _check_likeliest(server: LlamaCppServer, ids: Sequence[int], told: Told) -> 
             )
 
 
-def _check_same(server: LlamaCppServer, first: Told, second: Told) -> None:
+def _check_same(server: TriedServer, first: Told, second: Told) -> None:
     change = (first.chosen - second.chosen).abs()
     worst = int(change.argmax())
     if float(change[worst]) > MAX_CHANGE or not torch.isfinite(change).all():
