@@ -52,9 +52,9 @@ DESCRIPTIONS = (
     Description(
         "model_1",
         "SPEC",
-        f"the reference, the trusted model: {_SPEC}, a GGUF file, llamacpp:http://HOST:PORT, which "
-        "a llama.cpp server runs, or for a replay openai:https://HOST or recorded:SUITE; after "
-        "commas, options for this model only: dtype=…, "
+        f"the reference, the trusted model: {_SPEC}, a GGUF file, llamacpp:http://HOST:PORT or "
+        "vllm:http://HOST:PORT, which a server runs, or for a replay openai:https://HOST or "
+        "recorded:SUITE; after commas, options for this model only: dtype=…, "
         "attn_implementation=…, revision=…, device=… or device_map=auto; for a served one model=…, "
         "tokenizer=…, key_env=… and timeout=…",
         _SPEC,

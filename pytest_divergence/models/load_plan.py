@@ -62,7 +62,7 @@ SERVERS: Mapping[str, type[LlamaCppServer | OpenAiServer | VllmServer]] = {
     "openai": OpenAiServer,
     "vllm": VllmServer,
 }
-"""What asks a server, by the kind of its spec."""
+"""Classes that ask a server, by the kind of its spec."""
 EVERYWHERE = "all devices"
 Signature = tuple[tuple[str, FileState], ...]
 """Name and state of each file of a folder."""

@@ -38,7 +38,7 @@ def test_a_server_on_this_machine_is_not_remote(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["vllm:http://u:secret@h.example/v1", "sglang:https://h.example/v1?key=secret"]
+    "text", ["tgi:http://u:secret@h.example/v1", "sglang:https://h.example/v1?key=secret"]
 )
 def test_a_dialect_that_is_not_known_is_not_guessed(text: str) -> None:
     assert refusal(text) == (
