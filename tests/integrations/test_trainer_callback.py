@@ -94,9 +94,7 @@ def test_an_adapter_is_compared_with_its_base(training: Training, suite: Path) -
 
 KINDS: dict[str, dict[str, Any]] = {
     "full": {},
-    "checkpointed": {"gradient_checkpointing": True},
     "autocast": {"bf16": True},
-    "adapter": {"adapter": True},
     "checkpointed adapter": {"adapter": True, "gradient_checkpointing": True},
 }
 
@@ -313,13 +311,13 @@ def test_a_process_that_cannot_measure_says_why(
 def test_without_a_checkpoint_there_is_nothing_for_a_process(
     training: Training, suite: Path, base: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trainer = training(save_steps=9)
-    with_callback(trainer, suite, reference=base, mode="process")
+    trainer = training()
+    callback = with_callback(trainer, suite, reference=base, mode="process")
 
-    train(trainer)
+    callback.on_train_end(trainer.args, trainer.state, trainer.control)
 
     assert logged(trainer) == []
-    assert "at step 4: could not be measured: no checkpoint was saved" in caplog.text
+    assert "could not be measured: no checkpoint was saved" in caplog.text
 
 
 def test_a_full_fine_tune_needs_a_reference(training: Training, suite: Path) -> None:
