@@ -1,0 +1,158 @@
+"""A merged model between its two parents: which of them it follows on each prompt.
+
+Takes two runs of one merge, each with another parent as the reference. Knows plain values; does not
+know how they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pytest_divergence.core.behaviours import is_same
+from pytest_divergence.core.cases import Number, Record
+from pytest_divergence.core.comparison import Side
+from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.safe_text import safe_line
+
+Follows = Literal["neither", "first", "second", "both"]
+ORDER: tuple[Follows, ...] = ("neither", "first", "second", "both")
+
+
+class PromptParents(Record):
+    """A prompt that was measured against both parents, in the metric's unit."""
+
+    id: str
+    prompt: str
+    follows: Follows
+    """Parent from which the merge diverges by no more than that run's bound."""
+    first_kl: Number
+    second_kl: Number
+
+
+class BehaviourParents(Record):
+    """A behaviour that the merge shows in both runs, so neither parent does."""
+
+    id: str
+    name: str
+
+
+class Parents(Record):
+    """All that two runs tell of a merge and its parents."""
+
+    merge: str
+    first: str
+    second: str
+    first_bound: Number
+    second_bound: Number
+    prompts: list[PromptParents]
+    """Those measured in both runs: what neither parent does first, then by the parent."""
+    behaviours: list[BehaviourParents]
+    num_alone: int
+    """Prompts that were measured in one of the runs only, so nothing is known of the other."""
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether the merge does nothing that neither parent does."""
+        return not self.behaviours and all(row.follows != "neither" for row in self.prompts)
+
+
+def between_parents(first: Side, second: Side) -> Parents:
+    """Return which parent a merge follows; each side is a run with one parent as the reference.
+
+    Raises `SettingsError` for runs of two candidates or of one parent, without a bound, or without
+    a prompt that both have measured.
+    """
+    bounds = _check(first, second)
+    both = first.cases.keys() & second.cases.keys()
+    prompts = []
+    for id_ in both:
+        prompt, state = first.cases[id_]
+        kls = state.kl, second.cases[id_][1].kl
+        if kls[0] is None or kls[1] is None:
+            continue
+        is_near = kls[0] <= bounds[0], kls[1] <= bounds[1]
+        prompts.append(
+            PromptParents(
+                id=id_,
+                prompt=prompt,
+                follows=FOLLOWS[is_near],
+                first_kl=kls[0],
+                second_kl=kls[1],
+            )
+        )
+    if not prompts:
+        raise SettingsError(
+            "the two runs have no prompt in common, so nothing tells the parents apart; replay the "
+            "suite of one search with the other parent as the reference, and compare the reports"
+        )
+    return Parents(
+        merge=first.candidate,
+        first=first.reference,
+        second=second.reference,
+        first_bound=bounds[0],
+        second_bound=bounds[1],
+        prompts=sorted(prompts, key=_rank),
+        behaviours=_of_neither(first, second),
+        num_alone=len(first.cases.keys() | second.cases.keys()) - len(prompts),
+    )
+
+
+FOLLOWS: dict[tuple[bool, bool], Follows] = {
+    (False, False): "neither",
+    (True, False): "first",
+    (False, True): "second",
+    (True, True): "both",
+}
+"""Parents by whether the merge is within the bound of each."""
+
+
+def _check(first: Side, second: Side) -> tuple[float, float]:
+    """Return the bounds of both runs. Raises `SettingsError`."""
+    candidates, references = (
+        [safe_line(name) for name in names]
+        for names in (
+            (first.candidate, second.candidate),
+            (first.reference, second.reference),
+        )
+    )
+    if candidates[0] != candidates[1]:
+        raise SettingsError(
+            f"the runs are about two candidates, {candidates[0]} and {candidates[1]}; give two "
+            "runs of one merge, each with another parent as the reference"
+        )
+    if references[0] == references[1]:
+        raise SettingsError(
+            f"both runs have the reference {references[0]}; give one run for each parent"
+        )
+    if first.metric != second.metric:
+        raise SettingsError(
+            f"the runs measure {first.metric} and {second.metric}, which do not compare; give two "
+            "runs with one metric"
+        )
+    bounds = [side.bound.value for side in (first, second) if side.bound is not None]
+    if len(bounds) != 2:
+        raise SettingsError(
+            "a run has no bound, so near and far cannot be told apart; give runs of a suite that a "
+            "search has made"
+        )
+    return bounds[0], bounds[1]
+
+
+def _of_neither(first: Side, second: Side) -> list[BehaviourParents]:
+    """Return the confirmed behaviours that differ from both parents."""
+    there = [behaviour for behaviour in second.behaviours.values() if behaviour.confirmed]
+    return [
+        BehaviourParents(id=behaviour.id, name=behaviour.name)
+        for behaviour in first.behaviours.values()
+        if behaviour.confirmed and any(is_same(behaviour, other) for other in there)
+    ]
+
+
+def _rank(row: PromptParents) -> tuple[int, float, str]:
+    return ORDER.index(row.follows), -min(row.first_kl, row.second_kl), row.id
+
+
+def counts(prompts: Sequence[PromptParents]) -> dict[Follows, int]:
+    """Return how many prompts follow each parent, both or neither."""
+    return {follows: sum(row.follows == follows for row in prompts) for follows in ORDER}
