@@ -25,9 +25,11 @@ class PromptParents(Record):
     id: str
     prompt: str
     follows: Follows
-    """Parent from which the merge diverges by no more than that run's bound."""
+    """Parent from which the merge diverges by no more than the bound."""
     first_kl: Number
     second_kl: Number
+    first_bound: Number
+    second_bound: Number
 
 
 class BehaviourParents(Record):
@@ -43,13 +45,11 @@ class Parents(Record):
     merge: str
     first: str
     second: str
-    first_bound: Number
-    second_bound: Number
     prompts: list[PromptParents]
     """Those measured in both runs: what neither parent does first, then by the parent."""
     behaviours: list[BehaviourParents]
     num_alone: int
-    """Prompts that were measured in one of the runs only, so nothing is known of the other."""
+    """Prompts that were not measured in both runs, or have no bound there."""
 
     @property
     def is_explained(self) -> bool:
@@ -60,41 +60,46 @@ class Parents(Record):
 def between_parents(first: Side, second: Side) -> Parents:
     """Return which parent a merge follows; each side is a run with one parent as the reference.
 
-    Raises `SettingsError` for runs of two candidates or of one parent, without a bound, or without
-    a prompt that both have measured.
+    A run's bound is that of the search that made its suite; without one, a row's own. The limit of
+    a promoted row is no bound: it allows what was found. Raises `SettingsError` for runs of two
+    candidates or of one parent, and without a prompt that can be judged.
     """
-    bounds = _check(first, second)
-    both = first.cases.keys() & second.cases.keys()
-    prompts = []
-    for id_ in both:
-        prompt, state = first.cases[id_]
-        kls = state.kl, second.cases[id_][1].kl
-        if kls[0] is None or kls[1] is None:
-            continue
-        is_near = kls[0] <= bounds[0], kls[1] <= bounds[1]
-        prompts.append(
-            PromptParents(
-                id=id_,
-                prompt=prompt,
-                follows=FOLLOWS[is_near],
-                first_kl=kls[0],
-                second_kl=kls[1],
-            )
-        )
+    _check(first, second)
+    judged = (_judged(id_, first, second) for id_ in first.cases.keys() & second.cases.keys())
+    prompts = [row for row in judged if row is not None]
     if not prompts:
         raise SettingsError(
-            "the two runs have no prompt in common, so nothing tells the parents apart; replay the "
-            "suite of one search with the other parent as the reference, and compare the reports"
+            "no prompt was measured in both runs and has a bound, so nothing tells the parents "
+            "apart; replay one suite with each parent as the reference, and compare the reports"
         )
     return Parents(
         merge=first.candidate,
         first=first.reference,
         second=second.reference,
-        first_bound=bounds[0],
-        second_bound=bounds[1],
         prompts=sorted(prompts, key=_rank),
         behaviours=_of_neither(first, second),
         num_alone=len(first.cases.keys() | second.cases.keys()) - len(prompts),
+    )
+
+
+def _judged(id_: str, first: Side, second: Side) -> PromptParents | None:
+    """Return a prompt of both runs; None where a value or a bound is missing."""
+    values = []
+    for side in (first, second):
+        state = side.cases[id_][1]
+        bound = side.bound.value if side.bound is not None else state.max_kl
+        if state.kl is None or bound is None:
+            return None
+        values.append((state.kl, bound))
+    (first_kl, first_bound), (second_kl, second_bound) = values
+    return PromptParents(
+        id=id_,
+        prompt=first.cases[id_][0],
+        follows=FOLLOWS[first_kl <= first_bound, second_kl <= second_bound],
+        first_kl=first_kl,
+        second_kl=second_kl,
+        first_bound=first_bound,
+        second_bound=second_bound,
     )
 
 
@@ -107,8 +112,8 @@ FOLLOWS: dict[tuple[bool, bool], Follows] = {
 """Parents by whether the merge is within the bound of each."""
 
 
-def _check(first: Side, second: Side) -> tuple[float, float]:
-    """Return the bounds of both runs. Raises `SettingsError`."""
+def _check(first: Side, second: Side) -> None:
+    """Raise `SettingsError` for runs that are not of one merge and two parents."""
     candidates, references = (
         [safe_line(name) for name in names]
         for names in (
@@ -130,13 +135,6 @@ def _check(first: Side, second: Side) -> tuple[float, float]:
             f"the runs measure {first.metric} and {second.metric}, which do not compare; give two "
             "runs with one metric"
         )
-    bounds = [side.bound.value for side in (first, second) if side.bound is not None]
-    if len(bounds) != 2:
-        raise SettingsError(
-            "a run has no bound, so near and far cannot be told apart; give runs of a suite that a "
-            "search has made"
-        )
-    return bounds[0], bounds[1]
 
 
 def _of_neither(first: Side, second: Side) -> list[BehaviourParents]:

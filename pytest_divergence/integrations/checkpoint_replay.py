@@ -17,7 +17,8 @@ from pytest_divergence.core.errors import DivergenceError, MeasurementError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.models.training_pair import PromptOptions
+from pytest_divergence.models.specs import parse_spec
+from pytest_divergence.models.training_pair import ROLE, PromptOptions
 from pytest_divergence.scoring.whole_suite import SuiteReading, measure_suite
 
 LAUNCHERS = ("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
@@ -29,7 +30,8 @@ def replay_checkpoint(
 ) -> SuiteReading:
     """Measure a suite on a saved checkpoint, in a process that ends before this returns.
 
-    `reference` is a spec. Raises `MeasurementError` with the process's own reason.
+    `reference` is a spec; its device is the checkpoint's too. Raises `MeasurementError` with the
+    process's own reason.
     """
     given = json.dumps([str(suite), reference, str(checkpoint), max_kl])
     alone = {
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         pair = load_model_pair(
             reference,
             checkpoint,
+            device=parse_spec(reference, role=ROLE).device or "auto",
             chat_template=options.chat_template,
             system_prompt=options.system_prompt,
             template_arguments=options.template_arguments,

@@ -9,7 +9,7 @@ from pytest_divergence.core.parents import Follows, Parents, PromptParents, coun
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.reports.text_blocks import WIDTH, quoted
-from pytest_divergence.reports.wording import nats
+from pytest_divergence.reports.wording import compared
 
 TITLES: dict[Follows, str] = {
     "neither": "like neither parent",
@@ -26,18 +26,18 @@ def parent_lines(parents: Parents) -> list[str]:
 
 def _lines(parents: Parents) -> Iterator[str]:
     yield f"merge     {visible(parents.merge)}"
-    yield f"parent A  {visible(parents.first)} (bound {nats(parents.first_bound)})"
-    yield f"parent B  {visible(parents.second)} (bound {nats(parents.second_bound)})"
+    yield f"parent A  {visible(parents.first)}"
+    yield f"parent B  {visible(parents.second)}"
     yield ""
     found = counts(parents.prompts)
     shares = ", ".join(f"{count} {TITLES[name]}" for name, count in found.items() if count)
     yield f"{number_of(len(parents.prompts), 'prompt')} against both parents: {shares}"
     if parents.num_alone:
-        yield f"{number_of(parents.num_alone, 'prompt')} against one parent only: not judged"
+        alone = number_of(parents.num_alone, "prompt")
+        yield f"{alone} not judged: against one parent only, or without a bound"
     for name, rows in groupby(parents.prompts, key=lambda row: row.follows):
         yield ""
         yield f"{TITLES[name]}:"
-        yield "  KL from A  from B"
         yield from map(_row, rows)
     if parents.behaviours:
         yield ""
@@ -48,5 +48,11 @@ def _lines(parents: Parents) -> Iterator[str]:
 
 
 def _row(row: PromptParents) -> str:
-    start = f"  {nats(row.first_kl):>9}  {nats(row.second_kl):>6}  "
+    first = _beside(row.first_kl, row.first_bound)
+    start = f"  A {first}   B {_beside(row.second_kl, row.second_bound)}   "
     return start + quoted(row.prompt, WIDTH - len(start))
+
+
+def _beside(kl: float, bound: float) -> str:
+    value, limit = compared(kl, bound)
+    return f"{value} {'<=' if kl <= bound else '>'} {limit}"

@@ -75,23 +75,20 @@ def test_each_prompt_follows_the_parent_that_it_is_near() -> None:
 def test_the_table_in_words() -> None:
     assert parent_lines(between_parents(*sides())) == [
         "merge     merged",
-        "parent A  tuned-a (bound 0.500)",
-        "parent B  tuned-b (bound 0.400)",
+        "parent A  tuned-a",
+        "parent B  tuned-b",
         "",
         "3 prompts against both parents: 1 like neither parent, 1 like A, 1 like B",
-        "1 prompt against one parent only: not judged",
+        "1 prompt not judged: against one parent only, or without a bound",
         "",
         "like neither parent:",
-        "  KL from A  from B",
-        '      2.000   0.700  "What goes into a soup?"',
+        '  A 2.000 > 0.500   B 0.700 > 0.400   "What goes into a soup?"',
         "",
         "like A:",
-        "  KL from A  from B",
-        '      0.100   0.600  "Write a poem about rain."',
+        '  A 0.100 <= 0.500   B 0.600 > 0.400   "Write a poem about rain."',
         "",
         "like B:",
-        "  KL from A  from B",
-        '      0.900   0.100  "How do I tie a knot?"',
+        '  A 0.900 > 0.500   B 0.100 <= 0.400   "How do I tie a knot?"',
         "",
         "behaviours of the merge that neither parent shows:",
         '  "Signal received."',
@@ -121,8 +118,7 @@ def test_runs_that_tell_nothing_of_parents_are_refused() -> None:
     for other, why in (
         (dataclasses.replace(second, candidate="else"), 'two candidates, "merged" and "else"'),
         (dataclasses.replace(second, metric="js"), "measure symmetric and js"),
-        (dataclasses.replace(second, bound=None), "a run has no bound"),
-        (dataclasses.replace(second, cases={}), "no prompt in common"),
+        (dataclasses.replace(second, cases={}), "no prompt was measured in both runs"),
     ):
         with pytest.raises(SettingsError, match=why):
             between_parents(first, other)
