@@ -42,7 +42,7 @@ def test_a_merge_is_told_apart_by_a_suite_replayed_on_both_parents(
         )
     capsys.readouterr()
 
-    runs = [f"runs/{parent}/reports/latest" for parent in ("adapter", "other")]
+    runs = [f"runs/{parent}/latest" for parent in ("adapter", "other")]
     assert cli.main(["diff", "--parents", *runs, "--json"]) == 0
 
     found = json.loads(capsys.readouterr().out)
