@@ -46,7 +46,7 @@ class Parents(Record):
     first: str
     second: str
     prompts: list[PromptParents]
-    """Those measured in both runs: what neither parent does first, then by the parent."""
+    """Prompts that both runs have measured: like neither parent first, then by the parent."""
     behaviours: list[BehaviourParents]
     num_alone: int
     """Prompts that were not measured in both runs, or have no bound there."""
