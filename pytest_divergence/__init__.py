@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_divergence.discovery.strategies.protocol import SearchContext, Strategy
     from pytest_divergence.evaluator import ModelEvaluator
     from pytest_divergence.exports.features import suite_features
+    from pytest_divergence.integrations.trainer_callback import DivergenceCallback
     from pytest_divergence.models.loading import load_model_pair
     from pytest_divergence.models.pair import Metric, ModelPair
     from pytest_divergence.models.specs import LoadedModel
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Case": "pytest_divergence.core.cases",
+    "DivergenceCallback": "pytest_divergence.integrations.trainer_callback",
     "DivergenceTrainer": "pytest_divergence.discovery.soft_prompts.trainer",
     "DivergenceWarning": "pytest_divergence.plugin.warning",
     "EvaluationConfig": "pytest_divergence.discovery.evaluation",
@@ -55,6 +57,7 @@ _HOMES = {
 
 __all__ = [
     "Case",
+    "DivergenceCallback",
     "DivergenceTrainer",
     "DivergenceWarning",
     "EvaluationConfig",

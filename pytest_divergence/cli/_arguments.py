@@ -126,7 +126,9 @@ def _add_diff(parser: ArgumentParser) -> None:
     parser.description = (
         "Compare two suites, or the reports of two runs: cases, the most changed first, "
         "behaviours, bound, typical shift and models. Exit code 0: no differences, 1: "
-        "differences, 2: one of the two cannot be read."
+        "differences, 2: one of the two cannot be read. With --parents they are two runs of one "
+        "merge, each with another parent as the reference: each prompt with the parent that the "
+        "merge follows, and what it does that neither parent does (exit code 1 if there is any)."
     )
     for name, metavar in (("before", "A"), ("after", "B")):
         parser.add_argument(
@@ -135,6 +137,11 @@ def _add_diff(parser: ArgumentParser) -> None:
             type=Path,
             help=f"a *{SUITE_SUFFIX}, a report.json, the folder of a run's report, or latest",
         )
+    parser.add_argument(
+        "--parents",
+        action="store_true",
+        help="say for each prompt which of two parents, the runs' references, a merge follows",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -92,6 +92,12 @@ class StoredSuite:
         """One of its measurements, which names the metric; None without any."""
         return next((row.kl for row in self.suite.rows if row.kl is not None), None)
 
+    def bound_of(self, case: Case, given: float | None) -> float | None:
+        """Return a case's bound: its row's, else the `given` one, else the suite's, else None."""
+        made = self.provenance
+        of_suite = made.bound.value if made and made.bound else None
+        return next((v for v in (case.max_kl, given, of_suite) if v is not None), None)
+
 
 def load_suite(path: AnyPath) -> Suite:
     """Read a suite. Raises SuiteError naming the line of the first row that cannot be used."""

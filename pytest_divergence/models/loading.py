@@ -153,6 +153,18 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
     return replace(pair, chat=replace(chat, stop_ids=pair.chat.stop_ids))
 
 
+def load_full_model(spec: str, *, role: str, options: LoadOptions) -> LoadedModel:
+    """Load one model and its tokenizer; `role` names it in messages. Raises `ModelLoadError`."""
+    parsed = parse_spec(spec, role=role)
+    if parsed.is_served or parsed.kind == "adapter":
+        what = "a served model" if parsed.is_served else "an adapter"
+        raise ModelLoadError(f"{role}={parsed} is {what}; give a full model's Hub id or folder")
+    plan = resolve_pair(spec, spec, options, LoadContext(roles=(role, role)))
+    tokenizer, _ = load_tokenizers(plan)
+    model, _, _ = _load_models(plan)
+    return LoadedModel(model, tokenizer)
+
+
 def chat_format(
     plan: LoadPlan,
     tokenizer: PreTrainedTokenizerBase,

@@ -53,11 +53,9 @@ def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) ->
     session measures; SettingsError for a bound within the noise.
     """
     provenance = stored.provenance
-    of_suite = provenance.bound.value if provenance and provenance.bound else None
     bounds = {}
     for case in stored.suite.cases:
-        given = (case.max_kl, session.number_bound, of_suite)
-        bound = next((value for value in given if value is not None), None)
+        bound = stored.bound_of(case, session.number_bound)
         where = f"{session.shown(path)}:{stored.suite.lines[case.id]}: case {case.id}"
         if bound is None:
             raise pytest.UsageError(

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TypedDict
 
 from pytest_divergence.core.aggregates import (
@@ -28,7 +29,7 @@ from pytest_divergence.core.aggregates import (
 from pytest_divergence.core.behaviours import Retelling, TellingContinuation
 from pytest_divergence.core.cases import Case, Completions, Measurement, is_same_quantity
 from pytest_divergence.core.changes import describe_changes
-from pytest_divergence.core.errors import MeasurementError, PromptIdsError
+from pytest_divergence.core.errors import PromptIdsError
 from pytest_divergence.core.evidence import (
     growing_values,
     is_same_evidence,
@@ -49,6 +50,7 @@ from pytest_divergence.scoring.continuations import greedy_answer, greedy_contin
 from pytest_divergence.scoring.suite_rows import (
     ReplayedCase,
     case_prompt,
+    lost_rows,
     replay_behaviour,
     replay_cases,
 )
@@ -161,10 +163,14 @@ class SuiteReplay:
         found = shift([found.value for found in measured], limit)
         return replace(found, metric=measured[0].metric, unit=measured[0].unit)
 
+    @property
+    def _tokens_path(self) -> Path:
+        return sidecar_path(self.stored.suite.path, TOKENS)
+
     def _measure(self, pair: ModelPair, row: Case, wanted: Sequence[Case]) -> None:
         others = [case for case in wanted if case.id not in self._found and case.id != row.id]
         rows = [row, *others[: ROWS_TOGETHER - 1]]
-        lost = lost_rows(self._session, self.stored, rows)
+        lost = lost_rows(self.stored, rows, tokens_name=self._session.shown(self._tokens_path))
         found_now = replay_cases(
             pair,
             [case for case in rows if case.id not in lost],
@@ -179,30 +185,6 @@ class SuiteReplay:
         for found in self._found.values():
             if isinstance(found, Exception):  # kept to the session's end, unlike the pair
                 forget_frames(found)
-
-
-def lost_rows(
-    session: DivergenceSession, stored: StoredSuite, rows: Sequence[Case]
-) -> dict[str, Exception]:
-    """Return an error, by id, for each measured row whose stored continuations are missing.
-
-    A value on new continuations would not compare. A suite without provenance was written by hand
-    and never had any.
-    """
-    if stored.provenance is None:
-        return {}
-    path = sidecar_path(stored.suite.path, TOKENS)
-    name = session.shown(path)
-    why = f"{name} lacks its continuations" if path.is_file() else f"there is no {name}"
-    return {
-        row.id: MeasurementError(
-            f"case {row.id}: {why}. Its kl was measured on these continuations, and a value on "
-            "others would not be comparable. Restore the file from the suite's source, or remove "
-            "kl from the row to measure it on new continuations."
-        )
-        for row in rows
-        if row.kl is not None and row.id not in stored.tokens
-    }
 
 
 def explained(

@@ -17,8 +17,10 @@ from typing import NamedTuple, TypeVar
 from pytest_divergence.core.behaviours import Retelling, TellingContinuation
 from pytest_divergence.core.cases import Case, Completions, Measurement
 from pytest_divergence.core.errors import MeasurementError, PromptIdsError
+from pytest_divergence.core.file_names import TOKENS, sidecar_path
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import MetricName
+from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.decoding import row_seed
@@ -61,6 +63,8 @@ class ReplayedCase:
 
     measurement: Measurement
     continuations: Continuations
+    same_top_share: float
+    """Share of positions at which both models would choose the same token."""
 
 
 def case_prompt(case: Case) -> Prompt:
@@ -166,10 +170,36 @@ def replay_cases(
                 if is_stored
                 else None,
             )
-            return [ReplayedCase(scored.measurement, scored.continuations) for scored in scores]
+            return [
+                ReplayedCase(scored.measurement, scored.continuations, scored.same_top_share)
+                for scored in scores
+            ]
 
         found |= _one_by_one_where_it_fails(group, score)
     return found
+
+
+def lost_rows(
+    stored: StoredSuite, rows: Sequence[Case], *, tokens_name: str
+) -> dict[str, Exception]:
+    """Return an error, by id, for each measured row whose stored continuations are missing.
+
+    A value on new continuations would not compare. A suite without provenance was written by hand
+    and never had any. `tokens_name` is the file of the continuations as people know it.
+    """
+    if stored.provenance is None:
+        return {}
+    is_there = sidecar_path(stored.suite.path, TOKENS).is_file()
+    why = f"{tokens_name} lacks its continuations" if is_there else f"there is no {tokens_name}"
+    return {
+        row.id: MeasurementError(
+            f"case {row.id}: {why}. Its kl was measured on these continuations, and a value on "
+            "others would not be comparable. Restore the file from the suite's source, or remove "
+            "kl from the row to measure it on new continuations."
+        )
+        for row in rows
+        if row.kl is not None and row.id not in stored.tokens
+    }
 
 
 def replay_behaviour(pair: ModelPair, telling: Sequence[TellingContinuation]) -> Retelling:

@@ -35,6 +35,9 @@ MODELS = {
     "candidate": "adapter",
     "adapters/support": "adapter",
     "adapters/sales": "adapter",
+    "parent-a": "base",
+    "parent-b": "ft",
+    "merged": "ft",
 }
 """What stands for each model that a page names."""
 THINKING = {"thinker": "base", "thinker-finetuned": "ft"}
@@ -171,6 +174,10 @@ def reader(pytester: pytest.Pytester, tiny_models: Path, monkeypatch: pytest.Mon
     return Reader(pytester, monkeypatch)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.pin_memory.:UserWarning",  # a Trainer without a GPU
+    "ignore:.* was made with the reference",  # a suite replayed on a merge's other parent
+)
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_a_reader_can_do_what_the_page_says(page: Path, reader: Reader) -> None:
     for block in blocks_of(page, ROOT):
