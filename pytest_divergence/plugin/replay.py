@@ -37,6 +37,7 @@ from pytest_divergence.core.evidence import (
 from pytest_divergence.core.file_names import TOKENS, sidecar_path
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.suites import StoredSuite
+from pytest_divergence.core.token_statistics import TokenStatistics
 from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR, with_noise
 from pytest_divergence.discovery.plan import versions
 from pytest_divergence.models.pair import ModelPair
@@ -45,6 +46,7 @@ from pytest_divergence.plugin.frames import forget_frames
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority, shift
 from pytest_divergence.scoring.continuations import greedy_answer, greedy_continuations
+from pytest_divergence.scoring.control_tokens import token_statistics
 from pytest_divergence.scoring.suite_rows import (
     ReplayedCase,
     case_prompt,
@@ -154,6 +156,16 @@ class SuiteReplay:
         """Return how far ordinary prompts moved, with the limit of their mean."""
         found = shift([found.value for found in measured], limit)
         return replace(found, metric=measured[0].metric, unit=measured[0].unit)
+
+    def token_statistics(self) -> TokenStatistics | None:
+        """Return the divergence at single tokens of the control rows measured so far, if all are.
+
+        Rows of one metric and evidence are measured alike, so nothing is measured anew.
+        """
+        found = [self._found.get(row.id) for row in self.stored.suite.controls]
+        return token_statistics(
+            [row.tokens if isinstance(row, ReplayedCase) else None for row in found]
+        )
 
     def _measure(self, pair: ModelPair, row: Case, wanted: Sequence[Case]) -> None:
         others = [case for case in wanted if case.id not in self._found and case.id != row.id]

@@ -35,6 +35,8 @@ from pytest_divergence.core.report import (
     write_report,
 )
 from pytest_divergence.core.suites import read_suite
+from pytest_divergence.core.token_statistics import TokenStatistics
+from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.usage_errors import error_text, shown_settings
 from pytest_divergence.reports.report_files import write_reports
@@ -60,6 +62,8 @@ class Entry:
     """A `ReportCase` as plain JSON."""
     behaviour: dict[str, Any] | None = None
     """A `Behaviour` that the candidate still shows, as plain JSON."""
+    tokens: dict[str, Any] | None = None
+    """The `TokenStatistics` of the suite's control rows, as plain JSON."""
 
 
 def is_on(session: DivergenceSession) -> bool:
@@ -99,6 +103,15 @@ def keep_behaviour(item: pytest.Item, behaviour: Behaviour) -> None:
     """Record that the candidate still shows a behaviour."""
     if is_on(of(item.config)):
         _keep(item, None, behaviour=behaviour.model_dump(mode="json"))
+
+
+def keep_tokens(item: pytest.Item, found: TokenStatistics | None) -> None:
+    """Note the divergence at single tokens of a suite's control rows, and record it."""
+    if found is None:
+        return
+    note(item, **{name: value for name, value in found if value is not None})
+    if is_on(of(item.config)):
+        _keep(item, None, tokens=found.model_dump(mode="json"))
 
 
 def _keep(item: pytest.Item, pair: ModelPair | None, **what: Any) -> None:
@@ -170,7 +183,7 @@ def _report(
             chat_template=settings.chat_template,
         ),
         settings=named.model_dump(mode="json"),
-        calibration=_calibration({entry.suite for entry in entries}, cases),
+        calibration=_calibration(entries, cases),
         verdict_counts=dict(Counter(case.verdict for case in cases)),
         behaviours=[Behaviour(**entry.behaviour) for entry in entries if entry.behaviour],
         cases=cases,
@@ -192,8 +205,9 @@ def _provenance(suites: set[str]) -> Provenance | None:
     return read_suite(Path(next(iter(suites)))).provenance if len(suites) == 1 else None
 
 
-def _calibration(suites: set[str], cases: Sequence[ReportCase]) -> Calibration:
+def _calibration(entries: Sequence[Entry], cases: Sequence[ReportCase]) -> Calibration:
     """Return the suite's calibration; for several suites the unit alone."""
+    suites = {entry.suite for entry in entries}
     unit = next((case.kl.unit for case in cases if case.kl is not None), NATS_PER_TOKEN)
     if (made := _provenance(suites)) is None:
         return Calibration(unit=unit)
@@ -204,5 +218,8 @@ def _calibration(suites: set[str], cases: Sequence[ReportCase]) -> Calibration:
         unit=unit,
         noise_floor=made.noise_floor,
         bound=made.bound,
+        token_statistics=next(
+            (TokenStatistics(**entry.tokens) for entry in entries if entry.tokens), None
+        ),
         typical_shift=shift and ShiftDistribution(**shift.model_dump(), values=values),
     )

@@ -19,11 +19,13 @@ from pytest_divergence.core.cases import Case, Completions, Measurement
 from pytest_divergence.core.errors import MeasurementError, PromptIdsError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import MetricName
+from pytest_divergence.core.token_statistics import ControlTokens
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import Continuations, greedy_continuations
+from pytest_divergence.scoring.control_tokens import control_tokens
 from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
 from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_log_probs
 
@@ -61,6 +63,8 @@ class ReplayedCase:
 
     measurement: Measurement
     continuations: Continuations
+    tokens: ControlTokens | None = None
+    """Divergence at each token of a control row."""
 
 
 def case_prompt(case: Case) -> Prompt:
@@ -166,7 +170,14 @@ def replay_cases(
                 if is_stored
                 else None,
             )
-            return [ReplayedCase(scored.measurement, scored.continuations) for scored in scores]
+            return [
+                ReplayedCase(
+                    scored.measurement,
+                    scored.continuations,
+                    control_tokens(scored) if case.is_control else None,
+                )
+                for case, scored in zip(chosen, scores, strict=True)
+            ]
 
         found |= _one_by_one_where_it_fails(group, score)
     return found
