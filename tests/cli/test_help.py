@@ -36,6 +36,7 @@ positional arguments:
     calibrate    measure a pair's noise and typical shift, and what its bound
                  catches
     rank         order your own prompts by how much two models differ on them
+    damage       test whether a model has lost answers that are known
     init         set up a project: ini file, conftest.py and GitHub workflow
     show-config  print every setting, and where its value comes from
     doctor       check this machine, and whether a pair would load and fit
