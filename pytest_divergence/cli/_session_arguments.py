@@ -79,7 +79,8 @@ def _add_replay(parser: ArgumentParser) -> None:
         "suites",
         metavar="SUITE",
         nargs="+",
-        help=f"a *{SUITE_SUFFIX}, one of its cases as SUITE::ID, or a folder of suites",
+        help=f"a *{SUITE_SUFFIX}, one of its cases as SUITE::ID, a folder of suites, or the "
+        "suites of a dataset on the Hub, as hf:OWNER/NAME[@REVISION]",
     )
     other = ("mode", "budget", "seeds", "training_data", "contexts", "num_cases", "gate")
     _add_settings(parser, _fields_without(*other, "builtin_suite"))

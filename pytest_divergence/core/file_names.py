@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from os import PathLike
 from pathlib import Path
 
@@ -16,7 +17,7 @@ AnyPath = str | PathLike[str]
 
 FOLDER = ".divergence"
 """Folder in the root of a project that searches and reports write to."""
-SUITES, JOURNAL, REPORTS = "suites", "journal", "reports"
+SUITES, JOURNAL, REPORTS, HUB = "suites", "journal", "reports", "hub"
 """Folders in it."""
 LATEST = "latest"
 """Pointer, among the reports, to the last run's."""
@@ -27,6 +28,13 @@ TOKENS, PROVENANCE, REFERENCE = "tokens.jsonl", "provenance.json", "reference.js
 REPORT = "report.json"
 RECORD_SUFFIX = ".divergence-commit"
 """Ending of the name of the hidden file beside a suite while its files change."""
+
+
+HUB_SUITES = re.compile(
+    r"hf:(?P<dataset>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?(::.*)?",
+    re.ASCII,
+)
+"""Suites of a dataset on the Hub, as a path names them: `hf:owner/name@revision`."""
 
 
 def suite_path(root: Path, model_1: str, model_2: str) -> Path:
@@ -40,6 +48,11 @@ def suite_path(root: Path, model_1: str, model_2: str) -> Path:
 def is_suite(path: AnyPath) -> bool:
     """Whether a path is named as suites are."""
     return os.fspath(path).endswith(SUITE_SUFFIX)
+
+
+def is_on_hub(path: AnyPath) -> bool:
+    """Whether a path names the suites of a dataset on the Hub; `hf:NAME:COLUMN` does not."""
+    return HUB_SUITES.fullmatch(os.fspath(path)) is not None
 
 
 def sidecar_path(suite: AnyPath, kind: str) -> Path:
