@@ -101,7 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
         if name.startswith("forbidden/"):
             self._say({"error": "You don't have the rights to create a dataset there"}, 403)
             return
-        self.server.private[name] = bool(asked.get("private"))
+        # Early releases of huggingface_hub say the one, later ones the other.
+        self.server.private[name] = bool(
+            asked.get("private") or asked.get("visibility") == "private"
+        )
         self.server.commit(name, {".gitattributes": b""})
         self._say({"url": f"{self.server.address}/datasets/{name}"})
 

@@ -147,8 +147,8 @@ def run_meant(given: Path) -> Path:
     Any other path is returned as it is.
     """
     if is_on_hub(given):
-        copy: Path = cli.part("_hub").copy(given)
-        return copy
+        suite: Path = cli.part("_hub").local_suite(given)
+        return suite
     if given != Path(LATEST) or given.is_dir():
         return given
     return in_project([], places_of).reports / LATEST
@@ -164,7 +164,7 @@ def suites_meant(given: Sequence[Path]) -> list[Path]:
             suite
             for path in given
             for suite in (
-                cli.part("_hub").copies(path)
+                cli.part("_hub").local_suites(path)
                 if is_on_hub(path)
                 else _suites_in(path)
                 if path.is_dir()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pytest_divergence.core.cases import quantity
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.quantities import number_of
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.reports.markdown_text import code, page, plain
 from pytest_divergence.reports.text_blocks import fenced
@@ -42,7 +43,8 @@ def _lines(stored: StoredSuite, dataset: str) -> Iterator[str]:
     yield ""
     yield "Replay it on two models of yours:"
     yield ""
-    yield from fenced(f"pytest hf:{dataset} --model-1 REFERENCE --model-2 CANDIDATE")
+    models = f"{setting('model_1')} REFERENCE {setting('model_2')} CANDIDATE"
+    yield from fenced(f"pytest hf:{dataset} {models}")
     yield "Rows and their columns:"
     yield ""
     yield from fenced(f'datasets.load_dataset("{dataset}", "suite", split="test")')

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_divergence import suite_features
 from pytest_divergence.cli import main
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.provenance import load_provenance, write_provenance
@@ -19,6 +20,7 @@ from tests.core.made_suites import KNOT, SURE, case, write_searched
 from tests.hub import DatasetHub, serving, use
 from tests.plugin.conftest import MODELS, Project, shown
 
+datasets = pytest.importorskip("datasets")  # here: it cannot be imported twice
 NAME = "owner/release"
 SUITE = Path("tests/release.divergence.jsonl")
 NAMES = ["release.divergence.jsonl", "release.provenance.json", "release.tokens.jsonl"]
@@ -86,12 +88,16 @@ def test_a_pinned_revision_stays_and_an_unpinned_one_moves(
 
 
 def test_the_hub_s_cache_serves_without_a_connection(
-    hub: DatasetHub, project: Project, suite: Path, monkeypatch: pytest.MonkeyPatch
+    hub: DatasetHub,
+    project: Project,
+    suite: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     main(["push", str(suite), NAME])
     project.run(f"hf:{NAME}", *MODELS, "-k", "knot").assert_outcomes(passed=1, deselected=1)
 
-    use("http://127.0.0.1:9", str(project.path / "hub-cache"), monkeypatch)
+    use("http://127.0.0.1:9", str(tmp_path / "hub-cache"), monkeypatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
     project.run(f"hf:{NAME}", *MODELS, "-k", "knot").assert_outcomes(passed=1, deselected=1)
@@ -150,7 +156,6 @@ def test_a_private_dataset_is_made_private_and_a_written_card_stays(
 def test_datasets_reads_what_was_pushed(
     hub: DatasetHub, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     main(["push", str(suite), NAME])
     folder = tmp_path / "downloaded"
@@ -163,8 +168,9 @@ def test_datasets_reads_what_was_pushed(
 
     stored = read_suite(suite)
     assert [row["input"] for row in rows] == [KNOT]
-    assert rows[0]["kl"]["value"] == stored.suite.cases[0].kl.value  # type: ignore[union-attr]
-    assert rows.features == datasets.Features.from_dict(rows.features.to_dict())
+    value = json.loads(suite.read_text("utf-8"))["kl"]["value"]
+    assert rows[0]["kl"]["value"] == pytest.approx(value, rel=1e-8)
+    assert rows.features == suite_features()
     assert tokens[0]["candidate"] == [list(ids) for ids in stored.tokens[case_id(KNOT)].candidate]
 
 
