@@ -1,9 +1,10 @@
-"""Rounded weights: llama.cpp's statistics on ordinary answers, and answers that are known.
+"""Quantised weights: llama.cpp's statistics on ordinary answers, and answers that are known.
 
-    python benchmarks/quantised.py BITS...
+    python benchmarks/quantised.py BITS_OR_CANDIDATE...
 
-The demo's reference against its own linear layers, rounded to each number of bits, one scale a row.
-Ordinary prompts are 64 shipped controls; the items are benchmarks/known_answers.jsonl.
+The demo's reference against its own linear layers, rounded to a number of bits with one scale a
+row, or against a candidate's folder, whose gradients are tried, too. Ordinary prompts are 64
+shipped controls; the items are benchmarks/known_answers.jsonl.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ class Quiet:
 
 def main() -> None:
     items, same = read_items(ITEMS), load_model_pair(REFERENCE, REFERENCE)
-    for bits in map(int, sys.argv[1:]):
-        pair = rounded(same, bits)
+    for given in sys.argv[1:]:
+        pair = rounded(same, int(given)) if given.isdigit() else load_model_pair(REFERENCE, given)
         found = token_statistics(
             [control_tokens(score) for score in score_prompts(pair, controls(), **SIZES)]
         )
         assert found is not None
         rows = ", ".join(f"{name} {value}" for name, value in statistics_rows(found))
-        print(f"\n{bits} bits: {rows}")
+        passes = pair.candidate.passes_gradients()
+        print(f"\n{given}: gradients {'pass' if passes else 'do not pass'}; {rows}")
         report: Any = compare_answers(pair, items, TOLERANCE, Quiet())
         print(
             f"right {report.num_reference_right} and {report.num_candidate_right} of "
