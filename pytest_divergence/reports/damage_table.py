@@ -64,6 +64,7 @@ def _counts(report: DamageReport) -> Iterator[str]:
     accuracy, margin = report.accuracy, report.margin
     yield f"accuracy  {_change(accuracy, 100, 'points')} (exact McNemar test)"
     yield f"margin    {_change(margin, 1, 'nats')} (t test)"
+    yield "In brackets: intervals of 90 %. The tests are one-sided."
 
 
 def _verdict(report: DamageReport) -> Iterator[str]:
@@ -79,7 +80,7 @@ def _verdict(report: DamageReport) -> Iterator[str]:
             )
             if change.is_worse
         ]
-        text = f"Worse: {' and '.join(shown)} than chance would have it."
+        text = f"Worse: {' and '.join(shown)}, by more than chance explains."
     elif not report.knows_enough:
         text = (
             f"Undecided: the reference knows {report.num_reference_right} of the answers, and a "
@@ -112,7 +113,7 @@ def _lost(report: DamageReport) -> Iterator[str]:
 def _change(change: Change, factor: float, unit: str) -> str:
     text = f"{factor * change.mean:+.3f} {unit}"
     if change.low is not None and change.high is not None:
-        text += f", 90 % interval [{factor * change.low:+.3f}, {factor * change.high:+.3f}]"
+        text += f" [{factor * change.low:+.3f}, {factor * change.high:+.3f}]"
     return f"{text}, {likelihood(change.p_value)}"
 
 

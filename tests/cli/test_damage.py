@@ -60,7 +60,7 @@ def test_a_ruined_candidate_is_worse(project: Project, capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert shown.startswith(f"{PLAN}reference  base\ncandidate  worse\n\nreference right ")
     assert "won                   0 of 40  (0.0 %)\n" in shown
-    assert "Worse: more answers are lost than won and right answers are less sure than" in shown
+    assert "Worse: more answers are lost than won and right answers are less sure, by more" in shown
     assert "margins  lost answer           prompt\n" in shown
     assert not (project.path / ".divergence").exists()
 
@@ -76,11 +76,12 @@ def test_an_unchanged_candidate_is_not_worse_within_what_the_items_can_tell(
     assert main(["damage", "items.jsonl", *same, "--tolerance=0.1"]) == 0
     loose = capsys.readouterr().out
 
-    assert "accuracy  +0.000 points, 90 % interval [-3.916, +3.916], p = 1.00" in strict
-    assert "margin    +0.000 nats, 90 % interval [+0.000, +0.000], p = 1.00 (t test)\n" in strict
+    assert "accuracy  +0.000 points [-3.916, +3.916], p = 1.00 (exact McNemar test)\n" in strict
+    assert "margin    +0.000 nats [+0.000, +0.000], p = 1.00 (t test)\n" in strict
     assert strict.endswith(
         "Undecided: neither a loss is shown, nor is one of 1 point ruled out; give more\nitems.\n"
     )
+    assert max(map(len, strict.splitlines())) <= 80
     assert loose.endswith(
         "Not worse: a loss of accuracy of 10 points is ruled out at 95 % confidence.\n"
     )
