@@ -30,11 +30,10 @@ RECORD_SUFFIX = ".divergence-commit"
 """Ending of the name of the hidden file beside a suite while its files change."""
 
 
-HUB_SUITES = re.compile(
-    r"hf:(?P<dataset>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?(::.*)?",
-    re.ASCII,
+HUB_SUITES = (
+    r"hf:(?P<dataset>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?(::.*)?"
 )
-"""Suites of a dataset on the Hub, as a path names them: `hf:owner/name@revision`."""
+"""Pattern of the suites of a dataset on the Hub: `hf:owner/name@revision`."""
 
 
 def suite_path(root: Path, model_1: str, model_2: str) -> Path:
@@ -50,9 +49,18 @@ def is_suite(path: AnyPath) -> bool:
     return os.fspath(path).endswith(SUITE_SUFFIX)
 
 
+def on_hub(path: AnyPath) -> re.Match[str] | None:
+    """Return the parts of a path that names suites on the Hub; None for any other path.
+
+    `hf:NAME:COLUMN`, which names prompts, is another.
+    """
+    # Compiled on use: every session of pytest imports this file.
+    return re.fullmatch(HUB_SUITES, os.fspath(path), re.ASCII | re.DOTALL)
+
+
 def is_on_hub(path: AnyPath) -> bool:
-    """Whether a path names the suites of a dataset on the Hub; `hf:NAME:COLUMN` does not."""
-    return HUB_SUITES.fullmatch(os.fspath(path)) is not None
+    """Whether a path names the suites of a dataset on the Hub."""
+    return on_hub(path) is not None
 
 
 def sidecar_path(suite: AnyPath, kind: str) -> Path:

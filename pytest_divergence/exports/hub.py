@@ -26,12 +26,13 @@ from huggingface_hub.errors import (
 
 from pytest_divergence.core.errors import SettingsError, StoreError
 from pytest_divergence.core.file_names import (
-    HUB_SUITES,
     PROVENANCE,
     SUITE_SUFFIX,
     TOKENS,
     from_here,
+    is_on_hub,
     is_suite,
+    on_hub,
     sidecar_path,
     suite_files,
 )
@@ -78,7 +79,7 @@ def fetch(given: str, root: Path) -> Fetched:
     The Hub's cache is used if there is no connection. Raises `SettingsError` where there is no such
     dataset, revision or suite, `SuiteError` for a provenance that cannot be read, and `StoreError`.
     """
-    named = HUB_SUITES.fullmatch(given)
+    named = on_hub(given)
     if named is None:
         raise SettingsError(f"{given} must be hf:owner/name or hf:owner/name@revision")
     dataset = named["dataset"]
@@ -103,7 +104,7 @@ def with_copies(arguments: Sequence[str], root: Path, folder: Path) -> list[str]
     """
     replaced = []
     for argument in arguments:
-        if HUB_SUITES.fullmatch(argument) is None:
+        if not is_on_hub(argument):
             replaced.append(argument)
             continue
         name, separator, item = argument.partition("::")
@@ -123,7 +124,7 @@ def prepare(suite: Path, dataset: str, text: str) -> Upload:
     Raises `SettingsError` if datasets, which tells the columns, is not installed, and for a name
     that is not `owner/name`.
     """
-    if HUB_SUITES.fullmatch(f"hf:{dataset}") is None or "@" in dataset or "::" in dataset:
+    if not is_on_hub(f"hf:{dataset}") or "@" in dataset or "::" in dataset:
         raise SettingsError(f"{safe_line(dataset)} must be owner/name")
     if not _is_plain(suite):
         raise SettingsError(
