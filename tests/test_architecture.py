@@ -168,6 +168,7 @@ SHARED_NAMES = {
     "evaluation.py": {"discovery", "reports"},
     "github.py": {"plugin", "reports"},
     "terminal.py": {"plugin", "reports"},
+    "token_statistics.py": {"core", "reports"},
     "training.py": {"discovery/soft_prompts", "reports"},
     # A command is named as its user calls it.
     "replay.py": {"cli", "plugin"},

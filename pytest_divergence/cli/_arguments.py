@@ -87,7 +87,8 @@ def _add_promote(parser: ArgumentParser) -> None:
         "source",
         metavar="SUITE_OR_RUN",
         type=Path,
-        help=f"a *{SUITE_SUFFIX}, the folder of a run's report, or latest",
+        help=f"a *{SUITE_SUFFIX}, hf:OWNER/NAME[@REVISION], the folder of a run's report, or "
+        "latest",
     )
     parser.add_argument(
         "target",
@@ -135,7 +136,8 @@ def _add_diff(parser: ArgumentParser) -> None:
             name,
             metavar=metavar,
             type=Path,
-            help=f"a *{SUITE_SUFFIX}, a report.json, the folder of a run's report, or latest",
+            help=f"a *{SUITE_SUFFIX}, hf:OWNER/NAME[@REVISION], a report.json, the folder of a "
+            "run's report, or latest",
         )
     parser.add_argument(
         "--parents",
@@ -174,6 +176,23 @@ def _add_export(parser: ArgumentParser) -> None:
     )
 
 
+def _add_push(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Push a suite, with its tokens and provenance, to a dataset on the Hub, in one commit with "
+        "a dataset card that names its columns. The dataset is made if it is missing; a card that "
+        "somebody wrote stays. Log in before with `hf auth login`. Others replay it as "
+        "hf:OWNER/NAME."
+    )
+    parser.add_argument("suite", metavar="SUITE", type=Path, help=f"a *{SUITE_SUFFIX}")
+    parser.add_argument("dataset", metavar="OWNER/NAME", help="the dataset on the Hub")
+    parser.add_argument(
+        "--private", action="store_true", help="make the dataset private, if it is a new one"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the files and the card, and push nothing"
+    )
+
+
 def _add_schema(parser: ArgumentParser) -> None:
     parser.description = (
         "Print the JSON Schema (draft 2020-12) of a kind of file. The schemas of suite and tokens "
@@ -203,6 +222,7 @@ ADD: Mapping[str, Callable[[ArgumentParser], None]] = {
     "diff": _add_diff,
     "validate": _add_validate,
     "export": _add_export,
+    "push": _add_push,
     "schema": _add_schema,
 }
 """Functions that add a command's arguments to its parser."""

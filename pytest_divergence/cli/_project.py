@@ -13,6 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import pytest
 
+from pytest_divergence import cli
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.file_names import (
     FOLDER,
@@ -21,6 +22,7 @@ from pytest_divergence.core.file_names import (
     SUITE_SUFFIX,
     SUITES,
     from_here,
+    is_on_hub,
 )
 from pytest_divergence.plugin import _compat, session_of
 from pytest_divergence.plugin.model_pairs import refuse_served
@@ -140,7 +142,13 @@ def root() -> Path:
 
 
 def run_meant(given: Path) -> Path:
-    """Return the link to the project's last run for `latest`, any other path as it is."""
+    """Return the link to the project's last run for `latest`, the copy of a suite on the Hub.
+
+    Any other path is returned as it is.
+    """
+    if is_on_hub(given):
+        suite: Path = cli.part("_hub").local_suite(given)
+        return suite
     if given != Path(LATEST) or given.is_dir():
         return given
     return in_project([], places_of).reports / LATEST
@@ -153,7 +161,15 @@ def suites_meant(given: Sequence[Path]) -> list[Path]:
     """
     if given:
         return [
-            suite for path in given for suite in (_suites_in(path) if path.is_dir() else [path])
+            suite
+            for path in given
+            for suite in (
+                cli.part("_hub").local_suites(path)
+                if is_on_hub(path)
+                else _suites_in(path)
+                if path.is_dir()
+                else [path]
+            )
         ]
     folder = in_project([], places_of).own / SUITES
     if suites := _suites_in(folder):

@@ -41,6 +41,8 @@ NO_OPTIONS = {
 }
 """Fields of `TrainingConfig` and `DatasetPlan` without an option."""
 OTHER_FLAGS = {"num_virtual_tokens": "--num-soft-prompt-tokens"}
+TOLERANCE = 0.01
+"""Loss of accuracy that counts as none for `damage`, unless another is given."""
 ONLY_IN_PYTHON = {"log_ratio", "likelihood"}
 """Objectives that options cannot express."""
 
@@ -77,7 +79,8 @@ def _add_replay(parser: ArgumentParser) -> None:
         "suites",
         metavar="SUITE",
         nargs="+",
-        help=f"a *{SUITE_SUFFIX}, one of its cases as SUITE::ID, or a folder of suites",
+        help=f"a *{SUITE_SUFFIX}, one of its cases as SUITE::ID, a folder of suites, or the "
+        "suites of a dataset on the Hub, as hf:OWNER/NAME[@REVISION]",
     )
     other = ("mode", "budget", "seeds", "training_data", "contexts", "num_cases", "gate")
     _add_settings(parser, _fields_without(*other, "builtin_suite"))
@@ -251,6 +254,31 @@ def _add_rank(parser: ArgumentParser) -> None:
     _add_settings(parser, (*MODELS, "dtype", "device", *TEMPLATE))
 
 
+def _add_damage(parser: ArgumentParser) -> None:
+    parser.description = (
+        "Test whether the candidate is worse where the right answer is known. Both models read "
+        "each item once. Answers lost and won are counted, and tested by the exact McNemar test; "
+        "so is how surely right answers are preferred. What the items can find is said first. "
+        "Exit code 0: no loss is shown, 1: it is worse. The project's ini file, conftest.py and "
+        "plugins apply."
+    )
+    parser.add_argument(
+        "items",
+        metavar="ITEMS",
+        type=Path,
+        help="JSON Lines or CSV: input or prompt, answer, and optionally opening and choices",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=_share,
+        metavar="SHARE",
+        default=TOLERANCE,
+        help="loss of accuracy that counts as none (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, with every item")
+    _add_settings(parser, (*MODELS, "dtype", "device", *TEMPLATE))
+
+
 def _add_init(parser: ArgumentParser) -> None:
     parser.description = (
         "Set up the project in this folder: both models in its ini file (pytest.ini, "
@@ -339,6 +367,14 @@ def _at_least_one(text: str) -> int:
     return number
 
 
+def _share(text: str) -> float:
+    """Return a share above 0 and below 1."""
+    number = float(text)
+    if not 0 < number < 1:
+        raise ArgumentTypeError(f"{text} must be above 0 and below 1")
+    return number
+
+
 def _limit(text: str) -> tuple[str, float]:
     """Return a metric's name and a number."""
     name, separator, value = text.partition("=")
@@ -357,6 +393,7 @@ ADD: Mapping[str, Callable[[ArgumentParser], None]] = {
     "calibrate": _add_calibrate,
     "record": _add_record,
     "rank": _add_rank,
+    "damage": _add_damage,
     "init": _add_init,
     "show-config": _add_show_config,
     "doctor": _add_doctor,

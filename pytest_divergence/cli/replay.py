@@ -10,7 +10,7 @@ import pytest
 from pytest_divergence.cli._output import complain
 from pytest_divergence.cli._project import PLUGIN, pytest_words
 from pytest_divergence.core.errors import DivergenceError, SettingsError
-from pytest_divergence.core.file_names import SUITE_SUFFIX, is_suite
+from pytest_divergence.core.file_names import SUITE_SUFFIX, is_on_hub, is_suite
 from pytest_divergence.core.suites import suites_below
 
 
@@ -26,6 +26,8 @@ def run(given: Namespace) -> int:
 
 
 def _suites(name: str) -> list[str]:
+    if is_on_hub(name):  # pytest, with our plugin, fetches it
+        return [name]
     path = Path(name)
     if not path.is_dir():
         if not is_suite(name.partition("::")[0]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from os import PathLike
 from pathlib import Path
 
@@ -16,7 +17,7 @@ AnyPath = str | PathLike[str]
 
 FOLDER = ".divergence"
 """Folder in the root of a project that searches and reports write to."""
-SUITES, JOURNAL, REPORTS = "suites", "journal", "reports"
+SUITES, JOURNAL, REPORTS, HUB = "suites", "journal", "reports", "hub"
 """Folders in it."""
 LATEST = "latest"
 """Pointer, among the reports, to the last run's."""
@@ -27,6 +28,12 @@ TOKENS, PROVENANCE, REFERENCE = "tokens.jsonl", "provenance.json", "reference.js
 REPORT = "report.json"
 RECORD_SUFFIX = ".divergence-commit"
 """Ending of the name of the hidden file beside a suite while its files change."""
+
+
+HUB_SUITES = (
+    r"hf:(?P<dataset>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?(::.*)?"
+)
+"""Pattern of the suites of a dataset on the Hub: `hf:owner/name@revision`."""
 
 
 def suite_path(root: Path, model_1: str, model_2: str) -> Path:
@@ -40,6 +47,20 @@ def suite_path(root: Path, model_1: str, model_2: str) -> Path:
 def is_suite(path: AnyPath) -> bool:
     """Whether a path is named as suites are."""
     return os.fspath(path).endswith(SUITE_SUFFIX)
+
+
+def on_hub(path: AnyPath) -> re.Match[str] | None:
+    """Return the parts of a path that names suites on the Hub; None for any other path.
+
+    `hf:NAME:COLUMN`, which names prompts, is another.
+    """
+    # Compiled on use: every session of pytest imports this file.
+    return re.fullmatch(HUB_SUITES, os.fspath(path), re.ASCII | re.DOTALL)
+
+
+def is_on_hub(path: AnyPath) -> bool:
+    """Whether a path names the suites of a dataset on the Hub."""
+    return on_hub(path) is not None
 
 
 def sidecar_path(suite: AnyPath, kind: str) -> Path:

@@ -19,7 +19,15 @@ import filelock
 import platformdirs
 
 from pytest_divergence.core.errors import StoreError
-from pytest_divergence.core.file_names import FOLDER, JOURNAL, LATEST, REPORTS, SUITES, AnyPath
+from pytest_divergence.core.file_names import (
+    FOLDER,
+    HUB,
+    JOURNAL,
+    LATEST,
+    REPORTS,
+    SUITES,
+    AnyPath,
+)
 from pytest_divergence.core.regular_files import (
     check_replaceable,
     make_folders,
@@ -147,6 +155,11 @@ class DivergenceFolder:
     def journal(self) -> Path:
         """Folder of the journals of unfinished runs."""
         return self._made(JOURNAL)
+
+    @property
+    def hub(self) -> Path:
+        """Folder of copies of suites on the Hub."""
+        return self._made(HUB)
 
     @property
     def reports(self) -> Path:

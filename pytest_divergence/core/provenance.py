@@ -158,6 +158,8 @@ class Provenance(Record):
     num_rows: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Number of rows of an older suite; None where `rows` lists them."""
     effort: Effort = Effort()
+    source: str | None = None
+    """Dataset and commit on the Hub that the suite was read from: `hf:owner/name@COMMIT`."""
 
 
 def load_provenance(path: AnyPath) -> Provenance:

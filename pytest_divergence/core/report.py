@@ -37,6 +37,7 @@ from pytest_divergence.core.file_names import (
 from pytest_divergence.core.files import latest_report_dir
 from pytest_divergence.core.json_files import load_document, write_document
 from pytest_divergence.core.provenance import Bound, Effort, NoiseFloor, TypicalShift
+from pytest_divergence.core.token_statistics import TokenStatistics
 
 Verdict = Literal["passed", "failed", "error", "inconclusive"]
 
@@ -82,6 +83,8 @@ class Calibration(Record):
     noise_floor: NoiseFloor | None = None
     typical_shift: ShiftDistribution | None = None
     bound: Bound | None = None
+    token_statistics: TokenStatistics | None = None
+    """Divergence at single tokens of the controls' continuations; null in earlier versions."""
 
 
 class TokenComparison(Record):

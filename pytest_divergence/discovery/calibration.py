@@ -20,6 +20,7 @@ from pytest_divergence.core.cases import CONTROL_TAG, NOT_ORDINARY_TAG, Case, Me
 from pytest_divergence.core.provenance import Bound, NoiseFloor
 from pytest_divergence.core.report import Calibration, ShiftDistribution
 from pytest_divergence.core.settings import MetricName, Profile
+from pytest_divergence.core.token_statistics import ControlTokens, TokenStatistics
 from pytest_divergence.core.tokens import StoredTokens
 from pytest_divergence.discovery.behaviours.amplified_phrases import (
     Amplified,
@@ -45,6 +46,7 @@ from pytest_divergence.scoring.baseline import (
     typical_shift,
 )
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
+from pytest_divergence.scoring.control_tokens import control_tokens, token_statistics
 from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
 from pytest_divergence.scoring.suite_rows import CONTROL_STREAM
 
@@ -71,6 +73,8 @@ class Control:
     """An answer from amplified logits; None where none was asked for."""
     mirrored: str | None = None
     """An answer with the models exchanged; None where `amplified` is."""
+    tokens: ControlTokens | None = None
+    """Divergence at each token; None where it is not finite, or in journals of before."""
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Control:
@@ -84,6 +88,7 @@ class Control:
             stored=StoredTokens(**row["stored"]),
             amplified=row["amplified"],
             mirrored=row["mirrored"],
+            tokens=ControlTokens(**row["tokens"]) if row.get("tokens") else None,
         )
 
     def to_row(self) -> dict[str, Any]:
@@ -97,6 +102,7 @@ class Control:
             "stored": self.stored.model_dump(),
             "amplified": self.amplified,
             "mirrored": self.mirrored,
+            "tokens": self.tokens and self.tokens.model_dump(),
         }
 
     @property
@@ -139,6 +145,11 @@ class Calibrated:
     def own_noise(self) -> float | None:
         """The noise floor in the run's metric; None where it was not measured in it."""
         return self.noise_floor.of(self.controls[0].measurement.metric)
+
+    @property
+    def token_statistics(self) -> TokenStatistics | None:
+        """Divergence at single tokens of the controls' continuations."""
+        return token_statistics([control.tokens for control in self.controls])
 
     @property
     def amplified(self) -> list[Amplified]:
@@ -187,6 +198,7 @@ class Calibrated:
             noise_floor=self.noise_floor,
             typical_shift=self.shift,
             bound=bound,
+            token_statistics=self.token_statistics,
         )
 
 
@@ -321,6 +333,7 @@ def measure_controls(
                 stored=stored_tokens(case_id(text), score),
                 amplified=both[0],
                 mirrored=both[1],
+                tokens=control_tokens(score),
             ).to_row()
             for text, score in zip(texts, scores, strict=True)
             for both in (answers.get(text, (None, None)),)

@@ -7,7 +7,7 @@ a file or row with another key.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.json_schemas import published_path
@@ -23,6 +23,11 @@ def suite_features() -> datasets.Features:
     may hold any keys, such as `metadata`, is a `datasets.Json`. Raises SettingsError if datasets
     does not have it.
     """
+    return columns("suite")
+
+
+def columns(kind: Literal["suite", "tokens"]) -> datasets.Features:
+    """Return the columns of a kind of file. Raises SettingsError as `suite_features` does."""
     try:
         from datasets import Features, Json  # noqa: F401
     except ImportError:
@@ -30,9 +35,12 @@ def suite_features() -> datasets.Features:
             "the columns of a suite need a version of datasets that has datasets.Json: "
             "pip install --upgrade datasets"
         ) from None
-    schema = json.loads(published_path("suite").read_text("utf-8"))
+    schema = json.loads(published_path(kind).read_text("utf-8"))
     return Features(
-        {name: _feature(part, schema["$defs"]) for name, part in schema["properties"].items()}
+        {
+            name: _feature(part, schema.get("$defs", {}))
+            for name, part in schema["properties"].items()
+        }
     )
 
 

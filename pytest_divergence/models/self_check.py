@@ -174,6 +174,22 @@ def _plain(side: TransformersSide, rows: Sequence[Tensor]) -> list[Tensor]:
         ) from error
 
 
+def _not_causal(side: TransformersSide, changed: float) -> str:
+    """Return why a model is refused whose logits of a prompt change with the text after it."""
+    what = f"the tokens after a prompt change what it says of the prompt, by {changed:.2g} nats"
+    quantiser = getattr(side.model, "hf_quantizer", None)
+    if getattr(getattr(quantiser, "quantization_config", None), "llm_int8_threshold", 0) > 0:
+        return (
+            f"{_name(side)}, cannot be measured: {what}, because its 8-bit layers (LLM.int8) look "
+            "for outliers among the tokens of all rows together; set llm_int8_threshold to 0.0 in "
+            "the quantization_config of its config.json"
+        )
+    return (
+        f"{_name(side)}, is no causal language model: {what}; choose a model that is trained to "
+        "continue text, or, where this one is, set is_decoder to true in its config.json"
+    )
+
+
 def _limit(side: TransformersSide, rows: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
     """Difference from plain passes, in nats, that a way of reading may have.
 
@@ -191,12 +207,7 @@ def _limit(side: TransformersSide, rows: Sequence[Tensor], exact: Sequence[Tenso
         (other,) = _plain(side, [torch.cat([rows[0][:length], rows[0][length:] + 1])])
         changed = mean_log_ratio(longer, other[:length])
         if changed > rounding:
-            raise ModelLoadError(
-                f"{_name(side)}, is no causal language model: the tokens after a prompt change "
-                f"what it says of the prompt, by {changed:.2g} nats; choose a model that is "
-                "trained to continue text, or, where this one is, set is_decoder to true in its "
-                "config.json"
-            )
+            raise ModelLoadError(_not_causal(side, changed))
     limit = max(rounding, min(NOISE_FACTOR * noise, max(NOISE, NOISE_EPS * eps)))
     is_coarse = eps > torch.finfo(torch.float32).eps
     return max(limit, COARSE_NOISE_FACTOR * noise) if is_coarse else limit

@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_divergence.core.file_names import is_suite
+from pytest_divergence.core.file_names import is_on_hub, is_suite
 from pytest_divergence.core.setting_names import spelled_by
 from pytest_divergence.plugin import gaps, hookspecs, notes, options, xdist
 from pytest_divergence.plugin.session import KEY, DivergenceSession, Makers, of
@@ -80,6 +80,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Register our own hooks."""
     pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    """Replace suites on the Hub, among the arguments, by copies in the project."""
+    if not any(map(is_on_hub, args)):
+        return
+    from pytest_divergence.core.errors import DivergenceError
+    from pytest_divergence.exports.hub import with_copies
+
+    try:
+        args[:] = with_copies(args, early_config.rootpath, early_config.invocation_params.dir)
+    except DivergenceError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_configure(config: pytest.Config) -> None:

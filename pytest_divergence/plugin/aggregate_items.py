@@ -19,6 +19,7 @@ from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.plugin.items import SuiteItem, SuiteModule
 from pytest_divergence.plugin.notes import note
+from pytest_divergence.plugin.replay_report import keep_tokens
 from pytest_divergence.plugin.session import of
 from pytest_divergence.plugin.terminal import rerun
 from pytest_divergence.plugin.usage_errors import failures
@@ -77,6 +78,7 @@ class AggregateItem(RowsItem):
         with failures(of(self.config)):
             rows = _compared(self.suite.stored)
             self.found = self.suite.replay.compare(rows, self.measured(request, rows))
+            keep_tokens(self, self.suite.replay.token_statistics())
 
     def judge(self) -> None:
         """Fail, warn or pass, and note the numbers in any case."""
@@ -127,6 +129,7 @@ class ShiftItem(RowsItem):
                 self.shift = _searched_shift(self.report, limit)
             else:
                 self.shift = self._replayed(request, limit)
+                keep_tokens(self, self.suite.replay.token_statistics())
 
     def judge(self) -> None:
         """Fail if the mean is over its limit."""

@@ -38,6 +38,7 @@ from pytest_divergence.core.evidence import (
 from pytest_divergence.core.file_names import TOKENS, sidecar_path
 from pytest_divergence.core.report import TokenComparison
 from pytest_divergence.core.suites import StoredSuite
+from pytest_divergence.core.token_statistics import TokenStatistics
 from pytest_divergence.core.verdicts import ARITHMETIC_FLOOR, with_noise
 from pytest_divergence.discovery.plan import versions
 from pytest_divergence.models.pair import ModelPair
@@ -47,6 +48,7 @@ from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.plugin.text_replay import TextReplay
 from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority, shift
 from pytest_divergence.scoring.continuations import greedy_answer, greedy_continuations
+from pytest_divergence.scoring.control_tokens import token_statistics
 from pytest_divergence.scoring.suite_rows import (
     ReplayedCase,
     case_prompt,
@@ -166,6 +168,16 @@ class SuiteReplay:
     @property
     def _tokens_path(self) -> Path:
         return sidecar_path(self.stored.suite.path, TOKENS)
+
+    def token_statistics(self) -> TokenStatistics | None:
+        """Return the divergence at single tokens of the control rows measured so far, if all are.
+
+        Rows of one metric and evidence are measured alike, so nothing is measured anew.
+        """
+        found = [self._found.get(row.id) for row in self.stored.suite.controls]
+        return token_statistics(
+            [row.tokens if isinstance(row, ReplayedCase) else None for row in found]
+        )
 
     def _measure(self, pair: ModelPair, row: Case, wanted: Sequence[Case]) -> None:
         others = [case for case in wanted if case.id not in self._found and case.id != row.id]

@@ -35,6 +35,8 @@ from pytest_divergence.core.report import (
     write_report,
 )
 from pytest_divergence.core.suites import read_suite
+from pytest_divergence.core.token_statistics import TokenStatistics
+from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.usage_errors import error_text, shown_settings
 from pytest_divergence.reports.report_files import write_reports
@@ -61,6 +63,8 @@ class Entry:
     """A `ReportCase` as plain JSON."""
     behaviour: dict[str, Any] | None = None
     """A `Behaviour` that the candidate still shows, as plain JSON."""
+    tokens: dict[str, Any] | None = None
+    """The `TokenStatistics` of the suite's control rows, as plain JSON."""
 
 
 def is_on(session: DivergenceSession) -> bool:
@@ -104,6 +108,15 @@ def keep_behaviour(item: pytest.Item, behaviour: Behaviour) -> None:
     """Record that the candidate still shows a behaviour."""
     if is_on(of(item.config)):
         _keep(item, None, behaviour=behaviour.model_dump(mode="json"))
+
+
+def keep_tokens(item: pytest.Item, found: TokenStatistics | None) -> None:
+    """Note the divergence at single tokens of a suite's control rows, and record it."""
+    if found is None:
+        return
+    note(item, **{name: value for name, value in found if value is not None})
+    if is_on(of(item.config)):
+        _keep(item, None, tokens=found.model_dump(mode="json"))
 
 
 def _keep(item: pytest.Item, pair: ModelPair | None, **what: Any) -> None:
@@ -162,8 +175,7 @@ def _report(
     named = settings.model_copy(
         update={"model_1": reference, "model_2": candidate, "metric": metric}
     )
-    suites = {entry.suite for entry in entries}
-    made = _provenance(suites)
+    made = _provenance({entry.suite for entry in entries})
     stored_in = (made.dtype, made.device) if made is not None else NOT_LOADED
     dtype, device = next((entry.measured_in for entry in entries if entry.measured_in), stored_in)
     found = Report(
@@ -186,7 +198,7 @@ def _report(
     )
     if is_of_texts(found):  # the suite's limits are in nats
         return found
-    return found.model_copy(update={"calibration": _calibration(suites, cases)})
+    return found.model_copy(update={"calibration": _calibration(entries, cases)})
 
 
 def _seconds(session: DivergenceSession) -> float:
@@ -200,8 +212,9 @@ def _provenance(suites: set[str]) -> Provenance | None:
     return read_suite(Path(next(iter(suites)))).provenance if len(suites) == 1 else None
 
 
-def _calibration(suites: set[str], cases: Sequence[ReportCase]) -> Calibration:
+def _calibration(entries: Sequence[Entry], cases: Sequence[ReportCase]) -> Calibration:
     """Return the suite's calibration; for several suites the unit alone."""
+    suites = {entry.suite for entry in entries}
     unit = next((case.kl.unit for case in cases if case.kl is not None), NATS_PER_TOKEN)
     if (made := _provenance(suites)) is None:
         return Calibration(unit=unit)
@@ -212,5 +225,8 @@ def _calibration(suites: set[str], cases: Sequence[ReportCase]) -> Calibration:
         unit=unit,
         noise_floor=made.noise_floor,
         bound=made.bound,
+        token_statistics=next(
+            (TokenStatistics(**entry.tokens) for entry in entries if entry.tokens), None
+        ),
         typical_shift=shift and ShiftDistribution(**shift.model_dump(), values=values),
     )

@@ -16,6 +16,7 @@ import pytest
 from pytest_divergence.core.file_names import FOLDER
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.safe_text import printable_lines
+from pytest_divergence.core.token_statistics import TokenStatistics
 from pytest_divergence.plugin._compat import terminal_width
 from pytest_divergence.plugin.notes import PREFIX, SKIP_PREFIX, left_by, skip_reason
 from pytest_divergence.plugin.replay_report import write_replay_reports
@@ -25,6 +26,7 @@ from pytest_divergence.reports import wording
 from pytest_divergence.reports.failures import comparison
 from pytest_divergence.reports.terminal import summary_lines
 from pytest_divergence.reports.text_blocks import WIDTH, sentence
+from pytest_divergence.reports.token_statistics import statistics_lines
 
 NUM_SHOWN = 3
 """Failed cases of a replay in a summary without -v."""
@@ -51,6 +53,7 @@ def write_summary(
     others = [report for report in reports if not _is_of_search(session, report)]
     of_search = [report for report in reports if _is_of_search(session, report)]
     found = [*_report_lines(session, terminal, of_search), *case_lines(others, terminal.verbosity)]
+    found += token_lines(reports) if terminal.verbosity > 0 else []
     lines = [*found, *session.rewritten, *write_replay_reports(session, exitstatus)]
     notes = [
         *other_reference_lines(reports),
@@ -132,6 +135,25 @@ def case_lines(reports: Sequence[pytest.TestReport], verbosity: int = 0) -> list
         return [f"divergence: {first}"]
     limit = None if verbosity else NUM_SHOWN
     return [first, *_failed_lines(cases, limit), *_text_lines(reports)]
+
+
+def token_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
+    """Return the block on the tokens of each suite's control rows."""
+    by_suite: dict[str, TokenStatistics] = {}
+    for report in reports:
+        left = left_by(report)
+        if f"{PREFIX}mean_kld" in left:
+            kept: dict[str, Any] = {
+                name: left.get(PREFIX + name) for name in TokenStatistics.model_fields
+            }
+            counts = {name: int(value) for name, value in kept.items() if name.startswith("num_")}
+            suite = report.nodeid.partition("::")[0]
+            by_suite.setdefault(suite, TokenStatistics(**{**kept, **counts}))
+    lines = []
+    for suite, found in sorted(by_suite.items()):
+        lines += [suite] if len(by_suite) > 1 else []
+        lines += statistics_lines(found, WIDTH)
+    return lines
 
 
 def _outcome(cases: Sequence[Mapping[str, Any]]) -> str:

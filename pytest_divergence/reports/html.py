@@ -39,6 +39,11 @@ from pytest_divergence.reports.behaviours import (
     training_rows,
 )
 from pytest_divergence.reports.headline import headline
+from pytest_divergence.reports.token_statistics import (
+    TITLE,
+    statistics_rows,
+    statistics_scope,
+)
 from pytest_divergence.reports.wording import likelihood, nats, probability
 
 PAGE = "page"
@@ -203,6 +208,9 @@ def _environment() -> Environment:
         context_parts=context_parts,
         style_phrase=style_phrase,
         style_title=wording.STYLE_TITLE,
+        tokens_title=TITLE,
+        statistics_rows=statistics_rows,
+        statistics_scope=statistics_scope,
         effort=wording.effort,
         effort_by_kind=wording.effort_by_kind,
         setting=setting,

@@ -23,6 +23,11 @@ from pytest_divergence.reports.behaviours import (
 from pytest_divergence.reports.headline import headline
 from pytest_divergence.reports.markdown_text import code, page, plain, table
 from pytest_divergence.reports.text_blocks import PAGE_WIDTH, fenced
+from pytest_divergence.reports.token_statistics import (
+    TITLE,
+    statistics_rows,
+    statistics_scope,
+)
 from pytest_divergence.reports.wording import nats
 
 MAX_CASES = 20
@@ -41,6 +46,7 @@ def render_markdown(
         _failed_cases(report, suite, given),
         _errors(report),
         _calibration(report),
+        _tokens(report),
     )
     return page(line for section in sections for line in section)
 
@@ -236,4 +242,15 @@ def _calibration(report: Report) -> Iterator[str]:
             f"largest {nats(shift.max)} {plain(calibration.unit)} over "
             f"{number_of(shift.num_controls, 'control')}"
         )
+    yield ""
+
+
+def _tokens(report: Report) -> Iterator[str]:
+    found = report.calibration.token_statistics
+    if found is None:
+        return
+    yield f"## {TITLE}"
+    yield ""
+    yield from table(("Statistic", "Value"), "|---|--:|", statistics_rows(found))
+    yield f"Over {plain(statistics_scope(found))}."
     yield ""

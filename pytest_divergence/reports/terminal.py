@@ -34,6 +34,7 @@ from pytest_divergence.reports.text_blocks import (
     sentence,
     within,
 )
+from pytest_divergence.reports.token_statistics import statistics_lines
 from pytest_divergence.reports.wording import nats
 
 NUM_SHOWN = 5
@@ -209,6 +210,8 @@ def _measured(report: Report, width: int) -> Iterator[str]:
             yield f"  {value:>8}  {visible(name)}"
     if (noise := wording.noise(report)) is not None:
         yield from sentence(noise, width=width)
+    if (tokens := calibration.token_statistics) is not None:
+        yield from statistics_lines(tokens, width)
     if report.differences and (shown := wording.differences(report)):
         counts = ", ".join(
             f"{difference.name} {difference.candidate_count} : {difference.reference_count}"

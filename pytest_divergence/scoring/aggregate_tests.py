@@ -38,7 +38,7 @@ def non_inferiority(
     if floor <= 0 or margin <= 1:
         raise ValueError(f"floor={floor} must be above 0, and margin={margin} above 1")
     ratios = [log_ratio(value, stored, floor) for value, stored in zip(new, old, strict=True)]
-    mean, (low, high), p_value = _mean_below(ratios, math.log(margin))
+    mean, (low, high), p_value = mean_below("the log ratio", ratios, math.log(margin))
     return Growth(
         ratio=math.exp(mean),
         low=math.exp(low),
@@ -80,8 +80,14 @@ def shift(values: Sequence[float], limit: float) -> Shift:
     return Shift(mean=statistics.fmean(values), limit=limit, num_rows=len(values))
 
 
-def _mean_below(values: Sequence[float], limit: float) -> tuple[float, tuple[float, float], float]:
-    """Return the mean, its t interval, and the p-value of the mean being `limit` or more."""
+def mean_below(
+    what: str, values: Sequence[float], limit: float
+) -> tuple[float, tuple[float, float], float]:
+    """Return the mean, its 90 % t interval, and the p-value of the mean being `limit` or more.
+
+    Raises `MeasurementError`, naming `what` the values are, for none or one that is not finite.
+    """
+    _check(what, values)
     mean = statistics.mean(values)
     if len(values) == 1:
         return mean, (-math.inf, math.inf), 1.0

@@ -61,6 +61,8 @@ class PromptScore:
     """Perplexity of the candidate on its own continuations."""
     log_ratios: tuple[float, ...]
     """ln p(candidate) - ln p(reference), nats, for each token of its first continuation."""
+    on_reference: tuple[TokenScores, ...] = field(compare=False, repr=False)
+    """Scores of each of the reference's continuations, under both models."""
     on_candidate: tuple[TokenScores, ...] = field(compare=False, repr=False)
     """Scores of each of the candidate's continuations, under both models."""
 
@@ -267,6 +269,7 @@ def _prompt_score(
         log_ratios=tuple(
             (on_candidate[0].candidate_logprobs - on_candidate[0].reference_logprobs).tolist()
         ),
+        on_reference=tuple(on_reference),
         on_candidate=tuple(on_candidate),
     )
 

@@ -21,11 +21,13 @@ from pytest_divergence.core.file_names import TOKENS, sidecar_path
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.suites import StoredSuite
+from pytest_divergence.core.token_statistics import ControlTokens
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import Continuations, greedy_continuations
+from pytest_divergence.scoring.control_tokens import control_tokens
 from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
 from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_log_probs
 
@@ -65,6 +67,8 @@ class ReplayedCase:
     continuations: Continuations
     same_top_share: float
     """Share of positions at which both models would choose the same token."""
+    tokens: ControlTokens | None = None
+    """Divergence at each token of a control row."""
 
 
 def case_prompt(case: Case) -> Prompt:
@@ -171,8 +175,13 @@ def replay_cases(
                 else None,
             )
             return [
-                ReplayedCase(scored.measurement, scored.continuations, scored.same_top_share)
-                for scored in scores
+                ReplayedCase(
+                    scored.measurement,
+                    scored.continuations,
+                    scored.same_top_share,
+                    control_tokens(scored) if case.is_control else None,
+                )
+                for case, scored in zip(chosen, scores, strict=True)
             ]
 
         found |= _one_by_one_where_it_fails(group, score)

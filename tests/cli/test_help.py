@@ -32,10 +32,12 @@ positional arguments:
     diff         compare two suites, or the reports of two runs
     validate     list the lines of a suite that cannot be read
     export       write cases for Inspect, promptfoo or LLM Comparator
+    push         push a suite to the Hub, as a dataset with a card
     schema       print the JSON Schema of a kind of file
     calibrate    measure a pair's noise and typical shift, and what its bound
                  catches
     rank         order your own prompts by how much two models differ on them
+    damage       test whether a model has lost answers that are known
     init         set up a project: ini file, conftest.py and GitHub workflow
     show-config  print every setting, and where its value comes from
     doctor       check this machine, and whether a pair would load and fit

@@ -57,7 +57,7 @@ def test_the_file_holds_its_keys_in_this_order(tmp_path: Path) -> None:
         "schema_version tool_version created key reference candidate tokenizer_sha256 "
         "template_sha256 template_arguments dtype device versions settings "
         "training_data_sha256 contexts_sha256 noise_floor typical_shift bound nll_limit behaviours "
-        "rows num_rows effort"
+        "rows num_rows effort source"
     )
     assert list(json.loads(path.read_text())) == keys.split()
 

@@ -282,6 +282,39 @@ def test_bitsandbytes_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
     check_trains(pair)
 
 
+def test_outliers_that_are_looked_for_in_all_rows_are_named(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra quantisers has it")
+    from transformers import BitsAndBytesConfig
+
+    def sharpen(tensors: dict[str, torch.Tensor]) -> None:
+        """Activations with outliers, and answers that are sure, as those of trained models are."""
+        for name in tensors:
+            if "proj" in name or "embed" in name:
+                tensors[name] *= 4
+            elif "lm_head" in name:
+                tensors[name] *= 30
+
+    base = with_tensors(Path(shutil.copytree(tiny_models / "base", tmp_path / "base")), sharpen)
+    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=2.5)  # type: ignore[no-untyped-call]
+    folder = saved(base, tmp_path / "int8", config, device_map={"": "cpu"})
+
+    with pytest.raises(ModelLoadError) as caught:
+        load_model_pair(str(base), str(folder))
+    text = (folder / "config.json").read_text("utf-8")
+    (folder / "config.json").write_text(
+        text.replace('"llm_int8_threshold": 2.5', '"llm_int8_threshold": 0.0'), "utf-8"
+    )
+    pair = load_model_pair(str(base), str(folder))
+
+    assert "because its 8-bit layers (LLM.int8) look for outliers among" in str(caught.value)
+    assert str(caught.value).endswith(
+        "set llm_int8_threshold to 0.0 in the quantization_config of its config.json"
+    )
+    assert max(values(pair)) > 1e-6
+
+
 def test_compressed_tensors_in_eight_bits(tiny_models: Path, tmp_path: Path) -> None:
     pytest.importorskip("compressed_tensors", reason="the extra quantisers has it")
     from compressed_tensors.compressors import ModelCompressor

@@ -10,11 +10,15 @@ import pytest
 
 from pytest_divergence.core.cases import Case, Origin, case_id
 from pytest_divergence.core.provenance import Bound, write_provenance
+from pytest_divergence.core.report import load_report
 from pytest_divergence.core.suites import write_suite
+from pytest_divergence.core.token_statistics import TokenStatistics
 from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.reports.token_statistics import statistics_lines
+from pytest_divergence.scoring.control_tokens import control_tokens, token_statistics
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts, stored_tokens
-from tests.plugin.conftest import MODELS, Project, shown
+from tests.plugin.conftest import MODELS, Project, block, shown
 from tests.plugin.made_provenance import provenance_of
 from tests.tiny import save_tiny_model
 
@@ -136,11 +140,33 @@ def test_an_unchanged_pair_passes(release: Release) -> None:
     assert float(left.pop("divergence_share_p_value")) == pytest.approx(0.95**64)
     assert float(left.pop("divergence_ratio")) == pytest.approx(1.0, abs=1e-4)
     assert float(left.pop("divergence_ratio_p_value")) < 1e-12
+    tokens = {name: left.pop(f"divergence_{name}") for name in TokenStatistics.model_fields}
+    assert tokens["num_controls"] == "64.0"
     assert left == {
         "divergence_kind": "aggregate",
         "divergence_verdict": "passed",
         "divergence_share_over": "0.0",
     }
+
+
+def test_a_replay_tells_what_becomes_of_single_tokens(
+    release: Release, scores: dict[str, PromptScore]
+) -> None:
+    release.write()
+    expected = token_statistics([control_tokens(scores[prompt]) for prompt in CONTROLS])
+    assert expected is not None
+
+    quiet = release.run(*MODELS, SUITE)
+    result = release.run(*MODELS, SUITE, "-v", "--divergence-report-dir=out")
+
+    assert "KLD" not in shown(quiet)
+    lines = list(statistics_lines(expected, 80))
+    assert block(result, lines[0], len(lines)) == lines
+    (page,) = release.project.path.glob("out/2*/report.json")
+    found = load_report(page).calibration.token_statistics
+    assert found is not None
+    assert found.mean_kld == pytest.approx(expected.mean_kld, rel=1e-4)
+    assert found.num_tokens == expected.num_tokens
 
 
 def test_a_candidate_that_moves_everywhere_fails_although_no_case_does(release: Release) -> None:
