@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_divergence.core.errors import DivergenceError, MeasurementError
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.specs import parse_spec
@@ -43,7 +43,7 @@ def replay_checkpoint(
     done = subprocess.run(command, capture_output=True, text=True, env=alone, check=False)
     if done.returncode != 0:
         reason = next(reversed(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
-        raise MeasurementError(safe_line(reason, 1000))
+        raise MeasurementError(visible(reason, 1000))
     return SuiteReading.model_validate_json(done.stdout.splitlines()[-1])
 
 

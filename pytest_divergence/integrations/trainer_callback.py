@@ -28,7 +28,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pytest_divergence.core.errors import DivergenceError, SettingsError, one_of
 from pytest_divergence.core.file_names import AnyPath, from_here
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.integrations.checkpoint_replay import replay_checkpoint
 from pytest_divergence.models.training_pair import (
@@ -164,7 +164,7 @@ class DivergenceCallback(TrainerCallback):
             reading = self._reading()
         except Exception as error:  # a failed measurement must not end a training that only logs
             reason = str(error) if isinstance(error, DivergenceError) else repr(error)
-            return f"could not be measured: {safe_line(reason, 1000)}"
+            return f"could not be measured: {visible(reason, 1000)}"
         numbers = {**reading.metrics(), "seconds": time.monotonic() - started}
         # The subclasses of TRL would add their own numbers, and forget them.
         Trainer.log(self.trainer, {f"{PREFIX}{name}": value for name, value in numbers.items()})
