@@ -36,7 +36,7 @@ ROOT = {"__init__.py", "py.typed", *(f"{name}.py" for name in FILES)}
 OURS = f"{PACKAGE.name}."
 DOORS = {"plugin/__init__.py", "cli/__init__.py"}
 """Where what is heavy is imported late, so that others need not."""
-OPTIONAL = {"accelerate", "datasets", "gguf", "httpx", "peft", "xdist"}
+OPTIONAL = {"accelerate", "datasets", "gguf", "httpx", "peft", "ray", "xdist"}
 """Imported late wherever they are used: a user may not have them."""
 FIELD_TERMS = {
     "batching",

@@ -16,6 +16,7 @@ from pytest_divergence.core.setting_descriptions import (
     DESCRIPTIONS,
     AutoSwitch,
     DtypeName,
+    EngineName,
     FailOn,
     Gate,
     Inconclusive,
@@ -241,6 +242,9 @@ class Settings(BaseModel):
     report_dir: str | None = None
     github: AutoSwitch = "auto"
     memory: str | None = None
+    engine: EngineName = "local"
+    workers: int | None = Field(default=None, gt=0)
+    worker_gpus: int | None = Field(default=None, ge=0)
     redact: bool = False
     allow_same_model: bool = False
     update: bool = False

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pytest_divergence.core.contexts import Context
-from pytest_divergence.core.errors import ModelLoadError, StoreError
+from pytest_divergence.core.errors import EngineError, ModelLoadError, StoreError
 from pytest_divergence.core.report import CurvePoint, RunError, StrategySummary, TrainingSummary
 from pytest_divergence.core.settings import MetricName, Profile, Settings
 from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
@@ -38,7 +38,7 @@ from pytest_divergence.scoring.cheap_scores import screen
 from pytest_divergence.scoring.residual import NUM_PROMPTS, common_tilt
 from pytest_divergence.scoring.scorer import PromptScore, score_greedily
 
-NO_FAULT_OF_A_STRATEGY = (ModelLoadError, StoreError)
+NO_FAULT_OF_A_STRATEGY = (EngineError, ModelLoadError, StoreError)
 """Errors after which no strategy can continue."""
 
 

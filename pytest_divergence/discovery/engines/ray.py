@@ -1,0 +1,454 @@
+"""The engine that computes units on the workers of a Ray cluster; the only file that imports Ray.
+
+Each worker is an actor with a pair of its own; a unit goes to whoever is free. Only this process
+journals. Does not know what a unit computes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from pytest_divergence.core.errors import EngineError, SettingsError
+from pytest_divergence.core.files import write_atomically
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.quantities import number_of
+from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_descriptions import DESCRIPTIONS
+from pytest_divergence.core.setting_names import setting
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.discovery.engines.base import Take, UnitResult, WorkUnit
+from pytest_divergence.discovery.engines.pair_worker import PairWorker, Reply, WorkerFacts
+from pytest_divergence.discovery.engines.worker_checks import check_alike, check_memory
+from pytest_divergence.discovery.plan import RunIdentity
+from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.models.loading import PairRecipe
+
+MAX_DEATHS = 3
+"""Deaths of workers that a unit survives; and restarts of a worker."""
+PATIENCE = 30.0
+"""Seconds after which people are told that Ray has no room for all workers."""
+INTERVAL = 1.0
+"""Seconds between looks at what the workers do."""
+STORE_BYTES = 80 * 2**20
+"""Size of the object store of a cluster of our own: messages are small."""
+MAX_SHOWN = 3
+"""Workers whose position is shown at a time."""
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """The cluster and its workers, as the user asks for them."""
+
+    is_own: bool
+    """Whether to start a cluster on this machine in any case, rather than to join one."""
+    num_workers: int | None
+    """None: as many as the cluster has GPUs, or CPUs, for."""
+    gpus: int | None
+    """GPUs of each worker; None: one, if the cluster has any and the models may use it."""
+    must_give_gpus: bool
+    """Whether the models' own specs name devices, so that one GPU may not do."""
+
+    @classmethod
+    def of(cls, settings: Settings, *, must_give_gpus: bool) -> RayOptions:
+        """Return what the settings ask for."""
+        is_cpu, gpus = settings.device == "cpu", settings.worker_gpus
+        return cls(
+            settings.engine == "ray:local",
+            settings.workers,
+            0 if is_cpu and gpus is None else gpus,
+            must_give_gpus,
+        )
+
+
+@dataclass
+class _Flight:
+    """A unit that waits for a worker, is with one, or has come back."""
+
+    unit: WorkUnit
+    on_reply: Callable[[Reply], None]
+    num_deaths: int = 0
+    reply: Reply | None = None
+    error: Exception | None = None
+
+
+@dataclass
+class _Actor:
+    handle: Any
+    facts: WorkerFacts
+
+
+class RayPool:
+    """Workers that load the pair of a recipe; a context manager."""
+
+    def __init__(
+        self, options: RayOptions, recipe: PairRecipe, settings: Settings, listener: Listener
+    ) -> None:
+        """Start nothing yet."""
+        self._options, self._listener = options, listener
+        self._arguments = (
+            recipe,
+            settings,
+            {each.field: setting(each.field) for each in DESCRIPTIONS},
+        )
+        self._actors: list[_Actor] = []
+        self._free: list[_Actor] = []
+        self._queue: deque[_Flight] = deque()
+        self._calls: dict[Any, tuple[_Actor, _Flight | None]] = {}
+        """Calls under way; without a unit, a worker that was lost tells that it is back."""
+        self._said: set[str] = set()
+        self._shown = 0.0
+        self._is_ours = False
+
+    def __enter__(self) -> RayPool:
+        """Connect, start the workers and compare them; raises `SettingsError`, or what they say."""
+        self._ray = _imported()
+        try:
+            with _own_sigterm():
+                self._is_ours = _connect(self._ray, self._options)
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop the workers, and the cluster or the connection if it is ours."""
+        self._stop()
+
+    @property
+    def identity(self) -> RunIdentity:
+        """The pair as the workers load it."""
+        return self._actors[0].facts.identity
+
+    @property
+    def workers(self) -> list[WorkerFacts]:
+        """Facts on all workers."""
+        return [actor.facts for actor in self._actors]
+
+    def submit(self, unit: WorkUnit, on_reply: Callable[[Reply], None]) -> _Flight:
+        """Give a unit to the next free worker; `on_reply` is called when it arrives."""
+        flight = _Flight(unit, on_reply)
+        self._queue.append(flight)
+        self._dispatch()
+        return flight
+
+    def wait(self, flight: _Flight) -> Reply:
+        """Wait for a unit, taking in others as they arrive; raises `EngineError`."""
+        while flight.reply is None:
+            if flight.error is not None:
+                raise flight.error
+            self._step()
+        return flight.reply
+
+    def _start(self) -> None:
+        ray, options = self._ray, self._options
+        there = ray.cluster_resources()
+        gpus = options.gpus
+        if gpus is None and there.get("GPU", 0) >= 1:
+            if options.must_give_gpus:
+                raise SettingsError(
+                    "a model's own device= or device_map= may take more than one GPU; give "
+                    f"{setting('worker_gpus')}, the number of GPUs that each worker gets"
+                )
+            gpus = 1
+        room = there.get("GPU", 0) // gpus if gpus else there.get("CPU", 1)
+        wanted = options.num_workers or max(1, int(room))
+        kind = ray.remote(
+            num_cpus=1,
+            num_gpus=gpus or 0,
+            max_restarts=MAX_DEATHS,
+            max_task_retries=0,  # a lost unit goes to whoever is free
+            concurrency_groups={"watch": 1},
+            scheduling_strategy="SPREAD",
+        )(PairWorker)
+        handles = [kind.remote(*self._arguments) for _ in range(wanted)]
+        self._actors = [
+            _Actor(handle, facts)
+            for handle, facts in zip(handles, self._all_facts(handles), strict=True)
+        ]
+        self._free = list(self._actors)
+        check_alike(self.workers)
+        self._listener.say(self._header())
+        check_memory(self.workers, self._listener)
+
+    def _all_facts(self, handles: Sequence[Any]) -> Iterator[WorkerFacts]:
+        """Wait until all workers are there, however long a cluster takes to make room."""
+        calls, started, is_told = (
+            [handle.facts.remote() for handle in handles],
+            time.monotonic(),
+            False,
+        )
+        waiting = calls
+        while waiting:
+            done = len(calls) - len(waiting)
+            self._listener.progress("start workers", done, len(calls))
+            _, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=INTERVAL)
+            if waiting and not is_told and time.monotonic() - started > PATIENCE:
+                is_told = True
+                self._listener.say(
+                    f"waiting for {number_of(len(waiting), 'more worker')}: Ray has "
+                    f"{_shown_resources(self._ray.available_resources())} free; ask for fewer with "
+                    f"{setting('workers')}, or wait for other jobs to end"
+                )
+        for call in calls:
+            yield self._facts_in(call)
+
+    def _facts_in(self, call: Any) -> WorkerFacts:
+        try:
+            reply: Reply = self._ray.get(call)
+        except self._ray.exceptions.RayError as error:
+            raise EngineError(f"a worker did not start: {_reason(error)}") from error
+        self._repeat(reply)
+        if reply.failure is not None:
+            raise reply.failure.error()
+        facts: WorkerFacts = reply.value
+        return facts
+
+    def _header(self) -> str:
+        hosts = sorted({facts.host for facts in self.workers})
+        named = ", ".join(safe_line(host, 60) for host in hosts[:4])
+        return (
+            f"ray, {number_of(len(self._actors), 'worker')} on {number_of(len(hosts), 'host')} "
+            f"({named}{', …' if hosts[4:] else ''}), {safe_line(self.workers[0].device, 80)}"
+        )
+
+    def _stop(self) -> None:
+        ray = self._ray
+        if not ray.is_initialized():
+            return
+        with suppress(Exception):  # a cluster that is gone has no workers
+            for actor in self._actors:
+                ray.kill(actor.handle)
+        self._actors, self._free, self._calls = [], [], {}
+        if self._is_ours:
+            with _own_sigterm():
+                ray.shutdown()
+
+    def _dispatch(self) -> None:
+        while self._queue and self._free:
+            actor, flight = self._free.pop(0), self._queue.popleft()
+            self._calls[actor.handle.compute.remote(flight.unit)] = actor, flight
+
+    def _step(self) -> None:
+        """Take in what arrives within a second."""
+        done, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=INTERVAL)
+        for call in done:
+            actor, flight = self._calls.pop(call)
+            try:
+                reply: Reply = self._ray.get(call)
+            except self._ray.exceptions.RayActorError as error:
+                self._lost(actor, flight, error)
+            except self._ray.exceptions.RayError as error:
+                raise EngineError(f"the engine failed: {_reason(error)}") from error
+            else:
+                self._arrived(actor, flight, reply)
+        self._dispatch()
+        if time.monotonic() - self._shown > INTERVAL:
+            self._shown = time.monotonic()
+            self._show()
+
+    def _arrived(self, actor: _Actor, flight: _Flight | None, reply: Reply) -> None:
+        self._repeat(reply)
+        if flight is None:
+            if reply.failure is not None:
+                raise reply.failure.error()
+            actor.facts = reply.value
+            check_alike(self.workers)
+        else:
+            flight.reply = reply
+            flight.on_reply(reply)
+        self._free.append(actor)
+
+    def _lost(self, actor: _Actor, flight: _Flight | None, error: Exception) -> None:
+        """Begin a lost worker's unit again, and wait for the worker, if it is to come back."""
+        host, reason = safe_line(actor.facts.host, 60), _reason(error)
+        if isinstance(error, self._ray.exceptions.ActorDiedError):
+            self._actors.remove(actor)
+        else:
+            self._calls[actor.handle.facts.remote()] = actor, None
+        if flight is not None:
+            flight.num_deaths += 1
+            name = safe_line(flight.unit.name, 80)
+            self._listener.say(
+                f"a worker on {host} was lost in {name}, which begins again: {reason}"
+            )
+            if flight.num_deaths > MAX_DEATHS:
+                flight.error = EngineError(
+                    f"{name} was begun {flight.num_deaths} times, and each time its worker was "
+                    f"lost, the last on {host}: {reason}; run the same command to continue"
+                )
+            else:
+                self._queue.appendleft(flight)
+        if not self._actors:
+            raise EngineError(
+                f"all workers are lost, the last on {host}: {reason}; run the same command to "
+                "continue"
+            )
+
+    def _repeat(self, reply: Reply) -> None:
+        """Say once what each worker says."""
+        for text in reply.said:
+            if text not in self._said:
+                self._said.add(text)
+                self._listener.say(text)
+
+    def _show(self) -> None:
+        """Show where the units in work are."""
+        busy = [actor for actor, flight in self._calls.values() if flight is not None]
+        asked = [
+            actor.handle.position.options(concurrency_group="watch").remote()
+            for actor in busy[:MAX_SHOWN]
+        ]
+        ready, _ = (
+            self._ray.wait(asked, num_returns=len(asked), timeout=INTERVAL) if asked else ([], [])
+        )
+        found = []
+        for call in ready:
+            with suppress(self._ray.exceptions.RayError):
+                found.append(self._ray.get(call))
+        texts = [f"{phase} {done}/{total}" for phase, done, total in filter(None, found)]
+        if texts:
+            more = ", …" if len(busy) > MAX_SHOWN else ""
+            self._listener.progress(
+                f"{' | '.join(texts)}{more}; busy", len(busy), len(self._actors)
+            )
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Units of one journal, computed by a pool."""
+
+    pool: RayPool
+    journal: Journal
+    artefacts: Path
+    """Folder for the heavy files that units write."""
+
+    def start(self, unit: WorkUnit) -> Take:
+        """Give a unit to the pool, unless the journal has it."""
+        if unit.name in self.journal:
+            return partial(self._result, unit.name, is_new=False)
+        return partial(self._taken, self.pool.submit(unit, partial(self._keep, unit.name)))
+
+    def _keep(self, name: str, reply: Reply) -> None:
+        """Write what arrives at once, whichever unit is waited for."""
+        if reply.failure is not None:
+            return
+        for file, data in reply.files.items():
+            write_atomically(self.artefacts / Path(file).name, data)
+        self.journal.remember(name, lambda: reply.value)
+
+    def _taken(self, flight: _Flight) -> UnitResult:
+        reply = self.pool.wait(flight)
+        if reply.failure is not None:
+            raise reply.failure.error()
+        return self._result(flight.unit.name, is_new=True)
+
+    def _result(self, name: str, *, is_new: bool) -> UnitResult:
+        record = self.journal.remember(name, dict)
+        return UnitResult(name, record["result"], record["tokens"], record["seconds"], is_new)
+
+
+@contextmanager
+def by_value(root: Path) -> Iterator[None]:
+    """Send what a project's own modules define, such as its conftest.py, with its code.
+
+    Workers could not import it. Only what is below `root` and not installed counts.
+    """
+    cloudpickle: Any = _imported().cloudpickle
+    sent = [module for module in list(sys.modules.values()) if _is_projects(module, root)]
+    for module in sent:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in sent:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _is_projects(module: ModuleType, root: Path) -> bool:
+    file, name = getattr(module, "__file__", None), getattr(module, "__name__", "")
+    if not isinstance(file, str) or name.split(".")[0] in (__package__.split(".")[0], "__main__"):
+        return False
+    path = Path(file)
+    is_installed = {"site-packages", "dist-packages"} & {*path.parts}
+    return root in path.parents and not is_installed and sys.modules.get(name) is module
+
+
+def _imported() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise SettingsError(
+            f"{setting('engine')}=ray needs Ray: pip install 'pytest-divergence[ray]'"
+        ) from None
+    return ray
+
+
+def _connect(ray: Any, options: RayOptions) -> bool:
+    """Join a cluster or start one; return whether the connection is ours to end."""
+    if ray.is_initialized():
+        return False
+    shared: Mapping[str, Any] = {
+        "log_to_driver": False,
+        "configure_logging": False,
+        "logging_level": logging.ERROR,
+    }
+    try:
+        if not options.is_own:
+            with suppress(ConnectionError):
+                ray.init(address="auto", **shared)
+                return True
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            **shared,
+        )
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        raise SettingsError(
+            f"{setting('engine')}: no Ray cluster can be used: {safe_line(str(error), 300)}"
+        ) from error
+    return True
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Put the process's own handler of SIGTERM back: Ray replaces it, and leaves its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _reason(error: Exception) -> str:
+    """Return the first sentence of what Ray says."""
+    text = " ".join(str(error).split())
+    return safe_line(text, 200)
+
+
+def _shown_resources(there: Mapping[str, float]) -> str:
+    return ", ".join(f"{there.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
