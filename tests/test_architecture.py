@@ -290,6 +290,13 @@ def test_only_the_edge_knows_options(path: Path) -> None:
     assert not set(re.findall(r"\bsetting\(['\"](\w+)['\"]\)", text)) - set(BY_FIELD)
 
 
+def test_one_file_imports_ray_and_only_when_it_is_asked_for() -> None:
+    users = {name_of(p) for p in MODULES if "ray" in {n.split(".")[0] for n in imported(p)}}
+
+    assert users == {"discovery/engines/ray_cluster.py"}
+    assert "ray" not in outside_imports({PACKAGE / name for name in users})
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "core").rglob("*.py")), ids=name_of)
 def test_core_knows_neither_models_nor_pytest(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & NOT_IN_CORE

@@ -32,7 +32,7 @@ from pytest_divergence.plugin.model_pairs import Models, is_plugins_own
 from pytest_divergence.plugin.once import Once
 from pytest_divergence.scoring.estimates import served_floor
 
-FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors)\b"
+FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors|ray)\b"
 """Libraries whose warnings must not become a failed search under a project's `-W error`."""
 
 

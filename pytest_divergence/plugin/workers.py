@@ -14,7 +14,8 @@ import pytest
 from pytest_divergence.core.errors import DivergenceError, SettingsError
 from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.discovery.engines.ray import RayOptions, RayPool, by_value
+from pytest_divergence.discovery.engines.ray import RayPool
+from pytest_divergence.discovery.engines.ray_cluster import RayOptions, by_value
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.models.load_plan import LoadOptions
 from pytest_divergence.models.loading import PairRecipe

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from pytest_divergence.core.regular_files import read_regular
 from pytest_divergence.core.setting_names import spelled_by
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.cost import Memory, search_memory
@@ -147,12 +148,10 @@ class PairWorker:
         """Return a unit's record; the first one loads the models."""
         with TemporaryDirectory(prefix="pytest-divergence-") as folder:
             reply = self._reply(lambda: self._record(unit, Path(folder)))
-            files = {
-                path.name: path.read_bytes()
-                for path in sorted(Path(folder).iterdir())
-                if path.is_file() and not path.name.endswith(CHECKPOINT_SUFFIX)
-            }
-            return Reply(reply.value, reply.failure, reply.said, files)
+        if reply.failure is not None:
+            return reply
+        record, files = reply.value
+        return Reply(record, said=reply.said, files=files)
 
     def position(self) -> Position | None:
         """Return where the unit in work is; asked from a second thread."""
@@ -191,8 +190,14 @@ class PairWorker:
             memory=search_memory(plan, profile, allowed=settings.memory_bytes),
         )
 
-    def _record(self, unit: WorkUnit, folder: Path) -> dict[str, Any]:
-        return unit.record(Worker(self._pair, self._notes, folder))
+    def _record(self, unit: WorkUnit, folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Return a unit's record, and the heavy files that it wrote; raises what it raises."""
+        record = unit.record(Worker(self._pair, self._notes, folder))
+        return record, {
+            path.name: read_regular(path)
+            for path in sorted(folder.iterdir())
+            if not path.name.endswith(CHECKPOINT_SUFFIX)
+        }
 
 
 def _hardware(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""The engine that computes units on the workers of a Ray cluster; the only file that imports Ray.
+"""The engine that computes units on the workers of a Ray cluster.
 
 Each worker is an actor with a pair of its own; a unit goes to whoever is free. Only this process
 journals. Does not know what a unit computes.
@@ -6,31 +6,32 @@ journals. Does not know what a unit computes.
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from pytest_divergence.core.errors import EngineError, SettingsError
 from pytest_divergence.core.files import write_atomically
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.quantities import number_of
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.setting_descriptions import DESCRIPTIONS
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.engines.base import Take, UnitResult, WorkUnit
 from pytest_divergence.discovery.engines.pair_worker import PairWorker, Reply, WorkerFacts
+from pytest_divergence.discovery.engines.ray_cluster import (
+    RayOptions,
+    connect,
+    imported,
+    own_sigterm,
+)
 from pytest_divergence.discovery.engines.worker_checks import check_alike, check_memory
 from pytest_divergence.discovery.plan import RunIdentity
 from pytest_divergence.discovery.progress import Listener
@@ -42,35 +43,8 @@ PATIENCE = 30.0
 """Seconds after which people are told that Ray has no room for all workers."""
 INTERVAL = 1.0
 """Seconds between looks at what the workers do."""
-STORE_BYTES = 80 * 2**20
-"""Size of the object store of a cluster of our own: messages are small."""
 MAX_SHOWN = 3
 """Workers whose position is shown at a time."""
-
-
-@dataclass(frozen=True)
-class RayOptions:
-    """The cluster and its workers, as the user asks for them."""
-
-    is_own: bool
-    """Whether to start a cluster on this machine in any case, rather than to join one."""
-    num_workers: int | None
-    """None: as many as the cluster has GPUs, or CPUs, for."""
-    gpus: int | None
-    """GPUs of each worker; None: one, if the cluster has any and the models may use it."""
-    must_give_gpus: bool
-    """Whether the models' own specs name devices, so that one GPU may not do."""
-
-    @classmethod
-    def of(cls, settings: Settings, *, must_give_gpus: bool) -> RayOptions:
-        """Return what the settings ask for."""
-        is_cpu, gpus = settings.device == "cpu", settings.worker_gpus
-        return cls(
-            settings.engine == "ray:local",
-            settings.workers,
-            0 if is_cpu and gpus is None else gpus,
-            must_give_gpus,
-        )
 
 
 @dataclass
@@ -114,10 +88,10 @@ class RayPool:
 
     def __enter__(self) -> RayPool:
         """Connect, start the workers and compare them; raises `SettingsError`, or what they say."""
-        self._ray = _imported()
+        self._ray = imported()
         try:
-            with _own_sigterm():
-                self._is_ours = _connect(self._ray, self._options)
+            with own_sigterm():
+                self._is_ours = connect(self._ray, self._options)
             self._start()
         except BaseException:
             self._stop()
@@ -203,10 +177,11 @@ class RayPool:
             _, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=INTERVAL)
             if waiting and not is_told and time.monotonic() - started > PATIENCE:
                 is_told = True
+                free = self._ray.available_resources()
                 self._listener.say(
-                    f"waiting for {number_of(len(waiting), 'more worker')}: Ray has "
-                    f"{_shown_resources(self._ray.available_resources())} free; ask for fewer with "
-                    f"{setting('workers')}, or wait for other jobs to end"
+                    f"waiting for {number_of(len(waiting), 'more worker')}, which may be starting; "
+                    f"Ray has {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs free, "
+                    f"and {setting('workers')} asks for fewer"
                 )
         for call in calls:
             yield self._facts_in(call)
@@ -224,10 +199,10 @@ class RayPool:
 
     def _header(self) -> str:
         hosts = sorted({facts.host for facts in self.workers})
-        named = ", ".join(safe_line(host, 60) for host in hosts[:4])
+        named = ", ".join(visible(host, 60) for host in hosts[:4])
         return (
             f"ray, {number_of(len(self._actors), 'worker')} on {number_of(len(hosts), 'host')} "
-            f"({named}{', …' if hosts[4:] else ''}), {safe_line(self.workers[0].device, 80)}"
+            f"({named}{', …' if hosts[4:] else ''}), {visible(self.workers[0].device, 80)}"
         )
 
     def _stop(self) -> None:
@@ -239,7 +214,7 @@ class RayPool:
                 ray.kill(actor.handle)
         self._actors, self._free, self._calls = [], [], {}
         if self._is_ours:
-            with _own_sigterm():
+            with own_sigterm():
                 ray.shutdown()
 
     def _dispatch(self) -> None:
@@ -279,14 +254,14 @@ class RayPool:
 
     def _lost(self, actor: _Actor, flight: _Flight | None, error: Exception) -> None:
         """Begin a lost worker's unit again, and wait for the worker, if it is to come back."""
-        host, reason = safe_line(actor.facts.host, 60), _reason(error)
+        host, reason = visible(actor.facts.host, 60), _reason(error)
         if isinstance(error, self._ray.exceptions.ActorDiedError):
             self._actors.remove(actor)
         else:
             self._calls[actor.handle.facts.remote()] = actor, None
         if flight is not None:
             flight.num_deaths += 1
-            name = safe_line(flight.unit.name, 80)
+            name = visible(flight.unit.name, 80)
             self._listener.say(
                 f"a worker on {host} was lost in {name}, which begins again: {reason}"
             )
@@ -366,89 +341,6 @@ class RayEngine:
         return UnitResult(name, record["result"], record["tokens"], record["seconds"], is_new)
 
 
-@contextmanager
-def by_value(root: Path) -> Iterator[None]:
-    """Send what a project's own modules define, such as its conftest.py, with its code.
-
-    Workers could not import it. Only what is below `root` and not installed counts.
-    """
-    cloudpickle: Any = _imported().cloudpickle
-    sent = [module for module in list(sys.modules.values()) if _is_projects(module, root)]
-    for module in sent:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        for module in sent:
-            cloudpickle.unregister_pickle_by_value(module)
-
-
-def _is_projects(module: ModuleType, root: Path) -> bool:
-    file, name = getattr(module, "__file__", None), getattr(module, "__name__", "")
-    if not isinstance(file, str) or name.split(".")[0] in (__package__.split(".")[0], "__main__"):
-        return False
-    path = Path(file)
-    is_installed = {"site-packages", "dist-packages"} & {*path.parts}
-    return root in path.parents and not is_installed and sys.modules.get(name) is module
-
-
-def _imported() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise SettingsError(
-            f"{setting('engine')}=ray needs Ray: pip install 'pytest-divergence[ray]'"
-        ) from None
-    return ray
-
-
-def _connect(ray: Any, options: RayOptions) -> bool:
-    """Join a cluster or start one; return whether the connection is ours to end."""
-    if ray.is_initialized():
-        return False
-    shared: Mapping[str, Any] = {
-        "log_to_driver": False,
-        "configure_logging": False,
-        "logging_level": logging.ERROR,
-    }
-    try:
-        if not options.is_own:
-            with suppress(ConnectionError):
-                ray.init(address="auto", **shared)
-                return True
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-            **shared,
-        )
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
-        raise SettingsError(
-            f"{setting('engine')}: no Ray cluster can be used: {safe_line(str(error), 300)}"
-        ) from error
-    return True
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Put the process's own handler of SIGTERM back: Ray replaces it, and leaves its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _reason(error: Exception) -> str:
-    """Return the first sentence of what Ray says."""
-    text = " ".join(str(error).split())
-    return safe_line(text, 200)
-
-
-def _shown_resources(there: Mapping[str, float]) -> str:
-    return ", ".join(f"{there.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
+    """Return the beginning of what Ray says."""
+    return visible(" ".join(str(error).split()), 200)

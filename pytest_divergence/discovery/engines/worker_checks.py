@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.quantities import number_of
-from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.discovery.cost import MEMORY_SAID_FROM
 from pytest_divergence.discovery.engines.pair_worker import WorkerFacts
@@ -24,14 +24,14 @@ HERE = "this process"
 def check_alike(workers: Sequence[WorkerFacts]) -> None:
     """Raise `SettingsError` where workers, or this process's packages, differ in what counts."""
     expected = workers[0].computes_with
-    others = [(safe_line(facts.host, 60), facts.computes_with) for facts in workers[1:]]
+    others = [(visible(facts.host, 60), facts.computes_with) for facts in workers[1:]]
     for host, found in [*others, (HERE, {**expected, **versions()})]:
         for name in {**expected, **found}:
             first, other = expected.get(name, "missing"), found.get(name, "missing")
             if first != other:
                 raise SettingsError(
-                    f"the workers do not compute alike: {name} is {safe_line(first, 80)} on "
-                    f"{safe_line(workers[0].host, 60)} and {safe_line(other, 80)} on {host}; give "
+                    f"the workers do not compute alike: {name} is {visible(first, 80)} on "
+                    f"{visible(workers[0].host, 60)} and {visible(other, 80)} on {host}; give "
                     "all machines the same packages, files and devices"
                 )
 
@@ -50,6 +50,6 @@ def check_memory(workers: Sequence[WorkerFacts], listener: Listener) -> None:
             replace(memory, weights=count * memory.weights, batch=count * memory.batch).check()
         except SettingsError as error:
             raise SettingsError(
-                f"{number_of(count, 'worker')} on {safe_line(facts.host, 60)}: {error}; or ask for "
+                f"{number_of(count, 'worker')} on {visible(facts.host, 60)}: {error}; or ask for "
                 f"fewer with {setting('workers')}"
             ) from None
