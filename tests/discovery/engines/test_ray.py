@@ -262,8 +262,8 @@ class Failing:
 def test_a_killed_workers_unit_begins_again_and_a_failing_method_is_reported(
     pool: RayPool, bench: Bench, heard: Heard, tmp_path: Path
 ) -> None:
-    more = {"mortal": Mortal(tmp_path / "flag"), "failing": Failing()}
-    strategies: dict[str, Strategy] = {**built_in_strategies(), **more}
+    more: dict[str, Strategy] = {"mortal": Mortal(tmp_path / "flag"), "failing": Failing()}
+    strategies = {**built_in_strategies(), **more}
     there = bench("there", 3, pool, strategies)
     here = bench("here", 3, None, strategies)
 
