@@ -35,7 +35,8 @@ def answered_at_length(
         )
         for number, texts in enumerate(parts)
     ]
-    listener.progress("answer at length", 0, num_long)
+    if units:
+        listener.progress("answer at length", 0, num_long)
     for texts, rows in zip(parts, ledger.results(units), strict=True):
         done += [
             AnsweredPrompt(text, row["reference"], Answer.from_row(row["candidate"]), True)

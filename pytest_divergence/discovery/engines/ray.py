@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import PicklingError
 from types import TracebackType
 from typing import Any
 
@@ -39,7 +40,7 @@ from pytest_divergence.models.loading import PairRecipe
 
 MAX_DEATHS = 3
 """Deaths of workers that a unit survives; and restarts of a worker."""
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which people are told that Ray has no room for all workers."""
 INTERVAL = 1.0
 """Seconds between looks at what the workers do."""
@@ -77,6 +78,7 @@ class RayPool:
             settings,
             {each.field: setting(each.field) for each in DESCRIPTIONS},
         )
+        self._handles: list[Any] = []
         self._actors: list[_Actor] = []
         self._free: list[_Actor] = []
         self._queue: deque[_Flight] = deque()
@@ -153,11 +155,14 @@ class RayPool:
             concurrency_groups={"watch": 1},
             scheduling_strategy="SPREAD",
         )(PairWorker)
-        handles = [kind.remote(*self._arguments) for _ in range(wanted)]
-        self._actors = [
-            _Actor(handle, facts)
-            for handle, facts in zip(handles, self._all_facts(handles), strict=True)
-        ]
+        try:
+            self._handles = [kind.remote(*self._arguments) for _ in range(wanted)]
+        except (TypeError, PicklingError) as error:  # all else is plain data
+            raise SettingsError(
+                f"an added metric cannot be sent to workers: {_reason(error)}"
+            ) from error
+        facts = self._all_facts(self._handles)
+        self._actors = [_Actor(*both) for both in zip(self._handles, facts, strict=True)]
         self._free = list(self._actors)
         check_alike(self.workers)
         self._listener.say(self._header())
@@ -165,12 +170,8 @@ class RayPool:
 
     def _all_facts(self, handles: Sequence[Any]) -> Iterator[WorkerFacts]:
         """Wait until all workers are there, however long a cluster takes to make room."""
-        calls, started, is_told = (
-            [handle.facts.remote() for handle in handles],
-            time.monotonic(),
-            False,
-        )
-        waiting = calls
+        calls = [handle.facts.remote() for handle in handles]
+        waiting, started, is_told = calls, time.monotonic(), False
         while waiting:
             done = len(calls) - len(waiting)
             self._listener.progress("start workers", done, len(calls))
@@ -210,17 +211,25 @@ class RayPool:
         if not ray.is_initialized():
             return
         with suppress(Exception):  # a cluster that is gone has no workers
-            for actor in self._actors:
-                ray.kill(actor.handle)
-        self._actors, self._free, self._calls = [], [], {}
+            for handle in self._handles:
+                ray.kill(handle)
+        self._handles, self._actors, self._free, self._calls = [], [], [], {}
         if self._is_ours:
             with own_sigterm():
                 ray.shutdown()
 
     def _dispatch(self) -> None:
         while self._queue and self._free:
-            actor, flight = self._free.pop(0), self._queue.popleft()
-            self._calls[actor.handle.compute.remote(flight.unit)] = actor, flight
+            actor, flight = self._free[0], self._queue.popleft()
+            try:
+                call = actor.handle.compute.remote(flight.unit)
+            except (
+                TypeError,
+                PicklingError,
+            ) as error:  # a third party's strategy may hold anything
+                flight.error = error
+                continue
+            self._calls[call] = self._free.pop(0), flight
 
     def _step(self) -> None:
         """Take in what arrives within a second."""
@@ -262,9 +271,6 @@ class RayPool:
         if flight is not None:
             flight.num_deaths += 1
             name = visible(flight.unit.name, 80)
-            self._listener.say(
-                f"a worker on {host} was lost in {name}, which begins again: {reason}"
-            )
             if flight.num_deaths > MAX_DEATHS:
                 flight.error = EngineError(
                     f"{name} was begun {flight.num_deaths} times, and each time its worker was "
@@ -272,6 +278,9 @@ class RayPool:
                 )
             else:
                 self._queue.appendleft(flight)
+                self._listener.say(
+                    f"a worker on {host} was lost in {name}, which begins again: {reason}"
+                )
         if not self._actors:
             raise EngineError(
                 f"all workers are lost, the last on {host}: {reason}; run the same command to "
@@ -288,6 +297,8 @@ class RayPool:
     def _show(self) -> None:
         """Show where the units in work are."""
         busy = [actor for actor, flight in self._calls.values() if flight is not None]
+        if not busy and self._queue:
+            self._listener.progress("wait for a worker", 0, len(self._actors))
         asked = [
             actor.handle.position.options(concurrency_group="watch").remote()
             for actor in busy[:MAX_SHOWN]

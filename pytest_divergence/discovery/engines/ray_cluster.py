@@ -70,7 +70,8 @@ def by_value(root: Path) -> Iterator[None]:
 
 def _is_projects(module: ModuleType, root: Path) -> bool:
     file, name = getattr(module, "__file__", None), getattr(module, "__name__", "")
-    if not isinstance(file, str) or name.split(".")[0] in (__package__.split(".")[0], "__main__"):
+    top = name.split(".")[0]
+    if not isinstance(file, str) or top in {__package__.split(".")[0], *sys.stdlib_module_names}:
         return False
     path = Path(file)
     is_installed = {"site-packages", "dist-packages"} & {*path.parts}
