@@ -37,7 +37,7 @@ ROOT = {"__init__.py", "py.typed", *(f"{name}.py" for name in FILES)}
 OURS = f"{PACKAGE.name}."
 DOORS = {"plugin/__init__.py", "cli/__init__.py"}
 """Where what is heavy is imported late, so that others need not."""
-OPTIONAL = {"accelerate", "datasets", "gguf", "httpx", "peft", "xdist"}
+OPTIONAL = {"accelerate", "datasets", "gguf", "httpx", "peft", "ray", "xdist"}
 """Imported late wherever they are used: a user may not have them."""
 FIELD_TERMS = {
     "batching",
@@ -290,6 +290,13 @@ def test_only_the_edge_knows_options(path: Path) -> None:
 
     assert not re.findall(r"--(?:divergence|model)-[\w-]*", text), "name it by setting(FIELD)"
     assert not set(re.findall(r"\bsetting\(['\"](\w+)['\"]\)", text)) - set(BY_FIELD)
+
+
+def test_one_file_imports_ray_and_only_when_it_is_asked_for() -> None:
+    users = {name_of(p) for p in MODULES if "ray" in {n.split(".")[0] for n in imported(p)}}
+
+    assert users == {"discovery/engines/ray_cluster.py"}
+    assert "ray" not in outside_imports({PACKAGE / name for name in users})
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "core").rglob("*.py")), ids=name_of)

@@ -47,7 +47,7 @@ def _names(option: Option) -> str:
             (
                 ", ".join(code(name + value) for name in names),
                 code(option.variable),
-                code(option.ini),
+                "–" if option.is_of_user else code(option.ini),
             )
         ],
     )
@@ -64,6 +64,7 @@ def ini_page() -> str:
     rows = [
         (code(option.ini), f"as [`{option.flag}`](options.md#{_anchor(option)}): {option.help}")
         for option in OPTIONS
+        if not option.is_of_user
     ]
     rows.append((code(PAIRS_INI), PAIRS_INI_HELP))
     return (

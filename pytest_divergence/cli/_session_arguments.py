@@ -28,6 +28,8 @@ from pytest_divergence.plugin.options import BY_FIELD, MODELS, given_twice
 
 TEMPLATE = ("chat_template", "system_prompt", "template_arg")
 """Settings of what stands around a prompt."""
+ENGINE = ("engine", "workers", "worker_gpus")
+"""Settings of a search's own engine."""
 MEASURED_PAIR = (*MODELS, "dtype", "device", "metric", *TEMPLATE)
 """Settings that a measurement of two models depends on."""
 NUM_EPOCHS = 10
@@ -83,7 +85,7 @@ def _add_replay(parser: ArgumentParser) -> None:
         "suites of a dataset on the Hub, as hf:OWNER/NAME[@REVISION]",
     )
     other = ("mode", "budget", "seeds", "training_data", "contexts", "num_cases", "gate")
-    _add_settings(parser, _fields_without(*other, "builtin_suite"))
+    _add_settings(parser, _fields_without(*other, *ENGINE, "builtin_suite"))
 
 
 def _add_train(parser: ArgumentParser) -> None:

@@ -53,6 +53,10 @@ class PromptIdsError(MeasurementError):
     """A prompt whose token ids are no longer those that its continuations belong to."""
 
 
+class EngineError(DivergenceError):
+    """An engine that lost its workers, or a unit that no worker survives."""
+
+
 class StoreError(DivergenceError):
     """A folder or file that cannot be written or locked."""
 

@@ -15,6 +15,7 @@ Inconclusive = Literal["pass", "fail"]
 Gate = Literal["natural", "all"]
 FailOn = Literal["content", "any", "none"]
 AutoSwitch = Literal["auto", "on", "off"]
+EngineName = Literal["local", "ray", "ray:local"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -30,6 +31,8 @@ class Description:
     """End of the sentence that refuses a value; empty if any text is allowed."""
     is_repeatable: bool = False
     """Whether it may be given several times; elsewhere its values are lines of one text."""
+    is_of_user: bool = False
+    """Whether only the user at hand may give it, and no file of a project."""
 
     @property
     def is_switch(self) -> bool:
@@ -37,10 +40,13 @@ class Description:
         return not self.metavar
 
 
-def _choice(field: str, literal: Any, help_text: str, *, note: str = "") -> Description:
+def _choice(
+    field: str, literal: Any, help_text: str, *, note: str = "", is_of_user: bool = False
+) -> Description:
     choices = get_args(literal)
     metavar = "{" + ",".join(choices) + "}"
-    return Description(field, metavar, help_text, f"one of {', '.join(choices)}{note}")
+    rule = f"one of {', '.join(choices)}{note}"
+    return Description(field, metavar, help_text, rule, is_of_user=is_of_user)
 
 
 def _switch(field: str, help_text: str) -> Description:
@@ -171,6 +177,30 @@ DESCRIPTIONS = (
         "SIZE",
         "memory that a search may use, such as 30GB (default: all that is free)",
         "a size, such as 30GB or 500MB",
+    ),
+    _choice(
+        "engine",
+        EngineName,
+        "where a search computes: local (default), this process; ray, the workers of the Ray "
+        "cluster of RAY_ADDRESS or of this machine, which is started if there is none; ray:local, "
+        "a cluster on this machine that is started in any case. No ini file may set it",
+        is_of_user=True,
+    ),
+    Description(
+        "workers",
+        "N",
+        "workers of a Ray cluster, each with a copy of both models (default: as many as it has "
+        "GPUs for, or CPUs where it has no GPU). No ini file may set it",
+        "a whole number of at least 1",
+        is_of_user=True,
+    ),
+    Description(
+        "worker_gpus",
+        "N",
+        "GPUs of each worker of a Ray cluster (default: 1 where there are any); needed where a "
+        "model's own spec gives device= or device_map=. No ini file may set it",
+        "a whole number of at least 0",
+        is_of_user=True,
     ),
     Description(
         "report_dir",

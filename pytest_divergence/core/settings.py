@@ -16,6 +16,7 @@ from pytest_divergence.core.setting_descriptions import (
     DESCRIPTIONS,
     AutoSwitch,
     DtypeName,
+    EngineName,
     FailOn,
     Gate,
     Inconclusive,
@@ -86,6 +87,10 @@ class Profile(BaseModel):
     """Tokens of a generated prompt, at most."""
     num_restarts: int = Field(ge=0)
     """Rounds of each strategy that generates, at most: for `soft_prompt`, soft prompts trained."""
+    rounds_at_once: int = Field(default=1, gt=0)
+    """Rounds of a search that are under way at a time: each is chosen without the results of those
+    before it that are not taken over. An engine with as many workers computes them at once; the
+    results do not depend on the number of workers."""
     num_virtual_tokens: int = Field(gt=0)
     """Length of each soft prompt."""
     num_steps: int = Field(gt=0)
@@ -171,6 +176,7 @@ SIZES: dict[str, tuple[float, float, float]] = {
     "search_length": (16, 16, 24),
     "prompt_length": (24, 32, 48),
     "num_restarts": (4, 4, 12),
+    "rounds_at_once": (1, 1, 1),
     "num_virtual_tokens": (8, 8, 8),
     "num_steps": (20, 40, 120),
     "batch_size": (4, 8, 16),
@@ -236,6 +242,9 @@ class Settings(BaseModel):
     report_dir: str | None = None
     github: AutoSwitch = "auto"
     memory: str | None = None
+    engine: EngineName = "local"
+    workers: int | None = Field(default=None, gt=0)
+    worker_gpus: int | None = Field(default=None, ge=0)
     redact: bool = False
     allow_same_model: bool = False
     update: bool = False

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.quantities import amount, roughly
@@ -222,9 +222,12 @@ class Forecast:
     spent: Spent
     """All that counts against the budget, earlier sessions' units too."""
     listener: Listener
+    is_parallel: bool = False
+    """Whether units are computed at the same time, so that only the clock tells the speed."""
     _tokens: int = 0
     _seconds: float = 0.0
     _is_said: bool = False
+    _started: float = field(default_factory=time.monotonic)
 
     def take(self, unit: str, tokens: int, seconds: float) -> None:
         """Take a unit's speed into account, and tell the listener."""
@@ -235,7 +238,8 @@ class Forecast:
         is_known = self._is_said and self.budget_seconds is not None  # a clock ends it, not tokens
         if self._seconds < MEASURED_FROM * WRITING_SPEED or is_known:
             return
-        speed = self._tokens / self._seconds
+        passed = time.monotonic() - self._started
+        speed = self._tokens / (passed if self.is_parallel else self._seconds)
         left = estimate_seconds(
             self.profile,
             speed,

@@ -60,6 +60,9 @@ IRRELEVANT = {
     "num_cases",
     "budget",
     "memory",
+    "engine",
+    "workers",
+    "worker_gpus",
 }
 """Settings that change no measured number, or that the resolved profile holds."""
 CALIBRATION_SETTINGS = {"chat_template", "system_prompt", "template_arg", "dtype", "metric", "seed"}

@@ -45,7 +45,10 @@ from pytest_divergence.discovery.proposals import distinct_share, self_similarit
 from pytest_divergence.discovery.rounds import ScoredProposal, SearchLog
 from pytest_divergence.models.fingerprints import ModelIdentity
 
-NOT_OF_A_SUITE = {"update", "fill", "redact", "allow_same_model"}
+NOT_OF_A_SUITE = {
+    *("update", "fill", "redact", "allow_same_model"),
+    *("engine", "workers", "worker_gpus"),
+}
 """Settings of a session that do not change the suite."""
 
 

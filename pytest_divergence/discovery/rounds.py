@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pytest_divergence.core.contexts import Context
-from pytest_divergence.core.errors import ModelLoadError, StoreError
+from pytest_divergence.core.errors import EngineError, ModelLoadError, StoreError
 from pytest_divergence.core.report import CurvePoint, RunError, StrategySummary, TrainingSummary
 from pytest_divergence.core.settings import MetricName, Profile, Settings
 from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
@@ -22,13 +23,14 @@ from pytest_divergence.discovery.behaviours.leads import Leads
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
+from pytest_divergence.discovery.round_choice import CORE, CORE_SHARE, Budget, Choice
 from pytest_divergence.discovery.strategies.protocol import (
     Round,
     RoundTask,
     SearchContext,
     Strategy,
+    StrategyWithVariants,
     TargetPhrase,
-    most_paying,
 )
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
@@ -36,10 +38,7 @@ from pytest_divergence.scoring.cheap_scores import screen
 from pytest_divergence.scoring.residual import NUM_PROMPTS, common_tilt
 from pytest_divergence.scoring.scorer import PromptScore, score_greedily
 
-CORE = "soft_prompt"
-"""The strategy that always gets its share of the tokens, whatever the others find."""
-CORE_SHARE = 1 / 3
-NO_FAULT_OF_A_STRATEGY = (ModelLoadError, StoreError)
+NO_FAULT_OF_A_STRATEGY = (EngineError, ModelLoadError, StoreError)
 """Errors after which no strategy can continue."""
 
 
@@ -93,13 +92,61 @@ class SearchLog:
 
 
 @dataclass(frozen=True)
+class _PendingRound:
+    """A round under way: what it was begun with, and how to wait for its result."""
+
+    name: str
+    asked: int
+    """Earlier askings of the strategy: more than its rounds, if it was woken."""
+    number: int
+    aims: set[str]
+    """Phrases to aim at that the strategy knows."""
+    assumed: Round
+    take: Callable[[], Any]
+
+
+@dataclass
+class _Course:
+    """The state of a search between its rounds."""
+
+    ledger: Ledger
+    result: SearchLog
+    deadline: float
+    """Seconds of the monotonic clock."""
+    calibration_tokens: int
+    asked: Counter[str] = field(default_factory=Counter)
+    numbers: Counter[str] = field(default_factory=Counter)
+    """Rounds of each strategy that are taken over, and had a proposal: the next one's number."""
+    resting: dict[str, set[str]] = field(default_factory=dict)
+    """Strategies with no more to offer, with the phrases that they knew: a new one wakes them."""
+    pending: deque[_PendingRound] = field(default_factory=deque)
+
+    @property
+    def choice(self) -> Choice:
+        """The rounds so far as the next choice sees them."""
+        core = self.result.strategies.get(CORE)
+        return Choice(
+            self.result.rounds,
+            [(each.name, each.assumed) for each in self.pending],
+            0 if core is None else core.tokens_forwarded,
+        )
+
+    def next_number(self, name: str) -> int:
+        """Return the number of a strategy's next round."""
+        begun = [each.number + 1 for each in self.pending if each.name == name]
+        return max([self.numbers[name], *begun])
+
+
+@dataclass(frozen=True)
 class Search:
     """The rounds of a search.
 
     The budget goes to the strategy that has found the most for its cost, or is still untried; the
-    others leave to `soft_prompt` what it is owed. A strategy that fails is reported and the others
-    continue; a later run tries it again, and once it no longer fails, the others' later rounds are
-    repeated too.
+    others leave to `soft_prompt` what it is owed. `Profile.rounds_at_once` rounds are under way at
+    a time and taken over in the order in which they began, so that a choice depends on the rounds
+    before them and on nothing else: not on how many are computed at once, nor on which ends first.
+    A strategy that fails is reported and the others continue; a later run tries it again, and once
+    it no longer fails, the others' later rounds are repeated too.
     """
 
     settings: Settings
@@ -113,105 +160,119 @@ class Search:
 
     def run(self, ledger: Ledger, result: SearchLog) -> None:
         """Fill `result` round by round, so that an interruption keeps what is there."""
-        deadline = self.settings.budget_seconds
-        started = time.monotonic()
-        calibration_tokens = ledger.spent.tokens_forwarded
-        # Models that are read a row at a time take most of a profile's own budget to calibrate.
-        at_least = self.profile.soft_prompt_tokens if self.settings.budget is None else 0
         result.strategies = {name: StrategySummary(name=name) for name in self.strategies}
         result.rounds = {name: [] for name in self.strategies}
-        asked = dict.fromkeys(self.strategies, 0)
-        resting: dict[str, set[str]] = {}  # with the phrases they knew: a new one wakes them
+        seconds = self.settings.budget_seconds
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        course = _Course(ledger, result, deadline, ledger.spent.tokens_forwarded)
         while True:
-            is_late = deadline is not None and time.monotonic() - started > deadline
-            # A watched lead may come to be shown, and one may always turn up yet.
-            reserved = self.profile.reserved_for(max(1, self.leads.num_watched))
-            limit = max(self.profile.budget_tokens - reserved, calibration_tokens + at_least)
-            whole = max(0, limit - calibration_tokens)
-            least = min(self.profile.soft_prompt_tokens, whole)
-            share = max(least, round(CORE_SHARE * whole))
-            left = limit - ledger.spent.tokens_forwarded
-            aims = {target.motif for target in self.leads.targets}
-            ready = [
-                name
-                for name in self.strategies
-                if resting.get(name) != aims and name not in result.failed
-            ]
-            owed = _owed(result, share, left) if CORE in ready else 0
-            affordable = [
-                name
-                for name in ready
-                if left > 0
-                and _expected_cost(result, name) + _kept_from(result, name, owed) <= left
-            ]
-            if not affordable and CORE in ready and _owed(result, least, left):
-                affordable = [CORE]
-            if is_late or not affordable:
+            while len(course.pending) < self.profile.rounds_at_once:
+                if (name := self._next(course)) is None:
+                    break
+                course.pending.append(self._begun(course, name))
+            if not course.pending:
                 return
-            name = _next(affordable, result)
-            if name not in resting:  # a woken strategy mostly has nothing to offer
-                number = len(result.rounds[name])
-                self.listener.progress(f"search: {name}", number, number + 1)
-            if self._one_round(ledger, result, name, asked[name]):
-                resting.pop(name, None)
-            else:
-                resting[name] = aims
-            asked[name] += 1
+            self._end(course, course.pending.popleft())
 
-    def _one_round(self, ledger: Ledger, result: SearchLog, name: str, asked: int) -> bool:
-        """Run, or read back, one round; False where the strategy has no more to offer for now.
+    def _next(self, course: _Course) -> str | None:
+        """Return the strategy that has the next round; None where no other one begins now."""
+        if time.monotonic() > course.deadline:
+            return None
+        # Models that are read a row at a time take most of a profile's own budget to calibrate.
+        at_least = self.profile.soft_prompt_tokens if self.settings.budget is None else 0
+        # A watched lead may come to be shown, and one may always turn up yet.
+        reserved = self.profile.reserved_for(max(1, self.leads.num_watched))
+        before = course.calibration_tokens
+        limit = max(self.profile.budget_tokens - reserved, before + at_least)
+        whole = max(0, limit - before)
+        least = min(self.profile.soft_prompt_tokens, whole)
+        left = limit - course.ledger.spent.tokens_forwarded
+        aims = self._aims
+        ready = [
+            name
+            for name in self.strategies
+            if course.resting.get(name) != aims and name not in course.result.failed
+        ]
+        budget = Budget(left, share=max(least, round(CORE_SHARE * whole)), least=least)
+        return course.choice.strategy(ready, budget)
 
-        `asked` counts earlier askings: more than its rounds, if it was woken.
-        """
+    @property
+    def _aims(self) -> set[str]:
+        return {target.motif for target in self.leads.targets}
+
+    def _begun(self, course: _Course, name: str) -> _PendingRound:
+        """Begin a strategy's next round."""
+        result, asked, number = course.result, course.asked[name], course.next_number(name)
+        course.asked[name] += 1
+        if name not in course.resting:  # a woken strategy mostly has nothing to offer
+            self.listener.progress(f"search: {name}", number, number + 1)
         without = "".join(f"/without/{other}/{turn}" for other, turn in result.failed.items())
-        unit = f"search/{name}/{asked}{without}"
-        seconds, tokens = ledger.spent.seconds, ledger.spent.tokens_forwarded
+        task, strategy = self._task(course, name, number), self.strategies[name]
+        arguments = {
+            "strategy": strategy,
+            "name": name,
+            "task": task,
+            "known": frozenset(result.known),
+        }
+        variant = strategy.next_variant(task) if isinstance(strategy, StrategyWithVariants) else ""
+        return _PendingRound(
+            name,
+            asked,
+            number,
+            self._aims,
+            course.choice.assumed(name, variant),
+            course.ledger.start(WorkUnit(f"search/{name}/{asked}{without}", play_round, arguments)),
+        )
+
+    def _end(self, course: _Course, pending: _PendingRound) -> None:
+        """Compute, wait for or read back a round, and take it over."""
+        name, spent = pending.name, course.ledger.spent
+        seconds, tokens = spent.seconds, spent.tokens_forwarded
         try:
-            found = ledger.result(WorkUnit(unit, play_round, self._arguments(result, name)))
+            found = pending.take()
         except NO_FAULT_OF_A_STRATEGY:
             raise
         except Exception as error:  # a third party's strategy may raise anything
-            message = f"{type(error).__name__}: {error}"
-            result.errors.append(RunError(where=f"strategy {name}", message=message))
-            result.failed[name] = asked
-            return False
+            if name not in course.result.failed:
+                message = f"{type(error).__name__}: {error}"
+                course.result.errors.append(RunError(where=f"strategy {name}", message=message))
+                course.result.failed[name] = pending.asked
+            return
+        if found["num_proposals"]:
+            course.numbers[name] = max(course.numbers[name], pending.number + 1)
+            course.resting.pop(name, None)
+        else:
+            course.resting[name] = pending.aims
         self._take_over(
             found,
-            result,
+            course.result,
             name,
-            ledger,
-            ledger.spent.seconds - seconds,
-            ledger.spent.tokens_forwarded - tokens,
+            course.ledger,
+            spent.seconds - seconds,
+            spent.tokens_forwarded - tokens,
         )
-        return bool(found["num_proposals"])
 
-    def _arguments(self, result: SearchLog, name: str) -> dict[str, Any]:
-        """Return the arguments of `play_round` for a strategy's next round."""
-        number = len(result.rounds[name])
-        task = RoundTask(
+    def _task(self, course: _Course, name: str, number: int) -> RoundTask:
+        """Return a strategy's next round as data."""
+        begun = [each.assumed for each in course.pending if each.name == name]
+        return RoundTask(
             round=number,
             seed=row_seed(self.settings.seed, name, number),
             profile=self.profile,
             metric=self.settings.metric,
             seeds=self.seeds,
-            best=[scored.proposal.text for scored in self._ranked(result)],
+            best=[scored.proposal.text for scored in self._ranked(course.result)],
             targets=[
                 replace(
                     target,
-                    prompts=self._causes(result, target),
+                    prompts=self._causes(course.result, target),
                     beginnings=self.leads.beginnings(target.motif),
                 )
                 for target in self.leads.targets
             ],
             has_new_style=self.leads.has_new_style,
-            rounds=tuple(result.rounds[name]),
+            rounds=(*course.result.rounds[name], *begun),
         )
-        return {
-            "strategy": self.strategies[name],
-            "name": name,
-            "task": task,
-            "known": frozenset(result.known),
-        }
 
     def _ranked(self, result: SearchLog) -> list[ScoredProposal]:
         """Return the best so far, those that show a lead first."""
@@ -231,11 +292,16 @@ class Search:
         seconds: float,
         tokens: int,
     ) -> None:
-        scored = [ScoredProposal.from_row(row) for row in found["scored"]]
+        scored = [
+            row
+            for row in map(ScoredProposal.from_row, found["scored"])
+            if row.proposal.id not in result.known  # another round under way may propose it too
+        ]
+        num_new = len({*found["ids"]} - result.known)
         result.scored += scored
         result.training += [TrainingSummary(**summary) for summary in found["training"]]
         result.known.update(found["ids"])
-        ledger.spent.prompts_scored += found["num_proposals"]
+        ledger.spent.prompts_scored += num_new
         evidence = self.leads.evidence
         evidence.add(row.answered for row in scored if row.proposal.is_evidence)
         evidence.probed += [row.answered for row in scored if not row.proposal.is_evidence]
@@ -248,8 +314,8 @@ class Search:
         before = result.strategies[name]
         result.strategies[name] = StrategySummary(
             name=name,
-            num_proposals=before.num_proposals + found["num_proposals"],
-            num_scored=before.num_scored + len(found["scored"]),
+            num_proposals=before.num_proposals + num_new,
+            num_scored=before.num_scored + len(scored),
             num_hits=before.num_hits + num_hits,
             tokens_forwarded=before.tokens_forwarded + tokens,
             seconds=before.seconds + seconds,
@@ -373,43 +439,3 @@ def _at_first_token(score: PromptScore) -> float:
     """Return the symmetric divergence at an answer's first token, nats."""
     tokens = score.on_candidate[0]
     return float(tokens.forward[0] + tokens.reverse[0]) / 2
-
-
-def _next(names: Sequence[str], result: SearchLog) -> str:
-    """Return the strategy that found the most for its cost, or is still untried."""
-    return most_paying(names, [(name, past) for name in names for past in result.rounds[name]])
-
-
-def _owed(result: SearchLog, share: int, left: int) -> int:
-    """Return the forwarded tokens of `share` that the core strategy has not had: whole rounds.
-
-    Before its first, of unknown cost, it is all that is left.
-    """
-    lacking = share - result.strategies[CORE].tokens_forwarded
-    last = _last_cost(result, CORE)
-    if lacking <= 0:
-        return 0
-    return math.ceil(lacking / last) * last if last else max(lacking, left)
-
-
-def _kept_from(result: SearchLog, name: str, owed: int) -> int:
-    """Return the forwarded tokens that a strategy's next round must leave to soft prompts.
-
-    Each strategy may have its first round before soft prompts have theirs.
-    """
-    is_first_of_all = not result.rounds[name] and not result.rounds.get(CORE)
-    return 0 if name == CORE or is_first_of_all else owed
-
-
-def _expected_cost(result: SearchLog, name: str) -> float:
-    """Return forwarded tokens: of a strategy's last round, before its first of the others' mean."""
-    if last := _last_cost(result, name):
-        return last
-    costs = [done.tokens_forwarded for rounds in result.rounds.values() for done in rounds]
-    return sum(costs) / len(costs) if costs else 0.0
-
-
-def _last_cost(result: SearchLog, name: str) -> int:
-    """Forwarded tokens of a strategy's last round; 0 before its first, of unknown cost."""
-    rounds = result.rounds[name]
-    return rounds[-1].tokens_forwarded if rounds else 0

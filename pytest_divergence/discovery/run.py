@@ -52,7 +52,7 @@ from pytest_divergence.discovery.contexts.context_tests import (
     context_tests,
 )
 from pytest_divergence.discovery.cost import Forecast
-from pytest_divergence.discovery.engines.base import Ledger, Spent, Worker, WorkUnit
+from pytest_divergence.discovery.engines.base import Engine, Ledger, Spent, Worker, WorkUnit
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.plan import (
@@ -75,6 +75,8 @@ from pytest_divergence.scoring.suite_rows import Sizes
 TICK_SHARE = 0.1
 """Of the bound: divergences that differ by less are ties, which the more natural prompt wins."""
 
+MakeEngine = Callable[..., Engine]
+"""Makes the engine of a `journal` whose units write heavy files to the folder `artefacts`."""
 OnReport = Callable[[Report, Path], None]
 ModifyCases = Callable[[list[Case]], None]
 
@@ -99,6 +101,7 @@ def search(
     root: Path,
     load_pair: Callable[[], ModelPair],
     listener: Listener,
+    engine: MakeEngine | None = None,
     identity: RunIdentity | None = None,
     strategies: Mapping[str, Strategy] | None = None,
     modify_cases: ModifyCases = lambda cases: None,
@@ -107,10 +110,10 @@ def search(
 ) -> SearchOutcome:
     """Run the search that the settings describe, or read back what an equal run found.
 
-    `strategies` are the built-in ones unless given. `load_pair` is called when the first work unit
-    needs the models. `on_report` is called once report.json is written, also for a run that is
-    interrupted or fails. With `is_forced` nothing is read back. Raises `DivergenceError`s, or what
-    interrupted the run.
+    `strategies` are the built-in ones unless given. Without an `engine` this process computes, and
+    `load_pair` is called when the first work unit needs the models. `on_report` is called once
+    report.json is written, also for a run that is interrupted or fails. With `is_forced` nothing
+    is read back. Raises `DivergenceError`s, or what interrupted the run.
     """
     identity = identity or identify(settings)
     plan = SearchPlan.of(settings, identity, strategies or built_in_strategies())
@@ -125,21 +128,23 @@ def search(
             open_journal(calibration_path, plan.calibration.key, listener) as calibrating,
             open_journal(files.search, plan.key, listener) as searching,
         ):
-            engine = partial(
-                InProcess,
-                load_pair=load_pair,
-                listener=listener,
-                artefacts=artefact_folder(plan.key),
-            )
+            make = engine or partial(InProcess, load_pair=load_pair, listener=listener)
+            made = partial(make, artefacts=artefact_folder(plan.key))
             spent = Spent()
-            forecast = Forecast(plan.profile, settings.budget_seconds, spent, listener)
-            ledger = Ledger(engine(searching), spent, on_computed=forecast.take)
+            forecast = Forecast(
+                plan.profile,
+                settings.budget_seconds,
+                spent,
+                listener,
+                is_parallel=engine is not None,
+            )
+            ledger = Ledger(made(journal=searching), spent, on_computed=forecast.take)
             steps = Steps(
                 settings,
                 identity,
                 plan,
                 ledger,
-                ledger.with_engine(engine(calibrating)),
+                ledger.with_engine(made(journal=calibrating)),
                 listener,
                 accepted_in(suite),
             )

@@ -103,9 +103,17 @@ class PairRecipe:
 
     def load(self, say: Say = lambda _: None) -> ModelPair:
         """Load both models; messages for people go to `say`. Raises what `load_model_pair` does."""
+        return self.load_plan(self.plan(say), say)
+
+    def plan(self, say: Say = lambda _: None) -> LoadPlan:
+        """Look up both models; nothing is loaded yet. Raises `ModelLoadError`."""
         resolve_device(self.options.device)  # checked before models are downloaded
         context = LoadContext(root=self.root, say=say)
-        plan = resolve_pair(self.model_1, self.model_2, self.options, context)
+        return resolve_pair(self.model_1, self.model_2, self.options, context)
+
+    def load_plan(self, plan: LoadPlan, say: Say = lambda _: None) -> ModelPair:
+        """Load the pair of the plan that `plan` returned. Raises what `load` does."""
+        context = LoadContext(root=self.root, say=say)
         return load_pair(plan, context).with_metrics(self.metrics)
 
 

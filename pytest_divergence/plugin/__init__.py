@@ -12,6 +12,7 @@ The files, in the order in which a session reaches them:
     model_pairs       the pair that a suite or a test names
     loaded_pairs      the one pair in memory, and how it makes room for another
     search            the session's search: done here, or read back
+    workers           the workers of a search that computes elsewhere
     progress_bar      the progress of a search or a command
     collection        suites and cases as items and parameters
     reference_check   the warning for a suite that was made with another reference

@@ -15,6 +15,8 @@ from pytest_divergence.plugin.session import DivergenceSession
 SHOWN_SETTINGS = {"profile": "profile", "max_kl": "bound", "mode": "mode"}
 """Settings that the header shows, each with its label."""
 
+ENGINE = {"engine": "engine", "workers": "workers", "worker_gpus": "GPUs of a worker"}
+
 
 def header_lines(session: DivergenceSession) -> list[str]:
     """Return the lines on the pair and on the number of pairs in `divergence_pairs`."""
@@ -30,11 +32,16 @@ def _pair_lines(session: DivergenceSession) -> list[str]:
     sources = [session.given[field].source for field in MODELS]
     lines = [
         f"divergence: reference {names[0]} ({sources[0]}), candidate {names[1]} ({sources[1]})",
-        f"divergence: {', '.join(_setting(session, field) for field in SHOWN_SETTINGS)}",
+        f"divergence: {', '.join(_setting(session, field) for field in _shown(session))}",
     ]
     if names[0] == names[1]:
         lines.append("divergence: the same model twice, so nothing should differ")
     return lines
+
+
+def _shown(session: DivergenceSession) -> list[str]:
+    """Return the settings to show; another engine than the usual one must be asked for."""
+    return [*SHOWN_SETTINGS, *(field for field in ENGINE if field in session.given)]
 
 
 def _model_name(session: DivergenceSession, spec: RawOption) -> str:
@@ -48,4 +55,5 @@ def _model_name(session: DivergenceSession, spec: RawOption) -> str:
 
 def _setting(session: DivergenceSession, field: str) -> str:
     value = session.given.get(field, RawOption("auto", DEFAULT))
-    return f"{SHOWN_SETTINGS[field]} {visible(value.value, 40)} ({value.source})"
+    label = {**SHOWN_SETTINGS, **ENGINE}[field]
+    return f"{label} {visible(value.value, 40)} ({value.source})"

@@ -32,7 +32,7 @@ from pytest_divergence.plugin.model_pairs import Models, is_plugins_own
 from pytest_divergence.plugin.once import Once
 from pytest_divergence.scoring.estimates import served_floor
 
-FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors)\b"
+FOREIGN = r"(transformers|torch|peft|huggingface_hub|tokenizers|safetensors|ray)\b"
 """Libraries whose warnings must not become a failed search under a project's `-W error`."""
 
 
@@ -144,6 +144,12 @@ class Pairs:
             self._look_at(models)
         found = identify_plan(plan) if plan.is_known else identify_pair(self.load(models))
         return found.with_metric(added_metrics(self._config).get(self._settings().metric))
+
+    def take_over(self, models: Models, identity: RunIdentity) -> RunIdentity:
+        """Return what workers say of a pair, whose models need not be here."""
+        own = identity.candidate_tokenizer_sha256
+        self._twins[models] = identity.is_same_model and own in (None, identity.tokenizer_sha256)
+        return identity.with_metric(added_metrics(self._config).get(self._settings().metric))
 
     def identity_of(self, pair: ModelPair) -> RunIdentity:
         """Return the inputs that measurements on this pair depend on; also of a user's own pair."""

@@ -8,6 +8,7 @@ loads this in every session.
 from __future__ import annotations
 
 import os
+import shlex
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -101,6 +102,8 @@ def add_options(parser: pytest.Parser) -> None:
     for option in OPTIONS:
         flags = {option.flag, option.short_flag, option.synonym or option.flag} - taken
         group.addoption(*sorted(flags), dest=option.ini, default=None, **option.argument)
+        if option.is_of_user:
+            continue
         parser.addini(option.ini, f"same as {option.flag}", type="string", default=None)
     parser.addini(PAIRS_INI, PAIRS_INI_HELP, type="linelist", default=[])
 
@@ -124,7 +127,7 @@ def given(config: pytest.Config) -> dict[str, RawOption]:
     found = {}
     for option in OPTIONS:
         on_command_line = config.getoption(option.ini)
-        in_ini = config.getini(option.ini)
+        in_ini = None if option.is_of_user else config.getini(option.ini)
         if on_command_line is not None:
             lines = [on_command_line] if isinstance(on_command_line, str) else on_command_line
             found[option.field] = RawOption("\n".join(lines), COMMAND_LINE)
@@ -145,6 +148,21 @@ def is_said_by_user(config: pytest.Config, entry: RawOption) -> bool:
         typed = " ".join([*words, os.environ.get("PYTEST_ADDOPTS", "")])
         return all(line in typed for line in entry.value.split("\n"))
     return entry.source != INI
+
+
+def check_given_by_user(config: pytest.Config) -> None:
+    """Raise `pytest.UsageError` for an option in the ini file's addopts that no file may give."""
+    if hasattr(config, "workerinput"):
+        return
+    words = [str(word) for word in config.invocation_params.args]
+    words += shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))
+    for option in OPTIONS:
+        is_typed = any(word.partition("=")[0] == option.flag for word in words)
+        if option.is_of_user and config.getoption(option.ini) is not None and not is_typed:
+            raise pytest.UsageError(
+                f"{option.flag} is in addopts, but no file of a project may set it; give it on the "
+                f"command line, or set {option.variable}"
+            )
 
 
 def located_value(config: pytest.Config, field: str, entry: RawOption) -> str:

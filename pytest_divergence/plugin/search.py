@@ -25,6 +25,7 @@ from pytest_divergence.core.regular_files import read_regular_text
 from pytest_divergence.core.report import Report, load_report
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.discovery.cost import Memory, within_memory
+from pytest_divergence.discovery.engines.ray import RayEngine
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.run import SearchOutcome, search
 from pytest_divergence.discovery.strategies.built_in import built_in_strategies
@@ -37,6 +38,7 @@ from pytest_divergence.plugin.model_pairs import refuse_served
 from pytest_divergence.plugin.progress_bar import search_progress
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.plugin.usage_errors import shown_settings, usage_errors
+from pytest_divergence.plugin.workers import workers_of
 from pytest_divergence.reports.report_files import write_reports
 
 LOCK_SECONDS = 24 * 3600.0
@@ -66,13 +68,21 @@ def read_report(session: DivergenceSession, report_dir: Path) -> None:
 def _search(session: DivergenceSession) -> SearchOutcome:
     settings = session.resolved.settings
     refuse_served(session.models, session.config, "a search", takes_heads=True)
-    with _watched(session) as listener, patient_warnings():
+    with (
+        _watched(session) as listener,
+        patient_warnings(),
+        workers_of(session, listener) as pool,
+    ):
+        pairs, models = session.pairs, session.models
         return search(
             settings,
             root=session.root,
             load_pair=within_memory(session.pair, partial(_memory, session), listener),
+            engine=None if pool is None else partial(RayEngine, pool),
             listener=listener,
-            identity=session.pairs.run_identity(session.models),
+            identity=pairs.run_identity(models)
+            if pool is None
+            else pairs.take_over(models, pool.identity),
             strategies=_all_strategies(session.config),
             modify_cases=partial(change_cases, session.config),
             on_report=partial(_keep_report, session),

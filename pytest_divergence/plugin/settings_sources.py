@@ -24,6 +24,7 @@ from pytest_divergence.plugin.options import (
     RawOption,
     assignment,
     check_both_models,
+    check_given_by_user,
     given,
     is_said_by_user,
     located_value,
@@ -44,6 +45,7 @@ def resolve(config: pytest.Config) -> SettingsWithSources:
     """Return the session's settings. Raises `pytest.UsageError` naming the first wrong value."""
     values = given(config)
     check_both_models(values)
+    check_given_by_user(config)
     settings = settings_of(
         {f: replace(entry, value=located_value(config, f, entry)) for f, entry in values.items()}
     )

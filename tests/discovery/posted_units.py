@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from multiprocessing.pool import Pool
 from pathlib import Path
 
 from pytest_divergence.core.journal import Journal
-from pytest_divergence.discovery.engines.base import UnitResult, Worker, WorkUnit
+from pytest_divergence.discovery.engines.base import Take, UnitResult, Worker, WorkUnit
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Listener, Silence
 from pytest_divergence.models.loading import PairRecipe
@@ -21,9 +21,9 @@ from pytest_divergence.models.pair import ModelPair
 class Posted(InProcess):
     """Computes copies of units that went through bytes, as another process would receive them."""
 
-    def compute(self, units: Sequence[WorkUnit]) -> Iterator[UnitResult]:
-        """Yield the results of the copies."""
-        return super().compute([pickle.loads(pickle.dumps(unit)) for unit in units])
+    def start(self, unit: WorkUnit) -> Take:
+        """Start the copy."""
+        return super().start(pickle.loads(pickle.dumps(unit)))
 
 
 @dataclass
@@ -66,14 +66,14 @@ class _Elsewhere:
     journal: Journal
     artefacts: Path
 
-    def compute(self, units: Sequence[WorkUnit]) -> Iterator[UnitResult]:
-        for unit in units:
-            is_new = unit.name not in self.journal
-            compute = partial(self.other.record, unit, self.artefacts)
-            record = self.journal.remember(unit.name, compute)
-            yield UnitResult(
-                unit.name, record["result"], record["tokens"], record["seconds"], is_new
-            )
+    def start(self, unit: WorkUnit) -> Take:
+        return partial(self._taken, unit)
+
+    def _taken(self, unit: WorkUnit) -> UnitResult:
+        is_new = unit.name not in self.journal
+        compute = partial(self.other.record, unit, self.artefacts)
+        record = self.journal.remember(unit.name, compute)
+        return UnitResult(unit.name, record["result"], record["tokens"], record["seconds"], is_new)
 
 
 @cache

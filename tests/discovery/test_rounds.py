@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +15,13 @@ from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.leads import Lead, Leads, SupportedLead
-from pytest_divergence.discovery.engines.base import Ledger
+from pytest_divergence.discovery.engines.base import Ledger, Take, WorkUnit
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.rounds import Search, SearchLog
 from pytest_divergence.discovery.strategies.protocol import SearchContext, Strategy
+from pytest_divergence.discovery.strategies.soft_prompt import SoftPromptStrategy
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import screen
 from pytest_divergence.scoring.continuations import greedy_continuations
@@ -260,3 +263,104 @@ def test_under_a_new_style_what_all_answers_share_promises_nothing(
     (scored,) = found.scored
     assert (scored.first_token_kl < 1e-5) == is_common
     assert scored.search_kl > 0.1, "what is measured stays the divergence"
+
+
+class Backwards(InProcess):
+    """An engine whose units end in the wrong order: of those started, the last one first."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.open: list[Take] = []
+
+    def start(self, unit: WorkUnit) -> Take:
+        take = super().start(pickle.loads(pickle.dumps(unit)))
+        self.open.append(take)
+
+        def in_wrong_order() -> Any:
+            for other in reversed(self.open):
+                other()
+            self.open.clear()
+            return take()
+
+        return in_wrong_order
+
+
+@dataclass(frozen=True)
+class Curious:
+    """Asks about a number that few rounds before it can have known."""
+
+    name: str
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        if context.round > 1:
+            return []
+        hits = sum(past.num_hits for past in context.rounds)
+        texts = [f"What is {len(context.best)} plus {hits}?", f"{self.name} {context.round}?"]
+        return [Proposal(text, self.name, variant=str(context.round)) for text in texts]
+
+
+def rounds_at_once(
+    folder: Path, engine: type[InProcess], at_once: int
+) -> tuple[SearchLog, list[str]]:
+    """What a search finds with so many rounds under way, and the prompts that it scored."""
+    strategies: dict[str, Strategy] = {name: Curious(name) for name in ("one", "two", "three")}
+    profile = PROFILES["smoke"].model_copy(update={"rounds_at_once": at_once})
+    profile = profile.model_copy(update={"full_score_share": 1.0, "search_length": 2})
+    pair, found = tiny_pair(), SearchLog()
+    folder.mkdir()
+    with Journal.open(folder / "journal.jsonl", key="k") as journal:
+        ledger = Ledger(engine(journal, lambda: pair, Silence(), folder))
+        search = search_with(strategies, Leads(ledger.spent, AnsweredPrompts()))
+        replace(search, profile=profile, bound=0.0).run(ledger, found)
+    return found, [scored.proposal.text for scored in found.scored]
+
+
+def test_a_round_knows_those_taken_over_before_it_in_whatever_order_they_end(
+    tmp_path: Path,
+) -> None:
+    _, one_by_one = rounds_at_once(tmp_path / "one", InProcess, 1)
+    found, prompts = rounds_at_once(tmp_path / "three", InProcess, 3)
+    other, others = rounds_at_once(tmp_path / "backwards", Backwards, 3)
+
+    assert prompts == others
+    assert found.rounds == other.rounds
+    assert [len(rounds) for rounds in found.rounds.values()] == [2, 2, 2]
+    assert sorted(one_by_one[:2]) == ["What is 0 plus 0?", "one 0?"]
+    assert any(text.startswith("What is 2 plus ") for text in one_by_one[2:4])
+    assert sorted(prompts[:2]) == ["What is 0 plus 0?", "one 0?"]
+    assert prompts[2:4] == ["two 0?", "three 0?"], "asked while the first was under way"
+    assert len(prompts) == len(set(prompts)), "what another round proposed too counts once"
+    assert sum(each.num_proposals for each in found.strategies.values()) == len(prompts)
+
+
+def test_soft_prompts_under_way_together_are_of_different_kinds(tmp_path: Path) -> None:
+    profile = PROFILES["smoke"].model_copy(
+        update={"rounds_at_once": 3, "num_restarts": 3, "num_steps": 1, "num_proposals": 2}
+    )
+    pair, found = tiny_pair(), SearchLog()
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
+        search = search_with(
+            {"soft_prompt": SoftPromptStrategy()}, Leads(ledger.spent, AnsweredPrompts())
+        )
+        replace(search, profile=profile).run(ledger, found)
+
+    variants = [past.variant for past in found.rounds["soft_prompt"]]
+    assert variants == ["free", "simplex", "free-long"]
+
+
+def test_a_failed_strategy_is_reported_once_though_its_rounds_were_under_way(
+    tmp_path: Path,
+) -> None:
+    class Failing:
+        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+            raise RuntimeError(f"no idea {context.round}")
+
+    profile = PROFILES["smoke"].model_copy(update={"rounds_at_once": 3})
+    pair, found = tiny_pair(), SearchLog()
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
+        search = search_with({"mine": Failing()}, Leads(ledger.spent, AnsweredPrompts()))
+        replace(search, profile=profile).run(ledger, found)
+
+    assert [error.message for error in found.errors] == ["RuntimeError: no idea 0"]

@@ -57,7 +57,7 @@ def variables() -> set[str]:
 
 
 def ini_keys() -> set[str]:
-    return {one.ini for one in OPTIONS} | {PAIRS_INI}
+    return {one.ini for one in OPTIONS if not one.is_of_user} | {PAIRS_INI}
 
 
 @cache

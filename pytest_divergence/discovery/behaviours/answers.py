@@ -6,8 +6,9 @@ anyway, and fresh ones for a test alone. Does not know what an answer shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from pytest_divergence.core.contexts import Context
@@ -115,11 +116,11 @@ def repeated_answers(
     max_new_tokens: int,
     about: str,
     context: Context | None = None,
-) -> list[AnsweredPrompt]:
-    """Sample `num_repeats` answers of each model to each prompt at T = 1, not scored.
+) -> Callable[[], list[AnsweredPrompt]]:
+    """Begin to sample `num_repeats` answers of each model to each prompt at T = 1, not scored.
 
-    The i-th answers of both models are one row; their log-ratios are 0. Under a `context` the
-    prompts are the user's texts.
+    The function returned waits for them. The i-th answers of both models are one row; their
+    log-ratios are 0. Under a `context` the prompts are the user's texts.
     """
     read = [] if context is None else [context.canonical]
     digest = text_digest("\n".join([*read, *prompts]))[:8]
@@ -130,10 +131,14 @@ def repeated_answers(
         "seed": row_seed(seed, "behaviours", digest),
         "max_new_tokens": max_new_tokens,
     }
-    rows = ledger.result(WorkUnit(f"behaviour/{about}/repeated/{digest}", _repeat, arguments))
+    unit = WorkUnit(f"behaviour/{about}/repeated/{digest}", _repeat, arguments)
+    return partial(_as_answered, ledger.start(unit))
+
+
+def _as_answered(take: Callable[[], list[dict[str, Any]]]) -> list[AnsweredPrompt]:
     return [
         AnsweredPrompt(row["prompt"], row["reference"], Answer.from_row(row["candidate"]), False)
-        for row in rows
+        for row in take()
     ]
 
 

@@ -312,7 +312,7 @@ class _Trials:
                 seed=self.seed,
                 max_new_tokens=self._answer_length,
                 about=self.hypothesis.id,
-            )
+            )()
             trial = replace(
                 trial,
                 having=(*trial.having, *answered[: len(having)]),

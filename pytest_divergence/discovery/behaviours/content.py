@@ -9,10 +9,10 @@ decides.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pytest_divergence.core.settings import Profile
-from pytest_divergence.discovery.behaviours.answers import repeated_answers
+from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, repeated_answers
 from pytest_divergence.discovery.behaviours.conditions import Condition
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import (
@@ -131,9 +131,8 @@ def _is_concentrated(
     cause, near = known.behaviour.shortest_cause, known.behaviour.nearest_non_cause
     if known.behaviour.breadth != "local" or cause is None or near is None:
         return False
-    there, elsewhere = (
-        _rate(ledger, hypothesis, prompt, profile, seed) for prompt in (cause, near)
-    )
+    begun = [_fresh_answers(ledger, known, prompt, profile, seed) for prompt in (cause, near)]
+    there, elsewhere = (_rate(hypothesis, take()) for take in begun)
     return is_parted(there, elsewhere) and not asks_for(ledger, hypothesis, [cause], [near])
 
 
@@ -142,18 +141,21 @@ def is_parted(rate: float, other: float) -> bool:
     return rate >= LEAST_WITH and other <= MOST_WITHOUT
 
 
-def _rate(
-    ledger: Ledger, hypothesis: Hypothesis, prompt: str, profile: Profile, seed: int
-) -> float:
-    """Return the share of fresh answers to a prompt that show it, and the reference's do not."""
-    answered = repeated_answers(
+def _fresh_answers(
+    ledger: Ledger, known: ConfirmedBehaviour, prompt: str, profile: Profile, seed: int
+) -> Callable[[], list[AnsweredPrompt]]:
+    return repeated_answers(
         ledger,
         [prompt],
         num_repeats=NUM_REPEATS["local"],
         seed=seed,
-        max_new_tokens=hypothesis.length(profile.naming_length),
-        about=f"content-{hypothesis.id}",
+        max_new_tokens=known.hypothesis.length(profile.naming_length),
+        about=f"content-{known.hypothesis.id}",
     )
+
+
+def _rate(hypothesis: Hypothesis, answered: Sequence[AnsweredPrompt]) -> float:
+    """Return the share of answers that show it, and the reference's do not."""
     return sum(map(hypothesis.is_shown_on, answered)) / len(answered)
 
 

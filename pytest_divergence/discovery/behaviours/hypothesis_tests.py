@@ -11,7 +11,7 @@ exchanged, so it is as strong as chance makes them. Does not know how leads are 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import comb
 from typing import Any, Literal, NamedTuple
@@ -140,10 +140,11 @@ def judge(
         weighed = WeighedLead(decoy, False)
         mirror = frozen(weighed, evidence, profile, num_watched=num_watched, is_decoy=True)
         tests += [mirror] if mirror.prompts else []
+    begun = [_begun(ledger, test, settings.seed, profile.naming_length) for test in tests]
     outcomes = []
-    for number, test in enumerate(tests):
+    for number, (test, answers) in enumerate(zip(tests, begun, strict=True)):
         listener.progress("test a lead", number, len(tests))
-        outcomes.append(_carried_out(ledger, test, settings.seed, profile.naming_length))
+        outcomes.append(_outcome(test, answers()))
     if tests:
         listener.progress("test a lead", len(tests), len(tests))
     adjusted = holm([*(outcome.p_value for outcome in outcomes), *further])
@@ -286,8 +287,11 @@ def is_clear(rule: Rule, counts: Sequence[tuple[int, int]]) -> bool:
     return reference <= MAX_REFERENCE_SHARE * candidate and candidate >= least
 
 
-def _carried_out(ledger: Ledger, test: FrozenTest, seed: int, length: int) -> Outcome:
-    answered = repeated_answers(
+def _begun(
+    ledger: Ledger, test: FrozenTest, seed: int, length: int
+) -> Callable[[], list[AnsweredPrompt]]:
+    """Begin to draw a test's fresh answers."""
+    return repeated_answers(
         ledger,
         test.prompts,
         num_repeats=NUM_REPEATS[test.rule.kind],
@@ -295,6 +299,9 @@ def _carried_out(ledger: Ledger, test: FrozenTest, seed: int, length: int) -> Ou
         max_new_tokens=test.hypothesis.length(length),
         about=f"decoy-{test.hypothesis.id}" if test.is_decoy else test.hypothesis.id,
     )
+
+
+def _outcome(test: FrozenTest, answered: list[AnsweredPrompt]) -> Outcome:
     counts = _counts(test, answered)
     p_value = p_value_of(test.rule.kind, counts)
     return Outcome(test, answered, p_value, is_clear(test.rule, counts))

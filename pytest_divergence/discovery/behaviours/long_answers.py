@@ -25,15 +25,24 @@ def answered_at_length(
 ) -> list[AnsweredPrompt]:
     """Return the controls, the first of them with greedy answers of the profile's long length."""
     num_long, done = min(profile.num_long_answers, len(controls)), list[AnsweredPrompt]()
-    while len(done) < num_long:
-        listener.progress("answer at length", len(done), num_long)
-        texts = [control.prompt for control in controls[len(done) : num_long][:UNIT_SIZE]]
-        arguments = {"texts": texts, "length": profile.long_length}
-        rows = ledger.result(WorkUnit(f"long-answers/{len(done)}", _answer, arguments))
+    prompts = [control.prompt for control in controls[:num_long]]
+    parts = [prompts[start : start + UNIT_SIZE] for start in range(0, num_long, UNIT_SIZE)]
+    units = [
+        WorkUnit(
+            f"long-answers/{UNIT_SIZE * number}",
+            _answer,
+            {"texts": texts, "length": profile.long_length},
+        )
+        for number, texts in enumerate(parts)
+    ]
+    if units:
+        listener.progress("answer at length", 0, num_long)
+    for texts, rows in zip(parts, ledger.results(units), strict=True):
         done += [
             AnsweredPrompt(text, row["reference"], Answer.from_row(row["candidate"]), True)
             for text, row in zip(texts, rows, strict=True)
         ]
+        listener.progress("answer at length", len(done), num_long)
     return [*done, *controls[num_long:]]
 
 

@@ -189,7 +189,7 @@ class _Search:
             seed=self.seed,
             max_new_tokens=self.hypothesis.length(self.profile.naming_length),
             about=f"natural-{self.hypothesis.id}",
-        )
+        )()
         shown = [row for row in answered if self.hypothesis.is_shown_on(row)]
         counts = Counter(row.prompt for row in shown)
         best = max(prompts, key=lambda prompt: counts[prompt])

@@ -117,10 +117,8 @@ def context_tests(
 ) -> list[ContextTest]:
     """Ask further controls, under each lead's context and plainly, and compare the answers."""
     texts = [control.prompt for control in controls[NUM_ASKED:][:NUM_TESTED]]
-    found = []
-    for number, lead in enumerate(leads):
-        listener.progress("test a lead under its context", number, len(leads))
-        under, plain = (
+    begun = [
+        [
             repeated_answers(
                 ledger,
                 texts,
@@ -131,7 +129,13 @@ def context_tests(
                 context=context,
             )
             for context in (lead.context, None)
-        )
+        ]
+        for lead in leads
+    ]
+    found = []
+    for number, (lead, answers) in enumerate(zip(leads, begun, strict=True)):
+        listener.progress("test a lead under its context", number, len(leads))
+        under, plain = (take() for take in answers)
         shown = [_shown(lead, *both) for both in zip(under, plain, strict=True)]
         found.append(ContextTest(lead, under, plain, shown, interaction_test(shown)))
     if leads:

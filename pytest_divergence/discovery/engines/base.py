@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,14 +85,17 @@ class UnitResult:
     """Whether this session computed it."""
 
 
+Take = Callable[[], UnitResult]
+"""Waits for a unit that was started, or computes it; raises what the unit raises."""
+
+
 class Engine(Protocol):
-    """Computes units."""
+    """Computes units, some at the same time if it can."""
 
-    def compute(self, units: Sequence[WorkUnit]) -> Iterator[UnitResult]:
-        """Yield the result of each unit, in order.
+    def start(self, unit: WorkUnit) -> Take:
+        """Begin a unit, or plan to, and return how to take its result.
 
-        Units do not depend on each other, so that an engine may compute them at the same time.
-        Raises what a unit raises.
+        Units that are started before another's result is taken do not depend on each other.
         """
 
 
@@ -133,19 +137,27 @@ class Ledger:
 
     def result(self, unit: WorkUnit) -> Any:
         """Return the unit's result as plain JSON; raises what the unit raises."""
-        return next(self.results([unit]))
+        return self.start(unit)()
 
     def results(self, units: Sequence[WorkUnit]) -> Iterator[Any]:
         """Yield the results of units that do not depend on each other, in order."""
-        for computed in self._engine.compute(units):
-            self.spent.tokens_forwarded += computed.tokens
-            if computed.tokens:
-                self.spent.tokens_by_kind[kind_of_work(computed.name)] += computed.tokens
-            self.spent.seconds += computed.seconds
-            if computed.is_new:
-                self.spent.num_computed += 1
-                self._on_computed(computed.name, computed.tokens, computed.seconds)
-            yield computed.result
+        for take in [self.start(unit) for unit in units]:
+            yield take()
+
+    def start(self, unit: WorkUnit) -> Callable[[], Any]:
+        """Begin a unit; the function returned gives its result, as `result` does."""
+        return partial(self._taken, self._engine.start(unit))
+
+    def _taken(self, take: Take) -> Any:
+        computed = take()
+        self.spent.tokens_forwarded += computed.tokens
+        if computed.tokens:
+            self.spent.tokens_by_kind[kind_of_work(computed.name)] += computed.tokens
+        self.spent.seconds += computed.seconds
+        if computed.is_new:
+            self.spent.num_computed += 1
+            self._on_computed(computed.name, computed.tokens, computed.seconds)
+        return computed.result
 
     @property
     def effort(self) -> Effort:

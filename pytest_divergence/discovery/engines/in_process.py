@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from pytest_divergence.core.journal import Journal
-from pytest_divergence.discovery.engines.base import UnitResult, Worker, WorkUnit
+from pytest_divergence.discovery.engines.base import Take, UnitResult, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.models.pair import ModelPair
 
@@ -28,14 +28,15 @@ class InProcess:
         self._listener = listener
         self._artefacts = artefacts
 
-    def compute(self, units: Sequence[WorkUnit]) -> Iterator[UnitResult]:
-        """Yield each result from the journal, or compute it now, one after the other."""
-        for unit in units:
-            is_new = unit.name not in self._journal
-            record = self._journal.remember(unit.name, partial(self._record, unit))
-            yield UnitResult(
-                unit.name, record["result"], record["tokens"], record["seconds"], is_new
-            )
+    def start(self, unit: WorkUnit) -> Take:
+        """Plan a unit, which is computed when its result is taken."""
+        return partial(self._taken, unit)
+
+    def _taken(self, unit: WorkUnit) -> UnitResult:
+        """Return the result from the journal, or compute it now."""
+        is_new = unit.name not in self._journal
+        record = self._journal.remember(unit.name, partial(self._record, unit))
+        return UnitResult(unit.name, record["result"], record["tokens"], record["seconds"], is_new)
 
     def _record(self, unit: WorkUnit) -> dict[str, object]:
         return unit.record(Worker(self._load_pair(), self._listener, self._artefacts))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.core.settings import MetricName, Profile
@@ -67,7 +67,7 @@ class RoundTask:
     has_new_style: bool = False
     """Whether most answers have changed in style, which a divergence then mostly measures."""
     rounds: Sequence[Round] = ()
-    """This strategy's earlier rounds."""
+    """This strategy's earlier rounds; those still under way count as without a hit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,17 @@ class Strategy(Protocol):
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
         """Return the proposals of one round; [] when there are no more, until `targets` change."""
+
+
+@runtime_checkable
+class StrategyWithVariants(Strategy, Protocol):
+    """A strategy whose rounds differ in method, known before they are computed.
+
+    With several rounds under way, the later ones see in `rounds` which variants are being tried.
+    """
+
+    def next_variant(self, task: RoundTask) -> str:
+        """Return the variant that `propose` chooses for this task."""
 
 
 def most_paying(names: Sequence[str], rounds: Sequence[tuple[str, Round]]) -> str:

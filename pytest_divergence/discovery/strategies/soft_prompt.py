@@ -18,7 +18,12 @@ from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.soft_prompts.training import TrainingResult, train_soft_prompt
 from pytest_divergence.discovery.soft_prompts.training_config import Kind, Objective, TrainingConfig
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import CHECKPOINT_SUFFIX
-from pytest_divergence.discovery.strategies.protocol import SearchContext, TargetPhrase, most_paying
+from pytest_divergence.discovery.strategies.protocol import (
+    RoundTask,
+    SearchContext,
+    TargetPhrase,
+    most_paying,
+)
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.side import SideWithGradients
 from pytest_divergence.scoring.cheap_scores import beginning, first_token_scores
@@ -70,6 +75,10 @@ BY_NAME = {variant.name: variant for variant in VARIANTS}
 class SoftPromptStrategy:
     """Proposes prompts written after a soft prompt that was trained to part the models."""
 
+    def next_variant(self, task: RoundTask) -> str:
+        """Return the name of the variant that the round trains."""
+        return choose(task).name
+
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
         """Train one restart and let both models write prompts after it."""
         # Identical models have no gradient to follow, and nothing to find.
@@ -112,7 +121,7 @@ class SoftPromptStrategy:
         ]
 
 
-def choose(context: SearchContext) -> Variant:
+def choose(context: RoundTask) -> Variant:
     """Return a variant that has not had its turn, else the one that found the most for its cost.
 
     An aimed one comes first, for a suspected phrase that some known prompts cause.

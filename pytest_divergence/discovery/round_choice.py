@@ -1,0 +1,101 @@
+"""The choice of the strategy that has the next round of a search, within its budget of tokens.
+
+Goes by the rounds that are taken over and by those under way, whose result it must not know: a
+choice is the same however many of them are computed at a time. Does not know what a round does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_divergence.discovery.strategies.protocol import PRIOR_TOKENS, Round, most_paying
+
+CORE = "soft_prompt"
+"""The strategy that always gets its share of the tokens, whatever the others find."""
+CORE_SHARE = 1 / 3
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Forwarded tokens for the rounds of a search."""
+
+    left: int
+    """Tokens not yet spent on rounds that are taken over."""
+    share: int
+    """Tokens of the core strategy, if it has more to offer."""
+    least: int
+    """Tokens that it gets even where its next round is expected to take more than is left."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rounds so far, by which the next one is chosen."""
+
+    rounds: Mapping[str, Sequence[Round]]
+    """Rounds of each strategy that are taken over."""
+    pending: Sequence[tuple[str, Round]]
+    """Rounds under way by strategy, as `assumed` tells of them."""
+    core_tokens: int
+    """Forwarded tokens that the core strategy has had, also in rounds without a proposal."""
+
+    def strategy(self, ready: Sequence[str], budget: Budget) -> str | None:
+        """Return the strategy with the next round, of those ready for one; None ends the search.
+
+        It is the one that found the most for its cost, or is still untried; the others leave to
+        the core strategy what it is owed.
+        """
+        left = budget.left - sum(assumed.tokens_forwarded for _, assumed in self.pending)
+        owed = self._owed(budget.share, left) if CORE in ready else 0
+        affordable = [
+            name
+            for name in ready
+            if left > 0 and self._expected_cost(name) + self._kept_from(name, owed) <= left
+        ]
+        if not affordable and CORE in ready and self._owed(budget.least, left):
+            affordable = [CORE]
+        if not affordable:
+            return None
+        known = [(name, past) for name in affordable for past in self.rounds[name]]
+        return most_paying(affordable, [*known, *self.pending])
+
+    def assumed(self, name: str, variant: str) -> Round:
+        """Return the result that a strategy's next round is assumed to have while under way.
+
+        It finds nothing, so that others have their turn, for what the last one took.
+        """
+        return Round(variant, 0, round(self._expected_cost(name)) or PRIOR_TOKENS)
+
+    def _owed(self, share: int, left: int) -> int:
+        """Return the forwarded tokens of `share` that the core strategy has not had: whole rounds.
+
+        Before its first, of unknown cost, it is all that is left.
+        """
+        begun = sum(past.tokens_forwarded for name, past in self.pending if name == CORE)
+        lacking = share - self.core_tokens - begun
+        last = self._last_cost(CORE)
+        if lacking <= 0:
+            return 0
+        return math.ceil(lacking / last) * last if last else max(lacking, left)
+
+    def _kept_from(self, name: str, owed: int) -> int:
+        """Return the forwarded tokens that a strategy's next round must leave to soft prompts.
+
+        Each strategy may have its first round before soft prompts have theirs.
+        """
+        is_pending = any(each == name for each, _ in self.pending)
+        is_first = not self.rounds[name] and not is_pending and not self.rounds.get(CORE)
+        return 0 if name == CORE or is_first else owed
+
+    def _expected_cost(self, name: str) -> float:
+        """Return forwarded tokens: of the last round, before the first of the others' mean."""
+        if last := self._last_cost(name):
+            return last
+        costs = [done.tokens_forwarded for rounds in self.rounds.values() for done in rounds]
+        return sum(costs) / len(costs) if costs else 0.0
+
+    def _last_cost(self, name: str) -> int:
+        """Forwarded tokens of a strategy's last round; 0 before its first, of unknown cost."""
+        rounds = self.rounds[name]
+        return rounds[-1].tokens_forwarded if rounds else 0

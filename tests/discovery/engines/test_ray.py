@@ -1,0 +1,441 @@
+"""A search on a real Ray cluster of this machine, with two workers of one thread.
+
+All in one file, so that pytest-xdist gives one process the only cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_divergence.core import settings as settings_module
+from pytest_divergence.core.errors import EngineError, SettingsError
+from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.journal import Journal
+from pytest_divergence.core.provenance import load_provenance
+from pytest_divergence.core.report import load_report
+from pytest_divergence.core.settings import Settings
+from pytest_divergence.discovery.engines import ray as engine_module
+from pytest_divergence.discovery.engines.base import Worker, WorkUnit
+from pytest_divergence.discovery.engines.ray import RayEngine, RayPool
+from pytest_divergence.discovery.engines.ray_cluster import (
+    RayOptions,
+    by_value,
+)
+from pytest_divergence.discovery.engines.worker_checks import check_alike, check_memory
+from pytest_divergence.discovery.progress import Silence
+from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.run import SearchOutcome, search
+from pytest_divergence.discovery.strategies.built_in import built_in_strategies
+from pytest_divergence.discovery.strategies.protocol import SearchContext, Strategy
+from pytest_divergence.models.load_plan import LoadOptions
+from pytest_divergence.models.loading import PairRecipe
+from pytest_divergence.models.pair import ModelPair
+from tests.discovery.test_run import PROFILE
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.timeout(300)
+CLUSTER = {
+    "address": "local",
+    "num_cpus": 3,
+    "include_dashboard": False,
+    "log_to_driver": False,
+    "object_store_memory": 80 * 2**20,
+    "_node_ip_address": "127.0.0.1",
+}
+
+
+@dataclass
+class Heard(Silence):
+    """A listener that keeps what is said, and the phases."""
+
+    said: list[str] = field(default_factory=list)
+    phases: set[str] = field(default_factory=set)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        self.phases.add(phase)
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_models: Path) -> Settings:
+    models = {"model_1": str(tiny_models / "base"), "model_2": str(tiny_models / "ft")}
+    return Settings(**models, profile="smoke", gate="all", engine="ray")
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_models: Path) -> PairRecipe:
+    return PairRecipe("base", "ft", LoadOptions(), root=tiny_models)
+
+
+@pytest.fixture(scope="module")
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The file of the token that joins the cluster."""
+    home = tmp_path_factory.mktemp("home")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("HOME", str(home))  # where Ray keeps a token
+        ray.init(**CLUSTER)
+        signal.signal(signal.SIGTERM, before)
+        yield home / ".ray" / "auth_token"
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def pool(cluster: Path, recipe: PairRecipe, settings: Settings, heard: Heard) -> Iterator[RayPool]:
+    options = replace(RayOptions.of(settings, must_give_gpus=False), num_workers=2)
+    with (
+        by_value(Path(__file__).parent),
+        RayPool(options, recipe, settings, heard) as pool,
+    ):
+        yield pool
+
+
+@dataclass
+class Bench:
+    """Runs searches here and on workers, with so many rounds at once."""
+
+    folder: Path
+    settings: Settings
+    pair: ModelPair
+    patch: pytest.MonkeyPatch
+
+    def __call__(
+        self,
+        name: str,
+        at_once: int,
+        pool: RayPool | None = None,
+        strategies: Mapping[str, Strategy] | None = None,
+        **options: Any,
+    ) -> SearchOutcome:
+        profile = PROFILE.model_copy(update={"rounds_at_once": at_once, "num_shipped_controls": 4})
+        self.patch.setitem(settings_module.PROFILES, "smoke", profile)
+        self.patch.setenv("PYTEST_DIVERGENCE_CACHE", str(self.folder / name / "cache"))
+        return search(
+            self.settings,
+            root=self.folder / name,
+            load_pair=lambda: self.pair,
+            engine=None if pool is None else partial(RayEngine, pool),
+            identity=None if pool is None else pool.identity,
+            strategies=strategies,
+            **{"listener": Silence(), **options},
+        )
+
+
+@pytest.fixture(scope="module")
+def pair(recipe: PairRecipe) -> ModelPair:
+    return recipe.load()
+
+
+@pytest.fixture
+def bench(
+    settings: Settings, pair: ModelPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Bench:
+    return Bench(tmp_path, settings, pair, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def three_at_once(
+    settings: Settings, pair: ModelPair, tmp_path_factory: pytest.TempPathFactory
+) -> list[bytes]:
+    """The files of a search in this process with three rounds at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("three")
+        return files_of(Bench(folder, settings, pair, patch)("here", 3))
+
+
+def files_of(outcome: SearchOutcome) -> list[bytes]:
+    """Suite, tokens, provenance without times, and the names of the soft prompts."""
+    suite = outcome.suite_path
+    made = load_provenance(sidecar_path(suite, "provenance.json"))
+    effort = made.effort.model_copy(update={"seconds": 0.0})
+    made = made.model_copy(update={"effort": effort, "created": ""})
+    cache = suite.parents[2] / "cache"
+    heavy = sorted(path.name for path in cache.rglob("*.safetensors"))
+    return [
+        suite.read_bytes(),
+        sidecar_path(suite, "tokens.jsonl").read_bytes(),
+        made.model_dump_json().encode(),
+        " ".join(heavy).encode(),
+    ]
+
+
+class Alone:
+    """A pool of which only one worker may be used."""
+
+    def __init__(self, pool: RayPool) -> None:
+        self.pool = pool
+
+    def __enter__(self) -> RayPool:
+        self.other = self.pool._free.pop()
+        return self.pool
+
+    def __exit__(self, *_: object) -> None:
+        self.pool._free.append(self.other)
+
+
+def forget_units(pool: RayPool) -> None:
+    """Let no unit of a search that was stopped come to its journal, as where its pool ends too."""
+    pool._queue.clear()
+    for _, flight in pool._calls.values():
+        if flight is not None:
+            flight.on_reply = lambda reply: None
+
+
+def test_workers_find_what_one_process_finds(pool: RayPool, bench: Bench, heard: Heard) -> None:
+    here = files_of(bench("here", 1))
+    there = files_of(bench("there", 1, pool))
+
+    assert there == here
+    assert b"restart-1-free.safetensors" in here[-1]
+    (line,) = [text for text in heard.said if text.startswith("ray, ")]
+    assert line.startswith("ray, 2 workers on 1 host (")
+    assert " CPU with " in line
+    assert len({facts.pid for facts in pool.workers} | {os.getpid()}) == 3
+
+
+def test_the_number_of_workers_changes_nothing(
+    pool: RayPool, bench: Bench, three_at_once: list[bytes]
+) -> None:
+    with Alone(pool):
+        one = files_of(bench("one", 3, pool))
+    two = files_of(bench("two", 3, pool))
+
+    assert three_at_once == one == two
+
+
+@dataclass(frozen=True)
+class Mortal:
+    """A method whose process is killed the first time."""
+
+    flag: Path
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        if context.round:
+            return []
+        if not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [Proposal("Why did it stop?", "mortal"), Proposal("Who began again?", "mortal")]
+
+
+class UnmakableError(Exception):
+    """An error that no other process can make again."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} and {other}")
+
+
+class Failing:
+    """A method that always fails."""
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        raise UnmakableError("no prompt", "no idea")
+
+
+def test_a_killed_workers_unit_begins_again_and_a_failing_method_is_reported(
+    pool: RayPool, bench: Bench, heard: Heard, tmp_path: Path
+) -> None:
+    more: dict[str, Strategy] = {"mortal": Mortal(tmp_path / "flag"), "failing": Failing()}
+    strategies = {**built_in_strategies(), **more}
+    there = bench("there", 3, pool, strategies)
+    here = bench("here", 3, None, strategies)
+
+    assert files_of(there) == files_of(here)
+    (lost,) = [text for text in heard.said if "was lost in" in text]
+    assert "was lost in search/mortal/0, which begins again: " in lost
+    assert [str(error.message) for error in there.report.errors] == [
+        "UnmakableError: no prompt and no idea"
+    ]
+    assert there.report.errors == here.report.errors
+
+
+def test_after_ctrl_c_the_same_search_goes_on(
+    pool: RayPool, bench: Bench, three_at_once: list[bytes]
+) -> None:
+    class Impatient(Silence):
+        num_seen = 0
+
+        def progress(self, phase: str, done: int, total: int) -> None:
+            self.num_seen += phase.startswith("search: ")
+            if self.num_seen == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench("there", 3, pool, listener=Impatient())
+    forget_units(pool)
+
+    assert files_of(bench("there", 3, pool)) == three_at_once
+
+
+def test_workers_that_compute_otherwise_are_refused(pool: RayPool, heard: Heard) -> None:
+    one, other = pool.workers
+    newer = replace(other, host="far", versions={**other.versions, "transformers": "9.9.9"})
+    with pytest.raises(
+        SettingsError,
+        match=r"do not compute alike: transformers is .* on .* and 9\.9\.9 on far; give all",
+    ):
+        check_alike([one, newer])
+    with pytest.raises(SettingsError, match=r"the device is CPU with .* and NVIDIA H100 on far"):
+        check_alike([one, replace(other, host="far", device="NVIDIA H100")])
+    everywhere = {**one.versions, "torch": "0.1"}
+    with pytest.raises(SettingsError, match=r"torch is 0\.1 on .* on this process"):
+        check_alike([replace(one, versions=everywhere), replace(other, versions=everywhere)])
+
+    assert one.memory is not None
+    room = replace(one.memory, free=one.memory.needed * 3 // 2)
+    check_memory([replace(one, memory=room)], heard)
+    with pytest.raises(
+        SettingsError, match=r"^2 workers on .*; or ask for fewer with --divergence-workers$"
+    ):
+        check_memory([replace(one, memory=room), replace(other, memory=room)], heard)
+
+
+def end_process(worker: Worker) -> None:
+    os._exit(1)
+
+
+def raise_error(worker: Worker) -> None:
+    raise UnmakableError("this", "that")
+
+
+def test_a_units_error_comes_back_with_its_name_text_and_place(
+    pool: RayPool, tmp_path: Path
+) -> None:
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        engine = RayEngine(pool, journal, tmp_path)
+        with pytest.raises(Exception, match="this and that") as caught:
+            engine.start(WorkUnit("fails", raise_error))()
+
+        assert (caught.type.__name__, str(caught.value)) == ("UnmakableError", "this and that")
+        assert "in raise_error" in caught.value.__notes__[0]
+        assert "fails" not in journal
+        with pytest.raises(TypeError, match="lock"):
+            engine.start(WorkUnit("locked", raise_error, {"lock": threading.Lock()}))()
+
+
+CONFTEST = """\
+from dataclasses import dataclass
+
+from pytest_divergence.discovery.proposals import Proposal
+
+WORDS = "Why", "Who", "When"
+
+
+class Twice:
+    def measure(self, reference_logits, candidate_logits):
+        first, second = (each.log_softmax(-1) for each in (reference_logits, candidate_logits))
+        return 2 * (first.exp() * (first - second)).sum(-1)
+
+
+class Asking:
+    def propose(self, pair, context):
+        return [] if context.round else [Proposal(f"{word} is it so?", "asking") for word in WORDS]
+
+
+def pytest_divergence_metrics(config):
+    return {"twice": Twice()}
+
+
+def pytest_divergence_strategies(config):
+    return {"asking": Asking()}
+"""
+OPTIONS = ("--divergence-engine=ray", "--divergence-workers=1", "--divergence-metric=twice")
+
+
+def test_a_session_that_sigterm_ends_goes_on_with_the_same_command(
+    pool: RayPool,
+    cluster: Path,
+    pytester: pytest.Pytester,
+    tiny_models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray's own handler would end it otherwise, if it had not been taken back.
+
+    Its strategy and its metric stand in a conftest.py, which no worker could import.
+    """
+    for model in ("base", "ft"):
+        shutil.copytree(tiny_models / model, pytester.path / model)
+    pytester.makeconftest(CONFTEST)
+    seeds = "\n".join(f"Why is {word} so?" for word in ("tea", "ice", "fog", "mud", "sea", "hay"))
+    (pytester.path / "seeds.txt").write_text(seeds, "utf-8")
+    command = ["-p", "divergence", "-p", "no:cacheprovider", "-W", "error", *OPTIONS]
+    command += [
+        "--model-1",
+        "base",
+        "--model-2=ft",
+        "--divergence-budget=100000",
+        "--divergence-num-cases=1",
+    ]
+    command += ["--divergence-gate=all", "--divergence-seeds=seeds.txt"]
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster))
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    session = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *command], cwd=pytester.path, stdout=subprocess.DEVNULL
+    )
+    wait_until(lambda: num_units(pytester.path) > 2 or session.poll() is not None)
+    session.terminate()
+    assert session.wait() == -signal.SIGTERM
+    before = num_units(pytester.path)
+
+    result = pytester.runpytest_inprocess(*command)
+
+    result.stdout.fnmatch_lines(
+        [
+            "divergence: profile auto (default), *, engine ray (command line), workers 1 *",
+            "divergence: ray, 1 worker on 1 host (*), CPU with *",
+            "search: * prompts scored, *",
+        ]
+    )
+    assert 2 < before < num_units(pytester.path)
+    report = load_report(pytester.path / ".divergence/reports/latest/report.json")
+    proposals = {strategy.name: strategy.num_proposals for strategy in report.strategies}
+    assert (report.run.status, proposals["asking"]) == ("complete", 3)
+
+
+def num_units(root: Path) -> int:
+    """Units in the journals of a project."""
+    journals = root.glob(".divergence/journal/*.jsonl")
+    return sum(max(0, path.read_bytes().count(b"\n") - 1) for path in journals)
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_unit_that_no_worker_survives_ends_the_search(
+    pool: RayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "MAX_DEATHS", 0)
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        take = RayEngine(pool, journal, tmp_path).start(WorkUnit("fatal", end_process))
+        with pytest.raises(
+            EngineError,
+            match=r"^fatal was begun 1 times, .*; run the same command to continue$",
+        ):
+            take()
