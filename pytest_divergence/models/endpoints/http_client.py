@@ -51,8 +51,12 @@ class Server:
         raise MeasurementError(f"{self.name} {fault}")
 
     @contextmanager
-    def connected(self) -> Iterator[Connection]:
-        """Connect for some questions; several threads may ask within it."""
+    def connected(self, *, keeps_alive: bool = True) -> Iterator[Connection]:
+        """Connect for some questions; several threads may ask within it.
+
+        A server with fewer threads than connections never turns to those that wait while it
+        `keeps_alive` the others.
+        """
         httpx = _httpx(self.role)
         headers = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
         client = httpx.Client(
@@ -60,6 +64,7 @@ class Server:
             headers=headers,
             timeout=self.timeout,
             follow_redirects=False,
+            limits=httpx.Limits(max_keepalive_connections=None if keeps_alive else 0),
             verify=self.spec.location.startswith("https:"),  # else no certificates are read
             trust_env=False,  # no proxy and no .netrc: prompts go to this server alone
         )

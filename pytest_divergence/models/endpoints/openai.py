@@ -69,7 +69,7 @@ class OpenAiServer:
 
     def connected(self) -> AbstractContextManager[Connection]:
         """Connect for some questions; several threads may ask within it."""
-        return self.server.connected()
+        return self.server.connected(keeps_alive=False)
 
     def try_out(self) -> None:
         """Check that it samples. Raises `ModelLoadError` if it writes one answer again and again.
