@@ -55,6 +55,7 @@ def search(
     *,
     root: Path,
     load_pair: Callable[[], Any],
+    engine: Any,
     listener: Any,
     identity: Any,
     strategies: Any,
