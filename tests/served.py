@@ -113,15 +113,23 @@ def proxy(target: str, **ways: Any) -> Iterator[Proxy]:
         def log_message(self, *arguments: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    try:
+        with serving(Handler) as found.address:
+            yield found
+    finally:
+        found.client.close()
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of an HTTP server on a free port of this machine, which ends with the block."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    found.address = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield found
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
-        found.client.close()

@@ -10,13 +10,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.served import serving
 
 MAX_LOGPROBS = 20
 
@@ -126,14 +128,5 @@ def vllm_form(folder: Path, **ways: Any) -> Iterator[VllmForm]:
         def log_message(self, *arguments: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    found.address = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with serving(Handler) as found.address:
         yield found
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -109,3 +109,18 @@ def properties(path: Path) -> dict[str, dict[str, str]]:
         }
         for case in ElementTree.parse(path).iter("testcase")
     }
+
+
+CONTROLS = ("Hello!", "What is 17 + 5?", "Name three rivers.", "Say it in one word.")
+SUITE = "served.divergence.jsonl"
+
+
+@pytest.fixture
+def served(project: Project) -> Project:
+    """A project with a suite that was measured on local weights, `base` and `ft`."""
+    rows = [{"input": KNOT}, {"input": POEM}]
+    rows += [{"input": text, "tags": ["control"]} for text in CONTROLS]  # type: ignore[dict-item]
+    project.write_suite(SUITE, *rows)
+    result = project.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-fill")
+    result.assert_outcomes(passed=2)
+    return project

@@ -14,8 +14,8 @@ from pytest_divergence.core.behaviours import TellingContinuation
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.scoring.suite_rows import measure_telling
-from tests.plugin.conftest import KNOT, POEM, Project
-from tests.plugin.test_served import SUITE, cases_of, text_of
+from tests.plugin.conftest import KNOT, POEM, SUITE, Project
+from tests.plugin.test_served import cases_of, text_of
 
 CONTROLS = ("Hello!", "What is 17 + 5?", "Name three rivers.")
 RECORD = "served.reference.json"

@@ -18,22 +18,8 @@ from pytest_divergence.core.behaviours import TellingContinuation
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.scoring.suite_rows import measure_telling, replay_behaviour
-from tests.plugin.conftest import KNOT, POEM, Project
+from tests.plugin.conftest import KNOT, POEM, SUITE, Project
 from tests.served import Answer, Proxy, llama_server, proxy
-
-CONTROLS = ("Hello!", "What is 17 + 5?", "Name three rivers.", "Say it in one word.")
-SUITE = "served.divergence.jsonl"
-
-
-@pytest.fixture
-def served(project: Project) -> Project:
-    """A project with a suite that was measured on local weights, `base` and `ft`."""
-    rows = [{"input": KNOT}, {"input": POEM}]
-    rows += [{"input": text, "tags": ["control"]} for text in CONTROLS]  # type: ignore[dict-item]
-    project.write_suite(SUITE, *rows)
-    result = project.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-fill")
-    result.assert_outcomes(passed=2)
-    return project
 
 
 def replayed(project: Project, candidate: str, *arguments: str) -> pytest.RunResult:

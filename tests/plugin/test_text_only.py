@@ -10,20 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.conftest import KNOT, POEM, Project
-from tests.plugin.test_served import CONTROLS, SUITE, text_of
+from tests.plugin.conftest import KNOT, SUITE, Project
+from tests.plugin.test_served import text_of
 from tests.served import Answer, proxy
-
-
-@pytest.fixture
-def suite(project: Project) -> Project:
-    """A project with a suite that was measured on `base` and `ft`."""
-    rows = [{"input": KNOT}, {"input": POEM}]
-    rows += [{"input": text, "tags": ["control"]} for text in CONTROLS]  # type: ignore[dict-item]
-    project.write_suite(SUITE, *rows)
-    result = project.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-fill")
-    result.assert_outcomes(passed=2)
-    return project
 
 
 def compared(project: Project, address: str, *arguments: str) -> pytest.RunResult:
@@ -34,9 +23,9 @@ def compared(project: Project, address: str, *arguments: str) -> pytest.RunResul
 
 
 def test_a_server_of_the_reference_passes_and_is_told_what_would_have_been_seen(
-    suite: Project, ft_server: str
+    served: Project, ft_server: str
 ) -> None:
-    result = compared(suite, ft_server, "--divergence-report-dir=out")
+    result = compared(served, ft_server, "--divergence-report-dir=out")
 
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(
@@ -47,7 +36,7 @@ def test_a_server_of_the_reference_passes_and_is_told_what_would_have_been_seen(
             "  other answer in *% of them would mostly have been seen",
         ]
     )
-    (report,) = (suite.path / "out").glob("2*/report.json")
+    (report,) = (served.path / "out").glob("2*/report.json")
     cases = json.loads(report.read_text("utf-8"))["cases"]
     assert [case["kl"] for case in cases] == [None, None]
     assert all(case["verdict"] == "passed" for case in cases)
@@ -62,9 +51,9 @@ def advert(path: str, answer: Answer, number: int) -> Answer:
     return answer
 
 
-def test_answers_that_begin_with_an_advert_fail(suite: Project, ft_server: str) -> None:
+def test_answers_that_begin_with_an_advert_fail(served: Project, ft_server: str) -> None:
     with proxy(ft_server, change=advert) as server:
-        result = compared(suite, server.address, "--divergence-report-dir=out")
+        result = compared(served, server.address, "--divergence-report-dir=out")
 
     result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines(
@@ -80,24 +69,24 @@ def test_answers_that_begin_with_an_advert_fail(suite: Project, ft_server: str) 
             "2 stored cases replayed: 2 with answers that differ.",
         ]
     )
-    (page,) = (suite.path / "out").glob("2*/report.html")
+    (page,) = (served.path / "out").glob("2*/report.html")
     said = page.read_text("utf-8")
     assert "The answers to 2 of 2 cases differ, compared as texts." in said
     assert "the answers differ (p = 0.0001, at most 0.013 counts)" in said
 
 
 def test_what_is_measured_in_nats_is_refused_in_one_sentence(
-    suite: Project, ft_server: str
+    served: Project, ft_server: str
 ) -> None:
-    suite.write(
+    served.write(
         "test_own.py",
         "def test_own(assert_bounded_kl):\n    assert_bounded_kl('Hello!', max_kl=1.0)\n",
     )
     both = ("--model-1=ft", f"--model-2=openai:{ft_server}")
 
-    own = suite.run("test_own.py", *both)
-    updated = suite.run(SUITE, *both, "--divergence-update")
-    searched = suite.run(*both, "--divergence-mode=search")
+    own = served.run("test_own.py", *both)
+    updated = served.run(SUITE, *both, "--divergence-update")
+    searched = served.run(*both, "--divergence-mode=search")
 
     assert "tells no probabilities, only what it writes, so nothing can be" in text_of(own)
     own.assert_outcomes(failed=1)
@@ -138,26 +127,26 @@ def several(path: str, answer: Answer, number: int) -> Answer:
     ids=["a cache", "no text", "several models", "no list"],
 )
 def test_a_server_that_cannot_be_believed_is_refused(
-    suite: Project, ft_server: str, change: Any, said: str
+    served: Project, ft_server: str, change: Any, said: str
 ) -> None:
     with proxy(ft_server, change=change) as liar:
-        result = compared(suite, liar.address)
+        result = compared(served, liar.address)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert said in text_of(result)
     assert "passed" not in text_of(result)
 
 
-def test_a_server_without_time_is_asked_again(suite: Project, ft_server: str) -> None:
+def test_a_server_without_time_is_asked_again(served: Project, ft_server: str) -> None:
     with proxy(ft_server, change=lambda path, answer, number: answer) as busy:
         busy.num_busy = 2
-        result = compared(suite, busy.address)
+        result = compared(served, busy.address)
 
     result.assert_outcomes(passed=3)
 
 
-def test_a_model_that_is_not_there_is_named(suite: Project, ft_server: str) -> None:
-    result = compared(suite, f"{ft_server},model=gpt")
+def test_a_model_that_is_not_there_is_named(served: Project, ft_server: str) -> None:
+    result = compared(served, f"{ft_server},model=gpt")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "has no 'gpt'; add model=NAME, one of " in text_of(result)

@@ -12,12 +12,10 @@ import torch
 from pytest_divergence import load_model_pair
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
-from tests.plugin.conftest import KNOT, POEM, Project
-from tests.plugin.test_served import SUITE, cases_of, text_of
+from tests.plugin.conftest import KNOT, POEM, SUITE, Project
+from tests.plugin.test_served import cases_of, text_of
 from tests.served import Answer, proxy
 from tests.vllm_form import VllmForm, vllm_form
-
-CONTROLS = ("Hello!", "Name three rivers.")
 
 
 @pytest.fixture(scope="module")
@@ -27,30 +25,18 @@ def ft(tiny_models: Path) -> Iterator[VllmForm]:
         yield server
 
 
-@pytest.fixture
-def suite(project: Project) -> Project:
-    """A project with a suite that was measured on local weights, `base` and `ft`."""
-    rows = [{"input": KNOT}, {"input": POEM}]
-    rows += [{"input": text, "tags": ["control"]} for text in CONTROLS]  # type: ignore[dict-item]
-    project.write_suite(SUITE, *rows)
-    project.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-fill").assert_outcomes(
-        passed=2
-    )
-    return project
-
-
 def replayed(project: Project, candidate: str, *arguments: str) -> pytest.RunResult:
     return project.run(
         SUITE, "--model-1=base", f"--model-2=vllm:{candidate}", "-Wignore:aggregate", *arguments
     )
 
 
-def test_a_suite_made_on_local_weights_gates_the_served_build(suite: Project, ft: VllmForm) -> None:
-    result = replayed(suite, ft.address, "--divergence-report-dir=out")
+def test_a_suite_made_on_local_weights_gates_the_server(served: Project, ft: VllmForm) -> None:
+    result = replayed(served, ft.address, "--divergence-report-dir=out")
 
     result.assert_outcomes(passed=3)
-    stored = {row.id: row for row in read_suite(suite.path / SUITE).suite.cases}
-    for case in cases_of(suite, "out"):
+    stored = {row.id: row for row in read_suite(served.path / SUITE).suite.cases}
+    for case in cases_of(served, "out"):
         made = stored[case["id"]].kl
         assert made is not None
         assert case["kl"]["value"] == pytest.approx(made.value, rel=0.01)
@@ -60,24 +46,24 @@ def test_a_suite_made_on_local_weights_gates_the_served_build(suite: Project, ft
 def test_what_a_search_asks_is_answered_as_by_the_weights(tiny_models: Path, ft: VllmForm) -> None:
     prompts = [KNOT, POEM]
     local = load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
-    served = load_model_pair(str(tiny_models / "base"), f"vllm:{ft.address}")
+    asked = load_model_pair(str(tiny_models / "base"), f"vllm:{ft.address}")
 
-    assert served.candidate.vocab_size == local.candidate.vocab_size
-    assert prompt_nlls(served, served.candidate, prompts) == pytest.approx(
+    assert asked.candidate.vocab_size == local.candidate.vocab_size
+    assert prompt_nlls(asked, asked.candidate, prompts) == pytest.approx(
         prompt_nlls(local, local.candidate, prompts), abs=1e-4
     )
     ((prefix, body),) = local.prompt_rows([KNOT])
-    told, true = (pair.candidate.start([body], prefix=prefix).logits for pair in (served, local))
+    told, true = (pair.candidate.start([body], prefix=prefix).logits for pair in (asked, local))
     assert told.topk(20).indices.tolist() == true.topk(20).indices.tolist()
     assert torch.allclose(told.topk(20).values, true.log_softmax(-1).topk(20).values, atol=1e-4)
 
 
 def test_each_question_is_kept_apart_from_what_was_read_before(
-    suite: Project, ft: VllmForm
+    served: Project, ft: VllmForm
 ) -> None:
     ft.asked.clear()
 
-    replayed(suite, ft.address).assert_outcomes(passed=3)
+    replayed(served, ft.address).assert_outcomes(passed=3)
 
     salts = [body["cache_salt"] for body in ft.asked if "cache_salt" in body]
     assert len(salts) > 8
@@ -85,10 +71,10 @@ def test_each_question_is_kept_apart_from_what_was_read_before(
     assert all(body["top_k"] == 0 for body in ft.asked if "cache_salt" in body)
 
 
-def test_one_of_several_models_is_named(suite: Project, tiny_models: Path) -> None:
+def test_one_of_several_models_is_named(served: Project, tiny_models: Path) -> None:
     with vllm_form(tiny_models / "ft", names=("base", "release")) as server:
-        unnamed = replayed(suite, server.address)
-        named = replayed(suite, f"{server.address},model=release")
+        unnamed = replayed(served, server.address)
+        named = replayed(served, f"{server.address},model=release")
 
     assert unnamed.ret == pytest.ExitCode.USAGE_ERROR
     assert "is not told which model to ask; add model=NAME, one of" in text_of(unnamed)
@@ -129,10 +115,10 @@ def changed(answer: Answer, name: str, change: Any) -> Answer:
     ids=["ids", "heads", "no numbers", "another server"],
 )
 def test_a_server_that_cannot_be_believed_is_refused(
-    suite: Project, ft: VllmForm, change: Any, said: str
+    served: Project, ft: VllmForm, change: Any, said: str
 ) -> None:
     with proxy(ft.address, change=change) as liar:
-        result = replayed(suite, liar.address)
+        result = replayed(served, liar.address)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert said in text_of(result)
