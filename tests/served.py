@@ -53,6 +53,8 @@ class Proxy:
     """The body of each answer, in place of the server's."""
     status: int = 200
     needs_key: str | None = None
+    lost_path: str = ""
+    """Path that it does not know."""
     num_busy: int = 0
     """Questions for answers that it has no time for at first."""
     asked: list[str] = field(default_factory=list)
@@ -64,6 +66,8 @@ class Proxy:
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         self.asked.append(path)
+        if path == self.lost_path:
+            return 404, b"{}"
         if self.num_busy and path.endswith("/completions"):
             self.num_busy -= 1
             return 429, b"{}"

@@ -145,6 +145,19 @@ def test_a_server_without_time_is_asked_again(served: Project, ft_server: str) -
     result.assert_outcomes(passed=3)
 
 
+def test_a_server_that_lists_nothing_is_asked_for_the_named_model(
+    served: Project, ft_server: str
+) -> None:
+    with proxy(ft_server) as server:
+        server.lost_path = "/v1/models"
+        unnamed = compared(served, server.address)
+        named = compared(served, f"{server.address},model=release")
+
+    assert unnamed.ret == pytest.ExitCode.USAGE_ERROR
+    assert "answers /models with HTTP 404" in text_of(unnamed)
+    named.assert_outcomes(passed=3)
+
+
 def test_a_model_that_is_not_there_is_named(served: Project, ft_server: str) -> None:
     result = compared(served, f"{ft_server},model=gpt")
 

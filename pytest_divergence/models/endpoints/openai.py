@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pytest_divergence.core.cases import Message
-from pytest_divergence.core.errors import ModelLoadError
+from pytest_divergence.core.errors import MeasurementError, ModelLoadError
 from pytest_divergence.models.endpoints.http_client import Connection, Server
 from pytest_divergence.models.endpoints.positions import Position
 from pytest_divergence.models.fingerprints import text_digest
@@ -47,10 +47,16 @@ class OpenAiServer:
     def asked(cls, server: Server) -> OpenAiServer:
         """Ask a server which models it has. Raises `MeasurementError` if it has not the wanted one.
 
-        A server with a single model needs no name of it in the spec.
+        A server with a single model needs no name of it in the spec; one that lists none needs it.
         """
         with server.connected() as connection:
-            return cls(server, server.listed_model(connection.get("/models")))
+            try:
+                listed = connection.get("/models")
+            except MeasurementError:
+                if server.spec.model is None:
+                    raise
+                return cls(server, server.spec.model)  # it may list nothing and still answer
+            return cls(server, server.listed_model(listed))
 
     @property
     def name(self) -> str:
