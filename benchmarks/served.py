@@ -10,6 +10,11 @@ cost of a replay against the server:
 
     python benchmarks/served.py replay MODEL_1 llamacpp:URL [PROMPTS]
 
+KL from llama.cpp's own probabilities of both models, beside that of the weights here, at the same
+positions:
+
+    python benchmarks/served.py agreement MODEL_1 MODEL_2 llamacpp:URL_1 llamacpp:URL_2 [PROMPTS]
+
 And a gate with a recorded reference against one with both models, each in a process of its own:
 
     python benchmarks/served.py recorded SUITE MODEL_1 MODEL_2
@@ -26,11 +31,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+from scipy import stats
+
 from pytest_divergence import ModelPair, load_model_pair, score_prompts
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
 from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
 from pytest_divergence.models.endpoints.served_side import ServedSide
-from pytest_divergence.models.side import Role, Told
+from pytest_divergence.models.side import Role, Side, Told
 from pytest_divergence.scoring.continuations import Continuations
 from pytest_divergence.scoring.estimates import k3, token_scores, told_by_both
 from pytest_divergence.scoring.teacher_forcing import read_prompts
@@ -40,12 +48,17 @@ HEADS = (20, 64)
 
 
 def whole(pair: ModelPair) -> ModelPair:
-    """The pair whose server tells of every token."""
-    side = pair.candidate
-    assert isinstance(side, ServedSide)
+    """The pair whose servers tell of every token."""
+    return replace(
+        pair, reference=telling_all(pair.reference), candidate=telling_all(pair.candidate)
+    )
+
+
+def telling_all(side: Side) -> Side:
+    if not isinstance(side, ServedSide):
+        return side
     assert isinstance(side.dialect, LlamaCppServer)
-    dialect = replace(side.dialect, num_told=side.dialect.vocab_size)
-    return replace(pair, candidate=replace(side, dialect=dialect))
+    return replace(side, dialect=replace(side.dialect, num_told=side.dialect.vocab_size))
 
 
 def cut(told: Told, size: int) -> Told:
@@ -116,6 +129,26 @@ def estimates(model_1: str, model_2: str, served: str, count: int) -> None:
         )
 
 
+def agreement(model_1: str, model_2: str, served_1: str, served_2: str, count: int) -> None:
+    local = load_model_pair(model_1, model_2)
+    pair = whole(load_model_pair(f"{served_1},tokenizer={model_1}", served_2))
+    prompts = shipped_prompts(SHIPPED_CONTROLS, count)
+    made = score_prompts(local, prompts, num_continuations=1, max_new_tokens=LENGTH)
+    ours, theirs, same_top = list[float](), list[float](), list[float]()
+    for prompt, score in zip(prompts, made, strict=True):
+        (ids,) = score.continuations.candidate
+        scores = token_scores(*both_told(pair, prompt, ids), "candidate")
+        ours += score.on_candidate[0].forward.tolist()
+        theirs += scores.forward.tolist()
+        same_top += scores.same_top.tolist()
+    for name, values in (("weights", ours), ("llama.cpp", theirs)):
+        median, p99 = np.quantile(values, (0.5, 0.99))
+        print(f"{name:10} mean {np.mean(values):.4f} median {median:.4f} 99 % {p99:.3f}", end=" ")
+        print(f"largest {max(values):.3f}, {len(values)} positions")
+    print(f"rank correlation {stats.spearmanr(ours, theirs).statistic:.4f}")
+    print(f"same top of llama.cpp's two models {statistics.fmean(same_top):.2%}")
+
+
 def replay(model_1: str, served: str, count: int) -> None:
     pair = load_model_pair(model_1, served)
     prompts = shipped_prompts(SHIPPED_CONTROLS, count)
@@ -146,6 +179,8 @@ if __name__ == "__main__":
     size = next((int(word) for word in words if word.isdigit()), 12)
     if way == "estimates":
         estimates(named[0], named[1], named[2], size)
+    elif way == "agreement":
+        agreement(*named, count=size)
     elif way == "replay":
         replay(named[0], named[1], size)
     else:
