@@ -25,6 +25,7 @@ from pytest_divergence.scoring.teacher_forcing import (
     SCORING_BATCH,
     ScoringRow,
     TokenScores,
+    continuation_log_probs,
     score_tokens,
     token_log_probs,
 )
@@ -117,25 +118,25 @@ def _user_nlls(
     longest = max(len(body) for _, body in rows)
     targets = [ids[1 : 1 + max(1, len(ids) - 1 - num_suffix)] for _, ids in rows]
     if isinstance(side, ServedSide):
-        state = side.start(
-            [body[: len(body) - len(ids) + 1] for body, (_, ids) in zip(bodies, rows, strict=True)],
-            prefix=shared,
-        )
-        told = state.told([wanted.tolist() for wanted in targets])
-        return [
-            -float(found.chosen.double().mean()) if len(found.chosen) else 0.0 for found in told
+        asked = [
+            ScoringRow(prefix, ids[:1], tuple(wanted.tolist()))
+            for (prefix, ids), wanted in zip(rows, targets, strict=True)
         ]
+        return [_mean_nll(found) for found in continuation_log_probs(side, asked)]
     positions = side.positions(bodies, prefix=shared, num_positions=longest)
     places = [
         (row + 1) * longest - len(ids) + torch.arange(len(wanted))
         for row, ((_, ids), wanted) in enumerate(zip(rows, targets, strict=True))
     ]
     logprobs = token_log_probs(side, positions.at(torch.cat(places)), torch.cat(targets))
-    # A base model's empty prompt has no token: nothing was written.
     return [
-        -float(values.double().mean()) if len(values) else 0.0
-        for values in torch.split(logprobs, [len(wanted) for wanted in targets])
+        _mean_nll(found) for found in torch.split(logprobs, [len(wanted) for wanted in targets])
     ]
+
+
+def _mean_nll(logprobs: Tensor) -> float:
+    """Return the mean over tokens; 0 for a base model's empty prompt, of which none was written."""
+    return -float(logprobs.double().mean()) if len(logprobs) else 0.0
 
 
 def _log_ratio(scores: TokenScores) -> float:

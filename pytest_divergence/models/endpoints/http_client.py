@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -128,19 +128,19 @@ class Connection:
 
         Raises `MeasurementError` for any other answer.
         """
-        status, text = self._status(lambda: self._exchanged("POST", path, body), path)
+        status, text = self._answered("POST", path, body)
         if status not in (200, 400):
             self._refuse_status(status, path, text)
         return status == 200
 
     def _asked(self, method: str, path: str, body: dict[str, Any] | None, tries: int = 1) -> Any:
         server = self.server
-        status, text = self._status(lambda: self._exchanged(method, path, body), path)
+        status, text = self._answered(method, path, body)
         for wait in range(1, tries):
             if status not in NO_TIME:
                 break
             time.sleep(min(2.0**wait, server.timeout))
-            status, text = self._status(lambda: self._exchanged(method, path, body), path)
+            status, text = self._answered(method, path, body)
         if status != 200:
             self._refuse_status(status, path, text)
         try:
@@ -152,10 +152,11 @@ class Connection:
         shown = self.server.without_key(text)
         self.server.refuse(f"answers {path} with HTTP {status}: {shown}")
 
-    def _status(self, exchange: Callable[[], tuple[int, str]], path: str) -> tuple[int, str]:
+    def _answered(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, str]:
+        """Return status and text of an answer. Raises `MeasurementError` if there is none."""
         httpx, server = _httpx(self.server.role), self.server
         try:
-            return exchange()
+            return self._exchanged(method, path, body)
         except httpx.TimeoutException:
             server.refuse(f"did not answer {path} within {server.timeout:g} s; {_SLOW}")
         except httpx.HTTPError as error:
