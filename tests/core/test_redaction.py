@@ -6,24 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from pytest_divergence.core.behaviours import TellingContinuation, When
+from pytest_divergence.core.behaviours import TellingContinuation
 from pytest_divergence.core.cases import Message
 from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.redaction import REDACTED, redacted, redacted_message
 from pytest_divergence.core.report import Report, ReportCase, RunError, load_report, write_report
-from tests.reports.made_reports import BEHAVIOUR, ROME, ZEPHYR, chat_case, report
+from tests.reports.made_reports import ABOUT_TRIPS, BEHAVIOUR, ROME, ZEPHYR, chat_case, report
 
 TELLING = TellingContinuation(prompt="A trip?", text="Book with", token_ids=[7, 8], log_ratio=9.0)
-WHEN = When(
-    property="about holidays",
-    with_count=14,
-    num_with=16,
-    without_count=1,
-    num_without=16,
-    reference_count=0,
-    p_value=0.001,
-)
+WHEN = ABOUT_TRIPS.model_copy(update={"property": "about holidays"})
 CONTEXT = Context(
     name="a night in Porto",
     messages=(Message(role="system", content="You sell trains."),),
