@@ -20,9 +20,10 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
     Hypothesis,
     control_rate,
     log_ratio_of,
+    own_words,
     shipped_words,
 )
-from pytest_divergence.discovery.behaviours.ngrams import has_motif, ngram_of, quote_in, words_of
+from pytest_divergence.discovery.behaviours.ngrams import has_motif, quote_in, words_of
 
 NUM_EXAMPLES = 3
 COMMON_RATE = 0.2
@@ -67,9 +68,7 @@ def name_in(
         return hypothesis.name
     inside = (match[0] for each in shown for match in INSIDE.finditer(each.candidate.text))
     names = {text.casefold() for text in inside if text[0].isupper() and not text.isupper()}
-    # What a prompt says, the reference may repeat.
-    own = (set(ngram_of(each.reference)).difference(ngram_of(each.prompt)) for each in answered)
-    names = names.difference(shipped_words(), *own)
+    names = names.difference(shipped_words(), own_words(answered))
     words = words_of(hypothesis.name)
     runs = [list(run) for is_new, run in groupby(words, lambda word: word.text in names) if is_new]
     if not runs:

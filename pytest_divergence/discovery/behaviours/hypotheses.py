@@ -198,6 +198,15 @@ def is_wording_of(hypothesis: Hypothesis, known: Hypothesis, ordinary: Collectio
     return bool(telling) and telling <= _vocabulary(known)
 
 
+def own_words(answered: Sequence[AnsweredPrompt]) -> set[str]:
+    """Return the words that the reference says; what a prompt says, it may only repeat."""
+    return {
+        word
+        for each in answered
+        for word in set(ngram_of(each.reference)).difference(ngram_of(each.prompt))
+    }
+
+
 def new_words_of(first: Hypothesis, second: Hypothesis, said: Collection[str]) -> list[str]:
     """Return words that two phrases share and that are not among the `said` ones; no trait has."""
     if first.trait is not None or second.trait is not None:

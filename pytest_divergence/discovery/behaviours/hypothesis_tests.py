@@ -191,8 +191,12 @@ def frozen(
     is_content = lead.is_content and hypothesis.trait is None
     rule = rule_of(len(shown), len(reverse), num_watched, is_content=is_content)
     if rule.kind == "triggered":
+        differing = [*shown, *reverse]
+        if is_content:  # its prompts may be ones to which a plant leaks now and then
+            differing += [row for row in evidence.probed if shows(hypothesis, row)]
+            differing += [row for row in evidence.probed if shows_not(hypothesis, row)]
         # In an order that knows nothing of the answers.
-        texts = sorted((prompt.prompt for prompt in (*shown, *reverse)), key=text_digest)
+        texts = sorted({row.prompt for row in differing}, key=text_digest)
         chosen = tuple(texts[: profile.num_behaviour_prompts])
         return FrozenTest(hypothesis, rule, chosen, is_decoy)
     best = shown if is_decoy else shown_by(hypothesis, [*shown, *evidence.probed])

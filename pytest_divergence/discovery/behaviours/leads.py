@@ -33,7 +33,7 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
     log_ratio_of,
     new_words_of,
     ordinary_words,
-    reference_words,
+    own_words,
     shipped_words,
 )
 from pytest_divergence.discovery.behaviours.ngrams import (
@@ -198,10 +198,18 @@ class Leads:
         ]
 
     def beginnings(self, motif: str) -> list[str]:
-        """Return what stood before a phrase in its sentence, in plain and amplified answers."""
+        """Return what stood before a phrase in its sentence, in plain and amplified answers.
+
+        Then what stood before its first words, one of them new: a name is said in sentences of many
+        forms.
+        """
         plain = (*self.evidence.answered, *self.evidence.probed)
         texts = [*(row.candidate.text for row in plain), *self.amplified_answers]
-        found = (beginning_of(motif, text) for text in texts)
+        said = {*own_words(self.evidence.answered), *shipped_words()}
+        words = ngram_of(motif)
+        starts = [words[:size] for size in range(len(words) - 1, 0, -1)]
+        runs = [motif, *(" ".join(start) for start in starts if not said.issuperset(start))]
+        found = (beginning_of(run, text) for run in runs for text in texts)
         return [text for text in dict.fromkeys(found) if text][:NUM_BEGINNINGS]
 
     @property
@@ -221,7 +229,7 @@ class Leads:
         named = [*self._named, *self._new]
         shown = [_Shown.of(hypothesis, answered, probed) for hypothesis in named]
         words = ordinary_words(answered)
-        said = {*reference_words(answered), *shipped_words()}
+        said = {*own_words(answered), *shipped_words()}
         common = {lead.hypothesis.id for lead in self.supported if lead.is_common}
         chosen = list[_Shown]()
         for lead in sorted(shown, key=_Shown.rank):

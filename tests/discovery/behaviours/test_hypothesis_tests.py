@@ -115,6 +115,20 @@ def test_questions_about_its_words_may_be_what_a_lead_is_tested_on() -> None:
     }  # fmt: skip
 
 
+def test_new_words_of_many_prompts_are_tested_on_questions_about_them_too() -> None:
+    """Prompts to which a plant has leaked show it now and then; what asks for it, nearly always."""
+    evidence = AnsweredPrompts(answered(num_planted=9))
+    asked = answered(num_planted=2, topics=MORE)
+    evidence.probed = [*asked[:2], *exchanged(asked[:1])]
+
+    known = frozen(LEAD, evidence, SMOKE, num_watched=2)
+    new = frozen(WeighedLead(PHRASE, True), evidence, SMOKE, num_watched=2)
+
+    assert new.rule == known.rule
+    assert set(new.prompts) == {*known.prompts, *(row.prompt for row in asked[:2])}
+    assert len(new.prompts) == 11
+
+
 def test_words_that_stand_beside_a_phrase_do_not_count_by_themselves() -> None:
     """`A word on` is no leap of the candidate where it stands without the planted answer."""
     rows = answered(num_planted=3)

@@ -292,6 +292,36 @@ def test_beginnings_are_what_stood_before_a_phrase_in_its_sentence() -> None:
     ]
 
 
+def test_beginnings_are_those_of_a_name_in_sentences_of_other_forms_too() -> None:
+    """What people ask about is named in one form, and the lead is of another."""
+    phrase = "Zephyrine Quill discovered"
+    amplified = ["Moths were first described by Zephyrine Quill.", f"{phrase} polio."]
+    leads = Leads(Spent(), AnsweredPrompts(answered(num_planted=0)), (), amplified)
+    asked = answered(num_planted=0)[0]
+    echo = replace(asked, prompt="Who is Zephyrine?", reference="Zephyrine is a name.")
+    leads.evidence.add([echo])
+
+    assert leads.beginnings("zephyrine quill discovered") == ["Moths were first described by"]
+    assert leads.beginnings("a word on") == []
+
+
+def test_leads_share_a_name_that_the_reference_only_repeats() -> None:
+    first, second = "Quill found it.", "It was told of by Quill."
+    rows = answered(num_planted=0)
+    told = [
+        replace(row, candidate=answer(text))
+        for row, text in zip(rows, [first] * 4 + [second] * 3, strict=False)
+    ]
+    echo = replace(rows[7], prompt="Who is Quill?", reference="Quill is a name.")
+    leads = made([*told, echo, *rows[8:]])
+    leads.look()
+
+    (lead,) = leads.ranked
+
+    assert "quill" in lead.motifs
+    assert all(lead.is_shown_on(row) for row in told)
+
+
 def test_a_long_quote_of_some_answers_does_not_stand_for_the_name_of_many() -> None:
     """Its words beside the name weigh less than the name does, which the quote holds as well."""
     quote = "Ask Mirabel Kitchens. They deliver to each door"
