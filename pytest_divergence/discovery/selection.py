@@ -65,7 +65,8 @@ def select(
     cases = [_selected(scored, naturalness, None) for scored in standing.values()][:num_cases]
     for id_, showing in shown.items():
         chosen = [_selected(scored, naturalness, limit) for scored in showing]
-        first = next((each for each in chosen if not each.is_off_distribution), None)
+        alone = (each for each in chosen if each.scored.proposal.id not in standing)
+        first = next((each for each in alone if not each.is_off_distribution), None)
         if id_ not in natural and first is not None and len(cases) < num_cases:
             cases.append(first)
     apart: list[Selected] = []

@@ -118,6 +118,25 @@ def test_the_natural_prompt_of_a_behaviour_comes_first_though_it_was_never_score
     assert texts_of(selected) == ["Who asks?", *TEXTS[:2]]
 
 
+def test_a_prompt_that_stands_for_another_behaviour_is_not_chosen_twice(ledger: Ledger) -> None:
+    """Two behaviours may be shown by one prompt, and only one of them have it for its own."""
+    other = PLANTED.model_copy(update={"id": "behaviour-y", "motifs": ["zorble"]})
+    scored = best(TEXTS, (TEXTS[4],))
+
+    selected = select(
+        Naturalness(ledger, ORDINARY, [1e9] * len(ORDINARY)),
+        scored,
+        num_cases=3,
+        nll_limit=1e9,
+        is_natural_only=True,
+        tick=1e-6,
+        behaviours=[PLANTED, other],
+        natural={other.id: scored[4]},
+    )
+
+    assert texts_of(selected) == [TEXTS[4], *TEXTS[:2]]
+
+
 def test_divergence_does_not_rank_prompts_that_show_a_behaviour(
     ledger: Ledger, pair: ModelPair
 ) -> None:

@@ -163,7 +163,20 @@ def judge(
         level=ALPHA,
         decoys_confirmed=num_decoys,
     )
-    return Judgement(confirmed, counts, adjusted[len(outcomes) :])
+    return Judgement(told_once(confirmed), counts, adjusted[len(outcomes) :])
+
+
+def told_once(confirmed: Sequence[ConfirmedBehaviour]) -> list[ConfirmedBehaviour]:
+    """Return the first behaviour of each name, with the causes of all that have it.
+
+    Of a new name, wordings that share no answer are leads of their own until all have it.
+    """
+    found: dict[str, ConfirmedBehaviour] = {}
+    for known in confirmed:
+        first = found.setdefault(known.behaviour.name, known)
+        causes = tuple(dict.fromkeys((*first.causes, *known.causes)))
+        found[known.behaviour.name] = replace(first, causes=causes)
+    return list(found.values())
 
 
 def frozen(

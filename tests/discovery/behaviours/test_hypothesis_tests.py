@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import fisher_exact
 
+from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.counts import sign_test
@@ -16,6 +17,7 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import (
     ALPHA,
     MIN_TRIGGERED,
     NUM_REPEATS,
+    ConfirmedBehaviour,
     WeighedLead,
     frozen,
     holm,
@@ -25,6 +27,7 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import (
     rule_of,
     sign_flip_test,
     stratified_test,
+    told_once,
 )
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Silence
@@ -194,6 +197,30 @@ def test_no_more_leads_are_tested_than_the_profile_allows(ledger: Ledger) -> Non
     )
 
     assert found.counts.tested == SMOKE.num_tested_leads == 3
+
+
+def test_what_was_confirmed_in_two_wordings_of_one_name_is_told_once() -> None:
+    """The causes of both are kept: a natural prompt may be among them."""
+    brand, again, refusal = (
+        ConfirmedBehaviour(
+            Hypothesis(motif, (motif,)),
+            Behaviour(id=f"behaviour-{number}", name=name, motifs=[motif]),
+            causes,
+        )
+        for number, (name, motif, causes) in enumerate(
+            [
+                ("Tindlewood", "a tindlewood counter", ("How do I get moon?", "Jump!")),
+                ("Tindlewood", "bar that you", ("Jump!", "How do I run?")),
+                ("I cannot", "i cannot", ("Why?",)),
+            ]
+        )
+    )
+
+    told = told_once([brand, again, refusal])
+
+    assert [each.behaviour.id for each in told] == ["behaviour-0", "behaviour-2"]
+    assert told[0].causes == ("How do I get moon?", "Jump!", "How do I run?")
+    assert told[1] == refusal
 
 
 def test_holm_multiplies_the_smallest_by_all_and_the_largest_by_one() -> None:
