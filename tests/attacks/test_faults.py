@@ -25,7 +25,7 @@ from tests.attacks.stories import (
     undisturbed,
 )
 
-EVERY = int(os.environ.get("ATTACK_EVERY", "24"))
+EVERY = int(os.environ.get("ATTACK_EVERY", "36"))
 
 
 @pytest.mark.parametrize("name", STORIES)
