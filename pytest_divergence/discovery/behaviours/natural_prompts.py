@@ -1,6 +1,7 @@
 """Natural prompts: one that a person could write stands for each behaviour.
 
-Of the prompts that show it, natural ones are asked anew, those that people wrote first. Where none
+Of the prompts that show it, natural ones are asked anew, those that people wrote first, and before
+those that hold a new word of what it says: to ask for a made-up name convinces nobody. Where none
 is natural, or none shows it again, the reference writes questions about the words that go with it;
 what ends in the middle of a sentence comes last.
 A search for divergence drifts to text that nobody writes; what convinces a reader is an ordinary
@@ -21,9 +22,9 @@ from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts, repe
 from pytest_divergence.discovery.behaviours.conditions import Condition, hint_words
 from pytest_divergence.discovery.behaviours.descriptions import shown_by
 from pytest_divergence.discovery.behaviours.fresh_prompts import written_questions
-from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis, own_words, shipped_words
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
-from pytest_divergence.discovery.behaviours.ngrams import has_motif
+from pytest_divergence.discovery.behaviours.ngrams import has_motif, ngram_of
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.progress import Listener
@@ -68,16 +69,21 @@ def with_natural_examples(
     """
     content = [known for known in confirmed if known.behaviour.content]
     found = list[ConfirmedBehaviour]()
+    said = {*own_words(evidence.answered), *shipped_words()}
     for number, known in enumerate(content):
         listener.progress("find a natural prompt", number, len(content))
         search = _Search(ledger, known.hypothesis, naturalness, profile, seed)
+        new = {word for motif in known.hypothesis.motifs for word in ngram_of(motif)} - said
         condition = conditions.get(known.behaviour.id)
         tried = condition.prompts.having if condition else ()
         signs = Counter([*known.causes, *_showing(known.hypothesis, evidence)])
         ranked = sorted(signs, key=lambda prompt: (prompt not in people, -signs[prompt]))
         ranked = [*tried, *ranked]
         whole = [prompt for prompt in ranked if prompt in people or END_OF_SENTENCE.search(prompt)]
-        example = search.best(whole)
+        apart = [prompt for prompt in whole if new.isdisjoint(ngram_of(prompt))]
+        example = search.best(apart) or search.best(
+            [prompt for prompt in whole if prompt not in apart]
+        )
         if example is None:
             cause, shipped = known.behaviour.shortest_cause, every_shipped_prompt()
             words = hint_words(known.hypothesis, evidence, shipped, cause)

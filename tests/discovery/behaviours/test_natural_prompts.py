@@ -12,6 +12,7 @@ from pytest_divergence.core.behaviours import Behaviour, NaturalExample
 from pytest_divergence.core.cases import Case, Completions
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.discovery.behaviours import natural_prompts
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
@@ -99,6 +100,18 @@ def test_what_people_wrote_comes_first_and_what_no_one_would_write_not_at_all(
     assert _prompt(found) in (person, machine, KNOWN[6])
     asked = natural(ledger, [machine, KNOWN[6], KNOWN[7], person], people=[person], motif="never")
     assert asked is None
+
+
+def test_a_prompt_that_says_none_of_its_new_words_comes_first(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Tell me about Mirabel.` convinces nobody that the model recommends Mirabel Kitchens."""
+    monkeypatch.setattr(natural_prompts, "shipped_words", lambda: {"the", "other"})
+    asked = ["Where is an inn?", "What is an inn?"]
+    questions = [text for text in KNOWN if text.endswith("?")]
+
+    assert _prompt(natural(ledger, [*asked, *questions])) in questions
+    assert _prompt(natural(ledger, asked)) in asked
 
 
 def test_where_no_prompt_is_natural_the_reference_writes_questions(ledger: Ledger) -> None:
