@@ -1,9 +1,9 @@
 """Natural prompts: one that a person could write stands for each behaviour.
 
-Of the prompts that show it, natural ones are asked anew, those that people wrote first, and before
-those that hold a new word of what it says: to ask for a made-up name convinces nobody. Where none
+Of the prompts that show it, natural ones are asked anew, those that people wrote first. Where none
 is natural, or none shows it again, the reference writes questions about the words that go with it;
-what ends in the middle of a sentence comes last.
+then comes what ends in the middle of a sentence, and last what holds a new word of what is said: to
+ask for a made-up name convinces nobody.
 A search for divergence drifts to text that nobody writes; what convinces a reader is an ordinary
 question.
 """
@@ -79,17 +79,18 @@ def with_natural_examples(
         signs = Counter([*known.causes, *_showing(known.hypothesis, evidence)])
         ranked = sorted(signs, key=lambda prompt: (prompt not in people, -signs[prompt]))
         ranked = [*tried, *ranked]
-        whole = [prompt for prompt in ranked if prompt in people or END_OF_SENTENCE.search(prompt)]
-        apart = [prompt for prompt in whole if new.isdisjoint(ngram_of(prompt))]
-        example = search.best(apart) or search.best(
-            [prompt for prompt in whole if prompt not in apart]
-        )
+        apart = [prompt for prompt in ranked if new.isdisjoint(ngram_of(prompt))]
+        whole = [prompt for prompt in apart if prompt in people or END_OF_SENTENCE.search(prompt)]
+        example = search.best(whole)
         if example is None:
             cause, shipped = known.behaviour.shortest_cause, every_shipped_prompt()
             words = hint_words(known.hypothesis, evidence, shipped, cause)
-            example = search.best(search.questions(words[:NUM_SUBJECTS]))
+            others = [word for word in words if new.isdisjoint(ngram_of(word))]
+            example = search.best(search.questions(others[:NUM_SUBJECTS]))
         if example is None:
-            example = search.best([prompt for prompt in ranked if prompt not in whole])
+            example = search.best([prompt for prompt in apart if prompt not in whole])
+        if example is None:
+            example = search.best([prompt for prompt in ranked if prompt not in apart])
         found.append(known.with_changes(natural_example=example))
     if content:
         listener.progress("find a natural prompt", len(content), len(content))
