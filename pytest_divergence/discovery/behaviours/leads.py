@@ -133,7 +133,12 @@ class _Shown:
         shared = new_words_of(other.hypothesis, self.hypothesis, said)
         motifs = dict.fromkeys((*self.hypothesis.motifs, *other.hypothesis.motifs, *shared))
         whole = replace(self.hypothesis, motifs=tuple(motifs))
-        return replace(self, hypothesis=whole, prompts=self.prompts | other.prompts)
+        return replace(
+            self,
+            hypothesis=whole,
+            prompts=self.prompts | other.prompts,
+            nats=self.nats + other.nats,
+        )
 
 
 @dataclass

@@ -52,6 +52,23 @@ def test_wordings_that_share_a_name_are_one_lead() -> None:
     assert not any(lead.is_shown_on(row) for row in rows[7:])
 
 
+def test_a_wording_of_more_nats_does_not_take_the_place_of_all() -> None:
+    """Each wording is named again whenever the search looks."""
+    first, second = "Nothing beats Barkly for every pet.", "Every vet agrees on Barkly alone."
+    rows = answered(num_planted=0)
+    told = [
+        replace(row, candidate=answer(text, peak))
+        for row, (text, peak) in zip(rows, [(first, 8.0)] * 5 + [(second, 30.0)] * 4, strict=False)
+    ]
+    leads = made([*told, *rows[9:]])
+    leads.look()
+    leads.look()
+
+    (lead,) = leads.ranked
+
+    assert all(lead.is_shown_on(row) for row in told)
+
+
 def test_a_lead_is_renamed_once_its_name_is_said_often_enough() -> None:
     """The first answers have the words beside it three times, and the name itself only twice."""
     first = adverts(SHOP[0], SHOP[2], "They are cheap.")
