@@ -494,8 +494,7 @@ def test_a_unit_that_no_worker_survives_is_an_error_and_the_same_search_goes_on(
 
     (told,) = [text for text in heard.said if "search/deadly/0" in text]
     assert re.match(r"a worker on \S+ was lost in search/deadly/0, which begins again: ", told)
-    (report,) = (tmp_path / "there").glob(".divergence/reports/*/report.json")
-    stopped = load_report(report)
+    stopped = load_report(tmp_path / "there/.divergence/reports/latest/report.json")
     assert (stopped.run.status, stopped.errors[0].where) == ("incomplete", "EngineError")
     kept = [path.read_bytes() for path in journals(tmp_path / "there")]
 
