@@ -28,7 +28,7 @@ from pytest_divergence.plugin.options import BY_FIELD, MODELS, given_twice
 
 TEMPLATE = ("chat_template", "system_prompt", "template_arg")
 """Settings of what stands around a prompt."""
-ENGINE = ("engine", "workers", "worker_gpus")
+ENGINE = ("engine", "workers", "worker_gpus", "worker_timeout")
 """Settings of a search's own engine."""
 MEASURED_PAIR = (*MODELS, "dtype", "device", "metric", *TEMPLATE)
 """Settings that a measurement of two models depends on."""

@@ -203,6 +203,14 @@ DESCRIPTIONS = (
         is_of_user=True,
     ),
     Description(
+        "worker_timeout",
+        "SECONDS",
+        "seconds, at most, that a search waits where a Ray cluster has no room for its workers, "
+        "before it ends with an error (default: no limit). No ini file may set it",
+        "a number of seconds above 0, such as 600",
+        is_of_user=True,
+    ),
+    Description(
         "report_dir",
         "FOLDER",
         "folder for reports (default: .divergence/reports); a replay writes a report "

@@ -245,6 +245,7 @@ class Settings(BaseModel):
     engine: EngineName = "local"
     workers: int | None = Field(default=None, gt=0)
     worker_gpus: int | None = Field(default=None, ge=0)
+    worker_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     redact: bool = False
     allow_same_model: bool = False
     update: bool = False

@@ -63,6 +63,7 @@ IRRELEVANT = {
     "engine",
     "workers",
     "worker_gpus",
+    "worker_timeout",
 }
 """Settings that change no measured number, or that the resolved profile holds."""
 CALIBRATION_SETTINGS = {"chat_template", "system_prompt", "template_arg", "dtype", "metric", "seed"}

@@ -47,7 +47,7 @@ from pytest_divergence.models.fingerprints import ModelIdentity
 
 NOT_OF_A_SUITE = {
     *("update", "fill", "redact", "allow_same_model"),
-    *("engine", "workers", "worker_gpus"),
+    *("engine", "workers", "worker_gpus", "worker_timeout"),
 }
 """Settings of a session that do not change the suite."""
 

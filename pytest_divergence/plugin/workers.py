@@ -51,7 +51,7 @@ def workers_of(session: DivergenceSession, listener: Listener) -> Iterator[RayPo
 
 
 def _refuse_workers(session: DivergenceSession) -> None:
-    for field in ("workers", "worker_gpus"):
+    for field in ("workers", "worker_gpus", "worker_timeout"):
         if field in session.given:
             raise pytest.UsageError(
                 f"{setting(field)} is for the workers of a Ray cluster; give {setting('engine')}"

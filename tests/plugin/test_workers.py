@@ -32,7 +32,15 @@ def test_models_of_a_plugin_are_refused(project: Project) -> None:
     ) in result.errlines
 
 
-@pytest.mark.parametrize("option", [RAY, "--divergence-workers=2", "--divergence-worker-gpus=1"])
+OF_USER = (
+    RAY,
+    "--divergence-workers=2",
+    "--divergence-worker-gpus=1",
+    "--divergence-worker-timeout=60",
+)
+
+
+@pytest.mark.parametrize("option", OF_USER)
 def test_no_ini_file_asks_for_workers(project: Project, option: str) -> None:
     """Code goes to them, so a project that is only tried out must not name a cluster."""
     name, _, value = option.partition("=")
@@ -53,12 +61,21 @@ def test_no_ini_file_asks_for_workers(project: Project, option: str) -> None:
     result.stdout.fnmatch_lines([f"*PytestConfigWarning: Unknown config option: {key}"])
 
 
-def test_workers_without_an_engine_are_a_mistake(project: Project) -> None:
-    result = project.run(*MODELS, "--divergence-workers=2")
+@pytest.mark.parametrize("option", OF_USER[1:])
+def test_workers_without_an_engine_are_a_mistake(project: Project, option: str) -> None:
+    result = project.run(*MODELS, option)
 
     assert (
-        "ERROR: --divergence-workers is for the workers of a Ray cluster; give "
+        f"ERROR: {option.partition('=')[0]} is for the workers of a Ray cluster; give "
         "--divergence-engine=ray too, or leave it out"
+    ) in result.errlines
+
+
+def test_a_wait_without_end_is_no_number_of_seconds(project: Project) -> None:
+    result = project.run(*MODELS, RAY, "--divergence-worker-timeout=inf")
+
+    assert (
+        "ERROR: --divergence-worker-timeout=inf: must be a number of seconds above 0, such as 600"
     ) in result.errlines
 
 

@@ -6,6 +6,7 @@ journals. Does not know what a unit computes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +66,38 @@ class _Actor:
     facts: WorkerFacts
 
 
+@dataclass
+class _Wait:
+    """The time in which nothing can go on because a cluster has no room for workers."""
+
+    limit: float | None
+    """Seconds; None: no limit."""
+    started: float | None = None
+    is_told: bool = False
+
+    def end(self) -> None:
+        """Note that there is room."""
+        self.started, self.is_told = None, False
+
+    def look(self, count: int, ray: Any, listener: Listener) -> None:
+        """Tell once that so many workers have no room yet; raises `EngineError` at the limit."""
+        now, limit = time.monotonic(), math.inf if self.limit is None else self.limit
+        self.started = self.started or now
+        is_over = now - self.started >= limit
+        if not is_over and (self.is_told or now - self.started < PATIENCE):
+            return
+        free, workers = ray.available_resources(), number_of(count, "more worker")
+        room = f"Ray has {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs free"
+        fewer = f"{setting('workers')} asks for fewer"
+        if is_over:
+            raise EngineError(
+                f"no room for {workers} after {limit:g} s: {room}; {fewer}, "
+                f"{setting('worker_timeout')} waits longer, and the same command continues"
+            )
+        self.is_told = True
+        listener.say(f"waiting for {workers}, which may be starting; {room}, and {fewer}")
+
+
 class RayPool:
     """Workers that load the pair of a recipe; a context manager."""
 
@@ -86,6 +119,7 @@ class RayPool:
         """Calls under way; without a unit, a worker that was lost tells that it is back."""
         self._said: set[str] = set()
         self._shown = 0.0
+        self._wait = _Wait(options.timeout)
         self._is_ours = False
 
     def __enter__(self) -> RayPool:
@@ -134,6 +168,17 @@ class RayPool:
             self._step()
         return flight.reply
 
+    @property
+    def _busy(self) -> list[_Actor]:
+        """Workers with a unit."""
+        return [actor for actor, flight in self._calls.values() if flight is not None]
+
+    @property
+    def _lost_errors(self) -> tuple[type[Exception], ...]:
+        """Errors of a worker that is lost; the monitor of Ray that kills for memory has its own."""
+        errors = self._ray.exceptions
+        return errors.RayActorError, errors.OutOfMemoryError
+
     def _start(self) -> None:
         ray, options = self._ray, self._options
         there = ray.cluster_resources()
@@ -169,21 +214,16 @@ class RayPool:
         check_memory(self.workers, self._listener)
 
     def _all_facts(self, handles: Sequence[Any]) -> Iterator[WorkerFacts]:
-        """Wait until all workers are there, however long a cluster takes to make room."""
+        """Wait until all workers are there."""
         calls = [handle.facts.remote() for handle in handles]
-        waiting, started, is_told = calls, time.monotonic(), False
+        waiting = calls
         while waiting:
             done = len(calls) - len(waiting)
             self._listener.progress("start workers", done, len(calls))
             _, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=INTERVAL)
-            if waiting and not is_told and time.monotonic() - started > PATIENCE:
-                is_told = True
-                free = self._ray.available_resources()
-                self._listener.say(
-                    f"waiting for {number_of(len(waiting), 'more worker')}, which may be starting; "
-                    f"Ray has {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs free, "
-                    f"and {setting('workers')} asks for fewer"
-                )
+            if waiting:
+                self._wait.look(len(waiting), self._ray, self._listener)
+        self._wait.end()
         for call in calls:
             yield self._facts_in(call)
 
@@ -238,13 +278,17 @@ class RayPool:
             actor, flight = self._calls.pop(call)
             try:
                 reply: Reply = self._ray.get(call)
-            except self._ray.exceptions.RayActorError as error:
+            except self._lost_errors as error:
                 self._lost(actor, flight, error)
             except self._ray.exceptions.RayError as error:
                 raise EngineError(f"the engine failed: {_reason(error)}") from error
             else:
                 self._arrived(actor, flight, reply)
         self._dispatch()
+        if self._queue and not self._busy:
+            self._wait.look(len(self._actors), self._ray, self._listener)
+        else:
+            self._wait.end()
         if time.monotonic() - self._shown > INTERVAL:
             self._shown = time.monotonic()
             self._show()
@@ -264,7 +308,9 @@ class RayPool:
     def _lost(self, actor: _Actor, flight: _Flight | None, error: Exception) -> None:
         """Begin a lost worker's unit again, and wait for the worker, if it is to come back."""
         host, reason = visible(actor.facts.host, 60), _reason(error)
-        if isinstance(error, self._ray.exceptions.ActorDiedError):
+        errors = self._ray.exceptions
+        is_gone = isinstance(error, (errors.ActorDiedError, errors.OutOfMemoryError))
+        if is_gone:
             self._actors.remove(actor)
         else:
             self._calls[actor.handle.facts.remote()] = actor, None
@@ -282,10 +328,13 @@ class RayPool:
                     f"a worker on {host} was lost in {name}, which begins again: {reason}"
                 )
         if not self._actors:
-            raise EngineError(
+            raise (flight and flight.error) or EngineError(
                 f"all workers are lost, the last on {host}: {reason}; run the same command to "
                 "continue"
             )
+        if is_gone:
+            left = number_of(len(self._actors), "worker is", "workers are")
+            self._listener.say(f"a worker on {host} does not come back, {left} left: {reason}")
 
     def _repeat(self, reply: Reply) -> None:
         """Say once what each worker says."""
@@ -296,7 +345,7 @@ class RayPool:
 
     def _show(self) -> None:
         """Show where the units in work are."""
-        busy = [actor for actor, flight in self._calls.values() if flight is not None]
+        busy = self._busy
         if not busy and self._queue:
             self._listener.progress("wait for a worker", 0, len(self._actors))
         asked = [

@@ -38,6 +38,8 @@ class RayOptions:
     """GPUs of each worker; None: one, if the cluster has any and the models may use it."""
     must_give_gpus: bool
     """Whether the models' own specs name devices, so that one GPU may not do."""
+    timeout: float | None
+    """Seconds of a wait for workers, at most; None: no limit."""
 
     @classmethod
     def of(cls, settings: Settings, *, must_give_gpus: bool) -> RayOptions:
@@ -48,6 +50,7 @@ class RayOptions:
             settings.workers,
             0 if is_cpu and gpus is None else gpus,
             must_give_gpus,
+            settings.worker_timeout,
         )
 
 

@@ -6,6 +6,7 @@ All in one file, so that pytest-xdist gives one process the only cluster.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,7 @@ from pytest_divergence.discovery.engines.ray import RayEngine, RayPool
 from pytest_divergence.discovery.engines.ray_cluster import (
     RayOptions,
     by_value,
+    own_sigterm,
 )
 from pytest_divergence.discovery.engines.worker_checks import check_alike, check_memory
 from pytest_divergence.discovery.progress import Silence
@@ -46,6 +49,7 @@ from pytest_divergence.models.pair import ModelPair
 from tests.discovery.test_run import PROFILE
 
 ray = pytest.importorskip("ray")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
 pytestmark = pytest.mark.timeout(300)
 CLUSTER = {
     "address": "local",
@@ -54,6 +58,19 @@ CLUSTER = {
     "log_to_driver": False,
     "object_store_memory": 80 * 2**20,
     "_node_ip_address": "127.0.0.1",
+}
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # for machines that do other work too
+    # Ray notices sooner that a node is gone.
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "2",
+}
+SMALL = PROFILE.model_copy(update={"num_shipped_controls": 4})
+FULL_NODE = {
+    # Ray's monitor kills whatever begins on a node that has less memory left than this.
+    "RAY_memory_usage_threshold": "0.001",
+    "RAY_memory_monitor_refresh_ms": "100",
 }
 
 
@@ -88,13 +105,14 @@ def heard() -> Heard:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The file of the token that joins the cluster."""
     home = tmp_path_factory.mktemp("home")
     before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("HOME", str(home))  # where Ray keeps a token
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
         ray.init(**CLUSTER)
         signal.signal(signal.SIGTERM, before)
         yield home / ".ray" / "auth_token"
@@ -102,8 +120,27 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture
+def cluster(token: Path) -> Iterator[Any]:
+    """The cluster as one to which nodes can be added."""
+    cluster = cluster_utils.Cluster()
+    cluster.head_node = ray._private.worker._global_node
+    yield cluster
+    for node in list(cluster.worker_nodes):
+        cluster.remove_node(node, allow_graceful=False)
+
+
+def new_node(cluster: Any) -> Any:
+    """Add a node with room for one worker."""
+    num_nodes = len(ray.nodes())
+    with own_sigterm():
+        node = cluster.add_node(wait=False, object_store_memory=CLUSTER["object_store_memory"])
+    wait_until(lambda: len(ray.nodes()) > num_nodes)
+    return node
+
+
 @pytest.fixture(scope="module")
-def pool(cluster: Path, recipe: PairRecipe, settings: Settings, heard: Heard) -> Iterator[RayPool]:
+def pool(token: Path, recipe: PairRecipe, settings: Settings, heard: Heard) -> Iterator[RayPool]:
     options = replace(RayOptions.of(settings, must_give_gpus=False), num_workers=2)
     with (
         by_value(Path(__file__).parent),
@@ -129,7 +166,7 @@ class Bench:
         strategies: Mapping[str, Strategy] | None = None,
         **options: Any,
     ) -> SearchOutcome:
-        profile = PROFILE.model_copy(update={"rounds_at_once": at_once, "num_shipped_controls": 4})
+        profile = SMALL.model_copy(update={"rounds_at_once": at_once})
         self.patch.setitem(settings_module.PROFILES, "smoke", profile)
         self.patch.setenv("PYTEST_DIVERGENCE_CACHE", str(self.folder / name / "cache"))
         return search(
@@ -312,10 +349,6 @@ def test_workers_that_compute_otherwise_are_refused(pool: RayPool, heard: Heard)
         check_memory([replace(one, memory=room), replace(other, memory=room)], heard)
 
 
-def end_process(worker: Worker) -> None:
-    os._exit(1)
-
-
 def raise_error(worker: Worker) -> None:
     raise UnmakableError("this", "that")
 
@@ -366,7 +399,7 @@ OPTIONS = ("--divergence-engine=ray", "--divergence-workers=1", "--divergence-me
 
 def test_a_session_that_sigterm_ends_goes_on_with_the_same_command(
     pool: RayPool,
-    cluster: Path,
+    token: Path,
     pytester: pytest.Pytester,
     tiny_models: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -390,7 +423,7 @@ def test_a_session_that_sigterm_ends_goes_on_with_the_same_command(
     ]
     command += ["--divergence-gate=all", "--divergence-seeds=seeds.txt"]
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(cluster))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     session = subprocess.Popen(
         [sys.executable, "-m", "pytest", *command], cwd=pytester.path, stdout=subprocess.DEVNULL
@@ -417,8 +450,11 @@ def test_a_session_that_sigterm_ends_goes_on_with_the_same_command(
 
 def num_units(root: Path) -> int:
     """Units in the journals of a project."""
-    journals = root.glob(".divergence/journal/*.jsonl")
-    return sum(max(0, path.read_bytes().count(b"\n") - 1) for path in journals)
+    return sum(max(0, path.read_bytes().count(b"\n") - 1) for path in journals(root))
+
+
+def journals(root: Path) -> list[Path]:
+    return sorted(root.glob(".divergence/journal/*.jsonl"))
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 120.0) -> None:
@@ -428,14 +464,131 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
-def test_a_unit_that_no_worker_survives_ends_the_search(
-    pool: RayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@dataclass(frozen=True)
+class Deadly:
+    """A method whose process is killed each time, as for want of memory, while a file is there."""
+
+    flag: Path
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        if self.flag.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [] if context.round else [Proposal("Who is it?", "deadly")]
+
+
+def test_a_unit_that_no_worker_survives_is_an_error_and_the_same_search_goes_on(
+    pool: RayPool, bench: Bench, heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "MAX_DEATHS", 0)
-    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        take = RayEngine(pool, journal, tmp_path).start(WorkUnit("fatal", end_process))
-        with pytest.raises(
-            EngineError,
-            match=r"^fatal was begun 1 times, .*; run the same command to continue$",
-        ):
-            take()
+    flag = tmp_path / "flag"
+    strategies = {**built_in_strategies(), "deadly": Deadly(flag)}
+    monkeypatch.setattr(engine_module, "MAX_DEATHS", 1)
+    flag.touch()
+
+    with pytest.raises(
+        EngineError,
+        match=r"^search/deadly/0 was begun 2 times, and each time its worker was lost, the last on "
+        r".*; run the same command to continue$",
+    ):
+        bench("there", 3, pool, strategies)
+    forget_units(pool)
+
+    (told,) = [text for text in heard.said if "search/deadly/0" in text]
+    assert re.match(r"a worker on \S+ was lost in search/deadly/0, which begins again: ", told)
+    stopped = load_report(tmp_path / "there/.divergence/reports/latest/report.json")
+    assert (stopped.run.status, stopped.errors[0].where) == ("incomplete", "EngineError")
+    kept = [path.read_bytes() for path in journals(tmp_path / "there")]
+
+    flag.unlink()
+    there = files_of(bench("there", 3, pool, strategies))
+
+    now = [path.read_bytes() for path in journals(tmp_path / "there")]
+    assert all(after.startswith(before) for before, after in zip(kept, now, strict=True))
+    assert files_of(bench("here", 3, None, strategies)) == there
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A method whose process never ends on one node, and waits elsewhere until a file is there."""
+
+    name: str
+    node: str
+    here: Path
+    go_on: Path
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        if context.round:
+            return []
+        if ray.get_runtime_context().get_node_id() == self.node:
+            self.here.touch()
+            time.sleep(600)
+        wait_until(self.go_on.exists)
+        return [Proposal(f"Where is the {self.name} one?", self.name)]
+
+
+def test_a_lost_node_and_a_full_one_cost_time_alone(
+    pool: RayPool,
+    cluster: Any,
+    recipe: PairRecipe,
+    settings: Settings,
+    bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker of a node that is lost begins again on another, whose memory is used up.
+
+    Ray's own monitor of memory kills it there, as often as it is begun, and the other worker does
+    what is left.
+    """
+    here, go_on = tmp_path / "is-there", tmp_path / "go-on"
+
+    class Waiting(Heard):
+        def say(self, text: str) -> None:
+            super().say(text)
+            if "does not come back" in text:
+                go_on.touch()
+
+    heard = Waiting()
+    node = new_node(cluster)
+    strategies = {name: Bound(name, node.node_id, here, go_on) for name in ("left", "right")}
+    options = RayOptions.of(settings.model_copy(update={"workers": 2}), must_give_gpus=False)
+    with RayPool(options, recipe, settings, heard) as others, ThreadPoolExecutor(1) as thread:
+        searching = thread.submit(bench, "there", 3, others, strategies)
+        wait_until(lambda: here.exists() or searching.done())
+        for name, value in FULL_NODE.items():
+            monkeypatch.setenv(name, value)
+        new_node(cluster)
+        cluster.remove_node(node, allow_graceful=False)
+        there = files_of(searching.result(120))
+        num_left = len(others.workers)
+
+    assert files_of(bench("here", 3, None, strategies)) == there
+    assert num_left == 1
+    lost, gone = (text for text in heard.said if text.startswith("a worker on "))
+    assert re.fullmatch(
+        r"a worker on \S+ was lost in search/(left|right)/0, which begins again: .*", lost
+    )
+    assert re.fullmatch(
+        r"a worker on \S+ does not come back, 1 worker is left: .* running low on memory.*", gone
+    )
+
+
+def test_a_wait_for_room_is_told_and_has_an_end(
+    pool: RayPool,
+    recipe: PairRecipe,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard = Heard()
+    asked = settings.model_copy(update={"workers": 99, "worker_timeout": 2.0})
+    monkeypatch.setattr(engine_module, "PATIENCE", 0.5)
+    options = RayOptions.of(asked, must_give_gpus=False)
+    room = r"Ray has \d CPUs and 0 GPUs free"
+
+    with (
+        pytest.raises(EngineError, match=rf"^no room for \d\d more workers after 2 s: {room}"),
+        RayPool(options, recipe, asked, heard),
+    ):
+        pass
+
+    (told,) = heard.said
+    assert re.match(rf"waiting for \d\d more workers, which may be starting; {room}", told)
