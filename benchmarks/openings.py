@@ -119,7 +119,9 @@ def written(
 def answers(pair: ModelPair) -> list[str]:
     """Return greedy answers to a search's first controls from amplified logits."""
     smoke = PROFILES["smoke"]
-    rows = pair.prompt_rows(asked(shipped_prompts(SHIPPED_CONTROLS, smoke.num_shipped_controls), smoke))
+    rows = pair.prompt_rows(
+        asked(shipped_prompts(SHIPPED_CONTROLS, smoke.num_shipped_controls), smoke)
+    )
     found = decode_amplified(
         *pair.sides,
         [body for _, body in rows],
