@@ -190,8 +190,9 @@ def frozen(
     """Fix the kind and the prompts of a test.
 
     The test over prompts is of all on which one model alone showed the lead, since only those of
-    the candidate would confirm a wobble without direction. A local test is of the few prompts that
-    show it best, questions about its own words among them, with more answers each.
+    the candidate would confirm a wobble without direction; of words that would be content,
+    questions about them are among these. A local test is of the few prompts that show it best,
+    questions about its own words among them, with more answers each.
     Wordings that tell nothing by themselves are left out of a phrase first.
     """
     hypothesis = core_of(lead.hypothesis, evidence.answered, is_decoy=is_decoy)
@@ -206,8 +207,11 @@ def frozen(
     if rule.kind == "triggered":
         differing = [*shown, *reverse]
         if is_content:  # its prompts may be ones to which a plant leaks now and then
-            differing += [row for row in evidence.probed if shows(hypothesis, row)]
-            differing += [row for row in evidence.probed if shows_not(hypothesis, row)]
+            differing += [
+                row
+                for row in evidence.probed
+                if shows(hypothesis, row) or shows_not(hypothesis, row)
+            ]
         # In an order that knows nothing of the answers.
         texts = sorted({row.prompt for row in differing}, key=text_digest)
         chosen = tuple(texts[: profile.num_behaviour_prompts])
