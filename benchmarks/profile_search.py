@@ -28,8 +28,7 @@ import torch
 from timing import seconds
 
 from pytest_divergence.core.settings import Settings
-from pytest_divergence.discovery.engines import in_process
-from pytest_divergence.discovery.engines.base import WorkUnit
+from pytest_divergence.discovery.engines.base import Worker, WorkUnit
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.run import search
 from pytest_divergence.models.forward import fast_matmul
@@ -67,8 +66,8 @@ class Stopwatch:
     @contextmanager
     def watching(self) -> Iterator[None]:
         with ExitStack() as patches:
-            measured = self._measured(in_process._measured)
-            patches.enter_context(mock.patch.object(in_process, "_measured", measured))
+            recorded = self._recorded(WorkUnit.record)
+            patches.enter_context(mock.patch.object(WorkUnit, "record", recorded))
             for owner, name, kind in (
                 (TransformersSide, "_forward", "forward"),
                 (torch.Tensor, "backward", "backward"),
@@ -77,13 +76,13 @@ class Stopwatch:
                 patches.enter_context(mock.patch.object(owner, name, timed))
             yield
 
-    def _measured(self, measured: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(unit: WorkUnit, load_pair: Callable[[], ModelPair]) -> Any:
+    def _recorded(self, record: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(unit: WorkUnit, worker: Worker) -> Any:
             parts = unit.name.split("/")  # numbers and digests tell units of one kind apart
             self._kind = "/".join(parts[:2]) if parts[0] in NAMED_BY_TWO else parts[0]
             started = time.perf_counter()
             try:
-                return measured(unit, load_pair)
+                return record(unit, worker)
             finally:
                 self.by_kind[self._kind].total += time.perf_counter() - started
 

@@ -13,14 +13,19 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from timing import ratio, seconds
 
 from pytest_divergence import ModelPair, load_model_pair
+from pytest_divergence.core.cases import Case
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery import calibration, confirmation
 from pytest_divergence.discovery.behaviours.amplified_phrases import asked
+from pytest_divergence.discovery.engines.base import Worker
+from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.prompt_files import (
     SHIPPED_CONTROLS,
     SHIPPED_SEEDS,
@@ -41,20 +46,31 @@ def main() -> None:
     pair = load_model_pair(*sys.argv[1:3])
     units: dict[str, Callable[[ModelPair], object]] = {
         f"{len(CONTROLS)} controls": partial(
-            calibration._measure,
-            CONTROLS,
-            frozenset(asked(CONTROLS, PROFILE)),
-            SETTINGS.metric,
-            SETTINGS.seed,
-            PROFILE,
+            in_unit,
+            calibration.measure_controls,
+            texts=CONTROLS,
+            named=frozenset(asked(CONTROLS, PROFILE)),
+            read_again=frozenset(calibration.noise_prompts(CONTROLS)),
+            metric=SETTINGS.metric,
+            seed=SETTINGS.seed,
+            profile=PROFILE,
         ),
         f"{len(PROPOSALS)} proposals of self_prompt": ranked_and_scored,
         f"{PROFILE.num_cases} cases": partial(
-            confirmation._measure, CONTROLS[: PROFILE.num_cases], SIZES, SETTINGS.seed
+            in_unit,
+            confirmation._measure_cases,
+            rows=[Case(input=text) for text in CONTROLS[: PROFILE.num_cases]],
+            sizes=SIZES,
+            seed=SETTINGS.seed,
         ),
     }
     for name, unit in units.items():
         print_row(pair, name, unit)
+
+
+def in_unit(work: Callable[..., object], pair: ModelPair, **arguments: Any) -> object:
+    """Do the work of a unit as a search does it."""
+    return work(Worker(pair, Silence(), Path()), **arguments)
 
 
 def ranked_and_scored(pair: ModelPair) -> None:
