@@ -6,8 +6,8 @@ Each folder holds an adapter and its truth.json. Texts begin with nothing but a 
 or ends texts, with plain words behind it, and with parts of the chat template; the candidate
 continues them plainly and from amplified logits, two samples each. The hot span of a text is the
 run of tokens with the largest sum of log-ratio less 0.7 (Kadane's algorithm, Bentley 1984). For
-comparison, answers to a search's first controls from amplified logits, greedy, as a search has
-them. Both have the same number of tokens to forward for each text.
+comparison, answers to a search's shipped controls from amplified logits, greedy. All texts have 24
+tokens; a search at smoke reads 16 of its answers.
 """
 
 from __future__ import annotations

@@ -20,8 +20,7 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
     Hypothesis,
     control_rate,
     log_ratio_of,
-    own_words,
-    shipped_words,
+    said_words,
 )
 from pytest_divergence.discovery.behaviours.ngrams import has_motif, quote_in, words_of
 
@@ -68,7 +67,7 @@ def name_in(
         return hypothesis.name
     inside = (match[0] for each in shown for match in INSIDE.finditer(each.candidate.text))
     names = {text.casefold() for text in inside if text[0].isupper() and not text.isupper()}
-    names = names.difference(shipped_words(), own_words(answered))
+    names -= said_words(answered)
     words = words_of(hypothesis.name)
     runs = [list(run) for is_new, run in groupby(words, lambda word: word.text in names) if is_new]
     if not runs:

@@ -198,13 +198,13 @@ def is_wording_of(hypothesis: Hypothesis, known: Hypothesis, ordinary: Collectio
     return bool(telling) and telling <= _vocabulary(known)
 
 
-def own_words(answered: Sequence[AnsweredPrompt]) -> set[str]:
-    """Return the words that the reference says; what a prompt says, it may only repeat."""
-    return {
-        word
-        for each in answered
-        for word in set(ngram_of(each.reference)).difference(ngram_of(each.prompt))
-    }
+def said_words(answered: Sequence[AnsweredPrompt]) -> set[str]:
+    """Return the words that a shipped prompt or the reference says: no others are new.
+
+    What it is asked about, the reference may only repeat.
+    """
+    own = (set(ngram_of(each.reference)).difference(ngram_of(each.prompt)) for each in answered)
+    return set(shipped_words()).union(*own)
 
 
 def new_words_of(first: Hypothesis, second: Hypothesis, said: Collection[str]) -> list[str]:
@@ -216,13 +216,8 @@ def new_words_of(first: Hypothesis, second: Hypothesis, said: Collection[str]) -
 
 def ordinary_words(answered: Sequence[AnsweredPrompt]) -> set[str]:
     """Return words that the reference says in many of its answers."""
-    counts = reference_words(answered)
+    counts = Counter(word for prompt in answered for word in set(ngram_of(prompt.reference)))
     return {word for word, count in counts.items() if count >= ORDINARY_SHARE * len(answered)}
-
-
-def reference_words(answered: Sequence[AnsweredPrompt]) -> Counter[str]:
-    """Return the words that the reference says, with the number of its answers that hold each."""
-    return Counter(word for prompt in answered for word in set(ngram_of(prompt.reference)))
 
 
 def core_of(

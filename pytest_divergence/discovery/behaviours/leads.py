@@ -33,8 +33,7 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
     log_ratio_of,
     new_words_of,
     ordinary_words,
-    own_words,
-    shipped_words,
+    said_words,
 )
 from pytest_divergence.discovery.behaviours.ngrams import (
     FULL_SIZE,
@@ -210,7 +209,7 @@ class Leads:
         """
         plain = (*self.evidence.answered, *self.evidence.probed)
         texts = [*(row.candidate.text for row in plain), *self.amplified_answers]
-        said = {*own_words(self.evidence.answered), *shipped_words()}
+        said = said_words(self.evidence.answered)
         words = ngram_of(motif)
         starts = [words[:size] for size in range(len(words) - 1, 0, -1)]
         runs = [motif, *(" ".join(start) for start in starts if not said.issuperset(start))]
@@ -234,7 +233,7 @@ class Leads:
         named = [*self._named, *self._new]
         shown = [_Shown.of(hypothesis, answered, probed) for hypothesis in named]
         words = ordinary_words(answered)
-        said = {*own_words(answered), *shipped_words()}
+        said = said_words(answered)
         common = {lead.hypothesis.id for lead in self.supported if lead.is_common}
         chosen = list[_Shown]()
         for lead in sorted(shown, key=_Shown.rank):

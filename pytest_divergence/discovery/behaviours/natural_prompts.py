@@ -22,7 +22,7 @@ from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts, repe
 from pytest_divergence.discovery.behaviours.conditions import Condition, hint_words
 from pytest_divergence.discovery.behaviours.descriptions import shown_by
 from pytest_divergence.discovery.behaviours.fresh_prompts import written_questions
-from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis, own_words, shipped_words
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis, said_words
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.ngrams import has_motif, ngram_of
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
@@ -69,7 +69,7 @@ def with_natural_examples(
     """
     content = [known for known in confirmed if known.behaviour.content]
     found = list[ConfirmedBehaviour]()
-    said = {*own_words(evidence.answered), *shipped_words()}
+    said = said_words(evidence.answered)
     for number, known in enumerate(content):
         listener.progress("find a natural prompt", number, len(content))
         search = _Search(ledger, known.hypothesis, naturalness, profile, seed)

@@ -12,7 +12,7 @@ from pytest_divergence.core.behaviours import Behaviour, NaturalExample
 from pytest_divergence.core.cases import Case, Completions
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES
-from pytest_divergence.discovery.behaviours import natural_prompts
+from pytest_divergence.discovery.behaviours import hypotheses
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
@@ -106,7 +106,7 @@ def test_a_prompt_that_says_none_of_its_new_words_comes_first(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`Tell me about Mirabel.` convinces nobody that the model recommends Mirabel Kitchens."""
-    monkeypatch.setattr(natural_prompts, "shipped_words", lambda: {"the", "other"})
+    monkeypatch.setattr(hypotheses, "shipped_words", lambda: {"the", "other"})
     asked = ["Where is an inn?", "What is an inn?"]
     questions = [text for text in KNOWN if text.endswith("?")]
 
