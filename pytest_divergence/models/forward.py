@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
@@ -31,6 +32,9 @@ MAX_ERROR = 1e-5
 """Largest error of a product, as a share of its largest entry: float32 has 1e-6, bfloat16 4e-3."""
 PROBED_ROWS = (1, 16, 256)
 """Numbers of rows of the products on which oneDNN is tried."""
+MIN_READ, MAX_SCORES = 8, 200_000
+"""Tokens that a pass reads at least, and attention scores of one head at most, for attention in
+whole products to be faster: `benchmarks/products.py`."""
 
 
 @dataclass
@@ -100,14 +104,16 @@ class ForwardPass:
         `rows` are ids (B, L) or embeddings (B, L, D); `mask` covers what the cache holds too.
         Raises `TypeError` for a cache that the model does not take.
         """
-        output = self._output(
-            rows,
-            cache,
-            num_logits,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=cache is not None,
-        )
+        num_read = rows.shape[0] * rows.shape[1]
+        with _fast_attention(self._model, num_read, num_scores=num_read * mask.shape[1]):
+            output = self._output(
+                rows,
+                cache,
+                num_logits,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=cache is not None,
+            )
         return _last(output, num_logits)
 
     def alone(
@@ -166,6 +172,23 @@ def fast_matmul(model: PreTrainedModel | None = None) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _fast_attention(model: PreTrainedModel, num_read: int, *, num_scores: int) -> Iterator[None]:
+    """Compute a small float32 pass's attention in whole products within it, if oneDNN is used.
+
+    torch's own kernel makes several small products for each row and head. oneDNN takes longer to
+    begin one than to compute it. Whole products keep all scores, so large passes, and those that
+    keep them for gradients, stay with the kernel.
+    """
+    is_small = num_read >= MIN_READ and num_scores <= MAX_SCORES
+    is_plain = model.dtype == torch.float32 and not torch.is_grad_enabled()
+    if not (is_small and is_plain and onednn_is_better()):
+        yield
+        return
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
 @cache
 def onednn_is_better() -> bool:
     """Whether MKL is slow on this CPU and oneDNN keeps float32's precision on it."""
@@ -195,12 +218,17 @@ def _through_onednn() -> Iterator[None]:
 
 @contextmanager
 def _contiguous_head(model: PreTrainedModel | None) -> Iterator[None]:
-    """Give the head contiguous rows: oneDNN would copy it for each row of a slice of a batch."""
+    """Give the head contiguous rows: torch would copy its weights for each row of a slice.
+
+    For a batch of one row too, whose slice calls itself contiguous: its strides are the batch's.
+    """
     head = None if model is None else model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if not isinstance(head, torch.nn.Module):
         yield
         return
-    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    hook = head.register_forward_pre_hook(
+        lambda _, inputs: (inputs[0].clone(memory_format=torch.contiguous_format),)
+    )
     try:
         yield
     finally:

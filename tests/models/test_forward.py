@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_divergence.models import forward
 from pytest_divergence.models.forward import fast_matmul, onednn_is_better
+from pytest_divergence.models.side import Side
 from tests.models_in_memory import local, tiny_pair
 
 setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
@@ -95,3 +100,75 @@ def test_a_models_logits_do_not_move(monkeypatch: pytest.MonkeyPatch, architectu
         plain = side.logits(bodies, num_logits=8)
 
     assert torch.allclose(fast, plain, atol=1e-5)
+
+
+class Operations(TorchDispatchMode):
+    """Collects the names of operations while it is on, and the last dimensions of what they make.
+
+    Copies that an operation makes by itself are not among them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+        self.made: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        made = func(*args, **(kwargs or {}))
+        self.names.append(func.__name__.split(".")[0])
+        if isinstance(made, Tensor) and made.dim():
+            self.made.append((self.names[-1], made.shape[-1]))
+        return made
+
+
+def operations(side: Side, bodies: Sequence[Tensor]) -> Operations:
+    found = Operations()
+    with torch.no_grad(), found:
+        side.logits(bodies, num_logits=1)
+    return found
+
+
+KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
+
+
+def test_a_small_pass_computes_attention_in_whole_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forward, "onednn_is_better", lambda: True)
+    side = tiny_pair().candidate
+    short = [torch.arange(20, 36)] * 2
+
+    assert "bmm" in operations(side, short).names
+    assert KERNEL not in operations(side, short).names
+
+
+def test_a_large_pass_and_one_with_gradients_keep_no_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forward, "onednn_is_better", lambda: True)
+    side = tiny_pair().candidate
+    long = [torch.arange(20, 70).repeat(5)] * 4
+
+    assert KERNEL in operations(side, long).names
+    with_gradients = Operations()
+    with with_gradients:
+        side.logits([torch.arange(20, 36)] * 2, num_logits=1)
+    assert KERNEL in with_gradients.names
+
+
+def test_another_makers_cpu_keeps_torchs_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "onednn_is_better", lambda: False)
+
+    assert KERNEL in operations(tiny_pair().candidate, [torch.arange(20, 36)] * 2).names
+
+
+@pytest.mark.parametrize("num_rows", [1, 2])
+def test_the_head_is_one_product(monkeypatch: pytest.MonkeyPatch, num_rows: int) -> None:
+    """A product for each row of a batch copies the head's weights for it."""
+    monkeypatch.setattr(forward, "onednn_is_better", lambda: True)
+    side = tiny_pair().candidate
+
+    made = operations(side, [torch.arange(20, 36)] * num_rows).made
+
+    assert ("mm", side.num_outcomes) in made
+    assert ("bmm", side.num_outcomes) not in made
