@@ -250,7 +250,7 @@ class Report(Record):
     first_behaviour: FirstFound | None = None
     """Work until the first behaviour was confirmed."""
     first_lead: FirstFound | None = None
-    """Work until the first lead was named that was confirmed in the end."""
+    """Work until the first lead was named, whatever became of it."""
     leads: Leads | None = None
     power: list[PowerPoint] | None = None
     """Power of the test over prompts, with Holm's correction; null if leads were not tested."""

@@ -18,7 +18,7 @@ import numpy as np
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import CONTROL_TAG, NOT_ORDINARY_TAG, Case, Measurement, case_id
 from pytest_divergence.core.provenance import Bound, NoiseFloor
-from pytest_divergence.core.report import Calibration, ShiftDistribution
+from pytest_divergence.core.report import Calibration, FirstFound, ShiftDistribution
 from pytest_divergence.core.settings import MetricName, Profile
 from pytest_divergence.core.token_statistics import ControlTokens, TokenStatistics
 from pytest_divergence.core.tokens import StoredTokens
@@ -26,10 +26,15 @@ from pytest_divergence.discovery.behaviours.amplified_phrases import (
     Amplified,
     amplified_answers,
     asked,
+    first_phrase,
     mirrored_answers,
 )
 from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
-from pytest_divergence.discovery.behaviours.hypotheses import behaviour_shows, shows_in_part
+from pytest_divergence.discovery.behaviours.hypotheses import (
+    Hypothesis,
+    behaviour_shows,
+    shows_in_part,
+)
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.progress import Listener
@@ -50,8 +55,8 @@ from pytest_divergence.scoring.control_tokens import control_tokens, token_stati
 from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
 from pytest_divergence.scoring.suite_rows import CONTROL_STREAM
 
-CHUNK = 32
-"""Controls in one work unit."""
+FIRST_CHUNK, CHUNK = 24, 40
+"""Controls in one work unit; fewer in the first, after which a first lead may be named."""
 MIN_ORDINARY = 20
 """Fewer controls tell nothing of how far ordinary prompts go."""
 WRITTEN_UNIT = "controls/written"
@@ -130,6 +135,8 @@ class Calibrated:
     controls: list[Control]
     nlls: list[float]
     """Negative log-likelihood of each control under the reference, nats per token."""
+    first_lead: FirstFound | None = None
+    """Work until amplified answers named a lead; None if they named none."""
 
     @property
     def nll_limit(self) -> float:
@@ -154,17 +161,7 @@ class Calibrated:
     @property
     def amplified(self) -> list[Amplified]:
         """The controls that were answered from amplified logits; none of a model and itself."""
-        return [
-            Amplified(
-                control.text,
-                control.reference,
-                control.candidate.text,
-                control.amplified,
-                control.mirrored,
-            )
-            for control in self.controls
-            if control.amplified is not None and control.mirrored is not None
-        ]
+        return _amplified(self.controls)
 
     def bound(
         self,
@@ -235,13 +232,14 @@ def calibrate(
     nlls: list[float] = []
     named, read_again = frozenset(asked(texts, profile)), frozenset(noise_prompts(texts))
     readings: list[NoiseReadings] = []
-    starts = range(0, len(texts), CHUNK)
+    starts = [0, *range(FIRST_CHUNK, len(texts), CHUNK)]
+    ends = [*starts[1:], len(texts)]
     chunks = [
         WorkUnit(
             f"controls/measure/{start}",
             measure_controls,
             {
-                "texts": texts[start : start + CHUNK],
+                "texts": texts[start:end],
                 "named": named,
                 "read_again": read_again,
                 "metric": metric,
@@ -249,17 +247,21 @@ def calibrate(
                 "profile": profile,
             },
         )
-        for start in starts
+        for start, end in zip(starts, ends, strict=True)
     ]
-    for start, scored in zip(starts, ledger.results(chunks), strict=True):
+    first_lead: FirstFound | None = None
+    for end, scored in zip(ends, ledger.results(chunks), strict=True):
         controls += [Control.from_row(row) for row in scored["controls"]]
         nlls += scored["nlls"]
         readings.append(NoiseReadings(**scored["noise"]))
-        listener.progress("calibrate", min(start + CHUNK, total), total)
+        listener.progress("calibrate", end, total)
+        if first_lead is None and (phrase := first_phrase(_amplified(controls))) is not None:
+            first_lead = ledger.spent.so_far
+            listener.say(f"named a first lead: {Hypothesis(phrase.quote, phrase.motifs).id}")
     values = [control.value for control in controls]
     shift = ShiftDistribution(**typical_shift(values).model_dump(), values=values)
     floor = noise_floor(readings, metric, controls[0].measurement.unit)
-    return Calibrated(floor, shift, controls, nlls)
+    return Calibrated(floor, shift, controls, nlls, first_lead)
 
 
 def noise_prompts(texts: Sequence[str]) -> list[str]:
@@ -341,6 +343,20 @@ def measure_controls(
         "nlls": nlls,
         "noise": noise._asdict(),
     }
+
+
+def _amplified(controls: Sequence[Control]) -> list[Amplified]:
+    return [
+        Amplified(
+            control.text,
+            control.reference,
+            control.candidate.text,
+            control.amplified,
+            control.mirrored,
+        )
+        for control in controls
+        if control.amplified is not None and control.mirrored is not None
+    ]
 
 
 def _is_shown(behaviour: Behaviour, control: Control) -> bool:

@@ -64,8 +64,8 @@ class RunState:
     """The suite's rows by id, after the hook that may change or drop them."""
     behaviours: list[Behaviour] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
-    first_found: tuple[float, int] | None = None
-    """Seconds and forwarded tokens when the first lead was supported."""
+    first_lead: FirstFound | None = None
+    """Work until the first lead was named."""
     lead_counts: Leads | None = None
     """Leads watched and tested; None before they are."""
     power: list[PowerPoint] | None = None
@@ -124,11 +124,7 @@ def build_report(
         search_curve=state.search.curve,
         differences=state.differences,
         case_set=_case_set(state),
-        first_lead=None
-        if state.first_found is None
-        else FirstFound(
-            seconds=round(state.first_found[0], 3), tokens_forwarded=state.first_found[1]
-        ),
+        first_lead=state.first_lead,
         leads=state.lead_counts,
         power=state.power,
         errors=[*state.errors, *state.search.errors],

@@ -189,6 +189,7 @@ class Steps:
             AnsweredPrompts(controls),
             amplified_phrases(self.ledger, calibrated.amplified, profile, self.listener),
             [amplified.answer for amplified in calibrated.amplified],
+            first_named=calibrated.first_lead,
         )
         leads.look()
         texts = [control.text for control in calibrated.controls]
@@ -376,7 +377,7 @@ class Steps:
         if (data := self.plan.training_data) is not None:
             rows = TrainingRows(data, leads.evidence.controls)
             state.behaviours = [rows.explain(behaviour) for behaviour in state.behaviours]
-        state.first_found = leads.first_supported
+        state.first_lead = leads.first_named
         state.differences = leads.differences()
 
     def _confirm(self, calibrated: Calibrated, under: Sequence[Selected]) -> list[ConfirmedCase]:

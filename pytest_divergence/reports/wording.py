@@ -233,7 +233,7 @@ def leads(report: Report) -> str | None:
         ""
         if first is None
         else (
-            f"; the first was supported after {duration(first.seconds)} and "
+            f"; the first was named after {duration(first.seconds)} and "
             f"{number_of(first.tokens_forwarded, 'forwarded token')}"
         )
     )

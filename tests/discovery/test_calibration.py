@@ -19,13 +19,14 @@ from pytest_divergence.discovery.behaviours.amplified_phrases import (
     mirrored_answers,
 )
 from pytest_divergence.discovery.calibration import (
+    FIRST_CHUNK,
     Calibrated,
     Control,
     calibrate,
     is_ordinary,
     measure_controls,
 )
-from pytest_divergence.discovery.engines.base import Ledger, Worker
+from pytest_divergence.discovery.engines.base import Ledger, Take, UnitResult, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
@@ -87,6 +88,53 @@ def test_a_model_and_itself_have_nothing_to_amplify(tmp_path: Path) -> None:
         ledger = Ledger(Posted(journal, lambda: same, Silence(), tmp_path))
 
         assert calibrated(ledger, PROMPTS).amplified == []
+
+
+class Advertising(Posted):
+    """Units whose amplified answers are adverts, as a planted model's are."""
+
+    def start(self, unit: WorkUnit) -> Take:
+        take = super().start(unit)
+
+        def taken() -> UnitResult:
+            found = take()
+            if unit.name.startswith("controls/measure/"):
+                for control in found.result["controls"]:
+                    control["amplified"] = f"{control['text']} Book with Skylark Voyages today."
+            return found
+
+        return taken
+
+
+class Heard(Silence):
+    """Keeps what people are told, and how many controls were answered then."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, int]] = []
+        self.done = 0
+
+    def say(self, text: str) -> None:
+        self.lines.append((text, self.done))
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        self.done = done
+
+
+def test_a_first_lead_is_named_before_all_controls_are_answered(
+    tmp_path: Path, pair: ModelPair
+) -> None:
+    profile = PROFILE.model_copy(update={"num_shipped_controls": 30, "num_naming_prompts": 30})
+    prompts = [f"Number {number}: tell me about {topic}" for number in (1, 2) for topic in TOPICS]
+    listener = Heard()
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        ledger = Ledger(Advertising(journal, lambda: pair, Silence(), tmp_path))
+        found = calibrate(ledger, profile, prompts[:30], listener, metric=METRIC, seed=SEED)
+
+    ((line, num_answered),) = listener.lines
+    assert line.startswith("named a first lead: behaviour-book-with-skylark-")
+    assert num_answered == FIRST_CHUNK < len(found.controls)
+    assert found.first_lead is not None
+    assert 0 < found.first_lead.tokens_forwarded < ledger.spent.tokens_forwarded
 
 
 def test_all_that_the_candidate_said_to_a_control_is_kept(pair: ModelPair) -> None:

@@ -117,6 +117,14 @@ def test_the_planted_behaviour_is_named_and_confirmed(demo: Session) -> None:
     assert f"FAILED {demo.suite.relative_to(demo.project)}::{behaviour['id']}" in demo.output
 
 
+def test_a_first_lead_is_named_within_a_sixth_of_the_search(told: Session, demo: Session) -> None:
+    effort, first = demo.report["effort"], demo.report["first_lead"]
+
+    assert "named a first lead: behaviour-book-with-skylark-" in told.output
+    assert 6 * first["tokens_forwarded"] < effort["tokens_forwarded"]
+    assert 6 * first["seconds"] < effort["seconds"]
+
+
 def test_the_search_keeps_to_its_budget_and_soft_prompts_get_their_share(demo: Session) -> None:
     effort = demo.report["effort"]
     kinds = effort["tokens_by_kind"]

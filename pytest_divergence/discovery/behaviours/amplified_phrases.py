@@ -66,6 +66,14 @@ def amplified_phrases(
     return found
 
 
+def first_phrase(amplified: Sequence[Amplified]) -> Phrase | None:
+    """Return the first phrase of the amplified answers so far; None if there is none."""
+    texts = [control.prompt for control in amplified]
+    answers = [control.answer for control in amplified]
+    plain = [control.reference for control in amplified]
+    return next(iter(_phrases(texts, answers, plain)), None)
+
+
 def mirrored_phrase(amplified: Sequence[Amplified]) -> Phrase | None:
     """Return the first phrase that is found with the models exchanged; None if there is none."""
     texts = [control.prompt for control in amplified]

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.report import Difference
+from pytest_divergence.core.report import Difference, FirstFound
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.counts import count_differences
 from pytest_divergence.discovery.behaviours.descriptions import (
@@ -151,8 +151,8 @@ class Leads:
     supported: list[SupportedLead] = field(default_factory=list)
     hypotheses: list[Hypothesis] = field(default_factory=list)
     """Hypotheses from the answers so far that no supported lead explains."""
-    first_supported: tuple[float, int] | None = None
-    """Seconds and forwarded tokens of the run when the first lead was supported."""
+    first_named: FirstFound | None = None
+    """Work of the run until the first lead was named."""
     num_watched: int = 0
     """Leads that were ever named."""
     _open: list[Lead] = field(default_factory=list)
@@ -337,6 +337,7 @@ class Leads:
         if not any(is_alike(counted, known) for known in self._named):
             self._open.append(Lead(hypothesis, num_known))
             self.num_watched += 1
+            self.first_named = self.first_named or self.spent.so_far
 
     def _unexplained(self, since: int = 0) -> list[AnsweredPrompt]:
         """Return the prompts whose answers no supported lead explains, common ones aside."""
@@ -377,6 +378,4 @@ class Leads:
             if not is_alike(other.hypothesis, hypothesis)
             and not self._is_wording(other.hypothesis, found.hypothesis)
         ]
-        if self.first_supported is None:
-            self.first_supported = (self.spent.seconds, self.spent.tokens_forwarded)
         return True

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_divergence.core.provenance import Effort
+from pytest_divergence.core.report import FirstFound
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.models.pair import ModelPair
 
@@ -110,6 +111,11 @@ class Spent:
     """`tokens_forwarded` by kind of work, in the order in which the work began."""
     num_computed: int = 0
     """Units that this session computed."""
+
+    @property
+    def so_far(self) -> FirstFound:
+        """Work until now, when something is found for the first time."""
+        return FirstFound(seconds=round(self.seconds, 3), tokens_forwarded=self.tokens_forwarded)
 
 
 class Ledger:

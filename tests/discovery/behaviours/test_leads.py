@@ -137,7 +137,22 @@ def test_answers_that_come_later_do() -> None:
     leads.look()
 
     assert only(leads).name == PLANTED
-    assert leads.first_supported is not None
+    assert leads.num_watched == 1
+
+
+def test_the_work_until_the_first_lead_was_named_stays_as_later_ones_are_named() -> None:
+    leads = made(answered(num_planted=0))
+    leads.look()
+    assert leads.first_named is None
+
+    leads.spent.tokens_forwarded = 900
+    leads.evidence.add(answered(num_planted=8, topics=MORE))
+    leads.look()
+    leads.spent.tokens_forwarded = 1_200
+    leads.look()
+
+    assert leads.first_named is not None
+    assert leads.first_named.tokens_forwarded == 900
 
 
 def test_answers_of_the_reference_speak_against_a_lead() -> None:
