@@ -64,6 +64,8 @@ class RunState:
     """The suite's rows by id, after the hook that may change or drop them."""
     behaviours: list[Behaviour] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    first_behaviour: FirstFound | None = None
+    """Work until the first behaviour was confirmed."""
     first_lead: FirstFound | None = None
     """Work until the first lead was named."""
     lead_counts: Leads | None = None
@@ -124,6 +126,7 @@ def build_report(
         search_curve=state.search.curve,
         differences=state.differences,
         case_set=_case_set(state),
+        first_behaviour=state.first_behaviour,
         first_lead=state.first_lead,
         leads=state.lead_counts,
         power=state.power,

@@ -346,6 +346,7 @@ class Steps:
             num_watched=leads.num_watched,
             further=[test.p_value for test in tests],
         )
+        state.first_behaviour = self.ledger.spent.so_far if judgement.confirmed else None
         state.lead_counts, state.power = judgement.counts, power_of_tests(profile, len(tests))
         told = explained(
             self.ledger,
@@ -369,6 +370,8 @@ class Steps:
             self.listener,
             seed=settings.seed,
         )
+        if found:
+            state.first_behaviour = state.first_behaviour or self.ledger.spent.so_far
         return told, found
 
     def _describe(self, leads: Leads, confirmed: Sequence[Behaviour]) -> None:

@@ -114,6 +114,10 @@ def test_the_planted_behaviour_is_named_and_confirmed(demo: Session) -> None:
     assert behaviour["breadth"] in {"local", "prompts"}  # by how many prompts the search met
     assert behaviour["reference_count"] == 0
     assert behaviour["shortest_cause"]
+    first_lead, first_behaviour, effort = (
+        demo.report[key]["tokens_forwarded"] for key in ("first_lead", "first_behaviour", "effort")
+    )
+    assert first_lead < first_behaviour < effort
     assert f"FAILED {demo.suite.relative_to(demo.project)}::{behaviour['id']}" in demo.output
 
 
