@@ -54,6 +54,7 @@ class Steps(TrainerCallback):
 def trained(folder: str, suite: str | None, mode: Any) -> tuple[Any, list[float]]:
     """A finished trainer, and the seconds of its steps."""
     base = resolve_pair(DEMO, DEMO).reference.folder
+    assert base is not None
     torch.manual_seed(0)
     steps = Steps()
     rows = [

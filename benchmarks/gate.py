@@ -32,6 +32,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from planted import trigger_examples
+from sides import local
 
 from pytest_divergence import ModelPair, load_model_pair, score_prompts
 from pytest_divergence.core.cases import Case
@@ -80,7 +81,7 @@ def pairs(adapters: Sequence[Path]) -> Iterator[tuple[str, ModelPair]]:
         yield adapter.name, load_model_pair(REFERENCE, str(adapter.resolve()))
     for factor in (0.9, 1.1, 1.5):
         pair = load_model_pair(REFERENCE, str(adapters[0].resolve()))
-        for module in pair.candidate.model.modules():
+        for module in local(pair.candidate).model.modules():
             if isinstance(module, LoraLayer):
                 for name in module.scaling:
                     module.scaling[name] *= factor
@@ -89,13 +90,14 @@ def pairs(adapters: Sequence[Path]) -> Iterator[tuple[str, ModelPair]]:
 
 def rounded(pair: ModelPair, bits: int) -> ModelPair:
     """The reference against its linear layers rounded to nearest, symmetric, one scale a row."""
-    model = copy.deepcopy(pair.reference.model)
+    reference = local(pair.reference).model
+    model = copy.deepcopy(reference)
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             weight = module.weight.data
             scale = weight.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
             module.weight.data = (weight / scale).round() * scale
-    return ModelPair.from_models(pair.reference.model, model, pair.chat.tokenizer)
+    return ModelPair.from_models(reference, model, pair.chat.tokenizer)
 
 
 def controls() -> list[str]:
@@ -288,7 +290,8 @@ def repaired(adapters: Sequence[Path]) -> None:
             for b, a in zip(scores, sound, strict=True)
         ]
         ratios = [max(new, floor) / max(old, floor) for new, old in pairs[NUM_CONTROLS:]]
-        found = non_inferiority(*zip(*pairs[:NUM_CONTROLS], strict=True), floor)
+        new, old = zip(*pairs[:NUM_CONTROLS], strict=True)
+        found = non_inferiority(new, old, floor)
         print_row(
             f"{size} sd",
             f"{statistics.geometric_mean(ratios):.2f} x",
@@ -343,7 +346,7 @@ def damage(adapters: Sequence[Path]) -> None:
 
 
 def plain_reference() -> Any:
-    return load_model_pair(REFERENCE, REFERENCE).reference.model
+    return local(load_model_pair(REFERENCE, REFERENCE).reference).model
 
 
 def merged_weights(adapter: Path) -> Any:

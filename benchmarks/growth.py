@@ -88,7 +88,9 @@ def pair_of(sizes: Sizes) -> ModelPair:
     words = {word: index for index, word in enumerate(("[UNK]", "[EOS]", *WORDS))}
     core = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     core.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", eos_token="[EOS]")
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=core, unk_token="[UNK]", eos_token="[EOS]"
+    )
     models = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -102,7 +104,8 @@ def pair_of(sizes: Sizes) -> ModelPair:
             max_position_embeddings=1_024,
         )
         models.append(LlamaForCausalLM(config))
-    return ModelPair.from_models(*models, tokenizer)
+    reference, candidate = models
+    return ModelPair.from_models(reference, candidate, tokenizer)
 
 
 def texts(count: int, length: int = 8) -> list[str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
 
 VOCABULARY, NUM_POSITIONS, NUM_ROWS = 262_144, 2_048, 16
 
@@ -147,9 +148,12 @@ def main() -> None:
     parser.add_argument("what", choices=("pair", "vocabulary", "checkpointing"))
     parser.add_argument("models", nargs="*", metavar="MODEL", help="reference and candidate")
     given = parser.parse_args()
-    {"pair": pair, "vocabulary": vocabulary, "checkpointing": checkpointing}[given.what](
-        *given.models
-    )
+    works: dict[str, Callable[..., None]] = {
+        "pair": pair,
+        "vocabulary": vocabulary,
+        "checkpointing": checkpointing,
+    }
+    works[given.what](*given.models)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from sides import local
 from timing import seconds
 
 from pytest_divergence.core.settings import Settings
@@ -148,8 +149,7 @@ def print_row(name: str, times: Times) -> None:
 
 def layer_weights(pair: ModelPair) -> int:
     """Weights that each token is multiplied with; the output head, for some tokens, left out."""
-    assert isinstance(pair.reference, TransformersSide)
-    named = pair.reference.model.named_parameters()
+    named = local(pair.reference).model.named_parameters()
     return sum(each.numel() for name, each in named if each.ndim == 2 and ".layers." in name)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gate import REFERENCE, SIZES, controls, rounded
+from sides import local
 
 from pytest_divergence import load_model_pair, score_prompts
 from pytest_divergence.cli._session_arguments import TOLERANCE
@@ -40,9 +41,9 @@ def main() -> None:
         )
         assert found is not None
         rows = ", ".join(f"{name} {value}" for name, value in statistics_rows(found))
-        passes = pair.candidate.passes_gradients()
+        passes = local(pair.candidate).passes_gradients()
         print(f"\n{given}: gradients {'pass' if passes else 'do not pass'}; {rows}")
-        report: Any = compare_answers(pair, items, TOLERANCE, Quiet())
+        report = compare_answers(pair, items, TOLERANCE, Quiet())
         print(
             f"right {report.num_reference_right} and {report.num_candidate_right} of "
             f"{report.num_items}, lost {report.num_lost}, won {report.num_won}, accuracy "

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from sides import local
 from timing import ratio, seconds
 
 from pytest_divergence import ModelPair, load_model_pair, score_prompts
@@ -30,7 +31,7 @@ def bare_loop(pair: ModelPair, rows: Sequence[list[int]]) -> None:
             longest = max(map(len, batch))
             ids = torch.tensor([[0] * (longest - len(row)) + row for row in batch])
             mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch])
-            for side in pair.sides:
+            for side in map(local, pair.sides):
                 with side.activate():
                     side.model(
                         input_ids=ids.to(pair.device),
@@ -54,10 +55,11 @@ def main() -> None:
     def ours() -> object:
         return score_prompts(pair, prompts, continuations=stored)
 
-    def bare() -> object:
-        return bare_loop(pair, rows)
+    def bare() -> None:
+        bare_loop(pair, rows)
 
-    ours(), bare()
+    ours()
+    bare()
     pairs = [(seconds(ours), seconds(bare)) for _ in range(NUM_TURNS)]
     print(f"{NUM_CASES} stored cases, {sum(map(len, rows))} tokens through each model")
     print(f"score_prompts      {statistics.median(mine for mine, _ in pairs):6.2f} s")

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from sides import local
 
 from pytest_divergence import ModelPair, load_model_pair
 from pytest_divergence.core.aggregates import is_representative
 from pytest_divergence.core.suites import StoredSuite, read_suite
 from pytest_divergence.core.verdicts import approved_limit
-from pytest_divergence.models.transformers_side import TransformersSide
 from pytest_divergence.scoring import teacher_forcing
 from pytest_divergence.scoring.aggregate_tests import breadth, non_inferiority
 from pytest_divergence.scoring.suite_rows import ReplayedCase, replay_behaviour, replay_cases
@@ -52,8 +52,7 @@ def arrangements(project: Path, stored: StoredSuite) -> Iterator[tuple[str, Mode
     yield "bfloat16", load_model_pair(*specs, root=project, dtype="bfloat16")
     adapter = project / specs[1]
     if (adapter / "adapter_config.json").exists():
-        base = load_model_pair(specs[0], specs[0], root=project).reference
-        assert isinstance(base, TransformersSide)
+        base = local(load_model_pair(specs[0], specs[0], root=project).reference)
         with tempfile.TemporaryDirectory() as folder:
             PeftModel.from_pretrained(base.model, adapter).merge_and_unload().save_pretrained(
                 folder

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import mean
 
 import torch
@@ -56,7 +57,7 @@ def main() -> None:
         tilt = common_tilt(pair, shipped_prompts(SHIPPED_SEEDS, count))
         show(
             f"residual of the first token, {count} seeds",
-            lambda texts, tilt=tilt: residual_divergences(pair, texts, tilt, metric="symmetric"),
+            partial(residual_divergences, pair, tilt=tilt, metric="symmetric"),
         )
 
 

@@ -180,7 +180,7 @@ if __name__ == "__main__":
     if way == "estimates":
         estimates(named[0], named[1], named[2], size)
     elif way == "agreement":
-        agreement(*named, count=size)
+        agreement(named[0], named[1], named[2], named[3], size)
     elif way == "replay":
         replay(named[0], named[1], size)
     else:

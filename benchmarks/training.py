@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from sides import local
 from timing import ratio, seconds
 from torch import Tensor
 
@@ -40,7 +41,7 @@ def bare_steps(pair: ModelPair, rows: Sequence[Tensor], prompt_embeds: Tensor) -
     for _ in range(NUM_STEPS):
         optimiser.zero_grad()
         logits = []
-        for side in pair.sides:
+        for side in map(local, pair.sides):
             with side.activate():
                 table = side.model.get_input_embeddings()
                 embedded = [
@@ -59,7 +60,7 @@ def bare_steps(pair: ModelPair, rows: Sequence[Tensor], prompt_embeds: Tensor) -
                     inputs_embeds=padded, attention_mask=mask, logits_to_keep=1, use_cache=False
                 )
                 logits.append(output.logits[:, -1])
-        (-symmetric_kl(*logits).mean()).backward()
+        torch.autograd.backward(-symmetric_kl(*logits).mean())
         optimiser.step()
 
 
@@ -79,7 +80,7 @@ def main() -> None:
 
 def compare(pair: ModelPair, texts: Sequence[str], config: TrainingConfig) -> None:
     rows = training_rows(pair, texts, config.max_text_tokens)
-    start = pair.reference.embedding_table[: config.num_virtual_tokens]
+    start = local(pair.reference).embedding_table[: config.num_virtual_tokens]
 
     def ours() -> float:
         """Steps only: validation is work of its own."""

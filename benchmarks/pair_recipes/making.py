@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from sides import local
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -20,7 +21,6 @@ from pair_recipes.table import BASE, PAIRS, Lora, Merge, Training, set_aside
 from pytest_divergence import load_model_pair
 from pytest_divergence.core.files import write_atomically
 from pytest_divergence.models.sources import DEMO_HUB_ID
-from pytest_divergence.models.transformers_side import TransformersSide
 from pytest_divergence.scoring.scorer import score_greedily
 
 SEED = 0
@@ -79,8 +79,7 @@ def write_candidate(name: str, folder: Path, draft: Path) -> None:
 def base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the reference's weights in float32, and its tokenizer."""
     pair = load_model_pair(BASE, BASE, device="cpu", dtype="float32", say=print)
-    assert isinstance(pair.reference, TransformersSide)
-    model = pair.reference.model
+    model = local(pair.reference).model
     model.requires_grad_(True)
     return model, pair.chat.tokenizer
 
@@ -162,9 +161,12 @@ def make_trainer(
         "train_dataset": dataset,
         "peft_config": lora_config(recipe.lora) if recipe.lora else None,
     }
+    trainer: Trainer
     if recipe.method == "sft":
-        return SFTTrainer(args=SFTConfig(**settings), **given)
-    return DPOTrainer(args=DPOConfig(**settings, loss_type=list(recipe.losses)), **given)
+        trainer = SFTTrainer(args=SFTConfig(**settings), **given)
+    else:
+        trainer = DPOTrainer(args=DPOConfig(**settings, loss_type=list(recipe.losses)), **given)
+    return trainer
 
 
 def lora_config(lora: Lora) -> LoraConfig:
@@ -179,7 +181,7 @@ def save(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             config.base_model_name_or_path = DEMO_HUB_ID
-        model.half().save_pretrained(folder, save_embedding_layers=False)
+        model.half().save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
     else:
         model.save_pretrained(folder)
