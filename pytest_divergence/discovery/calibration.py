@@ -55,7 +55,7 @@ from pytest_divergence.scoring.control_tokens import control_tokens, token_stati
 from pytest_divergence.scoring.scorer import score_prompts, stored_tokens
 from pytest_divergence.scoring.suite_rows import CONTROL_STREAM
 
-FIRST_CHUNK, CHUNK = 24, 40
+FIRST_CHUNK, CHUNK = 20, 44
 """Controls in one work unit; fewer in the first, after which a first lead may be named."""
 MIN_ORDINARY = 20
 """Fewer controls tell nothing of how far ordinary prompts go."""
