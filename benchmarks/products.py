@@ -1,5 +1,8 @@
 """Float32 products through oneDNN against torch's own choice: the same work in turn, as a ratio.
 
+Then attention in whole products against torch's own kernel, both through oneDNN: steps of decoding,
+by the number of rows, and readings, by rows and their length.
+
     python benchmarks/products.py demo:smollm2-135m demo:travel-advert
 
 Where this machine's CPU is one that the choice is not changed on, it says so.
@@ -14,6 +17,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
+import torch
 from timing import ratio, seconds
 
 from pytest_divergence import ModelPair, PromptScore, TrainingConfig, load_model_pair, score_prompts
@@ -28,6 +32,10 @@ from pytest_divergence.scoring.continuations import greedy_continuations
 
 NUM_TURNS = 5
 NUM_STEPS = 2
+STEPS = (1, 4, 8, 24, 64)
+"""Rows of a step, each after 64 tokens."""
+READINGS = ((1, 16), (32, 16), (16, 64), (8, 128), (8, 240))
+"""Rows that are read together, and the tokens of each after what they share."""
 
 
 def main() -> None:
@@ -44,6 +52,34 @@ def main() -> None:
             f"   {ratio(ours, plain)}"
         )
     print(f"largest change of a case's KL: {max(moved(first, again)):.1e} nats/token")
+    print_attention(pair)
+
+
+def print_attention(pair: ModelPair) -> None:
+    side = pair.reference
+    prefix, body = pair.prompt_rows(shipped_prompts(SHIPPED_CONTROLS, 1))[0]
+    for num_rows in STEPS:
+        state = side.start([body.repeat(64)[:64]] * num_rows, prefix=prefix)
+        step = partial(state.step, body[:1].repeat(num_rows))
+        print(f"a step of {num_rows} rows: {whole_products(step)}")
+    for num_rows, length in READINGS:
+        bodies = [body.repeat(length)[:length]] * num_rows
+        read = partial(side.logits, bodies, prefix=prefix, num_logits=1)
+        print(f"{num_rows} rows of {length} tokens: {whole_products(read)}")
+
+
+@torch.no_grad()
+def whole_products(work: Callable[[], object]) -> str:
+    """The ratio of a pass's time with attention in whole products to that with the kernel."""
+    work()
+    turns = [(seconds_with(10**9, work), seconds_with(0, work)) for _ in range(NUM_TURNS)]
+    return ratio(*zip(*turns, strict=True))
+
+
+def seconds_with(max_scores: int, work: Callable[[], object]) -> float:
+    patched = partial(mock.patch.object, forward)
+    with patched("MIN_READ", 1), patched("MAX_SCORES", max_scores):
+        return seconds(work)
 
 
 def phases(pair: ModelPair) -> tuple[list[PromptScore], dict[str, Callable[[ModelPair], Any]]]:

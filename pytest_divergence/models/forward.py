@@ -104,8 +104,7 @@ class ForwardPass:
         `rows` are ids (B, L) or embeddings (B, L, D); `mask` covers what the cache holds too.
         Raises `TypeError` for a cache that the model does not take.
         """
-        num_read = rows.shape[0] * rows.shape[1]
-        with _fast_attention(self._model, num_read, num_scores=num_read * mask.shape[1]):
+        with _fast_attention(self._model, rows, num_keys=mask.shape[1]):
             output = self._output(
                 rows,
                 cache,
@@ -173,16 +172,17 @@ def fast_matmul(model: PreTrainedModel | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _fast_attention(model: PreTrainedModel, num_read: int, *, num_scores: int) -> Iterator[None]:
-    """Compute a small float32 pass's attention in whole products within it, if oneDNN is used.
+def _fast_attention(model: PreTrainedModel, rows: Tensor, *, num_keys: int) -> Iterator[None]:
+    """Compute attention of few `rows` on the CPU in whole products within it, if oneDNN is used.
 
     torch's own kernel makes several small products for each row and head. oneDNN takes longer to
     begin one than to compute it. Whole products keep all scores, so large passes, and those that
     keep them for gradients, stay with the kernel.
     """
-    is_small = num_read >= MIN_READ and num_scores <= MAX_SCORES
-    is_plain = model.dtype == torch.float32 and not torch.is_grad_enabled()
-    if not (is_small and is_plain and onednn_is_better()):
+    num_read = rows.shape[0] * rows.shape[1]
+    is_small = num_read >= MIN_READ and num_read * num_keys <= MAX_SCORES
+    is_float32 = rows.device.type == "cpu" and model.dtype == torch.float32
+    if torch.is_grad_enabled() or not (is_small and is_float32 and onednn_is_better()):
         yield
         return
     with sdpa_kernel(SDPBackend.MATH):
