@@ -242,8 +242,8 @@ def test_with_an_adapter_switched_off_the_base_is_itself_to_the_bit(
             if weight.requires_grad:
                 weight.add_(torch.randn_like(weight) * 0.3)
         wrapped.save_pretrained(str(tmp_path / "adapter"))
-        plain = base_of(base)(IDS[None]).logits[0]
         expected = wrapped.eval()(IDS[None]).logits[0]
+    plain = reference_logits(load_model_pair(str(base), str(base)))
 
     pair = load_model_pair(str(base), str(tmp_path / "adapter"))
     changed = pair.candidate.logits([IDS], num_logits=len(IDS))[0]
