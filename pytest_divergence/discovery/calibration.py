@@ -254,7 +254,7 @@ def calibrate(
         controls += [Control.from_row(row) for row in scored["controls"]]
         nlls += scored["nlls"]
         readings.append(NoiseReadings(**scored["noise"]))
-        listener.progress("calibrate", end, total)
+        listener.progress("calibrate", end, len(texts))
         if first_lead is None and (phrase := first_phrase(_amplified(controls))) is not None:
             first_lead = ledger.spent.so_far
             listener.say(f"named a first lead: {Hypothesis(phrase.quote, phrase.motifs).id}")

@@ -42,6 +42,17 @@ class Amplified:
     mirrored: str
     """The answer with the models exchanged: the reference amplified over the candidate."""
 
+    @property
+    def exchanged(self) -> Amplified:
+        """The control as if the reference were the candidate."""
+        return Amplified(
+            prompt=self.prompt,
+            reference=self.candidate,
+            candidate=self.reference,
+            answer=self.mirrored,
+            mirrored=self.answer,
+        )
+
 
 def amplified_phrases(
     ledger: Ledger, amplified: Sequence[Amplified], profile: Profile, listener: Listener
@@ -76,10 +87,7 @@ def first_phrase(amplified: Sequence[Amplified]) -> Phrase | None:
 
 def mirrored_phrase(amplified: Sequence[Amplified]) -> Phrase | None:
     """Return the first phrase that is found with the models exchanged; None if there is none."""
-    texts = [control.prompt for control in amplified]
-    answers = [control.mirrored for control in amplified]
-    plain = [control.candidate for control in amplified]
-    return next(iter(_phrases(texts, answers, plain)), None)
+    return first_phrase([control.exchanged for control in amplified])
 
 
 def _answer_besides(
