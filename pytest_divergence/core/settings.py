@@ -7,6 +7,7 @@ from (`pytest_divergence.plugin.settings_sources`) nor how it is used.
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Annotated, Literal
 
@@ -110,10 +111,11 @@ class Profile(BaseModel):
     """Share of a round's proposals that get the full score after the first-token screen."""
     budget_tokens: int = Field(gt=0)
     """Forwarded tokens of a whole run, about. No round starts that is expected to leave too few of
-    them to test leads, confirm cases and minimise causes, but for those that soft prompts are owed.
-    A round is expected to take what the strategy's last one took, the first of a strategy what the
-    others took on average. Where calibration leaves less than `soft_prompt_tokens` of a profile's
-    own budget, a search takes as many on top."""
+    them to test leads, confirm cases and minimise causes, but for one of soft prompts that have not
+    had `soft_prompt_tokens`: it is as small as what they lack. A round is expected to take what the
+    strategy's last one took, the first of a strategy what the others took on average. Where
+    calibration leaves less than `soft_prompt_tokens` of a profile's own budget, a search takes as
+    many on top."""
 
     @property
     def tested_length(self) -> int:
@@ -127,6 +129,14 @@ class Profile(BaseModel):
         per_control = 6 * self.num_continuations * (self.thought_length + self.continuation_length)
         named = min(controls, self.num_naming_prompts)
         return controls * per_control + named * 4 * self.search_length
+
+    def part_of_a_round(self, part: float) -> Profile:
+        """Return this profile for a round with so many of its steps and texts; 1 is a whole one."""
+        if part >= 1:
+            return self
+        sizes = {name: getattr(self, name) for name in ("num_steps", "num_proposals")}
+        fewer = {name: max(1, math.ceil(part * size)) for name, size in sizes.items()}
+        return self.model_copy(update=fewer)
 
     def judging_tokens(self, num_leads: int) -> int:
         """Return the forwarded tokens, about, that the tests of so many leads and a decoy take."""

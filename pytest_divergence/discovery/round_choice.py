@@ -1,4 +1,4 @@
-"""The choice of the strategy that has the next round of a search, within its budget of tokens.
+"""The choice of the next round of a search, within its budget of tokens.
 
 Goes by the rounds that are taken over and by those under way, whose result it must not know: a
 choice is the same however many of them are computed at a time. Does not know what a round does.
@@ -15,6 +15,17 @@ from pytest_divergence.discovery.strategies.protocol import PRIOR_TOKENS, Round,
 CORE = "soft_prompt"
 """The strategy that always gets its share of the tokens, whatever the others find."""
 CORE_SHARE = 1 / 3
+LEAST_PART = 1 / 4
+"""Smallest part of a round: less is not worth a soft prompt's training."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The next round of a search."""
+
+    strategy: str
+    part: float = 1.0
+    """The part of a whole round's work, above 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +51,12 @@ class Choice:
     core_tokens: int
     """Forwarded tokens that the core strategy has had, also in rounds without a proposal."""
 
-    def strategy(self, ready: Sequence[str], budget: Budget) -> str | None:
-        """Return the strategy with the next round, of those ready for one; None ends the search.
+    def turn(self, ready: Sequence[str], budget: Budget) -> Turn | None:
+        """Return the next round, of a strategy of those ready for one; None ends the search.
 
-        It is the one that found the most for its cost, or is still untried; the others leave to
-        the core strategy what it is owed.
+        It goes to the one that found the most for its cost, or is still untried; the others leave
+        to the core strategy what it is owed. Where less is left than the core strategy's round
+        takes, and it is still owed some of its least, it gets part of a round.
         """
         left = budget.left - sum(assumed.tokens_forwarded for _, assumed in self.pending)
         owed = self._owed(budget.share, left) if CORE in ready else 0
@@ -53,28 +65,35 @@ class Choice:
             for name in ready
             if left > 0 and self._expected_cost(name) + self._kept_from(name, owed) <= left
         ]
-        if not affordable and CORE in ready and self._owed(budget.least, left):
-            affordable = [CORE]
-        if not affordable:
+        if affordable:
+            known = [(name, past) for name in affordable for past in self.rounds[name]]
+            return Turn(most_paying(affordable, [*known, *self.pending]))
+        lacking = self._lacking(budget.least)
+        if CORE not in ready or lacking <= 0:
             return None
-        known = [(name, past) for name in affordable for past in self.rounds[name]]
-        return most_paying(affordable, [*known, *self.pending])
+        last = self._last_cost(CORE)
+        part = max(left, lacking) / last if last else 1.0
+        return Turn(CORE, min(1.0, max(LEAST_PART, part)))
 
-    def assumed(self, name: str, variant: str) -> Round:
-        """Return the result that a strategy's next round is assumed to have while under way.
+    def assumed(self, turn: Turn, variant: str) -> Round:
+        """Return the result that a round is assumed to have while under way.
 
         It finds nothing, so that others have their turn, for what the last one took.
         """
-        return Round(variant, 0, round(self._expected_cost(name)) or PRIOR_TOKENS)
+        cost = turn.part * self._expected_cost(turn.strategy)
+        return Round(variant, 0, round(cost) or PRIOR_TOKENS)
+
+    def _lacking(self, share: int) -> int:
+        """Return the forwarded tokens of `share` that the core strategy has not had."""
+        begun = sum(past.tokens_forwarded for name, past in self.pending if name == CORE)
+        return share - self.core_tokens - begun
 
     def _owed(self, share: int, left: int) -> int:
-        """Return the forwarded tokens of `share` that the core strategy has not had: whole rounds.
+        """Return the forwarded tokens to keep for what the core strategy lacks: whole rounds.
 
         Before its first, of unknown cost, it is all that is left.
         """
-        begun = sum(past.tokens_forwarded for name, past in self.pending if name == CORE)
-        lacking = share - self.core_tokens - begun
-        last = self._last_cost(CORE)
+        lacking, last = self._lacking(share), self._last_cost(CORE)
         if lacking <= 0:
             return 0
         return math.ceil(lacking / last) * last if last else max(lacking, left)

@@ -23,7 +23,7 @@ from pytest_divergence.discovery.behaviours.leads import Leads
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
-from pytest_divergence.discovery.round_choice import CORE, CORE_SHARE, Budget, Choice
+from pytest_divergence.discovery.round_choice import CORE, CORE_SHARE, Budget, Choice, Turn
 from pytest_divergence.discovery.strategies.protocol import (
     Round,
     RoundTask,
@@ -167,15 +167,15 @@ class Search:
         course = _Course(ledger, result, deadline, ledger.spent.tokens_forwarded)
         while True:
             while len(course.pending) < self.profile.rounds_at_once:
-                if (name := self._next(course)) is None:
+                if (turn := self._next(course)) is None:
                     break
-                course.pending.append(self._begun(course, name))
+                course.pending.append(self._begun(course, turn))
             if not course.pending:
                 return
             self._end(course, course.pending.popleft())
 
-    def _next(self, course: _Course) -> str | None:
-        """Return the strategy that has the next round; None where no other one begins now."""
+    def _next(self, course: _Course) -> Turn | None:
+        """Return the next round; None where no other one begins now."""
         if time.monotonic() > course.deadline:
             return None
         # Models that are read a row at a time take most of a profile's own budget to calibrate.
@@ -194,20 +194,21 @@ class Search:
             if course.resting.get(name) != aims and name not in course.result.failed
         ]
         budget = Budget(left, share=max(least, round(CORE_SHARE * whole)), least=least)
-        return course.choice.strategy(ready, budget)
+        return course.choice.turn(ready, budget)
 
     @property
     def _aims(self) -> set[str]:
         return {target.motif for target in self.leads.targets}
 
-    def _begun(self, course: _Course, name: str) -> _PendingRound:
-        """Begin a strategy's next round."""
-        result, asked, number = course.result, course.asked[name], course.next_number(name)
+    def _begun(self, course: _Course, turn: Turn) -> _PendingRound:
+        """Begin a round."""
+        name, result = turn.strategy, course.result
+        asked, number = course.asked[name], course.next_number(name)
         course.asked[name] += 1
         if name not in course.resting:  # a woken strategy mostly has nothing to offer
             self.listener.progress(f"search: {name}", number, number + 1)
         without = "".join(f"/without/{other}/{turn}" for other, turn in result.failed.items())
-        task, strategy = self._task(course, name, number), self.strategies[name]
+        task, strategy = self._task(course, turn, number), self.strategies[name]
         arguments = {
             "strategy": strategy,
             "name": name,
@@ -220,7 +221,7 @@ class Search:
             asked,
             number,
             self._aims,
-            course.choice.assumed(name, variant),
+            course.choice.assumed(turn, variant),
             course.ledger.start(WorkUnit(f"search/{name}/{asked}{without}", play_round, arguments)),
         )
 
@@ -252,13 +253,14 @@ class Search:
             spent.tokens_forwarded - tokens,
         )
 
-    def _task(self, course: _Course, name: str, number: int) -> RoundTask:
-        """Return a strategy's next round as data."""
+    def _task(self, course: _Course, turn: Turn, number: int) -> RoundTask:
+        """Return a round as data."""
+        name = turn.strategy
         begun = [each.assumed for each in course.pending if each.name == name]
         return RoundTask(
             round=number,
             seed=row_seed(self.settings.seed, name, number),
-            profile=self.profile,
+            profile=self.profile.part_of_a_round(turn.part),
             metric=self.settings.metric,
             seeds=self.seeds,
             best=[scored.proposal.text for scored in self._ranked(course.result)],

@@ -142,6 +142,30 @@ def test_a_profiles_own_budget_leaves_soft_prompts_their_least_whatever_calibrat
     assert (sum(map(sum, spent.values())) == 0) == is_users
 
 
+def test_a_round_that_soft_prompts_are_owed_shrinks_to_what_is_left(tmp_path: Path) -> None:
+    @dataclass
+    class Sized:
+        sizes: list[tuple[int, int]] = field(default_factory=list)
+
+        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+            profile = context.profile
+            self.sizes.append((profile.num_steps, profile.num_proposals))
+            text = f"{context.seed}: why is that so?"
+            greedy_continuations(pair, [text] * profile.num_proposals, max_new_tokens=8)
+            return [Proposal(text, "sized")]
+
+    (tmp_path / "whole").mkdir()
+    (whole,) = spent_by(tmp_path / "whole", {"soft_prompt": Sized()}, tokens=1, least=1)[
+        "soft_prompt"
+    ]
+    sized, least = Sized(), whole + whole // 2
+
+    spent = spent_by(tmp_path, {"soft_prompt": sized}, tokens=least, least=least)["soft_prompt"]
+
+    assert sized.sizes == [(20, 32), (10, 16)]
+    assert least <= sum(spent) <= 1.05 * least
+
+
 def test_what_soft_prompts_do_not_want_goes_to_the_others(tmp_path: Path) -> None:
     @dataclass
     class Resting:
