@@ -1,6 +1,7 @@
 """What a search finds, and how it judges, on pairs of which it is known what was planted.
 
     python benchmarks/discovery.py FOLDER... [--profile smoke] [--budget 200000] [--seed 1]
+    python benchmarks/discovery.py FOLDER... --rounds-at-once 4
     python benchmarks/discovery.py FOLDER... --alone [soft_prompt,self_prompt]
 
 Each folder holds a candidate (a model, or an adapter of demo:smollm2-135m) and its truth.json, of
@@ -23,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from planted import markers
+from schedules import with_rounds
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.report import Report, write_report
-from pytest_divergence.core.settings import Settings
+from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.discovery.behaviours.ngrams import ngram_of
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
@@ -59,11 +61,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     every = ",".join(built_in_strategies())
     parser.add_argument("--alone", nargs="?", const=every, help="each strategy by itself")
+    parser.add_argument("--rounds-at-once", type=int, help="rounds under way at a time")
     parser.add_argument("--keep", type=Path, help="folder for the reports, by pair and seed")
     given = parser.parse_args()
+    at_once = given.rounds_at_once or PROFILES[given.profile].rounds_at_once
     print_row(ALONE_HEADER if given.alone else SEARCH_HEADER)
     for folder in given.organisms:
-        with tempfile.TemporaryDirectory() as root:
+        with tempfile.TemporaryDirectory() as root, with_rounds(given.profile, at_once):
             bench = Bench(folder, Path(root), given.profile, given.budget, given.seed, given.keep)
             names = given.alone.split(",") if given.alone else ()
             rows = bench.each_alone(names) if names else iter([bench.all_together()])

@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import zip_longest
 from pathlib import Path
 from statistics import mean
+from unittest.mock import patch
 
+from pytest_divergence.core import settings as settings_module
 from pytest_divergence.core.settings import PROFILES, Profile
 from pytest_divergence.discovery.behaviours.long_answers import UNIT_SIZE as LONG_ANSWERS_IN_UNIT
 from pytest_divergence.discovery.calibration import CHUNK as CONTROLS_IN_UNIT
@@ -22,6 +25,14 @@ from pytest_divergence.discovery.confirmation import CHUNK as CASES_IN_UNIT
 
 PASSES_OF_A_STEP = 3
 """Forward passes that a training step takes: a backward pass takes about two."""
+
+
+@contextmanager
+def with_rounds(profile: str, at_once: int) -> Iterator[None]:
+    """Let so many rounds of a profile be under way at a time."""
+    changed = PROFILES[profile].model_copy(update={"rounds_at_once": at_once})
+    with patch.dict(settings_module.PROFILES, {profile: changed}):
+        yield
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from schedules import Measured, Schedule, Unit, draw
+from schedules import Measured, Schedule, Unit, draw, with_rounds
 
-from pytest_divergence.core import settings as settings_module
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
@@ -91,14 +90,6 @@ def arguments() -> argparse.Namespace:
     if given.what == "simulate" and given.write and given.rounds_at_once != "1":
         parser.error("--write keeps units that follow each other: it needs --rounds-at-once 1")
     return given
-
-
-@contextmanager
-def with_rounds(profile: str, at_once: int) -> Iterator[None]:
-    """Let so many rounds of a profile be under way at a time."""
-    changed = PROFILES[profile].model_copy(update={"rounds_at_once": at_once})
-    with patch.dict(settings_module.PROFILES, {profile: changed}):
-        yield
 
 
 @contextmanager
