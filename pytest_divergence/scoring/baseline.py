@@ -174,20 +174,29 @@ def automatic_bound(floor: float | None, values: Sequence[float], num_prompts: i
 def prediction_limit(values: Sequence[float], num_new: int, level: float = LEVEL) -> float:
     """Return the limit that one of `num_new` further values exceeds with probability `level`.
 
-    Values are positive; their logs are taken to be normal above the median m. The limit is exp(m +
-    k s), where s is the root mean square distance of the larger half from m, so that small values
-    say nothing of large ones, and k is Student's t quantile for n/2 - 1 degrees of freedom at 1 -
-    level / num_new, times sqrt(1 + pi / 2n) for the error of the median (after the prediction limit
-    of Krishnamoorthy and Mathew 2009, chapter 2; Bonferroni). Real logs are not normal, so the
-    level is nominal.
+    Values are positive; their logs are taken to be normal above a point c, so that small values say
+    nothing of large ones: the median or, where more than half of the values are equal to the
+    smallest, that one. With q the share of values above c and z the normal quantile at 1 - q, their
+    mean square distance from c estimates s^2 (1 - z phi(z) / q + z^2), and m = c - z s. The limit
+    is exp(m + k s), where k is Student's t quantile for n/2 - 1 degrees of freedom at 1 - level /
+    num_new, times sqrt(1 + q (1 - q) / (n phi(z)^2)) for the error of c (after the prediction
+    limit of Krishnamoorthy and Mathew 2009, chapter 2; Bonferroni). Real logs are not normal, so
+    the level is nominal.
     """
-    logs = np.log(values)
-    median = float(np.median(logs))
-    above = logs[logs >= median] - median
-    spread = math.sqrt(float(np.mean(above**2)))
-    half = max(2, len(values) // 2 - 1)
-    quantile = float(stats.t.ppf(1 - level / num_new, half))
-    return math.exp(median + quantile * math.sqrt(1 + math.pi / (2 * len(values))) * spread)
+    logs, size = np.sort(np.log(values)), len(values)
+    num_smallest = int(np.sum(logs == logs[0]))
+    is_censored = num_smallest > size // 2
+    above = logs[max(num_smallest, size // 2) :]
+    if not above.size:
+        return float(values[0])
+    share = len(above) / size if is_censored else 0.5
+    start = float(logs[0] if is_censored else np.median(logs))
+    z = float(stats.norm.isf(share))
+    density = float(stats.norm.pdf(z))
+    spread = math.sqrt(float(np.mean((above - start) ** 2)) / (1 - z * density / share + z**2))
+    quantile = float(stats.t.ppf(1 - level / num_new, max(2, size // 2 - 1)))
+    error = share * (1 - share) / (size * density**2)
+    return math.exp(start - z * spread + quantile * math.sqrt(1 + error) * spread)
 
 
 def absolute_bound(max_kl: float) -> Bound:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from pytest_divergence.core.errors import MeasurementError, NonFiniteLogitsError
 from pytest_divergence.core.provenance import NoiseFloor
@@ -88,6 +89,30 @@ def test_normal_logs_exceed_the_bound_in_one_of_twenty_searches(
     )
 
     assert 0.01 * num_runs < num_over < 0.07 * num_runs
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.8])
+def test_divergences_at_the_noise_floor_do_not_narrow_the_bound(share: float) -> None:
+    """Two models that hardly differ, such as a model and its rounded copy, agree on most prompts.
+
+    What they agree on reads the floor; with 9 of 10 there, 12 % of searches exceed the bound.
+    """
+    rng, num_runs, floor = np.random.default_rng(0), 1_000, float(np.exp(stats.norm.ppf(share)))
+    num_over = sum(
+        float(np.exp(rng.standard_normal(106)).max())
+        > automatic_bound(floor, list(np.exp(rng.standard_normal(64))), 106).value
+        for _ in range(num_runs)
+    )
+
+    assert 0.01 * num_runs < num_over < 0.1 * num_runs
+
+
+def test_values_that_are_equal_count_as_those_that_nearly_are() -> None:
+    values = sorted(lognormal(64, seed=4))
+    tied = [*[values[32]] * 33, *values[33:]]
+    apart = [value * (1 + index * 1e-9) for index, value in enumerate(tied)]
+
+    assert prediction_limit(tied, 106) == pytest.approx(prediction_limit(apart, 106), rel=0.1)
 
 
 def test_an_absolute_bound_is_the_option_itself() -> None:
