@@ -68,7 +68,7 @@ class Journal:
         Raises MeasurementError for a result that is not plain JSON, NaN included; StoreError.
         """
         if unit not in self._records:
-            record = _unit_record(unit, compute())
+            record = unit_record(unit, compute())
             self._append(record)
             self._records[unit] = record
         return strict_loads(self._records[unit])["result"]
@@ -189,7 +189,7 @@ def _header_record(key: str) -> bytes:
     return strict_dumps({"journal": FORMAT, "key": key}).encode("utf-8")
 
 
-def _unit_record(unit: str, result: object) -> bytes:
+def unit_record(unit: str, result: object) -> bytes:
     """Return a finished unit's record; raises MeasurementError for what is not plain JSON."""
     try:
         record = strict_dumps({"unit": unit, "result": result}).encode("utf-8")

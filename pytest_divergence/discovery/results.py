@@ -42,7 +42,8 @@ from pytest_divergence.discovery.confirmation import ConfirmedCase
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.plan import RunIdentity, versions
 from pytest_divergence.discovery.proposals import distinct_share, self_similarity
-from pytest_divergence.discovery.rounds import ScoredProposal, SearchLog
+from pytest_divergence.discovery.rounds import SearchLog
+from pytest_divergence.discovery.scored_proposals import ScoredProposal
 from pytest_divergence.models.fingerprints import ModelIdentity
 
 NOT_OF_A_SUITE = {

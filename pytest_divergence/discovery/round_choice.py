@@ -72,6 +72,8 @@ class Choice:
         if CORE not in ready or lacking <= 0:
             return None
         last = self._last_cost(CORE)
+        if not last and any(name == CORE for name, _ in self.pending):
+            return None
         part = max(left, lacking) / last if last else 1.0
         return Turn(CORE, min(1.0, max(LEAST_PART, part)))
 
@@ -81,7 +83,7 @@ class Choice:
         It finds nothing, so that others have their turn, for what the last one took.
         """
         cost = turn.part * self._expected_cost(turn.strategy)
-        return Round(variant, 0, round(cost) or PRIOR_TOKENS)
+        return Round(variant, 0, round(cost) or PRIOR_TOKENS, turn.part)
 
     def _lacking(self, share: int) -> int:
         """Return the forwarded tokens of `share` that the core strategy has not had."""
@@ -115,6 +117,7 @@ class Choice:
         return sum(costs) / len(costs) if costs else 0.0
 
     def _last_cost(self, name: str) -> int:
-        """Forwarded tokens of a strategy's last round; 0 before its first, of unknown cost."""
-        rounds = self.rounds[name]
-        return rounds[-1].tokens_forwarded if rounds else 0
+        """Forwarded tokens of a whole round, by a strategy's last; 0 before its first."""
+        if not (rounds := self.rounds[name]):
+            return 0
+        return round(rounds[-1].tokens_forwarded / rounds[-1].part)

@@ -11,19 +11,19 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.errors import EngineError, ModelLoadError, StoreError
 from pytest_divergence.core.report import CurvePoint, RunError, StrategySummary, TrainingSummary
-from pytest_divergence.core.settings import MetricName, Profile, Settings
-from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
+from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.leads import Leads
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.proposals import Proposal, clean
+from pytest_divergence.discovery.proposals import clean
 from pytest_divergence.discovery.round_choice import CORE, CORE_SHARE, Budget, Choice, Turn
+from pytest_divergence.discovery.scored_proposals import ScoredProposal, scored_in_full
 from pytest_divergence.discovery.strategies.protocol import (
     Round,
     RoundTask,
@@ -33,39 +33,9 @@ from pytest_divergence.discovery.strategies.protocol import (
     TargetPhrase,
 )
 from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.cheap_scores import screen
-from pytest_divergence.scoring.residual import NUM_PROMPTS, common_tilt
-from pytest_divergence.scoring.scorer import PromptScore, score_greedily
 
 NO_FAULT_OF_A_STRATEGY = (EngineError, ModelLoadError, StoreError)
 """Errors after which no strategy can continue."""
-
-
-@dataclass(frozen=True)
-class ScoredProposal:
-    """A proposal with the divergences that the search measured, in nats per token."""
-
-    proposal: Proposal
-    first_token_kl: float
-    search_kl: float
-    reference: str
-    """The reference's greedy answer, cut at the search's length."""
-    candidate: Answer
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> ScoredProposal:
-        """Return the proposal that `dataclasses.asdict` and JSON made `row` of."""
-        parts = {
-            "proposal": Proposal(**row["proposal"]),
-            "candidate": Answer.from_row(row["candidate"]),
-        }
-        return cls(**{**row, **parts})
-
-    @property
-    def answered(self) -> AnsweredPrompt:
-        """The prompt and its answers as evidence for behaviours."""
-        return AnsweredPrompt(self.proposal.text, self.reference, self.candidate, is_control=False)
 
 
 @dataclass
@@ -207,7 +177,7 @@ class Search:
         course.asked[name] += 1
         if name not in course.resting:  # a woken strategy mostly has nothing to offer
             self.listener.progress(f"search: {name}", number, number + 1)
-        without = "".join(f"/without/{other}/{turn}" for other, turn in result.failed.items())
+        without = "".join(f"/without/{other}/{after}" for other, after in result.failed.items())
         task, strategy = self._task(course, turn, number), self.strategies[name]
         arguments = {
             "strategy": strategy,
@@ -215,30 +185,36 @@ class Search:
             "task": task,
             "known": frozenset(result.known),
         }
-        variant = strategy.next_variant(task) if isinstance(strategy, StrategyWithVariants) else ""
-        return _PendingRound(
-            name,
-            asked,
-            number,
-            self._aims,
-            course.choice.assumed(turn, variant),
-            course.ledger.start(WorkUnit(f"search/{name}/{asked}{without}", play_round, arguments)),
-        )
+        unit = WorkUnit(f"search/{name}/{asked}{without}", play_round, arguments)
+        variant = ""
+        try:
+            if isinstance(strategy, StrategyWithVariants):
+                variant = strategy.next_variant(task)
+            take = course.ledger.start(unit)
+        except NO_FAULT_OF_A_STRATEGY:
+            raise
+        except Exception as error:  # a third party's strategy may raise anything
+            take = partial(_raise, error)
+        assumed = course.choice.assumed(turn, variant)
+        return _PendingRound(name, asked, number, self._aims, assumed, take)
 
     def _end(self, course: _Course, pending: _PendingRound) -> None:
         """Compute, wait for or read back a round, and take it over."""
         name, spent = pending.name, course.ledger.spent
-        seconds, tokens = spent.seconds, spent.tokens_forwarded
+        if name in course.result.failed:
+            return  # later rounds are named as if it had found nothing since
+        seconds, tokens, computed = spent.seconds, spent.tokens_forwarded, spent.num_computed
         try:
             found = pending.take()
         except NO_FAULT_OF_A_STRATEGY:
             raise
         except Exception as error:  # a third party's strategy may raise anything
-            if name not in course.result.failed:
-                message = f"{type(error).__name__}: {error}"
-                course.result.errors.append(RunError(where=f"strategy {name}", message=message))
-                course.result.failed[name] = pending.asked
+            message = f"{type(error).__name__}: {error}"
+            course.result.errors.append(RunError(where=f"strategy {name}", message=message))
+            course.result.failed[name] = pending.asked
             return
+        if spent.num_computed == computed:  # an earlier session took that time
+            course.deadline -= spent.seconds - seconds
         if found["num_proposals"]:
             course.numbers[name] = max(course.numbers[name], pending.number + 1)
             course.resting.pop(name, None)
@@ -247,7 +223,7 @@ class Search:
         self._take_over(
             found,
             course.result,
-            name,
+            pending,
             course.ledger,
             spent.seconds - seconds,
             spent.tokens_forwarded - tokens,
@@ -289,11 +265,12 @@ class Search:
         self,
         found: dict[str, Any],
         result: SearchLog,
-        name: str,
+        pending: _PendingRound,
         ledger: Ledger,
         seconds: float,
         tokens: int,
     ) -> None:
+        name = pending.name
         scored = [
             row
             for row in map(ScoredProposal.from_row, found["scored"])
@@ -312,7 +289,8 @@ class Search:
             row.search_kl > self.bound or self.leads.is_shown(row.answered) for row in scored
         )
         if found["num_proposals"]:
-            result.rounds[name].append(Round(found["variant"], num_hits, tokens))
+            part = pending.assumed.part
+            result.rounds[name].append(Round(found["variant"], num_hits, tokens, part))
         before = result.strategies[name]
         result.strategies[name] = StrategySummary(
             name=name,
@@ -359,7 +337,7 @@ def play_round(
             if not pair.chat.has_control_tokens(proposal.text)
         ]
         worker.listener.progress(f"score {len(proposals)} proposals of {name}", 0, 2)
-        first, scored = _score(pair, task, proposals)
+        first, scored = scored_in_full(pair, task, proposals)
     d_hard = sum(first) / len(first) if first else None
     return {
         "num_proposals": len(proposals),
@@ -370,74 +348,5 @@ def play_round(
     }
 
 
-def _score(
-    pair: ModelPair, task: RoundTask, proposals: Sequence[Proposal]
-) -> tuple[list[float], list[ScoredProposal]]:
-    """Return the first-token score of all, nats, and the full score of the most promising share.
-
-    All proposals of a round have one aim, or none. Answers to questions about a phrase's words need
-    not begin with it, so half of these are chosen by their divergence.
-    """
-    texts = [proposal.text for proposal in proposals]
-    aim, tilt = next((proposal.aim for proposal in proposals), ""), None
-    if task.has_new_style and not aim:
-        tilt = common_tilt(pair, task.seeds[:NUM_PROMPTS])
-    screened = screen(pair, texts, metric=task.metric, aim=aim, tilt=tilt)
-    first = [score.first_token_kl for score in screened]
-    orders = [sorted(range(len(texts)), key=lambda index: -screened[index].promise)]
-    if not all(proposal.is_evidence for proposal in proposals):
-        orders.append(sorted(range(len(texts)), key=lambda index: -first[index]))
-    order = list(dict.fromkeys(index for turn in zip(*orders, strict=True) for index in turn))
-    chosen = order[: math.ceil(task.profile.full_score_share * len(texts))]
-    scored = scored_greedily(
-        pair,
-        [proposals[index] for index in chosen],
-        metric=task.metric,
-        length=task.profile.search_length,
-    )
-    return first, [
-        replace(row, first_token_kl=first[index]) for index, row in zip(chosen, scored, strict=True)
-    ]
-
-
-def scored_greedily(
-    pair: ModelPair,
-    proposals: Sequence[Proposal],
-    *,
-    metric: MetricName,
-    length: int,
-    context: Context | None = None,
-) -> list[ScoredProposal]:
-    """Measure proposals on greedy answers of at most `length` tokens, under a context if given."""
-    texts = [proposal.text for proposal in proposals]
-    prompts = texts if context is None else [context.prompt(text) for text in texts]
-    scores = score_greedily(pair, prompts, metric=metric, max_new_tokens=length)
-    return [
-        ScoredProposal(
-            proposal=proposal,
-            first_token_kl=_at_first_token(score),
-            search_kl=score.measurement.value,
-            reference=pair.chat.text(score.continuations.reference[0]),
-            candidate=Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios),
-        )
-        for proposal, score in zip(proposals, scores, strict=True)
-    ]
-
-
-def rows_of_proposals(
-    worker: Worker,
-    *,
-    proposals: Sequence[Proposal],
-    metric: MetricName,
-    length: int,
-    context: Context | None = None,
-) -> list[dict[str, Any]]:
-    """Return what `scored_greedily` measures as rows for a journal."""
-    scored = scored_greedily(worker.pair, proposals, metric=metric, length=length, context=context)
-    return [asdict(row) for row in scored]
-
-
-def _at_first_token(score: PromptScore) -> float:
-    """Return the symmetric divergence at an answer's first token, nats."""
-    tokens = score.on_candidate[0]
-    return float(tokens.forward[0] + tokens.reverse[0]) / 2
+def _raise(error: Exception) -> None:
+    raise error

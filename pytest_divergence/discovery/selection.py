@@ -14,7 +14,7 @@ from pytest_divergence.core.contexts import Context
 from pytest_divergence.discovery.behaviours.hypotheses import as_tested, log_ratio_of
 from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.proposals import is_near
-from pytest_divergence.discovery.rounds import ScoredProposal
+from pytest_divergence.discovery.scored_proposals import ScoredProposal
 from pytest_divergence.models.chat_format import Prompt
 
 POOL_FACTOR = 4

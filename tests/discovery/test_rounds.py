@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.rounds import Search, SearchLog
-from pytest_divergence.discovery.strategies.protocol import SearchContext, Strategy
+from pytest_divergence.discovery.strategies.protocol import RoundTask, SearchContext, Strategy
 from pytest_divergence.discovery.strategies.soft_prompt import SoftPromptStrategy
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import screen
@@ -388,3 +389,68 @@ def test_a_failed_strategy_is_reported_once_though_its_rounds_were_under_way(
         replace(search, profile=profile).run(ledger, found)
 
     assert [error.message for error in found.errors] == ["RuntimeError: no idea 0"]
+
+
+def test_what_a_failed_strategy_had_under_way_is_left_out(tmp_path: Path) -> None:
+    """A later session would not know of it in the rounds of others, which were named without it."""
+
+    class Shaky:
+        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+            if context.round == 0:
+                raise RuntimeError("no idea")
+            return [Proposal("What came later?", "shaky")]
+
+    profile = PROFILES["smoke"].model_copy(update={"rounds_at_once": 3})
+    pair, found = tiny_pair(), SearchLog()
+    strategies: dict[str, Strategy] = {"shaky": Shaky(), "curious": Curious("curious")}
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        ledger = Ledger(Backwards(journal, lambda: pair, Silence(), tmp_path))
+        search = search_with(strategies, Leads(ledger.spent, AnsweredPrompts()))
+        replace(search, profile=profile).run(ledger, found)
+
+    assert found.failed == {"shaky": 0}
+    assert found.strategies["shaky"].num_proposals == 0
+    assert found.strategies["curious"].num_proposals > 0
+
+
+def test_a_strategy_that_cannot_tell_its_variant_is_reported_and_the_others_continue(
+    tmp_path: Path,
+) -> None:
+    class Unsure(Curious):
+        def next_variant(self, task: RoundTask) -> str:
+            raise LookupError("no variant")
+
+    pair, found = tiny_pair(), SearchLog()
+    strategies: dict[str, Strategy] = {"unsure": Unsure("unsure"), "curious": Curious("curious")}
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
+        search_with(strategies, Leads(ledger.spent, AnsweredPrompts())).run(ledger, found)
+
+    assert [(error.where, str(error.message)) for error in found.errors] == [
+        ("strategy unsure", "LookupError: no variant")
+    ]
+    assert found.strategies["curious"].num_proposals > 0
+
+
+def test_a_budget_in_seconds_counts_what_an_earlier_session_took(tmp_path: Path) -> None:
+    """Read back in an instant, the rounds would leave all of it to be spent again."""
+
+    class Slow:
+        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+            time.sleep(1)
+            return [Proposal(f"What is {len(context.rounds)}?", "slow")]
+
+    pair = tiny_pair()
+
+    def searched() -> tuple[int, int]:
+        found = SearchLog()
+        with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+            ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
+            search = search_with({"slow": Slow()}, Leads(ledger.spent, AnsweredPrompts()))
+            replace(search, settings=Settings(budget="2s")).run(ledger, found)
+        return len(found.rounds["slow"]), ledger.spent.num_computed
+
+    first, again = searched(), searched()
+
+    assert first[0] == first[1] >= 1
+    assert again[1] <= 1, "seconds of units leave out what passes between them"

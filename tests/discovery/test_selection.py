@@ -9,7 +9,7 @@ from pytest_divergence.discovery.behaviours.answers import Answer
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.rounds import ScoredProposal
+from pytest_divergence.discovery.scored_proposals import ScoredProposal
 from pytest_divergence.discovery.selection import Selected, select
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import prompt_nlls

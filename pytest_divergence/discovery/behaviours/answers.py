@@ -131,7 +131,7 @@ def repeated_answers(
         "seed": row_seed(seed, "behaviours", digest),
         "max_new_tokens": max_new_tokens,
     }
-    unit = WorkUnit(f"behaviour/{about}/repeated/{digest}", _repeat, arguments)
+    unit = WorkUnit(f"behaviour/{about}/repeated/{digest}/{max_new_tokens}", _repeat, arguments)
     return partial(_as_answered, ledger.start(unit))
 
 

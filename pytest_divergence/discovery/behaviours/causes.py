@@ -78,12 +78,13 @@ def _unit(confirmed: ConfirmedBehaviour, naturalness: Naturalness, profile: Prof
         ),
     )
     starts = ranked[:NUM_STARTS]
+    length = confirmed.hypothesis.length(profile.naming_length)
     # A session in which a strategy failed may have found other prompts.
-    name = f"causes/{confirmed.hypothesis.id}/{text_digest(json.dumps(starts))[:16]}"
+    name = f"causes/{confirmed.hypothesis.id}/{text_digest(json.dumps([starts, length]))[:16]}"
     arguments = {
         "hypothesis": confirmed.hypothesis,
         "starts": starts,
-        "length": confirmed.hypothesis.length(profile.naming_length),
+        "length": length,
     }
     return WorkUnit(name, _minimise, arguments)
 

@@ -30,7 +30,7 @@ from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 from pytest_divergence.discovery.proposals import Proposal, diverse
-from pytest_divergence.discovery.rounds import ScoredProposal, rows_of_proposals
+from pytest_divergence.discovery.scored_proposals import ScoredProposal, rows_of_proposals
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprints import text_digest
 

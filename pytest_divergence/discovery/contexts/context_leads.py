@@ -22,7 +22,7 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
 )
 from pytest_divergence.discovery.engines.base import Ledger, WorkUnit
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.rounds import ScoredProposal, rows_of_proposals
+from pytest_divergence.discovery.scored_proposals import ScoredProposal, rows_of_proposals
 from pytest_divergence.models.fingerprints import text_digest
 
 NUM_ASKED = 24

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from pytest_divergence.core.journal import unit_record
 from pytest_divergence.core.regular_files import read_regular
 from pytest_divergence.core.setting_names import spelled_by
 from pytest_divergence.core.settings import Settings
@@ -193,6 +194,7 @@ class PairWorker:
     def _record(self, unit: WorkUnit, folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return a unit's record, and the heavy files that it wrote; raises what it raises."""
         record = unit.record(Worker(self._pair, self._notes, folder))
+        unit_record(unit.name, record)  # an error of this unit, not of the process that journals it
         return record, {
             path.name: read_regular(path)
             for path in sorted(folder.iterdir())

@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from pickle import PicklingError
 from types import TracebackType
 from typing import Any
 
@@ -116,7 +115,9 @@ class RayPool:
         self._free: list[_Actor] = []
         self._queue: deque[_Flight] = deque()
         self._calls: dict[Any, tuple[_Actor, _Flight | None]] = {}
-        """Calls under way; without a unit, a worker that was lost tells that it is back."""
+        """Calls under way; without a unit, a worker that was lost tells of itself."""
+        self._unplaced: set[Any] = set()
+        """Calls to workers that were lost, which return once Ray has room for them again."""
         self._said: set[str] = set()
         self._shown = 0.0
         self._wait = _Wait(options.timeout)
@@ -146,7 +147,7 @@ class RayPool:
     @property
     def identity(self) -> RunIdentity:
         """The pair as the workers load it."""
-        return self._actors[0].facts.identity
+        return self._expected.identity
 
     @property
     def workers(self) -> list[WorkerFacts]:
@@ -202,30 +203,42 @@ class RayPool:
         )(PairWorker)
         try:
             self._handles = [kind.remote(*self._arguments) for _ in range(wanted)]
-        except (TypeError, PicklingError) as error:  # all else is plain data
+        except Exception as error:  # a third party's metric may refuse in any way
             raise SettingsError(
                 f"an added metric cannot be sent to workers: {_reason(error)}"
             ) from error
         facts = self._all_facts(self._handles)
         self._actors = [_Actor(*both) for both in zip(self._handles, facts, strict=True)]
         self._free = list(self._actors)
+        self._expected = self.workers[0]
+        """What every worker must compute with, those that begin again too."""
         check_alike(self.workers)
         self._listener.say(self._header())
         check_memory(self.workers, self._listener)
 
     def _all_facts(self, handles: Sequence[Any]) -> Iterator[WorkerFacts]:
-        """Wait until all workers are there."""
-        calls = [handle.facts.remote() for handle in handles]
-        waiting = calls
-        while waiting:
-            done = len(calls) - len(waiting)
-            self._listener.progress("start workers", done, len(calls))
-            _, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=INTERVAL)
-            if waiting:
-                self._wait.look(len(waiting), self._ray, self._listener)
+        """Wait until Ray has room for all workers, then until they know their models.
+
+        Models that are not there yet may take hours to arrive: only the first wait has a limit.
+        """
+        placed = [_position(handle) for handle in handles]
+        for waiting in self._waiting("start workers", placed):
+            self._wait.look(waiting, self._ray, self._listener)
         self._wait.end()
+        calls = [handle.facts.remote() for handle in handles]
+        for _ in self._waiting("read the models", calls):
+            pass
         for call in calls:
             yield self._facts_in(call)
+
+    def _waiting(self, phase: str, calls: Sequence[Any]) -> Iterator[int]:
+        """Yield how many calls have not returned, each second, until all have."""
+        waiting = list(calls)
+        while waiting:
+            self._listener.progress(phase, len(calls) - len(waiting), len(calls))
+            _, waiting = self._ray.wait(waiting, num_returns=len(waiting), timeout=INTERVAL)
+            if waiting:
+                yield len(waiting)
 
     def _facts_in(self, call: Any) -> WorkerFacts:
         try:
@@ -254,6 +267,7 @@ class RayPool:
             for handle in self._handles:
                 ray.kill(handle)
         self._handles, self._actors, self._free, self._calls = [], [], [], {}
+        self._unplaced.clear()
         if self._is_ours:
             with own_sigterm():
                 ray.shutdown()
@@ -263,10 +277,7 @@ class RayPool:
             actor, flight = self._free[0], self._queue.popleft()
             try:
                 call = actor.handle.compute.remote(flight.unit)
-            except (
-                TypeError,
-                PicklingError,
-            ) as error:  # a third party's strategy may hold anything
+            except Exception as error:  # a third party's strategy may hold anything
                 flight.error = error
                 continue
             self._calls[call] = self._free.pop(0), flight
@@ -276,16 +287,23 @@ class RayPool:
         done, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=INTERVAL)
         for call in done:
             actor, flight = self._calls.pop(call)
+            is_place = call in self._unplaced
+            self._unplaced.discard(call)
             try:
-                reply: Reply = self._ray.get(call)
+                reply = self._ray.get(call)
             except self._lost_errors as error:
                 self._lost(actor, flight, error)
             except self._ray.exceptions.RayError as error:
                 raise EngineError(f"the engine failed: {_reason(error)}") from error
             else:
-                self._arrived(actor, flight, reply)
+                if is_place:
+                    self._calls[actor.handle.facts.remote()] = actor, None
+                elif flight is None:
+                    self._is_back(actor, reply)
+                else:
+                    self._arrived(actor, flight, reply)
         self._dispatch()
-        if self._queue and not self._busy:
+        if self._queue and self._calls.keys() <= self._unplaced:
             self._wait.look(len(self._actors), self._ray, self._listener)
         else:
             self._wait.end()
@@ -293,16 +311,28 @@ class RayPool:
             self._shown = time.monotonic()
             self._show()
 
-    def _arrived(self, actor: _Actor, flight: _Flight | None, reply: Reply) -> None:
+    def _arrived(self, actor: _Actor, flight: _Flight, reply: Reply) -> None:
         self._repeat(reply)
-        if flight is None:
+        self._free.append(actor)
+        flight.reply = reply
+        flight.on_reply(reply)
+
+    def _is_back(self, actor: _Actor, reply: Reply) -> None:
+        """Let a worker that was lost go on, if it computes as before; raises `EngineError`.
+
+        What is wrong with it is no fault of the unit that is waited for.
+        """
+        self._repeat(reply)
+        try:
             if reply.failure is not None:
                 raise reply.failure.error()
-            actor.facts = reply.value
-            check_alike(self.workers)
-        else:
-            flight.reply = reply
-            flight.on_reply(reply)
+            check_alike([self._expected, reply.value])
+        except Exception as error:  # of loading a model, which may be a third party's code
+            raise EngineError(
+                f"a worker that began again on {visible(actor.facts.host, 60)} cannot go on: "
+                f"{error}"
+            ) from error
+        actor.facts = reply.value
         self._free.append(actor)
 
     def _lost(self, actor: _Actor, flight: _Flight | None, error: Exception) -> None:
@@ -313,7 +343,9 @@ class RayPool:
         if is_gone:
             self._actors.remove(actor)
         else:
-            self._calls[actor.handle.facts.remote()] = actor, None
+            call = _position(actor.handle)
+            self._unplaced.add(call)
+            self._calls[call] = actor, None
         if flight is not None:
             flight.num_deaths += 1
             name = visible(flight.unit.name, 80)
@@ -348,10 +380,7 @@ class RayPool:
         busy = self._busy
         if not busy and self._queue:
             self._listener.progress("wait for a worker", 0, len(self._actors))
-        asked = [
-            actor.handle.position.options(concurrency_group="watch").remote()
-            for actor in busy[:MAX_SHOWN]
-        ]
+        asked = [_position(actor.handle) for actor in busy[:MAX_SHOWN]]
         ready, _ = (
             self._ray.wait(asked, num_returns=len(asked), timeout=INTERVAL) if asked else ([], [])
         )
@@ -399,6 +428,11 @@ class RayEngine:
     def _result(self, name: str, *, is_new: bool) -> UnitResult:
         record = self.journal.remember(name, dict)
         return UnitResult(name, record["result"], record["tokens"], record["seconds"], is_new)
+
+
+def _position(handle: Any) -> Any:
+    """Ask a worker where it is, beside its unit; it answers once Ray has given it a place."""
+    return handle.position.options(concurrency_group="watch").remote()
 
 
 def _reason(error: Exception) -> str:

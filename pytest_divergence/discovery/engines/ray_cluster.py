@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -109,9 +109,12 @@ def connect(ray: Any, options: RayOptions) -> bool:
     logger.setLevel(logging.ERROR)
     try:
         if not options.is_own:
-            with suppress(ConnectionError):
+            try:
                 ray.init(address="auto", **shared)
                 return True
+            except ConnectionError:
+                if os.environ.get("RAY_ADDRESS"):  # whoever names a cluster wants no other
+                    raise
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
             address="local",

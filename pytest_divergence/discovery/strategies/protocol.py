@@ -46,6 +46,8 @@ class Round:
     num_hits: int
     """Scored proposals that were over the bound, or showed a behaviour."""
     tokens_forwarded: int
+    part: float = 1.0
+    """The part of a whole round that it was, above 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

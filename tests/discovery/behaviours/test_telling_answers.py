@@ -72,3 +72,21 @@ def test_the_probability_of_a_whole_answer_says_nothing_of_a_trait(ledger: Ledge
 
     assert known.behaviour.telling == []
     assert ledger.spent.tokens_forwarded == 0
+
+
+@pytest.mark.parametrize("later", [slice(0, 7), slice(4, 12)])
+def test_other_answers_of_a_later_session_are_measured_anew(ledger: Ledger, later: slice) -> None:
+    """A strategy that failed before may have found more prompts; the journal has the earlier."""
+    rows = answered(num_planted=12)
+    told = [
+        {each.prompt: each.log_p for each in known.behaviour.telling}
+        for shown in (rows[:8], rows[later])
+        for known in with_telling_answers(ledger, [confirmed(PHRASE)], AnsweredPrompts(shown))
+    ]
+
+    assert {*told[1]} == {row.prompt for row in rows[later]}
+    both = told[0].keys() & told[1].keys()
+    assert len(both) >= 4
+    assert [told[1][prompt] for prompt in both] == pytest.approx(
+        [told[0][prompt] for prompt in both]
+    )

@@ -31,6 +31,7 @@ from pytest_divergence.core.report import load_report
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.engines import ray as engine_module
 from pytest_divergence.discovery.engines.base import Worker, WorkUnit
+from pytest_divergence.discovery.engines.pair_worker import PairWorker, Reply
 from pytest_divergence.discovery.engines.ray import RayEngine, RayPool
 from pytest_divergence.discovery.engines.ray_cluster import (
     RayOptions,
@@ -366,6 +367,49 @@ def test_a_units_error_comes_back_with_its_name_text_and_place(
         assert "fails" not in journal
         with pytest.raises(TypeError, match="lock"):
             engine.start(WorkUnit("locked", raise_error, {"lock": threading.Lock()}))()
+        with pytest.raises(ValueError, match="kept at home"):
+            engine.start(WorkUnit("unsendable", raise_error, {"it": Unsendable()}))()
+
+
+class Unsendable:
+    """An object that no other process may have, and says so in its own way."""
+
+    def __reduce__(self) -> str:
+        raise ValueError("kept at home")
+
+
+class Pathlike:
+    """A method whose proposals hold what plain JSON cannot."""
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        seed: Any = Path("rows.csv")
+        return [] if context.round else [Proposal("What is in the row?", "pathlike", seed)]
+
+
+def test_a_method_whose_proposals_no_journal_holds_is_reported_and_costs_no_worker(
+    pool: RayPool, bench: Bench
+) -> None:
+    strategies = {**built_in_strategies(), "pathlike": Pathlike()}
+    with Alone(pool):
+        there = bench("there", 1, pool, strategies)
+    here = bench("here", 1, None, strategies)
+
+    assert files_of(there) == files_of(here)
+    (error,) = there.report.errors
+    assert error.where == "strategy pathlike"
+    assert "returned a value that plain JSON cannot hold" in str(error.message)
+    assert there.report.errors == here.report.errors
+
+
+def test_a_worker_that_begins_again_on_other_hardware_ends_the_search(pool: RayPool) -> None:
+    """No strategy is to blame, and what was computed before must not be mixed with it."""
+    actor = pool._actors[0]
+    other = replace(actor.facts, device="NVIDIA A100")
+
+    with pytest.raises(EngineError, match=r"began again on .*: the workers do not compute alike"):
+        pool._is_back(actor, Reply(other))
+
+    assert actor.facts != other
 
 
 CONFTEST = """\
@@ -592,3 +636,40 @@ def test_a_wait_for_room_is_told_and_has_an_end(
 
     (told,) = heard.said
     assert re.match(rf"waiting for \d\d more workers, which may be starting; {room}", told)
+
+
+class Slow(PairWorker):
+    """A worker whose models take longer to arrive than the cluster may have no room."""
+
+    def facts(self) -> Reply:
+        time.sleep(4)
+        return super().facts()
+
+
+def test_the_wait_for_models_is_none_for_room(
+    pool: RayPool, recipe: PairRecipe, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = settings.model_copy(update={"workers": 1, "worker_timeout": 3.0})
+    monkeypatch.setattr(engine_module, "PairWorker", Slow)
+    options = RayOptions.of(asked, must_give_gpus=False)
+
+    with RayPool(options, recipe, asked, Silence()) as slow:
+        assert len(slow.workers) == 1
+
+
+def test_a_cluster_that_is_named_and_gone_is_not_replaced_by_this_machine(
+    pool: RayPool, tmp_path: Path
+) -> None:
+    """A job of a batch system would otherwise search on the login node for days."""
+    code = (
+        "import ray\n"
+        "from pytest_divergence.discovery.engines.ray_cluster import RayOptions, connect\n"
+        "connect(ray, RayOptions(False, None, None, None, False))\n"
+    )
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+
+    assert found.returncode == 1
+    assert "SettingsError: --divergence-engine: no Ray cluster can be used: " in found.stderr

@@ -1,0 +1,121 @@
+"""Proposals with the divergences that a search measures on greedy answers, cheapest first.
+
+Values to find by; nothing is confirmed by them. Does not know who proposes, nor when.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from pytest_divergence.core.contexts import Context
+from pytest_divergence.core.settings import MetricName
+from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
+from pytest_divergence.discovery.engines.base import Worker
+from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.strategies.protocol import RoundTask
+from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.scoring.cheap_scores import screen
+from pytest_divergence.scoring.residual import NUM_PROMPTS, common_tilt
+from pytest_divergence.scoring.scorer import PromptScore, score_greedily
+
+
+@dataclass(frozen=True)
+class ScoredProposal:
+    """A proposal with the divergences that the search measured, in nats per token."""
+
+    proposal: Proposal
+    first_token_kl: float
+    search_kl: float
+    reference: str
+    """The reference's greedy answer, cut at the search's length."""
+    candidate: Answer
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> ScoredProposal:
+        """Return the proposal that `dataclasses.asdict` and JSON made `row` of."""
+        parts = {
+            "proposal": Proposal(**row["proposal"]),
+            "candidate": Answer.from_row(row["candidate"]),
+        }
+        return cls(**{**row, **parts})
+
+    @property
+    def answered(self) -> AnsweredPrompt:
+        """The prompt and its answers as evidence for behaviours."""
+        return AnsweredPrompt(self.proposal.text, self.reference, self.candidate, is_control=False)
+
+
+def scored_in_full(
+    pair: ModelPair, task: RoundTask, proposals: Sequence[Proposal]
+) -> tuple[list[float], list[ScoredProposal]]:
+    """Return the first-token score of all, nats, and the full score of the most promising share.
+
+    All proposals of a round have one aim, or none. Answers to questions about a phrase's words need
+    not begin with it, so half of these are chosen by their divergence.
+    """
+    texts = [proposal.text for proposal in proposals]
+    aim, tilt = next((proposal.aim for proposal in proposals), ""), None
+    if task.has_new_style and not aim:
+        tilt = common_tilt(pair, task.seeds[:NUM_PROMPTS])
+    screened = screen(pair, texts, metric=task.metric, aim=aim, tilt=tilt)
+    first = [score.first_token_kl for score in screened]
+    orders = [sorted(range(len(texts)), key=lambda index: -screened[index].promise)]
+    if not all(proposal.is_evidence for proposal in proposals):
+        orders.append(sorted(range(len(texts)), key=lambda index: -first[index]))
+    order = list(dict.fromkeys(index for turn in zip(*orders, strict=True) for index in turn))
+    chosen = order[: math.ceil(task.profile.full_score_share * len(texts))]
+    scored = scored_greedily(
+        pair,
+        [proposals[index] for index in chosen],
+        metric=task.metric,
+        length=task.profile.search_length,
+    )
+    return first, [
+        replace(row, first_token_kl=first[index]) for index, row in zip(chosen, scored, strict=True)
+    ]
+
+
+def scored_greedily(
+    pair: ModelPair,
+    proposals: Sequence[Proposal],
+    *,
+    metric: MetricName,
+    length: int,
+    context: Context | None = None,
+) -> list[ScoredProposal]:
+    """Measure proposals on greedy answers of at most `length` tokens, under a context if given."""
+    texts = [proposal.text for proposal in proposals]
+    prompts = texts if context is None else [context.prompt(text) for text in texts]
+    scores = score_greedily(pair, prompts, metric=metric, max_new_tokens=length)
+    return [
+        ScoredProposal(
+            proposal=proposal,
+            first_token_kl=_at_first_token(score),
+            search_kl=score.measurement.value,
+            reference=pair.chat.text(score.continuations.reference[0]),
+            candidate=Answer.of(pair.chat, score.continuations.candidate[0], score.log_ratios),
+        )
+        for proposal, score in zip(proposals, scores, strict=True)
+    ]
+
+
+def rows_of_proposals(
+    worker: Worker,
+    *,
+    proposals: Sequence[Proposal],
+    metric: MetricName,
+    length: int,
+    context: Context | None = None,
+) -> list[dict[str, Any]]:
+    """Return what `scored_greedily` measures as rows for a journal."""
+    scored = scored_greedily(worker.pair, proposals, metric=metric, length=length, context=context)
+    return [asdict(row) for row in scored]
+
+
+def _at_first_token(score: PromptScore) -> float:
+    """Return the symmetric divergence at an answer's first token, nats."""
+    tokens = score.on_candidate[0]
+    return float(tokens.forward[0] + tokens.reverse[0]) / 2
