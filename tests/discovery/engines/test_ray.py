@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,11 +32,12 @@ from pytest_divergence.core.report import load_report
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.engines import ray as engine_module
 from pytest_divergence.discovery.engines.base import Worker, WorkUnit
-from pytest_divergence.discovery.engines.pair_worker import PairWorker, Reply
+from pytest_divergence.discovery.engines.pair_worker import Reply
 from pytest_divergence.discovery.engines.ray import RayEngine, RayPool
 from pytest_divergence.discovery.engines.ray_cluster import (
     RayOptions,
     by_value,
+    connect,
     own_sigterm,
 )
 from pytest_divergence.discovery.engines.worker_checks import check_alike, check_memory
@@ -638,38 +640,56 @@ def test_a_wait_for_room_is_told_and_has_an_end(
     assert re.match(rf"waiting for \d\d more workers, which may be starting; {room}", told)
 
 
-class Slow(PairWorker):
-    """A worker whose models take longer to arrive than the cluster may have no room."""
-
-    def facts(self) -> Reply:
-        time.sleep(4)
-        return super().facts()
+def sleep(worker: Worker, *, seconds: float) -> None:
+    time.sleep(seconds)
 
 
 def test_the_wait_for_models_is_none_for_room(
-    pool: RayPool, recipe: PairRecipe, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    pool: RayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = settings.model_copy(update={"workers": 1, "worker_timeout": 3.0})
-    monkeypatch.setattr(engine_module, "PairWorker", Slow)
-    options = RayOptions.of(asked, must_give_gpus=False)
+    """A worker that fetches or hashes a model has its place: it tells of itself once it is done."""
+    limit, seconds = 2.0, 6.0
+    monkeypatch.setattr(pool, "_wait", engine_module._Wait(limit))
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        engine = RayEngine(pool, journal, tmp_path)
+        units = [WorkUnit(f"sleeps/{each}", sleep, {"seconds": seconds}) for each in "ab"]
+        takes = [engine.start(unit) for unit in units]
+        began = time.monotonic()
 
-    with RayPool(options, recipe, asked, Silence()) as slow:
-        assert len(slow.workers) == 1
+        facts = list(pool._all_facts(pool._handles))
+
+        assert time.monotonic() - began > limit
+        assert {each.pid for each in facts} == {each.pid for each in pool.workers}
+        for take in takes:
+            take()
 
 
-def test_a_cluster_that_is_named_and_gone_is_not_replaced_by_this_machine(
-    pool: RayPool, tmp_path: Path
+class NoCluster(SimpleNamespace):
+    """Ray where no cluster answers; the real one takes a quarter of an hour to say so."""
+
+    exceptions = ray.exceptions
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, *, address: str, **_: object) -> None:
+        self.asked.append(address)
+        if address == "auto":
+            raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+
+
+@pytest.mark.parametrize("named", ["", "10.0.0.1:6379"])
+def test_only_where_no_cluster_is_named_does_this_machine_take_its_place(
+    monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     """A job of a batch system would otherwise search on the login node for days."""
-    code = (
-        "import ray\n"
-        "from pytest_divergence.discovery.engines.ray_cluster import RayOptions, connect\n"
-        "connect(ray, RayOptions(False, None, None, None, False))\n"
-    )
-    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
-    found = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
+    monkeypatch.setenv("RAY_ADDRESS", named)
+    without = NoCluster(asked=[])
+    options = RayOptions(is_own=False, num_workers=1, gpus=None, must_give_gpus=False, timeout=None)
+    if named:
+        with pytest.raises(SettingsError, match=r"no Ray cluster can be used: Failed to connect"):
+            connect(without, options)
+    else:
+        assert connect(without, options)
 
-    assert found.returncode == 1
-    assert "SettingsError: --divergence-engine: no Ray cluster can be used: " in found.stderr
+    assert without.asked == (["auto"] if named else ["auto", "local"])
