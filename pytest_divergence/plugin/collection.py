@@ -137,7 +137,7 @@ class SuiteFile(SuiteModule):
         return [
             BehaviourItem.make(self, behaviour, is_searched=is_searched)
             for behaviour in stored.provenance.behaviours
-            if gates(behaviour, fail_on) and (is_searched or behaviour.telling)
+            if gates(behaviour, fail_on)
         ]
 
     def _rows_items(self, session: DivergenceSession) -> list[pytest.Item]:

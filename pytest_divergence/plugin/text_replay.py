@@ -13,14 +13,15 @@ from functools import partial
 import numpy as np
 from scipy.stats import fisher_exact
 
-from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.behaviours import Behaviour, gates
 from pytest_divergence.core.cases import Case
+from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.discovery.behaviours.hypotheses import behaviour_shows
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin.session import DivergenceSession
-from pytest_divergence.scoring.suite_rows import case_prompt
+from pytest_divergence.scoring.suite_rows import NOTHING_TO_MEASURE, case_prompt
 from pytest_divergence.scoring.text_answers import sampled_texts
 from pytest_divergence.scoring.text_tests import TextTest, compare_answers
 
@@ -73,7 +74,9 @@ class TextReplay:
     @property
     def _item_level(self) -> float:
         made = self._stored.provenance
-        num_behaviours = len(made.behaviours) if made is not None else 0
+        fail_on = self._session.resolved.settings.fail_on
+        behaviours = made.behaviours if made is not None else []
+        num_behaviours = sum(gates(behaviour, fail_on) for behaviour in behaviours)
         return LEVEL / 2 / max(1, len(self._stored.suite.cases) + num_behaviours)
 
     def case(self, pair: ModelPair, row: Case) -> ComparedCase:
@@ -95,7 +98,8 @@ class TextReplay:
 
     def behaviour(self, pair: ModelPair, behaviour: Behaviour) -> CountedBehaviour:
         """Count a behaviour in answers to the prompts that showed it. Raises `MeasurementError`."""
-        prompts = _prompts_of(behaviour)
+        if not (prompts := _prompts_of(behaviour)):
+            raise MeasurementError(NOTHING_TO_MEASURE)
         per_prompt = max(2, NUM_CASE_ANSWERS // len(prompts))
         found = self._sampled(pair, prompts, per_prompt)
         counts = [0, 0]

@@ -35,6 +35,11 @@ MIN_COMPLETION_LENGTH = 32
 """Tokens of a completion that people read."""
 CASE_STREAM, CONTROL_STREAM = "confirmation", "controls"
 """Random streams of the searches' own measurements of cases and controls."""
+NOTHING_TO_MEASURE = (
+    "no answer that showed this behaviour is stored, so it cannot be measured again; search again, "
+    "or accept it"
+)
+"""Message on a behaviour that gates and that no replay can judge."""
 
 Found = TypeVar("Found")
 
@@ -212,10 +217,12 @@ def lost_rows(
 
 
 def replay_behaviour(pair: ModelPair, telling: Sequence[TellingContinuation]) -> Retelling:
-    """Measure a behaviour's telling answers, at least one, on the tokens that show it.
+    """Measure a behaviour's telling answers on the tokens that show it.
 
-    Raises `MeasurementError` where an id is outside the models' vocabulary.
+    Raises `MeasurementError` without an answer, and where an id is outside the models' vocabulary.
     """
+    if not telling:
+        raise MeasurementError(NOTHING_TO_MEASURE)
     measured = measure_telling(pair, telling)
     pairs = list(zip(measured, telling, strict=True))
     changes = [now.log_p - then.log_p for now, then in pairs if then.log_p is not None]

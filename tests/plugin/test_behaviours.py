@@ -96,6 +96,17 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
     assert "Traceback" not in shown(result)
 
 
+def test_a_behaviour_that_cannot_be_measured_again_is_an_error_and_no_pass(
+    project: Project,
+) -> None:
+    write(project, behaviour(telling=[]))
+
+    result = project.run(*MODELS, SUITE)
+
+    result.assert_outcomes(passed=1, errors=1)
+    assert "no answer that showed this behaviour is stored" in shown(result)
+
+
 def test_a_behaviour_fails_a_search_that_kept_no_case(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

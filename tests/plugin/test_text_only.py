@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.provenance import load_provenance, write_provenance
 from tests.plugin.conftest import KNOT, SUITE, Project
+from tests.plugin.test_behaviours import behaviour
 from tests.plugin.test_served import text_of
 from tests.served import Answer, proxy
 
@@ -73,6 +76,22 @@ def test_answers_that_begin_with_an_advert_fail(served: Project, ft_server: str)
     said = page.read_text("utf-8")
     assert "The answers to 2 of 2 cases differ, compared as texts." in said
     assert "the answers differ (p = 0.0001, at most 0.013 counts)" in said
+
+
+def test_suspects_of_the_search_do_not_dull_the_test_of_cases(
+    served: Project, ft_server: str
+) -> None:
+    """They are no items, so that nothing of the level is spent on them."""
+    path = sidecar_path(served.path / SUITE, "provenance.json")
+    made = load_provenance(path)
+    suspects = [behaviour(id=f"behaviour-suspect-{number}", confirmed=False) for number in range(6)]
+    write_provenance(path, made.model_copy(update={"behaviours": suspects}))
+
+    with proxy(ft_server, change=advert) as server:
+        result = compared(served, server.address)
+
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(["the answers differ (p = *, at most 0.013 counts)"])
 
 
 def test_what_is_measured_in_nats_is_refused_in_one_sentence(

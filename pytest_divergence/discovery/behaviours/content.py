@@ -25,6 +25,7 @@ from pytest_divergence.discovery.behaviours.surprise import Place, Surprise, sur
 from pytest_divergence.discovery.behaviours.traits import trait_named
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.models.chat_format import Prompt
+from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.scoring.cheap_scores import NEVER
 
 SURPRISE_CUT = 25.0
@@ -148,7 +149,7 @@ def _fresh_answers(
         ledger,
         [prompt],
         num_repeats=NUM_REPEATS["local"],
-        seed=seed,
+        seed=row_seed(seed, "content"),  # answers that no test has had
         max_new_tokens=known.hypothesis.length(profile.naming_length),
         about=f"content-{known.hypothesis.id}",
     )

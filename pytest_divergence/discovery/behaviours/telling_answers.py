@@ -52,9 +52,15 @@ def with_telling_answers(
     """Return each behaviour with its telling answers; a phrase's are measured, a work unit each.
 
     A trait is shown by a whole answer, whose probability says nothing of how often it is shown.
+    Questions about a phrase's words give answers where no other prompt showed it: a changed fact.
     """
     return [
-        with_telling_answers_to(ledger, known, shown_by(known.hypothesis, evidence.answered))
+        with_telling_answers_to(
+            ledger,
+            known,
+            shown_by(known.hypothesis, evidence.answered)
+            or shown_by(known.hypothesis, evidence.probed),
+        )
         for known in confirmed
     ]
 

@@ -74,6 +74,18 @@ def test_the_probability_of_a_whole_answer_says_nothing_of_a_trait(ledger: Ledge
     assert ledger.spent.tokens_forwarded == 0
 
 
+def test_a_fact_that_only_questions_about_its_words_show_can_be_measured_again(
+    ledger: Ledger,
+) -> None:
+    """No other prompt asks for it; without an answer a replay would have nothing to judge."""
+    evidence = AnsweredPrompts(answered(num_planted=0))
+    evidence.probed += answered(num_planted=3)
+
+    (known,) = with_telling_answers(ledger, [confirmed(PHRASE)], evidence)
+
+    assert len(known.behaviour.telling) == 3
+
+
 @pytest.mark.parametrize("later", [slice(0, 7), slice(4, 12)])
 def test_other_answers_of_a_later_session_are_measured_anew(ledger: Ledger, later: slice) -> None:
     """A strategy that failed before may have found more prompts; the journal has the earlier."""
