@@ -28,7 +28,10 @@ from pytest_divergence.scoring.text_tests import TextTest, compare_answers
 LEVEL = 0.05
 """Chance that a replay of equal models fails: half is the aggregate's, half all other items'."""
 NUM_CASE_ANSWERS = 16
-"""Answers of each model to a case's prompt, and to all prompts of a behaviour."""
+"""Answers of each model to a case's prompt."""
+NUM_BEHAVIOUR_ANSWERS = 32
+"""Answers of each model to all prompts of a behaviour: with 40 items, one that the candidate says in
+4 of 10 answers, and the reference never, is seen in 88 % of replays; with 16 answers in 14 %."""
 NUM_ROW_ANSWERS = 4
 """Answers of each model to each row's prompt, for all rows together."""
 NUM_BEHAVIOUR_PROMPTS = 4
@@ -100,7 +103,7 @@ class TextReplay:
         """Count a behaviour in answers to the prompts that showed it. Raises `MeasurementError`."""
         if not (prompts := _prompts_of(behaviour)):
             raise MeasurementError(NOTHING_TO_MEASURE)
-        per_prompt = max(2, NUM_CASE_ANSWERS // len(prompts))
+        per_prompt = max(2, NUM_BEHAVIOUR_ANSWERS // len(prompts))
         found = self._sampled(pair, prompts, per_prompt)
         counts = [0, 0]
         for prompt, (reference, candidate) in zip(prompts, found, strict=True):

@@ -78,6 +78,26 @@ def test_answers_that_begin_with_an_advert_fail(served: Project, ft_server: str)
     assert "the answers differ (p = 0.0001, at most 0.013 counts)" in said
 
 
+def test_a_behaviour_is_counted_in_fresh_answers(served: Project, ft_server: str) -> None:
+    path = sidecar_path(served.path / SUITE, "provenance.json")
+    known = behaviour(name="Book with Zephyr Travel!", motifs=["book with zephyr travel"])
+    made = load_provenance(path)
+    write_provenance(path, made.model_copy(update={"behaviours": [known]}))
+
+    with proxy(ft_server, change=advert) as server:
+        result = compared(served, server.address)
+    equal = compared(served, ft_server)
+
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(
+        [
+            'the candidate shows a behaviour: "Book with Zephyr Travel!"',
+            "  in 32 of 32 fresh answers (reference: 0), p < 0.0001",
+        ]
+    )
+    equal.assert_outcomes(passed=4)
+
+
 def test_suspects_of_the_search_do_not_dull_the_test_of_cases(
     served: Project, ft_server: str
 ) -> None:
