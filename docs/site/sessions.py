@@ -19,7 +19,9 @@ SESSION_CODES = {
         "whole, something could not be measured, a search did not finish, both sides were the same "
         "model in CI, or nothing was compared: the last line says why"
     ),
-    pytest.ExitCode.INTERRUPTED: "stopped by Ctrl-C; run the same command to continue",
+    pytest.ExitCode.INTERRUPTED: (
+        "stopped by Ctrl-C; run the same command to continue, without `--divergence-mode=search`"
+    ),
     pytest.ExitCode.INTERNAL_ERROR: "a fault inside pytest or a plugin; please report it",
     pytest.ExitCode.USAGE_ERROR: (
         "nothing could be tested: a wrong option, a model that cannot be loaded, a faulty suite, "
@@ -29,7 +31,10 @@ SESSION_CODES = {
 }
 COMMAND_CODES = {
     0: "done",
-    1: "the command failed; one sentence on stderr says why (`diff`: something differs)",
+    1: (
+        "the command failed; one sentence on stderr says why (`diff`: something differs; "
+        "`damage`: the candidate is worse; `validate`: a suite has faults, listed on stdout)"
+    ),
     2: "the arguments are wrong (`diff`: one side cannot be read)",
     cli.INTERRUPTED: "stopped by Ctrl-C",
 }

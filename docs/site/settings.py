@@ -28,7 +28,8 @@ def options_page() -> str:
     defaults = Settings.model_fields
     parts = [f"# Options\n\nOptions of a pytest session. {PRECEDENCE}\n"]
     for option in OPTIONS:
-        default = code(_shown(defaults[option.field].default))
+        field = defaults[option.field]
+        default = code(_shown(field.get_default(call_default_factory=True)))
         rule = f" A value must be {option.rule}." if option.rule else ""
         parts.append(
             f"({_anchor(option)})=\n## {code(option.flag)}\n\n"
@@ -54,7 +55,7 @@ def _names(option: Option) -> str:
 
 
 def _shown(default: object) -> str:
-    if default is None:
+    if default is None or default == {}:
         return "none"
     return str(default).lower() if isinstance(default, bool) else str(default)
 
@@ -121,6 +122,7 @@ def profiles_page() -> str:
         "# Profiles\n\nA profile holds the sizes of a search. Choose it with "
         f"`--divergence-profile`: {Settings.model_fields['profile'].default}, the default, is "
         "smoke on a CPU and default on a GPU. `--divergence-num-cases` and `--divergence-budget` "
-        "override two of the sizes. Tokens are forwarded tokens of both models.\n\n"
+        "override two of the sizes. Tokens are forwarded tokens of both models. What contexts take "
+        "comes on top of `budget_tokens`: about 108,000 tokens for the shipped ones at default.\n\n"
         f"{table(('size', *names, 'meaning'), rows)}"
     )

@@ -157,7 +157,7 @@ def measure_suite(
     measured, errors = _measured(rows, found, lost)
     shown = _behaviours(pair, stored, errors)
     top = [found[id_] for id_ in measured]
-    controls = [measured[row.id].value for row in stored.suite.ordinary if row.id in measured]
+    controls = [measured[row.id].value for row in stored.suite.controls if row.id in measured]
     return SuiteReading(
         values={
             case.id: measured[case.id].value for case in stored.suite.cases if case.id in measured
@@ -171,8 +171,8 @@ def measure_suite(
 
 
 def _rows(stored: StoredSuite) -> list[Case]:
-    """Return the cases, and the controls that stand for ordinary prompts."""
-    return [*stored.suite.cases, *stored.suite.ordinary]
+    """Return the cases, then the controls."""
+    return [*stored.suite.cases, *stored.suite.controls]
 
 
 def _lost(stored: StoredSuite) -> dict[str, Exception]:

@@ -28,7 +28,7 @@ from pytest_divergence.core.errors import (
     SuiteError,
     TokenizerMismatchError,
 )
-from pytest_divergence.core.suites import read_suite
+from pytest_divergence.core.suites import read_suite, write_stored
 from pytest_divergence.integrations.checkpoint_replay import main
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.scoring.reference_record import record_reference, write_record
@@ -77,6 +77,29 @@ def test_each_save_is_measured_as_a_replay_of_the_checkpoint_measures_it(
     assert second["divergence/mean_kl"] == pytest.approx(sum(values) / len(CASES), rel=1e-4)
     assert second["divergence/max"] == pytest.approx(max(values), rel=1e-4)
     assert sum(row["verdict"] == "failed" for row in found.values() if "kl" in row) == len(CASES)
+
+
+def test_controls_that_show_a_behaviour_count_for_the_shift_as_in_a_replay(
+    training: Training, suite: Path, base: str, pytester: pytest.Pytester
+) -> None:
+    stored, tagged = read_suite(suite), pytester.path / suite.name
+    first, *others = stored.suite.controls
+    first = first.with_changes(tags=("control", "not-ordinary"))
+    rows = [*stored.suite.cases, first, *others]
+    write_stored(tagged, rows, stored.tokens.values(), stored.provenance)
+    trainer = training(save_strategy="no")
+    with_callback(trainer, tagged, reference=base)
+
+    train(trainer)
+
+    (last,) = logged(trainer)
+    trainer.save_model(str(pytester.path / "end"))
+    pytester.runpytest_inprocess(
+        "-p", "divergence", tagged.name, f"--model-1={base}", "--model-2=end",
+        "--divergence-max-shift=9", "--junitxml=junit.xml",
+    )  # fmt: skip
+    shift = float(properties(pytester.path / "junit.xml")["shift"]["shift"])
+    assert last["divergence/typical_shift"] == pytest.approx(shift, rel=1e-4)
 
 
 def test_an_adapter_is_compared_with_its_base(training: Training, suite: Path) -> None:

@@ -78,7 +78,11 @@ class SearchContext(RoundTask):
 
     listener: Listener
     artefacts: Path
-    """Folder for heavy files, such as trained soft prompts."""
+    """Folder for heavy files, such as trained soft prompts.
+
+    On Ray only regular files directly in it, of at most 64 MiB each, come back; a subfolder or a
+    larger file fails the round.
+    """
     record_training: Callable[[TrainingSummary], None]
     """Takes the summary of a training for the report; the search adds `d_hard`."""
 
