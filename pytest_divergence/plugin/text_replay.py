@@ -30,8 +30,9 @@ LEVEL = 0.05
 NUM_CASE_ANSWERS = 16
 """Answers of each model to a case's prompt."""
 NUM_BEHAVIOUR_ANSWERS = 32
-"""Answers of each model to all prompts of a behaviour: with 40 items, one that the candidate says in
-4 of 10 answers, and the reference never, is seen in 88 % of replays; with 16 answers in 14 %."""
+"""Answers of each model to all prompts of a behaviour. With 40 items, one that the candidate shows
+in 4 of 10 answers, and the reference in none, is seen in 88 % of replays; with 16 answers in 14 %.
+"""
 NUM_ROW_ANSWERS = 4
 """Answers of each model to each row's prompt, for all rows together."""
 NUM_BEHAVIOUR_PROMPTS = 4
