@@ -311,9 +311,9 @@ def _add_show_config(parser: ArgumentParser) -> None:
 def _add_doctor(parser: ArgumentParser) -> None:
     parser.description = (
         "Check this machine: packages, device, memory and folders. If two models are set, here, in "
-        "the environment or in the ini file, also check whether they would load and fit; this reads "
-        "only their files, loads no weights and downloads nothing. How long a search takes is told "
-        "from the pair's last one, or with --measure. Exit code 1: something is wrong."
+        "the environment or in the ini file, also check whether they would load and fit; this "
+        "reads only their files, loads no weights and downloads nothing. How long a search takes "
+        "is told from the pair's last one, or with --measure. Exit code 1: something is wrong."
     )
     fields = ("profile", "budget", "contexts", "num_cases", *TEMPLATE)
     _add_settings(parser, (*MODELS, *fields, "device", "dtype", "memory"))
