@@ -83,6 +83,7 @@ def test_controls_that_show_a_behaviour_count_for_the_shift_as_in_a_replay(
     training: Training, suite: Path, base: str, pytester: pytest.Pytester
 ) -> None:
     stored, tagged = read_suite(suite), pytester.path / suite.name
+    assert stored.provenance is not None
     first, *others = stored.suite.controls
     first = first.with_changes(tags=("control", "not-ordinary"))
     rows = [*stored.suite.cases, first, *others]
