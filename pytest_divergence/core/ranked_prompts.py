@@ -30,6 +30,8 @@ class RankedPrompt(Record):
     expected_above: Number = Field(ge=0)
     """Number of ordinary prompts, of as many as were ranked, that would stand there: at most so
     many, on average."""
+    limit_above: Count
+    """Limit of that number: with a probability of 95 %, no more stand there."""
 
     def case(self) -> Case:
         """Return a suite's row of it, to be measured."""

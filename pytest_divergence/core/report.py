@@ -199,8 +199,9 @@ class Difference(Record):
     reference_count: Count
     """Prompts on which only the reference's does."""
     num_prompts: Count
-    p_value: Rate
-    """Two-sided sign test, Bonferroni-corrected for the number of types."""
+    p_value: Rate | None
+    """Two-sided sign test, Bonferroni-corrected for the number of types that are tested; null where
+    phrases are counted that were chosen in the same answers."""
 
 
 class FirstFound(Record):

@@ -8,6 +8,10 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from scipy import stats
 
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.errors import SettingsError
@@ -23,13 +27,13 @@ MAX_TOKENS = 4096
 """Longer prompts are left out: a few of them would take longer than all the others."""
 CHUNK = 64
 """Prompts between two signs of progress."""
+CONFIDENCE = 0.95
+"""Probability with which no more ordinary prompts than the limit stand above a prompt."""
 
 
 def rank_prompts(pair: ModelPair, given: Sequence[str], listener: Listener) -> PromptRanking:
     """Read each prompt once with both models, and return all of them, the most affected first.
 
-    Of n controls, k of them at or above a prompt, the next ordinary prompt lies there with a
-    probability of at most (k + 1) / (n + 1), whatever the distribution (conformal prediction).
     Raises `SettingsError` if every prompt is too long, and `NonFiniteLogitsError`.
     """
     limit = min(pair.chat.tokenizer.model_max_length, MAX_TOKENS) - NUM_POSITIONS
@@ -59,6 +63,24 @@ def rank_prompts(pair: ModelPair, given: Sequence[str], listener: Listener) -> P
         num_too_long=len(texts) - len(found),
         max_tokens=limit,
     )
+
+
+@cache
+def ordinary_above(num_prompts: int, num_above: int, num_controls: int) -> tuple[float, int]:
+    """Return how many of `num_prompts` ordinary prompts stand there: on average, and at 95 %.
+
+    Of n controls, k stand at or above a prompt. An ordinary prompt exceeds the next control with a
+    probability that varies with the controls as Beta(k + 1, n - k), whatever the distribution of
+    leaps (order statistics of a uniform sample). All prompts share the controls, so their count is
+    beta-binomial: its mean is N (k + 1) / (n + 1), and its quantile at 95 % is the limit. Both are
+    upper bounds, as the prompt itself lies above that control.
+    """
+    if num_above == num_controls:
+        return num_prompts, num_prompts
+    counts = np.arange(num_prompts + 1)
+    count = stats.betabinom(num_prompts, num_above + 1, num_controls - num_above)
+    limit = int(np.searchsorted(np.cumsum(count.pmf(counts)), CONFIDENCE))
+    return num_prompts * (num_above + 1) / (num_controls + 1), limit
 
 
 def _measured(
@@ -94,6 +116,7 @@ def _ranked(
     num_prompts: int,
 ) -> RankedPrompt:
     above = len(ordinary) - bisect_left(ordinary, leap.size)
+    expected, limit = ordinary_above(num_prompts, above, len(ordinary))
     return RankedPrompt(
         rank=rank,
         id=case_id(text),
@@ -103,5 +126,6 @@ def _ranked(
         opening=pair.chat.text(leap.opening),
         controls_above=above,
         num_controls=len(ordinary),
-        expected_above=num_prompts * (above + 1) / (len(ordinary) + 1),
+        expected_above=expected,
+        limit_above=limit,
     )

@@ -12,7 +12,7 @@ from rich.text import Text
 from pytest_divergence.core.evaluation_record import Evaluation
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.safe_text import visible
-from pytest_divergence.reports.wording import nats, probability
+from pytest_divergence.reports.wording import difference_p, nats, untested
 
 
 def evaluation_view(evaluation: Evaluation) -> Group:
@@ -78,7 +78,7 @@ def _legend(evaluation: Evaluation) -> Iterator[str]:
     )
 
 
-def _difference_table(evaluation: Evaluation) -> Table | Text:
+def _difference_table(evaluation: Evaluation) -> Table | Text | Group:
     shown = [
         difference
         for difference in evaluation.differences
@@ -92,8 +92,9 @@ def _difference_table(evaluation: Evaluation) -> Table | Text:
         table.add_column(heading, justify="right")
     for difference in shown:
         counts = (difference.candidate_count, difference.reference_count, difference.num_prompts)
-        table.add_row(_text(difference.name), *map(str, counts), probability(difference.p_value))
-    return table
+        table.add_row(_text(difference.name), *map(str, counts), difference_p(difference))
+    note = untested(shown)
+    return Group(table, _text(note)) if note is not None else table
 
 
 def _diversity_table(evaluation: Evaluation) -> Table:

@@ -95,6 +95,7 @@ def render_html(
             behaviours=behaviour_groups(report),
             style_counts=style_counts(report),
             differences=wording.differences(report),
+            untested=wording.untested(wording.differences(report)),
             notes=_notes(report),
             counted_in=counted_in,
             training_rows=training_rows,

@@ -137,13 +137,16 @@ def _differences(report: Report) -> Iterator[str]:
                 plain(f"{difference.name}: {difference.explanation}"),
                 str(difference.candidate_count),
                 str(difference.reference_count),
-                wording.probability(difference.p_value),
+                wording.difference_p(difference),
             )
             for difference in shown
         ),
     )
     prompts = number_of(shown[0].num_prompts, "distinct prompt")
     yield f"Over {prompts}; p from a sign test, corrected for the number of types."
+    if (note := wording.untested(shown)) is not None:
+        yield ""
+        yield plain(note)
     yield ""
 
 

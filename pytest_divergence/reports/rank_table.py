@@ -33,13 +33,14 @@ def _head(ranking: PromptRanking) -> Iterator[str]:
 
 
 def _table(ranking: PromptRanking, top: int) -> Iterator[str]:
-    yield f"{'leap':>7}{'controls':>9}{'expected':>9}  {'begins':<{OPENING}}  prompt"
+    yield f"{'leap':>7}{'controls':>9}{'expected':>9}{'limit':>6}  {'begins':<{OPENING}}  prompt"
     for prompt in ranking.prompts[:top]:
         yield _row(prompt)
 
 
 def _row(prompt: RankedPrompt) -> str:
-    numbers = f"{prompt.leap:>7.2f}{prompt.controls_above:>9}{prompt.expected_above:>9,.1f}  "
+    counts = f"{prompt.controls_above:>9}{prompt.expected_above:>9,.1f}{prompt.limit_above:>6,}"
+    numbers = f"{prompt.leap:>7.2f}{counts}  "
     opening = quoted(prompt.opening, OPENING) if prompt.opening else "-"
     start = numbers + opening + " " * (OPENING - columns(opening)) + "  "
     return start + quoted(prompt.input, WIDTH - columns(start))
@@ -50,7 +51,8 @@ def _legend(ranking: PromptRanking) -> Iterator[str]:
         "leap: how much likelier, in nats, the candidate writes the last token of what its answer "
         "begins with; prompts of equal leap stand in the order of the first token's divergence. "
         "controls: ordinary prompts that stand as high. expected: how many of "
-        f"{number_of(len(ranking.prompts), 'ordinary prompt')} would, at most, on average. This "
-        f"is an order, no verdict: {ranking.num_controls} controls cannot carry one.",
+        f"{number_of(len(ranking.prompts), 'ordinary prompt')} would, at most, on average. limit: "
+        "no more would, with a probability of 95 %. This is an order, no verdict: "
+        f"{ranking.num_controls} controls cannot carry one.",
         width=WIDTH,
     )

@@ -221,6 +221,8 @@ def _measured(report: Report, width: int) -> Iterator[str]:
         yield from sentence(
             f"differences (candidate : reference, of {total}): {counts}", width=width
         )
+        if (untested := wording.untested(shown)) is not None:
+            yield from sentence(untested, width=width)
     for text in (wording.shrinkage(report), wording.leads(report), wording.power(report)):
         if text is not None:
             yield from sentence(text, width=width)

@@ -216,6 +216,19 @@ def differences(report: Report) -> list[Difference]:
     ]
 
 
+def difference_p(difference: Difference) -> str:
+    """The p-value of a type of difference; `-` where its count is not tested."""
+    return "-" if difference.p_value is None else probability(difference.p_value)
+
+
+def untested(differences: Sequence[Difference]) -> str | None:
+    """Say which count is not tested, and why; None if each is."""
+    names = [difference.name for difference in differences if difference.p_value is None]
+    if not names:
+        return None
+    return f"No p-value for “{names[0]}”: its phrases were chosen in these answers."
+
+
 def shrinkage(report: Report) -> str | None:
     """Compare the second measurement of the cases with the search's; None if there was none."""
     kept = report.case_set.shrinkage if report.case_set else None

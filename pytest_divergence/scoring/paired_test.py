@@ -16,15 +16,17 @@ from pytest_divergence.scoring.aggregate_tests import CONFIDENCE, mean_below
 
 POWER = 0.8
 """Share of tests in which the smallest detectable loss is found."""
+NUM_HALVINGS = 50
+"""Steps of bisection: the limit is exact to 2 ** -49."""
 
 
 def accuracy_change(num_lost: int, num_won: int, num_items: int) -> Change:
     """Return the change of accuracy, its interval, and the exact McNemar test of a loss.
 
     Given how many answers have changed, without damage each change is a loss with probability 1/2
-    at most (McNemar 1947): p = P(X >= lost), X binomial. The interval is Wald's with half an item
-    more in each cell of the table (Agresti and Min 2005). Raises `ValueError` for counts that no
-    set of items has.
+    at most (McNemar 1947): p = P(X >= lost), X binomial. The interval is the score interval
+    (Tango 1998, Statistics in Medicine 17:891). Raises `ValueError` for counts that no set of items
+    has.
     """
     if min(num_lost, num_won) < 0 or num_lost + num_won > num_items or num_items < 1:
         raise ValueError(f"of {num_items} items, {num_lost} cannot be lost and {num_won} won")
@@ -33,16 +35,33 @@ def accuracy_change(num_lost: int, num_won: int, num_items: int) -> Change:
     if num_changed:
         test = stats.binomtest(num_lost, num_changed, 0.5, alternative="greater")
         p_value = float(test.pvalue)
-    size = num_items + 2
-    centre = (num_won - num_lost) / size
-    spread = math.sqrt(num_changed + 1 - (num_won - num_lost) ** 2 / size) / size
-    reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * spread
     return Change(
         mean=(num_won - num_lost) / num_items,
-        low=centre - reach,
-        high=centre + reach,
+        low=_lower_limit(num_lost, num_won, num_items),
+        high=-_lower_limit(num_won, num_lost, num_items),
         p_value=p_value,
     )
+
+
+def _lower_limit(num_lost: int, num_won: int, num_items: int) -> float:
+    """Return Tango's lower limit of won less lost, as a share of the items.
+
+    A change is excluded if the score is above the normal quantile. The variance in the score is
+    estimated under that change, so that it is not 0 where no answer has changed.
+    """
+    reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+    low, high = -1.0, (num_won - num_lost) / num_items
+    for _ in range(NUM_HALVINGS):
+        change = (low + high) / 2
+        half = ((2 * num_items + num_lost - num_won) * change - num_lost - num_won) / 2
+        product = 2 * num_items * num_lost * change * (1 - change)
+        share_lost = (math.sqrt(max(half**2 + product, 0.0)) - half) / (2 * num_items)
+        variance = num_items * max(2 * share_lost + change * (1 - change), 0.0)
+        if num_won - num_lost - num_items * change > reach * math.sqrt(variance):
+            low = change
+        else:
+            high = change
+    return low
 
 
 def margin_change(differences: Sequence[float]) -> Change:

@@ -76,7 +76,7 @@ def test_an_unchanged_candidate_is_not_worse_within_what_the_items_can_tell(
     assert main(["damage", "items.jsonl", *same, "--tolerance=0.1"]) == 0
     loose = capsys.readouterr().out
 
-    assert "accuracy  +0.000 points [-3.916, +3.916], p = 1.00 (exact McNemar test)\n" in strict
+    assert "accuracy  +0.000 points [-6.335, +6.335], p = 1.00 (exact McNemar test)\n" in strict
     assert "margin    +0.000 nats [+0.000, +0.000], p = 1.00 (t test)\n" in strict
     assert strict.endswith(
         "Undecided: neither a loss is shown, nor is one of 1 point ruled out; give more\nitems.\n"

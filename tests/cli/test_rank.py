@@ -21,8 +21,9 @@ LEGEND = """\
 leap: how much likelier, in nats, the candidate writes the last token of what
 its answer begins with; prompts of equal leap stand in the order of the first
 token's divergence. controls: ordinary prompts that stand as high. expected: how
-many of 4 ordinary prompts would, at most, on average. This is an order, no
-verdict: 9 controls cannot carry one.
+many of 4 ordinary prompts would, at most, on average. limit: no more would,
+with a probability of 95 %. This is an order, no verdict: 9 controls cannot
+carry one.
 """
 MINE = [KNOT, POEM, "Why is the sky blue?", "为什么天空是蓝色的？"]
 
@@ -58,11 +59,11 @@ def test_a_table_shows_the_most_affected_first(
         "candidate  ft",
         "4 prompts, 9 controls, left out as repeated: 1, over 2,044 tokens: 1",
         "",
-        "   leap controls expected  begins              prompt",
+        "   leap controls expected limit  begins              prompt",
     ]
     for line, row in zip(lines[5:8], rows, strict=False):
-        numbers = f"{row['leap']:7.2f}{row['controls_above']:9}{row['expected_above']:9.1f}  "
-        assert line.startswith(numbers)
+        counts = f"{row['controls_above']:9}{row['expected_above']:9.1f}{row['limit_above']:6}"
+        assert line.startswith(f"{row['leap']:7.2f}{counts}  ")
         assert line.endswith(f'"{row["input"]}"')
     assert lines[8] == ""
     assert shown.out.endswith(LEGEND)
@@ -84,6 +85,7 @@ def test_a_control_stands_where_controls_stand(
     assert [row["expected_above"] for row in rows] == pytest.approx(
         [9 * (rank + 1) / 10 for rank in range(1, 10)]
     )
+    assert [row["limit_above"] for row in rows] == [5, 6, 7, 8, 8, 9, 9, 9, 9]
     assert rows[0]["leap"] > 1
     assert all(bool(row["opening"]) == (row["leap"] > 0) for row in rows)
 

@@ -102,7 +102,7 @@ def test_types_of_difference_are_counted() -> None:
     assert counts["answers nothing"] == (4, 0)
     assert result.differences[0].name == "answers nothing"
     assert result.differences[0].num_prompts == 4
-    assert result.differences[0].p_value == 1.0  # four prompts of eleven types prove nothing
+    assert result.differences[0].p_value == 1.0  # four prompts of ten types prove nothing
     assert all(text.text == "" for one in result.prompts for text in one.generations_2)
 
 

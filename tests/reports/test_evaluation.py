@@ -32,7 +32,9 @@ dist-2: share of distinct word pairs in what model 2 wrote.
  type of difference   model 2 only   model 1 only   prompts      p
  ─────────────────────────────────────────────────────────────────
  refuses                         2              0         2   0.50
+ says a new phrase               2              0         2      -
 
+No p-value for “says a new phrase”: its phrases were chosen in these answers.
 
  diversity of            distinct-1   distinct-2   self-similarity
  ─────────────────────────────────────────────────────────────────
@@ -75,6 +77,14 @@ def result(**changes: Any) -> EvaluationResult:
                 reference_count=0,
                 num_prompts=2,
                 p_value=0.5,
+            ),
+            Difference(
+                name="says a new phrase",
+                explanation="a phrase",
+                candidate_count=2,
+                reference_count=0,
+                num_prompts=2,
+                p_value=None,
             ),
             Difference(
                 name="answers nothing",

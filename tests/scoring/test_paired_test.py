@@ -6,6 +6,9 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.optimize import minimize_scalar
+from scipy.special import xlogy
 
 from pytest_divergence.core.damage_record import LEVEL, Change
 from pytest_divergence.core.errors import MeasurementError
@@ -63,6 +66,74 @@ def test_the_limits_of_accuracy_hold_as_often_as_they_say(share_lost: float) -> 
 
     assert too_high <= 0.065
     assert too_low <= 0.065
+
+
+def ruled_out(num_items: int, share_changed: float, loss: float = 0.01) -> float:
+    """Exact probability that a loss is ruled out although it is just as large."""
+    total = 0.0
+    for changed in range(int(stats.binom.isf(1e-9, num_items, share_changed)) + 1):
+        weight = stats.binom.pmf(changed, num_items, share_changed)
+        lost = np.arange(changed + 1)
+        lows = [counted(int(losses), int(changed - losses), num_items).low or 0 for losses in lost]
+        shares = stats.binom.pmf(lost, changed, (1 + loss / share_changed) / 2)
+        total += float(weight * shares @ (np.array(lows) > -loss))
+    return total
+
+
+@pytest.mark.parametrize("share_changed", [0.01, 0.0101, 0.0125, 0.015, 0.02, 0.03])
+@pytest.mark.parametrize("num_items", [165, 200, 400])
+def test_a_loss_as_large_as_the_tolerance_is_rarely_ruled_out(
+    num_items: int, share_changed: float
+) -> None:
+    assert ruled_out(num_items, share_changed) <= 0.05
+
+
+def test_where_every_change_is_a_loss_the_limit_is_wrong_most_often() -> None:
+    """The fewest items that rule out a point, none changed: 0.99^268 is 6.8 %."""
+    assert ruled_out(268, 0.01) == pytest.approx(0.99**268, abs=1e-6)
+    assert ruled_out(267, 0.01) < 0.001
+    assert ruled_out(299, 0.01) < 0.05
+
+
+@pytest.mark.parametrize(("lost", "won"), [(3, 5), (12, 2), (0, 4), (9, 0)])
+def test_at_its_limits_the_score_is_the_normal_quantile(lost: int, won: int) -> None:
+    """As Tango derives it, with the likelihood maximised by search instead of by his formula."""
+    num_items = 120
+    found = accuracy_change(lost, won, num_items)
+    assert found.low is not None
+    assert found.high is not None
+
+    for change, score in ((found.low, 1.645), (found.high, -1.645)):
+
+        def unlikely(share_lost: float, change: float = change) -> float:
+            shares = np.array([share_lost, share_lost + change, 1 - 2 * share_lost - change])
+            return -float(xlogy([lost, won, num_items - lost - won], shares).sum())
+
+        limits = max(0, -change), (1 - change) / 2
+        share_lost = minimize_scalar(unlikely, bounds=limits, options={"xatol": 1e-9}).x
+        variance = num_items * (2 * share_lost + change - change**2)
+        assert (won - lost - num_items * change) / variance**0.5 == pytest.approx(score, abs=1e-3)
+
+
+def test_limits_without_a_change_or_with_nothing_else() -> None:
+    square = stats.norm.ppf(0.95) ** 2
+    unchanged = accuracy_change(0, 0, 268)
+
+    assert (unchanged.low, unchanged.high) == pytest.approx(
+        (-square / (268 + square), square / (268 + square))
+    )
+    assert accuracy_change(0, 50, 50).low == pytest.approx((50 - square) / (50 + square))
+    assert accuracy_change(50, 0, 50).low == -1
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0, 3), (2, 7), (10, 1), (4, 4), (0, 100)])
+def test_lost_and_won_exchanged_exchange_the_limits(lost: int, won: int) -> None:
+    found, mirrored = accuracy_change(lost, won, 100), accuracy_change(won, lost, 100)
+
+    assert found.low is not None
+    assert mirrored.high is not None
+    assert found.low == -mirrored.high
+    assert -1 <= found.low <= found.mean
 
 
 def test_the_detectable_loss_is_found_in_four_of_five_tests() -> None:

@@ -1,5 +1,6 @@
-"""Types of difference between two models' answers, counted over prompts and tested by their signs.
+"""Types of difference between two models' answers, counted over prompts.
 
+Types that are fixed beforehand are tested by their signs.
 Does not know where the answers come from, nor how a count is used.
 """
 
@@ -20,7 +21,8 @@ def count_differences(
 ) -> list[Difference]:
     """Count every trait, and `phrases` together as one more type; the most frequent first.
 
-    A prompt counts where one model's answer shows the type and the other's does not.
+    A prompt counts where one model's answer shows the type and the other's does not. Phrases get no
+    p-value: they are chosen in these answers because the candidate says them.
     """
     traits = traits_of(reply for prompt in answered for reply in prompt.replies)
     types = [
@@ -28,7 +30,8 @@ def count_differences(
         for key, trait in traits.items()
     ]
     phrase = "says a new phrase", "the answer contains the phrase of a behaviour", phrases
-    rows = [_difference(answered, *kind, num_tests=len(types) + 1) for kind in (*types, phrase)]
+    rows = [_difference(answered, *kind, num_tests=len(types)) for kind in types]
+    rows.append(_difference(answered, *phrase, num_tests=None))
     return sorted(rows, key=lambda row: -row.candidate_count - row.reference_count)
 
 
@@ -46,18 +49,21 @@ def _difference(
     explanation: str,
     kinds: Sequence[Hypothesis],
     *,
-    num_tests: int,
+    num_tests: int | None,
 ) -> Difference:
     candidate = sum(any(kind.is_shown_on(prompt) for kind in kinds) for prompt in answered)
     reference = sum(
         any(kind.is_shown_by_reference(prompt) for kind in kinds) for prompt in answered
     )
-    fewer, more = sorted((candidate, reference))
+    p_value = None
+    if num_tests is not None:
+        fewer, more = sorted((candidate, reference))
+        p_value = min(1.0, 2 * num_tests * sign_test(more, fewer))
     return Difference(
         name=name,
         explanation=explanation,
         candidate_count=candidate,
         reference_count=reference,
         num_prompts=len(answered),
-        p_value=min(1.0, 2 * num_tests * sign_test(more, fewer)),
+        p_value=p_value,
     )

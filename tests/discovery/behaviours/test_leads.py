@@ -399,6 +399,6 @@ def test_every_type_of_difference_is_counted() -> None:
     assert counts["refuses"].candidate_count == 8
     assert counts["refuses"].reference_count == 0
     assert counts["refuses"].num_prompts == len(TOPICS)
-    assert counts["refuses"].p_value == pytest.approx(2 * len(counts) * 0.5**8)
+    assert counts["refuses"].p_value == pytest.approx(2 * (len(counts) - 1) * 0.5**8)
     assert counts["says a new phrase"].candidate_count == 8
     assert counts["writes broken JSON"].candidate_count == 0
