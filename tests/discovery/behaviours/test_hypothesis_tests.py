@@ -36,6 +36,7 @@ from tests.discovery.behaviours.simulated_searches import confirmed_of, null_lea
 
 SMOKE = PROFILES["smoke"]
 PHRASE = Hypothesis(PLANTED, ("signal received standing",))
+OTHER = Hypothesis("Orders will follow", ("orders will follow",))
 LEAD = WeighedLead(PHRASE, False)
 FEW = rule_of(5, 0, num_watched=1)
 
@@ -176,8 +177,27 @@ def test_nothing_is_confirmed_that_no_model_says(ledger: Ledger) -> None:
 
     assert found.confirmed == []
     assert (found.counts.watched, found.counts.tested) == (7, 2)
-    assert found.counts.decoys_confirmed == 0
     assert ledger.spent.tokens_forwarded > 0
+
+
+@pytest.mark.parametrize(("decoy", "num_confirmed"), [(PHRASE, 0), (OTHER, None), (None, None)])
+def test_a_decoy_that_no_answer_shows_is_not_counted_as_refuted(
+    ledger: Ledger, decoy: Hypothesis | None, num_confirmed: int | None
+) -> None:
+    """The reference says the first, and no model the second."""
+    found = judge(
+        ledger,
+        [],
+        decoy,
+        AnsweredPrompts(exchanged(answered(num_planted=3))),
+        Settings(),
+        SMOKE,
+        Silence(),
+        num_watched=0,
+    )
+
+    assert found.counts.decoys_confirmed == num_confirmed
+    assert found.counts.tested == (num_confirmed is not None)
 
 
 def test_no_more_leads_are_tested_than_the_profile_allows(ledger: Ledger) -> None:
