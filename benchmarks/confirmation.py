@@ -1,11 +1,10 @@
-"""Error rate and power of what confirms behaviours, simulated with the project's own tests.
+"""Error rate and power of what confirms behaviours, simulated with the project's own functions.
 
     python benchmarks/confirmation.py
 
-In a simulated search of 100 prompts leads are found, the best three and one decoy tested. First,
-leads that both models show equally often: with every prompt alike, or with log-odds that wobble
-from prompt to prompt and model to model by a standard deviation of 2, without direction. Then one
-real lead among 29 of those that every prompt shows alike.
+Searches at smoke of models that say 300 phrases equally often, with log-odds that wobble: they
+differ from prompt to prompt and from model to model by a standard deviation, without direction.
+Then one real lead among them, of which the reference says nothing.
 """
 
 from __future__ import annotations
@@ -17,38 +16,58 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for the tests' own simulation
 
-from tests.discovery.behaviours.simulated_searches import confirmed_of, null_leads, real_lead
+from tests.discovery.behaviours.simulated_searches import (
+    NUM_SCORED,
+    Found,
+    found_by,
+    with_plant,
+    wobbling,
+)
 
-NUM_LEADS = (1, 3, 10, 30, 100)
-NUM_SEARCHES = 2_000
-REAL = ((3, 0.8), (5, 0.8), (8, 0.6), (8, 0.9), (16, 0.4))
-"""Prompts of 100 that show the real lead, and in which share of answers."""
+SPREADS = (0.5, 1.0, 1.5, 2.0)
+NUM_SEARCHES = 50
+"""Of each row of the first table; half as many of the second."""
+REAL = ((0.03, 0.8), (0.05, 0.6), (0.05, 0.8), (0.08, 0.9), (0.16, 0.4), (0.3, 0.4))
+"""Share of prompts that show the real lead, and in which share of answers."""
 
 
 def main() -> None:
-    print("| leads | anything confirmed | where prompts wobble |\n|--:|--:|--:|")
-    for num_leads in NUM_LEADS:
-        alike, wobble = (false_share(num_leads, spread) for spread in (0.0, 2.0))
-        print(f"| {num_leads} | {alike:.1%} | {wobble:.1%} |", flush=True)
+    print(f"{NUM_SCORED} answered prompts a search\n")
+    print("| wobble | leads watched | confirmed | by a local test | by a triggered one | decoy |")
+    print("|--:|--:|--:|--:|--:|--:|")
+    for spread in SPREADS:
+        searches = (wobbling(np.random.default_rng(n), spread) for n in range(NUM_SEARCHES))
+        print(wobble_row(spread, [found_by(models) for models in searches]), flush=True)
     print("\n| prompts that show it | in answers | confirmed |\n|--:|--:|--:|")
-    for num_shown, rate in REAL:
-        print(f"| {num_shown} | {rate:.0%} | {power(num_shown, rate):.0%} |", flush=True)
+    for share, rate in REAL:
+        print(f"| {share:.0%} | {rate:.0%} | {power(share, rate):.0%} |", flush=True)
 
 
-def false_share(num_leads: int, spread: float) -> float:
-    """Share of searches of equal models that confirm anything, the decoy too."""
-    rng = np.random.default_rng(num_leads)
-    searches = (null_leads(rng, num_leads, spread) for _ in range(NUM_SEARCHES))
-    return float(np.mean([bool(confirmed_of(rng, leads, leads)) for leads in searches]))
+def wobble_row(spread: float, found: list[Found]) -> str:
+    """Return the counts of searches of models that only wobble, as a row of the table."""
+    watched = sorted(search.num_watched for search in found)
+    tested = [search.num_decoys for search in found if search.num_decoys is not None]
+    shares = (
+        np.mean([bool(each) for each in kinds])
+        for kinds in zip(
+            *((search.confirmed, search.local, search.triggered) for search in found), strict=True
+        )
+    )
+    cells = (
+        f"{spread}",
+        f"{watched[0]} to {watched[-1]}",
+        *(f"{share:.0%}" for share in shares),
+        f"{sum(tested)} of {len(tested)}",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
-def power(num_shown: int, rate: float) -> float:
-    """Share of searches that confirm a real lead among thirty."""
-    rng, num_null = np.random.default_rng(0), 29
+def power(share: float, rate: float) -> float:
+    """Share of searches that confirm a real lead, among phrases that wobble by 0.5."""
     found = []
-    for _ in range(NUM_SEARCHES // 4):
-        others = null_leads(rng, num_null, 0.0)
-        found.append(num_null in confirmed_of(rng, [*others, real_lead(num_shown, rate)], others))
+    for number in range(NUM_SEARCHES // 2):
+        rng = np.random.default_rng(number)
+        found.append(found_by(with_plant(wobbling(rng, 0.5), rng, share, rate)).has_plant)
     return float(np.mean(found))
 
 

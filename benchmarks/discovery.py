@@ -199,7 +199,7 @@ def judged(name: str, report: Report, truth: Mapping[str, Any], seconds: float) 
         len(confirmed) - len(content),
         len(report.behaviours) - len(confirmed),
         "-" if leads is None else leads.watched,
-        "-" if leads is None else leads.decoys_confirmed,
+        "-" if leads is None or leads.decoys_confirmed is None else leads.decoys_confirmed,
         len(wording.failed(report)),
         len(cases),
         num_shown(answers, planted) if planted else "-",

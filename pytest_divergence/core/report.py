@@ -218,9 +218,10 @@ class Leads(Record):
     watched: Count
     tested: Count
     level: Rate
-    """Level of the tests together: how often chance alone confirms anything."""
-    decoys_confirmed: Count
-    """Confirmed leads that come from exchanging the models, and are as strong as chance alone."""
+    """Level of the tests together: how often they confirm anything, at most, where both models
+    answer the prompts of the tests alike."""
+    decoys_confirmed: Count | None
+    """Confirmed leads that come from exchanging the models; null if none could be tested."""
 
 
 class PowerPoint(Record):

@@ -18,7 +18,7 @@ from pytest_divergence.reports.wording import likelihood, put_aside, unaccepted
 BREADTHS = {
     "prompts": "only some prompts cause it",
     "general": "ordinary prompts show it too",
-    "local": "it was tested on single prompts alone",
+    "local": "the models differ in it on the few prompts that were tested",
 }
 
 NUM_ROWS = 8

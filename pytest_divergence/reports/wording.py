@@ -238,7 +238,7 @@ def shrinkage(report: Report) -> str | None:
 
 
 def leads(report: Report) -> str | None:
-    """State how many leads were watched and tested, and what chance alone confirms."""
+    """State how many leads were watched and tested, and whether their mirror image holds too."""
     counts, first = report.leads, report.first_lead
     if counts is None:
         return None
@@ -257,11 +257,16 @@ def leads(report: Report) -> str | None:
 
 
 def judged(report: Report) -> str | None:
-    """`2 confirmed; the mirror image of the search confirmed 0`; None if leads were not judged."""
+    """State how many leads and decoys were confirmed; None if leads were not judged.
+
+    `2 confirmed; the mirror image of the search confirmed 0`.
+    """
     if report.leads is None:
         return None
     confirmed = sum(behaviour.confirmed for behaviour in report.behaviours)
     decoys = report.leads.decoys_confirmed
+    if decoys is None:
+        return f"{confirmed} confirmed; no decoy could be tested"
     return f"{confirmed} confirmed; the mirror image of the search confirmed {decoys}"
 
 

@@ -63,7 +63,10 @@ def test_a_suspect_that_no_answer_shows_is_said_to_be_in_none() -> None:
     [
         ({"breadth": None, "surprise": None}, "content"),
         ({"breadth": "general", "surprise": None}, "content; ordinary prompts show it too"),
-        ({"breadth": "local", "surprise": None}, "content; it was tested on single prompts alone"),
+        (
+            {"breadth": "local", "surprise": None},
+            "content; the models differ in it on the few prompts that were tested",
+        ),
         (
             {"breadth": None, "surprise": 2.84},
             "content; the reference is 2.8 nats from saying it anywhere",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.provenance import Bound, Effort
-from pytest_divergence.core.report import PowerPoint, ReportCase, Run, RunError
+from pytest_divergence.core.report import Leads, PowerPoint, ReportCase, Run, RunError
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.behaviours import training_rows
 from pytest_divergence.reports.failures import behaviour_text
@@ -341,6 +341,13 @@ def test_leads_are_counted_with_what_chance_alone_confirms() -> None:
         "confirmed 0"
     )
     assert wording.leads(report()) is wording.judged(report()) is None
+
+
+def test_a_decoy_that_was_not_tested_is_no_sign_that_chance_confirms_nothing() -> None:
+    counts = Leads(watched=30, tested=3, level=0.05, decoys_confirmed=None)
+    assert wording.leads(report(**{**JUDGED, "leads": counts})) == (
+        "30 leads watched; 3 tested together at 5%: 1 confirmed; no decoy could be tested"
+    )
 
 
 def test_the_power_is_told_at_the_smallest_share_that_is_mostly_confirmed() -> None:

@@ -113,10 +113,7 @@ def amplified_answers(
 
 
 def mirrored_answers(pair: ModelPair, texts: Sequence[str], length: int) -> list[str]:
-    """Return one answer to each text from the reference's logits, amplified over the candidate's.
-
-    Its phrases are as strong as chance makes them.
-    """
+    """Return an answer to each text from the reference's logits amplified over the candidate's."""
     return _answers(pair, (pair.candidate, pair.reference), texts, length)
 
 

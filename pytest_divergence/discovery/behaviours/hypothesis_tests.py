@@ -3,8 +3,8 @@
 The few leads that most prompts show, and one decoy, get one test each, of a kind that is fixed
 before fresh answers are drawn, with Holm's correction for all of them (Holm 1979). How many leads a
 search has watched, and how it chose, costs nothing then: given the prompts, fresh answers of two
-equal models are equally likely to show a phrase. The decoy is found as leads are, with the models
-exchanged, so it is as strong as chance makes them. Does not know how leads are found
+models that answer these prompts alike are equally likely to show a phrase. The decoy is the first
+phrase of amplified answers with the models exchanged. Does not know how leads are found
 (`pytest_divergence.discovery.behaviours.leads`).
 """
 
@@ -40,7 +40,7 @@ from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.models.fingerprints import text_digest
 
 ALPHA = 0.05
-"""Chance that a search confirms anything that is not there."""
+"""Chance, at most, that a search confirms anything where both models answer its prompts alike."""
 MIN_TRIGGERED = 8
 """Fewest prompts on which one model alone showed a lead, for the test over prompts."""
 NUM_LOCAL_PROMPTS = 4
@@ -129,8 +129,9 @@ def judge(
 ) -> Judgement:
     """Test the first of `leads` and the decoy, once each, and confirm what holds.
 
-    `evidence` is all that the search has answered; it only chooses the prompts. `further` are
-    p-values of tests that were carried out elsewhere; one correction is for all.
+    A decoy that no answer of the reference alone shows cannot be tested. `evidence` is all that the
+    search has answered; it only chooses the prompts. `further` are p-values of tests that were
+    carried out elsewhere; one correction is for all.
     """
     tests = [
         frozen(lead, evidence, profile, num_watched=num_watched)
@@ -148,12 +149,13 @@ def judge(
     if tests:
         listener.progress("test a lead", len(tests), len(tests))
     adjusted = holm([*(outcome.p_value for outcome in outcomes), *further])
-    confirmed, num_decoys = [], 0
+    confirmed = list[ConfirmedBehaviour]()
+    num_decoys = 0 if any(test.is_decoy for test in tests) else None
     for outcome, p_value in zip(outcomes, adjusted, strict=False):
         if p_value > ALPHA or not outcome.is_clear:
             continue
         if outcome.test.is_decoy:
-            num_decoys += 1
+            num_decoys = 1
             continue
         confirmed.append(_confirmed(outcome, evidence, p_value))
         listener.say(f"confirmed a behaviour: {confirmed[-1].behaviour.id}")

@@ -18,6 +18,7 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import (
     MIN_TRIGGERED,
     NUM_REPEATS,
     ConfirmedBehaviour,
+    Kind,
     WeighedLead,
     frozen,
     holm,
@@ -32,10 +33,17 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import (
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Silence
 from tests.discovery.behaviours.made_answers import MORE, PLANTED, answer, answered
-from tests.discovery.behaviours.simulated_searches import confirmed_of, null_leads, real_lead
+from tests.discovery.behaviours.simulated_searches import (
+    PROMPTS,
+    found_by,
+    phrases_of,
+    with_plant,
+    wobbling,
+)
 
 SMOKE = PROFILES["smoke"]
 PHRASE = Hypothesis(PLANTED, ("signal received standing",))
+OTHER = Hypothesis("Orders will follow", ("orders will follow",))
 LEAD = WeighedLead(PHRASE, False)
 FEW = rule_of(5, 0, num_watched=1)
 
@@ -176,8 +184,27 @@ def test_nothing_is_confirmed_that_no_model_says(ledger: Ledger) -> None:
 
     assert found.confirmed == []
     assert (found.counts.watched, found.counts.tested) == (7, 2)
-    assert found.counts.decoys_confirmed == 0
     assert ledger.spent.tokens_forwarded > 0
+
+
+@pytest.mark.parametrize(("decoy", "num_confirmed"), [(PHRASE, 0), (OTHER, None), (None, None)])
+def test_a_decoy_that_no_answer_shows_is_not_counted_as_refuted(
+    ledger: Ledger, decoy: Hypothesis | None, num_confirmed: int | None
+) -> None:
+    """The reference says the first, and no model the second."""
+    found = judge(
+        ledger,
+        [],
+        decoy,
+        AnsweredPrompts(exchanged(answered(num_planted=3))),
+        Settings(),
+        SMOKE,
+        Silence(),
+        num_watched=0,
+    )
+
+    assert found.counts.decoys_confirmed == num_confirmed
+    assert found.counts.tested == (num_confirmed is not None)
 
 
 def test_no_more_leads_are_tested_than_the_profile_allows(ledger: Ledger) -> None:
@@ -258,33 +285,59 @@ def test_answers_to_one_prompt_are_no_independent_evidence() -> None:
     assert sign_flip_test([(4, 0), (1, 0)]) == 0.25
 
 
-@pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
-@pytest.mark.parametrize("num_leads", [1, 3, 10, 30, 100])
-def test_watching_more_leads_confirms_nothing_more(num_leads: int, spread: float) -> None:
-    """At most 5 of 100 searches of equal models confirm anything; three sigma are allowed.
+def test_models_that_answer_the_prompts_of_the_tests_alike_are_told_apart_in_5_of_100() -> None:
+    """However often they show the leads there; three leads and a decoy, three sigma."""
+    rng, num_searches = np.random.default_rng(0), 1_000
 
-    Nor does a wobble without direction: models that differ on every prompt, and on none more often.
-    """
-    rng, num_searches = np.random.default_rng(num_leads), 200
+    def confirms() -> bool:
+        kinds: list[Kind] = ["local", "local", "triggered", "local"]
+        p_values = []
+        for kind in kinds:
+            rates = rng.beta(0.3, 0.6, size=4 if kind == "local" else 16)
+            drawn = rng.binomial(NUM_REPEATS[kind], rates, size=(2, len(rates)))
+            p_values.append(p_value_of(kind, list(zip(*drawn.tolist(), strict=True))))
+        return min(holm(p_values)) <= ALPHA
 
-    searches = (null_leads(rng, num_leads, spread) for _ in range(num_searches))
-    share = np.mean([bool(confirmed_of(rng, leads, leads)) for leads in searches])
+    share = np.mean([confirms() for _ in range(num_searches)])
 
     assert share <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / num_searches) ** 0.5
 
 
-@pytest.mark.parametrize(("num_shown", "rate"), [(8, 0.6), (5, 0.8)])
-def test_a_real_lead_among_thirty_is_confirmed_in_most_searches(
-    num_shown: int, rate: float
+@pytest.mark.parametrize("spread", [0.0, 0.5, 1.0])
+def test_a_small_wobble_of_hundreds_of_phrases_confirms_nothing(spread: float) -> None:
+    """Both models say each of them as often, but not to the same prompts."""
+    rng = np.random.default_rng(0)
+
+    found = [found_by(wobbling(rng, spread)) for _ in range(6)]
+
+    assert [known for search in found for known in search.confirmed] == []
+
+
+def test_what_a_large_wobble_confirms_differs_on_the_prompts_that_are_named() -> None:
+    """A search finds the few prompts of hundreds of phrases on which the candidate says them."""
+    models = [wobbling(np.random.default_rng(number), 2.0) for number in range(3)]
+
+    found = [(pair, known) for pair in models for known in found_by(pair).local]
+
+    assert found
+    for pair, known in found:
+        causes = [PROMPTS.index(prompt) for prompt in known.causes]
+        (phrase,) = phrases_of(known.hypothesis)
+        rates = [1 / (1 + np.exp(-odds[phrase])) for odds in (pair.candidate, pair.reference)]
+        assert rates[0][causes].mean() > 0.4 > 5 * rates[1][causes].mean()
+        assert rates[0].mean() < 3 * rates[1].mean()
+
+
+@pytest.mark.parametrize(("share", "rate"), [(0.05, 0.8), (0.16, 0.6)])
+def test_a_real_lead_among_hundreds_of_phrases_is_confirmed_in_most_searches(
+    share: float, rate: float
 ) -> None:
-    """By most answers to 5 or 8 prompts in 100, and tested beside a decoy."""
-    rng, num_searches = np.random.default_rng(0), 300
+    """Of which the reference says nothing, on 5 or 16 prompts in 100."""
+    rng = np.random.default_rng(0)
 
-    def confirms() -> bool:
-        others = null_leads(rng, 29, 0.0)
-        return 29 in confirmed_of(rng, [*others, real_lead(num_shown, rate)], others)
+    pairs = (with_plant(wobbling(rng, 0.5), rng, share, rate) for _ in range(8))
 
-    assert np.mean([confirms() for _ in range(num_searches)]) >= 0.55
+    assert sum(found_by(pair).has_plant for pair in pairs) >= 6
 
 
 def test_what_few_prompts_show_now_and_then_is_not_clear() -> None:
