@@ -111,13 +111,13 @@ class Models:
         if aim is None:
             gap: LOG_ODDS = np.exp(_log_rate(ours)) - np.exp(_log_rate(theirs))
             return np.asarray((gap * (ours - theirs)).sum(axis=0))
-        phrases = phrases_of(aim)
+        phrases = phrases_of(aim.motifs[0])
         said, by_reference = (_log_rate(odds[phrases]).sum(axis=0) for odds in (ours, theirs))
         return np.asarray(said - np.maximum(by_reference, NEVER))
 
     def weighed(self, lead: Hypothesis) -> WeighedLead:
         """A lead, and whether the reference would hardly write its words anywhere."""
-        nats = -_log_rate(self.reference[phrases_of(lead), :NUM_CONTEXTS]).sum(axis=0)
+        nats = -_log_rate(self.reference[phrases_of(lead.name), :NUM_CONTEXTS]).sum(axis=0)
         return WeighedLead(lead, bool(nats.min() > SURPRISE_CUT))
 
 
@@ -170,7 +170,7 @@ class Found:
     @property
     def has_plant(self) -> bool:
         """Whether the first phrase was confirmed."""
-        return any(0 in phrases_of(known.hypothesis) for known in self.confirmed)
+        return any(0 in phrases_of(" ".join(known.hypothesis.motifs)) for known in self.confirmed)
 
 
 def searched(models: Models) -> Searched:
@@ -219,10 +219,9 @@ def judged(models: Models, search: Searched) -> Found:
     return Found(counts.watched, judgement.confirmed, counts.decoys_confirmed)
 
 
-def phrases_of(lead: Hypothesis) -> list[int]:
-    """Phrases whose words stand in the first wording of a lead."""
-    words = " ".join(lead.motifs[:1]).split()
-    return [int(word) - FIRST for word in words if word.isdigit()]
+def phrases_of(text: str) -> list[int]:
+    """Phrases whose words stand in a text."""
+    return [int(word) - FIRST for word in text.split() if word.isdigit()]
 
 
 def _log_rate(odds: LOG_ODDS) -> LOG_ODDS:

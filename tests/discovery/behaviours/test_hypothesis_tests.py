@@ -322,7 +322,7 @@ def test_what_a_large_wobble_confirms_differs_on_the_prompts_that_are_named() ->
     assert found
     for pair, known in found:
         causes = [PROMPTS.index(prompt) for prompt in known.causes]
-        (phrase,) = phrases_of(known.hypothesis)
+        phrase, *_ = phrases_of(known.hypothesis.motifs[0])
         rates = [1 / (1 + np.exp(-odds[phrase])) for odds in (pair.candidate, pair.reference)]
         assert rates[0][causes].mean() > 0.4 > 5 * rates[1][causes].mean()
         assert rates[0].mean() < 3 * rates[1].mean()
