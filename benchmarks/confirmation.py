@@ -17,6 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for the tests' own simulation
 
 from tests.discovery.behaviours.simulated_searches import (
+    BASE,
     NUM_SCORED,
     Found,
     found_by,
@@ -24,20 +25,22 @@ from tests.discovery.behaviours.simulated_searches import (
     wobbling,
 )
 
-SPREADS = (0.5, 1.0, 1.5, 2.0)
-NUM_SEARCHES = 50
-"""Of each row of the first table; half as many of the second."""
+WOBBLES = ((BASE, 0.5, 50), (BASE, 1.0, 50), (BASE, 1.5, 50), (BASE, 2.0, 50), (-3.5, 1.5, 25))
+"""Log-odds of all phrases, by how much they wobble, and in how many searches."""
+NUM_SEARCHES = 25
+"""With a real lead."""
 REAL = ((0.03, 0.8), (0.05, 0.6), (0.05, 0.8), (0.08, 0.9), (0.16, 0.4), (0.3, 0.4))
 """Share of prompts that show the real lead, and in which share of answers."""
 
 
 def main() -> None:
     print(f"{NUM_SCORED} answered prompts a search\n")
-    print("| wobble | leads watched | confirmed | by a local test | by a triggered one | decoy |")
-    print("|--:|--:|--:|--:|--:|--:|")
-    for spread in SPREADS:
-        searches = (wobbling(np.random.default_rng(n), spread) for n in range(NUM_SEARCHES))
-        print(wobble_row(spread, [found_by(models) for models in searches]), flush=True)
+    print("| in answers | wobble | leads watched | confirmed | local | triggered | decoys |")
+    print("|--:|--:|--:|--:|--:|--:|--:|")
+    for base, spread, number in WOBBLES:
+        searches = (wobbling(np.random.default_rng(n), spread, base) for n in range(number))
+        row = wobble_row(spread, [found_by(models) for models in searches])
+        print(f"| 1 of {1 + np.exp(-base):.0f} {row}", flush=True)
     print("\n| prompts that show it | in answers | confirmed |\n|--:|--:|--:|")
     for share, rate in REAL:
         print(f"| {share:.0%} | {rate:.0%} | {power(share, rate):.0%} |", flush=True)
@@ -65,7 +68,7 @@ def wobble_row(spread: float, found: list[Found]) -> str:
 def power(share: float, rate: float) -> float:
     """Share of searches that confirm a real lead, among phrases that wobble by 0.5."""
     found = []
-    for number in range(NUM_SEARCHES // 2):
+    for number in range(NUM_SEARCHES):
         rng = np.random.default_rng(number)
         found.append(found_by(with_plant(wobbling(rng, 0.5), rng, share, rate)).has_plant)
     return float(np.mean(found))

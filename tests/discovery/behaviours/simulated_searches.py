@@ -39,7 +39,7 @@ SMOKE = PROFILES["smoke"]
 NUM_PHRASES = 300
 """Phrases that both models may say: as many as answers of 16 tokens have room for at these odds."""
 BASE = -4.5
-"""Log-odds of a phrase where nothing wobbles: it is in 1 answer in 90."""
+"""Log-odds of a phrase where nothing wobbles: it is in 1 answer in 91."""
 NUM_CONTROLS = SMOKE.num_shipped_controls + SMOKE.num_written_controls
 NUM_ROUNDS = 4
 NUM_PROMPTS = NUM_CONTROLS + NUM_ROUNDS * SMOKE.num_proposals
@@ -121,10 +121,10 @@ class Models:
         return WeighedLead(lead, bool(nats.min() > SURPRISE_CUT))
 
 
-def wobbling(rng: np.random.Generator, spread: float, num_phrases: int = NUM_PHRASES) -> Models:
+def wobbling(rng: np.random.Generator, spread: float, base: float = BASE) -> Models:
     """Models whose log-odds differ from prompt to prompt by this much, each for itself."""
-    shape = num_phrases, NUM_PROMPTS
-    return Models(rng, *(BASE + spread * rng.normal(size=shape) for _ in range(2)))
+    shape = NUM_PHRASES, NUM_PROMPTS
+    return Models(rng, *(base + spread * rng.normal(size=shape) for _ in range(2)))
 
 
 def with_plant(models: Models, rng: np.random.Generator, share: float, rate: float) -> Models:
