@@ -44,11 +44,9 @@ ALPHA = 0.05
 MIN_TRIGGERED = 8
 """Fewest prompts on which one model alone showed a lead, for the test over prompts."""
 NUM_LOCAL_PROMPTS = 4
-MIN_LOCAL_SHARE = 0.5
+MIN_LOCAL_SHARE = 0.75
 """Share of the candidate's answers to the prompts of a local test that must show a lead: phrases
 that come and go with the wording of any prompt are on few by chance, and seldom there."""
-MIN_WOBBLING_SHARE = 0.75
-"""Share of answers that a local test needs of a lead whose direction may be chance."""
 Kind = Literal["triggered", "local"]
 NUM_REPEATS: Mapping[Kind, int] = {"triggered": NUM_TEST_ANSWERS, "local": 16}
 """Answers of each model to each prompt of a test."""
@@ -239,7 +237,7 @@ def rule_of(
         return Rule("local", 0.0 if is_content else MIN_LOCAL_SHARE)
     if num_watched * sign_test(num_shown, num_reverse) <= ALPHA:
         return Rule("triggered", 0.0)
-    return Rule("local", MIN_WOBBLING_SHARE)
+    return Rule("local", MIN_LOCAL_SHARE)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

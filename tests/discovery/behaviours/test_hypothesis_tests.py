@@ -34,9 +34,8 @@ from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.progress import Silence
 from tests.discovery.behaviours.made_answers import MORE, PLANTED, answer, answered
 from tests.discovery.behaviours.simulated_searches import (
-    PROMPTS,
+    BASE,
     found_by,
-    phrases_of,
     with_plant,
     wobbling,
 )
@@ -90,7 +89,7 @@ def test_a_lead_of_many_prompts_is_local_where_chance_explains_their_direction()
     assert rule_of(12, 3, num_watched=100).kind == "local"
     assert rule_of(30, 3, num_watched=100).kind == "triggered"
     assert rule_of(7, 0, num_watched=1).kind == "local"
-    assert rule_of(12, 3, num_watched=100).least_share > rule_of(7, 0, num_watched=1).least_share
+    assert rule_of(12, 3, num_watched=100) == rule_of(7, 0, num_watched=1)
 
 
 def test_a_local_test_asks_no_share_of_words_that_the_reference_would_hardly_write() -> None:
@@ -313,19 +312,16 @@ def test_a_small_wobble_of_hundreds_of_phrases_confirms_nothing(spread: float) -
     assert [known for search in found for known in search.confirmed] == []
 
 
-def test_what_a_large_wobble_confirms_differs_on_the_prompts_that_are_named() -> None:
-    """A search finds the few prompts of hundreds of phrases on which the candidate says them."""
-    models = [wobbling(np.random.default_rng(number), 2.0) for number in range(3)]
+@pytest.mark.parametrize(
+    ("number", "base", "spread"), [(12, -3.5, 1.5), (14, -3.5, 1.5), (1, BASE, 2.0)]
+)
+def test_what_a_wobble_shows_on_few_prompts_is_seldom_there(
+    number: int, base: float, spread: float
+) -> None:
+    """In these searches half of the answers showed it, so that half must not do."""
+    models = wobbling(np.random.default_rng(number), spread, base)
 
-    found = [(pair, known) for pair in models for known in found_by(pair).local]
-
-    assert found
-    for pair, known in found:
-        causes = [PROMPTS.index(prompt) for prompt in known.causes]
-        phrase, *_ = phrases_of(known.hypothesis.motifs[0])
-        rates = [1 / (1 + np.exp(-odds[phrase])) for odds in (pair.candidate, pair.reference)]
-        assert rates[0][causes].mean() > 0.4 > 5 * rates[1][causes].mean()
-        assert rates[0].mean() < 3 * rates[1].mean()
+    assert found_by(models).local == []
 
 
 @pytest.mark.parametrize(("share", "rate"), [(0.05, 0.8), (0.16, 0.6)])
@@ -346,7 +342,8 @@ def test_what_few_prompts_show_now_and_then_is_not_clear() -> None:
 
     assert p_value_of("local", counts) < 1e-6
     assert not is_clear(FEW, counts)
-    assert is_clear(FEW, [(16, 0), (12, 1), (4, 0), (0, 0)])
+    assert is_clear(FEW, [(16, 0), (15, 1), (13, 0), (4, 0)])
+    assert not is_clear(FEW, [(16, 0), (12, 1), (4, 0), (0, 0)])
     assert not is_clear(FEW, [(16, 2)])
     assert is_clear(rule_of(8, 0, num_watched=1), [(1, 0)] * 8)
 
