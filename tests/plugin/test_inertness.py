@@ -82,22 +82,28 @@ def test_a_filter_for_our_warning_imports_nothing(project: Project) -> None:
     assert not {"torch", "pydantic", "rich"} & imported(project, *strict)
 
 
-def test_importing_the_plugin_costs_at_most_20_milliseconds(tmp_path: Path) -> None:
-    measure = (
-        "import time, pytest\n"
-        "start = time.perf_counter()\n"
-        "import pytest_divergence.plugin\n"
-        "print(time.perf_counter() - start)\n"
-    )
+def test_importing_the_plugin_costs_at_most_twice_as_much_as_importing_asyncio(
+    tmp_path: Path,
+) -> None:
+    """As a ratio, which holds beside other work too: it takes about as much, some 15 ms."""
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    command = [sys.executable, "-c", measure]
 
-    def seconds() -> float:
+    def seconds(module: str) -> float:
+        measure = (
+            "import time, pytest\n"
+            "start = time.process_time()\n"
+            f"import {module}\n"
+            "print(time.process_time() - start)\n"
+        )
+        command = [sys.executable, "-c", measure]
         run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
         return float(run.stdout)
 
-    assert min(seconds() for _ in range(4)) <= 0.020
+    ours, theirs = (
+        min(seconds(module) for _ in range(4)) for module in ("pytest_divergence.plugin", "asyncio")
+    )
+    assert ours <= 2 * theirs
 
 
 @pytest.mark.parametrize("option", ["--help", "--version", "--markers", "--fixtures", "--co"])

@@ -211,7 +211,7 @@ class RayPool:
         self._actors = [_Actor(*both) for both in zip(self._handles, facts, strict=True)]
         self._free = list(self._actors)
         self._expected = self.workers[0]
-        """What every worker must compute with, those that begin again too."""
+        """Facts that all workers must share in what counts, those that begin again too."""
         check_alike(self.workers)
         self._listener.say(self._header())
         check_memory(self.workers, self._listener)
