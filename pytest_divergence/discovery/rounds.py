@@ -23,7 +23,7 @@ from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import clean
 from pytest_divergence.discovery.round_choice import CORE, CORE_SHARE, Budget, Choice, Turn
-from pytest_divergence.discovery.scored_proposals import ScoredProposal, scored_in_full
+from pytest_divergence.discovery.scored_proposals import ScoredProposal, first_and_full_scores
 from pytest_divergence.discovery.strategies.protocol import (
     Round,
     RoundTask,
@@ -337,7 +337,7 @@ def play_round(
             if not pair.chat.has_control_tokens(proposal.text)
         ]
         worker.listener.progress(f"score {len(proposals)} proposals of {name}", 0, 2)
-        first, scored = scored_in_full(pair, task, proposals)
+        first, scored = first_and_full_scores(pair, task, proposals)
     d_hard = sum(first) / len(first) if first else None
     return {
         "num_proposals": len(proposals),

@@ -48,7 +48,7 @@ class ScoredProposal:
         return AnsweredPrompt(self.proposal.text, self.reference, self.candidate, is_control=False)
 
 
-def scored_in_full(
+def first_and_full_scores(
     pair: ModelPair, task: RoundTask, proposals: Sequence[Proposal]
 ) -> tuple[list[float], list[ScoredProposal]]:
     """Return the first-token score of all, nats, and the full score of the most promising share.
