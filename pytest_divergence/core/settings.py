@@ -31,8 +31,11 @@ MetricName = str
 CAUSE_TOKENS = 1_000
 """Forwarded tokens, about, that minimising the causes of behaviours takes: up to 450 a behaviour on
 small pairs."""
-CONTENT_TOKENS = 2_500
-"""Forwarded tokens, about, that telling content from style takes: 2,300 to 3,100 on small pairs."""
+EXPLANATION_TOKENS = 1_800
+"""Forwarded tokens, about, that follow when it is tried what prompts share: telling content from
+style, natural prompts and telling answers; 1,100 to 2,900 on small pairs."""
+SURPRISE_TOKENS = 1_700
+"""Forwarded tokens, about, of the reference's surprise at leads: 1,100 to 2,200 on small pairs."""
 NUM_TEST_ANSWERS = 4
 """Answers of each model to each prompt of a test over prompts."""
 TEST_SHARE = 0.8
@@ -161,11 +164,16 @@ class Profile(BaseModel):
     def reserved_for(self, num_leads: int) -> int:
         """Return the forwarded tokens, about, that the work after a search with these leads takes.
 
-        It tests leads, tells content from style, confirms cases and minimises causes. What prompts
-        share is tried with what is left then.
+        It tests leads, minimises causes, tells content from style and confirms cases. What prompts
+        share is tried with what all this leaves.
         """
         judging = self.judging_tokens(num_leads) + self.context_test_tokens
-        return self.case_tokens + judging + CONTENT_TOKENS + CAUSE_TOKENS
+        return SURPRISE_TOKENS + judging + CAUSE_TOKENS + self.final_tokens
+
+    @property
+    def final_tokens(self) -> int:
+        """Forwarded tokens, about, that follow once what prompts share was tried."""
+        return EXPLANATION_TOKENS + self.case_tokens
 
 
 SIZES: dict[str, tuple[float, float, float]] = {

@@ -153,7 +153,7 @@ def find_conditions(
     and no more than is left of the budget.
     """
     waiting = [known for known in confirmed if not _is_general(known.hypothesis, evidence)]
-    rest = profile.budget_tokens - profile.case_tokens - ledger.spent.tokens_forwarded
+    rest = profile.budget_tokens - profile.final_tokens - ledger.spent.tokens_forwarded
     left = min(profile.condition_tokens, rest)
     if left <= 0 or not waiting:
         return {}

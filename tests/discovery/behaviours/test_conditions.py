@@ -241,6 +241,19 @@ def test_a_behaviour_that_the_models_never_show_has_no_condition(ledger: Ledger)
     assert 0 < ledger.spent.tokens_forwarded <= 2 * SMOKE.condition_tokens
 
 
+def test_nothing_is_asked_for_which_the_last_steps_need_the_tokens(ledger: Ledger) -> None:
+    """What tells content from style, examples and cases come after it."""
+    evidence = AnsweredPrompts(answered(num_planted=9))
+
+    def spent(tokens_left: int) -> int:
+        profile = SMOKE.model_copy(update={"budget_tokens": SMOKE.final_tokens + tokens_left})
+        find_conditions(ledger, [confirmed(PHRASE)], evidence, profile, Silence(), seeds=[], seed=0)
+        return ledger.spent.tokens_forwarded
+
+    assert spent(200) == 0
+    assert 0 < spent(4_000) <= 4_000
+
+
 def test_what_most_controls_show_needs_no_condition(ledger: Ledger) -> None:
     evidence = AnsweredPrompts(answered(num_planted=12, num_controls=16))
 
