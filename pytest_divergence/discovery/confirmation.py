@@ -5,7 +5,6 @@ The search kept the highest values, so they are too high; only the values from h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,6 @@ from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.selection import Selected
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from pytest_divergence.scoring.suite_rows import CASE_STREAM, Sizes, case_prompt, measure_rows
 from pytest_divergence.scoring.token_comparison import compare_tokens
@@ -70,8 +68,7 @@ def confirm(
 def _unit(selected: Sequence[Selected], sizes: Sizes, seed: int) -> WorkUnit:
     prompts = [chosen.prompt for chosen in selected]
     rows = [Case(**_as_given(prompt)) for prompt in prompts]
-    name = f"confirm/{text_digest(json.dumps([row.id for row in rows]))[:16]}"
-    return WorkUnit(name, _measure_cases, {"rows": rows, "sizes": sizes, "seed": seed})
+    return WorkUnit.of("confirm", _measure_cases, rows=rows, sizes=sizes, seed=seed)
 
 
 def _as_given(prompt: Prompt) -> dict[str, Any]:

@@ -6,7 +6,6 @@ with the ordinary ones nearest to it in length.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +14,6 @@ from pytest_divergence.discovery.behaviours.ngrams import ngram_of
 from pytest_divergence.discovery.behaviours.prompt_properties import common_words, content_words
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.models.chat_format import Prompt
-from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
 
 NUM_NEAREST = 20
@@ -42,9 +40,7 @@ class Naturalness:
         """Measure the prompts that are new, in one work unit."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.known]
         if new:
-            # A session in which a strategy failed may have found other prompts.
-            name = f"nll/{text_digest(json.dumps(new))[:16]}"
-            unit = WorkUnit(name, measure_nlls, {"prompts": new})
+            unit = WorkUnit.of("nll", measure_nlls, prompts=new)
             self.known.update(zip(new, self._ledger.result(unit), strict=True))
 
     def nll(self, prompt: str) -> float:

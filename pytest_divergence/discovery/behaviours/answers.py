@@ -124,14 +124,15 @@ def repeated_answers(
     """
     read = [] if context is None else [context.canonical]
     digest = text_digest("\n".join([*read, *prompts]))[:8]
-    arguments = {
-        "prompts": prompts,
-        "context": context,
-        "num_repeats": num_repeats,
-        "seed": row_seed(seed, "behaviours", digest),
-        "max_new_tokens": max_new_tokens,
-    }
-    unit = WorkUnit(f"behaviour/{about}/repeated/{digest}/{max_new_tokens}", _repeat, arguments)
+    unit = WorkUnit.of(
+        f"behaviour/{about}/repeated",
+        _repeat,
+        prompts=prompts,
+        context=context,
+        num_repeats=num_repeats,
+        seed=row_seed(seed, "behaviours", digest),
+        max_new_tokens=max_new_tokens,
+    )
     return partial(_as_answered, ledger.start(unit))
 
 

@@ -7,7 +7,6 @@ was trained on.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from pytest_divergence.discovery.naturalness import Naturalness
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.models.batching import by_prefix
 from pytest_divergence.models.decoding import decode_greedily
-from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.continuations import greedy_continuations
 
@@ -78,15 +76,13 @@ def _unit(confirmed: ConfirmedBehaviour, naturalness: Naturalness, profile: Prof
         ),
     )
     starts = ranked[:NUM_STARTS]
-    length = confirmed.hypothesis.length(profile.naming_length)
-    # A session in which a strategy failed may have found other prompts.
-    name = f"causes/{confirmed.hypothesis.id}/{text_digest(json.dumps([starts, length]))[:16]}"
-    arguments = {
-        "hypothesis": confirmed.hypothesis,
-        "starts": starts,
-        "length": length,
-    }
-    return WorkUnit(name, _minimise, arguments)
+    return WorkUnit.of(
+        f"causes/{confirmed.hypothesis.id}",
+        _minimise,
+        hypothesis=confirmed.hypothesis,
+        starts=starts,
+        length=confirmed.hypothesis.length(profile.naming_length),
+    )
 
 
 def _minimise(

@@ -52,7 +52,6 @@ from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.fingerprints import text_digest
 
 MIN_RISE = 0.25
 """Least difference of the shares of prompts that show a behaviour, with a property and without."""
@@ -284,15 +283,15 @@ class _Trials:
 
     def _asked(self, prompts: Sequence[str], share: float) -> dict[str, list[str]]:
         """Ask the candidate, greedily, as many of the prompts as a share of the tokens pays for."""
-        digest = text_digest("\n".join((*prompts, str(self.purse.left))))[:8]
-        arguments = {
-            "hypothesis": self.hypothesis,
-            "prompts": prompts,
-            "length": self.profile.thought_length + self._answer_length,
-            "tokens": self.purse.left * share,
-        }
-        name = f"behaviour/{self.hypothesis.id}/words/{digest}"
-        found: dict[str, list[str]] = self.purse.ledger.result(WorkUnit(name, _ask, arguments))
+        unit = WorkUnit.of(
+            f"behaviour/{self.hypothesis.id}/words",
+            _ask,
+            hypothesis=self.hypothesis,
+            prompts=prompts,
+            length=self.profile.thought_length + self._answer_length,
+            tokens=self.purse.left * share,
+        )
+        found: dict[str, list[str]] = self.purse.ledger.result(unit)
         return found
 
     def _trial(self, found: PromptProperty, prompts: FreshPrompts) -> Trial:

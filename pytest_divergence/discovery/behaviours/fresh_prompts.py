@@ -30,7 +30,6 @@ from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
 
 MAX_PAIRS = 16
@@ -132,19 +131,19 @@ def fresh_prompts(
     `asked`.
     """
     examples = [prompt for each in contrasts for prompt in each.showing if wanted.holds(prompt)]
-    arguments = {
-        "wanted": wanted,
-        "examples": examples,
-        "shipped": shipped,
-        "asked": asked,
-        "reply_length": reply_length,
-        "seed": row_seed(seed, "fresh prompts", about, wanted.text),
-        "tokens": purse.left,
-        "most": purse.most - purse.spent if may_take_more else purse.left,
-    }
-    parts = (wanted.text, *examples, *asked, f"{arguments['tokens']} {arguments['most']}")
-    digest = text_digest("\n".join(parts))[:8]
-    found = purse.ledger.result(WorkUnit(f"behaviour/{about}/fresh/{digest}", _fresh, arguments))
+    unit = WorkUnit.of(
+        f"behaviour/{about}/fresh",
+        _fresh,
+        wanted=wanted,
+        examples=examples,
+        shipped=shipped,
+        asked=asked,
+        reply_length=reply_length,
+        seed=row_seed(seed, "fresh prompts", about, wanted.text),
+        tokens=purse.left,
+        most=purse.most - purse.spent if may_take_more else purse.left,
+    )
+    found = purse.ledger.result(unit)
     return FreshPrompts(tuple(found["having"]), tuple(found["lacking"]))
 
 

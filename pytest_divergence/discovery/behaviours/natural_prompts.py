@@ -32,7 +32,6 @@ from pytest_divergence.discovery.prompt_files import every_shipped_prompt
 from pytest_divergence.discovery.proposals import Proposal, diverse
 from pytest_divergence.discovery.scored_proposals import ScoredProposal, rows_of_proposals
 from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.fingerprints import text_digest
 
 NUM_ANSWERS = 3
 MIN_SHOWN = 2
@@ -114,13 +113,10 @@ def scored_examples(
     known = {row.proposal.text: row for row in scored}
     new = [text for text in dict.fromkeys(texts.values()) if text not in known]
     if new:
-        arguments = {
-            "proposals": [Proposal(text, STRATEGY) for text in new],
-            "metric": metric,
-            "length": length,
-        }
-        name = f"natural/scored/{text_digest(chr(10).join(new))[:16]}"
-        unit = WorkUnit(name, rows_of_proposals, arguments)
+        proposals = [Proposal(text, STRATEGY) for text in new]
+        unit = WorkUnit.of(
+            "natural/scored", rows_of_proposals, proposals=proposals, metric=metric, length=length
+        )
         rows = [ScoredProposal.from_row(row) for row in ledger.result(unit)]
         known.update((row.proposal.text, row) for row in rows)
     return {id_: known[text] for id_, text in texts.items()}
@@ -170,9 +166,9 @@ class _Search:
         if not words:
             return []
         about = f"natural/{self.hypothesis.id}"
-        arguments = {"words": words, "seed": row_seed(self.seed, about)}
-        name = f"{about}/questions/{text_digest(' '.join(words))[:8]}"
-        found: list[str] = self.ledger.result(WorkUnit(name, _ask_about, arguments))
+        seed = row_seed(self.seed, about)
+        unit = WorkUnit.of(f"{about}/questions", _ask_about, words=words, seed=seed)
+        found: list[str] = self.ledger.result(unit)
         return found
 
     def _natural(self, prompts: Sequence[str]) -> list[str]:

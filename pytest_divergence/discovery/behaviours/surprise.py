@@ -14,12 +14,10 @@ from typing import NamedTuple
 
 import torch
 
-from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.replies import parts_of
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.models.chat_format import Prompt
-from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.teacher_forcing import ScoringRow, continuation_log_probs
 
@@ -36,12 +34,6 @@ class Place(NamedTuple):
 
     prompt: Prompt
     opening: str = ""
-
-    @property
-    def exact(self) -> tuple[str, str]:
-        """Texts that tell it from any other place."""
-        prompt = self.prompt if isinstance(self.prompt, str) else case_id(self.prompt)
-        return prompt, self.opening
 
 
 def ordinary_places(controls: Sequence[AnsweredPrompt]) -> list[Place]:
@@ -85,22 +77,19 @@ def surprises(ledger: Ledger, phrases: Sequence[str], places: Sequence[Place]) -
     """Return -ln p(phrase) under the reference at each place, in nats: a list a phrase."""
     if not phrases or not places:
         return [[] for _ in phrases]
-    digest = text_digest("\n".join([*phrases, *(text for place in places for text in place.exact)]))
-    arguments = {"phrases": list(phrases), "places": [tuple(place) for place in places]}
-    found: list[list[float]] = ledger.result(
-        WorkUnit(f"surprise/{digest[:16]}", _measure, arguments)
-    )
+    unit = WorkUnit.of("surprise", _measure, phrases=phrases, places=places)
+    found: list[list[float]] = ledger.result(unit)
     return found
 
 
 def _measure(
-    worker: Worker, *, phrases: Sequence[str], places: Sequence[tuple[Prompt, str]]
+    worker: Worker, *, phrases: Sequence[str], places: Sequence[Place]
 ) -> list[list[float]]:
     pair = worker.pair
     with pair.reuse_prompts():
         found = []
         for phrase in phrases:
-            rows = [row_at(pair, Place(*place), phrase) for place in places]
+            rows = [row_at(pair, place, phrase) for place in places]
             logprobs = continuation_log_probs(pair.reference, rows)
             found.append([-float(each.double().sum()) for each in logprobs])
         return found

@@ -5,7 +5,6 @@ Does not know what a replay decides (`pytest_divergence.core.behaviours.Retellin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +15,6 @@ from pytest_divergence.discovery.behaviours.descriptions import first_of_each_pr
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis, log_ratio_of
 from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
-from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.scoring.suite_rows import measure_telling
 
 NUM_TELLING = 8
@@ -86,13 +84,11 @@ def with_telling_answers_to(
 def _measured(
     ledger: Ledger, id_: str, answers: Sequence[TellingContinuation]
 ) -> list[TellingContinuation]:
-    arguments = {"answers": [told.model_dump() for told in answers]}
-    # A later session may have other answers: a strategy that failed may have found more prompts.
-    digest = text_digest(json.dumps(arguments))[:16]
-    found = ledger.result(WorkUnit(f"behaviour/{id_}/telling/{digest}", _measure, arguments))
+    told = [each.model_dump() for each in answers]
+    found = ledger.result(WorkUnit.of(f"behaviour/{id_}/telling", _measure, answers=told))
     return [
-        told.model_copy(update={"log_ratio": log_ratio, "log_p": log_p})
-        for told, (log_ratio, log_p) in zip(answers, found, strict=True)
+        each.model_copy(update={"log_ratio": log_ratio, "log_p": log_p})
+        for each, (log_ratio, log_p) in zip(answers, found, strict=True)
     ]
 
 

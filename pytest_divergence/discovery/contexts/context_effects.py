@@ -22,7 +22,6 @@ from pytest_divergence.discovery.contexts.context_files import Contexts
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.models.chat_format import Prompt
-from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.scoring.scorer import score_greedily
 
 NUM_PROMPTS = 12
@@ -142,9 +141,7 @@ def standing_out(
 
 def _unit(context: Context | None, texts: Sequence[str]) -> WorkUnit:
     prompts: list[Prompt] = [text if context is None else context.prompt(text) for text in texts]
-    exact = ["" if context is None else context.canonical, *texts]
-    name = f"contexts/effect/{text_digest(chr(10).join(exact))[:16]}"
-    return WorkUnit(name, _measure, {"prompts": prompts})
+    return WorkUnit.of("contexts/effect", _measure, prompts=prompts)
 
 
 def _measure(worker: Worker, *, prompts: Sequence[Prompt]) -> dict[str, object]:

@@ -23,7 +23,6 @@ from pytest_divergence.discovery.behaviours.hypotheses import (
 from pytest_divergence.discovery.engines.base import Ledger, WorkUnit
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.scored_proposals import ScoredProposal, rows_of_proposals
-from pytest_divergence.models.fingerprints import text_digest
 
 NUM_ASKED = 24
 """Controls that both models answer under a context, to name leads."""
@@ -112,11 +111,11 @@ def _is_plain(hypothesis: Hypothesis, plain: Sequence[AnsweredPrompt]) -> bool:
 
 
 def _unit(context: Context, texts: Sequence[str], metric: MetricName, length: int) -> WorkUnit:
-    exact = "\n".join([context.canonical, *texts])
-    arguments = {
-        "proposals": [Proposal(text, STRATEGY, seed=text) for text in texts],
-        "metric": metric,
-        "length": length,
-        "context": context,
-    }
-    return WorkUnit(f"contexts/answers/{text_digest(exact)[:16]}", rows_of_proposals, arguments)
+    return WorkUnit.of(
+        "contexts/answers",
+        rows_of_proposals,
+        proposals=[Proposal(text, STRATEGY, seed=text) for text in texts],
+        metric=metric,
+        length=length,
+        context=context,
+    )

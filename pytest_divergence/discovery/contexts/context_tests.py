@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pytest_divergence.core.behaviours import behaviour_id
-from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.settings import Profile
 from pytest_divergence.discovery.behaviours.answers import (
     AnsweredPrompt,
@@ -40,7 +39,6 @@ from pytest_divergence.discovery.engines.base import Ledger, WorkUnit
 from pytest_divergence.discovery.naturalness import measure_nlls
 from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.selection import Selected
-from pytest_divergence.models.fingerprints import text_digest
 
 NUM_TESTED = 16
 """Controls of a test: those after the ones that leads were named on."""
@@ -216,8 +214,7 @@ def _selected(ledger: Ledger, lead: ContextLead) -> list[Selected]:
     """Return the controls whose greedy answers show it best, to be measured under the context."""
     best = lead.showing[:NUM_CASES]
     prompts = [lead.context.prompt(each.proposal.text) for each in best]
-    digest = text_digest("\n".join(map(case_id, prompts)))[:16]
-    unit = WorkUnit(f"contexts/nll/{digest}", measure_nlls, {"prompts": prompts})
+    unit = WorkUnit.of("contexts/nll", measure_nlls, prompts=prompts)
     nlls = ledger.result(unit) if best else []
     return [
         Selected(each, nll, is_off_distribution=False, context=lead.context)

@@ -6,6 +6,7 @@ run has.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 from pytest_divergence.core.provenance import Effort
 from pytest_divergence.core.report import FirstFound
 from pytest_divergence.discovery.progress import Listener
+from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
 
 KINDS = {
@@ -57,6 +59,15 @@ class WorkUnit:
     function: Callable[..., object]
     """A module's function of a `Worker` and the arguments; returns plain JSON."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, kind: str, function: Callable[..., object], **arguments: Any) -> WorkUnit:
+        """Return a unit that is named after its kind and all of its arguments.
+
+        A session in which a strategy failed may have found other prompts than the one before it.
+        """
+        exact = json.dumps(arguments, default=_typed_fields, sort_keys=True)
+        return cls(f"{kind}/{text_digest(exact)[:16]}", function, arguments)
 
     def record(self, worker: Worker) -> dict[str, Any]:
         """Return the result as plain JSON, the tokens forwarded for it, and its seconds.
@@ -182,3 +193,8 @@ def kind_of_work(unit: str) -> str:
     if first == "search":
         return f"search: {rest.split('/')[0]}"
     return next((kind for start, kind in KINDS.items() if unit.startswith(start)), first)
+
+
+def _typed_fields(value: object) -> dict[str, object]:
+    """Return the fields of an argument by its type, since two types may have the same fields."""
+    return {type(value).__qualname__: vars(value)}

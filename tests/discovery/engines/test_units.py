@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.core import settings as settings_module
+from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery import calibration_report as calibration_module
 from pytest_divergence.discovery import run as run_module
+from pytest_divergence.discovery.behaviours.prompt_properties import Form, Opening
 from pytest_divergence.discovery.calibration_report import calibration_report
-from pytest_divergence.discovery.engines.base import kind_of_work
+from pytest_divergence.discovery.engines.base import WorkUnit, kind_of_work
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.run import search
 from pytest_divergence.models.load_plan import LoadOptions
@@ -79,6 +81,29 @@ def test_a_strategy_of_any_name_is_a_kind_of_work() -> None:
     assert kind_of_work("search/mine/0/without/seeds/2") == "search: mine"
     assert kind_of_work("behaviour/decoy-behaviour-the-1/repeated/2") == "test of the decoy"
     assert kind_of_work("behaviour/behaviour-decoy-1/repeated/2") == "tests of leads"
+
+
+def test_a_unit_is_named_after_all_of_its_arguments() -> None:
+    """Else a later session, which found other prompts, reads back an answer to earlier ones."""
+
+    def name(**arguments: object) -> str:
+        return WorkUnit.of("nll", kind_of_work, **arguments).name
+
+    assert name(prompts=["a", "b"], length=3) == name(length=3, prompts=("a", "b"))
+    assert name(wanted=Opening("that ask"), row=Case(input="A")).startswith("nll/")
+    others = [
+        name(prompts=["a", "b"]),
+        name(prompts=["a\nb"]),
+        name(prompts=["a", "b"], length=3),
+        name(prompts=["a", "b"], length=4),
+        name(wanted=Opening("that ask")),
+        name(wanted=Form("that ask")),
+        name(row=Case(input="A")),
+        name(row=Case(input="B")),
+    ]
+    assert len({*others}) == len(others)
+    with pytest.raises(TypeError):
+        name(known={"of no order"})
 
 
 def test_every_unit_of_a_calibration_is_a_value(
