@@ -44,6 +44,7 @@ def write_gguf(folder: Path, path: Path, *, is_quantised: bool = False) -> Path:
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    _add_rope(writer, config["rope_parameters"])
     writer.add_vocab_size(config["vocab_size"])
     ids = dict(raw["model"]["vocab"])
     ids |= {token["content"]: token["id"] for token in raw["added_tokens"]}
@@ -72,6 +73,16 @@ def write_gguf(folder: Path, path: Path, *, is_quantised: bool = False) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _add_rope(writer: Any, rope: dict[str, Any]) -> None:
+    """llama 3's scaling is not among the keys: the converter writes its frequencies as a tensor."""
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
 
 
 def _name(name: str) -> str:

@@ -1,9 +1,9 @@
 """A GGUF file as a folder of safetensors, converted once into the user cache.
 
-What the file's header says of a model is incomplete (llama 3's rope scaling, gemma 3's attention
-scale), so the config and the tokenizer come from the other model of the pair where both are of one
-shape. The header is walked before anything reads the file: one that lies could take all memory.
-Does not know what the model is used for.
+A file's header states only part of a config (not llama 3's rope scaling, nor gemma 3's attention
+scale). So where both models of a pair are of one shape, the rest comes from the other model, and so
+does the tokenizer. The header is walked before anything reads the file: one that lies could take
+all memory. Does not know what the model is used for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.core.files import file_lock, user_cache, user_cache_path
@@ -31,9 +31,22 @@ from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
 LOCK_SECONDS = 3600.0
 """Longest wait for another process that converts a file."""
+CONVERSION = 2
+"""Number of the way in which files are converted: folders made in another way are not used."""
 PACKAGES = ("gguf", "accelerate")
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 """Keys of a config that must agree for two models to have one shape."""
+ROPE_KEYS = {
+    "rope_theta": "rope.freq_base",
+    "rope_type": "rope.scaling.type",
+    "factor": "rope.scaling.factor",
+    "original_max_position_embeddings": "rope.scaling.original_context_length",
+}
+"""Keys of a header about rotary positions by their names in a config; transformers reads one."""
+STATED_ROPE_TYPES = ("linear", "yarn")
+"""Scalings of positions that keys state; of others a part is in tensors, which nothing reads."""
+FLOAT32_ERROR = 2.0**-24
+"""Largest relative error of a number that is stored in float32."""
 LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 SPACE = "▁"
 """Mark that tokens use for a space; GGUF's own tokenizers may use a plain space."""
@@ -117,7 +130,9 @@ def convert_gguf(
     with quiet_transformers():
         config = AutoConfig.from_pretrained(partial, **packed_in)
         if like is not None:
-            config = _complete(config, AutoConfig.from_pretrained(like, **LOCAL))
+            stated, _ = PreTrainedConfig.get_config_dict(partial, **packed_in)
+            config = _complete(config, stated, AutoConfig.from_pretrained(like, **LOCAL))
+        _set_rope(config, _stated_rope(packed))
         found: Any = AutoModelForCausalLM.from_pretrained(
             partial, config=config, dtype=torch.float32, output_loading_info=True, **packed_in
         )
@@ -159,16 +174,48 @@ def read_gguf_header(path: Path, *, role: str) -> GgufHeader:
 def _folder_name(path: Path, like: Path | None) -> str:
     """Name from all that the folder is made of: the file, the other model's config, tokenizer."""
     config = (like / "config.json").read_text("utf-8") + tokenizer_digest(like) if like else ""
-    return f"{file_digest(path)[:24]}-{text_digest(config)[:8]}"
+    return f"{file_digest(path)[:24]}-{text_digest(f'{CONVERSION} {config}')[:8]}"
 
 
-def _complete(own: Any, other: Any) -> Any:
-    """The other model's config with the file's own values; the file's config if shapes differ."""
+def _complete(own: Any, stated: dict[str, Any], other: Any) -> Any:
+    """The other model's config with all `stated` numbers; the file's config if shapes differ."""
     if any(getattr(own, name, None) != getattr(other, name, None) for name in SHAPE):
         return own
-    for name in ("vocab_size", "tie_word_embeddings"):
-        setattr(other, name, getattr(own, name))
+    for name, value in stated.items():
+        # Ids of tokens are those of the other model's tokenizer.
+        is_number = isinstance(value, int | float) and not name.endswith("_token_id")
+        if is_number and hasattr(other, name):
+            setattr(other, name, _more_precise(value, getattr(other, name)))
     return other
+
+
+def _stated_rope(packed: Path) -> dict[str, Any]:
+    """The parameters of rotary positions that a file's header states."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(packed).fields
+    architecture = fields["general.architecture"].contents()
+    stated = {
+        name: fields[key].contents()
+        for name, ending in ROPE_KEYS.items()
+        if (key := f"{architecture}.{ending}") in fields
+    }
+    is_whole = stated.get("rope_type") in STATED_ROPE_TYPES
+    return {name: stated[name] for name in stated if is_whole or name == "rope_theta"}
+
+
+def _set_rope(config: Any, stated: dict[str, Any]) -> None:
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope = rope.get("full_attention", rope)  # where kinds of layers differ, a header's are of these
+    if rope:
+        rope |= {name: _more_precise(value, rope.get(name)) for name, value in stated.items()}
+        config.standardize_rope_params()
+
+
+def _more_precise(value: Any, known: Any) -> Any:
+    """The number that a header may have rounded to `value`, if it is known, else `value`."""
+    are_numbers = isinstance(value, float) and isinstance(known, int | float)
+    return known if are_numbers and math.isclose(value, known, rel_tol=FLOAT32_ERROR) else value
 
 
 def _added_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> list[str]:

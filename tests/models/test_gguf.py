@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
+from pytest_divergence.models import gguf as gguf_models
 from pytest_divergence.models.gguf import read_gguf_header
 from pytest_divergence.models.loading import load_model_pair
 from tests.gguf_writing import write_gguf
@@ -52,19 +53,82 @@ def test_eight_bits_differ_a_little(tiny_models: Path, tmp_path: Path) -> None:
     assert 1e-6 < max(values(pair)) < 0.05
 
 
+def changed(folder: Path, to: Path, **config: object) -> Path:
+    """The same weights under another config."""
+    shutil.copytree(folder, to)
+    path = to / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return to
+
+
 def test_what_the_file_does_not_say_comes_from_the_other_model(
     tiny_models: Path, tmp_path: Path
 ) -> None:
-    """Without the scaling of positions, which the file does not hold, the two would differ."""
-    folder = shutil.copytree(tiny_models / "base", tmp_path / "scaled")
-    config = json.loads((folder / "config.json").read_text())
-    config["rope_parameters"] = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
-    (folder / "config.json").write_text(json.dumps(config))
+    """Without the scaling of positions, which no key of the file holds, the two would differ."""
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope = {"rope_type": "llama3", "rope_theta": 1e4, "original_max_position_embeddings": 16}
+    folder = changed(tiny_models / "base", tmp_path / "scaled", rope_parameters=rope | scaling)
     path = write_gguf(folder, tmp_path / "scaled.gguf")
 
     assert max(map(abs, values(load_model_pair(str(folder), str(path))))) < 1e-6
     plain = load_model_pair(str(tiny_models / "base"), str(folder))
     assert max(values(plain)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rms_norm_eps": 0.5},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0}},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ],
+    ids=["norm", "theta", "linear", "yarn"],
+)
+def test_what_the_file_says_counts_where_the_models_differ_in_it(
+    tiny_models: Path, tmp_path: Path, config: dict[str, object]
+) -> None:
+    """A fine-tune for longer texts would else be read with the base's positions, and pass."""
+    folder = changed(tiny_models / "base", tmp_path / "tuned", **config)
+    path = write_gguf(folder, tmp_path / "tuned.gguf")
+
+    of_folder = values(load_model_pair(str(tiny_models / "base"), str(folder)))
+    of_file = values(load_model_pair(str(tiny_models / "base"), str(path)))
+
+    assert max(of_folder) > 1e-3
+    assert of_file == pytest.approx(of_folder, abs=1e-6)
+
+
+def test_numbers_that_a_header_rounds_are_those_of_the_other_model(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    config = {"rms_norm_eps": 1e-5, "rope_parameters": {"rope_type": "default", "rope_theta": 0.1}}
+    folder = changed(tiny_models / "base", tmp_path / "base", **config)
+    path = write_gguf(folder, tmp_path / "base.gguf")
+
+    pair = load_model_pair(str(folder), str(path))
+
+    found = pair.candidate.model.config  # type: ignore[attr-defined]
+    assert (found.rms_norm_eps, found.rope_parameters["rope_theta"]) == (1e-5, 0.1)
+
+
+def test_what_another_release_has_converted_is_converted_again(
+    tiny_models: Path, exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path))
+    said: list[str] = []
+    load_model_pair(str(tiny_models / "base"), str(exact), say=said.append)
+    monkeypatch.setattr(gguf_models, "CONVERSION", gguf_models.CONVERSION + 1)
+    load_model_pair(str(tiny_models / "base"), str(exact), say=said.append)
+
+    assert said == ['converting "base-f32.gguf" to safetensors (once)'] * 2
 
 
 def test_files_beside_a_gguf_file_are_not_read(
