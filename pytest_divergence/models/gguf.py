@@ -146,8 +146,9 @@ def convert_gguf(
         config = loaded.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        plain = type(loaded)(config)
-        plain.load_state_dict(loaded.state_dict())
+        with torch.device("meta"):  # the weights move, so that they are in memory once
+            plain = type(loaded)(config)
+        plain.load_state_dict(loaded.state_dict(), assign=True)
         plain.generation_config.eos_token_id = tokenizer.eos_token_id
         plain.save_pretrained(partial)
         tokenizer.save_pretrained(partial)

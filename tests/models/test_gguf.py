@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.models import gguf as gguf_models
-from pytest_divergence.models.gguf import read_gguf_header
+from pytest_divergence.models.gguf import convert_gguf, read_gguf_header
 from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.models.memory import weights_bytes
 from tests.gguf_writing import write_gguf
 from tests.models.test_kinds import check_differs, extended, values
 
@@ -43,6 +46,23 @@ def test_a_gguf_file_of_the_same_weights_is_the_same_model(
     assert max(map(abs, values(pair))) < 1e-6
     load_model_pair(str(tiny_models / "base"), str(exact), say=said.append)
     assert len(said) == 1  # it is converted once
+
+
+def test_a_conversion_holds_the_weights_once(
+    tiny_models: Path, exact: Path, tmp_path: Path
+) -> None:
+    held: dict[int, torch.Tensor] = {}  # keeps them, so that no address is used twice
+
+    def hold(_: object, __: str, weight: torch.Tensor | None) -> None:
+        if weight is not None and not weight.is_meta:
+            held[weight.data_ptr()] = weight
+
+    hook = register_module_parameter_registration_hook(hold)
+    convert_gguf(exact, tmp_path / "converted", like=tiny_models / "base")
+    hook.remove()
+
+    num_bytes = sum(weight.nbytes for weight in held.values())
+    assert num_bytes == weights_bytes(tmp_path / "converted", 4)
 
 
 def test_eight_bits_differ_a_little(tiny_models: Path, tmp_path: Path) -> None:
