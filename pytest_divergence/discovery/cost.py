@@ -124,13 +124,15 @@ def search_memory(plan: LoadPlan, profile: Profile, *, allowed: int | None) -> M
     Of two devices, the result is about the one with less room. Models that accelerate spreads are
     compared with the memory of all devices together. Errors in files are left to the loader.
     """
-    dtype = plan.dtypes[0]
-    _ = plan.placements  # raises for an impossible placement, whatever the files hold
+    # These raise for what is impossible, whatever the files hold.
+    dtypes, _ = plan.dtypes, plan.placements
     if not plan.is_here:
         return None
     with suppress(Exception):  # strange files may raise anything
-        size = model_size(plan.reference.full_model.config)
-        batch = batch_bytes(profile, size, dtype.itemsize)
+        batch = max(
+            batch_bytes(profile, model_size(side.full_model.config), dtype.itemsize)
+            for side, dtype in zip(plan.sides, dtypes, strict=True)
+        )
         return min(
             (
                 Memory(
@@ -138,7 +140,7 @@ def search_memory(plan: LoadPlan, profile: Profile, *, allowed: int | None) -> M
                     batch=batch,
                     free=all_memory() if where == EVERYWHERE else available_memory(where),
                     device=where,
-                    dtype=dtype_name(dtype),
+                    dtype=dtype_name(dtypes[0]),
                     allowed=allowed,
                 )
                 for where, weights in plan.weights.items()

@@ -18,6 +18,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrain
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.setting_names import setting
+from pytest_divergence.models.folder_files import weight_files
 
 DTYPES = {
     "float32": torch.float32,
@@ -94,7 +95,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def default_dtype(folder: Path | None, device: torch.device) -> torch.dtype:
     """float32 on a CPU and for a small model, else bfloat16."""
-    num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder else 0
+    num_bytes = sum(path.stat().st_size for path in weight_files(folder)) if folder else 0
     is_small = device.type == "cpu" or num_bytes <= SMALL_MODEL_BYTES
     return torch.float32 if is_small else torch.bfloat16
 

@@ -28,6 +28,9 @@ TEMPLATES = "additional_chat_templates"
 SYSTEM = ("proc", "sys")
 """Folders of the system whose files are not what they seem."""
 
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Files that transformers looks for in this order: all weights, and the names of their shards."""
+
 Shapes = dict[str, tuple[int, ...]]
 """Shapes of tensors by name."""
 
@@ -75,6 +78,20 @@ def read_json_object(path: Path, *, role: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelLoadError(f"{role}: {path} must hold a JSON object")
     return value
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the safetensors files of a folder that are loaded, in order of their names.
+
+    Others may lie beside them: Mistral's repositories hold the same weights in another form. An
+    adapter's folder, and one with a broken index, give all files.
+    """
+    found = sorted(folder.glob("*.safetensors"))
+    wanted = {WHOLE}
+    if not (folder / WHOLE).is_file() and (folder / INDEX).is_file():
+        shards = read_json_object(folder / INDEX, role="model").get("weight_map")
+        wanted = set(map(str, shards.values())) if isinstance(shards, dict) else set()
+    return [path for path in found if path.name in wanted] or found
 
 
 def stored_shapes(*files: Path) -> Shapes:

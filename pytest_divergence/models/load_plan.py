@@ -216,8 +216,8 @@ class LoadPlan:
         # A plugin's model keeps its dtype.
         loaded = next((side.loaded.model.dtype for side in self.sides if side.loaded), None)
         folders = (side.full_model.folder for side in self.sides)
-        largest = next((folder for folder in folders if folder is not None), None)
-        of_both = asked or loaded or default_dtype(largest, self.device)
+        each = (default_dtype(folder, self.device) for folder in folders)
+        of_both = asked or loaded or min(each, key=lambda dtype: dtype.itemsize)
         reference, candidate = (named_dtype(side.full_model.spec.dtype) for side in self.sides)
         return reference or of_both, candidate or of_both
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig
 
 from pytest_divergence.models.adapter_checks import PREFIX
 from pytest_divergence.models.devices import has_attention
+from pytest_divergence.models.folder_files import weight_files
 from pytest_divergence.models.text_models import is_in_part
 
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -116,7 +117,7 @@ def host_memory(root: Path = ROOT) -> int | None:
 
 
 def _tensor_bytes(folder: Path, itemsize: int, left_out: tuple[str, ...]) -> Iterator[int]:
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with safe_open(path, framework="pt") as weights:
             for key in weights.keys():  # noqa: SIM118 (not a dict)
                 if is_in_part(key.removeprefix(PREFIX), left_out):

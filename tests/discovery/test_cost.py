@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.quantities import amount, roughly
@@ -74,6 +74,21 @@ def test_two_models_take_their_weights_twice_and_an_adapters_base_counts_once(
     assert memory_of(tiny_models, "ft").weights == 2 * base
     assert memory_of(tiny_models, "adapter").weights == base + adapter
     assert memory_of(tiny_models, "base").weights == base
+
+
+def test_the_larger_model_has_the_largest_batch(tiny_models: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_models / "base")
+    model.config.num_hidden_layers = 20
+    type(model)(model.config).save_pretrained(tmp_path / "large")
+    small, large = str(tiny_models / "base"), str(tmp_path / "large")
+
+    batches = []
+    for pair in ((small, small), (small, large), (large, small), (large, large)):
+        memory = search_memory(resolve_pair(*pair, CPU), SMOKE, allowed=None)
+        assert memory is not None
+        batches.append(memory.batch)
+
+    assert 2 * batches[0] < batches[1] == batches[2] == batches[3]
 
 
 def test_half_as_wide_numbers_take_half(tiny_models: Path) -> None:

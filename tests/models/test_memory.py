@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, Mamba2Config
 
 from pytest_divergence.models.memory import available_memory, host_memory, model_size, weights_bytes
@@ -82,6 +83,20 @@ def test_weights_are_as_many_bytes_as_loading_takes(architecture: str, tmp_path:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         loaded = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         assert weights_bytes(folder, dtype.itemsize) == loaded
+
+
+@pytest.mark.parametrize("max_shard_size", ["1GB", "20KB"])
+def test_weights_in_another_form_beside_them_do_not_count(
+    tiny_models: Path, tmp_path: Path, max_shard_size: str
+) -> None:
+    """Mistral's repositories hold the same weights twice; one form is loaded."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_models / "base")
+    model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    assert len(list(tmp_path.glob("*.safetensors"))) == (1 if max_shard_size == "1GB" else 7)
+
+    save_file({"output.weight": torch.zeros(500, 32)}, tmp_path / "consolidated.safetensors")
+
+    assert weights_bytes(tmp_path, 4) == weights_bytes(tiny_models / "base", 4)
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
