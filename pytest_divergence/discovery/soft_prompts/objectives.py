@@ -175,16 +175,19 @@ class SoftPromptObjective:
         return place_in(self.pair.chat, row, self.config.position)
 
 
+@torch.no_grad()
 def initial_parameter(pair: ModelPair, config: TrainingConfig) -> Tensor:
     """Draw random real tokens: their embeddings, or mixtures that put most weight on them."""
-    table = _embeddings(with_gradients(pair, pair.reference))
+    side = with_gradients(pair, pair.reference)
+    num_tokens, vocab_size = config.num_virtual_tokens, side.vocab_size
     generator = torch.Generator().manual_seed(row_seed(config.seed, "initial tokens"))
-    chosen = torch.randint(len(table), (config.num_virtual_tokens,), generator=generator)
+    chosen = torch.randint(vocab_size, (num_tokens,), generator=generator)
+    embeds = side.embed(chosen)
     if config.kind == "free":
-        return table[chosen.to(table.device)].float().clone()
-    mixture = torch.zeros(config.num_virtual_tokens, len(table), device=table.device)
+        return embeds.float()
+    mixture = torch.zeros(num_tokens, vocab_size, device=embeds.device)
     # ln V on one token of V gives it half of the weight: real text, and still free to move.
-    mixture[torch.arange(config.num_virtual_tokens), chosen] = math.log(len(table))
+    mixture[torch.arange(num_tokens), chosen] = math.log(vocab_size)
     return mixture
 
 

@@ -159,6 +159,24 @@ def test_the_models_stay_as_they_were(kind: Kind) -> None:
         assert all(weight.grad is None for weight in local(side).model.parameters())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_start_embeds_its_own_tokens_alone(kind: Kind) -> None:
+    """A copy of all embeddings takes gigabytes where a vocabulary is large."""
+    pair = tiny_pair()
+    table: Any = local(pair.reference).model.get_input_embeddings()
+    embedded: list[torch.Tensor] = []
+    hook = table.register_forward_hook(lambda _, given, __: embedded.append(*given))
+    start = initial_parameter(pair, replace(CONFIG, kind=kind))
+    hook.remove()
+
+    chosen = embedded[-1]
+    assert chosen.shape == (CONFIG.num_virtual_tokens,)
+    if kind == "free":
+        assert torch.equal(start, table.weight[chosen])
+    else:
+        assert torch.equal(start.argmax(-1), chosen)
+
+
 def test_the_gradient_is_that_of_finite_differences() -> None:
     """The soft prompt is where it should be, for both models at once."""
     pair = tiny_pair()
