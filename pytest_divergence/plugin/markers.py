@@ -5,7 +5,7 @@ Does not know what they are for. Imports nothing heavy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 
 def _is_bound(value: Any) -> bool:
-    return isinstance(value, Real) and 0 < value < float("inf")
+    return isinstance(value, Real) and 0 < float(value) < float("inf")
 
 
 def _are_texts(value: Any) -> bool:
@@ -39,7 +39,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 """Each argument: whether a value is right, and the rule in words. None is as good as left out."""
 
 
-def marker_arguments(node: pytest.Item) -> list[dict[str, Any]]:
+def marker_arguments(node: pytest.Item) -> list[Mapping[str, Any]]:
     """Return the arguments of a test's `divergence` markers, the nearest first.
 
     Raises UsageError for one that the marker does not take, and for a wrong value.
