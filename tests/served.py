@@ -35,6 +35,7 @@ def llama_server(path: Path, *, num_slots: int = 1, name: str | None = None) -> 
     parameters.cpuparams.n_threads = 1
     parameters.cpuparams_batch.n_threads = 1
     parameters.verbosity = -1
+    parameters.sampling.top_k, parameters.sampling.min_p = 0, 0.0  # answers from all tokens
     server = xllamacpp.Server(parameters)
     yield server.listening_address
     del server  # its own way to stop
@@ -57,6 +58,8 @@ class Proxy:
     """Path that it does not know."""
     num_busy: int = 0
     """Questions for answers that it has no time for at first."""
+    refuses: bytes = b""
+    """Text whose questions it answers with HTTP 400."""
     asked: list[str] = field(default_factory=list)
     """Paths of the questions so far."""
     address: str = ""
@@ -71,6 +74,8 @@ class Proxy:
         if self.num_busy and path.endswith("/completions"):
             self.num_busy -= 1
             return 429, b"{}"
+        if self.refuses and self.refuses in body:
+            return 400, b"{}"
         if self.raw is not None:
             return self.status, self.raw
         headers = {"Content-Type": "application/json"}

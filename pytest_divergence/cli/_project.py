@@ -19,11 +19,11 @@ from pytest_divergence.core.file_names import (
     FOLDER,
     LATEST,
     REPORTS,
-    SUITE_SUFFIX,
     SUITES,
     from_here,
     is_on_hub,
 )
+from pytest_divergence.core.suites import suites_below
 from pytest_divergence.plugin import _compat, session_of
 from pytest_divergence.plugin.model_pairs import refuse_served
 from pytest_divergence.plugin.options import BY_FIELD, MODELS, located_value
@@ -155,7 +155,7 @@ def run_meant(given: Path) -> Path:
 
 
 def suites_meant(given: Sequence[Path]) -> list[Path]:
-    """Return the given suites and those in given folders, or by default those of searches.
+    """Return the given suites and those below given folders, or by default those of searches.
 
     Raises SettingsError if there are none.
     """
@@ -166,16 +166,12 @@ def suites_meant(given: Sequence[Path]) -> list[Path]:
             for suite in (
                 cli.part("_hub").local_suites(path)
                 if is_on_hub(path)
-                else _suites_in(path)
+                else suites_below(path)
                 if path.is_dir()
                 else [path]
             )
         ]
     folder = in_project([], places_of).own / SUITES
-    if suites := _suites_in(folder):
+    if suites := suites_below(folder):
         return suites
     raise SettingsError(f"there is no suite in {folder}; run a search, or name a suite")
-
-
-def _suites_in(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"*{SUITE_SUFFIX}"))

@@ -9,6 +9,7 @@ from pytest_divergence.cli._output import complain, give, say
 from pytest_divergence.cli._project import suites_meant
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.files import check_inside, write_atomically
+from pytest_divergence.core.promotion import make_folder_of
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.exports import inspect_samples, llm_comparator, promptfoo
 
@@ -35,6 +36,7 @@ def run(given: Namespace) -> int:
         give(exported.text)
     else:
         check_inside(given.output.parent, within=Path.cwd())
+        make_folder_of(given.output)
         write_atomically(given.output, exported.text)
         say(f"wrote {given.output}, cases: {exported.num_cases}")
     return 0

@@ -13,7 +13,7 @@ from pytest_divergence.cli._output import complain, give, say, say_lines
 from pytest_divergence.cli._project import in_project, measuring, pytest_words
 from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.json_files import strict_dumps
-from pytest_divergence.core.promotion import existing_suite
+from pytest_divergence.core.promotion import existing_suite, make_folder_of
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.ranked_prompts import RankedPrompt
 from pytest_divergence.core.suites import write_suite
@@ -40,6 +40,7 @@ def _rank(given: Namespace, config: pytest.Config) -> int:
         if suite is not None:  # refused before the models are loaded
             check_inside(suite.parent, within=Path.cwd())
             existing_suite(suite, is_adding=False)
+            make_folder_of(suite)
         prompts = read_seeds(given.prompts, option="PROMPTS")
         listener.say("loading the models")
         ranking = rank_prompts(session.pair(), prompts, listener)

@@ -85,6 +85,8 @@ class Differences(Record):
     behaviours: list[BehaviourDifference]
     controls: ControlsDifference | None
     """Changes of control rows; None if there are none."""
+    metric: str | None = None
+    """Metric of the values after, or of those before if there are no others."""
 
     @property
     def is_empty(self) -> bool:
@@ -115,6 +117,7 @@ def compare(before: Side, after: Side) -> Differences:
         cases=_cases(before, after),
         behaviours=list(_behaviours(before, after)),
         controls=_controls(before, after),
+        metric=after.metric or before.metric,
     )
 
 

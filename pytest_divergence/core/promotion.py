@@ -91,7 +91,7 @@ def promote(
     merged.add(written, found)
     merged.add(_controls(found, merged, is_forced=is_forced), found)
     merged_provenance = merged.with_behaviours(provenance, behaviours, is_forced=is_forced)
-    _make_folder(target)
+    make_folder_of(target)
     write_stored(
         target,
         merged.rows.values(),
@@ -141,7 +141,8 @@ class _Merged:
         return base.model_copy(update={"behaviours": list(both.values())})
 
 
-def _make_folder(target: Path) -> None:
+def make_folder_of(target: Path) -> None:
+    """Make the folder of a file that is about to be written. Raises StoreError."""
     try:
         make_folders(target.parent)
     except OSError as error:

@@ -224,7 +224,7 @@ TAKEN_ARGUMENTS = {
     "sanitize_control_tokens",
 }
 """Names that transformers itself gives to a template, or keeps for its own options."""
-PATTERNS = {"budget": r"[1-9][0-9_]*s?", "memory": r"[1-9][0-9]*(GB|MB)"}
+PATTERNS = {"budget": r"[1-9][0-9]*(_[0-9]+)*s?", "memory": r"[1-9][0-9]*(GB|MB)"}
 
 
 class Settings(BaseModel):
@@ -338,4 +338,5 @@ def _as_json(text: str) -> JsonValue:
         value: JsonValue = json.loads(text)
     except ValueError:
         return text
-    return text if isinstance(value, (list, dict)) else value
+    is_unstorable = isinstance(value, float) and not math.isfinite(value)  # no JSON file holds it
+    return text if is_unstorable or isinstance(value, (list, dict)) else value

@@ -14,6 +14,7 @@ The files, in the order in which a session reaches them:
     search            the session's search: done here, or read back
     workers           the workers of a search that computes elsewhere
     progress_bar      the progress of a search or a command
+    markers           the arguments of the marker `divergence`, checked
     collection        suites and cases as items and parameters
     reference_check   the warning for a suite that was made with another reference
     items             case, behaviour and search: measured in setup, judged in the call

@@ -16,6 +16,7 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin.bounds import metric_for, refuse_noise
 from pytest_divergence.plugin.collection import CASE_SUITE, with_suite
 from pytest_divergence.plugin.extensions import own_pair
+from pytest_divergence.plugin.markers import marker_arguments
 from pytest_divergence.plugin.model_pairs import Models, has_own_pair, marked_models
 from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.options import name_of
@@ -103,8 +104,8 @@ def _assertion_bound(
 
     A search's bound counts only for the session's pair.
     """
-    marks = (mark.kwargs.get("max_kl") for mark in request.node.iter_markers("divergence"))
-    bound = next((value for value in (max_kl, *marks) if value is not None), None)
+    of_markers = (given.get("max_kl") for given in marker_arguments(request.node))
+    bound = next((value for value in (max_kl, *of_markers) if value is not None), None)
     if bound is None:
         bound = _bound_of_others(session, case, metric, is_ours=is_ours)
     if bound is None:

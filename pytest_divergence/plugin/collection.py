@@ -37,6 +37,7 @@ from pytest_divergence.plugin.aggregate_items import (
 )
 from pytest_divergence.plugin.bounds import suite_bounds
 from pytest_divergence.plugin.items import BehaviourItem, CaseItem, SearchItem, SuiteModule
+from pytest_divergence.plugin.markers import marker_arguments
 from pytest_divergence.plugin.model_pairs import Models, has_own_pair
 from pytest_divergence.plugin.notes import NO_CASE, SKIP_PREFIX
 from pytest_divergence.plugin.reference_check import ReferenceCheck
@@ -227,13 +228,15 @@ class NoCase:
     reason: str
 
 
-def cases_for(session: DivergenceSession, marks: Iterator[pytest.Mark]) -> list[SuiteCase]:
-    """Return the cases that a test runs on, filtered by its markers.
+def cases_for(session: DivergenceSession, test: pytest.Item) -> list[SuiteCase]:
+    """Return the cases that a test runs on, filtered by its markers. Raises UsageError.
 
     They are sorted by suite, so that each pair of models is loaded once, and then by id.
     """
+    with usage_errors(session):
+        filters = marker_arguments(test)
     chosen = everything = session_cases(session)
-    for wanted in (mark.kwargs for mark in marks):
+    for wanted in filters:
         ids = wanted.get("id")
         ids = [ids] if isinstance(ids, str) else ids
         chosen = [
@@ -243,7 +246,7 @@ def cases_for(session: DivergenceSession, marks: Iterator[pytest.Mark]) -> list[
             and wanted.get("behaviour") in (None, entry.case.behaviour)
         ]
         if (limit := wanted.get("limit")) is not None:
-            chosen = sorted(chosen, key=_descending_kl)[: max(limit, 0)]
+            chosen = sorted(chosen, key=_descending_kl)[:limit]
     suites = list(dict.fromkeys(entry.suite for entry in everything))
     return sorted(chosen, key=lambda entry: (suites.index(entry.suite), entry.case.id))
 
@@ -303,7 +306,7 @@ def _params(metafunc: pytest.Metafunc, session: DivergenceSession) -> list[Any]:
     if is_off or not (session.has_models or session.plan.suites):
         why = "--divergence-mode=off" if is_off else f"divergence_case {NO_MODELS}"
         return [_skipped("unconfigured", why)]
-    cases = cases_for(session, metafunc.definition.iter_markers("divergence"))
+    cases = cases_for(session, metafunc.definition)
     if not cases and session.plan.action == "list":
         return [_skipped("pending", "no search has run yet")]
     if not cases and session_cases(session):
@@ -329,8 +332,8 @@ def with_suite(suite: Path, case_id: str) -> str:
 
 
 def _no_case(metafunc: pytest.Metafunc) -> NoCase:
-    marks = metafunc.definition.iter_markers("divergence")
-    given = ", ".join(f"{key}={value!r}" for mark in marks for key, value in mark.kwargs.items())
+    filters = marker_arguments(metafunc.definition)
+    given = ", ".join(f"{key}={value!r}" for wanted in filters for key, value in wanted.items())
     return NoCase(
         f"no case of this session matches this test's marker, divergence({given}), so the test "
         "would check nothing; correct the marker, or name a suite that has such cases"

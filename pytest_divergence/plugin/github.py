@@ -7,12 +7,14 @@ Knows the runner's variables and pytest's reports. Does not know how either text
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_divergence.core.cases import NATS_PER_TOKEN
+from pytest_divergence.core.cases import NATS_PER_TOKEN, quantity
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.core.regular_files import append_at_once
 from pytest_divergence.core.safe_text import printable, visible
@@ -73,10 +75,16 @@ def _outcomes(
             line=line,
             verdict=left.get("divergence_verdict") or ("error" if text else report.outcome),
             kl=left.get("divergence_kl"),
-            unit=left.get("divergence_unit", NATS_PER_TOKEN),
+            scale=_scale(left),
             bound=left.get("divergence_bound"),
             text=text,
         )
+
+
+def _scale(left: Mapping[str, Any]) -> str:
+    """Return the quantity that an item noted, and its unit: `KL, nats/token`."""
+    name = quantity(left.get("divergence_metric", BUILT_IN_METRICS[0]))
+    return f"{name}, {left.get('divergence_unit', NATS_PER_TOKEN)}"
 
 
 def _why(report: pytest.TestReport) -> str:

@@ -26,6 +26,7 @@ from pytest_divergence.models.specs import (
     tells_heads,
 )
 from pytest_divergence.plugin._compat import fixture_definitions
+from pytest_divergence.plugin.markers import marker_arguments
 from pytest_divergence.plugin.once import Once
 from pytest_divergence.plugin.options import PAIRS_INI, located
 
@@ -88,15 +89,10 @@ def _rules(config: pytest.Config) -> list[tuple[str, Models]]:
 
 def marked_models(request: pytest.FixtureRequest) -> Models | None:
     """Return the models of the test's nearest `divergence(models=...)`. Raises UsageError."""
-    marks = (mark.kwargs.get("models") for mark in request.node.iter_markers("divergence"))
-    given = next((models for models in marks if models is not None), None)
+    of_markers = (given.get("models") for given in marker_arguments(request.node))
+    given = next((models for models in of_markers if models is not None), None)
     if given is None:
         return None
-    is_two = isinstance(given, (tuple, list)) and len(given) == 2
-    if not is_two or not all(isinstance(spec, str) for spec in given):
-        raise pytest.UsageError(
-            f"divergence(models={given!r}) must name two models, reference and candidate"
-        )
     start, roles = request.config.rootpath, ("model 1 of the marker", "model 2 of the marker")
     _check_served((given[0], given[1]), roles)
     reference, candidate = (located(request.config, start, spec) for spec in given)

@@ -30,17 +30,8 @@ from pytest_divergence.reports.token_statistics import statistics_lines
 
 NUM_SHOWN = 3
 """Failed cases of a replay in a summary without -v."""
-KINDS = {
-    "case": ("case", False),
-    "unmeasured case": ("case", True),
-    "behaviour": ("behaviour", False),
-    "unmeasured behaviour": ("behaviour", True),
-    "typical shift": ("shift", False),
-    "unmeasured shift": ("shift", True),
-    "unfinished search": ("search", True),
-}
-"""Words for what failed tests are about: the kind that an item notes, and whether its verdict is an
-error."""
+KINDS = {"case": "case", "behaviour": "behaviour", "shift": "typical shift"}
+"""Words for what failed tests are about, by the kind that an item notes."""
 
 
 def write_summary(
@@ -84,6 +75,7 @@ def _report_lines(
         suite=session.shown(session.own_suite),
         given=shown_settings(session),
         failed_tests=_failed_by_kind(reports),
+        has_errors=any(report.failed and report.when != "call" for report in reports),
         is_read_back=session.is_read_back,
     )
 
@@ -91,12 +83,11 @@ def _report_lines(
 def _failed_by_kind(reports: Sequence[pytest.TestReport]) -> dict[str, int]:
     """Count the failed tests of a search by kind, in the order in which a summary names them."""
     counts = Counter(
-        (left.get("divergence_kind"), left.get("divergence_verdict") == "error")
+        left_by(report).get("divergence_kind")
         for report in reports
         if report.when == "call" and report.failed
-        for left in [left_by(report)]
     )
-    return {name: counts.pop(kind, 0) for name, kind in KINDS.items()} | {
+    return {name: counts.pop(kind, 0) for kind, name in KINDS.items()} | {
         "other test": counts.total()
     }
 

@@ -19,6 +19,7 @@ from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.discovery.behaviours.hypotheses import behaviour_shows
 from pytest_divergence.models.chat_format import Prompt
+from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.scoring.suite_rows import NOTHING_TO_MEASURE, case_prompt
@@ -73,7 +74,6 @@ class TextReplay:
     def __init__(self, session: DivergenceSession, stored: StoredSuite) -> None:
         """Ask nothing yet."""
         self._session, self._stored = session, stored
-        self._answers: dict[str, Answers] = {}
 
     @property
     def _item_level(self) -> float:
@@ -85,19 +85,16 @@ class TextReplay:
 
     def case(self, pair: ModelPair, row: Case) -> ComparedCase:
         """Compare the answers to a case's prompt. Raises `MeasurementError`."""
-        if row.id not in self._answers:
-            cases = self._stored.suite.cases
-            prompts = {case.id: case_prompt(case) for case in cases}
-            found = self._sampled(pair, list(prompts.values()), NUM_CASE_ANSWERS)
-            self._answers |= dict(zip(prompts, found, strict=True))
-        answers = self._answers[row.id]
+        # Servers take 32 bits of a seed; two prompts with one seed would get answers that go along.
+        seed = row_seed(self._seed, row.id) % 2**31
+        (answers,) = self._sampled(pair, [case_prompt(row)], NUM_CASE_ANSWERS, seed)
         test = compare_answers([answers], level=self._item_level, seed=self._seed)
         return ComparedCase(test, answers)
 
     def rows(self, pair: ModelPair) -> TextTest:
         """Compare the answers to all rows' prompts together. Raises `MeasurementError`."""
         prompts = [case_prompt(row) for row in self._stored.suite.rows]
-        found = self._sampled(pair, prompts, NUM_ROW_ANSWERS)
+        found = self._sampled(pair, prompts, NUM_ROW_ANSWERS, self._seed)
         return compare_answers(found, level=LEVEL / 2, seed=self._seed)
 
     def behaviour(self, pair: ModelPair, behaviour: Behaviour) -> CountedBehaviour:
@@ -105,7 +102,7 @@ class TextReplay:
         if not (prompts := _prompts_of(behaviour)):
             raise MeasurementError(NOTHING_TO_MEASURE)
         per_prompt = max(2, NUM_BEHAVIOUR_ANSWERS // len(prompts))
-        found = self._sampled(pair, prompts, per_prompt)
+        found = self._sampled(pair, prompts, per_prompt, self._seed)
         counts = [0, 0]
         for prompt, (reference, candidate) in zip(prompts, found, strict=True):
             text = prompt if isinstance(prompt, str) else prompt[-1].content
@@ -122,14 +119,16 @@ class TextReplay:
     def _seed(self) -> int:
         return self._session.resolved.settings.seed
 
-    def _sampled(self, pair: ModelPair, prompts: Sequence[Prompt], count: int) -> list[Answers]:
+    def _sampled(
+        self, pair: ModelPair, prompts: Sequence[Prompt], count: int, seed: int
+    ) -> list[Answers]:
         profile = self._session.resolved.settings.resolved_profile(pair.device.type)
         return sampled_texts(
             pair,
             prompts,
             num_answers=count,
             max_new_tokens=profile.continuation_length,
-            seed=self._seed,
+            seed=seed,
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_divergence.core.cases import Case
+from pytest_divergence.core.cases import Case, is_same_quantity
 from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.file_names import FOLDER, SUITE_SUFFIX
 from pytest_divergence.core.files import check_inside
@@ -300,7 +300,8 @@ class UpdateItem(SuiteItem):
     def judge(self) -> None:
         """Pass, and say what changes."""
         assert self.new.kl is not None  # it was measured
-        note(self, kl=self.new.kl.value)
+        found = self.new.kl
+        note(self, kl=found.value, metric=found.metric, unit=found.unit)
         if self.new.max_kl is not None:
             note(self, bound=self.new.max_kl)
         self.add_report_section("call", "divergence", change(self.case, self.new))
@@ -313,12 +314,13 @@ def change(before: Case, after: Case) -> str:
     def shown(value: float | None) -> str:
         return "none" if value is None else nats(value)
 
-    values = [row.kl.value if row.kl is not None else None for row in (before, after)]
-    limits = [before.max_kl, after.max_kl]
-    return "updated: " + ", ".join(
-        f"{name} {shown(old)} -> {shown(new)}"
-        for name, (old, new) in (("KL", values), ("max_kl", limits))
-    )
+    old, new = before.kl, after.kl
+    assert new is not None  # it was measured
+    value = f"{new.quantity} {nats(new.value)}"
+    if old is None or is_same_quantity(old.metric, new.metric):
+        value = nats(new.value)
+    start = f"{(old or new).quantity} {shown(old.value if old else None)}"
+    return f"updated: {start} -> {value}, max_kl {shown(before.max_kl)} -> {shown(after.max_kl)}"
 
 
 def missing(update: SuiteUpdate, items: Sequence[pytest.Item]) -> list[str]:

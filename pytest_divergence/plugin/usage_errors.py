@@ -37,7 +37,7 @@ def usage_errors(session: DivergenceSession) -> Iterator[None]:
     except pytest.exit.Exception:
         raise
     except pytest.UsageError as error:
-        session.error = pytest.UsageError(printable(str(error)))
+        session.error = pytest.UsageError(error_text(session, error))
         raise session.error from error
     except DivergenceError as error:
         session.error = pytest.UsageError(error_text(session, error))
@@ -80,12 +80,16 @@ def shown_settings(session: DivergenceSession) -> dict[str, str]:
 
 
 def _unexpected(session: DivergenceSession, error: Exception) -> pytest.UsageError:
-    reason = f"discovery failed: {type(error).__name__}: {safe_line(str(error))}"
+    message = REDACTED if session.is_redacted else safe_line(str(error))
+    reason = f"discovery failed: {type(error).__name__}: {message}"
+    lines = traceback.format_exception(error)
+    if session.is_redacted:  # the messages of an error and of its causes may quote a text
+        lines = traceback.format_tb(error.__traceback__)
     try:
         report_dir = session.resolved.settings.report_dir
         folder = DivergenceFolder(session.root, report_dir=Path(report_dir) if report_dir else None)
         path = folder.reports / ERROR_FILE
-        write_atomically(path, "".join(traceback.format_exception(error)))
+        write_atomically(path, "".join(lines))
     except DivergenceError:
         return pytest.UsageError(reason)
     return pytest.UsageError(f"{reason}; the traceback is in {session.shown(path)}")

@@ -69,7 +69,8 @@ def distribution(
     )
     scale = LogScale.over(others if is_far or noise_floor is None else [*others, noise_floor])
     top, base = 46, 134
-    swarm, foot = _swarm(cases, scale, base + 8)
+    quantity = scale_name.partition(",")[0]
+    swarm, foot = _swarm(cases, scale, base + 8, quantity)
     parts = []
     if bound is not None:
         beyond = scale.x(bound)
@@ -90,7 +91,7 @@ def distribution(
     parts.append(text("tick", (WIDTH / 2, foot + 40), f"{scale_name} (logarithmic)"))
     num_over = sum(dot.is_over for dot in cases)
     about = (
-        f"{scale_name.partition(',')[0]} of {number_of(len(controls), 'control')} and "
+        f"{quantity} of {number_of(len(controls), 'control')} and "
         f"{number_of(len(cases), 'case')}; "
         f"{num_over} over the bound"
     )
@@ -222,7 +223,9 @@ def _histogram(positions: Sequence[float], top: int, base: int) -> Iterator[Mark
             yield rect("control", LEFT + i * step + 0.75, base - height, step - 1.5, height)
 
 
-def _swarm(cases: Sequence[Dot], scale: LogScale, top: float) -> tuple[list[Markup], float]:
+def _swarm(
+    cases: Sequence[Dot], scale: LogScale, top: float, quantity: str
+) -> tuple[list[Markup], float]:
     """The dots, in rows so that equal values don't overlap, and the lower edge of the rows."""
     radius = 6.0 if len(cases) <= 40 else 4.0 if len(cases) <= 120 else 3.0
     ends = [-math.inf] * MAX_LEVELS
@@ -241,7 +244,7 @@ def _swarm(cases: Sequence[Dot], scale: LogScale, top: float) -> tuple[list[Mark
                 "dot over" if dot.is_over else "dot within",
                 (x, top + radius + level * (2 * radius + 0.5)),
                 radius,
-                title=f"{dot.case_id}: KL {nats(dot.value)}",
+                title=f"{dot.case_id}: {quantity} {nats(dot.value)}",
             ),
         )
         for x, level, dot in placed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from pytest_divergence.core.cases import quantity
 from pytest_divergence.core.comparison import (
     BehaviourDifference,
     BehaviourState,
@@ -12,14 +13,13 @@ from pytest_divergence.core.comparison import (
     Differences,
     ValueDifference,
 )
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.safe_text import printable_lines, visible
 from pytest_divergence.reports.text_blocks import WIDTH, columns, quoted
 from pytest_divergence.reports.wording import compared, nats
 
 MARKS = {"added": "+", "removed": "-", "changed": "~"}
-WORDS = {"kl": "KL"}
-"""Words for fields of a case whose names are not words."""
 
 
 def difference_lines(differences: Differences, before: str, after: str) -> list[str]:
@@ -30,7 +30,7 @@ def difference_lines(differences: Differences, before: str, after: str) -> list[
     for section in (
         [line for value in differences.values for line in _value(value)],
         [line for behaviour in differences.behaviours for line in _behaviour(behaviour)],
-        list(_cases(differences.cases)),
+        list(_cases(differences.cases, quantity(differences.metric or BUILT_IN_METRICS[0]))),
         list(_controls(differences)),
     ):
         lines += ["", *section] if section else []
@@ -54,7 +54,7 @@ def _standing(state: BehaviourState) -> str:
     return words + (", accepted" if state.accepted else "")
 
 
-def _cases(cases: Sequence[CaseDifference]) -> Iterator[str]:
+def _cases(cases: Sequence[CaseDifference], quantity: str) -> Iterator[str]:
     counts = [
         f"{sum(case.change == change for case in cases)} {change}"
         for change in ("changed", "added", "removed")
@@ -63,10 +63,10 @@ def _cases(cases: Sequence[CaseDifference]) -> Iterator[str]:
     if cases:
         yield f"{number_of(len(cases), 'case')}: {', '.join(counts)}"
     for case in cases:
-        yield from _case(case)
+        yield from _case(case, quantity)
 
 
-def _case(case: CaseDifference) -> Iterator[str]:
+def _case(case: CaseDifference, quantity: str) -> Iterator[str]:
     yield f"{MARKS[case.change]} {case.id}"
     yield f"    {quoted(case.prompt, WIDTH - 4)}"
     facts: dict[str, str] = {}
@@ -77,7 +77,8 @@ def _case(case: CaseDifference) -> Iterator[str]:
             facts[name] = _moved(old, new) if case.change == "changed" else _shown(alone)
     if case.log_ratio and "kl" in facts:
         facts["kl"] += f" (x {math.exp(case.log_ratio):.3g})"
-    yield from _facts(f"{WORDS.get(name, name)} {fact}" for name, fact in facts.items())
+    words = {"kl": visible(quantity)}
+    yield from _facts(f"{words.get(name, name)} {fact}" for name, fact in facts.items())
 
 
 def _facts(facts: Iterable[str]) -> Iterator[str]:

@@ -37,11 +37,12 @@ class Outcome:
     line: int
     verdict: str
     kl: float | None = None
-    """The value, in `unit`."""
+    """The value, on `scale`."""
     bound: float | None = None
     text: str = ""
     """The reason for a failure; empty if it did not fail."""
-    unit: str = NATS_PER_TOKEN
+    scale: str = f"KL, {NATS_PER_TOKEN}"
+    """Quantity and unit of the value."""
 
 
 def failure_annotations(outcomes: Sequence[Outcome]) -> list[str]:
@@ -112,10 +113,10 @@ def _sections(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield ""
     yield f"**{len(failures)} of {number_of(len(outcomes), 'test')} failed.**"
     yield ""
-    units = {outcome.unit for outcome in outcomes}
-    is_usual = units == {NATS_PER_TOKEN}
-    titles = ("Verdict", "KL, nats/token" if is_usual else "Value", "Bound", "Test")
-    rows = (_cells(outcome, is_usual=is_usual) for outcome in outcomes)
+    scales = {outcome.scale for outcome in outcomes if outcome.kl is not None}
+    title = plain(*scales) if len(scales) == 1 else "Value"
+    titles = ("Verdict", title, "Bound", "Test")
+    rows = (_cells(outcome, is_named=title == "Value") for outcome in outcomes)
     yield from table(titles, "|---|--:|--:|---|", rows)
     for outcome in failures[:MAX_TEXTS]:
         yield f"## {code(outcome.id)}"
@@ -125,10 +126,10 @@ def _sections(outcomes: Sequence[Outcome]) -> Iterator[str]:
         yield f"{number_of(len(failures) - MAX_TEXTS, 'more failure')} in the step's log."
 
 
-def _cells(outcome: Outcome, *, is_usual: bool) -> tuple[str, ...]:
+def _cells(outcome: Outcome, *, is_named: bool) -> tuple[str, ...]:
     value, bound = _numbers(outcome)
-    unit = "" if is_usual or outcome.kl is None else f" {plain(outcome.unit)}"
-    return plain(outcome.verdict), value + unit, bound, code(outcome.id)
+    scale = f" {plain(outcome.scale)}" if is_named and outcome.kl is not None else ""
+    return plain(outcome.verdict), value + scale, bound, code(outcome.id)
 
 
 def _numbers(outcome: Outcome) -> tuple[str, str]:

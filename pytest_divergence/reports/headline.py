@@ -48,9 +48,18 @@ def headline(report: Report, *, is_tested: bool = True) -> list[str]:
     if unjudged:
         cases, these = number_of(unjudged, "case"), "It does" if unjudged == 1 else "They do"
         sentences.append(f"{cases} could not be judged. {these} not count as passed.")
-    if is_tested and is_different and report.run.status == "complete":
+    if is_tested and is_different and is_sound(report):
         sentences.append(EXIT_CODE)
     return sentences
+
+
+def is_sound(report: Report) -> bool:
+    """Whether a run came to its end without an error, so that exit code 1 tells of differences."""
+    return (
+        report.run.status == "complete"
+        and not report.errors
+        and all(case.verdict != "error" for case in asserted(report))
+    )
 
 
 def failure_sum(counts: Mapping[str, int]) -> str | None:

@@ -18,7 +18,7 @@ NUM_COLOURS = 6
 
 
 def distribution(report: Report) -> Markup:
-    """KL of controls and cases, with bound and noise floor."""
+    """The divergence of controls and cases, with bound and noise floor."""
     calibration = report.calibration
     metric = str(report.settings.get("metric") or BUILT_IN_METRICS[0])
     return charts.distribution(
@@ -41,13 +41,14 @@ def colour(report: Report, strategy: str) -> str:
 
 
 def best_curve(report: Report) -> Markup:
-    """The largest KL found so far by each strategy, over the search's forwarded tokens."""
+    """The largest divergence found so far by each strategy, over the search's forwarded tokens."""
     bound = report.calibration.bound
     lines = _by_strategy(report, lambda point: point.strategy_best_kl)
     if not lines and report.search_curve:
         lines = [Series("best", [(_effort(p), p.best_kl) for p in report.search_curve], True)]
     return curve(
-        "Largest KL found so far by each strategy, against forwarded tokens",
+        f"Largest {wording.scale(report).partition(',')[0]} found so far by each strategy, "
+        "against forwarded tokens",
         lines,
         limit=bound.value if bound else None,
         is_from_zero=True,

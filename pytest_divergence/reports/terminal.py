@@ -25,7 +25,7 @@ from pytest_divergence.reports.failures import (
     labelled,
     texts,
 )
-from pytest_divergence.reports.headline import EXIT_CODE, failure_sum, headline
+from pytest_divergence.reports.headline import EXIT_CODE, failure_sum, headline, is_sound
 from pytest_divergence.reports.text_blocks import (
     WIDTH,
     block,
@@ -51,14 +51,16 @@ def summary_lines(
     suite: str,
     given: Mapping[str, object] | None = None,
     failed_tests: Mapping[str, int] | None = None,
+    has_errors: bool = False,
     is_read_back: bool = False,
 ) -> list[str]:
     """The end of a run: verdict, behaviours, failed cases, and what to do next.
 
     `verbosity` below 0 gives one line; 0 shows failed cases in a line each, 1 with both answers,
     and all numbers, 2 also every token of the candidate's answers. `given` holds the settings that
-    commands repeat, by field; `failed_tests` counts the failed tests by kind. `is_read_back` is
-    True if the results are those of an earlier search.
+    commands repeat, by field; `failed_tests` counts the failed tests by kind, and `has_errors` is
+    True if others could not be judged. `is_read_back` is True if the results are those of an
+    earlier search.
     """
     if verbosity < 0:
         return printable_lines([_one_line(report, report_path)])
@@ -68,7 +70,7 @@ def summary_lines(
         list(_failed_cases(report, width, verbosity)),
         list(_errors(report, width)),
         list(_numbers(report, width, verbosity, is_read_back=is_read_back)),
-        list(_sum(failed_tests or {}, width)),
+        list(_sum(failed_tests or {}, width, is_sound=is_sound(report) and not has_errors)),
     ):
         lines += ["", *section] if section else []
     steps = _steps(report, width, verbosity, report_path, suite, given)
@@ -228,9 +230,9 @@ def _measured(report: Report, width: int) -> Iterator[str]:
             yield from sentence(text, width=width)
 
 
-def _sum(failed_tests: Mapping[str, int], width: int) -> Iterator[str]:
+def _sum(failed_tests: Mapping[str, int], width: int, *, is_sound: bool) -> Iterator[str]:
     if (total := failure_sum(failed_tests)) is not None:
-        yield from sentence(f"{total}. {EXIT_CODE}", width=width)
+        yield from sentence(f"{total}. {EXIT_CODE if is_sound else ''}".rstrip(), width=width)
 
 
 def _steps(

@@ -93,7 +93,6 @@ def test_a_control_stands_where_controls_stand(
 def test_the_top_becomes_a_suite_that_can_be_filled(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (project.path / "tests").mkdir()
     rows = ranked(capsys, "mine.txt", "--top=2", f"--to-suite={SUITE}")
     suite = project.path / SUITE
     written = [json.loads(line) for line in suite.read_text("utf-8").splitlines()]

@@ -153,6 +153,19 @@ def test_without_names_the_suites_of_searches_are_exported(
     assert [json.loads(line)["input"] for line in lines] == [KNOT, POEM]
 
 
+def test_a_folders_suites_are_exported_with_those_below_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, prompt in (("a", KNOT), ("deeper/b", POEM)):
+        path = Path(f"kept/{name}.divergence.jsonl")
+        path.parent.mkdir(parents=True)
+        write_searched(path, [case(prompt, 0.8)])
+
+    assert main(["export", "--format=inspect", "kept", "--output=new/samples.jsonl"]) == 0
+    lines = Path("new/samples.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["input"] for line in lines] == [KNOT, POEM]
+
+
 def other_pair() -> Path:
     path = Path("other.divergence.jsonl")
     candidate = ModelProvenance(spec="newer", kind="folder")

@@ -322,6 +322,37 @@ def test_a_filter_that_matches_nothing_is_an_error(suite: Project, filters: str)
     )
 
 
+WRONG_MARKERS = {
+    "max_KL=1e-9": "divergence(max_KL=1e-09) has an unknown argument; it takes max_kl=, *",
+    "behavior='x'": "divergence(behavior='x') has an unknown argument; it takes max_kl=, *",
+    "1e-9": "divergence(1e-09) has an argument without a name; it takes max_kl=, *",
+    "max_kl='0.1'": "divergence(max_kl='0.1') must be a positive number of nats per token",
+    "limit=-1": "divergence(limit=-1) must be a number of cases, 0 or more",
+}
+
+
+@pytest.mark.parametrize(("given", "fault"), WRONG_MARKERS.items())
+@pytest.mark.parametrize("fixture", ["divergence_case", "assert_bounded_kl"])
+def test_a_wrong_marker_is_refused_by_name(
+    suite: Project, given: str, fault: str, fixture: str
+) -> None:
+    call = "" if fixture == "divergence_case" else f"assert_bounded_kl({KNOT!r}, max_kl=9.0)"
+    suite.write(
+        "test_it.py",
+        f"import pytest\n@pytest.mark.divergence({given})\n"
+        f"def test_it({fixture}): {call or 'pass'}\n",
+    )
+
+    result = suite.run(*MODELS, nodeid(SUITE, POEM), "test_it.py")
+
+    if fixture == "divergence_case":
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"ERROR: test_it.py::test_it: the marker {fault}"])
+    else:
+        result.assert_outcomes(passed=1, failed=1)
+        result.stdout.fnmatch_lines([f"test_it.py::test_it: the marker {fault}"])
+
+
 # Listing
 
 

@@ -264,6 +264,10 @@ def test_a_search_that_did_not_see_everything_is_an_error(
     result = run(*MODELS)
     result.assert_outcomes(passed=1, failed=1, errors=1)
     assert f"the search cannot vouch for the models: {reason}" in result.outlines
+    assert "1 failed = 1 case." in result.outlines
+    assert "Exit code 1 means" not in shown(result), "the search broke, too"
+    page = (project.path / ".divergence/reports/run/report.html").read_text("utf-8")
+    assert "Exit code 1 means" not in page
 
 
 def test_the_search_item_says_what_its_tests_would_confirm(project: Project, run: Run) -> None:

@@ -66,7 +66,7 @@ def test_a_file_in_a_folder_of_the_repository_is_named_from_its_root(
 
 
 def test_a_case_that_could_not_be_measured_is_annotated_too(runner: Project) -> None:
-    runner.write_suite(SUITE, {"input": KNOT, "max_kl": 0.2, "kl": {**KL, "metric": "js"}})
+    runner.write_suite(SUITE, {"input": KNOT, "max_kl": 0.2, "kl": KL})
     write_matching_provenance(runner)
     result = runner.run(*MODELS, "--divergence-metric=forward", SUITE)
     (line,) = commands(result)

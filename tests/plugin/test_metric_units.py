@@ -117,28 +117,55 @@ def measured(scaled: Project) -> Project:
     return scaled
 
 
+@pytest.mark.parametrize("metric", ["thousandths", "js"])
 @pytest.mark.parametrize("where", ["command line", "ini file"])
-def test_a_suite_is_not_judged_in_another_metric(measured: Project, where: str) -> None:
+def test_a_suite_is_not_judged_in_another_metric(
+    measured: Project, where: str, metric: str
+) -> None:
     name = "--divergence-metric"
-    asked = [f"{name}=thousandths"]
+    asked = [f"{name}={metric}"]
     if where == "ini file":
         asked, name = [], "divergence_metric"
-        measured.pytester.makeini(f"[pytest]\n{name} = thousandths\n")
+        measured.pytester.makeini(f"[pytest]\n{name} = {metric}\n")
 
     result = measured.run(*MODELS, SUITE, *asked)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines[0] == (
         f"ERROR: {SUITE}:1: case {case_id(KNOT)}: its limit is for symmetric (nats/token), but "
-        f"{name}=thousandths asks for another quantity; leave that out, or measure the suite in "
+        f"{name}={metric} asks for another quantity; leave that out, or measure the suite in "
         "it with --divergence-update"
     )
 
 
-def test_a_built_in_metric_is_asked_of_any_suite_of_one(measured: Project) -> None:
-    result = measured.run(*MODELS, SUITE, "--divergence-metric=js", "-k", "not aggregate")
+@pytest.mark.parametrize("metric", ["forward", "reverse"])
+def test_either_direction_of_kl_is_asked_of_a_suite_in_kl(measured: Project, metric: str) -> None:
+    result = measured.run(*MODELS, SUITE, f"--divergence-metric={metric}", "-k", "not aggregate")
 
     result.assert_outcomes(passed=2, deselected=1)
+
+
+def test_a_suite_in_js_is_replayed_in_js_and_called_so(measured: Project) -> None:
+    again = (*MODELS, SUITE, "--divergence-update", "--divergence-metric=js")
+    measured.run(*again, "--divergence-github=on").assert_outcomes(passed=2)
+    found = read_suite(measured.path / SUITE)
+    assert {row.kl.metric for row in found.suite.rows if row.kl} == {"js"}
+    assert found.provenance is not None
+    assert found.provenance.bound is None, "the old one was in KL"
+
+    measured.run(*MODELS, SUITE, "-W", "default").assert_outcomes(passed=3, warnings=1)
+    result = measured.run(*MODELS, SUITE, "--divergence-metric=forward")
+    assert result.errlines[0].startswith(
+        f"ERROR: {SUITE}:1: case {case_id(KNOT)}: its limit is for js (nats/token), but"
+    )
+
+    rows = [{**row.to_row(), "max_kl": 1e-3} for row in found.suite.rows]
+    measured.write_suite(SUITE, *rows)
+    over = measured.run(*MODELS, SUITE, "-W", "default", "--divergence-report-dir=out")
+    over.stdout.fnmatch_lines(["*JS * nats/token > max_kl 0.001"])
+    over.stdout.no_fnmatch_line("*KL 0.*")
+    page = (measured.path / "out/latest/report.html").read_text("utf-8")
+    assert f"<title>{case_id(KNOT)}: JS " in page
 
 
 def test_an_update_in_another_metric_leaves_no_bound_of_the_old_one(measured: Project) -> None:
@@ -171,9 +198,18 @@ def test_promoting_adds_no_rows_of_another_metric(
     assert "metric: symmetric -> thousandths" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("given", ["case", "option", "search"])
+@pytest.mark.parametrize(
+    ("given", "metric"),
+    [
+        ("case", "thousandths"),
+        ("option", "thousandths"),
+        ("search", "thousandths"),
+        ("case", "js"),
+        ("option", "js"),
+    ],
+)
 def test_an_assertion_in_another_metric_needs_a_bound_of_its_own(
-    measured: Project, given: str
+    measured: Project, given: str, metric: str
 ) -> None:
     prompt = repr(KNOT) if given != "case" else "divergence_case"
     mark = f'@pytest.mark.divergence(id="{case_id(KNOT)}")\n' if given == "case" else ""
@@ -181,7 +217,7 @@ def test_an_assertion_in_another_metric_needs_a_bound_of_its_own(
     measured.write(
         "test_it.py",
         f"import pytest\n{mark}def test_it(assert_bounded_kl{fixture}):\n"
-        f'    assert_bounded_kl({prompt}, metric="thousandths")\n',
+        f"    assert_bounded_kl({prompt}, metric={metric!r})\n",
     )
     if given == "search":
         measured.run(*MODELS, "--divergence-dtype=bfloat16", *SMALL)
@@ -200,6 +236,6 @@ def test_an_assertion_in_another_metric_needs_a_bound_of_its_own(
         "search": "the search's bound",
     }
     assert (
-        "assert_bounded_kl(metric='thousandths') has no bound: "
+        f"assert_bounded_kl(metric={metric!r}) has no bound: "
         f"{whose[given]} is for symmetric; give max_kl=..."
     ) in shown(result)

@@ -71,6 +71,19 @@ def test_python_is_told_the_rule_too(field: str) -> None:
         Settings(**{field: "5 minutes"})
 
 
+@pytest.mark.parametrize("budget", ["100_", "1__0", "300_s"])
+def test_a_number_ends_in_a_digit(budget: str) -> None:
+    with pytest.raises(ValidationError, match="budget must be "):
+        Settings(budget=budget)
+    assert Settings(budget="200_000").resolved_profile("cpu").budget_tokens == 200_000
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999"])
+def test_a_number_that_no_file_can_store_stays_a_text(text: str) -> None:
+    given = {"template_arg": f"size={text}"}
+    assert Settings.model_validate(given).template_arg == {"size": text}
+
+
 def test_command_line_beats_environment_beats_ini_beats_default(resolved) -> None:  # type: ignore[no-untyped-def]
     ini = "divergence_metric = js\n"
     environment = {"PYTEST_DIVERGENCE_METRIC": "forward"}

@@ -228,7 +228,7 @@ def test_a_marker_names_the_models_of_an_assertion(
             "tests/test_kl.py::test_of_the_module FAILED*",
             "tests/test_kl.py::TestSame::test_of_the_class PASSED*",
             "KL 0.* nats/token > max_kl 0.000001",
-            "divergence(models='base') must name two models, reference and candidate",
+            "*: the marker divergence(models='base') must name two models, reference and candidate",
         ]
     )
 

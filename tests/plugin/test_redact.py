@@ -9,6 +9,7 @@ import pytest
 from pytest_divergence.core import settings as settings_module
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.report import load_report
+from pytest_divergence.plugin import search as session_search
 from tests.discovery.test_run import PROFILE
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
 
@@ -44,6 +45,24 @@ def test_an_assertion_of_a_user_shows_no_text(project: Project) -> None:
     result.assert_outcomes(failed=1)
     assert KNOT not in shown(result)
     result.stdout.re_match_lines([r".*KL \d\.\d+ nats/token > max_kl 0\.000.*"])
+
+
+@pytest.mark.parametrize("words", [(), ("--divergence-redact",)])
+def test_an_unexpected_error_may_quote_a_text(
+    project: Project, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError(f"cannot read {KNOT}") from ValueError(KNOT)
+
+    monkeypatch.setattr(session_search, "search", broken)
+    result = project.run(*MODELS, *words)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    said = (project.path / ".divergence/reports/discovery-error.txt").read_text("utf-8")
+    assert result.errlines[0].startswith("ERROR: discovery failed: RuntimeError: ")
+    assert ", in broken" in said
+    for text in (shown(result), said):
+        assert (KNOT in text) == (not words)
 
 
 def test_a_search_leaves_texts_in_its_suite_alone(

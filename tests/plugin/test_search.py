@@ -191,7 +191,7 @@ def test_empty(assert_bounded_kl):
     result.assert_outcomes(passed=1, failed=3)
     result.stdout.fnmatch_lines(
         [
-            "KL 0.* nats/token > max_kl 0.001",
+            "JS 0.* nats/token > max_kl 0.001",
             "  js, 1 continuation of each model, *",
             "  intended? raise this case's max_kl in test_kl.py",
             "  rerun: pytest test_kl.py::test_narrow --model-1 base --model-2 ft",

@@ -12,7 +12,9 @@ import pytest
 
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.provenance import load_provenance, write_provenance
-from tests.plugin.conftest import KNOT, SUITE, Project
+from pytest_divergence.models.endpoints.openai import NUM_TRIAL_ANSWERS
+from pytest_divergence.plugin.text_replay import NUM_CASE_ANSWERS
+from tests.plugin.conftest import KNOT, SUITE, Project, nodeid
 from tests.plugin.test_behaviours import behaviour
 from tests.plugin.test_served import text_of
 from tests.served import Answer, proxy
@@ -182,6 +184,24 @@ def test_a_server_without_time_is_asked_again(served: Project, ft_server: str) -
         result = compared(served, busy.address)
 
     result.assert_outcomes(passed=3)
+
+
+def test_a_prompt_that_is_not_answered_stops_no_other_case(served: Project, ft_server: str) -> None:
+    with proxy(ft_server, refuses=KNOT.encode()) as picky:
+        result = compared(served, picky.address)
+
+    result.assert_outcomes(passed=1, errors=2)
+    result.stdout.fnmatch_lines(["1 stored case replayed: *; 1 not measured."])
+
+
+def test_a_case_alone_is_asked_alone(served: Project, ft_server: str) -> None:
+    with proxy(ft_server) as server:
+        models = ("--model-1=ft", f"--model-2=openai:{server.address}")
+        result = served.run(nodeid(SUITE, KNOT), *models)
+
+    result.assert_outcomes(passed=1)
+    asked = [path for path in server.asked if path.endswith("/completions")]
+    assert len(asked) == NUM_TRIAL_ANSWERS + NUM_CASE_ANSWERS
 
 
 def test_a_server_that_lists_nothing_is_asked_for_the_named_model(

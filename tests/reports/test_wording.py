@@ -167,6 +167,14 @@ def test_an_unmeasured_case_is_not_a_pass() -> None:
     ]
 
 
+def test_beside_an_error_no_exit_code_is_explained() -> None:
+    broken = case("a", None, verdict="error", verdict_reason="NaN")
+    assert EXIT_CODE not in headline(report(cases=[*CASES, broken]))
+    assert EXIT_CODE not in headline(
+        report(errors=[RunError(where="soft_prompt", message="broke")])
+    )
+
+
 def test_an_incomplete_run_says_so_first_and_claims_no_exit_code() -> None:
     stopped = report(run=Run(id="run", mode="search", status="incomplete"), effort=Effort())
     lines = headline(stopped)
