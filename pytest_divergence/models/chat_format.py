@@ -24,7 +24,7 @@ from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import THINKING_SWITCHES
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.template_trial import MAX_RENDERED, check_template
-from pytest_divergence.models.thoughts import Replies, Thoughts, find_thoughts
+from pytest_divergence.models.thoughts import Replies, Thoughts, find_thoughts, text_after_reply
 from pytest_divergence.models.tokenizers import decoded
 
 Prompt = str | Sequence[Message]
@@ -82,6 +82,22 @@ class ChatFormat:
             return find_thoughts(self._text, self.template, self.arguments)
         except Exception:  # a template may refuse any conversation; prompts show that soon enough
             return None
+
+    @cached_property
+    def end_of_turn(self) -> int | None:
+        """Id of the control token that the template writes after a reply; None if it writes none.
+
+        A base whose end of text is another token may name it nowhere else.
+        """
+        if self.template is None:
+            return None
+        try:
+            after = text_after_reply(self._text, self.all_arguments)
+        except Exception:  # a template may refuse a past reply
+            return None
+        control = self._control_tokens
+        ids = self.tokenizer.encode(after, add_special_tokens=False)
+        return next((token_id for token_id in ids if token_id in control), None)
 
     @cached_property
     def open_replies(self) -> Replies | None:
@@ -172,6 +188,12 @@ class ChatFormat:
                 f"another {setting('chat_template')}"
             )
         return cast("list[int]", ids)
+
+    @cached_property
+    def _control_tokens(self) -> Mapping[int, str]:
+        """Texts of the tokenizer's control tokens by id."""
+        added = self.tokenizer.added_tokens_decoder
+        return {token_id: token.content for token_id, token in added.items() if token.special}
 
     @cached_property
     def _timeless_template(self) -> str:

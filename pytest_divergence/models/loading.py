@@ -147,7 +147,7 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
         chat.tokenizer,
         adapters=adapters,
         known_tokens=(num_tokens(tokenizer), num_tokens(other_tokenizer or tokenizer)),
-        system_prompt=chat.system_prompt,
+        chat=chat,
         identities=plan.identities if plan.is_known else None,
         say=say,
     )
@@ -158,7 +158,7 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
             say(note)
     if not plan.is_known:  # the digests are of the weights in memory, of both sides
         pair = pair.with_names(*((str(side.spec), side.spec.kind) for side in plan.sides))
-    return replace(pair, chat=replace(chat, stop_ids=pair.chat.stop_ids))
+    return pair
 
 
 def load_full_model(spec: str, *, role: str, options: LoadOptions) -> LoadedModel:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import JsonValue
@@ -136,15 +136,15 @@ class TrainingPair:
             reference = ServedSide("reference", self.reference, meter)
             return ModelPair.of_sides(reference, candidate, chat, identities, self.candidate.dtype)
         is_base = self.reference is self.candidate
-        pair = ModelPair.from_models(
+        return ModelPair.from_models(
             self.reference,
             self.candidate,
             chat.tokenizer,
             adapters=((), active_adapters(self.candidate)) if is_base else None,
             known_tokens=(num_tokens(self.reference_tokenizer), num_tokens(self.tokenizer)),
+            chat=chat,
             identities=identities,
         )
-        return replace(pair, chat=replace(chat, stop_ids=pair.chat.stop_ids))
 
     def _template(self) -> str | None:
         both = [self.reference_tokenizer, self.tokenizer]
