@@ -254,6 +254,15 @@ def choose_template(
     return template
 
 
+def template_owner(
+    choice: str, reference: PreTrainedTokenizerBase, candidate: PreTrainedTokenizerBase | None
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer whose chat template is chosen; None for a file, and where there is none."""
+    both = {"reference": (reference, candidate), "candidate": (candidate, reference)}
+    having = (each for each in both.get(choice, ()) if each is not None and each.chat_template)
+    return next((each for each in having if isinstance(each.chat_template, str)), None)
+
+
 def check_system_prompt(chat: ChatFormat, choice: str) -> None:
     """Raise `ModelLoadError` if the template refuses or ignores the system prompt.
 
@@ -318,18 +327,13 @@ def _chosen_template(
     other: PreTrainedTokenizerBase | None,
     say: Callable[[str], None],
 ) -> str | None:
-    own, others = (
-        each.chat_template if each is not None and isinstance(each.chat_template, str) else None
-        for each in (tokenizer, other)
-    )
     if choice == "none":
         return None
-    if choice == "candidate":
-        return others or own
-    if choice == "reference":
-        if own is None and others is not None:
+    if choice in ("reference", "candidate"):
+        owner = template_owner(choice, tokenizer, other)
+        if choice == "reference" and owner not in (None, tokenizer):
             say("the reference has no chat template; the candidate's is used for both")
-        return own or others
+        return cast("str", owner.chat_template) if owner is not None else None
     try:
         return read_regular_text(choice)
     except OSError as error:

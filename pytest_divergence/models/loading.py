@@ -30,6 +30,7 @@ from pytest_divergence.models.chat_format import (
     check_arguments,
     check_system_prompt,
     choose_template,
+    template_owner,
     thoughts_note,
 )
 from pytest_divergence.models.devices import Placement, dtype_name, resolve_device
@@ -57,8 +58,10 @@ from pytest_divergence.models.text_models import TextModel, left_out_note
 from pytest_divergence.models.tokenizers import (
     added_note,
     check_same_tokenizer,
+    eos_ids,
     num_tokens,
     padding_note,
+    rendering_tokenizer,
     smaller,
 )
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
@@ -179,17 +182,23 @@ def chat_format(
     other: PreTrainedTokenizerBase | None,
     say: Say,
 ) -> ChatFormat:
-    """The format of a plan's prompts, without stop tokens; notes for people go to `say`.
+    """The format of a plan's prompts, and where tokenizers end answers; notes go to `say`.
 
     Raises `ModelLoadError` for a template that cannot be used, and for a system prompt or an
     argument that it does not take.
     """
     options = plan.options
     arguments = {**FROZEN_ARGUMENTS, **options.template_arguments}
-    chat = ChatFormat(
+    template = choose_template(options.chat_template, tokenizer, other, say, arguments)
+    owner, shared = (
+        template_owner(options.chat_template, tokenizer, other),
         smaller(tokenizer, other),
-        choose_template(options.chat_template, tokenizer, other, say, arguments),
+    )
+    chat = ChatFormat(
+        rendering_tokenizer(shared, owner or shared),
+        template,
         options.system_prompt,
+        eos_ids(shared, tokenizer, other or tokenizer),
         arguments=arguments,
         thought_length=options.thought_lengths[plan.device.type != "cpu"],
     )

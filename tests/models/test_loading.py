@@ -256,16 +256,17 @@ def test_a_missing_folder_is_named(tiny_models: Path) -> None:
 
 def test_different_tokenizers_are_named(tiny_models: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_models / "base", tmp_path / "other")
-    tokenizer = tiny_tokenizer()
-    tokenizer.eos_token = "<|im_start|>"
+    tokenizer: Any = tiny_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = True
     tokenizer.save_pretrained(folder)
 
     with pytest.raises(TokenizerMismatchError) as caught:
         load_model_pair(str(tiny_models / "base"), str(folder))
 
     assert str(caught.value) == (
-        "--model-1 and --model-2 have different tokenizers: eos_token_id is 2 and 1. A divergence "
-        "compares probabilities of the same tokens; give two models that share a tokenizer."
+        '--model-1 and --model-2 have different tokenizers: they split "How do I tie a knot?" into '
+        "different tokens. A divergence compares probabilities of the same tokens; give two models "
+        "that share a tokenizer."
     )
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from pytest_divergence.models.chat_format import ChatFormat
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.tokenizers import eos_ids
 from pytest_divergence.models.training_pair import PromptOptions, TrainingPair
 from pytest_divergence.scoring.continuations import sampled_continuations
 from tests.models_in_memory import tiny_config, tiny_model
 from tests.tiny import CHATML, save_tiny_adapter, save_tiny_model, tiny_tokenizer
 
 END_OF_TEXT, START, END_OF_TURN = 0, 1, 2
+NAMED = CHATML.replace("<|im_end|>", "{{ eos_token }}")
 OPENING = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
 PROMPT = "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 REFUSING = (
@@ -25,11 +28,16 @@ REFUSING = (
 )
 
 
+def ending(token: str, template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """The tokenizer with another end of a text."""
+    tokenizer = tiny_tokenizer(chat_template=template)
+    tokenizer.eos_token = token
+    return tokenizer
+
+
 def end_at(folder: Path, token: str, token_id: int) -> Path:
     """Let tokenizer, config and generation config name another end of a text."""
-    tokenizer = tiny_tokenizer()
-    tokenizer.eos_token = token
-    tokenizer.save_pretrained(folder)
+    ending(token).save_pretrained(folder)
     for name in ("config.json", "generation_config.json"):
         path = folder / name
         path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": token_id}))
@@ -107,12 +115,8 @@ def test_bare_text_of_a_pair_with_turns_ends_with_them(base: Path) -> None:
 
 def test_a_pair_in_memory_ends_alike() -> None:
     config = tiny_config(LlamaConfig, eos_token_id=END_OF_TEXT)
-    first, second, tokenizer = (
-        tiny_model(config=config),
-        tiny_model(config=config),
-        tiny_tokenizer(),
-    )
-    tokenizer.eos_token = "<|endoftext|>"
+    first, second = tiny_model(config=config), tiny_model(config=config)
+    tokenizer = ending("<|endoftext|>")
 
     made = ModelPair.from_models(first, second, tokenizer)
     with TrainingPair.of(second, first, tokenizer, PromptOptions()).measurable() as in_training:
@@ -125,3 +129,42 @@ def test_a_named_end_of_turn_adds_none() -> None:
     pair = ModelPair.from_models(tiny_model(), tiny_model(), tiny_tokenizer())
 
     assert pair.chat.stop_ids == {END_OF_TURN}
+
+
+def test_an_answer_ends_where_either_tokenizer_says(base: Path, tmp_path: Path) -> None:
+    """A base and its instruct model, as Qwen and Llama have them: all ids agree but one."""
+    candidate = shutil.copytree(base, tmp_path / "instruct")
+    ending("<|im_end|>").save_pretrained(candidate)
+
+    both = str(base), str(candidate)
+    pairs = [load_model_pair(*order, chat_template="none") for order in (both, both[::-1])]
+
+    assert [pair.chat.stop_ids for pair in pairs] == [{END_OF_TEXT, END_OF_TURN}] * 2
+    assert not any({END_OF_TEXT, END_OF_TURN} & {*ids[:-1]} for ids in answers(pairs[0]))
+
+
+def test_an_end_that_only_the_candidate_knows_ends_no_shared_text() -> None:
+    candidate = ending("<end>")
+    candidate.add_special_tokens({"eos_token": "<end>"})
+
+    assert eos_ids(ending("<|endoftext|>"), candidate) == {END_OF_TEXT}
+
+
+@pytest.mark.parametrize("choice", ["reference", "candidate"])
+def test_a_template_writes_the_end_of_its_own_tokenizer(
+    base: Path, tmp_path: Path, choice: str
+) -> None:
+    plain, named = ending("<|endoftext|>", None), ending("<|im_end|>", NAMED)
+    folders = [shutil.copytree(base, tmp_path / name) for name in ("plain", "named")]
+    for folder, tokenizer in zip(folders, (plain, named), strict=True):
+        (folder / "chat_template.jinja").unlink()
+        tokenizer.save_pretrained(folder)
+    training = TrainingPair(tiny_model(), tiny_model(), named, plain, PromptOptions(choice))
+
+    pair = load_model_pair(*map(str, folders), chat_template=choice)
+    with training.measurable() as in_training:
+        chats = pair.chat, in_training.chat
+
+    for chat in chats:
+        assert chat.prompt_ids("Hello") == ChatFormat(tiny_tokenizer(), CHATML).prompt_ids("Hello")
+        assert chat.stop_ids == {END_OF_TEXT, END_OF_TURN}
