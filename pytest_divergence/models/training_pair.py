@@ -23,8 +23,9 @@ from pytest_divergence.models.endpoints.recordings import Recording
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.fingerprints import ModelIdentity
 from pytest_divergence.models.load_plan import LoadContext, LoadOptions, resolve_pair
-from pytest_divergence.models.loading import load_full_model, load_tokenizers
+from pytest_divergence.models.loading import load_full_model
 from pytest_divergence.models.pair import ModelPair, sole_side
+from pytest_divergence.models.pair_tokenizers import load_tokenizers
 from pytest_divergence.models.side import Meter
 from pytest_divergence.models.snapshot import as_before
 from pytest_divergence.models.specs import is_recorded, is_served, parse_spec
