@@ -140,7 +140,7 @@ class ChatFormat:
 
     def has_control_tokens(self, text: str) -> bool:
         """Whether the text contains a special token as text."""
-        return any(token in text for token in self.tokenizer.all_special_tokens)
+        return any(token in text for token in self._control_tokens.values())
 
     @property
     def template_digest(self) -> str | None:
@@ -191,7 +191,10 @@ class ChatFormat:
 
     @cached_property
     def _control_tokens(self) -> Mapping[int, str]:
-        """Texts of the tokenizer's control tokens by id."""
+        """Texts of the tokenizer's control tokens by id.
+
+        `all_special_tokens` holds those alone that have a role, such as the end of a text.
+        """
         added = self.tokenizer.added_tokens_decoder
         return {token_id: token.content for token_id, token in added.items() if token.special}
 
