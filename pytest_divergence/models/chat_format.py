@@ -24,7 +24,7 @@ from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import THINKING_SWITCHES
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.template_trial import MAX_RENDERED, check_template
-from pytest_divergence.models.thoughts import Replies, Thoughts, find_thoughts
+from pytest_divergence.models.thoughts import Replies, Thoughts, find_thoughts, text_after_reply
 from pytest_divergence.models.tokenizers import decoded
 
 Prompt = str | Sequence[Message]
@@ -84,6 +84,22 @@ class ChatFormat:
             return None
 
     @cached_property
+    def end_of_turn(self) -> int | None:
+        """Id of the control token that the template writes after a reply; None if it writes none.
+
+        A base whose end of text is another token may name it nowhere else.
+        """
+        if self.template is None:
+            return None
+        try:
+            after = text_after_reply(self._text, self.all_arguments)
+        except Exception:  # a template may refuse a past reply
+            return None
+        control = self._control_tokens
+        ids = self.tokenizer.encode(after, add_special_tokens=False)
+        return next((token_id for token_id in ids if token_id in control), None)
+
+    @cached_property
     def open_replies(self) -> Replies | None:
         """Reader of replies with thoughts; None unless thoughts are open."""
         thoughts = self.thoughts
@@ -124,7 +140,7 @@ class ChatFormat:
 
     def has_control_tokens(self, text: str) -> bool:
         """Whether the text contains a special token as text."""
-        return any(token in text for token in self.tokenizer.all_special_tokens)
+        return any(token in text for token in self._control_tokens.values())
 
     @property
     def template_digest(self) -> str | None:
@@ -172,6 +188,15 @@ class ChatFormat:
                 f"another {setting('chat_template')}"
             )
         return cast("list[int]", ids)
+
+    @cached_property
+    def _control_tokens(self) -> Mapping[int, str]:
+        """Texts of the tokenizer's control tokens by id.
+
+        `all_special_tokens` holds those alone that have a role, such as the end of a text.
+        """
+        added = self.tokenizer.added_tokens_decoder
+        return {token_id: token.content for token_id, token in added.items() if token.special}
 
     @cached_property
     def _timeless_template(self) -> str:
@@ -230,6 +255,15 @@ def choose_template(
         special = {"add_generation_prompt": True, "tools": None, **tokenizer.special_tokens_map}
         check_template(template, choice=choice, arguments={**special, **arguments})
     return template
+
+
+def template_owner(
+    choice: str, reference: PreTrainedTokenizerBase, candidate: PreTrainedTokenizerBase | None
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer whose chat template is chosen; None for a file, and where there is none."""
+    both = {"reference": (reference, candidate), "candidate": (candidate, reference)}
+    having = (each for each in both.get(choice, ()) if each is not None and each.chat_template)
+    return next((each for each in having if isinstance(each.chat_template, str)), None)
 
 
 def check_system_prompt(chat: ChatFormat, choice: str) -> None:
@@ -296,18 +330,13 @@ def _chosen_template(
     other: PreTrainedTokenizerBase | None,
     say: Callable[[str], None],
 ) -> str | None:
-    own, others = (
-        each.chat_template if each is not None and isinstance(each.chat_template, str) else None
-        for each in (tokenizer, other)
-    )
     if choice == "none":
         return None
-    if choice == "candidate":
-        return others or own
-    if choice == "reference":
-        if own is None and others is not None:
+    if choice in ("reference", "candidate"):
+        owner = template_owner(choice, tokenizer, other)
+        if choice == "reference" and owner not in (None, tokenizer):
             say("the reference has no chat template; the candidate's is used for both")
-        return own or others
+        return cast("str", owner.chat_template) if owner is not None else None
     try:
         return read_regular_text(choice)
     except OSError as error:

@@ -38,6 +38,7 @@ from pytest_divergence.models.fingerprints import (
     ModelIdentity,
     file_state,
     has_tokenizer,
+    text_digest,
     tokenizer_digest,
 )
 from pytest_divergence.models.folder_checks import screen_model_folder
@@ -118,8 +119,7 @@ class LoadContext:
 class LoadPlan:
     """Both models of a pair by their specs, and how they are loaded.
 
-    Expensive answers are computed on first use and kept. Each `ModelLoadError` names the
-    option.
+    Expensive answers are computed on first use and kept. Each `ModelLoadError` names the option.
     """
 
     reference: SidePlan
@@ -161,19 +161,23 @@ class LoadPlan:
     @cached_property
     def tokenizer_digest(self) -> str:
         """sha256 of the reference's tokenizer; a plugin's fingerprint covers it too."""
+        return _with_adapters(self._base_tokenizer_digest, self.reference.adapter_tokenizer)
+
+    @cached_property
+    def candidate_tokenizer_digest(self) -> str | None:
+        """sha256 of the candidate's own tokenizer; None if it has none."""
+        candidate, own = self.candidate.full_model, self.candidate.adapter_tokenizer
+        if self.has_one_model or candidate.folder is None or self.lacks_tokenizer:
+            return _with_adapters(self._base_tokenizer_digest, own) if own else None
+        return _with_adapters(tokenizer_digest(candidate.folder), own)
+
+    @property
+    def _base_tokenizer_digest(self) -> str:
         reference = self.reference.full_model
         folder = reference.tokenizer_folder
         if reference.served is not None:
             folder = folder or self.candidate.full_model.tokenizer_folder
         return tokenizer_digest(folder) if folder else reference.digest
-
-    @cached_property
-    def candidate_tokenizer_digest(self) -> str | None:
-        """sha256 of the candidate's own tokenizer; None if it has none."""
-        candidate = self.candidate.full_model
-        if self.has_one_model or candidate.folder is None or self.lacks_tokenizer:
-            return None
-        return tokenizer_digest(candidate.folder)
 
     @property
     def arithmetic(self) -> str | None:
@@ -433,6 +437,11 @@ class _Resolution:
             screen = screen_adapter_folder if side.is_adapter else screen_model_folder
             screen(side.folder, role=side.role)
             self.seen[side.folder] = seen
+
+
+def _with_adapters(digest: str, adapter: Path | None) -> str:
+    """sha256 of a model's tokenizer and an adapter's, which may have another chat template."""
+    return text_digest(f"{digest}+{tokenizer_digest(adapter)}") if adapter else digest
 
 
 def _signature(folder: Path) -> Signature:

@@ -13,33 +13,19 @@ from typing import Any
 
 import torch
 from pydantic import JsonValue
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
+from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.adapters import adapter_name, add_adapter
-from pytest_divergence.models.chat_format import (
-    FROZEN_ARGUMENTS,
-    ChatFormat,
-    check_arguments,
-    check_system_prompt,
-    choose_template,
-    thoughts_note,
-)
+from pytest_divergence.models.chat_format import ChatFormat
 from pytest_divergence.models.devices import Placement, dtype_name, resolve_device
 from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
 from pytest_divergence.models.endpoints.openai import OpenAiServer
-from pytest_divergence.models.endpoints.recordings import Recording
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.endpoints.trial import try_out
 from pytest_divergence.models.endpoints.vllm import VllmServer
-from pytest_divergence.models.fingerprints import has_tokenizer
 from pytest_divergence.models.folder_checks import check_all_is_loaded
 from pytest_divergence.models.load_plan import (
     LoadContext,
@@ -48,19 +34,14 @@ from pytest_divergence.models.load_plan import (
     resolve_pair,
 )
 from pytest_divergence.models.pair import Adapters, Metric, ModelPair, sole_side
+from pytest_divergence.models.pair_tokenizers import chat_format, load_tokenizers
 from pytest_divergence.models.quantisation import check_quantiser, quantiser
 from pytest_divergence.models.side import Meter, Role, Side, Told
 from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.specs import LoadedModel, ModelProvider, parse_spec
 from pytest_divergence.models.text_models import TextModel, left_out_note
-from pytest_divergence.models.tokenizers import (
-    added_note,
-    check_same_tokenizer,
-    num_tokens,
-    padding_note,
-    smaller,
-)
+from pytest_divergence.models.tokenizers import num_tokens, padding_note
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 from pytest_divergence.models.transformers_side import TransformersSide
 
@@ -147,7 +128,7 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
         chat.tokenizer,
         adapters=adapters,
         known_tokens=(num_tokens(tokenizer), num_tokens(other_tokenizer or tokenizer)),
-        system_prompt=chat.system_prompt,
+        chat=chat,
         identities=plan.identities if plan.is_known else None,
         say=say,
     )
@@ -158,7 +139,7 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
             say(note)
     if not plan.is_known:  # the digests are of the weights in memory, of both sides
         pair = pair.with_names(*((str(side.spec), side.spec.kind) for side in plan.sides))
-    return replace(pair, chat=replace(chat, stop_ids=pair.chat.stop_ids))
+    return pair
 
 
 def load_full_model(spec: str, *, role: str, options: LoadOptions) -> LoadedModel:
@@ -171,90 +152,6 @@ def load_full_model(spec: str, *, role: str, options: LoadOptions) -> LoadedMode
     tokenizer, _ = load_tokenizers(plan)
     model, _, _ = _load_models(plan)
     return LoadedModel(model, tokenizer)
-
-
-def chat_format(
-    plan: LoadPlan,
-    tokenizer: PreTrainedTokenizerBase,
-    other: PreTrainedTokenizerBase | None,
-    say: Say,
-) -> ChatFormat:
-    """The format of a plan's prompts, without stop tokens; notes for people go to `say`.
-
-    Raises `ModelLoadError` for a template that cannot be used, and for a system prompt or an
-    argument that it does not take.
-    """
-    options = plan.options
-    arguments = {**FROZEN_ARGUMENTS, **options.template_arguments}
-    chat = ChatFormat(
-        smaller(tokenizer, other),
-        choose_template(options.chat_template, tokenizer, other, say, arguments),
-        options.system_prompt,
-        arguments=arguments,
-        thought_length=options.thought_lengths[plan.device.type != "cpu"],
-    )
-    check_arguments(chat, options.template_arguments)
-    check_system_prompt(chat, options.chat_template)
-    if note := thoughts_note(chat):
-        say(note)
-    return chat
-
-
-def load_tokenizers(
-    plan: LoadPlan, say: Say = lambda _: None
-) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase | None]:
-    """The reference's tokenizer, and the candidate's if it has its own.
-
-    Raises `TokenizerMismatchError` where they differ in more than tokens added to one.
-    """
-    reference, candidate = (side.full_model for side in plan.sides)
-    if plan.is_served:
-        return _tokenizers_of_served(plan)
-    tokenizer = _load_tokenizer(reference)
-    if plan.has_one_model:
-        return tokenizer, None
-    if plan.lacks_tokenizer:
-        say(f"{candidate.role} has no tokenizer of its own, so the reference's is used")
-        return tokenizer, None
-    other = _load_tokenizer(candidate)
-    added = check_same_tokenizer(tokenizer, other)
-    if added:
-        sizes = num_tokens(tokenizer), num_tokens(other)
-        say(added_note(added, min(sizes), is_candidates=sizes[1] > sizes[0]))
-    return tokenizer, other
-
-
-def _tokenizers_of_served(
-    plan: LoadPlan,
-) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase | None]:
-    """The tokenizers that are here; a server without one in its spec has the other model's."""
-    full = [side.full_model for side in plan.sides]
-    having = [side for side in full if side.loaded or _has_tokenizer(side)]
-    if not having:
-        raise ModelLoadError(f"{' and '.join(side.role for side in full)}: neither has a tokenizer")
-    tokenizer = _load_tokenizer(having[0])
-    other = _load_tokenizer(having[1]) if having[1:] else None
-    if other is not None and (added := check_same_tokenizer(tokenizer, other)):
-        raise TokenizerMismatchError(
-            f"{having[0].role} and {having[1].role} differ in {len(added)} tokens, such as "
-            f"{safe_line(added[0], 40)}, and with a served model both must know the same; give "
-            "tokenizer=MODEL of the model that is served, or serve one without added tokens"
-        )
-    for side in full:
-        if isinstance(side.served, Recording):
-            side.served.check_tokenizer(tokenizer)
-        elif isinstance(side.served, OpenAiServer):
-            continue  # it tells nothing of its tokens
-        elif side.served is not None and side.served.vocab_size < num_tokens(tokenizer):
-            raise TokenizerMismatchError(
-                f"{side.served.name} knows {side.served.vocab_size} tokens, and the pair's "
-                f"tokenizer {num_tokens(tokenizer)}; add tokenizer=MODEL, the model that is served"
-            )
-    return tokenizer, other
-
-
-def _has_tokenizer(side: SidePlan) -> bool:
-    return side.tokenizer_folder is not None and has_tokenizer(side.tokenizer_folder)
 
 
 def _served_pair(plan: LoadPlan, chat: ChatFormat, say: Say) -> ModelPair:
@@ -372,23 +269,6 @@ def _load_model(
     )
     model: PreTrainedModel = found[0] if options else found[0].to(place.device)
     return model
-
-
-def _load_tokenizer(side: SidePlan) -> PreTrainedTokenizerBase:
-    if side.loaded is not None:
-        return side.loaded.tokenizer
-    folder = side.tokenizer_folder
-    assert folder is not None  # what no plugin loads is a folder
-    if not has_tokenizer(folder):  # some versions of transformers create an empty one
-        raise ModelLoadError(
-            f"{side.role}: {side.spec} cannot be loaded: its folder has no tokenizer; save there "
-            "the one that it was trained with"
-        )
-    with quiet_transformers(), side.load_errors():
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-    return tokenizer
 
 
 def _provided(plan: LoadPlan, provider: ModelProvider) -> LoadPlan:

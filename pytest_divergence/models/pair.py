@@ -26,7 +26,7 @@ from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.fingerprints import ModelIdentity
 from pytest_divergence.models.self_check import checked
 from pytest_divergence.models.side import Meter, Role, Side, SideWithGradients, SideWithWeights
-from pytest_divergence.models.tokenizers import Vocabulary, num_tokens, vocabularies
+from pytest_divergence.models.tokenizers import num_tokens, vocabularies
 from pytest_divergence.models.transformers_log import Say
 from pytest_divergence.models.transformers_side import TransformersSide
 
@@ -78,6 +78,7 @@ class ModelPair:
         adapters: tuple[Adapters, Adapters] | None = None,
         known_tokens: tuple[int, int] | None = None,
         system_prompt: str | None = None,
+        chat: ChatFormat | None = None,
         identities: tuple[ModelIdentity, ModelIdentity] | None = None,
         say: Say = lambda _: None,
     ) -> ModelPair:
@@ -87,8 +88,9 @@ class ModelPair:
         sides. Where both are one `PeftModel`, `adapters` names those of the reference and those of
         the candidate, as in `(("first",), ("second",))`; without it each side runs with what is
         active. `tokenizer` is the one of the smaller vocabulary; `known_tokens` says how many the
-        reference and the candidate know, where one was extended. Each side reads by the fastest
-        way that gives the model's own numbers; a slower one is told to `say`. Raises
+        reference and the candidate know, where one was extended. `chat` is the format of prompts;
+        without it, the tokenizer's own template with `system_prompt`. Each side reads by the
+        fastest way that gives the model's own numbers; a slower one is told to `say`. Raises
         `ModelLoadError` where a model has no row for a token of both, is not causal or gives its
         own numbers in no way, and for an adapter that the model does not have.
         """
@@ -109,17 +111,12 @@ class ModelPair:
         rows = reference_side.num_rows, candidate_side.num_rows
         reference_side.vocabulary, candidate_side.vocabulary = vocabularies(rows, known)
         reference_side, candidate_side = _checked(reference_side, candidate_side, say)
-        template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
-        stop_ids = _stop_ids(tokenizer, *models, vocabulary=reference_side.vocabulary)
+        if chat is None:
+            template = tokenizer.chat_template
+            own = template if isinstance(template, str) else None
+            chat = ChatFormat(tokenizer, own, system_prompt)
         identities = identities or _identities_in_memory(reference, candidate, adapters)
-        return cls(
-            reference=reference_side,
-            candidate=candidate_side,
-            chat=ChatFormat(tokenizer, template, system_prompt, stop_ids),
-            reference_identity=identities[0],
-            candidate_identity=identities[1],
-            dtype=models[0].dtype,
-        )
+        return cls.of_sides(reference_side, candidate_side, chat, identities, models[0].dtype)
 
     @classmethod
     def of_sides(
@@ -130,11 +127,14 @@ class ModelPair:
         identities: tuple[ModelIdentity, ModelIdentity],
         dtype: torch.dtype,
     ) -> ModelPair:
-        """A pair of which a server runs one model or both; answers end where `chat` says."""
-        sides = reference, candidate
-        local = [side.model for side in sides if isinstance(side, TransformersSide)]
-        stop_ids = _stop_ids(chat.tokenizer, *local, vocabulary=None)
-        return cls(reference, candidate, replace(chat, stop_ids=stop_ids), *identities, dtype)
+        """A pair of sides that are ready; a server may run one of them or both.
+
+        Answers end where `chat`, its tokenizer, its template or a model that is here says.
+        """
+        both = reference, candidate
+        here = [side for side in both if isinstance(side, TransformersSide)]
+        chat = replace(chat, stop_ids=_stop_ids(chat, here))
+        return cls(reference, candidate, chat, *identities, dtype)
 
     def with_template(self, template: str | None) -> ModelPair:
         """The pair under another chat template (None: plain text continuation)."""
@@ -367,15 +367,16 @@ def _adapter_layers(model: PeftModel) -> dict[Any, Sequence[str]]:
     return found
 
 
-def _stop_ids(
-    tokenizer: PreTrainedTokenizerBase, *models: PreTrainedModel, vocabulary: Vocabulary | None
-) -> frozenset[int]:
-    found: set[int] = set()
-    for owner in (tokenizer, *(m.generation_config for m in models), *(m.config for m in models)):
+def _stop_ids(chat: ChatFormat, here: Sequence[TransformersSide]) -> frozenset[int]:
+    found = {*chat.stop_ids, *([] if chat.end_of_turn is None else [chat.end_of_turn])}
+    models = [side.model for side in here]
+    configs = (*(m.generation_config for m in models), *(m.config for m in models))
+    for owner in (chat.tokenizer, *configs):
         value = getattr(owner, "eos_token_id", None)
         values = value if isinstance(value, (list, tuple)) else [value]
         # An untrusted file may hold anything here; what is not an id ends nothing.
         found.update(token_id for token_id in values if isinstance(token_id, int))
+    vocabulary = here[0].vocabulary if here else None
     if vocabulary is not None:
         # No added token can be fed to both models, so a continuation ends with the first.
         found = {token_id for token_id in found if token_id < vocabulary.num_shared}

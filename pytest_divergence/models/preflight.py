@@ -15,7 +15,7 @@ from pytest_divergence.core.findings import Finding
 from pytest_divergence.core.safe_text import safe_line, visible
 from pytest_divergence.models.adapters import check_fit
 from pytest_divergence.models.load_plan import LoadPlan
-from pytest_divergence.models.loading import chat_format, load_tokenizers
+from pytest_divergence.models.pair_tokenizers import chat_format, load_tokenizers
 from pytest_divergence.models.quantisation import check_quantiser, quantiser_note
 from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.skeletons import skeleton

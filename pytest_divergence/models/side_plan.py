@@ -20,6 +20,7 @@ from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.models.endpoints.served_side import Dialect
 from pytest_divergence.models.fingerprints import (
     ModelIdentity,
+    has_tokenizer,
     hub_commit,
     text_digest,
     weights_digest,
@@ -62,6 +63,12 @@ class SidePlan:
     def is_adapter(self) -> bool:
         """Whether the folder is a PEFT adapter, wherever it came from."""
         return self.folder is not None and (self.folder / "adapter_config.json").is_file()
+
+    @property
+    def adapter_tokenizer(self) -> Path | None:
+        """Folder of an adapter that was saved with a tokenizer; None for any other side."""
+        is_one = self.folder is not None and self.is_adapter and has_tokenizer(self.folder)
+        return self.folder if is_one else None
 
     @property
     def full_model(self) -> SidePlan:

@@ -111,13 +111,24 @@ def _prompt(render: Render, arguments: Mapping[str, Any]) -> str:
     return render([{"role": "user", "content": QUESTION}], True, arguments)
 
 
+def text_after_reply(render: Render, arguments: Mapping[str, Any]) -> str:
+    """Return what a template writes after a past reply; empty if it does not render the reply."""
+    return _parted(render, {"content": ANSWER}, ANSWER, arguments)[2]
+
+
 def _before(
     render: Render, reply: Mapping[str, str], text: str, arguments: Mapping[str, Any]
 ) -> str | None:
     """The rendered text before a text of a past reply; None if it is not rendered."""
-    messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", **reply}]
-    before, found, _ = render(messages, False, arguments).partition(text)
+    before, found, _ = _parted(render, reply, text, arguments)
     return before if found else None
+
+
+def _parted(
+    render: Render, reply: Mapping[str, str], text: str, arguments: Mapping[str, Any]
+) -> tuple[str, str, str]:
+    messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", **reply}]
+    return render(messages, False, arguments).partition(text)
 
 
 def _rendered_marks(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,6 @@ PROBES = (
     "Привет, 世界 مرحبا हिन्दी 🙂",
 )
 """Texts that two equal tokenizers split alike."""
-SPECIAL = ("bos_token_id", "eos_token_id")  # padding is never seen by a model here
 MAX_NAMED = 3
 """Added tokens that a note names."""
 NO_TOKEN_SHARE = 2.0**-24
@@ -136,6 +136,25 @@ def smaller(
     return candidate
 
 
+def eos_ids(shared: PreTrainedTokenizerBase, *others: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids of the tokens that end a text for any of the tokenizers, those that `shared` knows."""
+    known = shared.get_vocab()
+    ends = (str(each.eos_token) for each in (shared, *others))
+    return frozenset(known[end] for end in ends if end in known)
+
+
+def rendering_tokenizer(
+    shared: PreTrainedTokenizerBase, owner: PreTrainedTokenizerBase
+) -> PreTrainedTokenizerBase:
+    """`shared`, or a copy with the `owner`'s end of a text, which a chat template may name."""
+    end = owner.eos_token
+    if end == shared.eos_token or end not in shared.get_vocab():
+        return shared
+    made = deepcopy(shared)
+    made.eos_token = end
+    return made
+
+
 def added_note(tokens: Sequence[str], num_shared: int, *, is_candidates: bool) -> str:
     """Note about a pair of which one model knows more tokens."""
     who, other = ("candidate", "reference")[:: 1 if is_candidates else -1]
@@ -178,11 +197,10 @@ def _difference(
         if second.get(token) != token_id:
             other = second.get(token, "none")
             return f"the token {safe_line(token)} has id {token_id} and {other}"
-    for name in SPECIAL:
-        both = [getattr(tokenizer, name) for tokenizer in (reference, candidate)]
-        # An added end of turn counts as one of the added tokens.
-        if both[0] != both[1] and max(token_id or 0 for token_id in both) < num_shared:
-            return f"{name} is {both[0]} and {both[1]}"
+    # Answers end at the ends of both, and padding is never seen by a model here.
+    both = [tokenizer.bos_token_id for tokenizer in (reference, candidate)]
+    if both[0] != both[1] and max(token_id or 0 for token_id in both) < num_shared:
+        return f"bos_token_id is {both[0]} and {both[1]}"
     for probe in PROBES:
         if reference.encode(probe) != candidate.encode(probe):
             return f"they split {safe_line(probe)} into different tokens"

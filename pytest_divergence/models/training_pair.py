@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import JsonValue
@@ -17,18 +17,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pytest_divergence.core.errors import ModelLoadError, SettingsError
 from pytest_divergence.core.safe_text import safe_line
-from pytest_divergence.models.chat_format import FROZEN_ARGUMENTS, ChatFormat
+from pytest_divergence.models.chat_format import FROZEN_ARGUMENTS, ChatFormat, template_owner
 from pytest_divergence.models.devices import DTYPES, dtype_name
 from pytest_divergence.models.endpoints.recordings import Recording
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.fingerprints import ModelIdentity
 from pytest_divergence.models.load_plan import LoadContext, LoadOptions, resolve_pair
-from pytest_divergence.models.loading import load_full_model, load_tokenizers
+from pytest_divergence.models.loading import load_full_model
 from pytest_divergence.models.pair import ModelPair, sole_side
+from pytest_divergence.models.pair_tokenizers import load_tokenizers
 from pytest_divergence.models.side import Meter
 from pytest_divergence.models.snapshot import as_before
 from pytest_divergence.models.specs import is_recorded, is_served, parse_spec
-from pytest_divergence.models.tokenizers import check_same_tokenizer, num_tokens, smaller
+from pytest_divergence.models.tokenizers import (
+    check_same_tokenizer,
+    eos_ids,
+    num_tokens,
+    rendering_tokenizer,
+    smaller,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -122,10 +129,13 @@ class TrainingPair:
             yield self._pair()
 
     def _pair(self) -> ModelPair:
+        both = self.reference_tokenizer, self.tokenizer
+        owner, shared = template_owner(self.options.chat_template, *both), smaller(*both)
         chat = ChatFormat(
-            smaller(self.reference_tokenizer, self.tokenizer),
-            self._template(),
+            rendering_tokenizer(shared, owner or shared),
+            cast("str", owner.chat_template) if owner is not None else None,
             self.options.system_prompt,
+            eos_ids(shared, *both),
             arguments={**FROZEN_ARGUMENTS, **self.options.template_arguments},
         )
         # The weights change at every step, so their digest would name nothing.
@@ -136,24 +146,15 @@ class TrainingPair:
             reference = ServedSide("reference", self.reference, meter)
             return ModelPair.of_sides(reference, candidate, chat, identities, self.candidate.dtype)
         is_base = self.reference is self.candidate
-        pair = ModelPair.from_models(
+        return ModelPair.from_models(
             self.reference,
             self.candidate,
             chat.tokenizer,
             adapters=((), active_adapters(self.candidate)) if is_base else None,
-            known_tokens=(num_tokens(self.reference_tokenizer), num_tokens(self.tokenizer)),
+            known_tokens=(num_tokens(both[0]), num_tokens(both[1])),
+            chat=chat,
             identities=identities,
         )
-        return replace(pair, chat=replace(chat, stop_ids=pair.chat.stop_ids))
-
-    def _template(self) -> str | None:
-        both = [self.reference_tokenizer, self.tokenizer]
-        if self.options.chat_template == "none":
-            return None
-        if self.options.chat_template == "candidate":
-            both.reverse()
-        templates = (tokenizer.chat_template for tokenizer in both)
-        return next((text for text in templates if isinstance(text, str)), None)
 
 
 def active_adapters(model: AnyModel) -> tuple[str, ...]:

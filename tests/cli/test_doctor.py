@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -141,8 +142,8 @@ def test_the_same_model_twice_is_said(doctor: Doctor) -> None:
 
 
 def _other_tokenizer(folder: Path) -> None:
-    tokenizer = tiny_tokenizer()
-    tokenizer.eos_token = "<|im_start|>"
+    tokenizer: Any = tiny_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = True
     tokenizer.save_pretrained(folder)
 
 
@@ -170,7 +171,7 @@ def _bad_template(folder: Path) -> None:
     [
         (
             _other_tokenizer,
-            "--model-1 and --model-2 have different tokenizers: eos_token_id is 2 and 1",
+            "--model-1 and --model-2 have different tokenizers: they split",
         ),
         (_pickled, "holds only pickled weights (pytorch_model.bin); pickles can run code"),
         (_cut, "/ft cannot be loaded: model.safetensors: SafetensorError"),

@@ -13,6 +13,7 @@ from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery import plan
 from pytest_divergence.discovery.plan import SearchPlan, identify
 from pytest_divergence.discovery.strategies.built_in import built_in_strategies
+from tests.tiny import tiny_tokenizer
 
 Change = Callable[[Path, pytest.MonkeyPatch], None]
 
@@ -67,6 +68,17 @@ def test_what_changes_a_number_makes_another_run(
     assert key() == before
     change(project, monkeypatch)
     assert key() != before
+
+
+def test_so_does_an_adapters_own_template(project: Path, tiny_models: Path) -> None:
+    adapter = shutil.copytree(tiny_models / "adapter", project / "adapter")
+    keys = [key(model_2="adapter")]
+    tiny_tokenizer().save_pretrained(adapter)
+    keys.append(key(model_2="adapter"))
+    (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}", "utf-8")
+    keys.append(key(model_2="adapter"))
+
+    assert len({*keys}) == 3
 
 
 @pytest.mark.parametrize(

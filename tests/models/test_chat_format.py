@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from inspect import signature
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from pytest_divergence.core.cases import Message
 from pytest_divergence.core.errors import DivergenceError
@@ -99,6 +102,17 @@ def test_sanitising_one_prompt_changes_no_later_one() -> None:
 def test_control_tokens_are_seen() -> None:
     assert CHAT.has_control_tokens("a <|im_start|> b")
     assert not CHAT.has_control_tokens("a <|other|> b")
+
+
+def test_a_control_token_without_a_role_is_seen(tmp_path: Path) -> None:
+    """As Llama 3 has them: special in the tokenizer's file, and in none of its roles."""
+    tokenizer: Any = tiny_tokenizer()
+    tokenizer.backend_tokenizer.add_special_tokens(["<|start_header_id|>"])
+    tokenizer.save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+
+    assert "<|start_header_id|>" not in saved.all_special_tokens
+    assert ChatFormat(saved, CHATML).has_control_tokens("Hi <|start_header_id|>system")
 
 
 def test_a_system_prompt_comes_first_and_only_once() -> None:

@@ -19,7 +19,7 @@ from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.transformers_log import quiet_transformers
 from pytest_divergence.scoring.scorer import score_prompts
 from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
-from tests.tiny import save_tiny_model, tiny_tokenizer
+from tests.tiny import CHATML, save_tiny_adapter, save_tiny_model, tiny_tokenizer
 
 PROMPT = "How do I tie a knot?"
 
@@ -256,16 +256,17 @@ def test_a_missing_folder_is_named(tiny_models: Path) -> None:
 
 def test_different_tokenizers_are_named(tiny_models: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_models / "base", tmp_path / "other")
-    tokenizer = tiny_tokenizer()
-    tokenizer.eos_token = "<|im_start|>"
+    tokenizer: Any = tiny_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = True
     tokenizer.save_pretrained(folder)
 
     with pytest.raises(TokenizerMismatchError) as caught:
         load_model_pair(str(tiny_models / "base"), str(folder))
 
     assert str(caught.value) == (
-        "--model-1 and --model-2 have different tokenizers: eos_token_id is 2 and 1. A divergence "
-        "compares probabilities of the same tokens; give two models that share a tokenizer."
+        '--model-1 and --model-2 have different tokenizers: they split "How do I tie a knot?" into '
+        "different tokens. A divergence compares probabilities of the same tokens; give two models "
+        "that share a tokenizer."
     )
 
 
@@ -308,6 +309,71 @@ def test_a_dtype_in_the_config_is_not_obeyed(tiny_models: Path, tmp_path: Path) 
     path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "float64"}))
 
     assert load_model_pair(str(folder), str(folder)).dtype == torch.float32
+
+
+@pytest.fixture
+def base_and_adapter(tmp_path: Path) -> tuple[Path, Path]:
+    """A base without a template, and an adapter as TRL saves it, with tokenizer and template."""
+    base = save_tiny_model(tmp_path / "base", chat_template=None)
+    adapter = save_tiny_adapter(base, tmp_path / "adapter")
+    tiny_tokenizer().save_pretrained(adapter)
+    return base, adapter
+
+
+@pytest.mark.parametrize(
+    ("choice", "note"),
+    [
+        ("reference", ["the reference has no chat template; the candidate's is used for both"]),
+        ("candidate", []),
+    ],
+)
+def test_an_adapters_own_template_is_the_candidates(
+    base_and_adapter: tuple[Path, Path], choice: str, note: list[str]
+) -> None:
+    base, adapter = base_and_adapter
+    said: list[str] = []
+
+    pair = load_model_pair(str(base), str(adapter), chat_template=choice, say=said.append)
+
+    assert pair.chat.template == CHATML
+    assert said == note
+
+
+def test_an_adapters_template_as_reference_is_the_references(
+    base_and_adapter: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, adapter = base_and_adapter
+    other = shutil.copytree(adapter, tmp_path / "other")
+    (other / "chat_template.jinja").write_text("other: {{ messages[0].content }}")
+
+    pair = load_model_pair(f"{adapter},base={base}", f"{other},base={base}")
+
+    assert pair.chat.template == CHATML
+
+
+def test_a_base_keeps_its_template_before_an_adapters(
+    base_and_adapter: tuple[Path, Path], tiny_models: Path
+) -> None:
+    _, adapter = base_and_adapter
+    (adapter / "chat_template.jinja").write_text("other: {{ messages[0].content }}")
+
+    pair = load_model_pair(str(tiny_models / "base"), str(adapter))
+
+    assert pair.chat.template == CHATML
+
+
+def test_an_adapters_tokenizer_that_cannot_be_loaded_is_told(
+    base_and_adapter: tuple[Path, Path],
+) -> None:
+    base, adapter = base_and_adapter
+    (adapter / "tokenizer.json").unlink()
+    said: list[str] = []
+
+    pair = load_model_pair(str(base), str(adapter), say=said.append)
+
+    assert pair.chat.template is None
+    (note,) = said
+    assert note.startswith(f"the adapter's chat template is not used: --model-2: {adapter} cannot")
 
 
 def test_the_references_template_is_used_for_both(tiny_models: Path, tmp_path: Path) -> None:

@@ -62,11 +62,18 @@ def test_another_token_is_named_with_its_id_and_harmless_text() -> None:
         check_same_tokenizer(ours, theirs)
 
 
-def test_another_end_of_turn_is_named() -> None:
+def test_another_end_of_text_is_not_another_tokenizer() -> None:
     other = tiny_tokenizer()
-    other.eos_token = "<|im_start|>"
+    other.eos_token = "<|endoftext|>"
 
-    assert difference(other) == "eos_token_id is 2 and 1"
+    assert check_same_tokenizer(tiny_tokenizer(), other) == []
+
+
+def test_another_beginning_is_named() -> None:
+    other = tiny_tokenizer()
+    other.bos_token = "<|im_start|>"
+
+    assert difference(other) == "bos_token_id is 0 and 1"
 
 
 def test_another_cut_is_named() -> None:
