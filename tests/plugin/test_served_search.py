@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from pytest_divergence import ModelPair, load_model_pair
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.discovery.behaviours.amplified_phrases import amplified_answers
+from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.scored_proposals import first_and_full_scores
+from pytest_divergence.discovery.strategies.protocol import RoundTask
 from pytest_divergence.models.endpoints.positions import Position
 from pytest_divergence.models.endpoints.served_side import spread
 from pytest_divergence.scoring.baseline import measure_noise_floor
@@ -60,6 +64,24 @@ def test_a_screen_never_tells_more_than_the_weights_do(local: ModelPair, served:
 
     for told, true in zip(part, whole, strict=True):
         assert 0.2 * true < told <= true + 1e-3
+
+
+def test_proposals_are_screened_where_most_answers_have_a_new_style(served: ModelPair) -> None:
+    """That needs the whole distributions, so the style stays in on a server."""
+    task = RoundTask(
+        round=0,
+        seed=0,
+        profile=PROFILES["smoke"].model_copy(update=TINY_SEARCH),
+        metric="symmetric",
+        seeds=PROMPTS,
+    )
+    proposals = [Proposal(text, "seeds") for text in PROMPTS]
+
+    plain, _ = first_and_full_scores(served, task, proposals)
+    found, scored = first_and_full_scores(served, replace(task, has_new_style=True), proposals)
+
+    assert scored
+    assert found == pytest.approx(plain, abs=1e-4)
 
 
 def test_amplified_answers_are_those_of_the_weights(local: ModelPair, served: ModelPair) -> None:
