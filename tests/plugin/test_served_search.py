@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from pytest_divergence import ModelPair, load_model_pair
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.discovery.behaviours.amplified_phrases import amplified_answers
+from pytest_divergence.discovery.behaviours.fresh_prompts import written_questions
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.scored_proposals import first_and_full_scores
 from pytest_divergence.discovery.strategies.protocol import RoundTask
+from pytest_divergence.models.decoding import decode_greedily, decode_sampled
 from pytest_divergence.models.endpoints.positions import Position
 from pytest_divergence.models.endpoints.served_side import spread
 from pytest_divergence.scoring.baseline import measure_noise_floor
@@ -23,6 +26,7 @@ from tests.plugin.conftest import KNOT, POEM, Project
 from tests.plugin.test_search import TINY_SEARCH
 from tests.plugin.test_served import text_of
 from tests.scoring.test_estimates import telling_all
+from tests.vllm_form import vllm_form
 
 PROMPTS = [KNOT, POEM, "Name three rivers."]
 
@@ -89,6 +93,28 @@ def test_amplified_answers_are_those_of_the_weights(local: ModelPair, served: Mo
         return [text[:8] for text in amplified_answers(pair, PROMPTS, 4)]
 
     assert begin(telling_all(served)) == begin(local)
+
+
+def test_a_served_reference_writes_questions_as_its_weights_do(
+    base_server: str, tiny_models: Path
+) -> None:
+    """At a temperature below 1, and the nearer to 0, the likelier its tokens."""
+    base = f"llamacpp:{base_server}"
+    with vllm_form(tiny_models / "base") as form:
+        for spec in (base, f"vllm:{form.address}"):
+            pair = load_model_pair(spec, str(tiny_models / "ft"))
+            ((prefix, body),) = pair.prompt_rows([KNOT])
+            ways: Any = {"prefix": prefix, "max_new_tokens": 6, "stop_ids": frozenset()}
+
+            greedy = decode_greedily(pair.reference, [body], **ways)
+            cold, hot = (
+                decode_sampled(pair.reference, [body], seeds=[7], temperature=temperature, **ways)
+                for temperature in (1e-4, 1.0)
+            )
+
+            assert cold == greedy
+            assert hot != greedy
+            assert len(written_questions(pair, ["rivers"], 3, seed=0)) == 3
 
 
 def test_a_server_has_a_noise_floor(served: ModelPair) -> None:
