@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pytest_divergence import ModelPair, load_model_pair
+from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.discovery.behaviours.amplified_phrases import amplified_answers
@@ -22,6 +23,7 @@ from pytest_divergence.models.endpoints.positions import Position
 from pytest_divergence.models.endpoints.served_side import spread
 from pytest_divergence.scoring.baseline import measure_noise_floor
 from pytest_divergence.scoring.cheap_scores import first_token_scores, prompt_nlls
+from pytest_divergence.scoring.residual import common_tilt
 from tests.plugin.conftest import KNOT, POEM, Project
 from tests.plugin.test_search import TINY_SEARCH
 from tests.plugin.test_served import text_of
@@ -86,6 +88,11 @@ def test_proposals_are_screened_where_most_answers_have_a_new_style(served: Mode
 
     assert scored
     assert found == pytest.approx(plain, abs=1e-4)
+
+
+def test_a_server_has_no_residual(served: ModelPair) -> None:
+    with pytest.raises(MeasurementError, match="this needs the probabilities of all"):
+        common_tilt(served, PROMPTS)
 
 
 def test_amplified_answers_are_those_of_the_weights(local: ModelPair, served: ModelPair) -> None:
