@@ -75,8 +75,9 @@ class VllmForm:
         for _ in range(body["max_tokens"]):
             row = self.log_probs([*ids, *written])[-1]
             likeliest = int(row.argmax())
-            if body.get("temperature", 1.0):
-                likeliest = int(torch.multinomial(row.exp(), 1, generator=random))
+            if temperature := body.get("temperature", 1.0):
+                sampled = (row / temperature).softmax(-1)
+                likeliest = int(torch.multinomial(sampled, 1, generator=random))
             if (count := body.get("logprobs")) is not None:
                 top = row.topk(min(count, len(row)))
                 pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pytest_divergence.core.cases import Count, Record, SafeId
+from pytest_divergence.core.cases import Count, Number, Record, SafeId
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.file_names import AnyPath
 from pytest_divergence.core.json_files import read_limited, read_rows, validated, write_rows
@@ -35,11 +35,28 @@ class StoredTokens(Record):
     """Written by the reference."""
     candidate: list[Continuation]
     """Written by the candidate."""
+    candidate_log_p: list[list[Number]] | None = None
+    """ln p of each of the candidate's tokens by the candidate that wrote them, in nats; left out of
+    files where it was not measured."""
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        row: dict[str, Any] = dump(self)
+        return {key: value for key, value in row.items() if value is not None}
 
     @model_validator(mode="after")
     def _holds_a_continuation(self) -> StoredTokens:
         if not self.reference and not self.candidate:
             raise ValueError("reference and candidate are both empty; there is nothing to score")
+        if self.candidate_log_p is not None:
+            lengths, expected = (
+                [*map(len, each)] for each in (self.candidate_log_p, self.candidate)
+            )
+            if lengths != expected:
+                raise ValueError(
+                    f"candidate_log_p holds {lengths} numbers and candidate {expected} tokens; "
+                    "it needs one number a token"
+                )
         return self
 
 

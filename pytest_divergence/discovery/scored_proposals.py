@@ -58,7 +58,8 @@ def first_and_full_scores(
     """
     texts = [proposal.text for proposal in proposals]
     aim, tilt = next((proposal.aim for proposal in proposals), ""), None
-    if task.has_new_style and not aim:
+    # A server tells too few tokens to know what is common to all prompts.
+    if task.has_new_style and not aim and not pair.is_served:
         tilt = common_tilt(pair, task.seeds[:NUM_PROMPTS])
     screened = screen(pair, texts, metric=task.metric, aim=aim, tilt=tilt)
     first = [score.first_token_kl for score in screened]

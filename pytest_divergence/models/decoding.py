@@ -14,7 +14,6 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.models.batching import Prefix, map_batches
 from pytest_divergence.models.endpoints.served_side import ServedRows
 from pytest_divergence.models.side import Decoding, Side
@@ -97,14 +96,9 @@ def samples_from(
     *,
     temperature: float = 1.0,
 ) -> list[list[int]]:
-    """Samples of a batch that has read its prompts; the batch is spent.
-
-    A server samples by itself, at T = 1 alone.
-    """
+    """Samples of a batch that has read its prompts; the batch is spent. A server samples itself."""
     if isinstance(state, ServedRows):
-        if temperature != 1.0:
-            raise MeasurementError(f"a served model writes at T = 1, not at T = {temperature:g}")
-        return _up_to_a_stop(state.answers(max_new_tokens, seeds), stop_ids)
+        return _up_to_a_stop(state.answers(max_new_tokens, seeds, temperature), stop_ids)
     draws = torch.stack([_draws(seed, max_new_tokens) for seed in seeds]).to(state.logits.device)
 
     def choose(logits: list[Tensor], step: int) -> Tensor:

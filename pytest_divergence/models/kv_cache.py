@@ -6,6 +6,7 @@ for.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -222,6 +223,20 @@ def gather(
     back = torch.tensor(order).argsort()
     cache.reorder_cache(back)  # type: ignore[arg-type]
     return _selected(logits, back.tolist()), cache
+
+
+def forked(cache: DynamicCache, rows: Tensor) -> DynamicCache:
+    """A separate cache of the given rows (N,), which may repeat; the first stays as it is.
+
+    To choose rows makes new keys and values of a plain layer, and so does each token after them, so
+    they need no copy before; other kinds of layers write into what they keep.
+    """
+    plain = [layer for layer in cache.layers if type(layer) is DynamicLayer]
+    shared = {id(tensor): tensor for layer in plain for tensor in (layer.keys, layer.values)}
+    found = copy.deepcopy(cache, shared)
+    # All kinds of layers can do this, each on its own device.
+    found.reorder_cache(rows)  # type: ignore[arg-type]
+    return found
 
 
 def _whole_cache(model: PreTrainedModel) -> DynamicCache:

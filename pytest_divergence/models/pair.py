@@ -276,8 +276,8 @@ class AdapterSwitch:
     """The adapters of one PEFT model: one side's while that side runs, then the other's.
 
     PEFT's public ways (`enable_adapters`, `set_adapter`) also set which weights want gradients, so
-    an adapter in training would stop learning. This sets the two fields behind them, only if the
-    other side ran last.
+    an adapter in training would stop learning. This sets the two fields behind them, each time:
+    another pair of the same model, or its owner, may have set them since.
     """
 
     def __init__(self, model: PeftModel, *sides: Adapters) -> None:
@@ -299,7 +299,6 @@ class AdapterSwitch:
             [(layer, [name for name in side if name in names]) for layer, names in layers.items()]
             for side in sides
         ]
-        self._is_on: int | None = None
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -314,12 +313,10 @@ class AdapterSwitch:
         yield
 
     def _set(self, index: int) -> None:
-        if self._is_on != index:
-            for layer, names in self._states[index]:
-                layer._disable_adapters = not names
-                if names:
-                    layer._active_adapter = names
-            self._is_on = index
+        for layer, names in self._states[index]:
+            layer._disable_adapters = not names
+            if names:
+                layer._active_adapter = names
 
 
 def _checked(

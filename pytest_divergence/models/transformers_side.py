@@ -8,7 +8,6 @@ not know chat formats, divergences or sampling.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from pytest_divergence.models.kv_cache import (
     Prefixes,
     PromptCache,
     ReadBatch,
+    forked,
     gather,
     keys_and_values,
 )
@@ -375,10 +375,7 @@ class CachedDecoding:
     def fork(self, rows: Sequence[int]) -> CachedDecoding:
         """A separate batch that continues the given rows, which may repeat."""
         index = torch.tensor(rows, device=self.logits.device)
-        cache = copy.deepcopy(self._cache)
-        if cache is not None:
-            # All kinds of layers can do this, each on its own device.
-            cache.reorder_cache(index)  # type: ignore[arg-type]
+        cache = None if self._cache is None else forked(self._cache, index)
         mask = self._mask[index.to(self._mask.device)]
         return CachedDecoding(self.side, self.logits[index], cache, mask)
 

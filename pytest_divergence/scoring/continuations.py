@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -40,6 +40,9 @@ class Continuations:
 
     reference: tuple[Ids, ...]
     candidate: tuple[Ids, ...]
+    candidate_log_p: tuple[tuple[float, ...], ...] | None = field(default=None, compare=False)
+    """ln p of each of the candidate's tokens, by the candidate that wrote them, in nats; None where
+    that is not known."""
 
 
 Write = Callable[[Decoding, Ids, Sequence[Tensor]], list[tuple[Ids, ...]]]

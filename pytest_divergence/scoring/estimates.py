@@ -10,12 +10,26 @@ S that both models tell of, chosen without looking at y, are summed exactly; so
 
 is unbiased whatever S is, exact if S is the vocabulary, and from the chosen token alone if S is
 empty. A head with one bucket for the rest is not: it is too small by what the rest holds.
+
+A suite's tokens y were sampled from the candidate of then, q', and not from q, the one of now. Then
+the mean of f(p / q) is no divergence, and explodes where q no longer writes what q' wrote: r is
+p(y) / q(y). With w = q(y) / q'(y), importance sampling, the mean of w f(p / q) is sum q f(p / q)
+again, and such a token adds p(y) / q'(y) at most. One that q' hardly ever writes, and q does, would
+count for many, so w stops at `MOST_WEIGHT` (truncated importance sampling, Ionides 2008). Then the
+mean is
+
+    sum of min(q, MOST_WEIGHT q') f(p / q)  <=  sum of q f(p / q):
+
+unbiased if q is nowhere above `MOST_WEIGHT` q', as a build of the same weights is at all tokens
+that matter, and else a lower bound: what the new candidate alone writes is for a new search to
+find. If q is q', w is 1. A suite's reference stays the same, so its tokens need no weight.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,8 +57,23 @@ States = tuple[Decoding, Decoding]
 
 NUM_LIKELIEST = 5
 """Most likely tokens of a model whose whole distributions are here, besides those asked for."""
+MOST_WEIGHT = 4.0
+"""Largest q / q' that a stored token counts with.
+
+Smaller ones see less of what is new; larger ones are noisier. By simulation on tiny models 4 is
+about where the mean square error is least.
+"""
 NO_TOKEN = -1
 """Id of no token, where another one stands twice."""
+
+
+class Source(NamedTuple):
+    """Origin of a continuation's tokens."""
+
+    writer: Role | None
+    """The model that has sampled them; None: no model, or one of which nothing is known."""
+    log_p: Sequence[float] | None = None
+    """ln p of each of them by that model as it was then; None: as it is now."""
 
 
 def evidence_of(states: States) -> str:
@@ -69,19 +98,26 @@ def jensen_shannon(log_ratio: Tensor) -> Tensor:
     return (log_ratio.exp() * (log_ratio - log_half) - log_half) / 2
 
 
+def weights(log_q: Tensor, written_log_p: Sequence[float] | None) -> Tensor:
+    """Return min(q / q', `MOST_WEIGHT`) of tokens from their ln q now and ln q' then: (T,)."""
+    if written_log_p is None:
+        return torch.ones_like(log_q, dtype=torch.float64)
+    log_weight = log_q.double() - torch.tensor(written_log_p, dtype=torch.float64)
+    return log_weight.exp().clamp(max=MOST_WEIGHT)
+
+
 def estimated(
     states: States,
     owners: Sequence[int],
-    writers: Sequence[Role],
+    sources: Sequence[Source],
     continuations: Sequence[Sequence[int]],
 ) -> list[TokenScores]:
     """Score continuations of prompts, at least one of whose models is served.
 
-    `owners` names each one's row, `writers` the model that has sampled it. Raises
-    `MeasurementError` for what a server cannot have meant.
+    `owners` names each one's row. Raises `MeasurementError` for what a server cannot have meant.
     """
     both = told_by_both(states, owners, continuations)
-    return [token_scores(*told, writer) for told, writer in zip(both, writers, strict=True)]
+    return [token_scores(*told, *source) for told, source in zip(both, sources, strict=True)]
 
 
 def scores_of_the_likeliest(pair: ModelPair, rows: Sequence[ScoringRow]) -> list[TokenScores]:
@@ -119,11 +155,18 @@ def told_by_both(
     return list(zip(first, second, strict=True))
 
 
-def token_scores(reference: Told, candidate: Told, writer: Role | None) -> TokenScores:
+def token_scores(
+    reference: Told,
+    candidate: Told,
+    writer: Role | None,
+    written_log_p: Sequence[float] | None = None,
+) -> TokenScores:
     """Return the divergences of a continuation that `writer` has sampled, each position unbiased.
 
     Each direction of KL is estimated on the tokens of either model. Of tokens that no model has
     sampled (None) the divergences are what the likeliest tokens hold, which is never too much.
+    `written_log_p` is ln p of the tokens by the writer that has sampled them, where that was an
+    earlier one: (T,).
     """
     log_p, log_q = reference.chosen.double(), candidate.chosen.double()
     sorted_ids, order = candidate.head_ids.sort(dim=-1)
@@ -140,7 +183,8 @@ def token_scores(reference: Told, candidate: Told, writer: Role | None) -> Token
         is_shared & (reference.head_ids == reference.ids[:, None])
     ).any(-1)
     log_ratio = log_q - log_p if writer == "reference" else log_p - log_q
-    own, other = k3(log_ratio), backward(log_ratio)
+    drawn = weights(log_p if writer == "reference" else log_q, written_log_p)
+    own, other = drawn * k3(log_ratio), drawn * backward(log_ratio)
     forward, reverse = (own, other) if writer == "reference" else (other, own)
 
     def whole(exact: Tensor, tail: Tensor) -> Tensor:
@@ -149,7 +193,7 @@ def token_scores(reference: Told, candidate: Told, writer: Role | None) -> Token
     return TokenScores(
         forward=whole(_exact_kl(heads[0], heads[1]), forward),
         reverse=whole(_exact_kl(heads[1], heads[0]), reverse),
-        js=whole(js_of_log_probs(heads[0], heads[1]), jensen_shannon(log_ratio)),
+        js=whole(js_of_log_probs(heads[0], heads[1]), drawn * jensen_shannon(log_ratio)),
         same_top=(reference.head_ids[:, 0] == candidate.head_ids[:, 0]).float(),
         reference_logprobs=log_p.float(),
         candidate_logprobs=log_q.float(),

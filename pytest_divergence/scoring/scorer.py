@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -22,7 +22,7 @@ from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.tokens import StoredTokens, prompt_digest
 from pytest_divergence.models.chat_format import Prompt
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.models.side import Decoding, Role
+from pytest_divergence.models.side import Decoding
 from pytest_divergence.scoring.continuations import (
     Continuations,
     Ids,
@@ -34,7 +34,14 @@ from pytest_divergence.scoring.continuations import (
     sampler,
     written,
 )
-from pytest_divergence.scoring.estimates import estimated, evidence_of, jensen_shannon, k3
+from pytest_divergence.scoring.estimates import (
+    Source,
+    estimated,
+    evidence_of,
+    jensen_shannon,
+    k3,
+    weights,
+)
 from pytest_divergence.scoring.metrics import (
     AddedMetric,
     added_metric,
@@ -43,6 +50,8 @@ from pytest_divergence.scoring.metrics import (
 from pytest_divergence.scoring.teacher_forcing import TokenScores, score_states
 
 Estimator = Literal["fresh", "stored"]
+LOG_P_DIGITS = 5
+"""Decimals of a stored log-probability; in float32, one of -10 has no more."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +121,15 @@ def score_greedily(
 
 def stored_tokens(case_id: str, score: PromptScore) -> StoredTokens:
     """Return the part of a score that a suite keeps, to measure the same continuations again."""
+    log_p = score.continuations.candidate_log_p
     return StoredTokens(
         id=case_id,
         prompt_sha256=prompt_digest(score.prompt_ids),
         reference=[list(ids) for ids in score.continuations.reference],
         candidate=[list(ids) for ids in score.continuations.candidate],
+        candidate_log_p=None
+        if log_p is None
+        else [[round(value, LOG_P_DIGITS) for value in values] for values in log_p],
     )
 
 
@@ -128,11 +141,14 @@ def summarise(
     estimator: Estimator = "fresh",
     unit: str = NATS_PER_TOKEN,
     evidence: str = FULL,
+    written_log_p: Sequence[Sequence[float]] | None = None,
 ) -> Measurement:
     """Return one prompt's measurement from the scores of both models' continuations.
 
-    `unit` is the metric's, `evidence` what was known at each position. Raises `MeasurementError`
-    where a model has no continuation or a value is not finite.
+    `unit` is the metric's, `evidence` what was known at each position, `written_log_p` the ln p of
+    the tokens of `on_candidate` by the candidate that wrote them, one list a continuation; without
+    it there is no `k3` but that of the metric `forward`. Raises `MeasurementError` where a model
+    has no continuation or a value is not finite.
 
     Total nats over number of positions, end of turn included. `forward` is measured on the
     reference's own continuations and `reverse` on the candidate's, so each is an estimate of the
@@ -162,7 +178,7 @@ def summarise(
         estimator=estimator,
         unit=unit,
         evidence=evidence,
-        k3=_of_chosen(on_reference, on_candidate).get(metric),
+        k3=_of_chosen(on_reference, on_candidate, written_log_p).get(metric),
     )
 
 
@@ -200,7 +216,7 @@ def _score(
             given = written(states, chosen, source)
         else:
             given = [source[index] for index in batch]
-        scores = iter(_score_states(states, given, added))
+        scores = iter(_score_states(states, given, added, estimator))
         return [
             _prompt_score(
                 prompts[index],
@@ -220,7 +236,10 @@ def _score(
 
 
 def _score_states(
-    states: tuple[Decoding, Decoding], given: Sequence[Continuations], added: AddedMetric | None
+    states: tuple[Decoding, Decoding],
+    given: Sequence[Continuations],
+    added: AddedMetric | None,
+    estimator: Estimator,
 ) -> Iterator[list[TokenScores]]:
     """Yield, for each prompt, the scores on the reference's continuations, then the candidate's."""
     groups = [ids for both in given for ids in (both.reference, both.candidate)]
@@ -232,10 +251,21 @@ def _score_states(
     if evidence_of(states) == FULL:
         flat = iter(score_states(states, owners, continuations, added))
     else:
-        writers: list[Role] = ["candidate" if number % 2 else "reference" for number in numbers]
-        flat = iter(estimated(states, owners, writers, continuations))
+        sources = [source for both in given for source in _sources(both, estimator)]
+        flat = iter(estimated(states, owners, sources, continuations))
     for group in groups:
         yield [next(flat) for _ in group]
+
+
+def _sources(given: Continuations, estimator: Estimator) -> Iterator[Source]:
+    """Yield how each of the reference's continuations was sampled, then each of the candidate's."""
+    yield from [Source("reference")] * len(given.reference)
+    if estimator == "fresh":
+        yield from [Source("candidate")] * len(given.candidate)
+    elif given.candidate_log_p is None:
+        yield from [Source(None)] * len(given.candidate)
+    else:
+        yield from (Source("candidate", log_p) for log_p in given.candidate_log_p)
 
 
 def _prompt_score(
@@ -251,6 +281,9 @@ def _prompt_score(
     evidence: str,
 ) -> PromptScore:
     prefix, body = row
+    if estimator == "fresh":
+        log_p = tuple(tuple(scores.candidate_logprobs.tolist()) for scores in on_candidate)
+        given = replace(given, candidate_log_p=log_p)
     return PromptScore(
         prompt=prompt,
         prompt_ids=(*prefix, *body.tolist()),
@@ -262,6 +295,7 @@ def _prompt_score(
             estimator=estimator,
             unit=unit,
             evidence=evidence,
+            written_log_p=given.candidate_log_p,
         ),
         same_top_share=same_top_share([*on_reference, *on_candidate]),
         reference_perplexity=_perplexity(on_reference, "reference_logprobs"),
@@ -304,28 +338,38 @@ def _values(
 
 
 def _of_chosen(
-    on_reference: Sequence[TokenScores], on_candidate: Sequence[TokenScores]
+    on_reference: Sequence[TokenScores],
+    on_candidate: Sequence[TokenScores],
+    written_log_p: Sequence[Sequence[float]] | None,
 ) -> dict[str, float]:
     """Return the value of every built-in metric, from the chosen tokens' probabilities alone.
 
-    Where a model rules out a token that the other has written there is none that is finite.
+    Where a model rules out a token that the other has written there is none that is finite, and
+    where nothing is known of how the candidate's tokens were drawn there is that of `forward`.
     """
 
-    def mean(
-        scores: Sequence[TokenScores], sign: int, function: Callable[[Tensor], Tensor]
-    ) -> float:
-        return _per_token(
-            scores,
-            lambda tokens: function(
-                sign * (tokens.candidate_logprobs.double() - tokens.reference_logprobs.double())
-            ),
-        )
+    def forward_value(function: Callable[[Tensor], Tensor]) -> float:
+        return _per_token(on_reference, lambda tokens: function(-_log_ratio(tokens)))
 
-    both = (on_reference, 1), (on_candidate, -1)
-    forward, reverse = (mean(scores, sign, k3) for scores, sign in both)
-    js = sum(mean(scores, sign, jensen_shannon) for scores, sign in both) / 2
-    values = built_in_values(forward, reverse, js)
+    forward = forward_value(k3)
+    if written_log_p is None:
+        values = {"forward": forward}
+    else:
+        drawn = torch.cat(
+            [
+                weights(tokens.candidate_logprobs, log_p)
+                for tokens, log_p in zip(on_candidate, written_log_p, strict=True)
+            ]
+        )
+        log_ratio = torch.cat([_log_ratio(tokens) for tokens in on_candidate])
+        reverse, js = (float((drawn * f(log_ratio)).mean()) for f in (k3, jensen_shannon))
+        values = built_in_values(forward, reverse, (forward_value(jensen_shannon) + js) / 2)
     return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _log_ratio(tokens: TokenScores) -> Tensor:
+    """Return ln p(reference) - ln p(candidate) of each token: (T,)."""
+    return tokens.reference_logprobs.double() - tokens.candidate_logprobs.double()
 
 
 def _spread(

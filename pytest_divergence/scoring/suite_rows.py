@@ -19,6 +19,7 @@ from pytest_divergence.core.cases import Case, Completions, Measurement
 from pytest_divergence.core.errors import MeasurementError, PromptIdsError
 from pytest_divergence.core.file_names import TOKENS, sidecar_path
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.core.token_statistics import ControlTokens
@@ -273,7 +274,12 @@ def _one_by_one_where_it_fails(
 
 
 def _continuations(stored: StoredTokens) -> Continuations:
-    return Continuations(tuple(map(tuple, stored.reference)), tuple(map(tuple, stored.candidate)))
+    log_p = stored.candidate_log_p
+    return Continuations(
+        tuple(map(tuple, stored.reference)),
+        tuple(map(tuple, stored.candidate)),
+        None if log_p is None else tuple(map(tuple, log_p)),
+    )
 
 
 def check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
@@ -283,6 +289,12 @@ def check_stored(pair: ModelPair, case: Case, stored: StoredTokens) -> None:
             f"case {case.id}: the prompt's token ids differ from the stored ones, so the "
             "tokenizer, the chat template or the system prompt has changed. Use the suite's own "
             "(its provenance file names them), or search again."
+        )
+    if pair.is_served and stored.candidate_log_p is None:
+        raise MeasurementError(
+            f"case {case.id}: its stored continuations have no candidate_log_p, as those of suites "
+            "of before, so a served or recorded model cannot be measured on them; measure the "
+            f"suite again on local weights, with {setting('update')}"
         )
     for ids in (*stored.reference, *stored.candidate):
         _check_ids(pair, f"case {case.id}", ids)

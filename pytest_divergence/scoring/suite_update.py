@@ -73,7 +73,11 @@ def updated(
         row.id: _updated_row(row, found[row.id], stored.tokens.get(row.id), floor)
         for row in stored.suite.rows
     }
-    kept = {row.id for row in stored.suite.rows if rows[row.id].kl == row.kl}
+    kept = {
+        row.id
+        for row in stored.suite.rows
+        if rows[row.id].kl == row.kl and _is_complete(stored.tokens.get(row.id))
+    }
     shift = old.typical_shift if old is not None else None
     if any(row.id not in kept for row in stored.suite.controls) or not stored.suite.controls:
         shift = _shift(rows.values())
@@ -147,7 +151,9 @@ def _updated_row(
 ) -> Case:
     if isinstance(found, Exception):
         return row
-    is_same = stored == found.stored and _reads_the_same(row.kl, found.measurement)
+    is_same = _ids_of(stored) == _ids_of(found.stored) and _reads_the_same(
+        row.kl, found.measurement
+    )
     kl = row.kl if is_same and row.kl is not None else found.measurement
     has_completions = not row.is_control or row.completions is not None
     return row.with_changes(
@@ -173,6 +179,16 @@ def _limit(measurement: Measurement, floor: NoiseFloor | None) -> float:
     return approved_limit(
         measurement.value, floor.of(measurement.metric) if floor is not None else None
     )
+
+
+def _ids_of(stored: StoredTokens | None) -> StoredTokens | None:
+    """Return continuations without their log-probabilities, which move with rounding."""
+    return stored and stored.model_copy(update={"candidate_log_p": None})
+
+
+def _is_complete(stored: StoredTokens | None) -> bool:
+    """Whether nothing is missing that this version stores with continuations."""
+    return stored is not None and stored.candidate_log_p is not None
 
 
 def _reads_the_same(old: Measurement | None, new: Measurement) -> bool:

@@ -135,11 +135,10 @@ def at_first_tokens(
     def compute(batch: list[ScoringRow]) -> Sequence[Value]:
         given = with_one_prefix(batch)
         states = read_prompts(pair, [row.body for row in given], prefix=given[0].prefix)
-        first = [row.continuation[:1] for row in given]
-        reference, candidate = (
-            torch.cat([lazy.logits(0, 1) for lazy in state.positions_of(first)])
-            for state in (state.fork(range(len(given))) for state in states)
-        )
+        for state in states:
+            if isinstance(state, ServedRows):
+                state.side.has_no_logits()
+        reference, candidate = (state.logits for state in states)
         return measure(reference, candidate.to(reference.device))
 
     return map_batches(rows, compute, length=lambda row: len(row.body), max_rows=SCORING_BATCH)

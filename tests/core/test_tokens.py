@@ -39,6 +39,14 @@ def test_a_row_reads_like_this(tmp_path: Path) -> None:
     )
 
 
+def test_log_probabilities_are_kept_beside_the_candidates_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "s.tokens.jsonl"
+    row = stored("a-1", candidate_log_p=[[-0.5], [-1.25, -3.0]])
+    write_tokens(path, [row])
+    assert path.read_text().endswith('"candidate_log_p": [[-0.5], [-1.25, -3.0]]}\n')
+    assert load_tokens(path) == {"a-1": row}
+
+
 def test_the_digest_of_a_prompt_never_changes() -> None:
     assert hashlib.sha256(b"1,2,3").hexdigest() == DIGEST
     assert prompt_digest([12, 3]) != prompt_digest([1, 23])
@@ -52,6 +60,10 @@ def test_the_digest_of_a_prompt_never_changes() -> None:
         ({"reference": [[5, True]]}, "reference.0.1 is true; it should be a valid integer"),
         ({"candidate": [[]]}, "candidate.0 is []; List should have at least 1 item"),
         ({"reference": [], "candidate": []}, "reference and candidate are both empty"),
+        (
+            {"candidate_log_p": [[-0.5], [-1.0]]},
+            "candidate_log_p holds [1, 1] numbers and candidate [1, 2] tokens; it needs one",
+        ),
         ({"prompt_sha256": "abc"}, 'prompt_sha256 is "abc"; String should match pattern'),
         ({"id": "../x"}, 'id is "../x"; String should match pattern'),
         ({"text": "x"}, 'unknown key "text"; known are id, prompt_sha256, reference, candidate'),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2ForCausalLM, PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
@@ -303,6 +304,27 @@ def test_several_adapters_of_a_model_in_memory(tiny_models: Path, second_adapter
     check_differs(stacked)
     with pytest.raises(ModelLoadError, match="no adapter 'c' on a layer; it has a, b"):
         ModelPair.from_models(wrapped, wrapped, tokenizer, adapters=(("a",), ("c",)))
+
+
+def test_pairs_of_one_model_in_memory_run_in_turns(tiny_models: Path, second_adapter: Path) -> None:
+    """Each runs its own adapters, whatever another pair or the model's owner ran before."""
+    base = model_of(tiny_models / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models / "base")
+    with quiet_transformers():
+        wrapped: Any = PeftModel.from_pretrained(base, str(tiny_models / "adapter"), "a")
+        wrapped.load_adapter(str(second_adapter), "b")
+    first, second = (
+        ModelPair.from_models(wrapped, wrapped, tokenizer, adapters=((), (name,))) for name in "ab"
+    )
+    rows: list[Tensor] = [torch.arange(50, 60)]
+
+    with torch.no_grad():
+        reference = first.reference.logits(rows, num_logits=1)
+        second.candidate.logits(rows, num_logits=1)
+        assert torch.equal(first.reference.logits(rows, num_logits=1), reference)
+        candidate = first.candidate.logits(rows, num_logits=1)
+        wrapped.set_adapter("b")
+        assert torch.equal(first.candidate.logits(rows, num_logits=1), candidate)
 
 
 def test_an_adapter_of_any_kind_is_another_model_than_its_base(tiny_models: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -266,6 +267,36 @@ def test_a_fork_leaves_the_rows_that_it_came_from() -> None:
 
     for logits, added in zip([*fork.logits, *state.logits], (70, 71, 72), strict=True):
         assert torch.allclose(logits, bare(side, *range(50, 60), added)[-1], atol=1e-4)
+
+
+@families
+def test_a_fork_that_goes_on_changes_nothing_of_the_cache_that_it_came_from(
+    family: Callable[[], PreTrainedConfig],
+) -> None:
+    with torch.no_grad():
+        state: Any = local(pair_of(family).candidate).start(BODIES, prefix=PREFIX)
+        kept = getattr(state, "_cache", None) or state._caches
+        before = copy.deepcopy(kept)
+        fork = state.fork([2, 0, 2])
+        fork.step(torch.tensor([70, 71, 72]))
+        state.fork([0, 1, 2]).positions_of([[70, 71, 72], [74], [75, 76]])
+
+    found, expected = (list(tensors_of(each)) for each in (kept, before))
+    assert len(found) == len(expected)
+    assert all(map(torch.equal, found, expected))
+
+
+def tensors_of(value: object) -> Iterator[Tensor]:
+    """All tensors that a cache holds."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from tensors_of(each)
+    elif isinstance(value, dict):
+        yield from tensors_of(list(value.values()))
+    elif hasattr(value, "__dict__"):
+        yield from tensors_of(vars(value))
 
 
 def test_a_model_is_tried_with_its_adapter_too() -> None:

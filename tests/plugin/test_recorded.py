@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pytest_divergence.cli import main
 from pytest_divergence.core.behaviours import TellingContinuation
@@ -62,6 +63,39 @@ def test_another_candidate_fails_with_its_new_answer(recorded: Project, tmp_path
     stored = read_suite(recorded.path / SUITE).suite.cases[0].completions
     assert stored is not None
     assert "prompt | How do I tie a knot? reference |" in text_of(result)
+
+
+def save_sure_model(folder: Path, **changes: Any) -> None:
+    """A tiny model that is as sure of its tokens as a trained one."""
+    from transformers import AutoModelForCausalLM
+
+    from tests.tiny import save_tiny_model
+
+    save_tiny_model(folder, **changes)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(8)
+    model.save_pretrained(folder)
+
+
+def test_a_candidate_that_no_longer_says_what_the_old_one_said_does_not_read_as_worse(
+    project: Project,
+) -> None:
+    """The old candidate is another model altogether; the repaired one is near the reference."""
+    save_sure_model(project.path / "base")
+    save_sure_model(project.path / "planted", seed=5)
+    save_sure_model(project.path / "repaired", perturb=0.3)
+    project.write_suite(SUITE, {"input": KNOT}, {"input": POEM})
+    project.run(SUITE, "--model-1=base", "--model-2=planted", "--divergence-fill")
+    assert main(["record", SUITE, "--model-1=base"]) == 0
+
+    result = project.run(*REPLAY, "--model-2=repaired", "--divergence-report-dir=out")
+    project.run(SUITE, "--model-1=base", "--model-2=repaired", "--divergence-report-dir=whole")
+
+    result.assert_outcomes(passed=3)
+    for found, whole in zip(cases_of(project, "out"), cases_of(project, "whole"), strict=True):
+        assert found["kl"]["evidence"] == "chosen"
+        assert 0 < found["kl"]["value"] < whole["kl"]["value"]  # the old one's texts tell a part
 
 
 def test_a_served_build_is_gated_without_any_weights(recorded: Project, ft_server: str) -> None:

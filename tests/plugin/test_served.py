@@ -75,7 +75,7 @@ def test_another_model_behind_the_same_address_fails(
     ):
         replayed(served, front.address).assert_outcomes(passed=3)
         front.target = other
-        result = replayed(served, front.address, "--divergence-max-shift=1")
+        result = replayed(served, front.address, "--divergence-max-shift=0.5")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(failed=3, passed=1)
@@ -134,6 +134,30 @@ def test_a_suite_of_before_is_not_compared_with_a_server(served: Project, ft_ser
     assert "which do not compare: its row holds no value of the chosen tokens alone (k3)" in (
         text_of(result)
     )
+    served.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-update", "-Wignore")
+    replayed(served, ft_server).assert_outcomes(passed=3)  # as the message says
+
+
+def test_continuations_of_before_are_not_measured_on_a_server(
+    served: Project, ft_server: str
+) -> None:
+    """They do not say how likely their writer found them."""
+    path = served.path / SUITE.replace(".divergence.", ".tokens.")
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for row in rows:
+        del row["candidate_log_p"]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    provenance = next(served.path.glob("*.provenance.json"))
+    made = json.loads(provenance.read_text("utf-8"))
+    provenance.write_text(json.dumps({**made, "rows": None, "num_rows": len(rows)}))
+
+    result = replayed(served, ft_server)
+
+    result.assert_outcomes(errors=3)
+    assert "its stored continuations have no candidate_log_p, as those of suites of before" in (
+        text_of(result)
+    )
+    served.run(SUITE, "--model-1=base", "--model-2=ft").assert_outcomes(passed=2, failed=1)
     served.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-update", "-Wignore")
     replayed(served, ft_server).assert_outcomes(passed=3)  # as the message says
 

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pytest_divergence import ModelPair, load_model_pair
+from pytest_divergence.core.errors import MeasurementError
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.discovery.behaviours.amplified_phrases import amplified_answers
+from pytest_divergence.discovery.behaviours.fresh_prompts import written_questions
+from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.scored_proposals import first_and_full_scores
+from pytest_divergence.discovery.strategies.protocol import RoundTask
+from pytest_divergence.models.decoding import decode_greedily, decode_sampled
 from pytest_divergence.models.endpoints.positions import Position
 from pytest_divergence.models.endpoints.served_side import spread
 from pytest_divergence.scoring.baseline import measure_noise_floor
 from pytest_divergence.scoring.cheap_scores import first_token_scores, prompt_nlls
+from pytest_divergence.scoring.residual import common_tilt
 from tests.plugin.conftest import KNOT, POEM, Project
 from tests.plugin.test_search import TINY_SEARCH
 from tests.plugin.test_served import text_of
 from tests.scoring.test_estimates import telling_all
+from tests.vllm_form import vllm_form
 
 PROMPTS = [KNOT, POEM, "Name three rivers."]
 
@@ -62,11 +72,56 @@ def test_a_screen_never_tells_more_than_the_weights_do(local: ModelPair, served:
         assert 0.2 * true < told <= true + 1e-3
 
 
+def test_proposals_are_screened_where_most_answers_have_a_new_style(served: ModelPair) -> None:
+    """That needs the whole distributions, so the style stays in on a server."""
+    task = RoundTask(
+        round=0,
+        seed=0,
+        profile=PROFILES["smoke"].model_copy(update=TINY_SEARCH),
+        metric="symmetric",
+        seeds=PROMPTS,
+    )
+    proposals = [Proposal(text, "seeds") for text in PROMPTS]
+
+    plain, _ = first_and_full_scores(served, task, proposals)
+    found, scored = first_and_full_scores(served, replace(task, has_new_style=True), proposals)
+
+    assert scored
+    assert found == pytest.approx(plain, abs=1e-4)
+
+
+def test_a_server_has_no_residual(served: ModelPair) -> None:
+    with pytest.raises(MeasurementError, match="this needs the probabilities of all"):
+        common_tilt(served, PROMPTS)
+
+
 def test_amplified_answers_are_those_of_the_weights(local: ModelPair, served: ModelPair) -> None:
     def begin(pair: ModelPair) -> list[str]:
         return [text[:8] for text in amplified_answers(pair, PROMPTS, 4)]
 
     assert begin(telling_all(served)) == begin(local)
+
+
+def test_a_served_reference_writes_questions_as_its_weights_do(
+    base_server: str, tiny_models: Path
+) -> None:
+    """At a temperature below 1, and the nearer to 0, the likelier its tokens."""
+    base = f"llamacpp:{base_server}"
+    with vllm_form(tiny_models / "base") as form:
+        for spec in (base, f"vllm:{form.address}"):
+            pair = load_model_pair(spec, str(tiny_models / "ft"))
+            ((prefix, body),) = pair.prompt_rows([KNOT])
+            ways: Any = {"prefix": prefix, "max_new_tokens": 6, "stop_ids": frozenset()}
+
+            greedy = decode_greedily(pair.reference, [body], **ways)
+            cold, hot = (
+                decode_sampled(pair.reference, [body], seeds=[7], temperature=temperature, **ways)
+                for temperature in (1e-4, 1.0)
+            )
+
+            assert cold == greedy
+            assert hot != greedy
+            assert len(written_questions(pair, ["rivers"], 3, seed=0)) == 3
 
 
 def test_a_server_has_a_noise_floor(served: ModelPair) -> None:

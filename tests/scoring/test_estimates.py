@@ -152,6 +152,118 @@ def test_noise_is_the_largest_reading() -> None:
     assert served_floor([(read, read), (read, noisy)]).value > 1e-4
 
 
+# Tokens that an earlier candidate has sampled
+
+
+def mean_over_stored(logits: tuple[Tensor, Tensor, Tensor], size: int, name: str) -> float:
+    """The mean of an estimate over tokens that the earliest of three candidates samples.
+
+    `logits` are the reference's, the candidate's then and its now.
+    """
+    first, then, now = logits
+    tokens = range(NUM_TOKENS)
+    scores = token_scores(
+        told(first, tokens, size),
+        told(now, tokens, size),
+        "candidate",
+        then.log_softmax(-1).tolist(),
+    )
+    return float((then.softmax(-1) * getattr(scores, name)).sum())
+
+
+def three(*, distance: float) -> tuple[Tensor, Tensor, Tensor]:
+    first, then = distributions()
+    generator = torch.Generator().manual_seed(7)
+    return first, then, then + torch.randn(NUM_TOKENS, generator=generator) * distance
+
+
+@pytest.mark.parametrize("size", [1, 3, 20, NUM_TOKENS])
+def test_an_estimate_on_the_tokens_of_a_build_of_the_same_weights_is_unbiased(size: int) -> None:
+    logits = three(distance=0.2)
+    first, then, now = (each.log_softmax(-1) for each in logits)
+    assert float((now - then).max()) < math.log(4)
+
+    found = {name: mean_over_stored(logits, size, name) for name in ("forward", "reverse", "js")}
+
+    assert found == pytest.approx(
+        {
+            "forward": float(kl_of_log_probs(first, now)),
+            "reverse": float(kl_of_log_probs(now, first)),
+            "js": float(js(logits[0], logits[2])),
+        },
+        rel=1e-4,
+    )
+
+
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_an_estimate_on_the_tokens_of_a_far_candidate_is_a_lower_bound(size: int) -> None:
+    logits = three(distance=2.0)
+    first, _, now = (each.log_softmax(-1) for each in logits)
+
+    assert 0 < mean_over_stored(logits, size, "reverse") < float(kl_of_log_probs(now, first))
+
+
+def test_tokens_of_the_candidate_itself_count_as_they_did() -> None:
+    first, then, _ = three(distance=0)
+    sides = told(first, range(9), 3), told(then, range(9), 3)
+    log_p = sides[1].chosen.tolist()
+
+    fresh = token_scores(*sides, "candidate")
+    again = token_scores(*sides, "candidate", log_p)
+
+    assert torch.equal(again.reverse, fresh.reverse)
+    assert torch.equal(again.js, fresh.js)
+
+
+def test_what_a_repaired_candidate_no_longer_writes_adds_almost_nothing() -> None:
+    """One draw of the old candidate's advert, which the new one finds very unlikely."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(5000, generator=generator) * 2
+    now = 1.1 * first + 0.1 * torch.randn(5000, generator=generator)
+    advert = int(first.argsort(descending=True)[200])
+    now[advert] -= 12
+    then = now.clone()
+    then[advert] += 32
+    sides = told(first, [advert], 64), told(now, [advert], 64)
+    exact = float(kl_of_log_probs(now.log_softmax(-1), first.log_softmax(-1)))
+
+    as_if_it_wrote_it = token_scores(*sides, "candidate").reverse.item()
+    found = token_scores(*sides, "candidate", [then.log_softmax(-1)[advert].item()]).reverse.item()
+
+    assert as_if_it_wrote_it > 1000 * exact
+    assert 0 < found < 2 * exact
+
+
+def test_a_simulated_replay_of_a_near_build_is_unbiased() -> None:
+    """Stored tokens drawn from the old candidate, within three standard errors."""
+    first, then, now = three(distance=0.3)
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.multinomial(then.softmax(-1), 20000, replacement=True, generator=generator)
+    drawn = tokens.tolist()
+    log_p = then.log_softmax(-1)[drawn].tolist()
+
+    values = token_scores(told(first, drawn, 5), told(now, drawn, 5), "candidate", log_p).reverse
+
+    exact = float(kl_of_log_probs(now.log_softmax(-1), first.log_softmax(-1)))
+    assert abs(float(values.mean()) - exact) < 3 * float(values.std()) / math.sqrt(len(drawn))
+
+
+def test_continuations_of_an_unknown_writer_are_measured_by_what_both_models_tell(
+    served: ModelPair,
+) -> None:
+    (fresh,) = score_prompts(served, PROMPTS[:1], num_continuations=2, max_new_tokens=12)
+    bare = replace(fresh.continuations, candidate_log_p=None)
+
+    (again,) = score_prompts(served, PROMPTS[:1], continuations=[fresh.continuations])
+    (found,) = score_prompts(served, PROMPTS[:1], continuations=[bare])
+
+    assert again.measurement.reverse == pytest.approx(fresh.measurement.reverse, rel=1e-5)
+    assert found.measurement.forward == pytest.approx(fresh.measurement.forward, rel=1e-5)
+    assert found.measurement.reverse < fresh.measurement.reverse
+    assert again.measurement.k3 == pytest.approx(fresh.measurement.k3, rel=1e-5)
+    assert found.measurement.k3 is None
+
+
 # With a real server
 
 

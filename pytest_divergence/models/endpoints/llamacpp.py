@@ -183,13 +183,18 @@ class LlamaCppServer:
         return self._checked(chosen, written, head)
 
     def answer(
-        self, connection: Connection, context: Sequence[int], limit: int, seed: int | None
+        self,
+        connection: Connection,
+        context: Sequence[int],
+        limit: int,
+        seed: int | None,
+        temperature: float,
     ) -> list[int]:
-        """Return up to `limit` ids that it writes: sampled at T = 1, or the likeliest if no seed.
+        """Return up to `limit` ids that it writes: sampled, or the likeliest if no seed.
 
         Raises `MeasurementError`.
         """
-        way = {} if seed is None else {"temperature": 1.0, "seed": seed % NUM_SEEDS}
+        way = {} if seed is None else {"temperature": temperature, "seed": seed % NUM_SEEDS}
         ids = self._completed(connection, context, n_predict=limit, **way)["tokens"]
         is_within = 0 < len(ids) <= limit and all(0 <= id_ < self.vocab_size for id_ in ids)
         if not is_within:

@@ -121,7 +121,12 @@ class OpenAiServer:
         self._tells_text_alone()
 
     def answer(
-        self, connection: Any, context: Sequence[int], limit: int, seed: int | None
+        self,
+        connection: Any,
+        context: Sequence[int],
+        limit: int,
+        seed: int | None,
+        temperature: float,
     ) -> list[int]:
         """Raise `MeasurementError`: it neither takes nor gives ids."""
         self._tells_text_alone()

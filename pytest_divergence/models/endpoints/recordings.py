@@ -105,7 +105,12 @@ class Recording:
         )
 
     def answer(
-        self, connection: None, context: Sequence[int], limit: int, seed: int | None
+        self,
+        connection: None,
+        context: Sequence[int],
+        limit: int,
+        seed: int | None,
+        temperature: float,
     ) -> list[int]:
         """Raise `MeasurementError`: a record writes nothing."""
         raise MeasurementError(

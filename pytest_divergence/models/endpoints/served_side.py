@@ -76,9 +76,14 @@ class Dialect(Protocol):
         """
 
     def answer(
-        self, connection: Any, context: Sequence[int], limit: int, seed: int | None
+        self,
+        connection: Any,
+        context: Sequence[int],
+        limit: int,
+        seed: int | None,
+        temperature: float,
     ) -> list[int]:
-        """Return ids that it writes, the likeliest if no seed. Raises `MeasurementError`."""
+        """Return ids that it samples, the likeliest if no seed. Raises `MeasurementError`."""
 
 
 @dataclass
@@ -200,13 +205,15 @@ class ServedRows:
             self.side.meter.tokens_forwarded += len(row) + len(ids) - 1
         return told
 
-    def answers(self, limit: int, seeds: Sequence[int] | None) -> list[list[int]]:
-        """Return what the server writes after each row."""
+    def answers(
+        self, limit: int, seeds: Sequence[int] | None, temperature: float = 1.0
+    ) -> list[list[int]]:
+        """Return what the server writes after each row: sampled, or the likeliest if no seeds."""
         dialect = self.side.dialect
 
         def write(connection: Any, number: int) -> list[int]:
             seed = None if seeds is None else seeds[number]
-            return dialect.answer(connection, self.rows[number], limit, seed)
+            return dialect.answer(connection, self.rows[number], limit, seed, temperature)
 
         with dialect.connected() as connection:
             found = _by_slots(dialect.num_slots, len(self.rows), lambda n: write(connection, n))

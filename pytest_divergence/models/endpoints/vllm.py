@@ -129,15 +129,20 @@ class VllmServer:
         return self._checked(log_p, -1 if first is None else first, pairs)
 
     def answer(
-        self, connection: Connection, context: Sequence[int], limit: int, seed: int | None
+        self,
+        connection: Connection,
+        context: Sequence[int],
+        limit: int,
+        seed: int | None,
+        temperature: float,
     ) -> list[int]:
-        """Return up to `limit` ids that it writes: sampled at T = 1, or the likeliest if no seed.
+        """Return up to `limit` ids that it writes: sampled, or the likeliest if no seed.
 
         Raises `MeasurementError`.
         """
         way: dict[str, Any] = {"temperature": 0.0}
         if seed is not None:
-            way = {"temperature": 1.0, "seed": seed % NUM_SEEDS}
+            way = {"temperature": temperature, "seed": seed % NUM_SEEDS}
         ids: Any = self._completed(connection, context, max_tokens=limit, **way).get("token_ids")
         is_list = isinstance(ids, list) and all(type(id_) is int for id_ in ids)
         is_within = is_list and 0 < len(ids) <= limit and max(ids) < self.vocab_size
