@@ -25,6 +25,7 @@ from pytest_divergence.core.provenance import Effort, Provenance
 from pytest_divergence.core.redaction import redacted
 from pytest_divergence.core.report import (
     Calibration,
+    Check,
     PairSummary,
     Report,
     ReportCase,
@@ -65,6 +66,8 @@ class Entry:
     """A `Behaviour` that the candidate still shows, as plain JSON."""
     tokens: dict[str, Any] | None = None
     """The `TokenStatistics` of the suite's control rows, as plain JSON."""
+    check: dict[str, Any] | None = None
+    """A `Check` as plain JSON."""
 
 
 def is_on(session: DivergenceSession) -> bool:
@@ -107,7 +110,14 @@ def keep_case(
 def keep_behaviour(item: pytest.Item, behaviour: Behaviour) -> None:
     """Record that the candidate still shows a behaviour."""
     if is_on(of(item.config)):
-        _keep(item, None, behaviour=behaviour.model_dump(mode="json"))
+        _keep(item, None, behaviour=behaviour.model_dump(mode="json"), check=None)
+
+
+def keep_check(item: pytest.Item, verdict: Verdict = "error", sentence: str = UNMEASURED) -> None:
+    """Record the outcome of an item that is not a case: an error until it is measured."""
+    if is_on(of(item.config)):
+        check = Check(name=item.nodeid, verdict=verdict, sentence=sentence)
+        _keep(item, None, check=check.model_dump(mode="json"))
 
 
 def keep_tokens(item: pytest.Item, found: TokenStatistics | None) -> None:
@@ -124,13 +134,11 @@ def _keep(item: pytest.Item, pair: ModelPair | None, **what: Any) -> None:
     models = session.models_for(item.path)
     if models is None:  # a conftest's own pair has no names
         return
-    entry = Entry(
-        (models.reference, models.candidate),
-        str(item.path),
-        (pair.dtype_name, str(pair.device)) if pair is not None else None,
-        **what,
-    )
-    session.replayed.note(item.nodeid, asdict(entry))
+    if pair is not None:
+        what["measured_in"] = (pair.dtype_name, str(pair.device))
+    new = asdict(Entry((models.reference, models.candidate), str(item.path)))
+    before = session.replayed.entries.get(item.nodeid, new)
+    session.replayed.note(item.nodeid, {**before, **what})
 
 
 def write_replay_reports(session: DivergenceSession, exitstatus: int) -> list[str]:
@@ -191,6 +199,7 @@ def _report(
         verdict_counts=dict(Counter(case.verdict for case in cases)),
         behaviours=[Behaviour(**entry.behaviour) for entry in entries if entry.behaviour],
         cases=cases,
+        checks=[Check(**entry.check) for entry in entries if entry.check],
         effort=Effort(
             prompts_scored=sum(case.verdict != "error" for case in cases),
             seconds=_seconds(session),
