@@ -121,8 +121,6 @@ class DivergenceSession:
         self.report_dir: Path | None = None
         self.rewritten: list[str] = []
         """Lines of the summary on suites that were measured again."""
-        self.replayed = xdist.ReplayLog()
-        """Outcomes of the items of replayed suites, if a report on them was asked for."""
         self.say: Callable[[str], None] = partial(announce, config)
         """Shows people a line, during a search on its progress display."""
         self.outcome: Once[SearchOutcome] = Once(self._search)

@@ -40,7 +40,8 @@ def headline(report: Report, *, is_tested: bool = True) -> list[str]:
     sentences = []
     if report.run.status == "incomplete":
         is_refused = any(error.where == SettingsError.__name__ for error in report.errors)
-        step = REFUSED if is_refused else "Run the same command to continue."
+        then = "again" if report.run.mode == "replay" else "to continue"
+        step = REFUSED if is_refused else f"Run the same command {then}."
         sentences = [f"The run stopped early; this is what it found until then. {step}"]
     sentences += _checked(report)
     findings = _findings(report)

@@ -168,6 +168,53 @@ def test_a_behaviour_that_could_not_be_measured_leads_the_report(project: Projec
     ) in (folder / "summary.md").read_text("utf-8")
 
 
+def test_an_item_that_a_fixture_broke_leads_the_report(suite: Project) -> None:
+    suite.write(
+        "conftest.py",
+        "import pytest\n@pytest.fixture(autouse=True)\ndef broken(request):\n"
+        f"    assert request.node.name != {case_id(KNOT)!r}\n",
+    )
+
+    suite.run(*REPLAY).assert_outcomes(failed=1, passed=1, errors=1, warnings=1)
+
+    _, report = written(suite)
+    broken = [check.name for check in report.checks if check.verdict == "error"]
+    assert (report.run.status, broken) == ("complete", [f"{SUITE}::{case_id(KNOT)}"])
+
+
+# Sessions that end early
+
+
+def test_a_session_that_stops_at_the_first_failure_is_incomplete(suite: Project) -> None:
+    result = suite.run(*REPLAY, "--divergence-inconclusive=fail", "-x")
+
+    result.assert_outcomes(failed=1)
+    folder, report = written(suite)
+    assert (report.run.status, report.run.reason) == ("incomplete", "2 of 3 items did not run")
+    assert "**The run stopped early" in (folder / "summary.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("restarts", ["0", "1"])
+def test_what_a_killed_worker_had_sent_is_kept(suite: Project, restarts: str) -> None:
+    suite.write(
+        "conftest.py",
+        "import os, pytest\n@pytest.fixture(autouse=True)\ndef killed(request):\n"
+        f"    if request.node.name == {case_id(KNOT)!r}:\n        os._exit(1)\n",
+    )
+    workers = ("-p", "xdist", "-n1", f"--max-worker-restart={restarts}")
+
+    suite.run(*REPLAY, *workers, in_process=False)
+
+    _, report = written(suite)
+    assert [(check.name, check.verdict) for check in report.checks] == [
+        (f"{SUITE}::aggregate", "inconclusive"),
+        (f"{SUITE}::{case_id(KNOT)}", "error"),
+    ]
+    is_whole = restarts == "1"  # then another worker runs the last item
+    assert report.run.status == ("complete" if is_whole else "incomplete")
+    assert report.verdict_counts == ({"failed": 1} if is_whole else {})
+
+
 # Workers
 
 
