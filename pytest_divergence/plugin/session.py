@@ -146,7 +146,7 @@ class DivergenceSession:
             and builtin != "off"
             and (builtin == "on" or joins)
         )
-        is_eager = is_asked and (process == "controller" or not self.has_paths)
+        is_eager = is_asked and not self.has_paths
         may_measure = action not in ("nothing", "list")
         github = self.choice("github")
         is_on_github = github == "auto" and os.environ.get(RUNNER) == "true"
