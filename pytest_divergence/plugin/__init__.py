@@ -149,7 +149,9 @@ def pytest_configure_node(node: Any) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep our items on one worker, so that only that one loads the models."""
-    return xdist.scheduler(config, log)
+    divergence = session_of(config)
+    has_cases = divergence.has_models or bool(divergence.plan.suites)
+    return xdist.scheduler(config, log, has_cases=has_cases)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -16,8 +16,8 @@ import pytest
 from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.plugin._compat import scheduler_by_scope
 
-OUR_NODEIDS = re.compile(rf"{re.escape(SUITE_SUFFIX)}::|\[[^\]]*-[0-9a-f]{{10}}\b")
-"""Suite items, and tests that run once for each case."""
+CASE_TEST = re.compile(r"\[[^\]]*-[0-9a-f]{10}\b")
+"""End of the node id of a test that runs once for each case."""
 SUITE, REPORT_DIR = "divergence_suite_path", "divergence_report_dir"
 EMPTIED, TWINS = "divergence_emptied_suites", "divergence_twins"
 """Keys of the messages."""
@@ -82,17 +82,20 @@ def heard_from_worker(node: Any) -> Heard:
     return Heard(_path(sent, REPORT_DIR), emptied, tuple(twins))
 
 
-def scheduler(config: pytest.Config, log: Any) -> Any:
+def scheduler(config: pytest.Config, log: Any, *, has_cases: bool) -> Any:
     """Return a scheduler for `--dist load` that keeps our items on one worker.
 
-    Only that worker loads the models; all other tests are spread as usual. None: use pytest-xdist's
-    own scheduler.
+    Only that worker loads the models; all other tests are spread as usual. `has_cases` says whether
+    tests may run once for each case. None: use pytest-xdist's own scheduler.
     """
     if config.getoption("dist") != "load":
         return None
-    return scheduler_by_scope(
-        config, log, lambda nodeid: "divergence" if OUR_NODEIDS.search(nodeid) else nodeid
-    )
+
+    def scope_of(nodeid: str) -> str:
+        is_case_test = has_cases and CASE_TEST.search(nodeid)
+        return "divergence" if is_case_test or f"{SUITE_SUFFIX}::" in nodeid else nodeid
+
+    return scheduler_by_scope(config, log, scope_of)
 
 
 def _path(sent: Mapping[str, Any], key: str) -> Path | None:
