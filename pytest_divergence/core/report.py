@@ -124,6 +124,17 @@ class ReportCase(Case):
         return self.id if is_kept else super()._id_of(turns)
 
 
+class Check(Record):
+    """An item of a replay that is not a case: all rows together, or a behaviour."""
+
+    name: str
+    """Its node id."""
+    verdict: Verdict
+    """`failed` too where the item is inconclusive and that fails."""
+    sentence: str
+    """The numbers behind the verdict, or why there is none."""
+
+
 class StrategySummary(Record):
     """Contribution of one strategy."""
 
@@ -243,6 +254,9 @@ class Report(Record):
     verdict_counts: dict[Verdict, Count] = Field(default_factory=dict)
     behaviours: list[Behaviour] = Field(default_factory=list)
     cases: list[ReportCase] = Field(default_factory=list)
+    checks: list[Check] = Field(default_factory=list)
+    """A replay's other items; a behaviour that fails is in `behaviours` instead. Empty in a search
+    and in earlier versions."""
     strategies: list[StrategySummary] = Field(default_factory=list)
     training: list[TrainingSummary] = Field(default_factory=list)
     search_curve: list[CurvePoint] = Field(default_factory=list)

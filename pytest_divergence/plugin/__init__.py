@@ -150,7 +150,9 @@ def pytest_configure_node(node: Any) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep our items on one worker, so that only that one loads the models."""
-    return xdist.scheduler(config, log)
+    divergence = session_of(config)
+    has_cases = divergence.has_models or bool(divergence.plan.suites)
+    return xdist.scheduler(config, log, has_cases=has_cases)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -206,9 +208,10 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note on a test's report whether it compared anything."""
+    """Note on a test's report whether it compared anything, and what it found."""
     report = yield
     gaps.mark(session_of(item.config), item, report)
+    notes.send_entry(item, report)
     return report
 
 
@@ -223,16 +226,15 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Say what was found, where the report is, and how to run one case again."""
     divergence, reports = session_of(config), list(notes.final_reports(terminalreporter))
     is_ours = divergence.plan.is_asked or any(map(notes.is_ours, reports))
-    has_news = divergence.report is not None or divergence.rewritten or divergence.replayed.entries
-    if is_ours or has_news:
+    if is_ours or divergence.report is not None or divergence.rewritten:
         from pytest_divergence.plugin import terminal
 
-        terminal.write_summary(terminalreporter, divergence, exitstatus, reports)
+        terminal.write_summary(terminalreporter, divergence, reports)
     faults = [
         *([str(divergence.error)] if divergence.error is not None else []),
         *gaps.faults(divergence),
@@ -256,7 +258,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
     if divergence.plan.process == "worker":
         tally = gaps.tally_of(divergence)
         emptied, twins = tuple(tally.emptied), tuple(tally.twins)
-        heard = xdist.Heard(divergence.report_dir, emptied, twins, divergence.replayed)
+        heard = xdist.Heard(divergence.report_dir, emptied, twins)
         xdist.tell_controller(session.config, heard)
 
 
@@ -266,7 +268,6 @@ def pytest_testnodedown(node: Any) -> None:
     divergence, heard = session_of(node.config), xdist.heard_from_worker(node)
     gaps.tally_of(divergence).emptied |= set(heard.emptied)
     gaps.tally_of(divergence).twins |= set(heard.twins)
-    divergence.replayed.add(heard.replayed)
     if heard.report_dir is not None and divergence.report is None:
         from pytest_divergence.plugin.search import read_report
 

@@ -83,8 +83,15 @@ def announce(config: pytest.Config, text: str) -> None:
 
 
 def scheduler_by_scope(config: pytest.Config, log: Any, scope_of: Callable[[str], str]) -> Any:
-    """Return a pytest-xdist scheduler that keeps tests of one scope on one worker."""
-    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+    """Return a pytest-xdist scheduler that keeps tests of one scope on one worker.
+
+    If each test's scope is its node id, it is pytest-xdist's own, which is faster and keeps to
+    `--maxschedchunk`.
+    """
+    from xdist.scheduler import (  # type: ignore[import-untyped]
+        LoadScheduling,
+        LoadScopeScheduling,
+    )
 
     class DivergenceScheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
@@ -108,4 +115,24 @@ def scheduler_by_scope(config: pytest.Config, log: Any, scope_of: Callable[[str]
             super().remove_node(node)
             return None if first is None else killer
 
-    return DivergenceScheduling(config, log)
+    class ChosenScheduling:
+        """Scheduling that is chosen once the tests are known; this is the default until then."""
+
+        def __init__(self) -> None:
+            self._chosen = LoadScheduling(config, log)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._chosen, name)
+
+        def schedule(self) -> None:
+            known = self._chosen
+            is_first = isinstance(known, LoadScheduling) and known.collection is None
+            collections = known.node2collection if is_first else {}
+            if any(scope_of(id_) != id_ for ids in collections.values() for id_ in ids):
+                self._chosen = DivergenceScheduling(config, log)
+                for node, ids in collections.items():
+                    self._chosen.add_node(node)
+                    self._chosen.add_node_collection(node, ids)
+            self._chosen.schedule()
+
+    return ChosenScheduling()

@@ -19,7 +19,7 @@ from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.plugin.items import SuiteItem, SuiteModule
 from pytest_divergence.plugin.notes import note
-from pytest_divergence.plugin.replay_report import keep_tokens
+from pytest_divergence.plugin.replay_report import keep_check, keep_tokens
 from pytest_divergence.plugin.session import of
 from pytest_divergence.plugin.terminal import rerun
 from pytest_divergence.plugin.usage_errors import failures
@@ -75,6 +75,7 @@ class AggregateItem(RowsItem):
     def measure(self, request: pytest.FixtureRequest) -> None:
         """Measure every row that has a stored value, and compare the two."""
         note(self, kind=AGGREGATE_ITEM, verdict="error")  # until it is measured
+        keep_check(self)
         with failures(of(self.config)):
             rows = _compared(self.suite.stored)
             self.found = self.suite.replay.compare(rows, self.measured(request, rows))
@@ -83,14 +84,20 @@ class AggregateItem(RowsItem):
     def judge(self) -> None:
         """Fail, warn or pass, and note the numbers in any case."""
         found, session = self.found, of(self.config)
-        sentence = f"{found.verdict}: {aggregate_sentence(found)}"
+        numbers = aggregate_sentence(found)
+        sentence = f"{found.verdict}: {numbers}"
         note(self, verdict=found.verdict, aggregate=sentence)
         if found.growth is not None:
             note(self, ratio=found.growth.ratio, ratio_p_value=found.growth.p_value)
         if found.breadth is not None:
             note(self, share_over=found.breadth.share, share_p_value=found.breadth.p_value)
-        is_failure = session.resolved.settings.inconclusive == "fail"
-        if found.verdict == "failed" or (found.verdict == "inconclusive" and is_failure):
+        is_undecided = found.verdict == "inconclusive"
+        is_failure = is_undecided and session.resolved.settings.inconclusive == "fail"
+        if is_failure:
+            keep_check(self, "failed", sentence)
+        else:
+            keep_check(self, found.verdict, numbers)
+        if found.verdict == "failed" or is_failure:
             text = aggregate_text(
                 found,
                 rerun=rerun(session, self.nodeid),
@@ -100,7 +107,7 @@ class AggregateItem(RowsItem):
             )
             pytest.fail(text, pytrace=False)
         self.add_report_section("call", "divergence", sentence)
-        if found.verdict == "inconclusive":
+        if is_undecided:
             warn_of_suite(self.path, f"aggregate {sentence}")
 
 
@@ -122,6 +129,7 @@ class ShiftItem(RowsItem):
     def measure(self, request: pytest.FixtureRequest) -> None:
         """Take the controls of this session's search, or measure the suite's on these models."""
         note(self, kind=SHIFT_ITEM, verdict="error")
+        keep_check(self)
         with failures(of(self.config)):
             limit = of(self.config).resolved.settings.max_shift
             assert limit is not None  # else no item is made
@@ -135,6 +143,7 @@ class ShiftItem(RowsItem):
         """Fail if the mean is over its limit."""
         shift, session = self.shift, of(self.config)
         note(self, verdict=shift.verdict, shift=shift.mean, max_shift=shift.limit)
+        keep_check(self, shift.verdict, shift_sentence(shift))
         if shift.verdict == "failed":
             pytest.fail(shift_text(shift, rerun=rerun(session, self.nodeid)), pytrace=False)
         self.add_report_section("call", "divergence", shift_sentence(shift))

@@ -72,8 +72,19 @@ class Tally:
     """The suites of which no item will run, as they are shown to people."""
     twins: set[tuple[str, str]] = field(default_factory=set)
     """The specs of each pair that is one model twice."""
+    planned: set[str] = field(default_factory=set)
+    """Node ids of the suites' items that are to run."""
     remarks: list[Remark] = field(default_factory=list)
     """The sentences to write at the end."""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Take note of the suites' items."""
+        self.planned |= {item.nodeid for item in session.items if is_suite(item.path)}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        """Take note of the suites' items that a worker of pytest-xdist collected."""
+        self.planned |= set(filter(suite_of, ids))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record the outcome of a test."""
@@ -93,7 +104,7 @@ class Tally:
     def skipped_suites(self) -> set[str]:
         """The suites whose reported items were all skipped, relative to the root folder."""
         other = {*self.compared, *self.failed, *self.idle}
-        return set(map(_suite_of, self.skipped)) - set(map(_suite_of, other)) - {""}
+        return set(map(suite_of, self.skipped)) - set(map(suite_of, other)) - {""}
 
 
 KEY = pytest.StashKey[Tally]()
@@ -301,7 +312,7 @@ def _resumed(session: DivergenceSession) -> str | None:
     return next(given, None)
 
 
-def _suite_of(nodeid: str) -> str:
+def suite_of(nodeid: str) -> str:
     """Return the suite of a node id; empty for a user's own tests."""
     path = nodeid.partition("::")[0]
     return path if is_suite(path) else ""

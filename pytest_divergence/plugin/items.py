@@ -26,7 +26,7 @@ from pytest_divergence.plugin.extensions import own_pair
 from pytest_divergence.plugin.model_pairs import has_own_pair
 from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.reference_check import ReferenceCheck
-from pytest_divergence.plugin.replay_report import keep_behaviour, keep_case
+from pytest_divergence.plugin.replay_report import keep_behaviour, keep_case, keep_check
 from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.terminal import rerun, update_command
 from pytest_divergence.plugin.usage_errors import failures, shown_case
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pytest_divergence.plugin.replay import SuiteReplay
 
 SEARCH_ITEM = "search"
+GONE = "the candidate no longer shows it"
 
 
 def check(_divergence_setup: SuiteItem) -> None:
@@ -270,6 +271,7 @@ class BehaviourItem(SuiteItem):
         """Measure a suite's behaviour again, unless this session's search confirmed it."""
         session = of(self.config)
         note(self, kind="behaviour", verdict="error", behaviour=self.behaviour.id)
+        keep_check(self)
         self.retelling = None
         with failures(session):
             if not self.is_searched:
@@ -284,6 +286,7 @@ class BehaviourItem(SuiteItem):
         if found is not None:
             note(self, log_ratio=found.log_ratio, bound=found.limit, unit="nats")
         if is_gone:
+            keep_check(self, "passed", GONE)
             return
         keep_behaviour(self, self.behaviour)
         text = behaviour_text(

@@ -19,6 +19,11 @@ SKIP_PREFIX = "divergence: "
 NO_CASE = "the search found no case"
 """Reason of a test skipped after a complete search without cases, which is a comparison."""
 
+ENTRY = pytest.StashKey[Any]()
+"""An item's entry in the report of a replay, in the item's stash."""
+SENT = f"{PREFIX}entry"
+"""Attribute of pytest's reports that holds an entry."""
+
 
 def note(item: pytest.Item, **values: str | float) -> None:
     """Leave measured values on the item, for JUnit and other reports, as plain values only.
@@ -32,6 +37,18 @@ def note(item: pytest.Item, **values: str | float) -> None:
         (name, str.__str__(value) if isinstance(value, str) else float(value))
         for name, value in own.items()
     ]
+
+
+def send_entry(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Put an item's entry on the report of its test: what a killed worker has sent is not lost.
+
+    It travels as JSON text, because pytest-xdist can send any text.
+    """
+    if report.when == "call" or report.failed:
+        entry = item.stash.get(ENTRY, None)
+        setattr(report, SENT, entry and entry.model_dump_json())
+    if report.when == "teardown" and ENTRY in item.stash:  # the test may run again
+        del item.stash[ENTRY]
 
 
 def final_reports(terminal: pytest.TerminalReporter) -> Iterator[pytest.TestReport]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_divergence.core.file_names import FOLDER
 from pytest_divergence.core.provenance import ModelProvenance, is_same_model
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.plugin.model_pairs import Models
@@ -62,7 +61,7 @@ class ReferenceCheck:
 
     def _sentence(self, made: ModelProvenance) -> str:
         role = self._models.roles[0]
-        is_of_search = FOLDER in self._path.parts
+        is_of_search = self._session.is_own(self._path)
         anew = (
             "search this pair with --divergence-mode=search"
             if is_of_search

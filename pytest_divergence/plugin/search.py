@@ -183,7 +183,7 @@ def prepare(session: DivergenceSession) -> None:
             session.outcome()
         elif plan.adds_own_suite:
             _require_suite(session)
-    if plan.process == "controller" and (session.is_used or plan.suites):
+    if plan.process == "controller":
         _validate_suites(session)
 
 
@@ -204,9 +204,12 @@ def _require_suite(session: DivergenceSession) -> None:
 
 
 def _validate_suites(session: DivergenceSession) -> None:
-    """Check all suites in the controller: workers cannot end a session with one clear error."""
+    """Check the named suites in the controller: workers cannot end a session with one clear error.
+
+    Which others take part is known only to pytest's collection, in the workers.
+    """
     with usage_errors(session):
-        for path in _suites_below(session):
+        for path in session.plan.suites:
             suite_bounds(session, path, read_suite(path))
             models = session.models_for(path)
             if models is not None and not session.outcome:

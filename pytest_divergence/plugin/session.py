@@ -121,8 +121,6 @@ class DivergenceSession:
         self.report_dir: Path | None = None
         self.rewritten: list[str] = []
         """Lines of the summary on suites that were measured again."""
-        self.replayed = xdist.ReplayLog()
-        """Outcomes of the items of replayed suites, if a report on them was asked for."""
         self.say: Callable[[str], None] = partial(announce, config)
         """Shows people a line, during a search on its progress display."""
         self.outcome: Once[SearchOutcome] = Once(self._search)
@@ -148,7 +146,7 @@ class DivergenceSession:
             and builtin != "off"
             and (builtin == "on" or joins)
         )
-        is_eager = is_asked and (process == "controller" or not self.has_paths)
+        is_eager = is_asked and not self.has_paths
         may_measure = action not in ("nothing", "list")
         github = self.choice("github")
         is_on_github = github == "auto" and os.environ.get(RUNNER) == "true"
@@ -319,12 +317,21 @@ class DivergenceSession:
             return []
         return [str(suite)]
 
+    def is_own(self, path: Path) -> bool:
+        """Whether a path is in the project's `.divergence/`; the project may be in another one."""
+        if FOLDER not in path.parts:
+            return False
+        for root in (self.root, self.config.rootpath):
+            if path.is_relative_to(root):
+                return FOLDER in path.relative_to(root).parts
+        return True
+
     def hides(self, path: Path) -> bool | None:
         """Whether to ignore a path in `.divergence/`: all but the suites that take part.
 
         None for other paths. pytest would skip the folder as hidden, suites included.
         """
-        if FOLDER not in path.parts:
+        if not self.is_own(path):
             return None
         own = self.joining_suite
         shown = [*self.plan.suites, *([own] if own else [])]
@@ -358,7 +365,7 @@ class DivergenceSession:
 
         None if no line matches, or if this session names a pair itself. Raises UsageError.
         """
-        if self.plan.is_explicit or FOLDER in path.parts:
+        if self.plan.is_explicit or self.is_own(path):
             return None
         return self._rules.models_for(path)
 

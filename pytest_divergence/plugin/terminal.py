@@ -37,7 +37,6 @@ KINDS = {"case": "case", "behaviour": "behaviour", "shift": "typical shift"}
 def write_summary(
     terminal: pytest.TerminalReporter,
     session: DivergenceSession,
-    exitstatus: int,
     reports: Sequence[pytest.TestReport],
 ) -> None:
     """Write what was found, replayed, rewritten or skipped."""
@@ -45,7 +44,7 @@ def write_summary(
     of_search = [report for report in reports if _is_of_search(session, report)]
     found = [*_report_lines(session, terminal, of_search), *case_lines(others, terminal.verbosity)]
     found += token_lines(reports) if terminal.verbosity > 0 else []
-    lines = [*found, *session.rewritten, *write_replay_reports(session, exitstatus)]
+    lines = [*found, *session.rewritten, *write_replay_reports(session, reports)]
     notes = [
         *other_reference_lines(reports),
         *other_dtype_lines(reports),

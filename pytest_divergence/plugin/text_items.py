@@ -17,7 +17,7 @@ from pytest_divergence.core.report import Verdict
 from pytest_divergence.plugin.aggregate_items import AGGREGATE_ITEM
 from pytest_divergence.plugin.items import SuiteItem, SuiteModule
 from pytest_divergence.plugin.notes import note
-from pytest_divergence.plugin.replay_report import keep_behaviour, keep_case
+from pytest_divergence.plugin.replay_report import keep_behaviour, keep_case, keep_check
 from pytest_divergence.plugin.session import of
 from pytest_divergence.plugin.terminal import rerun
 from pytest_divergence.plugin.usage_errors import failures
@@ -89,14 +89,16 @@ class TextRowsItem(SuiteItem):
     def measure(self, request: pytest.FixtureRequest) -> None:
         """Sample answers of both models to every row, and test them together."""
         note(self, kind=AGGREGATE_ITEM, verdict="error", evidence=TEXT)
+        keep_check(self)
         with failures(of(self.config)):
             self.test = self.suite.replay.texts.rows(self.pair(request))
 
     def judge(self) -> None:
         """Fail if they differ."""
         session, found = of(self.config), words(self.test)
-        verdict = "failed" if self.test.differs else "passed"
+        verdict: Verdict = "failed" if self.test.differs else "passed"
         note(self, verdict=verdict, p_value=self.test.p_value, text=found)
+        keep_check(self, verdict, found)
         if self.test.differs:
             pytest.fail(rows_text(found, rerun=rerun(session, self.nodeid)), pytrace=False)
         self.add_report_section("call", "divergence", found)
@@ -120,6 +122,7 @@ class TextBehaviourItem(SuiteItem):
         """Sample answers of both models to the prompts that showed it, and count."""
         named = self.behaviour.id
         note(self, kind="behaviour", verdict="error", behaviour=named, evidence=TEXT)
+        keep_check(self)
         with failures(of(self.config)):
             self.counted = self.suite.replay.texts.behaviour(self.pair(request), self.behaviour)
 
@@ -135,6 +138,7 @@ class TextBehaviourItem(SuiteItem):
         verdict = "passed" if counted.is_gone else "failed"
         note(self, verdict=verdict, p_value=counted.p_value, text=found)
         if counted.is_gone:
+            keep_check(self, "passed", found)
             self.add_report_section("call", "divergence", found)
             return
         keep_behaviour(self, self.behaviour)

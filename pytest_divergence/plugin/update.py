@@ -15,7 +15,7 @@ import pytest
 
 from pytest_divergence.core.cases import Case, is_same_quantity
 from pytest_divergence.core.errors import DivergenceError
-from pytest_divergence.core.file_names import FOLDER, SUITE_SUFFIX
+from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.provenance import Provenance
 from pytest_divergence.core.quantities import number_of
@@ -258,7 +258,7 @@ class UpdatedSuite(SuiteFile):
 
     def begin(self, session: DivergenceSession) -> StoredSuite:
         """Begin the update; return the rows whose bounds still count. Raises UsageError."""
-        if FOLDER in self.path.parts:
+        if session.is_own(self.path):
             raise pytest.UsageError(
                 f"{session.shown(self.path)} belongs to a search, which replaces it; promote its "
                 "cases (pytest-divergence promote), and update the promoted suite"

@@ -5,11 +5,9 @@ Each message is built and read here, as plain values. Does not know how they are
 
 from __future__ import annotations
 
-import json
 import re
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,10 @@ import pytest
 from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.plugin._compat import scheduler_by_scope
 
-OUR_NODEIDS = re.compile(rf"{re.escape(SUITE_SUFFIX)}::|\[[^\]]*-[0-9a-f]{{10}}\b")
-"""Suite items, and tests that run once for each case."""
+CASE_TEST = re.compile(r"\[[^\]]*-[0-9a-f]{10}\b")
+"""End of the node id of a test that runs once for each case."""
 SUITE, REPORT_DIR = "divergence_suite_path", "divergence_report_dir"
 EMPTIED, TWINS = "divergence_emptied_suites", "divergence_twins"
-REPLAYED = "divergence_replayed"
 """Keys of the messages."""
 
 
@@ -38,27 +35,6 @@ class Told:
     """The folder of the controller's search."""
 
 
-@dataclass
-class ReplayLog:
-    """Outcomes of the items of replayed suites, and when the first was recorded."""
-
-    started: float | None = None
-    """Seconds since the epoch, on the clock that all processes share."""
-    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Outcomes by node id, as plain values."""
-
-    def note(self, nodeid: str, entry: dict[str, Any]) -> None:
-        """Record the outcome of an item of this process."""
-        self.started = time.time() if self.started is None else self.started
-        self.entries[nodeid] = entry
-
-    def add(self, other: ReplayLog) -> None:
-        """Add the outcomes of another process."""
-        times = [started for started in (self.started, other.started) if started is not None]
-        self.started = min(times, default=None)
-        self.entries |= other.entries
-
-
 @dataclass(frozen=True)
 class Heard:
     """A worker's message to its controller, at its end."""
@@ -69,7 +45,6 @@ class Heard:
     """The suites whose items were all deselected, as they are shown to people."""
     twins: tuple[tuple[str, str], ...]
     """The specs of each pair that is one model twice."""
-    replayed: ReplayLog
 
 
 def is_controller(config: pytest.Config) -> bool:
@@ -97,30 +72,30 @@ def tell_controller(config: pytest.Config, heard: Heard) -> None:
     output[EMPTIED], output[TWINS] = sorted(heard.emptied), sorted(heard.twins)
     if heard.report_dir is not None:
         output[REPORT_DIR] = str(heard.report_dir)
-    if heard.replayed.entries:
-        output[REPLAYED] = json.dumps(asdict(heard.replayed))
 
 
 def heard_from_worker(node: Any) -> Heard:
     """Return a worker's message; an empty one if it was killed."""
     sent: Mapping[str, Any] = getattr(node, "workeroutput", {})
-    replayed = json.loads(sent[REPLAYED]) if REPLAYED in sent else {}
     twins = ((first, second) for first, second in sent.get(TWINS, ()))
     emptied = tuple(sent.get(EMPTIED, ()))
-    return Heard(_path(sent, REPORT_DIR), emptied, tuple(twins), ReplayLog(**replayed))
+    return Heard(_path(sent, REPORT_DIR), emptied, tuple(twins))
 
 
-def scheduler(config: pytest.Config, log: Any) -> Any:
+def scheduler(config: pytest.Config, log: Any, *, has_cases: bool) -> Any:
     """Return a scheduler for `--dist load` that keeps our items on one worker.
 
-    Only that worker loads the models; all other tests are spread as usual. None: use pytest-xdist's
-    own scheduler.
+    Only that worker loads the models; all other tests are spread as usual. `has_cases` says whether
+    tests may run once for each case. None: use pytest-xdist's own scheduler.
     """
     if config.getoption("dist") != "load":
         return None
-    return scheduler_by_scope(
-        config, log, lambda nodeid: "divergence" if OUR_NODEIDS.search(nodeid) else nodeid
-    )
+
+    def scope_of(nodeid: str) -> str:
+        is_case_test = has_cases and CASE_TEST.search(nodeid)
+        return "divergence" if is_case_test or f"{SUITE_SUFFIX}::" in nodeid else nodeid
+
+    return scheduler_by_scope(config, log, scope_of)
 
 
 def _path(sent: Mapping[str, Any], key: str) -> Path | None:

@@ -5,11 +5,11 @@ Knows the report; does not know whether a terminal, a browser or a Markdown file
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.quantities import number_of
-from pytest_divergence.core.report import Report
+from pytest_divergence.core.report import Check, Report
 from pytest_divergence.core.safe_text import visible
 from pytest_divergence.reports.wording import (
     STYLE_TITLE,
@@ -19,6 +19,7 @@ from pytest_divergence.reports.wording import (
     nats,
     put_aside,
     unaccepted,
+    unpassed,
 )
 
 BLUNT = (
@@ -26,6 +27,8 @@ BLUNT = (
 )
 REFUSED = "The error below says what to change."
 DIFFERENT = "The models behave differently."
+NUM_NAMED = 3
+"""Items that a sentence names."""
 EXIT_CODE = "Exit code 1 means that differences were found, not that the tool broke."
 
 
@@ -37,10 +40,12 @@ def headline(report: Report, *, is_tested: bool = True) -> list[str]:
     sentences = []
     if report.run.status == "incomplete":
         is_refused = any(error.where == SettingsError.__name__ for error in report.errors)
-        step = REFUSED if is_refused else "Run the same command to continue."
+        then = "again" if report.run.mode == "replay" else "to continue"
+        step = REFUSED if is_refused else f"Run the same command {then}."
         sentences = [f"The run stopped early; this is what it found until then. {step}"]
+    sentences += _checked(report)
     findings = _findings(report)
-    is_different = bool(failed(report) or unaccepted(report))
+    is_different = bool(failed(report) or unaccepted(report) or unpassed(report, "failed"))
     if is_different and report.run.mode != "replay":
         findings.insert(0, DIFFERENT)
     sentences += findings
@@ -66,6 +71,24 @@ def failure_sum(counts: Mapping[str, int]) -> str | None:
     """`4 failed = 3 cases + 1 behaviour`, from failed tests by kind; None if there are none."""
     parts = [number_of(count, kind) for kind, count in counts.items() if count]
     return f"{sum(counts.values())} failed = {' + '.join(parts)}" if parts else None
+
+
+def _checked(report: Report) -> Iterator[str]:
+    """Yield what failed or was not measured beside the cases, which may all be within bounds."""
+    if names := _names(unpassed(report, "failed")):
+        yield f"{names[0]} failed: {names[1]}."
+    if names := _names(broken := unpassed(report, "error")):
+        these = "It does" if len(broken) == 1 else "They do"
+        yield f"{names[0]} could not be measured: {names[1]}. {these} not count as passed."
+
+
+def _names(checks: Sequence[Check]) -> tuple[str, str] | None:
+    """Return the number of items and some of their names; None if there are none."""
+    if not checks:
+        return None
+    names = [visible(check.name.rpartition("::")[2], 60) for check in checks[:NUM_NAMED]]
+    more = [f"{len(checks) - NUM_NAMED} more"] if len(checks) > NUM_NAMED else []
+    return number_of(len(checks), "item"), ", ".join([*names, *more])
 
 
 def _findings(report: Report) -> list[str]:

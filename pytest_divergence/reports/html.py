@@ -104,6 +104,8 @@ def render_html(
             apart=wording.set_apart(report),
             is_of_texts=wording.is_of_texts(report),
             num_over=len(wording.failed(report)),
+            unpassed=wording.unpassed(report),
+            num_failed=len(wording.unpassed(report, "failed")),
             failing=[behaviour.id for behaviour in failing],
             num_new=len(failing) - num_style,
             num_style=num_style,

@@ -42,6 +42,7 @@ def render_markdown(
         _head(report),
         _behaviours(report),
         _differences(report),
+        _checks(report),
         _case_table(report),
         _failed_cases(report, suite, given),
         _errors(report),
@@ -148,6 +149,17 @@ def _differences(report: Report) -> Iterator[str]:
         yield ""
         yield plain(note)
     yield ""
+
+
+def _checks(report: Report) -> Iterator[str]:
+    rows = [
+        (code(check.name), check.verdict, plain(check.sentence))
+        for check in wording.unpassed(report)
+    ]
+    if rows:
+        yield "## Items that did not pass"
+        yield ""
+        yield from table(("Item", "Verdict", "Found"), "|---|---|---|", rows)
 
 
 def _case_table(report: Report) -> Iterator[str]:

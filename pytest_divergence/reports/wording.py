@@ -18,10 +18,12 @@ from pytest_divergence.core.provenance import Bound
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import (
     Calibration,
+    Check,
     Difference,
     Report,
     ReportCase,
     TokenComparison,
+    Verdict,
 )
 from pytest_divergence.core.safe_text import visible
 from pytest_divergence.core.setting_descriptions import DESCRIPTIONS
@@ -97,6 +99,12 @@ def asserted(report: Report) -> list[ReportCase]:
 def set_apart(report: Report) -> list[ReportCase]:
     """The off-distribution cases, the most divergent first."""
     return _worst_first([case for case in report.cases if case.off_distribution])
+
+
+def unpassed(report: Report, *verdicts: Verdict) -> list[Check]:
+    """The items beside the cases that have one of the verdicts, or by default did not pass."""
+    wanted = verdicts or ("failed", "error", "inconclusive")
+    return [check for check in report.checks if check.verdict in wanted]
 
 
 def is_of_texts(report: Report) -> bool:

@@ -71,7 +71,7 @@ def test_a_report_reads_back(tmp_path: Path) -> None:
 def test_the_file_holds_its_keys_in_this_order(tmp_path: Path) -> None:
     write_report(tmp_path / "report.json", REPORT)
     keys = (
-        "schema_version run pair settings calibration verdict_counts behaviours cases "
+        "schema_version run pair settings calibration verdict_counts behaviours cases checks "
         "strategies training search_curve differences case_set first_behaviour first_lead "
         "leads power errors effort"
     )

@@ -248,6 +248,24 @@ def test_two_workers_see_the_same_ids_and_one_runs_the_cases(suite: Project) -> 
     assert {worker for worker, *_, test in ran if SUITE not in test} - {busy}
 
 
+def test_tests_named_after_commits_are_spread_where_no_model_is_given(project: Project) -> None:
+    project.write(
+        "test_commits.py",
+        "import pytest, time\n"
+        "@pytest.mark.parametrize('commit', [f'fix-{n:010x}' for n in range(12)])\n"
+        "def test_commit(commit): time.sleep(0.1)\n",
+    )
+    result = project.run("-p", "xdist", "-n2", "-v", in_process=False)
+    result.assert_outcomes(passed=12)
+    assert len({line.split()[0] for line in result.outlines if "PASSED" in line}) == 2
+
+
+def test_a_project_in_a_folder_called_as_ours_is_collected(project: Project) -> None:
+    project.write(".divergence/project/pytest.ini", "[pytest]\n")
+    project.write(".divergence/project/tests/test_unit.py", UNIT_TEST)
+    project.run(".divergence/project").assert_outcomes(passed=1)
+
+
 def test_a_killed_worker_is_never_green(suite: Project) -> None:
     suite.write_suite(SUITE, IS_WITHIN, {**IS_WITHIN, "input": "Another prompt."})
     suite.write(

@@ -425,6 +425,27 @@ def test_a_search_that_fails_in_one_worker_is_not_repeated(
     assert searches(project) == ["search of ft"]
 
 
+def test_with_workers_too_a_path_starts_no_search(project: Project, run: Run) -> None:
+    project.write("test_unit.py", UNIT_TEST)
+    result = run(
+        *MODELS, "--divergence-mode=search", "test_unit.py", *TWO_WORKERS, in_process=False
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert not (project.path / "searches.log").exists()
+    assert "with a path, only a test that uses divergence_case or hard_prompts" in shown(result)
+
+
+def test_a_suite_that_pytest_ignores_ends_no_session_with_workers(
+    project: Project, run: Run
+) -> None:
+    project.write("drafts/b.divergence.jsonl", "{}\n")
+    project.write("conftest.py", "collect_ignore = ['drafts']\n")
+    project.write("test_unit.py", UNIT_TEST)
+    result = run(*MODELS, *TWO_WORKERS, in_process=False)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=3, failed=1)
+
+
 def test_a_bad_suite_ends_a_session_with_workers_too(project: Project, run: Run) -> None:
     project.write("a.divergence.jsonl", "{}\n")
     result = run(*MODELS, *TWO_WORKERS, "a.divergence.jsonl", in_process=False)

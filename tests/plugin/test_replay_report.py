@@ -11,7 +11,8 @@ import pytest
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.report import Report, load_report
 from pytest_divergence.core.suites import read_suite, write_stored
-from tests.plugin.conftest import KNOT, MODELS, POEM, Project, block, shown
+from tests.plugin.conftest import CONTROLS, KNOT, MODELS, POEM, Project, block, shown
+from tests.plugin.test_behaviours import ID, behaviour, write
 
 SUITE = "release.divergence.jsonl"
 REPORTED = (SUITE, "-W", "default", "--divergence-report-dir=out")
@@ -116,6 +117,105 @@ def test_a_case_that_could_not_be_measured_is_told(suite: Project) -> None:
     _, report = written(suite)
     assert [(one.id, one.verdict) for one in report.cases] == [(case_id(KNOT), "error")]
     assert "could not be measured" in report.cases[0].verdict_reason
+
+
+# Items that are not of one case
+
+
+def test_a_shift_over_its_limit_leads_the_report(project: Project) -> None:
+    controls = [{"input": text, "tags": ["control"]} for text in CONTROLS]
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 9.0}, *controls)
+    project.run(*MODELS, SUITE, "--divergence-fill").assert_outcomes(passed=1)
+
+    result = project.run(*REPLAY, "--divergence-max-shift=0.000001")
+
+    result.assert_outcomes(failed=1, passed=2, warnings=1)
+    folder, report = written(project)
+    assert [(check.name, check.verdict) for check in report.checks] == [
+        (f"{SUITE}::aggregate", "inconclusive"),
+        (f"{SUITE}::shift", "failed"),
+    ]
+    assert " > max_shift 0.000001" in report.checks[1].sentence
+    for name in ("summary.md", "report.html"):
+        text = (folder / name).read_text("utf-8")
+        assert report.checks[0].sentence[:40] in text
+        assert "mean KL of 4 ordinary prompts 0." in text
+    summary = (folder / "summary.md").read_text("utf-8")
+    assert "**1 item failed: shift.** No case over its bound: 1 of 1 case within it." in summary
+    page = (folder / "report.html").read_text("utf-8")
+    assert '<div class="lede bad">\n<p class="verdict">1 item failed: shift.</p>' in page
+
+
+def test_what_must_be_decided_and_is_not_leads_the_report(suite: Project) -> None:
+    suite.run(*REPLAY, "--divergence-inconclusive=fail")
+
+    folder, report = written(suite)
+    assert [check.verdict for check in report.checks] == ["failed"]
+    assert report.checks[0].sentence.startswith("inconclusive: forward KL is ")
+    summary = (folder / "summary.md").read_text("utf-8")
+    assert "**1 item failed: aggregate.** 1 of 2 cases shows more divergence than " in summary
+
+
+def test_a_behaviour_that_could_not_be_measured_leads_the_report(project: Project) -> None:
+    write(project, behaviour(telling=[]))
+
+    project.run(*REPLAY).assert_outcomes(passed=1, errors=1)
+
+    folder, report = written(project)
+    assert [(check.name, check.verdict) for check in report.checks] == [(f"{SUITE}::{ID}", "error")]
+    assert (
+        f"**1 item could not be measured: {ID}. It does not count as passed.** No case over"
+    ) in (folder / "summary.md").read_text("utf-8")
+
+
+def test_an_item_that_a_fixture_broke_leads_the_report(suite: Project) -> None:
+    suite.write(
+        "conftest.py",
+        "import pytest\n@pytest.fixture(autouse=True)\ndef broken(request):\n"
+        f"    assert request.node.name != {case_id(KNOT)!r}\n",
+    )
+
+    suite.run(*REPLAY).assert_outcomes(failed=1, passed=1, errors=1, warnings=1)
+
+    _, report = written(suite)
+    broken = [check.name for check in report.checks if check.verdict == "error"]
+    assert (report.run.status, broken) == ("complete", [f"{SUITE}::{case_id(KNOT)}"])
+
+
+# Sessions that end early
+
+
+def test_a_session_that_stops_at_the_first_failure_is_incomplete(suite: Project) -> None:
+    result = suite.run(*REPLAY, "--divergence-inconclusive=fail", "-x")
+
+    result.assert_outcomes(failed=1)
+    folder, report = written(suite)
+    assert (report.run.status, report.run.reason) == ("incomplete", "2 of 3 items did not run")
+    assert "**The run stopped early" in (folder / "summary.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("restarts", ["0", "1"])
+def test_what_a_killed_worker_had_sent_is_kept(suite: Project, restarts: str) -> None:
+    suite.write(
+        "conftest.py",
+        "import os, pytest\n@pytest.fixture(autouse=True)\ndef killed(request):\n"
+        f"    if request.node.name == {case_id(KNOT)!r}:\n        os._exit(1)\n",
+    )
+    workers = ("-p", "xdist", "-n1", f"--max-worker-restart={restarts}")
+
+    suite.run(*REPLAY, *workers, in_process=False)
+
+    _, report = written(suite)
+    assert [(check.name, check.verdict) for check in report.checks] == [
+        (f"{SUITE}::aggregate", "inconclusive"),
+        (f"{SUITE}::{case_id(KNOT)}", "error"),
+    ]
+    is_whole = restarts == "1"  # then another worker runs the last item
+    assert report.run.status == ("complete" if is_whole else "incomplete")
+    assert report.verdict_counts == ({"failed": 1} if is_whole else {})
+
+
+# Workers
 
 
 def test_workers_send_what_they_measured(suite: Project) -> None:
