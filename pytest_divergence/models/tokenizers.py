@@ -146,12 +146,16 @@ def eos_ids(shared: PreTrainedTokenizerBase, *others: PreTrainedTokenizerBase) -
 def rendering_tokenizer(
     shared: PreTrainedTokenizerBase, owner: PreTrainedTokenizerBase
 ) -> PreTrainedTokenizerBase:
-    """`shared`, or a copy with the `owner`'s end of a text, which a chat template may name."""
-    end = owner.eos_token
-    if end == shared.eos_token or end not in shared.get_vocab():
+    """`shared`, or a copy with the `owner`'s ends of a text, which a chat template may name."""
+    known = shared.get_vocab()
+    wanted = {name: getattr(owner, name) for name in ("bos_token", "eos_token")}
+    others = {name: token for name, token in wanted.items() if token != getattr(shared, name)}
+    if not any(token in known for token in others.values()):
         return shared
     made = deepcopy(shared)
-    made.eos_token = end
+    for name, token in others.items():
+        if token in known:
+            setattr(made, name, token)
     return made
 
 
@@ -197,10 +201,8 @@ def _difference(
         if second.get(token) != token_id:
             other = second.get(token, "none")
             return f"the token {safe_line(token)} has id {token_id} and {other}"
-    # Answers end at the ends of both, and padding is never seen by a model here.
-    both = [tokenizer.bos_token_id for tokenizer in (reference, candidate)]
-    if both[0] != both[1] and max(token_id or 0 for token_id in both) < num_shared:
-        return f"bos_token_id is {both[0]} and {both[1]}"
+    # Which tokens begin, end and pad texts may differ: one tokenizer writes the prompts of both
+    # models, answers end at the ends of both, and no model sees padding.
     for probe in PROBES:
         if reference.encode(probe) != candidate.encode(probe):
             return f"they split {safe_line(probe)} into different tokens"

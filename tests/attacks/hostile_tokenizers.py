@@ -184,7 +184,7 @@ CONFIG_KEYS: list[tuple[dict[str, object], Outcome]] = [
     ({"padding_side": "up"}, "either"),
     ({"add_bos_token": True}, "either"),
     ({"add_prefix_space": True}, "either"),
-    ({"bos_token": "a"}, "refused"),
+    ({"bos_token": "a"}, "measured"),
     ({"eos_token": "<|im_start|>"}, "measured"),
     ({"eos_token": None}, "measured"),
     ({"eos_token": 7}, "either"),

@@ -15,6 +15,7 @@ from pytest_divergence.models.tokenizers import (
     NO_TOKEN_SHARE,
     Vocabulary,
     check_same_tokenizer,
+    rendering_tokenizer,
     vocabularies,
 )
 from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
@@ -69,11 +70,23 @@ def test_another_end_of_text_is_not_another_tokenizer() -> None:
     assert check_same_tokenizer(tiny_tokenizer(), other) == []
 
 
-def test_another_beginning_is_named() -> None:
+def test_another_beginning_of_a_text_is_not_another_tokenizer() -> None:
+    """As of SmolLM2 and its instruct model."""
     other = tiny_tokenizer()
     other.bos_token = "<|im_start|>"
 
-    assert difference(other) == "bos_token_id is 0 and 1"
+    assert check_same_tokenizer(tiny_tokenizer(), other) == []
+
+
+def test_a_template_names_its_owners_beginning_and_end() -> None:
+    shared, owner = tiny_tokenizer(), tiny_tokenizer()
+    owner.bos_token, owner.eos_token = "<|im_start|>", "no token of both"
+
+    made = rendering_tokenizer(shared, owner)
+
+    assert (made.bos_token, made.eos_token) == ("<|im_start|>", shared.eos_token)
+    assert shared.bos_token != made.bos_token
+    assert rendering_tokenizer(shared, tiny_tokenizer()) is shared
 
 
 def test_another_cut_is_named() -> None:
