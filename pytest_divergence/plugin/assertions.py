@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from pytest_divergence.core.cases import Case, is_same_quantity
 from pytest_divergence.core.errors import first_fault
-from pytest_divergence.core.file_names import FOLDER
 from pytest_divergence.core.provenance import Provenance, provenance_beside
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.models.pair import ModelPair
@@ -198,7 +197,7 @@ def _assertion_text(
 def _rerun(request: pytest.FixtureRequest, session: DivergenceSession, case: Case) -> str:
     """Return the command for this test; for a named suite's case it also names that case."""
     suite, nodeid = request.node.stash.get(CASE_SUITE, None), request.node.nodeid
-    if suite is None or FOLDER in suite.parts:
+    if suite is None or session.is_own(suite):
         return rerun(session, nodeid)
     alone = nodeid.replace(with_suite(suite, case.id), case.id)
     return rerun(session, alone, f"{session.shown(suite)}::{case.id}")
