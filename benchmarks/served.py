@@ -40,7 +40,7 @@ from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.side import Role, Side, Told
 from pytest_divergence.scoring.continuations import Continuations
-from pytest_divergence.scoring.estimates import k3, token_scores, told_by_both
+from pytest_divergence.scoring.estimates import k3, token_scores, told_by_both, weights
 from pytest_divergence.scoring.teacher_forcing import read_prompts
 
 LENGTH = 16
@@ -73,30 +73,39 @@ def both_told(pair: ModelPair, prompt: str, ids: Sequence[int]) -> tuple[Told, T
     return reference, candidate
 
 
-def direction(reference: Told, candidate: Told, writer: Role) -> float:
-    """KL from the model that wrote to the other one, nats per token."""
-    scores = token_scores(reference, candidate, writer)
+def direction(
+    reference: Told, candidate: Told, writer: Role, log_p: Sequence[float] | None
+) -> float:
+    """KL from the model that wrote to the other one, nats per token.
+
+    `log_p` is ln p of the tokens by the weights that have sampled them in the server's place.
+    """
+    scores = token_scores(reference, candidate, writer, log_p)
     return float((scores.forward if writer == "reference" else scores.reverse).mean())
 
 
-def of_chosen(reference: Told, candidate: Told, writer: Role) -> float:
+def of_chosen(
+    reference: Told, candidate: Told, writer: Role, log_p: Sequence[float] | None
+) -> float:
     sign = 1 if writer == "reference" else -1
-    return float(k3(sign * (candidate.chosen.double() - reference.chosen.double())).mean())
+    values = k3(sign * (candidate.chosen.double() - reference.chosen.double()))
+    return float((weights(candidate.chosen, log_p) * values).mean())
 
 
 def values_of(pair: ModelPair, prompt: str, given: Continuations) -> dict[str, float]:
     """Symmetric KL of a prompt by each kind of evidence."""
     parts: dict[str, list[float]] = {}
-    writers: tuple[tuple[Role, tuple[tuple[int, ...], ...]], ...] = (
-        ("reference", given.reference),
-        ("candidate", given.candidate),
-    )
-    for writer, (ids,) in writers:
+    assert given.candidate_log_p is not None  # they were sampled here
+    written: list[tuple[Role, tuple[int, ...], Sequence[float] | None]] = [
+        ("reference", given.reference[0], None),
+        ("candidate", given.candidate[0], given.candidate_log_p[0]),
+    ]
+    for writer, ids, log_p in written:
         reference, candidate = both_told(pair, prompt, ids)
-        parts.setdefault("full", []).append(direction(reference, candidate, writer))
-        parts.setdefault("chosen", []).append(of_chosen(reference, candidate, writer))
+        parts.setdefault("full", []).append(direction(reference, candidate, writer, log_p))
+        parts.setdefault("chosen", []).append(of_chosen(reference, candidate, writer, log_p))
         for size in HEADS:
-            value = direction(reference, cut(candidate, size), writer)
+            value = direction(reference, cut(candidate, size), writer, log_p)
             parts.setdefault(f"head:{size}", []).append(value)
     return {name: statistics.fmean(both) for name, both in parts.items()}
 
