@@ -63,6 +63,7 @@ def is_sound(report: Report) -> bool:
     return (
         report.run.status == "complete"
         and not report.errors
+        and not unpassed(report, "error")
         and all(case.verdict != "error" for case in asserted(report))
     )
 

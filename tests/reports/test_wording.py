@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core.provenance import Bound, Effort
-from pytest_divergence.core.report import Leads, PowerPoint, ReportCase, Run, RunError
+from pytest_divergence.core.report import Check, Leads, PowerPoint, ReportCase, Run, RunError
 from pytest_divergence.reports import wording
 from pytest_divergence.reports.behaviours import training_rows
 from pytest_divergence.reports.failures import behaviour_text
@@ -173,6 +173,8 @@ def test_beside_an_error_no_exit_code_is_explained() -> None:
     assert EXIT_CODE not in headline(
         report(errors=[RunError(where="soft_prompt", message="broke")])
     )
+    unmeasured = Check(name="a.divergence.jsonl::shift", verdict="error", sentence="NaN")
+    assert EXIT_CODE not in headline(report(run=REPLAY, cases=CASES, checks=[unmeasured]))
 
 
 def test_an_incomplete_run_says_so_first_and_claims_no_exit_code() -> None:
