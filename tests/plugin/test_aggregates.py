@@ -82,7 +82,7 @@ class Release:
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         for row in rows:
             if row["id"] == case_id(prompt):
-                row["candidate"] = [[99_999]]
+                row["candidate"][0][0] = 99_999
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
     def _row(self, prompt: str, case_factor: float) -> Case:

@@ -659,7 +659,7 @@ def test_the_wait_for_models_is_none_for_room(
         facts = list(pool._all_facts(pool._handles))
 
         assert time.monotonic() - began > limit
-        assert {each.pid for each in facts} == {each.pid for each in pool.workers}
+        assert len({each.pid for each in facts}) == 2  # of both: one may have begun again before
         for take in takes:
             take()
 
