@@ -40,7 +40,7 @@ from pytest_divergence.models.endpoints.llamacpp import LlamaCppServer
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.side import Role, Side, Told
 from pytest_divergence.scoring.continuations import Continuations
-from pytest_divergence.scoring.estimates import k3, token_scores, told_by_both, weights
+from pytest_divergence.scoring.estimates import importance_weights, k3, token_scores, told_by_both
 from pytest_divergence.scoring.teacher_forcing import read_prompts
 
 LENGTH = 16
@@ -89,7 +89,7 @@ def of_chosen(
 ) -> float:
     sign = 1 if writer == "reference" else -1
     values = k3(sign * (candidate.chosen.double() - reference.chosen.double()))
-    return float((weights(candidate.chosen, log_p) * values).mean())
+    return float((importance_weights(candidate.chosen, log_p) * values).mean())
 
 
 def values_of(pair: ModelPair, prompt: str, given: Continuations) -> dict[str, float]:

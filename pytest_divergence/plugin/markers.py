@@ -37,6 +37,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
 }
 """Each argument: whether a value is right, and the rule in words. None is as good as left out."""
+KNOWN = f"it takes {', '.join(f'{key}=' for key in RULES)}"
 
 
 def marker_arguments(node: pytest.Item) -> list[Mapping[str, Any]]:
@@ -47,18 +48,15 @@ def marker_arguments(node: pytest.Item) -> list[Mapping[str, Any]]:
     found = []
     for mark in node.iter_markers("divergence"):
         for value in mark.args:
-            raise _error(node, repr(value), f"has an argument without a name; {_KNOWN}")
+            raise _error(node, repr(value), f"has an argument without a name; {KNOWN}")
         for key, value in mark.kwargs.items():
             if key not in RULES:
-                raise _error(node, f"{key}={value!r}", f"has an unknown argument; {_KNOWN}")
+                raise _error(node, f"{key}={value!r}", f"has an unknown argument; {KNOWN}")
             is_right, rule = RULES[key]
             if value is not None and not is_right(value):
                 raise _error(node, f"{key}={value!r}", rule)
         found.append(mark.kwargs)
     return found
-
-
-_KNOWN = f"it takes {', '.join(f'{key}=' for key in RULES)}"
 
 
 def _error(node: pytest.Item, given: str, fault: str) -> pytest.UsageError:

@@ -98,7 +98,7 @@ def jensen_shannon(log_ratio: Tensor) -> Tensor:
     return (log_ratio.exp() * (log_ratio - log_half) - log_half) / 2
 
 
-def weights(log_q: Tensor, written_log_p: Sequence[float] | None) -> Tensor:
+def importance_weights(log_q: Tensor, written_log_p: Sequence[float] | None) -> Tensor:
     """Return min(q / q', `MOST_WEIGHT`) of tokens from their ln q now and ln q' then: (T,)."""
     if written_log_p is None:
         return torch.ones_like(log_q, dtype=torch.float64)
@@ -183,7 +183,7 @@ def token_scores(
         is_shared & (reference.head_ids == reference.ids[:, None])
     ).any(-1)
     log_ratio = log_q - log_p if writer == "reference" else log_p - log_q
-    drawn = weights(log_p if writer == "reference" else log_q, written_log_p)
+    drawn = importance_weights(log_p if writer == "reference" else log_q, written_log_p)
     own, other = drawn * k3(log_ratio), drawn * backward(log_ratio)
     forward, reverse = (own, other) if writer == "reference" else (other, own)
 

@@ -38,9 +38,9 @@ from pytest_divergence.scoring.estimates import (
     Source,
     estimated,
     evidence_of,
+    importance_weights,
     jensen_shannon,
     k3,
-    weights,
 )
 from pytest_divergence.scoring.metrics import (
     AddedMetric,
@@ -357,7 +357,7 @@ def _of_chosen(
     else:
         drawn = torch.cat(
             [
-                weights(tokens.candidate_logprobs, log_p)
+                importance_weights(tokens.candidate_logprobs, log_p)
                 for tokens, log_p in zip(on_candidate, written_log_p, strict=True)
             ]
         )
