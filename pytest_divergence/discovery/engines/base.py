@@ -10,10 +10,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+
+from pydantic import BaseModel
 
 from pytest_divergence.core.provenance import Effort
 from pytest_divergence.core.report import FirstFound
@@ -196,5 +198,13 @@ def kind_of_work(unit: str) -> str:
 
 
 def _typed_fields(value: object) -> dict[str, object]:
-    """Return the fields of an argument by its type, since two types may have the same fields."""
-    return {type(value).__qualname__: vars(value)}
+    """Return the fields of an argument by its type, since two types may have the same fields.
+
+    Not all that it holds: a property that is kept may be there or not. Raises TypeError for a value
+    without fields.
+    """
+    if isinstance(value, BaseModel):
+        found = dict(value)
+    else:
+        found = {each.name: getattr(value, each.name) for each in fields(value)}  # type: ignore[arg-type]
+    return {type(value).__qualname__: found}

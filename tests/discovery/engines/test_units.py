@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,23 @@ def test_a_unit_is_named_after_all_of_its_arguments() -> None:
     assert len({*others}) == len(others)
     with pytest.raises(TypeError):
         name(known={"of no order"})
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+
+    @cached_property
+    def words(self) -> list[str]:
+        return self.text.split()
+
+
+def test_a_unit_keeps_its_name_once_an_argument_was_used() -> None:
+    argument = Text("two words")
+    before = WorkUnit.of("nll", kind_of_work, argument=argument).name
+
+    assert argument.words == ["two", "words"]
+    assert WorkUnit.of("nll", kind_of_work, argument=argument).name == before
 
 
 def test_every_unit_of_a_calibration_is_a_value(
