@@ -17,6 +17,7 @@ import numpy as np
 
 from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.cases import CONTROL_TAG, NOT_ORDINARY_TAG, Case, Measurement, case_id
+from pytest_divergence.core.evaluation_metrics import BUILT_IN_METRICS
 from pytest_divergence.core.provenance import Bound, NoiseFloor
 from pytest_divergence.core.report import Calibration, FirstFound, ShiftDistribution
 from pytest_divergence.core.settings import MetricName, Profile
@@ -41,6 +42,7 @@ from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.scoring.baseline import (
+    CEILING,
     NUM_READINGS,
     NoiseReadings,
     absolute_bound,
@@ -181,7 +183,9 @@ class Calibrated:
     def automatic_bound(self, num_prompts: int, behaviours: Sequence[Behaviour] = ()) -> Bound:
         """Compute the limit from the parts, as a search needs it whatever the option asserts."""
         values = [control.value for control in self.ordinary(behaviours)]
-        return automatic_bound(self.own_noise, values, num_prompts)
+        is_built_in = self.controls[0].measurement.metric in BUILT_IN_METRICS
+        ceiling = CEILING if is_built_in else math.inf  # an added metric's unit is its own
+        return automatic_bound(self.own_noise, values, num_prompts, ceiling=ceiling)
 
     def ordinary(self, behaviours: Sequence[Behaviour]) -> list[Control]:
         """Return the controls that show no confirmed content; all, if fewer than 20 are left."""

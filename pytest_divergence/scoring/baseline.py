@@ -46,6 +46,9 @@ NOISE_TOKENS = 6
 """Tokens of a continuation that are read: more cost more and lower the mean's largest value."""
 LEVEL = 0.05
 """Nominal share of searches in which an ordinary prompt exceeds the automatic bound."""
+CEILING = math.log(100)
+"""Nats a token above which no automatic bound of a KL divergence lies: there a model is, at the
+average token, a hundred times as sure as the other. A ruined model would raise its own bar."""
 
 
 class NoiseReadings(NamedTuple):
@@ -155,11 +158,17 @@ def typical_shift(values: Sequence[float]) -> TypicalShift:
     )
 
 
-def automatic_bound(floor: float | None, values: Sequence[float], num_prompts: int) -> Bound:
+def automatic_bound(
+    floor: float | None,
+    values: Sequence[float],
+    num_prompts: int,
+    *,
+    ceiling: float = math.inf,
+) -> Bound:
     """Return the largest of 3 x noise floor, the largest control, and their prediction limit.
 
     `values` are the controls' divergences, `num_prompts` those that a search has scored; all are in
-    one metric's unit.
+    one metric's unit. No bound is above the `ceiling`.
     """
     parts = {} if floor is None else {"3 x noise floor": FLOOR_FACTOR * floor}
     parts[f"largest of {len(values)} controls"] = max(values)
@@ -167,8 +176,11 @@ def automatic_bound(floor: float | None, values: Sequence[float], num_prompts: i
         [max(value, floor or ARITHMETIC_FLOOR) for value in values], num_prompts
     )
     parts[f"nominal {LEVEL:.0%} limit for {num_prompts} prompts"] = limit
-    largest = max(parts, key=lambda name: parts[name])
-    return Bound(value=parts[largest], parts=parts, label=f"auto: {largest}")
+    deciding = max(parts, key=lambda name: parts[name])
+    if parts[deciding] > ceiling:
+        deciding = f"at most {ceiling:.2f}"
+        parts[deciding] = ceiling
+    return Bound(value=parts[deciding], parts=parts, label=f"auto: {deciding}")
 
 
 def prediction_limit(values: Sequence[float], num_new: int, level: float = LEVEL) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,24 @@ def test_controls_that_show_a_behaviour_do_not_count_for_the_bound(
     control = replace(Control.from_row(row), candidate=answer(said), further=further)
 
     assert is_ordinary(control, behaviours) == counts
+
+
+def test_a_ruined_model_does_not_raise_its_own_bar(tmp_path: Path) -> None:
+    pair = tiny_pair(perturb=20.0)
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        found = calibrated(Ledger(Posted(journal, lambda: pair, Silence(), tmp_path)), PROMPTS)
+    bound = found.automatic_bound(100)
+    largest = bound.parts[f"largest of {len(PROMPTS)} controls"]
+
+    assert bound.value == bound.parts["at most 4.61"] == math.log(100) < largest
+    assert bound.label == "auto: at most 4.61"
+
+    def of_a_metric(control: Control) -> Control:
+        measured = control.measurement.model_copy(update={"metric": "mine"})
+        return replace(control, measurement=measured)
+
+    controls = [of_a_metric(control) for control in found.controls]
+    assert replace(found, controls=controls).automatic_bound(100).value >= largest
 
 
 def test_each_model_reads_a_control_once() -> None:
