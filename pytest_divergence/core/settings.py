@@ -69,7 +69,7 @@ class Profile(BaseModel):
     """Forwarded tokens, at most, that trying out what prompts share takes, all behaviours together;
     fewer than about 1,300 for one behaviour try nothing."""
     num_seeds: int = Field(gt=0)
-    """Seed prompts used, from the start of their file."""
+    """Shipped seed prompts used, from the start of their file; of your own, those of one round."""
     num_contexts: int = Field(default=0, ge=0)
     """Shipped contexts under which behaviours are looked for, from the start of their file; those
     that the user gives come on top."""

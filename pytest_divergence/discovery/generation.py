@@ -69,7 +69,7 @@ def amplified_prompts(
         alpha=alpha,
         seeds=[row_seed(seed, "amplified", index) for index in range(num_prompts)],
     )
-    texts = (pair.chat.text(row.ids).strip() for row in continuations)
+    texts = (pair.chat.user_text(row.ids).strip() for row in continuations)
     return [text for text in texts if text]
 
 
@@ -135,9 +135,9 @@ def _written_by(
     )
     # Decoded together: a continuation may begin inside a word, so its pieces do not decode alone.
     return [
-        chat.text([*start.text_ids, *ids]).strip()
+        chat.user_text([*start.text_ids, *ids]).strip()
         for start, ids in zip(starts, continuations, strict=True)
-        if chat.text(ids).strip()
+        if chat.user_text(ids).strip()
     ]
 
 

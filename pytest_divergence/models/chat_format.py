@@ -138,6 +138,10 @@ class ChatFormat:
             return self.open_replies.text(token_ids)
         return decoded(self.tokenizer, token_ids)
 
+    def user_text(self, token_ids: Sequence[int]) -> str:
+        """Readable text of a user's turn, special tokens left out: nothing in it is a thought."""
+        return decoded(self.tokenizer, token_ids)
+
     def has_control_tokens(self, text: str) -> bool:
         """Whether the text contains a special token as text."""
         return any(token in text for token in self._control_tokens.values())

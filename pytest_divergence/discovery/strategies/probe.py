@@ -38,24 +38,33 @@ class ProbeStrategy:
         target = _target(context)
         if target is None or context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
-        words = subjects([target.text, *target.wordings], context.seeds)
-        texts = [frame.format(begun) for begun in target.beginnings for frame in COMPLETIONS]
-        texts += [frame.format(subject) for subject in words for frame in FRAMES]
+        texts = _questions(target, context.seeds)[: context.profile.num_proposals]
         return [
             Proposal(text, "probe", variant=target.motif, aim=target.text, is_evidence=False)
-            for text in texts[: context.profile.num_proposals]
+            for text in texts
         ]
 
 
 def _target(context: SearchContext) -> TargetPhrase | None:
-    """Return the first phrase that was not asked about, and that hardly any known prompt causes."""
+    """Return the first phrase that was not asked about, and that hardly any known prompt causes.
+
+    There is nothing to ask about ordinary words alone.
+    """
     asked = {past.variant for past in context.rounds}
     open_targets = (
         target
         for target in context.targets
-        if target.motif not in asked and len(target.prompts) < ENOUGH_PROMPTS
+        if target.motif not in asked
+        and len(target.prompts) < ENOUGH_PROMPTS
+        and _questions(target, context.seeds)
     )
     return next(open_targets, None)
+
+
+def _questions(target: TargetPhrase, seeds: Sequence[str]) -> list[str]:
+    words = subjects([target.text, *target.wordings], seeds)
+    texts = [frame.format(begun) for begun in target.beginnings for frame in COMPLETIONS]
+    return texts + [frame.format(subject) for subject in words for frame in FRAMES]
 
 
 def subjects(phrases: Sequence[str], seeds: Sequence[str]) -> list[str]:

@@ -10,10 +10,14 @@ from pytest_divergence.models.pair import ModelPair
 
 
 class SeedStrategy:
-    """Proposes the seeds themselves, once."""
+    """Proposes the seeds themselves, from the first on."""
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-        """Return all seeds in the first round, nothing after."""
-        if context.round > 0:
-            return []
-        return [Proposal(text, "seeds", text) for text in context.seeds]
+        """Return a round's seeds: as many as the profile uses, since files may hold thousands."""
+        seeds, size = context.seeds, context.profile.num_seeds
+        if context.round == 0 and len(seeds) > size:
+            context.listener.say(
+                f"{len(seeds):,} seeds are scored {size} a round, as far as the budget goes"
+            )
+        chosen = seeds[context.round * size :][:size]
+        return [Proposal(text, "seeds", text) for text in chosen]

@@ -40,6 +40,18 @@ SIZES = PROFILES["smoke"].model_copy(
         "num_elite": 4,
     }
 )
+
+
+class Told(Silence):
+    """Keeps what a user would be told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
 TARGET = TargetPhrase("signal received", "Signal received.", is_supported=False)
 
 
@@ -277,6 +289,39 @@ def test_each_round_probes_another_phrase_until_all_were(
         rounds += (Round(proposals[0].variant, 0, 100),)
 
     assert aims == [TARGET.text, other.text]
+
+
+def test_a_phrase_of_ordinary_words_does_not_keep_the_next_one_from_being_probed(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    words = context.seeds[0]
+    ordinary = TargetPhrase(words.lower(), words, is_supported=False)
+    seeds = [words, words]
+
+    (first, *_) = probed(context, pair, targets=[ordinary, TARGET], seeds=seeds)
+
+    assert first.aim == TARGET.text
+
+
+def test_many_seeds_are_scored_in_turns_and_the_user_is_told(
+    pair: ModelPair, context: SearchContext
+) -> None:
+    """A file may hold thousands, and one round of them all would take the whole budget."""
+    few = context.profile.model_copy(update={"num_seeds": 5})
+    told = Told()
+    rounds = [
+        [
+            one.text
+            for one in built_in_strategies()["seeds"].propose(
+                pair, replace(context, profile=few, round=number, listener=told)
+            )
+        ]
+        for number in range(4)
+    ]
+
+    assert [len(texts) for texts in rounds] == [5, 5, 2, 0]
+    assert [text for texts in rounds for text in texts] == list(context.seeds)
+    assert told.said == ["12 seeds are scored 5 a round, as far as the budget goes"]
 
 
 def test_what_stood_before_a_phrase_is_to_be_completed(
