@@ -5,10 +5,12 @@ Does not know who proposes, nor what becomes of a proposal.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, islice
 
 from pytest_divergence.core.cases import case_id
 
@@ -57,21 +59,39 @@ def is_near(first: str, second: str) -> bool:
     return similarity(first, second) >= NEAR
 
 
+class DistinctPrompts:
+    """Prompts of which none is near another; thousands of them are still told apart quickly."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._ngrams: list[frozenset[str]] = []
+        self._holding: defaultdict[str, list[int]] = defaultdict(list)
+        """Numbers of the prompts that hold an n-gram."""
+
+    def add(self, text: str) -> bool:
+        """Add a prompt unless it is near one of these; return whether it was added."""
+        ngrams = _ngrams(text)
+        # A near one shares NEAR of them at least, so one of any further ones: the rarest are few.
+        rarest = sorted(ngrams, key=lambda ngram: len(self._holding.get(ngram, ())))
+        num_further = len(ngrams) - math.ceil(NEAR * len(ngrams) - 1e-9) + 1
+        found = {at for ngram in rarest[:num_further] for at in self._holding.get(ngram, ())}
+        if any(_jaccard(ngrams, self._ngrams[at]) >= NEAR for at in found):
+            return False
+        for ngram in ngrams:
+            self._holding[ngram].append(len(self._ngrams))
+        self._ngrams.append(ngrams)
+        return True
+
+
 def diverse(texts: Iterable[str], count: int) -> list[str]:
     """Return the first `count` texts that are not near an earlier one."""
-    chosen: list[str] = []
-    for text in texts:
-        if len(chosen) == count:
-            break
-        if not any(is_near(text, earlier) for earlier in chosen):
-            chosen.append(text)
-    return chosen
+    distinct = DistinctPrompts()
+    return list(islice((text for text in texts if distinct.add(text)), count))
 
 
 def similarity(first: str, second: str) -> float:
     """Jaccard similarity of two texts' character 4-grams, 0 to 1."""
-    ngrams, others = _ngrams(first), _ngrams(second)
-    return len(ngrams & others) / len(ngrams | others)
+    return _jaccard(_ngrams(first), _ngrams(second))
 
 
 def self_similarity(texts: Sequence[str]) -> float:
@@ -87,6 +107,10 @@ def distinct_share(texts: Sequence[str], size: int) -> float:
         tuple(row[start : start + size]) for row in words for start in range(len(row) - size + 1)
     ]
     return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def _jaccard(ngrams: frozenset[str], others: frozenset[str]) -> float:
+    return len(ngrams & others) / len(ngrams | others)
 
 
 @lru_cache(maxsize=4096)  # each prompt is compared with many

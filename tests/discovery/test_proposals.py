@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_divergence.discovery.proposals import Proposal, clean, is_near
+from pytest_divergence.discovery.proposals import DistinctPrompts, Proposal, clean, is_near
 
 
 def test_clean_keeps_each_prompt_once_and_in_order() -> None:
@@ -30,3 +30,13 @@ def test_near_prompts_differ_in_a_word_and_far_ones_in_most() -> None:
     assert is_near(first, first + ".")
     assert not is_near(first, "List three rivers of Europe")
     assert not is_near("a", "b")
+
+
+@given(st.lists(st.text(alphabet="ab c.", max_size=12), max_size=12))
+def test_distinct_prompts_are_those_that_are_near_no_earlier_one(texts: list[str]) -> None:
+    distinct = DistinctPrompts()
+    chosen: list[str] = []
+    for text in texts:
+        is_new = not any(is_near(text, earlier) for earlier in chosen)
+        assert distinct.add(text) == is_new
+        chosen += [text] * is_new

@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_divergence.core.contexts import Context
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
-from pytest_divergence.discovery.proposals import is_near
+from pytest_divergence.discovery.proposals import DistinctPrompts
 from pytest_divergence.models.chat_format import ChatFormat
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.fingerprints import text_digest
@@ -89,6 +89,7 @@ class AnsweredPrompts:
 
     def __init__(self, answered: Iterable[AnsweredPrompt] = ()) -> None:
         """Start with these."""
+        self._prompts = DistinctPrompts()
         self.answered: list[AnsweredPrompt] = []
         self.probed: list[AnsweredPrompt] = []
         """Answers to questions about a lead's own words: no evidence of how often it is shown, but
@@ -97,9 +98,7 @@ class AnsweredPrompts:
 
     def add(self, answered: Iterable[AnsweredPrompt]) -> None:
         """Add those whose prompts are not near a known one."""
-        for new in answered:
-            if not any(is_near(new.prompt, known.prompt) for known in self.answered):
-                self.answered.append(new)
+        self.answered += [new for new in answered if self._prompts.add(new.prompt)]
 
     @property
     def controls(self) -> list[AnsweredPrompt]:
