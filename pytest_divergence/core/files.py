@@ -7,6 +7,7 @@ content.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ from pytest_divergence.core.file_names import (
     HUB,
     JOURNAL,
     LATEST,
+    RECORD_SUFFIX,
     REPORTS,
     SUITES,
     AnyPath,
@@ -32,6 +34,7 @@ from pytest_divergence.core.regular_files import (
     check_replaceable,
     make_folders,
     open_own,
+    read_regular,
     read_regular_text,
 )
 from pytest_divergence.core.safe_text import safe_line
@@ -46,6 +49,8 @@ RUN_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Pattern of the names of folders that we make."""
 MAX_NAME_BYTES = 1024
 """Size limit of the file that replaces the link `latest`."""
+MAX_RECORD_BYTES = 4096
+"""Size limit of the record of a joint write."""
 
 
 def write_atomically(path: AnyPath, data: str | bytes) -> None:
@@ -97,12 +102,17 @@ def sweep_strays(folder: Path, *, start: str = ".", max_age: float = 3600.0) -> 
     """Remove leftovers of killed writers whose names begin with `start`, and return them.
 
     Only files older than `max_age` seconds go: a newer one may belong to a run that is writing.
+    Files that the record of a joint write names stay, because they are still to be put in place.
     """
     swept = []
-    with contextlib.suppress(OSError):  # the folder may not be there yet
-        for stray in [path for path in folder.iterdir() if path.name.endswith(STRAY_SUFFIX)]:
+    with contextlib.suppress(OSError):  # no folder yet, or a record that tells us nothing
+        paths = list(folder.iterdir())
+        records = [path for path in paths if path.name.endswith(RECORD_SUFFIX)]
+        committed = b"".join(read_regular(record, MAX_RECORD_BYTES) for record in records)
+        for stray in [path for path in paths if path.name.endswith(STRAY_SUFFIX)]:
             is_old = time.time() - stray.lstat().st_mtime >= max_age
-            if is_old and stray.name.startswith(start):
+            is_committed = json.dumps(stray.name).encode("ascii") in committed
+            if is_old and stray.name.startswith(start) and not is_committed:
                 stray.unlink(missing_ok=True)
                 swept.append(stray)
     return swept

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pytest_divergence.core.errors import StoreError
 from pytest_divergence.core.files import (
+    MAX_RECORD_BYTES,
     STRAY_SUFFIX,
     open_folder,
     stage,
@@ -31,7 +32,6 @@ if os.name == "posix":
 
 LOCK_SECONDS = 30.0
 """Time to wait for a lock, which a writer holds for milliseconds."""
-MAX_RECORD_BYTES = 4096
 
 
 @contextlib.contextmanager
@@ -121,10 +121,13 @@ def finish(record: Path, targets: tuple[Path, ...]) -> None:
 
 def _finish(record: Path, targets: tuple[Path, ...]) -> None:
     try:
-        staged = _named_in(record, targets)
-        _put_in_place(record, staged)
-    except FileNotFoundError:  # its writer, or another reader, was faster
-        return
+        _put_in_place(record, _named_in(record, targets))
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{record} records an interrupted write that cannot be finished, because "
+            f"{Path(error.filename2).name} is gone; remove the record, and restore the files "
+            "beside it from their source or write them again"
+        ) from error
     except OSError as error:
         raise StoreError(
             f"{record.parent} holds an interrupted write ({record.name}) that cannot be finished: "
@@ -162,10 +165,13 @@ def _unusable(record: Path) -> StoreError:
 
 def _put_in_place(record: Path, staged: Mapping[Path, Path]) -> None:
     for target, temporary in staged.items():
-        if temporary.exists() or not target.exists():  # else it was put there before
+        try:
             os.replace(temporary, target)
+        except FileNotFoundError:
+            if not target.exists():  # else it was put there before
+                raise
     sync_folder(record.parent)
-    record.unlink()
+    record.unlink(missing_ok=True)  # another reader may have been faster
 
 
 def _is_staged_for(temporary: Path, target: Path) -> bool:

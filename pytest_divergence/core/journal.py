@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from pytest_divergence.core.errors import MeasurementError, StoreError
+from pytest_divergence.core.files import write_atomically
 from pytest_divergence.core.json_files import strict_dumps, strict_loads
 from pytest_divergence.core.regular_files import open_own
 from pytest_divergence.core.safe_text import safe_line
@@ -47,7 +48,7 @@ class Journal:
         """
         file = Path(path)
         try:
-            journal = cls(file, open_own(file, os.O_RDWR | os.O_APPEND))
+            journal = cls(file, _opened(file))
             try:
                 journal._resume(key)
             except BaseException:
@@ -93,7 +94,7 @@ class Journal:
         self.close()
 
     def _resume(self, key: str) -> None:
-        """Load the whole lines; leave the file with our key first and no torn line at its end."""
+        """Load the whole lines; leave the file with our key first and no torn or damaged line."""
         data = self._data()
         whole = data.rfind(b"\n") + 1
         lost = (
@@ -108,12 +109,22 @@ class Journal:
             lost.append(f"{content.num_damaged} damaged {units} redone")
         if lost:
             self.recovered = f"{self.path}: {'; '.join(lost)}"
-        if content.key == key:
-            self._cut(whole)
-            self._records = content.units
-        else:
+        if content.key != key:
             self._cut(0)
             self._append(_header_record(key))
+            return
+        self._records = content.units
+        if content.num_damaged:
+            self._write_anew(key)
+        else:
+            self._cut(whole)
+
+    def _write_anew(self, key: str) -> None:
+        """Leave the damaged lines out, or each later run would report them again."""
+        records = [_header_record(key), *self._records.values()]
+        self.close()  # Windows replaces no open file
+        write_atomically(self.path, b"".join(_line_of(record) for record in records))
+        self._descriptor = _opened(self.path)
 
     def _data(self) -> bytes:
         """Return the content of the open file; another file may be at its path by now."""
@@ -155,6 +166,11 @@ class _Content:
     """Record of each finished unit."""
     num_damaged: int = 0
     """Lines that differ from what its run wrote, not counting a torn last line."""
+
+
+def _opened(path: Path) -> int:
+    """Open a journal's file to read it and to append to it. Raises OSError."""
+    return open_own(path, os.O_RDWR | os.O_APPEND)
 
 
 def _content_of(records: Sequence[bytes | None]) -> _Content:

@@ -98,6 +98,7 @@ def promote(
         merged.tokens.values(),
         merged_provenance,
         instead_of=before,
+        is_new=before is None,
     )
     return Promoted(
         written=tuple(written),

@@ -170,12 +170,13 @@ def write_stored(
     provenance: Provenance,
     *,
     instead_of: StoredSuite | None = None,
+    is_new: bool = False,
 ) -> None:
     """Write a suite, its tokens and its provenance: at any moment all are old, or all are new.
 
     An unchanged row of `instead_of`, the suite as it was read before, keeps its text byte for byte,
     even if it was written by hand. Raises StoreError and SuiteError, also if the file has changed
-    since it was read.
+    since it was read or, with `is_new`, if another suite exists by now.
     """
     rows, tokens = list(rows), list(tokens)
     stored = {entry.id: entry for entry in tokens}
@@ -192,6 +193,8 @@ def write_stored(
         if instead_of is not None:
             lines |= _kept_texts(path, lines, instead_of)
         data = {**files, path: _lines_data(path, lines)}
+        if is_new and path.exists():
+            _check_same(path, data)
         replace_together(data, suite_record(path), is_alone=is_alone)
 
 
@@ -235,6 +238,14 @@ def _read(path: Path, tokens_in: Callable[[Path], Mapping[str, StoredTokens]]) -
         provenance_beside(path),
         tokens_in(tokens) if os.path.lexists(tokens) else {},
     )
+
+
+def _check_same(path: Path, data: Mapping[Path, bytes]) -> None:
+    """Refuse a suite of other content: the same may be what a killed run of this command wrote."""
+    if any(not file.exists() or file.read_bytes() != data[file] for file in data):
+        raise SuiteError(
+            path, None, "another command has written it, so it was not overwritten; start again"
+        )
 
 
 def _kept_texts(

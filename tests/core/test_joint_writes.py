@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import StoreError, SuiteError
 from pytest_divergence.core.file_names import suite_files, suite_record
+from pytest_divergence.core.files import write_atomically
 from pytest_divergence.core.joint_writes import alone_in
 from pytest_divergence.core.provenance import accept, accepted_in
 from pytest_divergence.core.suites import read_suite, write_stored
@@ -75,8 +77,31 @@ def killed_at(number: int, path: Path) -> bool:
     return process.exitcode == -signal.SIGKILL
 
 
+def fail_at_replacement(number: int, patch: pytest.MonkeyPatch) -> None:
+    """Let the rename of that number fail once; number 0 is the record's."""
+    real, calls = os.replace, iter(range(10_000))
+
+    def failing(source: Path, target: Path) -> None:
+        if next(calls) == number:
+            raise OSError(28, "No space left on device", str(source), None, str(target))
+        real(source, target)
+
+    patch.setattr(os, "replace", failing)
+
+
+def write_beside_an_hour_later(folder: Path) -> None:
+    """Another command writes into the folder, which removes what dead writers left."""
+    then = time.time() - 4000
+    for path in folder.glob(".*.divergence-tmp"):
+        os.utime(path, (then, then))
+    write_atomically(folder / "promptfoo.json", "{}")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
-def test_a_writer_that_is_killed_leaves_the_old_suite_or_the_new_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_much_later", [False, True])
+def test_a_writer_that_is_killed_leaves_the_old_suite_or_the_new_one(
+    tmp_path: Path, is_much_later: bool
+) -> None:
     old, new = undisturbed(tmp_path, OLD, 1), undisturbed(tmp_path, NEW, 7)
     seen = []
     for number in range(100):
@@ -85,6 +110,9 @@ def test_a_writer_that_is_killed_leaves_the_old_suite_or_the_new_one(tmp_path: P
         path = write_searched(folder / "rel.divergence.jsonl", OLD, SURE)
         if not killed_at(number, path):
             break
+        if is_much_later:
+            write_beside_an_hour_later(folder)
+            (folder / "promptfoo.json").unlink()
         found = read_suite(path)
         is_new = len(found.suite.rows) == len(NEW)
         seen.append(is_new)
@@ -119,15 +147,8 @@ def test_a_disk_that_is_full_before_the_end_leaves_the_old_files(
 def test_a_rename_that_fails_half_way_is_made_up_for_by_whoever_reads(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = os.replace, iter(range(100))
-
-    def failing(source: Path, target: Path) -> None:
-        if next(calls) == 3:
-            raise OSError(28, "No space left on device", str(source), None, str(target))
-        real(source, target)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", failing)
+        fail_at_replacement(3, patch)
         with pytest.raises(StoreError) as caught:
             write_new(suite)
     assert str(caught.value) == (
@@ -141,20 +162,70 @@ def test_a_rename_that_fails_half_way_is_made_up_for_by_whoever_reads(
 
 
 def test_what_accept_reads_is_whole_too(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = os.replace, iter(range(100))
-
-    def failing(source: Path, target: Path) -> None:
-        if next(calls) == 1:
-            raise OSError(5, "Input/output error", str(source), None, str(target))
-        real(source, target)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", failing)
+        fail_at_replacement(1, patch)
         with pytest.raises(StoreError):
             write_new(suite)
     assert accept(SURE.id, [suite]) == [suite]
     assert [one.id for one in accepted_in(suite)] == [SURE.id]
     assert len(read_suite(suite).suite.rows) == len(NEW)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_first_suite_that_is_not_in_place_yet_outlasts_other_writers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "rel.divergence.jsonl"
+    with monkeypatch.context() as patch:
+        fail_at_replacement(number, patch)
+        with pytest.raises(StoreError, match="the next command that reads them puts them in"):
+            write_new(path)
+
+    write_beside_an_hour_later(tmp_path)
+
+    assert len(read_suite(path).suite.rows) == len(NEW)
+    assert not suite_record(path).exists()
+
+
+def test_a_suite_of_a_similar_name_is_written_without_harm_to_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = "release-2026-07-llama-3-1-8b-instruct-against-customer-finetune"
+    path, other = (tmp_path / f"{start}-{end}.divergence.jsonl" for end in ("de", "en"))
+    write_searched(path, OLD, SURE)
+    with monkeypatch.context() as patch:
+        fail_at_replacement(1, patch)
+        with pytest.raises(StoreError):
+            write_new(path)
+
+    write_searched(other, OLD, SURE)
+
+    assert len(read_suite(path).suite.rows) == len(NEW)
+    assert len(read_suite(other).suite.rows) == len(OLD)
+
+
+def test_a_write_whose_files_someone_removed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rel.divergence.jsonl"
+    with monkeypatch.context() as patch:
+        fail_at_replacement(2, patch)
+        with pytest.raises(StoreError):
+            write_new(path)
+    for staged in tmp_path.glob(".*.divergence-tmp"):
+        staged.unlink()
+
+    for _ in range(2):
+        with pytest.raises(StoreError) as caught:
+            read_suite(path)
+        assert str(caught.value) == (
+            f"{suite_record(path)} records an interrupted write that cannot be finished, because "
+            "rel.provenance.json is gone; remove the record, and restore the files beside it from "
+            "their source or write them again"
+        )
+    suite_record(path).unlink()
+    write_new(path)
+    assert len(read_suite(path).suite.rows) == len(NEW)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,24 @@ for unit in range(5):
     journal.remember(str(unit), lambda: os._exit(9) if unit == 3 else unit * 10)
 """
 
+OPEN_AND_DIE = """
+import os, sys
+from pytest_divergence.core.journal import Journal
+calls = int(sys.argv[2])
+def dying(real):
+    def call(*arguments, **options):
+        global calls
+        calls -= 1
+        if calls < 0:
+            os._exit(9)
+        return real(*arguments, **options)
+    return call
+for name in ("open", "close", "fsync", "replace", "ftruncate"):
+    setattr(os, name, dying(getattr(os, name)))
+Journal.open(sys.argv[1], key="k")
+os._exit(0)
+"""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_disk() -> Iterator[None]:
@@ -122,7 +140,7 @@ def test_a_damaged_byte_never_gives_a_wrong_result(
     assert computed
     assert recovered is not None
     assert recovered.startswith(f"{path}: ")
-    assert work(path)[0] == []
+    assert work(path) == ([], None)
 
 
 def test_damage_is_reported_in_words(tmp_path: Path) -> None:
@@ -131,12 +149,33 @@ def test_damage_is_reported_in_words(tmp_path: Path) -> None:
     header, noise, controls, train = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(header + b"x" + noise + controls + train)
     assert work(path) == (["noise"], f"{path}: 1 damaged unit is redone")
+    assert work(path) == ([], None), "it is said once"
     path.write_bytes(b"x" + header + noise + controls + b"torn")
     assert work(path) == (
         list(UNITS),
         f"{path}: a torn tail of 4 bytes was removed; its first line is "
         "damaged, so all units are redone",
     )
+
+
+def test_a_run_killed_while_damage_is_removed_loses_no_unit(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    seen = []
+    for call in range(40):
+        path.unlink(missing_ok=True)
+        work(path)
+        header, noise, *others = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([header, b"x", noise, *others]))
+        command = [sys.executable, "-c", OPEN_AND_DIE, str(path), str(call)]
+        is_finished = subprocess.run(command).returncode == 0
+        computed, recovered = work(path)
+        assert computed == ["noise"]
+        seen.append(recovered is None)
+        if is_finished:
+            break
+    assert is_finished
+    assert seen == sorted(seen), "from some step on, the damage is gone"
+    assert {False, True} == set(seen)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pytest_divergence.core.file_names import suite_files, suite_path, suite_rec
 from pytest_divergence.core.promotion import Choice, promote
 from pytest_divergence.core.provenance import ModelProvenance
 from pytest_divergence.core.report import PairSummary, Report, ReportCase, Run, write_report
-from pytest_divergence.core.suites import read_suite
+from pytest_divergence.core.suites import StoredSuite, read_suite
 from pytest_divergence.core.verdicts import approved_limit
 from tests.core.made_suites import (
     KNOT,
@@ -189,6 +189,27 @@ def test_a_target_that_is_there_is_not_overwritten(searched: Path, target: Path)
     )
 
 
+def test_two_promotions_at_once_do_not_overwrite_each_other(
+    searched: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another command writes the target after this one has seen that it is not there."""
+
+    def write_first(path: Path) -> StoredSuite:
+        monkeypatch.undo()
+        promote(searched, target, Choice(ids=["how"]))
+        return read_suite(path)
+
+    monkeypatch.setattr("pytest_divergence.core.promotion.read_suite", write_first)
+
+    with pytest.raises(DivergenceError) as caught:
+        promote(searched, target, Choice(ids=["write"]))
+
+    assert str(caught.value) == (
+        f"{target}: another command has written it, so it was not overwritten; start again"
+    )
+    assert [case.input for case in read_suite(target).suite.cases] == [KNOT]
+
+
 def test_a_search_without_provenance_is_refused(searched: Path, target: Path) -> None:
     name = searched.name.replace("divergence.jsonl", "provenance.json")
     searched.with_name(name).unlink()
@@ -301,6 +322,22 @@ def test_what_a_killed_promotion_had_written_is_there_already(searched: Path, ta
     assert "exists already; add to it with --add" in refusal_without_a_look(searched, target)
 
     assert texts(target.parent) == whole
+
+
+def test_what_a_killed_promotion_had_still_to_put_in_place_counts(
+    searched: Path, target: Path
+) -> None:
+    """It was killed when the record was there, but the suite itself not yet."""
+    promote(searched, target)
+    staged = target.with_name(f".{target.name}.0.divergence-tmp")
+    target.rename(staged)
+    suite_record(target).write_text(json.dumps({target.name: staged.name}), "utf-8")
+
+    with pytest.raises(DivergenceError, match="another command has written it"):
+        promote(searched, target, Choice(ids=["how"]))
+    assert "exists already; add to it with --add" in refusal_without_a_look(searched, target)
+
+    assert len(read_suite(target).suite.cases) == 2
 
 
 def test_rows_written_by_hand_stay_byte_for_byte(searched: Path, target: Path) -> None:
