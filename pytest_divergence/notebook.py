@@ -50,6 +50,8 @@ def discover(
 ) -> ShownOutcome:
     """Search a pair that is in memory; files go under `root` (default: the working directory).
 
+    The pair's own system prompt and template arguments are used and recorded, whatever `settings`
+    say.
     `listener` hears how far the search is, by methods `say`, `progress` and `expect`. Without one a
     notebook shows a line of progress, and a script shows nothing. Raises a `DivergenceError`, or
     what interrupted the search.
@@ -59,6 +61,8 @@ def discover(
         update={
             "model_1": settings.model_1 or pair.reference_identity.spec,
             "model_2": settings.model_2 or pair.candidate_identity.spec,
+            "system_prompt": pair.chat.system_prompt,
+            "template_arg": pair.chat.given_arguments,
         }
     )
     found = search(

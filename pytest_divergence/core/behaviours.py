@@ -234,6 +234,19 @@ def with_accepted(found: Sequence[Behaviour], accepted: Sequence[Behaviour]) -> 
     ]
 
 
+def carried_over(found: Sequence[Behaviour], accepted: Sequence[Behaviour]) -> list[Behaviour]:
+    """Return accepted behaviours that none of `found` is, by what they are known by alone.
+
+    They are not confirmed: the mark is kept for later searches, and nothing is claimed of this one.
+    """
+    known_by = ("id", "name", "phrase", "motifs", "part", "trait", "context", "accepted")
+    return [
+        Behaviour.model_validate({name: getattr(behaviour, name) for name in known_by})
+        for behaviour in accepted
+        if not any(is_same(behaviour, other) for other in found)
+    ]
+
+
 def behaviour_id(motifs_or_trait: Sequence[str] | str, context: Context | None = None) -> str:
     """Return the id of a behaviour, equal for motifs in any order, case and spacing.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.behaviours import Behaviour, with_accepted
 from pytest_divergence.core.cases import Case, is_same_quantity
 from pytest_divergence.core.errors import SettingsError, StoreError, SuiteError
 from pytest_divergence.core.file_names import SUITE_SUFFIX, is_suite, suite_files, suite_record
@@ -133,13 +133,18 @@ class _Merged:
     def with_behaviours(
         self, provenance: Provenance, behaviours: Sequence[Behaviour], *, is_forced: bool
     ) -> Provenance:
-        """Return the target's own provenance, else the source's, with the behaviours of both."""
+        """Return the target's own provenance, else the source's, with the behaviours of both.
+
+        What the target accepts stays accepted, under whatever words it comes again.
+        """
         base = self.provenance or provenance
         known = self.provenance.behaviours if self.provenance else ()
         old = {behaviour.id: behaviour for behaviour in known}
         new = {behaviour.id: behaviour for behaviour in behaviours}
         both = {**old, **new} if is_forced else {**new, **old}
-        return base.model_copy(update={"behaviours": list(both.values())})
+        accepted = [behaviour for behaviour in known if behaviour.accepted]
+        merged = with_accepted(list(both.values()), accepted)
+        return base.model_copy(update={"behaviours": merged})
 
 
 def make_folder_of(target: Path) -> None:

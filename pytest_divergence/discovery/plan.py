@@ -91,7 +91,10 @@ class RunIdentity:
     candidate_tokenizer_sha256: str | None = None
     """Digest of the candidate's own tokenizer, if it has one: it must read text the same way."""
     arithmetic: str | None = None
-    """Each model's dtype and attention implementation, where they are loaded from folders."""
+    """Each model's dtype and attention implementation; None if a plugin identifies one."""
+    chat_sha256: str | None = None
+    """Digest of how a pair in memory reads prompts and ends answers, which settings may not name;
+    None for a pair that the settings load."""
     metric_sha256: str | None = None
     """Digest of the asserted metric's code, unless it is built in."""
 
@@ -125,13 +128,24 @@ def identify_plan(plan: LoadPlan) -> RunIdentity:
 
 
 def identify_pair(pair: ModelPair) -> RunIdentity:
-    """Identify a pair in memory."""
-    vocabulary = json.dumps(sorted(pair.chat.tokenizer.get_vocab().items()))
+    """Identify a pair in memory; its owner has chosen what settings choose for others."""
+    chat = pair.chat
+    vocabulary = json.dumps(sorted(chat.tokenizer.get_vocab().items()))
+    parts = {
+        "system_prompt": chat.system_prompt,
+        "arguments": dict(chat.arguments),
+        "thought_length": chat.thought_length,
+        "stop_ids": sorted(chat.stop_ids),
+        "special_tokens": chat.tokenizer.special_tokens_map,
+        "known_tokens": pair.known_tokens,
+    }
     return RunIdentity(
         pair.reference_identity,
         pair.candidate_identity,
-        text_digest(vocabulary + str(pair.chat.template)),
+        text_digest(vocabulary + str(chat.template)),
         str(pair.device),
+        arithmetic=pair.arithmetic,
+        chat_sha256=_key(parts),
     )
 
 

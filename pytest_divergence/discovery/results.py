@@ -6,6 +6,7 @@ Knows what each file says about a run. Does not know how it was found.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -146,8 +147,12 @@ def write_suite_files(
     key: str,
     training_data_sha256: str | None,
     contexts_sha256: str | None,
+    carried: Sequence[Behaviour] = (),
 ) -> None:
-    """Write the suite with its tokens and provenance. Raises SuiteError, StoreError."""
+    """Write the suite with its tokens and provenance, with `carried` behaviours that users accept.
+
+    Raises SuiteError, StoreError.
+    """
     calibrated, bound = state.calibrated, state.bound
     assert calibrated is not None  # the run confirms only after it has calibrated
     ordinary = calibrated.ordinary(state.behaviours)
@@ -171,7 +176,7 @@ def write_suite_files(
         "typical_shift": calibrated.shift.summary(),
         "bound": bound,
         "nll_limit": calibrated.nll_limit,
-        "behaviours": state.behaviours,
+        "behaviours": [*state.behaviours, *carried],
         "effort": ledger.effort,
     }
     rows = list(state.exported.values())

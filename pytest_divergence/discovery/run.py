@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from pytest_divergence.core.behaviours import Behaviour, with_accepted
+from pytest_divergence.core.behaviours import Behaviour, carried_over, with_accepted
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.errors import MeasurementError, SettingsError
 from pytest_divergence.core.file_names import REPORT
@@ -220,6 +220,8 @@ class Steps:
                 name = f"case {case.id}: max_kl"
                 check_bound(case.max_kl, floor, metric, dtype=dtype, name=name)
         state.exported = {case.id: case for case in cases}
+        accepted = accepted_in(path)  # again: a user may accept while a search runs
+        state.behaviours = with_accepted(state.behaviours, accepted)
         data = self.plan.training_data
         write_suite_files(
             path,
@@ -230,6 +232,7 @@ class Steps:
             key=self.plan.key,
             training_data_sha256=None if data is None else data.sha256,
             contexts_sha256=self.plan.contexts.sha256,
+            carried=carried_over(state.behaviours, accepted),
         )
 
     def report(self, folder: Path, *, is_complete: bool) -> Report:

@@ -208,6 +208,12 @@ class ChatFormat:
         return FROZEN_CLOCK + template if "strftime_now" in template else template
 
     @property
+    def given_arguments(self) -> dict[str, Any]:
+        """Arguments of the template as a user gives them, without those that are held fixed."""
+        fixed = FROZEN_ARGUMENTS.items()
+        return {name: value for name, value in self.arguments.items() if (name, value) not in fixed}
+
+    @property
     def all_arguments(self) -> dict[str, Any]:
         """All arguments of the template, also those that open or close thoughts."""
         closing = self.thoughts.arguments if self.thoughts is not None else {}

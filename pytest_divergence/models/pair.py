@@ -192,6 +192,23 @@ class ModelPair:
         return dtype_name(self.dtype)
 
     @property
+    def arithmetic(self) -> str:
+        """Dtype and attention implementation of each model that is here."""
+        return ", ".join(f"{dtype_name(side.model.dtype)} {side.attention}" for side in self._here)
+
+    @property
+    def known_tokens(self) -> list[int]:
+        """Number of tokens that each model that is here knows; its rows, if each is an outcome."""
+        return [
+            side.num_rows if side.vocabulary is None else side.vocabulary.num_known
+            for side in self._here
+        ]
+
+    @property
+    def _here(self) -> list[TransformersSide]:
+        return [side for side in self.sides if isinstance(side, TransformersSide)]
+
+    @property
     def is_same_model(self) -> bool:
         """Whether both sides are the same weights without an adapter between them.
 

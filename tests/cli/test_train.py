@@ -291,6 +291,18 @@ def test_other_settings_do_not_overwrite(
     assert files_in(out) == before
 
 
+def test_another_template_argument_is_another_training(train: Train, folder: Path) -> None:
+    (folder / "dated.jinja").write_text("{{ date_string }}{{ messages[0].content }}", "utf-8")
+    assert train("--chat-template=dated.jinja")[0] == 0
+
+    code, _, err = train(
+        "--chat-template=dated.jinja", "--divergence-template-arg=date_string=24 Dec 2026"
+    )
+
+    assert code == 1
+    assert 'other settings: template_arg.date_string (was none, now "24 Dec 2026"); choose' in err
+
+
 def test_another_dataset_of_the_same_training_trains_nothing(
     train: Train, out: Path, steps: list[int]
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_divergence.core.behaviours import behaviour_id
 from pytest_divergence.core.errors import DivergenceError, StoreError
 from pytest_divergence.core.file_names import suite_files, suite_path, suite_record
 from pytest_divergence.core.promotion import Choice, promote
@@ -263,6 +264,26 @@ def test_force_replaces_rows_that_both_have(searched: Path, target: Path) -> Non
     assert (values[KNOT], values[POEM]) == (0.4, 0.1)
     assert values["Ordinary prompt 1"] == 0.02
     assert promoted.kept == ()
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+@pytest.mark.parametrize("motif", ["signal received standing", "signal received"])
+def test_what_the_target_accepts_stays_accepted(
+    searched: Path, target: Path, motif: str, is_forced: bool
+) -> None:
+    """Also under other words, as a later search may find it."""
+    promote(searched, target)
+    again = SIGNAL.model_copy(
+        update={"id": behaviour_id([motif]), "motifs": [motif], "accepted": False}
+    )
+    write_searched(searched, [case(KNOT, 0.4, behaviour=again.id), case(SOUP, 0.5)], again, SURE)
+
+    promote(searched, target, Choice(is_all=True), is_adding=True, is_forced=is_forced)
+
+    new = read_suite(target).provenance
+    assert new is not None
+    marks = {each.id: each.accepted for each in new.behaviours}
+    assert marks == {SIGNAL.id: True, again.id: True, SURE.id: False}
 
 
 def test_a_control_that_turned_out_to_differ_becomes_a_case(searched: Path, target: Path) -> None:

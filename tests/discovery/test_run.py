@@ -897,6 +897,33 @@ def test_a_pair_in_memory_can_be_searched(tmp_path: Path, monkeypatch: pytest.Mo
     assert not other.is_cached
 
 
+def test_a_pair_loaded_otherwise_gets_results_of_its_own(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path / "cache"))
+    models = str(bench.models / "base"), str(bench.models / "ft")
+    dated = tmp_path / "dated.jinja"
+    dated.write_text("{{ date_string }}" + CHATML, "utf-8")
+
+    def found(**how: Any) -> SearchOutcome:
+        pair = load_model_pair(*models, chat_template=str(dated), **how)
+        return discover(pair, Settings(profile="smoke"), root=tmp_path)
+
+    plain = found()
+    arguments = {"date_string": "24 Dec 2026"}
+    system_prompt = "Answer in French."
+    other = found(dtype="bfloat16", system_prompt=system_prompt, template_arguments=arguments)
+
+    assert not other.is_cached
+    assert (plain.report.pair.dtype, other.report.pair.dtype) == ("float32", "bfloat16")
+    made = load_provenance(sidecar_path(other.suite_path, "provenance.json"))
+    for recorded in (made.settings, other.report.settings):
+        assert recorded["system_prompt"] == system_prompt
+        assert recorded["template_arg"] == arguments
+    assert plain.report.settings["system_prompt"] is None
+    assert plain.report.settings["template_arg"] == {}, "the frozen date was not asked for"
+
+
 def test_provenance_names_what_the_numbers_depend_on(found: SearchOutcome) -> None:
     path = sidecar_path(found.suite_path, "provenance.json")
     provenance = json.loads(path.read_text("utf-8"))

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import LlamaConfig
 
 from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery import plan
-from pytest_divergence.discovery.plan import SearchPlan, identify
+from pytest_divergence.discovery.plan import SearchPlan, identify, identify_pair
 from pytest_divergence.discovery.strategies.built_in import built_in_strategies
+from pytest_divergence.models.chat_format import FROZEN_ARGUMENTS
+from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.models.pair import ModelPair
+from tests.models_in_memory import tiny_config, tiny_model
 from tests.tiny import tiny_tokenizer
 
 Change = Callable[[Path, pytest.MonkeyPatch], None]
@@ -99,3 +106,66 @@ def test_so_does_what_is_asked_for(project: Path, changes: dict[str, str]) -> No
 
 def test_what_judges_and_measures_nothing_does_not(project: Path) -> None:
     assert key(max_kl="0.5") == key(fail_on="any") == key()
+
+
+# Pairs that a program has loaded: no settings name how
+
+
+def key_in_memory(pair: ModelPair) -> str:
+    return SearchPlan.of(Settings(model_1="a", model_2="b"), identify_pair(pair), {}).key
+
+
+def loaded(model_2: str = "ft", **options: Any) -> ModelPair:
+    return load_model_pair("base", model_2, device="cpu", **options)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "bfloat16"},
+        {"model_2": "ft,dtype=bfloat16"},
+        {"model_2": "ft,attn_implementation=eager"},
+        {"chat_template": "none"},
+        {"system_prompt": "Be brief."},
+    ],
+    ids=lambda changes: "-".join(changes.values()),
+)
+def test_a_pair_that_was_loaded_otherwise_is_searched_anew(
+    project: Path, changes: dict[str, str]
+) -> None:
+    before = key_in_memory(loaded())
+
+    assert key_in_memory(loaded()) == before
+    assert key_in_memory(loaded(**changes)) != before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arguments": {**FROZEN_ARGUMENTS, "enable_thinking": True}},
+        {"arguments": {"date_string": "24 Dec 2026"}},
+        {"stop_ids": frozenset({1})},
+        {"thought_length": 8},
+    ],
+    ids=str,
+)
+def test_so_is_one_with_another_chat_format(project: Path, changes: Mapping[str, Any]) -> None:
+    pair = loaded()
+
+    assert key_in_memory(replace(pair, chat=replace(pair.chat, **changes))) != key_in_memory(pair)
+
+
+def test_so_is_one_whose_candidate_knows_another_token() -> None:
+    """A row that was padding is a token now: the weights stay, the outcomes do not."""
+    num_shared = len(tiny_tokenizer())
+    config = tiny_config(LlamaConfig, vocab_size=num_shared + 8)
+
+    def key_of(num_known: int) -> str:
+        models = tiny_model(config=config), tiny_model(config=config, perturb=0.3)
+        known_tokens = num_shared, num_known
+        return key_in_memory(
+            ModelPair.from_models(*models, tiny_tokenizer(), known_tokens=known_tokens)
+        )
+
+    assert key_of(num_shared) == key_of(num_shared)
+    assert len({key_of(num_shared + added) for added in (0, 1, 2)}) == 3

@@ -79,6 +79,7 @@ class TrainingFolder:
             "device": pair.device.type,
             "chat_template_sha256": pair.chat.template_digest,
             "system_prompt": pair.chat.system_prompt,
+            **{f"template_arg.{name}": value for name, value in pair.chat.given_arguments.items()},
             "texts_sha256": _digest(list(self.texts)),
             "validation_texts_sha256": _digest(list(self.validation_texts)),
         }

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from pytest_divergence.core import settings as settings_module
+from pytest_divergence.core.behaviours import Behaviour, gates
+from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.provenance import accept, load_provenance
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.core.suites import load_suite
 from pytest_divergence.discovery.plan import identify_pair
@@ -124,3 +127,42 @@ def test_without_a_file_nothing_is_asked_under_contexts(bench: Bench) -> None:
 
     assert not [each for each in found.report.behaviours if each.context is not None]
     assert "contexts" not in (found.report.effort.tokens_by_kind or {})
+
+
+class AcceptAt(Silence):
+    """The user accepts a behaviour of a suite when a phase begins."""
+
+    def __init__(self, phase: str, id_: str, suite: Path) -> None:
+        self.phase, self.id, self.suite = phase, id_, suite
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        if phase == self.phase:
+            accept(self.id, [self.suite])
+
+
+def stored(found: SearchOutcome) -> list[Behaviour]:
+    return load_provenance(sidecar_path(found.suite_path, "provenance.json")).behaviours
+
+
+def test_an_accepted_behaviour_stays_accepted(bench: Bench) -> None:
+    """Also if that is done during a search, and past a search that does not find it."""
+    first = bench("here", Silence())
+    (behaviour,) = (each for each in first.report.behaviours if each.context is not None)
+    assert not behaviour.accepted
+
+    again = bench("here", AcceptAt("confirm", behaviour.id, first.suite_path))
+    for told in (again.report.behaviours, stored(again)):
+        assert [each.accepted for each in told if each.id == behaviour.id] == [True]
+
+    without = bench("here", Silence(), contexts=None)
+    assert not [each for each in without.report.behaviours if each.id == behaviour.id]
+    (kept,) = (each for each in stored(without) if each.id == behaviour.id)
+    assert kept.accepted
+    assert not kept.confirmed, "this search did not find it"
+    assert not gates(kept, "any"), "it is no item of a replay"
+    assert (kept.telling, kept.example_case_ids, kept.p_value) == ([], [], None)
+
+    later = bench("here", Silence())
+    (found,) = (each for each in later.report.behaviours if each.id == behaviour.id)
+    assert found == behaviour.model_copy(update={"accepted": True})
+    assert [each for each in stored(later) if each.id == behaviour.id] == [found]
