@@ -17,7 +17,8 @@ from pathlib import Path
 from pytest_divergence.core.cases import Case, Completions, Measurement, Origin
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.suites import write_suite
-from pytest_divergence.core.tokens import StoredTokens, write_tokens
+from pytest_divergence.core.tokens import StoredTokens
+from tests.tokens_writing import write_tokens
 
 ROOT = Path(__file__).parents[1]
 MINIMAL = """

@@ -38,7 +38,6 @@ from pytest_divergence import ModelPair, load_model_pair, score_prompts
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.suites import write_suite
-from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.core.verdicts import approved_limit
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, shipped_prompts
 from pytest_divergence.models.chat_format import Prompt
@@ -48,6 +47,7 @@ from pytest_divergence.scoring.baseline import automatic_bound, measure_noise_fl
 from pytest_divergence.scoring.continuations import Continuations
 from pytest_divergence.scoring.scorer import PromptScore, stored_tokens
 from pytest_divergence.scoring.teacher_forcing import ScoringRow, score_tokens, whole
+from tests.tokens_writing import write_tokens
 
 REFERENCE = "demo:smollm2-135m"
 NUM_CONTROLS = 64

@@ -8,6 +8,7 @@ from pathlib import Path
 from pytest_divergence.cli._output import complain, give, say
 from pytest_divergence.cli._project import suites_meant
 from pytest_divergence.core.errors import SettingsError
+from pytest_divergence.core.file_names import is_suite, suite_beside
 from pytest_divergence.core.files import check_inside, write_atomically
 from pytest_divergence.core.promotion import make_folder_of
 from pytest_divergence.core.suites import read_suite
@@ -24,6 +25,11 @@ def run(given: Namespace) -> int:
         raise SettingsError(
             f"--output={given.output} must end in {' or '.join(tool.SUFFIXES)}, or "
             f"{given.format} cannot read it"
+        )
+    if given.output is not None and is_suite(suite_beside(given.output)):
+        raise SettingsError(
+            f"--output={given.output} is a name of a suite's files, which an export must not "
+            "overwrite or look like; give another name"
         )
     suites = [read_suite(path) for path in suites_meant(given.suites)]
     if not suites:

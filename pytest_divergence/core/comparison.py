@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from pytest_divergence.core.behaviours import Behaviour
-from pytest_divergence.core.cases import Case, Count, Number, Record
+from pytest_divergence.core.cases import Case, Count, Number, Record, is_same_quantity
 from pytest_divergence.core.provenance import Bound, TypicalShift
 from pytest_divergence.core.report import Report, ReportCase, load_report, report_path
 from pytest_divergence.core.suites import StoredSuite, read_suite
@@ -41,7 +41,7 @@ class CaseDifference(Record):
     before: CaseState | None
     after: CaseState | None
     log_ratio: Number | None = None
-    """ln of KL after over KL before, where both are known."""
+    """ln of KL after over KL before, where both are known and of one quantity."""
 
 
 class BehaviourState(Record):
@@ -196,6 +196,7 @@ def _value(bound: Bound | None) -> float | None:
 
 def _cases(before: Side, after: Side) -> list[CaseDifference]:
     """Return the largest changes of KL first; then cases on one side only, the largest first."""
+    is_comparable = is_same_quantity(before.metric or "", after.metric or "")
     found = []
     for id_ in before.cases.keys() | after.cases.keys():
         (prompt, old), (_, new) = (
@@ -210,7 +211,7 @@ def _cases(before: Side, after: Side) -> list[CaseDifference]:
                     prompt=prompt,
                     before=old,
                     after=new,
-                    log_ratio=_log_ratio(old, new),
+                    log_ratio=_log_ratio(old, new) if is_comparable else None,
                 )
             )
     return sorted(found, key=_rank)

@@ -26,4 +26,4 @@ METRICS: Mapping[str, str] = {
 }
 """Meaning of each metric of a prompt, by its name. A metric that cannot be computed is left out:
 `effectiveness` without ordinary prompts, `self_similarity` of a single generation, `distinct_2`
-if no generation has two words."""
+if no generation has two words, `prompt_nll_1` if model 1 rules a token of the prompt out."""

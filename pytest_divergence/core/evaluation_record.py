@@ -30,7 +30,10 @@ class Diversity(Record):
 
 
 class Generation(Record):
-    """One text that model 2 wrote, and how surprising each model finds it."""
+    """One text that model 2 wrote, and how surprising each model finds it.
+
+    A perplexity above the largest float, about 1.8e308, is given as that float.
+    """
 
     text: str
     perplexity_1: PositiveNumber

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +17,10 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from pytest_divergence.core.cases import Count, Number, Record, SafeId
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.file_names import AnyPath
-from pytest_divergence.core.json_files import read_limited, read_rows, validated, write_rows
+from pytest_divergence.core.json_files import read_limited, read_rows, validated
 
 WRITTEN_ID = re.compile(rb'{"id": "([A-Za-z0-9._-]+)", ')
-"""Beginning of a line as `write_tokens` writes it."""
+"""Beginning of a line as we write it."""
 Continuation = Annotated[list[Count], Field(min_length=1)]
 
 
@@ -83,7 +83,7 @@ class ListedTokens(Mapping[str, StoredTokens]):
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the ids alone, if the file is as `write_tokens` writes it."""
+        """Read the ids alone, if each line begins as we write it."""
         self._path = path
         starts = [WRITTEN_ID.match(line) for line in read_limited(path).splitlines()]
         ids = [start[1].decode("ascii") for start in starts if start]
@@ -104,8 +104,3 @@ class ListedTokens(Mapping[str, StoredTokens]):
 
     def __len__(self) -> int:
         return len(self._ids)
-
-
-def write_tokens(path: AnyPath, rows: Iterable[StoredTokens]) -> None:
-    """Write a tokens file, sorted by id: old or new, never half. Raises SuiteError, StoreError."""
-    write_rows(path, (row.model_dump(mode="json") for row in rows))

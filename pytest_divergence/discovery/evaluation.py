@@ -75,6 +75,7 @@ def evaluate(
 
     Raises `SettingsError` without prompts, `NonFiniteLogitsError` and `MeasurementError`.
     """
+    prompts = _checked(prompts)
     ordinary = measure_ordinary(pair, config, controls)
     measured = _measured(pair, prompts, config)
     answered = AnsweredPrompts(_answered(pair, score) for score, _ in measured).answered
@@ -101,6 +102,7 @@ def evaluate_prompts(
     controls: Sequence[str] | None = None,
 ) -> list[PromptEvaluation]:
     """Measure both models on each prompt alone, in order."""
+    prompts = _checked(prompts)
     ordinary = measure_ordinary(pair, config, controls)
     measured = _measured(pair, prompts, config)
     return [_evaluation(pair, score, nlls, ordinary) for score, nlls in measured]
@@ -110,10 +112,11 @@ def measure_ordinary(
     pair: ModelPair, config: EvaluationConfig, controls: Sequence[str] | None = None
 ) -> OrdinaryPrompts | None:
     """Measure ordinary prompts; None where `controls` is empty."""
-    chosen = shipped_prompts(SHIPPED_CONTROLS, NUM_CONTROLS) if controls is None else controls
-    if not chosen:
+    if controls is None:
+        controls = shipped_prompts(SHIPPED_CONTROLS, NUM_CONTROLS)
+    elif not controls:
         return None
-    _check(chosen)
+    chosen = _checked(controls)
     values = [score.measurement.value for score in _scores(pair, chosen, config)]
     return OrdinaryPrompts(num_prompts=len(values), mean=sum(values) / len(values), max=max(values))
 
@@ -128,16 +131,18 @@ def diversity(texts: Sequence[str]) -> Diversity:
     )
 
 
-def _check(prompts: Sequence[str]) -> None:
-    if isinstance(prompts, str) or not prompts:
+def _checked(prompts: Sequence[str]) -> list[str]:
+    """Return the prompts as a list, whatever gives them one by one. Raises `SettingsError`."""
+    chosen = [] if isinstance(prompts, str) else list(prompts)
+    if not chosen:
         raise SettingsError(f"prompts={prompts!r} must be a list of at least one prompt")
+    return chosen
 
 
 def _measured(
     pair: ModelPair, prompts: Sequence[str], config: EvaluationConfig
 ) -> list[tuple[PromptScore, tuple[float, float]]]:
     """Each prompt's score, and its negative log-likelihood under both models, nats per token."""
-    _check(prompts)
     with pair.reuse_prompts():
         nlls = zip(*(prompt_nlls(pair, side, prompts) for side in pair.sides), strict=True)
         return list(zip(_scores(pair, prompts, config), nlls, strict=True))
@@ -198,5 +203,5 @@ def _evaluation(
             )
             for text, scored in zip(written, tokens, strict=True)
         ],
-        metrics=metrics,
+        metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
     )

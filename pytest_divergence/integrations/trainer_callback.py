@@ -123,8 +123,7 @@ class DivergenceCallback(TrainerCallback):
         **others: Any,
     ) -> TrainerControl:
         """Replay the suite on the model that was saved."""
-        folder = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        self._checkpoint = Path(str(args.output_dir)) / folder
+        self._checkpoint = _checkpoint_of(args, state)
         if "save" in self.on:
             self._replay(state, control)
         return control
@@ -136,10 +135,15 @@ class DivergenceCallback(TrainerCallback):
         control: TrainerControl,
         **others: Any,
     ) -> TrainerControl:
-        """Replay the suite on the model as it is left, unless that was measured just now."""
+        """Replay the suite on the model as it is left, unless that was measured just now.
+
+        In mode "process" a model that was not saved cannot be measured.
+        """
         has_best = args.load_best_model_at_end and state.best_model_checkpoint is not None
         if has_best:
             self._checkpoint = Path(str(state.best_model_checkpoint))
+        elif self._checkpoint != _checkpoint_of(args, state):
+            self._checkpoint = None  # an earlier model
         if "train_end" in self.on and (has_best or self._measured_step != state.global_step):
             self._replay(state, control)
         return control
@@ -175,7 +179,10 @@ class DivergenceCallback(TrainerCallback):
             with self._pair.measurable() as pair:
                 return measure_suite(pair, self._stored, max_kl=self.max_kl)
         if self._checkpoint is None:
-            raise SettingsError("no checkpoint was saved, and mode='process' measures only those")
+            raise SettingsError(
+                "no checkpoint of this step was saved, and mode='process' measures only those; "
+                "save the last step too, or leave 'train_end' out of on"
+            )
         return replay_checkpoint(self.suite, self._reference, self._checkpoint, max_kl=self.max_kl)
 
     def _prepare_memory(self, reference: PreTrainedModel | PeftModel | str | None) -> None:
@@ -240,6 +247,10 @@ class DivergenceCallback(TrainerCallback):
         if said[1] is not None:
             raise DivergenceError(f"on the first process: {said[1]}")
         return said[0]
+
+
+def _checkpoint_of(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

@@ -138,8 +138,7 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
         return _served_spec(text.strip(), role=role)
     if is_recorded(text):
         return _recorded_spec(text.strip(), role=role, root=root or Path.cwd())
-    location, *raw_options = text.strip().split(",")
-    location = location.strip()
+    location, raw_options = _location_and_options(text.strip(), root=root or Path.cwd())
     if "\0" in location:
         raise ModelLoadError(
             f"{role} holds a NUL character, so it is not a folder, and not a Hub id"
@@ -310,6 +309,16 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _location_and_options(text: str, *, root: Path) -> tuple[str, list[str]]:
+    """Split a spec at its commas, but for those in the path of a folder or file that exists."""
+    parts = text.split(",")
+    for count in range(len(parts), 1, -1):
+        location = ",".join(parts[:count])
+        if _is((root / os.path.expanduser(location)).exists):
+            return location, parts[count:]
+    return parts[0].strip(), parts[1:]
 
 
 def _options(parts: Sequence[str], known: Sequence[str], *, role: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -188,8 +189,12 @@ def same_top_share(scores: Sequence[TokenScores]) -> float:
 
 
 def perplexity(logprobs: Tensor) -> float:
-    """Return exp of the mean negative log-probability: (T,) -> scalar."""
-    return math.exp(-float(logprobs.double().mean()))
+    """Return exp of the mean negative log-probability: (T,) -> scalar.
+
+    A perplexity above the largest float, about 1.8e308, is returned as that float.
+    """
+    nll = -float(logprobs.double().mean())
+    return math.exp(nll) if nll < math.log(sys.float_info.max) else sys.float_info.max
 
 
 def _score(

@@ -27,7 +27,7 @@ from pytest_divergence.core.provenance import accept, load_provenance, write_pro
 from pytest_divergence.core.recorded_reference import RecordedReference
 from pytest_divergence.core.report import load_report, write_report
 from pytest_divergence.core.suites import faults_of, load_suite, read_suite, write_suite
-from pytest_divergence.core.tokens import ListedTokens, load_tokens, write_tokens
+from pytest_divergence.core.tokens import ListedTokens, load_tokens
 from pytest_divergence.core.training_record import TrainingRecord
 from pytest_divergence.reports.html import render_html
 from pytest_divergence.reports.markdown import render_markdown
@@ -35,6 +35,7 @@ from tests.attacks.mutations import damaged, json_files, plain_values, row_files
 from tests.attacks.parsers import KEY, HoleError, Parser, in_file, round_trip
 from tests.core.made_suites import KNOT, POEM, SIGNAL, case, control, write_searched
 from tests.reports.made_reports import report as made_report
+from tests.tokens_writing import write_tokens
 
 SUITE = "x.divergence.jsonl"
 NAMES = (SUITE, "x.tokens.jsonl", "x.provenance.json")

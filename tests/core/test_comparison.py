@@ -74,6 +74,26 @@ def test_values_inside_of_arithmetic_have_no_ratio_to_speak_of(tmp_path: Path) -
     assert found.log_ratio == 0.0
 
 
+def test_values_of_two_quantities_have_no_ratio(tmp_path: Path) -> None:
+    js = [case(text, 0.1, kl=measured(0.1, metric="js")) for text in (KNOT, POEM)]
+    write_searched(tmp_path / OLD, js)
+    write_searched(tmp_path / NEW, [case(KNOT, 0.4), case(POEM, 0.5)])
+
+    found = between(tmp_path)
+
+    assert [(one.prompt, one.log_ratio) for one in found.cases] == [(POEM, None), (KNOT, None)]
+    lines = difference_lines(found, OLD, NEW)
+    assert "metric: js -> symmetric" in lines
+    assert "(x " not in "\n".join(lines)
+
+
+def test_two_directions_of_kl_have_a_ratio(tmp_path: Path) -> None:
+    write_searched(tmp_path / OLD, [case(KNOT, 0.1, kl=measured(0.1, metric="forward"))])
+    write_searched(tmp_path / NEW, [case(KNOT, 0.4)])
+
+    assert [one.log_ratio for one in between(tmp_path).cases] == [pytest.approx(math.log(4))]
+
+
 def test_a_suite_in_words(tmp_path: Path) -> None:
     write_searched(
         tmp_path / OLD,

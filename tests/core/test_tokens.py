@@ -13,8 +13,8 @@ from pytest_divergence.core.tokens import (
     StoredTokens,
     load_tokens,
     prompt_digest,
-    write_tokens,
 )
+from tests.tokens_writing import write_tokens
 
 DIGEST = prompt_digest([1, 2, 3])
 

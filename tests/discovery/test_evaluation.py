@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,40 @@ def test_prompts_are_a_list(prompts: Any) -> None:
 
     with pytest.raises(SettingsError, match=r"^prompts=.* must be a list of at least one prompt$"):
         evaluator.run_evaluation()
+
+
+def test_prompts_may_come_from_a_generator(tiny_models: Path) -> None:
+    pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
+    few, controls = FEW["config"], iter(CONTROLS)
+
+    made = ModelEvaluator.from_pair(pair, iter(PROMPTS), few, controls=controls)  # type: ignore[arg-type]
+
+    listed = ModelEvaluator.from_pair(pair, PROMPTS, few, controls=CONTROLS)
+    assert made.run_evaluation() == listed.run_evaluation()
+
+
+def test_a_perplexity_beyond_the_largest_float_loses_no_evaluation() -> None:
+    sharp, other = tiny_model(), tiny_model(perturb=0.3)
+    head: Any = sharp.lm_head
+    with torch.no_grad():
+        head.weight.mul_(1e6)
+
+    result = ModelEvaluator(sharp, other, PROMPTS, tiny_tokenizer(), **FEW).run_evaluation()
+
+    assert {one.metrics["perplexity_1"] for one in result.prompts} == {sys.float_info.max}
+    assert all(one.metrics["perplexity_2"] < 1e6 for one in result.prompts)
+    assert result.prompts[0].generations_2[0].perplexity_1 == sys.float_info.max
+    assert "2e+308" in str(result)
+
+
+def test_a_prompt_that_a_model_rules_out_has_no_likelihood() -> None:
+    first, second = tiny_model(), tiny_model(perturb=0.3)
+    ruled_out = torch.tensor(tiny_tokenizer().encode("K"))
+    for model in (first, second):
+        head: Any = model.lm_head
+        head.register_forward_hook(lambda *call: call[-1].index_fill(-1, ruled_out, -torch.inf))
+
+    result = ModelEvaluator(first, second, ["K", "Hi"], tiny_tokenizer(), **FEW).run_evaluation()
+
+    with_k, without = (one.metrics for one in result.prompts)
+    assert {"prompt_nll_1", "prompt_nll_2"} <= without.keys() - with_k.keys()

@@ -166,6 +166,29 @@ def test_a_folders_suites_are_exported_with_those_below_it(
     assert [json.loads(line)["input"] for line in lines] == [KNOT, POEM]
 
 
+@pytest.mark.parametrize(
+    ("format_", "name"),
+    [
+        ("inspect", SUITE.name),
+        ("inspect", "samples.divergence.jsonl"),
+        ("inspect", "release.tokens.jsonl"),
+        ("promptfoo", "release.provenance.json"),
+    ],
+)
+def test_no_export_takes_the_place_of_a_suite(
+    format_: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    assert main(["export", str(SUITE), f"--format={format_}", f"--output={name}"]) == 1
+
+    assert capsys.readouterr().err == (
+        f"error: --output={name} is a name of a suite's files, which an export must not "
+        "overwrite or look like; give another name\n"
+    )
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def other_pair() -> Path:
     path = Path("other.divergence.jsonl")
     candidate = ModelProvenance(spec="newer", kind="folder")

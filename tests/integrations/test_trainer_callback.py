@@ -16,7 +16,13 @@ import torch
 from peft import PeftModel
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from transformers import AutoModelForCausalLM, Trainer
+from transformers import (
+    AutoModelForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 
 from pytest_divergence import DivergenceCallback
 from pytest_divergence.core.cases import case_id
@@ -322,6 +328,65 @@ def test_a_saved_checkpoint_is_measured_in_a_process_of_its_own(
     assert first == pytest.approx(second, rel=1e-4)
 
 
+def test_a_checkpoint_is_measured_whatever_its_folder_is_called(
+    training: Training,
+    suite: Path,
+    base: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trainer = training(save_steps=4, output_dir=str(tmp_path / "lr=1e-4,bs=8"))
+    with_callback(trainer, suite, reference=base, mode="process")
+
+    train(trainer)
+
+    assert "could not be measured" not in caplog.text
+    assert [row["step"] for row in logged(trainer)] == [4]
+
+
+def test_a_checkpoint_of_an_earlier_step_is_not_the_model_of_the_end(
+    training: Training, suite: Path, base: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = training()
+    with_callback(trainer, suite, reference=base, mode="process")
+    trainer.add_callback(Stopped())
+
+    train(trainer)
+
+    assert trainer.state.global_step == 3
+    assert [row["step"] for row in logged(trainer)] == [2]
+    assert "at step 3: could not be measured: no checkpoint of this step was saved" in caplog.text
+
+
+class Stopped(TrainerCallback):
+    """Ends the training between two saves."""
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        control.should_training_stop = state.global_step == 3
+        return control
+
+
+def test_the_best_checkpoint_is_measured_in_a_process_where_it_is_loaded_at_the_end(
+    training: Training, suite: Path, base: str
+) -> None:
+    trainer = training(
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=True,  # so the first checkpoint is the best
+        eval_strategy="steps",
+        eval_steps=2,
+    )
+    with_callback(trainer, suite, reference=base, mode="process", on=["train_end"])
+
+    train(trainer)
+
+    (best,) = logged(trainer)
+    assert str(trainer.state.best_model_checkpoint).endswith("checkpoint-2")
+    assert best["divergence/errors"] == 0
+
+
 def test_a_process_that_cannot_measure_says_why(
     suite: Path, base: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,7 +406,7 @@ def test_without_a_checkpoint_there_is_nothing_for_a_process(
     callback.on_train_end(trainer.args, trainer.state, trainer.control)
 
     assert logged(trainer) == []
-    assert "could not be measured: no checkpoint was saved" in caplog.text
+    assert "could not be measured: no checkpoint of this step was saved" in caplog.text
 
 
 def test_a_full_fine_tune_needs_a_reference(training: Training, suite: Path) -> None:

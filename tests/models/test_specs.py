@@ -29,6 +29,18 @@ def test_a_folder_is_found_below_the_root(tmp_path: Path) -> None:
     assert (spec.kind, spec.path) == ("folder", tmp_path / "mine")
 
 
+@pytest.mark.parametrize("name", ["lr=1e-4,bs=8/checkpoint-5", "a,dtype=float32", "a,b=c,d"])
+def test_a_folder_whose_name_holds_commas_is_found(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir(parents=True)
+
+    bare, with_option = (
+        parse_spec(text, role=ROLE, root=tmp_path) for text in (name, f"{name},dtype=bfloat16")
+    )
+
+    assert (bare.kind, bare.path, bare.dtype) == ("folder", tmp_path / name, None)
+    assert (with_option.path, with_option.dtype) == (tmp_path / name, "bfloat16")
+
+
 def test_a_folder_has_no_revision(tmp_path: Path) -> None:
     """Where a folder is called like the Hub id that was meant, it would be taken in its place."""
     (tmp_path / "mine").mkdir()

@@ -13,7 +13,6 @@ from pytest_divergence.core.provenance import Bound, write_provenance
 from pytest_divergence.core.report import load_report
 from pytest_divergence.core.suites import write_suite
 from pytest_divergence.core.token_statistics import TokenStatistics
-from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.reports.token_statistics import statistics_lines
 from pytest_divergence.scoring.control_tokens import control_tokens, token_statistics
@@ -21,6 +20,7 @@ from pytest_divergence.scoring.scorer import PromptScore, score_prompts, stored_
 from tests.plugin.conftest import MODELS, Project, block, shown
 from tests.plugin.made_provenance import provenance_of
 from tests.tiny import save_tiny_model
+from tests.tokens_writing import write_tokens
 
 SUITE = "release.divergence.jsonl"
 AGGREGATE = f"{SUITE}::aggregate"

@@ -12,9 +12,9 @@ from pytest_divergence import load_model_pair, score_prompts
 from pytest_divergence.core.cases import Case
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.suites import write_suite
-from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.scoring.scorer import stored_tokens as stored_tokens_of
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, properties
+from tests.tokens_writing import write_tokens
 
 SUITE = "regress.divergence.jsonl"
 TOLERANCE = 1e-4

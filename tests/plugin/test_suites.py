@@ -10,7 +10,6 @@ import pytest
 
 from pytest_divergence.core.cases import Case, case_id
 from pytest_divergence.core.provenance import Bound, write_provenance
-from pytest_divergence.core.tokens import write_tokens
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.plugin.notes import note
 from tests.plugin.conftest import (
@@ -26,6 +25,7 @@ from tests.plugin.conftest import (
 from tests.plugin.made_provenance import provenance_of
 from tests.replaying import replay_case
 from tests.tiny import save_tiny_model
+from tests.tokens_writing import write_tokens
 
 SUITE = "regress.divergence.jsonl"
 KL = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 
 import pytest
 import torch
@@ -87,6 +88,11 @@ def test_no_continuation_of_one_model_is_an_error() -> None:
 
 def test_perplexity_of_even_odds_is_two() -> None:
     assert perplexity(torch.full((5,), math.log(0.5))) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("log_p", [-1e6, -math.inf])
+def test_a_perplexity_is_at_most_the_largest_float(log_p: float) -> None:
+    assert perplexity(torch.tensor([log_p, 0.0])) == sys.float_info.max
 
 
 def test_same_top_share_counts_positions_of_all_continuations() -> None:
