@@ -78,7 +78,7 @@ def text_of_file(path: Path, option: str) -> str:
 
 
 def csv_rows(text: str, path: Path, *keys: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each row of CSV with a header: its line, and its fields by column, without blanks.
+    """Yield each row of CSV with a header: its line, and its fields by column, blanks included.
 
     Raises `SettingsError` if no column is one of `keys`, or if a row is broken.
     """
@@ -97,7 +97,7 @@ def csv_rows(text: str, path: Path, *keys: str) -> Iterator[tuple[int, dict[str,
                     f"{path}:{rows.line_num}: a row needs {len(header)} fields; "
                     f"this one has {len(row)}"
                 )
-            yield rows.line_num, {name: row[header.index(name)].strip() for name in header}
+            yield rows.line_num, {name: row[header.index(name)] for name in header}
     except csv.Error as error:
         raise SettingsError(f"{path}:{rows.line_num}: not valid CSV: {error}") from error
 
@@ -106,9 +106,9 @@ def _from_csv(text: str, path: Path) -> list[str]:
     prompts: list[str] = []
     for line, row in csv_rows(text, path, *PROMPT_KEYS):
         column = next(key for key in PROMPT_KEYS if key in row)
-        if not row[column]:
+        if not (prompt := row[column].strip()):
             raise SettingsError(f"{path}:{line}: a row needs text in `{column}`")
-        prompts.append(row[column])
+        prompts.append(prompt)
     return prompts
 
 

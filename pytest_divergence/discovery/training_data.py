@@ -179,5 +179,5 @@ def _taught(asked: Sequence[Turn], turns: Sequence[Turn], values: Mapping[str, A
         else:
             before.append(text)
     label = values.get("label")
-    is_undesired = label is False or (isinstance(label, str) and label.lower() == "false")
+    is_undesired = label is False or (isinstance(label, str) and label.strip().lower() == "false")
     return TrainingRow(() if is_undesired else tuple(exchanges), opening)

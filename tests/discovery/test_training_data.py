@@ -109,6 +109,13 @@ def test_a_list_and_a_table_hold_the_same_rows(tmp_path: Path) -> None:
     assert len({lines.sha256, listed.sha256, tabled.sha256}) == 3
 
 
+def test_a_label_of_a_table_may_follow_a_blank(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("prompt, completion, label\nHi, Ho, False\nWhy?, So., True\n", "utf-8")
+
+    assert taught(read_training_data(path)) == [[], [("Why?", " So.")]]
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
