@@ -114,7 +114,9 @@ def _loaded(text: str, place: str) -> Any:
 def _row(values: Any, place: str) -> TrainingRow:
     row = _read(values) if isinstance(values, dict) else None
     if row is None:
-        has = f"has {listed(list(values))}" if isinstance(values, dict) else "is no object"
+        has = "is no object"
+        if isinstance(values, dict):
+            has = f"has {listed([key for key in values if values[key] is not None])}"
         raise SettingsError(
             f"{place}: a row of training data holds `messages`, or a prompt (`prompt`, `input` or "
             "`instruction`) and its response (`completion`, `response`, `output` or `chosen`), "
@@ -126,7 +128,7 @@ def _row(values: Any, place: str) -> TrainingRow:
 def _read(values: Mapping[str, Any]) -> TrainingRow | None:
     """Return the row of an object; None if it holds no prompt and response."""
     for key in CONVERSATION_KEYS:
-        if key in values:
+        if values.get(key):
             turns = _turns(values[key], "")
             return _taught([], turns, values) if turns else None
     response = _turns(_first(values, RESPONSE_KEYS), "assistant")
@@ -135,13 +137,16 @@ def _read(values: Mapping[str, Any]) -> TrainingRow | None:
         return None
     if prompt is None:  # the preferred conversation may hold the prompt
         return _taught([], response, values) if response[0][0] != "assistant" else None
-    if "instruction" in values and isinstance(values.get("input"), str) and values["input"]:
-        prompt = [*prompt, ("user", values["input"])]
+    more = values.get("input")
+    if values.get("instruction") and isinstance(more, str) and more.strip():
+        prompt = [*prompt, ("user", more)]
     return _taught(prompt, response, values)
 
 
 def _first(values: Mapping[str, Any], keys: Sequence[str]) -> Any:
-    return next((values[key] for key in keys if values.get(key) is not None), None)
+    """Return the first value that is not empty, else the first that is not null, else None."""
+    found = (values[key] for key in keys if values.get(key) is not None)
+    return max(found, key=bool, default=None)
 
 
 def _turns(value: Any, role: str) -> list[Turn] | None:
