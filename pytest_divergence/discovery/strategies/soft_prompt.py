@@ -15,7 +15,11 @@ from torch import Tensor
 from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.proposals import Proposal, clean
-from pytest_divergence.discovery.soft_prompts.training import TrainingResult, train_soft_prompt
+from pytest_divergence.discovery.soft_prompts.training import (
+    TrainingResult,
+    train_soft_prompt,
+    width_difference,
+)
 from pytest_divergence.discovery.soft_prompts.training_config import Kind, Objective, TrainingConfig
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import CHECKPOINT_SUFFIX
 from pytest_divergence.discovery.strategies.protocol import (
@@ -84,16 +88,9 @@ class SoftPromptStrategy:
         # Identical models have no gradient to follow, and nothing to find.
         if context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
-        closed = [
-            side.role
-            for side in pair.sides
-            if not (isinstance(side, SideWithGradients) and side.passes_gradients())
-        ]
-        if closed:
-            why = "which a server runs" if pair.is_served else "as in some quantised models"
+        if obstacle := _closed(pair) or width_difference(pair):
             context.listener.say(
-                f"no gradient reaches the inputs of the {' and the '.join(closed)}, {why}: soft "
-                "prompts are skipped, and the other strategies continue"
+                f"{obstacle}: soft prompts are skipped, and the other strategies continue"
             )
             return []
         variant = choose(context)
@@ -119,6 +116,19 @@ class SoftPromptStrategy:
         return [
             Proposal(text, "soft_prompt", name, variant=variant.name, aim=aim) for text in texts
         ]
+
+
+def _closed(pair: ModelPair) -> str:
+    """Name the models whose inputs no gradient reaches; empty if there are none."""
+    closed = [
+        side.role
+        for side in pair.sides
+        if not (isinstance(side, SideWithGradients) and side.passes_gradients())
+    ]
+    if not closed:
+        return ""
+    why = "which a server runs" if pair.is_served else "as in some quantised models"
+    return f"no gradient reaches the inputs of the {' and the '.join(closed)}, {why}"
 
 
 def choose(context: RoundTask) -> Variant:

@@ -32,7 +32,7 @@ from pytest_divergence.discovery.soft_prompts.virtual_tokens import (
 from pytest_divergence.models.decoding import decode_sampled, row_seed
 from pytest_divergence.models.forward import fast_matmul
 from pytest_divergence.models.pair import ModelPair
-from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
+from tests.models_in_memory import local, pair_of_two_widths, tiny_config, tiny_model, tiny_pair
 from tests.tiny import CHATML, tiny_tokenizer
 
 TEXTS = ["How do I tie a knot?", "Write a poem.", "2 + 2 =", "Name a river.", "Hi", "Why?"]
@@ -787,3 +787,15 @@ def test_a_training_goes_on_from_given_vectors(pair: ModelPair, trained: Trainin
 def test_an_objective_that_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         replace(CONFIG, **changes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_two_widths_are_refused(kind: Kind) -> None:
+    """A pruned or distilled candidate may be narrower than its teacher."""
+    with pytest.raises(SettingsError) as caught:
+        train_soft_prompt(pair_of_two_widths(), replace(CONFIG, kind=kind), TEXTS)
+
+    assert str(caught.value) == (
+        "the reference's embeddings have 32 values, the candidate's 64, and a soft prompt must fit "
+        "both; search without training: the other strategies need no soft prompt"
+    )
