@@ -559,6 +559,14 @@ def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
             {"num_epochs": 2, "num_steps": 9},
             "num_steps=9 and num_epochs=2 both set the length of the training; give only one",
         ),
+        ({"batch_size": 2.5}, "batch_size=2.5 must be a whole number"),
+        ({"num_virtual_tokens": "8"}, "num_virtual_tokens='8' must be a whole number"),
+        ({"num_steps": True}, "num_steps=True must be a whole number"),
+        ({"seed": None}, "seed=None must be a whole number"),
+        ({"learning_rate": "0.1"}, "learning_rate='0.1' must be a number"),
+        ({"entropy_weight": False}, "entropy_weight=False must be a number"),
+        ({"gradient_checkpointing": "no"}, "gradient_checkpointing='no' must be True or False"),
+        ({"kind": ["free"]}, "kind=['free'] must be one of free, simplex"),
         ({"position": "above"}, "position='above' must be one of before, inside, after"),
         (
             {"position": "after", "objective": "likelihood"},
@@ -588,6 +596,10 @@ def test_a_config_cannot_be_wrong(changes: dict[str, Any], message: str) -> None
     with pytest.raises(SettingsError) as caught:
         TrainingConfig(**changes)
     assert str(caught.value) == message
+
+
+def test_a_whole_number_is_a_number() -> None:
+    assert TrainingConfig(kind="simplex", learning_rate=1, entropy_weight=0).learning_rate == 1
 
 
 def test_a_soft_prompt_survives_its_file(trained: TrainingResult, tmp_path: Path) -> None:
