@@ -236,11 +236,13 @@ def _fit(
 ) -> TrainingResult:
     """Make texts likely after a soft prompt."""
     profile = context.profile
+    shortest = min(len(body) for _, body in pair.prompt_rows(texts))
     config = TrainingConfig(
         num_virtual_tokens=profile.num_virtual_tokens,
         num_steps=max(1, round(ELITE_STEPS_SHARE * profile.num_steps)),
         batch_size=profile.batch_size,
-        max_text_tokens=10 * profile.max_text_tokens,  # no prompt that was found is too long
+        # No prompt that was written is too long, but a user's own seeds may all be.
+        max_text_tokens=max(10 * profile.max_text_tokens, shortest),
         validate_every=profile.num_steps,
         learning_rate=ELITE_LEARNING_RATE,
         objective="likelihood",

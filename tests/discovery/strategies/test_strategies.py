@@ -99,6 +99,22 @@ def test_a_tokenizer_of_small_pieces_does_not_leave_soft_prompts_without_seeds(
     assert built_in_strategies()["soft_prompt"].propose(pair, replace(context, profile=short))
 
 
+@pytest.mark.parametrize("variant", ["aimed", "elite"])
+def test_a_restart_is_fitted_to_prompts_of_any_length(
+    variant: str, pair: ModelPair, context: SearchContext
+) -> None:
+    """The best prompts may be seeds of a user, each as long as a document."""
+    short = context.profile.model_copy(update={"max_text_tokens": 2})
+    seeds = [f"{number}: {'the quick brown fox ' * 9}" for number in range(8)]
+    full = replace(context, profile=short, best=seeds, rounds=(Round("free", 0, 9000),))
+    if variant == "aimed":
+        full = replace(full, targets=[replace(TARGET, prompts=seeds)])
+
+    proposals = built_in_strategies()["soft_prompt"].propose(pair, full)
+
+    assert {one.variant for one in proposals} == {variant}
+
+
 @pytest.mark.parametrize("name", built_in_strategies())
 def test_models_of_two_widths_are_searched_without_soft_prompts(
     name: str, context: SearchContext
