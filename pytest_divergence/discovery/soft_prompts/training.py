@@ -197,7 +197,11 @@ class _Training:
 
     @torch.no_grad()
     def final_divergence(self) -> float | None:
-        """Return the mean first-token divergence on the validation texts."""
+        """Return the mean first-token divergence on the validation texts, nats.
+
+        Where the training had another objective, one batch of them is measured; None where it was
+        `likelihood`.
+        """
         if self.config.objective == "likelihood":
             return None
         if self.config.objective == "first_token":
