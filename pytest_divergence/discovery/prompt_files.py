@@ -58,9 +58,8 @@ def read_prompts(path: Path, *, option: str | None = None) -> list[str]:
     else:
         is_json = path.suffix in (".jsonl", ".json")
         prompts = [
-            _from_json(line, path, number) if is_json else line.strip()
-            for number, line in enumerate(text.split("\n"), start=1)
-            if line.strip()
+            _from_json(line, f"{path}:{number}") if is_json else line.strip()
+            for number, line in numbered_lines(text)
         ]
     if not prompts:
         raise SettingsError(f"{path} has no prompts; write one per line, or JSON Lines")
@@ -75,6 +74,21 @@ def text_of_file(path: Path, option: str) -> str:
         raise SettingsError(
             f"{option}={printable(str(path))} cannot be read: {error.strerror}"
         ) from error
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each line that is not blank, and its number in the text."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def json_value(text: str, place: str) -> Any:
+    """Return the value of a JSON text; raises `SettingsError` that names its place."""
+    try:
+        return strict_loads(text)
+    except ValueError as error:
+        raise SettingsError(f"{place}: not valid JSON: {error}") from error
 
 
 def csv_rows(text: str, path: Path, *keys: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -149,15 +163,12 @@ def listed(columns: Sequence[str]) -> str:
     return ", ".join(shown + ["…"] * (len(columns) > MAX_NAMES)) or "no column"
 
 
-def _from_json(line: str, path: Path, number: int) -> str:
-    try:
-        row = strict_loads(line)
-    except ValueError as error:
-        raise SettingsError(f"{path}:{number}: not valid JSON: {error}") from error
+def _from_json(line: str, place: str) -> str:
+    row = json_value(line, place)
     text = _prompt_of(row) if isinstance(row, dict) else None
     if text is None:
         raise SettingsError(
-            f"{path}:{number}: a seed is an object with `input` or `prompt` (a string), or "
+            f"{place}: a seed is an object with `input` or `prompt` (a string), or "
             "`messages` with a single user turn"
         )
     return text

@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.json_files import strict_loads
 from pytest_divergence.core.safe_text import printable
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.discovery.prompt_files import csv_rows, listed, text_of_file
+from pytest_divergence.discovery.prompt_files import (
+    csv_rows,
+    json_value,
+    listed,
+    numbered_lines,
+    text_of_file,
+)
 from pytest_divergence.models.fingerprints import text_digest
 
 CONVERSATION_KEYS = ("messages", "conversations")
@@ -96,19 +101,11 @@ def _values(text: str, path: Path) -> Iterator[tuple[str, Any]]:
         for line, fields in csv_rows(text, path, *RESPONSE_KEYS):
             yield f"{shown}:{line}", fields
     elif text.lstrip().startswith("["):
-        for number, values in enumerate(_loaded(text, shown), start=1):
+        for number, values in enumerate(json_value(text, shown), start=1):
             yield f"{shown}: row {number}", values
     else:
-        for number, content in enumerate(text.split("\n"), start=1):
-            if content.strip():
-                yield f"{shown}:{number}", _loaded(content, f"{shown}:{number}")
-
-
-def _loaded(text: str, place: str) -> Any:
-    try:
-        return strict_loads(text)
-    except ValueError as error:
-        raise SettingsError(f"{place}: not valid JSON: {error}") from error
+        for number, content in numbered_lines(text):
+            yield f"{shown}:{number}", json_value(content, f"{shown}:{number}")
 
 
 def _row(values: Any, place: str) -> TrainingRow:
