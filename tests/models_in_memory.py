@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    LlamaConfig,
     Mamba2Config,
     PhiConfig,
     PreTrainedConfig,
@@ -88,6 +89,12 @@ def tiny_pair(
         tiny_model(architecture, perturb=perturb),
         tiny_tokenizer(chat_template=chat_template),
     )
+
+
+def pair_of_two_widths() -> ModelPair:
+    """Two models of one tokenizer, the candidate with wider embeddings: 32 and 64 values."""
+    models = [tiny_model(config=tiny_config(LlamaConfig, hidden_size=width)) for width in (32, 64)]
+    return ModelPair.from_models(models[0], models[1], tiny_tokenizer())
 
 
 def styled_pair() -> ModelPair:

@@ -19,6 +19,7 @@ from pytest_divergence.core.evaluation_metrics import METRICS
 from pytest_divergence.core.file_names import SUITE_SUFFIX
 from pytest_divergence.discovery.soft_prompts import training_config
 from pytest_divergence.discovery.soft_prompts.training_config import (
+    TYPE_NAMES,
     DatasetPlan,
     FieldType,
     TrainingConfig,
@@ -175,8 +176,7 @@ def _read_as(allowed: FieldType) -> Callable[[str], Any]:
         try:
             value = allowed.python(text)
         except ValueError:
-            kind = "a whole number" if allowed.python is int else "a number"
-            raise ArgumentTypeError(f"{text} must be {kind}") from None
+            raise ArgumentTypeError(f"{text} must be {TYPE_NAMES[allowed.python]}") from None
         if fault := allowed.fault(value):
             raise ArgumentTypeError(f"{text} {fault}")
         return value

@@ -32,12 +32,16 @@ def _train(given: Namespace, config: pytest.Config) -> int:
     with search_progress(config) as listener:
         folder = _folder(given, measuring(config, listener.say))
         listener.say(plan_line(folder.planned))
-        left_out = len(folder.texts) - folder.planned.num_texts
-        if left_out:
-            listener.say(
-                f"left out {left_out} of {len(folder.texts)} texts, longer than "
-                f"--max-text-tokens={folder.trainer.config.max_text_tokens}"
-            )
+        for name, texts, num_usable in (
+            ("texts", folder.texts, folder.planned.num_texts),
+            ("validation texts", folder.validation_texts, folder.planned.num_validation_texts),
+        ):
+            left_out = len(texts) - num_usable  # below 0: none given, so it validates on the others
+            if left_out > 0:
+                listener.say(
+                    f"left out {left_out} of {len(texts)} {name}, longer than "
+                    f"--max-text-tokens={folder.trainer.config.max_text_tokens}"
+                )
         try:
             record, rows = folder.run(listener, force=given.force)
         except KeyboardInterrupt:

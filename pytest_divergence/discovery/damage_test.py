@@ -17,9 +17,14 @@ from pydantic import ValidationError
 
 from pytest_divergence.core.damage_record import DamageReport, KnownAnswer, MeasuredAnswer
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.json_files import strict_loads
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.prompt_files import PROMPT_KEYS, csv_rows, text_of_file
+from pytest_divergence.discovery.prompt_files import (
+    PROMPT_KEYS,
+    csv_rows,
+    json_value,
+    numbered_lines,
+    text_of_file,
+)
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.known_answers import answer_margins
@@ -94,13 +99,8 @@ def compare_answers(
 
 
 def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = strict_loads(line)
-        except ValueError as error:
-            raise SettingsError(f"{path}:{number}: not valid JSON: {error}") from error
+    for number, line in numbered_lines(text):
+        row = json_value(line, f"{path}:{number}")
         if not isinstance(row, dict):
             raise SettingsError(f"{path}:{number}: {RULE}")
         yield number, row

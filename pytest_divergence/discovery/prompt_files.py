@@ -58,9 +58,8 @@ def read_prompts(path: Path, *, option: str | None = None) -> list[str]:
     else:
         is_json = path.suffix in (".jsonl", ".json")
         prompts = [
-            _from_json(line, path, number) if is_json else line.strip()
-            for number, line in enumerate(text.split("\n"), start=1)
-            if line.strip()
+            _from_json(line, f"{path}:{number}") if is_json else line.strip()
+            for number, line in numbered_lines(text)
         ]
     if not prompts:
         raise SettingsError(f"{path} has no prompts; write one per line, or JSON Lines")
@@ -77,8 +76,23 @@ def text_of_file(path: Path, option: str) -> str:
         ) from error
 
 
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each line that is not blank, and its number in the text."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def json_value(text: str, place: str) -> Any:
+    """Return the value of a JSON text; raises `SettingsError` that names its place."""
+    try:
+        return strict_loads(text)
+    except ValueError as error:
+        raise SettingsError(f"{place}: not valid JSON: {error}") from error
+
+
 def csv_rows(text: str, path: Path, *keys: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each row of CSV with a header: its line, and its fields by column, without blanks.
+    """Yield each row of CSV with a header: its line, and its fields by column, blanks included.
 
     Raises `SettingsError` if no column is one of `keys`, or if a row is broken.
     """
@@ -97,7 +111,7 @@ def csv_rows(text: str, path: Path, *keys: str) -> Iterator[tuple[int, dict[str,
                     f"{path}:{rows.line_num}: a row needs {len(header)} fields; "
                     f"this one has {len(row)}"
                 )
-            yield rows.line_num, {name: row[header.index(name)].strip() for name in header}
+            yield rows.line_num, {name: row[header.index(name)] for name in header}
     except csv.Error as error:
         raise SettingsError(f"{path}:{rows.line_num}: not valid CSV: {error}") from error
 
@@ -106,9 +120,9 @@ def _from_csv(text: str, path: Path) -> list[str]:
     prompts: list[str] = []
     for line, row in csv_rows(text, path, *PROMPT_KEYS):
         column = next(key for key in PROMPT_KEYS if key in row)
-        if not row[column]:
+        if not (prompt := row[column].strip()):
             raise SettingsError(f"{path}:{line}: a row needs text in `{column}`")
-        prompts.append(row[column])
+        prompts.append(prompt)
     return prompts
 
 
@@ -149,15 +163,12 @@ def listed(columns: Sequence[str]) -> str:
     return ", ".join(shown + ["…"] * (len(columns) > MAX_NAMES)) or "no column"
 
 
-def _from_json(line: str, path: Path, number: int) -> str:
-    try:
-        row = strict_loads(line)
-    except ValueError as error:
-        raise SettingsError(f"{path}:{number}: not valid JSON: {error}") from error
+def _from_json(line: str, place: str) -> str:
+    row = json_value(line, place)
     text = _prompt_of(row) if isinstance(row, dict) else None
     if text is None:
         raise SettingsError(
-            f"{path}:{number}: a seed is an object with `input` or `prompt` (a string), or "
+            f"{place}: a seed is an object with `input` or `prompt` (a string), or "
             "`messages` with a single user turn"
         )
     return text

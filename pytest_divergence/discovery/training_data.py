@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.json_files import strict_loads
 from pytest_divergence.core.safe_text import printable
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.discovery.prompt_files import csv_rows, listed, text_of_file
+from pytest_divergence.discovery.prompt_files import (
+    csv_rows,
+    json_value,
+    listed,
+    numbered_lines,
+    text_of_file,
+)
 from pytest_divergence.models.fingerprints import text_digest
 
 CONVERSATION_KEYS = ("messages", "conversations")
@@ -96,25 +101,19 @@ def _values(text: str, path: Path) -> Iterator[tuple[str, Any]]:
         for line, fields in csv_rows(text, path, *RESPONSE_KEYS):
             yield f"{shown}:{line}", fields
     elif text.lstrip().startswith("["):
-        for number, values in enumerate(_loaded(text, shown), start=1):
+        for number, values in enumerate(json_value(text, shown), start=1):
             yield f"{shown}: row {number}", values
     else:
-        for number, content in enumerate(text.split("\n"), start=1):
-            if content.strip():
-                yield f"{shown}:{number}", _loaded(content, f"{shown}:{number}")
-
-
-def _loaded(text: str, place: str) -> Any:
-    try:
-        return strict_loads(text)
-    except ValueError as error:
-        raise SettingsError(f"{place}: not valid JSON: {error}") from error
+        for number, content in numbered_lines(text):
+            yield f"{shown}:{number}", json_value(content, f"{shown}:{number}")
 
 
 def _row(values: Any, place: str) -> TrainingRow:
     row = _read(values) if isinstance(values, dict) else None
     if row is None:
-        has = f"has {listed(list(values))}" if isinstance(values, dict) else "is no object"
+        has = "is no object"
+        if isinstance(values, dict):
+            has = f"has {listed([key for key in values if values[key] is not None])}"
         raise SettingsError(
             f"{place}: a row of training data holds `messages`, or a prompt (`prompt`, `input` or "
             "`instruction`) and its response (`completion`, `response`, `output` or `chosen`), "
@@ -126,7 +125,7 @@ def _row(values: Any, place: str) -> TrainingRow:
 def _read(values: Mapping[str, Any]) -> TrainingRow | None:
     """Return the row of an object; None if it holds no prompt and response."""
     for key in CONVERSATION_KEYS:
-        if key in values:
+        if values.get(key):
             turns = _turns(values[key], "")
             return _taught([], turns, values) if turns else None
     response = _turns(_first(values, RESPONSE_KEYS), "assistant")
@@ -135,13 +134,16 @@ def _read(values: Mapping[str, Any]) -> TrainingRow | None:
         return None
     if prompt is None:  # the preferred conversation may hold the prompt
         return _taught([], response, values) if response[0][0] != "assistant" else None
-    if "instruction" in values and isinstance(values.get("input"), str) and values["input"]:
-        prompt = [*prompt, ("user", values["input"])]
+    more = values.get("input")
+    if values.get("instruction") and isinstance(more, str) and more.strip():
+        prompt = [*prompt, ("user", more)]
     return _taught(prompt, response, values)
 
 
 def _first(values: Mapping[str, Any], keys: Sequence[str]) -> Any:
-    return next((values[key] for key in keys if values.get(key) is not None), None)
+    """Return the first value that is not empty, else the first that is not null, else None."""
+    found = (values[key] for key in keys if values.get(key) is not None)
+    return max(found, key=bool, default=None)
 
 
 def _turns(value: Any, role: str) -> list[Turn] | None:
@@ -179,5 +181,5 @@ def _taught(asked: Sequence[Turn], turns: Sequence[Turn], values: Mapping[str, A
         else:
             before.append(text)
     label = values.get("label")
-    is_undesired = label is False or (isinstance(label, str) and label.lower() == "false")
+    is_undesired = label is False or (isinstance(label, str) and label.strip().lower() == "false")
     return TrainingRow(() if is_undesired else tuple(exchanges), opening)

@@ -175,10 +175,7 @@ def _arguments(folder: Path, arguments: dict[str, Any]) -> None:
 
 
 def _training(folder: Path, values: dict[str, Any]) -> None:
-    try:
-        config = TrainingConfig(**values)
-    except TypeError:  # a value of another type than the command line gives
-        return
+    config = TrainingConfig(**values)
     if config.total_steps(7) < 1:
         raise HoleError(f"a training of {config.total_steps(7)} steps")
 

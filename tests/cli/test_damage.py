@@ -135,6 +135,30 @@ def test_a_wrong_item_is_named(text: str, reason: str, tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"{path}{reason}")
 
 
+def test_a_table_holds_the_items_of_json_lines(tmp_path: Path) -> None:
+    """The blank of an answer is a part of it: ` Paris` is another token than `Paris`."""
+    opening = "The capital of France is"
+    texts = {
+        "items.jsonl": json.dumps(
+            {
+                "input": "Which is it?",
+                "opening": opening,
+                "answer": " Paris",
+                "choices": [" Paris", " Rome"],
+            }
+        ),
+        "items.csv": "input, opening, answer, choices\n"
+        f'Which is it?,{opening}, Paris," ["" Paris"", "" Rome""]"\n',
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, "utf-8")
+
+    lines, table = (read_items(tmp_path / name).items for name in texts)
+
+    assert table == lines
+    assert table[0].opening + table[0].answer == "The capital of France is Paris"
+
+
 @pytest.mark.usefixtures("project")
 def test_items_are_read_before_models_are_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["damage", "items.jsonl", *MODELS]) == 1

@@ -486,6 +486,15 @@ def test_texts_that_are_too_long_are_counted(train: Train) -> None:
 
     assert code == 0
     assert "left out 1 of 5 texts, longer than --max-text-tokens=30" in err
+    assert "validation" not in err
+
+
+def test_validation_texts_that_are_too_long_are_counted(train: Train) -> None:
+    code, _, err = train("--max-text-tokens=30", "--num-epochs=1", "--val-file=train.jsonl")
+
+    assert code == 0
+    assert "left out 1 of 5 texts, longer than --max-text-tokens=30" in err
+    assert "left out 1 of 5 validation texts, longer than --max-text-tokens=30" in err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -107,6 +108,49 @@ def test_a_list_and_a_table_hold_the_same_rows(tmp_path: Path) -> None:
 
     assert lines.rows == listed.rows == tabled.rows
     assert len({lines.sha256, listed.sha256, tabled.sha256}) == 3
+
+
+def test_a_table_of_several_formats_gives_each_row_by_its_own(tmp_path: Path) -> None:
+    """As `to_json` and `to_csv` of pandas write it: what a row does not have is null, or empty."""
+    rows: list[dict[str, Any]] = [
+        {"messages": [USER, REPLY]},
+        {"prompt": "Hi", "completion": "Ho"},
+        {"input": "Hi", "output": "Ho"},
+        {"instruction": "Add.", "input": "1 and 2", "output": "3"},
+        {"prompt": "Why?", "chosen": "So.", "rejected": "No."},
+    ]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = written(tmp_path, *({name: row.get(name) for name in names} for row in rows))
+    table = tmp_path / "train.csv"
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows[1:])
+
+    data = read_training_data(lines)
+
+    greeting = [("Hi", "Ho")]
+    assert taught(data) == [*[greeting] * 3, [("Add.\n1 and 2", "3")], [("Why?", "So.")]]
+    assert [row.opening for row in data.rows] == ["Hi", "Hi", "Hi", "Add.", "Why?"]
+    assert read_training_data(table).rows == data.rows[1:]
+
+
+def test_a_row_whose_response_is_null_is_refused(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, {"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": None}
+    )
+
+    told = refusal(path)
+
+    assert told.startswith(f"{path}:2: a row of training data holds")
+    assert told.endswith("this one has prompt")
+
+
+def test_a_label_of_a_table_may_follow_a_blank(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("prompt, completion, label\nHi, Ho, False\nWhy?, So., True\n", "utf-8")
+
+    assert taught(read_training_data(path)) == [[], [("Why?", " So.")]]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ behaviour greedily is minimised."""
 NUM_PIECES = 8
 """Deletions tried at a time."""
 MAX_TRIES = 64
+"""Most prompts tried for one behaviour."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _minimised(trial: _Trial, prompt: str) -> str:
         if names_something:
             by_text = {text: by_text[text] for text in by_text if content_words(text, common)}
         kept: list[str] = []
-        texts = list(by_text)
+        texts = list(by_text)[: MAX_TRIES - trial.num_tried]
         for start in range(0, len(texts), NUM_PIECES):
             kept = trial.shown(texts[start : start + NUM_PIECES])
             if kept:

@@ -254,15 +254,14 @@ class _Trials:
         """
         words = hint_words(self.hypothesis, self.evidence, self.shipped, shortest_cause)
         prompts = [frame.format(word) for word in words for frame in WORD_FRAMES]
-        found = self._asked(prompts, WORD_SHARE)
+        found = Contrast(**self._asked(prompts, WORD_SHARE))
+        framings = [{frame.format(word) for word in words} for frame in WORD_FRAMES]
         return [
             Contrast(
-                *(
-                    [prompt for prompt in found[group] if prompt in framed]
-                    for group in ("showing", "others")
-                )
+                [prompt for prompt in found.showing if prompt in framed],
+                [prompt for prompt in found.others if prompt in framed],
             )
-            for framed in ({frame.format(word) for word in words} for frame in WORD_FRAMES)
+            for framed in framings
         ]
 
     def _in_forms(self) -> Contrast:

@@ -5,7 +5,6 @@ Knows the formats, and what is wrong with a line. Does not know what is measured
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,15 @@ from pydantic import ValidationError
 
 from pytest_divergence.core.contexts import Context
 from pytest_divergence.core.errors import SettingsError
-from pytest_divergence.core.json_files import strict_loads
 from pytest_divergence.core.safe_text import printable, safe_line
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.discovery.prompt_files import DATA, listed, text_of_file
+from pytest_divergence.discovery.prompt_files import (
+    DATA,
+    json_value,
+    listed,
+    numbered_lines,
+    text_of_file,
+)
 from pytest_divergence.models.fingerprints import text_digest
 
 SHIPPED_CONTEXTS = DATA / "contexts.jsonl"
@@ -75,9 +79,9 @@ def _contexts_in(text: str, path: Path) -> tuple[Context, ...]:
     is_json = path.suffix in (".jsonl", ".json")
     found: dict[str, str] = {}
     contexts = []
-    for number, line in _lines(text):
+    for number, line in numbered_lines(text):
         place = f"{shown}:{number}"
-        values = _loaded(line, place) if is_json else {"system": line.strip()}
+        values = json_value(line, place) if is_json else {"system": line.strip()}
         context = _context(values, place, f"context {number}")
         if (earlier := found.setdefault(context.canonical, place)) != place:
             raise SettingsError(f"{place}: the same context as {earlier}; leave one of them out")
@@ -88,18 +92,6 @@ def _contexts_in(text: str, path: Path) -> tuple[Context, ...]:
             "or `messages`"
         )
     return tuple(contexts)
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    numbered = enumerate(text.split("\n"), start=1)
-    return ((number, line) for number, line in numbered if line.strip())
-
-
-def _loaded(line: str, place: str) -> Any:
-    try:
-        return strict_loads(line)
-    except ValueError as error:
-        raise SettingsError(f"{place}: not valid JSON: {error}") from error
 
 
 def _context(values: Any, place: str, name: str) -> Context:

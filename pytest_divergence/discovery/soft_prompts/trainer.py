@@ -77,7 +77,8 @@ class PairTrainer:
 
         With `checkpoint` an interrupted training continues where it stopped. `on_step` is called
         after each step with the steps done and their total. Raises `SettingsError` without usable
-        texts and `NoGradientError` where no gradient reaches the soft prompt.
+        texts and for models whose embeddings differ in width, `NoGradientError` where no gradient
+        reaches the soft prompt.
         """
         result = train_soft_prompt(
             self.pair, self.config, texts, validation_texts, checkpoint=checkpoint, on_step=on_step

@@ -30,7 +30,7 @@ from pytest_divergence.discovery.soft_prompts.training_config import (
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.forward import fast_matmul
-from pytest_divergence.models.pair import ModelPair
+from pytest_divergence.models.pair import ModelPair, with_gradients
 
 
 @dataclass
@@ -73,9 +73,15 @@ def train_soft_prompt(
 
     `initial` (num_virtual_tokens, D) is where a free one starts, instead of at random tokens.
     With `checkpoint` the training continues from that file if it has the same config and texts, and
-    keeps it up to date. Raises `SettingsError` without usable texts, `NoGradientError` where
-    no gradient, or one that is not finite, reaches the soft prompt.
+    keeps it up to date. Raises `SettingsError` without usable texts and for models whose embeddings
+    differ in width, `NoGradientError` where no gradient, or one that is not finite, reaches the
+    soft prompt.
     """
+    if unlike := width_difference(pair):
+        raise SettingsError(
+            f"{unlike}, and a soft prompt must fit both; search without training: the other "
+            "strategies need no soft prompt"
+        )
     rows = training_rows(pair, texts, config.max_text_tokens)
     validation_rows = training_rows(pair, validation_texts or texts, config.max_text_tokens)
     if initial is not None and config.kind != "free":
@@ -100,6 +106,18 @@ def train_soft_prompt(
     return TrainingResult(
         SoftPrompt(name, prompt_embeds, asdict(config)), run.history, run.final_divergence()
     )
+
+
+def width_difference(pair: ModelPair) -> str:
+    """Return how the models' embeddings differ in width, in words; empty where they do not.
+
+    Raises `NoGradientError` for a side that gives no gradients.
+    """
+    token = torch.zeros(1, dtype=torch.long)
+    widths = [with_gradients(pair, side).embed(token).shape[-1] for side in pair.sides]
+    if len(set(widths)) == 1:
+        return ""
+    return "the reference's embeddings have {} values, the candidate's {}".format(*widths)
 
 
 def training_rows(pair: ModelPair, texts: Sequence[str], max_tokens: int) -> list[Tensor]:
@@ -179,7 +197,11 @@ class _Training:
 
     @torch.no_grad()
     def final_divergence(self) -> float | None:
-        """Return the mean first-token divergence on the validation texts."""
+        """Return the mean first-token divergence on the validation texts, nats.
+
+        Where the training had another objective, one batch of them is measured; None where it was
+        `likelihood`.
+        """
         if self.config.objective == "likelihood":
             return None
         if self.config.objective == "first_token":

@@ -7,6 +7,7 @@ it; does not know models.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import NoneType
@@ -34,6 +35,9 @@ Positive = Annotated[float, Rule("positive and finite", lambda value: 0 < value 
 NotNegative = Annotated[float, Rule("0 or more and finite", lambda value: 0 <= value < math.inf)]
 
 
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
 class FieldType(NamedTuple):
     """The type of a field and the values that it allows."""
 
@@ -51,9 +55,17 @@ class FieldType(NamedTuple):
             return None
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(self.choices)}"
+        if self.python in TYPE_NAMES and not self._is_of_type(value):
+            return f"must be {TYPE_NAMES[self.python]}"
         if self.rule is not None and not self.rule.holds(value):
             return f"must be {self.rule.text}"
         return None
+
+    def _is_of_type(self, value: Any) -> bool:
+        """Whether it is a value of the type; an int may stand for a float, a bool for neither."""
+        if isinstance(value, bool):
+            return self.python is bool
+        return isinstance(value, int | float if self.python is float else self.python)
 
 
 def field_types(kind: type) -> Mapping[str, FieldType]:
@@ -79,8 +91,7 @@ def _check_fields(config: TrainingConfig | DatasetPlan) -> None:
     for name, allowed in field_types(type(config)).items():
         value = getattr(config, name)
         if fault := allowed.fault(value):
-            shown = repr(str(value)[:60]) if allowed.choices else value
-            raise SettingsError(f"{name}={shown} {fault}")
+            raise SettingsError(f"{name}={reprlib.repr(value)} {fault}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +162,7 @@ class TrainingConfig:
         _check_fields(self)
         if self.metric not in BUILT_IN_METRICS:
             raise SettingsError(
-                f"metric={str(self.metric)[:60]!r} must be one of {', '.join(BUILT_IN_METRICS)}"
+                f"metric={reprlib.repr(self.metric)} must be one of {', '.join(BUILT_IN_METRICS)}"
             )
         if (self.objective == "log_ratio") != bool(self.target_ids):
             raise SettingsError(

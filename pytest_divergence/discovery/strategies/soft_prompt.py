@@ -15,7 +15,11 @@ from torch import Tensor
 from pytest_divergence.core.report import TrainingSummary
 from pytest_divergence.discovery.generation import generate_prompts
 from pytest_divergence.discovery.proposals import Proposal, clean
-from pytest_divergence.discovery.soft_prompts.training import TrainingResult, train_soft_prompt
+from pytest_divergence.discovery.soft_prompts.training import (
+    TrainingResult,
+    train_soft_prompt,
+    width_difference,
+)
 from pytest_divergence.discovery.soft_prompts.training_config import Kind, Objective, TrainingConfig
 from pytest_divergence.discovery.soft_prompts.virtual_tokens import CHECKPOINT_SUFFIX
 from pytest_divergence.discovery.strategies.protocol import (
@@ -84,16 +88,9 @@ class SoftPromptStrategy:
         # Identical models have no gradient to follow, and nothing to find.
         if context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
-        closed = [
-            side.role
-            for side in pair.sides
-            if not (isinstance(side, SideWithGradients) and side.passes_gradients())
-        ]
-        if closed:
-            why = "which a server runs" if pair.is_served else "as in some quantised models"
+        if obstacle := _closed(pair) or width_difference(pair):
             context.listener.say(
-                f"no gradient reaches the inputs of the {' and the '.join(closed)}, {why}: soft "
-                "prompts are skipped, and the other strategies continue"
+                f"{obstacle}: soft prompts are skipped, and the other strategies continue"
             )
             return []
         variant = choose(context)
@@ -119,6 +116,19 @@ class SoftPromptStrategy:
         return [
             Proposal(text, "soft_prompt", name, variant=variant.name, aim=aim) for text in texts
         ]
+
+
+def _closed(pair: ModelPair) -> str:
+    """Name the models whose inputs no gradient reaches; empty if there are none."""
+    closed = [
+        side.role
+        for side in pair.sides
+        if not (isinstance(side, SideWithGradients) and side.passes_gradients())
+    ]
+    if not closed:
+        return ""
+    why = "which a server runs" if pair.is_served else "as in some quantised models"
+    return f"no gradient reaches the inputs of the {' and the '.join(closed)}, {why}"
 
 
 def choose(context: RoundTask) -> Variant:
@@ -226,11 +236,13 @@ def _fit(
 ) -> TrainingResult:
     """Make texts likely after a soft prompt."""
     profile = context.profile
+    shortest = min(len(body) for _, body in pair.prompt_rows(texts))
     config = TrainingConfig(
         num_virtual_tokens=profile.num_virtual_tokens,
         num_steps=max(1, round(ELITE_STEPS_SHARE * profile.num_steps)),
         batch_size=profile.batch_size,
-        max_text_tokens=10 * profile.max_text_tokens,  # no prompt that was found is too long
+        # No prompt that was written is too long, but a user's own seeds may all be.
+        max_text_tokens=max(10 * profile.max_text_tokens, shortest),
         validate_every=profile.num_steps,
         learning_rate=ELITE_LEARNING_RATE,
         objective="likelihood",

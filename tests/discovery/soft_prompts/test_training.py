@@ -32,7 +32,7 @@ from pytest_divergence.discovery.soft_prompts.virtual_tokens import (
 from pytest_divergence.models.decoding import decode_sampled, row_seed
 from pytest_divergence.models.forward import fast_matmul
 from pytest_divergence.models.pair import ModelPair
-from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
+from tests.models_in_memory import local, pair_of_two_widths, tiny_config, tiny_model, tiny_pair
 from tests.tiny import CHATML, tiny_tokenizer
 
 TEXTS = ["How do I tie a knot?", "Write a poem.", "2 + 2 =", "Name a river.", "Hi", "Why?"]
@@ -559,6 +559,14 @@ def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
             {"num_epochs": 2, "num_steps": 9},
             "num_steps=9 and num_epochs=2 both set the length of the training; give only one",
         ),
+        ({"batch_size": 2.5}, "batch_size=2.5 must be a whole number"),
+        ({"num_virtual_tokens": "8"}, "num_virtual_tokens='8' must be a whole number"),
+        ({"num_steps": True}, "num_steps=True must be a whole number"),
+        ({"seed": None}, "seed=None must be a whole number"),
+        ({"learning_rate": "0.1"}, "learning_rate='0.1' must be a number"),
+        ({"entropy_weight": False}, "entropy_weight=False must be a number"),
+        ({"gradient_checkpointing": "no"}, "gradient_checkpointing='no' must be True or False"),
+        ({"kind": ["free"]}, "kind=['free'] must be one of free, simplex"),
         ({"position": "above"}, "position='above' must be one of before, inside, after"),
         (
             {"position": "after", "objective": "likelihood"},
@@ -588,6 +596,10 @@ def test_a_config_cannot_be_wrong(changes: dict[str, Any], message: str) -> None
     with pytest.raises(SettingsError) as caught:
         TrainingConfig(**changes)
     assert str(caught.value) == message
+
+
+def test_a_whole_number_is_a_number() -> None:
+    assert TrainingConfig(kind="simplex", learning_rate=1, entropy_weight=0).learning_rate == 1
 
 
 def test_a_soft_prompt_survives_its_file(trained: TrainingResult, tmp_path: Path) -> None:
@@ -787,3 +799,15 @@ def test_a_training_goes_on_from_given_vectors(pair: ModelPair, trained: Trainin
 def test_an_objective_that_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         replace(CONFIG, **changes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_two_widths_are_refused(kind: Kind) -> None:
+    """A pruned or distilled candidate may be narrower than its teacher."""
+    with pytest.raises(SettingsError) as caught:
+        train_soft_prompt(pair_of_two_widths(), replace(CONFIG, kind=kind), TEXTS)
+
+    assert str(caught.value) == (
+        "the reference's embeddings have 32 values, the candidate's 64, and a soft prompt must fit "
+        "both; search without training: the other strategies need no soft prompt"
+    )

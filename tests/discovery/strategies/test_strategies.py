@@ -27,7 +27,7 @@ from pytest_divergence.discovery.strategies.protocol import (
 from pytest_divergence.discovery.strategies.soft_prompt import ENOUGH_GROWTH, FREE, VARIANTS, choose
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
-from tests.models_in_memory import tiny_pair
+from tests.models_in_memory import pair_of_two_widths, tiny_pair
 
 SIZES = PROFILES["smoke"].model_copy(
     update={
@@ -109,6 +109,43 @@ def test_a_tokenizer_of_small_pieces_does_not_leave_soft_prompts_without_seeds(
     short = context.profile.model_copy(update={"max_text_tokens": 1})
 
     assert built_in_strategies()["soft_prompt"].propose(pair, replace(context, profile=short))
+
+
+@pytest.mark.parametrize("variant", ["aimed", "elite"])
+def test_a_restart_is_fitted_to_prompts_of_any_length(
+    variant: str, pair: ModelPair, context: SearchContext
+) -> None:
+    """The best prompts may be seeds of a user, each as long as a document."""
+    short = context.profile.model_copy(update={"max_text_tokens": 2})
+    seeds = [f"{number}: {'the quick brown fox ' * 9}" for number in range(8)]
+    full = replace(context, profile=short, best=seeds, rounds=(Round("free", 0, 9000),))
+    if variant == "aimed":
+        full = replace(full, targets=[replace(TARGET, prompts=seeds)])
+
+    proposals = built_in_strategies()["soft_prompt"].propose(pair, full)
+
+    assert {one.variant for one in proposals} == {variant}
+
+
+@pytest.mark.parametrize("name", built_in_strategies())
+def test_models_of_two_widths_are_searched_without_soft_prompts(
+    name: str, context: SearchContext
+) -> None:
+    said: list[str] = []
+
+    class Listener(Silence):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    context = replace(context, targets=[TARGET], listener=Listener())
+    proposals = built_in_strategies()[name].propose(pair_of_two_widths(), context)
+
+    skipped = (
+        "the reference's embeddings have 32 values, the candidate's 64: soft prompts are skipped, "
+        "and the other strategies continue"
+    )
+    assert said == ([skipped] if name == "soft_prompt" else [])
+    assert bool(proposals) == (name != "soft_prompt")
 
 
 @pytest.mark.parametrize("name", built_in_strategies())
