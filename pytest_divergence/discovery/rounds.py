@@ -12,18 +12,23 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from pytest_divergence.core.errors import EngineError, ModelLoadError, StoreError
 from pytest_divergence.core.report import CurvePoint, RunError, StrategySummary, TrainingSummary
-from pytest_divergence.core.settings import Profile, Settings
+from pytest_divergence.core.settings import MetricName, Profile, Settings
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.leads import Leads
 from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.proposals import clean
+from pytest_divergence.discovery.proposals import Proposal, clean
 from pytest_divergence.discovery.round_choice import CORE, CORE_SHARE, Budget, Choice, Turn
-from pytest_divergence.discovery.scored_proposals import ScoredProposal, first_and_full_scores
+from pytest_divergence.discovery.scored_proposals import (
+    ScoredProposal,
+    first_scores,
+    rows_of_proposals,
+)
 from pytest_divergence.discovery.strategies.protocol import (
     Round,
     RoundTask,
@@ -34,6 +39,9 @@ from pytest_divergence.discovery.strategies.protocol import (
 )
 from pytest_divergence.models.decoding import row_seed
 
+SCORED_IN_UNIT = 32
+"""Proposals that one work unit gives the full score. A round that has no more scores them itself,
+since it has read them already; what a large one has is shared out."""
 NO_FAULT_OF_A_STRATEGY = (EngineError, ModelLoadError, StoreError)
 """Errors after which no strategy can continue."""
 
@@ -100,6 +108,15 @@ class _Course:
             [(each.name, each.assumed) for each in self.pending],
             0 if core is None else core.tokens_forwarded,
         )
+
+    def taken(self, take: Callable[[], Any]) -> Any:
+        """Return what `take` gives; what an earlier session computed has taken that time too."""
+        spent = self.ledger.spent
+        seconds, computed = spent.seconds, spent.num_computed
+        found = take()
+        if spent.num_computed == computed:
+            self.deadline -= spent.seconds - seconds
+        return found
 
     def next_number(self, name: str) -> int:
         """Return the number of a strategy's next round."""
@@ -184,6 +201,7 @@ class Search:
             "name": name,
             "task": task,
             "known": frozenset(result.known),
+            "max_scored": SCORED_IN_UNIT,
         }
         unit = WorkUnit(f"search/{name}/{asked}{without}", play_round, arguments)
         variant = ""
@@ -203,9 +221,10 @@ class Search:
         name, spent = pending.name, course.ledger.spent
         if name in course.result.failed:
             return  # later rounds are named as if it had found nothing since
-        seconds, tokens, computed = spent.seconds, spent.tokens_forwarded, spent.num_computed
+        seconds, tokens = spent.seconds, spent.tokens_forwarded
         try:
-            found = pending.take()
+            found = course.taken(pending.take)
+            scored = course.taken(partial(self._scored, course, pending, found))
         except NO_FAULT_OF_A_STRATEGY:
             raise
         except Exception as error:  # a third party's strategy may raise anything
@@ -213,8 +232,6 @@ class Search:
             course.result.errors.append(RunError(where=f"strategy {name}", message=message))
             course.result.failed[name] = pending.asked
             return
-        if spent.num_computed == computed:  # an earlier session took that time
-            course.deadline -= spent.seconds - seconds
         if found["num_proposals"]:
             course.numbers[name] = max(course.numbers[name], pending.number + 1)
             course.resting.pop(name, None)
@@ -222,12 +239,38 @@ class Search:
             course.resting[name] = pending.aims
         self._take_over(
             found,
+            scored,
             course.result,
             pending,
             course.ledger,
             spent.seconds - seconds,
             spent.tokens_forwarded - tokens,
         )
+
+    def _scored(
+        self, course: _Course, pending: _PendingRound, found: dict[str, Any]
+    ) -> list[ScoredProposal]:
+        """Return the round's full scores; those of a large one are units of their own."""
+        rows, unscored = list(found["scored"]), [Proposal(**row) for row in found["unscored"]]
+        units = [
+            WorkUnit.of(
+                f"search/{pending.name}/{pending.asked}/scores",
+                score_proposals,
+                proposals=part,
+                metric=self.settings.metric,
+                length=self.profile.search_length,
+            )
+            for part in even_parts(unscored, SCORED_IN_UNIT)
+        ]
+        for number, part in enumerate(course.ledger.results(units)):
+            what = f"score {len(unscored)} proposals of {pending.name}"
+            self.listener.progress(what, number + 1, len(units))
+            rows += part
+        firsts = found["first_token_kl"]
+        return [
+            ScoredProposal.from_row({**row, "first_token_kl": first})
+            for row, first in zip(rows, firsts, strict=True)
+        ]
 
     def _task(self, course: _Course, turn: Turn, number: int) -> RoundTask:
         """Return a round as data."""
@@ -264,6 +307,7 @@ class Search:
     def _take_over(
         self,
         found: dict[str, Any],
+        rows: Sequence[ScoredProposal],
         result: SearchLog,
         pending: _PendingRound,
         ledger: Ledger,
@@ -273,7 +317,7 @@ class Search:
         name = pending.name
         scored = [
             row
-            for row in map(ScoredProposal.from_row, found["scored"])
+            for row in rows
             if row.proposal.id not in result.known  # another round under way may propose it too
         ]
         num_new = len({*found["ids"]} - result.known)
@@ -316,10 +360,17 @@ class Search:
 
 
 def play_round(
-    worker: Worker, *, strategy: Strategy, name: str, task: RoundTask, known: frozenset[str]
+    worker: Worker,
+    *,
+    strategy: Strategy,
+    name: str,
+    task: RoundTask,
+    known: frozenset[str],
+    max_scored: int,
 ) -> dict[str, Any]:
     """Let a strategy propose, and score those proposals whose ids are not `known`, as plain JSON.
 
+    Of more than `max_scored` that are promising, none has the full score yet.
     Changes nothing: the run takes over what the round found. Raises what the strategy raises.
     """
     pair, training = worker.pair, list[TrainingSummary]()
@@ -337,15 +388,40 @@ def play_round(
             if not pair.chat.has_control_tokens(proposal.text)
         ]
         worker.listener.progress(f"score {len(proposals)} proposals of {name}", 0, 2)
-        first, scored = first_and_full_scores(pair, task, proposals)
+        first, chosen = first_scores(pair, task, proposals)
+        promising = [proposals[place] for place in chosen]
+        is_large = len(promising) > max_scored
+        scored = score_proposals(
+            worker,
+            proposals=[] if is_large else promising,
+            metric=task.metric,
+            length=task.profile.search_length,
+        )
     d_hard = sum(first) / len(first) if first else None
     return {
         "num_proposals": len(proposals),
         "variant": next((proposal.variant for proposal in offered), ""),
         "ids": [proposal.id for proposal in proposals],
-        "scored": [asdict(row) for row in scored],
+        "first_token_kl": [first[place] for place in chosen],
+        "scored": scored,
+        "unscored": [asdict(proposal) for proposal in promising] if is_large else [],
         "training": [{**summary.model_dump(), "d_hard": d_hard} for summary in training],
     }
+
+
+def score_proposals(
+    worker: Worker, *, proposals: Sequence[Proposal], metric: MetricName, length: int
+) -> list[dict[str, Any]]:
+    """Give proposals the full score, as rows for a journal."""
+    with worker.pair.reuse_prompts():
+        return rows_of_proposals(worker, proposals=proposals, metric=metric, length=length)
+
+
+def even_parts(proposals: Sequence[Proposal], size: int) -> list[Sequence[Proposal]]:
+    """Return parts of at most so many proposals, as even as they can be."""
+    count = math.ceil(len(proposals) / size)
+    ends = [round(number * len(proposals) / count) for number in range(count + 1)] if count else []
+    return [proposals[start:end] for start, end in pairwise(ends)]
 
 
 def _raise(error: Exception) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pytest_divergence.core.contexts import Context
@@ -48,10 +48,10 @@ class ScoredProposal:
         return AnsweredPrompt(self.proposal.text, self.reference, self.candidate, is_control=False)
 
 
-def first_and_full_scores(
+def first_scores(
     pair: ModelPair, task: RoundTask, proposals: Sequence[Proposal]
-) -> tuple[list[float], list[ScoredProposal]]:
-    """Return the first-token score of all, nats, and the full score of the most promising share.
+) -> tuple[list[float], list[int]]:
+    """Return the first-token score of each, nats, and the places of the most promising share.
 
     All proposals of a round have one aim, or none. Answers to questions about a phrase's words need
     not begin with it, so half of these are chosen by their divergence.
@@ -67,16 +67,7 @@ def first_and_full_scores(
     if not all(proposal.is_evidence for proposal in proposals):
         orders.append(sorted(range(len(texts)), key=lambda index: -first[index]))
     order = list(dict.fromkeys(index for turn in zip(*orders, strict=True) for index in turn))
-    chosen = order[: math.ceil(task.profile.full_score_share * len(texts))]
-    scored = scored_greedily(
-        pair,
-        [proposals[index] for index in chosen],
-        metric=task.metric,
-        length=task.profile.search_length,
-    )
-    return first, [
-        replace(row, first_token_kl=first[index]) for index, row in zip(chosen, scored, strict=True)
-    ]
+    return first, order[: math.ceil(task.profile.full_score_share * len(texts))]
 
 
 def scored_greedily(

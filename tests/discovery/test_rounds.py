@@ -13,6 +13,7 @@ import pytest
 
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Settings
+from pytest_divergence.discovery import rounds as rounds_module
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.leads import Lead, Leads, SupportedLead
@@ -356,6 +357,48 @@ def test_a_round_knows_those_taken_over_before_it_in_whatever_order_they_end(
     assert prompts[2:4] == ["two 0?", "three 0?"], "asked while the first was under way"
     assert len(prompts) == len(set(prompts)), "what another round proposed too counts once"
     assert sum(each.num_proposals for each in found.strategies.values()) == len(prompts)
+
+
+def test_the_scores_of_a_large_round_are_units_of_their_own_and_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one worker would score hundreds of prompts while the others wait."""
+
+    class Large:
+        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+            if context.rounds:
+                return []
+            return [Proposal(f"Why are {number} seas salty?", "large") for number in range(7)]
+
+    def searched(name: str, in_unit: int) -> tuple[SearchLog, dict[str, int], int]:
+        monkeypatch.setattr(rounds_module, "SCORED_IN_UNIT", in_unit)
+        profile = PROFILES["smoke"].model_copy(update={"full_score_share": 0.7})
+        pair, found, tokens = tiny_pair(), SearchLog(), dict[str, int]()
+        with Journal.open(tmp_path / name, key="k") as journal:
+            ledger = Ledger(
+                InProcess(journal, lambda: pair, Silence(), tmp_path),
+                on_computed=lambda unit, spent, _: tokens.update({unit: spent}),
+            )
+            search = search_with({"large": Large()}, Leads(ledger.spent, AnsweredPrompts()))
+            replace(search, profile=profile).run(ledger, found)
+        return found, tokens, ledger.spent.tokens_by_kind["search: large"]
+
+    whole, in_one, _ = searched("whole", 5)
+    shared, in_parts, spent = searched("shared", 2)
+
+    assert list(in_one) == ["search/large/0", "search/large/1"]
+    assert [name.rpartition("/")[0] for name in in_parts] == [
+        "search/large",
+        *["search/large/0/scores"] * 3,
+        "search/large",
+    ]
+    assert sum(in_parts.values()) == spent > sum(in_one.values()), "prompts are read once more"
+    assert shared.strategies["large"].tokens_forwarded == spent
+    assert len(whole.scored) == 5
+    for one, other in zip(whole.scored, shared.scored, strict=True):
+        assert other.search_kl == pytest.approx(one.search_kl, abs=1e-5)
+        assert (other.proposal, other.first_token_kl) == (one.proposal, one.first_token_kl)
+        assert (other.reference, other.candidate.text) == (one.reference, one.candidate.text)
 
 
 def test_soft_prompts_under_way_together_are_of_different_kinds(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pytest_divergence.core.suites import read_suite
 from pytest_divergence.discovery.behaviours.amplified_phrases import amplified_answers
 from pytest_divergence.discovery.behaviours.fresh_prompts import written_questions
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.scored_proposals import first_and_full_scores
+from pytest_divergence.discovery.scored_proposals import first_scores
 from pytest_divergence.discovery.strategies.protocol import RoundTask
 from pytest_divergence.models.decoding import decode_greedily, decode_sampled
 from pytest_divergence.models.endpoints.positions import Position
@@ -83,10 +83,10 @@ def test_proposals_are_screened_where_most_answers_have_a_new_style(served: Mode
     )
     proposals = [Proposal(text, "seeds") for text in PROMPTS]
 
-    plain, _ = first_and_full_scores(served, task, proposals)
-    found, scored = first_and_full_scores(served, replace(task, has_new_style=True), proposals)
+    plain, _ = first_scores(served, task, proposals)
+    found, chosen = first_scores(served, replace(task, has_new_style=True), proposals)
 
-    assert scored
+    assert chosen
     assert found == pytest.approx(plain, abs=1e-4)
 
 

@@ -30,6 +30,7 @@ from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.provenance import load_provenance
 from pytest_divergence.core.report import load_report
 from pytest_divergence.core.settings import Settings
+from pytest_divergence.discovery import rounds as rounds_module
 from pytest_divergence.discovery.engines import ray as engine_module
 from pytest_divergence.discovery.engines.base import Worker, WorkUnit
 from pytest_divergence.discovery.engines.pair_worker import Reply
@@ -171,6 +172,7 @@ class Bench:
     ) -> SearchOutcome:
         profile = SMALL.model_copy(update={"rounds_at_once": at_once})
         self.patch.setitem(settings_module.PROFILES, "smoke", profile)
+        self.patch.setattr(rounds_module, "SCORED_IN_UNIT", 2)  # so that scores are shared out
         self.patch.setenv("PYTEST_DIVERGENCE_CACHE", str(self.folder / name / "cache"))
         return search(
             self.settings,
