@@ -22,6 +22,7 @@ from pytest_divergence.core.settings import PROFILES, Profile
 from pytest_divergence.discovery.behaviours.long_answers import UNIT_SIZE as LONG_ANSWERS_IN_UNIT
 from pytest_divergence.discovery.calibration import CHUNK as CONTROLS_IN_UNIT
 from pytest_divergence.discovery.confirmation import CHUNK as CASES_IN_UNIT
+from pytest_divergence.discovery.rounds import SCORED_IN_UNIT
 
 PASSES_OF_A_STEP = 3
 """Forward passes that a training step takes: a backward pass takes about two."""
@@ -50,10 +51,24 @@ class Unit:
         parts = self.name.split("/")
         if parts[0] == "behaviour":
             return f"behaviour/{parts[2]}"
+        if parts[0] == "search" and parts[-2] == "scores":
+            return f"scores/{parts[1]}"
         return "/".join(parts[:2]) if parts[0] in ("search", "controls", "contexts") else parts[0]
 
     def times(self, factor: float) -> Unit:
         return replace(self, tokens=round(self.tokens * factor), seconds=self.seconds * factor)
+
+
+@dataclass(frozen=True)
+class PlayedRound:
+    """A round of a search: the unit that proposes, and those that score what it proposed."""
+
+    own: Unit
+    scores: Sequence[Unit] = ()
+
+    @property
+    def tokens(self) -> int:
+        return sum(unit.tokens for unit in (self.own, *self.scores))
 
 
 @dataclass
@@ -76,19 +91,27 @@ class Schedule:
             heappush(free, ends[unit])
         return now
 
-    def add(self, units: Sequence[Unit], at_once: int | None = None) -> None:
-        """Add units of which so many, or all, are under way at a time; results are taken in order.
+    def add(self, units: Sequence[Unit]) -> None:
+        """Add units that are under way together; results are taken in order."""
+        for number in [self._start(unit) for unit in units]:
+            self.events.append(("take", number))
 
-        The next one begins once the oldest result is taken.
+    def add_rounds(self, rounds: Sequence[PlayedRound], at_once: int) -> None:
+        """Add rounds of which so many are under way at a time, and taken over in order.
+
+        The next one begins once the oldest is taken over, its scores too.
         """
-        numbers = range(len(self.units), len(self.units) + len(units))
-        self.units.update(zip(numbers, units, strict=True))
-        num_ahead = min(at_once or len(units), len(units))
-        self.events += [("start", number) for number in numbers[:num_ahead]]
-        for oldest, following in zip_longest(numbers, numbers[num_ahead:]):
-            self.events.append(("take", oldest))
-            if following is not None:
-                self.events.append(("start", following))
+        begun = [self._start(each.own) for each in rounds[:at_once]]
+        for place, each in enumerate(rounds):
+            self.events.append(("take", begun[place]))
+            self.add(each.scores)
+            begun += [self._start(later.own) for later in rounds[place + at_once :][:1]]
+
+    def _start(self, unit: Unit) -> int:
+        number = len(self.units)
+        self.units[number] = unit
+        self.events.append(("start", number))
+        return number
 
     @property
     def batches(self) -> Iterator[list[Unit]]:
@@ -142,27 +165,47 @@ class Measured:
         none of is not laid out either.
         """
         old, new = PROFILES[self.profile], PROFILES[profile]
-        made, rounds, is_same = Schedule(), list[Unit](), profile == self.profile
+        made, rounds, is_same = Schedule(), list[PlayedRound](), profile == self.profile
         for batch in self.schedule.batches:
             if batch[0].kind.startswith("search/"):
-                rounds += batch
-                continue
-            spent = sum(unit.tokens for unit in made.units.values())
-            made.add(rounds if is_same else all_rounds(rounds, old, new, spent), at_once)
-            rounds = []
-            made.add(batch if is_same else resized(batch, old, new))
+                rounds += map(PlayedRound, batch)
+            elif batch[0].kind.startswith("scores/"):
+                rounds[-1] = replace(rounds[-1], scores=batch)
+            else:
+                spent = sum(unit.tokens for unit in made.units.values())
+                made.add_rounds(rounds if is_same else all_rounds(rounds, old, new, spent), at_once)
+                rounds = []
+                made.add(batch if is_same else resized(batch, old, new))
         return made
 
 
-def scored_tokens(size: Profile) -> float:
-    """Tokens of a proposal's scores: at the first token, and for some the full one."""
-    return 2 * size.prompt_length + 6 * size.full_score_share * size.search_length
+def num_scored(size: Profile, num_proposals: int) -> int:
+    """Proposals of a round that get the full score."""
+    return math.ceil(size.full_score_share * num_proposals)
 
 
-def round_tokens(size: Profile) -> float:
-    """Tokens of a round that trains a soft prompt, writes after it and scores what it wrote."""
-    training = PASSES_OF_A_STEP * size.num_steps * size.batch_size * 2 * size.max_text_tokens
-    return training + size.num_proposals * (size.prompt_length + scored_tokens(size))
+def own_tokens(size: Profile, num_proposals: int) -> float:
+    """Tokens of a proposal's scores that the round's own unit computes.
+
+    At the first token of all; the full score where only a few get it.
+    """
+    is_few = num_scored(size, num_proposals) <= SCORED_IN_UNIT
+    return 2 * size.prompt_length + is_few * size.full_score_share * full_tokens(size)
+
+
+def full_tokens(size: Profile) -> float:
+    """Tokens of a proposal's full score."""
+    return 6 * size.search_length
+
+
+def training_tokens(size: Profile) -> float:
+    """Tokens of the training of a soft prompt."""
+    return PASSES_OF_A_STEP * size.num_steps * size.batch_size * 2 * size.max_text_tokens
+
+
+def written_tokens(size: Profile) -> float:
+    """Tokens of a proposal that a model writes, and of its scores in the round's own unit."""
+    return size.prompt_length + own_tokens(size, size.num_proposals)
 
 
 def num_controls(size: Profile) -> int:
@@ -216,10 +259,19 @@ GROWTH: Mapping[str, Growth] = {
         lambda size: size.case_tokens / size.num_cases,
         CASES_IN_UNIT,
     ),
-    "search/seeds": Growth(lambda size: size.num_seeds, scored_tokens),
-    "search/soft_prompt": Growth(lambda size: 1, round_tokens),
-    "search/": Growth(
-        lambda size: size.num_proposals, lambda size: size.prompt_length + scored_tokens(size)
+    "search/seeds": Growth(
+        lambda size: size.num_seeds, lambda size: own_tokens(size, size.num_seeds)
+    ),
+    "search/soft_prompt": Growth(
+        lambda size: 1,
+        lambda size: training_tokens(size) + size.num_proposals * written_tokens(size),
+    ),
+    "search/": Growth(lambda size: size.num_proposals, written_tokens),
+    "scores/seeds": Growth(
+        lambda size: num_scored(size, size.num_seeds), full_tokens, SCORED_IN_UNIT
+    ),
+    "scores/": Growth(
+        lambda size: num_scored(size, size.num_proposals), full_tokens, SCORED_IN_UNIT
     ),
 }
 """By the beginning of a kind, the first that fits; work of other kinds stays as it was measured."""
@@ -236,24 +288,37 @@ def average(units: Sequence[Unit]) -> Unit:
     return Unit(units[0].name, tokens, mean(unit.seconds for unit in units))
 
 
-def all_rounds(rounds: Sequence[Unit], old: Profile, new: Profile, spent: int) -> list[Unit]:
+def all_rounds(
+    rounds: Sequence[PlayedRound], old: Profile, new: Profile, spent: int
+) -> list[PlayedRound]:
     """Return as many rounds of each strategy as a profile allows, in turns, within its budget.
 
     The first of soft prompts is kept in any case, as in a search.
     """
     turns = []
-    for kind in dict.fromkeys(unit.kind for unit in rounds if unit.tokens):
-        played = [unit for unit in rounds if unit.kind == kind and unit.tokens]
-        (each,) = resized([average(played)], old, new)
-        turns.append([each] * (1 if kind == "search/seeds" else new.num_restarts))
-    left, kept, kinds = new.budget_tokens - new.reserved_tokens - spent, list[Unit](), set[str]()
-    for unit in (unit for turn in zip_longest(*turns) for unit in turn if unit is not None):
-        is_owed = unit.kind == "search/soft_prompt" and unit.kind not in kinds
-        if unit.tokens <= left or is_owed:
-            left -= unit.tokens
-            kept.append(unit)
-            kinds.add(unit.kind)
+    for kind in dict.fromkeys(each.own.kind for each in rounds if each.tokens):
+        played = [each for each in rounds if each.own.kind == kind and each.tokens]
+        typical = typical_round(played, old, new)
+        turns.append([typical] * (1 if kind == "search/seeds" else new.num_restarts))
+    left, kept, kinds = new.budget_tokens - new.reserved_tokens - spent, list[PlayedRound](), set()
+    for each in (each for turn in zip_longest(*turns) for each in turn if each is not None):
+        is_owed = each.own.kind == "search/soft_prompt" and each.own.kind not in kinds
+        if each.tokens <= left or is_owed:
+            left -= each.tokens
+            kept.append(each)
+            kinds.add(each.own.kind)
     return kept
+
+
+def typical_round(played: Sequence[PlayedRound], old: Profile, new: Profile) -> PlayedRound:
+    """Return the average of a strategy's rounds, as another profile has it."""
+    (own,) = resized([average([each.own for each in played])], old, new)
+    scores = [unit for each in played for unit in each.scores]
+    if not scores:
+        return PlayedRound(own)
+    whole = average(scores).times(len(scores) / len(played))
+    number = math.ceil(len(scores) / len(played))
+    return PlayedRound(own, resized([whole.times(1 / number)] * number, old, new))
 
 
 def draw(speeds: Mapping[str, Sequence[float]], numbers: Sequence[int], path: Path) -> None:
