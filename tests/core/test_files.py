@@ -20,21 +20,11 @@ from pytest_divergence.core.files import (
     user_cache_path,
     write_atomically,
 )
+from tests.core.dying_calls import DYING
 
-DIE_AT_CALL = """
-import os, sys
+DIE_AT_CALL = f"""{DYING}
 from pytest_divergence.core.files import write_atomically
-calls = int(sys.argv[2])
-def dying(real):
-    def call(*arguments, **options):
-        global calls
-        calls -= 1
-        if calls < 0:
-            os._exit(9)
-        return real(*arguments, **options)
-    return call
-for name in ("open", "fsync", "replace", "close"):
-    setattr(os, name, dying(getattr(os, name)))
+die_in("open", "fsync", "replace", "close")
 write_atomically(sys.argv[1], "new " * 10_000)
 os._exit(0)
 """

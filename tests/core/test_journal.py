@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pytest_divergence.core.errors import MeasurementError, StoreError
 from pytest_divergence.core.journal import Journal
+from tests.core.dying_calls import DYING
 
 UNITS: dict[str, Any] = {"noise": 1e-7, "controls": [0.5, None, "né"], "train": {"loss": [3, 2]}}
 
@@ -26,20 +27,9 @@ for unit in range(5):
     journal.remember(str(unit), lambda: os._exit(9) if unit == 3 else unit * 10)
 """
 
-OPEN_AND_DIE = """
-import os, sys
+OPEN_AND_DIE = f"""{DYING}
 from pytest_divergence.core.journal import Journal
-calls = int(sys.argv[2])
-def dying(real):
-    def call(*arguments, **options):
-        global calls
-        calls -= 1
-        if calls < 0:
-            os._exit(9)
-        return real(*arguments, **options)
-    return call
-for name in ("open", "close", "fsync", "replace", "ftruncate"):
-    setattr(os, name, dying(getattr(os, name)))
+die_in("open", "close", "fsync", "replace", "ftruncate")
 Journal.open(sys.argv[1], key="k")
 os._exit(0)
 """
