@@ -25,6 +25,10 @@ from pytest_divergence.reports.wording import (
 BLUNT = (
     "A style in most answers makes that bound high, so that cases say little: rely on behaviours."
 )
+BROKEN = (
+    "Ordinary prompts alone go beyond what any automatic bound allows: this is another model, or a "
+    "broken one."
+)
 REFUSED = "The error below says what to change."
 DIFFERENT = "The models behave differently."
 NUM_NAMED = 3
@@ -105,19 +109,24 @@ def _findings(report: Report) -> list[str]:
     sentences = [*found, cases]
     if num_aside:
         sentences.append(f"{number_of(num_aside, 'style change')} put aside; see {STYLE_TITLE}.")
-    if _has_blunt_bound(report):
-        sentences.append(BLUNT)
+    if note := _of_the_bound(report):
+        sentences.append(note)
     return sentences
 
 
-def _has_blunt_bound(report: Report) -> bool:
-    """Whether most controls show a style, so that a bound made from them is high."""
+def _of_the_bound(report: Report) -> str | None:
+    """Return what ordinary prompts say of an automatic bound, if it is no usual one."""
     bound = report.calibration.bound
-    is_automatic = bound is not None and len(bound.parts) > 1
-    return is_automatic and any(
+    if bound is None or len(bound.parts) < 2:
+        return None
+    largest = [value for part, value in bound.parts.items() if part.startswith("largest of")]
+    if any(value > bound.value for value in largest):
+        return BROKEN
+    is_common = any(
         behaviour.confirmed and behaviour.is_style and (behaviour.control_rate or 0) > 0.5
         for behaviour in report.behaviours
     )
+    return BLUNT if is_common else None
 
 
 def _replayed(report: Report) -> str:

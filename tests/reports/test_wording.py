@@ -11,13 +11,14 @@ from pytest_divergence.reports.behaviours import training_rows
 from pytest_divergence.reports.failures import behaviour_text
 from pytest_divergence.reports.headline import (
     BLUNT,
+    BROKEN,
     DIFFERENT,
     EXIT_CODE,
     failure_sum,
     headline,
 )
 from pytest_divergence.reports.terminal import summary_lines
-from pytest_divergence.scoring.baseline import absolute_bound
+from pytest_divergence.scoring.baseline import absolute_bound, automatic_bound
 from tests.reports.made_reports import CASES, JUDGED, TOKENS, YES, ZEPHYR, case, report
 
 REPLAY = Run(id="run", mode="replay", status="complete")
@@ -116,6 +117,20 @@ def test_a_style_that_most_answers_show_makes_the_bound_blunt_and_the_verdict_sa
     assert BLUNT not in headline(report(behaviours=[YES]))
     absolute = report().calibration.model_copy(update={"bound": absolute_bound(0.3)})
     assert BLUNT not in headline(report(behaviours=[everywhere], calibration=absolute))
+
+
+def test_where_controls_are_beyond_any_automatic_bound_the_verdict_says_so() -> None:
+    everywhere = YES.model_copy(update={"control_rate": 0.97})
+    measured = report().calibration
+
+    def told(values: list[float]) -> list[str]:
+        bound = automatic_bound(1e-6, values, 100, ceiling=4.6)
+        calibration = measured.model_copy(update={"bound": bound})
+        return headline(report(behaviours=[everywhere], calibration=calibration))
+
+    assert BROKEN in told([0.9, 3.4, 8.2])
+    assert BROKEN not in told([0.1, 0.9, 3.9]), "the limit alone is beyond it"
+    assert BROKEN not in told([0.1, 0.2, 0.3])
 
 
 def test_a_case_is_ranked_among_the_controls() -> None:
