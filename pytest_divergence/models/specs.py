@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 from pytest_divergence.core.errors import ModelLoadError, one_of
 from pytest_divergence.core.file_names import SUITE_SUFFIX, is_suite
 from pytest_divergence.core.safe_text import visible
+from pytest_divergence.models.locations import is_so, location_and_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -138,7 +139,7 @@ def parse_spec(text: str, *, role: str, root: Path | None = None) -> ModelSpec:
         return _served_spec(text.strip(), role=role)
     if is_recorded(text):
         return _recorded_spec(text.strip(), role=role, root=root or Path.cwd())
-    location, raw_options = _location_and_options(text.strip(), root=root or Path.cwd())
+    location, raw_options = location_and_options(text.strip(), root=root or Path.cwd())
     if "\0" in location:
         raise ModelLoadError(
             f"{role} holds a NUL character, so it is not a folder, and not a Hub id"
@@ -252,7 +253,7 @@ def _served_spec(text: str, *, role: str) -> ModelSpec:
 
 def _recorded_spec(text: str, *, role: str, root: Path) -> ModelSpec:
     path = root / os.path.expanduser(text.partition(":")[2])
-    if not is_suite(path) or not _is(path.is_file):
+    if not is_suite(path) or not is_so(path.is_file):
         raise ModelLoadError(
             f"{role}: {visible(text, 200)} names no suite; write {RECORDED}:SUITE with the path of "
             f"a *{SUITE_SUFFIX} that has been recorded"
@@ -311,16 +312,6 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _location_and_options(text: str, *, root: Path) -> tuple[str, list[str]]:
-    """Split a spec at its commas, but for those in the path of a folder or file that exists."""
-    parts = text.split(",")
-    for count in range(len(parts), 1, -1):
-        location = ",".join(parts[:count])
-        if _is((root / os.path.expanduser(location)).exists):
-            return location, parts[count:]
-    return parts[0].strip(), parts[1:]
-
-
 def _options(parts: Sequence[str], known: Sequence[str], *, role: str) -> dict[str, str]:
     return dict(_option(part, known, role=role) for part in parts)
 
@@ -341,12 +332,12 @@ def _kind_and_location(location: str, *, role: str, root: Path) -> tuple[Kind, s
     if location.startswith(DEMO_PREFIX):
         return "demo", location[len(DEMO_PREFIX) :]
     folder = root / os.path.expanduser(location)  # Path.expanduser raises for an unknown user
-    if _is(folder.is_dir):
+    if is_so(folder.is_dir):
         kind: Kind = "adapter" if (folder / "adapter_config.json").is_file() else "folder"
         return kind, str(folder.resolve())
-    if folder.suffix == ".gguf" and _is(folder.is_file):
+    if folder.suffix == ".gguf" and is_so(folder.is_file):
         return "gguf", str(folder.resolve())
-    if _is(folder.is_file):
+    if is_so(folder.is_file):
         raise ModelLoadError(
             f"{role} is the file {location!r}; give the folder that holds config.json and "
             "the safetensors"
@@ -365,14 +356,6 @@ def _host(url: str) -> str:
         return visible(urlsplit(f"//{url.rpartition('://')[2]}").hostname or "unknown", 200)
     except ValueError:
         return "unknown"
-
-
-def _is(check: Callable[[], bool]) -> bool:
-    """Whether a path exists; one that the file system does not accept does not."""
-    try:
-        return check()
-    except (OSError, ValueError):
-        return False
 
 
 def _relative_to_here(path: Path) -> str:

@@ -18,6 +18,7 @@ import pytest
 
 from pytest_divergence.core.safe_text import public_value
 from pytest_divergence.core.setting_descriptions import DESCRIPTIONS, Description
+from pytest_divergence.models.locations import location_and_options
 from pytest_divergence.plugin._compat import parser_of, taken_flags
 
 NO_ALIASES_VARIABLE = "PYTEST_DIVERGENCE_NO_ALIASES"
@@ -182,11 +183,11 @@ def located(config: pytest.Config, start: Path, spec: str) -> str:
     """Return a spec; a folder below `start` becomes relative to where pytest was started."""
     if spec.startswith(RECORDED):
         return RECORDED + located(config, start, spec.removeprefix(RECORDED))
-    name, comma, rest = spec.partition(",")
+    name, options = location_and_options(spec, root=start)
     here = config.invocation_params.dir
     if start == here or Path(name).is_absolute() or not (start / name).exists():
         return spec
-    return f"{os.path.relpath(start / name, here)}{comma}{rest}"
+    return ",".join([os.path.relpath(start / name, here), *options])
 
 
 def name_of(field: str, entry: RawOption) -> str:

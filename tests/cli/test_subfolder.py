@@ -130,6 +130,21 @@ def test_a_training_is_of_the_projects_models(configured: Project, command: Comm
     assert record["settings"]["dtype"] == "bfloat16"
 
 
+def test_a_model_whose_path_holds_commas_is_found_from_a_subfolder(
+    configured: Project, command: Command
+) -> None:
+    checkpoint = Path("runs", "lr=1e-4,bs=8", "checkpoint-5")
+    (configured.path / checkpoint).parent.mkdir(parents=True)
+    (configured.path / "ft").rename(configured.path / checkpoint)
+    ini = INI.replace("model_2 = ft", f"model_2 = {checkpoint},dtype=float32")
+    configured.pytester.makeini(ini)
+
+    shown = command("show-config", folder="tests")
+
+    assert shown.returncode == 0, shown.stderr
+    assert f"{checkpoint},dtype=float32" in shown.stdout
+
+
 def test_without_an_ini_file_a_folder_is_a_project_of_its_own(
     project: Project, command: Command
 ) -> None:
