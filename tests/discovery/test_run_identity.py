@@ -23,6 +23,17 @@ from tests.models_in_memory import tiny_config, tiny_model
 from tests.tiny import tiny_tokenizer
 
 Change = Callable[[Path, pytest.MonkeyPatch], None]
+LOADED_OTHERWISE = [
+    {"dtype": "bfloat16"},
+    {"model_2": "ft,dtype=bfloat16"},
+    {"model_2": "ft,attn_implementation=eager"},
+    {"chat_template": "none"},
+    {"system_prompt": "Be brief."},
+]
+
+
+def by_value(changes: dict[str, str]) -> str:
+    return "-".join(changes.values())
 
 
 @pytest.fixture
@@ -88,18 +99,7 @@ def test_so_does_an_adapters_own_template(project: Path, tiny_models: Path) -> N
     assert len({*keys}) == 3
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"metric": "forward"},
-        {"dtype": "bfloat16"},
-        {"model_2": "ft,dtype=bfloat16"},
-        {"model_2": "ft,attn_implementation=eager"},
-        {"chat_template": "none"},
-        {"system_prompt": "Be brief."},
-    ],
-    ids=lambda changes: "-".join(changes.values()),
-)
+@pytest.mark.parametrize("changes", [{"metric": "forward"}, *LOADED_OTHERWISE], ids=by_value)
 def test_so_does_what_is_asked_for(project: Path, changes: dict[str, str]) -> None:
     assert key(**changes) != key()
 
@@ -119,17 +119,7 @@ def loaded(model_2: str = "ft", **options: Any) -> ModelPair:
     return load_model_pair("base", model_2, device="cpu", **options)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"dtype": "bfloat16"},
-        {"model_2": "ft,dtype=bfloat16"},
-        {"model_2": "ft,attn_implementation=eager"},
-        {"chat_template": "none"},
-        {"system_prompt": "Be brief."},
-    ],
-    ids=lambda changes: "-".join(changes.values()),
-)
+@pytest.mark.parametrize("changes", LOADED_OTHERWISE, ids=by_value)
 def test_a_pair_that_was_loaded_otherwise_is_searched_anew(
     project: Path, changes: dict[str, str]
 ) -> None:

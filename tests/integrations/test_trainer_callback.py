@@ -253,16 +253,20 @@ class Ruined(DivergenceCallback):
             model.get_input_embeddings().weight.fill_(torch.nan)
 
 
+FIRST_IS_BEST: dict[str, Any] = {
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "loss",
+    "greater_is_better": True,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+}
+"""Options of a training whose first checkpoint is the best."""
+
+
 def test_the_best_model_is_measured_where_it_is_loaded_at_the_end(
     training: Training, suite: Path, base: str
 ) -> None:
-    trainer = training(
-        load_best_model_at_end=True,
-        metric_for_best_model="loss",
-        greater_is_better=True,  # so the first checkpoint is the best
-        eval_strategy="steps",
-        eval_steps=2,
-    )
+    trainer = training(**FIRST_IS_BEST)
     with_callback(trainer, suite, reference=base)
 
     train(trainer)
@@ -371,13 +375,7 @@ class Stopped(TrainerCallback):
 def test_the_best_checkpoint_is_measured_in_a_process_where_it_is_loaded_at_the_end(
     training: Training, suite: Path, base: str
 ) -> None:
-    trainer = training(
-        load_best_model_at_end=True,
-        metric_for_best_model="loss",
-        greater_is_better=True,  # so the first checkpoint is the best
-        eval_strategy="steps",
-        eval_steps=2,
-    )
+    trainer = training(**FIRST_IS_BEST)
     with_callback(trainer, suite, reference=base, mode="process", on=["train_end"])
 
     train(trainer)

@@ -35,30 +35,25 @@ class ProbeStrategy:
 
         Pairs of words come last.
         """
-        target = _target(context)
-        if target is None or context.round >= context.profile.num_restarts or pair.is_same_model:
+        if context.round >= context.profile.num_restarts or pair.is_same_model:
             return []
-        texts = _questions(target, context.seeds)[: context.profile.num_proposals]
-        return [
-            Proposal(text, "probe", variant=target.motif, aim=target.text, is_evidence=False)
-            for text in texts
-        ]
+        for target in _open_targets(context):
+            # There is nothing to ask about ordinary words alone.
+            if texts := _questions(target, context.seeds)[: context.profile.num_proposals]:
+                motif, aim = target.motif, target.text
+                return [
+                    Proposal(text, "probe", variant=motif, aim=aim, is_evidence=False)
+                    for text in texts
+                ]
+        return []
 
 
-def _target(context: SearchContext) -> TargetPhrase | None:
-    """Return the first phrase that was not asked about, and that hardly any known prompt causes.
-
-    There is nothing to ask about ordinary words alone.
-    """
+def _open_targets(context: SearchContext) -> Iterator[TargetPhrase]:
+    """Yield phrases that were not asked about, and that hardly any known prompt causes."""
     asked = {past.variant for past in context.rounds}
-    open_targets = (
-        target
-        for target in context.targets
-        if target.motif not in asked
-        and len(target.prompts) < ENOUGH_PROMPTS
-        and _questions(target, context.seeds)
-    )
-    return next(open_targets, None)
+    for target in context.targets:
+        if target.motif not in asked and len(target.prompts) < ENOUGH_PROMPTS:
+            yield target
 
 
 def _questions(target: TargetPhrase, seeds: Sequence[str]) -> list[str]:

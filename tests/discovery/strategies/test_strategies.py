@@ -131,20 +131,15 @@ def test_a_restart_is_fitted_to_prompts_of_any_length(
 def test_models_of_two_widths_are_searched_without_soft_prompts(
     name: str, context: SearchContext
 ) -> None:
-    said: list[str] = []
-
-    class Listener(Silence):
-        def say(self, text: str) -> None:
-            said.append(text)
-
-    context = replace(context, targets=[TARGET], listener=Listener())
+    told = Told()
+    context = replace(context, targets=[TARGET], listener=told)
     proposals = built_in_strategies()[name].propose(pair_of_two_widths(), context)
 
     skipped = (
         "the reference's embeddings have 32 values, the candidate's 64: soft prompts are skipped, "
         "and the other strategies continue"
     )
-    assert said == ([skipped] if name == "soft_prompt" else [])
+    assert told.said == ([skipped] if name == "soft_prompt" else [])
     assert bool(proposals) == (name != "soft_prompt")
 
 
