@@ -1,6 +1,6 @@
 """What more workers give: searches timed on Ray, and the schedule of one laid out for up to 64.
 
-    python benchmarks/workers.py measure MODEL_1 MODEL_2 [--profile smoke] [--workers 1,2]
+    python benchmarks/workers.py measure MODEL_1 MODEL_2 [--profile smoke] [--write UNITS.json]
     python benchmarks/workers.py simulate MODEL_1 MODEL_2 [--profile smoke] [--write UNITS.json]
     python benchmarks/workers.py layout UNITS.json [--profile thorough] [--plot PICTURE.svg]
 
@@ -8,10 +8,10 @@
 suites and the tokens of their continuations. `simulate` searches in this process, notes when each
 unit is begun, how long it takes and when its result is needed, and lays the same units out on 1 to
 64 workers: a unit begins when it may and a worker is free, first come, first served. `layout` does
-so with units that `simulate --write` kept, with other rounds at once, and with the sizes of another
-profile by the rules of `schedules.py`. Neither the transfer of units nor the start of workers
-counts there; what is never shared out, the time of this process itself, is left out too. The
-picture needs matplotlib.
+so with units that `--write` kept, of `simulate` or of the first search of `measure`, with other
+rounds at once, and with the sizes of another profile by the rules of `schedules.py`. Neither the
+transfer of units nor the start of workers counts there; what is never shared out, the time of this
+process itself, is left out too. The picture needs matplotlib.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def main() -> None:
     for at_once in numbers:
         with with_rounds(given.profile, at_once):
             if given.what == "measure":
-                measure(settings, at_once, [int(each) for each in given.workers.split(",")])
+                workers = [int(each) for each in given.workers.split(",")]
+                measure(settings, at_once, workers, given.write)
             else:
                 simulate(settings, at_once, given.write)
 
@@ -84,10 +85,9 @@ def arguments() -> argparse.Namespace:
         command.add_argument("--gate", default="natural")
         if name == "measure":
             command.add_argument("--workers", default="1,2", help="numbers of workers to measure")
-        else:
-            command.add_argument("--write", type=Path, help="JSON for layout")
+        command.add_argument("--write", type=Path, help="JSON for layout")
     given = parser.parse_args()
-    if given.what == "simulate" and given.write and given.rounds_at_once != "1":
+    if given.what != "layout" and given.write and given.rounds_at_once != "1":
         parser.error("--write keeps units that follow each other: it needs --rounds-at-once 1")
     return given
 
@@ -106,17 +106,17 @@ def recipe_of(settings: Settings) -> PairRecipe:
     return PairRecipe(settings.model_1 or "", settings.model_2 or "", LoadOptions.of(settings))
 
 
-def measure(settings: Settings, at_once: int, numbers: Sequence[int]) -> None:
+def measure(settings: Settings, at_once: int, numbers: Sequence[int], write: Path | None) -> None:
     print("| workers | rounds at once | start, s | search, s | of one | idle | suite |")
     print("|---|---|---|---|---|---|---|")
     first: tuple[float, bytes] | None = None
     for number in numbers:
         ray = settings.model_copy(update={"engine": "ray:local", "workers": number})
-        options = RayOptions.of(ray, must_give_gpus=False)
+        options, schedule = RayOptions.of(ray, must_give_gpus=False), Schedule()
         began = time.monotonic()
         with new_root() as root, RayPool(options, recipe_of(ray), ray, Silence()) as pool:
             started = time.monotonic()
-            outcome = run(ray, root, pool)
+            outcome = run(ray, root, pool, schedule)
             seconds = time.monotonic() - started
             suite = (
                 outcome.suite_path.read_bytes()
@@ -130,15 +130,20 @@ def measure(settings: Settings, at_once: int, numbers: Sequence[int]) -> None:
             f"{seconds / first[0]:.2f} | {idle:.0%} | {same} |",
             flush=True,
         )
+        if number == numbers[0]:
+            keep(schedule, settings, write)
 
 
-def run(settings: Settings, root: Path, pool: RayPool) -> SearchOutcome:
+def run(settings: Settings, root: Path, pool: RayPool, schedule: Schedule) -> SearchOutcome:
+    def engine(journal: Journal, artefacts: Path) -> Engine:
+        return Noting(RayEngine(pool, journal, artefacts), schedule)
+
     recipe = recipe_of(settings)
     return search(
         settings,
         root=root,
         load_pair=recipe.load,
-        engine=partial(RayEngine, pool),
+        engine=engine,
         identity=pool.identity,
         listener=Silence(),
     )
@@ -146,7 +151,7 @@ def run(settings: Settings, root: Path, pool: RayPool) -> SearchOutcome:
 
 @dataclass(frozen=True)
 class Noting:
-    """An engine of this process that notes the schedule."""
+    """An engine that notes the schedule of its units."""
 
     engine: Engine
     schedule: Schedule
@@ -171,10 +176,15 @@ def simulate(settings: Settings, at_once: int, write: Path | None) -> None:
 
     with new_root() as root:
         search(settings, root=root, load_pair=lambda: pair, engine=engine, listener=Silence())
-    if write is not None:
-        models = settings.model_1 or "", settings.model_2 or ""
-        Measured(models, settings.profile, schedule).write(write)
+    keep(schedule, settings, write)
     tell(schedule, at_once)
+
+
+def keep(schedule: Schedule, settings: Settings, path: Path | None) -> None:
+    """Keep the units for `layout`, if a path is given."""
+    if path is not None:
+        models = settings.model_1 or "", settings.model_2 or ""
+        Measured(models, settings.profile, schedule).write(path)
 
 
 def layout(measured: Measured, profile: str, numbers: Sequence[int], plot: Path | None) -> None:
