@@ -149,7 +149,7 @@ def _add_diff(parser: ArgumentParser) -> None:
 
 def _add_validate(parser: ArgumentParser) -> None:
     parser.description = (
-        "Read suites with the tokens and provenance beside them, as a replay does, and list the "
+        "Read suites with the files beside them, as a replay does, and list the "
         "lines that cannot be read. No model is loaded. Exit code 1: something is wrong."
     )
     parser.add_argument(

@@ -83,7 +83,8 @@ def suite_record(suite: AnyPath) -> Path:
 
 def suite_beside(path: Path) -> Path:
     """Return the suite that a file belongs to: its own path, or the suite beside it."""
-    kind = next((kind for kind in (PROVENANCE, TOKENS) if path.name.endswith(f".{kind}")), None)
+    kinds = (TOKENS, PROVENANCE, REFERENCE)
+    kind = next((kind for kind in kinds if path.name.endswith(f".{kind}")), None)
     return path.with_name(path.name.removesuffix(f".{kind}") + SUITE_SUFFIX) if kind else path
 
 

@@ -9,7 +9,7 @@ import codecs
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from pytest_divergence.core.cases import Case, Measurement
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.file_names import (
     PROVENANCE,
+    REFERENCE,
     SUITE_SUFFIX,
     TOKENS,
     AnyPath,
@@ -28,6 +29,7 @@ from pytest_divergence.core.file_names import (
 from pytest_divergence.core.joint_writes import alone_with, finish, replace_together
 from pytest_divergence.core.json_files import (
     document_data,
+    load_document,
     read_rows,
     rows_data,
     rows_or_faults,
@@ -42,6 +44,7 @@ from pytest_divergence.core.provenance import (
     pair_changes,
     provenance_beside,
 )
+from pytest_divergence.core.recorded_reference import RecordedReference
 from pytest_divergence.core.row_digests import check_rows, row_digests
 from pytest_divergence.core.tokens import ListedTokens, StoredTokens, load_tokens
 
@@ -217,7 +220,7 @@ def check_same_pair(
 
 
 def faults_of(path: Path) -> list[SuiteError]:
-    """Return the faults of a suite, its tokens and its provenance; none if all can be read.
+    """Return the faults of a suite and of the files beside it; none if all can be read.
 
     A fault of a row names its line. Faults that only show once every row can be read, such as a
     suite that was cut off between two rows, are looked for last.
@@ -298,11 +301,16 @@ def _row_by_row(path: Path) -> Iterator[SuiteError]:
     tokens, provenance, _ = suite_files(path)
     if os.path.lexists(tokens):
         yield from _row_faults(tokens, StoredTokens)
-    if os.path.lexists(provenance):
-        try:
-            load_provenance(provenance)
-        except SuiteError as fault:
-            yield fault
+    documents: dict[Path, Callable[[Path], object]] = {
+        provenance: load_provenance,
+        sidecar_path(path, REFERENCE): partial(load_document, model=RecordedReference),
+    }
+    for document, load in documents.items():
+        if os.path.lexists(document):
+            try:
+                load(document)
+            except SuiteError as fault:
+                yield fault
 
 
 def _row_faults(path: Path, model: type[Row]) -> Iterator[SuiteError]:

@@ -81,7 +81,7 @@ def _shapes(
     other: PreTrainedTokenizerBase | None,
 ) -> Iterator[Finding]:
     skeletons = [skeleton(side.full_model, plan) for side in plan.sides]
-    rows, others = map(_num_rows, skeletons)
+    (rows, width), (others, other_width) = map(_table_shape, skeletons)
     for side, bare in zip(plan.sides, skeletons, strict=True):
         if side.base is not None:
             yield _fit(side, side.base, bare)
@@ -97,6 +97,9 @@ def _shapes(
     note = padding_note(plan.candidate.full_model.role, others, candidates)
     if other is None and note is not None:
         yield Finding("note", note)
+    if width != other_width:
+        unlike = f"the reference's embeddings have {width} values, the candidate's {other_width}"
+        yield Finding("note", f"{unlike}: soft prompts are left out")
 
 
 def _fit(adapter: SidePlan, base: SidePlan, bare: PreTrainedModel) -> Finding:
@@ -108,6 +111,7 @@ def _fit(adapter: SidePlan, base: SidePlan, bare: PreTrainedModel) -> Finding:
     return Finding("ok", f"the adapter fits {visible(str(base.spec), 200)}{made}")
 
 
-def _num_rows(skeleton: PreTrainedModel) -> int:
+def _table_shape(skeleton: PreTrainedModel) -> tuple[int, int]:
     table: Any = skeleton.get_input_embeddings()
-    return len(table.weight)
+    num_rows, width = table.weight.shape
+    return num_rows, width

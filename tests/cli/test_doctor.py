@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from pytest_divergence.cli import main
 from pytest_divergence.cli.doctor import package_findings
@@ -23,7 +23,7 @@ from pytest_divergence.discovery.contexts.context_costs import context_costs
 from pytest_divergence.discovery.contexts.context_files import read_contexts
 from tests.models.test_self_check import openai_gpt
 from tests.models.test_text_models import save
-from tests.models_in_memory import tiny_model
+from tests.models_in_memory import tiny_config, tiny_model
 from tests.plugin.conftest import MODELS, Project
 from tests.plugin.test_search import TINY_SEARCH
 from tests.tiny import save_tiny_model, tiny_tokenizer
@@ -200,6 +200,20 @@ def test_an_adapter_of_another_model_fails(project: Project, doctor: Doctor) -> 
 
     assert lines[-1].startswith("FAIL  --model-2: the adapter ")
     assert "does not fit --model-1 other" in lines[-1]
+
+
+def test_models_of_two_widths_are_told_before_they_are_loaded(
+    project: Project, doctor: Doctor
+) -> None:
+    for name, width in (("narrow", 32), ("wide", 64)):
+        save(tiny_model(config=tiny_config(LlamaConfig, hidden_size=width)), project.path / name)
+
+    lines = of_pair(doctor("--model-1=narrow", "--model-2=wide"))
+
+    assert (
+        "note  the reference's embeddings have 32 values, the candidate's 64: soft prompts are "
+        "left out"
+    ) in lines
 
 
 def test_too_little_memory_fails_with_the_way_out(doctor: Doctor) -> None:

@@ -21,7 +21,9 @@ from tests.core.made_suites import KNOT, POEM, SIGNAL, case, control, write_sear
 HOOKS = Path(__file__).parents[2] / ".pre-commit-hooks.yaml"
 SUITE = Path("tests/release.divergence.jsonl")
 LAST = max(case_id(prompt) for prompt in (KNOT, POEM, "Hello"))
-TOKENS, PROVENANCE = (sidecar_path(SUITE, kind) for kind in ("tokens.jsonl", "provenance.json"))
+TOKENS, PROVENANCE, REFERENCE = (
+    sidecar_path(SUITE, kind) for kind in ("tokens.jsonl", "provenance.json", "reference.json")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +117,18 @@ def test_a_suite_is_checked_once_by_whichever_of_its_files_is_named(
     assert main(["validate", str(TOKENS), str(PROVENANCE), str(SUITE)]) == 1
     shown = lines_of(capsys)
     assert shown[0].startswith(f"{PROVENANCE}: not valid JSON: ")
+    assert shown[1:] == ["suites: 1, faults: 1"]
+
+
+def test_a_recorded_reference_that_no_replay_can_read_is_a_fault(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\n"
+    REFERENCE.write_text(pointer)  # as a checkout without git-lfs leaves it
+
+    assert main(["validate", str(REFERENCE)]) == 1
+    shown = lines_of(capsys)
+    assert shown[0].startswith(f"{REFERENCE}: not valid JSON: ")
     assert shown[1:] == ["suites: 1, faults: 1"]
 
 

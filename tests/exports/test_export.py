@@ -173,6 +173,7 @@ def test_a_folders_suites_are_exported_with_those_below_it(
         ("inspect", "samples.divergence.jsonl"),
         ("inspect", "release.tokens.jsonl"),
         ("promptfoo", "release.provenance.json"),
+        ("promptfoo", "release.reference.json"),
     ],
 )
 def test_no_export_takes_the_place_of_a_suite(
