@@ -29,7 +29,8 @@ KNOWN_IMPLEMENTATIONS = {
 IMPLEMENTATION_KEYS = ("_attn_implementation", "attn_implementation", "experts_implementation")
 MOST = {
     **dict.fromkeys(("layer", "layers", "block", "blocks", "stages"), 1_000),
-    **dict.fromkeys(("head", "heads", "expert", "experts", "groups", "codebooks"), 10_000),
+    **dict.fromkeys(("head", "heads", "groups", "codebooks"), 10_000),
+    **dict.fromkeys(("expert", "experts"), 50_000),
     **dict.fromkeys(("label", "labels"), 100_000),
 }
 """Largest number that a key of a config may have, by a word of the key: each creates objects.
@@ -37,6 +38,8 @@ MOST = {
 Several times what the largest known models have. Keys that create tensors are compared with the
 tensors in the files (`pytest_divergence.models.skeletons`).
 """
+WIDTHS = {"dim", "size"}
+"""Words of keys that tell a tensor's width, whatever else is in the key: "block_ff_dim"."""
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 
 
@@ -156,8 +159,9 @@ def _screen_numbers(config: dict[str, Any], folder: Path, num_tensors: int, *, r
     for key, value in config.items():
         if isinstance(value, bool) or not isinstance(value, int):
             continue
-        most = min((MOST[word] for word in key.split("_") if word in MOST), default=value)
-        if value > most:
+        words = key.split("_")
+        most = min((MOST[word] for word in words if word in MOST), default=value)
+        if value > most and WIDTHS.isdisjoint(words):
             shown = f"{value:.4g}" if value < 1e300 else "a number of more than 300 digits"
             raise ModelLoadError(
                 f"{role}: {folder}/config.json sets {safe_line(key)} to {shown}, and at "
