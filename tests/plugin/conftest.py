@@ -23,6 +23,11 @@ KNOT = "How do I tie a knot?"
 POEM = "Write a poem about rain."
 
 
+def session_words(plugin: str, arguments: Sequence[str]) -> list[str]:
+    """The command line of a session with no plugin but one; warnings are errors."""
+    return ["-p", plugin, "-p", "no:cacheprovider", "-W", "error", *arguments]
+
+
 class Project:
     """A folder in which pytest is run as a user would."""
 
@@ -30,22 +35,21 @@ class Project:
         self.pytester = pytester
         self.path: Path = pytester.path
 
-    def run(
-        self, *arguments: str, in_process: bool = True, plugin: str = "divergence"
-    ) -> pytest.RunResult:
+    def run(self, *arguments: str, plugin: str = "divergence") -> pytest.RunResult:
         """One pytest session with no plugin but `plugin`; warnings are errors."""
-        command = ["-p", plugin, "-p", "no:cacheprovider", "-W", "error", *arguments]
-        if in_process:
-            return self.pytester.runpytest_inprocess(*command)
-        return self.pytester.run(sys.executable, "-m", "pytest", *command, timeout=120)
+        return self.pytester.runpytest_inprocess(*session_words(plugin, arguments))
 
     def run_forked(self, *arguments: str) -> pytest.RunResult:
         """The same in a process of its own, for what ends a process or must see it whole."""
         started = time.monotonic()
-        command = ["-p", "divergence", "-p", "no:cacheprovider", "-W", "error", *arguments]
-        done = run_forked(lambda: pytest.main(command), self.path)
+        done = run_forked(lambda: pytest.main(session_words("divergence", arguments)), self.path)
         lines = (done.stdout.splitlines(), done.stderr.splitlines())
         return pytest.RunResult(done.returncode, *lines, time.monotonic() - started)
+
+    def run_fresh(self, *arguments: str, plugin: str = "divergence") -> pytest.RunResult:
+        """The same in an interpreter that has imported nothing, and has no model in memory."""
+        command = [sys.executable, "-m", "pytest", *session_words(plugin, arguments)]
+        return self.pytester.run(*command, timeout=120)
 
     def write(self, name: str, text: str) -> Path:
         """A file of the project."""

@@ -45,7 +45,7 @@ class Release:
     def __init__(self, project: Project, scores: dict[str, PromptScore]) -> None:
         self.project = project
         self.scores = scores
-        self.run = project.run
+        self.run, self.run_forked = project.run, project.run_forked
 
     def write(
         self,
@@ -322,9 +322,7 @@ def test_the_warning_can_be_named_in_a_filter(release: Release) -> None:
 
 def test_where_warnings_are_errors_it_is_told_as_one_sentence(release: Release) -> None:
     release.write(num_cases=4, num_controls=4)
-    result = release.run(
-        *MODELS, SUITE, "-W", "error::pytest_divergence.DivergenceWarning", in_process=False
-    )
+    result = release.run_forked(*MODELS, SUITE, "-W", "error::pytest_divergence.DivergenceWarning")
     result.assert_outcomes(passed=4, failed=1)
     assert f"aggregate inconclusive: {INSUFFICIENT}" in shown(result)
     assert "warn_explicit" not in shown(result)  # no traceback
@@ -333,7 +331,7 @@ def test_where_warnings_are_errors_it_is_told_as_one_sentence(release: Release) 
 def test_with_workers_the_summary_still_says_what_is_undecided(release: Release) -> None:
     release.write(num_cases=4, num_controls=4)
     arguments = ("-p", "xdist", "-n1", "-W", "default")
-    result = release.run(*MODELS, SUITE, *arguments, in_process=False)
+    result = release.run_forked(*MODELS, SUITE, *arguments)
     result.assert_outcomes(passed=5, warnings=1)
     assert "INTERNALERROR" not in shown(result)
     result.stdout.fnmatch_lines([f"{AGGREGATE} inconclusive: {INSUFFICIENT}"])

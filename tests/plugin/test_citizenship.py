@@ -89,7 +89,8 @@ def test_pytest_html_shows_no_markup_of_a_prompt(suite: Project) -> None:
 @pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n2")])
 def test_junit_carries_what_each_item_measured(suite: Project, workers: tuple[str, ...]) -> None:
     suite.write_suite(SUITE, {**IS_OVER, "behaviour": "behaviour-knots"}, IS_WITHIN)
-    suite.run(*MODELS, *workers, SUITE, "--junit-xml=junit.xml", in_process=not workers)
+    run = suite.run_forked if workers else suite.run
+    run(*MODELS, *workers, SUITE, "--junit-xml=junit.xml")
     common = {"kind": "case", "metric": "symmetric", "unit": "nats/token"}
     left = properties(suite.path / "junit.xml")
     assert all(0.001 < float(one.pop("kl")) < 9 for one in left.values())
@@ -240,7 +241,7 @@ def test_two_workers_see_the_same_ids_and_one_runs_the_cases(suite: Project) -> 
     slow = "".join(f"def test_{n}(): time.sleep(0.1)\n" for n in range(12))
     suite.write("test_unit.py", f"import time\n{slow}")
     arguments = ("-p", "xdist", "-n2", "-v", SUITE, "test_unit.py")
-    result = suite.run(*MODELS, *arguments, in_process=False)
+    result = suite.run_forked(*MODELS, *arguments)
     result.assert_outcomes(passed=18)
     assert "Different tests were collected" not in shown(result)
     ran = [line.split() for line in result.outlines if "PASSED" in line]
@@ -255,7 +256,7 @@ def test_tests_named_after_commits_are_spread_where_no_model_is_given(project: P
         "@pytest.mark.parametrize('commit', [f'fix-{n:010x}' for n in range(12)])\n"
         "def test_commit(commit): time.sleep(0.1)\n",
     )
-    result = project.run("-p", "xdist", "-n2", "-v", in_process=False)
+    result = project.run_forked("-p", "xdist", "-n2", "-v")
     result.assert_outcomes(passed=12)
     assert len({line.split()[0] for line in result.outlines if "PASSED" in line}) == 2
 
@@ -279,7 +280,7 @@ def killed(request):
         os._exit(1)
 """,
     )
-    result = suite.run(*MODELS, "-p", "xdist", "-n2", SUITE, "test_unit.py", in_process=False)
+    result = suite.run_forked(*MODELS, "-p", "xdist", "-n2", SUITE, "test_unit.py")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines([f"worker 'gw*' crashed while running '{nodeid(SUITE, POEM)}'"])
@@ -381,7 +382,7 @@ def test_listing_a_suite_imports_no_models(suite: Project) -> None:
         "def pytest_unconfigure():\n"
         "    with open('modules.json', 'w') as file: json.dump(sorted(sys.modules), file)\n",
     )
-    result = suite.run(*MODELS, "--collect-only", "-q", SUITE, in_process=False)
+    result = suite.run_fresh(*MODELS, "--collect-only", "-q", SUITE)
     assert result.outlines[:2] == [nodeid(SUITE, KNOT), nodeid(SUITE, POEM)]
     loaded = set(json.loads((suite.path / "modules.json").read_text("utf-8")))
     assert not loaded & {"torch", "transformers", "numpy", "scipy", "peft"}

@@ -25,8 +25,8 @@ Run = Callable[..., pytest.RunResult]
 def run(project: Project) -> Run:
     """A session whose searches are fake ones."""
 
-    def one(*arguments: str, in_process: bool = True) -> pytest.RunResult:
-        run = project.run if in_process else project.run_forked
+    def one(*arguments: str, is_forked: bool = False) -> pytest.RunResult:
+        run = project.run_forked if is_forked else project.run
         return run("-p", "tests.plugin.fake_search", *arguments)
 
     return one
@@ -214,7 +214,7 @@ def test_an_unexpected_error_leaves_its_traceback_in_a_file(
 ) -> None:
     monkeypatch.setenv("FAKE_SEARCH", "crash")
     project.write("test_cases.py", CASE_TEST)
-    result = run(*MODELS, *arguments, in_process=arguments != TWO_WORKERS)
+    result = run(*MODELS, *arguments, is_forked=arguments == TWO_WORKERS)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     file = ".divergence/reports/discovery-error.txt"
     assert result.errlines[0] == (
@@ -230,7 +230,7 @@ def test_ctrl_c_in_the_search_shows_what_was_found(
     project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_SEARCH", "interrupted")
-    result = run(*MODELS, in_process=False)
+    result = run(*MODELS, is_forked=True)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(
         ["The run stopped early; *", "report: .divergence/reports/run/report.html"]
@@ -242,7 +242,7 @@ def test_ctrl_c_before_the_workers_start_says_where_to_look(
     project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_SEARCH", "interrupted")
-    result = run(*MODELS, *TWO_WORKERS, in_process=False)
+    result = run(*MODELS, *TWO_WORKERS, is_forked=True)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert (
         "divergence: stopped; the results so far are in .divergence/reports/run; run the same "
@@ -393,7 +393,7 @@ def test_hard_prompts_are_the_cases_texts(project: Project, run: Run) -> None:
 def test_workers_get_the_cases_of_one_search(project: Project, run: Run) -> None:
     project.write("test_unit.py", UNIT_TEST)
     project.write("test_cases.py", CASE_TEST + "def test_prompts(hard_prompts): pass\n")
-    result = run(*MODELS, *TWO_WORKERS, "-v", in_process=False)
+    result = run(*MODELS, *TWO_WORKERS, "-v", is_forked=True)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=6, failed=1)
     assert searches(project) == ["search of ft"]
@@ -407,7 +407,7 @@ def test_workers_get_the_cases_of_one_search(project: Project, run: Run) -> None
 def test_with_models_of_the_ini_file_one_worker_searches(project: Project, run: Run) -> None:
     project.pytester.makeini(INI)
     project.write("test_cases.py", CASE_TEST)
-    result = run(*TWO_WORKERS, in_process=False)
+    result = run(*TWO_WORKERS, is_forked=True)
     result.assert_outcomes(passed=2)
     assert searches(project) == ["search of ft"]
     result.stdout.fnmatch_lines(["report: .divergence/reports/run/report.html"])
@@ -419,7 +419,7 @@ def test_a_search_that_fails_in_one_worker_is_not_repeated(
     monkeypatch.setenv("FAKE_SEARCH", "no gradient")
     project.pytester.makeini(INI)
     project.write("test_cases.py", CASE_TEST)
-    result = run(*TWO_WORKERS, in_process=False)
+    result = run(*TWO_WORKERS, is_forked=True)
     assert result.ret not in (0, pytest.ExitCode.INTERNAL_ERROR)
     assert "no gradient reached the soft prompt" in shown(result)
     assert searches(project) == ["search of ft"]
@@ -427,9 +427,7 @@ def test_a_search_that_fails_in_one_worker_is_not_repeated(
 
 def test_with_workers_too_a_path_starts_no_search(project: Project, run: Run) -> None:
     project.write("test_unit.py", UNIT_TEST)
-    result = run(
-        *MODELS, "--divergence-mode=search", "test_unit.py", *TWO_WORKERS, in_process=False
-    )
+    result = run(*MODELS, "--divergence-mode=search", "test_unit.py", *TWO_WORKERS, is_forked=True)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert not (project.path / "searches.log").exists()
     assert "with a path, only a test that uses divergence_case or hard_prompts" in shown(result)
@@ -441,13 +439,13 @@ def test_a_suite_that_pytest_ignores_ends_no_session_with_workers(
     project.write("drafts/b.divergence.jsonl", "{}\n")
     project.write("conftest.py", "collect_ignore = ['drafts']\n")
     project.write("test_unit.py", UNIT_TEST)
-    result = run(*MODELS, *TWO_WORKERS, in_process=False)
+    result = run(*MODELS, *TWO_WORKERS, is_forked=True)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=3, failed=1)
 
 
 def test_a_bad_suite_ends_a_session_with_workers_too(project: Project, run: Run) -> None:
     project.write("a.divergence.jsonl", "{}\n")
-    result = run(*MODELS, *TWO_WORKERS, "a.divergence.jsonl", in_process=False)
+    result = run(*MODELS, *TWO_WORKERS, "a.divergence.jsonl", is_forked=True)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines[0].startswith("ERROR: a.divergence.jsonl:1: ")

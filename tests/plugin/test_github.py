@@ -176,7 +176,7 @@ def test_a_suite_that_ends_the_session_is_annotated(runner: Project) -> None:
 
 
 def test_with_xdist_only_the_controller_writes(runner: Project) -> None:
-    result = runner.run(*MODELS, "-p", "xdist", "-n2", SUITE, in_process=False)
+    result = runner.run_forked(*MODELS, "-p", "xdist", "-n2", SUITE)
     assert without_numbers(commands(result)) == [ANNOTATION]
     text = (runner.path / "summary.md").read_text("utf-8")
     assert text.count("# pytest-divergence") == 1

@@ -24,7 +24,7 @@ UNIT_TEST = "def test_addition(): assert 1 + 1 == 2\n"
 
 
 def imported(project: Project, *arguments: str, plugin: str = "divergence") -> set[str]:
-    project.run(*arguments, in_process=False, plugin=plugin)
+    project.run_fresh(*arguments, plugin=plugin)
     return set(json.loads((project.path / "modules.json").read_text("utf-8")))
 
 
@@ -109,7 +109,7 @@ def test_importing_the_plugin_costs_at_most_twice_as_much_as_importing_asyncio(
 @pytest.mark.parametrize("option", ["--help", "--version", "--markers", "--fixtures", "--co"])
 def test_listing_never_searches(project: Project, option: str) -> None:
     project.write("test_unit.py", UNIT_TEST)
-    result = project.run(option, "--model-1=base", "--model-2=ft", in_process=False)
+    result = project.run_fresh(option, "--model-1=base", "--model-2=ft")
     assert result.ret in (0, 5)
     assert "Traceback (most" not in shown(result)
     assert not (project.path / ".divergence").exists()

@@ -47,7 +47,7 @@ def values(project: Project) -> dict[str, float]:
 
 
 def replayed(project: Project) -> dict[str, float]:
-    result = project.run(*MODELS, SUITE, "--junit-xml=junit.xml", in_process=False)
+    result = project.run_fresh(*MODELS, SUITE, "--junit-xml=junit.xml")
     assert result.ret == pytest.ExitCode.OK
     left = properties(project.path / "junit.xml")
     return {name: float(values["kl"]) for name, values in left.items()}
@@ -72,4 +72,4 @@ def test_the_emulation_is_heard(monkeypatch: pytest.MonkeyPatch, project: Projec
     for variable, value in INSTRUCTION_SETS["SSE"].items():
         monkeypatch.setenv(variable, value)
 
-    assert project.run("test_capability.py", in_process=False).ret == pytest.ExitCode.OK
+    assert project.run_fresh("test_capability.py").ret == pytest.ExitCode.OK

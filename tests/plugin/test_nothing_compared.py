@@ -267,18 +267,18 @@ def test_workers_compare_nothing(
         suite.pytester.makeini(INI)
         monkeypatch.setenv("CI", "true")
         models = ()
-    result = suite.run(*models, *WORKERS, "test_unit.py", "-q", in_process=False)
+    result = suite.run_forked(*models, *WORKERS, "test_unit.py", "-q")
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert f": test_unit.py {NOT_FOUND[:40]}" in said(result)
 
 
 def test_workers_deselect_and_skip(suite: Project) -> None:
-    result = suite.run(*MODELS, *WORKERS, "-k", "login", ".", in_process=False)
+    result = suite.run_forked(*MODELS, *WORKERS, "-k", "login", ".")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert f"every item of {SUITE} was deselected" in said(result)
     suite.write("test_pair.py", f"import pytest\n@pytest.mark.skip\n{PAIR_TEST}")
-    result = suite.run(*MODELS, *WORKERS, "test_pair.py", "test_unit.py", in_process=False)
+    result = suite.run_forked(*MODELS, *WORKERS, "test_pair.py", "test_unit.py")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert ": 1 test that compares models was skipped (" in said(result)
 
@@ -333,7 +333,7 @@ def test_the_last_failure_of_another_test_only_warns_a_developer(suite: Project)
 
 def test_workers_warn_a_developer_once(suite: Project) -> None:
     suite.pytester.makeini(INI)
-    result = suite.run(*WORKERS, "-k", "login", "-q", in_process=False)
+    result = suite.run_forked(*WORKERS, "-k", "login", "-q")
     assert result.ret == pytest.ExitCode.OK
     assert said(result) == warning(f"every item of {SUITE} was deselected")
 
@@ -362,7 +362,8 @@ def test_what_compares_is_enough(
     suite.write("test_pair.py", PAIR_TEST)
     suite.write("test_late.py", "def test(request): request.getfixturevalue('model_pair')\n")
     suite.write("test_kl.py", f"def test(assert_bounded_kl): assert_bounded_kl({KNOT!r}, 99.0)\n")
-    result = suite.run(*MODELS, *arguments, *workers, in_process=not workers)
+    run = suite.run_forked if workers else suite.run
+    result = run(*MODELS, *arguments, *workers)
     assert result.ret == pytest.ExitCode.OK
     assert "nothing was compared" not in shown(result)
 
@@ -440,7 +441,7 @@ def test_what_fails_anyway_keeps_its_exit_code(suite: Project) -> None:
     assert usage.ret == pytest.ExitCode.USAGE_ERROR
     assert "nothing was compared" not in shown(usage)
     suite.write("test_stop.py", "def test_stop(): raise KeyboardInterrupt\n")
-    stopped = suite.run(*MODELS, "test_stop.py", in_process=False)
+    stopped = suite.run_forked(*MODELS, "test_stop.py")
     assert stopped.ret == pytest.ExitCode.INTERRUPTED
     assert "nothing was compared" not in shown(stopped)
     none = suite.run(*MODELS, "-k", "nothing", SUITE)

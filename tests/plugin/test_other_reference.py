@@ -80,14 +80,14 @@ def test_the_warning_can_be_ignored(project: Project) -> None:
     write_suite(project)
     ignored = "ignore::pytest_divergence.DivergenceWarning"
     # In a process of its own: one process must not import the warning's class twice.
-    result = project.run(*OTHER, SUITE, "-W", ignored, in_process=False)
+    result = project.run_forked(*OTHER, SUITE, "-W", ignored)
     result.assert_outcomes(passed=2, warnings=0)
 
 
 def test_with_workers_it_is_said_once_too(project: Project) -> None:
     write_suite(project)
     workers = ("-p", "xdist", "-n2")
-    result = project.run(*OTHER, SUITE, *WITH_WARNINGS, *workers, in_process=False)
+    result = project.run_forked(*OTHER, SUITE, *WITH_WARNINGS, *workers)
     result.assert_outcomes(passed=2, warnings=1)
     result.stdout.fnmatch_lines([f"{SUITE}: its limits were measured against another reference, *"])
 

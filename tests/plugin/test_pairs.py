@@ -157,7 +157,7 @@ def test_one_pair_is_in_memory_at_a_time(project: Project) -> None:
         + "0" * 64
         + '", "reference": [[5]], "candidate": [[7]]}\n',
     )
-    result = project.run("1", "2", "3", in_process=False)
+    result = project.run_fresh("1", "2", "3")
     result.assert_outcomes(passed=3, failed=2, errors=1)
     both = ["ft,third"] * 2
     result.stdout.fnmatch_lines([f"in memory: {[*both, 'base', 'base', *both]}"])
@@ -172,7 +172,7 @@ def test_a_fixture_of_the_session_makes_room_and_comes_back(project: Project) ->
         "[pytest]\ndivergence_pairs = b/* = base base\n"
         "divergence_model_1 = ft\ndivergence_model_2 = ft\n"
     )
-    result = project.run("a", "b", "c", in_process=False)
+    result = project.run_fresh("a", "b", "c")
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(["in memory: ['ft', 'base', 'ft']"])
 
@@ -250,7 +250,7 @@ def test_a_searchs_bound_is_not_another_pairs(project: Project) -> None:
 
 
 def test_one_worker_replays_the_suites_of_all_pairs(pairs: Project) -> None:
-    result = pairs.run("-p", "xdist", "-n2", "-v", "tests", in_process=False)
+    result = pairs.run_forked("-p", "xdist", "-n2", "-v", "tests")
     result.assert_outcomes(passed=1, failed=1)
     assert "INTERNALERROR" not in shown(result)
     lines = [line for line in result.outlines if " PASSED " in line or " FAILED " in line]

@@ -203,7 +203,7 @@ def test_what_a_killed_worker_had_sent_is_kept(suite: Project, restarts: str) ->
     )
     workers = ("-p", "xdist", "-n1", f"--max-worker-restart={restarts}")
 
-    suite.run(*REPLAY, *workers, in_process=False)
+    suite.run_forked(*REPLAY, *workers)
 
     _, report = written(suite)
     assert [(check.name, check.verdict) for check in report.checks] == [
@@ -219,7 +219,7 @@ def test_what_a_killed_worker_had_sent_is_kept(suite: Project, restarts: str) ->
 
 
 def test_workers_send_what_they_measured(suite: Project) -> None:
-    result = suite.run(*REPLAY, "-p", "xdist", "-n2", in_process=False)
+    result = suite.run_forked(*REPLAY, "-p", "xdist", "-n2")
 
     assert "INTERNALERROR" not in shown(result)
     _, report = written(suite)

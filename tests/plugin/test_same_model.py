@@ -89,7 +89,7 @@ def test_a_test_of_the_pair_too(suite: Project, in_ci: None) -> None:
 
 
 def test_workers_say_it_once(suite: Project, in_ci: None) -> None:
-    result = suite.run(*COPIED, "-p", "xdist", "-n2", SUITE, "-q", in_process=False)
+    result = suite.run_forked(*COPIED, "-p", "xdist", "-n2", SUITE, "-q")
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert shown(result).count(COPY) == 1

@@ -446,9 +446,7 @@ def test_one_worker_replays_all_cases(project: Project) -> None:
     rows = [{"input": f"What is {n} + {n}?", "max_kl": 9.0} for n in range(4)]
     project.write_suite(SUITE, *rows)
     project.write("test_unit.py", "def test_addition(): assert 1 + 1 == 2\n")
-    result = project.run(
-        *MODELS, "-p", "xdist", "-n2", "-v", SUITE, "test_unit.py", in_process=False
-    )
+    result = project.run_forked(*MODELS, "-p", "xdist", "-n2", "-v", SUITE, "test_unit.py")
     result.assert_outcomes(passed=5)
     assert "INTERNALERROR" not in shown(result)
     passed = [line for line in result.outlines if "PASSED" in line and SUITE in line]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.provenance import accept, load_provenance
 from pytest_divergence.core.settings import PROFILES, Settings
 from pytest_divergence.core.suites import load_suite
+from pytest_divergence.discovery import confirmation, rounds, run
+from pytest_divergence.discovery.engines.base import Take, UnitResult, WorkUnit
+from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.plan import identify_pair
 from pytest_divergence.discovery.progress import Listener, Silence
 from pytest_divergence.discovery.run import SearchOutcome, search
@@ -120,6 +126,43 @@ def test_cases_under_a_context_come_besides_the_others_and_have_their_bound(
         assert case.origin is not None
         assert case.origin.strategy == "contexts"
     assert len({case.max_kl for case in cases}) == 1
+
+
+class Counting(InProcess):
+    """An engine that counts, by kind, the units under way."""
+
+    now, most = Counter[str](), Counter[str]()
+
+    def start(self, unit: WorkUnit) -> Take:
+        kind = re.sub(r"/[^/]*$", "", re.sub(r"behaviour-[^/]*", "ID", unit.name))
+        self.now[kind] += 1
+        self.most[kind] = max(self.now[kind], self.most[kind])
+        return partial(self._counted, super().start(unit), kind)
+
+    def _counted(self, take: Take, kind: str) -> UnitResult:
+        self.now[kind] -= 1
+        return take()
+
+
+def test_units_that_need_no_other_are_under_way_together(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else workers wait for each other."""
+    monkeypatch.setattr(confirmation, "CHUNK", 1)
+    monkeypatch.setattr(rounds, "SCORED_IN_UNIT", 1)
+    monkeypatch.setattr(run, "InProcess", Counting)
+
+    bench("here", Silence())
+
+    together = {kind: number for kind, number in Counting.most.items() if number > 1}
+    assert together == {
+        "controls/measure": 2,
+        "contexts/effect": 3,
+        "contexts/answers": 2,
+        "search/seeds/0/scores": 2,
+        "behaviour/context-ID/repeated": 2,
+        "confirm": 3,
+    }
 
 
 def test_without_a_file_nothing_is_asked_under_contexts(bench: Bench) -> None:

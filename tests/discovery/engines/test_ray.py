@@ -1,4 +1,4 @@
-"""A search on a real Ray cluster of this machine, with two workers of one thread.
+"""A search on a real Ray cluster of this machine, with up to four workers of one thread.
 
 All in one file, so that pytest-xdist gives one process the only cluster.
 """
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -57,7 +58,7 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 pytestmark = pytest.mark.timeout(300)
 CLUSTER = {
     "address": "local",
-    "num_cpus": 3,
+    "num_cpus": 6,
     "include_dashboard": False,
     "log_to_driver": False,
     "object_store_memory": 80 * 2**20,
@@ -80,16 +81,12 @@ FULL_NODE = {
 
 @dataclass
 class Heard(Silence):
-    """A listener that keeps what is said, and the phases."""
+    """A listener that keeps what is said."""
 
     said: list[str] = field(default_factory=list)
-    phases: set[str] = field(default_factory=set)
 
     def say(self, text: str) -> None:
         self.said.append(text)
-
-    def progress(self, phase: str, done: int, total: int) -> None:
-        self.phases.add(phase)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +142,7 @@ def new_node(cluster: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def pool(token: Path, recipe: PairRecipe, settings: Settings, heard: Heard) -> Iterator[RayPool]:
-    options = replace(RayOptions.of(settings, must_give_gpus=False), num_workers=2)
+    options = replace(RayOptions.of(settings, must_give_gpus=False), num_workers=4)
     with (
         by_value(Path(__file__).parent),
         RayPool(options, recipe, settings, heard) as pool,
@@ -174,14 +171,16 @@ class Bench:
         self.patch.setitem(settings_module.PROFILES, "smoke", profile)
         self.patch.setattr(rounds_module, "SCORED_IN_UNIT", 2)  # so that scores are shared out
         self.patch.setenv("PYTEST_DIVERGENCE_CACHE", str(self.folder / name / "cache"))
+        on_ray: dict[str, Any] = {}
+        if pool is not None:
+            on_ray = {"engine": partial(RayEngine, pool), "identity": pool.identity}
+        asked = {"engine": "local"} if pool is None else {"workers": len(pool.workers)}
         return search(
-            self.settings,
+            self.settings.model_copy(update=asked),
             root=self.folder / name,
             load_pair=lambda: self.pair,
-            engine=None if pool is None else partial(RayEngine, pool),
-            identity=None if pool is None else pool.identity,
             strategies=strategies,
-            **{"listener": Silence(), **options},
+            **{"listener": Silence(), **on_ray, **options},
         )
 
 
@@ -223,18 +222,12 @@ def files_of(outcome: SearchOutcome) -> list[bytes]:
     ]
 
 
-class Alone:
-    """A pool of which only one worker may be used."""
-
-    def __init__(self, pool: RayPool) -> None:
-        self.pool = pool
-
-    def __enter__(self) -> RayPool:
-        self.other = self.pool._free.pop()
-        return self.pool
-
-    def __exit__(self, *_: object) -> None:
-        self.pool._free.append(self.other)
+@contextmanager
+def only(pool: RayPool, number: int) -> Iterator[RayPool]:
+    """A pool of which only so many workers may be used."""
+    others, pool._free[number:] = pool._free[number:], []
+    yield pool
+    pool._free += others
 
 
 def forget_units(pool: RayPool) -> None:
@@ -252,19 +245,17 @@ def test_workers_find_what_one_process_finds(pool: RayPool, bench: Bench, heard:
     assert there == here
     assert b"restart-1-free.safetensors" in here[-1]
     (line,) = [text for text in heard.said if text.startswith("ray, ")]
-    assert line.startswith("ray, 2 workers on 1 host (")
+    assert line.startswith("ray, 4 workers on 1 host (")
     assert " CPU with " in line
-    assert len({facts.pid for facts in pool.workers} | {os.getpid()}) == 3
+    assert len({facts.pid for facts in pool.workers} | {os.getpid()}) == 5
 
 
+@pytest.mark.parametrize("number", [1, 2, 4])
 def test_the_number_of_workers_changes_nothing(
-    pool: RayPool, bench: Bench, three_at_once: list[bytes]
+    pool: RayPool, bench: Bench, three_at_once: list[bytes], number: int
 ) -> None:
-    with Alone(pool):
-        one = files_of(bench("one", 3, pool))
-    two = files_of(bench("two", 3, pool))
-
-    assert three_at_once == one == two
+    with only(pool, number):
+        assert files_of(bench("there", 3, pool)) == three_at_once
 
 
 @dataclass(frozen=True)
@@ -332,7 +323,7 @@ def test_after_ctrl_c_the_same_search_goes_on(
 
 
 def test_workers_that_compute_otherwise_are_refused(pool: RayPool, heard: Heard) -> None:
-    one, other = pool.workers
+    one, other = pool.workers[:2]
     newer = replace(other, host="far", versions={**other.versions, "transformers": "9.9.9"})
     with pytest.raises(
         SettingsError,
@@ -394,7 +385,7 @@ def test_a_method_whose_proposals_no_journal_holds_is_reported_and_costs_no_work
     pool: RayPool, bench: Bench
 ) -> None:
     strategies = {**built_in_strategies(), "pathlike": Pathlike()}
-    with Alone(pool):
+    with only(pool, 1):
         there = bench("there", 1, pool, strategies)
     here = bench("here", 1, None, strategies)
 
@@ -442,58 +433,81 @@ def pytest_divergence_metrics(config):
 def pytest_divergence_strategies(config):
     return {"asking": Asking()}
 """
-OPTIONS = ("--divergence-engine=ray", "--divergence-workers=1", "--divergence-metric=twice")
+OPTIONS = (
+    "--model-1=base",
+    "--model-2=ft",
+    "--divergence-workers=2",
+    "--divergence-metric=twice",
+    "--divergence-budget=100000",
+    "--divergence-num-cases=1",
+    "--divergence-gate=all",
+    "--divergence-seeds=seeds.txt",
+)
 
 
-def test_a_session_that_sigterm_ends_goes_on_with_the_same_command(
+def test_a_session_that_is_killed_or_ended_goes_on_with_the_same_command(
     pool: RayPool,
     token: Path,
     pytester: pytest.Pytester,
     tiny_models: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ray's own handler would end it otherwise, if it had not been taken back.
+    """Killed with a cluster of its own, then ended by SIGTERM while it uses another.
 
-    Its strategy and its metric stand in a conftest.py, which no worker could import.
+    Ray's own handler would end it otherwise, if it had not been taken back. Strategy and metric
+    stand in a conftest.py, which no worker could import.
     """
     for model in ("base", "ft"):
         shutil.copytree(tiny_models / model, pytester.path / model)
     pytester.makeconftest(CONFTEST)
     seeds = "\n".join(f"Why is {word} so?" for word in ("tea", "ice", "fog", "mud", "sea", "hay"))
     (pytester.path / "seeds.txt").write_text(seeds, "utf-8")
-    command = ["-p", "divergence", "-p", "no:cacheprovider", "-W", "error", *OPTIONS]
-    command += [
-        "--model-1",
-        "base",
-        "--model-2=ft",
-        "--divergence-budget=100000",
-        "--divergence-num-cases=1",
-    ]
-    command += ["--divergence-gate=all", "--divergence-seeds=seeds.txt"]
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-    session = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *command], cwd=pytester.path, stdout=subprocess.DEVNULL
-    )
-    wait_until(lambda: num_units(pytester.path) > 2 or session.poll() is not None)
-    session.terminate()
-    assert session.wait() == -signal.SIGTERM
-    before = num_units(pytester.path)
+    monkeypatch.setenv("STORY", str(pytester.path))
+    command = ["-p", "divergence", "-p", "no:cacheprovider", "-W", "error", *OPTIONS]
 
+    own = [*command, "--divergence-engine=ray:local"]
+    assert num_units_before(signal.SIGKILL, own, pytester.path) > 2
+    wait_until(lambda: not processes_with(f"STORY={pytester.path}"))
+    command.append("--divergence-engine=ray")
+    before = num_units_before(signal.SIGTERM, command, pytester.path)
     result = pytester.runpytest_inprocess(*command)
 
     result.stdout.fnmatch_lines(
         [
-            "divergence: profile auto (default), *, engine ray (command line), workers 1 *",
-            "divergence: ray, 1 worker on 1 host (*), CPU with *",
+            "divergence: profile auto (default), *, engine ray (command line), workers 2 *",
+            "divergence: ray, 2 workers on 1 host (*), CPU with *",
             "search: * prompts scored, *",
         ]
     )
-    assert 2 < before < num_units(pytester.path)
+    assert before < num_units(pytester.path)
     report = load_report(pytester.path / ".divergence/reports/latest/report.json")
     proposals = {strategy.name: strategy.num_proposals for strategy in report.strategies}
     assert (report.run.status, proposals["asking"]) == ("complete", 3)
+
+
+def num_units_before(end: signal.Signals, command: Sequence[str], folder: Path) -> int:
+    """Run a session until it has computed three more units, end it, and count those kept."""
+    kept = num_units(folder)
+    session = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *command], cwd=folder, stdout=subprocess.DEVNULL
+    )
+    wait_until(lambda: num_units(folder) > kept + 2 or session.poll() is not None)
+    session.send_signal(end)
+    assert session.wait() == -end
+    return num_units(folder)
+
+
+def processes_with(variable: str) -> list[str]:
+    """Ids of the processes with a variable in their environment, but for this one."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if variable.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(folder.name)
+    return found
 
 
 def num_units(root: Path) -> int:
@@ -642,6 +656,29 @@ def test_a_wait_for_room_is_told_and_has_an_end(
     assert re.match(rf"waiting for \d\d more workers, which may be starting; {room}", told)
 
 
+def wait(worker: Worker, *, name: str, go_on: Path) -> None:
+    worker.listener.progress(name, 0, 2)
+    wait_until(go_on.exists)
+
+
+def test_units_are_computed_at_once_and_the_progress_of_each_is_seen(
+    pool: RayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = tmp_path / "go-on"
+
+    class Watching(Silence):
+        def progress(self, phase: str, done: int, total: int) -> None:
+            if (phase, done, total) == ("left 0/2 | right 0/2; busy", 2, 4):
+                go_on.touch()
+
+    monkeypatch.setattr(pool, "_listener", Watching())
+    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+        engine = RayEngine(pool, journal, tmp_path)
+        units = [WorkUnit(each, wait, {"name": each, "go_on": go_on}) for each in ("left", "right")]
+        for take in [engine.start(unit) for unit in units]:
+            take()  # which returns only once both were seen at work
+
+
 def sleep(worker: Worker, *, seconds: float) -> None:
     time.sleep(seconds)
 
@@ -661,7 +698,7 @@ def test_the_wait_for_models_is_none_for_room(
         facts = list(pool._all_facts(pool._handles))
 
         assert time.monotonic() - began > limit
-        assert len({each.pid for each in facts}) == 2  # of both: one may have begun again before
+        assert len({each.pid for each in facts}) == 4  # of all: one may have begun again before
         for take in takes:
             take()
 
