@@ -25,7 +25,7 @@ from pytest_divergence.core.settings import THINKING_SWITCHES
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.template_trial import MAX_RENDERED, check_template
 from pytest_divergence.models.thoughts import Replies, Thoughts, find_thoughts, text_after_reply
-from pytest_divergence.models.tokenizers import decoded
+from pytest_divergence.models.tokenizers import decoded, template_of
 
 Prompt = str | Sequence[Message]
 
@@ -270,10 +270,13 @@ def choose_template(
 def template_owner(
     choice: str, reference: PreTrainedTokenizerBase, candidate: PreTrainedTokenizerBase | None
 ) -> PreTrainedTokenizerBase | None:
-    """The tokenizer whose chat template is chosen; None for a file, and where there is none."""
+    """The tokenizer whose chat template is chosen; None for a file, and where there is none.
+
+    Raises `ModelLoadError` for several templates of which none is the default.
+    """
     both = {"reference": (reference, candidate), "candidate": (candidate, reference)}
-    having = (each for each in both.get(choice, ()) if each is not None and each.chat_template)
-    return next((each for each in having if isinstance(each.chat_template, str)), None)
+    having = (each for each in both.get(choice, ()) if each is not None)
+    return next(filter(template_of, having), None)
 
 
 def check_system_prompt(chat: ChatFormat, choice: str) -> None:
@@ -346,7 +349,7 @@ def _chosen_template(
         owner = template_owner(choice, tokenizer, other)
         if choice == "reference" and owner not in (None, tokenizer):
             say("the reference has no chat template; the candidate's is used for both")
-        return cast("str", owner.chat_template) if owner is not None else None
+        return template_of(owner) if owner is not None else None
     try:
         return read_regular_text(choice)
     except OSError as error:

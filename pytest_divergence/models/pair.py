@@ -26,7 +26,7 @@ from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.fingerprints import ModelIdentity
 from pytest_divergence.models.self_check import checked
 from pytest_divergence.models.side import Meter, Role, Side, SideWithGradients, SideWithWeights
-from pytest_divergence.models.tokenizers import num_tokens, vocabularies
+from pytest_divergence.models.tokenizers import num_tokens, template_of, vocabularies
 from pytest_divergence.models.transformers_log import Say
 from pytest_divergence.models.transformers_side import TransformersSide
 
@@ -112,9 +112,7 @@ class ModelPair:
         reference_side.vocabulary, candidate_side.vocabulary = vocabularies(rows, known)
         reference_side, candidate_side = _checked(reference_side, candidate_side, say)
         if chat is None:
-            template = tokenizer.chat_template
-            own = template if isinstance(template, str) else None
-            chat = ChatFormat(tokenizer, own, system_prompt)
+            chat = ChatFormat(tokenizer, template_of(tokenizer), system_prompt)
         identities = identities or _identities_in_memory(reference, candidate, adapters)
         return cls.of_sides(reference_side, candidate_side, chat, identities, models[0].dtype)
 

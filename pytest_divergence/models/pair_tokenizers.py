@@ -30,6 +30,7 @@ from pytest_divergence.models.tokenizers import (
     num_tokens,
     rendering_tokenizer,
     smaller,
+    template_of,
 )
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
@@ -134,7 +135,7 @@ def _with_template(
     except ModelLoadError as error:  # nothing else of it is needed
         say(f"the adapter's chat template is not used: {error}")
         return tokenizer
-    return own if own.chat_template else tokenizer
+    return own if template_of(own) else tokenizer
 
 
 def _load_tokenizer(side: SidePlan) -> PreTrainedTokenizerBase:

@@ -15,6 +15,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -23,12 +24,14 @@ from huggingface_hub.errors import (
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.files import file_lock, user_cache, user_cache_path
+from pytest_divergence.core.safe_text import visible
 from pytest_divergence.models.gguf import convert_gguf
 from pytest_divergence.models.specs import ModelSpec
 from pytest_divergence.models.transformers_log import Say
 
 TOKENIZER_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
-HUB_FILES = (*TOKENIZER_FILES, "*.safetensors")
+WEIGHTS = "*.safetensors"
+HUB_FILES = (*TOKENIZER_FILES, WEIGHTS)
 """Files that are downloaded: none that runs."""
 DEMO = "smollm2-135m"
 DEMO_ADAPTER = "travel-advert"
@@ -77,16 +80,23 @@ def hub_folder(
     """Download (or find in the Hub cache) the safe files of one model.
 
     With `is_offline` only a cached folder with weights counts. Raises `ModelLoadError` saying why:
-    no such model, gated, or no connection.
+    no such model, gated, no connection, or no room.
     """
+    wanted = list(files)
     if is_offline:
         try:
-            folder = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError):
+            folder = Path(
+                snapshot_download(
+                    hub_id, revision=revision, allow_patterns=wanted, local_files_only=True
+                )
+            )
+        except LocalEntryNotFoundError as error:
+            return _kept_part(error, files)
+        except HFValidationError:
             return None
-        return folder if any(folder.glob("*.safetensors")) else None
+        return folder if any(folder.glob(WEIGHTS)) else None
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(files)))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
     except GatedRepoError as error:
         raise ModelLoadError(
             f"{role}: {hub_id} is gated; accept its terms on its Hub page, then log in with "
@@ -99,11 +109,29 @@ def hub_folder(
             f"{role}: there is no folder {hub_id!r} here and no model of that name on the Hub "
             "(a private one needs `hf auth login`)"
         ) from error
-    except (LocalEntryNotFoundError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+        if (part := _kept_part(error, files)) is not None:
+            return part
         raise ModelLoadError(
             f"{role}: there is no folder {hub_id!r} here, it is not in the Hub cache, and the Hub "
             "cannot be reached; give a local folder, or check the name and the connection"
         ) from error
+    except Exception as error:  # of the disk, or of whichever HTTP client the Hub's library uses
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise ModelLoadError(
+            f"{role}: the download of {hub_id} broke off: {visible(reason, 200)}; the same command "
+            "goes on with it"
+        ) from error
+
+
+def _kept_part(error: Exception, files: Sequence[str]) -> Path | None:
+    """Return a cached snapshot that lacks some of the repository's files, if it may do.
+
+    Many repositories hold the weights in other formats too. What is missing is told at loading.
+    """
+    path = getattr(error, "snapshot_path", None)  # of newer versions of the Hub's library
+    needed = WEIGHTS if WEIGHTS in files else "tokenizer*"
+    return Path(path) if path is not None and any(Path(path).glob(needed)) else None
 
 
 def demo_folder(

@@ -122,6 +122,23 @@ def decoded(
     return text if isinstance(text, str) else "".join(text)
 
 
+def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return a tokenizer's chat template, of several the default; None if it has none.
+
+    Raises `ModelLoadError` if it has several and none of them is the default.
+    """
+    template = tokenizer.chat_template
+    if not isinstance(template, dict):
+        return template or None
+    if "default" not in template:
+        names = ", ".join(safe_line(name, 40) for name in sorted(template)[:MAX_NAMED])
+        raise ModelLoadError(
+            f"the tokenizer has chat templates for {names}, and none is the default; give the one "
+            f"to use as a file: {setting('chat_template')}=FILE"
+        )
+    return str(template["default"])
+
+
 def num_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
     """One more than the largest id that a tokenizer gives."""
     return max(tokenizer.get_vocab().values()) + 1
@@ -204,6 +221,7 @@ def _difference(
     # Which tokens begin, end and pad texts may differ: one tokenizer writes the prompts of both
     # models, answers end at the ends of both, and no model sees padding.
     for probe in PROBES:
-        if reference.encode(probe) != candidate.encode(probe):
+        splits = [each.encode(probe, add_special_tokens=False) for each in (reference, candidate)]
+        if splits[0] != splits[1]:
             return f"they split {safe_line(probe)} into different tokens"
     return None

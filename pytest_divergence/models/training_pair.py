@@ -35,6 +35,7 @@ from pytest_divergence.models.tokenizers import (
     num_tokens,
     rendering_tokenizer,
     smaller,
+    template_of,
 )
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class TrainingPair:
         owner, shared = template_owner(self.options.chat_template, *both), smaller(*both)
         chat = ChatFormat(
             rendering_tokenizer(shared, owner or shared),
-            cast("str", owner.chat_template) if owner is not None else None,
+            template_of(owner) if owner is not None else None,
             self.options.system_prompt,
             eos_ids(shared, *both),
             arguments={**FROZEN_ARGUMENTS, **self.options.template_arguments},

@@ -254,6 +254,41 @@ def test_a_missing_folder_is_named(tiny_models: Path) -> None:
     )
 
 
+def with_templates(folder: Path, templates: dict[str, str]) -> Path:
+    """Give a folder's tokenizer several chat templates, as some models are published with."""
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = templates  # type: ignore[assignment]
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("choice", ["reference", "candidate"])
+def test_of_several_chat_templates_the_default_is_used(
+    tiny_models: Path, tmp_path: Path, choice: str
+) -> None:
+    named = {"default": CHATML, "tool_use": "{{ tools }}"}
+    folder = with_templates(Path(shutil.copytree(tiny_models / "base", tmp_path / "a")), named)
+    adapter = with_templates(Path(shutil.copytree(tiny_models / "adapter", tmp_path / "b")), named)
+
+    for candidate in (folder, adapter):
+        assert load_model_pair(str(folder), str(candidate), chat_template=choice).chat.template == (
+            CHATML
+        )
+
+
+def test_several_chat_templates_without_a_default_are_no_plain_text(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_models / "base", tmp_path / "a"))
+    with_templates(folder, {"rag": "{{ documents }}", "tool_use": "{{ tools }}"})
+
+    assert refusal(folder, folder) == (
+        'the tokenizer has chat templates for "rag", "tool_use", and none is the default; give the '
+        "one to use as a file: --divergence-chat-template=FILE"
+    )
+
+
 def test_different_tokenizers_are_named(tiny_models: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_models / "base", tmp_path / "other")
     tokenizer: Any = tiny_tokenizer()

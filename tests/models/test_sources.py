@@ -6,12 +6,14 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants as hub_constants
 import pytest
+from huggingface_hub import snapshot_download
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.models.loading import load_model_pair
@@ -29,11 +31,25 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @dataclass
 class Hub:
-    """Answers each request with one status and error code."""
+    """Answers each request with one status and error code, or with files of `someone/else`."""
 
     status: int = 404
     code: str = "RepoNotFound"
     paths: list[str] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    """All files of the repository, by name."""
+
+    def body(self, path: str) -> bytes:
+        """The answer to a request: of the revision, the list of files, or a file."""
+        if "/resolve/" in path:
+            return self.files[path.partition(f"/resolve/{COMMIT}/")[2]]
+        if "/tree/" not in path:
+            return json.dumps({"id": "someone/else", "sha": COMMIT}).encode()
+        rows = [
+            {"type": "file", "path": name, "size": len(data), "oid": sha1(data).hexdigest()}
+            for name, data in self.files.items()
+        ]
+        return json.dumps(rows).encode()
 
 
 @pytest.fixture
@@ -43,11 +59,17 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             served.paths.append(self.path)
-            self.send_response(served.status)
+            body = served.body(self.path) if served.files else b"{}"
+            self.send_response(200 if served.files else served.status)
             self.send_header("X-Error-Code", served.code)
-            self.send_header("Content-Length", "2")
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{sha1(body).hexdigest()}"')
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(b"{}")
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815  # a name of the base class
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -56,7 +78,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub_constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setattr(hub_constants, "ENDPOINT", address)
+    template = "{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(hub_constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{address}/{template}")
     yield served
     server.shutdown()
     thread.join()
@@ -85,6 +110,48 @@ def test_offline_a_cached_model_is_found(tmp_path: Path) -> None:
     (snapshot / "config.json").write_text(json.dumps({}))
 
     assert hub_folder("someone/else", None, role="--model-1") == snapshot
+
+
+def with_files(hub: Hub, folder: Path) -> None:
+    """Let the Hub have a repository as many are: with files that nobody needs here."""
+    hub.files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    hub.files |= {"README.md": b"A model.", "original/params.json": b"{}"}
+
+
+def test_a_downloaded_model_is_found_again_without_the_hub(hub: Hub, tiny_models: Path) -> None:
+    with_files(hub, tiny_models / "base")
+
+    folder = hub_folder("someone/else", None, role="--model-1")
+
+    assert folder is not None
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} < names
+    assert "README.md" not in names
+    assert hub_folder("someone/else", None, role="--model-1", is_offline=True) == folder
+
+
+def test_a_cache_without_what_nobody_needs_here_will_do(
+    hub: Hub, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `hf download --exclude 'original/*'` leaves it."""
+    with_files(hub, tiny_models / "base")
+    folder = Path(snapshot_download("someone/else", ignore_patterns="original/*"))
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+
+    assert hub_folder("someone/else", None, role="--model-1", is_offline=True) == folder
+    assert hub_folder("someone/else", None, role="--model-1") == folder
+
+
+def test_a_cache_that_cannot_be_written_is_no_lack_of_connection(
+    hub: Hub, tiny_models: Path, tmp_path: Path
+) -> None:
+    with_files(hub, tiny_models / "base")
+    (tmp_path / "hub").touch()
+
+    said = refusal("someone/else")
+
+    assert said.startswith("--model-1: the download of someone/else broke off: ")
+    assert "cannot be reached" not in said
 
 
 def test_an_impossible_id_is_refused() -> None:

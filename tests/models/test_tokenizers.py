@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerFast
 
@@ -87,6 +88,18 @@ def test_a_template_names_its_owners_beginning_and_end() -> None:
     assert (made.bos_token, made.eos_token) == ("<|im_start|>", shared.eos_token)
     assert shared.bos_token != made.bos_token
     assert rendering_tokenizer(shared, tiny_tokenizer()) is shared
+
+
+def test_an_end_that_one_tokenizer_adds_to_texts_is_not_another_tokenizer() -> None:
+    """As of a fine-tune that was saved with `add_eos_token`; no prompt is made that way."""
+    other: Any = tiny_tokenizer()
+    end = other.eos_token
+    other.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, other.eos_token_id)]
+    )
+
+    assert other.encode("a")[-1] == other.eos_token_id
+    assert not check_same_tokenizer(tiny_tokenizer(), other)
 
 
 def test_another_cut_is_named() -> None:
