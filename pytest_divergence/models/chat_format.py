@@ -66,12 +66,25 @@ class ChatFormat:
         Raises `DivergenceError` if the template refuses the messages, or if the installed
         transformers cannot keep control tokens inside a prompt as text.
         """
+        return [*self.template_ids(prompt), *self._prefill_ids]
+
+    def template_ids(self, prompt: Prompt) -> list[int]:
+        """Ids that the template makes of a prompt, without what closes thoughts behind it.
+
+        A server that renders the same messages makes these, but for the date. Raises
+        `DivergenceError` as `prompt_ids` does.
+        """
         turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
         if self.template is None:
             return self._plain_ids(turns)
         if self.system_prompt is not None and turns[0].role != "system":
             turns.insert(0, Message(role="system", content=self.system_prompt))
-        return [*self._rendered_ids(turns), *self._prefill_ids]
+        return self._rendered_ids(turns)
+
+    @property
+    def asks_for_time(self) -> bool:
+        """Whether the template asks for the time by itself."""
+        return "strftime_now" in (self.template or "")
 
     @cached_property
     def thoughts(self) -> Thoughts | None:
@@ -204,8 +217,7 @@ class ChatFormat:
 
     @cached_property
     def _timeless_template(self) -> str:
-        template = self.template or ""
-        return FROZEN_CLOCK + template if "strftime_now" in template else template
+        return f"{FROZEN_CLOCK if self.asks_for_time else ''}{self.template or ''}"
 
     @property
     def given_arguments(self) -> dict[str, Any]:

@@ -264,10 +264,10 @@ def _load_model(
             output_loading_info=True,
             **options,
         )
+        model: PreTrainedModel = found[0] if options else found[0].to(place.device)
     check_all_is_loaded(
         found[1], what=f"{side.role}: {side.spec}", parts_left_out=side.parts_left_out
     )
-    model: PreTrainedModel = found[0] if options else found[0].to(place.device)
     return model
 
 
@@ -288,8 +288,8 @@ def _provided(plan: LoadPlan, provider: ModelProvider) -> LoadPlan:
 def _provided_side(
     side: SidePlan, provider: ModelProvider, role: str, device: torch.device
 ) -> SidePlan:
-    """The side with a provider's model, checked; unchanged if it is a folder."""
-    if side.folder is not None:
+    """The side with a provider's model, checked; unchanged if it is a folder or served."""
+    if side.folder is not None or side.served is not None:
         return side
     found = provider.load_model(side.spec.location, role, str(device))
     if found is None:

@@ -57,21 +57,25 @@ class ModelSize:
 
 
 def model_size(config: PreTrainedConfig) -> ModelSize:
-    """Sizes by a model's config."""
+    """Sizes by a model's config; where layers differ, those of the largest."""
     text: Any = config.get_text_config()
     hidden = text.hidden_size
     cached = hidden
     if has_attention(config):
-        heads = text.num_attention_heads
+        heads = _largest(text.num_attention_heads)
         head_size = getattr(text, "head_dim", None) or hidden // heads
-        cached = (getattr(text, "num_key_value_heads", None) or heads) * head_size
+        cached = (_largest(getattr(text, "num_key_value_heads", None)) or heads) * head_size
     return ModelSize(
         num_layers=text.num_hidden_layers,
         hidden_size=hidden,
-        intermediate_size=getattr(text, "intermediate_size", None) or 4 * hidden,
+        intermediate_size=_largest(getattr(text, "intermediate_size", None)) or 4 * hidden,
         cache_size=2 * cached,
         vocab_size=text.vocab_size,
     )
+
+
+def _largest(value: Any) -> Any:
+    return max(value) if isinstance(value, (list, tuple)) else value
 
 
 def weights_bytes(folder: Path, itemsize: int, parts_left_out: tuple[str, ...] = ()) -> int:

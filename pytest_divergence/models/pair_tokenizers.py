@@ -98,7 +98,10 @@ def _tokenizers_of_served(
     full = [side.full_model for side in plan.sides]
     having = [side for side in full if side.loaded or _has_tokenizer(side)]
     if not having:
-        raise ModelLoadError(f"{' and '.join(side.role for side in full)}: neither has a tokenizer")
+        raise ModelLoadError(
+            f"{' and '.join(side.role for side in full)}: neither has a tokenizer; add "
+            "tokenizer=MODEL, the model that is served"
+        )
     tokenizer = _load_tokenizer(having[0])
     other = _load_tokenizer(having[1]) if having[1:] else None
     if other is not None and (added := check_same_tokenizer(tokenizer, other)):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, Mamba2Config
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3nTextConfig, Mamba2Config
 
 from pytest_divergence.models.memory import available_memory, host_memory, model_size, weights_bytes
 from tests.tiny import CONFIGS, save_tiny_adapter, save_tiny_model
@@ -130,3 +130,11 @@ def test_files_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(SafetensorError):
         weights_bytes(tmp_path, 4)
+
+
+def test_where_layers_differ_in_width_the_widest_counts() -> None:
+    config = Gemma3nTextConfig(
+        num_hidden_layers=2, intermediate_size=[64, 256], layer_types=["full_attention"] * 2
+    )
+
+    assert model_size(config).intermediate_size == 256

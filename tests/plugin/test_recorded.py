@@ -51,6 +51,18 @@ def test_the_gate_needs_the_candidate_alone(recorded: Project) -> None:
         assert case["kl"]["evidence"] == "chosen"
 
 
+def test_a_project_that_loads_models_of_its_own_is_not_asked_for_the_record(
+    recorded: Project,
+) -> None:
+    recorded.write(
+        "conftest.py",
+        "def pytest_divergence_load_model(config, spec, role, device):\n"
+        "    raise AssertionError(spec)\n",
+    )
+
+    recorded.run(*REPLAY, "--model-2=ft").assert_outcomes(passed=3)
+
+
 def test_another_candidate_fails_with_its_new_answer(recorded: Project, tmp_path: Path) -> None:
     from tests.tiny import save_tiny_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from tests.plugin.conftest import KNOT, POEM, SUITE, Project
 from tests.plugin.test_served import cases_of, text_of
 from tests.served import Answer, proxy
+from tests.thinking import OPENED
+from tests.tiny import CHATML
 from tests.vllm_form import VllmForm, vllm_form
+
+DATED = "{{ strftime_now('%d %B %Y') }}"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +85,21 @@ def test_one_of_several_models_is_named(served: Project, tiny_models: Path) -> N
     assert "is not told which model to ask; add model=NAME, one of" in text_of(unnamed)
     named.assert_outcomes(passed=3)
     assert {body["model"] for body in server.asked[-5:]} == {"release"}
+
+
+@pytest.mark.parametrize("template", [OPENED, CHATML + DATED], ids=["open thoughts", "date"])
+def test_what_a_server_renders_otherwise_is_no_other_template(
+    tiny_models: Path, tmp_path: Path, template: str
+) -> None:
+    """It closes no thoughts, and its clock goes on."""
+    for name in ("base", "ft"):
+        shutil.copytree(tiny_models / name, tmp_path / name)
+        (tmp_path / name / "chat_template.jinja").write_text(template, "utf-8")
+
+    with vllm_form(tmp_path / "ft") as server:
+        pair = load_model_pair(str(tmp_path / "base"), f"vllm:{server.address}")
+
+    assert pair.chat.template == template
 
 
 def other_ids(path: str, answer: Answer, number: int) -> Answer:
