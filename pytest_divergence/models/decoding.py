@@ -99,7 +99,7 @@ def samples_from(
     """Samples of a batch that has read its prompts; the batch is spent. A server samples itself."""
     if isinstance(state, ServedRows):
         return _up_to_a_stop(state.answers(max_new_tokens, seeds, temperature), stop_ids)
-    draws = torch.stack([_draws(seed, max_new_tokens) for seed in seeds]).to(state.logits.device)
+    draws = _draws(seeds, max_new_tokens, state.logits.device)
 
     def choose(logits: list[Tensor], step: int) -> Tensor:
         return _inverse_cdf(logits[0] / temperature, draws[:, step])
@@ -130,8 +130,8 @@ def decode_amplified(
 
     def compute(rows: list[tuple[Tensor, int | None]]) -> list[AmplifiedRow]:
         states = [side.start([body for body, _ in rows], prefix=prefix) for side in sides]
-        draws = [_draws(seed, max_new_tokens) for _, seed in rows if seed is not None]
-        stacked = torch.stack(draws).to(states[1].logits.device) if draws else None
+        drawn = [seed for _, seed in rows if seed is not None]
+        draws = _draws(drawn, max_new_tokens, states[1].logits.device) if drawn else None
         ratios = list[Tensor]()
 
         def choose(logits: list[Tensor], step: int) -> Tensor:
@@ -142,10 +142,10 @@ def decode_amplified(
                 log_c[:, list(not_first)] = -torch.inf
             floor = log_c.max(-1, keepdim=True).values + math.log(min_share)
             scores = (log_c + alpha * ratio).masked_fill(log_c < floor, -torch.inf)
-            if stacked is None:
+            if draws is None:
                 chosen = scores.argmax(-1)
             else:
-                chosen = _inverse_cdf(scores / temperature, stacked[:, step])
+                chosen = _inverse_cdf(scores / temperature, draws[:, step])
             ratios.append(ratio.gather(-1, chosen[:, None])[:, 0])
             return chosen
 
@@ -202,13 +202,19 @@ def _up_to_a_stop(rows: Sequence[list[int]], stop_ids: frozenset[int]) -> list[l
     return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
 
-def _draws(seed: int, count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(count, generator=generator, dtype=torch.float64)
+def _draws(seeds: Sequence[int], count: int, device: torch.device) -> Tensor:
+    """Numbers from 0 to 1 by seed: (B, count); on the CPU for a GPU of Apple, without float64."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    drawn = [torch.rand(count, generator=each, dtype=torch.float64) for each in generators]
+    return torch.stack(drawn).to("cpu" if device.type == "mps" else device)
 
 
 def _inverse_cdf(logits: Tensor, draws: Tensor) -> Tensor:
-    """The token where the cumulative probability passes each draw: (B, V), (B,) -> (B,)."""
-    cumulative = torch.softmax(logits.double(), -1).cumsum(-1)
+    """The token where the cumulative probability passes each draw: (B, V), (B,) -> (B,).
+
+    Computed where the draws are.
+    """
+    cumulative = torch.softmax(logits.to(draws.device).double(), -1).cumsum(-1)
     marks = (draws * cumulative[:, -1])[:, None]
-    return torch.searchsorted(cumulative, marks, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    found = torch.searchsorted(cumulative, marks, right=True)[:, 0]
+    return found.clamp(max=logits.shape[-1] - 1).to(logits.device)

@@ -136,7 +136,7 @@ def _user_nlls(
 
 def _mean_nll(logprobs: Tensor) -> float:
     """Return the mean over tokens; 0 for a base model's empty prompt, of which none was written."""
-    return -float(logprobs.double().mean()) if len(logprobs) else 0.0
+    return -float(logprobs.cpu().double().mean()) if len(logprobs) else 0.0
 
 
 def _log_ratio(scores: TokenScores) -> float:

@@ -139,7 +139,7 @@ def _margin(row: _AnswerRow, tables: Sequence[Tensor]) -> float:
     if len(tables) == 1:
         margin = tables[0][1, row.start :].min()
     else:
-        right, *others = (table[0, row.start :].double().sum() for table in tables)
+        right, *others = (table[0, row.start :].cpu().double().sum() for table in tables)
         margin = right - torch.stack(others).max()
     number = float(margin.nan_to_num(nan=-LARGEST_MARGIN))
     return max(-LARGEST_MARGIN, min(LARGEST_MARGIN, number))
