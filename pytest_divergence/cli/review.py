@@ -24,6 +24,7 @@ from pytest_divergence.core.provenance import accept, accepted_in
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Report, ReportCase, load_report, suite_of
 from pytest_divergence.reports.failures import behaviour_lines, case_lines, labelled, telling_words
+from pytest_divergence.reports.headline import continuation
 from pytest_divergence.reports.text_blocks import WIDTH, sentence
 from pytest_divergence.reports.wording import asserted, failed, unaccepted
 
@@ -61,8 +62,8 @@ def _check(report: Report) -> None:
         )
     if report.run.status != "complete":
         raise SettingsError(
-            f"run {report.run.id} stopped early and left no suite; run the same command again to "
-            "continue it, then review it"
+            f"run {report.run.id} stopped early and left no suite; "
+            f"{continuation(report.settings.get('mode'))}; then review it"
         )
 
 

@@ -277,8 +277,8 @@ def test_a_run_without_findings_says_so(project: Project, command: Command) -> N
         ),
         (
             Run(id="run", mode="search", status="incomplete"),
-            "error: run run stopped early and left no suite; run the same command again to "
-            "continue it, then review it\n",
+            "error: run run stopped early and left no suite; run the same command to "
+            "continue; then review it\n",
         ),
     ],
 )
