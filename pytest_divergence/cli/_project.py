@@ -108,9 +108,9 @@ def measuring(
     return session
 
 
-def require_models(session: DivergenceSession) -> None:
+def require_models(session: DivergenceSession, fields: Sequence[str] = MODELS) -> None:
     """Raise SettingsError if a model is missing."""
-    for option in (BY_FIELD[field] for field in MODELS if field not in session.given):
+    for option in (BY_FIELD[field] for field in fields if field not in session.given):
         raise SettingsError(
             f"{option.alias} is missing; set it, {option.variable}, or {option.ini} in the ini file"
         )

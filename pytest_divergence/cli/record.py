@@ -9,25 +9,30 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.cli._output import say
-from pytest_divergence.cli._project import in_project, measuring, pytest_words
+from pytest_divergence.cli._project import in_project, measuring, pytest_words, require_models
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.file_names import from_here
 from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.provenance import is_same_model
 from pytest_divergence.core.quantities import amount, number_of
 from pytest_divergence.core.suites import read_suite
-from pytest_divergence.plugin.options import BY_FIELD
+from pytest_divergence.plugin import session_of
+from pytest_divergence.plugin.options import BY_FIELD, located_value
 from pytest_divergence.scoring.reference_record import record_reference, write_record
 
 
 def run(given: Namespace) -> int:
     """Record the reference, and print where it is and how to replay on it."""
-    if given.model_1 is None:
-        option = BY_FIELD["model_1"]
-        raise SettingsError(f"{option.alias} is missing; give the reference of the suite")
     check_inside(given.suite.parent, within=Path.cwd())
-    words = [*pytest_words(given), f"{BY_FIELD['model_2'].flag}={given.model_1}"]
-    return in_project(words, partial(_record, given.suite.absolute()))
+    words = pytest_words(given)
+    both = f"{BY_FIELD['model_2'].flag}={in_project(words, _reference)}"  # of one model twice
+    return in_project([*words, both], partial(_record, given.suite.absolute()))
+
+
+def _reference(config: pytest.Config) -> str:
+    session = session_of(config)
+    require_models(session, ["model_1"])
+    return located_value(config, "model_1", session.given["model_1"])
 
 
 def _record(suite: Path, config: pytest.Config) -> int:

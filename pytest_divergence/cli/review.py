@@ -16,7 +16,7 @@ from pytest_divergence.cli._output import say, say_lines
 from pytest_divergence.cli._project import root
 from pytest_divergence.cli.promote import replay_lines, written
 from pytest_divergence.cli.report import report_of
-from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.behaviours import Behaviour, is_same
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.files import check_inside
 from pytest_divergence.core.promotion import Choice, Promoted, existing_suite, promote, shows
@@ -24,6 +24,7 @@ from pytest_divergence.core.provenance import accept, accepted_in
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Report, ReportCase, load_report, suite_of
 from pytest_divergence.reports.failures import behaviour_lines, case_lines, labelled, telling_words
+from pytest_divergence.reports.headline import continuation
 from pytest_divergence.reports.text_blocks import WIDTH, sentence
 from pytest_divergence.reports.wording import asserted, failed, unaccepted
 
@@ -61,8 +62,8 @@ def _check(report: Report) -> None:
         )
     if report.run.status != "complete":
         raise SettingsError(
-            f"run {report.run.id} stopped early and left no suite; run the same command again to "
-            "continue it, then review it"
+            f"run {report.run.id} stopped early and left no suite; "
+            f"{continuation(report.settings.get('mode'))}; then review it"
         )
 
 
@@ -78,9 +79,11 @@ class _Review:
         self._kept = {case.id for case in kept.suite.cases} if kept is not None else set()
         self._promoted: Promoted | None = None
         self._counts: Counter[str] = Counter()
-        accepted = {behaviour.id for behaviour in accepted_in(self._suite)}
+        accepted = accepted_in(self._suite)
         self.findings = [
-            finding for finding in every if not (finding.id in accepted or self._is_kept(finding))
+            finding
+            for finding in every
+            if not (_is_accepted(finding, accepted) or self._is_kept(finding))
         ]
         self._position = 0
 
@@ -179,3 +182,8 @@ def _answer(choices: Sequence[tuple[str, str]]) -> str:
         for name, _ in choices:
             if typed and name.startswith(typed):
                 return name
+
+
+def _is_accepted(finding: Finding, accepted: Sequence[Behaviour]) -> bool:
+    """Whether it is a behaviour that is the same as an accepted one."""
+    return isinstance(finding, Behaviour) and any(is_same(finding, other) for other in accepted)

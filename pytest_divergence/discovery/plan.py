@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import linecache
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -96,7 +98,7 @@ class RunIdentity:
     """Digest of how a pair in memory reads prompts and ends answers, which settings may not name;
     None for a pair that the settings load."""
     metric_sha256: str | None = None
-    """Digest of the asserted metric's code, unless it is built in."""
+    """Digest of the asserted metric's code and parameters, unless it is built in."""
 
     @property
     def is_same_model(self) -> bool:
@@ -104,10 +106,10 @@ class RunIdentity:
         return self.reference.weights_sha256 == self.candidate.weights_sha256
 
     def with_metric(self, metric: Metric | None) -> RunIdentity:
-        """Return this identity with a digest of an added metric's code; None changes nothing."""
+        """Return this identity with a digest of an added metric; None changes nothing."""
         if metric is None:
             return self
-        return replace(self, metric_sha256=_code_digest(type(metric)))
+        return replace(self, metric_sha256=_code_digest(metric))
 
 
 def identify(settings: Settings) -> RunIdentity:
@@ -338,7 +340,7 @@ def _run_parts(
         "profile": profile.model_dump(),
         "budget_seconds": settings.budget_seconds,
         "prompts": text_digest(json.dumps(list(prompts))),
-        "strategies": {name: _strategy(type(value)) for name, value in strategies.items()},
+        "strategies": {name: _strategy(value) for name, value in strategies.items()},
     }
 
 
@@ -352,18 +354,36 @@ def _common(identity: RunIdentity, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _strategy(kind: type) -> str:
-    """Return a built-in strategy's name; for an added one, with a digest of its code."""
+def _strategy(strategy: object) -> str:
+    """Return a built-in strategy's name; for an added one, with a digest of it."""
+    kind = type(strategy)
     is_built_in = kind.__module__.startswith(f"{__package__}.strategies.")
-    return kind.__qualname__ if is_built_in else f"{kind.__qualname__} {_code_digest(kind)}"
+    return kind.__qualname__ if is_built_in else f"{kind.__qualname__} {_code_digest(strategy)}"
 
 
-def _code_digest(kind: type) -> str:
-    try:
-        code = inspect.getsource(kind)
-    except (OSError, TypeError):  # typed into an interpreter, say
-        code = ""
-    return text_digest(f"{kind.__qualname__} {code}")
+def _code_digest(added: object) -> str:
+    """Return a digest of the files that hold an object's class and bases, and of its parameters.
+
+    Files, not classes: methods read the constants beside them. Parameters are the attributes that
+    JSON can hold.
+    """
+    kind, parameters = type(added), dict[str, str]()
+    for name, value in getattr(added, "__dict__", {}).items():
+        with suppress(TypeError, ValueError, RecursionError):
+            parameters[name] = json.dumps(value, sort_keys=True)
+    code = sorted({text for each in kind.__mro__[:-1] for text in _sources(each)})
+    return text_digest(json.dumps([kind.__qualname__, code, parameters], sort_keys=True))
+
+
+def _sources(kind: type) -> Iterator[str]:
+    """Yield the text of the files that a class is written in; "" for one that cannot be read."""
+    functions = filter(inspect.isfunction, vars(kind).values())
+    # The functions know their file; two conftest.py share one name in sys.modules.
+    files = {inspect.unwrap(function).__code__.co_filename for function in functions}
+    files.add(getattr(sys.modules.get(kind.__module__), "__file__", None) or "")
+    for file in files:
+        linecache.checkcache(file)
+        yield "".join(linecache.getlines(file))
 
 
 def _key(parts: Mapping[str, Any]) -> str:

@@ -225,6 +225,8 @@ def _report_cases(state: RunState) -> list[ReportCase]:
         row = case.with_changes(max_kl=bound) if is_off else state.exported.get(case.id)
         if row is None:  # a hook has dropped it
             continue
+        if row.max_kl is None:  # or has left it without a limit of its own
+            row = row.with_changes(max_kl=bound)
         verdict, reason = _verdict(row)
         rows.append(
             ReportCase(

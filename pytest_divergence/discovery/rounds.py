@@ -90,7 +90,7 @@ class _Course:
     ledger: Ledger
     result: SearchLog
     deadline: float
-    """Seconds of the monotonic clock."""
+    """Seconds of the monotonic clock, and of what earlier sessions computed."""
     calibration_tokens: int
     asked: Counter[str] = field(default_factory=Counter)
     numbers: Counter[str] = field(default_factory=Counter)
@@ -109,14 +109,10 @@ class _Course:
             0 if core is None else core.tokens_forwarded,
         )
 
-    def taken(self, take: Callable[[], Any]) -> Any:
-        """Return what `take` gives; what an earlier session computed has taken that time too."""
-        spent = self.ledger.spent
-        seconds, computed = spent.seconds, spent.num_computed
-        found = take()
-        if spent.num_computed == computed:
-            self.deadline -= spent.seconds - seconds
-        return found
+    @property
+    def is_over(self) -> bool:
+        """Whether the deadline has passed; what earlier sessions computed has taken time too."""
+        return time.monotonic() + self.ledger.spent.earlier_seconds > self.deadline
 
     def next_number(self, name: str) -> int:
         """Return the number of a strategy's next round."""
@@ -150,7 +146,8 @@ class Search:
         result.strategies = {name: StrategySummary(name=name) for name in self.strategies}
         result.rounds = {name: [] for name in self.strategies}
         seconds = self.settings.budget_seconds
-        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        begun = time.monotonic() + ledger.spent.earlier_seconds
+        deadline = math.inf if seconds is None else begun + seconds
         course = _Course(ledger, result, deadline, ledger.spent.tokens_forwarded)
         while True:
             while len(course.pending) < self.profile.rounds_at_once:
@@ -163,7 +160,7 @@ class Search:
 
     def _next(self, course: _Course) -> Turn | None:
         """Return the next round; None where no other one begins now."""
-        if time.monotonic() > course.deadline:
+        if course.is_over:
             return None
         # Models that are read a row at a time take most of a profile's own budget to calibrate.
         at_least = self.profile.soft_prompt_tokens if self.settings.budget is None else 0
@@ -223,8 +220,8 @@ class Search:
             return  # later rounds are named as if it had found nothing since
         seconds, tokens = spent.seconds, spent.tokens_forwarded
         try:
-            found = course.taken(pending.take)
-            scored = course.taken(partial(self._scored, course, pending, found))
+            found = pending.take()
+            scored = self._scored(course, pending, found)
         except NO_FAULT_OF_A_STRATEGY:
             raise
         except Exception as error:  # a third party's strategy may raise anything

@@ -119,8 +119,8 @@ def search(
     plan = SearchPlan.of(settings, identity, strategies or built_in_strategies())
     files = PairFiles(root, settings)
     suite = files.folder.suites / files.suite.name  # makes the folder
-    run_dir = files.folder.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
     with files.locked(listener):
+        run_dir = files.folder.new_report_dir(datetime.now().strftime("%Y%m%d-%H%M%S"))
         calibration_path = files.calibration(plan.calibration.key)
         if is_forced:
             plan.forget([calibration_path, files.search])

@@ -39,6 +39,7 @@ from pytest_divergence.plugin.progress_bar import search_progress
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.plugin.usage_errors import shown_settings, usage_errors
 from pytest_divergence.plugin.workers import workers_of
+from pytest_divergence.reports.headline import continuation
 from pytest_divergence.reports.report_files import write_reports
 
 LOCK_SECONDS = 24 * 3600.0
@@ -103,7 +104,7 @@ def _watched(session: DivergenceSession) -> Iterator[Listener]:
             if has_no_summary and session.report_dir is not None:
                 listener.say(
                     f"stopped; the results so far are in {session.shown(session.report_dir)}; "
-                    "run the same command to continue"
+                    + continuation(session.resolved.settings.mode)
                 )
             raise
         finally:

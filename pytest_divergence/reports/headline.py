@@ -11,6 +11,7 @@ from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Check, Report
 from pytest_divergence.core.safe_text import visible
+from pytest_divergence.core.setting_names import setting
 from pytest_divergence.reports.wording import (
     STYLE_TITLE,
     asserted,
@@ -44,8 +45,10 @@ def headline(report: Report, *, is_tested: bool = True) -> list[str]:
     sentences = []
     if report.run.status == "incomplete":
         is_refused = any(error.where == SettingsError.__name__ for error in report.errors)
-        then = "again" if report.run.mode == "replay" else "to continue"
-        step = REFUSED if is_refused else f"Run the same command {then}."
+        then = f"R{continuation(report.settings.get('mode'))[1:]}."
+        if report.run.mode == "replay":
+            then = "Run the same command again."
+        step = REFUSED if is_refused else then
         sentences = [f"The run stopped early; this is what it found until then. {step}"]
     sentences += _checked(report)
     findings = _findings(report)
@@ -60,6 +63,15 @@ def headline(report: Report, *, is_tested: bool = True) -> list[str]:
     if is_tested and is_different and is_sound(report):
         sentences.append(EXIT_CODE)
     return sentences
+
+
+def continuation(mode: object) -> str:
+    """Return how to continue a search that was stopped in a `mode`; `search` forgets what is there.
+
+    It begins in the lower case and has no full stop.
+    """
+    anew = f", but without {setting('mode')}=search (discover: --anew), which starts anew"
+    return f"run the same command to continue{anew if mode == 'search' else ''}"
 
 
 def is_sound(report: Report) -> bool:

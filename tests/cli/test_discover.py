@@ -117,6 +117,17 @@ def test_a_search_that_did_not_come_to_its_end_is_no_success(
     )
 
 
+def test_a_search_that_began_anew_is_not_continued_by_the_command_that_would_forget_it(
+    project: Project, command: Command
+) -> None:
+    done = command("discover", *MODELS, "--anew", FAKE_SEARCH="interrupted", **FAKE_SEARCH)
+
+    assert (
+        "Run the same command to continue, but without --divergence-mode=search (discover: "
+        "--anew), which starts anew. "
+    ) in " ".join(done.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

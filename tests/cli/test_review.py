@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation
+from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation, behaviour_id
 from pytest_divergence.core.cases import Completions, case_id
 from pytest_divergence.core.file_names import PROVENANCE, sidecar_path, suite_path
 from pytest_divergence.core.files import DivergenceFolder
@@ -256,6 +256,21 @@ def test_a_behaviour_that_came_with_a_case_is_accepted_there_too(
         assert behaviour.accepted
 
 
+def test_what_a_later_search_knows_by_another_motif_is_accepted_as_well(
+    project: Project, command: Command
+) -> None:
+    write_search(project, NEW)
+    motifs = ["sure thing cross", *NEW.motifs]
+    changes = {"id": behaviour_id(motifs), "motifs": motifs, "accepted": True}
+    suite = suite_path(project.path, "base", "ft")
+    write_searched(suite, [case(KNOT, 0.8), control("Hello")], NEW.model_copy(update=changes))
+
+    done = command("review", typed="q\n")
+
+    assert done.stdout.startswith("2 findings of run run.")
+    assert "[a]ccept" not in done.stdout
+
+
 def test_a_run_without_findings_says_so(project: Project, command: Command) -> None:
     write_run(project, behaviours=[NEW.model_copy(update={"accepted": True})])
 
@@ -277,8 +292,8 @@ def test_a_run_without_findings_says_so(project: Project, command: Command) -> N
         ),
         (
             Run(id="run", mode="search", status="incomplete"),
-            "error: run run stopped early and left no suite; run the same command again to "
-            "continue it, then review it\n",
+            "error: run run stopped early and left no suite; run the same command to "
+            "continue; then review it\n",
         ),
     ],
 )

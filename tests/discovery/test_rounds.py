@@ -5,8 +5,10 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from pytest_divergence.discovery import rounds as rounds_module
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.leads import Lead, Leads, SupportedLead
-from pytest_divergence.discovery.engines.base import Ledger, Take, WorkUnit
+from pytest_divergence.discovery.engines.base import Ledger, Take, UnitResult, Worker, WorkUnit
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
@@ -473,6 +475,64 @@ def test_a_strategy_that_cannot_tell_its_variant_is_reported_and_the_others_cont
         ("strategy unsure", "LookupError: no variant")
     ]
     assert found.strategies["curious"].num_proposals > 0
+
+
+class AtOnce(InProcess):
+    """Begins each unit in a thread of its own, as workers do."""
+
+    threads = ThreadPoolExecutor(4)
+
+    def start(self, unit: WorkUnit) -> Take:
+        if unit.name in self._journal:
+            return super().start(unit)
+        record = self.threads.submit(self._record, unit).result
+
+        def taken() -> UnitResult:
+            return UnitResult(unit.name, **self._journal.remember(unit.name, record), is_new=True)
+
+        return taken
+
+
+def test_a_budget_in_seconds_counts_once_what_was_computed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a repeated search of many workers would drop rounds that it has."""
+    one_by_one = Lock()
+
+    def slow_scores(
+        worker: Worker, *, proposals: Sequence[Proposal], **sizes: Any
+    ) -> list[dict[str, Any]]:
+        time.sleep(len(proposals))
+        with one_by_one:
+            return score_proposals(worker, proposals=proposals, **sizes)
+
+    class Four:
+        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+            about = "abcdefgh"[len(context.rounds)] * 9
+            starts = ("Why is", "Translate into French:", "Write a poem on", "How many are")
+            return [Proposal(f"{start} {about}", "four") for start in starts]
+
+    score_proposals = rounds_module.score_proposals
+    monkeypatch.setattr(rounds_module, "SCORED_IN_UNIT", 1)
+    monkeypatch.setattr(rounds_module, "score_proposals", slow_scores)
+    profile = PROFILES["smoke"].model_copy(update={"full_score_share": 1.0, "search_length": 2})
+    pair = tiny_pair()
+
+    def searched() -> tuple[int, int]:
+        found = SearchLog()
+        with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
+            ledger = Ledger(AtOnce(journal, lambda: pair, Silence(), tmp_path))
+            search = search_with({"four": Four()}, Leads(ledger.spent, AnsweredPrompts()))
+            settings = Settings(budget="3s")
+            replace(search, settings=settings, profile=profile).run(ledger, found)
+        assert all(round_.tokens_forwarded for round_ in found.rounds["four"])
+        return len(found.rounds["four"]), ledger.spent.num_computed
+
+    first, again = searched(), searched()
+
+    assert first[1] >= 2 * 5, "a round and its four scores"
+    assert again[0] >= first[0]
+    assert again[1] <= 5, "seconds of units leave out what passes between them"
 
 
 def test_a_budget_in_seconds_counts_what_an_earlier_session_took(tmp_path: Path) -> None:

@@ -23,12 +23,14 @@ from pytest_divergence.core.errors import (
     SuiteError,
 )
 from pytest_divergence.core.file_names import sidecar_path
+from pytest_divergence.core.files import latest_report_dir
 from pytest_divergence.core.provenance import load_provenance
 from pytest_divergence.core.report import Report, load_report
 from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.core.suites import load_suite
 from pytest_divergence.core.tokens import load_tokens
 from pytest_divergence.discovery.behaviours.power import power_of_tests
+from pytest_divergence.discovery.plan import PairFiles
 from pytest_divergence.discovery.progress import ProgressLine, Silence
 from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.run import SearchOutcome, search
@@ -740,6 +742,18 @@ def test_a_hook_can_change_a_limit_and_the_verdict_follows(
     assert {case.tags for case in load_suite(outcome.suite_path).cases} == {("strict",)}
 
 
+def test_a_case_that_a_hook_leaves_without_a_limit_is_judged_by_the_bound(
+    bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
+) -> None:
+    def relax(cases: list[Case]) -> None:
+        cases[:] = [case.with_changes(max_kl=None) for case in cases]
+
+    outcome = bench(root, pair, **modified(relax))
+
+    assert {case.max_kl for case in load_suite(outcome.suite_path).cases} == {None}
+    assert outcome.report.cases == found.report.cases
+
+
 def test_a_hook_cannot_set_a_limit_inside_the_noise(
     bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
 ) -> None:
@@ -824,6 +838,24 @@ def test_a_report_folder_that_cannot_be_written_stops_before_the_models_load(
     with pytest.raises(StoreError, match="cannot make the folder"):
         bench(tmp_path, pair, settings=bench.settings(report_dir=str(tmp_path / "file" / "r")))
     assert bench.num_loads == 0
+
+
+def test_a_run_that_only_waited_for_another_process_leaves_no_report_folder(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    class Impatient(Silence):
+        def say(self, text: str) -> None:
+            assert "another process is measuring this pair" in text
+            raise KeyboardInterrupt
+
+    files = PairFiles(tmp_path, bench.settings())
+    earlier = files.folder.new_report_dir("earlier")
+
+    with files.locked(Silence()), pytest.raises(KeyboardInterrupt):
+        bench(tmp_path, pair, listener=Impatient())
+
+    assert latest_report_dir(files.folder.reports) == earlier
+    assert bench.reports == []
 
 
 def test_reports_go_where_they_are_sent(bench: Bench, pair: ModelPair, tmp_path: Path) -> None:

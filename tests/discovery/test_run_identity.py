@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -106,6 +107,62 @@ def test_so_does_what_is_asked_for(project: Path, changes: dict[str, str]) -> No
 
 def test_what_judges_and_measures_nothing_does_not(project: Path) -> None:
     assert key(max_kl="0.5") == key(fail_on="any") == key()
+
+
+# What a project adds: its code, and what that is given
+
+TEMPLATE = Path(__file__).parents[2] / "conftest_templates/custom_strategy_and_metric/conftest.py"
+CLIPPED = """
+class Clipped:
+    def __init__(self, limit):
+        self.limit, self.seen = limit, {object()}
+
+    def measure(self, reference_logits, candidate_logits):
+        return (reference_logits - candidate_logits).abs().sum(-1).clip(max=self.limit)
+"""
+CLIPPING = """
+from clipping import Clipped
+
+def pytest_divergence_strategies():
+    return {}
+
+def pytest_divergence_metrics():
+    return {"clipped": Clipped(limit=5)}
+"""
+
+
+def added_key(conftest: Path, metric: str) -> str:
+    """The key of a search with what a conftest.py adds."""
+    added = runpy.run_path(str(conftest), run_name="conftest")
+    settings = Settings(model_1="base", model_2="ft", device="cpu", metric=metric)
+    identity = identify(settings).with_metric(added["pytest_divergence_metrics"]()[metric])
+    return SearchPlan.of(settings, identity, added["pytest_divergence_strategies"]()).key
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "change"),
+    [
+        pytest.param(
+            TEMPLATE.read_text("utf-8"),
+            "changed_tokens",
+            ("Answer as JSON.", "Answer as YAML."),
+            id="constant beside the class",
+        ),
+        pytest.param(CLIPPING, "clipped", ("limit=5", "limit=10"), id="parameter"),
+    ],
+)
+def test_what_a_project_has_edited_is_searched_anew(
+    project: Path, monkeypatch: pytest.MonkeyPatch, text: str, metric: str, change: tuple[str, str]
+) -> None:
+    monkeypatch.syspath_prepend(project)
+    (project / "clipping.py").write_text(CLIPPED, "utf-8")
+    conftest = project / "conftest.py"
+    conftest.write_text(text, "utf-8")
+    before = added_key(conftest, metric)
+
+    assert added_key(conftest, metric) == before
+    conftest.write_text(text.replace(*change), "utf-8")
+    assert added_key(conftest, metric) != before
 
 
 # Pairs that a program has loaded: no settings name how

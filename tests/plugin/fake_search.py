@@ -123,7 +123,7 @@ def _report(settings: Settings, cases: list[Case], ending: str) -> Report:
     is_complete = ending not in ("incomplete", "interrupted")
     errors = [RunError(where="soft_prompt", message="broke")] if ending == "errors" else []
     return Report(
-        settings={"metric": settings.metric},
+        settings={"metric": settings.metric, "mode": settings.mode},
         run=Run(id="run", mode="search", status="complete" if is_complete else "incomplete"),
         pair=PairSummary(
             reference=str(settings.model_1),

@@ -238,15 +238,22 @@ def test_ctrl_c_in_the_search_shows_what_was_found(
     assert (project.path / ".divergence/reports/run/summary.md").exists()
 
 
+@pytest.mark.parametrize(
+    ("mode", "but"),
+    [
+        ("auto", ""),
+        ("search", ", but without --divergence-mode=search (discover: --anew), which starts anew"),
+    ],
+)
 def test_ctrl_c_before_the_workers_start_says_where_to_look(
-    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, mode: str, but: str
 ) -> None:
     monkeypatch.setenv("FAKE_SEARCH", "interrupted")
-    result = run(*MODELS, *TWO_WORKERS, is_forked=True)
+    result = run(*MODELS, *TWO_WORKERS, f"--divergence-mode={mode}", is_forked=True)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert (
         "divergence: stopped; the results so far are in .divergence/reports/run; run the same "
-        "command to continue"
+        f"command to continue{but}"
     ) in result.outlines
 
 

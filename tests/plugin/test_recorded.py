@@ -201,6 +201,29 @@ def test_rows_that_were_not_recorded_are_errors(recorded: Project) -> None:
     )
 
 
+def test_the_reference_may_stand_in_the_ini_file_or_the_environment(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.write_suite(SUITE, {"input": KNOT})
+    project.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-fill")
+    assert main(["record", SUITE]) == 1
+    assert "--model-1 is missing; set it, PYTEST_DIVERGENCE_MODEL_1, or divergence_model_1 in" in (
+        capsys.readouterr().err
+    )
+
+    monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_1", "base")
+    assert main(["record", SUITE]) == 0
+    recorded = json.loads((project.path / RECORD).read_text("utf-8"))["rows"]
+    monkeypatch.delenv("PYTEST_DIVERGENCE_MODEL_1")
+    project.write("pytest.ini", "[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n")
+    shutil.copytree(project.path, project.path / "below", ignore=shutil.ignore_patterns("[!s]*"))
+    monkeypatch.chdir(project.path / "below")
+    (project.path / "below" / RECORD).unlink()
+    assert main(["record", SUITE]) == 0
+
+    assert json.loads(Path(RECORD).read_text("utf-8"))["rows"] == recorded
+
+
 def test_another_reference_is_not_recorded(
     recorded: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,7 +72,7 @@ class WorkUnit:
         return cls(f"{kind}/{text_digest(exact)[:16]}", function, arguments)
 
     def record(self, worker: Worker) -> dict[str, Any]:
-        """Return the result as plain JSON, the tokens forwarded for it, and its seconds.
+        """Return the result as plain JSON, the tokens forwarded for it, its seconds and its end.
 
         Raises what the function raises.
         """
@@ -82,6 +82,7 @@ class WorkUnit:
             "result": result,
             "tokens": worker.pair.tokens_forwarded - tokens,
             "seconds": round(time.monotonic() - started, 3),
+            "ended": round(time.time(), 3),
         }
 
 
@@ -97,6 +98,8 @@ class UnitResult:
     seconds: float
     is_new: bool
     """Whether this session computed it."""
+    ended: float = 0.0
+    """The system's time in seconds; 0 in the journals of earlier versions."""
 
 
 Take = Callable[[], UnitResult]
@@ -124,6 +127,10 @@ class Spent:
     """`tokens_forwarded` by kind of work, in the order in which the work began."""
     num_computed: int = 0
     """Units that this session computed."""
+    earlier_seconds: float = 0.0
+    """Time in which earlier sessions computed units; what workers did at once counts once."""
+    earlier_end: float = 0.0
+    """The system's time at which the last of these ended."""
 
     @property
     def so_far(self) -> FirstFound:
@@ -176,6 +183,10 @@ class Ledger:
         if computed.is_new:
             self.spent.num_computed += 1
             self._on_computed(computed.name, computed.tokens, computed.seconds)
+        else:
+            since_last = max(0.0, computed.ended - self.spent.earlier_end)
+            self.spent.earlier_seconds += min(computed.seconds, since_last)
+            self.spent.earlier_end += since_last
         return computed.result
 
     @property

@@ -36,7 +36,7 @@ class InProcess:
         """Return the result from the journal, or compute it now."""
         is_new = unit.name not in self._journal
         record = self._journal.remember(unit.name, partial(self._record, unit))
-        return UnitResult(unit.name, record["result"], record["tokens"], record["seconds"], is_new)
+        return UnitResult(unit.name, **record, is_new=is_new)
 
     def _record(self, unit: WorkUnit) -> dict[str, object]:
         return unit.record(Worker(self._load_pair(), self._listener, self._artefacts))

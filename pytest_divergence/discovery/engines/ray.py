@@ -426,8 +426,7 @@ class RayEngine:
         return self._result(flight.unit.name, is_new=True)
 
     def _result(self, name: str, *, is_new: bool) -> UnitResult:
-        record = self.journal.remember(name, dict)
-        return UnitResult(name, record["result"], record["tokens"], record["seconds"], is_new)
+        return UnitResult(name, **self.journal.remember(name, dict), is_new=is_new)
 
 
 def _position(handle: Any) -> Any:
