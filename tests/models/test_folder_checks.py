@@ -141,8 +141,10 @@ def test_the_numbers_of_no_family_are_out_of_proportion(tiny_models: Path, tmp_p
     folder = copied(tiny_models, "base", tmp_path)
     many = {f"layer.{number}": torch.zeros(1) for number in range(1000)}
     save_file(many, folder / "model.safetensors")
-    published = {"lfm2": {"block_ff_dim": 12_288}}  # of LFM2 1.2B
-    published["qwen2_moe"] = {"shared_expert_intermediate_size": 20_480}  # of Qwen2 57B-A14B
+    published: dict[str, dict[str, Any]] = {
+        "lfm2": {"block_ff_dim": 12_288},  # of LFM2 1.2B
+        "qwen2_moe": {"shared_expert_intermediate_size": 20_480},  # of Qwen2 57B-A14B
+    }
     told = 0
 
     for family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:

@@ -258,7 +258,7 @@ def with_templates(folder: Path, templates: dict[str, str]) -> Path:
     """Give a folder's tokenizer several chat templates, as some models are published with."""
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = templates  # type: ignore[assignment]
+    tokenizer.chat_template = templates
     tokenizer.save_pretrained(folder)
     return folder
 
