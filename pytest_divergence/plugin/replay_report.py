@@ -187,8 +187,18 @@ def _replays(session: DivergenceSession, reports: Sequence[pytest.TestReport]) -
                 entries,
                 num_items=len(its),
                 num_missing=sum(not any(map(_is_end, items[id_])) for id_ in its),
-                seconds=max(stop for _, stop in times) - min(start for start, _ in times),
+                seconds=_span(times),
             )
+
+
+def _span(times: Sequence[tuple[float, float]]) -> float:
+    """Return the seconds from the first start to the last stop; 0 for no times.
+
+    pytest-xdist gives the item that killed a worker no start, and that may be the only item.
+    """
+    if not times:
+        return 0.0
+    return max(stop for _, stop in times) - min(start for start, _ in times)
 
 
 def _entry(nodeid: str, reports: Sequence[pytest.TestReport]) -> Entry | None:

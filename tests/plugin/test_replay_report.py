@@ -215,6 +215,19 @@ def test_what_a_killed_worker_had_sent_is_kept(suite: Project, restarts: str) ->
     assert report.verdict_counts == ({"failed": 1} if is_whole else {})
 
 
+def test_a_worker_killed_before_its_first_result_leaves_a_report(suite: Project) -> None:
+    suite.write("conftest.py", "import os\ndef pytest_runtest_setup():\n    os._exit(1)\n")
+
+    result = suite.run_forked(*REPLAY, "-p", "xdist", "-n1", "--max-worker-restart=0")
+
+    assert "Traceback" not in shown(result)
+    _, report = written(suite)
+    assert [(check.name, check.verdict) for check in report.checks] == [
+        (f"{SUITE}::aggregate", "error")
+    ]
+    assert (report.run.status, report.effort.seconds) == ("incomplete", 0.0)
+
+
 # Workers
 
 
