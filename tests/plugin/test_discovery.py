@@ -270,6 +270,23 @@ def test_a_search_that_did_not_see_everything_is_an_error(
     assert "Exit code 1 means" not in page
 
 
+@pytest.mark.parametrize("arguments", [("test_own.py",), ("--divergence-builtin-suite=off",)])
+def test_such_a_search_fails_the_session_without_its_item_too(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("FAKE_SEARCH", "errors")
+    project.write(
+        "test_own.py",
+        "def test_own(divergence_case, assert_bounded_kl):\n"
+        "    assert_bounded_kl(divergence_case, max_kl=9.0)\n",
+    )
+    result = run(*MODELS, *arguments)
+    result.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    said = 'divergence: the search cannot vouch for the models: soft_prompt: "broke"'
+    assert result.outlines[-1] == said
+
+
 def test_the_search_item_says_what_its_tests_would_confirm(project: Project, run: Run) -> None:
     result = run(*MODELS, "-rP")
     assert (
