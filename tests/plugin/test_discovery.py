@@ -5,13 +5,14 @@ The search itself is a fake here (`fake_search`); the real one is in `test_searc
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.file_names import suite_path
-from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, shown
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, block, nodeid, shown
 
 INI = "[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n"
 UNIT_TEST = "def test_addition(): assert 1 + 1 == 2\n"
@@ -191,6 +192,24 @@ def test_named_suites_are_what_divergence_case_stands_for(project: Project, run:
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines([f"test_cases.py::test_case[[]{case_id(KNOT)}[]] PASSED*"])
     assert searches(project) == []
+
+
+def test_a_test_that_fails_on_a_case_is_run_again_without_a_search(
+    project: Project, run: Run
+) -> None:
+    project.write(
+        "test_own.py",
+        "def test_own(divergence_case, assert_bounded_kl):\n"
+        "    assert_bounded_kl(divergence_case, max_kl=0.001)\n",
+    )
+    result = run(*MODELS, "test_own.py", "-k", KNOT.split()[-1].strip("?"))
+    result.assert_outcomes(failed=1, deselected=1)
+    words = shlex.split(" ".join(block(result, "  rerun:", 4)[1:]).replace("\\", " "))
+    again = run(*words[1:], "-v")
+
+    assert searches(project) == ["search of ft"]
+    again.assert_outcomes(failed=2)
+    again.stdout.fnmatch_lines([f"test_own.py::test_own[[]{case_id(KNOT)}[]] FAILED*"])
 
 
 # What goes wrong
