@@ -141,10 +141,10 @@ class Replay:
     """The items of one pair's suites, and their outcomes."""
 
     models: Models
+    nodeids: Sequence[str]
     suites: set[Path]
     entries: Sequence[Entry]
     """Outcomes of the items that ended and were not skipped."""
-    num_items: int
     num_missing: int
     """Items that did not run to their end."""
     seconds: float
@@ -183,9 +183,9 @@ def _replays(session: DivergenceSession, reports: Sequence[pytest.TestReport]) -
         if entries:
             yield Replay(
                 models,
+                its,
                 {root / suite_of(nodeid) for nodeid in its},
                 entries,
-                num_items=len(its),
                 num_missing=sum(not any(map(_is_end, items[id_])) for id_ in its),
                 seconds=_span(times),
             )
@@ -229,8 +229,11 @@ def _written(session: DivergenceSession, replay: Replay) -> Path:
     report = _report(session, replay, folder.name)
     report = redacted(report) if session.is_redacted else report
     write_report(folder / REPORT, report)
-    suite = session.shown(*replay.suites) if len(replay.suites) == 1 else None
-    write_reports(report, folder, suite=suite, given=shown_settings(session))
+    suites: dict[str, list[str]] = {}
+    for nodeid in replay.nodeids:
+        path = session.config.rootpath / suite_of(nodeid)
+        suites.setdefault(nodeid.partition("::")[2], []).append(session.shown(path))
+    write_reports(report, folder, suite=suites, given=shown_settings(session))
     session.config.hook.pytest_divergence_report(config=session.config, report=report)
     return folder / "report.html"
 
@@ -247,7 +250,7 @@ def _report(session: DivergenceSession, replay: Replay, run_id: str) -> Report:
     dtype, device = next((entry.measured_in for entry in entries if entry.measured_in), stored_in)
     run = Run(id=run_id, mode="replay", status="complete")
     if replay.num_missing:
-        reason = f"{replay.num_missing} of {number_of(replay.num_items, 'item')} did not run"
+        reason = f"{replay.num_missing} of {number_of(len(replay.nodeids), 'item')} did not run"
         run = Run(id=run_id, mode="replay", status="incomplete", reason=reason)
     found = Report(
         run=run,

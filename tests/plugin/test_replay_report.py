@@ -270,6 +270,23 @@ def test_a_folder_that_cannot_be_made_is_told_and_changes_no_result(suite: Proje
     result.stdout.fnmatch_lines(["the report was not written: cannot make the folder *out*"])
 
 
+def test_a_report_of_several_suites_names_those_of_each_case(project: Project) -> None:
+    over = {"input": POEM, "max_kl": 0.001}
+    project.write_suite("a.divergence.jsonl", over)
+    project.write_suite("b.divergence.jsonl", over, {"input": KNOT, "max_kl": 0.001})
+    suites = ("a.divergence.jsonl", "b.divergence.jsonl")
+
+    project.run(*MODELS, *suites, "--divergence-report-dir=out").assert_outcomes(failed=3)
+
+    folder, _ = written(project)
+    summary = (folder / "summary.md").read_text("utf-8")
+    models, (a, b) = "--model-1 base --model-2 ft", (f"{one}::{case_id(POEM)}" for one in suites)
+    assert set(re.findall("Run it again: `(.*)`", summary)) == {
+        f"pytest b.divergence.jsonl::{case_id(KNOT)} {models}",
+        f"pytest {a} {models} {b}",
+    }
+
+
 def test_each_pair_has_a_report(suite: Project) -> None:
     other = "other.divergence.jsonl"
     for path in list(suite.path.glob("release.*")):
