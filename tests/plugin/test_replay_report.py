@@ -270,6 +270,36 @@ def test_a_folder_that_cannot_be_made_is_told_and_changes_no_result(suite: Proje
     result.stdout.fnmatch_lines(["the report was not written: cannot make the folder *out*"])
 
 
+@pytest.mark.parametrize("models", [MODELS, ()], ids=["beside a named pair", "alone"])
+def test_a_conftests_own_models_are_not_reported_under_other_names(
+    project: Project, models: tuple[str, ...]
+) -> None:
+    project.write(
+        "own/conftest.py",
+        "import pytest\nfrom pytest_divergence import load_model_pair\n"
+        "@pytest.fixture(scope='session')\ndef model_pair(pytestconfig):\n"
+        "    root = pytestconfig.rootpath\n"
+        "    return load_model_pair(str(root / 'ft'), str(root / 'base'))\n",
+    )
+    project.write_suite("own/own.divergence.jsonl", {"input": KNOT, "max_kl": 9.0})
+    project.write_suite(SUITE, {"input": POEM, "max_kl": 9.0})
+
+    suites = ("own/own.divergence.jsonl", *([SUITE] if models else []))
+    result = project.run(*models, *suites, "--divergence-report-dir=out")
+
+    result.assert_outcomes(passed=len(suites))
+    assert (
+        "own/own.divergence.jsonl is in no report: a fixture of yours gives its models, which have "
+        "no names"
+    ) in result.outlines
+    cases = [
+        one.id
+        for path in project.path.glob("out/2*/report.json")
+        for one in load_report(path).cases
+    ]
+    assert cases == ([case_id(POEM)] if models else [])
+
+
 def test_a_report_of_several_suites_names_those_of_each_case(project: Project) -> None:
     over = {"input": POEM, "max_kl": 0.001}
     project.write_suite("a.divergence.jsonl", over)
