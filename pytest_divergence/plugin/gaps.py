@@ -291,7 +291,7 @@ def _left_out(session: DivergenceSession, tally: Tally, *, is_fault: bool) -> It
     """Yield a remark for each suite of which nothing was compared."""
     then = "name only the suites that you mean" if is_fault else IN_CI
     start = "" if is_fault else "warning: "
-    skipped = {session.shown(session.config.rootpath / suite) for suite in tally.skipped_suites}
+    skipped = {session.shown(session.file_of(suite)) for suite in tally.skipped_suites}
     for suites, what in ((tally.emptied, "deselected"), (skipped, "skipped")):
         for suite in sorted(suites):
             text = f"every item of {suite} was {what}, so nothing in it was compared"

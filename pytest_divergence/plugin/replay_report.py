@@ -168,7 +168,7 @@ def write_replay_reports(
     nameless = {suite_of(id_) for id_, entry in entries.items() if entry.is_of_own_pair}
     named = {id_: its for id_, its in items.items() if suite_of(id_) not in nameless}
     lines = [
-        f"{session.shown(session.config.rootpath / suite)} is in no report: a fixture of yours "
+        f"{session.shown(session.file_of(suite))} is in no report: a fixture of yours "
         "gives its models, which have no names"
         for suite in sorted(nameless)
     ]
@@ -186,9 +186,9 @@ def _replays(
     outcomes: Mapping[str, Entry],
 ) -> Iterator[Replay]:
     """Yield the replay of each pair of which anything was recorded."""
-    root, by_pair = session.config.rootpath, dict[Models, list[str]]()
+    by_pair: dict[Models, list[str]] = {}
     for nodeid in sorted(items):
-        models = session.models_for(root / suite_of(nodeid))
+        models = session.models_for(session.file_of(nodeid))
         if models is not None:
             by_pair.setdefault(models, []).append(nodeid)
     for models, its in by_pair.items():
@@ -198,7 +198,7 @@ def _replays(
             yield Replay(
                 models,
                 its,
-                {root / suite_of(nodeid) for nodeid in its},
+                set(map(session.file_of, its)),
                 entries,
                 num_missing=sum(not any(map(_is_end, items[id_])) for id_ in its),
                 seconds=_span(times),
@@ -245,8 +245,8 @@ def _written(session: DivergenceSession, replay: Replay) -> Path:
     write_report(folder / REPORT, report)
     suites: dict[str, list[str]] = {}
     for nodeid in replay.nodeids:
-        path = session.config.rootpath / suite_of(nodeid)
-        suites.setdefault(nodeid.partition("::")[2], []).append(session.shown(path))
+        shown = session.shown(session.file_of(nodeid))
+        suites.setdefault(nodeid.partition("::")[2], []).append(shown)
     write_reports(report, folder, suite=suites, given=shown_settings(session))
     session.config.hook.pytest_divergence_report(config=session.config, report=report)
     return folder / "report.html"

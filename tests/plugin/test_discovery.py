@@ -147,6 +147,17 @@ def test_another_pairs_suite_stays_hidden(project: Project, run: Run) -> None:
     run(".").assert_outcomes()
 
 
+def test_a_models_folder_that_pytest_takes_for_its_root_changes_no_file(
+    project: Project, run: Run
+) -> None:
+    """As `--model-2 /elsewhere/ft` does where the project has no ini file."""
+    result = run(*MODELS, "--rootdir=ft")
+    result.assert_outcomes(passed=2, failed=1)
+    (start,) = (one for one in result.outlines if one.startswith("    pytest "))
+    assert start == f"    pytest {nodeid(own_suite(project), KNOT)} \\"
+    assert "stored cases replayed" not in shown(result)
+
+
 # Replay
 
 
