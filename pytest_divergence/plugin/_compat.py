@@ -35,7 +35,7 @@ def ini_value(config: pytest.Config, name: str) -> Any:
     try:
         return config.getini(name)
     except (TypeError, pytest.UsageError):  # UsageError since 9.2
-        found: Any = getattr(config, "_inicfg", None) or config.inicfg  # type: ignore[attr-defined]
+        found: Any = getattr(config, "_inicfg", None) or config.inicfg
         return found[name].value
 
 
