@@ -69,8 +69,10 @@ def ini_page() -> str:
     ]
     rows.append((code(PAIRS_INI), PAIRS_INI_HELP))
     return (
-        "# Ini keys\n\nKeys of `pytest.ini`, `tox.ini`, `setup.cfg` or `[tool.pytest.ini_options]`"
-        f" in `pyproject.toml`. {PRECEDENCE} Paths in an ini file are relative to its folder.\n\n"
+        "# Ini keys\n\nKeys of `pytest.ini`, `tox.ini`, `setup.cfg`, or of "
+        "`[tool.pytest.ini_options]` in `pyproject.toml` (from pytest 9 on also `[tool.pytest]`, "
+        f"where numbers and booleans need no quotes). {PRECEDENCE} Paths in an ini file are "
+        "relative to its folder.\n\n"
         f"{table(('key', 'meaning'), rows)}"
     )
 

@@ -11,7 +11,7 @@ from pytest_divergence.cli._output import complain, give, say
 from pytest_divergence.cli._project import begun, in_project, pytest_words, require_models
 from pytest_divergence.core.file_names import REPORT
 from pytest_divergence.core.regular_files import read_regular_text
-from pytest_divergence.plugin.items import reason_against
+from pytest_divergence.plugin.gaps import reason_against
 from pytest_divergence.plugin.session import DivergenceSession
 from pytest_divergence.plugin.usage_errors import shown_settings
 from pytest_divergence.reports.terminal import summary_lines

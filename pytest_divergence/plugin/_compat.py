@@ -27,6 +27,18 @@ def parser_of(config: pytest.Config) -> pytest.Parser:
     return config._parser
 
 
+def ini_value(config: pytest.Config, name: str) -> Any:
+    """Return an ini key's value; from `[tool.pytest]`, also one of another type than registered.
+
+    pytest 9 takes no number or boolean there for a text, and no text for a list.
+    """
+    try:
+        return config.getini(name)
+    except (TypeError, pytest.UsageError):  # UsageError since 9.2
+        found: Any = getattr(config, "_inicfg", None) or config.inicfg
+        return found[name].value
+
+
 def configure(config: pytest.Config) -> None:
     """Call `pytest_configure` of all plugins, as a session does when it begins."""
     config._do_configure()

@@ -195,9 +195,9 @@ def _assertion_text(
 
 
 def _rerun(request: pytest.FixtureRequest, session: DivergenceSession, case: Case) -> str:
-    """Return the command for this test; for a named suite's case it also names that case."""
+    """Return the command for this test; for a suite's case it also names that case."""
     suite, nodeid = request.node.stash.get(CASE_SUITE, None), request.node.nodeid
-    if suite is None or session.is_own(suite):
+    if suite is None:
         return rerun(session, nodeid)
     alone = nodeid.replace(with_suite(suite, case.id), case.id)
     return rerun(session, alone, f"{session.shown(suite)}::{case.id}")

@@ -15,7 +15,7 @@ from pytest_divergence.core.setting_names import setting
 from pytest_divergence.core.settings import MetricName
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.core.verdicts import check_bound
-from pytest_divergence.plugin.options import name_of
+from pytest_divergence.plugin.options import BY_FIELD, assignment, name_of
 from pytest_divergence.plugin.session import DivergenceSession
 
 
@@ -69,6 +69,16 @@ def suite_bounds(session: DivergenceSession, path: Path, stored: StoredSuite) ->
         refuse_noise(session, provenance, bound, metric, f"{where}: {name}")
         bounds[case.id] = bound
     return bounds
+
+
+def refuse_shift(session: DivergenceSession, path: Path) -> None:
+    """Raise UsageError if a suite that is compared by texts is given a limit of the shift."""
+    if session.resolved.settings.max_shift is not None:
+        limit = assignment(session.given["max_shift"], BY_FIELD["max_shift"])
+        raise pytest.UsageError(
+            f"{session.shown(path)} is compared by texts alone, so {limit} cannot be judged; leave "
+            "it out"
+        )
 
 
 def _check_quantity(

@@ -35,7 +35,7 @@ from pytest_divergence.plugin.aggregate_items import (
     ShiftItem,
     has_aggregate,
 )
-from pytest_divergence.plugin.bounds import suite_bounds
+from pytest_divergence.plugin.bounds import refuse_shift, suite_bounds
 from pytest_divergence.plugin.items import BehaviourItem, CaseItem, SearchItem, SuiteModule
 from pytest_divergence.plugin.markers import marker_arguments
 from pytest_divergence.plugin.model_pairs import Models, has_own_pair
@@ -89,6 +89,7 @@ class SuiteFile(SuiteModule):
     def _text_items(self, session: DivergenceSession, models: Models) -> list[pytest.Item]:
         """Return the items of a replay on a model that is known by its texts alone."""
         _refuse_rewriting(session, self.stored)
+        refuse_shift(session, self.path)
         if session.plan.process != "worker":
             session.pairs.check(models)
         made, suite = self.stored.provenance, self.stored.suite

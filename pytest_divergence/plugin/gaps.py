@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,6 +28,9 @@ from pytest_divergence.plugin.notes import (
 from pytest_divergence.plugin.options import BY_FIELD, INI, MODELS, PAIRS_INI, assignment
 from pytest_divergence.plugin.session import NO_MODELS, DivergenceSession, is_ci
 
+if TYPE_CHECKING:
+    from pytest_divergence.core.report import Report
+
 RESUMING = {
     "lf": "--lf runs only tests that failed before",
     "stepwise": "--sw continues from the last failure",
@@ -38,6 +41,7 @@ PROMPTS = frozenset({"divergence_case", "hard_prompts", "soft_prompts"})
 FIXTURES = PROMPTS | {"model_pair", "assert_bounded_kl"}
 RAN = f"{PREFIX}ran"
 """Property of the reports of tests with these fixtures: 1 if running counts as a comparison."""
+SEARCH_ITEM = "search"
 JUDGED = ("passed", "failed", "inconclusive")
 NUM_SHOWN = 3
 """Number of paths that a sentence names."""
@@ -179,10 +183,24 @@ def _remarks(session: DivergenceSession, tally: Tally, *, is_green: bool) -> Ite
     if (reason := _why_no_search(session)) is not None:
         mode = assignment(session.given["mode"], BY_FIELD["mode"])
         yield Remark(f"no search ran, though {mode} is given: {reason}", is_fault=True)
+    has_item = any(nodeid.endswith(f"::{SEARCH_ITEM}") for nodeid in tally.planned)
+    if not has_item and session.report is not None and (broken := reason_against(session.report)):
+        yield Remark(broken, is_fault=True)
     if asked is not None and _resumed(session) is None:
         yield from _left_out(session, tally, is_fault=asked[1])
     for pair in sorted(tally.twins):
         yield _same_model(session, *pair)
+
+
+def reason_against(report: Report) -> str | None:
+    """Return why a search says nothing about the models; None if it is complete."""
+    reasons = []
+    if report.run.status != "complete":
+        reasons.append("it stopped before it was complete")
+    if report.leads is None:
+        reasons.append("its leads were not judged")
+    reasons += [f"{error.where}: {safe_line(error.message)}" for error in report.errors]
+    return f"the search cannot vouch for the models: {'; '.join(reasons)}" if reasons else None
 
 
 def _asked(session: DivergenceSession, tally: Tally) -> tuple[str, bool] | None:
@@ -273,7 +291,7 @@ def _left_out(session: DivergenceSession, tally: Tally, *, is_fault: bool) -> It
     """Yield a remark for each suite of which nothing was compared."""
     then = "name only the suites that you mean" if is_fault else IN_CI
     start = "" if is_fault else "warning: "
-    skipped = {session.shown(session.config.rootpath / suite) for suite in tally.skipped_suites}
+    skipped = {session.shown(session.file_of(suite)) for suite in tally.skipped_suites}
     for suites, what in ((tally.emptied, "deselected"), (skipped, "skipped")):
         for suite in sorted(suites):
             text = f"every item of {suite} was {what}, so nothing in it was compared"

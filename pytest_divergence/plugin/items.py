@@ -17,12 +17,12 @@ from pytest_divergence.core.behaviours import Behaviour, Retelling
 from pytest_divergence.core.cases import Case, Completions, Measurement
 from pytest_divergence.core.redaction import redacted_behaviour
 from pytest_divergence.core.report import Report, TokenComparison
-from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.suites import StoredSuite
 from pytest_divergence.core.verdicts import judge
 from pytest_divergence.plugin._compat import FixtureInfo, fixture_info
 from pytest_divergence.plugin.bounds import noise_floor_of
 from pytest_divergence.plugin.extensions import own_pair
+from pytest_divergence.plugin.gaps import SEARCH_ITEM, reason_against
 from pytest_divergence.plugin.model_pairs import has_own_pair
 from pytest_divergence.plugin.notes import note
 from pytest_divergence.plugin.reference_check import ReferenceCheck
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from pytest_divergence.models.pair import ModelPair
     from pytest_divergence.plugin.replay import SuiteReplay
 
-SEARCH_ITEM = "search"
 GONE = "the candidate no longer shows it"
 
 
@@ -322,17 +321,6 @@ class SearchItem(SuiteItem):
         sentence = search_sentence(self.report)
         note(self, verdict="passed", search=sentence)
         self.add_report_section("call", "divergence", sentence)
-
-
-def reason_against(report: Report) -> str | None:
-    """Return why a search says nothing about the models; None if it is complete."""
-    reasons = []
-    if report.run.status != "complete":
-        reasons.append("it stopped before it was complete")
-    if report.leads is None:
-        reasons.append("its leads were not judged")
-    reasons += [f"{error.where}: {safe_line(error.message)}" for error in report.errors]
-    return f"the search cannot vouch for the models: {'; '.join(reasons)}" if reasons else None
 
 
 def search_sentence(report: Report) -> str:

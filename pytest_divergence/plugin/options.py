@@ -13,13 +13,14 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from pytest_divergence.core.safe_text import public_value
 from pytest_divergence.core.setting_descriptions import DESCRIPTIONS, Description
 from pytest_divergence.models.locations import location_and_options
-from pytest_divergence.plugin._compat import parser_of, taken_flags
+from pytest_divergence.plugin._compat import ini_value, parser_of, taken_flags
 
 NO_ALIASES_VARIABLE = "PYTEST_DIVERGENCE_NO_ALIASES"
 """If set to anything, `--model-1` and `--model-2` are left to another plugin."""
@@ -105,7 +106,8 @@ def add_options(parser: pytest.Parser) -> None:
         group.addoption(*sorted(flags), dest=option.ini, default=None, **option.argument)
         if option.is_of_user:
             continue
-        parser.addini(option.ini, f"same as {option.flag}", type="string", default=None)
+        kind: Literal["linelist", "string"] = "linelist" if option.is_repeatable else "string"
+        parser.addini(option.ini, f"same as {option.flag}", type=kind, default=None)
     parser.addini(PAIRS_INI, PAIRS_INI_HELP, type="linelist", default=[])
 
 
@@ -128,7 +130,7 @@ def given(config: pytest.Config) -> dict[str, RawOption]:
     found = {}
     for option in OPTIONS:
         on_command_line = config.getoption(option.ini)
-        in_ini = None if option.is_of_user else config.getini(option.ini)
+        in_ini = "" if option.is_of_user else _text(ini_value(config, option.ini))
         if on_command_line is not None:
             lines = [on_command_line] if isinstance(on_command_line, str) else on_command_line
             found[option.field] = RawOption("\n".join(lines), COMMAND_LINE)
@@ -137,6 +139,15 @@ def given(config: pytest.Config) -> dict[str, RawOption]:
         elif in_ini:
             found[option.field] = RawOption(in_ini, INI)
     return found
+
+
+def _text(value: object) -> str:
+    """Return the text of an ini file's value: of a list, an element a line."""
+    if isinstance(value, list):
+        return "\n".join(map(_text, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
 
 
 def is_said_by_user(config: pytest.Config, entry: RawOption) -> bool:

@@ -7,7 +7,7 @@ report per pair; measures nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,7 +38,7 @@ from pytest_divergence.core.report import (
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.core.token_statistics import TokenStatistics
 from pytest_divergence.plugin.gaps import suite_of, tally_of
-from pytest_divergence.plugin.model_pairs import Models
+from pytest_divergence.plugin.model_pairs import Models, has_own_pair
 from pytest_divergence.plugin.notes import ENTRY, SENT, note
 from pytest_divergence.plugin.session import DivergenceSession, of
 from pytest_divergence.plugin.usage_errors import error_text, shown_settings
@@ -62,6 +62,8 @@ class Entry(Record):
     case: ReportCase | None = None
     behaviour: Behaviour | None = None
     """A behaviour that the candidate still shows."""
+    is_of_own_pair: bool = False
+    """Whether a fixture of the user's gives its models, so that they have no names."""
     tokens: TokenStatistics | None = None
     """Divergence at single tokens of the suite's control rows."""
     check: Check | None = None
@@ -133,7 +135,8 @@ def keep_tokens(item: pytest.Item, found: TokenStatistics | None) -> None:
 
 def _keep(item: pytest.Item, **what: Any) -> None:
     if is_on(of(item.config)):
-        item.stash[ENTRY] = item.stash.get(ENTRY, Entry()).model_copy(update=what)
+        entry = item.stash.get(ENTRY, Entry(is_of_own_pair=has_own_pair(item)))
+        item.stash[ENTRY] = entry.model_copy(update=what)
 
 
 @dataclass(frozen=True)
@@ -141,10 +144,10 @@ class Replay:
     """The items of one pair's suites, and their outcomes."""
 
     models: Models
+    nodeids: Sequence[str]
     suites: set[Path]
     entries: Sequence[Entry]
     """Outcomes of the items that ended and were not skipped."""
-    num_items: int
     num_missing: int
     """Items that did not run to their end."""
     seconds: float
@@ -154,11 +157,22 @@ class Replay:
 def write_replay_reports(
     session: DivergenceSession, reports: Sequence[pytest.TestReport]
 ) -> list[str]:
-    """Write a report for each pair; return a line on where it is, or why there is none."""
+    """Write a report for each named pair; return lines on where it is, or why there is none."""
     if session.plan.process == "worker" or not is_on(session):  # its controller writes
         return []
-    lines = []
-    for replay in _replays(session, reports):
+    items: dict[str, list[pytest.TestReport]] = {id_: [] for id_ in tally_of(session).planned}
+    for report in reports:
+        if suite_of(report.nodeid):
+            items.setdefault(report.nodeid, []).append(report)
+    entries = {id_: entry for id_, its in items.items() if (entry := _entry(id_, its)) is not None}
+    nameless = {suite_of(id_) for id_, entry in entries.items() if entry.is_of_own_pair}
+    named = {id_: its for id_, its in items.items() if suite_of(id_) not in nameless}
+    lines = [
+        f"{session.shown(session.file_of(suite))} is in no report: a fixture of yours "
+        "gives its models, which have no names"
+        for suite in sorted(nameless)
+    ]
+    for replay in _replays(session, named, entries):
         try:
             lines.append(f"report: {session.shown(_written(session, replay))}")
         except DivergenceError as error:
@@ -166,29 +180,39 @@ def write_replay_reports(
     return lines
 
 
-def _replays(session: DivergenceSession, reports: Sequence[pytest.TestReport]) -> Iterator[Replay]:
+def _replays(
+    session: DivergenceSession,
+    items: Mapping[str, Sequence[pytest.TestReport]],
+    outcomes: Mapping[str, Entry],
+) -> Iterator[Replay]:
     """Yield the replay of each pair of which anything was recorded."""
-    items: dict[str, list[pytest.TestReport]] = {id_: [] for id_ in tally_of(session).planned}
-    for report in reports:
-        if suite_of(report.nodeid):
-            items.setdefault(report.nodeid, []).append(report)
-    root, by_pair = session.config.rootpath, dict[Models, list[str]]()
+    by_pair: dict[Models, list[str]] = {}
     for nodeid in sorted(items):
-        models = session.models_for(root / suite_of(nodeid))
-        if models is not None:  # a conftest's own pair has no names
+        models = session.models_for(session.file_of(nodeid))
+        if models is not None:
             by_pair.setdefault(models, []).append(nodeid)
     for models, its in by_pair.items():
-        entries = [entry for id_ in its if (entry := _entry(id_, items[id_])) is not None]
+        entries = [outcomes[id_] for id_ in its if id_ in outcomes]
         times = [(ran.start, ran.stop) for id_ in its for ran in items[id_] if ran.start]
         if entries:
             yield Replay(
                 models,
-                {root / suite_of(nodeid) for nodeid in its},
+                its,
+                set(map(session.file_of, its)),
                 entries,
-                num_items=len(its),
                 num_missing=sum(not any(map(_is_end, items[id_])) for id_ in its),
-                seconds=max(stop for _, stop in times) - min(start for start, _ in times),
+                seconds=_span(times),
             )
+
+
+def _span(times: Sequence[tuple[float, float]]) -> float:
+    """Return the seconds from the first start to the last stop; 0 for no times.
+
+    pytest-xdist gives the item that killed a worker no start, and that may be the only item.
+    """
+    if not times:
+        return 0.0
+    return max(stop for _, stop in times) - min(start for start, _ in times)
 
 
 def _entry(nodeid: str, reports: Sequence[pytest.TestReport]) -> Entry | None:
@@ -219,8 +243,11 @@ def _written(session: DivergenceSession, replay: Replay) -> Path:
     report = _report(session, replay, folder.name)
     report = redacted(report) if session.is_redacted else report
     write_report(folder / REPORT, report)
-    suite = session.shown(*replay.suites) if len(replay.suites) == 1 else None
-    write_reports(report, folder, suite=suite, given=shown_settings(session))
+    suites: dict[str, list[str]] = {}
+    for nodeid in replay.nodeids:
+        shown = session.shown(session.file_of(nodeid))
+        suites.setdefault(nodeid.partition("::")[2], []).append(shown)
+    write_reports(report, folder, suite=suites, given=shown_settings(session))
     session.config.hook.pytest_divergence_report(config=session.config, report=report)
     return folder / "report.html"
 
@@ -237,7 +264,7 @@ def _report(session: DivergenceSession, replay: Replay, run_id: str) -> Report:
     dtype, device = next((entry.measured_in for entry in entries if entry.measured_in), stored_in)
     run = Run(id=run_id, mode="replay", status="complete")
     if replay.num_missing:
-        reason = f"{replay.num_missing} of {number_of(replay.num_items, 'item')} did not run"
+        reason = f"{replay.num_missing} of {number_of(len(replay.nodeids), 'item')} did not run"
         run = Run(id=run_id, mode="replay", status="incomplete", reason=reason)
     found = Report(
         run=run,

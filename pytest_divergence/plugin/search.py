@@ -30,7 +30,7 @@ from pytest_divergence.discovery.progress import Listener
 from pytest_divergence.discovery.run import SearchOutcome, search
 from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.discovery.strategies.protocol import Strategy
-from pytest_divergence.plugin.bounds import suite_bounds
+from pytest_divergence.plugin.bounds import refuse_shift, suite_bounds
 from pytest_divergence.plugin.collection import nothing_to_replay
 from pytest_divergence.plugin.extensions import change_cases, merged
 from pytest_divergence.plugin.loaded_pairs import patient_warnings
@@ -211,7 +211,10 @@ def _validate_suites(session: DivergenceSession) -> None:
     """
     with usage_errors(session):
         for path in session.plan.suites:
-            suite_bounds(session, path, read_suite(path))
-            models = session.models_for(path)
+            stored, models = read_suite(path), session.models_for(path)
+            if models is not None and models.is_text_only:
+                refuse_shift(session, path)
+            else:
+                suite_bounds(session, path, stored)
             if models is not None and not session.outcome:
                 session.pairs.check(models)

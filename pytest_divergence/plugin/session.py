@@ -344,6 +344,16 @@ class DivergenceSession:
         except ValueError:  # another drive
             return str(path)
 
+    def file_of(self, nodeid: str) -> Path:
+        """Return the file of a test's or suite's node id.
+
+        Node ids are relative to pytest's root folder, but where pytest takes a model's folder
+        elsewhere for that (see `root`), to the folder in which it was started.
+        """
+        start, found = self.config.invocation_params.dir, self.config.rootpath
+        is_below = self.has_paths or start.is_relative_to(found)
+        return (found if is_below else start) / nodeid.partition("::")[0]
+
     # The pair
 
     @cached_property

@@ -93,8 +93,7 @@ def _failed_by_kind(reports: Sequence[pytest.TestReport]) -> dict[str, int]:
 
 def _is_of_search(session: DivergenceSession, report: pytest.TestReport) -> bool:
     """Whether a report is about this session's search, whose own lines cover it."""
-    file = session.config.rootpath / report.nodeid.partition("::")[0]
-    return session.report is not None and file == session.own_suite
+    return session.report is not None and session.file_of(report.nodeid) == session.own_suite
 
 
 def _skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
@@ -229,8 +228,8 @@ def _by_suite(reports: Sequence[pytest.TestReport], name: str) -> dict[str, str]
 
 def rerun(session: DivergenceSession, nodeid: str, *more: str) -> str:
     """Return the command that runs a test again as in this session."""
-    file, separator, test = nodeid.partition("::")
-    target = session.shown(session.config.rootpath / file) + separator + test
+    _, separator, test = nodeid.partition("::")
+    target = session.shown(session.file_of(nodeid)) + separator + test
     return wording.rerun_command(target, shown_settings(session), *more)
 
 

@@ -74,7 +74,7 @@ class Earlier:
 def render_html(
     report: Report,
     *,
-    suite: str | None = None,
+    suite: wording.Suite = None,
     given: Mapping[str, object] | None = None,
     earlier: Earlier | None = None,
 ) -> str:
@@ -99,7 +99,7 @@ def render_html(
             notes=_notes(report),
             counted_in=counted_in,
             training_rows=training_rows,
-            accept=lambda behaviour: wording.accept_command(behaviour.id, suite or "SUITE"),
+            accept=lambda behaviour: wording.accept_command(behaviour.id, suite),
             cases=cases,
             apart=wording.set_apart(report),
             is_of_texts=wording.is_of_texts(report),

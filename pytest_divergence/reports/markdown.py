@@ -35,7 +35,7 @@ MAX_CASES = 20
 
 
 def render_markdown(
-    report: Report, *, suite: str | None = None, given: Mapping[str, object] | None = None
+    report: Report, *, suite: wording.Suite = None, given: Mapping[str, object] | None = None
 ) -> str:
     """Return the run in Markdown; its commands name `suite` and repeat the settings `given`."""
     sections = (
@@ -182,7 +182,7 @@ def _case_cells(case: ReportCase) -> tuple[str, ...]:
 
 
 def _failed_cases(
-    report: Report, suite: str | None, given: Mapping[str, object] | None
+    report: Report, suite: wording.Suite, given: Mapping[str, object] | None
 ) -> Iterator[str]:
     over = wording.failed(report)
     if over:

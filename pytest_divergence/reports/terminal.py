@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 
 from pytest_divergence.core.behaviours import Behaviour
+from pytest_divergence.core.file_names import LATEST
 from pytest_divergence.core.quantities import number_of
 from pytest_divergence.core.report import Report, ReportCase
 from pytest_divergence.core.safe_text import printable_lines, visible
@@ -251,8 +253,9 @@ def _steps(
         accept = shlex.join(["pytest-divergence", "accept", behaviour.id])
         yield from command("accept", accept, width=width, indent="")
     if tested := wording.asserted(report):
-        keep = f"pytest-divergence promote latest {EXAMPLE_SUITE}"
-        yield f"keep:   {keep}"
+        # Another command does not know a folder that only this one was given.
+        run = str(PurePath(report_path).parent) if "report_dir" in (given or {}) else LATEST
+        yield f"keep:   {shlex.join(['pytest-divergence', 'promote', run, EXAMPLE_SUITE])}"
         if verbosity > 0:
             yield f"suite:  {visible(suite)}"
             rerun = wording.case_command(report, tested[0].id, suite, given)

@@ -49,6 +49,8 @@ REPEATED = (
 REPEATABLE = {description.field for description in DESCRIPTIONS if description.is_repeatable}
 """Settings whose text has a value a line."""
 ENOUGH_POWER = 0.8
+Suite = str | Mapping[str, Sequence[str]] | None
+"""The path of a report's suite, or of the suites of each case and behaviour by its id."""
 STYLE_TITLE = "How it answers"
 """Title of the block of style changes."""
 
@@ -320,9 +322,10 @@ def effort_by_kind(report: Report) -> str | None:
     )
 
 
-def accept_command(behaviour_id: str, suite: str) -> str:
+def accept_command(behaviour_id: str, suite: Suite) -> str:
     """The command that marks a behaviour as intended."""
-    return shlex.join(["pytest-divergence", "accept", behaviour_id, suite])
+    path = next(iter(_suites_of(behaviour_id, suite)), "SUITE")
+    return shlex.join(["pytest-divergence", "accept", behaviour_id, path])
 
 
 def rerun_command(target: str | None, given: Mapping[str, object], *more: str) -> str:
@@ -335,16 +338,24 @@ def rerun_command(target: str | None, given: Mapping[str, object], *more: str) -
 
 
 def case_command(
-    report: Report, case_id: str, suite: str | None, given: Mapping[str, object] | None = None
+    report: Report, case_id: str, suite: Suite, given: Mapping[str, object] | None = None
 ) -> str:
     """Return the command that tests one case again, in `suite` or the search's own.
 
     It repeats the settings `given`, by field, or without them those of the report.
     """
     given = _changed_settings(report) if given is None else given
-    if suite is None:
+    if not (suites := _suites_of(case_id, suite)):
         return rerun_command(None, given, "-k", case_id)
-    return rerun_command(f"{suite}::{case_id}", given)
+    first, *others = (f"{path}::{case_id}" for path in suites)
+    return rerun_command(first, given, *others)
+
+
+def _suites_of(id_: str, suite: Suite) -> Sequence[str]:
+    """Return the paths of the suites that hold a case or behaviour; none if they are unknown."""
+    if suite is None or isinstance(suite, str):
+        return [suite] if suite else []
+    return suite.get(id_, [])
 
 
 def _most(share: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -44,6 +45,19 @@ def test_the_summary_is_a_sessions_and_findings_are_no_failure(
     assert done.stderr == "divergence: looking\n"
     assert searches(project) == ["search of ft"]
     assert (project.path / ".divergence/reports/latest/report.html").is_file()
+
+
+def test_cases_are_kept_of_this_run_wherever_its_report_is(
+    project: Project, command: Command
+) -> None:
+    command("discover", "--model-1=base", "--model-2=adapter", **FAKE_SEARCH)
+    done = command("discover", *MODELS, "--report-dir=out", **FAKE_SEARCH)
+
+    keep = done.stdout.splitlines()[-1]
+    assert keep == "keep:   pytest-divergence promote out/run tests/release.divergence.jsonl"
+    (project.path / "tests").mkdir()
+    kept = command(*shlex.split(keep)[2:])
+    assert "--model-1 base --model-2 ft" in kept.stdout, kept.stderr
 
 
 def test_the_project_decides_as_it_does_for_pytest(project: Project, command: Command) -> None:

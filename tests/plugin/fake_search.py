@@ -75,7 +75,8 @@ def search(
     cases = [_case(prompt, kl) for prompt, kl in FOUND.items()]
     modify_cases(cases)
     behaviours = [ZEPHYR] if ending == "behaviour" else []
-    folder = DivergenceFolder(root)
+    moved = Path(settings.report_dir) if settings.report_dir is not None else None
+    folder = DivergenceFolder(root, report_dir=moved)
     report_dir = folder.new_report_dir("run")
     report = _report(settings, cases, ending).model_copy(update={"behaviours": behaviours})
     write_report(report_dir / "report.json", report)

@@ -5,13 +5,14 @@ The search itself is a fake here (`fake_search`); the real one is in `test_searc
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.file_names import suite_path
-from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, shown
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, block, nodeid, shown
 
 INI = "[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n"
 UNIT_TEST = "def test_addition(): assert 1 + 1 == 2\n"
@@ -146,6 +147,17 @@ def test_another_pairs_suite_stays_hidden(project: Project, run: Run) -> None:
     run(".").assert_outcomes()
 
 
+def test_a_models_folder_that_pytest_takes_for_its_root_changes_no_file(
+    project: Project, run: Run
+) -> None:
+    """As `--model-2 /elsewhere/ft` does where the project has no ini file."""
+    result = run(*MODELS, "--rootdir=ft")
+    result.assert_outcomes(passed=2, failed=1)
+    (start,) = (one for one in result.outlines if one.startswith("    pytest "))
+    assert start == f"    pytest {nodeid(own_suite(project), KNOT)} \\"
+    assert "stored cases replayed" not in shown(result)
+
+
 # Replay
 
 
@@ -191,6 +203,24 @@ def test_named_suites_are_what_divergence_case_stands_for(project: Project, run:
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines([f"test_cases.py::test_case[[]{case_id(KNOT)}[]] PASSED*"])
     assert searches(project) == []
+
+
+def test_a_test_that_fails_on_a_case_is_run_again_without_a_search(
+    project: Project, run: Run
+) -> None:
+    project.write(
+        "test_own.py",
+        "def test_own(divergence_case, assert_bounded_kl):\n"
+        "    assert_bounded_kl(divergence_case, max_kl=0.001)\n",
+    )
+    result = run(*MODELS, "test_own.py", "-k", KNOT.split()[-1].strip("?"))
+    result.assert_outcomes(failed=1, deselected=1)
+    words = shlex.split(" ".join(block(result, "  rerun:", 4)[1:]).replace("\\", " "))
+    again = run(*words[1:], "-v")
+
+    assert searches(project) == ["search of ft"]
+    again.assert_outcomes(failed=2)
+    again.stdout.fnmatch_lines([f"test_own.py::test_own[[]{case_id(KNOT)}[]] FAILED*"])
 
 
 # What goes wrong
@@ -275,6 +305,23 @@ def test_a_search_that_did_not_see_everything_is_an_error(
     assert "Exit code 1 means" not in shown(result), "the search broke, too"
     page = (project.path / ".divergence/reports/run/report.html").read_text("utf-8")
     assert "Exit code 1 means" not in page
+
+
+@pytest.mark.parametrize("arguments", [("test_own.py",), ("--divergence-builtin-suite=off",)])
+def test_such_a_search_fails_the_session_without_its_item_too(
+    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("FAKE_SEARCH", "errors")
+    project.write(
+        "test_own.py",
+        "def test_own(divergence_case, assert_bounded_kl):\n"
+        "    assert_bounded_kl(divergence_case, max_kl=9.0)\n",
+    )
+    result = run(*MODELS, *arguments)
+    result.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    said = 'divergence: the search cannot vouch for the models: soft_prompt: "broke"'
+    assert result.outlines[-1] == said
 
 
 def test_the_search_item_says_what_its_tests_would_confirm(project: Project, run: Run) -> None:

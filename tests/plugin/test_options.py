@@ -334,3 +334,36 @@ def test_a_path_in_the_ini_file_holds_from_every_folder(
         project.pytester.parseconfigure("-p", "divergence")
     ).settings
     assert (settings.model_1, settings.model_2) == ("../base", "../ft")
+
+
+# Values of a TOML file
+
+
+VALUES = """
+divergence_max_kl = 0.5
+divergence_seed = 0
+divergence_redact = true
+divergence_template_arg = ["today=1 May", "thinking=false"]
+"""
+
+
+@pytest.mark.parametrize("table", ["tool.pytest", "tool.pytest.ini_options"])
+def test_a_toml_file_gives_numbers_booleans_and_lists(project: Project, table: str) -> None:
+    if table == "tool.pytest" and pytest.version_tuple < (9,):
+        pytest.skip("pytest reads [tool.pytest] from 9.0 on")
+    project.pytester.makepyprojecttoml(f"[{table}]{VALUES}")
+    project.write("test_unit.py", "def test_unit(): pass\n")
+    project.write(
+        "conftest.py",
+        "import pytest\n"
+        "from pytest_divergence.plugin import session_of\n"
+        "@pytest.fixture(autouse=True)\n"
+        "def shown(request):\n"
+        "    found = session_of(request.config).resolved.settings\n"
+        "    print(found.max_kl, found.seed, found.redact, found.template_arg)\n",
+    )
+
+    result = project.run("-s")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*0.5 0 True {'today': '1 May', 'thinking': False}*"])

@@ -215,6 +215,19 @@ def test_what_a_killed_worker_had_sent_is_kept(suite: Project, restarts: str) ->
     assert report.verdict_counts == ({"failed": 1} if is_whole else {})
 
 
+def test_a_worker_killed_before_its_first_result_leaves_a_report(suite: Project) -> None:
+    suite.write("conftest.py", "import os\ndef pytest_runtest_setup():\n    os._exit(1)\n")
+
+    result = suite.run_forked(*REPLAY, "-p", "xdist", "-n1", "--max-worker-restart=0")
+
+    assert "Traceback" not in shown(result)
+    _, report = written(suite)
+    assert [(check.name, check.verdict) for check in report.checks] == [
+        (f"{SUITE}::aggregate", "error")
+    ]
+    assert (report.run.status, report.effort.seconds) == ("incomplete", 0.0)
+
+
 # Workers
 
 
@@ -255,6 +268,53 @@ def test_a_folder_that_cannot_be_made_is_told_and_changes_no_result(suite: Proje
 
     result.assert_outcomes(failed=1, passed=2, warnings=1)
     result.stdout.fnmatch_lines(["the report was not written: cannot make the folder *out*"])
+
+
+@pytest.mark.parametrize("models", [MODELS, ()], ids=["beside a named pair", "alone"])
+def test_a_conftests_own_models_are_not_reported_under_other_names(
+    project: Project, models: tuple[str, ...]
+) -> None:
+    project.write(
+        "own/conftest.py",
+        "import pytest\nfrom pytest_divergence import load_model_pair\n"
+        "@pytest.fixture(scope='session')\ndef model_pair(pytestconfig):\n"
+        "    root = pytestconfig.rootpath\n"
+        "    return load_model_pair(str(root / 'ft'), str(root / 'base'))\n",
+    )
+    project.write_suite("own/own.divergence.jsonl", {"input": KNOT, "max_kl": 9.0})
+    project.write_suite(SUITE, {"input": POEM, "max_kl": 9.0})
+
+    suites = ("own/own.divergence.jsonl", *([SUITE] if models else []))
+    result = project.run(*models, *suites, "--divergence-report-dir=out")
+
+    result.assert_outcomes(passed=len(suites))
+    assert (
+        "own/own.divergence.jsonl is in no report: a fixture of yours gives its models, which have "
+        "no names"
+    ) in result.outlines
+    cases = [
+        one.id
+        for path in project.path.glob("out/2*/report.json")
+        for one in load_report(path).cases
+    ]
+    assert cases == ([case_id(POEM)] if models else [])
+
+
+def test_a_report_of_several_suites_names_those_of_each_case(project: Project) -> None:
+    over = {"input": POEM, "max_kl": 0.001}
+    project.write_suite("a.divergence.jsonl", over)
+    project.write_suite("b.divergence.jsonl", over, {"input": KNOT, "max_kl": 0.001})
+    suites = ("a.divergence.jsonl", "b.divergence.jsonl")
+
+    project.run(*MODELS, *suites, "--divergence-report-dir=out").assert_outcomes(failed=3)
+
+    folder, _ = written(project)
+    summary = (folder / "summary.md").read_text("utf-8")
+    models, (a, b) = "--model-1 base --model-2 ft", (f"{one}::{case_id(POEM)}" for one in suites)
+    assert set(re.findall("Run it again: `(.*)`", summary)) == {
+        f"pytest b.divergence.jsonl::{case_id(KNOT)} {models}",
+        f"pytest {a} {models} {b}",
+    }
 
 
 def test_each_pair_has_a_report(suite: Project) -> None:

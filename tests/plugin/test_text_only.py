@@ -136,6 +136,31 @@ def test_what_is_measured_in_nats_is_refused_in_one_sentence(
     assert "search the weights themselves" in text_of(searched)
 
 
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n1")], ids=["alone", "workers"])
+def test_a_limit_of_the_typical_shift_is_refused(served: Project, workers: tuple[str, ...]) -> None:
+    run = served.run_forked if workers else served.run
+    limit = "--divergence-max-shift=0.5"
+    result = run(SUITE, "--model-1=ft", "--model-2=openai:http://127.0.0.1:9", limit, *workers)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert (
+        f"{SUITE} is compared by texts alone, so {limit} cannot be judged; leave it out"
+    ) in text_of(result)
+
+
+def test_a_suite_without_bounds_is_compared_by_workers_too(served: Project, ft_server: str) -> None:
+    suite = served.path / SUITE
+    for path in served.path.glob("served.*.json*"):
+        if path != suite:
+            path.unlink()
+    served.write_suite(SUITE, {"input": KNOT})
+    result = served.run_forked(
+        SUITE, "--model-1=ft", f"--model-2=openai:{ft_server}", "-p", "xdist", "-n1"
+    )
+
+    result.assert_outcomes(passed=2)
+
+
 # Servers that cannot be believed
 
 
