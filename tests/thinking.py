@@ -43,6 +43,8 @@ SILENT = (
 """Thinks unless `enable_thinking` is false, and shows its marks nowhere else."""
 OPENED = f"{_DROPS}{_PAST}{_BEGIN}{{{{- '<think>\\n' -}}}}{{%- endif -%}}"
 """Always thinks: the prompt opens the thoughts, and nothing closes them."""
+OPENED_ALONE = SILENT.partition("{%- if not enable_thinking")[0] + "{{- '<think>' -}}{%- endif -%}"
+"""Always thinks, and shows its marks nowhere else: Olmo 3 Think."""
 TOLD = (
     "{%- if enable_thinking or thinking -%}"
     "{{- '<|im_start|>system\\nThink first.<|im_end|>\\n' -}}{%- endif -%}"

@@ -291,6 +291,22 @@ def template_owner(
     return next(filter(template_of, having), None)
 
 
+def check_takes_text(chat: ChatFormat, choice: str) -> None:
+    """Raise `ModelLoadError` if the template leaves out what the user says.
+
+    `choice` is the user's value of the option.
+    """
+    try:
+        first, second = map(chat.template_ids, PROBES)
+    except DivergenceError:  # a template may refuse any conversation; prompts show that soon enough
+        return
+    if first == second:
+        raise ModelLoadError(
+            f"{setting('chat_template')}={choice}: the template leaves out the user's text; it may "
+            "want a list of parts in its place, so give another template, or none"
+        )
+
+
 def check_system_prompt(chat: ChatFormat, choice: str) -> None:
     """Raise `ModelLoadError` if the template refuses or ignores the system prompt.
 

@@ -18,6 +18,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrain
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.setting_names import setting
+from pytest_divergence.models.config_values import largest
 from pytest_divergence.models.folder_files import weight_files
 
 DTYPES = {
@@ -102,7 +103,7 @@ def default_dtype(folder: Path | None, device: torch.device) -> torch.dtype:
 
 def has_attention(config: PreTrainedConfig) -> bool:
     """Whether any layer has attention; of Mamba, RWKV and xLSTM none has."""
-    return hasattr(config.get_text_config(), "num_attention_heads")
+    return largest(config.get_text_config(), "num_attention_heads") is not None
 
 
 def class_without_sdpa(config: PreTrainedConfig) -> str | None:

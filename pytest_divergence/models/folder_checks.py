@@ -72,7 +72,7 @@ def check_all_is_loaded(
 ) -> None:
     """Raise `ModelLoadError` if transformers left weights out, or initialised any at random.
 
-    Modules in `parts_left_out` are left out on purpose: they take in no text.
+    Modules in `parts_left_out` are left out on purpose: they take in no text, or no answer.
 
     It only logs that. Random weights would be compared, and weights that it left out (a reward
     model's head, layers after the last) are part of the model that was named. Weights that an

@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.core.files import file_lock, user_cache, user_cache_path
 from pytest_divergence.core.safe_text import safe_line
+from pytest_divergence.models.config_values import values_of
 from pytest_divergence.models.fingerprints import file_digest, text_digest, tokenizer_digest
 from pytest_divergence.models.folder_checks import check_all_is_loaded
-from pytest_divergence.models.tokenizers import num_tokens
+from pytest_divergence.models.tokenizers import num_tokens, read_tokenizer
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
 LOCK_SECONDS = 3600.0
@@ -138,9 +139,8 @@ def convert_gguf(
         )
         loaded, info = found
         check_all_is_loaded(info, what=str(packed))
-        tokenizer = AutoTokenizer.from_pretrained(
-            like or partial, **(LOCAL if like is not None else packed_in)
-        )
+        form = {"gguf_file": packed_in["gguf_file"]} if like is None else {}
+        tokenizer = read_tokenizer(like or partial, **form)
         tokenizer.add_tokens(list(added))
         # A model read from GGUF refuses save_pretrained, so its weights move into a plain one.
         config = loaded.config
@@ -180,12 +180,13 @@ def _folder_name(path: Path, like: Path | None) -> str:
 
 def _complete(own: Any, stated: dict[str, Any], other: Any) -> Any:
     """The other model's config with all `stated` numbers; the file's config if shapes differ."""
-    if any(getattr(own, name, None) != getattr(other, name, None) for name in SHAPE):
+    other = other.get_text_config()  # the file holds no other part
+    if any(values_of(own, name) != values_of(other, name) for name in SHAPE):
         return own
     for name, value in stated.items():
         # Ids of tokens are those of the other model's tokenizer.
         is_number = isinstance(value, int | float) and not name.endswith("_token_id")
-        if is_number and hasattr(other, name):
+        if is_number and len(values_of(other, name)) == 1 and hasattr(other, name):
             setattr(other, name, _more_precise(value, getattr(other, name)))
     return other
 
@@ -222,8 +223,11 @@ def _more_precise(value: Any, known: Any) -> Any:
 def _added_tokens(tokens: tuple[str, ...], like: Path, *, role: str) -> list[str]:
     """The tokens of a file after those that the other model knows, which must be the same."""
     with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(like, **LOCAL)
+        tokenizer = read_tokenizer(like)
+    special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     for token, token_id in tokenizer.get_vocab().items():
+        if token_id >= len(tokens) and token_id in special:
+            continue  # of another kind of input, as Gemma 3's of images, which a converter drops
         found = tokens[token_id] if token_id < len(tokens) else "none"
         if found.replace(SPACE, " ") != token.replace(SPACE, " "):
             raise TokenizerMismatchError(

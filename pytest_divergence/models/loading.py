@@ -128,6 +128,7 @@ def load_pair(plan: LoadPlan, context: LoadContext) -> ModelPair:
         chat.tokenizer,
         adapters=adapters,
         known_tokens=(num_tokens(tokenizer), num_tokens(other_tokenizer or tokenizer)),
+        has_two_tokenizers=other_tokenizer is not None,
         chat=chat,
         identities=plan.identities if plan.is_known else None,
         say=say,
@@ -265,9 +266,8 @@ def _load_model(
             **options,
         )
         model: PreTrainedModel = found[0] if options else found[0].to(place.device)
-    check_all_is_loaded(
-        found[1], what=f"{side.role}: {side.spec}", parts_left_out=side.parts_left_out
-    )
+    left_out = side.parts_left_out + side.layers_left_out
+    check_all_is_loaded(found[1], what=f"{side.role}: {side.spec}", parts_left_out=left_out)
     return model
 
 

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig
 
 from pytest_divergence.models.adapter_checks import PREFIX
+from pytest_divergence.models.config_values import largest
 from pytest_divergence.models.devices import has_attention
 from pytest_divergence.models.folder_files import weight_files
 from pytest_divergence.models.text_models import is_in_part
@@ -59,23 +60,19 @@ class ModelSize:
 def model_size(config: PreTrainedConfig) -> ModelSize:
     """Sizes by a model's config; where layers differ, those of the largest."""
     text: Any = config.get_text_config()
-    hidden = text.hidden_size
+    hidden = largest(text, "hidden_size")
     cached = hidden
     if has_attention(config):
-        heads = _largest(text.num_attention_heads)
-        head_size = getattr(text, "head_dim", None) or hidden // heads
-        cached = (_largest(getattr(text, "num_key_value_heads", None)) or heads) * head_size
+        heads = largest(text, "num_attention_heads")
+        head_size = largest(text, "head_dim") or hidden // heads
+        cached = (largest(text, "num_key_value_heads") or heads) * head_size
     return ModelSize(
         num_layers=text.num_hidden_layers,
         hidden_size=hidden,
-        intermediate_size=_largest(getattr(text, "intermediate_size", None)) or 4 * hidden,
+        intermediate_size=largest(text, "intermediate_size") or 4 * hidden,
         cache_size=2 * cached,
         vocab_size=text.vocab_size,
     )
-
-
-def _largest(value: Any) -> Any:
-    return max(value) if isinstance(value, (list, tuple)) else value
 
 
 def weights_bytes(folder: Path, itemsize: int, parts_left_out: tuple[str, ...] = ()) -> int:

@@ -77,6 +77,7 @@ class ModelPair:
         *,
         adapters: tuple[Adapters, Adapters] | None = None,
         known_tokens: tuple[int, int] | None = None,
+        has_two_tokenizers: bool = False,
         system_prompt: str | None = None,
         chat: ChatFormat | None = None,
         identities: tuple[ModelIdentity, ModelIdentity] | None = None,
@@ -88,7 +89,8 @@ class ModelPair:
         sides. Where both are one `PeftModel`, `adapters` names those of the reference and those of
         the candidate, as in `(("first",), ("second",))`; without it each side runs with what is
         active. `tokenizer` is the one of the smaller vocabulary; `known_tokens` says how many the
-        reference and the candidate know, where one was extended. `chat` is the format of prompts;
+        reference and the candidate know, where one was extended, and `has_two_tokenizers` that the
+        candidate's number is its own tokenizer's. `chat` is the format of prompts;
         without it, the tokenizer's own template with `system_prompt`. Each side reads by the
         fastest way that gives the model's own numbers; a slower one is told to `say`. Raises
         `ModelLoadError` where a model has no row for a token of both, is not causal or gives its
@@ -109,7 +111,9 @@ class ModelPair:
             model.train(False)
         known = known_tokens or (num_tokens(tokenizer),) * 2
         rows = reference_side.num_rows, candidate_side.num_rows
-        reference_side.vocabulary, candidate_side.vocabulary = vocabularies(rows, known)
+        reference_side.vocabulary, candidate_side.vocabulary = vocabularies(
+            rows, known, has_two=has_two_tokenizers
+        )
         reference_side, candidate_side = _checked(reference_side, candidate_side, say)
         if chat is None:
             chat = ChatFormat(tokenizer, template_of(tokenizer), system_prompt)

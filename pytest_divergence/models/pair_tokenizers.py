@@ -5,7 +5,7 @@ Loads no weights (`pytest_divergence.models.loading`).
 
 from __future__ import annotations
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.core.safe_text import safe_line
@@ -14,6 +14,7 @@ from pytest_divergence.models.chat_format import (
     ChatFormat,
     check_arguments,
     check_system_prompt,
+    check_takes_text,
     choose_template,
     template_owner,
     thoughts_note,
@@ -28,6 +29,7 @@ from pytest_divergence.models.tokenizers import (
     check_same_tokenizer,
     eos_ids,
     num_tokens,
+    read_tokenizer,
     rendering_tokenizer,
     smaller,
     template_of,
@@ -60,6 +62,7 @@ def chat_format(
         arguments=arguments,
         thought_length=options.thought_lengths[plan.device.type != "cpu"],
     )
+    check_takes_text(chat, options.chat_template)
     check_arguments(chat, options.template_arguments)
     check_system_prompt(chat, options.chat_template)
     if note := thoughts_note(chat):
@@ -152,7 +155,4 @@ def _load_tokenizer(side: SidePlan) -> PreTrainedTokenizerBase:
             "the one that it was trained with"
         )
     with quiet_transformers(), side.load_errors():
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-    return tokenizer
+        return read_tokenizer(folder)

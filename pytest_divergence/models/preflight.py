@@ -88,7 +88,7 @@ def _shapes(
     if plan.has_one_model:
         return
     known = num_tokens(tokenizer), num_tokens(other or tokenizer)
-    shared, candidates = vocabularies((rows, others), known)
+    shared, candidates = vocabularies((rows, others), known, has_two=other is not None)
     if shared is None:
         yield Finding("ok", f"vocabulary: {rows:,} rows in both models")
     else:

@@ -151,6 +151,22 @@ class SidePlan:
         with quiet_transformers(), self.load_errors():
             return parts_left_out(config)
 
+    @cached_property
+    def layers_left_out(self) -> tuple[str, ...]:
+        """Names of the layers behind the last that guess further tokens: no answer needs them.
+
+        Transformers leaves them out by their numbers in the largest models alone.
+        """
+        if self.folder is None or self.is_adapter:
+            return ()
+        text = self.raw_config.get("text_config")
+        config = text if isinstance(text, dict) else self.raw_config
+        first, count = (
+            value if isinstance(value := config.get(key), int) else 0
+            for key in ("num_hidden_layers", "num_nextn_predict_layers")
+        )
+        return tuple(f"model.layers.{number}" for number in range(first, first + count))
+
     def loaded_bytes(self, itemsize: int, device: torch.device) -> int:
         """Bytes of the folder's weights once loaded with floats of `itemsize` bytes.
 
@@ -158,7 +174,8 @@ class SidePlan:
         """
         assert self.folder is not None  # what no plugin loads is a folder
         if self.is_adapter or not is_dense(self.raw_config, device):
-            return weights_bytes(self.folder, itemsize, self.parts_left_out)
+            left_out = self.parts_left_out + self.layers_left_out
+            return weights_bytes(self.folder, itemsize, left_out)
         config = self.config
         with quiet_transformers(), self.load_errors():
             model = bare_model(text_loaders(config)[0], config)

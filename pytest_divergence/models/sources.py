@@ -9,7 +9,8 @@ cache, under a lock. `demo:travel-advert` is an adapter of it, in this package.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -33,6 +34,8 @@ TOKENIZER_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
 WEIGHTS = "*.safetensors"
 HUB_FILES = (*TOKENIZER_FILES, WEIGHTS)
 """Files that are downloaded: none that runs."""
+UNREAD = ("*/*.safetensors", "consolidated*.safetensors")
+"""Second copies of the weights: in subfolders, and in Mistral's own form."""
 DEMO = "smollm2-135m"
 DEMO_ADAPTER = "travel-advert"
 DEMO_ADAPTER_FOLDER = Path(__file__).parents[1] / "data" / DEMO_ADAPTER
@@ -82,21 +85,23 @@ def hub_folder(
     With `is_offline` only a cached folder with weights counts. Raises `ModelLoadError` saying why:
     no such model, gated, no connection, or no room.
     """
-    wanted = list(files)
+    find: Callable[..., str] = partial(
+        snapshot_download,
+        hub_id,
+        revision=revision,
+        allow_patterns=list(files),
+        ignore_patterns=list(UNREAD),
+    )
     if is_offline:
         try:
-            folder = Path(
-                snapshot_download(
-                    hub_id, revision=revision, allow_patterns=wanted, local_files_only=True
-                )
-            )
+            folder = Path(find(local_files_only=True))
         except LocalEntryNotFoundError as error:
             return _kept_part(error, files)
         except HFValidationError:
             return None
         return folder if any(folder.glob(WEIGHTS)) else None
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
+        return Path(find())
     except GatedRepoError as error:
         raise ModelLoadError(
             f"{role}: {hub_id} is gated; accept its terms on its Hub page, then log in with "

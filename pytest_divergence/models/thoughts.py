@@ -1,9 +1,9 @@
 """Thoughts of models that reason before they answer, by the marks of their own chat template.
 
 A template shows its marks where it renders a past reply with thoughts, where it splits one to drop
-them, or where an argument ends the prompt with empty marks. With thoughts closed, a prompt goes on
-to the place where the answer begins, and only answers are measured. With thoughts open, a model
-writes thoughts up to a limit, where the template's own mark closes them (budget forcing:
+them, or where the prompt ends with empty marks or with an open one. With thoughts closed, a prompt
+goes on to the place where the answer begins, and only answers are measured. With thoughts open, a
+model writes thoughts up to a limit, where the template's own mark closes them (budget forcing:
 Muennighoff et al. 2025, arXiv:2501.19393), and then its answer. Does not know any model's name.
 """
 
@@ -29,6 +29,8 @@ FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Fields of a message in which templates look for past thoughts."""
 SPLIT = re.compile(r"""\.split\(\s*(['"])(.+?)\1\s*\)""")
 """A text at which a template splits another."""
+OPENED = re.compile(r"<((?:think|thought|reason)\w*)>\s*$")
+"""A mark that opens thoughts, at the end of a prompt."""
 MAX_SPLITS = 8
 """Such texts that are tried as marks, in pairs: an untrusted template may hold thousands."""
 Render = Callable[[list[dict[str, str]], bool, Mapping[str, Any]], str]
@@ -75,6 +77,7 @@ def find_thoughts(render: Render, template: str, given: Mapping[str, Any]) -> Th
         _rendered_marks(render, prompt, given)
         or _dropped_marks(render, template, prompt, given)
         or _empty_marks(render, given)
+        or _opened_marks(prompt)
     )
     if marks is None:
         return None
@@ -95,6 +98,12 @@ def find_thoughts(render: Render, template: str, given: Mapping[str, Any]) -> Th
     is_asked = switch is False or not opening
     prefill = opening + closing if is_asked else ""
     return Thoughts(opening, closing, is_open=False, prefill=prefill, is_left=not is_asked)
+
+
+def _opened_marks(prompt: str) -> tuple[str, str] | None:
+    """The closing mark by the opening one that the prompt ends with, as Olmo 3 Think's does."""
+    found = OPENED.search(prompt.rpartition(QUESTION)[2])
+    return ("", f"\n</{found[1]}>\n\n") if found else None
 
 
 def _is_closed(prompt: str, closing: str) -> bool:

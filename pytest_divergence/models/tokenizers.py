@@ -7,17 +7,21 @@ is an error that names it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.models.auto import tokenization_auto
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
+from pytest_divergence.models.folder_files import read_json_object
 
 PROBES = (
     "How do I tie a knot?",
@@ -28,6 +32,12 @@ PROBES = (
 """Texts that two equal tokenizers split alike."""
 MAX_NAMED = 3
 """Added tokens that a note names."""
+OWN_FORM: Mapping[str, Any] = (
+    {"mistral_format": False} if hasattr(tokenization_auto, "_use_mistral_format") else {}
+)
+"""Keeps transformers from mistral-common's own class, which has no chat template."""
+MAX_ROWLESS = 8
+"""Tokens that a tokenizer may name and its model may have no row for: Gemma 3's of an image."""
 NO_TOKEN_SHARE = 2.0**-24
 """Probability of added tokens under a model without them; 0 would give infinite nats.
 
@@ -94,14 +104,19 @@ def check_same_tokenizer(
     return sorted(first.keys() ^ second.keys())
 
 
-def vocabularies(rows: tuple[int, int], known: tuple[int, int]) -> Vocabularies:
+def vocabularies(
+    rows: tuple[int, int], known: tuple[int, int], *, has_two: bool = False
+) -> Vocabularies:
     """Vocabularies by the rows of both heads and the tokens that each model's tokenizer knows.
 
-    Raises `ModelLoadError` if a model has fewer rows than there are shared tokens.
+    `has_two` says that the candidate's tokenizer is its own. A model's own may name up to
+    `MAX_ROWLESS` tokens that the model has no row for. Raises `ModelLoadError` if a model has fewer
+    rows than there are shared tokens.
     """
-    num_shared = min(known)
     if rows[0] == rows[1] and known[0] == known[1]:
         return None, None
+    known = _with_rows(known[0], rows[0]), _with_rows(known[1], rows[1]) if has_two else known[1]
+    num_shared = min(known)
     if min(rows) < num_shared:
         raise ModelLoadError(
             f"the reference has {rows[0]} rows for tokens, the candidate {rows[1]}, and the "
@@ -114,12 +129,31 @@ def vocabularies(rows: tuple[int, int], known: tuple[int, int]) -> Vocabularies:
     return reference, candidate
 
 
+def _with_rows(num_known: int, num_rows: int) -> int:
+    return num_rows if 0 < num_known - num_rows <= MAX_ROWLESS else num_known
+
+
 def decoded(
     tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], *, keep_special: bool = False
 ) -> str:
     """Return the text of token ids, without special tokens unless they are kept."""
     text = tokenizer.decode(list(token_ids), skip_special_tokens=not keep_special)
     return text if isinstance(text, str) else "".join(text)
+
+
+def read_tokenizer(folder: Path, **options: Any) -> PreTrainedTokenizerBase:
+    """Read the tokenizer of a folder whose files were screened; `options` go to transformers.
+
+    Some models of images and text keep their template beside it, in a file that only processors
+    read. Raises what transformers raises, and `ModelLoadError` for such a file that is no JSON.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True, **OWN_FORM, **options
+    )
+    beside = folder / "chat_template.json"
+    if tokenizer.chat_template is None and beside.is_file():
+        tokenizer.chat_template = read_json_object(beside, role=str(folder)).get("chat_template")
+    return tokenizer
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -153,6 +153,7 @@ class TrainingPair:
             chat.tokenizer,
             adapters=((), active_adapters(self.candidate)) if is_base else None,
             known_tokens=(num_tokens(both[0]), num_tokens(both[1])),
+            has_two_tokenizers=True,
             chat=chat,
             identities=identities,
         )

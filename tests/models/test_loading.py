@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
@@ -287,6 +288,42 @@ def test_several_chat_templates_without_a_default_are_no_plain_text(
         'the tokenizer has chat templates for "rag", "tool_use", and none is the default; give the '
         "one to use as a file: --divergence-chat-template=FILE"
     )
+
+
+PARTS = (
+    "{% for turn in messages %}{% for part in turn.content %}{{ part.text }}{% endfor %}"
+    "{% endfor %}{{ 'Answer:' }}"
+)
+
+
+@pytest.mark.parametrize("template", [CHATML, PARTS], ids=["text", "parts"])
+def test_a_template_that_only_processors_read_is_used(
+    tiny_models: Path, tmp_path: Path, template: str
+) -> None:
+    """As Mistral Small 3.1 has one. Some such templates want parts, and would drop all text."""
+    folder = Path(shutil.copytree(tiny_models / "base", tmp_path / "a"))
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+
+    if template == CHATML:
+        assert load_model_pair(str(folder), str(folder)).chat.template == CHATML
+    else:
+        assert refusal(folder, folder).startswith(
+            "--divergence-chat-template=reference: the template leaves out the user's text; "
+        )
+
+
+def test_layers_that_guess_further_tokens_are_left_out(tiny_models: Path, tmp_path: Path) -> None:
+    """As in small models of DeepSeek V3's kind; in others such tensors are more than is loaded."""
+    folder = Path(shutil.copytree(tiny_models / "base", tmp_path / "a"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.2.self_attn.q_proj.weight"] = torch.zeros(2, 2)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    assert "model.layers.2.self_attn.q_proj.weight" in refusal(folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_nextn_predict_layers": 1}))
+    assert load_model_pair(str(folder), str(tiny_models / "ft")).candidate
 
 
 def test_different_tokenizers_are_named(tiny_models: Path, tmp_path: Path) -> None:

@@ -9,7 +9,13 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, Gemma3nTextConfig, Mamba2Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3nTextConfig,
+    Gemma4TextConfig,
+    Mamba2Config,
+)
 
 from pytest_divergence.models.memory import available_memory, host_memory, model_size, weights_bytes
 from tests.tiny import CONFIGS, save_tiny_adapter, save_tiny_model
@@ -138,3 +144,17 @@ def test_where_layers_differ_in_width_the_widest_counts() -> None:
     )
 
     assert model_size(config).intermediate_size == 256
+
+
+def test_where_layers_differ_in_heads_the_largest_cache_counts() -> None:
+    """As of Gemma 4, of which transformers gives no single size of a head."""
+    config = Gemma4TextConfig(
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        global_head_dim=16,
+        layer_types=["sliding_attention", "full_attention"],
+    )
+
+    assert model_size(config).cache_size == 2 * 2 * 16

@@ -116,6 +116,7 @@ def with_files(hub: Hub, folder: Path) -> None:
     """Let the Hub have a repository as many are: with files that nobody needs here."""
     hub.files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     hub.files |= {"README.md": b"A model.", "original/params.json": b"{}"}
+    hub.files |= dict.fromkeys(("consolidated.safetensors", "original/model.safetensors"), b"copy")
 
 
 def test_a_downloaded_model_is_found_again_without_the_hub(hub: Hub, tiny_models: Path) -> None:
@@ -126,7 +127,8 @@ def test_a_downloaded_model_is_found_again_without_the_hub(hub: Hub, tiny_models
     assert folder is not None
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} < names
-    assert "README.md" not in names
+    assert not names & {"README.md", "consolidated.safetensors"}
+    assert not list(folder.glob("*/*.safetensors"))
     assert hub_folder("someone/else", None, role="--model-1", is_offline=True) == folder
 
 

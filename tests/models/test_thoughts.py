@@ -13,6 +13,7 @@ from tests.thinking import (
     CHANNELS,
     LEFT,
     OPENED,
+    OPENED_ALONE,
     SILENT,
     SWITCHED,
     SWITCHED_ON,
@@ -47,6 +48,7 @@ def ids(text: str) -> list[int]:
         pytest.param(SWITCHED_ON, "</think>", id="closed by default"),
         pytest.param(SILENT, "<think>\n\n</think>\n", id="an argument alone shows marks"),
         pytest.param(OPENED, "<think>\n\n</think>\n\n", id="the prompt opens them"),
+        pytest.param(OPENED_ALONE, "<think>\n</think>\n\n", id="nothing else shows marks"),
         pytest.param(TOLD, "", id="the system turn tells"),
         pytest.param(CHANNELS, "<|channel|>final<|message|>", id="channels"),
     ],
@@ -81,7 +83,9 @@ def test_a_template_without_thoughts_has_no_marks() -> None:
 
 
 @pytest.mark.parametrize("name", ["enable_thinking", "thinking"])
-@pytest.mark.parametrize("template", [SWITCHED, SWITCHED_ON, SILENT, OPENED, TOLD, CHANNELS])
+@pytest.mark.parametrize(
+    "template", [SWITCHED, SWITCHED_ON, SILENT, OPENED, OPENED_ALONE, TOLD, CHANNELS]
+)
 def test_thoughts_are_opened_by_one_argument_for_all_templates(template: str, name: str) -> None:
     made = chat(template, **{name: True})
 
@@ -91,7 +95,7 @@ def test_thoughts_are_opened_by_one_argument_for_all_templates(template: str, na
     assert "final" not in rendered(made)
 
 
-@pytest.mark.parametrize("template", [SWITCHED, OPENED, CHANNELS])
+@pytest.mark.parametrize("template", [SWITCHED, OPENED, OPENED_ALONE, CHANNELS])
 def test_thoughts_closed_by_name_are_closed_as_by_default(template: str) -> None:
     assert rendered(chat(template, enable_thinking=False)) == rendered(chat(template))
 

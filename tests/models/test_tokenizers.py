@@ -207,6 +207,25 @@ def test_outcomes_follow_from_rows_and_tokens(
     assert vocabularies(rows, known) == expected
 
 
+def test_a_token_without_a_row_is_no_outcome_of_its_model() -> None:
+    """Gemma 3's tokenizer names one of images, for which a converted or text-only model has none.
+
+    Without a tokenizer of its own, the candidate's table is cut off.
+    """
+    rows, known = (262_208, 262_144), (262_145, 262_145)
+
+    assert vocabularies(rows, known, has_two=True) == (
+        Vocabulary(262_144, 262_145, has_added=True),
+        Vocabulary(262_144, 262_144, has_added=True),
+    )
+    with pytest.raises(ModelLoadError):
+        vocabularies(rows, known)
+    assert vocabularies(rows[::-1], known) == (
+        Vocabulary(262_144, 262_144, has_added=True),
+        Vocabulary(262_144, 262_145, has_added=True),
+    )
+
+
 def test_too_few_rows_are_refused() -> None:
     with pytest.raises(ModelLoadError) as caught:
         vocabularies((271, 200), (271, 271))
