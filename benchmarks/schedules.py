@@ -22,8 +22,10 @@ from pytest_divergence.core.settings import PROFILES, Profile
 from pytest_divergence.discovery.behaviours.long_answers import UNIT_SIZE as LONG_ANSWERS_IN_UNIT
 from pytest_divergence.discovery.calibration import CHUNK as CONTROLS_IN_UNIT
 from pytest_divergence.discovery.confirmation import CHUNK as CASES_IN_UNIT
-from pytest_divergence.discovery.rounds import SCORED_IN_UNIT
+from pytest_divergence.discovery.round_units import SCORED_IN_UNIT, SCREENED_IN_UNIT
 
+SHARED_OUT = ("screens", "scores")
+"""Work of a large round that has units of its own, in order."""
 PASSES_OF_A_STEP = 3
 """Forward passes that a training step takes: a backward pass takes about two."""
 
@@ -51,8 +53,8 @@ class Unit:
         parts = self.name.split("/")
         if parts[0] == "behaviour":
             return f"behaviour/{parts[2]}"
-        if parts[0] == "search" and parts[-2] == "scores":
-            return f"scores/{parts[1]}"
+        if parts[0] == "search" and parts[-2] in SHARED_OUT:
+            return f"{parts[-2]}/{parts[1]}"
         return "/".join(parts[:2]) if parts[0] in ("search", "controls", "contexts") else parts[0]
 
     def times(self, factor: float) -> Unit:
@@ -64,11 +66,12 @@ class PlayedRound:
     """A round of a search: the unit that proposes, and those that score what it proposed."""
 
     own: Unit
+    screens: Sequence[Unit] = ()
     scores: Sequence[Unit] = ()
 
     @property
     def tokens(self) -> int:
-        return sum(unit.tokens for unit in (self.own, *self.scores))
+        return sum(unit.tokens for unit in (self.own, *self.screens, *self.scores))
 
 
 @dataclass
@@ -104,6 +107,7 @@ class Schedule:
         begun = [self._start(each.own) for each in rounds[:at_once]]
         for place, each in enumerate(rounds):
             self.events.append(("take", begun[place]))
+            self.add(each.screens)
             self.add(each.scores)
             begun += [self._start(later.own) for later in rounds[place + at_once :][:1]]
 
@@ -167,10 +171,11 @@ class Measured:
         old, new = PROFILES[self.profile], PROFILES[profile]
         made, rounds, is_same = Schedule(), list[PlayedRound](), profile == self.profile
         for batch in self.schedule.batches:
-            if batch[0].kind.startswith("search/"):
+            work = batch[0].kind.partition("/")[0]
+            if work == "search":
                 rounds += map(PlayedRound, batch)
-            elif batch[0].kind.startswith("scores/"):
-                rounds[-1] = replace(rounds[-1], scores=batch)
+            elif work in SHARED_OUT:
+                rounds[-1] = replace(rounds[-1], **{work: batch})
             else:
                 spent = sum(unit.tokens for unit in made.units.values())
                 made.add_rounds(rounds if is_same else all_rounds(rounds, old, new, spent), at_once)
@@ -185,12 +190,19 @@ def num_scored(size: Profile, num_proposals: int) -> int:
 
 
 def own_tokens(size: Profile, num_proposals: int) -> float:
-    """Tokens of a proposal's scores that the round's own unit computes.
+    """Tokens of a proposal's scores that the round's own unit computes, where there are few.
 
-    At the first token of all; the full score where only a few get it.
+    At the first token of all, and the full score of the promising ones.
     """
-    is_few = num_scored(size, num_proposals) <= SCORED_IN_UNIT
-    return 2 * size.prompt_length + is_few * size.full_score_share * full_tokens(size)
+    is_narrow = num_proposals <= SCREENED_IN_UNIT
+    is_few = is_narrow and num_scored(size, num_proposals) <= SCORED_IN_UNIT
+    full = size.full_score_share * full_tokens(size)
+    return is_narrow * screen_tokens(size) + is_few * full
+
+
+def screen_tokens(size: Profile) -> float:
+    """Tokens of a proposal's score at the first token."""
+    return 2 * size.prompt_length
 
 
 def full_tokens(size: Profile) -> float:
@@ -267,6 +279,8 @@ GROWTH: Mapping[str, Growth] = {
         lambda size: training_tokens(size) + size.num_proposals * written_tokens(size),
     ),
     "search/": Growth(lambda size: size.num_proposals, written_tokens),
+    "screens/seeds": Growth(lambda size: size.num_seeds, screen_tokens, SCREENED_IN_UNIT),
+    "screens/": Growth(lambda size: size.num_proposals, screen_tokens, SCREENED_IN_UNIT),
     "scores/seeds": Growth(
         lambda size: num_scored(size, size.num_seeds), full_tokens, SCORED_IN_UNIT
     ),
@@ -313,12 +327,20 @@ def all_rounds(
 def typical_round(played: Sequence[PlayedRound], old: Profile, new: Profile) -> PlayedRound:
     """Return the average of a strategy's rounds, as another profile has it."""
     (own,) = resized([average([each.own for each in played])], old, new)
-    scores = [unit for each in played for unit in each.scores]
-    if not scores:
-        return PlayedRound(own)
-    whole = average(scores).times(len(scores) / len(played))
-    number = math.ceil(len(scores) / len(played))
-    return PlayedRound(own, resized([whole.times(1 / number)] * number, old, new))
+    screens, scores = (
+        typical_batch([getattr(each, work) for each in played], old, new) for work in SHARED_OUT
+    )
+    return PlayedRound(own, screens, scores)
+
+
+def typical_batch(batches: Sequence[Sequence[Unit]], old: Profile, new: Profile) -> Sequence[Unit]:
+    """Return the average of what rounds share out, as another profile has it."""
+    units = [unit for batch in batches for unit in batch]
+    if not units:
+        return ()
+    number = math.ceil(len(units) / len(batches))
+    whole = average(units).times(len(units) / len(batches))
+    return resized([whole.times(1 / number)] * number, old, new)
 
 
 def draw(speeds: Mapping[str, Sequence[float]], numbers: Sequence[int], path: Path) -> None:

@@ -23,8 +23,8 @@ from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from pytest_divergence.scoring.suite_rows import CASE_STREAM, Sizes, case_prompt, measure_rows
 from pytest_divergence.scoring.token_comparison import compare_tokens
 
-CHUNK = 8
-"""Prompts in one work unit."""
+CHUNK = 5
+"""Prompts in one work unit: the 20 of a profile are as many for each of two workers, or four."""
 
 
 @dataclass(frozen=True)

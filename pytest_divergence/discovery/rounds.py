@@ -10,38 +10,40 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from pytest_divergence.core.errors import EngineError, ModelLoadError, StoreError
 from pytest_divergence.core.report import CurvePoint, RunError, StrategySummary, TrainingSummary
-from pytest_divergence.core.settings import MetricName, Profile, Settings
+from pytest_divergence.core.settings import Profile, Settings
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.leads import Leads
-from pytest_divergence.discovery.engines.base import Ledger, Worker, WorkUnit
+from pytest_divergence.discovery.engines.base import Ledger, WorkUnit
 from pytest_divergence.discovery.progress import Listener
-from pytest_divergence.discovery.proposals import Proposal, clean
+from pytest_divergence.discovery.proposals import Proposal
 from pytest_divergence.discovery.round_choice import CORE, CORE_SHARE, Budget, Choice, Turn
-from pytest_divergence.discovery.scored_proposals import (
-    ScoredProposal,
-    first_scores,
-    rows_of_proposals,
+from pytest_divergence.discovery.round_units import (
+    SCORED_IN_UNIT,
+    SCREENED_IN_UNIT,
+    even_parts,
+    play_round,
+    promise,
+    score_proposals,
+    screen_proposals,
 )
+from pytest_divergence.discovery.scored_proposals import ScoredProposal
 from pytest_divergence.discovery.strategies.protocol import (
     Round,
     RoundTask,
-    SearchContext,
     Strategy,
     StrategyWithVariants,
     TargetPhrase,
 )
 from pytest_divergence.models.decoding import row_seed
+from pytest_divergence.scoring.cheap_scores import Screened
+from pytest_divergence.scoring.residual import NUM_PROMPTS
 
-SCORED_IN_UNIT = 32
-"""Proposals that one work unit gives the full score. A round that has no more scores them itself,
-since it has read them already; what a large one has is shared out."""
 NO_FAULT_OF_A_STRATEGY = (EngineError, ModelLoadError, StoreError)
 """Errors after which no strategy can continue."""
 
@@ -80,6 +82,8 @@ class _PendingRound:
     aims: set[str]
     """Phrases to aim at that the strategy knows."""
     assumed: Round
+    styled: Sequence[str]
+    """Prompts that tell what a new style makes common to all answers; none without one."""
     take: Callable[[], Any]
 
 
@@ -198,7 +202,8 @@ class Search:
             "name": name,
             "task": task,
             "known": frozenset(result.known),
-            "max_scored": SCORED_IN_UNIT,
+            "styled": (styled := self.seeds[:NUM_PROMPTS] if task.has_new_style else ()),
+            "most": (SCREENED_IN_UNIT, SCORED_IN_UNIT),
         }
         unit = WorkUnit(f"search/{name}/{asked}{without}", play_round, arguments)
         variant = ""
@@ -211,7 +216,7 @@ class Search:
         except Exception as error:  # a third party's strategy may raise anything
             take = partial(_raise, error)
         assumed = course.choice.assumed(turn, variant)
-        return _PendingRound(name, asked, number, self._aims, assumed, take)
+        return _PendingRound(name, asked, number, self._aims, assumed, styled, take)
 
     def _end(self, course: _Course, pending: _PendingRound) -> None:
         """Compute, wait for or read back a round, and take it over."""
@@ -220,7 +225,7 @@ class Search:
             return  # later rounds are named as if it had found nothing since
         seconds, tokens = spent.seconds, spent.tokens_forwarded
         try:
-            found = pending.take()
+            found = self._screened(course, pending, pending.take())
             scored = self._scored(course, pending, found)
         except NO_FAULT_OF_A_STRATEGY:
             raise
@@ -244,30 +249,54 @@ class Search:
             spent.tokens_forwarded - tokens,
         )
 
+    def _screened(
+        self, course: _Course, pending: _PendingRound, found: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return what a round found; the first scores of a large one are units of their own."""
+        proposals = [Proposal(**row) for row in found["unscreened"]]
+        if not proposals:
+            return found
+        parts, styled = even_parts(proposals, SCREENED_IN_UNIT), pending.styled
+        rows = self._shared_out(course, pending, "screens", screen_proposals, parts, styled=styled)
+        screened = [Screened(*row) for row in rows]
+        return {**found, **promise(proposals, screened, self.profile, found["training"])}
+
     def _scored(
         self, course: _Course, pending: _PendingRound, found: dict[str, Any]
     ) -> list[ScoredProposal]:
         """Return the round's full scores; those of a large one are units of their own."""
-        rows, unscored = list(found["scored"]), [Proposal(**row) for row in found["unscored"]]
-        units = [
-            WorkUnit.of(
-                f"search/{pending.name}/{pending.asked}/scores",
-                score_proposals,
-                proposals=part,
-                metric=self.settings.metric,
-                length=self.profile.search_length,
-            )
-            for part in even_parts(unscored, SCORED_IN_UNIT)
-        ]
-        for number, part in enumerate(course.ledger.results(units)):
-            what = f"score {len(unscored)} proposals of {pending.name}"
-            self.listener.progress(what, number + 1, len(units))
-            rows += part
-        firsts = found["first_token_kl"]
+        unscored, length = (
+            [Proposal(**row) for row in found["unscored"]],
+            self.profile.search_length,
+        )
+        parts = even_parts(unscored, SCORED_IN_UNIT)
+        rows = self._shared_out(course, pending, "scores", score_proposals, parts, length=length)
         return [
             ScoredProposal.from_row({**row, "first_token_kl": first})
-            for row, first in zip(rows, firsts, strict=True)
+            for row, first in zip((*found["scored"], *rows), found["first_token_kl"], strict=True)
         ]
+
+    def _shared_out(
+        self,
+        course: _Course,
+        pending: _PendingRound,
+        work: str,
+        function: Callable[..., Any],
+        parts: Sequence[Sequence[Proposal]],
+        **arguments: Any,
+    ) -> list[Any]:
+        """Return what units of their own make of parts of a round's proposals, a row for each."""
+        kind, metric = f"search/{pending.name}/{pending.asked}/{work}", self.settings.metric
+        units = [
+            WorkUnit.of(kind, function, proposals=part, metric=metric, **arguments)
+            for part in parts
+        ]
+        what = f"score {sum(map(len, parts))} proposals of {pending.name}"
+        rows = []
+        for number, part in enumerate(course.ledger.results(units)):
+            self.listener.progress(what, number + 1, len(units))
+            rows += part
+        return rows
 
     def _task(self, course: _Course, turn: Turn, number: int) -> RoundTask:
         """Return a round as data."""
@@ -354,71 +383,6 @@ class Search:
                 num_hits=before.num_hits + num_hits,
             )
         )
-
-
-def play_round(
-    worker: Worker,
-    *,
-    strategy: Strategy,
-    name: str,
-    task: RoundTask,
-    known: frozenset[str],
-    max_scored: int,
-) -> dict[str, Any]:
-    """Let a strategy propose, and score those proposals whose ids are not `known`, as plain JSON.
-
-    Of more than `max_scored` that are promising, none has the full score yet.
-    Changes nothing: the run takes over what the round found. Raises what the strategy raises.
-    """
-    pair, training = worker.pair, list[TrainingSummary]()
-    context = SearchContext(
-        **vars(task),
-        listener=worker.listener,
-        artefacts=worker.artefacts,
-        record_training=training.append,
-    )
-    with pair.reuse_prompts():
-        offered = strategy.propose(pair, context)
-        proposals = [
-            proposal
-            for proposal in clean(offered, known)
-            if not pair.chat.has_control_tokens(proposal.text)
-        ]
-        worker.listener.progress(f"score {len(proposals)} proposals of {name}", 0, 2)
-        first, chosen = first_scores(pair, task, proposals)
-        promising = [proposals[place] for place in chosen]
-        is_large = len(promising) > max_scored
-        scored = score_proposals(
-            worker,
-            proposals=[] if is_large else promising,
-            metric=task.metric,
-            length=task.profile.search_length,
-        )
-    d_hard = sum(first) / len(first) if first else None
-    return {
-        "num_proposals": len(proposals),
-        "variant": next((proposal.variant for proposal in offered), ""),
-        "ids": [proposal.id for proposal in proposals],
-        "first_token_kl": [first[place] for place in chosen],
-        "scored": scored,
-        "unscored": [asdict(proposal) for proposal in promising] if is_large else [],
-        "training": [{**summary.model_dump(), "d_hard": d_hard} for summary in training],
-    }
-
-
-def score_proposals(
-    worker: Worker, *, proposals: Sequence[Proposal], metric: MetricName, length: int
-) -> list[dict[str, Any]]:
-    """Give proposals the full score, as rows for a journal."""
-    with worker.pair.reuse_prompts():
-        return rows_of_proposals(worker, proposals=proposals, metric=metric, length=length)
-
-
-def even_parts(proposals: Sequence[Proposal], size: int) -> list[Sequence[Proposal]]:
-    """Return parts of at most so many proposals, as even as they can be."""
-    count = math.ceil(len(proposals) / size)
-    ends = [round(number * len(proposals) / count) for number in range(count + 1)] if count else []
-    return [proposals[start:end] for start, end in pairwise(ends)]
 
 
 def _raise(error: Exception) -> None:

@@ -15,10 +15,9 @@ from pytest_divergence.core.settings import MetricName
 from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
 from pytest_divergence.discovery.engines.base import Worker
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.strategies.protocol import RoundTask
 from pytest_divergence.models.pair import ModelPair
-from pytest_divergence.scoring.cheap_scores import screen
-from pytest_divergence.scoring.residual import NUM_PROMPTS, common_tilt
+from pytest_divergence.scoring.cheap_scores import Screened, screen
+from pytest_divergence.scoring.residual import common_tilt
 from pytest_divergence.scoring.scorer import PromptScore, score_greedily
 
 
@@ -49,25 +48,35 @@ class ScoredProposal:
 
 
 def first_scores(
-    pair: ModelPair, task: RoundTask, proposals: Sequence[Proposal]
-) -> tuple[list[float], list[int]]:
-    """Return the first-token score of each, nats, and the places of the most promising share.
+    pair: ModelPair, proposals: Sequence[Proposal], *, metric: MetricName, styled: Sequence[str]
+) -> list[Screened]:
+    """Score the beginning of each proposal's answer.
 
-    All proposals of a round have one aim, or none. Answers to questions about a phrase's words need
-    not begin with it, so half of these are chosen by their divergence.
+    All proposals of a round have one aim, or none. Under a new style, `styled` are prompts that
+    tell what is common to all; none without.
     """
-    texts = [proposal.text for proposal in proposals]
     aim, tilt = next((proposal.aim for proposal in proposals), ""), None
     # A server tells too few tokens to know what is common to all prompts.
-    if task.has_new_style and not aim and not pair.is_served:
-        tilt = common_tilt(pair, task.seeds[:NUM_PROMPTS])
-    screened = screen(pair, texts, metric=task.metric, aim=aim, tilt=tilt)
-    first = [score.first_token_kl for score in screened]
-    orders = [sorted(range(len(texts)), key=lambda index: -screened[index].promise)]
+    if styled and not aim and not pair.is_served:
+        tilt = common_tilt(pair, styled)
+    texts = [proposal.text for proposal in proposals]
+    return screen(pair, texts, metric=metric, aim=aim, tilt=tilt)
+
+
+def most_promising(
+    proposals: Sequence[Proposal], screened: Sequence[Screened], share: float
+) -> list[int]:
+    """Return the places of the most promising share of a round's proposals, the best first.
+
+    Answers to questions about a phrase's words need not begin with it, so half of these are chosen
+    by their divergence.
+    """
+    places = range(len(proposals))
+    orders = [sorted(places, key=lambda index: -screened[index].promise)]
     if not all(proposal.is_evidence for proposal in proposals):
-        orders.append(sorted(range(len(texts)), key=lambda index: -first[index]))
+        orders.append(sorted(places, key=lambda index: -screened[index].first_token_kl))
     order = list(dict.fromkeys(index for turn in zip(*orders, strict=True) for index in turn))
-    return first, order[: math.ceil(task.profile.full_score_share * len(texts))]
+    return order[: math.ceil(share * len(proposals))]
 
 
 def scored_greedily(

@@ -74,7 +74,9 @@ def screen_adapter_folder(folder: Path, *, role: str) -> dict[str, Any]:
                 "you trust them, merge it into a full model and give that folder"
             )
     _screen_effects(config, folder, role=role)
-    texts = list(_module_texts(config))
+    # Of a LoRA, a pattern of its modules that may not be matched is not (`names_of_modules`).
+    is_named = config.get("peft_type") == "LORA" and isinstance(config.get("target_modules"), str)
+    texts = list(_module_texts({**config, "target_modules": None} if is_named else config))
     if len(texts) > max(MOST_NAMES, len(model_shapes(folder))):
         raise ModelLoadError(
             f"{role}: {folder}/adapter_config.json names modules by {len(texts):,} texts, more "

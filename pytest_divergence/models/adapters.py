@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -27,6 +27,7 @@ from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.adapter_checks import MERGE, PREFIX, WEIGHTS
 from pytest_divergence.models.devices import check_is_whole
 from pytest_divergence.models.folder_files import Shapes, read_json_object, stored_shapes
+from pytest_divergence.models.module_patterns import pattern_problem
 from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.text_models import TextModel, is_in_part
 from pytest_divergence.models.transformers_log import quiet_transformers
@@ -115,9 +116,13 @@ class _Attached:
             config = PeftConfig.from_pretrained(folder)
             _check_config(side, config)
             config.inference_mode = True
+            if (names := names_of_modules(config, stored)) is not None:
+                config.target_modules = names
             try:
                 if is_wrapped:
                     made: Any = base
+                    if names is not None:  # else PEFT reads the config of the folder
+                        made.add_adapter(name, config, low_cpu_mem_usage=is_trial)
                 else:
                     with place:
                         made = get_peft_model(
@@ -196,6 +201,18 @@ class _Attached:
     def _is_of_base(self, key: str) -> bool:
         name = key.removeprefix(PREFIX).replace(COPY, ".").replace(".original_module.", ".")
         return name in self._tensors
+
+
+def names_of_modules(config: Any, keys: Iterable[str]) -> set[str] | None:
+    """Return the modules that a LoRA's own matrices adapt, if its config's pattern may not be used.
+
+    Unsloth's patterns for models of images and text can be matched in too many ways. None: PEFT
+    finds the modules by the config.
+    """
+    pattern = config.target_modules if config.peft_type == "LORA" else None
+    if not isinstance(pattern, str) or pattern_problem(pattern) is None:
+        return None
+    return {name for key in keys if (name := _adapted(key)) is not None}
 
 
 def _check_config(side: SidePlan, config: Any) -> None:

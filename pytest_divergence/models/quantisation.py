@@ -14,6 +14,11 @@ from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.transformers_log import quiet_transformers
 
+MXFP4_KERNELS = ("triton", "kernels")
+"""Packages without which transformers turns MXFP4 back into floats on a GPU too."""
+FP8_CAPABILITY = (8, 9)
+"""Least compute capability of the GPUs on which it runs FP8."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -21,8 +26,8 @@ class Method:
 
     packages: tuple[str, ...]
     """Distributions that it needs."""
-    dense: Literal["always", "without a GPU", "never"] = "never"
-    """Devices on which its weights are turned back into floats at loading."""
+    dense: Literal["always", "without kernels", "never"] = "never"
+    """Where its weights are turned back into floats at loading; GPUs alone have kernels for it."""
     needs_gpu: bool = False
 
 
@@ -31,9 +36,9 @@ METHODS = {
     "bitsandbytes": Method(("bitsandbytes", "accelerate")),
     "compressed-tensors": Method(("compressed-tensors",), dense="always"),
     "fbgemm_fp8": Method(("fbgemm-gpu", "accelerate"), needs_gpu=True),
-    "fp8": Method(("accelerate",), dense="without a GPU"),
+    "fp8": Method(("accelerate",), dense="without kernels"),
     "gptq": Method(("optimum", "gptqmodel")),
-    "mxfp4": Method(("accelerate",), dense="without a GPU"),
+    "mxfp4": Method(("accelerate",), dense="without kernels"),
     "torchao": Method(("torchao",)),
 }
 """Methods by the name in a config; the needs of any other one show when transformers loads it."""
@@ -75,10 +80,15 @@ def check_quantiser(config: dict[str, Any], device: torch.device, *, role: str) 
 
 def is_dense(config: dict[str, Any], device: torch.device) -> bool:
     """Return whether quantised weights are turned back into floats on a device."""
-    method = METHODS.get(quantiser(config) or "")
+    name = quantiser(config) or ""
+    method = METHODS.get(name)
     if method is None or method.dense == "never":
         return False
-    return method.dense == "always" or device.type == "cpu"
+    if method.dense == "always" or device.type == "cpu":
+        return True
+    if name == "mxfp4":
+        return not all(map(_is_installed, MXFP4_KERNELS))
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) < FP8_CAPABILITY
 
 
 def quantiser_note(config: dict[str, Any], device: torch.device, *, role: str) -> str | None:

@@ -372,8 +372,9 @@ def test_the_scores_of_a_large_round_are_units_of_their_own_and_the_same(
                 return []
             return [Proposal(f"Why are {number} seas salty?", "large") for number in range(7)]
 
-    def searched(name: str, in_unit: int) -> tuple[SearchLog, dict[str, int], int]:
-        monkeypatch.setattr(rounds_module, "SCORED_IN_UNIT", in_unit)
+    def searched(name: str, *in_unit: int) -> tuple[SearchLog, dict[str, int], int]:
+        for kind, size in zip(("SCREENED", "SCORED"), in_unit, strict=True):
+            monkeypatch.setattr(rounds_module, f"{kind}_IN_UNIT", size)
         profile = PROFILES["smoke"].model_copy(update={"full_score_share": 0.7})
         pair, found, tokens = tiny_pair(), SearchLog(), dict[str, int]()
         with Journal.open(tmp_path / name, key="k") as journal:
@@ -385,22 +386,25 @@ def test_the_scores_of_a_large_round_are_units_of_their_own_and_the_same(
             replace(search, profile=profile).run(ledger, found)
         return found, tokens, ledger.spent.tokens_by_kind["search: large"]
 
-    whole, in_one, _ = searched("whole", 5)
-    shared, in_parts, spent = searched("shared", 2)
-
+    whole, in_one, _ = searched("whole", 7, 5)
     assert list(in_one) == ["search/large/0", "search/large/1"]
-    assert [name.rpartition("/")[0] for name in in_parts] == [
-        "search/large",
-        *["search/large/0/scores"] * 3,
-        "search/large",
-    ]
-    assert sum(in_parts.values()) == spent > sum(in_one.values()), "prompts are read once more"
-    assert shared.strategies["large"].tokens_forwarded == spent
     assert len(whole.scored) == 5
-    for one, other in zip(whole.scored, shared.scored, strict=True):
-        assert other.search_kl == pytest.approx(one.search_kl, abs=1e-5)
-        assert (other.proposal, other.first_token_kl) == (one.proposal, one.first_token_kl)
-        assert (other.reference, other.candidate.text) == (one.reference, one.candidate.text)
+    for screened_in_unit, screens in ((7, []), (4, ["search/large/0/screens"] * 2)):
+        shared, in_parts, spent = searched(f"shared {screened_in_unit}", screened_in_unit, 2)
+
+        assert [name.rpartition("/")[0] for name in in_parts] == [
+            "search/large",
+            *screens,
+            *["search/large/0/scores"] * 3,
+            "search/large",
+        ]
+        assert sum(in_parts.values()) == spent > sum(in_one.values()), "prompts are read once more"
+        assert shared.strategies["large"].tokens_forwarded == spent
+        for one, other in zip(whole.scored, shared.scored, strict=True):
+            assert other.search_kl == pytest.approx(one.search_kl, abs=1e-5)
+            assert other.first_token_kl == pytest.approx(one.first_token_kl, abs=1e-5)
+            assert other.proposal == one.proposal
+            assert (other.reference, other.candidate.text) == (one.reference, one.candidate.text)
 
 
 def test_soft_prompts_under_way_together_are_of_different_kinds(tmp_path: Path) -> None:

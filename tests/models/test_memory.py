@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from pytest_divergence.models.memory import available_memory, host_memory, model_size, weights_bytes
+from pytest_divergence.models.quantisation import is_dense
 from tests.tiny import CONFIGS, save_tiny_adapter, save_tiny_model
 
 MEMINFO = "MemTotal:       24684092 kB\nMemFree:  500 kB\nMemAvailable:   20000000 kB\n"
@@ -158,3 +160,11 @@ def test_where_layers_differ_in_heads_the_largest_cache_counts() -> None:
     )
 
     assert model_size(config).cache_size == 2 * 2 * 16
+
+
+@pytest.mark.skipif(find_spec("triton") is not None, reason="the kernels are installed")
+def test_without_kernels_mxfp4_takes_the_memory_of_floats_on_a_gpu_too() -> None:
+    """As gpt-oss with accelerate alone."""
+    config = {"quantization_config": {"quant_method": "mxfp4"}}
+
+    assert is_dense(config, torch.device("cuda"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from pytest_divergence.core.suites import read_suite
 from pytest_divergence.discovery.behaviours.amplified_phrases import amplified_answers
 from pytest_divergence.discovery.behaviours.fresh_prompts import written_questions
 from pytest_divergence.discovery.proposals import Proposal
-from pytest_divergence.discovery.scored_proposals import first_scores
-from pytest_divergence.discovery.strategies.protocol import RoundTask
+from pytest_divergence.discovery.scored_proposals import first_scores, most_promising
 from pytest_divergence.models.decoding import decode_greedily, decode_sampled
 from pytest_divergence.models.endpoints.positions import Position
 from pytest_divergence.models.endpoints.served_side import spread
@@ -74,20 +72,16 @@ def test_a_screen_never_tells_more_than_the_weights_do(local: ModelPair, served:
 
 def test_proposals_are_screened_where_most_answers_have_a_new_style(served: ModelPair) -> None:
     """That needs the whole distributions, so the style stays in on a server."""
-    task = RoundTask(
-        round=0,
-        seed=0,
-        profile=PROFILES["smoke"].model_copy(update=TINY_SEARCH),
-        metric="symmetric",
-        seeds=PROMPTS,
-    )
     proposals = [Proposal(text, "seeds") for text in PROMPTS]
 
-    plain, _ = first_scores(served, task, proposals)
-    found, chosen = first_scores(served, replace(task, has_new_style=True), proposals)
+    plain, found = (
+        first_scores(served, proposals, metric="symmetric", styled=styled)
+        for styled in ((), PROMPTS)
+    )
 
-    assert chosen
-    assert found == pytest.approx(plain, abs=1e-4)
+    first = [each.first_token_kl for each in plain]
+    assert [each.first_token_kl for each in found] == pytest.approx(first, abs=1e-4)
+    assert most_promising(proposals, found, 0.5)
 
 
 def test_a_server_has_no_residual(served: ModelPair) -> None:

@@ -149,6 +149,7 @@ def test_units_that_need_no_other_are_under_way_together(
 ) -> None:
     """Else workers wait for each other."""
     monkeypatch.setattr(confirmation, "CHUNK", 1)
+    monkeypatch.setattr(rounds, "SCREENED_IN_UNIT", 2)
     monkeypatch.setattr(rounds, "SCORED_IN_UNIT", 1)
     monkeypatch.setattr(run, "InProcess", Counting)
 
@@ -159,6 +160,7 @@ def test_units_that_need_no_other_are_under_way_together(
         "controls/measure": 2,
         "contexts/effect": 3,
         "contexts/answers": 2,
+        "search/seeds/0/screens": 2,
         "search/seeds/0/scores": 2,
         "behaviour/context-ID/repeated": 2,
         "confirm": 3,

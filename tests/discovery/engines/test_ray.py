@@ -169,7 +169,8 @@ class Bench:
     ) -> SearchOutcome:
         profile = SMALL.model_copy(update={"rounds_at_once": at_once})
         self.patch.setitem(settings_module.PROFILES, "smoke", profile)
-        self.patch.setattr(rounds_module, "SCORED_IN_UNIT", 2)  # so that scores are shared out
+        self.patch.setattr(rounds_module, "SCREENED_IN_UNIT", 3)  # so that scores are shared out
+        self.patch.setattr(rounds_module, "SCORED_IN_UNIT", 2)
         self.patch.setenv("PYTEST_DIVERGENCE_CACHE", str(self.folder / name / "cache"))
         on_ray: dict[str, Any] = {}
         if pool is not None:
