@@ -15,6 +15,7 @@ from heapq import heappop, heappush
 from itertools import zip_longest
 from pathlib import Path
 from statistics import mean
+from typing import Any
 from unittest.mock import patch
 
 from pytest_divergence.core import settings as settings_module
@@ -175,7 +176,8 @@ class Measured:
             if work == "search":
                 rounds += map(PlayedRound, batch)
             elif work in SHARED_OUT:
-                rounds[-1] = replace(rounds[-1], **{work: batch})
+                shared: dict[str, Any] = {work: batch}
+                rounds[-1] = replace(rounds[-1], **shared)
             else:
                 spent = sum(unit.tokens for unit in made.units.values())
                 made.add_rounds(rounds if is_same else all_rounds(rounds, old, new, spent), at_once)

@@ -61,7 +61,7 @@ def play_round(
             if not pair.chat.has_control_tokens(proposal.text)
         ]
         trained = [summary.model_dump() for summary in training]
-        found = {
+        found: dict[str, Any] = {
             "num_proposals": len(proposals),
             "variant": next((proposal.variant for proposal in offered), ""),
             "ids": [proposal.id for proposal in proposals],

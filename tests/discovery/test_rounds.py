@@ -23,6 +23,7 @@ from pytest_divergence.discovery.engines.base import Ledger, Take, UnitResult, W
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
+from pytest_divergence.discovery.round_units import score_proposals
 from pytest_divergence.discovery.rounds import Search, SearchLog
 from pytest_divergence.discovery.strategies.protocol import RoundTask, SearchContext, Strategy
 from pytest_divergence.discovery.strategies.soft_prompt import SoftPromptStrategy
@@ -516,7 +517,6 @@ def test_a_budget_in_seconds_counts_once_what_was_computed_at_once(
             starts = ("Why is", "Translate into French:", "Write a poem on", "How many are")
             return [Proposal(f"{start} {about}", "four") for start in starts]
 
-    score_proposals = rounds_module.score_proposals
     monkeypatch.setattr(rounds_module, "SCORED_IN_UNIT", 1)
     monkeypatch.setattr(rounds_module, "score_proposals", slow_scores)
     profile = PROFILES["smoke"].model_copy(update={"full_score_share": 1.0, "search_length": 2})

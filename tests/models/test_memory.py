@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -150,14 +151,15 @@ def test_where_layers_differ_in_width_the_widest_counts() -> None:
 
 def test_where_layers_differ_in_heads_the_largest_cache_counts() -> None:
     """As of Gemma 4, of which transformers gives no single size of a head."""
-    config = Gemma4TextConfig(
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        global_head_dim=16,
-        layer_types=["sliding_attention", "full_attention"],
-    )
+    published: dict[str, Any] = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    config = Gemma4TextConfig(**published)
 
     assert model_size(config).cache_size == 2 * 2 * 16
 
