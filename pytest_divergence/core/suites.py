@@ -9,7 +9,7 @@ import codecs
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,6 @@ from pytest_divergence.core.file_names import (
 from pytest_divergence.core.joint_writes import alone_with, finish, replace_together
 from pytest_divergence.core.json_files import (
     document_data,
-    load_document,
     read_rows,
     rows_data,
     rows_or_faults,
@@ -44,7 +43,7 @@ from pytest_divergence.core.provenance import (
     pair_changes,
     provenance_beside,
 )
-from pytest_divergence.core.recorded_reference import RecordedReference
+from pytest_divergence.core.recorded_reference import load_record
 from pytest_divergence.core.row_digests import check_rows, row_digests
 from pytest_divergence.core.tokens import ListedTokens, StoredTokens, load_tokens
 
@@ -303,7 +302,7 @@ def _row_by_row(path: Path) -> Iterator[SuiteError]:
         yield from _row_faults(tokens, StoredTokens)
     documents: dict[Path, Callable[[Path], object]] = {
         provenance: load_provenance,
-        sidecar_path(path, REFERENCE): partial(load_document, model=RecordedReference),
+        sidecar_path(path, REFERENCE): load_record,
     }
     for document, load in documents.items():
         if os.path.lexists(document):
