@@ -160,9 +160,11 @@ def write_suite(path: AnyPath, cases: Iterable[Case]) -> None:
     `load_suite` reads what it writes. Raises SuiteError for no cases, one prompt twice or a row
     over the limits; StoreError.
     """
-    rows = [_suite_row(case) for case in cases]
-    _check_number(path, len(rows))
-    write_rows(path, rows)
+    cases = list(cases)
+    _check_number(path, len(cases))
+    if all(case.is_control for case in cases):
+        raise SuiteError(path, None, "no cases to write, only controls; add a row that is tested")
+    write_rows(path, [_suite_row(case) for case in cases])
 
 
 def write_stored(

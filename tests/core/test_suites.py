@@ -17,7 +17,7 @@ from pytest_divergence.core.json_files import strict_dumps, strict_loads
 from pytest_divergence.core.provenance import write_provenance
 from pytest_divergence.core.report import ReportCase
 from pytest_divergence.core.suites import load_suite, write_suite
-from tests.core.made_suites import provenance
+from tests.core.made_suites import control, provenance
 
 Write = Callable[[str | bytes], Path]
 
@@ -247,6 +247,10 @@ def test_the_limits_are_the_documented_ones() -> None:
     ("cases", "fault"),
     [
         ([], "FILE: no cases to write; an empty suite would pass without a test"),
+        (
+            [control("a"), control("b")],
+            "FILE: no cases to write, only controls; add a row that is ",
+        ),
         ([Case(input="a"), Case(input="a")], "FILE: case a-ca978112ca is given twice; drop one"),
         ([Case(input="x" * (1 << 20))], "FILE:1: the line is longer than 1 MiB; split it"),
         (
