@@ -14,6 +14,7 @@ from pytest_divergence.core.settings import Settings
 from pytest_divergence.discovery.plan import identify_pair
 from pytest_divergence.discovery.progress import Listener, ProgressLine, Silence
 from pytest_divergence.discovery.run import SearchOutcome, search
+from pytest_divergence.models.fingerprints import ModelIdentity
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.reports.cards import case_card, report_frame
 
@@ -51,16 +52,16 @@ def discover(
     """Search a pair that is in memory; files go under `root` (default: the working directory).
 
     The pair's own system prompt and template arguments are used and recorded, whatever `settings`
-    say.
-    `listener` hears how far the search is, by methods `say`, `progress` and `expect`. Without one a
-    notebook shows a line of progress, and a script shows nothing. Raises a `DivergenceError`, or
-    what interrupted the search.
+    say. Models that have no name, in the pair or in `settings`, are named by their weights: other
+    weights get files of their own. `listener` hears how far the search is, by methods `say`,
+    `progress` and `expect`. Without one a notebook shows a line of progress, and a script shows
+    nothing. Raises a `DivergenceError`, or what interrupted the search.
     """
     settings = settings or Settings()
     named = settings.model_copy(
         update={
-            "model_1": settings.model_1 or pair.reference_identity.spec,
-            "model_2": settings.model_2 or pair.candidate_identity.spec,
+            "model_1": settings.model_1 or _name(pair.reference_identity),
+            "model_2": settings.model_2 or _name(pair.candidate_identity),
             "system_prompt": pair.chat.system_prompt,
             "template_arg": pair.chat.given_arguments,
         }
@@ -75,6 +76,14 @@ def discover(
     return ShownOutcome(
         _shown(found.report), found.report_dir, found.suite_path, found.key, found.is_cached
     )
+
+
+def _name(identity: ModelIdentity) -> str:
+    """Return a model's spec, for one without a source also its digest, with its adapters' names."""
+    if identity.kind != "memory":
+        return identity.spec
+    digest, plus, adapters = identity.weights_sha256.partition("+")
+    return f"{identity.spec} {digest[:8]}{plus}{adapters}"
 
 
 def _shown(report: Report) -> ShownReport:

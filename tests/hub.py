@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -35,10 +35,11 @@ class DatasetHub(ThreadingHTTPServer):
     def head(self, dataset: str) -> str:
         return list(self.commits[dataset])[-1]
 
-    def commit(self, dataset: str, files: dict[str, bytes]) -> str:
-        """Add a commit that changes these files, and return its name."""
+    def commit(self, dataset: str, files: dict[str, bytes], deleted: Collection[str] = ()) -> str:
+        """Add a commit that changes and deletes these files, and return its name."""
         history = self.commits.setdefault(dataset, {})
         whole = {**(self.files(dataset) if history else {}), **files}
+        whole = {name: data for name, data in whole.items() if name not in deleted}
         name = hashlib.sha1(f"{len(history)}{sorted(whole)}".encode()).hexdigest()
         history[name] = whole
         return name
@@ -89,7 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
             for row in rows
             if row["key"] == "file"
         }
-        commit = self.server.commit(name, files)
+        deleted = [row["value"]["path"] for row in rows if row["key"] == "deletedFile"]
+        commit = self.server.commit(name, files, deleted)
         address = f"{self.server.address}/datasets/{name}/commit/{commit}"
         self._say({"success": True, "commitOid": commit, "commitUrl": address})
 

@@ -30,7 +30,7 @@ If no case was kept, there is nothing to propose, and it is not written.
 @pytest.hookimpl(optionalhook=True)  # so that tests also run where the plugin is switched off
 def pytest_divergence_report(config: pytest.Config, report: Report) -> None:
     """Summarise a search in a few lines."""
-    if not report.has_cases:
+    if report.run.mode != "search" or not report.has_cases:
         return
     counts = report.verdict_counts
     lines = [

@@ -85,10 +85,10 @@ def meaning(path: Path) -> str:
         sentence = (ast.get_docstring(ast.parse(text)) or "").split("\n\n")[0]
     else:
         comment = re.search(
-            r"\A(?:\"use strict\";\n)?((?:{#.*?#}|/\*.*?\*/|(?:(?:#|//).*\n)+))", text, re.S
+            r"\A(?:\"use strict\";\n)?((?:{#.*?#}|/\*.*?\*/|(?:(?:#|//)[^\n]*\n)+))", text, re.S
         )
         sentence = (
-            re.sub(r"^(# ?|// ?|{# ?|/\* ?)|( ?#}| ?\*/)$", "", comment[1], flags=re.M)
+            re.sub(r"^(# ?|// ?|{# ?|/\* ?)|( ?-?#}| ?\*/)$", "", comment[1], flags=re.M)
             if comment
             else ""
         )

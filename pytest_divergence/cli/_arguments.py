@@ -189,7 +189,9 @@ def _add_push(parser: ArgumentParser) -> None:
         "--private", action="store_true", help="make the dataset private, if it is a new one"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="show the files and the card, and push nothing"
+        "--dry-run",
+        action="store_true",
+        help="show the files, what is deleted and the card, and push nothing",
     )
 
 

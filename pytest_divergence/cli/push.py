@@ -14,7 +14,7 @@ from pytest_divergence.reports.dataset_card import card_text
 
 
 def run(given: Namespace) -> int:
-    """Push, or with --dry-run show what a push would send."""
+    """Push, or with --dry-run show what a push would change."""
     stored = read_suite(given.suite)
     upload = prepare(given.suite, given.dataset, card_text(stored, given.dataset))
     say_lines(_lines(upload, given))
@@ -32,6 +32,8 @@ def _lines(upload: Upload, given: Namespace) -> Iterator[str]:
     yield f"{verb} to the dataset {upload.dataset}, from {from_here(given.suite.parent)}:"
     for name, data in upload.files.items():
         yield f"  {name:<40} {number_of(len(data), 'byte'):>16}"
+    for name in upload.deleted:
+        yield f"  {name:<40} {'deleted':>16}"
     if given.private:
         yield "A dataset that is made for it is private."
     else:

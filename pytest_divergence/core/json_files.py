@@ -137,29 +137,31 @@ def rows_data(path: AnyPath, rows: Iterable[Mapping[str, Any]]) -> bytes:
     return within_limits(path, data)
 
 
-def load_document(path: AnyPath, model: type[AnyModel]) -> AnyModel:
-    """Read a file that is one JSON object. Raises SuiteError."""
+def load_document(path: AnyPath, model: type[AnyModel], limit: int | None = None) -> AnyModel:
+    """Read a file, of at most `limit` bytes, that is one JSON object. Raises SuiteError."""
     try:
-        value = strict_loads(read_limited(path))
+        value = strict_loads(read_limited(path, limit))
     except ValueError as error:
         raise SuiteError(path, None, f"not valid JSON: {error}") from None
     return validated(path, None, value, model)
 
 
-def write_document(path: AnyPath, document: BaseModel) -> None:
+def write_document(path: AnyPath, document: BaseModel, limit: int | None = None) -> None:
     """Write a file that is one JSON object: old or new, never half.
 
-    Raises SuiteError for what JSON cannot hold; StoreError.
+    Raises SuiteError for what JSON cannot hold, and for over `limit` bytes; StoreError.
     """
-    write_atomically(path, document_data(path, document))
+    write_atomically(path, document_data(path, document, limit))
 
 
-def document_data(path: AnyPath, document: BaseModel) -> bytes:
+def document_data(path: AnyPath, document: BaseModel, limit: int | None = None) -> bytes:
     """Return the bytes that `write_document` writes. Raises SuiteError."""
     try:
-        return (strict_dumps(document.model_dump(mode="json"), indent=2) + "\n").encode("utf-8")
+        data = (strict_dumps(document.model_dump(mode="json"), indent=2) + "\n").encode("utf-8")
     except ValueError as error:
         raise SuiteError(path, None, f"cannot be stored as JSON: {error}") from error
+    _check_size(path, None, len(data), limit or MAX_FILE_BYTES, "file")
+    return data
 
 
 def validated(path: AnyPath, line: int | None, value: object, model: type[AnyModel]) -> AnyModel:
@@ -170,13 +172,14 @@ def validated(path: AnyPath, line: int | None, value: object, model: type[AnyMod
         raise SuiteError(path, line, first_fault(error, model)) from None
 
 
-def read_limited(path: AnyPath) -> bytes:
-    """Read a whole file. Raises SuiteError where it cannot be read or is too long."""
+def read_limited(path: AnyPath, limit: int | None = None) -> bytes:
+    """Read a whole file. Raises SuiteError where it cannot be read or is over `limit` bytes."""
+    limit = limit or MAX_FILE_BYTES
     try:
-        return read_regular(path, MAX_FILE_BYTES)
+        return read_regular(path, limit)
     except OSError as error:
         if error.errno == errno.EFBIG:
-            raise _too_long(path, None, MAX_FILE_BYTES, "file") from None
+            raise _too_long(path, None, limit, "file") from None
         raise SuiteError(path, None, f"cannot be read: {error.strerror or error}") from None
 
 

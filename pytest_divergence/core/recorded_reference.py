@@ -16,8 +16,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pytest_divergence.core.cases import SCHEMA_VERSION, Record, SchemaVersion
+from pytest_divergence.core.file_names import AnyPath
+from pytest_divergence.core.json_files import load_document
 from pytest_divergence.core.provenance import ModelProvenance
 
+MAX_BYTES = 1 << 30
+"""Size limit of a record, of which a token takes about 700 bytes."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(strict=True, ge=1)]
 
@@ -49,6 +53,11 @@ class RecordedReference(Record):
     device: str
     rows: dict[Digest, RecordedRow]
     """By `row_key`."""
+
+
+def load_record(path: AnyPath) -> RecordedReference:
+    """Read a record. Raises SuiteError."""
+    return load_document(path, RecordedReference, MAX_BYTES)
 
 
 def row_key(prompt_ids: Sequence[int], continuation: Sequence[int]) -> str:

@@ -7,7 +7,10 @@ begins with a few letters of its prompt or motif; it stays, because it is the te
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
+
+from pydantic import JsonValue
 
 from pytest_divergence.core.behaviours import Behaviour, Example
 from pytest_divergence.core.cases import AnyCase, Completions
@@ -22,6 +25,8 @@ def redacted(report: Report) -> Report:
     settings = dict(report.settings)
     if settings.get("system_prompt"):
         settings["system_prompt"] = REDACTED
+    if isinstance(arguments := settings.get("template_arg"), dict):
+        settings["template_arg"] = redacted_arguments(arguments)
     return report.model_copy(
         update={
             "settings": settings,
@@ -30,6 +35,14 @@ def redacted(report: Report) -> Report:
             "errors": [_redacted_error(error) for error in report.errors],
         }
     )
+
+
+def redacted_arguments(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return a template's arguments with numbers and switches alone."""
+    return {
+        name: value if isinstance(value, int | float | None) else REDACTED
+        for name, value in arguments.items()
+    }
 
 
 def redacted_case(case: AnyCase) -> AnyCase:

@@ -9,7 +9,7 @@ import codecs
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,6 @@ from pytest_divergence.core.file_names import (
 from pytest_divergence.core.joint_writes import alone_with, finish, replace_together
 from pytest_divergence.core.json_files import (
     document_data,
-    load_document,
     read_rows,
     rows_data,
     rows_or_faults,
@@ -44,7 +43,7 @@ from pytest_divergence.core.provenance import (
     pair_changes,
     provenance_beside,
 )
-from pytest_divergence.core.recorded_reference import RecordedReference
+from pytest_divergence.core.recorded_reference import load_record
 from pytest_divergence.core.row_digests import check_rows, row_digests
 from pytest_divergence.core.tokens import ListedTokens, StoredTokens, load_tokens
 
@@ -161,9 +160,11 @@ def write_suite(path: AnyPath, cases: Iterable[Case]) -> None:
     `load_suite` reads what it writes. Raises SuiteError for no cases, one prompt twice or a row
     over the limits; StoreError.
     """
-    rows = [_suite_row(case) for case in cases]
-    _check_number(path, len(rows))
-    write_rows(path, rows)
+    cases = list(cases)
+    _check_number(path, len(cases))
+    if all(case.is_control for case in cases):
+        raise SuiteError(path, None, "no cases to write, only controls; add a row that is tested")
+    write_rows(path, [_suite_row(case) for case in cases])
 
 
 def write_stored(
@@ -303,7 +304,7 @@ def _row_by_row(path: Path) -> Iterator[SuiteError]:
         yield from _row_faults(tokens, StoredTokens)
     documents: dict[Path, Callable[[Path], object]] = {
         provenance: load_provenance,
-        sidecar_path(path, REFERENCE): partial(load_document, model=RecordedReference),
+        sidecar_path(path, REFERENCE): load_record,
     }
     for document, load in documents.items():
         if os.path.lexists(document):

@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import CommitOperationAdd, DatasetCardData, HfApi, snapshot_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetCardData,
+    HfApi,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -27,6 +34,7 @@ from huggingface_hub.errors import (
 from pytest_divergence.core.errors import SettingsError, StoreError
 from pytest_divergence.core.file_names import (
     PROVENANCE,
+    REFERENCE,
     SUITE_SUFFIX,
     TOKENS,
     from_here,
@@ -48,6 +56,8 @@ MARK = "<!-- made by pytest-divergence push; without this line it is never repla
 """Line of a card that a later push may replace."""
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}", re.ASCII)
 """Pattern of the names of files that are fetched: none leads elsewhere, none is hidden."""
+FETCHED = (SUITE_SUFFIX, f".{TOKENS}", f".{PROVENANCE}")
+"""Endings of the names of files that are fetched."""
 SHORT = 12
 """Digits of a commit in a folder's name."""
 
@@ -66,6 +76,8 @@ class Upload(NamedTuple):
     dataset: str
     files: Mapping[str, bytes]
     """Content by name on the Hub, the card among them."""
+    deleted: Sequence[str]
+    """Names of the dataset's files that are of another suite, or of this one as it was."""
 
     @property
     def card(self) -> str:
@@ -119,10 +131,10 @@ def with_copies(arguments: Sequence[str], root: Path, folder: Path) -> list[str]
 
 
 def prepare(suite: Path, dataset: str, text: str) -> Upload:
-    """Return what a push of a suite would send: its files, and a card with `text`.
+    """Return what a push of a suite would change: its files, a card with `text`, and old files.
 
     Raises `SettingsError` if datasets, which tells the columns, is not installed, and for a name
-    that is not `owner/name`.
+    that is not `owner/name`; `StoreError` with the Hub's reason.
     """
     if not is_on_hub(f"hf:{dataset}") or "@" in dataset or "::" in dataset:
         raise SettingsError(f"{safe_line(dataset)} must be owner/name")
@@ -134,39 +146,63 @@ def prepare(suite: Path, dataset: str, text: str) -> Upload:
         path.name: read_regular(path) for path in reversed(suite_files(suite)) if path.exists()
     }
     files[CARD] = f"---\n{_metadata(suite, files)}\n---\n{MARK}\n\n{text}".encode()
-    return Upload(dataset, files)
+    return Upload(dataset, files, _deleted(dataset, files))
 
 
 def push(upload: Upload, *, is_private: bool) -> str:
-    """Make the dataset if it is missing, commit all files at once, and return the commit's address.
+    """Make the dataset if it is missing, change all files at once, and return the commit's address.
 
     A card that someone else wrote stays. Raises `StoreError` with the Hub's reason.
     """
     api, dataset = HfApi(), upload.dataset
-    try:
+    with _hub_errors(dataset):
         api.create_repo(dataset, repo_type="dataset", private=is_private or None, exist_ok=True)
         kept = {CARD} if _has_own_card(api, dataset) else set[str]()
         commit = api.create_commit(
             dataset,
             repo_type="dataset",
             operations=[
-                CommitOperationAdd(name, data)
-                for name, data in upload.files.items()
-                if name not in kept
+                *(
+                    CommitOperationAdd(name, data)
+                    for name, data in upload.files.items()
+                    if name not in kept
+                ),
+                *(CommitOperationDelete(name) for name in upload.deleted),
             ],
             commit_message="Suite of pytest-divergence",
         )
+    return str(commit.commit_url)
+
+
+def _deleted(dataset: str, files: Mapping[str, bytes]) -> list[str]:
+    """Return the names of a dataset's files of suites that are not among `files`."""
+    with _hub_errors(dataset):
+        try:
+            found = HfApi().list_repo_files(dataset, repo_type="dataset")
+        except RepositoryNotFoundError:
+            return []
+    endings = (*FETCHED, f".{REFERENCE}")
+    return [
+        name
+        for name in found
+        if name.endswith(endings) and name not in files and "/" not in name  # of the root alone
+    ]
+
+
+@contextmanager
+def _hub_errors(dataset: str) -> Iterator[None]:
+    try:
+        yield
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise StoreError(
             f"{dataset} was not pushed: {safe_line(str(error), 400)}; log in with `hf auth login` "
             "and check that you may write there"
         ) from error
-    return str(commit.commit_url)
 
 
 def _snapshot(dataset: str, revision: str | None) -> Path:
     """Return the folder, named by its commit, with the data files of a dataset."""
-    patterns = [f"*{ending}" for ending in (SUITE_SUFFIX, f".{TOKENS}", f".{PROVENANCE}")]
+    patterns = [f"*{ending}" for ending in FETCHED]
     try:
         return Path(
             snapshot_download(

@@ -109,8 +109,14 @@ class DivergenceCallback(TrainerCallback):
         control: TrainerControl,
         **others: Any,
     ) -> None:
-        """Go before the trackers, which take no number any more once the training has ended."""
+        """Go before the trackers, which take no number any more once the training has ended.
+
+        The model in training may be another one by now: `model_init` makes it anew.
+        """
         self._measured_step = self._checkpoint = None
+        if self._pair is not None:
+            model: Any = self.trainer.model
+            self._pair = self._pair.with_candidate(model)
         callbacks = self.trainer.callback_handler.callbacks
         callbacks.remove(self)
         callbacks.insert(0, self)

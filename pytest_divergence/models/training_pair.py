@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import JsonValue
@@ -115,6 +115,12 @@ class TrainingPair:
         loaded = load_full_model(reference, role=ROLE, options=place)
         check_same_tokenizer(loaded.tokenizer, tokenizer)
         return cls(candidate, loaded.model, tokenizer, loaded.tokenizer, options)
+
+    def with_candidate(self, candidate: AnyModel) -> TrainingPair:
+        """Return the pair of another model in training, which may be its own reference."""
+        is_base = self.reference is self.candidate
+        reference = candidate if is_base else self.reference
+        return replace(self, candidate=candidate, reference=reference)
 
     @contextmanager
     def measurable(self) -> Iterator[ModelPair]:

@@ -76,7 +76,8 @@ def pytest_divergence_modify_cases(config: pytest.Config, cases: list[Case]) -> 
 
 @pytest.hookspec
 def pytest_divergence_report(config: pytest.Config, report: Report) -> None:
-    """Receive a search's report once it is written, even if the search was stopped.
+    """Receive a report once it is written: a search's, even if it was stopped, or a replay's.
 
-    With pytest-xdist, called in one process only.
+    `report.run.mode` tells which: `search` or `replay`. A replay writes a report for each pair, and
+    only with `--divergence-report-dir`. With pytest-xdist, called in one process only.
     """

@@ -18,6 +18,7 @@ from pytest_divergence.core.errors import DivergenceError, SuiteError
 from pytest_divergence.core.files import DivergenceFolder, write_atomically
 from pytest_divergence.core.redaction import (
     REDACTED,
+    redacted_arguments,
     redacted_case,
     redacted_message,
     redacted_token,
@@ -73,10 +74,14 @@ def shown_case(
     return redacted_case(case), [redacted_token(token) for token in tokens]
 
 
-def shown_settings(session: DivergenceSession) -> dict[str, str]:
+def shown_settings(session: DivergenceSession) -> dict[str, object]:
     """Return the options that commands may repeat: all but those of the ini file."""
-    is_hidden = session.is_redacted and "system_prompt" in session.said
-    return {**session.said, **({"system_prompt": REDACTED} if is_hidden else {})}
+    shown: dict[str, object] = {**session.said}
+    if session.is_redacted:
+        arguments = redacted_arguments(session.resolved.settings.template_arg)
+        hidden = {"system_prompt": REDACTED, "template_arg": arguments}
+        shown |= {field: value for field, value in hidden.items() if field in shown}
+    return shown
 
 
 def _unexpected(session: DivergenceSession, error: Exception) -> pytest.UsageError:

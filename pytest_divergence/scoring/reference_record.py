@@ -14,6 +14,7 @@ from pytest_divergence.core.file_names import REFERENCE, sidecar_path
 from pytest_divergence.core.json_files import write_document
 from pytest_divergence.core.provenance import ModelProvenance
 from pytest_divergence.core.recorded_reference import (
+    MAX_BYTES,
     RecordedReference,
     RecordedRow,
     packed,
@@ -63,9 +64,12 @@ def record_reference(pair: ModelPair, stored: StoredSuite) -> RecordedReference:
 
 
 def write_record(suite: Path, record: RecordedReference) -> Path:
-    """Write the record beside its suite: old or new, never half. Raises StoreError."""
+    """Write the record beside its suite: old or new, never half.
+
+    Raises SuiteError for one too long; StoreError.
+    """
     path = sidecar_path(suite, REFERENCE)
-    write_document(path, record)
+    write_document(path, record, MAX_BYTES)
     return path
 
 

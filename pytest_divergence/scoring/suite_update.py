@@ -93,6 +93,9 @@ def updated(
             "bound": old.bound if is_kept else None,
             "nll_limit": old.nll_limit,
             "effort": old.effort,
+            "training_data_sha256": old.training_data_sha256,
+            "contexts_sha256": old.contexts_sha256,
+            "source": old.source,
         }
     return _new(stored, rows, found, kept, made.model_copy(update=changes))
 

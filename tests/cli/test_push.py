@@ -153,6 +153,26 @@ def test_a_private_dataset_is_made_private_and_a_written_card_stays(
     assert hub.files(NAME)["README.md"] == b"# Mine\n"
 
 
+def test_a_dataset_holds_the_suite_that_was_pushed_last_and_nothing_of_one_before(
+    hub: DatasetHub, project: Project, suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = ["old.divergence.jsonl", "old.reference.json", "release.reference.json"]
+    others = {"notes.md": b"Mine\n", "archive/old.divergence.jsonl": b"{}\n"}
+    hub.commit(NAME, dict.fromkeys(old, b"{}\n") | others)
+    before = hub.files(NAME)
+
+    assert main(["push", str(suite), NAME, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    for name in old:
+        assert re.search(rf"^  {re.escape(name)} +deleted$", said, re.MULTILINE)
+    assert said.count(" deleted\n") == len(old)
+    assert hub.files(NAME) == before
+
+    assert main(["push", str(suite), NAME]) == 0
+    assert sorted(hub.files(NAME)) == sorted(["README.md", *NAMES, *others])
+    project.run(f"hf:{NAME}", *MODELS, "-k", "knot").assert_outcomes(passed=1, deselected=1)
+
+
 def test_datasets_reads_what_was_pushed(
     hub: DatasetHub, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ TEXTS = (
     "Oslo",
     "Be brief",
     "Speak like",
+    "Captain",
     "secret",
     "lisbon",
 )
@@ -44,7 +45,12 @@ TEXTS = (
 @pytest.fixture
 def full() -> Report:
     return report(
-        settings={"system_prompt": "Speak like a pirate", "seed": 0, "redact": True},
+        settings={
+            "system_prompt": "Speak like a pirate",
+            "template_arg": {"persona": "Captain Hook", "level": 3, "enable_thinking": True},
+            "seed": 0,
+            "redact": True,
+        },
         cases=[
             *report().cases,
             chat_case(),
@@ -92,7 +98,12 @@ def test_ids_numbers_kinds_and_counts_stay(full: Report) -> None:
     assert behaviour.name == REDACTED
     assert [told.log_ratio for told in behaviour.telling] == [9.0]
     assert after.errors == [RunError(where="strategy seeds", message="ValueError: [redacted]")]
-    assert after.settings == {"system_prompt": REDACTED, "seed": 0, "redact": True}
+    assert after.settings == {
+        "system_prompt": REDACTED,
+        "template_arg": {"persona": REDACTED, "level": 3, "enable_thinking": True},
+        "seed": 0,
+        "redact": True,
+    }
 
 
 def test_a_trait_is_in_our_words_and_stays(full: Report) -> None:

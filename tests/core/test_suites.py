@@ -14,8 +14,10 @@ from pytest_divergence.core.cases import Case, Completions, case_id
 from pytest_divergence.core.errors import SuiteError
 from pytest_divergence.core.file_names import sidecar_path
 from pytest_divergence.core.json_files import strict_dumps, strict_loads
+from pytest_divergence.core.provenance import write_provenance
 from pytest_divergence.core.report import ReportCase
 from pytest_divergence.core.suites import load_suite, write_suite
+from tests.core.made_suites import control, provenance
 
 Write = Callable[[str | bytes], Path]
 
@@ -245,6 +247,10 @@ def test_the_limits_are_the_documented_ones() -> None:
     ("cases", "fault"),
     [
         ([], "FILE: no cases to write; an empty suite would pass without a test"),
+        (
+            [control("a"), control("b")],
+            "FILE: no cases to write, only controls; add a row that is ",
+        ),
         ([Case(input="a"), Case(input="a")], "FILE: case a-ca978112ca is given twice; drop one"),
         ([Case(input="x" * (1 << 20))], "FILE:1: the line is longer than 1 MiB; split it"),
         (
@@ -264,6 +270,16 @@ def test_what_could_not_be_read_back_is_not_written(
     with pytest.raises(SuiteError) as caught:
         write_suite(path, cases)
     assert str(caught.value).replace(str(path), "FILE").startswith(fault)
+    assert path.read_text() == "old\n"
+
+
+def test_a_document_too_long_to_be_read_is_not_written(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("old\n")
+    monkeypatch.setattr(json_files, "MAX_FILE_BYTES", 20)
+    with pytest.raises(SuiteError, match="the file is longer than"):
+        write_provenance(path, provenance())
     assert path.read_text() == "old\n"
 
 

@@ -927,6 +927,9 @@ def test_a_pair_in_memory_can_be_searched(tmp_path: Path, monkeypatch: pytest.Mo
     assert "<th scope='row'>prompt</th>" in case._repr_html_()
     assert again.is_cached
     assert not other.is_cached
+    assert first.suite_path == again.suite_path
+    assert first.suite_path.is_file()
+    assert first.suite_path != other.suite_path, "a second fine-tune replaces no suite"
 
 
 def test_a_pair_loaded_otherwise_gets_results_of_its_own(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,13 @@ def _told(pair: ModelPair, row: Case, token_ids: Sequence[int]) -> TellingContin
 def training(tiny_models: Path, tmp_path: Path) -> Callable[..., Trainer]:
     """Make the trainer of a training of `base`: four steps, saved after the second and the fourth.
 
-    With dropout, so that a random number more or less leads to other weights.
+    With dropout, so that a random number more or less leads to other weights. `anew`: the trainer
+    gets no model, and makes one when it is made, and another when it trains.
     """
 
-    def make(*, adapter: bool = False, start: str = "base", **changes: Any) -> Trainer:
+    def make(
+        *, adapter: bool = False, start: str = "base", anew: bool = False, **changes: Any
+    ) -> Trainer:
         model: Any = AutoModelForCausalLM.from_pretrained(
             tiny_models / start, dtype=torch.float32, attention_dropout=0.1
         )
@@ -97,7 +101,8 @@ def training(tiny_models: Path, tmp_path: Path) -> Callable[..., Trainer]:
         }
         examples = [_example(text) for text in texts]
         return Trainer(
-            model=model,
+            model=None if anew else model,
+            model_init=(lambda: deepcopy(model)) if anew else None,
             args=TrainingArguments(**given),
             train_dataset=examples,
             eval_dataset=examples[:2],

@@ -122,6 +122,19 @@ def test_an_adapter_is_compared_with_its_base(training: Training, suite: Path) -
     assert last["divergence/same_top"] > 0.5
 
 
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_model_that_the_trainer_makes_anew_is_the_one_measured(
+    training: Training, suite: Path, base: str, adapter: bool
+) -> None:
+    trainer = training(adapter=adapter, anew=True, save_strategy="no")
+    with_callback(trainer, suite, reference=None if adapter else base)
+
+    train(trainer)
+
+    (last,) = logged(trainer)
+    assert last["divergence/mean_kl"] > 1e-5
+
+
 KINDS: dict[str, dict[str, Any]] = {
     "full": {},
     "autocast": {"bf16": True},

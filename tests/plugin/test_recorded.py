@@ -12,8 +12,11 @@ import torch
 
 from pytest_divergence.cli import main
 from pytest_divergence.core.behaviours import TellingContinuation
+from pytest_divergence.core.recorded_reference import RecordedRow, load_record
+from pytest_divergence.core.regular_files import MAX_FILE_BYTES
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.models.loading import load_model_pair
+from pytest_divergence.scoring.reference_record import write_record
 from pytest_divergence.scoring.suite_rows import measure_telling
 from tests.plugin.conftest import KNOT, POEM, SUITE, Project
 from tests.plugin.test_served import cases_of, text_of
@@ -49,6 +52,19 @@ def test_the_gate_needs_the_candidate_alone(recorded: Project) -> None:
         assert made is not None
         assert case["kl"]["value"] == pytest.approx(made.value, rel=1e-5)
         assert case["kl"]["evidence"] == "chosen"
+
+
+def test_the_record_of_a_long_suite_is_read(recorded: Project) -> None:
+    path = recorded.path / RECORD
+    record = load_record(path)
+    rows = dict(record.rows)
+    rows["0" * 64] = RecordedRow(chosen="", head_ids="", head="A" * MAX_FILE_BYTES)
+    write_record(recorded.path / SUITE, record.model_copy(update={"rows": rows}))
+    assert path.stat().st_size > MAX_FILE_BYTES
+
+    recorded.run(*REPLAY, "--model-2=ft").assert_outcomes(passed=3)
+
+    assert main(["validate", SUITE]) == 0
 
 
 def test_a_project_that_loads_models_of_its_own_is_not_asked_for_the_record(

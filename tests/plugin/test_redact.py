@@ -12,6 +12,7 @@ from pytest_divergence.core.report import load_report
 from pytest_divergence.plugin import search as session_search
 from tests.discovery.test_run import PROFILE
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
+from tests.tiny import CHATML
 
 SUITE = "release.divergence.jsonl"
 
@@ -32,6 +33,29 @@ def test_a_failing_case_shows_its_numbers_and_no_text(project: Project) -> None:
     assert KNOT not in shown(hidden)
     assert POEM not in shown(hidden)
     hidden.stdout.fnmatch_lines(["  prompt", "    | [[]redacted[]]", "  reference"])
+
+
+def test_a_command_that_runs_a_case_again_gives_no_text_to_the_template(project: Project) -> None:
+    project.write("t.jinja", CHATML + "{{ persona }}{{ level }}")
+    given = (
+        "--divergence-chat-template=t.jinja",
+        "--divergence-template-arg=persona=Captain Hook",
+        "--divergence-template-arg=level=3",
+    )
+    project.write_suite(SUITE, {"input": KNOT, "max_kl": 0.001})
+    project.run(*MODELS, *given, SUITE, "--divergence-fill").assert_outcomes(passed=1)
+    replay = (*MODELS, *given, SUITE, "-W", "default", "--divergence-report-dir=out")
+
+    open_ = " ".join(shown(project.run(*replay)).split())
+    hidden = " ".join(shown(project.run(*replay, "--divergence-redact")).split())
+
+    assert "persona=Captain Hook" in open_
+    assert "persona=[redacted]" in hidden
+    for text in (open_, hidden):
+        assert "--divergence-template-arg level=3" in text
+    *_, report = sorted(project.path.glob("out/2*"))
+    for text in (hidden, *(path.read_text("utf-8") for path in report.iterdir())):
+        assert "Captain" not in text
 
 
 def test_an_assertion_of_a_user_shows_no_text(project: Project) -> None:

@@ -14,6 +14,7 @@ from pytest_divergence.core.suites import read_suite, write_stored
 from tests.plugin.conftest import CONTROLS, KNOT, MODELS, POEM, Project, block, shown
 from tests.plugin.test_behaviours import ID, behaviour, write
 
+NIGHTLY = Path(__file__).parents[2] / "conftest_templates/nightly_discovery/conftest.py"
 SUITE = "release.divergence.jsonl"
 REPORTED = (SUITE, "-W", "default", "--divergence-report-dir=out")
 REPLAY = (*MODELS, *REPORTED)
@@ -259,6 +260,15 @@ def test_the_report_hook_sees_the_replay(suite: Project) -> None:
     result = suite.run(*REPLAY, "-s")
 
     result.stdout.fnmatch_lines(["seen {*'failed': 1*}"])
+
+
+def test_a_replay_is_no_search_to_propose(suite: Project) -> None:
+    suite.write("conftest.py", NIGHTLY.read_text("utf-8"))
+
+    suite.run(*REPLAY)
+
+    written(suite)
+    assert not (suite.path / "nightly.md").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_told_and_changes_no_result(suite: Project) -> None:

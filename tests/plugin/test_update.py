@@ -125,6 +125,24 @@ def test_an_update_measures_every_row_on_the_new_candidate(suite: Project) -> No
     replay(suite, *OTHERS).assert_outcomes(passed=3, warnings=1)
 
 
+def test_an_update_keeps_where_a_suite_is_from(suite: Project) -> None:
+    old = stored(suite)
+    assert old.provenance is not None
+    origin = {
+        "training_data_sha256": "a" * 64,
+        "contexts_sha256": "b" * 64,
+        "source": "hf:owner/release@0123abcd",
+    }
+    made = old.provenance.model_copy(update=origin)
+    write_stored(path_of(suite), old.suite.rows, old.tokens.values(), made)
+
+    suite.run(*OTHERS, SUITE, UPDATE).assert_outcomes(passed=2)
+
+    updated = stored(suite).provenance
+    assert updated is not None
+    assert {name: getattr(updated, name) for name in origin} == origin
+
+
 def test_each_case_and_the_summary_say_what_changed(suite: Project) -> None:
     result = suite.run(*OTHERS, SUITE, UPDATE, "-rP")
 

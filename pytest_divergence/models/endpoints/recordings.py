@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from pytest_divergence.core.errors import MeasurementError, ModelLoadError
 from pytest_divergence.core.file_names import REFERENCE, sidecar_path
-from pytest_divergence.core.json_files import load_document
 from pytest_divergence.core.recorded_reference import (
     RecordedReference,
     RecordedRow,
+    load_record,
     row_key,
     unpacked,
 )
@@ -46,7 +46,7 @@ class Recording:
                 f"{role}={spec}: the suite has no recorded reference, {path.name}; make one with "
                 f"pytest-divergence record {spec.path.name} {setting('model_1')}=…"
             )
-        return cls(path, role, load_document(path, RecordedReference))
+        return cls(path, role, load_record(path))
 
     @property
     def name(self) -> str:
