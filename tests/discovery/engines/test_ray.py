@@ -588,6 +588,20 @@ class Bound:
         return [Proposal(f"Where is the {self.name} one?", self.name)]
 
 
+class Seat:
+    """Takes a CPU and does nothing."""
+
+
+@pytest.fixture
+def one_left(pool: RayPool) -> Iterator[None]:
+    """A cluster with one CPU free besides the pool's, so that a second worker goes elsewhere."""
+    seat = ray.remote(num_cpus=1)(Seat).remote()
+    ray.get(seat.__ray_ready__.remote())
+    yield
+    ray.kill(seat)
+
+
+@pytest.mark.usefixtures("one_left")
 def test_a_lost_node_and_a_full_one_cost_time_alone(
     pool: RayPool,
     cluster: Any,
