@@ -243,7 +243,8 @@ class Growth:
             return []
         measured = sum(unit.tokens for unit in batch) / self.num_items(old)
         rest = max(0.0, measured - self.tokens(old))
-        grown = (rest + self.tokens(new)) / (rest + self.tokens(old))
+        before = rest + self.tokens(old)
+        grown = (rest + self.tokens(new)) / before if before else 1.0
         factor = grown * self.num_items(new) / self.num_items(old)
         if self.chunk is None:
             return [unit.times(factor) for unit in batch]

@@ -24,7 +24,7 @@ from pytest_divergence.scoring.suite_rows import CASE_STREAM, Sizes, case_prompt
 from pytest_divergence.scoring.token_comparison import compare_tokens
 
 CHUNK = 5
-"""Prompts in one work unit: the 20 of a profile are as many for each of two workers, or four."""
+"""Prompts in one work unit: 20 cases are two units for each of two workers."""
 
 
 @dataclass(frozen=True)

@@ -368,9 +368,11 @@ def _code_digest(added: object) -> str:
     JSON can hold.
     """
     kind, parameters = type(added), dict[str, str]()
-    for name, value in getattr(added, "__dict__", {}).items():
-        with suppress(TypeError, ValueError, RecursionError):
-            parameters[name] = json.dumps(value, sort_keys=True)
+    slots = [each.__dict__.get("__slots__", ()) for each in kind.__mro__]
+    named = (name for each in slots for name in ((each,) if isinstance(each, str) else each))
+    for name in {*getattr(added, "__dict__", ()), *named}:
+        with suppress(AttributeError, TypeError, ValueError, RecursionError):
+            parameters[name] = json.dumps(getattr(added, name), sort_keys=True)
     code = sorted({text for each in kind.__mro__[:-1] for text in _sources(each)})
     return text_digest(json.dumps([kind.__qualname__, code, parameters], sort_keys=True))
 
@@ -379,7 +381,8 @@ def _sources(kind: type) -> Iterator[str]:
     """Yield the text of the files that a class is written in; "" for one that cannot be read."""
     functions = filter(inspect.isfunction, vars(kind).values())
     # The functions know their file; two conftest.py share one name in sys.modules.
-    files = {inspect.unwrap(function).__code__.co_filename for function in functions}
+    code = (getattr(inspect.unwrap(each), "__code__", each.__code__) for each in functions)
+    files = {each.co_filename for each in code}
     files.add(getattr(sys.modules.get(kind.__module__), "__file__", None) or "")
     for file in files:
         linecache.checkcache(file)

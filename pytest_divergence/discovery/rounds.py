@@ -265,11 +265,8 @@ class Search:
         self, course: _Course, pending: _PendingRound, found: dict[str, Any]
     ) -> list[ScoredProposal]:
         """Return the round's full scores; those of a large one are units of their own."""
-        unscored, length = (
-            [Proposal(**row) for row in found["unscored"]],
-            self.profile.search_length,
-        )
-        parts = even_parts(unscored, SCORED_IN_UNIT)
+        unscored = [Proposal(**row) for row in found["unscored"]]
+        parts, length = even_parts(unscored, SCORED_IN_UNIT), self.profile.search_length
         rows = self._shared_out(course, pending, "scores", score_proposals, parts, length=length)
         return [
             ScoredProposal.from_row({**row, "first_token_kl": first})

@@ -24,7 +24,6 @@ from huggingface_hub import (
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -34,7 +33,6 @@ from huggingface_hub.errors import (
 from pytest_divergence.core.errors import SettingsError, StoreError
 from pytest_divergence.core.file_names import (
     PROVENANCE,
-    REFERENCE,
     SUITE_SUFFIX,
     TOKENS,
     from_here,
@@ -42,6 +40,7 @@ from pytest_divergence.core.file_names import (
     is_suite,
     on_hub,
     sidecar_path,
+    suite_beside,
     suite_files,
 )
 from pytest_divergence.core.files import DivergenceFolder, make_folder, write_together
@@ -155,7 +154,7 @@ def push(upload: Upload, *, is_private: bool) -> str:
     A card that someone else wrote stays. Raises `StoreError` with the Hub's reason.
     """
     api, dataset = HfApi(), upload.dataset
-    with _hub_errors(dataset):
+    with _hub_errors(f"{dataset} was not pushed"):
         api.create_repo(dataset, repo_type="dataset", private=is_private or None, exist_ok=True)
         kept = {CARD} if _has_own_card(api, dataset) else set[str]()
         commit = api.create_commit(
@@ -175,28 +174,28 @@ def push(upload: Upload, *, is_private: bool) -> str:
 
 
 def _deleted(dataset: str, files: Mapping[str, bytes]) -> list[str]:
-    """Return the names of a dataset's files of suites that are not among `files`."""
-    with _hub_errors(dataset):
+    """Return the names of a dataset's files, in its root, of suites that are not among `files`."""
+    with _hub_errors(f"the files of {dataset} cannot be listed"):
         try:
             found = HfApi().list_repo_files(dataset, repo_type="dataset")
         except RepositoryNotFoundError:
             return []
-    endings = (*FETCHED, f".{REFERENCE}")
+    suites = {name for name in (*found, *files) if is_suite(name)}
     return [
         name
         for name in found
-        if name.endswith(endings) and name not in files and "/" not in name  # of the root alone
+        if str(suite_beside(Path(name))) in suites and name not in files and "/" not in name
     ]
 
 
 @contextmanager
-def _hub_errors(dataset: str) -> Iterator[None]:
+def _hub_errors(problem: str) -> Iterator[None]:
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except Exception as error:  # of whichever HTTP client the Hub's library uses
         raise StoreError(
-            f"{dataset} was not pushed: {safe_line(str(error), 400)}; log in with `hf auth login` "
-            "and check that you may write there"
+            f"{problem}: {safe_line(str(error), 400)}; check the connection, log in with "
+            "`hf auth login`, and check that you may write there"
         ) from error
 
 

@@ -25,7 +25,7 @@ from pytest_divergence.core.settings import THINKING_SWITCHES
 from pytest_divergence.models.fingerprints import text_digest
 from pytest_divergence.models.template_trial import MAX_RENDERED, check_template
 from pytest_divergence.models.thoughts import Replies, Thoughts, find_thoughts, text_after_reply
-from pytest_divergence.models.tokenizers import decoded, template_of
+from pytest_divergence.models.tokenizers import Vocabulary, decoded, template_of
 
 Prompt = str | Sequence[Message]
 
@@ -304,6 +304,22 @@ def check_takes_text(chat: ChatFormat, choice: str) -> None:
         raise ModelLoadError(
             f"{setting('chat_template')}={choice}: the template leaves out the user's text; it may "
             "want a list of parts in its place, so give another template, or none"
+        )
+
+
+def check_marks_are_shared(chat: ChatFormat, vocabulary: Vocabulary | None) -> None:
+    """Raise `ModelLoadError` if the template writes a token that one model has no row for."""
+    if vocabulary is None:
+        return
+    try:
+        written = {*chat.user_opening, *chat.user_suffix}
+    except DivergenceError:  # a template may refuse any conversation; prompts show that soon enough
+        return
+    if lacking := sorted(id_ for id_ in written if id_ >= vocabulary.num_shared):
+        token = decoded(chat.tokenizer, lacking[:1], keep_special=True)
+        raise ModelLoadError(
+            f"the chat template writes the token {safe_line(token)}, and one of the models has no "
+            f"row for it; give a {setting('chat_template')} that both models can read, or none"
         )
 
 

@@ -32,7 +32,7 @@ from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
 LOCK_SECONDS = 3600.0
 """Longest wait for another process that converts a file."""
-CONVERSION = 2
+CONVERSION = 3
 """Number of the way in which files are converted: folders made in another way are not used."""
 PACKAGES = ("gguf", "accelerate")
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")

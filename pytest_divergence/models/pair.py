@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pytest_divergence.core.errors import MeasurementError, ModelLoadError, NoGradientError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
-from pytest_divergence.models.chat_format import ChatFormat, Prompt
+from pytest_divergence.models.chat_format import ChatFormat, Prompt, check_marks_are_shared
 from pytest_divergence.models.devices import dtype_name, present_weights
 from pytest_divergence.models.endpoints.served_side import ServedSide
 from pytest_divergence.models.fingerprints import ModelIdentity
@@ -117,6 +117,7 @@ class ModelPair:
         reference_side, candidate_side = _checked(reference_side, candidate_side, say)
         if chat is None:
             chat = ChatFormat(tokenizer, template_of(tokenizer), system_prompt)
+        check_marks_are_shared(chat, reference_side.vocabulary)
         identities = identities or _identities_in_memory(reference, candidate, adapters)
         return cls.of_sides(reference_side, candidate_side, chat, identities, models[0].dtype)
 

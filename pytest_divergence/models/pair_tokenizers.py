@@ -32,7 +32,6 @@ from pytest_divergence.models.tokenizers import (
     read_tokenizer,
     rendering_tokenizer,
     smaller,
-    template_of,
 )
 from pytest_divergence.models.transformers_log import Say, quiet_transformers
 
@@ -141,7 +140,7 @@ def _with_template(
     except ModelLoadError as error:  # nothing else of it is needed
         say(f"the adapter's chat template is not used: {error}")
         return tokenizer
-    return own if template_of(own) else tokenizer
+    return own if own.chat_template else tokenizer
 
 
 def _load_tokenizer(side: SidePlan) -> PreTrainedTokenizerBase:

@@ -8,16 +8,15 @@ from typing import Any, Literal
 
 import torch
 from transformers.quantizers.auto import AutoHfQuantizer
+from transformers.utils.import_utils import is_kernels_available, is_triton_available
 
 from pytest_divergence.core.errors import ModelLoadError
 from pytest_divergence.core.safe_text import safe_line
 from pytest_divergence.core.setting_names import setting
 from pytest_divergence.models.transformers_log import quiet_transformers
 
-MXFP4_KERNELS = ("triton", "kernels")
-"""Packages without which transformers turns MXFP4 back into floats on a GPU too."""
-FP8_CAPABILITY = (8, 9)
-"""Least compute capability of the GPUs on which it runs FP8."""
+MXFP4_CAPABILITY, FP8_CAPABILITY = (7, 5), (8, 9)
+"""Least compute capabilities of the GPUs on which transformers runs these formats."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Method:
     packages: tuple[str, ...]
     """Distributions that it needs."""
     dense: Literal["always", "without kernels", "never"] = "never"
-    """Where its weights are turned back into floats at loading; GPUs alone have kernels for it."""
+    """Conditions under which its weights are turned back into floats at loading."""
     needs_gpu: bool = False
 
 
@@ -84,11 +83,26 @@ def is_dense(config: dict[str, Any], device: torch.device) -> bool:
     method = METHODS.get(name)
     if method is None or method.dense == "never":
         return False
-    if method.dense == "always" or device.type == "cpu":
+    if method.dense == "always":
         return True
-    if name == "mxfp4":
-        return not all(map(_is_installed, MXFP4_KERNELS))
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) < FP8_CAPABILITY
+    return not (_runs_mxfp4(device) if name == "mxfp4" else _runs_fp8(device))
+
+
+def _runs_mxfp4(device: torch.device) -> bool:
+    """Whether transformers computes with MXFP4 as it is, which needs kernels."""
+    is_cuda = device.type == "cuda"
+    if not (is_triton_available("3.4.0" if is_cuda else "3.5.0") and is_kernels_available()):
+        return False
+    if is_cuda:
+        return torch.cuda.get_device_capability(device) >= MXFP4_CAPABILITY
+    return device.type in ("cpu", "xpu")
+
+
+def _runs_fp8(device: torch.device) -> bool:
+    """Whether transformers computes with FP8 as it is, which some GPUs can."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
+    return device.type == "xpu"
 
 
 def quantiser_note(config: dict[str, Any], device: torch.device, *, role: str) -> str | None:

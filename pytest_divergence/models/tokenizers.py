@@ -163,7 +163,7 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """
     template = tokenizer.chat_template
     if not isinstance(template, dict):
-        return template or None
+        return template if isinstance(template, str) and template else None
     if "default" not in template:
         names = ", ".join(safe_line(name, 40) for name in sorted(template)[:MAX_NAMED])
         raise ModelLoadError(

@@ -209,6 +209,27 @@ def test_tokens_that_only_the_file_knows_are_one_outcome(tiny_models: Path, tmp_
     assert values(pair) == pytest.approx(values(whole), abs=1e-6)
 
 
+@pytest.mark.parametrize("is_special", [True, False])
+def test_a_mark_of_other_input_that_a_converter_drops_is_no_other_tokenizer(
+    tiny_models: Path, tmp_path: Path, exact: Path, is_special: bool
+) -> None:
+    """As Gemma 3's of images, which its tokenizer names last."""
+    folder = extended(tiny_models / "base", tmp_path / "whole", "<image>", pad_to=1)
+    path = folder / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    raw["added_tokens"][-1]["special"] = is_special
+    path.write_text(json.dumps(raw))
+
+    if is_special:
+        pair = load_model_pair(str(folder), str(exact))
+        assert [side.num_outcomes for side in pair.sides] == [272, 272]
+        whole = load_model_pair(str(folder), str(tiny_models / "base"))
+        assert values(pair) == pytest.approx(values(whole), abs=1e-6)
+    else:
+        with pytest.raises(TokenizerMismatchError, match="token 271 of the GGUF file is"):
+            load_model_pair(str(folder), str(exact))
+
+
 @pytest.mark.parametrize("field", [8, 16])
 @pytest.mark.parametrize("count", [2**40, 2**63])
 def test_counts_that_the_file_cannot_hold_are_refused_at_once(

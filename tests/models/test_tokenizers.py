@@ -9,9 +9,10 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import AddedToken, PreTrainedTokenizerFast
+from transformers import AddedToken, LlamaConfig, PreTrainedTokenizerFast
 
 from pytest_divergence.core.errors import ModelLoadError, TokenizerMismatchError
+from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.models.tokenizers import (
     NO_TOKEN_SHARE,
     Vocabulary,
@@ -20,6 +21,7 @@ from pytest_divergence.models.tokenizers import (
     vocabularies,
 )
 from pytest_divergence.scoring.divergences import forward_kl, js, reverse_kl, symmetric_kl
+from tests.models_in_memory import tiny_config, tiny_model
 from tests.tiny import tiny_tokenizer
 
 
@@ -224,6 +226,16 @@ def test_a_token_without_a_row_is_no_outcome_of_its_model() -> None:
         Vocabulary(262_144, 262_144, has_added=True),
         Vocabulary(262_144, 262_145, has_added=True),
     )
+
+
+def test_a_mark_of_the_template_without_a_row_is_refused() -> None:
+    """Else another token would be read in its place."""
+    tokenizer: Any = tiny_tokenizer(chat_template="<turn>{{ messages[0].content }}<turn>")
+    tokenizer.add_tokens([AddedToken("<turn>", special=True)], special_tokens=True)
+    models = [tiny_model(config=tiny_config(LlamaConfig, vocab_size=rows)) for rows in (272, 271)]
+
+    with pytest.raises(ModelLoadError, match='writes the token "<turn>", and one of the models'):
+        ModelPair.from_models(*models, tokenizer, known_tokens=(272, 272), has_two_tokenizers=True)
 
 
 def test_too_few_rows_are_refused() -> None:

@@ -40,14 +40,14 @@ class Project:
         return self.pytester.runpytest_inprocess(*session_words(plugin, arguments))
 
     def run_forked(self, *arguments: str) -> pytest.RunResult:
-        """The same in a process of its own, for what ends a process or must see it whole."""
+        """A session in a process of its own, for what ends a process or must see it whole."""
         started = time.monotonic()
         done = run_forked(lambda: pytest.main(session_words("divergence", arguments)), self.path)
         lines = (done.stdout.splitlines(), done.stderr.splitlines())
         return pytest.RunResult(done.returncode, *lines, time.monotonic() - started)
 
     def run_fresh(self, *arguments: str, plugin: str = "divergence") -> pytest.RunResult:
-        """The same in an interpreter that has imported nothing, and has no model in memory."""
+        """A session in an interpreter that has imported nothing, and has no model in memory."""
         command = [sys.executable, "-m", "pytest", *session_words(plugin, arguments)]
         return self.pytester.run(*command, timeout=120)
 

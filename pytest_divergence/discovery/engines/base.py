@@ -99,7 +99,7 @@ class UnitResult:
     is_new: bool
     """Whether this session computed it."""
     ended: float = 0.0
-    """The system's time in seconds; 0 in the journals of earlier versions."""
+    """System time at which it ended, seconds; 0 in the journals of earlier versions."""
 
 
 Take = Callable[[], UnitResult]

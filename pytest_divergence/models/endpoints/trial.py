@@ -97,7 +97,7 @@ def _check_template(server: TriedServer, connection: Connection, chat: ChatForma
 
     A template that asks for the time makes another text at a server, whose clock is not held fixed.
     """
-    if server.template == chat.template or chat.asks_for_time:
+    if server.template == chat.template or (server.template is None and chat.asks_for_time):
         return
     messages = [{"role": "user", "content": PROBES[0]}]
     if chat.system_prompt is not None:
