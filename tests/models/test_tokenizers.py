@@ -232,10 +232,14 @@ def test_a_mark_of_the_template_without_a_row_is_refused() -> None:
     """Else another token would be read in its place."""
     tokenizer: Any = tiny_tokenizer(chat_template="<turn>{{ messages[0].content }}<turn>")
     tokenizer.add_tokens([AddedToken("<turn>", special=True)], special_tokens=True)
-    models = [tiny_model(config=tiny_config(LlamaConfig, vocab_size=rows)) for rows in (272, 271)]
+    whole, cut = (
+        tiny_model(config=tiny_config(LlamaConfig, vocab_size=rows)) for rows in (272, 271)
+    )
 
     with pytest.raises(ModelLoadError, match='writes the token "<turn>", and one of the models'):
-        ModelPair.from_models(*models, tokenizer, known_tokens=(272, 272), has_two_tokenizers=True)
+        ModelPair.from_models(
+            whole, cut, tokenizer, known_tokens=(272, 272), has_two_tokenizers=True
+        )
 
 
 def test_too_few_rows_are_refused() -> None:
