@@ -55,7 +55,7 @@ def test_a_base_that_is_built_anew(project: Project, capsys: pytest.CaptureFixtu
 
 
 def test_a_pattern_without_end(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    change_config(project.path / "adapter", target_modules=r"^(([a-z\._0-9])+)+X$")
+    change_config(project.path / "adapter", exclude_modules=r"^(([a-z\._0-9])+)+X$")
 
     refused(project, "in several ways (nested quantifiers); name the modules one by one", capsys)
 
