@@ -20,7 +20,12 @@ from pytest_divergence.models.quantisation import check_quantiser, quantiser_not
 from pytest_divergence.models.side_plan import SidePlan
 from pytest_divergence.models.skeletons import skeleton
 from pytest_divergence.models.text_models import left_out_note
-from pytest_divergence.models.tokenizers import num_tokens, padding_note, vocabularies
+from pytest_divergence.models.tokenizers import (
+    num_tokens,
+    padding_note,
+    unlike_widths,
+    vocabularies,
+)
 
 PROBE = "How do I tie a knot?"
 NOT_HERE = {
@@ -97,8 +102,7 @@ def _shapes(
     note = padding_note(plan.candidate.full_model.role, others, candidates)
     if other is None and note is not None:
         yield Finding("note", note)
-    if width != other_width:
-        unlike = f"the reference's embeddings have {width} values, the candidate's {other_width}"
+    if unlike := unlike_widths(width, other_width):
         yield Finding("note", f"{unlike}: soft prompts are left out")
 
 

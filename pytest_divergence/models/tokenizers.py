@@ -239,6 +239,13 @@ def padding_note(role: str, num_rows: int, vocabulary: Vocabulary | None) -> str
     )
 
 
+def unlike_widths(reference: int, candidate: int) -> str:
+    """Return how tables of embeddings differ in width, in words; empty where they do not."""
+    if reference == candidate:
+        return ""
+    return f"the reference's embeddings have {reference} values, the candidate's {candidate}"
+
+
 def _difference(
     reference: PreTrainedTokenizerBase, candidate: PreTrainedTokenizerBase, num_shared: int
 ) -> str | None:

@@ -31,6 +31,7 @@ from pytest_divergence.discovery.soft_prompts.virtual_tokens import SoftPrompt
 from pytest_divergence.models.decoding import row_seed
 from pytest_divergence.models.forward import fast_matmul
 from pytest_divergence.models.pair import ModelPair, with_gradients
+from pytest_divergence.models.tokenizers import unlike_widths
 
 
 @dataclass
@@ -114,10 +115,8 @@ def width_difference(pair: ModelPair) -> str:
     Raises `NoGradientError` for a side that gives no gradients.
     """
     token = torch.zeros(1, dtype=torch.long)
-    widths = [with_gradients(pair, side).embed(token).shape[-1] for side in pair.sides]
-    if len(set(widths)) == 1:
-        return ""
-    return "the reference's embeddings have {} values, the candidate's {}".format(*widths)
+    reference, candidate = (with_gradients(pair, side).embed(token) for side in pair.sides)
+    return unlike_widths(reference.shape[-1], candidate.shape[-1])
 
 
 def training_rows(pair: ModelPair, texts: Sequence[str], max_tokens: int) -> list[Tensor]:
