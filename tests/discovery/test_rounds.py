@@ -498,6 +498,22 @@ class AtOnce(InProcess):
         return taken
 
 
+def twice_within(
+    budget: str, folder: Path, strategy: Strategy, engine: type[InProcess]
+) -> list[tuple[int, int]]:
+    """Rounds, and units computed anew, of a search with one strategy, and of the same once more."""
+    pair, numbers = tiny_pair(), list[tuple[int, int]]()
+    for _ in range(2):
+        found = SearchLog()
+        with Journal.open(folder / "journal.jsonl", key="k") as journal:
+            ledger = Ledger(engine(journal, lambda: pair, Silence(), folder))
+            search = search_with({"slow": strategy}, Leads(ledger.spent, AnsweredPrompts()))
+            replace(search, settings=Settings(budget=budget)).run(ledger, found)
+        assert all(past.tokens_forwarded for past in found.rounds["slow"])
+        numbers.append((len(found.rounds["slow"]), ledger.spent.num_computed))
+    return numbers
+
+
 def test_a_budget_in_seconds_counts_once_what_was_computed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -520,19 +536,9 @@ def test_a_budget_in_seconds_counts_once_what_was_computed_at_once(
     monkeypatch.setattr(rounds_module, "SCORED_IN_UNIT", 1)
     monkeypatch.setattr(rounds_module, "score_proposals", slow_scores)
     profile = PROFILES["smoke"].model_copy(update={"full_score_share": 1.0, "search_length": 2})
-    pair = tiny_pair()
+    monkeypatch.setitem(PROFILES, "smoke", profile)
 
-    def searched() -> tuple[int, int]:
-        found = SearchLog()
-        with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-            ledger = Ledger(AtOnce(journal, lambda: pair, Silence(), tmp_path))
-            search = search_with({"four": Four()}, Leads(ledger.spent, AnsweredPrompts()))
-            settings = Settings(budget="3s")
-            replace(search, settings=settings, profile=profile).run(ledger, found)
-        assert all(round_.tokens_forwarded for round_ in found.rounds["four"])
-        return len(found.rounds["four"]), ledger.spent.num_computed
-
-    first, again = searched(), searched()
+    first, again = twice_within("3s", tmp_path, Four(), AtOnce)
 
     assert first[1] >= 2 * 5, "a round and its four scores"
     assert again[0] >= first[0]
@@ -547,17 +553,7 @@ def test_a_budget_in_seconds_counts_what_an_earlier_session_took(tmp_path: Path)
             time.sleep(1)
             return [Proposal(f"What is {len(context.rounds)}?", "slow")]
 
-    pair = tiny_pair()
-
-    def searched() -> tuple[int, int]:
-        found = SearchLog()
-        with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-            ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
-            search = search_with({"slow": Slow()}, Leads(ledger.spent, AnsweredPrompts()))
-            replace(search, settings=Settings(budget="2s")).run(ledger, found)
-        return len(found.rounds["slow"]), ledger.spent.num_computed
-
-    first, again = searched(), searched()
+    first, again = twice_within("2s", tmp_path, Slow(), InProcess)
 
     assert first[0] == first[1] >= 1
     assert again[1] <= 1, "seconds of units leave out what passes between them"
