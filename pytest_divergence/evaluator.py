@@ -75,7 +75,7 @@ class ModelEvaluator:
     ) -> ModelEvaluator:
         """Return an evaluator of a pair that is already loaded, such as by `load_model_pair`."""
         evaluator = cls.__new__(cls)
-        evaluator._start_with(pair, prompts, config, controls)
+        evaluator._start_with(pair, prompts, config, controls)  # noqa: SLF001
         return evaluator
 
     def _start_with(

@@ -97,4 +97,4 @@ def _shown(report: Report) -> ShownReport:
 
 def _usual_listener() -> Listener:
     is_notebook = "ipykernel" in sys.modules
-    return ProgressLine(sys.stdout.write) if is_notebook else Silence()
+    return ProgressLine(sys.stdout.write) if is_notebook else Silence()  # noqa: TID251

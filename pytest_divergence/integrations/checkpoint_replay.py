@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     except DivergenceError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write(f"\n{reading.model_dump_json()}\n")
+    sys.stdout.write(f"\n{reading.model_dump_json()}\n")  # noqa: TID251
     return 0
 
 

