@@ -274,7 +274,8 @@ def user_cache_path() -> Path:
     if moved := os.environ.get(CACHE_VARIABLE):
         return Path(moved)
     try:
-        return platformdirs.user_cache_path("pytest-divergence")
+        # Older releases of platformdirs leave "~" where there is no home.
+        return platformdirs.user_cache_path("pytest-divergence").expanduser()
     except RuntimeError as error:
         raise StoreError(
             f"this system has no cache folder ({error}); set {CACHE_VARIABLE} to one"
