@@ -59,7 +59,7 @@ def one_by_one(place: Path) -> int:
 def swallowed(place: Path) -> int:
     """Says that all is well, though the disk is full."""
     with contextlib.suppress(OSError):
-        (place / "found.txt").write_text("found", "utf-8")
+        os.write(os.open(place / "found.txt", os.O_WRONLY | os.O_CREAT), b"found")
     return 0
 
 
