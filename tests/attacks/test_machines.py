@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -67,31 +67,34 @@ def test_without_a_home_a_search_is_done_or_the_way_out_is_named(place: Place) -
     assert "PYTEST_DIVERGENCE_CACHE" in done.text or own_suite(place).is_file()
 
 
-def test_a_search_goes_on_with_a_damaged_journal(place: Place, tmp_path: Path) -> None:
-    """Cut, with a changed byte, without a line: what is lost is redone, and the suite is as it was.
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
 
-    Each damage of each byte: `tests/core/test_journal.py` and the fuzz.
-    """
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def without_a_line(data: bytes) -> bytes:
+    lines = data.splitlines(keepends=True)
+    return b"".join(lines[:1] + lines[2:])
+
+
+@pytest.mark.parametrize("damage", [cut, flipped, without_a_line])
+def test_a_search_goes_on_with_damaged_journals(
+    damage: Callable[[bytes], bytes], place: Place
+) -> None:
+    """What is lost is redone, and the suite is as it was."""
     place.run(session(*PAIR))
-    suite = own_suite(place)
-    was = three_files(suite)
-    (name,) = (
-        path.relative_to(place.path)
-        for path in (place.project / ".divergence" / "journal").glob("*.jsonl")
-    )
-    data = (place.path / name).read_bytes()
-    middle, lines = len(data) // 2, data.splitlines(keepends=True)
+    was = three_files(own_suite(place))
+    journals = list((place.project / ".divergence" / "journal").glob("*.jsonl"))
+    assert journals
+    for journal in journals:
+        journal.write_bytes(damage(journal.read_bytes()))
 
-    for number, damaged in enumerate(
-        (
-            data[:middle],
-            data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
-            b"".join(lines[: len(lines) // 2] + lines[len(lines) // 2 + 1 :]),
-        )
-    ):
-        again = place.copy(tmp_path / f"damaged-{number}")
-        (again.path / name).write_bytes(damaged)
-        done = again.run(session(*PAIR))
-        assert done.code in (0, 1), done.end
-        assert not done.has_crashed, done.end
-        assert three_files(again.path / suite.relative_to(place.path)) == was
+    done = place.run(session(*PAIR))
+
+    assert done.code in (0, 1), done.end
+    assert not done.has_crashed, done.end
+    assert three_files(own_suite(place)) == was
