@@ -1,10 +1,10 @@
-"""All attacks, whole: parsers fuzzed, each file event of each command met, strangers' models, ….
+"""All attacks, whole: parsers fuzzed, each change of a file met, strangers' models, ….
 
 python benchmarks/attack.py [PART,...] [--examples N] [--only TEXT]
 
-Parts: parsers, faults, at-once, machines, journals, workers, adapters, folders, templates,
-tokenizers. Each hole is a line with what reproduces it; the exit code is 1 where there is one. No
-part of it needs pytest's own tests: what it does is in tests/attacks.
+Parts: parsers, faults, at-once, adapters, folders, templates, tokenizers. Each hole is a line with
+what reproduces it; the exit code is 1 where there is one. No part of it needs pytest's own tests:
+what it does is in tests/attacks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.attacks import at_once, hostile, machines, stories, warm
+from tests.attacks import at_once, hostile, stories, warm
 from tests.attacks.file_parsers import FILE_PARSERS
 from tests.attacks.hostile_adapters import ADAPTERS
 from tests.attacks.hostile_folders import FOLDERS
@@ -31,12 +31,10 @@ from tests.attacks.hostile_templates import TEMPLATES
 from tests.attacks.hostile_tokenizers import TOKENIZERS
 from tests.attacks.model_parsers import MODEL_PARSERS
 from tests.attacks.parsers import HoleError, fuzz
-from tests.attacks.projects import Place, make_models, make_place
+from tests.attacks.projects import make_models
 
 Tries = Iterator[tuple[str, int, list[str]]]
 """What was tried, how often, and the holes."""
-NUM_JOURNALS = 1500
-"""Damages of a search's journals, spread over all their bytes: a session each."""
 DELAYS = (0.0, 0.15, 0.4)
 """Seconds between the starts of sessions at once."""
 
@@ -51,7 +49,6 @@ class Part:
     """Of these, what has one hole or more."""
     seconds: float = 0.0
     holes: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -82,41 +79,13 @@ class Bench:
                 name = f"{story.name}:{fault}"
                 if not name.startswith(self.only):
                     continue
-                event = run.events[fault.at] if fault.at < len(run.events) else "after the last"
-                found = stories.holes_of(story, fault, run, self.folder, self.models)
-                yield name, 1, [f"({event}) {hole}" for hole in found]
+                yield name, 1, stories.holes_of(story, fault, run, self.folder, self.models)
 
     def at_once(self, part: Part) -> Tries:
         for crowd in at_once.CROWDS:
             for delay in DELAYS if self.only in crowd.name else ():
                 found = at_once.holes_of(crowd, self.folder, self.models, delay=delay)
                 yield crowd.name, 1, [f"{delay} s apart: {hole}" for hole in found]
-
-    def machines(self, part: Part) -> Tries:
-        for machine in machines.MACHINES:
-            if reason := machine.lacks():
-                part.skipped.append(f"{machine.name}: {reason}")
-                continue
-            for story in machines.TRIED:
-                name = f"{machine.name}, {story.name}"
-                if self.only in name:
-                    run = stories.undisturbed(story, self.folder, self.models)
-                    yield name, 1, machine.holes(story, run, self.folder, self.models)
-
-    def journals(self, part: Part) -> Tries:
-        run = stories.undisturbed(stories.STORIES["search"], self.folder, self.models)
-        ready = Place(self.folder / "search")
-        damages = list(machines.damaged_journals(ready))
-        for at in range(0, len(damages), max(1, len(damages) // NUM_JOURNALS)):
-            name, data = damages[at]
-            found = machines.holes_of_journal(ready, name, data, run, self.folder / "damaged")
-            yield f"{name}, damage {at}", 1, found
-
-    def workers(self, part: Part) -> Tries:
-        for name, found in machines.crashed_workers(
-            self.folder, lambda folder: make_place(folder, self.models)
-        ):
-            yield name, 1, found
 
     def strangers(self, all_: list[hostile.Stranger]) -> Tries:
         ready = hostile.prepared(self.folder / "strangers", self.models)
@@ -129,9 +98,6 @@ class Bench:
             "parsers": self.parsers,
             "faults": self.faults,
             "at-once": self.at_once,
-            "machines": self.machines,
-            "journals": self.journals,
-            "workers": self.workers,
             "adapters": lambda part: self.strangers(ADAPTERS),
             "folders": lambda part: self.strangers(FOLDERS),
             "templates": lambda part: self.strangers(TEMPLATES),
@@ -184,8 +150,6 @@ def show(parts: list[Part]) -> None:
     for part in parts:
         held = part.tried - part.broken
         print(f"{part.name:<12}{part.tried:>8,}{held:>8,}{part.broken:>7}{part.seconds:>9.0f}")
-        for reason in part.skipped:
-            print(f"  skipped: {reason}")
 
 
 def arguments() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Two and three processes at once on one project: each ends as if alone, or says why not."""
+"""Two processes at once on one project: each ends as if alone, or says why not."""
 
 from __future__ import annotations
 
@@ -16,26 +16,12 @@ from tests.attacks.projects import (
     Main,
     Place,
     command,
-    hand_written,
-    is_stray,
     make_place,
-    names_in,
     session,
+    strays_in,
     three_files,
 )
-from tests.attacks.stories import (
-    KNOT,
-    POEM,
-    filled,
-    nothing,
-    own_suite,
-    searched,
-    with_a_behaviour,
-)
-from tests.core.made_suites import SURE
-
-UPDATE = "--divergence-update"
-AGAIN = "--divergence-mode=search"
+from tests.attacks.stories import committed, filled, nothing, own_suite, searched
 
 
 @dataclass(frozen=True)
@@ -45,47 +31,19 @@ class Crowd:
     name: str
     prepare: Callable[[Place], None]
     mains: Sequence[Main]
-    suite: Callable[[Place], Path | None]
+    suite: Callable[[Place], Path]
     """The suite that they write or read."""
 
 
-def _both(place: Place) -> None:
-    """A searched project with a measured suite in it."""
-    searched(place)
-    place.write(SUITE, hand_written(KNOT, POEM))
-    assert place.run(session(*PAIR, SUITE, "--divergence-fill")).is_green
-
-
-def _committed(place: Place) -> Path:
-    return place.suite
-
-
-_search, _replay = session(*PAIR), session(*PAIR, SUITE)
-_update, _back = session(*OTHER_PAIR, SUITE, UPDATE), session(*PAIR, SUITE, UPDATE)
+_search = session(*PAIR)
+_anew = session(*PAIR, "--divergence-mode=search")
+_update, _back = (session(*pair, SUITE, "--divergence-update") for pair in (OTHER_PAIR, PAIR))
 _promote = command("promote", "latest", SUITE)
-_add = command("promote", "latest", "tests/b.divergence.jsonl", "--add")
 CROWDS = (
     Crowd("search and search", nothing, (_search, _search), own_suite),
-    Crowd("three searches", nothing, (_search, _search, _search), own_suite),
-    Crowd("search and search of the same anew", searched, (session(*PAIR, AGAIN),) * 2, own_suite),
-    Crowd("search and search of another", nothing, (_search, session(*OTHER_PAIR)), own_suite),
-    Crowd("search and replay", _both, (session(*PAIR, AGAIN), _replay), _committed),
-    Crowd("search and calibrate", nothing, (_search, command("calibrate", *PAIR)), own_suite),
-    Crowd("update and the same update", filled, (_update, _update), _committed),
-    Crowd("update and another update", filled, (_update, _back), _committed),
-    Crowd("update and replay", filled, (_update, _replay, _replay), _committed),
-    Crowd("promote and promote", searched, (_promote, _promote), _committed),
-    Crowd("three promotions", searched, (_promote,) * 3, _committed),
-    Crowd(
-        "promote and add", searched, (_add, _add), lambda p: p.project / "tests/b.divergence.jsonl"
-    ),
-    Crowd("search and promote", searched, (session(*PAIR, AGAIN), _promote), _committed),
-    Crowd(
-        "accept and update",
-        with_a_behaviour,
-        (command("accept", SURE.id, SUITE), _update),
-        _committed,
-    ),
+    Crowd("update and another update", filled, (_update, _back), committed),
+    Crowd("promote and promote", searched, (_promote, _promote), committed),
+    Crowd("search and promote", searched, (_anew, _promote), committed),
 )
 
 
@@ -120,8 +78,8 @@ def holes_of(crowd: Crowd, folder: Path, models: Path, *, delay: float = 0.0) ->
             holes.append(f"one of them ends unlike alone ({code}), without a reason: {one.end}")
     if _files(crowd, place) not in alone:
         holes.append("the files are those of no one of them")
-    if strays := [name for name in names_in(place) if is_stray(name)]:
-        holes.append(f"left for ever: {', '.join(sorted(strays))}")
+    if strays := strays_in(place):
+        holes.append(f"left for ever: {', '.join(strays)}")
     return holes
 
 
@@ -143,5 +101,4 @@ def _says_why(done: Done) -> bool:
 
 
 def _files(crowd: Crowd, place: Place) -> dict[str, object]:
-    suite = crowd.suite(place)
-    return {} if suite is None else three_files(suite)
+    return three_files(crowd.suite(place))

@@ -13,12 +13,6 @@ from tests.attacks.projects import Place, make_place
 assert warm.LOADED
 
 
-@pytest.fixture(scope="session")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which projects are made and disturbed."""
-    return tmp_path_factory.mktemp("attacked")
-
-
 @pytest.fixture
 def place(tmp_path: Path, tiny_models: Path) -> Place:
     """A project of one test's own."""

@@ -14,10 +14,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from pytest_divergence.core.evaluation_record import passing
 from pytest_divergence.discovery.contexts.context_files import read_contexts
 from pytest_divergence.discovery.prompt_files import read_prompts
-from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.discovery.training_data import read_training_data
 from pytest_divergence.models.adapter_checks import screen_adapter_folder
 from pytest_divergence.models.chat_format import ChatFormat, choose_template
@@ -174,17 +172,6 @@ def _arguments(folder: Path, arguments: dict[str, Any]) -> None:
         raise HoleError("a prompt without a token")
 
 
-def _training(folder: Path, values: dict[str, Any]) -> None:
-    config = TrainingConfig(**values)
-    if config.total_steps(7) < 1:
-        raise HoleError(f"a training of {config.total_steps(7)} steps")
-
-
-def _limits(folder: Path, values: tuple[list[dict[str, float]], dict[str, float]]) -> None:
-    if not passing(values[0], values[1], {}):
-        raise HoleError("no row, and no error")
-
-
 def _gguf() -> bytes:
     """The header of a small file: two keys, one of them a list of tokens, and one tensor."""
 
@@ -226,13 +213,6 @@ _GIVEN = st.dictionaries(
     min_size=1,
     max_size=4,
 )
-_TRAINING = st.dictionaries(
-    st.sampled_from(("kind", "num_steps", "num_epochs", "batch_size", "learning_rate", "objective",
-                     "entropy_weight", "stop_after_growth", "seed", "position", "target_ids")),
-    st.integers(-3, 2**40) | st.floats() | texts("free", "simplex", "inside", "likelihood"),
-    max_size=3,
-)  # fmt: skip
-_ROWS = st.lists(st.dictionaries(st.sampled_from("ab"), st.floats(allow_nan=False)), max_size=3)
 MODEL_PARSERS = [
     Parser("spec", SPECS, _spec),
     Parser("spec, with a plugin", SPECS | texts("https://a:b@c/d?e=f", "s3://x"), _open_spec),
@@ -303,10 +283,4 @@ MODEL_PARSERS = [
     ),
     Parser("template file", damaged(st.just(CHATML.encode())) | st.binary(), _template_file),
     Parser("template arguments", _ARGUMENTS, _arguments),
-    Parser("training config", _TRAINING, _training),
-    Parser(
-        "limits of metrics",
-        st.tuples(_ROWS, st.dictionaries(st.sampled_from("abc"), st.floats(), max_size=2)),
-        _limits,
-    ),
 ]

@@ -38,8 +38,6 @@ class Parser:
     inputs: st.SearchStrategy[Any]
     read: Callable[[Path, Any], object]
     """Given an empty folder and one of the inputs."""
-    may_leave: tuple[str, ...] = ()
-    """Names that may lie in the folder afterwards, besides what `read` was given."""
 
 
 class HoleError(AssertionError):

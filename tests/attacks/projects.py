@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import resource
 import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from pytest_divergence.core import settings as settings_module
 from pytest_divergence.core.file_names import RECORD_SUFFIX
 from pytest_divergence.core.files import latest_report_dir
 from pytest_divergence.core.settings import Profile
-from tests.attacks.faults import Event, Fault, FileEvents, events_in
+from tests.attacks.faults import Fault, WatchedChanges
 from tests.forked import Forked
 from tests.tiny import save_tiny_adapter, save_tiny_model
 
@@ -69,8 +66,8 @@ class Done:
     code: int
     text: str
     """Both streams."""
-    events: Sequence[Event] = ()
-    seconds: float = 0.0
+    num_changes: int = 0
+    """Of files in its place."""
 
     @property
     def is_green(self) -> bool:
@@ -115,7 +112,6 @@ class Place:
     """A project in a folder of its own, with a cache of its own beside it."""
 
     path: Path
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def project(self) -> Path:
@@ -129,7 +125,7 @@ class Place:
     def copy(self, target: Path) -> Place:
         """The same place elsewhere."""
         shutil.copytree(self.path, target, symlinks=True, dirs_exist_ok=True)
-        return Place(target, self.environment)
+        return Place(target)
 
     def write(self, name: str, text: str | bytes) -> Path:
         path = self.project / name
@@ -144,18 +140,17 @@ class Place:
         log: Path | None = None,
         fault: Fault | None = None,
         limits: Limits | None = None,
-        **environment: str,
     ) -> Forked:
-        """Begin a process in the project; with `log` its file events are noted."""
+        """Begin a process in the project; with `log` its changes of files are noted."""
 
         def whole() -> object:
             (limits or Limits()).hold()
             settings_module.PROFILES["smoke"] = PROFILE
             if log is not None:
-                FileEvents(self.path, log, fault).watch()
+                WatchedChanges(self.path, log, fault).watch()
             return main()
 
-        usual = {
+        environment = {
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "PYTEST_DIVERGENCE_CACHE": str(self.path / "cache"),
             "PYTHONPATH": str(ROOT),
@@ -164,16 +159,13 @@ class Place:
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "80",
         }
-        return Forked(whole, self.project, environment={**usual, **self.environment, **environment})
+        return Forked(whole, self.project, environment=environment)
 
-    def run(self, main: Main, *, fault: Fault | None = None, **options: Any) -> Done:
+    def run(self, main: Main, *, fault: Fault | None = None, limits: Limits | None = None) -> Done:
         """A process in the project, from its start to its end."""
-        log = self.path.with_name(f"{self.path.name}.events")
-        log.unlink(missing_ok=True)
-        started = time.monotonic()
-        done = self.start(main, log=log, fault=fault, **options).wait()
-        seconds = time.monotonic() - started
-        return Done(done.returncode, done.stdout + done.stderr, events_in(log), seconds)
+        log = self.path.with_name(f"{self.path.name}.changes")
+        done = self.start(main, log=log, fault=fault, limits=limits).wait()
+        return Done(done.returncode, done.stdout + done.stderr, log.stat().st_size)
 
 
 def session(*arguments: str) -> Main:
@@ -221,51 +213,26 @@ def three_files(suite: Path) -> dict[str, object]:
 
 
 def left_in(place: Place) -> dict[str, object]:
-    """All files but models, journals, and the reports of runs before the last, by steady names."""
+    """The files of the last run, by steady names, but for journals, locks and pages for people."""
     latest = latest_report_dir(place.project / ".divergence" / "reports")  # a link, or a file
-    return {
-        name: _content(path)
-        for name, path in _named_files(place)
-        if ("/reports/RUN/" not in name or (latest is not None and path.is_relative_to(latest)))
-        and "/journal/" not in f"/{name}"
-        and not name.endswith((".lock", "/DIGEST", RECORD_SUFFIX))
-        and not is_stray(name)
-    }
+    left = {}
+    for path in sorted(place.path.rglob("*")):
+        name = str(path.relative_to(place.path))
+        if latest is not None and path.is_relative_to(latest):
+            name = name.replace(latest.name, "RUN")
+        elif {"reports", "digests", "journal", "__pycache__"} & set(path.parts):
+            continue  # named after a time, or after what changes with each copy of a file
+        if path.is_file() and not name.endswith((".lock", ".html", ".md", RECORD_SUFFIX)):
+            left[name] = _content(path)
+    return left
 
 
-def names_in(place: Place) -> set[str]:
-    """The names of all files and folders in project and cache, runs of reports called alike."""
-    return {name for name, _ in _named_files(place)}
-
-
-def _named_files(place: Place) -> Iterator[tuple[str, Path]]:
-    for folder, below, files in os.walk(place.path):
-        here = Path(folder)
-        if here == place.project:
-            below[:] = [name for name in below if name not in MODELS]
-        below[:] = [name for name in below if name != "__pycache__"]
-        for name in files:
-            yield _steady(str((here / name).relative_to(place.path))), here / name
-
-
-def _steady(name: str) -> str:
-    """A path without what a run is called by its time."""
-    parts = re.sub(r"\.[0-9a-f]{12}(?=\.divergence-tmp$)", ".*", name).split("/")
-    if "reports" in parts[:-1]:
-        parts[parts.index("reports") + 1] = "RUN"
-    if parts[:2] == ["cache", "digests"] and not is_stray(name):
-        parts[2:] = ["DIGEST"]  # named by what changes with each copy of a file
-    return "/".join(parts)
-
-
-def is_stray(name: str) -> bool:
-    """Whether a file is what a writer that was ended leaves of its work."""
-    return name.endswith((".divergence-tmp", ".partial", ".tmp"))
+def strays_in(place: Place) -> list[str]:
+    """What a writer that was ended leaves of its work."""
+    return sorted(path.name for path in place.path.rglob("*.divergence-tmp"))
 
 
 def _content(path: Path) -> object:
-    if path.is_symlink():
-        return "a link"
     if not path.is_file():
         return None
     data = path.read_bytes()

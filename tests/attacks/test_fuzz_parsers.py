@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -34,39 +33,18 @@ def crash(folder: Path, text: str) -> None:
         raise KeyError(text)
 
 
-def verbose(folder: Path, text: str) -> None:
-    raise SettingsError("no " * 999)
-
-
 def raw(folder: Path, text: str) -> None:
     raise SettingsError(f"no \x1b[2J{text}")
-
-
-def silent(folder: Path, text: str) -> None:
-    raise SettingsError("")
 
 
 def outside(folder: Path, text: str) -> None:
     (folder.parent / "elsewhere").write_text(text, "utf-8")
 
 
-def slow(folder: Path, text: str) -> None:
-    until = time.process_time() + 0.3
-    while time.process_time() < until:
-        pass
-
-
-@pytest.mark.parametrize("fault", [crash, verbose, raw, silent, outside])
+@pytest.mark.parametrize("fault", [crash, raw, outside])
 def test_the_fuzz_finds(fault: object) -> None:
     with pytest.raises(HoleError):
         fuzz(Parser("planted", st.sampled_from(["knot", "x"]), fault), examples=20)  # type: ignore[arg-type]
-
-
-def test_the_fuzz_finds_what_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.attacks.parsers.MAX_SECONDS", 0.2)
-
-    with pytest.raises(HoleError, match="took"):
-        fuzz(Parser("planted", st.just("a long one"), slow), examples=1)
 
 
 def test_the_fuzz_finds_a_writer_that_loses_something() -> None:

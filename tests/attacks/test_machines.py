@@ -1,111 +1,100 @@
-"""Full disks, read-only folders, no home, a wrong clock, damaged journals, workers that die."""
+"""Machines that are not what a program hopes for: a read-only disk, no home, damaged journals."""
 
 from __future__ import annotations
 
-import itertools
-import shutil
-import tempfile
-from collections.abc import Iterator
+import os
+import pwd
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from tests.attacks.machines import (
-    MACHINES,
-    TRIED,
-    Machine,
-    crashed_workers,
-    damaged_journals,
-    holes_of_journal,
-)
-from tests.attacks.projects import Place, make_place
-from tests.attacks.stories import STORIES, Story, nothing, undisturbed
-
-CHOSEN = {"files may not grow": "update", "read-only": "replay", "no home": "search"}
-"""What a change to this package may break: one story of each machine that it could."""
-EVERY = 8001
-"""Damages of a journal between two that are tried here."""
+from tests.attacks.projects import OTHER_PAIR, PAIR, SUITE, Place, left_in, session, three_files
+from tests.attacks.stories import filled, own_suite
 
 
 @pytest.fixture
-def open_folder(tiny_models: Path) -> Iterator[Path]:
-    """A folder that other users may enter, as pytest's own may not be."""
-    folder = Path(tempfile.mkdtemp(prefix="attack-"))
-    folder.chmod(0o755)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no disk can be mounted: {done.stderr.strip()[:80]}")
     yield folder
-    shutil.rmtree(folder)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize(
-    ("machine", "story"),
-    [
-        (machine, story)
-        for machine, story in itertools.product(MACHINES, TRIED)
-        if CHOSEN.get(machine.name) == story.name
-    ],
-    ids=lambda one: one.name,
-)
-def test_a_story_on_a_poor_machine(
-    machine: Machine, story: Story, open_folder: Path, tiny_models: Path
+def test_on_a_read_only_disk_a_replay_passes_and_an_update_says_why_not(
+    disk: Path, place: Place
 ) -> None:
-    if reason := machine.lacks():
-        pytest.skip(reason)
-    run = undisturbed(story, open_folder, tiny_models)
+    filled(place)
+    there = place.copy(disk)
+    before = left_in(there)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
 
-    assert not machine.holes(story, run, open_folder, tiny_models)
+    replayed = there.run(session(*PAIR, SUITE))
+    updated = there.run(session(*OTHER_PAIR, SUITE, "--divergence-update"))
 
-
-def test_a_dead_worker_is_never_green(tmp_path: Path, tiny_models: Path) -> None:
-    """One of three; in a replay: `tests/plugin/test_citizenship.py`."""
-    found = dict(
-        crashed_workers(
-            tmp_path, lambda folder: make_place(folder, tiny_models), only="beside a search"
-        )
-    )
-
-    assert len(found) == 1
-    assert not any(found.values()), found
+    assert replayed.is_green, replayed.end
+    assert updated.code == 1
+    assert not updated.has_crashed
+    assert "stays as it was: cannot write" in " ".join(updated.text.split())
+    assert "Read-only file system" in updated.text
+    assert left_in(there) == before
 
 
-def test_a_damaged_journal_is_gone_on_with(tmp_path: Path, tiny_models: Path) -> None:
-    run = undisturbed(STORIES["search"], tmp_path, tiny_models)
-    ready = Place(tmp_path / "search")
-    damages = list(damaged_journals(ready))[::EVERY]
+def test_without_a_home_a_search_is_done_or_the_way_out_is_named(place: Place) -> None:
+    """No HOME, no cache folder, and a user whom no list knows."""
 
-    holes = [
-        hole
-        for name, data in damages
-        for hole in holes_of_journal(ready, name, data, run, tmp_path / "damaged")
-    ]
+    def nobody_is_known(number: int) -> NoReturn:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
 
-    assert len(damages) > 5
-    assert not holes
+    def homeless() -> object:
+        for name in ("HOME", "PYTEST_DIVERGENCE_CACHE", "XDG_CACHE_HOME", "USER", "LOGNAME"):
+            os.environ.pop(name, None)
+        pwd.getpwuid = nobody_is_known
+        return session(*PAIR)()
+
+    done = place.run(homeless)
+
+    assert not done.has_crashed, done.end
+    assert "PYTEST_DIVERGENCE_CACHE" in done.text or own_suite(place).is_file()
 
 
-# Each of these is a fault that the attack is there to find.
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
 
 
-@pytest.mark.parametrize(
-    ("name", "found"),
-    [("read-only", "green, though not all was written"), ("files may not grow", "the inside")],
-)
-def test_the_attack_finds(name: str, found: str, open_folder: Path, tiny_models: Path) -> None:
-    """A program that swallows what the system says, and one that shows it as it is."""
-    machine = next(one for one in MACHINES if one.name == name)
-    if reason := machine.lacks():
-        pytest.skip(reason)
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
-    def swallow() -> int:
-        try:
-            Path("found.txt").write_text("x" * 5000, "utf-8")
-        except OSError:
-            if name != "read-only":
-                raise
-        return 0
 
-    story = Story("planted", nothing, swallow, lambda place: None)
-    run = undisturbed(story, open_folder, tiny_models)
+def without_a_line(data: bytes) -> bytes:
+    lines = data.splitlines(keepends=True)
+    return b"".join(lines[:1] + lines[2:])
 
-    holes = machine.holes(story, run, open_folder, tiny_models)
 
-    assert any(found in hole for hole in holes), holes
+@pytest.mark.parametrize("damage", [cut, flipped, without_a_line])
+def test_a_search_goes_on_with_damaged_journals(
+    damage: Callable[[bytes], bytes], place: Place
+) -> None:
+    """What is lost is redone, and the suite is as it was."""
+    place.run(session(*PAIR))
+    was = three_files(own_suite(place))
+    journals = list((place.project / ".divergence" / "journal").glob("*.jsonl"))
+    assert journals
+    for journal in journals:
+        journal.write_bytes(damage(journal.read_bytes()))
+
+    done = place.run(session(*PAIR))
+
+    assert done.code in (0, 1), done.end
+    assert not done.has_crashed, done.end
+    assert three_files(own_suite(place)) == was

@@ -1,4 +1,4 @@
-"""Two and three sessions and commands at once, on one suite and on one project."""
+"""Two sessions and commands at once, on one suite and on one project."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.at_once import CROWDS, Crowd, holes_of
-from tests.attacks.projects import Place
-from tests.attacks.stories import filled
-
-CHOSEN = ("search and search", "update and another update", "promote and promote")
-TRIED = [one for one in CROWDS if os.environ.get("ATTACK_CROWDS") == "all" or one.name in CHOSEN]
+from tests.attacks.stories import committed, filled
 
 
-@pytest.mark.parametrize("crowd", TRIED, ids=lambda crowd: crowd.name)
+@pytest.mark.parametrize("crowd", CROWDS, ids=lambda crowd: crowd.name)
 def test_each_ends_as_if_it_were_alone(crowd: Crowd, tmp_path: Path, tiny_models: Path) -> None:
     assert not holes_of(crowd, tmp_path, tiny_models)
 
@@ -30,22 +26,6 @@ def test_the_attack_finds_two_that_write_one_file_together(
         path.write_bytes(path.read_bytes() + f'{{"input": "{os.getpid()}"}}\n'.encode())
         return 0
 
-    crowd = Crowd("planted", filled, (add, add), lambda place: place.suite)
+    crowd = Crowd("planted", filled, (add, add), committed)
 
     assert "the files are those of no one of them" in holes_of(crowd, tmp_path, tiny_models)
-
-
-def test_the_attack_finds_a_crash(tmp_path: Path, tiny_models: Path) -> None:
-    def crash() -> int:
-        Path("taken").mkdir()
-        return 0
-
-    crowd = Crowd("planted", _nothing, (crash, crash), lambda place: None)
-
-    (hole,) = holes_of(crowd, tmp_path, tiny_models)
-
-    assert hole.startswith("one of them crashes: exit 1: FileExistsError")
-
-
-def _nothing(place: Place) -> None:
-    pass

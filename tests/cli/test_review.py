@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -101,15 +101,22 @@ def write_search(project: Project, behaviour: Behaviour) -> Path:
     return write_run(project, cases=found, behaviours=[behaviour])
 
 
-def write_run(project: Project, name: str = "run", **changes: Any) -> Path:
-    made: dict[str, Any] = {
-        "run": Run(id=name, mode="search", status="complete"),
-        "pair": PairSummary(
+def write_run(
+    project: Project,
+    *,
+    mode: Literal["search", "replay"] = "search",
+    status: Literal["complete", "incomplete"] = "complete",
+    **changes: Any,
+) -> Path:
+    report = Report(
+        run=Run(id="run", mode=mode, status=status),
+        pair=PairSummary(
             reference="base", candidate="ft", dtype="float32", device="cpu", chat_template="none"
         ),
-    }
-    folder = DivergenceFolder(project.path).new_report_dir(name)
-    write_report(folder / "report.json", Report(**{**made, **changes}))
+        **changes,
+    )
+    folder = DivergenceFolder(project.path).new_report_dir("run")
+    write_report(folder / "report.json", report)
     return folder
 
 
@@ -122,6 +129,12 @@ def suites(project: Project) -> dict[str, bytes]:
         if folder.is_dir()
         for name, data in texts(folder).items()
     }
+
+
+def refused(done: Done) -> str:
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    return done.stderr
 
 
 @pytest.mark.usefixtures("searched")
@@ -282,35 +295,18 @@ def test_a_run_without_findings_says_so(project: Project, command: Command) -> N
     )
 
 
-@pytest.mark.parametrize(
-    ("run", "message"),
-    [
-        (
-            Run(id="run", mode="replay", status="complete"),
-            "error: run run is a replay, so its cases are in a suite already; accept its "
-            "behaviours there: pytest-divergence accept ID SUITE\n",
-        ),
-        (
-            Run(id="run", mode="search", status="incomplete"),
-            "error: run run stopped early and left no suite; run the same command to "
-            "continue; then review it\n",
-        ),
-    ],
-)
-def test_a_run_that_left_no_suite_is_refused(
-    project: Project, command: Command, run: Run, message: str
-) -> None:
-    write_run(project, run=run, behaviours=[NEW])
+def test_a_run_that_left_no_suite_is_refused(project: Project, command: Command) -> None:
+    write_run(project, mode="replay", behaviours=[NEW])
+    assert refused(command("review", typed="a\n")) == (
+        "error: run run is a replay, so its cases are in a suite already; accept its behaviours "
+        "there: pytest-divergence accept ID SUITE\n"
+    )
 
-    done = command("review", typed="a\n")
-
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
-
-
-def refused(done: Done) -> str:
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    return done.stderr
+    write_run(project, status="incomplete", behaviours=[NEW])
+    assert refused(command("review", typed="a\n")) == (
+        "error: run run stopped early and left no suite; run the same command to continue; then "
+        "review it\n"
+    )
 
 
 @pytest.mark.usefixtures("searched")

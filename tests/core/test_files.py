@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -20,24 +19,21 @@ from pytest_divergence.core.files import (
     user_cache_path,
     write_atomically,
 )
-from tests.core.dying_calls import DYING
-
-DIE_AT_CALL = f"""{DYING}
-from pytest_divergence.core.files import write_atomically
-die_in("open", "fsync", "replace", "close")
-write_atomically(sys.argv[1], "new " * 10_000)
-os._exit(0)
-"""
+from tests.core.dying_calls import is_killed_at
 
 
-def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_a_file_is_replaced_as_a_whole_and_keeps_its_permissions(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_atomically(path, "old\n")
+    (tmp_path / "any").touch()
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
+    path.chmod(0o640)
     write_atomically(path, "né\n")
     assert path.read_bytes() == b"n\xc3\xa9\n"
     write_atomically(path, b"\x00")
     assert path.read_bytes() == b"\x00"
-    assert os.listdir(tmp_path) == ["x.json"]
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert sorted(os.listdir(tmp_path)) == ["any", "x.json"]
 
 
 def test_a_writer_killed_between_any_two_steps_leaves_old_or_new(tmp_path: Path) -> None:
@@ -45,12 +41,11 @@ def test_a_writer_killed_between_any_two_steps_leaves_old_or_new(tmp_path: Path)
     seen = set()
     for call in range(20):
         path.write_text("old")
-        command = [sys.executable, "-c", DIE_AT_CALL, str(path), str(call)]
-        finished = subprocess.run(command, check=False).returncode == 0
+        is_killed = is_killed_at(call, lambda: write_atomically(path, "new " * 10_000))
         seen.add(path.read_text())
-        if finished:
+        if not is_killed:
             break
-    assert finished
+    assert not is_killed
     assert seen == {"old", "new " * 10_000}
     assert sweep_strays(tmp_path) == []
     assert sweep_strays(tmp_path, max_age=-1)
@@ -58,23 +53,22 @@ def test_a_writer_killed_between_any_two_steps_leaves_old_or_new(tmp_path: Path)
 
 
 def test_what_a_killed_writer_left_goes_with_the_next_write_beside_it(tmp_path: Path) -> None:
-    stray, young = (tmp_path / f".gone.json.{name}.divergence-tmp" for name in ("1", "2"))
-    for path in (stray, young, tmp_path / ".other"):
-        path.touch()
-    then = time.time() - 7200
-    os.utime(stray, (then, then))
-    write_atomically(tmp_path / "x.json", "new")
-    assert sorted(os.listdir(tmp_path)) == [young.name, ".other", "x.json"]
-
-
-def test_a_run_that_was_killed_leaves_no_half_file_for_ever(tmp_path: Path) -> None:
     folder = DivergenceFolder(tmp_path)
-    stray = folder.new_report_dir("one") / ".report.json.0.divergence-tmp"
-    stray.touch()
+    first = folder.new_report_dir("one")
+    stray, young = (first / f".gone.json.{name}.divergence-tmp" for name in ("1", "2"))
     then = time.time() - 7200
-    os.utime(stray, (then, then))
+
+    def leave() -> None:
+        for path in (stray, young, first / ".other"):
+            path.touch()
+        os.utime(stray, (then, then))
+
+    leave()
+    write_atomically(first / "x.json", "new")
+    assert sorted(os.listdir(first)) == [young.name, ".other", "x.json"]
+    leave()
     folder.new_report_dir("two")
-    assert not stray.exists()
+    assert sorted(os.listdir(first)) == [young.name, ".other", "x.json"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs pwd")
@@ -109,44 +103,10 @@ def test_a_full_disk_keeps_the_old_file(
     assert os.listdir(tmp_path) == ["x.json"]
 
 
-def test_an_interrupted_write_leaves_no_stray(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(tmp_path / "x.json", "new")
-    assert os.listdir(tmp_path) == []
-
-
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         write_atomically(tmp_path / "no" / "x.json", "new")
     assert str(caught.value) == f"cannot write {tmp_path}/no/x.json: No such file or directory"
-
-
-def test_a_symbolic_link_is_not_written_through(tmp_path: Path) -> None:
-    (tmp_path / "real").write_text("old")
-    (tmp_path / "link").symlink_to("real")
-    with pytest.raises(StoreError, match="it is a symbolic link, not a regular file"):
-        write_atomically(tmp_path / "link", "new")
-    assert (tmp_path / "real").read_text() == "old"
-
-
-def test_a_rewritten_file_keeps_its_permissions(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    path.write_text("old")
-    path.chmod(0o640)
-    write_atomically(path, "new")
-    assert path.stat().st_mode & 0o777 == 0o640
-
-
-def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "ours", "")
-    (tmp_path / "any").touch()
-    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 def test_the_folder_appears_on_use_only_and_git_ignores_it(tmp_path: Path) -> None:
@@ -159,14 +119,15 @@ def test_the_folder_appears_on_use_only_and_git_ignores_it(tmp_path: Path) -> No
     assert (tmp_path / ".divergence" / ".gitignore").read_text() == "*\n"
 
 
-def test_latest_follows_the_last_run(tmp_path: Path) -> None:
+def test_latest_follows_the_last_run_and_a_taken_name_gets_a_number(tmp_path: Path) -> None:
     folder = DivergenceFolder(tmp_path)
     assert latest_report_dir(folder.reports) is None
-    folder.new_report_dir("first")
-    second = folder.new_report_dir("second")
-    assert latest_report_dir(folder.reports) == second
-    assert os.readlink(folder.reports / "latest") == "second"
-    assert sorted(os.listdir(folder.reports)) == ["first", "latest", "second"]
+    for name in ("run", "run-2", "run-3"):
+        made = folder.new_report_dir("run")
+        assert made.name == name
+        assert latest_report_dir(folder.reports) == made
+        assert os.readlink(folder.reports / "latest") == name
+    assert sorted(os.listdir(folder.reports)) == ["latest", "run", "run-2", "run-3"]
 
 
 def test_latest_is_a_file_where_links_are_not_to_be_had(
@@ -183,23 +144,10 @@ def test_latest_is_a_file_where_links_are_not_to_be_had(
     assert latest_report_dir(folder.reports) == second
 
 
-def test_a_taken_run_id_gets_a_number(tmp_path: Path) -> None:
-    folder = DivergenceFolder(tmp_path)
-    names = [folder.new_report_dir("run").name for _ in range(3)]
-    assert names == ["run", "run-2", "run-3"]
-
-
-@pytest.mark.parametrize("run_id", ["latest", "../out", "/etc", "a/b", "", ".", "a\x00", "-x"])
-def test_a_run_id_cannot_leave_the_folder(tmp_path: Path, run_id: str) -> None:
+@pytest.mark.parametrize("name", ["latest", "../out", "/etc", "", "-x"])
+def test_a_name_cannot_leave_its_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match="cannot name a folder here; use letters, digits"):
-        DivergenceFolder(tmp_path).new_report_dir(run_id)
-
-
-def test_a_folder_called_latest_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "out" / "latest").mkdir(parents=True)
-    with pytest.raises(StoreError, match="latest is a folder, not the pointer to the last run"):
-        DivergenceFolder(tmp_path, report_dir=tmp_path / "out").new_report_dir("run")
-    assert os.listdir(tmp_path / "out") == ["latest"]
+        DivergenceFolder(tmp_path).new_report_dir(name)
 
 
 def test_reports_go_where_the_option_says(tmp_path: Path) -> None:
@@ -208,16 +156,18 @@ def test_reports_go_where_the_option_says(tmp_path: Path) -> None:
     assert not (tmp_path / "project").exists()
 
 
-def test_a_folder_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "project").mkdir()
+def test_a_folder_that_is_in_the_way_is_named(tmp_path: Path) -> None:
+    for name in ("elsewhere", "project", "out/latest"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(StoreError, match="latest is a folder, not the pointer to the last run"):
+        DivergenceFolder(tmp_path, report_dir=tmp_path / "out").new_report_dir("run")
+    assert os.listdir(tmp_path / "out") == ["latest"]
+
     (tmp_path / "project" / ".divergence").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match=r"suites leads out of .*project through a symbolic link"):
         _ = DivergenceFolder(tmp_path / "project").suites
     assert os.listdir(tmp_path / "elsewhere") == []
 
-
-def test_a_root_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError) as caught:
         _ = DivergenceFolder(tmp_path / "file").journal
@@ -226,7 +176,8 @@ def test_a_root_that_is_a_file_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_the_user_cache_moves_with_its_variable(
+@pytest.mark.skipif(sys.platform != "linux", reason="the folder's place differs by system")
+def test_the_user_cache_is_the_systems_or_the_variables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTEST_DIVERGENCE_CACHE", str(tmp_path / "cache"))
@@ -234,20 +185,9 @@ def test_the_user_cache_moves_with_its_variable(
     assert user_cache("weights", "abc").is_dir()
     with pytest.raises(StoreError, match=r'"\.\./x" cannot name a folder here'):
         user_cache("../x")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the folder's place differs by system")
-def test_the_user_cache_is_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTEST_DIVERGENCE_CACHE", raising=False)
+    monkeypatch.delenv("PYTEST_DIVERGENCE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert user_cache() == tmp_path / "pytest-divergence"
-
-
-def test_a_free_lock_is_taken_without_a_word(tmp_path: Path) -> None:
-    with file_lock(tmp_path / "x.lock", timeout=0, on_wait=lambda _: pytest.fail("waited")):
-        pass
-    with file_lock(tmp_path / "x.lock", timeout=0):
-        pass
 
 
 def test_a_held_lock_says_so_then_gives_up(tmp_path: Path) -> None:
@@ -262,7 +202,8 @@ def test_a_held_lock_says_so_then_gives_up(tmp_path: Path) -> None:
         except StoreError as error:
             errors.append(error)
 
-    with file_lock(path, timeout=0):
+    with file_lock(path, timeout=0, on_wait=waited.append):
+        assert waited == [], "a free lock is taken without a word"
         other = threading.Thread(target=take)
         other.start()
         other.join()
@@ -270,6 +211,8 @@ def test_a_held_lock_says_so_then_gives_up(tmp_path: Path) -> None:
     assert [str(error) for error in errors] == [
         f"another process still holds {path} after 0.05 s; wait for it to finish, or stop it"
     ]
+    with file_lock(path, timeout=0):
+        pass
 
 
 def test_a_lock_in_a_missing_place_is_named(tmp_path: Path) -> None:

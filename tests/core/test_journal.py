@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,24 +13,10 @@ from hypothesis import strategies as st
 
 from pytest_divergence.core.errors import MeasurementError, StoreError
 from pytest_divergence.core.journal import Journal
-from tests.core.dying_calls import DYING
+from tests.core.dying_calls import is_killed_at
+from tests.forked import run_forked
 
 UNITS: dict[str, Any] = {"noise": 1e-7, "controls": [0.5, None, "né"], "train": {"loss": [3, 2]}}
-
-WORK_AND_DIE = """
-import os, sys
-from pytest_divergence.core.journal import Journal
-journal = Journal.open(sys.argv[1], key="k")
-for unit in range(5):
-    journal.remember(str(unit), lambda: os._exit(9) if unit == 3 else unit * 10)
-"""
-
-OPEN_AND_DIE = f"""{DYING}
-from pytest_divergence.core.journal import Journal
-die_in("open", "close", "fsync", "replace", "ftruncate")
-Journal.open(sys.argv[1], key="k")
-os._exit(0)
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,17 +44,12 @@ def never() -> object:
     raise AssertionError("a finished unit was computed again")
 
 
-def test_finished_units_are_not_done_again(tmp_path: Path) -> None:
+def test_finished_units_are_not_done_again_but_with_another_key(tmp_path: Path) -> None:
     path = tmp_path / "run.journal"
     assert work(path) == (list(UNITS), None)
     assert work(path) == ([], None)
-
-
-def test_another_key_starts_afresh(tmp_path: Path) -> None:
-    path = tmp_path / "run.journal"
-    work(path, key="first")
     assert work(path, key="second") == (list(UNITS), None)
-    assert work(path, key="first") == (list(UNITS), None)
+    assert work(path) == (list(UNITS), None)
 
 
 def test_a_disk_that_fails_while_a_journal_is_opened_is_named(
@@ -96,7 +75,14 @@ def test_a_result_is_the_same_whether_computed_or_reused(tmp_path: Path) -> None
 
 def test_a_run_killed_in_a_unit_loses_that_unit_only(tmp_path: Path) -> None:
     path = tmp_path / "run.journal"
-    assert subprocess.run([sys.executable, "-c", WORK_AND_DIE, str(path)]).returncode == 9
+
+    def work_and_die() -> None:
+        journal = Journal.open(path, key="k")
+        for unit in range(3):
+            journal.remember(str(unit), partial(int, unit * 10))
+        journal.remember("3", lambda: os._exit(9))
+
+    assert run_forked(work_and_die, tmp_path).returncode == 9
     with Journal.open(path, key="k") as journal:
         assert [journal.remember(str(unit), never) for unit in range(3)] == [0, 10, 20]
         assert journal.remember("3", lambda: 30) == 30
@@ -156,8 +142,7 @@ def test_a_run_killed_while_damage_is_removed_loses_no_unit(tmp_path: Path) -> N
         work(path)
         header, noise, *others = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join([header, b"x", noise, *others]))
-        command = [sys.executable, "-c", OPEN_AND_DIE, str(path), str(call)]
-        is_finished = subprocess.run(command).returncode == 0
+        is_finished = not is_killed_at(call, lambda: Journal.open(path, key="k"))
         computed, recovered = work(path)
         assert computed == ["noise"]
         seen.append(recovered is None)
@@ -197,19 +182,16 @@ def test_a_full_disk_leaves_the_journal_usable(
         assert journal.recovered is None
 
 
-def test_a_unit_that_fails_is_not_remembered(tmp_path: Path) -> None:
+def test_a_unit_that_fails_is_not_remembered_and_a_closed_journal_takes_nothing(
+    tmp_path: Path,
+) -> None:
     with Journal.open(tmp_path / "j", key="k") as journal:
         with pytest.raises(ZeroDivisionError):
             journal.remember("unit", lambda: 1 / 0)
         assert journal.remember("unit", lambda: 1) == 1
-
-
-def test_a_closed_journal_takes_nothing(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path / "j", key="k")
-    journal.close()
     journal.close()
     with pytest.raises(StoreError, match="j is closed"):
-        journal.remember("unit", lambda: 1)
+        journal.remember("another", lambda: 1)
 
 
 def test_a_journal_in_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -87,13 +87,6 @@ def test_from_two_models_to_failing_tests_and_back(project: Project) -> None:
     one.assert_outcomes(failed=1)
 
 
-def test_a_model_against_itself_passes(project: Project) -> None:
-    result = project.run("--model-1=base", "--model-2=base")
-    assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=3)
-    result.stdout.fnmatch_lines(["divergence: the same model twice, so nothing should differ"])
-
-
 def test_a_search_that_keeps_no_case_passes_and_says_so(project: Project) -> None:
     """A project that keeps only what is over the bound, on a night when nothing is."""
     project.write(
@@ -126,42 +119,30 @@ def pytest_divergence_modify_cases(cases):
         promote(Path(".divergence/reports/latest"), project.path / "release.divergence.jsonl")
 
 
-def test_a_session_that_says_search_takes_the_models_of_the_ini_file(
+def test_a_search_of_one_model_twice_passes(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also in CI, with the models of the ini file, where a session says that it searches."""
     project.pytester.makeini("[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = base\n")
     project.write("test_unit.py", "def test_addition(): assert 1 + 1 == 2\n")
     monkeypatch.setenv("CI", "true")
 
-    project.run().assert_outcomes(passed=1)
     project.run("--divergence-mode=search").assert_outcomes(passed=1 + 3)
 
 
-def test_a_session_that_says_search_and_names_no_models(project: Project) -> None:
+def test_what_cannot_be_searched_is_one_sentence(project: Project) -> None:
     project.write("test_unit.py", "def test_addition(): assert 1 + 1 == 2\n")
-    result = project.run("--divergence-mode=search")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines == [
-        "ERROR: a search needs two models; give --model-1 and --model-2",
-        "",
-    ]
-
-
-def test_a_file_without_seed_prompts(project: Project) -> None:
     project.write("seeds.txt", "\n\n")
-    result = project.run(*PAIR, "--divergence-seeds=seeds.txt")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines == [
-        "ERROR: seeds.txt has no prompts; write one per line, or JSON Lines",
-        "",
-    ]
-
-
-def test_a_report_folder_that_is_a_file(project: Project) -> None:
-    project.write("reports", "")
-    result = project.run(*PAIR, "--divergence-report-dir=reports")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines == ["ERROR: cannot make the folder reports: File exists", ""]
+    for arguments, message in (
+        (("--divergence-mode=search",), "a search needs two models; give --model-1 and --model-2"),
+        (
+            (*PAIR, "--divergence-seeds=seeds.txt"),
+            "seeds.txt has no prompts; write one per line, or JSON Lines",
+        ),
+    ):
+        result = project.run(*arguments)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert result.errlines == [f"ERROR: {message}", ""]
 
 
 # A user's own assertions need no search

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,6 @@ SUITE = "tests/release.divergence.jsonl"
 UPDATE, FILL = "--divergence-update", "--divergence-fill"
 OTHERS = ("--model-1=base", "--model-2=adapter")
 CONTROLS = [f"Ordinary prompt number {number}" for number in range(3)]
-LIMITED = """
-import resource, sys
-import pytest
-class Full:
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-sys.exit(pytest.main(sys.argv[2:], plugins=[Full()]))
-"""
 
 
 def path_of(project: Project) -> Path:
@@ -83,10 +74,10 @@ def refused(project: Project, *arguments: str) -> str:
     return shown(result)
 
 
-def usage_error(project: Project, *arguments: str, forked: bool = False) -> str:
+def usage_error(project: Project, *arguments: str) -> str:
     """The one sentence of a session that is refused before it starts."""
     before = texts(project.path / "tests")
-    result = (project.run_forked if forked else project.run)(*arguments)
+    result = project.run(*arguments)
     assert texts(project.path / "tests") == before
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     return next(line for line in result.errlines if line.startswith("ERROR: ")).removeprefix(
@@ -98,13 +89,36 @@ def usage_error(project: Project, *arguments: str, forked: bool = False) -> str:
 
 
 def test_an_update_measures_every_row_on_the_new_candidate(suite: Project) -> None:
+    """Where the suite is from stays, and a row without a limit of its own gets none."""
     before = stored(suite)
+    assert before.provenance is not None
+    origin = {
+        "training_data_sha256": "a" * 64,
+        "contexts_sha256": "b" * 64,
+        "source": "hf:owner/release@0123abcd",
+    }
+    rows = [
+        row.with_changes(max_kl=None) if row.id == case_id(POEM) else row
+        for row in before.suite.rows
+    ]
+    made = before.provenance.model_copy(update=origin)
+    write_stored(path_of(suite), rows, before.tokens.values(), made)
 
-    result = suite.run(*OTHERS, SUITE, UPDATE)
+    result = suite.run(*OTHERS, SUITE, UPDATE, "-rP")
 
     after = stored(suite)
     result.assert_outcomes(passed=2)
     assert result.ret == pytest.ExitCode.OK
+    result.stdout.re_match_lines(
+        [
+            r"-+ Captured divergence call -+",
+            r"updated: KL \d\.\d{3} -> \d\.\d{3}, max_kl \d\.\d{3} -> \d\.\d{3}$",
+            r"=+ divergence =+",
+            rf"{SUITE} rewritten, 2 cases measured:",
+            rf"  {case_id(KNOT)} updated: KL \d.*, max_kl \d.*",
+            rf"  {case_id(POEM)} updated: KL \d.*, max_kl none -> none",
+        ]
+    )
     assert [row.id for row in after.suite.rows] == sorted(row.id for row in before.suite.rows)
     for old, new in zip(before.suite.rows, after.suite.rows, strict=True):
         assert old.kl is not None
@@ -113,98 +127,42 @@ def test_an_update_measures_every_row_on_the_new_candidate(suite: Project) -> No
         assert new.kl.estimator == "fresh"
         assert before.tokens[old.id].reference == after.tokens[new.id].reference
         assert before.tokens[old.id].candidate != after.tokens[new.id].candidate
-    for case in after.suite.cases:
-        assert case.kl is not None
-        assert case.max_kl == approved_limit(case.kl.value, None)
-        assert case.completions is not None
-    assert before.provenance is not None
+        assert new.is_control or new.completions is not None
+    (knot,) = (row for row in after.suite.cases if row.id == case_id(KNOT))
+    assert knot.kl is not None
+    assert knot.max_kl == approved_limit(knot.kl.value, None)
     assert after.provenance is not None
     assert after.provenance.reference == before.provenance.reference
     assert after.provenance.candidate.spec == "adapter"
     assert after.provenance.typical_shift != before.provenance.typical_shift
-    replay(suite, *OTHERS).assert_outcomes(passed=3, warnings=1)
-
-
-def test_an_update_keeps_where_a_suite_is_from(suite: Project) -> None:
-    old = stored(suite)
-    assert old.provenance is not None
-    origin = {
-        "training_data_sha256": "a" * 64,
-        "contexts_sha256": "b" * 64,
-        "source": "hf:owner/release@0123abcd",
-    }
-    made = old.provenance.model_copy(update=origin)
-    write_stored(path_of(suite), old.suite.rows, old.tokens.values(), made)
-
-    suite.run(*OTHERS, SUITE, UPDATE).assert_outcomes(passed=2)
-
-    updated = stored(suite).provenance
-    assert updated is not None
-    assert {name: getattr(updated, name) for name in origin} == origin
-
-
-def test_each_case_and_the_summary_say_what_changed(suite: Project) -> None:
-    result = suite.run(*OTHERS, SUITE, UPDATE, "-rP")
-
-    result.stdout.re_match_lines(
-        [
-            r"-+ Captured divergence call -+",
-            r"updated: KL \d\.\d{3} -> \d\.\d{3}, max_kl \d\.\d{3} -> \d\.\d{3}$",
-            r"=+ divergence =+",
-            rf"{SUITE} rewritten, 2 cases measured:",
-            rf"  {case_id(KNOT)} updated: KL \d.*, max_kl \d.*",
-            rf"  {case_id(POEM)} updated: KL \d.*, max_kl \d.*",
-        ]
-    )
-
-
-def test_an_update_without_a_change_changes_no_line(suite: Project) -> None:
-    """Rows written by hand and in another order too keep their text, byte for byte."""
-    by_hand = [
-        json.dumps({key: row[key] for key in reversed(row)}, separators=(",", ":"))
-        for row in rows_of(suite)
-    ]
-    path_of(suite).write_text("\n".join(by_hand) + "\n")
-
-    suite.run(*MODELS, SUITE, UPDATE).assert_outcomes(passed=2)
-
-    assert path_of(suite).read_text() == "\n".join(by_hand) + "\n"
+    assert {name: getattr(after.provenance, name) for name in origin} == origin
+    replay(suite, *OTHERS, "--divergence-max-kl=9").assert_outcomes(passed=3, warnings=1)
 
 
 def test_an_update_of_one_value_changes_one_line(suite: Project) -> None:
-    before = lines(suite)
-    old = stored(suite)
-    assert old.provenance is not None
-    rows = [
-        row.with_changes(kl=row.kl.model_copy(update={"value": 7.0}))
-        if row.id == case_id(POEM) and row.kl is not None
-        else row
-        for row in old.suite.rows
+    """Rows written by hand and in another order too keep their text, byte for byte."""
+    rows = rows_of(suite)
+    by_hand = [
+        json.dumps({key: row[key] for key in reversed(row)}, separators=(",", ":")).encode()
+        for row in rows
     ]
-    write_stored(path_of(suite), rows, old.tokens.values(), old.provenance)
-    edited = lines(suite)
-    assert sum(old != new for old, new in zip(before, edited, strict=True)) == 1
+    (poem,) = (at for at, row in enumerate(rows) if row["id"] == case_id(POEM))
+    was = by_hand[poem]
+    by_hand[poem] = was.replace(f'"max_kl":{rows[poem]["max_kl"]}'.encode(), b'"max_kl":7.0')
+    assert by_hand[poem] != was
+    path_of(suite).write_bytes(b"\n".join(by_hand) + b"\n")
 
     suite.run(*MODELS, SUITE, UPDATE).assert_outcomes(passed=2)
 
     after = lines(suite)
-    assert sum(old != new for old, new in zip(edited, after, strict=True)) == 1
-    assert after == sorted(after, key=lambda line: json.loads(line)["id"])
-    for line in after:
-        keys = list(json.loads(line))
-        order = ["schema_version", "id", "input", "max_kl", "tags", "kl", "completions", "metadata"]
-        assert keys == [key for key in order if key in keys]
-
-
-def test_a_row_without_a_limit_gets_none(suite: Project) -> None:
-    rows = rows_of(suite)
-    for row in rows:
-        row.pop("max_kl", None)
-    edit(suite, *rows)
-
-    suite.run(*OTHERS, SUITE, UPDATE).assert_outcomes(passed=2)
-
-    assert {case.max_kl for case in stored(suite).suite.cases} == {None}
+    changed = [at for at, (a, b) in enumerate(zip(by_hand, after, strict=True)) if a != b]
+    assert changed == [poem]
+    assert json.loads(after[poem]) == rows[poem]
+    order = ["schema_version", "id", "input", "max_kl", "tags", "kl", "completions", "metadata"]
+    keys = list(json.loads(after[poem]))
+    assert keys == [key for key in order if key in keys]
+    suite.run(*MODELS, SUITE, UPDATE).assert_outcomes(passed=2)
+    assert lines(suite) == after, "without a change no line changes"
 
 
 def test_a_behaviour_that_is_gone_waits_for_a_later_candidate(suite: Project) -> None:
@@ -240,21 +198,6 @@ def test_a_behaviour_that_is_gone_waits_for_a_later_candidate(suite: Project) ->
     assert after is not None
     assert [one.absent for one in after.behaviours] == [True]
     replay(suite, *OTHERS).assert_outcomes(passed=4, warnings=1)
-
-
-def test_controls_that_show_a_behaviour_will_fail_nothing_after_an_update(suite: Project) -> None:
-    before = stored(suite)
-    assert before.provenance is not None
-    provenance = before.provenance.model_copy(update={"bound": Bound(value=0.0001)})
-    rows = [
-        row.with_changes(tags=("control", "not-ordinary")) if row.is_control else row
-        for row in before.suite.rows
-    ]
-    write_stored(path_of(suite), rows, before.tokens.values(), provenance)
-
-    result = suite.run(*OTHERS, SUITE, UPDATE)
-
-    assert "control rows" not in shown(result)
 
 
 def test_what_will_fail_after_an_update_is_said_at_once(suite: Project) -> None:
@@ -296,56 +239,60 @@ def test_what_will_fail_after_an_update_is_said_at_once(suite: Project) -> None:
     )
     assert "measure the suite again" not in shown(replayed).partition("_ shift _")[0]
 
+    known = stored(suite)
+    assert known.provenance is not None
+    rows = [
+        row.with_changes(tags=("control", "not-ordinary")) if row.is_control else row
+        for row in known.suite.rows
+    ]
+    write_stored(path_of(suite), rows, known.tokens.values(), known.provenance)
+    again = suite.run(*OTHERS, SUITE, UPDATE)
+    assert "control rows" not in shown(again), "those that show a behaviour fail nothing"
+
 
 # When an update may not be
 
 
-@pytest.mark.parametrize("flag", [UPDATE, FILL, "--divergence-update-new-only"])
-def test_nothing_is_rewritten_in_ci(
-    suite: Project, monkeypatch: pytest.MonkeyPatch, flag: str
-) -> None:
+def test_nothing_is_rewritten_in_ci(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
-
-    said = usage_error(suite, *MODELS, SUITE, flag)
-
-    assert said == (
-        f"{FILL if flag != UPDATE else UPDATE} rewrites suites, and this is CI (the environment "
-        "variable CI is set); run it on your own machine, check the diff, and commit it"
-    )
+    for flag, name in ((UPDATE, UPDATE), (FILL, FILL), ("--divergence-update-new-only", FILL)):
+        assert usage_error(suite, *MODELS, SUITE, flag) == (
+            f"{name} rewrites suites, and this is CI (the environment variable CI is set); run it "
+            "on your own machine, check the diff, and commit it"
+        )
 
 
-@pytest.mark.parametrize("arguments", [(SUITE, "-k", "poem"), (nodeid(SUITE, POEM),)])
-def test_a_part_of_a_suite_is_refused(suite: Project, arguments: tuple[str, ...]) -> None:
-    said = usage_error(suite, *OTHERS, *arguments, UPDATE)
-
-    assert said == (
-        f"{UPDATE} rewrites whole files, but this session leaves out 1 of 2 cases of {SUITE}, "
-        f"the first is {case_id(KNOT)}; do not give -k, -m, --lf, --deselect or node ids"
-    )
+def test_a_part_of_a_suite_is_refused(suite: Project) -> None:
+    for arguments in ((SUITE, "-k", "poem"), (nodeid(SUITE, POEM),)):
+        assert usage_error(suite, *OTHERS, *arguments, UPDATE) == (
+            f"{UPDATE} rewrites whole files, but this session leaves out 1 of 2 cases of {SUITE}, "
+            f"the first is {case_id(KNOT)}; do not give -k, -m, --lf, --deselect or node ids"
+        )
 
 
-def test_the_last_failed_are_a_part(suite: Project) -> None:
-    arguments = ("-W", "default", "-p", "cacheprovider", *MODELS, SUITE)
-    rows = rows_of(suite)
-    next(row for row in rows if row["id"] == case_id(POEM))["max_kl"] = 0.0001
-    edit(suite, *rows)
-    failed = suite.run_forked(*arguments)
-    failed.assert_outcomes(passed=2, failed=1)
+def test_what_makes_no_sense_together_is_refused(suite: Project) -> None:
+    suite.write("unit/test_a.py", "def test_yes():\n    pass\n")
+    own = suite.path / ".divergence" / "suites"
+    shutil.copytree(suite.path / "tests", own)
 
-    said = usage_error(suite, *arguments, UPDATE, "--lf", forked=True)
-
-    assert "leaves out 1 of 2 cases" in said
-
-
-def test_a_session_that_stops_early_writes_nothing(suite: Project) -> None:
-    suite.write("tests/test_a.py", "def test_no():\n    assert False\n")
-
-    said = refused(suite, *OTHERS, "tests/test_a.py", SUITE, UPDATE, "-x")
-
-    assert (
-        f"{SUITE} stays as it was: 2 of 2 cases did not finish, the first is "
-        f"{case_id(KNOT)}." in said
-    )
+    for arguments, words in (
+        ((SUITE, UPDATE, "--divergence-mode=search"), "this session searches"),
+        ((SUITE, UPDATE, "--divergence-builtin-suite=on"), "this session searches"),
+        ((SUITE, UPDATE, FILL), f"{UPDATE} and {FILL} contradict each other; give one of them"),
+        (
+            ("unit", UPDATE),
+            f"{UPDATE} found no suite; name one, or a folder with *.divergence.jsonl in it",
+        ),
+        (
+            (f"{own.relative_to(suite.path)}/release.divergence.jsonl", UPDATE),
+            "belongs to a search, which replaces it; promote its cases",
+        ),
+        (
+            (SUITE, UPDATE, "-p", "xdist", "-n2"),
+            f"{UPDATE} rewrites whole suites, so it cannot be split among workers; leave out -n",
+        ),
+    ):
+        assert words in usage_error(suite, *MODELS, *arguments)
 
 
 def test_a_skipped_case_fails_the_session(suite: Project) -> None:
@@ -357,100 +304,36 @@ def test_a_skipped_case_fails_the_session(suite: Project) -> None:
 
     said = refused(suite, *OTHERS, SUITE, UPDATE)
 
-    assert f"1 of 2 cases did not finish, the first is {case_id(POEM)}." in said
-
-
-@pytest.mark.parametrize("tags", [[], ["control"]])
-def test_a_row_that_cannot_be_measured_fails_the_session(project: Project, tags: list[str]) -> None:
-    """The second prompt is longer than the models can read."""
-    for name, change in (("gpt", 0.0), ("gpt-ft", 0.3)):
-        save_tiny_model(project.path / name, architecture="gpt2", perturb=change)
-    project.write_suite(SUITE, {"input": KNOT}, {"input": "x" * 5000, "tags": tags})
-
-    said = refused(project, "--model-1=gpt", "--model-2=gpt-ft", SUITE, FILL)
-
-    assert ("1 passed" if tags else "1 passed, 1 error") in said
-    reason = "control row xxx" if tags else "1 of 2 cases did not finish, the first is xx"
+    reason = f"1 of 2 cases did not finish, the first is {case_id(POEM)}."
     assert f"{SUITE} stays as it was: {reason}" in said
 
 
-def test_workers_cannot_share_an_update(suite: Project) -> None:
-    arguments = (*MODELS, SUITE, UPDATE, "-p", "xdist", "-n2")
+def test_a_control_row_that_cannot_be_measured_fails_the_session(project: Project) -> None:
+    """It is longer than the models can read."""
+    for name, change in (("gpt", 0.0), ("gpt-ft", 0.3)):
+        save_tiny_model(project.path / name, architecture="gpt2", perturb=change)
+    project.write_suite(SUITE, {"input": KNOT}, {"input": "x" * 5000, "tags": ["control"]})
 
-    said = usage_error(suite, *arguments, forked=True)
+    said = refused(project, "--model-1=gpt", "--model-2=gpt-ft", SUITE, FILL)
 
-    assert said == (
-        f"{UPDATE} rewrites whole suites, so it cannot be split among workers; leave out -n"
-    )
-
-
-@pytest.mark.parametrize("argument", ["--divergence-mode=search", "--divergence-builtin-suite=on"])
-def test_a_search_updates_nothing(suite: Project, argument: str) -> None:
-    assert "this session searches" in usage_error(suite, *MODELS, SUITE, UPDATE, argument)
+    assert "1 passed" in said
+    assert f"{SUITE} stays as it was: control row xxx" in said
 
 
-def test_update_and_fill_exclude_each_other(suite: Project) -> None:
-    assert usage_error(suite, *MODELS, SUITE, UPDATE, FILL) == (
-        f"{UPDATE} and {FILL} contradict each other; give one of them"
-    )
-
-
-def test_an_update_without_a_suite_is_refused(suite: Project) -> None:
-    suite.write("unit/test_a.py", "def test_yes():\n    pass\n")
-
-    assert usage_error(suite, *MODELS, "unit", UPDATE) == (
-        f"{UPDATE} found no suite; name one, or a folder with *.divergence.jsonl in it"
-    )
-
-
-def test_an_update_searches_nothing_where_no_path_is_given(suite: Project) -> None:
-    result = suite.run(*OTHERS, UPDATE)
-
-    result.assert_outcomes(passed=2)
-    assert not (suite.path / ".divergence").exists()
-
-
-def test_the_suite_of_a_search_is_not_updated(suite: Project) -> None:
-    folder = suite.path / ".divergence" / "suites"
-    folder.mkdir(parents=True)
-    for file in (suite.path / "tests").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-
-    said = usage_error(suite, *MODELS, ".divergence/suites/release.divergence.jsonl", UPDATE)
-
-    assert "belongs to a search, which replaces it; promote its cases" in said
-
-
-def test_the_environment_and_the_ini_file_may_ask_too(
+def test_a_listing_updates_nothing_and_the_environment_without_a_path_does(
     suite: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = lines(suite)
+    """It comes before the ini file, and a session without a path searches nothing."""
+    before = texts(suite.path / "tests")
+    suite.run(*OTHERS, SUITE, UPDATE, "--collect-only")
+    assert texts(suite.path / "tests") == before
     suite.pytester.makeini("[pytest]\ndivergence_update = no\n")
-    suite.run(*OTHERS, SUITE)
-    assert lines(suite) == before
     monkeypatch.setenv("PYTEST_DIVERGENCE_UPDATE", "1")
 
-    suite.run(*OTHERS, SUITE).assert_outcomes(passed=2)
+    suite.run(*OTHERS).assert_outcomes(passed=2)
 
-    assert lines(suite) != before
-
-
-def test_a_word_that_is_no_switch_is_refused(
-    suite: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTEST_DIVERGENCE_UPDATE", "maybe")
-
-    said = usage_error(suite, *MODELS, SUITE)
-
-    assert said == "PYTEST_DIVERGENCE_UPDATE=maybe: must be true or false"
-
-
-def test_a_listing_updates_nothing(suite: Project) -> None:
-    before = texts(suite.path / "tests")
-
-    suite.run(*OTHERS, SUITE, UPDATE, "--collect-only")
-
-    assert texts(suite.path / "tests") == before
+    assert texts(suite.path / "tests") != before
+    assert not (suite.path / ".divergence").exists()
 
 
 def test_a_suite_that_changed_meanwhile_is_left_alone(suite: Project) -> None:
@@ -467,20 +350,6 @@ def test_a_suite_that_changed_meanwhile_is_left_alone(suite: Project) -> None:
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "has changed since it was read, so it was not overwritten" in shown(result)
     assert len(lines(suite)) == 6
-
-
-def test_a_full_disk_leaves_all_three_files_as_they_were(suite: Project) -> None:
-    """The tokens would fit, the suite would not: neither changes."""
-    rows = rows_of(suite)
-    edit(suite, {**rows[0], "metadata": {"note": "x" * 60_000}}, *rows[1:])
-    before = texts(suite.path / "tests")
-
-    command = [sys.executable, "-c", LIMITED, "50000", "-p", "divergence", "-p", "no:cacheprovider"]
-    result = suite.pytester.run(*command, *OTHERS, SUITE, UPDATE)
-
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines([f"{SUITE} stays as it was: cannot write *: File too large."])
-    assert texts(suite.path / "tests") == before
 
 
 # Filling
@@ -506,28 +375,40 @@ def test_rows_written_by_hand_are_completed(project: Project) -> None:
     assert json.loads(lines(project)[0])["id"] == case_id(KNOT)
     result.stdout.re_match_lines([rf"  {case_id(KNOT)} updated: KL none -> \d.*, max_kl none -> "])
 
-
-def test_a_filled_suite_passes_on_the_same_models_and_fails_on_others(suite: Project) -> None:
-    replay(suite, *MODELS).assert_outcomes(passed=3, warnings=1)
-    save_tiny_model(suite.path / "far", perturb=2.0)
-
-    failed = replay(suite, "--model-1=base", "--model-2=far")
-
-    failed.assert_outcomes(failed=2, passed=1, warnings=1)
+    replay(project, *MODELS).assert_outcomes(passed=3, warnings=1)
+    save_tiny_model(project.path / "far", perturb=2.0)
+    replay(project, MODELS[0], "--model-2=far").assert_outcomes(passed=1, failed=2, warnings=1)
 
 
-def test_measured_rows_stay_byte_for_byte(suite: Project) -> None:
-    measured = lines(suite)
-    with path_of(suite).open("ab") as file:
-        file.write(b'{"input": "What goes into a soup?"}\n')
-    tokens = stored(suite).tokens
+def test_what_is_measured_stays_byte_for_byte_and_nothing_is_mixed(suite: Project) -> None:
+    """A suite that grows: by nothing, by a control row, and by a case."""
+    whole = texts(suite.path / "tests")
+    nothing_new = suite.run(*MODELS, SUITE, FILL)
+    assert f"{SUITE}: every case already has a kl; nothing to fill." in shown(nothing_new)
+    assert texts(suite.path / "tests") == whole
 
-    result = suite.run(*MODELS, SUITE, FILL)
+    measured, tokens = rows_of(suite), stored(suite).tokens
+    edit(suite, *measured, {"input": "One more ordinary prompt", "tags": ["control"]})
+    said = refused(suite, *MODELS, SUITE, FILL)
+    assert f"{SUITE} stays as it was: only control rows have no kl" in said
 
-    result.assert_outcomes(passed=3)
-    after = lines(suite)
-    assert set(measured) < set(after)
-    assert len(after) == len(measured) + 1
+    edit(suite, *measured, {"input": "What goes into a soup?"})
+    said = refused(suite, *OTHERS, SUITE, FILL).replace("\n", " ")
+    assert "was measured on another pair: the candidate (was " in said
+    assert "; name that pair, or measure all rows with --divergence-update" in said
+
+    provenance = suite.path / "tests" / "release.provenance.json"
+    provenance.rename(suite.path / "aside")
+    said = refused(suite, *MODELS, SUITE, FILL).replace("\n", " ")
+    assert "5 of its rows have a kl" in said
+    assert "but release.provenance.json is missing" in said
+    (suite.path / "aside").rename(provenance)
+
+    suite.run(*MODELS, SUITE, FILL).assert_outcomes(passed=3)
+
+    before, after = set(whole[Path(SUITE).name].splitlines()), lines(suite)
+    assert before < set(after)
+    assert len(after) == len(before) + 1
     assert tokens.items() <= stored(suite).tokens.items()
 
 
@@ -540,44 +421,6 @@ def test_twenty_prompts_are_enough_for_a_noise_floor(project: Project) -> None:
     assert filled.provenance is not None
     assert filled.provenance.noise_floor is not None
     assert filled.provenance.noise_floor.num_measurements == 59
-
-
-def test_nothing_to_fill_is_said(suite: Project) -> None:
-    before = texts(suite.path / "tests")
-
-    result = suite.run(*MODELS, SUITE, FILL)
-
-    assert f"{SUITE}: every case already has a kl; nothing to fill." in shown(result)
-    assert texts(suite.path / "tests") == before
-
-
-def test_control_rows_alone_are_not_filled_and_that_is_said(suite: Project) -> None:
-    edit(suite, *rows_of(suite), {"input": "One more ordinary prompt", "tags": ["control"]})
-
-    said = refused(suite, *MODELS, SUITE, FILL)
-
-    assert f"{SUITE} stays as it was: only control rows have no kl" in said
-
-
-def test_rows_of_another_pair_are_not_mixed(suite: Project) -> None:
-    with path_of(suite).open("ab") as file:
-        file.write(b'{"input": "What goes into a soup?"}\n')
-
-    said = refused(suite, *OTHERS, SUITE, FILL).replace("\n", " ")
-
-    assert "was measured on another pair: the candidate (was " in said
-    assert "; name that pair, or measure all rows with --divergence-update" in said
-
-
-def test_measured_rows_without_provenance_are_not_filled_up(suite: Project) -> None:
-    (suite.path / "tests" / "release.provenance.json").unlink()
-    with path_of(suite).open("ab") as file:
-        file.write(b'{"input": "What goes into a soup?"}\n')
-
-    said = refused(suite, *MODELS, SUITE, FILL).replace("\n", " ")
-
-    assert "5 of its rows have a kl" in said
-    assert "but release.provenance.json is missing" in said
 
 
 def test_a_project_with_its_own_models_is_filled_too(project: Project) -> None:
