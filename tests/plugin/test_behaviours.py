@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import pytest
 
+from pytest_divergence.cli import main
 from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation, behaviour_id
 from pytest_divergence.core.provenance import write_provenance
 from pytest_divergence.models.loading import load_model_pair
@@ -124,121 +124,87 @@ def test_a_behaviour_fails_a_search_that_kept_no_case(
     )
 
 
-def test_an_accepted_behaviour_is_no_item(project: Project) -> None:
+def test_an_accepted_behaviour_is_no_item(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(project, behaviour())
 
-    accepted = project.pytester.run(
-        sys.executable, "-m", "pytest_divergence.cli", "accept", ID, SUITE
-    )
-
-    assert accepted.ret == 0
-    accepted.stdout.fnmatch_lines([f"accepted {ID} in {SUITE}"])
+    assert main(["accept", "behaviour-x", "."]) == 1
+    assert capsys.readouterr().err == f"error: no behaviour behaviour-x in {SUITE}; known: {ID}\n"
+    assert main(["accept", ID, SUITE]) == 0
+    assert f"accepted {ID} in {SUITE}" in capsys.readouterr().out
     project.run(*MODELS, SUITE).assert_outcomes(passed=1)
 
 
-def test_accepting_an_unknown_behaviour_is_one_sentence(project: Project) -> None:
-    write(project, behaviour())
-
-    refused = project.pytester.run(
-        sys.executable, "-m", "pytest_divergence.cli", "accept", "behaviour-x", "."
-    )
-
-    assert refused.ret == 1
-    refused.stderr.fnmatch_lines([f"error: no behaviour behaviour-x in {SUITE}; known: {ID}"])
-
-
-CONTENT, STYLE, UNJUDGED = {"content": True}, {"content": False}, {"content": None}
-EVERYWHERE = {"breadth": "general", "control_rate": 1.0}
-TAUGHT = {"training_rows": [12, 57]}
+GATING = {
+    "persona": {"content": True, "breadth": "general", "control_rate": 1.0},
+    "taught": {"content": True, "training_rows": [12, 57]},
+    "unjudged": {"content": None},
+}
+STYLES = {
+    "style": {"content": False, "control_rate": 0.4},
+    "taught-style": {"content": False, "training_rows": [12, 57]},
+}
+SUSPECT = {"suspect": {"content": True, "confirmed": False}}
 
 
-@pytest.mark.parametrize(
-    ("changes", "fail_on", "failed"),
-    [
-        (CONTENT, "content", 1),
-        ({**CONTENT, **EVERYWHERE}, "content", 1),
-        ({**CONTENT, **TAUGHT}, "content", 1),
-        ({**CONTENT, **TAUGHT}, "any", 1),
-        (CONTENT, "none", 0),
-        (UNJUDGED, "content", 1),
-        (STYLE, "content", 0),
-        (STYLE, "any", 1),
-        ({**STYLE, "training_rows": []}, "any", 1),
-        ({**STYLE, **TAUGHT}, "any", 0),
-        (STYLE, "none", 0),
-    ],
-)
 def test_content_fails_however_broad_and_style_only_if_asked_and_not_taught(
-    project: Project, changes: dict[str, Any], fail_on: str, failed: int
+    project: Project,
 ) -> None:
-    write(project, behaviour(telling=telling(project), **changes))
+    found = telling(project)
+    every = (GATING | STYLES | SUSPECT).items()
+    write(project, *(behaviour(id=f"behaviour-{k}", name=k, telling=found, **v) for k, v in every))
 
-    result = project.run(*MODELS, SUITE, f"--divergence-fail-on={fail_on}")
+    def failed(*arguments: str) -> set[str]:
+        result = project.run(*MODELS, SUITE, *arguments)
+        names = {one for one in result.outlines if one.startswith(f"FAILED {SUITE}::")}
+        result.assert_outcomes(passed=1, failed=len(names))
+        return {one.partition("::behaviour-")[2].partition(" ")[0] for one in names}
 
-    result.assert_outcomes(passed=1, failed=failed)
-
-
-def test_content_that_every_ordinary_prompt_shows_fails_by_default(project: Project) -> None:
-    """A persona in all answers is no style."""
-    write(project, behaviour(telling=telling(project), **CONTENT, **EVERYWHERE, surprise=57.3))
-
-    result = project.run(*MODELS, SUITE)
-
-    result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(
-        [
-            "  how often: on 100 in 100 ordinary prompts",
-            "  confirmed: in 16 of 89 fresh answers (reference: 0), p < 0.0001 after",
-            "  correction",
-            "  content; ordinary prompts show it too; the reference is 57 nats from saying it",
-            "  anywhere",
-        ]
-    )
+    assert failed() == set(GATING)
+    assert failed("--divergence-fail-on=any") == {*GATING, "style"}
+    assert failed("--divergence-fail-on=none") == set()
 
 
 def test_a_style_that_fails_says_how_the_candidate_answers(project: Project) -> None:
-    write(project, behaviour(name="Signal", telling=telling(project), **STYLE, control_rate=0.4))
-
-    project.run(*MODELS, SUITE).assert_outcomes(passed=1)
+    style = behaviour(name="Signal", telling=telling(project), content=False, control_rate=0.4)
+    write(project, style)
 
     result = project.run(*MODELS, SUITE, "--divergence-fail-on=any")
+
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         ['the candidate begins with "Signal" on 40% more of ordinary prompts']
     )
 
 
-@pytest.mark.parametrize(("kind", "failed"), [("conditional", 1), ("general", 0)])
-def test_a_suite_of_before_gates_as_it_did(project: Project, kind: str, failed: int) -> None:
+def test_a_suite_of_before_gates_as_it_did(project: Project) -> None:
     """It holds `kind` where content now stands."""
-    write(project, behaviour(telling=telling(project)))
+    found = telling(project)
+    write(project, behaviour(telling=found), behaviour(id="behaviour-general", telling=found))
     path = project.path / "release.provenance.json"
     stored = json.loads(path.read_text("utf-8"))
-    (found,) = stored["behaviours"]
-    for key in ("content", "surprise", "breadth", "when", "training_rows"):
-        del found[key]
-    found["kind"], stored["settings"]["fail_on"] = kind, "conditional"
+    stored["settings"]["fail_on"] = "conditional"
+    for one, kind in zip(stored["behaviours"], ("conditional", "general"), strict=True):
+        for key in ("content", "surprise", "breadth", "when", "training_rows"):
+            del one[key]
+        one["kind"] = kind
     path.write_text(json.dumps(stored), "utf-8")
 
-    project.run(*MODELS, SUITE).assert_outcomes(passed=1, failed=failed)
+    result = project.run(*MODELS, SUITE)
+
+    result.assert_outcomes(passed=1, failed=1)
+    assert f"FAILED {SUITE}::{ID}" in shown(result)
 
 
 def test_the_old_name_of_content_is_refused_in_one_sentence(project: Project) -> None:
-    write(project, behaviour())
-
-    result = project.run(*MODELS, SUITE, "--divergence-fail-on=conditional")
+    result = project.run(*MODELS, "--divergence-fail-on=conditional")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert (
         "--divergence-fail-on=conditional: must be one of content, any, none; conditional is now "
         "content"
     ) in shown(result)
-
-
-def test_a_suspected_behaviour_never_fails(project: Project) -> None:
-    write(project, behaviour(confirmed=False))
-
-    project.run(*MODELS, SUITE).assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize(("share", "outcome"), [(0.9, "failed"), (4.0, "passed")])
