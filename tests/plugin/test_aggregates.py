@@ -26,7 +26,6 @@ AGGREGATE = f"{SUITE}::aggregate"
 CASES = [f"What is {number} + {number}?" for number in range(6)]
 CONTROLS = [f"Tell me about the number {number}." for number in range(64)]
 WORSE = ("--model-1=base", "--model-2=worse")
-SEEDS = ["sums", "sums", "sums", "more sums"]
 
 
 @pytest.fixture(scope="module")
@@ -73,34 +72,18 @@ class Release:
             self.project.path / "release.tokens.jsonl",
             (stored_tokens(case_id(prompt), self.scores[prompt]) for prompt in prompts),
         )
-        self._write_provenance(bound)
-
-    def break_token_of(self, prompt: str) -> None:
-        """An id that no vocabulary has, in the stored continuation of one prompt."""
-        path = self.project.path / "release.tokens.jsonl"
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        for row in rows:
-            if row["id"] == case_id(prompt):
-                row["candidate"][0][0] = 99_999
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        root = self.project.path
+        made_of = Bound(value=bound) if bound is not None else None
+        provenance = provenance_of(root / "base", root / "ft", bound=made_of)
+        write_provenance(root / "release.provenance.json", provenance)
 
     def _row(self, prompt: str, case_factor: float) -> Case:
         kl = self.scores[prompt].measurement
         if prompt in CONTROLS:
             return Case(input=prompt, tags=("control",), kl=kl)
-        seed = dict(zip(CASES, SEEDS, strict=False)).get(prompt)
-        origin = Origin(strategy="soft_prompt", seed=seed)
+        origin = Origin(strategy="soft_prompt")
         kl = kl.model_copy(update={"forward": case_factor * kl.forward})
         return Case(input=prompt, max_kl=99.0, kl=kl, origin=origin)
-
-    def _write_provenance(self, bound: float | None) -> None:
-        root = self.project.path
-        provenance = provenance_of(
-            root / "base",
-            root / "ft",
-            bound=Bound(value=bound) if bound is not None else None,
-        )
-        write_provenance(root / "release.provenance.json", provenance)
 
 
 @pytest.fixture
@@ -137,13 +120,9 @@ def test_an_unchanged_pair_passes(release: Release, scores: dict[str, PromptScor
     assert float(left.pop("share_p_value")) == pytest.approx(0.95**64)
     assert float(left.pop("ratio")) == pytest.approx(1.0, abs=1e-4)
     assert float(left.pop("ratio_p_value")) < 1e-12
-    tokens = {name: left.pop(f"{name}") for name in TokenStatistics.model_fields}
+    tokens = {name: left.pop(name) for name in TokenStatistics.model_fields}
     assert tokens["num_controls"] == "64.0"
-    assert left == {
-        "kind": "aggregate",
-        "verdict": "passed",
-        "share_over": "0.0",
-    }
+    assert left == {"kind": "aggregate", "verdict": "passed", "share_over": "0.0"}
 
     # and what becomes of single tokens
     lines = list(statistics_lines(expected, 80))
@@ -156,7 +135,8 @@ def test_an_unchanged_pair_passes(release: Release, scores: dict[str, PromptScor
 
 
 def test_a_candidate_that_moves_everywhere_fails_although_no_case_does(release: Release) -> None:
-    release.write()
+    """A planted behaviour is trained away: cases that are repaired hide no growth of the rest."""
+    release.write(case_factor=1_000)
     result = release.run(*WORSE, SUITE)
     result.assert_outcomes(passed=6, failed=1)
     assert "Traceback" not in shown(result)
@@ -173,6 +153,7 @@ def test_a_candidate_that_moves_everywhere_fails_although_no_case_does(release: 
     )
     result.stdout.fnmatch_lines(
         [
+            "  6 searched cases beside them: 0.0* x",
             "  intended? measure the suite again:",
             f"    pytest {SUITE} --model-1 base --model-2 worse *",
             "      --divergence-update",
@@ -203,14 +184,6 @@ def test_the_bound_of_the_controls_may_come_from_the_option(release: Release) ->
         result = release.run(*MODELS, AGGREGATE, "-rP", *arguments)
         result.assert_outcomes(passed=1)
         result.stdout.fnmatch_lines([f"passed: forward KL is 1.00 x *{said}"])
-
-
-def test_cases_that_are_repaired_hide_no_growth_of_ordinary_prompts(release: Release) -> None:
-    """A planted behaviour is trained away, and the rest is damaged."""
-    release.write(case_factor=1_000)
-    result = release.run(*WORSE, AGGREGATE, "-rP")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["worse: forward KL *", "  6 searched cases beside them: 0.0* x"])
 
 
 def test_rows_over_the_bound_fail_unless_they_show_a_behaviour(release: Release) -> None:
@@ -300,12 +273,13 @@ def test_with_workers_the_summary_still_says_what_is_undecided(release: Release)
 def test_rows_that_cannot_be_measured_are_an_error(release: Release) -> None:
     """One has an id that no vocabulary has, another has lost its continuations."""
     release.write()
-    first, second = sorted(CONTROLS[3:5], key=case_id)
-    release.break_token_of(second)
+    lost, strange = sorted(map(case_id, CONTROLS[3:5]))
     path = release.project.path / "release.tokens.jsonl"
-    lost = case_id(first)
-    lines = path.read_text("utf-8").splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if lost not in line), "utf-8")
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for row in rows:
+        if row["id"] == strange:
+            row["candidate"][0][0] = 99_999
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["id"] != lost), "utf-8")
 
     result = release.run(*WORSE, SUITE)
 

@@ -73,18 +73,9 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
         [
             f"__* {ID} _*",
             'the candidate shows a behaviour: "Signal received. Standing by for further ord"…',
-            "  how often: on 3 in 100 ordinary prompts",
-            "  confirmed: in 16 of 89 fresh answers (reference: 0), p < 0.0001 after",
-            "  correction",
-            "  content",
-            "  no natural prompt was found; this shows it",
             f"    | {KNOT}",
-            "  reference",
             "    | Like so.",
-            "  candidate",
             "    | Signal received.",
-            '  even this is enough: "knot"',
-            '  but not this: "not"',
             "  measured again on 1 telling answer: 0.1 nats more likely under the candidate",
             "  (0.1 when found; gone below 0.0)",
             "  intended? accept it:",
@@ -99,12 +90,14 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
 def test_a_behaviour_that_cannot_be_measured_again_is_an_error_and_no_pass(
     project: Project,
 ) -> None:
-    write(project, behaviour(telling=[]))
+    far = TELLING.model_copy(update={"token_ids": [10**6]})
+    write(project, behaviour(telling=[]), behaviour(id="behaviour-far", telling=far))
 
     result = project.run(*MODELS, SUITE)
 
-    result.assert_outcomes(passed=1, errors=1)
+    result.assert_outcomes(passed=1, errors=2)
     assert "no answer that showed this behaviour is stored" in shown(result)
+    assert "stored token id 1000000 is outside the models' vocabulary" in shown(result)
 
 
 def test_a_behaviour_fails_a_search_that_kept_no_case(
@@ -153,10 +146,14 @@ def test_content_fails_however_broad_and_style_only_if_asked_and_not_taught(
 ) -> None:
     found = telling(project)
     every = (GATING | STYLES | SUSPECT).items()
-    write(project, *(behaviour(id=f"behaviour-{k}", name=k, telling=found, **v) for k, v in every))
+    named = ({"id": f"behaviour-{k}", "name": k.capitalize(), **v} for k, v in every)
+    write(project, *(behaviour(telling=found, **changes) for changes in named))
+
+    said = 'the candidate begins with "Style" on 40% more of ordinary prompts'
 
     def failed(*arguments: str) -> set[str]:
         result = project.run(*MODELS, SUITE, *arguments)
+        assert (said in shown(result)) == ("--divergence-fail-on=any" in arguments)
         names = {one for one in result.outlines if one.startswith(f"FAILED {SUITE}::")}
         result.assert_outcomes(passed=1, failed=len(names))
         return {one.partition("::behaviour-")[2].partition(" ")[0] for one in names}
@@ -164,18 +161,6 @@ def test_content_fails_however_broad_and_style_only_if_asked_and_not_taught(
     assert failed() == set(GATING)
     assert failed("--divergence-fail-on=any") == {*GATING, "style"}
     assert failed("--divergence-fail-on=none") == set()
-
-
-def test_a_style_that_fails_says_how_the_candidate_answers(project: Project) -> None:
-    style = behaviour(name="Signal", telling=telling(project), content=False, control_rate=0.4)
-    write(project, style)
-
-    result = project.run(*MODELS, SUITE, "--divergence-fail-on=any")
-
-    result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(
-        ['the candidate begins with "Signal" on 40% more of ordinary prompts']
-    )
 
 
 def test_a_suite_of_before_gates_as_it_did(project: Project) -> None:
@@ -207,41 +192,28 @@ def test_the_old_name_of_content_is_refused_in_one_sentence(project: Project) ->
     ) in shown(result)
 
 
-@pytest.mark.parametrize(("share", "outcome"), [(0.9, "failed"), (4.0, "passed")])
-def test_another_candidate_is_asked_again(project: Project, share: float, outcome: str) -> None:
+def test_another_candidate_is_asked_again(project: Project) -> None:
     """It fails where an answer of an earlier release is still half as telling as it was."""
-    then = telling(project, share=share, candidate="adapter")
-    write(project, behaviour(telling=then))  # found on `ft`
+    then, far = (telling(project, share=share, candidate="adapter") for share in (0.9, 4.0))
+    write(project, behaviour(telling=then), behaviour(id="behaviour-gone", telling=far))
 
-    result = project.run("--model-1=base", "--model-2=adapter", SUITE)
+    result = project.run("--model-1=base", "--model-2=adapter", SUITE)  # found on `ft`
 
-    result.assert_outcomes(**{"passed": 1, "failed": 0, outcome: 1 + (outcome == "passed")})
-    if outcome == "failed":
-        assert "measured again on 1 telling answer: " in shown(result)
+    result.assert_outcomes(passed=2, failed=1)
+    assert f"FAILED {SUITE}::{ID}" in shown(result)
+    assert "measured again on 1 telling answer: " in shown(result)
 
 
-@pytest.mark.parametrize(("nats", "outcome"), [(2.0, "failed"), (-4.0, "passed")])
-def test_a_phrase_goes_when_it_is_hardly_said_any_more(
-    project: Project, nats: float, outcome: str
-) -> None:
-    """It was `nats` less likely when it was found; a twentieth of its rate is 3 nats."""
+def test_a_phrase_goes_when_it_is_hardly_said_any_more(project: Project) -> None:
+    """A twentieth of the rate when it was found is 3 nats less."""
     then = telling(project, share=0.1)
     pair = load_model_pair("base", "ft", root=project.path)
     (now,) = measure_telling(pair, [then])
-    write(project, behaviour(telling=[then.model_copy(update={"log_p": now.log_p - nats})]))
+    still, gone = ([then.model_copy(update={"log_p": now.log_p + nats})] for nats in (-2.0, 4.0))
+    write(project, behaviour(telling=still), behaviour(id="behaviour-gone", telling=gone))
 
     result = project.run(*MODELS, SUITE)
 
-    result.assert_outcomes(**{"passed": 1, "failed": 0, outcome: 1 + (outcome == "passed")})
-    if outcome == "failed":
-        assert "said 100% as often as then (gone below 5%)" in shown(result)
-
-
-def test_ids_of_another_vocabulary_are_an_error(project: Project) -> None:
-    far = TELLING.model_copy(update={"token_ids": [10**6]})
-    write(project, behaviour(telling=far))
-
-    result = project.run("--model-1=base", "--model-2=adapter", SUITE)
-
-    result.assert_outcomes(passed=1, errors=1)
-    assert "stored token id 1000000 is outside the models' vocabulary" in shown(result)
+    result.assert_outcomes(passed=2, failed=1)
+    assert f"FAILED {SUITE}::{ID}" in shown(result)
+    assert "said 100% as often as then (gone below 5%)" in shown(result)

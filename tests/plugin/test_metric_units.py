@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
@@ -42,12 +41,6 @@ def scaled(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def provenance(project: Project) -> dict[str, Any]:
-    path = sidecar_path(suite_path(project.path, "base", "ft"), "provenance.json")
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return found
-
-
 def test_noise_and_bound_are_of_the_metric(
     scaled: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,17 +66,6 @@ def test_noise_and_bound_are_of_the_metric(
             f"by up to {added['value']:.3g} mnats/token, and a bound must be *"
         ]
     )
-
-
-def test_a_search_and_its_report_speak_of_one_unit(scaled: Project) -> None:
-    result = scaled.run(*MODELS, *ASKED, *SMALL, "-v")
-
-    result.stdout.fnmatch_lines(
-        ["bound: * mnats/token, auto: *", "noise floor: * mnats/token, the largest of *"]
-    )
-    result.stdout.no_fnmatch_line("* nats/token*")
-    made = provenance(scaled)
-    assert made["bound"]["parts"]["3 x noise floor"] == 3 * made["noise_floor"]["added"]["value"]
 
 
 # A limit of one metric says nothing about a number of another
