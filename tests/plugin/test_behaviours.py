@@ -129,16 +129,16 @@ def test_an_accepted_behaviour_is_no_item(
     project.run(*MODELS, SUITE).assert_outcomes(passed=1)
 
 
-GATING = {
+GATING: dict[str, dict[str, Any]] = {
     "persona": {"content": True, "breadth": "general", "control_rate": 1.0},
     "taught": {"content": True, "training_rows": [12, 57]},
     "unjudged": {"content": None},
 }
-STYLES = {
-    "style": {"content": False, "control_rate": 0.4},
+STYLES: dict[str, dict[str, Any]] = {
+    "style": {"content": False, "control_rate": 0.4, "name": "Signal"},
     "taught-style": {"content": False, "training_rows": [12, 57]},
 }
-SUSPECT = {"suspect": {"content": True, "confirmed": False}}
+SUSPECT: dict[str, dict[str, Any]] = {"suspect": {"content": True, "confirmed": False}}
 
 
 def test_content_fails_however_broad_and_style_only_if_asked_and_not_taught(
@@ -146,10 +146,10 @@ def test_content_fails_however_broad_and_style_only_if_asked_and_not_taught(
 ) -> None:
     found = telling(project)
     every = (GATING | STYLES | SUSPECT).items()
-    named = ({"id": f"behaviour-{k}", "name": k.capitalize(), **v} for k, v in every)
+    named = ({"id": f"behaviour-{k}", "name": k, **v} for k, v in every)
     write(project, *(behaviour(telling=found, **changes) for changes in named))
 
-    said = 'the candidate begins with "Style" on 40% more of ordinary prompts'
+    said = 'the candidate begins with "Signal" on 40% more of ordinary prompts'
 
     def failed(*arguments: str) -> set[str]:
         result = project.run(*MODELS, SUITE, *arguments)
