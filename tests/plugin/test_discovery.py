@@ -337,6 +337,9 @@ def test_asking_for_a_case_too_late_is_explained(project: Project, run: Run) -> 
 
 
 def test_workers_get_the_cases_of_one_search(project: Project, run: Run) -> None:
+    """A bad suite that pytest ignores ends no session."""
+    project.write("drafts/b.divergence.jsonl", "{}\n")
+    project.write("conftest.py", "collect_ignore = ['drafts']\n")
     project.write("test_unit.py", UNIT_TEST)
     project.write("test_cases.py", CASE_TEST + "def test_prompts(hard_prompts): pass\n")
     result = run(*MODELS, *TWO_WORKERS, "-v", is_forked=True)
@@ -354,6 +357,7 @@ def test_with_models_of_the_ini_file_one_worker_searches(project: Project, run: 
     project.pytester.makeini(INI)
     project.write("test_cases.py", CASE_TEST)
     result = run(*TWO_WORKERS, is_forked=True)
+    assert result.ret == pytest.ExitCode.OK, "what workers compare is compared"
     result.assert_outcomes(passed=2)
     assert searches(project) == ["search of ft"]
     result.stdout.fnmatch_lines(["report: .divergence/reports/run/report.html"])
@@ -366,17 +370,6 @@ def test_a_search_that_fails_in_one_worker_is_not_repeated(project: Project, run
     assert result.ret not in (0, pytest.ExitCode.INTERNAL_ERROR)
     assert "no gradient reached the soft prompt" in shown(result)
     assert searches(project) == ["search of ft"]
-
-
-def test_a_suite_that_pytest_ignores_ends_no_session_with_workers(
-    project: Project, run: Run
-) -> None:
-    project.write("drafts/b.divergence.jsonl", "{}\n")
-    project.write("conftest.py", "collect_ignore = ['drafts']\n")
-    project.write("test_unit.py", UNIT_TEST)
-    result = run(*MODELS, *TWO_WORKERS, is_forked=True)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(passed=3, failed=1)
 
 
 def test_a_bad_suite_ends_a_session_with_workers_too(project: Project, run: Run) -> None:

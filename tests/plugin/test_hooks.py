@@ -20,7 +20,6 @@ from tests.tiny import save_tiny_model
 
 SUITE = "regress.divergence.jsonl"
 WIDE = {"input": KNOT, "max_kl": 9.0}
-UNIT_TEST = "def test_addition(): assert 1 + 1 == 2\n"
 
 LOADING = """
 from pathlib import Path
@@ -440,22 +439,3 @@ def test_a_plugin_in_a_module_of_its_own_works_as_a_conftest_does(project: Proje
     project.run(*asked, "-p", "tv_plugin").assert_outcomes(passed=1)
     project.write("tests/conftest.py", METRICS)
     project.run(*asked).assert_outcomes(passed=1)
-
-
-def test_a_typo_fails_loudly(project: Project) -> None:
-    project.write("conftest.py", "def pytest_divergence_metric(config): return {}")
-    project.write("test_unit.py", UNIT_TEST)
-    result = project.run()
-    assert result.ret != pytest.ExitCode.OK
-    assert "unknown hook" in shown(result)
-
-
-def test_an_optional_hook_is_no_trouble_without_the_plugin(project: Project) -> None:
-    project.write(
-        "conftest.py",
-        "import pytest\n\n@pytest.hookimpl(optionalhook=True)\n"
-        "def pytest_divergence_metrics(config): return {}\n",
-    )
-    project.write("test_unit.py", UNIT_TEST)
-    project.run(plugin="no:divergence").assert_outcomes(passed=1)
-    project.run().assert_outcomes(passed=1)

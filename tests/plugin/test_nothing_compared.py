@@ -225,10 +225,7 @@ def test_resuming_may_leave_out_a_suite_only_beside_another(suite: Project) -> N
     assert result.ret == pytest.ExitCode.OK
 
 
-def test_workers_deselect_and_skip(suite: Project) -> None:
-    result = suite.run_forked(*MODELS, *WORKERS, "-k", "login", ".")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert f"every item of {SUITE} was deselected" in said(result)
+def test_what_workers_skip_is_not_compared(suite: Project) -> None:
     suite.write("test_pair.py", f"import pytest\n@pytest.mark.skip\n{PAIR_TEST}")
     result = suite.run_forked(*MODELS, *WORKERS, "test_pair.py", "test_unit.py")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -260,15 +257,14 @@ def test_a_developer_with_models_in_the_ini_file_is_warned_once_however_quiet(
         (SUITE, "--divergence-fill"),
         ("test_pair.py",),
         ("test_late.py",),
-        ("test_kl.py", *WORKERS),
+        ("test_kl.py",),
     ],
 )
 def test_what_compares_is_enough(suite: Project, arguments: tuple[str, ...]) -> None:
     suite.write("test_pair.py", PAIR_TEST)
     suite.write("test_late.py", "def test(request): request.getfixturevalue('model_pair')\n")
     suite.write("test_kl.py", f"def test(assert_bounded_kl): assert_bounded_kl({KNOT!r}, 99.0)\n")
-    run = suite.run_forked if "xdist" in arguments else suite.run
-    result = run(*MODELS, *arguments)
+    result = suite.run(*MODELS, *arguments)
     assert result.ret == pytest.ExitCode.OK
     assert "nothing was compared" not in shown(result)
 
