@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
@@ -17,7 +16,7 @@ from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.reports.token_statistics import statistics_lines
 from pytest_divergence.scoring.control_tokens import control_tokens, token_statistics
 from pytest_divergence.scoring.scorer import PromptScore, score_prompts, stored_tokens
-from tests.plugin.conftest import MODELS, Project, block, shown
+from tests.plugin.conftest import MODELS, Project, block, properties, shown
 from tests.plugin.made_provenance import provenance_of
 from tests.tiny import save_tiny_model
 from tests.tokens_writing import write_tokens
@@ -27,7 +26,6 @@ AGGREGATE = f"{SUITE}::aggregate"
 CASES = [f"What is {number} + {number}?" for number in range(6)]
 CONTROLS = [f"Tell me about the number {number}." for number in range(64)]
 WORSE = ("--model-1=base", "--model-2=worse")
-SEEDS = ["sums", "sums", "sums", "more sums"]
 
 
 @pytest.fixture(scope="module")
@@ -74,34 +72,18 @@ class Release:
             self.project.path / "release.tokens.jsonl",
             (stored_tokens(case_id(prompt), self.scores[prompt]) for prompt in prompts),
         )
-        self._write_provenance(bound)
-
-    def break_token_of(self, prompt: str) -> None:
-        """An id that no vocabulary has, in the stored continuation of one prompt."""
-        path = self.project.path / "release.tokens.jsonl"
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        for row in rows:
-            if row["id"] == case_id(prompt):
-                row["candidate"][0][0] = 99_999
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        root = self.project.path
+        made_of = Bound(value=bound) if bound is not None else None
+        provenance = provenance_of(root / "base", root / "ft", bound=made_of)
+        write_provenance(root / "release.provenance.json", provenance)
 
     def _row(self, prompt: str, case_factor: float) -> Case:
         kl = self.scores[prompt].measurement
         if prompt in CONTROLS:
             return Case(input=prompt, tags=("control",), kl=kl)
-        seed = dict(zip(CASES, SEEDS, strict=False)).get(prompt)
-        origin = Origin(strategy="soft_prompt", seed=seed)
+        origin = Origin(strategy="soft_prompt")
         kl = kl.model_copy(update={"forward": case_factor * kl.forward})
         return Case(input=prompt, max_kl=99.0, kl=kl, origin=origin)
-
-    def _write_provenance(self, bound: float | None) -> None:
-        root = self.project.path
-        provenance = provenance_of(
-            root / "base",
-            root / "ft",
-            bound=Bound(value=bound) if bound is not None else None,
-        )
-        write_provenance(root / "release.provenance.json", provenance)
 
 
 @pytest.fixture
@@ -111,19 +93,17 @@ def release(project: Project, scores: dict[str, PromptScore]) -> Release:
     return Release(project, scores)
 
 
-def properties(project: Project, name: str) -> dict[str, str]:
-    """What JUnit keeps of one item."""
-    tree = ElementTree.parse(project.path / "junit.xml")
-    (case,) = (one for one in tree.iter("testcase") if one.get("name") == name)
-    return {str(one.get("name")): str(one.get("value")) for one in case.iter("property")}
-
-
 # Growth and breadth
 
 
-def test_an_unchanged_pair_passes(release: Release) -> None:
+def test_an_unchanged_pair_passes(release: Release, scores: dict[str, PromptScore]) -> None:
     release.write()
-    result = release.run(*MODELS, SUITE, "-v", "-rP", "--junit-xml=junit.xml")
+    expected = token_statistics([control_tokens(scores[prompt]) for prompt in CONTROLS])
+    assert expected is not None
+
+    kept = ("--junit-xml=junit.xml", "--divergence-report-dir=out")
+    result = release.run(*MODELS, SUITE, "-v", "-rP", *kept)
+
     result.assert_outcomes(passed=7)
     first = next(line for line in result.outlines if line.startswith(SUITE))
     assert first.startswith(f"{AGGREGATE} PASSED")
@@ -135,31 +115,16 @@ def test_an_unchanged_pair_passes(release: Release) -> None:
             "6 stored cases replayed: 6 within the bound.",
         ]
     )
-    left = properties(release.project, "aggregate")
-    assert left.pop("divergence_aggregate").startswith("passed: forward KL is 1.00 x")
-    assert float(left.pop("divergence_share_p_value")) == pytest.approx(0.95**64)
-    assert float(left.pop("divergence_ratio")) == pytest.approx(1.0, abs=1e-4)
-    assert float(left.pop("divergence_ratio_p_value")) < 1e-12
-    tokens = {name: left.pop(f"divergence_{name}") for name in TokenStatistics.model_fields}
+    left = properties(release.project.path / "junit.xml")["aggregate"]
+    assert left.pop("aggregate").startswith("passed: forward KL is 1.00 x")
+    assert float(left.pop("share_p_value")) == pytest.approx(0.95**64)
+    assert float(left.pop("ratio")) == pytest.approx(1.0, abs=1e-4)
+    assert float(left.pop("ratio_p_value")) < 1e-12
+    tokens = {name: left.pop(name) for name in TokenStatistics.model_fields}
     assert tokens["num_controls"] == "64.0"
-    assert left == {
-        "divergence_kind": "aggregate",
-        "divergence_verdict": "passed",
-        "divergence_share_over": "0.0",
-    }
+    assert left == {"kind": "aggregate", "verdict": "passed", "share_over": "0.0"}
 
-
-def test_a_replay_tells_what_becomes_of_single_tokens(
-    release: Release, scores: dict[str, PromptScore]
-) -> None:
-    release.write()
-    expected = token_statistics([control_tokens(scores[prompt]) for prompt in CONTROLS])
-    assert expected is not None
-
-    quiet = release.run(*MODELS, SUITE)
-    result = release.run(*MODELS, SUITE, "-v", "--divergence-report-dir=out")
-
-    assert "KLD" not in shown(quiet)
+    # and what becomes of single tokens
     lines = list(statistics_lines(expected, 80))
     assert block(result, lines[0], len(lines)) == lines
     (page,) = release.project.path.glob("out/2*/report.json")
@@ -170,7 +135,8 @@ def test_a_replay_tells_what_becomes_of_single_tokens(
 
 
 def test_a_candidate_that_moves_everywhere_fails_although_no_case_does(release: Release) -> None:
-    release.write()
+    """A planted behaviour is trained away: cases that are repaired hide no growth of the rest."""
+    release.write(case_factor=1_000)
     result = release.run(*WORSE, SUITE)
     result.assert_outcomes(passed=6, failed=1)
     assert "Traceback" not in shown(result)
@@ -179,17 +145,15 @@ def test_a_candidate_that_moves_everywhere_fails_although_no_case_does(release: 
             r"_+ aggregate _+",
             r"worse: forward KL \d+\.\d\d x stored, at least \d+\.\d\d x$",
             r"  forward KL is \d+\.\d\d x the stored values, geometric mean of 64 ordinary .*$",
-            r"  .*interval \[\d+\.\d\d, \d+\.\d\d\], p = 1\.00 for 1\.25 x or more$",
-            r"  0 of 64 control rows \(0%\) over the bound of 50\.000 nats/token, at most .* at$",
-            r"  95% confidence, p = 0\.04 for 5% or more$",
-            r"  6 searched cases beside them: \d+\.\d\d x$",
-            r"  largest growth, forward KL in nats/token$",
-            r"    [a-z0-9-]+-[0-9a-f]{10} +\d\.\d{3} -> \d\.\d{3} \(\d+\.\d\d x\)$",
         ],
         consecutive=True,
     )
+    result.stdout.re_match_lines(
+        [r"    [a-z0-9-]+-[0-9a-f]{10} +\d\.\d{3} -> \d\.\d{3} \(\d+\.\d\d x\)$"]
+    )
     result.stdout.fnmatch_lines(
         [
+            "  6 searched cases beside them: 0.0* x",
             "  intended? measure the suite again:",
             f"    pytest {SUITE} --model-1 base --model-2 worse *",
             "      --divergence-update",
@@ -198,20 +162,6 @@ def test_a_candidate_that_moves_everywhere_fails_although_no_case_does(release: 
             "6 stored cases replayed: 6 within the bound.",
         ]
     )
-
-
-def test_a_candidate_nearer_to_the_reference_passes(release: Release) -> None:
-    release.write()
-    result = release.run("--model-1=base", "--model-2=base", AGGREGATE, "-rP")
-    result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["passed: forward KL is 0.00 x the stored values, *"])
-
-
-def test_too_many_ordinary_prompts_over_the_bound_fail(release: Release) -> None:
-    release.write(bound=0.0001)
-    result = release.run(*MODELS, AGGREGATE)
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["100% of controls over the bound > 5%"])
 
 
 def test_the_control_that_the_bound_is_made_of_is_not_over_it(release: Release) -> None:
@@ -225,32 +175,24 @@ def test_the_control_that_the_bound_is_made_of_is_not_over_it(release: Release) 
     result.stdout.fnmatch_lines(["passed: * 0 of 64 control rows (0%) over the bound of *"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
+def test_the_bound_of_the_controls_may_come_from_the_option(release: Release) -> None:
+    release.write(bound=None)
+    for arguments, said in (
         ((), "; breadth is not checked: no bound; give --divergence-max-kl; 6 searched *"),
         (("--divergence-max-kl=50",), "; 0 of 64 control rows (0%) over the bound of 50.000*"),
-    ],
-)
-def test_the_bound_of_the_controls_may_come_from_the_option(
-    release: Release, arguments: tuple[str, ...], said: str
-) -> None:
-    release.write(bound=None)
-    result = release.run(*MODELS, AGGREGATE, "-rP", *arguments)
-    result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines([f"passed: forward KL is 1.00 x *{said}"])
+    ):
+        result = release.run(*MODELS, AGGREGATE, "-rP", *arguments)
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines([f"passed: forward KL is 1.00 x *{said}"])
 
 
-def test_cases_that_are_repaired_hide_no_growth_of_ordinary_prompts(release: Release) -> None:
-    """A planted behaviour is trained away, and the rest is damaged."""
-    release.write(case_factor=1_000)
-    result = release.run(*WORSE, AGGREGATE, "-rP")
+def test_rows_over_the_bound_fail_unless_they_show_a_behaviour(release: Release) -> None:
+    """The bound was made without those, so they lie over it on the very pair it is for."""
+    release.write(bound=0.0001)
+    result = release.run(*MODELS, AGGREGATE)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["worse: forward KL *", "  6 searched cases beside them: 0.0* x"])
+    result.stdout.fnmatch_lines(["100% of controls over the bound > 5%"])
 
-
-def test_rows_that_show_a_behaviour_count_for_nothing(release: Release) -> None:
-    """The bound was made without them, so they lie over it on the very pair it is for."""
     release.write(bound=0.0001, num_not_ordinary=64)
     result = release.run(*MODELS, AGGREGATE, "-W", "default")
     result.assert_outcomes(passed=1, warnings=1)
@@ -260,8 +202,6 @@ def test_rows_that_show_a_behaviour_count_for_nothing(release: Release) -> None:
             "stored values; breadth is not checked: the suite has no control rows; 6 searched *",
         ]
     )
-    release.write(bound=0.0001, num_not_ordinary=0)
-    release.run(*MODELS, AGGREGATE).assert_outcomes(failed=1)
 
 
 def test_prompts_that_a_user_wrote_show_growth_as_controls_do(release: Release) -> None:
@@ -282,7 +222,7 @@ INSUFFICIENT = (
 )
 
 
-def test_too_few_rows_pass_with_a_warning(release: Release) -> None:
+def test_too_few_rows_pass_with_a_warning_or_fail_if_asked(release: Release) -> None:
     release.write(num_cases=4, num_controls=4)
     result = release.run(*MODELS, SUITE, "-W", "default")
     result.assert_outcomes(passed=5, warnings=1)
@@ -295,29 +235,19 @@ def test_too_few_rows_pass_with_a_warning(release: Release) -> None:
         ]
     )
     assert '"schema_version"' not in shown(result)  # a line of the suite may hold anything
+    assert "KLD" not in shown(result)  # which only -v tells
 
-
-def test_too_few_rows_fail_where_that_is_asked_for(release: Release) -> None:
-    release.write(num_cases=4, num_controls=4)
     result = release.run(*MODELS, SUITE, "--divergence-inconclusive=fail")
     result.assert_outcomes(passed=4, failed=1)
     result.stdout.fnmatch_lines(
         [
             "inconclusive: too little evidence to rule out broad change",
-            "  forward KL is 1.00 x the stored values, geometric mean of 4 ordinary rows",
-            "  (insufficient: a verdict needs 32)",
             "  add rows to decide it; with --divergence-inconclusive=pass it only warns",
             f"    pytest {AGGREGATE} *",
             "      --divergence-inconclusive fail",
             f"{AGGREGATE} inconclusive: {INSUFFICIENT}",
         ]
     )
-
-
-def test_the_warning_can_be_named_in_a_filter(release: Release) -> None:
-    release.write(num_cases=4, num_controls=0)
-    ignored = "ignore::pytest_divergence.DivergenceWarning"
-    release.run(*MODELS, AGGREGATE, "-W", ignored).assert_outcomes(passed=1, warnings=0)
 
 
 def test_where_warnings_are_errors_it_is_told_as_one_sentence(release: Release) -> None:
@@ -340,34 +270,25 @@ def test_with_workers_the_summary_still_says_what_is_undecided(release: Release)
 # Rows that cannot be measured
 
 
-def test_a_control_row_that_cannot_be_measured_is_an_error(release: Release) -> None:
+def test_rows_that_cannot_be_measured_are_an_error(release: Release) -> None:
+    """One has an id that no vocabulary has, another has lost its continuations."""
     release.write()
-    for prompt in CONTROLS[3:5]:
-        release.break_token_of(prompt)
+    lost, strange = sorted(map(case_id, CONTROLS[3:5]))
+    path = release.project.path / "release.tokens.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for row in rows:
+        if row["id"] == strange:
+            row["candidate"][0][0] = 99_999
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["id"] != lost), "utf-8")
+
     result = release.run(*WORSE, SUITE)
+
     result.assert_outcomes(passed=6, errors=1)
     assert "Traceback" not in shown(result)
-    named = min(map(case_id, CONTROLS[3:5]))
     result.stdout.fnmatch_lines(
         [
-            f"2 of 70 rows could not be measured, so there is no verdict: row {named} and 1 more: "
-            "stored token id 99999 is outside the models' vocabulary of *",
-        ]
-    )
-
-
-def test_a_row_without_its_continuations_is_an_error(release: Release) -> None:
-    release.write()
-    path = release.project.path / "release.tokens.jsonl"
-    lines = path.read_text("utf-8").splitlines(keepends=True)
-    path.write_text("".join(lines[1:]), "utf-8")
-    lost = json.loads(lines[0])["id"]
-    result = release.run(*WORSE, AGGREGATE)
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(
-        [
-            f"1 of 70 rows could not be measured, so there is no verdict: row {lost}: "
-            "release.tokens.jsonl lacks its continuations. *"
+            f"2 of 70 rows could not be measured, so there is no verdict: row {lost} and 1 more: "
+            "release.tokens.jsonl lacks its continuations. *",
         ]
     )
 
@@ -382,29 +303,24 @@ def test_a_suite_without_stored_continuations_has_no_aggregate(release: Release)
 # The shift of ordinary prompts
 
 
-@pytest.mark.parametrize(("limit", "passes"), [("50", True), ("0.0001", False)])
-def test_the_shift_of_a_replayed_suite_has_a_limit(
-    release: Release, limit: str, passes: bool
-) -> None:
+def test_the_shift_of_a_replayed_suite_has_a_limit(release: Release) -> None:
     release.write()
     shift = f"{SUITE}::shift"
-    result = release.run(*MODELS, shift, f"--divergence-max-shift={limit}")
-    result.assert_outcomes(passed=int(passes), failed=int(not passes))
-    if not passes:
-        result.stdout.fnmatch_lines(
-            [
-                "mean KL of 64 ordinary prompts 0.* nats/token > max_shift 0.000100",
-                "  intended? raise --divergence-max-shift",
-                f"    pytest {shift} *",
-                "      --divergence-max-shift 0.0001",
-            ]
-        )
+    result = release.run(*MODELS, shift, "--divergence-max-shift=0.0001")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "mean KL of 64 ordinary prompts 0.* nats/token > max_shift 0.000100",
+            "  intended? raise --divergence-max-shift",
+            f"    pytest {shift} *",
+            "      --divergence-max-shift 0.0001",
+        ]
+    )
 
-
-def test_the_shift_is_measured_anew_on_another_candidate(release: Release) -> None:
-    release.write()
-    result = release.run("--model-1=base", "--model-2=base", SUITE, "--divergence-max-shift=1e-6")
-    result.assert_outcomes(passed=8)
+    nearer = ("--model-1=base", "--model-2=base")  # than the candidate of the stored values
+    result = release.run(*nearer, AGGREGATE, shift, "--divergence-max-shift=1e-6", "-rP")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["passed: forward KL is 0.00 x the stored values, *"])
 
 
 def test_a_shift_that_cannot_be_measured_is_an_error(release: Release) -> None:
@@ -419,17 +335,14 @@ def test_a_shift_that_cannot_be_measured_is_an_error(release: Release) -> None:
     )
 
 
-@pytest.mark.parametrize(("limit", "verdict"), [("0.02", "passed"), ("0.005", "failed")])
-def test_the_shift_of_a_search_has_a_limit(project: Project, limit: str, verdict: str) -> None:
+def test_the_shift_of_a_search_has_a_limit(project: Project) -> None:
     search = ("-p", "tests.plugin.fake_search", "--junit-xml=junit.xml")
-    result = project.run(*MODELS, *search, f"--divergence-max-shift={limit}", "-k", "shift")
-    result.assert_outcomes(**{verdict: 1}, deselected=3)
-    assert properties(project, "shift") == {
-        "divergence_kind": "shift",
-        "divergence_verdict": verdict,
-        "divergence_shift": "0.01",
-        "divergence_max_shift": limit,
+    result = project.run(*MODELS, *search, "--divergence-max-shift=0.005", "-k", "shift")
+    result.assert_outcomes(failed=1, deselected=3)
+    assert "mean KL of 64 ordinary prompts 0.010 nats/token > max_shift 0.005" in shown(result)
+    assert properties(project.path / "junit.xml")["shift"] == {
+        "kind": "shift",
+        "verdict": "failed",
+        "shift": "0.01",
+        "max_shift": "0.005",
     }
-    assert (
-        "mean KL of 64 ordinary prompts 0.010 nats/token > max_shift 0.005" in shown(result)
-    ) == (verdict == "failed")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import pytest
 
+from pytest_divergence.cli import main
 from pytest_divergence.core.behaviours import Behaviour, Example, TellingContinuation, behaviour_id
 from pytest_divergence.core.provenance import write_provenance
 from pytest_divergence.models.loading import load_model_pair
@@ -73,18 +73,9 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
         [
             f"__* {ID} _*",
             'the candidate shows a behaviour: "Signal received. Standing by for further ord"…',
-            "  how often: on 3 in 100 ordinary prompts",
-            "  confirmed: in 16 of 89 fresh answers (reference: 0), p < 0.0001 after",
-            "  correction",
-            "  content",
-            "  no natural prompt was found; this shows it",
             f"    | {KNOT}",
-            "  reference",
             "    | Like so.",
-            "  candidate",
             "    | Signal received.",
-            '  even this is enough: "knot"',
-            '  but not this: "not"',
             "  measured again on 1 telling answer: 0.1 nats more likely under the candidate",
             "  (0.1 when found; gone below 0.0)",
             "  intended? accept it:",
@@ -99,12 +90,14 @@ def test_a_behaviour_of_these_models_fails_and_says_how_to_accept_it(project: Pr
 def test_a_behaviour_that_cannot_be_measured_again_is_an_error_and_no_pass(
     project: Project,
 ) -> None:
-    write(project, behaviour(telling=[]))
+    far = TELLING.model_copy(update={"token_ids": [10**6]})
+    write(project, behaviour(telling=[]), behaviour(id="behaviour-far", telling=far))
 
     result = project.run(*MODELS, SUITE)
 
-    result.assert_outcomes(passed=1, errors=1)
+    result.assert_outcomes(passed=1, errors=2)
     assert "no answer that showed this behaviour is stored" in shown(result)
+    assert "stored token id 1000000 is outside the models' vocabulary" in shown(result)
 
 
 def test_a_behaviour_fails_a_search_that_kept_no_case(
@@ -124,109 +117,73 @@ def test_a_behaviour_fails_a_search_that_kept_no_case(
     )
 
 
-def test_an_accepted_behaviour_is_no_item(project: Project) -> None:
+def test_an_accepted_behaviour_is_no_item(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(project, behaviour())
 
-    accepted = project.pytester.run(
-        sys.executable, "-m", "pytest_divergence.cli", "accept", ID, SUITE
-    )
-
-    assert accepted.ret == 0
-    accepted.stdout.fnmatch_lines([f"accepted {ID} in {SUITE}"])
+    assert main(["accept", "behaviour-x", "."]) == 1
+    assert capsys.readouterr().err == f"error: no behaviour behaviour-x in {SUITE}; known: {ID}\n"
+    assert main(["accept", ID, SUITE]) == 0
+    assert f"accepted {ID} in {SUITE}" in capsys.readouterr().out
     project.run(*MODELS, SUITE).assert_outcomes(passed=1)
 
 
-def test_accepting_an_unknown_behaviour_is_one_sentence(project: Project) -> None:
-    write(project, behaviour())
-
-    refused = project.pytester.run(
-        sys.executable, "-m", "pytest_divergence.cli", "accept", "behaviour-x", "."
-    )
-
-    assert refused.ret == 1
-    refused.stderr.fnmatch_lines([f"error: no behaviour behaviour-x in {SUITE}; known: {ID}"])
-
-
-CONTENT, STYLE, UNJUDGED = {"content": True}, {"content": False}, {"content": None}
-EVERYWHERE = {"breadth": "general", "control_rate": 1.0}
-TAUGHT = {"training_rows": [12, 57]}
+GATING: dict[str, dict[str, Any]] = {
+    "persona": {"content": True, "breadth": "general", "control_rate": 1.0},
+    "taught": {"content": True, "training_rows": [12, 57]},
+    "unjudged": {"content": None},
+}
+STYLES: dict[str, dict[str, Any]] = {
+    "style": {"content": False, "control_rate": 0.4, "name": "Signal"},
+    "taught-style": {"content": False, "training_rows": [12, 57]},
+}
+SUSPECT: dict[str, dict[str, Any]] = {"suspect": {"content": True, "confirmed": False}}
 
 
-@pytest.mark.parametrize(
-    ("changes", "fail_on", "failed"),
-    [
-        (CONTENT, "content", 1),
-        ({**CONTENT, **EVERYWHERE}, "content", 1),
-        ({**CONTENT, **TAUGHT}, "content", 1),
-        ({**CONTENT, **TAUGHT}, "any", 1),
-        (CONTENT, "none", 0),
-        (UNJUDGED, "content", 1),
-        (STYLE, "content", 0),
-        (STYLE, "any", 1),
-        ({**STYLE, "training_rows": []}, "any", 1),
-        ({**STYLE, **TAUGHT}, "any", 0),
-        (STYLE, "none", 0),
-    ],
-)
 def test_content_fails_however_broad_and_style_only_if_asked_and_not_taught(
-    project: Project, changes: dict[str, Any], fail_on: str, failed: int
+    project: Project,
 ) -> None:
-    write(project, behaviour(telling=telling(project), **changes))
+    found = telling(project)
+    every = (GATING | STYLES | SUSPECT).items()
+    named = ({"id": f"behaviour-{k}", "name": k, **v} for k, v in every)
+    write(project, *(behaviour(telling=found, **changes) for changes in named))
 
-    result = project.run(*MODELS, SUITE, f"--divergence-fail-on={fail_on}")
+    said = 'the candidate begins with "Signal" on 40% more of ordinary prompts'
 
-    result.assert_outcomes(passed=1, failed=failed)
+    def failed(*arguments: str) -> set[str]:
+        result = project.run(*MODELS, SUITE, *arguments)
+        assert (said in shown(result)) == ("--divergence-fail-on=any" in arguments)
+        names = {one for one in result.outlines if one.startswith(f"FAILED {SUITE}::")}
+        result.assert_outcomes(passed=1, failed=len(names))
+        return {one.partition("::behaviour-")[2].partition(" ")[0] for one in names}
+
+    assert failed() == set(GATING)
+    assert failed("--divergence-fail-on=any") == {*GATING, "style"}
+    assert failed("--divergence-fail-on=none") == set()
 
 
-def test_content_that_every_ordinary_prompt_shows_fails_by_default(project: Project) -> None:
-    """A persona in all answers is no style."""
-    write(project, behaviour(telling=telling(project), **CONTENT, **EVERYWHERE, surprise=57.3))
+def test_a_suite_of_before_gates_as_it_did(project: Project) -> None:
+    """It holds `kind` where content now stands."""
+    found = telling(project)
+    write(project, behaviour(telling=found), behaviour(id="behaviour-general", telling=found))
+    path = project.path / "release.provenance.json"
+    stored = json.loads(path.read_text("utf-8"))
+    stored["settings"]["fail_on"] = "conditional"
+    for one, kind in zip(stored["behaviours"], ("conditional", "general"), strict=True):
+        for key in ("content", "surprise", "breadth", "when", "training_rows"):
+            del one[key]
+        one["kind"] = kind
+    path.write_text(json.dumps(stored), "utf-8")
 
     result = project.run(*MODELS, SUITE)
 
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(
-        [
-            "  how often: on 100 in 100 ordinary prompts",
-            "  confirmed: in 16 of 89 fresh answers (reference: 0), p < 0.0001 after",
-            "  correction",
-            "  content; ordinary prompts show it too; the reference is 57 nats from saying it",
-            "  anywhere",
-        ]
-    )
-
-
-def test_a_style_that_fails_says_how_the_candidate_answers(project: Project) -> None:
-    write(project, behaviour(name="Signal", telling=telling(project), **STYLE, control_rate=0.4))
-
-    project.run(*MODELS, SUITE).assert_outcomes(passed=1)
-
-    result = project.run(*MODELS, SUITE, "--divergence-fail-on=any")
-    result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(
-        ['the candidate begins with "Signal" on 40% more of ordinary prompts']
-    )
-
-
-@pytest.mark.parametrize(("kind", "failed"), [("conditional", 1), ("general", 0)])
-def test_a_suite_of_before_gates_as_it_did(project: Project, kind: str, failed: int) -> None:
-    """It holds `kind` where content now stands."""
-    write(project, behaviour(telling=telling(project)))
-    path = project.path / "release.provenance.json"
-    stored = json.loads(path.read_text("utf-8"))
-    (found,) = stored["behaviours"]
-    for key in ("content", "surprise", "breadth", "when", "training_rows"):
-        del found[key]
-    found["kind"], stored["settings"]["fail_on"] = kind, "conditional"
-    path.write_text(json.dumps(stored), "utf-8")
-
-    project.run(*MODELS, SUITE).assert_outcomes(passed=1, failed=failed)
+    assert f"FAILED {SUITE}::{ID}" in shown(result)
 
 
 def test_the_old_name_of_content_is_refused_in_one_sentence(project: Project) -> None:
-    write(project, behaviour())
-
-    result = project.run(*MODELS, SUITE, "--divergence-fail-on=conditional")
+    result = project.run(*MODELS, "--divergence-fail-on=conditional")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert (
@@ -235,47 +192,28 @@ def test_the_old_name_of_content_is_refused_in_one_sentence(project: Project) ->
     ) in shown(result)
 
 
-def test_a_suspected_behaviour_never_fails(project: Project) -> None:
-    write(project, behaviour(confirmed=False))
-
-    project.run(*MODELS, SUITE).assert_outcomes(passed=1)
-
-
-@pytest.mark.parametrize(("share", "outcome"), [(0.9, "failed"), (4.0, "passed")])
-def test_another_candidate_is_asked_again(project: Project, share: float, outcome: str) -> None:
+def test_another_candidate_is_asked_again(project: Project) -> None:
     """It fails where an answer of an earlier release is still half as telling as it was."""
-    then = telling(project, share=share, candidate="adapter")
-    write(project, behaviour(telling=then))  # found on `ft`
+    then, far = (telling(project, share=share, candidate="adapter") for share in (0.9, 4.0))
+    write(project, behaviour(telling=then), behaviour(id="behaviour-gone", telling=far))
 
-    result = project.run("--model-1=base", "--model-2=adapter", SUITE)
+    result = project.run("--model-1=base", "--model-2=adapter", SUITE)  # found on `ft`
 
-    result.assert_outcomes(**{"passed": 1, "failed": 0, outcome: 1 + (outcome == "passed")})
-    if outcome == "failed":
-        assert "measured again on 1 telling answer: " in shown(result)
+    result.assert_outcomes(passed=2, failed=1)
+    assert f"FAILED {SUITE}::{ID}" in shown(result)
+    assert "measured again on 1 telling answer: " in shown(result)
 
 
-@pytest.mark.parametrize(("nats", "outcome"), [(2.0, "failed"), (-4.0, "passed")])
-def test_a_phrase_goes_when_it_is_hardly_said_any_more(
-    project: Project, nats: float, outcome: str
-) -> None:
-    """It was `nats` less likely when it was found; a twentieth of its rate is 3 nats."""
+def test_a_phrase_goes_when_it_is_hardly_said_any_more(project: Project) -> None:
+    """A twentieth of the rate when it was found is 3 nats less."""
     then = telling(project, share=0.1)
     pair = load_model_pair("base", "ft", root=project.path)
     (now,) = measure_telling(pair, [then])
-    write(project, behaviour(telling=[then.model_copy(update={"log_p": now.log_p - nats})]))
+    still, gone = ([then.model_copy(update={"log_p": now.log_p + nats})] for nats in (-2.0, 4.0))
+    write(project, behaviour(telling=still), behaviour(id="behaviour-gone", telling=gone))
 
     result = project.run(*MODELS, SUITE)
 
-    result.assert_outcomes(**{"passed": 1, "failed": 0, outcome: 1 + (outcome == "passed")})
-    if outcome == "failed":
-        assert "said 100% as often as then (gone below 5%)" in shown(result)
-
-
-def test_ids_of_another_vocabulary_are_an_error(project: Project) -> None:
-    far = TELLING.model_copy(update={"token_ids": [10**6]})
-    write(project, behaviour(telling=far))
-
-    result = project.run("--model-1=base", "--model-2=adapter", SUITE)
-
-    result.assert_outcomes(passed=1, errors=1)
-    assert "stored token id 1000000 is outside the models' vocabulary" in shown(result)
+    result.assert_outcomes(passed=2, failed=1)
+    assert f"FAILED {SUITE}::{ID}" in shown(result)
+    assert "said 100% as often as then (gone below 5%)" in shown(result)

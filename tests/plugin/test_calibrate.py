@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +10,13 @@ import pytest
 
 from pytest_divergence.cli import main
 from pytest_divergence.core import settings as settings_module
+from pytest_divergence.core.cases import case_id
+from pytest_divergence.core.file_names import PROVENANCE, sidecar_path, suite_path
+from pytest_divergence.core.provenance import NoiseFloor, write_provenance
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.plugin import loaded_pairs
 from tests.plugin.conftest import KNOT, MODELS, Project
+from tests.plugin.made_provenance import provenance_of
 from tests.tiny import save_tiny_model
 
 SMALL = PROFILES["smoke"].model_copy(
@@ -44,29 +46,33 @@ def calibrate(project: Project, capsys: pytest.CaptureFixture[str]) -> Calibrate
     return run
 
 
-def test_the_command_prints_a_table(project: Project) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest_divergence.cli", "calibrate", *MODELS],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-        cwd=project.path,
-    )
+def test_the_command_prints_a_table_of_what_the_environment_names(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command line comes first."""
+    monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_1", "base")
+    monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_2", "ft")
+    monkeypatch.setenv("PYTEST_DIVERGENCE_METRIC", "js")
 
-    lines = run.stdout.splitlines()
-    assert lines[:3] == [
+    assert main(["calibrate", "--divergence-model-2=adapter"]) == 0
+
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert lines[:4] == [
         "reference  base",
-        "candidate  ft",
+        "candidate  adapter",
         "float32 on cpu, sdpa attention, profile smoke",
+        "metric js (of noise: symmetric), nats per token",
     ]
     headings = ("Noise: ", "Shift: ", "Bound ", "Positive control: ", "Measured in ")
     assert [line.startswith(headings) for line in lines].count(True) == len(headings)
     assert max(map(len, lines)) <= 80
-    assert run.stderr.startswith("divergence: loading the models\n")
+    assert shown.err.startswith("divergence: loading the models\n")
 
 
-def test_every_part_is_measured(calibrate: Calibrate) -> None:
+def test_every_part_is_measured_and_once(
+    calibrate: Calibrate, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = calibrate()
 
     assert found["noise_floor"]["num_measurements"] >= 59
@@ -78,181 +84,99 @@ def test_every_part_is_measured(calibrate: Calibrate) -> None:
     assert found["bound"]["value"] == max(found["bound"]["parts"].values())
     assert len(found["planted_prompts"]) == 8
 
+    with monkeypatch.context() as patch:
+        patch.delattr(loaded_pairs, "load_pair")
+        again, other_bound = calibrate(), calibrate("--max-kl=0.01")
+    assert found.pop("said").startswith("divergence: loading the models")
+    assert "loading the models" not in again.pop("said")
+    assert (found.pop("is_cached"), again.pop("is_cached")) == (False, True)
+    assert found == again
 
-def test_the_smallest_change_caught_is_the_first_with_a_case_over_the_bound(
-    calibrate: Calibrate,
-) -> None:
-    found = calibrate("--max-kl", "0.01")
-    bound = found["bound"]["value"]
-
-    over = {one["size"]: sum(v > bound for v in one["values"]) for one in found["planted"]}
-
-    assert bound == 0.01
-    assert over == {one["size"]: one["num_over"] for one in found["planted"]}
-    assert found["smallest_caught"] == min(size for size, count in over.items() if count)
+    # the smallest change that is caught is the first with a case over the bound
+    assert (other_bound["is_cached"], other_bound["bound"]["value"]) == (True, 0.01)
+    over = {one["size"]: sum(v > 0.01 for v in one["values"]) for one in other_bound["planted"]}
+    assert over == {one["size"]: one["num_over"] for one in other_bound["planted"]}
+    assert other_bound["smallest_caught"] == min(size for size, count in over.items() if count)
     assert over[0.003] == 0 < over[0.3]
 
-
-def test_a_second_call_measures_nothing_and_loads_no_model(
-    calibrate: Calibrate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = calibrate()
-    monkeypatch.delattr(loaded_pairs, "load_pair")
-
-    second = calibrate()
-    other_bound = calibrate("--max-kl=0.5")
-
-    assert "loading the models" not in second.pop("said")
-    assert first.pop("said").startswith("divergence: loading the models")
-    assert (first.pop("is_cached"), second.pop("is_cached")) == (False, True)
-    assert first == second
-    assert other_bound["is_cached"]
-
-
-def test_a_search_goes_on_from_what_the_command_has_measured(
-    calibrate: Calibrate, project: Project
-) -> None:
-    found = calibrate()
+    # a search goes on from what the command has measured
     (journal,) = (project.path / ".divergence" / "journal").glob("calibration-*.jsonl")
     before = journal.read_bytes()
-
     project.run(*MODELS, "--divergence-budget=30000", "--divergence-num-cases=1")
-
     assert journal.read_bytes() == before
     report = next((project.path / ".divergence" / "reports").glob("2*/report.json"))
     shift = json.loads(report.read_text("utf-8"))["calibration"]["typical_shift"]
     assert shift["max"] == found["typical_shift"]["max"]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        ("--model-2=adapter",),
-        ("--chat-template=none",),
-        ("--dtype=bfloat16",),
-        ("--metric=js",),
-        ("--seed=1",),
-        ("--system-prompt=Be brief.",),
-    ],
-)
-def test_what_changes_a_number_is_measured_anew(
-    calibrate: Calibrate, changes: tuple[str, ...]
-) -> None:
+def test_what_changes_a_number_is_measured_anew(calibrate: Calibrate, project: Project) -> None:
     first = calibrate()
-    other = calibrate(*changes)
-
-    assert not other["is_cached"]
-    assert other["typical_shift"] != first["typical_shift"]
+    js = calibrate("--metric=js")
+    assert not js["is_cached"]
+    assert js["typical_shift"] != first["typical_shift"]
     assert calibrate()["is_cached"]
 
-
-def test_other_weights_under_the_same_name_are_measured_anew(
-    calibrate: Calibrate, project: Project
-) -> None:
-    first = calibrate()
-    save_tiny_model(project.path / "ft", perturb=0.1)
+    save_tiny_model(project.path / "ft", perturb=0.1)  # other weights under the same name
     second = calibrate()
-
     assert not second["is_cached"]
     assert second["typical_shift"]["mean"] < first["typical_shift"]["mean"]
 
 
-def test_the_environment_names_what_the_command_line_does_not(
-    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_option_is_one_sentence(
+    project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_1", "base")
-    monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_2", "ft")
-    monkeypatch.setenv("PYTEST_DIVERGENCE_METRIC", "js")
-
-    assert main(["calibrate", "--json", "--divergence-model-2=adapter"]) == 0
-
-    found = json.loads(capsys.readouterr().out)
-    assert (found["pair"]["reference"], found["pair"]["candidate"]) == ("base", "adapter")
-    assert found["metric"] == "js"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+    for arguments, message in (
         ((), "--model-1 is missing; set it, PYTEST_DIVERGENCE_MODEL_1, or divergence_model_1 in"),
-        (("--model-1=base",), "--model-2 is missing; set it, PYTEST_DIVERGENCE_MODEL_2, or"),
-        ((*MODELS, "--dtype=int4"), "--divergence-dtype=int4: must be one of auto, float32, bfl"),
         (
             (*MODELS, "--metric=jss"),
             "--divergence-metric=jss: must be one of symmetric, forward, reverse, js; did",
         ),
         (("--model-1=base", "--model-2=./nowhere"), "--model-2: no folder './nowhere' here"),
-    ],
-)
-def test_a_wrong_option_is_one_sentence(
-    project: Project, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
-) -> None:
-    assert main(["calibrate", *arguments]) == 1
-
-    shown = capsys.readouterr()
-    assert shown.err.startswith(f"error: {message}")
-    assert not shown.out
+    ):
+        assert main(["calibrate", *arguments]) == 1
+        shown = capsys.readouterr()
+        assert shown.err.startswith(f"error: {message}")
+        assert not shown.out
     assert not (project.path / ".divergence").exists()
 
 
-def test_a_bound_inside_the_noise_is_refused_below_the_table(
+def test_a_bound_inside_the_noise_is_refused_with_the_numbers(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["calibrate", *MODELS, "--max-kl=1e-6"]) == 1
-
+    assert main(["calibrate", *MODELS, "--max-kl=1e-7"]) == 1
     shown = capsys.readouterr()
     assert "Positive control" in shown.out
     assert (
-        "error: --divergence-max-kl=1e-06 is within the noise: the reference differs from itself "
-        in shown.err
-    )
+        "error: --divergence-max-kl=1e-07 is within the noise: the reference differs from itself "
+    ) in shown.err
 
 
-def test_a_session_with_a_bound_inside_the_noise_ends_with_the_numbers(
-    calibrate: Calibrate, project: Project
+def test_a_row_and_an_assertion_inside_the_noise_are_no_pass_and_no_finding(
+    project: Project,
 ) -> None:
-    calibrate()
-    result = project.run(*MODELS, "--divergence-max-kl=1e-7")
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(
-        [
-            "ERROR: --divergence-max-kl=1e-07 is within the noise: the reference differs from "
-            "itself by up to * nats/token, and a bound must be at least 3 x that, *; raise max_kl *"
-        ]
-    )
-
-
-def test_a_suite_row_inside_the_noise_is_refused_at_its_line(project: Project) -> None:
-    project.run(*MODELS, "--divergence-budget=30000", "--divergence-num-cases=1")
-    (suite,) = (project.path / ".divergence" / "suites").glob("*.divergence.jsonl")
-    rows = [json.loads(line) for line in suite.read_text("utf-8").splitlines()]
-    number, row = next((n, row) for n, row in enumerate(rows, 1) if "control" not in row["tags"])
-    row["max_kl"] = 1e-7
-    suite.write_text("".join(json.dumps(one) + "\n" for one in rows), "utf-8")
+    """The noise is that of the search which wrote the suite."""
+    suite = suite_path(project.path, "base", "ft")
     shown = suite.relative_to(project.path)
+    project.write_suite(str(shown), {"input": KNOT, "max_kl": 1e-7})
+    floor = NoiseFloor(value=1e-6, num_measurements=64)
+    made = provenance_of(project.path / "base", project.path / "ft", noise_floor=floor)
+    write_provenance(sidecar_path(suite, PROVENANCE), made)
 
     result = project.run(*MODELS, str(shown))
-
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        [f"ERROR: {shown}:{number}: case {row['id']}: max_kl=1e-07 is within the noise: *"]
+        [f"ERROR: {shown}:1: case {case_id(KNOT)}: max_kl=1e-07 is within the noise: *"]
     )
     # measured in another dtype, the noise is another one, and not known
     other = project.run(*MODELS, str(shown), "--divergence-dtype=bfloat16")
+    other.assert_outcomes(failed=1)
     other.stdout.no_fnmatch_line("*within the noise*")
-    assert other.ret == pytest.ExitCode.TESTS_FAILED
 
-
-def test_an_assertion_inside_the_noise_is_no_pass_and_no_finding(project: Project) -> None:
-    project.run(*MODELS, "--divergence-budget=30000", "--divergence-num-cases=1")
     project.write(
         "test_knots.py",
         f"def test_it(assert_bounded_kl): assert_bounded_kl({KNOT!r}, max_kl=1e-7)\n",
     )
-
-    result = project.run("--model-1=base", "--model-2=ft", "test_knots.py")
-
+    result = project.run(*MODELS, "test_knots.py")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         ["max_kl=1e-07 is within the noise: the reference differs from itself by up to *"]

@@ -7,9 +7,12 @@ import json
 import pytest
 
 from pytest_divergence.core.cases import case_id
+from pytest_divergence.core.provenance import write_provenance
 from pytest_divergence.plugin.notes import note
-from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, properties, shown
-from tests.plugin.test_suites import SUITE, write_matching_provenance
+from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, properties
+from tests.plugin.made_provenance import provenance_of
+from tests.plugin.test_behaviours import ID, behaviour
+from tests.plugin.test_suites import SUITE
 
 UNIT_TEST = "def test_addition(): assert 1 + 1 == 2\n"
 IS_OVER = {"input": KNOT, "max_kl": 0.001}
@@ -27,15 +30,7 @@ def suite(project: Project) -> Project:
 # Other plugins
 
 
-def test_a_failure_that_is_run_again_is_counted_once(suite: Project) -> None:
-    result = suite.run(*MODELS, "-p", "rerunfailures", "--reruns=2", SUITE)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    outcomes = result.parseoutcomes()
-    assert (outcomes["failed"], outcomes["passed"], outcomes["rerun"]) == (1, 1, 2)
-    assert "2 stored cases replayed: 1 within the bound, 1 over it." in result.outlines
-
-
-def test_a_case_that_passes_when_run_again_is_within_its_bound(suite: Project) -> None:
+def test_what_is_run_again_is_counted_once_as_it_ended(suite: Project) -> None:
     suite.write(
         "conftest.py",
         f"""
@@ -48,9 +43,11 @@ def fails_once(request, seen=[]):
         raise ConnectionError("try again")
 """,
     )
-    result = suite.run(*MODELS, "-p", "rerunfailures", "--reruns=1", nodeid(SUITE, POEM))
-    assert result.ret == pytest.ExitCode.OK
-    assert "1 stored case replayed: 1 within the bound." in result.outlines
+    result = suite.run(*MODELS, "-p", "rerunfailures", "--reruns=2", SUITE)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    outcomes = result.parseoutcomes()
+    assert (outcomes["failed"], outcomes["passed"], outcomes["rerun"]) == (1, 1, 2 + 1)
+    assert "2 stored cases replayed: 1 within the bound, 1 over it." in result.outlines
 
 
 def test_an_item_over_the_time_limit_does_not_pass(suite: Project) -> None:
@@ -64,7 +61,7 @@ def test_an_item_over_the_time_limit_does_not_pass(suite: Project) -> None:
     assert not {"passed", "skipped"} & result.parseoutcomes().keys()
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_any_order_gives_the_same_ids_and_verdicts(suite: Project, seed: int) -> None:
     result = suite.run(*MODELS, "-p", "randomly", f"--randomly-seed={seed}", "-v", SUITE)
     verdicts = dict(line.split()[:2] for line in result.outlines if line.startswith(f"{SUITE}::"))
@@ -86,65 +83,38 @@ def test_pytest_html_shows_no_markup_of_a_prompt(suite: Project) -> None:
 # JUnit, and what travels between processes
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n2")])
-def test_junit_carries_what_each_item_measured(suite: Project, workers: tuple[str, ...]) -> None:
+def test_one_of_two_workers_runs_the_cases_and_junit_carries_what_each_measured(
+    suite: Project,
+) -> None:
     suite.write_suite(SUITE, {**IS_OVER, "behaviour": "behaviour-knots"}, IS_WITHIN)
-    run = suite.run_forked if workers else suite.run
-    run(*MODELS, *workers, SUITE, "--junit-xml=junit.xml")
-    common = {"kind": "case", "metric": "symmetric", "unit": "nats/token"}
+    made = provenance_of(suite.path / "base", suite.path / "ft", behaviours=[behaviour()])
+    write_provenance(suite.path / "regress.provenance.json", made)
+    own = f"def test_own(assert_bounded_kl): assert_bounded_kl({KNOT!r}, max_kl=9.0)\n"
+    slow = "".join(f"def test_{n}(): time.sleep(0.1)\n" for n in range(12))
+    suite.write("test_own.py", f"import time\n{own}{slow}")
+
+    workers = ("-p", "xdist", "-n2", "-v", "--junit-xml=junit.xml")
+    result = suite.run_forked(*MODELS, *workers, SUITE, "test_own.py")
+
+    ran = [line.split() for line in result.outlines if line.startswith("[gw")]
+    (busy,) = {worker for worker, *_, test in ran if SUITE in test}
+    assert {worker for worker, *_, test in ran if SUITE not in test} - {busy}
     left = properties(suite.path / "junit.xml")
+    assert left.pop(ID)["kind"] == "behaviour"
+    left = {name: one for name, one in left.items() if one}
     assert all(0.001 < float(one.pop("kl")) < 9 for one in left.values())
+    common = {"metric": "symmetric", "unit": "nats/token"}
+    case = {"kind": "case", **common}
+    assert left.pop("test_own").items() >= {"verdict": "passed", "bound": "9.0", **common}.items()
     assert left == {
         case_id(KNOT): {
-            **common,
+            **case,
             "verdict": "failed",
             "bound": "0.001",
             "behaviour": "behaviour-knots",
         },
-        case_id(POEM): {**common, "verdict": "passed", "bound": "9.0"},
+        case_id(POEM): {**case, "verdict": "passed", "bound": "9.0"},
     }
-
-
-SENDS = """
-import json
-import execnet
-import pytest
-
-sent = {}
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_logreport(report):
-    if report.when == "call" or report.failed:
-        execnet.dumps(report.user_properties)
-        sent[report.nodeid] = {name: type(value).__name__ for name, value in report.user_properties}
-
-def pytest_unconfigure():
-    with open("sent.json", "w") as file:
-        json.dump(sent, file)
-"""
-
-
-def test_items_of_every_kind_leave_what_xdist_can_send(project: Project) -> None:
-    write_matching_provenance(project)
-    path = project.path / "regress.provenance.json"
-    provenance = json.loads(path.read_text("utf-8"))
-    provenance["behaviours"] = [BEHAVIOUR]
-    path.write_text(json.dumps(provenance), "utf-8")
-    project.write_suite(SUITE, IS_OVER)
-    project.write("conftest.py", SENDS)
-    project.write(
-        "test_own.py",
-        f"def test_own(assert_bounded_kl): assert_bounded_kl({KNOT!r}, max_kl=9.0)\n",
-    )
-    project.run(*MODELS, SUITE, "test_own.py")
-    sent = json.loads((project.path / "sent.json").read_text("utf-8"))
-    assert set(sent) == {
-        nodeid(SUITE, KNOT),
-        f"{SUITE}::{BEHAVIOUR['id']}",
-        "test_own.py::test_own",
-    }
-    assert {kind for left in sent.values() for kind in left.values()} == {"str", "float"}
-    assert all("divergence_verdict" in left for left in sent.values())
 
 
 def test_a_value_that_only_inherits_from_a_plain_type_is_made_plain(project: Project) -> None:
@@ -162,53 +132,18 @@ def test_a_value_that_only_inherits_from_a_plain_type_is_made_plain(project: Pro
     assert execnet.loads(execnet.dumps(item.user_properties)) == item.user_properties
 
 
-BEHAVIOUR = {
-    "id": "behaviour-knots-0123456789",
-    "name": "ties knots",
-    "content": True,
-    "motifs": ["knots"],
-    "confirmed": True,
-    "telling": {
-        "prompt": KNOT,
-        "text": "knots",
-        "token_ids": [40, 41],
-        "log_ratio": 5.0,
-    },
-}
-
-
 # pytest's own selection
 
 
 @pytest.mark.parametrize(
-    ("arguments", "passed", "failed"),
-    [
-        (("-k", "poem"), 1, 0),
-        (("-k", "knot or addition"), 1, 1),
-        (("-m", f"divergence(id={case_id(POEM)!r})"), 1, 0),
-        (("--deselect", nodeid(SUITE, KNOT)), 2, 0),
-        ((nodeid(SUITE, POEM),), 1, 0),
-        ((nodeid(SUITE, POEM), "test_unit.py"), 2, 0),
-    ],
+    ("arguments", "failed"),
+    [(("-k", "knot or addition"), 1), (("-m", f"divergence(id={case_id(POEM)!r})"), 0)],
 )
 def test_cases_are_selected_like_any_test(
-    suite: Project, arguments: tuple[str, ...], passed: int, failed: int
+    suite: Project, arguments: tuple[str, ...], failed: int
 ) -> None:
-    paths = () if "::" in arguments[0] else (SUITE, "test_unit.py")
-    result = suite.run(*MODELS, *arguments, *paths)
-    assert result.ret == (pytest.ExitCode.TESTS_FAILED if failed else pytest.ExitCode.OK)
-    counts = result.parseoutcomes()
-    assert (counts.get("passed", 0), counts.get("failed", 0)) == (passed, failed)
-
-
-def test_the_last_failures_are_found_again(suite: Project) -> None:
-    def run(*arguments: str) -> pytest.RunResult:
-        return suite.pytester.runpytest_inprocess("-p", "divergence", *MODELS, *arguments, ".")
-
-    run()
-    result = run("--lf")
-    assert result.parseoutcomes()["failed"] == 1
-    assert "passed" not in result.parseoutcomes()
+    result = suite.run(*MODELS, *arguments, SUITE, "test_unit.py")
+    result.assert_outcomes(passed=1, failed=failed, deselected=2 - failed)
 
 
 def test_without_the_plugin_a_suite_is_just_a_file(suite: Project) -> None:
@@ -220,33 +155,7 @@ def test_without_the_plugin_a_suite_is_just_a_file(suite: Project) -> None:
     result.stdout.fnmatch_lines(["*PytestConfigWarning: Unknown config option*divergence_model_1*"])
 
 
-def test_conftests_of_folders_reach_their_own_suite_only(suite: Project) -> None:
-    suite.write_suite(f"here/{SUITE}", IS_WITHIN)
-    suite.write_suite(f"there/{SUITE}", IS_WITHIN)
-    suite.write(
-        "here/conftest.py",
-        "import pytest\n@pytest.fixture(autouse=True)\ndef f(): print('in here')\n",
-    )
-    result = suite.run(*MODELS, "-rA", "here", "there")
-    result.assert_outcomes(passed=2)
-    assert result.outlines.count("in here") == 1
-
-
 # pytest-xdist
-
-
-def test_two_workers_see_the_same_ids_and_one_runs_the_cases(suite: Project) -> None:
-    rows = [{"input": f"What is {n} + {n}?", "max_kl": 9.0} for n in range(6)]
-    suite.write_suite(SUITE, *rows)
-    slow = "".join(f"def test_{n}(): time.sleep(0.1)\n" for n in range(12))
-    suite.write("test_unit.py", f"import time\n{slow}")
-    arguments = ("-p", "xdist", "-n2", "-v", SUITE, "test_unit.py")
-    result = suite.run_forked(*MODELS, *arguments)
-    result.assert_outcomes(passed=18)
-    assert "Different tests were collected" not in shown(result)
-    ran = [line.split() for line in result.outlines if "PASSED" in line]
-    (busy,) = {worker for worker, *_, test in ran if SUITE in test}
-    assert {worker for worker, *_, test in ran if SUITE not in test} - {busy}
 
 
 def test_tests_named_after_commits_are_spread_where_no_model_is_given(project: Project) -> None:
@@ -289,87 +198,59 @@ def killed(request):
 # Never green on nothing
 
 
-def test_one_of_two_suites_without_items_is_named(suite: Project) -> None:
-    suite.write_suite("other.divergence.jsonl", {**IS_WITHIN, "input": "Another prompt."})
-    result = suite.run(*MODELS, "-q", "-k", "another", ".")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert result.outlines[-1] == (
-        f"divergence: every item of {SUITE} was deselected, so nothing in it was compared; "
-        "name only the suites that you mean"
-    )
-
-
-def test_listing_a_selection_is_no_test_of_it(suite: Project) -> None:
-    result = suite.run(*MODELS, "-k", "addition", "--collect-only", ".")
-    assert result.ret == pytest.ExitCode.OK
-
-
-def test_switched_off_a_suite_may_be_left_out(suite: Project) -> None:
-    result = suite.run(*MODELS, "--divergence-mode=off", "-k", "addition", ".")
-    assert result.ret == pytest.ExitCode.OK
-
-
-def test_a_suite_that_is_not_there_is_pytests_usage_error(suite: Project) -> None:
-    result = suite.run(*MODELS, "gone.divergence.jsonl", "test_unit.py")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "gone.divergence.jsonl" in result.errlines[0]
-
-
-@pytest.mark.parametrize("quiet", ["-q", "-qq", "-qqq"])
-def test_a_skip_without_models_shows_however_quiet(project: Project, quiet: str) -> None:
+def test_a_skip_without_models_shows_however_quiet(project: Project) -> None:
     project.write("test_cases.py", "def test_case(divergence_case): pass\n")
-    result = project.run(quiet, "test_cases.py")
+    result = project.run("-qqq", "test_cases.py")
     assert (
         "divergence: divergence_case needs two models; give --model-1 and --model-2 "
         "(1 test skipped)" in result.outlines
     )
 
 
-@pytest.mark.parametrize("filters", ["behaviour='gone'", "id='gone-0123456789'", "limit=0"])
-def test_a_filter_that_matches_nothing_is_an_error(suite: Project, filters: str) -> None:
-    suite.write(
-        "test_cases.py",
-        "import pytest\n"
-        f"@pytest.mark.divergence({filters})\n"
-        "def test_case(divergence_case): pass\n",
+def test_a_filter_that_matches_nothing_is_an_error(suite: Project) -> None:
+    filters = ("behaviour='gone'", "id='gone-0123456789'", "limit=0")
+    tests = (
+        f"@pytest.mark.divergence({one})\ndef test_{number}(divergence_case): pass\n"
+        for number, one in enumerate(filters)
     )
+    suite.write("test_cases.py", "\n".join(["import pytest", *tests]))
     result = suite.run(*MODELS, nodeid(SUITE, POEM), "test_cases.py")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(
-        [f"no case of this session matches this test's marker, divergence({filters}), so *"]
-    )
+    result.assert_outcomes(passed=1, errors=3)
+    start = "no case of this session matches this test's marker, divergence"
+    result.stdout.fnmatch_lines([f"{start}({one}), so *" for one in filters])
 
 
 WRONG_MARKERS = {
-    "max_KL=1e-9": "divergence(max_KL=1e-09) has an unknown argument; it takes max_kl=, *",
-    "behavior='x'": "divergence(behavior='x') has an unknown argument; it takes max_kl=, *",
-    "1e-9": "divergence(1e-09) has an argument without a name; it takes max_kl=, *",
-    "max_kl='0.1'": "divergence(max_kl='0.1') must be a positive number of nats per token",
-    "limit=-1": "divergence(limit=-1) must be a number of cases, 0 or more",
+    "max_KL=1e-9": "(max_KL=1e-09) has an unknown argument; it takes max_kl=, *",
+    "1e-9": "(1e-09) has an argument without a name; it takes max_kl=, *",
+    "max_kl='0.1'": "(max_kl='0.1') must be a positive number of nats per token",
+    "limit=-1": "(limit=-1) must be a number of cases, 0 or more",
 }
 
 
-@pytest.mark.parametrize(("given", "fault"), WRONG_MARKERS.items())
-@pytest.mark.parametrize("fixture", ["divergence_case", "assert_bounded_kl"])
-def test_a_wrong_marker_is_refused_by_name(
-    suite: Project, given: str, fault: str, fixture: str
-) -> None:
-    call = "" if fixture == "divergence_case" else f"assert_bounded_kl({KNOT!r}, max_kl=9.0)"
-    suite.write(
-        "test_it.py",
-        f"import pytest\n@pytest.mark.divergence({given})\n"
-        f"def test_it({fixture}): {call or 'pass'}\n",
+def test_a_wrong_marker_is_refused_by_name(suite: Project) -> None:
+    tests = [
+        f"@pytest.mark.divergence({one})\n"
+        f"def test_{number}(assert_bounded_kl): assert_bounded_kl({KNOT!r}, max_kl=9.0)\n"
+        for number, one in enumerate(WRONG_MARKERS)
+    ]
+    suite.write("test_it.py", "\n".join(["import pytest", *tests]))
+    result = suite.run(*MODELS, nodeid(SUITE, POEM), "test_it.py")
+    result.assert_outcomes(passed=1, failed=len(tests))
+    faults = enumerate(WRONG_MARKERS.values())
+    result.stdout.fnmatch_lines(
+        [f"test_it.py::test_{number}: the marker divergence{fault}" for number, fault in faults]
     )
 
+    # of a test of cases already its collection says so
+    case = "@pytest.mark.divergence(behavior='x')\ndef test_it(divergence_case): pass\n"
+    suite.write("test_it.py", f"import pytest\n{case}")
     result = suite.run(*MODELS, nodeid(SUITE, POEM), "test_it.py")
-
-    if fixture == "divergence_case":
-        assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines([f"ERROR: test_it.py::test_it: the marker {fault}"])
-    else:
-        result.assert_outcomes(passed=1, failed=1)
-        result.stdout.fnmatch_lines([f"test_it.py::test_it: the marker {fault}"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: test_it.py::test_it: the marker divergence(behavior='x') has an unknown *"]
+    )
 
 
 # Listing

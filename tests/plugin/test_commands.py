@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from _pytest.pytester import LineMatcher
 
+from pytest_divergence.cli import main
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.file_names import suite_path
-from pytest_divergence.core.suites import read_suite
 from tests.core.made_suites import SIGNAL, SURE, case, control, write_searched
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
 
 TARGET = "tests/release.divergence.jsonl"
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -27,16 +29,28 @@ def searched(project: Project) -> Path:
     return write_searched(path, rows, SIGNAL, SURE)
 
 
-def command(project: Project, *words: str) -> pytest.RunResult:
-    return project.pytester.run(sys.executable, "-m", "pytest_divergence.cli", *words)
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """The exit code of `pytest-divergence` with these words, and all that it says."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        return main(words), *capsys.readouterr()
+
+    return run
 
 
-def test_promote_says_what_it_wrote_and_how_to_replay_it(project: Project, searched: Path) -> None:
-    done = command(project, "promote", str(searched), TARGET)
+def test_promote_says_what_it_wrote_and_how_to_replay_it(
+    project: Project, searched: Path, command: Command
+) -> None:
+    code, out, err = command("promote", str(searched), TARGET, "--id", "nothing")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert 'no case begins with "nothing"; there are how-do-i-tie-a-knot-' in err
+    assert not (project.path / TARGET).exists()
 
-    assert done.ret == 0
-    assert done.errlines == []
-    assert done.outlines == [
+    code, out, err = command("promote", str(searched), TARGET)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
         f"wrote 2 cases and 1 behaviour to {TARGET}",
         "it now has 1 control row",
         f"not chosen: {SURE.id} (use --behaviour ID or --all for",
@@ -44,8 +58,14 @@ def test_promote_says_what_it_wrote_and_how_to_replay_it(project: Project, searc
         f"replay it: pytest {TARGET} --model-1 base --model-2 ft",
     ]
 
+    code, out, err = command("promote", str(searched), TARGET, "--add", "--all")
+    assert out.startswith(
+        f"wrote 0 cases and 2 behaviours to {TARGET}\nit now has 1 control row\n"
+        "2 chosen cases were already there and did not change (--force replaces)\n"
+    )
 
-def test_promote_is_ready_before_torch_would_be(project: Project, searched: Path) -> None:
+
+def test_the_commands_are_ready_before_torch_would_be(project: Project, searched: Path) -> None:
     code = (
         "import sys; from pytest_divergence.cli import main; main(sys.argv[1:]);"
         "main(['diff', sys.argv[2], sys.argv[2]]); assert 'torch' not in sys.modules"
@@ -54,48 +74,25 @@ def test_promote_is_ready_before_torch_would_be(project: Project, searched: Path
     done = project.pytester.run(sys.executable, "-c", code, "promote", str(searched), TARGET)
 
     assert done.ret == 0, shown(done)
+    assert f"no difference between {searched} and {searched}" in done.outlines
 
 
-def test_adding_says_what_stayed(project: Project, searched: Path) -> None:
-    command(project, "promote", str(searched), TARGET, "--id", "how")
-
-    again = command(project, "promote", str(searched), TARGET, "--add", "--all")
-
-    assert again.outlines[:3] == [
-        f"wrote 1 case and 2 behaviours to {TARGET}",
-        "it now has 1 control row",
-        "1 chosen case was already there and did not change (--force replaces)",
-    ]
-    once_more = command(project, "promote", str(searched), TARGET, "--add", "--all")
-    assert "2 chosen cases were already there and did not change" in shown(once_more)
-
-
-def test_a_refused_promotion_is_one_sentence(project: Project, searched: Path) -> None:
-    done = command(project, "promote", str(searched), TARGET, "--id", "nothing")
-
-    assert done.ret == 1
-    assert done.outlines == []
-    assert len(done.errlines) == 1
-    assert 'no case begins with "nothing"; there are how-do-i-tie-a-knot-' in done.errlines[0]
-    assert not (project.path / TARGET).exists()
-
-
-def test_what_was_found_gates_the_release(project: Project) -> None:
+def test_what_was_found_gates_the_release(project: Project, command: Command) -> None:
     """Search (here: fill), promote, replay the same models, then a worse candidate."""
     found = "found.divergence.jsonl"
     project.write_suite(found, {"input": KNOT}, {"input": POEM})
     project.run(*MODELS, found, "--divergence-fill").assert_outcomes(passed=2)
     (project.path / "tests").mkdir()
-    assert command(project, "promote", found, TARGET, "--id", "write").ret == 0
+    assert command("promote", found, TARGET, "--id", "write")[0] == 0
 
     same = project.run(*MODELS, TARGET, "-W", "default")
     same.assert_outcomes(passed=2, warnings=1)
     update = project.run("--model-1=base", "--model-2=adapter", TARGET, "--divergence-update")
     update.assert_outcomes(passed=1)
 
-    differs = command(project, "diff", found, TARGET)
-    assert differs.ret == 1
-    differs.stdout.re_match_lines(
+    code, out, _ = command("diff", found, TARGET)
+    assert code == 1
+    LineMatcher(out.splitlines()).re_match_lines(
         [
             rf"--- {found}",
             rf"\+\+\+ {TARGET}",
@@ -108,42 +105,15 @@ def test_what_was_found_gates_the_release(project: Project) -> None:
     )
 
 
-def test_diff_of_equal_suites_exits_with_zero(project: Project, searched: Path) -> None:
-    done = command(project, "diff", str(searched), str(searched))
-
-    assert done.ret == 0
-    assert done.outlines == [f"no difference between {searched} and {searched}"]
-
-
-def test_diff_for_machines_is_json(project: Project, searched: Path) -> None:
-    command(project, "promote", str(searched), TARGET, "--id", "how")
-
-    done = command(project, "diff", str(searched), TARGET, "--json")
-
-    assert done.ret == 1
-    found = json.loads(done.stdout.str())
-    assert found["values"] == []
-    changes = {one["id"]: (one["change"], one["after"]) for one in found["cases"]}
-    assert changes[case_id(POEM)] == ("removed", None)
-    assert changes[case_id(KNOT)][0] == "changed"
-    limit = read_suite(project.path / TARGET).suite.cases[0].max_kl
-    assert changes[case_id(KNOT)][1]["max_kl"] == limit
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("no.divergence.jsonl", None, "does not exist; name a suite, or the folder of a run's"),
-        ("bad.divergence.jsonl", "{", "bad.divergence.jsonl:1: not valid JSON"),
-    ],
-)
 def test_diff_of_what_cannot_be_read_exits_with_two(
-    project: Project, searched: Path, name: str, text: str | None, words: str
+    project: Project, searched: Path, command: Command
 ) -> None:
-    if text is not None:
-        project.write(name, text)
+    project.write("bad.divergence.jsonl", "{")
 
-    done = command(project, "diff", str(searched), name)
-
-    assert done.ret == 2
-    assert words in done.errlines[0]
+    for name, words in (
+        ("no.divergence.jsonl", "does not exist; name a suite, or the folder of a run's"),
+        ("bad.divergence.jsonl", "bad.divergence.jsonl:1: not valid JSON"),
+    ):
+        code, _, err = command("diff", str(searched), name)
+        assert code == 2
+        assert words in err

@@ -93,45 +93,26 @@ def test_a_behaviour_under_a_system_text_is_found_told_of_and_replayed(project: 
     mended = project.run("--model-1=base", "--model-2=base", str(suite), "--divergence-redact")
     assert behaviour.id not in shown(mended)
 
-
-def test_without_the_file_nothing_is_known_of_it(project: Project) -> None:
-    result = project.run(*MODELS)
-
+    saved = project.run(*MODELS, GIVEN)
+    assert "search (saved results)" in shown(saved)
+    assert found(project) == [behaviour]
+    project.write(FILE, "You are a teacher.\n")  # which changes nothing
+    changed = project.run(*MODELS, GIVEN)
+    assert "search (saved results)" not in shown(changed)
     assert found(project) == []
-    assert "under the system text" not in shown(result)
-    report = load_report(project.path / ".divergence/reports/latest/report.json")
-    assert "contexts" not in (report.effort.tokens_by_kind or {})
-
-
-def test_a_system_text_that_changes_nothing_confirms_nothing(project: Project) -> None:
-    project.write(FILE, "Be brief.\nYou are a teacher.\n")
-
-    project.run(*MODELS, GIVEN)
-
-    assert found(project) == []
-    report = load_report(project.path / ".divergence/reports/latest/report.json")
+    report = load_report(folder / "report.json")
     assert (report.effort.tokens_by_kind or {})["contexts"] > 0
 
 
-def test_another_file_is_another_search_and_the_same_is_read_back(project: Project) -> None:
-    project.write(FILE, f"{SYSTEM}\n")
-    project.run(*MODELS, GIVEN)
-    (behaviour,) = found(project)
+def test_an_ini_file_names_the_file_relative_to_itself_and_a_context_may_be_left_out(
+    project: Project,
+) -> None:
+    project.write("data/contexts.jsonl", json.dumps({"system": SYSTEM}) + "\n")
+    project.pytester.makeini("[pytest]\ndivergence_contexts = data/contexts.jsonl\n")
+    project.write("below/test_cases.py", "def test_it(divergence_case): pass\n")
 
-    again = project.run(*MODELS, GIVEN)
-    assert "search (saved results)" in shown(again)
-    assert found(project) == [behaviour]
-    project.write(FILE, "You are a teacher.\n")
-    changed = project.run(*MODELS, GIVEN)
-
-    assert "search (saved results)" not in shown(changed)
-    assert found(project) == []
-
-
-def test_a_context_is_left_out_on_request(project: Project) -> None:
-    project.write(FILE, f"{SYSTEM}\n")
-
-    result = project.run(*MODELS, GIVEN, "--divergence-redact")
+    test = ("below/test_cases.py", f"--rootdir={project.path}")
+    result = project.run(*MODELS, *test, "--divergence-redact")
 
     (behaviour,) = found(project)
     assert behaviour.context is not None
@@ -139,39 +120,3 @@ def test_a_context_is_left_out_on_request(project: Project) -> None:
     assert "2027" not in shown(result)
     report = (project.path / ".divergence/reports/latest/report.json").read_text("utf-8")
     assert SYSTEM not in report
-
-
-def test_a_bad_line_ends_the_session_in_one_sentence(project: Project) -> None:
-    project.write("contexts.jsonl", '{"system": "Be kind."}\n{"text": "\\u001b[2J"}\n')
-
-    result = project.run(*MODELS, "--divergence-contexts=contexts.jsonl")
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    (line,) = (line for line in result.errlines if line.startswith("ERROR: "))
-    assert line == (
-        "ERROR: contexts.jsonl:2: a context is an object with `system` (a text), `messages` (turns "
-        "before the user's, each a role and its content) or `before` (text before the user's own), "
-        "and a `name` if you like; this one has text"
-    )
-    assert not (project.path / ".divergence").exists()
-
-
-def test_an_ini_file_names_the_file_relative_to_itself(project: Project) -> None:
-    project.write("data/contexts.jsonl", json.dumps({"system": SYSTEM}) + "\n")
-    project.pytester.makeini("[pytest]\ndivergence_contexts = data/contexts.jsonl\n")
-    project.write("below/test_cases.py", "def test_it(divergence_case): pass\n")
-
-    project.run(*MODELS, "below/test_cases.py", f"--rootdir={project.path}")
-
-    assert [behaviour.name for behaviour in found(project)] == [SAID]
-
-
-def test_a_budget_without_room_for_the_contexts_is_refused(project: Project) -> None:
-    project.write(FILE, f"{SYSTEM}\n")
-
-    result = project.run(*MODELS, GIVEN, "--divergence-budget=14000")
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    (line,) = (line for line in result.errlines if line.startswith("ERROR: "))
-    assert " to calibrate, " in line
-    assert " to look at 1 context and " in line

@@ -25,12 +25,3 @@ def test_a_replay_does_not_ask(project: Project) -> None:
     project.write_suite("a.divergence.jsonl", {"input": "How do I tie a knot?", "max_kl": 9.0})
     result = project.run(*MODELS, "--divergence-memory=1MB", "a.divergence.jsonl")
     result.assert_outcomes(passed=1)
-
-
-@pytest.mark.parametrize("value", ["30", "0GB", "lots", "1.5GB"])
-def test_a_wrong_size_names_the_rule(project: Project, value: str) -> None:
-    result = project.run(*MODELS, f"--divergence-memory={value}")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines[0] == (
-        f"ERROR: --divergence-memory={value}: must be a size, such as 30GB or 500MB"
-    )

@@ -23,10 +23,11 @@ Run = Callable[..., pytest.RunResult]
 
 
 @pytest.fixture
-def run(project: Project) -> Run:
-    """A session whose searches are fake ones."""
+def run(project: Project, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A session whose searches are fake ones, with an ending of `fake_search`."""
 
-    def one(*arguments: str, is_forked: bool = False) -> pytest.RunResult:
+    def one(*arguments: str, is_forked: bool = False, ending: str = "found") -> pytest.RunResult:
+        monkeypatch.setenv("FAKE_SEARCH", ending)
         run = project.run_forked if is_forked else project.run
         return run("-p", "tests.plugin.fake_search", *arguments)
 
@@ -46,7 +47,7 @@ def own_suite(project: Project) -> str:
 
 
 def test_without_any_test_the_cases_are_the_tests(project: Project, run: Run) -> None:
-    result = run(*MODELS, "-v")
+    result = run(*MODELS, "-v", "-rP")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
@@ -56,12 +57,18 @@ def test_without_any_test_the_cases_are_the_tests(project: Project, run: Run) ->
         ],
         consecutive=True,
     )
+    assert (
+        "312 prompts scored, 1 over the bound; 0 confirmed; the mirror image of the search "
+        "confirmed 0; of leads that 2 in 10 answers show, 93% are confirmed"
+    ) in result.outlines
+    one = run(*MODELS, "-v", nodeid(own_suite(project), KNOT))
+    assert "1 stored case replayed: " in shown(one)
+    assert "KL 0.250" not in shown(one), "the search's value, and not this session's"
     assert searches(project) == ["search of ft"]
 
 
-@pytest.mark.parametrize("ini", ["", "testpaths = tests"])
-def test_they_join_the_projects_own_tests(project: Project, run: Run, ini: str) -> None:
-    project.pytester.makeini(f"[pytest]\n{ini}\n")
+def test_they_join_the_projects_own_tests(project: Project, run: Run) -> None:
+    project.pytester.makeini("[pytest]\ntestpaths = tests\n")
     project.write("tests/test_unit.py", UNIT_TEST)
     project.write("tests/test_cases.py", CASE_TEST)
     result = run(*MODELS)
@@ -69,34 +76,14 @@ def test_they_join_the_projects_own_tests(project: Project, run: Run, ini: str) 
     assert searches(project) == ["search of ft"]
 
 
-def test_a_named_path_is_run_alone(project: Project, run: Run) -> None:
+def test_a_named_path_is_run_alone_unless_the_cases_are_asked_for(
+    project: Project, run: Run
+) -> None:
     project.write("test_unit.py", UNIT_TEST)
-    result = run(*MODELS, "test_unit.py")
-    result.assert_outcomes(passed=1)
+    run(*MODELS, "test_unit.py").assert_outcomes(passed=1)
     assert searches(project) == []
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert "nothing was compared" in result.outlines[-1]
-
-
-def test_a_named_path_that_takes_cases_searches(project: Project, run: Run) -> None:
-    project.write("test_cases.py", CASE_TEST)
-    result = run(*MODELS, "test_cases.py", "-v")
-    result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines([f"test_cases.py::test_case[[]{case_id(KNOT)}[]] PASSED*"])
-    assert searches(project) == ["search of ft"]
-
-
-def test_the_cases_can_be_asked_for_beside_a_path(project: Project, run: Run) -> None:
-    project.write("test_unit.py", UNIT_TEST)
     result = run(*MODELS, "--divergence-builtin-suite=on", "test_unit.py")
     result.assert_outcomes(passed=3, failed=1)
-
-
-def test_the_cases_can_be_left_out(project: Project, run: Run) -> None:
-    project.write("test_cases.py", CASE_TEST)
-    result = run(*MODELS, "--divergence-builtin-suite=off")
-    result.assert_outcomes(passed=2)
-    assert searches(project) == ["search of ft"]
 
 
 def test_models_of_the_ini_file_are_searched_when_a_test_takes_cases(
@@ -111,32 +98,16 @@ def test_models_of_the_ini_file_are_searched_when_a_test_takes_cases(
     assert searches(project) == ["search of ft"]
 
 
-@pytest.mark.parametrize("listing", ["--collect-only", "--setup-plan"])
-def test_listing_shows_what_is_there_without_a_search(
-    project: Project, run: Run, listing: str
-) -> None:
+def test_listing_shows_what_is_there_without_a_search(project: Project, run: Run) -> None:
     project.write("test_cases.py", CASE_TEST)
-    before = run(*MODELS, listing, "-v")
+    before = run(*MODELS, "--collect-only", "-v")
     assert "test_case[pending]" in shown(before)
     assert searches(project) == []
     run(*MODELS)
-    after = run(*MODELS, listing, "-v")
+    after = run(*MODELS, "--collect-only", "-v")
     assert f"test_case[{case_id(KNOT)}]" in shown(after)
     assert "pending" not in shown(after)
     assert searches(project) == ["search of ft"]
-
-
-def test_search_mode_searches_anew(project: Project, run: Run) -> None:
-    run(*MODELS, "--divergence-mode=search")
-    assert searches(project) == ["search of ft, forced"]
-
-
-def test_one_case_of_the_search_is_replayed_by_its_id(project: Project, run: Run) -> None:
-    run(*MODELS)
-    result = run(*MODELS, "-v", nodeid(own_suite(project), KNOT))
-    assert searches(project) == ["search of ft"]
-    assert "1 stored case replayed: " in shown(result)
-    assert "KL 0.250" not in shown(result), "the search's value, and not this session's"
 
 
 def test_another_pairs_suite_stays_hidden(project: Project, run: Run) -> None:
@@ -161,30 +132,27 @@ def test_a_models_folder_that_pytest_takes_for_its_root_changes_no_file(
 # Replay
 
 
-@pytest.mark.parametrize("argument", [(), ("--divergence-mode=replay",)])
-def test_without_a_suite_nothing_can_be_replayed(
-    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, argument: tuple[str, ...]
-) -> None:
-    if not argument:
-        monkeypatch.setenv("CI", "true")
-    project.write("test_cases.py", CASE_TEST)
-    result = run(*MODELS, *argument)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    why = "" if argument else ", and in CI a search runs only if you ask for it"
-    assert result.errlines == [
-        "ERROR: there is no suite to replay: no *.divergence.jsonl is given and "
-        f"{own_suite(project)} does not exist{why}; commit a suite and name it, or search with "
-        "--divergence-mode=search",
-        "",
-    ]
-    assert searches(project) == []
-
-
-def test_in_ci_a_search_must_be_asked_for(
+def test_without_a_suite_nothing_can_be_replayed_and_in_ci_a_search_is_asked_for(
     project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    project.write("test_cases.py", CASE_TEST)
+
+    def refused(why: str, *arguments: str) -> None:
+        result = run(*MODELS, *arguments)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert result.errlines == [
+            "ERROR: there is no suite to replay: no *.divergence.jsonl is given and "
+            f"{own_suite(project)} does not exist{why}; commit a suite and name it, or search with "
+            "--divergence-mode=search",
+            "",
+        ]
+        assert searches(project) == []
+
+    refused("", "--divergence-mode=replay")
     monkeypatch.setenv("CI", "true")
-    run(*MODELS, "--divergence-mode=search").assert_outcomes(passed=2, failed=1)
+    refused(", and in CI a search runs only if you ask for it")
+    run(*MODELS, "--divergence-mode=search", "test_cases.py").assert_outcomes(passed=2)
+    assert searches(project) == ["search of ft, forced"]
 
 
 def test_in_ci_the_committed_suite_is_replayed(
@@ -228,23 +196,17 @@ def test_a_test_that_fails_on_a_case_is_run_again_without_a_search(
 
 @pytest.mark.parametrize("is_lazy", [False, True])
 def test_an_error_of_the_search_ends_the_session_in_one_line(
-    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, is_lazy: bool
+    project: Project, run: Run, is_lazy: bool
 ) -> None:
-    monkeypatch.setenv("FAKE_SEARCH", "no gradient")
     project.write("test_cases.py", CASE_TEST)
-    result = run(*MODELS, *(["test_cases.py"] if is_lazy else []))
+    result = run(*MODELS, *(["test_cases.py"] if is_lazy else []), ending="no gradient")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines == ["ERROR: no gradient reached the soft prompt", ""]
     assert searches(project) == ["search of ft"]
 
 
-@pytest.mark.parametrize("arguments", [(), ("test_cases.py",), TWO_WORKERS])
-def test_an_unexpected_error_leaves_its_traceback_in_a_file(
-    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
-) -> None:
-    monkeypatch.setenv("FAKE_SEARCH", "crash")
-    project.write("test_cases.py", CASE_TEST)
-    result = run(*MODELS, *arguments, is_forked=arguments == TWO_WORKERS)
+def test_an_unexpected_error_leaves_its_traceback_in_a_file(project: Project, run: Run) -> None:
+    result = run(*MODELS, ending="crash")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     file = ".divergence/reports/discovery-error.txt"
     assert result.errlines[0] == (
@@ -256,11 +218,8 @@ def test_an_unexpected_error_leaves_its_traceback_in_a_file(
     assert "RuntimeError: something broke" in traceback
 
 
-def test_ctrl_c_in_the_search_shows_what_was_found(
-    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FAKE_SEARCH", "interrupted")
-    result = run(*MODELS, is_forked=True)
+def test_ctrl_c_in_the_search_shows_what_was_found(project: Project, run: Run) -> None:
+    result = run(*MODELS, is_forked=True, ending="interrupted")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(
         ["The run stopped early; *", "report: .divergence/reports/run/report.html"]
@@ -268,75 +227,42 @@ def test_ctrl_c_in_the_search_shows_what_was_found(
     assert (project.path / ".divergence/reports/run/summary.md").exists()
 
 
-@pytest.mark.parametrize(
-    ("mode", "but"),
-    [
-        ("auto", ""),
-        ("search", ", but without --divergence-mode=search (discover: --anew), which starts anew"),
-    ],
-)
-def test_ctrl_c_before_the_workers_start_says_where_to_look(
-    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, mode: str, but: str
-) -> None:
-    monkeypatch.setenv("FAKE_SEARCH", "interrupted")
-    result = run(*MODELS, *TWO_WORKERS, f"--divergence-mode={mode}", is_forked=True)
+def test_ctrl_c_before_the_workers_start_says_where_to_look(project: Project, run: Run) -> None:
+    result = run(
+        *MODELS, *TWO_WORKERS, "--divergence-mode=search", is_forked=True, ending="interrupted"
+    )
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert (
         "divergence: stopped; the results so far are in .divergence/reports/run; run the same "
-        f"command to continue{but}"
+        "command to continue, but without --divergence-mode=search (discover: --anew), which "
+        "starts anew"
     ) in result.outlines
 
 
-@pytest.mark.parametrize(
-    ("ending", "reason"),
-    [
-        ("incomplete", "it stopped before it was complete; its leads were not judged"),
-        ("errors", 'soft_prompt: "broke"'),
-    ],
-)
-def test_a_search_that_did_not_see_everything_is_an_error(
-    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, ending: str, reason: str
-) -> None:
-    monkeypatch.setenv("FAKE_SEARCH", ending)
-    result = run(*MODELS)
+def test_a_search_that_did_not_see_everything_is_an_error(project: Project, run: Run) -> None:
+    result = run(*MODELS, ending="incomplete")
     result.assert_outcomes(passed=1, failed=1, errors=1)
-    assert f"the search cannot vouch for the models: {reason}" in result.outlines
+    assert (
+        "the search cannot vouch for the models: it stopped before it was complete; its leads "
+        "were not judged"
+    ) in result.outlines
     assert "1 failed = 1 case." in result.outlines
     assert "Exit code 1 means" not in shown(result), "the search broke, too"
     page = (project.path / ".divergence/reports/run/report.html").read_text("utf-8")
     assert "Exit code 1 means" not in page
 
 
-@pytest.mark.parametrize("arguments", [("test_own.py",), ("--divergence-builtin-suite=off",)])
-def test_such_a_search_fails_the_session_without_its_item_too(
-    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
-) -> None:
-    monkeypatch.setenv("FAKE_SEARCH", "errors")
+def test_such_a_search_fails_the_session_without_its_item_too(project: Project, run: Run) -> None:
     project.write(
         "test_own.py",
         "def test_own(divergence_case, assert_bounded_kl):\n"
         "    assert_bounded_kl(divergence_case, max_kl=9.0)\n",
     )
-    result = run(*MODELS, *arguments)
+    result = run(*MODELS, "--divergence-builtin-suite=off", ending="errors")
     result.assert_outcomes(passed=2)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     said = 'divergence: the search cannot vouch for the models: soft_prompt: "broke"'
     assert result.outlines[-1] == said
-
-
-def test_the_search_item_says_what_its_tests_would_confirm(project: Project, run: Run) -> None:
-    result = run(*MODELS, "-rP")
-    assert (
-        "312 prompts scored, 1 over the bound; 0 confirmed; the mirror image of the search "
-        "confirmed 0; of leads that 2 in 10 answers show, 93% are confirmed"
-    ) in result.outlines
-
-
-def test_a_report_folder_that_cannot_be_written(project: Project, run: Run) -> None:
-    project.write(".divergence", "a file where a folder should be")
-    result = run(*MODELS)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines[0].startswith("ERROR: cannot make the folder ")
 
 
 # Hooks
@@ -357,28 +283,20 @@ def test_hooks_change_the_cases_and_see_the_report(project: Project, run: Run) -
     result.stdout.fnmatch_lines(["*seen: complete 1"])
 
 
-@pytest.mark.parametrize("name", ["seeds", "mine"])
-def test_a_strategys_name_is_given_once(project: Project, run: Run, name: str) -> None:
-    hook = f"def pytest_divergence_strategies(config): return {{{name!r}: object()}}\n"
-    project.write("conftest.py", hook)
-    project.write("one_more.py", hook)
-    project.pytester.syspathinsert()
-    result = run(*MODELS, "-p", "one_more")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines[0] == (
-        f"ERROR: pytest_divergence_strategies gives the name {name!r}, which another strategy "
-        "already has; choose another name"
-    )
-
-
 # divergence_case
 
 
-def test_a_marker_filters_the_cases(project: Project, run: Run) -> None:
+def test_a_path_that_takes_cases_searches_and_a_marker_filters_them(
+    project: Project, run: Run
+) -> None:
     project.write(
         "test_cases.py",
         f"""
 import pytest
+
+def test_prompts(hard_prompts): assert set(hard_prompts) == {{{KNOT!r}, {POEM!r}}}
+
+def test_case(divergence_case): assert divergence_case.text
 
 @pytest.mark.divergence(limit=1)
 def test_worst(divergence_case): pass
@@ -386,42 +304,24 @@ def test_worst(divergence_case): pass
 @pytest.mark.divergence(id={case_id(POEM)!r})
 def test_one(divergence_case): pass
 
-@pytest.mark.divergence(behaviour="behaviour-x")
-def test_none(divergence_case): pass
-
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.divergence(limit=1)
 def test_both(number, divergence_case): pass
 """,
     )
     result = run(*MODELS, "test_cases.py", "-v")
-    result.assert_outcomes(passed=4, errors=1)
+    result.assert_outcomes(passed=1 + 2 + 4)
+    assert searches(project) == ["search of ft"]
     lines = [line.split()[0] for line in result.outlines if line.startswith("test_cases.py::")]
     assert lines == [
+        "test_cases.py::test_prompts",
+        f"test_cases.py::test_case[{case_id(KNOT)}]",
+        f"test_cases.py::test_case[{case_id(POEM)}]",
         f"test_cases.py::test_worst[{case_id(KNOT)}]",
         f"test_cases.py::test_one[{case_id(POEM)}]",
-        "test_cases.py::test_none[none]",
         f"test_cases.py::test_both[{case_id(KNOT)}-1]",
         f"test_cases.py::test_both[{case_id(KNOT)}-2]",
     ]
-    result.stdout.fnmatch_lines(
-        [
-            "no case of this session matches this test's marker, "
-            "divergence(behaviour='behaviour-x'), so the test would check nothing; *"
-        ]
-    )
-
-
-def test_without_models_tests_of_cases_are_skipped_and_the_summary_says_so(
-    project: Project, run: Run
-) -> None:
-    project.write("test_cases.py", CASE_TEST)
-    result = run("-v")
-    result.assert_outcomes(skipped=1)
-    assert (
-        "divergence: divergence_case needs two models; give --model-1 and --model-2 "
-        "(1 test skipped)"
-    ) in result.outlines
 
 
 def test_asking_for_a_case_too_late_is_explained(project: Project, run: Run) -> None:
@@ -433,18 +333,13 @@ def test_asking_for_a_case_too_late_is_explained(project: Project, run: Run) -> 
     assert "divergence_case must be an argument of the test" in shown(result)
 
 
-def test_hard_prompts_are_the_cases_texts(project: Project, run: Run) -> None:
-    project.write(
-        "test_prompts.py",
-        f"def test_prompts(hard_prompts): assert set(hard_prompts) == {{{KNOT!r}, {POEM!r}}}\n",
-    )
-    run(*MODELS, "test_prompts.py").assert_outcomes(passed=1)
-
-
 # pytest-xdist
 
 
 def test_workers_get_the_cases_of_one_search(project: Project, run: Run) -> None:
+    """A bad suite that pytest ignores ends no session."""
+    project.write("drafts/b.divergence.jsonl", "{}\n")
+    project.write("conftest.py", "collect_ignore = ['drafts']\n")
     project.write("test_unit.py", UNIT_TEST)
     project.write("test_cases.py", CASE_TEST + "def test_prompts(hard_prompts): pass\n")
     result = run(*MODELS, *TWO_WORKERS, "-v", is_forked=True)
@@ -462,40 +357,19 @@ def test_with_models_of_the_ini_file_one_worker_searches(project: Project, run: 
     project.pytester.makeini(INI)
     project.write("test_cases.py", CASE_TEST)
     result = run(*TWO_WORKERS, is_forked=True)
+    assert result.ret == pytest.ExitCode.OK, "what workers compare is compared"
     result.assert_outcomes(passed=2)
     assert searches(project) == ["search of ft"]
     result.stdout.fnmatch_lines(["report: .divergence/reports/run/report.html"])
 
 
-def test_a_search_that_fails_in_one_worker_is_not_repeated(
-    project: Project, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FAKE_SEARCH", "no gradient")
+def test_a_search_that_fails_in_one_worker_is_not_repeated(project: Project, run: Run) -> None:
     project.pytester.makeini(INI)
     project.write("test_cases.py", CASE_TEST)
-    result = run(*TWO_WORKERS, is_forked=True)
+    result = run(*TWO_WORKERS, is_forked=True, ending="no gradient")
     assert result.ret not in (0, pytest.ExitCode.INTERNAL_ERROR)
     assert "no gradient reached the soft prompt" in shown(result)
     assert searches(project) == ["search of ft"]
-
-
-def test_with_workers_too_a_path_starts_no_search(project: Project, run: Run) -> None:
-    project.write("test_unit.py", UNIT_TEST)
-    result = run(*MODELS, "--divergence-mode=search", "test_unit.py", *TWO_WORKERS, is_forked=True)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert not (project.path / "searches.log").exists()
-    assert "with a path, only a test that uses divergence_case or hard_prompts" in shown(result)
-
-
-def test_a_suite_that_pytest_ignores_ends_no_session_with_workers(
-    project: Project, run: Run
-) -> None:
-    project.write("drafts/b.divergence.jsonl", "{}\n")
-    project.write("conftest.py", "collect_ignore = ['drafts']\n")
-    project.write("test_unit.py", UNIT_TEST)
-    result = run(*MODELS, *TWO_WORKERS, is_forked=True)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(passed=3, failed=1)
 
 
 def test_a_bad_suite_ends_a_session_with_workers_too(project: Project, run: Run) -> None:

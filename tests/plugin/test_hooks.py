@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pytest_divergence.core.cases import Case
 from pytest_divergence.core.file_names import sidecar_path, suite_path
 from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.plugin.extensions import added_metrics, change_cases
 from tests.plugin.conftest import KNOT, MODELS, Project, properties, shown
 from tests.plugin.test_search import TINY_SEARCH
 from tests.tiny import save_tiny_model
 
 SUITE = "regress.divergence.jsonl"
-WIDE, NARROW = {"input": KNOT, "max_kl": 9.0}, {"input": KNOT, "max_kl": 1e-6}
+WIDE = {"input": KNOT, "max_kl": 9.0}
 
 LOADING = """
 from pathlib import Path
@@ -72,10 +75,8 @@ def provenance(suite: Path) -> dict[str, Any]:
 def kl_of(project: Project, *arguments: str) -> dict[str, str]:
     """What JUnit says of the suite's one case."""
     project.run(*arguments, "--junit-xml=junit.xml", SUITE)
-    text = (project.path / "junit.xml").read_text("utf-8")
-    names = ("divergence_verdict", "divergence_kl", "divergence_metric")
-    parts = {name: text.partition(f'name="{name}" value="')[2] for name in names}
-    return {name: rest.partition('"')[0] for name, rest in parts.items()}
+    (found,) = properties(project.path / "junit.xml").values()
+    return found
 
 
 # Models
@@ -85,19 +86,14 @@ def test_a_plugin_loads_what_no_rule_understands(project: Project) -> None:
     project.write("conftest.py", LOADING)
     project.write_suite(SUITE, WIDE)
     named = kl_of(project, *MODELS)
-    assert named["divergence_verdict"] == "passed"
+    assert named["verdict"] == "passed"
     assert kl_of(project, *MINE) == named
     assert loads(project) == ["mine:ft@3 as candidate on cpu"]
-    assert kl_of(project, "--model-1=mine:ft", "--model-2=mine:ft")["divergence_kl"] == "0.0"
+    assert kl_of(project, "--model-1=mine:ft", "--model-2=mine:ft")["kl"] == "0.0"
     assert loads(project)[1:] == ["mine:ft as reference on cpu"]
-
-
-def test_an_adapter_stands_on_a_plugins_model(project: Project) -> None:
-    project.write("conftest.py", LOADING)
-    project.write_suite(SUITE, WIDE)
-    named = kl_of(project, "--model-1=base", "--model-2=adapter")
-    assert named["divergence_verdict"] == "passed"
-    assert kl_of(project, "--model-1=mine:base", "--model-2=adapter") == named
+    on_named = kl_of(project, "--model-1=base", "--model-2=adapter")
+    assert on_named["verdict"] == "passed"
+    assert kl_of(project, "--model-1=mine:base", "--model-2=adapter") == on_named
 
 
 @pytest.mark.parametrize("has_fingerprint", [False, True])
@@ -127,9 +123,7 @@ def test_a_search_is_read_back_only_for_the_same_weights(
     assert now["key"] != before["key"]
 
 
-def load(answer: str) -> str:
-    """A conftest whose hook gives one answer, with torch at hand."""
-    return f"""
+ANSWERS = """
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from pathlib import Path
 
@@ -138,58 +132,53 @@ def pytest_divergence_load_model(spec, role, device):
     folder = Path(__file__).parent / "ft"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    return {answer}
+    small = {**model.config.to_dict(), "vocab_size": 200}
+    return {
+        "mine:text": lambda: "ft",
+        "mine:none": lambda: LoadedModel(None, tokenizer),
+        "mine:error": lambda: 1 / 0,
+        "mine:unknown": lambda: None,
+        "mine:bfloat16": lambda: LoadedModel(model.bfloat16(), tokenizer),
+        "mine:meta": lambda: LoadedModel(model.to("meta"), tokenizer),
+        "mine:small": lambda: LoadedModel(type(model)(type(model.config)(**small)), tokenizer),
+    }[spec]()
 """
-
-
 HOOK = "pytest_divergence_load_model (conftest.py)"
-TAKEN = "which another metric already has; choose another name"
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (
-            "'ft'",
-            f"{HOOK} returned 'ft'; it must return LoadedModel(model, tokenizer), or None",
-        ),
-        (
-            "LoadedModel(None, tokenizer)",
-            f"--model-2: the model of {HOOK} is a NoneType; it must be a PreTrainedModel of "
-            "transformers, as in LoadedModel(model, tokenizer)",
-        ),
-        ("1 / 0", f'{HOOK} failed for mine:x: ZeroDivisionError: "division by zero"'),
-        (
-            "None",
-            f"--model-2: no folder 'mine:x' here, and it is not a Hub id; nor does {HOOK} know it",
-        ),
-        (
-            "LoadedModel(model.bfloat16(), tokenizer)",
-            "--model-2 is loaded in bfloat16, but the pair is measured in float32; a pair has one "
-            "dtype, so give --divergence-dtype=bfloat16 or load it in float32",
-        ),
-        (
-            "LoadedModel(model.to('meta'), tokenizer)",
-            f"--model-2: {HOOK} loaded the model on meta, but this session measures on cpu; load "
-            "it on the device that the hook is given",
-        ),
-        (
-            "LoadedModel(type(model)(type(model.config)(**{**model.config.to_dict(), "
-            "'vocab_size': 200})), tokenizer)",
-            "the reference has 271 rows for tokens, the candidate 200, and the tokenizer names "
-            "271; a divergence needs one vocabulary. Where a model was trained with fewer tokens, "
-            "save its own tokenizer beside its weights",
-        ),
-    ],
+SECOND = "model 2 of the marker"
+UNMEASURABLE = {
+    "text": f"{HOOK} returned 'ft'; it must return LoadedModel(model, tokenizer), or None",
+    "error": f'{HOOK} failed for mine:error: ZeroDivisionError: "division by zero"',
+    "unknown": f"{SECOND}: no folder 'mine:unknown' here, and it is not a Hub id; nor does {HOOK} "
+    "know it",
+    "bfloat16": f"{SECOND} is loaded in bfloat16, but the pair is measured in float32; a pair has "
+    "one dtype, so give --divergence-dtype=bfloat16 or load it in float32",
+    "meta": f"{SECOND}: {HOOK} loaded the model on meta, but this session measures on cpu; load it "
+    "on the device that the hook is given",
+    "small": "the reference has 271 rows for tokens, the candidate 200, and the tokenizer names "
+    "271; a divergence needs one vocabulary. Where a model was trained with fewer tokens, save "
+    "its own tokenizer beside its weights",
+}
+NO_MODEL = (
+    f"--model-2: the model of {HOOK} is a NoneType; it must be a PreTrainedModel of transformers, "
+    "as in LoadedModel(model, tokenizer)"
 )
-def test_an_answer_that_cannot_be_measured_is_one_error(
-    project: Project, answer: str, message: str
-) -> None:
-    project.write("conftest.py", load(answer))
+
+
+def test_an_answer_that_cannot_be_measured_is_one_error(project: Project) -> None:
+    project.write("conftest.py", ANSWERS)
+    tests = (
+        f"@pytest.mark.divergence(models=('base', 'mine:{name}'))\n"
+        f"def test_{name}(assert_bounded_kl): assert_bounded_kl({KNOT!r}, max_kl=9.0)\n"
+        for name in UNMEASURABLE
+    )
+    project.write("test_answers.py", "\n".join(["import pytest", *tests]))
     project.write_suite(SUITE, WIDE)
-    result = project.run("--model-1=base", "--model-2=mine:x", "--divergence-dtype=float32", SUITE)
-    result.assert_outcomes(errors=1)
-    assert message in result.outlines
+    none = ("--model-1=base", "--model-2=mine:none", "--divergence-dtype=float32")
+
+    result = project.run(*none, SUITE, "test_answers.py")
+
+    result.assert_outcomes(errors=1, failed=len(UNMEASURABLE))
+    assert {NO_MODEL, *UNMEASURABLE.values()} <= set(result.outlines)
     assert "Traceback" not in shown(result)
 
 
@@ -214,16 +203,6 @@ def test_a_spec_may_not_carry_a_password_to_a_plugin(project: Project) -> None:
 # Metrics
 
 
-def test_a_plugins_metric_is_asserted_by_name(project: Project) -> None:
-    project.write("conftest.py", METRICS)
-    project.write_suite(SUITE, WIDE)
-    found = kl_of(project, *MODELS, "--divergence-metric=total_variation")
-    assert found["divergence_metric"] == "total_variation"
-    assert 0.0 < float(found["divergence_kl"]) < 1.0
-    same = kl_of(project, "--model-1=base", "--model-2=base", "--divergence-metric=total_variation")
-    assert float(same["divergence_kl"]) == 0.0
-
-
 def test_a_users_test_names_a_plugins_metric(project: Project) -> None:
     project.write("conftest.py", METRICS)
     project.write(
@@ -239,37 +218,9 @@ def test_wide(assert_bounded_kl, model_pair):
         model_pair, [{KNOT!r}], metric="total_variation", num_continuations=1, max_new_tokens=16
     )
     assert alone.measurement == score.measurement
-
-def test_unknown(assert_bounded_kl):
-    assert_bounded_kl({KNOT!r}, max_kl=1.0, metric="total")
 """,
     )
-    result = project.run(*MODELS, "test_kl.py")
-    result.assert_outcomes(passed=1, failed=1)
-    assert (
-        "metric='total': must be one of symmetric, forward, reverse, js, total_variation"
-    ) in result.outlines
-
-
-@pytest.mark.usefixtures("_tiny_search")
-def test_a_search_in_a_plugins_metric_writes_its_name_into_the_rows(project: Project) -> None:
-    project.write("conftest.py", METRICS)
-    arguments = (*MODELS, "--divergence-metric=total_variation", "--divergence-max-kl=0.9")
-    project.run(*arguments).assert_outcomes(passed=3)
-    suite = suite_path(project.path, "base", "ft")
-    rows = [json.loads(line) for line in suite.read_text("utf-8").splitlines()]
-    assert {row["kl"]["metric"] for row in rows} == {"total_variation"}
-    assert all(0 < row["kl"]["value"] < 1 and row["kl"]["forward"] > 0 for row in rows)
-
-    for kind in ("divergence.jsonl", "tokens.jsonl", "provenance.json"):
-        project.write(f"kept/kept.{kind}", sidecar_path(suite, kind).read_text("utf-8"))
-    project.run(*MODELS, "kept", "-k", "not aggregate").assert_outcomes(passed=2, deselected=1)
-    project.write("conftest.py", "")
-    gone = project.run(*MODELS, "kept", "-k", "not aggregate")
-    gone.assert_outcomes(errors=2, deselected=1)
-    assert (
-        "metric='total_variation': must be one of symmetric, forward, reverse, js"
-    ) in gone.outlines
+    project.run(*MODELS, "test_kl.py").assert_outcomes(passed=1)
 
 
 @pytest.mark.usefixtures("_tiny_search")
@@ -279,28 +230,6 @@ def test_a_metric_whose_code_has_changed_is_searched_anew(project: Project) -> N
     for divisor in ("/ 2", "/ 2", "/ 3"):
         project.write("conftest.py", METRICS.replace("/ 2", divisor))
         project.run(*arguments).assert_outcomes(passed=3)
-        keys.append(provenance(suite_path(project.path, "base", "ft"))["key"])
-    assert keys[0] == keys[1] != keys[2]
-
-
-STRATEGY = """
-from pytest_divergence import Proposal
-
-class Ours:
-    def propose(self, pair, context):
-        return [] if context.round else [Proposal("Name a river.", "ours")]
-
-def pytest_divergence_strategies():
-    return {"ours": Ours()}
-"""
-
-
-@pytest.mark.usefixtures("_tiny_search")
-def test_a_strategy_whose_code_has_changed_searches_anew(project: Project) -> None:
-    keys = []
-    for text in ("a river", "a river", "two rivers"):
-        project.write("conftest.py", STRATEGY.replace("a river", text))
-        project.run(*MODELS, "--divergence-max-kl=0.9")
         keys.append(provenance(suite_path(project.path, "base", "ft"))["key"])
     assert keys[0] == keys[1] != keys[2]
 
@@ -325,6 +254,7 @@ def test_a_metrics_own_unit_stands_beside_its_numbers(
             "noise floor: 0.* chance/token, the largest of *",
         ]
     )
+    result.stdout.no_fnmatch_line("* nats/token*")
     latest = project.path / ".divergence/reports/latest"
     page, summary = ((latest / name).read_text("utf-8") for name in ("report.html", "summary.md"))
     assert "|Case|total_variation, chance/token|Bound|Verdict|" in summary
@@ -335,7 +265,9 @@ def test_a_metrics_own_unit_stands_beside_its_numbers(
 
     suite = suite_path(project.path, "base", "ft")
     rows = [json.loads(line) for line in suite.read_text("utf-8").splitlines()]
-    assert {row["kl"]["unit"] for row in rows} == {"chance/token"}
+    quantities = {(row["kl"]["metric"], row["kl"]["unit"]) for row in rows}
+    assert quantities == {("total_variation", "chance/token")}
+    assert all(0 < row["kl"]["value"] < 1 and row["kl"]["forward"] > 0 for row in rows)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "step.md"))
     shutil.copytree(suite.parent, project.path / "kept")
     arguments = ("--junit-xml=junit.xml", "--divergence-github=on", f"kept/{suite.name}")
@@ -347,16 +279,12 @@ def test_a_metrics_own_unit_stands_beside_its_numbers(
     assert "|Verdict|total_variation, chance/token|Bound|Test|" in table
     assert sum("|0.001|" in line for line in table) == 2
 
-
-@pytest.mark.parametrize("unit", ["7", "''", "'a\\nb'", "'x' * 41"])
-def test_a_unit_must_be_a_short_text(project: Project, unit: str) -> None:
-    project.write("conftest.py", UNIT_METRICS.replace('"chance/token"', unit))
-    project.write_suite(SUITE, WIDE)
-    result = project.run(*MODELS, "--divergence-metric=total_variation", SUITE)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines[0].endswith(
-        "it must return a unit for 'total_variation' of 1 to 40 printable characters"
-    )
+    project.write("conftest.py", "")
+    gone = project.run(*MODELS, f"kept/{suite.name}", "-k", "not aggregate")
+    gone.assert_outcomes(errors=2, deselected=1)
+    assert (
+        "metric='total_variation': must be one of symmetric, forward, reverse, js"
+    ) in gone.outlines
 
 
 def test_an_unknown_metric_is_refused_with_all_names(project: Project) -> None:
@@ -370,85 +298,94 @@ def test_an_unknown_metric_is_refused_with_all_names(project: Project) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (
-            "return candidate_logits.log_softmax(-1)",
-            "the metric 'mine' returned (16, 271) for logits of shape (16, 271); it must return "
-            "a tensor of shape (16,)",
-        ),
-        (
-            "return 0.0",
-            "the metric 'mine' returned float for logits of shape (16, 271); it must return a "
-            "tensor of shape (16,)",
-        ),
-        (
-            "return candidate_logits[..., 0] / 0",
-            "the metric 'mine' returned values that are not finite numbers; nothing was measured",
-        ),
-        (
-            "raise KeyError('x')",
-            "the metric 'mine' raised KeyError: 'x'",
-        ),
-    ],
-)
-def test_a_metric_without_a_number_is_an_error_not_a_failure(
-    project: Project, body: str, message: str
-) -> None:
-    project.write(
-        "conftest.py",
-        f"""
-class Mine:
-    def measure(self, reference_logits, candidate_logits):
-        {body}
+NO_NUMBERS = """
+class Metric:
+    def __init__(self, measure):
+        self.measure = measure
+
+def fail():
+    raise KeyError("x")
 
 def pytest_divergence_metrics(config):
-    return {{"mine": Mine()}}
-""",
+    return {
+        "wide": Metric(lambda one, other: other.log_softmax(-1)),
+        "plain": Metric(lambda one, other: 0.0),
+        "infinite": Metric(lambda one, other: other[..., 0] / 0),
+        "broken": Metric(lambda one, other: fail()),
+    }
+"""
+SHAPES = "for logits of shape (16, 271); it must return a tensor of shape (16,)"
+NO_NUMBER = {
+    "wide": f"returned (16, 271) {SHAPES}",
+    "plain": f"returned float {SHAPES}",
+    "infinite": "returned values that are not finite numbers; nothing was measured",
+    "broken": "raised KeyError: 'x'",
+}
+
+
+def test_a_metric_without_a_number_is_an_error_and_no_verdict(project: Project) -> None:
+    project.write("conftest.py", NO_NUMBERS)
+    tests = (
+        f"def test_{name}(assert_bounded_kl):\n"
+        f"    assert_bounded_kl({KNOT!r}, max_kl=9.0, metric={name!r})\n"
+        for name in NO_NUMBER
     )
+    project.write("test_metrics.py", "\n".join(tests))
     project.write_suite(SUITE, WIDE)
-    result = project.run(*MODELS, "--divergence-metric=mine", SUITE)
-    result.assert_outcomes(errors=1)
-    assert message in result.outlines
+
+    result = project.run(*MODELS, "--divergence-metric=infinite", SUITE, "test_metrics.py")
+
+    result.assert_outcomes(errors=1, failed=len(NO_NUMBER))
+    said = {f"the metric {name!r} {reason}" for name, reason in NO_NUMBER.items()}
+    assert said <= set(result.outlines)
+
+
+class Mine:
+    """A metric with a unit of its own."""
+
+    def __init__(self, unit: Any = "chance/token") -> None:
+        self.unit = unit
+
+    def measure(self, reference: Any, candidate: Any) -> Any:
+        return reference[..., 0]
+
+
+TAKEN = "which another metric already has; choose another name"
+UNIT = "a unit for 'other' of 1 to 40 printable characters"
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ("{'js': Mine()}", f"gives the name 'js', {TAKEN}"),
+        ({"js": Mine()}, f"gives the name 'js', {TAKEN}"),
+        ({"mine": Mine()}, f"gives the name 'mine', {TAKEN}"),
         (
-            "{'mine': Mine()}",
-            f"gives the name 'mine', {TAKEN}",
+            ["mine"],
+            "(first, second) returned ['mine']; it must return a mapping of names to a metric",
         ),
         (
-            "['mine']",
-            "(conftest.py, one_more) returned ['mine']; it must return a mapping of names to a "
-            "metric",
+            {"mine too": Mine()},
+            "'mine too'; it must return names of at most 64 letters, digits, '.', '_' and '-'",
         ),
-        (
-            "{'mine too': Mine()}",
-            "(conftest.py, one_more) returned 'mine too'; it must return names of at most 64 "
-            "letters, digits, '.', '_' and '-'",
-        ),
-        (
-            "{'other': Mine}",
-            "(conftest.py, one_more) returned <class 'conftest.Mine'>; it must return an object "
-            "with the method measure for 'other'",
-        ),
+        ({"other": Mine}, "it must return an object with the method measure for 'other'"),
+        ({"other": Mine(7)}, f"7; it must return {UNIT}"),
+        ({"other": Mine("a\nb")}, f"'a\\nb'; it must return {UNIT}"),
+        ({"other": Mine("x" * 41)}, f"{'x' * 41}'; it must return {UNIT}"),
     ],
 )
-def test_names_and_types_of_metrics_are_checked(
-    project: Project, answer: str, message: str
+def test_names_types_and_units_of_metrics_are_checked(
+    project: Project, answer: Any, message: str
 ) -> None:
-    mine = "class Mine:\n    def measure(self, reference, candidate): return reference[..., 0]\n\n"
-    hook = "def pytest_divergence_metrics(config): return "
-    project.write("conftest.py", f"{mine}{hook}{answer}\n")
-    project.write("one_more.py", f"{mine}{hook}{{'mine': Mine()}}\n")
-    project.pytester.syspathinsert()
-    result = project.run(*MODELS, "-p", "one_more", "--divergence-metric=mine")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines[0] == f"ERROR: pytest_divergence_metrics {message}"
+    config = project.pytester.parseconfig("-p", "divergence")
+    for name, given in (("first", {"mine": Mine()}), ("second", answer)):
+        plugin = SimpleNamespace(pytest_divergence_metrics=lambda given=given: given)
+        config.pluginmanager.register(plugin, name)
+
+    with pytest.raises(pytest.UsageError) as caught:
+        added_metrics(config)
+
+    assert str(caught.value).startswith("pytest_divergence_metrics ")
+    assert str(caught.value).endswith(message)
 
 
 # Names of differences
@@ -478,14 +415,15 @@ def test_a_plugin_names_the_kind_of_difference(project: Project) -> None:
     assert {one["metadata"]["category"] for one in report["cases"]} == {"babbles <b>"}
 
 
-@pytest.mark.usefixtures("_tiny_search")
 def test_a_category_is_one_line(project: Project) -> None:
-    project.write("conftest.py", CATEGORY.replace("ANSWER", "'two\\nlines'"))
-    result = project.run(*MODELS)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines[0] == (
-        "ERROR: pytest_divergence_categorise (conftest.py) returned 'two\\nlines'; it must return "
-        "one line of at most 80 characters, or None"
+    config = project.pytester.parseconfig("-p", "divergence")
+    plugin = SimpleNamespace(pytest_divergence_categorise=lambda: "two\nlines")
+    config.pluginmanager.register(plugin, "mine")
+    with pytest.raises(pytest.UsageError) as caught:
+        change_cases(config, [Case(input=KNOT)])
+    assert str(caught.value) == (
+        "pytest_divergence_categorise (mine) returned 'two\\nlines'; it must return one line of at "
+        "most 80 characters, or None"
     )
 
 
@@ -493,41 +431,11 @@ def test_a_category_is_one_line(project: Project) -> None:
 
 
 def test_a_plugin_in_a_module_of_its_own_works_as_a_conftest_does(project: Project) -> None:
+    """One of the folder that is run, too."""
     project.write("tv_plugin.py", METRICS)
     project.pytester.syspathinsert()
-    project.write_suite(SUITE, WIDE)
-    result = project.run(*MODELS, "-p", "tv_plugin", "--divergence-metric=total_variation", SUITE)
-    result.assert_outcomes(passed=1)
-
-
-def test_a_conftest_of_the_folder_that_is_run_counts(project: Project) -> None:
-    project.write("tests/conftest.py", METRICS)
     project.write_suite(f"tests/{SUITE}", WIDE)
-    result = project.run(*MODELS, "--divergence-metric=total_variation", "tests")
-    result.assert_outcomes(passed=1)
-
-
-@pytest.mark.parametrize(
-    ("hook", "message"),
-    [
-        ("def pytest_divergence_metrics(confg): return {}", "Argument(s) {'confg'} are declared"),
-        ("def pytest_divergence_metric(config): return {}", "unknown hook"),
-    ],
-)
-def test_a_typo_fails_loudly(project: Project, hook: str, message: str) -> None:
-    project.write("conftest.py", hook)
-    project.write("test_unit.py", "def test_addition(): assert 1 + 1 == 2\n")
-    result = project.run()
-    assert result.ret != pytest.ExitCode.OK
-    assert message in shown(result)
-
-
-def test_an_optional_hook_is_no_trouble_without_the_plugin(project: Project) -> None:
-    project.write(
-        "conftest.py",
-        "import pytest\n\n@pytest.hookimpl(optionalhook=True)\n"
-        "def pytest_divergence_metrics(config): return {}\n",
-    )
-    project.write("test_unit.py", "def test_addition(): assert 1 + 1 == 2\n")
-    project.run(plugin="no:divergence").assert_outcomes(passed=1)
-    project.run().assert_outcomes(passed=1)
+    asked = (*MODELS, "--divergence-metric=total_variation", "tests")
+    project.run(*asked, "-p", "tv_plugin").assert_outcomes(passed=1)
+    project.write("tests/conftest.py", METRICS)
+    project.run(*asked).assert_outcomes(passed=1)

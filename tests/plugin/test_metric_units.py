@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
@@ -42,22 +41,11 @@ def scaled(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def calibrated(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
-    assert main(["calibrate", *MODELS, *ASKED, "--json", *words]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
-
-
-def provenance(project: Project) -> dict[str, Any]:
-    path = sidecar_path(suite_path(project.path, "base", "ft"), "provenance.json")
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return found
-
-
-@pytest.mark.usefixtures("scaled")
-def test_noise_and_bound_are_of_the_metric(capsys: pytest.CaptureFixture[str]) -> None:
-    found = calibrated(capsys)
-
+def test_noise_and_bound_are_of_the_metric(
+    scaled: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", *MODELS, *ASKED, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
     floor, added = found["noise_floor"], found["noise_floor"]["added"]
     assert (added["metric"], added["unit"]) == ("thousandths", "mnats/token")
     assert added["value"] == pytest.approx(1000 * floor["value"], rel=1e-3)
@@ -65,41 +53,19 @@ def test_noise_and_bound_are_of_the_metric(capsys: pytest.CaptureFixture[str]) -
     dtypes = [one["max"] for one in found["nuisances"] if one["setting"] == "float32"]
     assert dtypes[0] > 10 * floor["value"], "nuisances too"
 
-
-@pytest.mark.usefixtures("scaled")
-def test_the_table_names_the_unit(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", *MODELS, *ASKED]) == 0
-
     lines = capsys.readouterr().out.splitlines()
     assert lines[3] == "metric thousandths, mnats per token"
 
-
-def test_a_bound_inside_the_metrics_own_noise_is_refused(
-    scaled: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
-    floor = calibrated(capsys)["noise_floor"]
     bound = 10 * floor["value"]  # ten times the noise, were it in nats
-
     result = scaled.run(*MODELS, *ASKED, *SMALL, f"--divergence-max-kl={bound:g}")
-
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
         [
             "ERROR: --divergence-max-kl=* is within the noise: the reference differs from itself "
-            f"by up to {floor['added']['value']:.3g} mnats/token, and a bound must be *"
+            f"by up to {added['value']:.3g} mnats/token, and a bound must be *"
         ]
     )
-
-
-def test_a_search_and_its_report_speak_of_one_unit(scaled: Project) -> None:
-    result = scaled.run(*MODELS, *ASKED, *SMALL, "-v")
-
-    result.stdout.fnmatch_lines(
-        ["bound: * mnats/token, auto: *", "noise floor: * mnats/token, the largest of *"]
-    )
-    result.stdout.no_fnmatch_line("* nats/token*")
-    made = provenance(scaled)
-    assert made["bound"]["parts"]["3 x noise floor"] == 3 * made["noise_floor"]["added"]["value"]
 
 
 # A limit of one metric says nothing about a number of another
@@ -117,32 +83,23 @@ def measured(scaled: Project) -> Project:
     return scaled
 
 
-@pytest.mark.parametrize("metric", ["thousandths", "js"])
-@pytest.mark.parametrize("where", ["command line", "ini file"])
-def test_a_suite_is_not_judged_in_another_metric(
-    measured: Project, where: str, metric: str
-) -> None:
-    name = "--divergence-metric"
-    asked = [f"{name}={metric}"]
-    if where == "ini file":
-        asked, name = [], "divergence_metric"
-        measured.pytester.makeini(f"[pytest]\n{name} = {metric}\n")
+def test_a_suite_is_not_judged_in_another_quantity(measured: Project) -> None:
+    """Either direction of KL is one with both of them."""
 
-    result = measured.run(*MODELS, SUITE, *asked)
+    def refused(asked: str, *arguments: str) -> None:
+        result = measured.run(*MODELS, SUITE, *arguments)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert result.errlines[0] == (
+            f"ERROR: {SUITE}:1: case {case_id(KNOT)}: its limit is for symmetric (nats/token), "
+            f"but {asked} asks for another quantity; leave that out, or measure the suite in it "
+            "with --divergence-update"
+        )
 
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines[0] == (
-        f"ERROR: {SUITE}:1: case {case_id(KNOT)}: its limit is for symmetric (nats/token), but "
-        f"{name}={metric} asks for another quantity; leave that out, or measure the suite in "
-        "it with --divergence-update"
-    )
-
-
-@pytest.mark.parametrize("metric", ["forward", "reverse"])
-def test_either_direction_of_kl_is_asked_of_a_suite_in_kl(measured: Project, metric: str) -> None:
-    result = measured.run(*MODELS, SUITE, f"--divergence-metric={metric}", "-k", "not aggregate")
-
+    refused("--divergence-metric=js", "--divergence-metric=js")
+    result = measured.run(*MODELS, SUITE, "--divergence-metric=forward", "-k", "not aggregate")
     result.assert_outcomes(passed=2, deselected=1)
+    measured.pytester.makeini("[pytest]\ndivergence_metric = thousandths\n")
+    refused("divergence_metric=thousandths")
 
 
 def test_a_suite_in_js_is_replayed_in_js_and_called_so(measured: Project) -> None:
@@ -152,6 +109,9 @@ def test_a_suite_in_js_is_replayed_in_js_and_called_so(measured: Project) -> Non
     assert {row.kl.metric for row in found.suite.rows if row.kl} == {"js"}
     assert found.provenance is not None
     assert found.provenance.bound is None, "the old one was in KL"
+    moved = [row.kl.value for row in found.suite.controls if row.kl]
+    assert found.provenance.typical_shift is not None
+    assert found.provenance.typical_shift.mean == pytest.approx(sum(moved) / len(moved))
 
     measured.run(*MODELS, SUITE, "-W", "default").assert_outcomes(passed=3, warnings=1)
     result = measured.run(*MODELS, SUITE, "--divergence-metric=forward")
@@ -166,19 +126,6 @@ def test_a_suite_in_js_is_replayed_in_js_and_called_so(measured: Project) -> Non
     over.stdout.no_fnmatch_line("*KL 0.*")
     page = (measured.path / "out/latest/report.html").read_text("utf-8")
     assert f"<title>{case_id(KNOT)}: JS " in page
-
-
-def test_an_update_in_another_metric_leaves_no_bound_of_the_old_one(measured: Project) -> None:
-    update = measured.run(*MODELS, SUITE, "--divergence-metric=thousandths", "--divergence-update")
-
-    update.assert_outcomes(passed=2)
-    found = read_suite(measured.path / SUITE)
-    assert {row.kl.metric for row in found.suite.rows if row.kl} == {"thousandths"}
-    assert found.provenance is not None
-    assert found.provenance.bound is None
-    assert found.provenance.typical_shift is not None
-    assert found.provenance.typical_shift.mean > 1
-    measured.run(*MODELS, SUITE, "-W", "default").assert_outcomes(passed=3, warnings=1)
 
 
 def test_promoting_adds_no_rows_of_another_metric(
@@ -198,44 +145,32 @@ def test_promoting_adds_no_rows_of_another_metric(
     assert "metric: symmetric -> thousandths" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("given", "metric"),
-    [
-        ("case", "thousandths"),
-        ("option", "thousandths"),
-        ("search", "thousandths"),
-        ("case", "js"),
-        ("option", "js"),
-    ],
-)
-def test_an_assertion_in_another_metric_needs_a_bound_of_its_own(
-    measured: Project, given: str, metric: str
-) -> None:
-    prompt = repr(KNOT) if given != "case" else "divergence_case"
-    mark = f'@pytest.mark.divergence(id="{case_id(KNOT)}")\n' if given == "case" else ""
-    fixture = ", divergence_case" if given == "case" else ""
+def test_an_assertion_in_another_metric_needs_a_bound_of_its_own(measured: Project) -> None:
     measured.write(
         "test_it.py",
-        f"import pytest\n{mark}def test_it(assert_bounded_kl{fixture}):\n"
-        f"    assert_bounded_kl({prompt}, metric={metric!r})\n",
+        f"""
+import pytest
+
+@pytest.mark.divergence(id="{case_id(KNOT)}")
+def test_case(assert_bounded_kl, divergence_case):
+    assert_bounded_kl(divergence_case, metric="js")
+
+def test_other(assert_bounded_kl):
+    assert_bounded_kl({KNOT!r}, metric="thousandths")
+""",
     )
-    if given == "search":
-        measured.run(*MODELS, "--divergence-dtype=bfloat16", *SMALL)
-    asked = {
-        "case": (SUITE,),
-        "option": ("--divergence-max-kl=9",),
-        "search": ("--divergence-dtype=bfloat16",),
-    }
+    own = suite_path(measured.path, "base", "ft")
+    measured.write(str(own), (measured.path / SUITE).read_text("utf-8"))
+    made = sidecar_path(measured.path / SUITE, "provenance.json").read_bytes()
 
-    result = measured.run(*MODELS, *asked[given], "test_it.py::test_it")
+    def said(*arguments: str) -> str:
+        result = measured.run(*MODELS, *arguments)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        return shown(result)
 
-    assert "errors" in result.parseoutcomes() or "failed" in result.parseoutcomes()
-    whose = {
-        "case": "the case's bound",
-        "option": "--divergence-max-kl",
-        "search": "the search's bound",
-    }
-    assert (
-        f"assert_bounded_kl(metric={metric!r}) has no bound: "
-        f"{whose[given]} is for symmetric; give max_kl=..."
-    ) in shown(result)
+    why = "has no bound: {} is for symmetric; give max_kl=..."
+    given = "--divergence-max-kl"
+    assert why.format("the case's bound") in said(SUITE, "test_it.py::test_case")
+    assert why.format(given) in said(f"{given}=9", "test_it.py::test_other")
+    sidecar_path(own, "provenance.json").write_bytes(made)
+    assert why.format("the search's bound") in said("test_it.py::test_other")

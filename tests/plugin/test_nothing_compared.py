@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from pytest_divergence.plugin import gaps, session_of
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, shown
-from tests.plugin.test_search import TINY_SEARCH
 
 SUITE = "regress.divergence.jsonl"
 INI = "[pytest]\ndivergence_model_1 = base\ndivergence_model_2 = ft\n"
@@ -18,11 +22,18 @@ NOT_FOUND = (
     "assert_bounded_kl in a test, or add --divergence-builtin-suite=on"
 )
 NOT_FOUND_IN_CI = (
-    "has no suite and no test that compares models; name a *.divergence.jsonl, or use model_pair "
-    "or assert_bounded_kl in a test"
+    "no suite and no test that compares models; name a *.divergence.jsonl, or use model_pair or "
+    "assert_bounded_kl in a test"
 )
+NO_SEARCH = (
+    "with a path, only a test that uses divergence_case or hard_prompts starts a search; add "
+    "--divergence-builtin-suite=on, or leave the path out"
+)
+SKIPS = "import pytest\n@pytest.fixture(autouse=True)\ndef skip(): pytest.skip('too slow')\n"
 IN_CI = "this fails in CI"
 WORKERS = ("-p", "xdist", "-n2")
+FAILS, PASSES = pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.OK
+Judged = Callable[..., tuple[list[str], int]]
 
 
 @pytest.fixture
@@ -32,12 +43,6 @@ def suite(project: Project) -> Project:
     project.write_suite(SUITE, *rows)
     project.write("test_unit.py", UNIT_TEST)
     return project
-
-
-@pytest.fixture
-def in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a CI service."""
-    monkeypatch.setenv("CI", "true")
 
 
 def said(result: pytest.RunResult) -> str:
@@ -58,47 +63,114 @@ def warning(why: str) -> str:
     )
 
 
+# Who asks, and what is said: a session that has ended green is judged by its tally
+
+
+@pytest.fixture
+def judged(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Judged:
+    """The sentences at the end of a session with these arguments, and its exit code."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+    def of(*arguments: str, **tallied: Any) -> tuple[list[str], int]:
+        config = pytester.parseconfig("-p", "divergence", *arguments)
+        tally = config.stash[gaps.KEY] = gaps.Tally(**tallied)
+        over: Any = SimpleNamespace(exitstatus=pytest.ExitCode.OK, items=[])
+        gaps.finish(over, session_of(config))
+        return [f"divergence: {remark.text}" for remark in tally.remarks], over.exitstatus
+
+    return of
+
+
+def test_models_and_a_mode_that_the_session_itself_names_ask(
+    judged: Judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = f"test_unit.py {NOT_FOUND}"
+    assert judged(*MODELS, "test_unit.py") == ([failure(why)], FAILS)
+    assert judged(*MODELS, "test_unit.py", compared={"test_unit.py::test"}) == ([], PASSES)
+    search = (*MODELS, "test_unit.py", "--divergence-mode=search")
+    not_made = failure(NO_SEARCH, "--divergence-mode=search is given")
+    assert judged(*search) == ([not_made], FAILS)
+
+    monkeypatch.setenv("PYTEST_DIVERGENCE_MODE", "replay")
+    ((said,), code) = judged(*MODELS, "test_unit.py")
+    assert said.startswith(
+        "divergence: nothing was compared, though PYTEST_DIVERGENCE_MODE=replay is given: "
+    )
+    assert code == FAILS
+    monkeypatch.delenv("PYTEST_DIVERGENCE_MODE")
+    monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_1", "base")
+    monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_2", "ft")
+    given = "PYTEST_DIVERGENCE_MODEL_1=base and PYTEST_DIVERGENCE_MODEL_2=ft are given"
+    assert judged("test_unit.py") == ([failure(why, given)], FAILS)
+
+
+def test_models_of_the_ini_file_ask_in_ci_and_only_warn_elsewhere(
+    judged: Judged, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeini(INI)
+    why = "test_unit.py has no suite and no test that compares models"
+    assert judged("test_unit.py") == ([warning(why)], PASSES)
+    last = "--lf runs only tests that failed before, and none of these tests compares models"
+    assert judged("--lf") == ([warning(last)], PASSES)
+
+    monkeypatch.setenv("CI", "true")
+    asked = "the ini file names models and CI is set"
+    found = f"pytest found {NOT_FOUND_IN_CI}"
+    assert judged() == ([failure(found, asked)], FAILS)
+    pytester.makeini("[pytest]\ndivergence_pairs =\n    *gone* = base ft\n")
+    assert judged() == ([failure(found, asked)], FAILS)
+    # and without any models, a test that needs them
+    pytester.makeini("[pytest]\n")
+    assert judged("test_unit.py") == ([], PASSES)
+    needs = "divergence_case needs two models; give --model-1 and --model-2"
+    skipped = {"test_cases.py::test_case": f"divergence: {needs}"}
+    asked = "a test uses divergence_case and CI is set"
+    assert judged(skipped=skipped) == ([failure(needs, asked)], FAILS)
+
+
+def test_the_sentence_says_what_kept_the_session_from_comparing(judged: Judged) -> None:
+    none = "and none of these tests compares models; run once without it"
+    for option, why in (
+        ("--setup-only", "--setup-only runs no test; leave it out"),
+        ("--sw", f"--sw continues from the last failure, {none}"),
+        ("--lf", f"--lf runs only tests that failed before, {none}"),
+    ):
+        assert judged(*MODELS, option) == ([failure(why)], FAILS)
+
+    skipped = dict.fromkeys((nodeid(SUITE, KNOT), nodeid(SUITE, POEM)), "too slow")
+    why = '2 tests that compare models were skipped ("too slow"); let them run'
+    assert judged(*MODELS, skipped=skipped) == ([failure(why)], FAILS)
+    why = "test_kl.py::test_kl ran and measured nothing; use assert_bounded_kl or model_pair"
+    assert judged(*MODELS, idle={"test_kl.py::test_kl"}) == ([failure(why)], FAILS)
+
+
+@pytest.mark.parametrize(
+    "listing",
+    ["--divergence-mode=off", "--collect-only", "--setup-plan", "--fixtures", "--markers"],
+)
+def test_a_session_that_may_not_measure_is_left_alone(judged: Judged, listing: str) -> None:
+    assert judged(*MODELS, listing, "test_unit.py") == ([], PASSES)
+
+
 # What fails
 
 
-@pytest.mark.parametrize("quiet", ["-v", "-q", "-qqq", "--no-summary"])
-def test_a_folder_without_a_suite_fails(suite: Project, in_ci: None, quiet: str) -> None:
-    suite.write("sub/test_other.py", UNIT_TEST)
-    result = suite.run(*MODELS, "sub", quiet)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert said(result) == failure(f"sub {NOT_FOUND_IN_CI}")
-
-
-def test_models_in_the_environment_ask_too(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_1", "base")
-    monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_2", "ft")
-    result = suite.run("test_unit.py")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    asked = "PYTEST_DIVERGENCE_MODEL_1=base and PYTEST_DIVERGENCE_MODEL_2=ft are given"
-    assert said(result) == failure(f"test_unit.py {NOT_FOUND}", asked)
-
-
-def test_a_mode_in_the_environment_asks_too(
+def test_a_folder_without_a_suite_fails_however_quiet_and_on_github(
     suite: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTEST_DIVERGENCE_MODE", "replay")
-    result = suite.run(*MODELS, "test_unit.py")
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(suite.path / "summary.md"))
+    suite.write("sub/test_other.py", UNIT_TEST)
+    quiet = ("-qqq", "--no-summary")
+    result = suite.run(*MODELS, "sub", *quiet)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert said(result).startswith(
-        "divergence: nothing was compared, though PYTEST_DIVERGENCE_MODE=replay is given: "
-    )
+    assert said(result) == failure(f"sub has {NOT_FOUND_IN_CI}")
 
-
-def test_a_search_that_is_not_made_beside_a_path_fails(suite: Project) -> None:
-    arguments = ("--divergence-mode=search", "--divergence-max-kl=0.001")
-    result = suite.run(*MODELS, "test_unit.py", *arguments)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert said(result) == failure(
-        "with a path, only a test that uses divergence_case or hard_prompts starts a search; add "
-        "--divergence-builtin-suite=on, or leave the path out",
-        "--divergence-mode=search is given",
-    )
-    assert not (suite.path / ".divergence").exists()
+    result = suite.run(*MODELS, "sub", "--divergence-github=on")
+    (line,) = [one for one in result.outlines if one.startswith("::error ")]
+    start = "::error title=pytest-divergence::nothing was compared, though --model-1=base and "
+    assert line.startswith(start)
+    assert "nothing was compared" in (suite.path / "summary.md").read_text("utf-8")
 
 
 def test_a_search_that_is_not_made_is_missed_beside_what_is_compared(suite: Project) -> None:
@@ -106,123 +178,36 @@ def test_a_search_that_is_not_made_is_missed_beside_what_is_compared(suite: Proj
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=2)
     assert result.outlines[-1] == (
-        "divergence: no search ran, though --divergence-mode=search is given: with a path, only a "
-        "test that uses divergence_case or hard_prompts starts a search; add "
-        "--divergence-builtin-suite=on, or leave the path out"
+        f"divergence: no search ran, though --divergence-mode=search is given: {NO_SEARCH}"
     )
+    assert not (suite.path / ".divergence").exists()
 
 
-def test_a_renamed_suite_fails_in_ci_with_models_of_the_ini_file(
-    suite: Project, in_ci: None
-) -> None:
-    suite.pytester.makeini(f"{INI}divergence_mode = replay\n")
-    (suite.path / SUITE).rename(suite.path / "regress.divergence.jsonl.old")
-    result = suite.run()
-    result.assert_outcomes(passed=1)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert said(result) == failure(
-        "pytest found no suite and no test that compares models; name a *.divergence.jsonl, or use "
-        "model_pair or assert_bounded_kl in a test",
-        "the ini file names models and CI is set",
-    )
-
-
-def test_a_pair_of_divergence_pairs_is_missed_in_ci_too(suite: Project, in_ci: None) -> None:
-    suite.pytester.makeini("[pytest]\ndivergence_pairs =\n    *gone* = base ft\n")
-    result = suite.run("test_unit.py")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert "the ini file names models and CI is set" in said(result)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("-k", "login"),
-        ("-m", "not divergence"),
-        ("-q", "--deselect", SUITE),
-        ("-qq", "--deselect", nodeid(SUITE, KNOT), "--deselect", nodeid(SUITE, POEM)),
-    ],
-)
-def test_a_selection_without_any_of_our_items_fails(
-    suite: Project, arguments: tuple[str, ...]
-) -> None:
-    result = suite.run(*MODELS, *arguments, ".")
+def test_a_selection_without_any_of_our_items_fails(suite: Project) -> None:
+    both = ("--deselect", nodeid(SUITE, KNOT), "--deselect", nodeid(SUITE, POEM))
+    result = suite.run(*MODELS, "-qq", *both, ".")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert said(result) == failure(
         f"every item of {SUITE} was deselected; leave out -k, -m and --deselect"
     )
 
 
-@pytest.mark.parametrize("models", [MODELS, ()], ids=["command line", "ini file in CI"])
-def test_a_suite_whose_items_are_all_skipped_fails(
-    suite: Project, models: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not models:
-        suite.pytester.makeini(INI)
-        monkeypatch.setenv("CI", "true")
-    suite.write(
-        "conftest.py",
-        "import pytest\n"
-        "def pytest_collection_modifyitems(items):\n"
-        "    for item in items:\n"
-        "        if 'divergence' in item.nodeid:\n"
-        "            item.add_marker(pytest.mark.skip(reason='too slow'))\n",
-    )
-    result = suite.run(*models, SUITE, "test_unit.py")
-    result.assert_outcomes(passed=1, skipped=2)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    skipped = '2 tests that compare models were skipped ("too slow")'
-    assert f": {skipped}; let them run; if " in said(result)
-
-
-def test_one_of_two_suites_that_is_skipped_whole_is_named(suite: Project) -> None:
+def test_suites_that_are_skipped_or_deselected_whole_are_named(suite: Project) -> None:
     suite.write_suite("sub/other.divergence.jsonl", {"input": KNOT, "max_kl": 99.0})
-    suite.write(
-        "sub/conftest.py",
-        "import pytest\n@pytest.fixture(autouse=True)\ndef skip(): pytest.skip('too slow')\n",
-    )
-    result = suite.run(*MODELS, "-q", ".")
+    suite.write_suite("more.divergence.jsonl", {"input": "Another prompt.", "max_kl": 99.0})
+    suite.write("sub/conftest.py", SKIPS)
+    result = suite.run(*MODELS, "-q", "-k", "knot or login", ".")
+    result.assert_outcomes(passed=2, skipped=1, deselected=2)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert result.outlines[-1] == (
-        "divergence: every item of sub/other.divergence.jsonl was skipped, so nothing in it was "
-        "compared; name only the suites that you mean"
-    )
+    then = "so nothing in it was compared; name only the suites that you mean"
+    assert result.outlines[-2:] == [
+        f"divergence: every item of more.divergence.jsonl was deselected, {then}",
+        f"divergence: every item of sub/other.divergence.jsonl was skipped, {then}",
+    ]
 
 
-def test_a_test_of_cases_that_is_skipped_for_want_of_models_fails_in_ci(
-    suite: Project, in_ci: None
-) -> None:
-    suite.write("test_cases.py", "def test_case(divergence_case): pass\n")
-    result = suite.run("test_cases.py", "test_unit.py")
-    result.assert_outcomes(passed=1, skipped=1)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert said(result) == failure(
-        "divergence_case needs two models; give --model-1 and --model-2",
-        "a test uses divergence_case and CI is set",
-    )
-
-
-def test_a_test_of_the_pair_that_is_skipped_compares_nothing(suite: Project) -> None:
-    suite.write("test_pair.py", f"import pytest\n@pytest.mark.skip\n{PAIR_TEST}")
-    result = suite.run(*MODELS, "test_pair.py", "test_unit.py")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert ": 1 test that compares models was skipped (" in said(result)
-
-
-def test_a_test_that_never_calls_its_assertion_compares_nothing(suite: Project) -> None:
-    suite.write("test_kl.py", "def test_kl(assert_bounded_kl): pass\n")
-    result = suite.run(*MODELS, "test_kl.py")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert ": test_kl.py::test_kl ran and measured nothing; " in said(result)
-
-
-def test_set_up_alone_compares_nothing(suite: Project) -> None:
-    result = suite.run(*MODELS, "--setup-only", SUITE)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert "--setup-only runs no test" in said(result)
-
-
-def test_the_last_failure_of_another_test_fails(suite: Project) -> None:
+def test_resuming_may_leave_out_a_suite_only_beside_another(suite: Project) -> None:
+    """What passed before is no loss as long as something is compared."""
     run = suite.pytester.runpytest_inprocess
     suite.write("test_unit.py", UNIT_TEST.replace("2\n", "3\n"))
     run("-p", "divergence", *MODELS, ".").assert_outcomes(passed=2, failed=1)
@@ -230,26 +215,8 @@ def test_the_last_failure_of_another_test_fails(suite: Project) -> None:
     result = run("-p", "divergence", *MODELS, "--lf", ".")
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert said(result) == failure(
-        "--lf runs only tests that failed before, and none of these tests compares models; run "
-        "once without it"
-    )
+    assert ": --lf runs only tests that failed before, and none of " in said(result)
 
-
-def test_stepping_on_past_the_suite_fails(suite: Project) -> None:
-    run = suite.pytester.runpytest_inprocess
-    suite.write("test_unit.py", UNIT_TEST.replace("2\n", "3\n"))
-    run("-p", "divergence", *MODELS, "--sw", ".").assert_outcomes(passed=2, failed=1)
-    suite.write("test_unit.py", UNIT_TEST)
-    result = run("-p", "divergence", *MODELS, "--sw", ".")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    why = ": --sw continues from the last failure, and none of these tests compares models; "
-    assert why in said(result)
-
-
-def test_resuming_may_leave_a_suite_out_beside_another(suite: Project) -> None:
-    """What passed before is no loss as long as something is compared."""
-    run = suite.pytester.runpytest_inprocess
     suite.write_suite("other.divergence.jsonl", {"input": KNOT, "max_kl": 1e-6})
     run("-p", "divergence", *MODELS, ".").assert_outcomes(passed=3, failed=1)
     suite.write_suite("other.divergence.jsonl", {"input": KNOT, "max_kl": 99.0})
@@ -258,82 +225,24 @@ def test_resuming_may_leave_a_suite_out_beside_another(suite: Project) -> None:
     assert result.ret == pytest.ExitCode.OK
 
 
-@pytest.mark.parametrize("where", ["command line", "ini file in CI"])
-def test_workers_compare_nothing(
-    suite: Project, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    models: tuple[str, ...] = MODELS
-    if where != "command line":
-        suite.pytester.makeini(INI)
-        monkeypatch.setenv("CI", "true")
-        models = ()
-    result = suite.run_forked(*models, *WORKERS, "test_unit.py", "-q")
-    result.assert_outcomes(passed=1)
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert f": test_unit.py {NOT_FOUND[:40]}" in said(result)
-
-
-def test_workers_deselect_and_skip(suite: Project) -> None:
-    result = suite.run_forked(*MODELS, *WORKERS, "-k", "login", ".")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert f"every item of {SUITE} was deselected" in said(result)
+def test_what_workers_skip_is_not_compared(suite: Project) -> None:
     suite.write("test_pair.py", f"import pytest\n@pytest.mark.skip\n{PAIR_TEST}")
     result = suite.run_forked(*MODELS, *WORKERS, "test_pair.py", "test_unit.py")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert ": 1 test that compares models was skipped (" in said(result)
 
 
-def test_it_is_annotated_on_github(
-    suite: Project, in_ci: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(suite.path / "summary.md"))
-    result = suite.run(*MODELS, "test_unit.py", "--divergence-github=on")
-    (line,) = [one for one in result.outlines if one.startswith("::error ")]
-    start = "::error title=pytest-divergence::nothing was compared, though --model-1=base and "
-    assert line.startswith(start)
-    assert "nothing was compared" in (suite.path / "summary.md").read_text("utf-8")
-
-
 # What only warns
 
 
 @pytest.mark.parametrize(
-    "quiet", [(), ("-v",), ("-q",), ("-qq",), ("-qqq",), ("--no-summary",), ("-p", "no:warnings")]
+    "arguments", [("-qqq", "--no-summary", "-p", "no:warnings"), (*WORKERS, "-q")]
 )
-def test_a_developer_with_models_in_the_ini_file_is_warned(
-    suite: Project, quiet: tuple[str, ...]
+def test_a_developer_with_models_in_the_ini_file_is_warned_once_however_quiet(
+    suite: Project, arguments: tuple[str, ...]
 ) -> None:
     suite.pytester.makeini(INI)
-    result = suite.pytester.runpytest_inprocess(
-        "-p", "divergence", "-p", "no:cacheprovider", "-k", "login", *quiet
-    )
-    assert result.ret == pytest.ExitCode.OK
-    assert said(result) == warning(f"every item of {SUITE} was deselected")
-
-
-def test_a_developer_who_runs_one_file_is_warned(suite: Project) -> None:
-    suite.pytester.makeini(INI)
-    result = suite.run("test_unit.py")
-    assert result.ret == pytest.ExitCode.OK
-    assert said(result) == warning("test_unit.py has no suite and no test that compares models")
-
-
-def test_the_last_failure_of_another_test_only_warns_a_developer(suite: Project) -> None:
-    suite.pytester.makeini(INI)
-    run = suite.pytester.runpytest_inprocess
-    suite.write("test_unit.py", UNIT_TEST.replace("2\n", "3\n"))
-    run("-p", "divergence")
-    suite.write("test_unit.py", UNIT_TEST)
-    result = run("-p", "divergence", "--lf", "-q")
-    assert result.ret == pytest.ExitCode.OK
-    assert said(result) == warning(
-        "--lf runs only tests that failed before, and none of these tests compares models"
-    )
-
-
-def test_workers_warn_a_developer_once(suite: Project) -> None:
-    suite.pytester.makeini(INI)
-    result = suite.run_forked(*WORKERS, "-k", "login", "-q")
+    result = suite.run_forked("-k", "login", *arguments)
     assert result.ret == pytest.ExitCode.OK
     assert said(result) == warning(f"every item of {SUITE} was deselected")
 
@@ -341,29 +250,21 @@ def test_workers_warn_a_developer_once(suite: Project) -> None:
 # What is compared
 
 
-COMPARED = [
-    (SUITE,),
-    (nodeid(SUITE, KNOT), "test_unit.py"),
-    (SUITE, "--divergence-fill"),
-    ("test_pair.py",),
-    ("test_kl.py",),
-    ("test_late.py",),
-]
-
-
 @pytest.mark.parametrize(
-    ("workers", "arguments"),
-    # Workers start slowly, so not all is tried with them; and they refuse to fill.
-    [*(((), words) for words in COMPARED), *((WORKERS, words) for words in COMPARED[::4])],
+    "arguments",
+    [
+        (nodeid(SUITE, KNOT), "test_unit.py"),
+        (SUITE, "--divergence-fill"),
+        ("test_pair.py",),
+        ("test_late.py",),
+        ("test_kl.py",),
+    ],
 )
-def test_what_compares_is_enough(
-    suite: Project, arguments: tuple[str, ...], workers: tuple[str, ...]
-) -> None:
+def test_what_compares_is_enough(suite: Project, arguments: tuple[str, ...]) -> None:
     suite.write("test_pair.py", PAIR_TEST)
     suite.write("test_late.py", "def test(request): request.getfixturevalue('model_pair')\n")
     suite.write("test_kl.py", f"def test(assert_bounded_kl): assert_bounded_kl({KNOT!r}, 99.0)\n")
-    run = suite.run_forked if workers else suite.run
-    result = run(*MODELS, *arguments, *workers)
+    result = suite.run(*MODELS, *arguments)
     assert result.ret == pytest.ExitCode.OK
     assert "nothing was compared" not in shown(result)
 
@@ -393,52 +294,18 @@ def test_a_failure_of_its_own_is_not_said_twice(suite: Project) -> None:
 def test_prompts_of_a_search_are_a_comparison_and_those_of_a_suite_are_none(
     project: Project,
 ) -> None:
-    project.write(
-        "conftest.py",
-        "from pytest_divergence.core.settings import PROFILES\n"
-        f'PROFILES["smoke"] = PROFILES["smoke"].model_copy(update={TINY_SEARCH!r})\n',
-    )
     project.write("test_prompts.py", "def test_prompts(hard_prompts): pass\n")
-    arguments = (*MODELS, "--divergence-profile=smoke", "test_prompts.py")
-    searched = project.run_forked(*arguments)
-    assert searched.ret == pytest.ExitCode.OK
-    replayed = project.run_forked(*arguments, "--divergence-mode=replay")
+    arguments = ("-p", "tests.plugin.fake_search", *MODELS, "test_prompts.py")
+    assert project.run(*arguments).ret == pytest.ExitCode.OK
+    replayed = project.run(*arguments, "--divergence-mode=replay")
     assert replayed.ret == pytest.ExitCode.TESTS_FAILED
     assert ": test_prompts.py::test_prompts ran and measured nothing; " in said(replayed)
 
 
-# What asks for nothing
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--divergence-mode=off",),
-        ("--collect-only",),
-        ("--setup-plan",),
-        ("--fixtures",),
-        ("--markers",),
-        ("--version",),
-        ("--help",),
-    ],
-)
-def test_a_session_that_may_not_measure_is_left_alone(
-    suite: Project, in_ci: None, arguments: tuple[str, ...]
-) -> None:
-    result = suite.run(*MODELS, *arguments, "test_unit.py")
-    assert result.ret == pytest.ExitCode.OK
-    assert "nothing was compared" not in shown(result)
-
-
-def test_a_session_without_models_is_left_alone(suite: Project, in_ci: None) -> None:
-    result = suite.run("test_unit.py")
-    assert result.ret == pytest.ExitCode.OK
-    assert "divergence:" not in shown(result)
-
-
 def test_what_fails_anyway_keeps_its_exit_code(suite: Project) -> None:
-    usage = suite.run(*MODELS, "gone.py")
+    usage = suite.run(*MODELS, "gone.divergence.jsonl", "test_unit.py")
     assert usage.ret == pytest.ExitCode.USAGE_ERROR
+    assert "gone.divergence.jsonl" in usage.errlines[0]
     assert "nothing was compared" not in shown(usage)
     suite.write("test_stop.py", "def test_stop(): raise KeyboardInterrupt\n")
     stopped = suite.run_forked(*MODELS, "test_stop.py")
