@@ -15,8 +15,9 @@ from transformers import PhiConfig, PreTrainedModel
 from pytest_divergence import EvaluationConfig, ModelEvaluator, score_prompts
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.evaluation_metrics import METRICS
-from pytest_divergence.core.evaluation_record import Diversity, Evaluation
+from pytest_divergence.core.evaluation_record import Diversity
 from pytest_divergence.discovery.evaluation import diversity
+from pytest_divergence.evaluator import EvaluationResult
 from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer
 
@@ -34,12 +35,12 @@ def evaluator(tiny_models: Path) -> ModelEvaluator:
 
 
 @pytest.fixture(scope="module")
-def result(evaluator: ModelEvaluator) -> Evaluation:
+def result(evaluator: ModelEvaluator) -> EvaluationResult:
     return evaluator.run_evaluation()
 
 
 def test_every_metric_of_every_prompt_is_there(
-    evaluator: ModelEvaluator, result: Evaluation
+    evaluator: ModelEvaluator, result: EvaluationResult
 ) -> None:
     assert [one.prompt for one in result.prompts] == PROMPTS
     optional = {"distinct_2"}  # bytes at random are hardly ever two words
@@ -63,7 +64,7 @@ def test_every_metric_of_every_prompt_is_there(
 
 
 def test_models_in_memory_read_as_their_specs_do(
-    evaluator: ModelEvaluator, result: Evaluation
+    evaluator: ModelEvaluator, result: EvaluationResult
 ) -> None:
     pair = evaluator.pair
     models, tokenizer = [local(side).model for side in pair.sides], pair.chat.tokenizer
@@ -120,7 +121,7 @@ def biased(stop: float) -> PreTrainedModel:
     return model
 
 
-def test_a_result_is_plain_and_prints(result: Evaluation) -> None:
+def test_a_result_is_plain_and_prints(result: EvaluationResult) -> None:
     assert type(result).model_validate(result.model_dump(mode="json")) == result
     output = io.StringIO()
     Console(file=output, width=80).print(result)

@@ -403,24 +403,30 @@ def test_soft_prompts_under_way_together_are_of_different_kinds(tmp_path: Path) 
     assert variants == ["free", "simplex", "free-long"]
 
 
+class Shaky:
+    """Fails twice, and then would have something to propose."""
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        if context.round < 2:
+            raise RuntimeError(f"no idea {context.round}")
+        return [Proposal("What came later?", "shaky")]
+
+
+class Unsure(Curious):
+    """Cannot tell its variant."""
+
+    def next_variant(self, task: RoundTask) -> str:
+        raise LookupError("no variant")
+
+
 def test_a_failed_strategy_is_reported_once_and_what_it_had_under_way_is_left_out(
     tmp_path: Path,
 ) -> None:
     """A later session would not know of it in the rounds of others, which were named without it."""
 
-    class Shaky:
-        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-            if context.round < 2:
-                raise RuntimeError(f"no idea {context.round}")
-            return [Proposal("What came later?", "shaky")]
-
-    class Unsure(Curious):
-        def next_variant(self, task: RoundTask) -> str:
-            raise LookupError("no variant")
-
     strategies = {"shaky": Shaky(), "curious": Curious("curious"), "unsure": Unsure("unsure")}
 
-    found = Bench(tmp_path, engine=Backwards)(strategies, rounds_at_once=3)
+    found = Bench(tmp_path)(strategies, rounds_at_once=9)
 
     assert [(error.where, error.message) for error in found.errors] == [
         ("strategy shaky", "RuntimeError: no idea 0"),
