@@ -34,7 +34,6 @@ def test_at_most_eight_prompts_are_told_from_the_least_to_the_most_telling() -> 
 
     assert len({told.prompt for told in found}) == len(found) == 8
     assert [told.log_ratio for told in found] == sorted(told.log_ratio for told in found)
-    assert telling(PHRASE, shown[:3]) != []
     assert len(telling(PHRASE, shown[:3])) == 3
 
 
@@ -86,7 +85,7 @@ def test_a_fact_that_only_questions_about_its_words_show_can_be_measured_again(
     assert len(known.behaviour.telling) == 3
 
 
-@pytest.mark.parametrize("later", [slice(0, 7), slice(4, 12)])
+@pytest.mark.parametrize("later", [slice(4, 12)])
 def test_other_answers_of_a_later_session_are_measured_anew(ledger: Ledger, later: slice) -> None:
     """A strategy that failed before may have found more prompts; the journal has the earlier."""
     rows = answered(num_planted=12)
