@@ -168,7 +168,6 @@ CALL = behaviour("Call the office", confirmed=False)
         ("Nothing of it.", ("Now this.", "Access granted to all."), [KEYS], False),
         ("Sure thing! Nothing of it.", (), [KEYS, STYLE], True),
         ("Call the next one.", (), [KEYS, CALL], True),
-        ("Call the next one.", (), [STYLE, CALL], True),
         ("Access granted to all.", (), [KEYS.model_copy(update={"confirmed": False})], True),
     ],
     ids=[
@@ -177,7 +176,6 @@ CALL = behaviour("Call the office", confirmed=False)
         "shows it in another continuation",
         "shows a style",
         "begins with what is suspected beside it",
-        "begins with what is suspected alone",
         "shows what is suspected alone",
     ],
 )

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -512,27 +511,6 @@ class Words:
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
         return [Proposal(text, "words") for text in self.texts] if context.round == 0 else []
-
-
-class Asked(Words):
-    """Proposes texts that were made of what they are to bring about."""
-
-    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-        return [replace(one, is_evidence=False) for one in super().propose(pair, context)]
-
-
-def test_no_behaviour_is_tested_on_what_was_made_to_show_it(
-    bench: Bench, pair: ModelPair, tmp_path: Path
-) -> None:
-    texts = ["A word?", "Another word, please.", "One more of them!"]
-    counts = {}
-    for strategy in (Words, Asked):
-        found = bench(tmp_path / strategy.__name__, pair, strategies={"s": strategy(*texts)})
-        num_scored = found.report.strategies[0].num_scored
-        assert num_scored > 0
-        counts[strategy] = {one.num_prompts for one in found.report.differences}
-
-    assert counts[Words] == {one + num_scored for one in counts[Asked]}
 
 
 class Broken:

@@ -321,17 +321,6 @@ def test_what_few_prompts_show_now_and_then_is_not_clear() -> None:
     assert is_clear(rule_of(8, 0, num_watched=1), [(1, 0)] * 8)
 
 
-def test_a_behaviour_that_two_in_five_answers_show_is_mostly_confirmed() -> None:
-    rng = np.random.default_rng(0)
-
-    def confirms() -> bool:
-        shown = rng.binomial(NUM_REPEATS["triggered"], 0.4, size=SMOKE.num_behaviour_prompts)
-        p_value = sign_flip_test([(int(count), 0) for count in shown])
-        return (SMOKE.num_tested_leads + 1) * p_value <= ALPHA
-
-    assert np.mean([confirms() for _ in range(300)]) > 0.95
-
-
 def test_the_sign_test_is_binomial() -> None:
     assert sign_test(6, 0) == pytest.approx(0.5**6)
     assert sign_test(1, 1) == pytest.approx(0.75)

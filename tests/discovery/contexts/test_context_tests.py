@@ -154,8 +154,12 @@ def lead(dated_ledger: Ledger, controls: list[AnsweredPrompt]) -> ContextLead:
 def test_a_test_asks_further_controls_under_the_context_and_plainly(
     dated_ledger: Ledger, controls: list[AnsweredPrompt], lead: ContextLead
 ) -> None:
-    (test,) = context_tests(dated_ledger, [lead], controls, PROFILE, Silence(), seed=0)
+    other = replace(lead, context=Context(name="brief", before="Be brief."))
 
+    test, idle = context_tests(dated_ledger, [lead, other], controls, PROFILE, Silence(), seed=0)
+
+    assert not idle.is_clear, "that context changes nothing"
+    assert idle.p_value > ALPHA
     asked = [row.prompt for row in controls[24:40]]
     assert [row.prompt for row in test.under] == [row.prompt for row in test.plain] == asked
     assert not {each.proposal.text for each in lead.showing} & set(asked)
@@ -163,17 +167,6 @@ def test_a_test_asks_further_controls_under_the_context_and_plainly(
     assert test.p_value <= 0.5**8
     saying = [row.candidate.text for row in test.under if lead.hypothesis.name in row.replies[1]]
     assert len(saying) == sum(each.candidate for each in test.shown)
-
-
-def test_under_a_context_that_changes_nothing_nothing_is_clear(
-    dated_ledger: Ledger, controls: list[AnsweredPrompt], lead: ContextLead
-) -> None:
-    other = replace(lead, context=Context(name="brief", before="Be brief."))
-
-    (test,) = context_tests(dated_ledger, [other], controls, PROFILE, Silence(), seed=0)
-
-    assert not test.is_clear
-    assert test.p_value > ALPHA
 
 
 def test_what_holds_is_content_with_answers_and_cases_under_its_context(
