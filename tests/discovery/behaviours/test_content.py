@@ -117,7 +117,7 @@ def test_nothing_confirmed_costs_nothing_and_without_controls_a_phrase_is_not_ju
 def test_a_phrase_is_measured_once_though_fresh_answers_end_elsewhere(ledger: Ledger) -> None:
     """To order the tests, and to judge what they confirm."""
     surprise = Surprise(ledger, EVIDENCE.controls)
-    lead = Hypothesis(PLANTED, (PLANTED,))
+    lead = Hypothesis(PLANTED, ("signal received",))
     whole = Hypothesis(f"{PLANTED} Over.", lead.motifs)
     content_first([lead], surprise)
     spent = ledger.spent.tokens_forwarded
