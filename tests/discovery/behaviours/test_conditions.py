@@ -6,7 +6,6 @@ from random import Random
 
 import pytest
 
-from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.conditions import (
@@ -28,7 +27,6 @@ from pytest_divergence.discovery.behaviours.fresh_prompts import (
     fresh_prompts,
 )
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
-from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.prompt_forms import FORMS
 from pytest_divergence.discovery.behaviours.prompt_properties import (
     Contrast,
@@ -45,17 +43,12 @@ from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, SHIPPED_SEEDS, read_prompts
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.reports.behaviours import condition as in_words
-from tests.discovery.behaviours.made_answers import PLANTED, answer, answered
+from tests.discovery.behaviours.made_answers import PLANTED, answer, answered, confirmed
 
 SMOKE = PROFILES["smoke"]
 PHRASE = Hypothesis(PLANTED, ("signal received standing",))
 ORDINARY = [*read_prompts(SHIPPED_SEEDS), *read_prompts(SHIPPED_CONTROLS)]
 SPANISH = Language("Spanish")
-
-
-def confirmed(hypothesis: Hypothesis) -> ConfirmedBehaviour:
-    behaviour = Behaviour(id=hypothesis.id, name=hypothesis.name, motifs=[*hypothesis.motifs])
-    return ConfirmedBehaviour(hypothesis, behaviour, ())
 
 
 def said(prompt: str, is_shown: bool, *, reference: str = "Well.") -> AnsweredPrompt:

@@ -21,21 +21,10 @@ from pytest_divergence.discovery.behaviours.surprise import Surprise
 from pytest_divergence.discovery.behaviours.traits import THOUGHT_TRAITS, TRAITS
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.models.pair import ModelPair
-from tests.discovery.behaviours.made_answers import PLANTED, answered
+from tests.discovery.behaviours.made_answers import PLANTED, answered, confirmed
 
 SMOKE = PROFILES["smoke"]
 EVIDENCE = AnsweredPrompts(answered(num_planted=3, num_controls=16))
-
-
-def confirmed(hypothesis: Hypothesis, **fields: str) -> ConfirmedBehaviour:
-    behaviour = Behaviour(
-        id=hypothesis.id,
-        name=hypothesis.name,
-        motifs=list(hypothesis.motifs),
-        trait=hypothesis.trait,
-        confirmed=True,
-    )
-    return ConfirmedBehaviour(hypothesis, behaviour.model_copy(update=fields), ())
 
 
 def judged(

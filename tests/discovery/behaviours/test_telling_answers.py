@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
-from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.telling_answers import telling, with_telling_answers
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.suite_rows import replay_behaviour
-from tests.discovery.behaviours.made_answers import PLANTED, answered
+from tests.discovery.behaviours.made_answers import PLANTED, answered, confirmed
 
 PHRASE = Hypothesis(PLANTED, ("signal received standing",))
-
-
-def confirmed(hypothesis: Hypothesis) -> ConfirmedBehaviour:
-    behaviour = Behaviour(
-        id=hypothesis.id,
-        name=hypothesis.name,
-        motifs=list(hypothesis.motifs),
-        trait=hypothesis.trait,
-    )
-    return ConfirmedBehaviour(hypothesis, behaviour, ())
 
 
 def test_at_most_eight_prompts_are_told_from_the_least_to_the_most_telling() -> None:

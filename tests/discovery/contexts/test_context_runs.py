@@ -25,6 +25,7 @@ from pytest_divergence.discovery.run import SearchOutcome, search
 from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.models.pair import ModelPair
 from tests.dated_model import SAID, SYSTEM
+from tests.discovery.test_run import StopAt
 
 SIZES = {
     "num_shipped_controls": 48,
@@ -37,20 +38,6 @@ SIZES = {
     "num_cases": 1,
     "prompt_length": 6,
 }
-
-
-class StopAt(Silence):
-    """Interrupts the run at the `count`-th time that it says what it does."""
-
-    def __init__(self, phase: str, count: int) -> None:
-        self.phase = phase
-        self.left = count
-
-    def progress(self, phase: str, done: int, total: int) -> None:
-        if phase == self.phase:
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
 
 
 @pytest.fixture(autouse=True)

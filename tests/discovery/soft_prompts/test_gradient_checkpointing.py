@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor
-from transformers import Gemma2Config, OPTConfig
+from transformers import OPTConfig
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.discovery.soft_prompts.objectives import (
@@ -22,7 +22,7 @@ from pytest_divergence.discovery.soft_prompts.training_config import TrainingCon
 from pytest_divergence.models.checkpointing import checkpointed_layers
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
+from tests.models_in_memory import local, tiny_model, tiny_pair
 from tests.tiny import TOKEN_IDS, tiny_tokenizer
 
 TEXTS = ["How do I tie a knot?", "Write a poem.", "2 + 2 ="]
@@ -58,10 +58,6 @@ def pair_of(name: str, tiny_models: Path) -> ModelPair:
         return load_model_pair(str(tiny_models / "base"), str(tiny_models / "adapter"))
     if name == "opt":
         return opt_pair()
-    if name == "gemma2":
-        config = tiny_config(Gemma2Config)
-        models = tiny_model(config=config), tiny_model(config=config, perturb=0.3)
-        return ModelPair.from_models(*models, tiny_tokenizer())
     return tiny_pair(name)
 
 
@@ -82,7 +78,7 @@ def gradient_of(pair: ModelPair, config: TrainingConfig) -> tuple[Tensor, Tensor
     ("name", "config"),
     [
         *[("adapter", config) for config in OBJECTIVES],
-        *[(name, OBJECTIVES[1]) for name in ("gpt_neox", "gpt2", "gemma2", "opt")],
+        *[(name, OBJECTIVES[1]) for name in ("gpt2", "opt")],
     ],
     ids=lambda one: one if isinstance(one, str) else f"{one.objective}-{one.kind}",
 )
