@@ -217,6 +217,11 @@ def test_every_strategy_is_in_the_report(found: SearchOutcome) -> None:
     assert values == sorted(values), "the curve never falls"
     best = max(case.origin.search_kl or 0 for case in report.cases if case.origin)
     assert values[-1] >= best
+    leads = report.leads
+    assert leads is not None
+    assert 0 < leads.tested <= PROFILE.num_tested_leads + 1
+    assert leads.watched >= leads.tested - 1
+    assert report.power == power_of_tests(PROFILE)
 
 
 def test_the_effort_is_counted_by_kind_of_work(found: SearchOutcome) -> None:
@@ -237,15 +242,6 @@ def test_the_effort_is_counted_by_kind_of_work(found: SearchOutcome) -> None:
         if one.tokens_forwarded
     }
     assert searched == {kind: kinds[kind] for kind in kinds if kind.startswith("search: ")}
-
-
-def test_leads_are_judged_and_the_power_of_it_is_reported(found: SearchOutcome) -> None:
-    leads, power = found.report.leads, found.report.power
-
-    assert leads is not None
-    assert 0 < leads.tested <= PROFILE.num_tested_leads + 1
-    assert leads.watched >= leads.tested - 1
-    assert power == power_of_tests(PROFILE)
 
 
 def test_a_search_whose_seconds_are_over_is_judged_all_the_same(
@@ -289,9 +285,10 @@ def test_the_written_suite_replays_to_its_own_values(found: SearchOutcome, pair:
         replay_case(changed, case, tokens[case.id], **sizes)
 
 
-def test_the_same_run_twice_is_read_back_without_loading_a_model(
+def test_the_same_run_twice_is_read_back_without_loading_a_model_unless_forced(
     bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
 ) -> None:
+    """Another limit needs no other search either."""
     again = bench(root, pair, load_pair=no_models)
 
     assert again.is_cached
@@ -300,22 +297,14 @@ def test_the_same_run_twice_is_read_back_without_loading_a_model(
     assert again.report.cases == found.report.cases
     assert again.report.effort == found.report.effort
 
-
-def test_a_forced_run_reads_nothing_back(
-    bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
-) -> None:
-    again = bench(root, pair, is_forced=True)
-
-    assert not again.is_cached
-    assert again.suite_path.read_bytes() == found.suite_path.read_bytes()
-
-
-def test_another_limit_needs_no_other_search(bench: Bench, pair: ModelPair, root: Path) -> None:
     strict = bench(root, pair, settings=bench.settings(max_kl=STRICT), load_pair=no_models)
-
     assert strict.is_cached
     assert {case.max_kl for case in load_suite(strict.suite_path).cases} == {STRICT}
     assert strict.report.verdict_counts == {"failed": PROFILE.num_cases}
+
+    forced = bench(root, pair, is_forced=True)
+    assert not forced.is_cached
+    assert forced.suite_path.read_bytes() == found.suite_path.read_bytes()
 
 
 def test_a_limit_inside_the_noise_stops_the_run_and_loses_nothing(
@@ -634,29 +623,23 @@ def test_a_hook_can_drop_a_case_and_change_a_limit_and_the_verdicts_follow(
     assert outcome.report.verdict_counts == {"failed": len(ids)}
 
 
-def test_a_case_that_a_hook_leaves_without_a_limit_is_judged_by_the_bound(
+def test_a_hook_may_leave_a_case_to_the_bound_but_set_no_limit_inside_the_noise(
     bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
 ) -> None:
     def relax(cases: list[Case]) -> None:
         cases[:] = [case.with_changes(max_kl=None) for case in cases]
 
-    outcome = bench(root, pair, **modified(relax))
-
-    assert {case.max_kl for case in load_suite(outcome.suite_path).cases} == {None}
-    assert outcome.report.cases == found.report.cases
-
-
-def test_a_hook_cannot_set_a_limit_inside_the_noise(
-    bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
-) -> None:
     def tighten(cases: list[Case]) -> None:
         cases[0] = cases[0].with_changes(max_kl=1e-9)
 
     with pytest.raises(SettingsError, match=r"case [\w-]+: max_kl=1e-09 is within the noise"):
         bench(root, pair, **modified(tighten))
-
     (suite,) = root.glob(".divergence/suites/*.divergence.jsonl")
     assert suite.read_bytes() == found.suite_path.read_bytes()
+
+    outcome = bench(root, pair, **modified(relax))
+    assert {case.max_kl for case in load_suite(outcome.suite_path).cases} == {None}
+    assert outcome.report.cases == found.report.cases
 
 
 def test_a_search_whose_cases_a_hook_drops_has_come_to_its_end(

@@ -376,15 +376,6 @@ def test_a_units_error_comes_back_with_its_name_text_and_place(
         assert "fails" not in journal
         with pytest.raises(TypeError, match="lock"):
             engine.start(WorkUnit("locked", raise_error, {"lock": threading.Lock()}))()
-        with pytest.raises(ValueError, match="kept at home"):
-            engine.start(WorkUnit("unsendable", raise_error, {"it": Unsendable()}))()
-
-
-class Unsendable:
-    """An object that no other process may have, and says so in its own way."""
-
-    def __reduce__(self) -> str:
-        raise ValueError("kept at home")
 
 
 def test_a_worker_that_begins_again_on_other_hardware_ends_the_search(pool: RayPool) -> None:
