@@ -209,19 +209,6 @@ def test_a_round_that_soft_prompts_are_owed_shrinks_to_what_is_left(tmp_path: Pa
     assert least <= sum(spent) <= 1.05 * least
 
 
-def test_what_soft_prompts_do_not_want_goes_to_the_others(tmp_path: Path) -> None:
-    @dataclass
-    class Resting:
-        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-            return []
-
-    strategies: dict[str, Strategy] = {"cheap": Costly(10), "soft_prompt": Resting()}
-
-    spent = spent_by(tmp_path, strategies, tokens=6_000, least=3_500)
-
-    assert 6_000 - max(spent["cheap"]) < sum(spent["cheap"]) <= 6_000
-
-
 def test_no_strategy_begins_with_less_left_than_the_others_took_for_a_round(
     tmp_path: Path,
 ) -> None:
