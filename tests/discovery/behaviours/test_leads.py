@@ -95,7 +95,7 @@ def test_a_hint_is_supported_by_plain_answers() -> None:
 
 
 def test_answers_that_come_later_support_a_lead_but_not_those_that_named_it() -> None:
-    leads = made(answered(num_planted=4))
+    leads = made(answered(num_planted=7))
     leads.look()
     assert leads.supported == []
     assert [record.name for record in leads.records([])] == [PLANTED]
