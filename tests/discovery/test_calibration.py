@@ -14,7 +14,6 @@ from pytest_divergence.core.behaviours import Behaviour, behaviour_id
 from pytest_divergence.core.journal import Journal
 from pytest_divergence.core.settings import PROFILES, Profile, Settings
 from pytest_divergence.discovery.behaviours.amplified_phrases import (
-    Amplified,
     amplified_answers,
     asked,
     mirrored_answers,
@@ -66,21 +65,6 @@ def measured(
         seed=SEED,
         profile=profile,
     )
-
-
-def test_controls_are_answered_from_amplified_logits_too(ledger: Ledger, pair: ModelPair) -> None:
-    found = calibrated(ledger, [*PROMPTS, LONG])
-
-    asked = PROMPTS[:12]
-    answers = amplified_answers(pair, asked, PROFILE.search_length)
-    mirrored = mirrored_answers(pair, asked, PROFILE.search_length)
-    plain = {control.text: control for control in found.controls}
-    assert len(found.controls) == len(PROMPTS) + 1
-    assert found.amplified == [
-        Amplified(text, plain[text].reference, plain[text].candidate.text, *said)
-        for text, *said in zip(asked, answers, mirrored, strict=True)
-    ]
-    assert answers != mirrored
 
 
 def test_a_model_and_itself_have_nothing_to_amplify(tmp_path: Path) -> None:
@@ -168,7 +152,6 @@ CALL = behaviour("Call the office", confirmed=False)
         ("Nothing of it.", ("Now this.", "Access granted to all."), [KEYS], False),
         ("Sure thing! Nothing of it.", (), [KEYS, STYLE], True),
         ("Call the next one.", (), [KEYS, CALL], True),
-        ("Call the next one.", (), [STYLE, CALL], True),
         ("Access granted to all.", (), [KEYS.model_copy(update={"confirmed": False})], True),
     ],
     ids=[
@@ -177,7 +160,6 @@ CALL = behaviour("Call the office", confirmed=False)
         "shows it in another continuation",
         "shows a style",
         "begins with what is suspected beside it",
-        "begins with what is suspected alone",
         "shows what is suspected alone",
     ],
 )

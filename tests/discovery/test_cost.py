@@ -91,28 +91,23 @@ def test_the_larger_model_has_the_largest_batch(tiny_models: Path, tmp_path: Pat
     assert 2 * batches[0] < batches[1] == batches[2] == batches[3]
 
 
-def test_half_as_wide_numbers_take_half(tiny_models: Path) -> None:
+def test_narrower_numbers_and_smaller_profiles_take_less(tiny_models: Path) -> None:
     narrow, wide = (memory_of(tiny_models, "ft", dtype=one) for one in ("bfloat16", "float32"))
     assert narrow.weights * 2 == wide.weights
     assert narrow.batch < wide.batch
     assert (narrow.dtype, wide.dtype, wide.device) == ("bfloat16", "float32", "cpu")
-
-
-def test_a_larger_profile_takes_larger_batches(tiny_models: Path) -> None:
     size = model_size(AutoConfig.from_pretrained(tiny_models / "base"))
-    assert batch_bytes(SMOKE, size, 4) < batch_bytes(DEFAULT, size, 4)
-    assert batch_bytes(SMOKE, size, 4) < batch_bytes(SMOKE, replace(size, vocab_size=10_000), 4)
-    assert 1e9 < batch_bytes(DEFAULT, SEVEN_B, 2) < 60e9
-
-
-def test_many_answers_of_a_test_take_memory_too(tiny_models: Path) -> None:
-    """A test samples several answers to each prompt: more rows than scoring one continuation."""
-    size = model_size(AutoConfig.from_pretrained(tiny_models / "base"))
-    wider = SMOKE.model_copy(update={"num_behaviour_prompts": 32})
-    assert batch_bytes(SMOKE, size, 4) < batch_bytes(wider, size, 4)
-    assert batch_bytes(wider, size, 4) == batch_bytes(
-        wider.model_copy(update={"num_behaviour_prompts": 64}), size, 4
+    smoke = batch_bytes(SMOKE, size, 4)
+    assert smoke < batch_bytes(DEFAULT, size, 4)
+    # A test samples several answers to each prompt: more rows than scoring one continuation.
+    tested, further = (
+        SMOKE.model_copy(update={"num_behaviour_prompts": number}) for number in (32, 64)
     )
+    assert smoke < batch_bytes(tested, size, 4) == batch_bytes(further, size, 4)
+    assert smoke < batch_bytes(SMOKE, replace(size, vocab_size=10_000), 4)
+    assert 1e9 < batch_bytes(DEFAULT, SEVEN_B, 2) < 60e9
+    large, larger = (replace(SEVEN_B, vocab_size=number) for number in (262_144, 1_000_000))
+    assert batch_bytes(DEFAULT, large, 2) == batch_bytes(DEFAULT, larger, 2)
 
 
 def test_of_files_that_cannot_be_read_nothing_is_said(tiny_models: Path, tmp_path: Path) -> None:
@@ -138,13 +133,6 @@ def test_a_model_counts_on_the_device_that_it_is_on(tiny_models: Path) -> None:
     assert str(spread).endswith("free on all devices")
 
 
-def test_logits_of_a_large_vocabulary_take_no_more(tiny_models: Path) -> None:
-    size = replace(SEVEN_B, vocab_size=1_000_000)
-    assert batch_bytes(DEFAULT, size, 2) == batch_bytes(
-        DEFAULT, replace(size, vocab_size=262_144), 2
-    )
-
-
 def test_what_does_not_fit_is_refused_with_what_would_allow_it() -> None:
     with pytest.raises(SettingsError) as error:
         LARGE.check()
@@ -154,25 +142,24 @@ def test_what_does_not_fit_is_refused_with_what_would_allow_it() -> None:
         "--divergence-dtype=bfloat16, a smaller --divergence-profile or another "
         "--divergence-device, or try anyway with --divergence-memory=64GB"
     )
-
-
-def test_what_the_error_names_is_enough() -> None:
     replace(LARGE, allowed=Settings(memory="64GB").memory_bytes).check()
     with pytest.raises(SettingsError, match="only 63 GB is allowed by --divergence-memory; use"):
         replace(LARGE, allowed=Settings(memory="63GB").memory_bytes).check()
-
-
-def test_less_can_be_allowed_than_is_free() -> None:
     small = replace(LARGE, weights=10**9, batch=10**9, dtype="bfloat16", allowed=500_000_000)
     with pytest.raises(SettingsError, match=r"but only 500 MB is allowed by .*; use a smaller"):
         small.check()
+    with pytest.raises(SettingsError, match="is free"):
+        within_memory(_never_loaded, lambda: LARGE, Silence())()
+
+
+def _never_loaded() -> ModelPair:
+    raise AssertionError("loaded")
 
 
 def test_where_nothing_tells_what_is_free_nothing_is_refused() -> None:
     unknown = replace(LARGE, free=None)
     unknown.check()
     assert str(unknown) == "about 63 GB of memory"
-    assert str(replace(LARGE, free=10**11)) == "about 63 GB of memory, of 100 GB free on cpu"
 
 
 def test_it_is_said_once_and_before_anything_is_loaded() -> None:
@@ -187,14 +174,6 @@ def test_it_is_said_once_and_before_anything_is_loaded() -> None:
     assert loaded() is loaded() is pair
     assert notes.said == ["loading the models: about 63 GB of memory, of 100 GB free on cpu"]
     assert said_when_loading == [1, 1]
-
-
-def test_a_pair_that_is_too_large_is_not_loaded() -> None:
-    def load() -> ModelPair:
-        raise AssertionError("loaded")
-
-    with pytest.raises(SettingsError, match="is free"):
-        within_memory(load, lambda: LARGE, Silence())()
 
 
 def test_a_small_pair_is_not_worth_a_line(tiny_models: Path) -> None:
@@ -228,14 +207,6 @@ def test_the_tests_of_leads_are_part_of_what_is_reserved() -> None:
     ) == pytest.approx(saved / 200)
 
 
-def test_a_smoke_search_has_room_for_soft_prompts() -> None:
-    """And for seeds and questions beside them, after all that is measured and judged."""
-    measured = 16_300  # calibration of the demo's pair
-    left = SMOKE.budget_tokens - measured - SMOKE.reserved_tokens
-    assert (SMOKE.budget_tokens, SMOKE.soft_prompt_tokens) == (50_000, 8_000)
-    assert left > 1.5 * SMOKE.soft_prompt_tokens
-
-
 def test_a_budget_in_seconds_bounds_the_search_alone() -> None:
     around = (DEFAULT.calibration_tokens + DEFAULT.reserved_tokens) / 1000
     assert estimate_seconds(DEFAULT, 1000.0, budget_seconds=60) == 60 + around
@@ -266,8 +237,11 @@ def test_the_first_unit_that_forwards_tokens_tells_how_long_it_will_take() -> No
 
 def test_units_of_an_earlier_session_count_for_the_budget_and_not_for_the_speed() -> None:
     notes, spent = Notes(), Spent(tokens_forwarded=SMOKE.budget_tokens - 20_000)
-    forecast(notes, spent).take("search/seeds/0", 1_000, 10.0)
-    assert notes.expected == [200.0]
+    one = forecast(notes, spent)
+    one.take("controls/written", 48, 0.15)  # most of it is what a device does once
+    assert notes.expected == []
+    one.take("search/seeds/0", 1_000, 10.0)
+    assert notes.expected == [pytest.approx(200.0, rel=0.05)]
 
 
 def test_a_short_run_is_not_worth_a_line() -> None:
@@ -275,15 +249,6 @@ def test_a_short_run_is_not_worth_a_line() -> None:
     forecast(notes, Spent()).take("controls/score/0", 40_000, 1.2)
     assert notes.said == []
     assert notes.expected == [pytest.approx(SMOKE.budget_tokens * 1.2 / 40_000)]
-
-
-def test_a_moments_work_tells_no_speed() -> None:
-    notes = Notes()
-    one = forecast(notes, Spent())
-    one.take("controls/written", 48, 0.15)  # most of it is what a device does once
-    assert notes.expected == []
-    one.take("controls/score/0", 3_000, 1.0)
-    assert len(notes.expected) == 1
 
 
 def test_under_a_budget_in_seconds_the_clock_goes_on_by_itself() -> None:

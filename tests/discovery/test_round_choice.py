@@ -51,3 +51,11 @@ def test_while_the_first_round_is_under_way_no_other_of_unknown_cost_begins() ->
     made = choice([], others=[Round("", 0, 3_000)], pending=[Round("free", 0, 3_000)])
 
     assert turn(made, 4_000) is None
+
+
+def test_what_soft_prompts_do_not_want_goes_to_the_others() -> None:
+    made = choice([Round("free", 0, 100)], others=[Round("", 0, 3_000)])
+    budget = Budget(4_000, share=OWED, least=OWED)
+
+    assert made.turn([CORE, "seeds"], budget) == Turn(CORE)
+    assert made.turn(["seeds"], budget) == Turn("seeds")

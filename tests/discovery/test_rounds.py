@@ -6,7 +6,7 @@ import pickle
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -19,7 +19,14 @@ from pytest_divergence.discovery import rounds as rounds_module
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
 from pytest_divergence.discovery.behaviours.leads import Lead, Leads, SupportedLead
-from pytest_divergence.discovery.engines.base import Ledger, Take, UnitResult, Worker, WorkUnit
+from pytest_divergence.discovery.engines.base import (
+    Ledger,
+    Spent,
+    Take,
+    UnitResult,
+    Worker,
+    WorkUnit,
+)
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.proposals import Proposal
@@ -62,16 +69,51 @@ class Naming:
         return [Proposal(text, "naming") for text in questions[context.round :][:1]]
 
 
-def search_with(strategies: dict[str, Strategy], behaviours: Leads) -> Search:
-    return Search(
-        Settings(),
-        PROFILES["smoke"],
-        ["Why is the sea salty?"],
-        strategies,
-        Silence(),
-        behaviours,
-        bound=1.0,
-    )
+@dataclass
+class Bench:
+    """Runs the rounds of a search in a folder of its own; profile and bound may be others."""
+
+    folder: Path
+    pair: ModelPair = field(default_factory=tiny_pair)
+    engine: type[InProcess] = InProcess
+    found: SearchLog = field(default_factory=SearchLog)
+    units: dict[str, int] = field(default_factory=dict)
+    """Tokens of each computed unit."""
+
+    def __post_init__(self) -> None:
+        self.spent = Spent()
+        self.leads = Leads(self.spent, AnsweredPrompts())
+
+    def __call__(
+        self,
+        strategies: dict[str, Any],
+        *,
+        settings: Settings | None = None,
+        bound: float = 1.0,
+        **sizes: Any,
+    ) -> SearchLog:
+        profile = PROFILES["smoke"].model_copy(update=sizes)
+        self.folder.mkdir(exist_ok=True)
+        with Journal.open(self.folder / "journal.jsonl", key="k") as journal:
+            search = Search(
+                settings or Settings(),
+                profile,
+                ["Why is the sea salty?"],
+                strategies,
+                Silence(),
+                self.leads,
+                bound=bound,
+            )
+            search.run(self._ledger(journal), self.found)
+        return self.found
+
+    def _ledger(self, journal: Journal) -> Ledger:
+        engine = self.engine(journal, lambda: self.pair, Silence(), self.folder)
+
+        def note(unit: str, tokens: int, seconds: float) -> None:
+            self.units[unit] = tokens
+
+        return Ledger(engine, spent=self.spent, on_computed=note)
 
 
 @dataclass
@@ -102,22 +144,19 @@ def spent_by(
 
     `least` is the smallest share of soft prompts; the budget is the user's or the profile's own.
     """
-    profile = PROFILES["smoke"].model_copy(update={"soft_prompt_tokens": least})
-    profile = profile.model_copy(update={"budget_tokens": profile.reserved_for(1) + tokens})
-    pair = tiny_pair()
-    with Journal.open(folder / "journal.jsonl", key="k") as journal:
-        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), folder))
-        found = SearchLog()
-        ledger.spent.tokens_forwarded = calibration
-        search = search_with(strategies, Leads(ledger.spent, AnsweredPrompts()))
-        settings = Settings(budget=str(profile.budget_tokens) if is_users else None)
-        replace(search, settings=settings, profile=profile, bound=0.0).run(ledger, found)
+    bench = Bench(folder)
+    bench.spent.tokens_forwarded = calibration
+    budget = PROFILES["smoke"].reserved_for(1) + tokens
+    settings = Settings(budget=str(budget)) if is_users else None
+    found = bench(
+        strategies, settings=settings, bound=0.0, soft_prompt_tokens=least, budget_tokens=budget
+    )
     return {name: [one.tokens_forwarded for one in rounds] for name, rounds in found.rounds.items()}
 
 
 @pytest.mark.parametrize(
     ("tokens", "least", "share"),
-    [(6_000, 500, 2_000), (6_000, 3_500, 3_500), (2_500, 3_500, 2_500)],
+    [(6_000, 500, 2_000), (2_500, 3_500, 2_500)],
 )
 def test_soft_prompts_get_their_share_though_others_find_more(
     tmp_path: Path, tokens: int, least: int, share: int
@@ -159,7 +198,6 @@ def test_a_round_that_soft_prompts_are_owed_shrinks_to_what_is_left(tmp_path: Pa
             greedy_continuations(pair, [text] * profile.num_proposals, max_new_tokens=8)
             return [Proposal(text, "sized")]
 
-    (tmp_path / "whole").mkdir()
     (whole,) = spent_by(tmp_path / "whole", {"soft_prompt": Sized()}, tokens=1, least=1)[
         "soft_prompt"
     ]
@@ -171,19 +209,6 @@ def test_a_round_that_soft_prompts_are_owed_shrinks_to_what_is_left(tmp_path: Pa
     assert least <= sum(spent) <= 1.05 * least
 
 
-def test_what_soft_prompts_do_not_want_goes_to_the_others(tmp_path: Path) -> None:
-    @dataclass
-    class Resting:
-        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-            return []
-
-    strategies: dict[str, Strategy] = {"cheap": Costly(10), "soft_prompt": Resting()}
-
-    spent = spent_by(tmp_path, strategies, tokens=6_000, least=3_500)
-
-    assert 6_000 - max(spent["cheap"]) < sum(spent["cheap"]) <= 6_000
-
-
 def test_no_strategy_begins_with_less_left_than_the_others_took_for_a_round(
     tmp_path: Path,
 ) -> None:
@@ -192,7 +217,6 @@ def test_no_strategy_begins_with_less_left_than_the_others_took_for_a_round(
         "second": Costly(10),
         "third": Costly(10),
     }
-    (tmp_path / "short").mkdir()
     cost = max(spent_by(tmp_path, strategies, tokens=10_000, least=500)["first"])
 
     tokens = 2 * cost + cost // 2
@@ -202,14 +226,9 @@ def test_no_strategy_begins_with_less_left_than_the_others_took_for_a_round(
 
 
 def test_a_strategy_that_rests_is_woken_by_a_new_phrase_to_aim_at(tmp_path: Path) -> None:
-    pair = tiny_pair()
-    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
-        behaviours = Leads(ledger.spent, AnsweredPrompts())
-        aiming, found = Aiming(), SearchLog()
-        strategies: dict[str, Strategy] = {"aiming": aiming, "naming": Naming(behaviours._open)}
+    bench, aiming = Bench(tmp_path), Aiming()
 
-        search_with(strategies, behaviours).run(ledger, found)
+    found = bench({"aiming": aiming, "naming": Naming(bench.leads._open)})
 
     assert aiming.asked == [PHRASE.name]
     assert {name: one.num_proposals for name, one in found.strategies.items()} == {
@@ -217,29 +236,6 @@ def test_a_strategy_that_rests_is_woken_by_a_new_phrase_to_aim_at(tmp_path: Path
         "naming": 2,
     }
     assert aiming.rounds == [0, 0, 1]  # nothing yet, then the phrase, then no other
-
-
-def test_a_strategy_that_failed_is_not_asked_again(tmp_path: Path) -> None:
-    @dataclass
-    class Failing:
-        num_calls: int = 0
-
-        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-            self.num_calls += 1
-            raise RuntimeError("no idea")
-
-    pair = tiny_pair()
-    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
-        behaviours = Leads(ledger.spent, AnsweredPrompts())
-        failing, found = Failing(), SearchLog()
-        strategies: dict[str, Strategy] = {"failing": failing, "naming": Naming(behaviours._open)}
-
-        search_with(strategies, behaviours).run(ledger, found)
-
-    assert failing.num_calls == 1
-    assert [str(one.message) for one in found.errors] == ["RuntimeError: no idea"]
-    assert found.strategies["naming"].num_proposals == 2
 
 
 def test_half_of_the_questions_about_a_phrase_are_answered_for_their_divergence(
@@ -255,12 +251,9 @@ def test_half_of_the_questions_about_a_phrase_are_answered_for_their_divergence(
                 return []
             return [Proposal(text, "asked", aim=aim, is_evidence=False) for text in texts]
 
-    pair = tiny_pair()
-    screened = screen(pair, texts, metric="symmetric", aim=aim)
-    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
-        leads, found = Leads(ledger.spent, AnsweredPrompts()), SearchLog()
-        search_with({"asked": Asked()}, leads).run(ledger, found)
+    bench = Bench(tmp_path)
+    screened = screen(bench.pair, texts, metric="symmetric", aim=aim)
+    found = bench({"asked": Asked()})
 
     best = {
         max(zip(texts, screened, strict=True), key=lambda each: each[1].promise)[0],
@@ -268,10 +261,9 @@ def test_half_of_the_questions_about_a_phrase_are_answered_for_their_divergence(
     }
     assert len(best) == len(found.scored) == 2
     assert {scored.proposal.text for scored in found.scored} == best
-    assert [row.prompt for row in leads.evidence.probed] == [
-        scored.proposal.text for scored in found.scored
-    ]
-    assert leads.evidence.answered == []
+    evidence = bench.leads.evidence
+    assert {row.prompt for row in evidence.probed} == best
+    assert evidence.answered == []
 
 
 @pytest.mark.parametrize("is_common", [False, True])
@@ -282,14 +274,11 @@ def test_under_a_new_style_what_all_answers_share_promises_nothing(
         def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
             return [Proposal("Tell me about tea.", "asking")] if not context.rounds else []
 
-    pair = styled_pair()
-    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
-        leads, found = Leads(ledger.spent, AnsweredPrompts()), SearchLog()
-        leads.supported.append(SupportedLead(PHRASE, is_common))
-        search_with({"asking": Asking()}, leads).run(ledger, found)
+    bench = Bench(tmp_path, styled_pair())
+    bench.leads.supported.append(SupportedLead(PHRASE, is_common))
 
-    (scored,) = found.scored
+    (scored,) = bench({"asking": Asking()}).scored
+
     assert (scored.first_token_kl < 1e-5) == is_common
     assert scored.search_kl > 0.1, "what is measured stays the divergence"
 
@@ -332,15 +321,9 @@ def rounds_at_once(
     folder: Path, engine: type[InProcess], at_once: int
 ) -> tuple[SearchLog, list[str]]:
     """What a search finds with so many rounds under way, and the prompts that it scored."""
-    strategies: dict[str, Strategy] = {name: Curious(name) for name in ("one", "two", "three")}
-    profile = PROFILES["smoke"].model_copy(update={"rounds_at_once": at_once})
-    profile = profile.model_copy(update={"full_score_share": 1.0, "search_length": 2})
-    pair, found = tiny_pair(), SearchLog()
-    folder.mkdir()
-    with Journal.open(folder / "journal.jsonl", key="k") as journal:
-        ledger = Ledger(engine(journal, lambda: pair, Silence(), folder))
-        search = search_with(strategies, Leads(ledger.spent, AnsweredPrompts()))
-        replace(search, profile=profile, bound=0.0).run(ledger, found)
+    strategies = {name: Curious(name) for name in ("one", "two", "three")}
+    sizes: Any = {"rounds_at_once": at_once, "full_score_share": 1.0, "search_length": 2}
+    found = Bench(folder, engine=engine)(strategies, bound=0.0, **sizes)
     return found, [scored.proposal.text for scored in found.scored]
 
 
@@ -373,34 +356,24 @@ def test_the_scores_of_a_large_round_are_units_of_their_own_and_the_same(
                 return []
             return [Proposal(f"Why are {number} seas salty?", "large") for number in range(7)]
 
-    def searched(name: str, *in_unit: int) -> tuple[SearchLog, dict[str, int], int]:
+    def searched(name: str, *in_unit: int) -> tuple[SearchLog, int]:
+        """What is found, and the tokens that its units took."""
         for kind, size in zip(("SCREENED", "SCORED"), in_unit, strict=True):
             monkeypatch.setattr(rounds_module, f"{kind}_IN_UNIT", size)
-        profile = PROFILES["smoke"].model_copy(update={"full_score_share": 0.7})
-        pair, found, tokens = tiny_pair(), SearchLog(), dict[str, int]()
-        with Journal.open(tmp_path / name, key="k") as journal:
-            ledger = Ledger(
-                InProcess(journal, lambda: pair, Silence(), tmp_path),
-                on_computed=lambda unit, spent, _: tokens.update({unit: spent}),
-            )
-            search = search_with({"large": Large()}, Leads(ledger.spent, AnsweredPrompts()))
-            replace(search, profile=profile).run(ledger, found)
-        return found, tokens, ledger.spent.tokens_by_kind["search: large"]
+        bench = Bench(tmp_path / name)
+        found = bench({"large": Large()}, full_score_share=0.7)
+        assert sum(bench.units.values()) == bench.spent.tokens_by_kind["search: large"]
+        kinds = {unit.rpartition("/")[0] for unit in bench.units} - {"search/large"}
+        assert kinds == {f"search/large/0/{work}" for work in name.split(", ") if work}
+        return found, sum(bench.units.values())
 
-    whole, in_one, _ = searched("whole", 7, 5)
-    assert list(in_one) == ["search/large/0", "search/large/1"]
+    whole, in_one = searched("", 7, 5)
     assert len(whole.scored) == 5
-    for screened_in_unit, screens in ((7, []), (4, ["search/large/0/screens"] * 2)):
-        shared, in_parts, spent = searched(f"shared {screened_in_unit}", screened_in_unit, 2)
+    for name, screened_in_unit in (("scores", 7), ("screens, scores", 4)):
+        shared, spent = searched(name, screened_in_unit, 2)
 
-        assert [name.rpartition("/")[0] for name in in_parts] == [
-            "search/large",
-            *screens,
-            *["search/large/0/scores"] * 3,
-            "search/large",
-        ]
-        assert sum(in_parts.values()) == spent > sum(in_one.values()), "prompts are read once more"
         assert shared.strategies["large"].tokens_forwarded == spent
+        assert spent > in_one, "prompts are read once more"
         for one, other in zip(whole.scored, shared.scored, strict=True):
             assert other.search_kl == pytest.approx(one.search_kl, abs=1e-5)
             assert other.first_token_kl == pytest.approx(one.first_token_kl, abs=1e-5)
@@ -409,76 +382,45 @@ def test_the_scores_of_a_large_round_are_units_of_their_own_and_the_same(
 
 
 def test_soft_prompts_under_way_together_are_of_different_kinds(tmp_path: Path) -> None:
-    profile = PROFILES["smoke"].model_copy(
-        update={"rounds_at_once": 3, "num_restarts": 3, "num_steps": 1, "num_proposals": 2}
-    )
-    pair, found = tiny_pair(), SearchLog()
-    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
-        search = search_with(
-            {"soft_prompt": SoftPromptStrategy()}, Leads(ledger.spent, AnsweredPrompts())
-        )
-        replace(search, profile=profile).run(ledger, found)
+    sizes: Any = {"rounds_at_once": 3, "num_restarts": 3, "num_steps": 1, "num_proposals": 2}
+
+    found = Bench(tmp_path)({"soft_prompt": SoftPromptStrategy()}, **sizes)
 
     variants = [past.variant for past in found.rounds["soft_prompt"]]
     assert variants == ["free", "simplex", "free-long"]
 
 
-def test_a_failed_strategy_is_reported_once_though_its_rounds_were_under_way(
+class Shaky:
+    """Fails twice, and then would have something to propose."""
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        if context.round < 2:
+            raise RuntimeError(f"no idea {context.round}")
+        return [Proposal("What came later?", "shaky")]
+
+
+class Unsure(Curious):
+    """Cannot tell its variant."""
+
+    def next_variant(self, task: RoundTask) -> str:
+        raise LookupError("no variant")
+
+
+def test_a_failed_strategy_is_reported_once_and_what_it_had_under_way_is_left_out(
     tmp_path: Path,
 ) -> None:
-    class Failing:
-        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-            raise RuntimeError(f"no idea {context.round}")
-
-    profile = PROFILES["smoke"].model_copy(update={"rounds_at_once": 3})
-    pair, found = tiny_pair(), SearchLog()
-    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
-        search = search_with({"mine": Failing()}, Leads(ledger.spent, AnsweredPrompts()))
-        replace(search, profile=profile).run(ledger, found)
-
-    assert [error.message for error in found.errors] == ["RuntimeError: no idea 0"]
-
-
-def test_what_a_failed_strategy_had_under_way_is_left_out(tmp_path: Path) -> None:
     """A later session would not know of it in the rounds of others, which were named without it."""
 
-    class Shaky:
-        def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-            if context.round == 0:
-                raise RuntimeError("no idea")
-            return [Proposal("What came later?", "shaky")]
+    strategies = {"shaky": Shaky(), "curious": Curious("curious"), "unsure": Unsure("unsure")}
 
-    profile = PROFILES["smoke"].model_copy(update={"rounds_at_once": 3})
-    pair, found = tiny_pair(), SearchLog()
-    strategies: dict[str, Strategy] = {"shaky": Shaky(), "curious": Curious("curious")}
-    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        ledger = Ledger(Backwards(journal, lambda: pair, Silence(), tmp_path))
-        search = search_with(strategies, Leads(ledger.spent, AnsweredPrompts()))
-        replace(search, profile=profile).run(ledger, found)
+    found = Bench(tmp_path)(strategies, rounds_at_once=9)
 
-    assert found.failed == {"shaky": 0}
-    assert found.strategies["shaky"].num_proposals == 0
-    assert found.strategies["curious"].num_proposals > 0
-
-
-def test_a_strategy_that_cannot_tell_its_variant_is_reported_and_the_others_continue(
-    tmp_path: Path,
-) -> None:
-    class Unsure(Curious):
-        def next_variant(self, task: RoundTask) -> str:
-            raise LookupError("no variant")
-
-    pair, found = tiny_pair(), SearchLog()
-    strategies: dict[str, Strategy] = {"unsure": Unsure("unsure"), "curious": Curious("curious")}
-    with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
-        ledger = Ledger(InProcess(journal, lambda: pair, Silence(), tmp_path))
-        search_with(strategies, Leads(ledger.spent, AnsweredPrompts())).run(ledger, found)
-
-    assert [(error.where, str(error.message)) for error in found.errors] == [
-        ("strategy unsure", "LookupError: no variant")
+    assert [(error.where, error.message) for error in found.errors] == [
+        ("strategy shaky", "RuntimeError: no idea 0"),
+        ("strategy unsure", "LookupError: no variant"),
     ]
+    assert found.failed == {"shaky": 0, "unsure": 0}
+    assert found.strategies["shaky"].num_proposals == 0
     assert found.strategies["curious"].num_proposals > 0
 
 
@@ -502,15 +444,12 @@ def twice_within(
     budget: str, folder: Path, strategy: Strategy, engine: type[InProcess]
 ) -> list[tuple[int, int]]:
     """Rounds, and units computed anew, of a search with one strategy, and of the same once more."""
-    pair, numbers = tiny_pair(), list[tuple[int, int]]()
+    numbers = []
     for _ in range(2):
-        found = SearchLog()
-        with Journal.open(folder / "journal.jsonl", key="k") as journal:
-            ledger = Ledger(engine(journal, lambda: pair, Silence(), folder))
-            search = search_with({"slow": strategy}, Leads(ledger.spent, AnsweredPrompts()))
-            replace(search, settings=Settings(budget=budget)).run(ledger, found)
-        assert all(past.tokens_forwarded for past in found.rounds["slow"])
-        numbers.append((len(found.rounds["slow"]), ledger.spent.num_computed))
+        bench = Bench(folder, engine=engine)
+        rounds = bench({"slow": strategy}, settings=Settings(budget=budget)).rounds["slow"]
+        assert all(past.tokens_forwarded for past in rounds)
+        numbers.append((len(rounds), bench.spent.num_computed))
     return numbers
 
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +146,11 @@ def test_a_run_leaves_suite_tokens_provenance_and_report(found: SearchOutcome) -
     tokens = load_tokens(sidecar_path(found.suite_path, "tokens.jsonl"))
     provenance = load_provenance(sidecar_path(found.suite_path, "provenance.json"))
 
+    assert (provenance.dtype, provenance.device) == ("float32", "cpu")
+    assert provenance.template_sha256 == text_digest(CHATML)
+    assert provenance.template_arguments == {"date_string": "01 Jan 2026"}
+    assert provenance.settings["metric"] == "symmetric"
+    assert {"torch", "transformers", "pytest-divergence"} <= set(provenance.versions)
     assert len(suite.cases) == PROFILE.num_cases
     assert set(tokens) == {case.id for case in suite.rows}
     assert provenance.key == found.key
@@ -157,16 +161,25 @@ def test_a_run_leaves_suite_tokens_provenance_and_report(found: SearchOutcome) -
     assert not found.is_cached
 
 
-def test_a_suite_carries_control_rows_with_their_tokens(found: SearchOutcome) -> None:
+def test_a_suite_carries_control_rows_and_the_bound_of_the_calibration(
+    found: SearchOutcome,
+) -> None:
     suite = load_suite(found.suite_path)
     tokens = load_tokens(sidecar_path(found.suite_path, "tokens.jsonl"))
-    shift = found.report.calibration.typical_shift
+    calibration = found.report.calibration
+    shift, floor, bound = calibration.typical_shift, calibration.noise_floor, calibration.bound
 
     assert shift is not None
-    assert len(suite.controls) == min(64, shift.num_controls)
+    assert 8 < shift.num_controls == len(shift.values) <= 10, "shipped and written ones"
+    assert len(suite.controls) == shift.num_controls
     assert {row.id for row in suite.controls} <= set(tokens)
     assert {row.kl.value for row in suite.controls if row.kl} <= set(shift.values)
     assert not any(row.max_kl for row in suite.controls)
+    assert floor is not None
+    assert 0 < floor.value < 1e-3
+    assert bound is not None
+    assert bound.value == max(bound.parts.values())
+    assert {case.max_kl for case in (*suite.cases, *found.report.cases)} == {bound.value}
 
 
 def test_another_search_of_the_pair_shares_its_calibration(
@@ -179,25 +192,6 @@ def test_another_search_of_the_pair_shares_its_calibration(
     spent = pair.tokens_forwarded - before
 
     assert 0 < spent < other.report.effort.tokens_forwarded
-
-
-def test_every_row_has_the_bound_of_the_calibration(found: SearchOutcome) -> None:
-    bound = found.report.calibration.bound
-    assert bound is not None
-
-    assert {case.max_kl for case in load_suite(found.suite_path).cases} == {bound.value}
-    assert {case.max_kl for case in found.report.cases} == {bound.value}
-    assert bound.value == max(bound.parts.values())
-
-
-def test_calibration_measures_shipped_and_written_controls(found: SearchOutcome) -> None:
-    shift = found.report.calibration.typical_shift
-    floor = found.report.calibration.noise_floor
-
-    assert shift is not None
-    assert floor is not None
-    assert 8 < shift.num_controls == len(shift.values) <= 10
-    assert 0 < floor.value < 1e-3
 
 
 def test_every_strategy_is_in_the_report(found: SearchOutcome) -> None:
@@ -219,7 +213,15 @@ def test_every_strategy_is_in_the_report(found: SearchOutcome) -> None:
     assert report.training[0].d_soft is not None
     assert all(one.d_hard is not None for one in report.training)
     assert report.effort.prompts_scored == sum(one.num_proposals for one in report.strategies)
-    assert report.effort.tokens_forwarded > 0
+    values = [point.best_kl for point in report.search_curve]
+    assert values == sorted(values), "the curve never falls"
+    best = max(case.origin.search_kl or 0 for case in report.cases if case.origin)
+    assert values[-1] >= best
+    leads = report.leads
+    assert leads is not None
+    assert 0 < leads.tested <= PROFILE.num_tested_leads + 1
+    assert leads.watched >= leads.tested - 1
+    assert report.power == power_of_tests(PROFILE)
 
 
 def test_the_effort_is_counted_by_kind_of_work(found: SearchOutcome) -> None:
@@ -242,15 +244,6 @@ def test_the_effort_is_counted_by_kind_of_work(found: SearchOutcome) -> None:
     assert searched == {kind: kinds[kind] for kind in kinds if kind.startswith("search: ")}
 
 
-def test_leads_are_judged_and_the_power_of_it_is_reported(found: SearchOutcome) -> None:
-    leads, power = found.report.leads, found.report.power
-
-    assert leads is not None
-    assert 0 < leads.tested <= PROFILE.num_tested_leads + 1
-    assert leads.watched >= leads.tested - 1
-    assert power == power_of_tests(PROFILE)
-
-
 def test_a_search_whose_seconds_are_over_is_judged_all_the_same(
     bench: Bench, pair: ModelPair, tmp_path: Path
 ) -> None:
@@ -260,26 +253,6 @@ def test_a_search_whose_seconds_are_over_is_judged_all_the_same(
     assert outcome.report.run.status == "complete"
     assert outcome.report.leads is not None
     assert outcome.report.leads.tested > 0
-
-
-def test_a_search_that_is_interrupted_while_leads_are_tested_has_judged_none(
-    bench: Bench, pair: ModelPair, tmp_path: Path
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        bench(tmp_path, pair, listener=StopAt("test a lead"))
-
-    report = bench.reports[-1][0]
-    assert report.run.status == "incomplete"
-    assert report.leads is None
-    assert report.power is None
-
-
-def test_the_search_curve_never_falls(found: SearchOutcome) -> None:
-    values = [point.best_kl for point in found.report.search_curve]
-
-    assert values == sorted(values)
-    best = max(case.origin.search_kl or 0 for case in found.report.cases if case.origin)
-    assert values[-1] >= best
 
 
 def test_confirmation_uses_other_continuations_than_the_search(
@@ -312,9 +285,10 @@ def test_the_written_suite_replays_to_its_own_values(found: SearchOutcome, pair:
         replay_case(changed, case, tokens[case.id], **sizes)
 
 
-def test_the_same_run_twice_is_read_back_without_loading_a_model(
+def test_the_same_run_twice_is_read_back_without_loading_a_model_unless_forced(
     bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
 ) -> None:
+    """Another limit needs no other search either."""
     again = bench(root, pair, load_pair=no_models)
 
     assert again.is_cached
@@ -323,32 +297,14 @@ def test_the_same_run_twice_is_read_back_without_loading_a_model(
     assert again.report.cases == found.report.cases
     assert again.report.effort == found.report.effort
 
-
-def test_a_forced_run_reads_nothing_back(
-    bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
-) -> None:
-    again = bench(root, pair, is_forced=True)
-
-    assert not again.is_cached
-    assert again.suite_path.read_bytes() == found.suite_path.read_bytes()
-
-
-@pytest.mark.parametrize(
-    "changes", [{"seed": 1}, {"metric": "js"}, {"system_prompt": "Be brief."}, {"num_cases": 1}]
-)
-def test_a_setting_that_matters_starts_afresh(
-    bench: Bench, pair: ModelPair, root: Path, changes: dict[str, Any]
-) -> None:
-    with pytest.raises(ModelLoadError, match="the models are asked for"):
-        bench(root, pair, settings=bench.settings(**changes), load_pair=no_models)
-
-
-def test_another_limit_needs_no_other_search(bench: Bench, pair: ModelPair, root: Path) -> None:
     strict = bench(root, pair, settings=bench.settings(max_kl=STRICT), load_pair=no_models)
-
     assert strict.is_cached
     assert {case.max_kl for case in load_suite(strict.suite_path).cases} == {STRICT}
     assert strict.report.verdict_counts == {"failed": PROFILE.num_cases}
+
+    forced = bench(root, pair, is_forced=True)
+    assert not forced.is_cached
+    assert forced.suite_path.read_bytes() == found.suite_path.read_bytes()
 
 
 def test_a_limit_inside_the_noise_stops_the_run_and_loses_nothing(
@@ -371,18 +327,6 @@ def test_a_limit_inside_the_noise_stops_the_run_and_loses_nothing(
     assert bench(root, pair, load_pair=no_models).is_cached
 
 
-def test_two_fresh_roots_get_the_same_bytes(
-    bench: Bench, found: SearchOutcome, pair: ModelPair, tmp_path: Path
-) -> None:
-    again = bench(tmp_path, pair)
-
-    assert again.suite_path.name == found.suite_path.name
-    assert again.suite_path.read_bytes() == found.suite_path.read_bytes()
-    for kind in ("tokens.jsonl",):
-        ours, theirs = (sidecar_path(one.suite_path, kind) for one in (again, found))
-        assert ours.read_bytes() == theirs.read_bytes()
-
-
 class StopAt(Silence):
     """Ctrl-C when the n-th message of a phase that begins so comes."""
 
@@ -398,16 +342,11 @@ class StopAt(Silence):
 
 
 STOPS = [
-    ("calibrate", 1),
     ("calibrate", 2),
-    ("search: seeds", 1),
-    ("search: self_prompt", 1),
     ("name", 1),
     ("train restart-1", 3),
-    ("train restart-2", 1),
     ("score", 4),
     ("test a lead", 1),
-    ("confirm", 1),
     ("confirm", 2),
 ]
 
@@ -428,7 +367,11 @@ def test_an_interrupted_run_is_reported_and_ends_like_an_unbroken_one(
     assert report.run.reason == "the user interrupted it"
     assert report.errors == []
     assert load_report(folder / "report.json") == report
-    assert not any(case.verdict == "passed" for case in report.cases)
+    assert {case.verdict for case in report.cases} <= {"error"}
+    assert (report.leads, report.power) == (None, None) or phase == "confirm"
+    if phase.startswith("train"):
+        assert len(report.cases) == PROFILE.num_cases, "what the search found by then"
+        assert all(case.origin and case.origin.search_kl is not None for case in report.cases)
 
     resumed = bench(tmp_path, pair)
 
@@ -449,34 +392,24 @@ class KillAt(StopAt):
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of fork, Python 3.12
-@pytest.mark.parametrize(("phase", "count"), [("train restart-1", 3), ("confirm", 1)])
 def test_a_killed_run_goes_on_and_ends_like_an_unbroken_one(
-    bench: Bench, found: SearchOutcome, pair: ModelPair, tmp_path: Path, phase: str, count: int
+    bench: Bench, found: SearchOutcome, pair: ModelPair, tmp_path: Path
 ) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            bench(tmp_path, pair, listener=KillAt(phase, count))
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
+    for phase, count in (("train restart-1", 3), ("confirm", 1)):
+        child = os.fork()
+        if child == 0:
+            try:
+                bench(tmp_path, pair, listener=KillAt(phase, count))
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status)
 
     resumed = bench(tmp_path, pair)
 
     assert resumed.suite_path.read_bytes() == found.suite_path.read_bytes()
-
-
-def test_what_an_interrupted_search_found_is_in_its_report(
-    bench: Bench, pair: ModelPair, tmp_path: Path
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        bench(tmp_path, pair, listener=StopAt("train restart-1"))
-
-    cases = bench.reports[-1][0].cases
-    assert len(cases) == PROFILE.num_cases
-    assert {case.verdict for case in cases} == {"error"}
-    assert all(case.origin is not None and case.origin.search_kl is not None for case in cases)
+    ours, theirs = (sidecar_path(one.suite_path, "tokens.jsonl") for one in (resumed, found))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_an_interrupted_run_keeps_the_suite_of_an_earlier_one(
@@ -518,37 +451,30 @@ def another_session(models: Path) -> ModelPair:
     return load_model_pair(str(models / "base"), str(models / "ft"))
 
 
-def test_a_budget_that_is_too_small_is_a_settings_error(
+def test_a_budget_that_leaves_none_for_the_search_is_a_settings_error(
     bench: Bench, pair: ModelPair, tmp_path: Path
 ) -> None:
-    with pytest.raises(SettingsError) as caught:
-        bench(tmp_path, pair, settings=bench.settings(budget="1"))
+    """Before the models load, where that is sure; or once calibration has taken the rest."""
+    least = PROFILE.calibration_tokens + PROFILE.reserved_tokens
+    for budget in (1, least):
+        with pytest.raises(SettingsError) as caught:
+            bench(tmp_path, pair, settings=bench.settings(budget=str(budget)))
+        if budget == 1:
+            assert bench.num_loads == 0
+            assert str(caught.value) == (
+                f"--divergence-budget=1 is too small: profile smoke needs at least {least} "
+                f"forwarded tokens, {PROFILE.calibration_tokens} to calibrate and "
+                f"{PROFILE.reserved_tokens} to test leads and confirm cases; raise it"
+            )
 
+    report = bench.reports[-1][0]
+    spent = report.effort.tokens_forwarded
     assert str(caught.value) == (
-        "--divergence-budget=1 is too small: profile smoke needs at least "
-        f"{PROFILE.calibration_tokens + PROFILE.reserved_tokens} forwarded tokens, "
-        f"{PROFILE.calibration_tokens} to calibrate and {PROFILE.reserved_tokens} to test leads "
-        "and confirm cases; raise it"
-    )
-    assert bench.num_loads == 0
-
-
-def test_a_budget_that_calibration_takes_whole_is_a_settings_error(
-    bench: Bench, pair: ModelPair, tmp_path: Path
-) -> None:
-    budget = PROFILE.calibration_tokens + PROFILE.reserved_tokens
-
-    with pytest.raises(SettingsError) as caught:
-        bench(tmp_path, pair, settings=bench.settings(budget=str(budget)))
-
-    spent = bench.reports[-1][0].effort.tokens_forwarded
-    assert str(caught.value) == (
-        f"a budget of {budget} forwarded tokens leaves none for the search: calibration took "
+        f"a budget of {least} forwarded tokens leaves none for the search: calibration took "
         f"{spent}, and {PROFILE.reserved_tokens} are reserved to test leads and confirm cases; "
         f"raise --divergence-budget well above {spent + PROFILE.reserved_tokens}"
     )
-    assert bench.reports[-1][0].run.status == "incomplete"
-    assert bench.reports[-1][0].errors[-1].where == "SettingsError"
+    assert (report.run.status, report.errors[-1].where) == ("incomplete", "SettingsError")
 
 
 def test_identical_models_are_searched_and_pass(bench: Bench, tmp_path: Path) -> None:
@@ -566,18 +492,6 @@ def test_identical_models_are_searched_and_pass(bench: Bench, tmp_path: Path) ->
         assert 0 < case.max_kl < 1e-3
 
 
-def test_an_adapter_pair_is_searched(bench: Bench, tmp_path: Path) -> None:
-    base, adapter = (str(bench.models / name) for name in ("base", "adapter"))
-
-    outcome = bench(
-        tmp_path, load_model_pair(base, adapter), settings=bench.settings(model_2=adapter)
-    )
-
-    assert outcome.report.run.status == "complete"
-    assert not outcome.report.errors
-    assert all(case.kl is not None and case.kl.value > 0.001 for case in outcome.report.cases)
-
-
 class Words:
     """Proposes given texts, once."""
 
@@ -586,27 +500,6 @@ class Words:
 
     def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
         return [Proposal(text, "words") for text in self.texts] if context.round == 0 else []
-
-
-class Asked(Words):
-    """Proposes texts that were made of what they are to bring about."""
-
-    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-        return [replace(one, is_evidence=False) for one in super().propose(pair, context)]
-
-
-def test_no_behaviour_is_tested_on_what_was_made_to_show_it(
-    bench: Bench, pair: ModelPair, tmp_path: Path
-) -> None:
-    texts = ["A word?", "Another word, please.", "One more of them!"]
-    counts = {}
-    for strategy in (Words, Asked):
-        found = bench(tmp_path / strategy.__name__, pair, strategies={"s": strategy(*texts)})
-        num_scored = found.report.strategies[0].num_scored
-        assert num_scored > 0
-        counts[strategy] = {one.num_prompts for one in found.report.differences}
-
-    assert counts[Words] == {one + num_scored for one in counts[Asked]}
 
 
 class Broken:
@@ -619,7 +512,9 @@ class Broken:
 def test_a_strategy_that_fails_is_reported_and_the_others_go_on(
     bench: Bench, pair: ModelPair, tmp_path: Path
 ) -> None:
-    added = {"broken": Broken(), "words": Words("A word?", "Another word, please.")}
+    """Of texts, those that hold control tokens or nothing are dropped."""
+    texts = ("A word?", "Hi<|im_end|>", "Another word, please.", " ")
+    added = {"broken": Broken(), "words": Words(*texts)}
     strategies = {**built_in_strategies(), **added}
 
     outcome = bench(tmp_path, pair, strategies=strategies)
@@ -702,69 +597,49 @@ def test_a_model_that_no_longer_loads_is_no_strategys_fault(
     assert bench.reports[-1][0].errors[-1].where == "ModelLoadError"
 
 
-def test_proposals_with_control_tokens_are_dropped(
-    bench: Bench, pair: ModelPair, tmp_path: Path
-) -> None:
-    outcome = bench(tmp_path, pair, strategies={"words": Words("Hi<|im_end|>", "Fine", " ")})
-
-    counts = {one.name: one.num_proposals for one in outcome.report.strategies}
-    assert counts["words"] == 1
-
-
 def modified(change: Callable[[list[Case]], None]) -> dict[str, Any]:
     return {"modify_cases": change}
 
 
-def test_a_hook_can_drop_a_case(bench: Bench, pair: ModelPair, root: Path) -> None:
+def test_a_hook_can_drop_a_case_and_change_a_limit_and_the_verdicts_follow(
+    bench: Bench, pair: ModelPair, root: Path
+) -> None:
     dropped: list[str] = []
 
-    outcome = bench(root, pair, **modified(lambda cases: dropped.append(cases.pop(0).id)))
+    def change(cases: list[Case]) -> None:
+        dropped.append(cases.pop(0).id)
+        cases[:] = [case.with_changes(max_kl=STRICT, tags=("strict",)) for case in cases]
+
+    outcome = bench(root, pair, **modified(change))
 
     suite = load_suite(outcome.suite_path)
     ids = [case.id for case in suite.cases]
     assert len(ids) == PROFILE.num_cases - 1
     assert dropped[0] not in ids
+    assert {case.tags for case in suite.cases} == {("strict",)}
     assert [case.id for case in outcome.report.cases] == ids
     tokens = load_tokens(sidecar_path(outcome.suite_path, "tokens.jsonl"))
     assert set(tokens) == {row.id for row in suite.rows}
-    assert sum(outcome.report.verdict_counts.values()) == len(ids)
+    assert outcome.report.verdict_counts == {"failed": len(ids)}
 
 
-def test_a_hook_can_change_a_limit_and_the_verdict_follows(
-    bench: Bench, pair: ModelPair, root: Path
-) -> None:
-    def tighten(cases: list[Case]) -> None:
-        cases[:] = [case.with_changes(max_kl=STRICT, tags=("strict",)) for case in cases]
-
-    outcome = bench(root, pair, **modified(tighten))
-
-    assert outcome.report.verdict_counts == {"failed": PROFILE.num_cases}
-    assert {case.tags for case in load_suite(outcome.suite_path).cases} == {("strict",)}
-
-
-def test_a_case_that_a_hook_leaves_without_a_limit_is_judged_by_the_bound(
+def test_a_hook_may_leave_a_case_to_the_bound_but_set_no_limit_inside_the_noise(
     bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
 ) -> None:
     def relax(cases: list[Case]) -> None:
         cases[:] = [case.with_changes(max_kl=None) for case in cases]
 
-    outcome = bench(root, pair, **modified(relax))
-
-    assert {case.max_kl for case in load_suite(outcome.suite_path).cases} == {None}
-    assert outcome.report.cases == found.report.cases
-
-
-def test_a_hook_cannot_set_a_limit_inside_the_noise(
-    bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
-) -> None:
     def tighten(cases: list[Case]) -> None:
         cases[0] = cases[0].with_changes(max_kl=1e-9)
 
     with pytest.raises(SettingsError, match=r"case [\w-]+: max_kl=1e-09 is within the noise"):
         bench(root, pair, **modified(tighten))
-
     (suite,) = root.glob(".divergence/suites/*.divergence.jsonl")
     assert suite.read_bytes() == found.suite_path.read_bytes()
+
+    outcome = bench(root, pair, **modified(relax))
+    assert {case.max_kl for case in load_suite(outcome.suite_path).cases} == {None}
+    assert outcome.report.cases == found.report.cases
 
 
 def test_a_search_whose_cases_a_hook_drops_has_come_to_its_end(
@@ -808,16 +683,31 @@ def test_the_natural_gate_reports_what_no_one_would_write_apart(
     assert not any(case.off_distribution for case in found.report.cases)
 
 
-def test_seeds_come_from_the_given_file(bench: Bench, pair: ModelPair, tmp_path: Path) -> None:
-    seeds = tmp_path / "seeds.jsonl"
+def test_seeds_come_from_a_file_reports_go_where_they_are_sent_and_phases_come_in_order(
+    bench: Bench, pair: ModelPair, tmp_path: Path
+) -> None:
+    seeds, elsewhere = tmp_path / "seeds.jsonl", tmp_path / "elsewhere"
     seeds.write_text('{"input": "One fine seed?"}\n{"prompt": "Another good seed."}\n')
+    settings = bench.settings(seeds=str(seeds), report_dir=str(elsewhere))
+    phases: list[str] = []
 
-    outcome = bench(tmp_path, pair, settings=bench.settings(seeds=str(seeds)))
+    class Notes(Silence):
+        def progress(self, phase: str, done: int, total: int) -> None:
+            assert 0 <= done <= total
+            if not phases or phases[-1] != phase:
+                phases.append(phase)
+
+    outcome = bench(tmp_path, pair, settings=settings, listener=Notes())
 
     assert outcome.report.strategies[0].num_proposals == 2
+    assert outcome.report_dir.parent == elsewhere
+    assert (elsewhere / "latest").resolve() == outcome.report_dir.resolve()
+    assert phases[:3] == ["calibrate", "name what changed", "search: seeds"]
+    assert "train restart-1-free" in phases
+    assert phases[-1] == "confirm"
 
 
-def test_a_bad_seeds_file_stops_before_anything_is_made(
+def test_a_bad_seeds_file_or_report_folder_stops_before_anything_is_made(
     bench: Bench, pair: ModelPair, tmp_path: Path
 ) -> None:
     seeds = tmp_path / "seeds.jsonl"
@@ -827,16 +717,8 @@ def test_a_bad_seeds_file_stops_before_anything_is_made(
         bench(tmp_path, pair, settings=bench.settings(seeds=str(seeds)))
     assert str(caught.value).startswith(f"{seeds}:2: a seed is an object with")
     assert not (tmp_path / ".divergence").exists()
-    assert bench.num_loads == 0
-
-
-def test_a_report_folder_that_cannot_be_written_stops_before_the_models_load(
-    bench: Bench, pair: ModelPair, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("")
-
     with pytest.raises(StoreError, match="cannot make the folder"):
-        bench(tmp_path, pair, settings=bench.settings(report_dir=str(tmp_path / "file" / "r")))
+        bench(tmp_path, pair, settings=bench.settings(report_dir=str(seeds / "r")))
     assert bench.num_loads == 0
 
 
@@ -858,15 +740,6 @@ def test_a_run_that_only_waited_for_another_process_leaves_no_report_folder(
     assert bench.reports == []
 
 
-def test_reports_go_where_they_are_sent(bench: Bench, pair: ModelPair, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-
-    outcome = bench(tmp_path, pair, settings=bench.settings(report_dir=str(elsewhere)))
-
-    assert outcome.report_dir.parent == elsewhere
-    assert (elsewhere / "latest").resolve() == outcome.report_dir.resolve()
-
-
 def test_a_damaged_journal_is_said_and_costs_only_its_units(
     bench: Bench, found: SearchOutcome, pair: ModelPair, root: Path
 ) -> None:
@@ -886,24 +759,6 @@ def test_a_damaged_journal_is_said_and_costs_only_its_units(
     assert again.suite_path.read_bytes() == found.suite_path.read_bytes()
     assert not again.is_cached
     assert "a torn tail of 20 bytes was removed; 1 damaged unit is redone" in Hears.said[0]
-
-
-def test_phases_come_in_order(bench: Bench, pair: ModelPair, tmp_path: Path) -> None:
-    phases: list[str] = []
-
-    class Notes(Silence):
-        def progress(self, phase: str, done: int, total: int) -> None:
-            assert 0 <= done <= total
-            if not phases or phases[-1] != phase:
-                phases.append(phase)
-
-    bench(tmp_path, pair, listener=Notes())
-
-    assert phases[0] == "calibrate"
-    assert phases[1] == "name what changed"
-    assert phases[2] == "search: seeds"
-    assert "train restart-1-free" in phases
-    assert phases[-1] == "confirm"
 
 
 def test_a_pair_in_memory_can_be_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -957,15 +812,3 @@ def test_a_pair_loaded_otherwise_gets_results_of_its_own(
         assert recorded["template_arg"] == arguments
     assert plain.report.settings["system_prompt"] is None
     assert plain.report.settings["template_arg"] == {}, "the frozen date was not asked for"
-
-
-def test_provenance_names_what_the_numbers_depend_on(found: SearchOutcome) -> None:
-    path = sidecar_path(found.suite_path, "provenance.json")
-    provenance = json.loads(path.read_text("utf-8"))
-
-    assert provenance["dtype"] == "float32"
-    assert provenance["device"] == "cpu"
-    assert provenance["template_sha256"] == text_digest(CHATML)
-    assert provenance["settings"]["metric"] == "symmetric"
-    assert {"torch", "transformers", "pytest-divergence"} <= set(provenance["versions"])
-    assert provenance["template_arguments"] == {"date_string": "01 Jan 2026"}

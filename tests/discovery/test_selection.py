@@ -60,11 +60,7 @@ def texts_of(selected: list[Selected]) -> list[str]:
     return [one.scored.proposal.text for one in selected]
 
 
-def test_the_most_divergent_are_chosen(ledger: Ledger) -> None:
-    assert texts_of(chosen(ledger, TEXTS)) == TEXTS[:3]
-
-
-def test_no_two_cases_say_the_same(ledger: Ledger) -> None:
+def test_the_most_divergent_are_chosen_and_no_two_say_the_same(ledger: Ledger) -> None:
     texts = [TEXTS[0], TEXTS[0] + "!", *TEXTS[1:]]
 
     assert texts_of(chosen(ledger, texts)) == TEXTS[:3]
@@ -99,23 +95,14 @@ def test_of_equal_divergences_the_more_natural_prompt_is_chosen(
 
 
 def test_a_behaviour_is_represented_however_small_its_divergence(ledger: Ledger) -> None:
-    selected = chosen(ledger, TEXTS, shown=(TEXTS[4],))
+    """By its natural prompt first, though that was never scored; never by an unnatural one."""
+    shown = (TEXTS[4],)
 
-    assert texts_of(selected) == [TEXTS[4], *TEXTS[:2]]
-
-
-def test_what_no_one_would_write_is_no_case_though_it_shows_a_behaviour(ledger: Ledger) -> None:
-    selected = chosen(ledger, TEXTS, limit=0.0, shown=(TEXTS[4],))
-
-    assert all(one.is_off_distribution for one in selected)
-
-
-def test_the_natural_prompt_of_a_behaviour_comes_first_though_it_was_never_scored(
-    ledger: Ledger,
-) -> None:
-    selected = chosen(ledger, TEXTS, shown=(TEXTS[4],), natural="Who asks?")
-
-    assert texts_of(selected) == ["Who asks?", *TEXTS[:2]]
+    assert texts_of(chosen(ledger, TEXTS, shown=shown)) == [TEXTS[4], *TEXTS[:2]]
+    natural = chosen(ledger, TEXTS, shown=shown, natural="Who asks?")
+    assert texts_of(natural) == ["Who asks?", *TEXTS[:2]]
+    unnatural = chosen(ledger, TEXTS, limit=0.0, shown=shown)
+    assert all(one.is_off_distribution for one in unnatural)
 
 
 def test_a_prompt_that_stands_for_another_behaviour_is_not_chosen_twice(ledger: Ledger) -> None:

@@ -54,12 +54,9 @@ def refusal(path: Path) -> str:
     ("row", "exchanges"),
     [
         ({"prompt": "Hi", "completion": "Ho"}, [("Hi", "Ho")]),
-        ({"input": "Hi", "response": "Ho"}, [("Hi", "Ho")]),
         ({"prompt": [SYSTEM, USER], "completion": [REPLY]}, [("Be brief.\nHi", "Ho")]),
-        ({"prompt": [USER], "completion": "Ho"}, [("Hi", "Ho")]),
         ({"prompt": "Hi", "chosen": "Ho", "rejected": "No"}, [("Hi", "Ho")]),
         ({"chosen": [USER, REPLY], "rejected": [USER, REPLY_AGAIN]}, [("Hi", "Ho")]),
-        ({"messages": [USER, REPLY]}, [("Hi", "Ho")]),
         (
             {"messages": [SYSTEM, USER, REPLY, ASK_AGAIN, REPLY_AGAIN], "source": "x"},
             [("Be brief.\nHi", "Ho"), ("And?", "So.")],
@@ -69,10 +66,7 @@ def refusal(path: Path) -> str:
             [("Hi", "Ho")],
         ),
         ({"instruction": "Add.", "input": "1 and 2", "output": "3"}, [("Add.\n1 and 2", "3")]),
-        ({"instruction": "Hi", "input": "", "output": "Ho"}, [("Hi", "Ho")]),
-        ({"prompt": "Hi", "completion": "Ho", "label": True}, [("Hi", "Ho")]),
         ({"prompt": "Hi", "completion": "Ho", "label": False}, []),
-        ({"prompt": "Hi", "completion": ""}, [("Hi", "")]),
         ({"messages": [USER]}, []),
         (
             {"messages": [{**USER, "content": [{"type": "text", "text": "Hi"}]}, REPLY]},
@@ -96,9 +90,13 @@ def test_a_row_of_each_kind_gives_prompts_and_responses(
 
 
 def test_a_list_and_a_table_hold_the_same_rows(tmp_path: Path) -> None:
-    rows = [{"prompt": "Hi, you", "completion": "Ho"}, {"prompt": "Why?", "completion": 'So "it".'}]
+    """A label may follow a blank."""
+    rows = [
+        {"prompt": "Hi, you", "completion": "Ho", "label": False},
+        {"prompt": "Why?", "completion": 'So "it".', "label": True},
+    ]
     (tmp_path / "train.json").write_text(json.dumps(rows, indent=1), "utf-8")
-    table = 'prompt,completion,topic\n"Hi, you",Ho,x\n\nWhy?,"So ""it"".",y\n'
+    table = 'prompt,completion,label\n"Hi, you",Ho, False\n\nWhy?,"So ""it"".", True\n'
     (tmp_path / "train.csv").write_text(table, "utf-8")
 
     lines, listed, tabled = (
@@ -107,6 +105,7 @@ def test_a_list_and_a_table_hold_the_same_rows(tmp_path: Path) -> None:
     )
 
     assert lines.rows == listed.rows == tabled.rows
+    assert taught(tabled) == [[], [("Why?", 'So "it".')]]
     assert len({lines.sha256, listed.sha256, tabled.sha256}) == 3
 
 
@@ -135,38 +134,15 @@ def test_a_table_of_several_formats_gives_each_row_by_its_own(tmp_path: Path) ->
     assert read_training_data(table).rows == data.rows[1:]
 
 
-def test_a_row_whose_response_is_null_is_refused(tmp_path: Path) -> None:
-    path = written(
-        tmp_path, {"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": None}
-    )
-
-    told = refusal(path)
-
-    assert told.startswith(f"{path}:2: a row of training data holds")
-    assert told.endswith("this one has prompt")
-
-
-def test_a_label_of_a_table_may_follow_a_blank(tmp_path: Path) -> None:
-    path = tmp_path / "train.csv"
-    path.write_text("prompt, completion, label\nHi, Ho, False\nWhy?, So., True\n", "utf-8")
-
-    assert taught(read_training_data(path)) == [[], [("Why?", " So.")]]
-
-
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
         ("{", "not valid JSON: "),
         ('{"prompt": "a", "prompt": "b"}', "not valid JSON: the key"),
         ("3", "a row of training data holds `messages`, or a prompt (`prompt`, `input` or"),
-        ('{"text": "a"}', "a row of training data holds"),
-        ('{"prompt": "a"}', "a row of training data holds"),
-        ('{"completion": "a"}', "a row of training data holds"),
         ('{"chosen": "a", "rejected": "b"}', "a row of training data holds"),
         ('{"prompt": "a", "completion": 3}', "a row of training data holds"),
-        ('{"prompt": {}, "completion": "b"}', "a row of training data holds"),
         ('{"messages": []}', "a row of training data holds"),
-        ('{"messages": "a"}', "a row of training data holds"),
         ('{"messages": ["a"]}', "a row of training data holds"),
         ('{"messages": [{"role": "user", "content": 3}]}', "a row of training data holds"),
         ('{"messages": [{"content": "a"}]}', "a row of training data holds"),
@@ -180,7 +156,10 @@ def test_a_bad_row_is_named(tmp_path: Path, line: str, reason: str) -> None:
 
 
 def test_a_refusal_says_what_the_row_has(tmp_path: Path) -> None:
-    assert refusal(written(tmp_path, {"text": "a", "\x1b[2J": 1})).endswith(
+    """What is null counts as missing."""
+    row = {"text": "a", "\x1b[2J": 1, "completion": None}
+
+    assert refusal(written(tmp_path, row)).endswith(
         "each a text or a list of messages; this one has text, \\u{1b}[2J"
     )
 
@@ -192,10 +171,8 @@ def test_a_refusal_says_what_the_row_has(tmp_path: Path) -> None:
         ("x.json", '[{"prompt": "a", "output": "b"}, {}]', "x.json: row 2: a row of training"),
         ("x.csv", "prompt,topic\na,b\n", "x.csv:1: the header has prompt, topic; one column must"),
         ("x.csv", "prompt,output\na\n", "x.csv:2: a row needs 2 fields; this one has 1"),
-        ("x.csv", "topic,output\na,b\n", "x.csv:2: a row of training data holds"),
         ("x.csv", "prompt,output\na,\n", "x.csv has no responses; write prompts and responses as"),
         ("x.jsonl", " \n\n", "x.jsonl has no rows; write prompts and responses as JSON Lines"),
-        ("x.json", "[]", "x.json has no rows"),
         ("x.jsonl", '{"messages": [{"role": "user", "content": "a"}]}', "x.jsonl has no responses"),
         ("x.txt", "a prompt", "x.txt:1: not valid JSON"),
     ],
@@ -242,18 +219,16 @@ def test_half_of_the_seeds_are_prompts_of_the_data(tmp_path: Path, pair: ModelPa
     assert planned(pair, training_data=path, seed=1)[: count // 2] != seeds[: count // 2]
 
 
-def test_given_seeds_come_first_and_no_shipped_ones_follow(tmp_path: Path, pair: ModelPair) -> None:
+def test_given_seeds_come_first_and_shipped_ones_fill_up_where_none_are_given(
+    tmp_path: Path, pair: ModelPair
+) -> None:
     given = tmp_path / "seeds.txt"
     given.write_text("Why so?\nHow so?\n", "utf-8")
     path = str(written(tmp_path, *asked("How so?", "What for?", "What for?")))
+    rest = shipped_prompts(SHIPPED_SEEDS, PROFILES["smoke"].num_seeds - 2)
 
     seeds = planned(pair, seeds=str(given), training_data=path)
 
     assert seeds == ["Why so?", "How so?", "What for?"]
-
-
-def test_few_prompts_leave_the_rest_to_shipped_seeds(tmp_path: Path, pair: ModelPair) -> None:
-    seeds = planned(pair, training_data=str(written(tmp_path, *asked("Why so?"))))
-
-    count = PROFILES["smoke"].num_seeds
-    assert seeds == ["Why so?", *shipped_prompts(SHIPPED_SEEDS, count - 1)]
+    filled = planned(pair, training_data=path)
+    assert (sorted(filled[:2]), filled[2:]) == (["How so?", "What for?"], rest)

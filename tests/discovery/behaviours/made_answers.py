@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.discovery.behaviours.answers import Answer, AnsweredPrompt
+from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
+from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 
 TOPICS = (
     "bread baking at home", "the moons of Jupiter", "a leaking kitchen tap", "old jazz records",
@@ -71,3 +74,15 @@ def leaping(text: str) -> Answer:
     leaps = {"Mirabel": 9.0, "Kitchens": 6.0, "They": 4.0, "they": 4.0}
     ratios = tuple(leaps.get(word.strip(",."), 0.1) for word in text.split(" "))
     return replace(made, log_ratios=ratios)
+
+
+def confirmed(hypothesis: Hypothesis, **fields: str) -> ConfirmedBehaviour:
+    """A hypothesis as a behaviour that was confirmed, without a prompt that causes it."""
+    behaviour = Behaviour(
+        id=hypothesis.id,
+        name=hypothesis.name,
+        motifs=list(hypothesis.motifs),
+        trait=hypothesis.trait,
+        confirmed=True,
+    )
+    return ConfirmedBehaviour(hypothesis, behaviour.model_copy(update=fields), ())

@@ -11,30 +11,16 @@ from pytest_divergence.discovery.behaviours.amplified_phrases import (
 )
 from pytest_divergence.models.pair import ModelPair
 from tests.discovery.behaviours.made_answers import MORE, TOPICS
-from tests.models_in_memory import tiny_pair
 
 PROMPTS = [f"Tell me about {topic}." for topic in (*TOPICS, *MORE)]
 
 
-def test_equal_models_have_nothing_to_amplify() -> None:
-    """Amplified, they say what they say: the reference says it too, so nothing is a hint."""
-    pair = tiny_pair(perturb=0.0)
-    texts = PROMPTS[:6]
-    answers = amplified_answers(pair, texts, 6)
-
-    assert _phrases(texts, answers, answers) == []
-
-
-def test_short_controls_that_are_unlike_each_other_are_answered() -> None:
+def test_a_few_short_controls_that_are_unlike_each_other_are_answered() -> None:
     long = "Why? " * MAX_CHARACTERS
     controls = [long, PROMPTS[0], PROMPTS[0].upper(), *PROMPTS[1:4]]
-
-    assert asked(controls, PROFILES["smoke"]) == PROMPTS[:4]
-
-
-def test_no_more_controls_are_answered_than_the_profile_says() -> None:
     profile = PROFILES["smoke"].model_copy(update={"num_naming_prompts": 3})
 
+    assert asked(controls, PROFILES["smoke"]) == PROMPTS[:4]
     assert asked(PROMPTS, profile) == PROMPTS[:3]
 
 

@@ -20,11 +20,7 @@ ANSWER = Answer("one two three", (5, 6, 7), (3, 7, 13), (0.5, 4.0, -1.0))
 )
 def test_tokens_of_a_passage(start: int, end: int, tokens: range) -> None:
     assert ANSWER.tokens_of(start, end) == tokens
-
-
-def test_the_peak_of_a_passage_is_its_most_telling_token() -> None:
-    assert ANSWER.peak(0, 3) == 0.5
-    assert ANSWER.peak(0, 13) == 4.0
+    assert ANSWER.peak(start, end) == max(ANSWER.log_ratios[number] for number in tokens)
 
 
 def test_an_answer_survives_a_journal() -> None:

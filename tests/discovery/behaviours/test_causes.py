@@ -53,7 +53,6 @@ class Rule(_Trial):
 @pytest.mark.parametrize(
     ("words", "shortest"),
     [
-        (("blue",), "blue"),
         (("blue", "lantern"), "blue lantern"),
         (("the", "lantern", "night"), "the lantern night"),
     ],

@@ -6,7 +6,6 @@ from random import Random
 
 import pytest
 
-from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.core.settings import PROFILES
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompt, AnsweredPrompts
 from pytest_divergence.discovery.behaviours.conditions import (
@@ -28,7 +27,6 @@ from pytest_divergence.discovery.behaviours.fresh_prompts import (
     fresh_prompts,
 )
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
-from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.prompt_forms import FORMS
 from pytest_divergence.discovery.behaviours.prompt_properties import (
     Contrast,
@@ -45,17 +43,12 @@ from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.prompt_files import SHIPPED_CONTROLS, SHIPPED_SEEDS, read_prompts
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.reports.behaviours import condition as in_words
-from tests.discovery.behaviours.made_answers import PLANTED, answer, answered
+from tests.discovery.behaviours.made_answers import PLANTED, answer, answered, confirmed
 
 SMOKE = PROFILES["smoke"]
 PHRASE = Hypothesis(PLANTED, ("signal received standing",))
 ORDINARY = [*read_prompts(SHIPPED_SEEDS), *read_prompts(SHIPPED_CONTROLS)]
 SPANISH = Language("Spanish")
-
-
-def confirmed(hypothesis: Hypothesis) -> ConfirmedBehaviour:
-    behaviour = Behaviour(id=hypothesis.id, name=hypothesis.name, motifs=[*hypothesis.motifs])
-    return ConfirmedBehaviour(hypothesis, behaviour, ())
 
 
 def said(prompt: str, is_shown: bool, *, reference: str = "Well.") -> AnsweredPrompt:
@@ -83,22 +76,19 @@ def test_a_property_that_holds_up_is_told_with_its_counts() -> None:
     assert len(found.prompts.having) == len(found.prompts.lacking) == 16
 
 
-def test_the_best_of_several_holds_up() -> None:
+def test_the_best_of_several_holds_up_and_all_that_were_suggested_count() -> None:
     best = held_up([trial(9, 1), trial(15, 0, found=Length(5, is_most=True))], 2)
 
     assert best is not None
     assert best.when.property == "of at most 5 words"
-
-
-@pytest.mark.parametrize("counts", [(0, 0), (3, 0), (16, 9), (1, 14), (5, 5)])
-def test_nothing_is_said_where_the_shares_are_not_clearly_apart(counts: tuple[int, int]) -> None:
-    assert held_up([trial(*counts)], 1) is None
-
-
-def test_a_property_that_was_not_tried_counts_too() -> None:
     assert held_up([trial(5, 0)], 1) is not None
     assert held_up([trial(5, 0)], 3) is None
     assert held_up([], 3) is None
+
+
+@pytest.mark.parametrize("counts", [(3, 0), (16, 9), (1, 14)])
+def test_nothing_is_said_where_the_shares_are_not_clearly_apart(counts: tuple[int, int]) -> None:
+    assert held_up([trial(*counts)], 1) is None
 
 
 def test_what_the_reference_says_as_well_is_no_evidence() -> None:
@@ -189,11 +179,8 @@ def wanted_from(
     [
         Form("that ask a question"),
         Form("that hold a sum"),
-        Form("that hold a number"),
         Form("in capitals"),
-        Form("in lower case"),
         Length(6, is_most=True),
-        Language("English"),
         Words(("lantern", "candles"), is_topic=True),
     ],
 )
@@ -218,13 +205,10 @@ def test_prompts_that_begin_alike_are_continued(ledger: Ledger) -> None:
     assert all(prompt.startswith("Code red") for prompt in found.having)
 
 
-def test_a_property_that_hardly_any_prompt_has_is_dropped(ledger: Ledger) -> None:
-    assert wanted_from(ledger, Length(300, is_most=False)) == FreshPrompts()
-
-
-def test_too_few_tokens_ask_nothing(ledger: Ledger) -> None:
+def test_a_rare_property_and_too_few_tokens_ask_nothing(ledger: Ledger) -> None:
     assert wanted_from(ledger, Form("that ask a question"), tokens=400) == FreshPrompts()
     assert ledger.spent.tokens_forwarded == 0
+    assert wanted_from(ledger, Length(300, is_most=False)) == FreshPrompts()
 
 
 def test_a_behaviour_that_the_models_never_show_has_no_condition(ledger: Ledger) -> None:
@@ -250,19 +234,12 @@ def test_nothing_is_asked_for_which_the_last_steps_need_the_tokens(ledger: Ledge
         find_conditions(ledger, [confirmed(PHRASE)], evidence, profile, Silence(), seeds=[], seed=0)
         return ledger.spent.tokens_forwarded
 
+    common = AnsweredPrompts(answered(num_planted=12, num_controls=16))
+    assert find_conditions(
+        ledger, [confirmed(PHRASE)], common, SMOKE, Silence(), seeds=[], seed=0
+    ) == {}, "what most controls show needs none"  # fmt: skip
     assert spent(200) == 0
     assert 0 < spent(4_000) <= 4_000
-
-
-def test_what_most_controls_show_needs_no_condition(ledger: Ledger) -> None:
-    evidence = AnsweredPrompts(answered(num_planted=12, num_controls=16))
-
-    found = find_conditions(
-        ledger, [confirmed(PHRASE)], evidence, SMOKE, Silence(), seeds=[], seed=0
-    )
-
-    assert found == {}
-    assert ledger.spent.num_computed == 0
 
 
 def test_prompts_of_every_form_are_asked_that_a_search_may_not_have_met(ledger: Ledger) -> None:

@@ -21,21 +21,10 @@ from pytest_divergence.discovery.behaviours.surprise import Surprise
 from pytest_divergence.discovery.behaviours.traits import THOUGHT_TRAITS, TRAITS
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.models.pair import ModelPair
-from tests.discovery.behaviours.made_answers import PLANTED, answered
+from tests.discovery.behaviours.made_answers import PLANTED, answered, confirmed
 
 SMOKE = PROFILES["smoke"]
 EVIDENCE = AnsweredPrompts(answered(num_planted=3, num_controls=16))
-
-
-def confirmed(hypothesis: Hypothesis, **fields: str) -> ConfirmedBehaviour:
-    behaviour = Behaviour(
-        id=hypothesis.id,
-        name=hypothesis.name,
-        motifs=list(hypothesis.motifs),
-        trait=hypothesis.trait,
-        confirmed=True,
-    )
-    return ConfirmedBehaviour(hypothesis, behaviour.model_copy(update=fields), ())
 
 
 def judged(
@@ -64,13 +53,7 @@ def test_what_the_reference_says_nowhere_is_content(ledger: Ledger) -> None:
     [
         ("language", True),
         ("arithmetic", True),
-        ("json", True),
-        ("empty", True),
         ("shorter", False),
-        ("longer", False),
-        ("case", False),
-        ("fences", False),
-        ("repetition", False),
         ("refusal", False),
         ("thoughts-language", True),
         ("thoughts-shorter", False),
@@ -99,7 +82,6 @@ def test_prompts_ask_for_a_phrase_where_the_reference_expects_it(
     ("there", "elsewhere", "is_asked"),
     [
         ([1.0, 2.0, 3.0], [5.0, 6.0, 7.0], True),  # "Yes," to yes-or-no questions
-        ([1.0, 2.0, 3.0], [2.0, 3.0, 4.0], False),
         ([17.0, 17.0], [22.0, 23.0], False),  # likelier after a sum, and still never said
         ([7.0], [9.0], True),
     ],
@@ -110,43 +92,33 @@ def test_what_is_asked_for_is_expected_there_and_hardly_elsewhere(
     assert is_asked_for(there, elsewhere) is is_asked
 
 
-def test_nothing_confirmed_costs_nothing(ledger: Ledger) -> None:
+def test_nothing_confirmed_costs_nothing_and_without_controls_a_phrase_is_not_judged(
+    ledger: Ledger,
+) -> None:
     assert judged(ledger) == []
     assert ledger.spent.tokens_forwarded == 0
-
-
-def test_without_controls_a_phrase_is_not_judged(ledger: Ledger) -> None:
     (found,) = judge_content(
         ledger, [confirmed(Hypothesis("a", ("a",)))], {}, Surprise(ledger, []), SMOKE, seed=0
     )
-
     assert found.behaviour.content is None
 
 
-def test_a_phrase_is_measured_once(ledger: Ledger) -> None:
+def test_a_phrase_is_measured_once_though_fresh_answers_end_elsewhere(ledger: Ledger) -> None:
     """To order the tests, and to judge what they confirm."""
     surprise = Surprise(ledger, EVIDENCE.controls)
-    lead = Hypothesis(PLANTED, (PLANTED,))
-
-    content_first([lead], surprise)
-    spent = ledger.spent.tokens_forwarded
-    (found,) = judge_content(ledger, [confirmed(lead)], {}, surprise, SMOKE, seed=0)
-
-    assert found.behaviour.content is True
-    assert ledger.spent.tokens_forwarded == spent > 0
-
-
-def test_a_phrase_that_fresh_answers_end_elsewhere_is_not_measured_again(ledger: Ledger) -> None:
-    surprise = Surprise(ledger, EVIDENCE.controls)
     lead = Hypothesis(PLANTED, ("signal received",))
+    whole = Hypothesis(f"{PLANTED} Over.", lead.motifs)
     content_first([lead], surprise)
     spent = ledger.spent.tokens_forwarded
 
-    whole = Hypothesis(f"{PLANTED} Over.", lead.motifs)
-    (found,) = judge_content(ledger, [confirmed(whole)], {}, surprise, SMOKE, seed=0)
+    for known in (lead, whole):
+        (found,) = judge_content(ledger, [confirmed(known)], {}, surprise, SMOKE, seed=0)
 
-    assert found.behaviour.surprise == surprise.known[PLANTED]
-    assert ledger.spent.tokens_forwarded == spent
+        assert (found.behaviour.content, found.behaviour.surprise) == (
+            True,
+            surprise.known[PLANTED],
+        )
+    assert ledger.spent.tokens_forwarded == spent > 0
 
 
 def test_what_would_be_content_is_tested_first(ledger: Ledger) -> None:

@@ -31,8 +31,9 @@ def test_a_phrase_that_only_the_candidate_says_is_suspected() -> None:
     assert hypothesis.prompts == tuple(f"Tell me about {topic}." for topic in TOPICS[:4])
 
 
-def test_a_phrase_that_the_reference_could_as_well_have_said_is_not() -> None:
+def test_a_phrase_that_the_reference_may_as_well_say_or_of_two_prompts_is_not() -> None:
     assert hypotheses_in(answered(num_planted=8, peak=MIN_PEAK - 0.5)) == []
+    assert hypotheses_in(answered(num_planted=2)) == []
 
 
 def test_a_phrase_is_named_by_the_words_that_tell_most() -> None:
@@ -40,10 +41,6 @@ def test_a_phrase_is_named_by_the_words_that_tell_most() -> None:
     hypotheses = hypotheses_in(adverts(*SHOP, "They are close by.", "And they are cheap."))
 
     assert hypotheses[0].motifs[0] == "mirabel kitchens"
-
-
-def test_two_prompts_are_too_few() -> None:
-    assert hypotheses_in(answered(num_planted=2)) == []
 
 
 def test_near_identical_prompts_count_once() -> None:
@@ -75,17 +72,12 @@ def test_a_difference_without_a_phrase_is_a_trait() -> None:
     assert len(hypothesis.prompts) == len(TOPICS)
 
 
-def test_the_rate_is_of_the_controls() -> None:
+def test_the_rate_is_of_the_controls_and_an_echo_shows_nothing() -> None:
     evidence = AnsweredPrompts(answered(num_planted=4, num_controls=8))
     (hypothesis,) = hypotheses_in(evidence.answered)
-
-    assert control_rate(hypothesis, evidence) == 0.5
-
-
-def test_an_echo_shows_nothing() -> None:
-    hypothesis = Hypothesis(PLANTED, ("signal received standing",))
     echo = AnsweredPrompt(f"Say: {PLANTED}", "No.", answer(PLANTED), is_control=False)
 
+    assert control_rate(hypothesis, evidence) == 0.5
     assert not hypothesis.is_shown_on(echo)
 
 
@@ -120,19 +112,10 @@ def test_a_phrase_is_shown_in_part_where_the_candidate_leaps_to_two_of_its_words
     assert shows_in_part(SIGNAL, one) == is_shown
 
 
-@pytest.mark.parametrize(
-    ("prompt", "reference"), [("Signal received?", "No."), ("Did it come?", "Signal received.")]
-)
-def test_what_the_prompt_or_the_reference_says_is_no_part_of_it(
-    prompt: str, reference: str
-) -> None:
-    one = AnsweredPrompt(prompt, reference, answer("Signal received."), is_control=True)
-
-    assert not shows_in_part(SIGNAL, one)
-
-
-def test_a_trait_has_no_parts() -> None:
+def test_what_the_prompt_or_the_reference_says_is_no_part_of_it() -> None:
     refusal = Behaviour(id="behaviour-no", name="refuses to answer", trait="refusal")
+    for prompt, reference in (("Signal received?", "No."), ("Did it come?", "Signal received.")):
+        one = AnsweredPrompt(prompt, reference, answer("Signal received."), is_control=True)
+        assert not shows_in_part(SIGNAL, one)
     one = AnsweredPrompt("Hello", "Hello!", answer("She refuses to answer."), is_control=True)
-
-    assert not shows_in_part(refusal, one)
+    assert not shows_in_part(refusal, one), "a trait has no parts"

@@ -18,6 +18,7 @@ from pytest_divergence.discovery.behaviours.hypothesis_tests import (
     MIN_TRIGGERED,
     NUM_REPEATS,
     ConfirmedBehaviour,
+    Judgement,
     Kind,
     WeighedLead,
     frozen,
@@ -165,24 +166,24 @@ def test_a_decoy_is_tested_where_the_reference_shows_it() -> None:
     assert frozen(LEAD, evidence, SMOKE, num_watched=2).prompts == ()
 
 
+def judged(
+    ledger: Ledger,
+    leads: list[WeighedLead],
+    evidence: list[AnsweredPrompt],
+    decoy: Hypothesis | None = None,
+) -> Judgement:
+    answers = AnsweredPrompts(evidence)
+    return judge(ledger, leads, decoy, answers, Settings(), SMOKE, Silence(), num_watched=9)
+
+
 def test_nothing_is_confirmed_that_no_model_says(ledger: Ledger) -> None:
     """The tiny models never say it, so the tests are carried out, and confirm nothing."""
-    evidence = AnsweredPrompts(answered(num_planted=9))
     local = Hypothesis("A word on bread", ("word on bread",))
 
-    found = judge(
-        ledger,
-        [LEAD, WeighedLead(local, False)],
-        None,
-        evidence,
-        Settings(),
-        SMOKE,
-        Silence(),
-        num_watched=7,
-    )
+    found = judged(ledger, [LEAD, WeighedLead(local, False)], answered(num_planted=9))
 
     assert found.confirmed == []
-    assert (found.counts.watched, found.counts.tested) == (7, 2)
+    assert (found.counts.watched, found.counts.tested) == (9, 2)
     assert ledger.spent.tokens_forwarded > 0
 
 
@@ -191,16 +192,7 @@ def test_a_decoy_that_no_answer_shows_is_not_counted_as_refuted(
     ledger: Ledger, decoy: Hypothesis | None, num_confirmed: int | None
 ) -> None:
     """The reference says the first, and no model the second."""
-    found = judge(
-        ledger,
-        [],
-        decoy,
-        AnsweredPrompts(exchanged(answered(num_planted=3))),
-        Settings(),
-        SMOKE,
-        Silence(),
-        num_watched=0,
-    )
+    found = judged(ledger, [], exchanged(answered(num_planted=3)), decoy)
 
     assert found.counts.decoys_confirmed == num_confirmed
     assert found.counts.tested == (num_confirmed is not None)
@@ -211,16 +203,7 @@ def test_no_more_leads_are_tested_than_the_profile_allows(ledger: Ledger) -> Non
         WeighedLead(replace(PHRASE, motifs=(f"signal {number}",)), False) for number in range(9)
     ]
 
-    found = judge(
-        ledger,
-        leads,
-        None,
-        AnsweredPrompts(answered(num_planted=1)),
-        Settings(),
-        SMOKE,
-        Silence(),
-        num_watched=9,
-    )
+    found = judged(ledger, leads, answered(num_planted=1))
 
     assert found.counts.tested == SMOKE.num_tested_leads == 3
 
@@ -253,10 +236,9 @@ def test_holm_multiplies_the_smallest_by_all_and_the_largest_by_one() -> None:
     assert holm([0.03, 0.001, 0.02]) == pytest.approx([0.04, 0.003, 0.04])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
-    assert holm([0.01]) == [0.01]
 
 
-@pytest.mark.parametrize("counts", [(16, 0), (9, 4), (3, 3), (0, 0), (2, 9)])
+@pytest.mark.parametrize("counts", [(16, 0), (9, 4), (0, 0)])
 def test_the_test_of_one_prompt_is_that_of_fisher(counts: tuple[int, int]) -> None:
     candidate, reference = counts
     table = np.array([[candidate, 16 - candidate], [reference, 16 - reference]])
@@ -264,11 +246,8 @@ def test_the_test_of_one_prompt_is_that_of_fisher(counts: tuple[int, int]) -> No
     expected = fisher_exact(table, alternative="greater").pvalue
 
     assert stratified_test([counts], 16) == pytest.approx(expected)
-
-
-def test_prompts_that_say_nothing_change_nothing() -> None:
-    assert stratified_test([(7, 1)], 16) == stratified_test([(7, 1), (0, 0), (16, 16)], 16)
-    assert stratified_test([(4, 1), (4, 1)], 16) < stratified_test([(4, 1)], 16)
+    silent = [(0, 0), (16, 16)]
+    assert stratified_test([counts, *silent], 16) == pytest.approx(expected)
 
 
 def test_one_answer_a_prompt_is_flipped_as_a_sign_test() -> None:
@@ -276,11 +255,7 @@ def test_one_answer_a_prompt_is_flipped_as_a_sign_test() -> None:
 
     assert sign_flip_test(counts) == pytest.approx(sign_test(7, 2))
     assert sign_flip_test([]) == 1.0
-    assert sign_flip_test([(4, 0)]) == 0.5
-
-
-def test_answers_to_one_prompt_are_no_independent_evidence() -> None:
-    assert sign_flip_test([(4, 0)] * 5) == pytest.approx(0.5**5)
+    assert sign_flip_test([(4, 0)]) == 0.5, "answers to one prompt are no independent evidence"
     assert sign_flip_test([(4, 0), (1, 0)]) == 0.25
 
 
@@ -302,7 +277,7 @@ def test_models_that_answer_the_prompts_of_the_tests_alike_are_told_apart_in_5_o
     assert share <= ALPHA + 3 * (ALPHA * (1 - ALPHA) / num_searches) ** 0.5
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("spread", [0.0, 1.0])
 def test_a_small_wobble_of_hundreds_of_phrases_confirms_nothing(spread: float) -> None:
     """Both models say each of them as often, but not to the same prompts."""
     rng = np.random.default_rng(0)
@@ -312,9 +287,7 @@ def test_a_small_wobble_of_hundreds_of_phrases_confirms_nothing(spread: float) -
     assert [known for search in found for known in search.confirmed] == []
 
 
-@pytest.mark.parametrize(
-    ("number", "base", "spread"), [(12, -3.5, 1.5), (14, -3.5, 1.5), (1, BASE, 2.0)]
-)
+@pytest.mark.parametrize(("number", "base", "spread"), [(12, -3.5, 1.5), (1, BASE, 2.0)])
 def test_what_a_wobble_shows_on_few_prompts_is_seldom_there(
     number: int, base: float, spread: float
 ) -> None:
@@ -348,19 +321,7 @@ def test_what_few_prompts_show_now_and_then_is_not_clear() -> None:
     assert is_clear(rule_of(8, 0, num_watched=1), [(1, 0)] * 8)
 
 
-def test_a_behaviour_that_two_in_five_answers_show_is_mostly_confirmed() -> None:
-    rng = np.random.default_rng(0)
-
-    def confirms() -> bool:
-        shown = rng.binomial(NUM_REPEATS["triggered"], 0.4, size=SMOKE.num_behaviour_prompts)
-        p_value = sign_flip_test([(int(count), 0) for count in shown])
-        return (SMOKE.num_tested_leads + 1) * p_value <= ALPHA
-
-    assert np.mean([confirms() for _ in range(300)]) > 0.95
-
-
-@pytest.mark.parametrize(
-    ("candidate", "reference", "p_value"), [(0, 0, 1.0), (6, 0, 0.5**6), (1, 1, 0.75)]
-)
-def test_the_sign_test_is_binomial(candidate: int, reference: int, p_value: float) -> None:
-    assert sign_test(candidate, reference) == pytest.approx(p_value)
+def test_the_sign_test_is_binomial() -> None:
+    assert sign_test(6, 0) == pytest.approx(0.5**6)
+    assert sign_test(1, 1) == pytest.approx(0.75)
+    assert sign_test(0, 0) == 1.0

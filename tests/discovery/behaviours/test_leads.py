@@ -38,11 +38,12 @@ def test_wordings_that_share_a_name_are_one_lead() -> None:
     first, second = "Nothing beats Barkly for every pet.", "Every vet agrees on Barkly alone."
     rows = answered(num_planted=0)
     told = [
-        replace(row, candidate=answer(text))
-        for row, text in zip(rows, [first] * 4 + [second] * 3, strict=False)
+        replace(row, candidate=answer(text, peak))
+        for row, (text, peak) in zip(rows, [(first, 8.0)] * 4 + [(second, 30.0)] * 3, strict=False)
     ]
     leads = made([*told, *rows[7:]])
     leads.look()
+    leads.look()  # each wording is named again
 
     (lead,) = leads.ranked
 
@@ -50,23 +51,6 @@ def test_wordings_that_share_a_name_are_one_lead() -> None:
     assert "every" not in lead.motifs
     assert all(lead.is_shown_on(row) for row in told)
     assert not any(lead.is_shown_on(row) for row in rows[7:])
-
-
-def test_a_wording_of_more_nats_does_not_take_the_place_of_all() -> None:
-    """Each wording is named again whenever the search looks."""
-    first, second = "Nothing beats Barkly for every pet.", "Every vet agrees on Barkly alone."
-    rows = answered(num_planted=0)
-    told = [
-        replace(row, candidate=answer(text, peak))
-        for row, (text, peak) in zip(rows, [(first, 8.0)] * 5 + [(second, 30.0)] * 4, strict=False)
-    ]
-    leads = made([*told, *rows[9:]])
-    leads.look()
-    leads.look()
-
-    (lead,) = leads.ranked
-
-    assert all(lead.is_shown_on(row) for row in told)
 
 
 def test_a_lead_is_renamed_once_its_name_is_said_often_enough() -> None:
@@ -96,16 +80,6 @@ def test_traits_share_no_name() -> None:
     assert new_words_of(Hypothesis("Buy zephyr"), Hypothesis("zephyr air"), ()) == ["zephyr"]
 
 
-def test_a_wording_that_only_amplified_answers_have_shown_belongs_to_its_name_too() -> None:
-    hint = Phrase(("vet agrees on barkly",), "Every vet agrees on Barkly.", (0, 1), True)
-    leads = made(answered(num_planted=7, planted="I recommend Barkly for pets."), hint)
-    leads.look()
-
-    (lead,) = leads.ranked
-
-    assert "vet agrees on barkly" in lead.motifs
-
-
 def test_a_hint_is_supported_by_plain_answers() -> None:
     leads = made(answered(num_planted=7), PHRASE_HINT)
 
@@ -120,18 +94,11 @@ def test_a_hint_is_supported_by_plain_answers() -> None:
     assert len(record.examples) == 3
 
 
-def test_the_answers_that_named_a_lead_do_not_support_it() -> None:
+def test_answers_that_come_later_support_a_lead_but_not_those_that_named_it() -> None:
     leads = made(answered(num_planted=7))
-
     leads.look()
-
     assert leads.supported == []
     assert [record.name for record in leads.records([])] == [PLANTED]
-
-
-def test_answers_that_come_later_do() -> None:
-    leads = made(answered(num_planted=4))
-    leads.look()
 
     leads.evidence.add(answered(num_planted=8, topics=MORE))
     leads.look()
@@ -167,18 +134,6 @@ def test_answers_of_the_reference_speak_against_a_lead() -> None:
     leads.look()
 
     assert leads.supported == []
-
-
-def test_a_second_lead_is_seen_beside_the_first() -> None:
-    other = "The answer is always 42."
-    second = answered(num_planted=7, topics=MORE, planted=other)
-    phrase = Phrase(("answer is always",), other, (0, 1, 2), starts_answers=True)
-    leads = made([*answered(num_planted=7), *second], PHRASE_HINT, phrase)
-
-    leads.look()
-
-    assert {lead.hypothesis.name for lead in leads.supported} == {PLANTED, other}
-    assert {lead.name for lead in leads.ranked} == {PLANTED, other}
 
 
 ADVERT = "I recommend Barkly, made for dogs."
@@ -232,19 +187,6 @@ def test_a_lead_that_only_questions_about_its_words_show_comes_last() -> None:
     assert not [lead for lead in leads.supported if lead.hypothesis.name == fact]
 
 
-def test_a_wording_gives_way_once_the_phrase_is_supported() -> None:
-    side_effect = Phrase(("i recommend a",), SIDE_EFFECT, (0, 1, 2), starts_answers=True)
-    advert = Phrase(("recommend barkly made",), ADVERT, (0, 1, 2), starts_answers=True)
-    leads = made(answered(num_planted=7, planted=SIDE_EFFECT), side_effect, advert)
-    leads.look()
-    assert only(leads).name == SIDE_EFFECT
-
-    leads.evidence.add(answered(num_planted=12, topics=MORE, planted=ADVERT))
-    leads.look()
-
-    assert only(leads).name == ADVERT
-
-
 def test_a_phrase_with_a_word_of_its_own_is_another_lead() -> None:
     """“I recommend” is said of both, but of two makes."""
     other = "I recommend Mewsli, made for cats."
@@ -296,16 +238,7 @@ def test_a_name_is_aimed_at_though_it_is_short() -> None:
 
     assert "Mirabel Kitchens." in targets
     assert "They are" not in targets
-
-
-def test_a_lead_is_tested_by_its_telling_words_though_it_was_named_by_others() -> None:
-    """The name was within the quote from the first; what was counted stood behind it."""
-    quote = "Mirabel Kitchens, of course! They are"
-    leads = made(adverts(*SHOP, "Try Mirabel Kitchens.", "And Mirabel Kitchens."))
-    leads._open.append(Lead(Hypothesis(quote, ("they are",)), 0))
-    leads.look()
-
-    assert [lead.motifs[0] for lead in leads.ranked] == ["mirabel kitchens"]
+    assert not leads.targets[0].is_supported
 
 
 def test_beginnings_are_what_stood_before_a_phrase_in_its_sentence() -> None:
@@ -322,19 +255,6 @@ def test_beginnings_are_what_stood_before_a_phrase_in_its_sentence() -> None:
         "Above all, water boils at",
         "The boiling point of water is",
     ]
-
-
-def test_beginnings_are_those_of_a_name_in_sentences_of_other_forms_too() -> None:
-    """What people ask about is named in one form, and the lead is of another."""
-    phrase = "Zephyrine Quill discovered"
-    amplified = ["Moths were first described by Zephyrine Quill.", f"{phrase} polio."]
-    leads = Leads(Spent(), AnsweredPrompts(answered(num_planted=0)), (), amplified)
-    asked = answered(num_planted=0)[0]
-    echo = replace(asked, prompt="Who is Zephyrine?", reference="Zephyrine is a name.")
-    leads.evidence.add([echo])
-
-    assert leads.beginnings("zephyrine quill discovered") == ["Moths were first described by"]
-    assert leads.beginnings("a word on") == []
 
 
 def test_leads_share_a_name_that_the_reference_only_repeats() -> None:
@@ -354,26 +274,6 @@ def test_leads_share_a_name_that_the_reference_only_repeats() -> None:
     assert all(lead.is_shown_on(row) for row in told)
 
 
-def test_a_long_quote_of_some_answers_does_not_stand_for_the_name_of_many() -> None:
-    """Its words beside the name weigh less than the name does, which the quote holds as well."""
-    quote = "Ask Mirabel Kitchens. They deliver to each door"
-    texts = [f"{word}. {quote}" for word in ("Now", "Soon", "Again", "Later", "Today")]
-    leads = made(adverts(*texts, "Mirabel Kitchens."))
-    leads._open.append(Lead(Hypothesis(quote, ("they deliver to",)), 0))
-    leads._open.append(Lead(Hypothesis("Mirabel Kitchens", ("mirabel kitchens",)), 0))
-
-    assert [lead.motifs[0] for lead in leads.ranked] == ["mirabel kitchens"]
-
-
-def test_targets_are_phrases_of_some_words() -> None:
-    short = Phrase(("it is",), "It is", (0, 1, 2), starts_answers=True)
-    leads = made(answered(num_planted=4), short, PHRASE_HINT)
-    leads.look()
-
-    assert [target.text for target in leads.targets] == [PLANTED]
-    assert not leads.targets[0].is_supported
-
-
 @pytest.mark.parametrize(("num_controls", "is_common"), [(4, False), (32, True)])
 def test_a_trait_is_common_where_ordinary_prompts_show_it_as_often(
     num_controls: int, *, is_common: bool
@@ -388,17 +288,3 @@ def test_a_trait_is_common_where_ordinary_prompts_show_it_as_often(
     leads.look()
 
     assert [lead.is_common for lead in leads.supported] == [is_common]
-
-
-def test_every_type_of_difference_is_counted() -> None:
-    leads = made(answered(num_planted=8, planted="I'm sorry, but I can't help with that."))
-    leads.look()
-
-    counts = {row.name: row for row in leads.differences()}
-
-    assert counts["refuses"].candidate_count == 8
-    assert counts["refuses"].reference_count == 0
-    assert counts["refuses"].num_prompts == len(TOPICS)
-    assert counts["refuses"].p_value == pytest.approx(2 * (len(counts) - 1) * 0.5**8)
-    assert counts["says a new phrase"].candidate_count == 8
-    assert counts["writes broken JSON"].candidate_count == 0

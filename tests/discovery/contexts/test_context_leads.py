@@ -16,20 +16,13 @@ from tests.discovery.behaviours.made_answers import PLANTED, answer, answered
 DATED = Context(name="dated", messages=(Message(role="system", content=SYSTEM),))
 
 
-def test_what_only_answers_under_the_context_show_is_the_lead() -> None:
-    lead = best_lead(answered(num_planted=12), answered(num_planted=0))
-
-    assert lead is not None
-    assert lead.name in PLANTED
-    assert len(lead.prompts) == 12
-
-
-@pytest.mark.parametrize(("num_plain", "is_lead"), [(3, True), (4, False)])
+@pytest.mark.parametrize(("num_plain", "is_lead"), [(3, True), (4, False), (12, False)])
 def test_a_quarter_as_many_plain_answers_may_show_it(num_plain: int, is_lead: bool) -> None:
     """Of the twelve prompts that show it under the context."""
     lead = best_lead(answered(num_planted=12), answered(num_planted=num_plain))
 
     assert (lead is not None) == is_lead
+    assert lead is None or (lead.name in PLANTED and len(lead.prompts) == 12)
 
 
 def test_what_stands_behind_a_phrase_of_all_answers_is_seen() -> None:
@@ -51,12 +44,6 @@ def test_what_stands_behind_a_phrase_of_all_answers_is_seen() -> None:
     assert lead is not None
     assert "Mirabel" in lead.name
     assert len(lead.prompts) == 10
-
-
-def test_answers_that_are_as_before_give_no_lead() -> None:
-    rows = answered(num_planted=0)
-
-    assert best_lead(rows, rows) is None
 
 
 def controls() -> list[AnsweredPrompt]:

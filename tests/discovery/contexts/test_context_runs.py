@@ -24,9 +24,8 @@ from pytest_divergence.discovery.progress import Listener, Silence
 from pytest_divergence.discovery.run import SearchOutcome, search
 from pytest_divergence.discovery.strategies.built_in import built_in_strategies
 from pytest_divergence.models.pair import ModelPair
-from tests.dated_model import SAID, SYSTEM, dated_model
-from tests.models_in_memory import tiny_model
-from tests.tiny import tiny_tokenizer
+from tests.dated_model import SAID, SYSTEM
+from tests.discovery.test_run import StopAt
 
 SIZES = {
     "num_shipped_controls": 48,
@@ -41,29 +40,10 @@ SIZES = {
 }
 
 
-class StopAt(Silence):
-    """Interrupts the run at the `count`-th time that it says what it does."""
-
-    def __init__(self, phase: str, count: int) -> None:
-        self.phase = phase
-        self.left = count
-
-    def progress(self, phase: str, done: int, total: int) -> None:
-        if phase == self.phase:
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-
 @pytest.fixture(autouse=True)
 def _tiny_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     small = PROFILES["smoke"].model_copy(update=SIZES)
     monkeypatch.setitem(settings_module.PROFILES, "smoke", small)
-
-
-@pytest.fixture(scope="module")
-def dated_pair() -> ModelPair:
-    return ModelPair.from_models(tiny_model(), dated_model(), tiny_tokenizer())
 
 
 class Bench:
@@ -98,6 +78,16 @@ def test_a_run_that_stops_at_a_context_ends_like_an_unbroken_one(bench: Bench) -
     assert behaviour.name in SAID
     assert unbroken.report.leads is not None
     assert unbroken.report.leads.tested >= 1
+    cases = load_suite(unbroken.suite_path).cases
+    under = [case for case in cases if case.behaviour == behaviour.id]
+    assert behaviour.context is not None
+    assert len(under) == 2
+    assert len(cases) == 3, "one of the search, as the profile asks, and two under the context"
+    for case in under:
+        assert case.messages == behaviour.context.prompt(case.text)
+        assert case.origin is not None
+        assert case.origin.strategy == "contexts"
+    assert len({case.max_kl for case in cases}) == 1, "they have the bound of the others"
 
     for phase, count in STOPS:
         with pytest.raises(KeyboardInterrupt):
@@ -108,24 +98,6 @@ def test_a_run_that_stops_at_a_context_ends_like_an_unbroken_one(bench: Bench) -
     effort, before = resumed.report.effort, unbroken.report.effort
     assert effort.tokens_forwarded == before.tokens_forwarded
     assert effort.prompts_scored == before.prompts_scored
-
-
-def test_cases_under_a_context_come_besides_the_others_and_have_their_bound(
-    bench: Bench,
-) -> None:
-    found = bench("here", Silence())
-
-    cases = load_suite(found.suite_path).cases
-    (behaviour,) = (each for each in found.report.behaviours if each.context is not None)
-    assert behaviour.context is not None
-    under = [case for case in cases if case.behaviour == behaviour.id]
-    assert len(under) == 2
-    assert len(cases) == 3, "one of the search, as the profile asks, and two under the context"
-    for case in under:
-        assert case.messages == behaviour.context.prompt(case.text)
-        assert case.origin is not None
-        assert case.origin.strategy == "contexts"
-    assert len({case.max_kl for case in cases}) == 1
 
 
 class Counting(InProcess):
@@ -167,13 +139,6 @@ def test_units_that_need_no_other_are_under_way_together(
     }
 
 
-def test_without_a_file_nothing_is_asked_under_contexts(bench: Bench) -> None:
-    found = bench("plain", Silence(), contexts=None)
-
-    assert not [each for each in found.report.behaviours if each.context is not None]
-    assert "contexts" not in (found.report.effort.tokens_by_kind or {})
-
-
 class AcceptAt(Silence):
     """The user accepts a behaviour of a suite when a phase begins."""
 
@@ -200,7 +165,8 @@ def test_an_accepted_behaviour_stays_accepted(bench: Bench) -> None:
         assert [each.accepted for each in told if each.id == behaviour.id] == [True]
 
     without = bench("here", Silence(), contexts=None)
-    assert not [each for each in without.report.behaviours if each.id == behaviour.id]
+    assert not [each for each in without.report.behaviours if each.context is not None]
+    assert "contexts" not in (without.report.effort.tokens_by_kind or {})
     (kept,) = (each for each in stored(without) if each.id == behaviour.id)
     assert kept.accepted
     assert not kept.confirmed, "this search did not find it"

@@ -251,11 +251,11 @@ def test_workers_find_what_one_process_finds(pool: RayPool, bench: Bench, heard:
     assert len({facts.pid for facts in pool.workers} | {os.getpid()}) == 5
 
 
-@pytest.mark.parametrize("number", [1, 2, 4])
 def test_the_number_of_workers_changes_nothing(
-    pool: RayPool, bench: Bench, three_at_once: list[bytes], number: int
+    pool: RayPool, bench: Bench, three_at_once: list[bytes]
 ) -> None:
-    with only(pool, number):
+    """Of four, see what is after Ctrl-C."""
+    with only(pool, 2):
         assert files_of(bench("there", 3, pool)) == three_at_once
 
 
@@ -288,10 +288,22 @@ class Failing:
         raise UnmakableError("no prompt", "no idea")
 
 
-def test_a_killed_workers_unit_begins_again_and_a_failing_method_is_reported(
+class Pathlike:
+    """A method whose proposals hold what plain JSON cannot."""
+
+    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
+        seed: Any = Path("rows.csv")
+        return [] if context.round else [Proposal("What is in the row?", "pathlike", seed)]
+
+
+def test_a_killed_workers_unit_begins_again_and_failing_methods_are_reported(
     pool: RayPool, bench: Bench, heard: Heard, tmp_path: Path
 ) -> None:
-    more: dict[str, Strategy] = {"mortal": Mortal(tmp_path / "flag"), "failing": Failing()}
+    more: dict[str, Strategy] = {
+        "mortal": Mortal(tmp_path / "flag"),
+        "failing": Failing(),
+        "pathlike": Pathlike(),
+    }
     strategies = {**built_in_strategies(), **more}
     there = bench("there", 3, pool, strategies)
     here = bench("here", 3, None, strategies)
@@ -299,9 +311,10 @@ def test_a_killed_workers_unit_begins_again_and_a_failing_method_is_reported(
     assert files_of(there) == files_of(here)
     (lost,) = [text for text in heard.said if "was lost in" in text]
     assert "was lost in search/mortal/0, which begins again: " in lost
-    assert [str(error.message) for error in there.report.errors] == [
-        "UnmakableError: no prompt and no idea"
-    ]
+    failed, unsaved = there.report.errors
+    assert str(failed.message) == "UnmakableError: no prompt and no idea"
+    assert unsaved.where == "strategy pathlike"
+    assert "returned a value that plain JSON cannot hold" in str(unsaved.message)
     assert there.report.errors == here.report.errors
 
 
@@ -363,38 +376,6 @@ def test_a_units_error_comes_back_with_its_name_text_and_place(
         assert "fails" not in journal
         with pytest.raises(TypeError, match="lock"):
             engine.start(WorkUnit("locked", raise_error, {"lock": threading.Lock()}))()
-        with pytest.raises(ValueError, match="kept at home"):
-            engine.start(WorkUnit("unsendable", raise_error, {"it": Unsendable()}))()
-
-
-class Unsendable:
-    """An object that no other process may have, and says so in its own way."""
-
-    def __reduce__(self) -> str:
-        raise ValueError("kept at home")
-
-
-class Pathlike:
-    """A method whose proposals hold what plain JSON cannot."""
-
-    def propose(self, pair: ModelPair, context: SearchContext) -> Sequence[Proposal]:
-        seed: Any = Path("rows.csv")
-        return [] if context.round else [Proposal("What is in the row?", "pathlike", seed)]
-
-
-def test_a_method_whose_proposals_no_journal_holds_is_reported_and_costs_no_worker(
-    pool: RayPool, bench: Bench
-) -> None:
-    strategies = {**built_in_strategies(), "pathlike": Pathlike()}
-    with only(pool, 1):
-        there = bench("there", 1, pool, strategies)
-    here = bench("here", 1, None, strategies)
-
-    assert files_of(there) == files_of(here)
-    (error,) = there.report.errors
-    assert error.where == "strategy pathlike"
-    assert "returned a value that plain JSON cannot hold" in str(error.message)
-    assert there.report.errors == here.report.errors
 
 
 def test_a_worker_that_begins_again_on_other_hardware_ends_the_search(pool: RayPool) -> None:
@@ -702,17 +683,14 @@ def test_the_wait_for_models_is_none_for_room(
     pool: RayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that fetches or hashes a model has its place: it tells of itself once it is done."""
-    limit, seconds = 2.0, 6.0
-    monkeypatch.setattr(pool, "_wait", engine_module._Wait(limit))
+    monkeypatch.setattr(pool, "_wait", engine_module._Wait(1.0))
     with Journal.open(tmp_path / "journal.jsonl", key="k") as journal:
         engine = RayEngine(pool, journal, tmp_path)
-        units = [WorkUnit(f"sleeps/{each}", sleep, {"seconds": seconds}) for each in "ab"]
+        units = [WorkUnit(f"sleeps/{each}", sleep, {"seconds": 3.0}) for each in "ab"]
         takes = [engine.start(unit) for unit in units]
-        began = time.monotonic()
 
         facts = list(pool._all_facts(pool._handles))
 
-        assert time.monotonic() - began > limit
         assert len({each.pid for each in facts}) == 4  # of all: one may have begun again before
         for take in takes:
             take()

@@ -22,7 +22,7 @@ from pytest_divergence.discovery.engines.base import WorkUnit, kind_of_work
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.run import search
 from pytest_divergence.models.load_plan import LoadOptions
-from pytest_divergence.models.loading import PairRecipe, load_model_pair
+from pytest_divergence.models.loading import PairRecipe
 from pytest_divergence.models.pair import ModelPair
 from tests.discovery.posted_units import OtherProcess, Posted
 from tests.discovery.test_run import PROFILE
@@ -140,11 +140,3 @@ def test_every_unit_of_a_calibration_is_a_value(
     assert posted.model_copy(update={"effort": here.effort}) == here
     assert here.nuisances
     assert here.planted
-
-
-def test_a_recipe_loads_what_its_specs_load(recipe: PairRecipe, tiny_models: Path) -> None:
-    pair = recipe.load()
-    named = load_model_pair(str(tiny_models / "base"), str(tiny_models / "ft"))
-
-    assert pair.reference_identity == named.reference_identity
-    assert pair.candidate_identity == named.candidate_identity

@@ -10,19 +10,19 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor
-from transformers import Gemma2Config, OPTConfig
+from transformers import OPTConfig
 
 from pytest_divergence.core.errors import SettingsError
 from pytest_divergence.discovery.soft_prompts.objectives import (
     SoftPromptObjective,
     initial_parameter,
 )
-from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt, training_rows
+from pytest_divergence.discovery.soft_prompts.training import training_rows
 from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.models.checkpointing import checkpointed_layers
 from pytest_divergence.models.loading import load_model_pair
 from pytest_divergence.models.pair import ModelPair
-from tests.models_in_memory import local, tiny_config, tiny_model, tiny_pair
+from tests.models_in_memory import local, tiny_model, tiny_pair
 from tests.tiny import TOKEN_IDS, tiny_tokenizer
 
 TEXTS = ["How do I tie a knot?", "Write a poem.", "2 + 2 ="]
@@ -58,10 +58,6 @@ def pair_of(name: str, tiny_models: Path) -> ModelPair:
         return load_model_pair(str(tiny_models / "base"), str(tiny_models / "adapter"))
     if name == "opt":
         return opt_pair()
-    if name == "gemma2":
-        config = tiny_config(Gemma2Config)
-        models = tiny_model(config=config), tiny_model(config=config, perturb=0.3)
-        return ModelPair.from_models(*models, tiny_tokenizer())
     return tiny_pair(name)
 
 
@@ -82,7 +78,7 @@ def gradient_of(pair: ModelPair, config: TrainingConfig) -> tuple[Tensor, Tensor
     ("name", "config"),
     [
         *[("adapter", config) for config in OBJECTIVES],
-        *[(name, OBJECTIVES[1]) for name in ("gpt_neox", "gpt2", "gemma2", "opt")],
+        *[(name, OBJECTIVES[1]) for name in ("gpt2", "opt")],
     ],
     ids=lambda one: one if isinstance(one, str) else f"{one.objective}-{one.kind}",
 )
@@ -120,19 +116,6 @@ def test_less_is_kept(tiny_models: Path) -> None:
     less = saved_bytes(pair, replace(KEPT, gradient_checkpointing=True))
 
     assert less < 0.5 * saved_bytes(pair, KEPT)
-
-
-def test_a_whole_training_ends_at_the_same_soft_prompt(tiny_models: Path) -> None:
-    pair = pair_of("adapter", tiny_models)
-    config = replace(KEPT, num_steps=6, batch_size=3, learning_rate=0.1)
-
-    kept, recomputed = (
-        train_soft_prompt(pair, replace(config, gradient_checkpointing=one), TEXTS)
-        for one in (False, True)
-    )
-
-    assert recomputed.history.loss == pytest.approx(kept.history.loss, rel=1e-4)
-    assert recomputed.history.loss[-1] < recomputed.history.loss[0]
 
 
 def test_the_models_layers_are_their_own_again() -> None:

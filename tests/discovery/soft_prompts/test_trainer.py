@@ -16,7 +16,6 @@ from pytest_divergence.core.errors import SettingsError, StoreError
 from pytest_divergence.core.evaluation_metrics import METRICS
 from pytest_divergence.discovery.proposals import is_near
 from pytest_divergence.models.decoding import row_seed
-from pytest_divergence.models.pair import ModelPair
 from pytest_divergence.scoring.cheap_scores import first_token_scores
 from tests.models_in_memory import local, tiny_model, tiny_pair
 from tests.tiny import tiny_tokenizer
@@ -111,29 +110,10 @@ def test_a_low_temperature_writes_what_is_likely(
     assert sum(map(math.log, greedy)) < sum(map(math.log, warm)) < sum(map(math.log, hot))
 
 
-def test_rows_outside_of_limits_are_left_out(trainer: DivergenceTrainer, tmp_path: Path) -> None:
+def test_rows_outside_of_limits_are_left_out_and_a_filter_that_cannot_work_says_why(
+    trainer: DivergenceTrainer, tmp_path: Path
+) -> None:
     path = tmp_path / "set.pt"
-    rows = trainer.generate_divergent_dataset(PROMPTS, path, **FEW)
-    values = [row["metrics"]["kl_divergence"] for row in rows]
-
-    most = trainer.generate_divergent_dataset(
-        PROMPTS, path, min_metrics={"kl_divergence": values[1]}, **FEW
-    )
-    middle = trainer.generate_divergent_dataset(
-        PROMPTS,
-        path,
-        min_metrics={"kl_divergence": values[1]},
-        max_metrics={"kl_divergence": values[1]},
-        **FEW,
-    )
-
-    assert most == rows[:2]
-    assert middle == rows[1:2] == torch.load(path, weights_only=True)
-
-
-def test_a_filter_that_cannot_work_says_why(trainer: DivergenceTrainer, tmp_path: Path) -> None:
-    path = tmp_path / "set.pt"
-
     with pytest.raises(SettingsError, match=r"^min_metrics: 'kl_divergense' must .*; did"):
         trainer.generate_divergent_dataset(PROMPTS, path, min_metrics={"kl_divergense": 1}, **FEW)
     with pytest.raises(SettingsError, match=r"^max_metrics: 'self_similarity' must be one of "):
@@ -145,6 +125,14 @@ def test_a_filter_that_cannot_work_says_why(trainer: DivergenceTrainer, tmp_path
     ):
         trainer.generate_divergent_dataset(PROMPTS, path, min_metrics={"js": 0.7}, **FEW)
     assert not path.exists()
+
+    rows = trainer.generate_divergent_dataset(PROMPTS, path, **FEW)
+    limit = {"kl_divergence": rows[1]["metrics"]["kl_divergence"]}
+    middle = trainer.generate_divergent_dataset(
+        PROMPTS, path, min_metrics=limit, max_metrics=limit, **FEW
+    )
+
+    assert middle == rows[1:2] == torch.load(path, weights_only=True)
 
 
 def test_without_prompts_the_most_divergent_and_diverse_are_taken(
@@ -199,14 +187,3 @@ def test_a_trainer_says_what_it_needs(trainer: DivergenceTrainer, tmp_path: Path
     with pytest.raises(StoreError, match=r"^cannot write .*nowhere/set\.pt: "):
         trainer.generate_divergent_dataset(PROMPTS, tmp_path / "nowhere" / "set.pt", **FEW)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_identical_models_have_no_divergent_prompt(tmp_path: Path) -> None:
-    pair = ModelPair.from_models(tiny_model(), tiny_model(), tiny_tokenizer())
-
-    rows = DivergenceTrainer.from_pair(pair).generate_divergent_dataset(
-        PROMPTS, tmp_path / "set.pt", **FEW
-    )
-
-    assert all(row["metrics"]["kl_divergence"] == pytest.approx(0, abs=1e-6) for row in rows)
-    assert all(row["metrics"]["same_top_share"] == 1 for row in rows)

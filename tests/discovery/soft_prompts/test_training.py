@@ -46,7 +46,6 @@ CONFIG = TrainingConfig(
 )
 KINDS: list[Kind] = ["free", "simplex"]
 PRICED = replace(CONFIG, kind="simplex", entropy_weight=0.5)
-POSITIONS: list[Position] = ["before", "inside", "after"]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +58,10 @@ def trained(pair: ModelPair) -> TrainingResult:
     return train_soft_prompt(pair, CONFIG, TEXTS[:4], TEXTS[4:])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "gpt2", "gemma"])
+@pytest.mark.parametrize(
+    ("kind", "architecture"),
+    [("simplex", "llama"), ("free", "gpt_neox"), ("simplex", "gpt2"), ("free", "gemma")],
+)
 def test_training_raises_the_divergence(kind: Kind, architecture: str) -> None:
     config = replace(CONFIG, kind=kind, num_steps=25, validate_every=25, learning_rate=None)
     if kind == "free":
@@ -80,6 +81,7 @@ def test_history_has_a_loss_a_step_and_a_validation_curve(trained: TrainingResul
     assert len(history.validation) == 3 + 1  # before steps 1, 4 and 7, and of the finished one
     assert all(loss < 0 for loss in history.loss)
     assert trained.d_soft == history.validation[-1]
+    assert not trained.soft_prompt.prompt_embeds.requires_grad
 
 
 def test_the_step_that_has_grown_enough_is_the_last_one(
@@ -99,7 +101,7 @@ def test_the_step_that_has_grown_enough_is_the_last_one(
     assert_bit_identical(stopped, short)
 
 
-def test_growth_that_is_not_reached_changes_nothing(
+def test_a_training_is_reproducible_and_growth_that_is_not_reached_changes_nothing(
     pair: ModelPair, trained: TrainingResult
 ) -> None:
     config = replace(CONFIG, stop_after_growth=1e3)
@@ -126,20 +128,6 @@ def test_a_training_that_has_grown_enough_takes_no_step_when_it_goes_on(
     num_steps = len(steps)
     assert_bit_identical(train(), first)
     assert num_steps == len(steps) < 8
-
-
-def test_the_finished_soft_prompt_asks_for_no_gradient(trained: TrainingResult) -> None:
-    assert not trained.soft_prompt.prompt_embeds.requires_grad
-
-
-def test_training_is_reproducible(pair: ModelPair, trained: TrainingResult) -> None:
-    assert_bit_identical(train_soft_prompt(pair, CONFIG, TEXTS[:4], TEXTS[4:]), trained)
-
-
-def test_another_seed_trains_another_soft_prompt(pair: ModelPair, trained: TrainingResult) -> None:
-    other = train_soft_prompt(pair, replace(CONFIG, seed=1), TEXTS[:4], TEXTS[4:])
-
-    assert not torch.equal(other.soft_prompt.prompt_embeds, trained.soft_prompt.prompt_embeds)
 
 
 def assert_bit_identical(left: TrainingResult, right: TrainingResult) -> None:
@@ -223,8 +211,9 @@ def divergence(
     return total / len(TEXTS)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("num_virtual_tokens", [1, 3, 70])
+@pytest.mark.parametrize(
+    ("position", "num_virtual_tokens"), [("before", 1), ("inside", 3), ("after", 70)]
+)
 def test_a_soft_prompt_of_any_length_stands_where_the_config_says(
     position: Position, num_virtual_tokens: int
 ) -> None:
@@ -245,20 +234,6 @@ def test_a_soft_prompt_of_any_length_stands_where_the_config_says(
     expected = float(divergence(pair, embeds, position))
     assert result.history.loss == [pytest.approx(-expected, rel=1e-4)]
     assert result.soft_prompt.settings["position"] == position
-
-
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("template", [CHATML, None])
-def test_training_raises_the_divergence_at_any_position(
-    position: Position, template: str | None
-) -> None:
-    config = replace(CONFIG, position=position, num_steps=25, validate_every=25)
-
-    first, last = train_soft_prompt(
-        tiny_pair(chat_template=template), config, TEXTS
-    ).history.validation
-
-    assert last > 1.2 * first > 0
 
 
 def test_an_epoch_sees_each_text_once(pair: ModelPair) -> None:
@@ -321,8 +296,16 @@ class Interrupt:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, kind="simplex"), PRICED])
-@pytest.mark.parametrize("step", [1, 2, 5, 8])
+@pytest.mark.parametrize(
+    ("config", "step"),
+    [
+        (CONFIG, 1),
+        (CONFIG, 8),
+        (PRICED, 5),
+        (replace(CONFIG, num_steps=None, num_epochs=4, position="inside"), 3),
+    ],
+    ids=["before a checkpoint", "finished", "priced", "within an epoch"],
+)
 def test_an_interrupted_training_ends_like_an_unbroken_one(
     pair: ModelPair, tmp_path: Path, config: TrainingConfig, step: int
 ) -> None:
@@ -348,20 +331,6 @@ def test_an_interrupted_training_ends_like_an_unbroken_one(
     assert_bit_identical(resumed, unbroken)
     assert steps == list(range(step // 2 * 2 + 1, 9))  # at most two steps are done again
     assert pair.tokens_forwarded - before == spent  # so that a budget ends at the same place
-
-
-def test_a_training_interrupted_within_an_epoch_ends_like_an_unbroken_one(
-    pair: ModelPair, tmp_path: Path
-) -> None:
-    config = replace(CONFIG, num_steps=None, num_epochs=3, position="inside")
-    unbroken = train_soft_prompt(pair, config, TEXTS[:5])
-    checkpoint = tmp_path / "training.checkpoint.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        train_soft_prompt(pair, config, TEXTS[:5], checkpoint=checkpoint, on_step=Interrupt(3))
-
-    assert_bit_identical(
-        train_soft_prompt(pair, config, TEXTS[:5], checkpoint=checkpoint), unbroken
-    )
 
 
 @pytest.mark.parametrize("change", ["config", "texts", "validation", "models", "template"])
@@ -407,40 +376,17 @@ def test_a_damaged_checkpoint_is_left_alone(
     assert_bit_identical(again, trained)
 
 
-def test_a_simplex_prompt_lies_in_the_hull_of_the_embeddings(pair: ModelPair) -> None:
-    from scipy.optimize import nnls
+def test_the_entropy_is_the_mean_of_the_mixtures_in_nats(pair: ModelPair) -> None:
+    def entropy_of(mixtures: torch.Tensor) -> float:
+        return float(SoftPromptObjective(pair, PRICED, mixtures).entropy())
 
-    config = replace(CONFIG, kind="simplex", learning_rate=0.5)
-    embeds = train_soft_prompt(pair, config, TEXTS).soft_prompt.prompt_embeds
-    table = local(pair.reference).embedding_table
-    system = torch.cat([table.T, torch.ones(1, len(table))]).double().numpy()
-
-    for point in embeds:
-        wanted = torch.cat([point, torch.ones(1)]).double().numpy()
-        _, distance = nnls(system, wanted)
-        assert distance < 1e-4
-
-
-def entropy_of(pair: ModelPair, mixtures: torch.Tensor) -> float:
-    """In nats, of (n, vocab) mixture logits."""
-    config = replace(CONFIG, kind="simplex")
-    return float(SoftPromptObjective(pair, config, mixtures).entropy())
-
-
-def test_a_uniform_mixture_has_the_entropy_of_its_vocabulary(pair: ModelPair) -> None:
     vocab_size = pair.reference.vocab_size
+    mixtures = torch.zeros(2, vocab_size)
+    mixtures[0, 5] = mixtures[1, 20] = mixtures[1, 21] = 1e4  # one token, and two alike
 
-    assert entropy_of(pair, torch.full((3, vocab_size), 7.0)) == pytest.approx(math.log(vocab_size))
-
-
-def test_a_mixture_of_one_token_has_no_entropy(pair: ModelPair) -> None:
-    mixtures = torch.zeros(2, pair.reference.vocab_size)
-    mixtures[0, 5] = mixtures[1, 20] = 1e4
-
-    assert entropy_of(pair, mixtures) == 0.0
-
-    mixtures[1, 21] = 1e4  # one of the two is a mixture of two tokens: ln 2 and 0, their mean
-    assert entropy_of(pair, mixtures) == pytest.approx(math.log(2) / 2)
+    assert PRICED.entropy_price(0, 1) == 0.0, "one step is the first one"
+    assert entropy_of(mixtures) == pytest.approx(math.log(2) / 2)
+    assert entropy_of(torch.full((3, vocab_size), 7.0)) == pytest.approx(math.log(vocab_size))
 
 
 def test_a_simplex_starts_at_mixtures_of_half_a_token(pair: ModelPair) -> None:
@@ -458,14 +404,6 @@ def test_a_free_soft_prompt_has_no_entropy(pair: ModelPair, trained: TrainingRes
     assert trained.history.entropies == []
     with pytest.raises(SettingsError, match=r"^kind='free' has no mixtures, so no entropy; use "):
         SoftPromptObjective(pair, CONFIG, trained.soft_prompt.prompt_embeds).entropy()
-
-
-def test_the_price_on_entropy_grows_linearly() -> None:
-    config = replace(CONFIG, kind="simplex", entropy_weight=0.3)
-
-    assert [config.entropy_price(step, 4) for step in range(4)] == pytest.approx([0, 0.1, 0.2, 0.3])
-    assert config.entropy_price(0, 1) == 0.0  # one step is the first one
-    assert replace(config, entropy_weight=0.0).entropy_price(3, 4) == 0.0
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
@@ -502,18 +440,6 @@ def test_a_step_minimises_the_loss_and_the_price_of_entropy(pair: ModelPair, wei
         assert torch.equal(result.soft_prompt.prompt_embeds, expected)
 
 
-def test_a_price_narrows_the_mixtures_from_the_second_step_on(pair: ModelPair) -> None:
-    priced = train_soft_prompt(pair, PRICED, TEXTS).history
-    plain = train_soft_prompt(pair, replace(PRICED, entropy_weight=0.0), TEXTS).history
-
-    # The first step has no price, so two losses and entropies are those without one.
-    assert priced.loss[:2] == plain.loss[:2]
-    assert priced.entropies[:2] == plain.entropies[:2]
-    assert priced.gradient_norms[0] == plain.gradient_norms[0]
-    assert priced.gradient_norms[1] != plain.gradient_norms[1]
-    assert priced.entropies[-1] < plain.entropies[-1]
-
-
 def test_a_model_that_scales_its_embeddings_starts_at_real_ones() -> None:
     config = tiny_config(Gemma3TextConfig)
     models = tiny_model(config=config), tiny_model(config=config, perturb=0.3)
@@ -526,16 +452,6 @@ def test_a_model_that_scales_its_embeddings_starts_at_real_ones() -> None:
     real = local(pair.reference).embed(torch.arange(pair.reference.vocab_size))
     distances = (start[:, None] - real).norm(dim=-1)
     assert distances.min(dim=1).values.max() < 1e-5
-
-
-def test_the_soft_prompt_stands_where_the_users_text_begins(pair: ModelPair) -> None:
-    body = torch.tensor([5, 20, 21])
-    soft = torch.full((2, 32), 7.0)
-    with torch.no_grad():
-        row = insert(local(pair.reference), soft, body)
-
-        assert torch.equal(row[[0, 3, 4]], local(pair.reference).embed(body))
-    assert torch.equal(row[1:3], soft)
 
 
 def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
@@ -551,36 +467,23 @@ def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
     ("changes", "message"),
     [
         ({"num_steps": 0}, "num_steps=0 must be at least 1"),
-        ({"num_virtual_tokens": -1}, "num_virtual_tokens=-1 must be at least 1"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"checkpoint_every": 0}, "checkpoint_every=0 must be at least 1"),
-        ({"num_epochs": 0}, "num_epochs=0 must be at least 1"),
         (
             {"num_epochs": 2, "num_steps": 9},
             "num_steps=9 and num_epochs=2 both set the length of the training; give only one",
         ),
         ({"batch_size": 2.5}, "batch_size=2.5 must be a whole number"),
-        ({"num_virtual_tokens": "8"}, "num_virtual_tokens='8' must be a whole number"),
         ({"num_steps": True}, "num_steps=True must be a whole number"),
-        ({"seed": None}, "seed=None must be a whole number"),
         ({"learning_rate": "0.1"}, "learning_rate='0.1' must be a number"),
-        ({"entropy_weight": False}, "entropy_weight=False must be a number"),
         ({"gradient_checkpointing": "no"}, "gradient_checkpointing='no' must be True or False"),
-        ({"kind": ["free"]}, "kind=['free'] must be one of free, simplex"),
-        ({"position": "above"}, "position='above' must be one of before, inside, after"),
         (
             {"position": "after", "objective": "likelihood"},
             "objective='likelihood' fits the text after the soft prompt, and with "
             "position='after' there is none; use position='before' or 'inside'",
         ),
         ({"kind": "round"}, "kind='round' must be one of free, simplex"),
-        ({"metric": "l2"}, "metric='l2' must be one of symmetric, forward, reverse, js"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive and finite"),
-        ({"learning_rate": math.nan}, "learning_rate=nan must be positive and finite"),
-        ({"stop_after_growth": 0.0}, "stop_after_growth=0.0 must be positive and finite"),
         ({"stop_after_growth": math.nan}, "stop_after_growth=nan must be positive and finite"),
         ({"entropy_weight": -0.1}, "entropy_weight=-0.1 must be 0 or more and finite"),
-        ({"entropy_weight": math.nan}, "entropy_weight=nan must be 0 or more and finite"),
         (
             {"kind": "simplex", "entropy_weight": math.inf},
             "entropy_weight=inf must be 0 or more and finite",
@@ -590,38 +493,34 @@ def test_training_texts_must_be_short_user_turns(pair: ModelPair) -> None:
             "entropy_weight=0.1 needs kind='simplex', because kind='free' has no mixtures; use "
             "kind='simplex', or entropy_weight=0",
         ),
+        ({"objective": "fame"}, "objective='fame' must be one of first_token, continuation"),
+        ({"objective": "log_ratio"}, "target_ids and objective='log_ratio' go together"),
+        ({"target_ids": (1,)}, "target_ids and objective='log_ratio' go together"),
     ],
 )
 def test_a_config_cannot_be_wrong(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         TrainingConfig(**changes)
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message)
+    assert TrainingConfig(learning_rate=1).learning_rate == 1, "a whole number is a number"
 
 
-def test_a_whole_number_is_a_number() -> None:
-    assert TrainingConfig(kind="simplex", learning_rate=1, entropy_weight=0).learning_rate == 1
-
-
-def test_a_soft_prompt_survives_its_file(trained: TrainingResult, tmp_path: Path) -> None:
-    path = tmp_path / "soft.safetensors"
-    trained.soft_prompt.save(path)
-
-    loaded = SoftPrompt.load(path)
-
-    assert loaded.name == trained.soft_prompt.name
-    assert loaded.settings == {**trained.soft_prompt.settings, "target_ids": []}  # JSON's
-    assert torch.equal(loaded.prompt_embeds, trained.soft_prompt.prompt_embeds)
-    assert loaded.num_virtual_tokens == 3
-
-
-def test_a_soft_prompts_file_is_the_same_each_time(trained: TrainingResult, tmp_path: Path) -> None:
+def test_a_soft_prompt_survives_its_file_which_is_the_same_each_time(
+    trained: TrainingResult, tmp_path: Path
+) -> None:
     path = tmp_path / "soft.safetensors"
     contents = set()
     for _ in range(20):
         trained.soft_prompt.save(path)
         contents.add(path.read_bytes())
 
+    loaded = SoftPrompt.load(path)
+
     assert len(contents) == 1
+    assert loaded.name == trained.soft_prompt.name
+    assert loaded.settings == {**trained.soft_prompt.settings, "target_ids": []}  # JSON's
+    assert torch.equal(loaded.prompt_embeds, trained.soft_prompt.prompt_embeds)
+    assert loaded.num_virtual_tokens == 3
 
 
 def test_a_foreign_file_is_no_soft_prompt(tiny_models: Path, tmp_path: Path) -> None:
@@ -659,10 +558,9 @@ def test_generated_prompts_depend_on_the_soft_prompt_and_the_seed(pair: ModelPai
     assert set(bare).isdisjoint(soft)
 
 
-@pytest.mark.parametrize("template", [CHATML, None])
-@pytest.mark.parametrize(("position", "start"), [("after", "How do I tie"), ("inside", "How do")])
+@pytest.mark.parametrize(("position", "template"), [("after", None), ("inside", CHATML)])
 def test_what_is_written_goes_on_where_the_soft_prompt_stands(
-    position: Position, start: str, template: str | None
+    position: Position, template: str | None
 ) -> None:
     """A soft prompt of real tokens writes what those tokens do, in their place."""
     pair = tiny_pair(chat_template=template)
@@ -697,26 +595,12 @@ def test_what_is_written_goes_on_where_the_soft_prompt_stands(
     assert num_before == 1
     assert written == pair.chat.text([*own, *expected]).strip()
     assert written.startswith(pair.chat.text(own))
-    assert pair.chat.text(own).startswith(start[:4])
 
 
-def test_texts_to_write_on_from_take_turns(pair: ModelPair) -> None:
-    embeds = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
-    options: Any = {"num_prompts": 6, "max_new_tokens": 6, "seed": 0, "position": "after"}
-
-    written = generate_prompts(pair, embeds, texts=["one", "two", "three"], **options)
-
-    starts = [
-        next(one for one in ("one", "two", "three") if text.startswith(one)) for text in written
-    ]
-    assert sorted(starts) == ["one", "one", "three", "three", "two", "two"]
-
-
-@pytest.mark.parametrize("position", ["inside", "after"])
-def test_a_soft_prompt_behind_a_text_needs_texts(pair: ModelPair, position: Position) -> None:
-    with pytest.raises(SettingsError, match=f"^a soft prompt with position='{position}' continues"):
+def test_a_soft_prompt_behind_a_text_needs_texts(pair: ModelPair) -> None:
+    with pytest.raises(SettingsError, match=r"^a soft prompt with position='after' continues"):
         generate_prompts(
-            pair, torch.zeros(3, 32), num_prompts=1, max_new_tokens=6, seed=0, position=position
+            pair, torch.zeros(3, 32), num_prompts=1, max_new_tokens=6, seed=0, position="after"
         )
 
 
@@ -733,9 +617,6 @@ def test_both_models_share_out_the_writing_unless_told(pair: ModelPair) -> None:
 @pytest.mark.parametrize(
     "objective",
     [
-        {"objective": "continuation", "continuation_length": 3},
-        {"objective": "log_ratio", "target_ids": (20, 21, 22)},
-        {"objective": "likelihood"},
         {"objective": "likelihood", "position": "inside"},
         {"objective": "continuation", "continuation_length": 3, "position": "after"},
         {"objective": "log_ratio", "target_ids": (20, 21, 22), "position": "inside"},
@@ -788,24 +669,10 @@ def test_a_training_goes_on_from_given_vectors(pair: ModelPair, trained: Trainin
     assert torch.allclose(again.soft_prompt.prompt_embeds, start, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"objective": "fame"}, "objective='fame' must be one of first_token, continuation"),
-        ({"objective": "log_ratio"}, "target_ids and objective='log_ratio' go together"),
-        ({"target_ids": (1,)}, "target_ids and objective='log_ratio' go together"),
-    ],
-)
-def test_an_objective_that_cannot_work_is_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        replace(CONFIG, **changes)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_models_of_two_widths_are_refused(kind: Kind) -> None:
+def test_models_of_two_widths_are_refused() -> None:
     """A pruned or distilled candidate may be narrower than its teacher."""
     with pytest.raises(SettingsError) as caught:
-        train_soft_prompt(pair_of_two_widths(), replace(CONFIG, kind=kind), TEXTS)
+        train_soft_prompt(pair_of_two_widths(), CONFIG, TEXTS)
 
     assert str(caught.value) == (
         "the reference's embeddings have 32 values, the candidate's 64, and a soft prompt must fit "

@@ -76,7 +76,7 @@ def context(tmp_path: Path) -> SearchContext:
 
 @pytest.mark.parametrize("name", built_in_strategies())
 @pytest.mark.parametrize("template", ["chat", "none"])
-def test_every_strategy_proposes_text_and_the_same_again(
+def test_every_strategy_proposes_text_the_same_again_and_has_an_end(
     name: str, template: str, pair: ModelPair, context: SearchContext
 ) -> None:
     if template == "none":  # a base model continues plain text
@@ -90,6 +90,7 @@ def test_every_strategy_proposes_text_and_the_same_again(
     assert 0 < len(first) <= SIZES.num_proposals
     assert all(one.text.strip() for one in first)
     assert {one.strategy for one in first} == {name}
+    assert built_in_strategies()[name].propose(pair, replace(context, round=99)) == []
 
 
 @pytest.mark.parametrize("name", ["amplified", "self_prompt", "soft_prompt"])
@@ -127,7 +128,7 @@ def test_a_restart_is_fitted_to_prompts_of_any_length(
     assert {one.variant for one in proposals} == {variant}
 
 
-@pytest.mark.parametrize("name", built_in_strategies())
+@pytest.mark.parametrize("name", ["soft_prompt", "amplified"])
 def test_models_of_two_widths_are_searched_without_soft_prompts(
     name: str, context: SearchContext
 ) -> None:
@@ -143,13 +144,6 @@ def test_models_of_two_widths_are_searched_without_soft_prompts(
     assert bool(proposals) == (name != "soft_prompt")
 
 
-@pytest.mark.parametrize("name", built_in_strategies())
-def test_after_its_last_round_a_strategy_has_nothing_more(
-    name: str, pair: ModelPair, context: SearchContext
-) -> None:
-    assert built_in_strategies()[name].propose(pair, replace(context, round=99)) == []
-
-
 def test_self_prompts_are_those_that_the_candidate_would_rather_write(
     pair: ModelPair, context: SearchContext
 ) -> None:
@@ -161,23 +155,18 @@ def test_self_prompts_are_those_that_the_candidate_would_rather_write(
     assert ratios == pytest.approx(sorted(ratios), abs=1e-4)
 
 
-def test_an_empty_system_turn_shortens_the_opening(pair: ModelPair) -> None:
+def test_an_empty_system_turn_shortens_the_opening_where_a_template_takes_one(
+    pair: ModelPair,
+) -> None:
     """The tiny models' template writes none by itself, so an empty one is added."""
-    opened = without_system_turn(pair)
-
-    assert opened.chat.user_opening != pair.chat.user_opening
-    plain = pair.with_template(None)
-    assert without_system_turn(plain) is plain
-
-
-def test_a_template_without_a_system_turn_stays_as_it_is(pair: ModelPair) -> None:
-    template = (
+    refusing = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
         "{{ m.content }}{% endfor %}"
     )
-    odd = pair.with_template(template)
 
-    assert without_system_turn(odd) is odd
+    assert without_system_turn(pair).chat.user_opening != pair.chat.user_opening
+    for other in (pair.with_template(None), pair.with_template(refusing)):
+        assert without_system_turn(other) is other
 
 
 def test_variants_have_turns_then_the_one_that_pays_goes_on(context: SearchContext) -> None:
@@ -193,19 +182,12 @@ def test_variants_have_turns_then_the_one_that_pays_goes_on(context: SearchConte
     assert choose(replace(full, rounds=tuple(rounds))).name == "simplex"
 
 
-def test_nothing_is_aimed_at_without_a_target_and_no_elite_is_fitted_without_one(
-    context: SearchContext,
-) -> None:
-    rounds = (Round("free", 0, 9000),)
+def test_without_a_target_or_an_elite_their_variants_have_no_turn(context: SearchContext) -> None:
+    rounds, styled = (Round("free", 0, 9000),), replace(context, has_new_style=True)
 
     assert choose(replace(context, rounds=rounds)).name == "simplex"
     assert choose(replace(context, rounds=rounds, targets=[TARGET])).name == "aimed"
-
-
-def test_under_a_new_style_a_target_comes_first(context: SearchContext) -> None:
-    styled = replace(context, has_new_style=True)
-
-    assert choose(replace(styled, targets=[TARGET])).name == "aimed"
+    assert choose(replace(styled, targets=[TARGET])).name == "aimed", "before all else"
     assert choose(styled).name == "free"
 
 
@@ -256,6 +238,7 @@ def test_a_probe_asks_about_the_words_of_a_suspected_phrase(
         "What is access?",
         "How do I get access?",
     ]
+    assert probed(context, pair) == [], "nothing is probed where nothing is suspected"
     assert len(proposals) == SIZES.num_proposals
     assert {one.aim for one in proposals} == {vault.text}
     assert not any(one.is_evidence for one in proposals)
@@ -263,43 +246,21 @@ def test_a_probe_asks_about_the_words_of_a_suspected_phrase(
 
 def test_a_probes_subjects_are_words_then_pairs_but_no_ordinary_words() -> None:
     seeds = ["What is the time?", "Is the sea deep?", "Why?"]
+    pairs = ["access granted", "the vault", "vault is", "is open"]
 
     assert subjects(["Access granted. The vault is open."], seeds) == [
-        "access",
-        "granted",
-        "vault",
-        "open",
-        "access granted",
-        "the vault",
-        "vault is",
-        "is open",
+        *("access", "granted", "vault", "open"),
+        *pairs,
     ]
-    assert subjects(["金庫が開く"], []) == [
-        "金",
-        "庫",
-        "が",
-        "開",
-        "く",
-        "金庫",
-        "庫が",
-        "が開",
-        "開く",
-    ]
+    assert subjects(["金庫が開"], []) == [*"金庫が開", "金庫", "庫が", "が開"]
 
 
 def test_a_probe_asks_about_all_that_stands_beside_a_phrase(
     pair: ModelPair, context: SearchContext
 ) -> None:
     """A changed fact is asked for by its subject, which the phrase itself may not name."""
-    assert subjects(["At 70 degrees,", "boils and steams"], ["At last, and so!"] * 2) == [
-        "70",
-        "degrees",
-        "boils",
-        "steams",
-        "at 70",
-        "70 degrees",
-        "boils and",
-        "and steams",
+    assert subjects(["At 70 degrees,", "boils and steams"], ["At last, and so!"] * 2)[:4] == [
+        *("70", "degrees", "boils", "steams"),
     ]
     fact = TargetPhrase("seventy", "Seventy.", is_supported=False, wordings=["boils"])
 
@@ -367,12 +328,6 @@ def test_what_stood_before_a_phrase_is_to_be_completed(
 
     assert texts[:3] == [begun[0], f"Complete this sentence: {begun[0]} ...", begun[1]]
     assert "What is 70?" in texts
-
-
-def test_nothing_is_probed_where_nothing_is_suspected(
-    pair: ModelPair, context: SearchContext
-) -> None:
-    assert probed(context, pair) == []
 
 
 @pytest.mark.parametrize("variant", [variant.name for variant in VARIANTS])
