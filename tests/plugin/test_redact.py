@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from pytest_divergence.core import settings as settings_module
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.report import load_report
+from pytest_divergence.core.suites import load_suite
 from pytest_divergence.plugin import search as session_search
 from tests.discovery.test_run import PROFILE
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
@@ -71,22 +70,22 @@ def test_an_assertion_of_a_user_shows_no_text(project: Project) -> None:
     result.stdout.re_match_lines([r".*KL \d\.\d+ nats/token > max_kl 0\.000.*"])
 
 
-@pytest.mark.parametrize("words", [(), ("--divergence-redact",)])
 def test_an_unexpected_error_may_quote_a_text(
-    project: Project, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError(f"cannot read {KNOT}") from ValueError(KNOT)
 
     monkeypatch.setattr(session_search, "search", broken)
-    result = project.run(*MODELS, *words)
+    for words in ((), ("--divergence-redact",)):
+        result = project.run(*MODELS, *words)
 
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    said = (project.path / ".divergence/reports/discovery-error.txt").read_text("utf-8")
-    assert result.errlines[0].startswith("ERROR: discovery failed: RuntimeError: ")
-    assert ", in broken" in said
-    for text in (shown(result), said):
-        assert (KNOT in text) == (not words)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        said = (project.path / ".divergence/reports/discovery-error.txt").read_text("utf-8")
+        assert result.errlines[0].startswith("ERROR: discovery failed: RuntimeError: ")
+        assert ", in broken" in said
+        for text in (shown(result), said):
+            assert (KNOT in text) == (not words)
 
 
 def test_a_search_leaves_texts_in_its_suite_alone(
@@ -106,17 +105,11 @@ def test_a_search_leaves_texts_in_its_suite_alone(
     for one in report.cases:
         assert one.id in suite.read_text("utf-8")
         assert one.id in shown(result)
-    _assert_absent(report_path.parent, shown(result), suite)
-    assert "Prompts and answers were left out" in (report_path.parent / "report.html").read_text()
-
-
-def _assert_absent(folder: Path, output: str, suite: Path) -> None:
-    """No prompt or answer of the suite stands in a report or in the output."""
-    from pytest_divergence.core.suites import load_suite
-
-    texts = [one.text for one in load_suite(suite).cases]
-    texts += [one.completions.candidate for one in load_suite(suite).cases if one.completions]
+    output = [shown(result), *(path.read_text("utf-8") for path in report_path.parent.iterdir())]
+    kept = load_suite(suite).cases
+    texts = [one.text for one in kept]
+    texts += [one.completions.candidate for one in kept if one.completions]
     texts = [text for text in texts if len(text) > 12]
     assert texts
-    for place in (*(path.read_text("utf-8") for path in folder.iterdir()), output):
-        assert [text for text in texts if text in place] == []
+    assert [text for text in texts if text in "\n".join(output)] == []
+    assert "Prompts and answers were left out" in (report_path.parent / "report.html").read_text()
