@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pytest_divergence.models.load_plan import LoadOptions
 from pytest_divergence.models.loading import PairRecipe, try_out_served
 from pytest_divergence.scoring.suite_rows import measure_telling, replay_behaviour
 from tests.plugin.conftest import KNOT, POEM, SUITE, Project
-from tests.served import Answer, Proxy, llama_server, proxy
+from tests.served import Answer, Change, Proxy, llama_server, proxy
 
 
 def replayed(project: Project, candidate: str, *arguments: str) -> pytest.RunResult:
@@ -218,32 +218,24 @@ def head_of(answer: Answer) -> list[dict[str, Any]]:
     return head
 
 
-def cut_heads(path: str, answer: Answer, number: int) -> Answer:
-    del head_of(answer)[20:]
-    return answer
+def of_head(change: Callable[[list[dict[str, Any]]], object]) -> Change:
+    """A lie that changes the likeliest tokens, wherever there are any."""
+
+    def lie(path: str, answer: Answer, number: int) -> Answer:
+        if head := head_of(answer):
+            change(head)
+        return answer
+
+    return lie
 
 
-def reordered(path: str, answer: Answer, number: int) -> Answer:
-    head_of(answer).reverse()
-    return answer
+def cut(head: list[dict[str, Any]]) -> None:
+    del head[20:]
 
 
-def not_a_number(path: str, answer: Answer, number: int) -> Answer:
-    for item in head_of(answer)[:1]:
-        item["logprob"] = float("nan")
-    return answer
-
-
-def nothing_where_a_number_is(path: str, answer: Answer, number: int) -> Answer:
-    for item in head_of(answer)[:1]:
-        item["logprob"] = None
-    return answer
-
-
-def too_likely(path: str, answer: Answer, number: int) -> Answer:
-    for item in head_of(answer):
+def too_likely(head: list[dict[str, Any]]) -> None:
+    for item in head:
         item["logprob"] = min(0.0, item["logprob"] + 3.0)
-    return answer
 
 
 def another_token(path: str, answer: Answer, number: int) -> Answer:
@@ -259,14 +251,17 @@ def fewer_ids_read(path: str, answer: Answer, number: int) -> Answer:
     return answer
 
 
-def order_matters(path: str, answer: Answer, number: int) -> Answer:
-    """Each value depends on how much was asked before, as behind a faulty cache."""
-    if head_of(answer):
-        assert isinstance(answer, dict)
-        entry = answer["completion_probabilities"][0]
-        for item in (entry, *entry["top_logprobs"]):
-            item["logprob"] -= 0.05 * number
-    return answer
+def shifted(amount: Callable[[int], float]) -> Change:
+    """A lie that lowers all values by what depends on how much was asked before."""
+
+    def lie(path: str, answer: Answer, number: int) -> Answer:
+        if head := head_of(answer):
+            assert isinstance(answer, dict)
+            for item in (answer["completion_probabilities"][0], *head):
+                item["logprob"] -= amount(number)
+        return answer
+
+    return lie
 
 
 def no_probabilities(path: str, answer: Answer, number: int) -> Answer:
@@ -293,15 +288,22 @@ def no_model(path: str, answer: Answer, number: int) -> Answer:
     return {"object": "list", "data": []} if path == "/v1/models" else answer
 
 
-LIES = {
+cut_heads = of_head(cut)
+LIES: dict[Change, str] = {
     cut_heads: "tells 20 of the 64 most likely tokens that it was asked for",
-    reordered: "tells the most likely tokens out of order: [-",
-    not_a_number: "answers /completion with what is not JSON",
-    nothing_where_a_number_is: "tells what is no log-probability, a number up to 0: [",
-    too_likely: "which is more than 1",
+    of_head(list.reverse): "tells the most likely tokens out of order: [-",
+    of_head(lambda head: head[0].update(logprob=float("nan"))): (
+        "answers /completion with what is not JSON"
+    ),
+    of_head(lambda head: head[0].update(logprob=None)): (
+        "tells what is no log-probability, a number up to 0: ["
+    ),
+    of_head(too_likely): "which is more than 1",
     another_token: "was asked about token",
     fewer_ids_read: "ids and has read",
-    order_matters: "its values depend on the order of questions, so nothing can be judged on them",
+    shifted(lambda number: 0.05 * number): (  # as behind a faulty cache
+        "its values depend on the order of questions, so nothing can be judged on them"
+    ),
     no_probabilities: "tells no log-probabilities: ",
     other_ids: "has another tokenizer than the pair: it splits",
     other_template: 'has another chat template than the pair: it makes "### User: How do I tie',
@@ -515,21 +517,13 @@ def test_a_suite_is_not_measured_again_on_a_server(served: Project, ft_server: s
 
 
 def test_a_bound_within_the_servers_noise_is_refused(served: Project, ft_server: str) -> None:
-    def noisy(path: str, answer: Answer, number: int) -> Answer:
-        if head_of(answer):
-            assert isinstance(answer, dict)
-            entry = answer["completion_probabilities"][0]
-            for item in (entry, *entry["top_logprobs"]):
-                item["logprob"] -= 0.08 * (number % 3)
-        return answer
-
     path = served.path / SUITE
     lines = path.read_text("utf-8").splitlines()
     rows = [Case(**json.loads(line)) for line in lines]
     rows = [row if row.is_control else row.with_changes(max_kl=0.001) for row in rows]
     path.write_text("".join(json.dumps(row.to_row()) + "\n" for row in rows))
 
-    with proxy(ft_server, change=noisy) as front:
+    with proxy(ft_server, change=shifted(lambda number: 0.08 * (number % 3))) as front:
         result = replayed(served, front.address)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
