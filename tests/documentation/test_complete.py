@@ -67,18 +67,12 @@ def command_options(name: str) -> set[str]:
     return {word for action in parser._actions for word in action.option_strings}
 
 
-def test_every_option_is_documented() -> None:
+def test_every_option_ini_key_and_variable_is_documented() -> None:
     assert {name for name in option_names() if f"`{name}" not in reference()["options"]} == set()
-
-
-def test_a_setting_without_a_default_value_is_shown_as_none() -> None:
     section = reference()["options"].partition("## `--divergence-template-arg`")[2]
-
     assert "Default: `none`." in section.partition("\n## ")[0]
     assert "Undefined" not in reference()["options"]
 
-
-def test_every_ini_key_and_variable_is_documented() -> None:
     assert {key for key in ini_keys() if f"`{key}`" not in reference()["ini"]} == set()
     missing = {one for one in variables() if f"`{one}`" not in reference()["environment"]}
     assert missing == set()

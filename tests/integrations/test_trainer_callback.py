@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
@@ -115,6 +117,23 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+def state_after_training(trainer: Trainer) -> list[Any]:
+    """All random states, and what a measurement switches in a model."""
+    random.seed(0)
+    np.random.seed(0)
+    train(trainer)
+    model: Any = trainer.model
+    return [
+        random.getstate(),
+        np.random.get_state()[1].tolist(),  # type: ignore[index]
+        torch.get_rng_state().tolist(),
+        model.config.use_cache,
+        [weight.requires_grad for weight in model.parameters()],
+        [module.training for module in model.modules()],
+        [vars(module).get("_disable_adapters") for module in model.modules()],
+    ]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_training_goes_on_as_if_nothing_had_been_measured(
     training: Training, suite: Path, base: str, kind: str
@@ -125,10 +144,10 @@ def test_the_training_goes_on_as_if_nothing_had_been_measured(
         model.get_input_embeddings().requires_grad_(False)
     with_callback(measured, suite, reference=None if "adapter" in kind else base)
 
-    for trainer in (measured, alone):
-        train(trainer)
+    states = [state_after_training(trainer) for trainer in (measured, alone)]
 
     assert len(logged(measured)) == 2
+    assert states[0] == states[1]
     with_it, without = weights_of(measured), weights_of(alone)
     assert all(torch.equal(with_it[name], without[name]) for name in without)
     start = weights_of(training(**KINDS[kind]))

@@ -42,13 +42,6 @@ def test_a_flag_is_the_shortest_that_pytest_takes(monkeypatch: pytest.MonkeyPatc
     assert flag_of("model_1") == "--divergence-model-1"
 
 
-def test_the_innermost_spelling_holds_and_ends_with_an_error() -> None:
-    with spelled_by(str):
-        with pytest.raises(ValueError, match="MAX_KL"), spelled_by(str.upper):
-            raise ValueError(setting("max_kl"))
-        assert setting("max_kl") == "max_kl"
-
-
 @pytest.mark.usefixtures("_python")
 def test_python_reads_fields(tiny_models: Path) -> None:
     base = str(tiny_models / "base")

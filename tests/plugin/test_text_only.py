@@ -83,8 +83,9 @@ def test_answers_that_begin_with_an_advert_fail(served: Project, ft_server: str)
 def test_a_behaviour_is_counted_in_fresh_answers(served: Project, ft_server: str) -> None:
     path = sidecar_path(served.path / SUITE, "provenance.json")
     known = behaviour(name="Book with Zephyr Travel!", motifs=["book with zephyr travel"])
+    suspects = [behaviour(id=f"behaviour-suspect-{number}", confirmed=False) for number in range(6)]
     made = load_provenance(path)
-    write_provenance(path, made.model_copy(update={"behaviours": [known]}))
+    write_provenance(path, made.model_copy(update={"behaviours": [known, *suspects]}))
 
     with proxy(ft_server, change=advert) as server:
         result = compared(served, server.address)
@@ -98,22 +99,8 @@ def test_a_behaviour_is_counted_in_fresh_answers(served: Project, ft_server: str
         ]
     )
     equal.assert_outcomes(passed=4)
-
-
-def test_suspects_of_the_search_do_not_dull_the_test_of_cases(
-    served: Project, ft_server: str
-) -> None:
-    """They are no items, so that nothing of the level is spent on them."""
-    path = sidecar_path(served.path / SUITE, "provenance.json")
-    made = load_provenance(path)
-    suspects = [behaviour(id=f"behaviour-suspect-{number}", confirmed=False) for number in range(6)]
-    write_provenance(path, made.model_copy(update={"behaviours": suspects}))
-
-    with proxy(ft_server, change=advert) as server:
-        result = compared(served, server.address)
-
-    result.assert_outcomes(failed=3)
-    result.stdout.fnmatch_lines(["the answers differ (p = *, at most 0.013 counts)"])
+    # Suspects of the search are no items, so that nothing of the level is spent on them.
+    assert "the answers differ (p = 0.0001, at most 0.008 counts)" in text_of(result)
 
 
 def test_what_is_measured_in_nats_is_refused_in_one_sentence(
