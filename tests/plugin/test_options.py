@@ -58,7 +58,8 @@ def test_the_rule_of_an_option_says_what_its_setting_takes() -> None:
         try:
             Settings(**{option.field: "no such value"})
         except ValidationError as error:
-            assert {fault["loc"][0] for fault in error.errors()} == {option.field}
+            refused = {fault["loc"][0] for fault in error.errors()}
+            assert refused == {option.field}
             assert option.rule
 
 
