@@ -100,7 +100,7 @@ def test_a_behaviour_is_counted_in_fresh_answers(served: Project, ft_server: str
     )
     equal.assert_outcomes(passed=4)
     # Suspects of the search are no items, so that nothing of the level is spent on them.
-    assert "the answers differ (p = 0.0001, at most 0.008 counts)" in text_of(result)
+    assert "the answers differ (p = 0.0001, at most 0.0083 counts)" in text_of(result)
 
 
 def test_what_is_measured_in_nats_is_refused_in_one_sentence(
