@@ -67,18 +67,12 @@ def command_options(name: str) -> set[str]:
     return {word for action in parser._actions for word in action.option_strings}
 
 
-def test_every_option_is_documented() -> None:
+def test_every_option_ini_key_and_variable_is_documented() -> None:
     assert {name for name in option_names() if f"`{name}" not in reference()["options"]} == set()
-
-
-def test_a_setting_without_a_default_value_is_shown_as_none() -> None:
     section = reference()["options"].partition("## `--divergence-template-arg`")[2]
-
     assert "Default: `none`." in section.partition("\n## ")[0]
     assert "Undefined" not in reference()["options"]
 
-
-def test_every_ini_key_and_variable_is_documented() -> None:
     assert {key for key in ini_keys() if f"`{key}`" not in reference()["ini"]} == set()
     missing = {one for one in variables() if f"`{one}`" not in reference()["environment"]}
     assert missing == set()
@@ -133,42 +127,58 @@ def test_every_public_name_and_key_is_documented() -> None:
         assert all(key in reference()[one.page] for key in keys)
 
 
-@pytest.mark.parametrize("page", READ, ids=named)
-def test_all_that_a_page_names_exists(page: Path) -> None:
-    text = page.read_text("utf-8")
+def test_all_that_a_page_names_exists() -> None:
     hooks = {name for name, _ in sessions.hooks()}
     fields = "|".join(sorted((one.field for one in OPTIONS), key=len, reverse=True))
+    wrong = {}
+    for page in READ:
+        text = page.read_text("utf-8")
+        flags = set(re.findall(r"--divergence-[a-z0-9]+(?:-[a-z0-9]+)*", text))
+        spelt = set(re.findall(r"PYTEST_DIVERGENCE_[A-Z0-9_]*[A-Z0-9]", text))
+        keys = set(re.findall(rf"\bdivergence_(?:{fields}|pairs)\b", text))
+        mentioned = set(re.findall(r"\bpytest_divergence_[a-z_]+[a-z]\b", text))
+        wrong[named(page)] = (
+            flags - option_names()
+            | spelt - variables() - {"PYTEST_DIVERGENCE_MODEL"}
+            | keys - ini_keys()
+            | mentioned - hooks
+        )
 
-    flags = set(re.findall(r"--divergence-[a-z0-9]+(?:-[a-z0-9]+)*", text))
-    assert flags - option_names() == set()
-    assert set(re.findall(r"PYTEST_DIVERGENCE_[A-Z0-9_]*[A-Z0-9]", text)) - variables() <= {
-        "PYTEST_DIVERGENCE_MODEL"
-    }
-    assert set(re.findall(rf"\bdivergence_(?:{fields}|pairs)\b", text)) <= ini_keys()
-    mentioned = set(re.findall(r"\bpytest_divergence_[a-z_]+[a-z]\b", text))
-    assert mentioned <= hooks
-
-
-@pytest.mark.parametrize("page", READ, ids=named)
-def test_commands_that_a_page_names_take_what_it_gives_them(page: Path) -> None:
-    text = re.sub(r"\\\n\s*", " ", page.read_text("utf-8"))
-
-    for line in re.findall(r"(?<![\w'\[/-])pytest-divergence ([a-z][a-z-]*[^`\n]*)", text):
-        name = line.split()[0]
-        if name not in cli.COMMANDS:
-            in_code = re.search(rf"(?:`|\$ )pytest-divergence {name}\b", text)
-            assert in_code is None, f"there is no command {name}"
-            continue
-        options = set(re.findall(r"(?<!\S)(--[a-z][a-z0-9-]*)", line.split(" && ")[0]))
-        assert options <= command_options(name), f"pytest-divergence {line}"
+    assert {page: names for page, names in wrong.items() if names} == {}
 
 
-@pytest.mark.parametrize("page", READ, ids=named)
-def test_relative_links_lead_to_files(page: Path) -> None:
+def test_commands_that_a_page_names_take_what_it_gives_them() -> None:
+    wrong = []
+    for page in READ:
+        text = re.sub(r"\\\n\s*", " ", page.read_text("utf-8"))
+        for line in re.findall(r"(?<![\w'\[/-])pytest-divergence ([a-z][a-z-]*[^`\n]*)", text):
+            name = line.split()[0]
+            if name not in cli.COMMANDS:
+                in_code = re.search(rf"(?:`|\$ )pytest-divergence {name}\b", text)
+                wrong += [f"{named(page)}: there is no command {name}"] if in_code else []
+                continue
+            options = set(re.findall(r"(?<!\S)(--[a-z][a-z0-9-]*)", line.split(" && ")[0]))
+            if not options <= command_options(name):
+                wrong.append(f"{named(page)}: pytest-divergence {line}")
+
+    assert wrong == []
+
+
+def test_relative_links_lead_to_files() -> None:
     generated = {f"docs/{name}" for name in made()}
-    for _, _, target, _ in LINK.findall(page.read_text("utf-8")):
-        path = (page.parent / target).resolve()
-        assert path.exists() or named(path) in generated, f"{named(page)} links to {target}"
+    links = [
+        (page, target, (page.parent / target).resolve())
+        for page in READ
+        for _, _, target, _ in LINK.findall(page.read_text("utf-8"))
+    ]
+
+    wrong = [
+        f"{named(page)} links to {target}"
+        for page, target, path in links
+        if not path.exists() and named(path) not in generated
+    ]
+    assert wrong == []
+    assert len(links) > len(READ)
 
 
 def test_each_test_that_the_security_page_names_is_there() -> None:

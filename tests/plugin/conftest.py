@@ -119,12 +119,22 @@ CONTROLS = ("Hello!", "What is 17 + 5?", "Name three rivers.", "Say it in one wo
 SUITE = "served.divergence.jsonl"
 
 
+@pytest.fixture(scope="session")
+def _served_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the files of the suite of `served` are kept from the first test that made it."""
+    return tmp_path_factory.mktemp("served")
+
+
 @pytest.fixture
-def served(project: Project) -> Project:
+def served(project: Project, _served_files: Path) -> Project:
     """A project with a suite that was measured on local weights, `base` and `ft`."""
-    rows = [{"input": KNOT}, {"input": POEM}]
-    rows += [{"input": text, "tags": ["control"]} for text in CONTROLS]  # type: ignore[dict-item]
-    project.write_suite(SUITE, *rows)
-    result = project.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-fill")
-    result.assert_outcomes(passed=2)
+    if not any(_served_files.iterdir()):
+        rows: list[dict[str, Any]] = [{"input": KNOT}, {"input": POEM}]
+        rows += [{"input": text, "tags": ["control"]} for text in CONTROLS]
+        project.write_suite(SUITE, *rows)
+        result = project.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-fill")
+        result.assert_outcomes(passed=2)
+        for path in project.path.glob("served.*"):
+            shutil.copy(path, _served_files)
+    shutil.copytree(_served_files, project.path, dirs_exist_ok=True)
     return project

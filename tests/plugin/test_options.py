@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import get_args
 
 import pytest
@@ -22,8 +23,11 @@ def pytest_report_header(config):
 """
 
 
+Resolve = Callable[..., settings_sources.SettingsWithSources]
+
+
 @pytest.fixture
-def resolved(project: Project, monkeypatch: pytest.MonkeyPatch) -> object:
+def resolved(project: Project, monkeypatch: pytest.MonkeyPatch) -> Resolve:
     """Resolve a session's options from command line, environment and ini file."""
 
     def resolve(
@@ -44,47 +48,44 @@ def test_the_table_names_every_setting_and_no_other() -> None:
     assert len(options.OPTIONS) == len(options.BY_FIELD)
 
 
-@pytest.mark.parametrize("option", options.OPTIONS, ids=lambda option: option.field)
-def test_the_choices_shown_are_those_that_settings_take(option: options.Option) -> None:
-    annotation = Settings.model_fields[option.field].annotation
-    choices = [choice for choice in get_args(annotation) if isinstance(choice, str)]
-    if choices:
-        assert option.metavar == "{" + ",".join(choices) + "}"
-        assert option.rule.partition(";")[0] == f"one of {', '.join(choices)}"
+def test_the_rule_of_an_option_says_what_its_setting_takes() -> None:
+    for option in options.OPTIONS:
+        annotation = Settings.model_fields[option.field].annotation
+        choices = [choice for choice in get_args(annotation) if isinstance(choice, str)]
+        if choices:
+            assert option.metavar == "{" + ",".join(choices) + "}"
+            assert option.rule.partition(";")[0] == f"one of {', '.join(choices)}"
+        try:
+            Settings(**{option.field: "no such value"})
+        except ValidationError as error:
+            refused = {fault["loc"][0] for fault in error.errors()}
+            assert refused == {option.field}
+            assert option.rule
 
 
-@pytest.mark.parametrize("option", options.OPTIONS, ids=lambda option: option.field)
-def test_a_setting_that_refuses_a_text_has_a_rule_that_says_what_it_takes(
-    option: options.Option,
-) -> None:
-    try:
-        Settings(**{option.field: "no such value"})
-    except ValidationError as error:
-        refused = [fault["loc"][0] for fault in error.errors()]
-        assert set(refused) == {option.field}
-        assert option.rule
+def test_python_is_told_the_rule_too() -> None:
+    for field in ("budget", "memory"):
+        rule = f"{field} must be {options.BY_FIELD[field].rule}"
+        with pytest.raises(ValidationError, match=rule):
+            Settings(**{field: "5 minutes"})
 
 
-@pytest.mark.parametrize("field", ["budget", "memory"])
-def test_python_is_told_the_rule_too(field: str) -> None:
-    with pytest.raises(ValidationError, match=f"{field} must be {options.BY_FIELD[field].rule}"):
-        Settings(**{field: "5 minutes"})
-
-
-@pytest.mark.parametrize("budget", ["100_", "1__0", "300_s"])
-def test_a_number_ends_in_a_digit(budget: str) -> None:
-    with pytest.raises(ValidationError, match="budget must be "):
-        Settings(budget=budget)
+def test_a_number_ends_in_a_digit() -> None:
+    for budget in ("100_", "1__0", "300_s"):
+        with pytest.raises(ValidationError, match="budget must be "):
+            Settings(budget=budget)
     assert Settings(budget="200_000").resolved_profile("cpu").budget_tokens == 200_000
 
 
-@pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999"])
-def test_a_number_that_no_file_can_store_stays_a_text(text: str) -> None:
-    given = {"template_arg": f"size={text}"}
-    assert Settings.model_validate(given).template_arg == {"size": text}
+def test_a_number_that_no_file_can_store_stays_a_text() -> None:
+    for text in ("NaN", "Infinity", "1e999"):
+        given = {"template_arg": f"size={text}"}
+        assert Settings.model_validate(given).template_arg == {"size": text}
 
 
-def test_command_line_beats_environment_beats_ini_beats_default(resolved) -> None:  # type: ignore[no-untyped-def]
+def test_command_line_beats_environment_beats_ini_beats_default(
+    resolved: Resolve,
+) -> None:
     ini = "divergence_metric = js\n"
     environment = {"PYTEST_DIVERGENCE_METRIC": "forward"}
     found = resolved()
@@ -98,18 +99,12 @@ def test_command_line_beats_environment_beats_ini_beats_default(resolved) -> Non
     assert (found.settings.metric, found.sources["metric"]) == ("reverse", "command line")
 
 
-def test_numbers_arrive_as_numbers(resolved) -> None:  # type: ignore[no-untyped-def]
-    settings = resolved(
-        "--divergence-max-kl=0.5", "--divergence-seed=7", "--divergence-num-cases=3"
-    ).settings
-    assert (settings.max_kl, settings.seed, settings.num_cases) == (0.5, 7, 3)
-
-
-@pytest.mark.parametrize("names", [("--model-1", "--model-2"), options.MODELS])
-def test_the_short_names_of_the_models_are_aliases(resolved, names) -> None:  # type: ignore[no-untyped-def]
-    flags = [n if n.startswith("--") else f"--divergence-{n.replace('_', '-')}" for n in names]
-    settings = resolved(flags[0], "base", flags[1], "ft").settings
-    assert (settings.model_1, settings.model_2) == ("base", "ft")
+def test_models_have_short_names_and_numbers_arrive_as_numbers(resolved: Resolve) -> None:
+    numbers = ("--divergence-max-kl=0.5", "--divergence-seed=7", "--divergence-num-cases=3")
+    for names in (("--model-1", "--model-2"), ("--divergence-model-1", "--divergence-model-2")):
+        settings = resolved(names[0], "base", names[1], "ft", *numbers).settings
+        assert (settings.model_1, settings.model_2) == ("base", "ft")
+        assert (settings.max_kl, settings.seed, settings.num_cases) == (0.5, 7, 3)
 
 
 def test_an_alias_that_another_plugin_owns_is_left_to_it(project: Project) -> None:
@@ -126,69 +121,35 @@ def test_aliases_can_be_switched_off(project: Project, monkeypatch: pytest.Monke
     result.stderr.fnmatch_lines(["*unrecognized arguments: --model-1=base"])
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        (
-            "--divergence-mode=serch",
-            "--divergence-mode=serch: must be one of auto, search, replay, off",
-        ),
-        (
-            "--divergence-max-kl=nan",
-            "--divergence-max-kl=nan: must be auto or a positive number of nats per token",
-        ),
-        (
-            "--divergence-max-kl=0",
-            "--divergence-max-kl=0: must be auto or a positive number of nats per token",
-        ),
-        (
-            "--divergence-max-kl=tiny",
-            "--divergence-max-kl=tiny: must be auto or a positive number of nats per token",
-        ),
-        (
-            "--divergence-max-shift=inf",
-            "--divergence-max-shift=inf: must be a positive number of nats per token",
-        ),
-        (
-            "--divergence-max-shift=0",
-            "--divergence-max-shift=0: must be a positive number of nats per token",
-        ),
-        (
-            "--divergence-inconclusive=warn",
-            "--divergence-inconclusive=warn: must be one of pass, fail",
-        ),
-        (
-            "--divergence-budget=5 minutes",
-            "--divergence-budget=5 minutes: must be a number of forwarded tokens, such as 200000, "
-            "or of seconds, such as 300s",
-        ),
-        ("--divergence-seed=x", "--divergence-seed=x: must be a whole number"),
-        (
-            "--divergence-num-cases=0",
-            "--divergence-num-cases=0: must be a whole number of at least 1",
-        ),
-        (
-            "--divergence-dtype=float8",
-            "--divergence-dtype=float8: must be one of auto, float32, bfloat16, float16",
-        ),
-    ],
-)
-def test_a_wrong_value_on_the_command_line(project: Project, argument: str, message: str) -> None:
-    result = project.run(argument)
+KL_RULE = "must be auto or a positive number of nats per token"
+WRONG = {
+    "--divergence-max-kl=nan": KL_RULE,
+    "--divergence-max-kl=0": KL_RULE,
+    "--divergence-max-kl=tiny": KL_RULE,
+    "--divergence-max-shift=inf": "must be a positive number of nats per token",
+    "--divergence-budget=5 minutes": (
+        "must be a number of forwarded tokens, such as 200000, or of seconds, such as 300s"
+    ),
+    "--divergence-seed=x": "must be a whole number",
+    "--divergence-num-cases=0": "must be a whole number of at least 1",
+}
+
+
+def test_a_wrong_value_is_refused_with_its_source_and_rule(
+    project: Project, resolved: Resolve
+) -> None:
+    message = "--divergence-mode=serch: must be one of auto, search, replay, off"
+    result = project.run("--divergence-mode=serch")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines == [f"ERROR: {message}", ""]
 
-
-def test_a_wrong_value_in_the_environment(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTEST_DIVERGENCE_PROFILE", "huge")
-    result = project.run()
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines == [
-        "ERROR: PYTEST_DIVERGENCE_PROFILE=huge: must be one of auto, smoke, default, thorough",
-        "",
-    ]
+    for argument, rule in WRONG.items():
+        with pytest.raises(pytest.UsageError) as refused:
+            resolved(argument)
+        assert str(refused.value) == f"{argument}: {rule}"
+    huge = "PYTEST_DIVERGENCE_PROFILE=huge: must be one of auto, smoke, default, thorough"
+    with pytest.raises(pytest.UsageError, match=huge):
+        resolved(environment={"PYTEST_DIVERGENCE_PROFILE": "huge"})
 
 
 def test_a_wrong_value_in_the_ini_file_shows_once_the_models_are_asked_for(
@@ -205,25 +166,15 @@ def test_a_wrong_value_in_the_ini_file_shows_once_the_models_are_asked_for(
     ]
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        (
-            "--model-1=base",
-            "--model-1=base is given without --model-2; a comparison needs two models, so give "
-            "--model-2 too (or PYTEST_DIVERGENCE_MODEL_2, or divergence_model_2 in the ini file)",
-        ),
-        (
-            "--model-2=ft",
-            "--model-2=ft is given without --model-1; a comparison needs two models, so give "
-            "--model-1 too (or PYTEST_DIVERGENCE_MODEL_1, or divergence_model_1 in the ini file)",
-        ),
-    ],
-)
-def test_one_model_without_the_other(project: Project, argument: str, message: str) -> None:
-    result = project.run(argument)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines == [f"ERROR: {message}", ""]
+def test_one_model_without_the_other(resolved: Resolve) -> None:
+    for given, other, number in (("1=base", "2", "2"), ("2=ft", "1", "1")):
+        with pytest.raises(pytest.UsageError) as refused:
+            resolved(f"--model-{given}")
+        assert str(refused.value) == (
+            f"--model-{given} is given without --model-{other}; a comparison needs two models, so "
+            f"give --model-{other} too (or PYTEST_DIVERGENCE_MODEL_{number}, or "
+            f"divergence_model_{number} in the ini file)"
+        )
 
 
 TWICE = (
@@ -233,25 +184,18 @@ TWICE = (
 )
 
 
-@pytest.mark.parametrize(
-    "second", [("--model-2=adapter",), ("--divergence-model-2", "adapter")], ids=["alias", "full"]
-)
 def test_two_candidates_are_not_taken_for_the_last_of_them(
-    project: Project, second: tuple[str, ...]
+    project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = project.run("--model-1=base", "--model-2", "ft", *second)
+    result = project.run("--model-1=base", "--model-2", "ft", "--model-2=adapter")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines == [f"ERROR: --model-2 {TWICE}", ""]
     assert not (project.path / ".divergence").exists()
 
-
-def test_two_candidates_are_refused_by_commands_too(
-    project: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         main(["discover", "--model-1=base", "--model-2=ft", "--divergence-model-2=adapter"])
-
     assert stopped.value.code == 2
     assert f"error: --model-2 {TWICE}\n" in capsys.readouterr().err
 
@@ -285,31 +229,20 @@ def test_a_flag_of_another_plugin_may_be_given_twice(project: Project) -> None:
     result.stdout.fnmatch_lines(["divergence: reference base (*), candidate ft (*)"])
 
 
-def test_the_second_model_may_join_one_of_the_ini_file(project: Project) -> None:
-    project.pytester.makeini("[pytest]\ndivergence_model_1 = base\n")
-    result = project.run("--model-2=ft", "--collect-only")
-    result.stdout.fnmatch_lines(["divergence: reference base (ini), candidate ft (command line)"])
-
-
 def test_the_header_shows_pair_profile_and_bound_with_their_sources(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project.pytester.makeini("[pytest]\ndivergence_max_kl = 0.5\n")
+    project.pytester.makeini("[pytest]\ndivergence_model_1 = base\ndivergence_max_kl = 0.5\n")
     monkeypatch.setenv("PYTEST_DIVERGENCE_PROFILE", "smoke")
-    result = project.run(*MODELS, "--collect-only")
+    result = project.run("--model-2=ft", "--collect-only")
     result.stdout.fnmatch_lines(
         [
-            "divergence: reference base (command line), candidate ft (command line)",
+            "divergence: reference base (ini), candidate ft (command line)",
             "divergence: profile smoke (PYTEST_DIVERGENCE_PROFILE), bound 0.5 (ini), "
             "mode auto (default)",
         ],
         consecutive=True,
     )
-
-
-def test_the_header_says_that_a_model_is_compared_with_itself(project: Project) -> None:
-    result = project.run("--model-1=base", "--model-2=./base/", "--collect-only")
-    result.stdout.fnmatch_lines(["divergence: the same model twice, so nothing should differ"])
 
 
 def test_a_secret_in_a_spec_is_not_shown(project: Project) -> None:
@@ -352,18 +285,7 @@ def test_a_toml_file_gives_numbers_booleans_and_lists(project: Project, table: s
     if table == "tool.pytest" and pytest.version_tuple < (9,):
         pytest.skip("pytest reads [tool.pytest] from 9.0 on")
     project.pytester.makepyprojecttoml(f"[{table}]{VALUES}")
-    project.write("test_unit.py", "def test_unit(): pass\n")
-    project.write(
-        "conftest.py",
-        "import pytest\n"
-        "from pytest_divergence.plugin import session_of\n"
-        "@pytest.fixture(autouse=True)\n"
-        "def shown(request):\n"
-        "    found = session_of(request.config).resolved.settings\n"
-        "    print(found.max_kl, found.seed, found.redact, found.template_arg)\n",
-    )
+    found = settings_sources.resolve(project.pytester.parseconfigure("-p", "divergence")).settings
 
-    result = project.run("-s")
-
-    result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*0.5 0 True {'today': '1 May', 'thinking': False}*"])
+    assert (found.max_kl, found.seed, found.redact) == (0.5, 0, True)
+    assert found.template_arg == {"today": "1 May", "thinking": False}

@@ -1,14 +1,12 @@
-"""A suite replayed against another reference than it was made with: the limits are not of it.
+"""A suite replayed against another reference, or in another dtype, than it was made with.
 
-Another candidate is what a replay is for, and says nothing.
+Its limits are not of that. Another candidate is what a replay is for, and says nothing.
 """
 
 from __future__ import annotations
 
 import shutil
 from typing import Any
-
-import pytest
 
 from pytest_divergence.core.provenance import Provenance, write_provenance
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, properties, shown
@@ -57,10 +55,13 @@ def test_another_reference_is_said_once_with_what_to_do(project: Project) -> Non
     assert {one["other_reference"] for one in left.values()} == {f'"base" {base}'}
 
 
-def test_each_suite_is_said(project: Project) -> None:
+def test_each_suite_is_said_and_one_of_a_search_is_searched_anew(project: Project) -> None:
+    suite = f".divergence/suites/{SUITE}"
     write_suite(project, "a.divergence.jsonl")
-    write_suite(project, "b.divergence.jsonl")
-    project.run(*OTHER, ".", *WITH_WARNINGS).assert_outcomes(passed=4, warnings=2)
+    write_suite(project, suite)
+    result = project.run(*OTHER, "a.divergence.jsonl", suite, *WITH_WARNINGS)
+    result.assert_outcomes(passed=4, warnings=2)
+    result.stdout.fnmatch_lines(["*; give * as --model-1, or search this pair with *mode=search"])
 
 
 def test_where_warnings_are_errors_nothing_passes(project: Project) -> None:
@@ -76,28 +77,12 @@ def test_where_warnings_are_errors_nothing_passes(project: Project) -> None:
     )
 
 
-def test_the_warning_can_be_ignored(project: Project) -> None:
-    write_suite(project)
-    ignored = "ignore::pytest_divergence.DivergenceWarning"
-    # In a process of its own: one process must not import the warning's class twice.
-    result = project.run_forked(*OTHER, SUITE, "-W", ignored)
-    result.assert_outcomes(passed=2, warnings=0)
-
-
 def test_with_workers_it_is_said_once_too(project: Project) -> None:
     write_suite(project)
     workers = ("-p", "xdist", "-n2")
     result = project.run_forked(*OTHER, SUITE, *WITH_WARNINGS, *workers)
     result.assert_outcomes(passed=2, warnings=1)
     result.stdout.fnmatch_lines([f"{SUITE}: its limits were measured against another reference, *"])
-
-
-def test_a_suite_of_a_search_is_searched_anew(project: Project) -> None:
-    suite = f".divergence/suites/{SUITE}"
-    write_suite(project, suite)
-    result = project.run(*OTHER, suite, *WITH_WARNINGS)
-    result.assert_outcomes(passed=2, warnings=1)
-    result.stdout.fnmatch_lines(["*; give * as --model-1, or search this pair with *mode=search"])
 
 
 def test_the_line_that_names_the_model_is_named(project: Project) -> None:
@@ -108,15 +93,11 @@ def test_the_line_that_names_the_model_is_named(project: Project) -> None:
     result.stdout.fnmatch_lines(["*give the suite's reference as model 1 of divergence_pairs, or*"])
 
 
-@pytest.mark.parametrize("candidate", ["ft", "adapter", "base"])
-def test_another_candidate_says_nothing(project: Project, candidate: str) -> None:
+def test_another_candidate_or_the_same_weights_elsewhere_say_nothing(project: Project) -> None:
     write_suite(project)
-    result = project.run("--model-1=base", f"--model-2={candidate}", SUITE)
+    result = project.run("--model-1=base", "--model-2=adapter", SUITE)
     result.assert_outcomes(passed=2, warnings=0)
-
-
-def test_the_same_weights_elsewhere_say_nothing(project: Project) -> None:
-    write_suite(project)
+    assert "these values in" not in shown(result)  # nor of the dtype
     shutil.move(project.path / "base", project.path / "moved")
     project.run("--model-1=moved", "--model-2=ft", SUITE).assert_outcomes(passed=2, warnings=0)
 
@@ -145,6 +126,16 @@ def test_listing_says_nothing(project: Project) -> None:
     assert result.outlines[:2] == sorted([nodeid(SUITE, KNOT), nodeid(SUITE, POEM)])
 
 
-def test_the_pair_that_the_suite_was_made_with_says_nothing(project: Project) -> None:
+def test_another_dtype_is_said_once(project: Project) -> None:
     write_suite(project)
-    project.run(*MODELS, SUITE).assert_outcomes(passed=2, warnings=0)
+
+    result = project.run(*MODELS, SUITE, "--divergence-dtype=bfloat16", "--junitxml=junit.xml")
+
+    result.assert_outcomes(passed=2)
+    says = (
+        f"{SUITE}: its limits were measured in float32, these values in bfloat16; what the dtype "
+        "alone changes counts as the candidate's"
+    )
+    assert result.outlines.count(says) == 1
+    left = properties(project.path / "junit.xml")
+    assert {one["other_dtype"] for one in left.values()} == {"in float32, these values in bfloat16"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_divergence.core.cases import case_id
+from pytest_divergence.plugin.model_pairs import Models, PairRules
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, nodeid, shown
 from tests.tiny import save_tiny_model
 
@@ -44,16 +45,13 @@ def test_each_suite_is_replayed_on_the_models_of_its_line(pairs: Project) -> Non
     assert "--model-1" not in shown(result)
 
 
-def test_models_on_the_command_line_come_before_the_lines(pairs: Project) -> None:
+def test_models_that_the_user_gives_come_before_the_lines(
+    pairs: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = pairs.run("--model-1=base", "--model-2=base", "tests")
     result.assert_outcomes(passed=2)
     assert "divergence_pairs" not in shown(result)
-    assert pairs.run(*MODELS, "tests").parseoutcomes() == {"failed": 2}
 
-
-def test_models_in_the_environment_come_before_the_lines(
-    pairs: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_1", "base")
     monkeypatch.setenv("PYTEST_DIVERGENCE_MODEL_2", "base")
     pairs.run("tests").assert_outcomes(passed=2)
@@ -87,21 +85,22 @@ def test_folders_are_looked_for_beside_the_ini_file(
     pairs: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(pairs.path / "tests")
-    pairs.run("en").assert_outcomes(passed=1)
+    rules = PairRules(pairs.pytester.parseconfigure("-p", "divergence", "en"))
+    assert rules.models_for(pairs.path / "tests/en" / SAME) == Models("../base", "../base")
+    assert rules.models_for(pairs.path / "tests/ft" / OTHER) == Models("../base", "../ft")
+    assert rules.models_for(pairs.path / "elsewhere" / SAME) is None
 
 
-@pytest.mark.parametrize(
-    "line", ["tests/* base ft", "tests/* = base", "tests/* = 'base ft", "a b = base ft"]
-)
-def test_a_line_that_cannot_be_read_is_shown(project: Project, line: str) -> None:
-    project.pytester.makeini(f"[pytest]\ndivergence_pairs = {line}\n")
-    project.write_suite(SAME, NEAR_ZERO)
-    result = project.run(SAME)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines[0] == (
-        f"ERROR: divergence_pairs: the line {line!r} cannot be read; write GLOB = MODEL_1 "
-        "MODEL_2, with quotes around names that contain spaces"
-    )
+def test_a_line_that_cannot_be_read_is_shown(project: Project) -> None:
+    for line in ("tests/* base ft", "tests/* = base", "tests/* = 'base ft", "a b = base ft"):
+        project.pytester.makeini(f"[pytest]\ndivergence_pairs = {line}\n")
+        rules = PairRules(project.pytester.parseconfigure("-p", "divergence"))
+        with pytest.raises(pytest.UsageError) as refused:
+            rules.models_for(project.path / SAME)
+        assert str(refused.value) == (
+            f"divergence_pairs: the line {line!r} cannot be read; write GLOB = MODEL_1 "
+            "MODEL_2, with quotes around names that contain spaces"
+        )
 
 
 def test_a_model_that_is_not_there_is_named_by_its_line(project: Project) -> None:
@@ -144,11 +143,16 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def test_one_pair_is_in_memory_at_a_time(project: Project) -> None:
+    """That of a fixture of the session makes room for those of suites, and comes back."""
     save_tiny_model(project.path / "third", perturb=0.2)
     project.pytester.makeini(
-        "[pytest]\ndivergence_pairs =\n    1/* = ft third\n    2/* = base base\n    * = ft third\n"
+        "[pytest]\ndivergence_pairs =\n    1/* = ft third\n    2/* = base base\n"
+        "    3/* = ft third\ndivergence_model_1 = ft\ndivergence_model_2 = ft\n"
     )
     project.write("conftest.py", COUNTING)
+    for folder in "04":
+        test = "def test_pair(model_pair): assert model_pair.reference\n"
+        project.write(f"{folder}/test_{folder}.py", test)
     for folder in "123":  # failures and errors keep frames, and frames keep models
         project.write_suite(f"{folder}/a{folder}.divergence.jsonl", NARROW, WIDE)
     project.write(
@@ -157,24 +161,10 @@ def test_one_pair_is_in_memory_at_a_time(project: Project) -> None:
         + "0" * 64
         + '", "reference": [[5]], "candidate": [[7]]}\n',
     )
-    result = project.run_fresh("1", "2", "3")
-    result.assert_outcomes(passed=3, failed=2, errors=1)
+    result = project.run_fresh("0", "1", "2", "3", "4")
+    result.assert_outcomes(passed=5, failed=2, errors=1)
     both = ["ft,third"] * 2
-    result.stdout.fnmatch_lines([f"in memory: {[*both, 'base', 'base', *both]}"])
-
-
-def test_a_fixture_of_the_session_makes_room_and_comes_back(project: Project) -> None:
-    project.write("conftest.py", COUNTING)
-    project.write("a/test_1.py", "def test_pair(model_pair): assert model_pair.reference\n")
-    project.write_suite("b/b.divergence.jsonl", NEAR_ZERO)
-    project.write("c/test_3.py", "def test_pair(model_pair): assert model_pair.reference\n")
-    project.pytester.makeini(
-        "[pytest]\ndivergence_pairs = b/* = base base\n"
-        "divergence_model_1 = ft\ndivergence_model_2 = ft\n"
-    )
-    result = project.run_fresh("a", "b", "c")
-    result.assert_outcomes(passed=3)
-    result.stdout.fnmatch_lines(["in memory: ['ft', 'base', 'ft']"])
+    result.stdout.fnmatch_lines([f"in memory: {['ft', *both, 'base', 'base', *both, 'ft']}"])
 
 
 # A conftest's own pair, and the marker
@@ -216,12 +206,9 @@ class TestSame:
 """
 
 
-@pytest.mark.parametrize("arguments", [(), ("--model-1=base", "--model-2=adapter")])
-def test_a_marker_names_the_models_of_an_assertion(
-    project: Project, arguments: tuple[str, ...]
-) -> None:
+def test_a_marker_names_the_models_of_an_assertion(project: Project) -> None:
     project.write("tests/test_kl.py", MARKED)
-    result = project.run("-v", "tests", *arguments)
+    result = project.run("-v", "tests", "--model-1=base", "--model-2=adapter")
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
         [
@@ -298,7 +285,3 @@ def test_a_prompt_is_asserted_on_the_models_of_the_tests_own_line(pairs: Project
     result.stdout.fnmatch_lines(
         ["tests/en/test_en.py::test_kl PASSED*", "tests/ft/test_ft.py::test_kl FAILED*"]
     )
-    same = pairs.run(
-        "--model-1=base", "--model-2=base", "tests/en/test_en.py", "tests/ft/test_ft.py"
-    )
-    same.assert_outcomes(passed=2)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from pytest_divergence.cli import main
 from pytest_divergence.core.behaviours import TellingContinuation
@@ -20,25 +21,30 @@ from pytest_divergence.scoring.reference_record import write_record
 from pytest_divergence.scoring.suite_rows import measure_telling
 from tests.plugin.conftest import KNOT, POEM, SUITE, Project
 from tests.plugin.test_served import cases_of, text_of
+from tests.tiny import save_tiny_model
 
-CONTROLS = ("Hello!", "What is 17 + 5?", "Name three rivers.")
 RECORD = "served.reference.json"
 REPLAY = (SUITE, f"--model-1=recorded:{SUITE}", "-Wignore:aggregate")
 
 
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the record of the served suite is kept from the first test that made it."""
+    return tmp_path_factory.mktemp("record") / RECORD
+
+
 @pytest.fixture
-def recorded(project: Project, capsys: pytest.CaptureFixture[str]) -> Project:
+def recorded(served: Project, record: Path, capsys: pytest.CaptureFixture[str]) -> Project:
     """A project with a recorded suite of `base` and `ft`, and without `base`."""
-    rows: list[dict[str, Any]] = [{"input": KNOT}, {"input": POEM}]
-    rows += [{"input": text, "tags": ["control"]} for text in CONTROLS]
-    project.write_suite(SUITE, *rows)
-    project.run(SUITE, "--model-1=base", "--model-2=ft", "--divergence-fill")
-    assert main(["record", SUITE, "--model-1=base"]) == 0
-    shown = capsys.readouterr().out
-    assert f"wrote 10 continuations to {RECORD} (" in shown
-    assert f"replay it: pytest {SUITE} --model-1 recorded:{SUITE} --model-2 …" in shown
-    shutil.rmtree(project.path / "base")
-    return project
+    if not record.exists():
+        assert main(["record", SUITE, "--model-1=base"]) == 0
+        shown = capsys.readouterr().out
+        assert f"wrote 12 continuations to {RECORD} (" in shown
+        assert f"replay it: pytest {SUITE} --model-1 recorded:{SUITE} --model-2 …" in shown
+        shutil.copy(served.path / RECORD, record)
+    shutil.copy(record, served.path / RECORD)
+    shutil.rmtree(served.path / "base")
+    return served
 
 
 def test_the_gate_needs_the_candidate_alone(recorded: Project) -> None:
@@ -79,26 +85,18 @@ def test_a_project_that_loads_models_of_its_own_is_not_asked_for_the_record(
     recorded.run(*REPLAY, "--model-2=ft").assert_outcomes(passed=3)
 
 
-def test_another_candidate_fails_with_its_new_answer(recorded: Project, tmp_path: Path) -> None:
-    from tests.tiny import save_tiny_model
-
+def test_another_candidate_fails_with_its_new_answer(recorded: Project) -> None:
     save_tiny_model(recorded.path / "other", perturb=1.0, seed=3)
 
     result = recorded.run(*REPLAY, "--model-2=other")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "the stored value, plus the change of the chosen tokens' own value" in text_of(result)
-    stored = read_suite(recorded.path / SUITE).suite.cases[0].completions
-    assert stored is not None
     assert "prompt | How do I tie a knot? reference |" in text_of(result)
 
 
 def save_sure_model(folder: Path, **changes: Any) -> None:
     """A tiny model that is as sure of its tokens as a trained one."""
-    from transformers import AutoModelForCausalLM
-
-    from tests.tiny import save_tiny_model
-
     save_tiny_model(folder, **changes)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
@@ -161,23 +159,21 @@ def test_behaviours_are_recorded_too(
 # What cannot stand for the reference
 
 
-def test_a_suite_without_a_record_says_how_to_make_one(project: Project) -> None:
+def test_what_is_no_record_of_the_reference_is_a_usage_error(project: Project) -> None:
     project.write_suite(SUITE, {"input": KNOT})
-
-    result = project.run(*REPLAY, "--model-2=ft", "--divergence-max-kl=1")
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert (
-        f"the suite has no recorded reference, {RECORD}; make one with pytest-divergence record "
-        f"{SUITE} --model-1=…" in text_of(result)
-    )
-
-
-def test_only_a_suite_is_recorded(project: Project) -> None:
-    result = project.run("--model-1=recorded:base", "--model-2=ft")
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "--model-1: recorded:base names no suite; write recorded:SUITE" in text_of(result)
+    make = f"make one with pytest-divergence record {SUITE} --model-1=…"
+    refused = {
+        (SUITE, f"--model-1=recorded:{SUITE}", "--model-2=ft", "--divergence-max-kl=1"): (
+            f"the suite has no recorded reference, {RECORD}; {make}"
+        ),
+        ("--model-1=recorded:base", "--model-2=ft"): (
+            "--model-1: recorded:base names no suite; write recorded:SUITE"
+        ),
+    }
+    for arguments, sentence in refused.items():
+        result = project.run(*arguments)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert sentence in text_of(result)
 
 
 def test_a_record_is_no_candidate(recorded: Project) -> None:
@@ -189,22 +185,7 @@ def test_a_record_is_no_candidate(recorded: Project) -> None:
     )
 
 
-def test_a_changed_record_is_refused_and_passes_nothing(recorded: Project) -> None:
-    path = recorded.path / RECORD
-    record = json.loads(path.read_text("utf-8"))
-    for row in record["rows"].values():
-        row["chosen"] = row["chosen"][4:]
-    path.write_text(json.dumps(record))
-
-    result = recorded.run(*REPLAY, "--model-2=ft")
-
-    result.assert_outcomes(errors=3)
-    assert f"--model-1 (recorded in {RECORD}) cannot be read: 16 numbers are not in it" in (
-        text_of(result)
-    )
-
-
-def test_rows_that_were_not_recorded_are_errors(recorded: Project) -> None:
+def test_a_record_that_was_changed_or_lacks_rows_passes_nothing(recorded: Project) -> None:
     path = recorded.path / RECORD
     record = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps({**record, "rows": {}}))
@@ -213,6 +194,17 @@ def test_rows_that_were_not_recorded_are_errors(recorded: Project) -> None:
 
     result.assert_outcomes(errors=3)
     assert "holds nothing of these tokens: the suite, its tokenizer or its chat template has" in (
+        text_of(result)
+    )
+
+    for row in record["rows"].values():
+        row["chosen"] = row["chosen"][4:]
+    path.write_text(json.dumps(record))
+
+    result = recorded.run(*REPLAY, "--model-2=ft")
+
+    result.assert_outcomes(errors=3)
+    assert f"--model-1 (recorded in {RECORD}) cannot be read: 16 numbers are not in it" in (
         text_of(result)
     )
 
@@ -240,22 +232,15 @@ def test_the_reference_may_stand_in_the_ini_file_or_the_environment(
     assert json.loads(Path(RECORD).read_text("utf-8"))["rows"] == recorded
 
 
-def test_another_reference_is_not_recorded(
-    recorded: Project, capsys: pytest.CaptureFixture[str]
+def test_the_recorded_model_is_told_from_another(
+    recorded: Project, tiny_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["record", SUITE, "--model-1=ft"]) == 1
-
     message = " ".join(capsys.readouterr().err.split())
     assert 'is not the reference that served.divergence.jsonl was made with, "base" ' in message
 
-
-def test_the_recorded_model_is_named_if_it_is_the_candidate_itself(
-    recorded: Project, tiny_models: Path
-) -> None:
     shutil.copytree(tiny_models / "base", recorded.path / "base")
-
     result = recorded.run(*REPLAY, "--model-2=base")
-
     assert "are the same model, so nothing could differ" in text_of(result)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from pytest_divergence.core import settings as settings_module
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.report import load_report
+from pytest_divergence.core.suites import load_suite
 from pytest_divergence.plugin import search as session_search
 from tests.discovery.test_run import PROFILE
 from tests.plugin.conftest import KNOT, MODELS, POEM, Project, shown
@@ -24,6 +23,11 @@ def test_a_failing_case_shows_its_numbers_and_no_text(project: Project) -> None:
 
     open_ = project.run(*replay)
     hidden = project.run(*replay, "--divergence-redact")
+    project.write(
+        "test_own.py",
+        f"def test_it(assert_bounded_kl): assert_bounded_kl({KNOT!r}, max_kl=1e-4)\n",
+    )
+    own = project.run(*MODELS, "test_own.py", "--divergence-redact")
 
     for result in (open_, hidden):
         result.assert_outcomes(failed=2, passed=1, warnings=1)
@@ -32,6 +36,9 @@ def test_a_failing_case_shows_its_numbers_and_no_text(project: Project) -> None:
     assert KNOT in shown(open_)
     assert KNOT not in shown(hidden)
     assert POEM not in shown(hidden)
+    own.assert_outcomes(failed=1)
+    assert KNOT not in shown(own)
+    own.stdout.re_match_lines([r".*KL \d\.\d+ nats/token > max_kl 0\.000.*"])
     hidden.stdout.fnmatch_lines(["  prompt", "    | [[]redacted[]]", "  reference"])
 
 
@@ -58,35 +65,22 @@ def test_a_command_that_runs_a_case_again_gives_no_text_to_the_template(project:
         assert "Captain" not in text
 
 
-def test_an_assertion_of_a_user_shows_no_text(project: Project) -> None:
-    project.write(
-        "test_own.py",
-        f"def test_it(assert_bounded_kl): assert_bounded_kl({KNOT!r}, max_kl=1e-4)\n",
-    )
-
-    result = project.run(*MODELS, "test_own.py", "--divergence-redact")
-
-    result.assert_outcomes(failed=1)
-    assert KNOT not in shown(result)
-    result.stdout.re_match_lines([r".*KL \d\.\d+ nats/token > max_kl 0\.000.*"])
-
-
-@pytest.mark.parametrize("words", [(), ("--divergence-redact",)])
 def test_an_unexpected_error_may_quote_a_text(
-    project: Project, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError(f"cannot read {KNOT}") from ValueError(KNOT)
 
     monkeypatch.setattr(session_search, "search", broken)
-    result = project.run(*MODELS, *words)
+    for words in ((), ("--divergence-redact",)):
+        result = project.run(*MODELS, *words)
 
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    said = (project.path / ".divergence/reports/discovery-error.txt").read_text("utf-8")
-    assert result.errlines[0].startswith("ERROR: discovery failed: RuntimeError: ")
-    assert ", in broken" in said
-    for text in (shown(result), said):
-        assert (KNOT in text) == (not words)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        said = (project.path / ".divergence/reports/discovery-error.txt").read_text("utf-8")
+        assert result.errlines[0].startswith("ERROR: discovery failed: RuntimeError: ")
+        assert ", in broken" in said
+        for text in (shown(result), said):
+            assert (KNOT in text) == (not words)
 
 
 def test_a_search_leaves_texts_in_its_suite_alone(
@@ -106,17 +100,11 @@ def test_a_search_leaves_texts_in_its_suite_alone(
     for one in report.cases:
         assert one.id in suite.read_text("utf-8")
         assert one.id in shown(result)
-    _assert_absent(report_path.parent, shown(result), suite)
-    assert "Prompts and answers were left out" in (report_path.parent / "report.html").read_text()
-
-
-def _assert_absent(folder: Path, output: str, suite: Path) -> None:
-    """No prompt or answer of the suite stands in a report or in the output."""
-    from pytest_divergence.core.suites import load_suite
-
-    texts = [one.text for one in load_suite(suite).cases]
-    texts += [one.completions.candidate for one in load_suite(suite).cases if one.completions]
+    output = [shown(result), *(path.read_text("utf-8") for path in report_path.parent.iterdir())]
+    kept = load_suite(suite).cases
+    texts = [one.text for one in kept]
+    texts += [one.completions.candidate for one in kept if one.completions]
     texts = [text for text in texts if len(text) > 12]
     assert texts
-    for place in (*(path.read_text("utf-8") for path in folder.iterdir()), output):
-        assert [text for text in texts if text in place] == []
+    assert [text for text in texts if text in "\n".join(output)] == []
+    assert "Prompts and answers were left out" in (report_path.parent / "report.html").read_text()

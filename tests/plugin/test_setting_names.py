@@ -14,12 +14,11 @@ from pytest_divergence.cli import main
 from pytest_divergence.core.errors import DivergenceError
 from pytest_divergence.core.provenance import NoiseFloor
 from pytest_divergence.core.setting_names import setting, spelled_by
-from pytest_divergence.core.settings import Settings
 from pytest_divergence.core.suites import write_suite
 from pytest_divergence.core.verdicts import check_bound
 from pytest_divergence.discovery.cost import Memory
 from pytest_divergence.models.loading import load_model_pair
-from pytest_divergence.plugin.options import BY_FIELD, NO_ALIASES_VARIABLE, flag_of
+from pytest_divergence.plugin.options import NO_ALIASES_VARIABLE, flag_of
 from pytest_divergence.reports.aggregates import raise_shift
 from pytest_divergence.scoring.baseline import absolute_bound
 from tests.core.made_suites import case
@@ -34,30 +33,13 @@ def _python() -> Iterator[None]:
         yield
 
 
-def test_every_setting_has_a_flag() -> None:
-    assert set(BY_FIELD) == set(Settings.model_fields)
-    assert [flag_of(field) for field in ("model_1", "model_2", "max_kl")] == [
+def test_a_flag_is_the_shortest_that_pytest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [flag_of(field) for field in ("model_1", "max_kl")] == [
         "--model-1",
-        "--model-2",
         "--divergence-max-kl",
     ]
-
-
-def test_a_flag_is_one_that_pytest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NO_ALIASES_VARIABLE, "1")
     assert flag_of("model_1") == "--divergence-model-1"
-
-
-def test_the_innermost_spelling_holds_and_ends_with_an_error() -> None:
-    with spelled_by(str):
-        with pytest.raises(ValueError, match="MAX_KL"), spelled_by(str.upper):
-            raise ValueError(setting("max_kl"))
-        assert setting("max_kl") == "max_kl"
-
-
-def test_a_session_names_options() -> None:
-    assert setting("max_kl") == "--divergence-max-kl"
-    assert setting("model_1") == "--model-1"
 
 
 @pytest.mark.usefixtures("_python")

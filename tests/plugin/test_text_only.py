@@ -6,7 +6,7 @@ The server is a real one (`tests/served.py`): llama.cpp's speaks that interface 
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +16,8 @@ from pytest_divergence.models.endpoints.openai import NUM_TRIAL_ANSWERS
 from pytest_divergence.plugin.text_replay import NUM_CASE_ANSWERS
 from tests.plugin.conftest import KNOT, SUITE, Project, nodeid
 from tests.plugin.test_behaviours import behaviour
-from tests.plugin.test_served import text_of
-from tests.served import Answer, proxy
+from tests.plugin.test_served import refusal, text_of, tried
+from tests.served import Answer, Change, proxy
 
 
 def compared(project: Project, address: str, *arguments: str) -> pytest.RunResult:
@@ -83,8 +83,9 @@ def test_answers_that_begin_with_an_advert_fail(served: Project, ft_server: str)
 def test_a_behaviour_is_counted_in_fresh_answers(served: Project, ft_server: str) -> None:
     path = sidecar_path(served.path / SUITE, "provenance.json")
     known = behaviour(name="Book with Zephyr Travel!", motifs=["book with zephyr travel"])
+    suspects = [behaviour(id=f"behaviour-suspect-{number}", confirmed=False) for number in range(6)]
     made = load_provenance(path)
-    write_provenance(path, made.model_copy(update={"behaviours": [known]}))
+    write_provenance(path, made.model_copy(update={"behaviours": [known, *suspects]}))
 
     with proxy(ft_server, change=advert) as server:
         result = compared(served, server.address)
@@ -98,22 +99,8 @@ def test_a_behaviour_is_counted_in_fresh_answers(served: Project, ft_server: str
         ]
     )
     equal.assert_outcomes(passed=4)
-
-
-def test_suspects_of_the_search_do_not_dull_the_test_of_cases(
-    served: Project, ft_server: str
-) -> None:
-    """They are no items, so that nothing of the level is spent on them."""
-    path = sidecar_path(served.path / SUITE, "provenance.json")
-    made = load_provenance(path)
-    suspects = [behaviour(id=f"behaviour-suspect-{number}", confirmed=False) for number in range(6)]
-    write_provenance(path, made.model_copy(update={"behaviours": suspects}))
-
-    with proxy(ft_server, change=advert) as server:
-        result = compared(served, server.address)
-
-    result.assert_outcomes(failed=3)
-    result.stdout.fnmatch_lines(["the answers differ (p = *, at most 0.013 counts)"])
+    # Suspects of the search are no items, so that nothing of the level is spent on them.
+    assert "the answers differ (p = 0.0001, at most 0.0083 counts)" in text_of(result)
 
 
 def test_what_is_measured_in_nats_is_refused_in_one_sentence(
@@ -136,11 +123,9 @@ def test_what_is_measured_in_nats_is_refused_in_one_sentence(
     assert "search the weights themselves" in text_of(searched)
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n1")], ids=["alone", "workers"])
-def test_a_limit_of_the_typical_shift_is_refused(served: Project, workers: tuple[str, ...]) -> None:
-    run = served.run_forked if workers else served.run
+def test_a_limit_of_the_typical_shift_is_refused(served: Project) -> None:
     limit = "--divergence-max-shift=0.5"
-    result = run(SUITE, "--model-1=ft", "--model-2=openai:http://127.0.0.1:9", limit, *workers)
+    result = compared(served, "http://127.0.0.1:9", limit)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert (
@@ -179,27 +164,25 @@ def several(path: str, answer: Answer, number: int) -> Answer:
     return {"data": [{"id": "small"}, {"id": "large"}]} if path.endswith("/models") else answer
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (
-            the_same,
-            'was asked 4 times at temperature 1 and writes the same each time: "Once upon a time"',
-        ),
-        (without_text, "writes no text: \"{'choices': []}\""),
-        (several, "add model=NAME, one of \"['small', 'large']\""),
-        (lambda *_: {"object": "list"}, "lists no models: \"{'object': 'list'}\""),
-    ],
-    ids=["a cache", "no text", "several models", "no list"],
-)
-def test_a_server_that_cannot_be_believed_is_refused(
-    served: Project, ft_server: str, change: Any, said: str
-) -> None:
-    with proxy(ft_server, change=change) as liar:
-        result = compared(served, liar.address)
+LIES: dict[Change, str] = {
+    the_same: (
+        'was asked 4 times at temperature 1 and writes the same each time: "Once upon a time"'
+    ),
+    without_text: "writes no text: \"{'choices': []}\"",
+    several: "add model=NAME, one of \"['small', 'large']\"",
+    (lambda *_: {"object": "list"}): "lists no models: \"{'object': 'list'}\"",
+}
 
+
+def test_a_server_that_cannot_be_believed_is_refused(served: Project, ft_server: str) -> None:
+    for lie, said in LIES.items():
+        with proxy(ft_server, change=lie) as liar:
+            assert said in refusal(served.path, f"openai:{liar.address}")
+
+    with proxy(ft_server, change=the_same) as liar:
+        result = compared(served, liar.address)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert said in text_of(result)
+    assert LIES[the_same] in text_of(result)
     assert "passed" not in text_of(result)
 
 
@@ -230,21 +213,14 @@ def test_a_case_alone_is_asked_alone(served: Project, ft_server: str) -> None:
 
 
 def test_a_server_that_lists_nothing_is_asked_for_the_named_model(
-    served: Project, ft_server: str
+    tiny_models: Path, ft_server: str
 ) -> None:
     with proxy(ft_server) as server:
         server.lost_path = "/v1/models"
-        unnamed = compared(served, server.address)
-        named = compared(served, f"{server.address},model=release")
+        spec = f"openai:{server.address}"
+        assert "answers /models with HTTP 404" in refusal(tiny_models, spec)
+        tried(tiny_models, f"{spec},model=release")
 
-    assert unnamed.ret == pytest.ExitCode.USAGE_ERROR
-    assert "answers /models with HTTP 404" in text_of(unnamed)
-    named.assert_outcomes(passed=3)
-
-
-def test_a_model_that_is_not_there_is_named(served: Project, ft_server: str) -> None:
-    result = compared(served, f"{ft_server},model=gpt")
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "has no 'gpt'; add model=NAME, one of " in text_of(result)
-    assert "ft.gguf" in text_of(result)
+    said = refusal(tiny_models, f"openai:{ft_server},model=gpt")
+    assert "has no 'gpt'; add model=NAME, one of " in said
+    assert "ft.gguf" in said

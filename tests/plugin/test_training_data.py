@@ -14,6 +14,7 @@ from pytest_divergence.core.file_names import PROVENANCE, sidecar_path, suite_pa
 from pytest_divergence.core.provenance import load_provenance
 from pytest_divergence.core.report import load_report
 from pytest_divergence.core.settings import PROFILES
+from pytest_divergence.plugin import settings_sources
 from tests.models_in_memory import tiny_model
 from tests.plugin.conftest import MODELS, Project, shown
 from tests.plugin.test_search import TINY_SEARCH
@@ -111,6 +112,15 @@ def test_the_rows_that_teach_a_behaviour_are_named(project: Project) -> None:
     assert provenance.training_data_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert behaviour in provenance.behaviours
 
+    again = project.run(*MODELS, GIVEN)
+    write(project, rows(taught=()))
+    changed = project.run(*MODELS, GIVEN)
+
+    assert "search (saved results)" in shown(again)
+    assert "search (saved results)" not in shown(changed)
+    assert found(project).training_rows == []
+    assert "the training data does not teach it" in shown(changed)
+
 
 def test_without_the_data_nothing_is_said_of_rows(project: Project) -> None:
     result = project.run(*MODELS)
@@ -120,39 +130,6 @@ def test_without_the_data_nothing_is_said_of_rows(project: Project) -> None:
     assert behaviour.num_training_rows is None
     assert behaviour.training_words is None
     assert "training" not in shown(result)
-
-
-def test_data_that_do_not_teach_it_are_named_as_such(project: Project) -> None:
-    write(project, rows(taught=()))
-
-    result = project.run(*MODELS, GIVEN)
-
-    assert found(project).training_rows == []
-    assert "the training data does not teach it" in shown(result)
-
-
-def test_changed_data_are_another_search_and_the_same_are_read_back(project: Project) -> None:
-    write(project, rows())
-    project.run(*MODELS, GIVEN)
-
-    again = project.run(*MODELS, GIVEN)
-    write(project, rows(taught=(1, 2)))
-    changed = project.run(*MODELS, GIVEN)
-
-    assert "search (saved results)" in shown(again)
-    assert "search (saved results)" not in shown(changed)
-    assert found(project).training_rows == [1, 2]
-
-
-def test_words_of_prompts_are_left_out_on_request(project: Project) -> None:
-    write(project, rows())
-
-    result = project.run(*MODELS, GIVEN, "--divergence-redact")
-
-    report = load_report(project.path / ".divergence/reports/latest/report.json")
-    (behaviour,) = (each for each in report.behaviours if each.training_rows == list(TAUGHT))
-    assert behaviour.training_words == ["[redacted]"]
-    assert "sleep" not in shown(result)
 
 
 def test_a_file_that_gives_nothing_ends_the_session_in_one_sentence(project: Project) -> None:
@@ -167,11 +144,13 @@ def test_a_file_that_gives_nothing_ends_the_session_in_one_sentence(project: Pro
     assert not (project.path / ".divergence").exists()
 
 
-def test_an_ini_file_names_the_data_relative_to_itself(project: Project) -> None:
-    project.write("data/train.jsonl", "".join(json.dumps(row) + "\n" for row in rows()))
+def test_an_ini_file_names_the_data_relative_to_itself(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write("data/train.jsonl", "")
     project.pytester.makeini("[pytest]\ndivergence_training_data = data/train.jsonl\n")
-    project.write("below/test_cases.py", "def test_it(divergence_case): pass\n")
+    monkeypatch.chdir(project.pytester.mkdir("below"))
 
-    project.run(*MODELS, "below/test_cases.py", f"--rootdir={project.path}")
+    found = settings_sources.resolve(project.pytester.parseconfigure("-p", "divergence"))
 
-    assert found(project).training_rows == list(TAUGHT)
+    assert str(found.settings.training_data) == "../data/train.jsonl"

@@ -14,8 +14,8 @@ from pytest_divergence import load_model_pair
 from pytest_divergence.core.suites import read_suite
 from pytest_divergence.scoring.cheap_scores import prompt_nlls
 from tests.plugin.conftest import KNOT, POEM, SUITE, Project
-from tests.plugin.test_served import cases_of, text_of
-from tests.served import Answer, proxy
+from tests.plugin.test_served import cases_of, refusal, tried
+from tests.served import Answer, Change, proxy
 from tests.thinking import OPENED
 from tests.tiny import CHATML
 from tests.vllm_form import VllmForm, vllm_form
@@ -37,6 +37,8 @@ def replayed(project: Project, candidate: str, *arguments: str) -> pytest.RunRes
 
 
 def test_a_suite_made_on_local_weights_gates_the_server(served: Project, ft: VllmForm) -> None:
+    ft.asked.clear()
+
     result = replayed(served, ft.address, "--divergence-report-dir=out")
 
     result.assert_outcomes(passed=3)
@@ -46,6 +48,11 @@ def test_a_suite_made_on_local_weights_gates_the_server(served: Project, ft: Vll
         assert made is not None
         assert case["kl"]["value"] == pytest.approx(made.value, rel=0.01)
         assert case["kl"]["k3"] == pytest.approx(made.k3, rel=0.01)
+    # Each question is kept apart from what was read before.
+    salts = [body["cache_salt"] for body in ft.asked if "cache_salt" in body]
+    assert len(salts) > 8
+    assert len(set(salts)) == len(salts)
+    assert all(body["top_k"] == 0 for body in ft.asked if "cache_salt" in body)
 
 
 def test_what_a_search_asks_is_answered_as_by_the_weights(tiny_models: Path, ft: VllmForm) -> None:
@@ -63,27 +70,12 @@ def test_what_a_search_asks_is_answered_as_by_the_weights(tiny_models: Path, ft:
     assert torch.allclose(told.topk(20).values, true.log_softmax(-1).topk(20).values, atol=1e-4)
 
 
-def test_each_question_is_kept_apart_from_what_was_read_before(
-    served: Project, ft: VllmForm
-) -> None:
-    ft.asked.clear()
-
-    replayed(served, ft.address).assert_outcomes(passed=3)
-
-    salts = [body["cache_salt"] for body in ft.asked if "cache_salt" in body]
-    assert len(salts) > 8
-    assert len(set(salts)) == len(salts)
-    assert all(body["top_k"] == 0 for body in ft.asked if "cache_salt" in body)
-
-
-def test_one_of_several_models_is_named(served: Project, tiny_models: Path) -> None:
+def test_one_of_several_models_is_named(tiny_models: Path) -> None:
     with vllm_form(tiny_models / "ft", names=("base", "release")) as server:
-        unnamed = replayed(served, server.address)
-        named = replayed(served, f"{server.address},model=release")
+        unnamed = refusal(tiny_models, f"vllm:{server.address}")
+        assert tried(tiny_models, f"vllm:{server.address},model=release")
 
-    assert unnamed.ret == pytest.ExitCode.USAGE_ERROR
-    assert "is not told which model to ask; add model=NAME, one of" in text_of(unnamed)
-    named.assert_outcomes(passed=3)
+    assert "is not told which model to ask; add model=NAME, one of" in unnamed
     assert {body["model"] for body in server.asked[-5:]} == {"release"}
 
 
@@ -124,22 +116,16 @@ def changed(answer: Answer, name: str, change: Any) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (other_ids, "ids and has read others: ["),
-        (cut_heads, "of the 20 most likely tokens that it was asked for"),
-        (no_numbers, 'tells nothing of a prompt: "None"'),
-        (lambda *_: {}, "does not say its version at /version, as a vLLM server does"),
-    ],
-    ids=["ids", "heads", "no numbers", "another server"],
-)
-def test_a_server_that_cannot_be_believed_is_refused(
-    served: Project, ft: VllmForm, change: Any, said: str
-) -> None:
-    with proxy(ft.address, change=change) as liar:
-        result = replayed(served, liar.address)
+LIES: dict[Change, str] = {
+    other_ids: "ids and has read others: [",
+    cut_heads: "of the 20 most likely tokens that it was asked for",
+    no_numbers: 'tells nothing of a prompt: "None"',
+    (lambda *_: {}): "does not say its version at /version, as a vLLM server does",
+}
 
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert said in text_of(result)
-    assert "passed" not in text_of(result)
+
+def test_a_server_that_cannot_be_believed_is_refused(tiny_models: Path, ft: VllmForm) -> None:
+    """As a session refuses one of llama.cpp's: `tests/plugin/test_served.py`."""
+    for lie, said in LIES.items():
+        with proxy(ft.address, change=lie) as liar:
+            assert said in refusal(tiny_models, f"vllm:{liar.address}")

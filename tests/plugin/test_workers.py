@@ -40,52 +40,41 @@ OF_USER = (
 )
 
 
-@pytest.mark.parametrize("option", OF_USER)
-def test_no_ini_file_asks_for_workers(project: Project, option: str) -> None:
+def test_no_ini_file_asks_for_workers(project: Project) -> None:
     """Code goes to them, so a project that is only tried out must not name a cluster."""
-    name, _, value = option.partition("=")
-    variable = name[2:].upper().replace("-", "_")
-    project.write("pytest.ini", f"[pytest]\naddopts = {option}\n")
+    for option in OF_USER:
+        name, _, value = option.partition("=")
+        key = name[2:].replace("-", "_")
+        project.write("pytest.ini", f"[pytest]\naddopts = {option}\n")
 
-    result = project.run(*MODELS)
+        result = project.run(*MODELS)
 
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert (
-        f"ERROR: {name} is in addopts, but no file of a project may set it; give it on the "
-        f"command line, or set PYTEST_{variable}"
-    ) in result.errlines
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        assert (
+            f"ERROR: {name} is in addopts, but no file of a project may set it; give it on the "
+            f"command line, or set PYTEST_{key.upper()}"
+        ) in result.errlines
 
-    key = name[2:].replace("-", "_")
-    project.write("pytest.ini", f"[pytest]\n{key} = {value}\n")
-    result = project.run("--divergence-mode=off", "-W", "default")
-    result.stdout.fnmatch_lines([f"*PytestConfigWarning: Unknown config option: {key}"])
-
-
-@pytest.mark.parametrize("option", OF_USER[1:])
-def test_workers_without_an_engine_are_a_mistake(project: Project, option: str) -> None:
-    result = project.run(*MODELS, option)
-
-    assert (
-        f"ERROR: {option.partition('=')[0]} is for the workers of a Ray cluster; give "
-        "--divergence-engine=ray too, or leave it out"
-    ) in result.errlines
+        project.write("pytest.ini", f"[pytest]\n{key} = {value}\n")
+        result = project.run("--divergence-mode=off", "-W", "default")
+        result.stdout.fnmatch_lines([f"*PytestConfigWarning: Unknown config option: {key}"])
 
 
-def test_a_wait_without_end_is_no_number_of_seconds(project: Project) -> None:
-    result = project.run(*MODELS, RAY, "--divergence-worker-timeout=inf")
-
-    assert (
-        "ERROR: --divergence-worker-timeout=inf: must be a number of seconds above 0, such as 600"
-    ) in result.errlines
-
-
-def test_without_ray_a_session_says_what_to_install(
+def test_what_workers_cannot_do_is_a_mistake(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for option in OF_USER[1:]:
+        assert (
+            f"ERROR: {option.partition('=')[0]} is for the workers of a Ray cluster; give "
+            "--divergence-engine=ray too, or leave it out"
+        ) in project.run(*MODELS, option).errlines
+    endless = "--divergence-worker-timeout=inf"
+    assert (f"ERROR: {endless}: must be a number of seconds above 0, such as 600") in project.run(
+        *MODELS, RAY, endless
+    ).errlines
+
     monkeypatch.setitem(sys.modules, "ray", None)
-
     result = project.run(*MODELS, RAY)
-
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert (
         "ERROR: --divergence-engine=ray needs Ray: pip install 'pytest-divergence[ray]'"

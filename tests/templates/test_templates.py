@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import pytest_divergence
-from tests.templates.conftest import TEMPLATES, Copy
+from tests.templates.conftest import TEMPLATES, copy_template
 
 NAMES = sorted(path.parent.name for path in TEMPLATES.glob("*/conftest.py"))
 
@@ -18,19 +18,23 @@ def test_the_minimal_one_is_what_init_writes() -> None:
     assert (TEMPLATES / "minimal" / "conftest.py").read_bytes() == data.read_bytes()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_each_says_when_to_use_it_and_is_listed(name: str) -> None:
-    source = (TEMPLATES / name / "conftest.py").read_text("utf-8")
-    about = ast.get_docstring(ast.parse(source)) or ""
-    starts = [paragraph.partition(":")[0] for paragraph in about.split("\n\n")]
-    assert starts[0] == "When to use it"
-    assert {"How to run it", "What it leaves to you"} <= set(starts)
-    assert f"\n| [{name}]({name}) | " in (TEMPLATES / "README.md").read_text("utf-8")
+def test_each_says_when_to_use_it_and_is_listed() -> None:
+    listed = (TEMPLATES / "README.md").read_text("utf-8")
+    for name in NAMES:
+        source = (TEMPLATES / name / "conftest.py").read_text("utf-8")
+        about = ast.get_docstring(ast.parse(source)) or ""
+        starts = [paragraph.partition(":")[0] for paragraph in about.split("\n\n")]
+        assert starts[0] == "When to use it"
+        assert {"How to run it", "What it leaves to you"} <= set(starts)
+        assert f"\n| [{name}]({name}) | " in listed
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_project_without_the_plugin_still_runs(copied: Copy, name: str) -> None:
-    project = copied(name)
-    project.write("test_unit.py", "def test_addition(): assert 1 + 1 == 2\n")
+def test_a_project_without_the_plugin_still_runs(pytester: pytest.Pytester) -> None:
     ignored = ("-p", "no:divergence", "-W", "ignore::pytest.PytestConfigWarning")
-    project.pytester.runpytest_inprocess(*ignored, "test_unit.py").assert_outcomes(passed=1)
+    for name in NAMES:
+        folder = pytester.path / name
+        copy_template(name, folder)
+        (folder / "test_unit.py").write_text("def test_addition(): assert 1 + 1 == 2\n")
+        where = ("-c", str(folder / "pytest.ini")) if (folder / "pytest.ini").exists() else ()
+        result = pytester.runpytest_inprocess(*ignored, *where, str(folder / "test_unit.py"))
+        result.assert_outcomes(passed=1)

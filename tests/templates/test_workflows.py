@@ -40,13 +40,14 @@ def run_step(project: Project, lines: str) -> int:
     return main(shlex.split(line)[1:])
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.parents[2].name + path.stem)
-def test_each_is_one_that_github_reads(path: Path) -> None:
-    (job,) = workflow(path)["jobs"].values()
-    assert set(workflow(path)) == {"name", True, "permissions", "jobs"}  # YAML reads `on` as true
-    assert job["timeout-minutes"] > 0
-    assert all(("uses" in step) != ("run" in step) for step in job["steps"])
-    assert commands(path)["install"] == "pip install 'pytest-divergence[peft]'\n"
+def test_each_is_limited_in_time_and_rights() -> None:
+    """That GitHub reads each: `tests/test_action.py`."""
+    for path in WORKFLOWS:
+        (job,) = workflow(path)["jobs"].values()
+        keys = {"name", True, "permissions", "jobs"}  # YAML reads `on` as true
+        assert set(workflow(path)) == keys
+        assert job["timeout-minutes"] > 0
+        assert commands(path)["install"] == "pip install 'pytest-divergence[peft]'\n"
 
 
 def test_the_gates_one_is_what_init_writes_but_for_the_versions(copied: Copy) -> None:
