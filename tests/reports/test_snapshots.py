@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
-from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from pytest_divergence.core.aggregates import Shift
 from pytest_divergence.core.behaviours import Retelling
@@ -37,6 +36,7 @@ from tests.reports.made_tables import (
     modest_calibration,
     outcomes,
 )
+from tests.reports.snapshot_files import Markdown, Page, Text
 
 FOLDER = Path(__file__).parent / "__snapshots__" / Path(__file__).stem
 SUITE = "cases.divergence.jsonl"
@@ -46,21 +46,6 @@ RUNS: dict[str, Callable[[], Report]] = {
     "clean": clean,
     "stopped": stopped,
 }
-
-
-class Text(SingleFileSnapshotExtension):
-    """A file of its own for each view."""
-
-    _write_mode = WriteMode.TEXT
-    file_extension = "txt"
-
-
-class Markdown(Text):
-    file_extension = "md"
-
-
-class Page(Text):
-    file_extension = "html"
 
 
 def summary(run: Report, verbosity: int = 0, **failed_tests: int) -> str:
@@ -79,8 +64,7 @@ def body(run: Report, earlier: Earlier | None = None) -> str:
     """What a page shows, without the shapes of its charts."""
     page = render_html(run, suite=SUITE, earlier=earlier)
     (shown,) = re.findall("<body>(.*)</body>", page, re.DOTALL)
-    shown = re.sub("(<svg[^>]*>).*?</svg>", r"\1…</svg>", shown, flags=re.DOTALL)
-    return re.sub(r"\n\s*\n", "\n", shown)
+    return re.sub("(<svg[^>]*>).*?</svg>", r"\1…</svg>", shown, flags=re.DOTALL)
 
 
 def section(page: str, name: str) -> str:
@@ -124,13 +108,13 @@ behaviour_failure = partial(behaviour_text, rerun=f"pytest {SUITE}::behaviour", 
 aggregate_failure = partial(aggregate_text, rerun=f"pytest {SUITE}::aggregate", update=UPDATE)
 
 TEXTS: dict[str, Callable[[], str]] = {
-    **{name: lambda run=run: summary(run(), case=4) for name, run in RUNS.items()},
+    **{name: lambda run=run: summary(run()) for name, run in RUNS.items()},
     **{f"{name}-quiet": lambda run=run: summary(run(), -1) for name, run in RUNS.items()},
-    "search-verbose": lambda: summary(search(), 2),
+    "search-verbose": lambda: summary(search(), 2, case=4, behaviour=1),
     "replay-verbose": lambda: summary(replay(), 1),
     "failure-of-a-case": lambda: failure(ROME, update=UPDATE),
     "failure-of-a-case-verbose": lambda: failure(ROME, verbosity=2),
-    "failure-of-a-case-by-hand": lambda: failure(Case(input="Hello", category="greetings")),
+    "failure-of-a-case-by-hand": lambda: failure(Case(input="Hello")),
     "failure-of-content": lambda: behaviour_failure(NATURAL, retelling=Retelling(9.0, 12.0, 0.5)),
     "failure-of-content-under-a-context": lambda: behaviour_failure(ACCEPTED, retelling=None),
     "failure-of-style": lambda: behaviour_failure(YES, retelling=None),
