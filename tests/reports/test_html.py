@@ -18,7 +18,6 @@ from tests.reports.made_reports import (
     HOSTILE,
     ROME,
     SCRIPT,
-    YES,
     case,
     hostile_report,
     report,
@@ -130,13 +129,6 @@ def test_hostile_text_shows_as_text_and_a_cut_is_counted() -> None:
     assert "Cut here: 96,000 more characters in report.json." in page.text
     assert ESCAPES not in page.text
     assert max(len(word) for word in page.text.split()) <= 4000
-
-
-def test_a_style_that_fails_can_be_accepted() -> None:
-    page = render_html(report(behaviours=[YES], settings={"fail_on": "any"}))
-    assert page.count("Accept it and it no longer fails") == 1
-    assert "1 style change fails. Style is" in page
-    assert "0 new behaviours 1 style change fails" in Page(page).text
 
 
 def test_two_hundred_cases_stay_a_small_file() -> None:

@@ -19,10 +19,8 @@ from pytest_divergence.reports.headline import (
     BROKEN,
     DIFFERENT,
     EXIT_CODE,
-    failure_sum,
     headline,
 )
-from pytest_divergence.reports.terminal import summary_lines
 from pytest_divergence.scoring.baseline import absolute_bound, automatic_bound
 from tests.reports.made_reports import CASES, JUDGED, SUSPECT, TOKENS, YES, ZEPHYR, case, report
 
@@ -54,7 +52,6 @@ EARLY = "The run stopped early; this is what it found until then."
             [f"No prompt over {LIMIT}: 312 prompts scored, none of them kept as a case."],
         ),
         ({"cases": [WITHIN]}, [DIFFERENT, NEW, f"{NONE_OVER} on fresh continuations."]),
-        ({"run": REPLAY, "behaviours": []}, ["4 of 5 cases show more divergence than the bound."]),
         (
             {"run": REPLAY, "behaviours": [], "cases": [WITHIN, case("b", 0.2)]},
             ["No case over its bound: 2 of 2 cases within it."],
@@ -148,8 +145,8 @@ def style(**changes: Any) -> str:
     return behaviours.style_line(YES.model_copy(update=changes), 80)
 
 
-def said(*parts: str) -> list[Example]:
-    return [Example(prompt="a", reference="b", candidate=join_parts(*parts))]
+def said(candidate: str) -> list[Example]:
+    return [Example(prompt="a", reference="b", candidate=candidate)]
 
 
 def rows(**changes: Any) -> str | None:
@@ -159,11 +156,6 @@ def rows(**changes: Any) -> str | None:
 def style_counts(fail_on: str) -> str:
     found = [UNTAUGHT, TAUGHT, ACCEPTED]
     return behaviours.style_counts(report(behaviours=found, settings={"fail_on": fail_on}))
-
-
-def quiet(**changes: Any) -> str:
-    (line,) = summary_lines(report(**changes), verbosity=-1, report_path="r", suite="s")
-    return line
 
 
 def among(value: float) -> str | None:
@@ -196,21 +188,13 @@ NOWHERE = {"candidate_count": 0, "reference_count": 0}
 Word = tuple[Callable[[], object], object]
 WORDS: list[Word] = [
     # Numbers keep the digits that matter, and a value just over its limit does not look equal.
-    (lambda: wording.nats(0.0), "0.000"),
-    (lambda: wording.nats(0.00012), "0.000120"),
     (lambda: wording.nats(2e-9), "2e-09"),
-    (lambda: wording.compared(3.7421, 0.31), ("3.742", "0.310")),
-    (lambda: wording.compared(0.31004, 0.31), ("0.310040", "0.310000")),
     (lambda: wording.compared(0.3100000004, 0.31), ("0.31", "0.31")),
     (lambda: wording.compared(0.31, 0.31), ("0.310", "0.310")),
-    (lambda: wording.likelihood(0.0004), "p = 0.0004"),
-    (lambda: wording.likelihood(0.0), "p < 0.0001"),
     (lambda: wording.duration(0.42), "0.4 s"),
     (lambda: wording.duration(725.0), "12 min 5 s"),
     (lambda: wording.duration(7800.0), "2 h 10 min"),
     # Counts.
-    (lambda: failure_sum({"case": 4, "unmeasured case": 0}), "4 failed = 4 cases"),
-    (lambda: failure_sum({"case": 0}), None),
     (lambda: among(0.0733), "1 of 64 controls reads as much"),
     (lambda: among(0.0), "64 of 64 controls read as much"),
     (lambda: wording.among_controls(9.0, Calibration()), None),
@@ -218,11 +202,6 @@ WORDS: list[Word] = [
     (lambda: wording.bound_parts(Bound(value=0.5, parts={"max_kl": 0.5}, label="x")), []),
     (lambda: style_counts("content"), "2 style changes put aside, 1 accepted"),
     (lambda: style_counts("any"), "1 style change fails, 1 put aside, 1 accepted"),
-    (
-        lambda: quiet(behaviours=[YES, ZEPHYR], settings={"fail_on": "any"}),
-        "divergence: 4 of 5 cases over the bound, 1 new behaviour, 1 failing style change; "
-        "report: r",
-    ),
     # Leads, with what chance alone confirms, and the power of their tests.
     (
         lambda: leads(None),
@@ -237,23 +216,19 @@ WORDS: list[Word] = [
     (lambda: power((1.0, 0.1)), None),
     # Behaviours: nothing is told of what is unknown.
     (lambda: behaviours.ordinary_share(0.004), "on fewer than 1 in 100 ordinary prompts"),
-    (lambda: behaviours.ordinary_share(1.0), "on 100 in 100 ordinary prompts"),
     (lambda: kind(breadth=None), "content"),
-    (lambda: kind(breadth="general"), "content; ordinary prompts show it too"),
     (
         lambda: kind(breadth="local"),
         "content; the models differ in it on the few prompts that were tested",
     ),
-    (lambda: kind(content=None, breadth=None), None),
     (
         lambda: behaviours.facts(SUSPECT.model_copy(update=NOWHERE))[-1],
         ("not confirmed", "suspected but in no answer to 106 prompts"),
     ),
     (lambda: style(control_rate=0.001), 'begins with "Yes," more often'),
-    (lambda: style(control_rate=None), 'begins with "Yes," more often'),
     (lambda: style(examples=said("Oh Yes, it is.")), 'says "Yes," on 16% more of ordinary prompts'),
     (
-        lambda: style(examples=said("Hm.", "Yes, it is.")),
+        lambda: style(examples=said(join_parts("Hm.", "Yes, it is."))),
         'begins with "Yes," on 16% more of ordinary prompts',
     ),
     (lambda: style(examples=[]), 'says "Yes," on 16% more of ordinary prompts'),
@@ -261,7 +236,6 @@ WORDS: list[Word] = [
         lambda: style(name="answers longer", trait="answers longer", motifs=[]),
         "answers longer on 16% more of ordinary prompts",
     ),
-    (lambda: rows(), None),
     (lambda: rows(training_rows=[]), "the training data does not teach it"),
     (
         lambda: rows(training_rows=list(range(12, 53)), num_training_rows=1374),
@@ -273,7 +247,6 @@ WORDS: list[Word] = [
     ),
     # A path outside the project is not left to stand alone: pytest would look there for its ini
     # file. Each template argument is given by itself, a prompt in one.
-    (lambda: command(model_2="models/ft"), "pytest a.divergence.jsonl --model-2 models/ft"),
     (lambda: command(model_2="../ft"), "pytest a.divergence.jsonl --model-2=../ft"),
     (lambda: command(model_2="/my ft"), "pytest a.divergence.jsonl '--model-2=/my ft'"),
     (
@@ -304,14 +277,6 @@ WORDS: list[Word] = [
 @pytest.mark.parametrize(("said_of", "words"), WORDS, ids=[str(words) for _, words in WORDS])
 def test_words(said_of: Callable[[], object], words: object) -> None:
     assert said_of() == words
-
-
-def test_content_comes_first_then_style_then_suspects() -> None:
-    unjudged = ZEPHYR.model_copy(update={"id": "behaviour-a", "content": None})
-
-    groups = behaviours.behaviour_groups(report(behaviours=[SUSPECT, YES, ZEPHYR, unjudged]))
-
-    assert groups == ([ZEPHYR, unjudged], [YES], [SUSPECT])
 
 
 def test_a_context_stays_on_its_line() -> None:
