@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -107,44 +104,15 @@ def test_without_script_all_can_be_read(chromium: Browser, pages: Path) -> None:
         )
 
 
-@contextmanager
-def served_in_two_parts(page: str, *, until: str) -> Iterator[tuple[str, threading.Event]]:
-    """The address of a page that ends at `until` for now, and what lets the rest of it come."""
-    first, rest = page.split(until, 1)
-    rest_may_come = threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.end_headers()
-            self.wfile.write(first.encode())
-            rest_may_come.wait(10)
-            self.wfile.write((until + rest).encode())
-
-        def log_message(self, *_: object) -> None:
-            """Keep quiet."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/report.html", rest_may_come
-        finally:
-            rest_may_come.set()
-            server.shutdown()
-
-
 def test_a_page_that_comes_slowly_is_whole_in_the_end(chromium: Browser, pages: Path) -> None:
-    html = (pages / "usual.html").read_text("utf-8")
-    with (
-        served_in_two_parts(html, until='<div class="inspector"') as (address, rest_may_come),
-        view(chromium, address, wait_until="commit") as shown,
-    ):
+    inspector = '<div class="inspector"'
+    first, rest = (pages / "usual.html").read_text("utf-8").split(inspector, 1)
+    with view(chromium, "about:blank") as shown:
+        shown.page.evaluate("html => { document.open(); document.write(html) }", first)
         tokens = shown.page.locator(".heat .t")
         tokens.first.hover()
         tokens.first.click()
-        rest_may_come.set()
-        shown.page.wait_for_load_state()
+        shown.page.evaluate("html => { document.write(html); document.close() }", inspector + rest)
 
         assert shown.page.locator(".inspector .where span").first.is_visible()
         assert shown.complaints == []
