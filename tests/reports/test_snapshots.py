@@ -48,6 +48,15 @@ RUNS: dict[str, Callable[[], Report]] = {
 }
 
 
+def of_each_run(view: Callable[[Report], str], end: str = "") -> dict[str, Callable[[], str]]:
+    """The views of all runs, by the run's name."""
+
+    def of(make: Callable[[], Report]) -> Callable[[], str]:
+        return lambda: view(make())
+
+    return {f"{name}{end}": of(make) for name, make in RUNS.items()}
+
+
 def summary(run: Report, verbosity: int = 0, **failed_tests: int) -> str:
     return "\n".join(
         summary_lines(
@@ -108,8 +117,8 @@ behaviour_failure = partial(behaviour_text, rerun=f"pytest {SUITE}::behaviour", 
 aggregate_failure = partial(aggregate_text, rerun=f"pytest {SUITE}::aggregate", update=UPDATE)
 
 TEXTS: dict[str, Callable[[], str]] = {
-    **{name: lambda run=run: summary(run()) for name, run in RUNS.items()},
-    **{f"{name}-quiet": lambda run=run: summary(run(), -1) for name, run in RUNS.items()},
+    **of_each_run(summary),
+    **of_each_run(partial(summary, verbosity=-1), "-quiet"),
     "search-verbose": lambda: summary(search(), 2, case=4, behaviour=1),
     "replay-verbose": lambda: summary(replay(), 1),
     "failure-of-a-case": lambda: failure(ROME, update=UPDATE),
@@ -130,11 +139,11 @@ TEXTS: dict[str, Callable[[], str]] = {
     "evaluation-bare": lambda: str(evaluation(ordinary=None, differences=[])),
 }
 DOCUMENTS: dict[str, Callable[[], str]] = {
-    **{name: lambda run=run: render_markdown(run(), suite=SUITE) for name, run in RUNS.items()},
+    **of_each_run(partial(render_markdown, suite=SUITE)),
     "github-summary": lambda: outcomes_markdown(outcomes()),
 }
 PAGES: dict[str, Callable[[], str]] = {
-    **{name: lambda run=run: body(run()) for name, run in RUNS.items()},
+    **of_each_run(body),
     "comparison": lambda: since(*compared()),
     "comparison-of-equals": lambda: since(report(), report()),
     "card": lambda: case_card(ROME).replace("<tr>", "\n<tr>"),
