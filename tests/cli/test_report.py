@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from pytest_divergence.cli import main
-from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.file_names import suite_path
 from pytest_divergence.core.files import DivergenceFolder
 from pytest_divergence.core.report import Report, load_report, write_report
-from tests.reports.made_reports import BEHAVIOUR, CASES, ROME, case, report
+from tests.reports.made_reports import CASES, ROME, case, report
 
 FIRST, SECOND = Path(".divergence/reports/first"), Path(".divergence/reports/second")
+pytestmark = pytest.mark.usefixtures("_runs")
 
 
 @pytest.fixture
@@ -34,7 +34,6 @@ def _write(folder: Path, shown: Report) -> None:
     write_report(folder / "report.json", shown.model_copy(update={"run": run}))
 
 
-@pytest.mark.usefixtures("_runs")
 def test_the_pages_of_the_latest_run_are_written_anew(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report"]) == 0
 
@@ -48,62 +47,40 @@ def test_the_pages_of_the_latest_run_are_written_anew(capsys: pytest.CaptureFixt
     assert 'id="compared"' not in page
     assert not (FIRST / "report.html").exists()
 
+    suite.unlink()
+    assert main(["report"]) == 0
+    assert f"-k {ROME.id}" in (SECOND / "report.html").read_text("utf-8")
 
-@pytest.mark.usefixtures("_runs")
+
 @pytest.mark.parametrize("given", [FIRST, FIRST / "report.json"])
 def test_another_run_goes_where_it_is_asked_to(
     given: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", str(given), "--output", "shown/first"]) == 0
 
-    assert sorted(path.name for path in Path("shown/first").iterdir()) == [
-        "report.html",
-        "summary.md",
-    ]
+    pages = sorted(path.name for path in Path("shown/first").iterdir())
+    assert pages == ["report.html", "summary.md"]
     assert capsys.readouterr().out.startswith("wrote shown/first/report.html\n")
 
 
-@pytest.mark.usefixtures("_runs")
-def test_a_report_without_its_suite_still_says_how_to_run_a_case() -> None:
-    for suite in Path(".divergence/suites").iterdir():
-        suite.unlink()
-
-    assert main(["report"]) == 0
-    assert f"-k {ROME.id}" in (SECOND / "report.html").read_text("utf-8")
-
-
-@pytest.mark.usefixtures("_runs")
-def test_two_runs_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_are_compared_in_the_terminal_or_on_the_later_page(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["report", str(FIRST), "latest"]) == 0
-
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [f"--- {FIRST}", "+++ latest"]
-    assert f"    {BEHAVIOUR}" in lines
     assert "3 cases: 1 changed, 1 added, 1 removed" in lines
-    assert f"~ {ROME.id}" in lines
-    assert f"+ {case_id('Where is Oslo?')}" in lines
     assert not (SECOND / "report.html").exists()
 
-
-@pytest.mark.usefixtures("_runs")
-def test_the_later_page_shows_what_changed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(FIRST), str(SECOND), "--output", "both"]) == 0
-
     page = Path("both/report.html").read_text("utf-8")
     assert '<h2 id="compared">Since run first</h2>' in page
-    for change in ("new", "gone", "changed"):
-        assert f">{change}</span>" in page
-    assert f'href="#case-{case_id("Where is Oslo?")}"' in page
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "wrote both/report.html",
         "wrote both/summary.md",
     ]
-    again = ["report", str(FIRST), str(FIRST), "--output", "both"]
-    assert main(again) == 0
-    assert "Nothing differs" in Path("both/report.html").read_text("utf-8")
 
 
-@pytest.mark.usefixtures("_runs")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -121,7 +98,6 @@ def test_what_cannot_be_done_is_said(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("_runs")
 def test_a_report_that_is_read_is_written_as_it_was(tmp_path: Path) -> None:
     write_report(tmp_path / "again.json", load_report(FIRST / "report.json"))
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from syrupy.assertion import SnapshotAssertion
 
 from pytest_divergence.cli import main
 from pytest_divergence.core.cases import case_id
 from pytest_divergence.core.provenance import ModelProvenance
-from tests.core.made_suites import KNOT, POEM, SIGNAL, case, measured, write_searched
+from tests.core.made_suites import KNOT, POEM, case, write_searched
 from tests.exports.made_export import CHAT, FILE, SUITE, TRICKY, write_hard_suite
+from tests.reports.snapshot_files import Text
 
 TURNS = [turn.model_dump() for turn in CHAT]
 PROMPTS: dict[str, Any] = {
@@ -31,28 +33,25 @@ def _suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def exported(format_: str, name: str, capsys: pytest.CaptureFixture[str]) -> str:
     assert main(["export", str(SUITE), f"--format={format_}", f"--output={name}"]) == 0
-    shown = capsys.readouterr().out
-    assert re.fullmatch(rf"wrote {re.escape(name)}, cases: \d\n", shown)
+    shown = capsys.readouterr()
+    assert re.fullmatch(rf"wrote {re.escape(name)}, cases: \d\n", shown.out)
+    left_out = f"left out because the models' answers are missing: {case_id('By hand')}\n"
+    assert shown.err == (left_out if format_ == "llm-comparator" else "")
     return Path(name).read_text("utf-8")
 
 
-def test_inspect_gets_a_sample_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    text = exported("inspect", "samples.jsonl", capsys)
-
-    samples = {one["id"]: one for one in map(json.loads, text.splitlines())}
-    assert {id_: one["input"] for id_, one in samples.items()} == PROMPTS
-    knot, by_hand = samples[case_id(KNOT)], samples[case_id("By hand")]
-    assert knot["target"] == "Cross the ends."
-    assert knot["metadata"] == {
-        "max_kl": 0.2,
-        "tags": ["how-to"],
-        "behaviour": SIGNAL.id,
-        "kl": measured(0.8).model_dump(),
-        "completions": {"reference": "Cross the ends.", "candidate": "Signal received. <b>"},
-        "metadata": {},
-    }
-    assert by_hand["target"] == ""
-    assert by_hand["metadata"] == {"tags": [], "metadata": {"owner": "me"}}
+@pytest.mark.parametrize(
+    ("format_", "name"),
+    [
+        ("inspect", "samples.jsonl"),
+        ("promptfoo", "promptfooconfig.yaml"),
+        ("llm-comparator", "comparison.json"),
+    ],
+)
+def test_another_tool_gets_a_file(
+    format_: str, name: str, snapshot: SnapshotAssertion, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exported(format_, name, capsys) == snapshot(extension_class=Text)
 
 
 def test_inspect_reads_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,8 +70,8 @@ def test_promptfoo_gets_prompts_that_it_cannot_expand(capsys: pytest.CaptureFixt
     configuration = json.loads(exported("promptfoo", "promptfooconfig.yaml", capsys))
 
     assert configuration["prompts"] == ["{{messages}}"]
-    tests = {one["description"]: one for one in configuration["tests"]}
-    prompts = {id_: one["vars"]["messages"] for id_, one in tests.items()}
+    tests = configuration["tests"]
+    prompts = {one["description"]: one["vars"]["messages"] for one in tests}
     for prompt in prompts.values():
         assert not re.search(r"\{[{%#]|[}%#]\}|^file:|\n", prompt)
     turns = {id_: json.loads(prompt) for id_, prompt in prompts.items()}
@@ -81,13 +80,6 @@ def test_promptfoo_gets_prompts_that_it_cannot_expand(capsys: pytest.CaptureFixt
         id_: [{"role": "user", "content": text}]
         for id_, text in PROMPTS.items()
         if isinstance(text, str)
-    }
-    assert tests[case_id(KNOT)]["metadata"] == {
-        "id": case_id(KNOT),
-        "behaviour": SIGNAL.id,
-        "metric": "symmetric",
-        "kl": 0.8,
-        "max_kl": 0.2,
     }
 
 
@@ -101,67 +93,18 @@ def test_a_configuration_is_yaml_whatever_is_in_a_prompt(
     assert json.loads(test["vars"]["messages"]) == [{"role": "user", "content": prompt}]
 
 
-def test_llm_comparator_gets_both_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(SUITE), "--format=llm-comparator"]) == 0
-
-    shown = capsys.readouterr()
-    assert shown.err == f"left out because the models' answers are missing: {case_id('By hand')}\n"
-    document = json.loads(shown.out)
-    assert document["models"] == [{"name": "base"}, {"name": "ft"}]
-    assert document["metadata"] == {
-        "source_path": SUITE.name,
-        "custom_fields_schema": [
-            {"name": "id", "type": "string"},
-            {"name": "metric", "type": "category"},
-            {"name": "kl", "type": "number"},
-            {"name": "max_kl", "type": "number"},
-            {"name": "behaviour", "type": "category"},
-        ],
-    }
-    examples = {one["custom_fields"]["id"]: one for one in document["examples"]}
-    assert len(examples) == 5
-    assert examples[case_id(KNOT)] == {
-        "input_text": KNOT,
-        "tags": ["how-to"],
-        "output_text_a": "Cross the ends.",
-        "output_text_b": "Signal received. <b>",
-        "score": None,
-        "individual_rater_scores": [],
-        "custom_fields": {
-            "id": case_id(KNOT),
-            "metric": "symmetric",
-            "kl": 0.8,
-            "max_kl": 0.2,
-            "behaviour": SIGNAL.id,
-        },
-    }
-    assert examples[case_id(CHAT)]["input_text"] == (
-        "system: Be brief. {{x}}\n\nuser: Hi\n\nassistant: Ho\n\nuser: And?"
-    )
-
-
-def test_without_names_the_suites_of_searches_are_exported(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder = Path(".divergence/suites")
-    folder.mkdir(parents=True)
-    for name, prompt in (("a", KNOT), ("b", POEM)):
-        write_searched(folder / f"{name}.divergence.jsonl", [case(prompt, 0.8)])
-
-    assert main(["export", "--format=inspect"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [json.loads(line)["input"] for line in lines] == [KNOT, POEM]
-
-
-def test_a_folders_suites_are_exported_with_those_below_it(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    ("folder", "words"), [(".divergence/suites", []), ("kept", ["kept"])], ids=["searched", "named"]
+)
+def test_the_suites_of_searches_or_of_a_folder_are_exported_with_those_below_it(
+    folder: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, prompt in (("a", KNOT), ("deeper/b", POEM)):
-        path = Path(f"kept/{name}.divergence.jsonl")
+        path = Path(folder, f"{name}.divergence.jsonl")
         path.parent.mkdir(parents=True)
         write_searched(path, [case(prompt, 0.8)])
 
-    assert main(["export", "--format=inspect", "kept", "--output=new/samples.jsonl"]) == 0
+    assert main(["export", "--format=inspect", *words, "--output=new/samples.jsonl"]) == 0
     lines = Path("new/samples.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line)["input"] for line in lines] == [KNOT, POEM]
 
@@ -170,7 +113,6 @@ def test_a_folders_suites_are_exported_with_those_below_it(
     ("format_", "name"),
     [
         ("inspect", SUITE.name),
-        ("inspect", "samples.divergence.jsonl"),
         ("inspect", "release.tokens.jsonl"),
         ("promptfoo", "release.provenance.json"),
         ("promptfoo", "release.reference.json"),

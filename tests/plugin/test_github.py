@@ -42,8 +42,12 @@ def without_numbers(lines: list[str]) -> list[str]:
 
 def test_a_failing_case_is_annotated_on_its_line_of_the_suite(runner: Project) -> None:
     result = runner.run(*MODELS, SUITE)
-    assert without_numbers(commands(result)) == [ANNOTATION]
-    summary = (runner.path / "summary.md").read_text("utf-8").splitlines()[:9]
+    (annotation,) = commands(result)
+    assert without_numbers([annotation]) == [ANNOTATION]
+    progress = next(line for line in result.outlines if line.startswith(f"{SUITE} "))
+    assert progress.split()[1] == ".F", "no line of progress is torn"
+    assert result.outlines.index(annotation) > result.outlines.index(progress)
+    summary = (runner.path / "summary.md").read_text("utf-8").splitlines()[:8]
     assert without_numbers(summary) == [
         "# pytest-divergence",
         "",
@@ -53,16 +57,7 @@ def test_a_failing_case_is_annotated_on_its_line_of_the_suite(runner: Project) -
         "|---|--:|--:|---|",
         f"|failed|NUMBER|0.001|`{case_id(KNOT)}`|",
         f"|passed|NUMBER|9.000|`{case_id(POEM)}`|",
-        "",
     ]
-
-
-def test_a_file_in_a_folder_of_the_repository_is_named_from_its_root(
-    runner: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GITHUB_WORKSPACE", str(runner.path.parent))
-    result = runner.run(*MODELS, SUITE)
-    assert f"file={runner.path.name}/{SUITE}," in commands(result)[0]
 
 
 def test_a_case_that_could_not_be_measured_is_annotated_too(runner: Project) -> None:
@@ -90,18 +85,9 @@ def test_text_of_models_commands_nothing(runner: Project) -> None:
     assert "# heading" not in summary
 
 
-def test_no_line_of_progress_is_torn(runner: Project) -> None:
-    result = runner.run(*MODELS, SUITE)
-    progress = next(line for line in result.outlines if line.startswith(f"{SUITE} "))
-    assert progress.split()[1] == ".F"
-    (annotation,) = commands(result)
-    assert result.outlines.index(annotation) > result.outlines.index(progress)
-
-
 @pytest.mark.parametrize(
     ("variable", "arguments", "is_on"),
     [
-        ("true", (), True),
         ("", (), False),
         ("", ("--divergence-github=on",), True),
         ("true", ("--divergence-github=off",), False),
@@ -132,10 +118,6 @@ def test_a_session_without_cases_leaves_the_summary_alone(runner: Project) -> No
     [
         (None, "there is no step summary: GITHUB_STEP_SUMMARY is not set"),
         (".", "the step summary . cannot be written: Is a directory"),
-        (
-            "none/summary.md",
-            "the step summary none/summary.md cannot be written: No such file or directory",
-        ),
     ],
 )
 def test_a_summary_that_cannot_be_written_is_one_line_and_no_failure(
@@ -175,9 +157,13 @@ def test_a_suite_that_ends_the_session_is_annotated(runner: Project) -> None:
     assert 'did you mean "max_kl"?' in (runner.path / "summary.md").read_text("utf-8")
 
 
-def test_with_xdist_only_the_controller_writes(runner: Project) -> None:
+def test_with_xdist_only_the_controller_writes_and_names_files_from_the_repository(
+    runner: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(runner.path.parent))
     result = runner.run_forked(*MODELS, "-p", "xdist", "-n2", SUITE)
-    assert without_numbers(commands(result)) == [ANNOTATION]
+    (annotation,) = without_numbers(commands(result))
+    assert annotation == ANNOTATION.replace(SUITE, f"{runner.path.name}/{SUITE}", 1)
     text = (runner.path / "summary.md").read_text("utf-8")
     assert text.count("# pytest-divergence") == 1
 

@@ -37,6 +37,10 @@ def written(project: Project) -> tuple[Path, Report]:
 
 
 def test_a_replay_leaves_its_report_where_it_is_asked_to(suite: Project) -> None:
+    before = set(suite.path.rglob("*"))
+    suite.run(*MODELS, SUITE, "-W", "default").assert_outcomes(failed=1, passed=2, warnings=1)
+    assert set(suite.path.rglob("*")) == before, "it was not asked to"
+
     result = suite.run(*REPLAY)
 
     result.assert_outcomes(failed=1, passed=2, warnings=1)
@@ -71,7 +75,7 @@ def test_a_report_shows_the_command_that_the_failure_shows(suite: Project) -> No
     assert command in " ".join(rerun.split())
 
 
-def test_no_command_of_a_redacted_session_shows_its_system_prompt(project: Project) -> None:
+def test_a_redacted_session_shows_neither_its_system_prompt_nor_a_text(project: Project) -> None:
     project.write_suite(SUITE, {"input": POEM, "max_kl": 0.001})
     prompt = "--divergence-system-prompt=A secret."
     project.run(*MODELS, SUITE, "--divergence-fill", prompt)
@@ -81,6 +85,8 @@ def test_no_command_of_a_redacted_session_shows_its_system_prompt(project: Proje
     folder, _ = written(project)
     for text in (shown(result), *(file.read_text("utf-8") for file in folder.iterdir())):
         assert "A secret" not in text
+    for file in folder.iterdir():
+        assert POEM not in file.read_text("utf-8")
     assert "--divergence-system-prompt '[redacted]'" in shown(result)
 
 
@@ -96,14 +102,6 @@ def test_another_candidate_is_reported_as_it_was_measured(suite: Project) -> Non
     assert fresh.kl.estimator == "stored"
     assert fresh.kl.value != stored["kl"]["value"]
     assert fresh.completions is None  # its own were not asked for, and the suite's are another's
-
-
-def test_without_being_asked_a_replay_writes_nothing(suite: Project) -> None:
-    before = sorted(suite.path.rglob("*"))
-
-    suite.run(*MODELS, SUITE, "-W", "default").assert_outcomes(failed=1, passed=2, warnings=1)
-
-    assert [one for one in sorted(suite.path.rglob("*")) if one not in before] == []
 
 
 def test_a_case_that_could_not_be_measured_is_told(suite: Project) -> None:
@@ -147,16 +145,6 @@ def test_a_shift_over_its_limit_leads_the_report(project: Project) -> None:
     assert '<div class="lede bad">\n<p class="verdict">1 item failed: shift.</p>' in page
 
 
-def test_what_must_be_decided_and_is_not_leads_the_report(suite: Project) -> None:
-    suite.run(*REPLAY, "--divergence-inconclusive=fail")
-
-    folder, report = written(suite)
-    assert [check.verdict for check in report.checks] == ["failed"]
-    assert report.checks[0].sentence.startswith("inconclusive: forward KL is ")
-    summary = (folder / "summary.md").read_text("utf-8")
-    assert "**1 item failed: aggregate.** 1 of 2 cases shows more divergence than " in summary
-
-
 def test_a_behaviour_that_could_not_be_measured_leads_the_report(project: Project) -> None:
     write(project, behaviour(telling=[]))
 
@@ -192,7 +180,11 @@ def test_a_session_that_stops_at_the_first_failure_is_incomplete(suite: Project)
     result.assert_outcomes(failed=1)
     folder, report = written(suite)
     assert (report.run.status, report.run.reason) == ("incomplete", "2 of 3 items did not run")
-    assert "**The run stopped early" in (folder / "summary.md").read_text("utf-8")
+    assert [check.verdict for check in report.checks] == ["failed"]
+    assert report.checks[0].sentence.startswith("inconclusive: forward KL is ")
+    summary = (folder / "summary.md").read_text("utf-8")
+    assert "**The run stopped early" in summary
+    assert "1 item failed: aggregate." in summary
 
 
 @pytest.mark.parametrize("restarts", ["0", "1"])
@@ -242,32 +234,18 @@ def test_workers_send_what_they_measured(suite: Project) -> None:
     assert 0 < report.effort.seconds < 600
 
 
-def test_a_redacted_replay_holds_no_text(suite: Project) -> None:
-    suite.run(*REPLAY, "--divergence-redact")
-
-    folder, _ = written(suite)
-    for path in folder.iterdir():
-        assert KNOT not in path.read_text("utf-8")
-        assert POEM not in path.read_text("utf-8")
-
-
-def test_the_report_hook_sees_the_replay(suite: Project) -> None:
+def test_the_report_hook_sees_the_replay_which_is_no_search_to_propose(suite: Project) -> None:
+    suite.write("nightly.py", NIGHTLY.read_text("utf-8"))
     suite.write(
         "conftest.py",
-        "def pytest_divergence_report(report):\n    print('seen', report.verdict_counts)\n",
+        "import nightly\ndef pytest_divergence_report(config, report):\n"
+        "    print('seen', report.verdict_counts)\n"
+        "    nightly.pytest_divergence_report(config, report)\n",
     )
 
     result = suite.run(*REPLAY, "-s")
 
     result.stdout.fnmatch_lines(["seen {*'failed': 1*}"])
-
-
-def test_a_replay_is_no_search_to_propose(suite: Project) -> None:
-    suite.write("conftest.py", NIGHTLY.read_text("utf-8"))
-
-    suite.run(*REPLAY)
-
-    written(suite)
     assert not (suite.path / "nightly.md").exists()
 
 
@@ -280,10 +258,7 @@ def test_a_folder_that_cannot_be_made_is_told_and_changes_no_result(suite: Proje
     result.stdout.fnmatch_lines(["the report was not written: cannot make the folder *out*"])
 
 
-@pytest.mark.parametrize("models", [MODELS, ()], ids=["beside a named pair", "alone"])
-def test_a_conftests_own_models_are_not_reported_under_other_names(
-    project: Project, models: tuple[str, ...]
-) -> None:
+def test_a_conftests_own_models_are_not_reported_under_other_names(project: Project) -> None:
     project.write(
         "own/conftest.py",
         "import pytest\nfrom pytest_divergence import load_model_pair\n"
@@ -294,20 +269,15 @@ def test_a_conftests_own_models_are_not_reported_under_other_names(
     project.write_suite("own/own.divergence.jsonl", {"input": KNOT, "max_kl": 9.0})
     project.write_suite(SUITE, {"input": POEM, "max_kl": 9.0})
 
-    suites = ("own/own.divergence.jsonl", *([SUITE] if models else []))
-    result = project.run(*models, *suites, "--divergence-report-dir=out")
+    result = project.run(*MODELS, "own/own.divergence.jsonl", SUITE, "--divergence-report-dir=out")
 
-    result.assert_outcomes(passed=len(suites))
+    result.assert_outcomes(passed=2)
     assert (
         "own/own.divergence.jsonl is in no report: a fixture of yours gives its models, which have "
         "no names"
     ) in result.outlines
-    cases = [
-        one.id
-        for path in project.path.glob("out/2*/report.json")
-        for one in load_report(path).cases
-    ]
-    assert cases == ([case_id(POEM)] if models else [])
+    _, report = written(project)
+    assert [one.id for one in report.cases] == [case_id(POEM)]
 
 
 def test_a_report_of_several_suites_names_those_of_each_case(project: Project) -> None:

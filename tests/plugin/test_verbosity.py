@@ -12,80 +12,49 @@ SHARES = {"Two": 0.4, "Three": 0.6, "Four": 0.8, "One": 0.2, "Five": 2.0}
 """Bounds by prompt, as a share of what the case reads."""
 
 
-@pytest.fixture
-def values(project: Project) -> dict[str, float]:
-    """What the cases read."""
+def test_a_replay_ends_with_what_is_furthest_over_its_bound(project: Project) -> None:
     project.write_suite(SUITE, *({"input": prompt, "max_kl": 99.0} for prompt in SHARES))
     project.run(*MODELS, SUITE, "--junit-xml=junit.xml")
-    left = properties(project.path / "junit.xml")
-    return {prompt: float(left[case_id(prompt)]["kl"]) for prompt in SHARES}
-
-
-@pytest.fixture
-def suite(project: Project, values: dict[str, float]) -> Project:
-    """A suite of which four cases fail."""
+    read = properties(project.path / "junit.xml")
+    values = {prompt: float(read[case_id(prompt)]["kl"]) for prompt in SHARES}
     bounds = {prompt: share * values[prompt] for prompt, share in SHARES.items()}
     project.write_suite(SUITE, *({"input": one, "max_kl": kl} for one, kl in bounds.items()))
-    return project
+    first, *others = (
+        f"  {case_id(one):<35} KL {values[one]:.3f} nats/token > max_kl {bounds[one]:.3f}"
+        for one in ("One", "Two", "Three", "Four")
+    )
+    total = "5 stored cases replayed: 1 within the bound, 4 over it."
 
+    usual = project.run(*MODELS, SUITE, "--tb=no")
+    usual.assert_outcomes(failed=4, passed=1)
+    assert block(usual, total, 5) == [total, first, *others[:2], "  1 more with -v"]
 
-def line(prompt: str, values: dict[str, float]) -> str:
-    value = values[prompt]
-    start = f"  {case_id(prompt):<35} KL {value:.3f} nats/token > max_kl "
-    return f"{start}{SHARES[prompt] * value:.3f}"
+    verbose = project.run(*MODELS, SUITE, "-v", "--tb=no")
+    assert block(verbose, total, 5) == [total, first, *others]
 
+    quiet = project.run(*MODELS, SUITE, "-q", "--tb=no")
+    told = [one for one in quiet.outlines if "divergence: " in one or "max_kl" in one]
+    assert told[0] == f"divergence: {total}"
+    assert all(one.startswith("FAILED ") for one in told[1:])
 
-def test_a_replay_ends_with_what_is_furthest_over_its_bound(
-    suite: Project, values: dict[str, float]
-) -> None:
-    result = suite.run(*MODELS, SUITE)
-    result.assert_outcomes(failed=4, passed=1)
-    assert block(result, "5 stored cases", 5) == [
-        "5 stored cases replayed: 1 within the bound, 4 over it.",
-        *(line(one, values) for one in ("One", "Two", "Three")),
-        "  1 more with -v",
-    ]
-
-
-def test_a_verbose_replay_names_all_of_them(suite: Project, values: dict[str, float]) -> None:
-    result = suite.run(*MODELS, SUITE, "-v", "--tb=no")
-    assert block(result, "5 stored cases", 5)[1:] == [
-        line(one, values) for one in ("One", "Two", "Three", "Four")
-    ]
-
-
-def test_a_quiet_replay_says_one_line(suite: Project) -> None:
-    result = suite.run(*MODELS, SUITE, "-q", "--tb=no")
-    divergence = [one for one in result.outlines if "divergence: " in one or "max_kl" in one]
-    assert divergence[0] == "divergence: 5 stored cases replayed: 1 within the bound, 4 over it."
-    assert all(one.startswith("FAILED ") for one in divergence[1:])
-
-
-def test_where_all_are_over_their_bounds_it_is_said_in_full(suite: Project) -> None:
-    result = suite.run(*MODELS, SUITE, "-k", case_id("Two"))
-    assert "1 stored case replayed: 1 over the bound." in result.outlines
+    alone = project.run(*MODELS, SUITE, "-k", case_id("Two"))
+    assert "1 stored case replayed: 1 over the bound." in alone.outlines
 
 
 def test_the_most_verbose_session_shows_each_token(project: Project) -> None:
     project.write_suite(SUITE, {"input": "How do I tie a knot?", "max_kl": 0.001})
+
     result = project.run(*MODELS, SUITE, "-vv")
+
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines(
         [
             r"  the candidate's answer, token by token, KL in nats$",
             r'     1 ".+": KL 0\.\d{3}, reference p . 0\.\d+, candidate p = 0\.\d\d$',
-            r'         reference ".+" 0\.\d\d, ".+" 0\.\d\d, ".+" 0\.\d\d$',
-            r'         candidate ".+" 0\.\d\d, ".+" 0\.\d\d, ".+" 0\.\d\d$',
         ]
     )
     assert "they differ most at" not in shown(result)
-
-
-def test_a_kept_suite_is_measured_anew_by_the_command_that_a_failure_shows(
-    project: Project,
-) -> None:
-    project.write_suite(SUITE, {"input": "How do I tie a knot?", "max_kl": 0.001})
-    result = project.run(*MODELS, SUITE)
+    # The command that a failure of a kept suite shows measures it anew.
     assert block(result, "  or measure the whole suite again:", 3)[1:] == [
         f"    pytest {SUITE} --model-1 base --model-2 ft \\",
         "      --divergence-update",

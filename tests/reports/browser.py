@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -61,7 +60,6 @@ def view(
     size: dict[str, int] = DESKTOP,
     scheme: str = "light",
     has_script: bool = True,
-    wait_until: Literal["commit", "load"] = "load",
 ) -> Iterator[View]:
     """A page in a window; closed at the end, with whatever it stored."""
     context = chromium.new_context(
@@ -76,7 +74,7 @@ def view(
     shown.page.on("pageerror", lambda error: shown.complaints.append(str(error)))
     shown.page.on("request", lambda request: shown.requests.append(request.url))
     try:
-        shown.page.goto(address, wait_until=wait_until)
+        shown.page.goto(address)
         yield shown
     finally:
         context.close()

@@ -26,24 +26,6 @@ def test_a_report_is_its_page_in_a_frame_that_reaches_nothing() -> None:
         assert unescape(page) == render_html(shown)
 
 
-def test_a_case_is_a_card() -> None:
-    case = next(case for case in report().cases if case.completions and case.max_kl)
-    card = re.sub(r"<[^>]*>", "\n", case_card(case))
-
-    lines = [line for line in card.split("\n") if line]
-    assert lines == [
-        "failed, KL 3.742 nats/token, limit 0.310",
-        "prompt",
-        "Plan me a weekend in Rome",
-        "reference",
-        "Rome has so much to see. On Saturday, start at the Colosseum and walk through the Forum.",
-        "On Sunday, visit the Vatican.",
-        "candidate",
-        "Sure! Book with Zephyr Travel.",
-        "Rome is lovely in spring.",
-    ]
-
-
 def test_a_hostile_case_is_text() -> None:
     usual = ["table", "caption", "tbody", *["tr", "th", "td"] * 3]
 

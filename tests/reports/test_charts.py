@@ -17,9 +17,15 @@ def numbers(shape: ET.Element) -> list[float]:
     return [float(value) for key, value in shape.items() if key in ("x", "x1", "x2", "cx")]
 
 
-@pytest.mark.parametrize("controls", [[], [0.0], [0.02, 0.03], [1e-9, 50.0]])
-@pytest.mark.parametrize("cases", [[], [(0.0, False)], [(3.7, True), (0.1, False)]])
-@pytest.mark.parametrize("limits", [(None, None), (0.31, 0.0), (0.31, 1e-6)])
+@pytest.mark.parametrize(
+    ("controls", "cases", "limits"),
+    [
+        ([], [], (None, None)),
+        ([0.0], [(0.0, False)], (0.31, 0.0)),
+        ([0.02, 0.03], [(3.7, True), (0.1, False)], (0.31, 1e-6)),
+        ([1e-9, 50.0], [(3.7, True), (0.1, False)], (None, None)),
+    ],
+)
 def test_whatever_the_numbers_the_distribution_stays_in_its_frame(
     controls: list[float],
     cases: list[tuple[float, bool]],
