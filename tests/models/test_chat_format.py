@@ -113,6 +113,12 @@ def test_without_a_template_a_prompt_is_plain_text_after_the_start_token() -> No
     assert PLAIN.prompt_ids("") == [0]
 
 
+def test_a_template_that_reads_the_date_is_frozen() -> None:
+    dated = ChatFormat(TOKENIZER, "{{ date_string }} {{ messages[0].content }}")
+
+    assert rendered(dated) == f"01 Jan 2026 {TEXT}"
+
+
 @pytest.mark.parametrize(
     "template", ["{{ raise_exception('no\x1b[31m users') }}", "{{ messages[9].content.x }}", "{%"]
 )
