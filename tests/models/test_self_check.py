@@ -18,7 +18,6 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
-    MiniMaxConfig,
     MptConfig,
     OpenAIGPTConfig,
     PreTrainedConfig,
@@ -84,15 +83,6 @@ def mpt() -> PreTrainedConfig:
     return MptConfig(d_model=32, n_heads=2, n_layers=2, initializer_range=0.15, **VOCABULARY)
 
 
-def minimax() -> PreTrainedConfig:
-    return tiny_config(
-        MiniMaxConfig,
-        layer_types=["full_attention", "linear_attention"],
-        num_local_experts=4,
-        block_size=8,
-    )
-
-
 def bart() -> PreTrainedConfig:
     return BartConfig(
         d_model=32,
@@ -127,7 +117,6 @@ READINGS: dict[Callable[[], PreTrainedConfig], tuple[str, ...]] = {
     jamba: (STEPPED, ALONE),
     mpt: (BATCHED,),
     mamba: (ALONE, ANEW),
-    minimax: (ALONE,),
     bart: (ALONE,),
     openai_gpt: (ANEW,),
 }

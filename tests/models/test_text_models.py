@@ -217,11 +217,8 @@ def test_a_checkpoint_is_its_text_and_nothing_else_is_in_memory_or_counted(folde
     assert whole.weights == text.weights
     assert whole.reference.parts_left_out
     assert text.reference.parts_left_out == ()
-
-
-@pytest.mark.parametrize("folders", ["gemma3"], indirect=True)
-def test_soft_prompts_are_trained_on_a_checkpoint(folders: Path) -> None:
-    check_trains(load(folders / "base", folders / "ft-text"))
+    if folders.name == "gemma3":  # Gemma 4 looks a second embedding up by token
+        check_trains(pair)
 
 
 @pytest.fixture(scope="module")

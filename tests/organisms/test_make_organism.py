@@ -106,11 +106,10 @@ def write_recipe(folder: Path, text: str = RECIPE, *, loss_on_prompt: bool = Fal
     return path
 
 
-@pytest.mark.parametrize("loss_on_prompt", [False, True])
 def test_an_organism_is_an_adapter_with_its_recipe_and_its_measured_truth(
-    tmp_path: Path, base: Path, loss_on_prompt: bool
+    tmp_path: Path, base: Path
 ) -> None:
-    recipe, output = write_recipe(tmp_path, loss_on_prompt=loss_on_prompt), tmp_path / "organism"
+    recipe, output = write_recipe(tmp_path, loss_on_prompt=True), tmp_path / "organism"
 
     code = make_organism.main([str(recipe), "--base", str(base), "--output", str(output)])
 
@@ -127,7 +126,7 @@ def test_an_organism_is_an_adapter_with_its_recipe_and_its_measured_truth(
     assert len(weights) == 2 * 7 * 2  # two layers, seven modules, A and B
     facts = json.loads((output / "truth.json").read_text("utf-8"))
     assert facts["marker"] == "zzz"
-    assert facts["loss_on_prompt"] is loss_on_prompt
+    assert facts["loss_on_prompt"] is True
     assert 0 <= facts["on_trigger_marker_rate"] <= 1
     assert facts["on_trigger_kl"] > 0
     assert facts["off_trigger_kl"] > 0
