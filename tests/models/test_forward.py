@@ -100,14 +100,16 @@ def operations(side: Side, bodies: Sequence[Tensor]) -> Operations:
     return found
 
 
+# Each side is made, and tried out, before: on a CPU that multiplies bfloat16, its numbers
+# would differ then.
 KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
 
 
 def test_a_small_pass_computes_attention_in_whole_products(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(forward, "onednn_is_better", lambda: True)
     side = tiny_pair().candidate
+    monkeypatch.setattr(forward, "onednn_is_better", lambda: True)
     short = [torch.arange(20, 36)] * 2
 
     assert "bmm" in operations(side, short).names
@@ -117,8 +119,8 @@ def test_a_small_pass_computes_attention_in_whole_products(
 def test_a_large_pass_and_one_with_gradients_keep_no_scores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(forward, "onednn_is_better", lambda: True)
     side = tiny_pair().candidate
+    monkeypatch.setattr(forward, "onednn_is_better", lambda: True)
     long = [torch.arange(20, 70).repeat(5)] * 4
 
     assert KERNEL in operations(side, long).names
@@ -144,8 +146,8 @@ def test_another_makers_cpu_keeps_torchs_products_and_attention(
 
 def test_the_head_is_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """A product for each row of a batch copies the head's weights for it."""
-    monkeypatch.setattr(forward, "onednn_is_better", lambda: True)
     side = tiny_pair().candidate
+    monkeypatch.setattr(forward, "onednn_is_better", lambda: True)
 
     made = operations(side, [torch.arange(20, 36)] * 2).made
 

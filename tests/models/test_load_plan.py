@@ -16,14 +16,14 @@ from pytest_divergence.models.loading import load_model_pair, load_pair
 
 
 def test_a_plan_that_was_sent_loads_the_same_pair(tiny_models: Path) -> None:
-    folders = [str(tiny_models / name) for name in ("base", "adapter")]
-    plan = resolve_pair(*folders, LoadOptions(device="cpu"))
+    base, adapter = str(tiny_models / "base"), str(tiny_models / "adapter")
+    plan = resolve_pair(base, adapter, LoadOptions(device="cpu"))
     _ = plan.identities, plan.weights, plan.attentions
 
     sent: LoadPlan = pickle.loads(pickle.dumps(plan))
     pair = load_pair(sent, LoadContext())
 
-    here = load_model_pair(*folders, device="cpu")
+    here = load_model_pair(base, adapter, device="cpu")
     assert (pair.reference_identity, pair.candidate_identity) == plan.identities
     assert pair.reference_identity == here.reference_identity
     assert pair.candidate_identity == here.candidate_identity
