@@ -104,6 +104,8 @@ def test_the_rest_is_the_sum_of_the_added_tokens_probabilities() -> None:
 
     assert torch.allclose(folded[:, :SHARED], whole.softmax(-1)[:, :SHARED])
     assert torch.allclose(folded[:, SHARED], whole.softmax(-1)[:, SHARED:].sum(-1))
+    exact = Vocabulary(SHARED, SHARED, has_added=False)  # where none was added, there is no rest
+    assert torch.equal(exact.fold(padded), padded[:, :SHARED])
 
 
 @pytest.mark.parametrize("metric", METRICS)
