@@ -87,6 +87,12 @@ def test_weights_and_a_cache_take_what_loading_and_running_take(
     assert size.hidden_size == model.config.hidden_size
 
 
+def test_an_adapter_is_its_own_weights(tiny_models: Path) -> None:
+    assert (
+        0 < weights_bytes(tiny_models / "adapter", 4) < weights_bytes(tiny_models / "base", 4) / 4
+    )
+
+
 @pytest.mark.parametrize("max_shard_size", ["1GB", "20KB"])
 def test_weights_in_another_form_beside_them_do_not_count(
     tiny_models: Path, tmp_path: Path, max_shard_size: str

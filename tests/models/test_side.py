@@ -22,6 +22,8 @@ from pytest_divergence.discovery.engines.base import Ledger
 from pytest_divergence.discovery.engines.in_process import InProcess
 from pytest_divergence.discovery.progress import Silence
 from pytest_divergence.discovery.run import search
+from pytest_divergence.discovery.soft_prompts.training import train_soft_prompt
+from pytest_divergence.discovery.soft_prompts.training_config import TrainingConfig
 from pytest_divergence.models.decoding import decode_amplified, decode_greedily, decode_sampled
 from pytest_divergence.models.pair import ModelPair, with_gradients
 from pytest_divergence.scoring.cheap_scores import screen
@@ -144,6 +146,9 @@ def test_the_model_without_gradients_is_named(loaded: ModelPair, bare: ModelPair
 
     assert str(caught.value) == NO_GRADIENTS
     assert with_gradients(loaded, loaded.candidate) is loaded.candidate
+    config = TrainingConfig(num_steps=1, num_virtual_tokens=2)
+    with pytest.raises(NoGradientError, match=r"tiny/base.* gives no gradients"):
+        train_soft_prompt(bare, config, PROMPTS)
 
 
 def test_a_calibration_is_refused(bare: ModelPair, tmp_path: Path, tiny_models: Path) -> None:
